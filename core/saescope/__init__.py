@@ -1,0 +1,59 @@
+"""saescope: talk to the inside of a language model through sparse autoencoders (SAEs).
+
+Everything is imported on first use, so `import saescope` costs milliseconds and pulls in no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saescope.attribution import attribute as attribute
+    from saescope.evals import check_sae as check_sae
+    from saescope.features import encode_texts as encode_texts
+    from saescope.features import rank_features as rank_features
+    from saescope.hooks import edit_activations as edit_activations
+    from saescope.hooks import record_activations as record_activations
+    from saescope.load import load_sae as load_sae
+    from saescope.load import peek_sae as peek_sae
+    from saescope.models import load_model as load_model
+    from saescope.saes import SAE as SAE
+    from saescope.splice import record as record
+    from saescope.splice import run_with_cache_with_saes as run_with_cache_with_saes
+    from saescope.splice import run_with_saes as run_with_saes
+    from saescope.splice import splice as splice
+    from saescope.steering import FeatureEdit as FeatureEdit
+    from saescope.steering import intervene as intervene
+    from saescope.steering import steer as steer
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SAE": "saes",
+    "FeatureEdit": "steering",
+    "attribute": "attribution",
+    "check_sae": "evals",
+    "edit_activations": "hooks",
+    "encode_texts": "features",
+    "intervene": "steering",
+    "load_model": "models",
+    "load_sae": "load",
+    "peek_sae": "load",
+    "rank_features": "features",
+    "record": "splice",
+    "record_activations": "hooks",
+    "run_with_cache_with_saes": "splice",
+    "run_with_saes": "splice",
+    "splice": "splice",
+    "steer": "steering",
+}
+__all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'saescope' has no attribute {name!r}")
+    return getattr(import_module(f"saescope.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""Explaining a prediction by features."""
+
+from saescope.attribution.attribute import METHODS, Attribution, FeatureEffect, Joint, attribute
+
+__all__ = ["METHODS", "Attribution", "FeatureEffect", "Joint", "attribute"]

@@ -1,0 +1,69 @@
+"""Ablating (feature, position) pairs for real, and matched pairs beside them as controls."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.models import LanguageModel, logit_of
+from saescope.ops import SparseActs, from_entries
+from saescope.saes import SAE
+from saescope.splice import SiteRecord, run_variants
+
+N_NEAREST = 8
+"""Each control is drawn from this many unused pairs that are nearest in activation."""
+
+
+class Pairs(NamedTuple):
+    """Active (feature, position) pairs with their activations, in order of position."""
+
+    values: Float[Tensor, " n"]
+    features: Int[Tensor, " n"]
+    positions: Int[Tensor, " n"]
+
+
+def measure_ablations(
+    model: LanguageModel,
+    sae: SAE,
+    ids: Int[Tensor, "1 n_pos"],
+    site: SiteRecord,
+    groups: Sequence[Pairs],
+    *,
+    target: int,
+    against: int | None,
+    position: int,
+) -> list[float]:
+    """Clean minus ablated logit for each group of pairs set to zero together, the SAE's error kept."""
+    if not groups:
+        return []
+    changes = torch.stack([removal(sae, site, group) for group in groups])
+    clean, ablated = run_variants(model, sae, ids, changes, position=position)
+    return (logit_of(clean.double(), target, against) - logit_of(ablated.double(), target, against)).tolist()
+
+
+def removal(sae: SAE, site: SiteRecord, pairs: Pairs) -> Float[Tensor, "n_pos d_out"]:
+    """What ablating the pairs adds at the site: `-f_i W_dec_i` at each one's position."""
+    order = pairs.positions.argsort(stable=True)
+    gone = from_entries(-pairs.values[order], pairs.features[order], pairs.positions[order], site.acts.n_pos, site.acts.d_sae)
+    return sae.decode_change(gone, like=site.x)
+
+
+def draw_controls(acts: SparseActs, chosen: Int[Tensor, " k"], *, n_controls: int, seed: int) -> list[Int[Tensor, " k"]]:
+    """For each draw, as many entries outside `chosen`, each near in activation to one of them; fewer if there are not enough."""
+    others = torch.ones(len(acts.values), dtype=torch.bool, device=acts.values.device)
+    others[chosen] = False
+    pool = others.nonzero()[:, 0]
+    rng = torch.Generator().manual_seed(seed)
+    return [_draw(acts, chosen, pool, rng) for _ in range(n_controls)] if len(pool) else []
+
+
+def _draw(acts: SparseActs, chosen: Int[Tensor, " k"], pool: Int[Tensor, " m"], rng: torch.Generator) -> Int[Tensor, " k"]:
+    free, drawn = pool, list[Tensor]()
+    for entry in chosen[: len(pool)]:
+        near = (acts.values[free] - acts.values[entry]).abs().topk(min(N_NEAREST, len(free)), largest=False).indices
+        pick = near[int(torch.randint(len(near), (1,), generator=rng))]
+        drawn.append(free[pick])
+        free = torch.cat([free[:pick], free[pick + 1 :]])
+    return torch.stack(drawn)

@@ -1,0 +1,201 @@
+"""Which features make the model predict a token: attributed cheaply, then measured by ablation, beside matched controls."""
+
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saescope.attribution.ablation import Pairs, draw_controls, measure_ablations
+from saescope.attribution.gradients import direct_gradient, path_gradient, site_gradient
+from saescope.errors import ArgumentError
+from saescope.metrics import pearson
+from saescope.models import LanguageModel, TargetLogit, Tokens, counted, logit_of, read_token, resolve_position
+from saescope.ops import SparseActs
+from saescope.saes import SAE
+from saescope.splice import SiteRecord, read_site
+
+METHODS = {
+    "gradient": "Everything above the site is taken as linear at the clean run: saturation and interactions between features are not seen.",
+    "direct": "Only the path straight to the logits at this position is seen, with the final norm's scale held fixed: not what later "
+    "attention and MLP layers make of a feature, nor features at other positions.",
+    "integrated_gradients": "The path runs from no features and no error to the clean run in a straight line: single ablations may differ.",
+}
+
+SIGNS = ("any", "positive", "negative")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEffect:
+    """One feature at one position: what it adds to the logit, and what is lost when it is ablated."""
+
+    feature: int
+    pos: int
+    token: str
+    activation: float
+    attribution: float
+    measured_effect: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """All listed pairs ablated at once, beside as many matched pairs from outside the list."""
+
+    measured_effect: float
+    control_mean: float | None
+    control_sd: float | None
+    n_controls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """An explanation of one logit (or difference of two) with its evidence."""
+
+    target: TargetLogit
+    against: TargetLogit | None
+    position: int
+    features: list[FeatureEffect]
+    total: int
+    """Active (feature, position) pairs that were considered."""
+    error_attribution: float
+    error_share: float | None
+    agreement_pearson: float | None
+    agreement_n: int
+    joint: Joint | None
+    completeness: float | None
+    n_tokens: int
+    n_left_out: int
+    left_out: str
+    warnings: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    model: LanguageModel
+    sae: SAE
+    ids: Int[Tensor, "1 n_pos"]
+    mask: Bool[Tensor, " n_pos"]
+    target: int
+    against: int | None
+    position: int
+
+    def metric(self, logits: Tensor) -> Tensor:
+        return logit_of(logits[:, self.position], self.target, self.against)
+
+
+def attribute(
+    model: LanguageModel,
+    sae: SAE,
+    tokens: Tokens,
+    *,
+    target: int | None = None,
+    against: int | None = None,
+    position: int = -1,
+    method: str = "gradient",
+    k: int = 10,
+    sign: str = "any",
+    validate: bool = True,
+    n_controls: int = 5,
+    seed: int = 0,
+    include_special: bool = False,
+) -> Attribution:
+    """The `k` (feature, position) pairs that add most to the target's logit at `position` (to its difference to `against`).
+
+    attribution_i = f_i (W_dec_i . g): g is d logit / d site on the clean run ("gradient"), through the frozen final norm only
+    ("direct"), or its mean along the path from zero ("integrated_gradients"). Most means in absolute value, or with `sign` "positive" or
+    "negative" only what speaks for the target or against it. With `validate` each pair, all of them together and `n_controls` matched
+    draws are ablated.
+
+    Raises:
+        ArgumentError: an unknown method or position, or "direct" where the site does not write to the residual stream.
+    """
+    if method not in METHODS:
+        raise ArgumentError(f"method {method!r} is unknown.", code="INVALID_CHOICE", field="method", got=method, allowed=[*METHODS])
+    if sign not in SIGNS:
+        raise ArgumentError(f"sign {sign!r} is unknown.", code="INVALID_CHOICE", field="sign", got=sign, allowed=SIGNS)
+    at = resolve_position(position, len(tokens))
+    ids = model.batch(tokens.ids)
+    logits = model.forward(ids)[0][0, at]
+    mask = counted(tokens, include_special=include_special).to(model.device)
+    question = _Question(model, sae, ids, mask, int(logits.argmax()) if target is None else target, against, at)
+    site = read_site(model, sae, ids)
+    gradient, span = _gradient(question, method, site)
+    acts = site.acts.select(mask[site.acts.positions])
+    attributions = sae.contributions(acts, gradient, like=site.x).double()
+    chosen = _strongest(attributions, k, sign)
+    error = float((site.error.double() * gradient)[mask].sum())
+    total = float(attributions.abs().sum()) + abs(error)
+    effects, joint = _validate(question, site, acts, chosen, n_controls, seed) if validate and len(chosen) else ([None] * len(chosen), None)
+    features = [
+        FeatureEffect(
+            int(acts.features[i]), pos := int(acts.positions[i]), tokens.strings[pos], float(acts.values[i]), float(attributions[i]), effect
+        )
+        for i, effect in zip(chosen.tolist(), effects, strict=True)
+    ]
+    return Attribution(
+        target=read_token(model, logits, question.target),
+        against=None if against is None else read_token(model, logits, against),
+        position=at,
+        features=features,
+        total=len(attributions),
+        error_attribution=error,
+        error_share=abs(error) / total if total else None,
+        agreement_pearson=_agreement(features),
+        agreement_n=len(features) if joint else 0,
+        joint=joint,
+        completeness=(float(attributions.sum()) + error) / span if span else None,
+        n_tokens=int(mask.sum()),
+        n_left_out=int((~mask).sum()),
+        left_out=METHODS[method],
+        warnings=_warnings(mask, len(attributions), joint, n_controls if validate else 0),
+    )
+
+
+def _gradient(question: _Question, method: str, site: SiteRecord) -> tuple[Float[Tensor, "n_pos d_out"], float]:
+    q = question
+    if method == "direct":
+        return direct_gradient(q.model, q.sae, q.ids, q.metric, q.position).to(site.x), 0.0
+    if method == "integrated_gradients":
+        return path_gradient(q.model, q.sae, q.ids, q.metric, site, q.mask)
+    return site_gradient(q.model, q.sae, q.ids, q.metric)[0][0].to(site.x), 0.0
+
+
+def _strongest(attributions: Float[Tensor, " n"], k: int, sign: str) -> Int[Tensor, " k"]:
+    strength = {"any": attributions.abs(), "positive": attributions, "negative": -attributions}[sign]
+    order = strength.sort(descending=True, stable=True).indices
+    return order[strength[order] > 0][:k]
+
+
+def _validate(
+    question: _Question, site: SiteRecord, acts: SparseActs, chosen: Int[Tensor, " k"], n_controls: int, seed: int
+) -> tuple[list[float], Joint]:
+    positions = acts.positions
+
+    def pairs(entries: Tensor) -> Pairs:
+        return Pairs(acts.values[entries], acts.features[entries], positions[entries])
+
+    draws = draw_controls(acts, chosen, n_controls=n_controls, seed=seed)
+    groups = [*(pairs(entry) for entry in chosen.split(1)), pairs(chosen), *(pairs(draw) for draw in draws)]
+    q = question
+    measured = measure_ablations(q.model, q.sae, q.ids, site, groups, target=q.target, against=q.against, position=q.position)
+    k, controls = len(chosen), measured[len(chosen) + 1 :]
+    joint = Joint(measured[k], mean(controls) if controls else None, stdev(controls) if len(controls) > 1 else None, len(controls))
+    return measured[:k], joint
+
+
+def _agreement(features: list[FeatureEffect]) -> float | None:
+    measured = [(f.attribution, f.measured_effect) for f in features if f.measured_effect is not None]
+    return pearson([a for a, _ in measured], [m for _, m in measured])
+
+
+def _warnings(mask: Tensor, n_pairs: int, joint: Joint | None, n_controls: int) -> list[str]:
+    if not bool(mask.any()):
+        return ["No position is left: position 0 and special tokens are left out unless include_special=true."]
+    if not n_pairs:
+        return ["No feature fires at the positions considered."]
+    if joint and joint.n_controls < n_controls:
+        return ["Too few other active features for a control: lower k, or use a longer prompt."]
+    return []
+
+
+__all__ = ["METHODS", "Attribution", "FeatureEffect", "Joint", "attribute"]

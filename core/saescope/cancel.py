@@ -1,0 +1,27 @@
+"""Cooperative cancellation: a caller binds an event, long work asks between two steps whether to stop."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from saescope.errors import Cancelled
+
+_stop: ContextVar[threading.Event | None] = ContextVar("saescope_stop", default=None)
+
+
+@contextmanager
+def cancellable(event: threading.Event) -> Generator[None]:
+    """Work inside the block ends with `Cancelled` at its next checkpoint once `event` is set."""
+    token = _stop.set(event)
+    try:
+        yield
+    finally:
+        _stop.reset(token)
+
+
+def checkpoint() -> None:
+    """Called before every forward pass, generated token and downloaded part."""
+    event = _stop.get()
+    if event is not None and event.is_set():
+        raise Cancelled("The call was cancelled; the model is as before.")

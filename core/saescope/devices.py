@@ -1,0 +1,45 @@
+"""Which device and which dtype "auto" means here."""
+
+import torch
+
+from saescope.errors import ArgumentError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def available_devices() -> list[str]:
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first GPU, else the CPU.
+
+    Raises:
+        ArgumentError: this machine does not have it.
+    """
+    there = available_devices()
+    chosen = next((d for d in there if d != "cpu"), "cpu") if name == "auto" else name
+    if ("cuda:0" if chosen == "cuda" else chosen) not in there:
+        raise ArgumentError(
+            f"Device {name!r} is not available here.",
+            code="DEVICE_UNAVAILABLE",
+            field="device",
+            got=name,
+            allowed=["auto", *there],
+            hint='Use device="auto".',
+        )
+    return torch.device(chosen)
+
+
+def pick_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
+    """The dtype of that name; "auto" is float32 on a CPU and the stored dtype on a GPU.
+
+    Raises:
+        ArgumentError: no such dtype.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else stored
+    if name not in DTYPES:
+        raise ArgumentError(f"dtype {name!r} is unknown.", code="INVALID_CHOICE", field="dtype", got=name, allowed=["auto", *DTYPES])
+    return DTYPES[name]

@@ -1,0 +1,81 @@
+"""A measured answer to "does this SAE belong here?": reconstruction and CE score on a short probe text."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saescope.hooks import edit_activations
+from saescope.metrics import explained_variance, score_between
+from saescope.models import LanguageModel, counted
+from saescope.saes import SAE
+from saescope.splice import add_at_site, read_site, site_edits, splice
+
+PROBE_TEXT = (
+    "The old lighthouse keeper counted the ships every evening, and wrote their names in a book with a blue cover. On Monday there were "
+    'seven; on Tuesday, after the storm, only two. "If the weather holds," said his daughter, "we can sail to Bristol and buy paint, '
+    'rope and a new lamp." He thought about the price of oil in 1897 and shook his head.\n\n'
+    "def mean(values):\n    total = sum(values)\n    return total / len(values)\n\n"
+    "In chemistry, a catalyst increases the rate of a reaction without being consumed by it. Enzymes are proteins that do the same work "
+    "in living cells. The government announced on Friday that the new railway between Berlin and Prague would open in spring; tickets "
+    "cost 29 euros. Who would have believed it? Thank you very much, she wrote, and please give my love to your mother."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Quality on the probe text, position 0 and special tokens left out."""
+
+    n_tokens: int
+    l0: float
+    explained_variance: float | None
+    ce_score: float | None
+    """(zero ablation - with SAE) / (zero ablation - clean), of the next-token cross-entropy."""
+    verdict: str
+    maxima: Float[Tensor, " d_sae"]
+    """Each feature's largest activation; 0 where it never fired."""
+
+
+def check_sae(model: LanguageModel, sae: SAE) -> Check:
+    """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed."""
+    tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos)
+    limit = min(len(tokens), model.n_ctx, sae.cfg.metadata.context_size or len(tokens))
+    ids, mask = model.batch(tokens.ids[:limit]), counted(tokens)[:limit].to(model.device)
+    site = read_site(model, sae, ids)
+    ev = explained_variance(site.target[mask], site.sae_out[mask])
+    l0 = float(site.acts.l0[mask].float().mean())
+    ce = _ce_score(model, sae, ids, mask)
+    return Check(int(mask.sum()), l0, ev, ce, _verdict(ev, ce), site.acts.select(mask[site.acts.positions]).maxima())
+
+
+def _ce_score(model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]) -> float | None:
+    clean = _cross_entropy(model.forward(ids)[0], ids, mask)
+    with splice(model, [sae], positions=mask[None]):
+        with_sae = _cross_entropy(model.forward(ids)[0], ids, mask)
+
+    def to_zero(read: Tensor, written: Tensor) -> Tensor:
+        flat = written.reshape(len(mask), -1)
+        return add_at_site(written, -flat * mask[:, None])
+
+    with edit_activations(model, site_edits(sae, to_zero)):
+        zeroed = _cross_entropy(model.forward(ids)[0], ids, mask)
+    return score_between(zeroed, clean, with_sae)
+
+
+def _cross_entropy(logits: Float[Tensor, "1 n_pos d_vocab"], ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]) -> float:
+    """Mean next-token cross-entropy in nats, of the predictions made at the positions of `mask`."""
+    losses = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
+    return float(losses[mask[:-1]].mean())
+
+
+def _verdict(ev: float | None, ce: float | None) -> str:
+    if ev is None or ev < 0:
+        return "wrong: reconstructs worse than the mean; this is not the model, hook or preparation that the SAE was trained on"
+    if ev < 0.5 or (ce is not None and ce < 0.7):
+        return "doubtful: loses much of the activation; check model and hook, or use a better SAE"
+    return (
+        "good: reconstructs what the model does here"
+        if ev >= 0.75 and (ce is None or ce >= 0.9)
+        else "fair: usable, with a noticeable error term"
+    )

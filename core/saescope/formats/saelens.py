@@ -1,0 +1,251 @@
+"""SAELens on disk: `cfg.json` (version 6, and the flat legacy form before it) and `sae_weights.safetensors`."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saescope.errors import ConfigError, FormatError, NotFoundError
+from saescope.formats.weights import TensorInfo, read_header, read_tensors
+from saescope.names import nearest
+from saescope.saes import ARCHITECTURES, SAEConfig, SAEMetadata
+from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, disk_name
+
+FILES = (CFG_FILE, WEIGHTS_FILE)
+_CHOICES = {
+    "normalize_activations": ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening"),
+    "reshape_activations": ("none", "hook_z"),
+    "dtype": ("float64", "float32", "float16", "bfloat16"),
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("d_in", "d_sae", "d_out"), (int,)),
+    **dict.fromkeys(("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"), (bool,)),
+    "k": (int, float),
+}
+_BY_DISK_NAME = {
+    disk_name(architecture, transcoder=transcoder, skip=skip): (architecture, transcoder, skip)
+    for transcoder, skip in ((False, False), (True, False), (True, True))
+    for architecture in ARCHITECTURES
+}
+_REQUIRED = ("architecture", "d_in", "d_sae")
+_TRAINING_ONLY = {
+    *("decoder_init_norm", "l1_coefficient", "lp_norm", "l1_warm_up_steps", "use_sparse_activations", "aux_loss_coefficient"),
+    *("topk_threshold_lr", "use_matryoshka_aux_loss", "jumprelu_init_threshold", "jumprelu_bandwidth", "jumprelu_sparsity_loss_mode"),
+    *("l0_coefficient", "l0_warm_up_steps", "pre_act_loss_coefficient", "jumprelu_tanh_scale", "jumprelu_ste_to_input", "target_l0"),
+}
+_KNOBS = ("k", "rescale_acts_by_decoder_norm", "matryoshka_widths")
+_LEGACY_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+_LEGACY_METADATA = {
+    *("model_name", "hook_name", "hook_name_out", "hook_head_index", "hook_head_index_out", "hf_hook_name", "hf_hook_name_out"),
+    *("prepend_bos", "context_size", "neuronpedia_id", "dataset_path", "model_class_name", "model_from_pretrained_kwargs"),
+    *("seqpos_slice", "exclude_special_tokens"),
+}
+
+
+def matches(files: set[str]) -> bool:
+    return set(FILES) <= files
+
+
+def peek(folder: Path, metadata: Mapping[str, Any] | None = None) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration, and the header of the weights, without reading a weight."""
+    header = read_header(_existing(folder / WEIGHTS_FILE))
+    said = _read_json(_existing(folder / CFG_FILE))
+    return parse_config(said | {"metadata": _object(said, "metadata") | dict(metadata or {})}, set(header)), header
+
+
+def read(folder: Path, dtype: torch.dtype, metadata: Mapping[str, Any] | None = None) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights; `metadata` is what a catalogue knows and `cfg.json` does not say."""
+    cfg, _ = peek(folder, metadata)
+    return cfg, _to_inference(cfg, read_tensors(folder / WEIGHTS_FILE, dtype))
+
+
+def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
+    """Our configuration from what `cfg.json` says.
+
+    Raises:
+        ConfigError: a key is missing, unknown or has a value that is not allowed.
+    """
+    metadata = _object(said, "metadata")
+    version = str(said.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
+    if not version.split(".")[0].isdigit() or int(version.split(".")[0]) < 6:
+        said = _modernise(said, tensor_names)
+    _require(said, _REQUIRED)
+    kind, architecture, transcoder, skip = _architecture(str(said["architecture"]))
+    _require(said, [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING])
+    values = {name: said[name] for name in {field.name for field in fields(kind)} & said.keys()}
+    values |= {"architecture": architecture, "transcoder": transcoder, "skip": skip, "metadata": _metadata(said.get("metadata") or {})}
+    values["dtype"] = str(said.get("dtype", "float32")).removeprefix("torch.")
+    if architecture == "matryoshka_batchtopk":
+        widths = tuple(_widths(said))
+        values["matryoshka_widths"] = widths if widths[-1:] == (said["d_sae"],) else (*widths, said["d_sae"])
+    if architecture == "topk":
+        _check_types(values, {"k": (int,)})
+    _check_values(values, said.keys() - values.keys() - _TRAINING_ONLY - {"device", "metadata", "sae_lens_version"})
+    if "batchtopk" in architecture:
+        values["k"] = float(values["k"])
+    return kind(**values)
+
+
+def _require(said: Mapping[str, Any], keys: Iterable[str]) -> None:
+    missing = [key for key in keys if key not in said]
+    if missing:
+        raise ConfigError(f"{CFG_FILE} lacks {', '.join(missing)}.", field=missing[0], hint=f"Add {missing[0]!r} to {CFG_FILE}.")
+
+
+def _object(said: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = said.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{CFG_FILE}: {key} must be an object, got {value!r}.", field=key, got=value)
+    return value or {}
+
+
+def _widths(said: Mapping[str, Any]) -> list[int]:
+    widths = said["matryoshka_widths"]
+    if not isinstance(widths, list) or not all(type(width) is int for width in widths):
+        raise ConfigError(
+            f"{CFG_FILE}: matryoshka_widths must be a list of integers, got {widths!r}.", field="matryoshka_widths", got=widths
+        )
+    return widths
+
+
+def _architecture(name: str) -> tuple[type[SAEConfig], str, bool, bool]:
+    """Config class, our architecture, whether it is a transcoder, and whether that has a skip connection."""
+    if name not in _BY_DISK_NAME:
+        raise ConfigError(
+            f"Architecture {name!r} is not supported.",
+            code="UNSUPPORTED_ARCHITECTURE",
+            field="architecture",
+            got=name,
+            allowed=[*_BY_DISK_NAME],
+            hint=f"Nearest: {', '.join(nearest(name, _BY_DISK_NAME)) or 'none'}.",
+        )
+    architecture, transcoder, skip = _BY_DISK_NAME[name]
+    return ARCHITECTURES[architecture][0], architecture, transcoder, skip
+
+
+def _check_values(values: Mapping[str, Any], unknown: set[str]) -> None:
+    if unknown:
+        raise ConfigError(
+            f"{CFG_FILE} has keys that saescope does not know: {sorted(unknown)}. They may change what the SAE computes.",
+            hint="If they do not, move them into its 'metadata'.",
+        )
+    for name, allowed in _CHOICES.items():
+        if name in values and values[name] not in allowed:
+            raise ConfigError(
+                f"{CFG_FILE}: {name} must be one of {allowed}, got {values[name]!r}.", field=name, got=values[name], allowed=allowed
+            )
+    _check_types(values, _TYPES)
+    for name in ("d_in", "d_sae", "d_out"):
+        if values.get(name, 1) < 1:
+            raise ConfigError(f"{CFG_FILE}: {name} must be positive, got {values[name]}.", field=name, got=values[name])
+
+
+def _check_types(said: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
+    # type() and not isinstance: true is no width, and "false" is no false.
+    for name, kinds in types.items():
+        if name in said and type(said[name]) not in kinds:
+            allowed = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise ConfigError(f"{CFG_FILE}: {name} must be {allowed}, got {said[name]!r}.", field=name, got=said[name], allowed=allowed)
+
+
+def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
+    kwargs = _object(said, "model_from_pretrained_kwargs")
+    _check_types(said, {"prepend_bos": (bool, NoneType), "context_size": (int, NoneType)})
+    if kwargs.get("trust_remote_code"):
+        raise FormatError(
+            f"{CFG_FILE} asks for trust_remote_code=True: that would run code from a repository.",
+            code="REMOTE_CODE_REFUSED",
+            hint=f"Remove it from model_from_pretrained_kwargs in {CFG_FILE} if the model does not need it.",
+        )
+    if said.get("hook_head_index") is not None:
+        raise ConfigError("SAEs on a single attention head (hook_head_index) are not supported.", code="UNSUPPORTED_ARCHITECTURE")
+    return SAEMetadata(
+        model_name=str(said.get("model_name") or ""),
+        hook_name=str(said.get("hook_name") or ""),
+        hook_name_out=str(said.get("hook_name_out") or ""),
+        prepend_bos=said.get("prepend_bos"),
+        context_size=said.get("context_size"),
+        neuronpedia_id=str(said.get("neuronpedia_id") or ""),
+        center_writing_weights=bool(kwargs.get("center_writing_weights", False)),
+        raw=dict(said),
+    )
+
+
+def _modernise(said: Mapping[str, Any], tensor_names: set[str]) -> dict[str, Any]:
+    """The legacy form (SAELens before 6) in the words of version 6."""
+    old = {_LEGACY_NAMES.get(key, key): value for key, value in said.items()}
+    _refuse_ambiguous(old, tensor_names)
+    architecture = "topk" if old.get("activation_fn") == "topk" else old.get("architecture", "standard")
+    new = {key: old[key] for key in ("d_in", "d_sae", "d_out", "dtype", *_KNOBS) if key in old}
+    new |= {key: value for key, value in _object(old, "activation_fn_kwargs").items() if key == "k" and value is not None}
+    normalize = old.get("normalize_activations")
+    if normalize is None or isinstance(normalize, bool):
+        normalize = "expected_average_only_in" if normalize else "none"
+    reshape = old.get("reshape_activations") or ("hook_z" if "hook_z" in str(old.get("hook_name", "")) else "none")
+    metadata = {key: value for key, value in old.items() if key in _LEGACY_METADATA} | _object(old, "metadata")
+    return new | {
+        "architecture": architecture,
+        "apply_b_dec_to_input": old.get("apply_b_dec_to_input", True),
+        "normalize_activations": normalize,
+        "reshape_activations": reshape,
+        "metadata": {"prepend_bos": True} | metadata,
+    }
+
+
+def _refuse_ambiguous(old: Mapping[str, Any], tensor_names: set[str]) -> None:
+    activation, kwargs = old.get("activation_fn", "relu"), _object(old, "activation_fn_kwargs")
+    if activation not in ("relu", "topk") or kwargs.get("signed"):
+        raise ConfigError(
+            f"Activation function {activation!r} {dict(kwargs)} is not supported.", code="UNSUPPORTED_ARCHITECTURE", got=activation
+        )
+    by_tensors = {"gated": "b_gate" in tensor_names, "jumprelu": bool({"threshold", "log_threshold"} & tensor_names)}
+    implied = next((name for name, there in by_tensors.items() if there), "")
+    silent = "architecture" not in old and "activation_fn" not in old
+    if "architecture" not in old and (implied or (silent and ("k" in old or "l1_coefficient" not in old))):
+        raise ConfigError(
+            f"{CFG_FILE} names no architecture and no activation function{', yet the weights are ' + implied if implied else ''}: "
+            "read as the wrong one, every activation would be wrong.",
+            code="AMBIGUOUS_ARCHITECTURE",
+            field="architecture",
+            allowed=[*ARCHITECTURES],
+            hint=f'Add "architecture" to {CFG_FILE} (and "k" for topk).',
+        )
+
+
+def _to_inference(cfg: SAEConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that only training or an older SAELens wrote, in today's terms."""
+    if "log_threshold" in tensors:
+        tensors["threshold"] = tensors.pop("log_threshold").exp()
+    if "topk_threshold" in tensors:
+        tensors["threshold"] = torch.ones_like(tensors["b_enc"]) * tensors.pop("topk_threshold")
+    factor = tensors.pop("scaling_factor", None)
+    if factor is not None and not torch.allclose(factor, torch.ones_like(factor)):
+        raise FormatError(
+            f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an old SAELens).", code="UNSUPPORTED_ARCHITECTURE"
+        )
+    return tensors
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise NotFoundError(
+            f"There is no {path.name} in {path.parent.name or path.parent}.", code="FILE_MISSING", got=path.name, allowed=FILES
+        )
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise FormatError(f"{path.name} is larger than 1 MiB: no SAE configuration is.", code="FILE_SUSPICIOUS")
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path.name} is no valid JSON: {error}.", hint="Get the file again.") from error
+    if not isinstance(said, dict):
+        raise ConfigError(f"{path.name} must hold a JSON object, got {type(said).__name__}.")
+    return said

@@ -1,0 +1,102 @@
+"""Recording and editing activations. Hooks live only inside these context managers, and one that never fired is an error."""
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from saescope.cancel import checkpoint
+from saescope.errors import HookError
+from saescope.models import LanguageModel, StopForward
+
+Edit = Callable[[Tensor], Tensor]
+"""Takes the activation at a hook and returns what stands there instead: a new tensor of the same shape."""
+
+
+@contextmanager
+def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generator[None]:
+    """Replace the activation at each named hook by `edit(activation)` while the block runs.
+
+    Raises:
+        HookError: the model has no such hook, or a hook never fired inside the block.
+    """
+    fired: set[str] = set()
+    with ExitStack() as stack:
+        stack.enter_context(model.lock)
+        for hook_name, edit in edits.items():
+            hooks = _hooks(model, hook_name, edit, fired)
+            stack.enter_context(model.bridge.hooks(fwd_hooks=hooks))
+        yield
+    silent = [name for name in edits if name not in fired]
+    if silent:
+        raise HookError(
+            f"{silent[0]!r} never fired: nothing was edited there.",
+            code="HOOK_NEVER_FIRED",
+            got=silent[0],
+            hint="Run the model inside the block, far enough up to reach the hook.",
+        )
+
+
+def record_activations(
+    model: LanguageModel, ids: Int[Tensor, "batch n_pos"], hook_names: Iterable[str], *, mask: Bool[Tensor, "batch n_pos"] | None = None
+) -> dict[str, Tensor]:
+    """Activations at each hook, `[batch, n_pos, ...]`; the model runs no further than the last of them.
+
+    Raises:
+        HookError: the model has no such hook, or it never fired.
+    """
+    pending = list(dict.fromkeys(hook_names))
+    recorded: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook_fn(x: Tensor, hook: object) -> None:
+            recorded[name] = x.detach()
+            if len(recorded) == len(pending):
+                raise StopForward(x)
+
+        return hook_fn
+
+    for name in pending:
+        model.require_hook(name)
+    checkpoint()
+    with model.lock, torch.no_grad(), model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in pending]):
+        model.bridge(model.batch(ids), attention_mask=None if mask is None else mask.long().to(model.device))
+    silent = [name for name in pending if name not in recorded]
+    if silent:
+        raise HookError(
+            f"{silent[0]!r} never fired in this model's forward pass.", code="HOOK_NEVER_FIRED", got=silent[0], hint="Use another hook."
+        )
+    return recorded
+
+
+def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
+    """Trailing shape of the activation at a hook, (d,) or (n_heads, d_head): measured once, on two tokens."""
+    if hook_name not in model.shapes:
+        x = record_activations(model, torch.zeros(1, 2, dtype=torch.long), [hook_name])[hook_name]
+        model.shapes[hook_name] = tuple(x.shape[2:])
+    return model.shapes[hook_name]
+
+
+def _hooks(model: LanguageModel, hook_name: str, edit: Edit, fired: set[str]) -> list[tuple[str, Any]]:
+    model.require_hook(hook_name)
+
+    def apply(x: Tensor, hook: object) -> Tensor:
+        fired.add(hook_name)
+        return edit(x).to(x.dtype)
+
+    if not hook_name.endswith(".hook_resid_mid"):
+        return [(hook_name, apply)]
+    # hook_resid_mid feeds only the MLP branch; the same change made to what attention writes reaches the skip path too.
+    block, entered = hook_name.removesuffix("hook_resid_mid"), list[Tensor]()
+
+    def enter(x: Tensor, hook: object) -> None:
+        entered[:] = [x]
+
+    def write(attn_out: Tensor, hook: object) -> Tensor:
+        resid_mid = entered.pop() + attn_out
+        return attn_out + (apply(resid_mid, hook) - resid_mid)
+
+    return [(f"{block}hook_resid_pre", enter), (f"{block}hook_attn_out", write)]

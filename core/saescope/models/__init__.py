@@ -1,0 +1,25 @@
+"""Language models on transformer-lens: loading, tokens, forward passes, and what the unembedding reads."""
+
+from saescope.devices import pick_device
+from saescope.models.language_model import LanguageModel, StopForward
+from saescope.models.loading import canonical_name, load_model, peek_model_bytes
+from saescope.models.predictions import TargetLogit, logit_of, read_token, resolve_position, top_tokens
+from saescope.models.readout import Readout
+from saescope.models.tokens import Tokens, counted
+
+__all__ = [
+    "LanguageModel",
+    "Readout",
+    "StopForward",
+    "TargetLogit",
+    "Tokens",
+    "canonical_name",
+    "counted",
+    "load_model",
+    "logit_of",
+    "peek_model_bytes",
+    "pick_device",
+    "read_token",
+    "resolve_position",
+    "top_tokens",
+]

@@ -1,0 +1,157 @@
+"""A language model on transformer-lens: tokens in, logits out, activations by hook name. One forward at a time."""
+
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge.exceptions import StopAtLayerException as StopForward
+
+from saescope.cancel import checkpoint
+from saescope.errors import HookError, NumericError
+from saescope.models.readout import Readout, read_readout, residual_map
+from saescope.models.tokens import Tokenizer, Tokens
+from saescope.names import nearest, split_hook
+
+__all__ = ["LanguageModel", "StopForward"]
+
+
+class LanguageModel:
+    """Handle on a `TransformerBridge` and the raw tokenizer beside it (the bridge's own copy adds BOS by itself)."""
+
+    def __init__(self, bridge: Any, tokenizer: Tokenizer, *, name: str, handle: str, revision: str, identities: frozenset[str]) -> None:
+        self.bridge = bridge
+        self.tokenizer = tokenizer
+        self.name = name
+        self.handle = handle
+        self.revision = revision
+        self.identities = identities
+        """Names under which an SAE may mean this model; empty if the folder does not tell."""
+        self.lock = threading.RLock()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Trailing shape of the activation at each hook that was measured."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.original_model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.original_model.parameters()).dtype
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.bridge.cfg.d_model)
+
+    @property
+    def d_vocab(self) -> int:
+        return int(self.readout.W_U.shape[1])
+
+    @property
+    def n_ctx(self) -> int:
+        return self.tokenizer.n_ctx
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum({p.data_ptr(): p.nbytes for p in self.bridge.original_model.parameters()}.values())
+
+    @cached_property
+    def readout(self) -> Readout:
+        with self.lock, torch.no_grad():
+            return read_readout(self.bridge, self.d_model, self.device, self.dtype)
+
+    def residual_map(self, hook_name: str) -> Callable[[Tensor], Tensor] | None:
+        """The linear map from a change at a hook, `[n, d]`, to the change of the residual stream; None where there is none."""
+        return residual_map(self.bridge, hook_name)
+
+    def tokenize(self, text: str, *, prepend_bos: bool | None = None, chat: bool = False) -> Tokens:
+        """Tokens of `text`; `prepend_bos=None` follows the model's own tokenizer."""
+        return self.tokenizer.tokenize(text, prepend_bos=prepend_bos, chat=chat)
+
+    def token_text(self, token_id: int) -> str:
+        return self.tokenizer.text(token_id)
+
+    def single_token(self, text: str) -> int:
+        return self.tokenizer.single(text, self.d_vocab)
+
+    def batch(self, ids: Int[Tensor, "*n_pos"]) -> Int[Tensor, "batch n_pos"]:
+        """Ids on the model's device, with a batch dimension."""
+        return (ids if ids.ndim == 2 else ids[None]).to(self.device)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch n_new"],
+        *,
+        mask: Bool[Tensor, "batch n_pos"] | None = None,
+        past: Any = None,
+        use_cache: bool = False,
+        last: int = 0,
+        grad: bool = False,
+    ) -> tuple[Float[Tensor, "batch n_out d_vocab"], Any]:
+        """Logits (of the `last` positions only, if given) and the KV cache.
+
+        Raises:
+            NumericError: a logit is NaN or infinite.
+            Cancelled: the caller gave up before this forward.
+        """
+        checkpoint()
+        extra: dict[str, Any] = {"logits_to_keep": last} if last else {}
+        if use_cache:
+            extra |= {"use_cache": True, "past_key_values": past}
+        with self.lock, torch.set_grad_enabled(grad):
+            attention = None if mask is None else mask.long()
+            out = self.bridge(ids, return_type="logits_and_cache" if use_cache else "logits", attention_mask=attention, **extra)
+        logits, past = out if use_cache else (out, None)
+        if not bool(logits.detach().isfinite().all()):
+            raise NumericError("The model's logits are not finite.", hint="Use a smaller strength, or dtype float32.")
+        return logits, past
+
+    def require_hook(self, hook_name: str) -> None:
+        """Raises HookError where the model has no such hook or cannot fire it as it is set up."""
+        try:
+            with self.lock, self.bridge.hooks(fwd_hooks=[(hook_name, _untouched)]):
+                pass
+        except KeyError:
+            names = nearest(hook_name, self._hook_names(), 3)
+            raise HookError(
+                f"{self.name} has no hook {hook_name!r}.",
+                field="hook_name",
+                got=hook_name,
+                allowed=names,
+                hint=f"Nearest: {', '.join(names) or 'none'}; layers are 0..{self.n_layers - 1}.",
+            ) from None
+        except ValueError as error:
+            raise HookError(
+                f"{hook_name!r} never fires as this model is set up.",
+                field="hook_name",
+                got=hook_name,
+                hint="A transcoder reads blocks.L.mlp.hook_in (after the norm's weight) or blocks.L.ln2.hook_normalized (before).",
+            ) from error
+
+    def _hook_names(self) -> list[str]:
+        names = [f"blocks.{i}.{'hook_' if '.' not in site else ''}{site}" for i in range(self.n_layers) for site in _SITES]
+        return [*names, *(n for n in self.bridge.hook_dict if split_hook(n)[0] is None)]
+
+
+_SITES = (
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+    "attn_out",
+    "mlp_out",
+    "attn.hook_z",
+    "mlp.hook_in",
+    "mlp.hook_post",
+    "ln2.hook_normalized",
+)
+
+
+def _untouched(x: Tensor, hook: object) -> None:
+    return None

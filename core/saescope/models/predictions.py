@@ -1,0 +1,55 @@
+"""Reading next-token predictions off logits."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+from saescope.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLogit:
+    """One token as the model predicts it at a position."""
+
+    token: str
+    id: int
+    logit: float
+    prob: float
+    rank: int
+    """1 = the most likely."""
+
+
+def read_token(model: LanguageModel, logits: Float[Tensor, " d_vocab"], token_id: int) -> TargetLogit:
+    prob = float(logits.double().softmax(-1)[token_id])
+    rank = 1 + int((logits > logits[token_id]).sum())
+    return TargetLogit(model.token_text(token_id), token_id, float(logits[token_id]), prob, rank)
+
+
+def top_tokens(model: LanguageModel, logits: Float[Tensor, " d_vocab"], n: int) -> list[TargetLogit]:
+    """The `n` most likely tokens."""
+    probs, ids = logits.double().softmax(-1), logits.topk(n).indices.tolist()
+    return [TargetLogit(model.token_text(i), i, float(logits[i]), float(probs[i]), rank) for rank, i in enumerate(ids, 1)]
+
+
+def logit_of(logits: Float[Tensor, "*n d_vocab"], target: int, against: int | None) -> Float[Tensor, "*n"]:
+    """The quantity that effects are measured in: the target's logit, or its difference to that of `against`."""
+    return logits[..., target] if against is None else logits[..., target] - logits[..., against]
+
+
+def resolve_position(position: int, n_pos: int) -> int:
+    """A position counted from 0, of one that may count from the end.
+
+    Raises:
+        ArgumentError: it is outside the text.
+    """
+    if not -n_pos <= position < n_pos:
+        raise ArgumentError(
+            f"Position {position} is outside the {n_pos} tokens.",
+            code="POSITION_OUT_OF_RANGE",
+            field="position",
+            got=position,
+            allowed=f"{-n_pos}..{n_pos - 1}",
+        )
+    return position % n_pos

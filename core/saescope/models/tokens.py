@@ -1,0 +1,146 @@
+"""Text as tokens: BOS by one stated rule, chat templates, and which positions count."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text as the model gets it."""
+
+    ids: Int[Tensor, " n_pos"]
+    special: Bool[Tensor, " n_pos"]
+    """The tokenizer's special tokens, and whatever a chat template put around the prompt."""
+    strings: tuple[str, ...]
+    bos_prepended: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer that never adds a token on its own."""
+
+    def __init__(self, hf: Any, n_ctx: int) -> None:
+        self.hf = hf
+        self.n_ctx = n_ctx
+        self.bos_id: int | None = hf.bos_token_id
+        self.eos_id: int | None = hf.eos_token_id
+        self.special_ids = torch.tensor(sorted(set(hf.all_special_ids)), dtype=torch.long)
+        self.adds_bos = self.bos_id is not None and list(hf("a").input_ids)[:1] == [self.bos_id]
+
+    def tokenize(self, text: str, *, prepend_bos: bool | None, chat: bool) -> Tokens:
+        """Tokens of `text`; BOS comes first if `prepend_bos`, or if None, where the tokenizer itself would add it.
+
+        Raises:
+            ArgumentError: the text is empty, longer than the context, or `chat` is asked of a model without a template.
+        """
+        if not text:
+            raise ArgumentError("The text is empty.", code="EMPTY_PROMPT", field="text", hint="Give at least one character.")
+        ids, outside = self._chat(text) if chat else (self._plain(text), torch.zeros(0, dtype=torch.bool))
+        wanted = self.adds_bos if prepend_bos is None else prepend_bos
+        bos = [self.bos_id] if wanted and not chat and self.bos_id is not None and ids[:1] != [self.bos_id] else []
+        ids = [*bos, *ids]
+        if len(ids) > self.n_ctx:
+            raise ArgumentError(
+                f"The text has {len(ids)} tokens, the model's context has {self.n_ctx}.",
+                code="PROMPT_TOO_LONG",
+                field="text",
+                got=len(ids),
+                allowed=self.n_ctx,
+                hint="Shorten the text.",
+            )
+        tensor = torch.tensor(ids, dtype=torch.long)
+        special = torch.isin(tensor, self.special_ids)
+        return Tokens(tensor, special | outside if chat else special, tuple(self.text(i) for i in ids), bool(bos))
+
+    def text(self, token_id: int) -> str:
+        """The text of one token, its leading space kept."""
+        text: str = self.hf.decode([token_id], clean_up_tokenization_spaces=False)
+        piece = self.hf.convert_ids_to_tokens(token_id)
+        return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text
+
+    def join(self, ids: Iterable[int]) -> str:
+        return self.hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def single(self, text: str, d_vocab: int) -> int:
+        """The id of a text that is exactly one token, or of "#id".
+
+        Raises:
+            ArgumentError: it is several tokens, which the message lists, or no id of this vocabulary.
+        """
+        if text.startswith("#") and text[1:].isdigit():
+            if int(text[1:]) >= d_vocab:
+                raise ArgumentError(
+                    f"Token id {text} is outside the vocabulary.", code="TOKEN_OUT_OF_RANGE", got=text, allowed=f"#0..#{d_vocab - 1}"
+                )
+            return int(text[1:])
+        ids = self._plain(text) if text else []
+        pieces = [text, f"▁{text[1:]}"] if text.startswith(" ") else [text]
+        candidates = [*(ids if len(ids) == 1 else []), *(self.hf.convert_tokens_to_ids(piece) for piece in pieces if piece)]
+        exact = [i for i in candidates if i is not None and self.text(i) == text]
+        if exact:
+            return exact[0]
+        listed = [f"{self.text(i)!r} (#{i})" for i in ids[:8]]
+        raise ArgumentError(
+            f"{text!r} is not one token of this model but {len(ids)}: {', '.join(listed) or 'none'}.",
+            code="NOT_ONE_TOKEN",
+            got=text,
+            allowed="text that is exactly one token, leading space kept, or #id",
+            hint=f"Take its first token: #{ids[0]}." if ids else "Give a token.",
+        )
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.hf(text, add_special_tokens=False).input_ids)
+
+    def _chat(self, text: str) -> tuple[list[int], Bool[Tensor, " n_pos"]]:
+        if not self.hf.chat_template or not self.hf.is_fast:
+            raise ArgumentError(
+                "This model has no chat template.", code="NO_CHAT_TEMPLATE", field="chat", got=True, allowed=False, hint="Leave chat out."
+            )
+        rendered: str = self.hf.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+        start = rendered.rfind(text.strip())
+        if start < 0:
+            raise ArgumentError(
+                "The chat template changes the text, so its tokens cannot be told from the template's.",
+                code="NO_CHAT_TEMPLATE",
+                field="chat",
+            )
+        encoded = self.hf(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        end = start + len(text.strip())
+        outside = [not (a < end and b > start and b > a) for a, b in encoded.offset_mapping]
+        return list(encoded.input_ids), torch.tensor(outside)
+
+
+def counted(tokens: Tokens, positions: Iterable[int] = (), include_special: bool = False) -> Bool[Tensor, " n_pos"]:
+    """Which positions enter aggregates, lists and edits: all but position 0 and special tokens, or just those named.
+
+    Raises:
+        ArgumentError: a position is outside the text.
+    """
+    named, n = list(positions), len(tokens)
+    wrong = [p for p in named if not -n <= p < n]
+    if wrong:
+        raise ArgumentError(
+            f"Position {wrong[0]} is outside the {n} tokens of the text.",
+            code="POSITION_OUT_OF_RANGE",
+            field="positions",
+            got=wrong[0],
+            allowed=f"{-n}..{n - 1}",
+        )
+    if named:
+        mask = torch.zeros(n, dtype=torch.bool)
+        mask[named] = True
+        return mask
+    if include_special:
+        return torch.ones(n, dtype=torch.bool)
+    mask = ~tokens.special
+    mask[0] = False
+    return mask

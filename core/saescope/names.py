@@ -1,0 +1,39 @@
+"""Names: SAE references, hook names, folders. Standard library and platformdirs only."""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import platformdirs
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class SAERef:
+    """An SAE of a release, as the field names it: ("gpt2-small-res-jb", "blocks.8.hook_resid_pre")."""
+
+    release: str
+    sae_id: str
+
+
+def split_hook(hook_name: str) -> tuple[int | None, str]:
+    """`"blocks.8.hook_resid_pre" -> (8, "resid_pre")`; `"blocks.3.attn.hook_z" -> (3, "attn.z")`."""
+    match = _BLOCK.fullmatch(hook_name)
+    layer, site = (int(match[1]), match[2]) if match else (None, hook_name)
+    return layer, ".".join(part.removeprefix("hook_") for part in site.split("."))
+
+
+def nearest(word: str, choices: Iterable[str], n: int = 3) -> list[str]:
+    """The `n` choices most like `word`, best first; case does not count."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    return [by_lower[match] for match in get_close_matches(word.lower(), by_lower, n=n, cutoff=0.4)]
+
+
+def home() -> Path:
+    """Where models, handles and results are kept: `SAESCOPE_HOME`, else the platform's data folder."""
+    chosen = os.environ.get("SAESCOPE_HOME")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_data_path("saescope")

@@ -1,0 +1,104 @@
+"""Sparse feature activations, and the few tensor operations that everything else is made of."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+CHUNK = 1024
+"""Positions encoded at a time: the dense pre-activations of one chunk are all that ever exists at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SparseActs:
+    """Active features of each position in CSR form: entries of position p are `offsets[p]:offsets[p + 1]`."""
+
+    values: Float[Tensor, " nnz"]
+    features: Int[Tensor, " nnz"]
+    offsets: Int[Tensor, " n_pos_plus_1"]
+    d_sae: int
+
+    @property
+    def n_pos(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def l0(self) -> Int[Tensor, " n_pos"]:
+        """Number of active features of each position."""
+        return self.offsets.diff()
+
+    @property
+    def positions(self) -> Int[Tensor, " nnz"]:
+        """The position of each entry."""
+        return torch.repeat_interleave(torch.arange(self.n_pos, device=self.offsets.device), self.l0)
+
+    def select(self, keep: Bool[Tensor, " nnz"]) -> "SparseActs":
+        """The same positions with only some of their entries."""
+        return from_entries(self.values[keep], self.features[keep], self.positions[keep], self.n_pos, self.d_sae)
+
+    def of_feature(self, feature: int) -> Float[Tensor, " n_pos"]:
+        """One feature's activation at every position."""
+        here = self.features == feature
+        return self.values.new_zeros(self.n_pos).index_put((self.positions[here],), self.values[here])
+
+    def maxima(self) -> Float[Tensor, " d_sae"]:
+        """Each feature's largest activation; 0 where it never fires."""
+        return self.values.new_zeros(self.d_sae).scatter_reduce(0, self.features, self.values, "amax")
+
+    def to_dense(self) -> Float[Tensor, "n_pos d_sae"]:
+        dense = self.values.new_zeros(self.n_pos, self.d_sae)
+        dense[self.positions, self.features] = self.values
+        return dense
+
+
+def from_entries(
+    values: Float[Tensor, " nnz"], features: Int[Tensor, " nnz"], positions: Int[Tensor, " nnz"], n_pos: int, d_sae: int
+) -> SparseActs:
+    """Entries sorted by position, as CSR."""
+    counts = torch.bincount(positions, minlength=n_pos)
+    return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), d_sae)
+
+
+def from_dense(acts: Float[Tensor, "n_pos d_sae"]) -> SparseActs:
+    """The non-zero entries of dense activations."""
+    positions, features = acts.nonzero(as_tuple=True)
+    return from_entries(acts[positions, features], features, positions, *acts.shape)
+
+
+def concat(parts: list[SparseActs]) -> SparseActs:
+    """Positions of all parts, one after another."""
+    counts = torch.cat([part.l0 for part in parts])
+    values, features = torch.cat([part.values for part in parts]), torch.cat([part.features for part in parts])
+    return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), parts[0].d_sae)
+
+
+def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
+    """relu(topk(hidden_pre)): at most k positive entries a position (Gao et al. 2024, arXiv:2406.04093)."""
+    values, features = hidden_pre.topk(k, dim=-1, sorted=False)
+    positions = torch.arange(len(values), device=values.device).repeat_interleave(k)
+    keep = values.flatten() > 0
+    return from_entries(values.flatten()[keep], features.flatten()[keep], positions[keep], *hidden_pre.shape)
+
+
+def batch_topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: float) -> SparseActs:
+    """The `k * n_pos` largest positive entries of the whole batch (Bussmann et al. 2024, arXiv:2412.06410)."""
+    acts = hidden_pre.relu().flatten()
+    values, flat = acts.topk(int(k * len(hidden_pre)), sorted=False)
+    flat = flat[values > 0].sort().values
+    n_pos, d_sae = hidden_pre.shape
+    return from_entries(acts[flat], flat % d_sae, flat // d_sae, n_pos, d_sae)
+
+
+def sparse_decode(acts: SparseActs, rows: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "n_pos d_out"]:
+    """`sum_i f_i rows_i` of each position: a gather of the active rows only."""
+    return F.embedding_bag(acts.features, rows, acts.offsets, mode="sum", per_sample_weights=acts.values, include_last_offset=True)
+
+
+def sparse_dot(
+    positions: Int[Tensor, " nnz"], features: Int[Tensor, " nnz"], rows: Float[Tensor, "d_sae d_out"], at: Float[Tensor, "n_pos d_out"]
+) -> Float[Tensor, " nnz"]:
+    """`rows[feature] . at[position]` for each entry, in bounded memory."""
+    chunks = zip(positions.split(4 * CHUNK), features.split(4 * CHUNK), strict=True)
+    return torch.cat([(rows[f] * at[p]).sum(-1) for p, f in chunks] or [at.new_zeros(0)])

@@ -1,0 +1,38 @@
+"""Architectures: one file each, found by name in `ARCHITECTURES`."""
+
+from saescope.saes.base import SAE, Scale
+from saescope.saes.batchtopk import BatchTopKConfig, BatchTopKSAE, MatryoshkaConfig, MatryoshkaSAE
+from saescope.saes.config import SAEConfig, SAEMetadata
+from saescope.saes.gated import GatedConfig, GatedSAE
+from saescope.saes.jumprelu import JumpReLUConfig, JumpReLUSAE
+from saescope.saes.standard import StandardConfig, StandardSAE
+from saescope.saes.topk import TopKConfig, TopKSAE
+
+ARCHITECTURES: dict[str, tuple[type[SAEConfig], type[SAE]]] = {
+    "standard": (StandardConfig, StandardSAE),
+    "gated": (GatedConfig, GatedSAE),
+    "topk": (TopKConfig, TopKSAE),
+    "batchtopk": (BatchTopKConfig, BatchTopKSAE),
+    "matryoshka_batchtopk": (MatryoshkaConfig, MatryoshkaSAE),
+    "jumprelu": (JumpReLUConfig, JumpReLUSAE),
+}
+
+__all__ = [
+    "ARCHITECTURES",
+    "SAE",
+    "BatchTopKConfig",
+    "BatchTopKSAE",
+    "GatedConfig",
+    "GatedSAE",
+    "JumpReLUConfig",
+    "JumpReLUSAE",
+    "MatryoshkaConfig",
+    "MatryoshkaSAE",
+    "SAEConfig",
+    "SAEMetadata",
+    "Scale",
+    "StandardConfig",
+    "StandardSAE",
+    "TopKConfig",
+    "TopKSAE",
+]

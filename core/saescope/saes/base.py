@@ -1,0 +1,245 @@
+"""The SAE contract: weights kept feature-major, encode and decode without hidden state."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from saescope.errors import ConfigError, FormatError, MismatchError
+from saescope.ops import CHUNK, SparseActs, concat, sparse_decode, sparse_dot
+from saescope.saes.config import SAEConfig
+
+LAYER_NORM_EPS = 1e-5
+
+
+class Scale(NamedTuple):
+    """How a position's input was normalised: `x~ = (x - shift) * inner` and `sae_out = out~ * outer + shift`."""
+
+    shift: Tensor
+    inner: Tensor
+    outer: Tensor
+
+
+class SAE(nn.Module):
+    """f = activation(x~ @ W_enc + b_enc);  sae_out = f @ W_dec + b_dec.
+
+    Architectures implement `_activate`; everything that runs inside saescope uses `encode_sparse`.
+    """
+
+    biases: ClassVar[tuple[str, ...]] = ("b_enc",)
+    """Names of the per-feature vectors, shape [d_sae]."""
+    cfg: SAEConfig
+    encoder: Float[Tensor, "d_sae d_in"]
+    decoder: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, " d_out"]
+    W_skip: Float[Tensor, "d_out d_in"] | None
+
+    def __init__(self, cfg: SAEConfig, tensors: Mapping[str, Tensor]) -> None:
+        """`tensors` in the field's shapes: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec, and this architecture's biases."""
+        super().__init__()
+        self.cfg = cfg
+        _check_shapes(self.shapes(cfg), tensors)
+        self.register_buffer("encoder", tensors["W_enc"].T.contiguous())
+        self.register_buffer("decoder", tensors["W_dec"].contiguous())
+        for name in ("b_dec", *self.biases):
+            self.register_buffer(name, tensors[name].contiguous())
+        self.register_buffer("W_skip", tensors["W_skip"].contiguous() if cfg.skip else None)
+
+    @classmethod
+    def shapes(cls, cfg: SAEConfig) -> dict[str, tuple[int, ...]]:
+        """Every tensor of this architecture with its shape on disk."""
+        shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "W_dec": (cfg.d_sae, cfg.d_out), "b_dec": (cfg.d_out,)}
+        shapes |= dict.fromkeys(cls.biases, (cfg.d_sae,))
+        return shapes | ({"W_skip": (cfg.d_out, cfg.d_in)} if cfg.skip else {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights under their names and shapes on disk."""
+        return {name: getattr(self, name) for name in self.shapes(self.cfg)}
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+        return self.encoder.T
+
+    @property
+    def W_dec(self) -> Float[Tensor, "d_sae d_out"]:
+        return self.decoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.dtype
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """sha256 of all weights, by name."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def flatten(self, x: Tensor) -> Float[Tensor, "n_pos d_in"]:
+        """Positions in rows; the heads of a hook_z activation `[..., n_heads, d_head]` side by side.
+
+        Raises:
+            MismatchError: the width is not `d_in`.
+        """
+        if x.shape[-1] == self.cfg.d_in:
+            return x.reshape(-1, self.cfg.d_in).to(self.dtype)
+        is_z = self.cfg.reshape_activations == "hook_z" or self.cfg.metadata.hook_name.endswith("hook_z")
+        if is_z and x.ndim > 1 and x.shape[-2] * x.shape[-1] == self.cfg.d_in:
+            return x.reshape(-1, self.cfg.d_in).to(self.dtype)
+        raise MismatchError(
+            f"This SAE reads vectors of width d_in={self.cfg.d_in}, got activations of shape {tuple(x.shape)}.",
+            code="DIM_MISMATCH",
+            got=tuple(x.shape),
+            allowed=self.cfg.d_in,
+            hint="Load the SAE with the model and the hook_name that it was trained on.",
+        )
+
+    def scale(self, x: Float[Tensor, "n_pos d_in"]) -> Scale | None:
+        """The normalisation that each position's own input asks for; None if there is none."""
+        if self.cfg.normalize_activations == "constant_norm_rescale":
+            factor = self.cfg.d_in**0.5 / x.norm(dim=-1, keepdim=True)
+            return Scale(torch.zeros_like(factor), factor, 1 / factor)
+        if self.cfg.normalize_activations == "layer_norm":
+            std = x.std(dim=-1, keepdim=True)
+            return Scale(x.mean(dim=-1, keepdim=True), 1 / (std + LAYER_NORM_EPS), std)
+        return None
+
+    def encode_sparse(self, x: Tensor) -> SparseActs:
+        """Active features of each position of `x` `[*pos, d_in]`, positions in reading order."""
+        return concat([self._activate(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)])
+
+    def encode(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
+        """Feature activations of every position, dense."""
+        return self.encode_sparse(x).to_dense().reshape(*self._positions(x), self.cfg.d_sae)
+
+    def decode(self, acts: Tensor | SparseActs, like: Tensor | None = None) -> Tensor:
+        """Reconstruction of `acts`; `like` is the input that they came from: its normalisation is undone and its shape taken.
+
+        Raises:
+            ConfigError: this SAE normalises each position and `like` is missing.
+        """
+        sparse = isinstance(acts, SparseActs)
+        out = sparse_decode(self.scaled(acts), self.decoder) if sparse else (acts * self.row_scale()) @ self.decoder
+        out = out + self.b_dec
+        scale = self._scale_of(like)
+        if scale is not None:
+            out = (out.reshape(-1, self.cfg.d_out) * scale.outer + scale.shift).reshape(out.shape)
+        if like is None:
+            return out
+        return out.reshape(like.shape) if not self.cfg.transcoder else out.reshape(*self._positions(like), self.cfg.d_out)
+
+    def decode_change(self, change: SparseActs, like: Tensor | None = None) -> Float[Tensor, "n_pos d_out"]:
+        """`decode(f') - decode(f)` for `change` = f' - f: no bias, only the changed rows are read."""
+        scale, out = self._scale_of(like), sparse_decode(self.scaled(change), self.decoder)
+        return out if scale is None else out * scale.outer
+
+    def directions(self, features: Int[Tensor, " n"]) -> Float[Tensor, "n d_out"]:
+        """d sae_out / d f_i, before a per-position output scale."""
+        return self.decoder[features] * self.row_scale(features)[:, None]
+
+    def contributions(self, acts: SparseActs, onto: Float[Tensor, "n_pos d_out"], like: Tensor | None = None) -> Float[Tensor, " nnz"]:
+        """`(f_i W_dec_i) . onto` of each entry at its position."""
+        scale = self._scale_of(like)
+        onto = onto.to(self.dtype) if scale is None else onto.to(self.dtype) * scale.outer
+        return self.scaled(acts).values * sparse_dot(acts.positions, acts.features, self.decoder, onto)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction of `x` (of the output site, for a transcoder), skip connection included."""
+        return self.skip_path(x, self.decode(self.encode_sparse(x), like=x))
+
+    def skip_path(self, x: Tensor, out: Tensor) -> Tensor:
+        """`out` with the skip connection added, where there is one."""
+        return out if self.W_skip is None else out + (self.flatten(x) @ self.W_skip.T).reshape(out.shape)
+
+    def fold_W_dec_norm(self) -> "SAE":
+        """A new SAE with unit decoder rows: activations grow by the old norms, the reconstruction stays the same."""
+        norm = self.decoder.norm(dim=-1).clamp(min=1e-8)
+        changed = {"W_enc": self.W_enc * norm, "W_dec": self.decoder / norm[:, None]}
+        changed |= {name: getattr(self, name) * norm for name in self.biases if name != "r_mag"}
+        return self._with(self.cfg, changed)
+
+    def fold_activation_norm_scaling_factor(self, factor: float) -> "SAE":
+        """A new SAE for raw activations, from one trained on `factor * x` (thresholds and b_enc live in the scaled space)."""
+        changed = {"W_enc": self.W_enc * factor, "W_dec": self.decoder / factor, "b_dec": self.b_dec / factor}
+        return self._with(replace(self.cfg, normalize_activations="none"), changed)
+
+    def fold_activation_whitening(self, mean: Tensor, whiten: Tensor, unwhiten: Tensor) -> "SAE":
+        """A new SAE for raw activations, from one trained on `(x - mean) @ whiten` (arXiv:2511.13981)."""
+        W_enc = whiten @ self.W_enc
+        changed = {"W_enc": W_enc, "W_dec": self.decoder @ unwhiten, "b_dec": self.b_dec @ unwhiten + mean}
+        if not self.cfg.apply_b_dec_to_input:
+            changed |= self._shift_biases(-(mean @ W_enc))
+        return self._with(replace(self.cfg, normalize_activations="none"), changed)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `cfg.json` and `sae_weights.safetensors` as SAELens does; returns the folder."""
+        from saescope.saes.disk import write
+
+        return write(self, Path(folder))
+
+    def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
+        """Active features of prepared inputs."""
+        raise NotImplementedError
+
+    def _prepare(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_in"]:
+        scale = self.scale(x)
+        if scale is not None:
+            x = (x - scale.shift) * scale.inner
+        return x - self.b_dec if self.cfg.apply_b_dec_to_input else x
+
+    def row_scale(self, features: Tensor | None = None) -> Tensor:
+        """What each decoder row is multiplied with when it is used: 1, unless activations carry the decoder's norm."""
+        return self.decoder.new_ones(self.cfg.d_sae if features is None else len(features))
+
+    def scaled(self, acts: SparseActs) -> SparseActs:
+        """Activations as the decoder rows are multiplied with them."""
+        return acts
+
+    def _scale_of(self, like: Tensor | None) -> Scale | None:
+        if like is not None:
+            return self.scale(self.flatten(like))
+        if self.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
+            raise ConfigError(
+                f"This SAE normalises each position ({self.cfg.normalize_activations}), so decode needs the input as well.",
+                hint="Call sae.decode(acts, like=x).",
+            )
+        return None
+
+    def _positions(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape[:-1] if x.shape[-1] == self.cfg.d_in else x.shape[:-2])
+
+    def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:
+        return {"b_enc": self.b_enc + shift}
+
+    def _with(self, cfg: SAEConfig, changed: Mapping[str, Tensor]) -> "SAE":
+        return type(self)(cfg, self.tensors() | dict(changed))
+
+
+def _check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    wrong = {name: tuple(tensors[name].shape) for name in expected.keys() & tensors.keys() if tuple(tensors[name].shape) != expected[name]}
+    if missing or extra or wrong:
+        raise FormatError(
+            "The weights do not fit the configuration."
+            + (f" Missing: {missing}." if missing else "")
+            + (f" Unknown: {extra}." if extra else "")
+            + "".join(f" {name} is {shape}, the configuration says {expected[name]}." for name, shape in sorted(wrong.items())),
+            code="SHAPE_MISMATCH",
+            hint="Check d_in, d_sae and architecture in cfg.json against the weights file.",
+        )

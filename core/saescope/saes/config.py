@@ -1,0 +1,61 @@
+"""What every SAE configuration shares: widths, input preparation and where the SAE belongs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from saescope.errors import ConfigError
+
+Normalization = Literal["none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SAEMetadata:
+    """Where an SAE belongs: the fields that we act on, and in `raw` everything that the file said."""
+
+    model_name: str = ""
+    hook_name: str = ""
+    hook_name_out: str = ""
+    """The site that a transcoder writes; empty for an SAE."""
+    prepend_bos: bool | None = None
+    """None: as the model's own tokenizer does."""
+    context_size: int | None = None
+    neuronpedia_id: str = ""
+    center_writing_weights: bool = False
+    """Trained on activations minus their mean over d_model (TransformerLens's processed LayerNorm models)."""
+    raw: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SAEConfig:
+    """Fields of every architecture; each architecture's own config adds its knobs."""
+
+    architecture: str
+    d_in: int
+    d_sae: int
+    d_out: int = 0
+    """Width of the reconstruction; 0 means d_in. Differs only in transcoders."""
+    dtype: str = "float32"
+    apply_b_dec_to_input: bool = True
+    """Encode `x - b_dec` instead of `x`."""
+    normalize_activations: Normalization = "none"
+    reshape_activations: Literal["none", "hook_z"] = "none"
+    transcoder: bool = False
+    """Reads one site and predicts another."""
+    skip: bool = False
+    """The output has an affine skip connection `x @ W_skip.T` (Paulo et al. 2025, arXiv:2501.18823)."""
+    metadata: SAEMetadata = field(default_factory=SAEMetadata)
+
+    def __post_init__(self) -> None:
+        if self.d_in < 1 or self.d_sae < 1 or self.d_out < 0:
+            raise ConfigError(f"d_in, d_sae and d_out must be positive, got {self.d_in}, {self.d_sae}, {self.d_out}.")
+        if not self.d_out:
+            object.__setattr__(self, "d_out", self.d_in)
+        if self.d_out != self.d_in and not self.transcoder:
+            raise ConfigError(f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that.")
+        if self.skip and not self.transcoder:
+            raise ConfigError("skip=True needs transcoder=True.")
+        if self.transcoder and (self.apply_b_dec_to_input or self.normalize_activations in ("layer_norm", "constant_norm_rescale")):
+            raise ConfigError(
+                "A transcoder has no apply_b_dec_to_input and no per-position normalisation: its b_dec lives at the output site."
+            )

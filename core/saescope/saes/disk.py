@@ -1,0 +1,88 @@
+"""Writing an SAE as SAELens 6 does: `cfg.json` and `sae_weights.safetensors`, both replaced whole or not at all."""
+
+import json
+import os
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saescope.errors import ResourceError
+from saescope.saes.base import SAE
+from saescope.saes.batchtopk import BatchTopKSAE
+from saescope.saes.config import SAEConfig, SAEMetadata
+
+CFG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+FORMAT_VERSION = "6.54.12"
+"""The SAELens whose layout this is; a reader takes a file without a version for the legacy layout."""
+_OURS = {field.name for field in fields(SAEConfig)} - {"metadata", "transcoder", "skip", "architecture", "d_out", "dtype"}
+
+
+def write(sae: SAE, folder: Path) -> Path:
+    """Save into `folder`, created if need be.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    cfg, tensors = to_saelens(sae)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(staging, WEIGHTS_FILE))
+            Path(staging, CFG_FILE).write_text(json.dumps(cfg, indent=1), encoding="utf-8")
+            for name in (WEIGHTS_FILE, CFG_FILE):
+                with Path(staging, name).open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(Path(staging, name), folder / name)
+    except OSError as error:
+        raise ResourceError(
+            f"Cannot save the SAE: {error.strerror}.", code="CANNOT_WRITE", hint="Choose a folder with free space."
+        ) from error
+    return folder
+
+
+def to_saelens(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors in SAELens's terms; a BatchTopK SAE becomes the JumpReLU SAE with its threshold, as there."""
+    if isinstance(sae, BatchTopKSAE):
+        folded = sae.fold_W_dec_norm() if sae.cfg.rescale_acts_by_decoder_norm else sae
+        return _fields(sae, "jumprelu", {"training_architecture": sae.cfg.architecture}), folded.tensors()
+    knobs = {name: getattr(sae.cfg, name) for name in ("k", "rescale_acts_by_decoder_norm") if hasattr(sae.cfg, name)}
+    return _fields(sae, sae.cfg.architecture, {}) | knobs, sae.tensors()
+
+
+def _fields(sae: SAE, architecture: str, more_metadata: dict[str, Any]) -> dict[str, Any]:
+    # The dtype of the weights written now: sae-lens casts to what cfg.json says.
+    written = {"dtype": str(sae.dtype).removeprefix("torch."), "device": "cpu"} | ({"d_out": sae.cfg.d_out} if sae.cfg.transcoder else {})
+    return (
+        {name: getattr(sae.cfg, name) for name in sorted(_OURS)}
+        | written
+        | {
+            "metadata": _metadata(sae.cfg.metadata) | more_metadata,
+            "architecture": disk_name(architecture, transcoder=sae.cfg.transcoder, skip=sae.cfg.skip),
+        }
+    )
+
+
+def disk_name(architecture: str, *, transcoder: bool, skip: bool) -> str:
+    """SAELens's name: "jumprelu", "transcoder" (of the standard architecture), "jumprelu_skip_transcoder"."""
+    if not transcoder:
+        return architecture
+    kind = "skip_transcoder" if skip else "transcoder"
+    return kind if architecture == "standard" else f"{architecture}_{kind}"
+
+
+def _metadata(metadata: SAEMetadata) -> dict[str, Any]:
+    known = {
+        "model_name": metadata.model_name,
+        "hook_name": metadata.hook_name,
+        "hook_name_out": metadata.hook_name_out,
+        "prepend_bos": metadata.prepend_bos,
+        "context_size": metadata.context_size,
+        "neuronpedia_id": metadata.neuronpedia_id,
+    }
+    said = {name: value for name, value in known.items() if value not in ("", None)}
+    return {"sae_lens_version": FORMAT_VERSION} | dict(metadata.raw) | said

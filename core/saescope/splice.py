@@ -1,0 +1,271 @@
+"""An SAE in the model: what it reads and writes there, with its error kept, so that without an edit nothing changes."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saescope.errors import HookError, MismatchError, NumericError
+from saescope.hooks import Edit, edit_activations, hook_shape, record_activations
+from saescope.models import LanguageModel, canonical_name
+from saescope.ops import SparseActs, from_dense
+from saescope.saes import SAE
+
+MAX_TOKENS = 2048
+"""Tokens of one forward pass over several variants of a prompt."""
+
+FeatureEditFn = Callable[[Tensor], Tensor]
+"""Takes dense feature activations [n_pos, d_sae] and returns the edited ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRecord:
+    """What an SAE sees and makes of a batch; positions in reading order."""
+
+    x: Float[Tensor, "n_pos d_in"]
+    """Its input, prepared as it was in training."""
+    target: Float[Tensor, "n_pos d_out"]
+    """What it should reconstruct: `x`, or for a transcoder the activation at the site that it writes."""
+    acts: SparseActs
+    sae_out: Float[Tensor, "n_pos d_out"]
+
+    @property
+    def error(self) -> Float[Tensor, "n_pos d_out"]:
+        return self.target - self.sae_out
+
+
+def read_hook(sae: SAE) -> str:
+    """The hook that the SAE reads."""
+    return sae.cfg.metadata.hook_name
+
+
+def write_hook(sae: SAE) -> str:
+    """The hook that the SAE reconstructs: the same one, except for a transcoder."""
+    return sae.cfg.metadata.hook_name_out if sae.cfg.transcoder else sae.cfg.metadata.hook_name
+
+
+def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) -> list[str]:
+    """Raise unless the SAE can be used on this model; returns what could not be verified, as warnings.
+
+    Raises:
+        HookError: the SAE names no hook, or the model has no such hook.
+        MismatchError: another width, or the SAE was trained on another model.
+    """
+    meta = sae.cfg.metadata
+    for hook_name, width in ((read_hook(sae), sae.cfg.d_in), (write_hook(sae), sae.cfg.d_out)):
+        if not hook_name:
+            raise HookError(
+                "The SAE does not say which hook it belongs to.",
+                code="HOOK_UNKNOWN",
+                field="hook_name",
+                hint='Name it: load_sae(..., hook_name="blocks.8.hook_resid_pre").',
+            )
+        there = hook_shape(model, hook_name)
+        if prod(there) != width:
+            raise MismatchError(
+                f"The SAE has width {width} at {hook_name}, {model.name} has {prod(there)} there.",
+                code="DIM_MISMATCH",
+                field="model",
+                got=prod(there),
+                allowed=width,
+                hint=f"Load it with its own model{f', {meta.model_name}' if meta.model_name else ''}.",
+            )
+    said = canonical_name(meta.model_name) if meta.model_name else ""
+    if said and said in model.identities:
+        return []
+    if said and model.identities and not allow_mismatch:
+        raise MismatchError(
+            f"The SAE was trained on {meta.model_name}, the model is {model.name}.",
+            field="model",
+            got=model.name,
+            allowed=meta.model_name,
+            hint=f'Call load_sae with model="{meta.model_name}", or with allow_mismatch=true to use it on a relative on purpose.',
+        )
+    trained = f"was trained on {meta.model_name}" if said else "does not say which model it was trained on"
+    return [f"The SAE {trained}; whether {model.name} is that model is not known from its files: judge by the measured check."]
+
+
+def prepare_input(model: LanguageModel, sae: SAE, activation: Tensor) -> Float[Tensor, "n_pos d_in"]:
+    """The activation at its hook as the SAE knows it: heads flattened; minus the mean where the model was processed by TransformerLens."""
+    x = sae.flatten(activation)
+    return x - x.mean(-1, keepdim=True) if sae.cfg.metadata.center_writing_weights and model.readout.centred else x
+
+
+def read_site(
+    model: LanguageModel, sae: SAE, ids: Int[Tensor, "batch n_pos"], *, mask: Bool[Tensor, "batch n_pos"] | None = None
+) -> SiteRecord:
+    """Run the model up to the SAE's site and encode what arrives there."""
+    recorded = record_activations(model, ids, [read_hook(sae), write_hook(sae)], mask=mask)
+    return site_record(model, sae, recorded[read_hook(sae)], recorded[write_hook(sae)])
+
+
+def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -> SiteRecord:
+    """Encode and reconstruct recorded activations."""
+    x = prepare_input(model, sae, read)
+    if not bool(x.isfinite().all()):
+        raise NumericError(f"The activations at {read_hook(sae)} are not finite.", hint="Load the model with dtype float32.")
+    acts = sae.encode_sparse(x)
+    sae_out = sae.skip_path(x, sae.decode(acts, like=x))
+    return SiteRecord(x, written.reshape(-1, sae.cfg.d_out).to(sae.dtype) if sae.cfg.transcoder else x, acts, sae_out)
+
+
+def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Edit]:
+    """Hooks that put `edit(read, written)` where the SAE writes; both are raw activations `[batch, n_pos, ...]`."""
+    if not sae.cfg.transcoder:
+        return {write_hook(sae): lambda x: edit(x, x)}
+    captured: list[Tensor] = []
+
+    def capture(x: Tensor) -> Tensor:
+        captured[:] = [x]
+        return x
+
+    def write(written: Tensor) -> Tensor:
+        if not captured:
+            raise HookError(f"{write_hook(sae)!r} ran before {read_hook(sae)!r}: the transcoder has no input.", code="HOOK_ORDER")
+        return edit(captured.pop(), written)
+
+    return {read_hook(sae): capture, write_hook(sae): write}
+
+
+def add_at_site(written: Tensor, change: Float[Tensor, "n_pos d_out"]) -> Tensor:
+    """`written + change`, computed in float32 or better whatever the model's dtype."""
+    return (written.to(change.dtype) + change.reshape(written.shape)).to(written.dtype)
+
+
+@contextmanager
+def splice(
+    model: LanguageModel,
+    saes: Sequence[SAE],
+    *,
+    error_term: bool = False,
+    edits: Mapping[str, FeatureEditFn] | None = None,
+    positions: Bool[Tensor, "batch n_pos"] | None = None,
+    cache: dict[str, Tensor] | None = None,
+) -> Generator[None]:
+    """While the block runs, each SAE's reconstruction takes the place of the activation (at `positions`, if given).
+
+    `edits` maps an SAE's write hook to a function of its dense feature activations. With `error_term` the site changes by
+    `decode(f') - decode(f)` alone, so that without an edit the logits are bit-equal. Hooks of your own stay as they are.
+
+    Raises:
+        MismatchError: two SAEs write the same site, or one does not fit the model.
+        HookError: an edit names a site of no SAE, or a hook never fired.
+    """
+    _check_sites(saes, edits or {})
+    hooks: dict[str, Edit] = {}
+    for sae in saes:
+        check_fits(model, sae, allow_mismatch=True)
+        edit = _spliced(model, sae, error_term, (edits or {}).get(write_hook(sae)), positions, cache)
+        for hook_name, hook in site_edits(sae, edit).items():
+            hooks[hook_name] = _chain(hooks[hook_name], hook) if hook_name in hooks else hook
+    with edit_activations(model, hooks):
+        yield
+
+
+def run_with_saes(
+    model: LanguageModel,
+    ids: Int[Tensor, "*batch n_pos"],
+    saes: Sequence[SAE],
+    *,
+    error_term: bool = False,
+    edits: Mapping[str, FeatureEditFn] | None = None,
+    hooks: Mapping[str, Edit] | None = None,
+) -> Float[Tensor, "batch n_pos d_vocab"]:
+    """Logits with the SAEs in the model; `hooks` are your own edits, applied before an SAE's at the same site."""
+    with edit_activations(model, hooks or {}), splice(model, saes, error_term=error_term, edits=edits):
+        return model.forward(model.batch(ids))[0]
+
+
+def run_with_cache_with_saes(
+    model: LanguageModel,
+    ids: Int[Tensor, "*batch n_pos"],
+    saes: Sequence[SAE],
+    *,
+    error_term: bool = False,
+    edits: Mapping[str, FeatureEditFn] | None = None,
+    hooks: Mapping[str, Edit] | None = None,
+) -> tuple[Float[Tensor, "batch n_pos d_vocab"], dict[str, Tensor]]:
+    """Logits, and for each SAE `<write hook>.hook_sae_{input,acts_post,recons,error,output}` by position."""
+    cache: dict[str, Tensor] = {}
+    with edit_activations(model, hooks or {}), splice(model, saes, error_term=error_term, edits=edits, cache=cache):
+        logits, _ = model.forward(model.batch(ids))
+    return logits, cache
+
+
+def record(model: LanguageModel, sae: SAE, text: str) -> SiteRecord:
+    """What the SAE sees in one text and makes of it; BOS as the SAE was trained."""
+    check_fits(model, sae)
+    return read_site(model, sae, model.batch(model.tokenize(text, prepend_bos=sae.cfg.metadata.prepend_bos).ids))
+
+
+def run_variants(
+    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], changes: Float[Tensor, "n n_pos d_out"], *, position: int
+) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, "n d_vocab"]]:
+    """Logits at `position` with each change added at the site: (clean, changed), row by row.
+
+    The layers below the site run once; there the batch is widened. The clean row runs beside each group of variants, so that a
+    difference of the two is free of the noise that another batch shape would bring.
+    """
+    clean: list[Tensor] = []
+    changed: list[Tensor] = []
+    for group in changes.split(max(1, MAX_TOKENS // ids.shape[1])):
+        rows = torch.cat([torch.zeros_like(group[:1]), group])
+
+        def widen(read: Tensor, written: Tensor, rows: Tensor = rows) -> Tensor:
+            return add_at_site(written.expand(len(rows), *written.shape[1:]), rows)
+
+        with edit_activations(model, site_edits(sae, widen)):
+            logits = model.forward(ids)[0][:, position]
+        clean.append(logits[:1].expand(len(group), -1))
+        changed.append(logits[1:])
+    return torch.cat(clean), torch.cat(changed)
+
+
+def _spliced(
+    model: LanguageModel,
+    sae: SAE,
+    error_term: bool,
+    edit: FeatureEditFn | None,
+    positions: Bool[Tensor, "batch n_pos"] | None,
+    cache: dict[str, Tensor] | None,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    def replace(read: Tensor, written: Tensor) -> Tensor:
+        site = site_record(model, sae, read, written)
+        acts = site.acts if edit is None else from_dense(edit(site.acts.to_dense()))
+        change = site.sae_out.new_zeros(site.sae_out.shape)
+        if edit is not None:
+            change = sae.decode_change(acts, like=site.x) - sae.decode_change(site.acts, like=site.x)
+        if not error_term:
+            change = change - site.error
+        if positions is not None:
+            change = change * positions.reshape(-1, 1).to(change)
+        out = add_at_site(written, change)
+        if cache is not None:
+            _store(cache, write_hook(sae), written.shape[:2], site, acts, out)
+        return out
+
+    return replace
+
+
+def _store(cache: dict[str, Tensor], name: str, batch: Sequence[int], site: SiteRecord, acts: SparseActs, out: Tensor) -> None:
+    values = {"input": site.x, "acts_post": acts.to_dense(), "recons": site.sae_out, "error": site.error}
+    cache |= {f"{name}.hook_sae_{key}": value.reshape(*batch, -1) for key, value in values.items()}
+    cache[f"{name}.hook_sae_output"] = out
+
+
+def _check_sites(saes: Sequence[SAE], edits: Mapping[str, FeatureEditFn]) -> None:
+    sites = [write_hook(sae) for sae in saes]
+    twice = sorted({site for site in sites if sites.count(site) > 1})
+    if twice:
+        raise MismatchError(f"Two SAEs write {twice[0]}.", code="TWO_SAES_ON_SITE", got=twice[0], hint="Run them one after the other.")
+    unknown = sorted(edits.keys() - set(sites))
+    if unknown:
+        raise HookError(f"An edit names {unknown[0]!r}, where no SAE writes.", got=unknown[0], allowed=sites)
+
+
+def _chain(first: Edit, second: Edit) -> Edit:
+    return lambda x: second(first(x))

@@ -1,0 +1,95 @@
+"""Edits of features, and the change that they make where the SAE writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+from saescope.saes import SAE
+from saescope.splice import SiteRecord
+
+MODES = ("add", "clamp", "scale", "ablate", "project_out")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEdit:
+    """One feature and what is done to it: add, clamp, scale, ablate (set to 0), or project_out (its direction is removed from the site)."""
+
+    feature: int
+    strength: float = 1.0
+    mode: str = "add"
+    positions: tuple[int, ...] = ()
+    """Positions of the prompt, negative from the end; empty: all but position 0 and special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Edits with everything resolved: units, rows to write (a control's differ from the feature's own), and where."""
+
+    edits: tuple[FeatureEdit, ...]
+    units: tuple[float, ...]
+    rows: Float[Tensor, "n_edits d_out"]
+    masks: Bool[Tensor, "n_edits n_pos"]
+
+
+def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
+    """Raises ArgumentError for a feature, mode or strength that cannot be."""
+    if not edits:
+        raise ArgumentError("No feature is named.", code="MISSING_ARGUMENT", field="features", hint="Name at least one feature.")
+    for edit in edits:
+        if not 0 <= edit.feature < sae.cfg.d_sae:
+            raise ArgumentError(
+                f"Feature {edit.feature} does not exist.",
+                code="FEATURE_OUT_OF_RANGE",
+                field="feature",
+                got=edit.feature,
+                allowed=f"0..{sae.cfg.d_sae - 1}",
+            )
+        if edit.mode not in MODES:
+            raise ArgumentError(f"Mode {edit.mode!r} is unknown.", code="INVALID_CHOICE", field="mode", got=edit.mode, allowed=MODES)
+        if not isfinite(edit.strength):
+            raise ArgumentError("A strength must be finite.", code="NON_FINITE_ARGUMENT", field="strength", got=edit.strength)
+
+
+def make_plan(sae: SAE, edits: Sequence[FeatureEdit], units: Sequence[float], masks: Bool[Tensor, "n_edits n_pos"]) -> Plan:
+    features = torch.tensor([edit.feature for edit in edits], device=sae.device)
+    return Plan(tuple(edits), tuple(units), sae.directions(features), masks)
+
+
+def control_plan(sae: SAE, plan: Plan, features: Sequence[int]) -> Plan:
+    """The same change, position by position and of the same norm, along the decoder rows of other features."""
+    rows = sae.directions(torch.tensor(list(features), device=sae.device))
+    return replace(plan, rows=rows * (plan.rows.norm(dim=-1) / rows.norm(dim=-1))[:, None])
+
+
+def change_at_site(sae: SAE, site: SiteRecord, written: Float[Tensor, "n_pos d_out"], plan: Plan) -> Float[Tensor, "n_pos d_out"]:
+    """What the plan adds to `written`: `decode(f') - decode(f)` for the edited features, then the projection of what stands there."""
+    change = torch.zeros_like(site.sae_out)
+    for index, (edit, unit) in enumerate(zip(plan.edits, plan.units, strict=True)):
+        if edit.mode != "project_out":
+            change = change + (_difference(site, edit, unit) * plan.masks[index])[:, None] * plan.rows[index]
+    scale = sae.scale(site.x)
+    change = change if scale is None else change * scale.outer
+    return _project_out(written.to(change.dtype), change, plan)
+
+
+def _difference(site: SiteRecord, edit: FeatureEdit, unit: float) -> Tensor:
+    """f' - f of one feature at every position."""
+    if edit.mode == "add":
+        return site.x.new_full((len(site.x),), edit.strength * unit)
+    activation = site.acts.of_feature(edit.feature)
+    return {"clamp": edit.strength * unit - activation, "scale": (edit.strength - 1) * activation, "ablate": -activation}[edit.mode]
+
+
+def _project_out(written: Tensor, change: Tensor, plan: Plan) -> Tensor:
+    indices = [i for i, edit in enumerate(plan.edits) if edit.mode == "project_out"]
+    for mask in plan.masks[indices].unique(dim=0) if indices else ():
+        together = [i for i in indices if torch.equal(plan.masks[i], mask)]
+        basis = torch.linalg.qr(plan.rows[together].T).Q
+        removed = ((written + change) @ basis) @ basis.T
+        change = change - removed * mask[:, None]
+    return change

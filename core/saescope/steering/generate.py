@@ -1,0 +1,125 @@
+"""Steered generation: baseline, steered samples and random-feature controls decoded side by side in one batch."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saescope.hooks import edit_activations
+from saescope.metrics import kl_divergence
+from saescope.models import LanguageModel
+from saescope.saes import SAE
+from saescope.splice import add_at_site, site_edits, site_record
+from saescope.steering.edits import Plan, change_at_site
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Tokens that one row produced, and how far its distribution was from the unsteered model's on the same prefix."""
+
+    ids: list[int]
+    kl: float | None
+    perplexity: float | None
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Which positions the forward pass under way covers, and which of them are edited."""
+
+    mask: Bool[Tensor, "n_rows n_pos"]
+    start: int = 0
+
+
+def generate(
+    model: LanguageModel,
+    sae: SAE,
+    prompt: Int[Tensor, " n_prompt"],
+    plans: Sequence[Plan | None],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[int],
+    use_cache: bool = True,
+) -> list[Generation]:
+    """One row for each plan (None: unsteered), each sampled with its own seed; greedy at temperature 0."""
+    ids = model.batch(prompt).repeat(len(plans), 1)
+    cursor = _Cursor(torch.ones_like(ids, dtype=torch.bool))
+    stop, rngs = _stop_ids(model), [torch.Generator().manual_seed(seed) for seed in seeds]
+    done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
+    with _steered(model, sae, plans, cursor):
+        for _ in range(min(max_new_tokens, model.n_ctx - len(prompt))):
+            cursor.start = ids.shape[1] - 1 if past is not None else 0
+            logits, past = model.forward(ids[:, cursor.start :], past=past, use_cache=use_cache, last=1)
+            chosen = _choose(logits[:, -1], temperature, rngs)
+            ids = torch.cat([ids, chosen[:, None]], dim=1)
+            special = torch.isin(chosen, model.tokenizer.special_ids.to(chosen))
+            cursor.mask = torch.cat([cursor.mask, ~special[:, None]], dim=1)
+            done |= torch.isin(chosen, stop)
+            if bool(done.all()):
+                break
+    rows = [_until_stop(row, stop) for row in ids[:, len(prompt) :]]
+    return [_judge(model, sae, prompt, row, plan) for row, plan in zip(rows, plans, strict=True)]
+
+
+def _steered(model: LanguageModel, sae: SAE, plans: Sequence[Plan | None], cursor: _Cursor) -> AbstractContextManager[None]:
+    def edit(read: Tensor, written: Tensor) -> Tensor:
+        rows = [
+            written[i]
+            if plan is None
+            else _edited(model, sae, read[i : i + 1], written[i : i + 1], _window(plan, cursor, i, written.shape[1]))[0]
+            for i, plan in enumerate(plans)
+        ]
+        return torch.stack(rows)
+
+    steered = any(plan is not None for plan in plans)
+    return edit_activations(model, site_edits(sae, edit) if steered else {})
+
+
+def _window(plan: Plan, cursor: _Cursor, row: int, n_new: int) -> Plan:
+    """The plan for the positions of this forward pass: the prompt's own mask, then every generated token that is not special."""
+    generated = cursor.mask[row, plan.masks.shape[1] :]
+    masks = torch.cat([plan.masks, generated.expand(len(plan.masks), -1)], dim=1)
+    return replace(plan, masks=masks[:, cursor.start : cursor.start + n_new])
+
+
+def _edited(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor, plan: Plan) -> Tensor:
+    site = site_record(model, sae, read, written)
+    return add_at_site(written, change_at_site(sae, site, written.reshape(-1, sae.cfg.d_out), plan))
+
+
+def _choose(logits: Float[Tensor, "n_rows d_vocab"], temperature: float, rngs: Sequence[torch.Generator]) -> Int[Tensor, " n_rows"]:
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = (logits.double() / temperature).softmax(-1).cpu()
+    picks = [torch.multinomial(row, 1, generator=rng) for row, rng in zip(probs, rngs, strict=True)]
+    return torch.cat(picks).to(logits.device)
+
+
+def _stop_ids(model: LanguageModel) -> Int[Tensor, " n"]:
+    config: Any = model.bridge.original_model.generation_config
+    listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return torch.tensor(sorted({i for i in (*listed, model.tokenizer.eos_id) if i is not None}), dtype=torch.long, device=model.device)
+
+
+def _until_stop(row: Int[Tensor, " n"], stop: Int[Tensor, " m"]) -> list[int]:
+    ends = torch.isin(row, stop).nonzero()[:, 0]
+    return row[: int(ends[0]) if len(ends) else None].tolist()
+
+
+def _judge(model: LanguageModel, sae: SAE, prompt: Int[Tensor, " n_prompt"], row: list[int], plan: Plan | None) -> Generation:
+    """Perplexity of the continuation under the unsteered model, and the mean KL(steered, clean) over its positions."""
+    if not row:
+        return Generation(row, None, None)
+    ids = model.batch(torch.cat([prompt.cpu(), torch.tensor(row)]))
+    clean = model.forward(ids, last=len(row) + 1)[0][0, :-1]
+    losses = torch.nn.functional.cross_entropy(clean.double(), ids[0, len(prompt) :], reduction="none")
+    kl = 0.0
+    if plan is not None:
+        mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
+        with _steered(model, sae, [plan], _Cursor(mask)):
+            kl = float(kl_divergence(model.forward(ids, last=len(row) + 1)[0][0, :-1], clean).mean())
+    return Generation(row, kl, float(losses.mean().exp()))

@@ -1,0 +1,118 @@
+"""One prediction before and after an edit of features, beside the same edit along random features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.metrics import kl_divergence
+from saescope.models import LanguageModel, TargetLogit, Tokens, counted, logit_of, read_token, top_tokens
+from saescope.saes import SAE
+from saescope.splice import SiteRecord, read_site, run_variants
+from saescope.steering.edits import FeatureEdit, change_at_site, check_edits, control_plan, make_plan
+from saescope.steering.units import draw_features, resolve_units
+
+N_TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """The prediction after the last token."""
+
+    target: TargetLogit
+    against: TargetLogit | None
+    top: list[TargetLogit]
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """Effect of an edit on the next-token prediction."""
+
+    before: Readout
+    after: Readout
+    delta_logit: float
+    """After minus before, of the target's logit (of its difference to `against`)."""
+    kl: float
+    """KL(after, before) in nats."""
+    control_mean: float | None
+    control_sd: float | None
+    control_n: int
+    unit_values: list[float]
+    unit_source: str
+    n_tokens: int
+    n_left_out: int
+    warnings: list[str] = field(default_factory=list[str])
+
+
+def intervene(
+    model: LanguageModel,
+    sae: SAE,
+    tokens: Tokens,
+    edits: Sequence[FeatureEdit],
+    *,
+    unit: str = "max",
+    reference: Float[Tensor, " d_sae"] | None = None,
+    target: int | None = None,
+    against: int | None = None,
+    n_controls: int = 2,
+    seed: int = 0,
+) -> Intervention:
+    """Edit features at the site (positions named, else all but position 0 and special tokens) and read the last position's logits.
+
+    A control makes a change of the same norm at the same positions along another feature's decoder row.
+
+    Raises:
+        ArgumentError: an edit names no such feature, mode or position.
+    """
+    check_edits(sae, edits)
+    ids = model.batch(tokens.ids)
+    masks = torch.stack([counted(tokens, edit.positions) for edit in edits]).to(model.device)
+    site = read_site(model, sae, ids)
+    maxima = known_maxima(site, counted(tokens).to(model.device), reference)
+    units = resolve_units(edits, maxima, unit)
+    plan = make_plan(sae, edits, units.values, masks)
+    controls = [control_plan(sae, plan, features) for features in draw_features(edits, maxima, n_draws=n_controls, seed=seed)]
+    changes = torch.stack([change_at_site(sae, site, site.target, each) for each in (plan, *controls)])
+    clean, changed = run_variants(model, sae, ids, changes, position=-1)
+    wanted = int(clean[0].argmax()) if target is None else target
+    effects = (logit_of(changed.double(), wanted, against) - logit_of(clean.double(), wanted, against)).tolist()
+    return Intervention(
+        before=_readout(model, clean[0], wanted, against),
+        after=_readout(model, changed[0], wanted, against),
+        delta_logit=effects[0],
+        kl=float(kl_divergence(changed[0], clean[0])),
+        control_mean=mean(effects[1:]) if controls else None,
+        control_sd=stdev(effects[1:]) if len(controls) > 1 else None,
+        control_n=len(controls),
+        unit_values=units.values,
+        unit_source=units.source,
+        n_tokens=int(masks.any(0).sum()),
+        n_left_out=int((~masks.any(0)).sum()),
+        warnings=[*units.warnings, *_silence(site, edits, masks)],
+    )
+
+
+def known_maxima(site: SiteRecord, mask: Tensor, reference: Float[Tensor, " d_sae"] | None) -> Float[Tensor, " d_sae"]:
+    """Each feature's largest activation on the reference text and at the prompt's counted positions."""
+    here = site.acts.select(mask[site.acts.positions]).maxima()
+    return here if reference is None else here.maximum(reference.to(here))
+
+
+def _readout(model: LanguageModel, logits: Tensor, target: int, against: int | None) -> Readout:
+    return Readout(
+        read_token(model, logits, target), None if against is None else read_token(model, logits, against), top_tokens(model, logits, N_TOP)
+    )
+
+
+def _silence(site: SiteRecord, edits: Sequence[FeatureEdit], masks: Tensor) -> list[str]:
+    if not bool(masks.any()):
+        return ["No position is left to edit: position 0 and special tokens are left out unless named."]
+    silent = [
+        edit.feature
+        for edit, mask in zip(edits, masks, strict=True)
+        if edit.mode in ("scale", "ablate") and not bool((site.acts.of_feature(edit.feature)[mask] > 0).any())
+    ]
+    return [f"Feature {feature} does not fire at the edited positions: scaling or ablating it changes nothing." for feature in silent]

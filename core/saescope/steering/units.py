@@ -1,0 +1,54 @@
+"""What strength 1 means, and which other features a control may take."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+from saescope.steering.edits import FeatureEdit
+
+MIN_POOL = 32
+
+
+class Units(NamedTuple):
+    """The activation that strength 1 stands for, edit by edit, and where it comes from."""
+
+    values: list[float]
+    source: str
+    warnings: list[str]
+
+
+def resolve_units(edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], unit: str) -> Units:
+    """Strength 1 as "raw", the SAE's own unit, or as "max", the feature's maximum (the median of all maxima for one that never fired).
+
+    Raises:
+        ArgumentError: an unknown unit.
+    """
+    if unit not in ("max", "raw"):
+        raise ArgumentError(f"unit {unit!r} is unknown.", code="INVALID_CHOICE", field="unit", got=unit, allowed=["max", "raw"])
+    if unit == "raw":
+        return Units([1.0] * len(edits), "raw: the SAE's own activation units", [])
+    fired = maxima[maxima > 0]
+    median = float(fired.median()) if len(fired) else 1.0
+    silent = [edit.feature for edit in edits if maxima[edit.feature] <= 0 and edit.mode in ("add", "clamp")]
+    warnings = [
+        f"Feature {feature} fired neither on the probe text nor on this prompt: its unit is the median maximum of the features that did "
+        f"({median:.4g}). index_features over a corpus would give its own."
+        for feature in dict.fromkeys(silent)
+    ]
+    values = [float(maxima[edit.feature]) or median for edit in edits]
+    return Units(values, "maximum on the probe text and this prompt" + (", or the median of all such maxima" if silent else ""), warnings)
+
+
+def draw_features(edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], *, n_draws: int, seed: int) -> list[list[int]]:
+    """For each draw one random other feature for every edit, from those that are known to fire if there are enough."""
+    edited = {edit.feature for edit in edits}
+    fired = [i for i in (maxima > 0).nonzero()[:, 0].tolist() if i not in edited]
+    pool = fired if len(fired) >= max(MIN_POOL, len(edits)) else [i for i in range(len(maxima)) if i not in edited]
+    rng = torch.Generator().manual_seed(seed)
+    if len(pool) < len(edits):
+        return []
+    return [[pool[i] for i in torch.randperm(len(pool), generator=rng)[: len(edits)].tolist()] for _ in range(n_draws)]
