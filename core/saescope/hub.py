@@ -92,6 +92,13 @@ def download(
     return local
 
 
+def invalid_config_error() -> type[Exception]:
+    """What a model's configuration raises whose fields have wrong types."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return StrictDataclassError
+
+
 def _missing(repo_id: str, name: str, revision: str, error: Exception) -> NotFoundError:
     kind = type(error).__name__
     if kind == "RevisionNotFoundError":

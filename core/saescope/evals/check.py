@@ -39,13 +39,13 @@ class Check:
 
 def check_sae(model: LanguageModel, sae: SAE) -> Check:
     """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed."""
-    tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos)
-    limit = min(len(tokens), model.n_ctx, sae.cfg.metadata.context_size or len(tokens))
-    ids, mask = model.batch(tokens.ids[:limit]), counted(tokens)[:limit].to(model.device)
+    limit = min(model.n_ctx, sae.cfg.metadata.context_size or model.n_ctx)
+    tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos, limit=limit)
+    ids, mask = model.batch(tokens.ids), counted(tokens).to(model.device)
     site = read_site(model, sae, ids)
     ev = explained_variance(site.target[mask], site.sae_out[mask])
-    l0 = float(site.acts.l0[mask].float().mean())
-    ce = _ce_score(model, sae, ids, mask)
+    l0 = float(site.acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
+    ce = _ce_score(model, sae, ids, mask) if bool(mask[:-1].any()) else None
     return Check(int(mask.sum()), l0, ev, ce, _verdict(ev, ce), site.acts.select(mask[site.acts.positions]).maxima())
 
 
@@ -70,7 +70,9 @@ def _cross_entropy(logits: Float[Tensor, "1 n_pos d_vocab"], ids: Int[Tensor, "1
 
 
 def _verdict(ev: float | None, ce: float | None) -> str:
-    if ev is None or ev < 0:
+    if ev is None:
+        return "unknown: too few positions to measure on, or the activation never varies there"
+    if ev < 0:
         return "wrong: reconstructs worse than the mean; this is not the model, hook or preparation that the SAE was trained on"
     if ev < 0.5 or (ce is not None and ce < 0.7):
         return "doubtful: loses much of the activation; check model and hook, or use a better SAE"

@@ -225,7 +225,7 @@ class SAE(nn.Module):
         return tuple(x.shape[:-1] if x.shape[-1] == self.cfg.d_in else x.shape[:-2])
 
     def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:
-        return {"b_enc": self.b_enc + shift}
+        return {"b_enc": self.tensors()["b_enc"] + shift}
 
     def _with(self, cfg: SAEConfig, changed: Mapping[str, Tensor]) -> "SAE":
         return type(self)(cfg, self.tensors() | dict(changed))

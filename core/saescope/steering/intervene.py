@@ -75,7 +75,7 @@ def intervene(
     units = resolve_units(edits, maxima, unit)
     plan = make_plan(sae, edits, units.values, masks)
     controls = [control_plan(sae, plan, features) for features in draw_features(edits, maxima, n_draws=n_controls, seed=seed)]
-    changes = torch.stack([change_at_site(sae, site, site.target, each) for each in (plan, *controls)])
+    changes = torch.stack([change_at_site(sae, site, each) for each in (plan, *controls)])
     clean, changed = run_variants(model, sae, ids, changes, position=-1)
     wanted = int(clean[0].argmax()) if target is None else target
     effects = (logit_of(changed.double(), wanted, against) - logit_of(clean.double(), wanted, against)).tolist()
