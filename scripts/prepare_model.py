@@ -2,8 +2,8 @@
 
 import sys
 
-from saescope.embedded import prepare
 from saescope.errors import SaescopeError
+from saescope.models.prepare import prepare
 
 if __name__ == "__main__":
     try:

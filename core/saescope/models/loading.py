@@ -13,10 +13,11 @@ import torch
 
 from saescope.cancel import checkpoint
 from saescope.devices import DTYPES, pick_device, pick_dtype
-from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir, prepare
+from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
 from saescope.hub import invalid_config_error
 from saescope.models.language_model import LanguageModel
+from saescope.models.prepare import prepare
 from saescope.models.tokens import Tokenizer
 
 
@@ -175,7 +176,8 @@ def _read(place: _Place, where: torch.device, dtype: str, revision: str, offline
     stored = DTYPES.get(str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
     common |= {"dtype": pick_dtype(dtype, where, stored), "use_safetensors": True}
-    model, info = AutoModelForCausalLM.from_pretrained(place.source, output_loading_info=True, **common)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(place.source, output_loading_info=True, **common)
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
         raise ModelError(
             f"The files of {place.name!r} lack {len(missing)} of the model's tensors, first {missing[0]!r}.",

@@ -22,5 +22,6 @@ def quieten() -> None:
     """What other libraries read when they are imported, unless the user has said otherwise."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     os.environ.setdefault("WANDB_MODE", "disabled")

@@ -1,13 +1,14 @@
 """`saescope demo`: features, an explanation, its check and steering on a small real model; each step is a tool as an agent calls it."""
 
+import sys
 from collections.abc import Awaitable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
 from rich.console import Console
 from rich.markup import escape
-from rich.panel import Panel
 
 from saescope import embedded
 from saescope_mcp.app import ALL_TOOLS
@@ -24,23 +25,24 @@ STEERED = "I went to the window and saw"
 Document = dict[str, Any]
 
 NEXT = """\
-[bold]What to do next[/]
-
 [bold]Connect an agent[/]
-  Claude Code     claude mcp add sae -- saescope serve
+  Claude Code     claude mcp add sae -- {command} serve
   Hermes          in ~/.hermes/config.yaml:
                     mcp_servers:
-                      sae: {command: saescope, args: \\[serve]}
-  any MCP client  {"mcpServers": {"sae": {"command": "saescope",
-                                          "args": ["serve"]}}}
+                      sae:
+                        command: {command}
+                        args: \\["serve"]
+                        connect_timeout: 120
+  any MCP client  {{"mcpServers": {{"sae":
+                    {{"command": "{command}", "args": ["serve"]}}}}}}
   then ask: "Which features does this text light up, and which one makes
   the model say 'she'? Check it by ablation."
 
 [bold]Another model[/] (needs the Hugging Face hub; gpt2-small, 550 MB)
-  saescope top-features --text "..." --release gpt2-small-res-jb \\
+  {command} top-features --text "..." --release gpt2-small-res-jb \\
     --sae-id blocks.8.hook_resid_pre
 
-[bold]More[/]  saescope --help     saescope doctor"""
+[bold]More[/]  {command} --help, {command} doctor"""
 
 
 class StepFailed(Exception):
@@ -64,7 +66,8 @@ class Demo:
         await self._check(sae, feature)
         await self._steering(sae, feature)
         self.console.print()
-        self.console.print(Panel(NEXT, padding=(0, 1)))
+        self.console.rule("What to do next")
+        self.console.print(NEXT.format(command=Path(sys.executable).with_name("saescope")), soft_wrap=True)
 
     def _begin(self) -> None:
         say = self.console.print

@@ -39,6 +39,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def stands_out(effect: float, control_mean: float | None, control_sd: float | None) -> bool:
+    """Whether an effect is further than two standard deviations from what controls do; without a spread nothing can be said against it."""
+    return control_mean is None or control_sd is None or abs(effect - control_mean) > 2 * control_sd
+
+
+def spread(control_mean: float, control_sd: float | None) -> str:
+    return f"{control_mean:.3g}" + (f" ± {control_sd:.2g}" if control_sd is not None else "")
+
+
 def left_out(n_left_out: int, tokens: "Sequence[Tokens]", *, named: bool = False) -> str:
     """A sentence for the summary."""
     bos = "BOS was prepended" if tokens[0].bos_prepended else "No BOS was prepended"

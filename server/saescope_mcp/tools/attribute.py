@@ -8,9 +8,10 @@ from saescope_mcp.schemas.attribute import Agreement, AttributeLogit, AttributeL
 from saescope_mcp.schemas.common import Evidence, TokenLogit
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import brief, feature_url, left_out, provenance
+from saescope_mcp.tool.facts import brief, feature_url, left_out, provenance, spread, stands_out
 
 if TYPE_CHECKING:
+    from saescope import attribution as core
     from saescope.attribution import Attribution
     from saescope.attribution import FeatureEffect as Effect
 
@@ -79,10 +80,16 @@ def _summary(found: "Attribution") -> str:
     )
     if found.joint is None:
         return f"Features that the {what} is attributed to, not measured; {share}"
-    effect = f"{found.joint.measured_effect:.3g} of the {what}, measured by ablating them"
-    measured = f"Together the {len(found.features)} listed features cause {effect}"
-    control = f" (as many other active features: {found.joint.control_mean:.3g})" if found.joint.control_mean is not None else ""
-    return f"{measured}{control}; {share}"
+    return f"{_measured(found.joint, len(found.features), what)}; {share}"
+
+
+def _measured(joint: "core.Joint", n: int, what: str) -> str:
+    effect, controls = f"{joint.measured_effect:.3g}", ""
+    if joint.control_mean is not None:
+        controls = f" (as many other active features: {spread(joint.control_mean, joint.control_sd)})"
+    if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd):
+        return f"Together the {n} listed features cause {effect} of the {what}, measured by ablating them{controls}"
+    return f"Ablating the {n} listed features together takes {effect} of the {what}, no more than controls do{controls}"
 
 
 def _next(request: AttributeLogit, found: "Attribution") -> list[str]:

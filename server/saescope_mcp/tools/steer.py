@@ -20,7 +20,7 @@ from saescope_mcp.schemas.steer import (
 )
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import brief, left_out, nothing_left, provenance
+from saescope_mcp.tool.facts import brief, left_out, nothing_left, provenance, spread, stands_out
 
 if TYPE_CHECKING:
     from saescope import steering as core
@@ -48,10 +48,9 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
             n_controls=request.n_controls,
             seed=request.seed,
         )
-    control = f", against {done.control_mean:.3g} with random features" if done.control_mean is not None else ""
     what = f"logit of {done.before.target.token!r}" + (f" minus that of {done.before.against.token!r}" if done.before.against else "")
     return InterveneReply(
-        summary=f"The edit causes a change of {done.delta_logit:.3g} in the {what}{control}. {left_out(done.n_left_out, [tokens])}",
+        summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens])}",
         warnings=done.warnings,
         next=[next_call("steer_generate", sae=request.sae, prompt=brief(request.prompt), features=[_said(edit) for edit in request.edits])],
         evidence="controlled" if done.control_n else "intervened",
@@ -113,6 +112,16 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         verdict=done.verdict,
         bos_prepended=tokens.bos_prepended,
     )
+
+
+def _effect(done: "core.Intervention", what: str) -> str:
+    change = f"{done.delta_logit:+.3g}"
+    if done.control_mean is None:
+        return f"The edit causes a change of {change} in the {what}."
+    controls = f"random features edited alike: {spread(done.control_mean, done.control_sd)}"
+    if stands_out(done.delta_logit, done.control_mean, done.control_sd):
+        return f"The edit causes a change of {change} in the {what} ({controls})."
+    return f"With the edit the {what} changes by {change}, no more than with controls ({controls})."
 
 
 def _edits(features: Sequence[SteeringFeature]) -> "list[core.FeatureEdit]":
