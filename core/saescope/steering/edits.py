@@ -61,7 +61,7 @@ def make_plan(sae: SAE, edits: Sequence[FeatureEdit], units: Sequence[float], ma
 
 
 def control_plan(sae: SAE, plan: Plan, features: Sequence[int]) -> Plan:
-    """The same change, position by position and of the same norm, along the decoder rows of other features."""
+    """Each edit's change, position by position and of the same norm, along another feature's decoder row (project_out removes that row)."""
     rows = sae.directions(torch.tensor(list(features), device=sae.device))
     return replace(plan, rows=rows * (plan.rows.norm(dim=-1) / rows.norm(dim=-1))[:, None])
 

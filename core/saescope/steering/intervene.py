@@ -62,7 +62,8 @@ def intervene(
 ) -> Intervention:
     """Edit features at the site (positions named, else all but position 0 and special tokens) and read the last position's logits.
 
-    A control makes a change of the same norm at the same positions along another feature's decoder row.
+    A control makes each edit's change, of the same norm at the same positions, along another feature's decoder row (project_out removes that row
+    instead).
 
     Raises:
         ArgumentError: an edit names no such feature, mode or position.
