@@ -1,9 +1,10 @@
 """The front door for SAEs: a release on the hub, a folder on disk, or the embedded default."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -11,7 +12,7 @@ from saescope import hub
 from saescope.devices import pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_SAE_DIR
 from saescope.errors import ArgumentError, FormatError, NotFoundError
-from saescope.formats import DIALECTS
+from saescope.formats import DIALECTS, Source, local_source
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig
 
 
@@ -24,10 +25,9 @@ class SAEInfo(NamedTuple):
     source: str
 
 
-class _Source(NamedTuple):
-    folder: Path
+class _Found(NamedTuple):
+    source: Source
     dialect: ModuleType
-    metadata: Mapping[str, Any]
     name: str
 
 
@@ -48,23 +48,23 @@ def load_sae(
         NotFoundError, OfflineError: it is not there, or not here and the network is not to be used.
         ConfigError, FormatError: its files are incomplete, torn or in a dialect that saescope does not read.
     """
-    source = _locate(path, release, sae_id, revision, offline, progress)
+    found = _locate(path, release, sae_id, revision, offline, progress)
     where = pick_device(device)
-    stored = getattr(torch, source.dialect.peek(source.folder, source.metadata)[0].dtype)
-    cfg, tensors = source.dialect.read(source.folder, pick_dtype(dtype, where, stored), source.metadata)
+    stored = getattr(torch, found.dialect.peek(found.source)[0].dtype)
+    cfg, tensors = found.dialect.read(found.source, pick_dtype(dtype, where, stored))
     return ARCHITECTURES[cfg.architecture][1](cfg, tensors).to(where)
 
 
 def peek_sae(path: str | Path | None = None, *, release: str = "", sae_id: str = "", revision: str = "", offline: bool = False) -> SAEInfo:
     """Configuration and size of an SAE, from its configuration and the header of its weights."""
-    source = _locate(path, release, sae_id, revision, offline, None)
-    cfg, header = source.dialect.peek(source.folder, source.metadata)
-    return SAEInfo(cfg, sum(4 * torch.Size(info.shape).numel() for info in header.values()), source.name)
+    found = _locate(path, release, sae_id, revision, offline, None)
+    cfg, header = found.dialect.peek(found.source)
+    return SAEInfo(cfg, sum(4 * torch.Size(info.shape).numel() for info in header.values()), found.name)
 
 
 def _locate(
     path: str | Path | None, release: str, sae_id: str, revision: str, offline: bool, progress: Callable[[str], None] | None
-) -> _Source:
+) -> _Found:
     if path and release:
         raise ArgumentError("Give either a path or a release, not both.", field="path", hint="Leave one of them out.")
     if release:
@@ -78,22 +78,15 @@ def _locate(
         found = hub.resolve(release, sae_id)
         dialect = DIALECTS[0]
         folder = hub.download(found.repo_id, sae_id, dialect.FILES, revision=revision, offline=offline, progress=progress)
-        return _Source(
-            folder,
-            dialect,
-            dict(found.metadata) | ({"neuronpedia_id": found.saes[sae_id]} if found.saes[sae_id] else {}),
-            f"{release}/{sae_id}",
-        )
+        known = dict(found.metadata) | ({"neuronpedia_id": found.saes[sae_id]} if found.saes[sae_id] else {})
+        return _Found(replace(local_source(folder), known=known), dialect, f"{release}/{sae_id}")
     folder = Path(path).expanduser() if path else EMBEDDED_SAE_DIR
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"There is no folder {str(path)!r}.", code="FILE_MISSING", field="path", got=path, hint="Give the folder that holds cfg.json."
-        )
-    files = {file.name for file in folder.iterdir()}
+    source = local_source(folder)
+    files = {source.path} if source.path else set(source.names)
     dialect = next((dialect for dialect in DIALECTS if dialect.matches(files)), None)
     if dialect is None:
         raise _unknown_dialect(folder, files)
-    return _Source(folder, dialect, {}, str(folder))
+    return _Found(source, dialect, str(folder))
 
 
 def _unknown_dialect(folder: Path, files: set[str]) -> NotFoundError | FormatError:

@@ -1,21 +1,27 @@
-"""Reading safetensors files that may be torn, hostile or full of NaN: the header is judged before any tensor is touched."""
+"""Reading safetensors files that may be torn, hostile or full of NaN: the header is judged before any tensor is touched.
+
+Tensors are read with plain reads, part by part, into the memory where they stay: no file is mapped, so that a load peaks at
+the weights as they end up, and a file that changes or shrinks meanwhile cannot crash the process.
+"""
 
 import json
+import math
 import operator
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError
+from saescope.formats.source import Source
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 64
-_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+CHUNK_BYTES = 16 << 20
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class TensorInfo(NamedTuple):
@@ -25,74 +31,146 @@ class TensorInfo(NamedTuple):
     dtype: str
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+class _Entry(NamedTuple):
+    info: TensorInfo
+    start: int
+    end: int
+
+
+def read_header(source: Source, name: str) -> dict[str, TensorInfo]:
     """Shapes and dtypes, from the first bytes of the file.
 
     Raises:
         FormatError: no safetensors file, torn, or more in it than an SAE has.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if start.lstrip()[:1] == b"<":
-            raise _corrupt(path, "it looks like an HTML page, not weights")
-        if len(start) < 8 or length > size - 8:
-            raise _corrupt(path, f"its header claims {length} bytes and the file has {size}")
-        if length > MAX_HEADER_BYTES:
-            raise _suspicious(path, f"its header has {length} bytes, an SAE's has at most {MAX_HEADER_BYTES}")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            tensors = {name: TensorInfo(tuple(map(operator.index, entry["shape"])), str(entry["dtype"])) for name, entry in header.items()}
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            raise _corrupt(path, "its header cannot be read") from error
-    if len(tensors) > MAX_TENSORS:
-        raise _suspicious(path, f"it has {len(tensors)} tensors, an SAE has at most {MAX_TENSORS}")
-    if end != size - 8 - length:
-        raise _corrupt(path, f"its header describes {end} bytes of weights and {size - 8 - length} are there")
-    return tensors
+    with source.open(name) as file:
+        return {tensor: entry.info for tensor, entry in _entries(file, name)[0].items()}
 
 
-def read_tensors(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors as `dtype`, each finite.
+class Weights:
+    """The tensors of an open safetensors file."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._entries, self._origin = _entries(file, name)
+        self.header = {tensor: entry.info for tensor, entry in self._entries.items()}
+        odd = {tensor: info.dtype for tensor, info in self.header.items() if info.dtype not in _DTYPES}
+        if odd:
+            raise FormatError(
+                f"{_base(name)} holds tensors that are no floating-point weights: {odd}.", code="UNSUPPORTED_DTYPE", allowed=[*_DTYPES]
+            )
+
+    def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False) -> Tensor:
+        """One tensor as `dtype`, contiguous in its own memory; with `transpose` a matrix on disk arrives as its transpose.
+
+        Raises:
+            FormatError: the file ends early, or there are NaN or infinities in it.
+        """
+        (shape, disk_dtype), start, _ = self._entries[tensor]
+        rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        out = torch.empty((width, rows) if transpose else (rows, width), dtype=dtype)
+        n_bad, step = 0, max(1, CHUNK_BYTES // max(1, width * _DTYPES[disk_dtype].itemsize))
+        self._file.seek(self._origin + start)
+        for row in range(0, rows, step):
+            checkpoint()
+            part = self._read((min(step, rows - row), width), _DTYPES[disk_dtype])
+            n_bad += int((~part.isfinite()).sum())
+            into = out[:, row : row + step] if transpose else out[row : row + step]
+            into.copy_(part.T if transpose else part)
+        # A value that is finite on disk may be too large for a narrower dtype.
+        n_bad += 0 if n_bad or dtype.itemsize >= _DTYPES[disk_dtype].itemsize else int((~out.isfinite()).sum())
+        if n_bad:
+            raise FormatError(
+                f"{_base(self._name)} has weights that are NaN or infinite: {{{tensor!r}: {n_bad}}}.",
+                code="WEIGHTS_NOT_FINITE",
+                hint="Get the file again; if it was converted to float16, convert to bfloat16 or float32 instead.",
+            )
+        return out if transpose else out.reshape(shape)
+
+    def _read(self, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        if not (n_bytes := math.prod(shape) * dtype.itemsize):
+            return torch.empty(shape, dtype=dtype)
+        buffer = bytearray(n_bytes)
+        view, filled = memoryview(buffer), 0
+        while filled < n_bytes:
+            got = self._file.readinto(view[filled:])  # pyright: ignore[reportAttributeAccessIssue]
+            if not got:
+                raise _corrupt(self._name, "it ends before its weights do")
+            filled += got
+        return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+
+
+@contextmanager
+def open_weights(source: Source, name: str) -> Generator[Weights]:
+    """The tensors of `name`, downloaded first if it is on the hub."""
+    with source.local(name).open("rb", buffering=0) as file:
+        yield Weights(file, name)
+
+
+def read_tensors(source: Source, name: str, dtype: torch.dtype, feature_major: Sequence[str] = ("W_enc",)) -> dict[str, Tensor]:
+    """All tensors as `dtype`, each finite; those of `feature_major` are stored transposed, so that `.T` of them costs nothing.
 
     Raises:
         FormatError: unreadable, no floating-point weights, or NaN and infinities among them.
     """
-    odd = {name: info.dtype for name, info in read_header(path).items() if info.dtype not in _DTYPES}
-    if odd:
-        raise FormatError(
-            f"{path.name} holds tensors that are no floating-point weights: {odd}.", code="UNSUPPORTED_DTYPE", allowed=[*_DTYPES]
-        )
+    with open_weights(source, name) as weights:
+        turned = {tensor for tensor, info in weights.header.items() if tensor in feature_major and len(info.shape) == 2}
+        return {
+            tensor: weights.take(tensor, dtype, transpose=True).T if tensor in turned else weights.take(tensor, dtype)
+            for tensor in weights.header
+        }
+
+
+def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], int]:
+    """Each tensor's place, and where the weights begin."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if start.lstrip()[:1] == b"<":
+        raise _corrupt(name, "it looks like an HTML page, not weights")
+    if len(start) < 8 or length > size - 8:
+        raise _corrupt(name, f"its header claims {length} bytes and the file has {size}")
+    if length > MAX_HEADER_BYTES:
+        raise _suspicious(name, f"its header has {length} bytes, an SAE's has at most {MAX_HEADER_BYTES}")
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: _take(file, name, dtype) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise _corrupt(path, str(error)) from error
-    _require_finite(path, tensors)
-    return tensors
+        header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        entries = {tensor: _entry(said) for tensor, said in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise _corrupt(name, "its header cannot be read") from error
+    if len(entries) > MAX_TENSORS:
+        raise _suspicious(name, f"it has {len(entries)} tensors, an SAE has at most {MAX_TENSORS}")
+    _check_places(name, entries, size - 8 - length)
+    return entries, 8 + length
 
 
-def _take(file: Any, name: str, dtype: torch.dtype) -> Tensor:
-    checkpoint()
-    return file.get_tensor(name).to(dtype, copy=True)  # a copy: the file may be overwritten while the SAE is in use
+def _entry(said: dict[str, Any]) -> _Entry:
+    start, end = map(operator.index, said["data_offsets"])
+    return _Entry(TensorInfo(tuple(map(operator.index, said["shape"])), str(said["dtype"])), start, end)
 
 
-def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    bad = {name: n for name, tensor in tensors.items() if (n := int((~tensor.isfinite()).sum()))}
-    if bad:
-        raise FormatError(
-            f"{path.name} has weights that are NaN or infinite: {bad}.",
-            code="WEIGHTS_NOT_FINITE",
-            hint="Get the file again; if it was converted to float16, convert to bfloat16 or float32 instead.",
-        )
+def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
+    """Tensors lie one after the other, without hole or overlap, and each is as long as its shape says."""
+    end = 0
+    for tensor, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        dtype = _DTYPES.get(entry.info.dtype)
+        if min(entry.info.shape, default=0) < 0 or entry.start != end or entry.end < entry.start:
+            raise _corrupt(name, f"its header has tensor {tensor!r} in an impossible place")
+        if dtype and math.prod(entry.info.shape) * dtype.itemsize != entry.end - entry.start:
+            raise _corrupt(name, f"tensor {tensor!r} of shape {entry.info.shape} cannot have {entry.end - entry.start} bytes")
+        end = entry.end
+    if end != n_bytes:
+        raise _corrupt(name, f"its header describes {end} bytes of weights and {n_bytes} are there")
 
 
-def _corrupt(path: Path, why: str) -> FormatError:
-    return FormatError(f"{path.name} is torn or no safetensors file: {why}.", hint="Get the file again.")
+def _corrupt(name: str, why: str) -> FormatError:
+    return FormatError(f"{_base(name)} is torn or no safetensors file: {why}.", hint="Get the file again.")
 
 
-def _suspicious(path: Path, why: str) -> FormatError:
-    return FormatError(f"{path.name} is refused: {why}.", code="FILE_SUSPICIOUS", hint="Load an SAE from a source you trust.")
+def _suspicious(name: str, why: str) -> FormatError:
+    return FormatError(f"{_base(name)} is refused: {why}.", code="FILE_SUSPICIOUS", hint="Load an SAE from a source you trust.")
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
