@@ -60,32 +60,38 @@ class Weights:
                 f"{_base(name)} holds tensors that are no floating-point weights: {odd}.", code="UNSUPPORTED_DTYPE", allowed=[*_DTYPES]
             )
 
-    def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False) -> Tensor:
+    def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False, sum_from: int | None = None) -> Tensor:
         """One tensor as `dtype`, contiguous in its own memory; with `transpose` a matrix on disk arrives as its transpose.
+
+        `sum_from` is for the decoders of a cross-layer transcoder, [d_sae, n_layers, d_out]: they are summed, from that one on.
 
         Raises:
             FormatError: the file ends early, or there are NaN or infinities in it.
         """
-        (shape, disk_dtype), start, _ = self._entries[tensor]
+        shape, disk_dtype = self._begin(tensor)
         rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-        out = torch.empty((width, rows) if transpose else (rows, width), dtype=dtype)
-        n_bad, step = 0, max(1, CHUNK_BYTES // max(1, width * _DTYPES[disk_dtype].itemsize))
-        self._file.seek(self._origin + start)
+        wide = width if sum_from is None else math.prod(shape[2:])
+        out = torch.empty((wide, rows) if transpose else (rows, wide), dtype=dtype)
+        n_bad, step = 0, max(1, CHUNK_BYTES // max(1, width * disk_dtype.itemsize))
         for row in range(0, rows, step):
             checkpoint()
-            part = self._read((min(step, rows - row), width), _DTYPES[disk_dtype])
+            part = self._read((min(step, rows - row), width), disk_dtype)
             n_bad += int((~part.isfinite()).sum())
+            if sum_from is not None:
+                part = part.reshape(len(part), *shape[1:])[:, sum_from:].to(torch.promote_types(disk_dtype, torch.float32)).sum(1)
             into = out[:, row : row + step] if transpose else out[row : row + step]
             into.copy_(part.T if transpose else part)
         # A value that is finite on disk may be too large for a narrower dtype.
-        n_bad += 0 if n_bad or dtype.itemsize >= _DTYPES[disk_dtype].itemsize else int((~out.isfinite()).sum())
+        n_bad += 0 if n_bad or dtype.itemsize >= disk_dtype.itemsize else int((~out.isfinite()).sum())
         if n_bad:
-            raise FormatError(
-                f"{_base(self._name)} has weights that are NaN or infinite: {{{tensor!r}: {n_bad}}}.",
-                code="WEIGHTS_NOT_FINITE",
-                hint="Get the file again; if it was converted to float16, convert to bfloat16 or float32 instead.",
-            )
-        return out if transpose else out.reshape(shape)
+            raise not_finite(self._name, tensor, n_bad)
+        return out if transpose or sum_from is not None else out.reshape(shape)
+
+    def _begin(self, tensor: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Go to where a tensor begins; its shape and dtype."""
+        (shape, dtype), start, _ = self._entries[tensor]
+        self._file.seek(self._origin + start)
+        return shape, _DTYPES[dtype]
 
     def _read(self, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         if not (n_bytes := math.prod(shape) * dtype.itemsize):
@@ -162,6 +168,14 @@ def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
         end = entry.end
     if end != n_bytes:
         raise _corrupt(name, f"its header describes {end} bytes of weights and {n_bytes} are there")
+
+
+def not_finite(name: str, tensor: str, n_bad: int) -> FormatError:
+    return FormatError(
+        f"{_base(name)} has weights that are NaN or infinite: {{{tensor!r}: {n_bad}}}.",
+        code="WEIGHTS_NOT_FINITE",
+        hint="Get the file again; if it was converted to float16, convert to bfloat16 or float32 instead.",
+    )
 
 
 def _corrupt(name: str, why: str) -> FormatError:
