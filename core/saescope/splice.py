@@ -108,8 +108,9 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
     x = prepare_input(model, sae, read)
     if not bool(x.isfinite().all()):
         raise NumericError(f"The activations at {read_hook(sae)} are not finite.", hint="Load the model with dtype float32.")
-    acts = sae.encode_sparse(x)
-    sae_out = sae.skip_path(x, sae.decode(acts, like=x))
+    given = x.reshape(*read.shape[:2], sae.cfg.d_in) if sae.sequential else x
+    acts = sae.encode_sparse(given)
+    sae_out = sae.skip_path(given, sae.decode(acts, like=given)).reshape(-1, sae.cfg.d_out)
     return SiteRecord(x, written.reshape(-1, sae.cfg.d_out).to(sae.dtype) if sae.cfg.transcoder else x, acts, sae_out)
 
 

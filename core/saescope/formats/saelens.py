@@ -18,7 +18,14 @@ from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, disk_name
 NAME = "sae_lens"
 FILES = (CFG_FILE, WEIGHTS_FILE)
 _CHOICES = {
-    "normalize_activations": ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening"),
+    "normalize_activations": (
+        "none",
+        "expected_average_only_in",
+        "constant_norm_rescale",
+        "layer_norm",
+        "covariance_whitening",
+        "constant_scalar_rescale",
+    ),
     "reshape_activations": ("none", "hook_z"),
     "dtype": ("float64", "float32", "float16", "bfloat16"),
 }
@@ -202,6 +209,8 @@ def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
         context_size=said.get("context_size"),
         neuronpedia_id=str(said.get("neuronpedia_id") or ""),
         center_writing_weights=bool(kwargs.get("center_writing_weights", False)),
+        fold_value_biases=bool(said.get("fold_value_biases")),
+        note=str(said.get("note") or ""),
         raw=dict(said),
     )
 

@@ -54,11 +54,6 @@ class Weights:
         self._file, self._name = file, name
         self._entries, self._origin = _entries(file, name)
         self.header = {tensor: entry.info for tensor, entry in self._entries.items()}
-        odd = {tensor: info.dtype for tensor, info in self.header.items() if info.dtype not in _DTYPES}
-        if odd:
-            raise FormatError(
-                f"{_base(name)} holds tensors that are no floating-point weights: {odd}.", code="UNSUPPORTED_DTYPE", allowed=[*_DTYPES]
-            )
 
     def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False, sum_from: int | None = None) -> Tensor:
         """One tensor as `dtype`, contiguous in its own memory; with `transpose` a matrix on disk arrives as its transpose.
@@ -87,9 +82,23 @@ class Weights:
             raise not_finite(self._name, tensor, n_bad)
         return out if transpose or sum_from is not None else out.reshape(shape)
 
+    def whole_number(self, tensor: str) -> int:
+        """A single integer."""
+        (shape, dtype), start, end = self._entries[tensor]
+        if math.prod(shape) != 1 or dtype not in ("I64", "I32"):
+            raise FormatError(f"{_base(self._name)}: {tensor} must be one whole number, got {dtype} of shape {shape}.", field=tensor)
+        self._file.seek(self._origin + start)
+        return int.from_bytes(self._file.read(end - start), "little", signed=True)
+
     def _begin(self, tensor: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Go to where a tensor begins; its shape and dtype."""
         (shape, dtype), start, _ = self._entries[tensor]
+        if dtype not in _DTYPES:
+            raise FormatError(
+                f"{_base(self._name)} holds a tensor that is no floating-point weight: {{{tensor!r}: {dtype!r}}}.",
+                code="UNSUPPORTED_DTYPE",
+                allowed=[*_DTYPES],
+            )
         self._file.seek(self._origin + start)
         return shape, _DTYPES[dtype]
 
