@@ -86,9 +86,7 @@ def _entry(said: Mapping[str, Any], row: list[Any]) -> Entry:
     hook_name = said["known"].get("hook_name") or sites.hook_name(place)
     known = {"model_name": said["model"]} | said["known"]
     known |= {
-        key: value
-        for key, value in (("l0", l0), ("neuronpedia_id", neuronpedia_id), ("norm_scaling_factor", factor))
-        if value is not None
+        key: value for key, value in (("l0", l0), ("neuronpedia_id", neuronpedia_id), ("norm_scaling_factor", factor)) if value is not None
     }
     return Entry(
         release=said["name"],

@@ -1,6 +1,7 @@
 """Where an SAE's files are: a folder on this disk, or a repository on the hub, read the same way."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from saescope.errors import ConfigError, FormatError, NotFoundError
 
 MAX_TEXT_BYTES = 1 << 20
+_MAX_NAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +122,21 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
     return Source(
         opener=lambda name: local(name).open("rb"),
         local=local,
-        names=frozenset(file.name for file in root.iterdir() if file.is_file()),
+        names=_names(root),
         path="" if place.is_dir() else place.name,
         known=dict(known or {}),
     )
+
+
+def _names(root: Path) -> frozenset[str]:
+    """Files at most two folders deep: deep enough for every dialect, and cheap if someone names a home folder."""
+    names: set[str] = set()
+    for folder, below, files in os.walk(root):
+        here = Path(folder).relative_to(root)
+        names |= {(here / name).as_posix() for name in files}
+        if len(here.parts) >= 2 or len(names) > _MAX_NAMES:
+            below.clear()
+    return frozenset(names)
 
 
 def _object(name: str, said: object, kind: str) -> dict[str, Any]:
