@@ -84,7 +84,8 @@ def _entry(said: Mapping[str, Any], row: list[Any]) -> Entry:
     path = path or sae_id
     place = sites.Place(said["dialect"], said["name"], said["repo_id"], sae_id, path)
     hook_name = said["known"].get("hook_name") or sites.hook_name(place)
-    known = {"model_name": said["model"]} | said["known"]
+    # SAELens's own files name their model, often more exactly.
+    known = ({} if said["dialect"] == "sae_lens" else {"model_name": said["model"]}) | said["known"]
     known |= {
         key: value for key, value in (("l0", l0), ("neuronpedia_id", neuronpedia_id), ("norm_scaling_factor", factor)) if value is not None
     }

@@ -20,7 +20,7 @@ from saescope.formats.source import Source
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 64
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 8 << 20
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -67,17 +67,17 @@ class Weights:
         rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
         wide = width if sum_from is None else math.prod(shape[2:])
         out = torch.empty((wide, rows) if transpose else (rows, wide), dtype=dtype)
-        n_bad, step = 0, max(1, CHUNK_BYTES // max(1, width * disk_dtype.itemsize))
+        row_bytes = max(1, width * disk_dtype.itemsize)
+        n_bad, step = 0, max(1, min(CHUNK_BYTES, rows * row_bytes // 32) // row_bytes)  # small beside what is read
         for row in range(0, rows, step):
             checkpoint()
             part = self._read((min(step, rows - row), width), disk_dtype)
-            n_bad += int((~part.isfinite()).sum())
             if sum_from is not None:
                 part = part.reshape(len(part), *shape[1:])[:, sum_from:].to(torch.promote_types(disk_dtype, torch.float32)).sum(1)
+            part = part.to(dtype)
+            n_bad += int((~part.isfinite()).sum())  # only now: a value that is finite on disk may be too large for a narrower dtype
             into = out[:, row : row + step] if transpose else out[row : row + step]
             into.copy_(part.T if transpose else part)
-        # A value that is finite on disk may be too large for a narrower dtype.
-        n_bad += 0 if n_bad or dtype.itemsize >= disk_dtype.itemsize else int((~out.isfinite()).sum())
         if n_bad:
             raise not_finite(self._name, tensor, n_bad)
         return out if transpose or sum_from is not None else out.reshape(shape)
