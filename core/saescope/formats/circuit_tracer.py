@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
+from saescope.formats.hf_sites import is_written_as_is
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, open_file, place, stored_dtype, unsupported
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
@@ -88,10 +89,13 @@ def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:
     for hook in hooks:
         if hook not in _HOOKS:
             raise ConfigError(f"{CONFIG}: the hook {hook!r} is not one that a transcoder can have.", field="hook", got=hook, allowed=_HOOKS)
+    model_name = str(said.get("model_name") or (f"Qwen/Qwen3-{size[1]}B" if size else ""))
+    if hooks[1] == "mlp.hook_out" and is_written_as_is(model_name):
+        hooks[1] = _WRITES  # the same tensor, by its usual name
     return metadata(
         source,
         NAME,
-        model_name=said.get("model_name") or (f"Qwen/Qwen3-{size[1]}B" if size else ""),
+        model_name=model_name,
         hook_name=f"blocks.{layer}.{hooks[0]}",
         hook_name_out=f"blocks.{layer}.{hooks[1]}",
         context_size=said.get("context_size"),

@@ -20,7 +20,7 @@ def hook_of(module: str, side: str, model_name: str = "") -> str:
     if not match:
         return ""
     block, part = f"blocks.{match[1]}.", match[2] or ""
-    written_as_is = bool(model_name) and not _SANDWICH.search(model_name)
+    written_as_is = is_written_as_is(model_name)
     if part in _ATTENTION:
         return {"output": block + ("hook_attn_out" if written_as_is else "attn.hook_out")}.get(side, "")
     sites = {
@@ -36,6 +36,11 @@ def hook_of(module: str, side: str, model_name: str = "") -> str:
     }
     site = sites.get((part, side), "")
     return block + site if site else ""
+
+
+def is_written_as_is(model_name: str) -> bool:
+    """Whether the MLP's own output is what is added to the residual stream; false where the model is not known."""
+    return bool(model_name) and not _SANDWICH.search(model_name)
 
 
 def layer_of(module: str) -> int | None:
