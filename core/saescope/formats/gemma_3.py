@@ -23,6 +23,7 @@ NOTE_CLT = (
     "One layer of a cross-layer transcoder: its decoder is the sum over all layers that it writes to, so read its features, "
     "not its reconstruction."
 )
+_SKIP = "affine_skip_connection"
 _CLT_FILE = re.compile(r"params_layer_(\d+)\.safetensors")
 _SITES = {
     "resid_post": ("{layer}.output", ""),
@@ -80,7 +81,7 @@ def _recipe(source: Source) -> Recipe:
         apply_b_dec_to_input=False,
         reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
         transcoder=transcoder,
-        skip="affine_skip_connection" in header,
+        skip=_SKIP in header or bool(said.get("affine_connection")) or bool(re.search(r"_affine(?:/|\.|$)", path)),
         metadata=metadata(
             source,
             NAME,
@@ -96,7 +97,7 @@ def _recipe(source: Source) -> Recipe:
     )
     stored = {"W_enc": Stored("w_enc")} | {name: Stored(name) for name in ("b_enc", "b_dec", "threshold")}
     stored["W_dec"] = _decoder(decoder, cfg, layer) if clt else Stored("w_dec")
-    return Recipe(cfg=cfg, file=file, stored=stored | ({"W_skip": Stored("affine_skip_connection", turned=True)} if cfg.skip else {}))
+    return Recipe(cfg=cfg, file=file, stored=stored | ({"W_skip": Stored(_SKIP, turned=True)} if cfg.skip else {}))
 
 
 def _decoder(info: TensorInfo, cfg: SAEConfig, layer: int) -> Stored:

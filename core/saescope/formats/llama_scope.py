@@ -97,7 +97,7 @@ def config(source: Source, said: Mapping[str, Any], weights_file: str, *, model_
     return JumpReLUConfig(
         d_in=d_in,
         d_sae=d_sae,
-        d_out=d_out,
+        d_out=d_out if transcoder else d_in,
         dtype=stored_dtype(header, "encoder.weight"),
         apply_b_dec_to_input=False,
         transcoder=transcoder,

@@ -71,7 +71,7 @@ class NpzWeights(Weights):
                 got=entry.filename,
                 hint="Save the weights as plain arrays of floating-point numbers.",
             )
-        if descr not in _DTYPES or len(shape) > 2:
+        if not isinstance(descr, str) or descr not in _DTYPES or len(shape) > 2:
             raise FormatError(
                 f"{_base(self._name)}: {entry.filename} is no vector or matrix of little-endian floats ({descr!r}, {shape}).",
                 code="UNSUPPORTED_DTYPE",
