@@ -69,15 +69,18 @@ class Weights:
         out = torch.empty((wide, rows) if transpose else (rows, wide), dtype=dtype)
         row_bytes = max(1, width * disk_dtype.itemsize)
         n_bad, step = 0, max(1, min(CHUNK_BYTES, rows * row_bytes // 32) // row_bytes)  # small beside what is read
+        as_is = dtype == disk_dtype and not transpose and sum_from is None
+        buffer = torch.empty((0 if as_is else step, width), dtype=disk_dtype)
         for row in range(0, rows, step):
             checkpoint()
-            part = self._read((min(step, rows - row), width), disk_dtype)
+            part = self._fill(out[row : row + step] if as_is else buffer[: min(step, rows - row)])
             if sum_from is not None:
                 part = part.reshape(len(part), *shape[1:])[:, sum_from:].to(torch.promote_types(disk_dtype, torch.float32)).sum(1)
             part = part.to(dtype)
-            n_bad += int((~part.isfinite()).sum())  # only now: a value that is finite on disk may be too large for a narrower dtype
-            into = out[:, row : row + step] if transpose else out[row : row + step]
-            into.copy_(part.T if transpose else part)
+            n_bad += n_not_finite(part)  # only now: a value that is finite on disk may be too large for a narrower dtype
+            if not as_is:
+                into = out[:, row : row + step] if transpose else out[row : row + step]
+                into.copy_(part.T if transpose else part)
         if n_bad:
             raise not_finite(self._name, tensor, n_bad)
         return out if transpose or sum_from is not None else out.reshape(shape)
@@ -102,17 +105,17 @@ class Weights:
         self._file.seek(self._origin + start)
         return shape, _DTYPES[dtype]
 
-    def _read(self, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        if not (n_bytes := math.prod(shape) * dtype.itemsize):
-            return torch.empty(shape, dtype=dtype)
-        buffer = bytearray(n_bytes)
-        view, filled = memoryview(buffer), 0
-        while filled < n_bytes:
+    def _fill(self, part: Tensor) -> Tensor:
+        """`part`, contiguous, with the file's next bytes in it."""
+        if not part.numel():
+            return part
+        view, filled = memoryview(part.view(torch.uint8).numpy()).cast("B"), 0
+        while filled < part.nbytes:
             got = self._file.readinto(view[filled:])  # pyright: ignore[reportAttributeAccessIssue]
             if not got:
                 raise _corrupt(self._name, "it ends before its weights do")
             filled += got
-        return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+        return part
 
 
 @contextmanager
@@ -134,6 +137,13 @@ def read_tensors(source: Source, name: str, dtype: torch.dtype, feature_major: S
             tensor: weights.take(tensor, dtype, transpose=True).T if tensor in turned else weights.take(tensor, dtype)
             for tensor in weights.header
         }
+
+
+def n_not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite; without a temporary copy where there are none."""
+    if not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all()):
+        return 0
+    return int((~tensor.isfinite()).sum())
 
 
 def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], int]:
