@@ -109,7 +109,7 @@ class Weights:
         """`part`, contiguous, with the file's next bytes in it."""
         if not part.numel():
             return part
-        view, filled = memoryview(part.view(torch.uint8).numpy()).cast("B"), 0
+        view, filled = part.view(torch.uint8).numpy().reshape(-1).data, 0
         while filled < part.nbytes:
             got = self._file.readinto(view[filled:])  # pyright: ignore[reportAttributeAccessIssue]
             if not got:
