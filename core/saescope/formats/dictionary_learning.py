@@ -85,13 +85,14 @@ def _config(source: Source) -> tuple[SAEConfig, _Class]:
     name = need(said, "trainer.dict_class", str, file)
     if name not in CLASSES:
         raise unsupported("dict_class", file=file, got=name, allowed=[*CLASSES])
-    kind, trainer = CLASSES[name], said["trainer"]
-    architecture, own = kind.architecture, dict[str, Any]()
+    kind, trainer, own = CLASSES[name], said["trainer"], dict[str, Any]()
+    architecture = kind.architecture
     if "topk" in architecture:
         own["k"] = need(said, "trainer.k", int, file)
     if architecture == "matryoshka_batchtopk":
         widths = _widths(trainer, file)
-        architecture, own = ("matryoshka_batchtopk", own | {"matryoshka_widths": widths}) if widths else ("batchtopk", own)
+        own |= {"matryoshka_widths": widths} if widths else {}
+        architecture = architecture if widths else "batchtopk"  # the groups do not change its numbers
     if "batchtopk" in architecture:
         own["k"] = float(own["k"])
     cfg = ARCHITECTURES[architecture][0](

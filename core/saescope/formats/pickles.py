@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -242,6 +243,13 @@ def _refused(name: str, why: str = "", code: str = "PICKLE_REFUSED") -> FormatEr
 
 
 def _sha256(path: Path) -> str:
+    said = path.stat()
+    return _digest(path.resolve(), said.st_size, said.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, changed_ns: int) -> str:
+    """A load asks for the same file's hash more than once; a changed file has another key."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

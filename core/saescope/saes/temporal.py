@@ -69,6 +69,7 @@ class TemporalSAE(SAE):
     sequential: ClassVar[bool] = True
     biases: ClassVar[tuple[str, ...]] = ()
     cfg: TemporalConfig
+    untied: Float[Tensor, "d_sae d_in"]
 
     def __init__(self, cfg: TemporalConfig, tensors: Mapping[str, Tensor]) -> None:
         nn.Module.__init__(self)
@@ -152,11 +153,11 @@ class TemporalSAE(SAE):
     def _attend(self, layer: int, context: Tensor, target: Tensor) -> Tensor:
         """Causal attention over the features; heads side by side."""
         (k, q, v, out), heads = self._projections(layer), self.cfg.n_heads
-        split = (
-            F.linear(inputs, *projection).unflatten(-1, (heads, -1)).transpose(0, 1)
-            for inputs, projection in ((target, q), (context, k), (context, v))
-        )
-        attended = F.scaled_dot_product_attention(*split, is_causal=True)
+
+        def split(inputs: Tensor, projection: tuple[Tensor, Tensor]) -> Tensor:
+            return F.linear(inputs, *projection).unflatten(-1, (heads, -1)).transpose(0, 1)
+
+        attended = F.scaled_dot_product_attention(split(target, q), split(context, k), split(context, v), is_causal=True)
         return F.linear(attended.transpose(0, 1).flatten(1), *out)
 
     def _projections(self, layer: int) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -126,7 +126,8 @@ def test_peek_says_what_read_gives(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_encoder_is_made_once(case: str) -> None:
     """W_enc arrives feature-major: the SAE takes its memory over."""
-    cfg, tensors = (lambda dialect, source: dialect.read(source, torch.float32))(*as_repository(case))
+    dialect, source = as_repository(case)
+    cfg, tensors = dialect.read(source, torch.float32)
     sae = ARCHITECTURES[cfg.architecture][1](cfg, tensors)
     assert sae.W_dec.data_ptr() == tensors["W_dec"].data_ptr()
     if "W_enc" in tensors:

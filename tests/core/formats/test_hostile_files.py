@@ -4,10 +4,12 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
-from io import BytesIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -190,23 +192,25 @@ def test_mutated_npz_either_loads_or_is_refused_with_a_code(tmp_path: Path) -> N
             )
 
 
-def test_npz_headers_come_from_a_few_bytes(tmp_path: Path) -> None:
-    """Of a file on the hub only ranges are fetched."""
+class Counting(FileIO):
+    """How much of a file is read."""
+
     n_read = 0
 
-    class Counting(BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            nonlocal n_read
-            content = super().read(size)
-            n_read += len(content)
-            return content
+    def readinto(self, buffer: Any) -> int:
+        got = super().readinto(buffer)
+        self.n_read += got or 0
+        return got or 0
 
+
+def test_npz_headers_come_from_a_few_bytes(tmp_path: Path) -> None:
+    """Of a file on the hub only ranges are fetched."""
     big = arrays(w_enc=np.ones((512, 4096), dtype="<f4"), w_dec=np.ones((4096, 512), dtype="<f4"))
-    whole = (write_npz(tmp_path, big) / "params.npz").read_bytes()
-    source = hub(tmp_path, "google/gemma-scope-2b-pt-res", "")
-    source = type(source)(opener=lambda _: Counting(whole), local=source.local, names=source.names)
-    assert npz.read_npz_header(source, "params.npz")["w_enc"].shape == (512, 4096)
-    assert n_read < 100_000
+    file = write_npz(tmp_path, big) / "params.npz"
+    source, raw = hub(tmp_path, "google/gemma-scope-2b-pt-res", ""), Counting(file)
+    watched = type(source)(opener=lambda _: BufferedReader(raw), local=source.local, names=source.names)
+    assert npz.read_npz_header(watched, "params.npz")["w_enc"].shape == (512, 4096)
+    assert raw.n_read < 100_000
 
 
 # ---------------------------------------------------------------- pickles
@@ -472,3 +476,23 @@ def test_a_qwen_file_outside_its_repository_has_no_k(tmp_path: Path, monkeypatch
 def test_trust_remote_code_is_refused(tmp_path: Path) -> None:
     folder = write_npz(tmp_path, arrays())
     refused(folder, "REMOTE_CODE_REFUSED", {"model_from_pretrained_kwargs": {"trust_remote_code": True}})
+
+
+CONFINED = """
+import torch
+from saescope.formats import pickles
+pickles._confine(1000)
+for attempt in (lambda: torch.empty(4 << 30, dtype=torch.uint8), lambda: open("big", "wb").write(bytes(20 << 20))):
+    try:
+        attempt()
+        print("went through")
+    except (RuntimeError, OSError) as error:
+        print("stopped")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the limits are known to hold")
+def test_the_child_gets_no_more_memory_and_disk_than_the_file_can_need(tmp_path: Path) -> None:
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    assert done.stdout.split() == ["stopped", "stopped"], done.stderr
