@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from saescope.errors import FormatError, OfflineError, ResourceError
 from saescope.hub import transfer
+from saescope.hub.failures import passes, translate
 from saescope.names import home
 
 _SAFE_ETAG = re.compile(r"[0-9A-Za-z_.-]{1,128}")
@@ -76,8 +77,8 @@ def _complete(url: str, what: str, part: Path, size: int, say: Callable[[str], N
         if now >= size:
             return
         failures = 0 if now - have >= _ENOUGH_BYTES else failures + 1
-        if failures >= transfer.ATTEMPTS or not transfer.passes(failed):
-            raise transfer.translate(what, failed) from None
+        if failures >= transfer.ATTEMPTS or not passes(failed):
+            raise translate(what, failed) from None
         transfer.pause(max(failures, 1), failed)
 
 

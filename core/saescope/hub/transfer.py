@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
 from saescope.cancel import checkpoint
-from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError, SaescopeError
+from saescope.errors import FormatError, OfflineError, SaescopeError
+from saescope.hub.failures import passes, translate
 
 T = TypeVar("T")
 
@@ -22,9 +23,6 @@ STALL_BYTES = 30 << 10
 HEAD_BYTES = 128 << 10
 """The unit of ranged reads: the header of an SAE's weights usually fits in one."""
 MAX_SKIPPED_BYTES = 8 << 20
-_NO_HEADER = ("UnicodeEncodeError", "LocalProtocolError")
-_FINAL = (*_NO_HEADER, "OfflineModeIsEnabled", "UnsupportedProtocol")
-_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 def endpoint() -> str:
@@ -68,85 +66,9 @@ def pause(attempt: int, error: Exception) -> None:
         time.sleep(min(left, 0.1))
 
 
-def passes(error: Exception) -> bool:
-    """Whether trying again may help."""
-    status = _status(error)
-    return (
-        status in _TRANSIENT
-        if status
-        else type(error).__name__ not in ("OfflineModeIsEnabled", "LocalProtocolError", "UnsupportedProtocol")
-    )
-
-
 def unreachable(error: SaescopeError) -> bool:
     """Whether the hub gave no answer that counts, so that what is cached may stand in."""
     return isinstance(error, OfflineError)
-
-
-def translate(what: str, error: Exception) -> SaescopeError:
-    """Our error for what a request failed with."""
-    kind, status = type(error).__name__, _status(error)
-    if kind == "GatedRepoError":
-        return NotFoundError(
-            f"{what} is gated: the hub wants you to accept its terms.",
-            code="REPO_GATED",
-            field="release",
-            hint="Accept the terms on its page on the hub, log in (`hf auth login`, or set HF_TOKEN), and call again.",
-        )
-    if kind == "RevisionNotFoundError":
-        return NotFoundError(
-            f"{what}: there is no such revision.",
-            code="REVISION_NOT_FOUND",
-            field="revision",
-            hint="Leave revision out, or give a branch, tag or commit.",
-        )
-    if kind in ("RemoteEntryNotFoundError", "EntryNotFoundError"):
-        return NotFoundError(f"The hub has no file {what}.", code="FILE_MISSING", field="sae_id", got=what)
-    if kind in ("RepositoryNotFoundError", "DisabledRepoError") or status == 404:
-        return NotFoundError(
-            f"The hub has no {what}, or it is private.",
-            code="REPO_NOT_FOUND",
-            field="release",
-            got=what,
-            hint="Check the name; for a private repository log in (`hf auth login`, or set HF_TOKEN).",
-        )
-    if status in (401, 403):
-        return NotFoundError(
-            f"The hub refuses access to {what} (HTTP {status}).",
-            code="HUB_ACCESS_DENIED",
-            field="release",
-            got=what,
-            hint="Check the token (HF_TOKEN, or `hf auth whoami`) and that its account may read the repository.",
-        )
-    if kind in _NO_HEADER:
-        return ArgumentError(
-            "The hub's token (HF_TOKEN, or that of `hf auth login`) holds characters that no token has.",
-            code="HUB_TOKEN_INVALID",
-            hint="Set HF_TOKEN again, or unset it: public repositories need none.",
-        )
-    if status == 429:
-        return OfflineError(
-            f"The hub limits requests at the moment (HTTP 429 for {what}).",
-            code="HUB_RATE_LIMITED",
-            got=what,
-            hint="Wait a few minutes and call again; logging in raises the limit.",
-        )
-    if status:
-        return OfflineError(
-            f"The hub failed with HTTP {status} for {what}.",
-            code="HUB_UNAVAILABLE",
-            got=what,
-            hint="Call again later, or set HF_ENDPOINT to a mirror.",
-        )
-    return OfflineError(
-        f"{what} is not cached and the hub cannot be reached ({kind}).",
-        got=what,
-        hint="Connect to the network (or set HF_ENDPOINT to a mirror) and call again; once cached it works offline.",
-    )
-
-
-def _status(error: Exception) -> int:
-    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
 @contextmanager
