@@ -79,7 +79,6 @@ def _recipe(source: Source) -> Recipe:
         d_out=decoder.shape[-1] if transcoder and decoder.shape else d_in,
         dtype=stored_dtype(header, "w_enc"),
         apply_b_dec_to_input=False,
-        reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
         transcoder=transcoder,
         skip=_SKIP in header or bool(said.get("affine_connection")) or bool(re.search(r"_affine(?:/|\.|$)", path)),
         metadata=metadata(
