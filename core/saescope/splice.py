@@ -92,7 +92,7 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
 
 
 def prepare_input(model: LanguageModel, sae: SAE, activation: Tensor) -> Float[Tensor, "n_pos d_in"]:
-    """The activation at its hook as the SAE knows it: heads flattened; minus the mean where the model was processed by TransformerLens."""
+    """The activation at its hook as the SAE knows it: heads flattened, and as a model that TransformerLens had processed would show it."""
     x = sae.flatten(activation)
     return x - x.mean(-1, keepdim=True) if sae.cfg.metadata.center_writing_weights and model.readout.centred else x
 
@@ -110,8 +110,9 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
     x = prepare_input(model, sae, read)
     if not bool(x.isfinite().all()):
         raise NumericError(f"The activations at {read_hook(sae)} are not finite.", hint="Load the model with dtype float32.")
-    acts = sae.encode_sparse(x)
-    sae_out = sae.skip_path(x, sae.decode(acts, like=x))
+    given = x.reshape(*read.shape[:2], sae.cfg.d_in) if sae.sequential else x
+    acts = sae.encode_sparse(given)
+    sae_out = sae.skip_path(given, sae.decode(acts, like=given)).reshape(-1, sae.cfg.d_out)
     flat = written.reshape(-1, sae.cfg.d_out)
     return SiteRecord(x, flat.to(sae.dtype) if sae.cfg.transcoder else x, acts, sae_out, flat)
 
