@@ -92,8 +92,10 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
 
 
 def prepare_input(model: LanguageModel, sae: SAE, activation: Tensor) -> Float[Tensor, "n_pos d_in"]:
-    """The activation at its hook as the SAE knows it: heads flattened, and as a model that TransformerLens had processed would show it."""
+    """The activation at its hook as the SAE knows it: heads flattened; without the mean or the value bias that TransformerLens took out."""
     x = sae.flatten(activation)
+    if sae.cfg.metadata.fold_value_biases:
+        x = x - model.value_bias(read_hook(sae)).to(x)
     return x - x.mean(-1, keepdim=True) if sae.cfg.metadata.center_writing_weights and model.readout.centred else x
 
 

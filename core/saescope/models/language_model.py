@@ -116,6 +116,17 @@ class LanguageModel:
             raise NumericError("The model's logits are not finite.", hint="Use a smaller strength, or dtype float32.")
         return logits, past
 
+    def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
+        """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head, constant since attention sums to 1."""
+        layer, _ = split_hook(hook_name)
+        block = self.bridge.blocks[layer]
+        bias, norm_bias = getattr(block.attn, "b_V", None), getattr(block.ln1, "bias", None)
+        with torch.no_grad():
+            z_bias = torch.zeros(1, device=self.device) if bias is None else bias.detach().float()
+            if norm_bias is not None:
+                z_bias = z_bias + torch.einsum("d,hde->he", norm_bias.detach().float(), block.attn.W_V.detach().float())
+        return z_bias.flatten()
+
     def require_hook(self, hook_name: str) -> None:
         """Raises HookError where the model has no such hook or cannot fire it as it is set up."""
         try:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from saescope.formats.hf_sites import hook_of
 from saescope.hooks import record_activations
 from saescope.models import load_model
+from saescope.saes import SAEMetadata, StandardConfig, StandardSAE
+from saescope.splice import prepare_input
 
 IDS = torch.tensor([[2, 17, 400, 33, 921, 5]])
 RMS_INPUT = "before the norm's weight"
@@ -65,6 +67,22 @@ def test_an_sae_gets_what_its_module_computes(case: str, folder_of: Callable[[st
     assert torch.allclose(given(folder_of(family), read_hook), values(folder_of(family), module, side), atol=1e-5)
     if written:
         assert torch.allclose(given(folder_of(family), write_hook), values(folder_of(family), written, "output"), atol=1e-5)
+
+
+def test_an_attention_sae_of_a_processed_model_gets_z_without_its_value_bias(folder_of: Callable[[str], Path]) -> None:
+    """Equal to what attention makes of values that have no bias: transformer-lens's fold_ln and fold_value_biases."""
+    model = load_model(str(folder_of("gpt2")), device="cpu")
+    there = record_activations(model, IDS, ["blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_z"])
+    block = model.bridge.blocks[1]
+    values = torch.einsum("bsd,hde->bshe", there["blocks.1.ln1.hook_normalized"] * block.ln1.weight, block.attn.W_V)
+    without = torch.einsum("bhqk,bkhe->bqhe", there["blocks.1.attn.hook_pattern"], values).flatten(2)
+    cfg = StandardConfig(
+        d_in=32, d_sae=4, reshape_activations="hook_z", metadata=SAEMetadata(hook_name="blocks.1.attn.hook_z", fold_value_biases=True)
+    )
+    weights = {"W_enc": torch.ones(32, 4), "W_dec": torch.ones(4, 32), "b_enc": torch.zeros(4), "b_dec": torch.zeros(32)}
+    x = prepare_input(model, StandardSAE(cfg, weights), there["blocks.1.attn.hook_z"])
+    assert torch.allclose(x, without[0].detach(), atol=1e-5)
+    assert not torch.allclose(x, there["blocks.1.attn.hook_z"].reshape(x.shape), atol=1e-2)
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
