@@ -81,7 +81,16 @@ def steer(
     drawn = draw_features(edits, maxima, n_draws=n_controls, seed=seed)
     plans = [None, *[plan] * n_samples, *(control_plan(sae, plan, features) for features in drawn)]
     seeds = [seed, *range(seed, seed + n_samples), *[seed] * len(drawn)]
-    rows = generate(model, sae, tokens.ids, plans, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds, use_cache=use_cache and not sae.sequential)
+    rows = generate(
+        model,
+        sae,
+        tokens.ids,
+        plans,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seeds=seeds,
+        use_cache=use_cache and not sae.sequential,
+    )
     concept = list(concept_tokens) or _promoted(model, sae, edits)
     labels = ["baseline", *(f"steered {i + 1}" for i in range(n_samples)), *(f"control: feature {_listed(features)}" for features in drawn)]
     arms = [_arm(model, label, row, set(concept)) for label, row in zip(labels, rows, strict=True)]
