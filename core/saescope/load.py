@@ -1,7 +1,7 @@
 """The front door for SAEs: a release or repository on the hub, a folder or file on disk, or the embedded default."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,7 @@ from saescope.embedded import EMBEDDED_SAE_DIR
 from saescope.errors import ArgumentError, FormatError, NotFoundError
 from saescope.formats import BY_NAME, DIALECTS, Source, local_source
 from saescope.names import nearest
-from saescope.saes import ARCHITECTURES, SAE, SAEConfig
+from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
 
 _SAELENS_FILES = ("cfg.json", "sae_weights.safetensors")
 
@@ -39,6 +39,8 @@ class _Found(NamedTuple):
     dialect: ModuleType
     name: str
     revision: str
+    asked: Mapping[str, Any]
+    """What the user says of it: this wins over its files."""
 
 
 def load_sae(
@@ -105,7 +107,7 @@ def _locate(
     dialect = _detect(source)
     if dialect is None:
         raise _unknown_locally(place, source)
-    return _Found(source, dialect, str(place), "")
+    return _Found(source, dialect, str(place), "", dict(known or {}))
 
 
 def _on_hub(
@@ -124,7 +126,7 @@ def _on_hub(
     dialect = BY_NAME.get(location.dialect) if location.dialect else _detect(source)
     if dialect is None:
         raise _unknown_remotely(source)
-    found = _Found(source, dialect, hub_name, repository.commit)
+    found = _Found(source, dialect, hub_name, repository.commit, dict(known or {}))
     if not _wanted(found) and not offline:
         raise NotFoundError(
             f"{location.repo_id} has no {location.path!r}.",
@@ -167,7 +169,10 @@ def _folders(names: frozenset[str]) -> list[str]:
 
 
 def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
-    """The configuration with a note of where the SAE came from, which travels with it when it is saved."""
+    """The configuration as the user wants it, with a note of where the SAE came from, which travels with it when it is saved."""
+    asked = {field.name: found.asked[field.name] for field in fields(SAEMetadata) if field.name in found.asked}
+    if asked:
+        cfg = replace(cfg, metadata=replace(cfg.metadata, **asked, raw=dict(cfg.metadata.raw) | asked))
     if not found.revision:
         return cfg
     origin = {"repo_id": found.source.repo_id, "path": found.source.path, "revision": found.revision, "dialect": found.dialect.NAME}

@@ -2,6 +2,6 @@
 
 from saescope.catalogue.cached import hub_cache, is_cached
 from saescope.catalogue.registry import Entry, get, releases
-from saescope.catalogue.search import Page, Row, find
+from saescope.catalogue.search import Page, Row, find, on_this_machine
 
-__all__ = ["Entry", "Page", "Row", "find", "get", "hub_cache", "is_cached", "releases"]
+__all__ = ["Entry", "Page", "Row", "find", "get", "hub_cache", "is_cached", "on_this_machine", "releases"]

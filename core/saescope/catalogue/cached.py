@@ -23,6 +23,12 @@ def is_cached(repo_id: str, file: str) -> bool:
     return any((commit / file).is_file() for commit in _commits(repo_id))
 
 
+def files_of(repo_id: str) -> set[str]:
+    """All files of the repository that are here, at any commit."""
+    commits = _commits(repo_id)
+    return {file.relative_to(commit).as_posix() for commit in commits for file in commit.rglob("*") if file.is_file()}
+
+
 def _commits(repo_id: str) -> list[Path]:
     try:
         return [*snapshots(repo_id).iterdir()]

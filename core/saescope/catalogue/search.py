@@ -4,7 +4,7 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from saescope.catalogue.cached import is_cached
+from saescope.catalogue.cached import files_of, is_cached
 from saescope.catalogue.registry import Entry, nearest_releases, releases
 from saescope.catalogue.sites import weights_file
 from saescope.errors import ArgumentError
@@ -89,6 +89,14 @@ def find(
         found.sort(key=lambda entry: entry.release != query.strip())
     rows = [_row(entry) for entry in found[offset : offset + limit]]
     return Page(rows, len(found), [] if found else _nearest(query, model))
+
+
+def on_this_machine() -> list[Entry]:
+    """Every published SAE whose weights are in the hub's cache; one of several names is given once, under the first."""
+    entries = [row.entry for row in _index()]
+    files = {repo_id: files_of(repo_id) for repo_id in dict.fromkeys(entry.repo_id for entry in entries)}
+    found = (entry for entry in entries if weights_file(entry.dialect, entry.path) in files[entry.repo_id])
+    return [*{(entry.repo_id, entry.path): entry for entry in reversed([*found])}.values()][::-1]
 
 
 def canonical_model(name: str) -> str:

@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +39,8 @@ MAX_LISTED = 1024
 """Integer tensors up to this length are plain values, longer ones are left out: weights are floating-point numbers."""
 SECONDS = 60
 SECONDS_PER_GB = 60
+YES = ("1", "true", "t", "yes", "y", "on")
+_allowed: ContextVar[bool | None] = ContextVar("pickles_allowed", default=None)
 _KEPT_ENV = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "HOME", "USERPROFILE")
 
 
@@ -49,9 +52,20 @@ class Converted(Weights):
         self.values = values
 
 
+@contextmanager
+def pickles_allowed(allowed: bool) -> Generator[None]:
+    """Whether .pt files may be read inside, whatever the environment says."""
+    token = _allowed.set(allowed)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
 def is_allowed() -> bool:
     """Whether the user's settings allow .pt files."""
-    return os.environ.get(SETTING) == "1"
+    said = _allowed.get()
+    return os.environ.get(SETTING, "").lower() in YES if said is None else said
 
 
 @contextmanager

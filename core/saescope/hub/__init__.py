@@ -4,7 +4,7 @@ Nothing that leaves this package names a token or a signed address: errors say r
 """
 
 from saescope.hub.failures import invalid_config_error
-from saescope.hub.location import Location, resolve
+from saescope.hub.location import Location, first_name, resolve
 from saescope.hub.repository import Repository, repository
 
-__all__ = ["Location", "Repository", "invalid_config_error", "repository", "resolve"]
+__all__ = ["Location", "Repository", "first_name", "invalid_config_error", "repository", "resolve"]

@@ -50,8 +50,22 @@ def resolve(release: str, sae_id: str) -> Location:
             hint="Name a release, or a Hugging Face repository as owner/name.",
         )
     path = checked_path(sae_id.strip("/"))
-    entry = _by_place().get((release, path))
-    return _located(entry) if entry else Location(release, path, "", {})
+    entries = _by_place().get((release, path))
+    return _located(entries[0]) if entries else Location(release, path, "", {})
+
+
+def first_name(release: str, sae_id: str) -> tuple[str, str]:
+    """One name for an SAE that has several: the catalogue's first for its place, where the catalogue knows it.
+
+    ("gemma-scope-2b-pt-res-canonical", "layer_20/width_16k/canonical") and ("google/gemma-scope-2b-pt-res",
+    "layer_20/width_16k/average_l0_71") are both ("gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71").
+
+    Raises:
+        ArgumentError, NotFoundError: as `resolve`.
+    """
+    place = resolve(release, sae_id)
+    entries = _by_place().get((place.repo_id, place.path))
+    return (entries[0].release, entries[0].sae_id) if entries else (release, sae_id)
 
 
 def checked_path(path: str) -> str:
@@ -68,10 +82,17 @@ def checked_path(path: str) -> str:
 
 
 def _located(entry: Entry) -> Location:
-    return Location(entry.repo_id, entry.path, entry.dialect, entry.known)
+    known: dict[str, Any] = {}
+    for other in (*_by_place()[entry.repo_id, entry.path], entry):  # under one name the catalogue has the l0, under another the page
+        known |= other.known
+    return Location(entry.repo_id, entry.path, entry.dialect, known)
 
 
 @cache
-def _by_place() -> dict[tuple[str, str], Entry]:
+def _by_place() -> dict[tuple[str, str], list[Entry]]:
     """The catalogue by repository and path: an SAE named by its place gets what the catalogue knows of it."""
-    return {(entry.repo_id, entry.path): entry for saes in reversed(catalogue.releases().values()) for entry in saes.values()}
+    places: dict[tuple[str, str], list[Entry]] = {}
+    for saes in catalogue.releases().values():
+        for entry in saes.values():
+            places.setdefault((entry.repo_id, entry.path), []).append(entry)
+    return places
