@@ -32,6 +32,8 @@ class SAEInfo(NamedTuple):
     """Empty for an SAE that is not from the hub."""
     revision: str
     """The commit; empty for an SAE that is not from the hub."""
+    files: tuple[str, ...]
+    """What a load reads, as far as it is known."""
 
 
 class _Found(NamedTuple):
@@ -84,7 +86,15 @@ def peek_sae(
     found = _locate(path, release, sae_id, revision, offline, None, known)
     cfg, header = found.dialect.peek(found.source)
     n_bytes = sum(4 * torch.Size(info.shape).numel() for info in header.values())
-    return SAEInfo(_signed(found, cfg), n_bytes, found.name, found.dialect.NAME, found.source.repo_id, found.revision)
+    return SAEInfo(
+        cfg=_signed(found, cfg),
+        weights_bytes=n_bytes,
+        source=found.name,
+        dialect=found.dialect.NAME,
+        repo_id=found.source.repo_id,
+        revision=found.revision,
+        files=tuple(_wanted(found)),
+    )
 
 
 def _locate(

@@ -10,14 +10,15 @@ from saescope import __version__
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
-from saescope_mcp.tools import attribute, load, read, status, steer
+from saescope_mcp.tools import attribute, find, load, read, status, steer
 
-ALL_TOOLS: tuple[Tool, ...] = (*load.TOOLS, *status.TOOLS, *read.TOOLS, *attribute.TOOLS, *steer.TOOLS)
+ALL_TOOLS: tuple[Tool, ...] = (*find.TOOLS, *load.TOOLS, *status.TOOLS, *read.TOOLS, *attribute.TOOLS, *steer.TOOLS)
 
 INSTRUCTIONS = """\
 Use these tools to look inside a language model with sparse autoencoders (SAEs): which features fire on a text, what a prediction \
 rests on, what a feature does when changed. Everything runs on this machine.
-1. load_sae() returns a handle `sae`; without arguments it loads a small embedded model (first time: a 93 MB download). Read check.verdict.
+1. load_sae() returns a handle `sae`; without arguments it loads a small embedded model (first time: a 93 MB download). find_saes \
+lists published ones by model, layer and site. Read check.verdict.
 2. top_features or encode_text: what fires. attribute_logit: why a token is predicted. intervene, steer_generate: test it.
 3. Report evidence as the result does: observed < correlational < intervened < controlled. Say "causes" only at the last two, and compare \
 with the controls. error_share is what the SAE does not see. Labels and promoted tokens are hints, not proof.

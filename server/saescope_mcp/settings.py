@@ -28,6 +28,8 @@ class Settings(BaseModel):
     """The command line: a person typed the path."""
     offline: bool = False
     """Never use the network."""
+    allow_pickle: bool = False
+    """Convert an SAE's .pt file to safetensors, in a confined process, the first time that it is loaded."""
 
     max_models: int = Field(default=2, ge=1)
     max_saes: int = Field(default=16, ge=1)

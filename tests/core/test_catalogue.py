@@ -16,7 +16,7 @@ from saescope.catalogue import Entry, find, get, hub_cache, releases
 from saescope.catalogue.search import canonical_model
 from saescope.catalogue.sites import weights_file
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.hub import resolve
+from saescope.hub import first_name, resolve
 from saescope.hub.location import checked_path
 
 ALL = [entry for saes in releases().values() for entry in saes.values()]
@@ -266,3 +266,31 @@ def test_the_cache_is_where_huggingface_hub_has_it(given: dict[str, str], monkey
     code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert str(hub_cache()) == done.stdout.strip()
+
+
+CANONICAL = ("gemma-scope-2b-pt-res-canonical", "layer_20/width_16k/canonical")
+FIRST = ("gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71")
+
+
+def test_the_names_of_one_place_share_what_is_known_of_it() -> None:
+    known = [resolve(*name).known for name in (CANONICAL, FIRST, ("google/gemma-scope-2b-pt-res", FIRST[1]))]
+    assert known[0] == known[1] == known[2]
+    assert (known[0]["l0"], known[0]["neuronpedia_id"]) == (71, "gemma-2-2b/20-gemmascope-res-16k")
+
+
+def test_one_of_several_names_stands_for_all() -> None:
+    assert first_name(*CANONICAL) == first_name(*FIRST) == first_name("google/gemma-scope-2b-pt-res", FIRST[1]) == FIRST
+    assert first_name("someone/saes", "x/y") == ("someone/saes", "x/y")
+    with pytest.raises(NotFoundError):
+        first_name("gemma-scope-2b-pt-ress", "x")
+
+
+def test_what_is_on_this_machine_is_listed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert catalogue.on_this_machine() == []
+    folder = tmp_path / "models--google--gemma-scope-2b-pt-res" / "snapshots"
+    for commit in ("abc", "def"):
+        file = folder / commit / FIRST[1] / "params.npz"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert [(entry.release, entry.sae_id) for entry in catalogue.on_this_machine()] == [FIRST]

@@ -34,6 +34,15 @@ def test_what_the_user_says_wins() -> None:
     assert (info.cfg.metadata.hook_name, info.cfg.metadata.model_name) == ("blocks.3.hook_mlp_out", "mine")
 
 
+def test_what_the_user_says_wins_in_every_dialect(tmp_path: Path) -> None:
+    tree = Path(__file__).parents[1] / "data" / "dialects" / "gemma_2_res" / "gemma-scope-2b-pt-res"
+    folder = next(tree.rglob("params.npz")).parent
+    assert peek_sae(folder).cfg.metadata.hook_name == "blocks.20.hook_resid_post"
+    sae = load_sae(folder, device="cpu", known={"hook_name": "blocks.3.hook_resid_pre"})
+    assert sae.cfg.metadata.hook_name == "blocks.3.hook_resid_pre"
+    assert peek_sae(sae.save(tmp_path / "again")).cfg.metadata.hook_name == "blocks.3.hook_resid_pre"
+
+
 def test_path_and_release_together_are_refused() -> None:
     with pytest.raises(ArgumentError):
         load_sae(DATA / "topk", release="gpt2-small-res-jb")

@@ -14,7 +14,7 @@ from saescope_mcp.settings import Settings
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "tools.json"
 NAMES = {
-    *("load_sae", "unload", "server_status", "job_status", "encode_text", "top_features"),
+    *("find_saes", "load_sae", "unload", "server_status", "job_status", "encode_text", "top_features"),
     *("attribute_logit", "intervene", "steer_generate"),
 }
 
@@ -32,7 +32,7 @@ def test_listing_the_tools_imports_no_torch() -> None:
         "anyio.run(main)\nprint([name for name in ('torch', 'transformers', 'typer', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["9", "[]"]
+    assert done.stdout.splitlines() == ["10", "[]"]
 
 
 async def test_names_descriptions_and_schemas_fit_a_small_part_of_a_context() -> None:

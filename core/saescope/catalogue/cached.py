@@ -23,6 +23,11 @@ def is_cached(repo_id: str, file: str) -> bool:
     return any((commit / file).is_file() for commit in _commits(repo_id))
 
 
+def is_cached_repository(repo_id: str) -> bool:
+    """Whether any of its files is here."""
+    return bool(_commits(repo_id))
+
+
 def files_of(repo_id: str) -> set[str]:
     """All files of the repository that are here, at any commit."""
     commits = _commits(repo_id)

@@ -35,6 +35,8 @@ class Row(NamedTuple):
     explained_variance: float | None
     neuronpedia_id: str
     cached: bool
+    file: str
+    """What holds its weights, relative to its repository's root."""
 
 
 class Page(NamedTuple):
@@ -150,6 +152,7 @@ def _nearest(query: str, model: str) -> list[str]:
 
 
 def _row(entry: Entry) -> Row:
+    file = weights_file(entry.dialect, entry.path)
     return Row(
         release=entry.release,
         sae_id=entry.sae_id,
@@ -160,5 +163,6 @@ def _row(entry: Entry) -> Row:
         l0=entry.l0,
         explained_variance=entry.explained_variance,
         neuronpedia_id=entry.neuronpedia_id,
-        cached=is_cached(entry.repo_id, weights_file(entry.dialect, entry.path)),
+        cached=is_cached(entry.repo_id, file),
+        file=file,
     )

@@ -43,7 +43,7 @@ class Check:
 
 
 def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = None) -> Check:
-    """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed; L0 is compared with the published one."""
+    """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed; compare L0."""
     limit = min(model.n_ctx, sae.cfg.metadata.context_size or model.n_ctx)
     tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos, limit=limit)
     ids, mask = model.batch(tokens.ids), counted(tokens).to(model.device)

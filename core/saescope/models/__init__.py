@@ -2,9 +2,10 @@
 
 from saescope.devices import pick_device
 from saescope.models.language_model import LanguageModel, StopForward
-from saescope.models.loading import canonical_name, load_model, peek_model_bytes
+from saescope.models.loading import canonical_name, load_model
 from saescope.models.predictions import TargetLogit, logit_of, read_token, resolve_position, top_tokens
 from saescope.models.readout import Readout
+from saescope.models.sizes import peek_model_bytes
 from saescope.models.tokens import Tokens, counted
 
 __all__ = [

@@ -13,11 +13,12 @@ import torch
 
 from saescope.cancel import checkpoint
 from saescope.devices import DTYPES, pick_device, pick_dtype
-from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
+from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
 from saescope.hub import invalid_config_error
 from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
+from saescope.models.sizes import official_name
 from saescope.models.tokens import Tokenizer
 
 
@@ -61,25 +62,9 @@ def load_model(
     return _wrap(place, model.to(where), tokenizer)
 
 
-def peek_model_bytes(name_or_path: str | Path = EMBEDDED_HANDLE) -> int:
-    """Size of the weights as float32, from the files' headers; 0 if they are not on this machine yet."""
-    if str(name_or_path) == EMBEDDED_HANDLE:
-        return DISK_BYTES
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return 0
-    weights = list(path.glob("*.safetensors")) if path.is_dir() else []
-    return sum(_float32_bytes(file) for file in weights)
-
-
 def canonical_name(name: str) -> str:
     """One spelling for a model's many names: transformer-lens's aliases resolved, lower case, without the organisation."""
-    from transformer_lens.supported_models import MODEL_ALIASES
-
-    for official, aliases in MODEL_ALIASES.items():
-        if name == official or name in aliases:
-            name = official
-    return name.rsplit("/", 1)[-1].lower()
+    return official_name(name).rsplit("/", 1)[-1].lower()
 
 
 def _locate(name_or_path: str | Path, revision: str, offline: bool, progress: Callable[[str], None] | None) -> _Place:
@@ -103,14 +88,8 @@ def _locate(name_or_path: str | Path, revision: str, offline: bool, progress: Ca
             got=name,
             hint="Give a folder, a .gguf file or a hub name.",
         )
-    official = _official(name)
+    official = official_name(name)
     return _Place(official, False, official, official.rsplit("/", 1)[-1].lower(), revision or "main", frozenset({canonical_name(official)}))
-
-
-def _official(name: str) -> str:
-    from transformer_lens.supported_models import MODEL_ALIASES
-
-    return next((official for official, aliases in MODEL_ALIASES.items() if name in aliases), name)
 
 
 def _said_identity(path: Path) -> frozenset[str]:
@@ -259,9 +238,3 @@ def _translate(place: _Place, error: Exception) -> SaescopeError:
             hint='Connect to the network, or use a local folder: load_sae(..., model="/path/to/folder"); load_sae() alone needs no hub.',
         )
     return ModelError(f"{place.name} cannot be loaded: {text}", field="model", got=place.name)
-
-
-def _float32_bytes(file: Path) -> int:
-    with file.open("rb") as opened:
-        header: dict[str, Any] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return sum(4 * torch.Size(entry["shape"]).numel() for name, entry in header.items() if name != "__metadata__")

@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Look inside a language model with sparse autoencoders. Start with: saescope demo",
 )
-_LOADING = ("path", "release", "sae_id", "model")
+_LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the tool's document, and nothing else.")]
 
 

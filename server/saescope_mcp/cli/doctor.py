@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from saescope import __version__, embedded
+from saescope.catalogue import hub_cache, on_this_machine
 from saescope.errors import SaescopeError
 from saescope.names import home
 from saescope_mcp.settings import Settings, unknown_variables
@@ -137,10 +138,12 @@ def _cached() -> list[Finding]:
     model = Finding(
         "embedded model", "ready" if ready else "not here yet", ok=True, todo="" if ready else f"saescope demo fetches it ({size}, once)."
     )
-    known = AppState(Settings()).known.all()
+    known, entries = AppState(Settings()).known.all(), on_this_machine()
+    published = f"{len(entries)} of {len({entry.release for entry in entries})} releases, in {hub_cache()}" if entries else "none yet"
     token = os.environ.get("HF_TOKEN") or (Path.home() / ".cache/huggingface/token").exists()
     return [
         model,
+        Finding("published SAEs here", published, ok=True),
         Finding("known SAEs", ", ".join(known) or "none yet", ok=True),
         Finding("HF token", "present" if token else "absent (needed only for gated models)", ok=True),
         Finding("data folder", str(home()), ok=True),

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
 from saescope_mcp.schemas.common import Reply, Request
@@ -12,19 +13,32 @@ class LoadSae(Request):
     """Arguments of load_sae; none at all loads the embedded SAE."""
 
     release: Repository = Field(default="", description='Published release or Hugging Face repository, e.g. "gpt2-small-res-jb".')
-    sae_id: InsideRelease = Field(default="", description='SAE within the release, e.g. "blocks.8.hook_resid_pre".')
-    path: LocalPath = Field(default="", description="Local folder with cfg.json and sae_weights.safetensors, instead of a release.")
+    sae_id: InsideRelease = Field(
+        default="", description='SAE within the release, or folder or file in the repository, e.g. "blocks.8.hook_resid_pre".'
+    )
+    revision: Identifier = Field(default="", description="Branch, tag or commit of the release's repository. Empty: main.")
+    path: LocalPath = Field(default="", description="Local folder or file in any known format, instead of a release.")
     model: LocalPath = Field(default="", description="Hub name, local folder or .gguf file. Empty: the model that the SAE names.")
-    hook_name: Identifier = Field(default="", description='Site, if the SAE names none, e.g. "blocks.8.hook_resid_pre".')
+    hook_name: Identifier = Field(default="", description='Site, instead of the one that the SAE names, e.g. "blocks.8.hook_resid_pre".')
+    gate: Literal["", "saelens", "upstream"] = Field(
+        default="", description='Llama Scope only: "upstream" as its authors compute (the default), "saelens" as sae-lens does.'
+    )
     device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: float32 on CPU, as stored on a GPU."
     )
     allow_mismatch: bool = Field(default=False, description="Load although the SAE was trained on another model of the same width.")
-    dry_run: bool = Field(default=False, description="Only report sizes; load nothing.")
+    dry_run: bool = Field(default=False, description="Only report format, site and sizes, and whether it fits; no weight is fetched.")
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait before a job_id is returned instead."
     )
+
+    @model_validator(mode="after")
+    def _of_a_release(self) -> "LoadSae":
+        given = next((name for name in ("sae_id", "revision") if getattr(self, name)), "")
+        if given and not self.release:
+            raise PydanticCustomError("missing_argument", "there is {given} but no release", {"field": "release", "given": given})
+        return self
 
 
 class Memory(BaseModel):
@@ -42,6 +56,8 @@ class Check(BaseModel):
     l0: float
     explained_variance: float | None
     ce_score: float | None
+    published_l0: float | None
+    """Null if its publication does not say."""
     verdict: str
 
 
@@ -52,6 +68,10 @@ class LoadSaeReply(Reply):
     job_id: str | None = None
     sae: str | None = None
     model: str | None = None
+    dialect: str | None = None
+    """The on-disk format."""
+    revision: str | None = None
+    """The commit of its repository; null if it is not from the hub."""
     architecture: str | None = None
     hook_name: str | None = None
     d_in: int | None = None
@@ -59,6 +79,8 @@ class LoadSaeReply(Reply):
     k: int | float | None = None
     weights_bytes: int | None = None
     memory: Memory | None = None
+    fits: bool | None = None
+    """Of a dry run; null if the model's size is not known before its download."""
     check: Check | None = None
 
 

@@ -26,7 +26,7 @@ class Loaded(BaseModel):
 
 
 class Cached(BaseModel):
-    """Loads without the network, with this call."""
+    """An SAE whose files are on this machine, and the call that loads it."""
 
     name: str
     call: str
@@ -64,6 +64,7 @@ class ServerStatusReply(Reply):
     limits: dict[str, int | float]
     offline: bool
     cached: list[Cached]
+    cached_total: int
     truncated: bool = False
 
 

@@ -31,6 +31,10 @@ class LoadedSAE:
     check: "Check"
     warnings: list[str]
     weights_hash: str
+    dialect: str
+    """The on-disk format that it was read from."""
+    revision: str
+    """The commit of its repository; empty for an SAE that is not from the hub."""
     last_used: float = field(default_factory=time.monotonic)
 
     @property

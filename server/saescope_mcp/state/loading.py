@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError
+from saescope_mcp.settings import Settings
 from saescope_mcp.state.entries import LoadedSAE
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, Source, load_call, model_name
@@ -20,24 +20,34 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
+class Need(NamedTuple):
+    """Bytes that a load takes."""
+
+    sae_bytes: int
+    model_bytes: int | None
+    """0 if the model is loaded; None if its size is not known before the download."""
+    device: str
+
+
 async def load(state: "AppState", source: Source, placement: Placement, say: Say) -> LoadedSAE:
     """The SAE and its model in memory; what is there already is not loaded again."""
     async with state.loading:
         if there := state.loaded_from(source, placement):
             return there
         say("reading the configuration of the SAE")
-        info = await state.workers.run(partial(peek, source, offline=state.settings.offline))
+        info = await state.workers.run(partial(peek, source, state.settings))
         wanted, warnings = model_of(source, info, state)
         slot = state.slot_of(wanted, placement)
-        sae_bytes = in_memory(info.weights_bytes, placement)
+        need = await state.workers.run(partial(needed, state, info, wanted, placement, slot))
         then = load_call(source, placement)
-        await _make_sure_of_room(state, wanted, placement, slot, sae_bytes, then)
+        state.make_sure_of_counts(then, new_model=slot is None)
+        state.make_sure_of_room(need.sae_bytes + (need.model_bytes or 0), then, need.device)
         with ExitStack() as undo:
             if slot is None:
                 slot = await _load_model(state, wanted, placement, say)
                 undo.callback(state.drop_unused, slot)
-                state.make_sure_of_room(sae_bytes, then, str(slot.model.device))  # a model from the hub tells its size only now
-            entry = await _load_sae(state, slot, source, placement, say)
+                state.make_sure_of_room(need.sae_bytes, then, str(slot.model.device))  # a model from the hub tells its size only now
+            entry = await _load_sae(state, slot, source, placement, info, say)
             undo.pop_all()
     entry.warnings.extend(warnings)
     state.saes[entry.handle] = entry
@@ -45,11 +55,29 @@ async def load(state: "AppState", source: Source, placement: Placement, say: Say
     return entry
 
 
-def peek(source: Source, *, offline: bool) -> "SAEInfo":
+def peek(source: Source, settings: Settings) -> "SAEInfo":
+    """What is known before a weight is fetched."""
+    from saescope.formats.pickles import pickles_allowed
     from saescope.load import peek_sae
 
-    info = peek_sae(source.path or None, release=source.release, sae_id=source.sae_id, offline=offline)
-    if not (source.hook_name or info.cfg.metadata.hook_name):
+    with pickles_allowed(settings.allow_pickle):
+        info = peek_sae(
+            source.path or None,
+            release=source.release,
+            sae_id=source.sae_id,
+            revision=source.revision,
+            offline=settings.offline,
+            known=source.known,
+        )
+    if source.gate and info.cfg.metadata.raw.get("gate") != source.gate:
+        raise ArgumentError(
+            f"This SAE (format {info.dialect}) has no choice of gates.",
+            code="GATE_UNKNOWN",
+            field="gate",
+            got=source.gate,
+            hint="Call load_sae again without gate.",
+        )
+    if not info.cfg.metadata.hook_name:
         raise ArgumentError(
             "This SAE does not say which site it belongs to.",
             code="HOOK_UNKNOWN",
@@ -78,24 +106,15 @@ def model_of(source: Source, info: "SAEInfo", state: "AppState") -> tuple[str, l
     return EMBEDDED_HANDLE, [f'The embedded 4-bit copy of {named} is used; for the weights on the hub load with model="{named}".']
 
 
-def in_memory(float32_bytes: int, placement: Placement) -> int:
-    return float32_bytes // 2 if placement.dtype in ("float16", "bfloat16") else float32_bytes
-
-
-def model_bytes(name: str) -> int:
-    """Size as float32; 0 if it is not known before the download."""
+def needed(state: "AppState", info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None) -> Need:
+    """What a load would take, from headers; this may ask the hub."""
     from saescope.models import peek_model_bytes
 
-    return peek_model_bytes(name)
-
-
-async def _make_sure_of_room(
-    state: "AppState", wanted: str, placement: Placement, slot: ModelSlot | None, sae_bytes: int, then: str
-) -> None:
-    model = 0 if slot else in_memory(await state.workers.run(partial(model_bytes, wanted)), placement)
-    device = str(slot.model.device) if slot else await state.workers.run(partial(_device, placement.device))
-    state.make_sure_of_counts(then, new_model=slot is None)
-    state.make_sure_of_room(sae_bytes + model, then, device)
+    device = str(slot.model.device) if slot else _device(placement.device)
+    dtype = "float32" if placement.dtype == "auto" and device == "cpu" else placement.dtype
+    stored = info.cfg.dtype if dtype == "auto" else dtype
+    model_bytes = 0 if slot else peek_model_bytes(model, dtype=dtype, offline=state.settings.offline) or None
+    return Need(info.weights_bytes // (2 if stored in ("float16", "bfloat16") else 1), model_bytes, device)
 
 
 def _device(name: str) -> str:
@@ -127,27 +146,50 @@ def _read_model(name: str, placement: Placement, offline: bool, say: Say) -> "La
     return load_model(name, device=placement.device, dtype=placement.dtype, offline=offline, progress=say)
 
 
-async def _load_sae(state: "AppState", slot: ModelSlot, source: Source, placement: Placement, say: Say) -> LoadedSAE:
+async def _load_sae(state: "AppState", slot: ModelSlot, source: Source, placement: Placement, info: "SAEInfo", say: Say) -> LoadedSAE:
     from saescope.evals import check_sae
     from saescope.splice import check_fits
 
     say("loading the SAE")
-    sae = await state.workers.run(partial(_read_sae, source, str(slot.model.device), placement.dtype, state.settings.offline, say))
+    sae = await state.workers.run(partial(_read_sae, source, str(slot.model.device), placement.dtype, state.settings, say))
     say("checking the SAE on a probe text")
     async with slot.turn():
         warnings = await slot.run(check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch)
-        check = await slot.run(check_sae, slot.model, sae)
+        check = await slot.run(check_sae, slot.model, sae, published_l0=_published_l0(sae))
         weights_hash = await slot.run(lambda: sae.weights_hash)
-    handle = state.known.name(slot.handle, source, sae.cfg.metadata.hook_name)
-    return LoadedSAE(handle, sae, slot, source, placement, check, warnings, weights_hash)
+    meta = sae.cfg.metadata
+    return LoadedSAE(
+        handle=state.known.name(slot.handle, source, meta.hook_name),
+        sae=sae,
+        slot=slot,
+        source=source,
+        placement=placement,
+        check=check,
+        warnings=[*warnings, *([meta.note] if meta.note else [])],
+        weights_hash=weights_hash,
+        dialect=info.dialect,
+        revision=info.revision,
+    )
 
 
-def _read_sae(source: Source, device: str, dtype: str, offline: bool, say: Say) -> "SAE":
+def _read_sae(source: Source, device: str, dtype: str, settings: Settings, say: Say) -> "SAE":
+    from saescope.formats.pickles import pickles_allowed
     from saescope.load import load_sae
 
-    sae = load_sae(
-        source.path or None, release=source.release, sae_id=source.sae_id, device=device, dtype=dtype, offline=offline, progress=say
-    )
-    if source.hook_name:
-        sae.cfg = replace(sae.cfg, metadata=replace(sae.cfg.metadata, hook_name=source.hook_name))
-    return sae
+    with pickles_allowed(settings.allow_pickle):
+        return load_sae(
+            source.path or None,
+            release=source.release,
+            sae_id=source.sae_id,
+            device=device,
+            dtype=dtype,
+            revision=source.revision,
+            offline=settings.offline,
+            progress=say,
+            known=source.known,
+        )
+
+
+def _published_l0(sae: "SAE") -> float | None:
+    said = sae.cfg.metadata.raw.get("l0")
+    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and said > 0 else None

@@ -25,10 +25,18 @@ class Source:
     path: str = ""
     model: str = ""
     hook_name: str = ""
+    revision: str = ""
+    gate: str = ""
+
+    @property
+    def known(self) -> dict[str, str]:
+        """What the user says of the SAE, which wins over its files."""
+        return {name: value for name, value in (("hook_name", self.hook_name), ("gate", self.gate)) if value}
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:6]
+        said = {name: value for name, value in asdict(self).items() if value}
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:6]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,12 @@ from saescope_mcp.tool.facts import provenance
 
 
 async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
-    """Load an SAE and its language model, before any other tool; without arguments the embedded SmolLM2-135M SAE (first use
-    downloads 93 MB). Returns the handle `sae` that the other tools take, and a check of the SAE on a probe text: read its verdict. A load
-    that takes longer than wait_s goes on as a job: call job_status. Loading the same thing twice is free."""
-    source = source_of(request, state)
+    """Load an SAE and its language model, before any other tool: a release of find_saes, any Hugging Face repository as "owner/name", or
+    a local folder or file, whose format is recognised (SAELens, Gemma Scope and 15 more); without
+    arguments the embedded SmolLM2-135M SAE (first use downloads 93 MB). Returns the handle `sae` that the other tools take, and a check
+    of the SAE on a probe text: read its verdict. A load that takes longer than wait_s goes on as a job: call job_status. Loading the
+    same thing twice is free."""
+    source = await state.workers.run(partial(source_of, request, state))
     placement = Placement(request.device, request.dtype, request.allow_mismatch)
     if request.dry_run:
         return await _plan(state, source, placement)
@@ -43,9 +45,19 @@ async def unload(state: AppState, request: Unload) -> UnloadReply:
 
 
 def source_of(request: LoadSae, state: AppState) -> Source:
-    """What the request names, with paths resolved and checked."""
-    path = readable(request.path, state.settings, "path") if request.path else ""
-    return Source(request.release, request.sae_id, path, model_name(request.model, state.settings), request.hook_name)
+    """What the request names, with paths resolved and checked, and one name for an SAE that the catalogue has under several."""
+    from saescope.hub import first_name
+
+    release, sae_id = first_name(request.release, request.sae_id) if request.release else ("", "")
+    return Source(
+        release=release,
+        sae_id=sae_id,
+        path=readable(request.path, state.settings, "path") if request.path else "",
+        model=model_name(request.model, state.settings),
+        hook_name=request.hook_name,
+        revision=request.revision,
+        gate=request.gate,
+    )
 
 
 def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
@@ -64,6 +76,8 @@ def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
         state="done",
         sae=entry.handle,
         model=entry.model.name,
+        dialect=entry.dialect,
+        revision=entry.revision or None,
         architecture=cfg.architecture,
         hook_name=cfg.metadata.hook_name,
         d_in=cfg.d_in,
@@ -76,6 +90,7 @@ def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
             l0=check.l0,
             explained_variance=check.explained_variance,
             ce_score=check.ce_score,
+            published_l0=check.published_l0,
             verdict=check.verdict,
         ),
     )
@@ -91,33 +106,48 @@ def _running(job: Job) -> LoadSaeReply:
 
 
 async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:
-    from saescope_mcp.state.loading import in_memory, model_bytes, model_of, peek
+    from saescope_mcp.state.loading import model_of, needed, peek
 
-    info = await state.workers.run(partial(peek, source, offline=state.settings.offline))
+    info = await state.workers.run(partial(peek, source, state.settings))
     model, warnings = model_of(source, info, state)
-    there = state.slot_of(model, placement)
-    model_size = 0 if there else in_memory(await state.workers.run(partial(model_bytes, model)), placement)
-    weights_bytes = in_memory(info.weights_bytes, placement)
-    room, cfg = state.room(), info.cfg
+    need = await state.workers.run(partial(needed, state, info, model, placement, state.slot_of(model, placement)))
+    room, cfg = state.room(need.device), info.cfg
+    total = need.sae_bytes + (need.model_bytes or 0)
+    fits = False if total > room.free else None if need.model_bytes is None else True
     known = next((handle for handle, (other, _) in state.known.all().items() if other == source), None)
-    size = f"{(weights_bytes + model_size) / 1e6:,.0f} MB" + (
-        "" if there or model_size else " and a model whose size is known only once it is downloaded"
-    )
     return LoadSaeReply(
-        summary=f"Dry run: loading would take {size}; {room.free / 1e6:,.0f} MB of the budget are free. Nothing was loaded.",
-        warnings=warnings,
+        summary=f"Dry run: {cfg.architecture} SAE with {cfg.d_sae} features at {cfg.metadata.hook_name}, format {info.dialect}. "
+        + _size(total, room.free, fits),
+        warnings=[*warnings, *([cfg.metadata.note] if cfg.metadata.note else []), *_pickles(info.files, state)],
         next=[load_call(source, placement)],
         state="planned",
         sae=known,
         model=model,
+        dialect=info.dialect,
+        revision=info.revision or None,
         architecture=cfg.architecture,
-        hook_name=source.hook_name or cfg.metadata.hook_name,
+        hook_name=cfg.metadata.hook_name,
         d_in=cfg.d_in,
         d_sae=cfg.d_sae,
         k=getattr(cfg, "k", None),
-        weights_bytes=weights_bytes,
-        memory=Memory(need=weights_bytes + model_size, free=room.free, budget=room.budget),
+        weights_bytes=need.sae_bytes,
+        memory=Memory(need=total, free=room.free, budget=room.budget),
+        fits=fits,
     )
+
+
+def _size(total: int, free: int, fits: bool | None) -> str:
+    mb, there = f"{total / 1e6:,.0f} MB", f"{free / 1e6:,.0f} MB of the budget are free. Nothing was loaded."
+    if fits is None:
+        return f"Loading would take {mb} and a model whose size is not known before its download; {there}"
+    return f"Loading would take {mb}: it {'fits' if fits else 'does not fit'}; {there}"
+
+
+def _pickles(files: tuple[str, ...], state: AppState) -> list[str]:
+    names = [name.rpartition("/")[2] for name in files if name.endswith((".pt", ".pth"))]
+    if not names or state.settings.allow_pickle:
+        return []
+    return [f"{names[0]} is a pickle: unless it was converted before, it loads only where SAESCOPE_ALLOW_PICKLE=1 is set."]
 
 
 TOOLS = [

@@ -1,5 +1,7 @@
 """server_status and job_status."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mcp.types import ToolAnnotations
@@ -7,9 +9,10 @@ from mcp.types import ToolAnnotations
 from saescope import __version__
 from saescope_mcp.jobs import Job
 from saescope_mcp.schemas.status import Cached, JobRow, JobStatus, JobStatusReply, Loaded, MemoryUse, ServerStatus, ServerStatusReply
-from saescope_mcp.state import AppState, load_call
+from saescope_mcp.state import AppState, Placement, Source, load_call
 from saescope_mcp.tool import Tool, document, next_call, refusal
 
+MOST_CACHED = 15
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
 
@@ -17,7 +20,7 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
     """What is loaded, running, cached and allowed here; call it first when unsure, or after an error about memory or handles.
     Lists every handle with the call that loads it, free memory, device, jobs and all limits."""
     device = await state.workers.run(_device)
-    room, loaded, cached = state.room(device), _loaded(state), await state.workers.run(lambda: _cached(state))
+    room, loaded, cached = state.room(device), _loaded(state), await state.workers.run(partial(cached_saes, state))
     names = ", ".join(row.handle for row in loaded) or "nothing"
     return ServerStatusReply(
         summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} MB of the memory budget are free.",
@@ -33,7 +36,9 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
             if isinstance(value, int | float) and not isinstance(value, bool)
         },
         offline=state.settings.offline,
-        cached=cached,
+        cached=cached[:MOST_CACHED],
+        cached_total=len(cached),
+        truncated=len(cached) > MOST_CACHED,
     )
 
 
@@ -98,13 +103,29 @@ def _loaded(state: AppState) -> list[Loaded]:
     return rows
 
 
-def _cached(state: AppState) -> list[Cached]:
-    """Known SAEs, and the embedded one once its model is on this machine."""
+def cached_saes(state: AppState) -> list[Cached]:
+    """The embedded SAE once its model is on this machine; those loaded before, and all of the catalogue, whose files are here."""
+    from saescope.catalogue import on_this_machine
     from saescope.embedded import EMBEDDED_MODEL, is_ready
 
-    embedded = [Cached(name=f"{EMBEDDED_MODEL} (embedded)", call="load_sae()")] if is_ready() else []
-    known = [Cached(name=handle, call=load_call(*said)) for handle, said in state.known.all().items()]
-    return [*embedded, *(row for row in known if row.call != "load_sae()")]
+    rows = [Cached(name=f"{EMBEDDED_MODEL} (embedded)", call="load_sae()")] if is_ready() else []
+    published = {(entry.release, entry.sae_id) for entry in on_this_machine()}
+    known = {handle: said for handle, said in state.known.all().items() if _is_here(said[0], published)}
+    rows += [Cached(name=handle, call=load_call(*said)) for handle, said in known.items()]
+    listed = {(source.release, source.sae_id) for source, _ in known.values()}
+    fresh = (Source(release=release, sae_id=sae_id) for release, sae_id in sorted(published - listed))
+    return rows + [Cached(name=f"{source.release}/{source.sae_id}", call=load_call(source, Placement())) for source in fresh]
+
+
+def _is_here(source: Source, published: set[tuple[str, str]]) -> bool:
+    """Whether the files of an SAE that was loaded before are still there; the embedded one has its own row."""
+    from saescope.catalogue import is_cached_repository
+
+    if source.path:
+        return Path(source.path).exists()
+    if "/" in source.release:
+        return is_cached_repository(source.release)
+    return (source.release, source.sae_id) in published
 
 
 TOOLS = [

@@ -92,6 +92,22 @@ def test_an_sae_that_loses_much_is_told_from_a_good_one(family_of: Callable[[str
     assert check_sae(family_of("glass").model, faint).verdict.startswith(verdict)
 
 
+@pytest.mark.parametrize(("ratio", "off"), [(0.4, True), (0.55, False), (1.0, False), (1.9, False), (2.1, True)])
+def test_an_l0_far_from_the_published_one_is_said(family_of: Callable[[str], Family], ratio: float, off: bool) -> None:
+    family = family_of("glass")
+    sae = identity_sae(family)
+    measured = check_sae(family.model, sae).l0
+    check = check_sae(family.model, sae, published_l0=ratio * measured)
+    assert check.published_l0 == ratio * measured and check.l0 == measured
+    assert check.verdict.startswith("doubtful" if off else "good") and ("were published" in check.verdict) is off
+
+
+def test_a_wrong_sae_stays_wrong_whatever_its_l0(family_of: Callable[[str], Family]) -> None:
+    sae = identity_sae(family_of("glass"))
+    faint = type(sae)(sae.cfg, sae.tensors() | {"W_dec": -0.5 * sae.W_dec})
+    assert check_sae(family_of("glass").model, faint, published_l0=1e6).verdict.startswith("wrong")
+
+
 def test_a_probe_longer_than_the_context_is_cut(glass: LanguageModel, family_of: Callable[[str], Family]) -> None:
     ids = glass.tokenizer.hf(PROBE_TEXT, add_special_tokens=False).input_ids
     assert len(ids) > glass.n_ctx == 128

@@ -1,0 +1,75 @@
+"""How large a model will be, from the headers of its files, on this machine or on the hub: no weight is read."""
+
+import json
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+from saescope import hub
+from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE
+from saescope.errors import ModelError, SaescopeError
+
+MAX_HEADER_BYTES = 16 << 20
+_INDEX = "model.safetensors.index.json"
+_STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def peek_model_bytes(
+    name_or_path: str | Path = EMBEDDED_HANDLE, *, dtype: str = "float32", revision: str = "", offline: bool = False
+) -> int:
+    """Size of the weights in a dtype, or as stored ("auto"); 0 if that is not known before the download (a GGUF file, a gated
+    repository, no network)."""
+    if str(name_or_path) == EMBEDDED_HANDLE:
+        return DISK_BYTES * _BYTES.get(dtype, 4) // 4
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return sum(_of_file(file, dtype) for file in path.glob("*.safetensors"))
+    if path.exists():
+        return 0
+    try:
+        return _on_hub(official_name(str(name_or_path)), dtype, revision, offline)
+    except SaescopeError:  # the load itself will say what is wrong
+        return 0
+
+
+def official_name(name: str) -> str:
+    """The hub's name for one of transformer-lens's aliases; any other name as it is."""
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    return next((official for official, aliases in MODEL_ALIASES.items() if name in aliases), name)
+
+
+def _on_hub(name: str, dtype: str, revision: str, offline: bool) -> int:
+    repository = hub.repository(name, revision=revision, offline=offline)
+    files = [file for file in repository.names if file.endswith(".safetensors") and "/" not in file]
+    if _INDEX in repository.names:  # some repositories hold the weights once more in other files
+        with repository.open(_INDEX) as index:
+            files = _shards(index.read(MAX_HEADER_BYTES))
+    total = 0
+    for file in files:
+        with repository.open(file) as opened:
+            total += _weights_bytes(opened, file, dtype)
+    return total
+
+
+def _shards(index: bytes) -> list[str]:
+    try:
+        return sorted({str(file) for file in json.loads(index)["weight_map"].values()})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{_INDEX} is no list of files.", code="FILE_CORRUPT", field="model", hint="Get it again.") from error
+
+
+def _of_file(file: Path, dtype: str) -> int:
+    with file.open("rb") as opened:
+        return _weights_bytes(opened, file.name, dtype)
+
+
+def _weights_bytes(opened: BinaryIO, name: str, dtype: str) -> int:
+    length = int.from_bytes(opened.read(8), "little")
+    try:
+        header = json.loads(opened.read(length) if length <= MAX_HEADER_BYTES else b"")
+        tensors = [entry for tensor, entry in header.items() if tensor != "__metadata__"]
+        return sum(math.prod(entry["shape"]) * _BYTES.get(dtype, _STORED_BYTES.get(entry["dtype"], 4)) for entry in tensors)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{name} is torn, or no safetensors file.", code="FILE_CORRUPT", field="model", hint="Get it again.") from error

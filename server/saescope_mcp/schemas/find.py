@@ -1,0 +1,46 @@
+"""find_saes."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, Field
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier
+from saescope_mcp.schemas.common import ListReply, Page, Request
+
+
+class FindSaes(Request):
+    """Arguments of find_saes; all that is given must fit."""
+
+    query: Identifier = Field(default="", description='Words in release, id, model or site, and pairs, e.g. "gemma scope width 16k".')
+    model: Identifier = Field(default="", description='Model, in any usual spelling, e.g. "gpt2-small" or "gemma-2-2b".')
+    layer: int = Field(default=-1, ge=-1, description="Layer, from 0; -1: any.")
+    site: Identifier = Field(default="", description='Site or a part of it, e.g. "resid_post", "mlp", "attn.z".')
+    architecture: Identifier = Field(default="", description='Architecture or a part of it, e.g. "topk", "transcoder".')
+    limit: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="SAEs to list.")
+    offset: Page = 0
+
+
+class PublishedSAE(BaseModel):
+    """One published SAE; null where its publication does not say."""
+
+    release: str
+    sae_id: str
+    model: str
+    hook_name: str | None
+    architecture: str | None
+    d_sae: int | None
+    l0: float | None
+    explained_variance: float | None
+    neuronpedia_id: str | None
+    cached: bool
+    """Its weights are on this machine."""
+
+
+class FindSaesReply(ListReply):
+    """Published SAEs that fit."""
+
+    listed: ClassVar[str] = "saes"
+
+    saes: list[PublishedSAE]
+    nearest: list[str]
+    """If nothing fits: releases or models with names like those that were asked for."""

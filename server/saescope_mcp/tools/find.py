@@ -1,0 +1,100 @@
+"""find_saes."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mcp.types import ToolAnnotations
+
+from saescope_mcp.schemas.find import FindSaes, FindSaesReply, PublishedSAE
+from saescope_mcp.state import AppState, Placement, Source, load_call
+from saescope_mcp.tool import Tool, next_call
+
+if TYPE_CHECKING:
+    from saescope.catalogue import Page
+
+_FILTERS = ("query", "model", "layer", "site", "architecture")
+_PICKLES = (".pt", ".pth")
+
+
+async def find_saes(state: AppState, request: FindSaes) -> FindSaesReply:
+    """Find published SAEs by words, model, layer, site or architecture, before load_sae, when you do not know the exact release and
+    sae_id. Searches a catalogue of 13,857 SAEs in 170 releases on this machine, without the network. Any other Hugging Face repository
+    loads as well: load_sae(release="owner/name", sae_id="folder")."""
+    page, without = await state.workers.run(partial(_search, request))
+    end = request.offset + len(page.saes)
+    more = end < page.total
+    return FindSaesReply(
+        summary=_summary(request, page, without),
+        warnings=_warnings(page, allowed=state.settings.allow_pickle),
+        next=_next(request, page, without, end if more else None),
+        saes=[
+            PublishedSAE.model_validate({name: None if value == "" else value for name, value in row._asdict().items() if name != "file"})
+            for row in page.saes
+        ],
+        total=page.total,
+        truncated=more,
+        next_offset=end if more else None,
+        nearest=page.nearest,
+    )
+
+
+def _search(request: FindSaes) -> "tuple[Page, dict[str, int]]":
+    """What fits; and if nothing does, how much would without each one of the arguments."""
+    from saescope.catalogue import find
+
+    said = _said(request)
+    page = find(**said, limit=request.limit, offset=request.offset)
+    if page.total or len(said) < 2:
+        return page, {}
+    counts = {name: find(**{other: value for other, value in said.items() if other != name}, limit=1).total for name in said}
+    return page, {name: total for name, total in counts.items() if total}
+
+
+def _said(request: FindSaes) -> dict[str, Any]:
+    said = request.model_dump(include={*_FILTERS}, exclude_defaults=True)
+    return {name: said[name] for name in _FILTERS if name in said}
+
+
+def _summary(request: FindSaes, page: "Page", without: dict[str, int]) -> str:
+    if page.saes:
+        here = sum(row.cached for row in page.saes)
+        return f"{page.total:,} published SAEs fit; {len(page.saes)} listed, {here} of them on this machine."
+    if page.total:
+        return f"{page.total:,} published SAEs fit, none of them from offset {request.offset} on."
+    hints = [f"nearest names: {', '.join(page.nearest)}"] if page.nearest else []
+    hints += [f"without {name} {total:,} would" for name, total in without.items()]
+    return f"No published SAE fits{': ' if hints else '.'}{'; '.join(hints)}{'.' if hints else ' Use fewer or shorter words.'}"
+
+
+def _warnings(page: "Page", *, allowed: bool) -> list[str]:
+    n_pickles = sum(row.file.endswith(_PICKLES) for row in page.saes)
+    if not n_pickles or allowed:
+        return []
+    return [f"{n_pickles} of those listed are .pt files (pickles): they load only where SAESCOPE_ALLOW_PICKLE=1 is set."]
+
+
+def _next(request: FindSaes, page: "Page", without: dict[str, int], offset: int | None) -> list[str]:
+    said = _said(request)
+    if page.saes:
+        limit = request.model_dump(include={"limit"}, exclude_defaults=True)
+        first = load_call(Source(release=page.saes[0].release, sae_id=page.saes[0].sae_id), Placement())
+        return [first, *([next_call("find_saes", **said, **limit, offset=offset)] if offset else [])]
+    if page.total:
+        return [next_call("find_saes", **said)]
+    if page.nearest:
+        from saescope.catalogue import releases
+
+        return [next_call("find_saes", **{"query" if page.nearest[0] in releases() else "model": page.nearest[0]})]
+    most = max(without, key=lambda name: without[name], default=None)
+    return [next_call("find_saes", **{name: value for name, value in said.items() if name != most} if most else {})]
+
+
+TOOLS = [
+    Tool(
+        find_saes,
+        FindSaes,
+        ToolAnnotations(
+            title="Find published SAEs", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+        ),
+    )
+]
