@@ -18,7 +18,8 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     arguments the embedded SmolLM2-135M SAE (first use downloads 93 MB). Returns the handle `sae` that the other tools take, and a check
     of the SAE on a probe text: read its verdict. A load that takes longer than wait_s goes on as a job: call job_status. Loading the
     same thing twice is free."""
-    source = await state.workers.run(partial(source_of, request, state))
+    look_up = partial(source_of, request, state)
+    source = await state.workers.run(look_up) if request.release else look_up()  # the catalogue takes a moment to be read
     placement = Placement(request.device, request.dtype, request.allow_mismatch)
     if request.dry_run:
         return await _plan(state, source, placement)
