@@ -112,6 +112,9 @@ def test_the_description_has_the_catalogues_numbers() -> None:
 def test_the_command_prints_the_tools_document() -> None:
     done = CliRunner().invoke(app, ["find-saes", "--query", "gpt2-small-res-jb", "--layer", "8", "--limit", "1", "--json"])
     assert done.exit_code == 0 and [row["sae_id"] for row in json.loads(done.stdout)["saes"]] == ["blocks.8.hook_resid_pre"]
+    done = CliRunner().invoke(app, ["find-saes", "--model", "gemma-2-2b", "--layer", "20", "--site", "resid_post", "--limit", "1"])
+    rows = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert ["gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_139"] in rows  # whole, in 80 columns
     done = CliRunner().invoke(app, ["find-saes", "--query", "gpt2-small-res-jbb"])
     assert done.exit_code == 0 and "gpt2-small-res-jb" in done.stdout
 

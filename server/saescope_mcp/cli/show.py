@@ -20,6 +20,9 @@ _HEADINGS = {
 }
 _SAID = ("total", "n_tokens", "n_left_out", "bos_prepended", "response_format")
 """Numbers that the summary has already."""
+_COLUMNS = {"saes": ("release", "sae_id", "d_sae", "l0", "cached")}
+_WHOLE = ("release", "sae_id")
+"""Names that people copy."""
 _COMMON = ("summary", "warnings", "next", "result_id", "evidence", "provenance", "truncated", "next_offset")
 
 
@@ -34,7 +37,7 @@ def show(outcome: Outcome, console: Console) -> None:
     body = {name: value for name, value in document.items() if name not in _COMMON}
     for name, value in body.items():
         if is_rows(value):
-            console.print(table(value, title=name))
+            console.print(table(value, title=name, columns=_COLUMNS.get(name, ())))
     numbers = {name: value for name, value in body.items() if not is_rows(value) and name not in _SAID and value not in (None, [], {})}
     console.print(pairs(numbers))
     for warning in document["warnings"]:
@@ -53,7 +56,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequen
     for name in names:
         numeric = all(isinstance(row.get(name), int | float | None) for row in flat)
         heading = _HEADINGS.get(name, name.rsplit(".", 1)[-1])
-        made.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        made.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric or name in _WHOLE)
     for row in flat:
         made.add_row(*(escape(text_of(row.get(name), name)) for name in names))
     return made
