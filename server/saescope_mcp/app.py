@@ -23,7 +23,7 @@ lists published ones by model, layer and site. Read check.verdict.
 3. Report evidence as the result does: observed < correlational < intervened < controlled. Say "causes" only at the last two, and compare \
 with the controls. error_share is what the SAE does not see. Labels and promoted tokens are hints, not proof.
 A feature is an index of one SAE: it means nothing in another. Handles stay the same after a restart; an error names the exact next call. \
-Calls on one model run one after the other. What takes longer than wait_s returns a job_id: call job_status.\
+Calls on one model run one after the other (BUSY after 30 s of waiting). What takes longer than wait_s returns a job_id: call job_status.\
 """
 
 

@@ -11,7 +11,7 @@ from saescope.attribution.ablation import Pairs, draw_controls, measure_ablation
 from saescope.attribution.gradients import direct_gradient, path_gradient, site_gradient
 from saescope.errors import ArgumentError
 from saescope.metrics import pearson
-from saescope.models import LanguageModel, TargetLogit, Tokens, counted, logit_of, read_token, resolve_position
+from saescope.models import LanguageModel, TargetLogit, Tokens, counted, logit_of, read_token, resolve_position, token_pair
 from saescope.ops import SparseActs
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, read_site
@@ -24,6 +24,8 @@ METHODS = {
 }
 
 SIGNS = ("any", "positive", "negative")
+MOST_INCOMPLETE = 0.1
+"""How far completeness may be from 1 before a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,8 @@ def attribute(
     sae: SAE,
     tokens: Tokens,
     *,
-    target: int | None = None,
-    against: int | None = None,
+    target: int | str | None = None,
+    against: int | str | None = None,
     position: int = -1,
     method: str = "gradient",
     k: int = 10,
@@ -128,7 +130,8 @@ def attribute(
     for name, value, allowed in (("method", method, tuple(METHODS)), ("sign", sign, SIGNS)):
         if value not in allowed:
             raise ArgumentError(f"{name} {value!r} is unknown.", code="INVALID_CHOICE", field=name, got=value, allowed=allowed)
-    question = _ask(model, sae, tokens, target, against, resolve_position(position, len(tokens)), include_special)
+    pair = token_pair(model, target, against)
+    question = _ask(model, sae, tokens, *pair, resolve_position(position, len(tokens)), include_special)
     scores = _score(question, method)
     chosen = _strongest(scores.attributions, k, sign)
     if validate and len(chosen):
@@ -182,7 +185,7 @@ def _report(
         n_tokens=int(q.mask.sum()),
         n_left_out=int((~q.mask).sum()),
         left_out=METHODS[method],
-        warnings=_warnings(q.mask, len(attributions), joint, n_controls),
+        warnings=_warnings(question, scores, len(chosen), joint, n_controls),
     )
 
 
@@ -221,14 +224,21 @@ def _agreement(features: list[FeatureEffect]) -> float | None:
     return pearson([a for a, _ in measured], [m for _, m in measured])
 
 
-def _warnings(mask: Tensor, n_pairs: int, joint: Joint | None, n_controls: int) -> list[str]:
-    if not bool(mask.any()):
+def _warnings(question: _Question, scores: _Scores, n_listed: int, joint: Joint | None, n_controls: int) -> list[str]:
+    n_pairs = len(scores.attributions)
+    if not bool(question.mask.any()):
         return ["No position is left: position 0 and special tokens are left out unless include_special=true."]
     if not n_pairs:
         return ["No feature fires at the positions considered."]
-    if joint and joint.n_controls < n_controls:
-        return ["Too few other active features for a control: lower k, or use a longer prompt."]
-    return []
+    warnings: list[str] = []
+    if not bool(scores.attributions.any()):
+        warnings.append("Nothing that is counted comes before this prediction: choose a later position.")
+    if joint and n_controls and n_pairs < 3 * n_listed:
+        warnings.append(f"Only {n_pairs - n_listed} other active pairs to draw controls from: the draws are much alike. Lower k.")
+    if scores.completeness is not None and abs(scores.completeness - 1) > MOST_INCOMPLETE:
+        share = f"{scores.completeness:.2f}"
+        warnings.append(f"The attributions add up to {share} of the difference that they should explain: do not rely on them.")
+    return warnings
 
 
 __all__ = ["METHODS", "Attribution", "FeatureEffect", "Joint", "attribute"]

@@ -3,7 +3,7 @@
 from saescope.devices import pick_device
 from saescope.models.language_model import LanguageModel, StopForward
 from saescope.models.loading import canonical_name, load_model
-from saescope.models.predictions import TargetLogit, logit_of, read_token, resolve_position, top_tokens
+from saescope.models.predictions import TargetLogit, logit_of, read_token, resolve_position, token_pair, top_tokens
 from saescope.models.readout import Readout
 from saescope.models.sizes import peek_model_bytes
 from saescope.models.tokens import Tokens, counted
@@ -22,5 +22,6 @@ __all__ = [
     "pick_device",
     "read_token",
     "resolve_position",
+    "token_pair",
     "top_tokens",
 ]

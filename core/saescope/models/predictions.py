@@ -53,3 +53,16 @@ def resolve_position(position: int, n_pos: int) -> int:
             allowed=f"{-n_pos}..{n_pos - 1}",
         )
     return position % n_pos
+
+
+def token_pair(model: LanguageModel, target: int | str | None, against: int | str | None) -> tuple[int | None, int | None]:
+    """Ids of a target and of what it is compared with; a text must be exactly one token.
+
+    Raises:
+        ArgumentError: a text is no single token, or both are the same.
+    """
+    named = {"target": target, "against": against}
+    ids = {name: model.single_token(token, name) if isinstance(token, str) else token for name, token in named.items()}
+    if target is not None and ids["target"] == ids["against"]:
+        raise ArgumentError("target and against are the same token.", field="against", got=against, hint="Leave against out.")
+    return ids["target"], ids["against"]

@@ -53,6 +53,16 @@ def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
             raise ArgumentError(f"Mode {edit.mode!r} is unknown.", code="INVALID_CHOICE", field="mode", got=edit.mode, allowed=MODES)
         if not isfinite(edit.strength):
             raise ArgumentError("A strength must be finite.", code="NON_FINITE_ARGUMENT", field="strength", got=edit.strength)
+    features = [edit.feature for edit in edits]
+    twice = next((edit for edit in edits if features.count(edit.feature) > 1 and not edit.positions), None)
+    if twice or len({(edit.feature, pos) for edit in edits for pos in edit.positions}) < sum(len(edit.positions) for edit in edits):
+        raise ArgumentError(
+            "A feature is edited twice at one position." if not twice else f"Feature {twice.feature} is edited twice.",
+            code="DUPLICATE_FEATURE",
+            field="feature",
+            got=features,
+            hint="Give one edit for each feature and position.",
+        )
 
 
 def make_plan(sae: SAE, edits: Sequence[FeatureEdit], units: Sequence[float], masks: Bool[Tensor, "n_edits n_pos"]) -> Plan:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.metrics import kl_divergence
-from saescope.models import LanguageModel, TargetLogit, Tokens, logit_of, read_token, top_tokens
+from saescope.models import LanguageModel, TargetLogit, Tokens, logit_of, read_token, token_pair, top_tokens
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, run_variants
 from saescope.steering.edits import FeatureEdit, change_at_site
@@ -55,8 +55,8 @@ def intervene(
     *,
     unit: str = "max",
     reference: Float[Tensor, " d_sae"] | None = None,
-    target: int | None = None,
-    against: int | None = None,
+    target: int | str | None = None,
+    against: int | str | None = None,
     n_controls: int = 2,
     seed: int = 0,
 ) -> Intervention:
@@ -71,6 +71,7 @@ def intervene(
     site, masks, units, plan, _, controls = prepare(
         model, sae, tokens, edits, unit=unit, reference=reference, n_controls=n_controls, seed=seed
     )
+    target, against = token_pair(model, target, against)
     ids = model.batch(tokens.ids)
     changes = torch.stack([change_at_site(sae, site, each) for each in (plan, *controls)])
     clean, changed = run_variants(model, sae, ids, changes, position=-1)

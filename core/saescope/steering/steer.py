@@ -17,6 +17,8 @@ from saescope.steering.generate import Generation, generate
 from saescope.steering.prepare import Prepared, prepare
 
 N_CONCEPT = 20
+MOST_PERPLEXED = 20
+"""Times the baseline's perplexity above which a steered text counts as garbage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,8 @@ def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> 
         return "no visible effect: the text is the unsteered one; raise the strength"
     if mean(arm.repetition for arm in steered) > 0.5:
         return "degenerate: the steered text repeats itself; lower the strength"
+    if _perplexity(steered) > MOST_PERPLEXED * max(_perplexity([baseline]), 1.0):
+        return "degenerate: the unsteered model finds the steered text most unlikely; lower the strength"
     ours = _mean_score(steered)
     others = max(
         (score for score in (_mean_score([baseline]), *(_mean_score([arm]) for arm in controls)) if score is not None), default=None
@@ -155,6 +159,10 @@ def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> 
     if ours > others:
         return "specific: more concept tokens than the unsteered text and every random-feature control"
     return "unspecific: the text changes, but with no more concept tokens than the unsteered text or a random feature's"
+
+
+def _perplexity(arms: Sequence[Arm]) -> float:
+    return max((arm.perplexity for arm in arms if arm.perplexity is not None), default=1.0)
 
 
 def _mean_score(arms: Sequence[Arm]) -> float | None:

@@ -37,8 +37,9 @@ class AtMost:
     def _check(self, value: Any, handler: Callable[[Any], Any], info: Any) -> Any:
         settings = info.context["settings"] if info.context else _defaults()
         limit = getattr(settings, self.setting)
-        if isinstance(value, str | list) and len(value) > limit:  # before each of a million items is looked at
-            kind = "too_long" if isinstance(value, list) else "string_too_long"
+        is_text = self.setting.endswith("_chars")
+        if isinstance(value, str if is_text else list) and len(value) > limit:  # before each of a million items is looked at
+            kind = "string_too_long" if is_text else "too_long"
             raise PydanticCustomError(kind, "{actual} is more than {limit}", {"actual": len(value), "limit": limit})
         checked = handler(value)
         if isinstance(checked, int | float) and (checked > limit or (self.both_sides and checked < -limit)):

@@ -70,7 +70,8 @@ def _within(done: Document, reply: Reply, arguments: Document, *, max_bytes: int
         over -= len(compact(items.pop()).encode()) + 1
     done["truncated"] = True
     if "offset" in arguments:
-        done["next_offset"] = arguments["offset"] + len(items)
+        was, done["next_offset"] = done["next_offset"], arguments["offset"] + len(items)
+        done["next"] = [call.replace(f"offset={was}", f"offset={done['next_offset']}") for call in done["next"]]
     advice = f"go on with offset={done['next_offset']}" if "offset" in arguments else "ask for fewer or shorter ones"
     done["warnings"].append(f"{reply.listed} was cut to {len(items)} to fit the reply: {advice}.")
     return done

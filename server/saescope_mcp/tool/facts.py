@@ -39,9 +39,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def stands_out(effect: float, control_mean: float | None, control_sd: float | None) -> bool:
-    """Whether an effect is further than two standard deviations from what controls do; without a spread nothing can be said against it."""
-    return control_mean is None or control_sd is None or abs(effect - control_mean) > 2 * control_sd
+_T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+"""Student's t for a two-sided 95 % interval from n draws."""
+
+
+def stands_out(effect: float, mean: float | None, sd: float | None, n: int) -> bool:
+    """Whether an effect is twice what controls do on average, and outside the 95 % interval in which one more control would fall."""
+    if mean is None:
+        return True
+    far = sd is None or abs(effect - mean) > _T95.get(n, 2.1) * sd * (1 + 1 / n) ** 0.5
+    return far and abs(effect) >= 2 * abs(mean)
 
 
 def spread(control_mean: float, control_sd: float | None) -> str:

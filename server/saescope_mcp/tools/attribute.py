@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from saescope import attribution as core
     from saescope.attribution import Attribution
     from saescope.attribution import FeatureEffect as Effect
+    from saescope.models import Tokens
 
 
 async def attribute_logit(state: AppState, request: AttributeLogit) -> AttributeLogitReply:
@@ -43,7 +44,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
     return AttributeLogitReply(
         summary=f"{_summary(found)} {left_out(found.n_left_out, [tokens])}",
         warnings=found.warnings,
-        next=_next(request, found),
+        next=_next(request, found, tokens),
         evidence=_evidence(found),
         provenance=provenance(loaded, request.seed),
         target=TokenLogit.of(found.target),
@@ -87,17 +88,23 @@ def _measured(joint: "core.Joint", n: int, what: str) -> str:
     effect, controls = f"{joint.measured_effect:.3g}", ""
     if joint.control_mean is not None:
         controls = f" (as many other active features: {spread(joint.control_mean, joint.control_sd)})"
-    if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd):
-        return f"Together the {n} listed features cause {effect} of the {what}, measured by ablating them{controls}"
-    return f"Ablating the {n} listed features together takes {effect} of the {what}, no more than controls do{controls}"
+    if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd, joint.n_controls):
+        who = f"Together the {n} listed features cause" if n > 1 else "The listed feature causes"
+        return f"{who} {effect} of the {what}, measured by ablation{controls}"
+    change = f"{-joint.measured_effect:+.3g}"
+    return f"Ablating what is listed, all together, changes the {what} by {change}: not clearly more than controls do{controls}"
 
 
-def _next(request: AttributeLogit, found: "Attribution") -> list[str]:
+def _next(request: AttributeLogit, found: "Attribution", tokens: "Tokens") -> list[str]:
     if not found.features:
+        return [next_call("encode_text", sae=request.sae, text=brief(request.prompt))]
+    if found.position != len(tokens) - 1:  # intervene reads the last position only
         return [next_call("encode_text", sae=request.sae, text=brief(request.prompt))]
     top = found.features[0]
     edits = [{"feature": top.feature, "mode": "ablate", "positions": [top.pos]}]
-    return [next_call("intervene", sae=request.sae, prompt=brief(request.prompt), edits=edits, target=f"#{found.target.id}")]
+    same: dict[str, object] = {"against": f"#{found.against.id}"} if found.against else {}
+    same |= {"chat": True} if request.chat else {}
+    return [next_call("intervene", sae=request.sae, prompt=brief(request.prompt), edits=edits, target=f"#{found.target.id}", **same)]
 
 
 def _effect(row: "Effect", loaded: LoadedSAE) -> FeatureEffect:

@@ -78,7 +78,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
         else []
     )
     return TopFeaturesReply(
-        summary=f"{ranking.total} features fire on {ranking.n_tokens} tokens; {len(ranking.features)} listed by {request.rank_by}. "
+        summary=f"{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens),
         warnings=nothing_left(ranking.n_tokens),
         next=[*steps, *(_read_on(request, end) if more else [])],

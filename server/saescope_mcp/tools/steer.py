@@ -25,6 +25,8 @@ from saescope_mcp.tool.facts import brief, left_out, nothing_left, provenance, s
 if TYPE_CHECKING:
     from saescope import steering as core
 
+MOST_DOUBLED = 500
+"""Strengths beyond this are not proposed to be doubled."""
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
 
@@ -49,10 +51,11 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
             seed=request.seed,
         )
     what = f"logit of {done.before.target.token!r}" + (f" minus that of {done.before.against.token!r}" if done.before.against else "")
+    named = any(edit.positions for edit in request.edits)
     return InterveneReply(
-        summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens])}",
+        summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens], named=named)}",
         warnings=done.warnings,
-        next=[next_call("steer_generate", sae=request.sae, prompt=brief(request.prompt), features=[_said(edit) for edit in request.edits])],
+        next=[_next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])],
         evidence="controlled" if done.control_n else "intervened",
         provenance=provenance(loaded, request.seed),
         before=_readout(done.before),
@@ -94,12 +97,11 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
             n_controls=request.n_controls,
             concept_tokens=concept,
         )
-    stronger = [_said(feature) | {"strength": 2 * feature.strength} for feature in request.features]
     left = int((~counted(tokens)).sum())
     return SteerGenerateReply(
         summary=f"{done.verdict[0].upper()}{done.verdict[1:]}. {left_out(left, [tokens])}",
         warnings=[*done.warnings, *nothing_left(len(tokens) - left)],
-        next=[next_call("steer_generate", sae=request.sae, prompt=brief(request.prompt), features=stronger)],
+        next=_next(request, done.verdict),
         evidence="controlled" if done.controls else "intervened",
         provenance=provenance(loaded, request.seed),
         baseline=_arm(done.baseline),
@@ -116,12 +118,28 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
 
 def _effect(done: "core.Intervention", what: str) -> str:
     change = f"{done.delta_logit:+.3g}"
+    what += f", whose probability goes from {100 * done.before.target.prob:.3g}% to {100 * done.after.target.prob:.3g}%"
     if done.control_mean is None:
         return f"The edit causes a change of {change} in the {what}."
     controls = f"random features edited alike: {spread(done.control_mean, done.control_sd)}"
-    if stands_out(done.delta_logit, done.control_mean, done.control_sd):
+    if stands_out(done.delta_logit, done.control_mean, done.control_sd, done.control_n):
         return f"The edit causes a change of {change} in the {what} ({controls})."
-    return f"With the edit the {what} changes by {change}, no more than with controls ({controls})."
+    return f"With the edit comes a change of {change} in the {what}: not clearly more than with controls ({controls})."
+
+
+def _next(request: SteerGenerate, verdict: str) -> list[str]:
+    """Half the strength where the text fell apart, twice where nothing is to be seen, else a measured look at one prediction."""
+    factor = {"degenerate": 0.5, "no visible effect": 2.0}.get(verdict.split(":")[0])
+    tunable = all(feature.mode in ("add", "clamp") and 0 < abs(feature.strength) <= MOST_DOUBLED for feature in request.features)
+    if factor and tunable:
+        changed = [_said(feature) | {"strength": factor * feature.strength} for feature in request.features]
+        return [_next_call("steer_generate", request, features=changed)]
+    return [_next_call("intervene", request, edits=[_said(feature) for feature in request.features])]
+
+
+def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: object) -> str:
+    chat = {"chat": True} if request.chat else {}
+    return next_call(name, sae=request.sae, prompt=brief(request.prompt), **arguments, **chat)
 
 
 def _edits(features: Sequence[SteeringFeature]) -> "list[core.FeatureEdit]":

@@ -171,3 +171,28 @@ def test_what_cannot_be_is_refused(gpt2: Family, edits: list[FeatureEdit], optio
     with pytest.raises(ArgumentError) as caught:
         intervene(gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), edits, **options)
     assert caught.value.code == code and caught.value.field
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        [FeatureEdit(3, mode="ablate"), FeatureEdit(3, mode="ablate")],
+        [FeatureEdit(3, mode="ablate", positions=(2,)), FeatureEdit(3, 2.0, positions=(2,))],
+        [FeatureEdit(3, 1.0), FeatureEdit(3, 2.0, positions=(2,))],
+    ],
+)
+def test_a_feature_edited_twice_at_one_place_is_refused(gpt2: Family, twice: list[FeatureEdit]) -> None:
+    with pytest.raises(ArgumentError) as refused:
+        intervene(gpt2.model, make_sae(gpt2, "standard"), gpt2.model.tokenize("She said it was the best day"), twice)
+    assert refused.value.code == "DUPLICATE_FEATURE"
+
+
+def test_a_feature_may_be_edited_differently_at_different_positions(gpt2: Family) -> None:
+    edits = [FeatureEdit(3, mode="ablate", positions=(2,)), FeatureEdit(3, 2.0, positions=(3,))]
+    assert intervene(gpt2.model, make_sae(gpt2, "standard"), gpt2.model.tokenize("She said it was the best day"), edits).n_tokens == 2
+
+
+def test_a_target_may_be_named_by_its_text(gpt2: Family) -> None:
+    tokens, sae, edit = gpt2.model.tokenize("She said it was the best day"), make_sae(gpt2, "standard"), FeatureEdit(3, mode="ablate")
+    by_text = intervene(gpt2.model, sae, tokens, [edit], target=gpt2.model.token_text(97))
+    assert by_text == intervene(gpt2.model, sae, tokens, [edit], target=97)
