@@ -1,0 +1,1 @@
+"""Training SAEs: losses, fast steps, trainer, checkpoints."""
