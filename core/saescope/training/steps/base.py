@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.training.gemm import times_rows
 from saescope.training.objective import Batch, Coefficients, Objective, Params
-from saescope.training.steps.encoder import Encoder
 from saescope.training.steps.support import Grads
 
 
@@ -27,7 +27,6 @@ class Step:
     def __init__(self, objective: Objective, params: Params) -> None:
         self.objective = objective
         self.params = params
-        self.encoder = Encoder()
 
     def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
         """Gradients of every parameter on this batch; `dead` marks the features to revive, where the objective does that."""
@@ -48,7 +47,7 @@ class Step:
         """sae_out - y, in place of `decoded`."""
         decoded += self.params["b_dec"]
         if self.objective.skip:
-            decoded.addmm_(batch.x, self.params["W_skip"].T)
+            decoded += times_rows(batch.x, self.params["W_skip"])
         return decoded.sub_(batch.y)
 
     def finish(self, grads: Grads, to_output: Tensor, batch: Batch, pre_sum: Tensor) -> None:

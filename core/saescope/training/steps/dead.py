@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.training.gemm import times_rows
 from saescope.training.objective import Objective, Params
 from saescope.training.steps.encoder import Chunk
 from saescope.training.steps.support import Grads
@@ -59,17 +60,17 @@ def auxk(
     n_pos, n_dead = ranked.shape
     k_aux = error.shape[1] // 2
     weight = coefficient * min(n_dead / k_aux, 1.0)
-    sums, loss = _zeros(objective, rows, rows), rows.new_zeros(())
+    sums, loss, columns = _zeros(objective, rows, rows), rows.new_zeros(()), rows.T
     for part, at, residual in zip(ranked.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True):
         acts, keep = part, None
         if k_aux < n_dead:
             top = part.topk(k_aux, dim=1, sorted=False)
             acts = torch.zeros_like(part).scatter_(1, top.indices, top.values)
             keep = torch.zeros_like(part).scatter_(1, top.indices, 1.0)
-        difference = torch.addmm(residual, acts, rows)
+        difference = times_rows(acts, columns).add_(residual)
         loss += torch.linalg.vector_norm(difference).square()
         to_out = difference.mul_(2 * weight / n_pos)
-        to_acts = to_out @ rows.T
+        to_acts = times_rows(to_out, rows)
         _accumulate(sums, acts, to_out, to_acts if keep is None else to_acts.mul_(keep), at)
     return weight * loss / n_pos, sums
 
@@ -80,21 +81,21 @@ def ghost(
     """Dead features, through exp, predict half of the residual's norm (`losses.ghost_loss`)."""
     rows = params["decoder"][block.features]
     n_pos = len(block.pre)
-    sums, loss = _zeros(objective, rows, rows), rows.new_zeros(())
+    sums, loss, columns = _zeros(objective, rows, rows), rows.new_zeros(()), rows.T
     for part, at, negative in zip(block.pre.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True):
         acts = part.exp()
-        out = acts @ rows
+        out = times_rows(acts, columns)
         scale = negative.norm(dim=-1) / (1e-6 + 2 * out.norm(dim=-1))
         difference = (out * scale[:, None]).add_(negative)
         square = difference.square().sum(-1)
         factor = negative.square().sum(-1) / (square + 1e-6)
         loss += (square * factor).sum()
         to_out = difference.mul_((2 * coefficient / n_pos * factor * scale)[:, None])
-        _accumulate(sums, acts, to_out, (to_out @ rows.T).mul_(acts), at)
+        _accumulate(sums, acts, to_out, times_rows(to_out, rows).mul_(acts), at)
     return coefficient * loss / n_pos, sums
 
 
 def _accumulate(sums: DeadGrads, acts: Tensor, to_out: Tensor, to_pre: Tensor, x: Tensor) -> None:
-    sums.decoder.addmm_(acts.T, to_out)
-    sums.encoder.addmm_(to_pre.T, x)
+    sums.decoder.add_(times_rows(acts.T, to_out.T))
+    sums.encoder.add_(times_rows(to_pre.T, x.T))
     sums.pre_sum.add_(to_pre.sum(0))

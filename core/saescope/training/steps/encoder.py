@@ -1,4 +1,4 @@
-"""Pre-activations a chunk at a time in one reused buffer, and picking the few that count out of them."""
+"""Pre-activations a chunk at a time, and picking the few that count out of them."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,36 +9,26 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.training.gemm import times_rows
 from saescope.training.steps.support import SparseSupport
 
-CHUNK_BYTES = {"cpu": 20 << 20, "cuda": 1 << 30}
-"""What one chunk of dense pre-activations may take; on a CPU it should stay near the caches."""
+CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 1 << 30}
+"""What one chunk of dense pre-activations may take (two exist at a time); on a CPU it should stay near the caches."""
 
 
 class Chunk(NamedTuple):
-    """Pre-activations of the positions from `start` on; overwritten by the next chunk."""
+    """Pre-activations of the positions from `start` on."""
 
     start: int
     values: Float[Tensor, "n d_sae"]
 
 
-class Encoder:
-    """`x @ weights.T + bias`, chunk by chunk; keeps the columns of dead features when asked."""
-
-    def __init__(self) -> None:
-        self._buffer: Tensor | None = None
-
-    def chunks(self, x: Float[Tensor, "n d_in"], weights: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"]) -> Iterator[Chunk]:
-        buffer = self._rows(x, len(weights))
-        for start, part in zip(range(0, len(x), len(buffer)), x.split(len(buffer)), strict=True):
-            yield Chunk(start, torch.addmm(bias, part, weights.T, out=buffer[: len(part)]))
-
-    def _rows(self, x: Tensor, d_sae: int) -> Float[Tensor, "n_rows d_sae"]:
-        budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
-        n_rows = min(len(x), max(64, budget // (d_sae * x.element_size())))
-        if self._buffer is None or self._buffer.shape != (n_rows, d_sae) or self._buffer.device != x.device:
-            self._buffer = x.new_empty(n_rows, d_sae)
-        return self._buffer
+def chunks(x: Float[Tensor, "n d_in"], weights: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"]) -> Iterator[Chunk]:
+    """`x @ weights.T + bias`, some positions at a time."""
+    budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
+    n_rows = max(64, budget // (len(weights) * x.element_size()))
+    for start in range(0, len(x), n_rows):
+        yield Chunk(start, times_rows(x[start : start + n_rows], weights, bias))
 
 
 def top_of_rows(values: Float[Tensor, "n width"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:

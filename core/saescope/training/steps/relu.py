@@ -13,7 +13,7 @@ from torch import Tensor
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.base import Step, StepResult, mean_square
 from saescope.training.steps.dead import DeadBlock, dead_block
-from saescope.training.steps.encoder import Found, above, join
+from saescope.training.steps.encoder import Found, above, chunks, join
 from saescope.training.steps.support import DenseSupport, Grads, SparseSupport, Support
 
 MAX_DENSITY = 0.06
@@ -88,7 +88,7 @@ class ReluStep(Step):
         """None if they are too many."""
         parts: list[Found] = []
         n_found, limit = 0, MAX_DENSITY * len(x) * self.objective.d_sae
-        for chunk in self.encoder.chunks(x, self.params["encoder"], self.bias()):
+        for chunk in chunks(x, self.params["encoder"], self.bias()):
             if block is not None:
                 block.keep(chunk)
             parts.append(above(chunk.values, 0.0))
@@ -101,7 +101,7 @@ class ReluStep(Step):
     def _dense(self, x: Tensor, batch: Batch, block: DeadBlock | None, grads: Grads, coefficients: Coefficients) -> list[Outcome]:
         outcomes: list[Outcome] = []
         n_found = torch.zeros((), dtype=torch.int64, device=x.device)
-        for start, values in self.encoder.chunks(x, self.params["encoder"], self.bias()):
+        for start, values in chunks(x, self.params["encoder"], self.bias()):
             rows = slice(start, start + len(values))
             if block is not None:
                 block.pre[rows] = values[:, block.features]

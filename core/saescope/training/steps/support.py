@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.training.gemm import times_rows
+
 
 class Grads(dict[str, Tensor]):
     """Gradients by parameter name, summed over what is added."""
@@ -49,18 +51,15 @@ class DenseSupport:
 
     def decode(self, values: Tensor, rows: Float[Tensor, "d_sae d"]) -> Float[Tensor, "n d"]:
         """sum_i values_i rows_i of each position."""
-        return values @ rows
+        return times_rows(values, rows.T)
 
     def dots(self, at: Float[Tensor, "n d"], rows: Float[Tensor, "d_sae d"]) -> Tensor:
         """rows_i . at of each entry."""
-        return at @ rows.T
+        return times_rows(at, rows)
 
     def add_outer(self, grads: Grads, name: str, values: Tensor, at: Float[Tensor, "n d"]) -> None:
         """Add to a gradient the sum over positions of values_i at."""
-        if name in grads:
-            grads[name].addmm_(values.T, at)
-        else:
-            grads[name] = values.T @ at
+        grads.add(name, times_rows(values.T, at.T))
 
 
 class SparseSupport:

@@ -17,7 +17,7 @@ from torch import Tensor
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.base import Step, StepResult, mean_square
 from saescope.training.steps.dead import DeadBlock, DeadGrads, auxk, dead_block
-from saescope.training.steps.encoder import Found, above, join, level_edges, top_of_rows
+from saescope.training.steps.encoder import Found, above, chunks, join, level_edges, top_of_rows
 from saescope.training.steps.support import Grads, SparseSupport, bag, sampled_dots
 
 
@@ -55,7 +55,7 @@ class TopKStep(Step):
     def _select(self, ranking: Ranking, block: DeadBlock | None) -> SparseSupport:
         """The kept entries, all positive, with their ranked activations."""
         parts: list[Found] = []
-        for chunk in self.encoder.chunks(ranking.x, ranking.weights, ranking.bias):
+        for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
             if block is not None:
                 block.keep(chunk)
             values, features = top_of_rows(chunk.values, int(self.objective.k))
@@ -189,7 +189,7 @@ class BatchTopKStep(TopKStep):
 
     def _candidates(self, ranking: Ranking, cut: float, block: DeadBlock | None) -> tuple[SparseSupport, float]:
         parts: list[Found] = []
-        for chunk in self.encoder.chunks(ranking.x, ranking.weights, ranking.bias):
+        for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
             cut = cut if cut >= 0 else _first_cut(chunk.values, self.objective.k)
             if block is not None:
                 block.keep(chunk)
