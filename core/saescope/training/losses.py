@@ -87,7 +87,8 @@ def _topk_family(objective: Objective, params: Params, batch: Batch, coefficient
     terms = {"mse_loss": squared_error(prefixes[-1], batch.y)}
     if objective.revival == "auxk" and dead is not None:
         residuals = [(batch.y - out).detach() for out in prefixes]
-        groups = zip((0, *widths), widths, residuals, strict=False) if objective.use_matryoshka_aux_loss else [(0, objective.d_sae, residuals[-1])]
+        per_prefix = objective.use_matryoshka_aux_loss
+        groups = zip((0, *widths), widths, residuals, strict=False) if per_prefix else [(0, objective.d_sae, residuals[-1])]
         rows = params["decoder"] / norm[:, None]
         parts = [auxk_loss(ranked[:, a:b], residual, rows[a:b], dead[a:b]) for a, b, residual in groups]
         terms["auxiliary_reconstruction_loss"] = coefficients.revival * torch.stack(parts).sum()

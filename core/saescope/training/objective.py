@@ -68,7 +68,9 @@ class Objective:
         self._check_widths()
         if self.jumprelu_sparsity_loss_mode == "quadratic" and not 0 < self.target_l0 <= self.d_sae:
             raise ConfigError(
-                f"The quadratic loss needs target_l0 in (0, d_sae={self.d_sae}], got {self.target_l0}.", field="target_l0", got=self.target_l0
+                f"The quadratic loss needs target_l0 in (0, d_sae={self.d_sae}], got {self.target_l0}.",
+                field="target_l0",
+                got=self.target_l0,
             )
 
     def _check_widths(self) -> None:

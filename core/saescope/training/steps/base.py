@@ -19,6 +19,8 @@ class StepResult(NamedTuple):
     """The same terms as `losses.losses`."""
     fired: Int[Tensor, " d_sae"]
     """On how many positions each feature was active."""
+    squared_error: Float[Tensor, " n_pos"]
+    """Of each position's (whole) reconstruction."""
 
 
 class Step:
@@ -59,5 +61,6 @@ class Step:
             grads.add("W_skip", to_output.T @ batch.x)
 
 
-def mean_square(error: Float[Tensor, "n d"], n_pos: int) -> Float[Tensor, ""]:
-    return torch.linalg.vector_norm(error).square() / n_pos
+def squared_errors(error: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Of each position."""
+    return torch.linalg.vector_norm(error, dim=1).square_()

@@ -51,7 +51,13 @@ def _zeros(objective: Objective, features: Tensor, like: Tensor) -> DeadGrads:
 
 
 def auxk(
-    objective: Objective, ranked: Float[Tensor, "n n_dead"], rows: Float[Tensor, "n_dead d"], x: Tensor, error: Tensor, *, coefficient: float
+    objective: Objective,
+    ranked: Float[Tensor, "n n_dead"],
+    rows: Float[Tensor, "n_dead d"],
+    x: Tensor,
+    error: Tensor,
+    *,
+    coefficient: float,
 ) -> tuple[Tensor, DeadGrads]:
     """The largest d/2 dead features predict the residual `-error`. `rows` have the unit that `ranked` is in.
 

@@ -4,7 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.training.objective import Coefficients
-from saescope.training.steps.relu import Outcome, Part, ReluStep, to_output_of
+from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
 from saescope.training.steps.support import Grads, Support
 
 
@@ -22,8 +22,8 @@ class GatedStep(ReluStep):
         acts = magnitude.mul_(active)
         norm = support.take(decoder.norm(dim=1))
         error = self.error(support.decode(acts, decoder), part.batch)
-        mse, to_output = to_output_of(error, part)
-        auxiliary, to_gate_output = to_output_of(self.error(support.decode(via_gate, decoder), part.batch), part)
+        per_position, mse, to_output = squared(error, part)
+        _, auxiliary, to_gate_output = squared(self.error(support.decode(via_gate, decoder), part.batch), part)
         to_acts = support.dots(to_output, decoder).mul_(active)
         to_gate = (support.dots(to_gate_output, decoder) + weight * norm).mul_(via_gate > 0)
         for values, at in ((acts, to_output), (via_gate, to_gate_output)):
@@ -36,4 +36,4 @@ class GatedStep(ReluStep):
         self.add_common(grads, support, part, to_gate + to_acts, to_output + to_gate_output)
         l1 = weight * support.by_position(via_gate * norm).sum()
         losses = {"mse_loss": mse, "l1_loss": l1, "auxiliary_reconstruction_loss": auxiliary}
-        return Outcome(losses, support.count(active), error)
+        return Outcome(losses, support.count(active), error, per_position)

@@ -8,7 +8,7 @@ from saescope.training.losses import rectangle
 from saescope.training.objective import Batch, Coefficients
 from saescope.training.steps.base import StepResult
 from saescope.training.steps.dead import ROWS, DeadBlock
-from saescope.training.steps.relu import Outcome, Part, ReluStep, to_output_of
+from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
 from saescope.training.steps.support import Grads, Support
 
 
@@ -31,7 +31,7 @@ class JumpReLUStep(ReluStep):
         near = rectangle((hidden_pre - threshold) / bandwidth)
         acts = hidden_pre * active
         error = self.error(support.decode(acts, decoder), part.batch)
-        mse, to_output = to_output_of(error, part)
+        per_position, mse, to_output = squared(error, part)
         to_acts = support.dots(to_output, decoder)
         penalty, to_fires = self._penalty(support, acts, active, grads, to_acts, weight=coefficients.sparsity / part.n_pos)
         through = near.mul_(threshold * to_acts + to_fires).div_(bandwidth)
@@ -42,7 +42,7 @@ class JumpReLUStep(ReluStep):
         support.add_outer(grads, "decoder", acts, to_output)
         grads.add("b_enc", support.by_feature(to_pre))
         self.add_common(grads, support, part, to_pre, to_output)
-        return Outcome({"mse_loss": mse, "l0_loss": penalty}, support.count(active), error)
+        return Outcome({"mse_loss": mse, "l0_loss": penalty}, support.count(active), error, per_position)
 
     def _penalty(
         self, support: Support, acts: Tensor, active: Tensor, grads: Grads, to_acts: Tensor, *, weight: float

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.training.objective import Batch, Coefficients, Objective, Params
-from saescope.training.steps.base import Step, StepResult, mean_square
+from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, dead_block
 from saescope.training.steps.encoder import Found, above, chunks, join
 from saescope.training.steps.support import DenseSupport, Grads, SparseSupport, Support
@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
     losses: dict[str, Tensor]
     fired: Tensor
     error: Float[Tensor, "n d_out"]
+    squared_error: Float[Tensor, " n"]
 
 
 class ReluStep(Step):
@@ -57,9 +58,7 @@ class ReluStep(Step):
         """Forward and backward on one part; adds to `grads`, and to grads["norm"] what goes through the decoder's row norms."""
         raise NotImplementedError
 
-    def revive(
-        self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients
-    ) -> dict[str, Tensor]:
+    def revive(self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients) -> dict[str, Tensor]:
         """The loss term on dead features, where the architecture has one."""
         raise NotImplementedError
 
@@ -82,7 +81,8 @@ class ReluStep(Step):
         if self.objective.apply_b_dec_to_input:
             grads["b_dec"].sub_(grads["pre_sum"] @ self.params["encoder"])
         del grads["pre_sum"]
-        return StepResult(grads, losses, torch.stack([outcome.fired for outcome in outcomes]).sum(0))
+        fired = torch.stack([outcome.fired for outcome in outcomes]).sum(0)
+        return StepResult(grads, losses, fired, torch.cat([outcome.squared_error for outcome in outcomes]))
 
     def _entries(self, x: Tensor, block: DeadBlock | None) -> SparseSupport | None:
         """None if they are too many."""
@@ -120,6 +120,15 @@ class ReluStep(Step):
             grads.add("W_skip", to_output.T @ part.batch.x)
 
 
-def to_output_of(error: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-    """The squared error's value and its gradient at the output."""
-    return mean_square(error, part.n_pos), error * (2 / part.n_pos)
+class Squared(NamedTuple):
+    """The squared error of a part."""
+
+    per_position: Float[Tensor, " n"]
+    loss: Float[Tensor, ""]
+    to_output: Float[Tensor, "n d_out"]
+    """d loss / d sae_out."""
+
+
+def squared(error: Float[Tensor, "n d_out"], part: Part) -> Squared:
+    per_position = squared_errors(error)
+    return Squared(per_position, per_position.sum() / part.n_pos, error * (2 / part.n_pos))

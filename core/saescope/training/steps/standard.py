@@ -5,7 +5,7 @@ from torch import Tensor
 
 from saescope.training.objective import Coefficients
 from saescope.training.steps.dead import DeadBlock, ghost
-from saescope.training.steps.relu import Outcome, Part, ReluStep, to_output_of
+from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
 from saescope.training.steps.support import Grads, Support
 
 
@@ -14,7 +14,7 @@ class StandardStep(ReluStep):
         decoder = self.params["decoder"]
         acts = support.values.relu()
         error = self.error(support.decode(acts, decoder), part.batch)
-        mse, to_output = to_output_of(error, part)
+        per_position, mse, to_output = squared(error, part)
         norm = support.take(decoder.norm(dim=1))
         size, to_weighted = self._penalty(support, acts * norm)
         to_weighted = to_weighted * (coefficients.sparsity / part.n_pos)
@@ -24,7 +24,7 @@ class StandardStep(ReluStep):
         grads.add("b_enc", support.by_feature(to_pre))
         self.add_common(grads, support, part, to_pre, to_output)
         losses = {"mse_loss": mse, "l1_loss": coefficients.sparsity * size.sum() / part.n_pos}
-        return Outcome(losses, support.count(acts > 0), error)
+        return Outcome(losses, support.count(acts > 0), error, per_position)
 
     def _penalty(self, support: Support, weighted: Tensor) -> tuple[Tensor, Tensor]:
         """The Lp norm of each position and its slope at each entry."""

@@ -65,9 +65,7 @@ class DenseSupport:
 class SparseSupport:
     """Some entries of a batch, in CSR form: those of position p are `offsets[p]:offsets[p + 1]`."""
 
-    def __init__(
-        self, values: Float[Tensor, " nnz"], features: Int[Tensor, " nnz"], offsets: Int[Tensor, " n_plus_1"], d_sae: int
-    ) -> None:
+    def __init__(self, values: Float[Tensor, " nnz"], features: Int[Tensor, " nnz"], offsets: Int[Tensor, " n_plus_1"], d_sae: int) -> None:
         self.values, self.features, self.offsets, self.d_sae = values, features.int(), offsets.int(), d_sae
 
     def take(self, per_feature: Float[Tensor, " d_sae"]) -> Float[Tensor, " nnz"]:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.training.objective import Batch, Coefficients, Objective, Params
-from saescope.training.steps.base import Step, StepResult, mean_square
+from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, DeadGrads, auxk, dead_block
 from saescope.training.steps.encoder import Found, above, chunks, join, level_edges, top_of_rows
 from saescope.training.steps.support import Grads, SparseSupport, bag, sampled_dots
@@ -75,10 +75,11 @@ class TopKStep(Step):
         errors = levels.decode(acts, decoder)
         for error in errors:
             self.error(error, batch)
-        losses = {"mse_loss": mean_square(errors[-1], n_pos)}
+        squared = [squared_errors(error) for error in errors]
+        losses = {"mse_loss": squared[-1].mean()}
         revived = self._auxk(ranking, block, errors, coefficients) if block is not None else []
         widths = self.objective.matryoshka_widths[:-1]
-        losses |= {f"inner_mse_loss_{width}": mean_square(error, n_pos) for width, error in zip(widths, errors, strict=False)}
+        losses |= {f"inner_mse_loss_{width}": part.mean() for width, part in zip(widths, squared, strict=False)}
         to_output = _suffix_sums(errors.mul_(2 / n_pos))
         to_pre = levels.dots(to_output, decoder)
         grads = Grads(encoder=kept.outer(to_pre, ranking.x), decoder=levels.outer(acts, to_output), b_enc=kept.by_feature(to_pre))
@@ -87,7 +88,7 @@ class TopKStep(Step):
         if self.objective.revival == "auxk":
             losses["auxiliary_reconstruction_loss"] = sum((loss for loss, *_ in revived), start=decoder.new_zeros(()))
         self.finish(grads, to_output[0], batch, grads["b_enc"])
-        return StepResult(grads, losses, kept.count(torch.ones_like(kept.features, dtype=torch.bool)))
+        return StepResult(grads, losses, torch.bincount(kept.features, minlength=self.objective.d_sae), squared[-1])
 
     def _auxk(
         self, ranking: Ranking, block: DeadBlock, errors: Float[Tensor, "n_levels n d_out"], coefficients: Coefficients
