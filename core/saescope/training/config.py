@@ -37,7 +37,7 @@ class TrainConfig:
     d_out: int = 0
     """Width at hook_name_out; 0 = d_in."""
     d_sae: int
-    k: float = 32
+    k: float = 32.0
     l1_coefficient: float = 5.0
     l0_coefficient: float = 1.0
     training_tokens: int = 2_000_000
@@ -92,6 +92,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "d_out", self.d_out or self.d_in)
+        for name in _FLOATS:
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.architecture == "matryoshka_batchtopk":
             widths = tuple(self.matryoshka_widths) or tuple(width for width in (self.d_sae // 16, self.d_sae // 4) if width)
             object.__setattr__(self, "matryoshka_widths", widths if widths[-1:] == (self.d_sae,) else (*widths, self.d_sae))
@@ -232,8 +234,12 @@ def _options() -> dict[str, Option]:
     for name, hint in get_type_hints(TrainConfig, include_extras=True).items():
         for knob in getattr(hint, "__metadata__", ()):
             if isinstance(knob, Knob):
-                options[name] = Option(defaults[name], knob.help, knob.low, knob.high, _choices(hint.__origin__))
+                options[name] = Option(defaults[name], knob.help, float(knob.low), float(knob.high), _choices(hint.__origin__))
     return options
+
+
+_FLOATS = tuple(name for name, hint in get_type_hints(TrainConfig).items() if hint is float)
+"""Fields that may be given as whole numbers."""
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
