@@ -35,7 +35,7 @@ class Harvester:
         plain = plain_model(model, list(self.widths))
         self.plain = None
         if plain is not None:
-            probe = torch.randint(model.d_vocab, (1, context_size), generator=torch.Generator().manual_seed(0)).to(model.device)
+            probe = torch.randint(model.bridge.cfg.d_vocab, (1, context_size), generator=torch.Generator().manual_seed(0)).to(model.device)
             with model.lock:
                 self.plain = plain if _agree(plain(probe), self._through_bridge(probe), model.dtype) else None
 

@@ -88,6 +88,14 @@ def test_the_fast_path_shares_the_weights(gpt2: Family) -> None:
     assert {p.data_ptr() for p in plain.root.parameters()} <= theirs
 
 
+def test_products_that_onednn_does_are_the_same_as_those_of_torch(gpt2: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = "blocks.1.hook_resid_post"
+    found = [Harvester(gpt2.model, [hook], 40)(IDS)]
+    monkeypatch.setattr("saescope.activations.plain.ONEDNN", False)
+    found.append(Harvester(gpt2.model, [hook], 40)(IDS))
+    assert differences(found[0], found[1])[hook] < 1e-5
+
+
 def test_an_unknown_hook_names_the_nearest(glass: LanguageModel) -> None:
     with pytest.raises(HookError, match="no hook"):
         Harvester(glass, ["blocks.1.hook_resid_pst"], 16)

@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def test_a_file_that_vanishes_is_a_coded_error(tmp_path: Path) -> None:
     assert code_of(lambda: list(dataset.documents())) == "FILE_READ_ERROR"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a link needs a privilege there")
 def test_a_link_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
     inside.mkdir()
@@ -137,6 +139,7 @@ def test_a_link_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     assert list(open_dataset(str(inside), roots=[tmp_path]).documents()) == ["secret"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no device files")
 def test_a_device_or_pipe_is_no_dataset() -> None:
     assert code_of(lambda: open_dataset("/dev/zero")) == "UNKNOWN_FORMAT"
 
