@@ -243,6 +243,9 @@ def _resident() -> int:
 
 @pytest.mark.model
 def test_no_row_of_a_real_model_has_the_outlying_norm_of_a_first_position(smollm: LanguageModel) -> None:
-    source = TextSource(smollm, ["blocks.14.hook_resid_post"], open_dataset("embedded"), ContextConfig(context_size=64))
-    norms = torch.cat([source.next_rows()["blocks.14.hook_resid_post"] for _ in range(2)]).norm(dim=1)
+    hook = "blocks.14.hook_resid_post"
+    dataset = Dataset("test", "print", lambda: iter([f"{'0' * 40} is the number {i} of many. Alice was tired of it. " for i in range(60)]))
+    source = TextSource(smollm, [hook], dataset, ContextConfig(context_size=64))
+    rows = torch.cat([source.next_rows()[hook] for _ in range(2)])
+    norms = rows.norm(dim=1)
     assert source.harvester.plain is not None and float(norms.max() / norms.median()) < 10

@@ -117,6 +117,11 @@ def test_position_0_special_tokens_and_nothing_are_left_out(glass: LanguageModel
     assert counted_positions(contexts, glass.tokenizer.special_ids).tolist() == [[False, True, False, True], [False, True, False, False]]
 
 
+def test_repeats_of_the_first_token_at_the_start_are_position_0_again(glass: LanguageModel) -> None:
+    contexts = torch.tensor([[100, 100, 100, 101, 100], [100, 100, 100, 100, 100]], dtype=torch.int32)
+    assert counted_positions(contexts, glass.tokenizer.special_ids).tolist() == [[False, False, False, True, True], [False] * 5]
+
+
 @pytest.mark.parametrize("documents", [[], ["", "  \n"]])
 def test_a_dataset_without_text_is_an_error(glass: LanguageModel, documents: list[str]) -> None:
     with pytest.raises(SaescopeError, match="no text") as caught:
