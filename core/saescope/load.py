@@ -1,6 +1,8 @@
-"""The front door for SAEs: a release on the hub, a folder on disk, or the embedded default."""
+"""The front door for SAEs: a release or repository on the hub, a folder or file on disk, or the embedded default."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,8 +13,11 @@ from saescope import hub
 from saescope.devices import pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_SAE_DIR
 from saescope.errors import ArgumentError, FormatError, NotFoundError
-from saescope.formats import DIALECTS
-from saescope.saes import ARCHITECTURES, SAE, SAEConfig
+from saescope.formats import BY_NAME, DIALECTS, Source, local_source
+from saescope.names import nearest
+from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
+
+_SAELENS_FILES = ("cfg.json", "sae_weights.safetensors")
 
 
 class SAEInfo(NamedTuple):
@@ -22,13 +27,20 @@ class SAEInfo(NamedTuple):
     weights_bytes: int
     """Size in memory as float32."""
     source: str
+    dialect: str
+    repo_id: str
+    """Empty for an SAE that is not from the hub."""
+    revision: str
+    """The commit; empty for an SAE that is not from the hub."""
 
 
-class _Source(NamedTuple):
-    folder: Path
+class _Found(NamedTuple):
+    source: Source
     dialect: ModuleType
-    metadata: Mapping[str, Any]
     name: str
+    revision: str
+    asked: Mapping[str, Any]
+    """What the user says of it: this wins over its files."""
 
 
 def load_sae(
@@ -41,67 +53,143 @@ def load_sae(
     revision: str = "",
     offline: bool = False,
     progress: Callable[[str], None] | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> SAE:
-    """The SAE of a folder, of a release (`release` and `sae_id`), or without arguments the embedded one.
+    """The SAE of a folder or file, of a release (`release` and `sae_id`; or a repository `owner/name` and a path in it as `sae_id`), or
+    without arguments the embedded one. `known` overrides what the catalogue and the files say (hook_name, model_name, gate ...).
 
     Raises:
         NotFoundError, OfflineError: it is not there, or not here and the network is not to be used.
         ConfigError, FormatError: its files are incomplete, torn or in a dialect that saescope does not read.
     """
-    source = _locate(path, release, sae_id, revision, offline, progress)
+    found = _locate(path, release, sae_id, revision, offline, progress, known)
     where = pick_device(device)
-    stored = getattr(torch, source.dialect.peek(source.folder, source.metadata)[0].dtype)
-    cfg, tensors = source.dialect.read(source.folder, pick_dtype(dtype, where, stored), source.metadata)
-    return ARCHITECTURES[cfg.architecture][1](cfg, tensors).to(where)
+    stored = getattr(torch, found.dialect.peek(found.source)[0].dtype)  # refuses what will not load before a weight is fetched
+    for name in _wanted(found):
+        found.source.local(name)
+    cfg, tensors = found.dialect.read(found.source, pick_dtype(dtype, where, stored))
+    return ARCHITECTURES[cfg.architecture][1](_signed(found, cfg), tensors).to(where)
 
 
-def peek_sae(path: str | Path | None = None, *, release: str = "", sae_id: str = "", revision: str = "", offline: bool = False) -> SAEInfo:
-    """Configuration and size of an SAE, from its configuration and the header of its weights."""
-    source = _locate(path, release, sae_id, revision, offline, None)
-    cfg, header = source.dialect.peek(source.folder, source.metadata)
-    return SAEInfo(cfg, sum(4 * torch.Size(info.shape).numel() for info in header.values()), source.name)
+def peek_sae(
+    path: str | Path | None = None,
+    *,
+    release: str = "",
+    sae_id: str = "",
+    revision: str = "",
+    offline: bool = False,
+    known: Mapping[str, Any] | None = None,
+) -> SAEInfo:
+    """Configuration and size of an SAE, from its configuration and the header of its weights: of a remote one no weight is fetched."""
+    found = _locate(path, release, sae_id, revision, offline, None, known)
+    cfg, header = found.dialect.peek(found.source)
+    n_bytes = sum(4 * torch.Size(info.shape).numel() for info in header.values())
+    return SAEInfo(_signed(found, cfg), n_bytes, found.name, found.dialect.NAME, found.source.repo_id, found.revision)
 
 
 def _locate(
-    path: str | Path | None, release: str, sae_id: str, revision: str, offline: bool, progress: Callable[[str], None] | None
-) -> _Source:
+    path: str | Path | None,
+    release: str,
+    sae_id: str,
+    revision: str,
+    offline: bool,
+    progress: Callable[[str], None] | None,
+    known: Mapping[str, Any] | None,
+) -> _Found:
     if path and release:
         raise ArgumentError("Give either a path or a release, not both.", field="path", hint="Leave one of them out.")
     if release:
-        if not sae_id:
-            raise ArgumentError(
-                "A release needs a sae_id.",
-                code="MISSING_ARGUMENT",
-                field="sae_id",
-                hint=f'Call load_sae(release="{release}", sae_id="...").',
-            )
-        found = hub.resolve(release, sae_id)
-        dialect = DIALECTS[0]
-        folder = hub.download(found.repo_id, sae_id, dialect.FILES, revision=revision, offline=offline, progress=progress)
-        return _Source(
-            folder,
-            dialect,
-            dict(found.metadata) | ({"neuronpedia_id": found.saes[sae_id]} if found.saes[sae_id] else {}),
-            f"{release}/{sae_id}",
+        return _on_hub(
+            hub.resolve(release, sae_id), hub_name=f"{release}/{sae_id}".rstrip("/"), ask=(revision, offline, progress), known=known
         )
-    folder = Path(path).expanduser() if path else EMBEDDED_SAE_DIR
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"There is no folder {str(path)!r}.", code="FILE_MISSING", field="path", got=path, hint="Give the folder that holds cfg.json."
-        )
-    files = {file.name for file in folder.iterdir()}
-    dialect = next((dialect for dialect in DIALECTS if dialect.matches(files)), None)
+    place = Path(path).expanduser() if path else EMBEDDED_SAE_DIR
+    source = local_source(place, known)
+    dialect = _detect(source)
     if dialect is None:
-        raise _unknown_dialect(folder, files)
-    return _Source(folder, dialect, {}, str(folder))
+        raise _unknown_locally(place, source)
+    return _Found(source, dialect, str(place), "", dict(known or {}))
 
 
-def _unknown_dialect(folder: Path, files: set[str]) -> NotFoundError | FormatError:
-    wanted = DIALECTS[0].FILES
-    missing = sorted(set(wanted) - files)
-    if missing != sorted(wanted):
+def _on_hub(
+    location: hub.Location, *, hub_name: str, ask: tuple[str, bool, Callable[[str], None] | None], known: Mapping[str, Any] | None
+) -> _Found:
+    revision, offline, progress = ask
+    repository = hub.repository(location.repo_id, revision=revision, offline=offline, progress=progress)
+    source = Source(
+        opener=repository.open,
+        local=repository.local,
+        names=repository.names,
+        path=location.path,
+        repo_id=location.repo_id,
+        known=dict(location.known) | dict(known or {}),
+    )
+    dialect = BY_NAME.get(location.dialect) if location.dialect else _detect(source)
+    if dialect is None:
+        raise _unknown_remotely(source)
+    found = _Found(source, dialect, hub_name, repository.commit, dict(known or {}))
+    if not _wanted(found) and not offline:
+        raise NotFoundError(
+            f"{location.repo_id} has no {location.path!r}.",
+            code="SAE_NOT_FOUND",
+            field="sae_id",
+            got=location.path,
+            allowed=nearest(location.path, _folders(source.names), 5),
+        )
+    return found
+
+
+def _wanted(found: _Found) -> list[str]:
+    """Names of the files that a load reads."""
+    patterns = found.dialect.wanted(found.source.path)
+    return sorted(name for name in found.source.names if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def _detect(source: Source) -> ModuleType | None:
+    """The dialect of the SAE's own files."""
+    return _dialect_of({source.path.rpartition("/")[2]} if source.path in source.names else _children(source.names, source.path))
+
+
+def _dialect_of(files: set[str]) -> ModuleType | None:
+    return next((dialect for dialect in DIALECTS if dialect.matches(files)), None)
+
+
+def _children(names: frozenset[str], folder: str) -> set[str]:
+    prefix = f"{folder}/" if folder else ""
+    return {name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]}
+
+
+def _folders(names: frozenset[str]) -> list[str]:
+    """Folders and files that hold an SAE."""
+    files: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        files.setdefault(folder, set()).add(file)
+    whole = sorted(folder for folder, inside in files.items() if _dialect_of(inside))
+    return whole or sorted(name for name in names if _dialect_of({name.rpartition("/")[2]}))
+
+
+def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
+    """The configuration as the user wants it, with a note of where the SAE came from, which travels with it when it is saved."""
+    asked = {field.name: found.asked[field.name] for field in fields(SAEMetadata) if field.name in found.asked}
+    if asked:
+        cfg = replace(cfg, metadata=replace(cfg.metadata, **asked, raw=dict(cfg.metadata.raw) | asked))
+    if not found.revision:
+        return cfg
+    origin = {"repo_id": found.source.repo_id, "path": found.source.path, "revision": found.revision, "dialect": found.dialect.NAME}
+    published = {"l0": found.source.known["l0"]} if "l0" in found.source.known else {}
+    return replace(cfg, metadata=replace(cfg.metadata, raw=published | dict(cfg.metadata.raw) | {"source": origin}))
+
+
+def _unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError:
+    files = {source.path} if source.path else _children(source.names, "")
+    missing = sorted(set(_SAELENS_FILES) - files)
+    if len(missing) < len(_SAELENS_FILES):
         return NotFoundError(
-            f"The folder {folder.name!r} has no {missing[0]}.", code="FILE_MISSING", field="path", got=sorted(files)[:10], allowed=wanted
+            f"The folder {place.name!r} has no {missing[0]}.",
+            code="FILE_MISSING",
+            field="path",
+            got=sorted(files)[:10],
+            allowed=_SAELENS_FILES,
         )
     pickles = sorted(name for name in files if name.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt")))
     if pickles:
@@ -112,11 +200,34 @@ def _unknown_dialect(folder: Path, files: set[str]) -> NotFoundError | FormatErr
             got=pickles[0],
             hint="Convert it to safetensors in an environment that you trust.",
         )
+    return _unknown(repr(place.name), sorted(files), "path", _folders(source.names))
+
+
+def _unknown_remotely(source: Source) -> NotFoundError | FormatError:
+    inside, held = _children(source.names, source.path), _folders(source.names)
+    if source.path and source.path not in source.names and not any(name.startswith(f"{source.path}/") for name in source.names):
+        close = nearest(source.path, held, 5) or held[:5]
+        return NotFoundError(
+            f"{source.repo_id} has no {source.path!r}. Nearest: {', '.join(close) or 'none'}.",
+            code="SAE_NOT_FOUND",
+            field="sae_id",
+            got=source.path,
+            allowed=close,
+            hint=f'Call load_sae(release="{source.repo_id}", sae_id="{close[0]}").' if close else "Check the repository's list of files.",
+        )
+    below = [folder for folder in held if folder.startswith(f"{source.path}/" if source.path else "")]
+    return _unknown(f"{source.repo_id}/{source.path}".rstrip("/"), sorted(inside), "sae_id", below)
+
+
+def _unknown(where: str, files: list[str], field: str, below: list[str]) -> FormatError:
+    hint = "Give the folder that holds cfg.json and sae_weights.safetensors, or the files of another dialect that saescope reads."
+    if below:
+        hint = f"{len(below)} SAEs lie further down: give one of them, such as {below[0]!r}."
     return FormatError(
-        f"The folder {folder.name!r} holds no SAE that saescope reads.",
+        f"{where} holds no SAE that saescope reads.",
         code="UNKNOWN_FORMAT",
-        field="path",
-        got=sorted(files)[:10],
-        allowed=wanted,
-        hint="Give the folder that holds cfg.json and sae_weights.safetensors.",
+        field=field,
+        got=files[:10],
+        allowed=below[:5] or [dialect.NAME for dialect in DIALECTS],
+        hint=hint,
     )

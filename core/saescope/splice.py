@@ -32,6 +32,8 @@ class SiteRecord:
     """What it should reconstruct: `x`, or for a transcoder the activation at the site that it writes."""
     acts: SparseActs
     sae_out: Float[Tensor, "n_pos d_out"]
+    written: Float[Tensor, "n_pos d_out"]
+    """The activation at the site that the SAE writes, as the model has it."""
 
     @property
     def error(self) -> Float[Tensor, "n_pos d_out"]:
@@ -90,8 +92,10 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
 
 
 def prepare_input(model: LanguageModel, sae: SAE, activation: Tensor) -> Float[Tensor, "n_pos d_in"]:
-    """The activation at its hook as the SAE knows it: heads flattened; minus the mean where the model was processed by TransformerLens."""
+    """The activation at its hook as the SAE knows it: heads flattened; without the mean or the value bias that TransformerLens took out."""
     x = sae.flatten(activation)
+    if sae.cfg.metadata.fold_value_biases:
+        x = x - model.value_bias(read_hook(sae)).to(x)
     return x - x.mean(-1, keepdim=True) if sae.cfg.metadata.center_writing_weights and model.readout.centred else x
 
 
@@ -108,9 +112,11 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
     x = prepare_input(model, sae, read)
     if not bool(x.isfinite().all()):
         raise NumericError(f"The activations at {read_hook(sae)} are not finite.", hint="Load the model with dtype float32.")
-    acts = sae.encode_sparse(x)
-    sae_out = sae.skip_path(x, sae.decode(acts, like=x))
-    return SiteRecord(x, written.reshape(-1, sae.cfg.d_out).to(sae.dtype) if sae.cfg.transcoder else x, acts, sae_out)
+    given = x.reshape(*read.shape[:2], sae.cfg.d_in) if sae.sequential else x
+    acts = sae.encode_sparse(given)
+    sae_out = sae.skip_path(given, sae.decode(acts, like=given)).reshape(-1, sae.cfg.d_out)
+    flat = written.reshape(-1, sae.cfg.d_out)
+    return SiteRecord(x, flat.to(sae.dtype) if sae.cfg.transcoder else x, acts, sae_out, flat)
 
 
 def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Edit]:
@@ -131,9 +137,10 @@ def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, 
     return {read_hook(sae): capture, write_hook(sae): write}
 
 
-def add_at_site(written: Tensor, change: Float[Tensor, "n_pos d_out"]) -> Tensor:
-    """`written + change`, computed in float32 or better whatever the model's dtype."""
-    return (written.to(change.dtype) + change.reshape(written.shape)).to(written.dtype)
+def add_at_site(written: Tensor, change: Float[Tensor, "*n_pos d_out"]) -> Tensor:
+    """`written + change`, computed in float32 or better whatever the dtypes of model and SAE."""
+    wide = torch.promote_types(torch.promote_types(written.dtype, change.dtype), torch.float32)
+    return (written.to(wide) + change.reshape(written.shape).to(wide)).to(written.dtype)
 
 
 @contextmanager
@@ -157,7 +164,7 @@ def splice(
     """
     _check_sites(saes, edits or {})
     hooks: dict[str, Edit] = {}
-    for sae in saes:
+    for sae in sorted(saes, key=_turn):
         check_fits(model, sae, allow_mismatch=True)
         edit = _spliced(model, sae, error_term, (edits or {}).get(write_hook(sae)), positions, cache)
         for hook_name, hook in site_edits(sae, edit).items():
@@ -235,10 +242,11 @@ def _spliced(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     def replace(read: Tensor, written: Tensor) -> Tensor:
         site = site_record(model, sae, read, written)
-        acts = site.acts if edit is None else from_dense(edit(site.acts.to_dense()))
-        change = site.sae_out.new_zeros(site.sae_out.shape)
+        acts, change = site.acts, site.sae_out.new_zeros(site.sae_out.shape)
         if edit is not None:
-            change = sae.decode_change(acts, like=site.x) - sae.decode_change(site.acts, like=site.x)
+            before = site.acts.to_dense()
+            edited = edit(before.clone())
+            acts, change = from_dense(edited), sae.decode_change(from_dense(edited - before), like=site.x)
         if not error_term:
             change = change - site.error
         if positions is not None:
@@ -255,6 +263,11 @@ def _store(cache: dict[str, Tensor], name: str, batch: Sequence[int], site: Site
     values = {"input": site.x, "acts_post": acts.to_dense(), "recons": site.sae_out, "error": site.error}
     cache |= {f"{name}.hook_sae_{key}": value.reshape(*batch, -1) for key, value in values.items()}
     cache[f"{name}.hook_sae_output"] = out
+
+
+def _turn(sae: SAE) -> tuple[bool, bool]:
+    """Hooks at one place run in the order of the SAEs: what reads there comes after what writes there."""
+    return sae.cfg.transcoder, write_hook(sae).endswith(".hook_resid_mid")
 
 
 def _check_sites(saes: Sequence[SAE], edits: Mapping[str, FeatureEditFn]) -> None:

@@ -1,5 +1,6 @@
 """Which features make the model predict a token: attributed cheaply, then measured by ablation, beside matched controls."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 
@@ -71,16 +72,31 @@ class Attribution:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
+    """One logit to explain, and everything that the clean run says about it."""
+
     model: LanguageModel
     sae: SAE
+    tokens: Tokens
     ids: Int[Tensor, "1 n_pos"]
     mask: Bool[Tensor, " n_pos"]
+    site: SiteRecord
+    logits: Float[Tensor, " d_vocab"]
     target: int
     against: int | None
     position: int
 
     def metric(self, logits: Tensor) -> Tensor:
         return logit_of(logits[:, self.position], self.target, self.against)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What every active pair, and the SAE's error, are attributed."""
+
+    acts: SparseActs
+    attributions: Float[Tensor, " n"]
+    error: float
+    completeness: float | None
 
 
 def attribute(
@@ -109,50 +125,69 @@ def attribute(
     Raises:
         ArgumentError: an unknown method or position, or "direct" where the site does not write to the residual stream.
     """
-    if method not in METHODS:
-        raise ArgumentError(f"method {method!r} is unknown.", code="INVALID_CHOICE", field="method", got=method, allowed=[*METHODS])
-    if sign not in SIGNS:
-        raise ArgumentError(f"sign {sign!r} is unknown.", code="INVALID_CHOICE", field="sign", got=sign, allowed=SIGNS)
-    at = resolve_position(position, len(tokens))
+    for name, value, allowed in (("method", method, tuple(METHODS)), ("sign", sign, SIGNS)):
+        if value not in allowed:
+            raise ArgumentError(f"{name} {value!r} is unknown.", code="INVALID_CHOICE", field=name, got=value, allowed=allowed)
+    question = _ask(model, sae, tokens, target, against, resolve_position(position, len(tokens)), include_special)
+    scores = _score(question, method)
+    chosen = _strongest(scores.attributions, k, sign)
+    if validate and len(chosen):
+        effects, joint = _validate(question, scores.acts, chosen, n_controls, seed)
+    else:
+        effects, joint = [None] * len(chosen), None
+    return _report(question, scores, chosen, effects, joint, method, n_controls if validate else 0)
+
+
+def _ask(
+    model: LanguageModel, sae: SAE, tokens: Tokens, target: int | None, against: int | None, position: int, include_special: bool
+) -> _Question:
     ids = model.batch(tokens.ids)
-    logits = model.forward(ids)[0][0, at]
+    logits = model.forward(ids)[0][0, position]
     mask = counted(tokens, include_special=include_special).to(model.device)
-    question = _Question(model, sae, ids, mask, int(logits.argmax()) if target is None else target, against, at)
-    site = read_site(model, sae, ids)
-    gradient, span = _gradient(question, method, site)
-    acts = site.acts.select(mask[site.acts.positions])
-    attributions = sae.contributions(acts, gradient, like=site.x).double()
-    chosen = _strongest(attributions, k, sign)
-    error = float((site.error.double() * gradient)[mask].sum())
-    total = float(attributions.abs().sum()) + abs(error)
-    effects, joint = _validate(question, site, acts, chosen, n_controls, seed) if validate and len(chosen) else ([None] * len(chosen), None)
+    wanted = int(logits.argmax()) if target is None else target
+    return _Question(model, sae, tokens, ids, mask, read_site(model, sae, ids), logits, wanted, against, position)
+
+
+def _score(question: _Question, method: str) -> _Scores:
+    q, site = question, question.site
+    gradient, span = _gradient(question, method)
+    acts = site.acts.select(q.mask[site.acts.positions])
+    attributions = q.sae.contributions(acts, gradient, like=site.x).double()
+    error = float((site.error.double() * gradient)[q.mask].sum())
+    return _Scores(acts, attributions, error, (float(attributions.sum()) + error) / span if span else None)
+
+
+def _report(
+    question: _Question, scores: _Scores, chosen: Tensor, effects: Sequence[float | None], joint: Joint | None, method: str, n_controls: int
+) -> Attribution:
+    q, acts, attributions = question, scores.acts, scores.attributions
+    strings, positions = q.tokens.strings, acts.positions
     features = [
-        FeatureEffect(
-            int(acts.features[i]), pos := int(acts.positions[i]), tokens.strings[pos], float(acts.values[i]), float(attributions[i]), effect
-        )
+        FeatureEffect(int(acts.features[i]), pos := int(positions[i]), strings[pos], float(acts.values[i]), float(attributions[i]), effect)
         for i, effect in zip(chosen.tolist(), effects, strict=True)
     ]
+    total = float(attributions.abs().sum()) + abs(scores.error)
     return Attribution(
-        target=read_token(model, logits, question.target),
-        against=None if against is None else read_token(model, logits, against),
-        position=at,
+        target=read_token(q.model, q.logits, q.target),
+        against=None if q.against is None else read_token(q.model, q.logits, q.against),
+        position=q.position,
         features=features,
         total=len(attributions),
-        error_attribution=error,
-        error_share=abs(error) / total if total else None,
+        error_attribution=scores.error,
+        error_share=abs(scores.error) / total if total else None,
         agreement_pearson=_agreement(features),
         agreement_n=len(features) if joint else 0,
         joint=joint,
-        completeness=(float(attributions.sum()) + error) / span if span else None,
-        n_tokens=int(mask.sum()),
-        n_left_out=int((~mask).sum()),
+        completeness=scores.completeness,
+        n_tokens=int(q.mask.sum()),
+        n_left_out=int((~q.mask).sum()),
         left_out=METHODS[method],
-        warnings=_warnings(mask, len(attributions), joint, n_controls if validate else 0),
+        warnings=_warnings(q.mask, len(attributions), joint, n_controls),
     )
 
 
-def _gradient(question: _Question, method: str, site: SiteRecord) -> tuple[Float[Tensor, "n_pos d_out"], float]:
-    q = question
+def _gradient(question: _Question, method: str) -> tuple[Float[Tensor, "n_pos d_out"], float]:
+    q, site = question, question.site
     if method == "direct":
         return direct_gradient(q.model, q.sae, q.ids, q.metric, q.position).to(site.x), 0.0
     if method == "integrated_gradients":
@@ -166,9 +201,7 @@ def _strongest(attributions: Float[Tensor, " n"], k: int, sign: str) -> Int[Tens
     return order[strength[order] > 0][:k]
 
 
-def _validate(
-    question: _Question, site: SiteRecord, acts: SparseActs, chosen: Int[Tensor, " k"], n_controls: int, seed: int
-) -> tuple[list[float], Joint]:
+def _validate(question: _Question, acts: SparseActs, chosen: Int[Tensor, " k"], n_controls: int, seed: int) -> tuple[list[float], Joint]:
     positions = acts.positions
 
     def pairs(entries: Tensor) -> Pairs:
@@ -177,7 +210,7 @@ def _validate(
     draws = draw_controls(acts, chosen, n_controls=n_controls, seed=seed)
     groups = [*(pairs(entry) for entry in chosen.split(1)), pairs(chosen), *(pairs(draw) for draw in draws)]
     q = question
-    measured = measure_ablations(q.model, q.sae, q.ids, site, groups, target=q.target, against=q.against, position=q.position)
+    measured = measure_ablations(q.model, q.sae, q.ids, q.site, groups, target=q.target, against=q.against, position=q.position)
     k, controls = len(chosen), measured[len(chosen) + 1 :]
     joint = Joint(measured[k], mean(controls) if controls else None, stdev(controls) if len(controls) > 1 else None, len(controls))
     return measured[:k], joint

@@ -22,6 +22,9 @@ PROBE_TEXT = (
     "cost 29 euros. Who would have believed it? Thank you very much, she wrote, and please give my love to your mother."
 )
 
+L0_FACTOR = 2
+"""Texts differ, and so does L0 on them: only beyond this factor does a difference say something."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -32,21 +35,26 @@ class Check:
     explained_variance: float | None
     ce_score: float | None
     """(zero ablation - with SAE) / (zero ablation - clean), of the next-token cross-entropy."""
+    published_l0: float | None
+    """As its authors measured it on their texts; None if that is not known."""
     verdict: str
     maxima: Float[Tensor, " d_sae"]
     """Each feature's largest activation; 0 where it never fired."""
 
 
-def check_sae(model: LanguageModel, sae: SAE) -> Check:
-    """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed."""
-    tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos)
-    limit = min(len(tokens), model.n_ctx, sae.cfg.metadata.context_size or len(tokens))
-    ids, mask = model.batch(tokens.ids[:limit]), counted(tokens)[:limit].to(model.device)
+def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = None) -> Check:
+    """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed; L0 is compared with the published one."""
+    limit = min(model.n_ctx, sae.cfg.metadata.context_size or model.n_ctx)
+    tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos, limit=limit)
+    ids, mask = model.batch(tokens.ids), counted(tokens).to(model.device)
     site = read_site(model, sae, ids)
     ev = explained_variance(site.target[mask], site.sae_out[mask])
-    l0 = float(site.acts.l0[mask].float().mean())
-    ce = _ce_score(model, sae, ids, mask)
-    return Check(int(mask.sum()), l0, ev, ce, _verdict(ev, ce), site.acts.select(mask[site.acts.positions]).maxima())
+    l0 = float(site.acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
+    ce = _ce_score(model, sae, ids, mask) if bool(mask[:-1].any()) else None
+    verdict = _verdict(ev, ce)
+    if published_l0 is not None and bool(mask.any()):
+        verdict = _against_published(verdict, l0, published_l0)
+    return Check(int(mask.sum()), l0, ev, ce, published_l0, verdict, site.acts.select(mask[site.acts.positions]).maxima())
 
 
 def _ce_score(model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]) -> float | None:
@@ -70,7 +78,9 @@ def _cross_entropy(logits: Float[Tensor, "1 n_pos d_vocab"], ids: Int[Tensor, "1
 
 
 def _verdict(ev: float | None, ce: float | None) -> str:
-    if ev is None or ev < 0:
+    if ev is None:
+        return "unknown: too few positions to measure on, or the activation never varies there"
+    if ev < 0:
         return "wrong: reconstructs worse than the mean; this is not the model, hook or preparation that the SAE was trained on"
     if ev < 0.5 or (ce is not None and ce < 0.7):
         return "doubtful: loses much of the activation; check model and hook, or use a better SAE"
@@ -79,3 +89,12 @@ def _verdict(ev: float | None, ce: float | None) -> str:
         if ev >= 0.75 and (ce is None or ce >= 0.9)
         else "fair: usable, with a noticeable error term"
     )
+
+
+def _against_published(verdict: str, l0: float, published: float) -> str:
+    """A verdict is no better than doubtful where far more or far fewer features fire than when the SAE was published."""
+    if published <= L0_FACTOR * l0 and l0 <= L0_FACTOR * published:
+        return verdict
+    off = f"{l0:.3g} features fire at a position, {published:.3g} were published: the gate, the site or the model may be another"
+    level, _, why = verdict.partition(": ")
+    return f"doubtful: {off} (reconstruction alone: {level})" if level in ("good", "fair") else f"{level}: {why}; {off}"

@@ -1,24 +1,31 @@
 """SAELens on disk: `cfg.json` (version 6, and the flat legacy form before it) and `sae_weights.safetensors`."""
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
-from pathlib import Path
+from dataclasses import MISSING, fields, replace
 from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saescope.errors import ConfigError, FormatError, NotFoundError
+from saescope.errors import ConfigError, FormatError
+from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo, read_header, read_tensors
 from saescope.names import nearest
 from saescope.saes import ARCHITECTURES, SAEConfig, SAEMetadata
 from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, disk_name
 
+NAME = "sae_lens"
 FILES = (CFG_FILE, WEIGHTS_FILE)
 _CHOICES = {
-    "normalize_activations": ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening"),
+    "normalize_activations": (
+        "none",
+        "expected_average_only_in",
+        "constant_norm_rescale",
+        "layer_norm",
+        "covariance_whitening",
+        "constant_scalar_rescale",
+    ),
     "reshape_activations": ("none", "hook_z"),
     "dtype": ("float64", "float32", "float16", "bfloat16"),
 }
@@ -38,6 +45,8 @@ _TRAINING_ONLY = {
     *("topk_threshold_lr", "use_matryoshka_aux_loss", "jumprelu_init_threshold", "jumprelu_bandwidth", "jumprelu_sparsity_loss_mode"),
     *("l0_coefficient", "l0_warm_up_steps", "pre_act_loss_coefficient", "jumprelu_tanh_scale", "jumprelu_ste_to_input", "target_l0"),
 }
+_NOT_METADATA = {*_CHOICES, "norm_scaling_factor", "gate"}
+_NEW_NAMES = {"log_threshold": "threshold", "topk_threshold": "threshold"}
 _KNOBS = ("k", "rescale_acts_by_decoder_norm", "matryoshka_widths")
 _LEGACY_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 _LEGACY_METADATA = {
@@ -47,21 +56,49 @@ _LEGACY_METADATA = {
 }
 
 
-def matches(files: set[str]) -> bool:
-    return set(FILES) <= files
+def matches(names: set[str]) -> bool:
+    return set(FILES) <= names
 
 
-def peek(folder: Path, metadata: Mapping[str, Any] | None = None) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+def wanted(path: str) -> tuple[str, ...]:
+    return tuple(join(path, name) for name in FILES)
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
     """Configuration, and the header of the weights, without reading a weight."""
-    header = read_header(_existing(folder / WEIGHTS_FILE))
-    said = _read_json(_existing(folder / CFG_FILE))
-    return parse_config(said | {"metadata": _object(said, "metadata") | dict(metadata or {})}, set(header)), header
+    cfg, header = _peek(source)
+    names = {name: _NEW_NAMES.get(name, name) for name in header if name != "scaling_factor"}
+    described = {new: header[name] for name, new in names.items()}
+    if "threshold" in described and not described["threshold"].shape:  # BatchTopK's one threshold becomes one a feature
+        described["threshold"] = described["threshold"]._replace(shape=(cfg.d_sae,))
+    return _folded_config(source, cfg), described
 
 
-def read(folder: Path, dtype: torch.dtype, metadata: Mapping[str, Any] | None = None) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights; `metadata` is what a catalogue knows and `cfg.json` does not say."""
-    cfg, _ = peek(folder, metadata)
-    return cfg, _to_inference(cfg, read_tensors(folder / WEIGHTS_FILE, dtype))
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights; W_enc is stored feature-major."""
+    cfg, _ = _peek(source)
+    tensors = _to_inference(cfg, read_tensors(source, source.at(WEIGHTS_FILE), dtype))
+    if _folded_config(source, cfg) is not cfg:
+        factor = float(source.known["norm_scaling_factor"])
+        tensors["W_enc"].mul_(factor)
+        tensors["W_dec"].div_(factor)
+        tensors["b_dec"].div_(factor)
+    return _folded_config(source, cfg), tensors
+
+
+def _peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    header = read_header(source, source.at(WEIGHTS_FILE))
+    said = source.json(source.at(CFG_FILE))
+    known = {key: value for key, value in source.known.items() if key not in _NOT_METADATA}
+    cfg = {key: source.known[key] for key in _CHOICES if key in source.known}
+    return parse_config(said | cfg | {"metadata": _object(said, "metadata") | known}, set(header)), header
+
+
+def _folded_config(source: Source, cfg: SAEConfig) -> SAEConfig:
+    """Where the catalogue knows the scale that the SAE was trained at, the weights take it over."""
+    if cfg.normalize_activations == "expected_average_only_in" and source.known.get("norm_scaling_factor"):
+        return replace(cfg, normalize_activations="none")
+    return cfg
 
 
 def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
@@ -172,6 +209,8 @@ def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
         context_size=said.get("context_size"),
         neuronpedia_id=str(said.get("neuronpedia_id") or ""),
         center_writing_weights=bool(kwargs.get("center_writing_weights", False)),
+        fold_value_biases=bool(said.get("fold_value_biases")),
+        note=str(said.get("note") or ""),
         raw=dict(said),
     )
 
@@ -229,23 +268,3 @@ def _to_inference(cfg: SAEConfig, tensors: dict[str, Tensor]) -> dict[str, Tenso
             f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an old SAELens).", code="UNSUPPORTED_ARCHITECTURE"
         )
     return tensors
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise NotFoundError(
-            f"There is no {path.name} in {path.parent.name or path.parent}.", code="FILE_MISSING", got=path.name, allowed=FILES
-        )
-    return path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > 1 << 20:
-            raise FormatError(f"{path.name} is larger than 1 MiB: no SAE configuration is.", code="FILE_SUSPICIOUS")
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path.name} is no valid JSON: {error}.", hint="Get the file again.") from error
-    if not isinstance(said, dict):
-        raise ConfigError(f"{path.name} must hold a JSON object, got {type(said).__name__}.")
-    return said

@@ -1,21 +1,27 @@
-"""Reading safetensors files that may be torn, hostile or full of NaN: the header is judged before any tensor is touched."""
+"""Reading safetensors files that may be torn, hostile or full of NaN: the header is judged before any tensor is touched.
+
+Tensors are read with plain reads, part by part, into the memory where they stay: no file is mapped, so that a load peaks at
+the weights as they end up, and a file that changes or shrinks meanwhile cannot crash the process.
+"""
 
 import json
+import math
 import operator
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError
+from saescope.formats.source import Source
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 64
-_DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+CHUNK_BYTES = 8 << 20
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class TensorInfo(NamedTuple):
@@ -25,74 +31,179 @@ class TensorInfo(NamedTuple):
     dtype: str
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+class _Entry(NamedTuple):
+    info: TensorInfo
+    start: int
+    end: int
+
+
+def read_header(source: Source, name: str) -> dict[str, TensorInfo]:
     """Shapes and dtypes, from the first bytes of the file.
 
     Raises:
         FormatError: no safetensors file, torn, or more in it than an SAE has.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if start.lstrip()[:1] == b"<":
-            raise _corrupt(path, "it looks like an HTML page, not weights")
-        if len(start) < 8 or length > size - 8:
-            raise _corrupt(path, f"its header claims {length} bytes and the file has {size}")
-        if length > MAX_HEADER_BYTES:
-            raise _suspicious(path, f"its header has {length} bytes, an SAE's has at most {MAX_HEADER_BYTES}")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            tensors = {name: TensorInfo(tuple(map(operator.index, entry["shape"])), str(entry["dtype"])) for name, entry in header.items()}
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            raise _corrupt(path, "its header cannot be read") from error
-    if len(tensors) > MAX_TENSORS:
-        raise _suspicious(path, f"it has {len(tensors)} tensors, an SAE has at most {MAX_TENSORS}")
-    if end != size - 8 - length:
-        raise _corrupt(path, f"its header describes {end} bytes of weights and {size - 8 - length} are there")
-    return tensors
+    with source.open(name) as file:
+        return {tensor: entry.info for tensor, entry in _entries(file, name)[0].items()}
 
 
-def read_tensors(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors as `dtype`, each finite.
+class Weights:
+    """The tensors of an open safetensors file."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._entries, self._origin = _entries(file, name)
+        self.header = {tensor: entry.info for tensor, entry in self._entries.items()}
+
+    def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False, sum_from: int | None = None) -> Tensor:
+        """One tensor as `dtype`, contiguous in its own memory; with `transpose` a matrix on disk arrives as its transpose.
+
+        `sum_from` is for the decoders of a cross-layer transcoder, [d_sae, n_layers, d_out]: they are summed, from that one on.
+
+        Raises:
+            FormatError: the file ends early, or there are NaN or infinities in it.
+        """
+        shape, disk_dtype = self._begin(tensor)
+        rows, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        wide = width if sum_from is None else math.prod(shape[2:])
+        out = torch.empty((wide, rows) if transpose else (rows, wide), dtype=dtype)
+        row_bytes = max(1, width * disk_dtype.itemsize)
+        n_bad, step = 0, max(1, min(CHUNK_BYTES, rows * row_bytes // 32) // row_bytes)  # small beside what is read
+        as_is = dtype == disk_dtype and not transpose and sum_from is None
+        buffer = torch.empty((0 if as_is else step, width), dtype=disk_dtype)
+        for row in range(0, rows, step):
+            checkpoint()
+            part = self._fill(out[row : row + step] if as_is else buffer[: min(step, rows - row)])
+            if sum_from is not None:
+                part = part.reshape(len(part), *shape[1:])[:, sum_from:].to(torch.promote_types(disk_dtype, torch.float32)).sum(1)
+            part = part.to(dtype)
+            n_bad += n_not_finite(part)  # only now: a value that is finite on disk may be too large for a narrower dtype
+            if not as_is:
+                into = out[:, row : row + step] if transpose else out[row : row + step]
+                into.copy_(part.T if transpose else part)
+        if n_bad:
+            raise not_finite(self._name, tensor, n_bad)
+        return out if transpose or sum_from is not None else out.reshape(shape)
+
+    def whole_number(self, tensor: str) -> int:
+        """A single integer."""
+        (shape, dtype), start, end = self._entries[tensor]
+        if math.prod(shape) != 1 or dtype not in ("I64", "I32"):
+            raise FormatError(f"{_base(self._name)}: {tensor} must be one whole number, got {dtype} of shape {shape}.", field=tensor)
+        self._file.seek(self._origin + start)
+        return int.from_bytes(self._file.read(end - start), "little", signed=True)
+
+    def _begin(self, tensor: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Go to where a tensor begins; its shape and dtype."""
+        (shape, dtype), start, _ = self._entries[tensor]
+        if dtype not in _DTYPES:
+            raise FormatError(
+                f"{_base(self._name)} holds a tensor that is no floating-point weight: {{{tensor!r}: {dtype!r}}}.",
+                code="UNSUPPORTED_DTYPE",
+                allowed=[*_DTYPES],
+            )
+        self._file.seek(self._origin + start)
+        return shape, _DTYPES[dtype]
+
+    def _fill(self, part: Tensor) -> Tensor:
+        """`part`, contiguous, with the file's next bytes in it."""
+        if not part.numel():
+            return part
+        view, filled = part.view(torch.uint8).numpy().reshape(-1).data, 0
+        while filled < part.nbytes:
+            got = self._file.readinto(view[filled:])  # pyright: ignore[reportAttributeAccessIssue]
+            if not got:
+                raise _corrupt(self._name, "it ends before its weights do")
+            filled += got
+        return part
+
+
+@contextmanager
+def open_weights(source: Source, name: str) -> Generator[Weights]:
+    """The tensors of `name`, downloaded first if it is on the hub."""
+    with source.local(name).open("rb", buffering=0) as file:
+        yield Weights(file, name)
+
+
+def read_tensors(source: Source, name: str, dtype: torch.dtype, feature_major: Sequence[str] = ("W_enc",)) -> dict[str, Tensor]:
+    """All tensors as `dtype`, each finite; those of `feature_major` are stored transposed, so that `.T` of them costs nothing.
 
     Raises:
         FormatError: unreadable, no floating-point weights, or NaN and infinities among them.
     """
-    odd = {name: info.dtype for name, info in read_header(path).items() if info.dtype not in _DTYPES}
-    if odd:
-        raise FormatError(
-            f"{path.name} holds tensors that are no floating-point weights: {odd}.", code="UNSUPPORTED_DTYPE", allowed=[*_DTYPES]
-        )
+    with open_weights(source, name) as weights:
+        turned = {tensor for tensor, info in weights.header.items() if tensor in feature_major and len(info.shape) == 2}
+        return {
+            tensor: weights.take(tensor, dtype, transpose=True).T if tensor in turned else weights.take(tensor, dtype)
+            for tensor in weights.header
+        }
+
+
+def n_not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite; without a temporary copy where there are none."""
+    if not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all()):
+        return 0
+    return int((~tensor.isfinite()).sum())
+
+
+def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], int]:
+    """Each tensor's place, and where the weights begin."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if start.lstrip()[:1] == b"<":
+        raise _corrupt(name, "it looks like an HTML page, not weights")
+    if len(start) < 8 or length > size - 8:
+        raise _corrupt(name, f"its header claims {length} bytes and the file has {size}")
+    if length > MAX_HEADER_BYTES:
+        raise _suspicious(name, f"its header has {length} bytes, an SAE's has at most {MAX_HEADER_BYTES}")
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: _take(file, name, dtype) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise _corrupt(path, str(error)) from error
-    _require_finite(path, tensors)
-    return tensors
+        header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        entries = {tensor: _entry(said) for tensor, said in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise _corrupt(name, "its header cannot be read") from error
+    if len(entries) > MAX_TENSORS:
+        raise _suspicious(name, f"it has {len(entries)} tensors, an SAE has at most {MAX_TENSORS}")
+    _check_places(name, entries, size - 8 - length)
+    return entries, 8 + length
 
 
-def _take(file: Any, name: str, dtype: torch.dtype) -> Tensor:
-    checkpoint()
-    return file.get_tensor(name).to(dtype, copy=True)  # a copy: the file may be overwritten while the SAE is in use
+def _entry(said: dict[str, Any]) -> _Entry:
+    start, end = map(operator.index, said["data_offsets"])
+    return _Entry(TensorInfo(tuple(map(operator.index, said["shape"])), str(said["dtype"])), start, end)
 
 
-def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    bad = {name: n for name, tensor in tensors.items() if (n := int((~tensor.isfinite()).sum()))}
-    if bad:
-        raise FormatError(
-            f"{path.name} has weights that are NaN or infinite: {bad}.",
-            code="WEIGHTS_NOT_FINITE",
-            hint="Get the file again; if it was converted to float16, convert to bfloat16 or float32 instead.",
-        )
+def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
+    """Tensors lie one after the other, without hole or overlap, and each is as long as its shape says."""
+    end = 0
+    for tensor, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        dtype = _DTYPES.get(entry.info.dtype)
+        if min(entry.info.shape, default=0) < 0 or entry.start != end or entry.end < entry.start:
+            raise _corrupt(name, f"its header has tensor {tensor!r} in an impossible place")
+        if dtype and math.prod(entry.info.shape) * dtype.itemsize != entry.end - entry.start:
+            raise _corrupt(name, f"tensor {tensor!r} of shape {entry.info.shape} cannot have {entry.end - entry.start} bytes")
+        end = entry.end
+    if end != n_bytes:
+        raise _corrupt(name, f"its header describes {end} bytes of weights and {n_bytes} are there")
 
 
-def _corrupt(path: Path, why: str) -> FormatError:
-    return FormatError(f"{path.name} is torn or no safetensors file: {why}.", hint="Get the file again.")
+def not_finite(name: str, tensor: str, n_bad: int) -> FormatError:
+    return FormatError(
+        f"{_base(name)} has weights that are NaN or infinite: {{{tensor!r}: {n_bad}}}.",
+        code="WEIGHTS_NOT_FINITE",
+        hint="Get the file again; if it was converted to float16, convert to bfloat16 or float32 instead.",
+    )
 
 
-def _suspicious(path: Path, why: str) -> FormatError:
-    return FormatError(f"{path.name} is refused: {why}.", code="FILE_SUSPICIOUS", hint="Load an SAE from a source you trust.")
+def _corrupt(name: str, why: str) -> FormatError:
+    return FormatError(f"{_base(name)} is torn or no safetensors file: {why}.", hint="Get the file again.")
+
+
+def _suspicious(name: str, why: str) -> FormatError:
+    return FormatError(f"{_base(name)} is refused: {why}.", code="FILE_SUSPICIOUS", hint="Load an SAE from a source you trust.")
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]

@@ -25,9 +25,6 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
 
 def export_gguf(path: Path, folder: Path) -> None:
     """Write a GGUF model as an ordinary Hugging Face folder, which loads twenty times faster."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     model, tokenizer = read_gguf(path)
     model.config._name_or_path = ""
     model.save_pretrained(folder)

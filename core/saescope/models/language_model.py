@@ -60,7 +60,9 @@ class LanguageModel:
 
     @property
     def weights_bytes(self) -> int:
-        return sum({p.data_ptr(): p.nbytes for p in self.bridge.original_model.parameters()}.values())
+        # By storage: the bridge's q, k and v are views of a joint projection, and an unembedding may be the embedding.
+        storages = [p.untyped_storage() for p in self.bridge.original_model.parameters()]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     @cached_property
     def readout(self) -> Readout:
@@ -71,15 +73,16 @@ class LanguageModel:
         """The linear map from a change at a hook, `[n, d]`, to the change of the residual stream; None where there is none."""
         return residual_map(self.bridge, hook_name)
 
-    def tokenize(self, text: str, *, prepend_bos: bool | None = None, chat: bool = False) -> Tokens:
-        """Tokens of `text`; `prepend_bos=None` follows the model's own tokenizer."""
-        return self.tokenizer.tokenize(text, prepend_bos=prepend_bos, chat=chat)
+    def tokenize(self, text: str, *, prepend_bos: bool | None = None, chat: bool = False, limit: int | None = None) -> Tokens:
+        """Tokens of `text`, the first `limit` of them if given; `prepend_bos=None` follows the model's own tokenizer."""
+        return self.tokenizer.tokenize(text, prepend_bos=prepend_bos, chat=chat, limit=limit)
 
     def token_text(self, token_id: int) -> str:
         return self.tokenizer.text(token_id)
 
-    def single_token(self, text: str) -> int:
-        return self.tokenizer.single(text, self.d_vocab)
+    def single_token(self, text: str, field: str = "") -> int:
+        """The id of a text that is exactly one token, or of "#id"; an error names `field`."""
+        return self.tokenizer.single(text, self.d_vocab, field)
 
     def batch(self, ids: Int[Tensor, "*n_pos"]) -> Int[Tensor, "batch n_pos"]:
         """Ids on the model's device, with a batch dimension."""
@@ -94,8 +97,8 @@ class LanguageModel:
         use_cache: bool = False,
         last: int = 0,
         grad: bool = False,
-    ) -> tuple[Float[Tensor, "batch n_out d_vocab"], Any]:
-        """Logits (of the `last` positions only, if given) and the KV cache.
+    ) -> tuple[Float[Tensor, "n_rows n_out d_vocab"], Any]:
+        """Logits (of the `last` positions only, if given) and the KV cache; more rows than `ids` where an edit widens the batch.
 
         Raises:
             NumericError: a logit is NaN or infinite.
@@ -112,6 +115,17 @@ class LanguageModel:
         if not bool(logits.detach().isfinite().all()):
             raise NumericError("The model's logits are not finite.", hint="Use a smaller strength, or dtype float32.")
         return logits, past
+
+    def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
+        """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head, constant since attention sums to 1."""
+        layer, _ = split_hook(hook_name)
+        block = self.bridge.blocks[layer]
+        bias, norm_bias = getattr(block.attn, "b_V", None), getattr(block.ln1, "bias", None)
+        with torch.no_grad():
+            z_bias = torch.zeros(1, device=self.device) if bias is None else bias.detach().float()
+            if norm_bias is not None:
+                z_bias = z_bias + torch.einsum("d,hde->he", norm_bias.detach().float(), block.attn.W_V.detach().float())
+        return z_bias.flatten()
 
     def require_hook(self, hook_name: str) -> None:
         """Raises HookError where the model has no such hook or cannot fire it as it is set up."""

@@ -3,6 +3,8 @@
 import copy
 import json
 import logging
+import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +13,11 @@ import torch
 
 from saescope.cancel import checkpoint
 from saescope.devices import DTYPES, pick_device, pick_dtype
-from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir, prepare
+from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
+from saescope.hub import invalid_config_error
 from saescope.models.language_model import LanguageModel
+from saescope.models.prepare import prepare
 from saescope.models.tokens import Tokenizer
 
 
@@ -44,7 +48,7 @@ def load_model(
         ModelError: its files are torn, need remote code, or are of an architecture that transformer-lens does not hold.
     """
     where = pick_device(device)
-    place = _locate(name_or_path, revision, progress)
+    place = _locate(name_or_path, revision, offline, progress)
     if progress:
         progress(f"loading {place.name}")
     checkpoint()
@@ -52,7 +56,7 @@ def load_model(
         model, tokenizer = _read(place, where, dtype, revision, offline)
     except SaescopeError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except _unreadable() as error:
         raise _translate(place, error) from error
     return _wrap(place, model.to(where), tokenizer)
 
@@ -78,14 +82,14 @@ def canonical_name(name: str) -> str:
     return name.rsplit("/", 1)[-1].lower()
 
 
-def _locate(name_or_path: str | Path, revision: str, progress: Callable[[str], None] | None) -> _Place:
+def _locate(name_or_path: str | Path, revision: str, offline: bool, progress: Callable[[str], None] | None) -> _Place:
     name = str(name_or_path)
     if name == EMBEDDED_HANDLE:
         ids = frozenset({canonical_name(EMBEDDED_MODEL)})
-        return _Place(str(prepare(progress)), True, EMBEDDED_MODEL, EMBEDDED_HANDLE, f"{WHEEL} (Q4_1, dequantised)", ids)
+        return _Place(str(prepare(progress, offline=offline)), True, EMBEDDED_MODEL, EMBEDDED_HANDLE, f"{WHEEL} (Q4_1, dequantised)", ids)
     path = Path(name).expanduser()
     if path.exists() and path.resolve() == model_dir().resolve():
-        return _locate(EMBEDDED_HANDLE, revision, progress)
+        return _locate(EMBEDDED_HANDLE, revision, offline, progress)
     if path.exists():
         _check_local(path)
         return _Place(
@@ -111,8 +115,8 @@ def _official(name: str) -> str:
 
 def _said_identity(path: Path) -> frozenset[str]:
     config = path / "config.json"
-    said = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "") if config.is_file() else ""
-    return frozenset({canonical_name(said)}) if said else frozenset()
+    said = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path") if config.is_file() else None
+    return frozenset({canonical_name(said)}) if said and isinstance(said, str) else frozenset()
 
 
 def _check_local(path: Path) -> None:
@@ -135,8 +139,10 @@ def _check_local(path: Path) -> None:
             field="model",
             hint="Give a Hugging Face model folder.",
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"config.json of {path.name!r} is no valid JSON.", code="MODEL_CONFIG_INVALID", field="model") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"config.json of {path.name!r} holds no JSON object.", code="MODEL_CONFIG_INVALID", field="model")
     if "auto_map" in config:
         raise ModelError(
             f"{path.name!r} wants to run its own code (auto_map in config.json).",
@@ -169,8 +175,26 @@ def _read(place: _Place, where: torch.device, dtype: str, revision: str, offline
     config = AutoConfig.from_pretrained(place.source, **common)
     stored = DTYPES.get(str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
-    model = AutoModelForCausalLM.from_pretrained(place.source, dtype=pick_dtype(dtype, where, stored), use_safetensors=True, **common)
+    common |= {"dtype": pick_dtype(dtype, where, stored), "use_safetensors": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(place.source, output_loading_info=True, **common)
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
+        raise ModelError(
+            f"The files of {place.name!r} lack {len(missing)} of the model's tensors, first {missing[0]!r}.",
+            code="FILE_CORRUPT",
+            field="model",
+            got=place.name,
+            hint="Get the model again.",
+        )
     return model.eval(), tokenizer
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What the libraries that read a model's files raise when these are torn or contradict themselves."""
+    from safetensors import SafetensorError
+
+    own = (SafetensorError, invalid_config_error(), struct.error)
+    return (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, *own)
 
 
 def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
@@ -182,6 +206,7 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
     twin = copy.deepcopy(tokenizer)
     twin.init_kwargs.update(name_or_path="", add_bos_token=True)
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized")  # meant; `hooks` keeps identity exact
     try:
         bridge = TransformerBridge.boot_transformers(place.name, hf_model=model, tokenizer=twin)
     except (ValueError, KeyError, NotImplementedError) as error:
@@ -198,6 +223,14 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
 
 def _translate(place: _Place, error: Exception) -> SaescopeError:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
+        return ModelError(
+            f"{place.name!r} is of an architecture that saescope cannot load: {text}",
+            code="UNSUPPORTED_MODEL",
+            field="model",
+            got=place.name,
+            hint="Use a causal language model that both transformers and transformer-lens hold.",
+        )
     if place.local:
         return ModelError(
             f"The files of {place.name!r} cannot be read: {text}",

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 
+_STAND_IN = "saescope-stands-here"
+"""Rendered in the prompt's place to see where a chat template puts it: a short prompt may also occur in the template itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -36,8 +39,8 @@ class Tokenizer:
         self.special_ids = torch.tensor(sorted(set(hf.all_special_ids)), dtype=torch.long)
         self.adds_bos = self.bos_id is not None and list(hf("a").input_ids)[:1] == [self.bos_id]
 
-    def tokenize(self, text: str, *, prepend_bos: bool | None, chat: bool) -> Tokens:
-        """Tokens of `text`; BOS comes first if `prepend_bos`, or if None, where the tokenizer itself would add it.
+    def tokenize(self, text: str, *, prepend_bos: bool | None, chat: bool, limit: int | None = None) -> Tokens:
+        """The first `limit` tokens of `text`; BOS comes first if `prepend_bos`, or if None, where the tokenizer itself would add it.
 
         Raises:
             ArgumentError: the text is empty, longer than the context, or `chat` is asked of a model without a template.
@@ -47,7 +50,7 @@ class Tokenizer:
         ids, outside = self._chat(text) if chat else (self._plain(text), torch.zeros(0, dtype=torch.bool))
         wanted = self.adds_bos if prepend_bos is None else prepend_bos
         bos = [self.bos_id] if wanted and not chat and self.bos_id is not None and ids[:1] != [self.bos_id] else []
-        ids = [*bos, *ids]
+        ids = [*bos, *ids][:limit]
         if len(ids) > self.n_ctx:
             raise ArgumentError(
                 f"The text has {len(ids)} tokens, the model's context has {self.n_ctx}.",
@@ -70,16 +73,20 @@ class Tokenizer:
     def join(self, ids: Iterable[int]) -> str:
         return self.hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def single(self, text: str, d_vocab: int) -> int:
+    def single(self, text: str, d_vocab: int, field: str) -> int:
         """The id of a text that is exactly one token, or of "#id".
 
         Raises:
             ArgumentError: it is several tokens, which the message lists, or no id of this vocabulary.
         """
-        if text.startswith("#") and text[1:].isdigit():
+        if text.startswith("#") and text[1:].isdecimal():
             if int(text[1:]) >= d_vocab:
                 raise ArgumentError(
-                    f"Token id {text} is outside the vocabulary.", code="TOKEN_OUT_OF_RANGE", got=text, allowed=f"#0..#{d_vocab - 1}"
+                    f"Token id {text} is outside the vocabulary.",
+                    code="TOKEN_OUT_OF_RANGE",
+                    field=field,
+                    got=text,
+                    allowed=f"#0..#{d_vocab - 1}",
                 )
             return int(text[1:])
         ids = self._plain(text) if text else []
@@ -92,6 +99,7 @@ class Tokenizer:
         raise ArgumentError(
             f"{text!r} is not one token of this model but {len(ids)}: {', '.join(listed) or 'none'}.",
             code="NOT_ONE_TOKEN",
+            field=field,
             got=text,
             allowed="text that is exactly one token, leading space kept, or #id",
             hint=f"Take its first token: #{ids[0]}." if ids else "Give a token.",
@@ -105,9 +113,9 @@ class Tokenizer:
             raise ArgumentError(
                 "This model has no chat template.", code="NO_CHAT_TEMPLATE", field="chat", got=True, allowed=False, hint="Leave chat out."
             )
-        rendered: str = self.hf.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
-        start = rendered.rfind(text.strip())
-        if start < 0:
+        rendered = self._render(text)
+        start = self._render(_STAND_IN).find(_STAND_IN)
+        if start < 0 or not rendered.startswith(text.strip(), start):
             raise ArgumentError(
                 "The chat template changes the text, so its tokens cannot be told from the template's.",
                 code="NO_CHAT_TEMPLATE",
@@ -117,6 +125,9 @@ class Tokenizer:
         end = start + len(text.strip())
         outside = [not (a < end and b > start and b > a) for a, b in encoded.offset_mapping]
         return list(encoded.input_ids), torch.tensor(outside)
+
+    def _render(self, text: str) -> str:
+        return self.hf.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
 
 
 def counted(tokens: Tokens, positions: Iterable[int] = (), include_special: bool = False) -> Bool[Tensor, " n_pos"]:

@@ -4,8 +4,10 @@ from saescope.saes.base import SAE, Scale
 from saescope.saes.batchtopk import BatchTopKConfig, BatchTopKSAE, MatryoshkaConfig, MatryoshkaSAE
 from saescope.saes.config import SAEConfig, SAEMetadata
 from saescope.saes.gated import GatedConfig, GatedSAE
+from saescope.saes.groupmax import GroupMaxConfig, GroupMaxSAE
 from saescope.saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 from saescope.saes.standard import StandardConfig, StandardSAE
+from saescope.saes.temporal import TemporalConfig, TemporalSAE
 from saescope.saes.topk import TopKConfig, TopKSAE
 
 ARCHITECTURES: dict[str, tuple[type[SAEConfig], type[SAE]]] = {
@@ -15,6 +17,8 @@ ARCHITECTURES: dict[str, tuple[type[SAEConfig], type[SAE]]] = {
     "batchtopk": (BatchTopKConfig, BatchTopKSAE),
     "matryoshka_batchtopk": (MatryoshkaConfig, MatryoshkaSAE),
     "jumprelu": (JumpReLUConfig, JumpReLUSAE),
+    "groupmax": (GroupMaxConfig, GroupMaxSAE),
+    "temporal": (TemporalConfig, TemporalSAE),
 }
 
 __all__ = [
@@ -24,6 +28,8 @@ __all__ = [
     "BatchTopKSAE",
     "GatedConfig",
     "GatedSAE",
+    "GroupMaxConfig",
+    "GroupMaxSAE",
     "JumpReLUConfig",
     "JumpReLUSAE",
     "MatryoshkaConfig",
@@ -33,6 +39,8 @@ __all__ = [
     "Scale",
     "StandardConfig",
     "StandardSAE",
+    "TemporalConfig",
+    "TemporalSAE",
     "TopKConfig",
     "TopKSAE",
 ]

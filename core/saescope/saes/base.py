@@ -34,6 +34,8 @@ class SAE(nn.Module):
 
     biases: ClassVar[tuple[str, ...]] = ("b_enc",)
     """Names of the per-feature vectors, shape [d_sae]."""
+    sequential: ClassVar[bool] = False
+    """A position's features depend on those before it in its sequence: give `[batch, n_pos, d_in]`, not bare positions."""
     cfg: SAEConfig
     encoder: Float[Tensor, "d_sae d_in"]
     decoder: Float[Tensor, "d_sae d_out"]
@@ -44,7 +46,7 @@ class SAE(nn.Module):
         """`tensors` in the field's shapes: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec, and this architecture's biases."""
         super().__init__()
         self.cfg = cfg
-        _check_shapes(self.shapes(cfg), tensors)
+        check_shapes(self.shapes(cfg), tensors)
         self.register_buffer("encoder", tensors["W_enc"].T.contiguous())
         self.register_buffer("decoder", tensors["W_dec"].contiguous())
         for name in ("b_dec", *self.biases):
@@ -225,13 +227,14 @@ class SAE(nn.Module):
         return tuple(x.shape[:-1] if x.shape[-1] == self.cfg.d_in else x.shape[:-2])
 
     def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:
-        return {"b_enc": self.b_enc + shift}
+        return {"b_enc": self.tensors()["b_enc"] + shift}
 
     def _with(self, cfg: SAEConfig, changed: Mapping[str, Tensor]) -> "SAE":
         return type(self)(cfg, self.tensors() | dict(changed))
 
 
-def _check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless these are exactly the expected tensors."""
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     wrong = {name: tuple(tensors[name].shape) for name in expected.keys() & tensors.keys() if tuple(tensors[name].shape) != expected[name]}
     if missing or extra or wrong:

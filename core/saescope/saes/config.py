@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from saescope.errors import ConfigError
 
-Normalization = Literal["none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening"]
+Normalization = Literal[
+    "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening", "constant_scalar_rescale"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,10 @@ class SAEMetadata:
     neuronpedia_id: str = ""
     center_writing_weights: bool = False
     """Trained on activations minus their mean over d_model (TransformerLens's processed LayerNorm models)."""
+    fold_value_biases: bool = False
+    """Trained on attention's z without its value bias: minus b_V + ln1.b @ W_V of each head (TransformerLens's processed models)."""
+    note: str = ""
+    """What must be known before its numbers are believed, in one sentence; empty for most."""
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -53,6 +59,10 @@ class SAEConfig:
             object.__setattr__(self, "d_out", self.d_in)
         if self.d_out != self.d_in and not self.transcoder:
             raise ConfigError(f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that.")
+        if self.normalize_activations == "constant_scalar_rescale" and self.architecture != "temporal":
+            raise ConfigError(
+                "normalize_activations='constant_scalar_rescale' is known of temporal SAEs only.", field="normalize_activations"
+            )
         if self.skip and not self.transcoder:
             raise ConfigError("skip=True needs transcoder=True.")
         if self.transcoder and (self.apply_b_dec_to_input or self.normalize_activations in ("layer_norm", "constant_norm_rescale")):

@@ -50,7 +50,8 @@ def to_saelens(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if isinstance(sae, BatchTopKSAE):
         folded = sae.fold_W_dec_norm() if sae.cfg.rescale_acts_by_decoder_norm else sae
         return _fields(sae, "jumprelu", {"training_architecture": sae.cfg.architecture}), folded.tensors()
-    knobs = {name: getattr(sae.cfg, name) for name in ("k", "rescale_acts_by_decoder_norm") if hasattr(sae.cfg, name)}
+    own = {field.name for field in fields(sae.cfg)} - {field.name for field in fields(SAEConfig)}
+    knobs = {name: getattr(sae.cfg, name) for name in sorted(own)}
     return _fields(sae, sae.cfg.architecture, {}) | knobs, sae.tensors()
 
 
@@ -84,5 +85,6 @@ def _metadata(metadata: SAEMetadata) -> dict[str, Any]:
         "context_size": metadata.context_size,
         "neuronpedia_id": metadata.neuronpedia_id,
     }
+    known |= {"fold_value_biases": metadata.fold_value_biases or None, "note": metadata.note}
     said = {name: value for name, value in known.items() if value not in ("", None)}
     return {"sae_lens_version": FORMAT_VERSION} | dict(metadata.raw) | said

@@ -61,20 +61,20 @@ def make_plan(sae: SAE, edits: Sequence[FeatureEdit], units: Sequence[float], ma
 
 
 def control_plan(sae: SAE, plan: Plan, features: Sequence[int]) -> Plan:
-    """The same change, position by position and of the same norm, along the decoder rows of other features."""
+    """Each edit's change, position by position and of the same norm, along another feature's decoder row (project_out removes that row)."""
     rows = sae.directions(torch.tensor(list(features), device=sae.device))
     return replace(plan, rows=rows * (plan.rows.norm(dim=-1) / rows.norm(dim=-1))[:, None])
 
 
-def change_at_site(sae: SAE, site: SiteRecord, written: Float[Tensor, "n_pos d_out"], plan: Plan) -> Float[Tensor, "n_pos d_out"]:
-    """What the plan adds to `written`: `decode(f') - decode(f)` for the edited features, then the projection of what stands there."""
+def change_at_site(sae: SAE, site: SiteRecord, plan: Plan) -> Float[Tensor, "n_pos d_out"]:
+    """What the plan adds where the SAE writes: `decode(f') - decode(f)` for the edited features, then the projection of what is there."""
     change = torch.zeros_like(site.sae_out)
     for index, (edit, unit) in enumerate(zip(plan.edits, plan.units, strict=True)):
         if edit.mode != "project_out":
             change = change + (_difference(site, edit, unit) * plan.masks[index])[:, None] * plan.rows[index]
     scale = sae.scale(site.x)
     change = change if scale is None else change * scale.outer
-    return _project_out(written.to(change.dtype), change, plan)
+    return _project_out(site.written.to(change.dtype), change, plan)
 
 
 def _difference(site: SiteRecord, edit: FeatureEdit, unit: float) -> Tensor:

@@ -88,7 +88,7 @@ def _window(plan: Plan, cursor: _Cursor, row: int, n_new: int) -> Plan:
 
 def _edited(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor, plan: Plan) -> Tensor:
     site = site_record(model, sae, read, written)
-    return add_at_site(written, change_at_site(sae, site, written.reshape(-1, sae.cfg.d_out), plan))
+    return add_at_site(written, change_at_site(sae, site, plan))
 
 
 def _choose(logits: Float[Tensor, "n_rows d_vocab"], temperature: float, rngs: Sequence[torch.Generator]) -> Int[Tensor, " n_rows"]:

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.metrics import kl_divergence
-from saescope.models import LanguageModel, TargetLogit, Tokens, counted, logit_of, read_token, top_tokens
+from saescope.models import LanguageModel, TargetLogit, Tokens, logit_of, read_token, top_tokens
 from saescope.saes import SAE
-from saescope.splice import SiteRecord, read_site, run_variants
-from saescope.steering.edits import FeatureEdit, change_at_site, check_edits, control_plan, make_plan
-from saescope.steering.units import draw_features, resolve_units
+from saescope.splice import SiteRecord, run_variants
+from saescope.steering.edits import FeatureEdit, change_at_site
+from saescope.steering.prepare import prepare
 
 N_TOP = 5
 
@@ -62,20 +62,17 @@ def intervene(
 ) -> Intervention:
     """Edit features at the site (positions named, else all but position 0 and special tokens) and read the last position's logits.
 
-    A control makes a change of the same norm at the same positions along another feature's decoder row.
+    A control makes each edit's change, of the same norm at the same positions, along another feature's decoder row (project_out
+    removes that row instead).
 
     Raises:
         ArgumentError: an edit names no such feature, mode or position.
     """
-    check_edits(sae, edits)
+    site, masks, units, plan, _, controls = prepare(
+        model, sae, tokens, edits, unit=unit, reference=reference, n_controls=n_controls, seed=seed
+    )
     ids = model.batch(tokens.ids)
-    masks = torch.stack([counted(tokens, edit.positions) for edit in edits]).to(model.device)
-    site = read_site(model, sae, ids)
-    maxima = known_maxima(site, counted(tokens).to(model.device), reference)
-    units = resolve_units(edits, maxima, unit)
-    plan = make_plan(sae, edits, units.values, masks)
-    controls = [control_plan(sae, plan, features) for features in draw_features(edits, maxima, n_draws=n_controls, seed=seed)]
-    changes = torch.stack([change_at_site(sae, site, site.target, each) for each in (plan, *controls)])
+    changes = torch.stack([change_at_site(sae, site, each) for each in (plan, *controls)])
     clean, changed = run_variants(model, sae, ids, changes, position=-1)
     wanted = int(clean[0].argmax()) if target is None else target
     effects = (logit_of(changed.double(), wanted, against) - logit_of(clean.double(), wanted, against)).tolist()
@@ -93,12 +90,6 @@ def intervene(
         n_left_out=int((~masks.any(0)).sum()),
         warnings=[*units.warnings, *_silence(site, edits, masks)],
     )
-
-
-def known_maxima(site: SiteRecord, mask: Tensor, reference: Float[Tensor, " d_sae"] | None) -> Float[Tensor, " d_sae"]:
-    """Each feature's largest activation on the reference text and at the prompt's counted positions."""
-    here = site.acts.select(mask[site.acts.positions]).maxima()
-    return here if reference is None else here.maximum(reference.to(here))
 
 
 def _readout(model: LanguageModel, logits: Tensor, target: int, against: int | None) -> Readout:

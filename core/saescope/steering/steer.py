@@ -10,13 +10,11 @@ from torch import Tensor
 
 from saescope.effects import logit_effects
 from saescope.errors import ArgumentError
-from saescope.models import LanguageModel, Tokens, counted
+from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
-from saescope.splice import read_site
-from saescope.steering.edits import FeatureEdit, check_edits, control_plan, make_plan
+from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.generate import Generation, generate
-from saescope.steering.intervene import known_maxima
-from saescope.steering.units import draw_features, resolve_units
+from saescope.steering.prepare import Prepared, prepare
 
 N_CONCEPT = 20
 
@@ -74,24 +72,36 @@ def steer(
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that fills the context.
     """
     _check(model, sae, tokens, edits, n_samples, temperature)
-    masks = torch.stack([counted(tokens, edit.positions) for edit in edits]).to(model.device)
-    maxima = known_maxima(read_site(model, sae, model.batch(tokens.ids)), counted(tokens).to(model.device), reference)
-    units = resolve_units(edits, maxima, unit)
-    plan = make_plan(sae, edits, units.values, masks)
-    drawn = draw_features(edits, maxima, n_draws=n_controls, seed=seed)
-    plans = [None, *[plan] * n_samples, *(control_plan(sae, plan, features) for features in drawn)]
-    seeds = [seed, *range(seed, seed + n_samples), *[seed] * len(drawn)]
-    rows = generate(model, sae, tokens.ids, plans, max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds, use_cache=use_cache)
-    concept = list(concept_tokens) or _promoted(model, sae, edits)
-    labels = ["baseline", *(f"steered {i + 1}" for i in range(n_samples)), *(f"control: feature {_listed(features)}" for features in drawn)]
+    ready = prepare(model, sae, tokens, edits, unit=unit, reference=reference, n_controls=n_controls, seed=seed)
+    rows = generate(
+        model,
+        sae,
+        tokens.ids,
+        [None, *[ready.plan] * n_samples, *ready.controls],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seeds=[seed, *range(seed, seed + n_samples), *[seed] * len(ready.controls)],
+        use_cache=use_cache and not sae.sequential,
+    )
+    return _report(model, rows, ready, list(concept_tokens) or _promoted(model, sae, edits), n_samples)
+
+
+def _report(model: LanguageModel, rows: Sequence[Generation], ready: Prepared, concept: list[int], n_samples: int) -> Steering:
+    controls_of = (", ".join(map(str, features)) for features in ready.drawn)
+    labels = ["baseline", *(f"steered {i + 1}" for i in range(n_samples)), *(f"control: feature {features}" for features in controls_of)]
     arms = [_arm(model, label, row, set(concept)) for label, row in zip(labels, rows, strict=True)]
-    steered, controls = arms[1 : n_samples + 1], arms[n_samples + 1 :]
-    shown = [model.token_text(i) for i in concept]
-    warnings = [
-        *units.warnings,
-        *([] if concept else ["This site is no linear write to the residual stream: name concept_tokens to have a concept score."]),
-    ]
-    return Steering(arms[0], steered, controls, units.values, units.source, shown, _verdict(arms[0], steered, controls), warnings)
+    baseline, steered, controls = arms[0], arms[1 : n_samples + 1], arms[n_samples + 1 :]
+    no_concept = "This site is no linear write to the residual stream: name concept_tokens to have a concept score."
+    return Steering(
+        baseline=baseline,
+        steered=steered,
+        controls=controls,
+        unit_values=ready.units.values,
+        unit_source=ready.units.source,
+        concept_tokens=[model.token_text(i) for i in concept],
+        verdict=_verdict(baseline, steered, controls),
+        warnings=[*ready.units.warnings, *([] if concept else [no_concept])],
+    )
 
 
 def _check(model: LanguageModel, sae: SAE, tokens: Tokens, edits: Sequence[FeatureEdit], n_samples: int, temperature: float) -> None:
@@ -150,7 +160,3 @@ def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> 
 def _mean_score(arms: Sequence[Arm]) -> float | None:
     scores = [arm.concept_score for arm in arms if arm.concept_score is not None]
     return mean(scores) if scores else None
-
-
-def _listed(features: Sequence[int]) -> str:
-    return ", ".join(str(i) for i in features)

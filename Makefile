@@ -1,0 +1,66 @@
+# People, pre-commit and CI all come through these six targets. `make` alone lists them.
+# Another Python: make demo PYTHON=python3.12 · pip's own options: PIP_ARGS="..." · pytest's: PYTEST_ARGS="-k topk"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix docs bench
+
+help:
+	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
+	@echo "make test    set up and run the tests"
+	@echo "make check   linters, formatting, types, import rules, generated files"
+	@echo "make fix     let the linter and the formatter mend what they can"
+	@echo "make docs    rebuild the generated pages of docs/"
+	@echo "make bench   time the server's start against a bare one"
+
+demo: $(VENV)/.run
+	@$(VENV)/bin/saescope demo
+
+test: $(VENV)/.test
+	@$(PY) scripts/prepare_model.py
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyright --pythonpath $(PY)
+	$(VENV)/bin/lint-imports
+	$(PY) scripts/build_reference.py --check
+
+fix: $(VENV)/.dev
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+docs: $(VENV)/.run
+	$(PY) scripts/build_reference.py
+
+bench: $(VENV)/.run
+	$(PY) scripts/bench_startup.py
+
+# Each stamp is a set of packages on top of the one before; it is old when the manifest or a pin changes.
+$(VENV)/.run: pyproject.toml constraints.txt | $(PY)
+	@PY="$(PY)" PIP_ARGS="$(PIP_ARGS)" sh scripts/announce_downloads.sh
+	@$(INSTALL) pip
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@$(INSTALL) -e . --group test
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@echo "Installing the linters: about 80 MB, once."
+	@$(INSTALL) -e . --group dev
+	@touch $@
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "saescope needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment (on Debian and Ubuntu: sudo apt install python3-venv)." >&2; exit 1; }

@@ -1,0 +1,7 @@
+"""The catalogue of published SAEs: SAELens's registry in compact form, and how to find one in it. No torch, no network."""
+
+from saescope.catalogue.cached import hub_cache, is_cached
+from saescope.catalogue.registry import Entry, get, releases
+from saescope.catalogue.search import Page, Row, find, on_this_machine
+
+__all__ = ["Entry", "Page", "Row", "find", "get", "hub_cache", "is_cached", "on_this_machine", "releases"]

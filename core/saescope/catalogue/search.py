@@ -1,0 +1,164 @@
+"""Finding published SAEs: by words, model, layer, site and architecture, a page at a time."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from saescope.catalogue.cached import files_of, is_cached
+from saescope.catalogue.registry import Entry, nearest_releases, releases
+from saescope.catalogue.sites import weights_file
+from saescope.errors import ArgumentError
+from saescope.names import nearest, split_hook
+
+MAX_LIMIT = 1000
+_MODEL_ALIASES = {
+    "gpt2": "gpt2-small",
+    "mistral-7b-v0.1": "mistral-7b",
+    "gemma-3-270m-pt": "gemma-3-270m",
+    "llama-3-8b-instruct": "meta-llama-3-8b-instruct",
+    "llama-3-8b-it": "meta-llama-3-8b-instruct",
+}
+_SITE_ALIASES = {"res": "resid", "att": "attn", "residual": "resid", "attention": "attn", "z": "attn.z", "embedding": "embed"}
+_PAIR = re.compile(r"\b(layer|width|l0|d_sae)\s*[:= ]\s*(\d+[km]?)\b", re.IGNORECASE)
+
+
+class Row(NamedTuple):
+    """One published SAE as a list shows it."""
+
+    release: str
+    sae_id: str
+    model: str
+    hook_name: str
+    architecture: str
+    d_sae: int | None
+    l0: float | None
+    explained_variance: float | None
+    neuronpedia_id: str
+    cached: bool
+
+
+class Page(NamedTuple):
+    """A part of what was found."""
+
+    saes: list[Row]
+    total: int
+    nearest: list[str]
+    """If nothing was found: names of releases or models like those that were asked for."""
+
+
+class _Indexed(NamedTuple):
+    entry: Entry
+    text: str
+    model: str
+    site: str
+
+
+def find(
+    *, query: str = "", model: str = "", layer: int | None = None, site: str = "", architecture: str = "", limit: int = 10, offset: int = 0
+) -> Page:
+    """Published SAEs that fit all that is given.
+
+    query: words that must all occur in release, id, model, site or architecture, and pairs such as "layer 12", "width 16k", "l0 71".
+    model: a model's name, in any of its usual spellings; if no model has that name, every model whose name contains it.
+    site: "resid_post", "mlp_out", "attn.z" ..., a part of it, or a whole hook name.
+
+    Raises:
+        ArgumentError: limit or offset out of range.
+    """
+    if not 1 <= limit <= MAX_LIMIT or offset < 0:
+        raise ArgumentError(
+            f"limit must be in [1, {MAX_LIMIT}] and offset not negative, got {limit} and {offset}.",
+            code="OUT_OF_RANGE",
+            field="limit" if offset >= 0 else "offset",
+            got=limit if offset >= 0 else offset,
+            allowed=f"1..{MAX_LIMIT}",
+        )
+    at, named_site = split_hook(site) if site.startswith("blocks.") else (layer, site)
+    models, words, site_word = _models(model), _words(query), _site(named_site)
+    found = [
+        row.entry
+        for row in _index()
+        if (not model or row.model in models)
+        and (layer is None or row.entry.layer == layer)
+        and (at is None or row.entry.layer == at)
+        and (not site_word or site_word == row.site or (site_word != "attn.z" and site_word in row.site))
+        and (not architecture or architecture.lower() in row.entry.architecture)
+        and all(word in row.text for word in words)
+    ]
+    if query:  # a release of exactly that name first
+        found.sort(key=lambda entry: entry.release != query.strip())
+    rows = [_row(entry) for entry in found[offset : offset + limit]]
+    return Page(rows, len(found), [] if found else _nearest(query, model))
+
+
+def on_this_machine() -> list[Entry]:
+    """Every published SAE whose weights are in the hub's cache; one of several names is given once, under the first."""
+    entries = [row.entry for row in _index()]
+    files = {repo_id: files_of(repo_id) for repo_id in dict.fromkeys(entry.repo_id for entry in entries)}
+    found = (entry for entry in entries if weights_file(entry.dialect, entry.path) in files[entry.repo_id])
+    return [*{(entry.repo_id, entry.path): entry for entry in reversed([*found])}.values()][::-1]
+
+
+def canonical_model(name: str) -> str:
+    """One spelling for a model's many names: "google/gemma-2-2b", "gemma2-2b" -> "gemma2-2b"."""
+    short = name.strip().rpartition("/")[2].lower().replace("_", "-")
+    short = re.sub(r"^([a-z]+)-(?=\d)", r"\1", _MODEL_ALIASES.get(short, short))
+    return _MODEL_ALIASES.get(short, short)
+
+
+@cache
+def _index() -> list[_Indexed]:
+    rows: list[_Indexed] = []
+    for saes in releases().values():
+        for entry in saes.values():
+            _, site = split_hook(entry.hook_name)
+            # Pairs stand between blanks, so that "layer_1" is not found in "layer_12".
+            pairs = f" layer_{entry.layer} d_sae_{entry.d_sae} width_{entry.d_sae} width_{_short(entry.d_sae)} l0_{entry.l0 or 0:g} "
+            names = (entry.release, entry.sae_id, entry.repo_id, entry.model, entry.hook_name, entry.architecture)
+            rows.append(_Indexed(entry, " ".join(names).lower() + pairs, canonical_model(entry.model), site))
+    return rows
+
+
+def _short(width: int | None) -> str:
+    """16384 -> "16k", 65536 -> "65k", as the releases call them."""
+    if width is None:
+        return ""
+    return f"{width // 1000}k" if width < 1_000_000 else f"{width // 1_000_000}m"
+
+
+def _models(model: str) -> set[str]:
+    known = {row.model for row in _index()}
+    word = canonical_model(model)
+    return {word} if word in known else {name for name in known if word and word in name}
+
+
+def _site(site: str) -> str:
+    word = ".".join(part.removeprefix("hook_") for part in site.strip().lower().split("."))
+    return _SITE_ALIASES.get(word, word)
+
+
+def _words(query: str) -> list[str]:
+    pairs = [f" {key.lower()}_{value.lower()} " for key, value in _PAIR.findall(query)]
+    return pairs + _PAIR.sub(" ", query).lower().split()
+
+
+def _nearest(query: str, model: str) -> list[str]:
+    if model and not _models(model):
+        names = {canonical_model(entry.model): entry.model for entry, *_ in _index()}
+        return [names[name] for name in nearest(canonical_model(model), names)]
+    return nearest_releases(query.strip()) if query else []
+
+
+def _row(entry: Entry) -> Row:
+    return Row(
+        release=entry.release,
+        sae_id=entry.sae_id,
+        model=entry.model,
+        hook_name=entry.hook_name,
+        architecture=entry.architecture,
+        d_sae=entry.d_sae,
+        l0=entry.l0,
+        explained_variance=entry.explained_variance,
+        neuronpedia_id=entry.neuronpedia_id,
+        cached=is_cached(entry.repo_id, weights_file(entry.dialect, entry.path)),
+    )

@@ -1,0 +1,137 @@
+"""circuit-tracer's transcoder sets on disk: `layer_{N}.safetensors`, and for all of them one `config.yaml`.
+
+mwhanna's Qwen3 transcoders are such sets; some of them have `wandb-config.yaml` only.
+"""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saescope.errors import ConfigError, FormatError
+from saescope.formats.hf_sites import is_written_as_is
+from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, open_file, place, stored_dtype, unsupported
+from saescope.formats.source import Source, join
+from saescope.formats.weights import TensorInfo
+from saescope.saes import JumpReLUConfig, SAEConfig, SAEMetadata, StandardConfig, TopKConfig
+
+NAME = "circuit_tracer"
+CONFIG = "config.yaml"
+WANDB_CONFIGS = ("wandb-config.yaml", "wanb-config.yaml")
+_FILE = re.compile(r"layer_(\d+)\.safetensors")
+_THRESHOLD = "activation_function.threshold"
+_READS, _WRITES = "mlp.hook_in", "hook_mlp_out"
+_HOOKS = ("hook_resid_mid", "mlp.hook_in", "ln2.hook_normalized", "hook_mlp_out", "mlp.hook_out")
+
+
+def matches(names: set[str]) -> bool:
+    if len(names) == 1:
+        return bool(_FILE.fullmatch(next(iter(names)))) or names == {CONFIG}
+    return CONFIG in names and any(_FILE.fullmatch(name) for name in names)
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    folder = path.rpartition("/")[0] if path.endswith(".safetensors") else path
+    return (path, *(join(folder, name) for name in (CONFIG, *WANDB_CONFIGS)))
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration and the header of the weights."""
+    recipe = _recipe(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights."""
+    return _recipe(source).read(source, dtype)
+
+
+def _recipe(source: Source) -> Recipe:
+    layer, said = _FILE.search(source.path), _said(source)
+    if not layer:
+        raise _no_layer(source, said)
+    header = header_of(source, source.path)
+    d_sae, d_in = matrix(source.path, header, "W_enc")
+    # k and the activation count in this order: config.yaml, then what the file itself holds.
+    activation = said.get("activation") or ("topk" if "k" in header else "jump_relu" if _THRESHOLD in header else "relu")
+    if activation not in ("relu", "topk", "jump_relu", "jumprelu"):
+        raise unsupported("activation", file=CONFIG, got=activation, allowed=["relu", "topk", "jump_relu"])
+    shared: dict[str, Any] = {
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "d_out": matrix(source.path, header, "W_dec")[1],
+        "dtype": stored_dtype(header, "W_enc"),
+        "apply_b_dec_to_input": False,
+        "transcoder": True,
+        "skip": "W_skip" in header,
+        "metadata": _metadata(source, said, layer[1]),
+    }
+    stored = {"W_enc": Stored("W_enc", turned=True)} | {name: Stored(name) for name in ("W_dec", "b_enc", "b_dec")}
+    stored |= {"W_skip": Stored("W_skip")} if "W_skip" in header else {}
+    if activation == "topk":
+        return Recipe(cfg=TopKConfig(k=_k(source, said, header), **shared), file=source.path, stored=stored, ignored=["k"])
+    if activation == "relu":
+        return Recipe(cfg=StandardConfig(**shared), file=source.path, stored=stored)
+    return Recipe(cfg=JumpReLUConfig(**shared), file=source.path, stored=stored | {"threshold": Stored(_THRESHOLD)})
+
+
+def _k(source: Source, said: dict[str, Any], header: dict[str, TensorInfo]) -> int:
+    if "k" in said or "k" not in header:
+        return need(said, "k", int, CONFIG)
+    with open_file(source, source.path) as weights:
+        return weights.whole_number("k")
+
+
+def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:
+    size = re.search(r"qwen3-(\d+(?:\.\d+)?)b", place(source, source.path))
+    hooks = [str(said.get(key) or usual) for key, usual in (("feature_input_hook", _READS), ("feature_output_hook", _WRITES))]
+    for hook in hooks:
+        if hook not in _HOOKS:
+            raise ConfigError(f"{CONFIG}: the hook {hook!r} is not one that a transcoder can have.", field="hook", got=hook, allowed=_HOOKS)
+    model_name = str(said.get("model_name") or (f"Qwen/Qwen3-{size[1]}B" if size else ""))
+    if hooks[1] == "mlp.hook_out" and is_written_as_is(model_name):
+        hooks[1] = _WRITES  # the same tensor, by its usual name
+    return metadata(
+        source,
+        NAME,
+        model_name=model_name,
+        hook_name=f"blocks.{layer}.{hooks[0]}",
+        hook_name_out=f"blocks.{layer}.{hooks[1]}",
+        context_size=said.get("context_size"),
+    )
+
+
+def _said(source: Source) -> dict[str, Any]:
+    """config.yaml; what wandb kept of the training run fills in."""
+    name = source.at(CONFIG)
+    said = source.yaml(name) if source.exists(name) else {}
+    kind = said.get("model_kind", "transcoder_set")
+    if kind != "transcoder_set":
+        raise unsupported("model_kind", file=CONFIG, got=kind, allowed=["transcoder_set"])
+    for name in map(source.at, WANDB_CONFIGS):
+        if source.exists(name):
+            size = source.yaml(name).get("batch_size")
+            value = size.get("value") if isinstance(size, dict) else None
+            return said | ({"context_size": value} if type(value) is int else {})
+    if not said:
+        raise ConfigError(
+            f"There is no {CONFIG} beside {source.path}: it says which hooks the transcoder reads and writes.",
+            field=CONFIG,
+            hint=f'Put a {CONFIG} there with "feature_input_hook" and "feature_output_hook".',
+        )
+    return said
+
+
+def _no_layer(source: Source, said: dict[str, Any]) -> FormatError:
+    references = said.get("transcoders")
+    if references:
+        return FormatError(
+            f"{CONFIG} only lists transcoders of other repositories: {str(references)[:200]}.",
+            code="TRANSCODER_SET_REFERENCES",
+            hint='Load one of those: load_sae(release="<owner/repository>", sae_id="<its path there>").',
+        )
+    layers = sorted(name for name in source.names if _FILE.fullmatch(name.rpartition("/")[2]))
+    return FormatError(
+        "This is a set of transcoders, one a layer.", code="AMBIGUOUS_SAE", allowed=layers[:10], hint="Name one: .../layer_5.safetensors."
+    )

@@ -1,0 +1,58 @@
+"""Attention SAEs of Kissane, Krzyzanowski et al. (arXiv:2406.17759) on gpt2-small's hook_z: `X.pt` and `X_cfg.json`.
+
+Trained on TransformerLens's processed model, whose z has no value bias.
+"""
+
+import torch
+from torch import Tensor
+
+from saescope.formats.recipe import Recipe, Stored, metadata, need
+from saescope.formats.source import Source
+from saescope.formats.weights import TensorInfo
+from saescope.saes import SAEConfig, StandardConfig
+
+NAME = "connor_rob_hook_z"
+CONTEXT_SIZE = 128
+
+
+def matches(names: set[str]) -> bool:
+    return len(names) == 1 and all(name.endswith(".pt") and "_Hcat_z_" in name for name in names)
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    return (_config_file(path), path)
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration, and the tensors that follow from it: the .pt file is not opened."""
+    recipe = _recipe(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights."""
+    return _recipe(source).read(source, dtype)
+
+
+def _config_file(path: str) -> str:
+    return path.removesuffix(".pt") + "_cfg.json"
+
+
+def _recipe(source: Source) -> Recipe:
+    file = _config_file(source.path)
+    said = source.json(file)
+    cfg = StandardConfig(
+        d_in=need(said, "act_size", int, file),
+        d_sae=need(said, "dict_size", int, file),
+        reshape_activations="hook_z",
+        metadata=metadata(
+            source,
+            NAME,
+            model_name="gpt2-small",
+            hook_name=need(said, "act_name", str, file),
+            prepend_bos=True,
+            context_size=CONTEXT_SIZE,
+            fold_value_biases=True,
+        ),
+    )
+    return Recipe(cfg=cfg, file=source.path, stored={name: Stored(name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")})

@@ -1,0 +1,55 @@
+"""qresearch's SAE on DeepSeek-R1-Distill-Llama-8B: one .pt file, `DeepSeek-R1-Distill-Llama-8B-SAE-l19.pt`; ReLU on the residual stream."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from saescope.formats.llama_scope import STORED
+from saescope.formats.recipe import Recipe, header_of, matrix, metadata, stored_dtype
+from saescope.formats.source import Source
+from saescope.formats.weights import TensorInfo
+from saescope.saes import SAEConfig, StandardConfig
+
+NAME = "deepseek_r1"
+_FILE = re.compile(r"(DeepSeek-R1-Distill-Llama-8B)-SAE-l(\d+)\.pt")
+_D_IN, _D_SAE = 4096, 65536
+"""Of the published one, for what is said before the file is opened; the file decides."""
+
+
+def matches(names: set[str]) -> bool:
+    return len(names) == 1 and bool(_FILE.fullmatch(next(iter(names))))
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    return (path,)
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration and tensors from the name alone on the hub; else from the file."""
+    recipe = _recipe(source, _D_IN, _D_SAE, "bfloat16") if source.repo_id else _of_file(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights."""
+    return _of_file(source).read(source, dtype)
+
+
+def _of_file(source: Source) -> Recipe:
+    header = header_of(source, source.path)
+    d_sae, d_in = matrix(source.path, header, "encoder.weight")
+    return _recipe(source, d_in, d_sae, stored_dtype(header, "encoder.weight"))
+
+
+def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
+    found = _FILE.search(source.path)
+    said = metadata(
+        source,
+        NAME,
+        model_name=f"deepseek-ai/{found[1]}" if found else "",
+        hook_name=f"blocks.{found[2]}.hook_resid_post" if found else "",
+        context_size=1024,
+    )
+    cfg = StandardConfig(d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said)
+    return Recipe(cfg=cfg, file=source.path, stored=STORED)

@@ -1,0 +1,60 @@
+"""Goodfire's SAEs on disk: one .pt or .pth file, `<model>-SAE-l<layer>`; ReLU on the residual stream."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, stored_dtype
+from saescope.formats.source import Source
+from saescope.formats.weights import TensorInfo
+from saescope.saes import SAEConfig, StandardConfig
+
+NAME = "goodfire"
+_FILE = re.compile(r"(Llama-3\.\d-(\d+)B-Instruct)-SAE-l(\d+)\.pth?")
+_WIDTHS = {"8": (4096, 65536), "70": (8192, 65536)}
+"""d_in and d_sae of the published ones by model size, for what is said before the file is opened; the file decides."""
+
+
+def matches(names: set[str]) -> bool:
+    return len(names) == 1 and bool(_FILE.fullmatch(next(iter(names))))
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    return (path,)
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration and tensors from the names alone for a published one; else from the file."""
+    found = _FILE.search(source.path)
+    recipe = _recipe(source, *_WIDTHS[found[2]], "float32") if found and source.repo_id and found[2] in _WIDTHS else _of_file(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights."""
+    return _of_file(source).read(source, dtype)
+
+
+def _of_file(source: Source) -> Recipe:
+    header = header_of(source, source.path)
+    d_sae, d_in = matrix(source.path, header, "encoder_linear.weight")
+    return _recipe(source, d_in, d_sae, stored_dtype(header, "encoder_linear.weight"))
+
+
+def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
+    found = _FILE.search(source.path)
+    said = metadata(
+        source,
+        NAME,
+        model_name=f"meta-llama/{found[1]}" if found else "",
+        hook_name=f"blocks.{found[3]}.hook_resid_post" if found else "",
+    )
+    cfg = StandardConfig(d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said)
+    stored = {
+        "W_enc": Stored("encoder_linear.weight", turned=True),
+        "W_dec": Stored("decoder_linear.weight", turned=True),
+        "b_enc": Stored("encoder_linear.bias"),
+        "b_dec": Stored("decoder_linear.bias"),
+    }
+    return Recipe(cfg=cfg, file=source.path, stored=stored)

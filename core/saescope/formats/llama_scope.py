@@ -1,0 +1,179 @@
+"""Llama Scope on disk (OpenMOSS, arXiv:2410.20526): `hyperparams.json` and `checkpoints/final.safetensors`.
+
+Two gates, chosen by `source.known["gate"]`. "upstream", the default, is what the authors compute: a feature fires when its
+pre-activation, at unit decoder norm and in the scale of the raw activations, exceeds the one published theta:
+threshold_i = theta * s / ||W_dec,i|| in the scale that the encoder sees. "saelens" leaves the norm out (threshold = theta * s), as
+SAELens does; its L0 is not the published one (SAELens issues 482 and 483).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saescope.errors import ArgumentError, ConfigError
+from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, stored_dtype, unsupported
+from saescope.formats.source import Source, join
+from saescope.formats.weights import TensorInfo
+from saescope.saes import JumpReLUConfig, SAEConfig, SAEMetadata
+
+NAME = "llama_scope"
+CONFIG, FILE = "hyperparams.json", "checkpoints/final.safetensors"
+MODEL = "meta-llama/Llama-3.1-8B"
+CONTEXT_SIZE = 1024
+GATES = ("upstream", "saelens")
+NOTES = {
+    "upstream": 'Gate "upstream": thresholds at unit decoder norm, as its authors compute; sae-lens leaves the norm out.',
+    "saelens": 'Gate "saelens": one threshold for all features, as sae-lens has it; its authors compute another (gate "upstream").',
+}
+
+
+class Norms(NamedTuple):
+    """What the activations were multiplied with in training, where they are read and where they are written."""
+
+    read: float
+    written: float
+
+
+def matches(names: set[str]) -> bool:
+    return CONFIG in names
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    return (join(path, CONFIG), join(path, FILE))
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration and the header of the weights."""
+    recipe = _recipe(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights, for raw activations."""
+    return _recipe(source).read(source, dtype)
+
+
+def _recipe(source: Source) -> Recipe:
+    file = source.at(CONFIG)
+    said = source.json(file)
+    cfg = config(source, said, source.at(FILE), model_name=MODEL, dialect=NAME)
+    norms, theta = _norms(source, said, cfg), need(said, "jump_relu_threshold", (int, float), file)
+    gate, by_norm = pick_gate(source), bool(said.get("sparsity_include_decoder_norm", True))
+
+    def fix(tensors: dict[str, Tensor]) -> None:
+        # In float32 whatever the weights are: sae-lens rounds these to bfloat16's three digits.
+        threshold = torch.full((cfg.d_sae,), float(theta), dtype=torch.float32) * (norms.read if gate == "saelens" else norms.written)
+        if gate == "upstream" and by_norm:
+            threshold = threshold / row_norms(tensors["W_dec"])
+        tensors["threshold"] = threshold.to(tensors["W_dec"].dtype)
+        fold(tensors, norms)
+
+    return Recipe(cfg=cfg, file=source.at(FILE), stored=STORED, fix=fix)
+
+
+STORED = {
+    "W_enc": Stored("encoder.weight", turned=True),
+    "W_dec": Stored("decoder.weight", turned=True),
+    "b_enc": Stored("encoder.bias"),
+    "b_dec": Stored("decoder.bias"),
+}
+
+
+def config(source: Source, said: Mapping[str, Any], weights_file: str, *, model_name: str, dialect: str) -> JumpReLUConfig:
+    """Of an lm_saes configuration; whatever would make it another function is refused."""
+    _check(said)
+    header = header_of(source, weights_file)
+    d_sae, d_in = matrix(weights_file, header, "encoder.weight")
+    d_out, _ = matrix(weights_file, header, "decoder.weight")
+    for key, value in (("d_model", d_in), ("d_sae", d_sae)):
+        if said.get(key) not in (None, value):
+            raise ConfigError(f"The configuration says {key}={said[key]!r}, the weights have {value}.", code="SHAPE_MISMATCH", field=key)
+    hook_name = need(said, "hook_point_in", str, CONFIG)
+    hook_name_out = str(said.get("hook_point_out") or "")
+    transcoder = hook_name_out not in ("", hook_name)
+    return JumpReLUConfig(
+        d_in=d_in,
+        d_sae=d_sae,
+        d_out=d_out if transcoder else d_in,
+        dtype=stored_dtype(header, "encoder.weight"),
+        apply_b_dec_to_input=False,
+        transcoder=transcoder,
+        metadata=_metadata(source, dialect, model_name, hook_name, hook_name_out if transcoder else ""),
+    )
+
+
+def pick_gate(source: Source) -> str:
+    """ "upstream" unless the user asks for "saelens"."""
+    gate = str(source.known.get("gate") or "upstream")
+    if gate not in GATES:
+        raise ArgumentError(f"There is no gate {gate!r}.", field="gate", got=gate, allowed=GATES, hint='Use gate="upstream".')
+    return gate
+
+
+def row_norms(W_dec: Tensor) -> Tensor:
+    """Norms of the decoder's rows, in float32 and in bounded memory."""
+    return torch.cat([rows.float().norm(dim=-1) for rows in W_dec.split(8192)]).clamp(min=1e-8)
+
+
+def fold(tensors: dict[str, Tensor], norms: Norms) -> None:
+    """From activations that were scaled for training to raw ones; thresholds and b_enc live in the scaled space."""
+    tensors["W_enc"].mul_(norms.read)
+    tensors["W_dec"].div_(norms.written)
+    tensors["b_dec"].div_(norms.written)
+
+
+def factor(source: Source, norm: object, d_model: int, what: str) -> float:
+    """sqrt(d) over the average norm, which a configuration, a tensor or the catalogue says."""
+    if type(norm) in (int, float) and float(str(norm)) > 0:
+        return math.sqrt(d_model) / float(str(norm))
+    known = source.known.get("norm_scaling_factor")
+    if type(known) in (int, float) and float(str(known)) > 0:
+        return float(str(known))
+    raise ConfigError(
+        f"Nothing says by how much the activations were scaled for training ({what}).",
+        field="norm_scaling_factor",
+        hint="Load it by its release, or from the hub: the catalogue knows the factor.",
+    )
+
+
+def _norms(source: Source, said: Mapping[str, Any], cfg: SAEConfig) -> Norms:
+    mode = said.get("norm_activation", "dataset-wise")
+    if mode == "inference":
+        return Norms(1.0, 1.0)
+    if mode != "dataset-wise":
+        raise unsupported("norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise", "inference"])
+    norms = said.get("dataset_average_activation_norm")
+    norms = norms if isinstance(norms, dict) else {}
+    read_norm = factor(source, norms.get("in"), cfg.d_in, "dataset_average_activation_norm.in")
+    written = factor(source, norms.get("out"), cfg.d_out, "dataset_average_activation_norm.out") if cfg.transcoder else read_norm
+    return Norms(read_norm, written)
+
+
+def _check(said: Mapping[str, Any]) -> None:
+    refused = {
+        "act_fn": ("jumprelu", ["jumprelu"]),
+        "use_glu_encoder": (False, ["false"]),
+        "apply_decoder_bias_to_pre_encoder": (False, ["false"]),
+        "use_decoder_bias": (True, ["true"]),
+    }
+    for key, (value, allowed) in refused.items():
+        if key in said and (said[key].lower() if isinstance(said[key], str) else said[key]) != value:
+            raise unsupported(key, file=CONFIG, got=said[key], allowed=allowed)
+
+
+def _metadata(source: Source, dialect: str, model_name: str, hook_name: str, hook_name_out: str) -> SAEMetadata:
+    gate = pick_gate(source)
+    return metadata(
+        source,
+        dialect,
+        model_name=model_name,
+        hook_name=hook_name,
+        hook_name_out=hook_name_out,
+        prepend_bos=True,
+        context_size=CONTEXT_SIZE,
+        gate=gate,
+        note=NOTES[gate],
+    )

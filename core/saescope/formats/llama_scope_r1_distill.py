@@ -1,0 +1,72 @@
+"""Llama Scope on DeepSeek-R1-Distill-Llama-8B: `config.json` and `sae_weights.safetensors`, trained with a JumpReLU from the start.
+
+Gates as in `llama_scope`. The authors' encoder fires where p_i * ||W_dec,i|| > theta_i, all in the scale of training, so
+threshold_i = theta_i / ||W_dec,i||; "saelens" takes theta_i as it is.
+"""
+
+import torch
+from torch import Tensor
+
+from saescope.formats.llama_scope import STORED, Norms, config, factor, fold, pick_gate, row_norms
+from saescope.formats.recipe import Recipe, Stored, header_of, open_file, unsupported
+from saescope.formats.source import Source, join
+from saescope.formats.weights import TensorInfo
+from saescope.saes import SAEConfig
+
+NAME = "llama_scope_r1_distill"
+CONFIG, FILE = "config.json", "sae_weights.safetensors"
+MODEL = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
+_NORM = "dataset_average_activation_norm."
+
+
+def matches(names: set[str]) -> bool:
+    return {CONFIG, FILE} <= names
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    return (join(path, CONFIG), join(path, FILE))
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration and the header of the weights."""
+    recipe = _recipe(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights, for raw activations."""
+    recipe = _recipe(source)
+    norms = _norms(source, recipe.cfg)
+    cfg, tensors = recipe.read(source, dtype)
+    fold(tensors, norms)
+    return cfg, tensors
+
+
+def _recipe(source: Source) -> Recipe:
+    said = source.json(source.at(CONFIG))
+    cfg = config(source, said, source.at(FILE), model_name=MODEL, dialect=NAME)
+    mode = said.get("norm_activation", "dataset-wise")
+    if mode != "dataset-wise":
+        raise unsupported("norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise"])
+    upstream = pick_gate(source) == "upstream" and bool(said.get("sparsity_include_decoder_norm", True))
+
+    def fix(tensors: dict[str, Tensor]) -> None:
+        threshold = tensors["threshold"].float().exp()
+        tensors["threshold"] = (threshold / row_norms(tensors["W_dec"]) if upstream else threshold).to(tensors["W_dec"].dtype)
+
+    stored = STORED | {"threshold": Stored("log_jumprelu_threshold")}
+    return Recipe(cfg=cfg, file=source.at(FILE), stored=stored, ignored=[f"{_NORM}*"], fix=fix)
+
+
+def _norms(source: Source, cfg: SAEConfig) -> Norms:
+    names = {name for name in header_of(source, source.at(FILE)) if name.startswith(_NORM)}
+
+    def at(hook_name: str, d_model: int) -> float:
+        norm = None
+        if _NORM + hook_name in names:
+            with open_file(source, source.at(FILE)) as weights:
+                norm = float(weights.take(_NORM + hook_name, torch.float64))
+        return factor(source, norm, d_model, _NORM + hook_name)
+
+    read_norm = at(cfg.metadata.hook_name, cfg.d_in)
+    return Norms(read_norm, at(cfg.metadata.hook_name_out, cfg.d_out) if cfg.transcoder else read_norm)

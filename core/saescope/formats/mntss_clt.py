@@ -1,0 +1,89 @@
+"""One layer of a cross-layer transcoder of circuit-tracer's form: `W_enc_{L}.safetensors`, `W_dec_{L}.safetensors`, `config.yaml`."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from saescope.errors import FormatError
+from saescope.formats.gemma_3 import NOTE_CLT
+from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, stored_dtype, unsupported
+from saescope.formats.source import Source, join
+from saescope.formats.weights import TensorInfo
+from saescope.saes import JumpReLUConfig, SAEConfig, StandardConfig
+
+NAME = "mntss_clt_layer_transcoder"
+CONFIG = "config.yaml"
+_ENCODER = re.compile(r"W_enc_(\d+)\.safetensors")
+
+
+def matches(names: set[str]) -> bool:
+    return len(names) == 1 and bool(_ENCODER.fullmatch(next(iter(names))))
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    folder, layer = _where(path)
+    return tuple(join(folder, name) for name in (CONFIG, f"W_enc_{layer}.safetensors", f"W_dec_{layer}.safetensors"))
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration and the headers of encoder and decoder."""
+    recipe = _recipe(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights; the decoders to all layers are summed."""
+    return _recipe(source).read(source, dtype)
+
+
+def _where(path: str) -> tuple[str, int]:
+    """The folder, and the layer: the catalogue says "5", a user the encoder's file."""
+    folder, _, name = path.rpartition("/")
+    found = _ENCODER.fullmatch(name) or re.fullmatch(r"(?:layer_)?(\d+)", name)
+    if not found:
+        raise FormatError(
+            f"{path!r} names no layer of a cross-layer transcoder.",
+            code="AMBIGUOUS_SAE",
+            field="path",
+            got=path,
+            allowed="W_enc_<layer>.safetensors",
+            hint='Name its encoder: ".../W_enc_5.safetensors".',
+        )
+    return folder, int(found[1])
+
+
+def _recipe(source: Source) -> Recipe:
+    config, encoder_file, decoder_file = wanted(source.path)
+    layer, said = _where(source.path)[1], source.yaml(config)
+    if said.get("model_kind", "cross_layer_transcoder") != "cross_layer_transcoder":
+        raise unsupported("model_kind", file=config, got=said["model_kind"], allowed=["cross_layer_transcoder"])
+    encoder, decoder = header_of(source, encoder_file), header_of(source, decoder_file)
+    d_sae, d_in = matrix(encoder_file, encoder, f"W_enc_{layer}")
+    on_disk = decoder.get(f"W_dec_{layer}", TensorInfo((), "")).shape
+    n_layers, d_out = on_disk[1:] if len(on_disk) == 3 else (1, d_in)
+    jump = f"threshold_{layer}" in encoder
+    cfg = (JumpReLUConfig if jump else StandardConfig)(
+        d_in=d_in,
+        d_sae=d_sae,
+        d_out=d_out,
+        dtype=stored_dtype(encoder, f"W_enc_{layer}"),
+        apply_b_dec_to_input=False,
+        transcoder=True,
+        metadata=metadata(
+            source,
+            NAME,
+            model_name=need(said, "model_name", str, config),
+            hook_name=f"blocks.{layer}.{need(said, 'feature_input_hook', str, config)}",
+            hook_name_out=f"blocks.{layer}.{need(said, 'feature_output_hook', str, config)}",
+            note=NOTE_CLT,
+        ),
+    )
+    stored = {
+        "W_enc": Stored(f"W_enc_{layer}", turned=True),
+        "b_enc": Stored(f"b_enc_{layer}"),
+        "b_dec": Stored(f"b_dec_{layer}"),
+        "W_dec": Stored(f"W_dec_{layer}", shape=(d_sae, n_layers, d_out), sum_from=0),
+    }
+    stored |= {"threshold": Stored(f"threshold_{layer}")} if jump else {}
+    return Recipe(cfg=cfg, file=encoder_file, stored=stored, other={f"W_dec_{layer}": decoder_file})

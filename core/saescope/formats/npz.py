@@ -1,0 +1,156 @@
+"""Reading npz files (NumPy's zip archives) that may be bombs: the zip directory is judged first, and nothing is ever unpickled."""
+
+import ast
+import math
+import zipfile
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saescope.errors import FormatError
+from saescope.formats.source import Source
+from saescope.formats.weights import TensorInfo, Weights
+
+MAX_MEMBERS = 16
+MAX_RATIO = 20
+SLACK_BYTES = 1 << 20
+"""Arrays of zeros may shrink more than weights do, up to this size."""
+MAX_HEADER_BYTES = 4096
+_DTYPES = {"<f8": ("F64", torch.float64), "<f4": ("F32", torch.float32), "<f2": ("F16", torch.float16)}
+
+
+class _Array(NamedTuple):
+    info: TensorInfo
+    dtype: torch.dtype
+    header_bytes: int
+    fortran: bool
+
+
+class NpzWeights(Weights):
+    """The arrays of an open npz file."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._name, self._zip = name, _directory(file, name)
+        self._arrays = {entry.filename.removesuffix(".npy"): self._array(entry) for entry in self._zip.infolist()}
+        self.header = {array: said.info for array, said in self._arrays.items()}
+
+    def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False, sum_from: int | None = None) -> Tensor:
+        # In Fortran order a matrix lies there as its transpose.
+        return super().take(tensor, dtype, transpose=transpose != self._arrays[tensor].fortran, sum_from=sum_from)
+
+    def _begin(self, tensor: str) -> tuple[tuple[int, ...], torch.dtype]:
+        self._file = self._zip.open(f"{tensor}.npy")
+        array = self._arrays[tensor]
+        self._file.read(array.header_bytes)
+        return array.info.shape[::-1] if array.fortran else array.info.shape, array.dtype
+
+    def _array(self, entry: zipfile.ZipInfo) -> _Array:
+        try:
+            with self._zip.open(entry) as file:
+                said, length = _npy_header(file)
+            descr, fortran, shape = said["descr"], bool(said["fortran_order"]), tuple(int(n) for n in said["shape"])
+        except (
+            zipfile.BadZipFile,
+            ValueError,
+            KeyError,
+            TypeError,
+            SyntaxError,
+            RecursionError,
+            MemoryError,
+            NotImplementedError,
+        ) as error:
+            raise _corrupt(self._name, f"the header of {entry.filename} cannot be read") from error
+        if "O" in str(descr):
+            raise FormatError(
+                f"{_base(self._name)}: {entry.filename} holds Python objects: loading them can run code, so saescope does not.",
+                code="PICKLE_REFUSED",
+                got=entry.filename,
+                hint="Save the weights as plain arrays of floating-point numbers.",
+            )
+        if not isinstance(descr, str) or descr not in _DTYPES or len(shape) > 2:
+            raise FormatError(
+                f"{_base(self._name)}: {entry.filename} is no vector or matrix of little-endian floats ({descr!r}, {shape}).",
+                code="UNSUPPORTED_DTYPE",
+                allowed=[*_DTYPES],
+            )
+        kind, dtype = _DTYPES[descr]
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - length:
+            raise _corrupt(self._name, f"{entry.filename} says shape {shape}, which are not the {entry.file_size - length} bytes in it")
+        return _Array(TensorInfo(shape, kind), dtype, length, fortran and len(shape) == 2)
+
+
+@contextmanager
+def open_npz(source: Source, name: str) -> Generator[NpzWeights]:
+    """The arrays of `name`, downloaded first if it is on the hub."""
+    with source.local(name).open("rb") as file, _readable(name):
+        yield NpzWeights(file, name)
+
+
+def read_npz_header(source: Source, name: str) -> dict[str, TensorInfo]:
+    """Shapes and dtypes; of a file on the hub only the zip directory and the start of each array are fetched."""
+    with source.open(name) as file, _readable(name):
+        return NpzWeights(file, name).header
+
+
+@contextmanager
+def _readable(name: str) -> Generator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+        raise _corrupt(name, "it cannot be unpacked") from error
+
+
+def _directory(file: BinaryIO, name: str) -> zipfile.ZipFile:
+    size = file.seek(0, 2)
+    file.seek(0)
+    if file.read(16).lstrip()[:1] == b"<":
+        raise _corrupt(name, "it looks like an HTML page, not weights")
+    archive = zipfile.ZipFile(file)
+    entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    total = sum(entry.file_size for entry in entries)
+    if len(entries) > MAX_MEMBERS or len(set(names)) != len(names):
+        raise _suspicious(name, f"it has {len(entries)} arrays, an SAE has at most {MAX_MEMBERS}, each once")
+    if total > MAX_RATIO * size + SLACK_BYTES:
+        raise _suspicious(name, f"its {size} bytes claim to unpack to {total}")
+    odd = [entry.filename for entry in entries if not _is_plain(entry)]
+    if odd:
+        raise _suspicious(name, f"{odd[0]!r} is no plain array")
+    return archive
+
+
+def _is_plain(entry: zipfile.ZipInfo) -> bool:
+    stem = entry.filename.removesuffix(".npy")
+    packed = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    return entry.filename.endswith(".npy") and stem.isidentifier() and packed and not entry.flag_bits & 1
+
+
+def _npy_header(file: Any) -> tuple[dict[str, Any], int]:
+    """What an array says of itself, and how many bytes it takes for that."""
+    start = file.read(8)
+    if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2):
+        raise ValueError("no NumPy array")
+    width = 2 if start[6] == 1 else 4
+    length = int.from_bytes(file.read(width), "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError("an oversized header")
+    said = ast.literal_eval(file.read(length).decode("latin-1").strip())
+    if not isinstance(said, dict):
+        raise TypeError("the header is no dictionary")
+    return said, 8 + width + length
+
+
+def _corrupt(name: str, why: str) -> FormatError:
+    return FormatError(f"{_base(name)} is torn or no npz file: {why}.", hint="Get the file again.")
+
+
+def _suspicious(name: str, why: str) -> FormatError:
+    return FormatError(f"{_base(name)} is refused: {why}.", code="FILE_SUSPICIOUS", hint="Load an SAE from a source you trust.")
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]

@@ -1,0 +1,272 @@
+"""PyTorch's .pt files, only where the user allows them: read by a restricted child process, which writes safetensors for us to read.
+
+python -P -m saescope.formats.pickles IN OUT      # the child: tensors of IN to OUT (safetensors), plain values to its standard output
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from saescope.cancel import checkpoint
+from saescope.errors import FormatError, ResourceError
+from saescope.formats.source import Source
+from saescope.formats.weights import Weights
+from saescope.names import home
+
+SETTING = "SAESCOPE_ALLOW_PICKLE"
+ENDINGS = (".pt", ".pth")
+MAX_GROWTH = 1.1
+"""Tensors may be this much larger than their file."""
+SLACK_BYTES = 1 << 20
+SPARE_MEMORY = 1 << 30
+MAX_LISTED = 1024
+"""Integer tensors up to this length are plain values, longer ones are left out: weights are floating-point numbers."""
+SECONDS = 60
+SECONDS_PER_GB = 60
+YES = ("1", "true", "t", "yes", "y", "on")
+_allowed: ContextVar[bool | None] = ContextVar("pickles_allowed", default=None)
+_KEPT_ENV = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "HOME", "USERPROFILE")
+
+
+class Converted(Weights):
+    """What a .pt file held: tensors by dotted name, and the plain values beside them."""
+
+    def __init__(self, file: BinaryIO, name: str, values: Mapping[str, Any]) -> None:
+        super().__init__(file, name)
+        self.values = values
+
+
+@contextmanager
+def pickles_allowed(allowed: bool) -> Generator[None]:
+    """Whether .pt files may be read inside, whatever the environment says."""
+    token = _allowed.set(allowed)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def is_allowed() -> bool:
+    """Whether the user's settings allow .pt files."""
+    said = _allowed.get()
+    return os.environ.get(SETTING, "").lower() in YES if said is None else said
+
+
+@contextmanager
+def open_pickle(source: Source, name: str) -> Generator[Converted]:
+    """The tensors of a .pt file, converted once into the cache.
+
+    Raises:
+        FormatError: PICKLE_REFUSED unless the settings allow it or it was converted before; or it holds more than tensors.
+    """
+    if not name.endswith(ENDINGS):
+        raise _refused(name, "only .pt and .pth files can be converted")
+    mark = _folder() / f"{hashlib.sha256(f'{source.repo_id}/{name}'.encode()).hexdigest()[:32]}.known"
+    if not is_allowed() and source.repo_id and not mark.is_file():
+        raise _refused(name)
+    path = source.local(name)
+    target = _folder() / f"{_sha256(path)}.safetensors"
+    if not _is_whole(target):
+        if not is_allowed():
+            raise _refused(name)
+        _convert(path, target)
+    mark.touch()
+    with target.open("rb", buffering=0) as file:
+        yield Converted(file, name, json.loads(_sidecar(target).read_text(encoding="utf-8"))["values"])
+
+
+def _folder() -> Path:
+    return home() / "converted"
+
+
+def _sidecar(target: Path) -> Path:
+    return target.with_suffix(".json")
+
+
+def _is_whole(target: Path) -> bool:
+    try:
+        return json.loads(_sidecar(target).read_text(encoding="utf-8"))["sha256"] == _sha256(target)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _convert(path: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as staging:
+            out = Path(staging, "out.safetensors")
+            answer = _run_child(path, out)
+            if "error" in answer:
+                code, why = answer["error"]
+                raise _refused(path.name, why, code)
+            said = {"sha256": _sha256(out), "values": answer["values"], "from": path.name}
+            Path(staging, "out.json").write_text(json.dumps(said), encoding="utf-8")
+            os.replace(out, target)
+            os.replace(Path(staging, "out.json"), _sidecar(target))
+    except OSError as error:
+        raise ResourceError(
+            f"Cannot write the converted file: {error.strerror}.", code="CANNOT_WRITE", hint="Free some disk space, or set SAESCOPE_HOME."
+        ) from error
+
+
+def _run_child(path: Path, out: Path) -> dict[str, Any]:
+    """The child's answer; a child that dies, hangs or says nothing has refused."""
+    seconds = SECONDS + SECONDS_PER_GB * path.stat().st_size / 1e9
+    env = {name: os.environ[name] for name in _KEPT_ENV if name in os.environ}  # no token, and none of torch's own switches
+    env |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, "-P", "-m", "saescope.formats.pickles", str(path.absolute()), str(out.absolute())]
+    with (
+        tempfile.TemporaryFile() as answer,
+        subprocess.Popen(
+            command, env=env, cwd=out.parent, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.DEVNULL, close_fds=True
+        ) as child,
+    ):
+        try:
+            deadline = time.monotonic() + seconds
+            while child.poll() is None:
+                checkpoint()
+                if time.monotonic() > deadline:
+                    return {"error": ["FILE_SUSPICIOUS", f"it was not read within {seconds:.0f} s"]}
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(0.05)
+        finally:
+            child.kill()
+        answer.seek(0)
+        with contextlib.suppress(ValueError):
+            return json.loads(answer.read(1 << 20))
+    return {"error": ["FILE_SUSPICIOUS", "the process that read it was stopped: it asked for more than the file can need"]}
+
+
+def convert(path: Path, out: Path) -> dict[str, Any]:
+    """In the child: the tensors of `path` to `out`; the plain values, by dotted name."""
+    from safetensors.torch import save_file
+
+    size = path.stat().st_size
+    _check_zip(path, size)
+    try:
+        said = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever it is: torch's advice (weights_only=False) must not be passed on
+        raise FormatError("it holds more than tensors, or is torn", code="PICKLE_REFUSED") from error
+    tensors, values = dict[str, Tensor](), dict[str, Any]()
+    _flatten(said, "", tensors, values)
+    if sum(tensor.nbytes for tensor in tensors.values()) > MAX_GROWTH * size + SLACK_BYTES:
+        raise FormatError(f"its {size} bytes claim to be more weights than that", code="FILE_SUSPICIOUS")
+    if not tensors:
+        raise FormatError("it holds no weights", code="PICKLE_REFUSED")
+    save_file({name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, out)
+    return values
+
+
+def _flatten(said: object, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    if isinstance(said, dict):
+        for key, value in said.items():
+            if type(key) is not str or len(key) > 200 or name.count(".") > 8:
+                raise FormatError("it is no dictionary of named tensors", code="PICKLE_REFUSED")
+            _flatten(value, f"{name}.{key}" if name else key, tensors, values)
+    elif isinstance(said, Tensor):
+        if said.layout is not torch.strided or said.is_quantized or said.is_meta or said.is_complex():
+            raise FormatError(f"{name} is no plain tensor", code="UNSUPPORTED_DTYPE")
+        if said.is_floating_point():
+            tensors[name] = said
+        elif said.numel() <= MAX_LISTED:
+            values[name] = said.tolist()
+    elif said is None or type(said) in (bool, int, float, str):
+        values[name] = said
+    else:
+        raise FormatError(f"{name or 'it'} is a {type(said).__name__}, no tensor", code="PICKLE_REFUSED")
+
+
+def _check_zip(path: Path, size: int) -> None:
+    """Today's .pt is a zip archive that is not compressed."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+        if total > MAX_GROWTH * size + SLACK_BYTES:
+            raise FormatError(f"its {size} bytes claim to unpack to {total}", code="FILE_SUSPICIOUS")
+
+
+def _confine(size: int) -> None:
+    """Memory, time and file size as the file can need at most, no new process and no network: where the system can do that."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        new_network, new_user = 0x40000000, 0x10000000
+        _ = libc.unshare(new_network) and libc.unshare(new_user | new_network)
+    with contextlib.suppress(ImportError):
+        import resource
+
+        for limit, most in _limits(resource, size):
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(limit, (most, most))
+
+
+def _limits(resource: Any, size: int) -> list[tuple[int, int]]:
+    limits = [
+        (resource.RLIMIT_CPU, int(SECONDS + SECONDS_PER_GB * size / 1e9)),
+        (resource.RLIMIT_FSIZE, int(MAX_GROWTH * size) + 4 * SLACK_BYTES),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+    ]
+    if sys.platform == "linux":  # what torch itself has mapped by now is known there
+        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        limits.append((resource.RLIMIT_AS, mapped + 4 * size + SPARE_MEMORY))
+    return limits
+
+
+def main() -> None:
+    """Answer on standard output, as JSON: {"values": ...} or {"error": [code, why]}."""
+    path, out = Path(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    _confine(path.stat().st_size)
+    try:
+        answer: dict[str, Any] = {"values": convert(path, out)}
+    except FormatError as error:
+        answer = {"error": [error.code, error.message]}
+    except Exception as error:
+        answer = {"error": ["FILE_CORRUPT", f"reading it failed ({type(error).__name__})"]}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _refused(name: str, why: str = "", code: str = "PICKLE_REFUSED") -> FormatError:
+    base = name.rpartition("/")[2]
+    if why:
+        return FormatError(f"{base} is refused: {why}.", code=code, got=base, hint="Ask its authors for safetensors.")
+    return FormatError(
+        f"{base} is a pickle: loading it can run code, so saescope does not unless you allow it.",
+        code=code,
+        got=base,
+        hint=f"Convert it once, in a confined process of saescope's own: {SETTING}=1 saescope load-sae ... (with the same arguments); "
+        "after that it loads without.",
+    )
+
+
+def _sha256(path: Path) -> str:
+    said = path.stat()
+    return _digest(path.resolve(), said.st_size, said.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, changed_ns: int) -> str:
+    """A load asks for the same file's hash more than once; a changed file has another key."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Qwen Scope on disk: `layer{N}.sae.pt`; width and k are in the repository's name (SAE-Res-<model>-W<N>K-L0_<k>)."""
+
+import re
+
+import torch
+from torch import Tensor
+
+from saescope.errors import ConfigError
+from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
+from saescope.formats.source import Source
+from saescope.formats.weights import TensorInfo
+from saescope.saes import SAEConfig, TopKConfig
+
+NAME = "qwen_scope"
+_FILE = re.compile(r"layer(\d+)\.sae\.pt")
+_REPOSITORY = re.compile(r"SAE-Res-([A-Za-z0-9.-]+?)-W(\d+)K-L0_(\d+)")
+_D_MODEL = {
+    "Qwen3-1.7B-Base": 2048,
+    "Qwen3-8B-Base": 4096,
+    "Qwen3-30B-A3B-Base": 2048,
+    "Qwen3.5-2B-Base": 2048,
+    "Qwen3.5-9B-Base": 4096,
+    "Qwen3.5-27B": 5120,
+    "Qwen3.5-35B-A3B-Base": 2048,
+}
+"""Widths of the residual streams, for what is said before the file is opened; the file decides."""
+
+
+def matches(names: set[str]) -> bool:
+    return len(names) == 1 and bool(_FILE.fullmatch(next(iter(names))))
+
+
+def wanted(path: str) -> tuple[str, ...]:
+    return (path,)
+
+
+def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    """Configuration and tensors from the names alone, where they say it; else from the file."""
+    found = _REPOSITORY.search(place(source, source.path))
+    if found and found[1] in _D_MODEL and source.repo_id:
+        recipe = _recipe(source, _D_MODEL[found[1]], int(found[2]) * 1024, "float32")
+        return recipe.cfg, recipe.infos()
+    recipe = _of_file(source)
+    return recipe.cfg, recipe.infos()
+
+
+def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Configuration and weights."""
+    return _of_file(source).read(source, dtype)
+
+
+def _of_file(source: Source) -> Recipe:
+    header = header_of(source, source.path)
+    d_sae, d_in = matrix(source.path, header, "W_enc")
+    return _recipe(source, d_in, d_sae, stored_dtype(header, "W_enc"))
+
+
+def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
+    found = _REPOSITORY.search(place(source, source.path))
+    layer = _FILE.search(source.path)
+    k = int(found[3]) if found else source.known.get("k")
+    if type(k) is not int:
+        raise ConfigError(
+            "A Qwen Scope file does not say its k: the name of its repository does, and this path has none.",
+            code="AMBIGUOUS_ARCHITECTURE",
+            field="k",
+            hint='Load it from the hub, or keep it in a folder that is called as the repository is ("SAE-Res-<model>-W<N>K-L0_<k>").',
+        )
+    said = metadata(
+        source,
+        NAME,
+        model_name=f"Qwen/{found[1]}" if found else "",
+        hook_name=f"blocks.{layer[1]}.hook_resid_post" if layer else "",
+        hf_hook_name=f"model.layers.{layer[1]}" if layer else "",
+    )
+    cfg = TopKConfig(d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=said)
+    stored = {
+        "W_enc": Stored("W_enc", turned=True),
+        "W_dec": Stored("W_dec", turned=True),
+        "b_enc": Stored("b_enc"),
+        "b_dec": Stored("b_dec"),
+    }
+    return Recipe(cfg=cfg, file=source.path, stored=stored)

@@ -1,0 +1,149 @@
+"""Where an SAE's files are: a folder on this disk, or a repository on the hub, read the same way."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from saescope.errors import ConfigError, FormatError, NotFoundError
+
+MAX_TEXT_BYTES = 1 << 20
+_MAX_NAMES = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where an SAE's files are, and what is known of it beside their content. Names are relative to the repository root."""
+
+    opener: Callable[[str], BinaryIO]
+    """Name -> open file; of a repository on the hub only the ranges that are read are fetched."""
+    local: Callable[[str], Path]
+    """Name -> path on this disk, downloaded and verified if need be."""
+    names: frozenset[str] = frozenset()
+    """Known file names; empty if the repository could not be listed."""
+    path: str = ""
+    """The SAE inside the root: a sub-folder, a file, or "" (the root itself)."""
+    repo_id: str = ""
+    """Empty for a local folder."""
+    known: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What a catalogue or the user says and the files may not: model_name, hook_name, neuronpedia_id, norm_scaling_factor, l0 ..."""
+
+    def open(self, name: str) -> BinaryIO:
+        """The file, to be closed by the caller.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        return self.opener(name)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name; looked up only where the names are not known."""
+        if self.names:
+            return name in self.names
+        try:
+            self.opener(name).close()
+        except NotFoundError:
+            return False
+        return True
+
+    def at(self, name: str) -> str:
+        """The file of that name in the SAE's own folder (if `path` is a file: in the folder that holds it)."""
+        return join(self.folder, name)
+
+    @property
+    def folder(self) -> str:
+        """The SAE's own folder, also if `path` is a file."""
+        return self.path.rpartition("/")[0] if self.path in self.names else self.path
+
+    def json(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file of at most 1 MiB.
+
+        Raises:
+            NotFoundError, ConfigError, FormatError: it is not there, no JSON object, or suspiciously large.
+        """
+        try:
+            return _object(name, json.loads(self.text(name)), "JSON")
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{_base(name)} is no valid JSON: {error}.", hint="Get the file again.") from error
+
+    def yaml(self, name: str) -> dict[str, Any]:
+        """The mapping in a YAML file of at most 1 MiB; raises as `json` does."""
+        text = self.text(name)
+        try:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+                raise FormatError(f"{_base(name)} uses YAML aliases, which can grow without bound.", code="FILE_SUSPICIOUS")
+            return _object(name, yaml.safe_load(text), "YAML")
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{_base(name)} is no valid YAML: {str(error).splitlines()[0]}.", hint="Get the file again.") from error
+
+    def text(self, name: str) -> str:
+        """A text file of at most 1 MiB."""
+        with self.open(name) as file:
+            content = file.read(MAX_TEXT_BYTES + 1)
+        if len(content) > MAX_TEXT_BYTES:
+            raise FormatError(f"{_base(name)} is larger than 1 MiB: no SAE configuration is.", code="FILE_SUSPICIOUS")
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{_base(name)} is no UTF-8 text: {error}.", hint="Get the file again.") from error
+
+
+def join(folder: str, name: str) -> str:
+    """`name` in `folder`, where "" is the root."""
+    return f"{folder}/{name}" if folder else name
+
+
+def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
+    """The source of a folder, or of a single file and its neighbours (an SAE that is one file), on this disk.
+
+    Raises:
+        NotFoundError: there is no such folder or file.
+    """
+    if not place.exists():
+        raise NotFoundError(
+            f"There is no folder or file {str(place)!r}.",
+            code="FILE_MISSING",
+            field="path",
+            got=place,
+            hint="Give the folder that holds the SAE's configuration and weights.",
+        )
+    root = place if place.is_dir() else place.parent
+
+    def local(name: str) -> Path:
+        found = root / name
+        if not found.is_file():
+            raise NotFoundError(f"There is no {found.name} in {found.parent.name or found.parent}.", code="FILE_MISSING", got=name)
+        return found
+
+    return Source(
+        opener=lambda name: local(name).open("rb"),
+        local=local,
+        names=_names(root),
+        path="" if place.is_dir() else place.name,
+        known=dict(known or {}),
+    )
+
+
+def _names(root: Path) -> frozenset[str]:
+    """Files at most two folders deep: deep enough for every dialect, and cheap if someone names a home folder."""
+    names: set[str] = set()
+    for folder, below, files in os.walk(root):
+        here = Path(folder).relative_to(root)
+        names |= {(here / name).as_posix() for name in files}
+        if len(here.parts) >= 2 or len(names) > _MAX_NAMES:
+            below.clear()
+    return frozenset(names)
+
+
+def _object(name: str, said: object, kind: str) -> dict[str, Any]:
+    if not isinstance(said, dict):
+        raise ConfigError(f"{_base(name)} must hold a {kind} object, got {type(said).__name__}.")
+    return {str(key): value for key, value in said.items()}
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]

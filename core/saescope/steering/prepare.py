@@ -1,0 +1,59 @@
+"""What intervening and steering share: edits with their units, the plan, and the same plan along random features."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saescope.models import LanguageModel, Tokens, counted
+from saescope.saes import SAE
+from saescope.splice import SiteRecord, read_site
+from saescope.steering.edits import FeatureEdit, Plan, check_edits, control_plan, make_plan
+from saescope.steering.units import Units, draw_features, resolve_units
+
+
+class Prepared(NamedTuple):
+    """Edits ready to run."""
+
+    site: SiteRecord
+    """The prompt's clean run at the site."""
+    masks: Bool[Tensor, "n_edits n_pos"]
+    units: Units
+    plan: Plan
+    drawn: list[list[int]]
+    """Features of each control, one for every edit."""
+    controls: list[Plan]
+
+
+def prepare(
+    model: LanguageModel,
+    sae: SAE,
+    tokens: Tokens,
+    edits: Sequence[FeatureEdit],
+    *,
+    unit: str,
+    reference: Float[Tensor, " d_sae"] | None,
+    n_controls: int,
+    seed: int,
+) -> Prepared:
+    """Resolve units and positions, and draw controls.
+
+    Raises:
+        ArgumentError: an edit names no such feature, mode or position, or the unit is unknown.
+    """
+    check_edits(sae, edits)
+    masks = torch.stack([counted(tokens, edit.positions) for edit in edits]).to(model.device)
+    site = read_site(model, sae, model.batch(tokens.ids))
+    maxima = _known_maxima(site, counted(tokens).to(model.device), reference)
+    units = resolve_units(edits, maxima, unit)
+    plan = make_plan(sae, edits, units.values, masks)
+    drawn = draw_features(edits, maxima, n_draws=n_controls, seed=seed)
+    return Prepared(site, masks, units, plan, drawn, [control_plan(sae, plan, features) for features in drawn])
+
+
+def _known_maxima(site: SiteRecord, mask: Tensor, reference: Float[Tensor, " d_sae"] | None) -> Float[Tensor, " d_sae"]:
+    """Each feature's largest activation on the reference text and at the prompt's counted positions."""
+    here = site.acts.select(mask[site.acts.positions]).maxima()
+    return here if reference is None else here.maximum(reference.to(here))

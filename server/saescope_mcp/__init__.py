@@ -1,0 +1,1 @@
+"""saescope's tool server and command line."""

@@ -1,0 +1,56 @@
+"""`build_server(settings)`: the only module that knows every tool. Imports no torch."""
+
+import logging
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from saescope import __version__
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+from saescope_mcp.tool import Server, Tool, bind
+from saescope_mcp.tools import attribute, load, read, status, steer
+
+ALL_TOOLS: tuple[Tool, ...] = (*load.TOOLS, *status.TOOLS, *read.TOOLS, *attribute.TOOLS, *steer.TOOLS)
+
+INSTRUCTIONS = """\
+Use these tools to look inside a language model with sparse autoencoders (SAEs): which features fire on a text, what a prediction \
+rests on, what a feature does when changed. Everything runs on this machine.
+1. load_sae() returns a handle `sae`; without arguments it loads a small embedded model (first time: a 93 MB download). Read check.verdict.
+2. top_features or encode_text: what fires. attribute_logit: why a token is predicted. intervene, steer_generate: test it.
+3. Report evidence as the result does: observed < correlational < intervened < controlled. Say "causes" only at the last two, and compare \
+with the controls. error_share is what the SAE does not see. Labels and promoted tokens are hints, not proof.
+A feature is an index of one SAE: it means nothing in another. Handles stay the same after a restart; an error names the exact next call. \
+Calls on one model run one after the other. What takes longer than wait_s returns a job_id: call job_status.\
+"""
+
+
+def build_server(settings: Settings | None = None, state: AppState | None = None) -> Server:
+    """The server with every tool, and a state of its own unless one is given."""
+    state = state or AppState(settings or Settings())
+    log_to_stderr()
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncGenerator[AppState]:
+        try:
+            yield state
+        finally:
+            state.close()
+
+    return Server(
+        "sae",
+        title="saescope",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        lifespan=lifespan,
+        tools=[bind(tool, state) for tool in ALL_TOOLS],
+        log_level="WARNING",
+    )
+
+
+def log_to_stderr() -> None:
+    """Plain lines, before the SDK puts a slow, colourful handler in place."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -1,0 +1,27 @@
+"""`saescope`: the tools for people and scripts, and the server itself. `serve` takes the short way: no typer, no rich."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with the command's status."""
+    words = sys.argv[1:] if words is None else words
+    quieten()
+    if words[:1] == ["serve"]:
+        from saescope_mcp.cli.serve import serve
+
+        sys.exit(serve(words[1:]))
+    from saescope_mcp.cli.commands import app
+
+    app(args=[*words], prog_name="saescope")
+
+
+def quieten() -> None:
+    """What other libraries read when they are imported, unless the user has said otherwise."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    os.environ.setdefault("WANDB_MODE", "disabled")

@@ -1,0 +1,64 @@
+"""A tool called from the command line: its SAE is loaded first, and what the load is at goes to stderr."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import anyio
+
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+from saescope_mcp.tool import Outcome, Tool
+from saescope_mcp.tools import load
+
+FOREVER_S = 1e9
+LOAD_SAE = load.TOOLS[0]
+
+
+def person_settings() -> Settings:
+    """A person typed the path, and waits."""
+    return Settings.from_env().model_copy(update={"read_anywhere": True, "max_wait_s": FOREVER_S})
+
+
+def call(tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]) -> Outcome:
+    """The tool's outcome, or that of the load before it if that failed."""
+    return anyio.run(partial(_call, AppState(person_settings()), tool, arguments, loading, say))
+
+
+async def with_progress(state: AppState, work: Callable[[], Awaitable[Outcome]], say: Callable[[str], None]) -> Outcome:
+    """The outcome of the work; each new message of its jobs is said."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(_watch, state, say)
+        outcome = await work()
+        group.cancel_scope.cancel()
+        return outcome
+    raise AssertionError("a task group does not swallow what its body raises")
+
+
+async def _call(state: AppState, tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]) -> Outcome:
+    async def work() -> Outcome:
+        if tool is LOAD_SAE:
+            return await tool.call(state, {"wait_s": FOREVER_S, **arguments})
+        if "sae" not in tool.request.model_fields:
+            return await tool.call(state, arguments)
+        known = state.known.all().get(arguments.get("sae", ""))
+        if "sae" in arguments and not known and not loading:
+            return await tool.call(state, arguments)
+        said = {name: value for part in known or () for name, value in asdict(part).items()}
+        loaded = await LOAD_SAE.call(state, {**said, **loading, "wait_s": FOREVER_S})
+        if loaded.is_error:
+            return loaded
+        return await tool.call(state, {"sae": loaded.document["sae"], **arguments})
+
+    return await with_progress(state, work, say)
+
+
+async def _watch(state: AppState, say: Callable[[str], None]) -> None:
+    said = ""
+    while True:
+        for job in state.jobs.all()[:1]:
+            if job.state == "running" and job.message != said:
+                said = job.message
+                say(said)
+        await anyio.sleep(0.1)

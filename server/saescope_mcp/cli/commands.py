@@ -1,0 +1,104 @@
+"""`saescope <verb>`: a command for every tool, made from its request model, and the commands around them."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from saescope import __version__
+from saescope.errors import ConfigError
+from saescope_mcp.app import ALL_TOOLS, log_to_stderr
+from saescope_mcp.cli.calls import LOAD_SAE, call
+from saescope_mcp.cli.flags import arguments_from, options_of
+from saescope_mcp.cli.show import show
+from saescope_mcp.tool import Outcome, Tool, refusal
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Look inside a language model with sparse autoencoders. Start with: saescope demo",
+)
+_LOADING = ("path", "release", "sae_id", "model")
+AsJson = Annotated[bool, typer.Option("--json", help="Print the tool's document, and nothing else.")]
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        sys.stdout.write(f"saescope {__version__}\n")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def saescope(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Options of all commands."""
+    log_to_stderr()
+
+
+@app.command()
+def demo() -> None:
+    """The whole story on a small real model: features, an explanation, its check, steering."""
+    from saescope_mcp.cli.demo import run_demo
+
+    raise typer.Exit(run_demo())
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What is installed, reachable and cached here, and what to do about the rest."""
+    from saescope_mcp.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(as_json=as_json))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(context: typer.Context) -> None:
+    """Run the MCP tool server on stdio (--http: on loopback)."""
+    from saescope_mcp.cli.serve import serve
+
+    raise typer.Exit(serve(context.args))
+
+
+def command_for(tool: Tool) -> Callable[..., None]:
+    """A function that typer can make a command of."""
+    needs_sae = "sae" in tool.request.model_fields
+
+    def command(**given: Any) -> None:
+        as_json = given.pop("as_json")
+        loading = arguments_from(LOAD_SAE.request, {name: given.pop(name) for name in _LOADING}) if needs_sae else {}
+        outcome = _outcome(tool, given, loading)
+        if as_json:
+            sys.stdout.write(json.dumps(outcome.document, ensure_ascii=False) + "\n")
+        else:
+            show(outcome, Console())
+        raise typer.Exit(int(outcome.is_error))
+
+    parameters = options_of(tool.request)
+    if needs_sae:
+        parameters += [option for option in options_of(LOAD_SAE.request) if option.name in _LOADING]
+    parameters.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson))
+    command.__doc__ = f"{tool.description}\n\nWithout --sae, --path or --release: the embedded SAE." if needs_sae else tool.description
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__signature__ = inspect.Signature(parameters)
+    return command
+
+
+def _outcome(tool: Tool, given: dict[str, Any], loading: dict[str, Any]) -> Outcome:
+    try:
+        return call(tool, arguments_from(tool.request, given), loading, lambda message: _say(message))
+    except ConfigError as error:
+        return Outcome(dict(refusal(tool.name, error)), is_error=True)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"… {message}\n")
+    sys.stderr.flush()
+
+
+for _tool in ALL_TOOLS:
+    app.command(_tool.name.replace("_", "-"), short_help=_tool.description.split(";")[0].split(". ")[0] + ".")(command_for(_tool))

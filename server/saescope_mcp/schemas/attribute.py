@@ -1,0 +1,97 @@
+"""attribute_logit: which features a prediction rests on."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from saescope_mcp.schemas.bounds import AtMost
+from saescope_mcp.schemas.common import (
+    Against,
+    Chat,
+    Controls,
+    IncludeSpecial,
+    ListReply,
+    Prompt,
+    Request,
+    SAEHandle,
+    Seed,
+    Target,
+    TokenLogit,
+)
+from saescope_mcp.schemas.read import Label
+
+
+class AttributeLogit(Request):
+    """Arguments of attribute_logit."""
+
+    sae: SAEHandle
+    prompt: Prompt
+    target: Target = ""
+    against: Against = ""
+    position: int = Field(default=-1, ge=-(2**31), le=2**31, description="Position whose prediction is explained; -1: the last.")
+    method: Literal["gradient", "direct", "integrated_gradients"] = Field(
+        default="gradient",
+        description="gradient: f * dlogit/df; direct: through the frozen final norm only; integrated_gradients: averaged from zero.",
+    )
+    k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="(feature, position) pairs listed.")
+    sign: Literal["any", "positive", "negative"] = Field(
+        "any", description="List what speaks for the target (positive), against it, or any by size."
+    )
+    validate_: bool = Field(
+        default=True, alias="validate", description="Measure each effect by ablation, and all together against controls."
+    )
+    n_controls: Controls = 5
+    seed: Seed = 0
+    include_special: IncludeSpecial = False
+    chat: Chat = False
+
+
+class FeatureEffect(BaseModel):
+    """What one feature at one position adds to the logit: estimated, and measured by ablation."""
+
+    feature: int
+    pos: int
+    token: str
+    activation: float
+    attribution: float
+    measured_effect: float | None
+    label: Label | None
+    url: str | None
+
+
+class Agreement(BaseModel):
+    """Correlation of attribution and measured effect over the n listed features."""
+
+    pearson: float | None
+    n: int
+
+
+class Joint(BaseModel):
+    """All listed features ablated at once, and as many others of like activation."""
+
+    measured_effect: float
+    control_mean: float | None
+    control_sd: float | None
+    n_controls: int
+
+
+class AttributeLogitReply(ListReply):
+    """Features by size of attribution."""
+
+    listed: ClassVar[str] = "features"
+
+    target: TokenLogit
+    against: TokenLogit | None
+    position: int
+    method: str
+    features: list[FeatureEffect]
+    error_attribution: float
+    error_share: float | None
+    agreement: Agreement
+    joint: Joint | None
+    completeness: float | None
+    left_out: str
+    """What the method does not see."""
+    n_tokens: int
+    n_left_out: int
+    bos_prepended: bool

@@ -1,0 +1,126 @@
+"""What every request and every reply has."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
+
+Evidence = Literal["observed", "correlational", "intervened", "controlled"]
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Item(BaseModel):
+    """A flat object in a list of arguments."""
+
+    model_config = _STRICT
+
+
+class Request(BaseModel):
+    """Arguments of a tool: strict, and nothing but what is named."""
+
+    model_config = _STRICT
+
+    response_format: Literal["concise", "detailed"] = Field(default="concise", description='"detailed" adds full provenance.')
+
+
+SAEHandle = Annotated[Identifier, Field(description='Handle from load_sae, e.g. "smollm2-135m/14.resid_post".')]
+Prompt = Annotated[Text, Field(description='Prompt, e.g. "The capital of France is".')]
+Chat = Annotated[bool, Field(description="Wrap the prompt in the model's chat template.")]
+IncludeSpecial = Annotated[bool, Field(description="Also count position 0 and special tokens.")]
+Target = Annotated[
+    Identifier,
+    Field(
+        description='Predicted token: text that is one token (keep its leading space), e.g. " Paris", or "#id". Empty: the most likely one.'
+    ),
+]
+Against = Annotated[Identifier, Field(description="Second token: every effect is then of logit(target) - logit(against).")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed, e.g. 0.")]
+Controls = Annotated[int, Field(ge=0, description="Random controls to compare with; 0: none."), AtMost("max_controls")]
+Unit = Annotated[
+    Literal["max", "raw"], Field(description='"max": strength 1 = the feature\'s maximum activation; "raw": strength in activation units.')
+]
+Page = Annotated[int, Field(ge=0, description="Skip this many.")]
+
+
+class TextsRequest(Request):
+    """Exactly one of `text` and `texts`."""
+
+    sae: SAEHandle
+    text: Text = Field(default="", description='One text, e.g. "The cat sat on the mat." Give text or texts.')
+    texts: Annotated[list[Text], AtMost("max_texts")] = Field(default=[], description="Several texts.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "TextsRequest":
+        given = {"text", "texts"} & self.model_fields_set
+        if self.text and self.texts:
+            raise PydanticCustomError(
+                "conflicting_arguments", "text and texts are both given", {"field": "texts", "allowed": "one of the two"}
+            )
+        if not given or (given == {"texts"} and not self.texts):
+            raise PydanticCustomError(
+                "missing_argument", "there is neither text nor texts", {"field": "text", "allowed": "exactly one of the two"}
+            )
+        return self
+
+    @property
+    def all_texts(self) -> list[str]:
+        return self.texts or [self.text]
+
+
+class Provenance(BaseModel):
+    """What the numbers were computed with; enough to compute them again."""
+
+    model: str
+    revision: str
+    sae: str
+    weights_hash: str
+    """sha256 of the SAE's weights; its first 12 digits in a concise reply."""
+    dtype: str
+    device: str
+    seed: int | None
+    versions: dict[str, str]
+
+    def brief(self) -> "Provenance":
+        return self.model_copy(update={"weights_hash": self.weights_hash[:12], "versions": {"saescope": self.versions["saescope"]}})
+
+
+class Reply(BaseModel):
+    """Result of a tool; `summary` says no more than `evidence` allows."""
+
+    model_config = ConfigDict(extra="forbid")
+    listed: ClassVar[str] = ""
+    """The list that is shortened when a reply would be too long."""
+
+    summary: str
+    warnings: list[str] = []
+    next: list[str] = []
+    result_id: str | None = None
+    evidence: Evidence | None = None
+    provenance: Provenance | None = None
+
+
+class ListReply(Reply):
+    """A reply whose main part is one list."""
+
+    total: int
+    truncated: bool = False
+    next_offset: int | None = None
+
+
+class TokenLogit(BaseModel):
+    """A token and what the model thinks of it at one position."""
+
+    token: str
+    id: int
+    logit: float
+    prob: float
+    rank: int
+    """1 is the most likely token."""
+
+    @classmethod
+    def of(cls, logit: object) -> "TokenLogit":
+        """From anything with these attributes."""
+        return cls.model_validate(logit, from_attributes=True)

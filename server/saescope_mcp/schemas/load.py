@@ -1,0 +1,76 @@
+"""load_sae and unload."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
+from saescope_mcp.schemas.common import Reply, Request
+
+
+class LoadSae(Request):
+    """Arguments of load_sae; none at all loads the embedded SAE."""
+
+    release: Repository = Field(default="", description='Published release or Hugging Face repository, e.g. "gpt2-small-res-jb".')
+    sae_id: InsideRelease = Field(default="", description='SAE within the release, e.g. "blocks.8.hook_resid_pre".')
+    path: LocalPath = Field(default="", description="Local folder with cfg.json and sae_weights.safetensors, instead of a release.")
+    model: LocalPath = Field(default="", description="Hub name, local folder or .gguf file. Empty: the model that the SAE names.")
+    hook_name: Identifier = Field(default="", description='Site, if the SAE names none, e.g. "blocks.8.hook_resid_pre".')
+    device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: float32 on CPU, as stored on a GPU."
+    )
+    allow_mismatch: bool = Field(default=False, description="Load although the SAE was trained on another model of the same width.")
+    dry_run: bool = Field(default=False, description="Only report sizes; load nothing.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait before a job_id is returned instead."
+    )
+
+
+class Memory(BaseModel):
+    """Bytes that a load takes, that are free within the budget, and the budget."""
+
+    need: int
+    free: int
+    budget: int
+
+
+class Check(BaseModel):
+    """The SAE on a probe text: does it belong to this model and site?"""
+
+    n_tokens: int
+    l0: float
+    explained_variance: float | None
+    ce_score: float | None
+    verdict: str
+
+
+class LoadSaeReply(Reply):
+    """State "running": call job_status with `job_id`; what is not known yet is null."""
+
+    state: Literal["done", "running", "planned"]
+    job_id: str | None = None
+    sae: str | None = None
+    model: str | None = None
+    architecture: str | None = None
+    hook_name: str | None = None
+    d_in: int | None = None
+    d_sae: int | None = None
+    k: int | float | None = None
+    weights_bytes: int | None = None
+    memory: Memory | None = None
+    check: Check | None = None
+
+
+class Unload(Request):
+    """Arguments of unload."""
+
+    handle: Identifier = Field(description='An SAE ("smollm2-135m/14.resid_post") or a model with all its SAEs ("smollm2-135m").')
+
+
+class UnloadReply(Reply):
+    """What was let go of."""
+
+    handle: str
+    freed_bytes: int
+    unloaded: list[str]

@@ -1,0 +1,106 @@
+"""encode_text and top_features: reading features off texts."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from saescope_mcp.schemas.bounds import AtMost, Text
+from saescope_mcp.schemas.common import IncludeSpecial, ListReply, Page, TextsRequest
+
+
+class EncodeText(TextsRequest):
+    """Arguments of encode_text."""
+
+    top_k: Annotated[int, AtMost("max_top_k")] = Field(default=3, ge=1, description="Features per token.")
+    positions: Annotated[list[int], AtMost("max_positions")] = Field(
+        default=[], description="Only these token positions (0-based, BOS included; -1 is the last), e.g. [-1]."
+    )
+    include_special: IncludeSpecial = False
+    limit: Annotated[int, AtMost("max_k")] = Field(default=12, ge=1, description="Tokens per reply.")
+    offset: Page = 0
+
+
+class Activation(BaseModel):
+    """A feature and how strongly it fires."""
+
+    feature: int
+    activation: float
+
+
+class TokenRow(BaseModel):
+    """One token with its strongest features."""
+
+    text_index: int
+    pos: int
+    token: str
+    l0: int
+    features: list[Activation]
+
+
+class EncodeTextReply(ListReply):
+    """Tokens in reading order."""
+
+    listed: ClassVar[str] = "tokens"
+
+    tokens: list[TokenRow]
+    l0_mean: float | None
+    explained_variance: float | None
+    cosine: float | None
+    n_tokens: int
+    n_left_out: int
+    bos_prepended: bool
+
+
+class TopFeatures(TextsRequest):
+    """Arguments of top_features."""
+
+    against: Annotated[list[Text], AtMost("max_texts")] = Field(default=[], description='Texts to contrast with; needs rank_by="contrast".')
+    rank_by: Literal["max", "mean", "count", "contrast"] = Field(
+        default="max", description="max or mean activation, count of tokens, or contrast: mean activation minus that on `against`."
+    )
+    k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
+    offset: Page = 0
+    include_special: IncludeSpecial = False
+
+
+class TopToken(BaseModel):
+    """Where a feature fires most."""
+
+    text_index: int
+    pos: int
+    token: str
+
+
+class Label(BaseModel):
+    """What a feature is said to mean, by whom, and how well that was tested."""
+
+    text: str
+    source: str
+    score: float | None
+
+
+class FeatureRow(BaseModel):
+    """A feature over all counted tokens of the texts."""
+
+    feature: int
+    score: float
+    max_activation: float
+    mean_activation: float
+    n_tokens: int
+    top_token: TopToken
+    density: float
+    """Share of the counted tokens on which it fires."""
+    promotes: list[str]
+    label: Label | None
+    url: str | None
+
+
+class TopFeaturesReply(ListReply):
+    """Features by score."""
+
+    listed: ClassVar[str] = "features"
+
+    features: list[FeatureRow]
+    n_tokens: int
+    n_left_out: int
+    bos_prepended: bool

@@ -1,0 +1,95 @@
+"""server_status and job_status."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier
+from saescope_mcp.schemas.common import ListReply, Reply, Request
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+
+
+class ServerStatus(Request):
+    """server_status has no arguments of its own."""
+
+
+class Loaded(BaseModel):
+    """A model or an SAE in memory."""
+
+    handle: str
+    kind: Literal["model", "sae"]
+    name: str
+    device: str
+    dtype: str
+    weights_bytes: int
+
+
+class Cached(BaseModel):
+    """Loads without the network, with this call."""
+
+    name: str
+    call: str
+
+
+class MemoryUse(BaseModel):
+    """Bytes; `budget` is what models and SAEs may fill together."""
+
+    total: int
+    budget: int
+    used: int
+    free: int
+
+
+class JobRow(BaseModel):
+    """One job, briefly."""
+
+    job_id: str
+    tool: str
+    state: JobState
+    message: str
+    elapsed_s: float
+
+
+class ServerStatusReply(Reply):
+    """What is here and what is allowed."""
+
+    listed: ClassVar[str] = "cached"
+
+    version: str
+    device: str
+    memory: MemoryUse
+    loaded: list[Loaded]
+    jobs: list[JobRow]
+    limits: dict[str, int | float]
+    offline: bool
+    cached: list[Cached]
+    truncated: bool = False
+
+
+class JobStatus(Request):
+    """Arguments of job_status."""
+
+    job_id: Identifier = Field(default="", description='Job, e.g. "load-1a2b3c". Empty: all jobs.')
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=0.0, ge=0, description="Seconds to wait for the job to end.")
+
+
+class JobStatusReply(ListReply):
+    """One job in full, or with an empty job_id all of them in `jobs`."""
+
+    listed: ClassVar[str] = "jobs"
+
+    job_id: str | None = None
+    tool: str | None = None
+    state: JobState | None = None
+    message: str | None = None
+    elapsed_s: float | None = None
+    step: int | None = None
+    n_tokens: int | None = None
+    metrics: dict[str, Any] | None = None
+    eta_s: float | None = None
+    checkpoint: str | None = None
+    sae: str | None = None
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    jobs: list[JobRow]

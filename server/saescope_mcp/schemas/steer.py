@@ -1,0 +1,147 @@
+"""intervene and steer_generate: changing features."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier
+from saescope_mcp.schemas.common import Against, Chat, Controls, Item, Prompt, Reply, Request, SAEHandle, Seed, Target, TokenLogit, Unit
+
+Mode = Literal["add", "clamp", "scale", "ablate", "project_out"]
+
+Strength = Annotated[float, AtMost("max_strength", both_sides=True)]
+
+
+class SteeringFeature(Item):
+    """A feature to change at every position."""
+
+    feature: int = Field(ge=0, description="Feature index, e.g. 1234.")
+    strength: Strength = Field(default=1.0, description="In units for add and clamp, a factor for scale.")
+    mode: Mode = Field(
+        default="add", description="add strength, clamp to it, scale by it, ablate (set to 0), project_out (remove the direction)."
+    )
+
+
+class Edit(SteeringFeature):
+    """A feature to change at some positions."""
+
+    positions: Annotated[list[int], AtMost("max_positions")] = Field(
+        default=[], description="Empty: all but position 0 and special tokens."
+    )
+
+
+class Intervene(Request):
+    """Arguments of intervene."""
+
+    sae: SAEHandle
+    prompt: Prompt
+    edits: Annotated[list[Edit], AtMost("max_edits")] = Field(
+        min_length=1, description='e.g. [{"feature": 1234, "mode": "ablate", "positions": [3]}].'
+    )
+    unit: Unit = "max"
+    target: Target = ""
+    against: Against = ""
+    n_controls: Controls = 2
+    seed: Seed = 0
+    chat: Chat = False
+
+
+class Readout(BaseModel):
+    """The prediction at the last position."""
+
+    target: TokenLogit
+    against: TokenLogit | None
+    top: list[TokenLogit]
+
+
+class Control(BaseModel):
+    """delta_logit of the same edits on n random features."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+class InterveneReply(Reply):
+    """The prediction before and after."""
+
+    before: Readout
+    after: Readout
+    delta_logit: float
+    kl: float
+    """KL(after, before) in nats."""
+    control: Control
+    unit_value: float
+    """Of the first edit; `unit_values` has them all."""
+    unit_values: list[float]
+    unit_source: str
+    n_tokens: int
+    n_left_out: int
+    bos_prepended: bool
+
+
+class SteerGenerate(Request):
+    """Arguments of steer_generate."""
+
+    sae: SAEHandle
+    prompt: Prompt
+    features: Annotated[list[SteeringFeature], AtMost("max_edits")] = Field(
+        min_length=1, description='e.g. [{"feature": 1234, "strength": 4}].'
+    )
+    unit: Unit = "max"
+    max_new_tokens: Annotated[int, AtMost("max_new_tokens")] = Field(default=48, ge=1, description="Tokens to generate per text.")
+    n_samples: Annotated[int, AtMost("max_samples")] = Field(
+        default=1, ge=1, description="Steered texts; more than 1 needs temperature > 0."
+    )
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
+    seed: Seed = 0
+    n_controls: Controls = 2
+    concept_tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
+        default=[], description="Tokens that count for concept_score. Empty: the 20 that the features promote most."
+    )
+    chat: Chat = False
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "SteerGenerate":
+        if self.n_samples > 1 and self.temperature == 0:
+            raise PydanticCustomError(
+                "conflicting_arguments", "n_samples > 1 at temperature 0 would repeat one text", {"field": "temperature", "allowed": "> 0"}
+            )
+        return self
+
+
+class Metrics(BaseModel):
+    """What can be counted on a generated text; null where it has no token."""
+
+    concept_score: float | None
+    perplexity: float | None
+    repetition: float | None
+    kl: float | None
+
+
+class Arm(BaseModel):
+    """One generated text."""
+
+    label: str
+    text: str
+    n_tokens: int
+    metrics: Metrics
+
+
+class SteerGenerateReply(Reply):
+    """Unsteered, steered, and steered with random features instead."""
+
+    listed: ClassVar[str] = "controls"
+
+    baseline: Arm
+    steered: list[Arm]
+    controls: list[Arm]
+    unit_value: float
+    """Of the first feature; `unit_values` has them all."""
+    unit_values: list[float]
+    unit_source: str
+    concept_tokens: list[str]
+    verdict: str
+    bos_prepended: bool
+    truncated: bool = False

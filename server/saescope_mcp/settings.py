@@ -1,0 +1,89 @@
+"""Every limit and default of the server in one frozen model; `SAESCOPE_<NAME>` in the environment changes one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from saescope.errors import ConfigError
+
+PREFIX = "SAESCOPE_"
+ELSEWHERE = {"SAESCOPE_HOME", "SAESCOPE_LOG_LEVEL"}
+"""Read by the core and by the log."""
+
+
+def _default_roots() -> tuple[Path, ...]:
+    return (Path.home(), Path.cwd())
+
+
+class Settings(BaseModel):
+    """Limits are checked before work starts; the error that one causes names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    read_roots: tuple[Path, ...] = Field(default_factory=_default_roots)
+    """Folders below which tools may read; in the environment separated as PATH is."""
+    read_anywhere: bool = False
+    """The command line: a person typed the path."""
+    offline: bool = False
+    """Never use the network."""
+
+    max_models: int = Field(default=2, ge=1)
+    max_saes: int = Field(default=16, ge=1)
+    memory_share: float = Field(default=0.6, gt=0, le=1)
+    """Share of the machine's memory that models and SAEs may fill."""
+
+    max_prompt_chars: int = Field(default=65536, ge=1)
+    max_id_chars: int = Field(default=256, ge=1)
+    max_path_chars: int = Field(default=4096, ge=1)
+    max_tokens: int = Field(default=1024, ge=1)
+    """Tokens of one text on a CPU; a GPU takes twice as many."""
+    max_tokens_per_call: int = Field(default=8192, ge=1)
+    max_texts: int = Field(default=16, ge=1)
+    max_positions: int = Field(default=256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+    max_samples: int = Field(default=4, ge=1)
+    max_controls: int = Field(default=20, ge=0)
+    max_top_k: int = Field(default=10, ge=1)
+    max_k: int = Field(default=100, ge=1)
+    max_edits: int = Field(default=16, ge=1)
+    max_strength: float = Field(default=1000.0, gt=0)
+    max_concept_tokens: int = Field(default=64, ge=1)
+    max_result_tokens: int = Field(default=6000, ge=500)
+    """A token is counted as three UTF-8 bytes."""
+
+    max_queue: int = Field(default=32, ge=0)
+    """Calls that may wait for one model."""
+    lock_wait_s: float = Field(default=30.0, gt=0)
+    cancel_grace_s: float = Field(default=2.0, ge=0)
+    """How long a cancelled call waits for its work to stop before it lets go."""
+    threads: int = Field(default=4, ge=1)
+    max_wait_s: float = Field(default=55.0, ge=0)
+    keep_jobs: int = Field(default=50, ge=1)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Defaults, changed by `SAESCOPE_<NAME>`.
+
+        Raises:
+            ConfigError: a value cannot be read; the message names the variable.
+        """
+        said = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if environ.get(PREFIX + name.upper())}
+        values: dict[str, object] = dict(said)
+        if "read_roots" in said:
+            values["read_roots"] = tuple(Path(part).expanduser() for part in said["read_roots"].split(os.pathsep) if part)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            variable = PREFIX + str(first["loc"][0]).upper()
+            raise ConfigError(
+                f"{variable}: {first['msg']}.", field=variable, got=first["input"], hint=f"Correct or unset {variable}."
+            ) from None
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """`SAESCOPE_` variables that set nothing: most likely misspelt."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | ELSEWHERE
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)

@@ -1,0 +1,77 @@
+"""An SAE in memory, together with its model."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from saescope.errors import ArgumentError
+from saescope_mcp.settings import Settings
+from saescope_mcp.state.slots import ModelSlot
+from saescope_mcp.state.sources import Placement, Source
+
+if TYPE_CHECKING:
+    from saescope.evals import Check
+    from saescope.models import LanguageModel, Tokens
+    from saescope.saes import SAE
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class LoadedSAE:
+    """What a tool works with while it is its turn."""
+
+    handle: str
+    sae: "SAE"
+    slot: ModelSlot
+    source: Source
+    placement: Placement
+    check: "Check"
+    warnings: list[str]
+    weights_hash: str
+    last_used: float = field(default_factory=time.monotonic)
+
+    @property
+    def model(self) -> "LanguageModel":
+        return self.slot.model
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A core function in a worker thread, which stops when the call is cancelled."""
+        return await self.slot.run(function, *args, **kwargs)
+
+    async def tokenize(self, texts: Sequence[str], *, chat: bool = False) -> "list[Tokens]":
+        """Tokens of each text, BOS as this SAE or else its model wants it.
+
+        Raises:
+            ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
+        """
+        return await self.run(self._tokenize, texts, chat)
+
+    def token_id(self, text: str, field: str) -> int | None:
+        """The one token of that text or "#id"; None for an empty text. An error names the argument `field`."""
+        return self.model.single_token(text, field) if text else None
+
+    def _tokenize(self, texts: Sequence[str], chat: bool) -> "list[Tokens]":
+        settings: Settings = self.slot.settings
+        prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
+        tokens = [self.model.tokenize(text, prepend_bos=prepend_bos, chat=chat) for text in texts]
+        longest = max(map(len, tokens))
+        limit = min(self.model.n_ctx, settings.max_tokens * (1 if self.model.device.type == "cpu" else 2))
+        if longest > limit:
+            raise _too_long("A text", longest, limit)
+        if sum(map(len, tokens)) > settings.max_tokens_per_call:
+            raise _too_long("All texts together", sum(map(len, tokens)), settings.max_tokens_per_call)
+        return tokens
+
+
+def _too_long(what: str, n_tokens: int, limit: int) -> ArgumentError:
+    return ArgumentError(
+        f"{what} has {n_tokens} tokens, at most {limit} are read at once.",
+        code="PROMPT_TOO_LONG",
+        field="text",
+        got=n_tokens,
+        allowed=limit,
+        hint="Send a shorter text, or split it over several calls.",
+    )

@@ -1,0 +1,143 @@
+"""Where an SAE comes from, what it is called, and the handles known from earlier runs."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from saescope.errors import ArgumentError
+from saescope.names import home, split_hook
+from saescope_mcp.settings import Settings
+
+log = logging.getLogger("saescope")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What identifies an SAE; all empty is the embedded one."""
+
+    release: str = ""
+    sae_id: str = ""
+    path: str = ""
+    model: str = ""
+    hook_name: str = ""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:6]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How it is loaded."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    allow_mismatch: bool = False
+
+
+def load_call(source: Source, placement: Placement) -> str:
+    """The exact call that loads this."""
+    said = asdict(source) | asdict(placement)
+    changed = {name: value for name, value in said.items() if value not in ("", "auto", False)}
+    return f"load_sae({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})"
+
+
+def handle_for(model_handle: str, source: Source, hook_name: str) -> str:
+    """`<model>/<layer>.<site>[/<tag>]`."""
+    layer, site = split_hook(hook_name)
+    base = f"{model_handle}/{site}" if layer is None else f"{model_handle}/{layer}.{site}"
+    tag = Path(source.path).name
+    if source.release:
+        tag = source.release.rsplit("/", 1)[-1] + (f"-{source.sae_id}" if source.sae_id != hook_name else "")
+    return f"{base}/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', tag)[:80]}" if tag else base
+
+
+def readable(path: str, settings: Settings, field: str) -> str:
+    """The path with links and `..` resolved.
+
+    Raises:
+        ArgumentError: PATH_NOT_ALLOWED: it lies outside the folders that may be read.
+    """
+    resolved = Path(os.path.expanduser(path)).resolve()
+    if any(len(part.encode()) > 255 for part in resolved.parts):
+        raise ArgumentError(f"A name in {field} is longer than any file's.", code="TOO_LONG", field=field, got=path, allowed="255 bytes")
+    roots = [root.expanduser().resolve() for root in settings.read_roots]
+    if settings.read_anywhere or any(resolved.is_relative_to(root) for root in roots):
+        return str(resolved)
+    raise ArgumentError(
+        f"{field} lies outside the folders that may be read.",
+        code="PATH_NOT_ALLOWED",
+        field=field,
+        got=path,
+        allowed=", ".join(map(str, roots)),
+        hint="Move it below one of them, or start the server with SAESCOPE_READ_ROOTS set.",
+    )
+
+
+def model_name(model: str, settings: Settings) -> str:
+    """A hub name as it is; a local folder or file resolved and checked.
+
+    Raises:
+        ArgumentError: neither a hub name nor a path that may be read.
+    """
+    if not model:
+        return ""
+    looks_local = model.startswith((".", "/", "~", "\\")) or "\\" in model or model.lower().endswith(".gguf") or Path(model).is_absolute()
+    if looks_local or os.path.exists(model):
+        return readable(model, settings, "model")
+    if ".." in model or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
+        raise ArgumentError(
+            f"{model!r} is no model name.",
+            code="INVALID_REPO_ID",
+            field="model",
+            got=model,
+            allowed="owner/name, a local folder or a .gguf file",
+            hint='Call load_sae again with, say, model="HuggingFaceTB/SmolLM2-135M-Instruct".',
+        )
+    return model
+
+
+class KnownHandles:
+    """Handles of every SAE loaded so far, kept in `handles.json` so that they mean the same after a restart."""
+
+    def __init__(self) -> None:
+        self._file = home() / "handles.json"
+
+    def all(self) -> dict[str, tuple[Source, Placement]]:
+        try:
+            said = json.loads(self._file.read_text(encoding="utf-8"))
+            return {handle: (_only(Source, row), _only(Placement, row)) for handle, row in said.items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("%s cannot be read (%s); handles start anew", self._file.name, type(error).__name__)
+            return {}
+
+    def name(self, model_handle: str, source: Source, hook_name: str) -> str:
+        """The handle that this source has, or a free one."""
+        known = self.all()
+        old = next((handle for handle, (other, _) in known.items() if other == source and handle.startswith(f"{model_handle}/")), None)
+        handle = old or handle_for(model_handle, source, hook_name)
+        if handle in known and known[handle][0] != source:
+            return f"{handle}{'/' if handle.count('/') == 1 else '-'}{source.digest}"
+        return handle
+
+    def remember(self, handle: str, source: Source, placement: Placement) -> None:
+        rows = {name: asdict(old) | asdict(where) for name, (old, where) in self.all().items()}
+        rows[handle] = asdict(source) | asdict(placement)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._file.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+                json.dump(rows, file, indent=1)
+            os.replace(file.name, self._file)
+        except OSError as error:
+            log.warning("the handle %s is not kept for the next run: %s", handle, type(error).__name__)
+
+
+def _only(kind: type, row: dict[str, object]):
+    return kind(**{field.name: row[field.name] for field in fields(kind) if field.name in row})

@@ -1,0 +1,61 @@
+"""One call: strict arguments in, a document out, whatever happens."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from mcp.types import ToolAnnotations
+
+from saescope_mcp.schemas.common import Reply, Request
+from saescope_mcp.state import AppState
+from saescope_mcp.tool.document import Document, compact, document
+from saescope_mcp.tool.refusal import refusal, refusal_text
+
+log = logging.getLogger("saescope")
+
+
+class Outcome(NamedTuple):
+    """A result, or a refusal."""
+
+    document: Document
+    is_error: bool
+
+    @property
+    def text(self) -> str:
+        return refusal_text(self.document) if self.is_error else compact(self.document)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function of state and request; its name and docstring are the tool's."""
+
+    function: Callable[[AppState, Any], Awaitable[Reply]]
+    request: type[Request]
+    annotations: ToolAnnotations
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @cached_property
+    def description(self) -> str:
+        return " ".join((self.function.__doc__ or "").split())
+
+    @cached_property
+    def reply(self) -> type[Reply]:
+        return self.function.__annotations__["return"]
+
+    async def call(self, state: AppState, arguments: Mapping[str, Any]) -> Outcome:
+        """Never raises but when cancelled."""
+        started = time.monotonic()
+        try:
+            request = self.request.model_validate(dict(arguments), context={"settings": state.settings})
+            reply = await self.function(state, request)
+            outcome = Outcome(document(self.name, request, reply, max_tokens=state.settings.max_result_tokens), is_error=False)
+        except (Exception, SystemExit) as error:
+            outcome = Outcome(dict(refusal(self.name, error, self.request)), is_error=True)
+        log.info("%s %s in %.2f s", self.name, outcome.document.get("code", "done"), time.monotonic() - started)
+        return outcome

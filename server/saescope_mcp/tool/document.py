@@ -1,0 +1,76 @@
+"""From a reply to the document that is sent: rounded, clean, within the token budget, with an id."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from saescope.errors import NumericError
+from saescope_mcp.schemas.common import Reply, Request
+
+Document = dict[str, Any]
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> Document:
+    """The reply as plain data.
+
+    Raises:
+        NumericError: a number in it is not finite.
+    """
+    arguments = request.model_dump(mode="json", by_alias=True, exclude={"response_format", "wait_s"})
+    if reply.provenance:
+        reply = reply.model_copy(update={"result_id": _result_id(tool, arguments, reply)})
+        if request.response_format == "concise":
+            reply = reply.model_copy(update={"provenance": reply.provenance and reply.provenance.brief()})
+    done: Document = tidy(reply.model_dump(mode="json"))
+    return _within(done, reply, arguments, max_bytes=3 * max_tokens)
+
+
+def next_call(tool: str, **arguments: object) -> str:
+    """A call as one would write it: `top_features(sae="...", k=3)`."""
+    return f"{tool}({', '.join(f'{name}={json.dumps(value, ensure_ascii=False)}' for name, value in arguments.items())})"
+
+
+def tidy(value: Any, where: str = "result") -> Any:
+    """Floats at 4 significant digits, strings without half surrogates.
+
+    Raises:
+        NumericError: a float is not finite.
+    """
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NumericError(f"{where} is {value}.", field=where, hint="Try a smaller strength, or dtype float32.")
+        return float(f"{value:.4g}")
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {name: tidy(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [tidy(item, where) for item in value]
+    return value
+
+
+def _result_id(tool: str, arguments: Document, reply: Reply) -> str:
+    said = [tool, arguments, reply.provenance and reply.provenance.model_dump()]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _within(done: Document, reply: Reply, arguments: Document, *, max_bytes: int) -> Document:
+    """Drop trailing items of the reply's main list until it fits, and say so."""
+    over = len(compact(done).encode()) - max_bytes
+    if over <= 0 or not reply.listed:
+        return done
+    items: list[Any] = done[reply.listed]
+    over += 300  # the warning, and the flags that change
+    while items and over > 0:
+        over -= len(compact(items.pop()).encode()) + 1
+    done["truncated"] = True
+    if "offset" in arguments:
+        done["next_offset"] = arguments["offset"] + len(items)
+    advice = f"go on with offset={done['next_offset']}" if "offset" in arguments else "ask for fewer or shorter ones"
+    done["warnings"].append(f"{reply.listed} was cut to {len(items)} to fit the reply: {advice}.")
+    return done

@@ -1,0 +1,215 @@
+"""Every failure as one document: code, message, field, got, allowed, hint. The only place that catches everything."""
+
+import logging
+import math
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from saescope.errors import SaescopeError
+from saescope.names import nearest
+
+log = logging.getLogger("saescope")
+
+_CODES = {
+    "extra_forbidden": "UNKNOWN_ARGUMENT",
+    "missing": "MISSING_ARGUMENT",
+    "missing_argument": "MISSING_ARGUMENT",
+    "conflicting_arguments": "CONFLICTING_ARGUMENTS",
+    "literal_error": "INVALID_CHOICE",
+    "finite_number": "NON_FINITE_ARGUMENT",
+    "string_too_long": "TOO_LONG",
+    "too_long": "TOO_MANY_ITEMS",
+    "too_short": "TOO_FEW_ITEMS",
+    "string_unicode": "INVALID_STRING",
+    "invalid_string": "INVALID_STRING",
+    "invalid_id": "INVALID_ID",
+    "invalid_repo_id": "INVALID_REPO_ID",
+    "less_than_equal": "OUT_OF_RANGE",
+    "greater_than_equal": "OUT_OF_RANGE",
+}
+_TYPES = {"int": "an integer", "float": "a number", "string": "a string", "bool": "true or false", "list": "a list", "model": "an object"}
+_ALLOWED = {
+    "INVALID_STRING": "Unicode text without NUL",
+    "INVALID_ID": "visible characters",
+    "INVALID_REPO_ID": "a name, or owner/name, without '..' or a URL",
+}
+_SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|Bearer\s+\S+|(?:X-Amz-Signature|Signature|Key-Pair-Id)=[^&\s]+")
+
+
+def refusal(tool: str, error: Exception | SystemExit, request: type[BaseModel] | None = None) -> dict[str, str]:
+    """What to send instead of a result."""
+    if isinstance(error, ValidationError) and request is not None:
+        return _of_arguments(tool, error, request)
+    if isinstance(error, SaescopeError):
+        return _document(error.code, error.message, _argument(error.field, request), error.got, error.allowed, error.hint)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _document("OUT_OF_MEMORY", f"{tool} ran out of memory.", hint="Call unload on what is not needed, or use a shorter text.")
+    log_id = uuid.uuid4().hex[:8]
+    log.error("%s crashed, log id %s", tool, log_id, exc_info=error)
+    return _document(
+        "INTERNAL",
+        f"{tool} crashed ({type(error).__name__}); log id {log_id}.",
+        hint=f"This is a fault of saescope: report it with the server's stderr at {log_id}. Other calls still work: server_status().",
+    )
+
+
+def _argument(field: str, request: type[BaseModel] | None) -> str:
+    """The core says "text" where a tool may call it "prompt"."""
+    return "prompt" if field == "text" and request is not None and "prompt" in request.model_fields else field
+
+
+def refusal_text(document: Mapping[str, str]) -> str:
+    """`CODE: what is wrong (got ...; allowed ...). Next: the exact call.`"""
+    message, details = document["message"], []
+    if document["got"] and document["got"] not in message:
+        details.append(f"got {document['got']}")
+    if document["allowed"] and document["allowed"] not in message:
+        details.append(f"allowed {document['allowed']}")
+    aside = f" ({'; '.join(details)})" if details else ""
+    return f"{document['code']}: {message.removesuffix('.')}{aside}. Next: {document['hint']}"
+
+
+def unknown_tool(name: str, known: Sequence[str]) -> dict[str, str]:
+    close = nearest(name, known, 1)
+    return _document(
+        "UNKNOWN_TOOL",
+        f"There is no tool {_show(name)}.",
+        "name",
+        _show(name),
+        ", ".join(known),
+        f"Call {close[0]}." if close else "Call one of the listed tools.",
+    )
+
+
+def _document(code: str, message: str, field: str = "", got: str = "", allowed: str = "", hint: str = "") -> dict[str, str]:
+    hint = hint or (f"Correct {field} and call again." if field else "See server_status().")
+    said = {"code": code, "message": message, "field": field, "got": got, "allowed": allowed, "hint": hint}
+    return {name: _clean(value, 300 if name in ("got",) else 1500) for name, value in said.items()}
+
+
+def _clean(text: str, limit: int) -> str:
+    text = _SECRET.sub("[secret]", text).encode("utf-8", "replace").decode()
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _of_arguments(tool: str, error: ValidationError, request: type[BaseModel]) -> dict[str, str]:
+    # An unknown name comes first: it is often why another is missing.
+    found = sorted(error.errors(include_url=False)[:50], key=lambda e: e["type"] != "extra_forbidden")
+    first, others = _problem(tool, found[0], request), [_problem(tool, e, request) for e in found[1:4]]
+    if others:
+        first["message"] += " Also: " + " ".join(f"{other['code']} {other['message']}" for other in others)
+    return first
+
+
+def _problem(tool: str, error: ErrorDetails, request: type[BaseModel]) -> dict[str, str]:
+    path = [*error["loc"]] or [error.get("ctx", {}).get("field", "")]
+    field, value, model = _path(path), error["input"], _model_at(request, path)
+    code = "NON_FINITE_ARGUMENT" if isinstance(value, float) and not math.isfinite(value) else _CODES.get(error["type"], "INVALID_TYPE")
+    allowed = _allowed(code, error, model, str(path[-1]))
+    got = {"MISSING_ARGUMENT": "", "CONFLICTING_ARGUMENTS": "", "UNKNOWN_ARGUMENT": str(path[-1])}.get(code, _show(value))
+    return _document(code, _message(code, field, error, allowed), field, got, allowed, _advice(tool, code, field, error, model))
+
+
+def _message(code: str, field: str, error: ErrorDetails, allowed: str) -> str:
+    match code:
+        case "UNKNOWN_ARGUMENT":
+            return f"There is no argument {field!r}."
+        case "MISSING_ARGUMENT":
+            return f"{field!r} is missing." if error["type"] == "missing" else f"{error['msg'].capitalize()}."
+        case "CONFLICTING_ARGUMENTS":
+            return f"{error['msg']}."
+        case "TOO_LONG" | "TOO_MANY_ITEMS" | "TOO_FEW_ITEMS" if "actual" in error.get("ctx", {}) or "actual_length" in error.get("ctx", {}):
+            ctx = error.get("ctx", {})
+            return f"{field!r} has length {ctx.get('actual', ctx.get('actual_length'))}, allowed is {allowed}."
+        case "INVALID_STRING" | "INVALID_ID" | "INVALID_REPO_ID":
+            return f"{field!r} {error['msg'] if error['type'] != 'string_unicode' else 'is no valid Unicode text'}."
+        case "INVALID_TYPE":
+            return f"{field!r} must be {allowed}."
+        case _:
+            return f"{field!r} must be {'one of ' if code == 'INVALID_CHOICE' else ''}{allowed}."
+
+
+def _allowed(code: str, error: ErrorDetails, model: type[BaseModel], name: str) -> str:
+    ctx = error.get("ctx", {})
+    if code == "UNKNOWN_ARGUMENT":
+        return ", ".join(_names(model))
+    if code == "INVALID_CHOICE":
+        return str(ctx["expected"]).replace(" or ", ", ")
+    if code == "INVALID_TYPE":
+        return _TYPES.get(error["type"].split("_")[0], "of another type")
+    if code == "NON_FINITE_ARGUMENT":
+        return "a finite number"
+    if error["type"] == "missing":
+        return _fields(model)[name].description or ""
+    if code in ("INVALID_STRING", "INVALID_ID", "INVALID_REPO_ID"):
+        return _ALLOWED[code]
+    low, high = ctx.get("ge", ctx.get("min_length")), ctx.get("le", ctx.get("limit", ctx.get("max_length")))
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    if low is not None or high is not None:
+        return f"at least {low}" if high is None else f"at most {high}"
+    return str(ctx.get("allowed", ""))
+
+
+def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[BaseModel]) -> str:
+    """The exact change to the call."""
+    ctx, name, again = error.get("ctx", {}), str(error["loc"][-1]) if error["loc"] else "", f"Call {tool} again with"
+    match code:
+        case "UNKNOWN_ARGUMENT":
+            close = nearest(name, _names(model), 1)
+            return f"{again} {close[0]!r} instead of {name!r}." if close else f"Call {tool} again without {name!r}."
+        case "MISSING_ARGUMENT":
+            return f"{again} {field}."
+        case "CONFLICTING_ARGUMENTS":
+            return f"{again} {field} {ctx.get('allowed', 'changed')}."
+        case "INVALID_CHOICE":
+            choices = re.findall(r"'([^']*)'", str(ctx["expected"]))
+            return f"{again} {field}={(nearest(str(error['input']), choices, 1) or choices)[0]!r}."
+        case "OUT_OF_RANGE":
+            value = error["input"]
+            low, high = ctx.get("ge"), ctx.get("le")
+            return f"{again} {field}={low if high is None or (low is not None and value < low) else high}."
+        case "TOO_LONG" | "TOO_MANY_ITEMS":
+            return f"{again} a shorter {field}."
+        case "TOO_FEW_ITEMS":
+            return f"{again} at least one of {field}."
+        case "INVALID_STRING" | "INVALID_ID":
+            return f"{again} those characters removed from {field}."
+        case "INVALID_REPO_ID":
+            return f"{again} {field} as a plain name, or give a local folder as path."
+        case _:
+            return f"{again} {field} as {_allowed(code, error, model, name)}."
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    return list(_fields(model))
+
+
+def _model_at(request: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
+    """The model whose argument the path ends in: the request's own, or that of a list's items."""
+    if len(path) < 3:
+        return request
+    items = _fields(request)[str(path[0])].annotation.__args__[0]
+    return items if isinstance(items, type) and issubclass(items, BaseModel) else request
+
+
+def _path(path: Sequence[int | str]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**30:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str | list | dict) and len(value) > 100:
+        return f"{type(value).__name__} of length {len(value)}"
+    return _clean(repr(value), 120)

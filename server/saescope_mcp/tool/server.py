@@ -1,0 +1,86 @@
+"""Our tools in the SDK's clothes: published schemas, raw arguments past the SDK's lenient validation, error results with structure."""
+
+from typing import Any
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.tools import Tool as SDKTool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp.types import CallToolResult, TextContent
+from pydantic import BaseModel, PrivateAttr
+
+from saescope_mcp.schemas.bounds import MARK, publish_bounds
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+from saescope_mcp.tool.call import Outcome, Tool
+from saescope_mcp.tool.refusal import unknown_tool
+
+
+class BoundTool(SDKTool):
+    """A tool together with the state that it works on."""
+
+    _tool: Tool = PrivateAttr()
+    _state: AppState = PrivateAttr()
+
+    async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> CallToolResult:
+        return _result(await self._tool.call(self._state, arguments))
+
+
+def bind(tool: Tool, state: AppState) -> BoundTool:
+    """The tool as the SDK registers it."""
+    bound = BoundTool(
+        fn=tool.function,
+        name=tool.name,
+        title=tool.annotations.title,
+        description=tool.description,
+        parameters=input_schema(tool.request, state.settings),
+        fn_metadata=FuncMetadata(
+            arg_model=ArgModelBase, output_schema=_plain(tool.reply.model_json_schema(mode="serialization"), state.settings)
+        ),
+        is_async=True,
+        context_kwarg=None,
+        annotations=tool.annotations,
+    )
+    bound._tool, bound._state = tool, state  # pyright: ignore[reportPrivateUsage]
+    return bound
+
+
+class Server(MCPServer[Any]):
+    """Also answers a tool that does not exist with an error that names the nearest one."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        known = [tool.name for tool in await self.list_tools()]
+        if name not in known:
+            return _result(Outcome(dict(unknown_tool(name, known)), is_error=True))
+        return await super().call_tool(name, arguments, context)
+
+
+def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]:
+    """The request's own schema with the limits in force; what every tool has comes last."""
+    schema = _plain(request.model_json_schema(by_alias=True), settings)
+    schema.pop("description", None)
+    schema["properties"]["response_format"] = schema["properties"].pop("response_format")
+    return schema
+
+
+def _result(outcome: Outcome) -> CallToolResult:
+    return CallToolResult(
+        content=[TextContent(type="text", text=outcome.text)], structured_content=outcome.document, is_error=outcome.is_error
+    )
+
+
+def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Without titles and `$ref`s: clients differ in what they make of those."""
+    definitions = schema.pop("$defs", {})
+
+    def walk(node: Any, is_names: bool = False) -> Any:
+        if isinstance(node, list):
+            return [walk(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            target = definitions[node["$ref"].rsplit("/", 1)[-1]]
+            return walk({**target, **{key: value for key, value in node.items() if key != "$ref"}})
+        node = node if is_names or MARK not in node else publish_bounds(dict(node), settings)
+        return {key: walk(value, key == "properties" and not is_names) for key, value in node.items() if is_names or key != "title"}
+
+    return walk(schema)

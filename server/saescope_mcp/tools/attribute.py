@@ -1,0 +1,124 @@
+"""attribute_logit."""
+
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope_mcp.schemas.attribute import Agreement, AttributeLogit, AttributeLogitReply, FeatureEffect, Joint
+from saescope_mcp.schemas.common import Evidence, TokenLogit
+from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.tool import Tool, next_call
+from saescope_mcp.tool.facts import brief, feature_url, left_out, provenance, spread, stands_out
+
+if TYPE_CHECKING:
+    from saescope import attribution as core
+    from saescope.attribution import Attribution
+    from saescope.attribution import FeatureEffect as Effect
+
+
+async def attribute_logit(state: AppState, request: AttributeLogit) -> AttributeLogitReply:
+    """Why the model predicts a token: the features that its logit rests on, each estimated and then measured by ablation; use it to explain
+    a prediction. `joint` ablates all listed features together and compares with random features of like activation; `error_share` says how
+    much the SAE does not see; `agreement` how far estimate and measurement correlate. Trust measured_effect over attribution."""
+    async with state.use(request.sae) as loaded:
+        from saescope.attribution import attribute
+
+        tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
+        found = await loaded.run(
+            attribute,
+            loaded.model,
+            loaded.sae,
+            tokens,
+            target=loaded.token_id(request.target, "target"),
+            against=loaded.token_id(request.against, "against"),
+            position=request.position,
+            method=request.method,
+            k=request.k,
+            sign=request.sign,
+            validate=request.validate_,
+            n_controls=request.n_controls,
+            seed=request.seed,
+            include_special=request.include_special,
+        )
+    return AttributeLogitReply(
+        summary=f"{_summary(found)} {left_out(found.n_left_out, [tokens])}",
+        warnings=found.warnings,
+        next=_next(request, found),
+        evidence=_evidence(found),
+        provenance=provenance(loaded, request.seed),
+        target=TokenLogit.of(found.target),
+        against=found.against and TokenLogit.of(found.against),
+        position=found.position,
+        method=request.method,
+        features=[_effect(row, loaded) for row in found.features],
+        total=found.total,
+        truncated=len(found.features) < found.total,
+        error_attribution=found.error_attribution,
+        error_share=found.error_share,
+        agreement=Agreement(pearson=found.agreement_pearson, n=found.agreement_n),
+        joint=found.joint and Joint.model_validate(found.joint, from_attributes=True),
+        completeness=found.completeness,
+        left_out=found.left_out,
+        n_tokens=found.n_tokens,
+        n_left_out=found.n_left_out,
+        bos_prepended=tokens.bos_prepended,
+    )
+
+
+def _evidence(found: "Attribution") -> Evidence:
+    if found.joint is None:
+        return "correlational"
+    return "controlled" if found.joint.n_controls else "intervened"
+
+
+def _summary(found: "Attribution") -> str:
+    what = f"logit of {found.target.token!r}" + (f" minus that of {found.against.token!r}" if found.against else "")
+    share = (
+        f"{100 * found.error_share:.0f}% of the attribution lies in the SAE's error."
+        if found.error_share is not None
+        else "nothing is attributed."
+    )
+    if found.joint is None:
+        return f"Features that the {what} is attributed to, not measured; {share}"
+    return f"{_measured(found.joint, len(found.features), what)}; {share}"
+
+
+def _measured(joint: "core.Joint", n: int, what: str) -> str:
+    effect, controls = f"{joint.measured_effect:.3g}", ""
+    if joint.control_mean is not None:
+        controls = f" (as many other active features: {spread(joint.control_mean, joint.control_sd)})"
+    if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd):
+        return f"Together the {n} listed features cause {effect} of the {what}, measured by ablating them{controls}"
+    return f"Ablating the {n} listed features together takes {effect} of the {what}, no more than controls do{controls}"
+
+
+def _next(request: AttributeLogit, found: "Attribution") -> list[str]:
+    if not found.features:
+        return [next_call("encode_text", sae=request.sae, text=brief(request.prompt))]
+    top = found.features[0]
+    edits = [{"feature": top.feature, "mode": "ablate", "positions": [top.pos]}]
+    return [next_call("intervene", sae=request.sae, prompt=brief(request.prompt), edits=edits, target=f"#{found.target.id}")]
+
+
+def _effect(row: "Effect", loaded: LoadedSAE) -> FeatureEffect:
+    return FeatureEffect(
+        feature=row.feature,
+        pos=row.pos,
+        token=row.token,
+        activation=row.activation,
+        attribution=row.attribution,
+        measured_effect=row.measured_effect,
+        label=None,
+        url=feature_url(loaded, row.feature),
+    )
+
+
+TOOLS = [
+    Tool(
+        attribute_logit,
+        AttributeLogit,
+        ToolAnnotations(
+            title="Explain a prediction", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+        ),
+    )
+]

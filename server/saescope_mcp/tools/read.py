@@ -1,0 +1,131 @@
+"""encode_text and top_features."""
+
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope_mcp.schemas.read import Activation, EncodeText, EncodeTextReply, FeatureRow, TokenRow, TopFeatures, TopFeaturesReply, TopToken
+from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.tool import Tool, next_call
+from saescope_mcp.tool.facts import brief, feature_url, left_out, nothing_left, provenance
+
+if TYPE_CHECKING:
+    from saescope.features import RankedFeature, TextFeatures
+
+_TEXTS = {"text", "texts", "against"}
+READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+
+
+async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
+    """Which features fire at each token of a text; use it to see where something happens. Per token: L0 and the strongest features;
+    overall: how well the SAE reconstructs this text. Position 0 and special tokens are left out unless asked for."""
+    async with state.use(request.sae) as loaded:
+        from saescope.features import encode_texts
+
+        tokens = await loaded.tokenize(request.all_texts)
+        encoded = await loaded.run(
+            encode_texts, loaded.model, loaded.sae, tokens, positions=request.positions, include_special=request.include_special
+        )
+    places = [(i, text, pos) for i, text in enumerate(encoded.texts) for pos in text.counted.nonzero()[:, 0].tolist()]
+    end = request.offset + request.limit
+    more = end < len(places)
+    quality = f", explained variance {encoded.explained_variance:.2f}" if encoded.explained_variance is not None else ""
+    mean = f"{encoded.l0_mean:.1f} features fire per token{quality}. " if encoded.l0_mean is not None else ""
+    return EncodeTextReply(
+        summary=f"{encoded.n_tokens} tokens: {mean}{left_out(encoded.n_left_out, tokens, named=bool(request.positions))}",
+        warnings=nothing_left(encoded.n_tokens),
+        next=_read_on(request, end) if more else [next_call("top_features", sae=request.sae, **_texts(request))],
+        evidence="observed",
+        provenance=provenance(loaded),
+        tokens=[_token_row(i, text, pos, request.top_k) for i, text, pos in places[request.offset : end]],
+        total=len(places),
+        truncated=more,
+        next_offset=end if more else None,
+        l0_mean=encoded.l0_mean,
+        explained_variance=encoded.explained_variance,
+        cosine=encoded.cosine,
+        n_tokens=encoded.n_tokens,
+        n_left_out=encoded.n_left_out,
+        bos_prepended=tokens[0].bos_prepended,
+    )
+
+
+async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesReply:
+    """Which features fire on a text, strongest first; the start of most questions about what a model represents. Each comes with where it
+    fires most and the tokens that it promotes. rank_by="contrast" with `against` finds what sets the texts apart from others."""
+    async with state.use(request.sae) as loaded:
+        from saescope.features import rank_features
+
+        tokens = await loaded.tokenize(request.all_texts)
+        against = await loaded.tokenize(request.against) if request.against else []
+        ranking = await loaded.run(
+            rank_features,
+            loaded.model,
+            loaded.sae,
+            tokens,
+            against=against,
+            rank_by=request.rank_by,
+            k=request.k,
+            offset=request.offset,
+            include_special=request.include_special,
+        )
+    end = request.offset + len(ranking.features)
+    more = end < ranking.total
+    first = ranking.features[0].feature if ranking.features else None
+    steps = (
+        [next_call("steer_generate", sae=request.sae, prompt="...", features=[{"feature": first, "strength": 1}])]
+        if first is not None
+        else []
+    )
+    return TopFeaturesReply(
+        summary=f"{ranking.total} features fire on {ranking.n_tokens} tokens; {len(ranking.features)} listed by {request.rank_by}. "
+        + left_out(ranking.n_left_out, tokens),
+        warnings=nothing_left(ranking.n_tokens),
+        next=[*steps, *(_read_on(request, end) if more else [])],
+        evidence="observed",
+        provenance=provenance(loaded),
+        features=[_feature_row(row, loaded) for row in ranking.features],
+        total=ranking.total,
+        truncated=more,
+        next_offset=end if more else None,
+        n_tokens=ranking.n_tokens,
+        n_left_out=ranking.n_left_out,
+        bos_prepended=tokens[0].bos_prepended,
+    )
+
+
+def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
+    return {"texts": [brief(text) for text in request.texts]} if request.texts else {"text": brief(request.text)}
+
+
+def _read_on(request: EncodeText | TopFeatures, offset: int) -> list[str]:
+    """The same call, further on."""
+    said = request.model_dump(exclude_defaults=True) | {"offset": offset}
+    said |= {name: brief(said[name]) if name == "text" else [brief(text) for text in said[name]] for name in _TEXTS & said.keys()}
+    return [next_call("encode_text" if isinstance(request, EncodeText) else "top_features", **said)]
+
+
+def _token_row(text_index: int, text: "TextFeatures", pos: int, top_k: int) -> TokenRow:
+    features = [Activation(feature=feature, activation=activation) for feature, activation in text.at(pos, top_k)]
+    return TokenRow(text_index=text_index, pos=pos, token=text.tokens.strings[pos], l0=text.l0(pos), features=features)
+
+
+def _feature_row(row: "RankedFeature", loaded: LoadedSAE) -> FeatureRow:
+    return FeatureRow(
+        feature=row.feature,
+        score=row.score,
+        max_activation=row.max_activation,
+        mean_activation=row.mean_activation,
+        n_tokens=row.n_tokens,
+        top_token=TopToken(text_index=row.text_index, pos=row.pos, token=row.token),
+        density=row.density,
+        promotes=row.promotes,
+        label=None,
+        url=feature_url(loaded, row.feature),
+    )
+
+
+TOOLS = [
+    Tool(encode_text, EncodeText, READ_ONLY.model_copy(update={"title": "Features per token"})),
+    Tool(top_features, TopFeatures, READ_ONLY.model_copy(update={"title": "Top features of a text"})),
+]

@@ -1,0 +1,113 @@
+"""server_status and job_status."""
+
+from typing import Any
+
+from mcp.types import ToolAnnotations
+
+from saescope import __version__
+from saescope_mcp.jobs import Job
+from saescope_mcp.schemas.status import Cached, JobRow, JobStatus, JobStatusReply, Loaded, MemoryUse, ServerStatus, ServerStatusReply
+from saescope_mcp.state import AppState, load_call
+from saescope_mcp.tool import Tool, document, next_call, refusal
+
+READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+
+
+async def server_status(state: AppState, request: ServerStatus) -> ServerStatusReply:
+    """What is loaded, running, cached and allowed here; call it first when unsure, or after an error about memory or handles.
+    Lists every handle with the call that loads it, free memory, device, jobs and all limits."""
+    device = await state.workers.run(_device)
+    room, loaded, cached = state.room(device), _loaded(state), await state.workers.run(lambda: _cached(state))
+    names = ", ".join(row.handle for row in loaded) or "nothing"
+    return ServerStatusReply(
+        summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} MB of the memory budget are free.",
+        next=[next_call("top_features", sae=handle, text="...") for handle in [*state.saes][:1]] or ["load_sae()"],
+        version=__version__,
+        device=device,
+        memory=MemoryUse(total=room.total, budget=room.budget, used=room.used, free=room.free),
+        loaded=loaded,
+        jobs=[_row(job) for job in state.jobs.all()[:10]],
+        limits={
+            name: value
+            for name, value in state.settings.model_dump().items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        },
+        offline=state.settings.offline,
+        cached=cached,
+    )
+
+
+async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
+    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. When done, `result` is the document that the
+    call itself would have returned. An empty job_id lists all jobs of this server process."""
+    jobs = state.jobs.all()
+    if not request.job_id:
+        rows = [_row(job) for job in jobs]
+        return JobStatusReply(
+            summary=f"{len(rows)} jobs, {sum(row.state == 'running' for row in rows)} of them running.", jobs=rows, total=len(rows)
+        )
+    job = state.jobs.get(request.job_id)
+    await state.jobs.watch(job, request.wait_s)
+    row, outcome = _row(job), _outcome(job, state)
+    return JobStatusReply(
+        summary=f"{job.id} ({job.tool}) is {row.state} after {row.elapsed_s:.0f} s"
+        + (f": {job.message}." if row.state == "running" else "."),
+        next=[next_call("job_status", job_id=job.id, wait_s=30)]
+        if row.state == "running"
+        else (outcome.get("result") or {}).get("next", []),
+        sae=(outcome.get("result") or {}).get("sae"),
+        jobs=[],
+        total=1,
+        **row.model_dump(),
+        **outcome,
+    )
+
+
+def _outcome(job: Job, state: AppState) -> dict[str, Any]:
+    """The result or the error of a job that has ended."""
+    if not job.task.done() or job.task.cancelled():
+        return {}
+    error = job.task.exception()
+    if isinstance(error, Exception | SystemExit):
+        return {"error": refusal(job.tool, error)}
+    return {"result": document(job.tool, job.request, job.task.result(), max_tokens=state.settings.max_result_tokens)}
+
+
+def _row(job: Job) -> JobRow:
+    return JobRow.model_validate(
+        {"job_id": job.id, "tool": job.tool, "state": job.state, "message": job.message, "elapsed_s": job.elapsed_s}
+    )
+
+
+def _device() -> str:
+    """What "auto" means here; this imports torch."""
+    from saescope.models import pick_device
+
+    return str(pick_device("auto"))
+
+
+def _loaded(state: AppState) -> list[Loaded]:
+    rows: list[Loaded] = []
+    for slot in state.models.values():
+        place = {"device": str(slot.model.device), "dtype": str(slot.model.dtype).removeprefix("torch.")}
+        rows.append(Loaded(handle=slot.handle, kind="model", name=slot.model.name, weights_bytes=slot.model.weights_bytes, **place))
+        for entry in [entry for entry in state.saes.values() if entry.slot is slot]:
+            name = entry.sae.cfg.metadata.hook_name
+            place = {"device": str(entry.sae.device), "dtype": str(entry.sae.dtype).removeprefix("torch.")}
+            rows.append(Loaded(handle=entry.handle, kind="sae", name=name, weights_bytes=entry.sae.weights_bytes, **place))
+    return rows
+
+
+def _cached(state: AppState) -> list[Cached]:
+    """Known SAEs, and the embedded one once its model is on this machine."""
+    from saescope.embedded import EMBEDDED_MODEL, is_ready
+
+    embedded = [Cached(name=f"{EMBEDDED_MODEL} (embedded)", call="load_sae()")] if is_ready() else []
+    known = [Cached(name=handle, call=load_call(*said)) for handle, said in state.known.all().items()]
+    return [*embedded, *(row for row in known if row.call != "load_sae()")]
+
+
+TOOLS = [
+    Tool(server_status, ServerStatus, READ_ONLY.model_copy(update={"title": "Server status"})),
+    Tool(job_status, JobStatus, READ_ONLY.model_copy(update={"title": "Job status"})),
+]

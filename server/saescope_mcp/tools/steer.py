@@ -1,0 +1,153 @@
+"""intervene and steer_generate."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope_mcp.schemas.common import TokenLogit
+from saescope_mcp.schemas.steer import (
+    Arm,
+    Control,
+    Edit,
+    Intervene,
+    InterveneReply,
+    Metrics,
+    Readout,
+    SteerGenerate,
+    SteerGenerateReply,
+    SteeringFeature,
+)
+from saescope_mcp.state import AppState
+from saescope_mcp.tool import Tool, next_call
+from saescope_mcp.tool.facts import brief, left_out, nothing_left, provenance, spread, stands_out
+
+if TYPE_CHECKING:
+    from saescope import steering as core
+
+READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+
+
+async def intervene(state: AppState, request: Intervene) -> InterveneReply:
+    """What changing features does to the next token: the prediction before and after; use it to test a claim about a feature without
+    generating. The SAE's error is kept, so only the named features change. Random features edited alike are the control."""
+    async with state.use(request.sae) as loaded:
+        from saescope.steering import intervene as core_intervene
+
+        tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
+        done = await loaded.run(
+            core_intervene,
+            loaded.model,
+            loaded.sae,
+            tokens,
+            _edits(request.edits),
+            unit=request.unit,
+            reference=loaded.check.maxima,
+            target=loaded.token_id(request.target, "target"),
+            against=loaded.token_id(request.against, "against"),
+            n_controls=request.n_controls,
+            seed=request.seed,
+        )
+    what = f"logit of {done.before.target.token!r}" + (f" minus that of {done.before.against.token!r}" if done.before.against else "")
+    return InterveneReply(
+        summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens])}",
+        warnings=done.warnings,
+        next=[next_call("steer_generate", sae=request.sae, prompt=brief(request.prompt), features=[_said(edit) for edit in request.edits])],
+        evidence="controlled" if done.control_n else "intervened",
+        provenance=provenance(loaded, request.seed),
+        before=_readout(done.before),
+        after=_readout(done.after),
+        delta_logit=done.delta_logit,
+        kl=done.kl,
+        control=Control(mean=done.control_mean, sd=done.control_sd, n=done.control_n),
+        unit_value=done.unit_values[0],
+        unit_values=done.unit_values,
+        unit_source=done.unit_source,
+        n_tokens=done.n_tokens,
+        n_left_out=done.n_left_out,
+        bos_prepended=tokens.bos_prepended,
+    )
+
+
+async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
+    """Generate with features changed, next to the unsteered text and the same with random features; use it to see what a feature does to
+    behaviour. Modes: add, clamp, scale, ablate, project_out. Compare concept_score, perplexity, repetition and kl with the controls: a text
+    that only falls apart shows nothing. Start at strength 1 (unit "max") and go up."""
+    async with state.use(request.sae) as loaded:
+        from saescope.models import counted
+        from saescope.steering import steer
+
+        tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
+        concept = [loaded.model.single_token(text, "concept_tokens") for text in request.concept_tokens]
+        done = await loaded.run(
+            steer,
+            loaded.model,
+            loaded.sae,
+            tokens,
+            _edits(request.features),
+            unit=request.unit,
+            reference=loaded.check.maxima,
+            max_new_tokens=request.max_new_tokens,
+            n_samples=request.n_samples,
+            temperature=request.temperature,
+            seed=request.seed,
+            n_controls=request.n_controls,
+            concept_tokens=concept,
+        )
+    stronger = [_said(feature) | {"strength": 2 * feature.strength} for feature in request.features]
+    left = int((~counted(tokens)).sum())
+    return SteerGenerateReply(
+        summary=f"{done.verdict[0].upper()}{done.verdict[1:]}. {left_out(left, [tokens])}",
+        warnings=[*done.warnings, *nothing_left(len(tokens) - left)],
+        next=[next_call("steer_generate", sae=request.sae, prompt=brief(request.prompt), features=stronger)],
+        evidence="controlled" if done.controls else "intervened",
+        provenance=provenance(loaded, request.seed),
+        baseline=_arm(done.baseline),
+        steered=[_arm(arm) for arm in done.steered],
+        controls=[_arm(arm) for arm in done.controls],
+        unit_value=done.unit_values[0],
+        unit_values=done.unit_values,
+        unit_source=done.unit_source,
+        concept_tokens=done.concept_tokens,
+        verdict=done.verdict,
+        bos_prepended=tokens.bos_prepended,
+    )
+
+
+def _effect(done: "core.Intervention", what: str) -> str:
+    change = f"{done.delta_logit:+.3g}"
+    if done.control_mean is None:
+        return f"The edit causes a change of {change} in the {what}."
+    controls = f"random features edited alike: {spread(done.control_mean, done.control_sd)}"
+    if stands_out(done.delta_logit, done.control_mean, done.control_sd):
+        return f"The edit causes a change of {change} in the {what} ({controls})."
+    return f"With the edit the {what} changes by {change}, no more than with controls ({controls})."
+
+
+def _edits(features: Sequence[SteeringFeature]) -> "list[core.FeatureEdit]":
+    from saescope.steering import FeatureEdit
+
+    return [FeatureEdit(f.feature, f.strength, f.mode, tuple(f.positions) if isinstance(f, Edit) else ()) for f in features]
+
+
+def _said(feature: SteeringFeature) -> dict[str, object]:
+    return feature.model_dump(include={"feature", "strength", "mode"}, exclude_defaults=True)
+
+
+def _readout(readout: "core.Readout") -> Readout:
+    return Readout(
+        target=TokenLogit.of(readout.target),
+        against=readout.against and TokenLogit.of(readout.against),
+        top=[TokenLogit.of(t) for t in readout.top],
+    )
+
+
+def _arm(arm: "core.Arm") -> Arm:
+    metrics = Metrics(concept_score=arm.concept_score, perplexity=arm.perplexity, repetition=arm.repetition, kl=arm.kl)
+    return Arm(label=arm.label, text=arm.text, n_tokens=arm.n_tokens, metrics=metrics)
+
+
+TOOLS = [
+    Tool(intervene, Intervene, READ_ONLY.model_copy(update={"title": "Edit features, read the prediction"})),
+    Tool(steer_generate, SteerGenerate, READ_ONLY.model_copy(update={"title": "Steer generation"})),
+]

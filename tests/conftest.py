@@ -1,0 +1,89 @@
+"""For every test: one torch thread, no network, and a home folder of its own. Models are loaded once."""
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from saescope.models import LanguageModel
+    from saescope.saes import SAE
+
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled"}
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`SAESCOPE_HOME` for this test and the processes that it starts: empty, but for the models that are already prepared."""
+    from saescope.names import home
+
+    models, own = home() / "models", tmp_path_factory.mktemp("home")
+    if models.is_dir():
+        _link(own / "models", models)
+    monkeypatch.setenv("SAESCOPE_HOME", str(own))
+    return own
+
+
+def _link(link: Path, folder: Path) -> None:
+    if os.name == "nt":  # a symbolic link needs a privilege there, a junction does not
+        import _winapi
+
+        getattr(_winapi, "CreateJunction")(str(folder), str(link))  # noqa: B009
+    else:
+        link.symlink_to(folder, target_is_directory=True)
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this machine may be connected to, except by tests marked `network`."""
+    if request.node.get_closest_marker("network"):
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        return
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"A test tried to reach {address}: mark it `network` or give it a local answer.")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture(scope="session")
+def glass_dir() -> Path:
+    """A real Llama of 0.85M parameters (4 layers, d_model 128, vocabulary 1024, context 128)."""
+    return DATA / "glassllm-en"
+
+
+@pytest.fixture(scope="session")
+def glass(glass_dir: Path) -> "LanguageModel":
+    from saescope.models import load_model
+
+    return load_model(str(glass_dir), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def smollm() -> "LanguageModel":
+    """The embedded model; only for tests marked `model`."""
+    from saescope.embedded import is_ready
+    from saescope.models import load_model
+
+    if not is_ready():
+        pytest.fail("The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.", pytrace=False)
+    return load_model(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def embedded_sae() -> "SAE":
+    from saescope.load import load_sae
+
+    return load_sae(device="cpu")

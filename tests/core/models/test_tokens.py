@@ -1,0 +1,185 @@
+"""Text as tokens against the plain tokenizer of the same folder."""
+
+import json
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from saescope.errors import ArgumentError
+from saescope.models import LanguageModel, counted, load_model
+
+TEXT = "The old man saw the little house by the sea."
+BOS, EOS = 2, 3
+TEMPLATE = (
+    "{{ bos_token }}system: you are good.{% for m in messages %}{{ '\\n' + m['role'] }}: {{ m['content'] | trim }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\nassistant:' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def plain(glass_dir: Path) -> Any:
+    return AutoTokenizer.from_pretrained(glass_dir)
+
+
+@pytest.fixture(scope="module")
+def chatty(glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """The same model with a chat template."""
+    folder = Path(copytree(glass_dir, tmp_path_factory.mktemp("chatty") / "model"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return load_model(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def adds_bos(glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    """The same model with a tokenizer that puts BOS first by itself."""
+    folder = Path(copytree(glass_dir, tmp_path_factory.mktemp("bos") / "model"))
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    return load_model(folder, device="cpu")
+
+
+def error(code: str, model: LanguageModel, text: str, **options: Any) -> ArgumentError:
+    with pytest.raises(ArgumentError) as caught:
+        model.tokenize(text, **options)
+    assert caught.value.code == code
+    return caught.value
+
+
+def test_ids_are_the_plain_tokenizers_and_the_strings_join_to_the_text(glass: LanguageModel, plain: Any) -> None:
+    tokens = glass.tokenize(TEXT)
+    assert tokens.ids.tolist() == plain(TEXT, add_special_tokens=False).input_ids
+    assert "".join(tokens.strings) == TEXT and tokens.strings[1] == " old"
+    assert len(tokens) == len(tokens.ids) and not tokens.special.any()
+
+
+@pytest.mark.parametrize(("prepend_bos", "expected"), [(None, False), (True, True), (False, False)])
+def test_bos_comes_first_when_asked_and_by_default_as_the_tokenizer_does(glass: LanguageModel, prepend_bos: Any, expected: bool) -> None:
+    tokens = glass.tokenize(TEXT, prepend_bos=prepend_bos)
+    assert tokens.bos_prepended is expected and (tokens.ids[0] == BOS) == expected
+    assert tokens.special.tolist() == [expected, *[False] * (len(tokens) - 1)][: len(tokens)]
+
+
+@pytest.mark.parametrize(("prepend_bos", "expected"), [(None, True), (True, True), (False, False)])
+def test_a_tokenizer_that_adds_bos_never_adds_two(adds_bos: LanguageModel, prepend_bos: Any, expected: bool) -> None:
+    tokens = adds_bos.tokenize(TEXT, prepend_bos=prepend_bos)
+    assert tokens.bos_prepended is expected and (tokens.ids == BOS).sum() == int(expected)
+
+
+def test_a_bos_written_in_the_text_is_not_doubled(glass: LanguageModel) -> None:
+    tokens = glass.tokenize("<bos>The sea", prepend_bos=True)
+    assert tokens.ids.tolist()[0] == BOS and (tokens.ids == BOS).sum() == 1
+    assert tokens.special.tolist()[0] and not tokens.bos_prepended
+
+
+def test_special_tokens_in_the_middle_are_marked(glass: LanguageModel) -> None:
+    tokens = glass.tokenize("The sea<eos>The house")
+    assert tokens.ids[tokens.special].tolist() == [EOS]
+
+
+@pytest.mark.parametrize("text", ["Where is the sea?", "assistant", "a", "s", "system", "you are good."])
+def test_in_chat_all_but_the_users_own_words_is_special(chatty: LanguageModel, text: str) -> None:
+    tokens = chatty.tokenize(text, chat=True)
+    rendered = f"<bos>system: you are good.\nuser: {text}\nassistant:"
+    assert "".join(tokens.strings) == rendered and not tokens.bos_prepended
+    users = [i for i, special in enumerate(tokens.special.tolist()) if not special]
+    before = "".join(tokens.strings[: users[0]])
+    said = "".join(tokens.strings[users[0] : users[-1] + 1])
+    assert users == list(range(users[0], users[-1] + 1))
+    assert before in ("<bos>system: you are good.\nuser: ", "<bos>system: you are good.\nuser:") and said.strip() == text
+
+
+def test_chat_without_a_template_is_refused(glass: LanguageModel) -> None:
+    assert "chat" in error("NO_CHAT_TEMPLATE", glass, TEXT, chat=True).hint
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_an_empty_text_is_refused(chatty: LanguageModel, chat: bool) -> None:
+    error("EMPTY_PROMPT", chatty, "", chat=chat)
+
+
+def test_a_text_longer_than_the_context_is_refused_and_its_length_said(glass: LanguageModel) -> None:
+    caught = error("PROMPT_TOO_LONG", glass, TEXT * 20, prepend_bos=True)
+    assert int(caught.got) > 128 and caught.allowed == "128"
+    assert len(glass.tokenize(TEXT * 20, prepend_bos=True, limit=128)) == 128
+
+
+def test_a_text_of_exactly_the_context_is_taken(glass: LanguageModel) -> None:
+    limited = glass.tokenize(TEXT * 20, limit=128)
+    assert len(limited) == glass.n_ctx == 128
+    assert limited.ids.tolist() == glass.tokenizer.hf(TEXT * 20, add_special_tokens=False).input_ids[:128]
+
+
+@pytest.mark.parametrize("text", [" the", " old", "The", ".", "s"])
+def test_a_single_token_is_found_with_its_leading_space(glass: LanguageModel, plain: Any, text: str) -> None:
+    found = glass.single_token(text)
+    assert glass.token_text(found) == text
+    in_context = plain(f"sea{text}", add_special_tokens=False).input_ids[-1]
+    assert found == in_context or not text.startswith(" ")
+
+
+def test_every_token_of_a_text_is_found_by_its_own_string(glass: LanguageModel) -> None:
+    tokens = glass.tokenize(TEXT)
+    assert [glass.single_token(text) for text in tokens.strings] == tokens.ids.tolist()
+
+
+def test_a_hash_names_an_id(glass: LanguageModel) -> None:
+    assert glass.single_token("#0") == 0 and glass.single_token("#1023") == 1023
+
+
+@pytest.mark.parametrize("text", ["#1024", "#99999999999999999999"])
+def test_an_id_outside_the_vocabulary_is_refused(glass: LanguageModel, text: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        glass.single_token(text)
+    assert caught.value.code == "TOKEN_OUT_OF_RANGE" and caught.value.allowed == "#0..#1023"
+
+
+@pytest.mark.parametrize("text", [" the old", "lighthouse", "", "#", "#-1", "#²", "  "])
+def test_what_is_not_one_token_is_refused_with_its_tokens(glass: LanguageModel, plain: Any, text: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        glass.single_token(text)
+    assert caught.value.code == "NOT_ONE_TOKEN" and caught.value.got == text
+    for token_id in plain(text, add_special_tokens=False).input_ids:
+        assert f"{glass.token_text(token_id)!r} (#{token_id})" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("positions", "include_special", "expected"),
+    [
+        ((), False, [False, True, True, False, True]),
+        ((), True, [True] * 5),
+        ((0,), False, [True, False, False, False, False]),
+        ((-1, 3), False, [False, False, False, True, True]),
+        ((-5,), False, [True, False, False, False, False]),
+    ],
+)
+def test_position_0_and_special_tokens_count_only_when_named(
+    glass: LanguageModel, positions: tuple[int, ...], include_special: bool, expected: list[bool]
+) -> None:
+    tokens = glass.tokenize("The old man<eos>.")
+    assert len(tokens) == 5 and counted(tokens, positions, include_special).tolist() == expected
+
+
+@pytest.mark.parametrize("position", [5, -6])
+def test_a_position_outside_the_text_is_refused(glass: LanguageModel, position: int) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        counted(glass.tokenize("The old man<eos>."), [1, position])
+    assert caught.value.code == "POSITION_OUT_OF_RANGE" and caught.value.got == str(position) and caught.value.allowed == "-5..4"
+
+
+@pytest.mark.model
+def test_the_embedded_models_template_and_bos(smollm: LanguageModel) -> None:
+    chat, text = smollm.tokenize("Where is Paris?", chat=True), smollm.tokenize("Where is Paris?")
+    assert chat.ids[~chat.special].tolist() == text.ids.tolist() and not text.bos_prepended
+    assert chat.strings[0] == "<|im_start|>" and "".join(chat.strings).endswith("<|im_start|>assistant\n")
+    assert smollm.token_text(smollm.single_token(" Paris")) == " Paris"
+    assert torch.equal(smollm.tokenize("Where", prepend_bos=True).special, torch.tensor([True, False]))

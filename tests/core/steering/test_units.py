@@ -1,0 +1,53 @@
+"""What strength 1 means, and which features a control may take."""
+
+import pytest
+import torch
+
+from saescope.steering import FeatureEdit
+from saescope.steering.units import MIN_POOL, draw_features, resolve_units
+
+MAXIMA = torch.tensor([0.0, 4.0, 1.0, 0.0, 3.0])
+
+
+def test_max_is_the_features_own_maximum() -> None:
+    units = resolve_units([FeatureEdit(1), FeatureEdit(4, mode="clamp")], MAXIMA, "max")
+    assert units.values == [4.0, 3.0] and units.warnings == []
+
+
+def test_raw_is_one() -> None:
+    assert resolve_units([FeatureEdit(0), FeatureEdit(1)], MAXIMA, "raw") == ([1.0, 1.0], "raw: the SAE's own activation units", [])
+
+
+def test_a_feature_that_never_fired_takes_the_median_maximum_and_says_so() -> None:
+    units = resolve_units([FeatureEdit(0), FeatureEdit(3), FeatureEdit(1)], MAXIMA, "max")
+    assert units.values == [3.0, 3.0, 4.0] and "median" in units.source
+    assert len(units.warnings) == 2 and "Feature 0" in units.warnings[0] and "index_features" in units.warnings[0]
+
+
+@pytest.mark.parametrize("mode", ["scale", "ablate", "project_out"])
+def test_a_mode_without_a_unit_does_not_warn(mode: str) -> None:
+    assert resolve_units([FeatureEdit(0, mode=mode)], MAXIMA, "max").warnings == []
+
+
+def test_controls_are_other_features_that_fire_where_there_are_enough() -> None:
+    maxima = torch.zeros(200)
+    maxima[::4] = 1.0
+    edits = [FeatureEdit(0), FeatureEdit(4)]
+    draws = draw_features(edits, maxima, n_draws=20, seed=0)
+    assert (maxima > 0).sum() > MIN_POOL and len(draws) == 20
+    for draw in draws:
+        assert len(set(draw)) == 2 and not set(draw) & {0, 4} and all(maxima[i] > 0 for i in draw)
+
+
+def test_controls_are_any_other_features_where_few_fire() -> None:
+    drawn = {i for draw in draw_features([FeatureEdit(1)], MAXIMA, n_draws=50, seed=0) for i in draw}
+    assert drawn == {0, 2, 3, 4}
+
+
+def test_controls_come_from_the_seed() -> None:
+    draws = [draw_features([FeatureEdit(1)], torch.ones(99), n_draws=5, seed=seed) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_no_other_feature_gives_no_control() -> None:
+    assert draw_features([FeatureEdit(0), FeatureEdit(1)], torch.ones(3), n_draws=2, seed=0) == []

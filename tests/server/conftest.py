@@ -1,0 +1,48 @@
+"""The server on the tiny model with a random SAE; loaded once, since every test may share it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from tests.server.helpers import call, save_random_sae
+
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+
+
+@pytest.fixture(scope="session")
+def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_sae(tmp_path_factory.mktemp("saes") / "random")
+
+
+@pytest.fixture
+def settings(sae_dir: Path, glass_dir: Path) -> Settings:
+    return Settings(read_roots=(sae_dir.parent, glass_dir.parent), offline=True)
+
+
+@pytest.fixture
+def state(settings: Settings) -> AppState:
+    """A state with nothing loaded."""
+    return AppState(settings)
+
+
+@pytest.fixture(scope="session")
+def tiny(sae_dir: Path, glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppState]:
+    """A state with the tiny model and its SAE loaded; do not unload."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAESCOPE_HOME", str(tmp_path_factory.mktemp("tiny_home")))
+        state = AppState(Settings(read_roots=(sae_dir.parent, glass_dir.parent), offline=True))
+
+        async def load() -> None:
+            await call(state, "load_sae", path=str(sae_dir), model=str(glass_dir))
+
+        anyio.run(load)
+    yield state
+    state.close()
+
+
+@pytest.fixture
+def sae(tiny: AppState) -> str:
+    """The handle of the tiny SAE."""
+    return next(iter(tiny.saes))

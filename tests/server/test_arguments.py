@@ -1,0 +1,96 @@
+"""Bad arguments: each is refused with a code and the exact next step, before anything is loaded."""
+
+from typing import Any
+
+import pytest
+from mcp import Client
+from tests.server.helpers import refuse
+
+from saescope_mcp.app import ALL_TOOLS, build_server
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+
+SAE = {"sae": "x/1.resid_post"}
+STEER = {**SAE, "prompt": "a"}
+
+BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("top_features", {**SAE, "text": "a", "kk": 3}, "UNKNOWN_ARGUMENT", "'k' instead of 'kk'"),
+    ("steer_generate", {**STEER, "features": [{"featur": 3}]}, "UNKNOWN_ARGUMENT", "'feature' instead of 'featur'"),
+    ("top_features", {"text": "a"}, "MISSING_ARGUMENT", "sae"),
+    ("top_features", SAE, "MISSING_ARGUMENT", "text"),
+    ("intervene", STEER, "MISSING_ARGUMENT", "edits"),
+    ("top_features", {**SAE, "text": "a", "texts": ["b"]}, "CONFLICTING_ARGUMENTS", "one of the two"),
+    ("top_features", {**SAE, "text": "a", "k": "5"}, "INVALID_TYPE", "k as an integer"),
+    ("top_features", {**SAE, "text": "a", "k": True}, "INVALID_TYPE", "k as an integer"),
+    ("top_features", {**SAE, "text": 5}, "INVALID_TYPE", "text as a string"),
+    ("top_features", {**SAE, "texts": "a"}, "INVALID_TYPE", "texts as a list"),
+    ("top_features", {**SAE, "text": None}, "INVALID_TYPE", "text as a string"),
+    ("steer_generate", {**STEER, "features": [3]}, "INVALID_TYPE", "features[0] as an object"),
+    ("steer_generate", {**STEER, "features": []}, "TOO_FEW_ITEMS", "at least one"),
+    ("steer_generate", {**STEER, "features": [{"feature": 1}] * 17}, "TOO_MANY_ITEMS", "shorter features"),
+    ("top_features", {**SAE, "texts": ["a"] * 100_000}, "TOO_MANY_ITEMS", "shorter texts"),
+    ("top_features", {**SAE, "text": "a" * 70_000}, "TOO_LONG", "shorter text"),
+    ("top_features", {"sae": "a" * 300, "text": "a"}, "TOO_LONG", "shorter sae"),
+    ("top_features", {**SAE, "text": "a", "k": 0}, "OUT_OF_RANGE", "k=1"),
+    ("top_features", {**SAE, "text": "a", "k": 101}, "OUT_OF_RANGE", "k=100"),
+    ("top_features", {**SAE, "text": "a", "k": 10**4000}, "OUT_OF_RANGE", "k=100"),
+    ("steer_generate", {**STEER, "features": [{"feature": -1}]}, "OUT_OF_RANGE", "features[0].feature=0"),
+    ("steer_generate", {**STEER, "features": [{"feature": 1, "strength": -1e38}]}, "OUT_OF_RANGE", "strength=-1000"),
+    ("steer_generate", {**STEER, "features": [{"feature": 1}], "max_new_tokens": 10**9}, "OUT_OF_RANGE", "max_new_tokens=256"),
+    ("steer_generate", {**STEER, "features": [{"feature": 1}], "temperature": -1.0}, "OUT_OF_RANGE", "temperature=0"),
+    ("steer_generate", {**STEER, "features": [{"feature": 1}], "n_samples": 2}, "CONFLICTING_ARGUMENTS", "temperature > 0"),
+    ("steer_generate", {**STEER, "features": [{"feature": 1, "mode": "clmp"}]}, "INVALID_CHOICE", "mode='clamp'"),
+    ("load_sae", {"dtype": "flaot32"}, "INVALID_CHOICE", "dtype='float32'"),
+    ("top_features", {**SAE, "text": "a\0b"}, "INVALID_STRING", "text"),
+    ("top_features", {"sae": "a\u202eb", "text": "a"}, "INVALID_ID", "sae"),
+    ("load_sae", {"release": "../../etc"}, "INVALID_REPO_ID", "release"),
+    ("load_sae", {"release": "a/b", "sae_id": "../x"}, "INVALID_REPO_ID", "sae_id"),
+    ("load_sae", {"model": "http://169.254.169.254/x"}, "INVALID_REPO_ID", "model"),
+    ("load_sae", {"release": "a/b"}, "MISSING_ARGUMENT", "sae_id"),
+    ("load_sae", {"path": "/etc"}, "PATH_NOT_ALLOWED", "SAESCOPE_READ_ROOTS"),
+    ("load_sae", {"model": "/proc/self/environ"}, "PATH_NOT_ALLOWED", "SAESCOPE_READ_ROOTS"),
+    ("load_sae", {"path": "/" + "a" * 300}, "TOO_LONG", "path"),
+    ("unload", {"handle": "nothing"}, "HANDLE_NOT_FOUND", "server_status()"),
+    ("job_status", {"job_id": "load-1"}, "JOB_NOT_FOUND", "job_status()"),
+    ("top_featurs", {}, "UNKNOWN_TOOL", "Call top_features"),
+    ("encode_text", {**SAE, "text": "a"}, "SAE_NOT_LOADED", "load_sae()"),
+]
+
+
+@pytest.mark.parametrize(("tool", "arguments", "code", "hint"), BAD)
+async def test_a_bad_argument_is_refused_with_what_to_do(
+    state: AppState, tool: str, arguments: dict[str, Any], code: str, hint: str
+) -> None:
+    error = await refuse(state, tool, **arguments)
+    assert set(error) == {"code", "message", "field", "got", "allowed", "hint"}
+    assert error["code"] == code
+    assert hint in error["hint"]
+    assert len(str(error)) < 2000
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+async def test_a_number_that_is_not_finite_is_refused(state: AppState, value: float) -> None:
+    tool = next(tool for tool in ALL_TOOLS if tool.name == "steer_generate")
+    outcome = await tool.call(state, {**STEER, "features": [{"feature": 1, "strength": value}]})
+    assert outcome.is_error and outcome.document["code"] == "NON_FINITE_ARGUMENT"
+
+
+async def test_half_a_surrogate_pair_is_refused(state: AppState) -> None:
+    tool = next(tool for tool in ALL_TOOLS if tool.name == "encode_text")
+    outcome = await tool.call(state, {**SAE, "text": "a\ud800"})
+    assert outcome.is_error and outcome.document["code"] == "INVALID_STRING"
+    assert outcome.text.encode()
+
+
+async def test_a_limit_from_the_settings_is_published_and_enforced() -> None:
+    state = AppState(Settings(max_k=5))
+    async with Client(build_server(state=state)) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert tools["top_features"].input_schema["properties"]["k"]["maximum"] == 5
+    assert (await refuse(state, "top_features", **SAE, text="a", k=6))["code"] == "OUT_OF_RANGE"
+
+
+async def test_all_that_is_wrong_is_said_at_once(state: AppState) -> None:
+    error = await refuse(state, "top_features", txt="a", k=0)
+    assert error["code"] == "UNKNOWN_ARGUMENT"
+    assert "MISSING_ARGUMENT 'sae'" in error["message"] and "OUT_OF_RANGE 'k'" in error["message"]

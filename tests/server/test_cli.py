@@ -1,0 +1,101 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from tests.server.helpers import PROMPT, call
+from typer.testing import CliRunner
+
+from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.cli.commands import app
+from saescope_mcp.cli.flags import arguments_from
+from saescope_mcp.schemas.read import EncodeText
+from saescope_mcp.schemas.steer import Intervene, SteerGenerate
+from saescope_mcp.state import AppState
+
+
+def run(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, words)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("1234", {"feature": 1234}),
+        ("1234=4", {"feature": 1234, "strength": 4.0}),
+        ("1234=-0.5:clamp", {"feature": 1234, "strength": -0.5, "mode": "clamp"}),
+        ("12:ablate", {"feature": 12, "mode": "ablate"}),
+        ("1234=0:ablate@3,-1", {"feature": 1234, "strength": 0.0, "mode": "ablate", "positions": [3, -1]}),
+        ("twelve", {"feature": "twelve"}),
+    ],
+)
+def test_an_edit_is_written_in_one_word(said: str, meant: dict[str, Any]) -> None:
+    assert arguments_from(Intervene, {"edits": [said]}) == {"edits": [meant]}
+
+
+def test_options_become_arguments_of_their_types() -> None:
+    given = {"sae": "a", "top_k": "5", "positions": ["1,2", "-1"], "text": None, "texts": [], "include_special": True}
+    assert arguments_from(EncodeText, given) == {"sae": "a", "top_k": 5, "positions": [1, 2, -1], "include_special": True}
+    assert arguments_from(SteerGenerate, {"temperature": "0.5", "n_samples": "many"}) == {"temperature": 0.5, "n_samples": "many"}
+
+
+def test_every_tool_has_a_command() -> None:
+    code, text = run("--help")
+    assert code == 0
+    assert all(tool.name.replace("_", "-") in text for tool in ALL_TOOLS)
+
+
+def test_json_prints_the_document_of_an_error_and_fails() -> None:
+    code, text = run("top-features", "--sae", "zz", "--text", "a", "--json")
+    error = json.loads(text)
+    assert code == 1 and error["code"] == "SAE_NOT_LOADED" and error.keys() == {"code", "message", "field", "got", "allowed", "hint"}
+
+
+def test_a_wrong_value_is_the_tools_own_error() -> None:
+    code, text = run("job-status", "--wait-s", "long", "--json")
+    assert code == 1 and json.loads(text)["code"] == "INVALID_TYPE"
+
+
+def test_json_prints_what_the_tool_returns(tiny: AppState, sae: str, sae_dir: Path, glass_dir: Path) -> None:
+    code, text = run("encode-text", "--path", str(sae_dir), "--model", str(glass_dir), "--text", PROMPT, "--json")
+
+    async def document() -> dict[str, Any]:
+        return await call(tiny, "encode_text", sae=sae, text=PROMPT)
+
+    assert code == 0 and json.loads(text) == anyio.run(document)
+
+
+def test_a_person_gets_tables(sae_dir: Path, glass_dir: Path) -> None:
+    code, text = run("intervene", "--path", str(sae_dir), "--model", str(glass_dir), "--prompt", PROMPT, "--edit", "7=2")
+    assert code == 0 and "The edit causes a change" in text and "delta_logit" in text
+    code, text = run("load-sae", "--path", "/nowhere")
+    assert code == 1 and "FILE_MISSING" in text and "Next:" in text
+
+
+def test_version_and_help_need_no_torch() -> None:
+    code = "import sys\nfrom saescope_mcp.cli import main\ntry:\n    main(['--version'])\nfinally:\n    assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("saescope ")
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_demo_tells_the_whole_story_in_80_columns() -> None:
+    code, text = run("demo")
+    assert code == 0
+    assert max(map(len, text.splitlines())) <= 80
+    for part in (
+        "Which features fire",
+        "measured",
+        "after",
+        "steered 1",
+        "control",
+        "claude mcp add sae -- saescope serve",
+        "gpt2-small-res-jb",
+    ):
+        assert part in text

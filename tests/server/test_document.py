@@ -1,0 +1,79 @@
+import json
+from typing import Any, ClassVar
+
+import pytest
+
+from saescope.errors import NumericError
+from saescope_mcp.schemas.common import ListReply, Provenance, Reply, Request
+from saescope_mcp.tool.document import compact, document, next_call, tidy
+
+PROVENANCE = Provenance(
+    model="m",
+    revision="",
+    sae="m/1.x",
+    weights_hash="ab" * 32,
+    dtype="float32",
+    device="cpu",
+    seed=0,
+    versions={"saescope": "1", "torch": "2"},
+)
+
+
+class Numbers(ListReply):
+    listed: ClassVar[str] = "numbers"
+    numbers: list[str]
+
+
+class Count(Request):
+    offset: int = 0
+
+
+def test_floats_keep_four_significant_digits() -> None:
+    assert tidy({"a": [1.23456, 123456.0, 1e-9 / 3], "b": 7}) == {"a": [1.235, 123500.0, 3.333e-10], "b": 7}
+
+
+def test_half_a_surrogate_pair_does_not_leave() -> None:
+    assert tidy("a\ud800b") == "a?b"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_result_that_is_not_finite_is_an_error_that_names_it(bad: float) -> None:
+    with pytest.raises(NumericError, match="kl"):
+        tidy({"kl": bad})
+
+
+def test_concise_and_detailed_are_one_result() -> None:
+    reply = Reply(summary="", provenance=PROVENANCE)
+    brief, full = (document("t", Request(response_format=form), reply, max_tokens=6000) for form in ("concise", "detailed"))
+    assert brief["result_id"] == full["result_id"] and len(brief["result_id"]) == 12
+    assert brief["provenance"]["weights_hash"] == "abababababab" and full["provenance"]["versions"]["torch"] == "2"
+
+
+def test_other_arguments_are_another_result() -> None:
+    reply = Reply(summary="", provenance=PROVENANCE)
+    assert (
+        document("t", Count(), reply, max_tokens=6000)["result_id"] != document("t", Count(offset=1), reply, max_tokens=6000)["result_id"]
+    )
+
+
+def test_a_reply_over_the_budget_loses_its_last_items_and_says_where_to_go_on() -> None:
+    reply = Numbers(summary="", total=1000, numbers=["x" * 50] * 1000)
+    cut = document("t", Count(offset=20), reply, max_tokens=1000)
+    kept = len(cut["numbers"])
+    assert len(compact(cut).encode()) <= 3000
+    assert 40 < kept < 60
+    assert (cut["truncated"], cut["next_offset"], cut["total"]) == (True, 20 + kept, 1000)
+    assert f"offset={20 + kept}" in cut["warnings"][0]
+
+
+def test_a_reply_within_the_budget_is_left_alone() -> None:
+    said: dict[str, Any] = document("t", Count(), Numbers(summary="", total=1, numbers=["a"]), max_tokens=1000)
+    assert (said["truncated"], said["next_offset"], said["warnings"]) == (False, None, [])
+
+
+def test_a_suggested_call_reads_as_one_would_write_it() -> None:
+    assert next_call("top_features", sae="a/1.x", k=3) == 'top_features(sae="a/1.x", k=3)'
+
+
+def test_text_is_the_same_document_without_blanks() -> None:
+    assert json.loads(compact({"a": ["é"]})) == {"a": ["é"]} and compact({"a": 1}) == '{"a":1}'
