@@ -41,6 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
     "gated L0 64": {"architecture": "gated", "l0": 64},
     "jumprelu L0 64": {"architecture": "jumprelu", "l0": 64, "target": 3.0},
 }
+COLUMNS = (
+    "case", "L0", "share of parameters apart", "sae-lens ms", "ours ms", "ratio (CPU)", "ratio (wall)", "target", "vs best flags",
+    "ours / our floor", "floors ms", "peak MB", "memory ratio",
+)  # fmt: skip
 OURS = {"W_enc": "encoder", "W_dec": "decoder"}
 
 
@@ -101,7 +105,8 @@ def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[
         architecture=case["architecture"], d_in=D, d_out=D, d_sae=F, k=float(K) if topk else 0.0,
         matryoshka_widths=tuple(case.get("widths", ())), revival=REVIVALS[case["architecture"]][1] if topk else "none",
     )  # fmt: skip
-    params = {OURS.get(name, name): (p.detach().T if name == "W_enc" else p.detach()).clone().contiguous() for name, p in sae.named_parameters()}
+    theirs = {name: p.detach().T if name == "W_enc" else p.detach() for name, p in sae.named_parameters()}
+    params = {OURS.get(name, name): tensor.clone(memory_format=torch.contiguous_format) for name, tensor in theirs.items()}
     step, adam, deadness = make_step(objective, params), Adam(params), Deadness(F, 1000, torch.device("cpu"))
     deadness.idle[dead_mask(case)] = 10**6
 
@@ -223,6 +228,7 @@ def report(name: str, rounds: int) -> None:
     case = CASES[name]
     worst, l0 = check_parity(case)
     times = race(case, rounds)
+
     def ratio(of: str, to: str, i: int) -> float:
         return statistics.median(a[i] / b[i] for a, b in zip(times[of], times[to], strict=True))
 
@@ -249,9 +255,9 @@ def main() -> None:
         print(json.dumps(memory(*args.memory)))
         return
     with open("/proc/loadavg") as file:
-        print(f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, {args.threads} thread(s), load {file.read().split()[0]}, {args.rounds} rounds\n")
-    print("| case | L0 | share of parameters apart | sae-lens ms | ours ms | ratio (CPU) | ratio (wall) | target | vs best flags | ours / our floor | floors ms | peak MB | memory ratio |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+        load = file.read().split()[0]
+    print(f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, {args.threads} thread(s), load {load}, {args.rounds} rounds\n")
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for name in args.cases:
         report(name, args.rounds)
 

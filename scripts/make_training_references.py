@@ -60,7 +60,15 @@ CASES: dict[str, dict[str, Any]] = {
     "jumprelu_quadratic": {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 5.0, **JUMP},
     "jumprelu_pre_act": {"pre_act": True, **JUMP},
 }
-TRANSCODERS = ("standard", "gated", "topk_auxk", "batchtopk_auxk", "matryoshka_batchtopk_auxk_per_prefix", "jumprelu_quadratic", "jumprelu_pre_act")
+TRANSCODERS = (
+    "standard",
+    "gated",
+    "topk_auxk",
+    "batchtopk_auxk",
+    "matryoshka_batchtopk_auxk_per_prefix",
+    "jumprelu_quadratic",
+    "jumprelu_pre_act",
+)
 
 
 def architecture_of(case: str) -> str:
@@ -90,12 +98,15 @@ def make(case: str, transcoder: bool) -> Any:
     return sae
 
 
+def step(x: Tensor, coefficients: dict[str, float], dead: Tensor | None) -> TrainStepInput:
+    return TrainStepInput(sae_in=x, coefficients=coefficients, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False)
+
+
 def total(sae: Any, x: Tensor, y: Tensor, dead: Tensor | None, skip: Tensor | None) -> dict[str, Tensor]:
     """Every loss term."""
-    coefficients = {name: SPARSITY for name in sae.get_coefficients()}
+    coefficients = dict.fromkeys(sae.get_coefficients(), SPARSITY)
     if y is x:
-        step_input = TrainStepInput(sae_in=x, coefficients=coefficients, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False)
-        return sae.training_forward_pass(step_input).losses
+        return sae.training_forward_pass(step(x, coefficients, dead)).losses
     residual = y if skip is None else y - x @ skip.T
     acts, hidden_pre = sae.encode_with_hidden_pre(x)
     out = sae.decode(acts)
@@ -106,8 +117,7 @@ def total(sae: Any, x: Tensor, y: Tensor, dead: Tensor | None, skip: Tensor | No
         losses["auxiliary_reconstruction_loss"] = (gate @ sae.W_dec + sae.b_dec - residual).square().sum(-1).mean()
         return losses
     # The residual keeps its gradient to W_skip out of AuxK through the detach inside.
-    step_input = TrainStepInput(sae_in=residual, coefficients=coefficients, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False)
-    losses |= sae.calculate_aux_loss(step_input, acts, hidden_pre, out)
+    losses |= sae.calculate_aux_loss(step(residual, coefficients, dead), acts, hidden_pre, out)
     if isinstance(sae, MatryoshkaBatchTopKTrainingSAE):
         for width, inner in sae._iterable_decode(acts):
             losses[f"inner_mse_loss_{width}"] = (inner - residual).square().sum(-1).mean()

@@ -10,7 +10,7 @@ from saescope.training.steps import StepResult
 
 MAX_POINTS = 400
 
-Point = dict[str, float]
+Point = dict[str, float | int]
 
 
 class History:
@@ -23,7 +23,7 @@ class History:
     def due(self, step: int, n_steps: int) -> bool:
         return step % self.every == 0 or step == n_steps
 
-    def add(self, point: Mapping[str, float]) -> None:
+    def add(self, point: Mapping[str, float | int]) -> None:
         self.points.append(dict(point))
         if len(self.points) > MAX_POINTS:
             self.points = self.points[1::2]

@@ -6,7 +6,7 @@ from pathlib import Path
 from saescope.errors import ConfigError
 from saescope.training.config import TrainConfig
 
-Log = Callable[[int, Mapping[str, float]], None]
+Log = Callable[[int, Mapping[str, float | int]], None]
 
 
 def make_log(cfg: TrainConfig, folder: Path | None) -> Log | None:
@@ -36,7 +36,7 @@ def _tensorboard(folder: Path | None) -> Log:
 
     writer = SummaryWriter(str(folder / "tensorboard") if folder else None)
 
-    def log(step: int, metrics: Mapping[str, float]) -> None:
+    def log(step: int, metrics: Mapping[str, float | int]) -> None:
         for name, value in metrics.items():
             writer.add_scalar(name, value, step)
 

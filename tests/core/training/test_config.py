@@ -1,18 +1,18 @@
 from typing import Any
 
 import pytest
+from tests.core.training.helpers import config
 
 from saescope.errors import ArgumentError, SaescopeError
 from saescope.training import OPTIONS, TrainConfig, parse_options
-from tests.core.training.helpers import config
 
 
 @pytest.mark.parametrize(
     ("knobs", "word"),
     [
         ({"d_sae": 0}, "d_sae"),
-        ({"k": 0}, "k must be"),
-        ({"k": 49}, "k must be"),
+        ({"k": 0.0}, "k must be"),
+        ({"k": 49.0}, "k must be"),
         ({"k": 2.5}, "whole number"),
         ({"k": float("nan")}, "k must be"),
         ({"batch_size": 0}, "batch_size"),
@@ -22,7 +22,6 @@ from tests.core.training.helpers import config
         ({"lr": float("nan")}, "lr"),
         ({"lr": float("inf")}, "lr"),
         ({"revival": "ghost"}, "does not exist for topk"),
-        ({"revival": "magic"}, "revival='magic' is unknown"),
         ({"d_out": 9}, "hook_name_out"),
         ({"skip": True}, "skip"),
         ({"hook_name_out": "blocks.1.hook_mlp_out", "normalize_activations": "covariance_whitening"}, "Whitening"),
@@ -62,6 +61,12 @@ def test_an_unknown_option_names_the_nearest() -> None:
 def test_a_malformed_option_is_refused(option: str) -> None:
     with pytest.raises(ArgumentError):
         parse_options([option])
+
+
+def test_a_choice_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SaescopeError, match="revival='magic' is unknown") as caught:
+        OPTIONS["revival"].check("revival", "magic")
+    assert "resample" in caught.value.allowed
 
 
 def test_every_option_has_help_and_a_default_within_its_bounds() -> None:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.core.training.references import FILES, load, relative
 
 from saescope.training.losses import losses
-from tests.core.training.references import FILES, load, relative
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.core.training.references import FILES, load, relative
 from torch import Tensor
 
 from saescope.training.losses import losses
@@ -13,7 +14,6 @@ from saescope.training.optimizer import Adam
 from saescope.training.schedules import learning_rate, warmed_up
 from saescope.training.steps import BatchTopKStep, make_step, relu
 from saescope.training.steps.relu import ReluStep
-from tests.core.training.references import FILES, load, relative
 
 COEFFICIENTS = Coefficients(sparsity=0.7, revival=0.4)
 WIDTHS = {"k": 4.0, "matryoshka_widths": (10, 40, 96)}
