@@ -44,8 +44,8 @@ class ReluStep(Step):
 
     def __init__(self, objective: Objective, params: Params) -> None:
         super().__init__(objective, params)
-        self.density = 1.0
-        """Share of entries that counted in the last batch."""
+        self.density = 0.0
+        """Share of entries that counted in the last batch; until there was one, few are hoped for."""
 
     def state(self) -> dict[str, float]:
         return {"density": self.density}
@@ -85,17 +85,18 @@ class ReluStep(Step):
         return StepResult(grads, losses, fired, torch.cat([outcome.squared_error for outcome in outcomes]))
 
     def _entries(self, x: Tensor, block: DeadBlock | None) -> SparseSupport | None:
-        """None if they are too many."""
+        """None as soon as they prove too many."""
         parts: list[Found] = []
-        n_found, limit = 0, MAX_DENSITY * len(x) * self.objective.d_sae
+        n_found = n_seen = 0
         for chunk in chunks(x, self.params["encoder"], self.bias()):
             if block is not None:
                 block.keep(chunk)
             parts.append(above(chunk.values, 0.0))
             n_found += len(parts[-1].values)
-            if n_found > limit:
+            n_seen += chunk.values.numel()
+            if n_found > MAX_DENSITY * n_seen:
                 return None
-        self.density = n_found / (len(x) * self.objective.d_sae)
+        self.density = n_found / n_seen
         return join(parts, self.objective.d_sae)
 
     def _dense(self, x: Tensor, batch: Batch, block: DeadBlock | None, grads: Grads, coefficients: Coefficients) -> list[Outcome]:
@@ -107,7 +108,8 @@ class ReluStep(Step):
                 block.pre[rows] = values[:, block.features]
             n_found += (values > 0).sum()
             part = Part(x[rows], Batch(batch.x[rows], batch.y[rows]), len(x))
-            outcomes.append(self.backward(DenseSupport(values), part, grads, coefficients))
+            outcome = self.backward(DenseSupport(values), part, grads, coefficients)
+            outcomes.append(outcome if block is not None else outcome._replace(error=outcome.error[:0]))
         self.density = int(n_found) / (len(x) * self.objective.d_sae)
         return outcomes
 

@@ -12,13 +12,13 @@ from saescope.training.steps.support import Grads, Support
 class StandardStep(ReluStep):
     def backward(self, support: Support, part: Part, grads: Grads, coefficients: Coefficients) -> Outcome:
         decoder = self.params["decoder"]
-        acts = support.values.relu()
+        acts = support.values.relu_()
         error = self.error(support.decode(acts, decoder), part.batch)
         per_position, mse, to_output = squared(error, part)
         norm = support.take(decoder.norm(dim=1))
         size, to_weighted = self._penalty(support, acts * norm)
         to_weighted = to_weighted * (coefficients.sparsity / part.n_pos)
-        to_pre = (support.dots(to_output, decoder) + to_weighted * norm).mul_(acts > 0)
+        to_pre = support.dots(to_output, decoder).add_(to_weighted * norm).mul_(acts > 0)
         support.add_outer(grads, "decoder", acts, to_output)
         grads.add("norm", support.by_feature(acts * to_weighted))
         grads.add("b_enc", support.by_feature(to_pre))
