@@ -145,7 +145,8 @@ def reference(case: str, *, transcoder: bool, skip: bool) -> tuple[dict[str, Ten
     objective["revival"] = "auxk" if "auxk" in CASES[case] else "pre_act" if "pre_act" in CASES[case] else "none"
     if transcoder:
         objective["apply_b_dec_to_input"] = False
-    said = {"objective": json.dumps(objective), "sparsity": str(SPARSITY), "revival": str(REVIVAL)}
+    # One key: safetensors writes several in any order, and the same run should give the same bytes.
+    said = {"case": json.dumps({"objective": objective, "sparsity": SPARSITY, "revival": REVIVAL})}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}, said
 
 

@@ -25,9 +25,9 @@ class Reference(NamedTuple):
 
 def load(path: Path) -> Reference:
     with safe_open(path, framework="pt") as file:
-        said: dict[str, str] = file.metadata()
+        case: dict[str, Any] = json.loads(file.metadata()["case"])
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    known: dict[str, Any] = json.loads(said["objective"])
+    known: dict[str, Any] = case["objective"]
     known["k"] = float(known.get("k", 0))
     known["matryoshka_widths"] = tuple(known.get("matryoshka_widths", ()))
     x = tensors["x"]
@@ -36,7 +36,7 @@ def load(path: Path) -> Reference:
         _ours(tensors, "param."),
         Batch(x, tensors["y"] if known["d_out"] != known["d_in"] else x),
         tensors.get("dead"),
-        Coefficients(float(said["sparsity"]), float(said["revival"])),
+        Coefficients(case["sparsity"], case["revival"]),
         {name.removeprefix("loss."): value.squeeze() for name, value in tensors.items() if name.startswith("loss.") and float(value)},
         _ours(tensors, "grad."),
     )
