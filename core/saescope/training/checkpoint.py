@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,8 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
         ResourceError: the disk is full (DISK_FULL) or not writable; earlier checkpoints are untouched.
     """
     final, aside = folder / f"{PREFIX}{step:08d}", folder / f"{ASIDE}{PREFIX}{step:08d}"
+    if final.exists() and not damage(final):
+        return final  # a run that stopped right after it was resumed
     with _disk_errors(folder, aside):
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -55,11 +57,12 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
         (aside / MANIFEST_FILE).write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8")
         for path in [*aside.iterdir(), aside]:
             _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         aside.rename(final)
         _sync(folder)
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
 
 
@@ -137,6 +140,15 @@ def join_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[
             place = place.setdefault(part, {})
         place[last] = tensor
     return state
+
+
+def _remove(path: Path) -> None:
+    """Out of sight first: a kill in the middle must not leave a checkpoint with files missing."""
+    aside = path.with_name(f"{ASIDE}old-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        path.rename(aside)
+        shutil.rmtree(aside)
 
 
 def _all(folder: Path) -> list[Path]:

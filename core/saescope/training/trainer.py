@@ -53,7 +53,11 @@ class Progress(NamedTuple):
 
 
 class Trainer:
-    """One SAE in training. `folder` holds its checkpoints; without it nothing is written."""
+    """One SAE in training. `folder` holds its checkpoints; without it nothing is written.
+
+    Raises:
+        ConfigError: `folder` has checkpoints of a run already: that one can be resumed.
+    """
 
     def __init__(self, cfg: TrainConfig, batches: Batches, *, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
         self.cfg, self.batches, self.folder = cfg, batches, folder
@@ -75,6 +79,13 @@ class Trainer:
         self.step, self.n_tokens = 0, 0
         self._pending: deque[Batch] = deque()
         """Batches that the scaling was estimated on and that still have to be trained on."""
+        if folder is not None and disk.latest(folder) is not None:
+            raise ConfigError(
+                f"{folder.name} already has the checkpoints of a run.",
+                code="FOLDER_IN_USE",
+                field="folder",
+                hint="Resume that run, or choose another folder.",
+            )
         if folder is not None:
             disk.clean(folder)
 
@@ -95,7 +106,9 @@ class Trainer:
                 code="RESUME_MISMATCH",
                 hint="Resume without settings, or start a new run.",
             )
-        trainer = cls(started, batches, folder=folder, device=device)
+        trainer = cls(started, batches, device=device)
+        trainer.folder = folder
+        disk.clean(folder)
         trainer._restore(saved)
         return trainer
 

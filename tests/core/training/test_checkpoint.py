@@ -126,7 +126,10 @@ def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
         "disk.clean(folder)\n"
         "print(bad, len(names), len(list(folder.glob('.tmp-*'))))\n"
     )
-    assert run(script).split() == ["0", "2", "0"]
+    bad, n_left, n_aside = map(int, run(script).split())
+    assert bad == 0
+    assert n_left in (2, 3)  # killed before or after the oldest was dropped
+    assert n_aside == 0
 
 
 def run(script: str) -> str:

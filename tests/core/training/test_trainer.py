@@ -79,6 +79,21 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "RESUME_MISMATCH"
 
 
+def test_a_new_run_never_writes_among_the_checkpoints_of_another(tmp_path: Path) -> None:
+    stopped_after(config(log_every=1), tmp_path, 3, batches(30))
+    with pytest.raises(ConfigError, match="already has the checkpoints") as caught:
+        Trainer(config(), ListBatches([]), folder=tmp_path)
+    assert caught.value.code == "FOLDER_IN_USE"
+
+
+def test_stopping_right_after_resuming_keeps_the_checkpoint(tmp_path: Path) -> None:
+    stopped_after(config(log_every=1), tmp_path, 3, batches(30))
+    stop = threading.Event()
+    stop.set()
+    assert Trainer.resume(tmp_path, ListBatches(batches(30))).run(stop=stop)[:2] == ("stopped", 3)
+    assert disk.load_latest(tmp_path).state["step"] == 3
+
+
 def test_resuming_from_nothing_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="No complete checkpoint"):
         Trainer.resume(tmp_path, ListBatches([]))
