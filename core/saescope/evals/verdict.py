@@ -11,7 +11,7 @@ WIDE = 0.05
 FEW_TOKENS = 5000
 DENSE = 0.1
 
-_ORDER: tuple[Level, ...] = ("wrong", "doubtful", "fair", "good")
+_RANK: dict[Level, int] = {"wrong": 0, "doubtful": 1, "fair": 2, "good": 3}
 _SUMMARIES: dict[Level, str] = {
     "good": "The SAE reconstructs most of what the model does here: its features can be relied on.",
     "fair": "The SAE is usable, with a noticeable part of the activation that its features do not explain.",
@@ -47,8 +47,8 @@ def judge(
         *_sparsity(l0, dead_share, dense_share, n_tokens),
     ]
     findings += [*_shrinkage(l2_ratio), *_against(baselines, explained_variance, transcoder=transcoder), *_certainty(intervals, n_tokens)]
-    level = next(level for level in _ORDER if any(found == level for found, _ in findings))
-    ordered = sorted(findings, key=lambda finding: _ORDER.index(finding[0]))
+    ordered = sorted(findings, key=lambda finding: _RANK[finding[0]])
+    level = ordered[0][0]
     return Verdict(level, _SUMMARIES[level], tuple(reason for _, reason in ordered))
 
 
