@@ -1,5 +1,35 @@
-"""Evaluations: one file each."""
+"""Evaluations: a quick check of an SAE on a probe text, and everything that is known to measure on held-out text."""
 
 from saescope.evals.check import PROBE_TEXT, Check, check_sae
+from saescope.evals.evaluate import evaluate
+from saescope.evals.evaluation import (
+    Baseline,
+    Baselines,
+    CrossEntropy,
+    DensityBin,
+    Evaluation,
+    Interval,
+    KLDivergence,
+    PositionBin,
+    Reason,
+    Shrinkage,
+    Verdict,
+)
 
-__all__ = ["PROBE_TEXT", "Check", "check_sae"]
+__all__ = [
+    "PROBE_TEXT",
+    "Baseline",
+    "Baselines",
+    "Check",
+    "CrossEntropy",
+    "DensityBin",
+    "Evaluation",
+    "Interval",
+    "KLDivergence",
+    "PositionBin",
+    "Reason",
+    "Shrinkage",
+    "Verdict",
+    "check_sae",
+    "evaluate",
+]

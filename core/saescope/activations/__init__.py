@@ -1,0 +1,28 @@
+"""Text to activations: documents, contexts, one forward pass for several hooks, a mixing buffer, shards on disk."""
+
+from saescope.activations.harvest import Harvester
+from saescope.activations.shards import ShardSource, cached
+from saescope.activations.sources import RowSource, TextSource
+from saescope.activations.store import ActivationStore, StoreConfig
+from saescope.activations.text import EMBEDDED, HELD_OUT, Dataset, Split, is_held_out, open_dataset
+from saescope.activations.tokens import ContextConfig, ContextStream, counted_positions, read_contexts
+
+__all__ = [
+    "EMBEDDED",
+    "HELD_OUT",
+    "ActivationStore",
+    "ContextConfig",
+    "ContextStream",
+    "Dataset",
+    "Harvester",
+    "RowSource",
+    "ShardSource",
+    "Split",
+    "StoreConfig",
+    "TextSource",
+    "cached",
+    "counted_positions",
+    "is_held_out",
+    "open_dataset",
+    "read_contexts",
+]

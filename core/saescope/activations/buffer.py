@@ -1,0 +1,55 @@
+"""The mixing buffer: activations of many contexts, drawn at random and replaced in place. One copy in, one copy out."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.activations.slots import Slots
+
+Rows = dict[str, Float[Tensor, "_ _"]]
+"""Activations by hook; row i of every hook belongs to the same token."""
+
+
+class MixingBuffer:
+    """`n_rows` rows for each hook in one preallocated table."""
+
+    def __init__(self, n_rows: int, widths: Mapping[str, int], *, dtype: torch.dtype, device: torch.device, seed: int) -> None:
+        self.tables = {name: torch.empty(n_rows, width, dtype=dtype, device=device) for name, width in widths.items()}
+        self.slots = Slots(n_rows, seed)
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(table.nbytes for table in self.tables.values()) + self.slots.order.nbytes
+
+    def add(self, rows: Rows) -> Rows:
+        """Puts rows into free places; returns those for which there was none."""
+        n = min(n_rows(rows), self.slots.n_free)
+        places = self.slots.claim(n)
+        for name, table in self.tables.items():
+            table.index_copy_(0, places.to(table.device), rows[name][:n].to(table))
+        return {name: x[n:] for name, x in rows.items()}
+
+    def draw(self, n: int) -> Rows:
+        """`n` rows at random as float32; their places are free from now on."""
+        places = self.slots.draw(n)
+        return {name: table.index_select(0, places.to(table.device)).float() for name, table in self.tables.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        tables = {f"table.{name}": table.clone() for name, table in self.tables.items()}
+        return tables | {f"slots.{key}": value for key, value in self.slots.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, table in self.tables.items():
+            table.copy_(state[f"table.{name}"])
+        self.slots.load_state_dict(below(state, "slots."))
+
+
+def n_rows(rows: Rows) -> int:
+    return len(next(iter(rows.values())))
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries of a state under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,73 @@
+"""Contexts to activations at one or several hooks, from one forward pass that ends at the last of them."""
+
+import hashlib
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.activations.plain import plain_model
+from saescope.cancel import checkpoint
+from saescope.errors import ArgumentError
+from saescope.hooks import hook_shape, record_activations
+from saescope.models import LanguageModel
+
+N_SAMPLES = 4096
+"""Entries of each parameter that enter a model's fingerprint."""
+
+
+class Harvester:
+    """Activations `[batch, n_pos, d]` by hook, heads flattened.
+
+    They come from the Hugging Face modules under the bridge (SDPA, no bridge hooks) if on one row of tokens these give what the
+    bridge gives, else from the bridge.
+    """
+
+    def __init__(self, model: LanguageModel, hook_names: Sequence[str], context_size: int) -> None:
+        if not hook_names:
+            raise ArgumentError(
+                "No hook is named.", code="MISSING_ARGUMENT", field="hook_name", hint='Name one: "blocks.8.hook_resid_pre".'
+            )
+        self.model = model
+        self.widths = {name: prod(hook_shape(model, name)) for name in dict.fromkeys(hook_names)}
+        plain = plain_model(model, list(self.widths))
+        self.plain = None
+        if plain is not None:
+            probe = torch.randint(model.bridge.cfg.d_vocab, (1, context_size), generator=torch.Generator().manual_seed(0)).to(model.device)
+            with model.lock:
+                self.plain = plain if _agree(plain(probe), self._through_bridge(probe), model.dtype) else None
+
+    def __call__(self, ids: Int[Tensor, "batch n_pos"]) -> dict[str, Float[Tensor, "batch n_pos _"]]:
+        checkpoint()
+        ids = ids.to(self.model.device)
+        if self.plain is None:
+            return self._through_bridge(ids)
+        with self.model.lock:
+            found = self.plain(ids)
+        return {name: found[name].flatten(2) for name in self.widths}
+
+    def _through_bridge(self, ids: Int[Tensor, "batch n_pos"]) -> dict[str, Float[Tensor, "batch n_pos _"]]:
+        return {name: x.flatten(2) for name, x in record_activations(self.model, ids, self.widths).items()}
+
+
+def model_fingerprint(model: LanguageModel) -> str:
+    """Changes when the weights do: name, revision, and a sample of every parameter."""
+    digest = hashlib.sha256(f"{model.name} {model.revision} {model.dtype}".encode())
+    for name, parameter in model.bridge.original_model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // N_SAMPLES)].float().cpu().contiguous()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _agree(ours: dict[str, Tensor], reference: dict[str, Tensor], dtype: torch.dtype) -> bool:
+    """Equal at every position to the square root of the dtype's precision, relative to that position's norm."""
+    if ours.keys() != reference.keys():
+        return False
+    pairs = [(ours[name].flatten(2).float(), reference[name].float()) for name in reference]
+    if any(a.shape != b.shape for a, b in pairs):
+        return False
+    tolerance = torch.finfo(dtype).eps ** 0.5
+    return all(bool(((a - b).norm(dim=-1) <= tolerance * b.norm(dim=-1)).all()) for a, b in pairs)

@@ -1,0 +1,84 @@
+"""Datasets of the Hugging Face hub, streamed: nothing is downloaded whole."""
+
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
+
+from saescope.activations.readers import text_column
+from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError
+
+_NAME = re.compile(r"hf:(?P<repo>[\w-][\w.-]*/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
+
+
+class HubName(NamedTuple):
+    """`hf:owner/name[/config][:split]`."""
+
+    repo: str
+    config: str
+    split: str
+
+
+def parse_name(name: str) -> HubName:
+    """Raises ArgumentError for anything but `hf:owner/name[/config][:split]`."""
+    match = _NAME.fullmatch(name)
+    if match is None or ".." in name:
+        raise ArgumentError(
+            f"{name!r} is no dataset name.", code="INVALID_REPO_ID", field="dataset", got=name, allowed="hf:owner/name[/config][:split]"
+        )
+    return HubName(match["repo"], match["config"] or "", match["split"] or "train")
+
+
+def read_hub(name: HubName, column: str) -> Iterator[str]:
+    """One document a row."""
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()
+    with _reachable(name):
+        rows = iter(load_dataset(name.repo, name.config or None, split=name.split, streaming=True))
+        first: list[dict[str, Any]] = list(islice(rows, 1))
+        if not first:
+            return
+        if column and column not in first[0]:
+            raise NotFoundError(
+                f"{name.repo} has no column {column!r}.", code="COLUMN_NOT_FOUND", field="text_column", got=column, allowed=list(first[0])
+            )
+        column = column or text_column({key: isinstance(value, str) for key, value in first[0].items()}, name.repo)
+        for row in (row for part in (first, rows) for row in part):
+            if isinstance(row[column], str) and row[column]:
+                yield row[column]
+
+
+@contextmanager
+def _reachable(name: HubName) -> Generator[None]:
+    from datasets.exceptions import DatasetNotFoundError
+    from httpx import HTTPError
+
+    try:
+        yield
+    except DatasetNotFoundError as error:
+        raise NotFoundError(
+            f"The hub has no dataset {name.repo!r} (or it is private or gated).",
+            code="DATASET_NOT_FOUND",
+            field="dataset",
+            got=name.repo,
+            hint="Check the name; for a private or gated dataset set HF_TOKEN.",
+        ) from error
+    except ValueError as error:  # an unknown split or configuration; the message lists those that there are
+        raise ArgumentError(
+            f"{name.repo}: {(str(error).splitlines() or [''])[0]}",
+            code="INVALID_CHOICE",
+            field="dataset",
+            got=name,
+            hint='Name them: "hf:owner/name/config:split".',
+        ) from error
+    except (HTTPError, OSError) as error:
+        raise OfflineError(
+            f"The dataset {name.repo} cannot be reached ({type(error).__name__}).",
+            field="dataset",
+            got=name.repo,
+            hint='Connect to the network, or use local files or dataset="embedded".',
+        ) from error
+    except (RuntimeError, KeyError) as error:  # a loading script, which the library no longer runs, or torn files
+        raise FormatError(f"The dataset {name.repo} cannot be read: {(str(error).splitlines() or [''])[0]}", field="dataset") from error

@@ -1,0 +1,195 @@
+"""Activations in shuffled shards on disk: written once, verified by a manifest, read by every SAE of a sweep."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saescope.activations.buffer import Rows, n_rows
+from saescope.activations.sources import RowSource
+from saescope.activations.store import ActivationStore
+from saescope.cancel import checkpoint
+from saescope.devices import DTYPES
+from saescope.errors import FormatError, NotFoundError, ResourceError
+from saescope.names import home
+
+MANIFEST = "manifest.json"
+SHARD_ROWS = 2**16
+READ_ROWS = 4096
+SPARE_BYTES = 2**30
+
+
+def cached(store: ActivationStore, *, folder: Path | None = None, progress: Callable[[int, int], None] | None = None) -> "ShardSource":
+    """The activations of a store on disk: those that are there, if they are the same, else written now by running it to its end.
+
+    `progress` gets rows written and wanted. The folder is by default named by the store's fingerprint, below `SAESCOPE_HOME`.
+
+    Raises:
+        FormatError: the folder holds other activations, or torn ones.
+        ResourceError: DISK_FULL.
+    """
+    key = hashlib.sha256(f"{store.source.fingerprint} {store.cfg.n_tokens} {store.cfg.dtype}".encode()).hexdigest()
+    folder = folder or home() / "activations" / key[:32]
+    if not (folder / MANIFEST).is_file():
+        _write(store, folder, key, progress or (lambda done, total: None))
+    source = ShardSource(folder, device=store.source.device)
+    if source.key != key:
+        raise FormatError(
+            f"The folder {folder.name!r} holds the activations of another model, text or configuration.",
+            code="CACHE_MISMATCH",
+            field="folder",
+            got=folder,
+            hint="Name another folder, or delete this one.",
+        )
+    return source
+
+
+class ShardSource(RowSource):
+    """Rows of shards, block by block in a new order each epoch; each shard is verified when it is first read."""
+
+    def __init__(self, folder: Path, *, device: torch.device, seed: int = 0) -> None:
+        self.folder, self.device = folder, device
+        manifest = _read_manifest(folder)
+        self.key: str = manifest["key"]
+        self.widths = manifest["widths"]
+        self.shards: list[dict[str, Any]] = manifest["shards"]
+        self.n_rows = sum(shard["rows"] for shard in self.shards)
+        self.max_rows = READ_ROWS
+        self.memory_bytes = 0
+        self.fingerprint = hashlib.sha256(f"{self.key} {self.shards} {seed}".encode()).hexdigest()
+        self.epoch, self._position, self._seed = 0, 0, seed
+        self._verified: set[str] = set()
+        self._blocks = [(shard["file"], start) for shard in self.shards for start in range(0, shard["rows"], READ_ROWS)]
+        self._check_sizes()
+
+    def next_rows(self) -> Rows:
+        """The rows of the next block."""
+        checkpoint()
+        if self._position == len(self._blocks):
+            self.epoch, self._position = self.epoch + 1, 0
+        name, start = self._blocks[self._order()[self._position]]
+        self._position += 1
+        return self._read(name, start)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"position": torch.tensor([self.epoch, self._position])}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.epoch, self._position = state["position"].tolist()
+
+    def _order(self) -> list[int]:
+        rng = torch.Generator().manual_seed(hash((self._seed, self.epoch)))
+        return torch.randperm(len(self._blocks), generator=rng).tolist()
+
+    def _read(self, name: str, start: int) -> Rows:
+        from safetensors import SafetensorError, safe_open
+
+        self._verify(name)
+        try:
+            with safe_open(self.folder / name, "pt") as file:
+                return {hook: file.get_slice(hook)[start : start + READ_ROWS].to(self.device) for hook in self.widths}
+        except (SafetensorError, OSError) as error:
+            raise _torn(self.folder / name, str(error)) from error
+
+    def _verify(self, name: str) -> None:
+        if name not in self._verified:
+            shard = next(shard for shard in self.shards if shard["file"] == name)
+            if _sha256(self.folder / name) != shard["sha256"]:
+                raise _torn(self.folder / name, "its content has changed", "HASH_MISMATCH")
+            self._verified.add(name)
+
+    def _check_sizes(self) -> None:
+        for shard in self.shards:
+            path = self.folder / shard["file"]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise _torn(path, "it is missing or cut off")
+
+
+def _write(store: ActivationStore, folder: Path, key: str, progress: Callable[[int, int], None]) -> None:
+    """Shards first, the manifest last: a folder without one is unfinished and is written anew."""
+    row_bytes = DTYPES[store.cfg.dtype].itemsize * sum(store.source.widths.values())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(folder).free, store.cfg.n_tokens * row_bytes + SPARE_BYTES
+        if free < needed:
+            raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        shards = _write_shards(store, folder, progress)
+        manifest = {"key": key, "dtype": store.cfg.dtype, "widths": dict(store.source.widths), "shards": shards}
+        _put(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    except OSError as error:
+        raise ResourceError(
+            f"The activations cannot be written to {folder}: {error.strerror or error}.",
+            code="DISK_FULL",
+            field="folder",
+            got=folder,
+            hint="Free some space, use fewer tokens, or train without the cache.",
+        ) from error
+
+
+def _write_shards(store: ActivationStore, folder: Path, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+    from safetensors.torch import save
+
+    shards: list[dict[str, Any]] = []
+    batches: list[Rows] = []
+    done = 0
+    for batch in store:
+        batches.append({name: x.to(DTYPES[store.cfg.dtype]) for name, x in batch.items()})
+        done += n_rows(batch)
+        progress(done, store.cfg.n_tokens)
+        n_pending = sum(map(n_rows, batches))
+        if n_pending >= SHARD_ROWS or done == store.cfg.n_tokens:
+            data = save({name: torch.cat([b[name] for b in batches]).cpu().contiguous() for name in store.source.widths})
+            name = f"shard-{len(shards):05d}.safetensors"
+            _put(folder / name, data)
+            shards.append({"file": name, "rows": n_pending, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+            batches = []
+    return shards
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        names = [shard["file"] for shard in manifest["shards"]]
+        if not all(Path(name).name == name for name in names) or not manifest["widths"] or not names:
+            raise KeyError("shards")
+        return manifest
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"The folder {folder.name!r} holds no finished activations.", code="FILE_MISSING", field="folder", got=folder
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _torn(folder / MANIFEST, "it is no manifest") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _torn(path: Path, why: str, code: str = "FILE_CORRUPT") -> FormatError:
+    return FormatError(
+        f"{path.name!r} of the stored activations is not as it was written: {why}.",
+        code=code,
+        field="folder",
+        got=path,
+        hint="Delete the folder; it is written anew.",
+    )

@@ -1,0 +1,88 @@
+"""Where rows of activations come from: a language model that reads text."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from saescope.activations.buffer import Rows, n_rows
+from saescope.activations.harvest import Harvester, model_fingerprint
+from saescope.activations.text import Dataset
+from saescope.activations.tokens import ContextConfig, ContextStream, counted_positions, empty_error
+from saescope.errors import NumericError
+from saescope.models import LanguageModel
+
+FORWARD_TOKENS = {"cpu": 2048}
+"""Tokens of one forward pass, by device; on a GPU more."""
+GPU_FORWARD_TOKENS = 32_768
+
+
+class RowSource(ABC):
+    """An endless supply of rows, always the same for the same state."""
+
+    widths: dict[str, int]
+    device: torch.device
+    fingerprint: str
+    """Sources with the same one supply the same rows."""
+    max_rows: int
+    """The most rows that `next_rows` returns at once."""
+    memory_bytes: int
+    """The most that the source itself holds between two calls."""
+    epoch: int
+    """How often the data has been gone through."""
+
+    @abstractmethod
+    def next_rows(self) -> Rows: ...
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class TextSource(RowSource):
+    """Activations of a text at several hooks from one forward pass, position 0 and special tokens left out."""
+
+    def __init__(self, model: LanguageModel, hook_names: Sequence[str], dataset: Dataset, cfg: ContextConfig) -> None:
+        self.stream = ContextStream(model, dataset, cfg)
+        self.harvester = Harvester(model, hook_names, cfg.context_size)
+        self.widths = self.harvester.widths
+        self.device = model.device
+        self.n_contexts = max(1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // cfg.context_size)
+        self.max_rows = self.n_contexts * (cfg.context_size - 1)
+        said = (model_fingerprint(model), *self.widths, dataset.fingerprint, cfg)
+        self.fingerprint = hashlib.sha256(repr(said).encode()).hexdigest()
+        self.memory_bytes = self.stream.memory_bytes
+        self.epoch, self._n_rows = 0, 0
+
+    def next_rows(self) -> Rows:
+        """The rows of the next forward pass.
+
+        Raises:
+            NotFoundError: DATASET_EMPTY: there is no text, or none but special tokens.
+            NumericError: an activation is NaN or infinite.
+        """
+        contexts = self.stream.take(self.n_contexts)
+        mask = counted_positions(contexts, self.harvester.model.tokenizer.special_ids)
+        found = self.harvester(contexts.clamp(min=0).long())
+        where = mask.flatten().nonzero().squeeze(1).to(self.device)
+        rows = {name: x.flatten(0, 1).index_select(0, where) for name, x in found.items()}
+        self.epoch = self.stream.epoch
+        self._n_rows += n_rows(rows)
+        if self.epoch and not self._n_rows:
+            raise empty_error(self.stream.dataset, self.stream.cfg)
+        for name, x in rows.items():
+            if not bool(x.float().sum().isfinite()):
+                raise NumericError(f"The activations at {name} are not finite.", hint="Load the model with dtype float32.")
+        return rows
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.stream.state_dict() | {"n_rows": torch.tensor(self._n_rows)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._n_rows = int(state["n_rows"])
+        self.stream.load_state_dict(state)
+        self.epoch = self.stream.epoch

@@ -1,0 +1,136 @@
+"""Where text comes from: the packaged excerpt, local files and folders, the hub; as documents, a part of which is held out."""
+
+import hashlib
+import lzma
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from saescope.activations.hf_datasets import parse_name, read_hub
+from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut, readable
+from saescope.errors import ArgumentError, NotFoundError
+
+EMBEDDED = "embedded"
+EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"
+HELD_OUT = 0.02
+"""Share of the documents that training never sees."""
+
+Split = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A text in documents, always in the same order."""
+
+    name: str
+    fingerprint: str
+    """Changes when the text does."""
+    read: Callable[[], Iterator[str]]
+
+    def documents(self, *, start: int = 0) -> Iterator[str]:
+        """All documents from number `start` on."""
+        return islice(self.read(), start, None)
+
+
+def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()) -> Dataset:
+    """The dataset "embedded", a local .txt, .jsonl or .parquet file or a folder of them, or "hf:owner/name[/config][:split]".
+
+    Files that are links must lead into their folder or one of `roots`.
+
+    Raises:
+        NotFoundError: there is no such file, or no readable one in the folder.
+        ArgumentError: the name or the kind of file is none that is read.
+    """
+    if name == EMBEDDED:
+        return Dataset(name, _hash(EMBEDDED_CORPUS.read_bytes()), _read_embedded)
+    if name.startswith("hf:"):
+        hub = parse_name(name)
+        return Dataset(name, _hash(*hub, text_column), lambda: read_hub(hub, text_column))
+    path = Path(name).expanduser()
+    files = _files(path, [root.expanduser().resolve() for root in roots])
+    base = path if path.is_dir() else path.parent
+    print_of = [part for file in files for part in (file.relative_to(base).as_posix(), *_file_print(file))]
+    return Dataset(name, _hash(*print_of, text_column), lambda: _read_files(files, text_column))
+
+
+def is_held_out(document: str, share: float = HELD_OUT) -> bool:
+    """By the document's own hash: a copy of it anywhere else falls into the same part."""
+    digest = hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
+def _read_embedded() -> Iterator[str]:
+    with lzma.open(EMBEDDED_CORPUS, "rt", encoding="utf-8") as file:
+        yield from cut(iter(lambda: file.read(2**20), ""), DOCUMENT_CHARS)
+
+
+def _read_files(files: Sequence[Path], text_column: str) -> Iterator[str]:
+    for file in files:
+        yield from READERS[file.suffix.lower()](file, text_column)
+
+
+def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
+    if not path.exists():
+        raise NotFoundError(
+            f"There is no file or folder {str(path)!r}.",
+            code="FILE_MISSING",
+            field="dataset",
+            got=path,
+            allowed='"embedded", a .txt, .jsonl or .parquet file, a folder of them, or "hf:owner/name[:split]"',
+            hint='Check the path, or use dataset="embedded".',
+        )
+    if not path.is_dir():
+        if not path.is_file() or path.suffix.lower() not in READERS:
+            raise ArgumentError(
+                f"{path.name!r} is no text that saescope reads.",
+                code="UNKNOWN_FORMAT",
+                field="dataset",
+                got=path.name,
+                allowed=", ".join(READERS),
+                hint="Convert it to plain text, UTF-8.",
+            )
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file() and not _hidden(file, path))
+    if not found:
+        raise NotFoundError(
+            f"The folder {path.name!r} holds no text file.", code="DATASET_EMPTY", field="dataset", got=path, allowed=", ".join(READERS)
+        )
+    _check_inside(found, [path.resolve(), *roots])
+    return found
+
+
+def _check_inside(files: Sequence[Path], roots: Sequence[Path]) -> None:
+    for file in files:
+        if not any(file.resolve().is_relative_to(root) for root in roots):
+            raise ArgumentError(
+                f"{file.name!r} is a link that leads out of the dataset's folder.",
+                code="PATH_NOT_ALLOWED",
+                field="dataset",
+                got=file,
+                allowed=", ".join(map(str, roots)),
+                hint="Copy the file into the folder.",
+            )
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _file_print(file: Path) -> tuple[str, str]:
+    """Size, and a hash of the first and last 64 KiB."""
+    with readable(file), file.open("rb") as opened:
+        size = opened.seek(0, 2)
+        opened.seek(0)
+        head = opened.read(2**16)
+        opened.seek(max(0, size - 2**16))
+        return str(size), _hash(head, opened.read(2**16))
+
+
+def _hash(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

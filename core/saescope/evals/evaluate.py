@@ -1,0 +1,73 @@
+"""Is this SAE any good? Every metric of the field on held-out text, with intervals, baselines and a verdict."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from saescope.activations import EMBEDDED, Dataset
+from saescope.evals.baselines import Fitted, fit_pca, fit_random
+from saescope.evals.behaviour import MEAN, WITH_SAE, StandIn, compare
+from saescope.evals.evaluation import Evaluation
+from saescope.evals.reconstruction import Reconstruction, reconstruct
+from saescope.evals.report import report
+from saescope.evals.text import evaluation_text
+from saescope.models import LanguageModel
+from saescope.saes import SAE
+from saescope.splice import check_fits
+
+Progress = Callable[[int, int], None]
+"""Called with the tokens done and the tokens in all, both passes counted."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel,
+    sae: SAE,
+    dataset: str | Dataset | Tensor = EMBEDDED,
+    *,
+    n_tokens: int = 20_000,
+    baselines: bool = True,
+    include_special: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure an SAE on a dataset's held-out text, or on given contexts `[n, n_pos]` (filled up with -1).
+
+    `include_special` counts and edits position 0 and special tokens as well. The text is read twice, a batch at a time: up to the
+    site for everything about the reconstruction, and through the model for its predictions. `baselines` needs the memory of a
+    second decoder and of a matrix d_out x d_out.
+
+    Raises:
+        NotFoundError: there is no such text.
+        HookError, MismatchError: the SAE does not fit the model.
+        Cancelled: the caller gave up; the model is as before.
+    """
+    warnings = check_fits(model, sae, allow_mismatch=True)
+    text = evaluation_text(model, sae, dataset, n_tokens=n_tokens, seed=seed, include_special=include_special)
+    done = _counter(progress, 2 * text.ids.numel())
+    found = reconstruct(model, sae, text, covariance=baselines, done=done)
+    l0 = float(found.by_block.table["l0"].sum()) / found.n_tokens
+    fitted = None
+    if baselines:
+        fitted = Fitted(fit_random(model, sae, text, found, l0=l0, seed=seed), fit_pca(found, sae, l0))
+    compare(model, sae, text, _stand_ins(found, sae, fitted), found.by_block, done)
+    return report(sae, text, found, fitted, seed=seed, warnings=(*warnings, *text.warnings))
+
+
+def _counter(progress: Progress | None, n_all: int) -> Callable[[int], None]:
+    n_done = 0
+
+    def done(n_tokens: int) -> None:
+        nonlocal n_done
+        n_done += n_tokens
+        if progress is not None:
+            progress(n_done, n_all)
+
+    return done
+
+
+def _stand_ins(found: Reconstruction, sae: SAE, fitted: Fitted | None) -> dict[str, StandIn]:
+    mean = found.mean.to(sae.b_dec)
+    simple: dict[str, StandIn] = {WITH_SAE: lambda site: site.sae_out, MEAN: lambda site: mean.expand_as(site.target)}
+    return simple if fitted is None else simple | {"random_sae": fitted.random_sae, "pca": fitted.pca}

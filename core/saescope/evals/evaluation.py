@@ -1,0 +1,127 @@
+"""What an evaluation says, as plain data: numbers, their 95 % intervals, baselines, and a verdict with reasons."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Level = Literal["good", "fair", "doubtful", "wrong", "unknown"]
+
+
+class Interval(NamedTuple):
+    """The middle 95 % of the values over resampled contexts."""
+
+    low: float
+    high: float
+
+
+class CrossEntropy(NamedTuple):
+    """Mean next-token cross-entropy in nats, by what stands at the site."""
+
+    clean: float
+    with_sae: float
+    zero_ablation: float
+    mean_ablation: float
+    """The mean of the evaluated positions at each of them."""
+
+
+class KLDivergence(NamedTuple):
+    """Mean KL(clean || changed) of the next-token distribution in nats."""
+
+    with_sae: float
+    zero_ablation: float
+
+
+class Shrinkage(NamedTuple):
+    """Whether reconstructions are systematically too small; 1 = not."""
+
+    l2_ratio: float
+    """Mean of |sae_out| / |target|."""
+    relative_reconstruction_bias: float | None
+    """E|sae_out|^2 / E[sae_out . target] (Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 10)."""
+
+
+class DensityBin(NamedTuple):
+    """Features that fire at a share of positions in [low, high)."""
+
+    low: float
+    high: float
+    n_features: int
+
+
+class PositionBin(NamedTuple):
+    """Positions `first` to `last` of the contexts; variance about the mean of all positions."""
+
+    first: int
+    last: int
+    n_tokens: int
+    explained_variance: float | None
+
+
+class Baseline(NamedTuple):
+    """What something simpler reaches on the same positions."""
+
+    size: int
+    """Features a position of the random SAE; directions of the PCA."""
+    explained_variance: float | None
+    ce_score: float | None
+
+
+class Baselines(NamedTuple):
+    random_sae: Baseline
+    """Random directions, tied, of the same shape and L0, the scale of the output fitted."""
+    pca: Baseline
+    """The best linear subspace of as many directions as features fire, fitted to these positions."""
+    pca_rank_to_match: int | None
+    """Directions that PCA needs for the SAE's explained variance."""
+
+
+class Reason(NamedTuple):
+    """One finding, and what to change if it is bad."""
+
+    finding: str
+    advice: str = ""
+
+
+class Verdict(NamedTuple):
+    level: Level
+    summary: str
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """An SAE on text: position 0 and special tokens left out unless asked for. None: it cannot be measured on this text."""
+
+    dataset: str
+    hook_name: str
+    hook_name_out: str
+    """The site that is reconstructed."""
+    n_tokens: int
+    n_contexts: int
+    context_size: int
+    seed: int
+    l0: float
+    explained_variance: float | None
+    mse: float
+    """Squared error summed over the width, averaged over positions."""
+    cosine: float
+    ce: CrossEntropy | None
+    ce_score: float | None
+    """(zero_ablation - with_sae) / (zero_ablation - clean)."""
+    kl: KLDivergence | None
+    kl_score: float | None
+    """(zero_ablation - with_sae) / zero_ablation."""
+    dead_share: float
+    """Features that never fired on this text: with more text there are fewer."""
+    dense_share: float
+    """Features that fire at more than a tenth of the positions."""
+    shrinkage: Shrinkage
+    density: tuple[DensityBin, ...]
+    positions: tuple[PositionBin, ...]
+    baselines: Baselines | None
+    intervals: Mapping[str, Interval]
+    """By metric; empty where there are too few contexts to resample."""
+    saelens: Mapping[str, float]
+    """The same under the names and definitions of sae-lens's `run_evals`, which zero-ablates position 0 and special tokens as well."""
+    verdict: Verdict
+    warnings: tuple[str, ...]

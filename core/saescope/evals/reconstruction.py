@@ -1,0 +1,124 @@
+"""First pass: what the SAE makes of each position, summed up in bounded memory. The model runs no further than the site."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.evals.sums import Sums, block_of, n_blocks
+from saescope.evals.text import EvalText
+from saescope.models import LanguageModel
+from saescope.ops import SparseActs
+from saescope.saes import SAE
+from saescope.splice import SiteRecord, read_site
+
+BATCH_TOKENS = 4096
+TINY_NORM = 1e-4
+
+
+@dataclass(slots=True)
+class Reconstruction:
+    """Sums by block of contexts and by range of positions. Target vectors are summed about `shift`, which keeps variances exact."""
+
+    by_block: Sums
+    by_position: Sums
+    edges: list[int]
+    """First position of each range."""
+    context_size: int
+    n_fired: Int[Tensor, " d_sae"]
+    shift: Float[Tensor, " d_out"]
+    second_moment: Float[Tensor, "d_out d_out"] | None
+    """Of the target about `shift`; only for PCA."""
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.by_block.table["n"].sum())
+
+    @property
+    def mean(self) -> Float[Tensor, " d_out"]:
+        """Mean target."""
+        return self.shift + self.by_block.table["target"].sum(0) / self.n_tokens
+
+
+def reconstruct(
+    model: LanguageModel, sae: SAE, text: EvalText, *, covariance: bool, done: Callable[[int], None] = lambda n_tokens: None
+) -> Reconstruction:
+    """Encode and reconstruct every counted position."""
+    found: Reconstruction | None = None
+    for contexts in batches(text):
+        site = read_site(model, sae, text.ids[contexts])
+        if found is None:
+            found = _empty(sae, text, site, covariance)
+        _add(found, site, text, contexts)
+        done(text.ids[contexts].numel())
+    assert found is not None, "a text has contexts"
+    return found
+
+
+def batches(text: EvalText) -> Iterator[Int[Tensor, " n"]]:
+    """Numbers of the contexts that are read together."""
+    return iter(torch.arange(len(text)).split(max(1, BATCH_TOKENS // text.ids.shape[1])))
+
+
+def position_edges(context_size: int) -> list[int]:
+    """0, 1, 2, 3, 4, 6, 8, 12, 16, 24 ... below `context_size`: two ranges an octave."""
+    steps = sorted({0, *(2**i for i in range(32)), *(3 * 2**i for i in range(32))})
+    return [edge for edge in steps if edge < context_size]
+
+
+def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reconstruction:
+    edges = position_edges(text.ids.shape[1])
+    n_counted = text.mask[next(batches(text))].flatten().to(site.target.device)
+    first = site.target[n_counted] if bool(n_counted.any()) else site.target
+    d_out = sae.cfg.d_out
+    return Reconstruction(
+        by_block=Sums(n_blocks(len(text))),
+        by_position=Sums(len(edges)),
+        edges=edges,
+        context_size=text.ids.shape[1],
+        n_fired=torch.zeros(sae.cfg.d_sae, dtype=torch.long),
+        shift=first.float().mean(0).cpu().double(),
+        second_moment=torch.zeros(d_out, d_out, dtype=torch.float64) if covariance else None,
+    )
+
+
+def _add(found: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[Tensor, " n"]) -> None:
+    keep = text.mask[contexts].flatten()
+    n_pos = text.ids.shape[1]
+    blocks = block_of(contexts, len(text)).repeat_interleave(n_pos)[keep]
+    ranges = torch.bucketize(torch.arange(n_pos), torch.tensor(found.edges), right=True).sub(1).repeat(len(contexts))[keep]
+    keep = keep.to(site.target.device)
+    target, out = site.target[keep].float(), site.sae_out[keep].float()
+    centred = target - found.shift.to(target)
+    for name, values in _by_position(centred, target, out).items():
+        found.by_block.add(name, blocks, values)
+        if name in ("n", "sse", "target", "target2"):
+            found.by_position.add(name, ranges, values)
+    found.by_block.add("l0", blocks, site.acts.l0[keep])
+    found.by_block.add("l1", blocks, _l1(site.acts)[keep])
+    fired = site.acts.features[keep[site.acts.positions]]
+    found.n_fired += torch.bincount(fired, minlength=len(found.n_fired)).cpu()
+    if found.second_moment is not None:
+        found.second_moment += (centred.T @ centred).cpu().double()
+
+
+def _by_position(centred: Float[Tensor, "n d"], target: Float[Tensor, "n d"], out: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+    norm_in, norm_out = target.norm(dim=-1), out.norm(dim=-1)
+    return {
+        "n": torch.ones_like(norm_in),
+        "sse": (target - out).square().sum(-1),
+        "target": centred,
+        "target2": centred.square().sum(-1),
+        "cosine": torch.cosine_similarity(target, out, dim=-1),
+        "norm_in": norm_in,
+        "norm_out": norm_out,
+        "norm_ratio": norm_out / torch.where(norm_in < TINY_NORM, 1.0, norm_in),
+        "out2": norm_out.square(),
+        "target_out": (target * out).sum(-1),
+    }
+
+
+def _l1(acts: SparseActs) -> Float[Tensor, " n_pos"]:
+    return acts.values.new_zeros(acts.n_pos, dtype=torch.float32).index_add_(0, acts.positions, acts.values.abs().float())

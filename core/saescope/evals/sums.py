@@ -1,0 +1,59 @@
+"""Sums over positions, kept by block of contexts, so that any metric can be had for any resampling of the text."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.evals.evaluation import Interval
+
+MAX_BLOCKS = 256
+"""Contexts are resampled in blocks of neighbours once there are more than this."""
+MIN_BLOCKS = 5
+N_RESAMPLES = 1000
+
+
+class Sums:
+    """Named sums of numbers or vectors, one row for each group."""
+
+    def __init__(self, n_groups: int) -> None:
+        self.n_groups = n_groups
+        self.table: dict[str, Float[Tensor, "n_groups ..."]] = {}
+
+    def add(self, name: str, groups: Int[Tensor, " n"], values: Tensor) -> None:
+        """Add `values` [n, ...] to the rows `groups`, in float64 where the device has it."""
+        wide = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+        part = wide.new_zeros(self.n_groups, *values.shape[1:]).index_add_(0, groups.to(values.device), wide)
+        self.table[name] = self.table.get(name, 0) + part.cpu().double()
+
+    def totals(self, weights: Float[Tensor, "n_draws n_groups"]) -> dict[str, Tensor]:
+        """Each sum over the groups, with every group counted as often as its weight says."""
+        return {name: weights @ table for name, table in self.table.items()}
+
+
+def n_blocks(n_contexts: int) -> int:
+    return min(n_contexts, MAX_BLOCKS)
+
+
+def block_of(contexts: Int[Tensor, " n"], n_contexts: int) -> Int[Tensor, " n"]:
+    """The block of each context, by its number."""
+    return contexts * n_blocks(n_contexts) // n_contexts
+
+
+def once(n_groups: int) -> Float[Tensor, "1 n_groups"]:
+    """Weights that count every group once."""
+    return torch.ones(1, n_groups, dtype=torch.float64)
+
+
+def resampled(n_groups: int, seed: int) -> Float[Tensor, "n_draws n_groups"]:
+    """Weights of bootstrap draws: as many groups as there are, drawn with replacement."""
+    draws = torch.randint(n_groups, (N_RESAMPLES, n_groups), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(N_RESAMPLES, n_groups, dtype=torch.float64).scatter_add_(1, draws, torch.ones(draws.shape, dtype=torch.float64))
+
+
+def interval(values: Float[Tensor, " n_draws"]) -> Interval | None:
+    """The middle 95 %; None if no draw has a value."""
+    finite = values[values.isfinite()]
+    if not len(finite):
+        return None
+    low, high = torch.quantile(finite, torch.tensor([0.025, 0.975], dtype=finite.dtype)).tolist()
+    return Interval(low, high)

@@ -1,0 +1,141 @@
+"""From numbers to a verdict that a newcomer understands: how good, why, and what to change."""
+
+from saescope.evals.evaluation import Baselines, Interval, Level, Reason, Verdict
+
+GOOD_EV, FAIR_EV = 0.75, 0.5
+GOOD_CE, FAIR_CE = 0.9, 0.7
+MUCH_DEAD, MUCH_DENSE = 0.2, 0.02
+SHRUNK, GROWN = 0.9, 1.1
+WIDE = 0.05
+"""Half of an interval from which on a number is called uncertain."""
+FEW_TOKENS = 5000
+DENSE = 0.1
+
+_RANK: dict[Level, int] = {"wrong": 0, "doubtful": 1, "fair": 2, "good": 3}
+_SUMMARIES: dict[Level, str] = {
+    "good": "The SAE reconstructs most of what the model does here: its features can be relied on.",
+    "fair": "The SAE is usable, with a noticeable part of the activation that its features do not explain.",
+    "doubtful": "The SAE loses much of the activation, or is no better than something simpler: do not draw conclusions from it yet.",
+    "wrong": "The SAE does not belong here, or its training failed: its reconstruction is worse than a constant or than random features.",
+    "unknown": "There is too little text, or the activation never varies, so that quality cannot be measured.",
+}
+
+Finding = tuple[Level, Reason]
+"""The best level that the finding leaves possible."""
+
+
+def judge(
+    *,
+    n_tokens: int,
+    l0: float,
+    explained_variance: float | None,
+    ce_score: float | None,
+    ablation_cost: float | None,
+    dead_share: float,
+    dense_share: float,
+    l2_ratio: float,
+    baselines: Baselines | None,
+    intervals: dict[str, Interval],
+    transcoder: bool,
+) -> Verdict:
+    """`ablation_cost` is what zeroing the site costs in nats; where that is little, a CE score says little."""
+    if explained_variance is None:
+        return Verdict("unknown", _SUMMARIES["unknown"], (Reason("Explained variance is undefined here.", "Evaluate on more text."),))
+    findings: list[Finding] = [
+        _reconstruction(explained_variance),
+        *_predictions(ce_score, ablation_cost),
+        *_sparsity(l0, dead_share, dense_share, n_tokens),
+    ]
+    findings += [*_shrinkage(l2_ratio), *_against(baselines, explained_variance, transcoder=transcoder), *_certainty(intervals, n_tokens)]
+    ordered = sorted(findings, key=lambda finding: _RANK[finding[0]])
+    level = ordered[0][0]
+    return Verdict(level, _SUMMARIES[level], tuple(reason for _, reason in ordered))
+
+
+def _reconstruction(ev: float) -> Finding:
+    said = f"The features explain {ev:.0%} of the activation's variance"
+    if ev < 0:
+        return "wrong", Reason(
+            f"The reconstruction is worse than the mean activation (explained variance {ev:.2g}).",
+            "Check that model, hook and preparation are those of the training; if it was trained here, lower lr and train longer.",
+        )
+    if ev < FAIR_EV:
+        return "doubtful", Reason(
+            f"{said}: more than half is lost.",
+            "Check model and hook; when training, use more tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE.",
+        )
+    if ev < GOOD_EV:
+        return "fair", Reason(f"{said}.", "More training tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE raise it.")
+    return "good", Reason(f"{said}.")
+
+
+def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
+    if ce is None or cost is None or cost <= 0:
+        return [("good", Reason("Zeroing this site does not make the model worse here, so the CE score says nothing."))]
+    said = f"With the SAE in its place the model keeps {ce:.0%} of what the site is worth to its predictions"
+    if cost < 0.1:
+        return [("good", Reason(f"{said}; but the site is worth only {cost:.2g} nats a token, so that is little evidence."))]
+    if ce >= GOOD_CE:
+        return [("good", Reason(f"{said} (CE score)."))]
+    advice = "What the model needs is in the part that is lost: raise k or the width, or train longer."
+    return [("fair" if ce >= FAIR_CE else "doubtful" if ce > 0 else "wrong", Reason(f"{said} (CE score).", advice))]
+
+
+def _sparsity(l0: float, dead: float, dense: float, n_tokens: int) -> list[Finding]:
+    findings = list[Finding]()
+    if l0 == 0:
+        findings.append(
+            ("wrong", Reason("No feature ever fires.", "Check the hook and the normalisation; lower the threshold or penalty."))
+        )
+    if dead > MUCH_DEAD:
+        few = "; with so little text many rare features count as dead" if n_tokens < 10 * FEW_TOKENS else ""
+        advice = "Evaluate on more tokens first; then revive dead features in training (aux loss or resampling), or use a smaller d_sae."
+        findings.append(
+            ("fair" if not few else "good", Reason(f"{dead:.0%} of the features never fired on {n_tokens} tokens{few}.", advice))
+        )
+    if dense > MUCH_DENSE:
+        advice = "Dense features rarely have one meaning: raise the sparsity penalty, lower k, or centre the activations in training."
+        findings.append(("fair", Reason(f"{dense:.1%} of the features fire at more than a tenth of the positions.", advice)))
+    return findings
+
+
+def _shrinkage(l2_ratio: float) -> list[Finding]:
+    if SHRUNK <= l2_ratio <= GROWN:
+        return []
+    if l2_ratio > GROWN:
+        advice = "Check the normalisation: the SAE may expect inputs of another scale."
+        return [("fair", Reason(f"Reconstructions are {l2_ratio - 1:.0%} too long.", advice))]
+    advice = "An L1 penalty shrinks activations: use topk, batchtopk, jumprelu or gated, or a smaller l1_coefficient."
+    return [("fair", Reason(f"Reconstructions are {1 - l2_ratio:.0%} too short.", advice))]
+
+
+def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> list[Finding]:
+    if baselines is None:
+        return []
+    findings = list[Finding]()
+    chance, pca = baselines.random_sae, baselines.pca
+    if chance.explained_variance is not None and ev <= chance.explained_variance:
+        advice = "Training has learned nothing, or this is another model or hook: check both, then train longer."
+        findings.append(
+            ("wrong", Reason(f"Random features of the same number and L0 explain {chance.explained_variance:.0%}: as much.", advice))
+        )
+    if pca.explained_variance is None or transcoder:  # PCA sees the transcoder's target, the transcoder does not
+        return findings
+    if ev < pca.explained_variance:
+        advice = "The features are not worth their number yet: train on more tokens, or with a larger d_sae."
+        said = f"A PCA with {pca.size} directions explains more ({pca.explained_variance:.0%})."
+        return [*findings, ("doubtful", Reason(said, advice))]
+    said = f"A PCA with as many directions as features fire ({pca.size}) explains {pca.explained_variance:.0%}"
+    return [*findings, ("good", Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE."))]
+
+
+def _certainty(intervals: dict[str, Interval], n_tokens: int) -> list[Finding]:
+    wide = [name for name in ("explained_variance", "ce_score") if name in intervals and _half(intervals[name]) > WIDE]
+    if n_tokens >= FEW_TOKENS and not wide:
+        return []
+    what = f"{' and '.join(wide)} uncertain by more than {WIDE}" if wide else f"only {n_tokens} tokens"
+    return [("good", Reason(f"The text is short: {what}.", "Evaluate on more tokens (n_tokens) before comparing SAEs."))]
+
+
+def _half(interval: Interval) -> float:
+    return (interval.high - interval.low) / 2

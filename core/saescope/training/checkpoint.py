@@ -1,0 +1,210 @@
+"""Checkpoints that are complete or not there: written aside, synced, hashed, renamed; read only if every byte is as written.
+
+    <folder>/ckpt-00001200/  sae.safetensors optim.safetensors ... state.json MANIFEST.json
+
+No pickle. A kill at any moment leaves the older checkpoints and at most one `.tmp-` folder, which the next run removes.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saescope.errors import FormatError, NotFoundError, ResourceError
+
+PREFIX, ASIDE = "ckpt-", ".tmp-"
+STATE_FILE, MANIFEST_FILE = "state.json", "MANIFEST.json"
+FORMAT = 1
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SPARE_BYTES = 1 << 20
+
+
+class Checkpoint(NamedTuple):
+    """What a run was saved as."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    """By file (without its suffix), then by name."""
+    state: dict[str, Any]
+
+
+def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write one checkpoint and drop all but the newest `keep`.
+
+    Raises:
+        ResourceError: the disk is full (DISK_FULL) or not writable; earlier checkpoints are untouched.
+    """
+    final, aside = folder / f"{PREFIX}{step:08d}", folder / f"{ASIDE}{PREFIX}{step:08d}"
+    if final.exists() and not damage(final):
+        return final  # a run that stopped right after it was resumed
+    with _disk_errors(folder, aside):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        _require_space(folder, checkpoint)
+        aside.mkdir()
+        for name, tensors in checkpoint.tensors.items():
+            save_file({key: _own(tensor) for key, tensor in tensors.items()}, aside / f"{name}.safetensors")
+        (aside / STATE_FILE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(aside.iterdir())}
+        (aside / MANIFEST_FILE).write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8")
+        for path in [*aside.iterdir(), aside]:
+            _sync(path)
+        if final.exists():
+            _remove(final)
+        aside.rename(final)
+        _sync(folder)
+    for old in _all(folder)[:-keep]:
+        _remove(old)
+    return final
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint that verifies; None if there is none."""
+    return next((path for path in reversed(_all(folder)) if not damage(path)), None)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a checkpoint, in words; empty if every file is as it was written."""
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        for name, entry in files.items():
+            if (path / name).stat().st_size != entry["bytes"] or _sha256(path / name) != entry["sha256"]:
+                return f"{name} is not as it was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"its manifest cannot be read ({type(error).__name__})"
+    return "" if STATE_FILE in files else "it has no state"
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    wrong = damage(path)
+    if wrong:
+        raise FormatError(f"Checkpoint {path.name} is damaged: {wrong}.", code="HASH_MISMATCH", hint="Resume from an older checkpoint.")
+    tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
+    return Checkpoint(tensors, json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+
+
+def load_latest(folder: Path) -> Checkpoint:
+    """The newest good checkpoint.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    path = latest(folder)
+    if path is None:
+        raise NotFoundError(f"No complete checkpoint in {folder.name}.", code="NO_CHECKPOINT", hint="Start the run again without resume.")
+    return load(path)
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in folder.glob(f"{ASIDE}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def split_state(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Nested state as tensors by dotted name, and the rest as what JSON can hold."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            tensors[prefix + name] = value
+        elif isinstance(value, Mapping):
+            inner, plain[name] = split_state(value, f"{prefix}{name}.")
+            tensors |= inner
+        else:
+            plain[name] = value
+    return tensors, plain
+
+
+def join_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `split_state`."""
+    state: dict[str, Any] = {name: join_state({}, value) if isinstance(value, Mapping) else value for name, value in plain.items()}
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        place = state
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = tensor
+    return state
+
+
+def _remove(path: Path) -> None:
+    """Out of sight first: a kill in the middle must not leave a checkpoint with files missing."""
+    aside = path.with_name(f"{ASIDE}old-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError):
+        path.rename(aside)
+        shutil.rmtree(aside)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy on the CPU: two names may share memory, a file must not."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows has no handle to sync a folder with
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _require_space(folder: Path, checkpoint: Checkpoint) -> None:
+    need = sum(tensor.nbytes for tensors in checkpoint.tensors.values() for tensor in tensors.values()) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise _full(folder, f"{need} bytes needed, {free} free")
+
+
+@contextmanager
+def _disk_errors(folder: Path, aside: Path) -> Generator[None]:
+    """Whatever goes wrong, nothing half-written stays and the error says what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if getattr(error, "errno", None) in _FULL or any(f"os error {number}" in str(error) for number in _FULL):
+            raise _full(folder, str(error)) from error
+        raise ResourceError(
+            f"The checkpoint could not be written to {folder.name}: {error}",
+            code="CHECKPOINT_NOT_WRITTEN",
+            hint="Choose a folder that can be written to.",
+        ) from error
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _full(folder: Path, why: str) -> ResourceError:
+    return ResourceError(
+        f"The disk is full: the checkpoint could not be written ({why}). Earlier checkpoints in {folder.name} are untouched.",
+        code="DISK_FULL",
+        field="checkpoint",
+        hint="Free space on that disk, then resume the run.",
+    )

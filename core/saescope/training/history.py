@@ -1,0 +1,43 @@
+"""The metrics of a run: one record every few steps, thinned so that a long run stays readable."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.training.objective import Batch
+from saescope.training.steps import StepResult
+
+MAX_POINTS = 400
+
+Point = dict[str, float | int]
+
+
+class History:
+    """Points of the curve, oldest first; every second one goes when there are too many."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.points: list[Point] = []
+
+    def due(self, step: int, n_steps: int) -> bool:
+        return step % self.every == 0 or step == n_steps
+
+    def add(self, point: Mapping[str, float | int]) -> None:
+        self.points.append(dict(point))
+        if len(self.points) > MAX_POINTS:
+            self.points = self.points[1::2]
+            self.every *= 2
+
+
+def measure(batch: Batch, result: StepResult, *, idle: Float[Tensor, ""] | Tensor, window: int) -> Point:
+    """Loss terms and what users watch; all on the batch just trained on."""
+    losses = {name: float(value) for name, value in result.losses.items()}
+    variance = float((batch.y - batch.y.mean(0)).square().sum(1).mean())
+    n_pos = len(batch.x)
+    return losses | {
+        "loss": sum(losses.values()),
+        "l0": float(result.fired.sum()) / n_pos,
+        "explained_variance": 1 - losses["mse_loss"] / variance if variance else 0.0,
+        "dead_share": float((idle > window).float().mean()),
+    }

@@ -1,0 +1,122 @@
+"""What a training step minimises: the architecture, the knobs of its loss, and the parameters that it has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.errors import ConfigError
+
+Architecture = Literal["standard", "gated", "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu"]
+SparsityMode = Literal["step", "tanh", "quadratic"]
+Revival = Literal["none", "auxk", "pre_act", "ghost", "resample"]
+
+TOPK_FAMILY = ("topk", "batchtopk", "matryoshka_batchtopk")
+REVIVALS: Mapping[str, tuple[Revival, ...]] = {
+    "standard": ("none", "ghost", "resample"),
+    "gated": ("none", "resample"),
+    "topk": ("none", "auxk", "resample"),
+    "batchtopk": ("none", "auxk", "resample"),
+    "matryoshka_batchtopk": ("none", "auxk", "resample"),
+    "jumprelu": ("none", "pre_act", "resample"),
+}
+"""How each architecture's dead features can be brought back; the first after "none" is part of its loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """One architecture's loss; coefficients that may warm up are given with each step."""
+
+    architecture: Architecture
+    d_in: int
+    d_sae: int
+    d_out: int
+    skip: bool = False
+    """The output has an affine skip connection `x @ W_skip.T`."""
+    apply_b_dec_to_input: bool = True
+    """Encode `x - b_dec`; never for transcoders, whose b_dec lives at the output site."""
+    k: float = 0.0
+    """TopK family: features kept a position."""
+    rescale_acts_by_decoder_norm: bool = True
+    """TopK family: rank as if decoder rows had norm 1."""
+    matryoshka_widths: tuple[int, ...] = ()
+    use_matryoshka_aux_loss: bool = False
+    """AuxK against the residual of each prefix, not of the whole."""
+    lp_norm: float = 1.0
+    jumprelu_bandwidth: float = 0.05
+    jumprelu_sparsity_loss_mode: SparsityMode = "step"
+    jumprelu_tanh_scale: float = 4.0
+    jumprelu_ste_to_input: bool = False
+    target_l0: float = 0.0
+    revival: Revival = "none"
+
+    def __post_init__(self) -> None:
+        if self.revival not in REVIVALS[self.architecture]:
+            raise ConfigError(
+                f"revival={self.revival!r} does not exist for {self.architecture} SAEs.",
+                field="revival",
+                got=self.revival,
+                allowed=REVIVALS[self.architecture],
+            )
+        if self.architecture in TOPK_FAMILY and not 0 < self.k <= self.d_sae:
+            raise ConfigError(f"k must be in (0, d_sae={self.d_sae}], got {self.k}.", field="k", got=self.k)
+        if self.architecture == "topk" and self.k != int(self.k):
+            raise ConfigError(f"k of a topk SAE must be a whole number, got {self.k}.", field="k", got=self.k)
+        self._check_widths()
+        if self.jumprelu_sparsity_loss_mode == "quadratic" and not 0 < self.target_l0 <= self.d_sae:
+            raise ConfigError(
+                f"The quadratic loss needs target_l0 in (0, d_sae={self.d_sae}], got {self.target_l0}.",
+                field="target_l0",
+                got=self.target_l0,
+            )
+
+    def _check_widths(self) -> None:
+        widths = self.matryoshka_widths
+        if self.architecture != "matryoshka_batchtopk":
+            return
+        if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)) or widths[-1] != self.d_sae:
+            raise ConfigError(
+                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}.", field="matryoshka_widths", got=widths
+            )
+
+
+class Batch(NamedTuple):
+    """Activations to encode and to predict: the same tensor for an SAE, two sites for a transcoder."""
+
+    x: Float[Tensor, "n_pos d_in"]
+    y: Float[Tensor, "n_pos d_out"]
+
+
+class Coefficients(NamedTuple):
+    """The weights of the loss terms beside the squared error, at one step."""
+
+    sparsity: float = 0.0
+    """l1_coefficient (standard, gated) or l0_coefficient (jumprelu)."""
+    revival: float = 1.0
+    """Of the AuxK, pre-activation or ghost term."""
+
+
+Params = dict[str, Tensor]
+"""encoder [d_sae, d_in], decoder [d_sae, d_out], b_dec, the biases of the architecture, W_skip where there is a skip path."""
+
+_BIASES = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}
+
+
+def initial_params(objective: Objective, *, seed: int, decoder_init_norm: float = 0.1, jumprelu_init_threshold: float = 0.01) -> Params:
+    """Decoder rows of one norm in random directions and the encoder their copy (Conerly et al. 2024); W_skip zero."""
+    generator = torch.Generator().manual_seed(seed)
+    decoder = torch.randn(objective.d_sae, objective.d_out, generator=generator)
+    decoder *= decoder_init_norm / decoder.norm(dim=-1, keepdim=True)
+    if objective.d_in == objective.d_out:
+        encoder = decoder.clone()
+    else:
+        encoder = torch.randn(objective.d_sae, objective.d_in, generator=generator)
+        encoder *= decoder_init_norm / encoder.norm(dim=-1, keepdim=True)
+    params: Params = {"encoder": encoder, "decoder": decoder, "b_dec": torch.zeros(objective.d_out)}
+    params |= {name: torch.zeros(objective.d_sae) for name in _BIASES.get(objective.architecture, ("b_enc",))}
+    if objective.architecture == "jumprelu":
+        params["threshold"].fill_(jumprelu_init_threshold)
+    return params | ({"W_skip": torch.zeros(objective.d_out, objective.d_in)} if objective.skip else {})

@@ -1,0 +1,69 @@
+"""The SAE that a run ends with: architecture classes around the trained parameters, scaling and decoder norms folded in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saescope.errors import NumericError
+from saescope.saes import ARCHITECTURES, SAE, SAEMetadata
+from saescope.training.config import TrainConfig
+from saescope.training.objective import TOPK_FAMILY, Params
+from saescope.training.scaling import Scaling, fold
+
+_PREPEND = {"auto": None, "true": True, "false": False}
+
+
+def finished_sae(cfg: TrainConfig, params: Params, scaling: Scaling, *, threshold: float = 0.0) -> SAE:
+    """`threshold` is what BatchTopK and Matryoshka SAEs fire above, in the unit that they rank in.
+
+    Raises:
+        NumericError: the weights are not finite.
+    """
+    bad = [name for name, tensor in params.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise NumericError(f"Training diverged: {', '.join(bad)} are not finite.", hint="Lower lr, or resume from an older checkpoint.")
+    renamed = {"encoder": "W_enc", "decoder": "W_dec"}
+    tensors = {renamed.get(name, name): tensor.T if name == "encoder" else tensor for name, tensor in params.items()}
+    if cfg.architecture in ("batchtopk", "matryoshka_batchtopk"):
+        tensors["threshold"] = torch.full_like(params["b_enc"], threshold)
+    return fold(_unscaled(cfg, tensors), scaling)
+
+
+def _unscaled(cfg: TrainConfig, tensors: dict[str, Tensor]) -> SAE:
+    config_class, sae_class = ARCHITECTURES[cfg.architecture]
+    knobs: dict[str, Any] = {}
+    if cfg.architecture in TOPK_FAMILY:
+        knobs = {"k": int(cfg.k) if cfg.architecture == "topk" else cfg.k, "rescale_acts_by_decoder_norm": cfg.rescale_acts_by_decoder_norm}
+    if cfg.architecture == "matryoshka_batchtopk":
+        knobs["matryoshka_widths"] = cfg.matryoshka_widths
+    config = config_class(
+        architecture=cfg.architecture,
+        d_in=cfg.d_in,
+        d_sae=cfg.d_sae,
+        d_out=cfg.d_out,
+        apply_b_dec_to_input=cfg.objective.apply_b_dec_to_input,
+        normalize_activations=cfg.normalize_activations,
+        transcoder=cfg.transcoder,
+        skip=cfg.skip,
+        metadata=_metadata(cfg),
+        **knobs,
+    )
+    sae = sae_class(config, tensors)
+    return sae.fold_W_dec_norm() if knobs and cfg.rescale_acts_by_decoder_norm else sae
+
+
+def _metadata(cfg: TrainConfig) -> SAEMetadata:
+    return SAEMetadata(
+        model_name=cfg.model,
+        hook_name=cfg.hook_name,
+        hook_name_out=cfg.hook_name_out,
+        prepend_bos=_PREPEND[cfg.prepend_bos],
+        context_size=cfg.context_size,
+        raw={
+            "training_architecture": cfg.architecture,
+            "dataset_path": cfg.dataset,
+            "training_tokens": cfg.training_tokens,
+            "seed": cfg.seed,
+        },
+    )

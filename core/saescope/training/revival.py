@@ -1,0 +1,54 @@
+"""Which features are dead, and resampling them (Bricken et al. 2023); AuxK, pre-activation and ghost terms are part of the loss."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from saescope.training.objective import Batch, Objective, Params
+from saescope.training.optimizer import Adam
+from saescope.training.steps import StepResult
+
+ENCODER_SHARE = 0.2
+"""Norm of a resampled encoder row, as a share of the living ones' mean."""
+
+
+class Deadness:
+    """Steps since each feature last fired."""
+
+    def __init__(self, d_sae: int, window: int, device: torch.device) -> None:
+        self.window = window
+        self.idle: Int[Tensor, " d_sae"] = torch.zeros(d_sae, dtype=torch.int64, device=device)
+
+    def update(self, fired: Int[Tensor, " d_sae"]) -> None:
+        self.idle += 1
+        self.idle.masked_fill_(fired > 0, 0)
+
+    @property
+    def mask(self) -> Bool[Tensor, " d_sae"]:
+        """Silent for more than `window` steps."""
+        return self.idle > self.window
+
+
+def resample(
+    params: Params, adam: Adam, deadness: Deadness, batch: Batch, result: StepResult, *, objective: Objective, generator: torch.Generator
+) -> int:
+    """Point each dead feature at an input that is reconstructed badly (drawn by squared loss); returns how many."""
+    dead = deadness.mask.nonzero().flatten()
+    n_dead = len(dead)
+    if not n_dead or n_dead == len(deadness.idle):
+        return 0
+    weights = result.squared_error.square().cpu()
+    rows = torch.multinomial(weights, n_dead, replacement=n_dead > int((weights > 0).sum()), generator=generator).to(dead.device)
+    alive = ~deadness.mask
+    x = batch.x[rows] - params["b_dec"] if objective.apply_b_dec_to_input else batch.x[rows]
+    targets = {"encoder": (x, ENCODER_SHARE), "decoder": (batch.y[rows] - params["b_dec"], 1.0)}
+    for name, (direction, share) in targets.items():
+        unit = direction / direction.norm(dim=1, keepdim=True).clamp(min=1e-8)
+        params[name][dead] = unit * (share * params[name][alive].norm(dim=1).mean())
+        adam.forget(name, dead)
+    for name in ("b_enc", "b_gate", "b_mag", "r_mag"):
+        if name in params:
+            params[name][dead] = 0
+            adam.forget(name, dead)
+    deadness.idle[dead] = 0
+    return n_dead

@@ -1,0 +1,66 @@
+"""What every fast step shares: parameters in, gradients and loss terms out, no autograd."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.training.gemm import times_rows
+from saescope.training.objective import Batch, Coefficients, Objective, Params
+from saescope.training.steps.support import Grads
+
+
+class StepResult(NamedTuple):
+    """What one batch gave."""
+
+    grads: Grads
+    losses: dict[str, Tensor]
+    """The same terms as `losses.losses`."""
+    fired: Int[Tensor, " d_sae"]
+    """On how many positions each feature was active."""
+    squared_error: Float[Tensor, " n_pos"]
+    """Of each position's (whole) reconstruction."""
+
+
+class Step:
+    """The gradients of one architecture's loss, by hand; `params` are read each time, so an optimizer may change them in place."""
+
+    def __init__(self, objective: Objective, params: Params) -> None:
+        self.objective = objective
+        self.params = params
+
+    def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
+        """Gradients of every parameter on this batch; `dead` marks the features to revive, where the objective does that."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, float]:
+        """What a resumed run needs to take the same numerical path."""
+        return {}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def centred(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+        return x - self.params["b_dec"] if self.objective.apply_b_dec_to_input else x
+
+    def error(self, decoded: Float[Tensor, "n d_out"], batch: Batch) -> Float[Tensor, "n d_out"]:
+        """sae_out - y, in place of `decoded`."""
+        decoded += self.params["b_dec"]
+        if self.objective.skip:
+            decoded += times_rows(batch.x, self.params["W_skip"])
+        return decoded.sub_(batch.y)
+
+    def finish(self, grads: Grads, to_output: Tensor, batch: Batch, pre_sum: Tensor) -> None:
+        """The gradients that need no entries: b_dec and W_skip from dloss/d(sae_out), b_dec also through the encoder's input."""
+        grads.add("b_dec", to_output.sum(0))
+        if self.objective.apply_b_dec_to_input:
+            grads["b_dec"].sub_(pre_sum @ self.params["encoder"])
+        if self.objective.skip:
+            grads.add("W_skip", to_output.T @ batch.x)
+
+
+def squared_errors(error: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Of each position."""
+    return torch.linalg.vector_norm(error, dim=1).square_()

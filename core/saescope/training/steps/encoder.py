@@ -1,0 +1,75 @@
+"""Pre-activations a chunk at a time, and picking the few that count out of them."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.training.gemm import times_rows
+from saescope.training.steps.support import SparseSupport
+
+CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 1 << 30}
+"""What one chunk of dense pre-activations may take (two exist at a time); on a CPU it should stay near the caches."""
+
+
+class Chunk(NamedTuple):
+    """Pre-activations of the positions from `start` on."""
+
+    start: int
+    values: Float[Tensor, "n d_sae"]
+
+
+def chunks(x: Float[Tensor, "n d_in"], weights: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"]) -> Iterator[Chunk]:
+    """`x @ weights.T + bias`, some positions at a time."""
+    budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
+    n_rows = max(64, budget // (len(weights) * x.element_size()))
+    for start in range(0, len(x), n_rows):
+        yield Chunk(start, times_rows(x[start : start + n_rows], weights, bias))
+
+
+def top_of_rows(values: Float[Tensor, "n width"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The k largest of each row, exactly, through the maxima of strided groups: k groups hold them all."""
+    width = values.shape[1]
+    group = next((size for size in (8, 4, 2) if width % size == 0 and width // size >= 4 * k), 1)
+    if group == 1:
+        top = values.topk(k, dim=1, sorted=False)
+        return top.values, top.indices
+    stride = width // group
+    best = top_of_rows(values.view(len(values), group, stride).amax(1), k)[1]
+    members = (best[:, None, :] + torch.arange(0, width, stride, device=values.device)[None, :, None]).flatten(1)
+    top = values.gather(1, members).topk(k, dim=1, sorted=False)
+    return top.values, members.gather(1, top.indices)
+
+
+class Found(NamedTuple):
+    """Entries of one chunk in row order."""
+
+    values: Float[Tensor, " nnz"]
+    features: Int[Tensor, " nnz"]
+    counts: Int[Tensor, " n"]
+
+
+def above(values: Float[Tensor, "n d_sae"], cut: float) -> Found:
+    """Entries greater than `cut`: only the strided groups whose maximum is above it are looked at."""
+    n_rows, width = values.shape
+    group = next((size for size in (16, 8, 4, 2) if width % size == 0), 1)
+    grouped = values.view(n_rows, group, width // group)
+    rows, groups = (grouped.amax(1) > cut).nonzero(as_tuple=True)
+    members = grouped[rows, :, groups]
+    hit, place = (members > cut).nonzero(as_tuple=True)
+    features = groups[hit] + place * (width // group)
+    return Found(members[hit, place], features.int(), torch.bincount(rows[hit], minlength=n_rows))
+
+
+def join(parts: list[Found], d_sae: int) -> SparseSupport:
+    values, features, counts = (torch.cat(column) for column in zip(*parts, strict=True))
+    return SparseSupport(values, features, F.pad(counts.cumsum(0), (1, 0)), d_sae)
+
+
+def level_edges(widths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The features that each prefix adds to the one before."""
+    return list(pairwise((0, *widths)))

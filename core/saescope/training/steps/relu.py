@@ -1,0 +1,136 @@
+"""What standard, gated and JumpReLU steps share: the number of active features varies, so sparse or dense is decided by counting.
+
+Each architecture writes its backward pass once, over a `Support`. While few entries are above its floor, that is the entries of the whole
+batch; while many are (the first steps of a run), it is one dense chunk after another.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.training.objective import Batch, Coefficients, Objective, Params
+from saescope.training.steps.base import Step, StepResult, squared_errors
+from saescope.training.steps.dead import DeadBlock, dead_block
+from saescope.training.steps.encoder import Found, above, chunks, join
+from saescope.training.steps.support import DenseSupport, Grads, SparseSupport, Support
+
+MAX_DENSITY = 0.06
+"""Share of entries up to which the sparse path is taken: above it gathers cost more than dense products, and more memory."""
+
+
+class Part(NamedTuple):
+    """The batch, or the chunk of it that a support covers."""
+
+    x: Float[Tensor, "n d_in"]
+    """Centred, as the encoder reads it."""
+    batch: Batch
+    n_pos: int
+    """Positions of the whole batch, over which losses are averaged."""
+
+
+class Outcome(NamedTuple):
+    """Losses and statistics of one part; gradients go straight into the sum."""
+
+    losses: dict[str, Tensor]
+    fired: Tensor
+    error: Float[Tensor, "n d_out"]
+    squared_error: Float[Tensor, " n"]
+
+
+class ReluStep(Step):
+    """Entries count where `x @ W_enc + bias` is above zero."""
+
+    def __init__(self, objective: Objective, params: Params) -> None:
+        super().__init__(objective, params)
+        self.density = 0.0
+        """Share of entries that counted in the last batch; until there was one, few are hoped for."""
+
+    def state(self) -> dict[str, float]:
+        return {"density": self.density}
+
+    def bias(self) -> Float[Tensor, " d_sae"]:
+        """Shifted so that everything with a value or a gradient is above zero."""
+        return self.params["b_enc"]
+
+    def backward(self, support: Support, part: Part, grads: Grads, coefficients: Coefficients) -> Outcome:
+        """Forward and backward on one part; adds to `grads`, and to grads["norm"] what goes through the decoder's row norms."""
+        raise NotImplementedError
+
+    def revive(self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients) -> dict[str, Tensor]:
+        """The loss term on dead features, where the architecture has one."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
+        x = self.centred(batch.x)
+        block = dead_block(self.objective, dead, len(x), x)
+        grads = Grads()
+        support = self._entries(x, block) if self.density <= MAX_DENSITY else None
+        if support is not None:
+            outcomes = [self.backward(support, Part(x, batch, len(x)), grads, coefficients)]
+        else:
+            outcomes = self._dense(x, batch, block, grads, coefficients)
+        losses = {name: torch.stack([outcome.losses[name] for outcome in outcomes]).sum() for name in outcomes[0].losses}
+        if block is not None:
+            error = torch.cat([outcome.error for outcome in outcomes])
+            losses |= self.revive(block, x, error, grads, coefficients)
+        if "norm" in grads:
+            decoder = self.params["decoder"]
+            grads["decoder"].addcmul_(decoder, (grads.pop("norm") / decoder.norm(dim=1))[:, None])
+        if self.objective.apply_b_dec_to_input:
+            grads["b_dec"].sub_(grads["pre_sum"] @ self.params["encoder"])
+        del grads["pre_sum"]
+        fired = torch.stack([outcome.fired for outcome in outcomes]).sum(0)
+        return StepResult(grads, losses, fired, torch.cat([outcome.squared_error for outcome in outcomes]))
+
+    def _entries(self, x: Tensor, block: DeadBlock | None) -> SparseSupport | None:
+        """None as soon as they prove too many."""
+        parts: list[Found] = []
+        n_found = n_seen = 0
+        for chunk in chunks(x, self.params["encoder"], self.bias()):
+            if block is not None:
+                block.keep(chunk)
+            parts.append(above(chunk.values, 0.0))
+            n_found += len(parts[-1].values)
+            n_seen += chunk.values.numel()
+            if n_found > MAX_DENSITY * n_seen:
+                return None
+        self.density = n_found / n_seen
+        return join(parts, self.objective.d_sae)
+
+    def _dense(self, x: Tensor, batch: Batch, block: DeadBlock | None, grads: Grads, coefficients: Coefficients) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        n_found = torch.zeros((), dtype=torch.int64, device=x.device)
+        for start, values in chunks(x, self.params["encoder"], self.bias()):
+            rows = slice(start, start + len(values))
+            if block is not None:
+                block.pre[rows] = values[:, block.features]
+            n_found += (values > 0).sum()
+            part = Part(x[rows], Batch(batch.x[rows], batch.y[rows]), len(x))
+            outcome = self.backward(DenseSupport(values), part, grads, coefficients)
+            outcomes.append(outcome if block is not None else outcome._replace(error=outcome.error[:0]))
+        self.density = int(n_found) / (len(x) * self.objective.d_sae)
+        return outcomes
+
+    def add_common(self, grads: Grads, support: Support, part: Part, to_pre: Tensor, to_output: Tensor) -> None:
+        """What every architecture adds from dloss/d(x @ W_enc) of each entry and dloss/d(sae_out) of each position."""
+        support.add_outer(grads, "encoder", to_pre, part.x)
+        grads.add("pre_sum", support.by_feature(to_pre))
+        grads.add("b_dec", to_output.sum(0))
+        if self.objective.skip:
+            grads.add("W_skip", to_output.T @ part.batch.x)
+
+
+class Squared(NamedTuple):
+    """The squared error of a part."""
+
+    per_position: Float[Tensor, " n"]
+    loss: Float[Tensor, ""]
+    to_output: Float[Tensor, "n d_out"]
+    """d loss / d sae_out."""
+
+
+def squared(error: Float[Tensor, "n d_out"], part: Part) -> Squared:
+    per_position = squared_errors(error)
+    return Squared(per_position, per_position.sum() / part.n_pos, error * (2 / part.n_pos))

@@ -1,0 +1,210 @@
+"""Steps of the TopK family (TopK, BatchTopK, Matryoshka BatchTopK): one dense product, everything else over the kept entries.
+
+With `rescale_acts_by_decoder_norm` the norm multiplies what is ranked and divides what is decoded, so its gradient cancels and the
+activation that meets the decoder is the plain pre-activation.
+
+Matryoshka: the entries of prefix level l at position p become row `l * n_pos + p`. Decoding all rows at once and summing over the levels
+gives every prefix; an entry's gradient comes from its own level and all longer prefixes.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.training.objective import Batch, Coefficients, Objective, Params
+from saescope.training.steps.base import Step, StepResult, squared_errors
+from saescope.training.steps.dead import DeadBlock, DeadGrads, auxk, dead_block
+from saescope.training.steps.encoder import Found, above, chunks, join, level_edges, top_of_rows
+from saescope.training.steps.support import Grads, SparseSupport, bag, sampled_dots
+
+
+class Ranking(NamedTuple):
+    """The encoder as it ranks: decoder norms multiplied in where the objective says so."""
+
+    x: Float[Tensor, "n d_in"]
+    norm: Float[Tensor, " d_sae"]
+    weights: Float[Tensor, "d_sae d_in"]
+    bias: Float[Tensor, " d_sae"]
+
+
+class TopKStep(Step):
+    """k features of each position."""
+
+    def __init__(self, objective: Objective, params: Params) -> None:
+        super().__init__(objective, params)
+        self._scaled: Tensor | None = None
+
+    def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
+        ranking = self._ranking(batch.x)
+        block = dead_block(self.objective, dead, len(batch.x), batch.x)
+        kept = self._select(ranking, block)
+        self._after_selection(kept)
+        return self._backward(batch, ranking, kept, block, coefficients)
+
+    def _ranking(self, x: Tensor) -> Ranking:
+        encoder, bias, decoder = self.params["encoder"], self.params["b_enc"], self.params["decoder"]
+        if not self.objective.rescale_acts_by_decoder_norm:
+            return Ranking(self.centred(x), torch.ones_like(bias), encoder, bias)
+        norm = decoder.norm(dim=1)
+        self._scaled = torch.mul(encoder, norm[:, None], out=self._scaled)
+        return Ranking(self.centred(x), norm, self._scaled, bias * norm)
+
+    def _select(self, ranking: Ranking, block: DeadBlock | None) -> SparseSupport:
+        """The kept entries, all positive, with their ranked activations."""
+        parts: list[Found] = []
+        for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
+            if block is not None:
+                block.keep(chunk)
+            values, features = top_of_rows(chunk.values, int(self.objective.k))
+            keep = values > 0
+            parts.append(Found(values[keep], features[keep].int(), keep.sum(1)))
+        return join(parts, self.objective.d_sae)
+
+    def _after_selection(self, kept: SparseSupport) -> None:
+        """BatchTopK follows its threshold here."""
+
+    def _backward(
+        self, batch: Batch, ranking: Ranking, kept: SparseSupport, block: DeadBlock | None, coefficients: Coefficients
+    ) -> StepResult:
+        n_pos, decoder = len(batch.x), self.params["decoder"]
+        acts = kept.values / kept.take(ranking.norm)
+        levels = Levels(kept, self.objective.matryoshka_widths)
+        errors = levels.decode(acts, decoder)
+        for error in errors:
+            self.error(error, batch)
+        squared = [squared_errors(error) for error in errors]
+        losses = {"mse_loss": squared[-1].mean()}
+        revived = self._auxk(ranking, block, errors, coefficients) if block is not None else []
+        widths = self.objective.matryoshka_widths[:-1]
+        losses |= {f"inner_mse_loss_{width}": part.mean() for width, part in zip(widths, squared, strict=False)}
+        to_output = _suffix_sums(errors.mul_(2 / n_pos))
+        to_pre = levels.dots(to_output, decoder)
+        grads = Grads(encoder=kept.outer(to_pre, ranking.x), decoder=levels.outer(acts, to_output), b_enc=kept.by_feature(to_pre))
+        for _, features, part in revived:
+            part.into(grads, features)
+        if self.objective.revival == "auxk":
+            losses["auxiliary_reconstruction_loss"] = sum((loss for loss, *_ in revived), start=decoder.new_zeros(()))
+        self.finish(grads, to_output[0], batch, grads["b_enc"])
+        return StepResult(grads, losses, torch.bincount(kept.features, minlength=self.objective.d_sae), squared[-1])
+
+    def _auxk(
+        self, ranking: Ranking, block: DeadBlock, errors: Float[Tensor, "n_levels n d_out"], coefficients: Coefficients
+    ) -> list[tuple[Tensor, Tensor, DeadGrads]]:
+        per_prefix = self.objective.use_matryoshka_aux_loss
+        edges = level_edges(self.objective.matryoshka_widths) if per_prefix else [(0, self.objective.d_sae)]
+        revived: list[tuple[Tensor, Tensor, DeadGrads]] = []
+        for (first, end), error in zip(edges, errors if per_prefix else errors[-1:], strict=True):
+            here = (block.features >= first) & (block.features < end)
+            features = block.features[here]
+            if not len(features):
+                continue
+            norm = ranking.norm[features][:, None]
+            ranked = block.pre if bool(here.all()) else block.pre[:, here]
+            rows = self.params["decoder"][features] / norm
+            loss, sums = auxk(self.objective, ranked, rows, ranking.x, error, coefficient=coefficients.revival)
+            revived.append((loss, features, DeadGrads(sums.encoder * norm, sums.decoder / norm, sums.pre_sum * norm.flatten())))
+        return revived
+
+
+def _suffix_sums(per_level: Float[Tensor, "n_levels n d"]) -> Float[Tensor, "n_levels n d"]:
+    """In place: each level plus all later ones."""
+    for level in reversed(range(len(per_level) - 1)):
+        per_level[level] += per_level[level + 1]
+    return per_level
+
+
+class Levels:
+    """The kept entries as rows of (prefix level, position); one level without Matryoshka widths."""
+
+    def __init__(self, kept: SparseSupport, widths: tuple[int, ...]) -> None:
+        self.n_levels, self.n_pos, self.kept = max(1, len(widths)), len(kept.offsets) - 1, kept
+        self.order: Int[Tensor, " nnz"] | None = None
+        if self.n_levels == 1:
+            self.features, self.offsets, self.rows = kept.features, kept.offsets, kept.positions
+            return
+        edges = torch.tensor(widths[:-1], device=kept.features.device, dtype=torch.int32)
+        rows = torch.bucketize(kept.features, edges, right=True).int() * self.n_pos + kept.positions
+        self.rows, self.order = rows.sort(stable=True)
+        self.features = kept.features[self.order]
+        counts = torch.bincount(self.rows, minlength=self.n_levels * self.n_pos)
+        self.offsets = F.pad(counts.cumsum(0), (1, 0)).int()
+
+    def decode(self, acts: Float[Tensor, " nnz"], decoder: Float[Tensor, "d_sae d"]) -> Float[Tensor, "n_levels n d"]:
+        """What each prefix sums to, without b_dec."""
+        values = acts if self.order is None else acts[self.order]
+        parts = bag(self.features, decoder, self.offsets, values).view(self.n_levels, self.n_pos, -1)
+        return parts.cumsum_(0) if self.n_levels > 1 else parts
+
+    def dots(self, to_output: Float[Tensor, "n_levels n d"], decoder: Float[Tensor, "d_sae d"]) -> Float[Tensor, " nnz"]:
+        """d loss / d act of each entry, in the order of `kept`."""
+        dots = sampled_dots(self.offsets, self.features, to_output.flatten(0, 1), decoder)
+        return dots if self.order is None else torch.empty_like(dots).index_copy_(0, self.order, dots)
+
+    def outer(self, acts: Float[Tensor, " nnz"], to_output: Float[Tensor, "n_levels n d"]) -> Float[Tensor, "d_sae d"]:
+        """The decoder's gradient."""
+        if self.order is None:
+            return self.kept.outer(acts, to_output[0])
+        virtual = SparseSupport(acts[self.order], self.features, self.offsets, self.kept.d_sae)
+        return virtual.outer(virtual.values, to_output.flatten(0, 1))
+
+
+class BatchTopKStep(TopKStep):
+    """The k * n_pos largest activations of the batch, with a running mean of the smallest of them as sae-lens keeps it."""
+
+    threshold_lr = 0.01
+
+    def __init__(self, objective: Objective, params: Params) -> None:
+        super().__init__(objective, params)
+        self.topk_threshold = 0.0
+        """Exponential mean, from 0, of each batch's smallest kept activation."""
+        self.n_thresholds = 0.0
+        self.cut = -1.0
+        """Where candidates of the next batch start; a guess that never changes the result."""
+
+    @property
+    def threshold(self) -> float:
+        """`topk_threshold` without its bias towards the 0 that it started from."""
+        return self.topk_threshold / (1 - (1 - self.threshold_lr) ** self.n_thresholds) if self.n_thresholds else 0.0
+
+    def state(self) -> dict[str, float]:
+        return {"topk_threshold": self.topk_threshold, "n_thresholds": self.n_thresholds, "cut": self.cut}
+
+    def _select(self, ranking: Ranking, block: DeadBlock | None) -> SparseSupport:
+        wanted = int(self.objective.k * len(ranking.x))
+        found, cut = self._candidates(ranking, self.cut, block)
+        while len(found.values) < wanted and cut > 0:
+            found, cut = self._candidates(ranking, cut / 2 if cut > 1e-6 else 0.0, block)
+        n_found = len(found.values)
+        if n_found <= wanted:
+            return found
+        smallest = found.values.kthvalue(n_found - wanted + 1).values
+        keep = found.values > smallest
+        ties = (found.values == smallest).nonzero().flatten()
+        keep[ties[: wanted - int(keep.sum())]] = True
+        self.cut = 0.9 * float(smallest)
+        counts = torch.bincount(found.positions[keep], minlength=len(ranking.x))
+        return join([Found(found.values[keep], found.features[keep], counts)], self.objective.d_sae)
+
+    def _candidates(self, ranking: Ranking, cut: float, block: DeadBlock | None) -> tuple[SparseSupport, float]:
+        parts: list[Found] = []
+        for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
+            cut = cut if cut >= 0 else _first_cut(chunk.values, self.objective.k)
+            if block is not None:
+                block.keep(chunk)
+            parts.append(above(chunk.values, cut))
+        return join(parts, self.objective.d_sae), cut
+
+    def _after_selection(self, kept: SparseSupport) -> None:
+        if len(kept.values):
+            self.topk_threshold += self.threshold_lr * (float(kept.values.min()) - self.topk_threshold)
+            self.n_thresholds += 1
+
+
+def _first_cut(values: Float[Tensor, "n d_sae"], k: float) -> float:
+    """A little under the k-per-position threshold of the first rows."""
+    sample = values[:64].flatten()
+    wanted = max(1, min(len(sample), int(k * len(values[:64]))))
+    return max(0.0, 0.8 * float(sample.kthvalue(len(sample) - wanted + 1).values))

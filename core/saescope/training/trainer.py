@@ -1,0 +1,309 @@
+"""The training loop: batches in, an SAE out; stops, resumes and fails without losing more than one interval."""
+
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from saescope.errors import ConfigError, NumericError
+from saescope.saes import SAE
+from saescope.training import checkpoint as disk
+from saescope.training.config import TrainConfig
+from saescope.training.history import History, Point, measure
+from saescope.training.loggers import make_log
+from saescope.training.objective import Batch, Coefficients, initial_params
+from saescope.training.optimizer import Adam, normalize_rows, remove_parallel
+from saescope.training.result import finished_sae
+from saescope.training.revival import Deadness, resample
+from saescope.training.scaling import Scaling, estimate
+from saescope.training.schedules import learning_rate, warmed_up
+from saescope.training.steps import BatchTopKStep, StepResult, make_step
+
+State = Literal["done", "stopped", "exhausted"]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Where batches come from: [n, d_in], or a pair of input and output activations for a transcoder; its position can be saved."""
+
+    def __next__(self) -> Tensor | tuple[Tensor, Tensor]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Progress(NamedTuple):
+    """Where a run is."""
+
+    state: State | Literal["running"]
+    step: int
+    n_steps: int
+    n_tokens: int
+    point: Point
+    """The newest point of the history; empty before the first."""
+
+
+class Trainer:
+    """One SAE in training. `folder` holds its checkpoints; without it nothing is written.
+
+    Raises:
+        ConfigError: `folder` has checkpoints of a run already: that one can be resumed.
+    """
+
+    def __init__(self, cfg: TrainConfig, batches: Batches, *, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
+        self.cfg, self.batches, self.folder = cfg, batches, folder
+        self.device = torch.device(device)
+        start = initial_params(
+            cfg.objective, seed=cfg.seed, decoder_init_norm=cfg.decoder_init_norm, jumprelu_init_threshold=cfg.jumprelu_init_threshold
+        )
+        self.params = {name: tensor.to(self.device) for name, tensor in start.items()}
+        if cfg.decoder_norm == "unit":
+            normalize_rows(self.params["decoder"])
+        self.compute = make_step(cfg.objective, self.params)
+        if isinstance(self.compute, BatchTopKStep):
+            self.compute.threshold_lr = max(BatchTopKStep.threshold_lr, min(1.0, 10 / cfg.n_steps))
+        self.adam = Adam(self.params, beta1=cfg.adam_beta1, beta2=cfg.adam_beta2)
+        self.deadness = Deadness(cfg.d_sae, cfg.window, self.device)
+        self.generator = torch.Generator().manual_seed(cfg.seed)
+        self.scaling: Scaling | None = None
+        self.history = History(cfg.log_every or max(1, cfg.n_steps // 200))
+        self.step, self.n_tokens = 0, 0
+        self._pending: deque[Batch] = deque()
+        """Batches that the scaling was estimated on and that still have to be trained on."""
+        if folder is not None and disk.latest(folder) is not None:
+            raise ConfigError(
+                f"{folder.name} already has the checkpoints of a run.",
+                code="FOLDER_IN_USE",
+                field="folder",
+                hint="Resume that run, or choose another folder.",
+            )
+        if folder is not None:
+            disk.clean(folder)
+
+    @classmethod
+    def resume(cls, folder: Path, batches: Batches, *, cfg: TrainConfig | None = None, device: str | torch.device = "cpu") -> "Trainer":
+        """Go on from the newest good checkpoint.
+
+        Raises:
+            NotFoundError: there is no checkpoint.
+            ConfigError: `cfg` is given and differs from what the run was started with.
+        """
+        saved = disk.load_latest(folder)
+        started = TrainConfig.from_dict(saved.state["config"])
+        if cfg is not None and cfg != started:
+            now, then = cfg.to_dict(), started.to_dict()
+            raise ConfigError(
+                f"The run was started with other settings: { {name: then[name] for name in then if then[name] != now[name]} }.",
+                code="RESUME_MISMATCH",
+                hint="Resume without settings, or start a new run.",
+            )
+        trainer = cls(started, batches, device=device)
+        trainer.folder = folder
+        disk.clean(folder)
+        trainer._restore(saved)
+        return trainer
+
+    def run(self, *, stop: threading.Event | None = None, report: Callable[[Progress], None] | None = None) -> Progress:
+        """Train to the end, or until `stop` is set; either way the last checkpoint is of the last step.
+
+        Raises:
+            ResourceError: the disk is full (DISK_FULL); the last good checkpoint is untouched.
+            NumericError: the loss is no longer finite; the last good checkpoint is from before.
+        """
+        log = make_log(self.cfg, self.folder)
+        saved_at, state = time.monotonic(), "done"
+        while self.step < self.cfg.n_steps:
+            if stop is not None and stop.is_set():
+                state = "stopped"
+                break
+            try:
+                batch = self._next()
+            except StopIteration:
+                state = "exhausted"
+                break
+            if self._train(batch):
+                if log is not None:
+                    log(self.step, self.history.points[-1])
+                if report is not None:
+                    report(self.progress("running"))
+            if time.monotonic() - saved_at >= self.cfg.checkpoint_every_s:
+                self.save()
+                saved_at = time.monotonic()
+        self.save()
+        return self.progress(state)
+
+    def progress(self, state: State | Literal["running"]) -> Progress:
+        return Progress(state, self.step, self.cfg.n_steps, self.n_tokens, self.history.points[-1] if self.history.points else {})
+
+    def result(self) -> SAE:
+        """The SAE as it is now, for raw activations."""
+        threshold = self.compute.threshold if isinstance(self.compute, BatchTopKStep) else 0.0
+        params = {name: tensor.cpu() for name, tensor in self.params.items()}
+        return finished_sae(self.cfg, params, (self.scaling or Scaling()).to(torch.device("cpu")), threshold=threshold)
+
+    def _next(self) -> Batch:
+        if self.scaling is None:
+            self.scaling = self._estimate()
+        return self.scaling(self._pending.popleft() if self._pending else self._fetch())
+
+    def _estimate(self) -> Scaling:
+        wanted = min(self.cfg.n_batches_for_norm_estimate, self.cfg.n_steps) if self.cfg.normalize_activations != "none" else 0
+        with suppress(StopIteration):  # a short source is found out when it is trained on
+            while len(self._pending) < wanted:
+                self._pending.append(self._fetch())
+        if wanted and not self._pending:
+            raise StopIteration
+        return estimate(self.cfg, self._pending).to(self.device)
+
+    def _fetch(self) -> Batch:
+        given = next(self.batches)
+        x, y = (given, given) if isinstance(given, Tensor) else given
+        if x.shape[-1] != self.cfg.d_in or y.shape[-1] != self.cfg.d_out or len(x) != len(y):
+            raise ConfigError(
+                f"A batch has shapes {tuple(x.shape)} -> {tuple(y.shape)}; this run maps {self.cfg.d_in} to {self.cfg.d_out}.",
+                code="DIM_MISMATCH",
+            )
+        x = x.to(self.device, torch.float32)
+        return Batch(x, x if y is given else y.to(self.device, torch.float32))
+
+    def _train(self, batch: Batch) -> bool:
+        """One step; whether it added a point to the history."""
+        cfg = self.cfg
+        sparsity = warmed_up(self.step, value=cfg.sparsity_coefficient, warm_up=cfg.sparsity_warm_up)
+        rate = learning_rate(
+            self.step, n_steps=cfg.n_steps, peak=cfg.learning_rate, warm_up=cfg.warm_up, decay=cfg.decay, shape=cfg.lr_scheduler
+        )
+        result = self.compute(batch, coefficients=Coefficients(sparsity, cfg.revival_coefficient), dead=self.deadness.mask)
+        self.deadness.update(result.fired)
+        if cfg.decoder_norm == "unit":
+            remove_parallel(result.grads["decoder"], self.params["decoder"])
+        norm = self.adam.step(result.grads, lr=rate, max_grad_norm=cfg.max_grad_norm)
+        if cfg.decoder_norm == "unit":
+            normalize_rows(self.params["decoder"])
+        self.step += 1
+        self.n_tokens += len(batch.x)
+        self._resample(batch, result)
+        if not self.history.due(self.step, cfg.n_steps):
+            return False
+        self._record(measure(batch, result, idle=self.deadness.idle, window=self.deadness.window), rate, sparsity, norm)
+        return True
+
+    def _resample(self, batch: Batch, result: StepResult) -> None:
+        objective, every = self.cfg.objective, self.cfg.resample_every or 2 * self.cfg.window
+        last_round = self.cfg.n_steps - max(self.cfg.decay, every)  # later ones could not settle
+        if objective.revival == "resample" and self.step % every == 0 and self.step <= last_round:
+            resample(self.params, self.adam, self.deadness, batch, result, objective=objective, generator=self.generator)
+
+    def _record(self, point: Point, rate: float, sparsity: float, norm: Tensor) -> None:
+        self._require_finite(point["loss"] + float(norm))
+        self.history.add({"step": self.step, "n_tokens": self.n_tokens} | point | {"lr": rate, "sparsity_coefficient": sparsity})
+
+    def _require_finite(self, value: float) -> None:
+        if not abs(value) < float("inf"):
+            raise NumericError(
+                f"The loss is no longer finite at step {self.step}.",
+                code="LOSS_NOT_FINITE",
+                field="lr",
+                got=self.cfg.learning_rate,
+                hint="Start again with a lower lr; the last good checkpoint is from before.",
+            )
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of this moment; None without a folder."""
+        if self.folder is None:
+            return None
+        self._require_finite(sum(float(tensor.sum()) for tensor in self.params.values()))
+        source, source_plain = disk.split_state(self.batches.state_dict())
+        pending = {f"{i}.{part}": tensor for i, batch in enumerate(self._pending) for part, tensor in _parts(batch).items()}
+        tensors = {
+            "sae": dict(self.params),
+            "optim": self.adam.state(),
+            "trainer": {"idle": self.deadness.idle, "rng": self.generator.get_state()} | (self.scaling.whitening if self.scaling else {}),
+            "source": source,
+            "pending": pending,
+        }
+        saved = disk.Checkpoint(tensors, self._plain_state() | {"source": source_plain})
+        return disk.save(self.folder, self.step, saved, keep=self.cfg.keep_checkpoints)
+
+    def _plain_state(self) -> dict[str, Any]:
+        factors = [self.scaling.factor_in, self.scaling.factor_out] if self.scaling else []
+        return {
+            "config": self.cfg.to_dict(),
+            "config_hash": self.cfg.hash,
+            "step": self.step,
+            "n_tokens": self.n_tokens,
+            "scaling": factors,
+            "compute": self.compute.state(),
+            "history": {"every": self.history.every, "points": self.history.points},
+            "versions": {"torch": str(torch.__version__), "threads": torch.get_num_threads()},
+        }
+
+    def _restore(self, saved: disk.Checkpoint) -> None:
+        state, trainer = saved.state, dict(saved.tensors["trainer"])
+        for name, tensor in saved.tensors["sae"].items():
+            self.params[name].copy_(tensor)
+        self.adam.load_state(saved.tensors["optim"])
+        self.deadness.idle.copy_(trainer.pop("idle"))
+        self.generator.set_state(trainer.pop("rng"))
+        self.scaling = Scaling(*state["scaling"], whitening=trainer).to(self.device) if state["scaling"] else None
+        self.compute.load_state(state["compute"])
+        self.history.every, self.history.points = state["history"]["every"], state["history"]["points"]
+        self.step, self.n_tokens = state["step"], state["n_tokens"]
+        self._pending = _pending(saved.tensors.get("pending", {}), self.device)
+        self.batches.load_state_dict(disk.join_state(saved.tensors.get("source", {}), state["source"]))
+
+
+def _parts(batch: Batch) -> dict[str, Tensor]:
+    return {"x": batch.x} if batch.y is batch.x else {"x": batch.x, "y": batch.y}
+
+
+def _pending(tensors: Mapping[str, Tensor], device: torch.device) -> deque[Batch]:
+    pending: deque[Batch] = deque()
+    while (x := tensors.get(f"{len(pending)}.x")) is not None:
+        x, y = x.to(device), tensors.get(f"{len(pending)}.y")
+        pending.append(Batch(x, x if y is None else y.to(device)))
+    return pending
+
+
+@contextmanager
+def stop_on_signals(*signals: signal.Signals) -> Generator[threading.Event]:
+    """An event that SIGTERM and SIGINT (by default) set instead of killing the process; main thread only."""
+    stop = threading.Event()
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {sig: signal.signal(sig, handle) for sig in signals or (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+class ListBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
+    """Batches held in memory, for small runs and tests."""
+
+    def __init__(self, batches: list[Tensor] | list[tuple[Tensor, Tensor]]) -> None:
+        self.batches, self.position = batches, 0
+
+    def __next__(self) -> Tensor | tuple[Tensor, Tensor]:
+        if self.position >= len(self.batches):
+            raise StopIteration
+        self.position += 1
+        return self.batches[self.position - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]

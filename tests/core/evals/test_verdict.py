@@ -1,0 +1,78 @@
+"""The verdict: its level is that of the worst finding, and every bad finding says what to change."""
+
+from typing import Any
+
+import pytest
+
+from saescope.evals import Baseline, Baselines, Interval, Verdict
+from saescope.evals.verdict import judge
+
+BASELINES = Baselines(Baseline(32, 0.1, 0.2), Baseline(32, 0.5, 0.6), 150)
+GOOD: dict[str, Any] = {
+    "n_tokens": 20_000,
+    "l0": 32.0,
+    "explained_variance": 0.85,
+    "ce_score": 0.97,
+    "ablation_cost": 6.0,
+    "dead_share": 0.01,
+    "dense_share": 0.001,
+    "l2_ratio": 0.97,
+    "baselines": BASELINES,
+    "intervals": {"explained_variance": Interval(0.84, 0.86)},
+    "transcoder": False,
+}
+
+
+def judged(changed: dict[str, Any]) -> Verdict:
+    return judge(**{**GOOD, **changed})
+
+
+def test_a_good_sae_is_good_and_says_what_it_was_compared_with() -> None:
+    verdict = judged({})
+    assert verdict.level == "good" and not any(reason.advice for reason in verdict.reasons)
+    assert any("PCA" in reason.finding and "150" in reason.finding for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "words"),
+    [
+        ({"explained_variance": -0.2}, "wrong", "worse than the mean"),
+        ({"explained_variance": 0.55}, "fair", "55%"),
+        ({"explained_variance": 0.3, "baselines": None}, "doubtful", "more than half is lost"),
+        ({"ce_score": 0.8}, "fair", "80%"),
+        ({"ce_score": 0.58}, "doubtful", "58%"),
+        ({"ce_score": -0.1}, "wrong", "CE score"),
+        ({"dead_share": 0.4, "n_tokens": 200_000}, "fair", "never fired"),
+        ({"dead_share": 0.4}, "good", "rare features count as dead"),
+        ({"dense_share": 0.1}, "fair", "tenth of the positions"),
+        ({"l2_ratio": 0.7}, "fair", "30% too short"),
+        ({"l2_ratio": 1.4}, "fair", "40% too long"),
+        ({"l0": 0.0}, "wrong", "No feature ever fires"),
+        ({"baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9))}, "doubtful", "PCA with 32 directions explains more"),
+        ({"baselines": BASELINES._replace(random_sae=Baseline(32, 0.86, 0.9))}, "wrong", "Random features"),
+        ({"n_tokens": 900}, "good", "The text is short"),
+        ({"intervals": {"ce_score": Interval(0.7, 0.99)}}, "good", "ce_score uncertain"),
+    ],
+)
+def test_the_worst_finding_decides_and_says_what_to_change(changed: dict[str, Any], level: str, words: str) -> None:
+    verdict = judged(changed)
+    assert verdict.level == level
+    (reason,) = [reason for reason in verdict.reasons if words in reason.finding]
+    assert reason.advice
+    if level != "good":
+        assert verdict.reasons[0] == reason
+
+
+def test_a_site_that_is_worth_nothing_has_no_ce_score_to_speak_of() -> None:
+    verdict = judged({"ce_score": -9.0, "ablation_cost": -0.01})
+    assert verdict.level == "good" and any("says nothing" in reason.finding for reason in verdict.reasons)
+
+
+def test_a_transcoder_is_not_measured_against_the_pca_of_its_target() -> None:
+    assert (
+        judged({"transcoder": True, "explained_variance": 0.8, "baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9))}).level == "good"
+    )
+
+
+def test_without_variance_there_is_no_verdict() -> None:
+    assert judged({"explained_variance": None}).level == "unknown"

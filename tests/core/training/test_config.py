@@ -1,0 +1,88 @@
+from typing import Any
+
+import pytest
+from tests.core.training.helpers import config
+
+from saescope.errors import ArgumentError, SaescopeError
+from saescope.training import OPTIONS, TrainConfig, parse_options
+
+
+@pytest.mark.parametrize(
+    ("knobs", "word"),
+    [
+        ({"d_sae": 0}, "d_sae"),
+        ({"k": 0.0}, "k must be"),
+        ({"k": 49.0}, "k must be"),
+        ({"k": 2.5}, "whole number"),
+        ({"k": float("nan")}, "k must be"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"training_tokens": 5}, "training_tokens"),
+        ({"training_tokens": 10**15}, "training_tokens"),
+        ({"lr": -1.0}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"lr": float("inf")}, "lr"),
+        ({"revival": "ghost"}, "does not exist for topk"),
+        ({"d_out": 9}, "hook_name_out"),
+        ({"skip": True}, "skip"),
+        ({"hook_name_out": "blocks.1.hook_mlp_out", "normalize_activations": "covariance_whitening"}, "Whitening"),
+        ({"adam_beta1": 1.5}, "adam_beta1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(knobs: dict[str, Any], word: str) -> None:
+    with pytest.raises(SaescopeError, match=word):
+        config(**knobs)
+
+
+def test_matryoshka_widths_must_ascend() -> None:
+    with pytest.raises(SaescopeError, match="ascend"):
+        config("matryoshka_batchtopk", matryoshka_widths=(24, 12))
+    assert config("matryoshka_batchtopk").matryoshka_widths == (12, 24, 48)
+
+
+def test_the_quadratic_loss_needs_a_target() -> None:
+    with pytest.raises(SaescopeError, match="target_l0"):
+        config("jumprelu", jumprelu_sparsity_loss_mode="quadratic")
+
+
+def test_options_are_parsed_by_the_table() -> None:
+    parsed = parse_options(["lp_norm=2", "skip=true", "matryoshka_widths=8,16", "decoder_norm = unit", "dead_feature_window=50"])
+    assert parsed == {"lp_norm": 2.0, "skip": True, "matryoshka_widths": (8, 16), "decoder_norm": "unit", "dead_feature_window": 50}
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        parse_options(["dead_feature_windw=50"])
+    assert caught.value.code == "UNKNOWN_OPTION"
+    assert "dead_feature_window" in caught.value.allowed
+
+
+@pytest.mark.parametrize("option", ["lp_norm=two", "skip=maybe", "matryoshka_widths=a,b", "log_every=1.5", "lp_norm"])
+def test_a_malformed_option_is_refused(option: str) -> None:
+    with pytest.raises(ArgumentError):
+        parse_options([option])
+
+
+def test_a_choice_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(SaescopeError, match="revival='magic' is unknown") as caught:
+        OPTIONS["revival"].check("revival", "magic")
+    assert "resample" in caught.value.allowed
+
+
+def test_every_option_has_help_and_a_default_within_its_bounds() -> None:
+    for name, option in OPTIONS.items():
+        assert option.help, name
+        option.check(name, option.default)
+
+
+def test_a_config_survives_json() -> None:
+    cfg = config("matryoshka_batchtopk")
+    again = TrainConfig.from_dict(cfg.to_dict())
+    assert again == cfg
+    assert again.hash == cfg.hash
+
+
+def test_defaults_follow_the_length_of_the_run() -> None:
+    short, long = config(n_steps=49), config(n_steps=20_000)
+    assert (short.window, long.window) == (10, 1000)
+    assert (long.warm_up, long.decay) == (1000, 4000)

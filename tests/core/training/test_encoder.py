@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from saescope.training.gemm import times_rows
+from saescope.training.steps.encoder import above, join, top_of_rows
+
+
+@pytest.mark.parametrize("width", [48, 96, 1000, 1001])
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_top_of_rows_is_topk(width: int, k: int) -> None:
+    values = torch.randn(20, width, generator=torch.Generator().manual_seed(width + k))
+    top, features = top_of_rows(values, k)
+    assert torch.equal(top.sort(1).values, values.topk(k).values.flip(1))
+    assert torch.equal(values.gather(1, features), top)
+
+
+@pytest.mark.parametrize("width", [96, 101])
+def test_above_finds_every_entry_in_row_order(width: int) -> None:
+    values = torch.randn(20, width, generator=torch.Generator().manual_seed(width))
+    kept = join([above(part, 0.8) for part in values.split(7)], width)
+    dense = torch.zeros(20, width)
+    dense[kept.positions.long(), kept.features.long()] = kept.values
+    assert torch.equal(dense, torch.where(values > 0.8, values, 0.0))
+    assert kept.offsets.diff().tolist() == (values > 0.8).sum(1).tolist()
+
+
+def test_nothing_above_is_an_empty_support() -> None:
+    kept = join([above(torch.zeros(3, 8), 1.0)], 8)
+    assert len(kept.values) == 0
+    assert kept.offsets.tolist() == [0, 0, 0, 0]
+
+
+def test_products_are_plain_float32_also_of_transposed_views() -> None:
+    torch.manual_seed(0)
+    a, rows, bias = torch.randn(33, 50), torch.randn(20, 50), torch.randn(20)
+    wanted = a.double() @ rows.double().T
+    assert torch.allclose(times_rows(a, rows, bias).double(), wanted + bias, atol=1e-4)
+    assert torch.allclose(times_rows(a.T.contiguous().T, rows).double(), wanted, atol=1e-4)
+    assert torch.allclose(times_rows(rows.T, a.new_ones(3, 20)).double(), rows.T.double().sum(1, keepdim=True).expand(-1, 3), atol=1e-4)

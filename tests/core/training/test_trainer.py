@@ -1,0 +1,227 @@
+"""Runs: same seed same weights, resume bit for bit, stopping, failing, and what comes out."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.core.training.helpers import BATCH, D_IN, D_SAE, KNOBS, batches, config, true_features
+from torch import Tensor
+
+from saescope.errors import ConfigError, NotFoundError, NumericError
+from saescope.training import ListBatches, Progress, TrainConfig, Trainer
+from saescope.training import checkpoint as disk
+from saescope.training.losses import output
+from saescope.training.objective import Batch
+
+ROOT = Path(__file__).parents[3]
+
+
+def state_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {**trainer.params, **trainer.adam.state(), "idle": trainer.deadness.idle}
+
+
+def same(a: Trainer, b: Trainer) -> bool:
+    mine, other = state_of(a), state_of(b)
+    return mine.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in mine.items())
+
+
+def stopped_after(cfg: TrainConfig, folder: Path, step: int, data: list[Tensor]) -> Progress:
+    stop = threading.Event()
+    return Trainer(cfg, ListBatches(data), folder=folder).run(stop=stop, report=lambda at: stop.set() if at.step >= step else None)
+
+
+@pytest.mark.parametrize("architecture", KNOBS)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(architecture: str) -> None:
+    data = batches(30)
+    runs = [Trainer(config(architecture, seed=seed), ListBatches(data)) for seed in (3, 3, 4)]
+    for trainer in runs:
+        assert trainer.run().state == "done"
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("step", [2, 17])
+@pytest.mark.parametrize("architecture", KNOBS)
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(architecture: str, step: int, tmp_path: Path) -> None:
+    data, cfg = batches(30), config(architecture, log_every=1, revival="auto", dead_feature_window=5)
+    straight = Trainer(cfg, ListBatches(data))
+    straight.run()
+    assert stopped_after(cfg, tmp_path, step, data)[:2] == ("stopped", step)
+    resumed = Trainer.resume(tmp_path, ListBatches(data), cfg=cfg)
+    assert resumed.step == step
+    assert resumed.run().state == "done"
+    assert same(straight, resumed)
+    assert straight.history.points == resumed.history.points
+    assert straight.result().weights_hash == resumed.result().weights_hash
+
+
+@pytest.mark.parametrize("knobs", [{"normalize_activations": "covariance_whitening"}, {"decoder_norm": "unit"}, {"revival": "resample"}])
+def test_resuming_is_bit_equal_with_rarer_knobs(knobs: dict[str, Any], tmp_path: Path) -> None:
+    data, cfg = batches(40), config("standard", n_steps=40, log_every=1, dead_feature_window=3, **knobs)
+    straight = Trainer(cfg, ListBatches(data))
+    straight.run()
+    stopped_after(cfg, tmp_path, 11, data)
+    resumed = Trainer.resume(tmp_path, ListBatches(data))
+    resumed.run()
+    assert same(straight, resumed)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    stopped_after(config(log_every=1), tmp_path, 3, batches(30))
+    with pytest.raises(ConfigError, match=r"'lr': 0\.003") as caught:
+        Trainer.resume(tmp_path, ListBatches(batches(30)), cfg=config(log_every=1, lr=1e-3))
+    assert caught.value.code == "RESUME_MISMATCH"
+
+
+def test_a_new_run_never_writes_among_the_checkpoints_of_another(tmp_path: Path) -> None:
+    stopped_after(config(log_every=1), tmp_path, 3, batches(30))
+    with pytest.raises(ConfigError, match="already has the checkpoints") as caught:
+        Trainer(config(), ListBatches([]), folder=tmp_path)
+    assert caught.value.code == "FOLDER_IN_USE"
+
+
+def test_stopping_right_after_resuming_keeps_the_checkpoint(tmp_path: Path) -> None:
+    stopped_after(config(log_every=1), tmp_path, 3, batches(30))
+    stop = threading.Event()
+    stop.set()
+    assert Trainer.resume(tmp_path, ListBatches(batches(30))).run(stop=stop)[:2] == ("stopped", 3)
+    assert disk.load_latest(tmp_path).state["step"] == 3
+
+
+def test_resuming_from_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="No complete checkpoint"):
+        Trainer.resume(tmp_path, ListBatches([]))
+
+
+def test_a_source_that_runs_dry_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    trainer = Trainer(config(), ListBatches(batches(12)), folder=tmp_path)
+    progress = trainer.run()
+    assert progress[:2] == ("exhausted", 12)
+    assert disk.load_latest(tmp_path).state["step"] == 12
+
+
+def test_batches_of_the_wrong_width_are_refused() -> None:
+    with pytest.raises(ConfigError, match="maps 16 to 16"):
+        Trainer(config(), ListBatches([torch.zeros(4, 9)])).run()
+
+
+def test_a_diverging_run_stops_and_keeps_the_checkpoint_from_before(tmp_path: Path) -> None:
+    data = batches(20)
+    data[15] = torch.full_like(data[15], torch.inf)
+    stopped_after(config(log_every=1), tmp_path, 9, data)
+    with pytest.raises(NumericError) as caught:
+        Trainer.resume(tmp_path, ListBatches(data)).run()
+    assert caught.value.code == "LOSS_NOT_FINITE"
+    assert disk.load_latest(tmp_path).state["step"] == 9
+
+
+def test_sigterm_leaves_a_complete_checkpoint_and_the_run_goes_on(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from saescope.training import ListBatches, Trainer, stop_on_signals\n"
+        "from tests.core.training.helpers import batches, config\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "cfg = config(n_steps=100000)\n"
+        f"trainer = Trainer(cfg, ListBatches(batches(50) * 2000), folder=Path({str(tmp_path)!r}))\n"
+        "with stop_on_signals() as stop:\n"
+        "    print('ready', flush=True)\n"
+        "    print(trainer.run(stop=stop).state, trainer.step)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "core"), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        state, step = process.stdout.readline().split()
+    assert (process.returncode, state) == (0, "stopped")
+    assert disk.load_latest(tmp_path).state["step"] == int(step)
+
+
+def test_periodic_checkpoints_keep_only_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr("saescope.training.trainer.time.monotonic", lambda: float(next(clock)))
+    Trainer(config(checkpoint_every_s=4.0, keep_checkpoints=2), ListBatches(batches(30)), folder=tmp_path).run()
+    assert len(list(tmp_path.glob("ckpt-*"))) == 2
+    assert disk.load_latest(tmp_path).state["step"] == 30
+
+
+@pytest.mark.parametrize("normalization", ["none", "expected_average_only_in", "covariance_whitening"])
+@pytest.mark.parametrize("architecture", KNOBS)
+def test_the_result_reconstructs_raw_activations_as_training_did_scaled_ones(architecture: str, normalization: str) -> None:
+    trainer = Trainer(config(architecture, normalize_activations=normalization), ListBatches(batches(30)))
+    trainer.run()
+    sae = trainer.result()
+    assert trainer.scaling is not None
+    assert sae.cfg.normalize_activations == "none"
+    raw = batches(1, seed=9)[0]
+    scaled = trainer.scaling(Batch(raw, raw)).x
+    acts = sae.encode(raw) if normalization == "none" else None
+    assert torch.isfinite(sae(raw)).all()
+    error = (sae(raw) - raw).square().sum() / (raw - raw.mean(0)).square().sum()
+    assert 0 < float(error) < 1
+    if acts is not None and architecture == "standard":
+        assert torch.allclose(sae(raw), output(trainer.params, acts, scaled), atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", KNOBS)
+def test_a_skip_transcoder_predicts_the_other_site(architecture: str) -> None:
+    inputs = batches(150)
+    mixing = torch.randn(D_IN, 10, generator=torch.Generator().manual_seed(2))
+    pairs = [(x, 40 * x.relu() @ mixing) for x in inputs]
+    cfg = config(architecture, n_steps=150, hook_name_out="blocks.1.hook_mlp_out", d_out=10, skip=True)
+    trainer = Trainer(cfg, ListBatches(pairs))
+    trainer.run()
+    sae = trainer.result()
+    x = batches(1, seed=9)[0]
+    y = 40 * x.relu() @ mixing
+    assert sae.cfg.transcoder
+    assert sae(x).shape == y.shape
+    assert float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum()) < 0.5
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "standard"])
+def test_training_recovers_known_features(architecture: str) -> None:
+    features = true_features(24, 32)
+    data = batches(400, size=256, features=features)
+    cfg = config(architecture, d_in=32, d_sae=32, n_steps=400, batch_size=256, training_tokens=400 * 256, l1_coefficient=3.0)
+    trainer = Trainer(cfg, ListBatches(data))
+    trainer.run()
+    rows = torch.nn.functional.normalize(trainer.result().W_dec, dim=1)
+    assert float((features @ rows.T).amax(1).mean()) > 0.9
+
+
+def test_history_stays_short() -> None:
+    trainer = Trainer(config(n_steps=900, log_every=1), ListBatches(batches(30) * 30))
+    trainer.run()
+    assert len(trainer.history.points) <= 400
+    assert trainer.history.points[-1]["step"] == 900
+    assert {"loss", "mse_loss", "l0", "explained_variance", "dead_share", "lr", "n_tokens"} <= trainer.history.points[-1].keys()
+
+
+def test_resampling_revives_dead_features() -> None:
+    cfg = config("standard", n_steps=60, revival="resample", dead_feature_window=4, resample_every=10, lr_decay_steps=5)
+    trainer = Trainer(cfg, ListBatches(batches(60)))
+    trainer.params["b_enc"][:20] = -100.0
+    trainer.run()
+    assert float(trainer.params["b_enc"][:20].min()) > -1
+    assert int(trainer.deadness.mask[:20].sum()) < 5
+
+
+def test_unit_decoder_rows_stay_unit() -> None:
+    trainer = Trainer(config("standard", decoder_norm="unit"), ListBatches(batches(30)))
+    trainer.run()
+    assert torch.allclose(trainer.params["decoder"].norm(dim=1), torch.ones(D_SAE), atol=1e-6)
+
+
+def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = Trainer(config(n_steps=3), ListBatches(batches(3)))
+    trainer.run()
+    assert trainer.n_tokens == 3 * BATCH
+    assert list(tmp_path.iterdir()) == []
