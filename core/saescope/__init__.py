@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saescope.activations import ActivationStore as ActivationStore
     from saescope.attribution import attribute as attribute
     from saescope.evals import check_sae as check_sae
+    from saescope.evals import evaluate as evaluate
     from saescope.features import encode_texts as encode_texts
     from saescope.features import rank_features as rank_features
     from saescope.hooks import edit_activations as edit_activations
@@ -29,11 +31,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "SAE": "saes",
+    "ActivationStore": "activations",
     "FeatureEdit": "steering",
     "attribute": "attribution",
     "check_sae": "evals",
     "edit_activations": "hooks",
     "encode_texts": "features",
+    "evaluate": "evals",
     "intervene": "steering",
     "load_model": "models",
     "load_sae": "load",
