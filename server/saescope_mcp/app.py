@@ -10,9 +10,9 @@ from saescope import __version__
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
-from saescope_mcp.tools import attribute, load, read, status, steer
+from saescope_mcp.tools import attribute, evaluate, load, read, status, steer, train
 
-ALL_TOOLS: tuple[Tool, ...] = (*load.TOOLS, *status.TOOLS, *read.TOOLS, *attribute.TOOLS, *steer.TOOLS)
+ALL_TOOLS: tuple[Tool, ...] = (*load.TOOLS, *status.TOOLS, *read.TOOLS, *attribute.TOOLS, *steer.TOOLS, *train.TOOLS, *evaluate.TOOLS)
 
 INSTRUCTIONS = """\
 Use these tools to look inside a language model with sparse autoencoders (SAEs): which features fire on a text, what a prediction \
