@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.core.fake_uploads import answer_upload
+
 LARGE = 10_000
 """Files from this size on are "LFS": named by sha256 and served by the content server."""
 
@@ -45,6 +47,9 @@ class FakeHub:
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
         self.refs: dict[str, dict[str, str]] = {}
+        self.private: set[str] = set()
+        self.uploaded: dict[str, bytes] = {}
+        """Large files that were sent, by sha256."""
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self._servers = [self._serve("hub"), self._serve("content")]
@@ -87,6 +92,12 @@ class FakeHub:
             def do_HEAD(self) -> None:
                 _Answer(hub, name, self).give()
 
+            def do_POST(self) -> None:
+                _Answer(hub, name, self).give()
+
+            def do_PUT(self) -> None:
+                _Answer(hub, name, self).give()
+
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
@@ -107,7 +118,11 @@ class _Answer:
     def give(self) -> None:
         try:
             if self.fault and self.fault.status:
+                self._read_body()
                 self._send(self.fault.status, b"no", dict(self.fault.headers))
+            elif self.request.method in ("POST", "PUT"):
+                status, reply = answer_upload(self.hub, self.path, self._read_body())
+                self._send(status, json.dumps(reply).encode(), {"Content-Type": "application/json"})
             elif self.path.startswith("/api/models/"):
                 self._describe(self.path.removeprefix("/api/models/"))
             elif self.server == "content":
@@ -124,6 +139,9 @@ class _Answer:
                 return fault
         return None
 
+    def _read_body(self) -> bytes:
+        return self.handler.rfile.read(int(self.handler.headers.get("Content-Length") or 0))
+
     def _describe(self, path: str) -> None:
         repo_id, _, revision = path.partition("/revision/")
         if repo_id not in self.hub.repos:
@@ -132,9 +150,8 @@ class _Answer:
         if not commit:
             return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         siblings = [{"rfilename": name} for name in self.hub.repos[repo_id][commit]]
-        return self._send(
-            200, json.dumps({"id": repo_id, "sha": commit, "siblings": siblings}).encode(), {"Content-Type": "application/json"}
-        )
+        said = {"id": repo_id, "sha": commit, "siblings": siblings, "private": repo_id in self.hub.private}
+        return self._send(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self) -> None:
         repo_id, _, rest = self.path[1:].partition("/resolve/")

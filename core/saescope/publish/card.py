@@ -1,0 +1,122 @@
+"""The model card: how to load the SAE, what it is, how good it is, where it comes from."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from saescope.evals import Evaluation
+from saescope.publish.publication import Loading
+from saescope.publish.sharing import public_name
+from saescope.saes import SAE
+
+_FENCE = "```"
+_PROVENANCE = ("training_architecture", "dataset_path", "training_tokens", "seed", "context_size", "prepend_bos", "sae_lens_version")
+
+
+def model_card(sae: SAE, load: Loading, evaluation: Evaluation | None, *, title: str, version: str) -> str:
+    """README.md, front matter included."""
+    sections = [
+        _front_matter(sae),
+        f"# {title}\n\n{_what(sae)}",
+        _loading(load),
+        _shape(sae),
+        _quality(evaluation),
+        _provenance(sae, version),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(sae: SAE) -> str:
+    base = sae.cfg.metadata.model_name
+    said: dict[str, Any] = {"library_name": "saelens", "tags": ["sparse-autoencoder", "interpretability", "saescope"]}
+    if base.count("/") == 1:
+        said["base_model"] = base
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in said.items()), "---"])
+
+
+def _what(sae: SAE) -> str:
+    meta, kind = sae.cfg.metadata, "transcoder" if sae.cfg.transcoder else "sparse autoencoder (SAE)"
+    where = f"`{meta.hook_name or 'an unknown hook'}`" + (f" to `{meta.hook_name_out}`" if sae.cfg.transcoder else "")
+    return f"A {sae.cfg.architecture} {kind} on {where} of {meta.model_name or 'an unknown model'}, with {sae.cfg.d_sae:,} features."
+
+
+def _loading(load: Loading) -> str:
+    ours = f"With saescope, from Python or the command line (`{load.command}`):\n\n{_python('import saescope as ss', load.saescope)}"
+    lens = f"With [SAELens](https://github.com/decoderesearch/SAELens):\n\n{_python('from sae_lens import SAE', load.sae_lens)}"
+    return "\n\n".join(["## Load it", ours, *([lens] if load.sae_lens else [])])
+
+
+def _python(imports: str, call: str) -> str:
+    return f"{_FENCE}python\n{imports}\n\nsae = {call}\n{_FENCE}"
+
+
+def _shape(sae: SAE) -> str:
+    cfg = sae.cfg
+    rows = {"architecture": cfg.architecture, "d_in": cfg.d_in, "d_sae": cfg.d_sae}
+    rows |= {"d_out": cfg.d_out, "skip connection": cfg.skip} if cfg.transcoder else {}
+    rows |= {
+        "k": getattr(cfg, "k", None),
+        "dtype": str(sae.dtype).removeprefix("torch."),
+        "normalize_activations": cfg.normalize_activations,
+    }
+    rows |= {"hook_name": cfg.metadata.hook_name, "hook_name_out": cfg.metadata.hook_name_out}
+    return "## What it is\n\n" + _table(("field", "value"), [(name, str(value)) for name, value in rows.items() if value not in (None, "")])
+
+
+def _quality(found: Evaluation | None) -> str:
+    if found is None:
+        return "## Quality\n\nNot evaluated. `saescope evaluate-sae` measures it."
+    values = {
+        "L0": ("l0", found.l0),
+        "explained variance": ("explained_variance", found.explained_variance),
+        "CE score": ("ce_score", found.ce_score),
+        "KL score": ("kl_score", found.kl_score),
+        "cosine": ("cosine", found.cosine),
+        "MSE (summed over the width)": ("mse", found.mse),
+        "L2 ratio": ("l2_ratio", found.shrinkage.l2_ratio),
+        "dead features": ("", found.dead_share),
+        "dense features (> 10 % of tokens)": ("", found.dense_share),
+    }
+    rows = [(name, _number(value), _range(found, key)) for name, (key, value) in values.items()]
+    parts = ["## Quality", f"**{found.verdict.level}**: {found.verdict.summary}", _table(("metric", "value", "95 % interval"), rows)]
+    if found.baselines is not None:
+        simpler = (
+            ("random SAE of the same L0", found.baselines.random_sae),
+            (f"PCA, {found.baselines.pca.size} directions", found.baselines.pca),
+        )
+        compared = [(name, _number(each.explained_variance), _number(each.ce_score)) for name, each in simpler]
+        parts.append(_table(("for comparison", "explained variance", "CE score"), compared))
+    parts.append("\n".join(f"- {reason.finding}" for reason in found.verdict.reasons))
+    parts.append(
+        f"Measured on {found.n_tokens:,} tokens of {_text_name(found.dataset)} ({found.n_contexts} contexts of {found.context_size}, "
+        f"seed {found.seed}), position 0 and special tokens left out; intervals by resampling contexts."
+    )
+    return "\n\n".join(parts)
+
+
+def _provenance(sae: SAE, version: str) -> str:
+    raw = sae.cfg.metadata.raw
+    rows = [("model", sae.cfg.metadata.model_name or "unknown")]
+    rows += [(name, str(raw[name])) for name in _PROVENANCE if raw.get(name) not in (None, "")]
+    source = raw.get("source")
+    if isinstance(source, dict):
+        rows.append(("taken from", f"{source.get('repo_id')}/{source.get('path')} at {source.get('revision')}: its licence applies"))
+    rows += [("sha256 of the weights", sae.weights_hash), ("written by", f"saescope {version}")]
+    return "## Provenance\n\n" + _table(("field", "value"), rows)
+
+
+def _text_name(dataset: str) -> str:
+    return "saescope's own sample of public-domain text" if dataset == "embedded" else f"`{public_name(dataset)}`"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _range(found: Evaluation, key: str) -> str:
+    return f"{found.intervals[key].low:.4g} to {found.intervals[key].high:.4g}" if key in found.intervals else ""
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -1,0 +1,173 @@
+"""Writing an SAE with its card: what would be written is always said first, and nothing that is there is overwritten."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saescope import __version__
+from saescope.errors import ArgumentError, OfflineError, ResourceError
+from saescope.evals import Evaluation
+from saescope.hub.location import checked_path
+from saescope.hub.upload import Target, check_repo_id, has_token, look, push
+from saescope.publish.card import model_card
+from saescope.publish.publication import Loading, Publication, PublishedFile
+from saescope.publish.sharing import shareable
+from saescope.saes import SAE
+from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, to_saelens
+
+CARD_FILE = "README.md"
+SAELENS_ARCHITECTURES = {
+    *("standard", "gated", "topk", "jumprelu", "temporal"),
+    *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
+}
+_SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+class _Plan(NamedTuple):
+    target: str
+    names: Mapping[str, str]
+    """Our file to its name at the target."""
+    load: Loading
+    warnings: tuple[str, ...]
+    repository: Target | None = None
+
+
+def publish(
+    sae: SAE,
+    *,
+    path: str | Path = "",
+    repo_id: str = "",
+    sae_id: str = "",
+    evaluation: Evaluation | None = None,
+    private: bool = True,
+    dry_run: bool = True,
+) -> Publication:
+    """Write the SAE and its card into the folder `path`, or as `sae_id` (default: its hook) into the Hugging Face repository `repo_id`.
+
+    A dry run says what would be written and where; it looks at the repository if the hub can be reached. Paths of this machine do not
+    get into what is published.
+
+    Raises:
+        ArgumentError: neither or both of path and repo_id; files of this name are there; no token; a private SAE for a public repository.
+        ResourceError, OfflineError: the folder or the hub cannot be written.
+    """
+    if bool(path) == bool(repo_id):
+        raise ArgumentError("Give either path or repo_id.", code="MISSING_ARGUMENT", field="repo_id", hint='publish_sae(path="my-sae")')
+    sae = shareable(sae, evaluation)
+    plan = _to_repository(sae, repo_id, sae_id, private=private, dry_run=dry_run) if repo_id else _to_folder(sae, Path(path).expanduser())
+    title = repo_id.partition("/")[2] or Path(path).name
+    card = model_card(sae, plan.load, evaluation, title=title, version=__version__)
+    commit = "" if dry_run else _write(sae, card, plan, private=private)
+    cfg, _ = to_saelens(sae)
+    sizes = {CFG_FILE: len(json.dumps(cfg, indent=1)), WEIGHTS_FILE: weights_file_bytes(sae), CARD_FILE: len(card.encode())}
+    return Publication(
+        target=plan.target,
+        files=tuple(PublishedFile(plan.names[name], n_bytes) for name, n_bytes in sizes.items()),
+        load=plan.load,
+        card=card,
+        written=not dry_run,
+        private=private if repo_id else None,
+        commit=commit,
+        warnings=plan.warnings,
+    )
+
+
+def weights_file_bytes(sae: SAE) -> int:
+    """Size of the safetensors file, before it is written."""
+    tensors, header, offset = to_saelens(sae)[1], dict[str, Any](), 0
+    for name, tensor in sorted(tensors.items()):
+        dtype = _SAFETENSORS[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.nbytes]}
+        offset += tensor.nbytes
+    length = len(json.dumps(header, separators=(",", ":")))
+    return 8 + length + -length % 8 + offset
+
+
+def _to_folder(sae: SAE, folder: Path) -> _Plan:
+    taken = [name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE) if (folder / name).exists()]
+    if taken or (folder.exists() and not folder.is_dir()):
+        raise ArgumentError(
+            f"{folder.name!r} already holds {taken[0]}." if taken else f"{folder.name!r} is a file.",
+            code="ALREADY_EXISTS",
+            field="path",
+            got=folder,
+            hint="Choose another folder, or remove it yourself: nothing is overwritten.",
+        )
+    where = str(folder)
+    commands = (f"ss.load_sae({where!r})", f"load_sae(path={json.dumps(where)})", f"saescope load-sae --path {json.dumps(where)}")
+    load, warnings = _loading(sae, *commands, f"SAE.load_from_disk({where!r})")
+    return _Plan(where, {name: name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE)}, load, warnings)
+
+
+def _to_repository(sae: SAE, repo_id: str, sae_id: str, *, private: bool, dry_run: bool) -> _Plan:
+    check_repo_id(repo_id)
+    folder = checked_path(sae_id or sae.cfg.metadata.hook_name or "sae").strip("/")
+    warnings = [] if has_token() else ["There is no Hugging Face token: set HF_TOKEN to one that may write before you publish."]
+    try:
+        target = look(repo_id)
+    except OfflineError:
+        if not dry_run:
+            raise
+        target = Target(repo_id, False, "", True, frozenset())
+        warnings.append(f"The hub cannot be reached: whether {repo_id} holds {folder} already is not known.")
+    _check_repository(target, folder, private=private)
+    # The first SAE of a repository brings the repository's card; later ones keep theirs in their own folder.
+    card = f"{folder}/{CARD_FILE}" if CARD_FILE in target.names else CARD_FILE
+    ours, lens = f"release={json.dumps(repo_id)}, sae_id={json.dumps(folder)}", f"{json.dumps(repo_id)}, {json.dumps(folder)}"
+    command = f"saescope load-sae --release {repo_id} --sae-id {folder}"
+    load, missing = _loading(sae, f"ss.load_sae({ours})", f"load_sae({ours})", command, f"SAE.from_pretrained({lens})")
+    names = {CFG_FILE: f"{folder}/{CFG_FILE}", WEIGHTS_FILE: f"{folder}/{WEIGHTS_FILE}", CARD_FILE: card}
+    return _Plan(target.url, names, load, (*warnings, *missing), target)
+
+
+def _check_repository(target: Target, folder: str, *, private: bool) -> None:
+    taken = sorted(name for name in target.names if name.startswith(f"{folder}/"))
+    if taken:
+        raise ArgumentError(
+            f"{target.repo_id} already holds {taken[0]}.",
+            code="ALREADY_EXISTS",
+            field="repo_id",
+            got=target.repo_id,
+            hint="Choose another repo_id (or, in Python, another sae_id): nothing is overwritten.",
+        )
+    if private and target.exists and not target.private:
+        raise ArgumentError(
+            f"{target.repo_id} is public.",
+            code="REPO_IS_PUBLIC",
+            field="private",
+            got=True,
+            allowed=False,
+            hint="Call with private=false to publish for everybody, or choose another repo_id.",
+        )
+
+
+def _loading(sae: SAE, python: str, tool: str, command: str, sae_lens: str) -> tuple[Loading, tuple[str, ...]]:
+    architecture = str(to_saelens(sae)[0]["architecture"])
+    if architecture in SAELENS_ARCHITECTURES:
+        return Loading(python, tool, command, sae_lens), ()
+    return Loading(python, tool, command, ""), (f"sae-lens has no architecture {architecture!r}: only saescope loads this SAE.",)
+
+
+def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:
+    """The commit, or "" for a folder."""
+    if plan.repository is None:
+        folder = sae.save(plan.target)
+        _write_new(folder / CARD_FILE, card)
+        return ""
+    with tempfile.TemporaryDirectory(prefix="saescope-publish-") as staging:
+        folder = sae.save(staging)
+        _write_new(folder / CARD_FILE, card)
+        files = {name: folder / own for own, name in plan.names.items()}
+        return push(plan.repository, files, private=private, message=f"Add {plan.names[CFG_FILE].rpartition('/')[0]}")
+
+
+def _write_new(file: Path, content: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8", newline="\n") as opened:
+            opened.write(content)
+    except OSError as error:
+        raise ResourceError(
+            f"{file.name} cannot be written: {error.strerror}.", code="CANNOT_WRITE", hint="Choose a folder with free space."
+        ) from error
