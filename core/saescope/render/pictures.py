@@ -1,0 +1,101 @@
+"""PNG pictures of a training and of an evaluation. Each has a background of its own, so that it reads on light and dark pages."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER, INK, GRID = "#f6f5f1", "#22262b", "#c9c7bf"
+BLUE, ORANGE, GREY = "#1f5fa8", "#b8501b", "#8a8880"
+DPI = 150
+
+DensityRow = tuple[float, float, int]
+"""Low, high, number of features."""
+PositionRow = tuple[int, int, int, float | None]
+"""First, last, tokens, explained variance."""
+
+
+def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
+    """Loss and L0 over the steps of a run; points without one of them leave a gap."""
+    figure, (upper, lower) = _figure(2, height=5.6, title="Training")
+    upper.sharex(lower)
+    for axes, name, colour, label in ((upper, "loss", BLUE, "loss"), (lower, "l0", ORANGE, "L0 (features a token)")):
+        known = [(point["step"], point[name]) for point in points if name in point]
+        axes.plot([x for x, _ in known], [y for _, y in known], color=colour, linewidth=1.8, marker="o" if len(known) == 1 else "")
+        axes.set_ylabel(label)
+    if all(point["loss"] > 0 for point in points if "loss" in point) and _spread(points, "loss") > 10:
+        upper.set_yscale("log")
+        upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        upper.yaxis.set_minor_formatter(lambda value, _: "")
+    upper.tick_params(labelbottom=False)
+    lower.set_ylim(bottom=0)
+    lower.set_xlabel("step")
+    return _png(figure)
+
+
+def density_histogram(bins: Sequence[DensityRow], *, n_dead: int = 0, dense_above: float = 0.1) -> bytes:
+    """How many features fire how often; those that never fired stand apart on the left."""
+    figure, (axes,) = _figure(1, height=3.6, title="How often features fire")
+    labels = [f"{edge:.1g}" for edge in (*(low for low, _, _ in bins), *(high for _, high, _ in bins[-1:]))]
+    colours = [ORANGE if low >= dense_above * 0.99 else BLUE for low, _, _ in bins]
+    bars = axes.bar(range(len(bins)), [n for _, _, n in bins], width=0.96, align="edge", color=colours)
+    axes.bar_label(bars, labels=[str(n) if n else "" for _, _, n in bins], color=INK, fontsize=8, padding=1)
+    if n_dead:
+        axes.bar_label(axes.bar([-1.5], [n_dead], width=0.96, align="edge", color=GREY), color=INK, fontsize=8, padding=1)
+    axes.set_xticks([*([-1.02] if n_dead else []), *range(len(labels))], [*(["never"] if n_dead else []), *labels])
+    axes.set_xlabel(f"share of tokens at which a feature fires (orange: more than {dense_above:g})")
+    axes.set_ylabel("features")
+    axes.margins(y=0.12)
+    return _png(figure)
+
+
+def variance_by_position(bins: Sequence[PositionRow], *, overall: float | None = None) -> bytes:
+    """Explained variance along the context, position 0 left out."""
+    figure, (axes,) = _figure(1, height=3.6, title="Explained variance by position")
+    known = [(first, last, ev) for first, last, _, ev in bins if ev is not None]
+    axes.plot(
+        [(first + last) / 2 for first, last, _ in known], [ev for *_, ev in known], color=BLUE, linewidth=1.8, marker="o", markersize=4
+    )
+    if overall is not None:
+        axes.axhline(overall, color=ORANGE, linewidth=1.2, linestyle="--", label=f"all positions: {overall:.2f}")
+        axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    lowest = min((ev for *_, ev in known), default=0.0)
+    axes.set_ylim(min(0.0, max(lowest, -1.0)), 1.02)
+    axes.set_xlabel("position in the context")
+    axes.set_ylabel("explained variance")
+    return _png(figure)
+
+
+def _spread(points: Sequence[Mapping[str, float | int]], name: str) -> float:
+    values = [point[name] for point in points if name in point]
+    return max(values) / min(values) if values else 1.0
+
+
+def _figure(n_rows: int, *, height: float, title: str) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.figure import Figure  # not pyplot: no global state, and safe in any thread
+
+    figure = Figure(figsize=(6.4, height), dpi=DPI, facecolor=PAPER, layout="constrained")
+    made: Any = figure.subplots(n_rows, 1, squeeze=False)
+    axes: list[Axes] = list(made[:, 0])
+    for each in axes:
+        each.set_facecolor(PAPER)
+        each.grid(color=GRID, linewidth=0.6)
+        each.set_axisbelow(True)
+        each.tick_params(colors=INK, labelsize=9)
+        each.xaxis.label.set_color(INK)
+        each.yaxis.label.set_color(INK)
+        each.spines[["top", "right"]].set_visible(False)
+        each.spines[["left", "bottom"]].set_color(INK)
+    axes[0].set_title(title, color=INK, fontsize=11, loc="left")
+    return figure, axes
+
+
+def _png(figure: "Figure") -> bytes:
+    out = BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
