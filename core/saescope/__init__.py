@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saescope.attribution import attribute as attribute
     from saescope.evals import check_sae as check_sae
+    from saescope.evals import evaluate as evaluate
     from saescope.features import encode_texts as encode_texts
     from saescope.features import rank_features as rank_features
     from saescope.hooks import edit_activations as edit_activations
@@ -34,6 +35,7 @@ _HOME = {
     "check_sae": "evals",
     "edit_activations": "hooks",
     "encode_texts": "features",
+    "evaluate": "evals",
     "intervene": "steering",
     "load_model": "models",
     "load_sae": "load",

@@ -19,7 +19,9 @@ PositionRow = tuple[int, int, int, float | None]
 
 
 def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
-    """Loss and L0 over the steps of a run; points without one of them leave a gap."""
+    """Loss and L0 over the steps of a run."""
+    from matplotlib.ticker import LogLocator
+
     figure, (upper, lower) = _figure(2, height=5.6, title="Training")
     upper.sharex(lower)
     for axes, name, colour, label in ((upper, "loss", BLUE, "loss"), (lower, "l0", ORANGE, "L0 (features a token)")):
@@ -28,6 +30,7 @@ def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
         axes.set_ylabel(label)
     if all(point["loss"] > 0 for point in points if "loss" in point) and _spread(points, "loss") > 10:
         upper.set_yscale("log")
+        upper.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         upper.yaxis.set_minor_formatter(lambda value, _: "")
     upper.tick_params(labelbottom=False)
