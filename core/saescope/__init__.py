@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saescope.activations import ActivationStore as ActivationStore
     from saescope.attribution import attribute as attribute
     from saescope.evals import check_sae as check_sae
     from saescope.evals import evaluate as evaluate
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
     from saescope.steering import FeatureEdit as FeatureEdit
     from saescope.steering import intervene as intervene
     from saescope.steering import steer as steer
+    from saescope.training import TrainConfig as TrainConfig
+    from saescope.training import train as train
+    from saescope.training import train_config as train_config
 
 __version__ = "0.1.0"
 
 _HOME = {
     "SAE": "saes",
+    "ActivationStore": "activations",
     "FeatureEdit": "steering",
+    "TrainConfig": "training",
     "attribute": "attribution",
     "check_sae": "evals",
     "edit_activations": "hooks",
@@ -47,6 +53,8 @@ _HOME = {
     "run_with_saes": "splice",
     "splice": "splice",
     "steer": "steering",
+    "train": "training",
+    "train_config": "training",
 }
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -25,7 +25,7 @@ class Rate:
     def __init__(self) -> None:
         self.seconds, self.n_tokens = 0.0, 0.0
 
-    def add(self, seconds: float, n_tokens: float) -> None:
+    def add(self, seconds: float, n_tokens: int) -> None:
         self.seconds += seconds
         self.n_tokens += n_tokens
         if self.seconds > FORGET_AFTER_S:
@@ -82,10 +82,11 @@ class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
         return (rows[self.cfg.hook_name], rows[self.cfg.hook_name_out]) if self.cfg.transcoder else rows[self.cfg.hook_name]
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.store.state_dict())
+        """Flat: a checkpoint takes a dot in a name for a level."""
+        return {name.replace(".", "/"): value for name, value in self.store.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.store.load_state_dict(state)
+        self.store.load_state_dict({name.replace("/", "."): value for name, value in state.items()})
 
 
 def text_source(cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path] = ()) -> TextSource:

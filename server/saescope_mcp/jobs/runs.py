@@ -97,7 +97,12 @@ class Runs:
         live = [other.id for other in self.all() if other.live]
         now = time.time()
         changes: dict[str, Any] = {"state": "queued", "queued": now, "heartbeat": now, "cancel": False, "error": {}, "ended": None}
-        changes |= {"started": None, "phase": "starting", "message": "starting"}
+        changes |= {
+            "started": None,
+            "phase": "starting",
+            "message": "starting",
+            "progress": {**run.progress, "eta_s": None} if run.progress else {},
+        }
         won = self.table.revive(run.id, most_live=most_live, **changes)
         if won is None and run.id not in live:
             raise _too_many(live, most_live)
@@ -131,17 +136,22 @@ class Runs:
     def _spawn(self, run: Run) -> Run:
         folder = self.folder(run.id)
         folder.mkdir(parents=True, exist_ok=True)
-        # Other servers' worker must find what we find, from another folder; nothing is imported from that folder itself.
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path if place)}
-        group: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
-        with (folder / "log.txt").open("ab") as log:
-            command = [sys.executable, "-P", "-m", "saescope_mcp.worker", run.id]
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group)
+        child = start_worker(run.id, folder)
         _children.append(child)
         self.table.update(run.id, pid=child.pid)
         return replace(run, pid=child.pid)
+
+
+def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
+    """In a group of its own: what ends this process, or a Ctrl-C in its terminal, does not reach it."""
+    # It finds what this process finds, from another folder; nothing is imported from that folder itself.
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path if place)}
+    group: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
+    with (folder / "log.txt").open("ab") as log:
+        command = [sys.executable, "-P", "-m", "saescope_mcp.worker", run_id]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group)
 
 
 def _name_taken(name: str) -> ConfigError:

@@ -20,6 +20,7 @@ class EvaluateSae(Request):
     n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(default=20_000, ge=1, description="Tokens to evaluate on.")
     baselines: bool = Field(default=True, description="Compare with a random SAE and with PCA.")
     seed: Seed = 0
+    picture: bool = Field(default=False, description="Also draw the density histogram and explained variance by position (PNG files).")
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait before a job_id is returned instead."
     )
@@ -101,7 +102,7 @@ class EvaluateSaeReply(Reply):
     state: Literal["done", "running"]
     job_id: str | None = None
     verdict: str | None = None
-    reasons: list[Reason] = []
+    reasons: list[Reason] = Field(default_factory=list[Reason])
     n_tokens: int | None = None
     l0: float | None = None
     explained_variance: float | None = None
@@ -117,15 +118,16 @@ class EvaluateSaeReply(Reply):
     """Features that fire at more than a tenth of the tokens."""
     shrinkage: Shrinkage | None = None
     baselines: Baselines | None = None
-    intervals: dict[str, Interval] = {}
+    intervals: dict[str, Interval] = Field(default_factory=dict[str, Interval])
     dataset: str | None = None
     hook_name: str | None = None
     hook_name_out: str | None = None
     """The site that is reconstructed."""
     n_contexts: int | None = None
     context_size: int | None = None
-    density: list[DensityBin] = []
+    pictures: list[str] = Field(default_factory=list[str])
+    density: list[DensityBin] = Field(default_factory=list[DensityBin])
     """Only in "detailed", like `positions` and `saelens`."""
-    positions: list[PositionBin] = []
-    saelens: dict[str, float] = {}
+    positions: list[PositionBin] = Field(default_factory=list[PositionBin])
+    saelens: dict[str, float] = Field(default_factory=dict[str, float])
     """By the definitions of sae-lens's run_evals."""

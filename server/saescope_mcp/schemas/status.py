@@ -72,6 +72,7 @@ class JobStatus(Request):
 
     job_id: Identifier = Field(default="", description='Job, e.g. "train-1a2b3c". Empty: all jobs.')
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=0.0, ge=0, description="Seconds to wait for the job to end.")
+    picture: bool = Field(default=False, description="Also draw a training's loss and L0 curves (a PNG file).")
 
 
 class JobStatusReply(ListReply):
@@ -93,6 +94,7 @@ class JobStatusReply(ListReply):
     checkpoint: str | None = None
     sae: str | None = None
     plan: dict[str, Any] | None = None
+    pictures: list[str] = Field(default_factory=list[str])
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     jobs: list[JobRow]

@@ -43,8 +43,8 @@ class TrainSae(Request):
     name: Name = Field(default="", description='Name of the SAE, e.g. "stories-l14"; empty: the job\'s id.')
     options: Annotated[list[Identifier], AtMost("max_options")] = Field(
         default=[],
-        description='Rarer knobs as "name=value", e.g. "revival=resample", "lr_warm_up_steps=100", "target_l0=64", "text_column=body", '
-        '"buffer_tokens=16384", "cache_activations=true", "checkpoint_every_s=60", "logger=wandb". A wrong name gets the right ones.',
+        description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body", "buffer_tokens=16384", "logger=wandb". '
+        "A wrong name gets the right ones.",
     )
     device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
     dry_run: bool = Field(default=False, description="Only measure and plan; start nothing.")

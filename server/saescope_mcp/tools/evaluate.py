@@ -7,10 +7,13 @@ from mcp.types import ToolAnnotations
 
 from saescope.errors import Cancelled
 from saescope_mcp.jobs import Job
+from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.evaluate import EvaluateSae, EvaluateSaeReply
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name
+from saescope_mcp.state.measured import remember
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import provenance
+from saescope_mcp.tool.pictures import of_evaluation
 
 if TYPE_CHECKING:
     from saescope.evals import Evaluation
@@ -30,7 +33,10 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
         async with state.use(request.sae) as loaded:
             job.say("reading the text")
             found = await loaded.run(partial(_evaluate, loaded, request, dataset, job))
-            return _reply(loaded, request, found)
+            remember(loaded.weights_hash, found)
+            name, d_sae = loaded.weights_hash[:12], loaded.sae.cfg.d_sae
+            pictures = await loaded.run(partial(of_evaluation, found, name, d_sae=d_sae)) if request.picture else []
+            return _reply(loaded, request, found, pictures)
 
     key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
     job = state.jobs.start("evaluate_sae", key, request, work)
@@ -62,9 +68,9 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
     )
 
 
-def _reply(loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation") -> EvaluateSaeReply:
-    same = set(EvaluateSaeReply.model_fields) - {"summary", "warnings", "next", "result_id", "evidence", "provenance", "state", "job_id"}
-    said = {name: getattr(found, name) for name in same - {"verdict", "reasons", *DETAILS}}
+def _reply(loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation", pictures: list[str]) -> EvaluateSaeReply:
+    same = set(EvaluateSaeReply.model_fields) - set(Reply.model_fields) - {"state", "job_id", "verdict", "reasons", "pictures", *DETAILS}
+    said = {name: getattr(found, name) for name in same}
     if request.response_format == "detailed":
         said |= {name: getattr(found, name) for name in DETAILS}
     verdict = found.verdict
@@ -73,13 +79,14 @@ def _reply(loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation") -> Eval
         | {
             "summary": _summary(loaded, found),
             "warnings": list(found.warnings),
-            "next": [next_call("top_features", sae=request.sae, text="...")],
+            "next": [next_call("top_features", sae=request.sae, text="..."), next_call("publish_sae", sae=request.sae, path="...")],
             "evidence": "intervened" if found.ce else "observed",
             "provenance": provenance(loaded, request.seed),
             "state": "done",
             "verdict": f"{verdict.level}: {verdict.summary}",
             "reasons": list(verdict.reasons),
             "intervals": dict(found.intervals),
+            "pictures": pictures,
         },
         from_attributes=True,
     )

@@ -1,6 +1,7 @@
 """server_status and job_status."""
 
 import time
+from functools import partial
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ from saescope_mcp.schemas.status import Cached, JobRow, JobStatus, JobStatusRepl
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.state import AppState, load_call
 from saescope_mcp.tool import Tool, document, next_call, refusal
+from saescope_mcp.tool.pictures import of_training
 from saescope_mcp.tools.train import LOOK_S, duration, train_reply
 
 STALLED_S = 30.0
@@ -94,6 +96,7 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
         eta_s=eta_s if run.live else None,
         checkpoint=run.checkpoint,
         sae=reply.sae,
+        pictures=await state.workers.run(partial(of_training, run)) if request.picture else [],
         plan=reply.plan and reply.plan.model_dump(),
         result=document(run.tool, TrainSae.model_validate(run.request), reply, max_tokens=state.settings.max_result_tokens)
         if finished

@@ -109,6 +109,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def planned(plan: dict[str, Any]) -> str:
+    """A plan in a sentence or two."""
+    memory, disk = plan["memory_bytes"] / 1e9, plan["disk_bytes"] / 1e9
+    takes = f"{memory:.2g} GB of memory and {disk:.2g} GB of disk"
+    if not plan["fits"]:
+        change = f" It fits with {' or '.join(plan['change'])}." if plan["change"] else ""
+        return f"The run needs {takes}: it does not fit.{change}"
+    return f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} tokens/s, {takes}."
+
+
 async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
     """What the worker is given, and everything that can be refused before one is started."""
     settings = state.settings
@@ -181,29 +191,20 @@ def _summary(run: Run) -> str:
     at = f"step {step:,} of {run.progress['n_steps']:,}" if run.progress else "the start"
     match run.state:
         case "done" if run.dry_run:
-            return f"Dry run: {_planned(plan)} Nothing was started."
+            return f"Dry run: {planned(plan)} Nothing was started."
         case "done":
             latest = run.progress["metrics"]["latest"] or {}
             quality = f": L0 {latest['l0']:.1f}, explained variance {latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
             return f"{run.result['sae']} is trained{quality if latest else ''} (on the last batch). It loads by its handle."
         case "queued":
-            return f"{run.id} is queued: {run.message}." + (f" {_planned(plan)}" if plan else "")
+            return f"{run.id} is queued: {run.message}." + (f" {planned(plan)}" if plan else "")
         case "running":
-            return f"{run.id} is running, at {at}: {run.message}." + (f" {_planned(plan)}" if plan else "")
+            return f"{run.id} is running, at {at}: {run.message}." + (f" {planned(plan)}" if plan else "")
         case "failed":
             return f"{run.id} failed at {at}: {run.error.get('message', '')}"
         case _:
             kept = "a complete checkpoint is kept" if run.checkpoint else "there was no checkpoint yet"
             return f"{run.id} is {run.state} at {at}: {kept}."
-
-
-def _planned(plan: dict[str, Any]) -> str:
-    memory, disk = plan["memory_bytes"] / 1e9, plan["disk_bytes"] / 1e9
-    takes = f"{memory:.2g} GB of memory and {disk:.2g} GB of disk"
-    if not plan["fits"]:
-        change = f" It fits with {' or '.join(plan['change'])}." if plan["change"] else ""
-        return f"The run needs {takes}: it does not fit.{change}"
-    return f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} tokens/s, {takes}."
 
 
 def _next(run: Run) -> list[str]:
