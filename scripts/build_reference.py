@@ -8,6 +8,7 @@ import anyio
 from mcp import Client
 from mcp.types import Tool
 
+from saescope.training.config import OPTIONS, Option
 from saescope_mcp.app import build_server
 
 PAGE = Path(__file__).parent.parent / "docs" / "tools.md"
@@ -35,7 +36,21 @@ async def list_tools() -> list[Tool]:
 
 
 def page(tools: list[Tool]) -> str:
-    return HEAD + "".join(f"\n{section(tool)}" for tool in tools)
+    return HEAD + "".join(f"\n{section(tool)}" for tool in tools) + f"\n{training_options()}"
+
+
+def training_options() -> str:
+    """The table that `options` of train_sae is checked against."""
+    head = '## Options of train_sae\n\nAs `options=["name=value"]`.\n\n| name | default | |\n|---|---|---|\n'
+    return head + "".join(option_row(name, option) for name, option in OPTIONS.items())
+
+
+def option_row(name: str, option: Option) -> str:
+    low, high = (f"{bound:g}" if abs(bound) < float("inf") else "" for bound in (option.low, option.high))
+    bounds = f" ({low} to {high})" if low and high else f" (at least {low})" if low else ""
+    choices = f": {', '.join(f'`{choice}`' for choice in option.choices)}" if option.choices else ""
+    default = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+    return f"| `{name}` | `{plain(default)}` | {option.help}{bounds}{choices} |\n"
 
 
 def section(tool: Tool) -> str:

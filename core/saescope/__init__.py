@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from saescope.steering import FeatureEdit as FeatureEdit
     from saescope.steering import intervene as intervene
     from saescope.steering import steer as steer
+    from saescope.training import TrainConfig as TrainConfig
+    from saescope.training import train as train
+    from saescope.training import train_config as train_config
 
 __version__ = "0.1.0"
 
@@ -33,6 +36,7 @@ _HOME = {
     "SAE": "saes",
     "ActivationStore": "activations",
     "FeatureEdit": "steering",
+    "TrainConfig": "training",
     "attribute": "attribution",
     "check_sae": "evals",
     "edit_activations": "hooks",
@@ -49,6 +53,8 @@ _HOME = {
     "run_with_saes": "splice",
     "splice": "splice",
     "steer": "steering",
+    "train": "training",
+    "train_config": "training",
 }
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 

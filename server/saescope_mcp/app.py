@@ -10,9 +10,19 @@ from saescope import __version__
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
-from saescope_mcp.tools import attribute, find, load, read, status, steer
+from saescope_mcp.tools import attribute, evaluate, find, load, publish, read, status, steer, train
 
-ALL_TOOLS: tuple[Tool, ...] = (*find.TOOLS, *load.TOOLS, *status.TOOLS, *read.TOOLS, *attribute.TOOLS, *steer.TOOLS)
+ALL_TOOLS: tuple[Tool, ...] = (
+    *find.TOOLS,
+    *load.TOOLS,
+    *status.TOOLS,
+    *read.TOOLS,
+    *attribute.TOOLS,
+    *steer.TOOLS,
+    *train.TOOLS,
+    *evaluate.TOOLS,
+    *publish.TOOLS,
+)
 
 INSTRUCTIONS = """\
 Use these tools to look inside a language model with sparse autoencoders (SAEs): which features fire on a text, what a prediction \
@@ -23,7 +33,8 @@ lists published ones by model, layer and site. Read check.verdict.
 3. Report evidence as the result does: observed < correlational < intervened < controlled. Say "causes" only at the last two, and compare \
 with the controls. error_share is what the SAE does not see. Labels and promoted tokens are hints, not proof.
 A feature is an index of one SAE: it means nothing in another. Handles stay the same after a restart; an error names the exact next call. \
-Calls on one model run one after the other (BUSY after 30 s of waiting). What takes longer than wait_s returns a job_id: call job_status.\
+Calls on one model run one after the other (BUSY after 30 s of waiting). What takes longer than wait_s returns a job_id: call job_status.
+To train: train_sae with dry_run=true, show the plan and ask; then train_sae, job_status, load_sae, evaluate_sae; publish_sae if wanted.\
 """
 
 

@@ -64,6 +64,15 @@ class Settings(BaseModel):
     max_wait_s: float = Field(default=55.0, ge=0)
     keep_jobs: int = Field(default=50, ge=1)
 
+    max_queued_jobs: int = Field(default=4, ge=0)
+    """Trainings that may wait while one runs."""
+    max_training_tokens: int = Field(default=10**9, ge=1)
+    max_batch_size: int = Field(default=65536, ge=1)
+    max_options: int = Field(default=40, ge=1)
+    max_evaluation_tokens: int = Field(default=10**6, ge=1)
+    plan_wait_s: float = Field(default=45.0, ge=0)
+    """How long train_sae waits for its plan, even with wait_s=0."""
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Defaults, changed by `SAESCOPE_<NAME>`.

@@ -11,6 +11,7 @@ from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 
 SAE = {"sae": "x/1.resid_post"}
+TRAIN = {"hook_name": "blocks.1.hook_resid_post"}
 STEER = {**SAE, "prompt": "a"}
 
 BAD: list[tuple[str, dict[str, Any], str, str]] = [
@@ -59,6 +60,23 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("load_sae", {"path": "/" + "a" * 300}, "TOO_LONG", "path"),
     ("unload", {"handle": "nothing"}, "HANDLE_NOT_FOUND", "server_status()"),
     ("job_status", {"job_id": "load-1"}, "JOB_NOT_FOUND", "job_status()"),
+    ("train_sae", {}, "MISSING_ARGUMENT", "hook_name"),
+    ("train_sae", {**TRAIN, "hook_nam": "x"}, "UNKNOWN_ARGUMENT", "'hook_name' instead of 'hook_nam'"),
+    ("train_sae", {**TRAIN, "d_sae": 64, "expansion_factor": 2}, "CONFLICTING_ARGUMENTS", "d_sae removed"),
+    ("train_sae", {**TRAIN, "architecture": "jumprelu", "k": 4.0}, "CONFLICTING_ARGUMENTS", "k replaced by l0_coefficient"),
+    ("train_sae", {**TRAIN, "architecture": "top_k"}, "INVALID_CHOICE", "architecture='topk'"),
+    ("train_sae", {**TRAIN, "training_tokens": 0}, "OUT_OF_RANGE", "training_tokens=1"),
+    ("train_sae", {**TRAIN, "training_tokens": 10**12}, "OUT_OF_RANGE", "training_tokens=1000000000"),
+    ("train_sae", {**TRAIN, "d_sae": 10**13}, "OUT_OF_RANGE", "d_sae=16777216"),
+    ("train_sae", {**TRAIN, "name": "../x"}, "INVALID_NAME", "without folders"),
+    ("train_sae", {**TRAIN, "name": "CON"}, "INVALID_NAME", "without folders"),
+    ("train_sae", {**TRAIN, "name": "/absolute"}, "INVALID_NAME", "without folders"),
+    ("train_sae", {**TRAIN, "dataset": "http://169.254.169.254/x"}, "INVALID_REPO_ID", "dataset"),
+    ("train_sae", {**TRAIN, "dataset": "/etc/passwd"}, "PATH_NOT_ALLOWED", "SAESCOPE_READ_ROOTS"),
+    ("train_sae", {**TRAIN, "options": ["a=b"] * 50}, "TOO_MANY_ITEMS", "shorter options"),
+    ("train_sae", {"resume": "train-1"}, "JOB_NOT_FOUND", "job_status()"),
+    ("cancel_job", {"job_id": "train-1"}, "JOB_NOT_FOUND", "job_status()"),
+    ("evaluate_sae", {**SAE}, "SAE_NOT_LOADED", "load_sae()"),
     ("top_featurs", {}, "UNKNOWN_TOOL", "Call top_features"),
     ("encode_text", {**SAE, "text": "a"}, "SAE_NOT_LOADED", "load_sae()"),
 ]

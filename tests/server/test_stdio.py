@@ -18,7 +18,7 @@ def parameters(*roots: Path) -> StdioServerParameters:
 @pytest.mark.slow
 async def test_a_client_loads_reads_and_is_refused(sae_dir: Path, glass_dir: Path) -> None:
     async with Client(parameters(sae_dir.parent, glass_dir.parent)) as client:
-        assert len((await client.list_tools()).tools) == 10
+        assert len((await client.list_tools()).tools) == 14
         loaded = await client.call_tool("load_sae", {"path": str(sae_dir), "model": str(glass_dir)})
         assert not loaded.is_error and loaded.structured_content is not None
         read = await client.call_tool("top_features", {"sae": loaded.structured_content["sae"], "text": PROMPT})

@@ -23,7 +23,7 @@ class RandomSAE:
     scale: float
 
     def __call__(self, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
-        return self.mean + self.scale * (self.sae(site.x) - self.mean)
+        return self.mean + self.scale * (self.sae(site.x).float() - self.mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class PCA:
     """Share of the variance that the first 1, 2, ... directions explain."""
 
     def __call__(self, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
-        return self.mean + (site.target - self.mean) @ self.basis @ self.basis.T
+        return self.mean + (site.target.float() - self.mean) @ self.basis @ self.basis.T
 
     @property
     def rank(self) -> int:
@@ -65,7 +65,8 @@ def fit_pca(found: Reconstruction, sae: SAE, l0: float) -> PCA:
     variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)
     rank = min(max(1, round(l0)), len(variances))
     explained = variances.cumsum(0) / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return PCA(found.mean.to(sae.b_dec), directions[:, :rank].to(sae.b_dec), explained)
+    basis = directions[:, :rank].float().contiguous()
+    return PCA(found.mean.float().to(sae.device), basis.to(sae.device), explained)
 
 
 def fit_random(model: LanguageModel, sae: SAE, text: EvalText, found: Reconstruction, *, l0: float, seed: int) -> RandomSAE:
@@ -73,9 +74,9 @@ def fit_random(model: LanguageModel, sae: SAE, text: EvalText, found: Reconstruc
     contexts = next(batches(text))
     site = read_site(model, sae, text.ids[contexts])
     keep = text.mask[contexts].flatten().to(site.x.device)
-    x, mean = site.x[keep], found.mean.to(sae.b_dec)
-    drawn = _random_topk(sae, mean, x.mean(0), k=min(max(1, round(l0)), sae.cfg.d_sae), seed=seed)
-    made, wanted = (drawn(x) - mean).double(), (site.target[keep] - mean).double()
+    x, mean = site.x[keep], found.mean.float().to(sae.device)
+    drawn = _random_topk(sae, mean.to(sae.dtype), x.mean(0), k=min(max(1, round(l0)), sae.cfg.d_sae), seed=seed)
+    made, wanted = drawn(x).float() - mean, site.target[keep].float() - mean
     size = float(made.square().sum())
     return RandomSAE(drawn, mean, float((made * wanted).sum()) / size if size else 0.0)
 

@@ -65,11 +65,12 @@ def _logits(
     def change(name: str, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
         if name not in stand_ins:
             return _ablation(name, site.written, mask).float()
-        change = (stand_ins[name](site) - site.target).float()
+        target = site.target.float()
+        change = stand_ins[name](site).float() - target
         errors = change[mask].square().sum(-1)
         sums.add(f"sse.{name}", block, errors)
         if name == WITH_SAE:
-            around_mean = (stand_ins[MEAN](site) - site.target)[mask].float().square().sum(-1)
+            around_mean = (stand_ins[MEAN](site) - target)[mask].square().sum(-1)
             sums.add("legacy", block, 1 - errors / around_mean)
         return change * mask[:, None]
 

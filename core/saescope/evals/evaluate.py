@@ -68,6 +68,6 @@ def _counter(progress: Progress | None, n_all: int) -> Callable[[int], None]:
 
 
 def _stand_ins(found: Reconstruction, sae: SAE, fitted: Fitted | None) -> dict[str, StandIn]:
-    mean = found.mean.to(sae.b_dec)
+    mean = found.mean.float().to(sae.device)
     simple: dict[str, StandIn] = {WITH_SAE: lambda site: site.sae_out, MEAN: lambda site: mean.expand_as(site.target)}
     return simple if fitted is None else simple | {"random_sae": fitted.random_sae, "pca": fitted.pca}

@@ -1,6 +1,22 @@
-"""Training SAEs: losses, fast steps, trainer, checkpoints."""
+"""Training SAEs: losses, fast steps, trainer, checkpoints; a whole run from a model's name."""
 
 from saescope.training.config import OPTIONS, TrainConfig, parse_options
+from saescope.training.plan import Plan, make_plan
+from saescope.training.run import TrainingRun, train, train_config
 from saescope.training.trainer import Batches, ListBatches, Progress, Trainer, stop_on_signals
 
-__all__ = ["OPTIONS", "Batches", "ListBatches", "Progress", "TrainConfig", "Trainer", "parse_options", "stop_on_signals"]
+__all__ = [
+    "OPTIONS",
+    "Batches",
+    "ListBatches",
+    "Plan",
+    "Progress",
+    "TrainConfig",
+    "Trainer",
+    "TrainingRun",
+    "make_plan",
+    "parse_options",
+    "stop_on_signals",
+    "train",
+    "train_config",
+]

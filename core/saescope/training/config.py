@@ -85,7 +85,10 @@ class TrainConfig:
     jumprelu_ste_to_input: Annotated[bool, Knob("jumprelu: the estimator also trains the encoder")] = False
     target_l0: Annotated[float, Knob("jumprelu, quadratic: the L0 to aim at", low=0)] = 0.0
     prepend_bos: Annotated[Literal["auto", "true", "false"], Knob("BOS at the start of each context")] = "auto"
-    log_every: Annotated[int, Knob("steps between two points of the history; 0 = 200 points a run", low=0)] = 0
+    text_column: Annotated[str, Knob("column of the text, in .jsonl, .parquet and hub datasets; empty = the obvious one")] = ""
+    buffer_tokens: Annotated[int, Knob("positions that are mixed before batches are drawn", low=1, high=2**24)] = 2**17
+    cache_activations: Annotated[bool, Knob("keep the activations on disk: later runs on the same text and site read them")] = False
+    log_every: Annotated[int, Knob("steps between two points of the history; 0 = 200 a run, one every 20 steps at first", low=0)] = 0
     checkpoint_every_s: Annotated[float, Knob("seconds between two checkpoints", low=1)] = 600.0
     keep_checkpoints: Annotated[int, Knob("complete checkpoints kept", low=1, high=100)] = 2
     logger: Annotated[Literal["none", "wandb", "tensorboard"], Knob("where metrics also go")] = "none"

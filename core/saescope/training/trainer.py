@@ -75,7 +75,7 @@ class Trainer:
         self.deadness = Deadness(cfg.d_sae, cfg.window, self.device)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.scaling: Scaling | None = None
-        self.history = History(cfg.log_every or max(1, cfg.n_steps // 200))
+        self.history = History(cfg.log_every or max(1, min(cfg.n_steps // 200, 20)))  # a long run thins its points as it goes
         self.step, self.n_tokens = 0, 0
         self._pending: deque[Batch] = deque()
         """Batches that the scaling was estimated on and that still have to be trained on."""

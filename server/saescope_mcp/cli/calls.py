@@ -13,6 +13,8 @@ from saescope_mcp.tool import Outcome, Tool
 from saescope_mcp.tools import load
 
 FOREVER_S = 1e9
+NOT_WAITING = ("job_status",)
+"""Its wait_s is for whoever asks for it."""
 LOAD_SAE = load.TOOLS[0]
 
 
@@ -24,6 +26,12 @@ def person_settings() -> Settings:
 def call(tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]) -> Outcome:
     """The tool's outcome, or that of the load before it if that failed."""
     return anyio.run(partial(_call, AppState(person_settings()), tool, arguments, loading, say))
+
+
+def loads_first(tool: Tool) -> bool:
+    """Whether it works on an SAE in memory: its handle is then a required argument."""
+    sae = tool.request.model_fields.get("sae")
+    return sae is not None and sae.is_required()
 
 
 async def with_progress(state: AppState, work: Callable[[], Awaitable[Outcome]], say: Callable[[str], None]) -> Outcome:
@@ -40,8 +48,9 @@ async def _call(state: AppState, tool: Tool, arguments: dict[str, Any], loading:
     async def work() -> Outcome:
         if tool is LOAD_SAE:
             return await tool.call(state, {"wait_s": FOREVER_S, **arguments})
-        if "sae" not in tool.request.model_fields:
-            return await tool.call(state, arguments)
+        patient = {"wait_s": FOREVER_S} if "wait_s" in tool.request.model_fields and tool.name not in NOT_WAITING else {}
+        if not loads_first(tool):
+            return await tool.call(state, patient | arguments)
         known = state.known.all().get(arguments.get("sae", ""))
         if "sae" in arguments and not known and not loading:
             return await tool.call(state, arguments)
@@ -49,7 +58,7 @@ async def _call(state: AppState, tool: Tool, arguments: dict[str, Any], loading:
         loaded = await LOAD_SAE.call(state, {**said, **loading, "wait_s": FOREVER_S})
         if loaded.is_error:
             return loaded
-        return await tool.call(state, {"sae": loaded.document["sae"], **arguments})
+        return await tool.call(state, {"sae": loaded.document["sae"], **patient, **arguments})
 
     return await with_progress(state, work, say)
 

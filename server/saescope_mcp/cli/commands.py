@@ -12,7 +12,7 @@ from rich.console import Console
 from saescope import __version__
 from saescope.errors import ConfigError
 from saescope_mcp.app import ALL_TOOLS, log_to_stderr
-from saescope_mcp.cli.calls import LOAD_SAE, call
+from saescope_mcp.cli.calls import LOAD_SAE, call, loads_first
 from saescope_mcp.cli.flags import arguments_from, options_of
 from saescope_mcp.cli.show import show
 from saescope_mcp.tool import Outcome, Tool, refusal
@@ -24,6 +24,8 @@ app = typer.Typer(
     help="Look inside a language model with sparse autoencoders. Start with: saescope demo",
 )
 _LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
+INTERRUPTED = 130
+"""The exit status of what Ctrl-C ended."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print the tool's document, and nothing else.")]
 
 
@@ -66,17 +68,18 @@ def serve(context: typer.Context) -> None:
 
 def command_for(tool: Tool) -> Callable[..., None]:
     """A function that typer can make a command of."""
-    needs_sae = "sae" in tool.request.model_fields
+    needs_sae = loads_first(tool)
 
     def command(**given: Any) -> None:
         as_json = given.pop("as_json")
         loading = arguments_from(LOAD_SAE.request, {name: given.pop(name) for name in _LOADING}) if needs_sae else {}
-        outcome = _outcome(tool, given, loading)
+        outcome = _training(given, as_json=as_json) if tool.name == "train_sae" else _outcome(tool, given, loading)
         if as_json:
             sys.stdout.write(json.dumps(outcome.document, ensure_ascii=False) + "\n")
         else:
             show(outcome, Console())
-        raise typer.Exit(int(outcome.is_error))
+        stopped = tool.name == "train_sae" and outcome.document.get("state") in ("cancelled", "interrupted")
+        raise typer.Exit(INTERRUPTED if stopped else int(outcome.is_error))
 
     parameters = options_of(tool.request)
     if needs_sae:
@@ -93,6 +96,15 @@ def _outcome(tool: Tool, given: dict[str, Any], loading: dict[str, Any]) -> Outc
         return call(tool, arguments_from(tool.request, given), loading, lambda message: _say(message))
     except ConfigError as error:
         return Outcome(dict(refusal(tool.name, error)), is_error=True)
+
+
+def _training(given: dict[str, Any], *, as_json: bool) -> Outcome:
+    from saescope_mcp.cli.training import train
+
+    try:
+        return train(given, Console(stderr=True, quiet=as_json))
+    except ConfigError as error:
+        return Outcome(dict(refusal("train_sae", error)), is_error=True)
 
 
 def _say(message: str) -> None:

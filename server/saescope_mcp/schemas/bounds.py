@@ -82,6 +82,14 @@ def _inside(value: str) -> str:
     return _identifier(value)
 
 
+def _file_name(value: str) -> str:
+    """A name that is a file's on every system, and no path."""
+    bad = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", value) or value.endswith(".")
+    if value and (bad or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", _identifier(value))):
+        raise PydanticCustomError("invalid_name", "must be 1 to 64 letters, digits, '.', '_' and '-'")
+    return value
+
+
 def _local(value: str) -> str:
     if "://" in value:
         raise PydanticCustomError("invalid_repo_id", "is a URL: only names and local paths are read")
@@ -92,4 +100,5 @@ Text = Annotated[str, AfterValidator(_plain), AtMost("max_prompt_chars")]
 Identifier = Annotated[str, AfterValidator(_identifier), AtMost("max_id_chars")]
 Repository = Annotated[str, AfterValidator(_repository), AtMost("max_id_chars")]
 InsideRelease = Annotated[str, AfterValidator(_inside), AtMost("max_id_chars")]
+Name = Annotated[str, AfterValidator(_file_name), AtMost("max_id_chars")]
 LocalPath = Annotated[str, AfterValidator(_local), AtMost("max_path_chars")]

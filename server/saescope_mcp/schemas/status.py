@@ -71,8 +71,9 @@ class ServerStatusReply(Reply):
 class JobStatus(Request):
     """Arguments of job_status."""
 
-    job_id: Identifier = Field(default="", description='Job, e.g. "load-1a2b3c". Empty: all jobs.')
+    job_id: Identifier = Field(default="", description='Job, e.g. "train-1a2b3c". Empty: all jobs.')
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=0.0, ge=0, description="Seconds to wait for the job to end.")
+    picture: bool = Field(default=False, description="Also draw a training's loss and L0 curves (a PNG file).")
 
 
 class JobStatusReply(ListReply):
@@ -86,11 +87,15 @@ class JobStatusReply(ListReply):
     message: str | None = None
     elapsed_s: float | None = None
     step: int | None = None
+    n_steps: int | None = None
     n_tokens: int | None = None
     metrics: dict[str, Any] | None = None
+    """Of a training: `latest`, and up to 20 points of `history`, on the batch of each step."""
     eta_s: float | None = None
     checkpoint: str | None = None
     sae: str | None = None
+    plan: dict[str, Any] | None = None
+    pictures: list[str] = Field(default_factory=list[str])
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     jobs: list[JobRow]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from saescope.errors import NotFoundError, ResourceError
-from saescope.names import nearest
-from saescope_mcp.jobs import Jobs
+from saescope.names import home, nearest
+from saescope_mcp.jobs import Jobs, Runs
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.entries import LoadedSAE
 from saescope_mcp.state.memory import Room, total_bytes
@@ -38,6 +38,11 @@ class AppState:
     def known(self) -> KnownHandles:
         return KnownHandles()
 
+    @property
+    def runs(self) -> Runs:
+        """Trainings: in processes of their own, the same for every server of this user."""
+        return Runs(home() / "jobs")
+
     @asynccontextmanager
     async def use(self, handle: str) -> AsyncGenerator[LoadedSAE]:
         """The SAE and its model, for this call alone.
@@ -46,7 +51,7 @@ class AppState:
             NotFoundError: SAE_NOT_LOADED, with the call that loads it.
             ResourceError: BUSY.
         """
-        entry = self._find(handle)
+        entry = self.require(handle)
         async with entry.slot.turn():
             if self.saes.get(handle) is not entry:  # unloaded while this call waited
                 raise self._not_loaded(handle)
@@ -134,7 +139,12 @@ class AppState:
         self.jobs.cancel_all()
         self.workers.stop_all()
 
-    def _find(self, handle: str) -> LoadedSAE:
+    def require(self, handle: str) -> LoadedSAE:
+        """The SAE, for what does not run its model.
+
+        Raises:
+            NotFoundError: SAE_NOT_LOADED, with the call that loads it.
+        """
         if handle not in self.saes:
             raise self._not_loaded(handle)
         return self.saes[handle]

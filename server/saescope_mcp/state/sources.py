@@ -9,8 +9,9 @@ import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, OfflineError
 from saescope.names import home, split_hook
+from saescope_mcp.jobs.locks import locked
 from saescope_mcp.settings import Settings
 
 log = logging.getLogger("saescope")
@@ -74,7 +75,7 @@ def readable(path: str, settings: Settings, field: str) -> str:
     resolved = Path(os.path.expanduser(path)).resolve()
     if any(len(part.encode()) > 255 for part in resolved.parts):
         raise ArgumentError(f"A name in {field} is longer than any file's.", code="TOO_LONG", field=field, got=path, allowed="255 bytes")
-    roots = [root.expanduser().resolve() for root in settings.read_roots]
+    roots = [root.expanduser().resolve() for root in (*settings.read_roots, trained_saes())]
     if settings.read_anywhere or any(resolved.is_relative_to(root) for root in roots):
         return str(resolved)
     raise ArgumentError(
@@ -82,9 +83,34 @@ def readable(path: str, settings: Settings, field: str) -> str:
         code="PATH_NOT_ALLOWED",
         field=field,
         got=path,
-        allowed=", ".join(map(str, roots)),
+        allowed=", ".join(map(str, roots[:-1])),
         hint="Move it below one of them, or start the server with SAESCOPE_READ_ROOTS set.",
     )
+
+
+def dataset_name(dataset: str, settings: Settings) -> str:
+    """ "embedded" or a dataset of the hub as it is; a local file or folder resolved and checked.
+
+    Raises:
+        ArgumentError, OfflineError: it may not be read.
+    """
+    if dataset == "embedded":
+        return dataset
+    if not dataset.startswith("hf:"):
+        return readable(dataset, settings, "dataset")
+    if settings.offline:
+        raise OfflineError(
+            "A dataset of the hub needs the network, which SAESCOPE_OFFLINE forbids.",
+            field="dataset",
+            got=dataset,
+            hint='Use local files or dataset="embedded".',
+        )
+    return dataset
+
+
+def trained_saes() -> Path:
+    """Where train_sae puts what it makes; always readable."""
+    return home() / "saes"
 
 
 def model_name(model: str, settings: Settings) -> str:
@@ -136,13 +162,13 @@ class KnownHandles:
         return handle
 
     def remember(self, handle: str, source: Source, placement: Placement) -> None:
-        rows = {name: asdict(old) | asdict(where) for name, (old, where) in self.all().items()}
-        rows[handle] = asdict(source) | asdict(placement)
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._file.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-                json.dump(rows, file, indent=1)
-            os.replace(file.name, self._file)
+            with locked(self._file.with_suffix(".lock")):
+                rows = {name: asdict(old) | asdict(where) for name, (old, where) in self.all().items()}
+                rows[handle] = asdict(source) | asdict(placement)
+                with tempfile.NamedTemporaryFile("w", dir=self._file.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+                    json.dump(rows, file, indent=1)
+                os.replace(file.name, self._file)
         except OSError as error:
             log.warning("the handle %s is not kept for the next run: %s", handle, type(error).__name__)
 

@@ -28,6 +28,7 @@ _CODES = {
     "string_unicode": "INVALID_STRING",
     "invalid_string": "INVALID_STRING",
     "invalid_id": "INVALID_ID",
+    "invalid_name": "INVALID_NAME",
     "invalid_repo_id": "INVALID_REPO_ID",
     "less_than_equal": "OUT_OF_RANGE",
     "greater_than_equal": "OUT_OF_RANGE",
@@ -36,6 +37,7 @@ _TYPES = {"int": "an integer", "float": "a number", "string": "a string", "bool"
 _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
     "INVALID_ID": "visible characters",
+    "INVALID_NAME": "a plain name such as stories-l14",
     "INVALID_REPO_ID": "a name, or owner/name, without '..' or a URL",
 }
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|Bearer\s+\S+|(?:X-Amz-Signature|Signature|Key-Pair-Id)=[^&\s]+")
@@ -127,7 +129,7 @@ def _message(code: str, field: str, error: ErrorDetails, allowed: str) -> str:
         case "TOO_LONG" | "TOO_MANY_ITEMS" | "TOO_FEW_ITEMS" if "actual" in error.get("ctx", {}) or "actual_length" in error.get("ctx", {}):
             ctx = error.get("ctx", {})
             return f"{field!r} has length {ctx.get('actual', ctx.get('actual_length'))}, allowed is {allowed}."
-        case "INVALID_STRING" | "INVALID_ID" | "INVALID_REPO_ID":
+        case "INVALID_STRING" | "INVALID_ID" | "INVALID_NAME" | "INVALID_REPO_ID":
             return f"{field!r} {error['msg'] if error['type'] != 'string_unicode' else 'is no valid Unicode text'}."
         case "INVALID_TYPE":
             return f"{field!r} must be {allowed}."
@@ -147,7 +149,7 @@ def _allowed(code: str, error: ErrorDetails, model: type[BaseModel], name: str) 
         return "a finite number"
     if error["type"] == "missing":
         return _fields(model)[name].description or ""
-    if code in ("INVALID_STRING", "INVALID_ID", "INVALID_REPO_ID"):
+    if code in _ALLOWED:
         return _ALLOWED[code]
     low, high = ctx.get("ge", ctx.get("min_length")), ctx.get("le", ctx.get("limit", ctx.get("max_length")))
     if low is not None and high is not None:
@@ -181,6 +183,8 @@ def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[B
             return f"{again} at least one of {field}."
         case "INVALID_STRING" | "INVALID_ID":
             return f"{again} those characters removed from {field}."
+        case "INVALID_NAME":
+            return f"{again} {field} as {_ALLOWED[code]}, without folders."
         case "INVALID_REPO_ID":
             return f"{again} {field} as a plain name, or give a local folder as path."
         case _:

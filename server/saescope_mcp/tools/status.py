@@ -1,16 +1,23 @@
 """server_status and job_status."""
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 from mcp.types import ToolAnnotations
 
 from saescope import __version__
-from saescope_mcp.jobs import Job
+from saescope_mcp.jobs import LIVE, Job, Run
 from saescope_mcp.schemas.status import Cached, JobRow, JobStatus, JobStatusReply, Loaded, MemoryUse, ServerStatus, ServerStatusReply
+from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.state import AppState, Placement, Source, load_call
 from saescope_mcp.tool import Tool, document, next_call, refusal
+from saescope_mcp.tool.pictures import of_training
+from saescope_mcp.tools.train import LOOK_S, duration, train_reply
+
+STALLED_S = 30.0
 
 MOST_CACHED = 15
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
@@ -29,7 +36,7 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
         device=device,
         memory=MemoryUse(total=room.total, budget=room.budget, used=room.used, free=room.free),
         loaded=loaded,
-        jobs=[_row(job) for job in state.jobs.all()[:10]],
+        jobs=_rows(state)[:10],
         limits={
             name: value
             for name, value in state.settings.model_dump().items()
@@ -43,16 +50,21 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
 
 
 async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
-    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. When done, `result` is the document that the
-    call itself would have returned. An empty job_id lists all jobs of this server process."""
-    jobs = state.jobs.all()
+    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. For a training: step, loss curve so far, time
+    to go, and once it is done the handle `sae`. `result` is then the document that the call itself would have returned. An empty job_id
+    lists all jobs: trainings of every server on this machine, and the loads and evaluations of this one."""
     if not request.job_id:
-        rows = [_row(job) for job in jobs]
+        rows = _rows(state)
         return JobStatusReply(
             summary=f"{len(rows)} jobs, {sum(row.state == 'running' for row in rows)} of them running.", jobs=rows, total=len(rows)
         )
-    job = state.jobs.get(request.job_id)
-    await state.jobs.watch(job, request.wait_s)
+    if job := state.jobs.find(request.job_id):
+        return await _task_status(state, job, request.wait_s)
+    return await _run_status(state, request)
+
+
+async def _task_status(state: AppState, job: Job, wait_s: float) -> JobStatusReply:
+    await state.jobs.watch(job, wait_s)
     row, outcome = _row(job), _outcome(job, state)
     return JobStatusReply(
         summary=f"{job.id} ({job.tool}) is {row.state} after {row.elapsed_s:.0f} s"
@@ -68,6 +80,43 @@ async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     )
 
 
+async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
+    run = state.runs.get(request.job_id)
+    give_up = time.monotonic() + request.wait_s
+    while run.live and time.monotonic() < give_up:
+        await anyio.sleep(min(LOOK_S, max(0.0, give_up - time.monotonic())))
+        run = state.runs.get(request.job_id)
+    reply, progress = train_reply(run), run.progress
+    eta_s = progress.get("eta_s") if progress.get("eta_s") is not None else run.plan.get("eta_s")
+    finished = run.state == "done"
+    return JobStatusReply(
+        summary=reply.summary + (f" About {duration(eta_s)} to go." if run.state == "running" and eta_s else "") + _stalled(run),
+        warnings=reply.warnings,
+        next=reply.next,
+        step=progress.get("step"),
+        n_steps=progress.get("n_steps"),
+        n_tokens=progress.get("n_tokens"),
+        metrics=progress.get("metrics"),
+        eta_s=eta_s if run.live else None,
+        checkpoint=run.checkpoint,
+        sae=reply.sae,
+        pictures=await state.workers.run(partial(of_training, run)) if request.picture else [],
+        plan=reply.plan and reply.plan.model_dump(),
+        result=document(run.tool, TrainSae.model_validate(run.request), reply, max_tokens=state.settings.max_result_tokens)
+        if finished
+        else None,
+        error=run.error or None,
+        jobs=[],
+        total=1,
+        **_run_row(run).model_dump(),
+    )
+
+
+def _stalled(run: Run) -> str:
+    silent = time.time() - run.heartbeat
+    return f" Its process has not been heard of for {duration(silent)}: it may be paused." if run.live and silent > STALLED_S else ""
+
+
 def _outcome(job: Job, state: AppState) -> dict[str, Any]:
     """The result or the error of a job that has ended."""
     if not job.task.done() or job.task.cancelled():
@@ -78,10 +127,21 @@ def _outcome(job: Job, state: AppState) -> dict[str, Any]:
     return {"result": document(job.tool, job.request, job.task.result(), max_tokens=state.settings.max_result_tokens)}
 
 
+def _rows(state: AppState) -> list[JobRow]:
+    """The live ones first, then the newest."""
+    rows = [_run_row(run) for run in state.runs.all()] + [_row(job) for job in state.jobs.all()]
+    return sorted(rows, key=lambda row: row.state not in LIVE)
+
+
 def _row(job: Job) -> JobRow:
     return JobRow.model_validate(
         {"job_id": job.id, "tool": job.tool, "state": job.state, "message": job.message, "elapsed_s": job.elapsed_s}
     )
+
+
+def _run_row(run: Run) -> JobRow:
+    said = {"job_id": run.id, "tool": run.tool, "state": run.state, "message": run.message, "elapsed_s": run.elapsed_s(time.time())}
+    return JobRow.model_validate(said)
 
 
 def _device() -> str:

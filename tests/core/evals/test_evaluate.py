@@ -278,3 +278,12 @@ def test_the_embedded_sae_is_good_on_the_embedded_text(smollm: LanguageModel, em
     assert found.verdict.level == "good" and found.baselines is not None
     assert found.explained_variance is not None and found.baselines.pca.explained_variance is not None
     assert found.explained_variance > found.baselines.pca.explained_variance
+
+
+def test_an_sae_in_bfloat16_is_measured_almost_as_in_float32(family_of: FamilyOf) -> None:
+    family = family_of("gpt2")
+    sae, contexts = make_sae(family, "standard"), some_contexts()
+    exact, rounded = evaluate(family.model, sae, contexts), evaluate(family.model, sae.bfloat16(), contexts)
+    assert exact.baselines is not None and rounded.baselines is not None
+    assert rounded.l0 == pytest.approx(exact.l0, rel=0.02) and rounded.mse == pytest.approx(exact.mse, rel=0.02)
+    assert rounded.baselines.pca.explained_variance == pytest.approx(exact.baselines.pca.explained_variance, abs=2e-3)

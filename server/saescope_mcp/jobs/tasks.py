@@ -1,4 +1,4 @@
-"""Work that may outlast a call: started once, waited for by any number of calls, asked about later. Knows no SAE."""
+"""Tasks of this process: started once, waited for by any number of calls, asked about later. Knows no SAE."""
 
 import asyncio
 import time
@@ -6,9 +6,6 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from saescope.errors import NotFoundError
-from saescope.names import nearest
 
 
 @dataclass(eq=False)
@@ -91,19 +88,8 @@ class Jobs:
         """Newest first."""
         return [*reversed(self._jobs.values())]
 
-    def get(self, job_id: str) -> Job:
-        """Raises: NotFoundError."""
-        if job_id not in self._jobs:
-            close = nearest(job_id, self._jobs, 1)
-            raise NotFoundError(
-                f"There is no job {job_id!r}.",
-                code="JOB_NOT_FOUND",
-                field="job_id",
-                got=job_id,
-                allowed=", ".join(self._jobs) or "no job yet",
-                hint=f'job_status(job_id="{close[0]}")' if close else "job_status() lists all jobs.",
-            )
-        return self._jobs[job_id]
+    def find(self, job_id: str) -> Job | None:
+        return self._jobs.get(job_id)
 
     def cancel_all(self) -> None:
         for job in self._jobs.values():

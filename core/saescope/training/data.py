@@ -1,0 +1,120 @@
+"""The activations that a run reads: text or shards behind a mixing buffer, timed, and stoppable where nothing gets lost."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from saescope.activations import ActivationStore, ContextConfig, RowSource, StoreConfig, TextSource, cached, open_dataset
+from saescope.activations.buffer import Rows, n_rows
+from saescope.errors import Cancelled
+from saescope.models import LanguageModel
+from saescope.training.config import TrainConfig
+
+PREPEND_BOS: dict[str, bool | None] = {"auto": None, "true": True, "false": False}
+BUFFER_DTYPE: Literal["bfloat16"] = "bfloat16"
+FORGET_AFTER_S = 120.0
+
+
+class Rate:
+    """Seconds a token takes; what was measured long ago counts less."""
+
+    def __init__(self) -> None:
+        self.seconds, self.n_tokens = 0.0, 0.0
+
+    def add(self, seconds: float, n_tokens: int) -> None:
+        self.seconds += seconds
+        self.n_tokens += n_tokens
+        if self.seconds > FORGET_AFTER_S:
+            self.seconds /= 2
+            self.n_tokens /= 2
+
+    @property
+    def s_per_token(self) -> float | None:
+        """None before anything was measured."""
+        return self.seconds / self.n_tokens if self.n_tokens else None
+
+
+class WatchedSource(RowSource):
+    """A source that is timed, and that ends between two forward passes once `stop` is set: its saved position is then exact."""
+
+    def __init__(self, source: RowSource, stop: threading.Event) -> None:
+        self.source, self.stop = source, stop
+        self.widths, self.device, self.fingerprint = source.widths, source.device, source.fingerprint
+        self.max_rows, self.memory_bytes, self.epoch = source.max_rows, source.memory_bytes, source.epoch
+        self.rate = Rate()
+
+    def next_rows(self) -> Rows:
+        """Raises Cancelled before any work once `stop` is set."""
+        if self.stop.is_set():
+            raise Cancelled("The run was asked to stop.")
+        started = time.monotonic()
+        rows = self.source.next_rows()
+        self.rate.add(time.monotonic() - started, n_rows(rows))
+        self.epoch = self.source.epoch
+        return rows
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.source.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.source.load_state_dict(state)
+        self.epoch = self.source.epoch
+
+
+class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
+    """A store's batches as the trainer takes them: one site, or for a transcoder what it reads and what it should write. Timed."""
+
+    def __init__(self, store: ActivationStore, cfg: TrainConfig) -> None:
+        self.store, self.cfg = store, cfg
+        self.rate = Rate()
+        """Of the work between two batches: steps and checkpoints."""
+        self._given_at: float | None = None
+
+    def __next__(self) -> Tensor | tuple[Tensor, Tensor]:
+        if self._given_at is not None:
+            self.rate.add(time.monotonic() - self._given_at, self.cfg.batch_size)
+        rows = next(self.store)
+        self._given_at = time.monotonic()
+        return (rows[self.cfg.hook_name], rows[self.cfg.hook_name_out]) if self.cfg.transcoder else rows[self.cfg.hook_name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Flat: a checkpoint takes a dot in a name for a level."""
+        return {name.replace(".", "/"): value for name, value in self.store.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.store.load_state_dict({name.replace("/", "."): value for name, value in state.items()})
+
+
+def text_source(cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path] = ()) -> TextSource:
+    """The activations of the training part of the text; the held-out part is never read."""
+    contexts = ContextConfig(context_size=cfg.context_size, prepend_bos=PREPEND_BOS[cfg.prepend_bos], seed=cfg.seed)
+    hooks = [cfg.hook_name, *([cfg.hook_name_out] if cfg.transcoder else [])]
+    return TextSource(model, hooks, open_dataset(cfg.dataset, text_column=cfg.text_column, roots=roots), contexts)
+
+
+def store_config(cfg: TrainConfig) -> StoreConfig:
+    return StoreConfig(
+        batch_size=cfg.batch_size,
+        n_tokens=cfg.n_steps * cfg.batch_size,
+        buffer_tokens=min(cfg.buffer_tokens, cfg.n_steps * cfg.batch_size),
+        dtype=BUFFER_DTYPE,
+        seed=cfg.seed,
+    )
+
+
+def row_source(
+    cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path], stop: threading.Event, say: Callable[[str], None]
+) -> RowSource:
+    """The rows of a run; with cache_activations they are written to disk first, unless they are there."""
+    text = text_source(cfg, model, roots=roots)
+    if not cfg.cache_activations:
+        return text
+
+    def tell(done: int, total: int) -> None:
+        say(f"storing activations: {done:,} of {total:,} tokens")
+
+    return cached(ActivationStore(WatchedSource(text, stop), store_config(cfg)), progress=tell)

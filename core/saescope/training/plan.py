@@ -1,0 +1,173 @@
+"""What a run will take on this machine, measured for a few seconds before it starts; and what to change where it does not fit."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saescope.activations import TextSource
+from saescope.devices import DTYPES
+from saescope.models import LanguageModel
+from saescope.training.config import TrainConfig
+from saescope.training.data import BUFFER_DTYPE, store_config, text_source
+from saescope.training.machine import free_bytes, free_disk_bytes, peak_bytes
+from saescope.training.objective import TOPK_FAMILY
+from saescope.training.trainer import ListBatches, Trainer
+
+MEASURE_S = 2.0
+WORK_BYTES = 2**28
+"""Of a step: its chunks have a fixed size."""
+SPARE_DISK_BYTES = 2**28
+FEW_STEPS = 300
+MANY_EPOCHS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Time, memory and disk of a run; speeds are None where it does not fit, so that nothing was tried."""
+
+    tokens_per_s: float | None
+    """Of the whole run: reading the text with the model, and training on it."""
+    harvest_tokens_per_s: float
+    step_tokens_per_s: float | None
+    eta_s: float | None
+    memory_bytes: int
+    """What the run's process will hold at most, the language model included."""
+    memory_free_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    fits: bool
+    change: list[str]
+    """What to change so that it fits, as arguments of the call."""
+    warnings: list[str]
+
+
+def make_plan(cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Sequence[Path] = ()) -> Plan:
+    """Reads some text and takes some steps with the settings of the run; leaves nothing behind."""
+    source = text_source(cfg, model, roots=roots)
+    harvest_s, rows = _time_harvest(source)
+    there = peak_bytes(model.device)
+    memory, free = there + run_bytes(cfg), there + free_bytes(model.device)
+    disk, disk_free = disk_bytes(cfg), free_disk_bytes(folder)
+    step_s = _time_step(cfg, source, rows, model.device) if memory <= free else None
+    rate = 1 / (harvest_s + step_s) if step_s is not None else None
+    return Plan(
+        tokens_per_s=rate,
+        harvest_tokens_per_s=1 / harvest_s,
+        step_tokens_per_s=1 / step_s if step_s else None,
+        eta_s=cfg.n_steps * cfg.batch_size / rate if rate else None,
+        memory_bytes=memory,
+        memory_free_bytes=free,
+        disk_bytes=disk,
+        disk_free_bytes=disk_free,
+        fits=memory <= free and disk + SPARE_DISK_BYTES <= disk_free,
+        change=_memory_advice(cfg, memory, free) + _disk_advice(cfg, disk, disk_free),
+        warnings=_warnings(cfg, source),
+    )
+
+
+def n_parameters(cfg: TrainConfig) -> int:
+    return cfg.d_sae * (cfg.d_in + cfg.d_out + 4) + cfg.d_out + (cfg.d_in * cfg.d_out if cfg.skip else 0)
+
+
+def buffer_bytes(cfg: TrainConfig) -> int:
+    width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
+    return store_config(cfg).buffer_tokens * (width * DTYPES[BUFFER_DTYPE].itemsize + 8)
+
+
+def run_bytes(cfg: TrainConfig) -> int:
+    """Memory beside the language model: weights, gradients, Adam, the buffer, a step's work, and the copies that a checkpoint takes."""
+    weights, width = 4 * n_parameters(cfg), cfg.d_in + cfg.d_out
+    held = 4 * weights + buffer_bytes(cfg)
+    batches = (cfg.n_batches_for_norm_estimate + 6) * cfg.batch_size * width * 4
+    entries = 0 if cfg.architecture in TOPK_FAMILY else cfg.batch_size * cfg.d_sae * 3
+    copies = max(2 * weights, buffer_bytes(cfg)) + buffer_bytes(cfg)
+    return held + batches + WORK_BYTES + max(weights + entries, copies)
+
+
+def checkpoint_bytes(cfg: TrainConfig) -> int:
+    """The largest one: early in a run the batches that the scaling was estimated on are part of it."""
+    pending = cfg.n_batches_for_norm_estimate * cfg.batch_size * (cfg.d_in + (cfg.d_out if cfg.transcoder else 0)) * 4
+    return 12 * n_parameters(cfg) + buffer_bytes(cfg) + pending + 2**23
+
+
+def disk_bytes(cfg: TrainConfig) -> int:
+    """The checkpoints that are kept, one that is being written, the SAE, and the stored activations where they are asked for."""
+    width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
+    stored = cfg.training_tokens * width * DTYPES[BUFFER_DTYPE].itemsize if cfg.cache_activations else 0
+    return (cfg.keep_checkpoints + 1) * checkpoint_bytes(cfg) + 4 * n_parameters(cfg) + stored
+
+
+def _time_harvest(source: TextSource) -> tuple[float, dict[str, Tensor]]:
+    """Seconds a token; the first pass also fills the pool of contexts, so another one is timed."""
+    rows = source.next_rows()
+    n_tokens, started = 0, time.monotonic()
+    while not n_tokens or time.monotonic() - started < MEASURE_S:
+        rows = source.next_rows()
+        n_tokens += max(1, len(next(iter(rows.values()))))
+    return (time.monotonic() - started) / n_tokens, rows
+
+
+def _time_step(cfg: TrainConfig, source: TextSource, rows: dict[str, Tensor], device: torch.device) -> float:
+    """Seconds a token of training steps on what was just read, repeated to a whole batch."""
+    again = torch.arange(cfg.batch_size, device=source.device) % len(rows[cfg.hook_name])
+    x, y = rows[cfg.hook_name][again].float(), rows[cfg.hook_name_out or cfg.hook_name][again].float()
+    batch = (x, y) if cfg.transcoder else x
+    trainer = Trainer(replace(cfg, logger="none", n_batches_for_norm_estimate=1), ListBatches([batch]), device=device)  # type: ignore[list-item]
+    trainer.run()
+    n_steps, started = 0, time.monotonic()
+    while not n_steps or (time.monotonic() - started < MEASURE_S and trainer.step < cfg.n_steps):
+        trainer.batches = ListBatches([batch])  # type: ignore[list-item]
+        trainer.run()
+        n_steps += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return (time.monotonic() - started) / (n_steps * cfg.batch_size)
+
+
+def _memory_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
+    if need <= free:
+        return []
+    spare = free - (need - run_bytes(cfg))
+    tries = [{"d_sae": d} for d in (cfg.d_sae // 2, cfg.d_sae // 4, cfg.d_sae // 8) if d > cfg.k]
+    tries += [{"buffer_tokens": max(cfg.batch_size, 2**14)}, {"batch_size": 1024, "buffer_tokens": 2**14, "d_sae": cfg.d_sae // 4}]
+    for change in tries:
+        if change.get("d_sae", 1) and _valid(cfg, change) and run_bytes(replace(cfg, **change)) <= spare:
+            return [_as_arguments(change)]
+    return ["a smaller language model or more memory: even a small SAE does not fit"]
+
+
+def _valid(cfg: TrainConfig, change: dict[str, int]) -> bool:
+    return cfg.architecture != "matryoshka_batchtopk" or "d_sae" not in change or change["d_sae"] >= cfg.matryoshka_widths[-2]
+
+
+def _as_arguments(change: dict[str, int]) -> str:
+    options = [f'"{name}={value}"' for name, value in change.items() if name == "buffer_tokens"]
+    plain = [f"{name}={value}" for name, value in change.items() if name != "buffer_tokens"]
+    return ", ".join([*plain, *([f"options=[{', '.join(options)}]"] if options else [])])
+
+
+def _disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
+    if need + SPARE_DISK_BYTES <= free:
+        return []
+    short = f"{(need + SPARE_DISK_BYTES - free) / 1e9:.2g} GB more free disk, or SAESCOPE_HOME on a larger one"
+    smaller = replace(cfg, keep_checkpoints=1, cache_activations=False, buffer_tokens=max(cfg.batch_size, 2**14))
+    if disk_bytes(smaller) + SPARE_DISK_BYTES <= free:
+        return [f'options=["keep_checkpoints=1", "buffer_tokens={smaller.buffer_tokens}"]']
+    return [short]
+
+
+def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
+    said: list[str] = []
+    stream = source.stream
+    if stream.ended and not stream.epoch:
+        n_tokens = (stream.slots.n_filled + stream.n_contexts) * (cfg.context_size - 1)
+        epochs = cfg.training_tokens / max(1, n_tokens)
+        if epochs > MANY_EPOCHS:
+            said.append(f"The text has about {n_tokens:,} tokens: it is read {epochs:.0f} times. More text makes a better SAE.")
+    if cfg.n_steps < FEW_STEPS:
+        said.append(f"The run has {cfg.n_steps} steps: too few for a good SAE. Take more training_tokens or a smaller batch_size.")
+    return said

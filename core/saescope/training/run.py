@@ -1,0 +1,143 @@
+"""A training run from a model's name to an SAE: what a job does, and `saescope.train`."""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from saescope.activations import ActivationStore
+from saescope.errors import Cancelled, FormatError, ResourceError
+from saescope.hooks import hook_shape
+from saescope.models import LanguageModel, load_model
+from saescope.saes import SAE
+from saescope.training import checkpoint as disk
+from saescope.training.config import TrainConfig
+from saescope.training.data import StoreBatches, WatchedSource, row_source, store_config
+from saescope.training.trainer import Progress, Trainer
+
+EXPANSION_FACTOR = 8
+CONTEXT_SIZE = 256
+
+
+def train_config(model: LanguageModel, hook_name: str, *, expansion_factor: int = 0, **settings: Any) -> TrainConfig:
+    """A configuration with what the model decides filled in: widths, and a context that it can read.
+
+    Raises:
+        HookError: the model has no such site.
+        ConfigError: a setting is out of range, or does not go with another.
+    """
+    d_in = math.prod(hook_shape(model, hook_name))
+    d_out = math.prod(hook_shape(model, settings["hook_name_out"])) if settings.get("hook_name_out") else 0
+    settings["d_sae"] = settings.get("d_sae") or d_in * (expansion_factor or EXPANSION_FACTOR)
+    settings["context_size"] = settings.get("context_size") or min(CONTEXT_SIZE, model.n_ctx)
+    decided: dict[str, Any] = {"model": model.name, "hook_name": hook_name, "d_in": d_in, "d_out": d_out}
+    return TrainConfig(**decided | settings)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    model: LanguageModel | None = None,
+    folder: Path | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> SAE:
+    """The SAE that this configuration trains. With a `folder`, checkpoints are kept there, and a run that was cut off goes on."""
+    model = model or load_model(*([config.model] if config.model else []))
+    run = TrainingRun(config, model, folder=folder)
+    run.go(report=report)
+    return run.sae()
+
+
+class TrainingRun:
+    """One run; `go` returns at its end, or once `stop` is set, either way with a complete checkpoint in `folder`."""
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        model: LanguageModel,
+        *,
+        folder: Path | None = None,
+        roots: Sequence[Path] = (),
+        stop: threading.Event | None = None,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """Goes on from the newest good checkpoint in `folder`, if there is one.
+
+        Raises:
+            FormatError: CHECKPOINT_CORRUPT: there are checkpoints, but none is whole.
+            ConfigError: RESUME_MISMATCH, CHECKPOINT_MISMATCH: they are of other settings, or the text has changed.
+        """
+        self.cfg, self.model = cfg, model
+        self.stop = stop or threading.Event()
+        self.source = WatchedSource(row_source(cfg, model, roots=roots, stop=self.stop, say=say), self.stop)
+        self.store = ActivationStore(self.source, store_config(cfg))
+        self.batches, self.warnings = StoreBatches(self.store, cfg), list[str]()
+        if folder is not None and (newest := newest_checkpoint(folder)):
+            self.warnings += _judged(newest, disk.latest(folder))
+            self.trainer = Trainer.resume(folder, self.batches, cfg=cfg, device=model.device)
+        else:
+            self.trainer = Trainer(cfg, self.batches, folder=folder, device=model.device)
+
+    def go(self, *, report: Callable[[Progress], None] | None = None) -> Progress:
+        """Train to the end or to a stop; the state is "done" or "stopped"."""
+        try:
+            return self.trainer.run(stop=self.stop, report=report)
+        except Cancelled:  # between two forward passes, while the buffer was being filled
+            self.trainer.save()
+            return self.trainer.progress("stopped")
+
+    def eta_s(self, *, step_s_per_token: float = 0.0) -> float | None:
+        """Seconds to go at the pace of the last minutes; before the first step `step_s_per_token` stands for its pace."""
+        harvest, step = self.source.rate.s_per_token, self.batches.rate.s_per_token
+        if harvest is None:
+            return None
+        total = self.store.cfg.n_tokens
+        return max(0, total - self.store.n_received) * harvest + max(0, total - self.trainer.n_tokens) * (step or step_s_per_token)
+
+    def save_sae(self, folder: Path) -> SAE:
+        """Raises: ResourceError: DISK_FULL; the checkpoints are untouched."""
+        sae = self.sae()
+        try:
+            sae.save(folder)
+        except (ResourceError, SafetensorError) as error:
+            raise ResourceError(
+                f"The SAE could not be written to {folder.name}: {error}",
+                code="DISK_FULL",
+                field="name",
+                hint="Free space on that disk, then resume the run: its last checkpoint is complete.",
+            ) from error
+        return sae
+
+    def sae(self) -> SAE:
+        """The SAE as it is now, named after the model and text by their public names."""
+        sae = self.trainer.result()
+        metadata = sae.cfg.metadata
+        said = {**metadata.raw, "dataset_path": public_name(self.cfg.dataset), "model_revision": self.model.revision}
+        sae.cfg = replace(sae.cfg, metadata=replace(metadata, model_name=self.model.name, raw=said))
+        return sae
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Whole or not."""
+    return max((path for path in folder.glob(f"{disk.PREFIX}*") if path.is_dir()), default=None)
+
+
+def public_name(dataset: str) -> str:
+    """A dataset without the folders of this machine."""
+    return dataset if dataset == "embedded" or dataset.startswith("hf:") else Path(dataset).name
+
+
+def _judged(newest: Path, good: Path | None) -> list[str]:
+    """A warning where the newest checkpoint cannot be used."""
+    if good is None:
+        raise FormatError(
+            f"No checkpoint of this run is whole: {newest.name}: {disk.damage(newest)}.",
+            code="CHECKPOINT_CORRUPT",
+            field="resume",
+            hint="Start the run again without resume.",
+        )
+    return [] if good == newest else [f"{newest.name} is damaged ({disk.damage(newest)}); the run goes on from {good.name}."]

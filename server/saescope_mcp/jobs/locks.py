@@ -1,0 +1,77 @@
+"""Locks between processes, which end with the process that holds them, however it ends."""
+
+import os
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+RETRY_S = 0.02
+
+
+class FileLock:
+    """An exclusive lock on a file that is only there to be locked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def take(self, *, within_s: float = 0.0) -> bool:
+        """Whether it is ours now; tries again for that long."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        give_up = time.monotonic() + within_s
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        while not _lock(handle):
+            if time.monotonic() >= give_up:
+                os.close(handle)
+                return False
+            time.sleep(RETRY_S)
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def is_held(self) -> bool:
+        """By another, or by another FileLock of this process."""
+        if not self.path.exists():
+            return False
+        free = FileLock(self.path)
+        if not free.take():
+            return True
+        free.release()
+        return False
+
+    def __enter__(self) -> "FileLock":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+@contextmanager
+def locked(path: Path, *, within_s: float = 5.0) -> Generator[None]:
+    """The block alone, among all processes that lock this file; after that long without them, for a stale lock must not stop us."""
+    lock = FileLock(path)
+    lock.take(within_s=within_s)
+    with lock:
+        yield
+
+
+def _lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

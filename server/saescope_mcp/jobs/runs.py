@@ -1,0 +1,174 @@
+"""Runs from the outside: start one, ask about it, ask it to stop. What happens inside is `saescope_mcp.worker`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from saescope.errors import ConfigError, NotFoundError, ResourceError
+from saescope.names import nearest
+from saescope_mcp.jobs.locks import FileLock
+from saescope_mcp.jobs.table import LIVE, Run, RunTable
+
+STARTING_S = 20.0
+"""A worker takes its lock within this time of being started."""
+_children: list[subprocess.Popen[Any]] = []
+"""Asked now and then, so that ended ones do not stay behind as zombies."""
+
+
+class Runs:
+    """All runs below one folder: `jobs.db`, and a folder for each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        self.table = RunTable(folder / "jobs.db")
+
+    def folder(self, run_id: str) -> Path:
+        return self.root / run_id
+
+    def lock(self, run_id: str) -> FileLock:
+        """Held by the run's worker: there is never a second one."""
+        return FileLock(self.folder(run_id) / "lock")
+
+    @property
+    def turn(self) -> FileLock:
+        """Held by the one run that is training."""
+        return FileLock(self.root / "turn")
+
+    def all(self) -> list[Run]:
+        """Newest first; a run whose worker is gone is interrupted."""
+        _children[:] = [child for child in _children if child.poll() is None]
+        return [self._judged(run) for run in self.table.all()]
+
+    def find(self, run_id: str) -> Run | None:
+        return next((run for run in self.all() if run.id == run_id), None)
+
+    def get(self, run_id: str) -> Run:
+        """Raises: NotFoundError."""
+        if run := self.find(run_id):
+            return run
+        known = [run.id for run in self.all()]
+        close = nearest(run_id, known, 1)
+        raise NotFoundError(
+            f"There is no job {run_id!r}.",
+            code="JOB_NOT_FOUND",
+            field="job_id",
+            got=run_id,
+            allowed=", ".join(known[:10]) or "no job yet",
+            hint=f'job_status(job_id="{close[0]}")' if close else "job_status() lists all jobs.",
+        )
+
+    def start(self, *, tool: str, name: str, most_live: int, request: dict[str, Any], settings: dict[str, Any], dry_run: bool) -> Run:
+        """A new run in a process of its own.
+
+        Raises:
+            ResourceError: TOO_MANY_JOBS; JOBS_UNAVAILABLE.
+            ConfigError: EXISTS: another run makes an SAE of this name.
+        """
+        now, run_id = time.time(), f"{tool.split('_')[0]}-{uuid.uuid4().hex[:6]}"
+        live = [run.id for run in self.all() if run.live]
+        run = Run(
+            id=run_id,
+            tool=tool,
+            state="queued",
+            created=now,
+            queued=now,
+            heartbeat=now,
+            name=name or ("" if dry_run else run_id),
+            dry_run=dry_run,
+            request=request,
+            settings=settings,
+        )
+        if not self.table.add(run, most_live=most_live):
+            raise _too_many(live, most_live) if len(live) >= most_live else _name_taken(run.name)
+        return self._spawn(run)
+
+    def resume(self, run: Run, *, most_live: int) -> Run:
+        """The run goes on in a new process; one that is live already is left alone.
+
+        Raises:
+            ResourceError: TOO_MANY_JOBS.
+        """
+        live = [other.id for other in self.all() if other.live]
+        now = time.time()
+        changes: dict[str, Any] = {"state": "queued", "queued": now, "heartbeat": now, "cancel": False, "error": {}, "ended": None}
+        changes |= {
+            "started": None,
+            "phase": "starting",
+            "message": "starting",
+            "progress": {**run.progress, "eta_s": None} if run.progress else {},
+        }
+        won = self.table.revive(run.id, most_live=most_live, **changes)
+        if won is None and run.id not in live:
+            raise _too_many(live, most_live)
+        return self._spawn(replace(run, **changes)) if won else self.get(run.id)
+
+    def cancel(self, run_id: str) -> Run:
+        """Ask a run to stop; one that has ended stays as it is, one that was interrupted will not be taken for unfinished any more."""
+        run = self.get(run_id)
+        if run.live:
+            self.table.update(run_id, only_if=LIVE, cancel=True)
+        elif run.state == "interrupted":
+            self.table.update(run_id, only_if=("interrupted",), state="cancelled", message="cancelled")
+        return self.get(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """A dry run that was reported."""
+        self.table.delete(run_id)
+        shutil.rmtree(self.folder(run_id), ignore_errors=True)
+
+    def _judged(self, run: Run) -> Run:
+        fresh = time.time() - run.heartbeat < STARTING_S and run.state == "queued"
+        if not run.live or fresh or self.lock(run.id).is_held():
+            return run
+        now = self.table.get(run.id)  # it may have ended since its row was read
+        if now is None or not now.live or now.heartbeat != run.heartbeat:
+            return now or run
+        said = {"state": "interrupted", "message": "its process ended", "ended": run.heartbeat}
+        self.table.update(run.id, only_if=LIVE, **said)
+        return replace(run, **said)
+
+    def _spawn(self, run: Run) -> Run:
+        folder = self.folder(run.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        child = start_worker(run.id, folder)
+        _children.append(child)
+        self.table.update(run.id, pid=child.pid)
+        return replace(run, pid=child.pid)
+
+
+def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
+    """In a group of its own: what ends this process, or a Ctrl-C in its terminal, does not reach it."""
+    # It finds what this process finds, from another folder; nothing is imported from that folder itself.
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path if place)}
+    group: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
+    with (folder / "log.txt").open("ab") as log:
+        command = [sys.executable, "-P", "-m", "saescope_mcp.worker", run_id]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group)
+
+
+def _name_taken(name: str) -> ConfigError:
+    return ConfigError(
+        f"There is a run called {name!r} already.",
+        code="EXISTS",
+        field="name",
+        got=name,
+        hint=f'Call train_sae again with name="{name}-2", or without a name.',
+    )
+
+
+def _too_many(live: list[str], most_live: int) -> ResourceError:
+    return ResourceError(
+        f"{len(live)} jobs are running or waiting, the most allowed (one runs, SAESCOPE_MAX_QUEUED_JOBS wait).",
+        code="TOO_MANY_JOBS",
+        got=len(live) + 1,
+        allowed=most_live,
+        hint=f'job_status(job_id="{live[-1]}", wait_s=30), or cancel_job(job_id="{live[0]}").' if live else "job_status()",
+    )

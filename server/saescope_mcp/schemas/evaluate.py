@@ -1,0 +1,133 @@
+"""evaluate_sae."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath
+from saescope_mcp.schemas.common import Reply, Request, SAEHandle, Seed
+
+
+class EvaluateSae(Request):
+    """Arguments of evaluate_sae."""
+
+    sae: SAEHandle
+    dataset: LocalPath = Field(
+        default="embedded",
+        description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]". Its held-out part is read.',
+    )
+    text_column: Identifier = Field(default="", description="Column of the text, where it is not obvious.")
+    n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(default=20_000, ge=1, description="Tokens to evaluate on.")
+    baselines: bool = Field(default=True, description="Compare with a random SAE and with PCA.")
+    seed: Seed = 0
+    picture: bool = Field(default=False, description="Also draw the density histogram and explained variance by position (PNG files).")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait before a job_id is returned instead."
+    )
+
+
+class _Read(BaseModel):
+    """From an object with these attributes."""
+
+    model_config = {"from_attributes": True}
+
+
+class CrossEntropy(_Read):
+    """Nats per token, by what stands at the site."""
+
+    clean: float
+    with_sae: float
+    zero_ablation: float
+    mean_ablation: float
+
+
+class Shrinkage(_Read):
+    """1: reconstructions are of the right length."""
+
+    l2_ratio: float
+    relative_reconstruction_bias: float | None
+
+
+class Baseline(_Read):
+    """`size`: features a token of the random SAE, directions of the PCA."""
+
+    size: int
+    explained_variance: float | None
+    ce_score: float | None
+
+
+class Baselines(_Read):
+    """What something simpler reaches on the same tokens."""
+
+    random_sae: Baseline
+    pca: Baseline
+    pca_rank_to_match: int | None
+    """Directions that PCA needs for the SAE's explained variance."""
+
+
+class Interval(_Read):
+    """95 %, over resampled contexts."""
+
+    low: float
+    high: float
+
+
+class Reason(_Read):
+    """One finding, and what to change if it is bad."""
+
+    finding: str
+    advice: str
+
+
+class DensityBin(_Read):
+    """Features that fire at a share of tokens in [low, high)."""
+
+    low: float
+    high: float
+    n_features: int
+
+
+class PositionBin(_Read):
+    """Positions `first` to `last` of the contexts."""
+
+    first: int
+    last: int
+    n_tokens: int
+    explained_variance: float | None
+
+
+class EvaluateSaeReply(Reply):
+    """State "running": call job_status with `job_id`; what is not known yet, or cannot be measured on this text, is null."""
+
+    state: Literal["done", "running"]
+    job_id: str | None = None
+    verdict: str | None = None
+    reasons: list[Reason] = Field(default_factory=list[Reason])
+    n_tokens: int | None = None
+    l0: float | None = None
+    explained_variance: float | None = None
+    mse: float | None = None
+    """Squared error summed over the width, averaged over tokens."""
+    cosine: float | None = None
+    ce: CrossEntropy | None = None
+    ce_score: float | None = None
+    kl_score: float | None = None
+    dead_share: float | None = None
+    """Features that never fired on this text."""
+    dense_share: float | None = None
+    """Features that fire at more than a tenth of the tokens."""
+    shrinkage: Shrinkage | None = None
+    baselines: Baselines | None = None
+    intervals: dict[str, Interval] = Field(default_factory=dict[str, Interval])
+    dataset: str | None = None
+    hook_name: str | None = None
+    hook_name_out: str | None = None
+    """The site that is reconstructed."""
+    n_contexts: int | None = None
+    context_size: int | None = None
+    pictures: list[str] = Field(default_factory=list[str])
+    density: list[DensityBin] = Field(default_factory=list[DensityBin])
+    """Only in "detailed", like `positions` and `saelens`."""
+    positions: list[PositionBin] = Field(default_factory=list[PositionBin])
+    saelens: dict[str, float] = Field(default_factory=dict[str, float])
+    """By the definitions of sae-lens's run_evals."""

@@ -1,0 +1,61 @@
+"""publish_sae."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
+from saescope_mcp.schemas.common import Reply, Request
+
+
+class PublishSae(Request):
+    """Arguments of publish_sae: one of sae and job_id, and one of repo_id and path."""
+
+    sae: Identifier = Field(default="", description='Handle, e.g. "smollm2-135m/14.resid_post". Or give job_id.')
+    job_id: Identifier = Field(default="", description='Training that is done, e.g. "train-1a2b3c".')
+    repo_id: Repository = Field(default="", description='Hugging Face repository, e.g. "owner/my-saes"; needs HF_TOKEN. Or give path.')
+    path: LocalPath = Field(default="", description="New folder.")
+    sae_id: InsideRelease = Field(default="", description="Folder within the repository. Empty: the hook's name.")
+    private: bool = Field(default=True, description="Whether a new repository is private.")
+    dry_run: bool = Field(default=True, description="Only say what would be written; false writes it. Ask the user first.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait before a job_id is returned instead."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "PublishSae":
+        for one, other in (("sae", "job_id"), ("repo_id", "path")):
+            given = bool(getattr(self, one)) + bool(getattr(self, other))
+            if given != 1:
+                kind, said = ("conflicting_arguments", "are both given") if given else ("missing_argument", "are both missing")
+                context = {"field": one, "said": f"{one} and {other} {said}", "allowed": "one of the two"}
+                raise PydanticCustomError(kind, "{said}", context)
+        return self
+
+
+class PublishedFile(BaseModel):
+    """By its name at the target."""
+
+    name: str
+    bytes: int
+
+
+class PublishSaeReply(Reply):
+    """State "planned": nothing was written."""
+
+    state: Literal["done", "planned", "running"]
+    job_id: str | None = None
+    target: str | None = None
+    files: list[PublishedFile] = Field(default_factory=list[PublishedFile])
+    total_bytes: int | None = None
+    private: bool | None = None
+    load_call: str | None = None
+    """The tool call that loads it back."""
+    load_command: str | None = None
+    load_python: str | None = None
+    load_sae_lens: str | None = None
+    """Null where sae-lens has no such architecture."""
+    commit: str | None = None
+    evaluated: bool | None = None
+    """Whether the model card has metrics."""

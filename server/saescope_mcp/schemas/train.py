@@ -1,0 +1,136 @@
+"""train_sae and cancel_job."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Name
+from saescope_mcp.schemas.common import Reply, Request, Seed
+from saescope_mcp.schemas.status import JobState
+
+Architecture = Literal["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
+
+_ARCHITECTURES = {
+    "k": ("topk", "batchtopk", "matryoshka_batchtopk"),
+    "l1_coefficient": ("standard", "gated"),
+    "l0_coefficient": ("jumprelu",),
+}
+"""The sparsity knob of each architecture."""
+_NOT_OF_THE_RUN = {"dry_run", "wait_s", "resume", "response_format"}
+
+
+class TrainSae(Request):
+    """Arguments of train_sae: hook_name for a new run, or resume."""
+
+    model: LocalPath = Field(default="", description="Hub name, local folder or .gguf file. Empty: the embedded SmolLM2-135M.")
+    hook_name: Identifier = Field(default="", description='Site, e.g. "blocks.14.hook_resid_post". Required, except with resume.')
+    hook_name_out: Identifier = Field(default="", description="Transcoder: the site to predict from hook_name.")
+    dataset: LocalPath = Field(
+        default="embedded", description='"embedded" (a small excerpt), a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".'
+    )
+    architecture: Architecture = Field(default="topk", description="Kind of SAE.")
+    expansion_factor: int = Field(default=0, ge=0, le=1024, description="Features per dimension of the site; 0: 8. Or give d_sae.")
+    d_sae: int = Field(default=0, ge=0, le=2**24, description="Number of features; 0: by expansion_factor.")
+    k: float = Field(default=32.0, gt=0, description="topk, batchtopk, matryoshka_batchtopk: features per token.")
+    l1_coefficient: float = Field(default=5.0, ge=0, description="standard, gated: more = sparser.")
+    l0_coefficient: float = Field(default=1.0, ge=0, description="jumprelu: more = sparser.")
+    training_tokens: Annotated[int, AtMost("max_training_tokens")] = Field(default=2_000_000, ge=1, description="Tokens to train on.")
+    context_size: int = Field(default=0, ge=0, description="Tokens the model reads at once; 0: 256, or fewer if it takes fewer.")
+    batch_size: Annotated[int, AtMost("max_batch_size")] = Field(default=4096, ge=1, description="Tokens per step.")
+    lr: float = Field(default=0.0, ge=0, le=1, description="Learning rate; 0: by d_sae.")
+    seed: Seed = 0
+    name: Name = Field(default="", description='Name of the SAE, e.g. "stories-l14"; empty: the job\'s id.')
+    options: Annotated[list[Identifier], AtMost("max_options")] = Field(
+        default=[],
+        description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body", "buffer_tokens=16384", "logger=wandb". '
+        "A wrong name gets the right ones.",
+    )
+    device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
+    dry_run: bool = Field(default=False, description="Only measure and plan; start nothing.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait for the end; the plan is waited for in any case."
+    )
+    resume: Identifier = Field(default="", description="Job that was interrupted, cancelled or failed: goes on from its last checkpoint.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainSae":
+        if not (self.hook_name or self.resume):
+            raise PydanticCustomError("missing_argument", "there is neither hook_name nor resume", {"field": "hook_name"})
+        if self.resume:
+            return self
+        if self.expansion_factor and self.d_sae:
+            _conflict("d_sae", "expansion_factor and d_sae are both given", "removed, or expansion_factor instead")
+        for name, architectures in _ARCHITECTURES.items():
+            if name in self.model_fields_set and self.architecture not in architectures:
+                other = next(knob for knob, fitting in _ARCHITECTURES.items() if self.architecture in fitting)
+                _conflict(name, f"{name} does nothing for {self.architecture} SAEs", f"replaced by {other}")
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was said about the run itself."""
+        return self.model_dump(include=self.model_fields_set - _NOT_OF_THE_RUN)
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """All that the run is, defaults included."""
+        return self.model_dump(exclude=_NOT_OF_THE_RUN)
+
+
+def _conflict(field: str, message: str, allowed: str) -> None:
+    raise PydanticCustomError("conflicting_arguments", "{said}", {"field": field, "said": message, "allowed": allowed})
+
+
+class TrainPlan(BaseModel):
+    """What the run takes here; speeds are null where it does not fit."""
+
+    tokens_per_s: float | None
+    """Measured: the model reading text, and training, together."""
+    harvest_tokens_per_s: float
+    step_tokens_per_s: float | None
+    eta_s: float | None
+    memory_bytes: int
+    memory_free_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    fits: bool
+    change: list[str]
+    """Arguments that make it fit."""
+    n_steps: int
+    d_in: int
+    d_sae: int
+    context_size: int
+    lr: float
+    device: str
+
+
+class TrainSaeReply(Reply):
+    """State "queued" or "running": call job_status with `job_id`."""
+
+    state: Literal["planned"] | JobState
+    job_id: str | None = None
+    plan: TrainPlan | None = None
+    sae: str | None = None
+    path: str | None = None
+    """The folder of the trained SAE."""
+    name: str | None = None
+    n_tokens: int | None = None
+    metrics: dict[str, Any] | None = None
+    """At the last step, on its batch: `evaluate_sae` measures on held-out text."""
+    checkpoint: str | None = None
+
+
+class CancelJob(Request):
+    """Arguments of cancel_job."""
+
+    job_id: Identifier = Field(description='Job, e.g. "train-1a2b3c".')
+
+
+class CancelJobReply(Reply):
+    """State after at most the longest wait; "running" if it has not stopped yet."""
+
+    job_id: str
+    state: JobState
+    checkpoint: str | None
+    n_tokens: int | None = None

@@ -1,0 +1,45 @@
+"""Evaluations of this user, kept by the weights that they measured: a model card wants the last one, whichever process made it."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from saescope.names import home
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from saescope.evals import Evaluation
+
+log = logging.getLogger("saescope")
+
+
+def remember(weights_hash: str, found: "Evaluation") -> None:
+    from saescope.evals import Evaluation
+
+    try:
+        file = _file(weights_hash)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(".tmp")
+        aside.write_bytes(TypeAdapter(Evaluation).dump_json(found))
+        aside.replace(file)
+    except OSError as error:
+        log.warning("the evaluation is not kept for a model card: %s", type(error).__name__)
+
+
+def recall(weights_hash: str) -> "Evaluation | None":
+    """The last evaluation of an SAE with these weights."""
+    from saescope.evals import Evaluation
+
+    try:
+        return TypeAdapter(Evaluation).validate_json(_file(weights_hash).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        log.warning("an evaluation cannot be read: %s", type(error).__name__)
+        return None
+
+
+def _file(weights_hash: str) -> "Path":
+    return home() / "evaluations" / f"{weights_hash[:32]}.json"

@@ -1,0 +1,53 @@
+"""Pictures that were asked for: PNG files below SAESCOPE_HOME, always beside the numbers that they show."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saescope.errors import ResourceError
+from saescope.names import home
+
+if TYPE_CHECKING:
+    from saescope.evals import Evaluation
+    from saescope_mcp.jobs import Run
+
+
+def of_evaluation(found: "Evaluation", name: str, *, d_sae: int) -> list[str]:
+    """How often features fire, and explained variance along the context."""
+    from saescope.render import density_histogram, variance_by_position
+
+    n_dead = round(found.dead_share * d_sae)
+    return [
+        _save(f"{name}-density.png", density_histogram(found.density, n_dead=n_dead)),
+        _save(f"{name}-positions.png", variance_by_position(found.positions, overall=found.explained_variance)),
+    ]
+
+
+def of_training(run: "Run") -> list[str]:
+    """Loss and L0 so far; none before the first step."""
+    from saescope.render import training_curves
+
+    points = _points(run)
+    return [_save(f"{run.id}-curves.png", training_curves(points))] if points else []
+
+
+def _points(run: "Run") -> list[dict[str, Any]]:
+    """All that the last checkpoint knows, and what came since."""
+    known: list[dict[str, Any]] = []
+    if run.checkpoint and (state := Path(run.checkpoint) / "state.json").is_file():
+        known = json.loads(state.read_text(encoding="utf-8"))["history"]["points"]
+    last = known[-1]["step"] if known else 0
+    history: list[dict[str, Any]] = run.progress.get("metrics", {}).get("history", [])
+    return known + [point for point in history if point["step"] > last]
+
+
+def _save(name: str, picture: bytes) -> str:
+    folder = home() / "pictures"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture)
+    except OSError as error:
+        raise ResourceError(
+            f"The picture cannot be saved: {error.strerror}.", code="CANNOT_WRITE", field="picture", hint="Call again without picture."
+        ) from error
+    return str(folder / name)

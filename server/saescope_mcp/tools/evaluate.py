@@ -1,0 +1,110 @@
+"""evaluate_sae."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope.errors import Cancelled
+from saescope_mcp.jobs import Job
+from saescope_mcp.schemas.common import Reply
+from saescope_mcp.schemas.evaluate import EvaluateSae, EvaluateSaeReply
+from saescope_mcp.state import AppState, LoadedSAE, dataset_name
+from saescope_mcp.state.measured import remember
+from saescope_mcp.tool import Tool, next_call
+from saescope_mcp.tool.facts import provenance
+from saescope_mcp.tool.pictures import of_evaluation
+
+if TYPE_CHECKING:
+    from saescope.evals import Evaluation
+
+DETAILS = ("density", "positions", "saelens")
+
+
+async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeReply:
+    """How good a loaded SAE is, on held-out text: sparsity, reconstruction, what the model's predictions lose, dead and dense features,
+    shrinkage, with 95 % intervals, beside a random SAE and PCA; and a verdict with reasons and what to change. Use it after train_sae, or
+    before trusting an SAE's features. Its model is busy meanwhile. Longer than wait_s: call job_status. response_format="detailed" adds the
+    density histogram, explained variance by position and sae-lens's own metrics."""
+    state.require(request.sae)
+    dataset = dataset_name(request.dataset, state.settings)
+
+    async def work(job: Job) -> EvaluateSaeReply:
+        async with state.use(request.sae) as loaded:
+            job.say("reading the text")
+            found = await loaded.run(partial(_evaluate, loaded, request, dataset, job))
+            remember(loaded.weights_hash, found)
+            name, d_sae = loaded.weights_hash[:12], loaded.sae.cfg.d_sae
+            pictures = await loaded.run(partial(of_evaluation, found, name, d_sae=d_sae)) if request.picture else []
+            return _reply(loaded, request, found, pictures)
+
+    key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
+    job = state.jobs.start("evaluate_sae", key, request, work)
+    await state.jobs.wait(job, request.wait_s)
+    if job.task.cancelled():
+        raise Cancelled(f"The evaluation {job.id} was cancelled.", hint=next_call("evaluate_sae", sae=request.sae))
+    if job.task.done():
+        return job.task.result()
+    return EvaluateSaeReply(
+        summary=f"The evaluation goes on as {job.id}: {job.message}.",
+        state="running",
+        job_id=job.id,
+        next=[next_call("job_status", job_id=job.id, wait_s=30)],
+    )
+
+
+def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -> "Evaluation":
+    from saescope.activations import open_dataset
+    from saescope.evals import evaluate
+
+    roots = list(loaded.slot.settings.read_roots)
+    text = open_dataset(dataset, text_column=request.text_column, roots=roots)
+
+    def progress(done: int, total: int) -> None:
+        job.say(f"evaluating: {done / max(1, total):.0%}")
+
+    return evaluate(
+        loaded.model, loaded.sae, text, n_tokens=request.n_tokens, baselines=request.baselines, seed=request.seed, progress=progress
+    )
+
+
+def _reply(loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation", pictures: list[str]) -> EvaluateSaeReply:
+    same = set(EvaluateSaeReply.model_fields) - set(Reply.model_fields) - {"state", "job_id", "verdict", "reasons", "pictures", *DETAILS}
+    said = {name: getattr(found, name) for name in same}
+    if request.response_format == "detailed":
+        said |= {name: getattr(found, name) for name in DETAILS}
+    verdict = found.verdict
+    return EvaluateSaeReply.model_validate(
+        said
+        | {
+            "summary": _summary(loaded, found),
+            "warnings": list(found.warnings),
+            "next": [next_call("top_features", sae=request.sae, text="..."), next_call("publish_sae", sae=request.sae, path="...")],
+            "evidence": "intervened" if found.ce else "observed",
+            "provenance": provenance(loaded, request.seed),
+            "state": "done",
+            "verdict": f"{verdict.level}: {verdict.summary}",
+            "reasons": list(verdict.reasons),
+            "intervals": dict(found.intervals),
+            "pictures": pictures,
+        },
+        from_attributes=True,
+    )
+
+
+def _summary(loaded: LoadedSAE, found: "Evaluation") -> str:
+    parts = [f"L0 {found.l0:.1f}"]
+    parts += [f"explained variance {found.explained_variance:.2f}"] if found.explained_variance is not None else []
+    parts += [f"CE score {found.ce_score:.2f}"] if found.ce_score is not None else []
+    parts.append(f"{found.dead_share:.1%} of the features never fire")
+    said = f"{loaded.handle} on {found.n_tokens:,} held-out tokens: {', '.join(parts)}."
+    return f"{said} Verdict: {found.verdict.level}. {found.verdict.summary}"
+
+
+TOOLS = [
+    Tool(
+        evaluate_sae,
+        EvaluateSae,
+        ToolAnnotations(title="Evaluate an SAE", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True),
+    )
+]

@@ -1,0 +1,129 @@
+"""publish_sae."""
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope.errors import ArgumentError, Cancelled, NotFoundError, OfflineError
+from saescope_mcp.jobs import Job
+from saescope_mcp.schemas.publish import PublishedFile, PublishSae, PublishSaeReply
+from saescope_mcp.state import AppState, Source, readable
+from saescope_mcp.state.measured import recall
+from saescope_mcp.tool import Tool, next_call
+
+if TYPE_CHECKING:
+    from saescope.evals import Evaluation
+    from saescope.publish import Publication
+    from saescope.saes import SAE
+
+
+async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
+    """Write an SAE, with a model card that has its metrics, provenance and loading command, into a new folder or a Hugging Face repository,
+    in a layout that sae-lens and saescope both load. A dry run unless dry_run=false: show the user what would be written where, and ask.
+    Nothing is overwritten. Run evaluate_sae before, so that the card has metrics. The token comes from HF_TOKEN."""
+    if request.repo_id and state.settings.offline:
+        raise OfflineError("A repository needs the network, which SAESCOPE_OFFLINE forbids.", field="repo_id", hint="Give path instead.")
+    path = readable(request.path, state.settings, "path") if request.path else ""
+    given = _given(state, request)
+
+    async def work(job: Job) -> PublishSaeReply:
+        job.say("reading the SAE")
+        return await state.workers.run(partial(_publish, given, request, path))
+
+    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
+    job = state.jobs.start("publish_sae", key, request, work)
+    await state.jobs.wait(job, request.wait_s)
+    if job.task.cancelled():
+        raise Cancelled(f"The publication {job.id} was cancelled.", hint="Call publish_sae again.")
+    if job.task.done():
+        return job.task.result()
+    next_step = [next_call("job_status", job_id=job.id, wait_s=30)]
+    return PublishSaeReply(summary=f"The publication goes on as {job.id}.", state="running", job_id=job.id, next=next_step)
+
+
+def _given(state: AppState, request: PublishSae) -> "Source | SAE":
+    """The SAE itself if it is loaded, else where it comes from."""
+    if request.job_id:
+        run = state.runs.get(request.job_id)
+        if run.state != "done" or "path" not in run.result:
+            raise ArgumentError(
+                f"{run.id} has no SAE: it is {run.state}.",
+                code="JOB_NOT_DONE",
+                field="job_id",
+                got=run.id,
+                hint=next_call("job_status", job_id=run.id, wait_s=30),
+            )
+        return Source(path=run.result["path"], model=run.settings["model"])
+    if request.sae in state.saes:
+        return state.saes[request.sae].sae
+    known = state.known.all().get(request.sae)
+    if known is None:
+        raise NotFoundError(
+            f"There is no SAE called {request.sae!r}.",
+            code="SAE_NOT_LOADED",
+            field="sae",
+            got=request.sae,
+            allowed=", ".join(state.known.all()) or "none yet",
+            hint="server_status() lists what can be loaded.",
+        )
+    return known[0]
+
+
+def _publish(given: "Source | SAE", request: PublishSae, path: str) -> PublishSaeReply:
+    from saescope.publish import publish
+
+    sae = _read(given) if isinstance(given, Source) else given
+    evaluation = recall(sae.weights_hash)
+    done = publish(
+        sae,
+        path=path,
+        repo_id=request.repo_id,
+        sae_id=request.sae_id,
+        evaluation=evaluation,
+        private=request.private,
+        dry_run=request.dry_run,
+    )
+    return _reply(request, done, evaluation)
+
+
+def _read(source: Source) -> "SAE":
+    from saescope.load import load_sae
+
+    sae = load_sae(source.path or None, release=source.release, sae_id=source.sae_id, device="cpu")
+    if source.hook_name:
+        sae.cfg = replace(sae.cfg, metadata=replace(sae.cfg.metadata, hook_name=source.hook_name))
+    return sae
+
+
+def _reply(request: PublishSae, done: "Publication", evaluation: "Evaluation | None") -> PublishSaeReply:
+    size = sum(file.n_bytes for file in done.files)
+    missing = [] if evaluation else ["The model card has no metrics: run evaluate_sae on this SAE first."]
+    said = f"{len(done.files)} files, {size / 1e6:,.1f} MB"
+    again = request.model_dump(include=request.model_fields_set - {"wait_s", "response_format"}) | {"dry_run": False}
+    return PublishSaeReply(
+        summary=f"Published to {done.target}: {said}." if done.written else f"Dry run: {said} would be written to {done.target}.",
+        warnings=[*done.warnings, *missing],
+        next=[done.load.tool] if done.written else [next_call("publish_sae", **again)],
+        state="done" if done.written else "planned",
+        target=done.target,
+        files=[PublishedFile(name=file.name, bytes=file.n_bytes) for file in done.files],
+        total_bytes=size,
+        private=done.private,
+        load_call=done.load.tool,
+        load_command=done.load.command,
+        load_python=done.load.saescope,
+        load_sae_lens=done.load.sae_lens or None,
+        commit=done.commit or None,
+        evaluated=evaluation is not None,
+    )
+
+
+TOOLS = [
+    Tool(
+        publish_sae,
+        PublishSae,
+        ToolAnnotations(title="Publish an SAE", read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True),
+    )
+]

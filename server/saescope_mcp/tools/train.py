@@ -1,0 +1,225 @@
+"""train_sae and cancel_job."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp.types import ToolAnnotations
+
+from saescope.embedded import EMBEDDED_HANDLE
+from saescope.errors import ConfigError, SaescopeError
+from saescope_mcp.jobs import Job, Run
+from saescope_mcp.schemas.common import Provenance
+from saescope_mcp.schemas.train import CancelJob, CancelJobReply, TrainPlan, TrainSae, TrainSaeReply
+from saescope_mcp.state import AppState, Placement, Source, dataset_name, load_call, model_name
+from saescope_mcp.state.sources import trained_saes
+from saescope_mcp.tool import Tool, next_call
+
+LOOK_S = 0.2
+
+
+async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
+    """Train an SAE (or with hook_name_out a transcoder) on your own model and text. First dry_run=true: it measures the speed here for
+    some seconds and says how long the run takes, how much memory and disk, and what to change if it does not fit; show that to the user.
+    The run is a job in a process of its own that survives this server: follow it with job_status, stop it with cancel_job; cut off, it goes
+    on with resume=job_id. When done it returns the handle `sae`: load it, then evaluate_sae. Use text of a million tokens or more."""
+    if request.resume:
+        run = _resume(state, request)
+    else:
+        run = state.runs.start(tool="train_sae", name=request.name, **await _prepared(state, request), dry_run=request.dry_run)
+    try:
+        run = await _wait(state, run, request)
+    except anyio.get_cancelled_exc_class():
+        if request.dry_run:
+            state.runs.cancel(run.id)
+        raise
+    never_began = run.state == "failed" and not run.checkpoint and not request.resume
+    if never_began or (run.dry_run and not run.live):
+        state.runs.forget(run.id)
+    if run.state == "failed":
+        raise error_of(run)
+    return train_reply(run)
+
+
+async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
+    """Stop a job: a training leaves a complete checkpoint, from which train_sae(resume=job_id) goes on; a load or an evaluation leaves
+    nothing. What has ended stays as it is."""
+    if job := state.jobs.find(request.job_id):
+        return await _cancel_task(state, job)
+    run = state.runs.cancel(request.job_id)
+    give_up = time.monotonic() + state.settings.plan_wait_s
+    while run.live and time.monotonic() < give_up:
+        await anyio.sleep(LOOK_S)
+        run = state.runs.get(run.id)
+    done = f"{run.id} is {run.state}" + (" (it stops at its next step)." if run.live else ".")
+    can_resume = run.state in ("cancelled", "interrupted", "failed") and not run.dry_run
+    kept = f" Its last checkpoint is {Path(run.checkpoint).name}." if run.checkpoint else ""
+    return CancelJobReply(
+        summary=f"{done}{kept}" + (" train_sae with resume goes on from there." if can_resume and run.checkpoint else ""),
+        next=[next_call("job_status", job_id=run.id)] if run.live else [next_call("train_sae", resume=run.id)] if can_resume else [],
+        job_id=run.id,
+        state=run.state,  # type: ignore[arg-type]  # one of JobState's
+        checkpoint=run.checkpoint,
+        n_tokens=run.progress.get("n_tokens"),
+    )
+
+
+async def _cancel_task(state: AppState, job: Job) -> CancelJobReply:
+    job.task.cancel()
+    await state.jobs.watch(job, state.settings.cancel_grace_s)
+    said = f"{job.id} is {job.state}."
+    return CancelJobReply(summary=said, job_id=job.id, state=job.state, checkpoint=None)  # type: ignore[arg-type]
+
+
+def train_reply(run: Run) -> TrainSaeReply:
+    """What a run has come to; the same from train_sae, job_status and the command line."""
+    latest = run.progress.get("metrics", {}).get("latest")
+    provenance = run.result.get("provenance")
+    return TrainSaeReply(
+        summary=_summary(run),
+        warnings=run.warnings,
+        next=_next(run),
+        evidence="observed" if provenance else None,
+        provenance=Provenance(**provenance) if provenance else None,
+        state="planned" if run.dry_run and run.state == "done" else run.state,  # type: ignore[arg-type]
+        job_id=None if run.dry_run and not run.live else run.id,
+        plan=TrainPlan(**run.plan) if run.plan else None,
+        sae=run.result.get("sae"),
+        path=run.result.get("path"),
+        name=run.name or None,
+        n_tokens=run.progress.get("n_tokens"),
+        metrics=latest,
+        checkpoint=run.checkpoint,
+    )
+
+
+def error_of(run: Run) -> SaescopeError:
+    """The error that ended a run, as if it had happened in this call."""
+    said = run.error
+    return SaescopeError(
+        said["message"], code=said["code"], field=said["field"], got=said["got"], allowed=said["allowed"], hint=said["hint"]
+    )
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def planned(plan: dict[str, Any]) -> str:
+    """A plan in a sentence or two."""
+    memory, disk = plan["memory_bytes"] / 1e9, plan["disk_bytes"] / 1e9
+    takes = f"{memory:.2g} GB of memory and {disk:.2g} GB of disk"
+    if not plan["fits"]:
+        change = f" It fits with {' or '.join(plan['change'])}." if plan["change"] else ""
+        return f"The run needs {takes}: it does not fit.{change}"
+    return f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} tokens/s, {takes}."
+
+
+async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
+    """What the worker is given, and everything that can be refused before one is started."""
+    settings = state.settings
+    dataset = dataset_name(request.dataset, settings)
+    await state.workers.run(partial(_look, dataset, request, list(settings.read_roots)))
+    if request.name and (trained_saes() / request.name).exists():
+        raise ConfigError(
+            f"There is an SAE called {request.name!r} already.",
+            code="EXISTS",
+            field="name",
+            got=request.name,
+            hint=f'Call train_sae again with name="{request.name}-2", or without a name.',
+        )
+    return {
+        "most_live": 1 + settings.max_queued_jobs,
+        "request": request.given,
+        "settings": {
+            "model": model_name(request.model, settings) or EMBEDDED_HANDLE,
+            "dataset": dataset,
+            "device": request.device,
+            "offline": settings.offline,
+            "roots": [str(root) for root in settings.read_roots],
+        },
+    }
+
+
+def _look(dataset: str, request: TrainSae, roots: list[Path]) -> None:
+    """Raises what is wrong with the options and the text."""
+    from saescope.activations import open_dataset
+    from saescope.training import parse_options
+
+    options = parse_options(request.options)
+    open_dataset(dataset, text_column=options.get("text_column", ""), roots=roots)
+
+
+def _resume(state: AppState, request: TrainSae) -> Run:
+    run = state.runs.get(request.resume)
+    if run.dry_run:
+        raise ConfigError("A dry run cannot be resumed.", field="resume", got=run.id, hint="Call train_sae without resume.")
+    before = TrainSae.model_validate(run.request).run
+    differs = {name: before[name] for name, value in request.given.items() if before[name] != value}
+    if differs:
+        raise ConfigError(
+            f"The run {run.id} was started with other settings: {', '.join(f'{name}={value!r}' for name, value in differs.items())}.",
+            code="RESUME_MISMATCH",
+            field=next(iter(differs)),
+            hint=f"{next_call('train_sae', resume=run.id)}, or a new run without resume.",
+        )
+    if request.dry_run or run.live or run.state == "done":
+        return run
+    return state.runs.resume(run, most_live=1 + state.settings.max_queued_jobs)
+
+
+async def _wait(state: AppState, run: Run, request: TrainSae) -> Run:
+    """Until the plan is there, then until the end or as long as was asked for."""
+    if request.resume and request.dry_run:
+        return run
+    started = time.monotonic()
+    while run.live:
+        waited = time.monotonic() - started
+        if waited >= (request.wait_s if run.plan else max(request.wait_s, state.settings.plan_wait_s)):
+            break
+        await anyio.sleep(LOOK_S)
+        run = state.runs.get(run.id)
+    return run
+
+
+def _summary(run: Run) -> str:
+    plan, step = run.plan, run.progress.get("step", 0)
+    at = f"step {step:,} of {run.progress['n_steps']:,}" if run.progress else "the start"
+    match run.state:
+        case "done" if run.dry_run:
+            return f"Dry run: {planned(plan)} Nothing was started."
+        case "done":
+            latest = run.progress["metrics"]["latest"] or {}
+            quality = f": L0 {latest['l0']:.1f}, explained variance {latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
+            return f"{run.result['sae']} is trained{quality if latest else ''} (on the last batch). It loads by its handle."
+        case "queued":
+            return f"{run.id} is queued: {run.message}." + (f" {planned(plan)}" if plan else "")
+        case "running":
+            return f"{run.id} is running, at {at}: {run.message}." + (f" {planned(plan)}" if plan else "")
+        case "failed":
+            return f"{run.id} failed at {at}: {run.error.get('message', '')}"
+        case _:
+            kept = "a complete checkpoint is kept" if run.checkpoint else "there was no checkpoint yet"
+            return f"{run.id} is {run.state} at {at}: {kept}."
+
+
+def _next(run: Run) -> list[str]:
+    if run.dry_run and run.state == "done":
+        return [next_call("train_sae", **run.request)] if run.plan["fits"] else []
+    if run.live:
+        return [next_call("job_status", job_id=run.id, wait_s=30)]
+    if run.state == "done":
+        return [
+            load_call(Source(path=run.result["path"], model=run.settings["model"]), Placement()),
+            next_call("evaluate_sae", sae=run.result["sae"]),
+        ]
+    return [next_call("train_sae", resume=run.id)]
+
+
+_START = ToolAnnotations(title="Train an SAE", read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
+_STOP = ToolAnnotations(title="Cancel a job", read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+TOOLS = [Tool(train_sae, TrainSae, _START), Tool(cancel_job, CancelJob, _STOP)]

@@ -1,0 +1,206 @@
+"""Runs on the tiny model: what is filled in, bit-equal resumes wherever they stop, cached activations, plans."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import saescope as ss
+from saescope.activations.buffer import Rows
+from saescope.errors import ConfigError, FormatError, HookError, NotFoundError, ResourceError
+from saescope.load import load_sae
+from saescope.models import LanguageModel
+from saescope.training import Plan, TrainConfig, TrainingRun, make_plan, plan, train, train_config
+from saescope.training.data import Rate, WatchedSource
+from saescope.training.run import newest_checkpoint, public_name
+
+HOOK = "blocks.2.hook_resid_post"
+SMALL: dict[str, Any] = {"training_tokens": 4096, "batch_size": 128, "d_sae": 64, "k": 4.0, "context_size": 32, "buffer_tokens": 1024}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MEASURE_S", 0.01)
+
+
+def small(model: LanguageModel, **more: Any) -> TrainConfig:
+    return train_config(model, HOOK, **SMALL | more)
+
+
+def test_the_model_decides_what_is_not_said(glass: LanguageModel) -> None:
+    cfg = train_config(glass, HOOK)
+    assert (cfg.model, cfg.d_in, cfg.d_out, cfg.d_sae, cfg.context_size) == ("glassllm-en", 128, 128, 1024, 128)
+    assert train_config(glass, HOOK, expansion_factor=2).d_sae == 256
+    with pytest.raises(HookError, match=r"blocks\.9"):
+        train_config(glass, "blocks.9.hook_resid_post")
+
+
+def test_train_gives_an_sae_that_knows_where_it_belongs(glass: LanguageModel) -> None:
+    sae = ss.train(small(glass), model=glass)
+    assert (sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name, sae.cfg.d_sae) == ("glassllm-en", HOOK, 64)
+    assert ss.check_sae(glass, sae).l0 == 4
+
+
+def test_the_same_call_goes_on_where_it_was_cut_off(glass: LanguageModel, tmp_path: Path) -> None:
+    straight = train(small(glass), model=glass)
+    stop = threading.Event()
+    run = TrainingRun(small(glass), glass, folder=tmp_path, stop=stop)
+    run.go(report=lambda at: stop.set() if at.step >= 9 else None)
+    assert newest_checkpoint(tmp_path) == tmp_path / f"ckpt-{run.trainer.step:08d}" and 9 <= run.trainer.step < 32
+    assert train(small(glass), model=glass, folder=tmp_path).weights_hash == straight.weights_hash
+
+
+@pytest.mark.parametrize(
+    ("n_passes", "more"), [(0, {}), (1, {}), (2, {}), (4, {}), (1, {"cache_activations": True}), (2, {"normalize_activations": "none"})]
+)
+def test_stopped_between_two_forward_passes_it_goes_on_bit_for_bit(
+    glass: LanguageModel, tmp_path: Path, n_passes: int, more: dict[str, Any]
+) -> None:
+    cfg = small(glass, training_tokens=12_288, buffer_tokens=5000, **more)
+    straight = train(cfg, model=glass)
+    run = TrainingRun(cfg, glass, folder=tmp_path)
+    stop_after(run, n_passes)
+    assert run.go().state == "stopped"
+    resumed = TrainingRun(cfg, glass, folder=tmp_path)
+    assert resumed.trainer.step == run.trainer.step and resumed.store.n_received == run.store.n_received
+    assert resumed.go().state == "done"
+    assert resumed.sae().weights_hash == straight.weights_hash
+
+
+def stop_after(run: TrainingRun, n_passes: int) -> None:
+    """Set the stop flag while the source is at work for the `n_passes`-th time, as a signal may."""
+    give, left = run.source.source.next_rows, iter(range(n_passes, 0, -1))
+
+    def next_rows() -> Rows:
+        if next(left, 1) == 1:
+            run.stop.set()
+        return give()
+
+    run.source.source.next_rows = next_rows
+    if not n_passes:
+        run.stop.set()
+
+
+def test_a_transcoder_reads_one_site_and_predicts_another(glass: LanguageModel) -> None:
+    knobs: dict[str, Any] = SMALL | {"hook_name_out": "blocks.1.hook_mlp_out", "skip": True}
+    sae = train(train_config(glass, "blocks.1.mlp.hook_in", **knobs), model=glass)
+    assert sae.cfg.transcoder and sae.W_skip is not None and bool(sae.W_skip.abs().sum() > 0)
+
+
+def test_stored_activations_are_read_again(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = small(glass, cache_activations=True)
+    first = train(cfg, model=glass)
+    monkeypatch.setattr("saescope.activations.harvest.Harvester.__call__", refuse_to_run)
+    assert train(replace(cfg, k=5.0), model=glass).weights_hash != first.weights_hash
+    assert train(cfg, model=glass).weights_hash == first.weights_hash
+
+
+def refuse_to_run(*_: object) -> Rows:
+    raise AssertionError("the model ran again")
+
+
+def test_resuming_with_other_settings_or_from_torn_checkpoints_is_refused(glass: LanguageModel, tmp_path: Path) -> None:
+    train(small(glass), model=glass, folder=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        train(small(glass, lr=0.1), model=glass, folder=tmp_path)
+    assert caught.value.code == "RESUME_MISMATCH"
+    for manifest in tmp_path.glob("*/MANIFEST.json"):
+        manifest.write_text("{}")
+    with pytest.raises(FormatError) as torn:
+        train(small(glass), model=glass, folder=tmp_path)
+    assert torn.value.code == "CHECKPOINT_CORRUPT"
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(glass: LanguageModel, tmp_path: Path) -> None:
+    run = TrainingRun(small(glass), glass, folder=tmp_path)
+    run.trainer.save()
+    run.go()
+    (tmp_path / "ckpt-00000032" / "sae.safetensors").write_bytes(b"torn")
+    again = TrainingRun(small(glass), glass, folder=tmp_path)
+    assert again.trainer.step == 0 and "ckpt-00000032 is damaged" in again.warnings[0]
+
+
+def test_an_sae_that_cannot_be_saved_is_a_full_disk(glass: LanguageModel, tmp_path: Path) -> None:
+    run = TrainingRun(small(glass), glass)
+    run.go()
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError) as caught:
+        run.save_sae(tmp_path / "file")
+    assert caught.value.code == "DISK_FULL"
+    assert run.save_sae(tmp_path / "sae").weights_hash == load_sae(tmp_path / "sae").weights_hash
+
+
+def test_time_to_go_follows_both_speeds(glass: LanguageModel) -> None:
+    run = TrainingRun(small(glass), glass)
+    assert run.eta_s() is None
+    run.source.rate.add(2.0, 1000)
+    assert run.eta_s(step_s_per_token=0.001) == pytest.approx(4096 * (0.002 + 0.001))
+    run.batches.rate.add(4.0, 1000)
+    assert run.eta_s(step_s_per_token=0.001) == pytest.approx(4096 * (0.002 + 0.004))
+
+
+def test_an_old_speed_is_forgotten() -> None:
+    rate = Rate()
+    rate.add(100.0, 100)
+    for _ in range(50):
+        rate.add(10.0, 1000)
+    assert rate.s_per_token == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_source_stops_before_it_works(glass: LanguageModel) -> None:
+    run = TrainingRun(small(glass), glass)
+    assert isinstance(run.store.source, WatchedSource)
+    run.stop.set()
+    assert run.go().state == "stopped" and run.store.n_received == 0
+
+
+@pytest.mark.parametrize(("dataset", "public"), [("embedded", "embedded"), ("hf:a/b", "hf:a/b"), ("/home/someone/x.txt", "x.txt")])
+def test_a_dataset_is_named_without_folders(dataset: str, public: str) -> None:
+    assert public_name(dataset) == public
+
+
+def made(model: LanguageModel, tmp_path: Path, **more: Any) -> Plan:
+    return make_plan(small(model, **more), model, folder=tmp_path)
+
+
+def test_a_plan_measures_and_leaves_nothing(glass: LanguageModel, tmp_path: Path) -> None:
+    found = made(glass, tmp_path / "not" / "there")
+    assert found.fits and found.tokens_per_s and found.eta_s and found.step_tokens_per_s
+    assert 1 / found.tokens_per_s == pytest.approx(1 / found.harvest_tokens_per_s + 1 / found.step_tokens_per_s)
+    assert found.eta_s == pytest.approx(4096 / found.tokens_per_s)
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_plan_holds_for_the_disk(glass: LanguageModel, tmp_path: Path) -> None:
+    found = made(glass, tmp_path, keep_checkpoints=1)
+    train(small(glass, keep_checkpoints=1), model=glass, folder=tmp_path / "run")
+    taken = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert taken <= found.disk_bytes < 25 * taken  # a little run, so most of it is what any checkpoint may take
+
+
+@pytest.mark.parametrize("what", ["memory", "disk"])
+def test_what_does_not_fit_says_what_to_change(glass: LanguageModel, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide: dict[str, Any] = {"d_sae": 8192, "buffer_tokens": 2**18, "training_tokens": 2**18}
+    function: Callable[..., int] = plan.run_bytes if what == "memory" else plan.disk_bytes
+    free = function(small(glass, **wide)) - 2**22 + (0 if what == "memory" else plan.SPARE_DISK_BYTES)
+    monkeypatch.setattr(plan, "free_bytes" if what == "memory" else "free_disk_bytes", lambda _: free)
+    found = made(glass, tmp_path, **wide)
+    assert not found.fits and (found.tokens_per_s is None) == (what == "memory")
+    assert found.change == (["d_sae=4096"] if what == "memory" else ['options=["keep_checkpoints=1", "buffer_tokens=16384"]'])
+
+
+def test_a_plan_warns_of_few_steps_and_of_text_read_over_and_over(glass: LanguageModel, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("Once upon a time there was a fox in the wood. " * 300)
+    assert "it is read" in made(glass, tmp_path, dataset=str(text), training_tokens=2**17).warnings[0]
+    assert any("too few" in warning for warning in made(glass, tmp_path).warnings)
+
+
+def test_an_empty_text_is_refused_by_the_plan(glass: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(NotFoundError) as caught:
+        made(glass, tmp_path, dataset=str(tmp_path / "empty.txt"))
+    assert caught.value.code == "DATASET_EMPTY"

@@ -1,0 +1,62 @@
+"""Workers for tests: processes like the real ones, but forked from one that has imported everything already."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+FORKED = multiprocessing.get_context("forkserver")
+PRELOADED = ["saescope_mcp.worker", "saescope.training", "saescope.models", "saescope.evals"]
+
+
+@dataclass
+class Child:
+    """What `Runs` wants of a process."""
+
+    process: BaseProcess
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+
+@dataclass
+class Forked:
+    """Starts workers; `fsize` is the largest file that they can write."""
+
+    fsize: int = 0
+
+    def __call__(self, run_id: str, folder: Path) -> Child:
+        environment = {name: value for name, value in os.environ.items() if name.startswith(("SAESCOPE_", "HF_", "OMP_"))}
+        process = FORKED.Process(target=_work, args=(run_id, folder, environment, self.fsize), daemon=True)
+        process.start()
+        return Child(process)
+
+
+def prepare() -> None:
+    FORKED.set_forkserver_preload(PRELOADED)
+
+
+def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int) -> None:
+    from saescope.training import plan
+    from saescope_mcp import worker
+
+    os.setsid()
+    os.environ.update(environment)
+    sys.path[:] = [os.path.abspath(place) for place in sys.path]
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if fsize:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
+    plan.MEASURE_S, worker.HEARTBEAT_S, worker.LOCK_WAIT_S = 0.02, 0.05, 0.5
+    os._exit(worker.main([run_id]))
