@@ -150,7 +150,7 @@ def clock(run: Callable[[Tensor], Any], x: Tensor) -> tuple[float, float]:
 
 
 def race(case: dict[str, Any], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    from saescope.training.gemm import times_rows
+    from saescope.products import times_rows
 
     trainer = peer(case)
     run, params = ours(case, trainer.sae)

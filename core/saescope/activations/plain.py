@@ -1,7 +1,6 @@
 """The Hugging Face modules under a bridge as a model of their own: same weights, SDPA attention, none of the bridge's hooks."""
 
 import copy
-import platform
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -13,13 +12,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from saescope.models import LanguageModel
+from saescope.products import ONEDNN, times_rows
 
 _WRAPPED = "_original_component"
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
-
-# torch sends float32 products on a CPU to MKL, which on AMD processors takes twice the time of oneDNN, which torch ships as well.
-_X86 = platform.machine().lower() in ("x86_64", "amd64")
-ONEDNN = _X86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class _Stop(Exception):
@@ -111,7 +107,5 @@ def _twin(wrapped: nn.Module, twins: dict[int, nn.Module], configs: dict[int, An
 
 def _product(linear: Any, x: Tensor) -> Tensor:
     """What a Linear, or GPT-2's Conv1D with its transposed weight, gives."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel():
-        return type(linear).forward(linear, x)
     weight = linear.weight if isinstance(linear, nn.Linear) else linear.weight.T
-    return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, "none", [], "")
+    return times_rows(x, weight, linear.bias)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.ops import SparseActs, from_dense
+from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -29,7 +29,7 @@ class GatedSAE(SAE):
     r_mag: Float[Tensor, " d_sae"]
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
-        shared = F.linear(x, self.encoder)
+        shared = times_rows(x, self.encoder)
         return from_dense((shared + self.b_gate > 0) * (shared * self.r_mag.exp() + self.b_mag).relu())
 
     def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:

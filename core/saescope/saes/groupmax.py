@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, from_entries
+from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -36,7 +36,7 @@ class GroupMaxSAE(SAE):
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         k, d_sae = self.cfg.k, self.cfg.d_sae
-        values, within = F.linear(x, self.encoder, self.b_enc).relu().unflatten(-1, (k, d_sae // k)).max(dim=-1)
+        values, within = times_rows(x, self.encoder, self.b_enc).relu().unflatten(-1, (k, d_sae // k)).max(dim=-1)
         features = within + torch.arange(0, d_sae, d_sae // k, device=x.device)
         positions = torch.arange(len(x), device=x.device).repeat_interleave(k)
         keep = values.flatten() > 0

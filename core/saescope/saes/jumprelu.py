@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.ops import SparseActs, from_dense
+from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -28,5 +28,5 @@ class JumpReLUSAE(SAE):
     threshold: Float[Tensor, " d_sae"]
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
-        hidden_pre = F.linear(x, self.encoder, self.b_enc)
+        hidden_pre = times_rows(x, self.encoder, self.b_enc)
         return from_dense(hidden_pre.relu() * (hidden_pre > self.threshold))

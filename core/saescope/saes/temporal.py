@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, concat, from_dense, topk_acts
+from saescope.products import times_rows
 from saescope.saes.base import SAE, Scale, check_shapes
 from saescope.saes.config import SAEConfig
 
@@ -139,13 +140,13 @@ class TemporalSAE(SAE):
         """Of one sequence, prepared."""
         lam, residual = 1 / (4 * self.cfg.d_in), x
         for layer in range(self.cfg.n_attn_layers):
-            z_input = F.linear(residual * lam, self.encoder).relu()
+            z_input = times_rows(residual * lam, self.encoder).relu()
             # The context of a position is what came before it: shifted by one, the first position sees zeros.
             z_pred = self._attend(layer, F.pad(z_input, (0, 0, 1, 0))[:-1], z_input).relu()
             direction = z_pred @ self.decoder
             norm = direction.norm(dim=-1, keepdim=True) + EPS
             residual = residual - (direction * residual).sum(-1, keepdim=True) / norm.pow(2) * direction
-        hidden_pre = F.linear(residual * lam, self.encoder)
+        hidden_pre = times_rows(residual * lam, self.encoder)
         kept = self.cfg.kval_topk if self.cfg.sae_diff_type == "topk" else None
         novel = from_dense(hidden_pre.relu()) if kept is None else topk_acts(hidden_pre, kept)
         return Codes(novel, x - residual)

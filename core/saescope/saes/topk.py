@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, topk_acts
+from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -42,7 +42,7 @@ class NormScaledSAE(SAE):
     b_enc: Float[Tensor, " d_sae"]
 
     def _hidden_pre(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
-        hidden_pre = F.linear(x, self.encoder, self.b_enc)
+        hidden_pre = times_rows(x, self.encoder, self.b_enc)
         return hidden_pre * self.decoder.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else hidden_pre
 
     def row_scale(self, features: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from saescope.training.gemm import times_rows
+from saescope.products import times_rows
 from saescope.training.steps.encoder import above, join, top_of_rows
 
 

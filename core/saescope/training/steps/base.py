@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.training.gemm import times_rows
+from saescope.products import times_rows
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.support import Grads
 

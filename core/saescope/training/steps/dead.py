@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.training.gemm import times_rows
+from saescope.products import times_rows
 from saescope.training.objective import Objective, Params
 from saescope.training.steps.encoder import Chunk
 from saescope.training.steps.support import Grads

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.training.gemm import times_rows
+from saescope.products import times_rows
 from saescope.training.steps.support import SparseSupport
 
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 1 << 30}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.training.gemm import times_rows
+from saescope.products import times_rows
 
 
 class Grads(dict[str, Tensor]):
