@@ -7,10 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saescope.errors import ResourceError
+from saescope.errors import ResourceError, disk_is_full
 from saescope.saes.base import SAE
 from saescope.saes.batchtopk import BatchTopKSAE
 from saescope.saes.config import SAEConfig, SAEMetadata
@@ -38,9 +39,11 @@ def write(sae: SAE, folder: Path) -> Path:
                 with Path(staging, name).open("rb") as file:
                     os.fsync(file.fileno())
                 os.replace(Path(staging, name), folder / name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ResourceError(
-            f"Cannot save the SAE: {error.strerror}.", code="CANNOT_WRITE", hint="Choose a folder with free space."
+            f"Cannot save the SAE: {getattr(error, 'strerror', None) or error}.",
+            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
+            hint="Choose a folder with free space.",
         ) from error
     return folder
 
