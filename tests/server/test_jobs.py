@@ -1,7 +1,10 @@
 """The table of runs, locks, and what becomes of a run whose process is gone."""
 
 import errno
+import os
 import sqlite3
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +87,15 @@ def test_a_worker_has_some_seconds_to_start(runs: Runs, monkeypatch: pytest.Monk
     assert runs.get("train-000001").state == "queued"
     monkeypatch.setattr(runs_module, "STARTING_S", 0.0)
     assert runs.get("train-000001").state == "interrupted"
+
+
+def test_on_a_slow_machine_a_worker_may_take_longer_while_its_process_is_there(runs: Runs) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    minute_ago = time.time() - 60
+    for run_id, more in {"a": {"pid": os.getpid()}, "b": {"pid": gone.pid}, "c": {"pid": os.getpid(), "state": "running"}}.items():
+        runs.table.add(a_run(run_id, heartbeat=minute_ago, **more), most_live=3)
+    assert {run.id: run.state for run in runs.all()} == {"a": "queued", "b": "interrupted", "c": "interrupted"}
 
 
 def test_a_clock_that_was_set_back_does_not_keep_a_dead_run_waiting(runs: Runs) -> None:

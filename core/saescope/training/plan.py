@@ -100,7 +100,7 @@ def checkpoint_bytes(cfg: TrainConfig) -> int:
 def disk_bytes(cfg: TrainConfig) -> int:
     """The checkpoints that are kept, one that is being written, the SAE, and the stored activations where they are asked for."""
     width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
-    stored = cfg.training_tokens * width * DTYPES[BUFFER_DTYPE].itemsize if cfg.cache_activations else 0
+    stored = cfg.training_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg) if cfg.cache_activations else 0
     return (cfg.keep_checkpoints + 1) * checkpoint_bytes(cfg) + 4 * n_parameters(cfg) + stored
 
 

@@ -18,7 +18,8 @@ from saescope_mcp.jobs.locks import FileLock
 from saescope_mcp.jobs.table import LIVE, Run, RunTable
 
 STARTING_S = 20.0
-"""A worker takes its lock within this time of being started."""
+"""A worker takes its lock within this time of being started; while its process is there, it may take longer:"""
+SLOW_START_S = 300.0
 ROW_FILE = "run.json"
 _children: list[subprocess.Popen[Any]] = []
 """Asked now and then, so that ended ones do not stay behind as zombies."""
@@ -143,8 +144,7 @@ class Runs:
         shutil.rmtree(self.folder(run_id), ignore_errors=True)
 
     def _judged(self, run: Run) -> Run:
-        fresh = abs(time.time() - run.heartbeat) < STARTING_S and run.state == "queued"  # the clock may have been set back
-        if not run.live or fresh or self.lock(run.id).is_held():
+        if not run.live or _is_starting(run) or self.lock(run.id).is_held():
             return run
         now = self.table.get(run.id)  # it may have ended since its row was read
         if now is None or not now.live or now.heartbeat != run.heartbeat:
@@ -181,6 +181,25 @@ def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
     with (folder / "log.txt").open("ab") as log:
         command = [sys.executable, "-P", "-m", "saescope_mcp.worker", run_id]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group)
+
+
+def _is_starting(run: Run) -> bool:
+    """Whether its worker may be on its way to the lock; a slow machine takes its time, and the clock may have been set back."""
+    silent = abs(time.time() - run.heartbeat)
+    return run.state == "queued" and (silent < STARTING_S or (silent < SLOW_START_S and _is_there(run.pid)))
+
+
+def _is_there(pid: int | None) -> bool:
+    """Whether a process has this number; the number may be another's by now."""
+    if pid is None or sys.platform == "win32":  # where os.kill ends a process whatever the signal
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _kept(file: Path) -> Run | None:
