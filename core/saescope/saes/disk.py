@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -35,6 +36,7 @@ def write(sae: SAE, folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(staging, WEIGHTS_FILE))
             Path(staging, CFG_FILE).write_text(json.dumps(cfg, indent=1), encoding="utf-8")
+            shutil.copymode(Path(staging, CFG_FILE), Path(staging, WEIGHTS_FILE))  # safetensors lets only its owner read
             for name in (WEIGHTS_FILE, CFG_FILE):
                 with Path(staging, name).open("rb") as file:
                     os.fsync(file.fileno())

@@ -243,6 +243,11 @@ def test_an_sae_of_one_feature_is_trained_saved_and_loaded(glass: LanguageModel,
     assert load_sae(sae.save(tmp_path / "one")).weights_hash == sae.weights_hash
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(glass: LanguageModel, tmp_path: Path) -> None:
+    cfg, weights = (train(small(glass), model=glass).save(tmp_path) / name for name in ("cfg.json", "sae_weights.safetensors"))
+    assert cfg.stat().st_mode == weights.stat().st_mode
+
+
 def test_what_is_wrong_at_the_end_is_said_with_what_to_change() -> None:
     assert concerns({"explained_variance": 0.8, "dead_share": 0.1}) == []
     worse, dead = concerns({"explained_variance": -3.0, "dead_share": 0.9})
