@@ -37,7 +37,7 @@ LOCK_WAIT_S = 5.0
 HEARTBEAT_S = 1.0
 TRIES = 5
 SPARE_BYTES = 2**18
-HISTORY_POINTS = 20
+HISTORY_POINTS = 16
 BEGINS_ANEW = "Its checkpoints are gone: the run began anew."
 SECOND_WORKER = 3
 """Exit status of a worker that finds another one at work."""
