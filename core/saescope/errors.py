@@ -14,7 +14,10 @@ SaescopeError
 └── Cancelled        the caller gave up
 """
 
+import errno
 from typing import ClassVar
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class SaescopeError(Exception):
@@ -74,3 +77,8 @@ class NumericError(SaescopeError):
 
 class Cancelled(SaescopeError):
     default_code = "CANCELLED"
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether writing failed for want of space; safetensors says the number in its message only."""
+    return getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)

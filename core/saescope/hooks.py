@@ -14,6 +14,8 @@ from saescope.models import LanguageModel, StopForward
 
 Edit = Callable[[Tensor], Tensor]
 """Takes the activation at a hook and returns what stands there instead: a new tensor of the same shape."""
+_PROBE = (3, 7)
+"""Texts and tokens: numbers that are not likely to be those of heads."""
 
 
 @contextmanager
@@ -73,10 +75,23 @@ def record_activations(
 
 
 def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
-    """Trailing shape of the activation at a hook, (d,) or (n_heads, d_head): measured once, on two tokens."""
+    """Trailing shape of the activation at a hook, (d,) or (n_heads, d_head): measured once, on a few tokens.
+
+    Raises:
+        HookError: the model has no such hook, or what stands there is no vector a position.
+    """
     if hook_name not in model.shapes:
-        x = record_activations(model, torch.zeros(1, 2, dtype=torch.long), [hook_name])[hook_name]
-        model.shapes[hook_name] = tuple(x.shape[2:])
+        probe = torch.zeros(_PROBE, dtype=torch.long)
+        shape = tuple(record_activations(model, probe, [hook_name])[hook_name].shape)
+        if len(shape) < 3 or shape[:2] != _PROBE:
+            raise HookError(
+                f"{hook_name!r} has no vector at each position: its shape is {shape} for {_PROBE[0]} texts of {_PROBE[1]} tokens.",
+                code="HOOK_WITHOUT_POSITIONS",
+                field="hook_name",
+                got=hook_name,
+                hint='Use a site such as "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out" or "blocks.1.attn.hook_z".',
+            )
+        model.shapes[hook_name] = shape[2:]
     return model.shapes[hook_name]
 
 

@@ -12,14 +12,15 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saescope.cancel import cancellable
-from saescope.errors import Cancelled, ResourceError, SaescopeError
+from saescope.errors import Cancelled, NumericError, ResourceError, SaescopeError
 from saescope.names import home
-from saescope_mcp.jobs import FileLock, Run, Runs
+from saescope_mcp.jobs import ROW_FILE, FileLock, Run, Runs
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.state import Placement, Source
 from saescope_mcp.state.sources import KnownHandles
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
 NICE = 10
 LOCK_WAIT_S = 5.0
 HEARTBEAT_S = 1.0
-FINAL_TRIES = 5
-HISTORY_POINTS = 20
+TRIES = 5
+SPARE_BYTES = 2**18
+HISTORY_POINTS = 16
+BEGINS_ANEW = "Its checkpoints are gone: the run began anew."
 SECOND_WORKER = 3
 """Exit status of a worker that finds another one at work."""
 
@@ -55,18 +58,20 @@ def main(words: list[str]) -> int:
             signal.signal(sig, lambda *_: stop.set())
         if hasattr(os, "nice"):
             os.nice(max(0, NICE - os.nice(0)))
-        Worker(runs, run, stop).work()
+        Worker(runs, run, stop, lock).work()
     return 0
 
 
 class Worker:
     """One run's life. A thread keeps its row fresh and looks for a request to stop."""
 
-    def __init__(self, runs: Runs, run: Run, stop: threading.Event) -> None:
-        self.runs, self.run, self.stop = runs, run, stop
+    def __init__(self, runs: Runs, run: Run, stop: threading.Event, lock: FileLock) -> None:
+        self.runs, self.run, self.stop, self.lock = runs, run, stop, lock
         self.training: TrainingRun | None = None
         self.message = "starting"
         self._ended = threading.Event()
+        self._kept: str | None = None
+        """The checkpoint that the copy of the row tells of."""
         self._writing = threading.Lock()
 
     def work(self) -> None:
@@ -81,11 +86,10 @@ class Worker:
             changes = {"state": "failed", "message": "failed", "error": self._refusal(error)}
         self._ended.set()
         beat.join()
+        self._spare.unlink(missing_ok=True)
         last: dict[str, Any] = {"ended": time.time()} | self._progress() | changes
-        for _ in range(FINAL_TRIES):
-            if self._write(**last):
-                return
-            time.sleep(HEARTBEAT_S)
+        self._keep(**last)
+        self._surely(**last)
 
     def _work(self) -> dict[str, Any]:
         if not self.run.plan:
@@ -94,7 +98,12 @@ class Worker:
             if self.run.dry_run:
                 return {"state": "done", "message": "planned"}
         with self._turn():
-            self._write(state="running", phase="training", started=time.time())
+            began: dict[str, Any] = {"state": "running", "phase": "training", "message": "starting", "started": time.time()}
+            self.run = replace(self.run, **began)
+            self._write(**began)
+            self._keep()
+            with suppress(OSError):
+                self._spare.write_bytes(bytes(SPARE_BYTES))
             return self._train()
 
     def _plan(self) -> None:
@@ -111,7 +120,8 @@ class Worker:
         said |= {"n_steps": cfg.n_steps, "d_in": cfg.d_in, "d_sae": cfg.d_sae, "context_size": cfg.context_size}
         said |= {"lr": cfg.learning_rate, "device": str(model.device)}
         self.run = replace(self.run, config=cfg.to_dict() | {"threads": n_threads()}, plan=said, warnings=plan.warnings)
-        self._write(config=self.run.config, plan=said, warnings=plan.warnings)
+        self._surely(config=self.run.config, plan=said, warnings=plan.warnings)
+        self._keep()
         if not plan.fits and not self.run.dry_run:
             raise does_not_fit(said)
 
@@ -131,7 +141,10 @@ class Worker:
 
     def _is_next(self) -> bool:
         """Nobody who waits came earlier."""
-        waiting = [run for run in self.runs.all() if run.live and run.phase == "waiting"]
+        try:
+            waiting = [run for run in self.runs.all() if run.live and run.phase == "waiting"]
+        except SaescopeError:  # a table that cannot be read now: the next look decides
+            return False
         return not any(run.queued < self.run.queued for run in waiting)
 
     def _train(self) -> dict[str, Any]:
@@ -148,7 +161,7 @@ class Worker:
             self._say("reading text")
             folder = self.runs.folder(self.run.id) / "checkpoints"
             training = TrainingRun(cfg, model, folder=folder, roots=self._roots, stop=self.stop, say=self._say)
-        self._write(warnings=[*self.run.warnings, *training.warnings])
+        self._warn(*training.warnings, *([BEGINS_ANEW] if self.run.checkpoint and not self._newest() else []))
         self.training = training
         self._say("training")
         if training.go().state != "done":
@@ -156,9 +169,23 @@ class Worker:
         self._say("saving the SAE")
         return self._done(training, cfg, model)
 
-    def _done(self, training: "TrainingRun", cfg: "TrainConfig", model: "LanguageModel") -> dict[str, Any]:
+    def _place(self) -> Path:
+        """Where the SAE goes: by its name; if something else is there by now, beside it. Written down first, for a resume to know."""
+        if "path" in self.run.result:
+            return Path(self.run.result["path"])
         path = home() / "saes" / self.run.name
+        if path.exists():
+            path = path.with_name(f"{path.name}-{self.run.id[-6:]}")
+            self._warn(f"Something else is called {self.run.name!r} by now: this SAE is saved as {path.name!r}.")
+        self._write(result={"path": str(path)})
+        return path
+
+    def _done(self, training: "TrainingRun", cfg: "TrainConfig", model: "LanguageModel") -> dict[str, Any]:
+        from saescope.training.history import concerns
+
+        path = self._place()
         sae = training.save_sae(path)
+        self._warn(*concerns(training.trainer.history.points[-1]))
         source = Source(path=str(path), model=self.run.settings["model"])
         handles = KnownHandles()
         handle = handles.name(model.handle, source, cfg.hook_name)
@@ -180,13 +207,15 @@ class Worker:
         return {"state": "done", "message": "done", "result": result}
 
     def _stopped(self) -> dict[str, Any]:
-        now = self.runs.table.get(self.run.id)
+        now = self._read()
         state = "cancelled" if now is not None and now.cancel else "interrupted"
         return {"state": state, "message": f"{state}; resume goes on from the last checkpoint" if self.training else state}
 
     def _refusal(self, error: Exception) -> dict[str, str]:
         said = refusal(self.run.tool, error, TrainSae)
-        return said | {"hint": f"{said['hint']} {next_call('train_sae', resume=self.run.id)} goes on."} if self.training else said
+        if not self._newest() or isinstance(error, NumericError):  # which would come again
+            return said
+        return said | {"hint": f"{said['hint'].rstrip('.')}. {next_call('train_sae', resume=self.run.id)} goes on."}
 
     def _model(self) -> "LanguageModel":
         from saescope.models import load_model
@@ -209,11 +238,39 @@ class Worker:
         self.message = message
         self._write(message=message, **({"phase": phase} if phase else {}))
 
+    def _warn(self, *warnings: str) -> None:
+        self.run = replace(self.run, warnings=list(dict.fromkeys([*self.run.warnings, *warnings])))
+        self._write(warnings=self.run.warnings)
+
+    def _newest(self) -> Path | None:
+        """Its newest checkpoint, whole or not."""
+        if "torch" not in sys.modules:  # the run has not begun
+            return None
+        from saescope.training.run import newest_checkpoint
+
+        return newest_checkpoint(self.runs.folder(self.run.id) / "checkpoints")
+
+    @property
+    def _spare(self) -> Path:
+        """Given back at the end, so that even on a full disk there is room to write down how the run ended."""
+        return self.runs.folder(self.run.id) / "spare"
+
+    def _keep(self, **changes: Any) -> None:
+        """As `_write`, into its folder."""
+        try:
+            self.runs.keep(replace(self.run, **changes))
+        except OSError as error:
+            sys.stderr.write(f"{ROW_FILE}: {error.strerror}\n")
+
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
-            self._write(**self._progress())
+            progress = self._progress()
+            self._write(**progress)
+            if progress.get("checkpoint") != self._kept:
+                self._kept = progress["checkpoint"]
+                self._keep(**progress)
             now = self._read()
-            if now is not None and now.cancel:
+            if (now is not None and now.cancel) or self.lock.is_lost():  # without it another worker could start
                 self.stop.set()
 
     def _read(self) -> Run | None:
@@ -227,21 +284,29 @@ class Worker:
         try:
             fresh: dict[str, Any] = {"heartbeat": time.time(), "pid": os.getpid()}
             with self._writing:
+                if self.runs.table.update(self.run.id, **fresh | changes):
+                    return True
+                self.runs.recover()  # the table is another one, or somebody emptied it
                 return self.runs.table.update(self.run.id, **fresh | changes)
         except SaescopeError as error:
             sys.stderr.write(f"{error.message}\n")
             return False
 
+    def _surely(self, **changes: Any) -> None:
+        """As `_write`, for what no later beat writes again."""
+        for _ in range(TRIES):
+            if self._write(**changes):
+                return
+            time.sleep(HEARTBEAT_S)
+
     def _progress(self) -> dict[str, Any]:
         training = self.training
         if training is None:
             return {}
-        from saescope.training.run import newest_checkpoint
-
         trainer, points = training.trainer, training.trainer.history.points
         speed = self.run.plan.get("step_tokens_per_s")
         buffered = trainer.step == 0 and training.store.n_received
-        newest = newest_checkpoint(self.runs.folder(self.run.id) / "checkpoints")
+        newest = self._newest()
         progress = {
             "step": trainer.step,
             "n_steps": trainer.cfg.n_steps,

@@ -1,5 +1,10 @@
 """The table of runs, locks, and what becomes of a run whose process is gone."""
 
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +17,7 @@ from typer.testing import CliRunner
 from saescope.errors import FormatError, NotFoundError, ResourceError
 from saescope.names import home
 from saescope_mcp.cli.commands import app
-from saescope_mcp.jobs import FileLock, Run, Runs, RunTable
+from saescope_mcp.jobs import ROW_FILE, FileLock, Run, Runs, RunTable
 from saescope_mcp.jobs import runs as runs_module
 from saescope_mcp.state import AppState
 
@@ -82,6 +87,100 @@ def test_a_worker_has_some_seconds_to_start(runs: Runs, monkeypatch: pytest.Monk
     assert runs.get("train-000001").state == "queued"
     monkeypatch.setattr(runs_module, "STARTING_S", 0.0)
     assert runs.get("train-000001").state == "interrupted"
+
+
+def test_on_a_slow_machine_a_worker_may_take_longer_while_its_process_is_there(runs: Runs) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    minute_ago = time.time() - 60
+    for run_id, more in {"a": {"pid": os.getpid()}, "b": {"pid": gone.pid}, "c": {"pid": os.getpid(), "state": "running"}}.items():
+        runs.table.add(a_run(run_id, heartbeat=minute_ago, **more), most_live=3)
+    assert {run.id: run.state for run in runs.all()} == {"a": "queued", "b": "interrupted", "c": "interrupted"}
+
+
+def test_a_clock_that_was_set_back_does_not_keep_a_dead_run_waiting(runs: Runs) -> None:
+    runs.table.add(a_run(heartbeat=time.time() + 1e6), most_live=1)
+    assert runs.get("train-000001").state == "interrupted"
+
+
+def test_runs_come_back_from_their_folders_when_the_table_is_gone(runs: Runs) -> None:
+    kept = a_run("train-000001", state="done", result={"sae": "a"}, checkpoint="x")
+    for run in (kept, a_run("train-000002", state="running", heartbeat=5.0)):
+        runs.table.add(run, most_live=2)
+        runs.folder(run.id).mkdir()
+        runs.keep(run)
+    (runs.folder("train-000003")).mkdir()
+    (runs.folder("train-000003") / ROW_FILE).write_text('{"id": torn')
+    runs.table.path.unlink()
+    assert {run.id: run.state for run in Runs(runs.root).all()} == {"train-000001": "done", "train-000002": "interrupted"}
+    assert runs.table.get("train-000001") == kept
+    runs.recover()  # changes nothing that is there
+    assert runs.table.get("train-000001") == kept and len(runs.all()) == 2
+
+
+def test_what_cannot_be_written_down_is_told_all_the_same(runs: Runs) -> None:
+    runs.table.add(a_run(state="running", heartbeat=5.0), most_live=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunTable, "update", raise_full)
+        assert runs.get("train-000001").state == "interrupted"
+    assert runs.table.all()[0].state == "running"
+
+
+def raise_full(*_: object, **__: object) -> bool:
+    raise ResourceError("The table of jobs cannot be read or written: database or disk is full.")
+
+
+def test_a_disk_that_fills_up_in_a_transaction_is_named(runs: Runs) -> None:
+    runs.table.add(a_run(), most_live=1)
+    connect = sqlite3.connect
+
+    def small(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        db = connect(*args, **kwargs)
+        db.execute("PRAGMA max_page_count=1")  # as many as there are
+        return db
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite3, "connect", small)
+        with pytest.raises(ResourceError, match="full"):
+            runs.table.update("train-000001", message="x" * 100_000)
+    assert runs.get("train-000001").message == "starting"
+
+
+def test_a_lock_whose_file_is_gone_or_another_is_lost(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock")
+    assert lock.take() and not lock.is_lost()
+    lock.path.unlink()
+    assert lock.is_lost()
+    lock.path.touch()
+    assert lock.is_lost()
+    lock.release()
+
+
+def test_a_process_that_cannot_be_started_is_said_and_takes_no_place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(run_id: str, folder: Path) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs_module, "start_worker", full)
+    said: dict[str, Any] = {"tool": "train_sae", "name": "", "most_live": 1, "request": {}, "settings": {}, "dry_run": False}
+    for _ in range(2):
+        with pytest.raises(ResourceError, match="No space left") as caught:
+            runs.start(**said)
+        assert caught.value.code == "JOBS_UNAVAILABLE"
+
+
+async def test_a_status_survives_a_damaged_table(state: AppState) -> None:
+    state.runs.root.mkdir(parents=True)
+    state.runs.table.path.write_bytes(b"no database" * 1000)
+    status = await call(state, "server_status")
+    assert status["jobs"] == [] and "jobs.db out of the way" in status["warnings"][0]
+
+
+async def test_many_jobs_are_told_page_by_page(state: AppState) -> None:
+    state.runs.table.restore([a_run(f"train-{i:06}", state="done", created=float(i), **DONE) for i in range(60)])
+    first = await call(state, "job_status")
+    assert (first["total"], len(first["jobs"]), first["next_offset"], first["next"]) == (60, 25, 25, ["job_status(offset=25)"])
+    last = await call(state, "job_status", offset=50)
+    assert [row["job_id"] for row in last["jobs"]] == [f"train-{i:06}" for i in range(9, -1, -1)] and not last["truncated"]
 
 
 def test_an_unknown_job_names_the_nearest(runs: Runs) -> None:

@@ -158,6 +158,33 @@ async def test_a_name_is_given_once(train: Train, state: AppState, glass_dir: Pa
     assert error["code"] == "EXISTS" and 'name="mine-2"' in error["hint"]
 
 
+async def test_an_sae_never_overwrites_what_took_its_name_meanwhile(train: Train, state: AppState) -> None:
+    job_id = (await train(**SMALL | {"training_tokens": 20_000}, name="mine", wait_s=0.0))["job_id"]
+    other = home() / "saes" / "mine"
+    other.mkdir(parents=True)
+    (other / "cfg.json").write_text("another's")
+    status = await call(state, "job_status", job_id=job_id, wait_s=WAIT_S)
+    assert (other / "cfg.json").read_text() == "another's" and "Something else is called 'mine'" in status["warnings"][-1]
+    path = Path(status["result"]["path"])
+    assert path.name == f"mine-{job_id[-6:]}" and load_sae(path).weights_hash.startswith(status["result"]["provenance"]["weights_hash"])
+
+
+async def test_a_table_lost_during_a_run_is_made_anew_and_no_second_worker_starts(train: Train, state: AppState) -> None:
+    job_id = (await train(**ENDLESS, wait_s=0.0))["job_id"]
+    pid = (await until(state, job_id, lambda run: run.progress.get("step", 0) > 2)).pid
+    state.runs.table.path.unlink()
+    run = await until(state, job_id, lambda run: run.progress.get("step", 0) > 4)
+    assert (run.state, run.pid) == ("running", pid)
+    assert (await call(state, "train_sae", resume=job_id, wait_s=0.0))["state"] == "running"
+    (state.runs.folder(job_id) / "lock").unlink()  # its worker gives up: another could start now
+    run = await until(state, job_id, lambda run: not run.live and not _is_running(pid))
+    assert run.state == "interrupted"
+
+
+def _is_running(pid: int | None) -> bool:
+    return Path(f"/proc/{pid}/fd/0").exists()  # gone with a zombie's
+
+
 async def test_a_run_that_does_not_fit_is_refused_with_what_to_change(
     state: AppState, glass_dir: Path, workers: Forked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

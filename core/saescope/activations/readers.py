@@ -87,7 +87,7 @@ def text_column(kinds: dict[str, bool], source: str) -> str:
         field="text_column",
         got=list(kinds)[:20],
         allowed=texts[:20] or "a column of text",
-        hint="Name it with text_column." if texts else "Use a dataset with a column of text.",
+        hint=_naming(texts) if texts else "Use a dataset with a column of text.",
     )
 
 
@@ -100,8 +100,14 @@ def _existing(column: str, kinds: dict[str, bool], source: str) -> str:
         field="text_column",
         got=column,
         allowed=list(kinds)[:20],
-        hint="Name one of its columns with text_column.",
+        hint=_naming([name for name, is_text in kinds.items() if is_text]),
     )
+
+
+def _naming(texts: list[str]) -> str:
+    """How the tools are told which column it is."""
+    name = texts[0] if texts else "..."
+    return f'Name it: text_column="{name}"; for train_sae options=["text_column={name}"].'
 
 
 def _cut_point(text: str, start: int, size: int) -> int:
@@ -138,7 +144,7 @@ def _text(row: dict[str, Any], column: str, source: str) -> Iterator[str]:
             code="COLUMN_NOT_TEXT",
             field="text_column",
             got=column,
-            hint="Name another column with text_column.",
+            hint=_naming([]),
         )
     if value:
         yield value

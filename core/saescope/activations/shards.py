@@ -1,9 +1,11 @@
 """Activations in shuffled shards on disk: written once, verified by a manifest, read by every SAE of a sweep."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,27 @@ from saescope.activations.sources import RowSource
 from saescope.activations.store import ActivationStore
 from saescope.cancel import checkpoint
 from saescope.devices import DTYPES
-from saescope.errors import FormatError, NotFoundError, ResourceError
+from saescope.errors import ConfigError, FormatError, NotFoundError, ResourceError, disk_is_full
 from saescope.names import home
 
-MANIFEST = "manifest.json"
+MANIFEST, POSITION = "manifest.json", "position.json"
+SAVE_EVERY_S = 600.0
 SHARD_ROWS = 2**16
 READ_ROWS = 4096
 SPARE_BYTES = 2**30
 
 
-def cached(store: ActivationStore, *, folder: Path | None = None, progress: Callable[[int, int], None] | None = None) -> "ShardSource":
+def cached(
+    store: ActivationStore,
+    *,
+    folder: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> "ShardSource":
     """The activations of a store on disk: those that are there, if they are the same, else written now by running it to its end.
 
-    `progress` gets rows written and wanted. The folder is by default named by the store's fingerprint, below `SAESCOPE_HOME`.
+    `progress` gets rows written and wanted. A writer that is cut off loses at most `save_every_s` and a shard; the next one goes on.
+    The folder is by default named by the store's fingerprint, below `SAESCOPE_HOME`.
 
     Raises:
         FormatError: the folder holds other activations, or torn ones.
@@ -37,7 +47,7 @@ def cached(store: ActivationStore, *, folder: Path | None = None, progress: Call
     key = hashlib.sha256(f"{store.source.fingerprint} {store.cfg.n_tokens} {store.cfg.dtype}".encode()).hexdigest()
     folder = folder or home() / "activations" / key[:32]
     if not (folder / MANIFEST).is_file():
-        _write(store, folder, key, progress or (lambda done, total: None))
+        _write(store, folder, key, progress or (lambda done, total: None), save_every_s)
     source = ShardSource(folder, device=store.source.device)
     if source.key != key:
         raise FormatError(
@@ -111,33 +121,35 @@ class ShardSource(RowSource):
                 raise _torn(path, "it is missing or cut off")
 
 
-def _write(store: ActivationStore, folder: Path, key: str, progress: Callable[[int, int], None]) -> None:
-    """Shards first, the manifest last: a folder without one is unfinished and is written anew."""
+def _write(store: ActivationStore, folder: Path, key: str, progress: Callable[[int, int], None], save_every_s: float) -> None:
+    """Shards first, the manifest last: a folder without one is unfinished, and goes on from its last saved position."""
     row_bytes = DTYPES[store.cfg.dtype].itemsize * sum(store.source.widths.values())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free, needed = shutil.disk_usage(folder).free, store.cfg.n_tokens * row_bytes + SPARE_BYTES
         if free < needed:
-            raise OSError(f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-        shards = _write_shards(store, folder, progress)
+            raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        shards = _write_shards(store, folder, progress, save_every_s)
         manifest = {"key": key, "dtype": store.cfg.dtype, "widths": dict(store.source.widths), "shards": shards}
         _put(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        (folder / POSITION).unlink(missing_ok=True)
+        _drop_positions(folder)
     except OSError as error:
         raise ResourceError(
             f"The activations cannot be written to {folder}: {error.strerror or error}.",
-            code="DISK_FULL",
+            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
             field="folder",
             got=folder,
-            hint="Free some space, use fewer tokens, or train without the cache.",
+            hint="Free some space there or make it writable, use fewer tokens, or train without the cache.",
         ) from error
 
 
-def _write_shards(store: ActivationStore, folder: Path, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+def _write_shards(store: ActivationStore, folder: Path, progress: Callable[[int, int], None], save_every_s: float) -> list[dict[str, Any]]:
     from safetensors.torch import save
 
-    shards: list[dict[str, Any]] = []
+    shards = _go_on(store, folder)
     batches: list[Rows] = []
-    done = 0
+    done, saved_at = sum(shard["rows"] for shard in shards), time.monotonic()
     for batch in store:
         batches.append({name: x.to(DTYPES[store.cfg.dtype]) for name, x in batch.items()})
         done += n_rows(batch)
@@ -149,7 +161,43 @@ def _write_shards(store: ActivationStore, folder: Path, progress: Callable[[int,
             _put(folder / name, data)
             shards.append({"file": name, "rows": n_pending, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
             batches = []
+            if time.monotonic() - saved_at >= save_every_s and done < store.cfg.n_tokens:
+                _save_position(store, shards, folder)
+                saved_at = time.monotonic()
     return shards
+
+
+def _save_position(store: ActivationStore, shards: list[dict[str, Any]], folder: Path) -> None:
+    """After a shard: what a writer goes on from if this one is killed. The older position is there until the newer one is whole."""
+    from safetensors.torch import save
+
+    data = save({name: x.cpu().contiguous() for name, x in store.state_dict().items()})
+    name = f"position-{len(shards):05d}.safetensors"
+    _put(folder / name, data)
+    said = {"state": name, "sha256": hashlib.sha256(data).hexdigest(), "shards": shards}
+    _put(folder / POSITION, json.dumps(said).encode())
+    _drop_positions(folder, keep=name)
+
+
+def _drop_positions(folder: Path, *, keep: str = "") -> None:
+    for path in folder.glob("position-*"):
+        if path.name != keep:
+            path.unlink()
+
+
+def _go_on(store: ActivationStore, folder: Path) -> list[dict[str, Any]]:
+    """The shards that an unfinished writer of the same rows left; the store then stands behind them. None: all is written anew."""
+    from safetensors.torch import load_file
+
+    try:
+        said = json.loads((folder / POSITION).read_text(encoding="utf-8"))
+        files = {said["state"]: said["sha256"]} | {shard["file"]: shard["sha256"] for shard in said["shards"]}
+        if any(_sha256(folder / Path(name).name) != sha256 for name, sha256 in files.items()):
+            return []
+        store.load_state_dict(load_file(folder / said["state"]))
+        return said["shards"]
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):  # there is none, or it is torn or of other settings
+        return []
 
 
 def _put(path: Path, data: bytes) -> None:

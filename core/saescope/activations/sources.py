@@ -56,7 +56,7 @@ class TextSource(RowSource):
         said = (model_fingerprint(model), *self.widths, dataset.fingerprint, cfg)
         self.fingerprint = hashlib.sha256(repr(said).encode()).hexdigest()
         self.memory_bytes = self.stream.memory_bytes
-        self.epoch, self._n_rows = 0, 0
+        self.epoch, self.n_supplied = 0, 0
 
     def next_rows(self) -> Rows:
         """The rows of the next forward pass.
@@ -71,8 +71,8 @@ class TextSource(RowSource):
         where = mask.flatten().nonzero().squeeze(1).to(self.device)
         rows = {name: x.flatten(0, 1).index_select(0, where) for name, x in found.items()}
         self.epoch = self.stream.epoch
-        self._n_rows += n_rows(rows)
-        if self.epoch and not self._n_rows:
+        self.n_supplied += n_rows(rows)
+        if self.epoch and not self.n_supplied:
             raise empty_error(self.stream.dataset, self.stream.cfg)
         for name, x in rows.items():
             if not bool(x.float().sum().isfinite()):
@@ -80,9 +80,9 @@ class TextSource(RowSource):
         return rows
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.stream.state_dict() | {"n_rows": torch.tensor(self._n_rows)}
+        return self.stream.state_dict() | {"n_rows": torch.tensor(self.n_supplied)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._n_rows = int(state["n_rows"])
+        self.n_supplied = int(state["n_rows"])
         self.stream.load_state_dict(state)
         self.epoch = self.stream.epoch

@@ -94,7 +94,7 @@ def _sparsity(l0: float, dead: float, dense: float, n_tokens: int) -> list[Findi
             ("fair" if not few else "good", Reason(f"{dead:.0%} of the features never fired on {n_tokens} tokens{few}.", advice))
         )
     if dense > MUCH_DENSE:
-        advice = "Dense features rarely have one meaning: raise the sparsity penalty, lower k, or centre the activations in training."
+        advice = "Dense features rarely have one meaning: lower k (or raise the l1/l0 coefficient), or train on more tokens."
         findings.append(("fair", Reason(f"{dense:.1%} of the features fire at more than a tenth of the positions.", advice)))
     return findings
 
@@ -105,7 +105,7 @@ def _shrinkage(l2_ratio: float) -> list[Finding]:
     if l2_ratio > GROWN:
         advice = "Check the normalisation: the SAE may expect inputs of another scale."
         return [("fair", Reason(f"Reconstructions are {l2_ratio - 1:.0%} too long.", advice))]
-    advice = "An L1 penalty shrinks activations: use topk, batchtopk, jumprelu or gated, or a smaller l1_coefficient."
+    advice = "An SAE that explains part of the activation is short by that part; an L1 penalty shortens it more: see the other reasons."
     return [("fair", Reason(f"Reconstructions are {1 - l2_ratio:.0%} too short.", advice))]
 
 

@@ -90,7 +90,7 @@ class SAE(nn.Module):
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def flatten(self, x: Tensor) -> Float[Tensor, "n_pos d_in"]:

@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saescope.errors import ResourceError
+from saescope.errors import ResourceError, disk_is_full
 from saescope.saes.base import SAE
 from saescope.saes.batchtopk import BatchTopKSAE
 from saescope.saes.config import SAEConfig, SAEMetadata
@@ -34,13 +36,16 @@ def write(sae: SAE, folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(staging, WEIGHTS_FILE))
             Path(staging, CFG_FILE).write_text(json.dumps(cfg, indent=1), encoding="utf-8")
+            shutil.copymode(Path(staging, CFG_FILE), Path(staging, WEIGHTS_FILE))  # safetensors lets only its owner read
             for name in (WEIGHTS_FILE, CFG_FILE):
                 with Path(staging, name).open("rb") as file:
                     os.fsync(file.fileno())
                 os.replace(Path(staging, name), folder / name)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ResourceError(
-            f"Cannot save the SAE: {error.strerror}.", code="CANNOT_WRITE", hint="Choose a folder with free space."
+            f"Cannot save the SAE: {getattr(error, 'strerror', None) or error}.",
+            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
+            hint="Choose a folder with free space.",
         ) from error
     return folder
 

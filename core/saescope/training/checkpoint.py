@@ -5,7 +5,6 @@
 No pickle. A kill at any moment leaves the older checkpoints and at most one `.tmp-` folder, which the next run removes.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -19,12 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saescope.errors import FormatError, NotFoundError, ResourceError
+from saescope.errors import FormatError, NotFoundError, ResourceError, disk_is_full
 
 PREFIX, ASIDE = "ckpt-", ".tmp-"
 STATE_FILE, MANIFEST_FILE = "state.json", "MANIFEST.json"
 FORMAT = 1
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SPARE_BYTES = 1 << 20
 
 
@@ -189,7 +187,7 @@ def _disk_errors(folder: Path, aside: Path) -> Generator[None]:
         yield
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if getattr(error, "errno", None) in _FULL or any(f"os error {number}" in str(error) for number in _FULL):
+        if disk_is_full(error):
             raise _full(folder, str(error)) from error
         raise ResourceError(
             f"The checkpoint could not be written to {folder.name}: {error}",

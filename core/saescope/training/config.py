@@ -274,5 +274,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
                 got=option,
                 allowed=close or sorted(OPTIONS),
             )
+        if name in parsed:
+            raise ArgumentError(f"Option {name} is given twice.", code="CONFLICTING_ARGUMENTS", field="options", got=option)
         parsed[name] = OPTIONS[name].parse(name, text)
     return parsed

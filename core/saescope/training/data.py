@@ -117,4 +117,4 @@ def row_source(
     def tell(done: int, total: int) -> None:
         say(f"storing activations: {done:,} of {total:,} tokens")
 
-    return cached(ActivationStore(WatchedSource(text, stop), store_config(cfg)), progress=tell)
+    return cached(ActivationStore(WatchedSource(text, stop), store_config(cfg)), progress=tell, save_every_s=cfg.checkpoint_every_s)

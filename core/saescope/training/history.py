@@ -9,6 +9,7 @@ from saescope.training.objective import Batch
 from saescope.training.steps import StepResult
 
 MAX_POINTS = 400
+MUCH_DEAD = 0.5
 
 Point = dict[str, float | int]
 
@@ -28,6 +29,16 @@ class History:
         if len(self.points) > MAX_POINTS:
             self.points = self.points[1::2]
             self.every *= 2
+
+
+def concerns(point: Mapping[str, float | int]) -> list[str]:
+    """What the last point of a run says is wrong with its SAE, and what to change."""
+    said = list[str]()
+    if point["explained_variance"] < 0:
+        said.append("The SAE reconstructs worse than the mean activation: train again with a lower lr, more tokens, or more varied text.")
+    if point["dead_share"] > MUCH_DEAD:
+        said.append(f"{point['dead_share']:.0%} of the features are dead: train on more tokens, or with a smaller d_sae.")
+    return said
 
 
 def measure(batch: Batch, result: StepResult, *, idle: Float[Tensor, ""] | Tensor, window: int) -> Point:

@@ -1,6 +1,7 @@
 """Weights & Biases and TensorBoard, when asked for: nothing is imported or sent otherwise."""
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from saescope.errors import ConfigError
@@ -17,11 +18,16 @@ def make_log(cfg: TrainConfig, folder: Path | None) -> Log | None:
     """
     if cfg.logger == "none":
         return None
-    try:
-        return _wandb(cfg) if cfg.logger == "wandb" else _tensorboard(folder)
-    except ImportError as error:
-        package = "wandb" if cfg.logger == "wandb" else "tensorboard"
-        raise ConfigError(f"logger={cfg.logger} needs the package {package}.", field="logger", hint=f"pip install {package}") from error
+    require_logger(cfg)
+    return _wandb(cfg) if cfg.logger == "wandb" else _tensorboard(folder)
+
+
+def require_logger(cfg: TrainConfig) -> None:
+    """Raises ConfigError where the library that is asked for is not installed; imports nothing."""
+    if cfg.logger != "none" and find_spec(cfg.logger) is None:
+        raise ConfigError(
+            f"logger={cfg.logger} needs the package {cfg.logger}.", field="logger", got=cfg.logger, hint=f"pip install {cfg.logger}"
+        )
 
 
 def _wandb(cfg: TrainConfig) -> Log:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from saescope.activations import TextSource
+from saescope.activations.buffer import n_rows
 from saescope.devices import DTYPES
 from saescope.models import LanguageModel
 from saescope.training.config import TrainConfig
 from saescope.training.data import BUFFER_DTYPE, store_config, text_source
+from saescope.training.loggers import require_logger
 from saescope.training.machine import free_bytes, free_disk_bytes, peak_bytes
 from saescope.training.objective import TOPK_FAMILY
 from saescope.training.trainer import ListBatches, Trainer
@@ -47,6 +49,7 @@ class Plan:
 
 def make_plan(cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Sequence[Path] = ()) -> Plan:
     """Reads some text and takes some steps with the settings of the run; leaves nothing behind."""
+    require_logger(cfg)
     source = text_source(cfg, model, roots=roots)
     harvest_s, rows = _time_harvest(source)
     there = peak_bytes(model.device)
@@ -97,7 +100,7 @@ def checkpoint_bytes(cfg: TrainConfig) -> int:
 def disk_bytes(cfg: TrainConfig) -> int:
     """The checkpoints that are kept, one that is being written, the SAE, and the stored activations where they are asked for."""
     width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
-    stored = cfg.training_tokens * width * DTYPES[BUFFER_DTYPE].itemsize if cfg.cache_activations else 0
+    stored = cfg.training_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg) if cfg.cache_activations else 0
     return (cfg.keep_checkpoints + 1) * checkpoint_bytes(cfg) + 4 * n_parameters(cfg) + stored
 
 
@@ -106,8 +109,9 @@ def _time_harvest(source: TextSource) -> tuple[float, dict[str, Tensor]]:
     rows = source.next_rows()
     n_tokens, started = 0, time.monotonic()
     while not n_tokens or time.monotonic() - started < MEASURE_S:
-        rows = source.next_rows()
-        n_tokens += max(1, len(next(iter(rows.values()))))
+        read = source.next_rows()
+        n_tokens += n_rows(read)
+        rows = read if n_rows(read) else rows
     return (time.monotonic() - started) / n_tokens, rows
 
 
@@ -160,14 +164,21 @@ def _disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
     return [short]
 
 
+def _text_tokens(cfg: TrainConfig, source: TextSource) -> int:
+    """About how many the text has; 0 if it is longer than what was read of it."""
+    stream = source.stream
+    if not stream.ended:
+        return 0
+    n_tokens = (stream.slots.n_filled + stream.n_contexts) * (cfg.context_size - 1)
+    return max(1, min(n_tokens, source.n_supplied // stream.epoch) if stream.epoch else n_tokens)
+
+
 def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
     said: list[str] = []
-    stream = source.stream
-    if stream.ended and not stream.epoch:
-        n_tokens = (stream.slots.n_filled + stream.n_contexts) * (cfg.context_size - 1)
-        epochs = cfg.training_tokens / max(1, n_tokens)
-        if epochs > MANY_EPOCHS:
-            said.append(f"The text has about {n_tokens:,} tokens: it is read {epochs:.0f} times. More text makes a better SAE.")
+    n_tokens = _text_tokens(cfg, source)
+    epochs = cfg.training_tokens / n_tokens if n_tokens else 0
+    if epochs > MANY_EPOCHS:
+        said.append(f"The text has about {n_tokens:,} tokens: it is read {epochs:,.0f} times. More text makes a better SAE.")
     if cfg.n_steps < FEW_STEPS:
         said.append(f"The run has {cfg.n_steps} steps: too few for a good SAE. Take more training_tokens or a smaller batch_size.")
     return said

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from saescope.activations import ActivationStore
 from saescope.errors import Cancelled, FormatError, ResourceError
 from saescope.hooks import hook_shape
@@ -99,16 +97,17 @@ class TrainingRun:
         return max(0, total - self.store.n_received) * harvest + max(0, total - self.trainer.n_tokens) * (step or step_s_per_token)
 
     def save_sae(self, folder: Path) -> SAE:
-        """Raises: ResourceError: DISK_FULL; the checkpoints are untouched."""
+        """Raises: ResourceError: DISK_FULL or CANNOT_WRITE; the checkpoints are untouched."""
         sae = self.sae()
         try:
             sae.save(folder)
-        except (ResourceError, SafetensorError) as error:
+        except ResourceError as error:
+            what = "Free space on that disk" if error.code == "DISK_FULL" else "Make that folder writable"
             raise ResourceError(
                 f"The SAE could not be written to {folder.name}: {error}",
-                code="DISK_FULL",
+                code=error.code,
                 field="name",
-                hint="Free space on that disk, then resume the run: its last checkpoint is complete.",
+                hint=f"{what}, then resume the run: its last checkpoint is complete.",
             ) from error
         return sae
 

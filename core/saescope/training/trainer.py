@@ -214,7 +214,7 @@ class Trainer:
                 code="LOSS_NOT_FINITE",
                 field="lr",
                 got=self.cfg.learning_rate,
-                hint="Start again with a lower lr; the last good checkpoint is from before.",
+                hint="Start a new run with a lower lr, or a smaller penalty.",
             )
 
     def save(self) -> Path | None:

@@ -46,6 +46,13 @@ class FileLock:
         free.release()
         return False
 
+    def is_lost(self) -> bool:
+        """Whether its file was deleted or replaced: another process may then hold a lock of this name too."""
+        try:
+            return self._handle is None or not os.path.samestat(os.fstat(self._handle), self.path.stat())
+        except OSError:
+            return True
+
     def __enter__(self) -> "FileLock":
         return self
 

@@ -1,12 +1,14 @@
 """Runs from the outside: start one, ask about it, ask it to stop. What happens inside is `saescope_mcp.worker`."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 import uuid
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from saescope_mcp.jobs.locks import FileLock
 from saescope_mcp.jobs.table import LIVE, Run, RunTable
 
 STARTING_S = 20.0
-"""A worker takes its lock within this time of being started."""
+"""A worker takes its lock within this time of being started; while its process is there, it may take longer:"""
+SLOW_START_S = 300.0
+ROW_FILE = "run.json"
 _children: list[subprocess.Popen[Any]] = []
 """Asked now and then, so that ended ones do not stay behind as zombies."""
 
@@ -42,8 +46,25 @@ class Runs:
 
     def all(self) -> list[Run]:
         """Newest first; a run whose worker is gone is interrupted."""
+        if not self.table.path.exists():
+            self.recover()
         _children[:] = [child for child in _children if child.poll() is None]
         return [self._judged(run) for run in self.table.all()]
+
+    def keep(self, run: Run) -> None:
+        """A copy of its row in its folder, in case the table gets lost. Raises OSError."""
+        aside = self.folder(run.id) / f".{ROW_FILE}"
+        try:
+            aside.write_text(json.dumps(asdict(run)), encoding="utf-8")
+            aside.replace(aside.with_name(ROW_FILE))
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def recover(self) -> None:
+        """Put runs that have a folder but no row back into the table."""
+        kept = [run for file in self.root.glob(f"*/{ROW_FILE}") if (run := _kept(file))]
+        if kept:
+            self.table.restore(kept)
 
     def find(self, run_id: str) -> Run | None:
         return next((run for run in self.all() if run.id == run_id), None)
@@ -123,20 +144,28 @@ class Runs:
         shutil.rmtree(self.folder(run_id), ignore_errors=True)
 
     def _judged(self, run: Run) -> Run:
-        fresh = time.time() - run.heartbeat < STARTING_S and run.state == "queued"
-        if not run.live or fresh or self.lock(run.id).is_held():
+        if not run.live or _is_starting(run) or self.lock(run.id).is_held():
             return run
         now = self.table.get(run.id)  # it may have ended since its row was read
         if now is None or not now.live or now.heartbeat != run.heartbeat:
             return now or run
         said = {"state": "interrupted", "message": "its process ended", "ended": run.heartbeat}
-        self.table.update(run.id, only_if=LIVE, **said)
+        with suppress(ResourceError):  # a full disk: it is so all the same
+            self.table.update(run.id, only_if=LIVE, **said)
         return replace(run, **said)
 
     def _spawn(self, run: Run) -> Run:
         folder = self.folder(run.id)
-        folder.mkdir(parents=True, exist_ok=True)
-        child = start_worker(run.id, folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            child = start_worker(run.id, folder)
+        except OSError as error:
+            self.table.update(run.id, state="failed", message="failed", ended=time.time())
+            raise ResourceError(
+                f"The process of {run.id} cannot be started: {error.strerror}.",
+                code="JOBS_UNAVAILABLE",
+                hint="Free space on the disk of SAESCOPE_HOME or make that folder writable, then call again.",
+            ) from error
         _children.append(child)
         self.table.update(run.id, pid=child.pid)
         return replace(run, pid=child.pid)
@@ -152,6 +181,33 @@ def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
     with (folder / "log.txt").open("ab") as log:
         command = [sys.executable, "-P", "-m", "saescope_mcp.worker", run_id]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group)
+
+
+def _is_starting(run: Run) -> bool:
+    """Whether its worker may be on its way to the lock; a slow machine takes its time, and the clock may have been set back."""
+    silent = abs(time.time() - run.heartbeat)
+    return run.state == "queued" and (silent < STARTING_S or (silent < SLOW_START_S and _is_there(run.pid)))
+
+
+def _is_there(pid: int | None) -> bool:
+    """Whether a process has this number; the number may be another's by now."""
+    if pid is None or sys.platform == "win32":  # where os.kill ends a process whatever the signal
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _kept(file: Path) -> Run | None:
+    """None for a file that is torn or of another version."""
+    try:
+        return Run(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _name_taken(name: str) -> ConfigError:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -104,6 +104,12 @@ class RunTable:
         where = f" AND state IN ({', '.join('?' * len(only_if))})" if only_if else ""
         return db.execute(f"UPDATE runs SET {sets} WHERE id = ?{where}", [*values, run_id, *only_if]).rowcount == 1
 
+    def restore(self, runs: Sequence[Run]) -> None:
+        """Add those that are not there."""
+        values = [[_stored(name, getattr(run, name)) for name in _COLUMNS] for run in runs]
+        with self._open() as db, _transaction(db):
+            db.executemany(f"INSERT OR IGNORE INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})", values)
+
     def delete(self, run_id: str) -> None:
         with self._open() as db, _transaction(db):
             db.execute("DELETE FROM runs WHERE id = ?", [run_id])
@@ -114,8 +120,7 @@ class RunTable:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)) as db:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute(_SCHEMA)
+                db.execute(_SCHEMA)  # no write-ahead log: that one cannot be read on a full disk, a read-only one or a network's
                 yield db
         except (sqlite3.OperationalError, OSError) as error:
             raise ResourceError(
@@ -125,7 +130,7 @@ class RunTable:
             ) from error
         except sqlite3.DatabaseError as error:
             raise FormatError(
-                f"The table of jobs is damaged: {error}.", hint=f"Move {self.path.name} out of the way; SAEs and checkpoints stay."
+                f"The table of jobs is damaged: {error}.", hint=f"Move {self.path} out of the way: jobs are found again by their folders."
             ) from error
 
 
@@ -145,7 +150,8 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
     try:
         yield
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # a full disk has ended it already
+            db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
 

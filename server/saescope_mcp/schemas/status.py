@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier
-from saescope_mcp.schemas.common import ListReply, Reply, Request
+from saescope_mcp.schemas.common import ListReply, Page, Reply, Request
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
@@ -73,6 +73,7 @@ class JobStatus(Request):
 
     job_id: Identifier = Field(default="", description='Job, e.g. "train-1a2b3c". Empty: all jobs.')
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=0.0, ge=0, description="Seconds to wait for the job to end.")
+    offset: Page = 0
     picture: bool = Field(default=False, description="Also draw a training's loss and L0 curves (a PNG file).")
 
 
@@ -90,7 +91,7 @@ class JobStatusReply(ListReply):
     n_steps: int | None = None
     n_tokens: int | None = None
     metrics: dict[str, Any] | None = None
-    """Of a training: `latest`, and up to 20 points of `history`, on the batch of each step."""
+    """Of a training: `latest`, and up to 16 points of `history`, on the batch of each step."""
     eta_s: float | None = None
     checkpoint: str | None = None
     sae: str | None = None

@@ -9,6 +9,7 @@ import anyio
 from mcp.types import ToolAnnotations
 
 from saescope import __version__
+from saescope.errors import SaescopeError
 from saescope_mcp.jobs import LIVE, Job, Run
 from saescope_mcp.schemas.status import Cached, JobRow, JobStatus, JobStatusReply, Loaded, MemoryUse, ServerStatus, ServerStatusReply
 from saescope_mcp.schemas.train import TrainSae
@@ -19,7 +20,7 @@ from saescope_mcp.tools.train import LOOK_S, duration, train_reply
 
 STALLED_S = 30.0
 
-MOST_CACHED = 15
+MOST_CACHED, MOST_JOBS = 15, 25
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
 
@@ -29,14 +30,16 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
     device = await state.workers.run(_device)
     room, loaded, cached = state.room(device), _loaded(state), await state.workers.run(partial(cached_saes, state))
     names = ", ".join(row.handle for row in loaded) or "nothing"
+    rows, broken = _rows_if_readable(state)
     return ServerStatusReply(
         summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} MB of the memory budget are free.",
+        warnings=broken,
         next=[next_call("top_features", sae=handle, text="...") for handle in [*state.saes][:1]] or ["load_sae()"],
         version=__version__,
         device=device,
         memory=MemoryUse(total=room.total, budget=room.budget, used=room.used, free=room.free),
         loaded=loaded,
-        jobs=_rows(state)[:10],
+        jobs=rows[:10],
         limits={
             name: value
             for name, value in state.settings.model_dump().items()
@@ -54,13 +57,23 @@ async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     to go, and once it is done the handle `sae`. `result` is then the document that the call itself would have returned. An empty job_id
     lists all jobs: trainings of every server on this machine, and the loads and evaluations of this one."""
     if not request.job_id:
-        rows = _rows(state)
-        return JobStatusReply(
-            summary=f"{len(rows)} jobs, {sum(row.state == 'running' for row in rows)} of them running.", jobs=rows, total=len(rows)
-        )
+        return _listed(_rows(state), request.offset)
     if job := state.jobs.find(request.job_id):
         return await _task_status(state, job, request.wait_s)
     return await _run_status(state, request)
+
+
+def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:
+    after = offset + MOST_JOBS
+    more = after if after < len(rows) else None
+    return JobStatusReply(
+        summary=f"{len(rows)} jobs, {sum(row.state == 'running' for row in rows)} of them running.",
+        next=[next_call("job_status", offset=more)] if more else [],
+        jobs=rows[offset:after],
+        total=len(rows),
+        truncated=more is not None,
+        next_offset=more,
+    )
 
 
 async def _task_status(state: AppState, job: Job, wait_s: float) -> JobStatusReply:
@@ -131,6 +144,14 @@ def _rows(state: AppState) -> list[JobRow]:
     """The live ones first, then the newest."""
     rows = [_run_row(run) for run in state.runs.all()] + [_row(job) for job in state.jobs.all()]
     return sorted(rows, key=lambda row: row.state not in LIVE)
+
+
+def _rows_if_readable(state: AppState) -> tuple[list[JobRow], list[str]]:
+    """Without the trainings, and with a warning, where their table cannot be read: the rest of a status is needed then."""
+    try:
+        return _rows(state), []
+    except SaescopeError as error:
+        return [_row(job) for job in state.jobs.all()], [f"{error.message} {error.hint}"]
 
 
 def _row(job: Job) -> JobRow:

@@ -87,7 +87,7 @@ def train_reply(run: Run) -> TrainSaeReply:
         job_id=None if run.dry_run and not run.live else run.id,
         plan=TrainPlan(**run.plan) if run.plan else None,
         sae=run.result.get("sae"),
-        path=run.result.get("path"),
+        path=run.result.get("path") if run.state == "done" else None,
         name=run.name or None,
         n_tokens=run.progress.get("n_tokens"),
         metrics=latest,

@@ -149,3 +149,43 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(glass: LanguageModel, 
     with pytest.raises(SaescopeError, match="No space left") as caught:
         cached(store(glass), folder=tmp_path / "x")
     assert caught.value.code == "DISK_FULL" and list((tmp_path / "x").iterdir()) == []
+
+
+class Killed(Exception):
+    """In the middle of the writing."""
+
+
+def cut_off(model: LanguageModel, folder: Path, *, at: int) -> None:
+    """Write until so many rows are done, with a position after each shard."""
+
+    def progress(done: int, total: int) -> None:
+        if done >= at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        cached(store(model), folder=folder, progress=progress, save_every_s=0.0)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("at", [512, 2560, 4608])
+def test_writing_that_was_cut_off_goes_on_to_the_same_files(glass: LanguageModel, tmp_path: Path, at: int) -> None:
+    cached(store(glass), folder=tmp_path / "straight")
+    cut_off(glass, tmp_path / "cut", at=at)
+    n_rows: list[int] = []
+    cached(store(glass), folder=tmp_path / "cut", progress=lambda done, total: n_rows.append(done))
+    assert n_rows[0] == at // 2048 * 2048 + 512  # no shard is harvested again
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("damaged", ["position-00001.safetensors", "position.json", "shard-00000.safetensors"])
+def test_a_damaged_position_is_not_gone_on_from(glass: LanguageModel, tmp_path: Path, damaged: str) -> None:
+    cached(store(glass), folder=tmp_path / "straight")
+    cut_off(glass, tmp_path / "cut", at=2560)
+    data = bytearray((tmp_path / "cut" / damaged).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "cut" / damaged).write_bytes(data)
+    cached(store(glass), folder=tmp_path / "cut")
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "straight")

@@ -63,6 +63,11 @@ def test_a_malformed_option_is_refused(option: str) -> None:
         parse_options([option])
 
 
+def test_an_option_given_twice_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="lp_norm is given twice"):
+        parse_options(["lp_norm=1", "lp_norm=2"])
+
+
 def test_a_choice_that_does_not_exist_is_refused() -> None:
     with pytest.raises(SaescopeError, match="revival='magic' is unknown") as caught:
         OPTIONS["revival"].check("revival", "magic")

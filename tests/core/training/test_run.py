@@ -1,5 +1,6 @@
 """Runs on the tiny model: what is filled in, bit-equal resumes wherever they stop, cached activations, plans."""
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from saescope.load import load_sae
 from saescope.models import LanguageModel
 from saescope.training import Plan, TrainConfig, TrainingRun, make_plan, plan, train, train_config
 from saescope.training.data import Rate, WatchedSource
+from saescope.training.history import concerns
 from saescope.training.run import newest_checkpoint, public_name
 
 HOOK = "blocks.2.hook_resid_post"
@@ -123,13 +125,13 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(glass: LanguageModel
     assert again.trainer.step == 0 and "ckpt-00000032 is damaged" in again.warnings[0]
 
 
-def test_an_sae_that_cannot_be_saved_is_a_full_disk(glass: LanguageModel, tmp_path: Path) -> None:
+def test_an_sae_that_cannot_be_saved_says_what_to_do_before_the_resume(glass: LanguageModel, tmp_path: Path) -> None:
     run = TrainingRun(small(glass), glass)
     run.go()
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError) as caught:
         run.save_sae(tmp_path / "file")
-    assert caught.value.code == "DISK_FULL"
+    assert caught.value.code == "CANNOT_WRITE" and "Make that folder writable, then resume" in caught.value.hint
     assert run.save_sae(tmp_path / "sae").weights_hash == load_sae(tmp_path / "sae").weights_hash
 
 
@@ -204,3 +206,49 @@ def test_an_empty_text_is_refused_by_the_plan(glass: LanguageModel, tmp_path: Pa
     with pytest.raises(NotFoundError) as caught:
         made(glass, tmp_path, dataset=str(tmp_path / "empty.txt"))
     assert caught.value.code == "DATASET_EMPTY"
+
+
+@pytest.mark.parametrize(("text", "code"), [("\0" * 20_000, "DATASET_EMPTY"), ("a", "DATASET_EMPTY"), ("one two three", "")])
+def test_hardly_any_text_is_refused_or_said(glass: LanguageModel, tmp_path: Path, text: str, code: str) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(text)
+    cfg = small(glass, dataset=str(file), training_tokens=1_000_000)
+    if code:
+        with pytest.raises(NotFoundError) as caught:
+            make_plan(cfg, glass, folder=tmp_path)
+        assert caught.value.code == code
+        return
+    (warning,) = make_plan(cfg, glass, folder=tmp_path).warnings
+    assert re.match(r"The text has about [1-9] tokens: it is read \d{3},\d{3} times", warning)
+
+
+@pytest.mark.parametrize("hook_name", ["blocks.2.attn.hook_pattern", "blocks.2.attn.hook_attn_scores"])
+def test_a_site_without_a_vector_a_position_is_refused(glass: LanguageModel, hook_name: str) -> None:
+    with pytest.raises(HookError) as caught:
+        train_config(glass, hook_name)
+    assert caught.value.code == "HOOK_WITHOUT_POSITIONS" and "hook_resid_post" in caught.value.hint
+
+
+def test_a_logger_that_is_not_installed_is_refused_before_the_run(
+    glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saescope.training.loggers.find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        make_plan(small(glass, logger="tensorboard"), glass, folder=tmp_path)
+    assert caught.value.hint == "pip install tensorboard"
+
+
+def test_an_sae_of_one_feature_is_trained_saved_and_loaded(glass: LanguageModel, tmp_path: Path) -> None:
+    sae = train(small(glass, d_sae=1, k=1.0), model=glass)
+    assert load_sae(sae.save(tmp_path / "one")).weights_hash == sae.weights_hash
+
+
+def test_whoever_may_read_the_configuration_may_read_the_weights(glass: LanguageModel, tmp_path: Path) -> None:
+    cfg, weights = (train(small(glass), model=glass).save(tmp_path) / name for name in ("cfg.json", "sae_weights.safetensors"))
+    assert cfg.stat().st_mode == weights.stat().st_mode
+
+
+def test_what_is_wrong_at_the_end_is_said_with_what_to_change() -> None:
+    assert concerns({"explained_variance": 0.8, "dead_share": 0.1}) == []
+    worse, dead = concerns({"explained_variance": -3.0, "dead_share": 0.9})
+    assert "lower lr" in worse and dead.startswith("90% of the features are dead")
