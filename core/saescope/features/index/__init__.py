@@ -1,0 +1,31 @@
+"""What every feature of an SAE does on a text: counts, maxima, histograms, examples, partners, material for quizzes."""
+
+from saescope.features.index.build import IndexProgress, IndexRun, index_features
+from saescope.features.index.config import IndexConfig
+from saescope.features.index.rows import (
+    Cofiring,
+    Example,
+    FeatureStatisticsRow,
+    HistogramBin,
+    Passage,
+    QuizPassage,
+    QuizPool,
+)
+from saescope.features.index.store import FeatureIndex, IndexManifest, find_index
+
+__all__ = [
+    "Cofiring",
+    "Example",
+    "FeatureIndex",
+    "FeatureStatisticsRow",
+    "HistogramBin",
+    "IndexConfig",
+    "IndexManifest",
+    "IndexProgress",
+    "IndexRun",
+    "Passage",
+    "QuizPassage",
+    "QuizPool",
+    "find_index",
+    "index_features",
+]
