@@ -10,7 +10,7 @@ from saescope import __version__
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
-from saescope_mcp.tools import attribute, evaluate, find, load, publish, read, status, steer, train
+from saescope_mcp.tools import attribute, evaluate, find, index, load, publish, read, runs, status, steer, train
 
 ALL_TOOLS: tuple[Tool, ...] = (
     *find.TOOLS,
@@ -19,7 +19,9 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *read.TOOLS,
     *attribute.TOOLS,
     *steer.TOOLS,
+    *index.TOOLS,
     *train.TOOLS,
+    *runs.TOOLS,
     *evaluate.TOOLS,
     *publish.TOOLS,
 )

@@ -16,7 +16,8 @@ from saescope_mcp.jobs import Run
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Outcome
-from saescope_mcp.tools.train import TOOLS, duration, planned
+from saescope_mcp.tools.runs import duration
+from saescope_mcp.tools.train import TOOLS, planned
 
 TRAIN_SAE = TOOLS[0]
 LOOK_S = 0.25

@@ -18,7 +18,7 @@ from saescope_mcp.schemas.common import (
     Target,
     TokenLogit,
 )
-from saescope_mcp.schemas.read import Label
+from saescope_mcp.schemas.labels import Label
 
 
 class AttributeLogit(Request):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from saescope_mcp.schemas.bounds import AtMost, Text
 from saescope_mcp.schemas.common import IncludeSpecial, ListReply, Page, TextsRequest
+from saescope_mcp.schemas.labels import Label
 
 
 class EncodeText(TextsRequest):
@@ -69,14 +70,6 @@ class TopToken(BaseModel):
     text_index: int
     pos: int
     token: str
-
-
-class Label(BaseModel):
-    """What a feature is said to mean, by whom, and how well that was tested."""
-
-    text: str
-    source: str
-    score: float | None
 
 
 class FeatureRow(BaseModel):

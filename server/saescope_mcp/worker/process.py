@@ -7,9 +7,10 @@ import threading
 from saescope.names import home
 from saescope_mcp.jobs import Runs
 from saescope_mcp.worker.base import Worker
+from saescope_mcp.worker.index import IndexWorker
 from saescope_mcp.worker.train import TrainWorker
 
-KINDS: dict[str, type[Worker]] = {"train_sae": TrainWorker}
+KINDS: dict[str, type[Worker]] = {"train_sae": TrainWorker, "index_features": IndexWorker}
 NICE = 10
 LOCK_WAIT_S = 5.0
 SECOND_WORKER = 3
