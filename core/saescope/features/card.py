@@ -1,8 +1,24 @@
 """A feature's card: all that its page and its description say, as plain data."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from saescope.effects import logit_effects
+from saescope.errors import ArgumentError
+from saescope.features.index import Example, FeatureIndex
+from saescope.features.labels import Label, LabelStore
+from saescope.features.neighbours import nearest_features
 from saescope.features.scores import LabelScore
+from saescope.models import LanguageModel
+from saescope.saes import SAE
+from saescope.splice import read_hook, write_hook
+from saescope.untrusted import clean_token
+
+N_TOKENS = 10
+N_RELATED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +137,104 @@ class FeatureCard:
     url: str
     """Its page on Neuronpedia, or empty."""
     warnings: list[str]
+
+
+def feature_card(
+    model: LanguageModel,
+    sae: SAE,
+    feature: int,
+    *,
+    index: FeatureIndex | None = None,
+    labels: LabelStore | None = None,
+    name: str = "",
+    n_examples: int = 5,
+) -> FeatureCard:
+    """Everything known of one feature; `name` is what the SAE is called here. Texts of quizzes are never in it.
+
+    Raises:
+        ArgumentError: the SAE has no such feature.
+    """
+    if not 0 <= feature < sae.cfg.d_sae:
+        raise ArgumentError(
+            f"Feature {feature} is outside this SAE.",
+            code="FEATURE_OUT_OF_RANGE",
+            field="feature",
+            got=feature,
+            allowed=f"0..{sae.cfg.d_sae - 1}",
+        )
+    store, meta = labels or LabelStore(), sae.cfg.metadata
+    near = nearest_features(sae, feature, N_RELATED)
+    with_it = index.cofiring(feature, N_RELATED) if index else []
+    called = store.best(sae.weights_hash, [*(row.feature for row in near), *(row.feature for row in with_it)])
+    promotes, suppresses, how = _effects(model, sae, feature)
+    return FeatureCard(
+        feature=feature,
+        sae=name or meta.hook_name,
+        model=model.name,
+        hook_name=read_hook(sae),
+        hook_name_out=write_hook(sae),
+        architecture=sae.cfg.architecture,
+        d_sae=sae.cfg.d_sae,
+        weights_hash=sae.weights_hash,
+        **_measured(index, feature, n_examples),
+        promotes=promotes,
+        suppresses=suppresses,
+        effects_through=how,
+        neighbours=[CardNeighbour(row.feature, row.cosine, card_label(called.get(row.feature))) for row in near],
+        cofiring=[CardPartner(*row, label=card_label(called.get(row.feature))) for row in with_it],
+        labels=[label for label in map(card_label, store.of(sae.weights_hash, feature)) if label],
+        url=f"https://www.neuronpedia.org/{meta.neuronpedia_id}/{feature}" if meta.neuronpedia_id else "",
+        warnings=_warnings(index, feature),
+    )
+
+
+def card_label(label: Label | None) -> CardLabel | None:
+    """A label as plain data."""
+    return None if label is None else CardLabel(label.text, label.source, label.score, label.verdict, label.created)
+
+
+def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict[str, Any]:
+    """The fields that an index fills."""
+    if index is None:
+        fields = ("density", "n_fired", "max_activation", "mean_activation", "corpus")
+        return dict.fromkeys(fields) | {"quantiles": {}, "histogram": [], "examples": []}
+    row, made = index.statistics(feature), index.manifest
+    return {
+        "density": row.density,
+        "n_fired": row.n_fired,
+        "max_activation": row.max,
+        "mean_activation": row.mean_firing,
+        "quantiles": {f"{share:g}": value for share, value in (row.quantiles or {}).items()},
+        "histogram": [CardBin(*each) for each in row.histogram],
+        "examples": [_example(each) for each in index.examples(feature, n_examples)],
+        "corpus": CardCorpus(made.dataset, made.n_tokens, made.n_contexts, made.context_size, made.seed, made.created),
+    }
+
+
+def _example(example: Example) -> CardExample:
+    tokens = [clean_token(token) for token in example.tokens]
+    return CardExample(tokens, list(example.activations), example.pos, tokens[example.pos], example.activation, example.band)
+
+
+def _effects(model: LanguageModel, sae: SAE, feature: int) -> tuple[list[CardToken], list[CardToken], str]:
+    """Promoted and suppressed tokens, strongest first, and how they were found."""
+    effects = logit_effects(model, sae, torch.tensor([feature], device=sae.device))
+    if effects is None:
+        return [], [], f"none: what a feature at {write_hook(sae)} writes is no linear change of the residual stream"
+    n = min(N_TOKENS, effects.shape[1])
+    promotes, suppresses = ([_token(model, i, effects[0, i]) for i in (sign * effects[0]).topk(n).indices.tolist()] for sign in (1, -1))
+    centred = "mean taken out, " if model.readout.centred else ""
+    how = f"decoder row, {centred}times the final norm's gain, times the unembedding; the norm's scale at each position is left out"
+    return promotes, suppresses, how
+
+
+def _token(model: LanguageModel, token_id: int, effect: Tensor) -> CardToken:
+    return CardToken(clean_token(model.token_text(token_id)), token_id, float(effect))
+
+
+def _warnings(index: FeatureIndex | None, feature: int) -> list[str]:
+    if index is None:
+        return ["No index of this SAE: examples, density and maximum are unknown. index_features makes one."]
+    if index.maximum(feature) is None:
+        return [f"The feature fired nowhere in {index.manifest.n_tokens} tokens of {index.manifest.dataset}: dead, or rare there."]
+    return []
