@@ -124,6 +124,11 @@ class ContextStream:
         """The most that the pool and its index take."""
         return self.pool.nbytes + self.slots.order.nbytes
 
+    @property
+    def at_end(self) -> bool:
+        """Every context of this epoch was given; the next call of `take` begins another one."""
+        return self.ended and not self.slots.n_filled and not len(self.overflow)
+
     def take(self, n: int) -> Int[Tensor, "m context_size"]:
         """The next `n` contexts, fewer at the end of an epoch, never none.
 

@@ -2,6 +2,8 @@
 
 from saescope.features.index.build import IndexProgress, IndexRun, index_features
 from saescope.features.index.config import IndexConfig
+from saescope.features.index.feature_index import FeatureIndex
+from saescope.features.index.manifest import IndexManifest
 from saescope.features.index.rows import (
     Cofiring,
     Example,
@@ -11,7 +13,7 @@ from saescope.features.index.rows import (
     QuizPassage,
     QuizPool,
 )
-from saescope.features.index.store import FeatureIndex, IndexManifest, find_index
+from saescope.features.index.store import find_index, folder_of
 
 __all__ = [
     "Cofiring",
@@ -27,5 +29,6 @@ __all__ = [
     "QuizPassage",
     "QuizPool",
     "find_index",
+    "folder_of",
     "index_features",
 ]

@@ -21,8 +21,8 @@ class IndexConfig:
     """Of the order in which contexts are read, and of every sample."""
     n_top: int = 10
     """Strongest contexts kept of each feature."""
-    n_range: int = 2
-    """Contexts kept of each feature in each of the octaves below its maximum."""
+    n_range: int = 1
+    """Contexts kept of each feature in each half octave below its maximum."""
     n_quiz: int = 2
     """The same for quizzes; these come from contexts that no card shows."""
     quiz_share: float = 0.25

@@ -6,7 +6,8 @@ from typing import NamedTuple
 TOP = "top"
 
 
-class HistogramBin(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HistogramBin:
     """Activations in [low, high)."""
 
     low: float
@@ -76,7 +77,7 @@ class Example(Passage):
     """A passage for a feature's card; never from a context that a quiz may show."""
 
     band: str
-    """"top", or the octave "1/4..1/2 of max" that it was sampled from."""
+    """"top", or the range of activations that it was sampled from: "2.83..4"."""
     quantile: float
     """Share of the feature's firings that are about as strong or weaker."""
 

@@ -1,81 +1,186 @@
-"""An index on disk."""
+"""An index on disk: `<home>/indexes/<weights hash>/<corpus>/` with manifest.json, arrays.safetensors and texts.db."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import errno
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from jaxtyping import Float
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
-from saescope.features.index.rows import Cofiring, Example, FeatureStatisticsRow, QuizPool
-from saescope.models import LanguageModel
+from saescope.embedded import EMBEDDED_SAE_DIR
+from saescope.errors import FormatError, ResourceError
+from saescope.features.index.accumulate import Accumulator
+from saescope.features.index.config import IndexConfig
+from saescope.features.index.feature_index import ARRAYS, FeatureIndex
+from saescope.features.index.manifest import IndexManifest, write_manifest
+from saescope.features.index.texts import FILE as TEXTS
+from saescope.features.index.texts import ContextLog
+from saescope.models import LanguageModel, canonical_name
+from saescope.names import home
 from saescope.saes import SAE
+from saescope.splice import read_hook
+
+HASH_CHARS = 16
+PACKED = EMBEDDED_SAE_DIR / "index.zip"
+"""The packaged SAE's index; unpacked when it is first asked for."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexManifest:
-    """What an index was made from."""
+class IndexOrigin(NamedTuple):
+    """Where the numbers of an index come from."""
 
-    weights_hash: str
-    d_sae: int
-    hook_name: str
-    model: str
+    model: LanguageModel
     dataset: str
-    """By its public name: a local file or folder without the folders above it."""
     n_tokens: int
-    """Counted positions that were read."""
     n_contexts: int
-    context_size: int
-    seed: int
-    created: str
-    """UTC, ISO 8601."""
-    settings: dict[str, Any]
+    cfg: IndexConfig
 
 
-class FeatureIndex:
-    """Read-only; several threads may ask at once. A feature outside the SAE is an ArgumentError."""
+def index_root() -> Path:
+    """Where indexes are kept."""
+    return home() / "indexes"
 
-    folder: Path
-    manifest: IndexManifest
 
-    @classmethod
-    def open(cls, folder: Path) -> "FeatureIndex":
-        """Raises FormatError where it is not whole."""
-        raise NotImplementedError
+def folder_of(weights_hash: str, root: Path | None = None) -> Path:
+    """Where the indexes of an SAE are kept, each in a folder of its own."""
+    return (root or index_root()) / weights_hash[:HASH_CHARS]
 
-    @property
-    def maxima(self) -> Float[Tensor, " d_sae"]:
-        """0 where a feature never fired."""
-        raise NotImplementedError
 
-    @property
-    def densities(self) -> Float[Tensor, " d_sae"]:
-        """Share of the counted positions, in double precision."""
-        raise NotImplementedError
+def write_index(folder: Path, sae: SAE, part: Accumulator, log: ContextLog, origin: IndexOrigin) -> FeatureIndex:
+    """Write what a pass gathered; the folder is complete or not there.
 
-    def density(self, feature: int) -> float: ...
-
-    def maximum(self, feature: int) -> float | None:
-        """None if it never fired."""
-
-    def statistics(self, feature: int) -> FeatureStatisticsRow: ...
-
-    def examples(self, feature: int, n: int = 5, *, offset: int = 0) -> list[Example]:
-        """The strongest first, then one of each octave downwards, then the second strongest, and so on: no context twice."""
-        raise NotImplementedError
-
-    def cofiring(self, feature: int, k: int = 10) -> list[Cofiring]:
-        """The features that go with it most (by phi); empty if it never fired in the sample."""
-        raise NotImplementedError
-
-    def quiz_pool(self, feature: int, *, seed: int = 0, similar: Sequence[int] = ()) -> QuizPool:
-        """`similar`: features like it (decoder neighbours), for near misses beside its co-firing partners."""
-        raise NotImplementedError
+    Raises:
+        ResourceError: DISK_FULL, or the folder cannot be written to.
+    """
+    aside = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        arrays = _arrays(part, log, origin)
+        wanted = torch.cat([array.flatten() for name, array in arrays.items() if name.endswith(".contexts")]).unique()
+        save_file(arrays, aside / ARRAYS)
+        log.write(aside / TEXTS, wanted[wanted >= 0].tolist(), origin.model.token_text)
+        write_manifest(aside, _manifest(aside, sae, origin))
+        _put(aside, folder)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
+        raise ResourceError(
+            f"The index could not be written to {folder.name}: {error}",
+            code="DISK_FULL" if full else "CANNOT_WRITE",
+            hint="Free space on that disk, then run it again: it goes on from its last checkpoint.",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return FeatureIndex.open(folder)
 
 
 def find_index(
     sae: SAE, model: LanguageModel | None = None, *, root: Path | None = None, say: Callable[[str], None] = lambda message: None
 ) -> FeatureIndex | None:
     """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why one was passed over."""
-    raise NotImplementedError
+    place = folder_of(sae.weights_hash, root)
+    unpack(place.parent, sae.weights_hash)
+    found = list[FeatureIndex]()
+    for folder in sorted(path for path in place.glob("[!.]*") if path.is_dir()):
+        try:
+            index = FeatureIndex.open(folder)
+        except FormatError as error:
+            say(error.message)
+            continue
+        wrong = _unfit(index.manifest, sae, model)
+        if wrong:
+            say(f"An index of {index.manifest.dataset} is not used: {wrong}.")
+        else:
+            found.append(index)
+    return max(found, key=lambda index: (index.manifest.n_tokens, index.manifest.created), default=None)
+
+
+def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> str:
+    if manifest.weights_hash != sae.weights_hash:
+        return "it is of other weights"
+    if manifest.hook_name != read_hook(sae):
+        return f"it was made at {manifest.hook_name}"
+    if model is None or manifest.model == model.name or canonical_name(manifest.model) in model.identities:
+        return ""
+    return f"it was made with the model {manifest.model}, not {model.name}"
+
+
+def _arrays(part: Accumulator, log: ContextLog, origin: IndexOrigin) -> dict[str, Tensor]:
+    """As they are kept: contexts by number, everything on the CPU."""
+    statistics = {f"statistics.{name}": array for name, array in part.statistics.arrays().items()}
+    sample = {f"sample.{name}": array for name, array in part.sample.arrays(len(part.statistics.maxima), origin.cfg.context_size).items()}
+    examples = {f"examples.{name}": array for name, array in part.examples.state_dict().items()}
+    arrays = statistics | examples | sample | {"special_ids": origin.model.tokenizer.special_ids}
+    for name in [name for name in arrays if name.endswith(".contexts")]:
+        hashes = arrays[name].cpu()
+        empty = arrays[name.replace("contexts", "values")].cpu() == 0 if name != "sample.contexts" else torch.zeros_like(hashes).bool()
+        arrays[name] = log.numbers(hashes.flatten()).reshape(hashes.shape).masked_fill(empty, -1).int()
+    return {name: array.cpu().contiguous() for name, array in arrays.items()}
+
+
+def _manifest(folder: Path, sae: SAE, origin: IndexOrigin) -> IndexManifest:
+    cfg = origin.cfg
+    kept = ("n_top", "n_range", "n_quiz", "quiz_share", "sample_tokens", "prepend_bos")
+    return IndexManifest(
+        weights_hash=sae.weights_hash,
+        d_sae=sae.cfg.d_sae,
+        hook_name=read_hook(sae),
+        model=_public(origin.model.name),
+        dataset=_public(origin.dataset),
+        n_tokens=origin.n_tokens,
+        n_contexts=origin.n_contexts,
+        context_size=cfg.context_size,
+        seed=cfg.seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings={name: getattr(cfg, name) for name in kept},
+        files={path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    )
+
+
+def _public(name: str) -> str:
+    """A dataset or model without the folders of this machine."""
+    return Path(name).name if Path(name).expanduser().exists() else name
+
+
+def _put(aside: Path, folder: Path) -> None:
+    for path in aside.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        old = folder.with_name(f".tmp-old-{folder.name}-{os.getpid()}")
+        folder.rename(old)
+        aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        aside.rename(folder)
+
+
+def pack(index: FeatureIndex, file: Path = PACKED) -> None:
+    """An index as one small file, to ship it."""
+    with zipfile.ZipFile(file, "w", compression=zipfile.ZIP_LZMA) as archive:
+        archive.comment = f"{index.manifest.weights_hash[:HASH_CHARS]}/{index.folder.name}".encode()
+        for path in sorted(index.folder.iterdir()):
+            archive.write(path, path.name)
+
+
+def unpack(root: Path, weights_hash: str, file: Path = PACKED) -> None:
+    """The packed index below `root`, once, if it is of these weights."""
+    if not file.is_file():
+        return
+    with zipfile.ZipFile(file) as archive:
+        of, key = archive.comment.decode().split("/")
+        folder = root / of / key
+        if of != weights_hash[:HASH_CHARS] or folder.is_dir():
+            return
+        aside = folder.with_name(f".tmp-{key}-{os.getpid()}")
+        with suppress(OSError):  # a full disk, or another process was faster: what is not there is not found
+            archive.extractall(aside)
+            aside.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
