@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from saescope import __version__
+from saescope_mcp.resources import apps, serve_pages
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
-from saescope_mcp.tools import attribute, evaluate, find, index, load, publish, read, runs, status, steer, train
+from saescope_mcp.tools import attribute, describe, evaluate, find, index, load, publish, quiz, read, runs, search, status, steer, train
 
 ALL_TOOLS: tuple[Tool, ...] = (
     *find.TOOLS,
@@ -20,6 +21,9 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *attribute.TOOLS,
     *steer.TOOLS,
     *index.TOOLS,
+    *describe.TOOLS,
+    *search.TOOLS,
+    *quiz.TOOLS,
     *train.TOOLS,
     *runs.TOOLS,
     *evaluate.TOOLS,
@@ -52,15 +56,18 @@ def build_server(settings: Settings | None = None, state: AppState | None = None
         finally:
             state.close()
 
-    return Server(
+    server = Server(
         "sae",
         title="saescope",
         version=__version__,
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
         tools=[bind(tool, state) for tool in ALL_TOOLS],
+        extensions=[apps()],
         log_level="WARNING",
     )
+    serve_pages(server, state)
+    return server
 
 
 def log_to_stderr() -> None:

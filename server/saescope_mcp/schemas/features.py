@@ -10,7 +10,7 @@ from saescope_mcp.schemas.common import ListReply, Page, Reply, Request, SAEHand
 from saescope_mcp.schemas.labels import Label
 
 Feature = Annotated[int, Field(ge=0, le=2**31 - 1, description="Feature index, e.g. 1234.")]
-AskNeuronpedia = Annotated[bool, Field(description="Also ask neuronpedia.org (network).")]
+AskNeuronpedia = Annotated[bool, Field(description="Also ask neuronpedia.org.")]
 
 
 class _Read(BaseModel):
@@ -24,8 +24,8 @@ class DescribeFeature(Request):
 
     sae: SAEHandle
     feature: Feature
-    n_examples: Annotated[int, AtMost("max_examples")] = Field(default=5, ge=0, description="Examples, over the activation range.")
-    picture: bool = Field(default=False, description="Also write the page (HTML) and a picture (PNG) to files.")
+    n_examples: Annotated[int, AtMost("max_examples")] = Field(default=5, ge=0, description="Examples.")
+    picture: bool = Field(default=False, description="Also write page (HTML) and picture (PNG).")
     neuronpedia: AskNeuronpedia = False
 
 
@@ -101,17 +101,12 @@ class FindFeatures(Request):
 
     sae: SAEHandle
     query: Identifier = Field(default="", description='Words of a label, e.g. "animals".')
-    tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
-        default=[], description='Tokens that the features should promote, e.g. [" Paris"].'
-    )
-    texts: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts that the features should fire on.")
-    against: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts to tell them apart from.")
-    against_sae: Identifier = Field(
-        default="", description="Handle of the same SAE loaded on another model: what differs between the models on texts."
-    )
+    tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(default=[], description='Tokens to promote, e.g. [" Paris"].')
+    texts: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts to fire on.")
+    against: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts to tell these from.")
+    against_sae: Identifier = Field(default="", description="The same SAE loaded on another model: how the models differ on texts.")
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0
-    seed: Seed = 0
     neuronpedia: AskNeuronpedia = False
 
     @model_validator(mode="after")
@@ -166,9 +161,9 @@ class LabelFeature(Request):
 
     sae: SAEHandle
     feature: Feature
-    text: Text = Field(description="What it fires on, in a few words.")
-    quiz_id: Identifier = Field(default="", description="From quiz_feature. Empty: the label stays untested.")
-    answers: Annotated[list[bool], AtMost("max_answers")] = Field(default=[], description="One an item, in order: fires or not.")
+    text: Text = Field(description="What it fires on.")
+    quiz_id: Identifier = Field(default="", description="From quiz_feature; empty: untested.")
+    answers: Annotated[list[bool], AtMost("max_answers")] = Field(default=[], description="Does it fire? One an item, in order.")
 
     @model_validator(mode="after")
     def _together(self) -> "LabelFeature":
@@ -200,10 +195,49 @@ class Found(BaseModel):
     url: str | None
 
 
+class Separation(_Read):
+    """On the texts that had no part in the choice (all, if none were held out)."""
+
+    d: float
+    """Cohen's d; positive: higher on `texts`."""
+    auc: float
+    low: float
+    high: float
+    p: float
+    q: float
+    """Of p among the chosen (Benjamini-Hochberg)."""
+
+
+class Contrasted(Found):
+    """A feature that tells the two sides apart."""
+
+    separation: Separation
+    confirmed: bool
+    auc_equal_length: float
+    """With every text cut to the shortest one's length."""
+    position_correlation: float
+    confounds: list[str]
+
+
+class Together(_Read):
+    """All listed features summed, on the held-out texts."""
+
+    auc: float
+    low: float
+    high: float
+    n_texts: int
+    n_against: int
+    n_held_out: list[int] | None
+    length_auc: float
+    """How well the length of the texts alone tells them apart."""
+
+
 class FindFeaturesReply(ListReply):
     """Features, best first."""
 
     listed: ClassVar[str] = "features"
 
     by: str
-    features: list[Found]
+    """What was searched by, and what the score is."""
+    features: list[Contrasted | Found]
+    together: Together | None = None

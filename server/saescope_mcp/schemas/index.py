@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath
-from saescope_mcp.schemas.common import Reply, Request, SAEHandle, Seed
+from saescope_mcp.schemas.common import Reply, Request, SAEHandle
 from saescope_mcp.schemas.status import JobState
 
 
@@ -13,18 +13,14 @@ class IndexFeatures(Request):
     """Arguments of index_features; the same ones again go on with a job that was cut off."""
 
     sae: SAEHandle
-    also: Annotated[list[Identifier], AtMost("max_saes")] = Field(
-        default=[], description="Handles of more SAEs of the same model, indexed in the same pass."
-    )
+    also: Annotated[list[Identifier], AtMost("max_saes")] = Field(default=[], description="More SAEs of this model, in the same pass.")
     dataset: LocalPath = Field(
-        default="embedded", description='"embedded" (a small excerpt), a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".'
+        default="embedded", description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".'
     )
-    text_column: Identifier = Field(default="", description="Column of the text, where it is not obvious.")
+    text_column: Identifier = Field(default="", description="Column of the text.")
     n_tokens: Annotated[int, AtMost("max_index_tokens")] = Field(
         default=1_000_000, ge=1, description="Tokens to read; fewer where the text ends."
     )
-    context_size: int = Field(default=128, ge=2, le=2**15, description="Tokens per context.")
-    seed: Seed = 0
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait for the end.")
 
 

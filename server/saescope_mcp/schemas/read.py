@@ -14,7 +14,7 @@ class EncodeText(TextsRequest):
 
     top_k: Annotated[int, AtMost("max_top_k")] = Field(default=3, ge=1, description="Features per token.")
     positions: Annotated[list[int], AtMost("max_positions")] = Field(
-        default=[], description="Only these token positions (0-based, BOS included; -1 is the last), e.g. [-1]."
+        default=[], description="Only these (0-based, BOS included; -1: last)."
     )
     include_special: IncludeSpecial = False
     limit: Annotated[int, AtMost("max_k")] = Field(default=12, ge=1, description="Tokens per reply.")
@@ -57,7 +57,7 @@ class TopFeatures(TextsRequest):
 
     against: Annotated[list[Text], AtMost("max_texts")] = Field(default=[], description='Texts to contrast with; needs rank_by="contrast".')
     rank_by: Literal["max", "mean", "count", "contrast"] = Field(
-        default="max", description="max or mean activation, count of tokens, or contrast: mean activation minus that on `against`."
+        default="max", description="max or mean activation, count of tokens, or contrast: mean minus that on `against`."
     )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0

@@ -22,10 +22,9 @@ _SAME = ("saes", "model", "dataset", "text")
 
 
 async def index_features(state: AppState, request: IndexFeatures) -> IndexFeaturesReply:
-    """Read a corpus once and keep for every feature of a loaded SAE how often and how strongly it fires, examples over its range, partners,
-    and texts for quizzes: what describe_feature, find_features, quiz_feature and unit="max" rest on. Use it once per SAE and corpus; it is
-    kept on disk and found by load_sae. A job in a process of its own: follow it with job_status; the same call goes on where it was cut
-    off."""
+    """Read a corpus once and keep for every feature of a loaded SAE densities, maxima, examples, co-firing partners and quiz texts: what
+    describe_feature, quiz_feature and unit="max" rest on. Once per SAE and corpus; load_sae finds it. A job in a process of its own:
+    follow it with job_status; the same call goes on where it was cut off."""
     loaded = [state.require(handle) for handle in dict.fromkeys([request.sae, *request.also])]
     _require_one_model(loaded)
     settings = await _settings(state, loaded, request)

@@ -53,9 +53,9 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
 
 
 async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
-    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. For a training: step, loss curve so far, time
-    to go, and once it is done the handle `sae`. `result` is then the document that the call itself would have returned. An empty job_id
-    lists all jobs: trainings and indexings of every server on this machine, and the loads and evaluations of this one."""
+    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. A training tells step, curve and time to go, when
+    done the handle `sae`. `result` is the document that the call would have returned. Without job_id: all jobs, trainings and indexings
+    of every server on this machine included."""
     if not request.job_id:
         rows = _rows(state)
         return JobStatusReply(

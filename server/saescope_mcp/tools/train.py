@@ -20,10 +20,10 @@ from saescope_mcp.tools.runs import LOOK_S, duration, error_of
 
 
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
-    """Train an SAE (or with hook_name_out a transcoder) on your own model and text. First dry_run=true: it measures the speed here for
-    some seconds and says how long the run takes, how much memory and disk, and what to change if it does not fit; show that to the user.
-    The run is a job in a process of its own that survives this server: follow it with job_status, stop it with cancel_job; cut off, it goes
-    on with resume=job_id. When done it returns the handle `sae`: load it, then evaluate_sae. Use text of a million tokens or more."""
+    """Train an SAE (with hook_name_out a transcoder) on your own model and text. First dry_run=true: it measures for some seconds and says
+    time, memory and disk, and what to change if it does not fit; show that to the user. The run is a job in a process of its own that
+    survives this server: job_status, cancel_job; cut off, it goes on with resume=job_id. Then load it, and evaluate_sae. Use a million
+    tokens or more."""
     if request.resume:
         run = _resume(state, request)
     else:

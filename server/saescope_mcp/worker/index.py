@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from saescope.saes import SAE
 
 
+CONTEXT_SIZE = 128
+
+
 class IndexWorker(Worker):
     """One pass for one or several SAEs of a model, each loaded from where the server loaded it."""
 
@@ -37,7 +40,7 @@ class IndexWorker(Worker):
             self.say("reading text")
             roots = [Path(root) for root in settings["roots"]]
             dataset = open_dataset(settings["dataset"], text_column=asked.text_column, roots=roots)
-            cfg = IndexConfig(n_tokens=asked.n_tokens, context_size=min(asked.context_size, model.n_ctx), seed=asked.seed)
+            cfg = IndexConfig(n_tokens=asked.n_tokens, context_size=min(CONTEXT_SIZE, model.n_ctx))
             indexing = IndexRun(model, saes, dataset, cfg, folder=self._checkpoints, stop=self.stop)
         self.say("indexing")
         if indexing.go(report=self._report).state != "done":
