@@ -205,7 +205,7 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
         "max_activation": row.max,
         "mean_activation": row.mean_firing,
         "quantiles": {f"{share:g}": value for share, value in (row.quantiles or {}).items()},
-        "histogram": [CardBin(*each) for each in row.histogram],
+        "histogram": [CardBin(each.low, each.high, each.count) for each in row.histogram],
         "examples": [_example(each) for each in index.examples(feature, n_examples)],
         "corpus": CardCorpus(made.dataset, made.n_tokens, made.n_contexts, made.context_size, made.seed, made.created),
     }

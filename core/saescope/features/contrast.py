@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
@@ -98,7 +98,7 @@ def contrast_texts(
     """
     _check(min(len(texts), len(against)))
     scores = score_texts(model, sae, [*texts, *against], by=by)
-    return _contrast(Groups(torch.arange(len(scores.lengths)) < len(texts), scores.lengths), scores, k=k, seed=seed)
+    return contrast_scores(Groups(torch.arange(len(scores.lengths)) < len(texts), scores.lengths), scores, k=k, seed=seed)
 
 
 def contrast_models(
@@ -115,20 +115,22 @@ def contrast_models(
     _check(len(texts))
     check_fits(other, sae, allow_mismatch=True)
     here, there = (score_texts(each, sae, texts, by=by) for each in (model, other))
-    return _contrast(Pairs(len(texts)), here.minus(there), k=k, seed=seed)
+    return contrast_scores(Pairs(len(texts)), here.minus(there), k=k, seed=seed)
 
 
-def _contrast(design: Design, scores: TextScores, *, k: int, seed: int) -> Contrast:
+def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) -> Contrast:
+    """The contrast of scores that are there already."""
     halves = design.halves(seed)
     chosen = design.compare(scores.scores[halves.chosen_on], halves.chosen_on)
     by_effect = chosen.d.abs().argsort(descending=True, stable=True)
     order = by_effect[chosen.p[by_effect].argsort(stable=True)][:k]
     columns, equal = scores.scores[:, order].double(), scores.equal_length[:, order].double()
-    held_out = _separations(design, columns, scores.lengths, halves, seed)
+    rises = chosen.auc[order] > 0.5
+    both = torch.cat([columns, _sum_of(columns, rises, halves.chosen_on)], dim=1)
+    *held_out, together = _separations(design, both, scores.lengths, halves, seed)
     q_chosen = adjusted(chosen.p)[order]
     q = adjusted(torch.tensor([each.p for each in held_out], dtype=torch.float64)) if halves.split else q_chosen
     rest = design.compare(equal[halves.held_out], halves.held_out).auc
-    rises = chosen.auc[order] > 0.5
     features = [
         ContrastFeature(
             feature=int(scores.features[column]),
@@ -138,16 +140,14 @@ def _contrast(design: Design, scores: TextScores, *, k: int, seed: int) -> Contr
             confirmed=halves.split and float(q[i]) <= LEVEL and (each.auc > 0.5) == bool(rises[i]),
             auc_equal_length=float(rest[i]),
             position_correlation=float(scores.position_correlation[column]),
-            confounds=_confounds(design, each.auc, float(rest[i]), float(scores.position_correlation[column])),
+            confounds=_confounds(design, float(rest[i]), halves.held_out, float(scores.position_correlation[column])),
         )
         for i, (column, each) in enumerate(zip(order.tolist(), held_out, strict=True))
     ]
-    signs = torch.where(rises, 1.0, -1.0).double() / columns[halves.chosen_on].std(0).clamp(min=1e-12)
-    together = _separations(design, (columns * signs).sum(1, keepdim=True), scores.lengths, halves, seed)
     return Contrast(
         features=features,
         total=len(scores.features),
-        together=together[0] if features else None,
+        together=together if features else None,
         n_texts=design.n[0],
         n_against=design.n[1],
         n_held_out=design.sizes(halves.held_out) if halves.split else None,
@@ -176,12 +176,23 @@ def _separations(
     ]
 
 
-def _confounds(design: Design, auc: float, auc_equal_length: float, position_correlation: float) -> list[str]:
-    """Only where the sets differ in length; then also what tracks position, since later positions are only in the longer texts."""
+def _sum_of(columns: Float[Tensor, "n_texts k"], rises: Bool[Tensor, " k"], chosen_on: Int[Tensor, " n"]) -> Float[Tensor, "n_texts 1"]:
+    """Of the chosen features, each with its sign and in its standard deviations where it was chosen."""
+    spread = (columns[chosen_on] - columns[chosen_on].mean(0)).square().mean(0).sqrt()
+    weights = torch.where(rises, 1.0, -1.0).double() / spread.clamp(min=1e-12)
+    return (columns * weights).sum(1, keepdim=True)
+
+
+def _confounds(design: Design, auc_equal_length: float, held_out: Int[Tensor, " n"], position_correlation: float) -> list[str]:
+    """Where the sets differ in length: "length" if texts of equal length are not told apart, "position" if the feature tracks that.
+
+    Late positions are only in the longer texts, so the second is a way of the first.
+    """
     if design.length_p >= LEVEL:
         return []
-    length = abs(auc_equal_length - 0.5) < abs(auc - 0.5) / 2
-    return [name for name, is_so in (("length", length), ("position", abs(position_correlation) >= TRACKS_POSITION)) if is_so]
+    low, high = design.interval(auc_equal_length, held_out)
+    tracks = abs(position_correlation) >= TRACKS_POSITION
+    return [name for name, is_so in (("length", low <= 0.5 <= high), ("position", tracks)) if is_so]
 
 
 def verdict(features: Sequence[ContrastFeature], *, split: bool, least: int) -> str:
@@ -206,8 +217,8 @@ def _warnings(design: Design, features: Sequence[ContrastFeature], n_equal: int)
         return []
     flagged = sum(bool(feature.confounds) for feature in features)
     return [
-        f"The sets differ in length (AUC {design.length_auc:.3g}, p {design.length_p:.2g}); {flagged} of {len(features)} features lose "
-        f"most of their separation with every text cut to {n_equal} tokens, or follow the position. Match the lengths to be sure."
+        f"The sets differ in length (AUC {design.length_auc:.3g}, p {design.length_p:.2g}): {flagged} of {len(features)} features do not "
+        f"separate texts that are cut to {n_equal} tokens, or follow the position. Match the lengths to be sure."
     ]
 
 

@@ -2,18 +2,15 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.features.index import FeatureIndex, QuizPassage, QuizPool
-from saescope.features.quiz_store import Quiz, QuizStore, StoredItem, passage_key
+from saescope.features.index import FeatureIndex, QuizPassage
+from saescope.features.quiz_material import Material, quiz_material
+from saescope.features.quiz_store import MARKS, Quiz, QuizStore, StoredItem, passage_key
 from saescope.untrusted import clean_token
 
-MARKS = ("⟦", "⟧")
 LEAST, MOST = 4, 40
-FAINT = 0.1
-"""Firings below this share of the feature's maximum are asked only where there are no others."""
 PIECE_CHARS = 2000
 Kind = Literal["detection", "fuzzing"]
 
@@ -24,20 +21,6 @@ class _Item(NamedTuple):
     pos: int
     """The token that a fuzzing item marks."""
     fires: bool
-
-
-@dataclass(slots=True)
-class _Material:
-    """What is left of the pool; each passage is used once."""
-
-    firing: list[QuizPassage]
-    near_miss: list[QuizPassage]
-    random: list[QuizPassage]
-
-    def silent(self, turn: int) -> QuizPassage | None:
-        """A near miss, every third time a text at random, as far as there are any."""
-        source = (self.random or self.near_miss) if turn % 3 == 2 else (self.near_miss or self.random)
-        return source.pop() if source else None
 
 
 def make_quiz(
@@ -59,11 +42,12 @@ def make_quiz(
     if open_one:
         return open_one
     spent = store.spent(weights_hash, feature)
-    pool = index.quiz_pool(feature, seed=seed, similar=similar)
-    items = _choose(_unspent(pool, spent, index.maximum(feature) or 0.0), n, random.Random(f"{seed} {feature}"))
+    material = quiz_material(index, feature, seed=seed, similar=similar, spent=spent)
+    n_firing = len(material.firing)
+    items = _choose(material, n, random.Random(f"{seed} {feature}"))
     if len(items) < LEAST:
         raise NotFoundError(
-            f"The index has too few texts for a quiz on feature {feature} ({len(pool.firing)} where it fires, {len(spent)} already asked).",
+            f"The index has too few texts for a quiz on feature {feature} ({n_firing} left where it fires, {len(spent)} asked before).",
             code="QUIZ_TOO_FEW_TEXTS",
             field="feature",
             got=feature,
@@ -73,16 +57,7 @@ def make_quiz(
     return store.add(weights_hash, feature, stored, n=n, seed=seed)
 
 
-def _unspent(pool: QuizPool, spent: frozenset[str], maximum: float) -> _Material:
-    kept = [
-        [p for p in part if passage_key(p.tokens) not in spent and not any(mark in "".join(p.tokens) for mark in MARKS)] for part in pool
-    ]
-    # Taken from the end: the faint ones only when all others are gone.
-    firing = sorted(kept[0], key=lambda p: p.activation >= FAINT * maximum)
-    return _Material(firing, kept[1], kept[2])
-
-
-def _choose(material: _Material, n: int, rng: random.Random) -> list[_Item]:
+def _choose(material: Material, n: int, rng: random.Random) -> list[_Item]:
     """Pairs of an item where it fires and one where it does not, detection and fuzzing by turns, shuffled."""
     items: list[_Item] = []
     for turn in range(n // 2):
@@ -99,7 +74,7 @@ def _choose(material: _Material, n: int, rng: random.Random) -> list[_Item]:
     return items
 
 
-def _silent(material: _Material, kind: Kind, turn: int, rng: random.Random) -> _Item | None:
+def _silent(material: Material, kind: Kind, turn: int, rng: random.Random) -> _Item | None:
     """An item where it does not fire; every other fuzzing item marks the wrong token of a text in which the feature does fire."""
     if kind == "fuzzing" and turn % 4 == 1 and len(material.firing) > 1:
         passage = material.firing[0]

@@ -13,6 +13,8 @@ from saescope.features.database import labels_path, open_database, transaction
 from saescope.features.labels import Label, add_score, clean_label, insert_label, now
 from saescope.features.scores import count
 
+MARKS = ("⟦", "⟧")
+"""Around the token that a fuzzing item asks about."""
 VOID = "void"
 LEAST_SHARED = 40
 """A text that shares this many characters with an item is that item's."""

@@ -86,7 +86,7 @@ def permuted_p(scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, 
     ranks = average_ranks(scores.double())[0]
     ranks = ranks - ranks.mean(0)
     rng = torch.Generator().manual_seed(seed)
-    draws = torch.stack([first[torch.randperm(len(first), generator=rng)] for _ in range(N_PERMUTATIONS)])
+    draws = first[torch.rand(N_PERMUTATIONS, len(first), generator=rng).argsort(dim=1)]
     return _share_beyond(draws.double() @ ranks, first.double() @ ranks)
 
 
