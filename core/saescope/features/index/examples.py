@@ -14,7 +14,6 @@ from saescope.features.index.config import IndexConfig
 from saescope.features.index.firings import Contexts, Firings, windows
 from saescope.features.index.hashing import MOST, hash_entries
 from saescope.features.index.slots import Entries, Priority, SlotTable
-from saescope.features.index.statistics import scale_of
 
 N_BANDS = 8
 """Half octaves sampled: the one that holds the maximum, and those below it, down to about a sixteenth of the maximum."""
@@ -70,8 +69,8 @@ class Examples:
 
 def band_of(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """`2^(band / 2) <= value < 2^((band + 1) / 2)`."""
-    scale = scale_of(values)
-    return scale.octave * 2 + scale.quarter // 2
+    mantissa, exponent = torch.frexp(values)
+    return 2 * (exponent.long() - 1) + (mantissa >= 0.5**0.5)
 
 
 def by_strength(keys: Int[Tensor, " n"], entries: Entries) -> Int[Tensor, " n"]:

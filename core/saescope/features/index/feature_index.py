@@ -111,9 +111,11 @@ class FeatureIndex:
             [(f"{2 ** (kept.band / 2):.3g}..{min(maximum, 2 ** ((kept.band + 1) / 2)):.3g}", kept) for kept in band]
             for band in by_band(self._slots("range", feature), maximum)
         ]
-        columns = [top, *bands]
+        shown = {kept.context for _, kept in top}
+        columns = [top, *([(name, kept) for name, kept in band if kept.context not in shown] for band in bands)]
         turns = [column[i] for i in range(max(map(len, columns))) for column in columns if i < len(column)]
-        return list({kept.context: (band, kept) for band, kept in reversed(turns)}.values())[::-1]
+        first = {kept.context: (band, kept) for band, kept in reversed(turns)}
+        return [turn for turn in turns if turn[1] is first[turn[1].context][1]]
 
     def _slots(self, table: str, feature: int) -> dict[str, Tensor]:
         names = [f"examples.{table}.{name}" for name in ("values", "contexts", "positions", "windows")]
