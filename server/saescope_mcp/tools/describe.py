@@ -76,10 +76,13 @@ async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int
         ArgumentError: there is no such feature.
     """
     async with state.use(handle) as loaded:
-        from saescope.features import feature_card
+        from saescope.features import QuizStore, feature_card
 
         index = (await loaded.indexed()).best
-        return await loaded.run(feature_card, loaded.model, loaded.sae, feature, index=index, name=handle, n_examples=n_examples)
+        card = await loaded.run(feature_card, loaded.model, loaded.sae, feature, index=index, name=handle, n_examples=n_examples)
+    # Another index than the one that a quiz was made from may show its texts.
+    await state.workers.run(lambda: QuizStore().void(["".join(example.tokens) for example in card.examples]))
+    return card
 
 
 def _summary(card: "FeatureCard", labels: list[Label]) -> str:

@@ -1,6 +1,5 @@
 """An indexing: one pass over a text, from SAEs that were loaded by the server to their indexes."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +107,7 @@ class IndexWorker(Worker):
             "seed": indexing.cfg.seed,
             "versions": versions(),
         }
-        return {"dataset": indexing.indexes()[0].manifest.dataset, "indexes": rows, "provenance": provenance, "finished": time.time()}
+        return {"sae": rows[0]["sae"], "dataset": indexing.indexes()[0].manifest.dataset, "indexes": rows, "provenance": provenance}
 
     @property
     def _checkpoints(self) -> Path:
