@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
-from saescope.errors import ArgumentError, FormatError, OfflineError
+from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError, SaescopeError
 from saescope.neuronpedia import failures, records
 from saescope.neuronpedia.cache import ReplyCache
 from saescope.neuronpedia.identity import HostedSAE
@@ -14,6 +14,7 @@ from saescope.neuronpedia.transfer import Patience, Transfer
 FRESH_CARD_S, FRESH_SEARCH_S = 7 * 86400.0, 86400.0
 AT_ONCE = 50
 """Features whose labels are asked for in one request."""
+ONE_BY_ONE = 10
 MOST_FEATURES, MOST_RESULTS = 500, 100
 SHORTEST_QUERY, LONGEST_QUERY, LONGEST_TEXT = 3, 256, 8192
 """Characters."""
@@ -80,14 +81,14 @@ class Neuronpedia:
             )
         kept = {feature: entry for feature in wanted if (entry := self._cache.get(_labels_name(sae, feature)))}
         missing = [feature for feature in wanted if feature not in kept or kept[feature].age_s >= FRESH_CARD_S]
-        found: dict[int, tuple[RemoteLabel, ...]] = {}
+        found = {feature: records.labels(json.loads(entry.content)) for feature, entry in kept.items()}
         try:
             for start in range(0, len(missing), AT_ONCE):
                 found |= self._ask_labels(sae, missing[start : start + AT_ONCE])
         except (OfflineError, FormatError):
-            if any(feature not in kept and feature not in found for feature in missing):
+            if any(feature not in found for feature in missing):
                 raise
-        return {feature: found[feature] if feature in found else records.labels(json.loads(kept[feature].content)) for feature in wanted}
+        return {feature: found.get(feature, ()) for feature in wanted}
 
     def search_labels(self, neuronpedia_id: str, query: str, *, k: int = 10) -> list[RemoteHit]:
         """Features of this SAE whose labels mean something like `query`, nearest first: at most 20.
@@ -143,7 +144,12 @@ class Neuronpedia:
         if self._offline:
             raise failures.offline(what)
         body = [{"modelId": sae.model, "layer": sae.source, "index": feature, "maxActsToReturn": 1} for feature in features]
-        said: Any = json.loads(self._transfer.ask("POST", "/features", what, body=body))
+        try:
+            said: Any = json.loads(self._transfer.ask("POST", "/features", what, body=body))
+        except SaescopeError as error:
+            if error.code not in (failures.MISSING, failures.REFUSED):
+                raise
+            return self._labels_of_cards(sae, features)
         if not isinstance(said, list):
             raise failures.unreadable(what, "has another shape than its route gives")
         rows = {str(row.get("index")): row.get("explanations") for row in said if isinstance(row, dict)}
@@ -152,6 +158,17 @@ class Neuronpedia:
             kept = {"explanations": rows.get(str(feature))}
             found[feature] = records.labels(kept)
             self._cache.put(_labels_name(sae, feature), json.dumps(kept).encode())
+        return found
+
+    def _labels_of_cards(self, sae: HostedSAE, features: list[int]) -> dict[int, tuple[RemoteLabel, ...]]:
+        """One request a feature, where the route for many is gone: it is not in Neuronpedia's documentation."""
+        found: dict[int, tuple[RemoteLabel, ...]] = {}
+        for feature in features[:ONE_BY_ONE]:
+            try:
+                found[feature] = self.card(str(sae), feature).labels
+            except NotFoundError as error:
+                if error.code != failures.MISSING:
+                    raise
         return found
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError, SaescopeError
 
+MISSING, REFUSED = "NOT_ON_NEURONPEDIA", "NEURONPEDIA_REFUSED"
 _WINDOW = re.compile(r"\d{1,4} ?(?:s|m|h|d)")
 _LATER = "Go on without Neuronpedia, or call again later."
 
@@ -17,6 +18,7 @@ class RateLimit(NamedTuple):
     """Allowed in one window."""
     window: str | None
     """Such as "60 m"."""
+    n_left: int | None
     wait_s: float | None
     """From Retry-After."""
 
@@ -27,12 +29,17 @@ class RateLimit(NamedTuple):
         except (ValueError, RecursionError):
             said = None
         said = said if isinstance(said, dict) else {}
-        n_requests, window = said.get("limitPerWindow"), str(said.get("requestWindow"))
+        window = str(said.get("requestWindow"))
         return cls(
-            n_requests if isinstance(n_requests, int) else None,
+            _count(said.get("limitPerWindow")),
             window if _WINDOW.fullmatch(window) else None,
+            _count(said.get("remainingRequests")),
             float(retry_after) if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 8 else None,
         )
+
+
+def _count(said: object) -> int | None:
+    return said if isinstance(said, int) and 0 <= said < 10**9 else None
 
 
 def limited(limit: RateLimit) -> OfflineError:
@@ -42,7 +49,7 @@ def limited(limit: RateLimit) -> OfflineError:
         f"Neuronpedia limits requests of this kind{allowed}, and that many were made from this address.",
         code="NEURONPEDIA_RATE_LIMITED",
         got="HTTP 429",
-        allowed=f"{limit.n_requests or '?'} in {limit.window or '?'}",
+        allowed=f"{limit.n_requests or '?'} in {limit.window or '?'}, {'?' if limit.n_left is None else limit.n_left} left",
         hint=f"Call again in {limit.wait_s:.0f} s." if limit.wait_s else f"{_LATER} A key in NEURONPEDIA_API_KEY may raise the limit.",
     )
 
@@ -57,7 +64,7 @@ def refused(what: str, status: int) -> SaescopeError:
             hint="Unset NEURONPEDIA_ENDPOINT, or set it to the address itself; a sign-in page of the network does this too.",
         )
     if status == 404:
-        return NotFoundError(f"Neuronpedia has no {what}.", code="NOT_ON_NEURONPEDIA", got=what, hint="Go on without its label.")
+        return NotFoundError(f"Neuronpedia has no {what}.", code=MISSING, got=what, hint="Go on without its label.")
     if status in (401, 403):
         return NotFoundError(
             f"Neuronpedia refuses access to {what}.",
@@ -66,9 +73,7 @@ def refused(what: str, status: int) -> SaescopeError:
             hint="Check or unset NEURONPEDIA_API_KEY: public SAEs need none.",
         )
     if 400 <= status < 500 and status not in (408, 425):
-        return ArgumentError(
-            f"Neuronpedia does not take the request for {what}.", code="NEURONPEDIA_REFUSED", got=f"HTTP {status}", hint=_LATER
-        )
+        return ArgumentError(f"Neuronpedia does not take the request for {what}.", code=REFUSED, got=f"HTTP {status}", hint=_LATER)
     return OfflineError(f"Neuronpedia failed for {what}.", code="NEURONPEDIA_UNAVAILABLE", got=f"HTTP {status}", hint=_LATER)
 
 

@@ -133,18 +133,18 @@ def _checked(content: bytes, what: str) -> bytes:
 
 
 def _endpoint() -> str:
+    """`https://host/api`; the path may be left out."""
     said = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
     if not said:
         return f"{SITE}/api"
     try:
         parts = urlsplit(said)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username and not parts.query
     except ValueError:
-        good = False
-    if not good:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
         hint = f"Correct or unset {ENDPOINT_VARIABLE}."
         raise ConfigError(f"{ENDPOINT_VARIABLE} is no address.", field=ENDPOINT_VARIABLE, allowed="https://host/api", hint=hint)
-    return said
+    return f"{parts.scheme}://{parts.netloc}{parts.path or '/api'}"
 
 
 def _headers(endpoint: str) -> dict[str, str]:

@@ -58,6 +58,14 @@ def test_labels_of_many_features_come_in_few_requests(client: Neuronpedia, site:
     assert len(site.requests) == 2
 
 
+@pytest.mark.parametrize("status", [404, 405])
+def test_labels_come_from_cards_where_the_route_for_many_is_gone(status: int, client: Neuronpedia, site: FakeNeuronpedia) -> None:
+    site.fail("/api/features", times=99, status=status)
+    labels = client.labels(SAE, [3, 5000])
+    assert labels[3][0].text == "words for young dogs" and labels[5000] == ()
+    assert [request.path for request in site.requests] == ["/api/features", f"/api/feature/{SAE}/3", f"/api/feature/{SAE}/5000"]
+
+
 def test_a_search_in_labels_finds_features_of_this_sae(client: Neuronpedia, site: FakeNeuronpedia) -> None:
     hits = client.search_labels(SAE, "  dogs ")
     assert [(hit.feature, hit.similarity, hit.label.text) for hit in hits] == [
@@ -176,6 +184,7 @@ def test_a_rate_limit_tells_its_numbers_and_waits_only_as_long_as_is_polite(clie
     site.fail("/feature/", times=99, status=429, body=body, headers={"Retry-After": "3600"})
     with pytest.raises(OfflineError, match=r"200 requests in 60 m") as failed:
         client.card(SAE, 7)
+    assert failed.value.allowed == "200 in 60 m, 0 left"
     assert "3600 s" in failed.value.hint and "Ignore" not in str(failed.value) and len(site.requests) == 1
     site.faults.clear()
     site.fail("/feature/", times=99, status=429, body=body)
@@ -213,6 +222,12 @@ def test_a_huge_answer_is_dropped_before_it_fills_memory(
             client.card(SAE, 7)
         assert failed.value.code == "NEURONPEDIA_TOO_LARGE"
     assert len(site.requests) == 2
+
+
+def test_the_address_may_be_given_without_its_path(site: FakeNeuronpedia, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURONPEDIA_ENDPOINT", site.url.removesuffix("/api") + "/")
+    with Neuronpedia(patience=HASTY) as client:
+        assert client.card(SAE, 7).feature == 7
 
 
 def test_no_route_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
