@@ -57,7 +57,7 @@ class TopFeatures(TextsRequest):
 
     against: Annotated[list[Text], AtMost("max_texts")] = Field(default=[], description='Texts to contrast with; needs rank_by="contrast".')
     rank_by: Literal["max", "mean", "count", "contrast"] = Field(
-        default="max", description="max or mean activation, count of tokens, or contrast: mean minus that on `against`."
+        default="max", description="max or mean activation, count of tokens, or contrast: Cohen's d over tokens against `against`."
     )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0

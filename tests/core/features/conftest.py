@@ -1,6 +1,5 @@
 """A planted SAE and its index, made once."""
 
-
 import pytest
 from tests.core.features.planted import corpus, planted_sae
 
