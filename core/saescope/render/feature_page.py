@@ -111,7 +111,7 @@ def bars(histogram: Sequence[Mapping[str, Any]]) -> list[Bar]:
     made: list[Bar] = []
     for at, row in enumerate(rows):
         label = f"{number(row['low'])} to {number(row['high'])}: {row['count']:,}"
-        made.append(Bar(at * width, 0.9 * width, 100 * math.log1p(row["count"]) / top, label))
+        made.append(Bar((at + 0.05) * width, 0.9 * width, 100 * math.log1p(row["count"]) / top, label))
     return made
 
 

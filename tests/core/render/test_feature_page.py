@@ -19,7 +19,7 @@ SAID = [
     "pets <script>window.pwned=1</script> not tested from neuronpedia:gpt-4o-mini",
     "0.886 % of tokens, 1 in 113",
     "maximum 22.7",
-    "50 % are below 3.1",
+    "50 % are at most 3.1",
     "Decoder row through the final norm",
     "wolves (0.83: better than chance)",
     "<i>cats</i> (not tested)",
@@ -136,7 +136,7 @@ def test_bars_are_as_high_as_the_logarithm_of_their_counts() -> None:
     counts = [0, 3, 0, 15, 0, 0]
     drawn = bars([{"low": float(n), "high": n + 1.0, "count": count} for n, count in enumerate(counts)])
     assert [round(bar.height, 6) for bar in drawn] == [round(100 * math.log(4) / math.log(16), 6), 0.0, 100.0]
-    assert [bar.x for bar in drawn] == pytest.approx([0, 100 / 3, 200 / 3]) and drawn[0].label == "1 to 2: 3"
+    assert [bar.x for bar in drawn] == pytest.approx([5 / 3, 105 / 3, 205 / 3]) and drawn[0].label == "1 to 2: 3"
     assert bars([]) == bars([{"low": 0.0, "high": 1.0, "count": 0}]) == []
 
 

@@ -44,7 +44,7 @@ function fact(name, value) {
 function tokens(rows) {
   const text = (row) => (typeof row === "string" ? row : row.token);
   if (!rows || !rows.length) return element("p", "quiet", "None.");
-  return element("p", "", ...rows.flatMap((row) => [element("code", "", visible(text(row)).replaceAll(" ", "\u2423")), "  "]));
+  return element("p", "tokens", ...rows.flatMap((row) => [element("code", "", visible(text(row)).replaceAll(" ", "\u2423")), "  "]));
 }
 
 // The server puts the token that an example was taken for between these two.
