@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, SaescopeError
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, Source
@@ -98,7 +99,8 @@ class LoadedSAE:
             raise _too_long("A text", longest, limit)
         if sum(map(len, tokens)) > settings.max_tokens_per_call:
             raise _too_long("All texts together", sum(map(len, tokens)), settings.max_tokens_per_call)
-        QuizStore().void(texts)
+        with suppress(SaescopeError):  # a file that cannot be read holds no quiz that could be answered
+            QuizStore().void(texts)
         return tokens
 
 

@@ -27,6 +27,7 @@ class IndexWorker(Worker):
 
     request = IndexFeatures
     phase = "indexing"
+    reading = False
     latest: "IndexProgress | None" = None
 
     def do(self) -> dict[str, Any]:
@@ -41,6 +42,8 @@ class IndexWorker(Worker):
             dataset = open_dataset(settings["dataset"], text_column=asked.text_column, roots=roots)
             cfg = IndexConfig(n_tokens=asked.n_tokens, context_size=min(CONTEXT_SIZE, model.n_ctx))
             indexing = IndexRun(model, saes, dataset, cfg, folder=self._checkpoints, stop=self.stop)
+        self.write(warnings=indexing.warnings)
+        self.reading = True
         self.say("indexing")
         if indexing.go(report=self._report).state != "done":
             raise Cancelled("Asked to stop.")
@@ -59,7 +62,7 @@ class IndexWorker(Worker):
 
     @property
     def resume_call(self) -> str:
-        return next_call("index_features", **self.run.request) if self.latest else ""
+        return next_call("index_features", **self.run.request) if self.reading else ""
 
     def _report(self, at: "IndexProgress") -> None:
         self.latest = at
