@@ -46,15 +46,23 @@ def look(folder: Path, *, dark: bool) -> dict[str, Any]:
     file = folder / "harness.html"
     scripts = f"<script>const given = {data};</script><script>{HARNESS.read_text(encoding='utf-8')}</script>"
     file.write_text(f"<!doctype html><meta charset=utf-8><body>{scripts}", encoding="utf-8")
-    command = [BROWSER, "--headless", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-    command += ["--virtual-time-budget=20000", "--dump-dom", file.as_uri()]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.insert(1, "--no-sandbox")
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False, timeout=50, stdin=subprocess.DEVNULL)
-    found = re.search(r'<pre id="seen">(.*)</pre>', done.stdout, flags=re.DOTALL)
-    assert found, done.stderr[-2000:]
+    found = re.search(r'<pre id="seen">(.*)</pre>', dom(file, folder, scheme=0 if dark else 1), flags=re.DOTALL)
+    if not found:
+        file.write_text("<p>probe</p>", encoding="utf-8")
+        if "<p>probe</p>" not in dom(file, folder, scheme=0):
+            pytest.skip("Chromium does not open a file here.")
+    assert found, "the harness left nothing"
     return json.loads(html.unescape(found[1]))
+
+
+def dom(file: Path, folder: Path, *, scheme: int) -> str:
+    """The document once its scripts have run. No sandbox, which many containers refuse: the file is ours, and no host has an address."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--blink-settings=preferredColorScheme={scheme}"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", file.as_uri()]
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", check=False, timeout=50, stdin=subprocess.DEVNULL
+    ).stdout
 
 
 @pytest.fixture(scope="module")
