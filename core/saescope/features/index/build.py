@@ -173,9 +173,19 @@ class IndexRun:
         return IndexProgress(state, self.corpus.n_tokens, self.cfg.n_tokens, self.log.n_contexts, rate, left / rate if rate else None)
 
 
+Report = Callable[[IndexProgress], None] | None
+
+
 @overload
 def index_features(
-    model: LanguageModel, saes: SAE, dataset: str | Dataset = ..., *, folder: Path | None = ..., root: Path | None = ..., **settings: Any
+    model: LanguageModel,
+    saes: SAE,
+    dataset: str | Dataset = ...,
+    *,
+    folder: Path | None = ...,
+    root: Path | None = ...,
+    report: Report = ...,
+    **settings: Any,
 ) -> FeatureIndex: ...
 
 
@@ -187,6 +197,7 @@ def index_features(
     *,
     folder: Path | None = ...,
     root: Path | None = ...,
+    report: Report = ...,
     **settings: Any,
 ) -> list[FeatureIndex]: ...
 
@@ -198,7 +209,7 @@ def index_features(
     *,
     folder: Path | None = None,
     root: Path | None = None,
-    report: Callable[[IndexProgress], None] | None = None,
+    report: Report = None,
     **settings: Any,
 ) -> FeatureIndex | list[FeatureIndex]:
     """Index one SAE, or several in one pass (a list for a list). `settings` are those of `IndexConfig`: n_tokens=1_000_000, ...

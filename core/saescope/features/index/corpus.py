@@ -8,9 +8,12 @@ from torch import Tensor
 
 from saescope.activations import ContextConfig, ContextStream, Dataset, counted_positions
 from saescope.activations.sources import FORWARD_TOKENS, GPU_FORWARD_TOKENS
-from saescope.activations.tokens import empty_error
+from saescope.activations.tokens import POOL_TOKENS, empty_error
 from saescope.features.index.config import IndexConfig
 from saescope.models import LanguageModel
+
+LOOK_AHEAD = 4
+"""Contexts are drawn from a pool of this many times `n_tokens` tokens: tokenizing more would cost a short run too much."""
 
 
 class Corpus:
@@ -19,7 +22,7 @@ class Corpus:
     def __init__(self, model: LanguageModel, dataset: Dataset, cfg: IndexConfig) -> None:
         size = min(cfg.context_size, model.n_ctx)
         contexts = ContextConfig(context_size=size, prepend_bos=cfg.prepend_bos, held_out=0.0, seed=cfg.seed)
-        self.stream = ContextStream(model, dataset, contexts)
+        self.stream = ContextStream(model, dataset, contexts, pool_tokens=min(POOL_TOKENS, LOOK_AHEAD * cfg.n_tokens + size))
         self.special_ids, self.n_wanted = model.tokenizer.special_ids, cfg.n_tokens
         self.most_rows = max(1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // size)
         self.n_tokens = 0

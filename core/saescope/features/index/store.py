@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saescope.activations import EMBEDDED
 from saescope.embedded import EMBEDDED_SAE_DIR
 from saescope.errors import FormatError, ResourceError
 from saescope.features.index.accumulate import Accumulator
@@ -23,13 +24,13 @@ from saescope.features.index.feature_index import ARRAYS, FeatureIndex
 from saescope.features.index.manifest import IndexManifest, write_manifest
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextLog
-from saescope.models import LanguageModel, canonical_name
+from saescope.models import LanguageModel
 from saescope.names import home
 from saescope.saes import SAE
 from saescope.splice import read_hook
 
 HASH_CHARS = 16
-PACKED = EMBEDDED_SAE_DIR / "index.zip"
+PACKED = EMBEDDED_SAE_DIR.parent / "index.zip"
 """The packaged SAE's index; unpacked when it is first asked for."""
 
 
@@ -107,7 +108,7 @@ def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> st
         return "it is of other weights"
     if manifest.hook_name != read_hook(sae):
         return f"it was made at {manifest.hook_name}"
-    if model is None or manifest.model == model.name or canonical_name(manifest.model) in model.identities:
+    if model is None or manifest.model == model.name or set(manifest.settings["identities"]) & model.identities:
         return ""
     return f"it was made with the model {manifest.model}, not {model.name}"
 
@@ -132,21 +133,21 @@ def _manifest(folder: Path, sae: SAE, origin: IndexOrigin) -> IndexManifest:
         weights_hash=sae.weights_hash,
         d_sae=sae.cfg.d_sae,
         hook_name=read_hook(sae),
-        model=_public(origin.model.name),
+        model=origin.model.name,
         dataset=_public(origin.dataset),
         n_tokens=origin.n_tokens,
         n_contexts=origin.n_contexts,
         context_size=cfg.context_size,
         seed=cfg.seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings={name: getattr(cfg, name) for name in kept},
+        settings={name: getattr(cfg, name) for name in kept} | {"identities": sorted(origin.model.identities)},
         files={path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     )
 
 
-def _public(name: str) -> str:
-    """A dataset or model without the folders of this machine."""
-    return Path(name).name if Path(name).expanduser().exists() else name
+def _public(dataset: str) -> str:
+    """A dataset without the folders of this machine."""
+    return dataset if dataset == EMBEDDED or dataset.startswith("hf:") else Path(dataset).name
 
 
 def _put(aside: Path, folder: Path) -> None:

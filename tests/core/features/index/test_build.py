@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,8 +90,8 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(gpt2: Family, tmp_p
     assert same(straight, resumed.indexes()[0])
 
 
-def settings() -> dict[str, object]:
-    return {"n_tokens": 1000, "context_size": SIZE, "prepend_bos": True, "sample_tokens": 10 * SIZE}
+def settings(n_tokens: int = 1000) -> dict[str, Any]:
+    return {"n_tokens": n_tokens, "context_size": SIZE, "prepend_bos": True, "sample_tokens": 10 * SIZE}
 
 
 def test_cancelled_in_a_forward_pass_it_loses_nothing(gpt2: Family, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_the_index_is_found_by_weights_and_model(indexed: tuple[SAE, FeatureInde
     assert index.folder.is_relative_to(own_home / "indexes") and folder_of(sae.weights_hash) == index.folder.parent
     found = ss.find_index(sae, gpt2.model)
     assert found is not None and found.manifest == index.manifest
-    larger = ss.index_features(gpt2.model, sae, dataset(), **settings() | {"n_tokens": 1500})
+    larger = ss.index_features(gpt2.model, sae, dataset(), **settings(1500))
     newest = ss.find_index(sae, gpt2.model)
     assert newest is not None and newest.manifest == larger.manifest
     assert ss.find_index(saes_of(gpt2)[1], gpt2.model) is None

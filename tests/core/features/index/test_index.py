@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def brute_force(family: Family, sae: SAE) -> Brute:
     return Brute(np.maximum(acts, 0) * counted[:, :, None], ids.numpy(), int(counted.sum()))
 
 
-def built(family: Family, sae: SAE, root: Path, **settings: int) -> FeatureIndex:
+def built(family: Family, sae: SAE, root: Path, **settings: Any) -> FeatureIndex:
     return index_features(family.model, sae, dataset(), context_size=SIZE, prepend_bos=True, root=root, **settings)
 
 
@@ -224,11 +225,11 @@ def test_partners_are_those_that_numpy_counts(made: tuple[Brute, FeatureIndex], 
 
 def test_a_card_opens_in_milliseconds(made: tuple[Brute, FeatureIndex]) -> None:
     index = FeatureIndex.open(made[1].folder)
-    index.examples(0), index.statistics(0), index.cofiring(0)
+    index.cofiring(0)
     seconds: list[float] = []
     for feature in range(1, 20):
         started = time.process_time()
-        index.examples(feature, 10), index.statistics(feature), index.cofiring(feature)
+        assert len([index.examples(feature, 10), index.statistics(feature), index.cofiring(feature)]) == 3
         seconds.append(time.process_time() - started)
     assert sorted(seconds)[len(seconds) // 2] < 0.020
 
