@@ -10,9 +10,10 @@ from torch import Tensor
 from saescope.errors import ArgumentError
 from saescope.features.index import FeatureIndex
 from saescope.features.labels import LabelStore
+from saescope.features.text_acts import text_acts
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.saes import SAE
-from saescope.splice import read_site, write_hook
+from saescope.splice import write_hook
 
 ROWS = 4096
 """Decoder rows whose effects are computed at a time."""
@@ -129,10 +130,9 @@ _NO_INDEX = (
 
 def _firing_counts(model: LanguageModel, sae: SAE, texts: Sequence[Tokens]) -> tuple[Float[Tensor, " d_sae"], int]:
     fired, n = torch.zeros(sae.cfg.d_sae, dtype=torch.float64), 0
-    for tokens in texts:
-        mask, acts = counted(tokens), read_site(model, sae, model.batch(tokens.ids)).acts
-        kept = acts.features.cpu()[mask[acts.positions.cpu()]]
-        fired += torch.bincount(kept, minlength=len(fired))
+    for tokens, acts in zip(texts, text_acts(model, sae, texts), strict=True):
+        mask = counted(tokens)
+        fired += torch.bincount(acts.features[mask[acts.positions]], minlength=len(fired))
         n += int(mask.sum())
     return fired, n
 

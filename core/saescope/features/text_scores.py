@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
+from saescope.features.text_acts import text_acts
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
-from saescope.splice import read_site
 
 Summary = Literal["max", "mean"]
 
@@ -66,9 +66,8 @@ def score_texts(
     moments = torch.zeros(3, sae.cfg.d_sae, dtype=torch.float64)
     full: list[Tensor] = []
     equal: list[Tensor] = []
-    for tokens, mask in zip(texts, masks, strict=True):
-        acts = _on_cpu(read_site(model, sae, model.batch(tokens.ids)).acts)
-        acts = acts.select(mask[acts.positions])
+    for every, mask in zip(text_acts(model, sae, texts), masks, strict=True):
+        acts = every.select(mask[every.positions])
         _add_moments(moments, acts)
         early = acts.select((mask.cumsum(0) <= n_equal)[acts.positions])
         full.append(_summary(acts, int(mask.sum()), by).to_sparse())
@@ -81,10 +80,6 @@ def score_texts(
 
 def _columns(rows: Sequence[Tensor], features: Int[Tensor, " n_features"]) -> Float[Tensor, "n_texts n_features"]:
     return torch.stack([row.to_dense()[features] for row in rows])
-
-
-def _on_cpu(acts: SparseActs) -> SparseActs:
-    return SparseActs(acts.values.float().cpu(), acts.features.cpu(), acts.offsets.cpu(), acts.d_sae)
 
 
 def _summary(acts: SparseActs, n_tokens: int, by: Summary) -> Float[Tensor, " d_sae"]:

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.core.features.planted import WORDS
@@ -153,3 +154,19 @@ def test_when_the_index_has_no_texts_left_it_says_what_to_do(planted_index: Feat
 def test_a_quiz_has_4_to_40_items(planted_index: FeatureIndex, n: int) -> None:
     with pytest.raises(ArgumentError, match="4 to 40"):
         make_quiz(planted_index, QUEEN, n=n)
+
+
+def test_of_two_answers_at_once_one_counts(planted_index: FeatureIndex) -> None:
+    quiz = make_quiz(planted_index, QUEEN)
+
+    def attempt(_: int) -> str:
+        try:
+            take(quiz, planted_index, "x", judge_by(" Queen"))
+        except ArgumentError as error:
+            return error.code
+        return "counted"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(attempt, range(4))) == ["QUIZ_USED"] * 3 + ["counted"]
+    [label] = LabelStore().of(planted_index.manifest.weights_hash, QUEEN)
+    assert label.score and label.score.n == 12
