@@ -21,7 +21,7 @@ from saescope_mcp.jobs import runs as runs_module
 from saescope_mcp.state import AppState
 
 WAIT_S = 50.0
-LONG = 120_000
+LONG = 60_000
 """Tokens that take some seconds."""
 
 
