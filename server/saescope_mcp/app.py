@@ -36,8 +36,9 @@ rests on, what a feature does when changed. Everything runs on this machine.
 1. load_sae() returns a handle `sae`; without arguments it loads a small embedded model (first time: a 93 MB download). find_saes \
 lists published ones by model, layer and site. Read check.verdict.
 2. top_features or encode_text: what fires. attribute_logit: why a token is predicted. intervene, steer_generate: test it.
+describe_feature: what a feature is (after index_features, once). find_features: which feature. A name: quiz_feature, then label_feature.
 3. Report evidence as the result does: observed < correlational < intervened < controlled. Say "causes" only at the last two, and compare \
-with the controls. error_share is what the SAE does not see. Labels and promoted tokens are hints, not proof.
+with the controls. error_share is what the SAE does not see. A label without a score is a guess.
 A feature is an index of one SAE: it means nothing in another. Handles stay the same after a restart; an error names the exact next call. \
 Calls on one model run one after the other (BUSY after 30 s of waiting). What takes longer than wait_s returns a job_id: call job_status.
 To train: train_sae with dry_run=true, show the plan and ask; then train_sae, job_status, load_sae, evaluate_sae; publish_sae if wanted.\
