@@ -51,8 +51,9 @@ def main() -> int:
         run = IndexRun(model, [sae], joined(arguments.text), cfg, folder=arguments.work, root=Path(root))
         run.go(report=report)
         index = run.indexes()[0]
+        silent = int((index.maxima == 0).sum())
         pack(index, arguments.out)
-    size, silent = arguments.out.stat().st_size, int((index.maxima == 0).sum())
+    size = arguments.out.stat().st_size
     print(
         f"\n{index.manifest.n_tokens:,} tokens, {silent} of {sae.cfg.d_sae} features never fired, {size / 1e6:.2f} MB: {arguments.out.name}"
     )

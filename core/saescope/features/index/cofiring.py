@@ -1,9 +1,10 @@
 """Who fires with whom, and where nobody does, in the contexts of which everything is known."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int, Int16, Int32
+from jaxtyping import Bool, Float64, Int, Int16, Int32
 from torch import Tensor
 
 from saescope.features.index.rows import Cofiring
@@ -23,6 +24,11 @@ class Sample:
     context_size: int
     d_sae: int
     special_ids: Int[Tensor, " n_special"]
+
+    @cached_property
+    def n_fired(self) -> Float64[Tensor, " d_sae"]:
+        """At how many positions each feature fires."""
+        return torch.bincount(self.features.long(), minlength=self.d_sae).double()
 
     def where(self, feature: int) -> Int[Tensor, " n"]:
         """Positions at which a feature fires: context * context_size + pos."""
@@ -48,7 +54,7 @@ def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
     if not len(found):
         return []
     n_all, n_one = float(sample.n_counted), float(len(where))
-    n_other = torch.bincount(sample.features.long(), minlength=sample.d_sae).double()[found]
+    n_other = sample.n_fired[found]
     spread = (n_one * n_other * (n_all - n_one) * (n_all - n_other)).sqrt()
     phi = torch.where(spread > 0, (together[found] * n_all - n_one * n_other) / spread.clamp(min=1e-9), 0.0)
     best = phi.argsort(descending=True, stable=True)[:k]
