@@ -2,15 +2,18 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tests.core.features.planted import FILLERS, WORDS, corpus, planted_sae, sentence
 from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.features import contrast_models, contrast_texts
-from saescope.features.contrast import contrast_scores
+from saescope.features.contrast import Separation, contrast_scores
 from saescope.features.designs import Groups, Pairs
 from saescope.features.text_scores import TextScores, score_texts
 from saescope.models import LanguageModel, Tokens
@@ -100,6 +103,40 @@ def test_what_follows_the_position_is_flagged_where_lengths_differ(glass: Langua
     found = contrast_texts(glass, planted_sae(glass), tokens_of(glass, long), against=tokens_of(glass, short), k=1)
     assert found.features[0].feature == AND and found.features[0].confounds == ["length", "position"]
     assert "may only reflect the length" in found.verdict
+
+
+def test_every_number_of_the_held_out_half_is_what_loops_make_of_it() -> None:
+    scores, first = made_up(16, 20, 60, seed=3)
+    scores = replace(scores, lengths=torch.rand(36, generator=torch.Generator().manual_seed(1)).double() * 30)
+    design = Groups(first, scores.lengths)
+    chosen_on, held_out, split = design.halves(5)
+    assert split and sorted([*chosen_on.tolist(), *held_out.tolist()]) == list(range(36))
+    found, table = contrast_scores(design, scores, k=4, seed=5), scores.scores.double().numpy()
+    rows, half = held_out.numpy(), chosen_on.numpy()
+    ours = first.numpy()
+
+    def check(held: Separation, column: NDArray[Any]) -> None:
+        a, b = column[rows][ours[rows]], column[rows][~ours[rows]]
+        assert held.auc == pytest.approx(np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b]))
+        pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(rows) - 2))
+        assert held.d == pytest.approx((a.mean() - b.mean()) / pooled)
+        lengths = scores.lengths.numpy()[rows]
+        ranks = [rank_within(values, ours[rows]) for values in (column[rows], lengths)]
+        assert held.length_correlation == pytest.approx(np.corrcoef(np.stack(ranks))[0, 1])
+
+    def rank_within(values: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
+        centred = np.where(group, values - values[group].mean(), values - values[~group].mean())
+        return np.array([np.mean(np.flatnonzero(np.isclose(np.sort(centred), x))) for x in centred])
+
+    total = np.zeros(36)
+    for feature in found.features:
+        column = table[:, feature.feature]
+        check(feature.held_out, column)
+        a, b = column[half][ours[half]], column[half][~ours[half]]
+        rises = np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b]) > 0.5
+        total += (1 if rises else -1) * column / column[half].std()
+    assert found.together
+    check(found.together, total)
 
 
 @pytest.mark.parametrize("n1, n2", [(20, 20), (10, 30), (8, 8)])
