@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from saescope import checkpoints as disk
 from saescope.activations import ActivationStore
 from saescope.errors import Cancelled, FormatError, ResourceError
 from saescope.hooks import hook_shape
 from saescope.models import LanguageModel, load_model
 from saescope.saes import SAE
-from saescope.training import checkpoint as disk
 from saescope.training.config import TrainConfig
 from saescope.training.data import StoreBatches, WatchedSource, row_source, store_config
 from saescope.training.trainer import Progress, Trainer
