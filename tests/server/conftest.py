@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -9,6 +10,11 @@ from tests.server.helpers import call, save_random_sae
 
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
+
+if TYPE_CHECKING:
+    from tests.server.knowing import Bench
+
+    from saescope.models import LanguageModel
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +52,11 @@ def tiny(sae_dir: Path, glass_dir: Path, tmp_path_factory: pytest.TempPathFactor
 def sae(tiny: AppState) -> str:
     """The handle of the tiny SAE."""
     return next(iter(tiny.saes))
+
+
+@pytest.fixture(scope="session")
+def bench(glass: "LanguageModel", tmp_path_factory: pytest.TempPathFactory) -> "Bench":
+    """An SAE whose features fire on known words, and its index."""
+    from tests.server.knowing import Bench
+
+    return Bench(tmp_path_factory.mktemp("bench"), glass)

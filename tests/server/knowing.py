@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import pytest
 from tests.core.features.planted import WORDS, corpus, planted_sae
 from tests.server.helpers import call
 
@@ -34,8 +33,3 @@ class Bench:
         reply = await call(state, "load_sae", path=str(self.sae), model=str(glass_dir))
         assert (reply["index"] is not None) is indexed
         return state, reply["sae"]
-
-
-@pytest.fixture(scope="session")
-def bench(glass: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"), glass)

@@ -10,7 +10,7 @@ from mcp.types import ResourceLink, TextResourceContents
 from tests.core.features.planted import WORDS, sentence
 from tests.core.neuronpedia.fake_neuronpedia import FakeNeuronpedia
 from tests.server.helpers import call, refuse
-from tests.server.knowing import KING, Bench, bench  # noqa: F401  (a fixture)
+from tests.server.knowing import KING, Bench
 from typer.testing import CliRunner
 
 from saescope.features import QuizStore
@@ -24,7 +24,7 @@ Server = tuple[AppState, str]
 
 
 @pytest.fixture
-async def server(bench: Bench, glass_dir: Path) -> Server:  # noqa: F811
+async def server(bench: Bench, glass_dir: Path) -> Server:
     return await bench.loaded(glass_dir, indexed=True)
 
 
@@ -112,7 +112,7 @@ async def test_a_quiz_whose_texts_were_shown_to_a_tool_is_void(server: Server, t
     assert error["code"] == "QUIZ_USED" and "quiz_feature" in error["hint"]
 
 
-async def test_an_index_of_the_quizs_own_texts_makes_the_card_void_the_quiz(server: Server, bench: Bench) -> None:  # noqa: F811
+async def test_an_index_of_the_quizs_own_texts_makes_the_card_void_the_quiz(server: Server, bench: Bench) -> None:
     from saescope.features.index import index_features
 
     state, sae = server
@@ -168,7 +168,7 @@ async def test_what_tells_two_sets_of_texts_apart_is_found_and_confirmed(server:
     assert "Too few texts" in few["summary"] and not any(row["confirmed"] for row in few["features"])
 
 
-async def test_two_models_are_compared_on_one_sae(server: Server, bench: Bench, glass_dir: Path) -> None:  # noqa: F811
+async def test_two_models_are_compared_on_one_sae(server: Server, bench: Bench, glass_dir: Path) -> None:
     """The other model is a copy, so nothing may differ."""
     import shutil
 
@@ -203,7 +203,7 @@ async def test_labels_of_neuronpedia_come_only_when_asked_for_and_say_where_from
     site.close()
 
 
-async def test_what_needs_an_index_says_how_to_get_one(bench: Bench, glass_dir: Path) -> None:  # noqa: F811
+async def test_what_needs_an_index_says_how_to_get_one(bench: Bench, glass_dir: Path) -> None:
     state, sae = await bench.loaded(glass_dir, indexed=False)
     error = await refuse(state, "quiz_feature", sae=sae, feature=KING)
     assert (error["code"], error["hint"]) == ("NOT_INDEXED", f'index_features(sae="{sae}")')
@@ -219,6 +219,7 @@ async def test_what_needs_an_index_says_how_to_get_one(bench: Bench, glass_dir: 
         ("find_features", {}, "MISSING_ARGUMENT"),
         ("find_features", {"query": "a", "tokens": ["b"]}, "CONFLICTING_ARGUMENTS"),
         ("find_features", {"against": ["a"], "query": "a"}, "MISSING_ARGUMENT"),
+        ("find_features", {"texts": ["a"], "against": ["b"], "offset": 3}, "CONFLICTING_ARGUMENTS"),
         ("find_features", {"tokens": ["two words"]}, "NOT_ONE_TOKEN"),
         ("describe_feature", {"feature": 12}, "FEATURE_OUT_OF_RANGE"),
         ("describe_feature", {"feature": -1}, "OUT_OF_RANGE"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.core.features.planted import WORDS, planted_sae
 from tests.server.helpers import call, refuse, save_random_sae
-from tests.server.knowing import Bench, bench  # noqa: F401  (a fixture)
+from tests.server.knowing import Bench
 from tests.server.workers import Forked, prepare
 
 from saescope.models import LanguageModel
@@ -34,7 +34,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Forked:
 
 
 @pytest.fixture
-async def server(bench: Bench, glass_dir: Path, workers: Forked) -> tuple[AppState, str]:  # noqa: F811
+async def server(bench: Bench, glass_dir: Path, workers: Forked) -> tuple[AppState, str]:
     return await bench.loaded(glass_dir, indexed=False)
 
 
@@ -62,13 +62,13 @@ async def index(server: tuple[AppState, str], text: Path, **more: Any) -> dict[s
 
 
 @pytest.fixture(scope="session")
-def long_text(bench: Bench) -> Path:  # noqa: F811
+def long_text(bench: Bench) -> Path:
     text = bench.folder / "long.txt"
     text.write_text("\n\n".join([bench.text.read_text(encoding="utf-8")] * 30), encoding="utf-8")
     return text
 
 
-async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(server: tuple[AppState, str], bench: Bench) -> None:  # noqa: F811
+async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(server: tuple[AppState, str], bench: Bench) -> None:
     state, sae = server
     assert (await call(state, "describe_feature", sae=sae, feature=0))["density"] is None
     done = await index(server, bench.text, n_tokens=5000)
@@ -83,7 +83,7 @@ async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(server: tuple[Ap
     assert len(state.runs.all()) == 1
 
 
-async def test_text_that_has_changed_is_indexed_anew(server: tuple[AppState, str], bench: Bench) -> None:  # noqa: F811
+async def test_text_that_has_changed_is_indexed_anew(server: tuple[AppState, str], bench: Bench) -> None:
     text = bench.folder / "changing.txt"
     text.write_text(bench.text.read_text(encoding="utf-8"), encoding="utf-8")
     before = await index(server, text, n_tokens=500)
@@ -124,7 +124,7 @@ async def test_a_full_disk_is_said_with_the_call_that_goes_on(server: tuple[AppS
 
 async def test_several_saes_of_a_model_take_one_pass_and_those_of_another_are_refused(
     server: tuple[AppState, str],
-    bench: Bench,  # noqa: F811
+    bench: Bench,
     glass: LanguageModel,
     glass_dir: Path,
 ) -> None:
@@ -139,7 +139,7 @@ async def test_several_saes_of_a_model_take_one_pass_and_those_of_another_are_re
 
 async def test_weights_that_were_replaced_since_the_load_are_not_indexed_under_their_name(
     server: tuple[AppState, str],
-    bench: Bench,  # noqa: F811
+    bench: Bench,
     glass_dir: Path,
 ) -> None:
     state, _ = server

@@ -20,7 +20,10 @@ _HEADINGS = {
 }
 _SAID = ("total", "n_tokens", "n_left_out", "bos_prepended", "response_format")
 """Numbers that the summary has already."""
-_COLUMNS = {"saes": ("release", "sae_id", "d_sae", "l0", "cached")}
+_COLUMNS = {
+    "saes": ("release", "sae_id", "d_sae", "l0", "cached"),
+    "indexes": ("sae", "n_features", "n_fired", "median_density", "n_tokens", "n_contexts"),
+}
 _WHOLE = ("release", "sae_id")
 """Names that people copy."""
 _COMMON = ("summary", "warnings", "next", "result_id", "evidence", "provenance", "truncated", "next_offset")
@@ -81,7 +84,7 @@ def text_of(value: Any, name: str = "") -> str:
     if isinstance(value, dict):
         return " ".join(f"{text_of(item)}" for item in value.values())
     if isinstance(value, list):
-        quoted = name.endswith(("tokens", "promotes"))
+        quoted = name.endswith(("tokens", "promotes", "suppresses"))
         return ", ".join(repr(item) if quoted else text_of(item) for item in value)
     return repr(value) if name.endswith("token") else str(value)
 

@@ -118,6 +118,8 @@ class FindFeatures(Request):
             _refuse("texts", "texts with against and against_sae", False)
         if self.against and self.against_sae:
             _refuse("against_sae", "against or against_sae", True)
+        if self.offset and (self.against or self.against_sae):
+            _refuse("offset", "a contrast without offset: its features are tested together", True)
         if self.neuronpedia and not self.query:
             _refuse("query", "query with neuronpedia", False)
         return self

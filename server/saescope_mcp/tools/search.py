@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from saescope import features as core
 
 
+MOST_CONTRASTED = 40
+"""Features of a contrast: its half that is held out tests all of them, so they come in one reply."""
 SEED = 0
 """Of the halves into which texts are split."""
 
@@ -76,12 +78,12 @@ async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply
     async with _both(state, request) as (loaded, other):
         from saescope.features import contrast_models, contrast_texts
 
-        texts = await loaded.tokenize(request.texts)
+        texts, k = await loaded.tokenize(request.texts), min(request.k, MOST_CONTRASTED)
         if other is None:
             against = await loaded.tokenize(request.against)
-            done = await loaded.run(contrast_texts, loaded.model, loaded.sae, texts, against=against, k=request.k, seed=SEED)
+            done = await loaded.run(contrast_texts, loaded.model, loaded.sae, texts, against=against, k=k, seed=SEED)
         else:
-            done = await loaded.run(contrast_models, loaded.model, loaded.sae, texts, other=other.model, k=request.k, seed=SEED)
+            done = await loaded.run(contrast_models, loaded.model, loaded.sae, texts, other=other.model, k=k, seed=SEED)
     labels = await labels_of(loaded, [row.feature for row in done.features])
     return FindFeaturesReply(
         summary=f"{done.verdict} {done.total} features fire on these texts.",
