@@ -33,7 +33,10 @@ class IndexWorker(Worker):
     def do(self) -> dict[str, Any]:
         from saescope.activations import open_dataset
         from saescope.features.index import IndexConfig, IndexRun
+        from saescope.training.machine import n_threads, use_threads
 
+        use_threads(self.run.config.get("threads", n_threads()))
+        self.write(config={"threads": n_threads()})  # a resumed run is bit-equal with as many
         asked, settings = IndexFeatures.model_validate(self.run.request), self.run.settings
         with cancellable(self.stop):
             model, saes = self._loaded()
