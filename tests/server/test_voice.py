@@ -18,10 +18,11 @@ from tests.server.helpers import call
 
 from saescope.catalogue import releases
 from saescope_mcp.app import ALL_TOOLS, build_server
+from saescope_mcp.jobs import Run
 from saescope_mcp.prompts import PROMPTS
 from saescope_mcp.resources import SkillExtension, skill_folder
 from saescope_mcp.settings import Settings
-from saescope_mcp.state import AppState
+from saescope_mcp.state import AppState, Placement, Source
 
 NEEDED = {"explain_prediction": {"prompt": "The capital of France is"}, "test_concept": {"concept": "irony"}}
 SKILL = Path(__file__).parents[2] / "skills" / "saescope"
@@ -75,6 +76,22 @@ async def test_what_the_user_gave_is_in_the_prompt_and_quotes_in_it_do_no_harm()
     assert said == {"sae": "HANDLE", "prompt": 'He said "no" and', "sign": "positive", "target": " left"}
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("explain_predictions", {}, "Nearest: explain_prediction."),
+        ("judge_sae", {"handle": "a/b"}, "no argument of judge_sae 'handle' (there are: sae)"),
+        ("explain_prediction", {"target": " a"}, "needs the argument prompt"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_prompt_asked_for_wrongly_says_what_there_is(name: str, arguments: dict[str, str], said: str, mode: Any) -> None:
+    async with Client(build_server(Settings()), mode=mode) as client:
+        with pytest.raises(MCPError) as caught:
+            await client.get_prompt(name, arguments)
+    assert said in caught.value.message and caught.value.code == -32602
+
+
 async def test_the_catalogue_is_a_resource_and_so_is_each_release(state: AppState) -> None:
     whole = json.loads(await read(build_server(state=state), "sae://catalogue"))
     assert whole["total"] == sum(map(len, releases().values())) and len(whole["releases"]) == len(releases())
@@ -109,16 +126,19 @@ async def completions(state: AppState, ref: Any, name: str, typed: str) -> list[
     return found.values
 
 
-async def test_handles_releases_and_models_are_completed(tiny: AppState) -> None:
-    handle = next(iter(tiny.saes))
+async def test_handles_releases_jobs_and_models_are_completed(state: AppState) -> None:
+    handle = "smollm2-135m/14.resid_post"
+    state.known.remember(handle, Source(), Placement())
+    state.runs.table.add(Run(id="train-1a2b3c", tool="train_sae", state="done", created=0.0, queued=0.0, heartbeat=0.0), most_live=1)
     judge, release = PromptReference(name="judge_sae"), ResourceTemplateReference(uri="sae://catalogue/{release}")
-    assert await completions(tiny, judge, "sae", handle[:5]) == [handle]
-    assert await completions(tiny, judge, "sae", "no such thing") == []
-    of_jb = await completions(tiny, release, "release", "GPT2-small-res")
+    assert await completions(state, judge, "sae", handle[:5]) == [handle]
+    assert await completions(state, judge, "sae", "no such thing") == []
+    assert await completions(state, ResourceTemplateReference(uri="sae://jobs/{job_id}"), "job_id", "1A2") == ["train-1a2b3c"]
+    of_jb = await completions(state, release, "release", "GPT2-small-res")
     assert of_jb[0].startswith("gpt2-small-res") and "gpt2-small-res-jb" in of_jb
-    assert "gpt2-small" in await completions(tiny, PromptReference(name="train_an_sae"), "model", "gpt2")
-    assert len(await completions(tiny, release, "release", "")) == 100
-    assert await completions(tiny, PromptReference(name="test_concept"), "concept", "a") == []
+    assert "gpt2-small" in await completions(state, PromptReference(name="train_an_sae"), "model", "gpt2")
+    assert len(await completions(state, release, "release", "")) == 100
+    assert await completions(state, PromptReference(name="test_concept"), "concept", "a") == []
 
 
 def test_the_skill_that_is_served_is_the_one_in_this_checkout() -> None:
