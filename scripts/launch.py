@@ -158,12 +158,13 @@ class Desk:
         if method == "tools/call" and not self.failed and params.get("name") != "server_status":
             self.waiting.append(Pending(line, message["id"], time.monotonic() + WAIT_S))
             return None
-        found = self._call(params.get("name", "")) if method == "tools/call" else _listing(method, params)
+        found = self._call() if method == "tools/call" else _listing(method, params)
         error = {"code": -32601, "message": f"{method} is not there before saescope is installed."}
         return _send({"jsonrpc": "2.0", "id": message["id"], **({"result": found} if found is not None else {"error": error})})
 
-    def _call(self, tool: str) -> Message:
-        return {"content": [{"type": "text", "text": self._progress()}], "isError": tool != "server_status" or self.failed}
+    def _call(self) -> Message:
+        """No error while it installs: after three of those Hermes gives a server up for a minute."""
+        return {"content": [{"type": "text", "text": self._progress()}], "isError": self.failed}
 
     def _progress(self) -> str:
         log = self.place.log.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -192,7 +193,7 @@ class Desk:
         """Tell those that wait how it stands."""
         with self.lock:
             for call in filter(which, self.waiting):
-                _send({"jsonrpc": "2.0", "id": call.id, "result": self._call("")})
+                _send({"jsonrpc": "2.0", "id": call.id, "result": self._call()})
             self.waiting = [call for call in self.waiting if not which(call)]
 
     def _hand_over(self) -> bool:

@@ -1,11 +1,12 @@
 """Claude Code, Codex, Gemini and Hermes install the plugin, connect to its server and find its skill."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
-from tests.clients.conftest import Run
+from tests.clients.conftest import KEPT, Run
 
 from saescope_mcp.app import ALL_TOOLS
 
@@ -43,7 +44,8 @@ def test_hermes_reads_the_skill_and_its_first_call_is_answered_by_the_real_serve
     run: Run, clients: Path, checkout: Path, launcher: Path, tmp_path: Path
 ) -> None:
     """From nothing installed to the document of find_saes, on one connection."""
-    server = {"command": "uv", "args": ["run", "--script", str(launcher)], "timeout": 600, "connect_timeout": 120}
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}  # Hermes passes on nothing else
+    server = {"command": "uv", "args": ["run", "--script", str(launcher)], "env": passed_on, "timeout": 600, "connect_timeout": 120}
     config = {"mcp_servers": {"sae": server}, "skills": {"external_dirs": [str(checkout / "skills")]}}
     (tmp_path / ".hermes").mkdir()
     (tmp_path / ".hermes" / "config.yaml").write_text(json.dumps(config))

@@ -25,7 +25,7 @@ def test_skillsaw_finds_nothing_in_the_skill_and_the_manifests(run: Run, checkou
 @pytest.mark.parametrize("era", ["legacy", "modern"])
 def test_the_inspectors_strict_checks_pass(run: Run, era: str) -> None:
     listing = ("mcp-inspector", "--cli", "--method", "tools/list", "--strict", "--format", "json", "-q", "--protocol-era", era)
-    assert json.loads(run(*listing, "--", *SERVER))["tools"]
+    assert json.loads(run(*listing, "--", *SERVER))["result"]["tools"]
 
 
 def test_the_inspector_verifies_the_skill_that_the_server_serves(run: Run) -> None:
