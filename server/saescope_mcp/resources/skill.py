@@ -4,6 +4,7 @@ Clients of that extension list it with digests; all others see plain resources u
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ class SkillExtension(Extension):
     def _resource(self, path: Path) -> FunctionResource:
         name, description = path.relative_to(self.folder).as_posix(), f"A file of the skill {NAME}, linked from its SKILL.md."
         if name == "SKILL.md":
-            said = self._frontmatter()
-            name, description = said["name"], said["description"]
+            line = re.search(r"^description: (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            name, description = NAME, line[1] if line else ""  # without a YAML parser: every start pays for this
 
         async def read() -> str:
             try:
