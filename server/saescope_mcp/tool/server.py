@@ -15,6 +15,7 @@ from saescope_mcp.schemas.bounds import MARK, publish_bounds
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool.call import Outcome, Tool
+from saescope_mcp.tool.progress import reported
 from saescope_mcp.tool.refusal import unknown_tool
 
 
@@ -25,7 +26,9 @@ class BoundTool(SDKTool):
     _state: AppState = PrivateAttr()
 
     async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> CallToolResult:
-        return _result(await self._tool.call(self._state, arguments))
+        async with reported(context, self._state):
+            outcome = await self._tool.call(self._state, arguments)
+        return _result(outcome)
 
 
 def bind(tool: Tool, state: AppState) -> BoundTool:
