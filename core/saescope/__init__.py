@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from saescope.evals import evaluate as evaluate
     from saescope.features import encode_texts as encode_texts
     from saescope.features import rank_features as rank_features
+    from saescope.features.index import find_index as find_index
+    from saescope.features.index import index_features as index_features
     from saescope.hooks import edit_activations as edit_activations
     from saescope.hooks import record_activations as record_activations
     from saescope.load import load_sae as load_sae
@@ -42,6 +44,8 @@ _HOME = {
     "edit_activations": "hooks",
     "encode_texts": "features",
     "evaluate": "evals",
+    "find_index": "features.index",
+    "index_features": "features.index",
     "intervene": "steering",
     "load_model": "models",
     "load_sae": "load",

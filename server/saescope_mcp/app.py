@@ -14,11 +14,11 @@ from mcp.types import Completion, CompletionArgument, Icon
 from saescope import __version__
 from saescope_mcp.completions import complete
 from saescope_mcp.prompts import PROMPTS
-from saescope_mcp.resources import Resource, SkillExtension, catalogue, jobs, register, skill_folder
+from saescope_mcp.resources import Resource, SkillExtension, apps, catalogue, jobs, register, serve_pages, skill_folder
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
-from saescope_mcp.tools import attribute, evaluate, find, load, publish, read, status, steer, train
+from saescope_mcp.tools import attribute, describe, evaluate, find, index, load, publish, quiz, read, runs, search, status, steer, train
 
 ALL_TOOLS: tuple[Tool, ...] = (
     *find.TOOLS,
@@ -27,7 +27,12 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *read.TOOLS,
     *attribute.TOOLS,
     *steer.TOOLS,
+    *index.TOOLS,
+    *describe.TOOLS,
+    *search.TOOLS,
+    *quiz.TOOLS,
     *train.TOOLS,
+    *runs.TOOLS,
     *evaluate.TOOLS,
     *publish.TOOLS,
 )
@@ -62,7 +67,7 @@ def build_server(settings: Settings | None = None, state: AppState | None = None
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
         tools=[bind(tool, state) for tool in ALL_TOOLS],
-        extensions=[SkillExtension(folder)] if folder else [],
+        extensions=[apps(), *([SkillExtension(folder)] if folder else [])],
         log_level="WARNING",
     )
     _add_voice(server, state)
@@ -77,6 +82,7 @@ def _add_voice(server: Server, state: AppState) -> None:
         )
     for resource in ALL_RESOURCES:
         register(server, resource, state)
+    serve_pages(server, state)
 
     @server.completion()
     async def _(ref: Any, argument: CompletionArgument, context: Any) -> Completion:

@@ -44,11 +44,12 @@ def test_concept(
     """Find features of a concept, and test on new texts and by steering whether they are that."""
     return f"""Find out whether the model has a feature for this concept, and test it: {concept!r}.
 1. {_load(sae)}
-2. Write eight short texts with the concept and eight like them without it: same length, same topics, same style. Keep four of each side \
-for step 4.
-3. Call top_features(sae="{sae or "HANDLE"}", texts=[four with], against=[four without], rank_by="contrast"). Distrust features that are \
-dense, that fire on one word only, or that follow length or punctuation.
-4. Test the best two or three on the texts that you kept: encode_text. How often does each fire with the concept, and how often without?
+2. Write thirty short texts with the concept and thirty like them without it: same length, same topics, same style.
+3. Call find_features(sae="{sae or "HANDLE"}", texts=[with], against=[without]): features are chosen on one half of the texts and tested \
+on the other. Go by the held-out separation. Distrust features that are dense, that fire on one word only, or that follow length.
+4. For the best two or three: describe_feature(sae="{sae or "HANDLE"}", feature=0) with the index in place of 0. Do other texts say the \
+same? Then quiz_feature, answer its items from your idea of the feature alone, and label_feature with the quiz_id: balanced_accuracy is \
+the test.
 5. Steer with the best one: steer_generate(sae="{sae or "HANDLE"}", prompt="...", features=[{{"feature": 0, "strength": 1}}]) with its \
 index in place of 0, at strengths 0.5, 1 and 2. Compare steered with baseline and with controls; broken text proves nothing.
 6. "No such feature in this SAE" is a result: say so rather than keep the least bad one.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -64,8 +65,16 @@ class Settings(BaseModel):
     max_wait_s: float = Field(default=55.0, ge=0)
     keep_jobs: int = Field(default=50, ge=1)
 
+    max_examples: int = Field(default=30, ge=0)
+    max_group_texts: int = Field(default=64, ge=1)
+    """Texts of each of two groups that are told apart."""
+    max_answers: int = Field(default=40, ge=1)
+    label_source: Literal["agent", "you"] = "agent"
+    """Who labels features here."""
+
     max_queued_jobs: int = Field(default=4, ge=0)
-    """Trainings that may wait while one runs."""
+    """Trainings and indexings that may wait while one runs."""
+    max_index_tokens: int = Field(default=10**9, ge=1)
     max_training_tokens: int = Field(default=10**9, ge=1)
     max_batch_size: int = Field(default=65536, ge=1)
     max_options: int = Field(default=40, ge=1)

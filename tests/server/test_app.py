@@ -16,9 +16,10 @@ SNAPSHOT = Path(__file__).parent / "snapshots" / "tools.json"
 NAMES = {
     *("find_saes", "load_sae", "unload", "server_status", "job_status", "encode_text", "top_features"),
     *("attribute_logit", "intervene", "steer_generate"),
+    *("index_features", "describe_feature", "find_features", "quiz_feature", "label_feature"),
     *("train_sae", "cancel_job", "evaluate_sae", "publish_sae"),
 }
-CHANGING = ("load_sae", "unload", "train_sae", "cancel_job", "publish_sae")
+CHANGING = ("load_sae", "unload", "index_features", "quiz_feature", "label_feature", "train_sae", "cancel_job", "publish_sae")
 
 
 async def listed() -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ def test_listing_the_tools_imports_no_torch() -> None:
         "anyio.run(main)\nprint([name for name in ('torch', 'transformers', 'typer', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["14", "[]"]
+    assert done.stdout.splitlines() == ["19", "[]"]
 
 
 async def test_names_descriptions_and_schemas_fit_a_small_part_of_a_context() -> None:

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 FORKED = multiprocessing.get_context("forkserver")
-PRELOADED = ["saescope_mcp.worker", "saescope.training", "saescope.models", "saescope.evals"]
+PRELOADED = ["saescope_mcp.worker.process", "saescope.training", "saescope.models", "saescope.evals", "saescope.features.index"]
 
 
 @dataclass
@@ -46,8 +46,9 @@ def prepare() -> None:
 
 
 def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int) -> None:
+    from saescope.features.index import build
     from saescope.training import plan
-    from saescope_mcp import worker
+    from saescope_mcp.worker import base, process
 
     os.setsid()
     os.environ.update(environment)
@@ -58,5 +59,6 @@ def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int) ->
     if fsize:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
-    plan.MEASURE_S, worker.HEARTBEAT_S, worker.LOCK_WAIT_S = 0.02, 0.05, 0.5
-    os._exit(worker.main([run_id]))
+    build.CHECKPOINT_S = 0.2
+    plan.MEASURE_S, base.HEARTBEAT_S, process.LOCK_WAIT_S = 0.02, 0.05, 0.5
+    os._exit(process.main([run_id]))

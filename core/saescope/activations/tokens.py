@@ -108,10 +108,10 @@ def read_contexts(model: LanguageModel, dataset: Dataset, cfg: ContextConfig) ->
 class ContextStream:
     """Contexts of one split in random order, epoch after epoch, from a position that can be saved."""
 
-    def __init__(self, model: LanguageModel, dataset: Dataset, cfg: ContextConfig) -> None:
+    def __init__(self, model: LanguageModel, dataset: Dataset, cfg: ContextConfig, *, pool_tokens: int | None = None) -> None:
         self.dataset, self.cfg = dataset, cfg
         self.packer = Packer(model, cfg)
-        n_rows = max(1, POOL_TOKENS // cfg.context_size)
+        n_rows = max(1, (pool_tokens or POOL_TOKENS) // cfg.context_size)
         self.slots = Slots(n_rows, cfg.seed)
         self.pool = torch.full((n_rows, cfg.context_size), NOTHING, dtype=torch.int32)
         self.overflow = self.pool[:0]
@@ -123,6 +123,11 @@ class ContextStream:
     def memory_bytes(self) -> int:
         """The most that the pool and its index take."""
         return self.pool.nbytes + self.slots.order.nbytes
+
+    @property
+    def at_end(self) -> bool:
+        """Every context of this epoch was given; the next call of `take` begins another one."""
+        return self.ended and not self.slots.n_filled and not len(self.overflow)
 
     def take(self, n: int) -> Int[Tensor, "m context_size"]:
         """The next `n` contexts, fewer at the end of an epoch, never none.

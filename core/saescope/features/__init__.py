@@ -1,7 +1,64 @@
-"""What features fire on and what they write."""
+"""What features fire on, what they write, what they are called, and what sets texts apart."""
 
 from saescope.effects import logit_effects, promoted_tokens
+from saescope.features.card import (
+    CardBin,
+    CardCorpus,
+    CardExample,
+    CardLabel,
+    CardNeighbour,
+    CardPartner,
+    CardToken,
+    FeatureCard,
+    card_label,
+    feature_card,
+)
+from saescope.features.contrast import Contrast, ContrastFeature, Separation, contrast_models, contrast_texts
 from saescope.features.encode import Encoded, TextFeatures, encode_texts
+from saescope.features.labels import Label, LabelStore
+from saescope.features.neighbours import Neighbour, nearest_features
+from saescope.features.quiz import make_quiz
+from saescope.features.quiz_store import Quiz, QuizItem, QuizStore
 from saescope.features.rank import RankedFeature, Ranking, rank_features
+from saescope.features.scores import LabelScore
+from saescope.features.search import Found, FoundFeature, find_by_label, find_by_texts, find_by_tokens
 
-__all__ = ["Encoded", "RankedFeature", "Ranking", "TextFeatures", "encode_texts", "logit_effects", "promoted_tokens", "rank_features"]
+__all__ = [
+    "CardBin",
+    "CardCorpus",
+    "CardExample",
+    "CardLabel",
+    "CardNeighbour",
+    "CardPartner",
+    "CardToken",
+    "Contrast",
+    "ContrastFeature",
+    "Encoded",
+    "FeatureCard",
+    "Found",
+    "FoundFeature",
+    "Label",
+    "LabelScore",
+    "LabelStore",
+    "Neighbour",
+    "Quiz",
+    "QuizItem",
+    "QuizStore",
+    "RankedFeature",
+    "Ranking",
+    "Separation",
+    "TextFeatures",
+    "card_label",
+    "contrast_models",
+    "contrast_texts",
+    "encode_texts",
+    "feature_card",
+    "find_by_label",
+    "find_by_texts",
+    "find_by_tokens",
+    "logit_effects",
+    "make_quiz",
+    "nearest_features",
+    "promoted_tokens",
+    "rank_features",
+]

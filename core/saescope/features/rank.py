@@ -10,6 +10,7 @@ from torch import Tensor
 from saescope.effects import promoted_tokens
 from saescope.errors import ArgumentError
 from saescope.features.encode import TextFeatures, encode_texts
+from saescope.features.separation import d_of_moments
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
 
@@ -50,6 +51,7 @@ class Ranking:
 @dataclass(frozen=True, slots=True)
 class _Sums:
     total: Float[Tensor, " d_sae"]
+    squares: Float[Tensor, " d_sae"]
     count: Float[Tensor, " d_sae"]
     maximum: Float[Tensor, " d_sae"]
     n_tokens: int
@@ -66,7 +68,7 @@ def rank_features(
     offset: int = 0,
     include_special: bool = False,
 ) -> Ranking:
-    """Features by maximum, mean or count of tokens, or by the difference of mean activations to the texts `against`.
+    """Features by maximum, mean or count of tokens, or by the effect size (Cohen's d over tokens) against other texts.
 
     Raises:
         ArgumentError: an unknown ranking, or `against` and "contrast" not given together.
@@ -85,7 +87,7 @@ def rank_features(
     scores = {"max": sums.maximum, "mean": sums.total / max(sums.n_tokens, 1), "count": sums.count.double()}.get(rank_by)
     if scores is None:
         other = _sum(encode_texts(model, sae, against, include_special=include_special).texts, sae)
-        scores = sums.total / max(sums.n_tokens, 1) - other.total / max(other.n_tokens, 1)
+        scores = d_of_moments((sums.n_tokens, sums.total, sums.squares), (other.n_tokens, other.total, other.squares))
     firing = sums.count.nonzero()[:, 0]
     order = firing[scores[firing].sort(descending=True, stable=True).indices]
     page = order[offset : offset + k].tolist()
@@ -96,14 +98,15 @@ def rank_features(
 
 def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:
     total = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device=sae.device)
-    count, maximum = torch.zeros_like(total), torch.zeros_like(total)
+    squares, count, maximum = torch.zeros_like(total), torch.zeros_like(total), torch.zeros_like(total)
     for text in texts:
         kept = text.acts.select(text.counted[text.acts.positions])
         values = kept.values.double()
         total.index_add_(0, kept.features, values)
+        squares.index_add_(0, kept.features, values.square())
         count.index_add_(0, kept.features, torch.ones_like(values))
         maximum.scatter_reduce_(0, kept.features, values, "amax")
-    return _Sums(total, count, maximum, int(sum(text.counted.sum() for text in texts)))
+    return _Sums(total, squares, count, maximum, int(sum(text.counted.sum() for text in texts)))
 
 
 def _ranked(feature: int, score: float, sums: _Sums, texts: Sequence[TextFeatures], promotes: list[str]) -> RankedFeature:

@@ -1,5 +1,6 @@
-"""Pictures from plain data."""
+"""Pictures and pages from plain data."""
 
-from saescope.render.pictures import density_histogram, training_curves, variance_by_position
+from saescope.render.feature_page import feature_app, feature_page
+from saescope.render.pictures import density_histogram, feature_picture, training_curves, variance_by_position
 
-__all__ = ["density_histogram", "training_curves", "variance_by_position"]
+__all__ = ["density_histogram", "feature_app", "feature_page", "feature_picture", "training_curves", "variance_by_position"]

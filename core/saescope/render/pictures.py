@@ -1,8 +1,10 @@
-"""PNG pictures of a training and of an evaluation. Each has a background of its own, so that it reads on light and dark pages."""
+"""PNG pictures of a training, an evaluation and a feature, each with a background of its own: they read on light and dark pages."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
+
+from saescope.render.feature_page import number, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,6 +74,48 @@ def variance_by_position(bins: Sequence[PositionRow], *, overall: float | None =
     axes.set_xlabel("position in the context")
     axes.set_ylabel("explained variance")
     return _png(figure)
+
+
+def feature_picture(card: Mapping[str, Any]) -> bytes:
+    """How strongly a feature fires, and the tokens it promotes (blue) and suppresses (orange); `card` as for the page."""
+    figure, (upper, lower) = _figure(2, height=5.2, title=f"Feature {card['feature']}{_named(card['labels'])}")
+    upper.title.set_parse_math(False)
+    rows = [row for row in card["histogram"] if row["count"]]
+    upper.bar(
+        [row["low"] for row in rows], [row["count"] for row in rows], [row["high"] - row["low"] for row in rows], align="edge", color=BLUE
+    )
+    upper.set_xlabel(f"activation (maximum {number(card['max_activation'])})" if rows else "never seen firing")
+    if rows:
+        upper.set(xscale="log", yscale="log", ylabel="times", ylim=(0.8, None))
+        upper.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        upper.xaxis.set_minor_formatter(lambda value, _: "")
+    tokens = [*card["promotes"][:8], *reversed(card["suppresses"][:4])]
+    effects = [row["effect"] for row in tokens]
+    lower.barh(range(len(tokens)), effects, color=[BLUE if effect > 0 else ORANGE for effect in effects])
+    lower.set_yticks(range(len(tokens)), [_drawn(row["token"]) for row in tokens])
+    for label in lower.get_yticklabels():
+        label.set_parse_math(False)
+    lower.invert_yaxis()
+    lower.set_xlabel("change of a token's logit by one unit, before the norm's scale" if tokens else "writes to no token directly")
+    return _png(figure)
+
+
+def _named(labels: Sequence[Mapping[str, Any]]) -> str:
+    """The best label and whether it was tested."""
+    if not labels:
+        return ": no label"
+    score = labels[0]["score"]
+    tested = f"{score['balanced_accuracy']:.2f} balanced accuracy" if score else "not tested"
+    return f": {_drawn(labels[0]['text'], 60)} ({tested})"
+
+
+def _drawn(text: str, limit: int = 24) -> str:
+    """What matplotlib's own font can draw of a text; other characters by their code points."""
+    from matplotlib.font_manager import findfont, get_font
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    drawn = "".join(char if ord(char) in known else f"U+{ord(char):04X}" for char in visible(text[: limit + 1]))
+    return drawn if len(text) <= limit else f"{drawn[:limit]}\u2026"
 
 
 def _spread(points: Sequence[Mapping[str, float | int]], name: str) -> float:

@@ -14,6 +14,7 @@ from saescope.saes import SAE
 from saescope.splice import SiteRecord, run_variants
 from saescope.steering.edits import FeatureEdit, change_at_site
 from saescope.steering.prepare import prepare
+from saescope.steering.units import IndexedMaxima
 
 N_TOP = 5
 
@@ -55,6 +56,7 @@ def intervene(
     *,
     unit: str = "max",
     reference: Float[Tensor, " d_sae"] | None = None,
+    indexed: IndexedMaxima | None = None,
     target: int | str | None = None,
     against: int | str | None = None,
     n_controls: int = 2,
@@ -65,11 +67,13 @@ def intervene(
     A control makes each edit's change, of the same norm at the same positions, along another feature's decoder row (project_out
     removes that row instead).
 
+    `unit="max"` is the maximum over the index if `indexed` is given, else on the prompt and the text that `reference` is of.
+
     Raises:
         ArgumentError: an edit names no such feature, mode or position.
     """
     site, masks, units, plan, _, controls = prepare(
-        model, sae, tokens, edits, unit=unit, reference=reference, n_controls=n_controls, seed=seed
+        model, sae, tokens, edits, unit=unit, reference=reference, indexed=indexed, n_controls=n_controls, seed=seed
     )
     target, against = token_pair(model, target, against)
     ids = model.batch(tokens.ids)

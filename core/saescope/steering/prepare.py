@@ -11,7 +11,7 @@ from saescope.models import LanguageModel, Tokens, counted
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, read_site
 from saescope.steering.edits import FeatureEdit, Plan, check_edits, control_plan, make_plan
-from saescope.steering.units import Units, draw_features, resolve_units
+from saescope.steering.units import IndexedMaxima, Units, draw_features, resolve_units
 
 
 class Prepared(NamedTuple):
@@ -35,6 +35,7 @@ def prepare(
     *,
     unit: str,
     reference: Float[Tensor, " d_sae"] | None,
+    indexed: IndexedMaxima | None,
     n_controls: int,
     seed: int,
 ) -> Prepared:
@@ -47,9 +48,11 @@ def prepare(
     masks = torch.stack([counted(tokens, edit.positions) for edit in edits]).to(model.device)
     site = read_site(model, sae, model.batch(tokens.ids))
     maxima = _known_maxima(site, counted(tokens).to(model.device), reference)
-    units = resolve_units(edits, maxima, unit)
+    if indexed is not None:
+        indexed = indexed._replace(values=indexed.values.to(maxima))
+    units = resolve_units(edits, maxima, unit, indexed=indexed)
     plan = make_plan(sae, edits, units.values, masks)
-    drawn = draw_features(edits, maxima, n_draws=n_controls, seed=seed)
+    drawn = draw_features(edits, maxima if indexed is None else maxima.maximum(indexed.values), n_draws=n_controls, seed=seed)
     return Prepared(site, masks, units, plan, drawn, [control_plan(sae, plan, features) for features in drawn])
 
 

@@ -15,6 +15,7 @@ from saescope.saes import SAE
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.generate import Generation, generate
 from saescope.steering.prepare import Prepared, prepare
+from saescope.steering.units import IndexedMaxima
 
 N_CONCEPT = 20
 MOST_PERPLEXED = 20
@@ -58,6 +59,7 @@ def steer(
     *,
     unit: str = "max",
     reference: Float[Tensor, " d_sae"] | None = None,
+    indexed: IndexedMaxima | None = None,
     max_new_tokens: int = 48,
     n_samples: int = 1,
     temperature: float = 0.0,
@@ -68,13 +70,14 @@ def steer(
 ) -> Steering:
     """Generate from the prompt unsteered, steered, and with changes of equal norm along random features, all in one batch.
 
-    Edits act at every position of prompt and continuation but position 0 and special tokens. `reference` are maxima on another text.
+    Edits act at every position of prompt and continuation but position 0 and special tokens. `reference` are maxima on
+    another text; `indexed`, over a corpus, come before these.
 
     Raises:
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that fills the context.
     """
     _check(model, sae, tokens, edits, n_samples, temperature)
-    ready = prepare(model, sae, tokens, edits, unit=unit, reference=reference, n_controls=n_controls, seed=seed)
+    ready = prepare(model, sae, tokens, edits, unit=unit, reference=reference, indexed=indexed, n_controls=n_controls, seed=seed)
     rows = generate(
         model,
         sae,

@@ -21,8 +21,17 @@ class Units(NamedTuple):
     warnings: list[str]
 
 
-def resolve_units(edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], unit: str) -> Units:
-    """Strength 1 as "raw", the SAE's own unit, or as "max", the feature's maximum (the median of all maxima for one that never fired).
+class IndexedMaxima(NamedTuple):
+    """Each feature's largest activation over a corpus, 0 where it never fired, and what the corpus is, in words."""
+
+    values: Float[Tensor, " d_sae"]
+    corpus: str
+
+
+def resolve_units(
+    edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], unit: str, *, indexed: IndexedMaxima | None = None
+) -> Units:
+    """Strength 1 as "raw", the SAE's own unit, or as "max": the feature's maximum over the index, else in `maxima`, else a median.
 
     Raises:
         ArgumentError: an unknown unit.
@@ -31,16 +40,27 @@ def resolve_units(edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"],
         raise ArgumentError(f"unit {unit!r} is unknown.", code="INVALID_CHOICE", field="unit", got=unit, allowed=["max", "raw"])
     if unit == "raw":
         return Units([1.0] * len(edits), "raw: the SAE's own activation units", [])
-    fired = maxima[maxima > 0]
+    known = maxima if indexed is None else torch.where(indexed.values > 0, indexed.values, maxima)
+    fired = known[known > 0]
     median = float(fired.median()) if len(fired) else 1.0
-    silent = [edit.feature for edit in edits if maxima[edit.feature] <= 0 and edit.mode in ("add", "clamp")]
+    silent = dict.fromkeys(edit.feature for edit in edits if known[edit.feature] <= 0 and edit.mode in ("add", "clamp"))
+    where = f"over {indexed.corpus}, " if indexed else ""
+    more = "more text may" if indexed else "a corpus would"
     warnings = [
-        f"Feature {feature} fired neither on the probe text nor on this prompt: its unit is the median maximum of the features that did "
-        f"({median:.4g}). index_features over a corpus would give its own."
-        for feature in dict.fromkeys(silent)
+        f"Feature {feature} fired neither {where}on the probe text nor on this prompt: its unit is the median maximum of the features that "
+        f"did ({median:.4g}). index_features over {more} give its own."
+        for feature in silent
     ]
-    values = [float(maxima[edit.feature]) or median for edit in edits]
-    return Units(values, "maximum on the probe text and this prompt" + (", or the median of all such maxima" if silent else ""), warnings)
+    values = [float(known[edit.feature]) or median for edit in edits]
+    return Units(values, _source(edits, indexed, bool(silent)), warnings)
+
+
+def _source(edits: Sequence[FeatureEdit], indexed: IndexedMaxima | None, silent: bool) -> str:
+    here, median = "maximum on the probe text and this prompt", ", or the median of all such maxima" if silent else ""
+    if indexed is None:
+        return here + median
+    missing = any(indexed.values[edit.feature] <= 0 for edit in edits)
+    return f"indexed maximum over {indexed.corpus}" + (f"; where a feature never fired there, {here}{median}" if missing else "")
 
 
 def draw_features(edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], *, n_draws: int, seed: int) -> list[list[int]]:

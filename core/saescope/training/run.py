@@ -9,12 +9,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from saescope import checkpoints as disk
 from saescope.activations import ActivationStore
 from saescope.errors import Cancelled, FormatError, ResourceError
 from saescope.hooks import hook_shape
 from saescope.models import LanguageModel, load_model
 from saescope.saes import SAE
-from saescope.training import checkpoint as disk
 from saescope.training.config import TrainConfig
 from saescope.training.data import StoreBatches, WatchedSource, row_source, store_config
 from saescope.training.trainer import Progress, Trainer

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NumericError
 from saescope.saes import SAE
-from saescope.training import checkpoint as disk
 from saescope.training.config import TrainConfig
 from saescope.training.history import History, Point, measure
 from saescope.training.loggers import make_log

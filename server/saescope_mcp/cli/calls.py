@@ -20,7 +20,7 @@ LOAD_SAE = load.TOOLS[0]
 
 def person_settings() -> Settings:
     """A person typed the path, and waits."""
-    return Settings.from_env().model_copy(update={"read_anywhere": True, "max_wait_s": FOREVER_S})
+    return Settings.from_env().model_copy(update={"read_anywhere": True, "label_source": "you", "max_wait_s": FOREVER_S})
 
 
 def call(tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]) -> Outcome:

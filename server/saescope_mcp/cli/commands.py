@@ -73,12 +73,17 @@ def command_for(tool: Tool) -> Callable[..., None]:
     def command(**given: Any) -> None:
         as_json = given.pop("as_json")
         loading = arguments_from(LOAD_SAE.request, {name: given.pop(name) for name in _LOADING}) if needs_sae else {}
-        outcome = _training(given, as_json=as_json) if tool.name == "train_sae" else _outcome(tool, given, loading)
+        if tool.name == "train_sae":
+            outcome = _training(given, as_json=as_json)
+        elif tool.name == "index_features":
+            outcome = _indexing(given, loading, as_json=as_json)
+        else:
+            outcome = _outcome(tool, given, loading)
         if as_json:
             sys.stdout.write(json.dumps(outcome.document, ensure_ascii=False) + "\n")
         else:
             show(outcome, Console())
-        stopped = tool.name == "train_sae" and outcome.document.get("state") in ("cancelled", "interrupted")
+        stopped = tool.name in ("train_sae", "index_features") and outcome.document.get("state") in ("cancelled", "interrupted")
         raise typer.Exit(INTERRUPTED if stopped else int(outcome.is_error))
 
     parameters = options_of(tool.request)
@@ -105,6 +110,15 @@ def _training(given: dict[str, Any], *, as_json: bool) -> Outcome:
         return train(given, Console(stderr=True, quiet=as_json))
     except ConfigError as error:
         return Outcome(dict(refusal("train_sae", error)), is_error=True)
+
+
+def _indexing(given: dict[str, Any], loading: dict[str, Any], *, as_json: bool) -> Outcome:
+    from saescope_mcp.cli.indexing import index
+
+    try:
+        return index(given, loading, Console(stderr=True, quiet=as_json), _say)
+    except ConfigError as error:
+        return Outcome(dict(refusal("index_features", error)), is_error=True)
 
 
 def _say(message: str) -> None:

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from saescope_mcp.schemas.common import Item
 
+_YES_NO = {"yes": True, "true": True, "y": True, "1": True, "no": False, "false": False, "n": False, "0": False}
 _ITEM = re.compile(r"(?P<feature>[^=:@]+)(=(?P<strength>[^:@]+))?(:(?P<mode>[^@]+))?(@(?P<positions>.+))?")
 _ITEM_HELP = 'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits also positions: "1234=0:ablate@3,4".'
 
@@ -64,8 +65,13 @@ def _value(kind: Any, given: Any) -> Any:
     if item_of(kind):
         return [_item(text) for text in given]
     if get_origin(kind) is list:
-        return [_number(part, int) for text in given for part in text.split(",")] if get_args(kind)[0] is int else list(given)
+        inner = get_args(kind)[0]
+        return [_part(part, inner) for text in given for part in text.split(",")] if inner in (int, bool) else list(given)
     return _number(given, kind) if kind in (int, float) else given
+
+
+def _part(text: str, kind: type[int] | type[bool]) -> int | float | bool | str:
+    return _number(text, kind) if kind is int else _YES_NO.get(text.strip().lower(), text)
 
 
 def _item(text: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from saescope_mcp.jobs import Run
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Outcome
-from saescope_mcp.tools.train import TOOLS, duration, planned
+from saescope_mcp.tools.runs import duration
+from saescope_mcp.tools.train import TOOLS, planned
 
 TRAIN_SAE = TOOLS[0]
 LOOK_S = 0.25
@@ -35,14 +36,14 @@ def train(given: dict[str, Any], console: Console) -> Outcome:
     if begun.is_error:
         return begun
     run_id: str = begun.document["job_id"]
-    run = _follow(state, run_id, console)
+    run = follow(state, run_id, console)
     outcome = _call(state, {"resume": run_id, "dry_run": True})
     if run.state == "failed" and not run.checkpoint:
         state.runs.forget(run_id)
     return outcome
 
 
-def _follow(state: AppState, run_id: str, console: Console) -> Run:
+def follow(state: AppState, run_id: str, console: Console) -> Run:
     """The run at its end. Ctrl-C asks it to stop; a second one leaves it alone: it stops by itself."""
     try:
         return _show(state, run_id, console)
@@ -52,8 +53,11 @@ def _follow(state: AppState, run_id: str, console: Console) -> Run:
     with suppress(KeyboardInterrupt):
         _show(state, run_id, console)
     run = state.runs.get(run_id)
-    kept = f"A complete checkpoint is kept, at step {run.progress['step']:,}." if run.checkpoint else "There was nothing to keep yet."
-    console.print(f"{kept} Go on with: [bold]saescope train-sae --resume {run_id}[/]")
+    kept = (
+        f"A complete checkpoint is kept, at {_completed(run):,} of {_total(run):,}." if run.checkpoint else "There was nothing to keep yet."
+    )
+    again = f"saescope train-sae --resume {run_id}" if run.tool == "train_sae" else "the same command"
+    console.print(f"{kept} Go on with: [bold]{again}[/]")
     return run
 
 
@@ -96,11 +100,20 @@ def _columns(run: Run) -> dict[str, Any]:
     eta_s = progress.get("eta_s")
     return {
         "description": escape(run.message),
-        "completed": progress.get("step", 0),
-        "total": progress.get("n_steps"),
+        "completed": _completed(run),
+        "total": _total(run) or None,
         "measured": measured,
         "left": f"{duration(eta_s)} to go" if run.state == "running" and eta_s else "",
     }
+
+
+def _completed(run: Run) -> int:
+    """Steps of a training, tokens of an indexing."""
+    return run.progress.get("step", run.progress.get("n_tokens", 0))
+
+
+def _total(run: Run) -> int:
+    return run.progress.get("n_steps", run.progress.get("n_wanted", 0))
 
 
 def _call(state: AppState, arguments: dict[str, Any]) -> Outcome:

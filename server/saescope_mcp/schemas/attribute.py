@@ -18,7 +18,7 @@ from saescope_mcp.schemas.common import (
     Target,
     TokenLogit,
 )
-from saescope_mcp.schemas.read import Label
+from saescope_mcp.schemas.labels import Label
 
 
 class AttributeLogit(Request):
@@ -28,18 +28,14 @@ class AttributeLogit(Request):
     prompt: Prompt
     target: Target = ""
     against: Against = ""
-    position: int = Field(default=-1, ge=-(2**31), le=2**31, description="Position whose prediction is explained; -1: the last.")
+    position: int = Field(default=-1, ge=-(2**31), le=2**31, description="Position to explain; -1: the last.")
     method: Literal["gradient", "direct", "integrated_gradients"] = Field(
         default="gradient",
-        description="gradient: f * dlogit/df; direct: through the frozen final norm only; integrated_gradients: averaged from zero.",
+        description="gradient: f * dlogit/df; direct: through the final norm only; integrated_gradients: averaged from zero.",
     )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="(feature, position) pairs listed.")
-    sign: Literal["any", "positive", "negative"] = Field(
-        "any", description="List what speaks for the target (positive), against it, or any by size."
-    )
-    validate_: bool = Field(
-        default=True, alias="validate", description="Measure each effect by ablation, and all together against controls."
-    )
+    sign: Literal["any", "positive", "negative"] = Field("any", description="For the target (positive), against it, or any.")
+    validate_: bool = Field(default=True, alias="validate", description="Measure by ablation, with controls.")
     n_controls: Controls = 5
     seed: Seed = 0
     include_special: IncludeSpecial = False

@@ -1,6 +1,6 @@
 """What every request and every reply has."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -12,10 +12,14 @@ Evidence = Literal["observed", "correlational", "intervened", "controlled"]
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class Item(BaseModel):
-    """A flat object in a list of arguments."""
+def _without_description(schema: dict[str, Any]) -> None:
+    schema.pop("description", None)
 
-    model_config = _STRICT
+
+class Item(BaseModel):
+    """A flat object in a list of arguments; its fields describe themselves."""
+
+    model_config = _STRICT | ConfigDict(json_schema_extra=_without_description)
 
 
 class Request(BaseModel):
@@ -23,25 +27,21 @@ class Request(BaseModel):
 
     model_config = _STRICT
 
-    response_format: Literal["concise", "detailed"] = Field(default="concise", description='"detailed" adds full provenance.')
+    response_format: Literal["concise", "detailed"] = Field(default="concise", description='More in "detailed".')
 
 
-SAEHandle = Annotated[Identifier, Field(description='Handle from load_sae, e.g. "smollm2-135m/14.resid_post".')]
+SAEHandle = Annotated[Identifier, Field(description='From load_sae, e.g. "smollm2-135m/14.resid_post".')]
 Prompt = Annotated[Text, Field(description='Prompt, e.g. "The capital of France is".')]
-Chat = Annotated[bool, Field(description="Wrap the prompt in the model's chat template.")]
-IncludeSpecial = Annotated[bool, Field(description="Also count position 0 and special tokens.")]
+Chat = Annotated[bool, Field(description="Use the chat template.")]
+IncludeSpecial = Annotated[bool, Field(description="Count position 0 and special tokens too.")]
 Target = Annotated[
     Identifier,
-    Field(
-        description='Predicted token: text that is one token (keep its leading space), e.g. " Paris", or "#id". Empty: the most likely one.'
-    ),
+    Field(description='Predicted token, leading space kept, e.g. " Paris", or "#id". Empty: the most likely.'),
 ]
-Against = Annotated[Identifier, Field(description="Second token: every effect is then of logit(target) - logit(against).")]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed, e.g. 0.")]
-Controls = Annotated[int, Field(ge=0, description="Random controls to compare with; 0: none."), AtMost("max_controls")]
-Unit = Annotated[
-    Literal["max", "raw"], Field(description='"max": strength 1 = the feature\'s maximum activation; "raw": strength in activation units.')
-]
+Against = Annotated[Identifier, Field(description="Second token: effects are of logit(target) - logit(against).")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed.")]
+Controls = Annotated[int, Field(ge=0, description="Random controls; 0: none."), AtMost("max_controls")]
+Unit = Annotated[Literal["max", "raw"], Field(description='"max": strength 1 = the feature\'s maximum; "raw": activation units.')]
 Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 
 

@@ -11,11 +11,11 @@ from saescope_mcp.schemas.common import ListReply, Page, Request
 class FindSaes(Request):
     """Arguments of find_saes; all that is given must fit."""
 
-    query: Identifier = Field(default="", description='Words in release, id, model or site, and pairs, e.g. "gemma scope width 16k".')
-    model: Identifier = Field(default="", description='Model, in any usual spelling, e.g. "gpt2-small" or "gemma-2-2b".')
+    query: Identifier = Field(default="", description='Words, e.g. "gemma scope width 16k".')
+    model: Identifier = Field(default="", description='Model, e.g. "gpt2-small".')
     layer: int = Field(default=-1, ge=-1, description="Layer, from 0; -1: any.")
-    site: Identifier = Field(default="", description='Site or a part of it, e.g. "resid_post", "mlp", "attn.z".')
-    architecture: Identifier = Field(default="", description='Architecture or a part of it, e.g. "topk", "transcoder".')
+    site: Identifier = Field(default="", description='Part of a site, e.g. "resid_post", "mlp".')
+    architecture: Identifier = Field(default="", description='Part of it, e.g. "topk".')
     limit: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="SAEs to list.")
     offset: Page = 0
 

@@ -13,25 +13,21 @@ class LoadSae(Request):
     """Arguments of load_sae; none at all loads the embedded SAE."""
 
     release: Repository = Field(default="", description='Published release or Hugging Face repository, e.g. "gpt2-small-res-jb".')
-    sae_id: InsideRelease = Field(
-        default="", description='SAE within the release, or folder or file in the repository, e.g. "blocks.8.hook_resid_pre".'
-    )
-    revision: Identifier = Field(default="", description="Branch, tag or commit of the release's repository. Empty: main.")
-    path: LocalPath = Field(default="", description="Local folder or file in any known format, instead of a release.")
+    sae_id: InsideRelease = Field(default="", description="SAE in the release, or folder or file in the repository.")
+    revision: Identifier = Field(default="", description="Branch, tag or commit.")
+    path: LocalPath = Field(default="", description="Local folder or file instead.")
     model: LocalPath = Field(default="", description="Hub name, local folder or .gguf file. Empty: the model that the SAE names.")
-    hook_name: Identifier = Field(default="", description='Site, instead of the one that the SAE names, e.g. "blocks.8.hook_resid_pre".')
+    hook_name: Identifier = Field(default="", description='Site, if the SAE names none, e.g. "blocks.8.hook_resid_pre".')
     gate: Literal["", "saelens", "upstream"] = Field(
-        default="", description='Llama Scope only: "upstream" as its authors compute (the default), "saelens" as sae-lens does.'
+        default="", description="Llama Scope only: compute as its authors (upstream, the default) or sae-lens."
     )
     device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: float32 on CPU, as stored on a GPU."
     )
-    allow_mismatch: bool = Field(default=False, description="Load although the SAE was trained on another model of the same width.")
-    dry_run: bool = Field(default=False, description="Only report format, site and sizes, and whether it fits; no weight is fetched.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait before a job_id is returned instead."
-    )
+    allow_mismatch: bool = Field(default=False, description="Load although it was trained on another model of this width.")
+    dry_run: bool = Field(default=False, description="Only report format, site, sizes, and whether it fits.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait, then a job_id.")
 
     @model_validator(mode="after")
     def _of_a_release(self) -> "LoadSae":
@@ -61,6 +57,14 @@ class Check(BaseModel):
     verdict: str
 
 
+class IndexFound(BaseModel):
+    """What describe_feature and unit="max" will use."""
+
+    dataset: str
+    n_tokens: int
+    created: str
+
+
 class LoadSaeReply(Reply):
     """State "running": call job_status with `job_id`; what is not known yet is null."""
 
@@ -82,6 +86,8 @@ class LoadSaeReply(Reply):
     fits: bool | None = None
     """Of a dry run; null if the model's size is not known before its download."""
     check: Check | None = None
+    index: IndexFound | None = None
+    """Null: none yet; index_features makes one."""
 
 
 class Unload(Request):

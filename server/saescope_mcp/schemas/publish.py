@@ -14,14 +14,12 @@ class PublishSae(Request):
 
     sae: Identifier = Field(default="", description='Handle, e.g. "smollm2-135m/14.resid_post". Or give job_id.')
     job_id: Identifier = Field(default="", description='Training that is done, e.g. "train-1a2b3c".')
-    repo_id: Repository = Field(default="", description='Hugging Face repository, e.g. "owner/my-saes"; needs HF_TOKEN. Or give path.')
+    repo_id: Repository = Field(default="", description='Hugging Face repository, e.g. "owner/my-saes". Or give path.')
     path: LocalPath = Field(default="", description="New folder.")
-    sae_id: InsideRelease = Field(default="", description="Folder within the repository. Empty: the hook's name.")
-    private: bool = Field(default=True, description="Whether a new repository is private.")
-    dry_run: bool = Field(default=True, description="Only say what would be written; false writes it. Ask the user first.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait before a job_id is returned instead."
-    )
+    sae_id: InsideRelease = Field(default="", description="Folder in it; empty: the hook's name.")
+    private: bool = Field(default=True, description="Make a new repository private.")
+    dry_run: bool = Field(default=True, description="false writes it: ask the user first.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait, then a job_id.")
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "PublishSae":

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from saescope_mcp.schemas.bounds import AtMost, Text
 from saescope_mcp.schemas.common import IncludeSpecial, ListReply, Page, TextsRequest
+from saescope_mcp.schemas.labels import Label
 
 
 class EncodeText(TextsRequest):
@@ -13,7 +14,7 @@ class EncodeText(TextsRequest):
 
     top_k: Annotated[int, AtMost("max_top_k")] = Field(default=3, ge=1, description="Features per token.")
     positions: Annotated[list[int], AtMost("max_positions")] = Field(
-        default=[], description="Only these token positions (0-based, BOS included; -1 is the last), e.g. [-1]."
+        default=[], description="Only these (0-based, BOS included; -1: last)."
     )
     include_special: IncludeSpecial = False
     limit: Annotated[int, AtMost("max_k")] = Field(default=12, ge=1, description="Tokens per reply.")
@@ -56,7 +57,7 @@ class TopFeatures(TextsRequest):
 
     against: Annotated[list[Text], AtMost("max_texts")] = Field(default=[], description='Texts to contrast with; needs rank_by="contrast".')
     rank_by: Literal["max", "mean", "count", "contrast"] = Field(
-        default="max", description="max or mean activation, count of tokens, or contrast: mean activation minus that on `against`."
+        default="max", description="max or mean activation, count of tokens, or contrast: Cohen's d over tokens against `against`."
     )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0
@@ -69,14 +70,6 @@ class TopToken(BaseModel):
     text_index: int
     pos: int
     token: str
-
-
-class Label(BaseModel):
-    """What a feature is said to mean, by whom, and how well that was tested."""
-
-    text: str
-    source: str
-    score: float | None
 
 
 class FeatureRow(BaseModel):

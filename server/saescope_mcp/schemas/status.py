@@ -71,9 +71,9 @@ class ServerStatusReply(Reply):
 class JobStatus(Request):
     """Arguments of job_status."""
 
-    job_id: Identifier = Field(default="", description='Job, e.g. "train-1a2b3c". Empty: all jobs.')
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=0.0, ge=0, description="Seconds to wait for the job to end.")
-    picture: bool = Field(default=False, description="Also draw a training's loss and L0 curves (a PNG file).")
+    job_id: Identifier = Field(default="", description="Job; empty: all.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=0.0, ge=0, description="Seconds to wait for its end.")
+    picture: bool = Field(default=False, description="Also draw a training's curves (PNG).")
 
 
 class JobStatusReply(ListReply):

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier
 from saescope_mcp.schemas.common import Against, Chat, Controls, Item, Prompt, Reply, Request, SAEHandle, Seed, Target, TokenLogit, Unit
+from saescope_mcp.schemas.labels import Label
 
 Mode = Literal["add", "clamp", "scale", "ablate", "project_out"]
 
@@ -18,9 +19,7 @@ class SteeringFeature(Item):
 
     feature: int = Field(ge=0, description="Feature index, e.g. 1234.")
     strength: Strength = Field(default=1.0, description="In units for add and clamp, a factor for scale.")
-    mode: Mode = Field(
-        default="add", description="add strength, clamp to it, scale by it, ablate (set to 0), project_out (remove the direction)."
-    )
+    mode: Mode = Field(default="add", description="add strength, clamp to it, scale by it, ablate (to 0), project_out (the direction).")
 
 
 class Edit(SteeringFeature):
@@ -63,6 +62,14 @@ class Control(BaseModel):
     n: int
 
 
+class Named(BaseModel):
+    """A changed feature and what is said of it."""
+
+    feature: int
+    label: Label | None
+    url: str | None
+
+
 class InterveneReply(Reply):
     """The prediction before and after."""
 
@@ -76,6 +83,8 @@ class InterveneReply(Reply):
     """Of the first edit; `unit_values` has them all."""
     unit_values: list[float]
     unit_source: str
+    """Where the maxima come from: the index if there is one."""
+    features: list[Named]
     n_tokens: int
     n_left_out: int
     bos_prepended: bool
@@ -90,15 +99,13 @@ class SteerGenerate(Request):
         min_length=1, description='e.g. [{"feature": 1234, "strength": 4}].'
     )
     unit: Unit = "max"
-    max_new_tokens: Annotated[int, AtMost("max_new_tokens")] = Field(default=48, ge=1, description="Tokens to generate per text.")
-    n_samples: Annotated[int, AtMost("max_samples")] = Field(
-        default=1, ge=1, description="Steered texts; more than 1 needs temperature > 0."
-    )
+    max_new_tokens: Annotated[int, AtMost("max_new_tokens")] = Field(default=48, ge=1, description="Tokens to generate.")
+    n_samples: Annotated[int, AtMost("max_samples")] = Field(default=1, ge=1, description="Steered texts; > 1 needs temperature > 0.")
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
     seed: Seed = 0
     n_controls: Controls = 2
     concept_tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
-        default=[], description="Tokens that count for concept_score. Empty: the 20 that the features promote most."
+        default=[], description="Tokens of concept_score; empty: the 20 most promoted."
     )
     chat: Chat = False
 
@@ -141,6 +148,8 @@ class SteerGenerateReply(Reply):
     """Of the first feature; `unit_values` has them all."""
     unit_values: list[float]
     unit_source: str
+    """Where the maxima come from: the index if there is one."""
+    features: list[Named]
     concept_tokens: list[str]
     verdict: str
     bos_prepended: bool

@@ -24,34 +24,31 @@ class TrainSae(Request):
     """Arguments of train_sae: hook_name for a new run, or resume."""
 
     model: LocalPath = Field(default="", description="Hub name, local folder or .gguf file. Empty: the embedded SmolLM2-135M.")
-    hook_name: Identifier = Field(default="", description='Site, e.g. "blocks.14.hook_resid_post". Required, except with resume.')
-    hook_name_out: Identifier = Field(default="", description="Transcoder: the site to predict from hook_name.")
+    hook_name: Identifier = Field(default="", description='Site, e.g. "blocks.14.hook_resid_post".')
+    hook_name_out: Identifier = Field(default="", description="Transcoder: the site to predict.")
     dataset: LocalPath = Field(
-        default="embedded", description='"embedded" (a small excerpt), a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".'
+        default="embedded", description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".'
     )
     architecture: Architecture = Field(default="topk", description="Kind of SAE.")
-    expansion_factor: int = Field(default=0, ge=0, le=1024, description="Features per dimension of the site; 0: 8. Or give d_sae.")
-    d_sae: int = Field(default=0, ge=0, le=2**24, description="Number of features; 0: by expansion_factor.")
+    expansion_factor: int = Field(default=0, ge=0, le=1024, description="Features per dimension; 0: 8. Or give d_sae.")
+    d_sae: int = Field(default=0, ge=0, le=2**24, description="Features; 0: by expansion_factor.")
     k: float = Field(default=32.0, gt=0, description="topk, batchtopk, matryoshka_batchtopk: features per token.")
     l1_coefficient: float = Field(default=5.0, ge=0, description="standard, gated: more = sparser.")
     l0_coefficient: float = Field(default=1.0, ge=0, description="jumprelu: more = sparser.")
     training_tokens: Annotated[int, AtMost("max_training_tokens")] = Field(default=2_000_000, ge=1, description="Tokens to train on.")
-    context_size: int = Field(default=0, ge=0, description="Tokens the model reads at once; 0: 256, or fewer if it takes fewer.")
+    context_size: int = Field(default=0, ge=0, description="Tokens read at once; 0: at most 256.")
     batch_size: Annotated[int, AtMost("max_batch_size")] = Field(default=4096, ge=1, description="Tokens per step.")
     lr: float = Field(default=0.0, ge=0, le=1, description="Learning rate; 0: by d_sae.")
     seed: Seed = 0
-    name: Name = Field(default="", description='Name of the SAE, e.g. "stories-l14"; empty: the job\'s id.')
+    name: Name = Field(default="", description='e.g. "stories-l14"; empty: the job\'s id.')
     options: Annotated[list[Identifier], AtMost("max_options")] = Field(
         default=[],
-        description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body", "buffer_tokens=16384", "logger=wandb". '
-        "A wrong name gets the right ones.",
+        description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body". A wrong name gets the right ones.',
     )
     device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
     dry_run: bool = Field(default=False, description="Only measure and plan; start nothing.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait for the end; the plan is waited for in any case."
-    )
-    resume: Identifier = Field(default="", description="Job that was interrupted, cancelled or failed: goes on from its last checkpoint.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait for the end.")
+    resume: Identifier = Field(default="", description="Job that has stopped: goes on from its checkpoint.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainSae":

@@ -1,7 +1,7 @@
 """What the server holds: models and SAEs by handle, within a memory budget, one call at a time per model."""
 
 from saescope_mcp.state.app_state import AppState
-from saescope_mcp.state.entries import LoadedSAE
+from saescope_mcp.state.entries import Indexed, LoadedSAE
 from saescope_mcp.state.sources import Placement, Source, dataset_name, load_call, model_name, readable
 
-__all__ = ["AppState", "LoadedSAE", "Placement", "Source", "dataset_name", "load_call", "model_name", "readable"]
+__all__ = ["AppState", "Indexed", "LoadedSAE", "Placement", "Source", "dataset_name", "load_call", "model_name", "readable"]

@@ -2,21 +2,31 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, SaescopeError
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, Source
 
 if TYPE_CHECKING:
     from saescope.evals import Check
+    from saescope.features.index import FeatureIndex
     from saescope.models import LanguageModel, Tokens
     from saescope.saes import SAE
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class Indexed(NamedTuple):
+    """The index of an SAE, if there is one, why others were passed over, and when the folder of its indexes was last changed."""
+
+    best: "FeatureIndex | None"
+    passed_over: list[str]
+    changed: int | None
 
 
 @dataclass(eq=False)
@@ -36,6 +46,7 @@ class LoadedSAE:
     revision: str
     """The commit of its repository; empty for an SAE that is not from the hub."""
     last_used: float = field(default_factory=time.monotonic)
+    _indexed: Indexed | None = None
 
     @property
     def model(self) -> "LanguageModel":
@@ -45,8 +56,14 @@ class LoadedSAE:
         """A core function in a worker thread, which stops when the call is cancelled."""
         return await self.slot.run(function, *args, **kwargs)
 
+    async def indexed(self) -> Indexed:
+        """Its best index on this machine; looked for again whenever one was added."""
+        if self._indexed is None or self._indexed.changed != self._indexes_changed():
+            self._indexed = await self.slot.workers.run(self._find_index)
+        return self._indexed
+
     async def tokenize(self, texts: Sequence[str], *, chat: bool = False) -> "list[Tokens]":
-        """Tokens of each text, BOS as this SAE or else its model wants it.
+        """Tokens of each text, BOS as this SAE or else its model wants it; a quiz that shows one of them is void from now on.
 
         Raises:
             ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
@@ -57,7 +74,22 @@ class LoadedSAE:
         """The one token of that text or "#id"; None for an empty text. An error names the argument `field`."""
         return self.model.single_token(text, field) if text else None
 
+    def _find_index(self) -> Indexed:
+        from saescope.features.index import find_index
+
+        passed_over: list[str] = []
+        index = find_index(self.sae, self.model, say=passed_over.append)
+        return Indexed(index, passed_over, self._indexes_changed())
+
+    def _indexes_changed(self) -> int | None:
+        from saescope.features.index.store import HASH_CHARS, index_root
+
+        folder = index_root() / self.weights_hash[:HASH_CHARS]
+        return folder.stat().st_mtime_ns if folder.is_dir() else None
+
     def _tokenize(self, texts: Sequence[str], chat: bool) -> "list[Tokens]":
+        from saescope.features import QuizStore
+
         settings: Settings = self.slot.settings
         prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
         tokens = [self.model.tokenize(text, prepend_bos=prepend_bos, chat=chat) for text in texts]
@@ -67,6 +99,8 @@ class LoadedSAE:
             raise _too_long("A text", longest, limit)
         if sum(map(len, tokens)) > settings.max_tokens_per_call:
             raise _too_long("All texts together", sum(map(len, tokens)), settings.max_tokens_per_call)
+        with suppress(SaescopeError):  # a file that cannot be read holds no quiz that could be answered
+            QuizStore().void(texts)
         return tokens
 
 

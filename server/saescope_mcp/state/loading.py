@@ -151,7 +151,7 @@ async def _load_sae(state: "AppState", slot: ModelSlot, source: Source, placemen
     from saescope.splice import check_fits
 
     say("loading the SAE")
-    sae = await state.workers.run(partial(_read_sae, source, str(slot.model.device), placement.dtype, state.settings, say))
+    sae = await state.workers.run(partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say))
     say("checking the SAE on a probe text")
     async with slot.turn():
         warnings = await slot.run(check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch)
@@ -172,7 +172,8 @@ async def _load_sae(state: "AppState", slot: ModelSlot, source: Source, placemen
     )
 
 
-def _read_sae(source: Source, device: str, dtype: str, settings: Settings, say: Say) -> "SAE":
+def read_sae(source: Source, device: str, dtype: str, settings: Settings, say: Say) -> "SAE":
+    """The SAE alone; a function of its source, for this process and for workers."""
     from saescope.formats.pickles import pickles_allowed
     from saescope.load import load_sae
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +15,14 @@ from saescope_mcp.tool.document import Document, compact, document
 from saescope_mcp.tool.refusal import refusal, refusal_text
 
 log = logging.getLogger("saescope")
+
+
+class Link(NamedTuple):
+    """A resource."""
+
+    name: str
+    uri: str
+    mime_type: str
 
 
 class Outcome(NamedTuple):
@@ -35,6 +43,10 @@ class Tool:
     function: Callable[[AppState, Any], Awaitable[Reply]]
     request: type[Request]
     annotations: ToolAnnotations
+    app: str = ""
+    """The `ui://` resource that shows its results, for clients with MCP Apps."""
+    links: Callable[[Document], list[Link]] = field(default=lambda document: [])
+    """Resources that a result names, as blocks beside it."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Pictures that were asked for: PNG files below SAESCOPE_HOME, always beside the numbers that they show."""
+"""Pictures and pages that were asked for: PNG and HTML files below SAESCOPE_HOME, always beside the numbers that they show."""
 
 import json
 from pathlib import Path
@@ -29,6 +29,16 @@ def of_training(run: "Run") -> list[str]:
 
     points = _points(run)
     return [_save(f"{run.id}-curves.png", training_curves(points))] if points else []
+
+
+def of_feature(card: dict[str, Any]) -> tuple[str, list[str]]:
+    """A feature's page, and a small picture of the same."""
+    from saescope.render import feature_picture
+    from saescope.render.feature_page import feature_page
+
+    name = f"{card['weights_hash'][:12]}-{card['feature']}"
+    page = _save(f"{name}.html", feature_page(card).encode())
+    return page, [_save(f"{name}.png", feature_picture(card))]
 
 
 def _points(run: "Run") -> list[dict[str, Any]]:

@@ -1,20 +1,20 @@
 """Our tools in the SDK's clothes: published schemas, raw arguments past the SDK's lenient validation, error results with structure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.tools import Tool as SDKTool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, CallToolResult, TextContent
+from mcp.types import INVALID_PARAMS, CallToolResult, ResourceLink, TextContent
 from pydantic import BaseModel, PrivateAttr
 
 from saescope.names import nearest
 from saescope_mcp.schemas.bounds import MARK, publish_bounds
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
-from saescope_mcp.tool.call import Outcome, Tool
+from saescope_mcp.tool.call import Link, Outcome, Tool
 from saescope_mcp.tool.progress import reported
 from saescope_mcp.tool.refusal import unknown_tool
 
@@ -28,7 +28,7 @@ class BoundTool(SDKTool):
     async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> CallToolResult:
         async with reported(context, self._state):
             outcome = await self._tool.call(self._state, arguments)
-        return _result(outcome)
+        return _result(outcome, [] if outcome.is_error else self._tool.links(outcome.document))
 
 
 def bind(tool: Tool, state: AppState) -> BoundTool:
@@ -45,6 +45,7 @@ def bind(tool: Tool, state: AppState) -> BoundTool:
         is_async=True,
         context_kwarg=None,
         annotations=tool.annotations,
+        meta={"ui": {"resourceUri": tool.app}} if tool.app else None,
     )
     bound._tool, bound._state = tool, state  # pyright: ignore[reportPrivateUsage]
     return bound
@@ -87,14 +88,15 @@ def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]
     return schema
 
 
-def _result(outcome: Outcome) -> CallToolResult:
+def _result(outcome: Outcome, links: Sequence[Link] = ()) -> CallToolResult:
+    blocks = [ResourceLink(type="resource_link", name=link.name, uri=link.uri, mime_type=link.mime_type) for link in links]
     return CallToolResult(
-        content=[TextContent(type="text", text=outcome.text)], structured_content=outcome.document, is_error=outcome.is_error
+        content=[TextContent(type="text", text=outcome.text), *blocks], structured_content=outcome.document, is_error=outcome.is_error
     )
 
 
 def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Without titles and `$ref`s: clients differ in what they make of those."""
+    """Without `$ref`s, titles and bounds that nobody meets: clients differ in the first, and every word is in every context."""
     definitions = schema.pop("$defs", {})
 
     def walk(node: Any, is_names: bool = False) -> Any:
@@ -106,6 +108,11 @@ def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
             target = definitions[node["$ref"].rsplit("/", 1)[-1]]
             return walk({**target, **{key: value for key, value in node.items() if key != "$ref"}})
         node = node if is_names or MARK not in node else publish_bounds(dict(node), settings)
-        return {key: walk(value, key == "properties" and not is_names) for key, value in node.items() if is_names or key != "title"}
+        return {key: walk(value, key == "properties" and not is_names) for key, value in node.items() if is_names or not _idle(key, value)}
 
     return walk(schema)
+
+
+def _idle(key: str, value: Any) -> bool:
+    """What a schema can go without; a text that is too long is refused all the same."""
+    return key in ("title", "maxLength") or (key == "maximum" and value >= 2**31 - 1)

@@ -9,6 +9,7 @@ from saescope_mcp.schemas.common import Evidence, TokenLogit
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import brief, feature_url, left_out, provenance, spread, stands_out
+from saescope_mcp.tool.labels import Labels, labels_of
 
 if TYPE_CHECKING:
     from saescope import attribution as core
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 async def attribute_logit(state: AppState, request: AttributeLogit) -> AttributeLogitReply:
     """Why the model predicts a token: the features that its logit rests on, each estimated and then measured by ablation; use it to explain
-    a prediction. `joint` ablates all listed features together and compares with random features of like activation; `error_share` says how
-    much the SAE does not see; `agreement` how far estimate and measurement correlate. Trust measured_effect over attribution."""
+    a prediction. `joint` ablates all together and compares with random features of like activation; `error_share` is what the SAE does
+    not see; `agreement` correlates estimate and measurement. Trust measured_effect over attribution."""
     async with state.use(request.sae) as loaded:
         from saescope.attribution import attribute
 
@@ -41,9 +42,10 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
             seed=request.seed,
             include_special=request.include_special,
         )
+    labels = await labels_of(loaded, [row.feature for row in found.features])
     return AttributeLogitReply(
         summary=f"{_summary(found)} {left_out(found.n_left_out, [tokens])}",
-        warnings=found.warnings,
+        warnings=[*found.warnings, *labels.warnings],
         next=_next(request, found, tokens),
         evidence=_evidence(found),
         provenance=provenance(loaded, request.seed),
@@ -51,7 +53,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         against=found.against and TokenLogit.of(found.against),
         position=found.position,
         method=request.method,
-        features=[_effect(row, loaded) for row in found.features],
+        features=[_effect(row, loaded, labels) for row in found.features],
         total=found.total,
         truncated=len(found.features) < found.total,
         error_attribution=found.error_attribution,
@@ -107,7 +109,7 @@ def _next(request: AttributeLogit, found: "Attribution", tokens: "Tokens") -> li
     return [next_call("intervene", sae=request.sae, prompt=brief(request.prompt), edits=edits, target=f"#{found.target.id}", **same)]
 
 
-def _effect(row: "Effect", loaded: LoadedSAE) -> FeatureEffect:
+def _effect(row: "Effect", loaded: LoadedSAE, labels: Labels) -> FeatureEffect:
     return FeatureEffect(
         feature=row.feature,
         pos=row.pos,
@@ -115,7 +117,7 @@ def _effect(row: "Effect", loaded: LoadedSAE) -> FeatureEffect:
         activation=row.activation,
         attribution=row.attribution,
         measured_effect=row.measured_effect,
-        label=None,
+        label=labels.by_feature.get(row.feature),
         url=feature_url(loaded, row.feature),
     )
 

@@ -22,10 +22,10 @@ DETAILS = ("density", "positions", "saelens")
 
 
 async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeReply:
-    """How good a loaded SAE is, on held-out text: sparsity, reconstruction, what the model's predictions lose, dead and dense features,
-    shrinkage, with 95 % intervals, beside a random SAE and PCA; and a verdict with reasons and what to change. Use it after train_sae, or
-    before trusting an SAE's features. Its model is busy meanwhile. Longer than wait_s: call job_status. response_format="detailed" adds the
-    density histogram, explained variance by position and sae-lens's own metrics."""
+    """How good a loaded SAE is, on held-out text: sparsity, reconstruction, what predictions lose, dead and dense features, shrinkage, with
+    95 % intervals, beside a random SAE and PCA; a verdict with reasons and what to change. Use it after train_sae, or before trusting
+    features. Longer than wait_s: call job_status. "detailed" adds the density histogram, explained variance by position and sae-lens's
+    metrics."""
     state.require(request.sae)
     dataset = dataset_name(request.dataset, state.settings)
 

@@ -17,9 +17,9 @@ _PICKLES = (".pt", ".pth")
 
 
 async def find_saes(state: AppState, request: FindSaes) -> FindSaesReply:
-    """Find published SAEs by words, model, layer, site or architecture, before load_sae, when you do not know the exact release and
-    sae_id. Searches a catalogue of 13,857 SAEs in 170 releases on this machine, without the network. Any other Hugging Face repository
-    loads as well: load_sae(release="owner/name", sae_id="folder")."""
+    """Find published SAEs by words, model, layer, site or architecture, when you do not know release and sae_id. Searches a catalogue of
+    13,857 SAEs in 170 releases on this machine, without the network. Any other Hugging Face repository loads as well:
+    load_sae(release="owner/name", sae_id="folder")."""
     page, without = await state.workers.run(partial(_search, request))
     end = request.offset + len(page.saes)
     more = end < page.total

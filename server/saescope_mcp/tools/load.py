@@ -6,18 +6,17 @@ from mcp.types import ToolAnnotations
 
 from saescope.errors import Cancelled
 from saescope_mcp.jobs import Job
-from saescope_mcp.schemas.load import Check, LoadSae, LoadSaeReply, Memory, Unload, UnloadReply
-from saescope_mcp.state import AppState, LoadedSAE, Placement, Source, load_call, model_name, readable
+from saescope_mcp.schemas.load import Check, IndexFound, LoadSae, LoadSaeReply, Memory, Unload, UnloadReply
+from saescope_mcp.state import AppState, Indexed, LoadedSAE, Placement, Source, load_call, model_name, readable
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import provenance
 
 
 async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
-    """Load an SAE and its language model, before any other tool: a release of find_saes, any Hugging Face repository as "owner/name", or
-    a local folder or file, whose format is recognised (SAELens, Gemma Scope and 15 more); without
-    arguments the embedded SmolLM2-135M SAE (first use downloads 93 MB). Returns the handle `sae` that the other tools take, and a check
-    of the SAE on a probe text: read its verdict. A load that takes longer than wait_s goes on as a job: call job_status. Loading the
-    same thing twice is free."""
+    """Load an SAE and its language model, before any other tool: a release of find_saes, any Hugging Face repository as "owner/name", or a
+    local folder or file in any known format (SAELens, Gemma Scope and 15 more); without arguments the embedded SmolLM2-135M SAE (first
+    use downloads 93 MB). Returns the handle `sae` that the other tools take, and a check on a probe text: read its verdict. Longer than
+    wait_s: call job_status. Loading the same thing twice is free."""
     look_up = partial(source_of, request, state)
     source = await state.workers.run(look_up) if request.release else look_up()  # the catalogue takes a moment to be read
     placement = Placement(request.device, request.dtype, request.allow_mismatch)
@@ -25,10 +24,10 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
         return await _plan(state, source, placement)
     there = state.loaded_from(source, placement)
     if there:
-        return loaded_reply(state, there)
+        return await loaded_reply(state, there)
 
     async def work(job: Job) -> LoadSaeReply:
-        return loaded_reply(state, await state.load(source, placement, job))
+        return await loaded_reply(state, await state.load(source, placement, job))
 
     job = state.jobs.start("load_sae", source, request, work)
     await state.jobs.wait(job, request.wait_s)
@@ -61,16 +60,16 @@ def source_of(request: LoadSae, state: AppState) -> Source:
     )
 
 
-def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
-    cfg, check = entry.sae.cfg, entry.check
+async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
+    cfg, check, indexed = entry.sae.cfg, entry.check, await entry.indexed()
     room = state.room(str(entry.model.device))
     need = entry.sae.weights_bytes + entry.model.weights_bytes
     quality = [f"explained variance {check.explained_variance:.2f}"] if check.explained_variance is not None else []
     quality += [f"CE score {check.ce_score:.2f}"] if check.ce_score is not None else []
     return LoadSaeReply(
         summary=f"{entry.handle} is ready: {cfg.architecture} SAE with {cfg.d_sae} features at {cfg.metadata.hook_name} "
-        f"of {entry.model.name}. On the probe text: {', '.join([f'L0 {check.l0:.1f}', *quality])}; {check.verdict}.",
-        warnings=[*entry.warnings],
+        f"of {entry.model.name}. On the probe text: {', '.join([f'L0 {check.l0:.1f}', *quality])}; {check.verdict}. {_said_of(indexed)}",
+        warnings=[*entry.warnings, *indexed.passed_over],
         next=[next_call("top_features", sae=entry.handle, text="..."), next_call("attribute_logit", sae=entry.handle, prompt="...")],
         evidence="observed",
         provenance=provenance(entry),
@@ -94,7 +93,15 @@ def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
             published_l0=check.published_l0,
             verdict=check.verdict,
         ),
+        index=indexed.best and IndexFound.model_validate(indexed.best.manifest, from_attributes=True),
     )
+
+
+def _said_of(indexed: Indexed) -> str:
+    if indexed.best is None:
+        return "It has no index yet (index_features)."
+    made = indexed.best.manifest
+    return f"Its index of {made.n_tokens:,} tokens of {made.dataset} was found."
 
 
 def _running(job: Job) -> LoadSaeReply:

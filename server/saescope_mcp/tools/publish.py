@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
-    """Write an SAE, with a model card that has its metrics, provenance and loading command, into a new folder or a Hugging Face repository,
-    in a layout that sae-lens and saescope both load. A dry run unless dry_run=false: show the user what would be written where, and ask.
-    Nothing is overwritten. Run evaluate_sae before, so that the card has metrics. The token comes from HF_TOKEN."""
+    """Write an SAE, with a model card (metrics, provenance, how to load it), into a new folder or a Hugging Face repository, in a layout
+    that sae-lens and saescope load. A dry run unless dry_run=false: show the user what would be written where, and ask. Nothing is
+    overwritten. Run evaluate_sae before. The token comes from HF_TOKEN."""
     if request.repo_id and state.settings.offline:
         raise OfflineError("A repository needs the network, which SAESCOPE_OFFLINE forbids.", field="repo_id", hint="Give path instead.")
     path = readable(request.path, state.settings, "path") if request.path else ""

@@ -8,6 +8,7 @@ from saescope_mcp.schemas.read import Activation, EncodeText, EncodeTextReply, F
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import brief, feature_url, left_out, nothing_left, provenance
+from saescope_mcp.tool.labels import Labels, labels_of
 
 if TYPE_CHECKING:
     from saescope.features import RankedFeature, TextFeatures
@@ -69,22 +70,26 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
             offset=request.offset,
             include_special=request.include_special,
         )
+    labels = await labels_of(loaded, [row.feature for row in ranking.features])
     end = request.offset + len(ranking.features)
     more = end < ranking.total
     first = ranking.features[0].feature if ranking.features else None
     steps = (
-        [next_call("steer_generate", sae=request.sae, prompt="...", features=[{"feature": first, "strength": 1}])]
+        [
+            next_call("describe_feature", sae=request.sae, feature=first),
+            next_call("steer_generate", sae=request.sae, prompt="...", features=[{"feature": first, "strength": 1}]),
+        ]
         if first is not None
         else []
     )
     return TopFeaturesReply(
         summary=f"{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens),
-        warnings=nothing_left(ranking.n_tokens),
+        warnings=[*nothing_left(ranking.n_tokens), *labels.warnings],
         next=[*steps, *(_read_on(request, end) if more else [])],
         evidence="observed",
         provenance=provenance(loaded),
-        features=[_feature_row(row, loaded) for row in ranking.features],
+        features=[_feature_row(row, loaded, labels) for row in ranking.features],
         total=ranking.total,
         truncated=more,
         next_offset=end if more else None,
@@ -110,7 +115,7 @@ def _token_row(text_index: int, text: "TextFeatures", pos: int, top_k: int) -> T
     return TokenRow(text_index=text_index, pos=pos, token=text.tokens.strings[pos], l0=text.l0(pos), features=features)
 
 
-def _feature_row(row: "RankedFeature", loaded: LoadedSAE) -> FeatureRow:
+def _feature_row(row: "RankedFeature", loaded: LoadedSAE, labels: Labels) -> FeatureRow:
     return FeatureRow(
         feature=row.feature,
         score=row.score,
@@ -120,7 +125,7 @@ def _feature_row(row: "RankedFeature", loaded: LoadedSAE) -> FeatureRow:
         top_token=TopToken(text_index=row.text_index, pos=row.pos, token=row.token),
         density=row.density,
         promotes=row.promotes,
-        label=None,
+        label=labels.by_feature.get(row.feature),
         url=feature_url(loaded, row.feature),
     )
 

@@ -10,15 +10,18 @@ from mcp.types import ToolAnnotations
 
 from saescope import __version__
 from saescope_mcp.jobs import LIVE, Job, Run
+from saescope_mcp.schemas.common import Reply
+from saescope_mcp.schemas.index import IndexFeatures
 from saescope_mcp.schemas.status import Cached, JobRow, JobStatus, JobStatusReply, Loaded, MemoryUse, ServerStatus, ServerStatusReply
-from saescope_mcp.schemas.train import TrainSae
+from saescope_mcp.schemas.train import TrainSae, TrainSaeReply
 from saescope_mcp.state import AppState, Placement, Source, load_call
 from saescope_mcp.tool import Tool, document, next_call, refusal
 from saescope_mcp.tool.pictures import of_training
-from saescope_mcp.tools.train import LOOK_S, duration, train_reply
+from saescope_mcp.tools.index import index_reply
+from saescope_mcp.tools.runs import LOOK_S, duration
+from saescope_mcp.tools.train import train_reply
 
 STALLED_S = 30.0
-
 MOST_CACHED = 15
 READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
@@ -50,9 +53,9 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
 
 
 async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
-    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. For a training: step, loss curve so far, time
-    to go, and once it is done the handle `sae`. `result` is then the document that the call itself would have returned. An empty job_id
-    lists all jobs: trainings of every server on this machine, and the loads and evaluations of this one."""
+    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. A training tells step, curve and time to go, when
+    done the handle `sae`. `result` is the document that the call would have returned. Without job_id: all jobs, trainings and indexings
+    of every server on this machine included."""
     if not request.job_id:
         rows = _rows(state)
         return JobStatusReply(
@@ -86,11 +89,11 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
     while run.live and time.monotonic() < give_up:
         await anyio.sleep(min(LOOK_S, max(0.0, give_up - time.monotonic())))
         run = state.runs.get(request.job_id)
-    reply, progress = train_reply(run), run.progress
+    progress, trains = run.progress, run.tool == "train_sae"
+    reply = train_reply(run) if trains else index_reply(run)
     eta_s = progress.get("eta_s") if progress.get("eta_s") is not None else run.plan.get("eta_s")
-    finished = run.state == "done"
     return JobStatusReply(
-        summary=reply.summary + (f" About {duration(eta_s)} to go." if run.state == "running" and eta_s else "") + _stalled(run),
+        summary=reply.summary + (f" About {duration(eta_s)} to go." if trains and run.state == "running" and eta_s else "") + _stalled(run),
         warnings=reply.warnings,
         next=reply.next,
         step=progress.get("step"),
@@ -100,16 +103,19 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
         eta_s=eta_s if run.live else None,
         checkpoint=run.checkpoint,
         sae=reply.sae,
-        pictures=await state.workers.run(partial(of_training, run)) if request.picture else [],
-        plan=reply.plan and reply.plan.model_dump(),
-        result=document(run.tool, TrainSae.model_validate(run.request), reply, max_tokens=state.settings.max_result_tokens)
-        if finished
-        else None,
+        pictures=await state.workers.run(partial(of_training, run)) if request.picture and trains else [],
+        plan=reply.plan.model_dump() if isinstance(reply, TrainSaeReply) and reply.plan else None,
+        result=_result(state, run, reply) if run.state == "done" else None,
         error=run.error or None,
         jobs=[],
         total=1,
         **_run_row(run).model_dump(),
     )
+
+
+def _result(state: AppState, run: Run, reply: Reply) -> dict[str, Any]:
+    request = (TrainSae if run.tool == "train_sae" else IndexFeatures).model_validate(run.request)
+    return document(run.tool, request, reply, max_tokens=state.settings.max_result_tokens)
 
 
 def _stalled(run: Run) -> str:

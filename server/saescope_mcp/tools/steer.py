@@ -13,14 +13,16 @@ from saescope_mcp.schemas.steer import (
     Intervene,
     InterveneReply,
     Metrics,
+    Named,
     Readout,
     SteerGenerate,
     SteerGenerateReply,
     SteeringFeature,
 )
-from saescope_mcp.state import AppState
+from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import brief, left_out, nothing_left, provenance, spread, stands_out
+from saescope_mcp.tool.facts import brief, feature_url, left_out, nothing_left, provenance, spread, stands_out
+from saescope_mcp.tool.labels import Labels, labels_of
 
 if TYPE_CHECKING:
     from saescope import steering as core
@@ -45,16 +47,18 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
             _edits(request.edits),
             unit=request.unit,
             reference=loaded.check.maxima,
+            indexed=await _indexed(loaded),
             target=loaded.token_id(request.target, "target"),
             against=loaded.token_id(request.against, "against"),
             n_controls=request.n_controls,
             seed=request.seed,
         )
+    labels = await labels_of(loaded, [edit.feature for edit in request.edits])
     what = f"logit of {done.before.target.token!r}" + (f" minus that of {done.before.against.token!r}" if done.before.against else "")
     named = any(edit.positions for edit in request.edits)
     return InterveneReply(
         summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens], named=named)}",
-        warnings=done.warnings,
+        warnings=[*done.warnings, *labels.warnings],
         next=[_next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])],
         evidence="controlled" if done.control_n else "intervened",
         provenance=provenance(loaded, request.seed),
@@ -66,6 +70,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         unit_value=done.unit_values[0],
         unit_values=done.unit_values,
         unit_source=done.unit_source,
+        features=_named(request.edits, loaded, labels),
         n_tokens=done.n_tokens,
         n_left_out=done.n_left_out,
         bos_prepended=tokens.bos_prepended,
@@ -74,8 +79,8 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
 
 async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
     """Generate with features changed, next to the unsteered text and the same with random features; use it to see what a feature does to
-    behaviour. Modes: add, clamp, scale, ablate, project_out. Compare concept_score, perplexity, repetition and kl with the controls: a text
-    that only falls apart shows nothing. Start at strength 1 (unit "max") and go up."""
+    behaviour. Compare concept_score, perplexity, repetition and kl with the controls: a text that only falls apart shows nothing. Start
+    at strength 1 (unit "max") and go up."""
     async with state.use(request.sae) as loaded:
         from saescope.models import counted
         from saescope.steering import steer
@@ -90,6 +95,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
             _edits(request.features),
             unit=request.unit,
             reference=loaded.check.maxima,
+            indexed=await _indexed(loaded),
             max_new_tokens=request.max_new_tokens,
             n_samples=request.n_samples,
             temperature=request.temperature,
@@ -97,10 +103,11 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
             n_controls=request.n_controls,
             concept_tokens=concept,
         )
+    labels = await labels_of(loaded, [feature.feature for feature in request.features])
     left = int((~counted(tokens)).sum())
     return SteerGenerateReply(
         summary=f"{done.verdict[0].upper()}{done.verdict[1:]}. {left_out(left, [tokens])}",
-        warnings=[*done.warnings, *nothing_left(len(tokens) - left)],
+        warnings=[*done.warnings, *nothing_left(len(tokens) - left), *labels.warnings],
         next=_next(request, done.verdict),
         evidence="controlled" if done.controls else "intervened",
         provenance=provenance(loaded, request.seed),
@@ -110,10 +117,23 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         unit_value=done.unit_values[0],
         unit_values=done.unit_values,
         unit_source=done.unit_source,
+        features=_named(request.features, loaded, labels),
         concept_tokens=done.concept_tokens,
         verdict=done.verdict,
         bos_prepended=tokens.bos_prepended,
     )
+
+
+async def _indexed(loaded: LoadedSAE) -> "core.IndexedMaxima | None":
+    from saescope.steering import IndexedMaxima
+
+    index = (await loaded.indexed()).best
+    return index and IndexedMaxima(index.maxima, f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}")
+
+
+def _named(edits: Sequence[SteeringFeature], loaded: LoadedSAE, labels: Labels) -> list[Named]:
+    features = dict.fromkeys(edit.feature for edit in edits)
+    return [Named(feature=i, label=labels.by_feature.get(i), url=feature_url(loaded, i)) for i in features]
 
 
 def _effect(done: "core.Intervention", what: str) -> str:

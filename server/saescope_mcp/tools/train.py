@@ -1,4 +1,4 @@
-"""train_sae and cancel_job."""
+"""train_sae."""
 
 import time
 from functools import partial
@@ -9,22 +9,21 @@ import anyio
 from mcp.types import ToolAnnotations
 
 from saescope.embedded import EMBEDDED_HANDLE
-from saescope.errors import ConfigError, SaescopeError
-from saescope_mcp.jobs import Job, Run
+from saescope.errors import ConfigError
+from saescope_mcp.jobs import Run
 from saescope_mcp.schemas.common import Provenance
-from saescope_mcp.schemas.train import CancelJob, CancelJobReply, TrainPlan, TrainSae, TrainSaeReply
+from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
 from saescope_mcp.state import AppState, Placement, Source, dataset_name, load_call, model_name
 from saescope_mcp.state.sources import trained_saes
 from saescope_mcp.tool import Tool, next_call
-
-LOOK_S = 0.2
+from saescope_mcp.tools.runs import LOOK_S, duration, error_of
 
 
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
-    """Train an SAE (or with hook_name_out a transcoder) on your own model and text. First dry_run=true: it measures the speed here for
-    some seconds and says how long the run takes, how much memory and disk, and what to change if it does not fit; show that to the user.
-    The run is a job in a process of its own that survives this server: follow it with job_status, stop it with cancel_job; cut off, it goes
-    on with resume=job_id. When done it returns the handle `sae`: load it, then evaluate_sae. Use text of a million tokens or more."""
+    """Train an SAE (with hook_name_out a transcoder) on your own model and text. First dry_run=true: it measures for some seconds and says
+    time, memory and disk, and what to change if it does not fit; show that to the user. The run is a job in a process of its own that
+    survives this server: job_status, cancel_job; cut off, it goes on with resume=job_id. Then load it, and evaluate_sae. Use a million
+    tokens or more."""
     if request.resume:
         run = _resume(state, request)
     else:
@@ -41,36 +40,6 @@ async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
     if run.state == "failed":
         raise error_of(run)
     return train_reply(run)
-
-
-async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
-    """Stop a job: a training leaves a complete checkpoint, from which train_sae(resume=job_id) goes on; a load or an evaluation leaves
-    nothing. What has ended stays as it is."""
-    if job := state.jobs.find(request.job_id):
-        return await _cancel_task(state, job)
-    run = state.runs.cancel(request.job_id)
-    give_up = time.monotonic() + state.settings.plan_wait_s
-    while run.live and time.monotonic() < give_up:
-        await anyio.sleep(LOOK_S)
-        run = state.runs.get(run.id)
-    done = f"{run.id} is {run.state}" + (" (it stops at its next step)." if run.live else ".")
-    can_resume = run.state in ("cancelled", "interrupted", "failed") and not run.dry_run
-    kept = f" Its last checkpoint is {Path(run.checkpoint).name}." if run.checkpoint else ""
-    return CancelJobReply(
-        summary=f"{done}{kept}" + (" train_sae with resume goes on from there." if can_resume and run.checkpoint else ""),
-        next=[next_call("job_status", job_id=run.id)] if run.live else [next_call("train_sae", resume=run.id)] if can_resume else [],
-        job_id=run.id,
-        state=run.state,  # type: ignore[arg-type]  # one of JobState's
-        checkpoint=run.checkpoint,
-        n_tokens=run.progress.get("n_tokens"),
-    )
-
-
-async def _cancel_task(state: AppState, job: Job) -> CancelJobReply:
-    job.task.cancel()
-    await state.jobs.watch(job, state.settings.cancel_grace_s)
-    said = f"{job.id} is {job.state}."
-    return CancelJobReply(summary=said, job_id=job.id, state=job.state, checkpoint=None)  # type: ignore[arg-type]
 
 
 def train_reply(run: Run) -> TrainSaeReply:
@@ -93,20 +62,6 @@ def train_reply(run: Run) -> TrainSaeReply:
         metrics=latest,
         checkpoint=run.checkpoint,
     )
-
-
-def error_of(run: Run) -> SaescopeError:
-    """The error that ended a run, as if it had happened in this call."""
-    said = run.error
-    return SaescopeError(
-        said["message"], code=said["code"], field=said["field"], got=said["got"], allowed=said["allowed"], hint=said["hint"]
-    )
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def planned(plan: dict[str, Any]) -> str:
@@ -221,5 +176,4 @@ def _next(run: Run) -> list[str]:
 
 
 _START = ToolAnnotations(title="Train an SAE", read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
-_STOP = ToolAnnotations(title="Cancel a job", read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
-TOOLS = [Tool(train_sae, TrainSae, _START), Tool(cancel_job, CancelJob, _STOP)]
+TOOLS = [Tool(train_sae, TrainSae, _START)]

@@ -29,7 +29,11 @@ def test_the_order_and_the_numbers_are_numpys(family: Family, rank_by: str) -> N
     mean, count = acts.sum(axis=0) / n, (acts > 0).sum(axis=0)
     scores = {"max": acts.max(axis=0), "mean": mean, "count": count.astype(float)}.get(rank_by)
     if scores is None:
-        scores = mean - acts_of(family, sae, other).sum(axis=0) / counted_by_hand(other[0]).sum()
+        mask = counted_by_hand(other[0])
+        theirs, ours = acts_of(family, sae, other)[mask], acts[np.concatenate([counted_by_hand(tokens) for tokens in texts])]
+        within = ((ours - mean) ** 2).sum(axis=0) + ((theirs - theirs.mean(axis=0)) ** 2).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores = np.nan_to_num((mean - theirs.mean(axis=0)) / np.sqrt(within / (n + len(theirs) - 2)))
     firing = np.flatnonzero(count)
     ranking = rank_features(family.model, sae, texts, against=other, rank_by=rank_by, k=100)
     assert ranking.total == len(firing) == len(ranking.features) and ranking.n_tokens == n and ranking.n_left_out == 3

@@ -3,10 +3,12 @@
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
+from tests.core.render.cards import FULL, NEVER_FIRED, WITHOUT_INDEX
 
-from saescope.render import density_histogram, training_curves, variance_by_position
+from saescope.render import density_histogram, feature_picture, training_curves, variance_by_position
 
 POINTS = [{"step": step, "loss": 5000 / (step + 10), "l0": 400 / (1 + step / 20) + 32, "dead_share": 0.0} for step in range(0, 200, 5)]
 DENSITY = [(1e-4, 3e-4, 73), (3e-4, 1e-3, 305), (1e-3, 3e-3, 1122), (3e-3, 1e-2, 2288), (1e-2, 3e-2, 682), (3e-2, 0.1, 96), (0.1, 0.3, 6)]
@@ -22,6 +24,9 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "positions": lambda: variance_by_position(POSITIONS, overall=0.8),
     "one position": lambda: variance_by_position([(1, 1, 4, -3.0)]),
     "no position": lambda: variance_by_position([]),
+    "feature": lambda: feature_picture(asdict(FULL)),
+    "feature that never fired": lambda: feature_picture(asdict(NEVER_FIRED)),
+    "feature without an index": lambda: feature_picture(asdict(WITHOUT_INDEX)),
 }
 
 

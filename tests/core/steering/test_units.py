@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saescope.steering import FeatureEdit
-from saescope.steering.units import MIN_POOL, draw_features, resolve_units
+from saescope.steering.units import MIN_POOL, IndexedMaxima, draw_features, resolve_units
 
 MAXIMA = torch.tensor([0.0, 4.0, 1.0, 0.0, 3.0])
 
@@ -51,3 +51,22 @@ def test_controls_come_from_the_seed() -> None:
 
 def test_no_other_feature_gives_no_control() -> None:
     assert draw_features([FeatureEdit(0), FeatureEdit(1)], torch.ones(3), n_draws=2, seed=0) == []
+
+
+INDEXED = IndexedMaxima(torch.tensor([0.0, 8.0, 0.0, 0.0, 2.0]), "9 tokens of tales.txt")
+
+
+def test_the_indexed_maximum_comes_first_even_where_this_prompt_is_louder() -> None:
+    units = resolve_units([FeatureEdit(1), FeatureEdit(4)], MAXIMA, "max", indexed=INDEXED)
+    assert units == ([8.0, 2.0], "indexed maximum over 9 tokens of tales.txt", [])
+
+
+def test_a_feature_that_the_index_never_saw_takes_what_this_prompt_shows() -> None:
+    units = resolve_units([FeatureEdit(2)], MAXIMA, "max", indexed=INDEXED)
+    assert units.values == [1.0] and units.source.endswith("never fired there, maximum on the probe text and this prompt")
+
+
+def test_a_feature_that_fired_nowhere_takes_the_median_and_more_text_is_advised() -> None:
+    units = resolve_units([FeatureEdit(0)], MAXIMA, "max", indexed=INDEXED)
+    assert units.values == [2.0]  # of 8, 1 and 2
+    assert "over 9 tokens of tales.txt" in units.warnings[0] and "more text" in units.warnings[0]

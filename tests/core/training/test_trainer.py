@@ -13,9 +13,9 @@ import torch
 from tests.core.training.helpers import BATCH, D_IN, D_SAE, KNOBS, batches, config, true_features
 from torch import Tensor
 
+from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NotFoundError, NumericError
 from saescope.training import ListBatches, Progress, TrainConfig, Trainer
-from saescope.training import checkpoint as disk
 from saescope.training.losses import output
 from saescope.training.objective import Batch
 

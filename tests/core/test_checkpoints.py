@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from saescope import checkpoints as disk
 from saescope.errors import FormatError, ResourceError
-from saescope.training import checkpoint as disk
 
 ROOT = Path(__file__).parents[3]
 
@@ -91,7 +91,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path: Path, monkeypatch: py
 def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path) -> None:
     script = (
         "import resource, signal, torch\nfrom pathlib import Path\n"
-        "from saescope.errors import ResourceError\nfrom saescope.training import checkpoint as disk\n"
+        "from saescope.errors import ResourceError\nfrom saescope import checkpoints as disk\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "disk.save(folder, 1, disk.Checkpoint({'sae': {'W': torch.zeros(10)}}, {'step': 1}), keep=1)\n"
@@ -107,7 +107,7 @@ def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     script = (
-        "import os, random, signal, time, torch\nfrom pathlib import Path\nfrom saescope.training import checkpoint as disk\n"
+        "import os, random, signal, time, torch\nfrom pathlib import Path\nfrom saescope import checkpoints as disk\n"
         "torch.set_num_threads(1)\nrandom.seed(0)\nbad = 0\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "for turn in range(25):\n"

@@ -1,0 +1,234 @@
+"""Which features tell two sets of texts apart, or two models on the same texts: chosen on one half, tested on the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+from saescope.features.designs import LEAST_HALF, Design, Groups, Halves, Pairs
+from saescope.features.separation import adjusted, spearman
+from saescope.features.text_scores import Summary, TextScores, score_texts
+from saescope.models import LanguageModel, Tokens
+from saescope.saes import SAE
+from saescope.splice import check_fits
+
+LEVEL = 0.05
+"""False discovery rate, and level of the single tests."""
+LEAST = 2
+TRACKS_POSITION = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """How well a score tells the two sets apart, on texts that had no part in choosing it (all texts, where they are too few to halve)."""
+
+    d: float
+    """Cohen's d; positive: higher in `texts` (for two models: in the model under study)."""
+    auc: float
+    """Chance that one of `texts` scores higher than one of `against`, ties half."""
+    low: float
+    high: float
+    """A 95 % interval of `auc`."""
+    p: float
+    """Two-sided, by 9,999 random regroupings of the texts; by the normal approximation where there is no held-out half."""
+    length_correlation: float | None
+    """Rank correlation with the number of tokens, within the two sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastFeature:
+    """A feature that differs."""
+
+    feature: int
+    held_out: Separation
+    q: float
+    """Of `held_out.p` among the features chosen (Benjamini-Hochberg)."""
+    q_chosen: float
+    """On the half that chose it, among all features that fire there."""
+    confirmed: bool
+    """q <= 0.05 on the held-out half, the same sign on both."""
+    auc_equal_length: float
+    """`auc` with every text cut to the shortest one's length: what is left once length explains nothing."""
+    position_correlation: float
+    """Of its activation with the position in the text."""
+    confounds: list[str]
+    """"length", "position": what else than the contrast might explain it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Features by how well they separate on the half that chose them, and what to make of it."""
+
+    features: list[ContrastFeature]
+    total: int
+    """Features that fire at all: the number of comparisons."""
+    together: Separation | None
+    """The sum of the chosen features, each in its own standard deviations and with its sign."""
+    n_texts: int
+    n_against: int
+    n_held_out: tuple[int, int] | None
+    """Of each set; None where there are too few to hold a half out."""
+    length_auc: float
+    """Chance that one of `texts` is longer than one of `against`: 0.5 when lengths do not differ."""
+    length_p: float
+    verdict: str
+    warnings: list[str]
+
+
+def contrast_texts(
+    model: LanguageModel,
+    sae: SAE,
+    texts: Sequence[Tokens],
+    *,
+    against: Sequence[Tokens],
+    by: Summary = "max",
+    k: int = 10,
+    seed: int = 0,
+) -> Contrast:
+    """The `k` features that tell `texts` from `against` best, either way round.
+
+    Each text gives one number a feature (its maximum or mean over counted tokens). Half of each set, drawn by `seed`, chooses features by
+    Mann & Whitney's test; the other half tests just those.
+
+    Raises:
+        ArgumentError: a set has fewer than two texts, or a text with no counted token.
+    """
+    _check(min(len(texts), len(against)))
+    scores = score_texts(model, sae, [*texts, *against], by=by)
+    return contrast_scores(Groups(torch.arange(len(scores.lengths)) < len(texts), scores.lengths), scores, k=k, seed=seed)
+
+
+def contrast_models(
+    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, other: LanguageModel, by: Summary = "max", k: int = 10, seed: int = 0
+) -> Contrast:
+    """The `k` features that the same texts make fire otherwise in `model` than in `other` (a fine-tuned model and its base).
+
+    One SAE and one tokenization serve both; the numbers are changes of each text, tested by Wilcoxon's signed ranks.
+
+    Raises:
+        ArgumentError: fewer than two texts, or a text with no counted token.
+        MismatchError: the SAE has another width than `other` at its hook.
+    """
+    _check(len(texts))
+    check_fits(other, sae, allow_mismatch=True)
+    here, there = (score_texts(each, sae, texts, by=by) for each in (model, other))
+    return contrast_scores(Pairs(len(texts)), here.minus(there), k=k, seed=seed)
+
+
+def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) -> Contrast:
+    """The contrast of scores that are there already."""
+    halves = design.halves(seed)
+    chosen = design.compare(scores.scores[halves.chosen_on], halves.chosen_on)
+    by_effect = chosen.d.abs().argsort(descending=True, stable=True)
+    order = by_effect[chosen.p[by_effect].argsort(stable=True)][:k]
+    columns, equal = scores.scores[:, order].double(), scores.equal_length[:, order].double()
+    rises = chosen.auc[order] > 0.5
+    both = torch.cat([columns, _sum_of(columns, rises, halves.chosen_on)], dim=1)
+    *held_out, together = _separations(design, both, scores.lengths, halves, seed)
+    q_chosen = adjusted(chosen.p)[order]
+    q = adjusted(torch.tensor([each.p for each in held_out], dtype=torch.float64)) if halves.split else q_chosen
+    rest = design.compare(equal[halves.held_out], halves.held_out).auc
+    features = [
+        ContrastFeature(
+            feature=int(scores.features[column]),
+            held_out=each,
+            q=float(q[i]),
+            q_chosen=float(q_chosen[i]),
+            confirmed=halves.split and float(q[i]) <= LEVEL and (each.auc > 0.5) == bool(rises[i]),
+            auc_equal_length=float(rest[i]),
+            position_correlation=float(scores.position_correlation[column]),
+            confounds=_confounds(design, float(rest[i]), halves.held_out, float(scores.position_correlation[column])),
+        )
+        for i, (column, each) in enumerate(zip(order.tolist(), held_out, strict=True))
+    ]
+    return Contrast(
+        features=features,
+        total=len(scores.features),
+        together=together if features else None,
+        n_texts=design.n[0],
+        n_against=design.n[1],
+        n_held_out=design.sizes(halves.held_out) if halves.split else None,
+        length_auc=design.length_auc,
+        length_p=design.length_p,
+        verdict=verdict(features, split=halves.split, least=min(design.n)),
+        warnings=_warnings(design, features, scores.n_equal),
+    )
+
+
+def _separations(
+    design: Design, columns: Float[Tensor, "n_texts k"], lengths: Float[Tensor, " n_texts"], halves: Halves, seed: int
+) -> list[Separation]:
+    rows: Int[Tensor, " n"] = halves.held_out
+    found = design.compare(columns[rows], rows)
+    p = design.permuted_p(columns[rows], rows, seed) if halves.split else found.p
+    return [
+        Separation(
+            float(found.d[i]),
+            float(found.auc[i]),
+            *design.interval(float(found.auc[i]), rows),
+            float(p[i]),
+            spearman(design.centred(columns[rows, i], rows), design.centred(lengths[rows], rows)),
+        )
+        for i in range(columns.shape[1])
+    ]
+
+
+def _sum_of(columns: Float[Tensor, "n_texts k"], rises: Bool[Tensor, " k"], chosen_on: Int[Tensor, " n"]) -> Float[Tensor, "n_texts 1"]:
+    """Of the chosen features, each with its sign and in its standard deviations where it was chosen."""
+    spread = (columns[chosen_on] - columns[chosen_on].mean(0)).square().mean(0).sqrt()
+    weights = torch.where(rises, 1.0, -1.0).double() / spread.clamp(min=1e-12)
+    return (columns * weights).sum(1, keepdim=True)
+
+
+def _confounds(design: Design, auc_equal_length: float, held_out: Int[Tensor, " n"], position_correlation: float) -> list[str]:
+    """Where the sets differ in length: "length" if texts of equal length are not told apart, "position" if the feature tracks that.
+
+    Late positions are only in the longer texts, so the second is a way of the first.
+    """
+    if design.length_p >= LEVEL:
+        return []
+    low, high = design.interval(auc_equal_length, held_out)
+    tracks = abs(position_correlation) >= TRACKS_POSITION
+    return [name for name, is_so in (("length", low <= 0.5 <= high), ("position", tracks)) if is_so]
+
+
+def verdict(features: Sequence[ContrastFeature], *, split: bool, least: int) -> str:
+    """What may be claimed, in a sentence."""
+    if not features:
+        return "No feature fires on these texts."
+    if not split:
+        return (
+            f"Too few texts ({least} in the smaller set) to choose features on one half and test them on the other: these are candidates, "
+            f"nothing is confirmed. Give at least {2 * LEAST_HALF} texts a set, better 30."
+        )
+    confirmed = [feature for feature in features if feature.confirmed]
+    clean = [feature for feature in confirmed if not feature.confounds]
+    if not confirmed:
+        return f"None of the {len(features)} features chosen on one half separates the other half (false discovery rate {LEVEL:g})."
+    doubt = "" if len(clean) == len(confirmed) else f"; {len(confirmed) - len(clean)} of them may only reflect the length of the texts"
+    return f"{len(confirmed)} of the {len(features)} features chosen on one half separate the other half too{doubt}."
+
+
+def _warnings(design: Design, features: Sequence[ContrastFeature], n_equal: int) -> list[str]:
+    if design.length_p >= LEVEL:
+        return []
+    flagged = sum(bool(feature.confounds) for feature in features)
+    return [
+        f"The sets differ in length (AUC {design.length_auc:.3g}, p {design.length_p:.2g}): {flagged} of {len(features)} features do not "
+        f"separate texts that are cut to {n_equal} tokens, or follow the position. Match the lengths to be sure."
+    ]
+
+
+def _check(n: int) -> None:
+    if n < LEAST:
+        raise ArgumentError(
+            f"A contrast needs at least {LEAST} texts in each set.",
+            code="TOO_FEW_TEXTS",
+            field="texts",
+            got=n,
+            allowed=f"{LEAST} or more; {2 * LEAST_HALF} to hold a half out",
+            hint='For one text against one other: top_features(text=..., against=[...], rank_by="contrast").',
+        )

@@ -1,0 +1,42 @@
+"""All that a pass over a text gathers about the features of one SAE."""
+
+import torch
+from torch import Tensor
+
+from saescope.features.index.config import IndexConfig
+from saescope.features.index.examples import Examples
+from saescope.features.index.firings import Contexts, firings_of
+from saescope.features.index.sample import ContextSample
+from saescope.features.index.statistics import FeatureStatistics
+from saescope.ops import SparseActs
+
+
+def bytes_per_feature(cfg: IndexConfig) -> int:
+    """Memory that a run takes for each feature of an SAE; beside it the sample, at most 50 MB an SAE, and one batch."""
+    return FeatureStatistics.BYTES + Examples.bytes_per_feature(cfg)
+
+
+class Accumulator:
+    """Statistics, examples and the sample of one SAE: fed with batches, saved and restored to the bit."""
+
+    def __init__(self, d_sae: int, cfg: IndexConfig, device: torch.device) -> None:
+        self.statistics = FeatureStatistics(d_sae, device)
+        self.examples = Examples(d_sae, cfg, device)
+        self.sample = ContextSample(cfg)
+
+    def add(self, acts: SparseActs, contexts: Contexts) -> None:
+        """A batch: `acts` at every position of the contexts, in reading order."""
+        contexts = contexts.to(acts.values.device)
+        firings = firings_of(acts, contexts.mask)
+        self.statistics.add(firings, int(contexts.mask.sum()))
+        self.examples.add(firings, contexts, self.statistics.maxima)
+        self.sample.add(firings, contexts)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        parts = {"statistics": self.statistics, "examples": self.examples, "sample": self.sample}
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        parts = {"statistics": self.statistics, "examples": self.examples, "sample": self.sample}
+        for name, part in parts.items():
+            part.load_state_dict({key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")})

@@ -1,0 +1,250 @@
+"""From a text to an index: one forward pass for several SAEs, stoppable and resumable to the bit."""
+
+import hashlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from saescope import checkpoints as disk
+from saescope.activations import EMBEDDED, Dataset, Harvester, open_dataset
+from saescope.activations.harvest import model_fingerprint
+from saescope.errors import Cancelled, ConfigError, FormatError, NumericError
+from saescope.features.index.accumulate import Accumulator
+from saescope.features.index.config import IndexConfig
+from saescope.features.index.corpus import Corpus
+from saescope.features.index.feature_index import FeatureIndex
+from saescope.features.index.firings import Contexts
+from saescope.features.index.hashing import hash_contexts, is_quiz
+from saescope.features.index.store import IndexOrigin, folder_of, index_root, write_index
+from saescope.features.index.texts import ContextLog
+from saescope.models import LanguageModel
+from saescope.ops import SparseActs
+from saescope.saes import SAE
+from saescope.splice import check_fits, prepare_input, read_hook
+
+CHECKPOINT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexProgress:
+    """How far a run is."""
+
+    state: Literal["running", "stopped", "done"]
+    n_tokens: int
+    n_wanted: int
+    n_contexts: int
+    tokens_per_s: float | None
+    eta_s: float | None
+
+
+class IndexRun:
+    """One pass over a text for several SAEs of a model; `go` returns at its end, or once `stop` is set, with a checkpoint in `folder`."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        saes: Sequence[SAE],
+        dataset: Dataset,
+        cfg: IndexConfig,
+        *,
+        folder: Path | None = None,
+        root: Path | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Goes on from the newest good checkpoint in `folder`. Indexes are kept below `root` (default: `home() / "indexes"`).
+
+        Raises:
+            MismatchError, HookError: an SAE does not fit the model.
+            ConfigError: the SAEs want different contexts; or a checkpoint is of another run (CHECKPOINT_MISMATCH).
+            FormatError: CHECKPOINT_CORRUPT: there are checkpoints, but none is whole.
+        """
+        self.warnings = [warning for sae in saes for warning in check_fits(model, sae, allow_mismatch=True)]
+        self.model, self.saes, self.dataset = model, list(saes), dataset
+        self.cfg = replace(cfg, prepend_bos=_prepend_bos(model, saes, cfg), context_size=min(cfg.context_size, model.n_ctx))
+        self.root, self.stop = root or index_root(), stop or threading.Event()
+        self.corpus = Corpus(model, dataset, self.cfg)
+        self.harvester = Harvester(model, [read_hook(sae) for sae in saes], self.cfg.context_size)
+        self.parts = [Accumulator(sae.cfg.d_sae, self.cfg, sae.device) for sae in saes]
+        self.fingerprint = _fingerprint(model, saes, dataset, self.cfg)
+        self.keeps = folder is not None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="saescope-index-"))
+        self.log = ContextLog(self.folder, n_contexts=self._resume())
+        self._indexes = list[FeatureIndex]()
+
+    @torch.no_grad()
+    def go(self, *, report: Callable[[IndexProgress], None] | None = None) -> IndexProgress:
+        """Read to the end or to a stop; the state is "done" or "stopped"."""
+        started, saved, before = time.monotonic(), time.monotonic(), self.corpus.n_tokens
+        try:
+            while not self.corpus.ended:
+                if self.stop.is_set():
+                    raise Cancelled("The run was asked to stop.")
+                self._step()
+                if self.keeps and time.monotonic() - saved > CHECKPOINT_S:
+                    self.save()
+                    saved = time.monotonic()
+                if report is not None:
+                    report(self._progress("running", time.monotonic() - started, self.corpus.n_tokens - before))
+        except Cancelled:  # before a batch was counted: it comes again
+            if self.keeps:
+                self.save()
+            return self._progress("stopped", time.monotonic() - started, self.corpus.n_tokens - before)
+        self._finish()
+        return self._progress("done", time.monotonic() - started, self.corpus.n_tokens - before)
+
+    def indexes(self) -> list[FeatureIndex]:
+        """One for each SAE, in their order; empty before the end."""
+        return self._indexes
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is kept of the features, in memory and in each checkpoint."""
+        return sum(tensor.nbytes for part in self.parts for tensor in part.state_dict().values())
+
+    def save(self) -> Path:
+        """Write a checkpoint.
+
+        Raises:
+            ResourceError: DISK_FULL; the earlier one is untouched.
+        """
+        self.log.commit()
+        tensors = {"corpus": self.corpus.state_dict()} | {f"sae{i}": part.state_dict() for i, part in enumerate(self.parts)}
+        state = {"fingerprint": self.fingerprint, "n_contexts": self.log.n_contexts}
+        return disk.save(self.folder, self.log.n_contexts, disk.Checkpoint(tensors, state), keep=1)
+
+    def _step(self) -> None:
+        ids = self.corpus.peek()
+        found = self.harvester(ids.clamp(min=0).long())
+        acts = [_encode(self.model, sae, found[read_hook(sae)]) for sae in self.saes]
+        hashes, mask = hash_contexts(ids), self.corpus.mask(ids)
+        contexts = Contexts(hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids))
+        for part, sparse in zip(self.parts, acts, strict=True):
+            part.add(sparse, contexts)
+        self.corpus.counted(int(mask.sum()))
+
+    def _resume(self) -> int:
+        """Contexts that were done before."""
+        disk.clean(self.folder)
+        path = disk.latest(self.folder)
+        if path is None:
+            if any(self.folder.glob(f"{disk.PREFIX}*")):
+                raise FormatError("No checkpoint of this run is whole.", code="CHECKPOINT_CORRUPT", hint="Start it again without resume.")
+            return 0
+        tensors, state = disk.load(path)
+        if state["fingerprint"] != self.fingerprint:
+            raise ConfigError(
+                "The checkpoint belongs to another model, SAE, text or configuration: they changed since.",
+                code="CHECKPOINT_MISMATCH",
+                field="dataset",
+                hint="Resume with the model, the SAEs, the text and the options of the first run, or start a new one.",
+            )
+        self.corpus.load_state_dict(tensors["corpus"])
+        for i, part in enumerate(self.parts):
+            part.load_state_dict(tensors[f"sae{i}"])
+        return int(state["n_contexts"])
+
+    def _finish(self) -> None:
+        self.corpus.check()
+        self.log.commit()
+        origin = IndexOrigin(self.model, self.dataset.name, self.corpus.n_tokens, self.log.n_contexts, self.cfg)
+        key = _fingerprint(self.model, [], self.dataset, self.cfg)[:16]
+        self._indexes = [
+            write_index(folder_of(sae.weights_hash, self.root) / key, sae, part, self.log, origin)
+            for sae, part in zip(self.saes, self.parts, strict=True)
+        ]
+        self.log.close()
+        for path in self.folder.glob(f"{disk.PREFIX}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        self.log.file.unlink(missing_ok=True)
+        if not self.keeps:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _progress(self, state: Literal["running", "stopped", "done"], seconds: float, n_new: int) -> IndexProgress:
+        rate = n_new / seconds if n_new and seconds else None
+        left = 0 if state == "done" else max(0, self.cfg.n_tokens - self.corpus.n_tokens)
+        return IndexProgress(state, self.corpus.n_tokens, self.cfg.n_tokens, self.log.n_contexts, rate, left / rate if rate else None)
+
+
+Report = Callable[[IndexProgress], None] | None
+
+
+@overload
+def index_features(
+    model: LanguageModel,
+    saes: SAE,
+    dataset: str | Dataset = ...,
+    *,
+    folder: Path | None = ...,
+    root: Path | None = ...,
+    report: Report = ...,
+    **settings: Any,
+) -> FeatureIndex: ...
+
+
+@overload
+def index_features(
+    model: LanguageModel,
+    saes: Sequence[SAE],
+    dataset: str | Dataset = ...,
+    *,
+    folder: Path | None = ...,
+    root: Path | None = ...,
+    report: Report = ...,
+    **settings: Any,
+) -> list[FeatureIndex]: ...
+
+
+def index_features(
+    model: LanguageModel,
+    saes: SAE | Sequence[SAE],
+    dataset: str | Dataset = EMBEDDED,
+    *,
+    folder: Path | None = None,
+    root: Path | None = None,
+    report: Report = None,
+    **settings: Any,
+) -> FeatureIndex | list[FeatureIndex]:
+    """Index one SAE, or several in one pass (a list for a list). `settings` are those of `IndexConfig`: n_tokens=1_000_000, ...
+
+    With a `folder`, checkpoints are kept there, and a run that was cut off goes on.
+    """
+    several = [saes] if isinstance(saes, SAE) else list(saes)
+    opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
+    run = IndexRun(model, several, opened, IndexConfig(**settings), folder=folder, root=root)
+    run.go(report=report)
+    return run.indexes()[0] if isinstance(saes, SAE) else run.indexes()
+
+
+def _encode(model: LanguageModel, sae: SAE, activation: Tensor) -> SparseActs:
+    x = prepare_input(model, sae, activation.to(sae.device))
+    if not bool(x.float().sum().isfinite()):
+        raise NumericError(f"The activations at {read_hook(sae)} are not finite.", hint="Load the model with dtype float32.")
+    return sae.encode_sparse(x.reshape(*activation.shape[:2], sae.cfg.d_in) if sae.sequential else x)
+
+
+def _prepend_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> bool:
+    if cfg.prepend_bos is not None:
+        return cfg.prepend_bos
+    said = [sae.cfg.metadata.prepend_bos for sae in saes]
+    wanted = {model.tokenizer.adds_bos if one is None else one for one in said}
+    if len(wanted) != 1:
+        raise ConfigError(
+            "The SAEs were trained some with and some without BOS: they cannot read the same contexts." if wanted else "No SAE is given.",
+            code="MIXED_BOS" if wanted else "MISSING_ARGUMENT",
+            field="sae",
+            hint="Index them one after the other.",
+        )
+    return wanted.pop()
+
+
+def _fingerprint(model: LanguageModel, saes: Sequence[SAE], dataset: Dataset, cfg: IndexConfig) -> str:
+    said = (model_fingerprint(model), [sae.weights_hash for sae in saes], dataset.fingerprint, cfg)
+    return hashlib.sha256(repr(said).encode()).hexdigest()

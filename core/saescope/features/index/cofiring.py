@@ -1,0 +1,61 @@
+"""Who fires with whom, and where nobody does, in the contexts of which everything is known."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float64, Int, Int16, Int32
+from torch import Tensor
+
+from saescope.features.index.rows import Cofiring
+
+LEAST_TOGETHER = 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sampled contexts in CSR by position (as `ContextSample.arrays` says)."""
+
+    offsets: Int32[Tensor, " n_pos_plus_1"]
+    features: Int16[Tensor, " n"] | Int32[Tensor, " n"]
+    contexts: Int32[Tensor, " n_contexts"]
+    """Their numbers in the index."""
+    n_counted: Int[Tensor, ""]
+    context_size: int
+    d_sae: int
+    special_ids: Int[Tensor, " n_special"]
+
+    @cached_property
+    def n_fired(self) -> Float64[Tensor, " d_sae"]:
+        """At how many positions each feature fires."""
+        return torch.bincount(self.features.long(), minlength=self.d_sae).double()
+
+    def where(self, feature: int) -> Int[Tensor, " n"]:
+        """Positions at which a feature fires: context * context_size + pos."""
+        entries = (self.features == feature).nonzero()[:, 0]
+        return torch.searchsorted(self.offsets, entries.int(), right=True) - 1
+
+    def fires(self, feature: int) -> Bool[Tensor, "n_contexts context_size"]:
+        """Where a feature fires, as a picture of the contexts."""
+        found = torch.zeros(len(self.contexts) * self.context_size, dtype=torch.bool)
+        found[self.where(feature)] = True
+        return found.reshape(-1, self.context_size)
+
+
+def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
+    """The `k` features with the largest phi to this one, of those that fire with it at `LEAST_TOGETHER` positions or more."""
+    where = sample.where(feature)
+    sizes = sample.offsets.diff()[where].long()
+    first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    entries = sample.offsets[where].long().repeat_interleave(sizes) + torch.arange(int(sizes.sum())) - first
+    together = torch.bincount(sample.features[entries].long(), minlength=sample.d_sae).double()
+    together[feature] = 0
+    found = (together >= LEAST_TOGETHER).nonzero()[:, 0]
+    if not len(found):
+        return []
+    n_all, n_one = float(sample.n_counted), float(len(where))
+    n_other = sample.n_fired[found]
+    spread = (n_one * n_other * (n_all - n_one) * (n_all - n_other)).sqrt()
+    phi = torch.where(spread > 0, (together[found] * n_all - n_one * n_other) / spread.clamp(min=1e-9), 0.0)
+    best = phi.argsort(descending=True, stable=True)[:k]
+    return [Cofiring(int(found[i]), int(together[found[i]]), float(together[found[i]]) / n_one, float(phi[i])) for i in best.tolist()]

@@ -1,0 +1,89 @@
+"""The firings of one batch of contexts, feature by feature."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int, UInt8
+from torch import Tensor
+
+from saescope.ops import SparseActs
+
+BEFORE, AFTER = 23, 8
+"""Tokens of a passage around the one that it was chosen for."""
+WINDOW = BEFORE + 1 + AFTER
+STEPS = 16
+"""Codes to an octave."""
+CENTRE = 128
+"""The code of an activation as strong as that at the passage's own token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """A batch of contexts, as far as examples need to know them."""
+
+    hashes: Int[Tensor, " n"]
+    mask: Bool[Tensor, "n context_size"]
+    """Counted positions."""
+    quiz: Bool[Tensor, " n"]
+    """Which only quizzes may show."""
+    fresh: Bool[Tensor, " n"]
+    """Which have not come before; the others count, but are no examples again."""
+
+    def to(self, device: torch.device) -> "Contexts":
+        return Contexts(self.hashes.to(device), self.mask.to(device), self.quiz.to(device), self.fresh.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Firings:
+    """Entries above zero at counted positions, sorted by feature, then context, then position."""
+
+    features: Int[Tensor, " n"]
+    rows: Int[Tensor, " n"]
+    """Which context of the batch."""
+    positions: Int[Tensor, " n"]
+    """In the context."""
+    values: Tensor
+    """float32 [n]."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, keep: Tensor) -> "Firings":
+        """A part of them by mask or by index."""
+        return Firings(self.features[keep], self.rows[keep], self.positions[keep], self.values[keep])
+
+
+def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firings:
+    """What fires at the counted positions."""
+    positions = acts.positions
+    keep = (mask.flatten()[positions] & (acts.values > 0)).nonzero()[:, 0]
+    positions, features = positions[keep], acts.features[keep].long()
+    order = (features * mask.numel() + positions).argsort()
+    positions = positions[order]
+    return Firings(features[order], positions // mask.shape[1], positions % mask.shape[1], acts.values[keep][order].float())
+
+
+def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m window"]:
+    """What the feature of each chosen firing does at the tokens around it, as codes: 0 silent, else relative to the firing's own."""
+    around = torch.arange(-BEFORE, AFTER + 1, device=chosen.device)
+    near = chosen[:, None] + around
+    inside = (near >= 0) & (near < len(firings))
+    near = near.clamp(0, max(0, len(firings) - 1))
+    own = chosen[:, None]
+    away = firings.positions[near] - firings.positions[own]
+    inside &= (firings.features[near] == firings.features[own]) & (firings.rows[near] == firings.rows[own])
+    inside &= (away >= -BEFORE) & (away <= AFTER)
+    codes = encode_relative(firings.values[near], firings.values[own])
+    found = torch.zeros(len(chosen), WINDOW + 1, dtype=torch.uint8, device=chosen.device)
+    found.scatter_(1, torch.where(inside, away + BEFORE, WINDOW), codes)
+    return found[:, :WINDOW].contiguous()
+
+
+def encode_relative(values: Tensor, own: Tensor) -> Tensor:
+    """Activations above zero as codes 1..255: a sixteenth of an octave each (good to 2.2 %), 8 octaves either way."""
+    return ((values / own).log2() * STEPS).round().clamp(1 - CENTRE, 255 - CENTRE).add(CENTRE).to(torch.uint8)
+
+
+def decode_relative(codes: Tensor, own: Tensor) -> Tensor:
+    """The inverse; 0 stays 0."""
+    return torch.where(codes == 0, 0.0, own * ((codes.float() - CENTRE) / STEPS).exp2())

@@ -1,0 +1,85 @@
+"""Whole contexts at random with every firing in them: who fires with whom, and where a feature is known to be silent."""
+
+from bisect import insort
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int16, Int32
+from torch import Tensor
+
+from saescope.features.index.config import IndexConfig
+from saescope.features.index.firings import Contexts, Firings
+from saescope.features.index.hashing import MOST, hash_order
+
+MOST_ENTRIES = 2**23
+"""Firings kept in all, 6 bytes each: what bounds the memory where an SAE fires densely."""
+
+
+class SampledContext(NamedTuple):
+    """All firings in one context."""
+
+    order: int
+    """Its place in the random order of contexts."""
+    context: int
+    features: Int32[Tensor, " n"]
+    positions: Int16[Tensor, " n"]
+    """Ascending."""
+    n_counted: int
+
+
+class ContextSample:
+    """The first contexts of a random order of those that only quizzes may show: as many as the bounds allow."""
+
+    def __init__(self, cfg: IndexConfig, *, most_entries: int = MOST_ENTRIES) -> None:
+        self.seed = cfg.seed
+        self.most_contexts, self.most_entries = cfg.sample_tokens // cfg.context_size, most_entries
+        self.kept: list[SampledContext] = []
+        self.end = MOST if self.most_contexts else 0
+        """Contexts from here on in the order are out: one before them was."""
+        self.n_entries = 0
+
+    def add(self, firings: Firings, contexts: Contexts) -> None:
+        """Take the contexts that belong here from a batch."""
+        order = hash_order(self.seed, contexts.hashes)
+        rows = (contexts.quiz & contexts.fresh & (order < self.end)).nonzero()[:, 0]
+        for row, place, context in zip(rows.tolist(), order[rows].tolist(), contexts.hashes[rows].tolist(), strict=True):
+            here = firings.select((firings.rows == row).nonzero()[:, 0])
+            by_position = here.positions.argsort(stable=True)
+            features, positions = here.features[by_position].int().cpu(), here.positions[by_position].short().cpu()
+            insort(self.kept, SampledContext(place, context, features, positions, int(contexts.mask[row].sum())), key=lambda c: c.order)
+            self.n_entries += len(here)
+        while len(self.kept) > self.most_contexts or self.n_entries > self.most_entries:
+            last = self.kept.pop()
+            self.end = min(self.end, last.order)
+            self.n_entries -= len(last.features)
+
+    def arrays(self, d_sae: int, context_size: int) -> dict[str, Tensor]:
+        """CSR by position: what fires at `i = n * context_size + pos` of the n-th context is `features[offsets[i]:offsets[i + 1]]`."""
+        starts = torch.arange(len(self.kept)).repeat_interleave(torch.tensor([len(c.features) for c in self.kept], dtype=torch.int64))
+        places = self._joined("positions", torch.int16) + starts * context_size
+        offsets = torch.zeros(len(self.kept) * context_size + 1, dtype=torch.int32)
+        offsets[1:] = torch.bincount(places, minlength=len(offsets) - 1).cumsum(0)
+        return {
+            "offsets": offsets,
+            "features": self._joined("features", torch.int32).to(torch.int16 if d_sae <= 2**15 else torch.int32),
+            "contexts": torch.tensor([c.context for c in self.kept], dtype=torch.int64),
+            "n_counted": torch.tensor(sum(c.n_counted for c in self.kept)),
+        }
+
+    def _joined(self, what: str, dtype: torch.dtype) -> Tensor:
+        return torch.cat([torch.zeros(0, dtype=dtype), *(getattr(c, what) for c in self.kept)])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        rows = [(c.order, c.context, len(c.features), c.n_counted) for c in self.kept]
+        return {
+            "end": torch.tensor(self.end),
+            "contexts": torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
+            "features": self._joined("features", torch.int32),
+            "positions": self._joined("positions", torch.int16),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.end, self.n_entries = int(state["end"]), len(state["features"])
+        sizes = state["contexts"][:, 2].tolist()
+        parts = zip(state["contexts"].tolist(), state["features"].split(sizes), state["positions"].split(sizes), strict=True)
+        self.kept = [SampledContext(order, context, features, positions, n) for (order, context, _, n), features, positions in parts]

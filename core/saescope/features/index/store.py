@@ -1,0 +1,187 @@
+"""An index on disk: `<home>/indexes/<weights hash>/<corpus>/` with manifest.json, arrays.safetensors and texts.db."""
+
+import errno
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saescope.activations import EMBEDDED
+from saescope.embedded import EMBEDDED_SAE_DIR
+from saescope.errors import FormatError, ResourceError
+from saescope.features.index.accumulate import Accumulator
+from saescope.features.index.config import IndexConfig
+from saescope.features.index.feature_index import ARRAYS, FeatureIndex
+from saescope.features.index.manifest import IndexManifest, write_manifest
+from saescope.features.index.texts import FILE as TEXTS
+from saescope.features.index.texts import ContextLog
+from saescope.models import LanguageModel
+from saescope.names import home
+from saescope.saes import SAE
+from saescope.splice import read_hook
+
+HASH_CHARS = 16
+PACKED = EMBEDDED_SAE_DIR.parent / "index.zip"
+"""The packaged SAE's index; unpacked when it is first asked for."""
+
+
+class IndexOrigin(NamedTuple):
+    """Where the numbers of an index come from."""
+
+    model: LanguageModel
+    dataset: str
+    n_tokens: int
+    n_contexts: int
+    cfg: IndexConfig
+
+
+def index_root() -> Path:
+    """Where indexes are kept."""
+    return home() / "indexes"
+
+
+def folder_of(weights_hash: str, root: Path | None = None) -> Path:
+    """Where the indexes of an SAE are kept, each in a folder of its own."""
+    return (root or index_root()) / weights_hash[:HASH_CHARS]
+
+
+def write_index(folder: Path, sae: SAE, part: Accumulator, log: ContextLog, origin: IndexOrigin) -> FeatureIndex:
+    """Write what a pass gathered; the folder is complete or not there.
+
+    Raises:
+        ResourceError: DISK_FULL, or the folder cannot be written to.
+    """
+    aside = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        arrays = _arrays(part, log, origin)
+        wanted = torch.cat([array.flatten() for name, array in arrays.items() if name.endswith(".contexts")]).unique()
+        save_file(arrays, aside / ARRAYS)
+        log.write(aside / TEXTS, wanted[wanted >= 0].tolist(), origin.model.token_text)
+        write_manifest(aside, _manifest(aside, sae, origin))
+        _put(aside, folder)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
+        raise ResourceError(
+            f"The index could not be written to {folder.name}: {error}",
+            code="DISK_FULL" if full else "CANNOT_WRITE",
+            hint="Free space on that disk, then run it again: it goes on from its last checkpoint.",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return FeatureIndex.open(folder)
+
+
+def find_index(
+    sae: SAE, model: LanguageModel | None = None, *, root: Path | None = None, say: Callable[[str], None] = lambda message: None
+) -> FeatureIndex | None:
+    """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why one was passed over."""
+    place = folder_of(sae.weights_hash, root)
+    unpack(place.parent, sae.weights_hash)
+    found = list[FeatureIndex]()
+    for folder in sorted(path for path in place.glob("[!.]*") if path.is_dir()):
+        try:
+            index = FeatureIndex.open(folder)
+        except FormatError as error:
+            say(error.message)
+            continue
+        wrong = _unfit(index.manifest, sae, model)
+        if wrong:
+            say(f"An index of {index.manifest.dataset} is not used: {wrong}.")
+        else:
+            found.append(index)
+    return max(found, key=lambda index: (index.manifest.n_tokens, index.manifest.created), default=None)
+
+
+def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> str:
+    if manifest.weights_hash != sae.weights_hash:
+        return "it is of other weights"
+    if manifest.hook_name != read_hook(sae):
+        return f"it was made at {manifest.hook_name}"
+    if model is None or manifest.model == model.name or set(manifest.settings["identities"]) & model.identities:
+        return ""
+    return f"it was made with the model {manifest.model}, not {model.name}"
+
+
+def _arrays(part: Accumulator, log: ContextLog, origin: IndexOrigin) -> dict[str, Tensor]:
+    """As they are kept: contexts by number, everything on the CPU."""
+    statistics = {f"statistics.{name}": array for name, array in part.statistics.arrays().items()}
+    sample = {f"sample.{name}": array for name, array in part.sample.arrays(len(part.statistics.maxima), origin.cfg.context_size).items()}
+    examples = {f"examples.{name}": array for name, array in part.examples.state_dict().items()}
+    arrays = statistics | examples | sample | {"special_ids": origin.model.tokenizer.special_ids}
+    for name in [name for name in arrays if name.endswith(".contexts")]:
+        hashes = arrays[name].cpu()
+        empty = arrays[name.replace("contexts", "values")].cpu() == 0 if name != "sample.contexts" else torch.zeros_like(hashes).bool()
+        arrays[name] = log.numbers(hashes.flatten()).reshape(hashes.shape).masked_fill(empty, -1).int()
+    return {name: array.cpu().contiguous() for name, array in arrays.items()}
+
+
+def _manifest(folder: Path, sae: SAE, origin: IndexOrigin) -> IndexManifest:
+    cfg = origin.cfg
+    kept = ("n_top", "n_range", "n_quiz", "quiz_share", "sample_tokens", "prepend_bos")
+    return IndexManifest(
+        weights_hash=sae.weights_hash,
+        d_sae=sae.cfg.d_sae,
+        hook_name=read_hook(sae),
+        model=origin.model.name,
+        dataset=_public(origin.dataset),
+        n_tokens=origin.n_tokens,
+        n_contexts=origin.n_contexts,
+        context_size=cfg.context_size,
+        seed=cfg.seed,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings={name: getattr(cfg, name) for name in kept} | {"identities": sorted(origin.model.identities)},
+        files={path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    )
+
+
+def _public(dataset: str) -> str:
+    """A dataset without the folders of this machine."""
+    return dataset if dataset == EMBEDDED or dataset.startswith("hf:") else Path(dataset).name
+
+
+def _put(aside: Path, folder: Path) -> None:
+    for path in aside.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        old = folder.with_name(f".tmp-old-{folder.name}-{os.getpid()}")
+        folder.rename(old)
+        aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        aside.rename(folder)
+
+
+def pack(index: FeatureIndex, file: Path = PACKED) -> None:
+    """An index as one small file, to ship it."""
+    with zipfile.ZipFile(file, "w", compression=zipfile.ZIP_LZMA) as archive:
+        archive.comment = f"{index.manifest.weights_hash[:HASH_CHARS]}/{index.folder.name}".encode()
+        for path in sorted(index.folder.iterdir()):
+            archive.write(path, path.name)
+
+
+def unpack(root: Path, weights_hash: str, file: Path = PACKED) -> None:
+    """The packed index below `root`, once, if it is of these weights."""
+    if not file.is_file():
+        return
+    with zipfile.ZipFile(file) as archive:
+        of, key = archive.comment.decode().split("/")
+        folder = root / of / key
+        if of != weights_hash[:HASH_CHARS] or folder.is_dir():
+            return
+        aside = folder.with_name(f".tmp-{key}-{os.getpid()}")
+        with suppress(OSError):  # a full disk, or another process was faster: what is not there is not found
+            archive.extractall(aside)
+            aside.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,171 @@
+"""What features are called: several labels a feature, each with its source and the score of its tests, searchable by their words."""
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from saescope.errors import ArgumentError
+from saescope.features.database import labels_path, open_database, transaction
+from saescope.features.scores import NOT_TESTED, Counts, LabelScore, score
+from saescope.untrusted import MOST_CHARS, clean_line
+
+MOST_MATCHES = 1000
+_COLUMNS = "labels.id, feature, labels.text, source, created, detection, fuzzing"
+_NOTHING = Counts(0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label of one feature."""
+
+    id: int
+    feature: int
+    text: str
+    source: str
+    """Who said so first: "you", "agent" or "neuronpedia:..."."""
+    created: str
+    score: LabelScore | None
+    """Over all quizzes that it was tested with; None: not tested."""
+
+    @property
+    def verdict(self) -> str:
+        return self.score.verdict if self.score else NOT_TESTED
+
+
+class LabelStore:
+    """The labels of all SAEs, by the hash of their weights."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or labels_path()
+
+    def add(self, weights_hash: str, feature: int, text: str, *, source: str) -> Label:
+        """Store a label; one that is there already keeps its source and its score.
+
+        Raises:
+            ArgumentError: the text is empty or longer than 300 characters.
+        """
+        self.add_many(weights_hash, [(feature, text)], source=source)
+        key = _key(clean_label(text))
+        return next(label for label in self.of(weights_hash, feature) if _key(label.text) == key)
+
+    def add_many(self, weights_hash: str, rows: Iterable[tuple[int, str]], *, source: str) -> None:
+        """Store labels (feature, text) of one source, all or none."""
+        labels = [(feature, clean_label(text)) for feature, text in rows]
+        with open_database(self.path) as db, transaction(db):
+            for feature, text in labels:
+                insert_label(db, weights_hash, feature, text, source)
+
+    def of(self, weights_hash: str, feature: int) -> list[Label]:
+        """All labels of a feature: tested and better than chance first, then untested, then those that failed."""
+        return self.of_many(weights_hash, [feature]).get(feature, [])
+
+    def best(self, weights_hash: str, features: Sequence[int]) -> dict[int, Label]:
+        """The first label of each feature that has one."""
+        return {feature: labels[0] for feature, labels in self.of_many(weights_hash, features).items()}
+
+    def of_many(self, weights_hash: str, features: Sequence[int]) -> dict[int, list[Label]]:
+        """All labels of each feature that has any."""
+        if not self.path.exists() or not features:
+            return {}
+        query = f"SELECT {_COLUMNS} FROM labels WHERE weights_hash = ? AND feature IN (SELECT value FROM json_each(?))"
+        with open_database(self.path) as db:
+            labels = [_label(row) for row in db.execute(query, (weights_hash, json.dumps(list(features))))]
+        found: dict[int, list[Label]] = {}
+        for label in sorted(labels, key=_trust):
+            found.setdefault(label.feature, []).append(label)
+        return found
+
+    def search(self, weights_hash: str, query: str, *, k: int = 10, offset: int = 0) -> tuple[list[Label], int]:
+        """The features whose labels share words with `query`, one label each, and how many there are.
+
+        Best match first (bm25, words by their stems); labels that failed their test come last.
+        """
+        words = [f'"{word}"' for word in re.findall(r"\w+", query)]
+        if not self.path.exists() or not words:
+            return [], 0
+        sql = f"""SELECT {_COLUMNS} FROM label_words JOIN labels ON labels.id = label_words.rowid
+            WHERE label_words MATCH ? AND weights_hash = ? ORDER BY bm25(label_words), feature, labels.id LIMIT {MOST_MATCHES}"""
+        with open_database(self.path) as db:
+            labels = [_label(row) for row in db.execute(sql, (" OR ".join(words), weights_hash))]
+        first: dict[int, Label] = {}
+        for label in sorted(labels, key=_failed):
+            first.setdefault(label.feature, label)
+        return list(first.values())[offset : offset + k], len(first)
+
+    def remove(self, label_id: int) -> bool:
+        """Whether there was such a label."""
+        with open_database(self.path) as db, transaction(db):
+            return db.execute("DELETE FROM labels WHERE id = ?", [label_id]).rowcount == 1
+
+
+def clean_label(text: str) -> str:
+    """One line of plain text.
+
+    Raises:
+        ArgumentError: nothing is left, or more than 300 characters.
+    """
+    cleaned = clean_line(text, len(text) + 1)
+    if 0 < len(cleaned) <= MOST_CHARS:
+        return cleaned
+    raise ArgumentError(
+        f"A label has 1 to {MOST_CHARS} characters.",
+        code="LABEL_LENGTH",
+        field="text",
+        got=f"{len(cleaned)} characters",
+        allowed=f"1..{MOST_CHARS}",
+        hint="Say in one sentence on what the feature fires.",
+    )
+
+
+def insert_label(db: sqlite3.Connection, weights_hash: str, feature: int, text: str, source: str) -> int:
+    """The id of this label, which is new or was there; letter case does not count."""
+    db.execute(
+        "INSERT OR IGNORE INTO labels (weights_hash, feature, text, key, source, created) VALUES (?, ?, ?, ?, ?, ?)",
+        (weights_hash, feature, text, _key(text), source, now()),
+    )
+    found = db.execute("SELECT id FROM labels WHERE weights_hash = ? AND feature = ? AND key = ?", (weights_hash, feature, _key(text)))
+    return found.fetchone()[0]
+
+
+def add_score(db: sqlite3.Connection, label_id: int, detection: Counts, fuzzing: Counts) -> Label:
+    """Add the answers of one more quiz to a label's own."""
+    row = db.execute("SELECT detection, fuzzing FROM labels WHERE id = ?", [label_id]).fetchone()
+    pooled = [json.dumps(_counts(old).plus(new)) for old, new in zip(row, (detection, fuzzing), strict=True)]
+    db.execute("UPDATE labels SET detection = ?, fuzzing = ? WHERE id = ?", (*pooled, label_id))
+    return _label(db.execute(f"SELECT {_COLUMNS} FROM labels WHERE id = ?", [label_id]).fetchone())
+
+
+def now() -> str:
+    """The time, as it is stored."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _key(text: str) -> str:
+    return text.casefold()
+
+
+def _counts(stored: str | None) -> Counts:
+    return Counts(*json.loads(stored)) if stored else _NOTHING
+
+
+def _label(row: Sequence[object]) -> Label:
+    label_id, feature, text, source, created, detection, fuzzing = row
+    counts = [_counts(str(kind) if kind else None) for kind in (detection, fuzzing)]
+    tested = score(*counts) if counts != [_NOTHING, _NOTHING] else None
+    return Label(int(str(label_id)), int(str(feature)), str(text), str(source), str(created), tested)
+
+
+def _failed(label: Label) -> bool:
+    return label.score is not None and label.score.balanced_accuracy <= 0.5
+
+
+def _trust(label: Label) -> tuple[int, float, int]:
+    """Above chance beyond doubt, above chance, the user's own word, other untested ones, failed; the newest first."""
+    if label.score is None:
+        return (2 if label.source == "you" else 3), 0.0, -label.id
+    sure = label.score.low > 0.5
+    return (4 if _failed(label) else 0 if sure else 1), -label.score.low, -label.id

@@ -1,0 +1,182 @@
+"""Quizzes with their answers, which never leave: each is answered once, and its texts are spent with it."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saescope.errors import ArgumentError, NotFoundError
+from saescope.features.database import labels_path, open_database, transaction
+from saescope.features.labels import Label, add_score, clean_label, insert_label, now
+from saescope.features.scores import count
+
+MARKS = ("⟦", "⟧")
+"""Around the token that a fuzzing item asks about."""
+VOID = "void"
+LEAST_SHARED = 40
+"""A text that shares this many characters with an item is that item's."""
+
+
+class QuizItem(NamedTuple):
+    """One question; answers are given in the order of `n`."""
+
+    n: int
+    kind: str
+    """"detection": does the feature fire anywhere in this text? "fuzzing": does it fire on the token between ⟦ and ⟧?"""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quiz:
+    """What the one who answers may see."""
+
+    id: str
+    feature: int
+    items: list[QuizItem]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """A question with its answer."""
+
+    kind: str
+    text: str
+    fires: bool
+    key: str
+    """Of the passage, whichever token is marked in it."""
+
+
+class QuizStore:
+    """Beside the labels, in the same file."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or labels_path()
+
+    def add(self, weights_hash: str, feature: int, items: Sequence[StoredItem], *, n: int, seed: int) -> Quiz:
+        """Keep a new quiz; `n` items were asked for."""
+        quiz_id = f"q{secrets.token_hex(5)}"
+        row = (quiz_id, weights_hash, feature, n, seed, now(), json.dumps([asdict(item) for item in items]))
+        with open_database(self.path) as db:
+            db.execute("INSERT INTO quizzes (id, weights_hash, feature, n, seed, created, items) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        return _shown(quiz_id, feature, items, n)
+
+    def find_open(self, weights_hash: str, feature: int, *, n: int, seed: int) -> Quiz | None:
+        """The quiz of an earlier call with the same arguments that can still be answered."""
+        if not self.path.exists():
+            return None
+        spent = self.spent(weights_hash, feature)
+        query = "SELECT id, items FROM quizzes WHERE weights_hash = ? AND feature = ? AND n = ? AND seed = ? AND answered IS NULL"
+        with open_database(self.path) as db:
+            rows = db.execute(query, (weights_hash, feature, n, seed)).fetchall()
+        quizzes = [(quiz_id, _items(stored)) for quiz_id, stored in rows]
+        fresh = [(quiz_id, items) for quiz_id, items in quizzes if not spent & {item.key for item in items}]
+        return _shown(fresh[0][0], feature, fresh[0][1], n) if fresh else None
+
+    def spent(self, weights_hash: str, feature: int) -> frozenset[str]:
+        """Keys of the passages whose answers the feature's scores have told something about."""
+        if not self.path.exists():
+            return frozenset()
+        query = "SELECT items FROM quizzes WHERE weights_hash = ? AND feature = ? AND answered IS NOT NULL"
+        with open_database(self.path) as db:
+            return frozenset(item.key for (stored,) in db.execute(query, (weights_hash, feature)) for item in _items(stored))
+
+    def answer(self, quiz_id: str, answers: Sequence[bool], *, weights_hash: str, feature: int, text: str, source: str) -> Label:
+        """The label `text`, scored by these answers beside those of earlier quizzes; the quiz is used up.
+
+        Raises:
+            NotFoundError: there is no such quiz.
+            ArgumentError: it was answered, or is about another feature, or needs another number of answers.
+        """
+        cleaned = clean_label(text)
+        with open_database(self.path) as db, transaction(db):
+            row = db.execute("SELECT weights_hash, feature, items, answered FROM quizzes WHERE id = ?", [quiz_id]).fetchone()
+            items = _checked(row, quiz_id, weights_hash, feature, n_answers=len(answers))
+            if row[3] is not None or self.spent(weights_hash, feature) & {item.key for item in items}:
+                raise _used(quiz_id, feature, row[3])
+            kinds = [
+                count(
+                    [item.fires for item in items if item.kind == kind],
+                    [a for item, a in zip(items, answers, strict=True) if item.kind == kind],
+                )
+                for kind in ("detection", "fuzzing")
+            ]
+            label_id = insert_label(db, weights_hash, feature, cleaned, source)
+            db.execute("UPDATE quizzes SET answered = ? WHERE id = ?", (now(), quiz_id))
+            return add_score(db, label_id, *kinds)
+
+    def void(self, texts: Sequence[str]) -> list[str]:
+        """Use up every open quiz of which an item stands in `texts`: to be called before these are encoded, which would tell its answers.
+
+        Returns their ids.
+        """
+        if not self.path.exists():
+            return []
+        plain = ["".join(text.split()) for text in texts]
+        with open_database(self.path) as db:
+            rows = db.execute("SELECT id, items FROM quizzes WHERE answered IS NULL").fetchall()
+            seen = [quiz_id for quiz_id, stored in rows if any(_shares(item, plain) for item in _items(stored))]
+            db.executemany("UPDATE quizzes SET answered = ? WHERE id = ? AND answered IS NULL", [(VOID, quiz_id) for quiz_id in seen])
+        return seen
+
+
+def passage_key(tokens: Sequence[str]) -> str:
+    """Names a passage by its tokens."""
+    return hashlib.sha256("\0".join(tokens).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _shown(quiz_id: str, feature: int, items: Sequence[StoredItem], n: int) -> Quiz:
+    shown = [QuizItem(i, item.kind, item.text) for i, item in enumerate(items, 1)]
+    short = [f"Only {len(items)} of {n} items: the index has no more texts that were not yet asked."] if len(items) < n else []
+    return Quiz(quiz_id, feature, shown, short)
+
+
+def _items(stored: str) -> list[StoredItem]:
+    return [StoredItem(**item) for item in json.loads(stored)]
+
+
+def _checked(row: Any, quiz_id: str, weights_hash: str, feature: int, *, n_answers: int) -> list[StoredItem]:
+    again = f'Call quiz_feature(sae="...", feature={feature}).'
+    if row is None:
+        raise NotFoundError(f"There is no quiz {quiz_id!r}.", code="QUIZ_NOT_FOUND", field="quiz_id", got=quiz_id, hint=again)
+    if (row[0], row[1]) != (weights_hash, feature):
+        raise ArgumentError(
+            f"Quiz {quiz_id} is about feature {row[1]}{'' if row[0] == weights_hash else ' of another SAE'}, not feature {feature}.",
+            code="QUIZ_MISMATCH",
+            field="quiz_id",
+            got=quiz_id,
+            allowed="a quiz of this feature",
+            hint=again,
+        )
+    items = _items(row[2])
+    if n_answers != len(items):
+        raise ArgumentError(
+            f"Quiz {quiz_id} has {len(items)} items, got {n_answers} answers.",
+            code="ANSWERS_LENGTH",
+            field="answers",
+            got=n_answers,
+            allowed=len(items),
+            hint="Give one boolean an item, in the order of the items.",
+        )
+    return items
+
+
+def _used(quiz_id: str, feature: int, answered: str | None) -> ArgumentError:
+    why = "some of its texts were asked in a quiz that is answered" if answered is None else "it was answered before"
+    return ArgumentError(
+        f"Quiz {quiz_id} cannot be answered: {'its texts were encoded after it was made' if answered == VOID else why}.",
+        code="QUIZ_USED",
+        field="quiz_id",
+        got=quiz_id,
+        hint=f'Make a new one: quiz_feature(sae="...", feature={feature}).',
+    )
+
+
+def _shares(item: StoredItem, plain: Sequence[str]) -> bool:
+    """Whether a text holds a stretch of the item, or the item the text; spaces and marks do not count."""
+    own = "".join(item.text.replace("⟦", "").replace("⟧", "").split())
+    stretches = [own[i : i + LEAST_SHARED] for i in range(0, max(1, len(own) - LEAST_SHARED + 1), LEAST_SHARED // 2)]
+    return any(any(stretch in text for stretch in stretches) or (len(text) >= LEAST_SHARED // 2 and text in own) for text in plain)

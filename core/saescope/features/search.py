@@ -1,0 +1,147 @@
+"""Features by the words of their labels, by the tokens that they write, or by texts that make them fire; each says why it was found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+from saescope.features.index import FeatureIndex
+from saescope.features.labels import LabelStore
+from saescope.features.text_acts import text_acts
+from saescope.models import LanguageModel, Tokens, counted
+from saescope.saes import SAE
+from saescope.splice import write_hook
+
+ROWS = 4096
+"""Decoder rows whose effects are computed at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFeature:
+    """A feature, by what it was found and how good it is there."""
+
+    feature: int
+    score: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Best first; `total` could be listed, `score_is` says what the score measures."""
+
+    features: list[FoundFeature]
+    total: int
+    score_is: str
+    warnings: list[str]
+
+
+def find_by_label(labels: LabelStore, weights_hash: str, query: str, *, k: int = 10, offset: int = 0) -> Found:
+    """Features with a label that shares words with `query`."""
+    rows, total = labels.search(weights_hash, query, k=k, offset=offset)
+    features = [FoundFeature(label.feature, 1 / (offset + i), f"label: {label.text} ({label.verdict})") for i, label in enumerate(rows, 1)]
+    untested = sum(label.score is None for label in rows)
+    warnings = [f"{untested} of these {len(rows)} labels were never tested: quiz_feature tests one."] if untested else []
+    return Found(features, total, "1 / rank by the words that label and query share", warnings)
+
+
+def find_by_tokens(model: LanguageModel, sae: SAE, tokens: Sequence[str], *, k: int = 10, offset: int = 0) -> Found:
+    """Features that write these tokens: how far each token's logit effect stands out among all of the feature's effects, averaged.
+
+    Exact over the whole decoder and vocabulary: mean and variance of a feature's effects come from the unembedding's own.
+
+    Raises:
+        ArgumentError: a text is not one token, or the SAE's site does not write to the residual stream linearly.
+    """
+    ids = [model.single_token(token, "tokens") for token in dict.fromkeys(tokens)]
+    scores = token_scores(model, sae, ids)
+    mean = scores.mean(1)
+    best = mean.topk(min(offset + k, len(mean))).indices[offset:].tolist()
+    names = [model.token_text(i) for i in ids]
+    features = [
+        FoundFeature(
+            feature,
+            float(mean[feature]),
+            "writes " + ", ".join(f"{name!r} ({value:.2g} sd)" for name, value in zip(names, scores[feature].tolist(), strict=True)),
+        )
+        for feature in best
+    ]
+    return Found(features, len(mean), "standard deviations of the tokens' logit effects above the feature's mean over the vocabulary", [])
+
+
+def token_scores(model: LanguageModel, sae: SAE, ids: Sequence[int]) -> Float[Tensor, "d_sae n_tokens"]:
+    """(effect on the token - mean effect) / standard deviation over the vocabulary, of every feature.
+
+    Raises:
+        ArgumentError: the SAE's site does not write to the residual stream linearly.
+    """
+    to_residual = model.residual_map(write_hook(sae))
+    if to_residual is None:
+        raise ArgumentError(
+            f"What a feature at {write_hook(sae)} writes is no linear change of the residual stream: promoted tokens are not defined.",
+            code="NO_LOGIT_EFFECTS",
+            field="tokens",
+            got=write_hook(sae),
+            hint='Search by label text (query="...") or by texts.',
+        )
+    W_U = model.readout.W_U.float()
+    mean = W_U.mean(1)
+    centred = W_U - mean[:, None]
+    narrow = replace(model.readout, gain=model.readout.gain.float(), W_U=torch.eye(len(mean), device=W_U.device))
+    gram = centred @ centred.T / W_U.shape[1]
+    parts: list[Tensor] = []
+    for features in torch.arange(sae.cfg.d_sae, device=sae.device).split(ROWS):
+        with torch.no_grad():
+            written = narrow.logit_effects(to_residual(sae.directions(features).to(model.device, model.dtype)))
+        spread = ((written @ gram) * written).sum(1).clamp(min=0).sqrt()
+        parts.append((written @ centred[:, list(ids)] / spread.clamp(min=1e-12)[:, None]).cpu())
+    return torch.cat(parts)
+
+
+def find_by_texts(
+    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, index: FeatureIndex | None, k: int = 10, offset: int = 0
+) -> Found:
+    """Features that fire more often on these texts than in the indexed corpus; without an index, those that fire most often.
+
+    The score is the log likelihood ratio of the number of firing tokens (G^2 / 2 of one share against the corpus', in nats).
+    """
+    fired, n = _firing_counts(model, sae, texts)
+    share = fired / max(n, 1)
+    if index is None:
+        scores, usual = share, None
+        says, warnings = "share of the texts' tokens on which it fires", [_NO_INDEX]
+    else:
+        m = index.manifest.n_tokens
+        usual = ((index.densities.cpu().double() * m + 0.5) / (m + 1)).clamp(max=1 - 0.5 / (m + 1))
+        scores = torch.where(share > usual, n * _divergence(share, usual), 0)
+        says, warnings = "log likelihood ratio, nats: firing on these texts against the corpus", list[str]()
+    enriched = (scores > 0).nonzero()[:, 0]
+    best = enriched[scores[enriched].sort(descending=True, stable=True).indices][offset : offset + k].tolist()
+    features = [FoundFeature(i, float(scores[i]), _fires(int(fired[i]), n, None if usual is None else float(usual[i]))) for i in best]
+    return Found(features, len(enriched), says, warnings)
+
+
+_NO_INDEX = (
+    "There is no index of this SAE: features that fire on any text cannot be told from those that fire on these. index_features makes one."
+)
+
+
+def _firing_counts(model: LanguageModel, sae: SAE, texts: Sequence[Tokens]) -> tuple[Float[Tensor, " d_sae"], int]:
+    fired, n = torch.zeros(sae.cfg.d_sae, dtype=torch.float64), 0
+    for tokens, acts in zip(texts, text_acts(model, sae, texts), strict=True):
+        mask = counted(tokens)
+        fired += torch.bincount(acts.features[mask[acts.positions]], minlength=len(fired))
+        n += int(mask.sum())
+    return fired, n
+
+
+def _divergence(p: Float[Tensor, " n"], q: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """KL(p || q) of a coin, in nats."""
+    return torch.xlogy(p, p / q) + torch.xlogy(1 - p, (1 - p) / (1 - q))
+
+
+def _fires(fired: int, n: int, usual: float | None) -> str:
+    said = f"fires on {fired} of {n} tokens"
+    return said if usual is None else f"{said}, {fired / n / usual:.3g} times as often as in the corpus"

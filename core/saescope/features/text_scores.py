@@ -1,0 +1,102 @@
+"""One number a feature and text: what a comparison of texts is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+from saescope.features.text_acts import text_acts
+from saescope.models import LanguageModel, Tokens, counted
+from saescope.ops import SparseActs
+from saescope.saes import SAE
+
+Summary = Literal["max", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextScores:
+    """Scores of the features that fire in any of the texts."""
+
+    features: Int[Tensor, " n_features"]
+    scores: Float[Tensor, "n_texts n_features"]
+    equal_length: Float[Tensor, "n_texts n_features"]
+    """The same over the first `n_equal` counted tokens of each text, the number that the shortest text has."""
+    n_equal: int
+    lengths: Float[Tensor, " n_texts"]
+    """Counted tokens."""
+    position_correlation: Float[Tensor, " n_features"]
+    """Of a feature's activation with the position, over the counted tokens of all texts; 0 without spread."""
+
+    def minus(self, other: "TextScores") -> "TextScores":
+        """Changes from `other`, which is of the same texts, over the features that fire in either."""
+        features = torch.cat([self.features, other.features]).unique()
+        (full, equal), (full_0, equal_0) = (
+            [_spread(scores, each.features, features) for scores in (each.scores, each.equal_length)] for each in (self, other)
+        )
+        correlation = _spread(self.position_correlation[None], self.features, features)[0]
+        return TextScores(features, full - full_0, equal - equal_0, self.n_equal, self.lengths, correlation)
+
+
+def _spread(scores: Float[Tensor, "n_texts n"], own: Int[Tensor, " n"], features: Int[Tensor, " m"]) -> Float[Tensor, "n_texts m"]:
+    return scores.new_zeros(len(scores), len(features)).index_copy_(1, torch.searchsorted(features, own), scores)
+
+
+def score_texts(
+    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, by: Summary = "max", include_special: bool = False
+) -> TextScores:
+    """Each feature's maximum (or mean) over the counted tokens of each text, and how it goes with length and position.
+
+    Raises:
+        ArgumentError: a text has no counted token.
+    """
+    masks = [counted(tokens, (), include_special) for tokens in texts]
+    lengths = torch.tensor([float(mask.sum()) for mask in masks], dtype=torch.float64)
+    n_equal = int(lengths.min())
+    if not n_equal:
+        raise ArgumentError(
+            f"Text {int(lengths.argmin())} has no token that counts (position 0 and special tokens do not).",
+            code="EMPTY_PROMPT",
+            field="texts",
+            hint="Leave it out, or give include_special=true.",
+        )
+    moments = torch.zeros(3, sae.cfg.d_sae, dtype=torch.float64)
+    full: list[Tensor] = []
+    equal: list[Tensor] = []
+    for every, mask in zip(text_acts(model, sae, texts), masks, strict=True):
+        acts = every.select(mask[every.positions])
+        _add_moments(moments, acts)
+        early = acts.select((mask.cumsum(0) <= n_equal)[acts.positions])
+        full.append(_summary(acts, int(mask.sum()), by).to_sparse())
+        equal.append(_summary(early, n_equal, by).to_sparse())
+    fired = moments[0].nonzero()[:, 0]
+    positions = torch.cat([mask.nonzero()[:, 0] for mask in masks]).double()
+    correlation = _correlation(moments[:, fired], positions)
+    return TextScores(fired, _columns(full, fired), _columns(equal, fired), n_equal, lengths, correlation)
+
+
+def _columns(rows: Sequence[Tensor], features: Int[Tensor, " n_features"]) -> Float[Tensor, "n_texts n_features"]:
+    return torch.stack([row.to_dense()[features] for row in rows])
+
+
+def _summary(acts: SparseActs, n_tokens: int, by: Summary) -> Float[Tensor, " d_sae"]:
+    if by == "max":
+        return acts.maxima()
+    return acts.values.new_zeros(acts.d_sae).index_add_(0, acts.features, acts.values) / max(n_tokens, 1)
+
+
+def _add_moments(moments: Float[Tensor, "3 d_sae"], acts: SparseActs) -> None:
+    """Sums of a, a^2 and a * position."""
+    values = acts.values.double()
+    for row, terms in zip(moments, (values, values.square(), values * acts.positions), strict=True):
+        row.index_add_(0, acts.features, terms)
+
+
+def _correlation(moments: Float[Tensor, "3 n_features"], positions: Float[Tensor, " n"]) -> Float[Tensor, " n_features"]:
+    n, (total, squares, products) = len(positions), moments
+    covariance = products - total * positions.sum() / n
+    spread = ((squares - total.square() / n).clamp(min=0) * (positions - positions.mean()).square().sum()).sqrt()
+    return torch.where(spread > 1e-12, covariance / spread.clamp(min=1e-300), 0)

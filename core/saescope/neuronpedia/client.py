@@ -1,0 +1,182 @@
+"""What one may ask Neuronpedia. Answers are kept on disk; an old one serves when there is no network, and says so."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError, SaescopeError
+from saescope.neuronpedia import failures, records
+from saescope.neuronpedia.cache import ReplyCache
+from saescope.neuronpedia.identity import HostedSAE
+from saescope.neuronpedia.records import RemoteCard, RemoteFiring, RemoteHit, RemoteLabel, Retrieval
+from saescope.neuronpedia.transfer import Patience, Transfer
+
+FRESH_CARD_S, FRESH_SEARCH_S = 7 * 86400.0, 86400.0
+AT_ONCE = 50
+"""Features whose labels are asked for in one request."""
+ONE_BY_ONE = 10
+MOST_FEATURES, MOST_RESULTS = 500, 100
+SHORTEST_QUERY, LONGEST_QUERY, LONGEST_TEXT = 3, 256, 8192
+"""Characters."""
+
+T = TypeVar("T")
+
+
+class Neuronpedia:
+    """Labels, cards and searches. SAEs are named as the catalogue names them: `gpt2-small/8-res-jb`.
+
+    Texts in the results were written by strangers: they are cleaned and capped, and must be marked as untrusted wherever they are shown.
+    A key in NEURONPEDIA_API_KEY raises some limits; it is sent in a header, over https or to this machine only.
+    """
+
+    def __init__(self, *, offline: bool = False, patience: Patience | None = None) -> None:
+        """`offline`: only what is cached.
+
+        Raises:
+            ConfigError, ArgumentError: NEURONPEDIA_ENDPOINT or NEURONPEDIA_API_KEY is not what it should be.
+        """
+        self._offline = offline
+        self._transfer = Transfer(patience or Patience())
+        self._cache = ReplyCache(self._transfer.endpoint)
+
+    def __enter__(self) -> "Neuronpedia":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transfer.close()
+
+    @property
+    def n_requests_left(self) -> int | None:
+        """Of this hour, as the last answer said; None before the first."""
+        return self._transfer.n_requests_left
+
+    def card(self, neuronpedia_id: str, feature: int) -> RemoteCard:
+        """All that is known of one feature.
+
+        Raises:
+            NotFoundError, OfflineError, FormatError, ArgumentError: coded NEURONPEDIA_... or NOT_ON_NEURONPEDIA.
+        """
+        sae, what = HostedSAE.parse(neuronpedia_id), f"feature {feature} of {neuronpedia_id}"
+        return self._known(
+            f"feature/{sae}/{feature}",
+            what,
+            FRESH_CARD_S,
+            lambda: self._transfer.ask("GET", f"/feature/{sae}/{feature}", what),
+            lambda said, retrieval: records.card(said, sae, feature, retrieval),
+        )
+
+    def labels(self, neuronpedia_id: str, features: Sequence[int]) -> dict[int, tuple[RemoteLabel, ...]]:
+        """The labels of many features, in few requests; those that Neuronpedia lacks have none.
+
+        Raises:
+            OfflineError, FormatError, ArgumentError: as `card`; nothing is returned then, but what arrived is kept.
+        """
+        sae, wanted = HostedSAE.parse(neuronpedia_id), list(dict.fromkeys(features))
+        if len(wanted) > MOST_FEATURES:
+            raise ArgumentError(
+                "Too many features.", field="features", got=len(wanted), allowed=f"at most {MOST_FEATURES}", hint="Ask for fewer."
+            )
+        kept = {feature: entry for feature in wanted if (entry := self._cache.get(_labels_name(sae, feature)))}
+        missing = [feature for feature in wanted if feature not in kept or kept[feature].age_s >= FRESH_CARD_S]
+        found = {feature: records.labels(json.loads(entry.content)) for feature, entry in kept.items()}
+        try:
+            for start in range(0, len(missing), AT_ONCE):
+                found |= self._ask_labels(sae, missing[start : start + AT_ONCE])
+        except (OfflineError, FormatError):
+            if any(feature not in found for feature in missing):
+                raise
+        return {feature: found.get(feature, ()) for feature in wanted}
+
+    def search_labels(self, neuronpedia_id: str, query: str, *, k: int = 10) -> list[RemoteHit]:
+        """Features of this SAE whose labels mean something like `query`, nearest first: at most 20.
+
+        Raises:
+            OfflineError, FormatError, ArgumentError: as `card`.
+        """
+        sae, asked = HostedSAE.parse(neuronpedia_id), query.strip()
+        if not SHORTEST_QUERY <= len(asked) <= LONGEST_QUERY:
+            allowed = f"{SHORTEST_QUERY} to {LONGEST_QUERY} characters"
+            raise _not_searched("query", f"{len(asked)} characters", allowed)
+        body = {"modelId": sae.model, "layers": [sae.source], "query": asked}
+        return self._search("/explanation/search", body, f"a search in the labels of {sae}", lambda said, _: records.hits(said, sae))[:k]
+
+    def search_text(self, neuronpedia_id: str, text: str, *, k: int = 10) -> list[RemoteFiring]:
+        """Features of this SAE that fire most on `text`, as Neuronpedia's own inference has it. It stores the text.
+
+        Raises:
+            OfflineError, FormatError, ArgumentError: as `card`.
+        """
+        sae = HostedSAE.parse(neuronpedia_id)
+        if not text.strip() or len(text) > LONGEST_TEXT or not 1 <= k <= MOST_RESULTS:
+            allowed = f"1 to {LONGEST_TEXT} characters, k of 1 to {MOST_RESULTS}"
+            raise _not_searched("text", f"{len(text)} characters, k={k}", allowed)
+        body: dict[str, Any] = {"modelId": sae.model, "sourceSet": sae.source_set, "text": text, "selectedLayers": [sae.source]}
+        body |= {"sortIndexes": [], "ignoreBos": True, "densityThreshold": -1, "numResults": k}  # sortIndexes left out is a 500 there
+        return self._search("/search-all", body, f"a text search in {sae}", lambda said, _: records.firings(said, sae))[:k]
+
+    def _search(self, path: Literal["/explanation/search", "/search-all"], body: Any, what: str, read: Callable[[Any, Retrieval], T]) -> T:
+        name = f"{path} {json.dumps(body, sort_keys=True)}"
+        return self._known(name, what, FRESH_SEARCH_S, lambda: self._transfer.ask("POST", path, what, body=body), read)
+
+    def _known(self, name: str, what: str, fresh_s: float, ask: Callable[[], bytes], read: Callable[[Any, Retrieval], T]) -> T:
+        """From the cache while it is fresh, else asked anew; the cache again if nobody answers."""
+        kept = self._cache.get(name)
+        problem = ""
+        if not kept or kept.age_s >= fresh_s:
+            try:
+                if self._offline:
+                    raise failures.offline(what)
+                content = ask()
+                result = read(json.loads(content), Retrieval(0.0))
+                self._cache.put(name, content)
+                return result
+            except (OfflineError, FormatError) as error:
+                if not kept:
+                    raise
+                problem = error.code
+        return read(json.loads(kept.content), Retrieval(kept.age_s, problem))
+
+    def _ask_labels(self, sae: HostedSAE, features: list[int]) -> dict[int, tuple[RemoteLabel, ...]]:
+        what = f"labels of {sae}"
+        if self._offline:
+            raise failures.offline(what)
+        body = [{"modelId": sae.model, "layer": sae.source, "index": feature, "maxActsToReturn": 1} for feature in features]
+        try:
+            said: Any = json.loads(self._transfer.ask("POST", "/features", what, body=body))
+        except SaescopeError as error:
+            if error.code not in (failures.MISSING, failures.REFUSED):
+                raise
+            return self._labels_of_cards(sae, features)
+        if not isinstance(said, list):
+            raise failures.unreadable(what, "has another shape than its route gives")
+        rows = {str(row.get("index")): row.get("explanations") for row in said if isinstance(row, dict)}
+        found: dict[int, tuple[RemoteLabel, ...]] = {}
+        for feature in features:
+            kept = {"explanations": rows.get(str(feature))}
+            found[feature] = records.labels(kept)
+            self._cache.put(_labels_name(sae, feature), json.dumps(kept).encode())
+        return found
+
+    def _labels_of_cards(self, sae: HostedSAE, features: list[int]) -> dict[int, tuple[RemoteLabel, ...]]:
+        """One request a feature, where the route for many is gone: it is not in Neuronpedia's documentation."""
+        found: dict[int, tuple[RemoteLabel, ...]] = {}
+        for feature in features[:ONE_BY_ONE]:
+            try:
+                found[feature] = self.card(str(sae), feature).labels
+            except NotFoundError as error:
+                if error.code != failures.MISSING:
+                    raise
+        return found
+
+
+def _labels_name(sae: HostedSAE, feature: int) -> str:
+    return f"labels/{sae}/{feature}"
+
+
+def _not_searched(field: str, got: str, allowed: str) -> ArgumentError:
+    return ArgumentError(
+        "Neuronpedia does not search for this.", field=field, got=got, allowed=allowed, hint=f"Give a {field} of {allowed}."
+    )

@@ -1,0 +1,44 @@
+"""`sae://feature/<sae>/<feature>` as text/html, and `ui://saescope/feature.html` for clients with MCP Apps."""
+
+from dataclasses import asdict
+from functools import partial
+
+from mcp.server.apps import APP_MIME_TYPE, Apps
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.server.mcpserver.resources import FunctionResource
+
+from saescope.errors import NotFoundError, SaescopeError
+from saescope.render.feature_page import feature_app, feature_page
+from saescope_mcp.state import AppState
+from saescope_mcp.tool import Server
+from saescope_mcp.tool.refusal import refusal, refusal_text
+from saescope_mcp.tools.describe import APP_URI, ON_PAGE, PAGE_URI, card_of
+
+
+def apps() -> Apps:
+    """The MCP Apps extension, with the one app that we have."""
+    made = Apps()
+    app = FunctionResource(uri=APP_URI, name="feature", title="A feature's card", mime_type=APP_MIME_TYPE, fn=feature_app)
+    made.add_resource(app)
+    return made
+
+
+def serve_pages(server: Server, state: AppState) -> None:
+    """A page is made when it is read, from what is known then."""
+
+    async def page(sae: str, feature: str) -> str:
+        try:
+            card = await card_of(state, sae, _index(feature), n_examples=ON_PAGE)
+        except SaescopeError as error:
+            kind = ResourceNotFoundError if isinstance(error, NotFoundError) else ResourceError
+            raise kind(refusal_text(refusal("describe_feature", error))) from error
+        return await state.workers.run(partial(feature_page, asdict(card)))
+
+    uri = PAGE_URI.replace("{sae}", "{+sae}")
+    server.resource(uri, name="feature_page", title="A feature's page", description="The whole card as HTML.", mime_type="text/html")(page)
+
+
+def _index(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise NotFoundError(f"{text!r} is no feature.", code="FEATURE_OUT_OF_RANGE", field="feature", got=text, allowed="an index from 0")
+    return int(text)

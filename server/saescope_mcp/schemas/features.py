@@ -1,0 +1,243 @@
+"""describe_feature, find_features, quiz_feature and label_feature: knowing a feature."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
+from saescope_mcp.schemas.common import ListReply, Page, Reply, Request, SAEHandle, Seed
+from saescope_mcp.schemas.labels import Label
+
+Feature = Annotated[int, Field(ge=0, le=2**31 - 1, description="Feature index, e.g. 1234.")]
+AskNeuronpedia = Annotated[bool, Field(description="Also ask neuronpedia.org.")]
+
+
+class _Read(BaseModel):
+    """From an object with these attributes."""
+
+    model_config = {"from_attributes": True}
+
+
+class DescribeFeature(Request):
+    """Arguments of describe_feature."""
+
+    sae: SAEHandle
+    feature: Feature
+    n_examples: Annotated[int, AtMost("max_examples")] = Field(default=5, ge=0, description="Examples.")
+    picture: bool = Field(default=False, description="Also write page (HTML) and picture (PNG).")
+    neuronpedia: AskNeuronpedia = False
+
+
+class ExampleText(BaseModel):
+    """A stretch of the corpus; ⟦ and ⟧ mark the token of this activation."""
+
+    text: str
+    token: str
+    activation: float
+    band: str
+    """ "top", or the part of the activation range that it was sampled from."""
+
+
+class Neighbour(BaseModel):
+    """A feature whose decoder direction is near."""
+
+    feature: int
+    cosine: float
+    label: Label | None
+
+
+class Partner(BaseModel):
+    """A feature that fires at the same positions."""
+
+    feature: int
+    share: float
+    """Of the positions where the described feature fires."""
+    phi: float
+    label: Label | None
+
+
+class Corpus(_Read):
+    """The text that the index was made from."""
+
+    dataset: str
+    n_tokens: int
+    n_contexts: int
+    created: str
+
+
+class DescribeFeatureReply(Reply):
+    """Without an index, what only a corpus can tell is null or empty."""
+
+    listed: ClassVar[str] = "examples"
+
+    feature: int
+    label: Label | None
+    labels: list[Label]
+    density: float | None
+    n_fired: int | None
+    max_activation: float | None
+    mean_activation: float | None
+    """Where it fires."""
+    quantiles: dict[str, float]
+    examples: list[ExampleText]
+    promotes: list[str]
+    suppresses: list[str]
+    effects_through: str
+    """How promoted and suppressed tokens were found."""
+    neighbours: list[Neighbour]
+    cofiring: list[Partner]
+    corpus: Corpus | None
+    url: str | None
+    page: str
+    """The whole card as a resource: text/html."""
+    page_path: str | None = None
+    pictures: list[str] = Field(default_factory=list[str])
+    truncated: bool = False
+
+
+class FindFeatures(Request):
+    """Arguments of find_features: one of query, tokens and texts."""
+
+    sae: SAEHandle
+    query: Identifier = Field(default="", description='Words of a label, e.g. "animals".')
+    tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(default=[], description='Tokens to promote, e.g. [" Paris"].')
+    texts: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts to fire on.")
+    against: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts to tell these from.")
+    against_sae: Identifier = Field(default="", description="The same SAE loaded on another model: how the models differ on texts.")
+    k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
+    offset: Page = 0
+    neuronpedia: AskNeuronpedia = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "FindFeatures":
+        given = [name for name in ("query", "tokens", "texts") if getattr(self, name)]
+        if len(given) != 1:
+            _refuse("query", "exactly one of query, tokens and texts", bool(given))
+        if (self.against or self.against_sae) and not self.texts:
+            _refuse("texts", "texts with against and against_sae", False)
+        if self.against and self.against_sae:
+            _refuse("against_sae", "against or against_sae", True)
+        if self.neuronpedia and not self.query:
+            _refuse("query", "query with neuronpedia", False)
+        return self
+
+
+def _refuse(field: str, wanted: str, conflict: bool) -> None:
+    kind = "conflicting_arguments" if conflict else "missing_argument"
+    raise PydanticCustomError(kind, "give {wanted}", {"field": field, "wanted": wanted, "allowed": f"so that there is {wanted}"})
+
+
+class QuizFeature(Request):
+    """Arguments of quiz_feature."""
+
+    sae: SAEHandle
+    feature: Feature
+    n: int = Field(default=12, ge=4, le=40, description="Items.")
+    seed: Seed = 0
+
+
+class QuizItem(_Read):
+    """One text to judge."""
+
+    n: int
+    kind: str
+    """detection: does the feature fire anywhere in it? fuzzing: does it fire on the token between ⟦ and ⟧?"""
+    text: str
+
+
+class QuizFeatureReply(Reply):
+    """The answers stay here."""
+
+    listed: ClassVar[str] = ""
+
+    quiz_id: str
+    feature: int
+    items: list[QuizItem]
+
+
+class LabelFeature(Request):
+    """Arguments of label_feature."""
+
+    sae: SAEHandle
+    feature: Feature
+    text: Text = Field(description="What it fires on.")
+    quiz_id: Identifier = Field(default="", description="From quiz_feature; empty: untested.")
+    answers: Annotated[list[bool], AtMost("max_answers")] = Field(default=[], description="Does it fire? One an item, in order.")
+
+    @model_validator(mode="after")
+    def _together(self) -> "LabelFeature":
+        if bool(self.quiz_id) != bool(self.answers):
+            _refuse("answers" if self.quiz_id else "quiz_id", "quiz_id and answers together", False)
+        return self
+
+
+class LabelFeatureReply(Reply):
+    """The label as it is now known."""
+
+    feature: int
+    label: Label
+    detection: float | None
+    """Balanced accuracy of the items that ask whether it fires anywhere in a text."""
+    fuzzing: float | None
+    """Of those that ask about the marked token."""
+    labels: list[Label]
+    """All of this feature, best first."""
+
+
+class Found(BaseModel):
+    """A feature, and why it is listed; what was not measured is null."""
+
+    feature: int
+    score: float
+    why: str
+    label: Label | None
+    url: str | None
+
+
+class Separation(_Read):
+    """On the texts that had no part in the choice (all, if none were held out)."""
+
+    d: float
+    """Cohen's d; positive: higher on `texts`."""
+    auc: float
+    low: float
+    high: float
+    p: float
+    q: float
+    """Of p among the chosen (Benjamini-Hochberg)."""
+
+
+class Contrasted(Found):
+    """A feature that tells the two sides apart."""
+
+    separation: Separation
+    confirmed: bool
+    auc_equal_length: float
+    """With every text cut to the shortest one's length."""
+    position_correlation: float
+    confounds: list[str]
+
+
+class Together(_Read):
+    """All listed features summed, on the held-out texts."""
+
+    auc: float
+    low: float
+    high: float
+    n_texts: int
+    n_against: int
+    n_held_out: list[int] | None
+    length_auc: float
+    """How well the length of the texts alone tells them apart."""
+
+
+class FindFeaturesReply(ListReply):
+    """Features, best first."""
+
+    listed: ClassVar[str] = "features"
+
+    by: str
+    """What was searched by, and what the score is."""
+    features: list[Contrasted | Found]
+    together: Together | None = None

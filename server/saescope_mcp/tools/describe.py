@@ -1,0 +1,139 @@
+"""describe_feature."""
+
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope_mcp.schemas.features import Corpus, DescribeFeature, DescribeFeatureReply, ExampleText, Neighbour, Partner
+from saescope_mcp.schemas.labels import Label
+from saescope_mcp.state import AppState
+from saescope_mcp.tool import Link, Tool, next_call
+from saescope_mcp.tool.facts import provenance
+from saescope_mcp.tool.labels import in_short, said
+from saescope_mcp.tool.neuronpedia import fetch_labels
+from saescope_mcp.tool.pictures import of_feature
+
+if TYPE_CHECKING:
+    from saescope.features import CardExample, FeatureCard
+
+BEFORE, AFTER = 16, 6
+"""Tokens around the marked one in an example's text."""
+N_PROMOTED = 8
+N_RELATED = 4
+N_LABELS = 5
+ON_PAGE = 30
+"""Examples on a feature's page."""
+PAGE_URI = "sae://feature/{sae}/{feature}"
+APP_URI = "ui://saescope/feature.html"
+
+
+async def describe_feature(state: AppState, request: DescribeFeature) -> DescribeFeatureReply:
+    """What one feature is: how often and strongly it fires, examples over its range, promoted and suppressed tokens, near and co-firing
+    features, labels with scores. Use it before naming or steering a feature. Examples need index_features. `page` is the whole card. A
+    label without a score is a guess."""
+    entry = state.require(request.sae)
+    warnings = await fetch_labels(state, entry, [request.feature]) if request.neuronpedia else []
+    card = await card_of(state, request.sae, request.feature, n_examples=ON_PAGE if request.picture else request.n_examples)
+    path, pictures = await state.workers.run(partial(of_feature, asdict(card))) if request.picture else (None, [])
+    labels = [label for label in map(said, card.labels[:N_LABELS]) if label]
+    return DescribeFeatureReply(
+        summary=_summary(card, labels),
+        warnings=[*card.warnings, *warnings],
+        next=_next(request, card),
+        evidence="observed",
+        provenance=provenance(entry),
+        feature=card.feature,
+        label=labels[0] if labels else None,
+        labels=labels,
+        density=card.density,
+        n_fired=card.n_fired,
+        max_activation=card.max_activation,
+        mean_activation=card.mean_activation,
+        quantiles=card.quantiles,
+        examples=[_example(example) for example in card.examples[: request.n_examples]],
+        promotes=[row.token for row in card.promotes[:N_PROMOTED]],
+        suppresses=[row.token for row in card.suppresses[:N_PROMOTED]],
+        effects_through=card.effects_through,
+        neighbours=[Neighbour(feature=row.feature, cosine=row.cosine, label=in_short(row.label)) for row in card.neighbours[:N_RELATED]],
+        cofiring=[
+            Partner(feature=row.feature, share=row.share, phi=row.phi, label=in_short(row.label)) for row in card.cofiring[:N_RELATED]
+        ],
+        corpus=card.corpus and Corpus.model_validate(card.corpus),
+        url=card.url or None,
+        page=PAGE_URI.format(sae=request.sae, feature=request.feature),
+        page_path=path,
+        pictures=pictures,
+    )
+
+
+async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int) -> "FeatureCard":
+    """All that is known of a feature of a loaded SAE.
+
+    Raises:
+        NotFoundError, ResourceError: the SAE is not loaded, or its model is busy.
+        ArgumentError: there is no such feature.
+    """
+    async with state.use(handle) as loaded:
+        from saescope.features import QuizStore, feature_card
+
+        index = (await loaded.indexed()).best
+        card = await loaded.run(feature_card, loaded.model, loaded.sae, feature, index=index, name=handle, n_examples=n_examples)
+    # Another index than the one that a quiz was made from may show its texts.
+    await state.workers.run(lambda: QuizStore().void(["".join(example.tokens) for example in card.examples]))
+    return card
+
+
+def _summary(card: "FeatureCard", labels: list[Label]) -> str:
+    name = f"Feature {card.feature}"
+    if labels:
+        score = labels[0].score
+        tested = f"balanced accuracy {score.balanced_accuracy:.2f} of {score.n} items, {labels[0].verdict}" if score else "not tested"
+        called = f"is called {labels[0].text!r} by {labels[0].source} ({tested})"
+    else:
+        called = "has no label"
+    if card.density is None or card.corpus is None:
+        return f"{name} {called}; without an index, where it fires is unknown."
+    if card.max_activation is None:
+        return f"{name} {called}; it never fired on {card.corpus.n_tokens:,} tokens of {card.corpus.dataset}."
+    fires = (
+        f"fires on {100 * card.density:.3g}% of {card.corpus.n_tokens:,} tokens of {card.corpus.dataset}, at most {card.max_activation:.3g}"
+    )
+    top = f", most of all on {card.examples[0].token!r}" if card.examples else ""
+    return f"{name} {called}; it {fires}{top}."
+
+
+def _next(request: DescribeFeature, card: "FeatureCard") -> list[str]:
+    same = {"sae": request.sae, "feature": request.feature}
+    if card.corpus is None:
+        return [next_call("index_features", sae=request.sae), next_call("top_features", sae=request.sae, text="...")]
+    if card.max_activation is None:
+        return []
+    untested = not (card.labels and card.labels[0].score)
+    steer = next_call("steer_generate", sae=request.sae, prompt="...", features=[{"feature": request.feature, "strength": 1}])
+    return [*([next_call("quiz_feature", **same)] if untested else []), steer]
+
+
+def _example(example: "CardExample") -> ExampleText:
+    first, last = max(0, example.pos - BEFORE), example.pos + AFTER + 1
+    tokens = list(example.tokens)
+    word = tokens[example.pos]
+    space = word[: len(word) - len(word.lstrip())]
+    tokens[example.pos] = f"{space}⟦{word[len(space) :]}⟧"
+    ends = ("…" if first else "", "…" if last < len(tokens) else "")
+    text = "".join(tokens[first:last])
+    return ExampleText(text=f"{ends[0]}{text}{ends[1]}", token=example.token, activation=example.activation, band=example.band)
+
+
+TOOLS = [
+    Tool(
+        describe_feature,
+        DescribeFeature,
+        ToolAnnotations(
+            title="Describe a feature", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+        ),
+        app=APP_URI,
+        links=lambda document: [Link(f"Feature {document['feature']}", document["page"], "text/html")],
+    )
+]

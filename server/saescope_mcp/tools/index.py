@@ -1,0 +1,169 @@
+"""index_features."""
+
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp.types import ToolAnnotations
+
+from saescope.errors import ArgumentError
+from saescope_mcp.jobs import RESUMABLE, Run
+from saescope_mcp.schemas.common import Provenance
+from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply, IndexSummary
+from saescope_mcp.state import AppState, LoadedSAE, dataset_name
+from saescope_mcp.tool import Tool, next_call
+from saescope_mcp.tools.runs import LOOK_S, duration, error_of, resume_call
+
+_SAME = ("saes", "model", "dataset", "text")
+"""Settings that decide whether a run is the one that is asked for."""
+
+
+async def index_features(state: AppState, request: IndexFeatures) -> IndexFeaturesReply:
+    """Read a corpus once and keep for every feature of a loaded SAE densities, maxima, examples, co-firing partners and quiz texts: what
+    describe_feature, quiz_feature and unit="max" rest on. Once per SAE and corpus; load_sae finds it. A job in a process of its own:
+    follow it with job_status; the same call goes on where it was cut off."""
+    loaded = [state.require(handle) for handle in dict.fromkeys([request.sae, *request.also])]
+    _require_one_model(loaded)
+    settings = await _settings(state, loaded, request)
+    run = await _begun(state, request, settings)
+    give_up = time.monotonic() + request.wait_s
+    while run.live and time.monotonic() < give_up:
+        await anyio.sleep(LOOK_S)
+        run = state.runs.get(run.id)
+    if run.state == "failed":
+        if not run.checkpoint:
+            state.runs.forget(run.id)
+        raise error_of(run)
+    return index_reply(run)
+
+
+def index_reply(run: Run) -> IndexFeaturesReply:
+    """What an indexing has come to; the same from index_features and job_status."""
+    said, progress = run.result, run.progress
+    provenance = said.get("provenance")
+    return IndexFeaturesReply(
+        summary=_summary(run),
+        warnings=run.warnings,
+        next=_next(run),
+        evidence="observed" if provenance else None,
+        provenance=Provenance(**provenance) if provenance else None,
+        state=run.state,  # type: ignore[arg-type]  # one of JobState's
+        job_id=run.id,
+        sae=said.get("sae"),
+        dataset=said.get("dataset"),
+        n_tokens=progress.get("n_tokens"),
+        eta_s=progress.get("eta_s") if run.live else None,
+        indexes=[IndexSummary(**row) for row in said.get("indexes", [])],
+        checkpoint=run.checkpoint,
+    )
+
+
+def _require_one_model(loaded: list[LoadedSAE]) -> None:
+    other = next((entry for entry in loaded if entry.slot is not loaded[0].slot), None)
+    if other:
+        raise ArgumentError(
+            f"{other.handle} is on another model than {loaded[0].handle}.",
+            code="OTHER_MODEL",
+            field="also",
+            got=other.handle,
+            allowed=f"SAEs of {loaded[0].slot.handle}",
+            hint=next_call("index_features", sae=other.handle),
+        )
+
+
+async def _settings(state: AppState, loaded: list[LoadedSAE], request: IndexFeatures) -> dict[str, Any]:
+    """What the worker needs to load the same again, and everything that can be refused before one is started."""
+    settings, slot = state.settings, loaded[0].slot
+    dataset = dataset_name(request.dataset, settings)
+    await state.workers.run(partial(_look, dataset, request.text_column, list(settings.read_roots)))
+    return {
+        "model": min(slot.names),
+        "device": str(slot.model.device),
+        "dtype": str(slot.model.dtype).removeprefix("torch."),
+        "saes": [
+            {
+                "sae": entry.handle,
+                "weights_hash": entry.weights_hash,
+                "source": asdict(entry.source),
+                "dtype": str(entry.sae.dtype).removeprefix("torch."),
+            }
+            for entry in loaded
+        ],
+        "dataset": dataset,
+        "text": _fingerprint(dataset),
+        "offline": settings.offline,
+        "allow_pickle": settings.allow_pickle,
+        "roots": [str(root) for root in settings.read_roots],
+    }
+
+
+def _look(dataset: str, text_column: str, roots: list[Path]) -> None:
+    """Raises what is wrong with the text."""
+    from saescope.activations import open_dataset
+
+    open_dataset(dataset, text_column=text_column, roots=roots)
+
+
+def _fingerprint(dataset: str) -> list[list[Any]]:
+    """Names, sizes and times of local files: text that has changed is indexed anew."""
+    path = Path(dataset)
+    if dataset == "embedded" or dataset.startswith("hf:") or not path.exists():
+        return []
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+
+
+async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, Any]) -> Run:
+    """The run of these arguments: the one that is live or done, one that was cut off and goes on, or a new one."""
+    asked = request.model_dump(exclude={"wait_s", "response_format"}, exclude_defaults=True)
+    most_live = 1 + state.settings.max_queued_jobs
+    for run in state.runs.all():
+        if run.tool != "index_features" or run.request != asked or any(run.settings[name] != settings[name] for name in _SAME):
+            continue
+        if run.live or (run.state == "done" and all(Path(row["path"]).is_dir() for row in run.result["indexes"])):
+            return run
+        if run.state in RESUMABLE:
+            return state.runs.resume(run, most_live=most_live)
+    return state.runs.start(tool="index_features", name="", most_live=most_live, request=asked, settings=settings, dry_run=False)
+
+
+def _summary(run: Run) -> str:
+    n_tokens, saes = run.progress.get("n_tokens", 0), ", ".join(row["sae"] for row in run.settings["saes"])
+    match run.state:
+        case "done":
+            rows = run.result["indexes"]
+            parts = [f"{row['sae']} ({row['n_fired']:,} of {row['n_features']:,} features fired)" for row in rows]
+            return f"Indexed {rows[0]['n_tokens']:,} tokens of {run.result['dataset']} for {', '.join(parts)}."
+        case "queued":
+            return f"{run.id}, indexing {saes}, is queued: {run.message}."
+        case "running":
+            eta_s = run.progress.get("eta_s")
+            to_go = f", about {duration(eta_s)} to go" if eta_s else ""
+            return f"{run.id} is indexing {saes}: {n_tokens:,} tokens read ({run.message}){to_go}."
+        case "failed":
+            return f"{run.id} failed at {n_tokens:,} tokens: {run.error.get('message', '')}"
+        case _:
+            return f"{run.id} is {run.state} at {n_tokens:,} tokens: {'a checkpoint is kept' if run.checkpoint else 'nothing is kept'}."
+
+
+def _next(run: Run) -> list[str]:
+    if run.live:
+        return [next_call("job_status", job_id=run.id, wait_s=30)]
+    if run.state != "done":
+        return [resume_call(run)]
+    sae = run.result["sae"]
+    return [next_call("top_features", sae=sae, text="..."), next_call("describe_feature", sae=sae, feature=0)]
+
+
+TOOLS = [
+    Tool(
+        index_features,
+        IndexFeatures,
+        ToolAnnotations(
+            title="Index features over a corpus", read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+        ),
+    )
+]

@@ -1,0 +1,108 @@
+"""quiz_feature and label_feature."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope.errors import ArgumentError, NotFoundError
+from saescope_mcp.schemas.features import LabelFeature, LabelFeatureReply, QuizFeature, QuizFeatureReply, QuizItem
+from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.tool import Tool, next_call
+from saescope_mcp.tool.facts import provenance
+from saescope_mcp.tool.labels import said
+
+if TYPE_CHECKING:
+    from saescope.features import Label, Quiz
+    from saescope.features.index import FeatureIndex
+
+N_LABELS = 5
+N_SIMILAR = 5
+
+
+async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureReply:
+    """A blind test of a label: short texts that no card shows; the feature fires on half. Write the label first, judge each item by it
+    alone, then call label_feature with one boolean an item, in order. Running tools on these texts voids the quiz."""
+    entry = state.require(request.sae)
+    quiz = await state.workers.run(partial(_quiz, entry, request, (await entry.indexed()).best))
+    return QuizFeatureReply(
+        summary=f"Quiz {quiz.id} on feature {request.feature}: {len(quiz.items)} texts. Detection items: does the feature fire anywhere in "
+        "the text? Fuzzing items: does it fire on the token between ⟦ and ⟧?",
+        warnings=quiz.warnings,
+        next=[next_call("label_feature", sae=request.sae, feature=request.feature, text="...", quiz_id=quiz.id, answers=["..."])],
+        quiz_id=quiz.id,
+        feature=request.feature,
+        items=[QuizItem.model_validate(item, from_attributes=True) for item in quiz.items],
+    )
+
+
+async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureReply:
+    """Store what a feature fires on, in words; with quiz_id and answers also how well the label predicts it: balanced accuracy with a 95 %
+    interval (0.5 is chance). Without a quiz it is kept as not tested."""
+    entry = state.require(request.sae)
+    label, others = await state.workers.run(partial(_label, entry, request, state.settings.label_source))
+    score = label.score
+    tested = "It is not tested."
+    if score:
+        tested = (
+            f"Balanced accuracy {score.balanced_accuracy:.2f} ({score.low:.2f} to {score.high:.2f}) of {score.n} items: {score.verdict}."
+        )
+    again = score is None or score.verdict.startswith("undecided")
+    shown = said(label)
+    assert shown is not None
+    return LabelFeatureReply(
+        summary=f"Feature {request.feature} is labelled {label.text!r}. {tested}",
+        next=[next_call("quiz_feature" if again else "describe_feature", sae=request.sae, feature=request.feature)],
+        evidence="observed",
+        provenance=provenance(entry),
+        feature=request.feature,
+        label=shown,
+        detection=score and score.detection,
+        fuzzing=score and score.fuzzing,
+        labels=[each for each in map(said, others[:N_LABELS]) if each],
+    )
+
+
+def _quiz(entry: LoadedSAE, request: QuizFeature, index: "FeatureIndex | None") -> "Quiz":
+    from saescope.features import make_quiz, nearest_features
+
+    _require_feature(entry, request.feature)
+    if index is None:
+        raise NotFoundError(
+            f"There is no index of {entry.handle}: a quiz needs texts on which the feature is known to fire or not.",
+            code="NOT_INDEXED",
+            field="sae",
+            got=entry.handle,
+            hint=next_call("index_features", sae=entry.handle),
+        )
+    similar = [row.feature for row in nearest_features(entry.sae, request.feature, N_SIMILAR)]
+    return make_quiz(index, request.feature, n=request.n, seed=request.seed, similar=similar)
+
+
+def _label(entry: LoadedSAE, request: LabelFeature, source: str) -> "tuple[Label, list[Label]]":
+    from saescope.features import LabelStore, QuizStore
+
+    _require_feature(entry, request.feature)
+    which = (entry.weights_hash, request.feature)
+    if request.quiz_id:
+        label = QuizStore().answer(
+            request.quiz_id, request.answers, weights_hash=which[0], feature=which[1], text=request.text, source=source
+        )
+    else:
+        label = LabelStore().add(*which, request.text, source=source)
+    return label, LabelStore().of(*which)
+
+
+def _require_feature(entry: LoadedSAE, feature: int) -> None:
+    d_sae = entry.sae.cfg.d_sae
+    if feature >= d_sae:
+        raise ArgumentError(
+            f"Feature {feature} is outside this SAE.", code="FEATURE_OUT_OF_RANGE", field="feature", got=feature, allowed=f"0..{d_sae - 1}"
+        )
+
+
+_WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+TOOLS = [
+    Tool(quiz_feature, QuizFeature, _WRITES.model_copy(update={"title": "Quiz on a feature", "idempotent_hint": True})),
+    Tool(label_feature, LabelFeature, _WRITES.model_copy(update={"title": "Label a feature"})),
+]

@@ -1,0 +1,183 @@
+"""find_features."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from mcp.types import ToolAnnotations
+
+from saescope.errors import ArgumentError
+from saescope_mcp.schemas.features import Contrasted, FindFeatures, FindFeaturesReply, Found, Separation, Together
+from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.tool import Tool, next_call
+from saescope_mcp.tool.facts import brief, feature_url, provenance
+from saescope_mcp.tool.labels import Labels, labels_of
+from saescope_mcp.tool.neuronpedia import search_labels
+
+if TYPE_CHECKING:
+    from saescope import features as core
+
+
+SEED = 0
+"""Of the halves into which texts are split."""
+
+
+async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:
+    """Find features by words of their labels (query), by tokens that they promote (tokens), by texts that they fire on (texts), or by what
+    tells these texts from others (against) or two models apart (against_sae): chosen on one half, tested on the other. Give 30 texts a
+    side; fewer than 8 confirm nothing."""
+    entry = state.require(request.sae)
+    asked = await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
+    if request.against or request.against_sae:
+        return await _contrast(state, request)
+    async with state.use(request.sae) as loaded:
+        found = await _search(loaded, request)
+    labels = await labels_of(entry, [row.feature for row in found.features])
+    end = request.offset + len(found.features)
+    more = end < found.total and bool(found.features)
+    by = "label" if request.query else "tokens" if request.tokens else "texts"
+    return FindFeaturesReply(
+        summary=_summary(found, by),
+        warnings=[*found.warnings, *labels.warnings, *asked],
+        next=[*_describe(request, [row.feature for row in found.features]), *([_read_on(request, end)] if more else [])],
+        evidence="correlational" if request.tokens else "observed",
+        provenance=provenance(entry, SEED),
+        by=f"{by}: {found.score_is}",
+        features=[
+            Found(
+                feature=row.feature,
+                score=row.score,
+                why=row.why,
+                label=labels.by_feature.get(row.feature),
+                url=feature_url(entry, row.feature),
+            )
+            for row in found.features
+        ],
+        total=found.total,
+        truncated=more,
+        next_offset=end if more else None,
+    )
+
+
+async def _search(loaded: LoadedSAE, request: FindFeatures) -> "core.Found":
+    from saescope.features import LabelStore, find_by_label, find_by_texts, find_by_tokens
+
+    page = {"k": request.k, "offset": request.offset}
+    if request.query:
+        return await loaded.run(find_by_label, LabelStore(), loaded.weights_hash, request.query, **page)
+    if request.tokens:
+        return await loaded.run(find_by_tokens, loaded.model, loaded.sae, request.tokens, **page)
+    tokens, index = await loaded.tokenize(request.texts), (await loaded.indexed()).best
+    return await loaded.run(find_by_texts, loaded.model, loaded.sae, tokens, index=index, **page)
+
+
+async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply:
+    """Two sets of texts, or one set in two models."""
+    async with _both(state, request) as (loaded, other):
+        from saescope.features import contrast_models, contrast_texts
+
+        texts = await loaded.tokenize(request.texts)
+        if other is None:
+            against = await loaded.tokenize(request.against)
+            done = await loaded.run(contrast_texts, loaded.model, loaded.sae, texts, against=against, k=request.k, seed=SEED)
+        else:
+            done = await loaded.run(contrast_models, loaded.model, loaded.sae, texts, other=other.model, k=request.k, seed=SEED)
+    labels = await labels_of(loaded, [row.feature for row in done.features])
+    return FindFeaturesReply(
+        summary=f"{done.verdict} {done.total} features fire on these texts.",
+        warnings=[*done.warnings, *labels.warnings],
+        next=_describe(request, [row.feature for row in done.features]),
+        evidence="correlational",
+        provenance=provenance(loaded, SEED),
+        by="contrast: Cohen's d on the held-out half" if done.n_held_out else "contrast: Cohen's d, nothing held out",
+        features=[_contrasted(row, loaded, labels) for row in done.features],
+        total=len(done.features),
+        together=_together(done),
+    )
+
+
+@asynccontextmanager
+async def _both(state: AppState, request: FindFeatures) -> "AsyncGenerator[tuple[LoadedSAE, LoadedSAE | None]]":
+    """Turns on both models, always in the same order, so that two such calls never wait for each other."""
+    if not request.against_sae:
+        async with state.use(request.sae) as loaded:
+            yield loaded, None
+        return
+    one, other = state.require(request.sae), state.require(request.against_sae)
+    if one.slot is other.slot or one.weights_hash != other.weights_hash:
+        raise ArgumentError(
+            "against_sae must be the same SAE on another model.",
+            code="NOT_COMPARABLE",
+            field="against_sae",
+            got=request.against_sae,
+            allowed="a handle of the same weights on another loaded model",
+            hint='Load the SAE once per model: load_sae(path="...", model="the other model", allow_mismatch=true).',
+        )
+    first, second = sorted([request.sae, request.against_sae])
+    async with state.use(first), state.use(second):
+        yield one, other
+
+
+def _contrasted(row: "core.ContrastFeature", loaded: LoadedSAE, labels: Labels) -> Contrasted:
+    held = row.held_out
+    side = "more on texts" if held.auc > 0.5 else "less on texts"
+    confirmed = "confirmed on the held-out half" if row.confirmed else "not confirmed"
+    doubt = f"; may reflect {' and '.join(row.confounds)}" if row.confounds else ""
+    return Contrasted(
+        feature=row.feature,
+        score=held.d,
+        why=f"fires {side}: AUC {held.auc:.2f} ({held.low:.2f} to {held.high:.2f}), q {row.q:.2g}, {confirmed}{doubt}",
+        label=labels.by_feature.get(row.feature),
+        url=feature_url(loaded, row.feature),
+        separation=Separation(d=held.d, auc=held.auc, low=held.low, high=held.high, p=held.p, q=row.q),
+        confirmed=row.confirmed,
+        auc_equal_length=row.auc_equal_length,
+        position_correlation=row.position_correlation,
+        confounds=row.confounds,
+    )
+
+
+def _together(done: "core.Contrast") -> Together | None:
+    at = done.together
+    if at is None:
+        return None
+    return Together(
+        auc=at.auc,
+        low=at.low,
+        high=at.high,
+        n_texts=done.n_texts,
+        n_against=done.n_against,
+        n_held_out=[*done.n_held_out] if done.n_held_out else None,
+        length_auc=done.length_auc,
+    )
+
+
+def _summary(found: "core.Found", by: str) -> str:
+    if not found.features:
+        return {
+            "label": "No label has these words: labels come from label_feature (or neuronpedia=true); tokens and texts need none.",
+            "tokens": "No feature promotes these tokens.",
+            "texts": "No feature fires on these texts more often than usual.",
+        }[by]
+    best = found.features[0]
+    return f"{found.total:,} features by {by}, {len(found.features)} listed; first feature {best.feature}: {best.why}."
+
+
+def _describe(request: FindFeatures, features: Sequence[int]) -> list[str]:
+    return [next_call("describe_feature", sae=request.sae, feature=features[0])] if features else []
+
+
+def _read_on(request: FindFeatures, offset: int) -> str:
+    said: dict[str, Any] = request.model_dump(exclude_defaults=True, exclude={"neuronpedia"}) | {"offset": offset}
+    if "texts" in said:
+        said["texts"] = [brief(text) for text in said["texts"]]
+    return next_call("find_features", **said)
+
+
+TOOLS = [
+    Tool(
+        find_features,
+        FindFeatures,
+        ToolAnnotations(title="Find features", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True),
+    )
+]

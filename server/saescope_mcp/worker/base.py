@@ -1,0 +1,128 @@
+"""What every run has in common: its row, its turn, its end."""
+
+import os
+import sys
+import threading
+import time
+from typing import Any, ClassVar
+
+from saescope.cancel import cancellable
+from saescope.errors import Cancelled, SaescopeError
+from saescope_mcp.jobs import FileLock, Run, Runs
+from saescope_mcp.schemas.common import Request
+from saescope_mcp.tool import refusal
+
+HEARTBEAT_S = 1.0
+FINAL_TRIES = 5
+
+
+class Worker:
+    """One run's life. A thread keeps its row fresh and looks for a request to stop."""
+
+    request: ClassVar[type[Request]]
+    phase: ClassVar[str]
+    """What the run is at while it has its turn."""
+
+    def __init__(self, runs: Runs, run: Run, stop: threading.Event) -> None:
+        self.runs, self.run, self.stop = runs, run, stop
+        self.message = "starting"
+        self._ended = threading.Event()
+        self._writing = threading.Lock()
+
+    def prepare(self) -> None:
+        """What comes before the run's turn: measuring, refusing."""
+
+    def do(self) -> dict[str, Any]:
+        """The work; returns the result."""
+        raise NotImplementedError
+
+    def progress(self) -> dict[str, Any]:
+        """What the row says of the work so far; called from a thread."""
+        return {}
+
+    @property
+    def resume_call(self) -> str:
+        """The call that goes on with what there is; empty if there is nothing yet."""
+        return ""
+
+    def work(self) -> None:
+        """Never raises; how it ended is in the row."""
+        beat = threading.Thread(target=self._beat, daemon=True)
+        beat.start()
+        try:
+            changes = self._work()
+        except Cancelled:
+            changes = self._stopped()
+        except Exception as error:
+            changes = {"state": "failed", "message": "failed", "error": self._refusal(error)}
+        self._ended.set()
+        beat.join()
+        last: dict[str, Any] = {"ended": time.time()} | self.progress() | changes
+        for _ in range(FINAL_TRIES):
+            if self.write(**last):
+                return
+            time.sleep(HEARTBEAT_S)
+
+    def say(self, message: str, *, phase: str = "") -> None:
+        self.message = message
+        self.write(message=message, **({"phase": phase} if phase else {}))
+
+    def write(self, **changes: Any) -> bool:
+        """Whether it is in the row. A disk that is full must not end the run: the next beat tries again."""
+        try:
+            fresh: dict[str, Any] = {"heartbeat": time.time(), "pid": os.getpid()}
+            with self._writing:
+                return self.runs.table.update(self.run.id, **fresh | changes)
+        except SaescopeError as error:
+            sys.stderr.write(f"{error.message}\n")
+            return False
+
+    def _work(self) -> dict[str, Any]:
+        with cancellable(self.stop):
+            self.prepare()
+        if self.run.dry_run:
+            return {"state": "done", "message": "planned"}
+        with self._turn():
+            self.write(state="running", phase=self.phase, started=time.time())
+            return {"result": self.do(), "state": "done", "message": "done"}
+
+    def _turn(self) -> FileLock:
+        """Held by the run that works. While another one does, this process gives up its memory: it begins anew, and waits."""
+        turn = self.runs.turn
+        if not self._is_next() or not turn.take():
+            if "torch" in sys.modules:
+                self._ended.set()
+                self.write(phase="waiting", message="waiting for its turn", heartbeat=time.time())
+                os.execv(sys.executable, [sys.executable, "-P", "-m", "saescope_mcp.worker", self.run.id])
+            self.say("waiting for its turn", phase="waiting")
+            while not (self._is_next() and turn.take()):
+                if self.stop.wait(HEARTBEAT_S / 2):
+                    raise Cancelled("Asked to stop while it waited.")
+        return turn
+
+    def _is_next(self) -> bool:
+        """Nobody who waits came earlier."""
+        waiting = [run for run in self.runs.all() if run.live and run.phase == "waiting"]
+        return not any(run.queued < self.run.queued for run in waiting)
+
+    def _stopped(self) -> dict[str, Any]:
+        now = self.runs.table.get(self.run.id)
+        state = "cancelled" if now is not None and now.cancel else "interrupted"
+        return {"state": state, "message": f"{state}; resume goes on from the last checkpoint" if self.resume_call else state}
+
+    def _refusal(self, error: Exception) -> dict[str, str]:
+        said = refusal(self.run.tool, error, self.request)
+        return said | {"hint": f"{said['hint']} {self.resume_call} goes on."} if self.resume_call else said
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
+            self.write(**self.progress())
+            now = self._read()
+            if now is not None and now.cancel:
+                self.stop.set()
+
+    def _read(self) -> Run | None:
+        try:
+            return self.runs.table.get(self.run.id)
+        except SaescopeError:
+            return None

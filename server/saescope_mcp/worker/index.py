@@ -1,0 +1,117 @@
+"""An indexing: one pass over a text, from SAEs that were loaded by the server to their indexes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saescope.cancel import cancellable
+from saescope.errors import Cancelled, ConfigError
+from saescope_mcp.schemas.index import IndexFeatures
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import Source
+from saescope_mcp.state.loading import read_sae
+from saescope_mcp.tool import next_call
+from saescope_mcp.tool.facts import versions
+from saescope_mcp.worker.base import Worker
+
+if TYPE_CHECKING:
+    from saescope.features.index import IndexProgress, IndexRun
+    from saescope.models import LanguageModel
+    from saescope.saes import SAE
+
+
+CONTEXT_SIZE = 128
+
+
+class IndexWorker(Worker):
+    """One pass for one or several SAEs of a model, each loaded from where the server loaded it."""
+
+    request = IndexFeatures
+    phase = "indexing"
+    reading = False
+    latest: "IndexProgress | None" = None
+
+    def do(self) -> dict[str, Any]:
+        from saescope.activations import open_dataset
+        from saescope.features.index import IndexConfig, IndexRun
+
+        asked, settings = IndexFeatures.model_validate(self.run.request), self.run.settings
+        with cancellable(self.stop):
+            model, saes = self._loaded()
+            self.say("reading text")
+            roots = [Path(root) for root in settings["roots"]]
+            dataset = open_dataset(settings["dataset"], text_column=asked.text_column, roots=roots)
+            cfg = IndexConfig(n_tokens=asked.n_tokens, context_size=min(CONTEXT_SIZE, model.n_ctx))
+            indexing = IndexRun(model, saes, dataset, cfg, folder=self._checkpoints, stop=self.stop)
+        self.write(warnings=indexing.warnings)
+        self.reading = True
+        self.say("indexing")
+        if indexing.go(report=self._report).state != "done":
+            raise Cancelled("Asked to stop.")
+        return self._done(indexing, model)
+
+    def progress(self) -> dict[str, Any]:
+        if (at := self.latest) is None:
+            return {}
+        from saescope.training.run import newest_checkpoint
+
+        last = newest_checkpoint(self._checkpoints)
+        return {
+            "progress": {"n_tokens": at.n_tokens, "n_wanted": at.n_wanted, "tokens_per_s": at.tokens_per_s, "eta_s": at.eta_s},
+            "checkpoint": str(last) if last else None,
+        }
+
+    @property
+    def resume_call(self) -> str:
+        return next_call("index_features", **self.run.request) if self.reading else ""
+
+    def _report(self, at: "IndexProgress") -> None:
+        self.latest = at
+
+    def _loaded(self) -> "tuple[LanguageModel, list[SAE]]":
+        from saescope.models import load_model
+
+        said = self.run.settings
+        device, dtype = said["device"], said["dtype"]
+        self.say("loading the model")
+        model = load_model(said["model"], device=device, dtype=dtype, offline=said["offline"], progress=self.say)
+        self.say("loading the SAE")
+        settings = Settings(offline=said["offline"], allow_pickle=said["allow_pickle"])
+        saes = [read_sae(Source(**row["source"]), device, row["dtype"], settings, self.say) for row in said["saes"]]
+        for sae, row in zip(saes, said["saes"], strict=True):
+            if sae.weights_hash != row["weights_hash"]:
+                raise ConfigError(
+                    f"{row['sae']} has changed since it was loaded.", code="SAE_CHANGED", field="sae", got=row["sae"], hint="Load it again."
+                )
+        return model, saes
+
+    def _done(self, indexing: "IndexRun", model: "LanguageModel") -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        for index, said in zip(indexing.indexes(), self.run.settings["saes"], strict=True):
+            fired = index.densities[index.densities > 0]
+            rows.append(
+                {
+                    "sae": said["sae"],
+                    "weights_hash": index.manifest.weights_hash,
+                    "n_features": index.manifest.d_sae,
+                    "n_fired": len(fired),
+                    "median_density": float(fired.median()) if len(fired) else None,
+                    "n_tokens": index.manifest.n_tokens,
+                    "n_contexts": index.manifest.n_contexts,
+                    "path": str(index.folder),
+                }
+            )
+        provenance = {
+            "model": model.name,
+            "revision": model.revision,
+            "sae": rows[0]["sae"],
+            "weights_hash": rows[0]["weights_hash"],
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "seed": indexing.cfg.seed,
+            "versions": versions(),
+        }
+        return {"sae": rows[0]["sae"], "dataset": indexing.indexes()[0].manifest.dataset, "indexes": rows, "provenance": provenance}
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.runs.folder(self.run.id) / "checkpoints"

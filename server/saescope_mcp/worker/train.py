@@ -1,0 +1,160 @@
+"""A training: from a request to a saved SAE."""
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saescope.cancel import cancellable
+from saescope.errors import Cancelled, ResourceError
+from saescope.names import home
+from saescope_mcp.schemas.train import TrainSae
+from saescope_mcp.state import Placement, Source
+from saescope_mcp.state.sources import KnownHandles
+from saescope_mcp.tool import next_call
+from saescope_mcp.tool.facts import versions
+from saescope_mcp.worker.base import Worker
+
+if TYPE_CHECKING:
+    from saescope.models import LanguageModel
+    from saescope.training import TrainConfig, TrainingRun
+    from saescope.training.trainer import Point
+
+HISTORY_POINTS = 20
+
+
+class TrainWorker(Worker):
+    """One training; its configuration is written down before its turn comes, and does not change."""
+
+    request = TrainSae
+    phase = "training"
+    training: "TrainingRun | None" = None
+
+    def prepare(self) -> None:
+        """Measure, write down the configuration and the plan, and refuse a run that does not fit."""
+        if self.run.plan:
+            return
+        from saescope.training import make_plan
+        from saescope.training.machine import n_threads
+
+        self.say("loading the model", phase="measuring")
+        model = self._model()
+        cfg = self._config(model)
+        self.say("measuring the speed on this machine")
+        plan = make_plan(cfg, model, folder=self.runs.root, roots=self._roots)
+        said = {name: value for name, value in asdict(plan).items() if name != "warnings"}
+        said |= {"n_steps": cfg.n_steps, "d_in": cfg.d_in, "d_sae": cfg.d_sae, "context_size": cfg.context_size}
+        said |= {"lr": cfg.learning_rate, "device": str(model.device)}
+        self.run = replace(self.run, config=cfg.to_dict() | {"threads": n_threads()}, plan=said, warnings=plan.warnings)
+        self.write(config=self.run.config, plan=said, warnings=plan.warnings)
+        if not plan.fits and not self.run.dry_run:
+            raise does_not_fit(said)
+
+    def do(self) -> dict[str, Any]:
+        from saescope.training import TrainConfig, TrainingRun
+        from saescope.training.machine import use_threads
+
+        said = dict(self.run.config)
+        use_threads(said.pop("threads"))
+        self.say("loading the model")
+        with cancellable(self.stop):
+            model = self._model()
+            cfg = TrainConfig.from_dict(said)
+            _unmute(cfg.logger, offline=self.run.settings["offline"])
+            self.say("reading text")
+            folder = self.runs.folder(self.run.id) / "checkpoints"
+            training = TrainingRun(cfg, model, folder=folder, roots=self._roots, stop=self.stop, say=self.say)
+        self.write(warnings=[*self.run.warnings, *training.warnings])
+        self.training = training
+        self.say("training")
+        if training.go().state != "done":
+            raise Cancelled("Asked to stop.")
+        self.say("saving the SAE")
+        return self._done(training, cfg, model)
+
+    def _done(self, training: "TrainingRun", cfg: "TrainConfig", model: "LanguageModel") -> dict[str, Any]:
+        path = home() / "saes" / self.run.name
+        sae = training.save_sae(path)
+        source = Source(path=str(path), model=self.run.settings["model"])
+        handles = KnownHandles()
+        handle = handles.name(model.handle, source, cfg.hook_name)
+        handles.remember(handle, source, Placement())
+        return {
+            "sae": handle,
+            "path": str(path),
+            "provenance": {
+                "model": model.name,
+                "revision": model.revision,
+                "sae": handle,
+                "weights_hash": sae.weights_hash,
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "device": str(model.device),
+                "seed": cfg.seed,
+                "versions": versions(),
+            },
+        }
+
+    @property
+    def resume_call(self) -> str:
+        return next_call("train_sae", resume=self.run.id) if self.training else ""
+
+    def _model(self) -> "LanguageModel":
+        from saescope.models import load_model
+
+        settings = self.run.settings
+        return load_model(settings["model"], device=settings["device"], offline=settings["offline"], progress=self.say)
+
+    def _config(self, model: "LanguageModel") -> "TrainConfig":
+        from saescope.training import parse_options, train_config
+
+        request, settings = TrainSae.model_validate(self.run.request), self.run.settings
+        said: dict[str, Any] = request.run | parse_options(request.options) | {"dataset": settings["dataset"], "name": self.run.name}
+        return train_config(model, **{name: said[name] for name in said if name not in ("model", "options", "device")})
+
+    @property
+    def _roots(self) -> list[Path]:
+        return [Path(root) for root in self.run.settings["roots"]]
+
+    def progress(self) -> dict[str, Any]:
+        training = self.training
+        if training is None:
+            return {}
+        from saescope.training.run import newest_checkpoint
+
+        trainer, points = training.trainer, training.trainer.history.points
+        speed = self.run.plan.get("step_tokens_per_s")
+        buffered = trainer.step == 0 and training.store.n_received
+        newest = newest_checkpoint(self.runs.folder(self.run.id) / "checkpoints")
+        progress = {
+            "step": trainer.step,
+            "n_steps": trainer.cfg.n_steps,
+            "n_tokens": trainer.n_tokens,
+            "eta_s": training.eta_s(step_s_per_token=1 / speed if speed else 0.0),
+            "metrics": {"latest": points[-1] if points else None, "history": thinned(points)},
+        }
+        message = f"filling the buffer: {training.store.n_received:,} tokens read" if buffered else self.message
+        return {"progress": progress, "message": message, "checkpoint": str(newest) if newest else None}
+
+
+def thinned(points: "list[Point]", n: int = HISTORY_POINTS) -> "list[Point]":
+    """At most `n` of them, evenly, the last one included; the fields that make a curve."""
+    every = [points[round(i * (len(points) - 1) / (n - 1))] for i in range(n)] if len(points) > n else points
+    return [{name: point[name] for name in ("step", "loss", "l0", "explained_variance", "dead_share")} for point in every]
+
+
+def does_not_fit(plan: dict[str, Any]) -> ResourceError:
+    memory = plan["memory_bytes"] > plan["memory_free_bytes"]
+    need, free = (plan["memory_bytes"], plan["memory_free_bytes"]) if memory else (plan["disk_bytes"], plan["disk_free_bytes"])
+    return ResourceError(
+        f"The run does not fit: it needs {need / 1e9:.2g} GB of {'memory' if memory else 'disk'}, {free / 1e9:.2g} GB are free.",
+        code="OUT_OF_MEMORY_BUDGET" if memory else "DISK_TOO_SMALL",
+        got=need,
+        allowed=free,
+        hint=f"Call train_sae again with {' or '.join(plan['change'])}." if plan["change"] else "Free some, then call train_sae again.",
+    )
+
+
+def _unmute(logger: str, *, offline: bool) -> None:
+    """The command line and the server switch wandb off for everybody else."""
+    if logger == "wandb":
+        os.environ["WANDB_MODE"] = "offline" if offline else "online"
