@@ -17,7 +17,7 @@ help:
 	@echo "make test    set up and run the tests"
 	@echo "make check   linters, formatting, types, import rules, generated files"
 	@echo "make fix     let the linter and the formatter mend what they can"
-	@echo "make docs    rebuild the generated pages of docs/"
+	@echo "make docs    rebuild the generated pages of docs/, and skills/ from SKILL.md and skill/"
 	@echo "make bench   time the server's start against a bare one"
 
 demo: $(VENV)/.run
@@ -33,6 +33,7 @@ check: $(VENV)/.dev
 	$(PY) -m pyright --pythonpath $(PY)
 	$(VENV)/bin/lint-imports
 	$(PY) scripts/build_reference.py --check
+	$(PY) scripts/build_skill.py --check
 
 fix: $(VENV)/.dev
 	$(PY) -m ruff check --fix
@@ -40,6 +41,7 @@ fix: $(VENV)/.dev
 
 docs: $(VENV)/.run
 	$(PY) scripts/build_reference.py
+	$(PY) scripts/build_skill.py
 
 bench: $(VENV)/.run
 	$(PY) scripts/bench_startup.py

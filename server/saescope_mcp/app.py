@@ -2,12 +2,19 @@
 
 import logging
 import sys
+from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.types import Completion, CompletionArgument, Icon
+
 from saescope import __version__
-from saescope_mcp.resources import apps, serve_pages
+from saescope_mcp.completions import complete
+from saescope_mcp.prompts import PROMPTS
+from saescope_mcp.resources import Resource, SkillExtension, apps, catalogue, jobs, register, serve_pages, skill_folder
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
@@ -30,19 +37,11 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *publish.TOOLS,
 )
 
-INSTRUCTIONS = """\
-Use these tools to look inside a language model with sparse autoencoders (SAEs): which features fire on a text, what a prediction \
-rests on, what a feature does when changed. Everything runs on this machine.
-1. load_sae() returns a handle `sae`; without arguments it loads a small embedded model (first time: a 93 MB download). find_saes \
-lists published ones by model, layer and site. Read check.verdict.
-2. top_features or encode_text: what fires. attribute_logit: why a token is predicted. intervene, steer_generate: test it.
-describe_feature: what a feature is (after index_features, once). find_features: which feature. A name: quiz_feature, then label_feature.
-3. Report evidence as the result does: observed < correlational < intervened < controlled. Say "causes" only at the last two, and compare \
-with the controls. error_share is what the SAE does not see. A label without a score is a guess.
-A feature is an index of one SAE: it means nothing in another. Handles stay the same after a restart; an error names the exact next call. \
-Calls on one model run one after the other (BUSY after 30 s of waiting). What takes longer than wait_s returns a job_id: call job_status.
-To train: train_sae with dry_run=true, show the plan and ask; then train_sae, job_status, load_sae, evaluate_sae; publish_sae if wanted.\
-"""
+INSTRUCTIONS = (Path(__file__).parent / "instructions.md").read_text(encoding="utf-8").rstrip()
+"""What every client tells its model of this server, before any tool is called."""
+ALL_RESOURCES: tuple[Resource, ...] = (*catalogue.RESOURCES, *jobs.RESOURCES)
+
+WEBSITE = "https://github.com/saescope/saescope"
 
 
 def build_server(settings: Settings | None = None, state: AppState | None = None) -> Server:
@@ -57,18 +56,43 @@ def build_server(settings: Settings | None = None, state: AppState | None = None
         finally:
             state.close()
 
+    folder = skill_folder()
     server = Server(
         "sae",
         title="saescope",
         version=__version__,
+        description="Look inside a language model with sparse autoencoders.",
+        website_url=WEBSITE,
+        icons=[icon()],
         instructions=INSTRUCTIONS,
         lifespan=lifespan,
         tools=[bind(tool, state) for tool in ALL_TOOLS],
-        extensions=[apps()],
+        extensions=[apps(), *([SkillExtension(folder)] if folder else [])],
         log_level="WARNING",
     )
-    serve_pages(server, state)
+    _add_voice(server, state)
     return server
+
+
+def _add_voice(server: Server, state: AppState) -> None:
+    """Prompts, resources and completions."""
+    for prompt in PROMPTS:
+        server.add_prompt(
+            Prompt.from_function(prompt.function, title=prompt.title, description=" ".join((prompt.function.__doc__ or "").split()))
+        )
+    for resource in ALL_RESOURCES:
+        register(server, resource, state)
+    serve_pages(server, state)
+
+    @server.completion()
+    async def _(ref: Any, argument: CompletionArgument, context: Any) -> Completion:
+        return await complete(state, argument.name, argument.value)
+
+
+def icon() -> Icon:
+    """As a data URI: a client may show it without the network."""
+    drawing = (Path(__file__).parent / "icon.svg").read_bytes()
+    return Icon(src=f"data:image/svg+xml;base64,{b64encode(drawing).decode()}", mime_type="image/svg+xml", sizes=["any"])
 
 
 def log_to_stderr() -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ def serve(words: Sequence[str]) -> int:
     options = _parser().parse_args(words)
     if options.http and options.host not in LOOPBACK:
         return _refuse(f"--host {options.host} is refused: saescope has no authentication, so it listens on loopback only {LOOPBACK}.")
+    if options.http and (reason := _not_free(options.host, options.port)):
+        return _refuse(f"port {options.port} cannot be used: {reason}. Name another one with --port.")
     try:
         settings = Settings.from_env()
     except ConfigError as error:
@@ -41,6 +44,8 @@ def serve(words: Sequence[str]) -> int:
     state = AppState(settings)
     server = build_server(state=state)
     if options.http:
+        shown = f"[{options.host}]" if ":" in options.host else options.host
+        sys.stderr.write(f"saescope serves http://{shown}:{options.port}/mcp to this machine; Ctrl-C ends it.\n")
         with suppress(KeyboardInterrupt):
             server.run("streamable-http", host=options.host, port=options.port)
     else:
@@ -51,9 +56,23 @@ def serve(words: Sequence[str]) -> int:
     os._exit(0)  # taking torch apart in good order, or waiting for a load, takes longer than a client waits; nothing is left to finish
 
 
+def _not_free(host: str, port: int) -> str:
+    """Why nothing can listen there; empty: it can."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+            if os.name != "nt":  # there it would share a port that is taken
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((host, port))
+    except (OSError, OverflowError) as error:
+        return (error.strerror if isinstance(error, OSError) else None) or "it must be 0-65535"
+    return ""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="saescope serve", description="Run the MCP tool server: on stdio, for a client that starts it.")
-    parser.add_argument("--http", action="store_true", help="streamable HTTP on loopback instead, at /mcp")
+    parser.add_argument(
+        "--http", action="store_true", help="streamable HTTP on loopback instead, at /mcp; requests for other hosts are refused"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="with --http: 127.0.0.1, localhost or ::1")
     parser.add_argument("--port", type=int, default=8000, help="with --http")
     return parser

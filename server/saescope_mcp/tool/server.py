@@ -1,18 +1,21 @@
 """Our tools in the SDK's clothes: published schemas, raw arguments past the SDK's lenient validation, error results with structure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.tools import Tool as SDKTool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp.types import CallToolResult, ResourceLink, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS, CallToolResult, ResourceLink, TextContent
 from pydantic import BaseModel, PrivateAttr
 
+from saescope.names import nearest
 from saescope_mcp.schemas.bounds import MARK, publish_bounds
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool.call import Link, Outcome, Tool
+from saescope_mcp.tool.progress import reported
 from saescope_mcp.tool.refusal import unknown_tool
 
 
@@ -23,7 +26,8 @@ class BoundTool(SDKTool):
     _state: AppState = PrivateAttr()
 
     async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> CallToolResult:
-        outcome = await self._tool.call(self._state, arguments)
+        async with reported(context, self._state):
+            outcome = await self._tool.call(self._state, arguments)
         return _result(outcome, [] if outcome.is_error else self._tool.links(outcome.document))
 
 
@@ -48,13 +52,32 @@ def bind(tool: Tool, state: AppState) -> BoundTool:
 
 
 class Server(MCPServer[Any]):
-    """Also answers a tool that does not exist with an error that names the nearest one."""
+    """Also answers a tool, a prompt or a prompt's argument that does not exist with an error that names the nearest one."""
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
         known = [tool.name for tool in await self.list_tools()]
         if name not in known:
             return _result(Outcome(dict(unknown_tool(name, known)), is_error=True))
         return await super().call_tool(name, arguments, context)
+
+    async def get_prompt(self, name: str, arguments: dict[str, Any] | None = None, context: Any = None) -> Any:
+        prompts = {
+            prompt.name: {argument.name: argument.required for argument in prompt.arguments or []} for prompt in await self.list_prompts()
+        }
+        if name not in prompts:
+            raise _invalid("prompt", name, prompts)
+        for argument in arguments or {}:
+            if argument not in prompts[name]:
+                raise _invalid(f"argument of {name}", argument, prompts[name])
+        if missing := [argument for argument, required in prompts[name].items() if required and argument not in (arguments or {})]:
+            raise MCPError(code=INVALID_PARAMS, message=f"{name} needs the argument {', '.join(missing)}.", data={"name": name})
+        return await super().get_prompt(name, arguments, context)
+
+
+def _invalid(what: str, name: str, known: Iterable[str]) -> MCPError:
+    close, there = nearest(name, known, 1), ", ".join(known)
+    hint = f" Nearest: {close[0]}." if close else ""
+    return MCPError(code=INVALID_PARAMS, message=f"There is no {what} {name!r} (there are: {there}).{hint}", data={"name": name})
 
 
 def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]:
