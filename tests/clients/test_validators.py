@@ -19,7 +19,9 @@ def test_the_skill_is_valid_for_agentskills(run: Run, checkout: Path) -> None:
 
 def test_skillsaw_finds_nothing_in_the_skill_and_the_manifests(run: Run, checkout: Path) -> None:
     assert "All checks passed" in run("skillsaw", "lint", checkout / "skills" / "saescope", "--strict")
-    assert "All checks passed" in run("skillsaw", "lint", checkout, "--skip-rule", "agentskill-unreferenced-files", "--strict")
+    # The root SKILL.md is the source of a skill and stands in a whole repository: what lies beside it is not the skill's.
+    aside = [word for rule in ("agentskill-unreferenced-files", "agentskill-evals") for word in ("--skip-rule", rule)]
+    assert "All checks passed" in run("skillsaw", "lint", checkout, *aside, "--strict")
 
 
 @pytest.mark.parametrize("era", ["legacy", "modern"])
