@@ -1,5 +1,6 @@
 """Write skills/saescope/, the folder that clients install, from SKILL.md and skill/; with --check only say whether it is up to date."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE, TARGET = ROOT / "skill", ROOT / "skills" / "saescope"
 PARTS = ("references", "scripts", "assets")
 """Folders of skill/ that a user's agent needs; evals/ stays here."""
+MARKER = re.compile(rb"(?m)^<!-- check: [^>]+ -->\n| *<!-- check: [^>]+ -->")
+"""How a call or block is tested (tests/docs/pages.py): nothing for a reader."""
 
 
 def wanted() -> dict[str, bytes]:
@@ -19,7 +22,7 @@ def wanted() -> dict[str, bytes]:
     for part in PARTS:
         paths = (path for path in (SOURCE / part).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         files |= {path.relative_to(SOURCE).as_posix(): path.read_bytes() for path in sorted(paths)}
-    return files
+    return {name: MARKER.sub(b"", content) if name.endswith(".md") else content for name, content in files.items()}
 
 
 def there() -> dict[str, bytes]:

@@ -88,7 +88,8 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
             hint=f'Call load_sae with model="{meta.model_name}", or with allow_mismatch=true to use it on a relative on purpose.',
         )
     trained = f"was trained on {meta.model_name}" if said else "does not say which model it was trained on"
-    return [f"The SAE {trained}; whether {model.name} is that model is not known from its files: judge by the measured check."]
+    this = "this model, of the same name," if said == canonical_name(model.name) else model.name
+    return [f"The SAE {trained}; whether {this} is that model is not known from its files: judge by the measured check."]
 
 
 def prepare_input(model: LanguageModel, sae: SAE, activation: Tensor) -> Float[Tensor, "n_pos d_in"]:

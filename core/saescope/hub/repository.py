@@ -52,7 +52,7 @@ class Repository:
             raise OfflineError(
                 f"{self.repo_id}/{name} is not cached and the network is not to be used.",
                 got=f"{self.repo_id}/{name}",
-                hint="Load it once with the network allowed; from then on it works offline.",
+                hint="server_status() lists what is cached here; this one needs the network once (the user decides), then works offline.",
             )
         return None
 
@@ -144,7 +144,7 @@ def _from_cache(repo_id: str, revision: str, say: Callable[[str], None]) -> Repo
         raise OfflineError(
             f"{repo_id}{f' at {revision}' if revision else ''} is not cached and the network is not to be used.",
             got=repo_id,
-            hint="Load it once with the network allowed; from then on it works offline.",
+            hint="server_status() lists what is cached here; this one needs the network once (the user decides), then works offline.",
         )
     folder = snapshots(repo_id) / commit
     names = frozenset(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())

@@ -102,7 +102,7 @@ class Tokenizer:
             field=field,
             got=text,
             allowed="text that is exactly one token, leading space kept, or #id",
-            hint=f"Take its first token: #{ids[0]}." if ids else "Give a token.",
+            hint=f'Take its first token, {field}="#{ids[0]}", and say so.' if ids else "Give a token.",
         )
 
     def _plain(self, text: str) -> list[int]:

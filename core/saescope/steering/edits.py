@@ -48,6 +48,7 @@ def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
                 field="feature",
                 got=edit.feature,
                 allowed=f"0..{sae.cfg.d_sae - 1}",
+                hint="An index belongs to one SAE: name the SAE that it was found with, or find features of this one with top_features.",
             )
         if edit.mode not in MODES:
             raise ArgumentError(f"Mode {edit.mode!r} is unknown.", code="INVALID_CHOICE", field="mode", got=edit.mode, allowed=MODES)

@@ -158,8 +158,8 @@ def _next(request: SteerGenerate, verdict: str) -> list[str]:
 
 
 def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: object) -> str:
-    chat = {"chat": True} if request.chat else {}
-    return next_call(name, sae=request.sae, prompt=brief(request.prompt), **arguments, **chat)
+    said = ({"unit": request.unit} if request.unit != "max" else {}) | ({"chat": True} if request.chat else {})
+    return next_call(name, sae=request.sae, prompt=brief(request.prompt), **arguments, **said)
 
 
 def _edits(features: Sequence[SteeringFeature]) -> "list[core.FeatureEdit]":

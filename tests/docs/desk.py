@@ -1,0 +1,164 @@
+"""A reader at a desk: one process, one loaded model, and something real for every placeholder of the documents."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+from mcp import Client
+
+from saescope_mcp.app import ALL_TOOLS, build_server
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+
+TEXTS = ["My sister lost her keys.", "She called her mother at noon.", "The queen opened her letter."]
+OTHERS = ["My brother lost his keys.", "He called his father at noon.", "The king opened his letter."]
+PROMPT = "My sister lost her keys and called our mother because"
+FEATURE = 2777
+"""Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands for any feature."""
+ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
+SMALLER: dict[str, dict[str, int]] = {
+    "steer_generate": {"max_new_tokens": 4, "n_controls": 1},
+    "attribute_logit": {"k": 4, "n_controls": 2},
+    "evaluate_sae": {"n_tokens": 200, "wait_s": 50},
+}
+"""What a test has no time for; the tests marked slow run every call as it is written."""
+
+
+def letters() -> str:
+    """Short documents that differ: half of them about women."""
+    people = [("My sister", "her"), ("My brother", "his"), ("The queen", "her"), ("The king", "his"), ("Mary", "her"), ("John", "his")]
+    deeds = ["lost {} keys", "called {} mother at noon", "opened {} letter", "forgot {} hat", "sold {} house", "wrote to {} friend"]
+    times = ["in May", "on Monday", "after the storm", "before dinner", "in London", "again"]
+    told = itertools.product(people, deeds, times)
+    return "\n\n".join(f"{who} {deed.format(whose)} {when}." for (who, whose), deed, when in told)
+
+
+class Answer(NamedTuple):
+    """What the server said."""
+
+    document: dict[str, Any]
+    is_error: bool
+
+
+@dataclass
+class Desk:
+    """A server that has loaded the embedded SAE, and files to name."""
+
+    state: AppState
+    folder: Path
+    sae: str
+    job_id: str
+    answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
+
+    @property
+    def model(self) -> Any:
+        return self.state.saes[self.sae].model
+
+    def fill(self, name: str, value: Any) -> Any:
+        """The argument with something real in the place of "..." and of the documents' made-up names."""
+        if isinstance(value, list):
+            return self._texts(name) if set(map(str, value)) == {"..."} else [self.fill(name, item) for item in value]
+        if isinstance(value, dict):
+            return {key: self.fill(key, item) for key, item in value.items()}
+        if name == "feature" and value == ANY_FEATURE:
+            return FEATURE
+        if name in ("job_id", "resume") and value in ("...", ANY_JOB):
+            return self.job_id
+        if isinstance(value, str) and value.startswith("/path/to/"):
+            return str(self.folder / value.removeprefix("/path/to/"))
+        return self._placeholder(name) if value == "..." else value
+
+    def _texts(self, name: str) -> list[str]:
+        return OTHERS if name == "against" else TEXTS
+
+    def _placeholder(self, name: str) -> str:
+        known = {"sae": self.sae, "handle": self.sae, "text": TEXTS[0], "prompt": PROMPT, "dataset": str(self.folder / "texts")}
+        assert name in known, f'nothing stands for {name}="..."'
+        return known[name]
+
+    async def _quizzed(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """A quiz as it was just given, and as many answers as it has items."""
+        quiz = await self.call("quiz_feature", {"sae": said["sae"], "feature": said["feature"]})
+        assert not quiz.is_error, quiz
+        return {"quiz_id": quiz.document["quiz_id"], "answers": ["her" in item["text"] for item in quiz.document["items"]]}
+
+    async def call(self, tool: str, arguments: Mapping[str, Any], *, whole: bool = False) -> Answer:
+        """The server's answer, through the protocol; asked only once."""
+        said = {name: self.fill(name, value) for name, value in arguments.items()}
+        if tool == "label_feature" and "quiz_id" in said:
+            said |= await self._quizzed(said)
+        for name, most in ({} if whole else SMALLER.get(tool, {})).items():
+            said[name] = min(said.get(name, most), most)
+        key = f"{tool} {said}"
+        if key not in self.answers:
+            async with Client(build_server(state=self.state)) as client:
+                result = await client.call_tool(tool, said)
+            assert result.structured_content is not None
+            self.answers[key] = Answer(result.structured_content, bool(result.is_error))
+        return self.answers[key]
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Desk]:
+    """A desk with its files below `folder`; `SAESCOPE_HOME` is already that of the reader."""
+    import saescope as ss
+
+    state = AppState(Settings(read_roots=(folder,), offline=True))
+
+    async def prepare() -> tuple[str, str]:
+        loaded = await _ended(state, await _must(state, "load_sae"))
+        judged = await _must(state, "evaluate_sae", sae=loaded["sae"], n_tokens=64, baselines=False, wait_s=0.0)
+        await _ended(state, judged)
+        return loaded["sae"], judged["job_id"]
+
+    (folder / "texts").mkdir()
+    (folder / "texts" / "letters.txt").write_text(letters(), encoding="utf-8")
+    sae, job_id = anyio.run(prepare)
+    entry = state.saes[sae]
+    entry.sae.save(folder / "sae")
+    ss.index_features(entry.model, entry.sae, str(folder / "texts"), n_tokens=3000, context_size=32)
+    yield Desk(state, folder, sae, job_id)
+    state.close()
+
+
+async def _ended(state: AppState, document: dict[str, Any]) -> dict[str, Any]:
+    """The result of a job, however long it takes: fixtures have no time limit."""
+    job_id = document["job_id"]
+    while document["state"] in ("queued", "running"):
+        said = await _must(state, "job_status", job_id=job_id, wait_s=10.0)
+        document = said["result"] if said["state"] == "done" else said
+    assert document["state"] == "done", document
+    return {**document, "job_id": job_id}
+
+
+async def _must(state: AppState, tool: str, **arguments: Any) -> dict[str, Any]:
+    outcome = await next(each for each in ALL_TOOLS if each.name == tool).call(state, arguments)
+    assert not outcome.is_error, outcome.text
+    return outcome.document
+
+
+@pytest.fixture(scope="session")
+def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, Path]]:
+    from saescope.embedded import is_ready
+    from saescope.names import home
+
+    if not is_ready():
+        pytest.fail("The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.", pytrace=False)
+    models, own = home() / "models", tmp_path_factory.mktemp("reader")
+    (own / "models").symlink_to(models.resolve(), target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAESCOPE_HOME", str(own))
+        with opened(tmp_path_factory.mktemp("desk")) as desk:
+            yield desk, own
+
+
+@pytest.fixture
+def desk(shared_desk: tuple[Desk, Path], own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """The one desk, in the home that it was set up in."""
+    monkeypatch.setenv("SAESCOPE_HOME", str(shared_desk[1]))
+    return shared_desk[0]

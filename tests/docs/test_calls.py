@@ -1,0 +1,144 @@
+"""Every tool call and every command in the documents is one that works: run on the embedded model, or as its marker says."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from tests.docs.desk import Desk
+from tests.docs.pages import DOCUMENTS, ROOT, Piece, arguments_of, pieces
+from typer.testing import CliRunner
+
+from saescope import catalogue
+from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.cli import commands
+from saescope_mcp.cli.flags import arguments_from
+from saescope_mcp.schemas.train import TrainSae
+from saescope_mcp.settings import Settings
+from saescope_mcp.tool import Outcome, Tool
+
+pytestmark = pytest.mark.model
+TOOLS = {tool.name: tool for tool in ALL_TOOLS}
+PIECES = [piece for document in DOCUMENTS for piece in pieces(document)]
+CALLS = [piece for piece in PIECES if piece.kind == "call" and piece.check != "theirs"]
+COMMANDS = [piece for piece in PIECES if piece.kind == "command"]
+OURS = ("saescope", ".venv/bin/saescope", ".venv\\Scripts\\saescope")
+OTHERS = {"claude", "codex", "gemini", "hermes", "cp", "git", "make", "py", "python", "python3", "pip", "uv", "cd", "/plugin", "export"}
+
+
+@pytest.mark.parametrize("piece", CALLS, ids=str)
+async def test_a_call_does_what_the_document_says(piece: Piece, desk: Desk) -> None:
+    await check_call(piece, desk, whole=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("piece", CALLS, ids=str)
+async def test_a_call_works_exactly_as_it_is_written(piece: Piece, desk: Desk) -> None:
+    await check_call(piece, desk, whole=True)
+
+
+async def check_call(piece: Piece, desk: Desk, *, whole: bool) -> None:
+    tool, arguments = arguments_of(piece.code)
+    assert tool in TOOLS, f"there is no tool {tool}"
+    look_up_release(arguments)
+    if piece.check == "schema":
+        validate(TOOLS[tool], arguments)
+        return
+    answer = await desk.call(tool, arguments, whole=whole)
+    if piece.check.startswith("refused "):
+        assert answer.is_error and answer.document["code"] == piece.check.removeprefix("refused "), answer
+        return
+    assert piece.check == "run", f"unknown marker {piece.check!r}"
+    assert not answer.is_error, answer.document
+    assert answer.document["summary"]
+
+
+def validate(tool: Tool, arguments: Mapping[str, Any]) -> None:
+    """The arguments are such as the tool takes; those of a training go together."""
+    request = tool.request.model_validate(dict(arguments), context={"settings": Settings()})
+    if isinstance(request, TrainSae) and not request.resume:
+        from saescope.training import TrainConfig, parse_options
+
+        said = {field.name: getattr(request, field.name) for field in fields(TrainConfig) if hasattr(request, field.name)}
+        widths = {"d_in": 576, "d_sae": request.d_sae or 4608, "context_size": request.context_size or 256}
+        TrainConfig(**said | widths | parse_options(request.options))
+
+
+def look_up_release(arguments: Mapping[str, Any]) -> None:
+    """A published release that a document names is in the catalogue, and the SAE in it."""
+    release = arguments.get("release", "")
+    if release and "/" not in release:
+        catalogue.get(release, arguments.get("sae_id", ""))
+
+
+@pytest.mark.parametrize("piece", COMMANDS, ids=str)
+def test_a_command_does_what_the_document_says(piece: Piece, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in piece.code.split(" && "):
+        words = shlex.split(command, posix="\\" not in command)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            assert words.pop(0).split("=")[0] in known_variables()
+        if words[0] in OURS:
+            run_ours(piece, words[1:], request.getfixturevalue("desk"), monkeypatch)
+        else:
+            look_up_words(words, piece)
+
+
+def known_variables() -> set[str]:
+    return {"SAESCOPE_" + name.upper() for name in Settings.model_fields} | {"SAESCOPE_HOME", "HF_HOME", "HF_TOKEN", "UV_TORCH_BACKEND"}
+
+
+def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our command line reads the words; what it would then do in a process of its own is done at the desk."""
+    ran: list[str] = []
+
+    def call(tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: object) -> Outcome:
+        given = {**arguments, **loading}
+        look_up_release(given)
+        ran.append(tool.name)
+        if piece.check == "schema":
+            source = {name: given.pop(name) for name in loading}
+            validate(TOOLS["load_sae"], source)
+            validate(tool, {"sae": "x/0.y", **given} if commands.loads_first(tool) else given)
+            return Outcome({"summary": "valid"}, is_error=False)
+        needs = {"sae": desk.sae} if commands.loads_first(tool) else {}
+        answer = anyio.run(lambda: desk.call(tool.name, {**needs, **arguments}))
+        return Outcome(answer.document, answer.is_error)
+
+    def train(given: dict[str, Any], console: object) -> Outcome:
+        assert piece.check == "schema", "a training takes long: mark it"
+        validate(TOOLS["train_sae"], arguments_from(TrainSae, given))
+        ran.append("train_sae")
+        return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
+
+    monkeypatch.setattr(commands, "call", call)
+    monkeypatch.setattr(commands, "show", lambda outcome, console: None)
+    monkeypatch.setattr("saescope_mcp.cli.training.train", train)
+    name = words[0].replace("-", "_")
+    done = CliRunner().invoke(commands.app, words if name in TOOLS else [words[0], "--help"])
+    assert done.exit_code == 0, f"{done.output} {done.exception!r}"
+    assert ran == ([name] if name in TOOLS else [])
+
+
+def look_up_words(words: list[str], piece: Piece) -> None:
+    """Programs are ones that a reader has; our targets, files and addresses exist."""
+    program = words[0].replace("\\", "/").rpartition("/")[2] if words[0].startswith(".venv") else words[0]
+    assert program in OTHERS, f"{piece}: what is {program}?"
+    if program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert words[1] in targets
+    for word in words[1:]:
+        path = word.replace("\\", "/")
+        if re.fullmatch(r"(skills?|scripts|core|server|docs|tests|benchmarks)/[\w./-]*|\w+\.txt", path):
+            assert (ROOT / path).exists(), f"{piece}: there is no {path}"
+        if "saescope/saescope" in word:
+            assert re.fullmatch(r"(https://github.com/)?saescope/saescope(/skills/saescope)?", word), word
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(CALLS) > 30 and len(COMMANDS) > 10
+    assert {Path(piece.document).name for piece in PIECES} >= {"README.md", "SKILL.md"}
