@@ -23,7 +23,7 @@ from saescope_mcp.app import build_server
 from saescope_mcp.settings import Settings
 
 _NATIVE = NativeEnvironment(undefined=StrictUndefined)
-_TEXT = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
+_TEXT = Environment(undefined=StrictUndefined, autoescape=False)
 
 
 class Desk(NamedTuple):

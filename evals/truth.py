@@ -136,9 +136,7 @@ def contrast(on: Bench, texts: Sequence[str], against: Sequence[str], feature: i
     return here - there
 
 
-def effect(
-    on: Bench, prompt: str, edits: list[dict[str, Any]], target: str, against: str = "", sign: int = 1
-) -> float:
+def effect(on: Bench, prompt: str, edits: list[dict[str, Any]], target: str, against: str = "", sign: int = 1) -> float:
     """How far an edit moves the logit of `target` (less that of `against`) after the prompt; sign=-1: clean minus edited."""
     ids = on.ids(prompt)
 

@@ -88,6 +88,9 @@ class TrainConfig:
     text_column: Annotated[str, Knob("column of the text, in .jsonl, .parquet and hub datasets; empty = the obvious one")] = ""
     buffer_tokens: Annotated[int, Knob("positions that are mixed before batches are drawn", low=1, high=2**24)] = 2**17
     cache_activations: Annotated[bool, Knob("keep the activations on disk: later runs on the same text and site read them")] = False
+    cached_tokens: Annotated[
+        int, Knob("cache_activations: positions kept, gone through until training_tokens are reached; 0 = all of these", low=0)
+    ] = 0
     log_every: Annotated[int, Knob("steps between two points of the history; 0 = 200 a run, one every 20 steps at first", low=0)] = 0
     checkpoint_every_s: Annotated[float, Knob("seconds between two checkpoints", low=1)] = 600.0
     keep_checkpoints: Annotated[int, Knob("complete checkpoints kept", low=1, high=100)] = 2
@@ -123,6 +126,9 @@ class TrainConfig:
                 field="training_tokens",
                 got=self.training_tokens,
             )
+        if 0 < self.cached_tokens < self.batch_size:
+            said = f"cached_tokens must be 0 or at least one batch ({self.batch_size}), got {self.cached_tokens}."
+            raise ConfigError(said, field="cached_tokens", got=self.cached_tokens)
         for name in ("lr", "l1_coefficient", "l0_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(
@@ -160,6 +166,12 @@ class TrainConfig:
     @property
     def n_steps(self) -> int:
         return self.training_tokens // self.batch_size
+
+    @property
+    def harvested_tokens(self) -> int:
+        """Positions for which the language model runs."""
+        n_tokens = self.n_steps * self.batch_size
+        return min(self.cached_tokens or n_tokens, n_tokens) if self.cache_activations else n_tokens
 
     @property
     def learning_rate(self) -> float:

@@ -96,11 +96,13 @@ def text_source(cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path]
     return TextSource(model, hooks, open_dataset(cfg.dataset, text_column=cfg.text_column, roots=roots), contexts)
 
 
-def store_config(cfg: TrainConfig) -> StoreConfig:
+def store_config(cfg: TrainConfig, *, n_tokens: int = 0) -> StoreConfig:
+    """Of the batches that are trained on, or of `n_tokens` rows that are kept for it."""
+    n_tokens = n_tokens or cfg.n_steps * cfg.batch_size
     return StoreConfig(
         batch_size=cfg.batch_size,
-        n_tokens=cfg.n_steps * cfg.batch_size,
-        buffer_tokens=min(cfg.buffer_tokens, cfg.n_steps * cfg.batch_size),
+        n_tokens=n_tokens,
+        buffer_tokens=min(cfg.buffer_tokens, n_tokens),
         dtype=BUFFER_DTYPE,
         seed=cfg.seed,
     )
@@ -117,4 +119,5 @@ def row_source(
     def tell(done: int, total: int) -> None:
         say(f"storing activations: {done:,} of {total:,} tokens")
 
-    return cached(ActivationStore(WatchedSource(text, stop), store_config(cfg)), progress=tell, save_every_s=cfg.checkpoint_every_s)
+    store = ActivationStore(WatchedSource(text, stop), store_config(cfg, n_tokens=cfg.harvested_tokens))
+    return cached(store, progress=tell, save_every_s=cfg.checkpoint_every_s)

@@ -56,12 +56,13 @@ def make_plan(cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Se
     memory, free = there + run_bytes(cfg), there + free_bytes(model.device)
     disk, disk_free = disk_bytes(cfg), free_disk_bytes(folder)
     step_s = _time_step(cfg, source, rows, model.device) if memory <= free else None
-    rate = 1 / (harvest_s + step_s) if step_s is not None else None
+    n_tokens = cfg.n_steps * cfg.batch_size
+    rate = n_tokens / (cfg.harvested_tokens * harvest_s + n_tokens * step_s) if step_s is not None else None
     return Plan(
         tokens_per_s=rate,
         harvest_tokens_per_s=1 / harvest_s,
         step_tokens_per_s=1 / step_s if step_s else None,
-        eta_s=cfg.n_steps * cfg.batch_size / rate if rate else None,
+        eta_s=n_tokens / rate if rate else None,
         memory_bytes=memory,
         memory_free_bytes=free,
         disk_bytes=disk,
@@ -100,7 +101,7 @@ def checkpoint_bytes(cfg: TrainConfig) -> int:
 def disk_bytes(cfg: TrainConfig) -> int:
     """The checkpoints that are kept, one that is being written, the SAE, and the stored activations where they are asked for."""
     width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
-    stored = cfg.training_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg) if cfg.cache_activations else 0
+    stored = cfg.harvested_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg) if cfg.cache_activations else 0
     return (cfg.keep_checkpoints + 1) * checkpoint_bytes(cfg) + 4 * n_parameters(cfg) + stored
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import saescope as ss
+from saescope.activations import Harvester
 from saescope.activations.buffer import Rows
+from saescope.activations.sources import FORWARD_TOKENS
 from saescope.errors import ConfigError, FormatError, HookError, NotFoundError, ResourceError
 from saescope.load import load_sae
 from saescope.models import LanguageModel
 from saescope.training import Plan, TrainConfig, TrainingRun, make_plan, plan, train, train_config
 from saescope.training.data import Rate, WatchedSource
 from saescope.training.history import concerns
+from saescope.training.plan import disk_bytes
 from saescope.training.run import newest_checkpoint, public_name
 
 HOOK = "blocks.2.hook_resid_post"
@@ -98,6 +102,23 @@ def test_stored_activations_are_read_again(glass: LanguageModel, monkeypatch: py
     monkeypatch.setattr("saescope.activations.harvest.Harvester.__call__", refuse_to_run)
     assert train(replace(cfg, k=5.0), model=glass).weights_hash != first.weights_hash
     assert train(cfg, model=glass).weights_hash == first.weights_hash
+
+
+def test_with_cached_tokens_the_model_runs_for_no_more_than_these(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = small(glass, cache_activations=True, cached_tokens=300)
+    read: list[int] = []
+    run_model = Harvester.__call__
+
+    def count(harvester: Harvester, ids: Tensor) -> dict[str, Tensor]:
+        read.append(ids.numel())
+        return run_model(harvester, ids)
+
+    monkeypatch.setattr(Harvester, "__call__", count)
+    run = TrainingRun(cfg, glass)
+    run.go()
+    assert run.trainer.n_tokens == cfg.n_steps * cfg.batch_size > 300 and run.source.epoch >= 1
+    assert sum(read) < 300 + FORWARD_TOKENS["cpu"]
+    assert disk_bytes(cfg) - disk_bytes(replace(cfg, cache_activations=False)) == 300 * cfg.d_in * 2
 
 
 def refuse_to_run(*_: object) -> Rows:
