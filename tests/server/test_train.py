@@ -315,6 +315,7 @@ async def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint(train: Tr
     job_id = (await train(**ENDLESS, wait_s=0.0))["job_id"]
     await until(state, job_id, lambda run: run.progress.get("step", 0) > 2)
     kept = Path((await stop_and_see(state, job_id)).checkpoint or "")
+    before = sorted(kept.parent.iterdir())
     workers.fsize = 200_000
     async with Client(build_server(state=state)) as client:
         await client.call_tool("train_sae", {"resume": job_id, "wait_s": 0.0})
@@ -322,7 +323,7 @@ async def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint(train: Tr
     status = await call(state, "job_status", job_id=job_id)
     assert (status["state"], status["error"]["code"]) == ("failed", "DISK_FULL")
     assert f'train_sae(resume="{job_id}")' in status["error"]["hint"]
-    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    assert sorted(kept.parent.iterdir()) == before
     workers.fsize = 0
     assert (await call(state, "train_sae", resume=job_id, wait_s=0.0))["state"] in ("queued", "running")
     await until(state, job_id, lambda run: run.message == "training")

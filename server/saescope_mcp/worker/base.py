@@ -163,7 +163,7 @@ class Worker:
 
     def _refusal(self, error: Exception) -> dict[str, str]:
         said = refusal(self.run.tool, error, self.request)
-        if not self.newest() or isinstance(error, NumericError):  # which would come again
+        if not self.resume_call or isinstance(error, NumericError):  # which would come again
             return said
         return said | {"hint": f"{said['hint'].rstrip('.')}. {self.resume_call} goes on."}
 

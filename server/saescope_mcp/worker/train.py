@@ -111,7 +111,7 @@ class TrainWorker(Worker):
 
     @property
     def resume_call(self) -> str:
-        return next_call("train_sae", resume=self.run.id) if self.training else ""
+        return next_call("train_sae", resume=self.run.id) if self.newest() else ""
 
     def _model(self) -> "LanguageModel":
         from saescope.models import load_model
