@@ -4,8 +4,8 @@
 
 MAIN has saescope's packages, PEERS sae-lens's; MODEL_FOLDER holds SmolLM2-135M (embedded.model_dir()). TopK, k 32, d_sae 9216, batches
 of 4096, contexts of 256 without their first position, float32, everything else by each library's defaults; the runs take turns. Both read
-the same contexts in the same order: sae-lens gets them tokenized, saescope reads the text. Figures are CPU seconds with one thread (on a busy
-machine wall time says little), the load of the model left out: "harvest" is the time to get the batches, "steps" the rest. Our online and
+the same contexts in the same order: sae-lens gets them tokenized, saescope reads the text. Figures are CPU seconds of one thread (wall time
+says little on a busy machine), the load of the model left out: "harvest" is the time to get the batches, "steps" the rest. Our online and
 storing runs read the text with the model, the storing one also writes the activations to disk; "cached" trains on what that one stored.
 """
 
