@@ -2,9 +2,9 @@
 
     PYTHONPATH=core PEERS/bin/python benchmarks/sparsify_step.py [--rounds 9]
 
-Its step is that of its Trainer around its own SparseCoder: unit-norm decoder, loss as a share of the variance, projected gradient, dead-feature
-counts; with its default optimizer (schedule-free signum) and with its Adam; AuxK is off in both, as by its default. Ours is the step of
-`training_step.py`. Both start from the same weights, and the encoder's first gradient is compared before anything is timed.
+Its step is that of its Trainer around its own SparseCoder: unit-norm decoder, loss as a share of the variance, projected gradient,
+dead-feature counts; with its default optimizer (schedule-free signum) and with its Adam; AuxK is off in both, as by its default. Ours is
+the step of `training_step.py`. Both start from the same weights, and the encoder's first gradient is compared before anything is timed.
 """
 
 import argparse
@@ -69,12 +69,8 @@ def theirs(make_optimizer: Callable[[Any], Any]) -> Callable[[Tensor], Any]:
 
 def ours(*, update: bool = True) -> Callable[[Tensor], Any]:
     start = coder()
-    params = {
-        "encoder": start.encoder.weight.data,
-        "decoder": start.W_dec.data,
-        "b_enc": start.encoder.bias.data,
-        "b_dec": start.b_dec.data,
-    }
+    params = {"encoder": start.encoder.weight.data, "decoder": start.W_dec.data}
+    params |= {"b_enc": start.encoder.bias.data, "b_dec": start.b_dec.data}
     objective = Objective(architecture="topk", d_in=D, d_out=D, d_sae=F, k=float(K), revival="auxk")
     compute, optimizer, deadness = make_step(objective, params), Adam(params), Deadness(F, 1000, torch.device("cpu"))
 

@@ -2,11 +2,11 @@
 
     PYTHONPATH=core MAIN/bin/python benchmarks/whole_run.py MODEL_FOLDER TEXT PEERS/bin/python [--tokens 200000] [--rounds 1]
 
-MAIN has saescope's packages, PEERS sae-lens's; MODEL_FOLDER holds SmolLM2-135M (embedded.model_dir()). TopK, k 32, d_sae 9216, batches of 4096,
-contexts of 256 without their first position, float32, everything else by each library's defaults; the runs take turns. Both read the same contexts
-in the same order: sae-lens gets them tokenized, saescope reads the text. Figures are CPU seconds with one thread (on a busy machine wall time
-says little), the load of the model left out: "harvest" is the time to get the batches, "steps" the rest. Our online and storing runs read the
-text with the model, the storing one also writes the activations to disk; "cached" trains on what that one stored.
+MAIN has saescope's packages, PEERS sae-lens's; MODEL_FOLDER holds SmolLM2-135M (embedded.model_dir()). TopK, k 32, d_sae 9216, batches
+of 4096, contexts of 256 without their first position, float32, everything else by each library's defaults; the runs take turns. Both read
+the same contexts in the same order: sae-lens gets them tokenized, saescope reads the text. Figures are CPU seconds of one thread (wall time
+says little on a busy machine), the load of the model left out: "harvest" is the time to get the batches, "steps" the rest. Our online and
+storing runs read the text with the model, the storing one also writes the activations to disk; "cached" trains on what that one stored.
 """
 
 import argparse
@@ -137,19 +137,8 @@ def write_contexts(args: argparse.Namespace) -> None:
 def start(how: str, args: argparse.Namespace, home: str) -> dict[str, float]:
     """One run in a process of its own; activations are stored below `home`."""
     python = args.peers if how in PEERS else sys.executable
-    command = [
-        python,
-        __file__,
-        args.model,
-        args.text,
-        args.peers,
-        "--tokens",
-        str(args.tokens),
-        "--only",
-        how,
-        "--contexts",
-        args.contexts,
-    ]
+    options = ["--tokens", str(args.tokens), "--only", how, "--contexts", args.contexts]
+    command = [python, __file__, args.model, args.text, args.peers, *options]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"SAESCOPE_HOME": home})
     if done.returncode:
         raise SystemExit(f"{how} failed:\n{done.stderr[-3000:]}")
@@ -160,9 +149,8 @@ def report(runs: dict[str, list[dict[str, float]]]) -> None:
     middle = {how: {key: statistics.median(run[key] for run in of) for key in of[0]} for how, of in runs.items()}
     print("| run | harvest, CPU s | steps, CPU s | whole, CPU s | wall s | positions |\n|---|---|---|---|---|---|")
     for how, row in middle.items():
-        print(
-            f"| {NAMES[how]} | {row['harvest']:.0f} | {row['steps']:.0f} | {row['whole']:.0f} | {row['wall']:.0f} | {row['n_tokens']:,.0f} |"
-        )
+        shown = " | ".join(f"{row[key]:,.0f}" for key in ("harvest", "steps", "whole", "wall", "n_tokens"))
+        print(f"| {NAMES[how]} | {shown} |")
     print("\n| ratio of CPU time | " + " | ".join(NAMES[how] for how in PEERS if how in middle) + " |\n|---|---|---|")
     for part, ours, label in (
         ("harvest", "online", "harvest"),

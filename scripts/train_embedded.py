@@ -2,8 +2,8 @@
 
     python scripts/train_embedded.py corpus.txt OUT [--seed 0]
 
-The activations of the embedded model (run in bfloat16) are stored once, the run goes through them several times; cut off, it goes on from its last
-checkpoint. What the packaged file was made with and what it reaches: docs/embedded.md.
+The activations of the embedded model (run in bfloat16) are stored once, the run goes through them several times; cut off, it goes on
+from its last checkpoint. What the packaged file was made with and what it reaches: docs/embedded.md.
 """
 
 import argparse

@@ -38,13 +38,17 @@ class TrainConfig:
     """Width at hook_name_out; 0 = d_in."""
     d_sae: int
     k: float = 32.0
-    l1_coefficient: float = 5.0
-    l0_coefficient: float = 1.0
+    """TopK family: features kept a position. Else the L0 that the coefficient is steered to, while that is 0."""
+    l1_coefficient: float = 0.0
+    """standard, gated: 0 = steered so that the L0 comes to k."""
+    l0_coefficient: float = 0.0
+    """jumprelu: 0 = steered so that the L0 comes to k (or to target_l0)."""
     training_tokens: int = 2_000_000
     context_size: int = 256
-    batch_size: int = 4096
+    batch_size: int = 0
+    """0 = a power of two from 256 to 4096 that gives the run 300 steps where it can."""
     lr: float = 0.0
-    """0 = by d_sae (Gao et al. 2024, fig. 3)."""
+    """0 = 1 / sqrt(d_in * steps), steps counted from 45 to 10,000: what did best from 24 to 2,000 steps (docs/benchmarks.md)."""
     seed: int = 0
     name: str = ""
 
@@ -60,30 +64,32 @@ class TrainConfig:
     lr_decay_steps: Annotated[int, Knob("steps of linear decay to 0 at the end; -1 = a fifth of the run", low=-1)] = -1
     lr_scheduler: Annotated[Literal["constant", "cosine"], Knob("shape between warm-up and decay")] = "constant"
     sparsity_warm_up_steps: Annotated[
-        int, Knob("steps over which l1_coefficient or l0_coefficient rises; -1 = a tenth of the run", low=-1)
+        int, Knob("steps over which a given l1_coefficient or l0_coefficient rises; -1 = a tenth of the run", low=-1)
     ] = -1
     adam_beta1: Annotated[float, Knob("Adam's first decay", low=0, high=0.99999)] = 0.9
     adam_beta2: Annotated[float, Knob("Adam's second decay", low=0, high=0.99999)] = 0.999
     max_grad_norm: Annotated[float, Knob("gradients are clipped to this norm; 0 = never", low=0)] = 1.0
     decoder_norm: Annotated[Literal["free", "unit"], Knob("unit: decoder rows are held at norm 1")] = "free"
-    decoder_init_norm: Annotated[float, Knob("norm of the decoder rows at the start", low=1e-6, high=100)] = 0.1
+    decoder_init_norm: Annotated[float, Knob("norm of the decoder rows at the start", low=1e-6, high=100)] = 0.3
     apply_b_dec_to_input: Annotated[bool, Knob("encode x - b_dec; ignored by transcoders")] = True
     rescale_acts_by_decoder_norm: Annotated[bool, Knob("topk family: rank as if decoder rows had norm 1")] = True
     normalize_activations: Annotated[Normalization, Knob("scaling of the input, folded into the weights at the end")] = (
         "expected_average_only_in"
     )
     n_batches_for_norm_estimate: Annotated[
-        int, Knob("batches that the scaling is estimated on; they are trained on too", low=1, high=1000)
+        int, Knob("batches that scaling and start are estimated on; they are trained on too", low=1, high=1000)
     ] = 8
     lp_norm: Annotated[float, Knob("standard: the p of the sparsity norm", low=0.1, high=10)] = 1.0
     matryoshka_widths: Annotated[tuple[int, ...], Knob("matryoshka: prefix widths such as 512,2048; d_sae is added")] = ()
     use_matryoshka_aux_loss: Annotated[bool, Knob("matryoshka: AuxK against the residual of each prefix")] = False
-    jumprelu_bandwidth: Annotated[float, Knob("jumprelu: width of the straight-through estimator", low=1e-6, high=100)] = 0.05
-    jumprelu_init_threshold: Annotated[float, Knob("jumprelu: threshold at the start", low=0, high=100)] = 0.01
+    jumprelu_bandwidth: Annotated[float, Knob("jumprelu: width of the straight-through estimator", low=1e-6, high=100)] = 2.0
+    jumprelu_init_threshold: Annotated[
+        float, Knob("jumprelu: threshold at the start; 0 = where the first batches have 1.5 times the L0 aimed at", low=0, high=100)
+    ] = 0.0
     jumprelu_sparsity_loss_mode: Annotated[SparsityMode, Knob("jumprelu: form of the L0 loss")] = "step"
     jumprelu_tanh_scale: Annotated[float, Knob("jumprelu: scale inside tanh", low=1e-6)] = 4.0
-    jumprelu_ste_to_input: Annotated[bool, Knob("jumprelu: the estimator also trains the encoder")] = False
-    target_l0: Annotated[float, Knob("jumprelu, quadratic: the L0 to aim at", low=0)] = 0.0
+    jumprelu_ste_to_input: Annotated[bool, Knob("jumprelu: the estimator also trains the encoder")] = True
+    target_l0: Annotated[float, Knob("jumprelu: the L0 to aim at; 0 = k", low=0)] = 0.0
     prepend_bos: Annotated[Literal["auto", "true", "false"], Knob("BOS at the start of each context")] = "auto"
     text_column: Annotated[str, Knob("column of the text, in .jsonl, .parquet and hub datasets; empty = the obvious one")] = ""
     buffer_tokens: Annotated[int, Knob("positions that are mixed before batches are drawn", low=1, high=2**24)] = 2**17
@@ -98,6 +104,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "d_out", self.d_out or self.d_in)
+        object.__setattr__(self, "batch_size", self.batch_size or _batch_size(self.training_tokens))
         for name in _FLOATS:
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.architecture == "matryoshka_batchtopk":
@@ -107,6 +114,8 @@ class TrainConfig:
             option.check(name, getattr(self, name))
         self._check_sizes()
         self._check_site()
+        if self.steered and not 0 < self.l0 <= self.d_sae:
+            raise ConfigError(f"k must be in (0, d_sae={self.d_sae}], got {self.l0}.", field="k", got=self.l0)
         _ = self.objective  # judges the rest
 
     def _check_sizes(self) -> None:
@@ -154,12 +163,15 @@ class TrainConfig:
     def objective(self) -> Objective:
         """The part of the run that the loss depends on."""
         revival = REVIVALS[self.architecture][1] if self.revival == "auto" else self.revival
-        if self.revival == "auto" and self.architecture in ("standard", "gated"):
+        resampled = ("standard", "gated", "jumprelu") if self.transcoder else ("standard", "gated")
+        if self.revival == "auto" and self.architecture in resampled:
             revival = "resample"
-        shared = {f.name for f in fields(Objective)} & {f.name for f in fields(self)} - {"revival", "apply_b_dec_to_input"}
+        apart = {"revival", "apply_b_dec_to_input", "target_l0"}
+        shared = {f.name for f in fields(Objective)} & {f.name for f in fields(self)} - apart
         return Objective(
             **{name: getattr(self, name) for name in shared},
             revival=revival,
+            target_l0=self.l0 if self.jumprelu_sparsity_loss_mode == "quadratic" else self.target_l0,
             apply_b_dec_to_input=self.apply_b_dec_to_input and not self.transcoder,
         )
 
@@ -175,7 +187,7 @@ class TrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        return self.lr or 4e-4 * (16384 / self.d_sae) ** 0.5
+        return self.lr or (self.d_in * min(max(self.n_steps, 45), 10_000)) ** -0.5
 
     @property
     def warm_up(self) -> int:
@@ -194,8 +206,18 @@ class TrainConfig:
         return self.dead_feature_window or max(10, min(1000, self.n_steps // 10))
 
     @property
+    def l0(self) -> float:
+        """The L0 to aim at."""
+        return (self.target_l0 if self.architecture == "jumprelu" else 0.0) or self.k
+
+    @property
     def sparsity_coefficient(self) -> float:
+        """0 = none (topk family), or steered."""
         return self.l0_coefficient if self.architecture == "jumprelu" else 0.0 if self.architecture in TOPK_FAMILY else self.l1_coefficient
+
+    @property
+    def steered(self) -> bool:
+        return self.architecture not in TOPK_FAMILY and not self.sparsity_coefficient
 
     @property
     def revival_coefficient(self) -> float:
@@ -251,6 +273,11 @@ def _options() -> dict[str, Option]:
             if isinstance(knob, Knob):
                 options[name] = Option(defaults[name], knob.help, float(knob.low), float(knob.high), _choices(hint.__origin__))
     return options
+
+
+def _batch_size(training_tokens: int) -> int:
+    size = max(1, training_tokens // 300)
+    return min(max(256, min(4096, 1 << (size.bit_length() - 1))), max(1, training_tokens))
 
 
 _FLOATS = tuple(name for name, hint in get_type_hints(TrainConfig).items() if hint is float)

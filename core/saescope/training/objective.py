@@ -106,17 +106,22 @@ _BIASES = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "thresho
 
 
 def initial_params(objective: Objective, *, seed: int, decoder_init_norm: float = 0.1, jumprelu_init_threshold: float = 0.01) -> Params:
-    """Decoder rows of one norm in random directions and the encoder their copy (Conerly et al. 2024); W_skip zero."""
+    """Decoder rows of one norm in random directions, the encoder their copy (Conerly et al. 2024) or, where the L0 is free, with rows of
+    norm 1, so that biases and thresholds have the scale of the activations; W_skip zero."""
     generator = torch.Generator().manual_seed(seed)
-    decoder = torch.randn(objective.d_sae, objective.d_out, generator=generator)
-    decoder *= decoder_init_norm / decoder.norm(dim=-1, keepdim=True)
+    decoder = _rows(objective.d_sae, objective.d_out, decoder_init_norm, generator)
+    encoder_norm = decoder_init_norm if objective.architecture in TOPK_FAMILY else 1.0
     if objective.d_in == objective.d_out:
-        encoder = decoder.clone()
+        encoder = decoder * (encoder_norm / decoder_init_norm)
     else:
-        encoder = torch.randn(objective.d_sae, objective.d_in, generator=generator)
-        encoder *= decoder_init_norm / encoder.norm(dim=-1, keepdim=True)
+        encoder = _rows(objective.d_sae, objective.d_in, encoder_norm, generator)
     params: Params = {"encoder": encoder, "decoder": decoder, "b_dec": torch.zeros(objective.d_out)}
     params |= {name: torch.zeros(objective.d_sae) for name in _BIASES.get(objective.architecture, ("b_enc",))}
     if objective.architecture == "jumprelu":
         params["threshold"].fill_(jumprelu_init_threshold)
     return params | ({"W_skip": torch.zeros(objective.d_out, objective.d_in)} if objective.skip else {})
+
+
+def _rows(n: int, width: int, norm: float, generator: torch.Generator) -> Float[Tensor, "n width"]:
+    rows = torch.randn(n, width, generator=generator)
+    return rows * (norm / rows.norm(dim=-1, keepdim=True))

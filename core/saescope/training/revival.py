@@ -1,15 +1,16 @@
 """Which features are dead, and resampling them (Bricken et al. 2023); AuxK, pre-activation and ghost terms are part of the loss."""
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.training.objective import Batch, Objective, Params
+from saescope.training.objective import TOPK_FAMILY, Batch, Objective, Params
 from saescope.training.optimizer import Adam
 from saescope.training.steps import StepResult
 
 ENCODER_SHARE = 0.2
 """Norm of a resampled encoder row, as a share of the living ones' mean."""
+_MOST_ENTRIES = 2**23
 
 
 class Deadness:
@@ -46,9 +47,20 @@ def resample(
         unit = direction / direction.norm(dim=1, keepdim=True).clamp(min=1e-8)
         params[name][dead] = unit * (share * params[name][alive].norm(dim=1).mean())
         adam.forget(name, dead)
+    centred = batch.x - params["b_dec"] if objective.apply_b_dec_to_input else batch.x
+    rate = float(result.fired.sum()) / (len(batch.x) * len(alive))
+    bias = _bias(params, centred, dead, rate) if objective.architecture not in TOPK_FAMILY else 0.0
     for name in ("b_enc", "b_gate", "b_mag", "r_mag"):
         if name in params:
-            params[name][dead] = 0
+            params[name][dead] = 0.0 if name == "r_mag" else bias
             adam.forget(name, dead)
     deadness.idle[dead] = 0
     return n_dead
+
+
+def _bias(params: Params, x: Tensor, dead: Tensor, rate: float) -> Float[Tensor, " n_dead"]:
+    """With which each resampled feature fires as often as features do on average: at 0 it would fire on half of all positions."""
+    values = x[: max(64, _MOST_ENTRIES // len(dead))] @ params["encoder"][dead].T
+    n_below = min(len(values), max(1, round(len(values) * (1 - rate))))
+    threshold = params["threshold"][dead] if "threshold" in params else 0.0
+    return threshold - values.kthvalue(n_below, dim=0).values

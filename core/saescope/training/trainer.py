@@ -21,10 +21,12 @@ from saescope.training.history import History, Point, measure
 from saescope.training.loggers import make_log
 from saescope.training.objective import Batch, Coefficients, initial_params
 from saescope.training.optimizer import Adam, normalize_rows, remove_parallel
+from saescope.training.pace import Pace
 from saescope.training.result import finished_sae
 from saescope.training.revival import Deadness, resample
 from saescope.training.scaling import Scaling, estimate
 from saescope.training.schedules import learning_rate, warmed_up
+from saescope.training.start import fit_start
 from saescope.training.steps import BatchTopKStep, StepResult, make_step
 
 State = Literal["done", "stopped", "exhausted"]
@@ -76,9 +78,10 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.scaling: Scaling | None = None
         self.history = History(cfg.log_every or max(1, min(cfg.n_steps // 200, 20)))  # a long run thins its points as it goes
+        self.pace = Pace(cfg.objective, target=cfg.l0, n_steps=cfg.n_steps) if cfg.steered else None
         self.step, self.n_tokens = 0, 0
         self._pending: deque[Batch] = deque()
-        """Batches that the scaling was estimated on and that still have to be trained on."""
+        """Batches that scaling and start were estimated on and that still have to be trained on."""
         if folder is not None and disk.latest(folder) is not None:
             raise ConfigError(
                 f"{folder.name} already has the checkpoints of a run.",
@@ -156,13 +159,16 @@ class Trainer:
         return self.scaling(self._pending.popleft() if self._pending else self._fetch())
 
     def _estimate(self) -> Scaling:
-        wanted = min(self.cfg.n_batches_for_norm_estimate, self.cfg.n_steps) if self.cfg.normalize_activations != "none" else 0
+        """Also moves the start to where the first batches are."""
+        wanted = min(self.cfg.n_batches_for_norm_estimate, self.cfg.n_steps)
         with suppress(StopIteration):  # a short source is found out when it is trained on
             while len(self._pending) < wanted:
                 self._pending.append(self._fetch())
-        if wanted and not self._pending:
+        if not self._pending:
             raise StopIteration
-        return estimate(self.cfg, self._pending).to(self.device)
+        scaling = estimate(self.cfg, self._pending).to(self.device)
+        fit_start(self.params, self.cfg.objective, [scaling(batch) for batch in self._pending], l0=self.cfg.l0)
+        return scaling
 
     def _fetch(self) -> Batch:
         given = next(self.batches)
@@ -178,12 +184,16 @@ class Trainer:
     def _train(self, batch: Batch) -> bool:
         """One step; whether it added a point to the history."""
         cfg = self.cfg
-        sparsity = warmed_up(self.step, value=cfg.sparsity_coefficient, warm_up=cfg.sparsity_warm_up)
+        sparsity = (
+            self.pace.coefficient if self.pace else warmed_up(self.step, value=cfg.sparsity_coefficient, warm_up=cfg.sparsity_warm_up)
+        )
         rate = learning_rate(
             self.step, n_steps=cfg.n_steps, peak=cfg.learning_rate, warm_up=cfg.warm_up, decay=cfg.decay, shape=cfg.lr_scheduler
         )
         result = self.compute(batch, coefficients=Coefficients(sparsity, cfg.revival_coefficient), dead=self.deadness.mask)
         self.deadness.update(result.fired)
+        if self.pace:
+            self.pace.update(float(result.fired.sum()) / len(batch.x))
         if cfg.decoder_norm == "unit":
             remove_parallel(result.grads["decoder"], self.params["decoder"])
         norm = self.adam.step(result.grads, lr=rate, max_grad_norm=cfg.max_grad_norm)
@@ -243,6 +253,7 @@ class Trainer:
             "n_tokens": self.n_tokens,
             "scaling": factors,
             "compute": self.compute.state(),
+            "pace": self.pace.state() if self.pace else {},
             "history": {"every": self.history.every, "points": self.history.points},
             "versions": {"torch": str(torch.__version__), "threads": torch.get_num_threads()},
         }
@@ -256,6 +267,8 @@ class Trainer:
         self.generator.set_state(trainer.pop("rng"))
         self.scaling = Scaling(*state["scaling"], whitening=trainer).to(self.device) if state["scaling"] else None
         self.compute.load_state(state["compute"])
+        if self.pace:
+            self.pace.load_state(state["pace"])
         self.history.every, self.history.points = state["history"]["every"], state["history"]["points"]
         self.step, self.n_tokens = state["step"], state["n_tokens"]
         self._pending = _pending(saved.tensors.get("pending", {}), self.device)

@@ -11,12 +11,8 @@ from saescope_mcp.schemas.status import JobState
 
 Architecture = Literal["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
 
-_ARCHITECTURES = {
-    "k": ("topk", "batchtopk", "matryoshka_batchtopk"),
-    "l1_coefficient": ("standard", "gated"),
-    "l0_coefficient": ("jumprelu",),
-}
-"""The sparsity knob of each architecture."""
+_COEFFICIENTS = {"l1_coefficient": ("standard", "gated"), "l0_coefficient": ("jumprelu",)}
+"""The architectures that have each."""
 _NOT_OF_THE_RUN = {"dry_run", "wait_s", "resume", "response_format"}
 
 
@@ -32,13 +28,13 @@ class TrainSae(Request):
     architecture: Architecture = Field(default="topk", description="Kind of SAE.")
     expansion_factor: int = Field(default=0, ge=0, le=1024, description="Features per dimension; 0: 8. Or give d_sae.")
     d_sae: int = Field(default=0, ge=0, le=2**24, description="Features; 0: by expansion_factor.")
-    k: float = Field(default=32.0, gt=0, description="topk, batchtopk, matryoshka_batchtopk: features per token.")
-    l1_coefficient: float = Field(default=5.0, ge=0, description="standard, gated: more = sparser.")
-    l0_coefficient: float = Field(default=1.0, ge=0, description="jumprelu: more = sparser.")
+    k: float = Field(default=32.0, gt=0, description="L0: active features per token.")
+    l1_coefficient: float = Field(default=0.0, ge=0, description="standard, gated: more = sparser; 0: steered to an L0 of k.")
+    l0_coefficient: float = Field(default=0.0, ge=0, description="jumprelu: the same.")
     training_tokens: Annotated[int, AtMost("max_training_tokens")] = Field(default=2_000_000, ge=1, description="Tokens to train on.")
     context_size: int = Field(default=0, ge=0, description="Tokens read at once; 0: at most 256.")
-    batch_size: Annotated[int, AtMost("max_batch_size")] = Field(default=4096, ge=1, description="Tokens per step.")
-    lr: float = Field(default=0.0, ge=0, le=1, description="Learning rate; 0: by d_sae.")
+    batch_size: Annotated[int, AtMost("max_batch_size")] = Field(default=0, ge=0, description="Tokens per step; 0: 256 to 4096.")
+    lr: float = Field(default=0.0, ge=0, le=1, description="Learning rate; 0: chosen.")
     seed: Seed = 0
     name: Name = Field(default="", description='e.g. "stories-l14"; empty: the job\'s id.')
     options: Annotated[list[Identifier], AtMost("max_options")] = Field(
@@ -58,10 +54,11 @@ class TrainSae(Request):
             return self
         if self.expansion_factor and self.d_sae:
             _conflict("d_sae", "expansion_factor and d_sae are both given", "removed, or expansion_factor instead")
-        for name, architectures in _ARCHITECTURES.items():
-            if name in self.model_fields_set and self.architecture not in architectures:
-                other = next(knob for knob, fitting in _ARCHITECTURES.items() if self.architecture in fitting)
-                _conflict(name, f"{name} does nothing for {self.architecture} SAEs", f"replaced by {other}")
+        for name, architectures in _COEFFICIENTS.items():
+            if getattr(self, name) and self.architecture not in architectures:
+                _conflict(name, f"{name} does nothing for {self.architecture} SAEs", "replaced by k")
+            if getattr(self, name) and "k" in self.model_fields_set:
+                _conflict(name, f"k and {name} are both given", "removed: k is the L0 that the run then comes to; or k removed")
         return self
 
     @property

@@ -15,7 +15,7 @@ from saescope.training import OPTIONS, TrainConfig, parse_options
         ({"k": 49.0}, "k must be"),
         ({"k": 2.5}, "whole number"),
         ({"k": float("nan")}, "k must be"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": -1}, "batch_size"),
         ({"training_tokens": 5}, "training_tokens"),
         ({"training_tokens": 10**15}, "training_tokens"),
         ({"lr": -1.0}, "lr"),
@@ -40,9 +40,30 @@ def test_matryoshka_widths_must_ascend() -> None:
     assert config("matryoshka_batchtopk").matryoshka_widths == (12, 24, 48)
 
 
-def test_the_quadratic_loss_needs_a_target() -> None:
-    with pytest.raises(SaescopeError, match="target_l0"):
-        config("jumprelu", jumprelu_sparsity_loss_mode="quadratic")
+def test_the_l0_aimed_at_is_k_unless_jumprelu_has_a_target_of_its_own() -> None:
+    quadratic: dict[str, Any] = {"jumprelu_sparsity_loss_mode": "quadratic"}
+    assert config("jumprelu", k=7.0, **quadratic).objective.target_l0 == 7
+    assert config("jumprelu", k=7.0, target_l0=5.0, **quadratic).objective.target_l0 == 5
+    assert config("standard", k=7.0, l1_coefficient=0.0).l0 == 7
+
+
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu"])
+def test_a_coefficient_is_steered_unless_it_is_given(architecture: str) -> None:
+    assert not config(architecture).steered
+    free: dict[str, Any] = {"l1_coefficient": 0.0, "l0_coefficient": 0.0}
+    assert config(architecture, **free).steered
+    with pytest.raises(SaescopeError, match=r"k must be in \(0, d_sae=48\]"):
+        config(architecture, k=49.0, **free)
+
+
+@pytest.mark.parametrize(("n_tokens", "size"), [(100, 100), (50_000, 256), (200_000, 512), (2_000_000, 4096), (10**9, 4096)])
+def test_a_short_run_takes_small_batches(n_tokens: int, size: int) -> None:
+    assert TrainConfig(hook_name="x", d_in=4, d_sae=32, training_tokens=n_tokens).batch_size == size
+
+
+def test_the_learning_rate_falls_with_width_and_steps() -> None:
+    rate = {n: config(d_in=16, n_steps=n, lr=0.0).learning_rate for n in (10, 100, 10_000, 50_000)}
+    assert rate == pytest.approx({10: 1 / (16 * 45) ** 0.5, 100: 1 / 40, 10_000: 1 / 400, 50_000: 1 / 400})
 
 
 def test_options_are_parsed_by_the_table() -> None:

@@ -20,7 +20,7 @@ from saescope.models import LanguageModel
 from saescope.training import Plan, TrainConfig, TrainingRun, make_plan, plan, train, train_config
 from saescope.training.data import Rate, WatchedSource
 from saescope.training.history import concerns
-from saescope.training.plan import disk_bytes
+from saescope.training.plan import buffer_bytes, disk_bytes
 from saescope.training.run import newest_checkpoint, public_name
 
 HOOK = "blocks.2.hook_resid_post"
@@ -118,7 +118,7 @@ def test_with_cached_tokens_the_model_runs_for_no_more_than_these(glass: Languag
     run.go()
     assert run.trainer.n_tokens == cfg.n_steps * cfg.batch_size > 300 and run.source.epoch >= 1
     assert sum(read) < 300 + FORWARD_TOKENS["cpu"]
-    assert disk_bytes(cfg) - disk_bytes(replace(cfg, cache_activations=False)) == 300 * cfg.d_in * 2
+    assert disk_bytes(cfg) - disk_bytes(replace(cfg, cache_activations=False)) == 300 * cfg.d_in * 2 + 2 * buffer_bytes(cfg)
 
 
 def refuse_to_run(*_: object) -> Rows:
