@@ -62,7 +62,12 @@ def _twin(folder: Path) -> Path:
     """The same dictionary in another order: every index means something else."""
     weights = _weights()
     order = list(reversed(range(256)))
-    turned = {"W_enc": weights["W_enc"][:, order], "W_dec": weights["W_dec"][order], "b_enc": weights["b_enc"][order], "b_dec": weights["b_dec"]}
+    turned = {
+        "W_enc": weights["W_enc"][:, order],
+        "W_dec": weights["W_dec"][order],
+        "b_enc": weights["b_enc"][order],
+        "b_dec": weights["b_dec"],
+    }
     return _changed(folder / "stories-second-run", tensors={name: value.contiguous() for name, value in turned.items()})
 
 
@@ -72,7 +77,12 @@ def _pickle(folder: Path) -> Path:
 
     weights, old = _weights(), folder / "old"
     old.mkdir()
-    names = {"encoder.weight": weights["W_enc"].T, "encoder.bias": weights["b_enc"], "decoder.weight": weights["W_dec"].T, "b_dec": weights["b_dec"]}
+    names = {
+        "encoder.weight": weights["W_enc"].T,
+        "encoder.bias": weights["b_enc"],
+        "decoder.weight": weights["W_dec"].T,
+        "b_dec": weights["b_dec"],
+    }
     torch.save({**{name: tensor.contiguous() for name, tensor in names.items()}, "k": torch.tensor(8)}, old / "ae.pt")
     trainer = {"dict_class": "AutoEncoderTopK", "activation_dim": 128, "dict_size": 256, "k": 8, "layer": 2, "lm_name": "glassllm-en"}
     (old / "config.json").write_text(json.dumps({"trainer": trainer}), encoding="utf-8")
