@@ -22,9 +22,9 @@ FEATURE = 2777
 """Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands for any feature."""
 ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
 SMALLER: dict[str, dict[str, int]] = {
-    "steer_generate": {"max_new_tokens": 4, "n_controls": 1},
+    "steer_generate": {"max_new_tokens": 2, "n_controls": 1},
     "attribute_logit": {"k": 4, "n_controls": 2},
-    "evaluate_sae": {"n_tokens": 200, "wait_s": 50},
+    "evaluate_sae": {"n_tokens": 64, "wait_s": 50},
 }
 """What a test has no time for; the tests marked slow run every call as it is written."""
 

@@ -108,15 +108,17 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
         answer = desk.call(tool.name, {**needs, **arguments})
         return Outcome(answer.document, answer.is_error)
 
-    def train(given: dict[str, Any], console: object) -> Outcome:
-        assert piece.check == "schema", "a training takes long: mark it"
-        validate(TOOLS["train_sae"], arguments_from(TrainSae, given))
-        ran.append("train_sae")
+    def in_a_process(tool: str, given: Mapping[str, Any]) -> Outcome:
+        assert piece.check == "schema", f"{tool} takes long: mark it"
+        validate(TOOLS[tool], arguments_from(TOOLS[tool].request, given))
+        ran.append(tool)
         return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
 
     monkeypatch.setattr(commands, "call", call)
     monkeypatch.setattr(commands, "show", lambda outcome, console: None)
-    monkeypatch.setattr("saescope_mcp.cli.training.train", train)
+    monkeypatch.setattr("saescope_mcp.cli.training.train", lambda given, console: in_a_process("train_sae", given))
+    needed = {"sae": desk.sae}
+    monkeypatch.setattr("saescope_mcp.cli.indexing.index", lambda given, *more: in_a_process("index_features", {**given, **needed}))
     name = words[0].replace("-", "_")
     done = CliRunner().invoke(commands.app, words if name in TOOLS else [words[0], "--help"])
     assert done.exit_code == 0, f"{done.output} {done.exception!r}"
