@@ -81,9 +81,7 @@ def test_a_wrong_name_of_the_library_is_found(code: str) -> None:
         check_names(ast.parse(code), "page.md:1")
 
 
-@pytest.mark.parametrize(
-    "command", ["make dmeo", "python scripts/gone.py", "frobnicate now", "git clone https://github.com/saescope/saescopes"]
-)
+@pytest.mark.parametrize("command", ["make dmeo", "python scripts/gone.py", "frobnicate now", "git clone saescope/saescopes"])
 def test_a_command_that_leads_nowhere_is_found(command: str) -> None:
     piece = pieces_of("page.md", f"```\n{command}\n```\n")[0]
     with pytest.raises(AssertionError):
