@@ -14,7 +14,7 @@ Recompute = Callable[[str, dict[str, Any]], float]
 LEVELS = ("observed", "correlational", "intervened", "controlled")
 CAUSAL = re.compile(r"\b(caus(e|es|ed|al|ally)|responsible for|drives?|proves?|proof that)\b", re.IGNORECASE)
 DENIED = re.compile(r"\b(not|no|never|cannot|nothing|neither|without|unclear|whether)\b|n't\b", re.IGNORECASE)
-NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]|\.\d)\s?%?", re.IGNORECASE)
+NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]|\.\d)\s?%?", re.IGNORECASE)
 
 
 class Fault(NamedTuple):
@@ -43,7 +43,7 @@ def _trace(task: Task, calls: Sequence[Call]) -> Iterator[Fault]:
         if not found:
             yield Fault("trace", f"no call {_said(step)}")
             continue
-        before = [i for i, call in enumerate(calls) if step.after and re.fullmatch(step.after, call.tool)]
+        before = [i for i, call in enumerate(calls) if re.fullmatch(step.after, call.tool) and not call.is_error]
         if step.after and not any(i < found[-1] for i in before):
             yield Fault("trace", f"{step.call} comes before {step.after}")
 
@@ -82,7 +82,7 @@ def _numbers(task: Task, report: str, recompute: Recompute) -> Iterator[Fault]:
 def _values(sentence: str) -> Iterator[tuple[float, float]]:
     """Each number with half a unit of its last digit; a percentage as a share besides."""
     for match in NUMBER.finditer(sentence):
-        text = match[0].replace(",", "").replace("−", "-").rstrip("% ").strip()
+        text = match[0].replace(",", "").replace("\u2212", "-").rstrip("% ").strip()
         decimals = len(text.partition(".")[2].partition("e")[0])
         half = 0.5 * 10.0**-decimals if "e" not in text.lower() else 0.0
         yield float(text), half
@@ -91,7 +91,7 @@ def _values(sentence: str) -> Iterator[tuple[float, float]]:
 
 
 def _agrees(value: float, half_digit: float, truth: float, number: Number) -> bool:
-    rounding = min(half_digit, 0.05 * abs(truth))  # "0" is no rounding of 0.3
+    rounding = min(half_digit, 0.05 * abs(truth)) + 1e-9  # "0" is no rounding of 0.3
     return abs(value - truth) <= number.tolerance * abs(truth) + rounding
 
 

@@ -97,8 +97,17 @@ async def _make(client: Client, calls: list[dict[str, dict[str, Any]]], places: 
         ((tool, arguments),) = call.items()
         said = fill(arguments, {**places, "r": [each.result for each in made]})
         result = await client.call_tool(tool, said)
-        made.append(Call(tool, said, dict(result.structured_content or {}), bool(result.is_error)))
+        document = await _settled(client, tool, dict(result.structured_content or {}))
+        made.append(Call(tool, said, document, bool(result.is_error)))
     return made
+
+
+async def _settled(client: Client, tool: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The result of a load, an indexing or an evaluation that goes on as a job; a training is left to run."""
+    while document.get("state") == "running" and tool in ("load_sae", "index_features", "evaluate_sae"):
+        job = (await client.call_tool("job_status", {"job_id": document["job_id"], "wait_s": 30})).structured_content or {}
+        document = document if job["state"] == "running" else dict(job["result"] or job["error"])
+    return document
 
 
 def fill(value: Any, places: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from statistics import mean, variance
 from typing import Any, NamedTuple
 
 import torch
@@ -131,9 +132,10 @@ def explained_variance(on: Bench, text: str) -> float:
 
 
 def contrast(on: Bench, texts: Sequence[str], against: Sequence[str], feature: int) -> float:
-    """Mean activation over the positions of one side, minus that of the other."""
-    here, there = (torch.cat([_acts(on, text)[:, feature] for text in side]).mean().item() for side in (texts, against))
-    return here - there
+    """Cohen's d over positions: the difference of the two means in units of the pooled standard deviation."""
+    here, there = (torch.cat([_acts(on, text)[:, feature] for text in side]).tolist() for side in (texts, against))
+    spread = ((len(here) - 1) * variance(here) + (len(there) - 1) * variance(there)) / (len(here) + len(there) - 2)
+    return (mean(here) - mean(there)) / spread**0.5
 
 
 def effect(on: Bench, prompt: str, edits: list[dict[str, Any]], target: str, against: str = "", sign: int = 1) -> float:

@@ -1,14 +1,14 @@
 """A reader at a desk: one process, one loaded model, and something real for every placeholder of the documents."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import anyio
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client
 
 from saescope_mcp.app import ALL_TOOLS, build_server
@@ -22,16 +22,16 @@ FEATURE = 2777
 """Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands for any feature."""
 ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
 SMALLER: dict[str, dict[str, int]] = {
-    "steer_generate": {"max_new_tokens": 4, "n_controls": 1},
+    "steer_generate": {"max_new_tokens": 2, "n_controls": 1},
     "attribute_logit": {"k": 4, "n_controls": 2},
-    "evaluate_sae": {"n_tokens": 200, "wait_s": 50},
+    "evaluate_sae": {"n_tokens": 64, "wait_s": 50},
 }
 """What a test has no time for; the tests marked slow run every call as it is written."""
 
 
 def letters() -> str:
     """Short documents that differ: half of them about women."""
-    people = [("My sister", "her"), ("My brother", "his"), ("The queen", "her"), ("The king", "his"), ("Mary", "her"), ("John", "his")]
+    people = [("My sister", "her"), ("The queen", "her"), ("Mary", "her"), ("My brother", "his"), ("The king", "his"), ("John", "his")]
     deeds = ["lost {} keys", "called {} mother at noon", "opened {} letter", "forgot {} hat", "sold {} house", "wrote to {} friend"]
     times = ["in May", "on Monday", "after the storm", "before dinner", "in London", "again"]
     told = itertools.product(people, deeds, times)
@@ -49,6 +49,8 @@ class Answer(NamedTuple):
 class Desk:
     """A server that has loaded the embedded SAE, and files to name."""
 
+    portal: BlockingPortal
+    """The server's event loop: jobs and locks live in one."""
     state: AppState
     folder: Path
     sae: str
@@ -77,53 +79,67 @@ class Desk:
         return OTHERS if name == "against" else TEXTS
 
     def _placeholder(self, name: str) -> str:
-        known = {"sae": self.sae, "handle": self.sae, "text": TEXTS[0], "prompt": PROMPT, "dataset": str(self.folder / "texts")}
+        known = {
+            "sae": self.sae,
+            "handle": self.sae,
+            "text": TEXTS[0],
+            "prompt": PROMPT,
+            "dataset": str(self.folder / "texts"),
+            "quiz_id": "",
+        }
         assert name in known, f'nothing stands for {name}="..."'
         return known[name]
 
-    async def _quizzed(self, said: Mapping[str, Any]) -> dict[str, Any]:
+    def call(self, tool: str, arguments: Mapping[str, Any], *, whole: bool = False) -> Answer:
+        """The server's answer, through the protocol; asked only once."""
+        said = {name: self.fill(name, value) for name, value in arguments.items()}
+        for name, most in ({} if whole else SMALLER.get(tool, {})).items():
+            said[name] = min(said.get(name, most), most)
+        if "quiz_id" in said:
+            said |= self._quizzed(said)
+        key = f"{tool} {said}"
+        if key not in self.answers:
+            self.answers[key] = self.portal.call(_asked, self.state, tool, said)
+        return self.answers[key]
+
+    def _quizzed(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """A quiz as it was just given, and as many answers as it has items."""
-        quiz = await self.call("quiz_feature", {"sae": said["sae"], "feature": said["feature"]})
+        quiz = self.call("quiz_feature", {"sae": said["sae"], "feature": said["feature"]})
         assert not quiz.is_error, quiz
         return {"quiz_id": quiz.document["quiz_id"], "answers": ["her" in item["text"] for item in quiz.document["items"]]}
 
-    async def call(self, tool: str, arguments: Mapping[str, Any], *, whole: bool = False) -> Answer:
-        """The server's answer, through the protocol; asked only once."""
-        said = {name: self.fill(name, value) for name, value in arguments.items()}
-        if tool == "label_feature" and "quiz_id" in said:
-            said |= await self._quizzed(said)
-        for name, most in ({} if whole else SMALLER.get(tool, {})).items():
-            said[name] = min(said.get(name, most), most)
-        key = f"{tool} {said}"
-        if key not in self.answers:
-            async with Client(build_server(state=self.state)) as client:
-                result = await client.call_tool(tool, said)
-            assert result.structured_content is not None
-            self.answers[key] = Answer(result.structured_content, bool(result.is_error))
-        return self.answers[key]
+
+async def _asked(state: AppState, tool: str, arguments: dict[str, Any]) -> Answer:
+    async with Client(build_server(state=state)) as client:
+        result = await client.call_tool(tool, arguments)
+    assert result.structured_content is not None
+    return Answer(result.structured_content, bool(result.is_error))
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Desk]:
+def opened(folder: Path) -> Generator[Desk]:
     """A desk with its files below `folder`; `SAESCOPE_HOME` is already that of the reader."""
     import saescope as ss
 
     state = AppState(Settings(read_roots=(folder,), offline=True))
 
-    async def prepare() -> tuple[str, str]:
-        loaded = await _ended(state, await _must(state, "load_sae"))
-        judged = await _must(state, "evaluate_sae", sae=loaded["sae"], n_tokens=64, baselines=False, wait_s=0.0)
-        await _ended(state, judged)
-        return loaded["sae"], judged["job_id"]
-
     (folder / "texts").mkdir()
     (folder / "texts" / "letters.txt").write_text(letters(), encoding="utf-8")
-    sae, job_id = anyio.run(prepare)
-    entry = state.saes[sae]
-    entry.sae.save(folder / "sae")
-    ss.index_features(entry.model, entry.sae, str(folder / "texts"), n_tokens=3000, context_size=32)
-    yield Desk(state, folder, sae, job_id)
-    state.close()
+    with start_blocking_portal() as portal:
+        sae, job_id = portal.call(_prepared, state)
+        entry = state.saes[sae]
+        entry.sae.save(folder / "sae")
+        ss.index_features(entry.model, entry.sae, str(folder / "texts"), context_size=16, quiz_share=0.5)
+        yield Desk(portal, state, folder, sae, job_id)
+        state.close()
+
+
+async def _prepared(state: AppState) -> tuple[str, str]:
+    """The embedded SAE, loaded, and a job that is done."""
+    loaded = await _ended(state, await _must(state, "load_sae"))
+    judged = await _must(state, "evaluate_sae", sae=loaded["sae"], n_tokens=64, baselines=False, wait_s=0.0)
+    await _ended(state, judged)
+    return loaded["sae"], judged["job_id"]
 
 
 async def _ended(state: AppState, document: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ DOCUMENTS = ["README.md", "SKILL.md", *sorted(path.relative_to(ROOT).as_posix() 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 _MARKER = re.compile(r"<!-- check: (?P<check>[^>]+?) -->")
 _SPAN = re.compile(r"`([^`]+)`")
+_COMMENT = re.compile(r"""^((?:[^"'#]|"[^"]*"|'[^']*')*?)\s+#.*$""")
 _CALL = re.compile(r"(?P<name>[a-z_]+)\(.*\)", flags=re.DOTALL)
 
 
@@ -36,8 +37,12 @@ class Piece:
 
 
 def pieces(document: str) -> list[Piece]:
-    """All of them, in reading order."""
-    text = (ROOT / document).read_text(encoding="utf-8")
+    """All of a document, in reading order."""
+    return pieces_of(document, (ROOT / document).read_text(encoding="utf-8"))
+
+
+def pieces_of(document: str, text: str) -> list[Piece]:
+    """All of a text."""
     prose = _FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     return sorted([*_of_blocks(document, text), *_of_prose(document, prose)], key=lambda piece: piece.line)
 
@@ -88,7 +93,7 @@ def _commands(code: str) -> Iterator[tuple[int, str]]:
         begun += text.removesuffix("\\") if text.endswith("\\") else text
         if text.endswith("\\"):
             continue
-        command = re.sub(r"\s+#.*$", "", begun).strip()
+        command = _COMMENT.sub(r"\1", begun).strip()
         if command and not command.startswith("#"):
             yield line, command
         begun = ""

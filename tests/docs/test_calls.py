@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from tests.docs.desk import Desk
 from tests.docs.pages import DOCUMENTS, ROOT, Piece, arguments_of, pieces
@@ -31,25 +30,25 @@ OTHERS = {"claude", "codex", "gemini", "hermes", "cp", "git", "make", "py", "pyt
 
 
 @pytest.mark.parametrize("piece", CALLS, ids=str)
-async def test_a_call_does_what_the_document_says(piece: Piece, desk: Desk) -> None:
-    await check_call(piece, desk, whole=False)
+def test_a_call_does_what_the_document_says(piece: Piece, desk: Desk) -> None:
+    check_call(piece, desk, whole=False)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("piece", CALLS, ids=str)
-async def test_a_call_works_exactly_as_it_is_written(piece: Piece, desk: Desk) -> None:
-    await check_call(piece, desk, whole=True)
+def test_a_call_works_exactly_as_it_is_written(piece: Piece, desk: Desk) -> None:
+    check_call(piece, desk, whole=True)
 
 
-async def check_call(piece: Piece, desk: Desk, *, whole: bool) -> None:
+def check_call(piece: Piece, desk: Desk, *, whole: bool) -> None:
     tool, arguments = arguments_of(piece.code)
     assert tool in TOOLS, f"there is no tool {tool}"
-    look_up_release(arguments)
     if piece.check == "schema":
+        look_up_release(arguments)
         validate(TOOLS[tool], arguments)
         return
-    answer = await desk.call(tool, arguments, whole=whole)
+    answer = desk.call(tool, arguments, whole=whole)
     if piece.check.startswith("refused "):
         assert answer.is_error and answer.document["code"] == piece.check.removeprefix("refused "), answer
         return
@@ -64,8 +63,8 @@ def validate(tool: Tool, arguments: Mapping[str, Any]) -> None:
     if isinstance(request, TrainSae) and not request.resume:
         from saescope.training import TrainConfig, parse_options
 
-        said = {field.name: getattr(request, field.name) for field in fields(TrainConfig) if hasattr(request, field.name)}
-        widths = {"d_in": 576, "d_sae": request.d_sae or 4608, "context_size": request.context_size or 256}
+        said: dict[str, Any] = {field.name: getattr(request, field.name) for field in fields(TrainConfig) if hasattr(request, field.name)}
+        widths: dict[str, Any] = {"d_in": 576, "d_sae": request.d_sae or 4608, "context_size": request.context_size or 256}
         TrainConfig(**said | widths | parse_options(request.options))
 
 
@@ -106,18 +105,20 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
             validate(tool, {"sae": "x/0.y", **given} if commands.loads_first(tool) else given)
             return Outcome({"summary": "valid"}, is_error=False)
         needs = {"sae": desk.sae} if commands.loads_first(tool) else {}
-        answer = anyio.run(lambda: desk.call(tool.name, {**needs, **arguments}))
+        answer = desk.call(tool.name, {**needs, **arguments})
         return Outcome(answer.document, answer.is_error)
 
-    def train(given: dict[str, Any], console: object) -> Outcome:
-        assert piece.check == "schema", "a training takes long: mark it"
-        validate(TOOLS["train_sae"], arguments_from(TrainSae, given))
-        ran.append("train_sae")
+    def in_a_process(tool: str, given: Mapping[str, Any]) -> Outcome:
+        assert piece.check == "schema", f"{tool} takes long: mark it"
+        validate(TOOLS[tool], arguments_from(TOOLS[tool].request, given))
+        ran.append(tool)
         return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
 
     monkeypatch.setattr(commands, "call", call)
     monkeypatch.setattr(commands, "show", lambda outcome, console: None)
-    monkeypatch.setattr("saescope_mcp.cli.training.train", train)
+    monkeypatch.setattr("saescope_mcp.cli.training.train", lambda given, console: in_a_process("train_sae", given))
+    needed = {"sae": desk.sae}
+    monkeypatch.setattr("saescope_mcp.cli.indexing.index", lambda given, *more: in_a_process("index_features", {**given, **needed}))
     name = words[0].replace("-", "_")
     done = CliRunner().invoke(commands.app, words if name in TOOLS else [words[0], "--help"])
     assert done.exit_code == 0, f"{done.output} {done.exception!r}"

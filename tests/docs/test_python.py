@@ -16,7 +16,7 @@ from tests.docs.pages import DOCUMENTS, ROOT, Piece, pieces
 import saescope as ss
 from saescope import catalogue
 
-SMALLEST: dict[str, Any] = {"training_tokens": 512, "batch_size": 128, "context_size": 32, "d_sae": 64}
+SMALLEST: dict[str, Any] = {"training_tokens": 128, "batch_size": 64, "context_size": 16, "d_sae": 64, "n_batches_for_norm_estimate": 1}
 """What stands for the size of a training, which would take minutes."""
 
 
@@ -26,8 +26,8 @@ def blocks(document: str) -> list[Piece]:
 
 @pytest.fixture
 def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """The library with the embedded model loaded already, and trainings as short as can be."""
-    loaded, configured = ss.load_model, ss.train_config
+    """The library with the embedded model loaded already; trainings, texts and evaluations as short as can be."""
+    loaded, configured, steered, evaluated = ss.load_model, ss.train_config, ss.steer, ss.evaluate
 
     def load_model(name_or_path: str = "smollm2-135m", **settings: Any) -> Any:
         return desk.model if name_or_path == "smollm2-135m" else loaded(name_or_path, **settings)
@@ -36,6 +36,14 @@ def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
         settings.pop("expansion_factor", None)
         return configured(model, hook_name, **{**settings, **SMALLEST})
 
+    def steer(*given: Any, **settings: Any) -> Any:
+        return steered(*given, **{**settings, "max_new_tokens": 2, "n_controls": 1})
+
+    def evaluate(*given: Any, **settings: Any) -> Any:
+        return evaluated(*given, **{**settings, "n_tokens": 64})
+
+    monkeypatch.setattr("saescope.steering.steer", steer)
+    monkeypatch.setattr("saescope.evals.evaluate", evaluate)
     monkeypatch.setattr("saescope.models.load_model", load_model)
     monkeypatch.setattr("saescope.training.train_config", train_config)
     return desk
@@ -77,11 +85,11 @@ def test_the_library_has_every_name_that_the_text_names(document: str) -> None:
 
 def check_names(tree: ast.AST, where: str) -> None:
     """`ss.name` exists, takes the arguments that it is given, and knows the release."""
+    ours = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "ss"]
+    assert [node.attr for node in ours if not hasattr(ss, node.attr)] == [], where
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ss":
-            assert hasattr(ss, node.attr), f"{where}: saescope has no {node.attr}"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "ss":
-            check_arguments(getattr(ss, node.func.attr), node, where)
+        if isinstance(node, ast.Call) and node.func in ours:
+            check_arguments(getattr(ss, ast.unparse(node.func).removeprefix("ss.")), node, where)
 
 
 def check_arguments(function: Callable[..., Any], call: ast.Call, where: str) -> None:
@@ -107,12 +115,12 @@ def test_the_sweep_prints_every_strength_beside_its_controls(
     assert [line.split()[0] for line in printed if line[:8].strip()] == ["strength", "none", "0.5", "4", "unit:"]
 
 
-@pytest.mark.model
 def test_the_sweep_says_what_is_wrong_and_what_to_do(
-    library: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_script("skill/scripts/sweep_strengths.py", ["--feature", "99999", "--prompt", "I saw"], monkeypatch) == 1
-    assert capsys.readouterr().err.startswith("FEATURE_OUT_OF_RANGE: ")
+    words = ["--feature", "1", "--prompt", "I saw", "--path", str(tmp_path / "nothing")]
+    assert run_script("skill/scripts/sweep_strengths.py", words, monkeypatch) == 1
+    assert capsys.readouterr().err.startswith("FILE_MISSING: ")
 
 
 def run_script(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:

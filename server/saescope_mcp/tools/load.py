@@ -70,7 +70,7 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
         summary=f"{entry.handle} is ready: {cfg.architecture} SAE with {cfg.d_sae} features at {cfg.metadata.hook_name} "
         f"of {entry.model.name}. On the probe text: {', '.join([f'L0 {check.l0:.1f}', *quality])}; {check.verdict}. {_said_of(indexed)}",
         warnings=[*entry.warnings, *indexed.passed_over],
-        next=[next_call("top_features", sae=entry.handle, text="..."), next_call("attribute_logit", sae=entry.handle, prompt="...")],
+        next=_after(entry),
         evidence="observed",
         provenance=provenance(entry),
         state="done",
@@ -95,6 +95,13 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
         ),
         index=indexed.best and IndexFound.model_validate(indexed.best.manifest, from_attributes=True),
     )
+
+
+def _after(entry: LoadedSAE) -> list[str]:
+    """What to do with an SAE that fits; one that does not is no good for anything."""
+    if entry.check.verdict.startswith("wrong"):
+        return [next_call("unload", handle=entry.handle), next_call("find_saes", model=entry.model.name)]
+    return [next_call("top_features", sae=entry.handle, text="..."), next_call("attribute_logit", sae=entry.handle, prompt="...")]
 
 
 def _said_of(indexed: Indexed) -> str:
