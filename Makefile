@@ -25,7 +25,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(PY) -m ruff check
