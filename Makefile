@@ -1,4 +1,4 @@
-# People, pre-commit and CI all come through these six targets. `make` alone lists them.
+# People, pre-commit and CI all come through these targets. `make` alone lists them.
 # Another Python: make demo PYTHON=python3.12 · pip's own options: PIP_ARGS="..." · pytest's: PYTEST_ARGS="-k topk"
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix docs bench
+.PHONY: help demo test check fix docs docs-site bench
 
 help:
 	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
@@ -18,6 +18,7 @@ help:
 	@echo "make check   linters, formatting, types, import rules, generated files"
 	@echo "make fix     let the linter and the formatter mend what they can"
 	@echo "make docs    rebuild the generated pages of docs/, and skills/ from SKILL.md and skill/"
+	@echo "make docs-site  the manual as pages, in build/site"
 	@echo "make bench   time the server's start against a bare one"
 
 demo: $(VENV)/.run
@@ -42,6 +43,9 @@ fix: $(VENV)/.dev
 docs: $(VENV)/.run
 	$(PY) scripts/build_reference.py
 	$(PY) scripts/build_skill.py
+
+docs-site: $(VENV)/.dev
+	$(PY) -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.run
 	$(PY) scripts/bench_startup.py

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from saescope.splice import record as record
     from saescope.splice import run_with_cache_with_saes as run_with_cache_with_saes
     from saescope.splice import run_with_saes as run_with_saes
-    from saescope.splice import splice as splice
     from saescope.steering import FeatureEdit as FeatureEdit
     from saescope.steering import intervene as intervene
     from saescope.steering import steer as steer
@@ -55,7 +54,6 @@ _HOME = {
     "record_activations": "hooks",
     "run_with_cache_with_saes": "splice",
     "run_with_saes": "splice",
-    "splice": "splice",
     "steer": "steering",
     "train": "training",
     "train_config": "training",

@@ -18,15 +18,15 @@ from saescope_mcp.state import AppState
 TEXTS = ["My sister lost her keys.", "She called her mother at noon.", "The queen opened her letter."]
 OTHERS = ["My brother lost his keys.", "He called his father at noon.", "The king opened his letter."]
 PROMPT = "My sister lost her keys and called our mother because"
-FEATURE = 2777
+FEATURE = 4432
 """Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands for any feature."""
 ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
 SMALLER: dict[str, dict[str, int]] = {
     "steer_generate": {"max_new_tokens": 2, "n_controls": 1},
     "attribute_logit": {"k": 4, "n_controls": 2},
-    "evaluate_sae": {"n_tokens": 64, "wait_s": 50},
+    "evaluate_sae": {"n_tokens": 64, "baselines": False, "wait_s": 50},
 }
-"""What a test has no time for; the tests marked slow run every call as it is written."""
+"""The most that a test has time for; the tests marked slow run every call as it is written."""
 
 
 def letters() -> str:
@@ -129,7 +129,7 @@ def opened(folder: Path) -> Generator[Desk]:
         sae, job_id = portal.call(_prepared, state)
         entry = state.saes[sae]
         entry.sae.save(folder / "sae")
-        ss.index_features(entry.model, entry.sae, str(folder / "texts"), context_size=16, quiz_share=0.5)
+        ss.index_features(entry.model, entry.sae, str(folder / "texts"), context_size=16, quiz_share=0.5, n_quiz=10)
         yield Desk(portal, state, folder, sae, job_id)
         state.close()
 

@@ -1,0 +1,67 @@
+"""Pages of the manual that stand elsewhere in the repository, and the API page; a hook of mkdocs.yml."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[1]
+WEB = "https://github.com/saescope/saescope/blob/main"
+ELSEWHERE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "evals/README.md": "evaluation.md"}
+PARTS = {
+    "Load": ("load_model", "load_sae", "peek_sae", "SAE"),
+    "Read": ("record", "record_activations", "encode_texts", "rank_features", "index_features", "find_index"),
+    "Explain and change": ("attribute", "FeatureEdit", "intervene", "steer"),
+    "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
+    "Train and judge": ("train_config", "TrainConfig", "train", "ActivationStore", "check_sae", "evaluate"),
+}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    pages = {page: _moved((ROOT / source).read_text(encoding="utf-8")) for source, page in ELSEWHERE.items()}
+    pages |= {"api.md": _api(), "decisions.md": _decisions()}
+    for page, text in pages.items():
+        if not files.get_file_from_path(page):
+            files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Links out of docs/ go to the repository."""
+    return re.sub(r"\]\(\.\./([\w./-]+)\)", rf"]({WEB}/\1)", markdown)
+
+
+def _moved(text: str) -> str:
+    """Links of a page at the root, as they are seen from docs/."""
+    return re.sub(r"\]\((?:\.\./)?docs/", "](", text)
+
+
+def _api() -> str:
+    """Every name of `import saescope as ss`, from its docstring."""
+    import saescope as ss
+
+    missing = set(ss.__all__) - {"__version__"} - {name for names in PARTS.values() for name in names}
+    if missing:
+        raise ValueError(f"scripts/manual_pages.py: say where on the API page {sorted(missing)} belong")
+    said = "".join(f"\n## {part}\n\n" + "\n".join(_entries(names)) for part, names in PARTS.items())
+    return f"# The library\n\n`import saescope as ss`; all below is `ss.<name>`. Nothing heavy is imported before its first use.\n{said}"
+
+
+def _entries(names: tuple[str, ...]) -> Iterator[str]:
+    import saescope as ss
+
+    for name in names:
+        thing = getattr(ss, name)
+        members = "\n    options:\n      members: [encode, encode_sparse, decode, save]" if name == "SAE" else ""
+        yield f"::: {thing.__module__}.{thing.__qualname__}{members}\n"
+
+
+def _decisions() -> str:
+    """A list of docs/decisions."""
+    lines: list[str] = []
+    for path in sorted((ROOT / "docs" / "decisions").glob("*.md")):
+        title = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        lines.append(f"- [{title}](decisions/{path.name})")
+    return "# Decisions\n\nWhat would surprise a newcomer, and why it is so.\n\n" + "\n".join(lines) + "\n"
