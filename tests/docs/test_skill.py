@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.docs.pages import DOCUMENTS, ROOT
+from tests.docs.pages import DOCUMENTS, ROOT, pieces
 
 from saescope_mcp.settings import Settings
 
@@ -67,6 +67,15 @@ def test_what_clients_install_is_up_to_date_and_has_no_markers() -> None:
     assert [page.name for page in pages if "<!--" in page.read_text(encoding="utf-8")] == []
     installed = (GENERATED / "SKILL.md").read_text(encoding="utf-8")
     assert all((GENERATED / link).is_file() for link in re.findall(r"\]\((references/[\w.]+)\)", installed))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_is_of_a_kind_that_is_checked(document: str) -> None:
+    found = pieces(document)
+    assert {piece.kind for piece in found} <= {"call", "command", "library", "python", "json"}
+    for block in (piece for piece in found if piece.kind == "json"):
+        servers = json.loads(block.code)["mcpServers"]
+        assert [(server["command"].rpartition("/")[2], server["args"]) for server in servers.values()] == [("saescope", ["serve"])]
 
 
 def words_of_the_source() -> set[str]:
