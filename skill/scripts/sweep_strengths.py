@@ -14,7 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--feature", type=int, required=True)
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1, 2, 4], help="in units of the feature's maximum")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.25, 0.5, 1, 2], help="in units of the feature's maximum")
     parser.add_argument("--mode", default="add", help="add, clamp, scale, ablate or project_out")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to generate")
     parser.add_argument("--controls", type=int, default=2, help="random features to compare with")

@@ -111,7 +111,7 @@ class Demo:
         self.console.print(f"Logit difference: {done['delta_logit']:+.3g}; changes of the same size along random features: {control:+.3g}.")
 
     async def _steering(self, sae: str, feature: int) -> None:
-        features = [{"feature": feature, "strength": 1}]
+        features = [{"feature": feature, "strength": 0.5}]
         self._heading(
             5, f"Steer: add feature {feature} while the model writes", next_call("steer_generate", prompt=STEERED, features=features)
         )

@@ -129,11 +129,11 @@ BROKEN_WEIGHTS: dict[str, tuple[Damage, str]] = {
 def test_broken_weights(name: str, folder: Path) -> None:
     damage, code = BROKEN_WEIGHTS[name]
     damage(folder)
-    started = time.perf_counter()
+    started = time.process_time()
     error = refused(folder)
     assert error.code == code, error
     assert isinstance(error, FormatError | NotFoundError)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
     assert str(folder.parent) not in str(error)
     with suppress(SaescopeError):
         peek_sae(folder)
