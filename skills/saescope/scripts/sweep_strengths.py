@@ -1,6 +1,6 @@
 """Steer with one feature at several strengths, and print the texts and their numbers beside random-feature controls.
 
-    python sweep_strengths.py --feature 1234 --prompt "I went to the window and saw" --strengths 0.5 1 2 4
+    python sweep_strengths.py --feature 1234 --prompt "I went to the window and saw" --strengths 0.25 0.5 1 2
 
 Without --release or --path: the embedded SAE. Needs saescope. Ends with 1, and a line that says what to do, if something is wrong.
 """

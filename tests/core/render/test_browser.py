@@ -46,6 +46,7 @@ def look(folder: Path, *, dark: bool) -> dict[str, Any]:
     file = folder / "harness.html"
     scripts = f"<script>const given = {data};</script><script>{HARNESS.read_text(encoding='utf-8')}</script>"
     file.write_text(f"<!doctype html><meta charset=utf-8><body>{scripts}", encoding="utf-8")
+    found = None
     for _ in range(3):  # on a crowded machine a message of the app may come after the end of the browser's virtual time
         found = re.search(r'<pre id="seen">(.*)</pre>', dom(file, folder, scheme=0 if dark else 1), flags=re.DOTALL)
         if found and "size" in json.loads(html.unescape(found[1])).get("app", {}):
