@@ -159,6 +159,9 @@ def test_the_counter_itself_sees_a_whole_run(family: Family, ids: Tensor) -> Non
         ("blocks.1.attn.hook_Z", "blocks.1.attn.hook_z"),
         ("block.2.hook_resid_pre", "blocks.2.hook_resid_pre"),
         ("blocks.9.hook_resid_pre", "blocks.2.hook_resid_pre"),
+        ("layer 2", "blocks.2.hook_resid_post"),
+        ("L9", "blocks.2.hook_resid_post"),
+        ("middle", "blocks.1.hook_resid_post"),
     ],
 )
 def test_an_unknown_hook_names_the_nearest(gpt2: Family, ids: Tensor, wrong: str, meant: str) -> None:

@@ -80,11 +80,23 @@ async def test_an_evaluation_is_kept_for_other_processes(tiny: AppState, sae: st
     assert kept is not None and kept.l0 == evaluated["l0"] and kept.verdict.reasons and kept.shrinkage.l2_ratio
 
 
+async def test_the_call_that_loads_a_publication_names_the_folder_of_the_model(tiny: AppState, sae_dir: Path, own_home: Path) -> None:
+    model, done = sae_dir.parent / "a model", {"path": str(sae_dir), "sae": "x"}
+    model.mkdir()
+    tiny.runs.table.add(a_run(state="done", result=done, settings={"model": str(model)}, **DONE), most_live=1)
+    target = sae_dir.parent / "with-model"
+    said = await call(tiny, "publish_sae", job_id="train-000001", path=str(target), dry_run=False)
+    assert said["next"] == [said["load_call"]] == [f'load_sae(path="{target}", model="{model}")']
+    assert said["load_command"] == f'saescope load-sae --path "{target}" --model "{model}"'
+    assert str(model) not in (target / "README.md").read_text()
+
+
 async def test_a_finished_training_is_published_by_its_job(tiny: AppState, sae_dir: Path, own_home: Path) -> None:
     done = {"result": {"path": str(sae_dir), "sae": "x"}, "settings": {"model": "smollm2-135m"}}
     tiny.runs.table.add(a_run(state="done", **done, **DONE), most_live=1)
     plan = await call(tiny, "publish_sae", job_id="train-000001", path=str(sae_dir.parent / "elsewhere"))
     assert plan["state"] == "planned" and plan["evaluated"] is False and "run evaluate_sae" in plan["warnings"][0]
+    assert plan["load_call"] == f'load_sae(path="{sae_dir.parent / "elsewhere"}")'
     tiny.runs.table.update("train-000001", state="failed")
     assert (await refuse(tiny, "publish_sae", job_id="train-000001", path=str(sae_dir.parent / "x")))["code"] == "JOB_NOT_DONE"
 

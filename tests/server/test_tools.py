@@ -124,6 +124,11 @@ async def test_a_text_beyond_the_context_or_a_limit_is_refused(
     assert (await refuse(tiny, "encode_text", sae=sae, text=text))["code"] == "PROMPT_TOO_LONG"
 
 
+async def test_of_several_texts_the_one_that_is_too_long_is_named(tiny: AppState, sae: str) -> None:
+    error = await refuse(tiny, "encode_text", sae=sae, texts=[PROMPT, "word " * 300])
+    assert error["code"] == "PROMPT_TOO_LONG" and error["message"].startswith("Text 1 of the list")
+
+
 async def test_an_empty_text_is_refused(tiny: AppState, sae: str) -> None:
     assert (await refuse(tiny, "encode_text", sae=sae, text=""))["code"] == "EMPTY_PROMPT"
 

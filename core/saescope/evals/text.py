@@ -111,7 +111,9 @@ def _draw(pool: Int[Tensor, "n n_pos"], model: LanguageModel, n_tokens: int, see
 
 
 def _trained_on(sae: SAE, dataset: Dataset) -> bool:
+    """Trainings keep only the last part of a path, so that a published file does not tell of its machine: then names decide."""
     said = str(sae.cfg.metadata.raw.get("dataset_path") or "")
     if not said or said in (dataset.name, EMBEDDED) or dataset.name.startswith("hf:"):
         return said == dataset.name
-    return Path(said).expanduser().resolve() == Path(dataset.name).expanduser().resolve()
+    trained, given = Path(said).expanduser(), Path(dataset.name).expanduser().resolve()
+    return trained.resolve() == given or said == given.name

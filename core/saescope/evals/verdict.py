@@ -13,7 +13,7 @@ DENSE = 0.1
 
 _RANK: dict[Level, int] = {"wrong": 0, "doubtful": 1, "fair": 2, "good": 3}
 _SUMMARIES: dict[Level, str] = {
-    "good": "The SAE reconstructs most of what the model does here: its features can be relied on.",
+    "good": "The SAE reconstructs most of what the model does here. Whether a single feature means one thing, its card and a quiz tell.",
     "fair": "The SAE is usable, with a noticeable part of the activation that its features do not explain.",
     "doubtful": "The SAE loses much of the activation, or is no better than something simpler: do not draw conclusions from it yet.",
     "wrong": "The SAE does not belong here, or its training failed: its reconstruction is worse than a constant or than random features.",

@@ -1,5 +1,6 @@
 """A language model on transformer-lens: tokens in, logits out, activations by hook name. One forward at a time."""
 
+import re
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -133,7 +134,7 @@ class LanguageModel:
             with self.lock, self.bridge.hooks(fwd_hooks=[(hook_name, _untouched)]):
                 pass
         except KeyError:
-            names = nearest(hook_name, self._hook_names(), 3)
+            names = nearest(hook_name, self._hook_names(), 3) or self._sites_of(hook_name)
             raise HookError(
                 f"{self.name} has no hook {hook_name!r}.",
                 field="hook_name",
@@ -148,6 +149,12 @@ class LanguageModel:
                 got=hook_name,
                 hint="A transcoder reads blocks.L.mlp.hook_in (after the norm's weight) or blocks.L.ln2.hook_normalized (before).",
             ) from error
+
+    def _sites_of(self, said: str) -> list[str]:
+        """The residual stream after the layer that `said` has the number of ("layer 2"), else after the middle one."""
+        number = re.search(r"\d+", said)
+        layer = int(number[0]) if number else self.n_layers // 2
+        return [f"blocks.{min(layer, self.n_layers - 1)}.hook_resid_post"]
 
     def _hook_names(self) -> list[str]:
         names = [f"blocks.{i}.{'hook_' if '.' not in site else ''}{site}" for i in range(self.n_layers) for site in _SITES]

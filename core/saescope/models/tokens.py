@@ -102,7 +102,7 @@ class Tokenizer:
             field=field,
             got=text,
             allowed="text that is exactly one token, leading space kept, or #id",
-            hint=f'Take its first token, {field}="#{ids[0]}", and say so.' if ids else "Give a token.",
+            hint=f"Take its first token, {_given_as(field, ids[0])}, and say so." if ids else "Give a token.",
         )
 
     def _plain(self, text: str) -> list[int]:
@@ -155,3 +155,8 @@ def counted(tokens: Tokens, positions: Iterable[int] = (), include_special: bool
     mask = ~tokens.special
     mask[0] = False
     return mask
+
+
+def _given_as(field: str, token_id: int) -> str:
+    """The argument `field` that says it by its id; those called tokens are lists."""
+    return f'{field}=["#{token_id}"]' if field.endswith("tokens") else f'{field}="#{token_id}"'

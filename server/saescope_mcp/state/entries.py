@@ -92,7 +92,12 @@ class LoadedSAE:
 
         settings: Settings = self.slot.settings
         prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
-        tokens = [self.model.tokenize(text, prepend_bos=prepend_bos, chat=chat) for text in texts]
+        tokens: list[Tokens] = []
+        for i, text in enumerate(texts):
+            try:
+                tokens.append(self.model.tokenize(text, prepend_bos=prepend_bos, chat=chat))
+            except ArgumentError as error:
+                raise _of_text(i, error) if len(texts) > 1 else error from None
         longest = max(map(len, tokens))
         limit = min(self.model.n_ctx, settings.max_tokens * (1 if self.model.device.type == "cpu" else 2))
         if longest > limit:
@@ -113,3 +118,8 @@ def _too_long(what: str, n_tokens: int, limit: int) -> ArgumentError:
         allowed=limit,
         hint="Send a shorter text, or split it over several calls.",
     )
+
+
+def _of_text(i: int, error: ArgumentError) -> ArgumentError:
+    said = f"Text {i} of the list (the first is 0): {error.message}"
+    return ArgumentError(said, code=error.code, field=error.field, got=error.got, allowed=error.allowed, hint=error.hint)

@@ -1,7 +1,9 @@
 """publish_sae."""
 
+import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
@@ -15,7 +17,7 @@ from saescope_mcp.tool import Tool, next_call
 
 if TYPE_CHECKING:
     from saescope.evals import Evaluation
-    from saescope.publish import Publication
+    from saescope.publish import Loading, Publication
     from saescope.saes import SAE
 
 
@@ -26,11 +28,11 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
     if request.repo_id and state.settings.offline:
         raise OfflineError("A repository needs the network, which SAESCOPE_OFFLINE forbids.", field="repo_id", hint="Give path instead.")
     path = readable(request.path, state.settings, "path") if request.path else ""
-    given = _given(state, request)
+    given, model = _given(state, request), _local_model(state, request)
 
     async def work(job: Job) -> PublishSaeReply:
         job.say("reading the SAE")
-        return await state.workers.run(partial(_publish, given, request, path))
+        return await state.workers.run(partial(_publish, given, request, path, model))
 
     key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
     job = state.jobs.start("publish_sae", key, request, work)
@@ -71,7 +73,17 @@ def _given(state: AppState, request: PublishSae) -> "Source | SAE":
     return known[0]
 
 
-def _publish(given: "Source | SAE", request: PublishSae, path: str) -> PublishSaeReply:
+def _local_model(state: AppState, request: PublishSae) -> str:
+    """The folder or file of the model, which the published name does not tell; empty for a model of the hub."""
+    if request.job_id:
+        model = state.runs.get(request.job_id).settings["model"]
+    else:
+        known = state.known.all().get(request.sae)
+        model = known[0].model if known else ""
+    return model if model and Path(model).exists() else ""
+
+
+def _publish(given: "Source | SAE", request: PublishSae, path: str, model: str) -> PublishSaeReply:
     from saescope.publish import publish
 
     sae = _read(given) if isinstance(given, Source) else given
@@ -85,7 +97,13 @@ def _publish(given: "Source | SAE", request: PublishSae, path: str) -> PublishSa
         private=request.private,
         dry_run=request.dry_run,
     )
-    return _reply(request, done, evaluation)
+    return _reply(request, replace(done, load=_with_model(done.load, model)) if model else done, evaluation)
+
+
+def _with_model(load: "Loading", model: str) -> "Loading":
+    """The calls for this machine, where the model is a folder."""
+    said = json.dumps(model)
+    return load._replace(tool=f"{load.tool[:-1]}, model={said})", command=f"{load.command} --model {said}")
 
 
 def _read(source: Source) -> "SAE":

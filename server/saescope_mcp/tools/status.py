@@ -71,7 +71,7 @@ def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:
     after = offset + MOST_JOBS
     more = after if after < len(rows) else None
     return JobStatusReply(
-        summary=f"{len(rows)} jobs, {sum(row.state == 'running' for row in rows)} of them running.",
+        summary=f"{len(rows)} {'job' if len(rows) == 1 else 'jobs'}, {sum(row.state == 'running' for row in rows)} of them running.",
         next=[next_call("job_status", offset=more)] if more else [],
         jobs=rows[offset:after],
         total=len(rows),

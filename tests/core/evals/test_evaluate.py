@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -261,9 +262,22 @@ def test_a_small_dataset_is_filled_up_unless_the_sae_was_trained_on_it(glass: La
     sae = perfect_sae(glass)
     text = evaluation_text(glass, sae, documents(200), n_tokens=2000, seed=0)
     assert text.n_tokens >= 2000 and "held-out part of stories" in text.warnings[0]
-    trained = replace(sae.cfg, metadata=replace(sae.cfg.metadata, raw={"dataset_path": "stories"}))
-    own = evaluation_text(glass, StandardSAE(trained, sae.tensors()), documents(200), n_tokens=2000, seed=0)
+    own = evaluation_text(glass, trained_on("stories", sae), documents(200), n_tokens=2000, seed=0)
     assert own.n_tokens < 400 and "asked for" in own.warnings[0]
+
+
+def test_the_folder_of_the_training_is_known_by_its_name_from_any_working_folder(glass: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for i, text in enumerate(documents(200).documents()):
+        (tmp_path / "mine" / f"{i}.txt").write_text(text, encoding="utf-8")
+    for said, filled_up in (("mine", False), (str(tmp_path / "mine"), False), ("yours", True), ("/elsewhere/mine", True)):
+        text = evaluation_text(glass, trained_on(said, perfect_sae(glass)), str(tmp_path / "mine"), n_tokens=2000, seed=0)
+        assert (text.n_tokens >= 2000) is filled_up, said
+
+
+def trained_on(dataset: str, sae: SAE) -> SAE:
+    cfg = replace(sae.cfg, metadata=replace(sae.cfg.metadata, raw={"dataset_path": dataset}))
+    return StandardSAE(cfg, sae.tensors())
 
 
 def test_a_text_without_a_counted_position_is_refused(glass: LanguageModel) -> None:

@@ -152,6 +152,14 @@ def test_what_is_not_one_token_is_refused_with_its_tokens(glass: LanguageModel, 
         assert f"{glass.token_text(token_id)!r} (#{token_id})" in caught.value.message
 
 
+@pytest.mark.parametrize(("field", "call"), [("target", 'target="#{}"'), ("tokens", 'tokens=["#{}"]')])
+def test_the_way_on_from_many_tokens_is_an_argument_as_it_is_typed(glass: LanguageModel, plain: Any, field: str, call: str) -> None:
+    first = plain("lighthouse", add_special_tokens=False).input_ids[0]
+    with pytest.raises(ArgumentError) as caught:
+        glass.single_token("lighthouse", field)
+    assert call.format(first) in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("positions", "include_special", "expected"),
     [
