@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saescope.errors import HookError, MismatchError, NumericError
 from saescope.hooks import Edit, edit_activations, hook_shape, record_activations
-from saescope.models import LanguageModel, canonical_name
+from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
 from saescope.saes import SAE
 
@@ -77,7 +77,7 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
                 hint=f"Load it with its own model{f', {meta.model_name}' if meta.model_name else ''}.",
             )
     said = canonical_name(meta.model_name) if meta.model_name else ""
-    if said and said in model.identities:
+    if said and (said in model.identities or meta.raw.get("model_fingerprint") == model_fingerprint(model)):
         return []
     if said and model.identities and not allow_mismatch:
         raise MismatchError(

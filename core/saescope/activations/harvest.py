@@ -1,6 +1,5 @@
 """Contexts to activations at one or several hooks, from one forward pass that ends at the last of them."""
 
-import hashlib
 from collections.abc import Sequence
 from math import prod
 
@@ -13,9 +12,6 @@ from saescope.cancel import checkpoint
 from saescope.errors import ArgumentError
 from saescope.hooks import hook_shape, record_activations
 from saescope.models import LanguageModel
-
-N_SAMPLES = 4096
-"""Entries of each parameter that enter a model's fingerprint."""
 
 
 class Harvester:
@@ -50,16 +46,6 @@ class Harvester:
 
     def _through_bridge(self, ids: Int[Tensor, "batch n_pos"]) -> dict[str, Float[Tensor, "batch n_pos _"]]:
         return {name: x.flatten(2) for name, x in record_activations(self.model, ids, self.widths).items()}
-
-
-def model_fingerprint(model: LanguageModel) -> str:
-    """Changes when the weights do: name, revision, and a sample of every parameter."""
-    digest = hashlib.sha256(f"{model.name} {model.revision} {model.dtype}".encode())
-    for name, parameter in model.bridge.original_model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // N_SAMPLES)].float().cpu().contiguous()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _agree(ours: dict[str, Tensor], reference: dict[str, Tensor], dtype: torch.dtype) -> bool:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from saescope.activations.buffer import Rows, n_rows
-from saescope.activations.harvest import Harvester, model_fingerprint
+from saescope.activations.harvest import Harvester
 from saescope.activations.text import Dataset
 from saescope.activations.tokens import ContextConfig, ContextStream, counted_positions, empty_error
 from saescope.errors import NumericError
-from saescope.models import LanguageModel
+from saescope.models import LanguageModel, model_fingerprint
 
 FORWARD_TOKENS = {"cpu": 2048}
 """Tokens of one forward pass, by device; on a GPU more."""

@@ -1,6 +1,7 @@
 """Language models on transformer-lens: loading, tokens, forward passes, and what the unembedding reads."""
 
 from saescope.devices import pick_device
+from saescope.models.fingerprint import model_fingerprint
 from saescope.models.language_model import LanguageModel, StopForward
 from saescope.models.loading import canonical_name, load_model
 from saescope.models.predictions import TargetLogit, logit_of, read_token, resolve_position, token_pair, top_tokens
@@ -18,6 +19,7 @@ __all__ = [
     "counted",
     "load_model",
     "logit_of",
+    "model_fingerprint",
     "peek_model_bytes",
     "pick_device",
     "read_token",

@@ -11,7 +11,7 @@ from saescope import checkpoints as disk
 from saescope.activations import ActivationStore
 from saescope.errors import Cancelled, FormatError, ResourceError
 from saescope.hooks import hook_shape
-from saescope.models import LanguageModel, load_model
+from saescope.models import LanguageModel, load_model, model_fingerprint
 from saescope.saes import SAE
 from saescope.training.config import TrainConfig
 from saescope.training.data import StoreBatches, WatchedSource, row_source, store_config
@@ -116,6 +116,7 @@ class TrainingRun:
         sae = self.trainer.result()
         metadata = sae.cfg.metadata
         said = {**metadata.raw, "dataset_path": public_name(self.cfg.dataset), "model_revision": self.model.revision}
+        said["model_fingerprint"] = model_fingerprint(self.model)
         sae.cfg = replace(sae.cfg, metadata=replace(metadata, model_name=self.model.name, raw=said))
         return sae
 

@@ -8,11 +8,10 @@ from tests.core.oracle import Family
 from torch import Tensor
 
 from saescope.activations import Harvester
-from saescope.activations.harvest import model_fingerprint
 from saescope.activations.plain import PlainModel, plain_model
 from saescope.errors import HookError, SaescopeError
 from saescope.hooks import edit_activations, record_activations
-from saescope.models import LanguageModel
+from saescope.models import LanguageModel, model_fingerprint
 
 FAST = ("glass", "gpt2", "gemma3", "llama", "qwen3", "neox")
 IDS = torch.randint(4, 1000, (3, 40), generator=torch.Generator().manual_seed(1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 import saescope as ss
@@ -17,6 +18,7 @@ from saescope.activations.sources import FORWARD_TOKENS
 from saescope.errors import ConfigError, FormatError, HookError, NotFoundError, ResourceError
 from saescope.load import load_sae
 from saescope.models import LanguageModel
+from saescope.splice import check_fits
 from saescope.training import Plan, TrainConfig, TrainingRun, make_plan, plan, train, train_config
 from saescope.training.data import Rate, WatchedSource
 from saescope.training.history import concerns
@@ -48,6 +50,20 @@ def test_train_gives_an_sae_that_knows_where_it_belongs(glass: LanguageModel) ->
     sae = ss.train(small(glass), model=glass)
     assert (sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name, sae.cfg.d_sae) == ("glassllm-en", HOOK, 64)
     assert ss.check_sae(glass, sae).l0 == 4
+
+
+def test_a_saved_sae_knows_its_model_by_the_weights(glass: LanguageModel, tmp_path: Path) -> None:
+    train(small(glass), model=glass).save(tmp_path / "sae")
+    sae = load_sae(tmp_path / "sae")
+    assert check_fits(glass, sae) == []
+    with torch.no_grad():
+        weight = next(glass.bridge.original_model.parameters())
+        was = weight.flatten()[0].clone()
+        weight.view(-1)[0] += 1
+        try:
+            assert "is not known" in check_fits(glass, sae)[0]
+        finally:
+            weight.view(-1)[0] = was
 
 
 def test_the_same_call_goes_on_where_it_was_cut_off(glass: LanguageModel, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.activations import EMBEDDED, Dataset, Harvester, open_dataset
-from saescope.activations.harvest import model_fingerprint
 from saescope.errors import Cancelled, ConfigError, FormatError, NumericError
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
@@ -25,7 +24,7 @@ from saescope.features.index.firings import Contexts
 from saescope.features.index.hashing import hash_contexts, is_quiz
 from saescope.features.index.store import IndexOrigin, folder_of, index_root, write_index
 from saescope.features.index.texts import ContextLog
-from saescope.models import LanguageModel
+from saescope.models import LanguageModel, model_fingerprint
 from saescope.ops import SparseActs
 from saescope.saes import SAE
 from saescope.splice import check_fits, prepare_input, read_hook
