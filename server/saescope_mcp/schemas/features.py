@@ -127,7 +127,7 @@ class FindFeatures(Request):
 
 def _refuse(field: str, wanted: str, conflict: bool) -> None:
     kind = "conflicting_arguments" if conflict else "missing_argument"
-    raise PydanticCustomError(kind, "give {wanted}", {"field": field, "wanted": wanted, "allowed": f"so that there is {wanted}"})
+    raise PydanticCustomError(kind, "give {wanted}", {"field": field, "wanted": wanted, "allowed": wanted})
 
 
 class QuizFeature(Request):

@@ -29,7 +29,7 @@ async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureRepl
         summary=f"Quiz {quiz.id} on feature {request.feature}: {len(quiz.items)} texts. Detection items: does the feature fire anywhere in "
         "the text? Fuzzing items: does it fire on the token between ⟦ and ⟧?",
         warnings=quiz.warnings,
-        next=[next_call("label_feature", sae=request.sae, feature=request.feature, text="...", quiz_id=quiz.id, answers=["..."])],
+        next=[next_call("label_feature", sae=request.sae, feature=request.feature, text="...", quiz_id=quiz.id, answers=[True, False])],
         quiz_id=quiz.id,
         feature=request.feature,
         items=[QuizItem.model_validate(item, from_attributes=True) for item in quiz.items],
