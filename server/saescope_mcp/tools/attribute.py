@@ -75,7 +75,8 @@ def _evidence(found: "Attribution") -> Evidence:
 
 
 def _summary(found: "Attribution") -> str:
-    what = f"logit of {found.target.token!r}" + (f" minus that of {found.against.token!r}" if found.against else "")
+    rank = f" (the model's choice no. {found.target.rank})" if found.target.rank > 1 else ""
+    what = f"logit of {found.target.token!r}{rank}" + (f" minus that of {found.against.token!r}" if found.against else "")
     share = (
         f"{100 * found.error_share:.0f}% of the attribution lies in the SAE's error."
         if found.error_share is not None

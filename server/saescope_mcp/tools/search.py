@@ -166,7 +166,9 @@ def _summary(found: "core.Found", by: str) -> str:
 
 
 def _describe(request: FindFeatures, features: Sequence[int]) -> list[str]:
-    return [next_call("describe_feature", sae=request.sae, feature=features[0])] if features else []
+    if features:
+        return [next_call("describe_feature", sae=request.sae, feature=features[0])]
+    return [next_call("find_features", sae=request.sae, texts=["..."], against=["..."])] if request.query else []
 
 
 def _read_on(request: FindFeatures, offset: int) -> str:

@@ -148,12 +148,16 @@ def _effect(done: "core.Intervention", what: str) -> str:
 
 
 def _next(request: SteerGenerate, verdict: str) -> list[str]:
-    """Half the strength where the text fell apart, twice where nothing is to be seen, else a measured look at one prediction."""
+    """Half the strength where the text fell apart, twice where nothing is to be seen, the user's concept where the feature's own tokens
+    were counted in vain, else a measured look at one prediction."""
     factor = {"degenerate": 0.5, "no visible effect": 2.0}.get(verdict.split(":")[0])
     tunable = all(feature.mode in ("add", "clamp") and 0 < abs(feature.strength) <= MOST_DOUBLED for feature in request.features)
     if factor and tunable:
         changed = [_said(feature) | {"strength": factor * feature.strength} for feature in request.features]
         return [_next_call("steer_generate", request, features=changed)]
+    if verdict.startswith("unspecific") and not request.concept_tokens:
+        features = [_said(feature) for feature in request.features]
+        return [_next_call("steer_generate", request, features=features, concept_tokens=["..."])]
     return [_next_call("intervene", request, edits=[_said(feature) for feature in request.features])]
 
 

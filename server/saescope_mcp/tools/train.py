@@ -152,7 +152,7 @@ def _summary(run: Run) -> str:
             quality = f": L0 {latest['l0']:.1f}, explained variance {latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
             return f"{run.result['sae']} is trained{quality if latest else ''} (on the last batch). It loads by its handle."
         case "queued":
-            return f"{run.id} is queued: {run.message}." + (f" {planned(plan)}" if plan else "")
+            return f"{run.id} has not started yet: {run.message}." + (f" {planned(plan)}" if plan else "")
         case "running":
             return f"{run.id} is running, at {at}: {run.message}." + (f" {planned(plan)}" if plan else "")
         case "failed":
