@@ -3,21 +3,12 @@
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 import platformdirs
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
-
-
-@dataclass(frozen=True, slots=True)
-class SAERef:
-    """An SAE of a release, as the field names it: ("gpt2-small-res-jb", "blocks.8.hook_resid_pre")."""
-
-    release: str
-    sae_id: str
 
 
 def split_hook(hook_name: str) -> tuple[int | None, str]:
