@@ -28,8 +28,17 @@ from torch import Tensor
 warnings.simplefilter("ignore")
 
 ARCHITECTURES = ("topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated")
-NAMES = {"topk": "TopK", "batchtopk": "BatchTopK", "matryoshka_batchtopk": "MatryoshkaBatchTopK", "jumprelu": "JumpReLU"}
-COEFFICIENTS = {"jumprelu": "l0_coefficient", "standard": "l1_coefficient", "gated": "l1_coefficient"}
+NAMES = {
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "matryoshka_batchtopk": "MatryoshkaBatchTopK",
+    "jumprelu": "JumpReLU",
+}
+COEFFICIENTS = {
+    "jumprelu": "l0_coefficient",
+    "standard": "l1_coefficient",
+    "gated": "l1_coefficient",
+}
 
 
 @dataclass
@@ -71,19 +80,29 @@ class Toy:
 
     def problem(self) -> Problem:
         generator = torch.Generator().manual_seed(self.seed)
-        features = torch.nn.functional.normalize(torch.randn(self.n_true, self.d, generator=generator), dim=1)
+        features = torch.nn.functional.normalize(
+            torch.randn(self.n_true, self.d, generator=generator), dim=1
+        )
         zipf = torch.arange(1, self.n_true + 1).float() ** -self.exponent
         low, high = 0.0, 1e9
-        for _ in range(100):  # rates proportional to 1/rank^exponent, at most 0.5, that sum to `active`
+        for _ in range(
+            100
+        ):  # rates proportional to 1/rank^exponent, at most 0.5, that sum to `active`
             scale = (low + high) / 2
-            low, high = (scale, high) if float((zipf * scale).clamp(max=0.5).sum()) < self.active else (low, scale)
+            low, high = (
+                (scale, high)
+                if float((zipf * scale).clamp(max=0.5).sum()) < self.active
+                else (low, scale)
+            )
         self.rates = (zipf * low).clamp(max=0.5)
         centre = self.mean * torch.randn(self.d, generator=generator) / self.d**0.5
 
         def draw(n: int) -> Tensor:
             fires = torch.rand(n, self.n_true, generator=generator) < self.rates
             acts = fires * (0.5 + torch.rand(n, self.n_true, generator=generator))
-            return self.scale * (acts @ features + centre + self.noise * torch.randn(n, self.d, generator=generator))
+            return self.scale * (
+                acts @ features + centre + self.noise * torch.randn(n, self.d, generator=generator)
+            )
 
         return Problem(draw(self.n_train), draw(20_000), features, self.active, self.d_sae)
 
@@ -91,11 +110,19 @@ class Toy:
 TOYS = {
     "toy": Toy(d_sae=192),
     "small": Toy(d=32, n_true=64, active=3.0, d_sae=64, n_train=200_000, scale=1.0, mean=0.0),
-    "wide": Toy(d=128, n_true=512, active=10.0, d_sae=512, scale=40.0, n_train=500_000, exponent=1.0),
+    "wide": Toy(
+        d=128, n_true=512, active=10.0, d_sae=512, scale=40.0, n_train=500_000, exponent=1.0
+    ),
 }
 
 
-def score(encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor], rows: Tensor, problem: Problem, seconds: float) -> Score:
+def score(
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    problem: Problem,
+    seconds: float,
+) -> Score:
     fired, n_active, error = torch.zeros(len(rows)), 0.0, 0.0
     for x in problem.held.split(2048):
         acts = encode(x)
@@ -107,14 +134,28 @@ def score(encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor]
     if problem.features is not None:
         best = (problem.features @ torch.nn.functional.normalize(rows.float(), dim=1).T).amax(1)
         cosine, found = float(best.mean()), float((best > 0.9).float().mean())
-    return Score(n_active / len(problem.held), 1 - error / total, float((fired == 0).float().mean()), cosine, found, seconds)
+    return Score(
+        n_active / len(problem.held),
+        1 - error / total,
+        float((fired == 0).float().mean()),
+        cosine,
+        found,
+        seconds,
+    )
 
 
 def ours(problem: Problem, architecture: str, batch_size: int, **knobs: Any) -> Score:
     from saescope.training import TrainConfig, Trainer
 
-    given: dict[str, Any] = {"architecture": architecture, "d_in": problem.train.shape[1], "d_sae": problem.d_sae, "k": problem.k}
-    cfg = TrainConfig(hook_name="x", training_tokens=len(problem.train), batch_size=batch_size, **(given | knobs))
+    given: dict[str, Any] = {
+        "architecture": architecture,
+        "d_in": problem.train.shape[1],
+        "d_sae": problem.d_sae,
+        "k": problem.k,
+    }
+    cfg = TrainConfig(
+        hook_name="x", training_tokens=len(problem.train), batch_size=batch_size, **(given | knobs)
+    )
     started = time.perf_counter()
     trainer = Trainer(cfg, Parts(problem.train, cfg.batch_size))
     trainer.run()
@@ -163,7 +204,9 @@ def sae_lens(problem: Problem, architecture: str, batch_size: int, **knobs: Any)
         given["matryoshka_widths"] = [problem.d_sae // 16, problem.d_sae // 4, problem.d_sae]
     torch.manual_seed(0)
     lr = knobs.pop("lr", 3e-4)
-    sae = getattr(peer, f"{prefix}TrainingSAE")(getattr(peer, f"{prefix}TrainingSAEConfig")(**(given | knobs)))
+    sae = getattr(peer, f"{prefix}TrainingSAE")(
+        getattr(peer, f"{prefix}TrainingSAEConfig")(**(given | knobs))
+    )
     n_used = len(problem.train) // batch_size * batch_size
     cfg = SAETrainerConfig(
         n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=n_used, device="cpu", autocast=False,
@@ -208,9 +251,22 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES))
     parser.add_argument("--d-sae", type=int, default=0)
     parser.add_argument("--k", type=float, default=0)
-    parser.add_argument("--batch-size", type=int, default=0, help="0 = what our defaults choose; sae-lens gets the same")
-    parser.add_argument("--coefficients", type=float, nargs="*", default=[0.1, 1.0, 10.0, 100.0], help="sae-lens's; its default is 1")
-    parser.add_argument("--peer-lr", type=float, nargs="*", default=[3e-4], help="sae-lens's; its default is 3e-4")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=0,
+        help="0 = what our defaults choose; sae-lens gets the same",
+    )
+    parser.add_argument(
+        "--coefficients",
+        type=float,
+        nargs="*",
+        default=[0.1, 1.0, 10.0, 100.0],
+        help="sae-lens's; its default is 1",
+    )
+    parser.add_argument(
+        "--peer-lr", type=float, nargs="*", default=[3e-4], help="sae-lens's; its default is 3e-4"
+    )
     parser.add_argument("--n-train", type=int, default=0)
     parser.add_argument("--knobs", type=json.loads, default={})
     parser.add_argument("--who", nargs="*", default=["ours", "sae-lens"])
@@ -223,14 +279,18 @@ def main() -> None:
     print(
         f"{args.problem}: {len(problem.train):,} x {problem.train.shape[1]}, d_sae {problem.d_sae}, k {problem.k}, batch {args.batch_size}"
     )
-    print("| architecture | trained by | L0 | explained variance | dead | cosine | found | s |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| architecture | trained by | L0 | explained variance | dead | cosine | found | s |\n|---|---|---|---|---|---|---|---|"
+    )
     for architecture in args.architectures:
         compare(problem, architecture, args)
 
 
 def compare(problem: Problem, architecture: str, args: argparse.Namespace) -> None:
     problem.held = problem.held.float()
-    mine = ours(problem, architecture, args.batch_size, **args.knobs) if "ours" in args.who else None
+    mine = (
+        ours(problem, architecture, args.batch_size, **args.knobs) if "ours" in args.who else None
+    )
     if mine:
         line("saescope", architecture, mine)
     if "sae-lens" not in args.who:
@@ -241,10 +301,15 @@ def compare(problem: Problem, architecture: str, args: argparse.Namespace) -> No
         for value in args.coefficients if coefficient else [0.0]:
             knobs = {"lr": lr} | ({coefficient: value} if coefficient else {})
             rows.append(sae_lens(problem, architecture, args.batch_size, **knobs))
-            line("sae-lens " + " ".join(f"{name}={knob:g}" for name, knob in knobs.items()), architecture, rows[-1])
+            line(
+                "sae-lens " + " ".join(f"{name}={knob:g}" for name, knob in knobs.items()),
+                architecture,
+                rows[-1],
+            )
         if mine and coefficient:
             print(
-                f"| {architecture} | sae-lens lr={lr:g} at our L0 | {mine.l0:.1f} | {interpolated(rows, mine.l0):.4f} | | | | |", flush=True
+                f"| {architecture} | sae-lens lr={lr:g} at our L0 | {mine.l0:.1f} | {interpolated(rows, mine.l0):.4f} | | | | |",
+                flush=True,
             )
 
 

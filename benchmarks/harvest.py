@@ -45,7 +45,9 @@ def interleaved(candidates: Candidates, rounds: int) -> dict[str, list[float]]:
 def report(title: str, times: dict[str, list[float]], n_tokens: int, ours: str) -> None:
     print(f"\n{title}\n| candidate | tokens per CPU s | {ours} is faster by |\n|---|---|---|")
     for name, seconds in times.items():
-        ratio = statistics.median(theirs / mine for theirs, mine in zip(seconds, times[ours], strict=True))
+        ratio = statistics.median(
+            theirs / mine for theirs, mine in zip(seconds, times[ours], strict=True)
+        )
         print(f"| {name} | {n_tokens / statistics.median(seconds):,.0f} | {ratio:.2f} |")
 
 
@@ -53,16 +55,29 @@ def sae_lens_store(model: Any, hook_name: str, d_in: int) -> ActivationsStore:
     """Their store with just what `get_activations` reads."""
     store = object.__new__(ActivationsStore)
     store.model, store.hook_name, store.hook_head_index, store.d_in = model, hook_name, None, d_in
-    store.autocast_lm, store.model_kwargs, store.seqpos_slice, store.device = False, {}, (None,), torch.device("cpu")
+    store.autocast_lm, store.model_kwargs, store.seqpos_slice, store.device = (
+        False,
+        {},
+        (None,),
+        torch.device("cpu"),
+    )
     return store
 
 
 def hooked_transformer(folder: str, hf: Any, tokenizer: Any) -> HookedTransformer:
     """Their default model class, from a local folder and without processing."""
-    cfg = loading.get_pretrained_model_config(folder, hf_cfg=hf.config.to_dict(), device="cpu", fold_ln=False, default_prepend_bos=False)
+    cfg = loading.get_pretrained_model_config(
+        folder, hf_cfg=hf.config.to_dict(), device="cpu", fold_ln=False, default_prepend_bos=False
+    )
     state = loading.get_pretrained_state_dict(folder, cfg, hf)
     model = HookedTransformer(cfg, tokenizer, move_to_device=False)
-    model.load_and_process_state_dict(state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
+    model.load_and_process_state_dict(
+        state,
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
     return model
 
 
@@ -78,10 +93,17 @@ def compare_harvest(folder: str, rounds: int) -> None:
     for n_contexts, context_size in ((16, 128), (2, 1024)):
         harvester = Harvester(model, [hook_name], context_size)
         assert harvester.plain is not None
-        ids = torch.randint(3, hf.config.vocab_size, (n_contexts, context_size), generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(
+            3,
+            hf.config.vocab_size,
+            (n_contexts, context_size),
+            generator=torch.Generator().manual_seed(0),
+        )
         kept = torch.arange(ids.numel()).reshape(ids.shape)[:, 1:].flatten()
 
-        def ours(harvester: Harvester = harvester, ids: Tensor = ids, kept: Tensor = kept) -> Tensor:
+        def ours(
+            harvester: Harvester = harvester, ids: Tensor = ids, kept: Tensor = kept
+        ) -> Tensor:
             return harvester(ids)[hook_name].flatten(0, 1).index_select(0, kept)
 
         def theirs(store: ActivationsStore, ids: Tensor = ids) -> Tensor:
@@ -91,7 +113,10 @@ def compare_harvest(folder: str, rounds: int) -> None:
         for rows in (ours(), theirs(legacy)[kept]):
             assert float(((rows - reference).norm(dim=1) / reference.norm(dim=1)).max()) < 1e-3
         candidates: Candidates = {"saescope": ours}
-        candidates |= {"sae-lens, HookedTransformer (default)": lambda: theirs(legacy), "sae-lens, Hugging Face": lambda: theirs(proxied)}
+        candidates |= {
+            "sae-lens, HookedTransformer (default)": lambda: theirs(legacy),
+            "sae-lens, Hugging Face": lambda: theirs(proxied),
+        }
         title = f"Harvest, {os.path.basename(folder)} {hook_name}, {n_contexts} contexts of {context_size}"
         report(title, interleaved(candidates, rounds), ids.numel(), "saescope")
 
@@ -101,7 +126,13 @@ class Repeated(RowSource):
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.widths = rows, {"x": rows.shape[1]}
-        self.device, self.fingerprint, self.max_rows, self.memory_bytes, self.epoch = rows.device, "", len(rows), 0, 0
+        self.device, self.fingerprint, self.max_rows, self.memory_bytes, self.epoch = (
+            rows.device,
+            "",
+            len(rows),
+            0,
+            0,
+        )
 
     def next_rows(self) -> dict[str, Tensor]:
         return {"x": self.rows}
@@ -112,7 +143,9 @@ class Repeated(RowSource):
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
-def compare_buffers(rounds: int, *, d_in: int = 576, batch_size: int = 4096, n_batches: int = 32) -> None:
+def compare_buffers(
+    rounds: int, *, d_in: int = 576, batch_size: int = 4096, n_batches: int = 32
+) -> None:
     rows = torch.randn(4096, d_in)
 
     def endless() -> Iterator[Tensor]:
@@ -122,17 +155,27 @@ def compare_buffers(rounds: int, *, d_in: int = 576, batch_size: int = 4096, n_b
     for buffer_tokens in (2**16, 2**17):
         stores = {
             f"saescope, {dtype}": ActivationStore(
-                Repeated(rows), StoreConfig(n_tokens=2**40, batch_size=batch_size, buffer_tokens=buffer_tokens, dtype=dtype)
+                Repeated(rows),
+                StoreConfig(
+                    n_tokens=2**40, batch_size=batch_size, buffer_tokens=buffer_tokens, dtype=dtype
+                ),
             )
             for dtype in ("bfloat16", "float32")
         }
-        streams: dict[str, Iterator[Any]] = stores | {"sae-lens": mixing_buffer(buffer_tokens, batch_size, endless(), 0.5)}
+        streams: dict[str, Iterator[Any]] = stores | {
+            "sae-lens": mixing_buffer(buffer_tokens, batch_size, endless(), 0.5)
+        }
 
         def draw(stream: Iterator[Any]) -> Callable[[], Any]:
             return lambda: [len(next(stream)) for _ in range(n_batches)]
 
         times = interleaved({name: draw(stream) for name, stream in streams.items()}, rounds)
-        report(f"Mixing buffer of {buffer_tokens} rows of {d_in}", times, n_batches * batch_size, "saescope, bfloat16")
+        report(
+            f"Mixing buffer of {buffer_tokens} rows of {d_in}",
+            times,
+            n_batches * batch_size,
+            "saescope, bfloat16",
+        )
 
 
 def main() -> None:
@@ -142,7 +185,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     random.seed(0)
-    print(f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds")
+    print(
+        f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds"
+    )
     compare_buffers(arguments.rounds)
     compare_harvest(arguments.folder, arguments.rounds)
 

@@ -43,7 +43,9 @@ def least_work(model: LanguageModel, sae: SAE, cfg: IndexConfig) -> Callable[[],
     def work() -> None:
         with torch.no_grad():
             for ids in contexts:
-                sae.encode_sparse(prepare_input(model, sae, harvester(ids.clamp(min=0).long())[read_hook(sae)]))
+                sae.encode_sparse(
+                    prepare_input(model, sae, harvester(ids.clamp(min=0).long())[read_hook(sae)])
+                )
 
     return work
 
@@ -58,14 +60,18 @@ def main() -> None:
     model, sae = ss.load_model(device="cpu"), ss.load_sae(device="cpu")
     cfg = IndexConfig(n_tokens=arguments.n_tokens, prepend_bos=False)
     least = least_work(model, sae, cfg)
-    print(f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, {arguments.n_tokens} tokens, {sae.cfg.d_sae} features")
+    print(
+        f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, {arguments.n_tokens} tokens, {sae.cfg.d_sae} features"
+    )
     rows: list[tuple[float, float]] = []
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as root:
             run = IndexRun(model, [sae], open_dataset("embedded"), cfg, root=Path(root))
             times = {work: seconds(work) for work in random.sample([least, run.go], 2)}
         rows.append((times[least], times[run.go]))
-        print(f"forward and encode {rows[-1][0]:.2f} s, index {rows[-1][1]:.2f} s, ratio {rows[-1][1] / rows[-1][0]:.3f}")
+        print(
+            f"forward and encode {rows[-1][0]:.2f} s, index {rows[-1][1]:.2f} s, ratio {rows[-1][1] / rows[-1][0]:.3f}"
+        )
     print(f"ratio {statistics.median(b / a for a, b in rows):.3f} (median of {len(rows)})")
 
 

@@ -55,14 +55,22 @@ def write_sae(folder: Path) -> None:
 
     rng = torch.Generator().manual_seed(0)
     cfg = StandardConfig(architecture="standard", d_in=D_IN, d_sae=D_SAE)
-    StandardSAE(cfg, {name: 0.05 * torch.randn(shape, generator=rng) for name, shape in StandardSAE.shapes(cfg).items()}).save(folder)
+    StandardSAE(
+        cfg,
+        {
+            name: 0.05 * torch.randn(shape, generator=rng)
+            for name, shape in StandardSAE.shapes(cfg).items()
+        },
+    ).save(folder)
 
 
 def measure(python: str, what: tuple[str, str], path: str, dtype: str) -> dict[str, float]:
     """One load in a process of its own."""
     code = MEASURE.format(imports=what[0], load=what[1].format(path=path, dtype=dtype), d_in=D_IN)
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=False, env=env
+    )
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -70,10 +78,18 @@ def measure(python: str, what: tuple[str, str], path: str, dtype: str) -> dict[s
 
 def compare(peer: str, path: str, dtype: str) -> None:
     """Both in turns, after one load each that warms the files."""
-    pairs = [(measure(sys.executable, OURS, path, dtype), measure(peer, THEIRS, path, dtype)) for _ in range(RUNS + 1)][1:]
-    for name, rows in (("saescope", [ours for ours, _ in pairs]), ("sae-lens", [theirs for _, theirs in pairs])):
+    pairs = [
+        (measure(sys.executable, OURS, path, dtype), measure(peer, THEIRS, path, dtype))
+        for _ in range(RUNS + 1)
+    ][1:]
+    for name, rows in (
+        ("saescope", [ours for ours, _ in pairs]),
+        ("sae-lens", [theirs for _, theirs in pairs]),
+    ):
         middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        spread = f"{min(row['used_s'] for row in rows):.2f} to {max(row['used_s'] for row in rows):.2f}"
+        spread = (
+            f"{min(row['used_s'] for row in rows):.2f} to {max(row['used_s'] for row in rows):.2f}"
+        )
         print(
             f"{dtype:9} {name:9} load {middle['load_s']:.2f} s, peak {middle['peak']:.2f} x the weights; to the first reconstruction "
             f"{middle['used_s']:.2f} s ({spread}), peak {middle['used_peak']:.2f} x; imports {middle['import_s']:.2f} s; "
@@ -82,13 +98,17 @@ def compare(peer: str, path: str, dtype: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer", required=True, help="the Python of an environment with sae-lens")
     peer = parser.parse_args().peer
     with tempfile.TemporaryDirectory() as folder:
         write_sae(Path(folder))
         size = (Path(folder) / "sae_weights.safetensors").stat().st_size
-        print(f"{size / 1e6:.0f} MB, d_in {D_IN}, d_sae {D_SAE}; {RUNS} runs each, in turns; load average {os.getloadavg()[0]:.1f}")
+        print(
+            f"{size / 1e6:.0f} MB, d_in {D_IN}, d_sae {D_SAE}; {RUNS} runs each, in turns; load average {os.getloadavg()[0]:.1f}"
+        )
         for dtype in ("float32", "bfloat16"):
             compare(peer, folder, dtype)
 

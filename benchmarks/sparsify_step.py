@@ -72,7 +72,11 @@ def ours(*, update: bool = True) -> Callable[[Tensor], Any]:
     params = {"encoder": start.encoder.weight.data, "decoder": start.W_dec.data}
     params |= {"b_enc": start.encoder.bias.data, "b_dec": start.b_dec.data}
     objective = Objective(architecture="topk", d_in=D, d_out=D, d_sae=F, k=float(K), revival="auxk")
-    compute, optimizer, deadness = make_step(objective, params), Adam(params), Deadness(F, 1000, torch.device("cpu"))
+    compute, optimizer, deadness = (
+        make_step(objective, params),
+        Adam(params),
+        Deadness(F, 1000, torch.device("cpu")),
+    )
 
     def step(x: Tensor) -> Any:
         result = compute(Batch(x, x), coefficients=Coefficients(0.0, 1.0), dead=deadness.mask)
@@ -101,18 +105,26 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     apart = check_gradients()
-    candidates = {"ours": ours(), "sparsify, signum (default)": theirs(signum), "sparsify, Adam": theirs(adam)}
+    candidates = {
+        "ours": ours(),
+        "sparsify, signum (default)": theirs(signum),
+        "sparsify, Adam": theirs(adam),
+    }
     times: dict[str, list[float]] = {name: [] for name in candidates}
     batches = inputs(2)
     for turn in range(-1, rounds):
         for name in random.sample(sorted(candidates), len(candidates)):
             seconds = clock(candidates[name], batches[turn % 2])[0]
             times[name] += [seconds] if turn >= 0 else []
-    print(f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, 1 thread, {rounds} rounds; encoder gradients {apart:.0e} apart\n")
+    print(
+        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, 1 thread, {rounds} rounds; encoder gradients {apart:.0e} apart\n"
+    )
     print("| step | CPU ms | ours is faster by | target |\n|---|---|---|---|")
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, times["ours"], strict=True))
-        print(f"| {name} | {statistics.median(seconds) * 1e3:.0f} | {ratio:.2f} | {TARGET if name != 'ours' else ''} |")
+        print(
+            f"| {name} | {statistics.median(seconds) * 1e3:.0f} | {ratio:.2f} | {TARGET if name != 'ours' else ''} |"
+        )
 
 
 if __name__ == "__main__":

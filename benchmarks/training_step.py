@@ -54,15 +54,24 @@ def peer(case: dict[str, Any], *, best: bool = False) -> Any:
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    prefix = {"topk": "TopK", "batchtopk": "BatchTopK", "matryoshka_batchtopk": "MatryoshkaBatchTopK", "jumprelu": "JumpReLU"}
+    prefix = {
+        "topk": "TopK",
+        "batchtopk": "BatchTopK",
+        "matryoshka_batchtopk": "MatryoshkaBatchTopK",
+        "jumprelu": "JumpReLU",
+    }
     name = prefix.get(case["architecture"], case["architecture"].title())
     knobs: dict[str, Any] = {"k": K} if "topk" in case["architecture"] else {}
     if best:
-        knobs |= {"rescale_acts_by_decoder_norm": False} | ({"use_sparse_activations": True} if case["architecture"] == "topk" else {})
+        knobs |= {"rescale_acts_by_decoder_norm": False} | (
+            {"use_sparse_activations": True} if case["architecture"] == "topk" else {}
+        )
     if "widths" in case:
         knobs["matryoshka_widths"] = list(case["widths"])
     torch.manual_seed(0)
-    sae = getattr(sae_lens, f"{name}TrainingSAE")(getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=D, d_sae=F, **knobs))
+    sae = getattr(sae_lens, f"{name}TrainingSAE")(
+        getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=D, d_sae=F, **knobs)
+    )
     arrange(sae, case)
     cfg = SAETrainerConfig(
         n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=10**9, device="cpu", autocast=False,
@@ -89,7 +98,11 @@ def arrange(sae: Any, case: dict[str, Any]) -> None:
 
 def dead_mask(case: dict[str, Any]) -> Tensor:
     mask = torch.zeros(F, dtype=torch.bool)
-    mask[torch.randperm(F, generator=torch.Generator().manual_seed(1))[: int(F * case.get("dead", 0))]] = True
+    mask[
+        torch.randperm(F, generator=torch.Generator().manual_seed(1))[
+            : int(F * case.get("dead", 0))
+        ]
+    ] = True
     return mask
 
 
@@ -105,9 +118,18 @@ def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[
         architecture=case["architecture"], d_in=D, d_out=D, d_sae=F, k=float(K) if topk else 0.0,
         matryoshka_widths=tuple(case.get("widths", ())), revival=REVIVALS[case["architecture"]][1] if topk else "none",
     )  # fmt: skip
-    theirs = {name: p.detach().T if name == "W_enc" else p.detach() for name, p in sae.named_parameters()}
-    params = {OURS.get(name, name): tensor.clone(memory_format=torch.contiguous_format) for name, tensor in theirs.items()}
-    step, adam, deadness = make_step(objective, params), Adam(params), Deadness(F, 1000, torch.device("cpu"))
+    theirs = {
+        name: p.detach().T if name == "W_enc" else p.detach() for name, p in sae.named_parameters()
+    }
+    params = {
+        OURS.get(name, name): tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in theirs.items()
+    }
+    step, adam, deadness = (
+        make_step(objective, params),
+        Adam(params),
+        Deadness(F, 1000, torch.device("cpu")),
+    )
     deadness.idle[dead_mask(case)] = 10**6
 
     def run(x: Tensor) -> Any:
@@ -201,7 +223,9 @@ def random_parameters(case: dict[str, Any]) -> list[tuple[str, Tensor]]:
     torch.manual_seed(0)
     from types import SimpleNamespace
 
-    names = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(case["architecture"], ("b_enc",))
+    names = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(
+        case["architecture"], ("b_enc",)
+    )
     sae = SimpleNamespace(**{name: torch.zeros(F) for name in names})
     arrange(sae, case)
     decoder = torch.nn.functional.normalize(torch.randn(F, D), dim=1) * 0.1
@@ -220,7 +244,12 @@ def peak() -> float:
 
 
 def memory_of(name: str, which: str) -> float:
-    done = subprocess.run([sys.executable, __file__, "--memory", name, which], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory", name, which],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -256,7 +285,9 @@ def main() -> None:
         return
     with open("/proc/loadavg") as file:
         load = file.read().split()[0]
-    print(f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, {args.threads} thread(s), load {load}, {args.rounds} rounds\n")
+    print(
+        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, {args.threads} thread(s), load {load}, {args.rounds} rounds\n"
+    )
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for name in args.cases:
         report(name, args.rounds)

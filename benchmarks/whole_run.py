@@ -59,7 +59,13 @@ def run_ours(how: str, args: argparse.Namespace) -> dict[str, float]:
     from saescope.training import TrainingRun, train_config
 
     model = load_model(args.model, device="cpu", dtype="float32")
-    knobs = {"training_tokens": args.tokens, "context_size": CONTEXT, "batch_size": BATCH, "d_sae": D_SAE, "k": K}
+    knobs = {
+        "training_tokens": args.tokens,
+        "context_size": CONTEXT,
+        "batch_size": BATCH,
+        "d_sae": D_SAE,
+        "k": K,
+    }
     cfg = train_config(model, HOOK, dataset=args.text, cache_activations=how != "online", **knobs)
     wall, cpu = time.perf_counter(), time.process_time()
     run = TrainingRun(cfg, model)
@@ -75,7 +81,12 @@ def run_sae_lens(how: str, args: argparse.Namespace) -> dict[str, float]:
     from safetensors.torch import load_file
 
     os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
-    from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, LoggingConfig, TopKTrainingSAEConfig
+    from sae_lens import (
+        LanguageModelSAERunnerConfig,
+        LanguageModelSAETrainingRunner,
+        LoggingConfig,
+        TopKTrainingSAEConfig,
+    )
     from sae_lens.training.sae_trainer import SAETrainer
 
     hf = how == "sae-lens hf"
@@ -97,7 +108,9 @@ def run_sae_lens(how: str, args: argparse.Namespace) -> dict[str, float]:
         output_path=None,
     )
     model = None if hf else hooked_transformer(args.model)
-    runner = LanguageModelSAETrainingRunner(cfg, override_dataset=Dataset.from_dict({"input_ids": rows.tolist()}), override_model=model)
+    runner = LanguageModelSAETrainingRunner(
+        cfg, override_dataset=Dataset.from_dict({"input_ids": rows.tolist()}), override_model=model
+    )
     wall, cpu = time.perf_counter(), time.process_time()
     timed = Timed(runner.activations_store)
     trainer = SAETrainer(sae=runner.sae, data_provider=timed, cfg=cfg.to_sae_trainer_config())
@@ -109,12 +122,22 @@ def hooked_transformer(folder: str) -> Any:
     from harvest import hooked_transformer as wrap
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return wrap(folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder))
+    return wrap(
+        folder,
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
 
 
 def figures(wall: float, cpu: float, harvest: float, n_tokens: int) -> dict[str, float]:
     whole = time.process_time() - cpu
-    return {"harvest": harvest, "steps": whole - harvest, "whole": whole, "wall": time.perf_counter() - wall, "n_tokens": n_tokens}
+    return {
+        "harvest": harvest,
+        "steps": whole - harvest,
+        "whole": whole,
+        "wall": time.perf_counter() - wall,
+        "n_tokens": n_tokens,
+    }
 
 
 def write_contexts(args: argparse.Namespace) -> None:
@@ -139,29 +162,52 @@ def start(how: str, args: argparse.Namespace, home: str) -> dict[str, float]:
     python = args.peers if how in PEERS else sys.executable
     options = ["--tokens", str(args.tokens), "--only", how, "--contexts", args.contexts]
     command = [python, __file__, args.model, args.text, args.peers, *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"SAESCOPE_HOME": home})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"SAESCOPE_HOME": home}
+    )
     if done.returncode:
         raise SystemExit(f"{how} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def report(runs: dict[str, list[dict[str, float]]]) -> None:
-    middle = {how: {key: statistics.median(run[key] for run in of) for key in of[0]} for how, of in runs.items()}
-    print("| run | harvest, CPU s | steps, CPU s | whole, CPU s | wall s | positions |\n|---|---|---|---|---|---|")
+    middle = {
+        how: {key: statistics.median(run[key] for run in of) for key in of[0]}
+        for how, of in runs.items()
+    }
+    print(
+        "| run | harvest, CPU s | steps, CPU s | whole, CPU s | wall s | positions |\n|---|---|---|---|---|---|"
+    )
     for how, row in middle.items():
-        shown = " | ".join(f"{row[key]:,.0f}" for key in ("harvest", "steps", "whole", "wall", "n_tokens"))
+        shown = " | ".join(
+            f"{row[key]:,.0f}" for key in ("harvest", "steps", "whole", "wall", "n_tokens")
+        )
         print(f"| {NAMES[how]} | {shown} |")
-    print("\n| ratio of CPU time | " + " | ".join(NAMES[how] for how in PEERS if how in middle) + " |\n|---|---|---|")
+    print(
+        "\n| ratio of CPU time | "
+        + " | ".join(NAMES[how] for how in PEERS if how in middle)
+        + " |\n|---|---|---|"
+    )
     for part, ours, label in (
         ("harvest", "online", "harvest"),
         ("steps", "online", "steps"),
         ("whole", "online", "whole run, online (target 1.7)"),
         ("whole", "cached", "whole run, from stored activations (target 4)"),
     ):
-        print(f"| {label} | " + " | ".join(f"{middle[how][part] / middle[ours][part]:.2f}" for how in PEERS if how in middle) + " |")
+        print(
+            f"| {label} | "
+            + " | ".join(
+                f"{middle[how][part] / middle[ours][part]:.2f}" for how in PEERS if how in middle
+            )
+            + " |"
+        )
     four = middle["storing"]["whole"] + 3 * middle["cached"]["whole"]
     ratios = (f"{4 * middle[how]['whole'] / four:.2f}" for how in PEERS if how in middle)
-    print("| four SAEs, the first of which stores the activations (sum of runs; target 4) | " + " | ".join(ratios) + " |")
+    print(
+        "| four SAEs, the first of which stores the activations (sum of runs; target 4) | "
+        + " | ".join(ratios)
+        + " |"
+    )
 
 
 def main() -> None:
@@ -185,7 +231,9 @@ def main() -> None:
             for how in runs:
                 runs[how].append(start(how, args, str(Path(folder, f"home-{index}"))))
                 print(f"{how}: {runs[how][-1]}", file=sys.stderr, flush=True)
-    print(f"torch {torch.__version__}, 1 thread a run, load {os.getloadavg()[0]:.1f} at the end, {args.rounds} rounds\n")
+    print(
+        f"torch {torch.__version__}, 1 thread a run, load {os.getloadavg()[0]:.1f} at the end, {args.rounds} rounds\n"
+    )
     report(runs)
 
 

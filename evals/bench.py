@@ -45,7 +45,9 @@ def _random(folder: Path) -> Path:
     noise = torch.randn(256, 128, generator=torch.Generator().manual_seed(7))
     W_dec = noise / noise.norm(dim=-1, keepdim=True)
     zeros = {"b_enc": torch.zeros(256), "b_dec": torch.zeros(128)}
-    return _changed(folder / "gold-release", tensors={"W_enc": W_dec.T.contiguous(), "W_dec": W_dec, **zeros})
+    return _changed(
+        folder / "gold-release", tensors={"W_enc": W_dec.T.contiguous(), "W_dec": W_dec, **zeros}
+    )
 
 
 def _dense(folder: Path) -> Path:
@@ -68,7 +70,10 @@ def _twin(folder: Path) -> Path:
         "b_enc": weights["b_enc"][order],
         "b_dec": weights["b_dec"],
     }
-    return _changed(folder / "stories-second-run", tensors={name: value.contiguous() for name, value in turned.items()})
+    return _changed(
+        folder / "stories-second-run",
+        tensors={name: value.contiguous() for name, value in turned.items()},
+    )
 
 
 def _pickle(folder: Path) -> Path:
@@ -83,21 +88,45 @@ def _pickle(folder: Path) -> Path:
         "decoder.weight": weights["W_dec"].T,
         "b_dec": weights["b_dec"],
     }
-    torch.save({**{name: tensor.contiguous() for name, tensor in names.items()}, "k": torch.tensor(8)}, old / "ae.pt")
-    trainer = {"dict_class": "AutoEncoderTopK", "activation_dim": 128, "dict_size": 256, "k": 8, "layer": 2, "lm_name": "glassllm-en"}
+    torch.save(
+        {**{name: tensor.contiguous() for name, tensor in names.items()}, "k": torch.tensor(8)},
+        old / "ae.pt",
+    )
+    trainer = {
+        "dict_class": "AutoEncoderTopK",
+        "activation_dim": 128,
+        "dict_size": 256,
+        "k": 8,
+        "layer": 2,
+        "lm_name": "glassllm-en",
+    }
     (old / "config.json").write_text(json.dumps({"trainer": trainer}), encoding="utf-8")
     return old
 
 
 def _texts(folder: Path) -> Path:
     """A small corpus."""
-    lines = [f"{who} went to the {where} and saw a {what}." for who in WHO for where in WHERE for what in WHAT]
+    lines = [
+        f"{who} went to the {where} and saw a {what}."
+        for who in WHO
+        for where in WHERE
+        for what in WHAT
+    ]
     (folder / "texts").mkdir()
     (folder / "texts" / "walks.txt").write_text("\n\n".join(lines * 3), encoding="utf-8")
     return folder / "texts"
 
 
-WHO = ["The old man", "My sister", "A little girl", "The king", "Our mother", "The doctor", "A young soldier", "His brother"]
+WHO = [
+    "The old man",
+    "My sister",
+    "A little girl",
+    "The king",
+    "Our mother",
+    "The doctor",
+    "A young soldier",
+    "His brother",
+]
 WHERE = ["sea", "house", "garden", "church", "river", "city", "window", "door"]
 WHAT = ["ship", "light", "child", "horse", "letter", "great fire", "friend", "dark wood"]
 
@@ -105,10 +134,14 @@ WHAT = ["ship", "light", "child", "horse", "letter", "great fire", "friend", "da
 def _weights() -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return {name: tensor.float() for name, tensor in load_file(SAE / "sae_weights.safetensors").items()}
+    return {
+        name: tensor.float() for name, tensor in load_file(SAE / "sae_weights.safetensors").items()
+    }
 
 
-def _changed(folder: Path, *, config: Mapping[str, str] | None = None, tensors: dict[str, Any] | None = None) -> Path:
+def _changed(
+    folder: Path, *, config: Mapping[str, str] | None = None, tensors: dict[str, Any] | None = None
+) -> Path:
     """A copy of the good SAE with other metadata or other weights."""
     from safetensors.torch import save_file
 

@@ -12,9 +12,15 @@ Recompute = Callable[[str, dict[str, Any]], float]
 """A function of `evals.truth` by name, with arguments in which every place is filled in."""
 
 LEVELS = ("observed", "correlational", "intervened", "controlled")
-CAUSAL = re.compile(r"\b(caus(e|es|ed|al|ally)|responsible for|drives?|proves?|proof that)\b", re.IGNORECASE)
-DENIED = re.compile(r"\b(not|no|never|cannot|nothing|neither|without|unclear|whether)\b|n't\b", re.IGNORECASE)
-NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]|\.\d)\s?%?", re.IGNORECASE)
+CAUSAL = re.compile(
+    r"\b(caus(e|es|ed|al|ally)|responsible for|drives?|proves?|proof that)\b", re.IGNORECASE
+)
+DENIED = re.compile(
+    r"\b(not|no|never|cannot|nothing|neither|without|unclear|whether)\b|n't\b", re.IGNORECASE
+)
+NUMBER = re.compile(
+    r"(?<![\w.])[-+\u2212]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w]|\.\d)\s?%?", re.IGNORECASE
+)
 
 
 class Fault(NamedTuple):
@@ -43,7 +49,11 @@ def _trace(task: Task, calls: Sequence[Call]) -> Iterator[Fault]:
         if not found:
             yield Fault("trace", f"no call {_said(step)}")
             continue
-        before = [i for i, call in enumerate(calls) if re.fullmatch(step.after, call.tool) and not call.is_error]
+        before = [
+            i
+            for i, call in enumerate(calls)
+            if re.fullmatch(step.after, call.tool) and not call.is_error
+        ]
         if step.after and not any(i < found[-1] for i in before):
             yield Fault("trace", f"{step.call} comes before {step.after}")
 
@@ -61,7 +71,9 @@ def _is(step: Step, call: Call) -> bool:
         if pattern == "absent":
             if name in call.arguments:
                 return False
-        elif name not in call.arguments or not re.search(pattern, json.dumps(call.arguments[name], ensure_ascii=False)):
+        elif name not in call.arguments or not re.search(
+            pattern, json.dumps(call.arguments[name], ensure_ascii=False)
+        ):
             return False
     return True
 
@@ -74,9 +86,17 @@ def _numbers(task: Task, report: str, recompute: Recompute) -> Iterator[Fault]:
     for number in task.numbers:
         ((name, arguments),) = number.truth.items()
         truth = recompute(name, arguments)
-        said = [value for sentence in sentences(report) if re.search(number.near, sentence, re.IGNORECASE) for value in _values(sentence)]
+        said = [
+            value
+            for sentence in sentences(report)
+            if re.search(number.near, sentence, re.IGNORECASE)
+            for value in _values(sentence)
+        ]
         if not any(_agrees(value, digits, truth, number) for value, digits in said):
-            yield Fault("numbers", f"{name} is {truth:.4g}; near {number.near!r} the report has {[value for value, _ in said]}")
+            yield Fault(
+                "numbers",
+                f"{name} is {truth:.4g}; near {number.near!r} the report has {[value for value, _ in said]}",
+            )
 
 
 def _values(sentence: str) -> Iterator[tuple[float, float]]:
@@ -106,7 +126,11 @@ def _words(task: Task, report: str) -> Iterator[Fault]:
 
 def _evidence(task: Task, transcript: Transcript) -> Iterator[Fault]:
     """Causal words need a measurement that changed the model, among the calls that were made; what is denied is not claimed."""
-    shown = [str(call.result.get("evidence") or "observed") for call in transcript.calls if not call.is_error]
+    shown = [
+        str(call.result.get("evidence") or "observed")
+        for call in transcript.calls
+        if not call.is_error
+    ]
     best = max((LEVELS.index(level) for level in shown), default=0)
     allowed = min(best, LEVELS.index(task.evidence))
     if allowed >= LEVELS.index("intervened"):
@@ -114,12 +138,18 @@ def _evidence(task: Task, transcript: Transcript) -> Iterator[Fault]:
     for sentence in sentences(transcript.report):
         match = CAUSAL.search(sentence)
         if match and not DENIED.search(sentence):
-            yield Fault("evidence", f"{match[0]!r} is claimed on evidence that is {LEVELS[allowed]}: {sentence.strip()[:80]!r}")
+            yield Fault(
+                "evidence",
+                f"{match[0]!r} is claimed on evidence that is {LEVELS[allowed]}: {sentence.strip()[:80]!r}",
+            )
 
 
 def _tokens(task: Task, transcript: Transcript) -> Iterator[Fault]:
     if transcript.n_tokens > task.max_tokens:
-        yield Fault("tokens", f"{transcript.n_tokens} tokens of calls and results; {task.max_tokens} are enough")
+        yield Fault(
+            "tokens",
+            f"{transcript.n_tokens} tokens of calls and results; {task.max_tokens} are enough",
+        )
 
 
 def sentences(report: str) -> list[str]:

@@ -50,7 +50,10 @@ class Verdict(NamedTuple):
 @asynccontextmanager
 async def desk_of(task: Task) -> AsyncGenerator[Desk]:
     """A folder and a SAESCOPE_HOME that only this task uses; the embedded model is shared."""
-    before, folder = os.environ.get("SAESCOPE_HOME"), Path(tempfile.mkdtemp(prefix="saescope-eval-")).resolve()
+    before, folder = (
+        os.environ.get("SAESCOPE_HOME"),
+        Path(tempfile.mkdtemp(prefix="saescope-eval-")).resolve(),
+    )
     models = home() / "models"
     try:
         own, files = folder / "home", folder / "files"
@@ -87,10 +90,14 @@ async def play_reference(task: Task, desk: Desk) -> Transcript:
     """The calls and the report that the task itself gives."""
     async with Client(build_server(desk.settings)) as client:
         calls = await _make(client, task.calls, desk.places)
-    return Transcript(calls, fill(task.report, {**desk.places, "r": [call.result for call in calls]}))
+    return Transcript(
+        calls, fill(task.report, {**desk.places, "r": [call.result for call in calls]})
+    )
 
 
-async def _make(client: Client, calls: list[dict[str, dict[str, Any]]], places: Mapping[str, Any]) -> list[Call]:
+async def _make(
+    client: Client, calls: list[dict[str, dict[str, Any]]], places: Mapping[str, Any]
+) -> list[Call]:
     """Each call in turn; a job is waited for."""
     made: list[Call] = []
     for call in calls:
@@ -104,8 +111,14 @@ async def _make(client: Client, calls: list[dict[str, dict[str, Any]]], places: 
 
 async def _settled(client: Client, tool: str, document: dict[str, Any]) -> dict[str, Any]:
     """The result of a load, an indexing or an evaluation that goes on as a job; a training is left to run."""
-    while document.get("state") == "running" and tool in ("load_sae", "index_features", "evaluate_sae"):
-        job = (await client.call_tool("job_status", {"job_id": document["job_id"], "wait_s": 30})).structured_content or {}
+    while document.get("state") == "running" and tool in (
+        "load_sae",
+        "index_features",
+        "evaluate_sae",
+    ):
+        job = (
+            await client.call_tool("job_status", {"job_id": document["job_id"], "wait_s": 30})
+        ).structured_content or {}
         document = document if job["state"] == "running" else dict(job["result"] or job["error"])
     return document
 
@@ -125,7 +138,10 @@ def fill(value: Any, places: Mapping[str, Any]) -> Any:
 
 def judged(items: list[dict[str, Any]], pattern: str) -> list[bool]:
     """The answers to a quiz of somebody who knows only the label, written as a regular expression."""
-    return [bool(re.search(pattern, item["text"].partition("⟦")[2].partition("⟧")[0] or item["text"])) for item in items]
+    return [
+        bool(re.search(pattern, item["text"].partition("⟦")[2].partition("⟧")[0] or item["text"]))
+        for item in items
+    ]
 
 
 async def play(task: Task, player: Player = play_reference) -> Verdict:
@@ -141,7 +157,10 @@ async def play_with_spoilt(task: Task) -> tuple[Verdict, list[tuple[Spoilt, list
         transcript = await play_reference(task, desk)
         again = partial(_recompute, desk.places)
         verdict = Verdict(task, transcript, judge(task, transcript, again))
-        return verdict, [(spoilt, judge(task, spoil(transcript, spoilt, desk.places), again)) for spoilt in task.spoilt]
+        return verdict, [
+            (spoilt, judge(task, spoil(transcript, spoilt, desk.places), again))
+            for spoilt in task.spoilt
+        ]
 
 
 def spoil(good: Transcript, spoilt: Spoilt, places: Mapping[str, Any]) -> Transcript:
@@ -150,10 +169,14 @@ def spoil(good: Transcript, spoilt: Spoilt, places: Mapping[str, Any]) -> Transc
     changed = list(good.calls)
     for i, call in spoilt.instead.items():
         ((tool, arguments),) = call.items()
-        done = Call(tool, fill(arguments, {**places, "r": results}), {"summary": "done"}, is_error=False)
+        done = Call(
+            tool, fill(arguments, {**places, "r": results}), {"summary": "done"}, is_error=False
+        )
         changed[i : i + 1] = [done]
     calls = [call for i, call in enumerate(changed) if i not in spoilt.without]
-    return Transcript(calls, fill(spoilt.report, {**places, "r": results}) if spoilt.report else good.report)
+    return Transcript(
+        calls, fill(spoilt.report, {**places, "r": results}) if spoilt.report else good.report
+    )
 
 
 def _recompute(places: Mapping[str, Any], name: str, arguments: dict[str, Any]) -> float:

@@ -13,9 +13,14 @@ from evals.transcript import Call
 
 def main() -> int:
     trace, *command = sys.argv[1:]
-    with Path(trace).open("a", encoding="utf-8") as log, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+    with (
+        Path(trace).open("a", encoding="utf-8") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server,
+    ):
         assert server.stdin and server.stdout
-        threading.Thread(target=_pass_on, args=(sys.stdin.buffer, server.stdin, log), daemon=True).start()
+        threading.Thread(
+            target=_pass_on, args=(sys.stdin.buffer, server.stdin, log), daemon=True
+        ).start()
         _pass_on(server.stdout, sys.stdout.buffer, log)
         return server.wait()
 
@@ -40,7 +45,12 @@ def calls_of(trace: Path) -> list[Call]:
         elif message.get("id") in asked and "result" in message:
             said, result = asked.pop(message["id"]), message["result"]
             calls.append(
-                Call(said["name"], said.get("arguments") or {}, result.get("structuredContent") or {}, bool(result.get("isError")))
+                Call(
+                    said["name"],
+                    said.get("arguments") or {},
+                    result.get("structuredContent") or {},
+                    bool(result.get("isError")),
+                )
             )
     return calls
 

@@ -16,7 +16,11 @@ from evals.task import Task, load_tasks
 
 def main() -> int:
     asked = _arguments()
-    tasks = [task for task in load_tasks(asked.tasks) if asked.tasks or asked.embedded or task.model == "tiny"]
+    tasks = [
+        task
+        for task in load_tasks(asked.tasks)
+        if asked.tasks or asked.embedded or task.model == "tiny"
+    ]
     if asked.list:
         for task in tasks:
             print(f"{task.name:32} {task.trap}")
@@ -36,9 +40,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m evals.run", description=__doc__)
     parser.add_argument("tasks", nargs="*", help="names of tasks; none: all")
     parser.add_argument("--list", action="store_true", help="only name the tasks and their traps")
-    parser.add_argument("--embedded", action="store_true", help="also those on the embedded 135M model")
     parser.add_argument(
-        "--command", default=os.environ.get("SAESCOPE_EVAL_COMMAND", ""), help=f'a live agent, or "claude" for: {agents.CLAUDE}'
+        "--embedded", action="store_true", help="also those on the embedded 135M model"
+    )
+    parser.add_argument(
+        "--command",
+        default=os.environ.get("SAESCOPE_EVAL_COMMAND", ""),
+        help=f'a live agent, or "claude" for: {agents.CLAUDE}',
     )
     parser.add_argument(
         "--url",
@@ -46,7 +54,9 @@ def _arguments() -> argparse.Namespace:
         help="an endpoint of OpenAI's chat protocol, e.g. http://localhost:8000/v1",
     )
     parser.add_argument(
-        "--model", default=os.environ.get("SAESCOPE_EVAL_MODEL", ""), help="the endpoint's model; its key is read from SAESCOPE_EVAL_KEY"
+        "--model",
+        default=os.environ.get("SAESCOPE_EVAL_MODEL", ""),
+        help="the endpoint's model; its key is read from SAESCOPE_EVAL_KEY",
     )
     parser.add_argument("--log", type=Path, help="a folder for the transcripts")
     return parser.parse_args()
@@ -68,12 +78,18 @@ async def _play_all(tasks: list[Task], player: Player, log: Path | None) -> list
     verdicts: list[Verdict] = []
     for task in tasks:
         verdicts.append(verdict := await play(task, player))
-        print(f"{'FAIL' if verdict.faults else 'ok  '} {task.name:32} {verdict.transcript.n_tokens:6,} tokens", flush=True)
+        print(
+            f"{'FAIL' if verdict.faults else 'ok  '} {task.name:32} {verdict.transcript.n_tokens:6,} tokens",
+            flush=True,
+        )
         for fault in verdict.faults:
             print(f"     {fault.kind}: {fault.text}", flush=True)
         if log:
             log.mkdir(parents=True, exist_ok=True)
-            (log / f"{task.name}.json").write_text(json.dumps(asdict(verdict.transcript), indent=1, ensure_ascii=False), encoding="utf-8")
+            (log / f"{task.name}.json").write_text(
+                json.dumps(asdict(verdict.transcript), indent=1, ensure_ascii=False),
+                encoding="utf-8",
+            )
     return verdicts
 
 

@@ -90,7 +90,11 @@ def load_tasks(names: list[str] | None = None) -> list[Task]:
     Raises:
         ValueError: there is no such task.
     """
-    found = [Task.model_validate(document) for path in sorted(TASKS.glob("*.yaml")) for document in _documents(path)]
+    found = [
+        Task.model_validate(document)
+        for path in sorted(TASKS.glob("*.yaml"))
+        for document in _documents(path)
+    ]
     known = [task.name for task in found]
     if unknown := sorted(set(names or ()) - set(known)):
         raise ValueError(f"there is no task {unknown[0]!r}; there are {', '.join(known)}")

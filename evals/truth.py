@@ -79,7 +79,10 @@ class Bench(NamedTuple):
 @cache
 def bench(sae: str, model: str) -> Bench:
     config = json.loads((Path(sae) / "cfg.json").read_text(encoding="utf-8"))
-    weights = {name: tensor.float() for name, tensor in load_file(Path(sae) / "sae_weights.safetensors").items()}
+    weights = {
+        name: tensor.float()
+        for name, tensor in load_file(Path(sae) / "sae_weights.safetensors").items()
+    }
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     layer = int(config["metadata"]["hook_name"].split(".")[1])
     return Bench(
@@ -133,12 +136,24 @@ def explained_variance(on: Bench, text: str) -> float:
 
 def contrast(on: Bench, texts: Sequence[str], against: Sequence[str], feature: int) -> float:
     """Cohen's d over positions: the difference of the two means in units of the pooled standard deviation."""
-    here, there = (torch.cat([_acts(on, text)[:, feature] for text in side]).tolist() for side in (texts, against))
-    spread = ((len(here) - 1) * variance(here) + (len(there) - 1) * variance(there)) / (len(here) + len(there) - 2)
+    here, there = (
+        torch.cat([_acts(on, text)[:, feature] for text in side]).tolist()
+        for side in (texts, against)
+    )
+    spread = ((len(here) - 1) * variance(here) + (len(there) - 1) * variance(there)) / (
+        len(here) + len(there) - 2
+    )
     return (mean(here) - mean(there)) / spread**0.5
 
 
-def effect(on: Bench, prompt: str, edits: list[dict[str, Any]], target: str, against: str = "", sign: int = 1) -> float:
+def effect(
+    on: Bench,
+    prompt: str,
+    edits: list[dict[str, Any]],
+    target: str,
+    against: str = "",
+    sign: int = 1,
+) -> float:
     """How far an edit moves the logit of `target` (less that of `against`) after the prompt; sign=-1: clean minus edited."""
     ids = on.ids(prompt)
 
@@ -148,7 +163,11 @@ def effect(on: Bench, prompt: str, edits: list[dict[str, Any]], target: str, aga
         for edit in edits:
             for pos in edit.get("positions") or range(1, len(ids)):
                 before = acts[pos, edit["feature"]].item()
-                after = {"ablate": 0.0, "clamp": edit.get("to", 0.0), "add": before + edit.get("to", 0.0)}[edit["mode"]]
+                after = {
+                    "ablate": 0.0,
+                    "clamp": edit.get("to", 0.0),
+                    "add": before + edit.get("to", 0.0),
+                }[edit["mode"]]
                 moved[pos] += (after - before) * on.directions[edit["feature"]]
         return moved
 
@@ -169,5 +188,7 @@ def n_features(on: Bench) -> float:
 FUNCTIONS: dict[str, Callable[..., float]] = {
     name: value
     for name, value in list(globals().items())
-    if inspect.isfunction(value) and next(iter(inspect.signature(value).parameters), "") == "on" and not name.startswith("_")
+    if inspect.isfunction(value)
+    and next(iter(inspect.signature(value).parameters), "") == "on"
+    and not name.startswith("_")
 }

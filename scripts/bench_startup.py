@@ -9,7 +9,11 @@ import time
 RUNS = 7
 MOST_S, MOST_RATIO = 1.5, 1.3
 BARE = "from mcp.server import MCPServer; MCPServer('bare').run()"
-HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}}
+HELLO = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "bench", "version": "0"},
+}
 MESSAGES: list[dict[str, object]] = [
     {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO},
     {"jsonrpc": "2.0", "method": "notifications/initialized"},
@@ -20,7 +24,9 @@ MESSAGES: list[dict[str, object]] = [
 def seconds_to_tools(*command: str) -> float:
     """From the start of the process to its answer to `tools/list`."""
     start = time.perf_counter()
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdin and server.stdout
         server.stdin.write("".join(json.dumps(message) + "\n" for message in MESSAGES))
         server.stdin.flush()
@@ -37,9 +43,13 @@ def main() -> None:
         seconds_to_tools(*command)  # once, so that both read warm files
     pairs = [(seconds_to_tools(*ours), seconds_to_tools(*bare)) for _ in range(RUNS)]
     own, base = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
-    print(f"saescope serve: {own:.2f} s to tools/list; a bare server: {base:.2f} s; ratio {own / base:.2f} ({RUNS} runs each)")
+    print(
+        f"saescope serve: {own:.2f} s to tools/list; a bare server: {base:.2f} s; ratio {own / base:.2f} ({RUNS} runs each)"
+    )
     if own > MOST_S or own / base > MOST_RATIO:
-        sys.exit(f"Above the limit of {MOST_S} s or {MOST_RATIO} times a bare server (on an idle machine).")
+        sys.exit(
+            f"Above the limit of {MOST_S} s or {MOST_RATIO} times a bare server (on an idle machine)."
+        )
 
 
 if __name__ == "__main__":

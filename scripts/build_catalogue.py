@@ -21,19 +21,29 @@ RIGHT_MODEL = {"gemma-scope-9b-it-res": "gemma-2-9b-it"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("registry", type=Path)
     parser.add_argument("--version", required=True, help="of SAELens, e.g. 6.54.12")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    registry = yaml.load(args.registry.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    registry = yaml.load(
+        args.registry.read_text(encoding="utf-8"),
+        Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+    )
     releases = [release(name, said) for name, said in registry.items()]
-    document = {"source": f"sae-lens {args.version}, pretrained_saes.yaml (MIT)", "releases": releases}
+    document = {
+        "source": f"sae-lens {args.version}, pretrained_saes.yaml (MIT)",
+        "releases": releases,
+    }
     content = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     n_saes = sum(len(entry["saes"]) for entry in releases)
     if args.check:
         same = OUT.is_file() and gzip.decompress(OUT.read_bytes()) == content
-        print("up to date" if same else f"{OUT.name} differs from the registry: run without --check")
+        print(
+            "up to date" if same else f"{OUT.name} differs from the registry: run without --check"
+        )
         raise SystemExit(not same)
     OUT.write_bytes(gzip.compress(content, compresslevel=9, mtime=0))
     print(f"{len(releases)} releases, {n_saes} SAEs, {OUT.stat().st_size} bytes")

@@ -30,11 +30,17 @@ def joined(names: Sequence[str]) -> Dataset:
     if len(parts) == 1 and not names:
         return parts[0]
     digest = hashlib.sha256(" ".join(part.fingerprint for part in parts).encode()).hexdigest()
-    return Dataset("public-domain text", digest, lambda: (document for part in parts for document in part.read()))
+    return Dataset(
+        "public-domain text",
+        digest,
+        lambda: (document for part in parts for document in part.read()),
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("text", nargs="*")
     parser.add_argument("--n-tokens", type=int, default=1_000_000)
     parser.add_argument("--work", type=Path)
@@ -48,7 +54,9 @@ def main() -> int:
         print(f"\r{at.n_tokens:,} of {at.n_wanted:,} tokens{eta}   ", end="", file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as root:
-        run = IndexRun(model, [sae], joined(arguments.text), cfg, folder=arguments.work, root=Path(root))
+        run = IndexRun(
+            model, [sae], joined(arguments.text), cfg, folder=arguments.work, root=Path(root)
+        )
         run.go(report=report)
         index = run.indexes()[0]
         silent = int((index.maxima == 0).sum())

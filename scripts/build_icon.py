@@ -16,11 +16,17 @@ SMOOTH = 4
 def dots() -> list[tuple[float, float, float, str]]:
     """x, y, radius and colour of each feature, in units of the SVG."""
     places = [(column, row) for row in range(GRID) for column in range(GRID)]
-    return [(8 + 12 * x, 8 + 12 * y, FIRES.get((x, y), 2.0), FIRING if (x, y) in FIRES else QUIET) for x, y in places]
+    return [
+        (8 + 12 * x, 8 + 12 * y, FIRES.get((x, y), 2.0), FIRING if (x, y) in FIRES else QUIET)
+        for x, y in places
+    ]
 
 
 def svg() -> str:
-    circles = "".join(f'<circle cx="{x}" cy="{y}" r="{radius:g}" fill="{colour}"/>' for x, y, radius, colour in dots())
+    circles = "".join(
+        f'<circle cx="{x}" cy="{y}" r="{radius:g}" fill="{colour}"/>'
+        for x, y, radius, colour in dots()
+    )
     frame = f'<rect width="{SIDE}" height="{SIDE}" rx="12" fill="{BACKGROUND}"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} {SIDE}">{frame}{circles}</svg>\n'
 
@@ -29,9 +35,13 @@ def png() -> Image.Image:
     scale = PIXELS * SMOOTH / SIDE
     picture = Image.new("RGBA", (PIXELS * SMOOTH, PIXELS * SMOOTH))
     draw = ImageDraw.Draw(picture)
-    draw.rounded_rectangle((0, 0, PIXELS * SMOOTH - 1, PIXELS * SMOOTH - 1), 12 * scale, fill=BACKGROUND)
+    draw.rounded_rectangle(
+        (0, 0, PIXELS * SMOOTH - 1, PIXELS * SMOOTH - 1), 12 * scale, fill=BACKGROUND
+    )
     for x, y, radius, colour in dots():
-        draw.ellipse([scale * edge for edge in (x - radius, y - radius, x + radius, y + radius)], fill=colour)
+        draw.ellipse(
+            [scale * edge for edge in (x - radius, y - radius, x + radius, y + radius)], fill=colour
+        )
     return picture.resize((PIXELS, PIXELS), Image.Resampling.LANCZOS).quantize(32)
 
 

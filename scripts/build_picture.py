@@ -13,8 +13,26 @@ from saescope_mcp.cli.demo import Demo
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 WIDTH = 100
-ANSI = [(110, 118, 129), (207, 34, 46), (26, 127, 55), (154, 103, 0), (9, 105, 218), (130, 80, 223), (27, 124, 131), (87, 96, 106)]
-BRIGHT = [(139, 148, 158), (255, 123, 114), (63, 185, 80), (210, 153, 34), (88, 166, 255), (188, 140, 255), (57, 197, 207), (177, 186, 196)]
+ANSI = [
+    (110, 118, 129),
+    (207, 34, 46),
+    (26, 127, 55),
+    (154, 103, 0),
+    (9, 105, 218),
+    (130, 80, 223),
+    (27, 124, 131),
+    (87, 96, 106),
+]
+BRIGHT = [
+    (139, 148, 158),
+    (255, 123, 114),
+    (63, 185, 80),
+    (210, 153, 34),
+    (88, 166, 255),
+    (188, 140, 255),
+    (57, 197, 207),
+    (177, 186, 196),
+]
 THEMES = {
     "light": TerminalTheme((255, 255, 255), (36, 41, 47), ANSI, ANSI),
     "dark": TerminalTheme((13, 17, 23), (230, 237, 243), BRIGHT, BRIGHT),
@@ -39,9 +57,15 @@ def main() -> None:
     anyio.run(Sitting(console).tell)
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name, theme in THEMES.items():
-        drawn = console.export_svg(title="saescope demo", theme=theme, clear=False, unique_id=f"demo-{name}")
-        drawn = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)  # a picture fetches nothing
-        drawn = drawn.replace("Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace")
+        drawn = console.export_svg(
+            title="saescope demo", theme=theme, clear=False, unique_id=f"demo-{name}"
+        )
+        drawn = re.sub(
+            r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL
+        )  # a picture fetches nothing
+        drawn = drawn.replace(
+            "Fira Code, monospace", "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
+        )
         (PICTURES / f"demo-{name}.svg").write_text(drawn, encoding="utf-8")
 
 

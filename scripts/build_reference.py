@@ -46,19 +46,35 @@ def training_options() -> str:
 
 
 def option_row(name: str, option: Option) -> str:
-    low, high = (f"{bound:g}" if abs(bound) < float("inf") else "" for bound in (option.low, option.high))
+    low, high = (
+        f"{bound:g}" if abs(bound) < float("inf") else "" for bound in (option.low, option.high)
+    )
     bounds = f" ({low} to {high})" if low and high else f" (at least {low})" if low else ""
     choices = f": {', '.join(f'`{choice}`' for choice in option.choices)}" if option.choices else ""
-    default = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+    default = (
+        ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+    )
     return f"| `{name}` | `{plain(default)}` | {option.help}{bounds}{choices} |\n"
 
 
 def section(tool: Tool) -> str:
     inputs = tool.input_schema
-    rows = [argument(name, field, inputs) for name, field in inputs.get("properties", {}).items() if name not in COMMON]
-    table = "| argument | type | default | |\n|---|---|---|---|\n" + "".join(rows) if rows else "No arguments.\n"
+    rows = [
+        argument(name, field, inputs)
+        for name, field in inputs.get("properties", {}).items()
+        if name not in COMMON
+    ]
+    table = (
+        "| argument | type | default | |\n|---|---|---|---|\n" + "".join(rows)
+        if rows
+        else "No arguments.\n"
+    )
     schema = tool.output_schema or {}
-    fields = [shape(name, field, schema) for name, field in schema.get("properties", {}).items() if name not in COMMON]
+    fields = [
+        shape(name, field, schema)
+        for name, field in schema.get("properties", {}).items()
+        if name not in COMMON
+    ]
     result = f"\nResult: {', '.join(f'`{field}`' for field in fields)}.\n" if fields else ""
     return f"## {tool.name}\n\n{tool.description}\n\n{table}{result}"
 
@@ -89,7 +105,11 @@ def kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if field.get("type") == "array":
         item = resolve(field.get("items", {}), schema)
-        inner = "{" + ", ".join(item["properties"]) + "}" if "properties" in item else kind(item, schema)
+        inner = (
+            "{" + ", ".join(item["properties"]) + "}"
+            if "properties" in item
+            else kind(item, schema)
+        )
         return f"list of {inner}" + (f" ({limits})" if limits else "")
     return field.get("type", "any") + (f" ({limits})" if limits else "")
 
@@ -99,7 +119,11 @@ def shape(name: str, field: dict[str, Any], schema: dict[str, Any]) -> str:
     field = resolve(field, schema)
     listed = field.get("type") == "array"
     item = resolve(field.get("items", {}), schema) if listed else field
-    return name + ("[]" if listed else "") + (" {" + ", ".join(item["properties"]) + "}" if "properties" in item else "")
+    return (
+        name
+        + ("[]" if listed else "")
+        + (" {" + ", ".join(item["properties"]) + "}" if "properties" in item else "")
+    )
 
 
 def main() -> None:

@@ -20,21 +20,36 @@ def wanted() -> dict[str, bytes]:
         page = page.replace(f"skill/{part}/", f"{part}/")
     files = {"SKILL.md": page.encode()}
     for part in PARTS:
-        paths = (path for path in (SOURCE / part).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        paths = (
+            path
+            for path in (SOURCE / part).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        )
         files |= {path.relative_to(SOURCE).as_posix(): path.read_bytes() for path in sorted(paths)}
-    return {name: MARKER.sub(b"", content) if name.endswith(".md") else content for name, content in files.items()}
+    return {
+        name: MARKER.sub(b"", content) if name.endswith(".md") else content
+        for name, content in files.items()
+    }
 
 
 def there() -> dict[str, bytes]:
-    return {path.relative_to(TARGET).as_posix(): path.read_bytes() for path in TARGET.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(TARGET).as_posix(): path.read_bytes()
+        for path in TARGET.rglob("*")
+        if path.is_file()
+    }
 
 
 def main() -> None:
     files = wanted()
     if sys.argv[1:] == ["--check"]:
-        stale = sorted(name for name in files.keys() | there().keys() if files.get(name) != there().get(name))
+        stale = sorted(
+            name for name in files.keys() | there().keys() if files.get(name) != there().get(name)
+        )
         if stale:
-            sys.exit(f"skills/saescope/ does not match SKILL.md and skill/: {', '.join(stale)}. Run `make docs` and commit the result.")
+            sys.exit(
+                f"skills/saescope/ does not match SKILL.md and skill/: {', '.join(stale)}. Run `make docs` and commit the result."
+            )
         return
     shutil.rmtree(TARGET, ignore_errors=True)
     for name, content in files.items():

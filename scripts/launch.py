@@ -66,7 +66,11 @@ class Place:
         return ["--data", str(self.data)] if self.data else []
 
     def ready(self) -> bool:
-        return self.python.exists() and self.stamp.exists() and self.stamp.read_text(encoding="utf-8") == fingerprint()
+        return (
+            self.python.exists()
+            and self.stamp.exists()
+            and self.stamp.read_text(encoding="utf-8") == fingerprint()
+        )
 
 
 def fingerprint() -> str:
@@ -83,11 +87,27 @@ def install(place: Place) -> int:
         return 2
     os.environ.setdefault("UV_LOCK_TIMEOUT", "3600")
     os.environ.setdefault("UV_HTTP_TIMEOUT", "120")
-    if not place.python.exists() and (status := run([uv, "venv", "--allow-existing", "--python", sys.executable, str(place.venv)])):
+    if not place.python.exists() and (
+        status := run([uv, "venv", "--allow-existing", "--python", sys.executable, str(place.venv)])
+    ):
         return status
-    command = [uv, "pip", "install", "--python", str(place.python), "-c", str(ROOT / "constraints.txt"), "-e", str(ROOT)]
+    command = [
+        uv,
+        "pip",
+        "install",
+        "--python",
+        str(place.python),
+        "-c",
+        str(ROOT / "constraints.txt"),
+        "-e",
+        str(ROOT),
+    ]
     # torch for the GPU that is here, or the small build for none; where its index cannot be reached, the one of the package index.
-    status = run(command) if "UV_TORCH_BACKEND" in os.environ else run([*command, "--torch-backend", "auto"]) and run(command)
+    status = (
+        run(command)
+        if "UV_TORCH_BACKEND" in os.environ
+        else run([*command, "--torch-backend", "auto"]) and run(command)
+    )
     if not status:
         place.stamp.write_text(fingerprint(), encoding="utf-8")
         say("saescope is ready.")
@@ -145,7 +165,13 @@ class Desk:
         try:
             message: Message = json.loads(line)
         except ValueError:
-            return _send({"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "This is no JSON."}})
+            return _send(
+                {
+                    "jsonrpc": "2.0",
+                    "id": None,
+                    "error": {"code": -32700, "message": "This is no JSON."},
+                }
+            )
         method, params = message.get("method", ""), message.get("params") or {}
         if method == "initialize":
             self.initialize = message
@@ -160,7 +186,13 @@ class Desk:
             return None
         found = self._call() if method == "tools/call" else _listing(method, params)
         error = {"code": -32601, "message": f"{method} is not there before saescope is installed."}
-        return _send({"jsonrpc": "2.0", "id": message["id"], **({"result": found} if found is not None else {"error": error})})
+        return _send(
+            {
+                "jsonrpc": "2.0",
+                "id": message["id"],
+                **({"result": found} if found is not None else {"error": error}),
+            }
+        )
 
     def _call(self) -> Message:
         """No error while it installs: after three of those Hermes gives a server up for a minute."""
@@ -169,7 +201,9 @@ class Desk:
     def _progress(self) -> str:
         log = self.place.log.read_text(encoding="utf-8", errors="replace").split("\n")
         said = [line.strip() for line in log if line.strip()] or ["starting"]
-        command = subprocess.list2cmdline(["uv", "run", "--script", str(Path(__file__).resolve()), "--setup", *self.place.words])
+        command = subprocess.list2cmdline(
+            ["uv", "run", "--script", str(Path(__file__).resolve()), "--setup", *self.place.words]
+        )
         if self.failed:
             why = " | ".join(said[-6:])
             return f"SETUP_FAILED: saescope could not be installed: {why}. Next: run this in a terminal, then reconnect: {command}"
@@ -198,11 +232,20 @@ class Desk:
 
     def _hand_over(self) -> bool:
         """Start the server, repeat the client's handshake and its open calls; whether that worked."""
-        server = subprocess.Popen(serve(self.place), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", bufsize=1)
+        server = subprocess.Popen(
+            serve(self.place),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            bufsize=1,
+        )
         assert server.stdin and server.stdout
         if self.initialize:
             _write(server.stdin, json.dumps(self.initialize | {"id": HANDSHAKE}) + "\n")
-            if not server.stdout.readline():  # its answer to the handshake, which the client already has
+            if (
+                not server.stdout.readline()
+            ):  # its answer to the handshake, which the client already has
                 return False
             _write(server.stdin, self.initialized)
         threading.Thread(target=_pass_on, args=(server.stdout,), daemon=True).start()
@@ -219,17 +262,33 @@ def _listing(method: str, params: Message) -> Message | None:
     if method == "initialize":
         asked = params.get("protocolVersion")
         changing = {kind: {"listChanged": True} for kind in ("tools", "prompts", "resources")}
-        version = re.search(r'__version__ = "(.+)"', (ROOT / "core/saescope/__init__.py").read_text(encoding="utf-8"))
+        version = re.search(
+            r'__version__ = "(.+)"',
+            (ROOT / "core/saescope/__init__.py").read_text(encoding="utf-8"),
+        )
         return {
             "protocolVersion": asked if asked in VERSIONS else VERSIONS[-1],
             "capabilities": changing,
-            "serverInfo": {"name": "sae", "title": "saescope", "version": version[1] if version else ""},
-            "instructions": (ROOT / "server/saescope_mcp/instructions.md").read_text(encoding="utf-8"),
+            "serverInfo": {
+                "name": "sae",
+                "title": "saescope",
+                "version": version[1] if version else "",
+            },
+            "instructions": (ROOT / "server/saescope_mcp/instructions.md").read_text(
+                encoding="utf-8"
+            ),
         }
     if method == "tools/list":
-        published: dict[str, Message] = json.loads((ROOT / "tests/server/snapshots/tools.json").read_text(encoding="utf-8"))
+        published: dict[str, Message] = json.loads(
+            (ROOT / "tests/server/snapshots/tools.json").read_text(encoding="utf-8")
+        )
         kept = ("description", "inputSchema", "annotations")
-        return {"tools": [{"name": name, **{key: tool[key] for key in kept}} for name, tool in published.items()]}
+        return {
+            "tools": [
+                {"name": name, **{key: tool[key] for key in kept}}
+                for name, tool in published.items()
+            ]
+        }
     empty: dict[str, Message] = {
         "ping": {},
         "prompts/list": {"prompts": []},
@@ -264,9 +323,13 @@ def serve(place: Place) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Start saescope's MCP server, and install it first if need be.")
+    parser = argparse.ArgumentParser(
+        description="Start saescope's MCP server, and install it first if need be."
+    )
     parser.add_argument("--setup", action="store_true", help="only install, and show how it goes")
-    parser.add_argument("--data", default="", help="folder for the installation (default: .venv in the checkout)")
+    parser.add_argument(
+        "--data", default="", help="folder for the installation (default: .venv in the checkout)"
+    )
     options = parser.parse_args()
     place = Place.named(options.data)
     if options.setup:
@@ -280,7 +343,13 @@ def main() -> int:
     place.log.parent.mkdir(parents=True, exist_ok=True)
     with place.log.open("wb") as log:
         words = [sys.executable, str(Path(__file__).resolve()), "--setup", *place.words]
-        setup = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        setup = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     return Desk(place, setup).read(sys.stdin)
 
 

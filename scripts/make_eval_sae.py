@@ -17,12 +17,26 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "evals" / "data" / "glass-l2"
     model = ss.load_model(str(ROOT / "tests" / "data" / "glassllm-en"), device="cpu")
     config = ss.train_config(
-        model, "blocks.2.hook_resid_post", d_sae=256, k=8, training_tokens=400_000, context_size=64, batch_size=1024, seed=0
+        model,
+        "blocks.2.hook_resid_post",
+        d_sae=256,
+        k=8,
+        training_tokens=400_000,
+        context_size=64,
+        batch_size=1024,
+        seed=0,
     )
     ss.train(config, model=model).save(folder)
-    weights, said = folder / "sae_weights.safetensors", json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-    save_file({name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}, weights)
-    (folder / "cfg.json").write_text(json.dumps(said | {"dtype": "float16"}, indent=1), encoding="utf-8")
+    weights, said = (
+        folder / "sae_weights.safetensors",
+        json.loads((folder / "cfg.json").read_text(encoding="utf-8")),
+    )
+    save_file(
+        {name: tensor.half().contiguous() for name, tensor in load_file(weights).items()}, weights
+    )
+    (folder / "cfg.json").write_text(
+        json.dumps(said | {"dtype": "float16"}, indent=1), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -61,11 +61,21 @@ def tiny_model() -> HookedTransformer:
     hf = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
 
     cfg = loading.get_pretrained_model_config(
-        str(MODEL), hf_cfg=hf.config.to_dict(), device="cpu", fold_ln=False, default_prepend_bos=False
+        str(MODEL),
+        hf_cfg=hf.config.to_dict(),
+        device="cpu",
+        fold_ln=False,
+        default_prepend_bos=False,
     )
     state = loading.get_pretrained_state_dict(str(MODEL), cfg, hf)
     model = HookedTransformer(cfg, AutoTokenizer.from_pretrained(MODEL), move_to_device=False)
-    model.load_and_process_state_dict(state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False)
+    model.load_and_process_state_dict(
+        state,
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
+    )
     return model
 
 
@@ -81,7 +91,9 @@ def weights(x: Tensor, architecture: str, rng: torch.Generator) -> dict[str, Ten
     """An SAE that has learned something: its directions are deviations of some positions from the mean."""
     mean = x.mean(0)
     rows = x[torch.randperm(len(x), generator=rng)[:D_SAE]] - mean
-    rows = rows / rows.norm(dim=-1, keepdim=True) * (0.8 + 0.4 * torch.rand(D_SAE, 1, generator=rng))
+    rows = (
+        rows / rows.norm(dim=-1, keepdim=True) * (0.8 + 0.4 * torch.rand(D_SAE, 1, generator=rng))
+    )
     scale = float((x - mean).norm(dim=-1).mean())
     b_enc = torch.zeros(D_SAE) if architecture == "topk" else torch.full((D_SAE,), -0.35 * scale)
     named = {"W_enc": rows.T.contiguous(), "W_dec": 0.5 * rows, "b_dec": mean, "b_enc": b_enc}
@@ -89,11 +101,23 @@ def weights(x: Tensor, architecture: str, rng: torch.Generator) -> dict[str, Ten
 
 
 def make(hook_name: str, architecture: str, x: Tensor, rng: torch.Generator) -> SAE[Any]:
-    metadata = SAEMetadata(model_name="glassllm-en", hook_name=hook_name, context_size=CONTEXT_SIZE, prepend_bos=True)
-    shape: dict[str, Any] = {"d_in": x.shape[1], "d_sae": D_SAE, "dtype": "float32", "device": "cpu", "metadata": metadata}
+    metadata = SAEMetadata(
+        model_name="glassllm-en", hook_name=hook_name, context_size=CONTEXT_SIZE, prepend_bos=True
+    )
+    shape: dict[str, Any] = {
+        "d_in": x.shape[1],
+        "d_sae": D_SAE,
+        "dtype": "float32",
+        "device": "cpu",
+        "metadata": metadata,
+    }
     if "hook_z" in hook_name:
         shape["reshape_activations"] = "hook_z"
-    made = TopKSAE(TopKSAEConfig(**shape, k=12)) if architecture == "topk" else StandardSAE(StandardSAEConfig(**shape))
+    made = (
+        TopKSAE(TopKSAEConfig(**shape, k=12))
+        if architecture == "topk"
+        else StandardSAE(StandardSAEConfig(**shape))
+    )
     made.load_state_dict(weights(x, architecture, rng))
     return made
 
@@ -105,14 +129,20 @@ def main() -> None:
     contexts = contexts_of(model.tokenizer)
     DATA.mkdir(exist_ok=True)
     save_file({"contexts": contexts.int()}, DATA / "contexts.safetensors")
-    cases = {"standard": "blocks.2.hook_resid_post", "topk": "blocks.1.hook_mlp_out", "standard_z": "blocks.2.attn.hook_z"}
+    cases = {
+        "standard": "blocks.2.hook_resid_post",
+        "topk": "blocks.1.hook_mlp_out",
+        "standard_z": "blocks.2.attn.hook_z",
+    }
     for name, hook_name in cases.items():
         _, cache = model.run_with_cache(contexts, names_filter=[hook_name])
         x = cache[hook_name].reshape(contexts.numel(), -1)[contexts.flatten() > EOS]
         sae = make(hook_name, name.removesuffix("_z"), x, torch.Generator().manual_seed(1))
         said = {}
         for kind, exclude in (("default", True), ("all_positions", False)):
-            config = get_eval_everything_config(batch_size_prompts=N_CONTEXTS, n_eval_reconstruction_batches=1)
+            config = get_eval_everything_config(
+                batch_size_prompts=N_CONTEXTS, n_eval_reconstruction_batches=1
+            )
             metrics, _ = run_evals(
                 sae,
                 Prompts(contexts),
@@ -121,7 +151,12 @@ def main() -> None:
                 config,
                 exclude_special_tokens=exclude,  # type: ignore[arg-type]
             )
-            said[kind] = {key: value for group in metrics.values() for key, value in group.items() if not key.startswith("total_")}
+            said[kind] = {
+                key: value
+                for group in metrics.values()
+                for key, value in group.items()
+                if not key.startswith("total_")
+            }
         sae.cfg.dtype = "float16"
         sae.half().save_model(DATA / name)
         (DATA / name / "run_evals.json").write_text(json.dumps(said, indent=1) + "\n")

@@ -31,9 +31,17 @@ D_IN, D_OUT, D_SAE, N_POS, K = 16, 12, 48, 12, 5
 SCALING_FACTOR = 0.7
 WIDTHS = [8, 20, D_SAE]
 TOLERANCE = 1e-5
-METADATA = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "context_size": 64, "prepend_bos": True}
+METADATA = {
+    "model_name": "tiny",
+    "hook_name": "blocks.1.hook_resid_post",
+    "context_size": 64,
+    "prepend_bos": True,
+}
 HOOK_Z = METADATA | {"hook_name": "blocks.1.attn.hook_z"}
-MLP = METADATA | {"hook_name": "blocks.1.ln2.hook_normalized", "hook_name_out": "blocks.1.hook_mlp_out"}
+MLP = METADATA | {
+    "hook_name": "blocks.1.ln2.hook_normalized",
+    "hook_name_out": "blocks.1.hook_mlp_out",
+}
 TRANSCODER = {"d_out": D_OUT, "apply_b_dec_to_input": False, "metadata": MLP}
 
 INFERENCE: dict[str, dict[str, Any]] = {
@@ -43,23 +51,46 @@ INFERENCE: dict[str, dict[str, Any]] = {
     "standard_constant_norm_rescale": {"normalize_activations": "constant_norm_rescale"},
     "standard_expected_average": {"normalize_activations": "expected_average_only_in"},
     "standard_whitening": {"normalize_activations": "covariance_whitening"},
-    "standard_whitening_no_b_dec_in": {"normalize_activations": "covariance_whitening", "apply_b_dec_to_input": False},
+    "standard_whitening_no_b_dec_in": {
+        "normalize_activations": "covariance_whitening",
+        "apply_b_dec_to_input": False,
+    },
     "standard_hook_z": {"reshape_activations": "hook_z", "metadata": HOOK_Z},
     "standard_float16": {"dtype": "float16"},
     "gated": {},
     "gated_layer_norm": {"normalize_activations": "layer_norm"},
-    "gated_whitening_no_b_dec_in": {"normalize_activations": "covariance_whitening", "apply_b_dec_to_input": False},
+    "gated_whitening_no_b_dec_in": {
+        "normalize_activations": "covariance_whitening",
+        "apply_b_dec_to_input": False,
+    },
     "topk": {"k": K},
     "topk_few_positive": {"k": 30},
     "topk_constant_norm_rescale": {"k": K, "normalize_activations": "constant_norm_rescale"},
     "topk_rescale": {"k": K, "rescale_acts_by_decoder_norm": True},
-    "topk_rescale_expected_average": {"k": K, "rescale_acts_by_decoder_norm": True, "normalize_activations": "expected_average_only_in"},
-    "topk_rescale_whitening": {"k": K, "rescale_acts_by_decoder_norm": True, "normalize_activations": "covariance_whitening"},
-    "topk_rescale_hook_z": {"k": K, "rescale_acts_by_decoder_norm": True, "reshape_activations": "hook_z", "metadata": HOOK_Z},
+    "topk_rescale_expected_average": {
+        "k": K,
+        "rescale_acts_by_decoder_norm": True,
+        "normalize_activations": "expected_average_only_in",
+    },
+    "topk_rescale_whitening": {
+        "k": K,
+        "rescale_acts_by_decoder_norm": True,
+        "normalize_activations": "covariance_whitening",
+    },
+    "topk_rescale_hook_z": {
+        "k": K,
+        "rescale_acts_by_decoder_norm": True,
+        "reshape_activations": "hook_z",
+        "metadata": HOOK_Z,
+    },
     "jumprelu": {},
     "jumprelu_no_b_dec_in": {"apply_b_dec_to_input": False},
     "jumprelu_layer_norm": {"normalize_activations": "layer_norm"},
-    "jumprelu_layer_norm_hook_z": {"normalize_activations": "layer_norm", "reshape_activations": "hook_z", "metadata": HOOK_Z},
+    "jumprelu_layer_norm_hook_z": {
+        "normalize_activations": "layer_norm",
+        "reshape_activations": "hook_z",
+        "metadata": HOOK_Z,
+    },
     "jumprelu_expected_average": {"normalize_activations": "expected_average_only_in"},
     "jumprelu_bfloat16": {"dtype": "bfloat16"},
     "transcoder": TRANSCODER,
@@ -77,30 +108,85 @@ TRAINING: dict[str, dict[str, Any]] = {
     "matryoshka_batchtopk_training": {"k": 4.5, "matryoshka_widths": WIDTHS},
 }
 
-OLDEST = {"model_name": "tiny", "hook_point": "blocks.1.hook_resid_pre", "hook_point_layer": 1, "hook_point_head_index": None}
-OLDEST |= {"dataset_path": "tiny/tokens", "context_size": 64, "d_in": D_IN, "d_sae": D_SAE, "dtype": "torch.float32", "device": "mps"}
-OLDEST |= {"l1_coefficient": 8e-5, "lr": 4e-4, "expansion_factor": 3, "b_dec_init_method": "geometric_median"}
-V3 = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_pre", "hook_layer": 1, "hook_head_index": None, "prepend_bos": False}
-V3 |= {"context_size": 64, "d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cuda:0", "activation_fn_str": "relu"}
-V3 |= {"finetuning_scaling_factor": False, "apply_b_dec_to_input": True, "sae_lens_training_version": "3.18.2"}
+OLDEST = {
+    "model_name": "tiny",
+    "hook_point": "blocks.1.hook_resid_pre",
+    "hook_point_layer": 1,
+    "hook_point_head_index": None,
+}
+OLDEST |= {
+    "dataset_path": "tiny/tokens",
+    "context_size": 64,
+    "d_in": D_IN,
+    "d_sae": D_SAE,
+    "dtype": "torch.float32",
+    "device": "mps",
+}
+OLDEST |= {
+    "l1_coefficient": 8e-5,
+    "lr": 4e-4,
+    "expansion_factor": 3,
+    "b_dec_init_method": "geometric_median",
+}
+V3 = {
+    "model_name": "tiny",
+    "hook_name": "blocks.1.hook_resid_pre",
+    "hook_layer": 1,
+    "hook_head_index": None,
+    "prepend_bos": False,
+}
+V3 |= {
+    "context_size": 64,
+    "d_in": D_IN,
+    "d_sae": D_SAE,
+    "dtype": "float32",
+    "device": "cuda:0",
+    "activation_fn_str": "relu",
+}
+V3 |= {
+    "finetuning_scaling_factor": False,
+    "apply_b_dec_to_input": True,
+    "sae_lens_training_version": "3.18.2",
+}
 HEADS = {"hook_name": "blocks.1.attn.hook_z"}
 TOP_K = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
-VERSIONLESS = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu", "normalize_activations": "none", "metadata": METADATA}
+VERSIONLESS = {
+    "d_in": D_IN,
+    "d_sae": D_SAE,
+    "dtype": "float32",
+    "device": "cpu",
+    "normalize_activations": "none",
+    "metadata": METADATA,
+}
 LEGACY: dict[str, dict[str, Any]] = {
     "legacy_oldest": OLDEST,
-    "legacy_oldest_activation": OLDEST | {"activation_fn_str": "relu", "normalize_activations": None, "noise_scale": 0.0},
-    "legacy_standard": V3 | {"architecture": "standard", "normalize_activations": "none", "neuronpedia_id": "tiny/1-res"},
-    "legacy_no_b_dec_in": V3 | {"architecture": "standard", "apply_b_dec_to_input": False, "normalize_activations": False},
+    "legacy_oldest_activation": OLDEST
+    | {"activation_fn_str": "relu", "normalize_activations": None, "noise_scale": 0.0},
+    "legacy_standard": V3
+    | {"architecture": "standard", "normalize_activations": "none", "neuronpedia_id": "tiny/1-res"},
+    "legacy_no_b_dec_in": V3
+    | {"architecture": "standard", "apply_b_dec_to_input": False, "normalize_activations": False},
     "legacy_normalize_true": V3 | {"normalize_activations": True},
-    "legacy_layer_norm": V3 | {"architecture": "standard", "normalize_activations": "layer_norm", "activation_fn_kwargs": {}},
+    "legacy_layer_norm": V3
+    | {
+        "architecture": "standard",
+        "normalize_activations": "layer_norm",
+        "activation_fn_kwargs": {},
+    },
     "legacy_topk": V3 | TOP_K | {"normalize_activations": "none"},
-    "legacy_topk_architecture": V3 | TOP_K | {"architecture": "topk", "normalize_activations": "none"},
-    "legacy_topk_layer_norm": V3 | TOP_K | {"architecture": "standard", "normalize_activations": "layer_norm"},
+    "legacy_topk_architecture": V3
+    | TOP_K
+    | {"architecture": "topk", "normalize_activations": "none"},
+    "legacy_topk_layer_norm": V3
+    | TOP_K
+    | {"architecture": "standard", "normalize_activations": "layer_norm"},
     "legacy_gated": V3 | {"architecture": "gated", "normalize_activations": "none"},
     "legacy_jumprelu": V3 | {"architecture": "jumprelu", "normalize_activations": "none"},
     "legacy_hook_z": V3 | HEADS | {"normalize_activations": "none"},
-    "legacy_versionless_topk": VERSIONLESS | {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True},
-    "legacy_versionless_transcoder": VERSIONLESS | {"architecture": "skip_transcoder", "d_out": D_IN, "apply_b_dec_to_input": False},
+    "legacy_versionless_topk": VERSIONLESS
+    | {"architecture": "topk", "k": K, "rescale_acts_by_decoder_norm": True},
+    "legacy_versionless_transcoder": VERSIONLESS
+    | {"architecture": "skip_transcoder", "d_out": D_IN, "apply_b_dec_to_input": False},
     "legacy_scaling_factor": V3 | {"architecture": "standard", "normalize_activations": "none"},
 }
 
@@ -170,17 +256,25 @@ def folds(folder: Path, x: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         sae = read(folder)
         mean = torch.randn(D_IN, generator=rng)
         whitening = torch.eye(D_IN) + 0.2 * torch.randn(D_IN, D_IN, generator=rng)
-        matrices = {"mean": mean, "whitening": whitening, "unwhitening": torch.linalg.inv(whitening)}
+        matrices = {
+            "mean": mean,
+            "whitening": whitening,
+            "unwhitening": torch.linalg.inv(whitening),
+        }
         sae.fold_activation_whitening(*matrices.values())
         io |= matrices | outputs("whitened", sae, x)
     return io
 
 
 def save_io(folder: Path, io: dict[str, Tensor]) -> None:
-    save_file({name: value.detach().contiguous() for name, value in io.items()}, folder / "io.safetensors")
+    save_file(
+        {name: value.detach().contiguous() for name, value in io.items()}, folder / "io.safetensors"
+    )
 
 
-def new_sae(classes: tuple[type[SAE[Any]], type[SAEConfig]], options: dict[str, Any], rng: torch.Generator) -> SAE[Any]:
+def new_sae(
+    classes: tuple[type[SAE[Any]], type[SAEConfig]], options: dict[str, Any], rng: torch.Generator
+) -> SAE[Any]:
     """An SAE of sae-lens with random weights."""
     sae_class, cfg_class = classes
     metadata = SAEMetadata(**options.get("metadata", METADATA))
@@ -216,12 +310,17 @@ def in_training(folder: Path, x: Tensor) -> dict[str, Tensor]:
     sae = TrainingSAE.load_from_disk(folder)
     io = outputs("batch", sae, x)
     if "matryoshka" in folder.name:
-        io |= {f"prefix_out_{width}": out for width, out in sae._iterable_decode(io["batch_acts"], include_outer_loss=True)}
+        io |= {
+            f"prefix_out_{width}": out
+            for width, out in sae._iterable_decode(io["batch_acts"], include_outer_loss=True)
+        }
     if "batchtopk" in folder.name:
         sae.fold_activation_norm_scaling_factor(SCALING_FACTOR)
         with tempfile.TemporaryDirectory() as temporary:
             sae.save_inference_model(temporary)
-            io |= {"scaling_factor": torch.tensor(SCALING_FACTOR)} | outputs("scaled", read(Path(temporary)), x)
+            io |= {"scaling_factor": torch.tensor(SCALING_FACTOR)} | outputs(
+                "scaled", read(Path(temporary)), x
+            )
     return io
 
 
@@ -236,7 +335,9 @@ def make_legacy(name: str, cfg: dict[str, Any], rng: torch.Generator) -> bool:
         weights["scaling_factor"] = torch.ones(D_SAE)
     save_file(weights, folder / "sae_weights.safetensors")
     if name == "legacy_oldest":
-        save_file({"sparsity": -3 * torch.rand(D_SAE, generator=rng)}, folder / "sparsity.safetensors")
+        save_file(
+            {"sparsity": -3 * torch.rand(D_SAE, generator=rng)}, folder / "sparsity.safetensors"
+        )
     x = random_input(rng, per_head="hook_z" in name)
     save_io(folder, {"x": x} | outputs("", read(folder), x) | folds(folder, x, rng))
     return is_clear_cut(read(folder), x, rng)
@@ -256,7 +357,9 @@ def make_all() -> None:
                 raise SystemExit(f"{name}: no clear-cut seed found")
     for folder in sorted(DATA.iterdir()):
         io = load_file(folder / "io.safetensors")
-        print(f"{folder.name:40} l0 {(io['feature_acts'] > 0).float().sum(-1).mean():5.1f}  {' '.join(sorted(io))}")
+        print(
+            f"{folder.name:40} l0 {(io['feature_acts'] > 0).float().sum(-1).mean():5.1f}  {' '.join(sorted(io))}"
+        )
 
 
 def worst_error(ours: Tensor, reference: Tensor) -> float:
@@ -275,7 +378,9 @@ def check_folder(folder: Path) -> tuple[float, float]:
 
 def check_all(root: Path) -> int:
     """Print how far sae-lens on each saved folder is from the io.safetensors beside it; the number of failures."""
-    folders = sorted(path.parent for path in root.rglob("cfg.json") if (path.parent / "io.safetensors").exists())
+    folders = sorted(
+        path.parent for path in root.rglob("cfg.json") if (path.parent / "io.safetensors").exists()
+    )
     failures = 0 if folders else 1
     print(f"{len(folders)} SAE folders with an io.safetensors below {root}")
     for folder in folders:
@@ -283,7 +388,9 @@ def check_all(root: Path) -> int:
             acts, out = check_folder(folder)
             verdict = "ok" if max(acts, out) <= TOLERANCE else "DIFFERS"
             line = f"acts {acts:8.1e}  out {out:8.1e}  {verdict}"
-        except Exception as error:  # whatever sae-lens raises is the finding, and the next folder still counts
+        except (
+            Exception
+        ) as error:  # whatever sae-lens raises is the finding, and the next folder still counts
             line = verdict = f"REFUSED {type(error).__name__}: {error}"
         failures += verdict != "ok"
         print(f"{folder.relative_to(root)!s:40} {line}")
@@ -291,8 +398,12 @@ def check_all(root: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check-ours", type=Path, metavar="FOLDER", help="compare instead of making the references")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check-ours", type=Path, metavar="FOLDER", help="compare instead of making the references"
+    )
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -17,7 +17,10 @@ import torch
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
 from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
-from sae_lens.saes.matryoshka_batchtopk_sae import MatryoshkaBatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAEConfig
+from sae_lens.saes.matryoshka_batchtopk_sae import (
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+)
 from sae_lens.saes.sae import TrainStepInput
 from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
@@ -52,11 +55,20 @@ CASES: dict[str, dict[str, Any]] = {
     "batchtopk_plain": {"k": 2.5, "rescale_acts_by_decoder_norm": False},
     "matryoshka_batchtopk": {"k": 4, **WIDTHS},
     "matryoshka_batchtopk_auxk": {"k": 4, "auxk": True, **WIDTHS},
-    "matryoshka_batchtopk_auxk_per_prefix": {"k": 4, "auxk": True, "use_matryoshka_aux_loss": True, **WIDTHS},
+    "matryoshka_batchtopk_auxk_per_prefix": {
+        "k": 4,
+        "auxk": True,
+        "use_matryoshka_aux_loss": True,
+        **WIDTHS,
+    },
     "jumprelu_step": JUMP,
     "jumprelu_step_to_input": {"jumprelu_ste_to_input": True, **JUMP},
     "jumprelu_tanh": {"jumprelu_sparsity_loss_mode": "tanh", **JUMP},
-    "jumprelu_tanh_to_input": {"jumprelu_sparsity_loss_mode": "tanh", "jumprelu_ste_to_input": True, **JUMP},
+    "jumprelu_tanh_to_input": {
+        "jumprelu_sparsity_loss_mode": "tanh",
+        "jumprelu_ste_to_input": True,
+        **JUMP,
+    },
     "jumprelu_quadratic": {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 5.0, **JUMP},
     "jumprelu_pre_act": {"pre_act": True, **JUMP},
 }
@@ -85,7 +97,9 @@ def make(case: str, transcoder: bool) -> Any:
         knobs["aux_loss_coefficient"] = REVIVAL
     if transcoder:
         knobs["apply_b_dec_to_input"] = False
-    knobs = {name: list(value) if isinstance(value, list) else value for name, value in knobs.items()}
+    knobs = {
+        name: list(value) if isinstance(value, list) else value for name, value in knobs.items()
+    }
     sae = sae_class(config_class(d_in=D_IN, d_sae=D_SAE, **knobs))
     if transcoder:
         sae.W_dec = nn.Parameter(torch.zeros(D_SAE, D_OUT))
@@ -99,10 +113,18 @@ def make(case: str, transcoder: bool) -> Any:
 
 
 def step(x: Tensor, coefficients: dict[str, float], dead: Tensor | None) -> TrainStepInput:
-    return TrainStepInput(sae_in=x, coefficients=coefficients, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False)
+    return TrainStepInput(
+        sae_in=x,
+        coefficients=coefficients,
+        dead_neuron_mask=dead,
+        n_training_steps=0,
+        is_logging_step=False,
+    )
 
 
-def total(sae: Any, x: Tensor, y: Tensor, dead: Tensor | None, skip: Tensor | None) -> dict[str, Tensor]:
+def total(
+    sae: Any, x: Tensor, y: Tensor, dead: Tensor | None, skip: Tensor | None
+) -> dict[str, Tensor]:
     """Every loss term."""
     coefficients = dict.fromkeys(sae.get_coefficients(), SPARSITY)
     if y is x:
@@ -114,7 +136,9 @@ def total(sae: Any, x: Tensor, y: Tensor, dead: Tensor | None, skip: Tensor | No
     if isinstance(sae, GatedTrainingSAE):
         gate = torch.relu(x @ sae.W_enc + sae.b_gate)
         losses["l1_loss"] = SPARSITY * (gate * sae.W_dec.norm(dim=1)).sum(-1).mean()
-        losses["auxiliary_reconstruction_loss"] = (gate @ sae.W_dec + sae.b_dec - residual).square().sum(-1).mean()
+        losses["auxiliary_reconstruction_loss"] = (
+            (gate @ sae.W_dec + sae.b_dec - residual).square().sum(-1).mean()
+        )
         return losses
     # The residual keeps its gradient to W_skip out of AuxK through the detach inside.
     losses |= sae.calculate_aux_loss(step(residual, coefficients, dead), acts, hidden_pre, out)
@@ -124,7 +148,9 @@ def total(sae: Any, x: Tensor, y: Tensor, dead: Tensor | None, skip: Tensor | No
     return losses
 
 
-def reference(case: str, *, transcoder: bool, skip: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+def reference(
+    case: str, *, transcoder: bool, skip: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     torch.manual_seed(sum(map(ord, case)) + transcoder + 2 * skip)
     sae = make(case, transcoder)
     x = torch.randn(N_POS, D_IN) + 0.3
@@ -140,9 +166,19 @@ def reference(case: str, *, transcoder: bool, skip: bool) -> tuple[dict[str, Ten
     for name, parameter in params.items():
         assert parameter.grad is not None, name
         tensors |= {f"param.{name}": parameter.detach(), f"grad.{name}": parameter.grad}
-    objective = {name: value for name, value in CASES[case].items() if name not in ("auxk", "pre_act")}
-    objective |= {"architecture": architecture_of(case), "d_in": D_IN, "d_sae": D_SAE, "d_out": y.shape[1], "skip": skip}
-    objective["revival"] = "auxk" if "auxk" in CASES[case] else "pre_act" if "pre_act" in CASES[case] else "none"
+    objective = {
+        name: value for name, value in CASES[case].items() if name not in ("auxk", "pre_act")
+    }
+    objective |= {
+        "architecture": architecture_of(case),
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "d_out": y.shape[1],
+        "skip": skip,
+    }
+    objective["revival"] = (
+        "auxk" if "auxk" in CASES[case] else "pre_act" if "pre_act" in CASES[case] else "none"
+    )
     if transcoder:
         objective["apply_b_dec_to_input"] = False
     # One key: safetensors writes several in any order, and the same run should give the same bytes.
@@ -159,7 +195,14 @@ def main() -> None:
         name = case + ("_skip" if skip else "") + ("_transcoder" if transcoder else "")
         tensors, said = reference(case, transcoder=transcoder, skip=skip)
         save_file(tensors, DATA / f"{name}.safetensors", metadata=said)
-        print(name, {key: round(float(value), 4) for key, value in tensors.items() if key.startswith("loss.")})
+        print(
+            name,
+            {
+                key: round(float(value), 4)
+                for key, value in tensors.items()
+                if key.startswith("loss.")
+            },
+        )
 
 
 if __name__ == "__main__":

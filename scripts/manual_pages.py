@@ -9,18 +9,39 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 WEB = "https://github.com/saescope/saescope/blob/main"
-ELSEWHERE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "evals/README.md": "evaluation.md"}
+ELSEWHERE = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "evals/README.md": "evaluation.md",
+}
 PARTS = {
     "Load": ("load_model", "load_sae", "peek_sae", "SAE"),
-    "Read": ("record", "record_activations", "encode_texts", "rank_features", "index_features", "find_index"),
+    "Read": (
+        "record",
+        "record_activations",
+        "encode_texts",
+        "rank_features",
+        "index_features",
+        "find_index",
+    ),
     "Explain and change": ("attribute", "FeatureEdit", "intervene", "steer"),
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
-    "Train and judge": ("train_config", "TrainConfig", "train", "ActivationStore", "check_sae", "evaluate"),
+    "Train and judge": (
+        "train_config",
+        "TrainConfig",
+        "train",
+        "ActivationStore",
+        "check_sae",
+        "evaluate",
+    ),
 }
 
 
 def on_files(files: Files, config: Any) -> Files:
-    pages = {page: _moved((ROOT / source).read_text(encoding="utf-8")) for source, page in ELSEWHERE.items()}
+    pages = {
+        page: _moved((ROOT / source).read_text(encoding="utf-8"))
+        for source, page in ELSEWHERE.items()
+    }
     pages |= {"api.md": _api(), "decisions.md": _decisions()}
     for page, text in pages.items():
         if not files.get_file_from_path(page):
@@ -42,9 +63,13 @@ def _api() -> str:
     """Every name of `import saescope as ss`, from its docstring."""
     import saescope as ss
 
-    missing = set(ss.__all__) - {"__version__"} - {name for names in PARTS.values() for name in names}
+    missing = (
+        set(ss.__all__) - {"__version__"} - {name for names in PARTS.values() for name in names}
+    )
     if missing:
-        raise ValueError(f"scripts/manual_pages.py: say where on the API page {sorted(missing)} belong")
+        raise ValueError(
+            f"scripts/manual_pages.py: say where on the API page {sorted(missing)} belong"
+        )
     said = "".join(f"\n## {part}\n\n" + "\n".join(_entries(names)) for part, names in PARTS.items())
     return f"# The library\n\n`import saescope as ss`; all below is `ss.<name>`. Nothing heavy is imported before its first use.\n{said}"
 
@@ -54,7 +79,11 @@ def _entries(names: tuple[str, ...]) -> Iterator[str]:
 
     for name in names:
         thing = getattr(ss, name)
-        members = "\n    options:\n      members: [encode, encode_sparse, decode, save]" if name == "SAE" else ""
+        members = (
+            "\n    options:\n      members: [encode, encode_sparse, decode, save]"
+            if name == "SAE"
+            else ""
+        )
         yield f"::: {thing.__module__}.{thing.__qualname__}{members}\n"
 
 
@@ -64,4 +93,8 @@ def _decisions() -> str:
     for path in sorted((ROOT / "docs" / "decisions").glob("*.md")):
         title = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         lines.append(f"- [{title}](decisions/{path.name})")
-    return "# Decisions\n\nWhat would surprise a newcomer, and why it is so.\n\n" + "\n".join(lines) + "\n"
+    return (
+        "# Decisions\n\nWhat would surprise a newcomer, and why it is so.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )

@@ -9,4 +9,6 @@ if __name__ == "__main__":
     try:
         prepare(lambda line: print(line, flush=True))
     except SaescopeError as error:
-        sys.exit(f"{error} {error.hint}\nThe tests that do not need it: pytest -m 'not model and not slow and not network and not gpu'")
+        sys.exit(
+            f"{error} {error.hint}\nThe tests that do not need it: pytest -m 'not model and not slow and not network and not gpu'"
+        )

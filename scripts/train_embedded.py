@@ -38,14 +38,20 @@ RECIPE: dict[str, Any] = {
 def packaged(sae: SAE) -> SAE:
     """Decoder rows of norm 1 and half precision; no longer ranked by norms that are all the same."""
     sae = sae.fold_W_dec_norm()
-    said = {"seqpos_slice": [1, None], "cached_tokens": RECIPE["cached_tokens"], "trained_by": "scripts/train_embedded.py"}
+    said = {
+        "seqpos_slice": [1, None],
+        "cached_tokens": RECIPE["cached_tokens"],
+        "trained_by": "scripts/train_embedded.py",
+    }
     metadata = replace(sae.cfg.metadata, prepend_bos=False, raw={**sae.cfg.metadata.raw, **said})
     cfg: Any = replace(sae.cfg, rescale_acts_by_decoder_norm=False, metadata=metadata)  # type: ignore[call-arg]
     return type(sae)(cfg, {name: tensor.half() for name, tensor in sae.tensors().items()})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("text")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
@@ -57,7 +63,11 @@ def main() -> None:
     cfg = ss.train_config(model, HOOK, dataset=args.text, seed=args.seed, **RECIPE)
 
     def tell(at: Progress) -> None:
-        shown = {name: round(value, 4) for name, value in at.point.items() if name in ("explained_variance", "l0", "dead_share", "lr")}
+        shown = {
+            name: round(value, 4)
+            for name, value in at.point.items()
+            if name in ("explained_variance", "l0", "dead_share", "lr")
+        }
         print(f"step {at.step} of {at.n_steps}: {shown}", flush=True)
 
     run = TrainingRun(cfg, model, folder=home() / "embedded-run", say=print)

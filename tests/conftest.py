@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from saescope.models import LanguageModel
     from saescope.saes import SAE
 
-os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "disabled"}
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "disabled",
+}
 
 DATA = Path(__file__).parent / "data"
 
@@ -54,7 +59,9 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     def local_only(self: socket.socket, address: Any) -> None:
         if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            raise AssertionError(f"A test tried to reach {address}: mark it `network` or give it a local answer.")
+            raise AssertionError(
+                f"A test tried to reach {address}: mark it `network` or give it a local answer."
+            )
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
@@ -96,7 +103,10 @@ def smollm() -> "LanguageModel":
     from saescope.models import load_model
 
     if not is_ready():
-        pytest.fail("The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.", pytrace=False)
+        pytest.fail(
+            "The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.",
+            pytrace=False,
+        )
     return load_model(device="cpu")
 
 

@@ -35,8 +35,16 @@ TREES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path
 
 
 def test_every_function_fits_on_a_screen() -> None:
-    functions = [(name, node) for name, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, FUNCTION)]
-    lengths = [(f"{name}.{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1) for name, node in functions]
+    functions = [
+        (name, node)
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, FUNCTION)
+    ]
+    lengths = [
+        (f"{name}.{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1)
+        for name, node in functions
+    ]
     assert lengths
     assert [(name, length) for name, length in lengths if length > MOST_LINES] == []
 
@@ -53,7 +61,11 @@ def imported_at_start(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name in TREES)
         elif isinstance(node, ast.ImportFrom) and node.module:
             inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name for name in (inside if any(name in TREES for name in inside) else [node.module]) if name in TREES)
+            yield from (
+                name
+                for name in (inside if any(name in TREES for name in inside) else [node.module])
+                if name in TREES
+            )
 
 
 def test_every_public_name_of_the_library_is_there() -> None:
@@ -62,22 +74,54 @@ def test_every_public_name_of_the_library_is_there() -> None:
 
 def python(code: str) -> str:
     """What `code` prints in a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_importing_saescope_brings_nothing_heavy() -> None:
-    heavy = {"torch", "transformers", "transformer_lens", "huggingface_hub", "numpy", "mcp", "pydantic", "matplotlib"}
+    heavy = {
+        "torch",
+        "transformers",
+        "transformer_lens",
+        "huggingface_hub",
+        "numpy",
+        "mcp",
+        "pydantic",
+        "matplotlib",
+    }
     assert python(f"import sys, saescope; print(*sorted({heavy} & set(sys.modules)))") == ""
 
 
-def test_all_that_needs_no_language_model_imports_without_the_server_and_its_heavy_libraries() -> None:
+def test_all_that_needs_no_language_model_imports_without_the_server_and_its_heavy_libraries() -> (
+    None
+):
     core = [name for name in TREES if name.split(".")[0] == "saescope"]
-    light = [name for name in core if not any(other.startswith("saescope.models") for other in brought_in(name))]
+    light = [
+        name
+        for name in core
+        if not any(other.startswith("saescope.models") for other in brought_in(name))
+    ]
     assert "saescope.load" in light
-    refused = ["mcp", "pydantic", "saescope_mcp", "matplotlib", "transformers", "transformer_lens", "huggingface_hub", "datasets"]
-    python(f"import importlib, sys; sys.modules.update(dict.fromkeys({refused})); [importlib.import_module(m) for m in {light}]")
+    refused = [
+        "mcp",
+        "pydantic",
+        "saescope_mcp",
+        "matplotlib",
+        "transformers",
+        "transformer_lens",
+        "huggingface_hub",
+        "datasets",
+    ]
+    python(
+        f"import importlib, sys; sys.modules.update(dict.fromkeys({refused})); [importlib.import_module(m) for m in {light}]"
+    )
 
 
 def brought_in(name: str) -> set[str]:
@@ -108,7 +152,9 @@ def test_a_document_names_every_tool_and_no_other(document: str, tools: dict[str
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_call_in_a_document_is_one_that_the_server_takes(document: str, tools: dict[str, Tool]) -> None:
+def test_every_call_in_a_document_is_one_that_the_server_takes(
+    document: str, tools: dict[str, Tool]
+) -> None:
     calls = [ast.parse(call, mode="eval").body for call in inline_calls(document)]
     assert calls
     for call in calls:
@@ -116,7 +162,9 @@ def test_every_call_in_a_document_is_one_that_the_server_takes(document: str, to
         schema = tools[call.func.id].input_schema
         given = {keyword.arg for keyword in call.keywords}
         assert given <= set(schema["properties"]), f"{document}: {ast.unparse(call)}"
-        assert set(schema.get("required", [])) <= given or not given, f"{document}: {ast.unparse(call)} lacks an argument"
+        assert set(schema.get("required", [])) <= given or not given, (
+            f"{document}: {ast.unparse(call)} lacks an argument"
+        )
 
 
 def inline_calls(document: str) -> list[str]:
@@ -127,20 +175,35 @@ def inline_calls(document: str) -> list[str]:
 
 
 def test_versions_agree() -> None:
-    changelog = re.search(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    changelog = re.search(
+        r"^## \[(\d+\.\d+\.\d+)\]",
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
     assert changelog and saescope.__version__ == version("saescope") == changelog[1]
 
 
 def test_the_repository_has_one_address() -> None:
-    addresses = {match for path in tracked_texts() for match in re.findall(r"github\.com/(saescope/\w+)", path.read_text(encoding="utf-8"))}
-    assert addresses == {PYPROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/")}
+    addresses = {
+        match
+        for path in tracked_texts()
+        for match in re.findall(r"github\.com/(saescope/\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert addresses == {
+        PYPROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/")
+    }
 
 
 def test_every_direct_dependency_is_pinned_and_no_index_is_named() -> None:
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = {canonical(line.split("==")[0]) for line in text.splitlines() if "==" in line}
     groups = [*PYPROJECT["dependency-groups"].values(), PYPROJECT["project"]["dependencies"]]
-    direct = {canonical(re.split(r"[\[<>=]", entry)[0]) for group in groups for entry in group if isinstance(entry, str)}
+    direct = {
+        canonical(re.split(r"[\[<>=]", entry)[0])
+        for group in groups
+        for entry in group
+        if isinstance(entry, str)
+    }
     assert direct <= pinned
     assert "://" not in text and "torch==2.13.0\n" in text
 
@@ -151,18 +214,31 @@ def canonical(name: str) -> str:
 
 def tracked_texts() -> list[Path]:
     """Every text file that git tracks or would track; outside a repository, every file beside the sources."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     paths = [ROOT / line for line in listed.stdout.splitlines()] or [
         path for top in ("core", "server", "tests", "docs") for path in ROOT.glob(f"{top}/**/*")
     ]
     return [
-        path for path in paths if path.is_file() and path.suffix in {"", ".py", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".sh"}
+        path
+        for path in paths
+        if path.is_file()
+        and path.suffix in {"", ".py", ".md", ".toml", ".txt", ".json", ".yaml", ".yml", ".sh"}
     ]
 
 
 def test_no_tracked_file_holds_a_path_of_somebodys_machine_or_a_token() -> None:
     # Written in pieces, so that this file does not find itself; tests may invent /home/someone and tokens that begin with abc.
-    paths = [r"/(?:ro" r"ot|wo" r"rk|op" r"t)/[a-z]", r"/(?:ho" r"me|Us" r"ers)/(?!some(?:one|body)\b)[a-z]", r"[A-Z]:\\Us" r"ers"]
+    paths = [
+        r"/(?:ro" r"ot|wo" r"rk|op" r"t)/[a-z]",
+        r"/(?:ho" r"me|Us" r"ers)/(?!some(?:one|body)\b)[a-z]",
+        r"[A-Z]:\\Us" r"ers",
+    ]
     tokens = [
         r"\bhf_(?!abc)[A-Za-z0-9]{20,}",
         r"\bgh[ps]_(?!abc)[A-Za-z0-9]{20,}",

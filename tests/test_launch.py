@@ -44,11 +44,22 @@ class Machine:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "UV": str(self.uv), "UV_TORCH_BACKEND": "cpu", "SAESCOPE_OFFLINE": "1"}
+        return {
+            **os.environ,
+            "UV": str(self.uv),
+            "UV_TORCH_BACKEND": "cpu",
+            "SAESCOPE_OFFLINE": "1",
+        }
 
     def client(self, wait_s: float = 0.5) -> Client:
         code = f"import sys; sys.path.insert(0, {str(LAUNCH.parent)!r}); import launch; launch.WAIT_S = {wait_s}; sys.exit(launch.main())"
-        return Client(StdioServerParameters(command=sys.executable, args=["-c", code, "--data", str(self.data)], env=self.environment))
+        return Client(
+            StdioServerParameters(
+                command=sys.executable,
+                args=["-c", code, "--data", str(self.data)],
+                env=self.environment,
+            )
+        )
 
     def finish(self, said: str) -> None:
         self.gate.with_suffix(".new").write_text(said)
@@ -65,24 +76,40 @@ def text(result: Any) -> str:
     return result.content[0].text
 
 
-async def test_while_it_installs_the_tools_are_listed_and_a_call_says_how_far_it_is(machine: Machine) -> None:
+async def test_while_it_installs_the_tools_are_listed_and_a_call_says_how_far_it_is(
+    machine: Machine,
+) -> None:
     async with machine.client() as client:
         assert client.instructions == INSTRUCTIONS + "\n"
         assert client.server_info is not None and client.server_info.version == __version__
-        assert {tool.name for tool in (await client.list_tools()).tools} == {tool.name for tool in ALL_TOOLS}
+        assert {tool.name for tool in (await client.list_tools()).tools} == {
+            tool.name for tool in ALL_TOOLS
+        }
         assert (await client.list_prompts()).prompts == []
-        status, late = await client.call_tool("server_status", {}), await client.call_tool("find_saes", {})
+        status, late = (
+            await client.call_tool("server_status", {}),
+            await client.call_tool("find_saes", {}),
+        )
         machine.finish("1 No space left on device")
     assert not status.is_error and "INSTALLING" in text(status) and "--setup" in text(status)
-    assert not late.is_error and "Downloading torch (183.2MiB)" in text(late) and "Next: server_status()" in text(late)
+    assert (
+        not late.is_error
+        and "Downloading torch (183.2MiB)" in text(late)
+        and "Next: server_status()" in text(late)
+    )
 
 
-async def test_the_real_server_takes_over_the_same_connection_and_the_calls_that_waited(machine: Machine) -> None:
+async def test_the_real_server_takes_over_the_same_connection_and_the_calls_that_waited(
+    machine: Machine,
+) -> None:
     async with machine.client(wait_s=20.0) as client:
         assert (await client.list_prompts()).prompts == []
         machine.finish("0")
         found = await client.call_tool("find_saes", {"query": "gpt2-small-res-jb", "limit": 1})
-        assert found.structured_content is not None and found.structured_content["saes"][0]["release"] == "gpt2-small-res-jb"
+        assert (
+            found.structured_content is not None
+            and found.structured_content["saes"][0]["release"] == "gpt2-small-res-jb"
+        )
         assert len((await client.list_prompts()).prompts) == 4
     assert (machine.data / "venv" / "saescope-ready").exists()
 
@@ -92,14 +119,22 @@ async def test_a_failed_installation_says_why_and_what_to_run(machine: Machine) 
     async with machine.client() as client:
         result = await client.call_tool("load_sae", {})
         status = await client.call_tool("server_status", {})
-    assert result.is_error and "SETUP_FAILED" in text(result) and "No space left on device" in text(result)
+    assert (
+        result.is_error
+        and "SETUP_FAILED" in text(result)
+        and "No space left on device" in text(result)
+    )
     assert status.is_error and "launch.py" in text(status) and "--setup" in text(status)
 
 
 async def test_once_installed_it_is_the_server(machine: Machine) -> None:
     machine.finish("0")
     done = subprocess.run(
-        [sys.executable, LAUNCH, "--setup", "--data", machine.data], env=machine.environment, capture_output=True, text=True, check=True
+        [sys.executable, LAUNCH, "--setup", "--data", machine.data],
+        env=machine.environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "saescope is ready." in done.stdout
     machine.uv.unlink()
@@ -110,10 +145,17 @@ async def test_once_installed_it_is_the_server(machine: Machine) -> None:
 def test_a_variable_that_the_client_did_not_fill_in_means_the_checkout_itself() -> None:
     for data in ("${PLUGIN_DATA}", ""):
         code = "import sys; sys.path.insert(0, sys.argv[1]); import launch; print(launch.Place.named(sys.argv[2]).venv)"
-        done = subprocess.run([sys.executable, "-c", code, str(LAUNCH.parent), data], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(LAUNCH.parent), data],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout.strip() == str(ROOT / ".venv")
 
 
 def test_what_it_lists_before_it_is_installed_is_what_the_server_publishes() -> None:
-    published = json.loads((ROOT / "tests" / "server" / "snapshots" / "tools.json").read_text(encoding="utf-8"))
+    published = json.loads(
+        (ROOT / "tests" / "server" / "snapshots" / "tools.json").read_text(encoding="utf-8")
+    )
     assert published.keys() == {tool.name for tool in ALL_TOOLS}

@@ -33,20 +33,36 @@ def manifest(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_every_manifest_has_the_package_version(name: str) -> None:
     assert manifest(name)["version"] == saescope.__version__
-    assert [package["version"] for package in manifest(name).get("packages", [])] in ([], [saescope.__version__])
+    assert [package["version"] for package in manifest(name).get("packages", [])] in (
+        [],
+        [saescope.__version__],
+    )
 
 
 def test_names_descriptions_and_addresses_agree() -> None:
     plugin = manifest("plugin.json")
-    assert plugin["name"] == PROJECT["name"] == "saescope" and plugin["license"] == PROJECT["license"]
-    assert plugin["keywords"] == PROJECT["keywords"] and plugin["author"]["name"] == PROJECT["authors"][0]["name"]
+    assert (
+        plugin["name"] == PROJECT["name"] == "saescope" and plugin["license"] == PROJECT["license"]
+    )
+    assert (
+        plugin["keywords"] == PROJECT["keywords"]
+        and plugin["author"]["name"] == PROJECT["authors"][0]["name"]
+    )
     assert plugin["repository"] == PROJECT["urls"]["Repository"] == WEBSITE
     claude = manifest(".claude-plugin/plugin.json")
-    assert {key: claude[key] for key in plugin if key != "$schema"} == {key: plugin[key] for key in plugin if key != "$schema"}
-    listed = [entry for name in (".claude-plugin", ".agents/plugins") for entry in manifest(f"{name}/marketplace.json")["plugins"]]
+    assert {key: claude[key] for key in plugin if key != "$schema"} == {
+        key: plugin[key] for key in plugin if key != "$schema"
+    }
+    listed = [
+        entry
+        for name in (".claude-plugin", ".agents/plugins")
+        for entry in manifest(f"{name}/marketplace.json")["plugins"]
+    ]
     listed.append(manifest("gemini-extension.json"))
     assert {entry["name"] for entry in listed} == {"saescope"}
-    assert {entry["description"] for entry in listed if "description" in entry} == {plugin["description"]}
+    assert {entry["description"] for entry in listed if "description" in entry} == {
+        plugin["description"]
+    }
 
 
 @pytest.mark.parametrize("name", STARTERS)
@@ -56,16 +72,37 @@ def test_every_client_starts_the_launcher_with_uv(name: str) -> None:
     assert [*servers] == ["sae"], "Gemini allows no underscore in it"
     started = servers["sae"]
     assert started["command"] == "uv" and started["args"][:2] == ["run", "--script"]
-    assert started["args"][2] == f"{root}/scripts/launch.py" and (ROOT / "scripts" / "launch.py").is_file()
+    assert (
+        started["args"][2] == f"{root}/scripts/launch.py"
+        and (ROOT / "scripts" / "launch.py").is_file()
+    )
     assert started["args"][3:] == (["--data", data] if data else [])
 
 
 def test_the_portable_manifests_have_no_key_that_their_closed_schemas_lack() -> None:
-    known = {"$schema", "name", "version", "description", "author", "homepage", "repository", "license", "keywords"}
+    known = {
+        "$schema",
+        "name",
+        "version",
+        "description",
+        "author",
+        "homepage",
+        "repository",
+        "license",
+        "keywords",
+    }
     assert manifest("plugin.json").keys() <= known | {"extensions"}
     assert manifest("mcp.json").keys() == {"$schema", "mcpServers"}
-    assert manifest("mcp.json")["mcpServers"]["sae"].keys() <= {"type", "command", "args", "env", "cwd"}
-    assert "1.0.0" in manifest("plugin.json")["$schema"] and "1.0.0" in manifest("mcp.json")["$schema"]
+    assert manifest("mcp.json")["mcpServers"]["sae"].keys() <= {
+        "type",
+        "command",
+        "args",
+        "env",
+        "cwd",
+    }
+    assert (
+        "1.0.0" in manifest("plugin.json")["$schema"] and "1.0.0" in manifest("mcp.json")["$schema"]
+    )
 
 
 def test_the_registry_entry_names_the_package_and_the_readme_claims_it() -> None:
@@ -73,8 +110,12 @@ def test_the_registry_entry_names_the_package_and_the_readme_claims_it() -> None
     assert server["name"] == "io.github.saescope/saescope" and len(server["description"]) <= 100
     assert server["repository"]["url"] == WEBSITE
     [package] = server["packages"]
-    assert package["identifier"] == PROJECT["name"] and package["packageArguments"] == [{"type": "positional", "value": "serve"}]
-    assert f"<!-- mcp-name: {server['name']} -->" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert package["identifier"] == PROJECT["name"] and package["packageArguments"] == [
+        {"type": "positional", "value": "serve"}
+    ]
+    assert f"<!-- mcp-name: {server['name']} -->" in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_launcher_runs_on_the_pythons_of_the_package_and_imports_nothing_else() -> None:
@@ -101,6 +142,8 @@ def test_the_icon_is_what_directories_ask_for() -> None:
 def test_the_skill_folder_is_generated_from_its_sources() -> None:
     page = (ROOT / "skills" / "saescope" / "SKILL.md").read_text(encoding="utf-8")
     source = re.sub(r" *<!-- check: [^>]+ -->", "", (ROOT / "SKILL.md").read_text(encoding="utf-8"))
-    assert page == re.sub(r"skill/(references|scripts|assets)/", r"\1/", source), "Run `make docs` and commit the result."
+    assert page == re.sub(r"skill/(references|scripts|assets)/", r"\1/", source), (
+        "Run `make docs` and commit the result."
+    )
     linked = set(re.findall(r"(?:references|scripts|assets)/[\w./-]+\.\w+", page))
     assert {name for name in linked if not (ROOT / "skills" / "saescope" / name).is_file()} == set()

@@ -49,10 +49,18 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
         _require_space(folder, checkpoint)
         aside.mkdir()
         for name, tensors in checkpoint.tensors.items():
-            save_file({key: _own(tensor) for key, tensor in tensors.items()}, aside / f"{name}.safetensors")
+            save_file(
+                {key: _own(tensor) for key, tensor in tensors.items()},
+                aside / f"{name}.safetensors",
+            )
         (aside / STATE_FILE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(aside.iterdir())}
-        (aside / MANIFEST_FILE).write_text(json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8")
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(aside.iterdir())
+        }
+        (aside / MANIFEST_FILE).write_text(
+            json.dumps({"format": FORMAT, "step": step, "files": files}, indent=1), encoding="utf-8"
+        )
         for path in [*aside.iterdir(), aside]:
             _sync(path)
         if final.exists():
@@ -75,7 +83,9 @@ def damage(path: Path) -> str:
         manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
         files: dict[str, dict[str, Any]] = manifest["files"]
         for name, entry in files.items():
-            if (path / name).stat().st_size != entry["bytes"] or _sha256(path / name) != entry["sha256"]:
+            if (path / name).stat().st_size != entry["bytes"] or _sha256(path / name) != entry[
+                "sha256"
+            ]:
                 return f"{name} is not as it was written"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its manifest cannot be read ({type(error).__name__})"
@@ -90,7 +100,11 @@ def load(path: Path) -> Checkpoint:
     """
     wrong = damage(path)
     if wrong:
-        raise FormatError(f"Checkpoint {path.name} is damaged: {wrong}.", code="HASH_MISMATCH", hint="Resume from an older checkpoint.")
+        raise FormatError(
+            f"Checkpoint {path.name} is damaged: {wrong}.",
+            code="HASH_MISMATCH",
+            hint="Resume from an older checkpoint.",
+        )
     tensors = {file.stem: load_file(file) for file in path.glob("*.safetensors")}
     return Checkpoint(tensors, json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
 
@@ -103,7 +117,11 @@ def load_latest(folder: Path) -> Checkpoint:
     """
     path = latest(folder)
     if path is None:
-        raise NotFoundError(f"No complete checkpoint in {folder.name}.", code="NO_CHECKPOINT", hint="Start the run again without resume.")
+        raise NotFoundError(
+            f"No complete checkpoint in {folder.name}.",
+            code="NO_CHECKPOINT",
+            hint="Start the run again without resume.",
+        )
     return load(path)
 
 
@@ -113,7 +131,9 @@ def clean(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def split_state(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def split_state(
+    state: Mapping[str, Any], prefix: str = ""
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Nested state as tensors by dotted name, and the rest as what JSON can hold."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -130,7 +150,10 @@ def split_state(state: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, T
 
 def join_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `split_state`."""
-    state: dict[str, Any] = {name: join_state({}, value) if isinstance(value, Mapping) else value for name, value in plain.items()}
+    state: dict[str, Any] = {
+        name: join_state({}, value) if isinstance(value, Mapping) else value
+        for name, value in plain.items()
+    }
     for name, tensor in tensors.items():
         *path, last = name.split(".")
         place = state
@@ -174,7 +197,10 @@ def _sync(path: Path) -> None:
 
 
 def _require_space(folder: Path, checkpoint: Checkpoint) -> None:
-    need = sum(tensor.nbytes for tensors in checkpoint.tensors.values() for tensor in tensors.values()) + _SPARE_BYTES
+    need = (
+        sum(tensor.nbytes for tensors in checkpoint.tensors.values() for tensor in tensors.values())
+        + _SPARE_BYTES
+    )
     free = shutil.disk_usage(folder).free
     if free < need:
         raise _full(folder, f"{need} bytes needed, {free} free")

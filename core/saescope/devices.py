@@ -4,7 +4,12 @@ import torch
 
 from saescope.errors import ArgumentError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 
 def available_devices() -> list[str]:
@@ -41,5 +46,11 @@ def pick_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dt
     if name == "auto":
         return torch.float32 if device.type == "cpu" else stored
     if name not in DTYPES:
-        raise ArgumentError(f"dtype {name!r} is unknown.", code="INVALID_CHOICE", field="dtype", got=name, allowed=["auto", *DTYPES])
+        raise ArgumentError(
+            f"dtype {name!r} is unknown.",
+            code="INVALID_CHOICE",
+            field="dtype",
+            got=name,
+            allowed=["auto", *DTYPES],
+        )
     return DTYPES[name]

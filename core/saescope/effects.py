@@ -9,18 +9,24 @@ from saescope.saes import SAE
 from saescope.splice import write_hook
 
 
-def logit_effects(model: LanguageModel, sae: SAE, features: Int[Tensor, " n"]) -> Float[Tensor, "n d_vocab"] | None:
+def logit_effects(
+    model: LanguageModel, sae: SAE, features: Int[Tensor, " n"]
+) -> Float[Tensor, "n d_vocab"] | None:
     """How one unit of each feature moves every logit directly, up to the norm's positive scale; None where the site is no linear write."""
     to_residual = model.residual_map(write_hook(sae))
     if to_residual is None:
         return None
     with torch.no_grad():
-        return model.readout.logit_effects(to_residual(sae.directions(features).to(model.device, model.dtype)))
+        return model.readout.logit_effects(
+            to_residual(sae.directions(features).to(model.device, model.dtype))
+        )
 
 
 def promoted_tokens(model: LanguageModel, sae: SAE, features: list[int], n: int) -> list[list[str]]:
     """The `n` tokens that each feature promotes most, strongest first; empty lists where the site is no linear write."""
-    effects = logit_effects(model, sae, torch.tensor(features, device=sae.device)) if features else None
+    effects = (
+        logit_effects(model, sae, torch.tensor(features, device=sae.device)) if features else None
+    )
     if effects is None:
         return [[] for _ in features]
     return [[model.token_text(i) for i in row] for row in effects.topk(n, dim=-1).indices.tolist()]

@@ -25,13 +25,24 @@ class SaescopeError(Exception):
 
     default_code: ClassVar[str] = "ERROR"
 
-    def __init__(self, message: str, *, code: str = "", field: str = "", got: object = "", allowed: object = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        field: str = "",
+        got: object = "",
+        allowed: object = "",
+        hint: str = "",
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.field = field
         self.got = str(got)
-        self.allowed = ", ".join(map(str, allowed)) if isinstance(allowed, list | tuple) else str(allowed)
+        self.allowed = (
+            ", ".join(map(str, allowed)) if isinstance(allowed, list | tuple) else str(allowed)
+        )
         self.hint = hint
 
 
@@ -81,4 +92,6 @@ class Cancelled(SaescopeError):
 
 def disk_is_full(error: Exception) -> bool:
     """Whether writing failed for want of space; safetensors says the number in its message only."""
-    return getattr(error, "errno", None) in _FULL or any(f"os error {number})" in str(error) for number in _FULL)
+    return getattr(error, "errno", None) in _FULL or any(
+        f"os error {number})" in str(error) for number in _FULL
+    )

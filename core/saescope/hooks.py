@@ -43,7 +43,11 @@ def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generat
 
 
 def record_activations(
-    model: LanguageModel, ids: Int[Tensor, "batch n_pos"], hook_names: Iterable[str], *, mask: Bool[Tensor, "batch n_pos"] | None = None
+    model: LanguageModel,
+    ids: Int[Tensor, "batch n_pos"],
+    hook_names: Iterable[str],
+    *,
+    mask: Bool[Tensor, "batch n_pos"] | None = None,
 ) -> dict[str, Tensor]:
     """Activations at each hook, `[batch, n_pos, ...]`; the model runs no further than the last of them.
 
@@ -64,12 +68,21 @@ def record_activations(
     for name in pending:
         model.require_hook(name)
     checkpoint()
-    with model.lock, torch.no_grad(), model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in pending]):
-        model.bridge(model.batch(ids), attention_mask=None if mask is None else mask.long().to(model.device))
+    with (
+        model.lock,
+        torch.no_grad(),
+        model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in pending]),
+    ):
+        model.bridge(
+            model.batch(ids), attention_mask=None if mask is None else mask.long().to(model.device)
+        )
     silent = [name for name in pending if name not in recorded]
     if silent:
         raise HookError(
-            f"{silent[0]!r} never fired in this model's forward pass.", code="HOOK_NEVER_FIRED", got=silent[0], hint="Use another hook."
+            f"{silent[0]!r} never fired in this model's forward pass.",
+            code="HOOK_NEVER_FIRED",
+            got=silent[0],
+            hint="Use another hook.",
         )
     return recorded
 
@@ -95,7 +108,9 @@ def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
     return model.shapes[hook_name]
 
 
-def _hooks(model: LanguageModel, hook_name: str, edit: Edit, fired: set[str]) -> list[tuple[str, Any]]:
+def _hooks(
+    model: LanguageModel, hook_name: str, edit: Edit, fired: set[str]
+) -> list[tuple[str, Any]]:
     model.require_hook(hook_name)
 
     def apply(x: Tensor, hook: object) -> Tensor:

@@ -66,7 +66,9 @@ def load_sae(
     """
     found = _locate(path, release, sae_id, revision, offline, progress, known)
     where = pick_device(device)
-    stored = getattr(torch, found.dialect.peek(found.source)[0].dtype)  # refuses what will not load before a weight is fetched
+    stored = getattr(
+        torch, found.dialect.peek(found.source)[0].dtype
+    )  # refuses what will not load before a weight is fetched
     for name in _wanted(found):
         found.source.local(name)
     cfg, tensors = found.dialect.read(found.source, pick_dtype(dtype, where, stored))
@@ -107,10 +109,17 @@ def _locate(
     known: Mapping[str, Any] | None,
 ) -> _Found:
     if path and release:
-        raise ArgumentError("Give either a path or a release, not both.", field="path", hint="Leave one of them out.")
+        raise ArgumentError(
+            "Give either a path or a release, not both.",
+            field="path",
+            hint="Leave one of them out.",
+        )
     if release:
         return _on_hub(
-            hub.resolve(release, sae_id), hub_name=f"{release}/{sae_id}".rstrip("/"), ask=(revision, offline, progress), known=known
+            hub.resolve(release, sae_id),
+            hub_name=f"{release}/{sae_id}".rstrip("/"),
+            ask=(revision, offline, progress),
+            known=known,
         )
     place = Path(path).expanduser() if path else EMBEDDED_SAE_DIR
     source = local_source(place, known)
@@ -121,10 +130,16 @@ def _locate(
 
 
 def _on_hub(
-    location: hub.Location, *, hub_name: str, ask: tuple[str, bool, Callable[[str], None] | None], known: Mapping[str, Any] | None
+    location: hub.Location,
+    *,
+    hub_name: str,
+    ask: tuple[str, bool, Callable[[str], None] | None],
+    known: Mapping[str, Any] | None,
 ) -> _Found:
     revision, offline, progress = ask
-    repository = hub.repository(location.repo_id, revision=revision, offline=offline, progress=progress)
+    repository = hub.repository(
+        location.repo_id, revision=revision, offline=offline, progress=progress
+    )
     source = Source(
         opener=repository.open,
         local=repository.local,
@@ -151,12 +166,20 @@ def _on_hub(
 def _wanted(found: _Found) -> list[str]:
     """Names of the files that a load reads."""
     patterns = found.dialect.wanted(found.source.path)
-    return sorted(name for name in found.source.names if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns))
+    return sorted(
+        name
+        for name in found.source.names
+        if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    )
 
 
 def _detect(source: Source) -> ModuleType | None:
     """The dialect of the SAE's own files."""
-    return _dialect_of({source.path.rpartition("/")[2]} if source.path in source.names else _children(source.names, source.path))
+    return _dialect_of(
+        {source.path.rpartition("/")[2]}
+        if source.path in source.names
+        else _children(source.names, source.path)
+    )
 
 
 def _dialect_of(files: set[str]) -> ModuleType | None:
@@ -165,7 +188,11 @@ def _dialect_of(files: set[str]) -> ModuleType | None:
 
 def _children(names: frozenset[str], folder: str) -> set[str]:
     prefix = f"{folder}/" if folder else ""
-    return {name[len(prefix) :] for name in names if name.startswith(prefix) and "/" not in name[len(prefix) :]}
+    return {
+        name[len(prefix) :]
+        for name in names
+        if name.startswith(prefix) and "/" not in name[len(prefix) :]
+    }
 
 
 def _folders(names: frozenset[str]) -> list[str]:
@@ -180,14 +207,28 @@ def _folders(names: frozenset[str]) -> list[str]:
 
 def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
     """The configuration as the user wants it, with a note of where the SAE came from, which travels with it when it is saved."""
-    asked = {field.name: found.asked[field.name] for field in fields(SAEMetadata) if field.name in found.asked}
+    asked = {
+        field.name: found.asked[field.name]
+        for field in fields(SAEMetadata)
+        if field.name in found.asked
+    }
     if asked:
-        cfg = replace(cfg, metadata=replace(cfg.metadata, **asked, raw=dict(cfg.metadata.raw) | asked))
+        cfg = replace(
+            cfg, metadata=replace(cfg.metadata, **asked, raw=dict(cfg.metadata.raw) | asked)
+        )
     if not found.revision:
         return cfg
-    origin = {"repo_id": found.source.repo_id, "path": found.source.path, "revision": found.revision, "dialect": found.dialect.NAME}
+    origin = {
+        "repo_id": found.source.repo_id,
+        "path": found.source.path,
+        "revision": found.revision,
+        "dialect": found.dialect.NAME,
+    }
     published = {"l0": found.source.known["l0"]} if "l0" in found.source.known else {}
-    return replace(cfg, metadata=replace(cfg.metadata, raw=published | dict(cfg.metadata.raw) | {"source": origin}))
+    return replace(
+        cfg,
+        metadata=replace(cfg.metadata, raw=published | dict(cfg.metadata.raw) | {"source": origin}),
+    )
 
 
 def _unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError:
@@ -201,7 +242,9 @@ def _unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError
             got=sorted(files)[:10],
             allowed=_SAELENS_FILES,
         )
-    pickles = sorted(name for name in files if name.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt")))
+    pickles = sorted(
+        name for name in files if name.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt"))
+    )
     if pickles:
         return FormatError(
             f"{pickles[0]} is a pickle: loading it can run code, so saescope does not.",
@@ -215,7 +258,11 @@ def _unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError
 
 def _unknown_remotely(source: Source) -> NotFoundError | FormatError:
     inside, held = _children(source.names, source.path), _folders(source.names)
-    if source.path and source.path not in source.names and not any(name.startswith(f"{source.path}/") for name in source.names):
+    if (
+        source.path
+        and source.path not in source.names
+        and not any(name.startswith(f"{source.path}/") for name in source.names)
+    ):
         close = nearest(source.path, held, 5) or held[:5]
         return NotFoundError(
             f"{source.repo_id} has no {source.path!r}. Nearest: {', '.join(close) or 'none'}.",
@@ -223,9 +270,13 @@ def _unknown_remotely(source: Source) -> NotFoundError | FormatError:
             field="sae_id",
             got=source.path,
             allowed=close,
-            hint=f'Call load_sae(release="{source.repo_id}", sae_id="{close[0]}").' if close else "Check the repository's list of files.",
+            hint=f'Call load_sae(release="{source.repo_id}", sae_id="{close[0]}").'
+            if close
+            else "Check the repository's list of files.",
         )
-    below = [folder for folder in held if folder.startswith(f"{source.path}/" if source.path else "")]
+    below = [
+        folder for folder in held if folder.startswith(f"{source.path}/" if source.path else "")
+    ]
     return _unknown(f"{source.repo_id}/{source.path}".rstrip("/"), sorted(inside), "sae_id", below)
 
 

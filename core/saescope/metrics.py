@@ -5,19 +5,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def explained_variance(target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]) -> float | None:
+def explained_variance(
+    target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]
+) -> float | None:
     """1 - sum of squared errors / total variance about the mean over positions; None if there is no variance."""
     target, reconstruction = target.double(), reconstruction.double()
     total = (target - target.mean(0)).square().sum()
-    return None if len(target) < 2 or total == 0 else float(1 - (target - reconstruction).square().sum() / total)
+    return (
+        None
+        if len(target) < 2 or total == 0
+        else float(1 - (target - reconstruction).square().sum() / total)
+    )
 
 
-def mean_cosine(target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]) -> float | None:
+def mean_cosine(
+    target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]
+) -> float | None:
     """Cosine between each position and its reconstruction, averaged over positions."""
-    return float(torch.cosine_similarity(target.double(), reconstruction.double(), dim=-1).mean()) if len(target) else None
+    return (
+        float(torch.cosine_similarity(target.double(), reconstruction.double(), dim=-1).mean())
+        if len(target)
+        else None
+    )
 
 
-def kl_divergence(logits: Float[Tensor, "*n vocab"], reference: Float[Tensor, "*n vocab"]) -> Float[Tensor, "*n"]:
+def kl_divergence(
+    logits: Float[Tensor, "*n vocab"], reference: Float[Tensor, "*n vocab"]
+) -> Float[Tensor, "*n"]:
     """KL(softmax(logits) || softmax(reference)) in nats."""
     log_p, log_q = logits.double().log_softmax(-1), reference.double().log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)

@@ -32,20 +32,28 @@ class SparseActs:
     @property
     def positions(self) -> Int[Tensor, " nnz"]:
         """The position of each entry."""
-        return torch.repeat_interleave(torch.arange(self.n_pos, device=self.offsets.device), self.l0)
+        return torch.repeat_interleave(
+            torch.arange(self.n_pos, device=self.offsets.device), self.l0
+        )
 
     def select(self, keep: Bool[Tensor, " nnz"]) -> "SparseActs":
         """The same positions with only some of their entries."""
-        return from_entries(self.values[keep], self.features[keep], self.positions[keep], self.n_pos, self.d_sae)
+        return from_entries(
+            self.values[keep], self.features[keep], self.positions[keep], self.n_pos, self.d_sae
+        )
 
     def of_feature(self, feature: int) -> Float[Tensor, " n_pos"]:
         """One feature's activation at every position."""
         here = self.features == feature
-        return self.values.new_zeros(self.n_pos).index_put((self.positions[here],), self.values[here])
+        return self.values.new_zeros(self.n_pos).index_put(
+            (self.positions[here],), self.values[here]
+        )
 
     def maxima(self) -> Float[Tensor, " d_sae"]:
         """Each feature's largest activation; 0 where it never fires."""
-        return self.values.new_zeros(self.d_sae).scatter_reduce(0, self.features, self.values, "amax")
+        return self.values.new_zeros(self.d_sae).scatter_reduce(
+            0, self.features, self.values, "amax"
+        )
 
     def to_dense(self) -> Float[Tensor, "n_pos d_sae"]:
         dense = self.values.new_zeros(self.n_pos, self.d_sae)
@@ -54,7 +62,11 @@ class SparseActs:
 
 
 def from_entries(
-    values: Float[Tensor, " nnz"], features: Int[Tensor, " nnz"], positions: Int[Tensor, " nnz"], n_pos: int, d_sae: int
+    values: Float[Tensor, " nnz"],
+    features: Int[Tensor, " nnz"],
+    positions: Int[Tensor, " nnz"],
+    n_pos: int,
+    d_sae: int,
 ) -> SparseActs:
     """Entries sorted by position, as CSR."""
     counts = torch.bincount(positions, minlength=n_pos)
@@ -70,7 +82,10 @@ def from_dense(acts: Float[Tensor, "n_pos d_sae"]) -> SparseActs:
 def concat(parts: list[SparseActs]) -> SparseActs:
     """Positions of all parts, one after another."""
     counts = torch.cat([part.l0 for part in parts])
-    values, features = torch.cat([part.values for part in parts]), torch.cat([part.features for part in parts])
+    values, features = (
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.features for part in parts]),
+    )
     return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), parts[0].d_sae)
 
 
@@ -79,7 +94,9 @@ def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
     values, features = hidden_pre.topk(k, dim=-1, sorted=False)
     positions = torch.arange(len(values), device=values.device).repeat_interleave(k)
     keep = values.flatten() > 0
-    return from_entries(values.flatten()[keep], features.flatten()[keep], positions[keep], *hidden_pre.shape)
+    return from_entries(
+        values.flatten()[keep], features.flatten()[keep], positions[keep], *hidden_pre.shape
+    )
 
 
 def batch_topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: float) -> SparseActs:
@@ -91,13 +108,25 @@ def batch_topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: float) -> Spars
     return from_entries(acts[flat], flat % d_sae, flat // d_sae, n_pos, d_sae)
 
 
-def sparse_decode(acts: SparseActs, rows: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "n_pos d_out"]:
+def sparse_decode(
+    acts: SparseActs, rows: Float[Tensor, "d_sae d_out"]
+) -> Float[Tensor, "n_pos d_out"]:
     """`sum_i f_i rows_i` of each position: a gather of the active rows only."""
-    return F.embedding_bag(acts.features, rows, acts.offsets, mode="sum", per_sample_weights=acts.values, include_last_offset=True)
+    return F.embedding_bag(
+        acts.features,
+        rows,
+        acts.offsets,
+        mode="sum",
+        per_sample_weights=acts.values,
+        include_last_offset=True,
+    )
 
 
 def sparse_dot(
-    positions: Int[Tensor, " nnz"], features: Int[Tensor, " nnz"], rows: Float[Tensor, "d_sae d_out"], at: Float[Tensor, "n_pos d_out"]
+    positions: Int[Tensor, " nnz"],
+    features: Int[Tensor, " nnz"],
+    rows: Float[Tensor, "d_sae d_out"],
+    at: Float[Tensor, "n_pos d_out"],
 ) -> Float[Tensor, " nnz"]:
     """`rows[feature] . at[position]` for each entry, in bounded memory."""
     chunks = zip(positions.split(4 * CHUNK), features.split(4 * CHUNK), strict=True)

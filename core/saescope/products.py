@@ -13,14 +13,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
-ONEDNN = _X86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN = (
+    _X86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 def times_rows(
-    a: Float[Tensor, "*n d"], rows: Float[Tensor, "n_rows d"], bias: Float[Tensor, " n_rows"] | None = None
+    a: Float[Tensor, "*n d"],
+    rows: Float[Tensor, "n_rows d"],
+    bias: Float[Tensor, " n_rows"] | None = None,
 ) -> Float[Tensor, "*n n_rows"]:
     """`a @ rows.T + bias`; either may be a transposed view."""
     plain = a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() and rows.numel()
-    if ONEDNN and plain and not (torch.is_grad_enabled() and (a.requires_grad or rows.requires_grad)):
+    if (
+        ONEDNN
+        and plain
+        and not (torch.is_grad_enabled() and (a.requires_grad or rows.requires_grad))
+    ):
         return torch.ops.mkldnn._linear_pointwise(a, rows, bias, "none", [], "")
     return F.linear(a, rows, bias)

@@ -77,7 +77,9 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
                 hint=f"Load it with its own model{f', {meta.model_name}' if meta.model_name else ''}.",
             )
     said = canonical_name(meta.model_name) if meta.model_name else ""
-    if said and (said in model.identities or meta.raw.get("model_fingerprint") == model_fingerprint(model)):
+    if said and (
+        said in model.identities or meta.raw.get("model_fingerprint") == model_fingerprint(model)
+    ):
         return []
     if said and model.identities and not allow_mismatch:
         raise MismatchError(
@@ -87,21 +89,37 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
             allowed=meta.model_name,
             hint=f'Call load_sae with model="{meta.model_name}", or with allow_mismatch=true to use it on a relative on purpose.',
         )
-    trained = f"was trained on {meta.model_name}" if said else "does not say which model it was trained on"
+    trained = (
+        f"was trained on {meta.model_name}"
+        if said
+        else "does not say which model it was trained on"
+    )
     this = "this model, of the same name," if said == canonical_name(model.name) else model.name
-    return [f"The SAE {trained}; whether {this} is that model is not known from its files: judge by the measured check."]
+    return [
+        f"The SAE {trained}; whether {this} is that model is not known from its files: judge by the measured check."
+    ]
 
 
-def prepare_input(model: LanguageModel, sae: SAE, activation: Tensor) -> Float[Tensor, "n_pos d_in"]:
+def prepare_input(
+    model: LanguageModel, sae: SAE, activation: Tensor
+) -> Float[Tensor, "n_pos d_in"]:
     """The activation at its hook as the SAE knows it: heads flattened; without the mean or the value bias that TransformerLens took out."""
     x = sae.flatten(activation)
     if sae.cfg.metadata.fold_value_biases:
         x = x - model.value_bias(read_hook(sae)).to(x)
-    return x - x.mean(-1, keepdim=True) if sae.cfg.metadata.center_writing_weights and model.readout.centred else x
+    return (
+        x - x.mean(-1, keepdim=True)
+        if sae.cfg.metadata.center_writing_weights and model.readout.centred
+        else x
+    )
 
 
 def read_site(
-    model: LanguageModel, sae: SAE, ids: Int[Tensor, "batch n_pos"], *, mask: Bool[Tensor, "batch n_pos"] | None = None
+    model: LanguageModel,
+    sae: SAE,
+    ids: Int[Tensor, "batch n_pos"],
+    *,
+    mask: Bool[Tensor, "batch n_pos"] | None = None,
 ) -> SiteRecord:
     """Run the model up to the SAE's site and encode what arrives there."""
     recorded = record_activations(model, ids, [read_hook(sae), write_hook(sae)], mask=mask)
@@ -112,7 +130,10 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
     """Encode and reconstruct recorded activations."""
     x = prepare_input(model, sae, read)
     if not bool(x.isfinite().all()):
-        raise NumericError(f"The activations at {read_hook(sae)} are not finite.", hint="Load the model with dtype float32.")
+        raise NumericError(
+            f"The activations at {read_hook(sae)} are not finite.",
+            hint="Load the model with dtype float32.",
+        )
     given = x.reshape(*read.shape[:2], sae.cfg.d_in) if sae.sequential else x
     acts = sae.encode_sparse(given)
     sae_out = sae.skip_path(given, sae.decode(acts, like=given)).reshape(-1, sae.cfg.d_out)
@@ -132,7 +153,10 @@ def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, 
 
     def write(written: Tensor) -> Tensor:
         if not captured:
-            raise HookError(f"{write_hook(sae)!r} ran before {read_hook(sae)!r}: the transcoder has no input.", code="HOOK_ORDER")
+            raise HookError(
+                f"{write_hook(sae)!r} ran before {read_hook(sae)!r}: the transcoder has no input.",
+                code="HOOK_ORDER",
+            )
         return edit(captured.pop(), written)
 
     return {read_hook(sae): capture, write_hook(sae): write}
@@ -167,7 +191,9 @@ def splice(
     hooks: dict[str, Edit] = {}
     for sae in sorted(saes, key=_turn):
         check_fits(model, sae, allow_mismatch=True)
-        edit = _spliced(model, sae, error_term, (edits or {}).get(write_hook(sae)), positions, cache)
+        edit = _spliced(
+            model, sae, error_term, (edits or {}).get(write_hook(sae)), positions, cache
+        )
         for hook_name, hook in site_edits(sae, edit).items():
             hooks[hook_name] = _chain(hooks[hook_name], hook) if hook_name in hooks else hook
     with edit_activations(model, hooks):
@@ -184,7 +210,10 @@ def run_with_saes(
     hooks: Mapping[str, Edit] | None = None,
 ) -> Float[Tensor, "batch n_pos d_vocab"]:
     """Logits with the SAEs in the model; `hooks` are your own edits, applied before an SAE's at the same site."""
-    with edit_activations(model, hooks or {}), splice(model, saes, error_term=error_term, edits=edits):
+    with (
+        edit_activations(model, hooks or {}),
+        splice(model, saes, error_term=error_term, edits=edits),
+    ):
         return model.forward(model.batch(ids))[0]
 
 
@@ -199,7 +228,10 @@ def run_with_cache_with_saes(
 ) -> tuple[Float[Tensor, "batch n_pos d_vocab"], dict[str, Tensor]]:
     """Logits, and for each SAE `<write hook>.hook_sae_{input,acts_post,recons,error,output}` by position."""
     cache: dict[str, Tensor] = {}
-    with edit_activations(model, hooks or {}), splice(model, saes, error_term=error_term, edits=edits, cache=cache):
+    with (
+        edit_activations(model, hooks or {}),
+        splice(model, saes, error_term=error_term, edits=edits, cache=cache),
+    ):
         logits, _ = model.forward(model.batch(ids))
     return logits, cache
 
@@ -207,11 +239,18 @@ def run_with_cache_with_saes(
 def record(model: LanguageModel, sae: SAE, text: str) -> SiteRecord:
     """What the SAE sees in one text and makes of it; BOS as the SAE was trained."""
     check_fits(model, sae)
-    return read_site(model, sae, model.batch(model.tokenize(text, prepend_bos=sae.cfg.metadata.prepend_bos).ids))
+    return read_site(
+        model, sae, model.batch(model.tokenize(text, prepend_bos=sae.cfg.metadata.prepend_bos).ids)
+    )
 
 
 def run_variants(
-    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], changes: Float[Tensor, "n n_pos d_out"], *, position: int
+    model: LanguageModel,
+    sae: SAE,
+    ids: Int[Tensor, "1 n_pos"],
+    changes: Float[Tensor, "n n_pos d_out"],
+    *,
+    position: int,
 ) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, "n d_vocab"]]:
     """Logits at `position` with each change added at the site: (clean, changed), row by row.
 
@@ -247,7 +286,10 @@ def _spliced(
         if edit is not None:
             before = site.acts.to_dense()
             edited = edit(before.clone())
-            acts, change = from_dense(edited), sae.decode_change(from_dense(edited - before), like=site.x)
+            acts, change = (
+                from_dense(edited),
+                sae.decode_change(from_dense(edited - before), like=site.x),
+            )
         if not error_term:
             change = change - site.error
         if positions is not None:
@@ -260,8 +302,20 @@ def _spliced(
     return replace
 
 
-def _store(cache: dict[str, Tensor], name: str, batch: Sequence[int], site: SiteRecord, acts: SparseActs, out: Tensor) -> None:
-    values = {"input": site.x, "acts_post": acts.to_dense(), "recons": site.sae_out, "error": site.error}
+def _store(
+    cache: dict[str, Tensor],
+    name: str,
+    batch: Sequence[int],
+    site: SiteRecord,
+    acts: SparseActs,
+    out: Tensor,
+) -> None:
+    values = {
+        "input": site.x,
+        "acts_post": acts.to_dense(),
+        "recons": site.sae_out,
+        "error": site.error,
+    }
     cache |= {f"{name}.hook_sae_{key}": value.reshape(*batch, -1) for key, value in values.items()}
     cache[f"{name}.hook_sae_output"] = out
 
@@ -275,10 +329,17 @@ def _check_sites(saes: Sequence[SAE], edits: Mapping[str, FeatureEditFn]) -> Non
     sites = [write_hook(sae) for sae in saes]
     twice = sorted({site for site in sites if sites.count(site) > 1})
     if twice:
-        raise MismatchError(f"Two SAEs write {twice[0]}.", code="TWO_SAES_ON_SITE", got=twice[0], hint="Run them one after the other.")
+        raise MismatchError(
+            f"Two SAEs write {twice[0]}.",
+            code="TWO_SAES_ON_SITE",
+            got=twice[0],
+            hint="Run them one after the other.",
+        )
     unknown = sorted(edits.keys() - set(sites))
     if unknown:
-        raise HookError(f"An edit names {unknown[0]!r}, where no SAE writes.", got=unknown[0], allowed=sites)
+        raise HookError(
+            f"An edit names {unknown[0]!r}, where no SAE writes.", got=unknown[0], allowed=sites
+        )
 
 
 def _chain(first: Edit, second: Edit) -> Edit:

@@ -21,7 +21,9 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 def clean_line(text: str, limit: int = MOST_CHARS) -> str:
     """One line of plain text: tags get single quotation marks for brackets, Markdown links and images lose their address."""
     plain = _printable(_SPACE.sub(" ", _TERMINAL.sub("", text[: 20 * limit])))
-    plain = _TAG.sub(lambda tag: f"{_OPEN}{tag[1]}{_CLOSE if tag[2] else ''}", _LINK.sub(r"\1", plain))
+    plain = _TAG.sub(
+        lambda tag: f"{_OPEN}{tag[1]}{_CLOSE if tag[2] else ''}", _LINK.sub(r"\1", plain)
+    )
     return _capped(_SPACE.sub(" ", plain).strip(), limit)
 
 
@@ -31,7 +33,9 @@ def clean_token(text: str, limit: int = MOST_TOKEN_CHARS) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in _HIDDEN)
+    return "".join(
+        char for char in text if char in "\n\t" or unicodedata.category(char) not in _HIDDEN
+    )
 
 
 def _capped(text: str, limit: int) -> str:

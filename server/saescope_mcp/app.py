@@ -14,11 +14,35 @@ from mcp.types import Completion, CompletionArgument, Icon
 from saescope import __version__
 from saescope_mcp.completions import complete
 from saescope_mcp.prompts import PROMPTS
-from saescope_mcp.resources import Resource, SkillExtension, apps, catalogue, jobs, register, serve_pages, skill_folder
+from saescope_mcp.resources import (
+    Resource,
+    SkillExtension,
+    apps,
+    catalogue,
+    jobs,
+    register,
+    serve_pages,
+    skill_folder,
+)
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Server, Tool, bind
-from saescope_mcp.tools import attribute, describe, evaluate, find, index, load, publish, quiz, read, runs, search, status, steer, train
+from saescope_mcp.tools import (
+    attribute,
+    describe,
+    evaluate,
+    find,
+    index,
+    load,
+    publish,
+    quiz,
+    read,
+    runs,
+    search,
+    status,
+    steer,
+    train,
+)
 
 ALL_TOOLS: tuple[Tool, ...] = (
     *find.TOOLS,
@@ -78,7 +102,11 @@ def _add_voice(server: Server, state: AppState) -> None:
     """Prompts, resources and completions."""
     for prompt in PROMPTS:
         server.add_prompt(
-            Prompt.from_function(prompt.function, title=prompt.title, description=" ".join((prompt.function.__doc__ or "").split()))
+            Prompt.from_function(
+                prompt.function,
+                title=prompt.title,
+                description=" ".join((prompt.function.__doc__ or "").split()),
+            )
         )
     for resource in ALL_RESOURCES:
         register(server, resource, state)
@@ -92,7 +120,11 @@ def _add_voice(server: Server, state: AppState) -> None:
 def icon() -> Icon:
     """As a data URI: a client may show it without the network."""
     drawing = (Path(__file__).parent / "icon.svg").read_bytes()
-    return Icon(src=f"data:image/svg+xml;base64,{b64encode(drawing).decode()}", mime_type="image/svg+xml", sizes=["any"])
+    return Icon(
+        src=f"data:image/svg+xml;base64,{b64encode(drawing).decode()}",
+        mime_type="image/svg+xml",
+        sizes=["any"],
+    )
 
 
 def log_to_stderr() -> None:

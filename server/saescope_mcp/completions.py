@@ -14,7 +14,8 @@ async def complete(state: AppState, name: str, typed: str) -> Completion:
     """Values of the argument `name` that contain what was typed; those that begin with it come first."""
     typed = typed.lower()
     found = sorted(
-        (value for value in dict.fromkeys(_values(state, name)) if typed in value.lower()), key=lambda v: not v.lower().startswith(typed)
+        (value for value in dict.fromkeys(_values(state, name)) if typed in value.lower()),
+        key=lambda v: not v.lower().startswith(typed),
     )
     return Completion(values=found[:MOST], total=len(found), has_more=len(found) > MOST)
 
@@ -33,4 +34,8 @@ def _published(name: str) -> Iterable[str]:
     from saescope.catalogue import releases
 
     found = releases()
-    return found if name == "release" else sorted({entry.model for saes in found.values() for entry in saes.values()})
+    return (
+        found
+        if name == "release"
+        else sorted({entry.model for saes in found.values() for entry in saes.values()})
+    )

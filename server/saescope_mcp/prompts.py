@@ -18,8 +18,15 @@ class ReadyPrompt(NamedTuple):
 
 
 def explain_prediction(
-    prompt: Annotated[str, Field(description='Text that the model continues, e.g. "The capital of France is".')],
-    target: Annotated[str, Field(description='Token to explain, leading space kept, e.g. " Paris"; empty: the most likely one.')] = "",
+    prompt: Annotated[
+        str, Field(description='Text that the model continues, e.g. "The capital of France is".')
+    ],
+    target: Annotated[
+        str,
+        Field(
+            description='Token to explain, leading space kept, e.g. " Paris"; empty: the most likely one.'
+        ),
+    ] = "",
     against: Annotated[str, Field(description='Token to compare with, e.g. " London".')] = "",
     sae: Handle = "",
 ) -> str:
@@ -38,7 +45,9 @@ with its index in place of 0, and read delta_logit beside control.
 
 
 def test_concept(
-    concept: Annotated[str, Field(description='What to look for, e.g. "sarcasm" or "French text".')],
+    concept: Annotated[
+        str, Field(description='What to look for, e.g. "sarcasm" or "French text".')
+    ],
     sae: Handle = "",
 ) -> str:
     """Find features of a concept, and test on new texts and by steering whether they are that."""
@@ -70,14 +79,32 @@ verdict with its reasons. An SAE that is no better than its baselines is not goo
 
 def train_an_sae(
     model: Annotated[
-        str, Field(description='Model to look into: a hub name or a local folder, e.g. "gpt2"; empty: the embedded one.')
+        str,
+        Field(
+            description='Model to look into: a hub name or a local folder, e.g. "gpt2"; empty: the embedded one.'
+        ),
     ] = "",
-    dataset: Annotated[str, Field(description='Text: a local file or folder, or "hf:owner/name"; empty: the embedded sample.')] = "",
-    hook_name: Annotated[str, Field(description='Site, e.g. "blocks.8.hook_resid_pre"; empty: choose one.')] = "",
+    dataset: Annotated[
+        str,
+        Field(
+            description='Text: a local file or folder, or "hf:owner/name"; empty: the embedded sample.'
+        ),
+    ] = "",
+    hook_name: Annotated[
+        str, Field(description='Site, e.g. "blocks.8.hook_resid_pre"; empty: choose one.')
+    ] = "",
 ) -> str:
     """Plan, train and judge an SAE on your own model and text."""
-    said = {name: value for name, value in (("model", model), ("hook_name", hook_name), ("dataset", dataset)) if value}
-    site = "" if hook_name else " Choose the residual stream in the middle of the model unless I say otherwise."
+    said = {
+        name: value
+        for name, value in (("model", model), ("hook_name", hook_name), ("dataset", dataset))
+        if value
+    }
+    site = (
+        ""
+        if hook_name
+        else " Choose the residual stream in the middle of the model unless I say otherwise."
+    )
     return f"""Train an SAE{f" on {model}" if model else ""}{f" with the text in {dataset}" if dataset else ""}.{site}
 1. Plan first: {next_call("train_sae", **said, dry_run=True)}. Show me time, memory, disk and every warning, then ask before you start.
 2. After my yes: the same call without dry_run. Note the job_id.

@@ -89,17 +89,26 @@ class Settings(BaseModel):
         Raises:
             ConfigError: a value cannot be read; the message names the variable.
         """
-        said = {name: environ[PREFIX + name.upper()] for name in cls.model_fields if environ.get(PREFIX + name.upper())}
+        said = {
+            name: environ[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if environ.get(PREFIX + name.upper())
+        }
         values: dict[str, object] = dict(said)
         if "read_roots" in said:
-            values["read_roots"] = tuple(Path(part).expanduser() for part in said["read_roots"].split(os.pathsep) if part)
+            values["read_roots"] = tuple(
+                Path(part).expanduser() for part in said["read_roots"].split(os.pathsep) if part
+            )
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             variable = PREFIX + str(first["loc"][0]).upper()
             raise ConfigError(
-                f"{variable}: {first['msg']}.", field=variable, got=first["input"], hint=f"Correct or unset {variable}."
+                f"{variable}: {first['msg']}.",
+                field=variable,
+                got=first["input"],
+                hint=f"Correct or unset {variable}.",
             ) from None
 
 

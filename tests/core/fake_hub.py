@@ -53,7 +53,9 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self._servers = [self._serve("hub"), self._serve("content")]
-        self.url, self.content_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        self.url, self.content_url = (
+            f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers
+        )
 
     def close(self) -> None:
         for server in self._servers:
@@ -70,7 +72,11 @@ class FakeHub:
 
     def add_folder(self, repo_id: str, folder: Path, path: str = "", revision: str = "main") -> str:
         prefix = f"{path}/" if path else ""
-        files = {prefix + file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        files = {
+            prefix + file.relative_to(folder).as_posix(): file.read_bytes()
+            for file in folder.rglob("*")
+            if file.is_file()
+        }
         return self.add(repo_id, files, revision)
 
     def fail(self, path: str, **kwargs: Any) -> Fault:
@@ -78,7 +84,11 @@ class FakeHub:
         return self.faults[-1]
 
     def asked(self, path: str, method: str = "GET") -> list[Request]:
-        return [request for request in self.requests if path in request.path and request.method == method]
+        return [
+            request
+            for request in self.requests
+            if path in request.path and request.method == method
+        ]
 
     def _serve(self, name: str) -> ThreadingHTTPServer:
         hub = self
@@ -103,7 +113,9 @@ class FakeHub:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01), daemon=True).start()
+        threading.Thread(
+            target=lambda: server.serve_forever(poll_interval=0.01), daemon=True
+        ).start()
         return server
 
 
@@ -134,7 +146,11 @@ class _Answer:
 
     def _fault(self) -> Fault | None:
         for fault in self.hub.faults:
-            if fault.times > 0 and fault.path in self.request.path and fault.method == self.request.method:
+            if (
+                fault.times > 0
+                and fault.path in self.request.path
+                and fault.method == self.request.method
+            ):
                 fault.times -= 1
                 return fault
         return None
@@ -150,7 +166,12 @@ class _Answer:
         if not commit:
             return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         siblings = [{"rfilename": name} for name in self.hub.repos[repo_id][commit]]
-        said = {"id": repo_id, "sha": commit, "siblings": siblings, "private": repo_id in self.hub.private}
+        said = {
+            "id": repo_id,
+            "sha": commit,
+            "siblings": siblings,
+            "private": repo_id in self.hub.private,
+        }
         return self._send(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
 
     def _resolve(self) -> None:
@@ -168,14 +189,23 @@ class _Answer:
             return self._content(content, headers | {"ETag": f'"{etag}"'})
         sha = hashlib.sha256(content).hexdigest()
         headers |= {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(content))}
-        return self._send(302, b"", headers | {"Location": f"{self.hub.content_url}/blobs/{sha}?X-Amz-Signature=sealed"})
+        return self._send(
+            302,
+            b"",
+            headers | {"Location": f"{self.hub.content_url}/blobs/{sha}?X-Amz-Signature=sealed"},
+        )
 
     def _commit(self, repo_id: str, revision: str) -> str:
         commits = self.hub.repos.get(repo_id, {})
         return revision if revision in commits else self.hub.refs.get(repo_id, {}).get(revision, "")
 
     def _blob(self, sha: str) -> bytes:
-        files = (content for commits in self.hub.repos.values() for commit in commits.values() for content in commit.values())
+        files = (
+            content
+            for commits in self.hub.repos.values()
+            for commit in commits.values()
+            for content in commit.values()
+        )
         return next(content for content in files if hashlib.sha256(content).hexdigest() == sha)
 
     def _content(self, content: bytes, headers: Mapping[str, str] | None = None) -> None:

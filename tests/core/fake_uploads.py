@@ -29,17 +29,31 @@ def answer_upload(hub: Any, path: str, body: bytes) -> tuple[int, dict[str, Any]
     if path == "/api/repos/create":
         return _create(hub, json.loads(body))
     if path.endswith(".git/info/lfs/objects/batch"):
-        return 200, {"transfer": "basic", "objects": [_upload(hub, each) for each in json.loads(body)["objects"]]}
+        return 200, {
+            "transfer": "basic",
+            "objects": [_upload(hub, each) for each in json.loads(body)["objects"]],
+        }
     repo_id, _, action = path.removeprefix("/api/models/").rpartition("/main")[0].rpartition("/")
     if action == "preupload":
         files = json.loads(body)["files"]
-        modes = [{"path": f["path"], "uploadMode": "lfs" if f["size"] >= LARGE else "regular", "shouldIgnore": False} for f in files]
+        modes = [
+            {
+                "path": f["path"],
+                "uploadMode": "lfs" if f["size"] >= LARGE else "regular",
+                "shouldIgnore": False,
+            }
+            for f in files
+        ]
         return 200, {"files": modes}
     return _commit(hub, repo_id, [json.loads(line) for line in body.splitlines()])
 
 
 def _create(hub: Hub, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    repo_id = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else f"someone/{asked['name']}"
+    repo_id = (
+        f"{asked['organization']}/{asked['name']}"
+        if asked.get("organization")
+        else f"someone/{asked['name']}"
+    )
     if repo_id in hub.repos:
         return 409, {"error": "You already created this model repo", "url": repo_id}
     if asked.get("private") or asked.get("visibility") == "private":
@@ -49,7 +63,11 @@ def _create(hub: Hub, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def _upload(hub: Hub, each: dict[str, Any]) -> dict[str, Any]:
-    return {"oid": each["oid"], "size": each["size"], "actions": {"upload": {"href": f"{hub.content_url}/blobs/{each['oid']}"}}}
+    return {
+        "oid": each["oid"],
+        "size": each["size"],
+        "actions": {"upload": {"href": f"{hub.content_url}/blobs/{each['oid']}"}},
+    }
 
 
 def _commit(hub: Hub, repo_id: str, lines: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
@@ -60,6 +78,14 @@ def _commit(hub: Hub, repo_id: str, lines: list[dict[str, Any]]) -> tuple[int, d
     files = dict(hub.repos[repo_id][head])
     for operation in operations:
         value = operation["value"]
-        files[value["path"]] = base64.b64decode(value["content"]) if operation["key"] == "file" else hub.uploaded[value["oid"]]
+        files[value["path"]] = (
+            base64.b64decode(value["content"])
+            if operation["key"] == "file"
+            else hub.uploaded[value["oid"]]
+        )
     commit = hub.add(repo_id, files)
-    return 200, {"success": True, "commitOid": commit, "commitUrl": f"{hub.url}/{repo_id}/commit/{commit}"}
+    return 200, {
+        "success": True,
+        "commitOid": commit,
+        "commitUrl": f"{hub.url}/{repo_id}/commit/{commit}",
+    }

@@ -61,12 +61,20 @@ class Reference:
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         config = AutoConfig.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation="eager"
+        )
         self.hf: Any = model.eval().requires_grad_(False)
         self.kind: str = self.hf.config.model_type
         base: Any = self.hf.base_model
         self.blocks: Any = base.h if self.kind == "gpt2" else base.layers
-        self.norm: Any = base.ln_f if self.kind == "gpt2" else base.final_layer_norm if self.kind == "gpt_neox" else base.norm
+        self.norm: Any = (
+            base.ln_f
+            if self.kind == "gpt2"
+            else base.final_layer_norm
+            if self.kind == "gpt_neox"
+            else base.norm
+        )
         self.unembed: Any = self.hf.get_output_embeddings()
         self.soft_cap: float | None = getattr(self.hf.config, "final_logit_softcapping", None)
 
@@ -77,9 +85,13 @@ class Reference:
     def module(self, hook_name: str) -> Any:
         _, layer, site = hook_name.split(".", 2)
         path = MODULES[self.kind].get(site)
-        return self.blocks[int(layer)] if path is None else self.blocks[int(layer)].get_submodule(path)
+        return (
+            self.blocks[int(layer)] if path is None else self.blocks[int(layer)].get_submodule(path)
+        )
 
-    def logits(self, ids: Tensor, changes: Mapping[str, Change] | None = None, *, grad: bool = False) -> Tensor:
+    def logits(
+        self, ids: Tensor, changes: Mapping[str, Change] | None = None, *, grad: bool = False
+    ) -> Tensor:
         """Logits with the activation at each named site replaced by a function of it."""
         with ExitStack() as stack, torch.set_grad_enabled(grad):
             for hook_name, change in (changes or {}).items():
@@ -87,7 +99,9 @@ class Reference:
                     stack.callback(handle.remove)
             return self.hf(ids, use_cache=False).logits
 
-    def record(self, ids: Tensor, hook_names: Sequence[str], changes: Mapping[str, Change] | None = None) -> dict[str, Tensor]:
+    def record(
+        self, ids: Tensor, hook_names: Sequence[str], changes: Mapping[str, Change] | None = None
+    ) -> dict[str, Tensor]:
         """Activations `[batch, n_pos, d]`, heads flattened."""
         found: dict[str, Tensor] = {}
 
@@ -122,7 +136,11 @@ class Reference:
         block = hook_name.removesuffix("hook_resid_mid")
         return [
             attach(self.module(hook_name), hook_name, branch),
-            attach(self.module(f"{block}hook_resid_post"), f"{block}hook_resid_post", lambda x: x + delta.pop()),
+            attach(
+                self.module(f"{block}hook_resid_post"),
+                f"{block}hook_resid_post",
+                lambda x: x + delta.pop(),
+            ),
         ]
 
     def gain(self) -> Array:
@@ -161,9 +179,15 @@ class NumpySAE:
 
     def __init__(self, sae: SAE) -> None:
         self.cfg: Any = sae.cfg
-        self.w: dict[str, Array] = {name: as_array(tensor) for name, tensor in sae.tensors().items()}
+        self.w: dict[str, Array] = {
+            name: as_array(tensor) for name, tensor in sae.tensors().items()
+        }
         norms = np.linalg.norm(self.w["W_dec"], axis=1)
-        self.carried = norms if getattr(self.cfg, "rescale_acts_by_decoder_norm", False) else np.ones(self.cfg.d_sae)
+        self.carried = (
+            norms
+            if getattr(self.cfg, "rescale_acts_by_decoder_norm", False)
+            else np.ones(self.cfg.d_sae)
+        )
 
     def scale(self, x: Array) -> tuple[Array, Array, Array]:
         """(shift, inner, outer) of each position."""
@@ -232,23 +256,45 @@ KINDS = {
     "standard": Kind("hook_resid_pre", "standard", {}),
     "layer_norm": Kind("hook_resid_mid", "jumprelu", {"normalize_activations": "layer_norm"}),
     "topk": Kind("hook_resid_post", "topk", {"k": 6}),
-    "constant_norm": Kind("hook_attn_out", "standard", {"normalize_activations": "constant_norm_rescale"}),
+    "constant_norm": Kind(
+        "hook_attn_out", "standard", {"normalize_activations": "constant_norm_rescale"}
+    ),
     "rescaled": Kind("hook_mlp_out", "topk", {"k": 6, "rescale_acts_by_decoder_norm": True}),
     "hook_z": Kind("attn.hook_z", "jumprelu", {}),
-    "skip_transcoder": Kind("mlp.hook_in", "standard", {"transcoder": True, "skip": True, "apply_b_dec_to_input": False}, "hook_mlp_out"),
+    "skip_transcoder": Kind(
+        "mlp.hook_in",
+        "standard",
+        {"transcoder": True, "skip": True, "apply_b_dec_to_input": False},
+        "hook_mlp_out",
+    ),
 }
 LAYER = 1
 FAMILIES = ("glass", "gpt2", "gemma2", "gemma3", "llama", "qwen3", "neox")
-CASES = [(name, kind) for name in FAMILIES for kind in KINDS if name in ("gpt2", "gemma2") or kind in ("standard", "hook_z")]
+CASES = [
+    (name, kind)
+    for name in FAMILIES
+    for kind in KINDS
+    if name in ("gpt2", "gemma2") or kind in ("standard", "hook_z")
+]
 """For what is slow: every kind of SAE in two families that differ in everything, and two kinds in every family."""
 
 
-def make_sae(family: Family, kind: str, *, layer: int = LAYER, d_sae: int = 48, seed: int = 0, **metadata: Any) -> SAE:
+def make_sae(
+    family: Family,
+    kind: str,
+    *,
+    layer: int = LAYER,
+    d_sae: int = 48,
+    seed: int = 0,
+    **metadata: Any,
+) -> SAE:
     """A random SAE at home in the scale of its site, of which about a third of the features fire."""
     what = KINDS[kind]
     hook_name = f"blocks.{layer}.{what.site}"
     hook_name_out = f"blocks.{layer}.{what.site_out}" if what.site_out else ""
-    found = family.hf.record(torch.arange(20, 52)[None], [hook_name, *([hook_name_out] if hook_name_out else [])])
+    found = family.hf.record(
+        torch.arange(20, 52)[None], [hook_name, *([hook_name_out] if hook_name_out else [])]
+    )
     x, y = as_array(found[hook_name])[0], as_array(found[hook_name_out or hook_name])[0]
     rng = np.random.default_rng(seed)
     config_class, sae_class = ARCHITECTURES[what.architecture]
@@ -256,8 +302,16 @@ def make_sae(family: Family, kind: str, *, layer: int = LAYER, d_sae: int = 48, 
     size_in, size_out = (1.0, 1.0) if normalised else (float(x.std()), float(y.std()))
     tensors = {
         "W_enc": rng.normal(size=(x.shape[1], d_sae)) / np.sqrt(x.shape[1]),
-        "W_dec": 0.3 * rng.normal(size=(d_sae, y.shape[1])) * size_out / size_in * rng.uniform(0.5, 2, size=(d_sae, 1)),
-        "W_skip": 0.3 * rng.normal(size=(y.shape[1], x.shape[1])) / np.sqrt(x.shape[1]) * size_out / size_in,
+        "W_dec": 0.3
+        * rng.normal(size=(d_sae, y.shape[1]))
+        * size_out
+        / size_in
+        * rng.uniform(0.5, 2, size=(d_sae, 1)),
+        "W_skip": 0.3
+        * rng.normal(size=(y.shape[1], x.shape[1]))
+        / np.sqrt(x.shape[1])
+        * size_out
+        / size_in,
         "b_enc": (rng.normal(size=d_sae) * 0.2 - 0.3) * size_in,
         "b_dec": 0.2 * rng.normal(size=y.shape[1]) * size_out,
         "threshold": rng.uniform(0.05, 0.4, size=d_sae) * size_in,
@@ -269,7 +323,9 @@ def make_sae(family: Family, kind: str, *, layer: int = LAYER, d_sae: int = 48, 
         metadata=SAEMetadata(hook_name=hook_name, hook_name_out=hook_name_out, **metadata),
         **what.options,
     )
-    named = {name: torch.tensor(tensors[name], dtype=torch.float32) for name in sae_class.shapes(cfg)}
+    named = {
+        name: torch.tensor(tensors[name], dtype=torch.float32) for name in sae_class.shapes(cfg)
+    }
     return sae_class(cfg, named)
 
 

@@ -35,15 +35,27 @@ def test_nothing_of_the_registry_is_missing() -> None:
 def test_what_is_unknown_is_null_and_not_zero() -> None:
     assert all(entry.l0 is None or entry.l0 > 0 for entry in ALL)
     unknown = get("gpt2-small-res_scefr-ajt", "blocks.2.hook_resid_pre")
-    assert (unknown.l0, unknown.explained_variance, unknown.d_sae, unknown.architecture) == (None, None, None, "")
+    assert (unknown.l0, unknown.explained_variance, unknown.d_sae, unknown.architecture) == (
+        None,
+        None,
+        None,
+        "",
+    )
 
 
 def test_the_quirks_of_the_registry_end_at_the_door() -> None:
-    assert [*releases()["gpt2-small-res_scefr-ajt"]] == [f"blocks.{layer}.hook_resid_pre" for layer in (2, 6, 10)]
+    assert [*releases()["gpt2-small-res_scefr-ajt"]] == [
+        f"blocks.{layer}.hook_resid_pre" for layer in (2, 6, 10)
+    ]
     assert get("mntss-gemma-2-2b-2.5m-clt-as-per-layer", "layer_7").path == "7"
-    assert {entry.model for entry in releases()["gemma-scope-9b-it-res"].values()} == {"gemma-2-9b-it"}
+    assert {entry.model for entry in releases()["gemma-scope-9b-it-res"].values()} == {
+        "gemma-2-9b-it"
+    }
     alias = get("gemma-scope-2b-pt-res-canonical", "layer_12/width_16k/canonical")
-    assert alias.path == "layer_12/width_16k/average_l0_82" and alias.neuronpedia_id == "gemma-2-2b/12-gemmascope-res-16k"
+    assert (
+        alias.path == "layer_12/width_16k/average_l0_82"
+        and alias.neuronpedia_id == "gemma-2-2b/12-gemmascope-res-16k"
+    )
 
 
 def test_the_packaged_file_is_small() -> None:
@@ -67,7 +79,11 @@ def _wanted(patterns: tuple[str, ...], entry: Entry) -> bool:
 def test_every_name_resolves_and_so_does_its_place() -> None:
     for entry in ALL:
         location = resolve(entry.release, entry.sae_id)
-        assert (location.repo_id, location.path, location.dialect) == (entry.repo_id, entry.path, entry.dialect)
+        assert (location.repo_id, location.path, location.dialect) == (
+            entry.repo_id,
+            entry.path,
+            entry.dialect,
+        )
         assert resolve(entry.repo_id, entry.path).dialect == entry.dialect
 
 
@@ -111,16 +127,29 @@ def test_every_name_resolves_and_so_does_its_place() -> None:
         ("mntss-gemma-2-2b-2.5m-clt-as-per-layer", "layer_25", "", None, "transcoder"),
     ],
 )  # fmt: skip
-def test_names_tell_site_width_and_architecture(release: str, sae_id: str, hook_name: str, d_sae: int | None, architecture: str) -> None:
+def test_names_tell_site_width_and_architecture(
+    release: str, sae_id: str, hook_name: str, d_sae: int | None, architecture: str
+) -> None:
     entry = get(release, sae_id)
     assert (entry.hook_name, entry.d_sae, entry.architecture) == (hook_name, d_sae, architecture)
 
 
 def test_sites_are_counted_as_the_fact_sheet_counts_them() -> None:
-    gemma_3 = Counter(entry.hook_name.split(".", 2)[2] for entry in ALL if entry.dialect == "gemma_3")
-    assert gemma_3 == {"hook_resid_post": 2024, "mlp.hook_in": 3576, "hook_mlp_out": 1604, "attn.hook_z": 1580}
+    gemma_3 = Counter(
+        entry.hook_name.split(".", 2)[2] for entry in ALL if entry.dialect == "gemma_3"
+    )
+    assert gemma_3 == {
+        "hook_resid_post": 2024,
+        "mlp.hook_in": 3576,
+        "hook_mlp_out": 1604,
+        "attn.hook_z": 1580,
+    }
     assert sum(entry.architecture.endswith("skip_transcoder") for entry in ALL) == 1794
-    assert all(f".{entry.layer}." in entry.hook_name for entry in ALL if entry.hook_name not in ("", "hook_embed"))
+    assert all(
+        f".{entry.layer}." in entry.hook_name
+        for entry in ALL
+        if entry.hook_name not in ("", "hook_embed")
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +165,11 @@ def test_sites_are_counted_as_the_fact_sheet_counts_them() -> None:
 def test_a_typo_in_a_release_names_what_was_meant(typo: str, meant: str) -> None:
     with pytest.raises(NotFoundError) as caught:
         resolve(typo, "blocks.8.hook_resid_pre")
-    assert caught.value.code == "RELEASE_NOT_FOUND" and meant in str(caught.value) and f'"{meant}"' in caught.value.hint
+    assert (
+        caught.value.code == "RELEASE_NOT_FOUND"
+        and meant in str(caught.value)
+        and f'"{meant}"' in caught.value.hint
+    )
 
 
 def test_a_typo_in_an_id_names_the_nearest() -> None:
@@ -180,12 +213,19 @@ def test_width_and_l0_can_be_asked_for() -> None:
 
 
 def test_layer_1_is_not_layer_12() -> None:
-    assert {row.hook_name.split(".")[1] for row in find(query="layer 1", model="gpt2-small", limit=100).saes} == {"1"}
+    assert {
+        row.hook_name.split(".")[1]
+        for row in find(query="layer 1", model="gpt2-small", limit=100).saes
+    } == {"1"}
 
 
 def test_pages_join_to_the_whole() -> None:
     whole = find(model="gemma-2-9b", limit=1000).saes
-    assert [row for offset in range(0, 1000, 300) for row in find(model="gemma-2-9b", limit=300, offset=offset).saes][:1000] == whole
+    assert [
+        row
+        for offset in range(0, 1000, 300)
+        for row in find(model="gemma-2-9b", limit=300, offset=offset).saes
+    ][:1000] == whole
     assert find(model="gemma-2-9b", offset=10_000) == ([], find(model="gemma-2-9b").total, [])
 
 
@@ -221,7 +261,12 @@ def test_a_model_has_many_spellings(one: str, other: str) -> None:
 
 def test_looking_up_takes_less_than_50_ms() -> None:
     find(query="warm up")
-    for wanted in ({"query": "gpt2-small-res-jb"}, {"query": "gemma resid 16k", "layer": 12}, {"query": "nothng-lik ths"}, {}):
+    for wanted in (
+        {"query": "gpt2-small-res-jb"},
+        {"query": "gemma resid 16k", "layer": 12},
+        {"query": "nothng-lik ths"},
+        {},
+    ):
         times: list[float] = []
         for _ in range(5):
             start = time.perf_counter()
@@ -239,26 +284,50 @@ hub.resolve("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
 print([name for name in ("torch", "huggingface_hub", "httpx") if name in sys.modules])
 """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
     assert done.stdout.strip() == "[]"
 
 
-def test_cached_says_what_is_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_says_what_is_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    snapshot = tmp_path / "models--jbloom--GPT2-Small-SAEs-Reformatted" / "snapshots" / ("a" * 40) / "blocks.8.hook_resid_pre"
+    snapshot = (
+        tmp_path
+        / "models--jbloom--GPT2-Small-SAEs-Reformatted"
+        / "snapshots"
+        / ("a" * 40)
+        / "blocks.8.hook_resid_pre"
+    )
     assert not any(row.cached for row in find(query="gpt2-small-res-jb", limit=100).saes)
     snapshot.mkdir(parents=True)
     (snapshot / "cfg.json").touch()
     assert not any(row.cached for row in find(query="gpt2-small-res-jb", limit=100).saes)
     (snapshot / "sae_weights.safetensors").touch()
-    assert [row.sae_id for row in find(query="gpt2-small-res-jb", limit=100).saes if row.cached] == ["blocks.8.hook_resid_pre"]
+    assert [
+        row.sae_id for row in find(query="gpt2-small-res-jb", limit=100).saes if row.cached
+    ] == ["blocks.8.hook_resid_pre"]
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"HF_HUB_CACHE": "a/b"}, {"HUGGINGFACE_HUB_CACHE": "c"}, {"HF_HOME": "~/d"}, {"XDG_CACHE_HOME": "e"}]
+    "given",
+    [
+        {},
+        {"HF_HUB_CACHE": "a/b"},
+        {"HUGGINGFACE_HUB_CACHE": "c"},
+        {"HF_HOME": "~/d"},
+        {"XDG_CACHE_HOME": "e"},
+    ],
 )
-def test_the_cache_is_where_huggingface_hub_has_it(given: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = {name: value if value.startswith("~") else str(tmp_path / value) for name, value in given.items()}
+def test_the_cache_is_where_huggingface_hub_has_it(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = {
+        name: value if value.startswith("~") else str(tmp_path / value)
+        for name, value in given.items()
+    }
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
@@ -273,19 +342,29 @@ FIRST = ("gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71")
 
 
 def test_the_names_of_one_place_share_what_is_known_of_it() -> None:
-    known = [resolve(*name).known for name in (CANONICAL, FIRST, ("google/gemma-scope-2b-pt-res", FIRST[1]))]
+    known = [
+        resolve(*name).known
+        for name in (CANONICAL, FIRST, ("google/gemma-scope-2b-pt-res", FIRST[1]))
+    ]
     assert known[0] == known[1] == known[2]
     assert (known[0]["l0"], known[0]["neuronpedia_id"]) == (71, "gemma-2-2b/20-gemmascope-res-16k")
 
 
 def test_one_of_several_names_stands_for_all() -> None:
-    assert first_name(*CANONICAL) == first_name(*FIRST) == first_name("google/gemma-scope-2b-pt-res", FIRST[1]) == FIRST
+    assert (
+        first_name(*CANONICAL)
+        == first_name(*FIRST)
+        == first_name("google/gemma-scope-2b-pt-res", FIRST[1])
+        == FIRST
+    )
     assert first_name("someone/saes", "x/y") == ("someone/saes", "x/y")
     with pytest.raises(NotFoundError):
         first_name("gemma-scope-2b-pt-ress", "x")
 
 
-def test_what_is_on_this_machine_is_listed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_on_this_machine_is_listed_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert catalogue.on_this_machine() == []
     folder = tmp_path / "models--google--gemma-scope-2b-pt-res" / "snapshots"

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def some(step: int) -> disk.Checkpoint:
-    return disk.Checkpoint({"sae": {"W": torch.full((300, 20), float(step))}, "empty": {}}, {"step": step})
+    return disk.Checkpoint(
+        {"sae": {"W": torch.full((300, 20), float(step))}, "empty": {}}, {"step": step}
+    )
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -64,7 +66,9 @@ def fail_at(k: int, real: Callable[..., Any], seen: list[int]) -> Callable[..., 
 
 
 @pytest.mark.parametrize("k", range(1, 12))
-def test_a_full_disk_at_any_write_is_one_clear_error_and_harms_nothing(k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_any_write_is_one_clear_error_and_harms_nothing(
+    k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk.save(tmp_path, 1, some(1), keep=1)
     seen = [0]
     monkeypatch.setattr(disk, "save_file", fail_at(k, disk.save_file, seen))
@@ -79,7 +83,9 @@ def test_a_full_disk_at_any_write_is_one_clear_error_and_harms_nothing(k: int, t
     assert disk.load_latest(tmp_path).state["step"] in (1, 2)
 
 
-def test_too_little_space_is_seen_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_seen_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: usage._replace(free=1000))
     with pytest.raises(ResourceError, match="1000 free"):
@@ -135,12 +141,26 @@ def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
 
 
 def run(script: str) -> str:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "core"), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env, timeout=50).stdout
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "core"), os.environ.get("PYTHONPATH", "")]),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env,
+        timeout=50,
+    ).stdout
 
 
 def test_nested_state_survives_the_split_into_tensors_and_json() -> None:
-    state = {"position": 3, "ring": {"rows": torch.arange(4), "inner": {"rng": torch.zeros(2), "name": "x"}}, "files": ["a"]}
+    state = {
+        "position": 3,
+        "ring": {"rows": torch.arange(4), "inner": {"rng": torch.zeros(2), "name": "x"}},
+        "files": ["a"],
+    }
     tensors, plain = disk.split_state(state)
     assert set(tensors) == {"ring.rows", "ring.inner.rng"}
     joined = disk.join_state(tensors, plain)

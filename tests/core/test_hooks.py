@@ -27,7 +27,9 @@ SITES = (
 
 
 def n_hooks(model: LanguageModel) -> int:
-    return sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.bridge.hook_dict.values())
+    return sum(
+        len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.bridge.hook_dict.values()
+    )
 
 
 def at(family: Family, site: str, layer: int = LAYER) -> str:
@@ -44,9 +46,15 @@ def noise(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("layer", [0, 1, -1])
 @pytest.mark.parametrize("site", SITES)
-def test_a_recorded_activation_is_the_one_of_the_hugging_face_module(family: Family, ids: Tensor, site: str, layer: int) -> None:
+def test_a_recorded_activation_is_the_one_of_the_hugging_face_module(
+    family: Family, ids: Tensor, site: str, layer: int
+) -> None:
     name = at(family, site, layer % family.model.n_layers)
-    close(flat(record_activations(family.model, ids, [name])[name]), flat(family.hf.record(ids, [name])[name]), 1e-5)
+    close(
+        flat(record_activations(family.model, ids, [name])[name]),
+        flat(family.hf.record(ids, [name])[name]),
+        1e-5,
+    )
 
 
 def test_several_sites_are_recorded_in_one_run(family: Family, ids: Tensor) -> None:
@@ -57,7 +65,9 @@ def test_several_sites_are_recorded_in_one_run(family: Family, ids: Tensor) -> N
         close(flat(ours[name]), flat(reference[name]), 1e-5)
 
 
-def test_the_normalized_input_of_the_mlp_is_before_the_norms_weight(family: Family, ids: Tensor) -> None:
+def test_the_normalized_input_of_the_mlp_is_before_the_norms_weight(
+    family: Family, ids: Tensor
+) -> None:
     if not family.has_mid:
         pytest.skip("parallel blocks")
     mid = flat(family.hf.record(ids, [name := "blocks.1.hook_resid_mid"])[name])
@@ -70,7 +80,9 @@ def test_the_normalized_input_of_the_mlp_is_before_the_norms_weight(family: Fami
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_an_edit_changes_the_logits_as_the_same_edit_in_the_hugging_face_model(family: Family, ids: Tensor, site: str) -> None:
+def test_an_edit_changes_the_logits_as_the_same_edit_in_the_hugging_face_model(
+    family: Family, ids: Tensor, site: str
+) -> None:
     name = at(family, site)
     with edit_activations(family.model, {name: noise}):
         ours = family.model.forward(ids)[0]
@@ -96,7 +108,9 @@ def test_edits_at_several_sites_act_together(family: Family, ids: Tensor) -> Non
 
 
 @pytest.mark.parametrize("site", [*SITES, "ln2.hook_normalized"])
-def test_an_edit_that_returns_an_equal_tensor_leaves_the_logits_bit_equal(family: Family, ids: Tensor, site: str) -> None:
+def test_an_edit_that_returns_an_equal_tensor_leaves_the_logits_bit_equal(
+    family: Family, ids: Tensor, site: str
+) -> None:
     name = f"blocks.1.{site}"
     if not family.has_mid and site in ("hook_resid_mid", "ln2.hook_normalized"):
         pytest.skip("parallel blocks")
@@ -134,8 +148,13 @@ class Counter:
             handle.remove()
 
 
-@pytest.mark.parametrize(("layer", "site"), [(0, "hook_resid_pre"), (1, "hook_attn_out"), (1, "hook_resid_post"), (2, "hook_resid_post")])
-def test_no_layer_above_the_recorded_one_runs(family: Family, ids: Tensor, layer: int, site: str) -> None:
+@pytest.mark.parametrize(
+    ("layer", "site"),
+    [(0, "hook_resid_pre"), (1, "hook_attn_out"), (1, "hook_resid_post"), (2, "hook_resid_post")],
+)
+def test_no_layer_above_the_recorded_one_runs(
+    family: Family, ids: Tensor, layer: int, site: str
+) -> None:
     with Counter(family.model) as counter:
         record_activations(family.model, ids, [f"blocks.{layer}.{site}"])
     assert max(counter.layers(), default=-1) == (layer - 1 if site == "hook_resid_pre" else layer)
@@ -164,8 +183,13 @@ def test_the_counter_itself_sees_a_whole_run(family: Family, ids: Tensor) -> Non
         ("middle", "blocks.1.hook_resid_post"),
     ],
 )
-def test_an_unknown_hook_names_the_nearest(gpt2: Family, ids: Tensor, wrong: str, meant: str) -> None:
-    for use in (lambda: record_activations(gpt2.model, ids, [wrong]), lambda: edit_activations(gpt2.model, {wrong: noise}).__enter__()):
+def test_an_unknown_hook_names_the_nearest(
+    gpt2: Family, ids: Tensor, wrong: str, meant: str
+) -> None:
+    for use in (
+        lambda: record_activations(gpt2.model, ids, [wrong]),
+        lambda: edit_activations(gpt2.model, {wrong: noise}).__enter__(),
+    ):
         with pytest.raises(HookError) as caught:
             use()
         assert caught.value.code == "HOOK_NOT_FOUND" and caught.value.got == wrong
@@ -179,10 +203,16 @@ def test_a_hook_that_this_set_up_never_fires_is_refused(gpt2: Family, ids: Tenso
 
 
 def test_an_edit_that_never_ran_is_an_error(gpt2: Family, ids: Tensor) -> None:
-    with pytest.raises(HookError) as caught, edit_activations(gpt2.model, {"blocks.1.hook_resid_pre": noise}):
+    with (
+        pytest.raises(HookError) as caught,
+        edit_activations(gpt2.model, {"blocks.1.hook_resid_pre": noise}),
+    ):
         pass
     assert caught.value.code == "HOOK_NEVER_FIRED"
-    with pytest.raises(HookError) as caught, edit_activations(gpt2.model, {"blocks.2.hook_resid_pre": noise}):
+    with (
+        pytest.raises(HookError) as caught,
+        edit_activations(gpt2.model, {"blocks.2.hook_resid_pre": noise}),
+    ):
         record_activations(gpt2.model, ids, ["blocks.0.hook_resid_post"])
     assert caught.value.code == "HOOK_NEVER_FIRED" and caught.value.got == "blocks.2.hook_resid_pre"
 
@@ -192,9 +222,14 @@ def test_a_recording_that_never_fired_is_an_error(gpt2: Family, ids: Tensor) -> 
     def stop(x: Tensor) -> Tensor:
         raise StopForward(x)
 
-    with pytest.raises(HookError) as caught, edit_activations(gpt2.model, {"blocks.0.hook_resid_post": stop}):
+    with (
+        pytest.raises(HookError) as caught,
+        edit_activations(gpt2.model, {"blocks.0.hook_resid_post": stop}),
+    ):
         record_activations(gpt2.model, ids, ["blocks.1.hook_resid_post"])
-    assert caught.value.code == "HOOK_NEVER_FIRED" and caught.value.got == "blocks.1.hook_resid_post"
+    assert (
+        caught.value.code == "HOOK_NEVER_FIRED" and caught.value.got == "blocks.1.hook_resid_post"
+    )
 
 
 class Interrupted(Exception):
@@ -217,11 +252,16 @@ def test_after_an_exception_the_model_is_as_before(family: Family, ids: Tensor, 
         raise Interrupted
     assert n_hooks(family.model) == 0
     assert torch.equal(family.model.forward(ids)[0], clean)
-    assert not any(parameter.requires_grad for parameter in family.model.bridge.original_model.parameters())
+    assert not any(
+        parameter.requires_grad for parameter in family.model.bridge.original_model.parameters()
+    )
 
 
 def test_an_unknown_hook_among_known_ones_leaves_nothing_behind(gpt2: Family) -> None:
-    with pytest.raises(HookError), edit_activations(gpt2.model, {"blocks.0.hook_resid_pre": noise, "nowhere": noise}):
+    with (
+        pytest.raises(HookError),
+        edit_activations(gpt2.model, {"blocks.0.hook_resid_pre": noise, "nowhere": noise}),
+    ):
         pass
     assert n_hooks(gpt2.model) == 0
 
@@ -248,7 +288,9 @@ def test_two_threads_at_once_each_get_their_own_numbers(gpt2: Family, ids: Tenso
     wrong: list[str] = []
 
     def plain() -> None:
-        wrong.extend("plain" for _ in range(30) if not torch.equal(gpt2.model.forward(ids)[0], clean))
+        wrong.extend(
+            "plain" for _ in range(30) if not torch.equal(gpt2.model.forward(ids)[0], clean)
+        )
 
     def steered() -> None:
         for _ in range(30):
@@ -267,7 +309,10 @@ def test_two_threads_at_once_each_get_their_own_numbers(gpt2: Family, ids: Tenso
 
 def test_hook_shapes_are_those_of_the_heads(family: Family) -> None:
     config: Any = family.hf.hf.config
-    heads = (config.num_attention_heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    heads = (
+        config.num_attention_heads,
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+    )
     assert hook_shape(family.model, "blocks.0.attn.hook_z") == heads
     assert hook_shape(family.model, "blocks.0.hook_resid_pre") == (config.hidden_size,)
 

@@ -15,7 +15,15 @@ from tests.core.fake_hub import FakeHub
 from saescope import hub
 from saescope.cancel import cancellable
 from saescope.catalogue import hub_cache
-from saescope.errors import ArgumentError, Cancelled, FormatError, NotFoundError, OfflineError, ResourceError, SaescopeError
+from saescope.errors import (
+    ArgumentError,
+    Cancelled,
+    FormatError,
+    NotFoundError,
+    OfflineError,
+    ResourceError,
+    SaescopeError,
+)
 from saescope.hub import download, transfer
 from saescope.load import load_sae, peek_sae
 from saescope.saes import SAE, StandardConfig, StandardSAE
@@ -33,7 +41,11 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 
     fake = FakeHub()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    for name, value in {"HF_ENDPOINT": fake.url, "HF_TOKEN": TOKEN, "HF_HUB_CACHE": str(tmp_path / "hub")}.items():
+    for name, value in {
+        "HF_ENDPOINT": fake.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SAESCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(transfer, "BACKOFF_S", 0.01)
@@ -84,9 +96,17 @@ def test_the_root_of_a_repository_needs_no_sae_id(fake: FakeHub) -> None:
 def test_peeking_fetches_no_weights(fake: FakeHub, big: Path) -> None:
     commit = fake.add_folder(REPO, big)
     info = peek_sae(release=REPO)
-    assert (info.cfg.d_sae, info.dialect, info.repo_id, info.revision) == (2048, "sae_lens", REPO, commit)
+    assert (info.cfg.d_sae, info.dialect, info.repo_id, info.revision) == (
+        2048,
+        "sae_lens",
+        REPO,
+        commit,
+    )
     assert info.weights_bytes == load_sae(big, device="cpu").weights_bytes
-    assert sum(request.n_sent for request in fake.requests if request.server == "content") <= transfer.HEAD_BYTES
+    assert (
+        sum(request.n_sent for request in fake.requests if request.server == "content")
+        <= transfer.HEAD_BYTES
+    )
     assert not hub_cache().exists()
 
 
@@ -95,7 +115,11 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(fake: FakeHub, 
     peek_sae(release=REPO)
     load_sae(release=REPO, device="cpu")
     token = {
-        server: {"Authorization" in r.headers or "authorization" in r.headers for r in fake.requests if r.server == server}
+        server: {
+            "Authorization" in r.headers or "authorization" in r.headers
+            for r in fake.requests
+            if r.server == server
+        }
         for server in ("hub", "content")
     }
     assert token == {"hub": {True}, "content": {False}}
@@ -105,7 +129,9 @@ def test_a_download_that_is_cut_goes_on_where_it_stopped(fake: FakeHub, big: Pat
     fake.add_folder(REPO, big)
     fake.fail("/blobs/", times=3, cut_after=1_200_000)
     assert hub.repository(REPO).local(WEIGHTS).read_bytes() == (big / WEIGHTS).read_bytes()
-    starts = [int(r.headers["Range"].removeprefix("bytes=").split("-")[0]) for r in fake.asked("/blobs/")]
+    starts = [
+        int(r.headers["Range"].removeprefix("bytes=").split("-")[0]) for r in fake.asked("/blobs/")
+    ]
     assert starts[0] == 0 and starts == sorted(starts) and len(set(starts)) == 4
     assert sum(r.n_sent for r in fake.asked("/blobs/")) == (big / WEIGHTS).stat().st_size
 
@@ -153,9 +179,17 @@ def test_peeking_works_where_ranges_are_ignored(fake: FakeHub, big: Path) -> Non
 def test_wrong_bytes_of_the_right_size_are_never_used(fake: FakeHub, big: Path, name: str) -> None:
     fake.add_folder(REPO, big)
     right = (big / name).read_bytes()
-    fake.fail("/blobs/" if name == WEIGHTS else name, times=99, body=right[:-3] + bytes(b ^ 1 for b in right[-3:]))
+    fake.fail(
+        "/blobs/" if name == WEIGHTS else name,
+        times=99,
+        body=right[:-3] + bytes(b ^ 1 for b in right[-3:]),
+    )
     assert code_of(lambda: hub.repository(REPO).local(name)) == "HASH_MISMATCH"
-    assert not [file for file in hub_cache().rglob("*") if file.is_file() and not file.name.endswith(".lock")]
+    assert not [
+        file
+        for file in hub_cache().rglob("*")
+        if file.is_file() and not file.name.endswith(".lock")
+    ]
     fake.faults.clear()
     assert hub.repository(REPO).local(name).read_bytes() == right
 
@@ -189,7 +223,9 @@ def test_every_refusal_has_its_code_and_a_next_step(
     fake: FakeHub, status: int, error_code: str, expected: str, kind: type[Exception]
 ) -> None:
     fake.add_folder(REPO, DATA / "standard")
-    fake.fail("/api/", times=99, status=status, headers={"X-Error-Code": error_code} if error_code else {})
+    fake.fail(
+        "/api/", times=99, status=status, headers={"X-Error-Code": error_code} if error_code else {}
+    )
     with pytest.raises(kind) as caught:
         load_sae(release=REPO)
     assert getattr(caught.value, "code") == expected and getattr(caught.value, "hint")  # noqa: B009
@@ -198,7 +234,12 @@ def test_every_refusal_has_its_code_and_a_next_step(
 @pytest.mark.parametrize("status", [403, 404, 429, 500])
 def test_refusals_of_a_file_have_codes_too(fake: FakeHub, big: Path, status: int) -> None:
     fake.add_folder(REPO, big)
-    expected = {403: "HUB_ACCESS_DENIED", 404: "REPO_NOT_FOUND", 429: "HUB_RATE_LIMITED", 500: "HUB_UNAVAILABLE"}[status]
+    expected = {
+        403: "HUB_ACCESS_DENIED",
+        404: "REPO_NOT_FOUND",
+        429: "HUB_RATE_LIMITED",
+        500: "HUB_UNAVAILABLE",
+    }[status]
     fake.fail("/resolve/", times=99, status=status)
     assert code_of(lambda: peek_sae(release=REPO)) == expected
     fake.faults.clear()
@@ -217,14 +258,18 @@ def test_a_hub_that_recovers_is_not_an_error(fake: FakeHub) -> None:
     assert same(load_sae(release=REPO, device="cpu"), load_sae(DATA / "standard", device="cpu"))
 
 
-def test_a_download_that_crawls_ends_with_a_code(fake: FakeHub, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_crawls_ends_with_a_code(
+    fake: FakeHub, big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.add_folder(REPO, big)
     monkeypatch.setattr(transfer, "STALL_S", 0.2)
     fake.fail("/blobs/", times=99, pause_s=0.02)
     assert code_of(lambda: hub.repository(REPO).local(WEIGHTS)) == "NOT_CACHED_OFFLINE"
 
 
-def test_a_server_that_says_nothing_ends_with_a_code(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_says_nothing_ends_with_a_code(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -233,18 +278,25 @@ def test_a_server_that_says_nothing_ends_with_a_code(fake: FakeHub, monkeypatch:
         assert code_of(lambda: load_sae(release=REPO)) == "NOT_CACHED_OFFLINE"
 
 
-def test_offline_from_a_filled_cache_opens_no_socket(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_from_a_filled_cache_opens_no_socket(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.add_folder(REPO, DATA, "x")
     online = load_sae(release=REPO, sae_id="x/topk", device="cpu")
     _block_sockets(monkeypatch)
     offline = load_sae(release=REPO, sae_id="x/topk", device="cpu", offline=True)
     assert same(online, offline) and offline.cfg == online.cfg
     assert peek_sae(release=REPO, sae_id="x/topk", offline=True).cfg == online.cfg
-    assert code_of(lambda: load_sae(release=REPO, sae_id="x/gated", offline=True)) in ("SAE_NOT_FOUND", "NOT_CACHED_OFFLINE")
+    assert code_of(lambda: load_sae(release=REPO, sae_id="x/gated", offline=True)) in (
+        "SAE_NOT_FOUND",
+        "NOT_CACHED_OFFLINE",
+    )
     assert code_of(lambda: load_sae(release="someone/else", offline=True)) == "NOT_CACHED_OFFLINE"
 
 
-def test_offline_by_the_environment_opens_no_socket(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_by_the_environment_opens_no_socket(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub.constants
 
     fake.add_folder(REPO, DATA / "topk")
@@ -283,7 +335,9 @@ def test_a_revision_is_pinned_to_its_commit(fake: FakeHub) -> None:
         assert same(pinned, first) and pinned.cfg.metadata.raw["source"]["revision"] == old
         assert same(load_sae(release=REPO, device="cpu", revision=revision, offline=True), first)
     assert code_of(lambda: load_sae(release=REPO, revision="v2")) == "REVISION_NOT_FOUND"
-    assert code_of(lambda: load_sae(release=REPO, revision="v2", offline=True)) == "NOT_CACHED_OFFLINE"
+    assert (
+        code_of(lambda: load_sae(release=REPO, revision="v2", offline=True)) == "NOT_CACHED_OFFLINE"
+    )
 
 
 def test_a_file_that_rotted_in_the_cache_is_found_out(fake: FakeHub, big: Path) -> None:
@@ -304,11 +358,15 @@ def test_progress_counts_bytes(fake: FakeHub, big: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(download, "_PROGRESS_S", 0.0)
     said: list[str] = []
     load_sae(release=REPO, device="cpu", progress=said.append)
-    assert any(line.startswith(f"{REPO}/{WEIGHTS}: ") and line.endswith(" of 4.2 MB") for line in said), said
+    assert any(
+        line.startswith(f"{REPO}/{WEIGHTS}: ") and line.endswith(" of 4.2 MB") for line in said
+    ), said
     assert said[-1].endswith("verified")
 
 
-def test_cancelling_stops_a_download_and_keeps_its_part(fake: FakeHub, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelling_stops_a_download_and_keeps_its_part(
+    fake: FakeHub, big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.add_folder(REPO, big)
     monkeypatch.setattr(download, "_PROGRESS_S", 0.0)
     stop = threading.Event()
@@ -326,7 +384,12 @@ def test_cancelling_stops_a_download_and_keeps_its_part(fake: FakeHub, big: Path
 def test_two_at_once_share_one_download(fake: FakeHub, big: Path) -> None:
     fake.add_folder(REPO, big)
     found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(load_sae(release=REPO, device="cpu").weights_hash)) for _ in range(4)]
+    threads = [
+        threading.Thread(
+            target=lambda: found.append(load_sae(release=REPO, device="cpu").weights_hash)
+        )
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -335,22 +398,30 @@ def test_two_at_once_share_one_download(fake: FakeHub, big: Path) -> None:
     assert sum(r.n_sent > 1 << 20 for r in fake.asked("/blobs/")) == 1
 
 
-def test_a_full_disk_is_said_before_the_download(fake: FakeHub, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_before_the_download(
+    fake: FakeHub, big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.add_folder(REPO, big)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(
+        download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})()
+    )
     with pytest.raises(ResourceError) as caught:
         hub.repository(REPO).local(WEIGHTS)
     assert caught.value.code == "DISK_FULL" and "4.2 MB" in str(caught.value)
 
 
-@pytest.mark.parametrize("sae_id", ["../x", "a/../../x", "/etc/passwd/..", "a\\b", "C:/x", "a\x00b", "./x"])
+@pytest.mark.parametrize(
+    "sae_id", ["../x", "a/../../x", "/etc/passwd/..", "a\\b", "C:/x", "a\x00b", "./x"]
+)
 def test_a_path_that_leaves_the_repository_is_refused(fake: FakeHub, sae_id: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         load_sae(release=REPO, sae_id=sae_id)
     assert caught.value.code == "INVALID_PATH" and not fake.requests
 
 
-@pytest.mark.parametrize("repo_id", ["a/b/c", "../b", "a/..", "http://x/y", "a/b c", "a--b/c", "/b", "a/"])
+@pytest.mark.parametrize(
+    "repo_id", ["a/b/c", "../b", "a/..", "http://x/y", "a/b c", "a--b/c", "/b", "a/"]
+)
 def test_no_repository_name_is_refused(fake: FakeHub, repo_id: str) -> None:
     with pytest.raises(NotFoundError) as caught:
         load_sae(release=repo_id)
@@ -358,17 +429,25 @@ def test_no_repository_name_is_refused(fake: FakeHub, repo_id: str) -> None:
 
 
 @pytest.mark.parametrize("etag", ["../../evil", "..", "a/b", "x" * 300])
-def test_an_etag_that_is_a_path_writes_nothing(fake: FakeHub, big: Path, etag: str, tmp_path: Path) -> None:
+def test_an_etag_that_is_a_path_writes_nothing(
+    fake: FakeHub, big: Path, etag: str, tmp_path: Path
+) -> None:
     fake.add_folder(REPO, big)
     fake.fail(
-        "/resolve/", method="HEAD", times=9, status=200, headers={"ETag": f'"{etag}"', "Content-Length": "5", "X-Repo-Commit": "a" * 40}
+        "/resolve/",
+        method="HEAD",
+        times=9,
+        status=200,
+        headers={"ETag": f'"{etag}"', "Content-Length": "5", "X-Repo-Commit": "a" * 40},
     )
     assert code_of(lambda: hub.repository(REPO).local(WEIGHTS)) == "HUB_BAD_REPLY"
     assert not [*tmp_path.rglob("*evil*")]
 
 
 @pytest.mark.parametrize("token", [TOKEN + "\n", TOKEN + "é"])
-def test_a_token_that_is_no_header_never_shows(fake: FakeHub, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+def test_a_token_that_is_no_header_never_shows(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
     fake.add_folder(REPO, DATA / "topk")
     monkeypatch.setenv("HF_TOKEN", token)
     try:
@@ -385,26 +464,43 @@ def test_a_folder_without_an_sae_names_those_that_have_one(fake: FakeHub) -> Non
     for sae_id in ("", "saes"):
         with pytest.raises(FormatError) as found:
             load_sae(release=REPO, sae_id=sae_id)
-        assert found.value.code == "UNKNOWN_FORMAT" and "further down" in found.value.hint and "saes/" in found.value.allowed
+        assert (
+            found.value.code == "UNKNOWN_FORMAT"
+            and "further down" in found.value.hint
+            and "saes/" in found.value.allowed
+        )
 
 
 def test_a_release_of_the_catalogue_brings_what_the_catalogue_knows(fake: FakeHub) -> None:
-    fake.add_folder("jbloom/GPT2-Small-SAEs-Reformatted", DATA / "legacy_standard", "blocks.8.hook_resid_pre")
+    fake.add_folder(
+        "jbloom/GPT2-Small-SAEs-Reformatted", DATA / "legacy_standard", "blocks.8.hook_resid_pre"
+    )
     by_name = load_sae(release="gpt2-small-res-jb", sae_id="blocks.8.hook_resid_pre", device="cpu")
-    by_place = load_sae(release="jbloom/GPT2-Small-SAEs-Reformatted", sae_id="blocks.8.hook_resid_pre", device="cpu")
+    by_place = load_sae(
+        release="jbloom/GPT2-Small-SAEs-Reformatted", sae_id="blocks.8.hook_resid_pre", device="cpu"
+    )
     assert by_name.cfg == by_place.cfg
-    assert by_name.cfg.metadata.neuronpedia_id == "gpt2-small/8-res-jb" and by_name.cfg.metadata.center_writing_weights
+    assert (
+        by_name.cfg.metadata.neuronpedia_id == "gpt2-small/8-res-jb"
+        and by_name.cfg.metadata.center_writing_weights
+    )
 
 
 def test_the_published_scale_is_folded_into_the_weights(fake: FakeHub, tmp_path: Path) -> None:
     cfg = json.loads((DATA / "standard_expected_average" / "cfg.json").read_text())
     assert cfg["normalize_activations"] == "expected_average_only_in"
-    fake.add_folder("jbloom/Gemma-2b-Residual-Stream-SAEs", DATA / "standard_expected_average", "gemma_2b_blocks.12.hook_resid_post_16384")
+    fake.add_folder(
+        "jbloom/Gemma-2b-Residual-Stream-SAEs",
+        DATA / "standard_expected_average",
+        "gemma_2b_blocks.12.hook_resid_post_16384",
+    )
     sae = load_sae(release="gemma-2b-res-jb", sae_id="blocks.12.hook_resid_post", device="cpu")
     raw = load_sae(DATA / "standard_expected_average", device="cpu")
     assert sae.cfg.normalize_activations == "none"
     expected = raw.fold_activation_norm_scaling_factor(0.21381938399317255)
-    assert all(torch.allclose(sae.tensors()[name], tensor) for name, tensor in expected.tensors().items())
+    assert all(
+        torch.allclose(sae.tensors()[name], tensor) for name, tensor in expected.tensors().items()
+    )
     again = load_sae(sae.save(tmp_path), device="cpu")
     assert same(again, sae)
 
@@ -420,7 +516,12 @@ def test_gated_terms_and_private_repositories_are_told_apart(fake: FakeHub) -> N
     errors: dict[str, Any] = {}
     for code in ("GatedRepo", "RepoNotFound"):
         fake.faults.clear()
-        fake.fail("/api/", times=9, status=403 if code == "GatedRepo" else 404, headers={"X-Error-Code": code})
+        fake.fail(
+            "/api/",
+            times=9,
+            status=403 if code == "GatedRepo" else 404,
+            headers={"X-Error-Code": code},
+        )
         with pytest.raises(NotFoundError) as caught:
             load_sae(release=REPO)
         errors[code] = caught.value.hint

@@ -30,8 +30,13 @@ def test_without_arguments_it_is_the_embedded_sae() -> None:
 
 
 def test_what_the_user_says_wins() -> None:
-    info = peek_sae(DATA / "topk", known={"hook_name": "blocks.3.hook_mlp_out", "model_name": "mine"})
-    assert (info.cfg.metadata.hook_name, info.cfg.metadata.model_name) == ("blocks.3.hook_mlp_out", "mine")
+    info = peek_sae(
+        DATA / "topk", known={"hook_name": "blocks.3.hook_mlp_out", "model_name": "mine"}
+    )
+    assert (info.cfg.metadata.hook_name, info.cfg.metadata.model_name) == (
+        "blocks.3.hook_mlp_out",
+        "mine",
+    )
 
 
 def test_what_the_user_says_wins_in_every_dialect(tmp_path: Path) -> None:
@@ -40,7 +45,9 @@ def test_what_the_user_says_wins_in_every_dialect(tmp_path: Path) -> None:
     assert peek_sae(folder).cfg.metadata.hook_name == "blocks.20.hook_resid_post"
     sae = load_sae(folder, device="cpu", known={"hook_name": "blocks.3.hook_resid_pre"})
     assert sae.cfg.metadata.hook_name == "blocks.3.hook_resid_pre"
-    assert peek_sae(sae.save(tmp_path / "again")).cfg.metadata.hook_name == "blocks.3.hook_resid_pre"
+    assert (
+        peek_sae(sae.save(tmp_path / "again")).cfg.metadata.hook_name == "blocks.3.hook_resid_pre"
+    )
 
 
 def test_path_and_release_together_are_refused() -> None:
@@ -51,7 +58,11 @@ def test_path_and_release_together_are_refused() -> None:
 def test_a_folder_of_saes_names_them() -> None:
     with pytest.raises(FormatError) as caught:
         load_sae(DATA)
-    assert caught.value.code == "UNKNOWN_FORMAT" and "further down" in caught.value.hint and "batchtopk" in caught.value.allowed
+    assert (
+        caught.value.code == "UNKNOWN_FORMAT"
+        and "further down" in caught.value.hint
+        and "batchtopk" in caught.value.allowed
+    )
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.safetensors"])
@@ -90,21 +101,27 @@ def test_a_load_is_independent_of_its_files(tmp_path: Path, dtype: torch.dtype) 
     folder = copytree(DATA / "topk", tmp_path / "sae")
     sae = load_sae(folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
     before = sae.weights_hash
-    (folder / "sae_weights.safetensors").write_bytes(b"\0" * (folder / "sae_weights.safetensors").stat().st_size)
+    (folder / "sae_weights.safetensors").write_bytes(
+        b"\0" * (folder / "sae_weights.safetensors").stat().st_size
+    )
     del sae.weights_hash
     assert sae.weights_hash == before and sae.dtype == dtype
 
 
 def test_the_encoder_is_made_once() -> None:
     sae = load_sae(DATA / "topk", device="cpu")
-    assert sae.W_enc.T.is_contiguous() and sae.encoder.untyped_storage().nbytes() == sae.encoder.nbytes
+    assert (
+        sae.W_enc.T.is_contiguous() and sae.encoder.untyped_storage().nbytes() == sae.encoder.nbytes
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_load_peaks_at_its_weights(tmp_path: Path, dtype: str) -> None:
     cfg = StandardConfig(architecture="standard", d_in=1024, d_sae=16384)
-    StandardSAE(cfg, {name: torch.zeros(shape) for name, shape in StandardSAE.shapes(cfg).items()}).save(tmp_path)
+    StandardSAE(
+        cfg, {name: torch.zeros(shape) for name, shape in StandardSAE.shapes(cfg).items()}
+    ).save(tmp_path)
     code = f"""
 import re
 from pathlib import Path
@@ -117,5 +134,7 @@ sae = load_sae({str(tmp_path)!r}, device="cpu", dtype={dtype!r})
 print((now("VmHWM") - before) / sae.weights_bytes)
 """
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
     assert float(done.stdout) < 1.2

@@ -13,7 +13,9 @@ TARGET, OUT = RNG.normal(size=(9, 5)) + 3, RNG.normal(size=(9, 5)) + 3
 
 def test_explained_variance_is_about_the_mean_over_positions() -> None:
     expected = 1 - ((TARGET - OUT) ** 2).sum() / ((TARGET - TARGET.mean(axis=0)) ** 2).sum()
-    assert explained_variance(torch.tensor(TARGET), torch.tensor(OUT)) == pytest.approx(expected, rel=1e-12)
+    assert explained_variance(torch.tensor(TARGET), torch.tensor(OUT)) == pytest.approx(
+        expected, rel=1e-12
+    )
     assert explained_variance(torch.tensor(TARGET), torch.tensor(TARGET)) == 1
     mean = torch.tensor(TARGET).mean(0, keepdim=True).expand(9, 5)
     assert explained_variance(torch.tensor(TARGET), mean) == pytest.approx(0, abs=1e-12)
@@ -26,8 +28,12 @@ def test_explained_variance_of_nothing_to_explain_is_none() -> None:
 
 
 def test_cosine_is_averaged_over_positions() -> None:
-    expected = np.mean([a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(TARGET, OUT, strict=True)])
-    assert mean_cosine(torch.tensor(TARGET), torch.tensor(OUT)) == pytest.approx(expected, rel=1e-12)
+    expected = np.mean(
+        [a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(TARGET, OUT, strict=True)]
+    )
+    assert mean_cosine(torch.tensor(TARGET), torch.tensor(OUT)) == pytest.approx(
+        expected, rel=1e-12
+    )
     assert mean_cosine(torch.zeros(0, 3), torch.zeros(0, 3)) is None
 
 
@@ -43,12 +49,16 @@ def test_pearson_is_numpys() -> None:
     assert pearson(a, b) == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-12)
 
 
-@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0, 2.0], [2.0, 3.0]), ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])])
+@pytest.mark.parametrize(
+    ("a", "b"), [([], []), ([1.0, 2.0], [2.0, 3.0]), ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])]
+)
 def test_pearson_of_too_little_is_none(a: list[float], b: list[float]) -> None:
     assert pearson(a, b) is None
 
 
-@pytest.mark.parametrize(("value", "expected"), [(2.0, 1.0), (10.0, 0.0), (4.0, 0.75), (12.0, -0.25)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(2.0, 1.0), (10.0, 0.0), (4.0, 0.75), (12.0, -0.25)]
+)
 def test_a_score_is_1_at_the_best_and_0_at_the_worst(value: float, expected: float) -> None:
     assert score_between(10.0, 2.0, value) == expected
     assert score_between(2.0, 2.0, value) is None

@@ -7,14 +7,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.oracle import KINDS, Array, Family, NumpySAE, as_array, close, flat, make_sae, replaced_by
+from tests.core.oracle import (
+    KINDS,
+    Array,
+    Family,
+    NumpySAE,
+    as_array,
+    close,
+    flat,
+    make_sae,
+    replaced_by,
+)
 from torch import Tensor
 
 from saescope.errors import HookError, MismatchError, NumericError
 from saescope.hooks import edit_activations
 from saescope.models import load_model
 from saescope.saes import SAE
-from saescope.splice import check_fits, read_hook, read_site, record, run_with_cache_with_saes, run_with_saes, splice, write_hook
+from saescope.splice import (
+    check_fits,
+    read_hook,
+    read_site,
+    record,
+    run_with_cache_with_saes,
+    run_with_saes,
+    splice,
+    write_hook,
+)
 
 
 def sae_for(family: Family, kind: str, **options: Any) -> SAE:
@@ -51,7 +70,9 @@ def test_the_site_is_read_as_by_numpy(family: Family, ids: Tensor, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_with_error_term_and_no_edit_the_logits_are_bit_equal(family: Family, ids: Tensor, kind: str) -> None:
+def test_with_error_term_and_no_edit_the_logits_are_bit_equal(
+    family: Family, ids: Tensor, kind: str
+) -> None:
     sae = sae_for(family, kind)
     clean = family.model.forward(ids)[0]
     assert torch.equal(run_with_saes(family.model, ids, [sae], error_term=True), clean)
@@ -60,18 +81,24 @@ def test_with_error_term_and_no_edit_the_logits_are_bit_equal(family: Family, id
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_the_logits_are_bit_equal_whatever_the_dtypes_of_model_and_sae(family: Family, ids: Tensor, dtype: str) -> None:
+def test_the_logits_are_bit_equal_whatever_the_dtypes_of_model_and_sae(
+    family: Family, ids: Tensor, dtype: str
+) -> None:
     model = load_model(family.folder, device="cpu", dtype=dtype)
     clean = model.forward(ids)[0]
     for kind in ("layer_norm", "rescaled", "skip_transcoder"):
         if KINDS[kind].site in family.hf.sites:
             sae = make_sae(family, kind)
             for sae_dtype in (torch.float32, torch.bfloat16):
-                assert torch.equal(run_with_saes(model, ids, [sae.to(sae_dtype)], error_term=True), clean), (kind, sae_dtype)
+                assert torch.equal(
+                    run_with_saes(model, ids, [sae.to(sae_dtype)], error_term=True), clean
+                ), (kind, sae_dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_error_term_the_reconstruction_takes_the_activations_place(family: Family, ids: Tensor, kind: str) -> None:
+def test_without_error_term_the_reconstruction_takes_the_activations_place(
+    family: Family, ids: Tensor, kind: str
+) -> None:
     sae = sae_for(family, kind)
     _, _, out = reconstruct(family, sae, ids)
     expected = family.hf.logits(ids, {write_hook(sae): replaced_by(out)})
@@ -80,7 +107,9 @@ def test_without_error_term_the_reconstruction_takes_the_activations_place(famil
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_edit_with_error_term_adds_the_difference_of_two_reconstructions(family: Family, ids: Tensor, kind: str) -> None:
+def test_an_edit_with_error_term_adds_the_difference_of_two_reconstructions(
+    family: Family, ids: Tensor, kind: str
+) -> None:
     sae = sae_for(family, kind)
     x, written, out = reconstruct(family, sae, ids)
     numpy = NumpySAE(sae)
@@ -98,7 +127,10 @@ def test_an_edit_with_error_term_adds_the_difference_of_two_reconstructions(fami
     standing = written + numpy.decode(edited, x) - out
     close(flat(logits), flat(family.hf.logits(ids, {write_hook(sae): replaced_by(standing)})))
     rebuilt = run_with_saes(family.model, ids, [sae], edits={write_hook(sae): edit})
-    close(flat(rebuilt), flat(family.hf.logits(ids, {write_hook(sae): replaced_by(numpy.decode(edited, x))})))
+    close(
+        flat(rebuilt),
+        flat(family.hf.logits(ids, {write_hook(sae): replaced_by(numpy.decode(edited, x))})),
+    )
 
 
 def test_a_skip_transcoder_keeps_its_skip_path(family: Family, ids: Tensor) -> None:
@@ -108,7 +140,9 @@ def test_a_skip_transcoder_keeps_its_skip_path(family: Family, ids: Tensor) -> N
     assert np.abs(straight).max() > 0.1 * np.abs(out).max()
     without = run_with_saes(family.model, ids, [sae], edits={write_hook(sae): torch.zeros_like})
     bias = as_array(sae.b_dec)
-    close(flat(without), flat(family.hf.logits(ids, {write_hook(sae): replaced_by(straight + bias)})))
+    close(
+        flat(without), flat(family.hf.logits(ids, {write_hook(sae): replaced_by(straight + bias)}))
+    )
 
 
 def test_only_the_named_positions_are_replaced(family: Family, ids: Tensor) -> None:
@@ -123,7 +157,9 @@ def test_only_the_named_positions_are_replaced(family: Family, ids: Tensor) -> N
 
 
 @pytest.mark.parametrize("first", ["standard", "constant_norm", "layer_norm", "rescaled"])
-def test_the_users_own_hook_at_the_same_site_comes_first(family: Family, ids: Tensor, first: str) -> None:
+def test_the_users_own_hook_at_the_same_site_comes_first(
+    family: Family, ids: Tensor, first: str
+) -> None:
     sae = sae_for(family, first)
     own = {write_hook(sae): lambda x: x * 1.3 - 0.1}
     numpy = NumpySAE(sae)
@@ -157,24 +193,42 @@ def in_turn(family: Family, saes: list[SAE], ids: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("turned", [False, True], ids=["from below", "from above"])
 @pytest.mark.parametrize(
-    "kinds", [("standard", "topk"), ("constant_norm", "layer_norm"), ("layer_norm", "skip_transcoder"), ("hook_z", "rescaled")]
+    "kinds",
+    [
+        ("standard", "topk"),
+        ("constant_norm", "layer_norm"),
+        ("layer_norm", "skip_transcoder"),
+        ("hook_z", "rescaled"),
+    ],
 )
-def test_several_saes_act_together_in_any_order(family: Family, ids: Tensor, kinds: tuple[str, str], turned: bool) -> None:
+def test_several_saes_act_together_in_any_order(
+    family: Family, ids: Tensor, kinds: tuple[str, str], turned: bool
+) -> None:
     saes = [sae_for(family, kind, seed=seed) for seed, kind in enumerate(kinds)]
     ours = run_with_saes(family.model, ids, saes[::-1] if turned else saes)
     close(flat(ours), flat(in_turn(family, saes, ids)), 1e-3)
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_transcoder_reads_what_an_sae_at_its_input_left(gpt2: Family, ids: Tensor, turned: bool) -> None:
+def test_a_transcoder_reads_what_an_sae_at_its_input_left(
+    gpt2: Family, ids: Tensor, turned: bool
+) -> None:
     transcoder = make_sae(gpt2, "skip_transcoder")
     at_input = hand(make_sae(gpt2, "topk"), hook_name=read_hook(transcoder))
     saes = [at_input, transcoder]
-    close(flat(run_with_saes(gpt2.model, ids, saes[::-1] if turned else saes)), flat(in_turn(gpt2, saes, ids)), 1e-3)
+    close(
+        flat(run_with_saes(gpt2.model, ids, saes[::-1] if turned else saes)),
+        flat(in_turn(gpt2, saes, ids)),
+        1e-3,
+    )
 
 
 def test_the_cache_holds_the_numbers_of_each_sae(family: Family, ids: Tensor) -> None:
-    saes = [make_sae(family, "standard"), make_sae(family, "skip_transcoder"), make_sae(family, "hook_z", layer=2)]
+    saes = [
+        make_sae(family, "standard"),
+        make_sae(family, "skip_transcoder"),
+        make_sae(family, "hook_z", layer=2),
+    ]
     logits, cache = run_with_cache_with_saes(family.model, ids, saes)
     close(flat(logits), flat(in_turn(family, saes, ids)), 1e-3)
     keys = ("input", "acts_post", "recons", "error", "output")
@@ -188,10 +242,14 @@ def test_the_cache_holds_the_numbers_of_each_sae(family: Family, ids: Tensor) ->
         close(flat(cached), value)
 
 
-def test_the_cache_of_an_edit_holds_the_edited_activations_and_the_output(gpt2: Family, ids: Tensor) -> None:
+def test_the_cache_of_an_edit_holds_the_edited_activations_and_the_output(
+    gpt2: Family, ids: Tensor
+) -> None:
     sae = make_sae(gpt2, "standard")
     name = write_hook(sae)
-    _, cache = run_with_cache_with_saes(gpt2.model, ids, [sae], error_term=True, edits={name: lambda acts: acts * 2})
+    _, cache = run_with_cache_with_saes(
+        gpt2.model, ids, [sae], error_term=True, edits={name: lambda acts: acts * 2}
+    )
     x, written, out = reconstruct(gpt2, sae, ids)
     acts = NumpySAE(sae).encode(x)
     close(flat(cache[f"{name}.hook_sae_acts_post"]), 2 * acts)
@@ -207,7 +265,9 @@ def test_a_batch_gives_each_text_its_own_numbers(family: Family, ids: Tensor) ->
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_the_mean_is_subtracted_only_where_the_models_norm_does(family_of: Callable[[str], Family], ids: Tensor, name: str) -> None:
+def test_the_mean_is_subtracted_only_where_the_models_norm_does(
+    family_of: Callable[[str], Family], ids: Tensor, name: str
+) -> None:
     family = family_of(name)
     sae = hand(make_sae(family, "standard"), center_writing_weights=True)
     x = flat(family.hf.record(ids, [read_hook(sae)])[read_hook(sae)])
@@ -223,20 +283,35 @@ def test_the_mean_is_subtracted_only_where_the_models_norm_does(family_of: Calla
 
 def test_two_saes_on_one_site_are_refused(gpt2: Family, ids: Tensor) -> None:
     with pytest.raises(MismatchError) as caught:
-        run_with_saes(gpt2.model, ids, [make_sae(gpt2, "standard"), make_sae(gpt2, "standard", seed=1)])
+        run_with_saes(
+            gpt2.model, ids, [make_sae(gpt2, "standard"), make_sae(gpt2, "standard", seed=1)]
+        )
     assert caught.value.code == "TWO_SAES_ON_SITE" and caught.value.got == "blocks.1.hook_resid_pre"
 
 
 def test_an_edit_at_a_site_of_no_sae_is_refused(gpt2: Family, ids: Tensor) -> None:
     with pytest.raises(HookError) as caught:
-        run_with_saes(gpt2.model, ids, [make_sae(gpt2, "standard")], edits={"blocks.0.hook_resid_pre": lambda acts: acts})
-    assert caught.value.got == "blocks.0.hook_resid_pre" and "blocks.1.hook_resid_pre" in caught.value.allowed
+        run_with_saes(
+            gpt2.model,
+            ids,
+            [make_sae(gpt2, "standard")],
+            edits={"blocks.0.hook_resid_pre": lambda acts: acts},
+        )
+    assert (
+        caught.value.got == "blocks.0.hook_resid_pre"
+        and "blocks.1.hook_resid_pre" in caught.value.allowed
+    )
 
 
-def test_an_sae_of_another_width_is_refused(family: Family, gpt2: Family, family_of: Callable[[str], Family], ids: Tensor) -> None:
+def test_an_sae_of_another_width_is_refused(
+    family: Family, gpt2: Family, family_of: Callable[[str], Family], ids: Tensor
+) -> None:
     glass = family_of("glass")
     sae = make_sae(gpt2 if family.name == "glass" else glass, "standard")
-    for use in (lambda: check_fits(family.model, sae), lambda: run_with_saes(family.model, ids, [sae], error_term=True)):
+    for use in (
+        lambda: check_fits(family.model, sae),
+        lambda: run_with_saes(family.model, ids, [sae], error_term=True),
+    ):
         with pytest.raises(MismatchError) as caught:
             use()
         assert caught.value.code == "DIM_MISMATCH" and str(sae.cfg.d_in) == caught.value.allowed
@@ -250,9 +325,16 @@ def test_a_transcoder_is_checked_at_both_ends(gpt2: Family) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hook_name", "code"), [("", "HOOK_UNKNOWN"), ("blocks.1.hook_resid", "HOOK_NOT_FOUND"), ("blocks.7.hook_resid_pre", "HOOK_NOT_FOUND")]
+    ("hook_name", "code"),
+    [
+        ("", "HOOK_UNKNOWN"),
+        ("blocks.1.hook_resid", "HOOK_NOT_FOUND"),
+        ("blocks.7.hook_resid_pre", "HOOK_NOT_FOUND"),
+    ],
 )
-def test_an_sae_without_a_hook_of_this_model_is_refused(gpt2: Family, hook_name: str, code: str) -> None:
+def test_an_sae_without_a_hook_of_this_model_is_refused(
+    gpt2: Family, hook_name: str, code: str
+) -> None:
     with pytest.raises(HookError) as caught:
         check_fits(gpt2.model, hand(make_sae(gpt2, "standard"), hook_name=hook_name))
     assert caught.value.code == code and caught.value.hint
@@ -271,12 +353,18 @@ def test_an_sae_of_another_model_is_refused_unless_it_is_wanted(named: Family, i
     sae = make_sae(named, "standard", model_name="gpt2-small")
     with pytest.raises(MismatchError) as caught:
         check_fits(named.model, sae)
-    assert caught.value.code == "MODEL_MISMATCH" and caught.value.allowed == "gpt2-small" and "gpt2-small" in caught.value.hint
+    assert (
+        caught.value.code == "MODEL_MISMATCH"
+        and caught.value.allowed == "gpt2-small"
+        and "gpt2-small" in caught.value.hint
+    )
     assert "gpt2-small" in check_fits(named.model, sae, allow_mismatch=True)[0]
 
 
 @pytest.mark.parametrize("name", ["pythia-70m", "EleutherAI/pythia-70m", "pythia"])
-def test_an_sae_of_this_model_under_any_name_is_taken_without_a_warning(named: Family, name: str) -> None:
+def test_an_sae_of_this_model_under_any_name_is_taken_without_a_warning(
+    named: Family, name: str
+) -> None:
     assert check_fits(named.model, make_sae(named, "standard", model_name=name)) == []
 
 
@@ -287,7 +375,10 @@ def test_what_cannot_be_verified_is_said(gpt2: Family, name: str) -> None:
 
 
 def test_activations_that_are_not_finite_are_an_error(gpt2: Family, ids: Tensor) -> None:
-    with pytest.raises(NumericError), edit_activations(gpt2.model, {"blocks.0.hook_resid_post": lambda x: x * torch.nan}):
+    with (
+        pytest.raises(NumericError),
+        edit_activations(gpt2.model, {"blocks.0.hook_resid_post": lambda x: x * torch.nan}),
+    ):
         read_site(gpt2.model, make_sae(gpt2, "standard"), ids)
 
 
@@ -295,7 +386,14 @@ def test_activations_that_are_not_finite_are_an_error(gpt2: Family, ids: Tensor)
 def test_record_reads_a_text_as_the_sae_was_trained(gpt2: Family, prepend_bos: bool | None) -> None:
     sae = make_sae(gpt2, "standard", prepend_bos=prepend_bos)
     text = "The old man saw the house"
-    ids = torch.tensor([[*([2] if prepend_bos else []), *gpt2.model.tokenizer.hf(text, add_special_tokens=False).input_ids]])
+    ids = torch.tensor(
+        [
+            [
+                *([2] if prepend_bos else []),
+                *gpt2.model.tokenizer.hf(text, add_special_tokens=False).input_ids,
+            ]
+        ]
+    )
     x = flat(gpt2.hf.record(ids, [read_hook(sae)])[read_hook(sae)])
     close(as_array(record(gpt2.model, sae, text).x), x)
 

@@ -27,7 +27,14 @@ def test_a_line_is_plain_text(text: str) -> None:
 
 
 def test_a_token_keeps_its_spaces_lines_and_brackets() -> None:
-    assert [clean_token(token) for token in (" a", "\n", "<bos>", "<0x0A>", "\u202ex", "\x00")] == [" a", "\n", "<bos>", "<0x0A>", "x", ""]
+    assert [clean_token(token) for token in (" a", "\n", "<bos>", "<0x0A>", "\u202ex", "\x00")] == [
+        " a",
+        "\n",
+        "<bos>",
+        "<0x0A>",
+        "x",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("length", [299, 300, 301, 10**7])

@@ -15,8 +15,16 @@ from saescope_mcp.app import ALL_TOOLS, build_server
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 
-TEXTS = ["My sister lost her keys.", "She called her mother at noon.", "The queen opened her letter."]
-OTHERS = ["My brother lost his keys.", "He called his father at noon.", "The king opened his letter."]
+TEXTS = [
+    "My sister lost her keys.",
+    "She called her mother at noon.",
+    "The queen opened her letter.",
+]
+OTHERS = [
+    "My brother lost his keys.",
+    "He called his father at noon.",
+    "The king opened his letter.",
+]
 PROMPT = "My sister lost her keys and called our mother because"
 FEATURE = 4432
 """Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands for any feature."""
@@ -31,8 +39,22 @@ SMALLER: dict[str, dict[str, int]] = {
 
 def letters() -> str:
     """Short documents that differ: half of them about women."""
-    people = [("My sister", "her"), ("The queen", "her"), ("Mary", "her"), ("My brother", "his"), ("The king", "his"), ("John", "his")]
-    deeds = ["lost {} keys", "called {} mother at noon", "opened {} letter", "forgot {} hat", "sold {} house", "wrote to {} friend"]
+    people = [
+        ("My sister", "her"),
+        ("The queen", "her"),
+        ("Mary", "her"),
+        ("My brother", "his"),
+        ("The king", "his"),
+        ("John", "his"),
+    ]
+    deeds = [
+        "lost {} keys",
+        "called {} mother at noon",
+        "opened {} letter",
+        "forgot {} hat",
+        "sold {} house",
+        "wrote to {} friend",
+    ]
     times = ["in May", "on Monday", "after the storm", "before dinner", "in London", "again"]
     told = itertools.product(people, deeds, times)
     return "\n\n".join(f"{who} {deed.format(whose)} {when}." for (who, whose), deed, when in told)
@@ -64,7 +86,11 @@ class Desk:
     def fill(self, name: str, value: Any) -> Any:
         """The argument with something real in the place of "..." and of the documents' made-up names."""
         if isinstance(value, list):
-            return self._texts(name) if set(map(str, value)) == {"..."} else [self.fill(name, item) for item in value]
+            return (
+                self._texts(name)
+                if set(map(str, value)) == {"..."}
+                else [self.fill(name, item) for item in value]
+            )
         if isinstance(value, dict):
             return {key: self.fill(key, item) for key, item in value.items()}
         if name == "feature" and value == ANY_FEATURE:
@@ -106,7 +132,10 @@ class Desk:
         """A quiz as it was just given, and as many answers as it has items."""
         quiz = self.call("quiz_feature", {"sae": said["sae"], "feature": said["feature"]})
         assert not quiz.is_error, quiz
-        return {"quiz_id": quiz.document["quiz_id"], "answers": ["her" in item["text"] for item in quiz.document["items"]]}
+        return {
+            "quiz_id": quiz.document["quiz_id"],
+            "answers": ["her" in item["text"] for item in quiz.document["items"]],
+        }
 
 
 async def _asked(state: AppState, tool: str, arguments: dict[str, Any]) -> Answer:
@@ -129,7 +158,14 @@ def opened(folder: Path) -> Generator[Desk]:
         sae, job_id = portal.call(_prepared, state)
         entry = state.saes[sae]
         entry.sae.save(folder / "sae")
-        ss.index_features(entry.model, entry.sae, str(folder / "texts"), context_size=16, quiz_share=0.5, n_quiz=10)
+        ss.index_features(
+            entry.model,
+            entry.sae,
+            str(folder / "texts"),
+            context_size=16,
+            quiz_share=0.5,
+            n_quiz=10,
+        )
         yield Desk(portal, state, folder, sae, job_id)
         state.close()
 
@@ -137,7 +173,9 @@ def opened(folder: Path) -> Generator[Desk]:
 async def _prepared(state: AppState) -> tuple[str, str]:
     """The embedded SAE, loaded, and a job that is done."""
     loaded = await _ended(state, await _must(state, "load_sae"))
-    judged = await _must(state, "evaluate_sae", sae=loaded["sae"], n_tokens=64, baselines=False, wait_s=0.0)
+    judged = await _must(
+        state, "evaluate_sae", sae=loaded["sae"], n_tokens=64, baselines=False, wait_s=0.0
+    )
     await _ended(state, judged)
     return loaded["sae"], judged["job_id"]
 
@@ -164,7 +202,10 @@ def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk
     from saescope.names import home
 
     if not is_ready():
-        pytest.fail("The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.", pytrace=False)
+        pytest.fail(
+            "The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.",
+            pytrace=False,
+        )
     models, own = home() / "models", tmp_path_factory.mktemp("reader")
     (own / "models").symlink_to(models.resolve(), target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "SKILL.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("skill/references/*.md"))]
+DOCUMENTS = [
+    "README.md",
+    "SKILL.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("skill/references/*.md")),
+]
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 _MARKER = re.compile(r"<!-- check: (?P<check>[^>]+?) -->")
 _SPAN = re.compile(r"`([^`]+)`")
@@ -44,19 +48,31 @@ def pieces(document: str) -> list[Piece]:
 def pieces_of(document: str, text: str) -> list[Piece]:
     """All of a text."""
     prose = _FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
-    return sorted([*_of_blocks(document, text), *_of_prose(document, prose)], key=lambda piece: piece.line)
+    return sorted(
+        [*_of_blocks(document, text), *_of_prose(document, prose)], key=lambda piece: piece.line
+    )
 
 
 def _of_blocks(document: str, text: str) -> Iterator[Piece]:
     for match in _FENCE.finditer(text):
-        line, code, language = text.count("\n", 0, match.start()) + 2, match["code"], match["language"]
+        line, code, language = (
+            text.count("\n", 0, match.start()) + 2,
+            match["code"],
+            match["language"],
+        )
         above = text[: match.start()].rstrip("\n").rpartition("\n")[2]
         marker = _MARKER.fullmatch(above.strip())
         check = marker["check"] if marker else "run"
         if language == "text":
-            yield from (Piece(document, line + node.lineno - 1, "call", ast.unparse(node), check) for node in _calls_of(code))
+            yield from (
+                Piece(document, line + node.lineno - 1, "call", ast.unparse(node), check)
+                for node in _calls_of(code)
+            )
         elif language in ("", "bash", "sh", "console"):
-            yield from (Piece(document, line + i, "command", command, check) for i, command in _commands(code))
+            yield from (
+                Piece(document, line + i, "command", command, check)
+                for i, command in _commands(code)
+            )
         else:
             yield Piece(document, line, language, code, check)
 
@@ -81,7 +97,11 @@ def _calls_of(code: str) -> list[ast.Call]:
         body = ast.parse(code).body
     except SyntaxError:
         return []
-    calls = [node.value for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    calls = [
+        node.value
+        for node in body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
     return calls if len(calls) == len(body) else []
 
 
@@ -102,9 +122,16 @@ def _commands(code: str) -> Iterator[tuple[int, str]]:
 def arguments_of(call: str) -> tuple[str, dict[str, object]]:
     """Name and arguments of a call as documents write it, JSON's true and false included."""
     node = ast.parse(call.strip(), mode="eval").body
-    assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name), f"not a call of a tool: {call}"
-    assert not node.args and all(keyword.arg for keyword in node.keywords), f"a tool takes its arguments by name: {call}"
-    return node.func.id, {str(keyword.arg): ast.literal_eval(_Words().visit(keyword.value)) for keyword in node.keywords}
+    assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name), (
+        f"not a call of a tool: {call}"
+    )
+    assert not node.args and all(keyword.arg for keyword in node.keywords), (
+        f"a tool takes its arguments by name: {call}"
+    )
+    return node.func.id, {
+        str(keyword.arg): ast.literal_eval(_Words().visit(keyword.value))
+        for keyword in node.keywords
+    }
 
 
 class _Words(ast.NodeTransformer):

@@ -26,7 +26,23 @@ PIECES = [piece for document in DOCUMENTS for piece in pieces(document)]
 CALLS = [piece for piece in PIECES if piece.kind == "call" and piece.check != "theirs"]
 COMMANDS = [piece for piece in PIECES if piece.kind == "command"]
 OURS = ("saescope", ".venv/bin/saescope", ".venv\\Scripts\\saescope")
-OTHERS = {"claude", "codex", "gemini", "hermes", "cp", "git", "make", "py", "python", "python3", "pip", "uv", "cd", "/plugin", "export"}
+OTHERS = {
+    "claude",
+    "codex",
+    "gemini",
+    "hermes",
+    "cp",
+    "git",
+    "make",
+    "py",
+    "python",
+    "python3",
+    "pip",
+    "uv",
+    "cd",
+    "/plugin",
+    "export",
+}
 
 
 @pytest.mark.parametrize("piece", CALLS, ids=str)
@@ -50,7 +66,9 @@ def check_call(piece: Piece, desk: Desk, *, whole: bool) -> None:
         return
     answer = desk.call(tool, arguments, whole=whole)
     if piece.check.startswith("refused "):
-        assert answer.is_error and answer.document["code"] == piece.check.removeprefix("refused "), answer
+        assert answer.is_error and answer.document["code"] == piece.check.removeprefix(
+            "refused "
+        ), answer
         return
     assert piece.check == "run", f"unknown marker {piece.check!r}"
     assert not answer.is_error, answer.document
@@ -63,8 +81,16 @@ def validate(tool: Tool, arguments: Mapping[str, Any]) -> None:
     if isinstance(request, TrainSae) and not request.resume:
         from saescope.training import TrainConfig, parse_options
 
-        said: dict[str, Any] = {field.name: getattr(request, field.name) for field in fields(TrainConfig) if hasattr(request, field.name)}
-        widths: dict[str, Any] = {"d_in": 576, "d_sae": request.d_sae or 4608, "context_size": request.context_size or 256}
+        said: dict[str, Any] = {
+            field.name: getattr(request, field.name)
+            for field in fields(TrainConfig)
+            if hasattr(request, field.name)
+        }
+        widths: dict[str, Any] = {
+            "d_in": 576,
+            "d_sae": request.d_sae or 4608,
+            "context_size": request.context_size or 256,
+        }
         TrainConfig(**said | widths | parse_options(request.options))
 
 
@@ -76,7 +102,9 @@ def look_up_release(arguments: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("piece", COMMANDS, ids=str)
-def test_a_command_does_what_the_document_says(piece: Piece, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_does_what_the_document_says(
+    piece: Piece, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for command in piece.code.split(" && "):
         words = shlex.split(command, posix="\\" not in command)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -88,14 +116,21 @@ def test_a_command_does_what_the_document_says(piece: Piece, request: pytest.Fix
 
 
 def known_variables() -> set[str]:
-    return {"SAESCOPE_" + name.upper() for name in Settings.model_fields} | {"SAESCOPE_HOME", "HF_HOME", "HF_TOKEN", "UV_TORCH_BACKEND"}
+    return {"SAESCOPE_" + name.upper() for name in Settings.model_fields} | {
+        "SAESCOPE_HOME",
+        "HF_HOME",
+        "HF_TOKEN",
+        "UV_TORCH_BACKEND",
+    }
 
 
 def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our command line reads the words; what it would then do in a process of its own is done at the desk."""
     ran: list[str] = []
 
-    def call(tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: object) -> Outcome:
+    def call(
+        tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: object
+    ) -> Outcome:
         given = {**arguments, **loading}
         look_up_release(given)
         ran.append(tool.name)
@@ -116,9 +151,14 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(commands, "call", call)
     monkeypatch.setattr(commands, "show", lambda outcome, console: None)
-    monkeypatch.setattr("saescope_mcp.cli.training.train", lambda given, console: in_a_process("train_sae", given))
+    monkeypatch.setattr(
+        "saescope_mcp.cli.training.train", lambda given, console: in_a_process("train_sae", given)
+    )
     needed = {"sae": desk.sae}
-    monkeypatch.setattr("saescope_mcp.cli.indexing.index", lambda given, *more: in_a_process("index_features", {**given, **needed}))
+    monkeypatch.setattr(
+        "saescope_mcp.cli.indexing.index",
+        lambda given, *more: in_a_process("index_features", {**given, **needed}),
+    )
     name = words[0].replace("-", "_")
     done = CliRunner().invoke(commands.app, words if name in TOOLS else [words[0], "--help"])
     assert done.exit_code == 0, f"{done.output} {done.exception!r}"
@@ -127,17 +167,25 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
 
 def look_up_words(words: list[str], piece: Piece) -> None:
     """Programs are ones that a reader has; our targets, files and addresses exist."""
-    program = words[0].replace("\\", "/").rpartition("/")[2] if words[0].startswith(".venv") else words[0]
+    program = (
+        words[0].replace("\\", "/").rpartition("/")[2] if words[0].startswith(".venv") else words[0]
+    )
     assert program in OTHERS, f"{piece}: what is {program}?"
     if program == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        targets = re.findall(
+            r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
         assert words[1] in targets
     for word in words[1:]:
         path = word.replace("\\", "/")
-        if re.fullmatch(r"(skills?|scripts|core|server|docs|tests|benchmarks)/[\w./-]*|\w+\.txt", path):
+        if re.fullmatch(
+            r"(skills?|scripts|core|server|docs|tests|benchmarks)/[\w./-]*|\w+\.txt", path
+        ):
             assert (ROOT / path).exists(), f"{piece}: there is no {path}"
         if "saescope/saescope" in word:
-            assert re.fullmatch(r"(https://github.com/)?saescope/saescope(/skills/saescope)?", word), word
+            assert re.fullmatch(
+                r"(https://github.com/)?saescope/saescope(/skills/saescope)?", word
+            ), word
 
 
 def test_there_is_something_to_check() -> None:

@@ -34,7 +34,9 @@ This is output(s), not a call.
 
 
 def test_every_kind_of_piece_is_found_with_its_line_and_its_marker() -> None:
-    found = [(piece.line, piece.kind, piece.check, piece.code) for piece in pieces_of("page.md", PAGE)]
+    found = [
+        (piece.line, piece.kind, piece.check, piece.code) for piece in pieces_of("page.md", PAGE)
+    ]
     assert found == [
         (1, "call", "schema", "load_sae()"),
         (1, "call", "schema", 'load_sae(release="owner/name")'),
@@ -49,7 +51,10 @@ def test_every_kind_of_piece_is_found_with_its_line_and_its_marker() -> None:
 
 
 def test_a_call_is_read_with_the_words_of_json() -> None:
-    assert arguments_of('f(a=true, b=[{"c": false}], d=-1)') == ("f", {"a": True, "b": [{"c": False}], "d": -1})
+    assert arguments_of('f(a=true, b=[{"c": false}], d=-1)') == (
+        "f",
+        {"a": True, "b": [{"c": False}], "d": -1},
+    )
     with pytest.raises(AssertionError, match="by name"):
         arguments_of("f(1)")
 
@@ -75,13 +80,23 @@ def test_a_release_that_nobody_published_is_found() -> None:
         look_up_release({"release": "gemma-2b-res", "sae_id": "blocks.12.hook_resid_post"})
 
 
-@pytest.mark.parametrize("code", ["ss.load_modle()", "ss.load_sae(realese='x')", "ss.load_sae(release='gemma-2b-res', sae_id='x')"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "ss.load_modle()",
+        "ss.load_sae(realese='x')",
+        "ss.load_sae(release='gemma-2b-res', sae_id='x')",
+    ],
+)
 def test_a_wrong_name_of_the_library_is_found(code: str) -> None:
     with pytest.raises((AssertionError, SaescopeError)):
         check_names(ast.parse(code), "page.md:1")
 
 
-@pytest.mark.parametrize("command", ["make dmeo", "python scripts/gone.py", "frobnicate now", "git clone saescope/saescopes"])
+@pytest.mark.parametrize(
+    "command",
+    ["make dmeo", "python scripts/gone.py", "frobnicate now", "git clone saescope/saescopes"],
+)
 def test_a_command_that_leads_nowhere_is_found(command: str) -> None:
     piece = pieces_of("page.md", f"```\n{command}\n```\n")[0]
     with pytest.raises(AssertionError):

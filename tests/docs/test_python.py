@@ -16,7 +16,13 @@ from tests.docs.pages import DOCUMENTS, ROOT, Piece, pieces
 import saescope as ss
 from saescope import catalogue
 
-SMALLEST: dict[str, Any] = {"training_tokens": 128, "batch_size": 64, "context_size": 16, "d_sae": 64, "n_batches_for_norm_estimate": 1}
+SMALLEST: dict[str, Any] = {
+    "training_tokens": 128,
+    "batch_size": 64,
+    "context_size": 16,
+    "d_sae": 64,
+    "n_batches_for_norm_estimate": 1,
+}
 """What stands for the size of a training, which would take minutes."""
 
 
@@ -50,8 +56,13 @@ def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("document", [document for document in DOCUMENTS if any(piece.check == "run" for piece in blocks(document))])
-def test_the_python_of_a_document_runs(document: str, library: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if any(piece.check == "run" for piece in blocks(document))],
+)
+def test_the_python_of_a_document_runs(
+    document: str, library: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(library.folder)
     namespace: dict[str, Any] = {}
     for piece in blocks(document):
@@ -85,7 +96,11 @@ def test_the_library_has_every_name_that_the_text_names(document: str) -> None:
 
 def check_names(tree: ast.AST, where: str) -> None:
     """`ss.name` exists, takes the arguments that it is given, and knows the release."""
-    ours = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "ss"]
+    ours = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "ss"
+    ]
     assert [node.attr for node in ours if not hasattr(ss, node.attr)] == [], where
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.func in ours:
@@ -96,10 +111,16 @@ def check_arguments(function: Callable[..., Any], call: ast.Call, where: str) ->
     if any(isinstance(argument, ast.Constant) and argument.value is ... for argument in call.args):
         return
     try:
-        inspect.signature(function).bind(*call.args, **{str(keyword.arg): keyword.value for keyword in call.keywords})
+        inspect.signature(function).bind(
+            *call.args, **{str(keyword.arg): keyword.value for keyword in call.keywords}
+        )
     except TypeError as error:
         raise AssertionError(f"{where}: {ast.unparse(call)}: {error}") from error
-    said = {keyword.arg: keyword.value.value for keyword in call.keywords if isinstance(keyword.value, ast.Constant)}
+    said = {
+        keyword.arg: keyword.value.value
+        for keyword in call.keywords
+        if isinstance(keyword.value, ast.Constant)
+    }
     if said.get("release") and "/" not in str(said["release"]):
         catalogue.get(str(said["release"]), str(said.get("sae_id", "")))
 
@@ -112,7 +133,13 @@ def test_the_sweep_prints_every_strength_beside_its_controls(
     words += ["--strengths", "0.5", "4", "--tokens", "4", "--controls", "1"]
     assert run_script("skill/scripts/sweep_strengths.py", words, monkeypatch) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed if line[:8].strip()] == ["strength", "none", "0.5", "4", "unit:"]
+    assert [line.split()[0] for line in printed if line[:8].strip()] == [
+        "strength",
+        "none",
+        "0.5",
+        "4",
+        "unit:",
+    ]
 
 
 def test_the_sweep_says_what_is_wrong_and_what_to_do(

@@ -23,7 +23,14 @@ WORDS_OF_ERRORS = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b")
 
 def test_the_front_matter_is_what_the_specification_allows() -> None:
     said = yaml.safe_load(FRONT)
-    assert set(said) <= {"name", "description", "license", "compatibility", "metadata", "allowed-tools"}
+    assert set(said) <= {
+        "name",
+        "description",
+        "license",
+        "compatibility",
+        "metadata",
+        "allowed-tools",
+    }
     assert said["name"] == "saescope" == GENERATED.name
     assert 1 <= len(said["description"]) <= 1024 and "Use when" in said["description"]
     assert len(said["compatibility"]) <= 500
@@ -34,7 +41,9 @@ def test_the_page_is_short_enough_to_be_read_at_once() -> None:
     read = (GENERATED / "SKILL.md").read_text(encoding="utf-8").split("---\n", 2)[2]
     assert len(read.splitlines()) < 500
     assert len(read.encode()) / 3 < 5000
-    assert all(len((ROOT / "skill/references" / name).read_bytes()) / 3 < 3000 for name in REFERENCES)
+    assert all(
+        len((ROOT / "skill/references" / name).read_bytes()) / 3 < 3000 for name in REFERENCES
+    )
 
 
 @pytest.mark.model
@@ -45,9 +54,14 @@ def test_a_real_tokenizer_counts_fewer_than_5000_tokens(smollm: object) -> None:
 
 def test_the_skill_has_gotchas_and_says_when_to_read_each_reference() -> None:
     assert "\n## Gotchas\n" in BODY
-    linked = re.findall(r"^\| \[\w+\]\(skill/references/([\w.]+)\) \| .{20,} \|$", BODY, flags=re.MULTILINE)
+    linked = re.findall(
+        r"^\| \[\w+\]\(skill/references/([\w.]+)\) \| .{20,} \|$", BODY, flags=re.MULTILINE
+    )
     assert sorted(linked) == REFERENCES
-    assert all("\nRead this " in (ROOT / "skill/references" / name).read_text(encoding="utf-8") for name in REFERENCES)
+    assert all(
+        "\nRead this " in (ROOT / "skill/references" / name).read_text(encoding="utf-8")
+        for name in REFERENCES
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -60,13 +74,21 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
 
 def test_what_clients_install_is_up_to_date_and_has_no_markers() -> None:
-    done = subprocess.run([sys.executable, "scripts/build_skill.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "scripts/build_skill.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     pages = [*GENERATED.rglob("*.md")]
     assert len(pages) == 1 + len(REFERENCES)
     assert [page.name for page in pages if "<!--" in page.read_text(encoding="utf-8")] == []
     installed = (GENERATED / "SKILL.md").read_text(encoding="utf-8")
-    assert all((GENERATED / link).is_file() for link in re.findall(r"\]\((references/[\w.]+)\)", installed))
+    assert all(
+        (GENERATED / link).is_file() for link in re.findall(r"\]\((references/[\w.]+)\)", installed)
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -75,7 +97,9 @@ def test_every_block_is_of_a_kind_that_is_checked(document: str) -> None:
     assert {piece.kind for piece in found} <= {"call", "command", "library", "python", "json"}
     for block in (piece for piece in found if piece.kind == "json"):
         servers = json.loads(block.code)["mcpServers"]
-        assert [(server["command"].rpartition("/")[2], server["args"]) for server in servers.values()] == [("saescope", ["serve"])]
+        assert [
+            (server["command"].rpartition("/")[2], server["args"]) for server in servers.values()
+        ] == [("saescope", ["serve"])]
 
 
 def words_of_the_source() -> set[str]:
@@ -84,9 +108,18 @@ def words_of_the_source() -> set[str]:
     for path in [*ROOT.glob("core/**/*.py"), *ROOT.glob("server/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
-                case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name) | ast.FunctionDef(name=name):
+                case (
+                    ast.Name(id=name)
+                    | ast.arg(arg=name)
+                    | ast.Attribute(attr=name)
+                    | ast.FunctionDef(name=name)
+                ):
                     words.add(name)
-                case ast.ClassDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.keyword(arg=str(name)):
+                case (
+                    ast.ClassDef(name=name)
+                    | ast.AsyncFunctionDef(name=name)
+                    | ast.keyword(arg=str(name))
+                ):
                     words.add(name)
                 case ast.Constant(value=str(text)):
                     words |= set(re.findall(r"\w+", text))
@@ -100,20 +133,42 @@ def vocabulary() -> set[str]:
     return words_of_the_source()
 
 
-@pytest.mark.parametrize("document", [document for document in DOCUMENTS if "migration" not in document])
+@pytest.mark.parametrize(
+    "document", [document for document in DOCUMENTS if "migration" not in document]
+)
 def test_every_field_and_code_that_a_page_names_exists(document: str, vocabulary: set[str]) -> None:
-    text = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```$",
+        "",
+        (ROOT / document).read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
     spans = re.findall(r"`([^`\n]+)`", text)
-    names = {word for span in spans if re.fullmatch(r"[a-z_]+(\[\])?(\.[a-z_]+(\[\])?)*", span) for word in re.findall(r"\w+", span)}
+    names = {
+        word
+        for span in spans
+        if re.fullmatch(r"[a-z_]+(\[\])?(\.[a-z_]+(\[\])?)*", span)
+        for word in re.findall(r"\w+", span)
+    }
     assert {name for name in names if name not in vocabulary} <= set(_files())
     settings = {f"SAESCOPE_{name.upper()}" for name in Settings.model_fields}
-    assert {word for word in WORDS_OF_ERRORS.findall(text) if word not in vocabulary | settings | ALSO} == set()
+    assert {
+        word for word in WORDS_OF_ERRORS.findall(text) if word not in vocabulary | settings | ALSO
+    } == set()
 
 
 def _files() -> set[str]:
     """Parts of names of files and programs, which are no names of the code."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return {part for name in listed.stdout.split() for part in re.findall(r"\w+", Path(name).name)} | {"make", "pip", "uv", "cp"}
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {
+        part for name in listed.stdout.split() for part in re.findall(r"\w+", Path(name).name)
+    } | {"make", "pip", "uv", "cp"}
 
 
 def test_there_are_ten_queries_that_should_and_ten_that_should_not_wake_the_skill() -> None:

@@ -40,7 +40,9 @@ async def check(task: Task) -> None:
 
 
 @pytest.mark.parametrize("task", TINY, ids=lambda task: task.name)
-async def test_the_reference_of_a_task_is_good_and_its_bad_answers_are_found_out(task: Task) -> None:
+async def test_the_reference_of_a_task_is_good_and_its_bad_answers_are_found_out(
+    task: Task,
+) -> None:
     await check(task)
 
 
@@ -61,7 +63,9 @@ def test_there_are_twenty_tasks_and_each_can_be_failed() -> None:
 
 def test_the_tasks_use_every_tool_there_is() -> None:
     called = {tool for task in TASKS for call in [*task.before, *task.calls] for tool in call}
-    assert {tool.name for tool in ALL_TOOLS} - called == {"describe_feature"}  # nothing is asked that it alone can answer
+    assert {tool.name for tool in ALL_TOOLS} - called == {
+        "describe_feature"
+    }  # nothing is asked that it alone can answer
 
 
 # The judge itself, on answers that are written out.
@@ -74,7 +78,10 @@ TASK = next(task for task in TASKS if task.name == "no-more-than-controls").mode
 def said(report: str, *calls: Call, **changes: Any) -> list[str]:
     """The kinds of the faults; every number is 0.125 in truth."""
     task = TASK.model_copy(update=changes)
-    return [fault.kind for fault in judge(task, Transcript(list(calls), report), lambda name, arguments: 0.125)]
+    return [
+        fault.kind
+        for fault in judge(task, Transcript(list(calls), report), lambda name, arguments: 0.125)
+    ]
 
 
 def call(tool: str = "intervene", evidence: str = "controlled", **arguments: Any) -> Call:
@@ -86,7 +93,9 @@ def test_a_causal_word_needs_a_call_that_changed_the_model() -> None:
     assert said("Feature 3 causes it.") == ["evidence"]
     assert said("Feature 3 causes it.", call(evidence="controlled")) == []
     assert said("Nothing shows that feature 3 causes it.") == []
-    assert said("Feature 3 causes it.", call(evidence="controlled"), evidence="observed") == ["evidence"]
+    assert said("Feature 3 causes it.", call(evidence="controlled"), evidence="observed") == [
+        "evidence"
+    ]
 
 
 def test_a_number_is_looked_for_in_its_own_sentence_and_may_be_rounded_as_written() -> None:
@@ -135,14 +144,18 @@ anyio.run(main)
 
 
 @pytest.mark.slow
-async def test_a_command_reaches_the_real_server_and_what_it_saw_is_written_down(tmp_path: Path) -> None:
+async def test_a_command_reaches_the_real_server_and_what_it_saw_is_written_down(
+    tmp_path: Path,
+) -> None:
     script = tmp_path / "agent.py"
     script.write_text(SCRIPT, encoding="utf-8")
     task = load_tasks(["misspelt-release"])[0]
     async with desk_of(task) as desk:
         transcript = await agents.command(f"{sys.executable} {script} {{config}}")(task, desk)
     assert transcript.report.split() == ["True", "gpt2-small-res-jb"]
-    assert [made.tool for made in transcript.calls] == ["find_saes"] and transcript.calls[0].arguments["limit"] == 1
+    assert [made.tool for made in transcript.calls] == ["find_saes"] and transcript.calls[
+        0
+    ].arguments["limit"] == 1
     assert not transcript.calls[0].is_error and transcript.calls[0].result["saes"]
 
 
@@ -155,8 +168,19 @@ class Endpoint(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(body)
         last = body["messages"][-1]
-        wish = {"id": "1", "type": "function", "function": {"name": "find_saes", "arguments": '{"query": "gpt2-small-res-jb", "layer": 8}'}}
-        said = {"content": f"It is {last['content'][:2000]}"} if last["role"] == "tool" else {"content": None, "tool_calls": [wish]}
+        wish = {
+            "id": "1",
+            "type": "function",
+            "function": {
+                "name": "find_saes",
+                "arguments": '{"query": "gpt2-small-res-jb", "layer": 8}',
+            },
+        }
+        said = (
+            {"content": f"It is {last['content'][:2000]}"}
+            if last["role"] == "tool"
+            else {"content": None, "tool_calls": [wish]}
+        )
         reply = json.dumps({"choices": [{"message": {"role": "assistant", **said}}]}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(reply)))
@@ -181,20 +205,37 @@ async def test_an_endpoint_gets_skill_and_tools_and_its_calls_are_made(endpoint:
     verdict = await play(load_tasks(["misspelt-release"])[0], agents.endpoint(endpoint, "any"))
     assert not verdict.faults, verdict.transcript
     first = Endpoint.asked[0]
-    assert {tool["function"]["name"] for tool in first["tools"]} == {tool.name for tool in ALL_TOOLS}
-    assert "Gotchas" in first["messages"][0]["content"] and "gpt2-smal-res-jb" in first["messages"][1]["content"]
+    assert {tool["function"]["name"] for tool in first["tools"]} == {
+        tool.name for tool in ALL_TOOLS
+    }
+    assert (
+        "Gotchas" in first["messages"][0]["content"]
+        and "gpt2-smal-res-jb" in first["messages"][1]["content"]
+    )
 
 
 def test_calls_are_read_from_what_went_over_the_wire(tmp_path: Path) -> None:
     lines = [
-        {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "unload", "arguments": {"handle": "x"}}},
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "unload", "arguments": {"handle": "x"}},
+        },
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "server_status"}},
         {"jsonrpc": "2.0", "id": 2, "result": {"structuredContent": {"summary": "s"}}},
-        {"jsonrpc": "2.0", "id": 1, "result": {"structuredContent": {"code": "NOT_LOADED"}, "isError": True}},
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "result": {"structuredContent": {"code": "NOT_LOADED"}, "isError": True},
+        },
     ]
     (tmp_path / "trace").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
     made = calls_of(tmp_path / "trace")
-    assert [(each.tool, each.code) for each in made] == [("server_status", ""), ("unload", "NOT_LOADED")]
+    assert [(each.tool, each.code) for each in made] == [
+        ("server_status", ""),
+        ("unload", "NOT_LOADED"),
+    ]
 
 
 async def test_a_task_leaves_the_home_as_it_was(own_home: Path) -> None:

@@ -34,7 +34,9 @@ def state(settings: Settings) -> AppState:
 
 
 @pytest.fixture(scope="session")
-def tiny(sae_dir: Path, glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppState]:
+def tiny(
+    sae_dir: Path, glass_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AppState]:
     """A state with the tiny model and its SAE loaded; do not unload."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAESCOPE_HOME", str(tmp_path_factory.mktemp("tiny_home")))

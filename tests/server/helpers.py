@@ -20,7 +20,12 @@ def save_random_sae(folder: Path, *, hook_name: str = HOOK, d_in: int = 128, see
 
     rng = torch.Generator().manual_seed(seed)
     W_dec = torch.nn.functional.normalize(torch.randn(256, d_in, generator=rng), dim=-1)
-    tensors = {"W_enc": W_dec.T.contiguous(), "W_dec": W_dec, "b_enc": torch.zeros(256), "b_dec": torch.zeros(d_in)}
+    tensors = {
+        "W_enc": W_dec.T.contiguous(),
+        "W_dec": W_dec,
+        "b_enc": torch.zeros(256),
+        "b_dec": torch.zeros(d_in),
+    }
     metadata = SAEMetadata(hook_name=hook_name, prepend_bos=False)
     return TopKSAE(TopKConfig(d_in=d_in, d_sae=256, k=8, metadata=metadata), tensors).save(folder)
 
@@ -37,5 +42,7 @@ async def refuse(state: AppState, tool: str, **arguments: Any) -> dict[str, Any]
     async with Client(build_server(state=state)) as client:
         result = await client.call_tool(tool, arguments)
     assert result.is_error and result.structured_content is not None
-    assert result.content[0].type == "text" and result.content[0].text.startswith(f"{result.structured_content['code']}: ")
+    assert result.content[0].type == "text" and result.content[0].text.startswith(
+        f"{result.structured_content['code']}: "
+    )
     return result.structured_content

@@ -21,9 +21,15 @@ class Bench:
         from saescope.features.index import index_features
 
         sae = planted_sae(glass)
-        self.folder, self.sae, self.text = folder, sae.save(folder / "planted"), folder / "tales.txt"
+        self.folder, self.sae, self.text = (
+            folder,
+            sae.save(folder / "planted"),
+            folder / "tales.txt",
+        )
         self.text.write_text("\n\n".join(corpus(400)), encoding="utf-8")
-        index_features(glass, sae, str(self.text), n_tokens=12_000, context_size=64, root=folder / "indexes")
+        index_features(
+            glass, sae, str(self.text), n_tokens=12_000, context_size=64, root=folder / "indexes"
+        )
 
     async def loaded(self, glass_dir: Path, *, indexed: bool) -> tuple[AppState, str]:
         """A new server of a user who has that index, or none; the SAE is loaded."""

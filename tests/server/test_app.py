@@ -14,12 +14,29 @@ from saescope_mcp.settings import Settings
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "tools.json"
 NAMES = {
-    *("find_saes", "load_sae", "unload", "server_status", "job_status", "encode_text", "top_features"),
+    *(
+        "find_saes",
+        "load_sae",
+        "unload",
+        "server_status",
+        "job_status",
+        "encode_text",
+        "top_features",
+    ),
     *("attribute_logit", "intervene", "steer_generate"),
     *("index_features", "describe_feature", "find_features", "quiz_feature", "label_feature"),
     *("train_sae", "cancel_job", "evaluate_sae", "publish_sae"),
 }
-CHANGING = ("load_sae", "unload", "index_features", "quiz_feature", "label_feature", "train_sae", "cancel_job", "publish_sae")
+CHANGING = (
+    "load_sae",
+    "unload",
+    "index_features",
+    "quiz_feature",
+    "label_feature",
+    "train_sae",
+    "cancel_job",
+    "publish_sae",
+)
 
 
 async def listed() -> list[dict[str, Any]]:
@@ -40,7 +57,9 @@ def test_listing_the_tools_imports_no_torch() -> None:
 
 async def test_names_descriptions_and_schemas_fit_a_small_part_of_a_context() -> None:
     tools = await listed()
-    published = [{key: tool[key] for key in ("name", "description", "inputSchema")} for tool in tools]
+    published = [
+        {key: tool[key] for key in ("name", "description", "inputSchema")} for tool in tools
+    ]
     assert {tool["name"] for tool in tools} == NAMES
     assert len(json.dumps(published, separators=(",", ":")).encode()) / 3 <= 9000
     assert all(len(tool["description"]) < 1000 for tool in tools)
@@ -50,10 +69,16 @@ async def test_names_descriptions_and_schemas_fit_a_small_part_of_a_context() ->
 async def test_schemas_are_flat_and_every_argument_is_described() -> None:
     for tool in await listed():
         schema = tool["inputSchema"]
-        assert not {'"$ref"', '"$defs"', '"x-at-most"'} & set(json.dumps(schema).split()), tool["name"]
+        assert not {'"$ref"', '"$defs"', '"x-at-most"'} & set(json.dumps(schema).split()), tool[
+            "name"
+        ]
         assert "title" not in schema and schema["additionalProperties"] is False
-        assert all(argument["description"] for argument in schema["properties"].values()), tool["name"]
-        assert not any("anyOf" in argument for argument in schema["properties"].values()), tool["name"]
+        assert all(argument["description"] for argument in schema["properties"].values()), tool[
+            "name"
+        ]
+        assert not any("anyOf" in argument for argument in schema["properties"].values()), tool[
+            "name"
+        ]
         assert "response_format" in schema["properties"]
 
 
@@ -65,12 +90,17 @@ async def test_every_tool_says_what_it_may_do() -> None:
 
 async def test_published_schemas_change_only_on_purpose() -> None:
     now = {
-        tool["name"]: {key: tool[key] for key in ("description", "inputSchema", "outputSchema", "annotations")} for tool in await listed()
+        tool["name"]: {
+            key: tool[key] for key in ("description", "inputSchema", "outputSchema", "annotations")
+        }
+        for tool in await listed()
     }
     text = json.dumps(now, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         SNAPSHOT.write_text(text, encoding="utf-8")
-    assert text == SNAPSHOT.read_text(encoding="utf-8"), "If this is meant: UPDATE_SNAPSHOTS=1 pytest tests/server/test_app.py"
+    assert text == SNAPSHOT.read_text(encoding="utf-8"), (
+        "If this is meant: UPDATE_SNAPSHOTS=1 pytest tests/server/test_app.py"
+    )
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -30,7 +30,10 @@ def run(*words: str) -> tuple[int, str]:
         ("1234=4", {"feature": 1234, "strength": 4.0}),
         ("1234=-0.5:clamp", {"feature": 1234, "strength": -0.5, "mode": "clamp"}),
         ("12:ablate", {"feature": 12, "mode": "ablate"}),
-        ("1234=0:ablate@3,-1", {"feature": 1234, "strength": 0.0, "mode": "ablate", "positions": [3, -1]}),
+        (
+            "1234=0:ablate@3,-1",
+            {"feature": 1234, "strength": 0.0, "mode": "ablate", "positions": [3, -1]},
+        ),
         ("twelve", {"feature": "twelve"}),
     ],
 )
@@ -39,9 +42,24 @@ def test_an_edit_is_written_in_one_word(said: str, meant: dict[str, Any]) -> Non
 
 
 def test_options_become_arguments_of_their_types() -> None:
-    given = {"sae": "a", "top_k": "5", "positions": ["1,2", "-1"], "text": None, "texts": [], "include_special": True}
-    assert arguments_from(EncodeText, given) == {"sae": "a", "top_k": 5, "positions": [1, 2, -1], "include_special": True}
-    assert arguments_from(SteerGenerate, {"temperature": "0.5", "n_samples": "many"}) == {"temperature": 0.5, "n_samples": "many"}
+    given = {
+        "sae": "a",
+        "top_k": "5",
+        "positions": ["1,2", "-1"],
+        "text": None,
+        "texts": [],
+        "include_special": True,
+    }
+    assert arguments_from(EncodeText, given) == {
+        "sae": "a",
+        "top_k": 5,
+        "positions": [1, 2, -1],
+        "include_special": True,
+    }
+    assert arguments_from(SteerGenerate, {"temperature": "0.5", "n_samples": "many"}) == {
+        "temperature": 0.5,
+        "n_samples": "many",
+    }
 
 
 def test_every_tool_has_a_command() -> None:
@@ -53,7 +71,11 @@ def test_every_tool_has_a_command() -> None:
 def test_json_prints_the_document_of_an_error_and_fails() -> None:
     code, text = run("top-features", "--sae", "zz", "--text", "a", "--json")
     error = json.loads(text)
-    assert code == 1 and error["code"] == "SAE_NOT_LOADED" and error.keys() == {"code", "message", "field", "got", "allowed", "hint"}
+    assert (
+        code == 1
+        and error["code"] == "SAE_NOT_LOADED"
+        and error.keys() == {"code", "message", "field", "got", "allowed", "hint"}
+    )
 
 
 def test_a_wrong_value_is_the_tools_own_error() -> None:
@@ -61,8 +83,12 @@ def test_a_wrong_value_is_the_tools_own_error() -> None:
     assert code == 1 and json.loads(text)["code"] == "INVALID_TYPE"
 
 
-def test_json_prints_what_the_tool_returns(tiny: AppState, sae: str, sae_dir: Path, glass_dir: Path) -> None:
-    code, text = run("encode-text", "--path", str(sae_dir), "--model", str(glass_dir), "--text", PROMPT, "--json")
+def test_json_prints_what_the_tool_returns(
+    tiny: AppState, sae: str, sae_dir: Path, glass_dir: Path
+) -> None:
+    code, text = run(
+        "encode-text", "--path", str(sae_dir), "--model", str(glass_dir), "--text", PROMPT, "--json"
+    )
 
     async def document() -> dict[str, Any]:
         return await call(tiny, "encode_text", sae=sae, text=PROMPT)
@@ -71,7 +97,17 @@ def test_json_prints_what_the_tool_returns(tiny: AppState, sae: str, sae_dir: Pa
 
 
 def test_a_person_gets_tables(sae_dir: Path, glass_dir: Path) -> None:
-    code, text = run("intervene", "--path", str(sae_dir), "--model", str(glass_dir), "--prompt", PROMPT, "--edit", "7=2")
+    code, text = run(
+        "intervene",
+        "--path",
+        str(sae_dir),
+        "--model",
+        str(glass_dir),
+        "--prompt",
+        PROMPT,
+        "--edit",
+        "7=2",
+    )
     assert code == 0 and "a change of" in text and "delta_logit" in text
     code, text = run("load-sae", "--path", "/nowhere")
     assert code == 1 and "FILE_MISSING" in text and "Next:" in text

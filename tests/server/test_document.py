@@ -29,7 +29,10 @@ class Count(Request):
 
 
 def test_floats_keep_four_significant_digits() -> None:
-    assert tidy({"a": [1.23456, 123456.0, 1e-9 / 3], "b": 7}) == {"a": [1.235, 123500.0, 3.333e-10], "b": 7}
+    assert tidy({"a": [1.23456, 123456.0, 1e-9 / 3], "b": 7}) == {
+        "a": [1.235, 123500.0, 3.333e-10],
+        "b": 7,
+    }
 
 
 def test_half_a_surrogate_pair_does_not_leave() -> None:
@@ -44,15 +47,22 @@ def test_a_result_that_is_not_finite_is_an_error_that_names_it(bad: float) -> No
 
 def test_concise_and_detailed_are_one_result() -> None:
     reply = Reply(summary="", provenance=PROVENANCE)
-    brief, full = (document("t", Request(response_format=form), reply, max_tokens=6000) for form in ("concise", "detailed"))
+    brief, full = (
+        document("t", Request(response_format=form), reply, max_tokens=6000)
+        for form in ("concise", "detailed")
+    )
     assert brief["result_id"] == full["result_id"] and len(brief["result_id"]) == 12
-    assert brief["provenance"]["weights_hash"] == "abababababab" and full["provenance"]["versions"]["torch"] == "2"
+    assert (
+        brief["provenance"]["weights_hash"] == "abababababab"
+        and full["provenance"]["versions"]["torch"] == "2"
+    )
 
 
 def test_other_arguments_are_another_result() -> None:
     reply = Reply(summary="", provenance=PROVENANCE)
     assert (
-        document("t", Count(), reply, max_tokens=6000)["result_id"] != document("t", Count(offset=1), reply, max_tokens=6000)["result_id"]
+        document("t", Count(), reply, max_tokens=6000)["result_id"]
+        != document("t", Count(offset=1), reply, max_tokens=6000)["result_id"]
     )
 
 
@@ -67,7 +77,9 @@ def test_a_reply_over_the_budget_loses_its_last_items_and_says_where_to_go_on() 
 
 
 def test_a_reply_within_the_budget_is_left_alone() -> None:
-    said: dict[str, Any] = document("t", Count(), Numbers(summary="", total=1, numbers=["a"]), max_tokens=1000)
+    said: dict[str, Any] = document(
+        "t", Count(), Numbers(summary="", total=1, numbers=["a"]), max_tokens=1000
+    )
     assert (said["truncated"], said["next_offset"], said["warnings"]) == (False, None, [])
 
 

@@ -21,26 +21,64 @@ async def evaluated(tiny: AppState, sae: str) -> dict[str, Any]:
     return await call(tiny, "evaluate_sae", sae=sae, n_tokens=FEW)
 
 
-async def test_an_evaluation_is_what_the_core_measures(tiny: AppState, sae: str, evaluated: dict[str, Any]) -> None:
+async def test_an_evaluation_is_what_the_core_measures(
+    tiny: AppState, sae: str, evaluated: dict[str, Any]
+) -> None:
     loaded = tiny.saes[sae]
     found = evaluate(loaded.model, loaded.sae, n_tokens=FEW)
-    for name in ("l0", "explained_variance", "mse", "cosine", "ce_score", "kl_score", "dead_share", "dense_share", "n_tokens"):
+    for name in (
+        "l0",
+        "explained_variance",
+        "mse",
+        "cosine",
+        "ce_score",
+        "kl_score",
+        "dead_share",
+        "dense_share",
+        "n_tokens",
+    ):
         assert evaluated[name] == pytest.approx(getattr(found, name), rel=1e-3), name
     assert evaluated["ce"].keys() == {"clean", "with_sae", "zero_ablation", "mean_ablation"}
     assert evaluated["baselines"].keys() == {"random_sae", "pca", "pca_rank_to_match"}
-    assert evaluated["verdict"].startswith(f"{found.verdict.level}: ") and evaluated["reasons"][0].keys() == {"finding", "advice"}
-    assert (evaluated["state"], evaluated["evidence"], evaluated["hook_name"]) == ("done", "intervened", HOOK)
+    assert evaluated["verdict"].startswith(f"{found.verdict.level}: ") and evaluated["reasons"][
+        0
+    ].keys() == {"finding", "advice"}
+    assert (evaluated["state"], evaluated["evidence"], evaluated["hook_name"]) == (
+        "done",
+        "intervened",
+        HOOK,
+    )
     assert len(json.dumps(evaluated, separators=(",", ":")).encode()) / 3 <= 1500
 
 
-async def test_details_and_pictures_are_for_those_who_ask(tiny: AppState, sae: str, evaluated: dict[str, Any]) -> None:
-    assert (evaluated["density"], evaluated["positions"], evaluated["saelens"], evaluated["pictures"]) == ([], [], {}, [])
-    full = await call(tiny, "evaluate_sae", sae=sae, n_tokens=FEW, baselines=False, picture=True, response_format="detailed")
+async def test_details_and_pictures_are_for_those_who_ask(
+    tiny: AppState, sae: str, evaluated: dict[str, Any]
+) -> None:
+    assert (
+        evaluated["density"],
+        evaluated["positions"],
+        evaluated["saelens"],
+        evaluated["pictures"],
+    ) == ([], [], {}, [])
+    full = await call(
+        tiny,
+        "evaluate_sae",
+        sae=sae,
+        n_tokens=FEW,
+        baselines=False,
+        picture=True,
+        response_format="detailed",
+    )
     assert full["density"] and full["positions"] and full["saelens"] and full["baselines"] is None
-    assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in full["pictures"]) and len(full["pictures"]) == 2
+    assert (
+        all(Path(path).read_bytes().startswith(b"\x89PNG") for path in full["pictures"])
+        and len(full["pictures"]) == 2
+    )
 
 
-async def test_a_long_evaluation_is_a_job_with_the_same_result(tiny: AppState, sae: str, evaluated: dict[str, Any]) -> None:
+async def test_a_long_evaluation_is_a_job_with_the_same_result(
+    tiny: AppState, sae: str, evaluated: dict[str, Any]
+) -> None:
     running = await call(tiny, "evaluate_sae", sae=sae, n_tokens=FEW, wait_s=0.0)
     assert running["state"] == "running" and running["l0"] is None
     status = await call(tiny, "job_status", job_id=running["job_id"], wait_s=30)
@@ -49,11 +87,17 @@ async def test_a_long_evaluation_is_a_job_with_the_same_result(tiny: AppState, s
 
 async def test_an_evaluation_that_cannot_be_is_refused(tiny: AppState, sae: str) -> None:
     assert (await refuse(tiny, "evaluate_sae", sae="zz"))["code"] == "SAE_NOT_LOADED"
-    assert (await refuse(tiny, "evaluate_sae", sae=sae, dataset="/etc"))["code"] == "PATH_NOT_ALLOWED"
-    assert (await refuse(tiny, "evaluate_sae", sae=sae, dataset="hf:a/b"))["code"] == "NOT_CACHED_OFFLINE"
+    assert (await refuse(tiny, "evaluate_sae", sae=sae, dataset="/etc"))[
+        "code"
+    ] == "PATH_NOT_ALLOWED"
+    assert (await refuse(tiny, "evaluate_sae", sae=sae, dataset="hf:a/b"))[
+        "code"
+    ] == "NOT_CACHED_OFFLINE"
 
 
-async def test_a_cancelled_evaluation_leaves_the_model_as_before(tiny: AppState, sae: str, evaluated: dict[str, Any]) -> None:
+async def test_a_cancelled_evaluation_leaves_the_model_as_before(
+    tiny: AppState, sae: str, evaluated: dict[str, Any]
+) -> None:
     running = await call(tiny, "evaluate_sae", sae=sae, n_tokens=50_000, wait_s=0.0)
     assert (await call(tiny, "cancel_job", job_id=running["job_id"]))["state"] == "cancelled"
     assert await call(tiny, "evaluate_sae", sae=sae, n_tokens=FEW) == evaluated
@@ -64,26 +108,46 @@ async def test_a_folder_is_published_with_the_metrics_of_the_last_evaluation(
 ) -> None:
     target = sae_dir.parent / "published"
     plan = await call(tiny, "publish_sae", sae=sae, path=str(target))
-    assert (plan["state"], plan["evaluated"], plan["warnings"]) == ("planned", True, []) and not target.exists()
+    assert (plan["state"], plan["evaluated"], plan["warnings"]) == (
+        "planned",
+        True,
+        [],
+    ) and not target.exists()
     assert plan["next"] == [f'publish_sae(sae="{sae}", path="{target}", dry_run=false)']
     done = await call(tiny, "publish_sae", sae=sae, path=str(target), dry_run=False)
     assert done["state"] == "done" and {file["name"]: file["bytes"] for file in done["files"]} == {
         path.name: path.stat().st_size for path in target.iterdir()
     }
-    assert f"| explained variance | {evaluated['explained_variance']:.4g} |" in (target / "README.md").read_text()
+    assert (
+        f"| explained variance | {evaluated['explained_variance']:.4g} |"
+        in (target / "README.md").read_text()
+    )
     assert load_sae(target).weights_hash == tiny.saes[sae].weights_hash
-    assert (await refuse(tiny, "publish_sae", sae=sae, path=str(target)))["code"] == "ALREADY_EXISTS"
+    assert (await refuse(tiny, "publish_sae", sae=sae, path=str(target)))[
+        "code"
+    ] == "ALREADY_EXISTS"
 
 
-async def test_an_evaluation_is_kept_for_other_processes(tiny: AppState, sae: str, evaluated: dict[str, Any]) -> None:
+async def test_an_evaluation_is_kept_for_other_processes(
+    tiny: AppState, sae: str, evaluated: dict[str, Any]
+) -> None:
     kept = recall(tiny.saes[sae].weights_hash)
-    assert kept is not None and kept.l0 == evaluated["l0"] and kept.verdict.reasons and kept.shrinkage.l2_ratio
+    assert (
+        kept is not None
+        and kept.l0 == evaluated["l0"]
+        and kept.verdict.reasons
+        and kept.shrinkage.l2_ratio
+    )
 
 
-async def test_the_call_that_loads_a_publication_names_the_folder_of_the_model(tiny: AppState, sae_dir: Path, own_home: Path) -> None:
+async def test_the_call_that_loads_a_publication_names_the_folder_of_the_model(
+    tiny: AppState, sae_dir: Path, own_home: Path
+) -> None:
     model, done = sae_dir.parent / "a model", {"path": str(sae_dir), "sae": "x"}
     model.mkdir()
-    tiny.runs.table.add(a_run(state="done", result=done, settings={"model": str(model)}, **DONE), most_live=1)
+    tiny.runs.table.add(
+        a_run(state="done", result=done, settings={"model": str(model)}, **DONE), most_live=1
+    )
     target = sae_dir.parent / "with-model"
     said = await call(tiny, "publish_sae", job_id="train-000001", path=str(target), dry_run=False)
     assert said["next"] == [said["load_call"]] == [f'load_sae(path="{target}", model="{model}")']
@@ -91,14 +155,24 @@ async def test_the_call_that_loads_a_publication_names_the_folder_of_the_model(t
     assert str(model) not in (target / "README.md").read_text()
 
 
-async def test_a_finished_training_is_published_by_its_job(tiny: AppState, sae_dir: Path, own_home: Path) -> None:
+async def test_a_finished_training_is_published_by_its_job(
+    tiny: AppState, sae_dir: Path, own_home: Path
+) -> None:
     done = {"result": {"path": str(sae_dir), "sae": "x"}, "settings": {"model": "smollm2-135m"}}
     tiny.runs.table.add(a_run(state="done", **done, **DONE), most_live=1)
-    plan = await call(tiny, "publish_sae", job_id="train-000001", path=str(sae_dir.parent / "elsewhere"))
-    assert plan["state"] == "planned" and plan["evaluated"] is False and "run evaluate_sae" in plan["warnings"][0]
+    plan = await call(
+        tiny, "publish_sae", job_id="train-000001", path=str(sae_dir.parent / "elsewhere")
+    )
+    assert (
+        plan["state"] == "planned"
+        and plan["evaluated"] is False
+        and "run evaluate_sae" in plan["warnings"][0]
+    )
     assert plan["load_call"] == f'load_sae(path="{sae_dir.parent / "elsewhere"}")'
     tiny.runs.table.update("train-000001", state="failed")
-    assert (await refuse(tiny, "publish_sae", job_id="train-000001", path=str(sae_dir.parent / "x")))["code"] == "JOB_NOT_DONE"
+    assert (
+        await refuse(tiny, "publish_sae", job_id="train-000001", path=str(sae_dir.parent / "x"))
+    )["code"] == "JOB_NOT_DONE"
 
 
 @pytest.mark.parametrize(
@@ -112,5 +186,7 @@ async def test_a_finished_training_is_published_by_its_job(tiny: AppState, sae_d
         ({"sae": "a", "path": "/etc/x"}, "PATH_NOT_ALLOWED"),
     ],
 )
-async def test_what_cannot_be_published_is_refused(tiny: AppState, arguments: dict[str, Any], code: str) -> None:
+async def test_what_cannot_be_published_is_refused(
+    tiny: AppState, arguments: dict[str, Any], code: str
+) -> None:
     assert (await refuse(tiny, "publish_sae", **arguments))["code"] == code

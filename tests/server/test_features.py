@@ -30,7 +30,10 @@ async def server(bench: Bench, glass_dir: Path) -> Server:
 
 def judged(items: list[dict[str, Any]], word: str) -> list[bool]:
     """Answers of somebody who believes that a feature fires on that word."""
-    return [f"⟦{word}⟧" in item["text"] if item["kind"] == "fuzzing" else f" {word}" in item["text"] for item in items]
+    return [
+        f"⟦{word}⟧" in item["text"] if item["kind"] == "fuzzing" else f" {word}" in item["text"]
+        for item in items
+    ]
 
 
 async def test_from_an_index_to_a_tested_name_through_the_protocol(server: Server) -> None:
@@ -44,38 +47,81 @@ async def test_from_an_index_to_a_tested_name_through_the_protocol(server: Serve
 
         card = await done("describe_feature", feature=KING)
         assert card["max_activation"] == pytest.approx(1, abs=0.2) and 0.02 < card["density"] < 0.06
-        assert all("⟦King⟧" in example["text"] for example in card["examples"]) and len(card["examples"]) == 5
-        assert len(card["promotes"]) == 8 and card["label"] is None and "quiz_feature(" in card["next"][0]
+        assert (
+            all("⟦King⟧" in example["text"] for example in card["examples"])
+            and len(card["examples"]) == 5
+        )
+        assert (
+            len(card["promotes"]) == 8
+            and card["label"] is None
+            and "quiz_feature(" in card["next"][0]
+        )
         assert (await done("find_features", tokens=[" King"]))["features"][0]["feature"] == KING
-        assert (await done("find_features", texts=[sentence(random.Random(1), 9, [" King"])]))["features"][0]["feature"] == KING
+        assert (await done("find_features", texts=[sentence(random.Random(1), 9, [" King"])]))[
+            "features"
+        ][0]["feature"] == KING
 
         quiz = await done("quiz_feature", feature=KING)
         answers = judged(quiz["items"], "King")
-        named = await done("label_feature", feature=KING, text="the word King", quiz_id=quiz["quiz_id"], answers=answers)
-        assert named["label"]["score"]["balanced_accuracy"] == 1 and named["label"]["verdict"] == "good"
+        named = await done(
+            "label_feature",
+            feature=KING,
+            text="the word King",
+            quiz_id=quiz["quiz_id"],
+            answers=answers,
+        )
+        assert (
+            named["label"]["score"]["balanced_accuracy"] == 1
+            and named["label"]["verdict"] == "good"
+        )
         label = named["label"]
         assert (await done("describe_feature", feature=KING))["label"] == label
         assert (await done("find_features", query="kings"))["features"][0]["label"] == label
         top = await done("top_features", text="said the King to the child")
         assert {row["feature"]: row["label"] for row in top["features"]}[KING] == label
-        steered = await done("steer_generate", prompt="He said", features=[{"feature": KING}], max_new_tokens=4, n_controls=1)
-        assert steered["unit_value"] == card["max_activation"] and steered["unit_source"].startswith("indexed maximum over")
+        steered = await done(
+            "steer_generate",
+            prompt="He said",
+            features=[{"feature": KING}],
+            max_new_tokens=4,
+            n_controls=1,
+        )
+        assert steered["unit_value"] == card["max_activation"] and steered[
+            "unit_source"
+        ].startswith("indexed maximum over")
         assert steered["features"] == [{"feature": KING, "label": label, "url": None}]
         why = await done("attribute_logit", prompt="He said the King", k=3, validate=False)
         assert [row["label"] for row in why["features"] if row["feature"] == KING] == [label]
 
 
-async def test_a_wrong_label_scores_badly_and_ranks_below_one_that_nobody_tested(server: Server) -> None:
+async def test_a_wrong_label_scores_badly_and_ranks_below_one_that_nobody_tested(
+    server: Server,
+) -> None:
     state, sae = server
     queen = {"sae": sae, "feature": WORDS.index(" Queen")}
     quiz = await call(state, "quiz_feature", **queen)
-    wrong = await call(state, "label_feature", **queen, text="doors", quiz_id=quiz["quiz_id"], answers=judged(quiz["items"], "door"))
-    assert wrong["label"]["score"]["balanced_accuracy"] < 0.7 and wrong["label"]["verdict"] not in ("good", "better than chance")
+    wrong = await call(
+        state,
+        "label_feature",
+        **queen,
+        text="doors",
+        quiz_id=quiz["quiz_id"],
+        answers=judged(quiz["items"], "door"),
+    )
+    assert wrong["label"]["score"]["balanced_accuracy"] < 0.7 and wrong["label"]["verdict"] not in (
+        "good",
+        "better than chance",
+    )
     other = await call(state, "label_feature", **queen, text="the word Queen")
     assert other["label"]["verdict"] == "not tested" and "not tested" in other["summary"]
     card = await call(state, "describe_feature", **queen)
-    assert [label["text"] for label in card["labels"]] == ["the word Queen", "doors"] and "(not tested)" in card["summary"]
-    again = await refuse(state, "label_feature", **queen, text="doors", quiz_id=quiz["quiz_id"], answers=[True] * 12)
+    assert [label["text"] for label in card["labels"]] == [
+        "the word Queen",
+        "doors",
+    ] and "(not tested)" in card["summary"]
+    again = await refuse(
+        state, "label_feature", **queen, text="doors", quiz_id=quiz["quiz_id"], answers=[True] * 12
+    )
     assert again["code"] == "QUIZ_USED"
 
 
@@ -95,7 +141,17 @@ async def test_no_text_of_a_quiz_is_on_any_card(server: Server) -> None:
             assert not any(text in page for page in plain), item
 
 
-@pytest.mark.parametrize("tool", ["encode_text", "top_features", "find_features", "attribute_logit", "intervene", "steer_generate"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "encode_text",
+        "top_features",
+        "find_features",
+        "attribute_logit",
+        "intervene",
+        "steer_generate",
+    ],
+)
 async def test_a_quiz_whose_texts_were_shown_to_a_tool_is_void(server: Server, tool: str) -> None:
     state, sae = server
     quiz = await call(state, "quiz_feature", sae=sae, feature=KING)
@@ -103,16 +159,35 @@ async def test_a_quiz_whose_texts_were_shown_to_a_tool_is_void(server: Server, t
     said: dict[str, Any] = {
         "find_features": {"texts": [text]},
         "attribute_logit": {"prompt": text, "validate": False},
-        "intervene": {"prompt": text, "edits": [{"feature": KING, "mode": "ablate"}], "n_controls": 0},
-        "steer_generate": {"prompt": text, "features": [{"feature": KING}], "max_new_tokens": 1, "n_controls": 0},
+        "intervene": {
+            "prompt": text,
+            "edits": [{"feature": KING, "mode": "ablate"}],
+            "n_controls": 0,
+        },
+        "steer_generate": {
+            "prompt": text,
+            "features": [{"feature": KING}],
+            "max_new_tokens": 1,
+            "n_controls": 0,
+        },
     }.get(tool, {"text": text})
     await call(state, tool, sae=sae, **said)
     answers = judged(quiz["items"], "King")
-    error = await refuse(state, "label_feature", sae=sae, feature=KING, text="King", quiz_id=quiz["quiz_id"], answers=answers)
+    error = await refuse(
+        state,
+        "label_feature",
+        sae=sae,
+        feature=KING,
+        text="King",
+        quiz_id=quiz["quiz_id"],
+        answers=answers,
+    )
     assert error["code"] == "QUIZ_USED" and "quiz_feature" in error["hint"]
 
 
-async def test_an_index_of_the_quizs_own_texts_makes_the_card_void_the_quiz(server: Server, bench: Bench) -> None:
+async def test_an_index_of_the_quizs_own_texts_makes_the_card_void_the_quiz(
+    server: Server, bench: Bench
+) -> None:
     from saescope.features.index import index_features
 
     state, sae = server
@@ -122,9 +197,19 @@ async def test_an_index_of_the_quizs_own_texts_makes_the_card_void_the_quiz(serv
     text.write_text("\n\n".join(plain * 80), encoding="utf-8")
     entry = state.require(sae)
     index_features(entry.model, entry.sae, str(text), n_tokens=14_000, context_size=64)
-    assert (await call(state, "describe_feature", sae=sae, feature=KING))["corpus"]["dataset"] == "cheat.txt"
+    assert (await call(state, "describe_feature", sae=sae, feature=KING))["corpus"][
+        "dataset"
+    ] == "cheat.txt"
     answers = judged(quiz["items"], "King")
-    error = await refuse(state, "label_feature", sae=sae, feature=KING, text="King", quiz_id=quiz["quiz_id"], answers=answers)
+    error = await refuse(
+        state,
+        "label_feature",
+        sae=sae,
+        feature=KING,
+        text="King",
+        quiz_id=quiz["quiz_id"],
+        answers=answers,
+    )
     assert error["code"] == "QUIZ_USED"
 
 
@@ -133,18 +218,33 @@ async def test_results_are_short_and_pages_whole(server: Server) -> None:
     for feature in range(4):
         await call(state, "label_feature", sae=sae, feature=feature, text="long words " * 20)
     async with Client(build_server(state=state)) as client:
-        result = await client.call_tool("describe_feature", {"sae": sae, "feature": KING, "n_examples": 5})
+        result = await client.call_tool(
+            "describe_feature", {"sae": sae, "feature": KING, "n_examples": 5}
+        )
         assert result.content[0].type == "text" and len(result.content[0].text.encode()) / 3 <= 1500
         link = result.content[1]
-        assert isinstance(link, ResourceLink) and (link.mime_type, link.uri) == ("text/html", f"sae://feature/{sae}/{KING}")
+        assert isinstance(link, ResourceLink) and (link.mime_type, link.uri) == (
+            "text/html",
+            f"sae://feature/{sae}/{KING}",
+        )
         page = (await client.read_resource(link.uri)).contents[0]
         assert isinstance(page, TextResourceContents) and page.mime_type == "text/html"
-        assert page.text.count("<mark") >= 10 and "http" not in page.text.split("</head>")[0].replace("http-equiv", "")
+        assert page.text.count("<mark") >= 10 and "http" not in page.text.split("</head>")[
+            0
+        ].replace("http-equiv", "")
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         uri = (listed["describe_feature"].meta or {})["ui"]["resourceUri"]
         made = (await client.read_resource(uri)).contents[0]
-        assert made.mime_type == "text/html;profile=mcp-app" and isinstance(made, TextResourceContents) and "<script" in made.text
-        for wrong in (f"sae://feature/{sae}/999", "sae://feature/a/1.b/0", f"sae://feature/{sae}/x"):
+        assert (
+            made.mime_type == "text/html;profile=mcp-app"
+            and isinstance(made, TextResourceContents)
+            and "<script" in made.text
+        )
+        for wrong in (
+            f"sae://feature/{sae}/999",
+            "sae://feature/a/1.b/0",
+            f"sae://feature/{sae}/x",
+        ):
             with pytest.raises(Exception, match=r"(?i)not|outside|no feature"):
                 await client.read_resource(wrong)
 
@@ -152,23 +252,38 @@ async def test_results_are_short_and_pages_whole(server: Server) -> None:
 async def test_a_picture_and_the_page_are_files_on_request(server: Server) -> None:
     state, sae = server
     card = await call(state, "describe_feature", sae=sae, feature=KING, picture=True, n_examples=1)
-    assert len(card["examples"]) == 1 and Path(card["page_path"]).read_text(encoding="utf-8").count("<mark") > 5
+    assert (
+        len(card["examples"]) == 1
+        and Path(card["page_path"]).read_text(encoding="utf-8").count("<mark") > 5
+    )
     assert Path(card["pictures"][0]).read_bytes().startswith(b"\x89PNG")
 
 
 async def test_what_tells_two_sets_of_texts_apart_is_found_and_confirmed(server: Server) -> None:
     state, sae = server
     rng = random.Random(3)
-    kings, none = [sentence(rng, 12, [" King"]) for _ in range(24)], [sentence(rng, 13) for _ in range(24)]
+    kings, none = (
+        [sentence(rng, 12, [" King"]) for _ in range(24)],
+        [sentence(rng, 13) for _ in range(24)],
+    )
     found = await call(state, "find_features", sae=sae, texts=kings, against=none)
     best = found["features"][0]
-    assert best["feature"] == KING and best["confirmed"] and best["separation"]["auc"] == 1 and best["separation"]["q"] < 0.05
+    assert (
+        best["feature"] == KING
+        and best["confirmed"]
+        and best["separation"]["auc"] == 1
+        and best["separation"]["q"] < 0.05
+    )
     assert found["together"]["n_held_out"] == [12, 12] and found["evidence"] == "correlational"
     few = await call(state, "find_features", sae=sae, texts=kings[:3], against=none[:3])
-    assert "Too few texts" in few["summary"] and not any(row["confirmed"] for row in few["features"])
+    assert "Too few texts" in few["summary"] and not any(
+        row["confirmed"] for row in few["features"]
+    )
 
 
-async def test_two_models_are_compared_on_one_sae(server: Server, bench: Bench, glass_dir: Path) -> None:
+async def test_two_models_are_compared_on_one_sae(
+    server: Server, bench: Bench, glass_dir: Path
+) -> None:
     """The other model is a copy, so nothing may differ."""
     import shutil
 
@@ -176,29 +291,46 @@ async def test_two_models_are_compared_on_one_sae(server: Server, bench: Bench, 
     twin = bench.folder / "twin"
     shutil.copytree(glass_dir, twin, dirs_exist_ok=True)
     state.settings = state.settings.model_copy(update={"read_anywhere": True})
-    other = (await call(state, "load_sae", path=str(bench.sae), model=str(twin), allow_mismatch=True))["sae"]
+    other = (
+        await call(state, "load_sae", path=str(bench.sae), model=str(twin), allow_mismatch=True)
+    )["sae"]
     texts = [sentence(random.Random(i), 12, [" King"]) for i in range(8)]
     found = await call(state, "find_features", sae=sae, texts=texts, against_sae=other)
     assert not any(row["confirmed"] for row in found["features"])
-    assert (await refuse(state, "find_features", sae=sae, texts=texts, against_sae=sae))["code"] == "NOT_COMPARABLE"
+    assert (await refuse(state, "find_features", sae=sae, texts=texts, against_sae=sae))[
+        "code"
+    ] == "NOT_COMPARABLE"
 
 
-async def test_labels_of_neuronpedia_come_only_when_asked_for_and_say_where_from(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_labels_of_neuronpedia_come_only_when_asked_for_and_say_where_from(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state, sae = server
     site = FakeNeuronpedia()
     monkeypatch.setenv("NEURONPEDIA_ENDPOINT", site.url)
     offline = await call(state, "describe_feature", sae=sae, feature=KING, neuronpedia=True)
-    assert any("Neuronpedia" in warning for warning in offline["warnings"]) and offline["labels"] == []
+    assert (
+        any("Neuronpedia" in warning for warning in offline["warnings"]) and offline["labels"] == []
+    )
     state.settings = state.settings.model_copy(update={"offline": False})
     metadata = state.require(sae).sae.cfg.metadata
     object.__setattr__(metadata, "neuronpedia_id", "gpt2-small/8-res-jb")
-    assert (await call(state, "describe_feature", sae=sae, feature=KING))["labels"] == [] and site.requests == []
+    assert (await call(state, "describe_feature", sae=sae, feature=KING))[
+        "labels"
+    ] == [] and site.requests == []
     card = await call(state, "describe_feature", sae=sae, feature=KING, neuronpedia=True)
-    assert {label["source"] for label in card["labels"]} == {"neuronpedia:claude-4", "neuronpedia:gpt-4o-mini"}
-    assert all(label["verdict"] == "not tested" for label in card["labels"]) and any("strangers" in said for said in card["warnings"])
+    assert {label["source"] for label in card["labels"]} == {
+        "neuronpedia:claude-4",
+        "neuronpedia:gpt-4o-mini",
+    }
+    assert all(label["verdict"] == "not tested" for label in card["labels"]) and any(
+        "strangers" in said for said in card["warnings"]
+    )
     assert card["url"] == f"https://www.neuronpedia.org/gpt2-small/8-res-jb/{KING}"
     asked = len(site.requests)
-    assert (await call(state, "find_features", sae=sae, query="puppies"))["features"][0]["feature"] == KING  # kept
+    assert (await call(state, "find_features", sae=sae, query="puppies"))["features"][0][
+        "feature"
+    ] == KING  # kept
     assert len(site.requests) == asked
     site.close()
 
@@ -208,8 +340,20 @@ async def test_what_needs_an_index_says_how_to_get_one(bench: Bench, glass_dir: 
     error = await refuse(state, "quiz_feature", sae=sae, feature=KING)
     assert (error["code"], error["hint"]) == ("NOT_INDEXED", f'index_features(sae="{sae}")')
     card = await call(state, "describe_feature", sae=sae, feature=KING)
-    assert card["density"] is None and card["promotes"] and card["next"][0] == f'index_features(sae="{sae}")'
-    steered = await call(state, "steer_generate", sae=sae, prompt="He", features=[{"feature": KING}], max_new_tokens=2, n_controls=0)
+    assert (
+        card["density"] is None
+        and card["promotes"]
+        and card["next"][0] == f'index_features(sae="{sae}")'
+    )
+    steered = await call(
+        state,
+        "steer_generate",
+        sae=sae,
+        prompt="He",
+        features=[{"feature": KING}],
+        max_new_tokens=2,
+        n_controls=0,
+    )
     assert "probe text" in steered["unit_source"]
 
 
@@ -227,10 +371,16 @@ async def test_what_needs_an_index_says_how_to_get_one(bench: Bench, glass_dir: 
         ("quiz_feature", {"feature": 1, "n": 3}, "OUT_OF_RANGE"),
         ("label_feature", {"feature": 1, "text": " "}, "LABEL_LENGTH"),
         ("label_feature", {"feature": 1, "text": "a", "quiz_id": "q1"}, "MISSING_ARGUMENT"),
-        ("label_feature", {"feature": 1, "text": "a", "quiz_id": "q1", "answers": [True]}, "QUIZ_NOT_FOUND"),
+        (
+            "label_feature",
+            {"feature": 1, "text": "a", "quiz_id": "q1", "answers": [True]},
+            "QUIZ_NOT_FOUND",
+        ),
     ],
 )
-async def test_what_cannot_be_is_refused_with_a_code(server: Server, tool: str, arguments: dict[str, Any], code: str) -> None:
+async def test_what_cannot_be_is_refused_with_a_code(
+    server: Server, tool: str, arguments: dict[str, Any], code: str
+) -> None:
     state, sae = server
     assert (await refuse(state, tool, sae=sae, **arguments))["code"] == code
 
@@ -239,7 +389,9 @@ async def test_a_store_of_labels_that_cannot_be_read_fails_no_other_tool(server:
     state, sae = server
     QuizStore().path.write_bytes(b"no database" * 1000)
     reply = await call(state, "top_features", sae=sae, text="the King said")
-    assert reply["features"] and any("Labels cannot be read" in warning for warning in reply["warnings"])
+    assert reply["features"] and any(
+        "Labels cannot be read" in warning for warning in reply["warnings"]
+    )
 
 
 def test_answers_on_the_command_line_are_yes_and_no() -> None:

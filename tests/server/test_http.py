@@ -16,7 +16,11 @@ ASK = {
     "jsonrpc": "2.0",
     "id": 1,
     "method": "initialize",
-    "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}},
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "test", "version": "1"},
+    },
 }
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 
@@ -30,14 +34,20 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
-    env = {**os.environ, "SAESCOPE_HOME": str(tmp_path_factory.mktemp("home")), "SAESCOPE_OFFLINE": "1"}
+    env = {
+        **os.environ,
+        "SAESCOPE_HOME": str(tmp_path_factory.mktemp("home")),
+        "SAESCOPE_OFFLINE": "1",
+    }
     command = [sys.executable, "-m", "saescope_mcp", "--http", "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as server:
         assert server.stderr is not None
         announced = server.stderr.readline()
         address = f"http://127.0.0.1:{port}/mcp"
         assert address in announced
-        with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as client:  # it listens a moment later
+        with httpx.Client(
+            transport=httpx.HTTPTransport(retries=6)
+        ) as client:  # it listens a moment later
             client.get(address)
         yield address
         server.terminate()
@@ -53,8 +63,14 @@ async def test_both_protocol_eras_are_served_at_one_address(url: str, mode: Any)
 def test_a_page_of_another_site_gets_no_answer(url: str) -> None:
     assert httpx.post(url, json=ASK, headers=ACCEPT).status_code == 200
     assert httpx.post(url, json=ASK, headers={**ACCEPT, "Host": "evil.example"}).status_code == 421
-    assert httpx.post(url, json=ASK, headers={**ACCEPT, "Origin": "http://evil.example"}).status_code == 403
-    assert httpx.post(url, json=ASK, headers={**ACCEPT, "Origin": "http://localhost:5173"}).status_code == 200
+    assert (
+        httpx.post(url, json=ASK, headers={**ACCEPT, "Origin": "http://evil.example"}).status_code
+        == 403
+    )
+    assert (
+        httpx.post(url, json=ASK, headers={**ACCEPT, "Origin": "http://localhost:5173"}).status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize("port", ["70000", "taken"])

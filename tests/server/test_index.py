@@ -49,7 +49,9 @@ async def until(state: AppState, job_id: str, reached: Reached) -> Run:
             return run
         await asyncio.sleep(0.02)
         run = state.runs.get(job_id)
-    raise AssertionError(f"{run.state} {run.phase}: {run.message}; {(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}")
+    raise AssertionError(
+        f"{run.state} {run.phase}: {run.message}; {(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}"
+    )
 
 
 def arrays(reply: dict[str, Any]) -> bytes:
@@ -58,7 +60,11 @@ def arrays(reply: dict[str, Any]) -> bytes:
 
 async def index(server: tuple[AppState, str], text: Path, **more: Any) -> dict[str, Any]:
     state, sae = server
-    return await call(state, "index_features", **{"sae": sae, "dataset": str(text), "n_tokens": LONG, "wait_s": WAIT_S} | more)
+    return await call(
+        state,
+        "index_features",
+        **{"sae": sae, "dataset": str(text), "n_tokens": LONG, "wait_s": WAIT_S} | more,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -68,22 +74,32 @@ def long_text(bench: Bench) -> Path:
     return text
 
 
-async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(server: tuple[AppState, str], bench: Bench) -> None:
+async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(
+    server: tuple[AppState, str], bench: Bench
+) -> None:
     state, sae = server
     assert (await call(state, "describe_feature", sae=sae, feature=0))["density"] is None
     done = await index(server, bench.text, n_tokens=5000)
-    assert done["state"] == "done" and done["dataset"] == "tales.txt" and done["evidence"] == "observed"
+    assert (
+        done["state"] == "done"
+        and done["dataset"] == "tales.txt"
+        and done["evidence"] == "observed"
+    )
     row = done["indexes"][0]
     assert (row["n_features"], row["n_fired"], row["n_tokens"] >= 5000) == (12, 12, True)
     card = await call(state, "describe_feature", sae=sae, feature=0)
     assert card["density"] > 0 and card["corpus"]["n_tokens"] == row["n_tokens"]
     status = await call(state, "job_status", job_id=done["job_id"])
     assert status["result"] == done and status["sae"] == sae
-    assert (await index(server, bench.text, n_tokens=5000))["job_id"] == done["job_id"]  # nothing left to do
+    assert (await index(server, bench.text, n_tokens=5000))["job_id"] == done[
+        "job_id"
+    ]  # nothing left to do
     assert len(state.runs.all()) == 1
 
 
-async def test_text_that_has_changed_is_indexed_anew(server: tuple[AppState, str], bench: Bench) -> None:
+async def test_text_that_has_changed_is_indexed_anew(
+    server: tuple[AppState, str], bench: Bench
+) -> None:
     text = bench.folder / "changing.txt"
     text.write_text(bench.text.read_text(encoding="utf-8"), encoding="utf-8")
     before = await index(server, text, n_tokens=500)
@@ -92,18 +108,29 @@ async def test_text_that_has_changed_is_indexed_anew(server: tuple[AppState, str
     assert before["job_id"] != after["job_id"] and after["state"] == "done"
 
 
-async def test_killed_stopped_and_resumed_it_is_the_same_index(server: tuple[AppState, str], long_text: Path) -> None:
+async def test_killed_stopped_and_resumed_it_is_the_same_index(
+    server: tuple[AppState, str], long_text: Path
+) -> None:
     state, _ = server
     begun = await index(server, long_text, wait_s=0.0)
     run = await until(state, begun["job_id"], lambda run: run.checkpoint)
     os.kill(run.pid or 0, signal.SIGKILL)
     run = await until(state, run.id, lambda run: not run.live)
-    assert run.state == "interrupted" and "a checkpoint is kept" in (await call(state, "job_status", job_id=run.id))["summary"]
+    assert (
+        run.state == "interrupted"
+        and "a checkpoint is kept" in (await call(state, "job_status", job_id=run.id))["summary"]
+    )
     again = await index(server, long_text, wait_s=0.0)
     assert again["job_id"] == run.id
-    await until(state, run.id, lambda now: now.progress.get("n_tokens", 0) > run.progress["n_tokens"])
+    await until(
+        state, run.id, lambda now: now.progress.get("n_tokens", 0) > run.progress["n_tokens"]
+    )
     stopped = await call(state, "cancel_job", job_id=run.id)
-    assert stopped["state"] == "cancelled" and stopped["checkpoint"] and stopped["next"][0].startswith("index_features(")
+    assert (
+        stopped["state"] == "cancelled"
+        and stopped["checkpoint"]
+        and stopped["next"][0].startswith("index_features(")
+    )
     resumed = await index(server, long_text)
     assert resumed["job_id"] == run.id and resumed["state"] == "done", resumed
     first = arrays(resumed)
@@ -112,12 +139,17 @@ async def test_killed_stopped_and_resumed_it_is_the_same_index(server: tuple[App
     assert straight["job_id"] != run.id and arrays(straight) == first
 
 
-async def test_a_full_disk_is_said_with_the_call_that_goes_on(server: tuple[AppState, str], long_text: Path, workers: Forked) -> None:
+async def test_a_full_disk_is_said_with_the_call_that_goes_on(
+    server: tuple[AppState, str], long_text: Path, workers: Forked
+) -> None:
     state, _ = server
     workers.fsize = 60_000
     begun = await index(server, long_text, wait_s=0.0)
     run = await until(state, begun["job_id"], lambda run: not run.live)
-    assert (run.state, run.error["code"]) == ("failed", "DISK_FULL") and "index_features(sae=" in run.error["hint"]
+    assert (run.state, run.error["code"]) == (
+        "failed",
+        "DISK_FULL",
+    ) and "index_features(sae=" in run.error["hint"]
     workers.fsize = 0
     assert (await index(server, long_text, n_tokens=500))["state"] == "done"
 
@@ -132,9 +164,13 @@ async def test_several_saes_of_a_model_take_one_pass_and_those_of_another_are_re
     few = planted_sae(glass, WORDS[:6]).save(bench.folder / "few")
     other = (await call(state, "load_sae", path=str(few), model=str(glass_dir)))["sae"]
     done = await index(server, bench.text, n_tokens=500, also=[other])
-    assert [row["sae"] for row in done["indexes"]] == [sae, other] and len({row["n_tokens"] for row in done["indexes"]}) == 1
+    assert [row["sae"] for row in done["indexes"]] == [sae, other] and len(
+        {row["n_tokens"] for row in done["indexes"]}
+    ) == 1
     assert (await refuse(state, "index_features", sae="a/1.b"))["code"] == "SAE_NOT_LOADED"
-    assert (await refuse(state, "index_features", sae=sae, dataset="/etc/passwd"))["code"] == "PATH_NOT_ALLOWED"
+    assert (await refuse(state, "index_features", sae=sae, dataset="/etc/passwd"))[
+        "code"
+    ] == "PATH_NOT_ALLOWED"
 
 
 async def test_weights_that_were_replaced_since_the_load_are_not_indexed_under_their_name(
@@ -146,5 +182,7 @@ async def test_weights_that_were_replaced_since_the_load_are_not_indexed_under_t
     folder = save_random_sae(bench.folder / "replaced")
     sae = (await call(state, "load_sae", path=str(folder), model=str(glass_dir)))["sae"]
     save_random_sae(folder, seed=5)
-    error = await refuse(state, "index_features", sae=sae, dataset=str(bench.text), n_tokens=500, wait_s=WAIT_S)
+    error = await refuse(
+        state, "index_features", sae=sae, dataset=str(bench.text), n_tokens=500, wait_s=WAIT_S
+    )
     assert error["code"] == "SAE_CHANGED" and state.runs.all() == []

@@ -26,7 +26,13 @@ DONE: dict[str, Any] = {"started": 1.0, "ended": 3.0}
 
 def a_run(run_id: str = "train-000001", **more: Any) -> Run:
     now = time.time()
-    said: dict[str, Any] = {"tool": "train_sae", "state": "queued", "created": now, "queued": now, "heartbeat": now}
+    said: dict[str, Any] = {
+        "tool": "train_sae",
+        "state": "queued",
+        "created": now,
+        "queued": now,
+        "heartbeat": now,
+    }
     return Run(id=run_id, **said | more)
 
 
@@ -36,7 +42,13 @@ def runs(tmp_path: Path) -> Runs:
 
 
 def test_a_row_comes_back_as_it_was_written(runs: Runs) -> None:
-    run = a_run(request={"k": 4.0}, warnings=["a"], progress={"metrics": {"history": [{"step": 1}]}}, dry_run=True, checkpoint="x")
+    run = a_run(
+        request={"k": 4.0},
+        warnings=["a"],
+        progress={"metrics": {"history": [{"step": 1}]}},
+        dry_run=True,
+        checkpoint="x",
+    )
     assert runs.table.add(run, most_live=5)
     assert runs.table.get(run.id) == run
     assert runs.table.update(run.id, state="done", cancel=True, result={"sae": "a"})
@@ -49,7 +61,9 @@ def test_there_is_room_for_so_many_live_runs_and_a_name_is_taken_once(runs: Runs
     assert runs.table.add(a_run("c"), most_live=2)
     assert not runs.table.add(a_run("d"), most_live=2)
     runs.table.update("a", state="failed")
-    assert runs.table.add(a_run("e", name="x"), most_live=2)  # the failed one left nothing of that name
+    assert runs.table.add(
+        a_run("e", name="x"), most_live=2
+    )  # the failed one left nothing of that name
 
 
 def test_only_one_of_two_revives_a_run(runs: Runs) -> None:
@@ -93,9 +107,17 @@ def test_on_a_slow_machine_a_worker_may_take_longer_while_its_process_is_there(r
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     minute_ago = time.time() - 60
-    for run_id, more in {"a": {"pid": os.getpid()}, "b": {"pid": gone.pid}, "c": {"pid": os.getpid(), "state": "running"}}.items():
+    for run_id, more in {
+        "a": {"pid": os.getpid()},
+        "b": {"pid": gone.pid},
+        "c": {"pid": os.getpid(), "state": "running"},
+    }.items():
         runs.table.add(a_run(run_id, heartbeat=minute_ago, **more), most_live=3)
-    assert {run.id: run.state for run in runs.all()} == {"a": "queued", "b": "interrupted", "c": "interrupted"}
+    assert {run.id: run.state for run in runs.all()} == {
+        "a": "queued",
+        "b": "interrupted",
+        "c": "interrupted",
+    }
 
 
 def test_a_clock_that_was_set_back_does_not_keep_a_dead_run_waiting(runs: Runs) -> None:
@@ -112,7 +134,10 @@ def test_runs_come_back_from_their_folders_when_the_table_is_gone(runs: Runs) ->
     (runs.folder("train-000003")).mkdir()
     (runs.folder("train-000003") / ROW_FILE).write_text('{"id": torn')
     runs.table.path.unlink()
-    assert {run.id: run.state for run in Runs(runs.root).all()} == {"train-000001": "done", "train-000002": "interrupted"}
+    assert {run.id: run.state for run in Runs(runs.root).all()} == {
+        "train-000001": "done",
+        "train-000002": "interrupted",
+    }
     assert runs.table.get("train-000001") == kept
     runs.recover()  # changes nothing that is there
     assert runs.table.get("train-000001") == kept and len(runs.all()) == 2
@@ -156,12 +181,21 @@ def test_a_lock_whose_file_is_gone_or_another_is_lost(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_process_that_cannot_be_started_is_said_and_takes_no_place(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_started_is_said_and_takes_no_place(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(run_id: str, folder: Path) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(runs_module, "start_worker", full)
-    said: dict[str, Any] = {"tool": "train_sae", "name": "", "most_live": 1, "request": {}, "settings": {}, "dry_run": False}
+    said: dict[str, Any] = {
+        "tool": "train_sae",
+        "name": "",
+        "most_live": 1,
+        "request": {},
+        "settings": {},
+        "dry_run": False,
+    }
     for _ in range(2):
         with pytest.raises(ResourceError, match="No space left") as caught:
             runs.start(**said)
@@ -176,11 +210,20 @@ async def test_a_status_survives_a_damaged_table(state: AppState) -> None:
 
 
 async def test_many_jobs_are_told_page_by_page(state: AppState) -> None:
-    state.runs.table.restore([a_run(f"train-{i:06}", state="done", created=float(i), **DONE) for i in range(60)])
+    state.runs.table.restore(
+        [a_run(f"train-{i:06}", state="done", created=float(i), **DONE) for i in range(60)]
+    )
     first = await call(state, "job_status")
-    assert (first["total"], len(first["jobs"]), first["next_offset"], first["next"]) == (60, 25, 25, ["job_status(offset=25)"])
+    assert (first["total"], len(first["jobs"]), first["next_offset"], first["next"]) == (
+        60,
+        25,
+        25,
+        ["job_status(offset=25)"],
+    )
     last = await call(state, "job_status", offset=50)
-    assert [row["job_id"] for row in last["jobs"]] == [f"train-{i:06}" for i in range(9, -1, -1)] and not last["truncated"]
+    assert [row["job_id"] for row in last["jobs"]] == [
+        f"train-{i:06}" for i in range(9, -1, -1)
+    ] and not last["truncated"]
 
 
 def test_an_unknown_job_names_the_nearest(runs: Runs) -> None:
@@ -200,17 +243,26 @@ def test_a_table_that_cannot_be_read_is_an_error_with_a_way_out(tmp_path: Path) 
     assert caught.value.code == "JOBS_UNAVAILABLE"
 
 
-async def test_loads_and_trainings_are_one_list(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_loads_and_trainings_are_one_list(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     await call(state, "load_sae", path=str(sae_dir), model=str(glass_dir))
     state.runs.table.add(a_run(state="done", **DONE), most_live=1)
     listed = await call(state, "job_status")
-    assert sorted(row["tool"] for row in listed["jobs"]) == ["load_sae", "train_sae"] and listed["total"] == 2
+    assert (
+        sorted(row["tool"] for row in listed["jobs"]) == ["load_sae", "train_sae"]
+        and listed["total"] == 2
+    )
     load = next(row["job_id"] for row in listed["jobs"] if row["tool"] == "load_sae")
-    assert (await call(state, "cancel_job", job_id=load))["state"] == "done"  # too late: nothing changes
+    assert (await call(state, "cancel_job", job_id=load))[
+        "state"
+    ] == "done"  # too late: nothing changes
     assert (await refuse(state, "cancel_job", job_id="train-9"))["code"] == "JOB_NOT_FOUND"
 
 
-async def test_a_running_load_can_be_cancelled(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_a_running_load_can_be_cancelled(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     running = await call(state, "load_sae", path=str(sae_dir), model=str(glass_dir), wait_s=0.0)
     assert (await call(state, "cancel_job", job_id=running["job_id"]))["state"] == "cancelled"
     assert (state.models, state.saes) == ({}, {})
@@ -221,7 +273,9 @@ async def test_a_silent_process_is_said_to_be_paused(state: AppState) -> None:
     runs.table.add(a_run(state="running", heartbeat=time.time() - 60, started=1.0), most_live=1)
     with runs.lock("train-000001") as lock:
         assert lock.take()
-        assert "may be paused" in (await call(state, "job_status", job_id="train-000001"))["summary"]
+        assert (
+            "may be paused" in (await call(state, "job_status", job_id="train-000001"))["summary"]
+        )
 
 
 def test_the_command_line_lists_and_cancels(own_home: Path) -> None:

@@ -15,12 +15,23 @@ async def load(state: AppState, sae_dir: Path, glass_dir: Path, **more: Any) -> 
     return await call(state, "load_sae", path=str(sae_dir), model=str(glass_dir), **more)
 
 
-async def test_a_load_returns_a_readable_handle_and_a_check(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_a_load_returns_a_readable_handle_and_a_check(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     reply = await load(state, sae_dir, glass_dir)
     assert reply["sae"] == "glassllm-en/2.resid_post/random"
-    assert (reply["state"], reply["d_in"], reply["d_sae"], reply["k"], reply["architecture"]) == ("done", 128, 256, 8, "topk")
+    assert (reply["state"], reply["d_in"], reply["d_sae"], reply["k"], reply["architecture"]) == (
+        "done",
+        128,
+        256,
+        8,
+        "topk",
+    )
     assert reply["check"]["l0"] == 8 and reply["check"]["verdict"]
-    assert reply["memory"]["need"] == reply["weights_bytes"] + next(iter(state.models.values())).model.weights_bytes
+    assert (
+        reply["memory"]["need"]
+        == reply["weights_bytes"] + next(iter(state.models.values())).model.weights_bytes
+    )
 
 
 async def test_loading_twice_is_free(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
@@ -43,7 +54,9 @@ async def test_two_saes_share_one_model(state: AppState, sae_dir: Path, glass_di
     assert (len(state.models), len(state.saes)) == (1, 2)
 
 
-async def test_a_load_that_takes_longer_is_a_job_with_the_same_result(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_a_load_that_takes_longer_is_a_job_with_the_same_result(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     running = await load(state, sae_dir, glass_dir, wait_s=0)
     assert (running["state"], running["sae"]) == ("running", None)
     status = await call(state, "job_status", job_id=running["job_id"], wait_s=30)
@@ -51,14 +64,18 @@ async def test_a_load_that_takes_longer_is_a_job_with_the_same_result(state: App
     assert status["result"] == await load(state, sae_dir, glass_dir)
 
 
-async def test_while_a_load_runs_its_handle_says_so(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_while_a_load_runs_its_handle_says_so(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     running = await load(state, sae_dir, glass_dir, wait_s=0)
     error = await refuse(state, "encode_text", sae="glassllm-en/2.resid_post/random", text="a")
     assert error["code"] == "SAE_NOT_LOADED" and running["job_id"] in error["hint"]
     await call(state, "job_status", job_id=running["job_id"], wait_s=30)
 
 
-async def test_a_cancelled_load_leaves_nothing(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_a_cancelled_load_leaves_nothing(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     with anyio.move_on_after(0):
         await load(state, sae_dir, glass_dir)
     await state.jobs.watch(state.jobs.all()[0], 5)
@@ -66,14 +83,18 @@ async def test_a_cancelled_load_leaves_nothing(state: AppState, sae_dir: Path, g
     assert (await load(state, sae_dir, glass_dir))["state"] == "done"
 
 
-async def test_after_a_restart_a_known_handle_names_the_call_that_loads_it(settings: Settings, sae_dir: Path, glass_dir: Path) -> None:
+async def test_after_a_restart_a_known_handle_names_the_call_that_loads_it(
+    settings: Settings, sae_dir: Path, glass_dir: Path
+) -> None:
     handle = (await load(AppState(settings), sae_dir, glass_dir))["sae"]
     error = await refuse(AppState(settings), "top_features", sae=handle, text="a")
     assert error["code"] == "SAE_NOT_LOADED"
     assert error["hint"] == f'load_sae(path="{sae_dir}", model="{glass_dir}")'
 
 
-async def test_unload_frees_and_the_handle_stays_known(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_unload_frees_and_the_handle_stays_known(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     reply = await load(state, sae_dir, glass_dir)
     gone = await call(state, "unload", handle=reply["sae"])
     assert (gone["freed_bytes"], gone["unloaded"]) == (reply["weights_bytes"], [reply["sae"]])
@@ -82,15 +103,24 @@ async def test_unload_frees_and_the_handle_stays_known(state: AppState, sae_dir:
     assert (state.models, state.saes) == ({}, {})
 
 
-async def test_unloading_a_model_takes_its_saes_along(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_unloading_a_model_takes_its_saes_along(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     handle = (await load(state, sae_dir, glass_dir))["sae"]
-    assert (await call(state, "unload", handle="glassllm-en"))["unloaded"] == [handle, "glassllm-en"]
+    assert (await call(state, "unload", handle="glassllm-en"))["unloaded"] == [
+        handle,
+        "glassllm-en",
+    ]
 
 
-async def test_a_load_over_the_budget_names_what_to_unload(settings: Settings, sae_dir: Path, glass_dir: Path) -> None:
+async def test_a_load_over_the_budget_names_what_to_unload(
+    settings: Settings, sae_dir: Path, glass_dir: Path
+) -> None:
     state = AppState(settings)
     handle = (await load(state, sae_dir, glass_dir))["sae"]
-    state.settings = settings.model_copy(update={"memory_share": state.room().used / state.room().total})
+    state.settings = settings.model_copy(
+        update={"memory_share": state.room().used / state.room().total}
+    )
     other = save_random_sae(sae_dir.parent / "third", seed=1)
     error = await refuse(state, "load_sae", path=str(other), model=str(glass_dir))
     assert error["code"] == "OUT_OF_MEMORY_BUDGET"
@@ -98,23 +128,35 @@ async def test_a_load_over_the_budget_names_what_to_unload(settings: Settings, s
     assert list(state.saes) == [handle]
 
 
-async def test_too_many_models_are_refused(settings: Settings, sae_dir: Path, glass_dir: Path) -> None:
+async def test_too_many_models_are_refused(
+    settings: Settings, sae_dir: Path, glass_dir: Path
+) -> None:
     state = AppState(settings)
     await load(state, sae_dir, glass_dir)
     state.settings = settings.model_copy(update={"max_saes": 1})
     other = save_random_sae(sae_dir.parent / "fourth", seed=2)
-    assert (await refuse(state, "load_sae", path=str(other), model=str(glass_dir)))["code"] == "TOO_MANY_SAES"
+    assert (await refuse(state, "load_sae", path=str(other), model=str(glass_dir)))[
+        "code"
+    ] == "TOO_MANY_SAES"
 
 
-async def test_an_sae_that_does_not_fit_leaves_no_model_behind(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_an_sae_that_does_not_fit_leaves_no_model_behind(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     wide = save_random_sae(sae_dir.parent / "wide", d_in=64)
-    assert (await refuse(state, "load_sae", path=str(wide), model=str(glass_dir)))["code"] == "DIM_MISMATCH"
+    assert (await refuse(state, "load_sae", path=str(wide), model=str(glass_dir)))[
+        "code"
+    ] == "DIM_MISMATCH"
     assert (state.models, state.saes) == ({}, {})
 
 
-async def test_an_sae_without_a_hook_takes_the_one_that_is_given(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_an_sae_without_a_hook_takes_the_one_that_is_given(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     mute = save_random_sae(sae_dir.parent / "mute", hook_name="")
-    assert (await refuse(state, "load_sae", path=str(mute), model=str(glass_dir)))["code"] == "HOOK_UNKNOWN"
+    assert (await refuse(state, "load_sae", path=str(mute), model=str(glass_dir)))[
+        "code"
+    ] == "HOOK_UNKNOWN"
     reply = await load(state, mute, glass_dir, hook_name="blocks.0.hook_resid_post")
     assert reply["sae"] == "glassllm-en/0.resid_post/mute"
 
@@ -123,9 +165,13 @@ async def test_an_sae_without_a_model_asks_for_one(state: AppState, sae_dir: Pat
     assert (await refuse(state, "load_sae", path=str(sae_dir)))["code"] == "MODEL_UNKNOWN"
 
 
-async def test_another_dtype_of_what_is_loaded_is_no_silent_reuse(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
+async def test_another_dtype_of_what_is_loaded_is_no_silent_reuse(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
     await load(state, sae_dir, glass_dir)
-    error = await refuse(state, "load_sae", path=str(sae_dir), model=str(glass_dir), dtype="bfloat16")
+    error = await refuse(
+        state, "load_sae", path=str(sae_dir), model=str(glass_dir), dtype="bfloat16"
+    )
     assert error["code"] == "ALREADY_LOADED" and 'unload(handle="glassllm-en")' in error["hint"]
 
 
@@ -137,7 +183,9 @@ async def test_a_dry_run_loads_nothing(state: AppState, sae_dir: Path, glass_dir
 
 
 @pytest.mark.parametrize("missing", ["cfg.json", "sae_weights.safetensors"])
-async def test_a_folder_without_an_sae_says_what_is_missing(state: AppState, glass_dir: Path, sae_dir: Path, missing: str) -> None:
+async def test_a_folder_without_an_sae_says_what_is_missing(
+    state: AppState, glass_dir: Path, sae_dir: Path, missing: str
+) -> None:
     folder = save_random_sae(sae_dir.parent / f"without-{missing}")
     (folder / missing).unlink()
     error = await refuse(state, "load_sae", path=str(folder), model=str(glass_dir))

@@ -12,7 +12,9 @@ from saescope_mcp.tool import progress as reporting
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_client_that_asks_hears_what_a_long_call_is_at(mode: Any, state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_asks_hears_what_a_long_call_is_at(
+    mode: Any, state: AppState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reporting, "EVERY_S", 0.02)
     heard: list[tuple[float, str | None]] = []
     enough = anyio.Event()
@@ -28,9 +30,13 @@ async def test_a_client_that_asks_hears_what_a_long_call_is_at(mode: Any, state:
 
     async with Client(build_server(state=state), mode=mode) as client:
         job = state.jobs.start("load_sae", "key", None, work)
-        await client.call_tool("job_status", {"job_id": job.id, "wait_s": 20}, progress_callback=hear)
+        await client.call_tool(
+            "job_status", {"job_id": job.id, "wait_s": 20}, progress_callback=hear
+        )
     times = [done for done, _ in heard]
-    assert {message for _, message in heard[1:]} == {"downloading 3 of 93 MB"} and times == sorted(times)
+    assert {message for _, message in heard[1:]} == {"downloading 3 of 93 MB"} and times == sorted(
+        times
+    )
 
 
 async def test_a_client_that_does_not_ask_and_a_quick_call_are_left_alone(state: AppState) -> None:

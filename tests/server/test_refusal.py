@@ -20,7 +20,9 @@ async def leave(state: AppState, request: Request) -> Reply:
     raise SystemExit(3)
 
 
-async def test_a_crash_becomes_internal_with_a_log_id_and_no_detail(state: AppState, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_crash_becomes_internal_with_a_log_id_and_no_detail(
+    state: AppState, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.ERROR, logger="saescope"):
         outcome = await Tool(crash, Request, ToolAnnotations()).call(state, {})
     assert outcome.document["code"] == "INTERNAL"
@@ -30,11 +32,15 @@ async def test_a_crash_becomes_internal_with_a_log_id_and_no_detail(state: AppSt
 
 
 async def test_a_tool_that_exits_does_not_take_the_server_along(state: AppState) -> None:
-    assert (await Tool(leave, Request, ToolAnnotations()).call(state, {})).document["code"] == "INTERNAL"
+    assert (await Tool(leave, Request, ToolAnnotations()).call(state, {})).document[
+        "code"
+    ] == "INTERNAL"
 
 
 def test_a_core_error_keeps_its_code_and_next_step() -> None:
-    error = SaescopeError("k must be positive.", code="K_WRONG", field="k", got=0, allowed="1..5", hint="Use k=1.")
+    error = SaescopeError(
+        "k must be positive.", code="K_WRONG", field="k", got=0, allowed="1..5", hint="Use k=1."
+    )
     assert refusal("t", error) == {
         "code": "K_WRONG",
         "message": "k must be positive.",
@@ -43,13 +49,21 @@ def test_a_core_error_keeps_its_code_and_next_step() -> None:
         "allowed": "1..5",
         "hint": "Use k=1.",
     }
-    assert refusal_text(refusal("t", error)) == "K_WRONG: k must be positive (got 0; allowed 1..5). Next: Use k=1."
+    assert (
+        refusal_text(refusal("t", error))
+        == "K_WRONG: k must be positive (got 0; allowed 1..5). Next: Use k=1."
+    )
 
 
 def test_every_error_has_a_next_step() -> None:
-    assert refusal("t", SaescopeError("It is broken.", field="path"))["hint"] == "Correct path and call again."
+    assert (
+        refusal("t", SaescopeError("It is broken.", field="path"))["hint"]
+        == "Correct path and call again."
+    )
 
 
 def test_secrets_and_control_characters_do_not_leave() -> None:
-    said = refusal("t", SaescopeError("with hf_abcdefghijklmnopqrstuv and \x1b[31m?Signature=abc&x"))
+    said = refusal(
+        "t", SaescopeError("with hf_abcdefghijklmnopqrstuv and \x1b[31m?Signature=abc&x")
+    )
     assert said["message"] == "with [secret] and  [31m?[secret]&x"

@@ -11,9 +11,14 @@ def test_the_environment_changes_a_limit() -> None:
     assert (settings.max_k, settings.offline, settings.max_queue) == (7, True, 32)
 
 
-def test_read_roots_are_separated_as_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_roots_are_separated_as_path_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.pathsep", ":")
-    assert Settings.from_env({"SAESCOPE_READ_ROOTS": f"{tmp_path}:/data"}).read_roots == (tmp_path, Path("/data"))
+    assert Settings.from_env({"SAESCOPE_READ_ROOTS": f"{tmp_path}:/data"}).read_roots == (
+        tmp_path,
+        Path("/data"),
+    )
 
 
 def test_a_value_that_cannot_be_read_names_its_variable() -> None:
@@ -22,4 +27,6 @@ def test_a_value_that_cannot_be_read_names_its_variable() -> None:
 
 
 def test_a_misspelt_variable_is_found() -> None:
-    assert unknown_variables({"SAESCOPE_MAX_KK": "1", "SAESCOPE_HOME": "/x", "SAESCOPE_MAX_K": "1"}) == ["SAESCOPE_MAX_KK"]
+    assert unknown_variables(
+        {"SAESCOPE_MAX_KK": "1", "SAESCOPE_HOME": "/x", "SAESCOPE_MAX_K": "1"}
+    ) == ["SAESCOPE_MAX_KK"]

@@ -18,7 +18,9 @@ NO_MODEL: Any = None
 
 def slot(**changed: Any) -> ModelSlot:
     settings = Settings(**changed)
-    return ModelSlot("m", NO_MODEL, set(), settings, Workers(settings.threads, settings.cancel_grace_s))
+    return ModelSlot(
+        "m", NO_MODEL, set(), settings, Workers(settings.threads, settings.cancel_grace_s)
+    )
 
 
 class Busy:

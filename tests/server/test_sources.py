@@ -4,7 +4,15 @@ import pytest
 
 from saescope.errors import ArgumentError
 from saescope_mcp.settings import Settings
-from saescope_mcp.state.sources import KnownHandles, Placement, Source, handle_for, load_call, model_name, readable
+from saescope_mcp.state.sources import (
+    KnownHandles,
+    Placement,
+    Source,
+    handle_for,
+    load_call,
+    model_name,
+    readable,
+)
 
 RES_JB = Source(release="gpt2-small-res-jb", sae_id="blocks.8.hook_resid_pre")
 
@@ -14,7 +22,11 @@ RES_JB = Source(release="gpt2-small-res-jb", sae_id="blocks.8.hook_resid_pre")
     [
         (Source(), "blocks.14.hook_resid_post", "m/14.resid_post"),
         (RES_JB, "blocks.8.hook_resid_pre", "m/8.resid_pre/gpt2-small-res-jb"),
-        (Source(release="a/scope", sae_id="layer_2/w 16"), "blocks.2.attn.hook_z", "m/2.attn.z/scope-layer_2-w-16"),
+        (
+            Source(release="a/scope", sae_id="layer_2/w 16"),
+            "blocks.2.attn.hook_z",
+            "m/2.attn.z/scope-layer_2-w-16",
+        ),
         (Source(path="/data/my sae"), "hook_embed", "m/embed/my-sae"),
     ],
 )
@@ -34,7 +46,9 @@ def test_two_sources_never_share_a_handle() -> None:
     known = KnownHandles()
     known.remember("m/1.x/sae", Source(path="/a/sae"), Placement())
     other = known.name("m", Source(path="/b/sae"), "blocks.1.hook_x")
-    assert other.startswith("m/1.x/sae-") and other == KnownHandles().name("m", Source(path="/b/sae"), "blocks.1.hook_x")
+    assert other.startswith("m/1.x/sae-") and other == KnownHandles().name(
+        "m", Source(path="/b/sae"), "blocks.1.hook_x"
+    )
 
 
 def test_a_torn_file_of_handles_starts_anew(own_home: Path) -> None:
@@ -65,7 +79,9 @@ def test_a_link_out_of_the_readable_folders_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_person_may_read_anywhere(tmp_path: Path) -> None:
-    assert readable(str(tmp_path), Settings(read_roots=(), read_anywhere=True), "path") == str(tmp_path)
+    assert readable(str(tmp_path), Settings(read_roots=(), read_anywhere=True), "path") == str(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("name", ["gpt2-small", "google/gemma-2-2b", ""])

@@ -11,7 +11,11 @@ from tests.server.helpers import PROMPT
 
 
 def parameters(*roots: Path) -> StdioServerParameters:
-    env = {**os.environ, "SAESCOPE_READ_ROOTS": os.pathsep.join(map(str, roots)), "SAESCOPE_OFFLINE": "1"}
+    env = {
+        **os.environ,
+        "SAESCOPE_READ_ROOTS": os.pathsep.join(map(str, roots)),
+        "SAESCOPE_OFFLINE": "1",
+    }
     return StdioServerParameters(command=sys.executable, args=["-m", "saescope_mcp"], env=env)
 
 
@@ -21,7 +25,9 @@ async def test_a_client_loads_reads_and_is_refused(sae_dir: Path, glass_dir: Pat
         assert len((await client.list_tools()).tools) == 14
         loaded = await client.call_tool("load_sae", {"path": str(sae_dir), "model": str(glass_dir)})
         assert not loaded.is_error and loaded.structured_content is not None
-        read = await client.call_tool("top_features", {"sae": loaded.structured_content["sae"], "text": PROMPT})
+        read = await client.call_tool(
+            "top_features", {"sae": loaded.structured_content["sae"], "text": PROMPT}
+        )
         refused = await client.call_tool("top_features", {"sae": "zz", "txt": "a"})
     assert not read.is_error
     assert refused.is_error and refused.structured_content is not None
@@ -29,12 +35,23 @@ async def test_a_client_loads_reads_and_is_refused(sae_dir: Path, glass_dir: Pat
 
 
 def test_stdout_carries_only_the_protocol_and_the_server_ends_with_its_input() -> None:
-    done = subprocess.run([sys.executable, "-m", "saescope_mcp"], input="no json\n", capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "saescope_mcp"],
+        input="no json\n",
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
     assert not [line for line in done.stdout.splitlines() if not line.startswith('{"jsonrpc"')]
 
 
 def test_http_is_for_this_machine_only() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "saescope_mcp", "--http", "--host", "0.0.0.0"], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-m", "saescope_mcp", "--http", "--host", "0.0.0.0"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert done.returncode == 2 and "loopback" in done.stderr and not done.stdout

@@ -19,19 +19,36 @@ async def test_encode_text_lists_tokens_with_their_features(tiny: AppState, sae:
     assert reply.keys() > COMMON and reply["evidence"] == "observed"
     assert [row["pos"] for row in reply["tokens"]] == [1, 2, 3]
     assert all(row["l0"] == 8 and len(row["features"]) == 2 for row in reply["tokens"])
-    assert (reply["truncated"], reply["next_offset"], reply["total"]) == (True, 3, reply["n_tokens"])
-    assert reply["n_left_out"] == 1 and "position 0 and special tokens were left out (1)" in reply["summary"]
+    assert (reply["truncated"], reply["next_offset"], reply["total"]) == (
+        True,
+        3,
+        reply["n_tokens"],
+    )
+    assert (
+        reply["n_left_out"] == 1
+        and "position 0 and special tokens were left out (1)" in reply["summary"]
+    )
 
 
 async def test_pages_of_tokens_join_up(tiny: AppState, sae: str) -> None:
     whole = await call(tiny, "encode_text", sae=sae, text=PROMPT, limit=100)
-    pages = [await call(tiny, "encode_text", sae=sae, text=PROMPT, limit=3, offset=offset) for offset in range(0, whole["total"], 3)]
+    pages = [
+        await call(tiny, "encode_text", sae=sae, text=PROMPT, limit=3, offset=offset)
+        for offset in range(0, whole["total"], 3)
+    ]
     assert [row for page in pages for row in page["tokens"]] == whole["tokens"]
 
 
 async def test_several_texts_number_their_tokens(tiny: AppState, sae: str) -> None:
-    reply = await call(tiny, "encode_text", sae=sae, texts=[PROMPT, PROMPT], positions=[0, -1], limit=100)
-    assert [(row["text_index"], row["pos"] == 0) for row in reply["tokens"]] == [(0, True), (0, False), (1, True), (1, False)]
+    reply = await call(
+        tiny, "encode_text", sae=sae, texts=[PROMPT, PROMPT], positions=[0, -1], limit=100
+    )
+    assert [(row["text_index"], row["pos"] == 0) for row in reply["tokens"]] == [
+        (0, True),
+        (0, False),
+        (1, True),
+        (1, False),
+    ]
 
 
 async def test_nothing_left_is_an_empty_list_with_a_warning(tiny: AppState, sae: str) -> None:
@@ -49,36 +66,83 @@ async def test_top_features_agree_with_encode_text(tiny: AppState, sae: str) -> 
     strongest = max(tokens, key=lambda row: row["features"][0]["activation"])
     assert top["feature"] == strongest["features"][0]["feature"]
     assert top["max_activation"] == top["score"] == strongest["features"][0]["activation"]
-    assert top["top_token"] == {"text_index": 0, "pos": strongest["pos"], "token": strongest["token"]}
-    assert {"mean_activation", "n_tokens", "density", "promotes", "label", "url"} < top.keys() and top["label"] is None
+    assert top["top_token"] == {
+        "text_index": 0,
+        "pos": strongest["pos"],
+        "token": strongest["token"],
+    }
+    assert {
+        "mean_activation",
+        "n_tokens",
+        "density",
+        "promotes",
+        "label",
+        "url",
+    } < top.keys() and top["label"] is None
 
 
 async def test_contrast_needs_texts_to_contrast_with(tiny: AppState, sae: str) -> None:
-    assert (await refuse(tiny, "top_features", sae=sae, text="a b", rank_by="contrast"))["field"] == "rank_by"
-    reply = await call(tiny, "top_features", sae=sae, text=PROMPT, against=["A dog barked"], rank_by="contrast", k=2)
+    assert (await refuse(tiny, "top_features", sae=sae, text="a b", rank_by="contrast"))[
+        "field"
+    ] == "rank_by"
+    reply = await call(
+        tiny,
+        "top_features",
+        sae=sae,
+        text=PROMPT,
+        against=["A dog barked"],
+        rank_by="contrast",
+        k=2,
+    )
     assert len(reply["features"]) == 2 and reply["next_offset"] == 2
 
 
 @pytest.mark.parametrize(
-    ("more", "evidence"), [({"validate": False}, "correlational"), ({"n_controls": 0}, "intervened"), ({"n_controls": 2}, "controlled")]
+    ("more", "evidence"),
+    [
+        ({"validate": False}, "correlational"),
+        ({"n_controls": 0}, "intervened"),
+        ({"n_controls": 2}, "controlled"),
+    ],
 )
-async def test_an_attribution_claims_what_was_done(tiny: AppState, sae: str, more: dict[str, Any], evidence: str) -> None:
+async def test_an_attribution_claims_what_was_done(
+    tiny: AppState, sae: str, more: dict[str, Any], evidence: str
+) -> None:
     reply = await call(tiny, "attribute_logit", sae=sae, prompt=PROMPT, k=3, **more)
     assert reply["evidence"] == evidence
     assert ("cause" in reply["summary"]) is (evidence != "correlational")
-    assert reply["target"].keys() == {"token", "id", "logit", "prob", "rank"} and reply["target"]["rank"] == 1
+    assert (
+        reply["target"].keys() == {"token", "id", "logit", "prob", "rank"}
+        and reply["target"]["rank"] == 1
+    )
     row = reply["features"][0]
-    assert {"feature", "pos", "token", "activation", "attribution", "measured_effect", "label"} <= row.keys()
+    assert {
+        "feature",
+        "pos",
+        "token",
+        "activation",
+        "attribution",
+        "measured_effect",
+        "label",
+    } <= row.keys()
     assert (row["measured_effect"] is None) is (evidence == "correlational")
     assert reply["agreement"].keys() == {"pearson", "n"} and reply["completeness"] is None
-    assert (reply["joint"] or {}).get("n_controls") == {"correlational": None, "intervened": 0, "controlled": 2}[evidence]
+    assert (reply["joint"] or {}).get("n_controls") == {
+        "correlational": None,
+        "intervened": 0,
+        "controlled": 2,
+    }[evidence]
 
 
 async def test_a_target_is_one_token_or_an_id(tiny: AppState, sae: str) -> None:
     top = (await call(tiny, "attribute_logit", sae=sae, prompt=PROMPT, validate=False))["target"]
-    by_id = await call(tiny, "attribute_logit", sae=sae, prompt=PROMPT, validate=False, target=f"#{top['id']}")
+    by_id = await call(
+        tiny, "attribute_logit", sae=sae, prompt=PROMPT, validate=False, target=f"#{top['id']}"
+    )
     assert by_id["target"] == top
-    assert (await refuse(tiny, "attribute_logit", sae=sae, prompt=PROMPT, target="many tokens here"))["code"] == "NOT_ONE_TOKEN"
+    assert (
+        await refuse(tiny, "attribute_logit", sae=sae, prompt=PROMPT, target="many tokens here")
+    )["code"] == "NOT_ONE_TOKEN"
 
 
 async def test_an_ablation_by_intervene_is_the_measured_effect(tiny: AppState, sae: str) -> None:
@@ -87,31 +151,64 @@ async def test_an_ablation_by_intervene_is_the_measured_effect(tiny: AppState, s
     reply = await call(tiny, "intervene", sae=sae, prompt=PROMPT, edits=edits)
     assert reply["delta_logit"] == pytest.approx(-row["measured_effect"], rel=2e-3, abs=1e-4)
     assert reply["evidence"] == "controlled" and reply["control"]["n"] == 2
-    assert reply["before"]["target"]["logit"] + reply["delta_logit"] == pytest.approx(reply["after"]["target"]["logit"], rel=1e-3)
+    assert reply["before"]["target"]["logit"] + reply["delta_logit"] == pytest.approx(
+        reply["after"]["target"]["logit"], rel=1e-3
+    )
     assert len(reply["before"]["top"]) == 5
 
 
 async def test_without_controls_an_intervention_is_not_controlled(tiny: AppState, sae: str) -> None:
-    reply = await call(tiny, "intervene", sae=sae, prompt=PROMPT, edits=[{"feature": 3}], n_controls=0)
-    assert (reply["evidence"], reply["control"]) == ("intervened", {"mean": None, "sd": None, "n": 0})
+    reply = await call(
+        tiny, "intervene", sae=sae, prompt=PROMPT, edits=[{"feature": 3}], n_controls=0
+    )
+    assert (reply["evidence"], reply["control"]) == (
+        "intervened",
+        {"mean": None, "sd": None, "n": 0},
+    )
 
 
 async def test_steering_stands_beside_baseline_and_controls(tiny: AppState, sae: str) -> None:
-    reply = await call(tiny, "steer_generate", sae=sae, prompt=PROMPT, features=[{"feature": 5, "strength": 3}], max_new_tokens=5)
+    reply = await call(
+        tiny,
+        "steer_generate",
+        sae=sae,
+        prompt=PROMPT,
+        features=[{"feature": 5, "strength": 3}],
+        max_new_tokens=5,
+    )
     arms = [reply["baseline"], *reply["steered"], *reply["controls"]]
     assert len(arms) == 4 and reply["evidence"] == "controlled"
-    assert all(arm["metrics"].keys() == {"concept_score", "perplexity", "repetition", "kl"} for arm in arms)
-    assert reply["unit_value"] == reply["unit_values"][0] and reply["verdict"] and len(reply["concept_tokens"]) == 20
+    assert all(
+        arm["metrics"].keys() == {"concept_score", "perplexity", "repetition", "kl"} for arm in arms
+    )
+    assert (
+        reply["unit_value"] == reply["unit_values"][0]
+        and reply["verdict"]
+        and len(reply["concept_tokens"]) == 20
+    )
 
 
 async def test_strength_zero_changes_nothing(tiny: AppState, sae: str) -> None:
     features = [{"feature": 5, "strength": 0}]
-    reply = await call(tiny, "steer_generate", sae=sae, prompt=PROMPT, features=features, max_new_tokens=5, n_controls=0)
-    assert reply["steered"][0]["text"] == reply["baseline"]["text"] and reply["steered"][0]["metrics"]["kl"] == 0
+    reply = await call(
+        tiny,
+        "steer_generate",
+        sae=sae,
+        prompt=PROMPT,
+        features=features,
+        max_new_tokens=5,
+        n_controls=0,
+    )
+    assert (
+        reply["steered"][0]["text"] == reply["baseline"]["text"]
+        and reply["steered"][0]["metrics"]["kl"] == 0
+    )
 
 
 async def test_features_outside_the_sae_are_refused(tiny: AppState, sae: str) -> None:
-    error = await refuse(tiny, "steer_generate", sae=sae, prompt=PROMPT, features=[{"feature": 256}])
+    error = await refuse(
+        tiny, "steer_generate", sae=sae, prompt=PROMPT, features=[{"feature": 256}]
+    )
     assert error["code"] == "FEATURE_OUT_OF_RANGE" and "255" in error["allowed"]
 
 
@@ -119,7 +216,9 @@ async def test_features_outside_the_sae_are_refused(tiny: AppState, sae: str) ->
 async def test_a_text_beyond_the_context_or_a_limit_is_refused(
     tiny: AppState, sae: str, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(next(iter(tiny.models.values())), "settings", tiny.settings.model_copy(update=limits))
+    monkeypatch.setattr(
+        next(iter(tiny.models.values())), "settings", tiny.settings.model_copy(update=limits)
+    )
     text = PROMPT if limits else "word " * 300
     assert (await refuse(tiny, "encode_text", sae=sae, text=text))["code"] == "PROMPT_TOO_LONG"
 
@@ -144,7 +243,10 @@ async def test_the_text_of_a_result_is_its_structure(tiny: AppState, sae: str) -
 async def test_provenance_is_full_when_asked_for(tiny: AppState, sae: str) -> None:
     brief = await call(tiny, "top_features", sae=sae, text=PROMPT)
     full = await call(tiny, "top_features", sae=sae, text=PROMPT, response_format="detailed")
-    assert len(brief["provenance"]["weights_hash"]) == 12 and len(full["provenance"]["weights_hash"]) == 64
+    assert (
+        len(brief["provenance"]["weights_hash"]) == 12
+        and len(full["provenance"]["weights_hash"]) == 64
+    )
     assert "torch" in full["provenance"]["versions"] and brief["result_id"] == full["result_id"]
 
 
@@ -156,7 +258,10 @@ async def test_the_largest_reply_stays_within_the_budget(tiny: AppState, sae: st
 
 async def test_calls_at_once_give_what_they_give_alone(tiny: AppState, sae: str) -> None:
     edits = [{"feature": 7, "strength": 2}]
-    alone = [await call(tiny, "intervene", sae=sae, prompt=PROMPT, edits=edits), await call(tiny, "top_features", sae=sae, text=PROMPT)]
+    alone = [
+        await call(tiny, "intervene", sae=sae, prompt=PROMPT, edits=edits),
+        await call(tiny, "top_features", sae=sae, text=PROMPT),
+    ]
     together: dict[int, dict[str, Any]] = {}
 
     async def one(i: int) -> None:
@@ -174,7 +279,14 @@ async def test_calls_at_once_give_what_they_give_alone(tiny: AppState, sae: str)
 async def test_after_a_cancelled_call_the_next_is_as_before(tiny: AppState, sae: str) -> None:
     before = await call(tiny, "top_features", sae=sae, text=PROMPT)
     with anyio.move_on_after(0.05) as scope:
-        await call(tiny, "steer_generate", sae=sae, prompt=PROMPT, features=[{"feature": 5, "strength": 3}], max_new_tokens=100)
+        await call(
+            tiny,
+            "steer_generate",
+            sae=sae,
+            prompt=PROMPT,
+            features=[{"feature": 5, "strength": 3}],
+            max_new_tokens=100,
+        )
     assert scope.cancelled_caught
     assert await call(tiny, "top_features", sae=sae, text=PROMPT) == before
 

@@ -23,9 +23,22 @@ from saescope_mcp.jobs import runs as runs_module
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 
-SMALL: dict[str, Any] = {"training_tokens": 2048, "batch_size": 128, "d_sae": 64, "k": 4.0, "context_size": 32}
-LONG: dict[str, Any] = SMALL | {"training_tokens": 100_000, "d_sae": 512, "options": ["buffer_tokens=1024", "checkpoint_every_s=1"]}
-ENDLESS: dict[str, Any] = SMALL | {"training_tokens": 100_000_000, "options": ["buffer_tokens=1024", "checkpoint_every_s=1"]}
+SMALL: dict[str, Any] = {
+    "training_tokens": 2048,
+    "batch_size": 128,
+    "d_sae": 64,
+    "k": 4.0,
+    "context_size": 32,
+}
+LONG: dict[str, Any] = SMALL | {
+    "training_tokens": 100_000,
+    "d_sae": 512,
+    "options": ["buffer_tokens=1024", "checkpoint_every_s=1"],
+}
+ENDLESS: dict[str, Any] = SMALL | {
+    "training_tokens": 100_000_000,
+    "options": ["buffer_tokens=1024", "checkpoint_every_s=1"],
+}
 WAIT_S = 40.0
 
 Train = Callable[..., Awaitable[dict[str, Any]]]
@@ -42,7 +55,11 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Forked:
 @pytest.fixture
 def train(state: AppState, glass_dir: Path, workers: Forked) -> Train:
     async def call_it(**arguments: Any) -> dict[str, Any]:
-        return await call(state, "train_sae", **{"model": str(glass_dir), "hook_name": HOOK, "wait_s": WAIT_S, **arguments})
+        return await call(
+            state,
+            "train_sae",
+            **{"model": str(glass_dir), "hook_name": HOOK, "wait_s": WAIT_S, **arguments},
+        )
 
     return call_it
 
@@ -54,7 +71,9 @@ async def until(state: AppState, job_id: str, reached: Callable[[Run], Any]) -> 
             return run
         await asyncio.sleep(0.02)
         run = state.runs.get(job_id)
-    raise AssertionError(f"{run.state} {run.phase}: {run.message}; {(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}")
+    raise AssertionError(
+        f"{run.state} {run.phase}: {run.message}; {(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}"
+    )
 
 
 def weights(reply: dict[str, Any]) -> str:
@@ -69,14 +88,22 @@ async def stop_and_see(state: AppState, job_id: str) -> Run:
 async def test_a_dry_run_measures_and_leaves_nothing(train: Train, state: AppState) -> None:
     reply = await train(**SMALL, dry_run=True)
     plan = reply["plan"]
-    assert (reply["state"], reply["job_id"], plan["fits"], plan["n_steps"], plan["d_in"]) == ("planned", None, True, 16, 128)
+    assert (reply["state"], reply["job_id"], plan["fits"], plan["n_steps"], plan["d_in"]) == (
+        "planned",
+        None,
+        True,
+        16,
+        128,
+    )
     assert plan["eta_s"] == pytest.approx(2048 / plan["tokens_per_s"], rel=1e-2)
     assert plan["memory_bytes"] > 10**8 and plan["disk_bytes"] > 10**6
     assert reply["next"][0].startswith("train_sae(") and "dry_run" not in reply["next"][0]
     assert state.runs.all() == [] and not list((home() / "jobs").glob("train-*"))
 
 
-async def test_from_a_call_to_a_feature_through_the_protocol(settings: Settings, glass_dir: Path, workers: Forked) -> None:
+async def test_from_a_call_to_a_feature_through_the_protocol(
+    settings: Settings, glass_dir: Path, workers: Forked
+) -> None:
     async with Client(build_server(settings)) as client:
 
         async def done(tool: str, **arguments: Any) -> dict[str, Any]:
@@ -84,25 +111,40 @@ async def test_from_a_call_to_a_feature_through_the_protocol(settings: Settings,
             assert not result.is_error and result.structured_content is not None, result.content
             return result.structured_content
 
-        begun = await done("train_sae", model=str(glass_dir), hook_name=HOOK, name="first", wait_s=0.0, **SMALL)
+        begun = await done(
+            "train_sae", model=str(glass_dir), hook_name=HOOK, name="first", wait_s=0.0, **SMALL
+        )
         assert begun["plan"]["tokens_per_s"] > 0
         status = await done("job_status", job_id=begun["job_id"], wait_s=WAIT_S)
-        assert (status["state"], status["sae"], status["step"], status["n_tokens"]) == ("done", "glassllm-en/2.resid_post/first", 16, 2048)
-        assert 1 < len(status["metrics"]["history"]) <= 20 and status["metrics"]["latest"]["l0"] == 4
-        assert (await client.call_tool("top_features", {"sae": status["sae"], "text": PROMPT})).is_error  # known, not loaded
+        assert (status["state"], status["sae"], status["step"], status["n_tokens"]) == (
+            "done",
+            "glassllm-en/2.resid_post/first",
+            16,
+            2048,
+        )
+        assert (
+            1 < len(status["metrics"]["history"]) <= 20 and status["metrics"]["latest"]["l0"] == 4
+        )
+        assert (
+            await client.call_tool("top_features", {"sae": status["sae"], "text": PROMPT})
+        ).is_error  # known, not loaded
         loaded = await done("load_sae", path=status["result"]["path"], model=str(glass_dir))
         assert loaded["sae"] == status["sae"] and loaded["d_sae"] == 64
         assert (await done("top_features", sae=status["sae"], text=PROMPT))["features"]
 
 
-async def test_job_status_carries_what_the_call_would_have_returned(train: Train, state: AppState) -> None:
+async def test_job_status_carries_what_the_call_would_have_returned(
+    train: Train, state: AppState
+) -> None:
     reply = await train(**SMALL)
     assert (reply["state"], reply["evidence"]) == ("done", "observed")
     status = await call(state, "job_status", job_id=reply["job_id"])
     assert status["result"] == reply
     again = await call(state, "train_sae", resume=reply["job_id"])  # nothing left to do
     assert again == reply | {"result_id": again["result_id"]}
-    assert len(reply["provenance"]["weights_hash"]) == 12 and weights(reply).startswith(reply["provenance"]["weights_hash"])
+    assert len(reply["provenance"]["weights_hash"]) == 12 and weights(reply).startswith(
+        reply["provenance"]["weights_hash"]
+    )
 
 
 async def test_two_runs_of_one_seed_are_one_sae_and_another_seed_is_another(train: Train) -> None:
@@ -110,9 +152,13 @@ async def test_two_runs_of_one_seed_are_one_sae_and_another_seed_is_another(trai
     assert a == b != c
 
 
-@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"])
+@pytest.mark.parametrize(
+    "architecture", ["batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
+)
 async def test_every_architecture_trains(train: Train, architecture: str) -> None:
-    reply = await train(**{name: value for name, value in SMALL.items() if name != "k"}, architecture=architecture)
+    reply = await train(
+        **{name: value for name, value in SMALL.items() if name != "k"}, architecture=architecture
+    )
     assert reply["state"] == "done" and load_sae(reply["path"]).cfg.metadata.hook_name == HOOK
 
 
@@ -120,7 +166,11 @@ async def test_a_skip_transcoder_is_trained_between_two_sites(train: Train) -> N
     sites = {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
     reply = await train(**SMALL, **sites, options=["skip=true"])
     cfg = load_sae(reply["path"]).cfg
-    assert (cfg.transcoder, cfg.skip, cfg.metadata.hook_name_out) == (True, True, sites["hook_name_out"])
+    assert (cfg.transcoder, cfg.skip, cfg.metadata.hook_name_out) == (
+        True,
+        True,
+        sites["hook_name_out"],
+    )
 
 
 async def test_what_is_saved_names_no_folder_of_this_machine(train: Train, sae_dir: Path) -> None:
@@ -147,7 +197,9 @@ async def test_what_is_saved_names_no_folder_of_this_machine(train: Train, sae_d
 async def test_what_cannot_be_trained_is_refused_at_once_and_leaves_nothing(
     state: AppState, glass_dir: Path, workers: Forked, more: dict[str, Any], code: str, field: str
 ) -> None:
-    error = await refuse(state, "train_sae", **{"model": str(glass_dir), "hook_name": HOOK, **SMALL, **more})
+    error = await refuse(
+        state, "train_sae", **{"model": str(glass_dir), "hook_name": HOOK, **SMALL, **more}
+    )
     assert (error["code"], error["field"]) == (code, field)
     assert state.runs.all() == []
 
@@ -158,18 +210,26 @@ async def test_a_name_is_given_once(train: Train, state: AppState, glass_dir: Pa
     assert error["code"] == "EXISTS" and 'name="mine-2"' in error["hint"]
 
 
-async def test_an_sae_never_overwrites_what_took_its_name_meanwhile(train: Train, state: AppState) -> None:
+async def test_an_sae_never_overwrites_what_took_its_name_meanwhile(
+    train: Train, state: AppState
+) -> None:
     job_id = (await train(**SMALL | {"training_tokens": 20_000}, name="mine", wait_s=0.0))["job_id"]
     other = home() / "saes" / "mine"
     other.mkdir(parents=True)
     (other / "cfg.json").write_text("another's")
     status = await call(state, "job_status", job_id=job_id, wait_s=WAIT_S)
-    assert (other / "cfg.json").read_text() == "another's" and "Something else is called 'mine'" in status["warnings"][-1]
+    assert (
+        other / "cfg.json"
+    ).read_text() == "another's" and "Something else is called 'mine'" in status["warnings"][-1]
     path = Path(status["result"]["path"])
-    assert path.name == f"mine-{job_id[-6:]}" and load_sae(path).weights_hash.startswith(status["result"]["provenance"]["weights_hash"])
+    assert path.name == f"mine-{job_id[-6:]}" and load_sae(path).weights_hash.startswith(
+        status["result"]["provenance"]["weights_hash"]
+    )
 
 
-async def test_a_table_lost_during_a_run_is_made_anew_and_no_second_worker_starts(train: Train, state: AppState) -> None:
+async def test_a_table_lost_during_a_run_is_made_anew_and_no_second_worker_starts(
+    train: Train, state: AppState
+) -> None:
     job_id = (await train(**ENDLESS, wait_s=0.0))["job_id"]
     pid = (await until(state, job_id, lambda run: run.progress.get("step", 0) > 2)).pid
     state.runs.table.path.unlink()
@@ -192,29 +252,43 @@ async def test_a_run_that_does_not_fit_is_refused_with_what_to_change(
     error = await refuse(state, "train_sae", **wide)
     assert error["code"] == "OUT_OF_MEMORY_BUDGET"
     plan = await call(state, "train_sae", **wide, dry_run=True)
-    assert not plan["plan"]["fits"] and plan["plan"]["tokens_per_s"] is None and plan["plan"]["change"]
+    assert (
+        not plan["plan"]["fits"] and plan["plan"]["tokens_per_s"] is None and plan["plan"]["change"]
+    )
 
 
-async def test_cancelled_in_the_middle_it_goes_on_to_the_same_sae(train: Train, state: AppState) -> None:
+async def test_cancelled_in_the_middle_it_goes_on_to_the_same_sae(
+    train: Train, state: AppState
+) -> None:
     straight = await train(**LONG)
     job_id = (await train(**LONG, wait_s=0.0))["job_id"]
     await until(state, job_id, lambda run: run.progress.get("step", 0) > 5)
     stopped = await call(state, "cancel_job", job_id=job_id)
-    assert stopped["state"] == "cancelled" and stopped["checkpoint"] and f'train_sae(resume="{job_id}")' in stopped["next"]
+    assert (
+        stopped["state"] == "cancelled"
+        and stopped["checkpoint"]
+        and f'train_sae(resume="{job_id}")' in stopped["next"]
+    )
     at = state.runs.get(job_id).progress["step"]
     assert 5 < at < 781 and stopped["checkpoint"].endswith(f"ckpt-{at:08d}")
-    assert (await call(state, "cancel_job", job_id=job_id))["state"] == "cancelled"  # once more changes nothing
+    assert (await call(state, "cancel_job", job_id=job_id))[
+        "state"
+    ] == "cancelled"  # once more changes nothing
     resumed = await call(state, "train_sae", resume=job_id, wait_s=WAIT_S)
     assert resumed["state"] == "done" and weights(resumed) == weights(straight)
 
 
-async def test_killed_at_random_moments_it_goes_on_to_the_same_sae(train: Train, state: AppState) -> None:
+async def test_killed_at_random_moments_it_goes_on_to_the_same_sae(
+    train: Train, state: AppState
+) -> None:
     await kill_and_compare(train, state, n=3, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_killed_at_many_random_moments_it_goes_on_to_the_same_sae(train: Train, state: AppState) -> None:
+async def test_killed_at_many_random_moments_it_goes_on_to_the_same_sae(
+    train: Train, state: AppState
+) -> None:
     for seed in range(10):
         await kill_and_compare(train, state, n=5, seed=seed)
 
@@ -239,17 +313,29 @@ async def kill_and_compare(train: Train, state: AppState, *, n: int, seed: int) 
     assert weights(status["result"]) == weights(straight)
 
 
-async def test_sigterm_leaves_a_complete_checkpoint_and_an_interrupted_run(train: Train, state: AppState) -> None:
+async def test_sigterm_leaves_a_complete_checkpoint_and_an_interrupted_run(
+    train: Train, state: AppState
+) -> None:
     job_id = (await train(**ENDLESS, wait_s=0.0))["job_id"]
     run = await until(state, job_id, lambda run: run.progress.get("step", 0) > 2)
     os.kill(run.pid or 0, signal.SIGTERM)
     run = await until(state, job_id, lambda run: not run.live)
-    assert run.state == "interrupted" and run.checkpoint and Path(run.checkpoint, "MANIFEST.json").is_file()
+    assert (
+        run.state == "interrupted"
+        and run.checkpoint
+        and Path(run.checkpoint, "MANIFEST.json").is_file()
+    )
     assert (await call(state, "cancel_job", job_id=job_id))["state"] == "cancelled"
 
 
-async def test_stopped_while_the_buffer_fills_it_loses_nothing(train: Train, state: AppState) -> None:
-    job_id = (await train(**SMALL | {"training_tokens": 10_000_000}, wait_s=0.0, options=["buffer_tokens=2000000"]))["job_id"]
+async def test_stopped_while_the_buffer_fills_it_loses_nothing(
+    train: Train, state: AppState
+) -> None:
+    job_id = (
+        await train(
+            **SMALL | {"training_tokens": 10_000_000}, wait_s=0.0, options=["buffer_tokens=2000000"]
+        )
+    )["job_id"]
     await until(state, job_id, lambda run: run.message.startswith("filling the buffer"))
     run = await stop_and_see(state, job_id)
     assert (run.state, run.progress["step"]) == ("cancelled", 0) and run.checkpoint
@@ -267,7 +353,9 @@ async def test_a_running_job_tells_step_curve_and_time_to_go(train: Train, state
     await stop_and_see(state, begun["job_id"])
 
 
-async def test_one_trains_four_wait_and_a_sixth_is_refused(train: Train, state: AppState, glass_dir: Path) -> None:
+async def test_one_trains_four_wait_and_a_sixth_is_refused(
+    train: Train, state: AppState, glass_dir: Path
+) -> None:
     state.settings = state.settings.model_copy(update={"max_queued_jobs": 1})
     first = (await train(**ENDLESS, wait_s=0.0))["job_id"]
     await until(state, first, lambda run: run.phase == "training")
@@ -280,17 +368,25 @@ async def test_one_trains_four_wait_and_a_sixth_is_refused(train: Train, state: 
     assert (await call(state, "job_status", job_id=second, wait_s=WAIT_S))["state"] == "done"
 
 
-async def test_two_servers_that_resume_one_run_start_one_worker(train: Train, state: AppState) -> None:
+async def test_two_servers_that_resume_one_run_start_one_worker(
+    train: Train, state: AppState
+) -> None:
     job_id = (await train(**ENDLESS, wait_s=0.0))["job_id"]
     await until(state, job_id, lambda run: run.progress.get("step", 0) > 2)
     await stop_and_see(state, job_id)
     started = list[str]()
     start_worker = runs_module.start_worker
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs_module, "start_worker", lambda run_id, folder: started.append(run_id) or start_worker(run_id, folder))
+        patch.setattr(
+            runs_module,
+            "start_worker",
+            lambda run_id, folder: started.append(run_id) or start_worker(run_id, folder),
+        )
         async with anyio.create_task_group() as group:
             for server in (state, AppState(state.settings)):
-                group.start_soon(lambda server=server: call(server, "train_sae", resume=job_id, wait_s=0.0))
+                group.start_soon(
+                    lambda server=server: call(server, "train_sae", resume=job_id, wait_s=0.0)
+                )
     assert started == [job_id]
     await until(state, job_id, lambda run: run.phase == "training")
     second = start_worker(job_id, state.runs.folder(job_id))
@@ -311,7 +407,9 @@ async def test_a_new_server_sees_the_runs_of_the_old_one(train: Train, state: Ap
     assert (await stop_and_see(restarted, job_id)).state == "cancelled"
 
 
-async def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint(train: Train, state: AppState, workers: Forked) -> None:
+async def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint(
+    train: Train, state: AppState, workers: Forked
+) -> None:
     job_id = (await train(**ENDLESS, wait_s=0.0))["job_id"]
     await until(state, job_id, lambda run: run.progress.get("step", 0) > 2)
     kept = Path((await stop_and_see(state, job_id)).checkpoint or "")
@@ -325,19 +423,33 @@ async def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint(train: Tr
     assert f'train_sae(resume="{job_id}")' in status["error"]["hint"]
     assert sorted(kept.parent.iterdir()) == before
     workers.fsize = 0
-    assert (await call(state, "train_sae", resume=job_id, wait_s=0.0))["state"] in ("queued", "running")
+    assert (await call(state, "train_sae", resume=job_id, wait_s=0.0))["state"] in (
+        "queued",
+        "running",
+    )
     await until(state, job_id, lambda run: run.message == "training")
     assert (await stop_and_see(state, job_id)).state == "cancelled"
 
 
-async def test_a_torn_checkpoint_is_passed_over_and_said_and_none_left_is_an_error(train: Train, state: AppState) -> None:
+async def test_a_torn_checkpoint_is_passed_over_and_said_and_none_left_is_an_error(
+    train: Train, state: AppState
+) -> None:
     job_id = (await train(**ENDLESS, wait_s=0.0))["job_id"]
-    await until(state, job_id, lambda run: run.checkpoint and run.progress["step"] > int(run.checkpoint[-8:]) + 5)
+    await until(
+        state,
+        job_id,
+        lambda run: run.checkpoint and run.progress["step"] > int(run.checkpoint[-8:]) + 5,
+    )
     await stop_and_see(state, job_id)
     older, newest = sorted((state.runs.folder(job_id) / "checkpoints").glob("ckpt-*"))
     (newest / "sae.safetensors").write_bytes(b"torn")
-    assert (await call(state, "train_sae", resume=job_id, wait_s=0.0))["state"] in ("queued", "running")
-    run = await until(state, job_id, lambda run: any("damaged" in warning for warning in run.warnings))
+    assert (await call(state, "train_sae", resume=job_id, wait_s=0.0))["state"] in (
+        "queued",
+        "running",
+    )
+    run = await until(
+        state, job_id, lambda run: any("damaged" in warning for warning in run.warnings)
+    )
     assert older.name in run.warnings[-1]
     await stop_and_see(state, job_id)
     for checkpoint in older.parent.glob("ckpt-*"):
@@ -346,11 +458,19 @@ async def test_a_torn_checkpoint_is_passed_over_and_said_and_none_left_is_an_err
     assert error["code"] == "CHECKPOINT_CORRUPT"
 
 
-async def test_a_resumed_run_keeps_its_settings(train: Train, state: AppState, glass_dir: Path) -> None:
+async def test_a_resumed_run_keeps_its_settings(
+    train: Train, state: AppState, glass_dir: Path
+) -> None:
     job_id = (await train(**SMALL))["job_id"]
     error = await refuse(state, "train_sae", resume=job_id, lr=0.1)
-    assert error["code"] == "RESUME_MISMATCH" and error["field"] == "lr" and f'train_sae(resume="{job_id}")' in error["hint"]
-    assert (await call(state, "train_sae", resume=job_id, hook_name=HOOK, model=str(glass_dir)))["state"] == "done"
+    assert (
+        error["code"] == "RESUME_MISMATCH"
+        and error["field"] == "lr"
+        and f'train_sae(resume="{job_id}")' in error["hint"]
+    )
+    assert (await call(state, "train_sae", resume=job_id, hook_name=HOOK, model=str(glass_dir)))[
+        "state"
+    ] == "done"
     assert (await refuse(state, "train_sae", resume="train-000000"))["code"] == "JOB_NOT_FOUND"
 
 
@@ -363,10 +483,14 @@ async def test_a_run_outlives_the_call_that_started_it(train: Train, state: AppS
 
 
 @pytest.mark.slow
-async def test_a_real_worker_survives_the_process_that_started_it(settings: Settings, glass_dir: Path) -> None:
+async def test_a_real_worker_survives_the_process_that_started_it(
+    settings: Settings, glass_dir: Path
+) -> None:
     """Not forked from a warm process, as in the other tests: the command that the server uses."""
     state = AppState(settings)
-    reply = await call(state, "train_sae", model=str(glass_dir), hook_name=HOOK, wait_s=0.0, **SMALL)
+    reply = await call(
+        state, "train_sae", model=str(glass_dir), hook_name=HOOK, wait_s=0.0, **SMALL
+    )
     run = state.runs.get(reply["job_id"])
     assert run.pid and os.getsid(run.pid) == run.pid != os.getsid(0)
     started = time.monotonic()

@@ -14,7 +14,13 @@ import pytest
 import yaml
 from mcp import Client
 from mcp.shared.exceptions import MCPError
-from mcp.types import PaginatedRequestParams, PromptReference, ResourceTemplateReference, TextContent, TextResourceContents
+from mcp.types import (
+    PaginatedRequestParams,
+    PromptReference,
+    ResourceTemplateReference,
+    TextContent,
+    TextResourceContents,
+)
 from tests.server.helpers import call
 
 from saescope.catalogue import releases
@@ -25,7 +31,10 @@ from saescope_mcp.resources import SkillExtension, skill_folder
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Placement, Source
 
-NEEDED = {"explain_prediction": {"prompt": "The capital of France is"}, "test_concept": {"concept": "irony"}}
+NEEDED = {
+    "explain_prediction": {"prompt": "The capital of France is"},
+    "test_concept": {"concept": "irony"},
+}
 SKILL = Path(__file__).parents[2] / "skills" / "saescope"
 
 
@@ -37,43 +46,68 @@ async def read(client: Client, uri: str) -> Any:
 
 async def render(client: Client, name: str, arguments: dict[str, str]) -> str:
     messages = (await client.get_prompt(name, arguments)).messages
-    assert len(messages) == 1 and messages[0].role == "user" and isinstance(messages[0].content, TextContent)
+    assert (
+        len(messages) == 1
+        and messages[0].role == "user"
+        and isinstance(messages[0].content, TextContent)
+    )
     return messages[0].content.text
 
 
 async def test_a_prompt_for_each_investigation_with_described_arguments() -> None:
     async with Client(build_server(Settings())) as client:
         prompts = (await client.list_prompts()).prompts
-    assert {prompt.name for prompt in prompts} == {"explain_prediction", "test_concept", "judge_sae", "train_an_sae"}
+    assert {prompt.name for prompt in prompts} == {
+        "explain_prediction",
+        "test_concept",
+        "judge_sae",
+        "train_an_sae",
+    }
     assert all(prompt.title and prompt.description for prompt in prompts)
     assert all(argument.description for prompt in prompts for argument in prompt.arguments or [])
-    required = {prompt.name: {argument.name for argument in prompt.arguments or [] if argument.required} for prompt in prompts}
-    assert {name: names for name, names in required.items() if names} == {name: set(said) for name, said in NEEDED.items()}
+    required = {
+        prompt.name: {argument.name for argument in prompt.arguments or [] if argument.required}
+        for prompt in prompts
+    }
+    assert {name: names for name, names in required.items() if names} == {
+        name: set(said) for name, said in NEEDED.items()
+    }
 
 
 async def test_a_prompt_names_only_tools_and_arguments_that_there_are() -> None:
     requests = {tool.name: tool.request for tool in ALL_TOOLS}
     async with Client(build_server(Settings())) as client:
-        for name, handle in itertools.product([prompt.function.__name__ for prompt in PROMPTS], ["", "smollm2-135m/14.resid_post"]):
+        for name, handle in itertools.product(
+            [prompt.function.__name__ for prompt in PROMPTS], ["", "smollm2-135m/14.resid_post"]
+        ):
             given = {"sae": handle} if handle and name != "train_an_sae" else {}
             text = await render(client, name, {**NEEDED.get(name, {}), **given})
             assert len(text.encode()) < 3 * 700
             calls = re.findall(r"\b([a-z]+_[a-z_]+)\(([^()]*)\)", text)
             assert calls and {tool for tool, _ in calls} <= requests.keys()
             for tool, arguments in calls:
-                fields = {info.alias or field for field, info in requests[tool].model_fields.items()}
+                fields = {
+                    info.alias or field for field, info in requests[tool].model_fields.items()
+                }
                 assert set(re.findall(r"(\w+)=", arguments)) <= fields, f"{tool}({arguments})"
 
 
 async def test_what_the_user_gave_is_in_the_prompt_and_quotes_in_it_do_no_harm() -> None:
     async with Client(build_server(Settings())) as client:
-        text = await render(client, "explain_prediction", {"prompt": 'He said "no" and', "target": " left"})
+        text = await render(
+            client, "explain_prediction", {"prompt": 'He said "no" and', "target": " left"}
+        )
     line = re.search(r"Call (attribute_logit\(.*?\))\. Is", text)
     assert line
     step = ast.parse(line[1], mode="eval").body
     assert isinstance(step, ast.Call)
     said = {keyword.arg: ast.literal_eval(keyword.value) for keyword in step.keywords}
-    assert said == {"sae": "HANDLE", "prompt": 'He said "no" and', "sign": "positive", "target": " left"}
+    assert said == {
+        "sae": "HANDLE",
+        "prompt": 'He said "no" and',
+        "sign": "positive",
+        "target": " left",
+    }
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -92,8 +126,13 @@ async def test_a_prompt_asked_for_wrongly_says_what_there_is(mode: Any) -> None:
 
 async def test_the_catalogue_is_a_resource_and_so_is_each_release(state: AppState) -> None:
     async with Client(build_server(state=state)) as client:
-        whole, one = await read(client, "sae://catalogue"), await read(client, "sae://catalogue/gpt2-small-res-jb")
-    assert whole["total"] == sum(map(len, releases().values())) and len(whole["releases"]) == len(releases())
+        whole, one = (
+            await read(client, "sae://catalogue"),
+            await read(client, "sae://catalogue/gpt2-small-res-jb"),
+        )
+    assert whole["total"] == sum(map(len, releases().values())) and len(whole["releases"]) == len(
+        releases()
+    )
     found = await call(state, "find_saes", query="gpt2-small-res-jb", limit=100)
     of_release = [row for row in found["saes"] if row["release"] == "gpt2-small-res-jb"]
     assert [row["sae_id"] for row in one["saes"]] == [row["sae_id"] for row in of_release]
@@ -101,13 +140,23 @@ async def test_the_catalogue_is_a_resource_and_so_is_each_release(state: AppStat
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_a_resource_that_is_not_there_is_said_to_be_missing(state: AppState, mode: Any) -> None:
-    missing = {"sae://catalogue/gpt2-small-res-jbb": "gpt2-small-res-jb", "sae://jobs/train-000000": "job_status()", "sae://nothing": ""}
+async def test_a_resource_that_is_not_there_is_said_to_be_missing(
+    state: AppState, mode: Any
+) -> None:
+    missing = {
+        "sae://catalogue/gpt2-small-res-jbb": "gpt2-small-res-jb",
+        "sae://jobs/train-000000": "job_status()",
+        "sae://nothing": "",
+    }
     async with Client(build_server(state=state), mode=mode) as client:
         for uri, said in missing.items():
             with pytest.raises(MCPError) as caught:
                 await client.read_resource(uri)
-            assert caught.value.code == -32602 and said in caught.value.message and caught.value.data == {"uri": uri}
+            assert (
+                caught.value.code == -32602
+                and said in caught.value.message
+                and caught.value.data == {"uri": uri}
+            )
 
 
 async def test_jobs_are_the_document_of_job_status(state: AppState) -> None:
@@ -117,16 +166,35 @@ async def test_jobs_are_the_document_of_job_status(state: AppState) -> None:
 
 async def completions(client: Client, ref: Any, name: str, typed: str) -> list[str]:
     found = (await client.complete(ref, {"name": name, "value": typed})).completion
-    assert len(found.values) <= 100 and found.total is not None and found.has_more is (found.total > len(found.values))
+    assert (
+        len(found.values) <= 100
+        and found.total is not None
+        and found.has_more is (found.total > len(found.values))
+    )
     return found.values
 
 
 async def test_handles_releases_jobs_and_models_are_completed(state: AppState) -> None:
     handle = "smollm2-135m/14.resid_post"
     state.known.remember(handle, Source(), Placement())
-    state.runs.table.add(Run(id="train-1a2b3c", tool="train_sae", state="done", created=0.0, queued=0.0, heartbeat=0.0), most_live=1)
-    judge, train, test = (PromptReference(name=name) for name in ("judge_sae", "train_an_sae", "test_concept"))
-    release, job = (ResourceTemplateReference(uri=f"sae://{uri}") for uri in ("catalogue/{release}", "jobs/{job_id}"))
+    state.runs.table.add(
+        Run(
+            id="train-1a2b3c",
+            tool="train_sae",
+            state="done",
+            created=0.0,
+            queued=0.0,
+            heartbeat=0.0,
+        ),
+        most_live=1,
+    )
+    judge, train, test = (
+        PromptReference(name=name) for name in ("judge_sae", "train_an_sae", "test_concept")
+    )
+    release, job = (
+        ResourceTemplateReference(uri=f"sae://{uri}")
+        for uri in ("catalogue/{release}", "jobs/{job_id}")
+    )
     async with Client(build_server(state=state)) as client:
         assert await completions(client, judge, "sae", handle[:5]) == [handle]
         assert await completions(client, judge, "sae", "no such thing") == []
@@ -145,18 +213,30 @@ def test_the_skill_that_is_served_is_the_one_in_this_checkout() -> None:
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_every_file_of_the_skill_is_a_resource(mode: Literal["auto", "legacy"]) -> None:
     async with Client(build_server(Settings()), mode=mode) as client:
-        listed = {str(resource.uri): resource for resource in (await client.list_resources()).resources}
+        listed = {
+            str(resource.uri): resource for resource in (await client.list_resources()).resources
+        }
         files = {uri: path for uri, path in skill_uris().items() if uri in listed}
         assert files == skill_uris()
         for uri, path in files.items():
             content = (await client.read_resource(uri)).contents[0]
-            assert isinstance(content, TextResourceContents) and content.text.encode() == path.read_bytes()
+            assert (
+                isinstance(content, TextResourceContents)
+                and content.text.encode() == path.read_bytes()
+            )
     page = listed["skill://saescope/SKILL.md"]
-    assert {"name": page.name, "description": page.description}.items() <= frontmatter().items() and page.mime_type == "text/markdown"
+    assert {
+        "name": page.name,
+        "description": page.description,
+    }.items() <= frontmatter().items() and page.mime_type == "text/markdown"
 
 
 def skill_uris() -> dict[str, Path]:
-    return {f"skill://saescope/{path.relative_to(SKILL).as_posix()}": path for path in SKILL.rglob("*") if path.is_file()}
+    return {
+        f"skill://saescope/{path.relative_to(SKILL).as_posix()}": path
+        for path in SKILL.rglob("*")
+        if path.is_file()
+    }
 
 
 def frontmatter() -> dict[str, Any]:
@@ -170,7 +250,10 @@ async def test_the_skills_extension_lists_verbatim_frontmatter_and_digests_of_ev
     assert isinstance(result, dict)
     [skill] = result["skills"]
     assert skill["frontmatter"] == frontmatter()
-    digests = {uri: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for uri, path in skill_uris().items()}
+    digests = {
+        uri: f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for uri, path in skill_uris().items()
+    }
     assert {file["uri"]: file["digest"] for file in skill["resources"]} == digests
     assert skill["resources"][0]["uri"] == skill["uri"] == "skill://saescope/SKILL.md"
 
@@ -179,8 +262,16 @@ async def test_the_skills_extension_lists_verbatim_frontmatter_and_digests_of_ev
 async def test_the_server_introduces_itself(mode: Literal["auto", "legacy"]) -> None:
     async with Client(build_server(Settings()), mode=mode) as client:
         info, capabilities = client.server_info, client.server_capabilities
-    assert info is not None and info.title == "saescope" and info.website_url == "https://github.com/saescope/saescope"
+    assert (
+        info is not None
+        and info.title == "saescope"
+        and info.website_url == "https://github.com/saescope/saescope"
+    )
     assert info.icons and info.icons[0].src.startswith("data:image/svg+xml;base64,")
     drawing = ElementTree.fromstring(base64.b64decode(info.icons[0].src.partition(",")[2]))
     assert drawing.tag.endswith("svg")
-    assert capabilities is not None and capabilities.completions is not None and capabilities.prompts is not None
+    assert (
+        capabilities is not None
+        and capabilities.completions is not None
+        and capabilities.prompts is not None
+    )

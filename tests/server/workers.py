@@ -10,7 +10,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 FORKED = multiprocessing.get_context("forkserver")
-PRELOADED = ["saescope_mcp.worker.process", "saescope.training", "saescope.models", "saescope.evals", "saescope.features.index"]
+PRELOADED = [
+    "saescope_mcp.worker.process",
+    "saescope.training",
+    "saescope.models",
+    "saescope.evals",
+    "saescope.features.index",
+]
 
 
 @dataclass
@@ -35,8 +41,14 @@ class Forked:
     fsize: int = 0
 
     def __call__(self, run_id: str, folder: Path) -> Child:
-        environment = {name: value for name, value in os.environ.items() if name.startswith(("SAESCOPE_", "HF_", "OMP_"))}
-        process = FORKED.Process(target=_work, args=(run_id, folder, environment, self.fsize), daemon=True)
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("SAESCOPE_", "HF_", "OMP_"))
+        }
+        process = FORKED.Process(
+            target=_work, args=(run_id, folder, environment, self.fsize), daemon=True
+        )
         process.start()
         return Child(process)
 

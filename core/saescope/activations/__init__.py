@@ -5,7 +5,12 @@ from saescope.activations.shards import ShardSource, cached
 from saescope.activations.sources import RowSource, TextSource
 from saescope.activations.store import ActivationStore, StoreConfig
 from saescope.activations.text import EMBEDDED, HELD_OUT, Dataset, Split, is_held_out, open_dataset
-from saescope.activations.tokens import ContextConfig, ContextStream, counted_positions, read_contexts
+from saescope.activations.tokens import (
+    ContextConfig,
+    ContextStream,
+    counted_positions,
+    read_contexts,
+)
 
 __all__ = [
     "EMBEDDED",

@@ -15,8 +15,19 @@ Rows = dict[str, Float[Tensor, "_ _"]]
 class MixingBuffer:
     """`n_rows` rows for each hook in one preallocated table."""
 
-    def __init__(self, n_rows: int, widths: Mapping[str, int], *, dtype: torch.dtype, device: torch.device, seed: int) -> None:
-        self.tables = {name: torch.empty(n_rows, width, dtype=dtype, device=device) for name, width in widths.items()}
+    def __init__(
+        self,
+        n_rows: int,
+        widths: Mapping[str, int],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.tables = {
+            name: torch.empty(n_rows, width, dtype=dtype, device=device)
+            for name, width in widths.items()
+        }
         self.slots = Slots(n_rows, seed)
 
     @property
@@ -34,7 +45,10 @@ class MixingBuffer:
     def draw(self, n: int) -> Rows:
         """`n` rows at random as float32; their places are free from now on."""
         places = self.slots.draw(n)
-        return {name: table.index_select(0, places.to(table.device)).float() for name, table in self.tables.items()}
+        return {
+            name: table.index_select(0, places.to(table.device)).float()
+            for name, table in self.tables.items()
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         tables = {f"table.{name}": table.clone() for name, table in self.tables.items()}
@@ -52,4 +66,6 @@ def n_rows(rows: Rows) -> int:
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries of a state under a prefix, without it."""
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }

@@ -24,18 +24,31 @@ class Harvester:
     def __init__(self, model: LanguageModel, hook_names: Sequence[str], context_size: int) -> None:
         if not hook_names:
             raise ArgumentError(
-                "No hook is named.", code="MISSING_ARGUMENT", field="hook_name", hint='Name one: "blocks.8.hook_resid_pre".'
+                "No hook is named.",
+                code="MISSING_ARGUMENT",
+                field="hook_name",
+                hint='Name one: "blocks.8.hook_resid_pre".',
             )
         self.model = model
         self.widths = {name: prod(hook_shape(model, name)) for name in dict.fromkeys(hook_names)}
         plain = plain_model(model, list(self.widths))
         self.plain = None
         if plain is not None:
-            probe = torch.randint(model.bridge.cfg.d_vocab, (1, context_size), generator=torch.Generator().manual_seed(0)).to(model.device)
+            probe = torch.randint(
+                model.bridge.cfg.d_vocab,
+                (1, context_size),
+                generator=torch.Generator().manual_seed(0),
+            ).to(model.device)
             with model.lock:
-                self.plain = plain if _agree(plain(probe), self._through_bridge(probe), model.dtype) else None
+                self.plain = (
+                    plain
+                    if _agree(plain(probe), self._through_bridge(probe), model.dtype)
+                    else None
+                )
 
-    def __call__(self, ids: Int[Tensor, "batch n_pos"]) -> dict[str, Float[Tensor, "batch n_pos _"]]:
+    def __call__(
+        self, ids: Int[Tensor, "batch n_pos"]
+    ) -> dict[str, Float[Tensor, "batch n_pos _"]]:
         checkpoint()
         ids = ids.to(self.model.device)
         if self.plain is None:
@@ -44,8 +57,13 @@ class Harvester:
             found = self.plain(ids)
         return {name: found[name].flatten(2) for name in self.widths}
 
-    def _through_bridge(self, ids: Int[Tensor, "batch n_pos"]) -> dict[str, Float[Tensor, "batch n_pos _"]]:
-        return {name: x.flatten(2) for name, x in record_activations(self.model, ids, self.widths).items()}
+    def _through_bridge(
+        self, ids: Int[Tensor, "batch n_pos"]
+    ) -> dict[str, Float[Tensor, "batch n_pos _"]]:
+        return {
+            name: x.flatten(2)
+            for name, x in record_activations(self.model, ids, self.widths).items()
+        }
 
 
 def _agree(ours: dict[str, Tensor], reference: dict[str, Tensor], dtype: torch.dtype) -> bool:

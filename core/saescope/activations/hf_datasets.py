@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from saescope.activations.readers import text_column
 from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError
 
-_NAME = re.compile(r"hf:(?P<repo>[\w-][\w.-]*/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?")
+_NAME = re.compile(
+    r"hf:(?P<repo>[\w-][\w.-]*/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?"
+)
 
 
 class HubName(NamedTuple):
@@ -25,7 +27,11 @@ def parse_name(name: str) -> HubName:
     match = _NAME.fullmatch(name)
     if match is None or ".." in name:
         raise ArgumentError(
-            f"{name!r} is no dataset name.", code="INVALID_REPO_ID", field="dataset", got=name, allowed="hf:owner/name[/config][:split]"
+            f"{name!r} is no dataset name.",
+            code="INVALID_REPO_ID",
+            field="dataset",
+            got=name,
+            allowed="hf:owner/name[/config][:split]",
         )
     return HubName(match["repo"], match["config"] or "", match["split"] or "train")
 
@@ -42,9 +48,15 @@ def read_hub(name: HubName, column: str) -> Iterator[str]:
             return
         if column and column not in first[0]:
             raise NotFoundError(
-                f"{name.repo} has no column {column!r}.", code="COLUMN_NOT_FOUND", field="text_column", got=column, allowed=list(first[0])
+                f"{name.repo} has no column {column!r}.",
+                code="COLUMN_NOT_FOUND",
+                field="text_column",
+                got=column,
+                allowed=list(first[0]),
             )
-        column = column or text_column({key: isinstance(value, str) for key, value in first[0].items()}, name.repo)
+        column = column or text_column(
+            {key: isinstance(value, str) for key, value in first[0].items()}, name.repo
+        )
         for row in (row for part in (first, rows) for row in part):
             if isinstance(row[column], str) and row[column]:
                 yield row[column]
@@ -65,7 +77,9 @@ def _reachable(name: HubName) -> Generator[None]:
             got=name.repo,
             hint="Check the name; for a private or gated dataset set HF_TOKEN.",
         ) from error
-    except ValueError as error:  # an unknown split or configuration; the message lists those that there are
+    except (
+        ValueError
+    ) as error:  # an unknown split or configuration; the message lists those that there are
         raise ArgumentError(
             f"{name.repo}: {(str(error).splitlines() or [''])[0]}",
             code="INVALID_CHOICE",
@@ -80,5 +94,11 @@ def _reachable(name: HubName) -> Generator[None]:
             got=name.repo,
             hint='Connect to the network, or use local files or dataset="embedded".',
         ) from error
-    except (RuntimeError, KeyError) as error:  # a loading script, which the library no longer runs, or torn files
-        raise FormatError(f"The dataset {name.repo} cannot be read: {(str(error).splitlines() or [''])[0]}", field="dataset") from error
+    except (
+        RuntimeError,
+        KeyError,
+    ) as error:  # a loading script, which the library no longer runs, or torn files
+        raise FormatError(
+            f"The dataset {name.repo} cannot be read: {(str(error).splitlines() or [''])[0]}",
+            field="dataset",
+        ) from error

@@ -15,7 +15,12 @@ from saescope.models import LanguageModel
 from saescope.products import ONEDNN, times_rows
 
 _WRAPPED = "_original_component"
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
 class _Stop(Exception):
@@ -57,7 +62,11 @@ class PlainModel:
         def after(_: nn.Module, args: Any, out: Any) -> None:
             keep(out[0] if isinstance(out, tuple) else out)
 
-        return module.register_forward_pre_hook(before, with_kwargs=True) if is_input else module.register_forward_hook(after)
+        return (
+            module.register_forward_pre_hook(before, with_kwargs=True)
+            if is_input
+            else module.register_forward_hook(after)
+        )
 
 
 def plain_model(model: LanguageModel, hook_names: Sequence[str]) -> PlainModel | None:
@@ -72,7 +81,9 @@ def plain_model(model: LanguageModel, hook_names: Sequence[str]) -> PlainModel |
     return PlainModel(root, found) if len(found) == len(sites) else None
 
 
-def _site(model: LanguageModel, hook_name: str, twins: dict[int, nn.Module]) -> tuple[str, nn.Module, bool] | None:
+def _site(
+    model: LanguageModel, hook_name: str, twins: dict[int, nn.Module]
+) -> tuple[str, nn.Module, bool] | None:
     point = model.bridge.hook_dict.get(hook_name)
     owner, _, end = str(point.name).rpartition(".") if point is not None else ("", "", "")
     if not owner or end not in ("hook_in", "hook_out"):
@@ -98,8 +109,13 @@ def _twin(wrapped: nn.Module, twins: dict[int, nn.Module], configs: dict[int, An
         if hasattr(config, "_attn_implementation"):
             twin.config = copy.deepcopy(config, configs)
             twin.config._attn_implementation = "sdpa"
-        children = {name: None if child is None else _twin(child, twins, configs) for name, child in module._modules.items()}
-        vars(twin).update(_parameters=module._parameters, _buffers=module._buffers, _modules=children)
+        children = {
+            name: None if child is None else _twin(child, twins, configs)
+            for name, child in module._modules.items()
+        }
+        vars(twin).update(
+            _parameters=module._parameters, _buffers=module._buffers, _modules=children
+        )
         if ONEDNN and (type(module) is nn.Linear or type(module).__name__ == "Conv1D"):
             vars(twin)["forward"] = partial(_product, twin)
     return twins[id(module)]

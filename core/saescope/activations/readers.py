@@ -28,7 +28,12 @@ def read_jsonl(path: Path, column: str) -> Iterator[str]:
     with readable(path), path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_CHARS), ""), 1):
             if len(line) == MAX_LINE_CHARS:
-                raise FormatError(f"Line {number} of {path.name!r} is too long.", code="TOO_LONG", field="dataset", allowed=MAX_LINE_CHARS)
+                raise FormatError(
+                    f"Line {number} of {path.name!r} is too long.",
+                    code="TOO_LONG",
+                    field="dataset",
+                    allowed=MAX_LINE_CHARS,
+                )
             if line.strip():
                 row = _object(line, path, number)
                 column = column or text_column(_kinds(row), path.name)
@@ -42,7 +47,10 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
 
     with readable(path, pa.ArrowException), parquet.ParquetFile(path) as file:
         schema: Any = file.schema_arrow
-        kinds = {field.name: pa.types.is_string(field.type) or pa.types.is_large_string(field.type) for field in schema}
+        kinds = {
+            field.name: pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            for field in schema
+        }
         column = _existing(column, kinds, path.name) if column else text_column(kinds, path.name)
         for batch in file.iter_batches(batch_size=64, columns=[column]):
             for value in batch.column(0).to_pylist():
@@ -128,7 +136,12 @@ def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise FormatError(f"Line {number} of {path.name!r} is no JSON object.", field="dataset", got=line[:80], hint="One object a line.")
+        raise FormatError(
+            f"Line {number} of {path.name!r} is no JSON object.",
+            field="dataset",
+            got=line[:80],
+            hint="One object a line.",
+        )
     return row
 
 
@@ -157,10 +170,16 @@ def readable(path: Path, *errors: type[Exception]) -> Generator[None]:
         yield
     except UnicodeDecodeError as error:
         raise FormatError(
-            f"{path.name!r} is not UTF-8 text (byte {error.start}).", code="NOT_UTF8", field="dataset", got=path.name, hint="Convert it."
+            f"{path.name!r} is not UTF-8 text (byte {error.start}).",
+            code="NOT_UTF8",
+            field="dataset",
+            got=path.name,
+            hint="Convert it.",
         ) from None
     except errors as error:
-        raise FormatError(f"{path.name!r} cannot be read: {_first_line(error)}", field="dataset", got=path.name) from error
+        raise FormatError(
+            f"{path.name!r} cannot be read: {_first_line(error)}", field="dataset", got=path.name
+        ) from error
     except OSError as error:
         raise FormatError(
             f"{path.name!r} cannot be read: {error.strerror or _first_line(error)}.",

@@ -44,7 +44,9 @@ def cached(
         FormatError: the folder holds other activations, or torn ones.
         ResourceError: DISK_FULL.
     """
-    key = hashlib.sha256(f"{store.source.fingerprint} {store.cfg.n_tokens} {store.cfg.dtype}".encode()).hexdigest()
+    key = hashlib.sha256(
+        f"{store.source.fingerprint} {store.cfg.n_tokens} {store.cfg.dtype}".encode()
+    ).hexdigest()
     folder = folder or home() / "activations" / key[:32]
     if not (folder / MANIFEST).is_file():
         _write(store, folder, key, progress or (lambda done, total: None), save_every_s)
@@ -75,7 +77,11 @@ class ShardSource(RowSource):
         self.fingerprint = hashlib.sha256(f"{self.key} {self.shards} {seed}".encode()).hexdigest()
         self.epoch, self._position, self._seed = 0, 0, seed
         self._verified: set[str] = set()
-        self._blocks = [(shard["file"], start) for shard in self.shards for start in range(0, shard["rows"], READ_ROWS)]
+        self._blocks = [
+            (shard["file"], start)
+            for shard in self.shards
+            for start in range(0, shard["rows"], READ_ROWS)
+        ]
         self._check_sizes()
 
     def next_rows(self) -> Rows:
@@ -103,7 +109,10 @@ class ShardSource(RowSource):
         self._verify(name)
         try:
             with safe_open(self.folder / name, "pt") as file:
-                return {hook: file.get_slice(hook)[start : start + READ_ROWS].to(self.device) for hook in self.widths}
+                return {
+                    hook: file.get_slice(hook)[start : start + READ_ROWS].to(self.device)
+                    for hook in self.widths
+                }
         except (SafetensorError, OSError) as error:
             raise _torn(self.folder / name, str(error)) from error
 
@@ -121,16 +130,29 @@ class ShardSource(RowSource):
                 raise _torn(path, "it is missing or cut off")
 
 
-def _write(store: ActivationStore, folder: Path, key: str, progress: Callable[[int, int], None], save_every_s: float) -> None:
+def _write(
+    store: ActivationStore,
+    folder: Path,
+    key: str,
+    progress: Callable[[int, int], None],
+    save_every_s: float,
+) -> None:
     """Shards first, the manifest last: a folder without one is unfinished, and goes on from its last saved position."""
     row_bytes = DTYPES[store.cfg.dtype].itemsize * sum(store.source.widths.values())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free, needed = shutil.disk_usage(folder).free, store.cfg.n_tokens * row_bytes + SPARE_BYTES
         if free < needed:
-            raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+            raise OSError(
+                errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+            )
         shards = _write_shards(store, folder, progress, save_every_s)
-        manifest = {"key": key, "dtype": store.cfg.dtype, "widths": dict(store.source.widths), "shards": shards}
+        manifest = {
+            "key": key,
+            "dtype": store.cfg.dtype,
+            "widths": dict(store.source.widths),
+            "shards": shards,
+        }
         _put(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         (folder / POSITION).unlink(missing_ok=True)
         _drop_positions(folder)
@@ -144,7 +166,9 @@ def _write(store: ActivationStore, folder: Path, key: str, progress: Callable[[i
         ) from error
 
 
-def _write_shards(store: ActivationStore, folder: Path, progress: Callable[[int, int], None], save_every_s: float) -> list[dict[str, Any]]:
+def _write_shards(
+    store: ActivationStore, folder: Path, progress: Callable[[int, int], None], save_every_s: float
+) -> list[dict[str, Any]]:
     from safetensors.torch import save
 
     shards = _go_on(store, folder)
@@ -156,10 +180,22 @@ def _write_shards(store: ActivationStore, folder: Path, progress: Callable[[int,
         progress(done, store.cfg.n_tokens)
         n_pending = sum(map(n_rows, batches))
         if n_pending >= SHARD_ROWS or done == store.cfg.n_tokens:
-            data = save({name: torch.cat([b[name] for b in batches]).cpu().contiguous() for name in store.source.widths})
+            data = save(
+                {
+                    name: torch.cat([b[name] for b in batches]).cpu().contiguous()
+                    for name in store.source.widths
+                }
+            )
             name = f"shard-{len(shards):05d}.safetensors"
             _put(folder / name, data)
-            shards.append({"file": name, "rows": n_pending, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+            shards.append(
+                {
+                    "file": name,
+                    "rows": n_pending,
+                    "bytes": len(data),
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                }
+            )
             batches = []
             if time.monotonic() - saved_at >= save_every_s and done < store.cfg.n_tokens:
                 _save_position(store, shards, folder)
@@ -191,12 +227,20 @@ def _go_on(store: ActivationStore, folder: Path) -> list[dict[str, Any]]:
 
     try:
         said = json.loads((folder / POSITION).read_text(encoding="utf-8"))
-        files = {said["state"]: said["sha256"]} | {shard["file"]: shard["sha256"] for shard in said["shards"]}
+        files = {said["state"]: said["sha256"]} | {
+            shard["file"]: shard["sha256"] for shard in said["shards"]
+        }
         if any(_sha256(folder / Path(name).name) != sha256 for name, sha256 in files.items()):
             return []
         store.load_state_dict(load_file(folder / said["state"]))
         return said["shards"]
-    except (OSError, ValueError, KeyError, TypeError, ConfigError):  # there is none, or it is torn or of other settings
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ConfigError,
+    ):  # there is none, or it is torn or of other settings
         return []
 
 
@@ -217,12 +261,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         names = [shard["file"] for shard in manifest["shards"]]
-        if not all(Path(name).name == name for name in names) or not manifest["widths"] or not names:
+        if (
+            not all(Path(name).name == name for name in names)
+            or not manifest["widths"]
+            or not names
+        ):
             raise KeyError("shards")
         return manifest
     except FileNotFoundError:
         raise NotFoundError(
-            f"The folder {folder.name!r} holds no finished activations.", code="FILE_MISSING", field="folder", got=folder
+            f"The folder {folder.name!r} holds no finished activations.",
+            code="FILE_MISSING",
+            field="folder",
+            got=folder,
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise _torn(folder / MANIFEST, "it is no manifest") from error

@@ -37,7 +37,11 @@ class Slots:
         return rows
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"order": self.order.clone(), "n_filled": torch.tensor(self.n_filled), "rng": self.rng.get_state()}
+        return {
+            "order": self.order.clone(),
+            "n_filled": torch.tensor(self.n_filled),
+            "rng": self.rng.get_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.order = state["order"].clone()

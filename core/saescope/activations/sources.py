@@ -46,12 +46,16 @@ class RowSource(ABC):
 class TextSource(RowSource):
     """Activations of a text at several hooks from one forward pass, position 0 and special tokens left out."""
 
-    def __init__(self, model: LanguageModel, hook_names: Sequence[str], dataset: Dataset, cfg: ContextConfig) -> None:
+    def __init__(
+        self, model: LanguageModel, hook_names: Sequence[str], dataset: Dataset, cfg: ContextConfig
+    ) -> None:
         self.stream = ContextStream(model, dataset, cfg)
         self.harvester = Harvester(model, hook_names, cfg.context_size)
         self.widths = self.harvester.widths
         self.device = model.device
-        self.n_contexts = max(1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // cfg.context_size)
+        self.n_contexts = max(
+            1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // cfg.context_size
+        )
         self.max_rows = self.n_contexts * (cfg.context_size - 1)
         said = (model_fingerprint(model), *self.widths, dataset.fingerprint, cfg)
         self.fingerprint = hashlib.sha256(repr(said).encode()).hexdigest()
@@ -76,7 +80,10 @@ class TextSource(RowSource):
             raise empty_error(self.stream.dataset, self.stream.cfg)
         for name, x in rows.items():
             if not bool(x.float().sum().isfinite()):
-                raise NumericError(f"The activations at {name} are not finite.", hint="Load the model with dtype float32.")
+                raise NumericError(
+                    f"The activations at {name} are not finite.",
+                    hint="Load the model with dtype float32.",
+                )
         return rows
 
     def state_dict(self) -> dict[str, Tensor]:

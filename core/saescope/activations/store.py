@@ -45,13 +45,17 @@ class ActivationStore(Iterator[Rows]):
         self.n_received, self.n_drawn = 0, 0
         self._left: Rows = {}
         size = min(cfg.buffer_tokens, cfg.n_tokens)
-        self.buffer = MixingBuffer(size, source.widths, dtype=DTYPES[cfg.dtype], device=source.device, seed=cfg.seed)
+        self.buffer = MixingBuffer(
+            size, source.widths, dtype=DTYPES[cfg.dtype], device=source.device, seed=cfg.seed
+        )
 
     @property
     def memory_bytes(self) -> int:
         """The most that the store holds between two batches, the language model and its forward pass aside."""
         row_bytes = 4 * sum(self.source.widths.values())
-        return self.buffer.memory_bytes + self.source.memory_bytes + self.source.max_rows * row_bytes
+        return (
+            self.buffer.memory_bytes + self.source.memory_bytes + self.source.max_rows * row_bytes
+        )
 
     def __next__(self) -> Rows:
         """The next batch; the last one may be smaller."""
@@ -66,16 +70,26 @@ class ActivationStore(Iterator[Rows]):
         """Batches of one hook alone."""
         return (batch[hook_name] for batch in self)
 
-    def pairs(self, hook_name: str, hook_name_out: str) -> Iterator[tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]]:
+    def pairs(
+        self, hook_name: str, hook_name_out: str
+    ) -> Iterator[tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]]:
         """Batches of what a transcoder reads and what it should write."""
         return ((batch[hook_name], batch[hook_name_out]) for batch in self)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that decides the batches to come: source position, buffer, random state. Copies; no pickle needed to store it."""
-        counts = {"counts": torch.tensor([self.n_received, self.n_drawn]), "fingerprint": _as_tensor(self._fingerprint)}
+        counts = {
+            "counts": torch.tensor([self.n_received, self.n_drawn]),
+            "fingerprint": _as_tensor(self._fingerprint),
+        }
         left = {f"left.{name}": x.clone() for name, x in self._left.items()}
         source = {f"source.{key}": value for key, value in self.source.state_dict().items()}
-        return counts | left | source | {f"buffer.{key}": value for key, value in self.buffer.state_dict().items()}
+        return (
+            counts
+            | left
+            | source
+            | {f"buffer.{key}": value for key, value in self.buffer.state_dict().items()}
+        )
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on where `state_dict` was taken: the same batches, bit for bit.

@@ -51,7 +51,9 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
     path = Path(name).expanduser()
     files = _files(path, [root.expanduser().resolve() for root in roots])
     base = path if path.is_dir() else path.parent
-    print_of = [part for file in files for part in (file.relative_to(base).as_posix(), *_file_print(file))]
+    print_of = [
+        part for file in files for part in (file.relative_to(base).as_posix(), *_file_print(file))
+    ]
     return Dataset(name, _hash(*print_of, text_column), lambda: _read_files(files, text_column))
 
 
@@ -92,10 +94,18 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
                 hint="Convert it to plain text, UTF-8.",
             )
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file() and not _hidden(file, path))
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in READERS and file.is_file() and not _hidden(file, path)
+    )
     if not found:
         raise NotFoundError(
-            f"The folder {path.name!r} holds no text file.", code="DATASET_EMPTY", field="dataset", got=path, allowed=", ".join(READERS)
+            f"The folder {path.name!r} holds no text file.",
+            code="DATASET_EMPTY",
+            field="dataset",
+            got=path,
+            allowed=", ".join(READERS),
         )
     _check_inside(found, [path.resolve(), *roots])
     return found

@@ -87,7 +87,9 @@ class Packer:
         return torch.cat([torch.tensor(self.head, dtype=torch.int32).expand(n, -1), content], dim=1)
 
 
-def counted_positions(contexts: Int[Tensor, "n context_size"], special_ids: Int[Tensor, " k"]) -> Bool[Tensor, "n context_size"]:
+def counted_positions(
+    contexts: Int[Tensor, "n context_size"], special_ids: Int[Tensor, " k"]
+) -> Bool[Tensor, "n context_size"]:
     """Which positions are used: all but position 0, its repeats at the very start, special tokens and NOTHING.
 
     To a model without absolute positions "0 0 0 ..." at the start of a context is position 0 again and again, with its outlying norm
@@ -97,7 +99,9 @@ def counted_positions(contexts: Int[Tensor, "n context_size"], special_ids: Int[
     return after_start & (contexts != NOTHING) & ~torch.isin(contexts.long(), special_ids)
 
 
-def read_contexts(model: LanguageModel, dataset: Dataset, cfg: ContextConfig) -> Iterator[Int[Tensor, "n context_size"]]:
+def read_contexts(
+    model: LanguageModel, dataset: Dataset, cfg: ContextConfig
+) -> Iterator[Int[Tensor, "n context_size"]]:
     """One pass over a split in reading order, some contexts at a time: for evaluation and indexing."""
     packer, documents = Packer(model, cfg), dataset.documents()
     while batch := _next_batch(documents):
@@ -108,7 +112,14 @@ def read_contexts(model: LanguageModel, dataset: Dataset, cfg: ContextConfig) ->
 class ContextStream:
     """Contexts of one split in random order, epoch after epoch, from a position that can be saved."""
 
-    def __init__(self, model: LanguageModel, dataset: Dataset, cfg: ContextConfig, *, pool_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        dataset: Dataset,
+        cfg: ContextConfig,
+        *,
+        pool_tokens: int | None = None,
+    ) -> None:
         self.dataset, self.cfg = dataset, cfg
         self.packer = Packer(model, cfg)
         n_rows = max(1, (pool_tokens or POOL_TOKENS) // cfg.context_size)
@@ -147,7 +158,12 @@ class ContextStream:
         """Where the stream stands; loaded into one of the same configuration it goes on with the same contexts."""
         counts = [self.epoch, self.n_documents, self.n_contexts, self.ended, self.packer.started]
         rest = torch.tensor(self.packer.rest, dtype=torch.int32)
-        named = {"counts": torch.tensor(counts), "rest": rest, "pool": self.pool.clone(), "overflow": self.overflow.clone()}
+        named = {
+            "counts": torch.tensor(counts),
+            "rest": rest,
+            "pool": self.pool.clone(),
+            "overflow": self.overflow.clone(),
+        }
         return named | {f"slots.{key}": value for key, value in self.slots.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -156,7 +172,13 @@ class ContextStream:
         self.packer.rest = state["rest"].tolist()
         self.pool.copy_(state["pool"])
         self.overflow = state["overflow"].clone()
-        self.slots.load_state_dict({key.removeprefix("slots."): value for key, value in state.items() if key.startswith("slots.")})
+        self.slots.load_state_dict(
+            {
+                key.removeprefix("slots."): value
+                for key, value in state.items()
+                if key.startswith("slots.")
+            }
+        )
         self._documents = self.dataset.documents(start=self.n_documents)
 
     def _fill(self) -> None:
@@ -169,7 +191,11 @@ class ContextStream:
         batch = _next_batch(self._documents)
         self.n_documents += len(batch)
         self.ended = not batch
-        return self.packer.flush() if self.ended else self.packer.add([d for d in batch if _is_in(d, self.cfg)])
+        return (
+            self.packer.flush()
+            if self.ended
+            else self.packer.add([d for d in batch if _is_in(d, self.cfg)])
+        )
 
     def _next_epoch(self) -> None:
         if not self.n_contexts:
@@ -179,7 +205,11 @@ class ContextStream:
 
 
 def empty_error(dataset: Dataset, cfg: ContextConfig) -> NotFoundError:
-    what = "no text" if cfg.split == "train" else f"no held-out text ({cfg.held_out:.0%} of the documents)"
+    what = (
+        "no text"
+        if cfg.split == "train"
+        else f"no held-out text ({cfg.held_out:.0%} of the documents)"
+    )
     return NotFoundError(
         f"The dataset {dataset.name!r} holds {what}.",
         code="DATASET_EMPTY",
@@ -191,11 +221,17 @@ def empty_error(dataset: Dataset, cfg: ContextConfig) -> NotFoundError:
 
 def _next_batch(documents: Iterator[str]) -> list[str]:
     batch, n_chars = list[str](), 0
-    while len(batch) < BATCH_DOCUMENTS and n_chars < BATCH_CHARS and (document := next(documents, None)) is not None:
+    while (
+        len(batch) < BATCH_DOCUMENTS
+        and n_chars < BATCH_CHARS
+        and (document := next(documents, None)) is not None
+    ):
         batch.append(document)
         n_chars += len(document)
     return batch
 
 
 def _is_in(document: str, cfg: ContextConfig) -> bool:
-    return bool(document.strip()) and is_held_out(document, cfg.held_out) == (cfg.split == "held_out")
+    return bool(document.strip()) and is_held_out(document, cfg.held_out) == (
+        cfg.split == "held_out"
+    )

@@ -40,17 +40,27 @@ def measure_ablations(
         return []
     changes = torch.stack([removal(sae, site, group) for group in groups])
     clean, ablated = run_variants(model, sae, ids, changes, position=position)
-    return (logit_of(clean.double(), target, against) - logit_of(ablated.double(), target, against)).tolist()
+    return (
+        logit_of(clean.double(), target, against) - logit_of(ablated.double(), target, against)
+    ).tolist()
 
 
 def removal(sae: SAE, site: SiteRecord, pairs: Pairs) -> Float[Tensor, "n_pos d_out"]:
     """What ablating the pairs adds at the site: `-f_i W_dec_i` at each one's position."""
     order = pairs.positions.argsort(stable=True)
-    gone = from_entries(-pairs.values[order], pairs.features[order], pairs.positions[order], site.acts.n_pos, site.acts.d_sae)
+    gone = from_entries(
+        -pairs.values[order],
+        pairs.features[order],
+        pairs.positions[order],
+        site.acts.n_pos,
+        site.acts.d_sae,
+    )
     return sae.decode_change(gone, like=site.x)
 
 
-def draw_controls(acts: SparseActs, chosen: Int[Tensor, " k"], *, n_controls: int, seed: int) -> list[Int[Tensor, " k"]]:
+def draw_controls(
+    acts: SparseActs, chosen: Int[Tensor, " k"], *, n_controls: int, seed: int
+) -> list[Int[Tensor, " k"]]:
     """For each draw, as many entries outside `chosen`, each near in activation to one of them; fewer if there are not enough."""
     others = torch.ones(len(acts.values), dtype=torch.bool, device=acts.values.device)
     others[chosen] = False
@@ -59,10 +69,17 @@ def draw_controls(acts: SparseActs, chosen: Int[Tensor, " k"], *, n_controls: in
     return [_draw(acts, chosen, pool, rng) for _ in range(n_controls)] if len(pool) else []
 
 
-def _draw(acts: SparseActs, chosen: Int[Tensor, " k"], pool: Int[Tensor, " m"], rng: torch.Generator) -> Int[Tensor, " k"]:
+def _draw(
+    acts: SparseActs, chosen: Int[Tensor, " k"], pool: Int[Tensor, " m"], rng: torch.Generator
+) -> Int[Tensor, " k"]:
     free, drawn = pool, list[Tensor]()
     for entry in chosen[: len(pool)]:
-        near = (acts.values[free] - acts.values[entry]).abs().topk(min(N_NEAREST, len(free)), largest=False).indices
+        near = (
+            (acts.values[free] - acts.values[entry])
+            .abs()
+            .topk(min(N_NEAREST, len(free)), largest=False)
+            .indices
+        )
         pick = near[int(torch.randint(len(near), (1,), generator=rng))]
         drawn.append(free[pick])
         free = torch.cat([free[:pick], free[pick + 1 :]])

@@ -11,7 +11,16 @@ from saescope.attribution.ablation import Pairs, draw_controls, measure_ablation
 from saescope.attribution.gradients import direct_gradient, path_gradient, site_gradient
 from saescope.errors import ArgumentError
 from saescope.metrics import pearson
-from saescope.models import LanguageModel, TargetLogit, Tokens, counted, logit_of, read_token, resolve_position, token_pair
+from saescope.models import (
+    LanguageModel,
+    TargetLogit,
+    Tokens,
+    counted,
+    logit_of,
+    read_token,
+    resolve_position,
+    token_pair,
+)
 from saescope.ops import SparseActs
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, read_site
@@ -129,9 +138,17 @@ def attribute(
     """
     for name, value, allowed in (("method", method, tuple(METHODS)), ("sign", sign, SIGNS)):
         if value not in allowed:
-            raise ArgumentError(f"{name} {value!r} is unknown.", code="INVALID_CHOICE", field=name, got=value, allowed=allowed)
+            raise ArgumentError(
+                f"{name} {value!r} is unknown.",
+                code="INVALID_CHOICE",
+                field=name,
+                got=value,
+                allowed=allowed,
+            )
     pair = token_pair(model, target, against)
-    question = _ask(model, sae, tokens, *pair, resolve_position(position, len(tokens)), include_special)
+    question = _ask(
+        model, sae, tokens, *pair, resolve_position(position, len(tokens)), include_special
+    )
     scores = _score(question, method)
     chosen = _strongest(scores.attributions, k, sign)
     if validate and len(chosen):
@@ -142,13 +159,21 @@ def attribute(
 
 
 def _ask(
-    model: LanguageModel, sae: SAE, tokens: Tokens, target: int | None, against: int | None, position: int, include_special: bool
+    model: LanguageModel,
+    sae: SAE,
+    tokens: Tokens,
+    target: int | None,
+    against: int | None,
+    position: int,
+    include_special: bool,
 ) -> _Question:
     ids = model.batch(tokens.ids)
     logits = model.forward(ids)[0][0, position]
     mask = counted(tokens, include_special=include_special).to(model.device)
     wanted = int(logits.argmax()) if target is None else target
-    return _Question(model, sae, tokens, ids, mask, read_site(model, sae, ids), logits, wanted, against, position)
+    return _Question(
+        model, sae, tokens, ids, mask, read_site(model, sae, ids), logits, wanted, against, position
+    )
 
 
 def _score(question: _Question, method: str) -> _Scores:
@@ -157,16 +182,31 @@ def _score(question: _Question, method: str) -> _Scores:
     acts = site.acts.select(q.mask[site.acts.positions])
     attributions = q.sae.contributions(acts, gradient, like=site.x).double()
     error = float((site.error.double() * gradient)[q.mask].sum())
-    return _Scores(acts, attributions, error, (float(attributions.sum()) + error) / span if span else None)
+    return _Scores(
+        acts, attributions, error, (float(attributions.sum()) + error) / span if span else None
+    )
 
 
 def _report(
-    question: _Question, scores: _Scores, chosen: Tensor, effects: Sequence[float | None], joint: Joint | None, method: str, n_controls: int
+    question: _Question,
+    scores: _Scores,
+    chosen: Tensor,
+    effects: Sequence[float | None],
+    joint: Joint | None,
+    method: str,
+    n_controls: int,
 ) -> Attribution:
     q, acts, attributions = question, scores.acts, scores.attributions
     strings, positions = q.tokens.strings, acts.positions
     features = [
-        FeatureEffect(int(acts.features[i]), pos := int(positions[i]), strings[pos], float(acts.values[i]), float(attributions[i]), effect)
+        FeatureEffect(
+            int(acts.features[i]),
+            pos := int(positions[i]),
+            strings[pos],
+            float(acts.values[i]),
+            float(attributions[i]),
+            effect,
+        )
         for i, effect in zip(chosen.tolist(), effects, strict=True)
     ]
     total = float(attributions.abs().sum()) + abs(scores.error)
@@ -199,45 +239,79 @@ def _gradient(question: _Question, method: str) -> tuple[Float[Tensor, "n_pos d_
 
 
 def _strongest(attributions: Float[Tensor, " n"], k: int, sign: str) -> Int[Tensor, " k"]:
-    strength = {"any": attributions.abs(), "positive": attributions, "negative": -attributions}[sign]
+    strength = {"any": attributions.abs(), "positive": attributions, "negative": -attributions}[
+        sign
+    ]
     order = strength.sort(descending=True, stable=True).indices
     return order[strength[order] > 0][:k]
 
 
-def _validate(question: _Question, acts: SparseActs, chosen: Int[Tensor, " k"], n_controls: int, seed: int) -> tuple[list[float], Joint]:
+def _validate(
+    question: _Question, acts: SparseActs, chosen: Int[Tensor, " k"], n_controls: int, seed: int
+) -> tuple[list[float], Joint]:
     positions = acts.positions
 
     def pairs(entries: Tensor) -> Pairs:
         return Pairs(acts.values[entries], acts.features[entries], positions[entries])
 
     draws = draw_controls(acts, chosen, n_controls=n_controls, seed=seed)
-    groups = [*(pairs(entry) for entry in chosen.split(1)), pairs(chosen), *(pairs(draw) for draw in draws)]
+    groups = [
+        *(pairs(entry) for entry in chosen.split(1)),
+        pairs(chosen),
+        *(pairs(draw) for draw in draws),
+    ]
     q = question
-    measured = measure_ablations(q.model, q.sae, q.ids, q.site, groups, target=q.target, against=q.against, position=q.position)
+    measured = measure_ablations(
+        q.model,
+        q.sae,
+        q.ids,
+        q.site,
+        groups,
+        target=q.target,
+        against=q.against,
+        position=q.position,
+    )
     k, controls = len(chosen), measured[len(chosen) + 1 :]
-    joint = Joint(measured[k], mean(controls) if controls else None, stdev(controls) if len(controls) > 1 else None, len(controls))
+    joint = Joint(
+        measured[k],
+        mean(controls) if controls else None,
+        stdev(controls) if len(controls) > 1 else None,
+        len(controls),
+    )
     return measured[:k], joint
 
 
 def _agreement(features: list[FeatureEffect]) -> float | None:
-    measured = [(f.attribution, f.measured_effect) for f in features if f.measured_effect is not None]
+    measured = [
+        (f.attribution, f.measured_effect) for f in features if f.measured_effect is not None
+    ]
     return pearson([a for a, _ in measured], [m for _, m in measured])
 
 
-def _warnings(question: _Question, scores: _Scores, n_listed: int, joint: Joint | None, n_controls: int) -> list[str]:
+def _warnings(
+    question: _Question, scores: _Scores, n_listed: int, joint: Joint | None, n_controls: int
+) -> list[str]:
     n_pairs = len(scores.attributions)
     if not bool(question.mask.any()):
-        return ["No position is left: position 0 and special tokens are left out unless include_special=true."]
+        return [
+            "No position is left: position 0 and special tokens are left out unless include_special=true."
+        ]
     if not n_pairs:
         return ["No feature fires at the positions considered."]
     warnings: list[str] = []
     if not bool(scores.attributions.any()):
-        warnings.append("Nothing that is counted comes before this prediction: choose a later position.")
+        warnings.append(
+            "Nothing that is counted comes before this prediction: choose a later position."
+        )
     if joint and n_controls and n_pairs < 3 * n_listed:
-        warnings.append(f"Only {n_pairs - n_listed} other active pairs to draw controls from: the draws are much alike. Lower k.")
+        warnings.append(
+            f"Only {n_pairs - n_listed} other active pairs to draw controls from: the draws are much alike. Lower k."
+        )
     if scores.completeness is not None and abs(scores.completeness - 1) > MOST_INCOMPLETE:
         share = f"{scores.completeness:.2f}"
-        warnings.append(f"The attributions add up to {share} of the difference that they should explain: do not rely on them.")
+        warnings.append(
+            f"The attributions add up to {share} of the difference that they should explain: do not rely on them."
+        )
     return warnings
 
 

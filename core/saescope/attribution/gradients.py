@@ -19,7 +19,11 @@ N_STEPS = 32
 
 
 def site_gradient(
-    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], metric: Metric, changes: Float[Tensor, "n n_pos d_out"] | None = None
+    model: LanguageModel,
+    sae: SAE,
+    ids: Int[Tensor, "1 n_pos"],
+    metric: Metric,
+    changes: Float[Tensor, "n n_pos d_out"] | None = None,
 ) -> tuple[Float[Tensor, "n n_pos d_out"], Float[Tensor, " n"]]:
     """d metric / d site and the metric, with each change added at the site (one row without change by default)."""
     leaf: list[Tensor] = []
@@ -28,7 +32,8 @@ def site_gradient(
         rows = (
             written
             if changes is None
-            else written.expand(len(changes), *written.shape[1:]) + changes.reshape(-1, *written.shape[1:]).to(written)
+            else written.expand(len(changes), *written.shape[1:])
+            + changes.reshape(-1, *written.shape[1:]).to(written)
         )
         leaf[:] = [rows.detach().clone().requires_grad_()]
         return leaf[0]
@@ -40,14 +45,22 @@ def site_gradient(
 
 
 def path_gradient(
-    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], metric: Metric, site: SiteRecord, mask: Bool[Tensor, " n_pos"]
+    model: LanguageModel,
+    sae: SAE,
+    ids: Int[Tensor, "1 n_pos"],
+    metric: Metric,
+    site: SiteRecord,
+    mask: Bool[Tensor, " n_pos"],
 ) -> tuple[Float[Tensor, "n_pos d_out"], float]:
     """Mean gradient from the zero baseline (no features, no error at `mask`) to the clean run, and clean minus baseline.
 
     Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) by Gauss-Legendre quadrature with 32 points.
     """
     whole = (sae.decode_change(site.acts, like=site.x) + site.error) * mask[:, None]
-    nodes, weights = (torch.tensor(a, dtype=whole.dtype, device=whole.device) for a in np.polynomial.legendre.leggauss(N_STEPS))
+    nodes, weights = (
+        torch.tensor(a, dtype=whole.dtype, device=whole.device)
+        for a in np.polynomial.legendre.leggauss(N_STEPS)
+    )
     total = torch.zeros_like(whole)
     steps, share = (nodes + 1) / 2, weights / 2
     size = max(1, MAX_TOKENS // ids.shape[1])
@@ -85,7 +98,9 @@ def direct_gradient(
     return gradient
 
 
-def _residual_gradient(model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric: Metric) -> Float[Tensor, "n_pos d_model"]:
+def _residual_gradient(
+    model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric: Metric
+) -> Float[Tensor, "n_pos d_model"]:
     leaf: list[Tensor] = []
 
     def attach(normalized: Tensor) -> Tensor:
@@ -97,5 +112,7 @@ def _residual_gradient(model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric
         (gradient,) = torch.autograd.grad(metric(model.forward(ids, grad=True)[0]).sum(), leaf[0])
     centred = model.readout.centred
     numerator = resid - resid.mean(-1, keepdim=True) if centred else resid
-    gradient = gradient[0] / (numerator.norm(dim=-1, keepdim=True) / leaf[0][0].detach().norm(dim=-1, keepdim=True))
+    gradient = gradient[0] / (
+        numerator.norm(dim=-1, keepdim=True) / leaf[0][0].detach().norm(dim=-1, keepdim=True)
+    )
     return gradient - gradient.mean(-1, keepdim=True) if centred else gradient

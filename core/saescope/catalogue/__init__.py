@@ -4,4 +4,15 @@ from saescope.catalogue.cached import hub_cache, is_cached, is_cached_repository
 from saescope.catalogue.registry import Entry, get, releases
 from saescope.catalogue.search import Page, Row, find, on_this_machine
 
-__all__ = ["Entry", "Page", "Row", "find", "get", "hub_cache", "is_cached", "is_cached_repository", "on_this_machine", "releases"]
+__all__ = [
+    "Entry",
+    "Page",
+    "Row",
+    "find",
+    "get",
+    "hub_cache",
+    "is_cached",
+    "is_cached_repository",
+    "on_this_machine",
+    "releases",
+]

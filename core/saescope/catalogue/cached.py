@@ -9,7 +9,9 @@ def hub_cache() -> Path:
     given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if given:
         return Path(given).expanduser()
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    home = os.environ.get("HF_HOME") or Path(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    )
     return Path(home).expanduser() / "hub"
 
 
@@ -31,7 +33,12 @@ def is_cached_repository(repo_id: str) -> bool:
 def files_of(repo_id: str) -> set[str]:
     """All files of the repository that are here, at any commit."""
     commits = _commits(repo_id)
-    return {file.relative_to(commit).as_posix() for commit in commits for file in commit.rglob("*") if file.is_file()}
+    return {
+        file.relative_to(commit).as_posix()
+        for commit in commits
+        for file in commit.rglob("*")
+        if file.is_file()
+    }
 
 
 def _commits(repo_id: str) -> list[Path]:

@@ -39,8 +39,13 @@ class Entry(NamedTuple):
 @cache
 def releases() -> dict[str, dict[str, Entry]]:
     """Each release with its SAEs by id, in the registry's order."""
-    document = json.loads(gzip.decompress(files("saescope.catalogue").joinpath("data.json.gz").read_bytes()))
-    return {said["name"]: {row[0]: _entry(said, row) for row in said["saes"]} for said in document["releases"]}
+    document = json.loads(
+        gzip.decompress(files("saescope.catalogue").joinpath("data.json.gz").read_bytes())
+    )
+    return {
+        said["name"]: {row[0]: _entry(said, row) for row in said["saes"]}
+        for said in document["releases"]
+    }
 
 
 def get(release: str, sae_id: str) -> Entry:
@@ -87,7 +92,13 @@ def _entry(said: Mapping[str, Any], row: list[Any]) -> Entry:
     # SAELens's own files name their model, often more exactly.
     known = ({} if said["dialect"] == "sae_lens" else {"model_name": said["model"]}) | said["known"]
     known |= {
-        key: value for key, value in (("l0", l0), ("neuronpedia_id", neuronpedia_id), ("norm_scaling_factor", factor)) if value is not None
+        key: value
+        for key, value in (
+            ("l0", l0),
+            ("neuronpedia_id", neuronpedia_id),
+            ("norm_scaling_factor", factor),
+        )
+        if value is not None
     }
     return Entry(
         release=said["name"],

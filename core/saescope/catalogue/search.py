@@ -18,7 +18,14 @@ _MODEL_ALIASES = {
     "llama-3-8b-instruct": "meta-llama-3-8b-instruct",
     "llama-3-8b-it": "meta-llama-3-8b-instruct",
 }
-_SITE_ALIASES = {"res": "resid", "att": "attn", "residual": "resid", "attention": "attn", "z": "attn.z", "embedding": "embed"}
+_SITE_ALIASES = {
+    "res": "resid",
+    "att": "attn",
+    "residual": "resid",
+    "attention": "attn",
+    "z": "attn.z",
+    "embedding": "embed",
+}
 _PAIR = re.compile(r"\b(layer|width|l0|d_sae)\s*[:= ]\s*(\d+[km]?)\b", re.IGNORECASE)
 
 
@@ -56,7 +63,14 @@ class _Indexed(NamedTuple):
 
 
 def find(
-    *, query: str = "", model: str = "", layer: int | None = None, site: str = "", architecture: str = "", limit: int = 10, offset: int = 0
+    *,
+    query: str = "",
+    model: str = "",
+    layer: int | None = None,
+    site: str = "",
+    architecture: str = "",
+    limit: int = 10,
+    offset: int = 0,
 ) -> Page:
     """Published SAEs that fit all that is given.
 
@@ -83,7 +97,11 @@ def find(
         if (not model or row.model in models)
         and (layer is None or row.entry.layer == layer)
         and (at is None or row.entry.layer == at)
-        and (not site_word or site_word == row.site or (site_word != "attn.z" and site_word in row.site))
+        and (
+            not site_word
+            or site_word == row.site
+            or (site_word != "attn.z" and site_word in row.site)
+        )
         and (not architecture or architecture.lower() in row.entry.architecture)
         and all(word in row.text for word in words)
     ]
@@ -96,8 +114,14 @@ def find(
 def on_this_machine() -> list[Entry]:
     """Every published SAE whose weights are in the hub's cache; one of several names is given once, under the first."""
     entries = [row.entry for row in _index()]
-    files = {repo_id: files_of(repo_id) for repo_id in dict.fromkeys(entry.repo_id for entry in entries)}
-    found = (entry for entry in entries if weights_file(entry.dialect, entry.path) in files[entry.repo_id])
+    files = {
+        repo_id: files_of(repo_id) for repo_id in dict.fromkeys(entry.repo_id for entry in entries)
+    }
+    found = (
+        entry
+        for entry in entries
+        if weights_file(entry.dialect, entry.path) in files[entry.repo_id]
+    )
     return [*{(entry.repo_id, entry.path): entry for entry in reversed([*found])}.values()][::-1]
 
 
@@ -116,8 +140,17 @@ def _index() -> list[_Indexed]:
             _, site = split_hook(entry.hook_name)
             # Pairs stand between blanks, so that "layer_1" is not found in "layer_12".
             pairs = f" layer_{entry.layer} d_sae_{entry.d_sae} width_{entry.d_sae} width_{_short(entry.d_sae)} l0_{entry.l0 or 0:g} "
-            names = (entry.release, entry.sae_id, entry.repo_id, entry.model, entry.hook_name, entry.architecture)
-            rows.append(_Indexed(entry, " ".join(names).lower() + pairs, canonical_model(entry.model), site))
+            names = (
+                entry.release,
+                entry.sae_id,
+                entry.repo_id,
+                entry.model,
+                entry.hook_name,
+                entry.architecture,
+            )
+            rows.append(
+                _Indexed(entry, " ".join(names).lower() + pairs, canonical_model(entry.model), site)
+            )
     return rows
 
 

@@ -22,16 +22,31 @@ _LAYER = re.compile(r"(?:layer_?|^l|/L|blocks\.)(\d+)")
 _HOOK = re.compile(r"blocks\.\d+\.hook_(?:resid_pre|resid_mid|resid_post|attn_out|mlp_out)")
 _WIDTHS = {"4k": 12, "16k": 14, "32k": 15, "65k": 16, "131k": 17, "262k": 18, "524k": 19, "1m": 20}
 """Gemma Scope's names of powers of two."""
-_N_FEATURES = re.compile(r"hook_[a-z_]+_(\d{3,})(?:[:_]|$)|_ds(\d+)_|2pow(\d+)|-W(\d+)K-|[_-](\d+)x$|w-(32)k-|v5_(\d+)k_")
+_N_FEATURES = re.compile(
+    r"hook_[a-z_]+_(\d{3,})(?:[:_]|$)|_ds(\d+)_|2pow(\d+)|-W(\d+)K-|[_-](\d+)x$|w-(32)k-|v5_(\d+)k_"
+)
 _LLAMA_D_MODEL = 4096
 _SITES = {
-    "gemma_3": {"resid_post": "hook_resid_post", "attn_out": "attn.hook_z", "mlp_out": "hook_mlp_out", "transcoder": "mlp.hook_in"},
+    "gemma_3": {
+        "resid_post": "hook_resid_post",
+        "attn_out": "attn.hook_z",
+        "mlp_out": "hook_mlp_out",
+        "transcoder": "mlp.hook_in",
+    },
     "gemma_2": {"res": "hook_resid_post", "att": "attn.hook_z", "mlp": "hook_mlp_out"},
     "llama_scope": {"R": "hook_resid_post", "A": "hook_attn_out", "M": "hook_mlp_out"},
 }
 _ONE_SITE = {
     **dict.fromkeys(
-        ("dictionary_learning_1", "qwen_scope", "llama_scope_r1_distill", "goodfire", "deepseek_r1", "temporal"), "hook_resid_post"
+        (
+            "dictionary_learning_1",
+            "qwen_scope",
+            "llama_scope_r1_distill",
+            "goodfire",
+            "deepseek_r1",
+            "temporal",
+        ),
+        "hook_resid_post",
     ),
     "gemma_2_transcoder": "ln2.hook_normalized",
     "mwhanna_transcoder": "mlp.hook_in",
@@ -102,7 +117,11 @@ def hook_name(place: Place) -> str:
 
 def d_sae(place: Place) -> int | None:
     """The number of features, where a name states it."""
-    gemma = re.search(r"width_(\d+[km])\b", place.path.replace("_l0", "/")) if place.dialect.startswith("gemma") else None
+    gemma = (
+        re.search(r"width_(\d+[km])\b", place.path.replace("_l0", "/"))
+        if place.dialect.startswith("gemma")
+        else None
+    )
     if gemma:
         return 1 << _WIDTHS[gemma[1]]
     match = _N_FEATURES.search(f"{place.repo_id}/{place.path}")
@@ -119,7 +138,9 @@ def d_sae(place: Place) -> int | None:
 def architecture(place: Place) -> str:
     """SAELens's name of the architecture; "" if the names do not say."""
     if place.dialect == "gemma_3":
-        kind = "jumprelu_skip_transcoder" if place.path.endswith("_affine") else "jumprelu_transcoder"
+        kind = (
+            "jumprelu_skip_transcoder" if place.path.endswith("_affine") else "jumprelu_transcoder"
+        )
         return kind if place.path.startswith("transcoder") else "jumprelu"
     if place.dialect in _ARCHITECTURES:
         return _ARCHITECTURES[place.dialect]

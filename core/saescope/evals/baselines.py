@@ -69,19 +69,25 @@ def fit_pca(found: Reconstruction, sae: SAE, l0: float) -> PCA:
     return PCA(found.mean.float().to(sae.device), basis.to(sae.device), explained)
 
 
-def fit_random(model: LanguageModel, sae: SAE, text: EvalText, found: Reconstruction, *, l0: float, seed: int) -> RandomSAE:
+def fit_random(
+    model: LanguageModel, sae: SAE, text: EvalText, found: Reconstruction, *, l0: float, seed: int
+) -> RandomSAE:
     """Directions from the seed; the scale of the output fitted by least squares to the first batch of the text."""
     contexts = next(batches(text))
     site = read_site(model, sae, text.ids[contexts])
     keep = text.mask[contexts].flatten().to(site.x.device)
     x, mean = site.x[keep], found.mean.float().to(sae.device)
-    drawn = _random_topk(sae, mean.to(sae.dtype), x.mean(0), k=min(max(1, round(l0)), sae.cfg.d_sae), seed=seed)
+    drawn = _random_topk(
+        sae, mean.to(sae.dtype), x.mean(0), k=min(max(1, round(l0)), sae.cfg.d_sae), seed=seed
+    )
     made, wanted = drawn(x).float() - mean, site.target[keep].float() - mean
     size = float(made.square().sum())
     return RandomSAE(drawn, mean, float((made * wanted).sum()) / size if size else 0.0)
 
 
-def _random_topk(sae: SAE, mean: Float[Tensor, " d_out"], mean_in: Float[Tensor, " d_in"], *, k: int, seed: int) -> TopKSAE:
+def _random_topk(
+    sae: SAE, mean: Float[Tensor, " d_out"], mean_in: Float[Tensor, " d_in"], *, k: int, seed: int
+) -> TopKSAE:
     generator = torch.Generator().manual_seed(seed)
     cfg = sae.cfg
     reads = _directions(cfg.d_sae, cfg.d_in, generator)
@@ -90,7 +96,12 @@ def _random_topk(sae: SAE, mean: Float[Tensor, " d_out"], mean_in: Float[Tensor,
     tensors = {"W_enc": reads.T, "W_dec": writes if cfg.transcoder else reads, "b_dec": mean}
     tensors["b_enc"] = -(reads @ mean_in) if cfg.transcoder else reads.new_zeros(cfg.d_sae)
     shape = TopKConfig(
-        d_in=cfg.d_in, d_out=cfg.d_out, d_sae=cfg.d_sae, k=k, transcoder=cfg.transcoder, apply_b_dec_to_input=not cfg.transcoder
+        d_in=cfg.d_in,
+        d_out=cfg.d_out,
+        d_sae=cfg.d_sae,
+        k=k,
+        transcoder=cfg.transcoder,
+        apply_b_dec_to_input=not cfg.transcoder,
     )
     return TopKSAE(shape, tensors)
 

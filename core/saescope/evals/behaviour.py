@@ -20,7 +20,13 @@ MAX_LOGITS = 2**26
 StandIn = Callable[[SiteRecord], Tensor]
 """What stands there instead of the target, `[n_pos, d_out]`."""
 
-CLEAN, WITH_SAE, MEAN, ZERO, ZERO_EVERYWHERE = "clean", "with_sae", "mean_ablation", "zero_ablation", "zero_everywhere"
+CLEAN, WITH_SAE, MEAN, ZERO, ZERO_EVERYWHERE = (
+    "clean",
+    "with_sae",
+    "mean_ablation",
+    "zero_ablation",
+    "zero_everywhere",
+)
 
 
 def compare(
@@ -57,7 +63,13 @@ def _groups(names: list[str], size: int) -> Iterator[list[str]]:
 
 
 def _logits(
-    model: LanguageModel, sae: SAE, text: EvalText, context: int, names: list[str], stand_ins: Mapping[str, StandIn], sums: Sums
+    model: LanguageModel,
+    sae: SAE,
+    text: EvalText,
+    context: int,
+    names: list[str],
+    stand_ins: Mapping[str, StandIn],
+    sums: Sums,
 ) -> Float[Tensor, "n_names n_pos d_vocab"]:
     mask = text.mask[context].to(model.device)
     block = block_of(torch.tensor([context]), len(text)).expand(int(mask.sum()))
@@ -83,7 +95,9 @@ def _logits(
         return model.forward(model.batch(text.ids[context]))[0]
 
 
-def _ablation(name: str, written: Float[Tensor, "n_pos d_out"], mask: Tensor) -> Float[Tensor, "n_pos d_out"]:
+def _ablation(
+    name: str, written: Float[Tensor, "n_pos d_out"], mask: Tensor
+) -> Float[Tensor, "n_pos d_out"]:
     if name == CLEAN:
         return torch.zeros_like(written)
     return -written if name == ZERO_EVERYWHERE else -written * mask[:, None]

@@ -54,10 +54,20 @@ def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = No
     verdict = _verdict(ev, ce)
     if published_l0 is not None and bool(mask.any()):
         verdict = _against_published(verdict, l0, published_l0)
-    return Check(int(mask.sum()), l0, ev, ce, published_l0, verdict, site.acts.select(mask[site.acts.positions]).maxima())
+    return Check(
+        int(mask.sum()),
+        l0,
+        ev,
+        ce,
+        published_l0,
+        verdict,
+        site.acts.select(mask[site.acts.positions]).maxima(),
+    )
 
 
-def _ce_score(model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]) -> float | None:
+def _ce_score(
+    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]
+) -> float | None:
     clean = _cross_entropy(model.forward(ids)[0], ids, mask)
     with splice(model, [sae], positions=mask[None]):
         with_sae = _cross_entropy(model.forward(ids)[0], ids, mask)
@@ -71,7 +81,11 @@ def _ce_score(model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], mask:
     return score_between(zeroed, clean, with_sae)
 
 
-def _cross_entropy(logits: Float[Tensor, "1 n_pos d_vocab"], ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]) -> float:
+def _cross_entropy(
+    logits: Float[Tensor, "1 n_pos d_vocab"],
+    ids: Int[Tensor, "1 n_pos"],
+    mask: Bool[Tensor, " n_pos"],
+) -> float:
     """Mean next-token cross-entropy in nats, of the predictions made at the positions of `mask`."""
     losses = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
     return float(losses[mask[:-1]].mean())
@@ -97,4 +111,8 @@ def _against_published(verdict: str, l0: float, published: float) -> str:
         return verdict
     off = f"{l0:.3g} features fire at a position, {published:.3g} were published: the gate, the site or the model may be another"
     level, _, why = verdict.partition(": ")
-    return f"doubtful: {off} (reconstruction alone: {level})" if level in ("good", "fair") else f"{level}: {why}; {off}"
+    return (
+        f"doubtful: {off} (reconstruction alone: {level})"
+        if level in ("good", "fair")
+        else f"{level}: {why}; {off}"
+    )

@@ -44,13 +44,17 @@ def evaluate(
         Cancelled: the caller gave up; the model is as before.
     """
     warnings = check_fits(model, sae, allow_mismatch=True)
-    text = evaluation_text(model, sae, dataset, n_tokens=n_tokens, seed=seed, include_special=include_special)
+    text = evaluation_text(
+        model, sae, dataset, n_tokens=n_tokens, seed=seed, include_special=include_special
+    )
     done = _counter(progress, 2 * text.ids.numel())
     found = reconstruct(model, sae, text, covariance=baselines, done=done)
     l0 = float(found.by_block.table["l0"].sum()) / found.n_tokens
     fitted = None
     if baselines:
-        fitted = Fitted(fit_random(model, sae, text, found, l0=l0, seed=seed), fit_pca(found, sae, l0))
+        fitted = Fitted(
+            fit_random(model, sae, text, found, l0=l0, seed=seed), fit_pca(found, sae, l0)
+        )
     compare(model, sae, text, _stand_ins(found, sae, fitted), found.by_block, done)
     return report(sae, text, found, fitted, seed=seed, warnings=(*warnings, *text.warnings))
 
@@ -69,5 +73,10 @@ def _counter(progress: Progress | None, n_all: int) -> Callable[[int], None]:
 
 def _stand_ins(found: Reconstruction, sae: SAE, fitted: Fitted | None) -> dict[str, StandIn]:
     mean = found.mean.float().to(sae.device)
-    simple: dict[str, StandIn] = {WITH_SAE: lambda site: site.sae_out, MEAN: lambda site: mean.expand_as(site.target)}
-    return simple if fitted is None else simple | {"random_sae": fitted.random_sae, "pca": fitted.pca}
+    simple: dict[str, StandIn] = {
+        WITH_SAE: lambda site: site.sae_out,
+        MEAN: lambda site: mean.expand_as(site.target),
+    }
+    return (
+        simple if fitted is None else simple | {"random_sae": fitted.random_sae, "pca": fitted.pca}
+    )

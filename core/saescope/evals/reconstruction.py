@@ -43,7 +43,12 @@ class Reconstruction:
 
 
 def reconstruct(
-    model: LanguageModel, sae: SAE, text: EvalText, *, covariance: bool, done: Callable[[int], None] = lambda n_tokens: None
+    model: LanguageModel,
+    sae: SAE,
+    text: EvalText,
+    *,
+    covariance: bool,
+    done: Callable[[int], None] = lambda n_tokens: None,
 ) -> Reconstruction:
     """Encode and reconstruct every counted position."""
     found: Reconstruction | None = None
@@ -84,11 +89,17 @@ def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reco
     )
 
 
-def _add(found: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[Tensor, " n"]) -> None:
+def _add(
+    found: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[Tensor, " n"]
+) -> None:
     keep = text.mask[contexts].flatten()
     n_pos = text.ids.shape[1]
     blocks = block_of(contexts, len(text)).repeat_interleave(n_pos)[keep]
-    ranges = torch.bucketize(torch.arange(n_pos), torch.tensor(found.edges), right=True).sub(1).repeat(len(contexts))[keep]
+    ranges = (
+        torch.bucketize(torch.arange(n_pos), torch.tensor(found.edges), right=True)
+        .sub(1)
+        .repeat(len(contexts))[keep]
+    )
     keep = keep.to(site.target.device)
     target, out = site.target[keep].float(), site.sae_out[keep].float()
     centred = target - found.shift.to(target)
@@ -104,7 +115,9 @@ def _add(found: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[
         found.second_moment += (centred.T @ centred).cpu().double()
 
 
-def _by_position(centred: Float[Tensor, "n d"], target: Float[Tensor, "n d"], out: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+def _by_position(
+    centred: Float[Tensor, "n d"], target: Float[Tensor, "n d"], out: Float[Tensor, "n d"]
+) -> dict[str, Tensor]:
     norm_in, norm_out = target.norm(dim=-1), out.norm(dim=-1)
     return {
         "n": torch.ones_like(norm_in),
@@ -121,4 +134,6 @@ def _by_position(centred: Float[Tensor, "n d"], target: Float[Tensor, "n d"], ou
 
 
 def _l1(acts: SparseActs) -> Float[Tensor, " n_pos"]:
-    return acts.values.new_zeros(acts.n_pos, dtype=torch.float32).index_add_(0, acts.positions, acts.values.abs().float())
+    return acts.values.new_zeros(acts.n_pos, dtype=torch.float32).index_add_(
+        0, acts.positions, acts.values.abs().float()
+    )

@@ -33,9 +33,20 @@ _SAELENS_ONLY = ("zero_everywhere", "_legacy", "l2_norm_in", "l2_norm_out", "l1"
 """Of these no interval is reported."""
 
 
-def report(sae: SAE, text: EvalText, found: Reconstruction, fitted: Fitted | None, *, seed: int, warnings: tuple[str, ...]) -> Evaluation:
+def report(
+    sae: SAE,
+    text: EvalText,
+    found: Reconstruction,
+    fitted: Fitted | None,
+    *,
+    seed: int,
+    warnings: tuple[str, ...],
+) -> Evaluation:
     """The evaluation that the sums of both passes make."""
-    value = {name: _number(float(values)) for name, values in metrics(found.by_block, once(found.by_block.n_groups)).items()}
+    value = {
+        name: _number(float(values))
+        for name, values in metrics(found.by_block, once(found.by_block.n_groups)).items()
+    }
     intervals = _intervals(found.by_block, seed)
     density = found.n_fired.double() / found.n_tokens
     made, ce, kl = _baselines(value, fitted), _cross_entropy(value), _kl(value)
@@ -85,12 +96,20 @@ def metrics(sums: Sums, weights: Float[Tensor, "n_draws n_groups"]) -> Metrics:
         "explained_variance": 1 - total["sse"] / variance,
         "explained_variance_legacy": total["legacy"] / n,
     }
-    made |= {f"{name}.explained_variance": 1 - total[f"sse.{name}"] / variance for name in ("random_sae", "pca") if f"sse.{name}" in total}
+    made |= {
+        f"{name}.explained_variance": 1 - total[f"sse.{name}"] / variance
+        for name in ("random_sae", "pca")
+        if f"sse.{name}" in total
+    }
     made |= {name: total[name] / total["n_ce"] for name in total if name.startswith("ce.")}
     made |= {name: total[name] / total["n_kl"] for name in total if name.startswith("kl.")}
     zero, clean = made["ce.zero_ablation"], made["ce.clean"]
     made["ce_score"] = (zero - made["ce.with_sae"]) / (zero - clean)
-    made |= {f"{name}.ce_score": (zero - made[f"ce.{name}"]) / (zero - clean) for name in ("random_sae", "pca") if f"ce.{name}" in made}
+    made |= {
+        f"{name}.ce_score": (zero - made[f"ce.{name}"]) / (zero - clean)
+        for name in ("random_sae", "pca")
+        if f"ce.{name}" in made
+    }
     made["kl_score"] = 1 - made["kl.with_sae"] / made["kl.zero_ablation"]
     return made
 
@@ -103,7 +122,9 @@ def _intervals(sums: Sums, seed: int) -> dict[str, Interval]:
     if sums.n_groups < MIN_BLOCKS:
         return {}
     drawn = metrics(sums, resampled(sums.n_groups, seed))
-    made = {name: interval(values) for name, values in drawn.items() if not name.endswith(_SAELENS_ONLY)}
+    made = {
+        name: interval(values) for name, values in drawn.items() if not name.endswith(_SAELENS_ONLY)
+    }
     return {name: found for name, found in made.items() if found is not None}
 
 
@@ -137,7 +158,9 @@ def density_histogram(density: Float[Tensor, " d_sae"]) -> tuple[DensityBin, ...
     lowest = int(number.min())
     counts = torch.bincount(number - lowest, minlength=-lowest).tolist()
     edges = [10 ** ((lowest + i) / BINS_A_DECADE) for i in range(len(counts) + 1)]
-    return tuple(DensityBin(low, high, n) for low, high, n in zip(edges, edges[1:], counts, strict=False))
+    return tuple(
+        DensityBin(low, high, n) for low, high, n in zip(edges, edges[1:], counts, strict=False)
+    )
 
 
 def _positions(found: Reconstruction) -> tuple[PositionBin, ...]:
@@ -148,7 +171,9 @@ def _positions(found: Reconstruction) -> tuple[PositionBin, ...]:
     explained = (1 - table["sse"] / variance).tolist()
     lasts = [edge - 1 for edge in (*found.edges[1:], found.context_size)]
     rows = zip(found.edges, lasts, n.int().tolist(), explained, strict=True)
-    return tuple(PositionBin(first, last, count, _number(ev)) for first, last, count, ev in rows if count)
+    return tuple(
+        PositionBin(first, last, count, _number(ev)) for first, last, count, ev in rows if count
+    )
 
 
 def _saelens(value: Mapping[str, float | None]) -> dict[str, float]:
@@ -172,7 +197,9 @@ def _saelens(value: Mapping[str, float | None]) -> dict[str, float]:
         "kl_div_with_ablation": value["kl.zero_everywhere"],
     }
     known = {name: number for name, number in named.items() if number is not None}
-    clean, with_sae, zero = (known.get(f"ce_loss_{name}") for name in ("without_sae", "with_sae", "with_ablation"))
+    clean, with_sae, zero = (
+        known.get(f"ce_loss_{name}") for name in ("without_sae", "with_sae", "with_ablation")
+    )
     if clean is not None and with_sae is not None and zero is not None and zero != clean:
         known["ce_loss_score"] = (zero - with_sae) / (zero - clean)
     if known.get("kl_div_with_ablation"):

@@ -22,7 +22,9 @@ class Sums:
     def add(self, name: str, groups: Int[Tensor, " n"], values: Tensor) -> None:
         """Add `values` [n, ...] to the rows `groups`, in float64 where the device has it."""
         wide = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
-        part = wide.new_zeros(self.n_groups, *values.shape[1:]).index_add_(0, groups.to(values.device), wide)
+        part = wide.new_zeros(self.n_groups, *values.shape[1:]).index_add_(
+            0, groups.to(values.device), wide
+        )
         self.table[name] = self.table.get(name, 0) + part.cpu().double()
 
     def totals(self, weights: Float[Tensor, "n_draws n_groups"]) -> dict[str, Tensor]:
@@ -46,8 +48,12 @@ def once(n_groups: int) -> Float[Tensor, "1 n_groups"]:
 
 def resampled(n_groups: int, seed: int) -> Float[Tensor, "n_draws n_groups"]:
     """Weights of bootstrap draws: as many groups as there are, drawn with replacement."""
-    draws = torch.randint(n_groups, (N_RESAMPLES, n_groups), generator=torch.Generator().manual_seed(seed))
-    return torch.zeros(N_RESAMPLES, n_groups, dtype=torch.float64).scatter_add_(1, draws, torch.ones(draws.shape, dtype=torch.float64))
+    draws = torch.randint(
+        n_groups, (N_RESAMPLES, n_groups), generator=torch.Generator().manual_seed(seed)
+    )
+    return torch.zeros(N_RESAMPLES, n_groups, dtype=torch.float64).scatter_add_(
+        1, draws, torch.ones(draws.shape, dtype=torch.float64)
+    )
 
 
 def interval(values: Float[Tensor, " n_draws"]) -> Interval | None:

@@ -8,7 +8,15 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saescope.activations import EMBEDDED, ContextConfig, Dataset, Split, counted_positions, open_dataset, read_contexts
+from saescope.activations import (
+    EMBEDDED,
+    ContextConfig,
+    Dataset,
+    Split,
+    counted_positions,
+    open_dataset,
+    read_contexts,
+)
 from saescope.cancel import checkpoint
 from saescope.errors import NotFoundError
 from saescope.models import LanguageModel
@@ -42,7 +50,13 @@ class EvalText:
 
 
 def evaluation_text(
-    model: LanguageModel, sae: SAE, dataset: str | Dataset | Tensor, *, n_tokens: int, seed: int, include_special: bool = False
+    model: LanguageModel,
+    sae: SAE,
+    dataset: str | Dataset | Tensor,
+    *,
+    n_tokens: int,
+    seed: int,
+    include_special: bool = False,
 ) -> EvalText:
     """Contexts with at least `n_tokens` counted positions, as far as the text holds them; all of them if they are given as a tensor.
 
@@ -62,16 +76,26 @@ def evaluation_text(
             f"The held-out part of {opened.name} has {n_held_out} tokens; other documents fill up to {n_tokens}. "
             "If the SAE was trained on them, its numbers are a little too good."
         )
-    text = masked_text(opened.name, _draw(pool, model, n_tokens, seed), model, include_special=include_special)
+    text = masked_text(
+        opened.name, _draw(pool, model, n_tokens, seed), model, include_special=include_special
+    )
     if text.n_tokens < n_tokens:
-        warnings.append(f"{opened.name} holds {text.n_tokens} tokens to evaluate on; {n_tokens} were asked for.")
+        warnings.append(
+            f"{opened.name} holds {text.n_tokens} tokens to evaluate on; {n_tokens} were asked for."
+        )
     return replace(text, warnings=tuple(warnings))
 
 
-def masked_text(name: str, contexts: Int[Tensor, "n n_pos"], model: LanguageModel, *, include_special: bool) -> EvalText:
+def masked_text(
+    name: str, contexts: Int[Tensor, "n n_pos"], model: LanguageModel, *, include_special: bool
+) -> EvalText:
     """Raises NotFoundError where no position counts."""
     contexts = contexts.cpu()
-    mask = contexts != NOTHING if include_special else counted_positions(contexts, model.tokenizer.special_ids)
+    mask = (
+        contexts != NOTHING
+        if include_special
+        else counted_positions(contexts, model.tokenizer.special_ids)
+    )
     if not bool(mask.any()):
         raise NotFoundError(
             f"{name}: no position to evaluate on (position 0 and special tokens do not count).",
@@ -85,7 +109,9 @@ def masked_text(name: str, contexts: Int[Tensor, "n n_pos"], model: LanguageMode
     return EvalText(name, contexts.long().clamp(min=0), mask, has_next)
 
 
-def _read(model: LanguageModel, sae: SAE, dataset: Dataset, n_tokens: int, split: Split = "held_out") -> Int[Tensor, "n n_pos"]:
+def _read(
+    model: LanguageModel, sae: SAE, dataset: Dataset, n_tokens: int, split: Split = "held_out"
+) -> Int[Tensor, "n n_pos"]:
     """The first contexts of a split, with up to POOL times `n_tokens` counted positions."""
     size = min(sae.cfg.metadata.context_size or DEFAULT_CONTEXT, model.n_ctx, LONGEST_CONTEXT)
     cfg = ContextConfig(context_size=size, prepend_bos=sae.cfg.metadata.prepend_bos, split=split)
@@ -102,7 +128,9 @@ def _n_counted(contexts: Int[Tensor, "n n_pos"], model: LanguageModel) -> int:
     return int(counted_positions(contexts, model.tokenizer.special_ids).sum())
 
 
-def _draw(pool: Int[Tensor, "n n_pos"], model: LanguageModel, n_tokens: int, seed: int) -> Int[Tensor, "m n_pos"]:
+def _draw(
+    pool: Int[Tensor, "n n_pos"], model: LanguageModel, n_tokens: int, seed: int
+) -> Int[Tensor, "m n_pos"]:
     """Contexts at random, in reading order, until they hold `n_tokens` counted positions."""
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     so_far = counted_positions(pool, model.tokenizer.special_ids).sum(1)[order].cumsum(0)

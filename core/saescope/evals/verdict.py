@@ -40,13 +40,21 @@ def judge(
 ) -> Verdict:
     """`ablation_cost` is what zeroing the site costs in nats; where that is little, a CE score says little."""
     if explained_variance is None:
-        return Verdict("unknown", _SUMMARIES["unknown"], (Reason("Explained variance is undefined here.", "Evaluate on more text."),))
+        return Verdict(
+            "unknown",
+            _SUMMARIES["unknown"],
+            (Reason("Explained variance is undefined here.", "Evaluate on more text."),),
+        )
     findings: list[Finding] = [
         _reconstruction(explained_variance),
         *_predictions(ce_score, ablation_cost),
         *_sparsity(l0, dead_share, dense_share, n_tokens),
     ]
-    findings += [*_shrinkage(l2_ratio), *_against(baselines, explained_variance, transcoder=transcoder), *_certainty(intervals, n_tokens)]
+    findings += [
+        *_shrinkage(l2_ratio),
+        *_against(baselines, explained_variance, transcoder=transcoder),
+        *_certainty(intervals, n_tokens),
+    ]
     ordered = sorted(findings, key=lambda finding: _RANK[finding[0]])
     level = ordered[0][0]
     return Verdict(level, _SUMMARIES[level], tuple(reason for _, reason in ordered))
@@ -65,37 +73,84 @@ def _reconstruction(ev: float) -> Finding:
             "Check model and hook; when training, use more tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE.",
         )
     if ev < GOOD_EV:
-        return "fair", Reason(f"{said}.", "More training tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE raise it.")
+        return "fair", Reason(
+            f"{said}.",
+            "More training tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE raise it.",
+        )
     return "good", Reason(f"{said}.")
 
 
 def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
     if ce is None or cost is None or cost <= 0:
-        return [("good", Reason("Zeroing this site does not make the model worse here, so the CE score says nothing."))]
+        return [
+            (
+                "good",
+                Reason(
+                    "Zeroing this site does not make the model worse here, so the CE score says nothing."
+                ),
+            )
+        ]
     said = f"With the SAE in its place the model keeps {ce:.0%} of what the site is worth to its predictions"
     if cost < 0.1:
-        return [("good", Reason(f"{said}; but the site is worth only {cost:.2g} nats a token, so that is little evidence."))]
+        return [
+            (
+                "good",
+                Reason(
+                    f"{said}; but the site is worth only {cost:.2g} nats a token, so that is little evidence."
+                ),
+            )
+        ]
     if ce >= GOOD_CE:
         return [("good", Reason(f"{said} (CE score)."))]
-    advice = "What the model needs is in the part that is lost: raise k or the width, or train longer."
-    return [("fair" if ce >= FAIR_CE else "doubtful" if ce > 0 else "wrong", Reason(f"{said} (CE score).", advice))]
+    advice = (
+        "What the model needs is in the part that is lost: raise k or the width, or train longer."
+    )
+    return [
+        (
+            "fair" if ce >= FAIR_CE else "doubtful" if ce > 0 else "wrong",
+            Reason(f"{said} (CE score).", advice),
+        )
+    ]
 
 
 def _sparsity(l0: float, dead: float, dense: float, n_tokens: int) -> list[Finding]:
     findings = list[Finding]()
     if l0 == 0:
         findings.append(
-            ("wrong", Reason("No feature ever fires.", "Check the hook and the normalisation; lower the threshold or penalty."))
+            (
+                "wrong",
+                Reason(
+                    "No feature ever fires.",
+                    "Check the hook and the normalisation; lower the threshold or penalty.",
+                ),
+            )
         )
     if dead > MUCH_DEAD:
-        few = "; with so little text many rare features count as dead" if n_tokens < 10 * FEW_TOKENS else ""
+        few = (
+            "; with so little text many rare features count as dead"
+            if n_tokens < 10 * FEW_TOKENS
+            else ""
+        )
         advice = "Evaluate on more tokens first; then revive dead features in training (aux loss or resampling), or use a smaller d_sae."
         findings.append(
-            ("fair" if not few else "good", Reason(f"{dead:.0%} of the features never fired on {n_tokens} tokens{few}.", advice))
+            (
+                "fair" if not few else "good",
+                Reason(
+                    f"{dead:.0%} of the features never fired on {n_tokens} tokens{few}.", advice
+                ),
+            )
         )
     if dense > MUCH_DENSE:
         advice = "Dense features rarely have one meaning: lower k (or raise the l1/l0 coefficient), or train on more tokens."
-        findings.append(("fair", Reason(f"{dense:.1%} of the features fire at more than a tenth of the positions.", advice)))
+        findings.append(
+            (
+                "fair",
+                Reason(
+                    f"{dense:.1%} of the features fire at more than a tenth of the positions.",
+                    advice,
+                ),
+            )
+        )
     return findings
 
 
@@ -117,24 +172,49 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
     if chance.explained_variance is not None and ev <= chance.explained_variance:
         advice = "Training has learned nothing, or this is another model or hook: check both, then train longer."
         findings.append(
-            ("wrong", Reason(f"Random features of the same number and L0 explain {chance.explained_variance:.0%}: as much.", advice))
+            (
+                "wrong",
+                Reason(
+                    f"Random features of the same number and L0 explain {chance.explained_variance:.0%}: as much.",
+                    advice,
+                ),
+            )
         )
-    if pca.explained_variance is None or transcoder:  # PCA sees the transcoder's target, the transcoder does not
+    if (
+        pca.explained_variance is None or transcoder
+    ):  # PCA sees the transcoder's target, the transcoder does not
         return findings
     if ev < pca.explained_variance:
         advice = "The features are not worth their number yet: train on more tokens, or with a larger d_sae."
         said = f"A PCA with {pca.size} directions explains more ({pca.explained_variance:.0%})."
         return [*findings, ("doubtful", Reason(said, advice))]
     said = f"A PCA with as many directions as features fire ({pca.size}) explains {pca.explained_variance:.0%}"
-    return [*findings, ("good", Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE."))]
+    return [
+        *findings,
+        ("good", Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE.")),
+    ]
 
 
 def _certainty(intervals: dict[str, Interval], n_tokens: int) -> list[Finding]:
-    wide = [name for name in ("explained_variance", "ce_score") if name in intervals and _half(intervals[name]) > WIDE]
+    wide = [
+        name
+        for name in ("explained_variance", "ce_score")
+        if name in intervals and _half(intervals[name]) > WIDE
+    ]
     if n_tokens >= FEW_TOKENS and not wide:
         return []
-    what = f"{' and '.join(wide)} uncertain by more than {WIDE}" if wide else f"only {n_tokens} tokens"
-    return [("good", Reason(f"The text is short: {what}.", "Evaluate on more tokens (n_tokens) before comparing SAEs."))]
+    what = (
+        f"{' and '.join(wide)} uncertain by more than {WIDE}" if wide else f"only {n_tokens} tokens"
+    )
+    return [
+        (
+            "good",
+            Reason(
+                f"The text is short: {what}.",
+                "Evaluate on more tokens (n_tokens) before comparing SAEs.",
+            ),
+        )
+    ]
 
 
 def _half(interval: Interval) -> float:

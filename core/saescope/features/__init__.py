@@ -13,7 +13,13 @@ from saescope.features.card import (
     card_label,
     feature_card,
 )
-from saescope.features.contrast import Contrast, ContrastFeature, Separation, contrast_models, contrast_texts
+from saescope.features.contrast import (
+    Contrast,
+    ContrastFeature,
+    Separation,
+    contrast_models,
+    contrast_texts,
+)
 from saescope.features.encode import Encoded, TextFeatures, encode_texts
 from saescope.features.labels import Label, LabelStore
 from saescope.features.neighbours import Neighbour, nearest_features
@@ -21,7 +27,13 @@ from saescope.features.quiz import make_quiz
 from saescope.features.quiz_store import Quiz, QuizItem, QuizStore
 from saescope.features.rank import RankedFeature, Ranking, rank_features
 from saescope.features.scores import LabelScore
-from saescope.features.search import Found, FoundFeature, find_by_label, find_by_texts, find_by_tokens
+from saescope.features.search import (
+    Found,
+    FoundFeature,
+    find_by_label,
+    find_by_texts,
+    find_by_tokens,
+)
 
 __all__ = [
     "CardBin",

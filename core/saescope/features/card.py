@@ -165,7 +165,9 @@ def feature_card(
     store, meta = labels or LabelStore(), sae.cfg.metadata
     near = nearest_features(sae, feature, N_RELATED)
     with_it = index.cofiring(feature, N_RELATED) if index else []
-    called = store.best(sae.weights_hash, [*(row.feature for row in near), *(row.feature for row in with_it)])
+    called = store.best(
+        sae.weights_hash, [*(row.feature for row in near), *(row.feature for row in with_it)]
+    )
     promotes, suppresses, how = _effects(model, sae, feature)
     return FeatureCard(
         feature=feature,
@@ -180,17 +182,28 @@ def feature_card(
         promotes=promotes,
         suppresses=suppresses,
         effects_through=how,
-        neighbours=[CardNeighbour(row.feature, row.cosine, card_label(called.get(row.feature))) for row in near],
+        neighbours=[
+            CardNeighbour(row.feature, row.cosine, card_label(called.get(row.feature)))
+            for row in near
+        ],
         cofiring=[CardPartner(*row, label=card_label(called.get(row.feature))) for row in with_it],
         labels=[label for label in map(card_label, store.of(sae.weights_hash, feature)) if label],
-        url=f"https://www.neuronpedia.org/{meta.neuronpedia_id}/{feature}" if meta.neuronpedia_id else "",
+        url=_page_of(meta.neuronpedia_id, feature),
         warnings=_warnings(index, feature),
     )
 
 
+def _page_of(neuronpedia_id: str, feature: int) -> str:
+    return f"https://www.neuronpedia.org/{neuronpedia_id}/{feature}" if neuronpedia_id else ""
+
+
 def card_label(label: Label | None) -> CardLabel | None:
     """A label as plain data."""
-    return None if label is None else CardLabel(label.text, label.source, label.score, label.verdict, label.created)
+    return (
+        None
+        if label is None
+        else CardLabel(label.text, label.source, label.score, label.verdict, label.created)
+    )
 
 
 def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict[str, Any]:
@@ -207,22 +220,40 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
         "quantiles": {f"{share:g}": value for share, value in (row.quantiles or {}).items()},
         "histogram": [CardBin(each.low, each.high, each.count) for each in row.histogram],
         "examples": [_example(each) for each in index.examples(feature, n_examples)],
-        "corpus": CardCorpus(made.dataset, made.n_tokens, made.n_contexts, made.context_size, made.seed, made.created),
+        "corpus": CardCorpus(
+            made.dataset, made.n_tokens, made.n_contexts, made.context_size, made.seed, made.created
+        ),
     }
 
 
 def _example(example: Example) -> CardExample:
     tokens = [clean_token(token) for token in example.tokens]
-    return CardExample(tokens, list(example.activations), example.pos, tokens[example.pos], example.activation, example.band)
+    return CardExample(
+        tokens,
+        list(example.activations),
+        example.pos,
+        tokens[example.pos],
+        example.activation,
+        example.band,
+    )
 
 
-def _effects(model: LanguageModel, sae: SAE, feature: int) -> tuple[list[CardToken], list[CardToken], str]:
+def _effects(
+    model: LanguageModel, sae: SAE, feature: int
+) -> tuple[list[CardToken], list[CardToken], str]:
     """Promoted and suppressed tokens, strongest first, and how they were found."""
     effects = logit_effects(model, sae, torch.tensor([feature], device=sae.device))
     if effects is None:
-        return [], [], f"none: what a feature at {write_hook(sae)} writes is no linear change of the residual stream"
+        return (
+            [],
+            [],
+            f"none: what a feature at {write_hook(sae)} writes is no linear change of the residual stream",
+        )
     n = min(N_TOKENS, effects.shape[1])
-    promotes, suppresses = ([_token(model, i, effects[0, i]) for i in (sign * effects[0]).topk(n).indices.tolist()] for sign in (1, -1))
+    promotes, suppresses = (
+        [_token(model, i, effects[0, i]) for i in (sign * effects[0]).topk(n).indices.tolist()]
+        for sign in (1, -1)
+    )
     centred = "mean taken out, " if model.readout.centred else ""
     how = f"decoder row, {centred}times the final norm's gain, times the unembedding; the norm's scale at each position is left out"
     return promotes, suppresses, how
@@ -234,7 +265,11 @@ def _token(model: LanguageModel, token_id: int, effect: Tensor) -> CardToken:
 
 def _warnings(index: FeatureIndex | None, feature: int) -> list[str]:
     if index is None:
-        return ["No index of this SAE: examples, density and maximum are unknown. index_features makes one."]
+        return [
+            "No index of this SAE: examples, density and maximum are unknown. index_features makes one."
+        ]
     if index.maximum(feature) is None:
-        return [f"The feature fired nowhere in {index.manifest.n_tokens} tokens of {index.manifest.dataset}: dead, or rare there."]
+        return [
+            f"The feature fired nowhere in {index.manifest.n_tokens} tokens of {index.manifest.dataset}: dead, or rare there."
+        ]
     return []

@@ -98,11 +98,23 @@ def contrast_texts(
     """
     _check(min(len(texts), len(against)))
     scores = score_texts(model, sae, [*texts, *against], by=by)
-    return contrast_scores(Groups(torch.arange(len(scores.lengths)) < len(texts), scores.lengths), scores, k=k, seed=seed)
+    return contrast_scores(
+        Groups(torch.arange(len(scores.lengths)) < len(texts), scores.lengths),
+        scores,
+        k=k,
+        seed=seed,
+    )
 
 
 def contrast_models(
-    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, other: LanguageModel, by: Summary = "max", k: int = 10, seed: int = 0
+    model: LanguageModel,
+    sae: SAE,
+    texts: Sequence[Tokens],
+    *,
+    other: LanguageModel,
+    by: Summary = "max",
+    k: int = 10,
+    seed: int = 0,
 ) -> Contrast:
     """The `k` features that the same texts make fire otherwise in `model` than in `other` (a fine-tuned model and its base).
 
@@ -129,7 +141,11 @@ def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) ->
     both = torch.cat([columns, _sum_of(columns, rises, halves.chosen_on)], dim=1)
     *held_out, together = _separations(design, both, scores.lengths, halves, seed)
     q_chosen = adjusted(chosen.p)[order]
-    q = adjusted(torch.tensor([each.p for each in held_out], dtype=torch.float64)) if halves.split else q_chosen
+    q = (
+        adjusted(torch.tensor([each.p for each in held_out], dtype=torch.float64))
+        if halves.split
+        else q_chosen
+    )
     rest = design.compare(equal[halves.held_out], halves.held_out).auc
     features = [
         ContrastFeature(
@@ -140,7 +156,9 @@ def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) ->
             confirmed=halves.split and float(q[i]) <= LEVEL and (each.auc > 0.5) == bool(rises[i]),
             auc_equal_length=float(rest[i]),
             position_correlation=float(scores.position_correlation[column]),
-            confounds=_confounds(design, float(rest[i]), halves.held_out, float(scores.position_correlation[column])),
+            confounds=_confounds(
+                design, float(rest[i]), halves.held_out, float(scores.position_correlation[column])
+            ),
         )
         for i, (column, each) in enumerate(zip(order.tolist(), held_out, strict=True))
     ]
@@ -159,7 +177,11 @@ def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) ->
 
 
 def _separations(
-    design: Design, columns: Float[Tensor, "n_texts k"], lengths: Float[Tensor, " n_texts"], halves: Halves, seed: int
+    design: Design,
+    columns: Float[Tensor, "n_texts k"],
+    lengths: Float[Tensor, " n_texts"],
+    halves: Halves,
+    seed: int,
 ) -> list[Separation]:
     rows: Int[Tensor, " n"] = halves.held_out
     found = design.compare(columns[rows], rows)
@@ -176,14 +198,21 @@ def _separations(
     ]
 
 
-def _sum_of(columns: Float[Tensor, "n_texts k"], rises: Bool[Tensor, " k"], chosen_on: Int[Tensor, " n"]) -> Float[Tensor, "n_texts 1"]:
+def _sum_of(
+    columns: Float[Tensor, "n_texts k"], rises: Bool[Tensor, " k"], chosen_on: Int[Tensor, " n"]
+) -> Float[Tensor, "n_texts 1"]:
     """Of the chosen features, each with its sign and in its standard deviations where it was chosen."""
     spread = (columns[chosen_on] - columns[chosen_on].mean(0)).square().mean(0).sqrt()
     weights = torch.where(rises, 1.0, -1.0).double() / spread.clamp(min=1e-12)
     return (columns * weights).sum(1, keepdim=True)
 
 
-def _confounds(design: Design, auc_equal_length: float, held_out: Int[Tensor, " n"], position_correlation: float) -> list[str]:
+def _confounds(
+    design: Design,
+    auc_equal_length: float,
+    held_out: Int[Tensor, " n"],
+    position_correlation: float,
+) -> list[str]:
     """Where the sets differ in length: "length" if texts of equal length are not told apart, "position" if the feature tracks that.
 
     Late positions are only in the longer texts, so the second is a way of the first.
@@ -208,7 +237,11 @@ def verdict(features: Sequence[ContrastFeature], *, split: bool, least: int) -> 
     clean = [feature for feature in confirmed if not feature.confounds]
     if not confirmed:
         return f"None of the {len(features)} features chosen on one half separates the other half (false discovery rate {LEVEL:g})."
-    doubt = "" if len(clean) == len(confirmed) else f"; {len(confirmed) - len(clean)} of them may only reflect the length of the texts"
+    doubt = (
+        ""
+        if len(clean) == len(confirmed)
+        else f"; {len(confirmed) - len(clean)} of them may only reflect the length of the texts"
+    )
     return f"{len(confirmed)} of the {len(features)} features chosen on one half separate the other half too{doubt}."
 
 

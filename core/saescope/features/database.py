@@ -53,7 +53,8 @@ def open_database(path: Path) -> Generator[sqlite3.Connection]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise FormatError(
-            f"The table of labels is damaged: {error}.", hint=f"Move {path.name} out of the way; SAEs and indexes stay."
+            f"The table of labels is damaged: {error}.",
+            hint=f"Move {path.name} out of the way; SAEs and indexes stay.",
         ) from error
 
 

@@ -7,7 +7,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.features.scores import wilson
-from saescope.features.separation import Difference, auc_interval, compare, compare_pairs, flipped_p, permuted_p
+from saescope.features.separation import (
+    Difference,
+    auc_interval,
+    compare,
+    compare_pairs,
+    flipped_p,
+    permuted_p,
+)
 
 LEAST_HALF = 4
 """Texts of each set that a half needs."""
@@ -35,7 +42,9 @@ class Design(Protocol):
 
     def compare(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"]) -> Difference: ...
 
-    def permuted_p(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int) -> Float[Tensor, " m"]: ...
+    def permuted_p(
+        self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int
+    ) -> Float[Tensor, " m"]: ...
 
     def interval(self, auc: float, rows: Int[Tensor, " n"]) -> tuple[float, float]: ...
 
@@ -58,7 +67,9 @@ class Groups:
         everything = torch.arange(len(self.first))
         if min(self.n) < 2 * LEAST_HALF:
             return Halves(everything, everything, False)
-        return Halves(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), True)
+        return Halves(
+            torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), True
+        )
 
     def sizes(self, rows: Int[Tensor, " n"]) -> tuple[int, int]:
         return int(self.first[rows].sum()), int((~self.first[rows]).sum())
@@ -66,7 +77,9 @@ class Groups:
     def compare(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"]) -> Difference:
         return compare(scores, self.first[rows])
 
-    def permuted_p(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int) -> Float[Tensor, " m"]:
+    def permuted_p(
+        self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int
+    ) -> Float[Tensor, " m"]:
         return permuted_p(scores, self.first[rows], seed=seed)
 
     def interval(self, auc: float, rows: Int[Tensor, " n"]) -> tuple[float, float]:
@@ -96,7 +109,9 @@ class Pairs:
     def compare(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"]) -> Difference:
         return compare_pairs(scores)
 
-    def permuted_p(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int) -> Float[Tensor, " m"]:
+    def permuted_p(
+        self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int
+    ) -> Float[Tensor, " m"]:
         return flipped_p(scores, seed=seed)
 
     def interval(self, auc: float, rows: Int[Tensor, " n"]) -> tuple[float, float]:
@@ -106,7 +121,9 @@ class Pairs:
         return values - values.mean()
 
 
-def _halve(rows: Int[Tensor, " n"], seed: int) -> tuple[Int[Tensor, " n_chosen"], Int[Tensor, " n_held_out"]]:
+def _halve(
+    rows: Int[Tensor, " n"], seed: int
+) -> tuple[Int[Tensor, " n_chosen"], Int[Tensor, " n_held_out"]]:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     half = len(rows) // 2
     return rows[order[:half]].sort().values, rows[order[half:]].sort().values

@@ -30,7 +30,13 @@ class TextFeatures:
         """The strongest features at a position with their activations."""
         entries = slice(int(self.acts.offsets[pos]), int(self.acts.offsets[pos + 1]))
         values, order = self.acts.values[entries].sort(descending=True, stable=True)
-        return list(zip(self.acts.features[entries][order].tolist()[:top_k], values.tolist()[:top_k], strict=True))
+        return list(
+            zip(
+                self.acts.features[entries][order].tolist()[:top_k],
+                values.tolist()[:top_k],
+                strict=True,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,12 @@ class Encoded:
 
 
 def encode_texts(
-    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, positions: Iterable[int] = (), include_special: bool = False
+    model: LanguageModel,
+    sae: SAE,
+    texts: Sequence[Tokens],
+    *,
+    positions: Iterable[int] = (),
+    include_special: bool = False,
 ) -> Encoded:
     """Features of every position; statistics over the counted ones (position 0 and special tokens left out unless named)."""
     named = list(positions)
@@ -56,7 +67,10 @@ def encode_texts(
     l0 = torch.cat([site.acts.l0[mask] for site, mask in zip(sites, masks, strict=True)]).double()
     n = int(sum(mask.sum() for mask in masks))
     return Encoded(
-        [TextFeatures(tokens, mask, site.acts) for tokens, mask, site in zip(texts, masks, sites, strict=True)],
+        [
+            TextFeatures(tokens, mask, site.acts)
+            for tokens, mask, site in zip(texts, masks, sites, strict=True)
+        ],
         n,
         sum(len(tokens) for tokens in texts) - n,
         float(l0.mean()) if n else None,

@@ -65,7 +65,9 @@ class LabelStore:
 
     def best(self, weights_hash: str, features: Sequence[int]) -> dict[int, Label]:
         """The first label of each feature that has one."""
-        return {feature: labels[0] for feature, labels in self.of_many(weights_hash, features).items()}
+        return {
+            feature: labels[0] for feature, labels in self.of_many(weights_hash, features).items()
+        }
 
     def of_many(self, weights_hash: str, features: Sequence[int]) -> dict[int, list[Label]]:
         """All labels of each feature that has any."""
@@ -73,13 +75,17 @@ class LabelStore:
             return {}
         query = f"SELECT {_COLUMNS} FROM labels WHERE weights_hash = ? AND feature IN (SELECT value FROM json_each(?))"
         with open_database(self.path) as db:
-            labels = [_label(row) for row in db.execute(query, (weights_hash, json.dumps(list(features))))]
+            labels = [
+                _label(row) for row in db.execute(query, (weights_hash, json.dumps(list(features))))
+            ]
         found: dict[int, list[Label]] = {}
         for label in sorted(labels, key=_trust):
             found.setdefault(label.feature, []).append(label)
         return found
 
-    def search(self, weights_hash: str, query: str, *, k: int = 10, offset: int = 0) -> tuple[list[Label], int]:
+    def search(
+        self, weights_hash: str, query: str, *, k: int = 10, offset: int = 0
+    ) -> tuple[list[Label], int]:
         """The features whose labels share words with `query`, one label each, and how many there are.
 
         Best match first (bm25, words by their stems); labels that failed their test come last.
@@ -121,20 +127,28 @@ def clean_label(text: str) -> str:
     )
 
 
-def insert_label(db: sqlite3.Connection, weights_hash: str, feature: int, text: str, source: str) -> int:
+def insert_label(
+    db: sqlite3.Connection, weights_hash: str, feature: int, text: str, source: str
+) -> int:
     """The id of this label, which is new or was there; letter case does not count."""
     db.execute(
         "INSERT OR IGNORE INTO labels (weights_hash, feature, text, key, source, created) VALUES (?, ?, ?, ?, ?, ?)",
         (weights_hash, feature, text, _key(text), source, now()),
     )
-    found = db.execute("SELECT id FROM labels WHERE weights_hash = ? AND feature = ? AND key = ?", (weights_hash, feature, _key(text)))
+    found = db.execute(
+        "SELECT id FROM labels WHERE weights_hash = ? AND feature = ? AND key = ?",
+        (weights_hash, feature, _key(text)),
+    )
     return found.fetchone()[0]
 
 
 def add_score(db: sqlite3.Connection, label_id: int, detection: Counts, fuzzing: Counts) -> Label:
     """Add the answers of one more quiz to a label's own."""
     row = db.execute("SELECT detection, fuzzing FROM labels WHERE id = ?", [label_id]).fetchone()
-    pooled = [json.dumps(_counts(old).plus(new)) for old, new in zip(row, (detection, fuzzing), strict=True)]
+    pooled = [
+        json.dumps(_counts(old).plus(new))
+        for old, new in zip(row, (detection, fuzzing), strict=True)
+    ]
     db.execute("UPDATE labels SET detection = ?, fuzzing = ? WHERE id = ?", (*pooled, label_id))
     return _label(db.execute(f"SELECT {_COLUMNS} FROM labels WHERE id = ?", [label_id]).fetchone())
 
@@ -156,7 +170,9 @@ def _label(row: Sequence[object]) -> Label:
     label_id, feature, text, source, created, detection, fuzzing = row
     counts = [_counts(str(kind) if kind else None) for kind in (detection, fuzzing)]
     tested = score(*counts) if counts != [_NOTHING, _NOTHING] else None
-    return Label(int(str(label_id)), int(str(feature)), str(text), str(source), str(created), tested)
+    return Label(
+        int(str(label_id)), int(str(feature)), str(text), str(source), str(created), tested
+    )
 
 
 def _failed(label: Label) -> bool:

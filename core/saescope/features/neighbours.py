@@ -28,7 +28,10 @@ def nearest_features(sae: SAE, feature: int, k: int = 5) -> list[Neighbour]:
     if not bool(row.any()):
         return []
     best = cosines.topk(min(k, len(cosines) - 1))
-    return [Neighbour(i, value) for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    return [
+        Neighbour(i, value)
+        for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
 
 
 def _unit(rows: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:

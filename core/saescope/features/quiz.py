@@ -24,7 +24,13 @@ class _Item(NamedTuple):
 
 
 def make_quiz(
-    index: FeatureIndex, feature: int, *, store: QuizStore | None = None, n: int = 12, seed: int = 0, similar: Sequence[int] = ()
+    index: FeatureIndex,
+    feature: int,
+    *,
+    store: QuizStore | None = None,
+    n: int = 12,
+    seed: int = 0,
+    similar: Sequence[int] = (),
 ) -> Quiz:
     """A quiz of `n` items, half "detection" (does it fire anywhere in the text?), half "fuzzing" (does it fire on the marked token?).
 
@@ -36,7 +42,13 @@ def make_quiz(
         NotFoundError: the index holds too few texts that were not yet asked.
     """
     if not LEAST <= n <= MOST:
-        raise ArgumentError(f"A quiz has {LEAST} to {MOST} items.", code="OUT_OF_RANGE", field="n", got=n, allowed=f"{LEAST}..{MOST}")
+        raise ArgumentError(
+            f"A quiz has {LEAST} to {MOST} items.",
+            code="OUT_OF_RANGE",
+            field="n",
+            got=n,
+            allowed=f"{LEAST}..{MOST}",
+        )
     store, weights_hash = store or QuizStore(), index.manifest.weights_hash
     open_one = store.find_open(weights_hash, feature, n=n, seed=seed)
     if open_one:
@@ -53,7 +65,10 @@ def make_quiz(
             got=feature,
             hint="Index more text: index_features with a larger n_tokens, or another dataset.",
         )
-    stored = [StoredItem(item.kind, _text(item), item.fires, passage_key(item.passage.tokens)) for item in items]
+    stored = [
+        StoredItem(item.kind, _text(item), item.fires, passage_key(item.passage.tokens))
+        for item in items
+    ]
     return store.add(weights_hash, feature, stored, n=n, seed=seed)
 
 
@@ -78,7 +93,11 @@ def _silent(material: Material, kind: Kind, turn: int, rng: random.Random) -> _I
     """An item where it does not fire; every other fuzzing item marks the wrong token of a text in which the feature does fire."""
     if kind == "fuzzing" and turn % 4 == 1 and len(material.firing) > 1:
         passage = material.firing[0]
-        words = [i for i, value in enumerate(passage.activations) if value == 0 and passage.tokens[i].strip().isalpha()]
+        words = [
+            i
+            for i, value in enumerate(passage.activations)
+            if value == 0 and passage.tokens[i].strip().isalpha()
+        ]
         if words:
             return _Item(material.firing.pop(0), kind, rng.choice(words), False)
     passage = material.silent(turn)

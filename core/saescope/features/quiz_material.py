@@ -25,28 +25,53 @@ class Material:
 
     def silent(self, turn: int) -> QuizPassage | None:
         """A near miss, every third time a text at random, as far as there are any."""
-        source = (self.random or self.near_miss) if turn % 3 == 2 else (self.near_miss or self.random)
+        source = (
+            (self.random or self.near_miss) if turn % 3 == 2 else (self.near_miss or self.random)
+        )
         return source.pop() if source else None
 
 
-def quiz_material(index: FeatureIndex, feature: int, *, seed: int, similar: Collection[int], spent: Collection[str]) -> Material:
+def quiz_material(
+    index: FeatureIndex,
+    feature: int,
+    *,
+    seed: int,
+    similar: Collection[int],
+    spent: Collection[str],
+) -> Material:
     """All passages whose answers nobody can know; the firings that are taken first come last."""
     pool = index.quiz_pool(feature, seed=seed, similar=list(similar))
     chosen, near_miss, at_random = ([p for p in part if _askable(p, spent)] for part in pool)
     least = FAINT * (index.maximum(feature) or 0.0)
     used = {p.context for part in pool for p in part}
-    sampled = [p for p in sampled_firings(index, feature, seed=seed, besides=used) if _askable(p, spent)]
-    faint, clear = ([p for p in chosen if (p.activation >= least) == is_clear] for is_clear in (False, True))
+    sampled = [
+        p for p in sampled_firings(index, feature, seed=seed, besides=used) if _askable(p, spent)
+    ]
+    faint, clear = (
+        [p for p in chosen if (p.activation >= least) == is_clear] for is_clear in (False, True)
+    )
     return Material([*faint, *sampled, *clear], near_miss, at_random)
 
 
-def sampled_firings(index: FeatureIndex, feature: int, *, seed: int, besides: Collection[int]) -> list[QuizPassage]:
+def sampled_firings(
+    index: FeatureIndex, feature: int, *, seed: int, besides: Collection[int]
+) -> list[QuizPassage]:
     """A firing of each sampled context that is not in `besides`; of how strong it is the sample only knows "1", above zero."""
     fires = index.sample.fires(feature)
     rng = torch.Generator().manual_seed(seed)
-    rows = [row for row in torch.randperm(len(fires), generator=rng).tolist() if int(index.sample.contexts[row]) not in besides]
+    rows = [
+        row
+        for row in torch.randperm(len(fires), generator=rng).tolist()
+        if int(index.sample.contexts[row]) not in besides
+    ]
     rows = [row for row in rows if bool(fires[row].any())][:MOST_SAMPLED]
-    places = [(int(index.sample.contexts[row]), int((torch.rand(fires.shape[1], generator=rng) * fires[row]).argmax())) for row in rows]
+    places = [
+        (
+            int(index.sample.contexts[row]),
+            int((torch.rand(fires.shape[1], generator=rng) * fires[row]).argmax()),
+        )
+        for row in rows
+    ]
     found: list[QuizPassage] = []
     for row, (context, _), span in zip(rows, places, read_spans(index.texts, places), strict=True):
         acts = fires[row, span.start : span.start + len(span.tokens)].float().tolist()
@@ -55,4 +80,6 @@ def sampled_firings(index: FeatureIndex, feature: int, *, seed: int, besides: Co
 
 
 def _askable(passage: QuizPassage, spent: Collection[str]) -> bool:
-    return passage_key(passage.tokens) not in spent and not any(mark in token for mark in MARKS for token in passage.tokens)
+    return passage_key(passage.tokens) not in spent and not any(
+        mark in token for mark in MARKS for token in passage.tokens
+    )

@@ -56,12 +56,25 @@ class QuizStore:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or labels_path()
 
-    def add(self, weights_hash: str, feature: int, items: Sequence[StoredItem], *, n: int, seed: int) -> Quiz:
+    def add(
+        self, weights_hash: str, feature: int, items: Sequence[StoredItem], *, n: int, seed: int
+    ) -> Quiz:
         """Keep a new quiz; `n` items were asked for."""
         quiz_id = f"q{secrets.token_hex(5)}"
-        row = (quiz_id, weights_hash, feature, n, seed, now(), json.dumps([asdict(item) for item in items]))
+        row = (
+            quiz_id,
+            weights_hash,
+            feature,
+            n,
+            seed,
+            now(),
+            json.dumps([asdict(item) for item in items]),
+        )
         with open_database(self.path) as db:
-            db.execute("INSERT INTO quizzes (id, weights_hash, feature, n, seed, created, items) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute(
+                "INSERT INTO quizzes (id, weights_hash, feature, n, seed, created, items) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
         return _shown(quiz_id, feature, items, n)
 
     def find_open(self, weights_hash: str, feature: int, *, n: int, seed: int) -> Quiz | None:
@@ -73,7 +86,11 @@ class QuizStore:
         with open_database(self.path) as db:
             rows = db.execute(query, (weights_hash, feature, n, seed)).fetchall()
         quizzes = [(quiz_id, _items(stored)) for quiz_id, stored in rows]
-        fresh = [(quiz_id, items) for quiz_id, items in quizzes if not spent & {item.key for item in items}]
+        fresh = [
+            (quiz_id, items)
+            for quiz_id, items in quizzes
+            if not spent & {item.key for item in items}
+        ]
         return _shown(fresh[0][0], feature, fresh[0][1], n) if fresh else None
 
     def spent(self, weights_hash: str, feature: int) -> frozenset[str]:
@@ -82,9 +99,22 @@ class QuizStore:
             return frozenset()
         query = "SELECT items FROM quizzes WHERE weights_hash = ? AND feature = ? AND answered IS NOT NULL"
         with open_database(self.path) as db:
-            return frozenset(item.key for (stored,) in db.execute(query, (weights_hash, feature)) for item in _items(stored))
+            return frozenset(
+                item.key
+                for (stored,) in db.execute(query, (weights_hash, feature))
+                for item in _items(stored)
+            )
 
-    def answer(self, quiz_id: str, answers: Sequence[bool], *, weights_hash: str, feature: int, text: str, source: str) -> Label:
+    def answer(
+        self,
+        quiz_id: str,
+        answers: Sequence[bool],
+        *,
+        weights_hash: str,
+        feature: int,
+        text: str,
+        source: str,
+    ) -> Label:
         """The label `text`, scored by these answers beside those of earlier quizzes; the quiz is used up.
 
         Raises:
@@ -93,9 +123,13 @@ class QuizStore:
         """
         cleaned = clean_label(text)
         with open_database(self.path) as db, transaction(db):
-            row = db.execute("SELECT weights_hash, feature, items, answered FROM quizzes WHERE id = ?", [quiz_id]).fetchone()
+            row = db.execute(
+                "SELECT weights_hash, feature, items, answered FROM quizzes WHERE id = ?", [quiz_id]
+            ).fetchone()
             items = _checked(row, quiz_id, weights_hash, feature, n_answers=len(answers))
-            if row[3] is not None or self.spent(weights_hash, feature) & {item.key for item in items}:
+            if row[3] is not None or self.spent(weights_hash, feature) & {
+                item.key for item in items
+            }:
                 raise _used(quiz_id, feature, row[3])
             kinds = [
                 count(
@@ -118,8 +152,15 @@ class QuizStore:
         plain = ["".join(text.split()) for text in texts]
         with open_database(self.path) as db:
             rows = db.execute("SELECT id, items FROM quizzes WHERE answered IS NULL").fetchall()
-            seen = [quiz_id for quiz_id, stored in rows if any(_shares(item, plain) for item in _items(stored))]
-            db.executemany("UPDATE quizzes SET answered = ? WHERE id = ? AND answered IS NULL", [(VOID, quiz_id) for quiz_id in seen])
+            seen = [
+                quiz_id
+                for quiz_id, stored in rows
+                if any(_shares(item, plain) for item in _items(stored))
+            ]
+            db.executemany(
+                "UPDATE quizzes SET answered = ? WHERE id = ? AND answered IS NULL",
+                [(VOID, quiz_id) for quiz_id in seen],
+            )
         return seen
 
 
@@ -130,7 +171,11 @@ def passage_key(tokens: Sequence[str]) -> str:
 
 def _shown(quiz_id: str, feature: int, items: Sequence[StoredItem], n: int) -> Quiz:
     shown = [QuizItem(i, item.kind, item.text) for i, item in enumerate(items, 1)]
-    short = [f"Only {len(items)} of {n} items: the index has no more texts that were not yet asked."] if len(items) < n else []
+    short = (
+        [f"Only {len(items)} of {n} items: the index has no more texts that were not yet asked."]
+        if len(items) < n
+        else []
+    )
     return Quiz(quiz_id, feature, shown, short)
 
 
@@ -138,10 +183,18 @@ def _items(stored: str) -> list[StoredItem]:
     return [StoredItem(**item) for item in json.loads(stored)]
 
 
-def _checked(row: Any, quiz_id: str, weights_hash: str, feature: int, *, n_answers: int) -> list[StoredItem]:
+def _checked(
+    row: Any, quiz_id: str, weights_hash: str, feature: int, *, n_answers: int
+) -> list[StoredItem]:
     again = f'Call quiz_feature(sae="...", feature={feature}).'
     if row is None:
-        raise NotFoundError(f"There is no quiz {quiz_id!r}.", code="QUIZ_NOT_FOUND", field="quiz_id", got=quiz_id, hint=again)
+        raise NotFoundError(
+            f"There is no quiz {quiz_id!r}.",
+            code="QUIZ_NOT_FOUND",
+            field="quiz_id",
+            got=quiz_id,
+            hint=again,
+        )
     if (row[0], row[1]) != (weights_hash, feature):
         raise ArgumentError(
             f"Quiz {quiz_id} is about feature {row[1]}{'' if row[0] == weights_hash else ' of another SAE'}, not feature {feature}.",
@@ -165,7 +218,11 @@ def _checked(row: Any, quiz_id: str, weights_hash: str, feature: int, *, n_answe
 
 
 def _used(quiz_id: str, feature: int, answered: str | None) -> ArgumentError:
-    why = "some of its texts were asked in a quiz that is answered" if answered is None else "it was answered before"
+    why = (
+        "some of its texts were asked in a quiz that is answered"
+        if answered is None
+        else "it was answered before"
+    )
     return ArgumentError(
         f"Quiz {quiz_id} cannot be answered: {'its texts were encoded after it was made' if answered == VOID else why}.",
         code="QUIZ_USED",
@@ -178,5 +235,12 @@ def _used(quiz_id: str, feature: int, answered: str | None) -> ArgumentError:
 def _shares(item: StoredItem, plain: Sequence[str]) -> bool:
     """Whether a text holds a stretch of the item, or the item the text; spaces and marks do not count."""
     own = "".join(item.text.replace("⟦", "").replace("⟧", "").split())
-    stretches = [own[i : i + LEAST_SHARED] for i in range(0, max(1, len(own) - LEAST_SHARED + 1), LEAST_SHARED // 2)]
-    return any(any(stretch in text for stretch in stretches) or (len(text) >= LEAST_SHARED // 2 and text in own) for text in plain)
+    stretches = [
+        own[i : i + LEAST_SHARED]
+        for i in range(0, max(1, len(own) - LEAST_SHARED + 1), LEAST_SHARED // 2)
+    ]
+    return any(
+        any(stretch in text for stretch in stretches)
+        or (len(text) >= LEAST_SHARED // 2 and text in own)
+        for text in plain
+    )

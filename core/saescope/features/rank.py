@@ -75,7 +75,9 @@ def rank_features(
     """
     if rank_by not in RANKINGS or (rank_by == "contrast") != bool(against):
         raise ArgumentError(
-            'rank_by="contrast" goes with `against`, and only with it.' if rank_by in RANKINGS else f"rank_by {rank_by!r} is unknown.",
+            'rank_by="contrast" goes with `against`, and only with it.'
+            if rank_by in RANKINGS
+            else f"rank_by {rank_by!r} is unknown.",
             code="INVALID_CHOICE",
             field="rank_by",
             got=rank_by,
@@ -84,21 +86,34 @@ def rank_features(
         )
     encoded = encode_texts(model, sae, texts, include_special=include_special)
     sums = _sum(encoded.texts, sae)
-    scores = {"max": sums.maximum, "mean": sums.total / max(sums.n_tokens, 1), "count": sums.count.double()}.get(rank_by)
+    scores = {
+        "max": sums.maximum,
+        "mean": sums.total / max(sums.n_tokens, 1),
+        "count": sums.count.double(),
+    }.get(rank_by)
     if scores is None:
         other = _sum(encode_texts(model, sae, against, include_special=include_special).texts, sae)
-        scores = d_of_moments((sums.n_tokens, sums.total, sums.squares), (other.n_tokens, other.total, other.squares))
+        scores = d_of_moments(
+            (sums.n_tokens, sums.total, sums.squares), (other.n_tokens, other.total, other.squares)
+        )
     firing = sums.count.nonzero()[:, 0]
     order = firing[scores[firing].sort(descending=True, stable=True).indices]
     page = order[offset : offset + k].tolist()
     promotes = promoted_tokens(model, sae, page, N_PROMOTED)
-    features = [_ranked(i, float(scores[i]), sums, encoded.texts, words) for i, words in zip(page, promotes, strict=True)]
+    features = [
+        _ranked(i, float(scores[i]), sums, encoded.texts, words)
+        for i, words in zip(page, promotes, strict=True)
+    ]
     return Ranking(features, len(firing), encoded.n_tokens, encoded.n_left_out)
 
 
 def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:
     total = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device=sae.device)
-    squares, count, maximum = torch.zeros_like(total), torch.zeros_like(total), torch.zeros_like(total)
+    squares, count, maximum = (
+        torch.zeros_like(total),
+        torch.zeros_like(total),
+        torch.zeros_like(total),
+    )
     for text in texts:
         kept = text.acts.select(text.counted[text.acts.positions])
         values = kept.values.double()
@@ -109,7 +124,9 @@ def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:
     return _Sums(total, squares, count, maximum, int(sum(text.counted.sum() for text in texts)))
 
 
-def _ranked(feature: int, score: float, sums: _Sums, texts: Sequence[TextFeatures], promotes: list[str]) -> RankedFeature:
+def _ranked(
+    feature: int, score: float, sums: _Sums, texts: Sequence[TextFeatures], promotes: list[str]
+) -> RankedFeature:
     text_index, pos = _top_token(feature, texts)
     n = int(sums.count[feature])
     return RankedFeature(

@@ -61,7 +61,10 @@ def interval(counts: Counts) -> tuple[float, float]:
 
     Of 6 + 6 items its coverage is 0.952 on average over all pairs of true rates, 0.87 at the worst of them.
     """
-    parts = [(k / n, *wilson(k, n)) for k, n in ((counts.right_firing, counts.n_firing), (counts.right_silent, counts.n_silent))]
+    parts = [
+        (k / n, *wilson(k, n))
+        for k, n in ((counts.right_firing, counts.n_firing), (counts.right_silent, counts.n_silent))
+    ]
     centre = sum(p for p, _, _ in parts) / 2
     below = sqrt(sum((p - low) ** 2 for p, low, _ in parts)) / 2
     above = sqrt(sum((high - p) ** 2 for p, _, high in parts)) / 2
@@ -71,7 +74,10 @@ def interval(counts: Counts) -> tuple[float, float]:
 def wilson(k: int | float, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share, k of n."""
     p, scale = k / n, 1 + Z * Z / n
-    centre, half = (p + Z * Z / (2 * n)) / scale, Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / scale
+    centre, half = (
+        (p + Z * Z / (2 * n)) / scale,
+        Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / scale,
+    )
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -82,7 +88,15 @@ def score(detection: Counts, fuzzing: Counts) -> LabelScore:
     assert value is not None, "a quiz has items of both classes"
     low, high = interval(counts)
     n = counts.n_firing + counts.n_silent
-    return LabelScore(value, low, high, n, balanced_accuracy(detection), balanced_accuracy(fuzzing), verdict(value, low, high))
+    return LabelScore(
+        value,
+        low,
+        high,
+        n,
+        balanced_accuracy(detection),
+        balanced_accuracy(fuzzing),
+        verdict(value, low, high),
+    )
 
 
 def verdict(value: float, low: float, high: float) -> str:
@@ -90,7 +104,11 @@ def verdict(value: float, low: float, high: float) -> str:
     if high < 0.5:
         return "wrong: worse than chance"
     if low <= 0.5:
-        return "not better than chance" if value <= 0.6 else "undecided: too few items to tell from chance"
+        return (
+            "not better than chance"
+            if value <= 0.6
+            else "undecided: too few items to tell from chance"
+        )
     return "good" if low >= 0.7 else "better than chance"
 
 

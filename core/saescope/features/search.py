@@ -38,16 +38,27 @@ class Found:
     warnings: list[str]
 
 
-def find_by_label(labels: LabelStore, weights_hash: str, query: str, *, k: int = 10, offset: int = 0) -> Found:
+def find_by_label(
+    labels: LabelStore, weights_hash: str, query: str, *, k: int = 10, offset: int = 0
+) -> Found:
     """Features with a label that shares words with `query`."""
     rows, total = labels.search(weights_hash, query, k=k, offset=offset)
-    features = [FoundFeature(label.feature, 1 / (offset + i), f"label: {label.text} ({label.verdict})") for i, label in enumerate(rows, 1)]
+    features = [
+        FoundFeature(label.feature, 1 / (offset + i), f"label: {label.text} ({label.verdict})")
+        for i, label in enumerate(rows, 1)
+    ]
     untested = sum(label.score is None for label in rows)
-    warnings = [f"{untested} of these {len(rows)} labels were never tested: quiz_feature tests one."] if untested else []
+    warnings = (
+        [f"{untested} of these {len(rows)} labels were never tested: quiz_feature tests one."]
+        if untested
+        else []
+    )
     return Found(features, total, "1 / rank by the words that label and query share", warnings)
 
 
-def find_by_tokens(model: LanguageModel, sae: SAE, tokens: Sequence[str], *, k: int = 10, offset: int = 0) -> Found:
+def find_by_tokens(
+    model: LanguageModel, sae: SAE, tokens: Sequence[str], *, k: int = 10, offset: int = 0
+) -> Found:
     """Features that write these tokens: how far each token's logit effect stands out among all of the feature's effects, averaged.
 
     Exact over the whole decoder and vocabulary: mean and variance of a feature's effects come from the unembedding's own.
@@ -64,14 +75,25 @@ def find_by_tokens(model: LanguageModel, sae: SAE, tokens: Sequence[str], *, k: 
         FoundFeature(
             feature,
             float(mean[feature]),
-            "writes " + ", ".join(f"{name!r} ({value:.2g} sd)" for name, value in zip(names, scores[feature].tolist(), strict=True)),
+            "writes "
+            + ", ".join(
+                f"{name!r} ({value:.2g} sd)"
+                for name, value in zip(names, scores[feature].tolist(), strict=True)
+            ),
         )
         for feature in best
     ]
-    return Found(features, len(mean), "standard deviations of the tokens' logit effects above the feature's mean over the vocabulary", [])
+    return Found(
+        features,
+        len(mean),
+        "standard deviations of the tokens' logit effects above the feature's mean over the vocabulary",
+        [],
+    )
 
 
-def token_scores(model: LanguageModel, sae: SAE, ids: Sequence[int]) -> Float[Tensor, "d_sae n_tokens"]:
+def token_scores(
+    model: LanguageModel, sae: SAE, ids: Sequence[int]
+) -> Float[Tensor, "d_sae n_tokens"]:
     """(effect on the token - mean effect) / standard deviation over the vocabulary, of every feature.
 
     Raises:
@@ -89,19 +111,29 @@ def token_scores(model: LanguageModel, sae: SAE, ids: Sequence[int]) -> Float[Te
     W_U = model.readout.W_U.float()
     mean = W_U.mean(1)
     centred = W_U - mean[:, None]
-    narrow = replace(model.readout, gain=model.readout.gain.float(), W_U=torch.eye(len(mean), device=W_U.device))
+    narrow = replace(
+        model.readout, gain=model.readout.gain.float(), W_U=torch.eye(len(mean), device=W_U.device)
+    )
     gram = centred @ centred.T / W_U.shape[1]
     parts: list[Tensor] = []
     for features in torch.arange(sae.cfg.d_sae, device=sae.device).split(ROWS):
         with torch.no_grad():
-            written = narrow.logit_effects(to_residual(sae.directions(features).to(model.device, model.dtype)))
+            written = narrow.logit_effects(
+                to_residual(sae.directions(features).to(model.device, model.dtype))
+            )
         spread = ((written @ gram) * written).sum(1).clamp(min=0).sqrt()
         parts.append((written @ centred[:, list(ids)] / spread.clamp(min=1e-12)[:, None]).cpu())
     return torch.cat(parts)
 
 
 def find_by_texts(
-    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, index: FeatureIndex | None, k: int = 10, offset: int = 0
+    model: LanguageModel,
+    sae: SAE,
+    texts: Sequence[Tokens],
+    *,
+    index: FeatureIndex | None,
+    k: int = 10,
+    offset: int = 0,
 ) -> Found:
     """Features that fire more often on these texts than in the indexed corpus; without an index, those that fire most often.
 
@@ -116,19 +148,34 @@ def find_by_texts(
         m = index.manifest.n_tokens
         usual = ((index.densities.cpu().double() * m + 0.5) / (m + 1)).clamp(max=1 - 0.5 / (m + 1))
         scores = torch.where(share > usual, n * _divergence(share, usual), 0)
-        says, warnings = "log likelihood ratio, nats: firing on these texts against the corpus", list[str]()
+        says, warnings = (
+            "log likelihood ratio, nats: firing on these texts against the corpus",
+            list[str](),
+        )
     enriched = (scores > 0).nonzero()[:, 0]
-    best = enriched[scores[enriched].sort(descending=True, stable=True).indices][offset : offset + k].tolist()
-    features = [FoundFeature(i, float(scores[i]), _fires(int(fired[i]), n, None if usual is None else float(usual[i]))) for i in best]
+    best = enriched[scores[enriched].sort(descending=True, stable=True).indices][
+        offset : offset + k
+    ].tolist()
+    features = [
+        FoundFeature(
+            i,
+            float(scores[i]),
+            _fires(int(fired[i]), n, None if usual is None else float(usual[i])),
+        )
+        for i in best
+    ]
     return Found(features, len(enriched), says, warnings)
 
 
 _NO_INDEX = (
-    "There is no index of this SAE: features that fire on any text cannot be told from those that fire on these. index_features makes one."
+    "There is no index of this SAE: features that fire on any text cannot be told from those "
+    "that fire on these. index_features makes one."
 )
 
 
-def _firing_counts(model: LanguageModel, sae: SAE, texts: Sequence[Tokens]) -> tuple[Float[Tensor, " d_sae"], int]:
+def _firing_counts(
+    model: LanguageModel, sae: SAE, texts: Sequence[Tokens]
+) -> tuple[Float[Tensor, " d_sae"], int]:
     fired, n = torch.zeros(sae.cfg.d_sae, dtype=torch.float64), 0
     for tokens, acts in zip(texts, text_acts(model, sae, texts), strict=True):
         mask = counted(tokens)
@@ -144,4 +191,8 @@ def _divergence(p: Float[Tensor, " n"], q: Float[Tensor, " n"]) -> Float[Tensor,
 
 def _fires(fired: int, n: int, usual: float | None) -> str:
     said = f"fires on {fired} of {n} tokens"
-    return said if usual is None else f"{said}, {fired / n / usual:.3g} times as often as in the corpus"
+    return (
+        said
+        if usual is None
+        else f"{said}, {fired / n / usual:.3g} times as often as in the corpus"
+    )

@@ -33,7 +33,9 @@ class Difference(NamedTuple):
     """Two-sided."""
 
 
-def compare(scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"]) -> Difference:
+def compare(
+    scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"]
+) -> Difference:
     """Mann & Whitney's test (1947) of every feature, by the normal approximation with ties and continuity.
 
     Where so few texts have a score above the least one that the approximation fails: Fisher's exact test of having one.
@@ -42,7 +44,9 @@ def compare(scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n
     return Difference(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _compare(scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"]) -> Difference:
+def _compare(
+    scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"]
+) -> Difference:
     n1, n2 = int(first.sum()), int((~first).sum())
     n = n1 + n2
     ranks, ties = average_ranks(scores)
@@ -52,8 +56,14 @@ def _compare(scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " 
     above = scores > scores.min(0).values
     m, k = above.sum(0), above[first].sum(0)
     rare = (m * min(n1, n2) < RARE * n) & (m < n / 2)
-    exact = {pair: fisher(*pair, n1, n2) for pair in set(zip(k[rare].tolist(), m[rare].tolist(), strict=True))}
-    p[rare] = torch.tensor([exact[pair] for pair in zip(k[rare].tolist(), m[rare].tolist(), strict=True)], dtype=p.dtype)
+    exact = {
+        pair: fisher(*pair, n1, n2)
+        for pair in set(zip(k[rare].tolist(), m[rare].tolist(), strict=True))
+    }
+    p[rare] = torch.tensor(
+        [exact[pair] for pair in zip(k[rare].tolist(), m[rare].tolist(), strict=True)],
+        dtype=p.dtype,
+    )
     return Difference(cohens_d(scores[first], scores[~first]), u / (n1 * n2), p)
 
 
@@ -81,7 +91,9 @@ def compare_pairs(changes: Float[Tensor, "n_texts n_features"]) -> Difference:
     return Difference(d, auc, p)
 
 
-def permuted_p(scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"], *, seed: int) -> Float[Tensor, " n_features"]:
+def permuted_p(
+    scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"], *, seed: int
+) -> Float[Tensor, " n_features"]:
     """Two-sided p of each feature's rank sum among random regroupings of the texts: valid for any number of texts and ties."""
     ranks = average_ranks(scores.double())[0]
     ranks = ranks - ranks.mean(0)
@@ -90,14 +102,24 @@ def permuted_p(scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, 
     return _share_beyond(draws.double() @ ranks, first.double() @ ranks)
 
 
-def flipped_p(changes: Float[Tensor, "n_texts n_features"], *, seed: int) -> Float[Tensor, " n_features"]:
+def flipped_p(
+    changes: Float[Tensor, "n_texts n_features"], *, seed: int
+) -> Float[Tensor, " n_features"]:
     """Two-sided p of each feature's signed rank sum among random flips of the changes' signs."""
     signed = average_ranks(changes.double().abs())[0] * changes.double().sign()
-    flips = torch.randint(2, (N_PERMUTATIONS, len(changes)), generator=torch.Generator().manual_seed(seed)).double() * 2 - 1
+    flips = (
+        torch.randint(
+            2, (N_PERMUTATIONS, len(changes)), generator=torch.Generator().manual_seed(seed)
+        ).double()
+        * 2
+        - 1
+    )
     return _share_beyond(flips @ signed, signed.sum(0))
 
 
-def _share_beyond(drawn: Float[Tensor, "n_draws n_features"], observed: Float[Tensor, " n_features"]) -> Float[Tensor, " n_features"]:
+def _share_beyond(
+    drawn: Float[Tensor, "n_draws n_features"], observed: Float[Tensor, " n_features"]
+) -> Float[Tensor, " n_features"]:
     beyond = (drawn.abs() >= observed.abs() - 1e-9).sum(0)
     return (beyond + 1).double() / (len(drawn) + 1)
 
@@ -121,19 +143,28 @@ def average_ranks(scores: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n m"], F
 
 def cohens_d(a: Float[Tensor, "n1 m"], b: Float[Tensor, "n2 m"]) -> Float[Tensor, " m"]:
     """(mean a - mean b) / pooled standard deviation, within +-100: groups without spread of their own would be infinitely far apart."""
-    return d_of_moments((len(a), a.sum(0), a.square().sum(0)), (len(b), b.sum(0), b.square().sum(0)))
+    return d_of_moments(
+        (len(a), a.sum(0), a.square().sum(0)), (len(b), b.sum(0), b.square().sum(0))
+    )
 
 
 def d_of_moments(first: Moments, second: Moments) -> Float[Tensor, " m"]:
     """Cohen's d from count, sum and sum of squares of each group."""
-    parts = [(n, total / max(n, 1), (squares - total.square() / max(n, 1)).clamp(min=0)) for n, total, squares in (first, second)]
+    parts = [
+        (n, total / max(n, 1), (squares - total.square() / max(n, 1)).clamp(min=0))
+        for n, total, squares in (first, second)
+    ]
     (n1, mean1, within1), (n2, mean2, within2) = parts
     return standardised(mean1 - mean2, ((within1 + within2) / max(n1 + n2 - 2, 1)).sqrt())
 
 
-def standardised(difference: Float[Tensor, " m"], spread: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+def standardised(
+    difference: Float[Tensor, " m"], spread: Float[Tensor, " m"]
+) -> Float[Tensor, " m"]:
     """`difference / spread`, within +-100."""
-    return torch.where(difference == 0, 0, difference / spread.clamp(min=1e-300)).clamp(-MOST_D, MOST_D)
+    return torch.where(difference == 0, 0, difference / spread.clamp(min=1e-300)).clamp(
+        -MOST_D, MOST_D
+    )
 
 
 def least_p(n1: int, n2: int) -> float:
@@ -147,7 +178,13 @@ def adjusted(p: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         return p
     ordered, order = p.sort()
     n = len(p)
-    q = (ordered * n / torch.arange(1, n + 1, dtype=p.dtype, device=p.device)).flip(0).cummin(0).values.flip(0).clamp(max=1)
+    q = (
+        (ordered * n / torch.arange(1, n + 1, dtype=p.dtype, device=p.device))
+        .flip(0)
+        .cummin(0)
+        .values.flip(0)
+        .clamp(max=1)
+    )
     return torch.zeros_like(q).scatter_(0, order, q)
 
 

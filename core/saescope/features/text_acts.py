@@ -1,6 +1,7 @@
 """Features of many texts, one text at a time, nothing else kept."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,13 +25,20 @@ def text_acts(model: LanguageModel, sae: SAE, texts: Sequence[Tokens]) -> Iterat
         NumericError: the activations are NaN or infinite.
     """
     hook_name = read_hook(sae)
-    record: Callable[[Tensor], dict[str, Tensor]] = lambda ids: record_activations(model, ids, [hook_name])  # noqa: E731
+    record: Callable[[Tensor], dict[str, Tensor]] = partial(
+        record_activations, model, hook_names=[hook_name]
+    )
     if len(texts) >= FEW:
         record = Harvester(model, [hook_name], max(map(len, texts)))
     for tokens in texts:
         with torch.no_grad():
             x = prepare_input(model, sae, record(model.batch(tokens.ids))[hook_name].to(sae.device))
             if not bool(x.isfinite().all()):
-                raise NumericError(f"The activations at {hook_name} are not finite.", hint="Load the model with dtype float32.")
+                raise NumericError(
+                    f"The activations at {hook_name} are not finite.",
+                    hint="Load the model with dtype float32.",
+                )
             acts = sae.encode_sparse(x[None] if sae.sequential else x)
-        yield SparseActs(acts.values.float().cpu(), acts.features.cpu(), acts.offsets.cpu(), acts.d_sae)
+        yield SparseActs(
+            acts.values.float().cpu(), acts.features.cpu(), acts.offsets.cpu(), acts.d_sae
+        )

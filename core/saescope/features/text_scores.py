@@ -35,18 +35,33 @@ class TextScores:
         """Changes from `other`, which is of the same texts, over the features that fire in either."""
         features = torch.cat([self.features, other.features]).unique()
         (full, equal), (full_0, equal_0) = (
-            [_spread(scores, each.features, features) for scores in (each.scores, each.equal_length)] for each in (self, other)
+            [
+                _spread(scores, each.features, features)
+                for scores in (each.scores, each.equal_length)
+            ]
+            for each in (self, other)
         )
         correlation = _spread(self.position_correlation[None], self.features, features)[0]
-        return TextScores(features, full - full_0, equal - equal_0, self.n_equal, self.lengths, correlation)
+        return TextScores(
+            features, full - full_0, equal - equal_0, self.n_equal, self.lengths, correlation
+        )
 
 
-def _spread(scores: Float[Tensor, "n_texts n"], own: Int[Tensor, " n"], features: Int[Tensor, " m"]) -> Float[Tensor, "n_texts m"]:
-    return scores.new_zeros(len(scores), len(features)).index_copy_(1, torch.searchsorted(features, own), scores)
+def _spread(
+    scores: Float[Tensor, "n_texts n"], own: Int[Tensor, " n"], features: Int[Tensor, " m"]
+) -> Float[Tensor, "n_texts m"]:
+    return scores.new_zeros(len(scores), len(features)).index_copy_(
+        1, torch.searchsorted(features, own), scores
+    )
 
 
 def score_texts(
-    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, by: Summary = "max", include_special: bool = False
+    model: LanguageModel,
+    sae: SAE,
+    texts: Sequence[Tokens],
+    *,
+    by: Summary = "max",
+    include_special: bool = False,
 ) -> TextScores:
     """Each feature's maximum (or mean) over the counted tokens of each text, and how it goes with length and position.
 
@@ -75,17 +90,23 @@ def score_texts(
     fired = moments[0].nonzero()[:, 0]
     positions = torch.cat([mask.nonzero()[:, 0] for mask in masks]).double()
     correlation = _correlation(moments[:, fired], positions)
-    return TextScores(fired, _columns(full, fired), _columns(equal, fired), n_equal, lengths, correlation)
+    return TextScores(
+        fired, _columns(full, fired), _columns(equal, fired), n_equal, lengths, correlation
+    )
 
 
-def _columns(rows: Sequence[Tensor], features: Int[Tensor, " n_features"]) -> Float[Tensor, "n_texts n_features"]:
+def _columns(
+    rows: Sequence[Tensor], features: Int[Tensor, " n_features"]
+) -> Float[Tensor, "n_texts n_features"]:
     return torch.stack([row.to_dense()[features] for row in rows])
 
 
 def _summary(acts: SparseActs, n_tokens: int, by: Summary) -> Float[Tensor, " d_sae"]:
     if by == "max":
         return acts.maxima()
-    return acts.values.new_zeros(acts.d_sae).index_add_(0, acts.features, acts.values) / max(n_tokens, 1)
+    return acts.values.new_zeros(acts.d_sae).index_add_(0, acts.features, acts.values) / max(
+        n_tokens, 1
+    )
 
 
 def _add_moments(moments: Float[Tensor, "3 d_sae"], acts: SparseActs) -> None:
@@ -95,8 +116,12 @@ def _add_moments(moments: Float[Tensor, "3 d_sae"], acts: SparseActs) -> None:
         row.index_add_(0, acts.features, terms)
 
 
-def _correlation(moments: Float[Tensor, "3 n_features"], positions: Float[Tensor, " n"]) -> Float[Tensor, " n_features"]:
+def _correlation(
+    moments: Float[Tensor, "3 n_features"], positions: Float[Tensor, " n"]
+) -> Float[Tensor, " n_features"]:
     n, (total, squares, products) = len(positions), moments
     covariance = products - total * positions.sum() / n
-    spread = ((squares - total.square() / n).clamp(min=0) * (positions - positions.mean()).square().sum()).sqrt()
+    spread = (
+        (squares - total.square() / n).clamp(min=0) * (positions - positions.mean()).square().sum()
+    ).sqrt()
     return torch.where(spread > 1e-12, covariance / spread.clamp(min=1e-300), 0)

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
 from saescope.formats.hf_sites import is_written_as_is
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, open_file, place, stored_dtype, unsupported
+from saescope.formats.recipe import (
+    Recipe,
+    Stored,
+    header_of,
+    matrix,
+    metadata,
+    need,
+    open_file,
+    place,
+    stored_dtype,
+    unsupported,
+)
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import JumpReLUConfig, SAEConfig, SAEMetadata, StandardConfig, TopKConfig
@@ -54,9 +65,13 @@ def _recipe(source: Source) -> Recipe:
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "W_enc")
     # k and the activation count in this order: config.yaml, then what the file itself holds.
-    activation = said.get("activation") or ("topk" if "k" in header else "jump_relu" if _THRESHOLD in header else "relu")
+    activation = said.get("activation") or (
+        "topk" if "k" in header else "jump_relu" if _THRESHOLD in header else "relu"
+    )
     if activation not in ("relu", "topk", "jump_relu", "jumprelu"):
-        raise unsupported("activation", file=CONFIG, got=activation, allowed=["relu", "topk", "jump_relu"])
+        raise unsupported(
+            "activation", file=CONFIG, got=activation, allowed=["relu", "topk", "jump_relu"]
+        )
     shared: dict[str, Any] = {
         "d_in": d_in,
         "d_sae": d_sae,
@@ -67,13 +82,24 @@ def _recipe(source: Source) -> Recipe:
         "skip": "W_skip" in header,
         "metadata": _metadata(source, said, layer[1]),
     }
-    stored = {"W_enc": Stored("W_enc", turned=True)} | {name: Stored(name) for name in ("W_dec", "b_enc", "b_dec")}
+    stored = {"W_enc": Stored("W_enc", turned=True)} | {
+        name: Stored(name) for name in ("W_dec", "b_enc", "b_dec")
+    }
     stored |= {"W_skip": Stored("W_skip")} if "W_skip" in header else {}
     if activation == "topk":
-        return Recipe(cfg=TopKConfig(k=_k(source, said, header), **shared), file=source.path, stored=stored, ignored=["k"])
+        return Recipe(
+            cfg=TopKConfig(k=_k(source, said, header), **shared),
+            file=source.path,
+            stored=stored,
+            ignored=["k"],
+        )
     if activation == "relu":
         return Recipe(cfg=StandardConfig(**shared), file=source.path, stored=stored)
-    return Recipe(cfg=JumpReLUConfig(**shared), file=source.path, stored=stored | {"threshold": Stored(_THRESHOLD)})
+    return Recipe(
+        cfg=JumpReLUConfig(**shared),
+        file=source.path,
+        stored=stored | {"threshold": Stored(_THRESHOLD)},
+    )
 
 
 def _k(source: Source, said: dict[str, Any], header: dict[str, TensorInfo]) -> int:
@@ -85,10 +111,18 @@ def _k(source: Source, said: dict[str, Any], header: dict[str, TensorInfo]) -> i
 
 def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:
     size = re.search(r"qwen3-(\d+(?:\.\d+)?)b", place(source, source.path))
-    hooks = [str(said.get(key) or usual) for key, usual in (("feature_input_hook", _READS), ("feature_output_hook", _WRITES))]
+    hooks = [
+        str(said.get(key) or usual)
+        for key, usual in (("feature_input_hook", _READS), ("feature_output_hook", _WRITES))
+    ]
     for hook in hooks:
         if hook not in _HOOKS:
-            raise ConfigError(f"{CONFIG}: the hook {hook!r} is not one that a transcoder can have.", field="hook", got=hook, allowed=_HOOKS)
+            raise ConfigError(
+                f"{CONFIG}: the hook {hook!r} is not one that a transcoder can have.",
+                field="hook",
+                got=hook,
+                allowed=_HOOKS,
+            )
     model_name = str(said.get("model_name") or (f"Qwen/Qwen3-{size[1]}B" if size else ""))
     if hooks[1] == "mlp.hook_out" and is_written_as_is(model_name):
         hooks[1] = _WRITES  # the same tensor, by its usual name
@@ -133,5 +167,8 @@ def _no_layer(source: Source, said: dict[str, Any]) -> FormatError:
         )
     layers = sorted(name for name in source.names if _FILE.fullmatch(name.rpartition("/")[2]))
     return FormatError(
-        "This is a set of transcoders, one a layer.", code="AMBIGUOUS_SAE", allowed=layers[:10], hint="Name one: .../layer_5.safetensors."
+        "This is a set of transcoders, one a layer.",
+        code="AMBIGUOUS_SAE",
+        allowed=layers[:10],
+        hint="Name one: .../layer_5.safetensors.",
     )

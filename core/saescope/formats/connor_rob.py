@@ -55,4 +55,8 @@ def _recipe(source: Source) -> Recipe:
             fold_value_biases=True,
         ),
     )
-    return Recipe(cfg=cfg, file=source.path, stored={name: Stored(name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")})
+    return Recipe(
+        cfg=cfg,
+        file=source.path,
+        stored={name: Stored(name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")},
+    )

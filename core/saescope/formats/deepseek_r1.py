@@ -51,5 +51,7 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
         hook_name=f"blocks.{found[2]}.hook_resid_post" if found else "",
         context_size=1024,
     )
-    cfg = StandardConfig(d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said)
+    cfg = StandardConfig(
+        d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said
+    )
     return Recipe(cfg=cfg, file=source.path, stored=STORED)

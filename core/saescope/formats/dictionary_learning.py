@@ -65,13 +65,24 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
     file = source.at(FILE)
     header = header_of(source, file)
     linear = "W_enc" not in header
-    stored = {"W_enc": Stored("encoder.weight", turned=True), "W_dec": Stored("decoder.weight", turned=True)}
+    stored = {
+        "W_enc": Stored("encoder.weight", turned=True),
+        "W_dec": Stored("decoder.weight", turned=True),
+    }
     stored = stored if linear else {"W_enc": Stored("W_enc"), "W_dec": Stored("W_dec")}
     for name, spellings in (("b_dec", kind.b_dec), *kind.biases):
-        stored[name] = Stored(next((spelling for spelling in spellings if spelling in header), spellings[0]))
+        stored[name] = Stored(
+            next((spelling for spelling in spellings if spelling in header), spellings[0])
+        )
     if "threshold" in stored and not header.get("threshold", TensorInfo((1,), "")).shape:
         stored["threshold"] = Stored("threshold", shape=())
-    return Recipe(cfg=cfg, file=file, stored=stored, ignored=kind.ignored, fix=lambda tensors: _spread(tensors, cfg)).read(source, dtype)
+    return Recipe(
+        cfg=cfg,
+        file=file,
+        stored=stored,
+        ignored=kind.ignored,
+        fix=lambda tensors: _spread(tensors, cfg),
+    ).read(source, dtype)
 
 
 def _spread(tensors: dict[str, Tensor], cfg: SAEConfig) -> None:
@@ -92,7 +103,9 @@ def _config(source: Source) -> tuple[SAEConfig, _Class]:
     if architecture == "matryoshka_batchtopk":
         widths = _widths(trainer, file)
         own |= {"matryoshka_widths": widths} if widths else {}
-        architecture = architecture if widths else "batchtopk"  # the groups do not change its numbers
+        architecture = (
+            architecture if widths else "batchtopk"
+        )  # the groups do not change its numbers
     if "batchtopk" in architecture:
         own["k"] = float(own["k"])
     cfg = ARCHITECTURES[architecture][0](
@@ -111,8 +124,15 @@ def _widths(trainer: Mapping[str, Any], file: str) -> tuple[int, ...]:
     sizes = trainer.get("group_sizes")
     if sizes is None:
         return ()
-    if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size > 0 for size in sizes):
-        raise ConfigError(f"{file}: trainer.group_sizes must be a list of positive integers, got {sizes!r}.", field="group_sizes")
+    if (
+        not isinstance(sizes, list)
+        or not sizes
+        or not all(type(size) is int and size > 0 for size in sizes)
+    ):
+        raise ConfigError(
+            f"{file}: trainer.group_sizes must be a list of positive integers, got {sizes!r}.",
+            field="group_sizes",
+        )
     return tuple(accumulate(sizes))
 
 
@@ -140,7 +160,11 @@ def _hook(source: Source, trainer: Mapping[str, Any], io: str, model_name: str) 
     found = next((match for name in names if (match := pattern.search(name))), None)
     side = "input" if io == "in" else "output"
     if found:
-        modules = {"resid_post": "layers.{}", "mlp_out": "layers.{}.mlp", "attn_out": "layers.{}.attn"}
+        modules = {
+            "resid_post": "layers.{}",
+            "mlp_out": "layers.{}.mlp",
+            "attn_out": "layers.{}.attn",
+        }
         if found[1] == "resid_pre":
             return f"blocks.{found[2]}.hook_resid_pre"
         return hook_of(modules[found[1]].format(found[2]), side, model_name)

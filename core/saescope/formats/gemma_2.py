@@ -53,7 +53,12 @@ def where(source: Source) -> Where:
     size, kind, site = found.groups() if found else ("", "", "")
     layer = re.search(r"\blayer_(\d+)\b", path)
     model_name = f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}" if size else ""
-    return Where(model_name, site, layer[1] if layer else "", bool(re.search(r"(?:^|/)embedding(?:/|$)", path)))
+    return Where(
+        model_name,
+        site,
+        layer[1] if layer else "",
+        bool(re.search(r"(?:^|/)embedding(?:/|$)", path)),
+    )
 
 
 def _recipe(source: Source) -> Recipe:
@@ -67,7 +72,11 @@ def _recipe(source: Source) -> Recipe:
     # Published files spell the matrices W_enc, W_dec; some conversions w_enc, w_dec.
     W_enc, W_dec = (name if name in header else name.lower() for name in ("W_enc", "W_dec"))
     d_in, d_sae = matrix(file, header, W_enc)
-    sites = {"res": f"blocks.{at.layer}.hook_resid_post", "mlp": f"blocks.{at.layer}.hook_mlp_out", "att": f"blocks.{at.layer}.attn.hook_z"}
+    sites = {
+        "res": f"blocks.{at.layer}.hook_resid_post",
+        "mlp": f"blocks.{at.layer}.hook_mlp_out",
+        "att": f"blocks.{at.layer}.attn.hook_z",
+    }
     hook_name = "hook_embed" if at.embedding else sites.get(at.site, "") if at.layer else ""
     cfg = JumpReLUConfig(
         d_in=d_in,
@@ -75,10 +84,21 @@ def _recipe(source: Source) -> Recipe:
         dtype=stored_dtype(header, W_enc),
         apply_b_dec_to_input=False,
         reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
-        metadata=metadata(source, NAME, model_name=at.model_name, hook_name=hook_name, prepend_bos=True, context_size=CONTEXT_SIZE),
+        metadata=metadata(
+            source,
+            NAME,
+            model_name=at.model_name,
+            hook_name=hook_name,
+            prepend_bos=True,
+            context_size=CONTEXT_SIZE,
+        ),
     )
-    stored = {"W_enc": Stored(W_enc), "W_dec": Stored(W_dec)} | {name: Stored(name) for name in ("b_enc", "b_dec", "threshold")}
-    return Recipe(cfg=cfg, file=file, stored=stored, fix=_scale_embedding if at.embedding else lambda _: None)
+    stored = {"W_enc": Stored(W_enc), "W_dec": Stored(W_dec)} | {
+        name: Stored(name) for name in ("b_enc", "b_dec", "threshold")
+    }
+    return Recipe(
+        cfg=cfg, file=file, stored=stored, fix=_scale_embedding if at.embedding else lambda _: None
+    )
 
 
 def _scale_embedding(tensors: dict[str, Tensor]) -> None:

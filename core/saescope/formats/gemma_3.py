@@ -11,7 +11,16 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.hf_sites import hook_of, layer_of
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype, unsupported
+from saescope.formats.recipe import (
+    Recipe,
+    Stored,
+    header_of,
+    matrix,
+    metadata,
+    place,
+    stored_dtype,
+    unsupported,
+)
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import JumpReLUConfig, SAEConfig
@@ -29,8 +38,14 @@ _SITES = {
     "resid_post": ("{layer}.output", ""),
     "attn_out": ("{layer}.self_attn.o_proj.input", ""),
     "mlp_out": ("{layer}.post_feedforward_layernorm.output", ""),
-    "transcoder": ("{layer}.pre_feedforward_layernorm.output", "{layer}.post_feedforward_layernorm.output"),
-    "clt": ("{layer}.pre_feedforward_layernorm.output", "{layer}.post_feedforward_layernorm.output"),
+    "transcoder": (
+        "{layer}.pre_feedforward_layernorm.output",
+        "{layer}.post_feedforward_layernorm.output",
+    ),
+    "clt": (
+        "{layer}.pre_feedforward_layernorm.output",
+        "{layer}.post_feedforward_layernorm.output",
+    ),
 }
 
 
@@ -80,7 +95,9 @@ def _recipe(source: Source) -> Recipe:
         dtype=stored_dtype(header, "w_enc"),
         apply_b_dec_to_input=False,
         transcoder=transcoder,
-        skip=_SKIP in header or bool(said.get("affine_connection")) or bool(re.search(r"_affine(?:/|\.|$)", path)),
+        skip=_SKIP in header
+        or bool(said.get("affine_connection"))
+        or bool(re.search(r"_affine(?:/|\.|$)", path)),
         metadata=metadata(
             source,
             NAME,
@@ -94,9 +111,15 @@ def _recipe(source: Source) -> Recipe:
             note=NOTE_CLT if clt else "",
         ),
     )
-    stored = {"W_enc": Stored("w_enc")} | {name: Stored(name) for name in ("b_enc", "b_dec", "threshold")}
+    stored = {"W_enc": Stored("w_enc")} | {
+        name: Stored(name) for name in ("b_enc", "b_dec", "threshold")
+    }
     stored["W_dec"] = _decoder(decoder, cfg, layer) if clt else Stored("w_dec")
-    return Recipe(cfg=cfg, file=file, stored=stored | ({"W_skip": Stored(_SKIP, turned=True)} if cfg.skip else {}))
+    return Recipe(
+        cfg=cfg,
+        file=file,
+        stored=stored | ({"W_skip": Stored(_SKIP, turned=True)} if cfg.skip else {}),
+    )
 
 
 def _decoder(info: TensorInfo, cfg: SAEConfig, layer: int) -> Stored:
@@ -121,15 +144,26 @@ def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
     kinds = (re.sub(r"_all$", "", part) for part in reversed(path.split("/")))
     kind = "clt" if clt else next((kind for kind in kinds if kind in _SITES), "")
     layer = f"model.layers.{found[1]}" if found else ""
-    read_from, write_to = (site.format(layer=layer) for site in (_SITES[kind] if kind and layer else ("", "")))
-    read_from, write_to = str(said.get("hf_hook_point_in") or read_from), str(said.get("hf_hook_point_out") or write_to)
+    read_from, write_to = (
+        site.format(layer=layer) for site in (_SITES[kind] if kind and layer else ("", ""))
+    )
+    read_from, write_to = (
+        str(said.get("hf_hook_point_in") or read_from),
+        str(said.get("hf_hook_point_out") or write_to),
+    )
     inside = layer_of(read_from)
     if found and inside is not None and inside != int(found[1]):
         raise ConfigError(
-            f"{CONFIG} says {read_from}, the folder is called {found[0]}: one of them is wrong.", field="hf_hook_point_in", got=read_from
+            f"{CONFIG} says {read_from}, the folder is called {found[0]}: one of them is wrong.",
+            field="hf_hook_point_in",
+            got=read_from,
         )
     # Published SAEs repeat their own site as the output; only another one makes a transcoder.
-    return read_from, write_to if write_to != read_from else "", int(found[1]) if found else inside or 0
+    return (
+        read_from,
+        write_to if write_to != read_from else "",
+        int(found[1]) if found else inside or 0,
+    )
 
 
 def _hook(module: str, model_name: str) -> str:
@@ -149,8 +183,12 @@ def _hook(module: str, model_name: str) -> str:
 
 def _model_name(said: dict[str, Any], path: str) -> str:
     found = re.search(r"gemma-scope-2-((?:270m|1b|4b|12b|27b)-(?:pt|it))", path)
-    name = str(said.get("model_name") or (f"gemma-3-{found[1]}" if found else "")).replace("-v3", "-3")
+    name = str(said.get("model_name") or (f"gemma-3-{found[1]}" if found else "")).replace(
+        "-v3", "-3"
+    )
     if not name:
         return ""
     name = name if "/" in name else f"google/{name}"
-    return name.replace("-pt", "") if "270m" in name else name  # the hub has google/gemma-3-270m, without "-pt"
+    return (
+        name.replace("-pt", "") if "270m" in name else name
+    )  # the hub has google/gemma-3-270m, without "-pt"

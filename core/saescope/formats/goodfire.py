@@ -27,7 +27,11 @@ def wanted(path: str) -> tuple[str, ...]:
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
     """Configuration and tensors from the names alone for a published one; else from the file."""
     found = _FILE.search(source.path)
-    recipe = _recipe(source, *_WIDTHS[found[2]], "float32") if found and source.repo_id and found[2] in _WIDTHS else _of_file(source)
+    recipe = (
+        _recipe(source, *_WIDTHS[found[2]], "float32")
+        if found and source.repo_id and found[2] in _WIDTHS
+        else _of_file(source)
+    )
     return recipe.cfg, recipe.infos()
 
 
@@ -50,7 +54,9 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
         model_name=f"meta-llama/{found[1]}" if found else "",
         hook_name=f"blocks.{found[3]}.hook_resid_post" if found else "",
     )
-    cfg = StandardConfig(d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said)
+    cfg = StandardConfig(
+        d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said
+    )
     stored = {
         "W_enc": Stored("encoder_linear.weight", turned=True),
         "W_dec": Stored("decoder_linear.weight", turned=True),

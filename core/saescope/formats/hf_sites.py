@@ -22,7 +22,9 @@ def hook_of(module: str, side: str, model_name: str = "") -> str:
     block, part = f"blocks.{match[1]}.", match[2] or ""
     written_as_is = is_written_as_is(model_name)
     if part in _ATTENTION:
-        return {"output": block + ("hook_attn_out" if written_as_is else "attn.hook_out")}.get(side, "")
+        return {"output": block + ("hook_attn_out" if written_as_is else "attn.hook_out")}.get(
+            side, ""
+        )
     sites = {
         ("", "output"): "hook_resid_post",
         ("", "input"): "hook_resid_pre",

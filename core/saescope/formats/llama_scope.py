@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ArgumentError, ConfigError
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, stored_dtype, unsupported
+from saescope.formats.recipe import (
+    Recipe,
+    Stored,
+    header_of,
+    matrix,
+    metadata,
+    need,
+    stored_dtype,
+    unsupported,
+)
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import JumpReLUConfig, SAEConfig, SAEMetadata
@@ -65,7 +74,9 @@ def _recipe(source: Source) -> Recipe:
 
     def fix(tensors: dict[str, Tensor]) -> None:
         # In float32 whatever the weights are: sae-lens rounds these to bfloat16's three digits.
-        threshold = torch.full((cfg.d_sae,), float(theta), dtype=torch.float32) * (norms.read if gate == "saelens" else norms.written)
+        threshold = torch.full((cfg.d_sae,), float(theta), dtype=torch.float32) * (
+            norms.read if gate == "saelens" else norms.written
+        )
         if gate == "upstream" and by_norm:
             threshold = threshold / row_norms(tensors["W_dec"])
         tensors["threshold"] = threshold.to(tensors["W_dec"].dtype)
@@ -82,7 +93,9 @@ STORED = {
 }
 
 
-def config(source: Source, said: Mapping[str, Any], weights_file: str, *, model_name: str, dialect: str) -> JumpReLUConfig:
+def config(
+    source: Source, said: Mapping[str, Any], weights_file: str, *, model_name: str, dialect: str
+) -> JumpReLUConfig:
     """Of an lm_saes configuration; whatever would make it another function is refused."""
     _check(said)
     header = header_of(source, weights_file)
@@ -90,7 +103,11 @@ def config(source: Source, said: Mapping[str, Any], weights_file: str, *, model_
     d_out, _ = matrix(weights_file, header, "decoder.weight")
     for key, value in (("d_model", d_in), ("d_sae", d_sae)):
         if said.get(key) not in (None, value):
-            raise ConfigError(f"The configuration says {key}={said[key]!r}, the weights have {value}.", code="SHAPE_MISMATCH", field=key)
+            raise ConfigError(
+                f"The configuration says {key}={said[key]!r}, the weights have {value}.",
+                code="SHAPE_MISMATCH",
+                field=key,
+            )
     hook_name = need(said, "hook_point_in", str, CONFIG)
     hook_name_out = str(said.get("hook_point_out") or "")
     transcoder = hook_name_out not in ("", hook_name)
@@ -101,7 +118,9 @@ def config(source: Source, said: Mapping[str, Any], weights_file: str, *, model_
         dtype=stored_dtype(header, "encoder.weight"),
         apply_b_dec_to_input=False,
         transcoder=transcoder,
-        metadata=_metadata(source, dialect, model_name, hook_name, hook_name_out if transcoder else ""),
+        metadata=_metadata(
+            source, dialect, model_name, hook_name, hook_name_out if transcoder else ""
+        ),
     )
 
 
@@ -109,7 +128,13 @@ def pick_gate(source: Source) -> str:
     """ "upstream" unless the user asks for "saelens"."""
     gate = str(source.known.get("gate") or "upstream")
     if gate not in GATES:
-        raise ArgumentError(f"There is no gate {gate!r}.", field="gate", got=gate, allowed=GATES, hint='Use gate="upstream".')
+        raise ArgumentError(
+            f"There is no gate {gate!r}.",
+            field="gate",
+            got=gate,
+            allowed=GATES,
+            hint='Use gate="upstream".',
+        )
     return gate
 
 
@@ -144,11 +169,17 @@ def _norms(source: Source, said: Mapping[str, Any], cfg: SAEConfig) -> Norms:
     if mode == "inference":
         return Norms(1.0, 1.0)
     if mode != "dataset-wise":
-        raise unsupported("norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise", "inference"])
+        raise unsupported(
+            "norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise", "inference"]
+        )
     norms = said.get("dataset_average_activation_norm")
     norms = norms if isinstance(norms, dict) else {}
     read_norm = factor(source, norms.get("in"), cfg.d_in, "dataset_average_activation_norm.in")
-    written = factor(source, norms.get("out"), cfg.d_out, "dataset_average_activation_norm.out") if cfg.transcoder else read_norm
+    written = (
+        factor(source, norms.get("out"), cfg.d_out, "dataset_average_activation_norm.out")
+        if cfg.transcoder
+        else read_norm
+    )
     return Norms(read_norm, written)
 
 
@@ -160,11 +191,16 @@ def _check(said: Mapping[str, Any]) -> None:
         "use_decoder_bias": (True, ["true"]),
     }
     for key, (value, allowed) in refused.items():
-        if key in said and (said[key].lower() if isinstance(said[key], str) else said[key]) != value:
+        if (
+            key in said
+            and (said[key].lower() if isinstance(said[key], str) else said[key]) != value
+        ):
             raise unsupported(key, file=CONFIG, got=said[key], allowed=allowed)
 
 
-def _metadata(source: Source, dialect: str, model_name: str, hook_name: str, hook_name_out: str) -> SAEMetadata:
+def _metadata(
+    source: Source, dialect: str, model_name: str, hook_name: str, hook_name_out: str
+) -> SAEMetadata:
     gate = pick_gate(source)
     return metadata(
         source,

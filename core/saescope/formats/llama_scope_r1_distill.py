@@ -48,11 +48,15 @@ def _recipe(source: Source) -> Recipe:
     mode = said.get("norm_activation", "dataset-wise")
     if mode != "dataset-wise":
         raise unsupported("norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise"])
-    upstream = pick_gate(source) == "upstream" and bool(said.get("sparsity_include_decoder_norm", True))
+    upstream = pick_gate(source) == "upstream" and bool(
+        said.get("sparsity_include_decoder_norm", True)
+    )
 
     def fix(tensors: dict[str, Tensor]) -> None:
         threshold = tensors["threshold"].float().exp()
-        tensors["threshold"] = (threshold / row_norms(tensors["W_dec"]) if upstream else threshold).to(tensors["W_dec"].dtype)
+        tensors["threshold"] = (
+            threshold / row_norms(tensors["W_dec"]) if upstream else threshold
+        ).to(tensors["W_dec"].dtype)
 
     stored = STORED | {"threshold": Stored("log_jumprelu_threshold")}
     return Recipe(cfg=cfg, file=source.at(FILE), stored=stored, ignored=[f"{_NORM}*"], fix=fix)
@@ -69,4 +73,6 @@ def _norms(source: Source, cfg: SAEConfig) -> Norms:
         return factor(source, norm, d_model, _NORM + hook_name)
 
     read_norm = at(cfg.metadata.hook_name, cfg.d_in)
-    return Norms(read_norm, at(cfg.metadata.hook_name_out, cfg.d_out) if cfg.transcoder else read_norm)
+    return Norms(
+        read_norm, at(cfg.metadata.hook_name_out, cfg.d_out) if cfg.transcoder else read_norm
+    )

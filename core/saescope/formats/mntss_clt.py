@@ -7,7 +7,16 @@ from torch import Tensor
 
 from saescope.errors import FormatError
 from saescope.formats.gemma_3 import NOTE_CLT
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, stored_dtype, unsupported
+from saescope.formats.recipe import (
+    Recipe,
+    Stored,
+    header_of,
+    matrix,
+    metadata,
+    need,
+    stored_dtype,
+    unsupported,
+)
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import JumpReLUConfig, SAEConfig, StandardConfig
@@ -23,7 +32,10 @@ def matches(names: set[str]) -> bool:
 
 def wanted(path: str) -> tuple[str, ...]:
     folder, layer = _where(path)
-    return tuple(join(folder, name) for name in (CONFIG, f"W_enc_{layer}.safetensors", f"W_dec_{layer}.safetensors"))
+    return tuple(
+        join(folder, name)
+        for name in (CONFIG, f"W_enc_{layer}.safetensors", f"W_dec_{layer}.safetensors")
+    )
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -57,7 +69,9 @@ def _recipe(source: Source) -> Recipe:
     config, encoder_file, decoder_file = wanted(source.path)
     layer, said = _where(source.path)[1], source.yaml(config)
     if said.get("model_kind", "cross_layer_transcoder") != "cross_layer_transcoder":
-        raise unsupported("model_kind", file=config, got=said["model_kind"], allowed=["cross_layer_transcoder"])
+        raise unsupported(
+            "model_kind", file=config, got=said["model_kind"], allowed=["cross_layer_transcoder"]
+        )
     encoder, decoder = header_of(source, encoder_file), header_of(source, decoder_file)
     d_sae, d_in = matrix(encoder_file, encoder, f"W_enc_{layer}")
     on_disk = decoder.get(f"W_dec_{layer}", TensorInfo((), "")).shape

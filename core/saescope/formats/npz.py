@@ -20,7 +20,11 @@ MAX_RATIO = 20
 SLACK_BYTES = 1 << 20
 """Arrays of zeros may shrink more than weights do, up to this size."""
 MAX_HEADER_BYTES = 4096
-_DTYPES = {"<f8": ("F64", torch.float64), "<f4": ("F32", torch.float32), "<f2": ("F16", torch.float16)}
+_DTYPES = {
+    "<f8": ("F64", torch.float64),
+    "<f4": ("F32", torch.float32),
+    "<f2": ("F16", torch.float16),
+}
 
 
 class _Array(NamedTuple):
@@ -35,12 +39,24 @@ class NpzWeights(Weights):
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._name, self._zip = name, _directory(file, name)
-        self._arrays = {entry.filename.removesuffix(".npy"): self._array(entry) for entry in self._zip.infolist()}
+        self._arrays = {
+            entry.filename.removesuffix(".npy"): self._array(entry)
+            for entry in self._zip.infolist()
+        }
         self.header = {array: said.info for array, said in self._arrays.items()}
 
-    def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False, sum_from: int | None = None) -> Tensor:
+    def take(
+        self,
+        tensor: str,
+        dtype: torch.dtype,
+        *,
+        transpose: bool = False,
+        sum_from: int | None = None,
+    ) -> Tensor:
         # In Fortran order a matrix lies there as its transpose.
-        return super().take(tensor, dtype, transpose=transpose != self._arrays[tensor].fortran, sum_from=sum_from)
+        return super().take(
+            tensor, dtype, transpose=transpose != self._arrays[tensor].fortran, sum_from=sum_from
+        )
 
     def _begin(self, tensor: str) -> tuple[tuple[int, ...], torch.dtype]:
         self._file = self._zip.open(f"{tensor}.npy")
@@ -52,7 +68,11 @@ class NpzWeights(Weights):
         try:
             with self._zip.open(entry) as file:
                 said, length = _npy_header(file)
-            descr, fortran, shape = said["descr"], bool(said["fortran_order"]), tuple(int(n) for n in said["shape"])
+            descr, fortran, shape = (
+                said["descr"],
+                bool(said["fortran_order"]),
+                tuple(int(n) for n in said["shape"]),
+            )
         except (
             zipfile.BadZipFile,
             ValueError,
@@ -78,8 +98,14 @@ class NpzWeights(Weights):
                 allowed=[*_DTYPES],
             )
         kind, dtype = _DTYPES[descr]
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != entry.file_size - length:
-            raise _corrupt(self._name, f"{entry.filename} says shape {shape}, which are not the {entry.file_size - length} bytes in it")
+        if (
+            min(shape, default=0) < 0
+            or math.prod(shape) * dtype.itemsize != entry.file_size - length
+        ):
+            raise _corrupt(
+                self._name,
+                f"{entry.filename} says shape {shape}, which are not the {entry.file_size - length} bytes in it",
+            )
         return _Array(TensorInfo(shape, kind), dtype, length, fortran and len(shape) == 2)
 
 
@@ -114,7 +140,9 @@ def _directory(file: BinaryIO, name: str) -> zipfile.ZipFile:
     names = [entry.filename for entry in entries]
     total = sum(entry.file_size for entry in entries)
     if len(entries) > MAX_MEMBERS or len(set(names)) != len(names):
-        raise _suspicious(name, f"it has {len(entries)} arrays, an SAE has at most {MAX_MEMBERS}, each once")
+        raise _suspicious(
+            name, f"it has {len(entries)} arrays, an SAE has at most {MAX_MEMBERS}, each once"
+        )
     if total > MAX_RATIO * size + SLACK_BYTES:
         raise _suspicious(name, f"its {size} bytes claim to unpack to {total}")
     odd = [entry.filename for entry in entries if not _is_plain(entry)]
@@ -126,7 +154,12 @@ def _directory(file: BinaryIO, name: str) -> zipfile.ZipFile:
 def _is_plain(entry: zipfile.ZipInfo) -> bool:
     stem = entry.filename.removesuffix(".npy")
     packed = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    return entry.filename.endswith(".npy") and stem.isidentifier() and packed and not entry.flag_bits & 1
+    return (
+        entry.filename.endswith(".npy")
+        and stem.isidentifier()
+        and packed
+        and not entry.flag_bits & 1
+    )
 
 
 def _npy_header(file: Any) -> tuple[dict[str, Any], int]:
@@ -149,7 +182,11 @@ def _corrupt(name: str, why: str) -> FormatError:
 
 
 def _suspicious(name: str, why: str) -> FormatError:
-    return FormatError(f"{_base(name)} is refused: {why}.", code="FILE_SUSPICIOUS", hint="Load an SAE from a source you trust.")
+    return FormatError(
+        f"{_base(name)} is refused: {why}.",
+        code="FILE_SUSPICIOUS",
+        hint="Load an SAE from a source you trust.",
+    )
 
 
 def _base(name: str) -> str:

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.pickles import open_pickle
-from saescope.formats.recipe import Recipe, Stored, matrix, metadata, place, stored_dtype, unsupported
+from saescope.formats.recipe import (
+    Recipe,
+    Stored,
+    matrix,
+    metadata,
+    place,
+    stored_dtype,
+    unsupported,
+)
 from saescope.formats.source import Source
 from saescope.formats.weights import TensorInfo
 from saescope.saes import SAEConfig, StandardConfig, TopKConfig
@@ -57,12 +65,20 @@ def _recipe(source: Source) -> Recipe:
         "dtype": stored_dtype(header, "encoder.weight"),
         "metadata": metadata(source, NAME, model_name="gpt2", hook_name=_hook(source)),
     }
-    stored = {"W_enc": Stored("encoder.weight", turned=True), "b_enc": Stored("latent_bias"), "b_dec": Stored("pre_bias")}
+    stored = {
+        "W_enc": Stored("encoder.weight", turned=True),
+        "b_enc": Stored("latent_bias"),
+        "b_dec": Stored("pre_bias"),
+    }
     # With tied weights the decoder is saved under the encoder's name, inside the decoder.
     tied = "decoder.linear.weight" in header
-    stored["W_dec"] = Stored("decoder.linear.weight") if tied else Stored("decoder.weight", turned=True)
+    stored["W_dec"] = (
+        Stored("decoder.linear.weight") if tied else Stored("decoder.weight", turned=True)
+    )
     cfg = _activation(values, shared)
-    return Recipe(cfg=cfg, file=source.path, stored=stored, ignored=["stats_last_nonzero", "latents_*"])
+    return Recipe(
+        cfg=cfg, file=source.path, stored=stored, ignored=["stats_last_nonzero", "latents_*"]
+    )
 
 
 def _activation(values: Mapping[str, Any], shared: Mapping[str, Any]) -> SAEConfig:
@@ -71,16 +87,28 @@ def _activation(values: Mapping[str, Any], shared: Mapping[str, Any]) -> SAEConf
         return StandardConfig(**shared)
     if activation != "TopK":
         raise unsupported("activation", file="the file", got=activation, allowed=["ReLU", "TopK"])
-    after, k = values.get("activation_state_dict.postact_fn", "ReLU"), values.get("activation_state_dict.k")
+    after, k = (
+        values.get("activation_state_dict.postact_fn", "ReLU"),
+        values.get("activation_state_dict.k"),
+    )
     if after != "ReLU":
         raise unsupported("postact_fn", file="the file", got=after, allowed=["ReLU"])
     if type(k) is not int:
-        raise ConfigError(f"The file has TopK without a whole number k, got {k!r}.", field="k", got=k)
+        raise ConfigError(
+            f"The file has TopK without a whole number k, got {k!r}.", field="k", got=k
+        )
     # As upstream: an SAE with TopK is one that sees layer-normalised activations.
     return TopKConfig(k=k, normalize_activations="layer_norm", **shared)
 
 
 def _hook(source: Source) -> str:
     layer, path = _FILE.search(source.path), place(source, source.path)
-    site = next((hook for name, hook in _SITES.items() if re.search(rf"(?:^|[/_]){name}(?:_v\d|/|_)", path)), "")
+    site = next(
+        (
+            hook
+            for name, hook in _SITES.items()
+            if re.search(rf"(?:^|[/_]){name}(?:_v\d|/|_)", path)
+        ),
+        "",
+    )
     return f"blocks.{layer[1]}.{site}" if layer and site else ""

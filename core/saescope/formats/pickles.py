@@ -41,7 +41,17 @@ SECONDS = 60
 SECONDS_PER_GB = 60
 YES = ("1", "true", "t", "yes", "y", "on")
 _allowed: ContextVar[bool | None] = ContextVar("pickles_allowed", default=None)
-_KEPT_ENV = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "HOME", "USERPROFILE")
+_KEPT_ENV = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "HOME",
+    "USERPROFILE",
+)
 
 
 class Converted(Weights):
@@ -77,7 +87,9 @@ def open_pickle(source: Source, name: str) -> Generator[Converted]:
     """
     if not name.endswith(ENDINGS):
         raise _refused(name, "only .pt and .pth files can be converted")
-    mark = _folder() / f"{hashlib.sha256(f'{source.repo_id}/{name}'.encode()).hexdigest()[:32]}.known"
+    mark = (
+        _folder() / f"{hashlib.sha256(f'{source.repo_id}/{name}'.encode()).hexdigest()[:32]}.known"
+    )
     if not is_allowed() and source.repo_id and not mark.is_file():
         raise _refused(name)
     path = source.local(name)
@@ -88,7 +100,9 @@ def open_pickle(source: Source, name: str) -> Generator[Converted]:
         _convert(path, target)
     mark.touch()
     with target.open("rb", buffering=0) as file:
-        yield Converted(file, name, json.loads(_sidecar(target).read_text(encoding="utf-8"))["values"])
+        yield Converted(
+            file, name, json.loads(_sidecar(target).read_text(encoding="utf-8"))["values"]
+        )
 
 
 def _folder() -> Path:
@@ -121,21 +135,38 @@ def _convert(path: Path, target: Path) -> None:
             os.replace(Path(staging, "out.json"), _sidecar(target))
     except OSError as error:
         raise ResourceError(
-            f"Cannot write the converted file: {error.strerror}.", code="CANNOT_WRITE", hint="Free some disk space, or set SAESCOPE_HOME."
+            f"Cannot write the converted file: {error.strerror}.",
+            code="CANNOT_WRITE",
+            hint="Free some disk space, or set SAESCOPE_HOME.",
         ) from error
 
 
 def _run_child(path: Path, out: Path) -> dict[str, Any]:
     """The child's answer; a child that dies, hangs or says nothing has refused."""
     seconds = SECONDS + SECONDS_PER_GB * path.stat().st_size / 1e9
-    env = {name: os.environ[name] for name in _KEPT_ENV if name in os.environ}  # no token, and none of torch's own switches
+    env = {
+        name: os.environ[name] for name in _KEPT_ENV if name in os.environ
+    }  # no token, and none of torch's own switches
     env |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
     env |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    command = [sys.executable, "-P", "-m", "saescope.formats.pickles", str(path.absolute()), str(out.absolute())]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "saescope.formats.pickles",
+        str(path.absolute()),
+        str(out.absolute()),
+    ]
     with (
         tempfile.TemporaryFile() as answer,
         subprocess.Popen(
-            command, env=env, cwd=out.parent, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.DEVNULL, close_fds=True
+            command,
+            env=env,
+            cwd=out.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=answer,
+            stderr=subprocess.DEVNULL,
+            close_fds=True,
         ) as child,
     ):
         try:
@@ -151,7 +182,12 @@ def _run_child(path: Path, out: Path) -> dict[str, Any]:
         answer.seek(0)
         with contextlib.suppress(ValueError):
             return json.loads(answer.read(1 << 20))
-    return {"error": ["FILE_SUSPICIOUS", "the process that read it was stopped: it asked for more than the file can need"]}
+    return {
+        "error": [
+            "FILE_SUSPICIOUS",
+            "the process that read it was stopped: it asked for more than the file can need",
+        ]
+    }
 
 
 def convert(path: Path, out: Path) -> dict[str, Any]:
@@ -162,15 +198,27 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
     _check_zip(path, size)
     try:
         said = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever it is: torch's advice (weights_only=False) must not be passed on
-        raise FormatError("it holds more than tensors, or is torn", code="PICKLE_REFUSED") from error
+    except (
+        Exception
+    ) as error:  # whatever it is: torch's advice (weights_only=False) must not be passed on
+        raise FormatError(
+            "it holds more than tensors, or is torn", code="PICKLE_REFUSED"
+        ) from error
     tensors, values = dict[str, Tensor](), dict[str, Any]()
     _flatten(said, "", tensors, values)
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_GROWTH * size + SLACK_BYTES:
-        raise FormatError(f"its {size} bytes claim to be more weights than that", code="FILE_SUSPICIOUS")
+        raise FormatError(
+            f"its {size} bytes claim to be more weights than that", code="FILE_SUSPICIOUS"
+        )
     if not tensors:
         raise FormatError("it holds no weights", code="PICKLE_REFUSED")
-    save_file({name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, out)
+    save_file(
+        {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        },
+        out,
+    )
     return values
 
 
@@ -181,7 +229,12 @@ def _flatten(said: object, name: str, tensors: dict[str, Tensor], values: dict[s
                 raise FormatError("it is no dictionary of named tensors", code="PICKLE_REFUSED")
             _flatten(value, f"{name}.{key}" if name else key, tensors, values)
     elif isinstance(said, Tensor):
-        if said.layout is not torch.strided or said.is_quantized or said.is_meta or said.is_complex():
+        if (
+            said.layout is not torch.strided
+            or said.is_quantized
+            or said.is_meta
+            or said.is_complex()
+        ):
             raise FormatError(f"{name} is no plain tensor", code="UNSUPPORTED_DTYPE")
         if said.is_floating_point():
             tensors[name] = said
@@ -190,7 +243,9 @@ def _flatten(said: object, name: str, tensors: dict[str, Tensor], values: dict[s
     elif said is None or type(said) in (bool, int, float, str):
         values[name] = said
     else:
-        raise FormatError(f"{name or 'it'} is a {type(said).__name__}, no tensor", code="PICKLE_REFUSED")
+        raise FormatError(
+            f"{name or 'it'} is a {type(said).__name__}, no tensor", code="PICKLE_REFUSED"
+        )
 
 
 def _check_zip(path: Path, size: int) -> None:
@@ -199,7 +254,9 @@ def _check_zip(path: Path, size: int) -> None:
         with zipfile.ZipFile(path) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
         if total > MAX_GROWTH * size + SLACK_BYTES:
-            raise FormatError(f"its {size} bytes claim to unpack to {total}", code="FILE_SUSPICIOUS")
+            raise FormatError(
+                f"its {size} bytes claim to unpack to {total}", code="FILE_SUSPICIOUS"
+            )
 
 
 def _confine(size: int) -> None:
@@ -224,7 +281,10 @@ def _limits(resource: Any, size: int) -> list[tuple[int, int]]:
         (resource.RLIMIT_CORE, 0),
     ]
     if sys.platform == "linux":  # what torch itself has mapped by now is known there
-        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        mapped = (
+            int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            * resource.getpagesize()
+        )
         limits.append((resource.RLIMIT_AS, mapped + 4 * size + SPARE_MEMORY))
     return limits
 
@@ -246,7 +306,12 @@ def main() -> None:
 def _refused(name: str, why: str = "", code: str = "PICKLE_REFUSED") -> FormatError:
     base = name.rpartition("/")[2]
     if why:
-        return FormatError(f"{base} is refused: {why}.", code=code, got=base, hint="Ask its authors for safetensors.")
+        return FormatError(
+            f"{base} is refused: {why}.",
+            code=code,
+            got=base,
+            hint="Ask its authors for safetensors.",
+        )
     return FormatError(
         f"{base} is a pickle: loading it can run code, so saescope does not unless you allow it.",
         code=code,

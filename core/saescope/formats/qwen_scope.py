@@ -73,7 +73,9 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
         hook_name=f"blocks.{layer[1]}.hook_resid_post" if layer else "",
         hf_hook_name=f"model.layers.{layer[1]}" if layer else "",
     )
-    cfg = TopKConfig(d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=said)
+    cfg = TopKConfig(
+        d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=said
+    )
     stored = {
         "W_enc": Stored("W_enc", turned=True),
         "W_dec": Stored("W_dec", turned=True),

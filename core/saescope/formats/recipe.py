@@ -62,7 +62,9 @@ class Recipe:
         """
         ours = ARCHITECTURES[self.cfg.architecture][1].shapes(self.cfg)
         expected = {
-            at.tensor: at.shape if at.shape is not None else (ours[name][::-1] if at.turned else ours[name])
+            at.tensor: at.shape
+            if at.shape is not None
+            else (ours[name][::-1] if at.turned else ours[name])
             for name, at in self.stored.items()
             if self.other.get(at.tensor, self.file) == file
         }
@@ -93,22 +95,40 @@ def require_finite(file: str, tensors: Mapping[str, Tensor]) -> None:
     """A last look at the small ones, which may have been computed."""
     for name, tensor in tensors.items():
         if tensor.ndim < 2 and not bool(tensor.isfinite().all()):
-            raise FormatError(f"{_base(file)} gives a {name} that is NaN or infinite.", code="WEIGHTS_NOT_FINITE", field=name)
+            raise FormatError(
+                f"{_base(file)} gives a {name} that is NaN or infinite.",
+                code="WEIGHTS_NOT_FINITE",
+                field=name,
+            )
 
 
 def check_header(
-    file: str, header: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], ignored: Collection[str] = ()
+    file: str,
+    header: Mapping[str, TensorInfo],
+    expected: Mapping[str, tuple[int, ...]],
+    ignored: Collection[str] = (),
 ) -> None:
     """Raise unless these are exactly the expected tensors, beside what may be ignored."""
     missing = sorted(expected.keys() - header.keys())
-    extra = sorted(name for name in header.keys() - expected.keys() if not any(fnmatchcase(name, pattern) for pattern in ignored))
-    wrong = {name: header[name].shape for name in expected.keys() & header.keys() if header[name].shape != expected[name]}
+    extra = sorted(
+        name
+        for name in header.keys() - expected.keys()
+        if not any(fnmatchcase(name, pattern) for pattern in ignored)
+    )
+    wrong = {
+        name: header[name].shape
+        for name in expected.keys() & header.keys()
+        if header[name].shape != expected[name]
+    }
     if missing or extra or wrong:
         raise FormatError(
             f"{_base(file)} does not hold what it should."
             + (f" Missing: {missing}." if missing else "")
             + (f" Unknown: {extra}." if extra else "")
-            + "".join(f" {name} is {shape}, expected {expected[name]}." for name, shape in sorted(wrong.items())),
+            + "".join(
+                f" {name} is {shape}, expected {expected[name]}."
+                for name, shape in sorted(wrong.items())
+            ),
             code="SHAPE_MISMATCH",
             got=sorted(header),
             allowed=sorted(expected),
@@ -161,7 +181,10 @@ def metadata(source: Source, dialect: str, **said: Any) -> SAEMetadata:
     facts = known | {key: value for key, value in said.items() if value not in ("", None)}
     kwargs = facts.get("model_from_pretrained_kwargs") or {}
     if not isinstance(kwargs, Mapping) or kwargs.get("trust_remote_code"):
-        raise FormatError("These files ask for trust_remote_code=True: that would run code from a repository.", code="REMOTE_CODE_REFUSED")
+        raise FormatError(
+            "These files ask for trust_remote_code=True: that would run code from a repository.",
+            code="REMOTE_CODE_REFUSED",
+        )
     return SAEMetadata(
         model_name=str(facts.get("model_name") or ""),
         hook_name=str(facts.get("hook_name") or ""),
@@ -192,15 +215,24 @@ def need(said: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file
     value: Any = said
     for key in path.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise ConfigError(f"{_base(file)} lacks {path}.", field=path, hint=f"Add {path!r} to {_base(file)}.")
+            raise ConfigError(
+                f"{_base(file)} lacks {path}.", field=path, hint=f"Add {path!r} to {_base(file)}."
+            )
         value = value[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
     # type() and not isinstance: true is no width.
     if type(value) not in kinds:
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigError(f"{_base(file)}: {path} must be {names}, got {value!r}.", field=path, got=value, allowed=names)
+        raise ConfigError(
+            f"{_base(file)}: {path} must be {names}, got {value!r}.",
+            field=path,
+            got=value,
+            allowed=names,
+        )
     if type(value) is int and value < 1:
-        raise ConfigError(f"{_base(file)}: {path} must be positive, got {value}.", field=path, got=value)
+        raise ConfigError(
+            f"{_base(file)}: {path} must be positive, got {value}.", field=path, got=value
+        )
     return value
 
 

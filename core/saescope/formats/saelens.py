@@ -41,17 +41,56 @@ _BY_DISK_NAME = {
 }
 _REQUIRED = ("architecture", "d_in", "d_sae")
 _TRAINING_ONLY = {
-    *("decoder_init_norm", "l1_coefficient", "lp_norm", "l1_warm_up_steps", "use_sparse_activations", "aux_loss_coefficient"),
-    *("topk_threshold_lr", "use_matryoshka_aux_loss", "jumprelu_init_threshold", "jumprelu_bandwidth", "jumprelu_sparsity_loss_mode"),
-    *("l0_coefficient", "l0_warm_up_steps", "pre_act_loss_coefficient", "jumprelu_tanh_scale", "jumprelu_ste_to_input", "target_l0"),
+    *(
+        "decoder_init_norm",
+        "l1_coefficient",
+        "lp_norm",
+        "l1_warm_up_steps",
+        "use_sparse_activations",
+        "aux_loss_coefficient",
+    ),
+    *(
+        "topk_threshold_lr",
+        "use_matryoshka_aux_loss",
+        "jumprelu_init_threshold",
+        "jumprelu_bandwidth",
+        "jumprelu_sparsity_loss_mode",
+    ),
+    *(
+        "l0_coefficient",
+        "l0_warm_up_steps",
+        "pre_act_loss_coefficient",
+        "jumprelu_tanh_scale",
+        "jumprelu_ste_to_input",
+        "target_l0",
+    ),
 }
 _NOT_METADATA = {*_CHOICES, "norm_scaling_factor", "gate"}
 _NEW_NAMES = {"log_threshold": "threshold", "topk_threshold": "threshold"}
 _KNOBS = ("k", "rescale_acts_by_decoder_norm", "matryoshka_widths")
-_LEGACY_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+_LEGACY_NAMES = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
 _LEGACY_METADATA = {
-    *("model_name", "hook_name", "hook_name_out", "hook_head_index", "hook_head_index_out", "hf_hook_name", "hf_hook_name_out"),
-    *("prepend_bos", "context_size", "neuronpedia_id", "dataset_path", "model_class_name", "model_from_pretrained_kwargs"),
+    *(
+        "model_name",
+        "hook_name",
+        "hook_name_out",
+        "hook_head_index",
+        "hook_head_index_out",
+        "hf_hook_name",
+        "hf_hook_name_out",
+    ),
+    *(
+        "prepend_bos",
+        "context_size",
+        "neuronpedia_id",
+        "dataset_path",
+        "model_class_name",
+        "model_from_pretrained_kwargs",
+    ),
     *("seqpos_slice", "exclude_special_tokens"),
 }
 
@@ -69,7 +108,9 @@ def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
     cfg, header = _peek(source)
     names = {name: _NEW_NAMES.get(name, name) for name in header if name != "scaling_factor"}
     described = {new: header[name] for name, new in names.items()}
-    if "threshold" in described and not described["threshold"].shape:  # BatchTopK's one threshold becomes one a feature
+    if (
+        "threshold" in described and not described["threshold"].shape
+    ):  # BatchTopK's one threshold becomes one a feature
         described["threshold"] = described["threshold"]._replace(shape=(cfg.d_sae,))
     return _folded_config(source, cfg), described
 
@@ -91,12 +132,16 @@ def _peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
     said = source.json(source.at(CFG_FILE))
     known = {key: value for key, value in source.known.items() if key not in _NOT_METADATA}
     cfg = {key: source.known[key] for key in _CHOICES if key in source.known}
-    return parse_config(said | cfg | {"metadata": _object(said, "metadata") | known}, set(header)), header
+    return parse_config(
+        said | cfg | {"metadata": _object(said, "metadata") | known}, set(header)
+    ), header
 
 
 def _folded_config(source: Source, cfg: SAEConfig) -> SAEConfig:
     """Where the catalogue knows the scale that the SAE was trained at, the weights take it over."""
-    if cfg.normalize_activations == "expected_average_only_in" and source.known.get("norm_scaling_factor"):
+    if cfg.normalize_activations == "expected_average_only_in" and source.known.get(
+        "norm_scaling_factor"
+    ):
         return replace(cfg, normalize_activations="none")
     return cfg
 
@@ -113,16 +158,33 @@ def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
         said = _modernise(said, tensor_names)
     _require(said, _REQUIRED)
     kind, architecture, transcoder, skip = _architecture(str(said["architecture"]))
-    _require(said, [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING])
+    _require(
+        said,
+        [
+            field.name
+            for field in fields(kind)
+            if field.default is MISSING and field.default_factory is MISSING
+        ],
+    )
     values = {name: said[name] for name in {field.name for field in fields(kind)} & said.keys()}
-    values |= {"architecture": architecture, "transcoder": transcoder, "skip": skip, "metadata": _metadata(said.get("metadata") or {})}
+    values |= {
+        "architecture": architecture,
+        "transcoder": transcoder,
+        "skip": skip,
+        "metadata": _metadata(said.get("metadata") or {}),
+    }
     values["dtype"] = str(said.get("dtype", "float32")).removeprefix("torch.")
     if architecture == "matryoshka_batchtopk":
         widths = tuple(_widths(said))
-        values["matryoshka_widths"] = widths if widths[-1:] == (said["d_sae"],) else (*widths, said["d_sae"])
+        values["matryoshka_widths"] = (
+            widths if widths[-1:] == (said["d_sae"],) else (*widths, said["d_sae"])
+        )
     if architecture == "topk":
         _check_types(values, {"k": (int,)})
-    _check_values(values, said.keys() - values.keys() - _TRAINING_ONLY - {"device", "metadata", "sae_lens_version"})
+    _check_values(
+        values,
+        said.keys() - values.keys() - _TRAINING_ONLY - {"device", "metadata", "sae_lens_version"},
+    )
     if "batchtopk" in architecture:
         values["k"] = float(values["k"])
     return kind(**values)
@@ -131,13 +193,19 @@ def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
 def _require(said: Mapping[str, Any], keys: Iterable[str]) -> None:
     missing = [key for key in keys if key not in said]
     if missing:
-        raise ConfigError(f"{CFG_FILE} lacks {', '.join(missing)}.", field=missing[0], hint=f"Add {missing[0]!r} to {CFG_FILE}.")
+        raise ConfigError(
+            f"{CFG_FILE} lacks {', '.join(missing)}.",
+            field=missing[0],
+            hint=f"Add {missing[0]!r} to {CFG_FILE}.",
+        )
 
 
 def _object(said: Mapping[str, Any], key: str) -> dict[str, Any]:
     value = said.get(key)
     if value is not None and not isinstance(value, dict):
-        raise ConfigError(f"{CFG_FILE}: {key} must be an object, got {value!r}.", field=key, got=value)
+        raise ConfigError(
+            f"{CFG_FILE}: {key} must be an object, got {value!r}.", field=key, got=value
+        )
     return value or {}
 
 
@@ -145,7 +213,9 @@ def _widths(said: Mapping[str, Any]) -> list[int]:
     widths = said["matryoshka_widths"]
     if not isinstance(widths, list) or not all(type(width) is int for width in widths):
         raise ConfigError(
-            f"{CFG_FILE}: matryoshka_widths must be a list of integers, got {widths!r}.", field="matryoshka_widths", got=widths
+            f"{CFG_FILE}: matryoshka_widths must be a list of integers, got {widths!r}.",
+            field="matryoshka_widths",
+            got=widths,
         )
     return widths
 
@@ -174,12 +244,19 @@ def _check_values(values: Mapping[str, Any], unknown: set[str]) -> None:
     for name, allowed in _CHOICES.items():
         if name in values and values[name] not in allowed:
             raise ConfigError(
-                f"{CFG_FILE}: {name} must be one of {allowed}, got {values[name]!r}.", field=name, got=values[name], allowed=allowed
+                f"{CFG_FILE}: {name} must be one of {allowed}, got {values[name]!r}.",
+                field=name,
+                got=values[name],
+                allowed=allowed,
             )
     _check_types(values, _TYPES)
     for name in ("d_in", "d_sae", "d_out"):
         if values.get(name, 1) < 1:
-            raise ConfigError(f"{CFG_FILE}: {name} must be positive, got {values[name]}.", field=name, got=values[name])
+            raise ConfigError(
+                f"{CFG_FILE}: {name} must be positive, got {values[name]}.",
+                field=name,
+                got=values[name],
+            )
 
 
 def _check_types(said: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
@@ -187,7 +264,12 @@ def _check_types(said: Mapping[str, Any], types: Mapping[str, tuple[type, ...]])
     for name, kinds in types.items():
         if name in said and type(said[name]) not in kinds:
             allowed = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
-            raise ConfigError(f"{CFG_FILE}: {name} must be {allowed}, got {said[name]!r}.", field=name, got=said[name], allowed=allowed)
+            raise ConfigError(
+                f"{CFG_FILE}: {name} must be {allowed}, got {said[name]!r}.",
+                field=name,
+                got=said[name],
+                allowed=allowed,
+            )
 
 
 def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
@@ -200,7 +282,10 @@ def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
             hint=f"Remove it from model_from_pretrained_kwargs in {CFG_FILE} if the model does not need it.",
         )
     if said.get("hook_head_index") is not None:
-        raise ConfigError("SAEs on a single attention head (hook_head_index) are not supported.", code="UNSUPPORTED_ARCHITECTURE")
+        raise ConfigError(
+            "SAEs on a single attention head (hook_head_index) are not supported.",
+            code="UNSUPPORTED_ARCHITECTURE",
+        )
     return SAEMetadata(
         model_name=str(said.get("model_name") or ""),
         hook_name=str(said.get("hook_name") or ""),
@@ -219,14 +304,24 @@ def _modernise(said: Mapping[str, Any], tensor_names: set[str]) -> dict[str, Any
     """The legacy form (SAELens before 6) in the words of version 6."""
     old = {_LEGACY_NAMES.get(key, key): value for key, value in said.items()}
     _refuse_ambiguous(old, tensor_names)
-    architecture = "topk" if old.get("activation_fn") == "topk" else old.get("architecture", "standard")
+    architecture = (
+        "topk" if old.get("activation_fn") == "topk" else old.get("architecture", "standard")
+    )
     new = {key: old[key] for key in ("d_in", "d_sae", "d_out", "dtype", *_KNOBS) if key in old}
-    new |= {key: value for key, value in _object(old, "activation_fn_kwargs").items() if key == "k" and value is not None}
+    new |= {
+        key: value
+        for key, value in _object(old, "activation_fn_kwargs").items()
+        if key == "k" and value is not None
+    }
     normalize = old.get("normalize_activations")
     if normalize is None or isinstance(normalize, bool):
         normalize = "expected_average_only_in" if normalize else "none"
-    reshape = old.get("reshape_activations") or ("hook_z" if "hook_z" in str(old.get("hook_name", "")) else "none")
-    metadata = {key: value for key, value in old.items() if key in _LEGACY_METADATA} | _object(old, "metadata")
+    reshape = old.get("reshape_activations") or (
+        "hook_z" if "hook_z" in str(old.get("hook_name", "")) else "none"
+    )
+    metadata = {key: value for key, value in old.items() if key in _LEGACY_METADATA} | _object(
+        old, "metadata"
+    )
     return new | {
         "architecture": architecture,
         "apply_b_dec_to_input": old.get("apply_b_dec_to_input", True),
@@ -240,12 +335,19 @@ def _refuse_ambiguous(old: Mapping[str, Any], tensor_names: set[str]) -> None:
     activation, kwargs = old.get("activation_fn", "relu"), _object(old, "activation_fn_kwargs")
     if activation not in ("relu", "topk") or kwargs.get("signed"):
         raise ConfigError(
-            f"Activation function {activation!r} {dict(kwargs)} is not supported.", code="UNSUPPORTED_ARCHITECTURE", got=activation
+            f"Activation function {activation!r} {dict(kwargs)} is not supported.",
+            code="UNSUPPORTED_ARCHITECTURE",
+            got=activation,
         )
-    by_tensors = {"gated": "b_gate" in tensor_names, "jumprelu": bool({"threshold", "log_threshold"} & tensor_names)}
+    by_tensors = {
+        "gated": "b_gate" in tensor_names,
+        "jumprelu": bool({"threshold", "log_threshold"} & tensor_names),
+    }
     implied = next((name for name, there in by_tensors.items() if there), "")
     silent = "architecture" not in old and "activation_fn" not in old
-    if "architecture" not in old and (implied or (silent and ("k" in old or "l1_coefficient" not in old))):
+    if "architecture" not in old and (
+        implied or (silent and ("k" in old or "l1_coefficient" not in old))
+    ):
         raise ConfigError(
             f"{CFG_FILE} names no architecture and no activation function{', yet the weights are ' + implied if implied else ''}: "
             "read as the wrong one, every activation would be wrong.",
@@ -265,6 +367,7 @@ def _to_inference(cfg: SAEConfig, tensors: dict[str, Tensor]) -> dict[str, Tenso
     factor = tensors.pop("scaling_factor", None)
     if factor is not None and not torch.allclose(factor, torch.ones_like(factor)):
         raise FormatError(
-            f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an old SAELens).", code="UNSUPPORTED_ARCHITECTURE"
+            f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an old SAELens).",
+            code="UNSUPPORTED_ARCHITECTURE",
         )
     return tensors

@@ -68,28 +68,43 @@ class Source:
         try:
             return _object(name, json.loads(self.text(name)), "JSON")
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{_base(name)} is no valid JSON: {error}.", hint="Get the file again.") from error
+            raise ConfigError(
+                f"{_base(name)} is no valid JSON: {error}.", hint="Get the file again."
+            ) from error
 
     def yaml(self, name: str) -> dict[str, Any]:
         """The mapping in a YAML file of at most 1 MiB; raises as `json` does."""
         text = self.text(name)
         try:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-                raise FormatError(f"{_base(name)} uses YAML aliases, which can grow without bound.", code="FILE_SUSPICIOUS")
+            if any(
+                isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)
+            ):
+                raise FormatError(
+                    f"{_base(name)} uses YAML aliases, which can grow without bound.",
+                    code="FILE_SUSPICIOUS",
+                )
             return _object(name, yaml.safe_load(text), "YAML")
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{_base(name)} is no valid YAML: {str(error).splitlines()[0]}.", hint="Get the file again.") from error
+            raise ConfigError(
+                f"{_base(name)} is no valid YAML: {str(error).splitlines()[0]}.",
+                hint="Get the file again.",
+            ) from error
 
     def text(self, name: str) -> str:
         """A text file of at most 1 MiB."""
         with self.open(name) as file:
             content = file.read(MAX_TEXT_BYTES + 1)
         if len(content) > MAX_TEXT_BYTES:
-            raise FormatError(f"{_base(name)} is larger than 1 MiB: no SAE configuration is.", code="FILE_SUSPICIOUS")
+            raise FormatError(
+                f"{_base(name)} is larger than 1 MiB: no SAE configuration is.",
+                code="FILE_SUSPICIOUS",
+            )
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{_base(name)} is no UTF-8 text: {error}.", hint="Get the file again.") from error
+            raise ConfigError(
+                f"{_base(name)} is no UTF-8 text: {error}.", hint="Get the file again."
+            ) from error
 
 
 def join(folder: str, name: str) -> str:
@@ -116,7 +131,11 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
     def local(name: str) -> Path:
         found = root / name
         if not found.is_file():
-            raise NotFoundError(f"There is no {found.name} in {found.parent.name or found.parent}.", code="FILE_MISSING", got=name)
+            raise NotFoundError(
+                f"There is no {found.name} in {found.parent.name or found.parent}.",
+                code="FILE_MISSING",
+                got=name,
+            )
         return found
 
     return Source(

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.hf_sites import hook_of
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, place, stored_dtype, unsupported
+from saescope.formats.recipe import (
+    Recipe,
+    Stored,
+    header_of,
+    matrix,
+    metadata,
+    need,
+    place,
+    stored_dtype,
+    unsupported,
+)
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import GroupMaxConfig, SAEConfig, SAEMetadata, TopKConfig
@@ -44,10 +54,13 @@ def _recipe(source: Source) -> Recipe:
     said, header = source.json(config), header_of(source, file)
     _check(said)
     d_sae, d_in = matrix(file, header, "encoder.weight")
-    expected = said.get("num_latents") or need(said, "d_in", int, config) * need(said, "expansion_factor", int, config)
+    expected = said.get("num_latents") or need(said, "d_in", int, config) * need(
+        said, "expansion_factor", int, config
+    )
     if (d_in, d_sae) != (said.get("d_in"), expected):
         raise ConfigError(
-            f"{CONFIG} says d_in={said.get('d_in')} and {expected} latents, the weights are {d_in} by {d_sae}.", code="SHAPE_MISMATCH"
+            f"{CONFIG} says d_in={said.get('d_in')} and {expected} latents, the weights are {d_in} by {d_sae}.",
+            code="SHAPE_MISMATCH",
         )
     transcode = bool(said.get("transcode", False))
     activation = str(said.get("activation") or "topk")
@@ -58,7 +71,9 @@ def _recipe(source: Source) -> Recipe:
     cfg = kind(
         d_in=d_in,
         d_sae=d_sae,
-        d_out=(decoder[1] if "W_dec" in header else decoder[0]) if transcode and len(decoder) == 2 else d_in,
+        d_out=(decoder[1] if "W_dec" in header else decoder[0])
+        if transcode and len(decoder) == 2
+        else d_in,
         k=need(said, "k", int, config),
         dtype=stored_dtype(header, "encoder.weight"),
         apply_b_dec_to_input=not transcode,
@@ -70,9 +85,15 @@ def _recipe(source: Source) -> Recipe:
 
 
 def _stored(header: Mapping[str, TensorInfo], cfg: SAEConfig) -> dict[str, Stored]:
-    stored = {"W_enc": Stored("encoder.weight", turned=True), "b_enc": Stored("encoder.bias"), "b_dec": Stored("b_dec")}
+    stored = {
+        "W_enc": Stored("encoder.weight", turned=True),
+        "b_enc": Stored("encoder.bias"),
+        "b_dec": Stored("b_dec"),
+    }
     # W_dec is [d_sae, d_in] already; sae-lens turns it once more.
-    stored["W_dec"] = Stored("decoder.weight", turned=True) if "decoder.weight" in header else Stored("W_dec")
+    stored["W_dec"] = (
+        Stored("decoder.weight", turned=True) if "decoder.weight" in header else Stored("W_dec")
+    )
     return stored | ({"W_skip": Stored("W_skip")} if cfg.skip else {})
 
 
@@ -80,7 +101,9 @@ def _check(said: Mapping[str, Any]) -> None:
     if said.get("signed"):
         raise unsupported("signed", file=CONFIG, got=True, allowed=["false"])
     if said.get("skip_connection") and not said.get("transcode"):
-        raise unsupported("skip_connection", file=CONFIG, got=True, allowed=["only together with transcode"])
+        raise unsupported(
+            "skip_connection", file=CONFIG, got=True, allowed=["only together with transcode"]
+        )
 
 
 def _metadata(source: Source, said: Mapping[str, Any], transcode: bool) -> SAEMetadata:

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, need, place, stored_dtype
+from saescope.formats.recipe import (
+    Recipe,
+    Stored,
+    header_of,
+    matrix,
+    metadata,
+    need,
+    place,
+    stored_dtype,
+)
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import SAEConfig, TemporalConfig
@@ -38,9 +47,15 @@ def _recipe(source: Source) -> Recipe:
     config, file = source.at(CONFIG), source.at(FILE)
     said, header = source.yaml(config), header_of(source, file)
     d_sae, d_in = matrix(file, header, "D")
-    expected = int(need(said, "llm.dimin", int, config) * need(said, "sae.exp_factor", (int, float), config))
+    expected = int(
+        need(said, "llm.dimin", int, config) * need(said, "sae.exp_factor", (int, float), config)
+    )
     if expected != d_sae:
-        raise ConfigError(f"{CONFIG} says d_sae = {expected}, the weights have {d_sae}.", code="SHAPE_MISMATCH", field="sae.exp_factor")
+        raise ConfigError(
+            f"{CONFIG} says d_sae = {expected}, the weights have {d_sae}.",
+            code="SHAPE_MISMATCH",
+            field="sae.exp_factor",
+        )
     tied = need(said, "sae.tied_weights", bool, config)
     layer = re.search(r"layer_(\d+)", place(source, config))
     cfg = TemporalConfig(
@@ -48,14 +63,18 @@ def _recipe(source: Source) -> Recipe:
         d_sae=d_sae,
         dtype=stored_dtype(header, "D"),
         normalize_activations="constant_scalar_rescale",
-        activation_normalization_factor=float(need(said, "sae.scaling_factor", (int, float), config)),
+        activation_normalization_factor=float(
+            need(said, "sae.scaling_factor", (int, float), config)
+        ),
         n_heads=need(said, "sae.n_heads", int, config),
         n_attn_layers=need(said, "sae.n_attn_layers", int, config),
         bottleneck_factor=need(said, "sae.bottleneck_factor", int, config),
         sae_diff_type=need(said, "sae.sae_diff_type", str, config),
         kval_topk=need(said, "sae.kval_topk", (int, type(None)), config),
         tied_weights=tied,
-        metadata=metadata(source, NAME, hook_name=f"blocks.{layer[1]}.hook_resid_post" if layer else ""),
+        metadata=metadata(
+            source, NAME, hook_name=f"blocks.{layer[1]}.hook_resid_post" if layer else ""
+        ),
     )
     stored = {"W_dec": Stored("D"), "b_dec": Stored("b")} | ({} if tied else {"W_enc": Stored("E")})
     stored |= {name: Stored(name) for name in header if name.startswith("attn_layers.")}

@@ -55,7 +55,14 @@ class Weights:
         self._entries, self._origin = _entries(file, name)
         self.header = {tensor: entry.info for tensor, entry in self._entries.items()}
 
-    def take(self, tensor: str, dtype: torch.dtype, *, transpose: bool = False, sum_from: int | None = None) -> Tensor:
+    def take(
+        self,
+        tensor: str,
+        dtype: torch.dtype,
+        *,
+        transpose: bool = False,
+        sum_from: int | None = None,
+    ) -> Tensor:
         """One tensor as `dtype`, contiguous in its own memory; with `transpose` a matrix on disk arrives as its transpose.
 
         `sum_from` is for the decoders of a cross-layer transcoder, [d_sae, n_layers, d_out]: they are summed, from that one on.
@@ -68,16 +75,25 @@ class Weights:
         wide = width if sum_from is None else math.prod(shape[2:])
         out = torch.empty((wide, rows) if transpose else (rows, wide), dtype=dtype)
         row_bytes = max(1, width * disk_dtype.itemsize)
-        n_bad, step = 0, max(1, min(CHUNK_BYTES, rows * row_bytes // 32) // row_bytes)  # small beside what is read
+        n_bad, step = (
+            0,
+            max(1, min(CHUNK_BYTES, rows * row_bytes // 32) // row_bytes),
+        )  # small beside what is read
         as_is = dtype == disk_dtype and not transpose and sum_from is None
         buffer = torch.empty((0 if as_is else step, width), dtype=disk_dtype)
         for row in range(0, rows, step):
             checkpoint()
             part = self._fill(out[row : row + step] if as_is else buffer[: min(step, rows - row)])
             if sum_from is not None:
-                part = part.reshape(len(part), *shape[1:])[:, sum_from:].to(torch.promote_types(disk_dtype, torch.float32)).sum(1)
+                part = (
+                    part.reshape(len(part), *shape[1:])[:, sum_from:]
+                    .to(torch.promote_types(disk_dtype, torch.float32))
+                    .sum(1)
+                )
             part = part.to(dtype)
-            n_bad += n_not_finite(part)  # only now: a value that is finite on disk may be too large for a narrower dtype
+            n_bad += n_not_finite(
+                part
+            )  # only now: a value that is finite on disk may be too large for a narrower dtype
             if not as_is:
                 into = out[:, row : row + step] if transpose else out[row : row + step]
                 into.copy_(part.T if transpose else part)
@@ -89,7 +105,10 @@ class Weights:
         """A single integer."""
         (shape, dtype), start, end = self._entries[tensor]
         if math.prod(shape) != 1 or dtype not in ("I64", "I32"):
-            raise FormatError(f"{_base(self._name)}: {tensor} must be one whole number, got {dtype} of shape {shape}.", field=tensor)
+            raise FormatError(
+                f"{_base(self._name)}: {tensor} must be one whole number, got {dtype} of shape {shape}.",
+                field=tensor,
+            )
         self._file.seek(self._origin + start)
         return int.from_bytes(self._file.read(end - start), "little", signed=True)
 
@@ -125,16 +144,24 @@ def open_weights(source: Source, name: str) -> Generator[Weights]:
         yield Weights(file, name)
 
 
-def read_tensors(source: Source, name: str, dtype: torch.dtype, feature_major: Sequence[str] = ("W_enc",)) -> dict[str, Tensor]:
+def read_tensors(
+    source: Source, name: str, dtype: torch.dtype, feature_major: Sequence[str] = ("W_enc",)
+) -> dict[str, Tensor]:
     """All tensors as `dtype`, each finite; those of `feature_major` are stored transposed, so that `.T` of them costs nothing.
 
     Raises:
         FormatError: unreadable, no floating-point weights, or NaN and infinities among them.
     """
     with open_weights(source, name) as weights:
-        turned = {tensor for tensor, info in weights.header.items() if tensor in feature_major and len(info.shape) == 2}
+        turned = {
+            tensor
+            for tensor, info in weights.header.items()
+            if tensor in feature_major and len(info.shape) == 2
+        }
         return {
-            tensor: weights.take(tensor, dtype, transpose=True).T if tensor in turned else weights.take(tensor, dtype)
+            tensor: weights.take(tensor, dtype, transpose=True).T
+            if tensor in turned
+            else weights.take(tensor, dtype)
             for tensor in weights.header
         }
 
@@ -157,7 +184,9 @@ def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], int]:
     if len(start) < 8 or length > size - 8:
         raise _corrupt(name, f"its header claims {length} bytes and the file has {size}")
     if length > MAX_HEADER_BYTES:
-        raise _suspicious(name, f"its header has {length} bytes, an SAE's has at most {MAX_HEADER_BYTES}")
+        raise _suspicious(
+            name, f"its header has {length} bytes, an SAE's has at most {MAX_HEADER_BYTES}"
+        )
     try:
         header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
@@ -172,7 +201,9 @@ def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], int]:
 
 def _entry(said: dict[str, Any]) -> _Entry:
     start, end = map(operator.index, said["data_offsets"])
-    return _Entry(TensorInfo(tuple(map(operator.index, said["shape"])), str(said["dtype"])), start, end)
+    return _Entry(
+        TensorInfo(tuple(map(operator.index, said["shape"])), str(said["dtype"])), start, end
+    )
 
 
 def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
@@ -183,7 +214,10 @@ def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
         if min(entry.info.shape, default=0) < 0 or entry.start != end or entry.end < entry.start:
             raise _corrupt(name, f"its header has tensor {tensor!r} in an impossible place")
         if dtype and math.prod(entry.info.shape) * dtype.itemsize != entry.end - entry.start:
-            raise _corrupt(name, f"tensor {tensor!r} of shape {entry.info.shape} cannot have {entry.end - entry.start} bytes")
+            raise _corrupt(
+                name,
+                f"tensor {tensor!r} of shape {entry.info.shape} cannot have {entry.end - entry.start} bytes",
+            )
         end = entry.end
     if end != n_bytes:
         raise _corrupt(name, f"its header describes {end} bytes of weights and {n_bytes} are there")
@@ -198,11 +232,17 @@ def not_finite(name: str, tensor: str, n_bad: int) -> FormatError:
 
 
 def _corrupt(name: str, why: str) -> FormatError:
-    return FormatError(f"{_base(name)} is torn or no safetensors file: {why}.", hint="Get the file again.")
+    return FormatError(
+        f"{_base(name)} is torn or no safetensors file: {why}.", hint="Get the file again."
+    )
 
 
 def _suspicious(name: str, why: str) -> FormatError:
-    return FormatError(f"{_base(name)} is refused: {why}.", code="FILE_SUSPICIOUS", hint="Load an SAE from a source you trust.")
+    return FormatError(
+        f"{_base(name)} is refused: {why}.",
+        code="FILE_SUSPICIOUS",
+        hint="Load an SAE from a source you trust.",
+    )
 
 
 def _base(name: str) -> str:

@@ -26,7 +26,9 @@ class _Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def fetch(url: str, what: str, *, into: Path, etag: str, size: int, say: Callable[[str], None]) -> None:
+def fetch(
+    url: str, what: str, *, into: Path, etag: str, size: int, say: Callable[[str], None]
+) -> None:
     """Make the file `etag` in `into` hold the `size` bytes at `url`.
 
     Raises:
@@ -35,7 +37,11 @@ def fetch(url: str, what: str, *, into: Path, etag: str, size: int, say: Callabl
         ResourceError: no room on the disk.
     """
     if not _SAFE_ETAG.fullmatch(etag) or etag in (".", ".."):
-        raise OfflineError(f"The server gives no usable etag for {what}.", code="HUB_BAD_REPLY", hint="Set HF_ENDPOINT to another mirror.")
+        raise OfflineError(
+            f"The server gives no usable etag for {what}.",
+            code="HUB_BAD_REPLY",
+            hint="Set HF_ENDPOINT to another mirror.",
+        )
     blob = into / etag
     part = blob.with_name(f"{etag}.saescope.incomplete")
     try:
@@ -45,12 +51,17 @@ def fetch(url: str, what: str, *, into: Path, etag: str, size: int, say: Callabl
                 return
             resumed = part.exists()
             _complete(url, what, part, size, say)
-            if resumed and not _as_promised(part, etag, size):  # what lay there may have been damaged
+            if resumed and not _as_promised(
+                part, etag, size
+            ):  # what lay there may have been damaged
                 part.unlink()
                 _complete(url, what, part, size, say)
             if not _as_promised(part, etag, size):
                 part.unlink()
-                raise _mismatch(what, "What arrived was thrown away; call again, or set HF_ENDPOINT to another mirror.")
+                raise _mismatch(
+                    what,
+                    "What arrived was thrown away; call again, or set HF_ENDPOINT to another mirror.",
+                )
             os.replace(part, blob)
     except OSError as error:
         raise ResourceError(
@@ -111,7 +122,12 @@ def check_cached(path: Path, what: str, *, may_remove: bool) -> Path:
             if may_remove:
                 path.unlink(missing_ok=True)
                 blob.unlink(missing_ok=True)
-            raise _mismatch(what, "The cached file was removed; call again." if may_remove else f"Delete {path} and load it again online.")
+            raise _mismatch(
+                what,
+                "The cached file was removed; call again."
+                if may_remove
+                else f"Delete {path} and load it again online.",
+            )
         mark_verified(blob)
     return path
 
@@ -152,7 +168,11 @@ def _as_promised(path: Path, etag: str, size: int) -> bool:
         return False
     if not _known_hash(etag):
         return True
-    digest: _Hash = hashlib.sha256() if len(etag) == 64 else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    digest: _Hash = (
+        hashlib.sha256()
+        if len(etag) == 64
+        else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    )
     with path.open("rb") as file:
         while content := file.read(1 << 20):
             digest.update(content)
@@ -160,7 +180,12 @@ def _as_promised(path: Path, etag: str, size: int) -> bool:
 
 
 def _mismatch(what: str, hint: str) -> FormatError:
-    return FormatError(f"{what} is not the file that the hub has: its hash differs.", code="HASH_MISMATCH", got=what, hint=hint)
+    return FormatError(
+        f"{what} is not the file that the hub has: its hash differs.",
+        code="HASH_MISMATCH",
+        got=what,
+        hint=hint,
+    )
 
 
 def _check_room(what: str, folder: Path, n_bytes: int) -> None:

@@ -65,7 +65,9 @@ def translate(what: str, error: Exception) -> SaescopeError:
     for failure in _FAILURES:
         if kind in failure.kinds or status in failure.kinds:
             message = failure.message.format(what=what, status=status)
-            return failure.error(message, code=failure.code, field=failure.field, got=what, hint=failure.hint)
+            return failure.error(
+                message, code=failure.code, field=failure.field, got=what, hint=failure.hint
+            )
     if status:
         return OfflineError(
             f"The hub failed with HTTP {status} for {what}.",

@@ -83,7 +83,10 @@ def checked_path(path: str) -> str:
 
 def _located(entry: Entry) -> Location:
     known: dict[str, Any] = {}
-    for other in (*_by_place()[entry.repo_id, entry.path], entry):  # under one name the catalogue has the l0, under another the page
+    for other in (
+        *_by_place()[entry.repo_id, entry.path],
+        entry,
+    ):  # under one name the catalogue has the l0, under another the page
         known |= other.known
     return Location(entry.repo_id, entry.path, entry.dialect, known)
 

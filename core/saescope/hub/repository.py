@@ -17,7 +17,14 @@ class Repository:
     """The files of a repository at one commit."""
 
     def __init__(
-        self, repo_id: str, revision: str, commit: str, names: frozenset[str], say: Callable[[str], None], *, offline: bool
+        self,
+        repo_id: str,
+        revision: str,
+        commit: str,
+        names: frozenset[str],
+        say: Callable[[str], None],
+        *,
+        offline: bool,
     ) -> None:
         self.repo_id = repo_id
         self.commit = commit
@@ -32,7 +39,11 @@ class Repository:
             NotFoundError, OfflineError: there is none, or it cannot be had now.
         """
         cached = self._cached(name)
-        return cached.open("rb") if cached else transfer.open_remote(self._url(name), f"{self.repo_id}/{name}")
+        return (
+            cached.open("rb")
+            if cached
+            else transfer.open_remote(self._url(name), f"{self.repo_id}/{name}")
+        )
 
     def local(self, name: str) -> Path:
         """The file on this disk, downloaded if need be, its hash checked once.
@@ -47,7 +58,9 @@ class Repository:
     def _cached(self, name: str) -> Path | None:
         path = snapshots(self.repo_id) / self.commit / checked_path(name)
         if path.is_file():
-            return download.check_cached(path, f"{self.repo_id}/{name}", may_remove=not self._offline)
+            return download.check_cached(
+                path, f"{self.repo_id}/{name}", may_remove=not self._offline
+            )
         if self._offline:
             raise OfflineError(
                 f"{self.repo_id}/{name} is not cached and the network is not to be used.",
@@ -60,7 +73,12 @@ class Repository:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download
 
         what, url = f"{self.repo_id}/{name}", self._url(name)
-        meta = transfer.patiently(what, lambda: get_hf_file_metadata(url, timeout=transfer.TIMEOUT_S, endpoint=transfer.endpoint()))
+        meta = transfer.patiently(
+            what,
+            lambda: get_hf_file_metadata(
+                url, timeout=transfer.TIMEOUT_S, endpoint=transfer.endpoint()
+            ),
+        )
         if not meta.etag or meta.size is None:
             raise OfflineError(
                 f"The server does not describe {what} (no etag or no size).",
@@ -68,7 +86,9 @@ class Repository:
                 hint="Set HF_ENDPOINT to another mirror.",
             )
         folder = snapshots(self.repo_id).parent
-        download.fetch(url, what, into=folder / "blobs", etag=meta.etag, size=meta.size, say=self._say)
+        download.fetch(
+            url, what, into=folder / "blobs", etag=meta.etag, size=meta.size, say=self._say
+        )
         self._say(f"{what}: {meta.size / 1e6:.1f} MB, verified")
 
         def link() -> str:  # the client finds the blob and only links it into its layout
@@ -86,7 +106,11 @@ class Repository:
     def _record_revision(self) -> None:
         """What the branch or tag means now, for the day without a network."""
         ref = _ref(self.repo_id, self._revision)
-        if self._offline or _COMMIT.fullmatch(self._revision) or (ref.is_file() and ref.read_text(encoding="ascii") == self.commit):
+        if (
+            self._offline
+            or _COMMIT.fullmatch(self._revision)
+            or (ref.is_file() and ref.read_text(encoding="ascii") == self.commit)
+        ):
             return
         try:
             ref.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +121,18 @@ class Repository:
     def _url(self, name: str) -> str:
         from huggingface_hub import hf_hub_url
 
-        return hf_hub_url(self.repo_id, checked_path(name), revision=self.commit, endpoint=transfer.endpoint())
+        return hf_hub_url(
+            self.repo_id, checked_path(name), revision=self.commit, endpoint=transfer.endpoint()
+        )
 
 
-def repository(repo_id: str, *, revision: str = "", offline: bool = False, progress: Callable[[str], None] | None = None) -> Repository:
+def repository(
+    repo_id: str,
+    *,
+    revision: str = "",
+    offline: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Repository:
     """The repository at the commit that `revision` (a branch, tag or commit; "": main) means now; offline: at its last use.
 
     Raises:
@@ -113,7 +145,8 @@ def repository(repo_id: str, *, revision: str = "", offline: bool = False, progr
         return _from_cache(repo_id, revision, say)
     try:
         commit, names = transfer.patiently(
-            f"repository {repo_id}" + (f" at {revision}" if revision else ""), lambda: _ask(repo_id, revision)
+            f"repository {repo_id}" + (f" at {revision}" if revision else ""),
+            lambda: _ask(repo_id, revision),
         )
     except SaescopeError as error:
         if not transfer.unreachable(error) or not _cached_commit(repo_id, revision):
@@ -126,9 +159,15 @@ def repository(repo_id: str, *, revision: str = "", offline: bool = False, progr
 def _ask(repo_id: str, revision: str) -> tuple[str, frozenset[str]]:
     from huggingface_hub import HfApi
 
-    info = HfApi(endpoint=transfer.endpoint()).model_info(repo_id, revision=revision or None, timeout=transfer.TIMEOUT_S)
+    info = HfApi(endpoint=transfer.endpoint()).model_info(
+        repo_id, revision=revision or None, timeout=transfer.TIMEOUT_S
+    )
     if not _COMMIT.fullmatch(info.sha or ""):
-        raise OfflineError(f"The server names no commit of {repo_id}.", code="HUB_BAD_REPLY", hint="Set HF_ENDPOINT to another mirror.")
+        raise OfflineError(
+            f"The server names no commit of {repo_id}.",
+            code="HUB_BAD_REPLY",
+            hint="Set HF_ENDPOINT to another mirror.",
+        )
     return str(info.sha), frozenset(sibling.rfilename for sibling in info.siblings or [])
 
 
@@ -147,14 +186,18 @@ def _from_cache(repo_id: str, revision: str, say: Callable[[str], None]) -> Repo
             hint="server_status() lists what is cached here; this one needs the network once (the user decides), then works offline.",
         )
     folder = snapshots(repo_id) / commit
-    names = frozenset(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    names = frozenset(
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+    )
     return Repository(repo_id, revision, commit, names, say, offline=True)
 
 
 def _cached_commit(repo_id: str, revision: str) -> str:
     """The commit that the revision last meant here; "" if none of its files is cached."""
     folder, ref = snapshots(repo_id), _ref(repo_id, revision)
-    commits = [commit.name for commit in folder.iterdir() if commit.is_dir()] if folder.is_dir() else []
+    commits = (
+        [commit.name for commit in folder.iterdir() if commit.is_dir()] if folder.is_dir() else []
+    )
     commit = ref.read_text(encoding="ascii").strip() if ref.is_file() else revision
     if commit in commits:
         return commit

@@ -37,7 +37,11 @@ def errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     # huggingface_hub 1 speaks through httpx, 2 through httpx2: its own error derives from the root of either's errors.
-    return (*(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"), OSError, UnicodeError)
+    return (
+        *(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"),
+        OSError,
+        UnicodeError,
+    )
 
 
 def patiently(what: str, call: Callable[[], T]) -> T:
@@ -60,7 +64,9 @@ def patiently(what: str, call: Callable[[], T]) -> T:
 def pause(attempt: int, error: Exception) -> None:
     """Wait before the next try, as long as the server asks for (within reason)."""
     asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    end = time.monotonic() + (min(float(asked), 20 * BACKOFF_S) if asked.isdigit() else BACKOFF_S * 2 ** (attempt - 1))
+    end = time.monotonic() + (
+        min(float(asked), 20 * BACKOFF_S) if asked.isdigit() else BACKOFF_S * 2 ** (attempt - 1)
+    )
     while (left := end - time.monotonic()) > 0:
         checkpoint()
         time.sleep(min(left, 0.1))
@@ -78,7 +84,9 @@ def get(url: str, first: int, last: int | None) -> Generator[Any]:
 
     wanted = f"bytes={first}-{'' if last is None else last}"
     headers = build_hf_headers() | {"Range": wanted, "Accept-Encoding": "identity"}
-    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as response:
+    with get_session().stream(
+        "GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True
+    ) as response:
         if response.status_code != 416:
             if response.is_error:
                 response.read()
@@ -107,7 +115,9 @@ def first_byte(response: Any) -> int:
     """Where in the file the body begins: a server may ignore the range."""
     if response.status_code != 206:
         return 0
-    return int(response.headers.get("Content-Range", "bytes 0").removeprefix("bytes ").split("-")[0])
+    return int(
+        response.headers.get("Content-Range", "bytes 0").removeprefix("bytes ").split("-")[0]
+    )
 
 
 def open_remote(url: str, what: str) -> BinaryIO:
@@ -162,7 +172,9 @@ class _RangedFile(io.RawIOBase):
             skip = start - first_byte(response)
             if not 0 <= skip <= MAX_SKIPPED_BYTES:
                 raise FormatError(
-                    f"The server does not send parts of {self._what}.", code="HUB_NO_RANGES", hint="Set HF_ENDPOINT to another mirror."
+                    f"The server does not send parts of {self._what}.",
+                    code="HUB_NO_RANGES",
+                    hint="Set HF_ENDPOINT to another mirror.",
                 )
             content = bytearray()
             for part in body(response):

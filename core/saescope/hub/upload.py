@@ -83,17 +83,23 @@ def push(target: Target, files: Mapping[str, Path], *, private: bool, message: s
 
     if not has_token():
         raise ArgumentError(
-            "There is no Hugging Face token.", code="HUB_TOKEN_MISSING", hint="Set HF_TOKEN to one that may write, or run `hf auth login`."
+            "There is no Hugging Face token.",
+            code="HUB_TOKEN_MISSING",
+            hint="Set HF_TOKEN to one that may write, or run `hf auth login`.",
         )
     api = HfApi(endpoint=transfer.endpoint())
-    operations = [CommitOperationAdd(checked_path(name), file) for name, file in sorted(files.items())]
+    operations = [
+        CommitOperationAdd(checked_path(name), file) for name, file in sorted(files.items())
+    ]
     checkpoint()
     try:
         if not target.exists:
             api.create_repo(target.repo_id, private=private, exist_ok=False)
             target = look(target.repo_id)
         checkpoint()
-        made = api.create_commit(target.repo_id, operations, commit_message=message, parent_commit=target.commit or None)
+        made = api.create_commit(
+            target.repo_id, operations, commit_message=message, parent_commit=target.commit or None
+        )
     except (*transfer.errors(), ValueError, RuntimeError) as error:
         # RuntimeError: what the client wraps around a failed upload of a large file; ValueError: a malformed answer.
         _refuse(target.repo_id, error)
@@ -101,7 +107,11 @@ def push(target: Target, files: Mapping[str, Path], *, private: bool, message: s
 
 
 def _refuse(repo_id: str, error: Exception) -> NoReturn:
-    cause = error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception) else error
+    cause = (
+        error.__cause__
+        if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception)
+        else error
+    )
     status = status_of(cause)
     if status in (401, 403):
         raise ArgumentError(

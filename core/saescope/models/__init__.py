@@ -4,7 +4,14 @@ from saescope.devices import pick_device
 from saescope.models.fingerprint import model_fingerprint
 from saescope.models.language_model import LanguageModel, StopForward
 from saescope.models.loading import canonical_name, load_model
-from saescope.models.predictions import TargetLogit, logit_of, read_token, resolve_position, token_pair, top_tokens
+from saescope.models.predictions import (
+    TargetLogit,
+    logit_of,
+    read_token,
+    resolve_position,
+    token_pair,
+    top_tokens,
+)
 from saescope.models.readout import Readout
 from saescope.models.sizes import peek_model_bytes
 from saescope.models.tokens import Tokens, counted

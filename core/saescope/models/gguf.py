@@ -12,10 +12,16 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if _pre_tokenizer(path) == "smollm":  # transformers drops that this kind splits numbers into digits
+    if (
+        _pre_tokenizer(path) == "smollm"
+    ):  # transformers drops that this kind splits numbers into digits
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), byte_level]
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     # The weights are plain float32 now; the mark "quantized" would forbid saving them.
     model.config.__dict__.pop("quantization_config", None)
     for mark in ("hf_quantizer", "quantization_method", "is_quantized"):

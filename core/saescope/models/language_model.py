@@ -23,7 +23,16 @@ __all__ = ["LanguageModel", "StopForward"]
 class LanguageModel:
     """Handle on a `TransformerBridge` and the raw tokenizer beside it (the bridge's own copy adds BOS by itself)."""
 
-    def __init__(self, bridge: Any, tokenizer: Tokenizer, *, name: str, handle: str, revision: str, identities: frozenset[str]) -> None:
+    def __init__(
+        self,
+        bridge: Any,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        handle: str,
+        revision: str,
+        identities: frozenset[str],
+    ) -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer
         self.name = name
@@ -74,7 +83,14 @@ class LanguageModel:
         """The linear map from a change at a hook, `[n, d]`, to the change of the residual stream; None where there is none."""
         return residual_map(self.bridge, hook_name)
 
-    def tokenize(self, text: str, *, prepend_bos: bool | None = None, chat: bool = False, limit: int | None = None) -> Tokens:
+    def tokenize(
+        self,
+        text: str,
+        *,
+        prepend_bos: bool | None = None,
+        chat: bool = False,
+        limit: int | None = None,
+    ) -> Tokens:
         """Tokens of `text`, the first `limit` of them if given; `prepend_bos=None` follows the model's own tokenizer."""
         return self.tokenizer.tokenize(text, prepend_bos=prepend_bos, chat=chat, limit=limit)
 
@@ -111,10 +127,18 @@ class LanguageModel:
             extra |= {"use_cache": True, "past_key_values": past}
         with self.lock, torch.set_grad_enabled(grad):
             attention = None if mask is None else mask.long()
-            out = self.bridge(ids, return_type="logits_and_cache" if use_cache else "logits", attention_mask=attention, **extra)
+            out = self.bridge(
+                ids,
+                return_type="logits_and_cache" if use_cache else "logits",
+                attention_mask=attention,
+                **extra,
+            )
         logits, past = out if use_cache else (out, None)
         if not bool(logits.detach().isfinite().all()):
-            raise NumericError("The model's logits are not finite.", hint="Use a smaller strength, or dtype float32.")
+            raise NumericError(
+                "The model's logits are not finite.",
+                hint="Use a smaller strength, or dtype float32.",
+            )
         return logits, past
 
     def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
@@ -125,7 +149,9 @@ class LanguageModel:
         with torch.no_grad():
             z_bias = torch.zeros(1, device=self.device) if bias is None else bias.detach().float()
             if norm_bias is not None:
-                z_bias = z_bias + torch.einsum("d,hde->he", norm_bias.detach().float(), block.attn.W_V.detach().float())
+                z_bias = z_bias + torch.einsum(
+                    "d,hde->he", norm_bias.detach().float(), block.attn.W_V.detach().float()
+                )
         return z_bias.flatten()
 
     def require_hook(self, hook_name: str) -> None:
@@ -157,7 +183,11 @@ class LanguageModel:
         return [f"blocks.{min(layer, self.n_layers - 1)}.hook_resid_post"]
 
     def _hook_names(self) -> list[str]:
-        names = [f"blocks.{i}.{'hook_' if '.' not in site else ''}{site}" for i in range(self.n_layers) for site in _SITES]
+        names = [
+            f"blocks.{i}.{'hook_' if '.' not in site else ''}{site}"
+            for i in range(self.n_layers)
+            for site in _SITES
+        ]
         return [*names, *(n for n in self.bridge.hook_dict if split_hook(n)[0] is None)]
 
 

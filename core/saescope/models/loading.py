@@ -67,18 +67,32 @@ def canonical_name(name: str) -> str:
     return official_name(name).rsplit("/", 1)[-1].lower()
 
 
-def _locate(name_or_path: str | Path, revision: str, offline: bool, progress: Callable[[str], None] | None) -> _Place:
+def _locate(
+    name_or_path: str | Path, revision: str, offline: bool, progress: Callable[[str], None] | None
+) -> _Place:
     name = str(name_or_path)
     if name == EMBEDDED_HANDLE:
         ids = frozenset({canonical_name(EMBEDDED_MODEL)})
-        return _Place(str(prepare(progress, offline=offline)), True, EMBEDDED_MODEL, EMBEDDED_HANDLE, f"{WHEEL} (Q4_1, dequantised)", ids)
+        return _Place(
+            str(prepare(progress, offline=offline)),
+            True,
+            EMBEDDED_MODEL,
+            EMBEDDED_HANDLE,
+            f"{WHEEL} (Q4_1, dequantised)",
+            ids,
+        )
     path = Path(name).expanduser()
     if path.exists() and path.resolve() == model_dir().resolve():
         return _locate(EMBEDDED_HANDLE, revision, offline, progress)
     if path.exists():
         _check_local(path)
         return _Place(
-            str(path), True, path.name, path.stem.lower() if path.is_file() else path.name.lower(), "local files", _said_identity(path)
+            str(path),
+            True,
+            path.name,
+            path.stem.lower() if path.is_file() else path.name.lower(),
+            "local files",
+            _said_identity(path),
         )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise NotFoundError(
@@ -89,12 +103,23 @@ def _locate(name_or_path: str | Path, revision: str, offline: bool, progress: Ca
             hint="Give a folder, a .gguf file or a hub name.",
         )
     official = official_name(name)
-    return _Place(official, False, official, official.rsplit("/", 1)[-1].lower(), revision or "main", frozenset({canonical_name(official)}))
+    return _Place(
+        official,
+        False,
+        official,
+        official.rsplit("/", 1)[-1].lower(),
+        revision or "main",
+        frozenset({canonical_name(official)}),
+    )
 
 
 def _said_identity(path: Path) -> frozenset[str]:
     config = path / "config.json"
-    said = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path") if config.is_file() else None
+    said = (
+        json.loads(config.read_text(encoding="utf-8")).get("_name_or_path")
+        if config.is_file()
+        else None
+    )
     return frozenset({canonical_name(said)}) if said and isinstance(said, str) else frozenset()
 
 
@@ -119,9 +144,17 @@ def _check_local(path: Path) -> None:
             hint="Give a Hugging Face model folder.",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"config.json of {path.name!r} is no valid JSON.", code="MODEL_CONFIG_INVALID", field="model") from error
+        raise ModelError(
+            f"config.json of {path.name!r} is no valid JSON.",
+            code="MODEL_CONFIG_INVALID",
+            field="model",
+        ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"config.json of {path.name!r} holds no JSON object.", code="MODEL_CONFIG_INVALID", field="model")
+        raise ModelError(
+            f"config.json of {path.name!r} holds no JSON object.",
+            code="MODEL_CONFIG_INVALID",
+            field="model",
+        )
     if "auto_map" in config:
         raise ModelError(
             f"{path.name!r} wants to run its own code (auto_map in config.json).",
@@ -129,7 +162,9 @@ def _check_local(path: Path) -> None:
             field="model",
             hint="Use a model that transformers holds natively.",
         )
-    if not list(path.glob("*.safetensors")) and (pickles := [*path.glob("*.bin"), *path.glob("*.pt")]):
+    if not list(path.glob("*.safetensors")) and (
+        pickles := [*path.glob("*.bin"), *path.glob("*.pt")]
+    ):
         raise ModelError(
             f"{pickles[0].name} is a pickle: loading it can run code, so saescope does not.",
             code="PICKLE_REFUSED",
@@ -138,7 +173,9 @@ def _check_local(path: Path) -> None:
         )
 
 
-def _read(place: _Place, where: torch.device, dtype: str, revision: str, offline: bool) -> tuple[Any, Any]:
+def _read(
+    place: _Place, where: torch.device, dtype: str, revision: str, offline: bool
+) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
@@ -148,14 +185,21 @@ def _read(place: _Place, where: torch.device, dtype: str, revision: str, offline
     if place.source.endswith(".gguf"):
         model, tokenizer = read_gguf(Path(place.source))
         return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer
-    common: dict[str, Any] = {"local_files_only": offline or place.local, "trust_remote_code": False}
+    common: dict[str, Any] = {
+        "local_files_only": offline or place.local,
+        "trust_remote_code": False,
+    }
     if revision and not place.local:
         common["revision"] = revision
     config = AutoConfig.from_pretrained(place.source, **common)
-    stored = DTYPES.get(str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32)
+    stored = DTYPES.get(
+        str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32
+    )
     tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
     common |= {"dtype": pick_dtype(dtype, where, stored), "use_safetensors": True}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(place.source, output_loading_info=True, **common)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        place.source, output_loading_info=True, **common
+    )
     model, info = loaded
     if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
         raise ModelError(
@@ -173,7 +217,16 @@ def _unreadable() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
     own = (SafetensorError, invalid_config_error(), struct.error)
-    return (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, *own)
+    return (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        ImportError,
+        *own,
+    )
 
 
 def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
@@ -185,18 +238,28 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
     twin = copy.deepcopy(tokenizer)
     twin.init_kwargs.update(name_or_path="", add_bos_token=True)
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized")  # meant; `hooks` keeps identity exact
+    warnings.filterwarnings(
+        "ignore", "A forward hook edited hook_scale/hook_normalized"
+    )  # meant; `hooks` keeps identity exact
     try:
         bridge = TransformerBridge.boot_transformers(place.name, hf_model=model, tokenizer=twin)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise ModelError(
-            f"transformer-lens does not hold {type(model).__name__}.", code="UNSUPPORTED_MODEL", field="model", got=place.name
+            f"transformer-lens does not hold {type(model).__name__}.",
+            code="UNSUPPORTED_MODEL",
+            field="model",
+            got=place.name,
         ) from error
     bridge.requires_grad_(False)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
     revision = str(getattr(model.config, "_commit_hash", None) or place.revision)
     return LanguageModel(
-        bridge, Tokenizer(tokenizer, n_ctx), name=place.name, handle=place.handle, revision=revision, identities=place.identities
+        bridge,
+        Tokenizer(tokenizer, n_ctx),
+        name=place.name,
+        handle=place.handle,
+        revision=revision,
+        identities=place.identities,
     )
 
 
@@ -218,7 +281,9 @@ def _translate(place: _Place, error: Exception) -> SaescopeError:
             got=place.name,
             hint="Get the model again.",
         )
-    names = {cause.__class__.__name__ for cause in (error, error.__cause__, error.__context__) if cause}
+    names = {
+        cause.__class__.__name__ for cause in (error, error.__cause__, error.__context__) if cause
+    }
     if names & {"RepositoryNotFoundError", "GatedRepoError", "HFValidationError"}:
         return NotFoundError(
             f"The hub has no model {place.name!r} (or it is private or gated).",
@@ -228,7 +293,8 @@ def _translate(place: _Place, error: Exception) -> SaescopeError:
             hint="Check the name; for a private or gated model set HF_TOKEN.",
         )
     if (
-        names & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectTimeout"}
+        names
+        & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectTimeout"}
         or "couldn't connect" in str(error)
         or "cached files" in str(error)
     ):

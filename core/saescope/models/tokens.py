@@ -39,17 +39,30 @@ class Tokenizer:
         self.special_ids = torch.tensor(sorted(set(hf.all_special_ids)), dtype=torch.long)
         self.adds_bos = self.bos_id is not None and list(hf("a").input_ids)[:1] == [self.bos_id]
 
-    def tokenize(self, text: str, *, prepend_bos: bool | None, chat: bool, limit: int | None = None) -> Tokens:
+    def tokenize(
+        self, text: str, *, prepend_bos: bool | None, chat: bool, limit: int | None = None
+    ) -> Tokens:
         """The first `limit` tokens of `text`; BOS comes first if `prepend_bos`, or if None, where the tokenizer itself would add it.
 
         Raises:
             ArgumentError: the text is empty, longer than the context, or `chat` is asked of a model without a template.
         """
         if not text:
-            raise ArgumentError("The text is empty.", code="EMPTY_PROMPT", field="text", hint="Give at least one character.")
-        ids, outside = self._chat(text) if chat else (self._plain(text), torch.zeros(0, dtype=torch.bool))
+            raise ArgumentError(
+                "The text is empty.",
+                code="EMPTY_PROMPT",
+                field="text",
+                hint="Give at least one character.",
+            )
+        ids, outside = (
+            self._chat(text) if chat else (self._plain(text), torch.zeros(0, dtype=torch.bool))
+        )
         wanted = self.adds_bos if prepend_bos is None else prepend_bos
-        bos = [self.bos_id] if wanted and not chat and self.bos_id is not None and ids[:1] != [self.bos_id] else []
+        bos = (
+            [self.bos_id]
+            if wanted and not chat and self.bos_id is not None and ids[:1] != [self.bos_id]
+            else []
+        )
         ids = [*bos, *ids][:limit]
         if len(ids) > self.n_ctx:
             raise ArgumentError(
@@ -62,7 +75,12 @@ class Tokenizer:
             )
         tensor = torch.tensor(ids, dtype=torch.long)
         special = torch.isin(tensor, self.special_ids)
-        return Tokens(tensor, special | outside if chat else special, tuple(self.text(i) for i in ids), bool(bos))
+        return Tokens(
+            tensor,
+            special | outside if chat else special,
+            tuple(self.text(i) for i in ids),
+            bool(bos),
+        )
 
     def text(self, token_id: int) -> str:
         """The text of one token, its leading space kept."""
@@ -71,7 +89,9 @@ class Tokenizer:
         return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text
 
     def join(self, ids: Iterable[int]) -> str:
-        return self.hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.hf.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
 
     def single(self, text: str, d_vocab: int, field: str) -> int:
         """The id of a text that is exactly one token, or of "#id".
@@ -91,7 +111,10 @@ class Tokenizer:
             return int(text[1:])
         ids = self._plain(text) if text else []
         pieces = [text, f"▁{text[1:]}"] if text.startswith(" ") else [text]
-        candidates = [*(ids if len(ids) == 1 else []), *(self.hf.convert_tokens_to_ids(piece) for piece in pieces if piece)]
+        candidates = [
+            *(ids if len(ids) == 1 else []),
+            *(self.hf.convert_tokens_to_ids(piece) for piece in pieces if piece),
+        ]
         exact = [i for i in candidates if i is not None and self.text(i) == text]
         if exact:
             return exact[0]
@@ -102,7 +125,9 @@ class Tokenizer:
             field=field,
             got=text,
             allowed="text that is exactly one token, leading space kept, or #id",
-            hint=f"Take its first token, {_given_as(field, ids[0])}, and say so." if ids else "Give a token.",
+            hint=f"Take its first token, {_given_as(field, ids[0])}, and say so."
+            if ids
+            else "Give a token.",
         )
 
     def _plain(self, text: str) -> list[int]:
@@ -111,7 +136,12 @@ class Tokenizer:
     def _chat(self, text: str) -> tuple[list[int], Bool[Tensor, " n_pos"]]:
         if not self.hf.chat_template or not self.hf.is_fast:
             raise ArgumentError(
-                "This model has no chat template.", code="NO_CHAT_TEMPLATE", field="chat", got=True, allowed=False, hint="Leave chat out."
+                "This model has no chat template.",
+                code="NO_CHAT_TEMPLATE",
+                field="chat",
+                got=True,
+                allowed=False,
+                hint="Leave chat out.",
             )
         rendered = self._render(text)
         start = self._render(_STAND_IN).find(_STAND_IN)
@@ -127,10 +157,14 @@ class Tokenizer:
         return list(encoded.input_ids), torch.tensor(outside)
 
     def _render(self, text: str) -> str:
-        return self.hf.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+        return self.hf.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )
 
 
-def counted(tokens: Tokens, positions: Iterable[int] = (), include_special: bool = False) -> Bool[Tensor, " n_pos"]:
+def counted(
+    tokens: Tokens, positions: Iterable[int] = (), include_special: bool = False
+) -> Bool[Tensor, " n_pos"]:
     """Which positions enter aggregates, lists and edits: all but position 0 and special tokens, or just those named.
 
     Raises:

@@ -2,7 +2,15 @@
 
 from saescope.neuronpedia.client import Neuronpedia
 from saescope.neuronpedia.identity import HostedSAE, feature_page
-from saescope.neuronpedia.records import RemoteCard, RemoteExample, RemoteFiring, RemoteHit, RemoteLabel, RemoteScore, Retrieval
+from saescope.neuronpedia.records import (
+    RemoteCard,
+    RemoteExample,
+    RemoteFiring,
+    RemoteHit,
+    RemoteLabel,
+    RemoteScore,
+    Retrieval,
+)
 from saescope.neuronpedia.transfer import Patience
 
 __all__ = [

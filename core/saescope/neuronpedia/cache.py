@@ -33,7 +33,9 @@ class ReplyCache:
         """What was kept under `name`."""
         path = self._path(name)
         try:
-            return Kept(gzip.decompress(path.read_bytes()), max(0.0, time.time() - path.stat().st_mtime))
+            return Kept(
+                gzip.decompress(path.read_bytes()), max(0.0, time.time() - path.stat().st_mtime)
+            )
         except (OSError, EOFError, zlib.error):
             return None
 
@@ -53,12 +55,17 @@ class ReplyCache:
         self._n_put += 1
 
     def _path(self, name: str) -> Path:
-        key = hashlib.sha256(f"{self._endpoint} {name}".encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        key = hashlib.sha256(
+            f"{self._endpoint} {name}".encode("utf-8", "surrogatepass")
+        ).hexdigest()[:40]
         return self._folder / key[:2] / f"{key}.json.gz"
 
     def _prune(self) -> None:
         with suppress(OSError):
-            found = sorted(((path.stat(), path) for path in self._folder.glob("*/*")), key=lambda entry: entry[0].st_mtime)
+            found = sorted(
+                ((path.stat(), path) for path in self._folder.glob("*/*")),
+                key=lambda entry: entry[0].st_mtime,
+            )
             excess = sum(stat.st_size for stat, _ in found) - MOST_BYTES
             for stat, path in found:
                 if excess <= 0:

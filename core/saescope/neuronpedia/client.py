@@ -68,7 +68,9 @@ class Neuronpedia:
             lambda said, retrieval: records.card(said, sae, feature, retrieval),
         )
 
-    def labels(self, neuronpedia_id: str, features: Sequence[int]) -> dict[int, tuple[RemoteLabel, ...]]:
+    def labels(
+        self, neuronpedia_id: str, features: Sequence[int]
+    ) -> dict[int, tuple[RemoteLabel, ...]]:
         """The labels of many features, in few requests; those that Neuronpedia lacks have none.
 
         Raises:
@@ -77,11 +79,25 @@ class Neuronpedia:
         sae, wanted = HostedSAE.parse(neuronpedia_id), list(dict.fromkeys(features))
         if len(wanted) > MOST_FEATURES:
             raise ArgumentError(
-                "Too many features.", field="features", got=len(wanted), allowed=f"at most {MOST_FEATURES}", hint="Ask for fewer."
+                "Too many features.",
+                field="features",
+                got=len(wanted),
+                allowed=f"at most {MOST_FEATURES}",
+                hint="Ask for fewer.",
             )
-        kept = {feature: entry for feature in wanted if (entry := self._cache.get(_labels_name(sae, feature)))}
-        missing = [feature for feature in wanted if feature not in kept or kept[feature].age_s >= FRESH_CARD_S]
-        found = {feature: records.labels(json.loads(entry.content)) for feature, entry in kept.items()}
+        kept = {
+            feature: entry
+            for feature in wanted
+            if (entry := self._cache.get(_labels_name(sae, feature)))
+        }
+        missing = [
+            feature
+            for feature in wanted
+            if feature not in kept or kept[feature].age_s >= FRESH_CARD_S
+        ]
+        found = {
+            feature: records.labels(json.loads(entry.content)) for feature, entry in kept.items()
+        }
         try:
             for start in range(0, len(missing), AT_ONCE):
                 found |= self._ask_labels(sae, missing[start : start + AT_ONCE])
@@ -101,7 +117,12 @@ class Neuronpedia:
             allowed = f"{SHORTEST_QUERY} to {LONGEST_QUERY} characters"
             raise _not_searched("query", f"{len(asked)} characters", allowed)
         body = {"modelId": sae.model, "layers": [sae.source], "query": asked}
-        return self._search("/explanation/search", body, f"a search in the labels of {sae}", lambda said, _: records.hits(said, sae))[:k]
+        return self._search(
+            "/explanation/search",
+            body,
+            f"a search in the labels of {sae}",
+            lambda said, _: records.hits(said, sae),
+        )[:k]
 
     def search_text(self, neuronpedia_id: str, text: str, *, k: int = 10) -> list[RemoteFiring]:
         """Features of this SAE that fire most on `text`, as Neuronpedia's own inference has it. It stores the text.
@@ -113,15 +134,49 @@ class Neuronpedia:
         if not text.strip() or len(text) > LONGEST_TEXT or not 1 <= k <= MOST_RESULTS:
             allowed = f"1 to {LONGEST_TEXT} characters, k of 1 to {MOST_RESULTS}"
             raise _not_searched("text", f"{len(text)} characters, k={k}", allowed)
-        body: dict[str, Any] = {"modelId": sae.model, "sourceSet": sae.source_set, "text": text, "selectedLayers": [sae.source]}
-        body |= {"sortIndexes": [], "ignoreBos": True, "densityThreshold": -1, "numResults": k}  # sortIndexes left out is a 500 there
-        return self._search("/search-all", body, f"a text search in {sae}", lambda said, _: records.firings(said, sae))[:k]
+        body: dict[str, Any] = {
+            "modelId": sae.model,
+            "sourceSet": sae.source_set,
+            "text": text,
+            "selectedLayers": [sae.source],
+        }
+        body |= {
+            "sortIndexes": [],
+            "ignoreBos": True,
+            "densityThreshold": -1,
+            "numResults": k,
+        }  # sortIndexes left out is a 500 there
+        return self._search(
+            "/search-all",
+            body,
+            f"a text search in {sae}",
+            lambda said, _: records.firings(said, sae),
+        )[:k]
 
-    def _search(self, path: Literal["/explanation/search", "/search-all"], body: Any, what: str, read: Callable[[Any, Retrieval], T]) -> T:
+    def _search(
+        self,
+        path: Literal["/explanation/search", "/search-all"],
+        body: Any,
+        what: str,
+        read: Callable[[Any, Retrieval], T],
+    ) -> T:
         name = f"{path} {json.dumps(body, sort_keys=True)}"
-        return self._known(name, what, FRESH_SEARCH_S, lambda: self._transfer.ask("POST", path, what, body=body), read)
+        return self._known(
+            name,
+            what,
+            FRESH_SEARCH_S,
+            lambda: self._transfer.ask("POST", path, what, body=body),
+            read,
+        )
 
-    def _known(self, name: str, what: str, fresh_s: float, ask: Callable[[], bytes], read: Callable[[Any, Retrieval], T]) -> T:
+    def _known(
+        self,
+        name: str,
+        what: str,
+        fresh_s: float,
+        ask: Callable[[], bytes],
+        read: Callable[[Any, Retrieval], T],
+    ) -> T:
         """From the cache while it is fresh, else asked anew; the cache again if nobody answers."""
         kept = self._cache.get(name)
         problem = ""
@@ -139,11 +194,16 @@ class Neuronpedia:
                 problem = error.code
         return read(json.loads(kept.content), Retrieval(kept.age_s, problem))
 
-    def _ask_labels(self, sae: HostedSAE, features: list[int]) -> dict[int, tuple[RemoteLabel, ...]]:
+    def _ask_labels(
+        self, sae: HostedSAE, features: list[int]
+    ) -> dict[int, tuple[RemoteLabel, ...]]:
         what = f"labels of {sae}"
         if self._offline:
             raise failures.offline(what)
-        body = [{"modelId": sae.model, "layer": sae.source, "index": feature, "maxActsToReturn": 1} for feature in features]
+        body = [
+            {"modelId": sae.model, "layer": sae.source, "index": feature, "maxActsToReturn": 1}
+            for feature in features
+        ]
         try:
             said: Any = json.loads(self._transfer.ask("POST", "/features", what, body=body))
         except SaescopeError as error:
@@ -152,7 +212,9 @@ class Neuronpedia:
             return self._labels_of_cards(sae, features)
         if not isinstance(said, list):
             raise failures.unreadable(what, "has another shape than its route gives")
-        rows = {str(row.get("index")): row.get("explanations") for row in said if isinstance(row, dict)}
+        rows = {
+            str(row.get("index")): row.get("explanations") for row in said if isinstance(row, dict)
+        }
         found: dict[int, tuple[RemoteLabel, ...]] = {}
         for feature in features:
             kept = {"explanations": rows.get(str(feature))}
@@ -160,7 +222,9 @@ class Neuronpedia:
             self._cache.put(_labels_name(sae, feature), json.dumps(kept).encode())
         return found
 
-    def _labels_of_cards(self, sae: HostedSAE, features: list[int]) -> dict[int, tuple[RemoteLabel, ...]]:
+    def _labels_of_cards(
+        self, sae: HostedSAE, features: list[int]
+    ) -> dict[int, tuple[RemoteLabel, ...]]:
         """One request a feature, where the route for many is gone: it is not in Neuronpedia's documentation."""
         found: dict[int, tuple[RemoteLabel, ...]] = {}
         for feature in features[:ONE_BY_ONE]:
@@ -178,5 +242,9 @@ def _labels_name(sae: HostedSAE, feature: int) -> str:
 
 def _not_searched(field: str, got: str, allowed: str) -> ArgumentError:
     return ArgumentError(
-        "Neuronpedia does not search for this.", field=field, got=got, allowed=allowed, hint=f"Give a {field} of {allowed}."
+        "Neuronpedia does not search for this.",
+        field=field,
+        got=got,
+        allowed=allowed,
+        hint=f"Give a {field} of {allowed}.",
     )

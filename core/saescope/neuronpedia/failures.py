@@ -34,7 +34,9 @@ class RateLimit(NamedTuple):
             _count(said.get("limitPerWindow")),
             window if _WINDOW.fullmatch(window) else None,
             _count(said.get("remainingRequests")),
-            float(retry_after) if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 8 else None,
+            float(retry_after)
+            if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 8
+            else None,
         )
 
 
@@ -44,13 +46,19 @@ def _count(said: object) -> int | None:
 
 def limited(limit: RateLimit) -> OfflineError:
     """429."""
-    allowed = f" ({limit.n_requests} requests in {limit.window})" if limit.n_requests and limit.window else ""
+    allowed = (
+        f" ({limit.n_requests} requests in {limit.window})"
+        if limit.n_requests and limit.window
+        else ""
+    )
     return OfflineError(
         f"Neuronpedia limits requests of this kind{allowed}, and that many were made from this address.",
         code="NEURONPEDIA_RATE_LIMITED",
         got="HTTP 429",
         allowed=f"{limit.n_requests or '?'} in {limit.window or '?'}, {'?' if limit.n_left is None else limit.n_left} left",
-        hint=f"Call again in {limit.wait_s:.0f} s." if limit.wait_s else f"{_LATER} A key in NEURONPEDIA_API_KEY may raise the limit.",
+        hint=f"Call again in {limit.wait_s:.0f} s."
+        if limit.wait_s
+        else f"{_LATER} A key in NEURONPEDIA_API_KEY may raise the limit.",
     )
 
 
@@ -64,7 +72,9 @@ def refused(what: str, status: int) -> SaescopeError:
             hint="Unset NEURONPEDIA_ENDPOINT, or set it to the address itself; a sign-in page of the network does this too.",
         )
     if status == 404:
-        return NotFoundError(f"Neuronpedia has no {what}.", code=MISSING, got=what, hint="Go on without its label.")
+        return NotFoundError(
+            f"Neuronpedia has no {what}.", code=MISSING, got=what, hint="Go on without its label."
+        )
     if status in (401, 403):
         return NotFoundError(
             f"Neuronpedia refuses access to {what}.",
@@ -73,15 +83,30 @@ def refused(what: str, status: int) -> SaescopeError:
             hint="Check or unset NEURONPEDIA_API_KEY: public SAEs need none.",
         )
     if 400 <= status < 500 and status not in (408, 425):
-        return ArgumentError(f"Neuronpedia does not take the request for {what}.", code=REFUSED, got=f"HTTP {status}", hint=_LATER)
-    return OfflineError(f"Neuronpedia failed for {what}.", code="NEURONPEDIA_UNAVAILABLE", got=f"HTTP {status}", hint=_LATER)
+        return ArgumentError(
+            f"Neuronpedia does not take the request for {what}.",
+            code=REFUSED,
+            got=f"HTTP {status}",
+            hint=_LATER,
+        )
+    return OfflineError(
+        f"Neuronpedia failed for {what}.",
+        code="NEURONPEDIA_UNAVAILABLE",
+        got=f"HTTP {status}",
+        hint=_LATER,
+    )
 
 
 def unreachable(what: str, error: Exception) -> OfflineError:
     """No answer at all, or none in time."""
     kind = type(error).__name__
     if "Timeout" in kind:
-        return OfflineError(f"Neuronpedia did not answer in time for {what}.", code="NEURONPEDIA_TIMEOUT", got=kind, hint=_LATER)
+        return OfflineError(
+            f"Neuronpedia did not answer in time for {what}.",
+            code="NEURONPEDIA_TIMEOUT",
+            got=kind,
+            hint=_LATER,
+        )
     return OfflineError(
         f"Neuronpedia cannot be reached from here, and {what} is not cached.",
         code="NEURONPEDIA_UNREACHABLE",
@@ -102,7 +127,12 @@ def offline(what: str) -> OfflineError:
 
 def unreadable(what: str, why: str) -> FormatError:
     """An answer that is not what its route gives."""
-    return FormatError(f"Neuronpedia's answer for {what} {why}.", code="NEURONPEDIA_BAD_REPLY", got=why, hint=_LATER)
+    return FormatError(
+        f"Neuronpedia's answer for {what} {why}.",
+        code="NEURONPEDIA_BAD_REPLY",
+        got=why,
+        hint=_LATER,
+    )
 
 
 def too_large(what: str, most_bytes: int) -> FormatError:

@@ -26,7 +26,9 @@ class HostedSAE(NamedTuple):
         match = _ID.fullmatch(neuronpedia_id)
         if not match or ".." in neuronpedia_id:
             raise ArgumentError(
-                "This SAE has no page on Neuronpedia." if not neuronpedia_id else "That is no Neuronpedia id.",
+                "This SAE has no page on Neuronpedia."
+                if not neuronpedia_id
+                else "That is no Neuronpedia id.",
                 code="NOT_ON_NEURONPEDIA",
                 field="neuronpedia_id",
                 got=neuronpedia_id[:80],

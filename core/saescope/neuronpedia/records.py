@@ -113,8 +113,12 @@ def card(said: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> Remot
         suppresses=_pairs(row, "neg_str", "neg_values"),
         neighbours=tuple(
             (index, value)
-            for name, cosine in zip(_list(row, "topkCosSimIndices"), _list(row, "topkCosSimValues"), strict=False)
-            if (index := _index(name)) is not None and index != feature and (value := _number(cosine)) is not None
+            for name, cosine in zip(
+                _list(row, "topkCosSimIndices"), _list(row, "topkCosSimValues"), strict=False
+            )
+            if (index := _index(name)) is not None
+            and index != feature
+            and (value := _number(cosine)) is not None
         ),
         examples=tuple(sorted(examples, key=lambda example: -example.activation)[:MOST_EXAMPLES]),
         retrieval=retrieval,
@@ -124,7 +128,11 @@ def card(said: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> Remot
 def labels(row: Row) -> tuple[RemoteLabel, ...]:
     """The explanations in a neuron's document: those with a score first, the best of them foremost."""
     found = [label for item in _rows(row, "explanations") if (label := label_of(item))]
-    return tuple(sorted(found, key=lambda label: -max((score.value for score in label.scores), default=-1.0))[:MOST_LABELS])
+    return tuple(
+        sorted(
+            found, key=lambda label: -max((score.value for score in label.scores), default=-1.0)
+        )[:MOST_LABELS]
+    )
 
 
 def label_of(row: Row) -> RemoteLabel | None:
@@ -137,7 +145,10 @@ def label_of(row: Row) -> RemoteLabel | None:
         for item in _rows(row, "scores")
         if (value := _number(item.get("value"))) is not None
     ]
-    author, method = clean_line(_text(row, "explanationModelName"), 60), clean_line(_text(row, "typeName"), 60)
+    author, method = (
+        clean_line(_text(row, "explanationModelName"), 60),
+        clean_line(_text(row, "typeName"), 60),
+    )
     return RemoteLabel(text, author, method, tuple(scores[:MOST_LABELS]))
 
 
@@ -147,7 +158,14 @@ def hits(said: Any, sae: HostedSAE) -> list[RemoteHit]:
     for row in _rows(_row(said, "search"), "results", required=True):
         feature, label = _index(row.get("index")), label_of(row)
         if feature is not None and label and row.get("layer", sae.source) == sae.source:
-            found.append(RemoteHit(feature, feature_page(str(sae), feature), label, _number(row.get("cosine_similarity"))))
+            found.append(
+                RemoteHit(
+                    feature,
+                    feature_page(str(sae), feature),
+                    label,
+                    _number(row.get("cosine_similarity")),
+                )
+            )
     return found
 
 
@@ -157,13 +175,19 @@ def firings(said: Any, sae: HostedSAE) -> list[RemoteFiring]:
     tokens = [clean_token(str(token)) for token in _list(document, "tokens")]
     found: list[RemoteFiring] = []
     for row in _rows(document, "result", required=True):
-        feature, value, pos = _index(row.get("index")), _number(row.get("maxValue")), _index(row.get("maxValueIndex"))
+        feature, value, pos = (
+            _index(row.get("index")),
+            _number(row.get("maxValue")),
+            _index(row.get("maxValueIndex")),
+        )
         if feature is None or value is None or pos is None or row.get("layer") != sae.source:
             continue
         neuron = row.get("neuron")
         known = labels(neuron) if isinstance(neuron, Mapping) else ()
         token = tokens[pos] if pos < len(tokens) else ""
-        found.append(RemoteFiring(feature, feature_page(str(sae), feature), value, pos, token, known))
+        found.append(
+            RemoteFiring(feature, feature_page(str(sae), feature), value, pos, token, known)
+        )
     return found
 
 
@@ -175,12 +199,21 @@ def _example(row: Row) -> RemoteExample | None:
     pos = max(range(len(numbers)), key=numbers.__getitem__)
     first = max(0, min(pos - MOST_TOKENS // 2, len(tokens) - MOST_TOKENS))
     shown = slice(first, first + MOST_TOKENS)
-    return RemoteExample(tuple(clean_token(str(token)) for token in tokens[shown]), tuple(numbers[shown]), pos - first, numbers[pos])
+    return RemoteExample(
+        tuple(clean_token(str(token)) for token in tokens[shown]),
+        tuple(numbers[shown]),
+        pos - first,
+        numbers[pos],
+    )
 
 
 def _pairs(row: Row, names: str, values: str) -> tuple[tuple[str, float], ...]:
     pairs = zip(_list(row, names), _list(row, values), strict=False)
-    return tuple((clean_token(str(name)), number) for name, value in pairs if (number := _number(value)) is not None)[:MOST_PROMOTED]
+    return tuple(
+        (clean_token(str(name)), number)
+        for name, value in pairs
+        if (number := _number(value)) is not None
+    )[:MOST_PROMOTED]
 
 
 def _row(said: Any, what: str) -> Row:
@@ -220,4 +253,8 @@ def _number(said: Any) -> float | None:
 def _index(said: Any) -> int | None:
     """A count from 0; the site writes indices as text."""
     text = str(said)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 and not isinstance(said, bool) else None
+    return (
+        int(text)
+        if text.isascii() and text.isdigit() and len(text) < 10 and not isinstance(said, bool)
+        else None
+    )

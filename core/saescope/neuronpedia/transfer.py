@@ -62,7 +62,9 @@ class Transfer:
     def close(self) -> None:
         self._client.close()
 
-    def ask(self, method: Literal["GET", "POST"], path: str, what: str, *, body: Any = None) -> bytes:
+    def ask(
+        self, method: Literal["GET", "POST"], path: str, what: str, *, body: Any = None
+    ) -> bytes:
         """The JSON at `path`, as bytes that are known to parse.
 
         Raises:
@@ -76,7 +78,11 @@ class Transfer:
                 return self._once(method, path, what, body, ends)
             except _Again as failed:
                 is_limit = failed.error.code == "NEURONPEDIA_RATE_LIMITED"
-                if attempt == self._patience.attempts or (is_limit and limited_once) or not self._wait(attempt, failed.wait_s, ends):
+                if (
+                    attempt == self._patience.attempts
+                    or (is_limit and limited_once)
+                    or not self._wait(attempt, failed.wait_s, ends)
+                ):
                     raise failed.error from None
                 limited_once |= is_limit
         raise AssertionError("unreachable")
@@ -84,13 +90,17 @@ class Transfer:
     def _once(self, method: str, path: str, what: str, body: Any, ends: float) -> bytes:
         try:
             pause_s = max(0.01, min(self._patience.pause_s, ends - time.monotonic()))
-            with self._client.stream(method, self.endpoint + path, json=body, timeout=pause_s) as response:
+            with self._client.stream(
+                method, self.endpoint + path, json=body, timeout=pause_s
+            ) as response:
                 content = self._read(response, what, ends)
                 status, retry_after = response.status_code, response.headers.get("Retry-After", "")
                 left = response.headers.get("x-limit-remaining", "")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _Again(failures.unreachable(what, error)) from None
-        self.n_requests_left = int(left) if left.isascii() and left.isdigit() else self.n_requests_left
+        self.n_requests_left = (
+            int(left) if left.isascii() and left.isdigit() else self.n_requests_left
+        )
         if status == 429:
             limit = failures.RateLimit.read(content, retry_after)
             raise _Again(failures.limited(limit), limit.wait_s)
@@ -112,7 +122,11 @@ class Transfer:
 
     def _wait(self, attempt: int, asked_s: float | None, ends: float) -> bool:
         """Wait before the next try; False if that would take too long."""
-        wait_s = self._patience.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0) if asked_s is None else asked_s
+        wait_s = (
+            self._patience.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
+            if asked_s is None
+            else asked_s
+        )
         until = time.monotonic() + wait_s
         if wait_s > self._patience.longest_wait_s or until > ends:
             return False
@@ -143,7 +157,12 @@ def _endpoint() -> str:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
         hint = f"Correct or unset {ENDPOINT_VARIABLE}."
-        raise ConfigError(f"{ENDPOINT_VARIABLE} is no address.", field=ENDPOINT_VARIABLE, allowed="https://host/api", hint=hint)
+        raise ConfigError(
+            f"{ENDPOINT_VARIABLE} is no address.",
+            field=ENDPOINT_VARIABLE,
+            allowed="https://host/api",
+            hint=hint,
+        )
     return f"{parts.scheme}://{parts.netloc}{parts.path or '/api'}"
 
 

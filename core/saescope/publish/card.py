@@ -10,10 +10,20 @@ from saescope.publish.sharing import public_name
 from saescope.saes import SAE
 
 _FENCE = "```"
-_PROVENANCE = ("training_architecture", "dataset_path", "training_tokens", "seed", "context_size", "prepend_bos", "sae_lens_version")
+_PROVENANCE = (
+    "training_architecture",
+    "dataset_path",
+    "training_tokens",
+    "seed",
+    "context_size",
+    "prepend_bos",
+    "sae_lens_version",
+)
 
 
-def model_card(sae: SAE, load: Loading, evaluation: Evaluation | None, *, title: str, version: str) -> str:
+def model_card(
+    sae: SAE, load: Loading, evaluation: Evaluation | None, *, title: str, version: str
+) -> str:
     """README.md, front matter included."""
     sections = [
         _front_matter(sae),
@@ -28,15 +38,25 @@ def model_card(sae: SAE, load: Loading, evaluation: Evaluation | None, *, title:
 
 def _front_matter(sae: SAE) -> str:
     base = sae.cfg.metadata.model_name
-    said: dict[str, Any] = {"library_name": "saelens", "tags": ["sparse-autoencoder", "interpretability", "saescope"]}
+    said: dict[str, Any] = {
+        "library_name": "saelens",
+        "tags": ["sparse-autoencoder", "interpretability", "saescope"],
+    }
     if base.count("/") == 1:
         said["base_model"] = base
-    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in said.items()), "---"])
+    return "\n".join(
+        ["---", *(f"{key}: {json.dumps(value)}" for key, value in said.items()), "---"]
+    )
 
 
 def _what(sae: SAE) -> str:
-    meta, kind = sae.cfg.metadata, "transcoder" if sae.cfg.transcoder else "sparse autoencoder (SAE)"
-    where = f"`{meta.hook_name or 'an unknown hook'}`" + (f" to `{meta.hook_name_out}`" if sae.cfg.transcoder else "")
+    meta, kind = (
+        sae.cfg.metadata,
+        "transcoder" if sae.cfg.transcoder else "sparse autoencoder (SAE)",
+    )
+    where = f"`{meta.hook_name or 'an unknown hook'}`" + (
+        f" to `{meta.hook_name_out}`" if sae.cfg.transcoder else ""
+    )
     return f"A {sae.cfg.architecture} {kind} on {where} of {meta.model_name or 'an unknown model'}, with {sae.cfg.d_sae:,} features."
 
 
@@ -60,7 +80,10 @@ def _shape(sae: SAE) -> str:
         "normalize_activations": cfg.normalize_activations,
     }
     rows |= {"hook_name": cfg.metadata.hook_name, "hook_name_out": cfg.metadata.hook_name_out}
-    return "## What it is\n\n" + _table(("field", "value"), [(name, str(value)) for name, value in rows.items() if value not in (None, "")])
+    return "## What it is\n\n" + _table(
+        ("field", "value"),
+        [(name, str(value)) for name, value in rows.items() if value not in (None, "")],
+    )
 
 
 def _quality(found: Evaluation | None) -> str:
@@ -78,13 +101,20 @@ def _quality(found: Evaluation | None) -> str:
         "dense features (> 10 % of tokens)": ("", found.dense_share),
     }
     rows = [(name, _number(value), _range(found, key)) for name, (key, value) in values.items()]
-    parts = ["## Quality", f"**{found.verdict.level}**: {found.verdict.summary}", _table(("metric", "value", "95 % interval"), rows)]
+    parts = [
+        "## Quality",
+        f"**{found.verdict.level}**: {found.verdict.summary}",
+        _table(("metric", "value", "95 % interval"), rows),
+    ]
     if found.baselines is not None:
         simpler = (
             ("random SAE of the same L0", found.baselines.random_sae),
             (f"PCA, {found.baselines.pca.size} directions", found.baselines.pca),
         )
-        compared = [(name, _number(each.explained_variance), _number(each.ce_score)) for name, each in simpler]
+        compared = [
+            (name, _number(each.explained_variance), _number(each.ce_score))
+            for name, each in simpler
+        ]
         parts.append(_table(("for comparison", "explained variance", "CE score"), compared))
     parts.append("\n".join(f"- {reason.finding}" for reason in found.verdict.reasons))
     parts.append(
@@ -100,13 +130,22 @@ def _provenance(sae: SAE, version: str) -> str:
     rows += [(name, str(raw[name])) for name in _PROVENANCE if raw.get(name) not in (None, "")]
     source = raw.get("source")
     if isinstance(source, dict):
-        rows.append(("taken from", f"{source.get('repo_id')}/{source.get('path')} at {source.get('revision')}: its licence applies"))
+        rows.append(
+            (
+                "taken from",
+                f"{source.get('repo_id')}/{source.get('path')} at {source.get('revision')}: its licence applies",
+            )
+        )
     rows += [("sha256 of the weights", sae.weights_hash), ("written by", f"saescope {version}")]
     return "## Provenance\n\n" + _table(("field", "value"), rows)
 
 
 def _text_name(dataset: str) -> str:
-    return "saescope's own sample of public-domain text" if dataset == "embedded" else f"`{public_name(dataset)}`"
+    return (
+        "saescope's own sample of public-domain text"
+        if dataset == "embedded"
+        else f"`{public_name(dataset)}`"
+    )
 
 
 def _number(value: float | None) -> str:
@@ -114,9 +153,15 @@ def _number(value: float | None) -> str:
 
 
 def _range(found: Evaluation, key: str) -> str:
-    return f"{found.intervals[key].low:.4g} to {found.intervals[key].high:.4g}" if key in found.intervals else ""
+    return (
+        f"{found.intervals[key].low:.4g} to {found.intervals[key].high:.4g}"
+        if key in found.intervals
+        else ""
+    )
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )

@@ -13,7 +13,11 @@ _LOCAL_PATH = re.compile(r"[/~]|[A-Za-z]:[\\/]|\.{1,2}[\\/]")
 def shareable(sae: SAE, evaluation: Evaluation | None) -> SAE:
     """The same SAE without paths of this machine in its metadata, and with what was measured, for those who load it."""
     meta = sae.cfg.metadata
-    measured = {} if evaluation is None else {"l0": evaluation.l0, "explained_variance": evaluation.explained_variance}
+    measured = (
+        {}
+        if evaluation is None
+        else {"l0": evaluation.l0, "explained_variance": evaluation.explained_variance}
+    )
     raw = {name: _public(value) for name, value in (dict(meta.raw) | measured).items()}
     metadata = replace(meta, model_name=public_name(meta.model_name), raw=raw)
     return type(sae)(replace(sae.cfg, metadata=metadata), sae.tensors())

@@ -54,14 +54,27 @@ def publish(
         ResourceError, OfflineError: the folder or the hub cannot be written.
     """
     if bool(path) == bool(repo_id):
-        raise ArgumentError("Give either path or repo_id.", code="MISSING_ARGUMENT", field="repo_id", hint='publish_sae(path="my-sae")')
+        raise ArgumentError(
+            "Give either path or repo_id.",
+            code="MISSING_ARGUMENT",
+            field="repo_id",
+            hint='publish_sae(path="my-sae")',
+        )
     sae = shareable(sae, evaluation)
-    plan = _to_repository(sae, repo_id, sae_id, private=private, dry_run=dry_run) if repo_id else _to_folder(sae, Path(path).expanduser())
+    plan = (
+        _to_repository(sae, repo_id, sae_id, private=private, dry_run=dry_run)
+        if repo_id
+        else _to_folder(sae, Path(path).expanduser())
+    )
     title = repo_id.partition("/")[2] or Path(path).name
     card = model_card(sae, plan.load, evaluation, title=title, version=__version__)
     commit = "" if dry_run else _write(sae, card, plan, private=private)
-    cfg, _ = to_saelens(sae)
-    sizes = {CFG_FILE: len(json.dumps(cfg, indent=1)), WEIGHTS_FILE: weights_file_bytes(sae), CARD_FILE: len(card.encode())}
+    cfg_bytes = len(json.dumps(to_saelens(sae)[0], indent=1))
+    sizes = {
+        CFG_FILE: cfg_bytes,
+        WEIGHTS_FILE: weights_file_bytes(sae),
+        CARD_FILE: len(card.encode()),
+    }
     return Publication(
         target=plan.target,
         files=tuple(PublishedFile(plan.names[name], n_bytes) for name, n_bytes in sizes.items()),
@@ -79,7 +92,11 @@ def weights_file_bytes(sae: SAE) -> int:
     tensors, header, offset = to_saelens(sae)[1], dict[str, Any](), 0
     for name, tensor in sorted(tensors.items()):
         dtype = _SAFETENSORS[str(tensor.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, offset + tensor.nbytes]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
         offset += tensor.nbytes
     length = len(json.dumps(header, separators=(",", ":")))
     return 8 + length + -length % 8 + offset
@@ -89,36 +106,61 @@ def _to_folder(sae: SAE, folder: Path) -> _Plan:
     taken = [name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE) if (folder / name).exists()]
     if taken or (folder.exists() and not folder.is_dir()):
         raise ArgumentError(
-            f"{folder.name!r} already holds {taken[0]}." if taken else f"{folder.name!r} is a file.",
+            f"{folder.name!r} already holds {taken[0]}."
+            if taken
+            else f"{folder.name!r} is a file.",
             code="ALREADY_EXISTS",
             field="path",
             got=folder,
             hint="Choose another folder, or remove it yourself: nothing is overwritten.",
         )
     where = str(folder)
-    commands = (f"ss.load_sae({where!r})", f"load_sae(path={json.dumps(where)})", f"saescope load-sae --path {json.dumps(where)}")
+    commands = (
+        f"ss.load_sae({where!r})",
+        f"load_sae(path={json.dumps(where)})",
+        f"saescope load-sae --path {json.dumps(where)}",
+    )
     load, warnings = _loading(sae, *commands, f"SAE.load_from_disk({where!r})")
-    return _Plan(where, {name: name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE)}, load, warnings)
+    return _Plan(
+        where, {name: name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE)}, load, warnings
+    )
 
 
 def _to_repository(sae: SAE, repo_id: str, sae_id: str, *, private: bool, dry_run: bool) -> _Plan:
     check_repo_id(repo_id)
     folder = checked_path(sae_id or sae.cfg.metadata.hook_name or "sae").strip("/")
-    warnings = [] if has_token() else ["There is no Hugging Face token: set HF_TOKEN to one that may write before you publish."]
+    warnings = (
+        []
+        if has_token()
+        else [
+            "There is no Hugging Face token: set HF_TOKEN to one that may write before you publish."
+        ]
+    )
     try:
         target = look(repo_id)
     except OfflineError:
         if not dry_run:
             raise
         target = Target(repo_id, False, "", True, frozenset())
-        warnings.append(f"The hub cannot be reached: whether {repo_id} holds {folder} already is not known.")
+        warnings.append(
+            f"The hub cannot be reached: whether {repo_id} holds {folder} already is not known."
+        )
     _check_repository(target, folder, private=private)
     # The first SAE of a repository brings the repository's card; later ones keep theirs in their own folder.
     card = f"{folder}/{CARD_FILE}" if CARD_FILE in target.names else CARD_FILE
-    ours, lens = f"release={json.dumps(repo_id)}, sae_id={json.dumps(folder)}", f"{json.dumps(repo_id)}, {json.dumps(folder)}"
+    ours, lens = (
+        f"release={json.dumps(repo_id)}, sae_id={json.dumps(folder)}",
+        f"{json.dumps(repo_id)}, {json.dumps(folder)}",
+    )
     command = f"saescope load-sae --release {repo_id} --sae-id {folder}"
-    load, missing = _loading(sae, f"ss.load_sae({ours})", f"load_sae({ours})", command, f"SAE.from_pretrained({lens})")
-    names = {CFG_FILE: f"{folder}/{CFG_FILE}", WEIGHTS_FILE: f"{folder}/{WEIGHTS_FILE}", CARD_FILE: card}
+    load, missing = _loading(
+        sae, f"ss.load_sae({ours})", f"load_sae({ours})", command, f"SAE.from_pretrained({lens})"
+    )
+    names = {
+        CFG_FILE: f"{folder}/{CFG_FILE}",
+        WEIGHTS_FILE: f"{folder}/{WEIGHTS_FILE}",
+        CARD_FILE: card,
+    }
     return _Plan(target.url, names, load, (*warnings, *missing), target)
 
 
@@ -143,11 +185,15 @@ def _check_repository(target: Target, folder: str, *, private: bool) -> None:
         )
 
 
-def _loading(sae: SAE, python: str, tool: str, command: str, sae_lens: str) -> tuple[Loading, tuple[str, ...]]:
+def _loading(
+    sae: SAE, python: str, tool: str, command: str, sae_lens: str
+) -> tuple[Loading, tuple[str, ...]]:
     architecture = str(to_saelens(sae)[0]["architecture"])
     if architecture in SAELENS_ARCHITECTURES:
         return Loading(python, tool, command, sae_lens), ()
-    return Loading(python, tool, command, ""), (f"sae-lens has no architecture {architecture!r}: only saescope loads this SAE.",)
+    return Loading(python, tool, command, ""), (
+        f"sae-lens has no architecture {architecture!r}: only saescope loads this SAE.",
+    )
 
 
 def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:
@@ -160,7 +206,12 @@ def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:
         folder = sae.save(staging)
         _write_new(folder / CARD_FILE, card)
         files = {name: folder / own for own, name in plan.names.items()}
-        return push(plan.repository, files, private=private, message=f"Add {plan.names[CFG_FILE].rpartition('/')[0]}")
+        return push(
+            plan.repository,
+            files,
+            private=private,
+            message=f"Add {plan.names[CFG_FILE].rpartition('/')[0]}",
+        )
 
 
 def _write_new(file: Path, content: str) -> None:
@@ -169,5 +220,7 @@ def _write_new(file: Path, content: str) -> None:
             opened.write(content)
     except OSError as error:
         raise ResourceError(
-            f"{file.name} cannot be written: {error.strerror}.", code="CANNOT_WRITE", hint="Choose a folder with free space."
+            f"{file.name} cannot be written: {error.strerror}.",
+            code="CANNOT_WRITE",
+            hint="Choose a folder with free space.",
         ) from error

@@ -45,7 +45,11 @@ def feature_page(card: Mapping[str, Any]) -> str:
     """`dataclasses.asdict` of a FeatureCard as a page of its own."""
     script = _asset("page.js")
     policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(_asset('page.css'))}; base-uri 'none'; form-action 'none'"
-    return _environment().get_template("feature.html.j2").render(card=card, policy=policy, style=_asset("page.css"), script=script)
+    return (
+        _environment()
+        .get_template("feature.html.j2")
+        .render(card=card, policy=policy, style=_asset("page.css"), script=script)
+    )
 
 
 def feature_app() -> str:
@@ -54,7 +58,11 @@ def feature_app() -> str:
     The host hands it the tool's result (`ui/notifications/tool-result`): it shows `structuredContent`, and on request the whole page,
     which it reads through the host (`resources/read` of `structuredContent.page`, else of the first link to `text/html` in the result).
     """
-    return _environment().get_template("app.html.j2").render(style=_asset("page.css"), script=_asset("app.js"))
+    return (
+        _environment()
+        .get_template("app.html.j2")
+        .render(style=_asset("page.css"), script=_asset("app.js"))
+    )
 
 
 def visible(text: str) -> str:
@@ -80,16 +88,25 @@ def density(value: int | float | None) -> str:
     """`0.89 % of tokens, 1 in 113`."""
     if value is None:
         return "unknown"
-    return f"{number(100 * value)} % of tokens" + (f", 1 in {1 / value:,.0f}" if 0 < value < 0.5 else "")
+    return f"{number(100 * value)} % of tokens" + (
+        f", 1 in {1 / value:,.0f}" if 0 < value < 0.5 else ""
+    )
 
 
 def pieces(example: Mapping[str, Any], maximum: int | float | None, *, whole: bool) -> list[Piece]:
     """The tokens of an example; with `whole` all of them, else those around the marked one."""
     pos, tokens, values = example["pos"], example["tokens"], example["activations"]
-    shown = range(len(tokens)) if whole else range(max(0, pos - BEFORE), min(len(tokens), pos + AFTER + 1))
+    shown = (
+        range(len(tokens))
+        if whole
+        else range(max(0, pos - BEFORE), min(len(tokens), pos + AFTER + 1))
+    )
     top = maximum or max([*values, 0.0]) or 1.0
     levels = [min(N_LEVELS, math.ceil(N_LEVELS * max(values[at], 0.0) / top)) for at in shown]
-    return [Piece(visible(tokens[at]), level, values[at], at == pos) for at, level in zip(shown, levels, strict=True)]
+    return [
+        Piece(visible(tokens[at]), level, values[at], at == pos)
+        for at, level in zip(shown, levels, strict=True)
+    ]
 
 
 def bands(examples: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -111,7 +128,9 @@ def bars(histogram: Sequence[Mapping[str, Any]]) -> list[Bar]:
     made: list[Bar] = []
     for at, row in enumerate(rows):
         label = f"{number(row['low'])} to {number(row['high'])}: {row['count']:,}"
-        made.append(Bar((at + 0.05) * width, 0.9 * width, 100 * math.log1p(row["count"]) / top, label))
+        made.append(
+            Bar((at + 0.05) * width, 0.9 * width, 100 * math.log1p(row["count"]) / top, label)
+        )
     return made
 
 
@@ -128,7 +147,20 @@ def _hash(content: str) -> str:
 def _environment() -> "Environment":
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    made = Environment(loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filters: dict[str, Any] = {"visible": visible, "number": number, "density": density, "pieces": pieces, "bars": bars, "bands": bands}
+    made = Environment(
+        loader=FunctionLoader(_asset),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {
+        "visible": visible,
+        "number": number,
+        "density": density,
+        "pieces": pieces,
+        "bars": bars,
+        "bands": bands,
+    }
     made.filters.update(filters)
     return made

@@ -26,11 +26,23 @@ def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
 
     figure, (upper, lower) = _figure(2, height=5.6, title="Training")
     upper.sharex(lower)
-    for axes, name, colour, label in ((upper, "loss", BLUE, "loss"), (lower, "l0", ORANGE, "L0 (features a token)")):
+    for axes, name, colour, label in (
+        (upper, "loss", BLUE, "loss"),
+        (lower, "l0", ORANGE, "L0 (features a token)"),
+    ):
         known = [(point["step"], point[name]) for point in points if name in point]
-        axes.plot([x for x, _ in known], [y for _, y in known], color=colour, linewidth=1.8, marker="o" if len(known) == 1 else "")
+        axes.plot(
+            [x for x, _ in known],
+            [y for _, y in known],
+            color=colour,
+            linewidth=1.8,
+            marker="o" if len(known) == 1 else "",
+        )
         axes.set_ylabel(label)
-    if all(point["loss"] > 0 for point in points if "loss" in point) and _spread(points, "loss") > 10:
+    if (
+        all(point["loss"] > 0 for point in points if "loss" in point)
+        and _spread(points, "loss") > 10
+    ):
         upper.set_yscale("log")
         upper.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -41,16 +53,33 @@ def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
     return _png(figure)
 
 
-def density_histogram(bins: Sequence[DensityRow], *, n_dead: int = 0, dense_above: float = 0.1) -> bytes:
+def density_histogram(
+    bins: Sequence[DensityRow], *, n_dead: int = 0, dense_above: float = 0.1
+) -> bytes:
     """How many features fire how often; those that never fired stand apart on the left."""
     figure, (axes,) = _figure(1, height=3.6, title="How often features fire")
-    labels = [f"{edge:.1g}" for edge in (*(low for low, _, _ in bins), *(high for _, high, _ in bins[-1:]))]
+    labels = [
+        f"{edge:.1g}"
+        for edge in (*(low for low, _, _ in bins), *(high for _, high, _ in bins[-1:]))
+    ]
     colours = [ORANGE if low >= dense_above * 0.99 else BLUE for low, _, _ in bins]
-    bars = axes.bar(range(len(bins)), [n for _, _, n in bins], width=0.96, align="edge", color=colours)
-    axes.bar_label(bars, labels=[str(n) if n else "" for _, _, n in bins], color=INK, fontsize=8, padding=1)
+    bars = axes.bar(
+        range(len(bins)), [n for _, _, n in bins], width=0.96, align="edge", color=colours
+    )
+    axes.bar_label(
+        bars, labels=[str(n) if n else "" for _, _, n in bins], color=INK, fontsize=8, padding=1
+    )
     if n_dead:
-        axes.bar_label(axes.bar([-1.5], [n_dead], width=0.96, align="edge", color=GREY), color=INK, fontsize=8, padding=1)
-    axes.set_xticks([*([-1.02] if n_dead else []), *range(len(labels))], [*(["never"] if n_dead else []), *labels])
+        axes.bar_label(
+            axes.bar([-1.5], [n_dead], width=0.96, align="edge", color=GREY),
+            color=INK,
+            fontsize=8,
+            padding=1,
+        )
+    axes.set_xticks(
+        [*([-1.02] if n_dead else []), *range(len(labels))],
+        [*(["never"] if n_dead else []), *labels],
+    )
     axes.set_xlabel(f"share of tokens at which a feature fires (orange: more than {dense_above:g})")
     axes.set_ylabel("features")
     axes.margins(y=0.12)
@@ -62,10 +91,21 @@ def variance_by_position(bins: Sequence[PositionRow], *, overall: float | None =
     figure, (axes,) = _figure(1, height=3.6, title="Explained variance by position")
     known = [(first, last, ev) for first, last, _, ev in bins if ev is not None]
     axes.plot(
-        [(first + last) / 2 for first, last, _ in known], [ev for *_, ev in known], color=BLUE, linewidth=1.8, marker="o", markersize=4
+        [(first + last) / 2 for first, last, _ in known],
+        [ev for *_, ev in known],
+        color=BLUE,
+        linewidth=1.8,
+        marker="o",
+        markersize=4,
     )
     if overall is not None:
-        axes.axhline(overall, color=ORANGE, linewidth=1.2, linestyle="--", label=f"all positions: {overall:.2f}")
+        axes.axhline(
+            overall,
+            color=ORANGE,
+            linewidth=1.2,
+            linestyle="--",
+            label=f"all positions: {overall:.2f}",
+        )
         axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -78,25 +118,39 @@ def variance_by_position(bins: Sequence[PositionRow], *, overall: float | None =
 
 def feature_picture(card: Mapping[str, Any]) -> bytes:
     """How strongly a feature fires, and the tokens it promotes (blue) and suppresses (orange); `card` as for the page."""
-    figure, (upper, lower) = _figure(2, height=5.2, title=f"Feature {card['feature']}{_named(card['labels'])}")
+    figure, (upper, lower) = _figure(
+        2, height=5.2, title=f"Feature {card['feature']}{_named(card['labels'])}"
+    )
     upper.title.set_parse_math(False)
     rows = [row for row in card["histogram"] if row["count"]]
     upper.bar(
-        [row["low"] for row in rows], [row["count"] for row in rows], [row["high"] - row["low"] for row in rows], align="edge", color=BLUE
+        [row["low"] for row in rows],
+        [row["count"] for row in rows],
+        [row["high"] - row["low"] for row in rows],
+        align="edge",
+        color=BLUE,
     )
-    upper.set_xlabel(f"activation (maximum {number(card['max_activation'])})" if rows else "never seen firing")
+    upper.set_xlabel(
+        f"activation (maximum {number(card['max_activation'])})" if rows else "never seen firing"
+    )
     if rows:
         upper.set(xscale="log", yscale="log", ylabel="times", ylim=(0.8, None))
         upper.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         upper.xaxis.set_minor_formatter(lambda value, _: "")
     tokens = [*card["promotes"][:8], *reversed(card["suppresses"][:4])]
     effects = [row["effect"] for row in tokens]
-    lower.barh(range(len(tokens)), effects, color=[BLUE if effect > 0 else ORANGE for effect in effects])
+    lower.barh(
+        range(len(tokens)), effects, color=[BLUE if effect > 0 else ORANGE for effect in effects]
+    )
     lower.set_yticks(range(len(tokens)), [_drawn(row["token"]) for row in tokens])
     for label in lower.get_yticklabels():
         label.set_parse_math(False)
     lower.invert_yaxis()
-    lower.set_xlabel("change of a token's logit by one unit, before the norm's scale" if tokens else "writes to no token directly")
+    lower.set_xlabel(
+        "change of a token's logit by one unit, before the norm's scale"
+        if tokens
+        else "writes to no token directly"
+    )
     return _png(figure)
 
 
@@ -114,7 +168,9 @@ def _drawn(text: str, limit: int = 24) -> str:
     from matplotlib.font_manager import findfont, get_font
 
     known = get_font(findfont("DejaVu Sans")).get_charmap()
-    drawn = "".join(char if ord(char) in known else f"U+{ord(char):04X}" for char in visible(text[: limit + 1]))
+    drawn = "".join(
+        char if ord(char) in known else f"U+{ord(char):04X}" for char in visible(text[: limit + 1])
+    )
     return drawn if len(text) <= limit else f"{drawn[:limit]}\u2026"
 
 

@@ -56,7 +56,11 @@ class SAE(nn.Module):
     @classmethod
     def shapes(cls, cfg: SAEConfig) -> dict[str, tuple[int, ...]]:
         """Every tensor of this architecture with its shape on disk."""
-        shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "W_dec": (cfg.d_sae, cfg.d_out), "b_dec": (cfg.d_out,)}
+        shapes = {
+            "W_enc": (cfg.d_in, cfg.d_sae),
+            "W_dec": (cfg.d_sae, cfg.d_out),
+            "b_dec": (cfg.d_out,),
+        }
         shapes |= dict.fromkeys(cls.biases, (cfg.d_sae,))
         return shapes | ({"W_skip": (cfg.d_out, cfg.d_in)} if cfg.skip else {})
 
@@ -90,7 +94,9 @@ class SAE(nn.Module):
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
 
     def flatten(self, x: Tensor) -> Float[Tensor, "n_pos d_in"]:
@@ -101,7 +107,9 @@ class SAE(nn.Module):
         """
         if x.shape[-1] == self.cfg.d_in:
             return x.reshape(-1, self.cfg.d_in).to(self.dtype)
-        is_z = self.cfg.reshape_activations == "hook_z" or self.cfg.metadata.hook_name.endswith("hook_z")
+        is_z = self.cfg.reshape_activations == "hook_z" or self.cfg.metadata.hook_name.endswith(
+            "hook_z"
+        )
         if is_z and x.ndim > 1 and x.shape[-2] * x.shape[-1] == self.cfg.d_in:
             return x.reshape(-1, self.cfg.d_in).to(self.dtype)
         raise MismatchError(
@@ -124,7 +132,9 @@ class SAE(nn.Module):
 
     def encode_sparse(self, x: Tensor) -> SparseActs:
         """Active features of each position of `x` `[*pos, d_in]`, positions in reading order."""
-        return concat([self._activate(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)])
+        return concat(
+            [self._activate(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)]
+        )
 
     def encode(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
         """Feature activations of every position, dense."""
@@ -137,16 +147,26 @@ class SAE(nn.Module):
             ConfigError: this SAE normalises each position and `like` is missing.
         """
         sparse = isinstance(acts, SparseActs)
-        out = sparse_decode(self.scaled(acts), self.decoder) if sparse else (acts * self.row_scale()) @ self.decoder
+        out = (
+            sparse_decode(self.scaled(acts), self.decoder)
+            if sparse
+            else (acts * self.row_scale()) @ self.decoder
+        )
         out = out + self.b_dec
         scale = self._scale_of(like)
         if scale is not None:
             out = (out.reshape(-1, self.cfg.d_out) * scale.outer + scale.shift).reshape(out.shape)
         if like is None:
             return out
-        return out.reshape(like.shape) if not self.cfg.transcoder else out.reshape(*self._positions(like), self.cfg.d_out)
+        return (
+            out.reshape(like.shape)
+            if not self.cfg.transcoder
+            else out.reshape(*self._positions(like), self.cfg.d_out)
+        )
 
-    def decode_change(self, change: SparseActs, like: Tensor | None = None) -> Float[Tensor, "n_pos d_out"]:
+    def decode_change(
+        self, change: SparseActs, like: Tensor | None = None
+    ) -> Float[Tensor, "n_pos d_out"]:
         """`decode(f') - decode(f)` for `change` = f' - f: no bias, only the changed rows are read."""
         scale, out = self._scale_of(like), sparse_decode(self.scaled(change), self.decoder)
         return out if scale is None else out * scale.outer
@@ -155,11 +175,15 @@ class SAE(nn.Module):
         """d sae_out / d f_i, before a per-position output scale."""
         return self.decoder[features] * self.row_scale(features)[:, None]
 
-    def contributions(self, acts: SparseActs, onto: Float[Tensor, "n_pos d_out"], like: Tensor | None = None) -> Float[Tensor, " nnz"]:
+    def contributions(
+        self, acts: SparseActs, onto: Float[Tensor, "n_pos d_out"], like: Tensor | None = None
+    ) -> Float[Tensor, " nnz"]:
         """`(f_i W_dec_i) . onto` of each entry at its position."""
         scale = self._scale_of(like)
         onto = onto.to(self.dtype) if scale is None else onto.to(self.dtype) * scale.outer
-        return self.scaled(acts).values * sparse_dot(acts.positions, acts.features, self.decoder, onto)
+        return self.scaled(acts).values * sparse_dot(
+            acts.positions, acts.features, self.decoder, onto
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of `x` (of the output site, for a transcoder), skip connection included."""
@@ -167,7 +191,11 @@ class SAE(nn.Module):
 
     def skip_path(self, x: Tensor, out: Tensor) -> Tensor:
         """`out` with the skip connection added, where there is one."""
-        return out if self.W_skip is None else out + (self.flatten(x) @ self.W_skip.T).reshape(out.shape)
+        return (
+            out
+            if self.W_skip is None
+            else out + (self.flatten(x) @ self.W_skip.T).reshape(out.shape)
+        )
 
     def fold_W_dec_norm(self) -> "SAE":
         """A new SAE with unit decoder rows: activations grow by the old norms, the reconstruction stays the same."""
@@ -178,13 +206,21 @@ class SAE(nn.Module):
 
     def fold_activation_norm_scaling_factor(self, factor: float) -> "SAE":
         """A new SAE for raw activations, from one trained on `factor * x` (thresholds and b_enc live in the scaled space)."""
-        changed = {"W_enc": self.W_enc * factor, "W_dec": self.decoder / factor, "b_dec": self.b_dec / factor}
+        changed = {
+            "W_enc": self.W_enc * factor,
+            "W_dec": self.decoder / factor,
+            "b_dec": self.b_dec / factor,
+        }
         return self._with(replace(self.cfg, normalize_activations="none"), changed)
 
     def fold_activation_whitening(self, mean: Tensor, whiten: Tensor, unwhiten: Tensor) -> "SAE":
         """A new SAE for raw activations, from one trained on `(x - mean) @ whiten` (arXiv:2511.13981)."""
         W_enc = whiten @ self.W_enc
-        changed = {"W_enc": W_enc, "W_dec": self.decoder @ unwhiten, "b_dec": self.b_dec @ unwhiten + mean}
+        changed = {
+            "W_enc": W_enc,
+            "W_dec": self.decoder @ unwhiten,
+            "b_dec": self.b_dec @ unwhiten + mean,
+        }
         if not self.cfg.apply_b_dec_to_input:
             changed |= self._shift_biases(-(mean @ W_enc))
         return self._with(replace(self.cfg, normalize_activations="none"), changed)
@@ -235,14 +271,24 @@ class SAE(nn.Module):
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
     """Raise unless these are exactly the expected tensors."""
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    wrong = {name: tuple(tensors[name].shape) for name in expected.keys() & tensors.keys() if tuple(tensors[name].shape) != expected[name]}
+    missing, extra = (
+        sorted(expected.keys() - tensors.keys()),
+        sorted(tensors.keys() - expected.keys()),
+    )
+    wrong = {
+        name: tuple(tensors[name].shape)
+        for name in expected.keys() & tensors.keys()
+        if tuple(tensors[name].shape) != expected[name]
+    }
     if missing or extra or wrong:
         raise FormatError(
             "The weights do not fit the configuration."
             + (f" Missing: {missing}." if missing else "")
             + (f" Unknown: {extra}." if extra else "")
-            + "".join(f" {name} is {shape}, the configuration says {expected[name]}." for name, shape in sorted(wrong.items())),
+            + "".join(
+                f" {name} is {shape}, the configuration says {expected[name]}."
+                for name, shape in sorted(wrong.items())
+            ),
             code="SHAPE_MISMATCH",
             hint="Check d_in, d_sae and architecture in cfg.json against the weights file.",
         )

@@ -41,8 +41,15 @@ class MatryoshkaConfig(BatchTopKConfig):
     def __post_init__(self) -> None:
         super(MatryoshkaConfig, self).__post_init__()
         widths = self.matryoshka_widths
-        if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)) or widths[-1] != self.d_sae:
-            raise ConfigError(f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}.")
+        if (
+            not widths
+            or widths[0] < 1
+            or list(widths) != sorted(set(widths))
+            or widths[-1] != self.d_sae
+        ):
+            raise ConfigError(
+                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}."
+            )
 
 
 class BatchTopKSAE(NormScaledSAE):
@@ -63,12 +70,20 @@ class BatchTopKSAE(NormScaledSAE):
     def fold_W_dec_norm(self) -> SAE:
         """As for every SAE; where activations carry the decoder's norm the threshold already lives at unit norm."""
         folded = super().fold_W_dec_norm()
-        return folded._with(folded.cfg, {"threshold": self.threshold}) if self.cfg.rescale_acts_by_decoder_norm else folded
+        return (
+            folded._with(folded.cfg, {"threshold": self.threshold})
+            if self.cfg.rescale_acts_by_decoder_norm
+            else folded
+        )
 
     def fold_activation_norm_scaling_factor(self, factor: float) -> SAE:
         folded = super().fold_activation_norm_scaling_factor(factor)
         # p * ||W_dec_i|| is divided by the factor together with the decoder (SAELens issue 763).
-        return folded._with(folded.cfg, {"threshold": self.threshold / factor}) if self.cfg.rescale_acts_by_decoder_norm else folded
+        return (
+            folded._with(folded.cfg, {"threshold": self.threshold / factor})
+            if self.cfg.rescale_acts_by_decoder_norm
+            else folded
+        )
 
     def fold_activation_whitening(self, mean: Tensor, whiten: Tensor, unwhiten: Tensor) -> SAE:
         if not self.cfg.rescale_acts_by_decoder_norm:
@@ -85,4 +100,7 @@ class MatryoshkaSAE(BatchTopKSAE):
 
     def decode_prefixes(self, acts: SparseActs, like: Tensor | None = None) -> list[Tensor]:
         """The reconstruction from each prefix, shortest first; the last is `decode(acts, like)`."""
-        return [self.decode(acts.select(acts.features < width), like) for width in self.cfg.matryoshka_widths]
+        return [
+            self.decode(acts.select(acts.features < width), like)
+            for width in self.cfg.matryoshka_widths
+        ]

@@ -7,7 +7,12 @@ from typing import Any, Literal
 from saescope.errors import ConfigError
 
 Normalization = Literal[
-    "none", "expected_average_only_in", "constant_norm_rescale", "layer_norm", "covariance_whitening", "constant_scalar_rescale"
+    "none",
+    "expected_average_only_in",
+    "constant_norm_rescale",
+    "layer_norm",
+    "covariance_whitening",
+    "constant_scalar_rescale",
 ]
 
 
@@ -54,18 +59,29 @@ class SAEConfig:
 
     def __post_init__(self) -> None:
         if self.d_in < 1 or self.d_sae < 1 or self.d_out < 0:
-            raise ConfigError(f"d_in, d_sae and d_out must be positive, got {self.d_in}, {self.d_sae}, {self.d_out}.")
+            raise ConfigError(
+                f"d_in, d_sae and d_out must be positive, got {self.d_in}, {self.d_sae}, {self.d_out}."
+            )
         if not self.d_out:
             object.__setattr__(self, "d_out", self.d_in)
         if self.d_out != self.d_in and not self.transcoder:
-            raise ConfigError(f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that.")
-        if self.normalize_activations == "constant_scalar_rescale" and self.architecture != "temporal":
             raise ConfigError(
-                "normalize_activations='constant_scalar_rescale' is known of temporal SAEs only.", field="normalize_activations"
+                f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that."
+            )
+        if (
+            self.normalize_activations == "constant_scalar_rescale"
+            and self.architecture != "temporal"
+        ):
+            raise ConfigError(
+                "normalize_activations='constant_scalar_rescale' is known of temporal SAEs only.",
+                field="normalize_activations",
             )
         if self.skip and not self.transcoder:
             raise ConfigError("skip=True needs transcoder=True.")
-        if self.transcoder and (self.apply_b_dec_to_input or self.normalize_activations in ("layer_norm", "constant_norm_rescale")):
+        if self.transcoder and (
+            self.apply_b_dec_to_input
+            or self.normalize_activations in ("layer_norm", "constant_norm_rescale")
+        ):
             raise ConfigError(
                 "A transcoder has no apply_b_dec_to_input and no per-position normalisation: its b_dec lives at the output site."
             )

@@ -21,7 +21,14 @@ CFG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 FORMAT_VERSION = "6.54.12"
 """The SAELens whose layout this is; a reader takes a file without a version for the legacy layout."""
-_OURS = {field.name for field in fields(SAEConfig)} - {"metadata", "transcoder", "skip", "architecture", "d_out", "dtype"}
+_OURS = {field.name for field in fields(SAEConfig)} - {
+    "metadata",
+    "transcoder",
+    "skip",
+    "architecture",
+    "d_out",
+    "dtype",
+}
 
 
 def write(sae: SAE, folder: Path) -> Path:
@@ -34,9 +41,14 @@ def write(sae: SAE, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(staging, WEIGHTS_FILE))
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                Path(staging, WEIGHTS_FILE),
+            )
             Path(staging, CFG_FILE).write_text(json.dumps(cfg, indent=1), encoding="utf-8")
-            shutil.copymode(Path(staging, CFG_FILE), Path(staging, WEIGHTS_FILE))  # safetensors lets only its owner read
+            shutil.copymode(
+                Path(staging, CFG_FILE), Path(staging, WEIGHTS_FILE)
+            )  # safetensors lets only its owner read
             for name in (WEIGHTS_FILE, CFG_FILE):
                 with Path(staging, name).open("rb") as file:
                     os.fsync(file.fileno())
@@ -54,7 +66,9 @@ def to_saelens(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors in SAELens's terms; a BatchTopK SAE becomes the JumpReLU SAE with its threshold, as there."""
     if isinstance(sae, BatchTopKSAE):
         folded = sae.fold_W_dec_norm() if sae.cfg.rescale_acts_by_decoder_norm else sae
-        return _fields(sae, "jumprelu", {"training_architecture": sae.cfg.architecture}), folded.tensors()
+        return _fields(
+            sae, "jumprelu", {"training_architecture": sae.cfg.architecture}
+        ), folded.tensors()
     own = {field.name for field in fields(sae.cfg)} - {field.name for field in fields(SAEConfig)}
     knobs = {name: getattr(sae.cfg, name) for name in sorted(own)}
     return _fields(sae, sae.cfg.architecture, {}) | knobs, sae.tensors()
@@ -62,13 +76,17 @@ def to_saelens(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _fields(sae: SAE, architecture: str, more_metadata: dict[str, Any]) -> dict[str, Any]:
     # The dtype of the weights written now: sae-lens casts to what cfg.json says.
-    written = {"dtype": str(sae.dtype).removeprefix("torch."), "device": "cpu"} | ({"d_out": sae.cfg.d_out} if sae.cfg.transcoder else {})
+    written = {"dtype": str(sae.dtype).removeprefix("torch."), "device": "cpu"} | (
+        {"d_out": sae.cfg.d_out} if sae.cfg.transcoder else {}
+    )
     return (
         {name: getattr(sae.cfg, name) for name in sorted(_OURS)}
         | written
         | {
             "metadata": _metadata(sae.cfg.metadata) | more_metadata,
-            "architecture": disk_name(architecture, transcoder=sae.cfg.transcoder, skip=sae.cfg.skip),
+            "architecture": disk_name(
+                architecture, transcoder=sae.cfg.transcoder, skip=sae.cfg.skip
+            ),
         }
     )
 

@@ -30,7 +30,9 @@ class GatedSAE(SAE):
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         shared = times_rows(x, self.encoder)
-        return from_dense((shared + self.b_gate > 0) * (shared * self.r_mag.exp() + self.b_mag).relu())
+        return from_dense(
+            (shared + self.b_gate > 0) * (shared * self.r_mag.exp() + self.b_mag).relu()
+        )
 
     def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:
         return {"b_gate": self.b_gate + shift, "b_mag": self.b_mag + shift * self.r_mag.exp()}

@@ -25,7 +25,9 @@ class GroupMaxConfig(SAEConfig):
     def __post_init__(self) -> None:
         super(GroupMaxConfig, self).__post_init__()
         if type(self.k) is not int or self.k < 1 or self.d_sae % self.k:
-            raise ConfigError(f"k must be a whole number that divides d_sae={self.d_sae}, got {self.k}.")
+            raise ConfigError(
+                f"k must be a whole number that divides d_sae={self.d_sae}, got {self.k}."
+            )
 
 
 class GroupMaxSAE(SAE):
@@ -36,11 +38,20 @@ class GroupMaxSAE(SAE):
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         k, d_sae = self.cfg.k, self.cfg.d_sae
-        values, within = times_rows(x, self.encoder, self.b_enc).relu().unflatten(-1, (k, d_sae // k)).max(dim=-1)
+        values, within = (
+            times_rows(x, self.encoder, self.b_enc)
+            .relu()
+            .unflatten(-1, (k, d_sae // k))
+            .max(dim=-1)
+        )
         features = within + torch.arange(0, d_sae, d_sae // k, device=x.device)
         positions = torch.arange(len(x), device=x.device).repeat_interleave(k)
         keep = values.flatten() > 0
-        return from_entries(values.flatten()[keep], features.flatten()[keep], positions[keep], len(x), d_sae)
+        return from_entries(
+            values.flatten()[keep], features.flatten()[keep], positions[keep], len(x), d_sae
+        )
 
     def fold_W_dec_norm(self) -> SAE:
-        raise ConfigError("Folding the decoder norm would change which feature of a group is the largest.")
+        raise ConfigError(
+            "Folding the decoder norm would change which feature of a group is the largest."
+        )

@@ -41,15 +41,31 @@ class TemporalConfig(SAEConfig):
         super(TemporalConfig, self).__post_init__()
         heads = self.bottleneck_factor * self.n_heads
         if min(self.n_heads, self.n_attn_layers, self.bottleneck_factor) < 1 or self.d_sae % heads:
-            raise ConfigError(f"d_sae={self.d_sae} must be a multiple of n_heads * bottleneck_factor = {heads}, all positive.")
+            raise ConfigError(
+                f"d_sae={self.d_sae} must be a multiple of n_heads * bottleneck_factor = {heads}, all positive."
+            )
         if self.sae_diff_type not in ("relu", "topk"):
-            raise ConfigError(f"sae_diff_type must be 'relu' or 'topk', got {self.sae_diff_type!r}.", field="sae_diff_type")
+            raise ConfigError(
+                f"sae_diff_type must be 'relu' or 'topk', got {self.sae_diff_type!r}.",
+                field="sae_diff_type",
+            )
         if self.kval_topk is not None and not 0 < self.kval_topk <= self.d_sae:
-            raise ConfigError(f"kval_topk must be in [1, d_sae={self.d_sae}] or null, got {self.kval_topk}.", field="kval_topk")
-        if self.transcoder or not self.apply_b_dec_to_input or not self.activation_normalization_factor > 0:
-            raise ConfigError("A temporal SAE is no transcoder, needs apply_b_dec_to_input=true and a positive normalisation factor.")
+            raise ConfigError(
+                f"kval_topk must be in [1, d_sae={self.d_sae}] or null, got {self.kval_topk}.",
+                field="kval_topk",
+            )
+        if (
+            self.transcoder
+            or not self.apply_b_dec_to_input
+            or not self.activation_normalization_factor > 0
+        ):
+            raise ConfigError(
+                "A temporal SAE is no transcoder, needs apply_b_dec_to_input=true and a positive normalisation factor."
+            )
         if self.normalize_activations not in ("none", "constant_scalar_rescale"):
-            raise ConfigError(f"A temporal SAE cannot have normalize_activations={self.normalize_activations!r}.")
+            raise ConfigError(
+                f"A temporal SAE cannot have normalize_activations={self.normalize_activations!r}."
+            )
 
 
 class Codes(NamedTuple):
@@ -90,7 +106,11 @@ class TemporalSAE(SAE):
         shapes: dict[str, tuple[int, ...]] = {"W_dec": (cfg.d_sae, cfg.d_in), "b_dec": (cfg.d_in,)}
         shapes |= {} if cfg.tied_weights else {"W_enc": (cfg.d_in, cfg.d_sae)}
         for name in cls._attention_names(cfg):
-            rows = cfg.d_sae // cfg.bottleneck_factor if name.split(".")[2] in ("k_ctx", "q_target") else cfg.d_sae
+            rows = (
+                cfg.d_sae // cfg.bottleneck_factor
+                if name.split(".")[2] in ("k_ctx", "q_target")
+                else cfg.d_sae
+            )
             shapes[name] = (rows, cfg.d_sae) if name.endswith("weight") else (rows,)
         return shapes
 
@@ -111,7 +131,9 @@ class TemporalSAE(SAE):
         """Novel features and the predicted part, of `x` `[*batch, n_pos, d_in]`."""
         sequences = self.flatten(x).reshape(-1, x.shape[-2] if x.ndim > 1 else 1, self.cfg.d_in)
         codes = [self._codes(self._prepare(sequence)) for sequence in sequences]
-        return Codes(concat([code.novel for code in codes]), torch.cat([code.predicted for code in codes]))
+        return Codes(
+            concat([code.novel for code in codes]), torch.cat([code.predicted for code in codes])
+        )
 
     def encode_sparse(self, x: Tensor) -> SparseActs:
         return self.encode_codes(x).novel
@@ -129,8 +151,15 @@ class TemporalSAE(SAE):
             )
         if not isinstance(acts, SparseActs):
             acts = from_dense(acts.reshape(-1, self.cfg.d_sae))
-        outer = 1 / self.cfg.activation_normalization_factor if self.cfg.normalize_activations != "none" else 1.0
-        out = self.decode_change(acts, like) + (self.encode_codes(like).predicted + self.b_dec) * outer
+        outer = (
+            1 / self.cfg.activation_normalization_factor
+            if self.cfg.normalize_activations != "none"
+            else 1.0
+        )
+        out = (
+            self.decode_change(acts, like)
+            + (self.encode_codes(like).predicted + self.b_dec) * outer
+        )
         return out.reshape(like.shape)
 
     def _scale_of(self, like: Tensor | None) -> Scale | None:
@@ -145,7 +174,9 @@ class TemporalSAE(SAE):
             z_pred = self._attend(layer, F.pad(z_input, (0, 0, 1, 0))[:-1], z_input).relu()
             direction = z_pred @ self.decoder
             norm = direction.norm(dim=-1, keepdim=True) + EPS
-            residual = residual - (direction * residual).sum(-1, keepdim=True) / norm.pow(2) * direction
+            residual = (
+                residual - (direction * residual).sum(-1, keepdim=True) / norm.pow(2) * direction
+            )
         hidden_pre = times_rows(residual * lam, self.encoder)
         kept = self.cfg.kval_topk if self.cfg.sae_diff_type == "topk" else None
         novel = from_dense(hidden_pre.relu()) if kept is None else topk_acts(hidden_pre, kept)
@@ -158,26 +189,46 @@ class TemporalSAE(SAE):
         def split(inputs: Tensor, projection: tuple[Tensor, Tensor]) -> Tensor:
             return F.linear(inputs, *projection).unflatten(-1, (heads, -1)).transpose(0, 1)
 
-        attended = F.scaled_dot_product_attention(split(target, q), split(context, k), split(context, v), is_causal=True)
+        attended = F.scaled_dot_product_attention(
+            split(target, q), split(context, k), split(context, v), is_causal=True
+        )
         return F.linear(attended.transpose(0, 1).flatten(1), *out)
 
     def _projections(self, layer: int) -> tuple[tuple[Tensor, Tensor], ...]:
         return tuple(
-            (getattr(self, f"attn_layers_{layer}_{part}_weight"), getattr(self, f"attn_layers_{layer}_{part}_bias")) for part in _PARTS
+            (
+                getattr(self, f"attn_layers_{layer}_{part}_weight"),
+                getattr(self, f"attn_layers_{layer}_{part}_bias"),
+            )
+            for part in _PARTS
         )
 
     @staticmethod
     def _attention_names(cfg: TemporalConfig) -> list[str]:
         kinds = ("weight", "bias")
-        return [f"attn_layers.{i}.{part}.{kind}" for i in range(cfg.n_attn_layers) for part in _PARTS for kind in kinds]
+        return [
+            f"attn_layers.{i}.{part}.{kind}"
+            for i in range(cfg.n_attn_layers)
+            for part in _PARTS
+            for kind in kinds
+        ]
 
     def fold_W_dec_norm(self) -> SAE:
-        raise ConfigError("A temporal SAE's decoder norms cannot be folded: its attention layers read the features.")
+        raise ConfigError(
+            "A temporal SAE's decoder norms cannot be folded: its attention layers read the features."
+        )
 
     def fold_activation_norm_scaling_factor(self, factor: float) -> SAE:
         return type(self)(
-            replace(self.cfg, normalize_activations="constant_scalar_rescale", activation_normalization_factor=factor), self.tensors()
+            replace(
+                self.cfg,
+                normalize_activations="constant_scalar_rescale",
+                activation_normalization_factor=factor,
+            ),
+            self.tensors(),
         )
 
     def fold_activation_whitening(self, mean: Tensor, whiten: Tensor, unwhiten: Tensor) -> SAE:
-        raise ConfigError("A temporal SAE cannot be whitened: its attention layers read the features.")
+        raise ConfigError(
+            "A temporal SAE cannot be whitened: its attention layers read the features."
+        )

@@ -43,7 +43,11 @@ class NormScaledSAE(SAE):
 
     def _hidden_pre(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
         hidden_pre = times_rows(x, self.encoder, self.b_enc)
-        return hidden_pre * self.decoder.norm(dim=-1) if self.cfg.rescale_acts_by_decoder_norm else hidden_pre
+        return (
+            hidden_pre * self.decoder.norm(dim=-1)
+            if self.cfg.rescale_acts_by_decoder_norm
+            else hidden_pre
+        )
 
     def row_scale(self, features: Tensor | None = None) -> Tensor:
         if not self.cfg.rescale_acts_by_decoder_norm:
@@ -67,7 +71,9 @@ class TopKSAE(NormScaledSAE):
     def fold_W_dec_norm(self) -> SAE:
         """As for every SAE, but only where activations are ranked with the decoder's norm: else the selection would change."""
         if not self.cfg.rescale_acts_by_decoder_norm:
-            raise ConfigError("Folding the decoder norm would change which k features are kept: this SAE ranks without it.")
+            raise ConfigError(
+                "Folding the decoder norm would change which k features are kept: this SAE ranks without it."
+            )
         return super().fold_W_dec_norm()
 
     def fold_activation_whitening(self, mean: Tensor, whiten: Tensor, unwhiten: Tensor) -> SAE:

@@ -5,4 +5,14 @@ from saescope.steering.intervene import Intervention, Readout, intervene
 from saescope.steering.steer import Arm, Steering, steer
 from saescope.steering.units import IndexedMaxima
 
-__all__ = ["MODES", "Arm", "FeatureEdit", "IndexedMaxima", "Intervention", "Readout", "Steering", "intervene", "steer"]
+__all__ = [
+    "MODES",
+    "Arm",
+    "FeatureEdit",
+    "IndexedMaxima",
+    "Intervention",
+    "Readout",
+    "Steering",
+    "intervene",
+    "steer",
+]

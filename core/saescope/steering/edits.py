@@ -39,7 +39,12 @@ class Plan:
 def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
     """Raises ArgumentError for a feature, mode or strength that cannot be."""
     if not edits:
-        raise ArgumentError("No feature is named.", code="MISSING_ARGUMENT", field="features", hint="Name at least one feature.")
+        raise ArgumentError(
+            "No feature is named.",
+            code="MISSING_ARGUMENT",
+            field="features",
+            hint="Name at least one feature.",
+        )
     for edit in edits:
         if not 0 <= edit.feature < sae.cfg.d_sae:
             raise ArgumentError(
@@ -51,14 +56,31 @@ def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
                 hint="An index belongs to one SAE: name the SAE that it was found with, or find features of this one with top_features.",
             )
         if edit.mode not in MODES:
-            raise ArgumentError(f"Mode {edit.mode!r} is unknown.", code="INVALID_CHOICE", field="mode", got=edit.mode, allowed=MODES)
+            raise ArgumentError(
+                f"Mode {edit.mode!r} is unknown.",
+                code="INVALID_CHOICE",
+                field="mode",
+                got=edit.mode,
+                allowed=MODES,
+            )
         if not isfinite(edit.strength):
-            raise ArgumentError("A strength must be finite.", code="NON_FINITE_ARGUMENT", field="strength", got=edit.strength)
+            raise ArgumentError(
+                "A strength must be finite.",
+                code="NON_FINITE_ARGUMENT",
+                field="strength",
+                got=edit.strength,
+            )
     features = [edit.feature for edit in edits]
-    twice = next((edit for edit in edits if features.count(edit.feature) > 1 and not edit.positions), None)
-    if twice or len({(edit.feature, pos) for edit in edits for pos in edit.positions}) < sum(len(edit.positions) for edit in edits):
+    twice = next(
+        (edit for edit in edits if features.count(edit.feature) > 1 and not edit.positions), None
+    )
+    if twice or len({(edit.feature, pos) for edit in edits for pos in edit.positions}) < sum(
+        len(edit.positions) for edit in edits
+    ):
         raise ArgumentError(
-            "A feature is edited twice at one position." if not twice else f"Feature {twice.feature} is edited twice.",
+            "A feature is edited twice at one position."
+            if not twice
+            else f"Feature {twice.feature} is edited twice.",
             code="DUPLICATE_FEATURE",
             field="feature",
             got=features,
@@ -66,7 +88,12 @@ def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
         )
 
 
-def make_plan(sae: SAE, edits: Sequence[FeatureEdit], units: Sequence[float], masks: Bool[Tensor, "n_edits n_pos"]) -> Plan:
+def make_plan(
+    sae: SAE,
+    edits: Sequence[FeatureEdit],
+    units: Sequence[float],
+    masks: Bool[Tensor, "n_edits n_pos"],
+) -> Plan:
     features = torch.tensor([edit.feature for edit in edits], device=sae.device)
     return Plan(tuple(edits), tuple(units), sae.directions(features), masks)
 
@@ -82,7 +109,10 @@ def change_at_site(sae: SAE, site: SiteRecord, plan: Plan) -> Float[Tensor, "n_p
     change = torch.zeros_like(site.sae_out)
     for index, (edit, unit) in enumerate(zip(plan.edits, plan.units, strict=True)):
         if edit.mode != "project_out":
-            change = change + (_difference(site, edit, unit) * plan.masks[index])[:, None] * plan.rows[index]
+            change = (
+                change
+                + (_difference(site, edit, unit) * plan.masks[index])[:, None] * plan.rows[index]
+            )
     scale = sae.scale(site.x)
     change = change if scale is None else change * scale.outer
     return _project_out(site.written.to(change.dtype), change, plan)
@@ -93,7 +123,11 @@ def _difference(site: SiteRecord, edit: FeatureEdit, unit: float) -> Tensor:
     if edit.mode == "add":
         return site.x.new_full((len(site.x),), edit.strength * unit)
     activation = site.acts.of_feature(edit.feature)
-    return {"clamp": edit.strength * unit - activation, "scale": (edit.strength - 1) * activation, "ablate": -activation}[edit.mode]
+    return {
+        "clamp": edit.strength * unit - activation,
+        "scale": (edit.strength - 1) * activation,
+        "ablate": -activation,
+    }[edit.mode]
 
 
 def _project_out(written: Tensor, change: Tensor, plan: Plan) -> Tensor:

@@ -53,7 +53,9 @@ def generate(
     with _steered(model, sae, plans, cursor):
         for _ in range(min(max_new_tokens, model.n_ctx - len(prompt))):
             cursor.start = ids.shape[1] - 1 if past is not None else 0
-            logits, past = model.forward(ids[:, cursor.start :], past=past, use_cache=use_cache, last=1)
+            logits, past = model.forward(
+                ids[:, cursor.start :], past=past, use_cache=use_cache, last=1
+            )
             chosen = _choose(logits[:, -1], temperature, rngs)
             ids = torch.cat([ids, chosen[:, None]], dim=1)
             special = torch.isin(chosen, model.tokenizer.special_ids.to(chosen))
@@ -65,12 +67,20 @@ def generate(
     return [_judge(model, sae, prompt, row, plan) for row, plan in zip(rows, plans, strict=True)]
 
 
-def _steered(model: LanguageModel, sae: SAE, plans: Sequence[Plan | None], cursor: _Cursor) -> AbstractContextManager[None]:
+def _steered(
+    model: LanguageModel, sae: SAE, plans: Sequence[Plan | None], cursor: _Cursor
+) -> AbstractContextManager[None]:
     def edit(read: Tensor, written: Tensor) -> Tensor:
         rows = [
             written[i]
             if plan is None
-            else _edited(model, sae, read[i : i + 1], written[i : i + 1], _window(plan, cursor, i, written.shape[1]))[0]
+            else _edited(
+                model,
+                sae,
+                read[i : i + 1],
+                written[i : i + 1],
+                _window(plan, cursor, i, written.shape[1]),
+            )[0]
             for i, plan in enumerate(plans)
         ]
         return torch.stack(rows)
@@ -91,7 +101,9 @@ def _edited(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor, plan:
     return add_at_site(written, change_at_site(sae, site, plan))
 
 
-def _choose(logits: Float[Tensor, "n_rows d_vocab"], temperature: float, rngs: Sequence[torch.Generator]) -> Int[Tensor, " n_rows"]:
+def _choose(
+    logits: Float[Tensor, "n_rows d_vocab"], temperature: float, rngs: Sequence[torch.Generator]
+) -> Int[Tensor, " n_rows"]:
     if temperature == 0:
         return logits.argmax(-1)
     probs = (logits.double() / temperature).softmax(-1).cpu()
@@ -102,7 +114,11 @@ def _choose(logits: Float[Tensor, "n_rows d_vocab"], temperature: float, rngs: S
 def _stop_ids(model: LanguageModel) -> Int[Tensor, " n"]:
     config: Any = model.bridge.original_model.generation_config
     listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    return torch.tensor(sorted({i for i in (*listed, model.tokenizer.eos_id) if i is not None}), dtype=torch.long, device=model.device)
+    return torch.tensor(
+        sorted({i for i in (*listed, model.tokenizer.eos_id) if i is not None}),
+        dtype=torch.long,
+        device=model.device,
+    )
 
 
 def _until_stop(row: Int[Tensor, " n"], stop: Int[Tensor, " m"]) -> list[int]:
@@ -110,16 +126,26 @@ def _until_stop(row: Int[Tensor, " n"], stop: Int[Tensor, " m"]) -> list[int]:
     return row[: int(ends[0]) if len(ends) else None].tolist()
 
 
-def _judge(model: LanguageModel, sae: SAE, prompt: Int[Tensor, " n_prompt"], row: list[int], plan: Plan | None) -> Generation:
+def _judge(
+    model: LanguageModel,
+    sae: SAE,
+    prompt: Int[Tensor, " n_prompt"],
+    row: list[int],
+    plan: Plan | None,
+) -> Generation:
     """Perplexity of the continuation under the unsteered model, and the mean KL(steered, clean) over its positions."""
     if not row:
         return Generation(row, None, None)
     ids = model.batch(torch.cat([prompt.cpu(), torch.tensor(row)]))
     clean = model.forward(ids, last=len(row) + 1)[0][0, :-1]
-    losses = torch.nn.functional.cross_entropy(clean.double(), ids[0, len(prompt) :], reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        clean.double(), ids[0, len(prompt) :], reduction="none"
+    )
     kl = 0.0
     if plan is not None:
         mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
         with _steered(model, sae, [plan], _Cursor(mask)):
-            kl = float(kl_divergence(model.forward(ids, last=len(row) + 1)[0][0, :-1], clean).mean())
+            kl = float(
+                kl_divergence(model.forward(ids, last=len(row) + 1)[0][0, :-1], clean).mean()
+            )
     return Generation(row, kl, float(losses.mean().exp()))

@@ -3,13 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.metrics import kl_divergence
-from saescope.models import LanguageModel, TargetLogit, Tokens, logit_of, read_token, token_pair, top_tokens
+from saescope.models import (
+    LanguageModel,
+    TargetLogit,
+    Tokens,
+    logit_of,
+    read_token,
+    token_pair,
+    top_tokens,
+)
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, run_variants
 from saescope.steering.edits import FeatureEdit, change_at_site
@@ -73,22 +82,29 @@ def intervene(
         ArgumentError: an edit names no such feature, mode or position.
     """
     site, masks, units, plan, _, controls = prepare(
-        model, sae, tokens, edits, unit=unit, reference=reference, indexed=indexed, n_controls=n_controls, seed=seed
+        model,
+        sae,
+        tokens,
+        edits,
+        unit=unit,
+        reference=reference,
+        indexed=indexed,
+        n_controls=n_controls,
+        seed=seed,
     )
     target, against = token_pair(model, target, against)
     ids = model.batch(tokens.ids)
     changes = torch.stack([change_at_site(sae, site, each) for each in (plan, *controls)])
     clean, changed = run_variants(model, sae, ids, changes, position=-1)
     wanted = int(clean[0].argmax()) if target is None else target
-    effects = (logit_of(changed.double(), wanted, against) - logit_of(clean.double(), wanted, against)).tolist()
+    before, after = (logit_of(rows.double(), wanted, against) for rows in (clean, changed))
+    effects = (after - before).tolist()
     return Intervention(
         before=_readout(model, clean[0], wanted, against),
         after=_readout(model, changed[0], wanted, against),
         delta_logit=effects[0],
         kl=float(kl_divergence(changed[0], clean[0])),
-        control_mean=mean(effects[1:]) if controls else None,
-        control_sd=stdev(effects[1:]) if len(controls) > 1 else None,
-        control_n=len(controls),
+        **_of_controls(effects[1:]),
         unit_values=units.values,
         unit_source=units.source,
         n_tokens=int(masks.any(0).sum()),
@@ -97,18 +113,40 @@ def intervene(
     )
 
 
+class _Controls(TypedDict):
+    control_mean: float | None
+    control_sd: float | None
+    control_n: int
+
+
+def _of_controls(effects: list[float]) -> _Controls:
+    return {
+        "control_mean": mean(effects) if effects else None,
+        "control_sd": stdev(effects) if len(effects) > 1 else None,
+        "control_n": len(effects),
+    }
+
+
 def _readout(model: LanguageModel, logits: Tensor, target: int, against: int | None) -> Readout:
     return Readout(
-        read_token(model, logits, target), None if against is None else read_token(model, logits, against), top_tokens(model, logits, N_TOP)
+        read_token(model, logits, target),
+        None if against is None else read_token(model, logits, against),
+        top_tokens(model, logits, N_TOP),
     )
 
 
 def _silence(site: SiteRecord, edits: Sequence[FeatureEdit], masks: Tensor) -> list[str]:
     if not bool(masks.any()):
-        return ["No position is left to edit: position 0 and special tokens are left out unless named."]
+        return [
+            "No position is left to edit: position 0 and special tokens are left out unless named."
+        ]
     silent = [
         edit.feature
         for edit, mask in zip(edits, masks, strict=True)
-        if edit.mode in ("scale", "ablate") and not bool((site.acts.of_feature(edit.feature)[mask] > 0).any())
+        if edit.mode in ("scale", "ablate")
+        and not bool((site.acts.of_feature(edit.feature)[mask] > 0).any())
     ]
-    return [f"Feature {feature} does not fire at the edited positions: scaling or ablating it changes nothing." for feature in silent]
+    return [
+        f"Feature {feature} does not fire at the edited positions: scaling or ablating it changes nothing."
+        for feature in silent
+    ]

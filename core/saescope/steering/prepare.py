@@ -52,11 +52,20 @@ def prepare(
         indexed = indexed._replace(values=indexed.values.to(maxima))
     units = resolve_units(edits, maxima, unit, indexed=indexed)
     plan = make_plan(sae, edits, units.values, masks)
-    drawn = draw_features(edits, maxima if indexed is None else maxima.maximum(indexed.values), n_draws=n_controls, seed=seed)
-    return Prepared(site, masks, units, plan, drawn, [control_plan(sae, plan, features) for features in drawn])
+    drawn = draw_features(
+        edits,
+        maxima if indexed is None else maxima.maximum(indexed.values),
+        n_draws=n_controls,
+        seed=seed,
+    )
+    return Prepared(
+        site, masks, units, plan, drawn, [control_plan(sae, plan, features) for features in drawn]
+    )
 
 
-def _known_maxima(site: SiteRecord, mask: Tensor, reference: Float[Tensor, " d_sae"] | None) -> Float[Tensor, " d_sae"]:
+def _known_maxima(
+    site: SiteRecord, mask: Tensor, reference: Float[Tensor, " d_sae"] | None
+) -> Float[Tensor, " d_sae"]:
     """Each feature's largest activation on the reference text and at the prompt's counted positions."""
     here = site.acts.select(mask[site.acts.positions]).maxima()
     return here if reference is None else here.maximum(reference.to(here))

@@ -77,7 +77,17 @@ def steer(
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that fills the context.
     """
     _check(model, sae, tokens, edits, n_samples, temperature)
-    ready = prepare(model, sae, tokens, edits, unit=unit, reference=reference, indexed=indexed, n_controls=n_controls, seed=seed)
+    ready = prepare(
+        model,
+        sae,
+        tokens,
+        edits,
+        unit=unit,
+        reference=reference,
+        indexed=indexed,
+        n_controls=n_controls,
+        seed=seed,
+    )
     rows = generate(
         model,
         sae,
@@ -88,12 +98,24 @@ def steer(
         seeds=[seed, *range(seed, seed + n_samples), *[seed] * len(ready.controls)],
         use_cache=use_cache and not sae.sequential,
     )
-    return _report(model, rows, ready, list(concept_tokens) or _promoted(model, sae, edits), n_samples)
+    return _report(
+        model, rows, ready, list(concept_tokens) or _promoted(model, sae, edits), n_samples
+    )
 
 
-def _report(model: LanguageModel, rows: Sequence[Generation], ready: Prepared, concept: list[int], n_samples: int) -> Steering:
+def _report(
+    model: LanguageModel,
+    rows: Sequence[Generation],
+    ready: Prepared,
+    concept: list[int],
+    n_samples: int,
+) -> Steering:
     controls_of = (", ".join(map(str, features)) for features in ready.drawn)
-    labels = ["baseline", *(f"steered {i + 1}" for i in range(n_samples)), *(f"control: feature {features}" for features in controls_of)]
+    labels = [
+        "baseline",
+        *(f"steered {i + 1}" for i in range(n_samples)),
+        *(f"control: feature {features}" for features in controls_of),
+    ]
     arms = [_arm(model, label, row, set(concept)) for label, row in zip(labels, rows, strict=True)]
     baseline, steered, controls = arms[0], arms[1 : n_samples + 1], arms[n_samples + 1 :]
     no_concept = "This site is no linear write to the residual stream: name concept_tokens to have a concept score."
@@ -109,7 +131,14 @@ def _report(model: LanguageModel, rows: Sequence[Generation], ready: Prepared, c
     )
 
 
-def _check(model: LanguageModel, sae: SAE, tokens: Tokens, edits: Sequence[FeatureEdit], n_samples: int, temperature: float) -> None:
+def _check(
+    model: LanguageModel,
+    sae: SAE,
+    tokens: Tokens,
+    edits: Sequence[FeatureEdit],
+    n_samples: int,
+    temperature: float,
+) -> None:
     check_edits(sae, edits)
     if n_samples > 1 and temperature == 0:
         raise ArgumentError(
@@ -133,15 +162,29 @@ def _check(model: LanguageModel, sae: SAE, tokens: Tokens, edits: Sequence[Featu
 
 def _promoted(model: LanguageModel, sae: SAE, edits: Sequence[FeatureEdit]) -> list[int]:
     """The tokens that the features promote most together, each feature weighing the same."""
-    effects = logit_effects(model, sae, torch.tensor([edit.feature for edit in edits], device=sae.device))
-    return [] if effects is None else (effects / effects.norm(dim=-1, keepdim=True)).sum(0).topk(N_CONCEPT).indices.tolist()
+    effects = logit_effects(
+        model, sae, torch.tensor([edit.feature for edit in edits], device=sae.device)
+    )
+    return (
+        []
+        if effects is None
+        else (effects / effects.norm(dim=-1, keepdim=True)).sum(0).topk(N_CONCEPT).indices.tolist()
+    )
 
 
 def _arm(model: LanguageModel, label: str, row: Generation, concept: set[int]) -> Arm:
     grams = list(zip(row.ids, row.ids[1:], row.ids[2:], strict=False))
     score = sum(i in concept for i in row.ids) / len(row.ids) if concept and row.ids else None
     repetition = 1 - len(set(grams)) / len(grams) if grams else 0.0
-    return Arm(label, model.tokenizer.join(row.ids), len(row.ids), score, row.perplexity, repetition, row.kl)
+    return Arm(
+        label,
+        model.tokenizer.join(row.ids),
+        len(row.ids),
+        score,
+        row.perplexity,
+        repetition,
+        row.kl,
+    )
 
 
 def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> str:
@@ -153,14 +196,21 @@ def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> 
         return "degenerate: the unsteered model finds the steered text most unlikely; lower the strength"
     ours = _mean_score(steered)
     others = max(
-        (score for score in (_mean_score([baseline]), *(_mean_score([arm]) for arm in controls)) if score is not None), default=None
+        (
+            score
+            for score in (_mean_score([baseline]), *(_mean_score([arm]) for arm in controls))
+            if score is not None
+        ),
+        default=None,
     )
     if ours is None or others is None:
         return "changed: the text differs from the unsteered one; no concept score to judge it by"
     if not controls:
         return "changed, not controlled: set n_controls to compare with random features"
     if ours > others:
-        return "specific: more concept tokens than the unsteered text and every random-feature control"
+        return (
+            "specific: more concept tokens than the unsteered text and every random-feature control"
+        )
     return "unspecific: the text changes, but with no more concept tokens than the unsteered text or a random feature's"
 
 

@@ -29,7 +29,11 @@ class IndexedMaxima(NamedTuple):
 
 
 def resolve_units(
-    edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], unit: str, *, indexed: IndexedMaxima | None = None
+    edits: Sequence[FeatureEdit],
+    maxima: Float[Tensor, " d_sae"],
+    unit: str,
+    *,
+    indexed: IndexedMaxima | None = None,
 ) -> Units:
     """Strength 1 as "raw", the SAE's own unit, or as "max": the feature's maximum over the index, else in `maxima`, else a median.
 
@@ -37,13 +41,21 @@ def resolve_units(
         ArgumentError: an unknown unit.
     """
     if unit not in ("max", "raw"):
-        raise ArgumentError(f"unit {unit!r} is unknown.", code="INVALID_CHOICE", field="unit", got=unit, allowed=["max", "raw"])
+        raise ArgumentError(
+            f"unit {unit!r} is unknown.",
+            code="INVALID_CHOICE",
+            field="unit",
+            got=unit,
+            allowed=["max", "raw"],
+        )
     if unit == "raw":
         return Units([1.0] * len(edits), "raw: the SAE's own activation units", [])
     known = maxima if indexed is None else torch.where(indexed.values > 0, indexed.values, maxima)
     fired = known[known > 0]
     median = float(fired.median()) if len(fired) else 1.0
-    silent = dict.fromkeys(edit.feature for edit in edits if known[edit.feature] <= 0 and edit.mode in ("add", "clamp"))
+    silent = dict.fromkeys(
+        edit.feature for edit in edits if known[edit.feature] <= 0 and edit.mode in ("add", "clamp")
+    )
     where = f"over {indexed.corpus}, " if indexed else ""
     more = "more text may" if indexed else "a corpus would"
     warnings = [
@@ -56,19 +68,33 @@ def resolve_units(
 
 
 def _source(edits: Sequence[FeatureEdit], indexed: IndexedMaxima | None, silent: bool) -> str:
-    here, median = "maximum on the probe text and this prompt", ", or the median of all such maxima" if silent else ""
+    here, median = (
+        "maximum on the probe text and this prompt",
+        ", or the median of all such maxima" if silent else "",
+    )
     if indexed is None:
         return here + median
     missing = any(indexed.values[edit.feature] <= 0 for edit in edits)
-    return f"indexed maximum over {indexed.corpus}" + (f"; where a feature never fired there, {here}{median}" if missing else "")
+    return f"indexed maximum over {indexed.corpus}" + (
+        f"; where a feature never fired there, {here}{median}" if missing else ""
+    )
 
 
-def draw_features(edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], *, n_draws: int, seed: int) -> list[list[int]]:
+def draw_features(
+    edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], *, n_draws: int, seed: int
+) -> list[list[int]]:
     """For each draw one random other feature for every edit, from those that are known to fire if there are enough."""
     edited = {edit.feature for edit in edits}
     fired = [i for i in (maxima > 0).nonzero()[:, 0].tolist() if i not in edited]
-    pool = fired if len(fired) >= max(MIN_POOL, len(edits)) else [i for i in range(len(maxima)) if i not in edited]
+    pool = (
+        fired
+        if len(fired) >= max(MIN_POOL, len(edits))
+        else [i for i in range(len(maxima)) if i not in edited]
+    )
     rng = torch.Generator().manual_seed(seed)
     if len(pool) < len(edits):
         return []
-    return [[pool[i] for i in torch.randperm(len(pool), generator=rng)[: len(edits)].tolist()] for _ in range(n_draws)]
+    return [
+        [pool[i] for i in torch.randperm(len(pool), generator=rng)[: len(edits)].tolist()]
+        for _ in range(n_draws)
+    ]

@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 from saescope.errors import ArgumentError, ConfigError
 from saescope.names import nearest
-from saescope.training.objective import REVIVALS, TOPK_FAMILY, Architecture, Objective, Revival, SparsityMode
+from saescope.training.objective import (
+    REVIVALS,
+    TOPK_FAMILY,
+    Architecture,
+    Objective,
+    Revival,
+    SparsityMode,
+)
 
 Normalization = Literal["none", "expected_average_only_in", "covariance_whitening"]
 MAX_TOKENS = 10**12
@@ -53,54 +60,124 @@ class TrainConfig:
     name: str = ""
 
     skip: Annotated[bool, Knob("transcoders: add an affine skip connection W_skip")] = False
-    revival: Annotated[Revival | Literal["auto"], Knob("how dead features are brought back; auto = the architecture's own")] = "auto"
+    revival: Annotated[
+        Revival | Literal["auto"],
+        Knob("how dead features are brought back; auto = the architecture's own"),
+    ] = "auto"
     aux_loss_coefficient: Annotated[float, Knob("weight of the AuxK or ghost term", low=0)] = 1.0
-    pre_act_loss_coefficient: Annotated[float, Knob("jumprelu: weight of the pre-activation term on dead features", low=0)] = 3e-6
+    pre_act_loss_coefficient: Annotated[
+        float, Knob("jumprelu: weight of the pre-activation term on dead features", low=0)
+    ] = 3e-6
     dead_feature_window: Annotated[
-        int, Knob("steps without firing after which a feature counts as dead; 0 = a tenth of the run, 10 to 1000", low=0)
+        int,
+        Knob(
+            "steps without firing after which a feature counts as dead; 0 = a tenth of the run, 10 to 1000",
+            low=0,
+        ),
     ] = 0
-    resample_every: Annotated[int, Knob("resample: steps between two rounds; 0 = twice the dead-feature window", low=0)] = 0
-    lr_warm_up_steps: Annotated[int, Knob("steps of linear warm-up; -1 = a twentieth of the run", low=-1)] = -1
-    lr_decay_steps: Annotated[int, Knob("steps of linear decay to 0 at the end; -1 = a fifth of the run", low=-1)] = -1
-    lr_scheduler: Annotated[Literal["constant", "cosine"], Knob("shape between warm-up and decay")] = "constant"
+    resample_every: Annotated[
+        int, Knob("resample: steps between two rounds; 0 = twice the dead-feature window", low=0)
+    ] = 0
+    lr_warm_up_steps: Annotated[
+        int, Knob("steps of linear warm-up; -1 = a twentieth of the run", low=-1)
+    ] = -1
+    lr_decay_steps: Annotated[
+        int, Knob("steps of linear decay to 0 at the end; -1 = a fifth of the run", low=-1)
+    ] = -1
+    lr_scheduler: Annotated[
+        Literal["constant", "cosine"], Knob("shape between warm-up and decay")
+    ] = "constant"
     sparsity_warm_up_steps: Annotated[
-        int, Knob("steps over which a given l1_coefficient or l0_coefficient rises; -1 = a tenth of the run", low=-1)
+        int,
+        Knob(
+            "steps over which a given l1_coefficient or l0_coefficient rises; -1 = a tenth of the run",
+            low=-1,
+        ),
     ] = -1
     adam_beta1: Annotated[float, Knob("Adam's first decay", low=0, high=0.99999)] = 0.9
     adam_beta2: Annotated[float, Knob("Adam's second decay", low=0, high=0.99999)] = 0.999
-    max_grad_norm: Annotated[float, Knob("gradients are clipped to this norm; 0 = never", low=0)] = 1.0
-    decoder_norm: Annotated[Literal["free", "unit"], Knob("unit: decoder rows are held at norm 1")] = "free"
-    decoder_init_norm: Annotated[float, Knob("norm of the decoder rows at the start", low=1e-6, high=100)] = 0.3
+    max_grad_norm: Annotated[
+        float, Knob("gradients are clipped to this norm; 0 = never", low=0)
+    ] = 1.0
+    decoder_norm: Annotated[
+        Literal["free", "unit"], Knob("unit: decoder rows are held at norm 1")
+    ] = "free"
+    decoder_init_norm: Annotated[
+        float, Knob("norm of the decoder rows at the start", low=1e-6, high=100)
+    ] = 0.3
     apply_b_dec_to_input: Annotated[bool, Knob("encode x - b_dec; ignored by transcoders")] = True
-    rescale_acts_by_decoder_norm: Annotated[bool, Knob("topk family: rank as if decoder rows had norm 1")] = True
-    normalize_activations: Annotated[Normalization, Knob("scaling of the input, folded into the weights at the end")] = (
-        "expected_average_only_in"
-    )
+    rescale_acts_by_decoder_norm: Annotated[
+        bool, Knob("topk family: rank as if decoder rows had norm 1")
+    ] = True
+    normalize_activations: Annotated[
+        Normalization, Knob("scaling of the input, folded into the weights at the end")
+    ] = "expected_average_only_in"
     n_batches_for_norm_estimate: Annotated[
-        int, Knob("batches that scaling and start are estimated on; they are trained on too", low=1, high=1000)
+        int,
+        Knob(
+            "batches that scaling and start are estimated on; they are trained on too",
+            low=1,
+            high=1000,
+        ),
     ] = 8
     lp_norm: Annotated[float, Knob("standard: the p of the sparsity norm", low=0.1, high=10)] = 1.0
-    matryoshka_widths: Annotated[tuple[int, ...], Knob("matryoshka: prefix widths such as 512,2048; d_sae is added")] = ()
-    use_matryoshka_aux_loss: Annotated[bool, Knob("matryoshka: AuxK against the residual of each prefix")] = False
-    jumprelu_bandwidth: Annotated[float, Knob("jumprelu: width of the straight-through estimator", low=1e-6, high=100)] = 2.0
+    matryoshka_widths: Annotated[
+        tuple[int, ...], Knob("matryoshka: prefix widths such as 512,2048; d_sae is added")
+    ] = ()
+    use_matryoshka_aux_loss: Annotated[
+        bool, Knob("matryoshka: AuxK against the residual of each prefix")
+    ] = False
+    jumprelu_bandwidth: Annotated[
+        float, Knob("jumprelu: width of the straight-through estimator", low=1e-6, high=100)
+    ] = 2.0
     jumprelu_init_threshold: Annotated[
-        float, Knob("jumprelu: threshold at the start; 0 = where the first batches have 1.5 times the L0 aimed at", low=0, high=100)
+        float,
+        Knob(
+            "jumprelu: threshold at the start; 0 = where the first batches have 1.5 times the L0 aimed at",
+            low=0,
+            high=100,
+        ),
     ] = 0.0
-    jumprelu_sparsity_loss_mode: Annotated[SparsityMode, Knob("jumprelu: form of the L0 loss")] = "step"
+    jumprelu_sparsity_loss_mode: Annotated[SparsityMode, Knob("jumprelu: form of the L0 loss")] = (
+        "step"
+    )
     jumprelu_tanh_scale: Annotated[float, Knob("jumprelu: scale inside tanh", low=1e-6)] = 4.0
-    jumprelu_ste_to_input: Annotated[bool, Knob("jumprelu: the estimator also trains the encoder")] = True
+    jumprelu_ste_to_input: Annotated[
+        bool, Knob("jumprelu: the estimator also trains the encoder")
+    ] = True
     target_l0: Annotated[float, Knob("jumprelu: the L0 to aim at; 0 = k", low=0)] = 0.0
-    prepend_bos: Annotated[Literal["auto", "true", "false"], Knob("BOS at the start of each context")] = "auto"
-    text_column: Annotated[str, Knob("column of the text, in .jsonl, .parquet and hub datasets; empty = the obvious one")] = ""
-    buffer_tokens: Annotated[int, Knob("positions that are mixed before batches are drawn", low=1, high=2**24)] = 2**17
-    cache_activations: Annotated[bool, Knob("keep the activations on disk: later runs on the same text and site read them")] = False
+    prepend_bos: Annotated[
+        Literal["auto", "true", "false"], Knob("BOS at the start of each context")
+    ] = "auto"
+    text_column: Annotated[
+        str,
+        Knob("column of the text, in .jsonl, .parquet and hub datasets; empty = the obvious one"),
+    ] = ""
+    buffer_tokens: Annotated[
+        int, Knob("positions that are mixed before batches are drawn", low=1, high=2**24)
+    ] = 2**17
+    cache_activations: Annotated[
+        bool, Knob("keep the activations on disk: later runs on the same text and site read them")
+    ] = False
     cached_tokens: Annotated[
-        int, Knob("cache_activations: positions kept, gone through until training_tokens are reached; 0 = all of these", low=0)
+        int,
+        Knob(
+            "cache_activations: positions kept, gone through until training_tokens are reached; 0 = all of these",
+            low=0,
+        ),
     ] = 0
-    log_every: Annotated[int, Knob("steps between two points of the history; 0 = 200 a run, one every 20 steps at first", low=0)] = 0
+    log_every: Annotated[
+        int,
+        Knob(
+            "steps between two points of the history; 0 = 200 a run, one every 20 steps at first",
+            low=0,
+        ),
+    ] = 0
     checkpoint_every_s: Annotated[float, Knob("seconds between two checkpoints", low=1)] = 600.0
     keep_checkpoints: Annotated[int, Knob("complete checkpoints kept", low=1, high=100)] = 2
-    logger: Annotated[Literal["none", "wandb", "tensorboard"], Knob("where metrics also go")] = "none"
+    logger: Annotated[Literal["none", "wandb", "tensorboard"], Knob("where metrics also go")] = (
+        "none"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "d_out", self.d_out or self.d_in)
@@ -108,14 +185,22 @@ class TrainConfig:
         for name in _FLOATS:
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.architecture == "matryoshka_batchtopk":
-            widths = tuple(self.matryoshka_widths) or tuple(width for width in (self.d_sae // 16, self.d_sae // 4) if width)
-            object.__setattr__(self, "matryoshka_widths", widths if widths[-1:] == (self.d_sae,) else (*widths, self.d_sae))
+            widths = tuple(self.matryoshka_widths) or tuple(
+                width for width in (self.d_sae // 16, self.d_sae // 4) if width
+            )
+            object.__setattr__(
+                self,
+                "matryoshka_widths",
+                widths if widths[-1:] == (self.d_sae,) else (*widths, self.d_sae),
+            )
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
         self._check_sizes()
         self._check_site()
         if self.steered and not 0 < self.l0 <= self.d_sae:
-            raise ConfigError(f"k must be in (0, d_sae={self.d_sae}], got {self.l0}.", field="k", got=self.l0)
+            raise ConfigError(
+                f"k must be in (0, d_sae={self.d_sae}], got {self.l0}.", field="k", got=self.l0
+            )
         _ = self.objective  # judges the rest
 
     def _check_sizes(self) -> None:
@@ -128,7 +213,12 @@ class TrainConfig:
         }
         for name, value in whole.items():
             if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}.", field=name, got=value, allowed=">= 1")
+                raise ConfigError(
+                    f"{name} must be at least 1, got {value}.",
+                    field=name,
+                    got=value,
+                    allowed=">= 1",
+                )
         if not self.batch_size <= self.training_tokens <= MAX_TOKENS:
             raise ConfigError(
                 f"training_tokens must be between one batch ({self.batch_size}) and {MAX_TOKENS}, got {self.training_tokens}.",
@@ -141,18 +231,27 @@ class TrainConfig:
         for name in ("lr", "l1_coefficient", "l0_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(
-                    f"{name} must be finite and not negative, got {getattr(self, name)}.", field=name, got=getattr(self, name)
+                    f"{name} must be finite and not negative, got {getattr(self, name)}.",
+                    field=name,
+                    got=getattr(self, name),
                 )
 
     def _check_site(self) -> None:
         if self.hook_name_out or self.d_out == self.d_in:
             if self.skip and not self.hook_name_out:
-                raise ConfigError("skip=true needs hook_name_out: only a transcoder has a skip connection.", field="skip")
+                raise ConfigError(
+                    "skip=true needs hook_name_out: only a transcoder has a skip connection.",
+                    field="skip",
+                )
             if self.hook_name_out and self.normalize_activations == "covariance_whitening":
-                raise ConfigError("Whitening exists for SAEs only, not for transcoders.", field="normalize_activations")
+                raise ConfigError(
+                    "Whitening exists for SAEs only, not for transcoders.",
+                    field="normalize_activations",
+                )
             return
         raise ConfigError(
-            f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that (set hook_name_out).", field="d_out"
+            f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that (set hook_name_out).",
+            field="d_out",
         )
 
     @property
@@ -171,7 +270,9 @@ class TrainConfig:
         return Objective(
             **{name: getattr(self, name) for name in shared},
             revival=revival,
-            target_l0=self.l0 if self.jumprelu_sparsity_loss_mode == "quadratic" else self.target_l0,
+            target_l0=self.l0
+            if self.jumprelu_sparsity_loss_mode == "quadratic"
+            else self.target_l0,
             apply_b_dec_to_input=self.apply_b_dec_to_input and not self.transcoder,
         )
 
@@ -199,7 +300,9 @@ class TrainConfig:
 
     @property
     def sparsity_warm_up(self) -> int:
-        return self.n_steps // 10 if self.sparsity_warm_up_steps < 0 else self.sparsity_warm_up_steps
+        return (
+            self.n_steps // 10 if self.sparsity_warm_up_steps < 0 else self.sparsity_warm_up_steps
+        )
 
     @property
     def window(self) -> int:
@@ -213,7 +316,13 @@ class TrainConfig:
     @property
     def sparsity_coefficient(self) -> float:
         """0 = none (topk family), or steered."""
-        return self.l0_coefficient if self.architecture == "jumprelu" else 0.0 if self.architecture in TOPK_FAMILY else self.l1_coefficient
+        return (
+            self.l0_coefficient
+            if self.architecture == "jumprelu"
+            else 0.0
+            if self.architecture in TOPK_FAMILY
+            else self.l1_coefficient
+        )
 
     @property
     def steered(self) -> bool:
@@ -221,14 +330,21 @@ class TrainConfig:
 
     @property
     def revival_coefficient(self) -> float:
-        return self.pre_act_loss_coefficient if self.architecture == "jumprelu" else self.aux_loss_coefficient
+        return (
+            self.pre_act_loss_coefficient
+            if self.architecture == "jumprelu"
+            else self.aux_loss_coefficient
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"matryoshka_widths": list(self.matryoshka_widths)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        known: dict[str, Any] = {**values, "matryoshka_widths": tuple(values.get("matryoshka_widths", ()))}
+        known: dict[str, Any] = {
+            **values,
+            "matryoshka_widths": tuple(values.get("matryoshka_widths", ())),
+        }
         return cls(**known)
 
     @property
@@ -248,10 +364,14 @@ class Option:
 
     def check(self, name: str, value: Any) -> None:
         if self.choices and value not in self.choices:
-            raise ConfigError(f"{name}={value!r} is unknown.", field=name, got=value, allowed=self.choices)
+            raise ConfigError(
+                f"{name}={value!r} is unknown.", field=name, got=value, allowed=self.choices
+            )
         if isinstance(value, int | float) and not self.low <= value <= self.high:
             bounds = f"[{self.low:g}, {self.high:g}]"
-            raise ConfigError(f"{name} must be in {bounds}, got {value}.", field=name, got=value, allowed=bounds)
+            raise ConfigError(
+                f"{name} must be in {bounds}, got {value}.", field=name, got=value, allowed=bounds
+            )
 
     def parse(self, name: str, text: str) -> Any:
         try:
@@ -261,8 +381,17 @@ class Option:
                 return tuple(int(part) for part in text.split(",") if part)
             return type(self.default)(text)
         except (ValueError, KeyError) as error:
-            kind = "whole numbers with commas" if isinstance(self.default, tuple) else type(self.default).__name__
-            raise ArgumentError(f"{name}={text!r} is no {kind}.", field="options", got=f"{name}={text}", allowed=kind) from error
+            kind = (
+                "whole numbers with commas"
+                if isinstance(self.default, tuple)
+                else type(self.default).__name__
+            )
+            raise ArgumentError(
+                f"{name}={text!r} is no {kind}.",
+                field="options",
+                got=f"{name}={text}",
+                allowed=kind,
+            ) from error
 
 
 def _options() -> dict[str, Option]:
@@ -271,7 +400,13 @@ def _options() -> dict[str, Option]:
     for name, hint in get_type_hints(TrainConfig, include_extras=True).items():
         for knob in getattr(hint, "__metadata__", ()):
             if isinstance(knob, Knob):
-                options[name] = Option(defaults[name], knob.help, float(knob.low), float(knob.high), _choices(hint.__origin__))
+                options[name] = Option(
+                    defaults[name],
+                    knob.help,
+                    float(knob.low),
+                    float(knob.high),
+                    _choices(hint.__origin__),
+                )
     return options
 
 
@@ -288,7 +423,12 @@ def _choices(kind: Any) -> tuple[str, ...]:
     """The strings of a Literal, or of a union of them."""
     if get_origin(kind) is Literal:
         return get_args(kind)
-    return tuple(choice for part in get_args(kind) if get_origin(part) is Literal for choice in get_args(part))
+    return tuple(
+        choice
+        for part in get_args(kind)
+        if get_origin(part) is Literal
+        for choice in get_args(part)
+    )
 
 
 OPTIONS = _options()
@@ -307,13 +447,20 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
         if not equals or name not in OPTIONS:
             close = nearest(name, OPTIONS)
             raise ArgumentError(
-                f"Option {option!r} is unknown." if equals else f"Option {option!r} must read name=value.",
+                f"Option {option!r} is unknown."
+                if equals
+                else f"Option {option!r} must read name=value.",
                 code="UNKNOWN_OPTION",
                 field="options",
                 got=option,
                 allowed=close or sorted(OPTIONS),
             )
         if name in parsed:
-            raise ArgumentError(f"Option {name} is given twice.", code="CONFLICTING_ARGUMENTS", field="options", got=option)
+            raise ArgumentError(
+                f"Option {name} is given twice.",
+                code="CONFLICTING_ARGUMENTS",
+                field="options",
+                got=option,
+            )
         parsed[name] = OPTIONS[name].parse(name, text)
     return parsed

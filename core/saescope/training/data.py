@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from saescope.activations import ActivationStore, ContextConfig, RowSource, StoreConfig, TextSource, cached, open_dataset
+from saescope.activations import (
+    ActivationStore,
+    ContextConfig,
+    RowSource,
+    StoreConfig,
+    TextSource,
+    cached,
+    open_dataset,
+)
 from saescope.activations.buffer import Rows, n_rows
 from saescope.errors import Cancelled
 from saescope.models import LanguageModel
@@ -43,8 +51,16 @@ class WatchedSource(RowSource):
 
     def __init__(self, source: RowSource, stop: threading.Event) -> None:
         self.source, self.stop = source, stop
-        self.widths, self.device, self.fingerprint = source.widths, source.device, source.fingerprint
-        self.max_rows, self.memory_bytes, self.epoch = source.max_rows, source.memory_bytes, source.epoch
+        self.widths, self.device, self.fingerprint = (
+            source.widths,
+            source.device,
+            source.fingerprint,
+        )
+        self.max_rows, self.memory_bytes, self.epoch = (
+            source.max_rows,
+            source.memory_bytes,
+            source.epoch,
+        )
         self.rate = Rate()
 
     def next_rows(self) -> Rows:
@@ -79,7 +95,11 @@ class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
             self.rate.add(time.monotonic() - self._given_at, self.cfg.batch_size)
         rows = next(self.store)
         self._given_at = time.monotonic()
-        return (rows[self.cfg.hook_name], rows[self.cfg.hook_name_out]) if self.cfg.transcoder else rows[self.cfg.hook_name]
+        return (
+            (rows[self.cfg.hook_name], rows[self.cfg.hook_name_out])
+            if self.cfg.transcoder
+            else rows[self.cfg.hook_name]
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Flat: a checkpoint takes a dot in a name for a level."""
@@ -89,11 +109,17 @@ class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
         self.store.load_state_dict({name.replace("/", "."): value for name, value in state.items()})
 
 
-def text_source(cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path] = ()) -> TextSource:
+def text_source(
+    cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path] = ()
+) -> TextSource:
     """The activations of the training part of the text; the held-out part is never read."""
-    contexts = ContextConfig(context_size=cfg.context_size, prepend_bos=PREPEND_BOS[cfg.prepend_bos], seed=cfg.seed)
+    contexts = ContextConfig(
+        context_size=cfg.context_size, prepend_bos=PREPEND_BOS[cfg.prepend_bos], seed=cfg.seed
+    )
     hooks = [cfg.hook_name, *([cfg.hook_name_out] if cfg.transcoder else [])]
-    return TextSource(model, hooks, open_dataset(cfg.dataset, text_column=cfg.text_column, roots=roots), contexts)
+    return TextSource(
+        model, hooks, open_dataset(cfg.dataset, text_column=cfg.text_column, roots=roots), contexts
+    )
 
 
 def store_config(cfg: TrainConfig, *, n_tokens: int = 0) -> StoreConfig:
@@ -109,7 +135,12 @@ def store_config(cfg: TrainConfig, *, n_tokens: int = 0) -> StoreConfig:
 
 
 def row_source(
-    cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path], stop: threading.Event, say: Callable[[str], None]
+    cfg: TrainConfig,
+    model: LanguageModel,
+    *,
+    roots: Sequence[Path],
+    stop: threading.Event,
+    say: Callable[[str], None],
 ) -> RowSource:
     """The rows of a run; with cache_activations they are written to disk first, unless they are there."""
     text = text_source(cfg, model, roots=roots)
@@ -119,5 +150,7 @@ def row_source(
     def tell(done: int, total: int) -> None:
         say(f"storing activations: {done:,} of {total:,} tokens")
 
-    store = ActivationStore(WatchedSource(text, stop), store_config(cfg, n_tokens=cfg.harvested_tokens))
+    store = ActivationStore(
+        WatchedSource(text, stop), store_config(cfg, n_tokens=cfg.harvested_tokens)
+    )
     return cached(store, progress=tell, save_every_s=cfg.checkpoint_every_s)

@@ -35,13 +35,19 @@ def concerns(point: Mapping[str, float | int]) -> list[str]:
     """What the last point of a run says is wrong with its SAE, and what to change."""
     said = list[str]()
     if point["explained_variance"] < 0:
-        said.append("The SAE reconstructs worse than the mean activation: train again with a lower lr, more tokens, or more varied text.")
+        said.append(
+            "The SAE reconstructs worse than the mean activation: train again with a lower lr, more tokens, or more varied text."
+        )
     if point["dead_share"] > MUCH_DEAD:
-        said.append(f"{point['dead_share']:.0%} of the features are dead: train on more tokens, or with a smaller d_sae.")
+        said.append(
+            f"{point['dead_share']:.0%} of the features are dead: train on more tokens, or with a smaller d_sae."
+        )
     return said
 
 
-def measure(batch: Batch, result: StepResult, *, idle: Float[Tensor, ""] | Tensor, window: int) -> Point:
+def measure(
+    batch: Batch, result: StepResult, *, idle: Float[Tensor, ""] | Tensor, window: int
+) -> Point:
     """Loss terms and what users watch; all on the batch just trained on."""
     losses = {name: float(value) for name, value in result.losses.items()}
     variance = float((batch.y - batch.y.mean(0)).square().sum(1).mean())

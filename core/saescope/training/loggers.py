@@ -26,14 +26,19 @@ def require_logger(cfg: TrainConfig) -> None:
     """Raises ConfigError where the library that is asked for is not installed; imports nothing."""
     if cfg.logger != "none" and find_spec(cfg.logger) is None:
         raise ConfigError(
-            f"logger={cfg.logger} needs the package {cfg.logger}.", field="logger", got=cfg.logger, hint=f"pip install {cfg.logger}"
+            f"logger={cfg.logger} needs the package {cfg.logger}.",
+            field="logger",
+            got=cfg.logger,
+            hint=f"pip install {cfg.logger}",
         )
 
 
 def _wandb(cfg: TrainConfig) -> Log:
     import wandb
 
-    run = wandb.init(project="saescope", name=cfg.name or None, config=cfg.to_dict(), resume="allow")
+    run = wandb.init(
+        project="saescope", name=cfg.name or None, config=cfg.to_dict(), resume="allow"
+    )
     return lambda step, metrics: run.log(dict(metrics), step=step)
 
 

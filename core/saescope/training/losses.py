@@ -15,7 +15,14 @@ from saescope.training.objective import Batch, Coefficients, Objective, Params
 Losses = dict[str, Tensor]
 
 
-def losses(objective: Objective, params: Params, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> Losses:
+def losses(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    *,
+    coefficients: Coefficients,
+    dead: Tensor | None = None,
+) -> Losses:
     """The terms of the loss by name; their sum is minimised."""
     if objective.architecture == "standard":
         return _standard(objective, params, batch, coefficients, dead)
@@ -44,18 +51,33 @@ def _hidden_pre(objective: Objective, params: Params, x: Tensor) -> Tensor:
     return centred(objective, params, x) @ params["encoder"].T + params["b_enc"]
 
 
-def _standard(objective: Objective, params: Params, batch: Batch, coefficients: Coefficients, dead: Tensor | None) -> Losses:
+def _standard(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    coefficients: Coefficients,
+    dead: Tensor | None,
+) -> Losses:
     hidden_pre = _hidden_pre(objective, params, batch.x)
     acts = hidden_pre.relu()
     out = output(params, acts, batch.x)
     sparsity = (acts * params["decoder"].norm(dim=1)).norm(p=objective.lp_norm, dim=-1)
-    terms = {"mse_loss": squared_error(out, batch.y), "l1_loss": (coefficients.sparsity * sparsity).mean()}
+    terms = {
+        "mse_loss": squared_error(out, batch.y),
+        "l1_loss": (coefficients.sparsity * sparsity).mean(),
+    }
     if objective.revival == "ghost" and dead is not None and bool(dead.any()):
-        terms["ghost_loss"] = coefficients.revival * ghost_loss(hidden_pre[:, dead], (batch.y - out).detach(), params["decoder"][dead])
+        terms["ghost_loss"] = coefficients.revival * ghost_loss(
+            hidden_pre[:, dead], (batch.y - out).detach(), params["decoder"][dead]
+        )
     return terms
 
 
-def ghost_loss(hidden_pre: Float[Tensor, "n n_dead"], residual: Float[Tensor, "n d"], rows: Float[Tensor, "n_dead d"]) -> Tensor:
+def ghost_loss(
+    hidden_pre: Float[Tensor, "n n_dead"],
+    residual: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n_dead d"],
+) -> Tensor:
     """Dead features, through exp, predict half of the residual's norm; each position weighs as much as its own error."""
     ghost = hidden_pre.exp() @ rows
     ghost = ghost * (residual.norm(dim=-1) / (1e-6 + 2 * ghost.norm(dim=-1))).detach()[:, None]
@@ -63,36 +85,66 @@ def ghost_loss(hidden_pre: Float[Tensor, "n n_dead"], residual: Float[Tensor, "n
     return (error * (residual.square().sum(-1) / (error + 1e-6)).detach()).mean()
 
 
-def _gated(objective: Objective, params: Params, batch: Batch, coefficients: Coefficients) -> Losses:
+def _gated(
+    objective: Objective, params: Params, batch: Batch, coefficients: Coefficients
+) -> Losses:
     x, rows = centred(objective, params, batch.x), params["decoder"]
     shared = x @ params["encoder"].T
     gate = shared + params["b_gate"]
     magnitude = (shared * params["r_mag"].exp() + params["b_mag"]).relu()
     via_gate = gate.relu()
     return {
-        "mse_loss": squared_error(output(params, (gate > 0).to(magnitude) * magnitude, batch.x), batch.y),
+        "mse_loss": squared_error(
+            output(params, (gate > 0).to(magnitude) * magnitude, batch.x), batch.y
+        ),
         "l1_loss": coefficients.sparsity * (via_gate * rows.norm(dim=1)).sum(-1).mean(),
         # sae-lens trains decoder and b_dec through this term too; the paper stops their gradient.
         "auxiliary_reconstruction_loss": squared_error(output(params, via_gate, batch.x), batch.y),
     }
 
 
-def _topk_family(objective: Objective, params: Params, batch: Batch, coefficients: Coefficients, dead: Tensor | None) -> Losses:
-    norm = params["decoder"].norm(dim=-1) if objective.rescale_acts_by_decoder_norm else params["decoder"].new_ones(objective.d_sae)
+def _topk_family(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    coefficients: Coefficients,
+    dead: Tensor | None,
+) -> Losses:
+    norm = (
+        params["decoder"].norm(dim=-1)
+        if objective.rescale_acts_by_decoder_norm
+        else params["decoder"].new_ones(objective.d_sae)
+    )
     ranked = _hidden_pre(objective, params, batch.x) * norm
-    acts = topk(ranked, int(objective.k)) if objective.architecture == "topk" else batch_topk(ranked, objective.k)
+    acts = (
+        topk(ranked, int(objective.k))
+        if objective.architecture == "topk"
+        else batch_topk(ranked, objective.k)
+    )
     acts = acts * (1 / norm)
     widths = objective.matryoshka_widths or (objective.d_sae,)
-    prefixes = [output({**params, "decoder": params["decoder"][:width]}, acts[:, :width], batch.x) for width in widths]
+    prefixes = [
+        output({**params, "decoder": params["decoder"][:width]}, acts[:, :width], batch.x)
+        for width in widths
+    ]
     terms = {"mse_loss": squared_error(prefixes[-1], batch.y)}
     if objective.revival == "auxk" and dead is not None:
         residuals = [(batch.y - out).detach() for out in prefixes]
         per_prefix = objective.use_matryoshka_aux_loss
-        groups = zip((0, *widths), widths, residuals, strict=False) if per_prefix else [(0, objective.d_sae, residuals[-1])]
+        groups = (
+            zip((0, *widths), widths, residuals, strict=False)
+            if per_prefix
+            else [(0, objective.d_sae, residuals[-1])]
+        )
         rows = params["decoder"] / norm[:, None]
-        parts = [auxk_loss(ranked[:, a:b], residual, rows[a:b], dead[a:b]) for a, b, residual in groups]
+        parts = [
+            auxk_loss(ranked[:, a:b], residual, rows[a:b], dead[a:b]) for a, b, residual in groups
+        ]
         terms["auxiliary_reconstruction_loss"] = coefficients.revival * torch.stack(parts).sum()
-    inner = {f"inner_mse_loss_{width}": squared_error(out, batch.y) for width, out in zip(widths[:-1], prefixes[:-1], strict=True)}
+    inner = {
+        f"inner_mse_loss_{width}": squared_error(out, batch.y)
+        for width, out in zip(widths[:-1], prefixes[:-1], strict=True)
+    }
     return terms | inner
 
 
@@ -110,7 +162,10 @@ def batch_topk(ranked: Float[Tensor, "n d_sae"], k: float) -> Float[Tensor, "n d
 
 
 def auxk_loss(
-    ranked: Float[Tensor, "n w"], residual: Float[Tensor, "n d"], rows: Float[Tensor, "w d"], dead: Bool[Tensor, " w"]
+    ranked: Float[Tensor, "n w"],
+    residual: Float[Tensor, "n d"],
+    rows: Float[Tensor, "w d"],
+    dead: Bool[Tensor, " w"],
 ) -> Float[Tensor, ""]:
     """The largest d/2 dead features, without relu, predict the residual; scaled down when fewer are dead (Gao et al. 2024, A.2)."""
     n_dead, k_aux = int(dead.sum()), residual.shape[-1] // 2
@@ -121,7 +176,13 @@ def auxk_loss(
     return min(n_dead / k_aux, 1.0) * squared_error(acts @ rows, residual)
 
 
-def _jumprelu(objective: Objective, params: Params, batch: Batch, coefficients: Coefficients, dead: Tensor | None) -> Losses:
+def _jumprelu(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    coefficients: Coefficients,
+    dead: Tensor | None,
+) -> Losses:
     hidden_pre, threshold = _hidden_pre(objective, params, batch.x), params["threshold"]
     bandwidth, to_input = objective.jumprelu_bandwidth, objective.jumprelu_ste_to_input
     acts: Tensor = JumpReLU.apply(hidden_pre, threshold, bandwidth, to_input)  # type: ignore[assignment]
@@ -138,7 +199,9 @@ def _jumprelu(objective: Objective, params: Params, batch: Batch, coefficients: 
         "l0_loss": (coefficients.sparsity * sparsity).mean(),
     }
     if objective.revival == "pre_act" and dead is not None:
-        terms["pre_act_loss"] = coefficients.revival * ((threshold - hidden_pre).relu() * dead * norm).sum(-1).mean()
+        terms["pre_act_loss"] = (
+            coefficients.revival * ((threshold - hidden_pre).relu() * dead * norm).sum(-1).mean()
+        )
     return terms
 
 

@@ -22,13 +22,19 @@ def peak_bytes(device: torch.device) -> int:
         return 0
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory that may still be taken on the device."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     return min([_available_bytes(), *_left_in_container()])
 
 
@@ -59,7 +65,9 @@ def _available_bytes() -> int:
         ctypes.cast(status, ctypes.POINTER(ctypes.c_ulong))[0] = ctypes.sizeof(status)
         ctypes.__dict__["windll"].kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
         return int(status[2])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # macOS does not tell; half is a careful guess
+    return (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    )  # macOS does not tell; half is a careful guess
 
 
 def _left_in_container() -> list[int]:

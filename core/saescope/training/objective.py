@@ -62,9 +62,13 @@ class Objective:
                 allowed=REVIVALS[self.architecture],
             )
         if self.architecture in TOPK_FAMILY and not 0 < self.k <= self.d_sae:
-            raise ConfigError(f"k must be in (0, d_sae={self.d_sae}], got {self.k}.", field="k", got=self.k)
+            raise ConfigError(
+                f"k must be in (0, d_sae={self.d_sae}], got {self.k}.", field="k", got=self.k
+            )
         if self.architecture == "topk" and self.k != int(self.k):
-            raise ConfigError(f"k of a topk SAE must be a whole number, got {self.k}.", field="k", got=self.k)
+            raise ConfigError(
+                f"k of a topk SAE must be a whole number, got {self.k}.", field="k", got=self.k
+            )
         self._check_widths()
         if self.jumprelu_sparsity_loss_mode == "quadratic" and not 0 < self.target_l0 <= self.d_sae:
             raise ConfigError(
@@ -77,9 +81,16 @@ class Objective:
         widths = self.matryoshka_widths
         if self.architecture != "matryoshka_batchtopk":
             return
-        if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)) or widths[-1] != self.d_sae:
+        if (
+            not widths
+            or widths[0] < 1
+            or list(widths) != sorted(set(widths))
+            or widths[-1] != self.d_sae
+        ):
             raise ConfigError(
-                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}.", field="matryoshka_widths", got=widths
+                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}.",
+                field="matryoshka_widths",
+                got=widths,
             )
 
 
@@ -105,7 +116,13 @@ Params = dict[str, Tensor]
 _BIASES = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}
 
 
-def initial_params(objective: Objective, *, seed: int, decoder_init_norm: float = 0.1, jumprelu_init_threshold: float = 0.01) -> Params:
+def initial_params(
+    objective: Objective,
+    *,
+    seed: int,
+    decoder_init_norm: float = 0.1,
+    jumprelu_init_threshold: float = 0.01,
+) -> Params:
     """Decoder rows of one norm in random directions, the encoder their copy (Conerly et al. 2024) or, where the L0 is free, with rows of
     norm 1, so that biases and thresholds have the scale of the activations; W_skip zero."""
     generator = torch.Generator().manual_seed(seed)
@@ -116,10 +133,15 @@ def initial_params(objective: Objective, *, seed: int, decoder_init_norm: float 
     else:
         encoder = _rows(objective.d_sae, objective.d_in, encoder_norm, generator)
     params: Params = {"encoder": encoder, "decoder": decoder, "b_dec": torch.zeros(objective.d_out)}
-    params |= {name: torch.zeros(objective.d_sae) for name in _BIASES.get(objective.architecture, ("b_enc",))}
+    params |= {
+        name: torch.zeros(objective.d_sae)
+        for name in _BIASES.get(objective.architecture, ("b_enc",))
+    }
     if objective.architecture == "jumprelu":
         params["threshold"].fill_(jumprelu_init_threshold)
-    return params | ({"W_skip": torch.zeros(objective.d_out, objective.d_in)} if objective.skip else {})
+    return params | (
+        {"W_skip": torch.zeros(objective.d_out, objective.d_in)} if objective.skip else {}
+    )
 
 
 def _rows(n: int, width: int, norm: float, generator: torch.Generator) -> Float[Tensor, "n width"]:

@@ -53,7 +53,11 @@ class Adam:
     def state(self) -> dict[str, Tensor]:
         """Every tensor under one name."""
         parts = {"mean": self.mean, "square": self.square, "steps": self.steps}
-        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        return {
+            f"{part}.{name}": tensor
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         for name, tensor in self.state().items():

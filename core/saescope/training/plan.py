@@ -47,7 +47,9 @@ class Plan:
     warnings: list[str]
 
 
-def make_plan(cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Sequence[Path] = ()) -> Plan:
+def make_plan(
+    cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Sequence[Path] = ()
+) -> Plan:
     """Reads some text and takes some steps with the settings of the run; leaves nothing behind."""
     require_logger(cfg)
     source = text_source(cfg, model, roots=roots)
@@ -57,7 +59,11 @@ def make_plan(cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Se
     disk, disk_free = disk_bytes(cfg), free_disk_bytes(folder)
     step_s = _time_step(cfg, source, rows, model.device) if memory <= free else None
     n_tokens = cfg.n_steps * cfg.batch_size
-    rate = n_tokens / (cfg.harvested_tokens * harvest_s + n_tokens * step_s) if step_s is not None else None
+    rate = (
+        n_tokens / (cfg.harvested_tokens * harvest_s + n_tokens * step_s)
+        if step_s is not None
+        else None
+    )
     return Plan(
         tokens_per_s=rate,
         harvest_tokens_per_s=1 / harvest_s,
@@ -74,7 +80,11 @@ def make_plan(cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Se
 
 
 def n_parameters(cfg: TrainConfig) -> int:
-    return cfg.d_sae * (cfg.d_in + cfg.d_out + 4) + cfg.d_out + (cfg.d_in * cfg.d_out if cfg.skip else 0)
+    return (
+        cfg.d_sae * (cfg.d_in + cfg.d_out + 4)
+        + cfg.d_out
+        + (cfg.d_in * cfg.d_out if cfg.skip else 0)
+    )
 
 
 def buffer_bytes(cfg: TrainConfig) -> int:
@@ -94,14 +104,23 @@ def run_bytes(cfg: TrainConfig) -> int:
 
 def checkpoint_bytes(cfg: TrainConfig) -> int:
     """The largest one: early in a run the batches that the scaling was estimated on are part of it."""
-    pending = cfg.n_batches_for_norm_estimate * cfg.batch_size * (cfg.d_in + (cfg.d_out if cfg.transcoder else 0)) * 4
+    pending = (
+        cfg.n_batches_for_norm_estimate
+        * cfg.batch_size
+        * (cfg.d_in + (cfg.d_out if cfg.transcoder else 0))
+        * 4
+    )
     return 12 * n_parameters(cfg) + buffer_bytes(cfg) + pending + 2**23
 
 
 def disk_bytes(cfg: TrainConfig) -> int:
     """The checkpoints that are kept, one that is being written, the SAE, and the stored activations where they are asked for."""
     width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
-    stored = cfg.harvested_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg) if cfg.cache_activations else 0
+    stored = (
+        cfg.harvested_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg)
+        if cfg.cache_activations
+        else 0
+    )
     return (cfg.keep_checkpoints + 1) * checkpoint_bytes(cfg) + 4 * n_parameters(cfg) + stored
 
 
@@ -116,16 +135,22 @@ def _time_harvest(source: TextSource) -> tuple[float, dict[str, Tensor]]:
     return (time.monotonic() - started) / n_tokens, rows
 
 
-def _time_step(cfg: TrainConfig, source: TextSource, rows: dict[str, Tensor], device: torch.device) -> float:
+def _time_step(
+    cfg: TrainConfig, source: TextSource, rows: dict[str, Tensor], device: torch.device
+) -> float:
     """Seconds a token of training steps on what was just read, repeated to a whole batch."""
     again = torch.arange(cfg.batch_size, device=source.device) % len(rows[cfg.hook_name])
-    x, y = rows[cfg.hook_name][again].float(), rows[cfg.hook_name_out or cfg.hook_name][again].float()
-    batch = (x, y) if cfg.transcoder else x
-    trainer = Trainer(replace(cfg, logger="none", n_batches_for_norm_estimate=1), ListBatches([batch]), device=device)  # type: ignore[list-item]
+    x, y = (
+        rows[cfg.hook_name][again].float(),
+        rows[cfg.hook_name_out or cfg.hook_name][again].float(),
+    )
+    batches = [(x, y)] if cfg.transcoder else [x]
+    quiet = replace(cfg, logger="none", n_batches_for_norm_estimate=1)
+    trainer = Trainer(quiet, ListBatches(batches), device=device)
     trainer.run()
     n_steps, started = 0, time.monotonic()
     while not n_steps or (time.monotonic() - started < MEASURE_S and trainer.step < cfg.n_steps):
-        trainer.batches = ListBatches([batch])  # type: ignore[list-item]
+        trainer.batches = ListBatches(batches)
         trainer.run()
         n_steps += 1
         if device.type == "cuda":
@@ -138,15 +163,26 @@ def _memory_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
         return []
     spare = free - (need - run_bytes(cfg))
     tries = [{"d_sae": d} for d in (cfg.d_sae // 2, cfg.d_sae // 4, cfg.d_sae // 8) if d > cfg.k]
-    tries += [{"buffer_tokens": max(cfg.batch_size, 2**14)}, {"batch_size": 1024, "buffer_tokens": 2**14, "d_sae": cfg.d_sae // 4}]
+    tries += [
+        {"buffer_tokens": max(cfg.batch_size, 2**14)},
+        {"batch_size": 1024, "buffer_tokens": 2**14, "d_sae": cfg.d_sae // 4},
+    ]
     for change in tries:
-        if change.get("d_sae", 1) and _valid(cfg, change) and run_bytes(replace(cfg, **change)) <= spare:
+        if (
+            change.get("d_sae", 1)
+            and _valid(cfg, change)
+            and run_bytes(replace(cfg, **change)) <= spare
+        ):
             return [_as_arguments(change)]
     return ["a smaller language model or more memory: even a small SAE does not fit"]
 
 
 def _valid(cfg: TrainConfig, change: dict[str, int]) -> bool:
-    return cfg.architecture != "matryoshka_batchtopk" or "d_sae" not in change or change["d_sae"] >= cfg.matryoshka_widths[-2]
+    return (
+        cfg.architecture != "matryoshka_batchtopk"
+        or "d_sae" not in change
+        or change["d_sae"] >= cfg.matryoshka_widths[-2]
+    )
 
 
 def _as_arguments(change: dict[str, int]) -> str:
@@ -159,7 +195,9 @@ def _disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
     if need + SPARE_DISK_BYTES <= free:
         return []
     short = f"{(need + SPARE_DISK_BYTES - free) / 1e9:.2g} GB more free disk, or SAESCOPE_HOME on a larger one"
-    smaller = replace(cfg, keep_checkpoints=1, cache_activations=False, buffer_tokens=max(cfg.batch_size, 2**14))
+    smaller = replace(
+        cfg, keep_checkpoints=1, cache_activations=False, buffer_tokens=max(cfg.batch_size, 2**14)
+    )
     if disk_bytes(smaller) + SPARE_DISK_BYTES <= free:
         return [f'options=["keep_checkpoints=1", "buffer_tokens={smaller.buffer_tokens}"]']
     return [short]
@@ -179,7 +217,11 @@ def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
     n_tokens = _text_tokens(cfg, source)
     epochs = cfg.training_tokens / n_tokens if n_tokens else 0
     if epochs > MANY_EPOCHS:
-        said.append(f"The text has about {n_tokens:,} tokens: it is read {epochs:,.0f} times. More text makes a better SAE.")
+        said.append(
+            f"The text has about {n_tokens:,} tokens: it is read {epochs:,.0f} times. More text makes a better SAE."
+        )
     if cfg.n_steps < FEW_STEPS:
-        said.append(f"The run has {cfg.n_steps} steps: too few for a good SAE. Take more training_tokens or a smaller batch_size.")
+        said.append(
+            f"The run has {cfg.n_steps} steps: too few for a good SAE. Take more training_tokens or a smaller batch_size."
+        )
     return said

@@ -14,7 +14,9 @@ from saescope.training.scaling import Scaling, fold
 _PREPEND = {"auto": None, "true": True, "false": False}
 
 
-def finished_sae(cfg: TrainConfig, params: Params, scaling: Scaling, *, threshold: float = 0.0) -> SAE:
+def finished_sae(
+    cfg: TrainConfig, params: Params, scaling: Scaling, *, threshold: float = 0.0
+) -> SAE:
     """`threshold` is what BatchTopK and Matryoshka SAEs fire above, in the unit that they rank in.
 
     Raises:
@@ -22,9 +24,15 @@ def finished_sae(cfg: TrainConfig, params: Params, scaling: Scaling, *, threshol
     """
     bad = [name for name, tensor in params.items() if not bool(tensor.isfinite().all())]
     if bad:
-        raise NumericError(f"Training diverged: {', '.join(bad)} are not finite.", hint="Lower lr, or resume from an older checkpoint.")
+        raise NumericError(
+            f"Training diverged: {', '.join(bad)} are not finite.",
+            hint="Lower lr, or resume from an older checkpoint.",
+        )
     renamed = {"encoder": "W_enc", "decoder": "W_dec"}
-    tensors = {renamed.get(name, name): tensor.T if name == "encoder" else tensor for name, tensor in params.items()}
+    tensors = {
+        renamed.get(name, name): tensor.T if name == "encoder" else tensor
+        for name, tensor in params.items()
+    }
     if cfg.architecture in ("batchtopk", "matryoshka_batchtopk"):
         tensors["threshold"] = torch.full_like(params["b_enc"], threshold)
     return fold(_unscaled(cfg, tensors), scaling)
@@ -34,7 +42,10 @@ def _unscaled(cfg: TrainConfig, tensors: dict[str, Tensor]) -> SAE:
     config_class, sae_class = ARCHITECTURES[cfg.architecture]
     knobs: dict[str, Any] = {}
     if cfg.architecture in TOPK_FAMILY:
-        knobs = {"k": int(cfg.k) if cfg.architecture == "topk" else cfg.k, "rescale_acts_by_decoder_norm": cfg.rescale_acts_by_decoder_norm}
+        knobs = {
+            "k": int(cfg.k) if cfg.architecture == "topk" else cfg.k,
+            "rescale_acts_by_decoder_norm": cfg.rescale_acts_by_decoder_norm,
+        }
     if cfg.architecture == "matryoshka_batchtopk":
         knobs["matryoshka_widths"] = cfg.matryoshka_widths
     config = config_class(

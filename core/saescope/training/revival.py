@@ -31,7 +31,14 @@ class Deadness:
 
 
 def resample(
-    params: Params, adam: Adam, deadness: Deadness, batch: Batch, result: StepResult, *, objective: Objective, generator: torch.Generator
+    params: Params,
+    adam: Adam,
+    deadness: Deadness,
+    batch: Batch,
+    result: StepResult,
+    *,
+    objective: Objective,
+    generator: torch.Generator,
 ) -> int:
     """Point each dead feature at an input that is reconstructed badly (drawn by squared loss); returns how many."""
     dead = deadness.mask.nonzero().flatten()
@@ -39,7 +46,9 @@ def resample(
     if not n_dead or n_dead == len(deadness.idle):
         return 0
     weights = result.squared_error.square().cpu()
-    rows = torch.multinomial(weights, n_dead, replacement=n_dead > int((weights > 0).sum()), generator=generator).to(dead.device)
+    rows = torch.multinomial(
+        weights, n_dead, replacement=n_dead > int((weights > 0).sum()), generator=generator
+    ).to(dead.device)
     alive = ~deadness.mask
     x = batch.x[rows] - params["b_dec"] if objective.apply_b_dec_to_input else batch.x[rows]
     targets = {"encoder": (x, ENCODER_SHARE), "decoder": (batch.y[rows] - params["b_dec"], 1.0)}

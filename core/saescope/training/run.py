@@ -21,7 +21,9 @@ EXPANSION_FACTOR = 8
 CONTEXT_SIZE = 256
 
 
-def train_config(model: LanguageModel, hook_name: str, *, expansion_factor: int = 0, **settings: Any) -> TrainConfig:
+def train_config(
+    model: LanguageModel, hook_name: str, *, expansion_factor: int = 0, **settings: Any
+) -> TrainConfig:
     """A configuration with what the model decides filled in: widths, and a context that it can read.
 
     Raises:
@@ -29,10 +31,19 @@ def train_config(model: LanguageModel, hook_name: str, *, expansion_factor: int 
         ConfigError: a setting is out of range, or does not go with another.
     """
     d_in = math.prod(hook_shape(model, hook_name))
-    d_out = math.prod(hook_shape(model, settings["hook_name_out"])) if settings.get("hook_name_out") else 0
+    d_out = (
+        math.prod(hook_shape(model, settings["hook_name_out"]))
+        if settings.get("hook_name_out")
+        else 0
+    )
     settings["d_sae"] = settings.get("d_sae") or d_in * (expansion_factor or EXPANSION_FACTOR)
     settings["context_size"] = settings.get("context_size") or min(CONTEXT_SIZE, model.n_ctx)
-    decided: dict[str, Any] = {"model": model.name, "hook_name": hook_name, "d_in": d_in, "d_out": d_out}
+    decided: dict[str, Any] = {
+        "model": model.name,
+        "hook_name": hook_name,
+        "d_in": d_in,
+        "d_out": d_out,
+    }
     return TrainConfig(**decided | settings)
 
 
@@ -71,7 +82,9 @@ class TrainingRun:
         """
         self.cfg, self.model = cfg, model
         self.stop = stop or threading.Event()
-        self.source = WatchedSource(row_source(cfg, model, roots=roots, stop=self.stop, say=say), self.stop)
+        self.source = WatchedSource(
+            row_source(cfg, model, roots=roots, stop=self.stop, say=say), self.stop
+        )
         self.store = ActivationStore(self.source, store_config(cfg))
         self.batches, self.warnings = StoreBatches(self.store, cfg), list[str]()
         if folder is not None and (newest := newest_checkpoint(folder)):
@@ -94,7 +107,9 @@ class TrainingRun:
         if harvest is None:
             return None
         total = self.store.cfg.n_tokens
-        return max(0, total - self.store.n_received) * harvest + max(0, total - self.trainer.n_tokens) * (step or step_s_per_token)
+        return max(0, total - self.store.n_received) * harvest + max(
+            0, total - self.trainer.n_tokens
+        ) * (step or step_s_per_token)
 
     def save_sae(self, folder: Path) -> SAE:
         """Raises: ResourceError: DISK_FULL or CANNOT_WRITE; the checkpoints are untouched."""
@@ -102,7 +117,11 @@ class TrainingRun:
         try:
             sae.save(folder)
         except ResourceError as error:
-            what = "Free space on that disk" if error.code == "DISK_FULL" else "Make that folder writable"
+            what = (
+                "Free space on that disk"
+                if error.code == "DISK_FULL"
+                else "Make that folder writable"
+            )
             raise ResourceError(
                 f"The SAE could not be written to {folder.name}: {error}",
                 code=error.code,
@@ -115,7 +134,11 @@ class TrainingRun:
         """The SAE as it is now, named after the model and text by their public names."""
         sae = self.trainer.result()
         metadata = sae.cfg.metadata
-        said = {**metadata.raw, "dataset_path": public_name(self.cfg.dataset), "model_revision": self.model.revision}
+        said = {
+            **metadata.raw,
+            "dataset_path": public_name(self.cfg.dataset),
+            "model_revision": self.model.revision,
+        }
         said["model_fingerprint"] = model_fingerprint(self.model)
         sae.cfg = replace(sae.cfg, metadata=replace(metadata, model_name=self.model.name, raw=said))
         return sae
@@ -140,4 +163,10 @@ def _judged(newest: Path, good: Path | None) -> list[str]:
             field="resume",
             hint="Start the run again without resume.",
         )
-    return [] if good == newest else [f"{newest.name} is damaged ({disk.damage(newest)}); the run goes on from {good.name}."]
+    return (
+        []
+        if good == newest
+        else [
+            f"{newest.name} is damaged ({disk.damage(newest)}); the run goes on from {good.name}."
+        ]
+    )

@@ -25,7 +25,9 @@ class Scaling:
 
     def __call__(self, batch: Batch) -> Batch:
         if self.whitening:
-            x = (batch.x - self.whitening["mean"].to(batch.x)) @ self.whitening["matrix"].to(batch.x)
+            x = (batch.x - self.whitening["mean"].to(batch.x)) @ self.whitening["matrix"].to(
+                batch.x
+            )
             return Batch(x, x)
         if self.factor_in == self.factor_out == 1:
             return batch
@@ -33,7 +35,9 @@ class Scaling:
         return Batch(x, x if batch.y is batch.x else batch.y * self.factor_out)
 
     def to(self, device: torch.device) -> "Scaling":
-        return replace(self, whitening={name: tensor.to(device) for name, tensor in self.whitening.items()})
+        return replace(
+            self, whitening={name: tensor.to(device) for name, tensor in self.whitening.items()}
+        )
 
 
 def estimate(cfg: TrainConfig, batches: Sequence[Batch]) -> Scaling:
@@ -43,14 +47,17 @@ def estimate(cfg: TrainConfig, batches: Sequence[Batch]) -> Scaling:
     if cfg.normalize_activations == "covariance_whitening":
         return Scaling(whitening=_whitening(torch.cat([batch.x for batch in batches]).double()))
     factor_in = _factor([batch.x for batch in batches])
-    return Scaling(factor_in, _factor([batch.y for batch in batches]) if cfg.transcoder else factor_in)
+    return Scaling(
+        factor_in, _factor([batch.y for batch in batches]) if cfg.transcoder else factor_in
+    )
 
 
 def _factor(parts: list[Tensor]) -> float:
     mean = float(torch.cat([part.norm(dim=-1) for part in parts]).mean())
     if not 0 < mean < float("inf"):
         raise NumericError(
-            f"The activations' mean norm is {mean}: nothing can be trained on them.", hint="Check hook_name, dtype and the text."
+            f"The activations' mean norm is {mean}: nothing can be trained on them.",
+            hint="Check hook_name, dtype and the text.",
         )
     return parts[0].shape[-1] ** 0.5 / mean
 
@@ -59,18 +66,29 @@ def _whitening(x: Tensor) -> dict[str, Tensor]:
     mean = x.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(x.T))
     values = values.clamp(min=0) + EIGENVALUE_FLOOR
-    return {"mean": mean, "matrix": vectors * values.rsqrt(), "inverse": values.sqrt()[:, None] * vectors.T}
+    return {
+        "mean": mean,
+        "matrix": vectors * values.rsqrt(),
+        "inverse": values.sqrt()[:, None] * vectors.T,
+    }
 
 
 def fold(sae: SAE, scaling: Scaling) -> SAE:
     """An SAE for raw activations from one trained on scaled ones."""
     if scaling.whitening:
-        return sae.fold_activation_whitening(*(scaling.whitening[name].to(sae.W_enc) for name in ("mean", "matrix", "inverse")))
-    folded, ratio = sae.fold_activation_norm_scaling_factor(scaling.factor_in), scaling.factor_in / scaling.factor_out
+        return sae.fold_activation_whitening(
+            *(scaling.whitening[name].to(sae.W_enc) for name in ("mean", "matrix", "inverse"))
+        )
+    folded, ratio = (
+        sae.fold_activation_norm_scaling_factor(scaling.factor_in),
+        scaling.factor_in / scaling.factor_out,
+    )
     if ratio == 1:
         return folded
     tensors = folded.tensors()
-    scaled = {name: tensors[name] * ratio for name in ("W_dec", "b_dec", "W_skip") if name in tensors}
+    scaled = {
+        name: tensors[name] * ratio for name in ("W_dec", "b_dec", "W_skip") if name in tensors
+    }
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) and "threshold" in tensors:
         scaled["threshold"] = tensors["threshold"] * ratio
     return type(folded)(folded.cfg, tensors | scaled)

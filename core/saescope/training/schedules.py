@@ -6,7 +6,9 @@ from typing import Literal
 Shape = Literal["constant", "cosine"]
 
 
-def learning_rate(step: int, *, n_steps: int, peak: float, warm_up: int, decay: int, shape: Shape = "constant") -> float:
+def learning_rate(
+    step: int, *, n_steps: int, peak: float, warm_up: int, decay: int, shape: Shape = "constant"
+) -> float:
     """Linear up over `warm_up` steps, constant or cosine down to a tenth, linear to 0 over the last `decay` steps (as sae-lens)."""
     if step < warm_up:
         return peak * (step + 1) / warm_up

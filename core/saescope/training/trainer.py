@@ -61,11 +61,21 @@ class Trainer:
         ConfigError: `folder` has checkpoints of a run already: that one can be resumed.
     """
 
-    def __init__(self, cfg: TrainConfig, batches: Batches, *, folder: Path | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        batches: Batches,
+        *,
+        folder: Path | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.cfg, self.batches, self.folder = cfg, batches, folder
         self.device = torch.device(device)
         start = initial_params(
-            cfg.objective, seed=cfg.seed, decoder_init_norm=cfg.decoder_init_norm, jumprelu_init_threshold=cfg.jumprelu_init_threshold
+            cfg.objective,
+            seed=cfg.seed,
+            decoder_init_norm=cfg.decoder_init_norm,
+            jumprelu_init_threshold=cfg.jumprelu_init_threshold,
         )
         self.params = {name: tensor.to(self.device) for name, tensor in start.items()}
         if cfg.decoder_norm == "unit":
@@ -77,7 +87,9 @@ class Trainer:
         self.deadness = Deadness(cfg.d_sae, cfg.window, self.device)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.scaling: Scaling | None = None
-        self.history = History(cfg.log_every or max(1, min(cfg.n_steps // 200, 20)))  # a long run thins its points as it goes
+        self.history = History(
+            cfg.log_every or max(1, min(cfg.n_steps // 200, 20))
+        )  # a long run thins its points as it goes
         self.pace = Pace(cfg.objective, target=cfg.l0, n_steps=cfg.n_steps) if cfg.steered else None
         self.step, self.n_tokens = 0, 0
         self._pending: deque[Batch] = deque()
@@ -93,7 +105,14 @@ class Trainer:
             disk.clean(folder)
 
     @classmethod
-    def resume(cls, folder: Path, batches: Batches, *, cfg: TrainConfig | None = None, device: str | torch.device = "cpu") -> "Trainer":
+    def resume(
+        cls,
+        folder: Path,
+        batches: Batches,
+        *,
+        cfg: TrainConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> "Trainer":
         """Go on from the newest good checkpoint.
 
         Raises:
@@ -115,7 +134,12 @@ class Trainer:
         trainer._restore(saved)
         return trainer
 
-    def run(self, *, stop: threading.Event | None = None, report: Callable[[Progress], None] | None = None) -> Progress:
+    def run(
+        self,
+        *,
+        stop: threading.Event | None = None,
+        report: Callable[[Progress], None] | None = None,
+    ) -> Progress:
         """Train to the end, or until `stop` is set; either way the last checkpoint is of the last step.
 
         Raises:
@@ -145,13 +169,24 @@ class Trainer:
         return self.progress(state)
 
     def progress(self, state: State | Literal["running"]) -> Progress:
-        return Progress(state, self.step, self.cfg.n_steps, self.n_tokens, self.history.points[-1] if self.history.points else {})
+        return Progress(
+            state,
+            self.step,
+            self.cfg.n_steps,
+            self.n_tokens,
+            self.history.points[-1] if self.history.points else {},
+        )
 
     def result(self) -> SAE:
         """The SAE as it is now, for raw activations."""
         threshold = self.compute.threshold if isinstance(self.compute, BatchTopKStep) else 0.0
         params = {name: tensor.cpu() for name, tensor in self.params.items()}
-        return finished_sae(self.cfg, params, (self.scaling or Scaling()).to(torch.device("cpu")), threshold=threshold)
+        return finished_sae(
+            self.cfg,
+            params,
+            (self.scaling or Scaling()).to(torch.device("cpu")),
+            threshold=threshold,
+        )
 
     def _next(self) -> Batch:
         if self.scaling is None:
@@ -167,7 +202,12 @@ class Trainer:
         if not self._pending:
             raise StopIteration
         scaling = estimate(self.cfg, self._pending).to(self.device)
-        fit_start(self.params, self.cfg.objective, [scaling(batch) for batch in self._pending], l0=self.cfg.l0)
+        fit_start(
+            self.params,
+            self.cfg.objective,
+            [scaling(batch) for batch in self._pending],
+            l0=self.cfg.l0,
+        )
         return scaling
 
     def _fetch(self) -> Batch:
@@ -185,12 +225,23 @@ class Trainer:
         """One step; whether it added a point to the history."""
         cfg = self.cfg
         sparsity = (
-            self.pace.coefficient if self.pace else warmed_up(self.step, value=cfg.sparsity_coefficient, warm_up=cfg.sparsity_warm_up)
+            self.pace.coefficient
+            if self.pace
+            else warmed_up(self.step, value=cfg.sparsity_coefficient, warm_up=cfg.sparsity_warm_up)
         )
         rate = learning_rate(
-            self.step, n_steps=cfg.n_steps, peak=cfg.learning_rate, warm_up=cfg.warm_up, decay=cfg.decay, shape=cfg.lr_scheduler
+            self.step,
+            n_steps=cfg.n_steps,
+            peak=cfg.learning_rate,
+            warm_up=cfg.warm_up,
+            decay=cfg.decay,
+            shape=cfg.lr_scheduler,
         )
-        result = self.compute(batch, coefficients=Coefficients(sparsity, cfg.revival_coefficient), dead=self.deadness.mask)
+        result = self.compute(
+            batch,
+            coefficients=Coefficients(sparsity, cfg.revival_coefficient),
+            dead=self.deadness.mask,
+        )
         self.deadness.update(result.fired)
         if self.pace:
             self.pace.update(float(result.fired.sum()) / len(batch.x))
@@ -204,18 +255,35 @@ class Trainer:
         self._resample(batch, result)
         if not self.history.due(self.step, cfg.n_steps):
             return False
-        self._record(measure(batch, result, idle=self.deadness.idle, window=self.deadness.window), rate, sparsity, norm)
+        self._record(
+            measure(batch, result, idle=self.deadness.idle, window=self.deadness.window),
+            rate,
+            sparsity,
+            norm,
+        )
         return True
 
     def _resample(self, batch: Batch, result: StepResult) -> None:
         objective, every = self.cfg.objective, self.cfg.resample_every or 2 * self.cfg.window
         last_round = self.cfg.n_steps - max(self.cfg.decay, every)  # later ones could not settle
         if objective.revival == "resample" and self.step % every == 0 and self.step <= last_round:
-            resample(self.params, self.adam, self.deadness, batch, result, objective=objective, generator=self.generator)
+            resample(
+                self.params,
+                self.adam,
+                self.deadness,
+                batch,
+                result,
+                objective=objective,
+                generator=self.generator,
+            )
 
     def _record(self, point: Point, rate: float, sparsity: float, norm: Tensor) -> None:
         self._require_finite(point["loss"] + float(norm))
-        self.history.add({"step": self.step, "n_tokens": self.n_tokens} | point | {"lr": rate, "sparsity_coefficient": sparsity})
+        self.history.add(
+            {"step": self.step, "n_tokens": self.n_tokens}
+            | point
+            | {"lr": rate, "sparsity_coefficient": sparsity}
+        )
 
     def _require_finite(self, value: float) -> None:
         if not abs(value) < float("inf"):
@@ -233,11 +301,16 @@ class Trainer:
             return None
         self._require_finite(sum(float(tensor.sum()) for tensor in self.params.values()))
         source, source_plain = disk.split_state(self.batches.state_dict())
-        pending = {f"{i}.{part}": tensor for i, batch in enumerate(self._pending) for part, tensor in _parts(batch).items()}
+        pending = {
+            f"{i}.{part}": tensor
+            for i, batch in enumerate(self._pending)
+            for part, tensor in _parts(batch).items()
+        }
         tensors = {
             "sae": dict(self.params),
             "optim": self.adam.state(),
-            "trainer": {"idle": self.deadness.idle, "rng": self.generator.get_state()} | (self.scaling.whitening if self.scaling else {}),
+            "trainer": {"idle": self.deadness.idle, "rng": self.generator.get_state()}
+            | (self.scaling.whitening if self.scaling else {}),
             "source": source,
             "pending": pending,
         }
@@ -265,14 +338,23 @@ class Trainer:
         self.adam.load_state(saved.tensors["optim"])
         self.deadness.idle.copy_(trainer.pop("idle"))
         self.generator.set_state(trainer.pop("rng"))
-        self.scaling = Scaling(*state["scaling"], whitening=trainer).to(self.device) if state["scaling"] else None
+        self.scaling = (
+            Scaling(*state["scaling"], whitening=trainer).to(self.device)
+            if state["scaling"]
+            else None
+        )
         self.compute.load_state(state["compute"])
         if self.pace:
             self.pace.load_state(state["pace"])
-        self.history.every, self.history.points = state["history"]["every"], state["history"]["points"]
+        self.history.every, self.history.points = (
+            state["history"]["every"],
+            state["history"]["points"],
+        )
         self.step, self.n_tokens = state["step"], state["n_tokens"]
         self._pending = _pending(saved.tensors.get("pending", {}), self.device)
-        self.batches.load_state_dict(disk.join_state(saved.tensors.get("source", {}), state["source"]))
+        self.batches.load_state_dict(
+            disk.join_state(saved.tensors.get("source", {}), state["source"])
+        )
 
 
 def _parts(batch: Batch) -> dict[str, Tensor]:

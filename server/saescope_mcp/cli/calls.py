@@ -20,10 +20,14 @@ LOAD_SAE = load.TOOLS[0]
 
 def person_settings() -> Settings:
     """A person typed the path, and waits."""
-    return Settings.from_env().model_copy(update={"read_anywhere": True, "label_source": "you", "max_wait_s": FOREVER_S})
+    return Settings.from_env().model_copy(
+        update={"read_anywhere": True, "label_source": "you", "max_wait_s": FOREVER_S}
+    )
 
 
-def call(tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]) -> Outcome:
+def call(
+    tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]
+) -> Outcome:
     """The tool's outcome, or that of the load before it if that failed."""
     return anyio.run(partial(_call, AppState(person_settings()), tool, arguments, loading, say))
 
@@ -34,7 +38,9 @@ def loads_first(tool: Tool) -> bool:
     return sae is not None and sae.is_required()
 
 
-async def with_progress(state: AppState, work: Callable[[], Awaitable[Outcome]], say: Callable[[str], None]) -> Outcome:
+async def with_progress(
+    state: AppState, work: Callable[[], Awaitable[Outcome]], say: Callable[[str], None]
+) -> Outcome:
     """The outcome of the work; each new message of its jobs is said."""
     async with anyio.create_task_group() as group:
         group.start_soon(_watch, state, say)
@@ -44,11 +50,21 @@ async def with_progress(state: AppState, work: Callable[[], Awaitable[Outcome]],
     raise AssertionError("a task group does not swallow what its body raises")
 
 
-async def _call(state: AppState, tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]) -> Outcome:
+async def _call(
+    state: AppState,
+    tool: Tool,
+    arguments: dict[str, Any],
+    loading: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Outcome:
     async def work() -> Outcome:
         if tool is LOAD_SAE:
             return await tool.call(state, {"wait_s": FOREVER_S, **arguments})
-        patient = {"wait_s": FOREVER_S} if "wait_s" in tool.request.model_fields and tool.name not in NOT_WAITING else {}
+        patient = (
+            {"wait_s": FOREVER_S}
+            if "wait_s" in tool.request.model_fields and tool.name not in NOT_WAITING
+            else {}
+        )
         if not loads_first(tool):
             return await tool.call(state, patient | arguments)
         known = state.known.all().get(arguments.get("sae", ""))

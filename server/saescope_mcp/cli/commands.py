@@ -26,7 +26,9 @@ app = typer.Typer(
 _LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
 INTERRUPTED = 130
 """The exit status of what Ctrl-C ended."""
-AsJson = Annotated[bool, typer.Option("--json", help="Print the tool's document, and nothing else.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the tool's document, and nothing else.")
+]
 
 
 def _version(wanted: bool) -> bool:
@@ -37,7 +39,9 @@ def _version(wanted: bool) -> bool:
 
 
 @app.callback()
-def saescope(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+def saescope(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
     """Options of all commands."""
     log_to_stderr()
 
@@ -72,7 +76,11 @@ def command_for(tool: Tool) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         as_json = given.pop("as_json")
-        loading = arguments_from(LOAD_SAE.request, {name: given.pop(name) for name in _LOADING}) if needs_sae else {}
+        loading = (
+            arguments_from(LOAD_SAE.request, {name: given.pop(name) for name in _LOADING})
+            if needs_sae
+            else {}
+        )
         if tool.name == "train_sae":
             outcome = _training(given, as_json=as_json)
         elif tool.name == "index_features":
@@ -83,14 +91,24 @@ def command_for(tool: Tool) -> Callable[..., None]:
             sys.stdout.write(json.dumps(outcome.document, ensure_ascii=False) + "\n")
         else:
             show(outcome, Console())
-        stopped = tool.name in ("train_sae", "index_features") and outcome.document.get("state") in ("cancelled", "interrupted")
+        stopped = tool.name in ("train_sae", "index_features") and outcome.document.get(
+            "state"
+        ) in ("cancelled", "interrupted")
         raise typer.Exit(INTERRUPTED if stopped else int(outcome.is_error))
 
     parameters = options_of(tool.request)
     if needs_sae:
         parameters += [option for option in options_of(LOAD_SAE.request) if option.name in _LOADING]
-    parameters.append(inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson))
-    command.__doc__ = f"{tool.description}\n\nWithout --sae, --path or --release: the embedded SAE." if needs_sae else tool.description
+    parameters.append(
+        inspect.Parameter(
+            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson
+        )
+    )
+    command.__doc__ = (
+        f"{tool.description}\n\nWithout --sae, --path or --release: the embedded SAE."
+        if needs_sae
+        else tool.description
+    )
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__signature__ = inspect.Signature(parameters)
     return command
@@ -98,7 +116,9 @@ def command_for(tool: Tool) -> Callable[..., None]:
 
 def _outcome(tool: Tool, given: dict[str, Any], loading: dict[str, Any]) -> Outcome:
     try:
-        return call(tool, arguments_from(tool.request, given), loading, lambda message: _say(message))
+        return call(
+            tool, arguments_from(tool.request, given), loading, lambda message: _say(message)
+        )
     except ConfigError as error:
         return Outcome(dict(refusal(tool.name, error)), is_error=True)
 
@@ -127,4 +147,7 @@ def _say(message: str) -> None:
 
 
 for _tool in ALL_TOOLS:
-    app.command(_tool.name.replace("_", "-"), short_help=_tool.description.split(";")[0].split(". ")[0] + ".")(command_for(_tool))
+    app.command(
+        _tool.name.replace("_", "-"),
+        short_help=_tool.description.split(";")[0].split(". ")[0] + ".",
+    )(command_for(_tool))

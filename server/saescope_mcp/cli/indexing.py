@@ -19,7 +19,12 @@ INDEX_FEATURES = tools.TOOLS[0]
 JOB_STATUS = next(tool for tool in status.TOOLS if tool.name == "job_status")
 
 
-def index(given: Mapping[str, Any], loading: Mapping[str, Any], console: Console, say: Callable[[str], None]) -> Outcome:
+def index(
+    given: Mapping[str, Any],
+    loading: Mapping[str, Any],
+    console: Console,
+    say: Callable[[str], None],
+) -> Outcome:
     """The document of the job once it has ended or was stopped; with --wait-s, what it is after that long."""
     arguments = arguments_from(INDEX_FEATURES.request, given)
     begun = call(INDEX_FEATURES, {"wait_s": 0.0, **arguments}, loading, say)

@@ -31,9 +31,13 @@ def serve(words: Sequence[str]) -> int:
     """Serve until the client goes, then end the process; returns only the status of a refusal."""
     options = _parser().parse_args(words)
     if options.http and options.host not in LOOPBACK:
-        return _refuse(f"--host {options.host} is refused: saescope has no authentication, so it listens on loopback only {LOOPBACK}.")
+        return _refuse(
+            f"--host {options.host} is refused: saescope has no authentication, so it listens on loopback only {LOOPBACK}."
+        )
     if options.http and (reason := _not_free(options.host, options.port)):
-        return _refuse(f"port {options.port} cannot be used: {reason}. Name another one with --port.")
+        return _refuse(
+            f"port {options.port} cannot be used: {reason}. Name another one with --port."
+        )
     try:
         settings = Settings.from_env()
     except ConfigError as error:
@@ -45,7 +49,9 @@ def serve(words: Sequence[str]) -> int:
     server = build_server(state=state)
     if options.http:
         shown = f"[{options.host}]" if ":" in options.host else options.host
-        sys.stderr.write(f"saescope serves http://{shown}:{options.port}/mcp to this machine; Ctrl-C ends it.\n")
+        sys.stderr.write(
+            f"saescope serves http://{shown}:{options.port}/mcp to this machine; Ctrl-C ends it.\n"
+        )
         with suppress(KeyboardInterrupt):
             server.run("streamable-http", host=options.host, port=options.port)
     else:
@@ -53,7 +59,9 @@ def serve(words: Sequence[str]) -> int:
         server.run("stdio")
     state.close()
     sys.stdout.flush()
-    os._exit(0)  # taking torch apart in good order, or waiting for a load, takes longer than a client waits; nothing is left to finish
+    os._exit(
+        0
+    )  # taking torch apart in good order, or waiting for a load, takes longer than a client waits; nothing is left to finish
 
 
 def _not_free(host: str, port: int) -> str:
@@ -69,11 +77,18 @@ def _not_free(host: str, port: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="saescope serve", description="Run the MCP tool server: on stdio, for a client that starts it.")
-    parser.add_argument(
-        "--http", action="store_true", help="streamable HTTP on loopback instead, at /mcp; requests for other hosts are refused"
+    parser = argparse.ArgumentParser(
+        prog="saescope serve",
+        description="Run the MCP tool server: on stdio, for a client that starts it.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="with --http: 127.0.0.1, localhost or ::1")
+    parser.add_argument(
+        "--http",
+        action="store_true",
+        help="streamable HTTP on loopback instead, at /mcp; requests for other hosts are refused",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="with --http: 127.0.0.1, localhost or ::1"
+    )
     parser.add_argument("--port", type=int, default=8000, help="with --http")
     return parser
 
@@ -88,4 +103,7 @@ def _log() -> None:
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     QueueListener(lines, output).start()
-    logging.basicConfig(level=os.environ.get("SAESCOPE_LOG_LEVEL", "WARNING").upper(), handlers=[DroppingHandler(lines)])
+    logging.basicConfig(
+        level=os.environ.get("SAESCOPE_LOG_LEVEL", "WARNING").upper(),
+        handlers=[DroppingHandler(lines)],
+    )

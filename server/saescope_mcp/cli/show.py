@@ -26,7 +26,16 @@ _COLUMNS = {
 }
 _WHOLE = ("release", "sae_id")
 """Names that people copy."""
-_COMMON = ("summary", "warnings", "next", "result_id", "evidence", "provenance", "truncated", "next_offset")
+_COMMON = (
+    "summary",
+    "warnings",
+    "next",
+    "result_id",
+    "evidence",
+    "provenance",
+    "truncated",
+    "next_offset",
+)
 
 
 def show(outcome: Outcome, console: Console) -> None:
@@ -41,25 +50,47 @@ def show(outcome: Outcome, console: Console) -> None:
     for name, value in body.items():
         if is_rows(value):
             console.print(table(value, title=name, columns=_COLUMNS.get(name, ())))
-    numbers = {name: value for name, value in body.items() if not is_rows(value) and name not in _SAID and value not in (None, [], {})}
+    numbers = {
+        name: value
+        for name, value in body.items()
+        if not is_rows(value) and name not in _SAID and value not in (None, [], {})
+    }
     console.print(pairs(numbers))
     for warning in document["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if document["evidence"]:
-        console.print(f"evidence: {document['evidence']}   result: {document['result_id']}", style="dim")
+        console.print(
+            f"evidence: {document['evidence']}   result: {document['result_id']}", style="dim"
+        )
     for call in document["next"]:
         console.print(f"[dim]next (as a tool call):[/] {escape(call)}", soft_wrap=True)
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequence[str] = ()) -> Table:
+def table(
+    rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequence[str] = ()
+) -> Table:
     """Objects as rows; columns that say nothing are left out."""
     flat = [_flatten(row) for row in rows]
-    names = list(columns) or [name for name in flat[0] if _says_something(name, [row.get(name) for row in flat])]
-    made = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, padding=(0, 1), box=None)
+    names = list(columns) or [
+        name for name in flat[0] if _says_something(name, [row.get(name) for row in flat])
+    ]
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1),
+        box=None,
+    )
     for name in names:
         numeric = all(isinstance(row.get(name), int | float | None) for row in flat)
         heading = _HEADINGS.get(name, name.rsplit(".", 1)[-1])
-        made.add_column(heading, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric or name in _WHOLE)
+        made.add_column(
+            heading,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric or name in _WHOLE,
+        )
     for row in flat:
         made.add_row(*(escape(text_of(row.get(name), name)) for name in names))
     return made
@@ -96,9 +127,15 @@ def is_rows(value: Any) -> bool:
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) and "prob" not in value else {f"{prefix}{name}": value}
+        flat |= (
+            _flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict) and "prob" not in value
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 
 def _says_something(name: str, values: Sequence[Any]) -> bool:
-    return any(value is not None for value in values) and not (name.endswith("text_index") and not any(values))
+    return any(value is not None for value in values) and not (
+        name.endswith("text_index") and not any(values)
+    )

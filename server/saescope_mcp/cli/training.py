@@ -54,9 +54,13 @@ def follow(state: AppState, run_id: str, console: Console) -> Run:
         _show(state, run_id, console)
     run = state.runs.get(run_id)
     kept = (
-        f"A complete checkpoint is kept, at {_completed(run):,} of {_total(run):,}." if run.checkpoint else "There was nothing to keep yet."
+        f"A complete checkpoint is kept, at {_completed(run):,} of {_total(run):,}."
+        if run.checkpoint
+        else "There was nothing to keep yet."
     )
-    again = f"saescope train-sae --resume {run_id}" if run.tool == "train_sae" else "the same command"
+    again = (
+        f"saescope train-sae --resume {run_id}" if run.tool == "train_sae" else "the same command"
+    )
     console.print(f"{kept} Go on with: [bold]{again}[/]")
     return run
 
@@ -96,7 +100,11 @@ def _display(console: Console) -> Generator[tuple[Progress, TaskID]]:
 def _columns(run: Run) -> dict[str, Any]:
     progress = run.progress
     latest = progress.get("metrics", {}).get("latest")
-    measured = f"L0 {latest['l0']:.1f}  EV {latest['explained_variance']:.3f}  dead {latest['dead_share']:.1%}" if latest else ""
+    measured = (
+        f"L0 {latest['l0']:.1f}  EV {latest['explained_variance']:.3f}  dead {latest['dead_share']:.1%}"
+        if latest
+        else ""
+    )
     eta_s = progress.get("eta_s")
     return {
         "description": escape(run.message),

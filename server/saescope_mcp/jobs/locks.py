@@ -49,14 +49,21 @@ class FileLock:
     def is_lost(self) -> bool:
         """Whether its file was deleted or replaced: another process may then hold a lock of this name too."""
         try:
-            return self._handle is None or not os.path.samestat(os.fstat(self._handle), self.path.stat())
+            return self._handle is None or not os.path.samestat(
+                os.fstat(self._handle), self.path.stat()
+            )
         except OSError:
             return True
 
     def __enter__(self) -> "FileLock":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.release()
 
 

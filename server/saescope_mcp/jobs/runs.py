@@ -84,7 +84,16 @@ class Runs:
             hint=f'job_status(job_id="{close[0]}")' if close else "job_status() lists all jobs.",
         )
 
-    def start(self, *, tool: str, name: str, most_live: int, request: dict[str, Any], settings: dict[str, Any], dry_run: bool) -> Run:
+    def start(
+        self,
+        *,
+        tool: str,
+        name: str,
+        most_live: int,
+        request: dict[str, Any],
+        settings: dict[str, Any],
+        dry_run: bool,
+    ) -> Run:
         """A new run in a process of its own.
 
         Raises:
@@ -117,7 +126,14 @@ class Runs:
         """
         live = [other.id for other in self.all() if other.live]
         now = time.time()
-        changes: dict[str, Any] = {"state": "queued", "queued": now, "heartbeat": now, "cancel": False, "error": {}, "ended": None}
+        changes: dict[str, Any] = {
+            "state": "queued",
+            "queued": now,
+            "heartbeat": now,
+            "cancel": False,
+            "error": {},
+            "ended": None,
+        }
         changes |= {
             "started": None,
             "phase": "starting",
@@ -135,7 +151,9 @@ class Runs:
         if run.live:
             self.table.update(run_id, only_if=LIVE, cancel=True)
         elif run.state == "interrupted":
-            self.table.update(run_id, only_if=("interrupted",), state="cancelled", message="cancelled")
+            self.table.update(
+                run_id, only_if=("interrupted",), state="cancelled", message="cancelled"
+            )
         return self.get(run_id)
 
     def forget(self, run_id: str) -> None:
@@ -174,19 +192,26 @@ class Runs:
 def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
     """In a group of its own: what ends this process, or a Ctrl-C in its terminal, does not reach it."""
     # It finds what this process finds, from another folder; nothing is imported from that folder itself.
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path if place)}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path if place),
+    }
     group: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
     with (folder / "log.txt").open("ab") as log:
         command = [sys.executable, "-P", "-m", "saescope_mcp.worker", run_id]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group
+        )
 
 
 def _is_starting(run: Run) -> bool:
     """Whether its worker may be on its way to the lock; a slow machine takes its time, and the clock may have been set back."""
     silent = abs(time.time() - run.heartbeat)
-    return run.state == "queued" and (silent < STARTING_S or (silent < SLOW_START_S and _is_there(run.pid)))
+    return run.state == "queued" and (
+        silent < STARTING_S or (silent < SLOW_START_S and _is_there(run.pid))
+    )
 
 
 def _is_there(pid: int | None) -> bool:
@@ -226,5 +251,7 @@ def _too_many(live: list[str], most_live: int) -> ResourceError:
         code="TOO_MANY_JOBS",
         got=len(live) + 1,
         allowed=most_live,
-        hint=f'job_status(job_id="{live[-1]}", wait_s=30), or cancel_job(job_id="{live[0]}").' if live else "job_status()",
+        hint=f'job_status(job_id="{live[-1]}", wait_s=30), or cancel_job(job_id="{live[0]}").'
+        if live
+        else "job_status()",
     )

@@ -74,7 +74,12 @@ class RunTable:
         if not self.path.exists():
             return []
         with self._open() as db:
-            return [_run(row) for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY created DESC")]
+            return [
+                _run(row)
+                for row in db.execute(
+                    f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY created DESC"
+                )
+            ]
 
     def get(self, run_id: str) -> Run | None:
         return next((run for run in self.all() if run.id == run_id), None)
@@ -85,7 +90,10 @@ class RunTable:
             if not _room(db, most_live) or (run.name and run.name in _names(db)):
                 return False
             values = [_stored(name, getattr(run, name)) for name in _COLUMNS]
-            db.execute(f"INSERT INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(values))})", values)
+            db.execute(
+                f"INSERT INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(values))})",
+                values,
+            )
         return True
 
     def revive(self, run_id: str, *, most_live: int, **changes: Any) -> bool | None:
@@ -99,16 +107,29 @@ class RunTable:
             return self._change(db, run_id, only_if, changes)
 
     @staticmethod
-    def _change(db: sqlite3.Connection, run_id: str, only_if: tuple[str, ...], changes: dict[str, Any]) -> bool:
-        sets, values = ", ".join(f"{name} = ?" for name in changes), [_stored(name, value) for name, value in changes.items()]
+    def _change(
+        db: sqlite3.Connection, run_id: str, only_if: tuple[str, ...], changes: dict[str, Any]
+    ) -> bool:
+        sets, values = (
+            ", ".join(f"{name} = ?" for name in changes),
+            [_stored(name, value) for name, value in changes.items()],
+        )
         where = f" AND state IN ({', '.join('?' * len(only_if))})" if only_if else ""
-        return db.execute(f"UPDATE runs SET {sets} WHERE id = ?{where}", [*values, run_id, *only_if]).rowcount == 1
+        return (
+            db.execute(
+                f"UPDATE runs SET {sets} WHERE id = ?{where}", [*values, run_id, *only_if]
+            ).rowcount
+            == 1
+        )
 
     def restore(self, runs: Sequence[Run]) -> None:
         """Add those that are not there."""
         values = [[_stored(name, getattr(run, name)) for name in _COLUMNS] for run in runs]
         with self._open() as db, _transaction(db):
-            db.executemany(f"INSERT OR IGNORE INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})", values)
+            db.executemany(
+                f"INSERT OR IGNORE INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})",
+                values,
+            )
 
     def delete(self, run_id: str) -> None:
         with self._open() as db, _transaction(db):
@@ -120,7 +141,9 @@ class RunTable:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)) as db:
-                db.execute(_SCHEMA)  # no write-ahead log: that one cannot be read on a full disk, a read-only one or a network's
+                db.execute(
+                    _SCHEMA
+                )  # no write-ahead log: that one cannot be read on a full disk, a read-only one or a network's
                 yield db
         except (sqlite3.OperationalError, OSError) as error:
             raise ResourceError(
@@ -130,17 +153,23 @@ class RunTable:
             ) from error
         except sqlite3.DatabaseError as error:
             raise FormatError(
-                f"The table of jobs is damaged: {error}.", hint=f"Move {self.path} out of the way: jobs are found again by their folders."
+                f"The table of jobs is damaged: {error}.",
+                hint=f"Move {self.path} out of the way: jobs are found again by their folders.",
             ) from error
 
 
 def _room(db: sqlite3.Connection, most_live: int) -> bool:
-    return db.execute("SELECT COUNT(*) FROM runs WHERE state IN (?, ?)", LIVE).fetchone()[0] < most_live
+    return (
+        db.execute("SELECT COUNT(*) FROM runs WHERE state IN (?, ?)", LIVE).fetchone()[0]
+        < most_live
+    )
 
 
 def _names(db: sqlite3.Connection) -> set[str]:
     """Of SAEs that runs have made, or may still make."""
-    rows = db.execute("SELECT name FROM runs WHERE checkpoint IS NOT NULL OR state IN (?, ?, ?)", (*LIVE, "done"))
+    rows = db.execute(
+        "SELECT name FROM runs WHERE checkpoint IS NOT NULL OR state IN (?, ?, ?)", (*LIVE, "done")
+    )
     return {name for (name,) in rows}
 
 
@@ -163,5 +192,7 @@ def _stored(name: str, value: Any) -> Any:
 def _run(row: tuple[Any, ...]) -> Run:
     said: dict[str, Any] = {}
     for name, value in zip(_COLUMNS, row, strict=True):
-        said[name] = json.loads(value) if name in _JSON else bool(value) if name in _FLAGS else value
+        said[name] = (
+            json.loads(value) if name in _JSON else bool(value) if name in _FLAGS else value
+        )
     return Run(**said)

@@ -47,11 +47,15 @@ class Jobs:
         self._keep = keep
         self._jobs: dict[str, Job] = {}
 
-    def start(self, tool: str, key: object, request: Any, work: Callable[[Job], Awaitable[Any]]) -> Job:
+    def start(
+        self, tool: str, key: object, request: Any, work: Callable[[Job], Awaitable[Any]]
+    ) -> Job:
         """A new job, or the running one with this key."""
         if running := self.running(key):
             return running
-        job = Job(id=f"{tool.split('_')[0]}-{uuid.uuid4().hex[:6]}", tool=tool, key=key, request=request)
+        job = Job(
+            id=f"{tool.split('_')[0]}-{uuid.uuid4().hex[:6]}", tool=tool, key=key, request=request
+        )
 
         async def run() -> Any:
             try:
@@ -60,7 +64,9 @@ class Jobs:
                 job.ended = time.monotonic()
 
         job.task = asyncio.create_task(run())
-        job.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # asked for, so asyncio does not complain
+        job.task.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # asked for, so asyncio does not complain
         self._jobs[job.id] = job
         self._forget()
         return job
@@ -82,7 +88,9 @@ class Jobs:
         await asyncio.wait({job.task}, timeout=seconds)
 
     def running(self, key: object) -> Job | None:
-        return next((job for job in self._jobs.values() if job.key == key and not job.task.done()), None)
+        return next(
+            (job for job in self._jobs.values() if job.key == key and not job.task.done()), None
+        )
 
     def all(self) -> list[Job]:
         """Newest first."""

@@ -20,7 +20,10 @@ async def catalogue_release(state: AppState, release: str) -> str:
 def _releases() -> str:
     from saescope.catalogue import releases
 
-    rows = [{"release": name, "model": next(iter(saes.values())).model, "n_saes": len(saes)} for name, saes in releases().items()]
+    rows = [
+        {"release": name, "model": next(iter(saes.values())).model, "n_saes": len(saes)}
+        for name, saes in releases().items()
+    ]
     return compact({"total": sum(map(len, releases().values())), "releases": rows})
 
 
@@ -30,7 +33,12 @@ def _release(name: str) -> str:
     if name not in releases():
         get(name, "")  # raises, with the nearest names
     rows = [
-        {"sae_id": entry.sae_id, "hook_name": entry.hook_name or None, "d_sae": entry.d_sae, "l0": entry.l0}
+        {
+            "sae_id": entry.sae_id,
+            "hook_name": entry.hook_name or None,
+            "d_sae": entry.d_sae,
+            "l0": entry.l0,
+        }
         for entry in releases()[name].values()
     ]
     return compact({"release": name, "total": len(rows), "saes": rows})

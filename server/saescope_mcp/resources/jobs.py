@@ -18,7 +18,14 @@ async def job(state: AppState, job_id: str) -> str:
 
 
 async def _status(state: AppState, request: JobStatus) -> str:
-    return compact(document("job_status", request, await job_status(state, request), max_tokens=state.settings.max_result_tokens))
+    return compact(
+        document(
+            "job_status",
+            request,
+            await job_status(state, request),
+            max_tokens=state.settings.max_result_tokens,
+        )
+    )
 
 
 RESOURCES = [

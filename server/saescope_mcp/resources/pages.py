@@ -18,7 +18,13 @@ from saescope_mcp.tools.describe import APP_URI, ON_PAGE, PAGE_URI, card_of
 def apps() -> Apps:
     """The MCP Apps extension, with the one app that we have."""
     made = Apps()
-    app = FunctionResource(uri=APP_URI, name="feature", title="A feature's card", mime_type=APP_MIME_TYPE, fn=feature_app)
+    app = FunctionResource(
+        uri=APP_URI,
+        name="feature",
+        title="A feature's card",
+        mime_type=APP_MIME_TYPE,
+        fn=feature_app,
+    )
     made.add_resource(app)
     return made
 
@@ -35,10 +41,22 @@ def serve_pages(server: Server, state: AppState) -> None:
         return await state.workers.run(partial(feature_page, asdict(card)))
 
     uri = PAGE_URI.replace("{sae}", "{+sae}")
-    server.resource(uri, name="feature_page", title="A feature's page", description="The whole card as HTML.", mime_type="text/html")(page)
+    server.resource(
+        uri,
+        name="feature_page",
+        title="A feature's page",
+        description="The whole card as HTML.",
+        mime_type="text/html",
+    )(page)
 
 
 def _index(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise NotFoundError(f"{text!r} is no feature.", code="FEATURE_OUT_OF_RANGE", field="feature", got=text, allowed="an index from 0")
+        raise NotFoundError(
+            f"{text!r} is no feature.",
+            code="FEATURE_OUT_OF_RANGE",
+            field="feature",
+            got=text,
+            allowed="an index from 0",
+        )
     return int(text)

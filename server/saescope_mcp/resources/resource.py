@@ -33,11 +33,19 @@ class Resource:
 def register(server: MCPServer[Any], resource: Resource, state: AppState) -> None:
     """Let `server` answer for this resource."""
     name = resource.function.__name__
-    publish = server.resource(resource.uri, name=name, title=resource.title, description=resource.description, mime_type=resource.mime_type)
+    publish = server.resource(
+        resource.uri,
+        name=name,
+        title=resource.title,
+        description=resource.description,
+        mime_type=resource.mime_type,
+    )
     publish(_bound(resource.function, state))
 
 
-def _bound(function: Callable[..., Awaitable[Content]], state: AppState) -> Callable[..., Awaitable[Content]]:
+def _bound(
+    function: Callable[..., Awaitable[Content]], state: AppState
+) -> Callable[..., Awaitable[Content]]:
     """The function without its first parameter; the SDK reads the others off its signature."""
 
     async def read(**variables: Any) -> Content:
@@ -45,7 +53,9 @@ def _bound(function: Callable[..., Awaitable[Content]], state: AppState) -> Call
             return await function(state, **variables)
         except SaescopeError as error:
             text = Outcome(dict(refusal("resources/read", error)), is_error=True).text
-            raise (ResourceNotFoundError if isinstance(error, NotFoundError) else ResourceError)(text) from error
+            raise (ResourceNotFoundError if isinstance(error, NotFoundError) else ResourceError)(
+                text
+            ) from error
 
     signature = inspect.signature(function)
     variables = [*signature.parameters.values()][1:]

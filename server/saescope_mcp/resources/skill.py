@@ -19,7 +19,12 @@ NAME = "saescope"
 PAGE = f"skill://{NAME}/SKILL.md"
 _ERA = frozenset({"2026-07-28"})
 _CACHED_MS = 3_600_000
-_TYPES = {".md": "text/markdown", ".json": "application/json", ".py": "text/x-python", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".md": "text/markdown",
+    ".json": "application/json",
+    ".py": "text/x-python",
+    ".svg": "image/svg+xml",
+}
 
 
 def skill_folder() -> Path | None:
@@ -57,12 +62,20 @@ class SkillExtension(Extension):
 
     async def _get(self, context: Any, params: GetParams) -> dict[str, Any]:
         if params.uri != PAGE:
-            raise MCPError(code=INVALID_PARAMS, message=f"There is no skill {params.uri!r}; there is {PAGE}.", data={"uri": params.uri})
+            raise MCPError(
+                code=INVALID_PARAMS,
+                message=f"There is no skill {params.uri!r}; there is {PAGE}.",
+                data={"uri": params.uri},
+            )
         return _complete(skill=self._entry())
 
     def _files(self) -> list[Path]:
         """The front page first."""
-        paths = (path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        paths = (
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        )
         return sorted(paths, key=lambda path: (path.name != "SKILL.md", path))
 
     def _uri(self, path: Path) -> str:
@@ -70,19 +83,32 @@ class SkillExtension(Extension):
 
     def _entry(self) -> dict[str, Any]:
         contents = {self._uri(path): path.read_bytes() for path in self._files()}
-        files = [{"uri": uri, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)} for uri, data in contents.items()]
+        files = [
+            {"uri": uri, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+            for uri, data in contents.items()
+        ]
         return {"uri": PAGE, "frontmatter": self._frontmatter(), "resources": files}
 
     def _frontmatter(self) -> dict[str, Any]:
         import yaml
 
-        return yaml.safe_load((self.folder / "SKILL.md").read_text(encoding="utf-8").split("---\n")[1])
+        return yaml.safe_load(
+            (self.folder / "SKILL.md").read_text(encoding="utf-8").split("---\n")[1]
+        )
 
     def _resource(self, path: Path) -> FunctionResource:
-        name, description = path.relative_to(self.folder).as_posix(), f"A file of the skill {NAME}, linked from its SKILL.md."
+        name, description = (
+            path.relative_to(self.folder).as_posix(),
+            f"A file of the skill {NAME}, linked from its SKILL.md.",
+        )
         if name == "SKILL.md":
-            line = re.search(r"^description: (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-            name, description = NAME, line[1] if line else ""  # without a YAML parser: every start pays for this
+            line = re.search(
+                r"^description: (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+            )
+            name, description = (
+                NAME,
+                line[1] if line else "",
+            )  # without a YAML parser: every start pays for this
 
         async def read() -> str:
             try:
@@ -91,7 +117,11 @@ class SkillExtension(Extension):
                 raise ResourceNotFoundError(f"{path.name} is no longer there.") from error
 
         return FunctionResource(
-            uri=self._uri(path), name=name, description=description, mime_type=_TYPES.get(path.suffix, "text/plain"), fn=read
+            uri=self._uri(path),
+            name=name,
+            description=description,
+            mime_type=_TYPES.get(path.suffix, "text/plain"),
+            fn=read,
         )
 
 

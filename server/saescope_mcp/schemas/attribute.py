@@ -28,14 +28,22 @@ class AttributeLogit(Request):
     prompt: Prompt
     target: Target = ""
     against: Against = ""
-    position: int = Field(default=-1, ge=-(2**31), le=2**31, description="Position to explain; -1: the last.")
+    position: int = Field(
+        default=-1, ge=-(2**31), le=2**31, description="Position to explain; -1: the last."
+    )
     method: Literal["gradient", "direct", "integrated_gradients"] = Field(
         default="gradient",
         description="gradient: f * dlogit/df; direct: through the final norm only; integrated_gradients: averaged from zero.",
     )
-    k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="(feature, position) pairs listed.")
-    sign: Literal["any", "positive", "negative"] = Field("any", description="For the target (positive), against it, or any.")
-    validate_: bool = Field(default=True, alias="validate", description="Measure by ablation, with controls.")
+    k: Annotated[int, AtMost("max_k")] = Field(
+        default=10, ge=1, description="(feature, position) pairs listed."
+    )
+    sign: Literal["any", "positive", "negative"] = Field(
+        "any", description="For the target (positive), against it, or any."
+    )
+    validate_: bool = Field(
+        default=True, alias="validate", description="Measure by ablation, with controls."
+    )
     n_controls: Controls = 5
     seed: Seed = 0
     include_special: IncludeSpecial = False

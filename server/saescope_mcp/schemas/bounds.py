@@ -28,23 +28,35 @@ class AtMost:
     setting: str
     both_sides: bool = False
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.with_info_wrap_validator_function(self._check, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         return {**handler(schema), MARK: [self.setting, self.both_sides]}
 
     def _check(self, value: Any, handler: Callable[[Any], Any], info: Any) -> Any:
         settings = info.context["settings"] if info.context else _defaults()
         limit = getattr(settings, self.setting)
         is_text = self.setting.endswith("_chars")
-        if isinstance(value, str if is_text else list) and len(value) > limit:  # before each of a million items is looked at
+        if (
+            isinstance(value, str if is_text else list) and len(value) > limit
+        ):  # before each of a million items is looked at
             kind = "string_too_long" if is_text else "too_long"
-            raise PydanticCustomError(kind, "{actual} is more than {limit}", {"actual": len(value), "limit": limit})
+            raise PydanticCustomError(
+                kind, "{actual} is more than {limit}", {"actual": len(value), "limit": limit}
+            )
         checked = handler(value)
-        if isinstance(checked, int | float) and (checked > limit or (self.both_sides and checked < -limit)):
+        if isinstance(checked, int | float) and (
+            checked > limit or (self.both_sides and checked < -limit)
+        ):
             low = -limit if self.both_sides else None
-            raise PydanticCustomError("less_than_equal", "must be at most {le}", {"le": limit, "ge": low})
+            raise PydanticCustomError(
+                "less_than_equal", "must be at most {le}", {"le": limit, "ge": low}
+            )
         return checked
 
 
@@ -59,26 +71,39 @@ def publish_bounds(schema: dict[str, Any], settings: Settings) -> dict[str, Any]
 
 def _plain(value: str) -> str:
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise PydanticCustomError("invalid_string", "holds a NUL character or half of a surrogate pair")
+        raise PydanticCustomError(
+            "invalid_string", "holds a NUL character or half of a surrogate pair"
+        )
     return value
 
 
 def _identifier(value: str) -> str:
-    bad = next((char for char in _plain(value) if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")), None)
+    bad = next(
+        (char for char in _plain(value) if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp")),
+        None,
+    )
     if bad:
-        raise PydanticCustomError("invalid_id", "holds the invisible character U+{code}", {"code": f"{ord(bad):04X}"})
+        raise PydanticCustomError(
+            "invalid_id", "holds the invisible character U+{code}", {"code": f"{ord(bad):04X}"}
+        )
     return value
 
 
 def _repository(value: str) -> str:
-    if value and (".." in value or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", _identifier(value))):
+    if value and (
+        ".." in value or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", _identifier(value))
+    ):
         raise PydanticCustomError("invalid_repo_id", "is neither a name nor owner/name")
     return value
 
 
 def _inside(value: str) -> str:
-    if value and (".." in value.split("/") or value.startswith("/") or "\\" in value or "://" in value):
-        raise PydanticCustomError("invalid_repo_id", "must be a name below the release, without '..'")
+    if value and (
+        ".." in value.split("/") or value.startswith("/") or "\\" in value or "://" in value
+    ):
+        raise PydanticCustomError(
+            "invalid_repo_id", "must be a name below the release, without '..'"
+        )
     return _identifier(value)
 
 
@@ -86,13 +111,17 @@ def _file_name(value: str) -> str:
     """A name that is a file's on every system, and no path."""
     bad = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", value) or value.endswith(".")
     if value and (bad or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", _identifier(value))):
-        raise PydanticCustomError("invalid_name", "must be 1 to 64 letters, digits, '.', '_' and '-'")
+        raise PydanticCustomError(
+            "invalid_name", "must be 1 to 64 letters, digits, '.', '_' and '-'"
+        )
     return value
 
 
 def _local(value: str) -> str:
     if "://" in value:
-        raise PydanticCustomError("invalid_repo_id", "is a URL: only names and local paths are read")
+        raise PydanticCustomError(
+            "invalid_repo_id", "is a URL: only names and local paths are read"
+        )
     return _identifier(value)
 
 

@@ -27,21 +27,34 @@ class Request(BaseModel):
 
     model_config = _STRICT
 
-    response_format: Literal["concise", "detailed"] = Field(default="concise", description='More in "detailed".')
+    response_format: Literal["concise", "detailed"] = Field(
+        default="concise", description='More in "detailed".'
+    )
 
 
-SAEHandle = Annotated[Identifier, Field(description='From load_sae, e.g. "smollm2-135m/14.resid_post".')]
+SAEHandle = Annotated[
+    Identifier, Field(description='From load_sae, e.g. "smollm2-135m/14.resid_post".')
+]
 Prompt = Annotated[Text, Field(description='Prompt, e.g. "The capital of France is".')]
 Chat = Annotated[bool, Field(description="Use the chat template.")]
 IncludeSpecial = Annotated[bool, Field(description="Count position 0 and special tokens too.")]
 Target = Annotated[
     Identifier,
-    Field(description='Predicted token, leading space kept, e.g. " Paris", or "#id". Empty: the most likely.'),
+    Field(
+        description='Predicted token, leading space kept, e.g. " Paris", or "#id". Empty: the most likely.'
+    ),
 ]
-Against = Annotated[Identifier, Field(description="Second token: effects are of logit(target) - logit(against).")]
+Against = Annotated[
+    Identifier, Field(description="Second token: effects are of logit(target) - logit(against).")
+]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed.")]
-Controls = Annotated[int, Field(ge=0, description="Random controls; 0: none."), AtMost("max_controls")]
-Unit = Annotated[Literal["max", "raw"], Field(description='"max": strength 1 = the feature\'s maximum; "raw": activation units.')]
+Controls = Annotated[
+    int, Field(ge=0, description="Random controls; 0: none."), AtMost("max_controls")
+]
+Unit = Annotated[
+    Literal["max", "raw"],
+    Field(description='"max": strength 1 = the feature\'s maximum; "raw": activation units.'),
+]
 Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 
 
@@ -49,19 +62,27 @@ class TextsRequest(Request):
     """Exactly one of `text` and `texts`."""
 
     sae: SAEHandle
-    text: Text = Field(default="", description='One text, e.g. "The cat sat on the mat." Give text or texts.')
-    texts: Annotated[list[Text], AtMost("max_texts")] = Field(default=[], description="Several texts.")
+    text: Text = Field(
+        default="", description='One text, e.g. "The cat sat on the mat." Give text or texts.'
+    )
+    texts: Annotated[list[Text], AtMost("max_texts")] = Field(
+        default=[], description="Several texts."
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "TextsRequest":
         given = {"text", "texts"} & self.model_fields_set
         if self.text and self.texts:
             raise PydanticCustomError(
-                "conflicting_arguments", "text and texts are both given", {"field": "texts", "allowed": "one of the two"}
+                "conflicting_arguments",
+                "text and texts are both given",
+                {"field": "texts", "allowed": "one of the two"},
             )
         if not given or (given == {"texts"} and not self.texts):
             raise PydanticCustomError(
-                "missing_argument", "there is neither text nor texts", {"field": "text", "allowed": "exactly one of the two"}
+                "missing_argument",
+                "there is neither text nor texts",
+                {"field": "text", "allowed": "exactly one of the two"},
             )
         return self
 
@@ -84,7 +105,12 @@ class Provenance(BaseModel):
     versions: dict[str, str]
 
     def brief(self) -> "Provenance":
-        return self.model_copy(update={"weights_hash": self.weights_hash[:12], "versions": {"saescope": self.versions["saescope"]}})
+        return self.model_copy(
+            update={
+                "weights_hash": self.weights_hash[:12],
+                "versions": {"saescope": self.versions["saescope"]},
+            }
+        )
 
 
 class Reply(BaseModel):

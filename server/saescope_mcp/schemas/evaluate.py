@@ -16,12 +16,20 @@ class EvaluateSae(Request):
         default="embedded",
         description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]"; held-out part.',
     )
-    text_column: Identifier = Field(default="", description="Column of the text, where it is not obvious.")
-    n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(default=20_000, ge=1, description="Tokens to evaluate on.")
+    text_column: Identifier = Field(
+        default="", description="Column of the text, where it is not obvious."
+    )
+    n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(
+        default=20_000, ge=1, description="Tokens to evaluate on."
+    )
     baselines: bool = Field(default=True, description="Compare with a random SAE and with PCA.")
     seed: Seed = 0
-    picture: bool = Field(default=False, description="Also draw densities and explained variance by position (PNG).")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait, then a job_id.")
+    picture: bool = Field(
+        default=False, description="Also draw densities and explained variance by position (PNG)."
+    )
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait, then a job_id."
+    )
 
 
 class _Read(BaseModel):

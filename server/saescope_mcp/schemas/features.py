@@ -24,7 +24,9 @@ class DescribeFeature(Request):
 
     sae: SAEHandle
     feature: Feature
-    n_examples: Annotated[int, AtMost("max_examples")] = Field(default=5, ge=0, description="Examples.")
+    n_examples: Annotated[int, AtMost("max_examples")] = Field(
+        default=5, ge=0, description="Examples."
+    )
     picture: bool = Field(default=False, description="Also write page (HTML) and picture (PNG).")
     neuronpedia: AskNeuronpedia = False
 
@@ -101,10 +103,19 @@ class FindFeatures(Request):
 
     sae: SAEHandle
     query: Identifier = Field(default="", description='Words of a label, e.g. "animals".')
-    tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(default=[], description='Tokens to promote, e.g. [" Paris"].')
-    texts: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts to fire on.")
-    against: Annotated[list[Text], AtMost("max_group_texts")] = Field(default=[], description="Texts to tell these from.")
-    against_sae: Identifier = Field(default="", description="The same SAE loaded on another model: how the models differ on texts.")
+    tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
+        default=[], description='Tokens to promote, e.g. [" Paris"].'
+    )
+    texts: Annotated[list[Text], AtMost("max_group_texts")] = Field(
+        default=[], description="Texts to fire on."
+    )
+    against: Annotated[list[Text], AtMost("max_group_texts")] = Field(
+        default=[], description="Texts to tell these from."
+    )
+    against_sae: Identifier = Field(
+        default="",
+        description="The same SAE loaded on another model: how the models differ on texts.",
+    )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0
     neuronpedia: AskNeuronpedia = False
@@ -127,7 +138,9 @@ class FindFeatures(Request):
 
 def _refuse(field: str, wanted: str, conflict: bool) -> None:
     kind = "conflicting_arguments" if conflict else "missing_argument"
-    raise PydanticCustomError(kind, "give {wanted}", {"field": field, "wanted": wanted, "allowed": wanted})
+    raise PydanticCustomError(
+        kind, "give {wanted}", {"field": field, "wanted": wanted, "allowed": wanted}
+    )
 
 
 class QuizFeature(Request):
@@ -165,7 +178,9 @@ class LabelFeature(Request):
     feature: Feature
     text: Text = Field(description="What it fires on.")
     quiz_id: Identifier = Field(default="", description="From quiz_feature; empty: untested.")
-    answers: Annotated[list[bool], AtMost("max_answers")] = Field(default=[], description="Does it fire? One an item, in order.")
+    answers: Annotated[list[bool], AtMost("max_answers")] = Field(
+        default=[], description="Does it fire? One an item, in order."
+    )
 
     @model_validator(mode="after")
     def _together(self) -> "LabelFeature":

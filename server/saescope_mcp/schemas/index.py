@@ -13,15 +13,20 @@ class IndexFeatures(Request):
     """Arguments of index_features; the same ones again go on with a job that was cut off."""
 
     sae: SAEHandle
-    also: Annotated[list[Identifier], AtMost("max_saes")] = Field(default=[], description="More SAEs of this model, in the same pass.")
+    also: Annotated[list[Identifier], AtMost("max_saes")] = Field(
+        default=[], description="More SAEs of this model, in the same pass."
+    )
     dataset: LocalPath = Field(
-        default="embedded", description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".'
+        default="embedded",
+        description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".',
     )
     text_column: Identifier = Field(default="", description="Column of the text.")
     n_tokens: Annotated[int, AtMost("max_index_tokens")] = Field(
         default=1_000_000, ge=1, description="Tokens to read; fewer where the text ends."
     )
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait for the end.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait for the end."
+    )
 
 
 class IndexSummary(BaseModel):

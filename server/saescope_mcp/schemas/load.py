@@ -12,28 +12,51 @@ from saescope_mcp.schemas.common import Reply, Request
 class LoadSae(Request):
     """Arguments of load_sae; none at all loads the embedded SAE."""
 
-    release: Repository = Field(default="", description='Published release or Hugging Face repository, e.g. "gpt2-small-res-jb".')
-    sae_id: InsideRelease = Field(default="", description="SAE in the release, or folder or file in the repository.")
+    release: Repository = Field(
+        default="",
+        description='Published release or Hugging Face repository, e.g. "gpt2-small-res-jb".',
+    )
+    sae_id: InsideRelease = Field(
+        default="", description="SAE in the release, or folder or file in the repository."
+    )
     revision: Identifier = Field(default="", description="Branch, tag or commit.")
     path: LocalPath = Field(default="", description="Local folder or file instead.")
-    model: LocalPath = Field(default="", description="Hub name, local folder or .gguf file. Empty: the model that the SAE names.")
-    hook_name: Identifier = Field(default="", description='Site, if the SAE names none, e.g. "blocks.8.hook_resid_pre".')
-    gate: Literal["", "saelens", "upstream"] = Field(
-        default="", description="Llama Scope only: compute as its authors (upstream, the default) or sae-lens."
+    model: LocalPath = Field(
+        default="",
+        description="Hub name, local folder or .gguf file. Empty: the model that the SAE names.",
     )
-    device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
+    hook_name: Identifier = Field(
+        default="", description='Site, if the SAE names none, e.g. "blocks.8.hook_resid_pre".'
+    )
+    gate: Literal["", "saelens", "upstream"] = Field(
+        default="",
+        description="Llama Scope only: compute as its authors (upstream, the default) or sae-lens.",
+    )
+    device: Identifier = Field(
+        default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: float32 on CPU, as stored on a GPU."
     )
-    allow_mismatch: bool = Field(default=False, description="Load although it was trained on another model of this width.")
-    dry_run: bool = Field(default=False, description="Only report format, site, sizes, and whether it fits.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait, then a job_id.")
+    allow_mismatch: bool = Field(
+        default=False, description="Load although it was trained on another model of this width."
+    )
+    dry_run: bool = Field(
+        default=False, description="Only report format, site, sizes, and whether it fits."
+    )
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait, then a job_id."
+    )
 
     @model_validator(mode="after")
     def _of_a_release(self) -> "LoadSae":
         given = next((name for name in ("sae_id", "revision") if getattr(self, name)), "")
         if given and not self.release:
-            raise PydanticCustomError("missing_argument", "there is {given} but no release", {"field": "release", "given": given})
+            raise PydanticCustomError(
+                "missing_argument",
+                "there is {given} but no release",
+                {"field": "release", "given": given},
+            )
         return self
 
 
@@ -93,7 +116,9 @@ class LoadSaeReply(Reply):
 class Unload(Request):
     """Arguments of unload."""
 
-    handle: Identifier = Field(description='An SAE ("smollm2-135m/14.resid_post") or a model with all its SAEs ("smollm2-135m").')
+    handle: Identifier = Field(
+        description='An SAE ("smollm2-135m/14.resid_post") or a model with all its SAEs ("smollm2-135m").'
+    )
 
 
 class UnloadReply(Reply):

@@ -12,22 +12,38 @@ from saescope_mcp.schemas.common import Reply, Request
 class PublishSae(Request):
     """Arguments of publish_sae: one of sae and job_id, and one of repo_id and path."""
 
-    sae: Identifier = Field(default="", description='Handle, e.g. "smollm2-135m/14.resid_post". Or give job_id.')
-    job_id: Identifier = Field(default="", description='Training that is done, e.g. "train-1a2b3c".')
-    repo_id: Repository = Field(default="", description='Hugging Face repository, e.g. "owner/my-saes". Or give path.')
+    sae: Identifier = Field(
+        default="", description='Handle, e.g. "smollm2-135m/14.resid_post". Or give job_id.'
+    )
+    job_id: Identifier = Field(
+        default="", description='Training that is done, e.g. "train-1a2b3c".'
+    )
+    repo_id: Repository = Field(
+        default="", description='Hugging Face repository, e.g. "owner/my-saes". Or give path.'
+    )
     path: LocalPath = Field(default="", description="New folder.")
     sae_id: InsideRelease = Field(default="", description="Folder in it; empty: the hook's name.")
     private: bool = Field(default=True, description="Make a new repository private.")
     dry_run: bool = Field(default=True, description="false writes it: ask the user first.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait, then a job_id.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait, then a job_id."
+    )
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "PublishSae":
         for one, other in (("sae", "job_id"), ("repo_id", "path")):
             given = bool(getattr(self, one)) + bool(getattr(self, other))
             if given != 1:
-                kind, said = ("conflicting_arguments", "are both given") if given else ("missing_argument", "are both missing")
-                context = {"field": one, "said": f"{one} and {other} {said}", "allowed": "one of the two"}
+                kind, said = (
+                    ("conflicting_arguments", "are both given")
+                    if given
+                    else ("missing_argument", "are both missing")
+                )
+                context = {
+                    "field": one,
+                    "said": f"{one} and {other} {said}",
+                    "allowed": "one of the two",
+                }
                 raise PydanticCustomError(kind, "{said}", context)
         return self
 

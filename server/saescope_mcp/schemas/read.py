@@ -12,12 +12,16 @@ from saescope_mcp.schemas.labels import Label
 class EncodeText(TextsRequest):
     """Arguments of encode_text."""
 
-    top_k: Annotated[int, AtMost("max_top_k")] = Field(default=3, ge=1, description="Features per token.")
+    top_k: Annotated[int, AtMost("max_top_k")] = Field(
+        default=3, ge=1, description="Features per token."
+    )
     positions: Annotated[list[int], AtMost("max_positions")] = Field(
         default=[], description="Only these (0-based, BOS included; -1: last)."
     )
     include_special: IncludeSpecial = False
-    limit: Annotated[int, AtMost("max_k")] = Field(default=12, ge=1, description="Tokens per reply.")
+    limit: Annotated[int, AtMost("max_k")] = Field(
+        default=12, ge=1, description="Tokens per reply."
+    )
     offset: Page = 0
 
 
@@ -55,9 +59,12 @@ class EncodeTextReply(ListReply):
 class TopFeatures(TextsRequest):
     """Arguments of top_features."""
 
-    against: Annotated[list[Text], AtMost("max_texts")] = Field(default=[], description='Texts to contrast with; needs rank_by="contrast".')
+    against: Annotated[list[Text], AtMost("max_texts")] = Field(
+        default=[], description='Texts to contrast with; needs rank_by="contrast".'
+    )
     rank_by: Literal["max", "mean", "count", "contrast"] = Field(
-        default="max", description="max or mean activation, count of tokens, or contrast: Cohen's d over tokens against `against`."
+        default="max",
+        description="max or mean activation, count of tokens, or contrast: Cohen's d over tokens against `against`.",
     )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0

@@ -72,7 +72,9 @@ class JobStatus(Request):
     """Arguments of job_status."""
 
     job_id: Identifier = Field(default="", description="Job; empty: all.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=0.0, ge=0, description="Seconds to wait for its end.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=0.0, ge=0, description="Seconds to wait for its end."
+    )
     offset: Page = 0
     picture: bool = Field(default=False, description="Also draw a training's curves (PNG).")
 

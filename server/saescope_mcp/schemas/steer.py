@@ -6,7 +6,20 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier
-from saescope_mcp.schemas.common import Against, Chat, Controls, Item, Prompt, Reply, Request, SAEHandle, Seed, Target, TokenLogit, Unit
+from saescope_mcp.schemas.common import (
+    Against,
+    Chat,
+    Controls,
+    Item,
+    Prompt,
+    Reply,
+    Request,
+    SAEHandle,
+    Seed,
+    Target,
+    TokenLogit,
+    Unit,
+)
 from saescope_mcp.schemas.labels import Label
 
 Mode = Literal["add", "clamp", "scale", "ablate", "project_out"]
@@ -18,8 +31,13 @@ class SteeringFeature(Item):
     """A feature to change at every position."""
 
     feature: int = Field(ge=0, description="Feature index, e.g. 1234.")
-    strength: Strength = Field(default=1.0, description="In units for add and clamp, a factor for scale.")
-    mode: Mode = Field(default="add", description="add strength, clamp to it, scale by it, ablate (to 0), project_out (the direction).")
+    strength: Strength = Field(
+        default=1.0, description="In units for add and clamp, a factor for scale."
+    )
+    mode: Mode = Field(
+        default="add",
+        description="add strength, clamp to it, scale by it, ablate (to 0), project_out (the direction).",
+    )
 
 
 class Edit(SteeringFeature):
@@ -99,8 +117,12 @@ class SteerGenerate(Request):
         min_length=1, description='e.g. [{"feature": 1234, "strength": 4}].'
     )
     unit: Unit = "max"
-    max_new_tokens: Annotated[int, AtMost("max_new_tokens")] = Field(default=48, ge=1, description="Tokens to generate.")
-    n_samples: Annotated[int, AtMost("max_samples")] = Field(default=1, ge=1, description="Steered texts; > 1 needs temperature > 0.")
+    max_new_tokens: Annotated[int, AtMost("max_new_tokens")] = Field(
+        default=48, ge=1, description="Tokens to generate."
+    )
+    n_samples: Annotated[int, AtMost("max_samples")] = Field(
+        default=1, ge=1, description="Steered texts; > 1 needs temperature > 0."
+    )
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
     seed: Seed = 0
     n_controls: Controls = 2
@@ -113,7 +135,9 @@ class SteerGenerate(Request):
     def _samples_differ(self) -> "SteerGenerate":
         if self.n_samples > 1 and self.temperature == 0:
             raise PydanticCustomError(
-                "conflicting_arguments", "n_samples > 1 at temperature 0 would repeat one text", {"field": "temperature", "allowed": "> 0"}
+                "conflicting_arguments",
+                "n_samples > 1 at temperature 0 would repeat one text",
+                {"field": "temperature", "allowed": "> 0"},
             )
         return self
 

@@ -19,21 +19,33 @@ _NOT_OF_THE_RUN = {"dry_run", "wait_s", "resume", "response_format"}
 class TrainSae(Request):
     """Arguments of train_sae: hook_name for a new run, or resume."""
 
-    model: LocalPath = Field(default="", description="Hub name, local folder or .gguf file. Empty: the embedded SmolLM2-135M.")
+    model: LocalPath = Field(
+        default="",
+        description="Hub name, local folder or .gguf file. Empty: the embedded SmolLM2-135M.",
+    )
     hook_name: Identifier = Field(default="", description='Site, e.g. "blocks.14.hook_resid_post".')
     hook_name_out: Identifier = Field(default="", description="Transcoder: the site to predict.")
     dataset: LocalPath = Field(
-        default="embedded", description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".'
+        default="embedded",
+        description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".',
     )
     architecture: Architecture = Field(default="topk", description="Kind of SAE.")
-    expansion_factor: int = Field(default=0, ge=0, le=1024, description="Features per dimension; 0: 8. Or give d_sae.")
+    expansion_factor: int = Field(
+        default=0, ge=0, le=1024, description="Features per dimension; 0: 8. Or give d_sae."
+    )
     d_sae: int = Field(default=0, ge=0, le=2**24, description="Features; 0: by expansion_factor.")
     k: float = Field(default=32.0, gt=0, description="L0: active features per token.")
-    l1_coefficient: float = Field(default=0.0, ge=0, description="standard, gated: more = sparser; 0: steered to an L0 of k.")
+    l1_coefficient: float = Field(
+        default=0.0, ge=0, description="standard, gated: more = sparser; 0: steered to an L0 of k."
+    )
     l0_coefficient: float = Field(default=0.0, ge=0, description="jumprelu: the same.")
-    training_tokens: Annotated[int, AtMost("max_training_tokens")] = Field(default=2_000_000, ge=1, description="Tokens to train on.")
+    training_tokens: Annotated[int, AtMost("max_training_tokens")] = Field(
+        default=2_000_000, ge=1, description="Tokens to train on."
+    )
     context_size: int = Field(default=0, ge=0, description="Tokens read at once; 0: at most 256.")
-    batch_size: Annotated[int, AtMost("max_batch_size")] = Field(default=0, ge=0, description="Tokens per step; 0: 256 to 4096.")
+    batch_size: Annotated[int, AtMost("max_batch_size")] = Field(
+        default=0, ge=0, description="Tokens per step; 0: 256 to 4096."
+    )
     lr: float = Field(default=0.0, ge=0, le=1, description="Learning rate; 0: chosen.")
     seed: Seed = 0
     name: Name = Field(default="", description='e.g. "stories-l14"; empty: the job\'s id.')
@@ -41,24 +53,42 @@ class TrainSae(Request):
         default=[],
         description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body". A wrong name gets the right ones.',
     )
-    device: Identifier = Field(default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".')
+    device: Identifier = Field(
+        default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'
+    )
     dry_run: bool = Field(default=False, description="Only measure and plan; start nothing.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(default=30.0, ge=0, description="Seconds to wait for the end.")
-    resume: Identifier = Field(default="", description="Job that has stopped: goes on from its checkpoint.")
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait for the end."
+    )
+    resume: Identifier = Field(
+        default="", description="Job that has stopped: goes on from its checkpoint."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainSae":
         if not (self.hook_name or self.resume):
-            raise PydanticCustomError("missing_argument", "there is neither hook_name nor resume", {"field": "hook_name"})
+            raise PydanticCustomError(
+                "missing_argument", "there is neither hook_name nor resume", {"field": "hook_name"}
+            )
         if self.resume:
             return self
         if self.expansion_factor and self.d_sae:
-            _conflict("d_sae", "expansion_factor and d_sae are both given", "removed, or expansion_factor instead")
+            _conflict(
+                "d_sae",
+                "expansion_factor and d_sae are both given",
+                "removed, or expansion_factor instead",
+            )
         for name, architectures in _COEFFICIENTS.items():
             if getattr(self, name) and self.architecture not in architectures:
-                _conflict(name, f"{name} does nothing for {self.architecture} SAEs", "replaced by k")
+                _conflict(
+                    name, f"{name} does nothing for {self.architecture} SAEs", "replaced by k"
+                )
             if getattr(self, name) and "k" in self.model_fields_set:
-                _conflict(name, f"k and {name} are both given", "removed: k is the L0 that the run then comes to; or k removed")
+                _conflict(
+                    name,
+                    f"k and {name} are both given",
+                    "removed: k is the L0 that the run then comes to; or k removed",
+                )
         return self
 
     @property
@@ -73,7 +103,9 @@ class TrainSae(Request):
 
 
 def _conflict(field: str, message: str, allowed: str) -> None:
-    raise PydanticCustomError("conflicting_arguments", "{said}", {"field": field, "said": message, "allowed": allowed})
+    raise PydanticCustomError(
+        "conflicting_arguments", "{said}", {"field": field, "said": message, "allowed": allowed}
+    )
 
 
 class TrainPlan(BaseModel):

@@ -2,6 +2,23 @@
 
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import Indexed, LoadedSAE
-from saescope_mcp.state.sources import Placement, Source, dataset_name, load_call, model_name, readable
+from saescope_mcp.state.sources import (
+    Placement,
+    Source,
+    dataset_name,
+    load_call,
+    model_name,
+    readable,
+)
 
-__all__ = ["AppState", "Indexed", "LoadedSAE", "Placement", "Source", "dataset_name", "load_call", "model_name", "readable"]
+__all__ = [
+    "AppState",
+    "Indexed",
+    "LoadedSAE",
+    "Placement",
+    "Source",
+    "dataset_name",
+    "load_call",
+    "model_name",
+    "readable",
+]

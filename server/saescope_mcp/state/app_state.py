@@ -92,18 +92,28 @@ class AppState:
         """Raises: ResourceError: too many models or SAEs are loaded; the hint names what to unload."""
         if new_model and len(self.models) >= self.settings.max_models:
             raise _no_room(
-                f"{len(self.models)} models are loaded, the most allowed (SAESCOPE_MAX_MODELS).", "TOO_MANY_MODELS", [*self.models], then
+                f"{len(self.models)} models are loaded, the most allowed (SAESCOPE_MAX_MODELS).",
+                "TOO_MANY_MODELS",
+                [*self.models],
+                then,
             )
         if len(self.saes) >= self.settings.max_saes:
             raise _no_room(
-                f"{len(self.saes)} SAEs are loaded, the most allowed (SAESCOPE_MAX_SAES).", "TOO_MANY_SAES", self._oldest(), then
+                f"{len(self.saes)} SAEs are loaded, the most allowed (SAESCOPE_MAX_SAES).",
+                "TOO_MANY_SAES",
+                self._oldest(),
+                then,
             )
 
     def make_sure_of_room(self, need: int, then: str, device: str) -> None:
         """Raises: ResourceError: it does not fit into the budget; the hint names what to unload."""
         room = self.room(device)
         if need > room.free:
-            enough = [name for name, freed in self._freed_by_unloading().items() if room.free + freed >= need]
+            enough = [
+                name
+                for name, freed in self._freed_by_unloading().items()
+                if room.free + freed >= need
+            ]
             what = f"This load needs {_mb(need)}; {_mb(room.free)} of the budget of {_mb(room.budget)} are free (SAESCOPE_MEMORY_SHARE)."
             raise _no_room(what, "OUT_OF_MEMORY_BUDGET", [*enough, *self.models], then)
 
@@ -124,7 +134,11 @@ class AppState:
                 return 0, []
             raise self._unknown(handle)
         async with slot.turn():
-            gone = [entry for entry in self.saes.values() if entry.slot is slot and handle in (entry.handle, slot.handle)]
+            gone = [
+                entry
+                for entry in self.saes.values()
+                if entry.slot is slot and handle in (entry.handle, slot.handle)
+            ]
             freed = sum(self.saes.pop(entry.handle).sae.weights_bytes for entry in gone)
             names = [entry.handle for entry in gone]
             if self.models.get(handle) is slot:
@@ -152,16 +166,26 @@ class AppState:
     def _not_loaded(self, handle: str) -> NotFoundError:
         known, there = self.known.all(), ", ".join(self.saes) or "none"
         source, placement = known.get(handle, (None, None))
-        running = [job for job in self.jobs.all() if job.state == "running" and (source is None or job.key == source)]
+        running = [
+            job
+            for job in self.jobs.all()
+            if job.state == "running" and (source is None or job.key == source)
+        ]
         close = nearest(handle, [*self.saes, *known], 1)
         if running:
             hint = f'job_status(job_id="{running[0].id}", wait_s=30): a load is still running.'
         elif source and placement:
             hint = load_call(source, placement)
         else:
-            hint = f'Use sae="{close[0]}", or load_sae() for the embedded SAE.' if close else "load_sae() loads the embedded SAE."
+            hint = (
+                f'Use sae="{close[0]}", or load_sae() for the embedded SAE.'
+                if close
+                else "load_sae() loads the embedded SAE."
+            )
         message = f"SAE {handle!r} is {'known but ' if source else ''}not loaded (loaded: {there}). Call load_sae first."
-        return NotFoundError(message, code="SAE_NOT_LOADED", field="sae", got=handle, allowed=there, hint=hint)
+        return NotFoundError(
+            message, code="SAE_NOT_LOADED", field="sae", got=handle, allowed=there, hint=hint
+        )
 
     def _unknown(self, handle: str) -> NotFoundError:
         there = [*self.models, *self.saes]
@@ -172,14 +196,18 @@ class AppState:
             field="handle",
             got=handle,
             allowed=", ".join(there) or "nothing is loaded",
-            hint=f'unload(handle="{close[0]}")' if close else "server_status() lists what is loaded.",
+            hint=f'unload(handle="{close[0]}")'
+            if close
+            else "server_status() lists what is loaded.",
         )
 
     def _freed_by_unloading(self) -> dict[str, int]:
         """SAEs least recently used first, then models with all of theirs."""
         freed = {handle: self.saes[handle].sae.weights_bytes for handle in self._oldest()}
         for slot in self.models.values():
-            freed[slot.handle] = slot.model.weights_bytes + sum(e.sae.weights_bytes for e in self.saes.values() if e.slot is slot)
+            freed[slot.handle] = slot.model.weights_bytes + sum(
+                e.sae.weights_bytes for e in self.saes.values() if e.slot is slot
+            )
         return freed
 
     def _oldest(self) -> list[str]:
@@ -188,7 +216,10 @@ class AppState:
 
 def _check_placement(handle: str, slot: ModelSlot, placement: Placement) -> None:
     device, dtype = str(slot.model.device), str(slot.model.dtype).removeprefix("torch.")
-    if placement.device in ("auto", device, device.split(":")[0]) and placement.dtype in ("auto", dtype):
+    if placement.device in ("auto", device, device.split(":")[0]) and placement.dtype in (
+        "auto",
+        dtype,
+    ):
         return
     field = "dtype" if placement.dtype not in ("auto", dtype) else "device"
     raise ResourceError(
@@ -203,7 +234,9 @@ def _check_placement(handle: str, slot: ModelSlot, placement: Placement) -> None
 
 def _no_room(message: str, code: str, handles: list[str], then: str) -> ResourceError:
     hint = (
-        f'unload(handle="{handles[0]}"), then {then}.' if handles else 'Use a smaller model or SAE, dtype="bfloat16", or raise the limit.'
+        f'unload(handle="{handles[0]}"), then {then}.'
+        if handles
+        else 'Use a smaller model or SAE, dtype="bfloat16", or raise the limit.'
     )
     return ResourceError(message, code=code, hint=hint)
 

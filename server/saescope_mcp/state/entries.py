@@ -99,12 +99,18 @@ class LoadedSAE:
             except ArgumentError as error:
                 raise _of_text(i, error) if len(texts) > 1 else error from None
         longest = max(map(len, tokens))
-        limit = min(self.model.n_ctx, settings.max_tokens * (1 if self.model.device.type == "cpu" else 2))
+        limit = min(
+            self.model.n_ctx, settings.max_tokens * (1 if self.model.device.type == "cpu" else 2)
+        )
         if longest > limit:
             raise _too_long("A text", longest, limit)
         if sum(map(len, tokens)) > settings.max_tokens_per_call:
-            raise _too_long("All texts together", sum(map(len, tokens)), settings.max_tokens_per_call)
-        with suppress(SaescopeError):  # a file that cannot be read holds no quiz that could be answered
+            raise _too_long(
+                "All texts together", sum(map(len, tokens)), settings.max_tokens_per_call
+            )
+        with suppress(
+            SaescopeError
+        ):  # a file that cannot be read holds no quiz that could be answered
             QuizStore().void(texts)
         return tokens
 
@@ -122,4 +128,11 @@ def _too_long(what: str, n_tokens: int, limit: int) -> ArgumentError:
 
 def _of_text(i: int, error: ArgumentError) -> ArgumentError:
     said = f"Text {i} of the list (the first is 0): {error.message}"
-    return ArgumentError(said, code=error.code, field=error.field, got=error.got, allowed=error.allowed, hint=error.hint)
+    return ArgumentError(
+        said,
+        code=error.code,
+        field=error.field,
+        got=error.got,
+        allowed=error.allowed,
+        hint=error.hint,
+    )

@@ -46,7 +46,9 @@ async def load(state: "AppState", source: Source, placement: Placement, say: Say
             if slot is None:
                 slot = await _load_model(state, wanted, placement, say)
                 undo.callback(state.drop_unused, slot)
-                state.make_sure_of_room(need.sae_bytes, then, str(slot.model.device))  # a model from the hub tells its size only now
+                state.make_sure_of_room(
+                    need.sae_bytes, then, str(slot.model.device)
+                )  # a model from the hub tells its size only now
             entry = await _load_sae(state, slot, source, placement, info, say)
             undo.pop_all()
     entry.warnings.extend(warnings)
@@ -103,18 +105,26 @@ def model_of(source: Source, info: "SAEInfo", state: "AppState") -> tuple[str, l
         return model_name(named, state.settings), []
     if not (source.release or source.path):
         return EMBEDDED_HANDLE, []
-    return EMBEDDED_HANDLE, [f'The embedded 4-bit copy of {named} is used; for the weights on the hub load with model="{named}".']
+    return EMBEDDED_HANDLE, [
+        f'The embedded 4-bit copy of {named} is used; for the weights on the hub load with model="{named}".'
+    ]
 
 
-def needed(state: "AppState", info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None) -> Need:
+def needed(
+    state: "AppState", info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None
+) -> Need:
     """What a load would take, from headers; this may ask the hub."""
     from saescope.models import peek_model_bytes
 
     device = str(slot.model.device) if slot else _device(placement.device)
     dtype = "float32" if placement.dtype == "auto" and device == "cpu" else placement.dtype
     stored = info.cfg.dtype if dtype == "auto" else dtype
-    model_bytes = 0 if slot else peek_model_bytes(model, dtype=dtype, offline=state.settings.offline) or None
-    return Need(info.weights_bytes // (2 if stored in ("float16", "bfloat16") else 1), model_bytes, device)
+    model_bytes = (
+        0 if slot else peek_model_bytes(model, dtype=dtype, offline=state.settings.offline) or None
+    )
+    return Need(
+        info.weights_bytes // (2 if stored in ("float16", "bfloat16") else 1), model_bytes, device
+    )
 
 
 def _device(name: str) -> str:
@@ -125,11 +135,17 @@ def _device(name: str) -> str:
 
 async def _load_model(state: "AppState", name: str, placement: Placement, say: Say) -> ModelSlot:
     say(f"loading the model {name}")
-    model = await state.workers.run(partial(_read_model, name, placement, state.settings.offline, say))
+    model = await state.workers.run(
+        partial(_read_model, name, placement, state.settings.offline, say)
+    )
     if same := next((slot for slot in state.models.values() if _is_same(slot.model, model)), None):
         same.names.add(name)
         return same
-    handle = model.handle if model.handle not in state.models else f"{model.handle}-{Source(model=name).digest}"
+    handle = (
+        model.handle
+        if model.handle not in state.models
+        else f"{model.handle}-{Source(model=name).digest}"
+    )
     slot = ModelSlot(handle, model, {name}, state.settings, state.workers)
     state.models[handle] = slot
     return slot
@@ -143,18 +159,31 @@ def _is_same(one: "LanguageModel", other: "LanguageModel") -> bool:
 def _read_model(name: str, placement: Placement, offline: bool, say: Say) -> "LanguageModel":
     from saescope.models import load_model
 
-    return load_model(name, device=placement.device, dtype=placement.dtype, offline=offline, progress=say)
+    return load_model(
+        name, device=placement.device, dtype=placement.dtype, offline=offline, progress=say
+    )
 
 
-async def _load_sae(state: "AppState", slot: ModelSlot, source: Source, placement: Placement, info: "SAEInfo", say: Say) -> LoadedSAE:
+async def _load_sae(
+    state: "AppState",
+    slot: ModelSlot,
+    source: Source,
+    placement: Placement,
+    info: "SAEInfo",
+    say: Say,
+) -> LoadedSAE:
     from saescope.evals import check_sae
     from saescope.splice import check_fits
 
     say("loading the SAE")
-    sae = await state.workers.run(partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say))
+    sae = await state.workers.run(
+        partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say)
+    )
     say("checking the SAE on a probe text")
     async with slot.turn():
-        warnings = await slot.run(check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch)
+        warnings = await slot.run(
+            check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch
+        )
         check = await slot.run(check_sae, slot.model, sae, published_l0=_published_l0(sae))
         weights_hash = await slot.run(lambda: sae.weights_hash)
     meta = sae.cfg.metadata
@@ -193,4 +222,8 @@ def read_sae(source: Source, device: str, dtype: str, settings: Settings, say: S
 
 def _published_l0(sae: "SAE") -> float | None:
     said = sae.cfg.metadata.raw.get("l0")
-    return float(said) if isinstance(said, int | float) and not isinstance(said, bool) and said > 0 else None
+    return (
+        float(said)
+        if isinstance(said, int | float) and not isinstance(said, bool) and said > 0
+        else None
+    )

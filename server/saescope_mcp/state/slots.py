@@ -52,7 +52,9 @@ class ModelSlot:
                 if not mine:
                     self.lock.release()
         if not mine:
-            raise self._busy(f"another call kept it for {self.settings.lock_wait_s:g} s (SAESCOPE_LOCK_WAIT_S)")
+            raise self._busy(
+                f"another call kept it for {self.settings.lock_wait_s:g} s (SAESCOPE_LOCK_WAIT_S)"
+            )
         try:
             yield
         finally:
@@ -68,4 +70,8 @@ class ModelSlot:
             await self.work.settled()
 
     def _busy(self, why: str) -> ResourceError:
-        return ResourceError(f"Model {self.handle!r} is busy: {why}.", code="BUSY", hint="Send the same call again in 5 seconds.")
+        return ResourceError(
+            f"Model {self.handle!r} is busy: {why}.",
+            code="BUSY",
+            hint="Send the same call again in 5 seconds.",
+        )

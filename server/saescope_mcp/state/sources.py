@@ -32,7 +32,11 @@ class Source:
     @property
     def known(self) -> dict[str, str]:
         """What the user says of the SAE, which wins over its files."""
-        return {name: value for name, value in (("hook_name", self.hook_name), ("gate", self.gate)) if value}
+        return {
+            name: value
+            for name, value in (("hook_name", self.hook_name), ("gate", self.gate))
+            if value
+        }
 
     @property
     def digest(self) -> str:
@@ -53,7 +57,9 @@ def load_call(source: Source, placement: Placement) -> str:
     """The exact call that loads this."""
     said = asdict(source) | asdict(placement)
     changed = {name: value for name, value in said.items() if value not in ("", "auto", False)}
-    return f"load_sae({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})"
+    return (
+        f"load_sae({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})"
+    )
 
 
 def handle_for(model_handle: str, source: Source, hook_name: str) -> str:
@@ -62,7 +68,9 @@ def handle_for(model_handle: str, source: Source, hook_name: str) -> str:
     base = f"{model_handle}/{site}" if layer is None else f"{model_handle}/{layer}.{site}"
     tag = Path(source.path).name
     if source.release:
-        tag = source.release.rsplit("/", 1)[-1] + (f"-{source.sae_id}" if source.sae_id != hook_name else "")
+        tag = source.release.rsplit("/", 1)[-1] + (
+            f"-{source.sae_id}" if source.sae_id != hook_name else ""
+        )
     return f"{base}/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', tag)[:80]}" if tag else base
 
 
@@ -74,7 +82,13 @@ def readable(path: str, settings: Settings, field: str) -> str:
     """
     resolved = Path(os.path.expanduser(path)).resolve()
     if any(len(part.encode()) > 255 for part in resolved.parts):
-        raise ArgumentError(f"A name in {field} is longer than any file's.", code="TOO_LONG", field=field, got=path, allowed="255 bytes")
+        raise ArgumentError(
+            f"A name in {field} is longer than any file's.",
+            code="TOO_LONG",
+            field=field,
+            got=path,
+            allowed="255 bytes",
+        )
     roots = [root.expanduser().resolve() for root in (*settings.read_roots, trained_saes())]
     if settings.read_anywhere or any(resolved.is_relative_to(root) for root in roots):
         return str(resolved)
@@ -121,7 +135,12 @@ def model_name(model: str, settings: Settings) -> str:
     """
     if not model:
         return ""
-    looks_local = model.startswith((".", "/", "~", "\\")) or "\\" in model or model.lower().endswith(".gguf") or Path(model).is_absolute()
+    looks_local = (
+        model.startswith((".", "/", "~", "\\"))
+        or "\\" in model
+        or model.lower().endswith(".gguf")
+        or Path(model).is_absolute()
+    )
     if looks_local or os.path.exists(model):
         return readable(model, settings, "model")
     if ".." in model or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
@@ -145,17 +164,28 @@ class KnownHandles:
     def all(self) -> dict[str, tuple[Source, Placement]]:
         try:
             said = json.loads(self._file.read_text(encoding="utf-8"))
-            return {handle: (_only(Source, row), _only(Placement, row)) for handle, row in said.items()}
+            return {
+                handle: (_only(Source, row), _only(Placement, row)) for handle, row in said.items()
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            log.warning("%s cannot be read (%s); handles start anew", self._file.name, type(error).__name__)
+            log.warning(
+                "%s cannot be read (%s); handles start anew", self._file.name, type(error).__name__
+            )
             return {}
 
     def name(self, model_handle: str, source: Source, hook_name: str) -> str:
         """The handle that this source has, or a free one."""
         known = self.all()
-        old = next((handle for handle, (other, _) in known.items() if other == source and handle.startswith(f"{model_handle}/")), None)
+        old = next(
+            (
+                handle
+                for handle, (other, _) in known.items()
+                if other == source and handle.startswith(f"{model_handle}/")
+            ),
+            None,
+        )
         handle = old or handle_for(model_handle, source, hook_name)
         if handle in known and known[handle][0] != source:
             return f"{handle}{'/' if handle.count('/') == 1 else '-'}{source.digest}"
@@ -164,13 +194,19 @@ class KnownHandles:
     def remember(self, handle: str, source: Source, placement: Placement) -> None:
         try:
             with locked(self._file.with_suffix(".lock")):
-                rows = {name: asdict(old) | asdict(where) for name, (old, where) in self.all().items()}
+                rows = {
+                    name: asdict(old) | asdict(where) for name, (old, where) in self.all().items()
+                }
                 rows[handle] = asdict(source) | asdict(placement)
-                with tempfile.NamedTemporaryFile("w", dir=self._file.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+                with tempfile.NamedTemporaryFile(
+                    "w", dir=self._file.parent, suffix=".tmp", delete=False, encoding="utf-8"
+                ) as file:
                     json.dump(rows, file, indent=1)
                 os.replace(file.name, self._file)
         except OSError as error:
-            log.warning("the handle %s is not kept for the next run: %s", handle, type(error).__name__)
+            log.warning(
+                "the handle %s is not kept for the next run: %s", handle, type(error).__name__
+            )
 
 
 def _only(kind: type, row: dict[str, object]):

@@ -64,10 +64,20 @@ class Tool:
         """Never raises but when cancelled."""
         started = time.monotonic()
         try:
-            request = self.request.model_validate(dict(arguments), context={"settings": state.settings})
+            request = self.request.model_validate(
+                dict(arguments), context={"settings": state.settings}
+            )
             reply = await self.function(state, request)
-            outcome = Outcome(document(self.name, request, reply, max_tokens=state.settings.max_result_tokens), is_error=False)
+            outcome = Outcome(
+                document(self.name, request, reply, max_tokens=state.settings.max_result_tokens),
+                is_error=False,
+            )
         except (Exception, SystemExit) as error:
             outcome = Outcome(dict(refusal(self.name, error, self.request)), is_error=True)
-        log.info("%s %s in %.2f s", self.name, outcome.document.get("code", "done"), time.monotonic() - started)
+        log.info(
+            "%s %s in %.2f s",
+            self.name,
+            outcome.document.get("code", "done"),
+            time.monotonic() - started,
+        )
         return outcome

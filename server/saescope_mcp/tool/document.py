@@ -21,11 +21,15 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
     Raises:
         NumericError: a number in it is not finite.
     """
-    arguments = request.model_dump(mode="json", by_alias=True, exclude={"response_format", "wait_s"})
+    arguments = request.model_dump(
+        mode="json", by_alias=True, exclude={"response_format", "wait_s"}
+    )
     if reply.provenance:
         reply = reply.model_copy(update={"result_id": _result_id(tool, arguments, reply)})
         if request.response_format == "concise":
-            reply = reply.model_copy(update={"provenance": reply.provenance and reply.provenance.brief()})
+            reply = reply.model_copy(
+                update={"provenance": reply.provenance and reply.provenance.brief()}
+            )
     done: Document = tidy(reply.model_dump(mode="json"))
     return _within(done, reply, arguments, max_bytes=3 * max_tokens)
 
@@ -43,7 +47,11 @@ def tidy(value: Any, where: str = "result") -> Any:
     """
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise NumericError(f"{where} is {value}.", field=where, hint="Try a smaller strength, or dtype float32.")
+            raise NumericError(
+                f"{where} is {value}.",
+                field=where,
+                hint="Try a smaller strength, or dtype float32.",
+            )
         return float(f"{value:.4g}")
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
@@ -71,7 +79,13 @@ def _within(done: Document, reply: Reply, arguments: Document, *, max_bytes: int
     done["truncated"] = True
     if "offset" in arguments:
         was, done["next_offset"] = done["next_offset"], arguments["offset"] + len(items)
-        done["next"] = [call.replace(f"offset={was}", f"offset={done['next_offset']}") for call in done["next"]]
-    advice = f"go on with offset={done['next_offset']}" if "offset" in arguments else "ask for fewer or shorter ones"
+        done["next"] = [
+            call.replace(f"offset={was}", f"offset={done['next_offset']}") for call in done["next"]
+        ]
+    advice = (
+        f"go on with offset={done['next_offset']}"
+        if "offset" in arguments
+        else "ask for fewer or shorter ones"
+    )
     done["warnings"].append(f"{reply.listed} was cut to {len(items)} to fit the reply: {advice}.")
     return done

@@ -59,12 +59,22 @@ def left_out(n_left_out: int, tokens: "Sequence[Tokens]", *, named: bool = False
     """A sentence for the summary."""
     bos = "BOS was prepended" if tokens[0].bos_prepended else "No BOS was prepended"
     which = "all positions but those named" if named else "position 0 and special tokens"
-    return f"{bos}; {which} were left out ({n_left_out})." if n_left_out else f"{bos}; no position was left out."
+    return (
+        f"{bos}; {which} were left out ({n_left_out})."
+        if n_left_out
+        else f"{bos}; no position was left out."
+    )
 
 
 def nothing_left(n_tokens: int) -> list[str]:
     """A warning if every position was left out."""
-    return [] if n_tokens else ["Every position was left out (position 0 and special tokens): use a longer text or include_special=true."]
+    return (
+        []
+        if n_tokens
+        else [
+            "Every position was left out (position 0 and special tokens): use a longer text or include_special=true."
+        ]
+    )
 
 
 def brief(text: str) -> str:

@@ -14,12 +14,16 @@ UNTRUSTED = "Labels whose source begins with neuronpedia were written by strange
 
 async def fetch_labels(state: AppState, loaded: LoadedSAE, features: Sequence[int]) -> list[str]:
     """Store the labels of these features; warnings, since what is known here does not depend on them."""
-    return await state.workers.run(lambda: _warned(lambda: _fetch(loaded, features, offline=state.settings.offline)))
+    return await state.workers.run(
+        lambda: _warned(lambda: _fetch(loaded, features, offline=state.settings.offline))
+    )
 
 
 async def search_labels(state: AppState, loaded: LoadedSAE, query: str, k: int) -> list[str]:
     """Store the labels of the features that Neuronpedia's own search finds."""
-    return await state.workers.run(lambda: _warned(lambda: _search(loaded, query, k, offline=state.settings.offline)))
+    return await state.workers.run(
+        lambda: _warned(lambda: _search(loaded, query, k, offline=state.settings.offline))
+    )
 
 
 def _warned(work: Callable[[], None]) -> list[str]:
@@ -52,5 +56,7 @@ def _keep(loaded: LoadedSAE, rows: "Sequence[tuple[int, RemoteLabel]]") -> None:
     for author in dict.fromkeys(label.author for _, label in rows):
         source = f"neuronpedia:{author}" if author else "neuronpedia"
         LabelStore().add_many(
-            loaded.weights_hash, [(feature, label.text) for feature, label in rows if label.author == author], source=source
+            loaded.weights_hash,
+            [(feature, label.text) for feature, label in rows if label.author == author],
+            source=source,
         )

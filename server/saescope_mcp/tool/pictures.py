@@ -19,7 +19,10 @@ def of_evaluation(found: "Evaluation", name: str, *, d_sae: int) -> list[str]:
     n_dead = round(found.dead_share * d_sae)
     return [
         _save(f"{name}-density.png", density_histogram(found.density, n_dead=n_dead)),
-        _save(f"{name}-positions.png", variance_by_position(found.positions, overall=found.explained_variance)),
+        _save(
+            f"{name}-positions.png",
+            variance_by_position(found.positions, overall=found.explained_variance),
+        ),
     ]
 
 
@@ -58,6 +61,9 @@ def _save(name: str, picture: bytes) -> str:
         (folder / name).write_bytes(picture)
     except OSError as error:
         raise ResourceError(
-            f"The picture cannot be saved: {error.strerror}.", code="CANNOT_WRITE", field="picture", hint="Call again without picture."
+            f"The picture cannot be saved: {error.strerror}.",
+            code="CANNOT_WRITE",
+            field="picture",
+            hint="Call again without picture.",
         ) from error
     return str(folder / name)

@@ -26,7 +26,11 @@ async def _report(context: Any, state: AppState) -> None:
     try:
         while True:
             await anyio.sleep(EVERY_S)
-            running = [job.message for job in state.jobs.all() if job.state == "running" and job.message]
-            await context.report_progress(round(time.monotonic() - started, 1), None, running[0] if running else None)
+            running = [
+                job.message for job in state.jobs.all() if job.state == "running" and job.message
+            ]
+            await context.report_progress(
+                round(time.monotonic() - started, 1), None, running[0] if running else None
+            )
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
         return  # the client is gone; the call ends by being cancelled

@@ -33,24 +33,46 @@ _CODES = {
     "less_than_equal": "OUT_OF_RANGE",
     "greater_than_equal": "OUT_OF_RANGE",
 }
-_TYPES = {"int": "an integer", "float": "a number", "string": "a string", "bool": "true or false", "list": "a list", "model": "an object"}
+_TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "string": "a string",
+    "bool": "true or false",
+    "list": "a list",
+    "model": "an object",
+}
 _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
     "INVALID_ID": "visible characters",
     "INVALID_NAME": "a plain name such as stories-l14",
     "INVALID_REPO_ID": "a name, or owner/name, without '..' or a URL",
 }
-_SECRET = re.compile(r"hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|Bearer\s+\S+|(?:X-Amz-Signature|Signature|Key-Pair-Id)=[^&\s]+")
+_SECRET = re.compile(
+    r"hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|Bearer\s+\S+|(?:X-Amz-Signature|Signature|Key-Pair-Id)=[^&\s]+"
+)
 
 
-def refusal(tool: str, error: Exception | SystemExit, request: type[BaseModel] | None = None) -> dict[str, str]:
+def refusal(
+    tool: str, error: Exception | SystemExit, request: type[BaseModel] | None = None
+) -> dict[str, str]:
     """What to send instead of a result."""
     if isinstance(error, ValidationError) and request is not None:
         return _of_arguments(tool, error, request)
     if isinstance(error, SaescopeError):
-        return _document(error.code, error.message, _argument(error.field, request), error.got, error.allowed, error.hint)
+        return _document(
+            error.code,
+            error.message,
+            _argument(error.field, request),
+            error.got,
+            error.allowed,
+            error.hint,
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _document("OUT_OF_MEMORY", f"{tool} ran out of memory.", hint="Call unload on what is not needed, or use a shorter text.")
+        return _document(
+            "OUT_OF_MEMORY",
+            f"{tool} ran out of memory.",
+            hint="Call unload on what is not needed, or use a shorter text.",
+        )
     log_id = uuid.uuid4().hex[:8]
     log.error("%s crashed, log id %s", tool, log_id, exc_info=error)
     return _document(
@@ -62,7 +84,11 @@ def refusal(tool: str, error: Exception | SystemExit, request: type[BaseModel] |
 
 def _argument(field: str, request: type[BaseModel] | None) -> str:
     """The core says "text" where a tool may call it "prompt"."""
-    return "prompt" if field == "text" and request is not None and "prompt" in request.model_fields else field
+    return (
+        "prompt"
+        if field == "text" and request is not None and "prompt" in request.model_fields
+        else field
+    )
 
 
 def refusal_text(document: Mapping[str, str]) -> str:
@@ -88,9 +114,18 @@ def unknown_tool(name: str, known: Sequence[str]) -> dict[str, str]:
     )
 
 
-def _document(code: str, message: str, field: str = "", got: str = "", allowed: str = "", hint: str = "") -> dict[str, str]:
+def _document(
+    code: str, message: str, field: str = "", got: str = "", allowed: str = "", hint: str = ""
+) -> dict[str, str]:
     hint = hint or (f"Correct {field} and call again." if field else "See server_status().")
-    said = {"code": code, "message": message, "field": field, "got": got, "allowed": allowed, "hint": hint}
+    said = {
+        "code": code,
+        "message": message,
+        "field": field,
+        "got": got,
+        "allowed": allowed,
+        "hint": hint,
+    }
     return {name: _clean(value, 300 if name in ("got",) else 1500) for name, value in said.items()}
 
 
@@ -102,20 +137,42 @@ def _clean(text: str, limit: int) -> str:
 
 def _of_arguments(tool: str, error: ValidationError, request: type[BaseModel]) -> dict[str, str]:
     # An unknown name comes first: it is often why another is missing.
-    found = sorted(error.errors(include_url=False)[:50], key=lambda e: e["type"] != "extra_forbidden")
-    first, others = _problem(tool, found[0], request), [_problem(tool, e, request) for e in found[1:4]]
+    found = sorted(
+        error.errors(include_url=False)[:50], key=lambda e: e["type"] != "extra_forbidden"
+    )
+    first, others = (
+        _problem(tool, found[0], request),
+        [_problem(tool, e, request) for e in found[1:4]],
+    )
     if others:
-        first["message"] += " Also: " + " ".join(f"{other['code']} {other['message']}" for other in others)
+        first["message"] += " Also: " + " ".join(
+            f"{other['code']} {other['message']}" for other in others
+        )
     return first
 
 
 def _problem(tool: str, error: ErrorDetails, request: type[BaseModel]) -> dict[str, str]:
     path = [*error["loc"]] or [error.get("ctx", {}).get("field", "")]
     field, value, model = _path(path), error["input"], _model_at(request, path)
-    code = "NON_FINITE_ARGUMENT" if isinstance(value, float) and not math.isfinite(value) else _CODES.get(error["type"], "INVALID_TYPE")
+    code = (
+        "NON_FINITE_ARGUMENT"
+        if isinstance(value, float) and not math.isfinite(value)
+        else _CODES.get(error["type"], "INVALID_TYPE")
+    )
     allowed = _allowed(code, error, model, str(path[-1]))
-    got = {"MISSING_ARGUMENT": "", "CONFLICTING_ARGUMENTS": "", "UNKNOWN_ARGUMENT": str(path[-1])}.get(code, _show(value))
-    return _document(code, _message(code, field, error, allowed), field, got, allowed, _advice(tool, code, field, error, model))
+    got = {
+        "MISSING_ARGUMENT": "",
+        "CONFLICTING_ARGUMENTS": "",
+        "UNKNOWN_ARGUMENT": str(path[-1]),
+    }.get(code, _show(value))
+    return _document(
+        code,
+        _message(code, field, error, allowed),
+        field,
+        got,
+        allowed,
+        _advice(tool, code, field, error, model),
+    )
 
 
 def _message(code: str, field: str, error: ErrorDetails, allowed: str) -> str:
@@ -123,10 +180,16 @@ def _message(code: str, field: str, error: ErrorDetails, allowed: str) -> str:
         case "UNKNOWN_ARGUMENT":
             return f"There is no argument {field!r}."
         case "MISSING_ARGUMENT":
-            return f"{field!r} is missing." if error["type"] == "missing" else f"{error['msg'].capitalize()}."
+            return (
+                f"{field!r} is missing."
+                if error["type"] == "missing"
+                else f"{error['msg'].capitalize()}."
+            )
         case "CONFLICTING_ARGUMENTS":
             return f"{error['msg']}."
-        case "TOO_LONG" | "TOO_MANY_ITEMS" | "TOO_FEW_ITEMS" if "actual" in error.get("ctx", {}) or "actual_length" in error.get("ctx", {}):
+        case "TOO_LONG" | "TOO_MANY_ITEMS" | "TOO_FEW_ITEMS" if "actual" in error.get(
+            "ctx", {}
+        ) or "actual_length" in error.get("ctx", {}):
             ctx = error.get("ctx", {})
             return f"{field!r} has length {ctx.get('actual', ctx.get('actual_length'))}, allowed is {allowed}."
         case "INVALID_STRING" | "INVALID_ID" | "INVALID_NAME" | "INVALID_REPO_ID":
@@ -151,7 +214,10 @@ def _allowed(code: str, error: ErrorDetails, model: type[BaseModel], name: str) 
         return _fields(model)[name].description or ""
     if code in _ALLOWED:
         return _ALLOWED[code]
-    low, high = ctx.get("ge", ctx.get("min_length")), ctx.get("le", ctx.get("limit", ctx.get("max_length")))
+    low, high = (
+        ctx.get("ge", ctx.get("min_length")),
+        ctx.get("le", ctx.get("limit", ctx.get("max_length"))),
+    )
     if low is not None and high is not None:
         return f"between {low} and {high}"
     if low is not None or high is not None:
@@ -161,11 +227,19 @@ def _allowed(code: str, error: ErrorDetails, model: type[BaseModel], name: str) 
 
 def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[BaseModel]) -> str:
     """The exact change to the call."""
-    ctx, name, again = error.get("ctx", {}), str(error["loc"][-1]) if error["loc"] else "", f"Call {tool} again with"
+    ctx, name, again = (
+        error.get("ctx", {}),
+        str(error["loc"][-1]) if error["loc"] else "",
+        f"Call {tool} again with",
+    )
     match code:
         case "UNKNOWN_ARGUMENT":
             close = nearest(name, _names(model), 1)
-            return f"{again} {close[0]!r} instead of {name!r}." if close else f"Call {tool} again without {name!r}."
+            return (
+                f"{again} {close[0]!r} instead of {name!r}."
+                if close
+                else f"Call {tool} again without {name!r}."
+            )
         case "MISSING_ARGUMENT":
             return f"{again} {field}."
         case "CONFLICTING_ARGUMENTS":
@@ -208,7 +282,9 @@ def _model_at(request: type[BaseModel], path: Sequence[int | str]) -> type[BaseM
 
 
 def _path(path: Sequence[int | str]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
+        "."
+    )
 
 
 def _show(value: Any) -> str:

@@ -25,7 +25,9 @@ class BoundTool(SDKTool):
     _tool: Tool = PrivateAttr()
     _state: AppState = PrivateAttr()
 
-    async def run(self, arguments: dict[str, Any], context: Any, convert_result: bool = False) -> CallToolResult:
+    async def run(
+        self, arguments: dict[str, Any], context: Any, convert_result: bool = False
+    ) -> CallToolResult:
         async with reported(context, self._state):
             outcome = await self._tool.call(self._state, arguments)
         return _result(outcome, [] if outcome.is_error else self._tool.links(outcome.document))
@@ -40,7 +42,10 @@ def bind(tool: Tool, state: AppState) -> BoundTool:
         description=tool.description,
         parameters=input_schema(tool.request, state.settings),
         fn_metadata=FuncMetadata(
-            arg_model=ArgModelBase, output_schema=_plain(tool.reply.model_json_schema(mode="serialization"), state.settings)
+            arg_model=ArgModelBase,
+            output_schema=_plain(
+                tool.reply.model_json_schema(mode="serialization"), state.settings
+            ),
         ),
         is_async=True,
         context_kwarg=None,
@@ -60,24 +65,39 @@ class Server(MCPServer[Any]):
             return _result(Outcome(dict(unknown_tool(name, known)), is_error=True))
         return await super().call_tool(name, arguments, context)
 
-    async def get_prompt(self, name: str, arguments: dict[str, Any] | None = None, context: Any = None) -> Any:
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Any = None
+    ) -> Any:
         prompts = {
-            prompt.name: {argument.name: argument.required for argument in prompt.arguments or []} for prompt in await self.list_prompts()
+            prompt.name: {argument.name: argument.required for argument in prompt.arguments or []}
+            for prompt in await self.list_prompts()
         }
         if name not in prompts:
             raise _invalid("prompt", name, prompts)
         for argument in arguments or {}:
             if argument not in prompts[name]:
                 raise _invalid(f"argument of {name}", argument, prompts[name])
-        if missing := [argument for argument, required in prompts[name].items() if required and argument not in (arguments or {})]:
-            raise MCPError(code=INVALID_PARAMS, message=f"{name} needs the argument {', '.join(missing)}.", data={"name": name})
+        if missing := [
+            argument
+            for argument, required in prompts[name].items()
+            if required and argument not in (arguments or {})
+        ]:
+            raise MCPError(
+                code=INVALID_PARAMS,
+                message=f"{name} needs the argument {', '.join(missing)}.",
+                data={"name": name},
+            )
         return await super().get_prompt(name, arguments, context)
 
 
 def _invalid(what: str, name: str, known: Iterable[str]) -> MCPError:
     close, there = nearest(name, known, 1), ", ".join(known)
     hint = f" Nearest: {close[0]}." if close else ""
-    return MCPError(code=INVALID_PARAMS, message=f"There is no {what} {name!r} (there are: {there}).{hint}", data={"name": name})
+    return MCPError(
+        code=INVALID_PARAMS,
+        message=f"There is no {what} {name!r} (there are: {there}).{hint}",
+        data={"name": name},
+    )
 
 
 def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]:
@@ -89,9 +109,14 @@ def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]
 
 
 def _result(outcome: Outcome, links: Sequence[Link] = ()) -> CallToolResult:
-    blocks = [ResourceLink(type="resource_link", name=link.name, uri=link.uri, mime_type=link.mime_type) for link in links]
+    blocks = [
+        ResourceLink(type="resource_link", name=link.name, uri=link.uri, mime_type=link.mime_type)
+        for link in links
+    ]
     return CallToolResult(
-        content=[TextContent(type="text", text=outcome.text), *blocks], structured_content=outcome.document, is_error=outcome.is_error
+        content=[TextContent(type="text", text=outcome.text), *blocks],
+        structured_content=outcome.document,
+        is_error=outcome.is_error,
     )
 
 
@@ -108,7 +133,11 @@ def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
             target = definitions[node["$ref"].rsplit("/", 1)[-1]]
             return walk({**target, **{key: value for key, value in node.items() if key != "$ref"}})
         node = node if is_names or MARK not in node else publish_bounds(dict(node), settings)
-        return {key: walk(value, key == "properties" and not is_names) for key, value in node.items() if is_names or not _idle(key, value)}
+        return {
+            key: walk(value, key == "properties" and not is_names)
+            for key, value in node.items()
+            if is_names or not _idle(key, value)
+        }
 
     return walk(schema)
 

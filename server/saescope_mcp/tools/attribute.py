@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope_mcp.schemas.attribute import Agreement, AttributeLogit, AttributeLogitReply, FeatureEffect, Joint
+from saescope_mcp.schemas.attribute import (
+    Agreement,
+    AttributeLogit,
+    AttributeLogitReply,
+    FeatureEffect,
+    Joint,
+)
 from saescope_mcp.schemas.common import Evidence, TokenLogit
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
@@ -76,7 +82,9 @@ def _evidence(found: "Attribution") -> Evidence:
 
 def _summary(found: "Attribution") -> str:
     rank = f" (the model's choice no. {found.target.rank})" if found.target.rank > 1 else ""
-    what = f"logit of {found.target.token!r}{rank}" + (f" minus that of {found.against.token!r}" if found.against else "")
+    what = f"logit of {found.target.token!r}{rank}" + (
+        f" minus that of {found.against.token!r}" if found.against else ""
+    )
     share = (
         f"{100 * found.error_share:.0f}% of the attribution lies in the SAE's error."
         if found.error_share is not None
@@ -90,7 +98,9 @@ def _summary(found: "Attribution") -> str:
 def _measured(joint: "core.Joint", n: int, what: str) -> str:
     effect, controls = f"{joint.measured_effect:.3g}", ""
     if joint.control_mean is not None:
-        controls = f" (as many other active features: {spread(joint.control_mean, joint.control_sd)})"
+        controls = (
+            f" (as many other active features: {spread(joint.control_mean, joint.control_sd)})"
+        )
     if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd, joint.n_controls):
         who = f"Together the {n} listed features cause" if n > 1 else "The listed feature causes"
         return f"{who} {effect} of the {what}, measured by ablation{controls}"
@@ -107,7 +117,16 @@ def _next(request: AttributeLogit, found: "Attribution", tokens: "Tokens") -> li
     edits = [{"feature": top.feature, "mode": "ablate", "positions": [top.pos]}]
     same: dict[str, object] = {"against": f"#{found.against.id}"} if found.against else {}
     same |= {"chat": True} if request.chat else {}
-    return [next_call("intervene", sae=request.sae, prompt=brief(request.prompt), edits=edits, target=f"#{found.target.id}", **same)]
+    return [
+        next_call(
+            "intervene",
+            sae=request.sae,
+            prompt=brief(request.prompt),
+            edits=edits,
+            target=f"#{found.target.id}",
+            **same,
+        )
+    ]
 
 
 def _effect(row: "Effect", loaded: LoadedSAE, labels: Labels) -> FeatureEffect:
@@ -128,7 +147,11 @@ TOOLS = [
         attribute_logit,
         AttributeLogit,
         ToolAnnotations(
-            title="Explain a prediction", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+            title="Explain a prediction",
+            read_only_hint=True,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=False,
         ),
     )
 ]

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope_mcp.schemas.features import Corpus, DescribeFeature, DescribeFeatureReply, ExampleText, Neighbour, Partner
+from saescope_mcp.schemas.features import (
+    Corpus,
+    DescribeFeature,
+    DescribeFeatureReply,
+    ExampleText,
+    Neighbour,
+    Partner,
+)
 from saescope_mcp.schemas.labels import Label
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Link, Tool, next_call
@@ -35,8 +42,17 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     label without a score is a guess."""
     entry = state.require(request.sae)
     warnings = await fetch_labels(state, entry, [request.feature]) if request.neuronpedia else []
-    card = await card_of(state, request.sae, request.feature, n_examples=ON_PAGE if request.picture else request.n_examples)
-    path, pictures = await state.workers.run(partial(of_feature, asdict(card))) if request.picture else (None, [])
+    card = await card_of(
+        state,
+        request.sae,
+        request.feature,
+        n_examples=ON_PAGE if request.picture else request.n_examples,
+    )
+    path, pictures = (
+        await state.workers.run(partial(of_feature, asdict(card)))
+        if request.picture
+        else (None, [])
+    )
     labels = [label for label in map(said, card.labels[:N_LABELS]) if label]
     return DescribeFeatureReply(
         summary=_summary(card, labels),
@@ -56,9 +72,13 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         promotes=[row.token for row in card.promotes[:N_PROMOTED]],
         suppresses=[row.token for row in card.suppresses[:N_PROMOTED]],
         effects_through=card.effects_through,
-        neighbours=[Neighbour(feature=row.feature, cosine=row.cosine, label=in_short(row.label)) for row in card.neighbours[:N_RELATED]],
+        neighbours=[
+            Neighbour(feature=row.feature, cosine=row.cosine, label=in_short(row.label))
+            for row in card.neighbours[:N_RELATED]
+        ],
         cofiring=[
-            Partner(feature=row.feature, share=row.share, phi=row.phi, label=in_short(row.label)) for row in card.cofiring[:N_RELATED]
+            Partner(feature=row.feature, share=row.share, phi=row.phi, label=in_short(row.label))
+            for row in card.cofiring[:N_RELATED]
         ],
         corpus=card.corpus and Corpus.model_validate(card.corpus),
         url=card.url or None,
@@ -79,9 +99,19 @@ async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int
         from saescope.features import QuizStore, feature_card
 
         index = (await loaded.indexed()).best
-        card = await loaded.run(feature_card, loaded.model, loaded.sae, feature, index=index, name=handle, n_examples=n_examples)
+        card = await loaded.run(
+            feature_card,
+            loaded.model,
+            loaded.sae,
+            feature,
+            index=index,
+            name=handle,
+            n_examples=n_examples,
+        )
     # Another index than the one that a quiz was made from may show its texts.
-    await state.workers.run(lambda: QuizStore().void(["".join(example.tokens) for example in card.examples]))
+    await state.workers.run(
+        lambda: QuizStore().void(["".join(example.tokens) for example in card.examples])
+    )
     return card
 
 
@@ -89,7 +119,11 @@ def _summary(card: "FeatureCard", labels: list[Label]) -> str:
     name = f"Feature {card.feature}"
     if labels:
         score = labels[0].score
-        tested = f"balanced accuracy {score.balanced_accuracy:.2f} of {score.n} items, {labels[0].verdict}" if score else "not tested"
+        tested = (
+            f"balanced accuracy {score.balanced_accuracy:.2f} of {score.n} items, {labels[0].verdict}"
+            if score
+            else "not tested"
+        )
         called = f"is called {labels[0].text!r} by {labels[0].source} ({tested})"
     else:
         called = "has no label"
@@ -98,7 +132,8 @@ def _summary(card: "FeatureCard", labels: list[Label]) -> str:
     if card.max_activation is None:
         return f"{name} {called}; it never fired on {card.corpus.n_tokens:,} tokens of {card.corpus.dataset}."
     fires = (
-        f"fires on {100 * card.density:.3g}% of {card.corpus.n_tokens:,} tokens of {card.corpus.dataset}, at most {card.max_activation:.3g}"
+        f"fires on {100 * card.density:.3g}% of {card.corpus.n_tokens:,} tokens "
+        f"of {card.corpus.dataset}, at most {card.max_activation:.3g}"
     )
     top = f", most of all on {card.examples[0].token!r}" if card.examples else ""
     return f"{name} {called}; it {fires}{top}."
@@ -107,11 +142,19 @@ def _summary(card: "FeatureCard", labels: list[Label]) -> str:
 def _next(request: DescribeFeature, card: "FeatureCard") -> list[str]:
     same = {"sae": request.sae, "feature": request.feature}
     if card.corpus is None:
-        return [next_call("index_features", sae=request.sae), next_call("top_features", sae=request.sae, text="...")]
+        return [
+            next_call("index_features", sae=request.sae),
+            next_call("top_features", sae=request.sae, text="..."),
+        ]
     if card.max_activation is None:
         return []
     untested = not (card.labels and card.labels[0].score)
-    steer = next_call("steer_generate", sae=request.sae, prompt="...", features=[{"feature": request.feature, "strength": 1}])
+    steer = next_call(
+        "steer_generate",
+        sae=request.sae,
+        prompt="...",
+        features=[{"feature": request.feature, "strength": 1}],
+    )
     return [*([next_call("quiz_feature", **same)] if untested else []), steer]
 
 
@@ -123,7 +166,12 @@ def _example(example: "CardExample") -> ExampleText:
     tokens[example.pos] = f"{space}⟦{word[len(space) :]}⟧"
     ends = ("…" if first else "", "…" if last < len(tokens) else "")
     text = "".join(tokens[first:last])
-    return ExampleText(text=f"{ends[0]}{text}{ends[1]}", token=example.token, activation=example.activation, band=example.band)
+    return ExampleText(
+        text=f"{ends[0]}{text}{ends[1]}",
+        token=example.token,
+        activation=example.activation,
+        band=example.band,
+    )
 
 
 TOOLS = [
@@ -131,9 +179,15 @@ TOOLS = [
         describe_feature,
         DescribeFeature,
         ToolAnnotations(
-            title="Describe a feature", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+            title="Describe a feature",
+            read_only_hint=True,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=True,
         ),
         app=APP_URI,
-        links=lambda document: [Link(f"Feature {document['feature']}", document["page"], "text/html")],
+        links=lambda document: [
+            Link(f"Feature {document['feature']}", document["page"], "text/html")
+        ],
     )
 ]

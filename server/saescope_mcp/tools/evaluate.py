@@ -35,14 +35,21 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
             found = await loaded.run(partial(_evaluate, loaded, request, dataset, job))
             remember(loaded.weights_hash, found)
             name, d_sae = loaded.weights_hash[:12], loaded.sae.cfg.d_sae
-            pictures = await loaded.run(partial(of_evaluation, found, name, d_sae=d_sae)) if request.picture else []
+            pictures = (
+                await loaded.run(partial(of_evaluation, found, name, d_sae=d_sae))
+                if request.picture
+                else []
+            )
             return _reply(loaded, request, found, pictures)
 
     key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
     job = state.jobs.start("evaluate_sae", key, request, work)
     await state.jobs.wait(job, request.wait_s)
     if job.task.cancelled():
-        raise Cancelled(f"The evaluation {job.id} was cancelled.", hint=next_call("evaluate_sae", sae=request.sae))
+        raise Cancelled(
+            f"The evaluation {job.id} was cancelled.",
+            hint=next_call("evaluate_sae", sae=request.sae),
+        )
     if job.task.done():
         return job.task.result()
     return EvaluateSaeReply(
@@ -64,12 +71,24 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
         job.say(f"evaluating: {done / max(1, total):.0%}")
 
     return evaluate(
-        loaded.model, loaded.sae, text, n_tokens=request.n_tokens, baselines=request.baselines, seed=request.seed, progress=progress
+        loaded.model,
+        loaded.sae,
+        text,
+        n_tokens=request.n_tokens,
+        baselines=request.baselines,
+        seed=request.seed,
+        progress=progress,
     )
 
 
-def _reply(loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation", pictures: list[str]) -> EvaluateSaeReply:
-    same = set(EvaluateSaeReply.model_fields) - set(Reply.model_fields) - {"state", "job_id", "verdict", "reasons", "pictures", *DETAILS}
+def _reply(
+    loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation", pictures: list[str]
+) -> EvaluateSaeReply:
+    same = (
+        set(EvaluateSaeReply.model_fields)
+        - set(Reply.model_fields)
+        - {"state", "job_id", "verdict", "reasons", "pictures", *DETAILS}
+    )
     said = {name: getattr(found, name) for name in same}
     if request.response_format == "detailed":
         said |= {name: getattr(found, name) for name in DETAILS}
@@ -79,7 +98,10 @@ def _reply(loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation", picture
         | {
             "summary": _summary(loaded, found),
             "warnings": list(found.warnings),
-            "next": [next_call("top_features", sae=request.sae, text="..."), next_call("publish_sae", sae=request.sae, path="...")],
+            "next": [
+                next_call("top_features", sae=request.sae, text="..."),
+                next_call("publish_sae", sae=request.sae, path="..."),
+            ],
             "evidence": "intervened" if found.ce else "observed",
             "provenance": provenance(loaded, request.seed),
             "state": "done",
@@ -94,7 +116,11 @@ def _reply(loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation", picture
 
 def _summary(loaded: LoadedSAE, found: "Evaluation") -> str:
     parts = [f"L0 {found.l0:.1f}"]
-    parts += [f"explained variance {found.explained_variance:.2f}"] if found.explained_variance is not None else []
+    parts += (
+        [f"explained variance {found.explained_variance:.2f}"]
+        if found.explained_variance is not None
+        else []
+    )
     parts += [f"CE score {found.ce_score:.2f}"] if found.ce_score is not None else []
     parts.append(f"{found.dead_share:.1%} of the features never fire")
     said = f"{loaded.handle} on {found.n_tokens:,} held-out tokens: {', '.join(parts)}."
@@ -105,6 +131,12 @@ TOOLS = [
     Tool(
         evaluate_sae,
         EvaluateSae,
-        ToolAnnotations(title="Evaluate an SAE", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True),
+        ToolAnnotations(
+            title="Evaluate an SAE",
+            read_only_hint=True,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=True,
+        ),
     )
 ]

@@ -28,7 +28,13 @@ async def find_saes(state: AppState, request: FindSaes) -> FindSaesReply:
         warnings=_warnings(page, allowed=state.settings.allow_pickle),
         next=_next(request, page, without, end if more else None),
         saes=[
-            PublishedSAE.model_validate({name: None if value == "" else value for name, value in row._asdict().items() if name != "file"})
+            PublishedSAE.model_validate(
+                {
+                    name: None if value == "" else value
+                    for name, value in row._asdict().items()
+                    if name != "file"
+                }
+            )
             for row in page.saes
         ],
         total=page.total,
@@ -46,7 +52,12 @@ def _search(request: FindSaes) -> "tuple[Page, dict[str, int]]":
     page = find(**said, limit=request.limit, offset=request.offset)
     if page.total or len(said) < 2:
         return page, {}
-    counts = {name: find(**{other: value for other, value in said.items() if other != name}, limit=1).total for name in said}
+    counts = {
+        name: find(
+            **{other: value for other, value in said.items() if other != name}, limit=1
+        ).total
+        for name in said
+    }
     return page, {name: total for name, total in counts.items() if total}
 
 
@@ -70,23 +81,42 @@ def _warnings(page: "Page", *, allowed: bool) -> list[str]:
     n_pickles = sum(row.file.endswith(_PICKLES) for row in page.saes)
     if not n_pickles or allowed:
         return []
-    return [f"{n_pickles} of those listed are .pt files (pickles): they load only where SAESCOPE_ALLOW_PICKLE=1 is set."]
+    return [
+        f"{n_pickles} of those listed are .pt files (pickles): they load only where SAESCOPE_ALLOW_PICKLE=1 is set."
+    ]
 
 
-def _next(request: FindSaes, page: "Page", without: dict[str, int], offset: int | None) -> list[str]:
+def _next(
+    request: FindSaes, page: "Page", without: dict[str, int], offset: int | None
+) -> list[str]:
     said = _said(request)
     if page.saes:
         limit = request.model_dump(include={"limit"}, exclude_defaults=True)
-        first = load_call(Source(release=page.saes[0].release, sae_id=page.saes[0].sae_id), Placement())
-        return [first, *([next_call("find_saes", **said, **limit, offset=offset)] if offset else [])]
+        first = load_call(
+            Source(release=page.saes[0].release, sae_id=page.saes[0].sae_id), Placement()
+        )
+        return [
+            first,
+            *([next_call("find_saes", **said, **limit, offset=offset)] if offset else []),
+        ]
     if page.total:
         return [next_call("find_saes", **said)]
     if page.nearest:
         from saescope.catalogue import releases
 
-        return [next_call("find_saes", **{"query" if page.nearest[0] in releases() else "model": page.nearest[0]})]
+        return [
+            next_call(
+                "find_saes",
+                **{"query" if page.nearest[0] in releases() else "model": page.nearest[0]},
+            )
+        ]
     most = max(without, key=lambda name: without[name], default=None)
-    return [next_call("find_saes", **{name: value for name, value in said.items() if name != most} if most else {})]
+    return [
+        next_call(
+            "find_saes",
+            **{name: value for name, value in said.items() if name != most} if most else {},
+        )
+    ]
 
 
 TOOLS = [
@@ -94,7 +124,11 @@ TOOLS = [
         find_saes,
         FindSaes,
         ToolAnnotations(
-            title="Find published SAEs", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+            title="Find published SAEs",
+            read_only_hint=True,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=False,
         ),
     )
 ]

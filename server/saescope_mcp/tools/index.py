@@ -74,7 +74,9 @@ def _require_one_model(loaded: list[LoadedSAE]) -> None:
         )
 
 
-async def _settings(state: AppState, loaded: list[LoadedSAE], request: IndexFeatures) -> dict[str, Any]:
+async def _settings(
+    state: AppState, loaded: list[LoadedSAE], request: IndexFeatures
+) -> dict[str, Any]:
     """What the worker needs to load the same again, and everything that can be refused before one is started."""
     settings, slot = state.settings, loaded[0].slot
     dataset = dataset_name(request.dataset, settings)
@@ -113,7 +115,11 @@ def _fingerprint(dataset: str) -> list[list[Any]]:
     if dataset == "embedded" or dataset.startswith("hf:") or not path.exists():
         return []
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+    return [
+        [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+        for file in files
+        if file.is_file()
+    ]
 
 
 async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, Any]) -> Run:
@@ -121,21 +127,40 @@ async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, An
     asked = request.model_dump(exclude={"wait_s", "response_format"}, exclude_defaults=True)
     most_live = 1 + state.settings.max_queued_jobs
     for run in state.runs.all():
-        if run.tool != "index_features" or run.request != asked or any(run.settings[name] != settings[name] for name in _SAME):
+        if (
+            run.tool != "index_features"
+            or run.request != asked
+            or any(run.settings[name] != settings[name] for name in _SAME)
+        ):
             continue
-        if run.live or (run.state == "done" and all(Path(row["path"]).is_dir() for row in run.result["indexes"])):
+        if run.live or (
+            run.state == "done" and all(Path(row["path"]).is_dir() for row in run.result["indexes"])
+        ):
             return run
         if run.state in RESUMABLE:
             return state.runs.resume(run, most_live=most_live)
-    return state.runs.start(tool="index_features", name="", most_live=most_live, request=asked, settings=settings, dry_run=False)
+    return state.runs.start(
+        tool="index_features",
+        name="",
+        most_live=most_live,
+        request=asked,
+        settings=settings,
+        dry_run=False,
+    )
 
 
 def _summary(run: Run) -> str:
-    n_tokens, saes = run.progress.get("n_tokens", 0), ", ".join(row["sae"] for row in run.settings["saes"])
+    n_tokens, saes = (
+        run.progress.get("n_tokens", 0),
+        ", ".join(row["sae"] for row in run.settings["saes"]),
+    )
     match run.state:
         case "done":
             rows = run.result["indexes"]
-            parts = [f"{row['sae']} ({row['n_fired']:,} of {row['n_features']:,} features fired)" for row in rows]
+            parts = [
+                f"{row['sae']} ({row['n_fired']:,} of {row['n_features']:,} features fired)"
+                for row in rows
+            ]
             return f"Indexed {rows[0]['n_tokens']:,} tokens of {run.result['dataset']} for {', '.join(parts)}."
         case "queued":
             return f"{run.id}, indexing {saes}, is queued: {run.message}."
@@ -155,7 +180,10 @@ def _next(run: Run) -> list[str]:
     if run.state != "done":
         return [resume_call(run)]
     sae = run.result["sae"]
-    return [next_call("top_features", sae=sae, text="..."), next_call("describe_feature", sae=sae, feature=0)]
+    return [
+        next_call("top_features", sae=sae, text="..."),
+        next_call("describe_feature", sae=sae, feature=0),
+    ]
 
 
 TOOLS = [
@@ -163,7 +191,11 @@ TOOLS = [
         index_features,
         IndexFeatures,
         ToolAnnotations(
-            title="Index features over a corpus", read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+            title="Index features over a corpus",
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=True,
         ),
     )
 ]

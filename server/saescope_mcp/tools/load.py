@@ -6,8 +6,25 @@ from mcp.types import ToolAnnotations
 
 from saescope.errors import Cancelled
 from saescope_mcp.jobs import Job
-from saescope_mcp.schemas.load import Check, IndexFound, LoadSae, LoadSaeReply, Memory, Unload, UnloadReply
-from saescope_mcp.state import AppState, Indexed, LoadedSAE, Placement, Source, load_call, model_name, readable
+from saescope_mcp.schemas.load import (
+    Check,
+    IndexFound,
+    LoadSae,
+    LoadSaeReply,
+    Memory,
+    Unload,
+    UnloadReply,
+)
+from saescope_mcp.state import (
+    AppState,
+    Indexed,
+    LoadedSAE,
+    Placement,
+    Source,
+    load_call,
+    model_name,
+    readable,
+)
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import provenance
 
@@ -18,7 +35,9 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     use downloads 93 MB). Returns the handle `sae` that the other tools take, and a check on a probe text: read its verdict. Longer than
     wait_s: call job_status. Loading the same thing twice is free."""
     look_up = partial(source_of, request, state)
-    source = await state.workers.run(look_up) if request.release else look_up()  # the catalogue takes a moment to be read
+    source = (
+        await state.workers.run(look_up) if request.release else look_up()
+    )  # the catalogue takes a moment to be read
     placement = Placement(request.device, request.dtype, request.allow_mismatch)
     if request.dry_run:
         return await _plan(state, source, placement)
@@ -40,8 +59,18 @@ async def unload(state: AppState, request: Unload) -> UnloadReply:
     """Free the memory of an SAE, or of a model with all its SAEs, when a load does not fit or work is done. Waits for a running call.
     Nothing on disk is touched; the handle stays known and loads again."""
     freed, names = await state.unload(request.handle)
-    done = f"Unloaded {', '.join(names)}: {freed / 1e6:,.0f} MB freed." if names else f"{request.handle} was not loaded; nothing to free."
-    return UnloadReply(summary=done, handle=request.handle, freed_bytes=freed, unloaded=names, next=["server_status()"])
+    done = (
+        f"Unloaded {', '.join(names)}: {freed / 1e6:,.0f} MB freed."
+        if names
+        else f"{request.handle} was not loaded; nothing to free."
+    )
+    return UnloadReply(
+        summary=done,
+        handle=request.handle,
+        freed_bytes=freed,
+        unloaded=names,
+        next=["server_status()"],
+    )
 
 
 def source_of(request: LoadSae, state: AppState) -> Source:
@@ -64,7 +93,11 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     cfg, check, indexed = entry.sae.cfg, entry.check, await entry.indexed()
     room = state.room(str(entry.model.device))
     need = entry.sae.weights_bytes + entry.model.weights_bytes
-    quality = [f"explained variance {check.explained_variance:.2f}"] if check.explained_variance is not None else []
+    quality = (
+        [f"explained variance {check.explained_variance:.2f}"]
+        if check.explained_variance is not None
+        else []
+    )
     quality += [f"CE score {check.ce_score:.2f}"] if check.ce_score is not None else []
     return LoadSaeReply(
         summary=f"{entry.handle} is ready: {cfg.architecture} SAE with {cfg.d_sae} features at {cfg.metadata.hook_name} "
@@ -93,15 +126,22 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
             published_l0=check.published_l0,
             verdict=check.verdict,
         ),
-        index=indexed.best and IndexFound.model_validate(indexed.best.manifest, from_attributes=True),
+        index=indexed.best
+        and IndexFound.model_validate(indexed.best.manifest, from_attributes=True),
     )
 
 
 def _after(entry: LoadedSAE) -> list[str]:
     """What to do with an SAE that fits; one that does not is no good for anything."""
     if entry.check.verdict.startswith("wrong"):
-        return [next_call("unload", handle=entry.handle), next_call("find_saes", model=entry.model.name)]
-    return [next_call("top_features", sae=entry.handle, text="..."), next_call("attribute_logit", sae=entry.handle, prompt="...")]
+        return [
+            next_call("unload", handle=entry.handle),
+            next_call("find_saes", model=entry.model.name),
+        ]
+    return [
+        next_call("top_features", sae=entry.handle, text="..."),
+        next_call("attribute_logit", sae=entry.handle, prompt="..."),
+    ]
 
 
 def _said_of(indexed: Indexed) -> str:
@@ -125,15 +165,23 @@ async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSa
 
     info = await state.workers.run(partial(peek, source, state.settings))
     model, warnings = model_of(source, info, state)
-    need = await state.workers.run(partial(needed, state, info, model, placement, state.slot_of(model, placement)))
+    need = await state.workers.run(
+        partial(needed, state, info, model, placement, state.slot_of(model, placement))
+    )
     room, cfg = state.room(need.device), info.cfg
     total = need.sae_bytes + (need.model_bytes or 0)
     fits = False if total > room.free else None if need.model_bytes is None else True
-    known = next((handle for handle, (other, _) in state.known.all().items() if other == source), None)
+    known = next(
+        (handle for handle, (other, _) in state.known.all().items() if other == source), None
+    )
     return LoadSaeReply(
         summary=f"Dry run: {cfg.architecture} SAE with {cfg.d_sae} features at {cfg.metadata.hook_name}, format {info.dialect}. "
         + _size(total, room.free, fits),
-        warnings=[*warnings, *([cfg.metadata.note] if cfg.metadata.note else []), *_pickles(info.files, state)],
+        warnings=[
+            *warnings,
+            *([cfg.metadata.note] if cfg.metadata.note else []),
+            *_pickles(info.files, state),
+        ],
         next=[load_call(source, placement)],
         state="planned",
         sae=known,
@@ -152,7 +200,10 @@ async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSa
 
 
 def _size(total: int, free: int, fits: bool | None) -> str:
-    mb, there = f"{total / 1e6:,.0f} MB", f"{free / 1e6:,.0f} MB of the budget are free. Nothing was loaded."
+    mb, there = (
+        f"{total / 1e6:,.0f} MB",
+        f"{free / 1e6:,.0f} MB of the budget are free. Nothing was loaded.",
+    )
     if fits is None:
         return f"Loading would take {mb} and a model whose size is not known before its download; {there}"
     return f"Loading would take {mb}: it {'fits' if fits else 'does not fit'}; {there}"
@@ -162,18 +213,32 @@ def _pickles(files: tuple[str, ...], state: AppState) -> list[str]:
     names = [name.rpartition("/")[2] for name in files if name.endswith((".pt", ".pth"))]
     if not names or state.settings.allow_pickle:
         return []
-    return [f"{names[0]} is a pickle: unless it was converted before, it loads only where SAESCOPE_ALLOW_PICKLE=1 is set."]
+    return [
+        f"{names[0]} is a pickle: unless it was converted before, it loads only where SAESCOPE_ALLOW_PICKLE=1 is set."
+    ]
 
 
 TOOLS = [
     Tool(
         load_sae,
         LoadSae,
-        ToolAnnotations(title="Load an SAE", read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=True),
+        ToolAnnotations(
+            title="Load an SAE",
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=True,
+        ),
     ),
     Tool(
         unload,
         Unload,
-        ToolAnnotations(title="Free memory", read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False),
+        ToolAnnotations(
+            title="Free memory",
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=False,
+        ),
     ),
 ]

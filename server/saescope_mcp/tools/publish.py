@@ -26,7 +26,11 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
     that sae-lens and saescope load. A dry run unless dry_run=false: show the user what would be written where, and ask. Nothing is
     overwritten. Run evaluate_sae before. The token comes from HF_TOKEN."""
     if request.repo_id and state.settings.offline:
-        raise OfflineError("A repository needs the network, which SAESCOPE_OFFLINE forbids.", field="repo_id", hint="Give path instead.")
+        raise OfflineError(
+            "A repository needs the network, which SAESCOPE_OFFLINE forbids.",
+            field="repo_id",
+            hint="Give path instead.",
+        )
     path = readable(request.path, state.settings, "path") if request.path else ""
     given, model = _given(state, request), _local_model(state, request)
 
@@ -42,7 +46,12 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
     if job.task.done():
         return job.task.result()
     next_step = [next_call("job_status", job_id=job.id, wait_s=30)]
-    return PublishSaeReply(summary=f"The publication goes on as {job.id}.", state="running", job_id=job.id, next=next_step)
+    return PublishSaeReply(
+        summary=f"The publication goes on as {job.id}.",
+        state="running",
+        job_id=job.id,
+        next=next_step,
+    )
 
 
 def _given(state: AppState, request: PublishSae) -> "Source | SAE":
@@ -97,13 +106,17 @@ def _publish(given: "Source | SAE", request: PublishSae, path: str, model: str) 
         private=request.private,
         dry_run=request.dry_run,
     )
-    return _reply(request, replace(done, load=_with_model(done.load, model)) if model else done, evaluation)
+    return _reply(
+        request, replace(done, load=_with_model(done.load, model)) if model else done, evaluation
+    )
 
 
 def _with_model(load: "Loading", model: str) -> "Loading":
     """The calls for this machine, where the model is a folder."""
     said = json.dumps(model)
-    return load._replace(tool=f"{load.tool[:-1]}, model={said})", command=f"{load.command} --model {said}")
+    return load._replace(
+        tool=f"{load.tool[:-1]}, model={said})", command=f"{load.command} --model {said}"
+    )
 
 
 def _read(source: Source) -> "SAE":
@@ -115,13 +128,21 @@ def _read(source: Source) -> "SAE":
     return sae
 
 
-def _reply(request: PublishSae, done: "Publication", evaluation: "Evaluation | None") -> PublishSaeReply:
+def _reply(
+    request: PublishSae, done: "Publication", evaluation: "Evaluation | None"
+) -> PublishSaeReply:
     size = sum(file.n_bytes for file in done.files)
-    missing = [] if evaluation else ["The model card has no metrics: run evaluate_sae on this SAE first."]
+    missing = (
+        [] if evaluation else ["The model card has no metrics: run evaluate_sae on this SAE first."]
+    )
     said = f"{len(done.files)} files, {size / 1e6:,.1f} MB"
-    again = request.model_dump(include=request.model_fields_set - {"wait_s", "response_format"}) | {"dry_run": False}
+    again = request.model_dump(include=request.model_fields_set - {"wait_s", "response_format"}) | {
+        "dry_run": False
+    }
     return PublishSaeReply(
-        summary=f"Published to {done.target}: {said}." if done.written else f"Dry run: {said} would be written to {done.target}.",
+        summary=f"Published to {done.target}: {said}."
+        if done.written
+        else f"Dry run: {said} would be written to {done.target}.",
         warnings=[*done.warnings, *missing],
         next=[done.load.tool] if done.written else [next_call("publish_sae", **again)],
         state="done" if done.written else "planned",
@@ -142,6 +163,12 @@ TOOLS = [
     Tool(
         publish_sae,
         PublishSae,
-        ToolAnnotations(title="Publish an SAE", read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True),
+        ToolAnnotations(
+            title="Publish an SAE",
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=False,
+            open_world_hint=True,
+        ),
     )
 ]

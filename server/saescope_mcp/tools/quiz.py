@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, NotFoundError
-from saescope_mcp.schemas.features import LabelFeature, LabelFeatureReply, QuizFeature, QuizFeatureReply, QuizItem
+from saescope_mcp.schemas.features import (
+    LabelFeature,
+    LabelFeatureReply,
+    QuizFeature,
+    QuizFeatureReply,
+    QuizItem,
+)
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import provenance
@@ -29,7 +35,16 @@ async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureRepl
         summary=f"Quiz {quiz.id} on feature {request.feature}: {len(quiz.items)} texts. Detection items: does the feature fire anywhere in "
         "the text? Fuzzing items: does it fire on the token between ⟦ and ⟧?",
         warnings=quiz.warnings,
-        next=[next_call("label_feature", sae=request.sae, feature=request.feature, text="...", quiz_id=quiz.id, answers=[True, False])],
+        next=[
+            next_call(
+                "label_feature",
+                sae=request.sae,
+                feature=request.feature,
+                text="...",
+                quiz_id=quiz.id,
+                answers=[True, False],
+            )
+        ],
         quiz_id=quiz.id,
         feature=request.feature,
         items=[QuizItem.model_validate(item, from_attributes=True) for item in quiz.items],
@@ -40,19 +55,28 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
     """Store what a feature fires on, in words; with quiz_id and answers also how well the label predicts it: balanced accuracy with a 95 %
     interval (0.5 is chance). Without a quiz it is kept as not tested."""
     entry = state.require(request.sae)
-    label, others = await state.workers.run(partial(_label, entry, request, state.settings.label_source))
+    label, others = await state.workers.run(
+        partial(_label, entry, request, state.settings.label_source)
+    )
     score = label.score
     tested = "It is not tested."
     if score:
         tested = (
-            f"Balanced accuracy {score.balanced_accuracy:.2f} ({score.low:.2f} to {score.high:.2f}) of {score.n} items: {score.verdict}."
+            f"Balanced accuracy {score.balanced_accuracy:.2f} "
+            f"({score.low:.2f} to {score.high:.2f}) of {score.n} items: {score.verdict}."
         )
     again = score is None or score.verdict.startswith("undecided")
     shown = said(label)
     assert shown is not None
     return LabelFeatureReply(
         summary=f"Feature {request.feature} is labelled {label.text!r}. {tested}",
-        next=[next_call("quiz_feature" if again else "describe_feature", sae=request.sae, feature=request.feature)],
+        next=[
+            next_call(
+                "quiz_feature" if again else "describe_feature",
+                sae=request.sae,
+                feature=request.feature,
+            )
+        ],
         evidence="observed",
         provenance=provenance(entry),
         feature=request.feature,
@@ -86,7 +110,12 @@ def _label(entry: LoadedSAE, request: LabelFeature, source: str) -> "tuple[Label
     which = (entry.weights_hash, request.feature)
     if request.quiz_id:
         label = QuizStore().answer(
-            request.quiz_id, request.answers, weights_hash=which[0], feature=which[1], text=request.text, source=source
+            request.quiz_id,
+            request.answers,
+            weights_hash=which[0],
+            feature=which[1],
+            text=request.text,
+            source=source,
         )
     else:
         label = LabelStore().add(*which, request.text, source=source)
@@ -97,12 +126,22 @@ def _require_feature(entry: LoadedSAE, feature: int) -> None:
     d_sae = entry.sae.cfg.d_sae
     if feature >= d_sae:
         raise ArgumentError(
-            f"Feature {feature} is outside this SAE.", code="FEATURE_OUT_OF_RANGE", field="feature", got=feature, allowed=f"0..{d_sae - 1}"
+            f"Feature {feature} is outside this SAE.",
+            code="FEATURE_OUT_OF_RANGE",
+            field="feature",
+            got=feature,
+            allowed=f"0..{d_sae - 1}",
         )
 
 
-_WRITES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+_WRITES = ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
+)
 TOOLS = [
-    Tool(quiz_feature, QuizFeature, _WRITES.model_copy(update={"title": "Quiz on a feature", "idempotent_hint": True})),
+    Tool(
+        quiz_feature,
+        QuizFeature,
+        _WRITES.model_copy(update={"title": "Quiz on a feature", "idempotent_hint": True}),
+    ),
     Tool(label_feature, LabelFeature, _WRITES.model_copy(update={"title": "Label a feature"})),
 ]

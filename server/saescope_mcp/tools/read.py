@@ -4,17 +4,28 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope_mcp.schemas.read import Activation, EncodeText, EncodeTextReply, FeatureRow, TokenRow, TopFeatures, TopFeaturesReply, TopToken
+from saescope_mcp.schemas.read import (
+    Activation,
+    EncodeText,
+    EncodeTextReply,
+    FeatureRow,
+    TokenRow,
+    TopFeatures,
+    TopFeaturesReply,
+    TopToken,
+)
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import brief, feature_url, left_out, nothing_left, provenance
 from saescope_mcp.tool.labels import Labels, labels_of
 
 if TYPE_CHECKING:
-    from saescope.features import RankedFeature, TextFeatures
+    from saescope.features import Encoded, RankedFeature, TextFeatures
 
 _TEXTS = {"text", "texts", "against"}
-READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+READ_ONLY = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
 
 
 async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
@@ -25,20 +36,32 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
 
         tokens = await loaded.tokenize(request.all_texts)
         encoded = await loaded.run(
-            encode_texts, loaded.model, loaded.sae, tokens, positions=request.positions, include_special=request.include_special
+            encode_texts,
+            loaded.model,
+            loaded.sae,
+            tokens,
+            positions=request.positions,
+            include_special=request.include_special,
         )
-    places = [(i, text, pos) for i, text in enumerate(encoded.texts) for pos in text.counted.nonzero()[:, 0].tolist()]
+    places = [
+        (i, text, pos)
+        for i, text in enumerate(encoded.texts)
+        for pos in text.counted.nonzero()[:, 0].tolist()
+    ]
     end = request.offset + request.limit
     more = end < len(places)
-    quality = f", explained variance {encoded.explained_variance:.2f}" if encoded.explained_variance is not None else ""
-    mean = f"{encoded.l0_mean:.1f} features fire per token{quality}. " if encoded.l0_mean is not None else ""
+    omitted = left_out(encoded.n_left_out, tokens, named=bool(request.positions))
     return EncodeTextReply(
-        summary=f"{encoded.n_tokens} tokens: {mean}{left_out(encoded.n_left_out, tokens, named=bool(request.positions))}",
+        summary=f"{encoded.n_tokens} tokens: {_means(encoded)}{omitted}",
         warnings=nothing_left(encoded.n_tokens),
-        next=_read_on(request, end) if more else [next_call("top_features", sae=request.sae, **_texts(request))],
+        next=_read_on(request, end)
+        if more
+        else [next_call("top_features", sae=request.sae, **_texts(request))],
         evidence="observed",
         provenance=provenance(loaded),
-        tokens=[_token_row(i, text, pos, request.top_k) for i, text, pos in places[request.offset : end]],
+        tokens=[
+            _token_row(i, text, pos, request.top_k) for i, text, pos in places[request.offset : end]
+        ],
         total=len(places),
         truncated=more,
         next_offset=end if more else None,
@@ -74,14 +97,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     end = request.offset + len(ranking.features)
     more = end < ranking.total
     first = ranking.features[0].feature if ranking.features else None
-    steps = (
-        [
-            next_call("describe_feature", sae=request.sae, feature=first),
-            next_call("steer_generate", sae=request.sae, prompt="...", features=[{"feature": first, "strength": 1}]),
-        ]
-        if first is not None
-        else []
-    )
+    steps = _about(request.sae, first) if first is not None else []
     return TopFeaturesReply(
         summary=f"{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens),
@@ -99,20 +115,53 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     )
 
 
+def _means(encoded: "Encoded") -> str:
+    if encoded.l0_mean is None:
+        return ""
+    explained = encoded.explained_variance
+    quality = "" if explained is None else f", explained variance {explained:.2f}"
+    return f"{encoded.l0_mean:.1f} features fire per token{quality}. "
+
+
+def _about(sae: str, feature: int) -> list[str]:
+    """Calls that go on from one feature."""
+    edit = {"feature": feature, "strength": 1}
+    return [
+        next_call("describe_feature", sae=sae, feature=feature),
+        next_call("steer_generate", sae=sae, prompt="...", features=[edit]),
+    ]
+
+
 def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
-    return {"texts": [brief(text) for text in request.texts]} if request.texts else {"text": brief(request.text)}
+    return (
+        {"texts": [brief(text) for text in request.texts]}
+        if request.texts
+        else {"text": brief(request.text)}
+    )
 
 
 def _read_on(request: EncodeText | TopFeatures, offset: int) -> list[str]:
     """The same call, further on."""
     said = request.model_dump(exclude_defaults=True) | {"offset": offset}
-    said |= {name: brief(said[name]) if name == "text" else [brief(text) for text in said[name]] for name in _TEXTS & said.keys()}
+    said |= {
+        name: brief(said[name]) if name == "text" else [brief(text) for text in said[name]]
+        for name in _TEXTS & said.keys()
+    }
     return [next_call("encode_text" if isinstance(request, EncodeText) else "top_features", **said)]
 
 
 def _token_row(text_index: int, text: "TextFeatures", pos: int, top_k: int) -> TokenRow:
-    features = [Activation(feature=feature, activation=activation) for feature, activation in text.at(pos, top_k)]
-    return TokenRow(text_index=text_index, pos=pos, token=text.tokens.strings[pos], l0=text.l0(pos), features=features)
+    features = [
+        Activation(feature=feature, activation=activation)
+        for feature, activation in text.at(pos, top_k)
+    ]
+    return TokenRow(
+        text_index=text_index,
+        pos=pos,
+        token=text.tokens.strings[pos],
+        l0=text.l0(pos),
+        features=features,
+    )
 
 
 def _feature_row(row: "RankedFeature", loaded: LoadedSAE, labels: Labels) -> FeatureRow:
@@ -132,5 +181,7 @@ def _feature_row(row: "RankedFeature", loaded: LoadedSAE, labels: Labels) -> Fea
 
 TOOLS = [
     Tool(encode_text, EncodeText, READ_ONLY.model_copy(update={"title": "Features per token"})),
-    Tool(top_features, TopFeatures, READ_ONLY.model_copy(update={"title": "Top features of a text"})),
+    Tool(
+        top_features, TopFeatures, READ_ONLY.model_copy(update={"title": "Top features of a text"})
+    ),
 ]

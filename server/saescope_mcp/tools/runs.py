@@ -29,8 +29,13 @@ async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
     can_resume = run.state in ("cancelled", "interrupted", "failed") and not run.dry_run
     kept = f" Its last checkpoint is {Path(run.checkpoint).name}." if run.checkpoint else ""
     return CancelJobReply(
-        summary=f"{done}{kept}" + (f" {run.tool} goes on from there." if can_resume and run.checkpoint else ""),
-        next=[next_call("job_status", job_id=run.id)] if run.live else [resume_call(run)] if can_resume else [],
+        summary=f"{done}{kept}"
+        + (f" {run.tool} goes on from there." if can_resume and run.checkpoint else ""),
+        next=[next_call("job_status", job_id=run.id)]
+        if run.live
+        else [resume_call(run)]
+        if can_resume
+        else [],
         job_id=run.id,
         state=run.state,  # type: ignore[arg-type]  # one of JobState's
         checkpoint=run.checkpoint,
@@ -47,14 +52,23 @@ async def _cancel_task(state: AppState, job: Job) -> CancelJobReply:
 
 def resume_call(run: Run) -> str:
     """The call that goes on with a run that has stopped: a training by its id, an indexing by its arguments."""
-    return next_call("train_sae", resume=run.id) if run.tool == "train_sae" else next_call(run.tool, **run.request)
+    return (
+        next_call("train_sae", resume=run.id)
+        if run.tool == "train_sae"
+        else next_call(run.tool, **run.request)
+    )
 
 
 def error_of(run: Run) -> SaescopeError:
     """The error that ended a run, as if it had happened in this call."""
     said = run.error
     return SaescopeError(
-        said["message"], code=said["code"], field=said["field"], got=said["got"], allowed=said["allowed"], hint=said["hint"]
+        said["message"],
+        code=said["code"],
+        field=said["field"],
+        got=said["got"],
+        allowed=said["allowed"],
+        hint=said["hint"],
     )
 
 
@@ -64,5 +78,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-_STOP = ToolAnnotations(title="Cancel a job", read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+_STOP = ToolAnnotations(
+    title="Cancel a job",
+    read_only_hint=False,
+    destructive_hint=False,
+    idempotent_hint=True,
+    open_world_hint=False,
+)
 TOOLS = [Tool(cancel_job, CancelJob, _STOP)]

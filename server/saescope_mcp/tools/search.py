@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
-from saescope_mcp.schemas.features import Contrasted, FindFeatures, FindFeaturesReply, Found, Separation, Together
+from saescope_mcp.schemas.features import (
+    Contrasted,
+    FindFeatures,
+    FindFeaturesReply,
+    Found,
+    Separation,
+    Together,
+)
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import brief, feature_url, provenance
@@ -29,7 +36,9 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     tells these texts from others (against) or two models apart (against_sae): chosen on one half, tested on the other. Give 30 texts a
     side; fewer than 8 confirm nothing."""
     entry = state.require(request.sae)
-    asked = await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
+    asked = (
+        await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
+    )
     if request.against or request.against_sae:
         return await _contrast(state, request)
     async with state.use(request.sae) as loaded:
@@ -41,7 +50,10 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     return FindFeaturesReply(
         summary=_summary(found, by),
         warnings=[*found.warnings, *labels.warnings, *asked],
-        next=[*_describe(request, [row.feature for row in found.features]), *([_read_on(request, end)] if more else [])],
+        next=[
+            *_describe(request, [row.feature for row in found.features]),
+            *([_read_on(request, end)] if more else []),
+        ],
         evidence="correlational" if request.tokens else "observed",
         provenance=provenance(entry, SEED),
         by=f"{by}: {found.score_is}",
@@ -66,7 +78,9 @@ async def _search(loaded: LoadedSAE, request: FindFeatures) -> "core.Found":
 
     page = {"k": request.k, "offset": request.offset}
     if request.query:
-        return await loaded.run(find_by_label, LabelStore(), loaded.weights_hash, request.query, **page)
+        return await loaded.run(
+            find_by_label, LabelStore(), loaded.weights_hash, request.query, **page
+        )
     if request.tokens:
         return await loaded.run(find_by_tokens, loaded.model, loaded.sae, request.tokens, **page)
     tokens, index = await loaded.tokenize(request.texts), (await loaded.indexed()).best
@@ -81,9 +95,13 @@ async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply
         texts, k = await loaded.tokenize(request.texts), min(request.k, MOST_CONTRASTED)
         if other is None:
             against = await loaded.tokenize(request.against)
-            done = await loaded.run(contrast_texts, loaded.model, loaded.sae, texts, against=against, k=k, seed=SEED)
+            done = await loaded.run(
+                contrast_texts, loaded.model, loaded.sae, texts, against=against, k=k, seed=SEED
+            )
         else:
-            done = await loaded.run(contrast_models, loaded.model, loaded.sae, texts, other=other.model, k=k, seed=SEED)
+            done = await loaded.run(
+                contrast_models, loaded.model, loaded.sae, texts, other=other.model, k=k, seed=SEED
+            )
     labels = await labels_of(loaded, [row.feature for row in done.features])
     return FindFeaturesReply(
         summary=f"{done.verdict} {done.total} features fire on these texts.",
@@ -91,7 +109,9 @@ async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply
         next=_describe(request, [row.feature for row in done.features]),
         evidence="correlational",
         provenance=provenance(loaded, SEED),
-        by="contrast: Cohen's d on the held-out half" if done.n_held_out else "contrast: Cohen's d, nothing held out",
+        by="contrast: Cohen's d on the held-out half"
+        if done.n_held_out
+        else "contrast: Cohen's d, nothing held out",
         features=[_contrasted(row, loaded, labels) for row in done.features],
         total=len(done.features),
         together=_together(done),
@@ -99,7 +119,9 @@ async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply
 
 
 @asynccontextmanager
-async def _both(state: AppState, request: FindFeatures) -> "AsyncGenerator[tuple[LoadedSAE, LoadedSAE | None]]":
+async def _both(
+    state: AppState, request: FindFeatures
+) -> "AsyncGenerator[tuple[LoadedSAE, LoadedSAE | None]]":
     """Turns on both models, always in the same order, so that two such calls never wait for each other."""
     if not request.against_sae:
         async with state.use(request.sae) as loaded:
@@ -131,7 +153,9 @@ def _contrasted(row: "core.ContrastFeature", loaded: LoadedSAE, labels: Labels) 
         why=f"fires {side}: AUC {held.auc:.2f} ({held.low:.2f} to {held.high:.2f}), q {row.q:.2g}, {confirmed}{doubt}",
         label=labels.by_feature.get(row.feature),
         url=feature_url(loaded, row.feature),
-        separation=Separation(d=held.d, auc=held.auc, low=held.low, high=held.high, p=held.p, q=row.q),
+        separation=Separation(
+            d=held.d, auc=held.auc, low=held.low, high=held.high, p=held.p, q=row.q
+        ),
         confirmed=row.confirmed,
         auc_equal_length=row.auc_equal_length,
         position_correlation=row.position_correlation,
@@ -168,11 +192,17 @@ def _summary(found: "core.Found", by: str) -> str:
 def _describe(request: FindFeatures, features: Sequence[int]) -> list[str]:
     if features:
         return [next_call("describe_feature", sae=request.sae, feature=features[0])]
-    return [next_call("find_features", sae=request.sae, texts=["..."], against=["..."])] if request.query else []
+    return (
+        [next_call("find_features", sae=request.sae, texts=["..."], against=["..."])]
+        if request.query
+        else []
+    )
 
 
 def _read_on(request: FindFeatures, offset: int) -> str:
-    said: dict[str, Any] = request.model_dump(exclude_defaults=True, exclude={"neuronpedia"}) | {"offset": offset}
+    said: dict[str, Any] = request.model_dump(exclude_defaults=True, exclude={"neuronpedia"}) | {
+        "offset": offset
+    }
     if "texts" in said:
         said["texts"] = [brief(text) for text in said["texts"]]
     return next_call("find_features", **said)
@@ -182,6 +212,12 @@ TOOLS = [
     Tool(
         find_features,
         FindFeatures,
-        ToolAnnotations(title="Find features", read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True),
+        ToolAnnotations(
+            title="Find features",
+            read_only_hint=True,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=True,
+        ),
     )
 ]

@@ -13,7 +13,16 @@ from saescope.errors import SaescopeError
 from saescope_mcp.jobs import LIVE, Job, Run
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.index import IndexFeatures
-from saescope_mcp.schemas.status import Cached, JobRow, JobStatus, JobStatusReply, Loaded, MemoryUse, ServerStatus, ServerStatusReply
+from saescope_mcp.schemas.status import (
+    Cached,
+    JobRow,
+    JobStatus,
+    JobStatusReply,
+    Loaded,
+    MemoryUse,
+    ServerStatus,
+    ServerStatusReply,
+)
 from saescope_mcp.schemas.train import TrainSae, TrainSaeReply
 from saescope_mcp.state import AppState, Placement, Source, load_call
 from saescope_mcp.tool import Tool, document, next_call, refusal
@@ -25,20 +34,27 @@ from saescope_mcp.tools.train import train_reply
 STALLED_S = 30.0
 
 MOST_CACHED, MOST_JOBS = 15, 25
-READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+READ_ONLY = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
 
 
 async def server_status(state: AppState, request: ServerStatus) -> ServerStatusReply:
     """What is loaded, running, cached and allowed here; call it first when unsure, or after an error about memory or handles.
     Lists every handle with the call that loads it, free memory, device, jobs and all limits."""
     device = await state.workers.run(_device)
-    room, loaded, cached = state.room(device), _loaded(state), await state.workers.run(partial(cached_saes, state))
+    room, loaded, cached = (
+        state.room(device),
+        _loaded(state),
+        await state.workers.run(partial(cached_saes, state)),
+    )
     names = ", ".join(row.handle for row in loaded) or "nothing"
     rows, broken = _rows_if_readable(state)
     return ServerStatusReply(
         summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} MB of the memory budget are free.",
         warnings=broken,
-        next=[next_call("top_features", sae=handle, text="...") for handle in [*state.saes][:1]] or ["load_sae()"],
+        next=[next_call("top_features", sae=handle, text="...") for handle in [*state.saes][:1]]
+        or ["load_sae()"],
         version=__version__,
         device=device,
         memory=MemoryUse(total=room.total, budget=room.budget, used=room.used, free=room.free),
@@ -107,7 +123,13 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
     reply = train_reply(run) if trains else index_reply(run)
     eta_s = progress.get("eta_s") if progress.get("eta_s") is not None else run.plan.get("eta_s")
     return JobStatusReply(
-        summary=reply.summary + (f" About {duration(eta_s)} to go." if trains and run.state == "running" and eta_s else "") + _stalled(run),
+        summary=reply.summary
+        + (
+            f" About {duration(eta_s)} to go."
+            if trains and run.state == "running" and eta_s
+            else ""
+        )
+        + _stalled(run),
         warnings=reply.warnings,
         next=reply.next,
         step=progress.get("step"),
@@ -117,7 +139,9 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
         eta_s=eta_s if run.live else None,
         checkpoint=run.checkpoint,
         sae=reply.sae,
-        pictures=await state.workers.run(partial(of_training, run)) if request.picture and trains else [],
+        pictures=await state.workers.run(partial(of_training, run))
+        if request.picture and trains
+        else [],
         plan=reply.plan.model_dump() if isinstance(reply, TrainSaeReply) and reply.plan else None,
         result=_result(state, run, reply) if run.state == "done" else None,
         error=run.error or None,
@@ -134,7 +158,11 @@ def _result(state: AppState, run: Run, reply: Reply) -> dict[str, Any]:
 
 def _stalled(run: Run) -> str:
     silent = time.time() - run.heartbeat
-    return f" Its process has not been heard of for {duration(silent)}: it may be paused." if run.live and silent > STALLED_S else ""
+    return (
+        f" Its process has not been heard of for {duration(silent)}: it may be paused."
+        if run.live and silent > STALLED_S
+        else ""
+    )
 
 
 def _outcome(job: Job, state: AppState) -> dict[str, Any]:
@@ -144,7 +172,11 @@ def _outcome(job: Job, state: AppState) -> dict[str, Any]:
     error = job.task.exception()
     if isinstance(error, Exception | SystemExit):
         return {"error": refusal(job.tool, error)}
-    return {"result": document(job.tool, job.request, job.task.result(), max_tokens=state.settings.max_result_tokens)}
+    return {
+        "result": document(
+            job.tool, job.request, job.task.result(), max_tokens=state.settings.max_result_tokens
+        )
+    }
 
 
 def _rows(state: AppState) -> list[JobRow]:
@@ -163,12 +195,24 @@ def _rows_if_readable(state: AppState) -> tuple[list[JobRow], list[str]]:
 
 def _row(job: Job) -> JobRow:
     return JobRow.model_validate(
-        {"job_id": job.id, "tool": job.tool, "state": job.state, "message": job.message, "elapsed_s": job.elapsed_s}
+        {
+            "job_id": job.id,
+            "tool": job.tool,
+            "state": job.state,
+            "message": job.message,
+            "elapsed_s": job.elapsed_s,
+        }
     )
 
 
 def _run_row(run: Run) -> JobRow:
-    said = {"job_id": run.id, "tool": run.tool, "state": run.state, "message": run.message, "elapsed_s": run.elapsed_s(time.time())}
+    said = {
+        "job_id": run.id,
+        "tool": run.tool,
+        "state": run.state,
+        "message": run.message,
+        "elapsed_s": run.elapsed_s(time.time()),
+    }
     return JobRow.model_validate(said)
 
 
@@ -182,12 +226,34 @@ def _device() -> str:
 def _loaded(state: AppState) -> list[Loaded]:
     rows: list[Loaded] = []
     for slot in state.models.values():
-        place = {"device": str(slot.model.device), "dtype": str(slot.model.dtype).removeprefix("torch.")}
-        rows.append(Loaded(handle=slot.handle, kind="model", name=slot.model.name, weights_bytes=slot.model.weights_bytes, **place))
+        place = {
+            "device": str(slot.model.device),
+            "dtype": str(slot.model.dtype).removeprefix("torch."),
+        }
+        rows.append(
+            Loaded(
+                handle=slot.handle,
+                kind="model",
+                name=slot.model.name,
+                weights_bytes=slot.model.weights_bytes,
+                **place,
+            )
+        )
         for entry in [entry for entry in state.saes.values() if entry.slot is slot]:
             name = entry.sae.cfg.metadata.hook_name
-            place = {"device": str(entry.sae.device), "dtype": str(entry.sae.dtype).removeprefix("torch.")}
-            rows.append(Loaded(handle=entry.handle, kind="sae", name=name, weights_bytes=entry.sae.weights_bytes, **place))
+            place = {
+                "device": str(entry.sae.device),
+                "dtype": str(entry.sae.dtype).removeprefix("torch."),
+            }
+            rows.append(
+                Loaded(
+                    handle=entry.handle,
+                    kind="sae",
+                    name=name,
+                    weights_bytes=entry.sae.weights_bytes,
+                    **place,
+                )
+            )
     return rows
 
 
@@ -198,11 +264,18 @@ def cached_saes(state: AppState) -> list[Cached]:
 
     rows = [Cached(name=f"{EMBEDDED_MODEL} (embedded)", call="load_sae()")] if is_ready() else []
     published = {(entry.release, entry.sae_id) for entry in on_this_machine()}
-    known = {handle: said for handle, said in state.known.all().items() if _is_here(said[0], published)}
+    known = {
+        handle: said for handle, said in state.known.all().items() if _is_here(said[0], published)
+    }
     rows += [Cached(name=handle, call=load_call(*said)) for handle, said in known.items()]
     listed = {(source.release, source.sae_id) for source, _ in known.values()}
-    fresh = (Source(release=release, sae_id=sae_id) for release, sae_id in sorted(published - listed))
-    return rows + [Cached(name=f"{source.release}/{source.sae_id}", call=load_call(source, Placement())) for source in fresh]
+    fresh = (
+        Source(release=release, sae_id=sae_id) for release, sae_id in sorted(published - listed)
+    )
+    return rows + [
+        Cached(name=f"{source.release}/{source.sae_id}", call=load_call(source, Placement()))
+        for source in fresh
+    ]
 
 
 def _is_here(source: Source, published: set[tuple[str, str]]) -> bool:

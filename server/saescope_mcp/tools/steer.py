@@ -21,7 +21,15 @@ from saescope_mcp.schemas.steer import (
 )
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import brief, feature_url, left_out, nothing_left, provenance, spread, stands_out
+from saescope_mcp.tool.facts import (
+    brief,
+    feature_url,
+    left_out,
+    nothing_left,
+    provenance,
+    spread,
+    stands_out,
+)
 from saescope_mcp.tool.labels import Labels, labels_of
 
 if TYPE_CHECKING:
@@ -29,7 +37,9 @@ if TYPE_CHECKING:
 
 MOST_DOUBLED = 500
 """Strengths beyond this are not proposed to be doubled."""
-READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+READ_ONLY = ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
 
 
 async def intervene(state: AppState, request: Intervene) -> InterveneReply:
@@ -54,12 +64,16 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
             seed=request.seed,
         )
     labels = await labels_of(loaded, [edit.feature for edit in request.edits])
-    what = f"logit of {done.before.target.token!r}" + (f" minus that of {done.before.against.token!r}" if done.before.against else "")
+    what = f"logit of {done.before.target.token!r}" + (
+        f" minus that of {done.before.against.token!r}" if done.before.against else ""
+    )
     named = any(edit.positions for edit in request.edits)
     return InterveneReply(
         summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens], named=named)}",
         warnings=[*done.warnings, *labels.warnings],
-        next=[_next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])],
+        next=[
+            _next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])
+        ],
         evidence="controlled" if done.control_n else "intervened",
         provenance=provenance(loaded, request.seed),
         before=_readout(done.before),
@@ -86,7 +100,9 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         from saescope.steering import steer
 
         tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
-        concept = [loaded.model.single_token(text, "concept_tokens") for text in request.concept_tokens]
+        concept = [
+            loaded.model.single_token(text, "concept_tokens") for text in request.concept_tokens
+        ]
         done = await loaded.run(
             steer,
             loaded.model,
@@ -128,12 +144,17 @@ async def _indexed(loaded: LoadedSAE) -> "core.IndexedMaxima | None":
     from saescope.steering import IndexedMaxima
 
     index = (await loaded.indexed()).best
-    return index and IndexedMaxima(index.maxima, f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}")
+    return index and IndexedMaxima(
+        index.maxima, f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}"
+    )
 
 
 def _named(edits: Sequence[SteeringFeature], loaded: LoadedSAE, labels: Labels) -> list[Named]:
     features = dict.fromkeys(edit.feature for edit in edits)
-    return [Named(feature=i, label=labels.by_feature.get(i), url=feature_url(loaded, i)) for i in features]
+    return [
+        Named(feature=i, label=labels.by_feature.get(i), url=feature_url(loaded, i))
+        for i in features
+    ]
 
 
 def _effect(done: "core.Intervention", what: str) -> str:
@@ -151,25 +172,39 @@ def _next(request: SteerGenerate, verdict: str) -> list[str]:
     """Half the strength where the text fell apart, twice where nothing is to be seen, the user's concept where the feature's own tokens
     were counted in vain, else a measured look at one prediction."""
     factor = {"degenerate": 0.5, "no visible effect": 2.0}.get(verdict.split(":")[0])
-    tunable = all(feature.mode in ("add", "clamp") and 0 < abs(feature.strength) <= MOST_DOUBLED for feature in request.features)
+    tunable = all(
+        feature.mode in ("add", "clamp") and 0 < abs(feature.strength) <= MOST_DOUBLED
+        for feature in request.features
+    )
     if factor and tunable:
-        changed = [_said(feature) | {"strength": factor * feature.strength} for feature in request.features]
+        changed = [
+            _said(feature) | {"strength": factor * feature.strength} for feature in request.features
+        ]
         return [_next_call("steer_generate", request, features=changed)]
     if verdict.startswith("unspecific") and not request.concept_tokens:
         features = [_said(feature) for feature in request.features]
         return [_next_call("steer_generate", request, features=features, concept_tokens=["..."])]
-    return [_next_call("intervene", request, edits=[_said(feature) for feature in request.features])]
+    return [
+        _next_call("intervene", request, edits=[_said(feature) for feature in request.features])
+    ]
 
 
 def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: object) -> str:
-    said = ({"unit": request.unit} if request.unit != "max" else {}) | ({"chat": True} if request.chat else {})
+    said = ({"unit": request.unit} if request.unit != "max" else {}) | (
+        {"chat": True} if request.chat else {}
+    )
     return next_call(name, sae=request.sae, prompt=brief(request.prompt), **arguments, **said)
 
 
 def _edits(features: Sequence[SteeringFeature]) -> "list[core.FeatureEdit]":
     from saescope.steering import FeatureEdit
 
-    return [FeatureEdit(f.feature, f.strength, f.mode, tuple(f.positions) if isinstance(f, Edit) else ()) for f in features]
+    return [
+        FeatureEdit(
+            f.feature, f.strength, f.mode, tuple(f.positions) if isinstance(f, Edit) else ()
+        )
+        for f in features
+    ]
 
 
 def _said(feature: SteeringFeature) -> dict[str, object]:
@@ -185,11 +220,20 @@ def _readout(readout: "core.Readout") -> Readout:
 
 
 def _arm(arm: "core.Arm") -> Arm:
-    metrics = Metrics(concept_score=arm.concept_score, perplexity=arm.perplexity, repetition=arm.repetition, kl=arm.kl)
+    metrics = Metrics(
+        concept_score=arm.concept_score,
+        perplexity=arm.perplexity,
+        repetition=arm.repetition,
+        kl=arm.kl,
+    )
     return Arm(label=arm.label, text=arm.text, n_tokens=arm.n_tokens, metrics=metrics)
 
 
 TOOLS = [
-    Tool(intervene, Intervene, READ_ONLY.model_copy(update={"title": "Edit features, read the prediction"})),
+    Tool(
+        intervene,
+        Intervene,
+        READ_ONLY.model_copy(update={"title": "Edit features, read the prediction"}),
+    ),
     Tool(steer_generate, SteerGenerate, READ_ONLY.model_copy(update={"title": "Steer generation"})),
 ]

@@ -27,7 +27,12 @@ async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
     if request.resume:
         run = _resume(state, request)
     else:
-        run = state.runs.start(tool="train_sae", name=request.name, **await _prepared(state, request), dry_run=request.dry_run)
+        run = state.runs.start(
+            tool="train_sae",
+            name=request.name,
+            **await _prepared(state, request),
+            dry_run=request.dry_run,
+        )
     try:
         run = await _wait(state, run, request)
     except anyio.get_cancelled_exc_class():
@@ -112,7 +117,12 @@ def _look(dataset: str, request: TrainSae, roots: list[Path]) -> None:
 def _resume(state: AppState, request: TrainSae) -> Run:
     run = state.runs.get(request.resume)
     if run.dry_run:
-        raise ConfigError("A dry run cannot be resumed.", field="resume", got=run.id, hint="Call train_sae without resume.")
+        raise ConfigError(
+            "A dry run cannot be resumed.",
+            field="resume",
+            got=run.id,
+            hint="Call train_sae without resume.",
+        )
     before = TrainSae.model_validate(run.request).run
     differs = {name: before[name] for name, value in request.given.items() if before[name] != value}
     if differs:
@@ -134,7 +144,9 @@ async def _wait(state: AppState, run: Run, request: TrainSae) -> Run:
     started = time.monotonic()
     while run.live:
         waited = time.monotonic() - started
-        if waited >= (request.wait_s if run.plan else max(request.wait_s, state.settings.plan_wait_s)):
+        if waited >= (
+            request.wait_s if run.plan else max(request.wait_s, state.settings.plan_wait_s)
+        ):
             break
         await anyio.sleep(LOOK_S)
         run = state.runs.get(run.id)
@@ -152,13 +164,19 @@ def _summary(run: Run) -> str:
             quality = f": L0 {latest['l0']:.1f}, explained variance {latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
             return f"{run.result['sae']} is trained{quality if latest else ''} (on the last batch). It loads by its handle."
         case "queued":
-            return f"{run.id} has not started yet: {run.message}." + (f" {planned(plan)}" if plan else "")
+            return f"{run.id} has not started yet: {run.message}." + (
+                f" {planned(plan)}" if plan else ""
+            )
         case "running":
-            return f"{run.id} is running, at {at}: {run.message}." + (f" {planned(plan)}" if plan else "")
+            return f"{run.id} is running, at {at}: {run.message}." + (
+                f" {planned(plan)}" if plan else ""
+            )
         case "failed":
             return f"{run.id} failed at {at}: {run.error.get('message', '')}"
         case _:
-            kept = "a complete checkpoint is kept" if run.checkpoint else "there was no checkpoint yet"
+            kept = (
+                "a complete checkpoint is kept" if run.checkpoint else "there was no checkpoint yet"
+            )
             return f"{run.id} is {run.state} at {at}: {kept}."
 
 
@@ -175,5 +193,11 @@ def _next(run: Run) -> list[str]:
     return [next_call("train_sae", resume=run.id)]
 
 
-_START = ToolAnnotations(title="Train an SAE", read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True)
+_START = ToolAnnotations(
+    title="Train an SAE",
+    read_only_hint=False,
+    destructive_hint=False,
+    idempotent_hint=False,
+    open_world_hint=True,
+)
 TOOLS = [Tool(train_sae, TrainSae, _START)]

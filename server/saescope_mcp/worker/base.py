@@ -126,7 +126,12 @@ class Worker:
         if self.run.dry_run:
             return {"state": "done", "message": "planned"}
         with self._turn():
-            began: dict[str, Any] = {"state": "running", "phase": self.phase, "message": "starting", "started": time.time()}
+            began: dict[str, Any] = {
+                "state": "running",
+                "phase": self.phase,
+                "message": "starting",
+                "started": time.time(),
+            }
             self.run = replace(self.run, **began)
             self.write(**began)
             self.keep()
@@ -141,7 +146,9 @@ class Worker:
             if "torch" in sys.modules:
                 self._ended.set()
                 self.write(phase="waiting", message="waiting for its turn", heartbeat=time.time())
-                os.execv(sys.executable, [sys.executable, "-P", "-m", "saescope_mcp.worker", self.run.id])
+                os.execv(
+                    sys.executable, [sys.executable, "-P", "-m", "saescope_mcp.worker", self.run.id]
+                )
             self.say("waiting for its turn", phase="waiting")
             while not (self._is_next() and turn.take()):
                 if self.stop.wait(HEARTBEAT_S / 2):
@@ -159,7 +166,12 @@ class Worker:
     def _stopped(self) -> dict[str, Any]:
         now = self._read()
         state = "cancelled" if now is not None and now.cancel else "interrupted"
-        return {"state": state, "message": f"{state}; resume goes on from the last checkpoint" if self.resume_call else state}
+        return {
+            "state": state,
+            "message": f"{state}; resume goes on from the last checkpoint"
+            if self.resume_call
+            else state,
+        }
 
     def _refusal(self, error: Exception) -> dict[str, str]:
         said = refusal(self.run.tool, error, self.request)
@@ -175,7 +187,9 @@ class Worker:
                 self._kept = progress["checkpoint"]
                 self.keep(**progress)
             now = self._read()
-            if (now is not None and now.cancel) or self.lock.is_lost():  # without it another worker could start
+            if (
+                now is not None and now.cancel
+            ) or self.lock.is_lost():  # without it another worker could start
                 self.stop.set()
 
     def _read(self) -> Run | None:

@@ -57,7 +57,12 @@ class IndexWorker(Worker):
             return {}
         last = self.newest()
         return {
-            "progress": {"n_tokens": at.n_tokens, "n_wanted": at.n_wanted, "tokens_per_s": at.tokens_per_s, "eta_s": at.eta_s},
+            "progress": {
+                "n_tokens": at.n_tokens,
+                "n_wanted": at.n_wanted,
+                "tokens_per_s": at.tokens_per_s,
+                "eta_s": at.eta_s,
+            },
             "checkpoint": str(last) if last else None,
         }
 
@@ -74,14 +79,23 @@ class IndexWorker(Worker):
         said = self.run.settings
         device, dtype = said["device"], said["dtype"]
         self.say("loading the model")
-        model = load_model(said["model"], device=device, dtype=dtype, offline=said["offline"], progress=self.say)
+        model = load_model(
+            said["model"], device=device, dtype=dtype, offline=said["offline"], progress=self.say
+        )
         self.say("loading the SAE")
         settings = Settings(offline=said["offline"], allow_pickle=said["allow_pickle"])
-        saes = [read_sae(Source(**row["source"]), device, row["dtype"], settings, self.say) for row in said["saes"]]
+        saes = [
+            read_sae(Source(**row["source"]), device, row["dtype"], settings, self.say)
+            for row in said["saes"]
+        ]
         for sae, row in zip(saes, said["saes"], strict=True):
             if sae.weights_hash != row["weights_hash"]:
                 raise ConfigError(
-                    f"{row['sae']} has changed since it was loaded.", code="SAE_CHANGED", field="sae", got=row["sae"], hint="Load it again."
+                    f"{row['sae']} has changed since it was loaded.",
+                    code="SAE_CHANGED",
+                    field="sae",
+                    got=row["sae"],
+                    hint="Load it again.",
                 )
         return model, saes
 
@@ -111,4 +125,9 @@ class IndexWorker(Worker):
             "seed": indexing.cfg.seed,
             "versions": versions(),
         }
-        return {"sae": rows[0]["sae"], "dataset": indexing.indexes()[0].manifest.dataset, "indexes": rows, "provenance": provenance}
+        return {
+            "sae": rows[0]["sae"],
+            "dataset": indexing.indexes()[0].manifest.dataset,
+            "indexes": rows,
+            "provenance": provenance,
+        }

@@ -44,9 +44,19 @@ class TrainWorker(Worker):
         self.say("measuring the speed on this machine")
         plan = make_plan(cfg, model, folder=self.runs.root, roots=self._roots)
         said = {name: value for name, value in asdict(plan).items() if name != "warnings"}
-        said |= {"n_steps": cfg.n_steps, "d_in": cfg.d_in, "d_sae": cfg.d_sae, "context_size": cfg.context_size}
+        said |= {
+            "n_steps": cfg.n_steps,
+            "d_in": cfg.d_in,
+            "d_sae": cfg.d_sae,
+            "context_size": cfg.context_size,
+        }
         said |= {"lr": cfg.learning_rate, "device": str(model.device)}
-        self.run = replace(self.run, config=cfg.to_dict() | {"threads": n_threads()}, plan=said, warnings=plan.warnings)
+        self.run = replace(
+            self.run,
+            config=cfg.to_dict() | {"threads": n_threads()},
+            plan=said,
+            warnings=plan.warnings,
+        )
         self.surely(config=self.run.config, plan=said, warnings=plan.warnings)
         self.keep()
         if not plan.fits and not self.run.dry_run:
@@ -64,8 +74,13 @@ class TrainWorker(Worker):
             cfg = TrainConfig.from_dict(said)
             _unmute(cfg.logger, offline=self.run.settings["offline"])
             self.say("reading text")
-            training = TrainingRun(cfg, model, folder=self.checkpoints, roots=self._roots, stop=self.stop, say=self.say)
-        self.warn(*training.warnings, *([BEGINS_ANEW] if self.run.checkpoint and not self.newest() else []))
+            training = TrainingRun(
+                cfg, model, folder=self.checkpoints, roots=self._roots, stop=self.stop, say=self.say
+            )
+        self.warn(
+            *training.warnings,
+            *([BEGINS_ANEW] if self.run.checkpoint and not self.newest() else []),
+        )
         self.training = training
         self.say("training")
         if training.go().state != "done":
@@ -80,11 +95,15 @@ class TrainWorker(Worker):
         path = home() / "saes" / self.run.name
         if path.exists():
             path = path.with_name(f"{path.name}-{self.run.id[-6:]}")
-            self.warn(f"Something else is called {self.run.name!r} by now: this SAE is saved as {path.name!r}.")
+            self.warn(
+                f"Something else is called {self.run.name!r} by now: this SAE is saved as {path.name!r}."
+            )
         self.write(result={"path": str(path)})
         return path
 
-    def _done(self, training: "TrainingRun", cfg: "TrainConfig", model: "LanguageModel") -> dict[str, Any]:
+    def _done(
+        self, training: "TrainingRun", cfg: "TrainConfig", model: "LanguageModel"
+    ) -> dict[str, Any]:
         from saescope.training.history import concerns
 
         path = self._place()
@@ -117,14 +136,26 @@ class TrainWorker(Worker):
         from saescope.models import load_model
 
         settings = self.run.settings
-        return load_model(settings["model"], device=settings["device"], offline=settings["offline"], progress=self.say)
+        return load_model(
+            settings["model"],
+            device=settings["device"],
+            offline=settings["offline"],
+            progress=self.say,
+        )
 
     def _config(self, model: "LanguageModel") -> "TrainConfig":
         from saescope.training import parse_options, train_config
 
         request, settings = TrainSae.model_validate(self.run.request), self.run.settings
-        said: dict[str, Any] = request.run | parse_options(request.options) | {"dataset": settings["dataset"], "name": self.run.name}
-        return train_config(model, **{name: said[name] for name in said if name not in ("model", "options", "device")})
+        said: dict[str, Any] = (
+            request.run
+            | parse_options(request.options)
+            | {"dataset": settings["dataset"], "name": self.run.name}
+        )
+        return train_config(
+            model,
+            **{name: said[name] for name in said if name not in ("model", "options", "device")},
+        )
 
     @property
     def _roots(self) -> list[Path]:
@@ -145,25 +176,46 @@ class TrainWorker(Worker):
             "eta_s": training.eta_s(step_s_per_token=1 / speed if speed else 0.0),
             "metrics": {"latest": points[-1] if points else None, "history": thinned(points)},
         }
-        message = f"filling the buffer: {training.store.n_received:,} tokens read" if buffered else self.message
-        return {"progress": progress, "message": message, "checkpoint": str(newest) if newest else None}
+        message = (
+            f"filling the buffer: {training.store.n_received:,} tokens read"
+            if buffered
+            else self.message
+        )
+        return {
+            "progress": progress,
+            "message": message,
+            "checkpoint": str(newest) if newest else None,
+        }
 
 
 def thinned(points: "list[Point]", n: int = HISTORY_POINTS) -> "list[Point]":
     """At most `n` of them, evenly, the last one included; the fields that make a curve."""
-    every = [points[round(i * (len(points) - 1) / (n - 1))] for i in range(n)] if len(points) > n else points
-    return [{name: point[name] for name in ("step", "loss", "l0", "explained_variance", "dead_share")} for point in every]
+    every = (
+        [points[round(i * (len(points) - 1) / (n - 1))] for i in range(n)]
+        if len(points) > n
+        else points
+    )
+    return [
+        {name: point[name] for name in ("step", "loss", "l0", "explained_variance", "dead_share")}
+        for point in every
+    ]
 
 
 def does_not_fit(plan: dict[str, Any]) -> ResourceError:
     memory = plan["memory_bytes"] > plan["memory_free_bytes"]
-    need, free = (plan["memory_bytes"], plan["memory_free_bytes"]) if memory else (plan["disk_bytes"], plan["disk_free_bytes"])
+    need, free = (
+        (plan["memory_bytes"], plan["memory_free_bytes"])
+        if memory
+        else (plan["disk_bytes"], plan["disk_free_bytes"])
+    )
     return ResourceError(
         f"The run does not fit: it needs {need / 1e9:.2g} GB of {'memory' if memory else 'disk'}, {free / 1e9:.2g} GB are free.",
         code="OUT_OF_MEMORY_BUDGET" if memory else "DISK_TOO_SMALL",
         got=need,
         allowed=free,
-        hint=f"Call train_sae again with {' or '.join(plan['change'])}." if plan["change"] else "Free some, then call train_sae again.",
+        hint=f"Call train_sae again with {' or '.join(plan['change'])}."
+        if plan["change"]
+        else "Free some, then call train_sae again.",
     )
 
 

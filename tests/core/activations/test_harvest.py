@@ -20,26 +20,40 @@ IDS = torch.randint(4, 1000, (3, 40), generator=torch.Generator().manual_seed(1)
 def differences(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
     """Largest difference at any position, relative to that position's norm."""
     flat = {name: x.flatten(2) for name, x in reference.items()}
-    return {name: float(((ours[name] - x).norm(dim=-1) / x.norm(dim=-1)).max()) for name, x in flat.items()}
+    return {
+        name: float(((ours[name] - x).norm(dim=-1) / x.norm(dim=-1)).max())
+        for name, x in flat.items()
+    }
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_the_fast_path_gives_what_the_bridge_gives(family_of: Callable[[str], Family], name: str) -> None:
+def test_the_fast_path_gives_what_the_bridge_gives(
+    family_of: Callable[[str], Family], name: str
+) -> None:
     family = family_of(name)
-    hooks = [f"blocks.{layer}.{site}" for layer in (0, 1, family.model.n_layers - 1) for site in family.hf.sites]
+    hooks = [
+        f"blocks.{layer}.{site}"
+        for layer in (0, 1, family.model.n_layers - 1)
+        for site in family.hf.sites
+    ]
     harvester = Harvester(family.model, hooks, 40)
     assert harvester.plain is not None
     ours, reference = harvester(IDS), record_activations(family.model, IDS, hooks)
-    assert list(ours) == hooks and all(x.shape[:2] == IDS.shape and x.ndim == 3 for x in ours.values())
+    assert list(ours) == hooks and all(
+        x.shape[:2] == IDS.shape and x.ndim == 3 for x in ours.values()
+    )
     assert max(differences(ours, reference).values()) < 1e-5
 
 
-def test_an_architecture_without_sdpa_falls_back_to_the_bridge(family_of: Callable[[str], Family]) -> None:
+def test_an_architecture_without_sdpa_falls_back_to_the_bridge(
+    family_of: Callable[[str], Family],
+) -> None:
     model = family_of("gemma2").model
     harvester = Harvester(model, ["blocks.1.hook_resid_post"], 40)
     assert harvester.plain is None
     assert torch.equal(
-        harvester(IDS)["blocks.1.hook_resid_post"], record_activations(model, IDS, ["blocks.1.hook_resid_post"]).popitem()[1]
+        harvester(IDS)["blocks.1.hook_resid_post"],
+        record_activations(model, IDS, ["blocks.1.hook_resid_post"]).popitem()[1],
     )
 
 
@@ -47,17 +61,27 @@ def test_an_architecture_without_sdpa_falls_back_to_the_bridge(family_of: Callab
 def test_a_hook_that_no_module_has_falls_back_to_the_bridge(gpt2: Family, hook: str) -> None:
     harvester = Harvester(gpt2.model, [hook], 40)
     assert harvester.plain is None
-    assert max(differences(harvester(IDS), record_activations(gpt2.model, IDS, [hook])).values()) == 0
+    assert (
+        max(differences(harvester(IDS), record_activations(gpt2.model, IDS, [hook])).values()) == 0
+    )
 
 
-def test_a_fast_path_that_gives_something_else_is_not_used(llama: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fast_path_that_gives_something_else_is_not_used(
+    llama: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = PlainModel.__call__
-    monkeypatch.setattr(PlainModel, "__call__", lambda self, ids: {name: x * 1.01 for name, x in run(self, ids).items()})
+    monkeypatch.setattr(
+        PlainModel,
+        "__call__",
+        lambda self, ids: {name: x * 1.01 for name, x in run(self, ids).items()},
+    )
     assert Harvester(llama.model, ["blocks.1.hook_resid_post"], 40).plain is None
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_the_model_runs_no_further_than_the_last_hook(family_of: Callable[[str], Family], name: str) -> None:
+def test_the_model_runs_no_further_than_the_last_hook(
+    family_of: Callable[[str], Family], name: str
+) -> None:
     model = family_of(name).model
     plain = plain_model(model, ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre"])
     assert plain is not None
@@ -66,7 +90,9 @@ def test_the_model_runs_no_further_than_the_last_hook(family_of: Callable[[str],
         module.register_forward_hook(lambda *_, path=path: ran.append(path))
     assert len(plain(IDS)) == 2
     blocks = {path for path in ran if path.rsplit(".", 1)[-1].isdigit()}
-    assert {path.rsplit(".", 1)[-1] for path in blocks} == {"0"} and not any("lm_head" in path or "embed_out" in path for path in ran)
+    assert {path.rsplit(".", 1)[-1] for path in blocks} == {"0"} and not any(
+        "lm_head" in path or "embed_out" in path for path in ran
+    )
 
 
 def test_bridge_and_fast_path_do_not_see_each_others_hooks(llama: Family) -> None:
@@ -87,7 +113,9 @@ def test_the_fast_path_shares_the_weights(gpt2: Family) -> None:
     assert {p.data_ptr() for p in plain.root.parameters()} <= theirs
 
 
-def test_products_that_onednn_does_are_the_same_as_those_of_torch(gpt2: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_onednn_does_are_the_same_as_those_of_torch(
+    gpt2: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hook = "blocks.1.hook_resid_post"
     found = [Harvester(gpt2.model, [hook], 40)(IDS)]
     monkeypatch.setattr("saescope.activations.plain.ONEDNN", False)

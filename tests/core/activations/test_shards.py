@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from saescope.activations import ActivationStore, ContextConfig, ShardSource, StoreConfig, TextSource, cached, open_dataset
+from saescope.activations import (
+    ActivationStore,
+    ContextConfig,
+    ShardSource,
+    StoreConfig,
+    TextSource,
+    cached,
+    open_dataset,
+)
 from saescope.activations.shards import MANIFEST
 from saescope.errors import SaescopeError
 from saescope.models import LanguageModel
@@ -27,18 +35,24 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def store(model: LanguageModel, *, seed: int = 0) -> ActivationStore:
-    source = TextSource(model, HOOKS, open_dataset("embedded"), ContextConfig(context_size=32, seed=seed))
+    source = TextSource(
+        model, HOOKS, open_dataset("embedded"), ContextConfig(context_size=32, seed=seed)
+    )
     return ActivationStore(source, StoreConfig(n_tokens=N, batch_size=512, buffer_tokens=2048))
 
 
 def all_rows(batches: Iterable[dict[str, Tensor]]) -> Counter[bytes]:
     """Every row, all hooks beside each other."""
-    rows = torch.cat([torch.cat([batch[name].float() for name in HOOKS], dim=1) for batch in batches])
+    rows = torch.cat(
+        [torch.cat([batch[name].float() for name in HOOKS], dim=1) for batch in batches]
+    )
     return Counter(row.tobytes() for row in rows.numpy())
 
 
 def read_back(source: ShardSource, n_tokens: int = N) -> ActivationStore:
-    return ActivationStore(source, StoreConfig(n_tokens=n_tokens, batch_size=512, buffer_tokens=2048))
+    return ActivationStore(
+        source, StoreConfig(n_tokens=n_tokens, batch_size=512, buffer_tokens=2048)
+    )
 
 
 def test_what_is_read_is_what_was_harvested(glass: LanguageModel) -> None:
@@ -52,11 +66,15 @@ def test_a_second_epoch_is_the_same_rows_in_another_order(glass: LanguageModel) 
     first, second = ([source.next_rows() for _ in range(12)] for _ in range(2))
     assert source.epoch == 1 and all_rows(first) == all_rows(second) and len(all_rows(first)) > 4000
     assert not all(
-        torch.equal(a[HOOKS[0]], b[HOOKS[0]]) for a, b in zip(first, second, strict=True) if len(a[HOOKS[0]]) == len(b[HOOKS[0]])
+        torch.equal(a[HOOKS[0]], b[HOOKS[0]])
+        for a, b in zip(first, second, strict=True)
+        if len(a[HOOKS[0]]) == len(b[HOOKS[0]])
     )
 
 
-def test_it_is_written_once_and_reused(glass: LanguageModel, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_written_once_and_reused(
+    glass: LanguageModel, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[tuple[int, int]] = []
     cached(store(glass), progress=lambda done, total: said.append((done, total)))
     assert said[-1] == (N, N) and len(list((own_home / "activations").iterdir())) == 1
@@ -64,7 +82,9 @@ def test_it_is_written_once_and_reused(glass: LanguageModel, own_home: Path, mon
     assert cached(store(glass)).n_rows == N
 
 
-def test_other_activations_have_another_folder(glass: LanguageModel, own_home: Path, tmp_path: Path) -> None:
+def test_other_activations_have_another_folder(
+    glass: LanguageModel, own_home: Path, tmp_path: Path
+) -> None:
     cached(store(glass))
     cached(store(glass, seed=1))
     assert len(list((own_home / "activations").iterdir())) == 2
@@ -76,7 +96,10 @@ def test_other_activations_have_another_folder(glass: LanguageModel, own_home: P
 
 def test_a_saved_position_goes_on_exactly(glass: LanguageModel) -> None:
     source = cached(store(glass))
-    batches, again = read_back(source, 12_000), read_back(ShardSource(source.folder, device=source.device), 12_000)
+    batches, again = (
+        read_back(source, 12_000),
+        read_back(ShardSource(source.folder, device=source.device), 12_000),
+    )
     for _ in range(9):
         next(batches)
     again.load_state_dict(batches.state_dict())
@@ -96,7 +119,9 @@ def test_a_flipped_bit_is_found(glass: LanguageModel, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["shard-00001.safetensors", MANIFEST])
-def test_a_file_that_is_cut_off_is_found_at_once(glass: LanguageModel, tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_cut_off_is_found_at_once(
+    glass: LanguageModel, tmp_path: Path, name: str
+) -> None:
     cached(store(glass), folder=tmp_path / "x")
     path = tmp_path / "x" / name
     path.write_bytes(path.read_bytes()[:-50])
@@ -114,7 +139,9 @@ def test_a_manifest_cannot_name_files_elsewhere(glass: LanguageModel, tmp_path: 
         ShardSource(tmp_path / "x", device=torch.device("cpu"))
 
 
-def test_an_interrupted_write_is_no_cache_and_is_done_again(glass: LanguageModel, tmp_path: Path) -> None:
+def test_an_interrupted_write_is_no_cache_and_is_done_again(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
     def stop(done: int, total: int) -> None:
         if done > 3000:
             raise KeyboardInterrupt
@@ -124,7 +151,9 @@ def test_an_interrupted_write_is_no_cache_and_is_done_again(glass: LanguageModel
     with pytest.raises(SaescopeError) as caught:
         ShardSource(tmp_path / "x", device=torch.device("cpu"))
     assert caught.value.code == "FILE_MISSING"
-    assert all_rows(read_back(cached(store(glass), folder=tmp_path / "x"))) == all_rows(store(glass))
+    assert all_rows(read_back(cached(store(glass), folder=tmp_path / "x"))) == all_rows(
+        store(glass)
+    )
 
 
 class _Usage(NamedTuple):
@@ -133,7 +162,9 @@ class _Usage(NamedTuple):
     free: int
 
 
-def test_a_disk_that_is_too_small_is_said_before_the_work(glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_said_before_the_work(
+    glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: _Usage(10**9, 10**9, 10**6))
     monkeypatch.setattr(TextSource, "next_rows", None)
     with pytest.raises(SaescopeError, match="are needed") as caught:
@@ -141,7 +172,9 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(glass: LanguageModel, 
     assert caught.value.code == "DISK_FULL"
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -171,7 +204,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("at", [512, 2560, 4608])
-def test_writing_that_was_cut_off_goes_on_to_the_same_files(glass: LanguageModel, tmp_path: Path, at: int) -> None:
+def test_writing_that_was_cut_off_goes_on_to_the_same_files(
+    glass: LanguageModel, tmp_path: Path, at: int
+) -> None:
     cached(store(glass), folder=tmp_path / "straight")
     cut_off(glass, tmp_path / "cut", at=at)
     n_rows: list[int] = []
@@ -180,8 +215,12 @@ def test_writing_that_was_cut_off_goes_on_to_the_same_files(glass: LanguageModel
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("damaged", ["position-00001.safetensors", "position.json", "shard-00000.safetensors"])
-def test_a_damaged_position_is_not_gone_on_from(glass: LanguageModel, tmp_path: Path, damaged: str) -> None:
+@pytest.mark.parametrize(
+    "damaged", ["position-00001.safetensors", "position.json", "shard-00000.safetensors"]
+)
+def test_a_damaged_position_is_not_gone_on_from(
+    glass: LanguageModel, tmp_path: Path, damaged: str
+) -> None:
     cached(store(glass), folder=tmp_path / "straight")
     cut_off(glass, tmp_path / "cut", at=2560)
     data = bytearray((tmp_path / "cut" / damaged).read_bytes())

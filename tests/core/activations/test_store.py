@@ -34,7 +34,13 @@ class Numbered(RowSource):
     def __init__(self, max_rows: int = 100) -> None:
         self.widths = {"a": 1, "b": 2}
         self.device = torch.device("cpu")
-        self.fingerprint, self.max_rows, self.memory_bytes, self.epoch, self.n = "numbers", max_rows, 0, 0, 0
+        self.fingerprint, self.max_rows, self.memory_bytes, self.epoch, self.n = (
+            "numbers",
+            max_rows,
+            0,
+            0,
+            0,
+        )
 
     def next_rows(self) -> dict[str, Tensor]:
         rows = torch.arange(self.n, self.n + self.max_rows, dtype=torch.float32)[:, None]
@@ -57,10 +63,17 @@ def numbered(max_rows: int = 100, **options: Any) -> ActivationStore:
 
 
 def text_store(
-    model: LanguageModel, hooks: list[str], *, n_tokens: int = 20_000, dataset: str = "embedded", **options: Any
+    model: LanguageModel,
+    hooks: list[str],
+    *,
+    n_tokens: int = 20_000,
+    dataset: str = "embedded",
+    **options: Any,
 ) -> ActivationStore:
     source = TextSource(model, hooks, open_dataset(dataset), ContextConfig(context_size=32))
-    return ActivationStore(source, _config({"n_tokens": n_tokens, "batch_size": 256, "buffer_tokens": 4096} | options))
+    return ActivationStore(
+        source, _config({"n_tokens": n_tokens, "batch_size": 256, "buffer_tokens": 4096} | options)
+    )
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -98,7 +111,10 @@ def test_neighbours_in_a_batch_are_as_far_apart_in_the_text_as_in_a_random_permu
         gaps.append([float(at.diff().abs().median()), float(shuffled.diff().abs().median())])
     ours, random = torch.tensor(correlations).mean(0).tolist()
     n = len(correlations)
-    assert abs(ours) < 3 / (512 * n) ** 0.5 + 2 / 512 and abs(ours - random) < 4 * (2 / (512 * n)) ** 0.5
+    assert (
+        abs(ours) < 3 / (512 * n) ** 0.5 + 2 / 512
+        and abs(ours - random) < 4 * (2 / (512 * n)) ** 0.5
+    )
     mean_gaps = torch.tensor(gaps).mean(0)
     assert abs(float(mean_gaps[0] / mean_gaps[1]) - 1) < 0.02
 
@@ -114,7 +130,9 @@ def test_a_batch_mixes_the_whole_buffer() -> None:
 
 
 @pytest.mark.parametrize("n_batches", [0, 1, 7, 74])
-def test_a_saved_position_gives_the_same_batches_bit_for_bit(glass: LanguageModel, n_batches: int) -> None:
+def test_a_saved_position_gives_the_same_batches_bit_for_bit(
+    glass: LanguageModel, n_batches: int
+) -> None:
     store, again = (text_store(glass, [PRE]) for _ in range(2))
     for _ in range(n_batches):
         next(store)
@@ -136,7 +154,9 @@ def test_a_state_can_be_stored_without_pickle(glass: LanguageModel, tmp_path: Pa
 
 
 @pytest.mark.parametrize("changed", ["hooks", "seed", "n_tokens", "text"])
-def test_the_position_of_another_run_is_refused(glass: LanguageModel, changed: str, tmp_path: Path) -> None:
+def test_the_position_of_another_run_is_refused(
+    glass: LanguageModel, changed: str, tmp_path: Path
+) -> None:
     (tmp_path / "other.txt").write_text("Other words. " * 2000, encoding="utf-8")
     state = text_store(glass, [PRE]).state_dict()
     others = {
@@ -152,20 +172,37 @@ def test_the_position_of_another_run_is_refused(glass: LanguageModel, changed: s
 
 def test_rows_are_the_models_activations_at_the_positions_that_count(glass: LanguageModel) -> None:
     cfg = ContextConfig(context_size=32)
-    dataset = Dataset("test", "print", lambda: iter([f"{i * i} times {i} Alice was tired of her sister {i * 7}. " for i in range(100)]))
+    dataset = Dataset(
+        "test",
+        "print",
+        lambda: iter(
+            [f"{i * i} times {i} Alice was tired of her sister {i * 7}. " for i in range(100)]
+        ),
+    )
     contexts = torch.cat(list(read_contexts(glass, dataset, cfg)))
     mask = counted_positions(contexts, glass.tokenizer.special_ids)
     expected = record_activations(glass, contexts.clamp(min=0).long(), [PRE])[PRE][mask]
     source = TextSource(glass, [PRE], dataset, cfg)
-    store = ActivationStore(source, StoreConfig(n_tokens=len(expected), batch_size=50, buffer_tokens=500, dtype="float32"))
+    store = ActivationStore(
+        source,
+        StoreConfig(n_tokens=len(expected), batch_size=50, buffer_tokens=500, dtype="float32"),
+    )
     found = torch.cat(list(store.inputs(PRE)))
     assert found.shape == expected.shape and source.epoch == 0
-    distances = torch.cdist(expected.double(), found.double()) / expected.double().norm(dim=1, keepdim=True)
-    assert float(distances.min(0).values.max()) < 1e-5 and float(distances.min(1).values.max()) < 1e-5
-    torch.testing.assert_close(found.double().sum(0), expected.double().sum(0), rtol=1e-4, atol=1e-2)
+    distances = torch.cdist(expected.double(), found.double()) / expected.double().norm(
+        dim=1, keepdim=True
+    )
+    assert (
+        float(distances.min(0).values.max()) < 1e-5 and float(distances.min(1).values.max()) < 1e-5
+    )
+    torch.testing.assert_close(
+        found.double().sum(0), expected.double().sum(0), rtol=1e-4, atol=1e-2
+    )
 
 
-def test_a_transcoder_gets_what_it_reads_and_what_it_should_write_of_the_same_token(glass: LanguageModel) -> None:
+def test_a_transcoder_gets_what_it_reads_and_what_it_should_write_of_the_same_token(
+    glass: LanguageModel,
+) -> None:
     mlp = glass.bridge.original_model.model.layers[1]._original_component.mlp
     store = text_store(glass, [MID, POST, PRE], dtype="float32", n_tokens=2000)
     for x, y in store.pairs(MID, POST):
@@ -174,29 +211,42 @@ def test_a_transcoder_gets_what_it_reads_and_what_it_should_write_of_the_same_to
 
 
 def test_the_buffer_rounds_to_bfloat16_and_batches_are_float32(glass: LanguageModel) -> None:
-    half, full = (next(text_store(glass, [PRE], dtype=dtype))[PRE] for dtype in ("bfloat16", "float32"))
+    half, full = (
+        next(text_store(glass, [PRE], dtype=dtype))[PRE] for dtype in ("bfloat16", "float32")
+    )
     assert half.dtype == full.dtype == torch.float32
     assert torch.equal(half, full.bfloat16().float()) and not torch.equal(half, full)
 
 
-def test_several_hooks_cost_one_forward_pass(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_hooks_cost_one_forward_pass(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = text_store(glass, [PRE, MID, POST], n_tokens=4096)
     assert isinstance(store.source, TextSource) and store.source.harvester.plain is not None
     calls: list[int] = []
     plain = store.source.harvester.plain
-    monkeypatch.setattr(store.source.harvester, "plain", lambda ids: calls.append(ids.numel()) or plain(ids))
+    monkeypatch.setattr(
+        store.source.harvester, "plain", lambda ids: calls.append(ids.numel()) or plain(ids)
+    )
     list(store)
     assert 4096 < sum(calls) < 2 * 4096
 
 
 def test_a_text_of_special_tokens_alone_is_an_error(glass: LanguageModel) -> None:
-    source = TextSource(glass, [PRE], Dataset("test", "print", lambda: iter(["<eos><eos><eos>"] * 30)), ContextConfig(context_size=16))
+    source = TextSource(
+        glass,
+        [PRE],
+        Dataset("test", "print", lambda: iter(["<eos><eos><eos>"] * 30)),
+        ContextConfig(context_size=16),
+    )
     with pytest.raises(SaescopeError, match="no text") as caught:
         next(ActivationStore(source, StoreConfig(n_tokens=10, batch_size=5)))
     assert caught.value.code == "DATASET_EMPTY"
 
 
-def test_activations_that_are_not_finite_are_an_error(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_that_are_not_finite_are_an_error(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = text_store(glass, [PRE])
     assert isinstance(store.source, TextSource)
     monkeypatch.setattr(store.source, "harvester", _Broken(store.source.harvester))
@@ -211,10 +261,15 @@ class _Broken:
         self.harvester = harvester
 
     def __call__(self, ids: Tensor) -> dict[str, Tensor]:
-        return {name: x.index_fill(1, torch.tensor([3]), float("inf")) for name, x in self.harvester(ids).items()}
+        return {
+            name: x.index_fill(1, torch.tensor([3]), float("inf"))
+            for name, x in self.harvester(ids).items()
+        }
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 300}, {"batch_size": 200, "buffer_tokens": 100}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"batch_size": 300}, {"batch_size": 200, "buffer_tokens": 100}]
+)
 def test_a_batch_that_does_not_fit_is_an_error(options: dict[str, int]) -> None:
     with pytest.raises(SaescopeError, match="does not fit"):
         _config({"n_tokens": 256} | options)
@@ -237,14 +292,26 @@ def test_memory_stays_below_what_is_stated(glass: LanguageModel) -> None:
 
 def _resident() -> int:
     gc.collect()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    )
     return int(line.split()[1]) * 1024
 
 
 @pytest.mark.model
-def test_no_row_of_a_real_model_has_the_outlying_norm_of_a_first_position(smollm: LanguageModel) -> None:
+def test_no_row_of_a_real_model_has_the_outlying_norm_of_a_first_position(
+    smollm: LanguageModel,
+) -> None:
     hook = "blocks.14.hook_resid_post"
-    dataset = Dataset("test", "print", lambda: iter([f"{'0' * 40} is the number {i} of many. Alice was tired of it. " for i in range(60)]))
+    dataset = Dataset(
+        "test",
+        "print",
+        lambda: iter(
+            [f"{'0' * 40} is the number {i} of many. Alice was tired of it. " for i in range(60)]
+        ),
+    )
     source = TextSource(smollm, [hook], dataset, ContextConfig(context_size=64))
     rows = torch.cat([source.next_rows()[hook] for _ in range(2)])
     norms = rows.norm(dim=1)

@@ -18,7 +18,9 @@ from saescope.activations.readers import cut
 from saescope.activations.text import EMBEDDED_CORPUS
 from saescope.errors import SaescopeError
 
-PROSE = "".join(f"Sentence number {i}, über alles ♥.{' ' if i % 7 else chr(10) * 2}" for i in range(3000))
+PROSE = "".join(
+    f"Sentence number {i}, über alles ♥.{' ' if i % 7 else chr(10) * 2}" for i in range(3000)
+)
 
 
 def code_of(run: Callable[[], Any]) -> str:
@@ -83,7 +85,11 @@ ROW = {"id": "x", "content": "hi", "n": 1}
 
 
 @pytest.mark.parametrize(
-    "write", [lambda p: jsonl(p / "a.jsonl", ROW), lambda p: table(p / "a.parquet", {key: [value] for key, value in ROW.items()})]
+    "write",
+    [
+        lambda p: jsonl(p / "a.jsonl", ROW),
+        lambda p: table(p / "a.parquet", {key: [value] for key, value in ROW.items()}),
+    ],
 )
 def test_the_text_column_is_found_or_named(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     path = write(tmp_path)
@@ -109,8 +115,16 @@ def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "no.docx").write_bytes(b"")
     (tmp_path / "empty").mkdir()
-    codes = {name: code_of(lambda name=name: read(tmp_path / name)) for name in ("latin.txt", "torn.jsonl", "list.jsonl", "torn.parquet")}
-    assert codes == {"latin.txt": "NOT_UTF8", "torn.jsonl": "FILE_CORRUPT", "list.jsonl": "FILE_CORRUPT", "torn.parquet": "FILE_CORRUPT"}
+    codes = {
+        name: code_of(lambda name=name: read(tmp_path / name))
+        for name in ("latin.txt", "torn.jsonl", "list.jsonl", "torn.parquet")
+    }
+    assert codes == {
+        "latin.txt": "NOT_UTF8",
+        "torn.jsonl": "FILE_CORRUPT",
+        "list.jsonl": "FILE_CORRUPT",
+        "torn.parquet": "FILE_CORRUPT",
+    }
     assert code_of(lambda: open_dataset(str(tmp_path / "no.docx"))) == "UNKNOWN_FORMAT"
     assert code_of(lambda: open_dataset(str(tmp_path / "empty"))) == "DATASET_EMPTY"
     assert code_of(lambda: open_dataset(str(tmp_path / "nowhere.txt"))) == "FILE_MISSING"
@@ -159,10 +173,14 @@ def test_copies_of_a_document_are_held_out_together() -> None:
     documents = [f"document {i}" for i in range(5000)]
     held_out = [d for d in documents if is_held_out(d)]
     assert 60 < len(held_out) < 140
-    assert all(is_held_out(str(d)) for d in held_out) and not any(is_held_out(d, 0.0) for d in documents)
+    assert all(is_held_out(str(d)) for d in held_out) and not any(
+        is_held_out(d, 0.0) for d in documents
+    )
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:name", "hf:a/b:", "hf:../x", "hf:a/b/c/d", "hf:a/..", "hf:http://x/y"])
+@pytest.mark.parametrize(
+    "name", ["hf:", "hf:name", "hf:a/b:", "hf:../x", "hf:a/b/c/d", "hf:a/..", "hf:http://x/y"]
+)
 def test_what_is_no_dataset_name_is_refused(name: str) -> None:
     assert code_of(lambda: open_dataset(name)) == "INVALID_REPO_ID"
 
@@ -179,11 +197,17 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., Any]) -> list[tup
 
 
 def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = hub(monkeypatch, lambda: iter([{"text": "a", "id": 1}, {"text": "", "id": 2}, {"text": "b", "id": 3}]))
+    calls = hub(
+        monkeypatch,
+        lambda: iter([{"text": "a", "id": 1}, {"text": "", "id": 2}, {"text": "b", "id": 3}]),
+    )
     assert list(open_dataset("hf:owner/name:test").documents()) == ["a", "b"]
     assert list(open_dataset("hf:owner/name/config").documents(start=1)) == ["b"]
     assert calls == [("owner/name", None, "test", True), ("owner/name", "config", "train", True)]
-    assert code_of(lambda: list(open_dataset("hf:owner/name", text_column="body").documents())) == "COLUMN_NOT_FOUND"
+    assert (
+        code_of(lambda: list(open_dataset("hf:owner/name", text_column="body").documents()))
+        == "COLUMN_NOT_FOUND"
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +219,9 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> No
         (RuntimeError("Dataset scripts are no longer supported"), "FILE_CORRUPT"),
     ],
 )
-def test_what_goes_wrong_at_the_hub_is_a_coded_error(monkeypatch: pytest.MonkeyPatch, error: Exception, code: str) -> None:
+def test_what_goes_wrong_at_the_hub_is_a_coded_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
     def fail() -> Iterator[Any]:
         raise error
 

@@ -7,12 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from saescope.activations import ContextConfig, ContextStream, Dataset, counted_positions, is_held_out, read_contexts
+from saescope.activations import (
+    ContextConfig,
+    ContextStream,
+    Dataset,
+    counted_positions,
+    is_held_out,
+    read_contexts,
+)
 from saescope.activations.tokens import NOTHING
 from saescope.errors import SaescopeError
 from saescope.models import LanguageModel
 
-DOCUMENTS = [f"Alice was number {i}, and the Queen said {'off with his head! ' * (i % 9)}" for i in range(400)]
+DOCUMENTS = [
+    f"Alice was number {i}, and the Queen said {'off with his head! ' * (i % 9)}"
+    for i in range(400)
+]
 
 
 def dataset(documents: Sequence[str] = DOCUMENTS) -> Dataset:
@@ -33,11 +43,17 @@ def epoch(stream: ContextStream, n: int = 7) -> torch.Tensor:
 
 @pytest.mark.parametrize("context_size", [2, 3, 16, 127])
 @pytest.mark.parametrize("bos", [False, True])
-def test_packed_contexts_are_all_tokens_in_order(glass: LanguageModel, context_size: int, bos: bool) -> None:
+def test_packed_contexts_are_all_tokens_in_order(
+    glass: LanguageModel, context_size: int, bos: bool
+) -> None:
     cfg = ContextConfig(context_size=context_size, prepend_bos=bos, held_out=0.0)
     contexts = torch.cat(list(read_contexts(glass, dataset(), cfg)))
     tokenizer = glass.tokenizer
-    expected = [i for d in DOCUMENTS for i in [tokenizer.eos_id, *tokenizer.hf(d, add_special_tokens=False).input_ids]][1:]
+    expected = [
+        i
+        for d in DOCUMENTS
+        for i in [tokenizer.eos_id, *tokenizer.hf(d, add_special_tokens=False).input_ids]
+    ][1:]
     content = contexts[:, int(bos) :].flatten()
     assert content[content != NOTHING].tolist() == expected
     assert int((content == NOTHING).sum()) < context_size
@@ -51,9 +67,20 @@ def test_bos_follows_the_models_tokenizer_unless_said(glass: LanguageModel) -> N
 
 def test_a_long_document_is_tokenized_in_pieces_without_loss(glass: LanguageModel) -> None:
     long = " ".join(DOCUMENTS) * 6
-    contexts = torch.cat(list(read_contexts(glass, dataset([long]), ContextConfig(context_size=100, prepend_bos=False, held_out=0.0))))
+    contexts = torch.cat(
+        list(
+            read_contexts(
+                glass,
+                dataset([long]),
+                ContextConfig(context_size=100, prepend_bos=False, held_out=0.0),
+            )
+        )
+    )
     ids = contexts.flatten()
-    assert len(long) > 100_000 and glass.tokenizer.join(ids[ids != NOTHING].tolist()).strip() == long.strip()
+    assert (
+        len(long) > 100_000
+        and glass.tokenizer.join(ids[ids != NOTHING].tolist()).strip() == long.strip()
+    )
 
 
 def test_an_epoch_has_every_context_once_and_each_its_own_order(glass: LanguageModel) -> None:
@@ -66,7 +93,9 @@ def test_an_epoch_has_every_context_once_and_each_its_own_order(glass: LanguageM
     assert first.tolist() != second.tolist() and first.tolist() != everything.tolist()
 
 
-def test_a_pool_smaller_than_the_text_still_gives_each_context_once(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_smaller_than_the_text_still_gives_each_context_once(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("saescope.activations.tokens.POOL_TOKENS", 16 * 20)
     cfg = ContextConfig(context_size=16)
     stream = ContextStream(glass, dataset(), cfg)
@@ -80,7 +109,9 @@ def test_held_out_text_is_never_in_a_training_context(glass: LanguageModel) -> N
     held_out = [d for d in documents if is_held_out(d, 0.2)]
     assert 40 < len(held_out) < 160
     for document in documents:
-        inside, outside = ("held_out", "train") if is_held_out(document, 0.2) else ("train", "held_out")
+        inside, outside = (
+            ("held_out", "train") if is_held_out(document, 0.2) else ("train", "held_out")
+        )
         assert document.strip() in said[inside] and document.strip() not in said[outside]
 
 
@@ -91,7 +122,9 @@ def _text(model: LanguageModel, documents: list[str], split: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("pool_tokens", [16 * 20, 2**20])
-def test_a_saved_position_goes_on_with_the_same_contexts(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch, pool_tokens: int) -> None:
+def test_a_saved_position_goes_on_with_the_same_contexts(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch, pool_tokens: int
+) -> None:
     monkeypatch.setattr("saescope.activations.tokens.POOL_TOKENS", pool_tokens)
     stream = ContextStream(glass, dataset(), ContextConfig(context_size=16))
     for n in (5, 60, 200, 300):
@@ -106,7 +139,10 @@ def test_a_saved_position_goes_on_with_the_same_contexts(glass: LanguageModel, m
 
 
 def test_another_seed_is_another_order(glass: LanguageModel) -> None:
-    streams = [ContextStream(glass, dataset(), ContextConfig(context_size=16, seed=seed)) for seed in (0, 0, 1)]
+    streams = [
+        ContextStream(glass, dataset(), ContextConfig(context_size=16, seed=seed))
+        for seed in (0, 0, 1)
+    ]
     first, same, other = (stream.take(20) for stream in streams)
     assert torch.equal(first, same) and not torch.equal(first, other)
 
@@ -114,12 +150,20 @@ def test_another_seed_is_another_order(glass: LanguageModel) -> None:
 def test_position_0_special_tokens_and_nothing_are_left_out(glass: LanguageModel) -> None:
     bos, eos = glass.tokenizer.bos_id, glass.tokenizer.eos_id
     contexts = torch.tensor([[bos, 100, eos, 101], [100, 101, NOTHING, NOTHING]], dtype=torch.int32)
-    assert counted_positions(contexts, glass.tokenizer.special_ids).tolist() == [[False, True, False, True], [False, True, False, False]]
+    assert counted_positions(contexts, glass.tokenizer.special_ids).tolist() == [
+        [False, True, False, True],
+        [False, True, False, False],
+    ]
 
 
 def test_repeats_of_the_first_token_at_the_start_are_position_0_again(glass: LanguageModel) -> None:
-    contexts = torch.tensor([[100, 100, 100, 101, 100], [100, 100, 100, 100, 100]], dtype=torch.int32)
-    assert counted_positions(contexts, glass.tokenizer.special_ids).tolist() == [[False, False, False, True, True], [False] * 5]
+    contexts = torch.tensor(
+        [[100, 100, 100, 101, 100], [100, 100, 100, 100, 100]], dtype=torch.int32
+    )
+    assert counted_positions(contexts, glass.tokenizer.special_ids).tolist() == [
+        [False, False, False, True, True],
+        [False] * 5,
+    ]
 
 
 @pytest.mark.parametrize("documents", [[], ["", "  \n"]])
@@ -136,7 +180,9 @@ def test_a_dataset_too_small_for_a_held_out_part_is_an_error(glass: LanguageMode
 
 
 @pytest.mark.parametrize("context_size", [0, 1, 100_000])
-def test_a_context_size_that_the_model_does_not_have_is_an_error(glass: LanguageModel, context_size: int) -> None:
+def test_a_context_size_that_the_model_does_not_have_is_an_error(
+    glass: LanguageModel, context_size: int
+) -> None:
     with pytest.raises(SaescopeError) as caught:
         ContextStream(glass, dataset(), ContextConfig(context_size=context_size))
     assert caught.value.code == "OUT_OF_RANGE"

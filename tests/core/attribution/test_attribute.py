@@ -7,7 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.oracle import KINDS, LAYER, Array, Change, Family, NumpySAE, Reference, as_array, close, flat, make_sae, shifted_by
+from tests.core.oracle import (
+    KINDS,
+    LAYER,
+    Array,
+    Change,
+    Family,
+    NumpySAE,
+    Reference,
+    as_array,
+    close,
+    flat,
+    make_sae,
+    shifted_by,
+)
 from torch import Tensor
 
 from saescope.attribution import Attribution, attribute
@@ -44,8 +57,20 @@ def metric_of(logits: Tensor, against: int | None, position: int = -1) -> Tensor
 class Site:
     """An SAE's site in the plain model: what arrives, what the SAE makes of it, and the metric as a function of a change there."""
 
-    def __init__(self, family: Family, sae: SAE, against: int | None, position: int = -1, hf: Reference | None = None) -> None:
-        self.hf, self.sae, self.against, self.position = hf or family.hf, NumpySAE(sae), against, position
+    def __init__(
+        self,
+        family: Family,
+        sae: SAE,
+        against: int | None,
+        position: int = -1,
+        hf: Reference | None = None,
+    ) -> None:
+        self.hf, self.sae, self.against, self.position = (
+            hf or family.hf,
+            NumpySAE(sae),
+            against,
+            position,
+        )
         self.tokens = tokens_of(family)
         self.ids, self.mask = self.tokens.ids[None], counted_by_hand(self.tokens)
         self.name = write_hook(sae)
@@ -63,10 +88,14 @@ class Site:
         leaf: list[Tensor] = []
 
         def attach(x: Tensor) -> Tensor:
-            leaf.append((x if change is None else shifted_by(change)(x)).detach().clone().requires_grad_())
+            leaf.append(
+                (x if change is None else shifted_by(change)(x)).detach().clone().requires_grad_()
+            )
             return leaf[0]
 
-        value = metric_of(self.hf.logits(self.ids, {self.name: attach}, grad=True), self.against, self.position)
+        value = metric_of(
+            self.hf.logits(self.ids, {self.name: attach}, grad=True), self.against, self.position
+        )
         return flat(torch.autograd.grad(value, leaf[0])[0])
 
     def attributions(self, gradient: Array) -> Array:
@@ -88,14 +117,21 @@ def pairs_of(result: Attribution) -> list[tuple[int, int]]:
     return [(feature.feature, feature.pos) for feature in result.features]
 
 
-def assert_attributed(result: Attribution, site: Site, gradient: Array, tolerance: float = 1e-3) -> None:
+def assert_attributed(
+    result: Attribution, site: Site, gradient: Array, tolerance: float = 1e-3
+) -> None:
     """The strongest k in order, with their numbers, the error's share and the counts."""
     expected = site.attributions(gradient)
     values = [feature.attribution for feature in result.features]
     close(values, [expected[pos, feature] for feature, pos in pairs_of(result)], tolerance)
     close(np.abs(values), np.sort(np.abs(expected), axis=None)[::-1][: len(values)], tolerance)
-    close([feature.activation for feature in result.features], [site.acts[pos, feature] for feature, pos in pairs_of(result)])
-    assert [feature.token for feature in result.features] == [site.tokens.strings[feature.pos] for feature in result.features]
+    close(
+        [feature.activation for feature in result.features],
+        [site.acts[pos, feature] for feature, pos in pairs_of(result)],
+    )
+    assert [feature.token for feature in result.features] == [
+        site.tokens.strings[feature.pos] for feature in result.features
+    ]
     error = float((site.error * gradient * site.mask[:, None]).sum())
     total = np.abs(expected).sum() + abs(error)
     assert result.error_attribution == pytest.approx(error, abs=tolerance * total)
@@ -106,10 +142,14 @@ def assert_attributed(result: Attribution, site: Site, gradient: Array, toleranc
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("against", [None, AGAINST])
-def test_gradient_attribution_is_the_activation_times_autograds_gradient(family: Family, kind: str, against: int | None) -> None:
+def test_gradient_attribution_is_the_activation_times_autograds_gradient(
+    family: Family, kind: str, against: int | None
+) -> None:
     sae = sae_for(family, kind)
     site = Site(family, sae, against)
-    result = attribute(family.model, sae, site.tokens, target=TARGET, against=against, validate=False)
+    result = attribute(
+        family.model, sae, site.tokens, target=TARGET, against=against, validate=False
+    )
     assert_attributed(result, site, site.gradient())
     assert result.joint is None and result.agreement_n == 0 and result.completeness is None
     assert all(feature.measured_effect is None for feature in result.features)
@@ -121,14 +161,18 @@ def test_the_target_is_read_off_the_clean_run(family: Family) -> None:
     result = attribute(family.model, sae, tokens, position=4, against=AGAINST, validate=False)
     assert result.target.id == logits.argmax() and result.target.rank == 1 and result.position == 4
     assert result.target.logit == pytest.approx(logits.max(), rel=1e-4)
-    assert result.against is not None and result.against.logit == pytest.approx(logits[AGAINST], rel=1e-3, abs=1e-3)
+    assert result.against is not None and result.against.logit == pytest.approx(
+        logits[AGAINST], rel=1e-3, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("position", [3, -4])
 def test_another_position_explains_the_prediction_made_there(family: Family, position: int) -> None:
     sae = make_sae(family, "standard")
     site = Site(family, sae, None, position)
-    result = attribute(family.model, sae, site.tokens, target=TARGET, position=position, validate=False)
+    result = attribute(
+        family.model, sae, site.tokens, target=TARGET, position=position, validate=False
+    )
     assert_attributed(result, site, site.gradient())
     assert all(feature.pos <= result.position for feature in result.features)
 
@@ -138,7 +182,9 @@ def test_the_gradient_is_the_central_finite_difference_in_float64(gpt2: Family, 
     exact = replace(gpt2, model=load_model(gpt2.folder, device="cpu", dtype="float64"))
     sae = make_sae(gpt2, kind).double()
     site = Site(exact, sae, AGAINST, hf=Reference(gpt2.folder, torch.float64))
-    result = attribute(exact.model, sae, site.tokens, target=TARGET, against=AGAINST, validate=False)
+    result = attribute(
+        exact.model, sae, site.tokens, target=TARGET, against=AGAINST, validate=False
+    )
     assert len(result.features) == 10
     for feature in result.features:
         step = np.zeros_like(site.written)
@@ -156,7 +202,11 @@ def direct_gradient(family: Family, site: Site, position: int) -> Array:
     r = as_array(seen[0])[0, position]
     numerator = r - r.mean() if family.hf.is_layer_norm else r
     scale = np.sqrt((numerator**2).mean() + family.hf.norm_eps())
-    slope = np.ones_like(logits) if family.hf.soft_cap is None else 1 - (logits / family.hf.soft_cap) ** 2
+    slope = (
+        np.ones_like(logits)
+        if family.hf.soft_cap is None
+        else 1 - (logits / family.hf.soft_cap) ** 2
+    )
     unembed = as_array(family.hf.unembed.weight) * slope[:, None]
     wanted = unembed[TARGET] - (0 if site.against is None else unembed[site.against])
     at_residual = wanted * family.hf.gain() / scale
@@ -172,7 +222,9 @@ def direct_gradient(family: Family, site: Site, position: int) -> Array:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("against", [None, AGAINST])
-def test_direct_attribution_is_the_formula_with_the_final_norm_frozen(family: Family, kind: str, against: int | None) -> None:
+def test_direct_attribution_is_the_formula_with_the_final_norm_frozen(
+    family: Family, kind: str, against: int | None
+) -> None:
     sae = sae_for(family, kind)
     if kind == "hook_z" and family.name.startswith("gemma"):
         with pytest.raises(ArgumentError) as caught:
@@ -180,14 +232,28 @@ def test_direct_attribution_is_the_formula_with_the_final_norm_frozen(family: Fa
         assert caught.value.code == "METHOD_NOT_AVAILABLE" and "gradient" in caught.value.hint
         return
     site = Site(family, sae, against)
-    result = attribute(family.model, sae, site.tokens, target=TARGET, against=against, method="direct", k=5, validate=False)
+    result = attribute(
+        family.model,
+        sae,
+        site.tokens,
+        target=TARGET,
+        against=against,
+        method="direct",
+        k=5,
+        validate=False,
+    )
     assert_attributed(result, site, direct_gradient(family, site, -1))
-    assert {feature.pos for feature in result.features} == {len(site.tokens) - 1} and "norm's scale held fixed" in result.left_out
+    assert {feature.pos for feature in result.features} == {
+        len(site.tokens) - 1
+    } and "norm's scale held fixed" in result.left_out
 
 
 def test_direct_is_refused_where_nothing_is_written_to_the_residual_stream(gpt2: Family) -> None:
     sae = make_sae(gpt2, "skip_transcoder")
-    inside = type(sae)(replace(sae.cfg, metadata=replace(sae.cfg.metadata, hook_name_out="blocks.1.mlp.hook_in")), sae.tensors())
+    inside = type(sae)(
+        replace(sae.cfg, metadata=replace(sae.cfg.metadata, hook_name_out="blocks.1.mlp.hook_in")),
+        sae.tensors(),
+    )
     with pytest.raises(ArgumentError) as caught:
         attribute(gpt2.model, inside, tokens_of(gpt2), method="direct")
     assert caught.value.code == "METHOD_NOT_AVAILABLE" and caught.value.field == "method"
@@ -197,13 +263,22 @@ def test_direct_is_refused_where_nothing_is_written_to_the_residual_stream(gpt2:
 def test_measured_effects_are_the_differences_of_two_plain_runs(family: Family, kind: str) -> None:
     sae = sae_for(family, kind)
     site = Site(family, sae, AGAINST)
-    result = attribute(family.model, sae, site.tokens, target=TARGET, against=AGAINST, k=5, n_controls=0)
+    result = attribute(
+        family.model, sae, site.tokens, target=TARGET, against=AGAINST, k=5, n_controls=0
+    )
     measured = [feature.measured_effect for feature in result.features]
     close(measured, [site.effect([pair]) for pair in pairs_of(result)], 2e-3)
     assert result.joint is not None
-    assert result.joint.measured_effect == pytest.approx(site.effect(pairs_of(result)), rel=2e-3, abs=1e-3)
-    assert result.joint.control_mean is result.joint.control_sd is None and result.joint.n_controls == 0
-    expected = np.corrcoef([feature.attribution for feature in result.features], np.array(measured, dtype=float))[0, 1]
+    assert result.joint.measured_effect == pytest.approx(
+        site.effect(pairs_of(result)), rel=2e-3, abs=1e-3
+    )
+    assert (
+        result.joint.control_mean is result.joint.control_sd is None
+        and result.joint.n_controls == 0
+    )
+    expected = np.corrcoef(
+        [feature.attribution for feature in result.features], np.array(measured, dtype=float)
+    )[0, 1]
     assert result.agreement_pearson == pytest.approx(expected, abs=1e-6) and result.agreement_n == 5
 
 
@@ -224,10 +299,14 @@ def test_controls_are_measured_as_the_listed_pairs_are(family: Family) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_ablation_takes_exactly_the_activation_times_the_decoder_row(family: Family, kind: str) -> None:
+def test_an_ablation_takes_exactly_the_activation_times_the_decoder_row(
+    family: Family, kind: str
+) -> None:
     sae = sae_for(family, kind)
     site, ours = Site(family, sae, None), read_site(family.model, sae, tokens_of(family).ids[None])
-    pairs = [(int(feature), pos) for pos in (6, 3) for feature in np.flatnonzero(site.acts[pos] > 0)[:2]]
+    pairs = [
+        (int(feature), pos) for pos in (6, 3) for feature in np.flatnonzero(site.acts[pos] > 0)[:2]
+    ]
     values = torch.tensor([site.acts[pos, feature] for feature, pos in pairs], dtype=torch.float32)
     features, positions = torch.tensor(pairs).T
     change = as_array(removal(sae, ours, Pairs(values, features, positions)))
@@ -237,24 +316,34 @@ def test_an_ablation_takes_exactly_the_activation_times_the_decoder_row(family: 
 
 
 @pytest.mark.parametrize("kind", ["topk", "rescaled", "skip_transcoder"])
-def test_the_site_itself_moves_by_minus_the_activation_times_the_decoder_row(family: Family, kind: str) -> None:
+def test_the_site_itself_moves_by_minus_the_activation_times_the_decoder_row(
+    family: Family, kind: str
+) -> None:
     sae, seen = make_sae(family, kind), list[Tensor]()
     # What the site writes is added to the stream as it is, and the next block reads the stream: a hook on its plain module sees it.
     block = family.model.bridge.original_model.get_submodule(module_path(family, LAYER + 1))
-    handle = block.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()) if args[0].shape[0] > 1 else None)
+    handle = block.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].detach()) if args[0].shape[0] > 1 else None
+    )
     try:
         result = attribute(family.model, sae, tokens_of(family), target=TARGET, k=3, n_controls=0)
     finally:
         handle.remove()
     site, rows = Site(family, sae, None), as_array(seen[0])
     assert len(rows) == 1 + 3 + 1
-    for row, pairs in zip(rows[1:], [*([pair] for pair in pairs_of(result)), pairs_of(result)], strict=True):
+    for row, pairs in zip(
+        rows[1:], [*([pair] for pair in pairs_of(result)), pairs_of(result)], strict=True
+    ):
         change = site.without(pairs)
-        np.testing.assert_allclose(row - rows[0], change, atol=1e-4 * np.abs(change).max() + 1e-6 * np.abs(rows[0]).max())
+        np.testing.assert_allclose(
+            row - rows[0], change, atol=1e-4 * np.abs(change).max() + 1e-6 * np.abs(rows[0]).max()
+        )
 
 
 def module_path(family: Family, layer: int) -> str:
-    (path,) = [name for name, module in family.hf.hf.named_modules() if module is family.hf.blocks[layer]]
+    (path,) = [
+        name for name, module in family.hf.hf.named_modules() if module is family.hf.blocks[layer]
+    ]
     return path
 
 
@@ -262,7 +351,15 @@ def module_path(family: Family, layer: int) -> str:
 def test_integrated_gradients_are_complete(family: Family, kind: str) -> None:
     sae = sae_for(family, kind)
     site = Site(family, sae, None)
-    result = attribute(family.model, sae, site.tokens, target=TARGET, method="integrated_gradients", k=10_000, validate=False)
+    result = attribute(
+        family.model,
+        sae,
+        site.tokens,
+        target=TARGET,
+        method="integrated_gradients",
+        k=10_000,
+        validate=False,
+    )
     whole = (np.einsum("pi,pid->pd", site.acts, site.directions) + site.error) * site.mask[:, None]
     span = site.metric() - site.metric(-whole)
     summed = sum(feature.attribution for feature in result.features) + result.error_attribution
@@ -271,14 +368,21 @@ def test_integrated_gradients_are_complete(family: Family, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["glass", "gpt2", "gemma2", "neox"])
-def test_integrated_gradients_are_the_mean_gradient_along_the_path(family_of: Callable[[str], Family], name: str) -> None:
+def test_integrated_gradients_are_the_mean_gradient_along_the_path(
+    family_of: Callable[[str], Family], name: str
+) -> None:
     family = family_of(name)
     sae = make_sae(family, "standard")
     site = Site(family, sae, None)
     whole = (np.einsum("pi,pid->pd", site.acts, site.directions) + site.error) * site.mask[:, None]
     nodes, weights = np.polynomial.legendre.leggauss(32)
-    gradient = sum(weight / 2 * site.gradient(((node + 1) / 2 - 1) * whole) for node, weight in zip(nodes, weights, strict=True))
-    result = attribute(family.model, sae, site.tokens, target=TARGET, method="integrated_gradients", validate=False)
+    gradient = sum(
+        weight / 2 * site.gradient(((node + 1) / 2 - 1) * whole)
+        for node, weight in zip(nodes, weights, strict=True)
+    )
+    result = attribute(
+        family.model, sae, site.tokens, target=TARGET, method="integrated_gradients", validate=False
+    )
     assert_attributed(result, site, np.asarray(gradient), 5e-3)
 
 
@@ -286,9 +390,15 @@ def test_integrated_gradients_are_the_mean_gradient_along_the_path(family_of: Ca
 def test_a_sign_keeps_only_what_speaks_for_or_against(gpt2: Family, sign: str) -> None:
     sae = make_sae(gpt2, "standard")
     site = Site(gpt2, sae, None)
-    result = attribute(gpt2.model, sae, site.tokens, target=TARGET, sign=sign, k=10_000, validate=False)
+    result = attribute(
+        gpt2.model, sae, site.tokens, target=TARGET, sign=sign, k=10_000, validate=False
+    )
     expected = site.attributions(site.gradient())
-    wanted = np.sort(expected[expected > 0])[::-1] if sign == "positive" else np.sort(expected[expected < 0])
+    wanted = (
+        np.sort(expected[expected > 0])[::-1]
+        if sign == "positive"
+        else np.sort(expected[expected < 0])
+    )
     close([feature.attribution for feature in result.features], wanted, 1e-3)
     everything = attribute(gpt2.model, sae, site.tokens, target=TARGET, validate=False)
     assert (result.total, result.error_share) == (everything.total, everything.error_share)
@@ -298,7 +408,9 @@ def test_special_positions_are_attributed_when_asked(gpt2: Family) -> None:
     sae = make_sae(gpt2, "standard")
     site = Site(gpt2, sae, None)
     site.mask[:] = 1
-    result = attribute(gpt2.model, sae, site.tokens, target=TARGET, include_special=True, k=10_000, validate=False)
+    result = attribute(
+        gpt2.model, sae, site.tokens, target=TARGET, include_special=True, k=10_000, validate=False
+    )
     assert_attributed(result, site, site.gradient())
     assert 0 in {feature.pos for feature in result.features} and result.n_left_out == 0
 
@@ -307,27 +419,53 @@ def test_special_positions_are_attributed_when_asked(gpt2: Family) -> None:
 def test_no_position_left_gives_an_empty_list_and_a_warning(family: Family, method: str) -> None:
     tokens = family.model.tokenize("<eos>", prepend_bos=True)
     result = attribute(family.model, make_sae(family, "standard"), tokens, method=method)
-    assert result.features == [] and result.joint is None and (result.n_tokens, result.n_left_out, result.total) == (0, 2, 0)
-    assert result.error_share is None and result.completeness is None and "include_special=true" in result.warnings[0]
+    assert (
+        result.features == []
+        and result.joint is None
+        and (result.n_tokens, result.n_left_out, result.total) == (0, 2, 0)
+    )
+    assert (
+        result.error_share is None
+        and result.completeness is None
+        and "include_special=true" in result.warnings[0]
+    )
 
 
 def test_an_sae_of_which_nothing_fires_gives_an_empty_list_and_a_warning(gpt2: Family) -> None:
     sae = make_sae(gpt2, "standard")
-    silent = type(sae)(sae.cfg, sae.tensors() | {"b_enc": torch.full_like(sae.tensors()["b_enc"], -1e6)})
+    silent = type(sae)(
+        sae.cfg, sae.tensors() | {"b_enc": torch.full_like(sae.tensors()["b_enc"], -1e6)}
+    )
     result = attribute(gpt2.model, silent, tokens_of(gpt2))
-    assert result.features == [] and result.error_share == 1 and "No feature fires" in result.warnings[0]
+    assert (
+        result.features == []
+        and result.error_share == 1
+        and "No feature fires" in result.warnings[0]
+    )
 
 
 def test_too_few_features_for_controls_are_said(gpt2: Family) -> None:
-    result = attribute(gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), k=10_000, n_controls=2)
-    assert result.joint is not None and result.joint.n_controls == 0 and "control" in result.warnings[0]
+    result = attribute(
+        gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), k=10_000, n_controls=2
+    )
+    assert (
+        result.joint is not None
+        and result.joint.n_controls == 0
+        and "control" in result.warnings[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "code"),
-    [({"method": "guess"}, "INVALID_CHOICE"), ({"sign": "both"}, "INVALID_CHOICE"), ({"position": 99}, "POSITION_OUT_OF_RANGE")],
+    [
+        ({"method": "guess"}, "INVALID_CHOICE"),
+        ({"sign": "both"}, "INVALID_CHOICE"),
+        ({"position": 99}, "POSITION_OUT_OF_RANGE"),
+    ],
 )
-def test_a_wrong_argument_is_refused_by_name(gpt2: Family, options: dict[str, Any], code: str) -> None:
+def test_a_wrong_argument_is_refused_by_name(
+    gpt2: Family, options: dict[str, Any], code: str
+) -> None:
     with pytest.raises(ArgumentError) as caught:
         attribute(gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), **options)
     assert caught.value.code == code and caught.value.field == next(iter(options))
@@ -336,26 +474,40 @@ def test_a_wrong_argument_is_refused_by_name(gpt2: Family, options: dict[str, An
 def test_attribution_leaves_the_model_as_before(family: Family, ids: Tensor) -> None:
     clean = family.model.forward(ids)[0]
     for method in ("gradient", "direct", "integrated_gradients"):
-        attribute(family.model, make_sae(family, "skip_transcoder"), tokens_of(family), method=method)
+        attribute(
+            family.model, make_sae(family, "skip_transcoder"), tokens_of(family), method=method
+        )
     assert torch.equal(family.model.forward(ids)[0], clean)
     assert not any(point.fwd_hooks for point in family.model.bridge.hook_dict.values())
-    assert all(parameter.grad is None for parameter in family.model.bridge.original_model.parameters())
+    assert all(
+        parameter.grad is None for parameter in family.model.bridge.original_model.parameters()
+    )
 
 
 def test_the_same_question_has_the_same_answer(gpt2: Family) -> None:
     sae, tokens = make_sae(gpt2, "standard"), tokens_of(gpt2)
-    first, second, other = (attribute(gpt2.model, sae, tokens, target=TARGET, seed=seed) for seed in (3, 3, 4))
+    first, second, other = (
+        attribute(gpt2.model, sae, tokens, target=TARGET, seed=seed) for seed in (3, 3, 4)
+    )
     assert first == second
-    assert first.joint is not None and other.joint is not None and first.joint.control_mean != other.joint.control_mean
+    assert (
+        first.joint is not None
+        and other.joint is not None
+        and first.joint.control_mean != other.joint.control_mean
+    )
 
 
 class TestControls:
-    acts = from_dense(torch.rand(6, 20, generator=torch.Generator().manual_seed(0)) * (torch.arange(20) % 2))
+    acts = from_dense(
+        torch.rand(6, 20, generator=torch.Generator().manual_seed(0)) * (torch.arange(20) % 2)
+    )
     chosen = torch.tensor([4, 17, 30])
 
     def test_are_as_many_pairs_none_of_them_listed_and_none_twice(self) -> None:
         for draw in draw_controls(self.acts, self.chosen, n_controls=20, seed=0):
-            assert len(set(draw.tolist())) == 3 and not set(draw.tolist()) & set(self.chosen.tolist())
+            assert len(set(draw.tolist())) == 3 and not set(draw.tolist()) & set(
+                self.chosen.tolist()
+            )
 
     def test_are_nearest_in_activation(self) -> None:
         values = self.acts.values.numpy()
@@ -367,8 +519,14 @@ class TestControls:
                 free.remove(pick)
 
     def test_come_from_the_seed(self) -> None:
-        draws = [[d.tolist() for d in draw_controls(self.acts, self.chosen, n_controls=4, seed=seed)] for seed in (1, 1, 2)]
+        draws = [
+            [d.tolist() for d in draw_controls(self.acts, self.chosen, n_controls=4, seed=seed)]
+            for seed in (1, 1, 2)
+        ]
         assert draws[0] == draws[1] != draws[2] and len({tuple(draw) for draw in draws[0]}) > 1
 
     def test_are_none_where_nothing_is_left(self) -> None:
-        assert draw_controls(self.acts, torch.arange(len(self.acts.values)), n_controls=3, seed=0) == []
+        assert (
+            draw_controls(self.acts, torch.arange(len(self.acts.values)), n_controls=3, seed=0)
+            == []
+        )

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.oracle import CASES, Array, Family, NumpySAE, as_array, close, cross_entropy, flat, kl, make_sae, replaced_by
+from tests.core.oracle import (
+    CASES,
+    Array,
+    Family,
+    NumpySAE,
+    as_array,
+    close,
+    cross_entropy,
+    flat,
+    kl,
+    make_sae,
+    replaced_by,
+)
 
 from saescope.activations import Dataset, is_held_out
 from saescope.cancel import cancellable
@@ -29,7 +41,9 @@ N_POS = 20
 
 def some_contexts() -> torch.Tensor:
     """BOS first; a special token within; the last row filled up with NOTHING."""
-    contexts = torch.randint(10, 1000, (6, N_POS), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
+    contexts = torch.randint(
+        10, 1000, (6, N_POS), generator=torch.Generator().manual_seed(3), dtype=torch.int32
+    )
     contexts[:, 0] = 2
     contexts[1, 7] = 3
     contexts[2, 1] = 2
@@ -39,7 +53,9 @@ def some_contexts() -> torch.Tensor:
 
 def counts(ids: Array) -> Any:
     """Ids 0..3 are the special ones."""
-    return np.array([[position > 0 and token > 3 for position, token in enumerate(row)] for row in ids])
+    return np.array(
+        [[position > 0 and token > 3 for position, token in enumerate(row)] for row in ids]
+    )
 
 
 class Naive:
@@ -50,7 +66,9 @@ class Naive:
         self.ids = as_array(contexts).astype(int)
         self.counted, self.write = counts(self.ids), write_hook(sae)
         found = family.hf.record(contexts.long().clamp(min=0), [read_hook(sae), self.write])
-        self.x, self.target = (flat(found[name]).reshape(*self.ids.shape, -1) for name in (read_hook(sae), self.write))
+        self.x, self.target = (
+            flat(found[name]).reshape(*self.ids.shape, -1) for name in (read_hook(sae), self.write)
+        )
         self.acts = np.stack([self.numpy.encode(x) for x in self.x])
         self.out = np.stack([self.numpy(x) for x in self.x])
 
@@ -69,21 +87,31 @@ class Naive:
 
 
 def check_reconstruction(found: Evaluation, naive: Naive) -> None:
-    target, out, acts = naive.target[naive.counted], naive.out[naive.counted], naive.acts[naive.counted]
+    target, out, acts = (
+        naive.target[naive.counted],
+        naive.out[naive.counted],
+        naive.acts[naive.counted],
+    )
     errors = ((target - out) ** 2).sum(axis=1)
     total = ((target - target.mean(axis=0)) ** 2).sum()
     norms = [np.linalg.norm(a, axis=1) for a in (target, out)]
     density = (acts > 0).mean(axis=0)
-    assert found.n_tokens == len(target) and found.l0 == pytest.approx((acts > 0).sum(axis=1).mean(), rel=2e-3)
+    assert found.n_tokens == len(target) and found.l0 == pytest.approx(
+        (acts > 0).sum(axis=1).mean(), rel=2e-3
+    )
     assert found.mse == pytest.approx(errors.mean(), rel=1e-3)
     assert found.explained_variance == pytest.approx(1 - errors.sum() / total, rel=1e-3, abs=1e-3)
-    assert found.cosine == pytest.approx(((target * out).sum(axis=1) / norms[0] / norms[1]).mean(), rel=1e-3, abs=1e-4)
+    assert found.cosine == pytest.approx(
+        ((target * out).sum(axis=1) / norms[0] / norms[1]).mean(), rel=1e-3, abs=1e-4
+    )
     assert found.shrinkage.l2_ratio == pytest.approx((norms[1] / norms[0]).mean(), rel=1e-3)
     bias = (norms[1] ** 2).mean() / (target * out).sum(axis=1).mean()
     assert found.shrinkage.relative_reconstruction_bias == pytest.approx(bias, rel=1e-2)
     assert found.dead_share == pytest.approx((density == 0).mean(), abs=0.03)
     assert found.dense_share == pytest.approx((density > 0.1).mean(), abs=0.05)
-    assert sum(bin.n_features for bin in found.density) == round((1 - found.dead_share) * len(density))
+    assert sum(bin.n_features for bin in found.density) == round(
+        (1 - found.dead_share) * len(density)
+    )
 
 
 def check_predictions(found: Evaluation, naive: Naive) -> None:
@@ -96,7 +124,9 @@ def check_predictions(found: Evaluation, naive: Naive) -> None:
     assert found.ce is not None and found.kl is not None
     close(list(found.ce), [clean[0], with_sae[0], zero[0], at_mean[0]], 1e-3)
     close(list(found.kl), [with_sae[1], zero[1]], 1e-2)
-    assert found.ce_score == pytest.approx((found.ce.zero_ablation - found.ce.with_sae) / (found.ce.zero_ablation - found.ce.clean))
+    assert found.ce_score == pytest.approx(
+        (found.ce.zero_ablation - found.ce.with_sae) / (found.ce.zero_ablation - found.ce.clean)
+    )
     assert found.kl_score == pytest.approx(1 - found.kl.with_sae / found.kl.zero_ablation)
     assert found.saelens["ce_loss_with_ablation"] == pytest.approx(everywhere[0], rel=1e-3)
 
@@ -105,7 +135,10 @@ def check_predictions(found: Evaluation, naive: Naive) -> None:
 def test_it_is_what_a_naive_loop_says(family_of: FamilyOf, name: str, kind: str) -> None:
     family = family_of(name)
     sae, contexts = make_sae(family, kind), some_contexts()
-    found, naive = evaluate(family.model, sae, contexts, baselines=False), Naive(family, sae, contexts)
+    found, naive = (
+        evaluate(family.model, sae, contexts, baselines=False),
+        Naive(family, sae, contexts),
+    )
     check_reconstruction(found, naive)
     check_predictions(found, naive)
     assert found.baselines is None and found.hook_name_out == write_hook(sae)
@@ -114,12 +147,27 @@ def test_it_is_what_a_naive_loop_says(family_of: FamilyOf, name: str, kind: str)
 def test_explained_variance_by_position_adds_up_to_the_whole(family_of: FamilyOf) -> None:
     family = family_of("gpt2")
     sae, contexts = make_sae(family, "standard"), some_contexts()
-    found, naive = evaluate(family.model, sae, contexts, baselines=False), Naive(family, sae, contexts)
-    assert [(bin.first, bin.last) for bin in found.positions] == [(1, 1), (2, 2), (3, 3), (4, 5), (6, 7), (8, 11), (12, 15), (16, 19)]
+    found, naive = (
+        evaluate(family.model, sae, contexts, baselines=False),
+        Naive(family, sae, contexts),
+    )
+    assert [(bin.first, bin.last) for bin in found.positions] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 5),
+        (6, 7),
+        (8, 11),
+        (12, 15),
+        (16, 19),
+    ]
     mean = naive.target[naive.counted].mean(axis=0)
     for bin in found.positions:
         here = naive.counted & (np.arange(N_POS) >= bin.first) & (np.arange(N_POS) <= bin.last)
-        errors, total = ((naive.target - naive.out)[here] ** 2).sum(), ((naive.target[here] - mean) ** 2).sum()
+        errors, total = (
+            ((naive.target - naive.out)[here] ** 2).sum(),
+            ((naive.target[here] - mean) ** 2).sum(),
+        )
         assert bin.n_tokens == here.sum()
         assert bin.explained_variance == pytest.approx(1 - errors / total, rel=1e-3, abs=1e-3)
 
@@ -133,21 +181,27 @@ def test_pca_is_the_best_subspace_of_the_rank(family_of: FamilyOf, kind: str) ->
     pca, target = found.baselines.pca, naive.target[naive.counted]
     singular = np.linalg.svd(target - target.mean(axis=0), compute_uv=False)
     share = (singular**2).cumsum() / (singular**2).sum()
-    assert pca.size == min(round(found.l0), 32) and pca.explained_variance == pytest.approx(share[pca.size - 1], rel=1e-3)
+    assert pca.size == min(round(found.l0), 32) and pca.explained_variance == pytest.approx(
+        share[pca.size - 1], rel=1e-3
+    )
     assert pca.ce_score is not None
     ev = found.explained_variance
     expected = None if ev is None or ev <= 0 else 1 + int((share < ev).sum())
     assert found.baselines.pca_rank_to_match == expected
 
 
-def test_the_random_sae_has_the_same_shape_and_l0_and_the_kindest_scale(family_of: FamilyOf) -> None:
+def test_the_random_sae_has_the_same_shape_and_l0_and_the_kindest_scale(
+    family_of: FamilyOf,
+) -> None:
     family = family_of("gpt2")
     sae, contexts = make_sae(family, "standard"), some_contexts()
     text = evaluation_text(family.model, sae, contexts, n_tokens=0, seed=0)
     found = reconstruct(family.model, sae, text, covariance=False)
     made = fit_random(family.model, sae, text, found, l0=5.4, seed=1)
     site, keep = read_site(family.model, sae, text.ids), text.mask.flatten()
-    assert made.sae.cfg.d_sae == sae.cfg.d_sae and set(made.sae.encode_sparse(site.x).l0.tolist()) == {5}
+    assert made.sae.cfg.d_sae == sae.cfg.d_sae and set(
+        made.sae.encode_sparse(site.x).l0.tolist()
+    ) == {5}
     assert made.sae.encoder.data_ptr() == made.sae.decoder.data_ptr()
 
     def loss(scale: float) -> float:
@@ -170,9 +224,17 @@ def test_a_pca_of_the_full_width_reconstructs_everything(family_of: FamilyOf) ->
 
 def test_a_sequential_sae_sees_each_context_as_a_whole(family_of: FamilyOf) -> None:
     family = family_of("gpt2")
-    cfg = TemporalConfig(d_in=32, d_sae=16, n_heads=2, bottleneck_factor=2, metadata=SAEMetadata(hook_name="blocks.1.hook_resid_post"))
+    cfg = TemporalConfig(
+        d_in=32,
+        d_sae=16,
+        n_heads=2,
+        bottleneck_factor=2,
+        metadata=SAEMetadata(hook_name="blocks.1.hook_resid_post"),
+    )
     torch.manual_seed(0)
-    sae = TemporalSAE(cfg, {name: 0.3 * torch.randn(shape) for name, shape in TemporalSAE.shapes(cfg).items()})
+    sae = TemporalSAE(
+        cfg, {name: 0.3 * torch.randn(shape) for name, shape in TemporalSAE.shapes(cfg).items()}
+    )
     contexts, naive_sse = some_contexts(), 0.0
     found = evaluate(family.model, sae, contexts)
     counted = counts(as_array(contexts))
@@ -187,15 +249,30 @@ def perfect_sae(model: LanguageModel) -> SAE:
     """relu(x) and relu(-x): reconstructs everything."""
     eye = torch.eye(model.d_model)
     sae = StandardConfig(d_in=len(eye), d_sae=2 * len(eye), apply_b_dec_to_input=False)
-    sae = replace(sae, metadata=replace(sae.metadata, hook_name="blocks.1.hook_resid_post", context_size=32, prepend_bos=True))
+    sae = replace(
+        sae,
+        metadata=replace(
+            sae.metadata, hook_name="blocks.1.hook_resid_post", context_size=32, prepend_bos=True
+        ),
+    )
     rows = torch.cat([eye, -eye])
-    return StandardSAE(sae, {"W_enc": rows.T, "W_dec": rows, "b_enc": torch.zeros(len(rows)), "b_dec": torch.zeros(len(eye))})
+    return StandardSAE(
+        sae,
+        {
+            "W_enc": rows.T,
+            "W_dec": rows,
+            "b_enc": torch.zeros(len(rows)),
+            "b_dec": torch.zeros(len(eye)),
+        },
+    )
 
 
 def test_a_perfect_sae_reaches_one_and_a_doubled_one_is_wrong(glass: LanguageModel) -> None:
     perfect, contexts = perfect_sae(glass), some_contexts()
     found = evaluate(glass, perfect, contexts)
-    assert found.explained_variance == pytest.approx(1) and found.ce_score == pytest.approx(1, abs=1e-4)
+    assert found.explained_variance == pytest.approx(1) and found.ce_score == pytest.approx(
+        1, abs=1e-4
+    )
     assert found.mse == pytest.approx(0, abs=1e-6) and found.shrinkage.l2_ratio == pytest.approx(1)
     worse = StandardSAE(perfect.cfg, perfect.tensors() | {"W_dec": -perfect.W_dec})
     assert evaluate(glass, worse, contexts).verdict.level == "wrong"
@@ -203,12 +280,23 @@ def test_a_perfect_sae_reaches_one_and_a_doubled_one_is_wrong(glass: LanguageMod
 
 def test_intervals_hold_the_estimate_and_narrow_with_more_text(glass: LanguageModel) -> None:
     sae = perfect_sae(glass)
-    faint = StandardSAE(sae.cfg, sae.tensors() | {"W_dec": 0.7 * sae.W_dec, "b_enc": torch.full((sae.cfg.d_sae,), -2.0)})
+    faint = StandardSAE(
+        sae.cfg,
+        sae.tensors() | {"W_dec": 0.7 * sae.W_dec, "b_enc": torch.full((sae.cfg.d_sae,), -2.0)},
+    )
     few, many = (evaluate(glass, faint, n_tokens=n, baselines=False) for n in (300, 3000))
     for found in (few, many):
-        values = {"l0": found.l0, "explained_variance": found.explained_variance, "ce_score": found.ce_score, "mse": found.mse}
+        values = {
+            "l0": found.l0,
+            "explained_variance": found.explained_variance,
+            "ce_score": found.ce_score,
+            "mse": found.mse,
+        }
         for name, value in values.items():
-            assert value is not None and found.intervals[name].low <= value <= found.intervals[name].high
+            assert (
+                value is not None
+                and found.intervals[name].low <= value <= found.intervals[name].high
+            )
     few_l0, many_l0 = few.intervals["l0"], many.intervals["l0"]
     assert many_l0.high - many_l0.low < few_l0.high - few_l0.low
 
@@ -223,7 +311,9 @@ def test_the_interval_of_a_mean_is_what_theory_says() -> None:
     assert found.high == pytest.approx(float(values.mean()) + error, abs=0.02)
 
 
-def test_the_same_seed_gives_the_same_numbers_and_the_model_stays_as_it_was(glass: LanguageModel) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_the_model_stays_as_it_was(
+    glass: LanguageModel,
+) -> None:
     sae, ids = perfect_sae(glass), torch.tensor([[2, 50, 60]])
     clean = glass.forward(ids)[0]
     one, two = (evaluate(glass, sae, n_tokens=200, seed=5) for _ in range(2))
@@ -245,20 +335,32 @@ def test_a_cancelled_evaluation_stops_and_says_how_far_it_was(glass: LanguageMod
 
 
 def documents(n: int) -> Dataset:
-    texts = [f"Story {i}: the cat number {i * 7} sat on the mat and looked at the sea, the ships and the {i} birds." for i in range(n)]
+    texts = [
+        f"Story {i}: the cat number {i * 7} sat on the mat and looked at the sea, the ships and the {i} birds."
+        for i in range(n)
+    ]
     return Dataset("stories", "0", lambda: iter(texts))
 
 
 def test_only_held_out_documents_are_read_where_they_suffice(glass: LanguageModel) -> None:
     held_out = [text for text in documents(4000).documents() if is_held_out(text)]
     text = evaluation_text(glass, perfect_sae(glass), documents(4000), n_tokens=500, seed=0)
-    read = [glass.tokenizer.join(row[mask].tolist()) for row, mask in zip(text.ids, text.mask, strict=True)]
+    read = [
+        glass.tokenizer.join(row[mask].tolist())
+        for row, mask in zip(text.ids, text.mask, strict=True)
+    ]
     joined = "".join(held_out)
     assert len(held_out) > 50 and text.n_tokens >= 500 and not text.warnings
-    assert all(any(piece in joined for piece in (part, part[2:])) for row in read for part in row.split("Story")[1:-1])
+    assert all(
+        any(piece in joined for piece in (part, part[2:]))
+        for row in read
+        for part in row.split("Story")[1:-1]
+    )
 
 
-def test_a_small_dataset_is_filled_up_unless_the_sae_was_trained_on_it(glass: LanguageModel) -> None:
+def test_a_small_dataset_is_filled_up_unless_the_sae_was_trained_on_it(
+    glass: LanguageModel,
+) -> None:
     sae = perfect_sae(glass)
     text = evaluation_text(glass, sae, documents(200), n_tokens=2000, seed=0)
     assert text.n_tokens >= 2000 and "held-out part of stories" in text.warnings[0]
@@ -266,12 +368,25 @@ def test_a_small_dataset_is_filled_up_unless_the_sae_was_trained_on_it(glass: La
     assert own.n_tokens < 400 and "asked for" in own.warnings[0]
 
 
-def test_the_folder_of_the_training_is_known_by_its_name_from_any_working_folder(glass: LanguageModel, tmp_path: Path) -> None:
+def test_the_folder_of_the_training_is_known_by_its_name_from_any_working_folder(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     for i, text in enumerate(documents(200).documents()):
         (tmp_path / "mine" / f"{i}.txt").write_text(text, encoding="utf-8")
-    for said, filled_up in (("mine", False), (str(tmp_path / "mine"), False), ("yours", True), ("/elsewhere/mine", True)):
-        text = evaluation_text(glass, trained_on(said, perfect_sae(glass)), str(tmp_path / "mine"), n_tokens=2000, seed=0)
+    for said, filled_up in (
+        ("mine", False),
+        (str(tmp_path / "mine"), False),
+        ("yours", True),
+        ("/elsewhere/mine", True),
+    ):
+        text = evaluation_text(
+            glass,
+            trained_on(said, perfect_sae(glass)),
+            str(tmp_path / "mine"),
+            n_tokens=2000,
+            seed=0,
+        )
         assert (text.n_tokens >= 2000) is filled_up, said
 
 
@@ -287,17 +402,28 @@ def test_a_text_without_a_counted_position_is_refused(glass: LanguageModel) -> N
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_the_embedded_sae_is_good_on_the_embedded_text(smollm: LanguageModel, embedded_sae: SAE) -> None:
+def test_the_embedded_sae_is_good_on_the_embedded_text(
+    smollm: LanguageModel, embedded_sae: SAE
+) -> None:
     found = evaluate(smollm, embedded_sae, n_tokens=1000)
     assert found.verdict.level == "good" and found.baselines is not None
-    assert found.explained_variance is not None and found.baselines.pca.explained_variance is not None
+    assert (
+        found.explained_variance is not None and found.baselines.pca.explained_variance is not None
+    )
     assert found.explained_variance > found.baselines.pca.explained_variance
 
 
 def test_an_sae_in_bfloat16_is_measured_almost_as_in_float32(family_of: FamilyOf) -> None:
     family = family_of("gpt2")
     sae, contexts = make_sae(family, "standard"), some_contexts()
-    exact, rounded = evaluate(family.model, sae, contexts), evaluate(family.model, sae.bfloat16(), contexts)
+    exact, rounded = (
+        evaluate(family.model, sae, contexts),
+        evaluate(family.model, sae.bfloat16(), contexts),
+    )
     assert exact.baselines is not None and rounded.baselines is not None
-    assert rounded.l0 == pytest.approx(exact.l0, rel=0.02) and rounded.mse == pytest.approx(exact.mse, rel=0.02)
-    assert rounded.baselines.pca.explained_variance == pytest.approx(exact.baselines.pca.explained_variance, abs=2e-3)
+    assert rounded.l0 == pytest.approx(exact.l0, rel=0.02) and rounded.mse == pytest.approx(
+        exact.mse, rel=0.02
+    )
+    assert rounded.baselines.pca.explained_variance == pytest.approx(
+        exact.baselines.pca.explained_variance, abs=2e-3
+    )

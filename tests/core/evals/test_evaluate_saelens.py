@@ -16,7 +16,9 @@ DATA = Path(__file__).parents[2] / "data" / "evaluation"
 
 @pytest.mark.parametrize(("kind", "include_special"), [("default", False), ("all_positions", True)])
 @pytest.mark.parametrize("case", ["standard", "topk", "standard_z"])
-def test_run_evals_is_reproduced(glass: LanguageModel, case: str, kind: str, include_special: bool) -> None:
+def test_run_evals_is_reproduced(
+    glass: LanguageModel, case: str, kind: str, include_special: bool
+) -> None:
     expected: dict[str, Any] = json.loads((DATA / case / "run_evals.json").read_text())[kind]
     contexts = load_file(DATA / "contexts.safetensors")["contexts"]
     sae = load_sae(DATA / case, device="cpu")
@@ -28,6 +30,12 @@ def test_run_evals_is_reproduced(glass: LanguageModel, case: str, kind: str, inc
 
 def test_with_every_position_counted_both_zero_ablations_are_one(glass: LanguageModel) -> None:
     contexts = load_file(DATA / "contexts.safetensors")["contexts"]
-    found = evaluate(glass, load_sae(DATA / "standard", device="cpu"), contexts, include_special=True, baselines=False)
+    found = evaluate(
+        glass,
+        load_sae(DATA / "standard", device="cpu"),
+        contexts,
+        include_special=True,
+        baselines=False,
+    )
     assert found.ce is not None and found.ce.zero_ablation == found.saelens["ce_loss_with_ablation"]
     assert found.n_tokens == contexts.numel()

@@ -48,13 +48,23 @@ def test_a_good_sae_is_good_and_says_what_it_was_compared_with() -> None:
         ({"l2_ratio": 0.7}, "fair", "30% too short"),
         ({"l2_ratio": 1.4}, "fair", "40% too long"),
         ({"l0": 0.0}, "wrong", "No feature ever fires"),
-        ({"baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9))}, "doubtful", "PCA with 32 directions explains more"),
-        ({"baselines": BASELINES._replace(random_sae=Baseline(32, 0.86, 0.9))}, "wrong", "Random features"),
+        (
+            {"baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9))},
+            "doubtful",
+            "PCA with 32 directions explains more",
+        ),
+        (
+            {"baselines": BASELINES._replace(random_sae=Baseline(32, 0.86, 0.9))},
+            "wrong",
+            "Random features",
+        ),
         ({"n_tokens": 900}, "good", "The text is short"),
         ({"intervals": {"ce_score": Interval(0.7, 0.99)}}, "good", "ce_score uncertain"),
     ],
 )
-def test_the_worst_finding_decides_and_says_what_to_change(changed: dict[str, Any], level: str, words: str) -> None:
+def test_the_worst_finding_decides_and_says_what_to_change(
+    changed: dict[str, Any], level: str, words: str
+) -> None:
     verdict = judged(changed)
     assert verdict.level == level
     (reason,) = [reason for reason in verdict.reasons if words in reason.finding]
@@ -65,12 +75,21 @@ def test_the_worst_finding_decides_and_says_what_to_change(changed: dict[str, An
 
 def test_a_site_that_is_worth_nothing_has_no_ce_score_to_speak_of() -> None:
     verdict = judged({"ce_score": -9.0, "ablation_cost": -0.01})
-    assert verdict.level == "good" and any("says nothing" in reason.finding for reason in verdict.reasons)
+    assert verdict.level == "good" and any(
+        "says nothing" in reason.finding for reason in verdict.reasons
+    )
 
 
 def test_a_transcoder_is_not_measured_against_the_pca_of_its_target() -> None:
     assert (
-        judged({"transcoder": True, "explained_variance": 0.8, "baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9))}).level == "good"
+        judged(
+            {
+                "transcoder": True,
+                "explained_variance": 0.8,
+                "baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9)),
+            }
+        ).level
+        == "good"
     )
 
 

@@ -8,9 +8,23 @@ import torch
 from saescope.models import LanguageModel
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
 
-WORDS = [" Queen", " King", " door", " child", " voice", " eyes", " room", " hand", " and", " herself", " himself", " question"]
+WORDS = [
+    " Queen",
+    " King",
+    " door",
+    " child",
+    " voice",
+    " eyes",
+    " room",
+    " hand",
+    " and",
+    " herself",
+    " himself",
+    " question",
+]
 _PLAIN = (
-    "said that with very little this look know have they would were like what could them again thought down there into about your then when"
+    "said that with very little this look know have they would were like what "
+    "could them again thought down there into about your then when"
 )
 FILLERS = [f" {word}" for word in _PLAIN.split()]
 
@@ -24,7 +38,9 @@ def planted_sae(model: LanguageModel, words: Sequence[str] = WORDS) -> SAE:
     with torch.no_grad():
         embedding = model.bridge.original_model.get_input_embeddings().weight.detach()
         centred = embedding - embedding.mean(0)
-        rows = torch.linalg.solve(centred.T @ centred / len(centred) + 1e-6 * torch.eye(centred.shape[1]), centred[ids].T).T
+        rows = torch.linalg.solve(
+            centred.T @ centred / len(centred) + 1e-6 * torch.eye(centred.shape[1]), centred[ids].T
+        ).T
         hits = embedding @ rows.T
         own = hits[ids].diag().clone()
         hits[ids, torch.arange(len(ids))] = -torch.inf
@@ -38,7 +54,9 @@ def planted_sae(model: LanguageModel, words: Sequence[str] = WORDS) -> SAE:
             "b_dec": torch.zeros(model.d_model),
         }
     meta = SAEMetadata(model_name=model.name, hook_name="blocks.0.hook_resid_pre", prepend_bos=True)
-    cfg = StandardConfig(d_in=model.d_model, d_sae=len(words), apply_b_dec_to_input=False, metadata=meta)
+    cfg = StandardConfig(
+        d_in=model.d_model, d_sae=len(words), apply_b_dec_to_input=False, metadata=meta
+    )
     return StandardSAE(cfg, tensors)
 
 
@@ -54,6 +72,9 @@ def corpus(n_texts: int, *, n_words: int = 40, share: float = 0.04, seed: int = 
     """Texts in which each word of WORDS turns up now and then."""
     rng = random.Random(seed)
     return [
-        "".join(rng.choice(WORDS) if rng.random() < share * len(WORDS) else rng.choice(FILLERS) for _ in range(n_words))
+        "".join(
+            rng.choice(WORDS) if rng.random() < share * len(WORDS) else rng.choice(FILLERS)
+            for _ in range(n_words)
+        )
         for _ in range(n_texts)
     ]

@@ -34,7 +34,9 @@ def made_up(n1: int, n2: int, n_features: int, *, seed: int) -> tuple[TextScores
         common / 2 + torch.rand(n1 + n2, n_features, generator=rng) / 2 < share
     )
     lengths = torch.full((n1 + n2,), 20, dtype=torch.float64)
-    return TextScores(torch.arange(n_features), scores, scores, 20, lengths, torch.zeros(n_features).double()), torch.arange(n1 + n2) < n1
+    return TextScores(
+        torch.arange(n_features), scores, scores, 20, lengths, torch.zeros(n_features).double()
+    ), torch.arange(n1 + n2) < n1
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +48,30 @@ def texts() -> tuple[list[str], list[str]]:
 
 
 def test_scores_of_texts_are_maxima_and_means_over_counted_tokens(glass: LanguageModel) -> None:
-    sae, texts = planted_sae(glass), tokens_of(glass, [" Queen said door", " said that this look King"])
+    sae, texts = (
+        planted_sae(glass),
+        tokens_of(glass, [" Queen said door", " said that this look King"]),
+    )
     for by in ("max", "mean"):
         found = score_texts(glass, sae, texts, by=by)
-        assert found.features.tolist() == [WORDS.index(" Queen"), WORDS.index(" King"), WORDS.index(" door")]
+        assert found.features.tolist() == [
+            WORDS.index(" Queen"),
+            WORDS.index(" King"),
+            WORDS.index(" door"),
+        ]
         assert found.lengths.tolist() == [3, 5] and found.n_equal == 3
         n = [1, 1] if by == "max" else [3, 5]
-        assert torch.allclose(found.scores, torch.tensor([[1 / n[0], 0, 1 / n[0]], [0, 1 / n[1], 0]]), atol=1e-3)
+        assert torch.allclose(
+            found.scores, torch.tensor([[1 / n[0], 0, 1 / n[0]], [0, 1 / n[1], 0]]), atol=1e-3
+        )
         assert found.equal_length[1].tolist() == [0, 0, 0]  # King is the fifth token
 
 
 def test_the_correlation_with_position_is_numpys(glass: LanguageModel) -> None:
-    sae, texts = planted_sae(glass), tokens_of(glass, [" Queen said that", " said this look know have door Queen door"])
+    sae, texts = (
+        planted_sae(glass),
+        tokens_of(glass, [" Queen said that", " said this look know have door Queen door"]),
+    )
     found = score_texts(glass, sae, texts)
     positions = torch.tensor([1.0, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8])
     fires = {" Queen": [0, 9], " door": [8, 10]}
@@ -69,26 +83,57 @@ def test_the_correlation_with_position_is_numpys(glass: LanguageModel) -> None:
         assert float(found.position_correlation[column]) == pytest.approx(float(expected), abs=1e-3)
 
 
-def test_the_planted_difference_is_found_and_confirmed_on_held_out_texts(glass: LanguageModel, texts: tuple[list[str], list[str]]) -> None:
-    found = contrast_texts(glass, planted_sae(glass), tokens_of(glass, texts[0]), against=tokens_of(glass, texts[1]), k=5)
+def test_the_planted_difference_is_found_and_confirmed_on_held_out_texts(
+    glass: LanguageModel, texts: tuple[list[str], list[str]]
+) -> None:
+    found = contrast_texts(
+        glass,
+        planted_sae(glass),
+        tokens_of(glass, texts[0]),
+        against=tokens_of(glass, texts[1]),
+        k=5,
+    )
     best, *rest = found.features
-    assert best.feature == QUEEN and best.confirmed and best.held_out.auc == 1.0 and best.held_out.d > 5
-    assert 0.5 < best.held_out.low < 1 == best.held_out.high and best.q <= 0.05 and best.confounds == []
+    assert (
+        best.feature == QUEEN
+        and best.confirmed
+        and best.held_out.auc == 1.0
+        and best.held_out.d > 5
+    )
+    assert (
+        0.5 < best.held_out.low < 1 == best.held_out.high
+        and best.q <= 0.05
+        and best.confounds == []
+    )
     assert not any(feature.confirmed for feature in rest)
     assert found.n_held_out == (8, 8) and found.verdict.startswith("1 of the 5 features")
 
 
-def test_the_other_way_round_the_sign_changes_and_nothing_else(glass: LanguageModel, texts: tuple[list[str], list[str]]) -> None:
+def test_the_other_way_round_the_sign_changes_and_nothing_else(
+    glass: LanguageModel, texts: tuple[list[str], list[str]]
+) -> None:
     sae, (one, other) = planted_sae(glass), (tokens_of(glass, part) for part in texts)
-    there, back = (contrast_texts(glass, sae, a, against=b, k=1).features[0] for a, b in ((one, other), (other, one)))
-    assert (there.feature, there.held_out.auc) == (back.feature, 1 - back.held_out.auc) and there.held_out.d == -back.held_out.d
+    there, back = (
+        contrast_texts(glass, sae, a, against=b, k=1).features[0]
+        for a, b in ((one, other), (other, one))
+    )
+    assert (there.feature, there.held_out.auc) == (
+        back.feature,
+        1 - back.held_out.auc,
+    ) and there.held_out.d == -back.held_out.d
 
 
-def test_what_only_length_explains_is_flagged_and_the_real_difference_is_not(glass: LanguageModel) -> None:
+def test_what_only_length_explains_is_flagged_and_the_real_difference_is_not(
+    glass: LanguageModel,
+) -> None:
     rng = random.Random(1)
-    long = [" Queen" + "".join(rng.choice([*FILLERS, " and"]) for _ in range(70)) for _ in range(20)]
+    long = [
+        " Queen" + "".join(rng.choice([*FILLERS, " and"]) for _ in range(70)) for _ in range(20)
+    ]
     short = ["".join(rng.choice([*FILLERS, " and"]) for _ in range(6)) for _ in range(20)]
-    found = contrast_texts(glass, planted_sae(glass), tokens_of(glass, long), against=tokens_of(glass, short), k=5)
+    found = contrast_texts(
+        glass, planted_sae(glass), tokens_of(glass, long), against=tokens_of(glass, short), k=5
+    )
     by_feature = {feature.feature: feature for feature in found.features}
     assert by_feature[AND].held_out.auc > 0.7 and "length" in by_feature[AND].confounds
     assert abs(by_feature[AND].auc_equal_length - 0.5) < 0.2
@@ -100,14 +145,21 @@ def test_what_follows_the_position_is_flagged_where_lengths_differ(glass: Langua
     rng = random.Random(1)
     long = ["".join(rng.choice(FILLERS) for _ in range(30)) + " and" * 20 for _ in range(10)]
     short = ["".join(rng.choice(FILLERS) for _ in range(rng.randrange(20, 30))) for _ in range(10)]
-    found = contrast_texts(glass, planted_sae(glass), tokens_of(glass, long), against=tokens_of(glass, short), k=1)
-    assert found.features[0].feature == AND and found.features[0].confounds == ["length", "position"]
+    found = contrast_texts(
+        glass, planted_sae(glass), tokens_of(glass, long), against=tokens_of(glass, short), k=1
+    )
+    assert found.features[0].feature == AND and found.features[0].confounds == [
+        "length",
+        "position",
+    ]
     assert "may only reflect the length" in found.verdict
 
 
 def test_every_number_of_the_held_out_half_is_what_loops_make_of_it() -> None:
     scores, first = made_up(16, 20, 60, seed=3)
-    scores = replace(scores, lengths=torch.rand(36, generator=torch.Generator().manual_seed(1)).double() * 30)
+    scores = replace(
+        scores, lengths=torch.rand(36, generator=torch.Generator().manual_seed(1)).double() * 30
+    )
     design = Groups(first, scores.lengths)
     chosen_on, held_out, split = design.halves(5)
     assert split and sorted([*chosen_on.tolist(), *held_out.tolist()]) == list(range(36))
@@ -117,8 +169,12 @@ def test_every_number_of_the_held_out_half_is_what_loops_make_of_it() -> None:
 
     def check(held: Separation, column: NDArray[Any]) -> None:
         a, b = column[rows][ours[rows]], column[rows][~ours[rows]]
-        assert held.auc == pytest.approx(np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b]))
-        pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(rows) - 2))
+        assert held.auc == pytest.approx(
+            np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b])
+        )
+        pooled = np.sqrt(
+            ((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(rows) - 2)
+        )
         assert held.d == pytest.approx((a.mean() - b.mean()) / pooled)
         lengths = scores.lengths.numpy()[rows]
         ranks = [rank_within(values, ours[rows]) for values in (column[rows], lengths)]
@@ -154,17 +210,31 @@ def test_among_many_features_the_planted_ones_are_confirmed_and_few_others() -> 
     for seed in range(10):
         scores, first = made_up(24, 24, 400, seed=seed)
         scores.scores[first, :5] += 2.5
-        confirmed = [f.feature for f in contrast_scores(Groups(first, scores.lengths), scores, k=10, seed=seed).features if f.confirmed]
+        confirmed = [
+            f.feature
+            for f in contrast_scores(
+                Groups(first, scores.lengths), scores, k=10, seed=seed
+            ).features
+            if f.confirmed
+        ]
         true += sum(feature < 5 for feature in confirmed)
         false += sum(feature >= 5 for feature in confirmed)
     assert true >= 45 and false <= 0.1 * true
 
 
-def test_too_few_texts_are_said_to_be_too_few(glass: LanguageModel, texts: tuple[list[str], list[str]]) -> None:
+def test_too_few_texts_are_said_to_be_too_few(
+    glass: LanguageModel, texts: tuple[list[str], list[str]]
+) -> None:
     one, other = (tokens_of(glass, part[:4]) for part in texts)
     found = contrast_texts(glass, planted_sae(glass), one, against=other)
-    assert found.n_held_out is None and "Too few texts (4" in found.verdict and not any(f.confirmed for f in found.features)
-    assert found.features[0].feature == QUEEN and found.features[0].held_out.p == pytest.approx(2 / 70, rel=0.6)
+    assert (
+        found.n_held_out is None
+        and "Too few texts (4" in found.verdict
+        and not any(f.confirmed for f in found.features)
+    )
+    assert found.features[0].feature == QUEEN and found.features[0].held_out.p == pytest.approx(
+        2 / 70, rel=0.6
+    )
     with pytest.raises(ArgumentError) as caught:
         contrast_texts(glass, planted_sae(glass), one[:1], against=other)
     assert caught.value.code == "TOO_FEW_TEXTS"
@@ -173,10 +243,16 @@ def test_too_few_texts_are_said_to_be_too_few(glass: LanguageModel, texts: tuple
 def test_texts_on_which_nothing_fires_give_an_empty_list(glass: LanguageModel) -> None:
     quiet = tokens_of(glass, [" said that"] * 10)
     found = contrast_texts(glass, planted_sae(glass), quiet, against=quiet)
-    assert (found.features, found.total, found.together) == ([], 0, None) and "No feature fires" in found.verdict
+    assert (found.features, found.total, found.together) == (
+        [],
+        0,
+        None,
+    ) and "No feature fires" in found.verdict
 
 
-def test_a_fine_tuned_model_differs_where_it_was_changed(glass: LanguageModel, glass_dir: str) -> None:
+def test_a_fine_tuned_model_differs_where_it_was_changed(
+    glass: LanguageModel, glass_dir: str
+) -> None:
     from saescope.models import load_model
 
     sae, tuned = planted_sae(glass), load_model(str(glass_dir), device="cpu")

@@ -41,14 +41,23 @@ def test_features_and_statistics_are_numpys(family: Family, kind: str) -> None:
         assert text.counted.tolist() == mask.tolist()
         close(text.acts.to_dense(), acts)
         assert [text.l0(pos) for pos in range(len(acts))] == (acts > 0).sum(axis=1).tolist()
-    target, out = (np.concatenate([part[i][mask] for part, mask in zip(parts, masks, strict=True)]) for i in (1, 2))
-    l0 = np.concatenate([(acts > 0).sum(axis=1)[mask] for (acts, _, _), mask in zip(parts, masks, strict=True)])
+    target, out = (
+        np.concatenate([part[i][mask] for part, mask in zip(parts, masks, strict=True)])
+        for i in (1, 2)
+    )
+    l0 = np.concatenate(
+        [(acts > 0).sum(axis=1)[mask] for (acts, _, _), mask in zip(parts, masks, strict=True)]
+    )
     assert encoded.n_tokens == sum(mask.sum() for mask in masks)
     assert encoded.n_left_out == sum((~mask).sum() for mask in masks) == 3  # two BOS and one EOS
     assert encoded.l0_mean == pytest.approx(l0.mean())
     variance = ((target - target.mean(axis=0)) ** 2).sum()
-    assert encoded.explained_variance == pytest.approx(1 - ((target - out) ** 2).sum() / variance, abs=1e-3)
-    cosines = (target * out).sum(axis=1) / (np.linalg.norm(target, axis=1) * np.linalg.norm(out, axis=1))
+    assert encoded.explained_variance == pytest.approx(
+        1 - ((target - out) ** 2).sum() / variance, abs=1e-3
+    )
+    cosines = (target * out).sum(axis=1) / (
+        np.linalg.norm(target, axis=1) * np.linalg.norm(out, axis=1)
+    )
     assert encoded.cosine == pytest.approx(cosines.mean(), abs=1e-4)
 
 
@@ -66,24 +75,34 @@ def test_the_strongest_features_of_a_position_come_first(gpt2: Family) -> None:
 def test_named_positions_alone_are_counted_even_special_ones(gpt2: Family) -> None:
     sae, texts = make_sae(gpt2, "standard"), tokens_of(gpt2)
     encoded = encode_texts(gpt2.model, sae, texts, positions=[0, -1])
-    assert encoded.n_tokens == 4 and [text.counted.nonzero()[:, 0].tolist() for text in encoded.texts] == [
+    assert encoded.n_tokens == 4 and [
+        text.counted.nonzero()[:, 0].tolist() for text in encoded.texts
+    ] == [
         [0, len(texts[0]) - 1],
         [0, len(texts[1]) - 1],
     ]
 
 
 def test_special_positions_are_counted_when_asked(gpt2: Family) -> None:
-    encoded = encode_texts(gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), include_special=True)
-    assert encoded.n_left_out == 0 and encoded.n_tokens == sum(len(tokens) for tokens in tokens_of(gpt2))
+    encoded = encode_texts(
+        gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), include_special=True
+    )
+    assert encoded.n_left_out == 0 and encoded.n_tokens == sum(
+        len(tokens) for tokens in tokens_of(gpt2)
+    )
 
 
 def test_nothing_left_to_count_gives_no_statistics(gpt2: Family) -> None:
-    encoded = encode_texts(gpt2.model, make_sae(gpt2, "standard"), [gpt2.model.tokenize("<eos>", prepend_bos=True)])
+    encoded = encode_texts(
+        gpt2.model, make_sae(gpt2, "standard"), [gpt2.model.tokenize("<eos>", prepend_bos=True)]
+    )
     assert (encoded.n_tokens, encoded.n_left_out) == (0, 2)
     assert encoded.l0_mean is encoded.explained_variance is encoded.cosine is None
 
 
 def test_a_position_outside_one_of_the_texts_is_refused(gpt2: Family) -> None:
     with pytest.raises(ArgumentError) as caught:
-        encode_texts(gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), positions=[len(TEXTS[0])])
+        encode_texts(
+            gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), positions=[len(TEXTS[0])]
+        )
     assert caught.value.code == "POSITION_OUT_OF_RANGE"

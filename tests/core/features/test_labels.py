@@ -15,7 +15,10 @@ SAE_A, SAE_B = "a" * 64, "b" * 64
 
 
 def items(n: int = 12, *, name: str = "x") -> list[StoredItem]:
-    return [StoredItem("fuzzing" if i % 4 > 1 else "detection", f"{name} {i}", i % 2 == 0, f"{name}{i}") for i in range(n)]
+    return [
+        StoredItem("fuzzing" if i % 4 > 1 else "detection", f"{name} {i}", i % 2 == 0, f"{name}{i}")
+        for i in range(n)
+    ]
 
 
 def take_quiz(text: str, right: int, *, feature: int = 7, weights_hash: str = SAE_A) -> None:
@@ -23,12 +26,19 @@ def take_quiz(text: str, right: int, *, feature: int = 7, weights_hash: str = SA
     asked = items(name=f"{text} {right} ")
     quiz = QuizStore().add(weights_hash, feature, asked, n=12, seed=0)
     answers = [item.fires == (i < right) for i, item in enumerate(asked)]
-    QuizStore().answer(quiz.id, answers, weights_hash=weights_hash, feature=feature, text=text, source="agent")
+    QuizStore().answer(
+        quiz.id, answers, weights_hash=weights_hash, feature=feature, text=text, source="agent"
+    )
 
 
 def test_a_label_is_kept_with_its_source_and_says_that_it_was_not_tested() -> None:
     label = LabelStore().add(SAE_A, 7, "  names of\nqueens ", source="agent")
-    assert (label.text, label.source, label.score, label.verdict) == ("names of queens", "agent", None, "not tested")
+    assert (label.text, label.source, label.score, label.verdict) == (
+        "names of queens",
+        "agent",
+        None,
+        "not tested",
+    )
     assert LabelStore().of(SAE_A, 7) == [label]
     assert LabelStore().of(SAE_A, 8) == [] and LabelStore().of(SAE_B, 7) == []
 
@@ -40,12 +50,24 @@ def test_the_same_words_again_are_the_same_label() -> None:
 
 def test_the_best_label_comes_first() -> None:
     store = LabelStore()
-    for text, source in (("unknown", "neuronpedia:x"), ("the user's word", "you"), ("newer", "agent")):
+    for text, source in (
+        ("unknown", "neuronpedia:x"),
+        ("the user's word", "you"),
+        ("newer", "agent"),
+    ):
         store.add(SAE_A, 7, text, source=source)
     for text, right in (("random", 6), ("perfect", 12), ("fair", 8), ("upside down", 0)):
         take_quiz(text, right)
     ordered = [label.text for label in store.of(SAE_A, 7)]
-    assert ordered == ["perfect", "fair", "the user's word", "newer", "unknown", "random", "upside down"]
+    assert ordered == [
+        "perfect",
+        "fair",
+        "the user's word",
+        "newer",
+        "unknown",
+        "random",
+        "upside down",
+    ]
     assert store.best(SAE_A, [7, 8])[7].text == "perfect" and 8 not in store.best(SAE_A, [7, 8])
 
 
@@ -60,7 +82,9 @@ def test_quizzes_of_one_label_are_added_up_and_not_picked_from() -> None:
 def test_search_finds_words_by_their_stems_and_one_label_a_feature() -> None:
     store = LabelStore()
     store.add_many(
-        SAE_A, [(1, "dogs and other animals"), (2, "an animal at night"), (3, "the sea"), (1, "animals")], source="neuronpedia:x"
+        SAE_A,
+        [(1, "dogs and other animals"), (2, "an animal at night"), (3, "the sea"), (1, "animals")],
+        source="neuronpedia:x",
     )
     store.add(SAE_B, 5, "animals", source="you")
     found, total = store.search(SAE_A, "Animal")
@@ -72,11 +96,15 @@ def test_search_finds_words_by_their_stems_and_one_label_a_feature() -> None:
 
 def test_search_puts_labels_that_failed_their_test_last() -> None:
     take_quiz("animals", 3, feature=1)
-    LabelStore().add(SAE_A, 2, "a very long label about several kinds of animals and of plants", source="agent")
+    LabelStore().add(
+        SAE_A, 2, "a very long label about several kinds of animals and of plants", source="agent"
+    )
     assert [label.feature for label in LabelStore().search(SAE_A, "animals")[0]] == [2, 1]
 
 
-@pytest.mark.parametrize("query", ['"', "NEAR(", "text:animals", "* OR 1=1 --", "-", "''", "\x00", "AND OR NOT"])
+@pytest.mark.parametrize(
+    "query", ['"', "NEAR(", "text:animals", "* OR 1=1 --", "-", "''", "\x00", "AND OR NOT"]
+)
 def test_no_query_is_a_syntax_error(query: str) -> None:
     LabelStore().add(SAE_A, 1, "animals", source="you")
     assert LabelStore().search(SAE_A, query)[1] in (0, 1)
@@ -92,7 +120,12 @@ def test_an_empty_or_endless_label_is_refused(text: str) -> None:
 def test_hostile_text_is_stored_as_plain_words() -> None:
     text = "dogs \u202eevil\u202c \x1b[31mred\x1b[0m <script>alert(1)</script>"
     stored = LabelStore().add(SAE_A, 1, text, source="neuronpedia:x").text
-    assert "\u202e" not in stored and "\x1b" not in stored and "<script>" not in stored and stored.startswith("dogs evil red")
+    assert (
+        "\u202e" not in stored
+        and "\x1b" not in stored
+        and "<script>" not in stored
+        and stored.startswith("dogs evil red")
+    )
 
 
 def test_a_removed_label_is_not_found_again() -> None:
@@ -103,7 +136,11 @@ def test_a_removed_label_is_not_found_again() -> None:
 
 def test_reading_makes_no_file() -> None:
     store = LabelStore()
-    assert (store.of(SAE_A, 1), store.search(SAE_A, "x"), store.path.exists()) == ([], ([], 0), False)
+    assert (store.of(SAE_A, 1), store.search(SAE_A, "x"), store.path.exists()) == (
+        [],
+        ([], 0),
+        False,
+    )
 
 
 def test_a_damaged_file_says_what_to_do() -> None:

@@ -9,7 +9,16 @@ import pytest
 from tests.core.features.planted import WORDS
 
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.features import Label, LabelStore, Quiz, QuizItem, QuizStore, feature_card, make_quiz, nearest_features
+from saescope.features import (
+    Label,
+    LabelStore,
+    Quiz,
+    QuizItem,
+    QuizStore,
+    feature_card,
+    make_quiz,
+    nearest_features,
+)
 from saescope.features.index import FeatureIndex
 from saescope.features.quiz_store import MARKS
 from saescope.models import LanguageModel
@@ -32,21 +41,37 @@ def judge_by(word: str) -> Callable[[QuizItem], bool]:
 def take(quiz: Quiz, index: FeatureIndex, label: str, answer: Callable[[QuizItem], bool]) -> Label:
     answers = [answer(item) for item in quiz.items]
     weights_hash = index.manifest.weights_hash
-    return QuizStore().answer(quiz.id, answers, weights_hash=weights_hash, feature=quiz.feature, text=label, source="agent")
+    return QuizStore().answer(
+        quiz.id,
+        answers,
+        weights_hash=weights_hash,
+        feature=quiz.feature,
+        text=label,
+        source="agent",
+    )
 
 
 @pytest.mark.parametrize("feature", range(len(WORDS)))
-def test_the_right_label_answered_honestly_is_perfect(planted: SAE, planted_index: FeatureIndex, feature: int) -> None:
+def test_the_right_label_answered_honestly_is_perfect(
+    planted: SAE, planted_index: FeatureIndex, feature: int
+) -> None:
     similar = [row.feature for row in nearest_features(planted, feature)]
     quiz = make_quiz(planted_index, feature, similar=similar)
     label = take(quiz, planted_index, f"the word{WORDS[feature]}", judge_by(WORDS[feature]))
     assert len(quiz.items) == 12 and label.score
-    assert (label.score.balanced_accuracy, label.score.detection, label.score.fuzzing, label.verdict) == (1, 1, 1, "good")
+    assert (
+        label.score.balanced_accuracy,
+        label.score.detection,
+        label.score.fuzzing,
+        label.verdict,
+    ) == (1, 1, 1, "good")
     assert 0.7 < label.score.low < label.score.high == 1
 
 
 @pytest.mark.parametrize("feature", [0, 3, 7])
-def test_a_wrong_label_planted_in_the_store_scores_badly_and_says_so(planted_index: FeatureIndex, feature: int) -> None:
+def test_a_wrong_label_planted_in_the_store_scores_badly_and_says_so(
+    planted_index: FeatureIndex, feature: int
+) -> None:
     wrong, weights_hash = WORDS[feature + 1], planted_index.manifest.weights_hash
     LabelStore().add(weights_hash, feature, f"the word{wrong}", source="neuronpedia:some-model")
     quiz = make_quiz(planted_index, feature, n=16)
@@ -60,33 +85,54 @@ def test_a_wrong_label_planted_in_the_store_scores_badly_and_says_so(planted_ind
 def test_random_answers_are_worth_one_half(planted_index: FeatureIndex) -> None:
     rng, covered = random.Random(0), 0
     for feature in range(len(WORDS)):
-        score = take(make_quiz(planted_index, feature), planted_index, "anything", lambda item: rng.random() < 0.5).score
+        score = take(
+            make_quiz(planted_index, feature),
+            planted_index,
+            "anything",
+            lambda item: rng.random() < 0.5,
+        ).score
         assert score
         covered += score.low <= 0.5 <= score.high
     assert covered >= len(WORDS) - 2
 
 
-def test_half_of_the_items_fire_in_both_kinds_and_their_order_tells_nothing(planted_index: FeatureIndex) -> None:
+def test_half_of_the_items_fire_in_both_kinds_and_their_order_tells_nothing(
+    planted_index: FeatureIndex,
+) -> None:
     orders: set[tuple[bool, ...]] = set()
     for seed in range(6):
         items = make_quiz(planted_index, QUEEN, seed=seed).items
         truth = [judge_by(" Queen")(item) for item in items]
         assert [item.n for item in items] == list(range(1, 13))
         for kind in ("detection", "fuzzing"):
-            assert [right for item, right in zip(items, truth, strict=True) if item.kind == kind].count(True) == 3
+            assert [
+                right for item, right in zip(items, truth, strict=True) if item.kind == kind
+            ].count(True) == 3
         orders.add(tuple(truth))
     assert len(orders) == 6
 
 
-def test_some_fuzzing_items_mark_the_wrong_token_of_a_text_in_which_it_fires(planted_index: FeatureIndex) -> None:
-    items = [item for seed in range(4) for item in make_quiz(planted_index, QUEEN, seed=seed).items if item.kind == "fuzzing"]
+def test_some_fuzzing_items_mark_the_wrong_token_of_a_text_in_which_it_fires(
+    planted_index: FeatureIndex,
+) -> None:
+    items = [
+        item
+        for seed in range(4)
+        for item in make_quiz(planted_index, QUEEN, seed=seed).items
+        if item.kind == "fuzzing"
+    ]
     assert any(not judge_by(" Queen")(item) and "Queen" in item.text for item in items)
 
 
-def test_no_text_of_a_quiz_is_on_a_card_nor_twice_in_a_quiz(glass: LanguageModel, planted: SAE, planted_index: FeatureIndex) -> None:
+def test_no_text_of_a_quiz_is_on_a_card_nor_twice_in_a_quiz(
+    glass: LanguageModel, planted: SAE, planted_index: FeatureIndex
+) -> None:
     for feature in range(len(WORDS)):
         quiz = make_quiz(planted_index, feature, n=20)
-        texts = ["".join(item.text.replace(MARKS[0], "").replace(MARKS[1], "").split()) for item in quiz.items]
+        texts = [
+            "".join(item.text.replace(MARKS[0], "").replace(MARKS[1], "").split())
+            for item in quiz.items
+        ]
         assert len(set(texts)) == len(texts)
         card = feature_card(glass, planted, feature, index=planted_index, n_examples=100)
         shown = ["".join("".join(example.tokens).split()) for example in card.examples]
@@ -94,15 +140,21 @@ def test_no_text_of_a_quiz_is_on_a_card_nor_twice_in_a_quiz(glass: LanguageModel
         assert not any(a in b or b in a for a in shown for b in texts)
 
 
-def test_the_same_call_gives_the_same_quiz_until_it_is_answered_and_then_other_texts(planted_index: FeatureIndex) -> None:
+def test_the_same_call_gives_the_same_quiz_until_it_is_answered_and_then_other_texts(
+    planted_index: FeatureIndex,
+) -> None:
     quiz = make_quiz(planted_index, QUEEN)
     assert make_quiz(planted_index, QUEEN) == quiz
     take(quiz, planted_index, "x", lambda item: True)
     later = make_quiz(planted_index, QUEEN)
-    assert later.id != quiz.id and not {item.text for item in later.items} & {item.text for item in quiz.items}
+    assert later.id != quiz.id and not {item.text for item in later.items} & {
+        item.text for item in quiz.items
+    }
 
 
-def test_a_quiz_is_answered_once_and_spends_its_texts_in_others_too(planted_index: FeatureIndex) -> None:
+def test_a_quiz_is_answered_once_and_spends_its_texts_in_others_too(
+    planted_index: FeatureIndex,
+) -> None:
     first, second = make_quiz(planted_index, QUEEN, n=24), make_quiz(planted_index, QUEEN, n=20)
     take(first, planted_index, "x", judge_by(" Queen"))
     for quiz in (first, second):
@@ -123,7 +175,9 @@ def test_answers_must_fit_the_quiz(planted_index: FeatureIndex) -> None:
     ]
     for code, quiz_id, answers, feature, sae in cases:
         with pytest.raises((ArgumentError, NotFoundError)) as caught:
-            QuizStore().answer(quiz_id, answers, weights_hash=sae, feature=feature, text="x", source="agent")
+            QuizStore().answer(
+                quiz_id, answers, weights_hash=sae, feature=feature, text="x", source="agent"
+            )
         assert caught.value.code == code
     assert LabelStore().of(weights_hash, QUEEN) == []
     take(quiz, planted_index, "still open", lambda item: True)
@@ -147,7 +201,11 @@ def test_when_the_index_has_no_texts_left_it_says_what_to_do(planted_index: Feat
             sizes.append(len(quiz.items))
             assert not quiz.warnings or f"Only {len(quiz.items)} of 40" in quiz.warnings[0]
             take(quiz, planted_index, "x", lambda item: True)
-    assert sizes and caught.value.code == "QUIZ_TOO_FEW_TEXTS" and "index_features" in caught.value.hint
+    assert (
+        sizes
+        and caught.value.code == "QUIZ_TOO_FEW_TEXTS"
+        and "index_features" in caught.value.hint
+    )
 
 
 @pytest.mark.parametrize("n", [0, 3, 41])

@@ -17,7 +17,9 @@ AGAINST = "Once upon a time there was a dog"
 
 def acts_of(family: Family, sae: SAE, texts: list[Tokens]) -> Array:
     """Activations with everything that does not count set to zero, texts one after another."""
-    return np.concatenate([numpy_of(family, sae, tokens)[0] * counted_by_hand(tokens)[:, None] for tokens in texts])
+    return np.concatenate(
+        [numpy_of(family, sae, tokens)[0] * counted_by_hand(tokens)[:, None] for tokens in texts]
+    )
 
 
 @pytest.mark.parametrize("rank_by", ["max", "mean", "count", "contrast"])
@@ -30,13 +32,24 @@ def test_the_order_and_the_numbers_are_numpys(family: Family, rank_by: str) -> N
     scores = {"max": acts.max(axis=0), "mean": mean, "count": count.astype(float)}.get(rank_by)
     if scores is None:
         mask = counted_by_hand(other[0])
-        theirs, ours = acts_of(family, sae, other)[mask], acts[np.concatenate([counted_by_hand(tokens) for tokens in texts])]
-        within = ((ours - mean) ** 2).sum(axis=0) + ((theirs - theirs.mean(axis=0)) ** 2).sum(axis=0)
+        theirs, ours = (
+            acts_of(family, sae, other)[mask],
+            acts[np.concatenate([counted_by_hand(tokens) for tokens in texts])],
+        )
+        within = ((ours - mean) ** 2).sum(axis=0) + ((theirs - theirs.mean(axis=0)) ** 2).sum(
+            axis=0
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
-            scores = np.nan_to_num((mean - theirs.mean(axis=0)) / np.sqrt(within / (n + len(theirs) - 2)))
+            scores = np.nan_to_num(
+                (mean - theirs.mean(axis=0)) / np.sqrt(within / (n + len(theirs) - 2))
+            )
     firing = np.flatnonzero(count)
     ranking = rank_features(family.model, sae, texts, against=other, rank_by=rank_by, k=100)
-    assert ranking.total == len(firing) == len(ranking.features) and ranking.n_tokens == n and ranking.n_left_out == 3
+    assert (
+        ranking.total == len(firing) == len(ranking.features)
+        and ranking.n_tokens == n
+        and ranking.n_left_out == 3
+    )
     found = [feature.feature for feature in ranking.features]
     assert sorted(found) == firing.tolist()
     close([feature.score for feature in ranking.features], np.sort(scores[firing])[::-1])
@@ -53,13 +66,20 @@ def test_the_top_token_is_where_the_feature_fires_most(family: Family) -> None:
     for feature in rank_features(family.model, sae, texts, k=100).features:
         row = int(acts[:, feature.feature].argmax())
         text_index, pos = (0, row) if row < len(texts[0]) else (1, row - len(texts[0]))
-        assert (feature.text_index, feature.pos, feature.token) == (text_index, pos, texts[text_index].strings[pos])
+        assert (feature.text_index, feature.pos, feature.token) == (
+            text_index,
+            pos,
+            texts[text_index].strings[pos],
+        )
 
 
 def test_pages_are_the_whole_in_parts(gpt2: Family) -> None:
     sae, texts = make_sae(gpt2, "standard"), tokens_of(gpt2)
     whole = rank_features(gpt2.model, sae, texts, k=100)
-    pages = [rank_features(gpt2.model, sae, texts, k=4, offset=offset) for offset in range(0, whole.total, 4)]
+    pages = [
+        rank_features(gpt2.model, sae, texts, k=4, offset=offset)
+        for offset in range(0, whole.total, 4)
+    ]
     assert [feature for page in pages for feature in page.features] == whole.features
     assert rank_features(gpt2.model, sae, texts, offset=1000).features == []
 
@@ -78,12 +98,20 @@ def test_contrast_goes_with_texts_to_contrast(gpt2: Family, rank_by: str, agains
 
 
 def test_special_positions_alone_leave_an_empty_list(gpt2: Family) -> None:
-    ranking = rank_features(gpt2.model, make_sae(gpt2, "standard"), [gpt2.model.tokenize("<eos>", prepend_bos=True)])
-    assert ranking.features == [] and (ranking.total, ranking.n_tokens, ranking.n_left_out) == (0, 0, 2)
+    ranking = rank_features(
+        gpt2.model, make_sae(gpt2, "standard"), [gpt2.model.tokenize("<eos>", prepend_bos=True)]
+    )
+    assert ranking.features == [] and (ranking.total, ranking.n_tokens, ranking.n_left_out) == (
+        0,
+        0,
+        2,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_promoted_tokens_are_those_whose_logits_the_decoder_row_raises(family: Family, kind: str) -> None:
+def test_promoted_tokens_are_those_whose_logits_the_decoder_row_raises(
+    family: Family, kind: str
+) -> None:
     if KINDS[kind].site not in family.hf.sites:
         pytest.skip("parallel blocks")
     sae = make_sae(family, kind)

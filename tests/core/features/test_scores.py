@@ -30,8 +30,13 @@ def probability(k: int, n: int, p: float) -> float:
     return comb(n, k) * p**k * (1 - p) ** (n - k)
 
 
-@pytest.mark.parametrize("n_firing, n_silent, average, least", [(6, 6, 0.94, 0.86), (8, 4, 0.94, 0.85), (12, 12, 0.94, 0.90)])
-def test_the_interval_covers_the_true_value_as_often_as_it_says(n_firing: int, n_silent: int, average: float, least: float) -> None:
+@pytest.mark.parametrize(
+    "n_firing, n_silent, average, least",
+    [(6, 6, 0.94, 0.86), (8, 4, 0.94, 0.85), (12, 12, 0.94, 0.90)],
+)
+def test_the_interval_covers_the_true_value_as_often_as_it_says(
+    n_firing: int, n_silent: int, average: float, least: float
+) -> None:
     coverage: list[float] = []
     for a, b in product(RATES, RATES):
         covered = 0.0
@@ -46,7 +51,10 @@ def test_the_interval_covers_the_true_value_as_often_as_it_says(n_firing: int, n
 def test_the_interval_of_random_answers_covers_one_half() -> None:
     rng = random.Random(0)
     truth = [True, False] * 6
-    scores = [score(count(truth, [rng.random() < 0.5 for _ in truth]), Counts(0, 0, 0, 0)) for _ in range(1000)]
+    scores = [
+        score(count(truth, [rng.random() < 0.5 for _ in truth]), Counts(0, 0, 0, 0))
+        for _ in range(1000)
+    ]
     assert sum(each.low <= 0.5 <= each.high for each in scores) >= 930
     assert sum(each.verdict in ("good", "better than chance") for each in scores) <= 50
 

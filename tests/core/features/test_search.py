@@ -10,7 +10,14 @@ from tests.core.features.planted import WORDS, sentence
 from tests.core.oracle import KINDS, Family, make_sae
 
 from saescope.errors import ArgumentError
-from saescope.features import LabelStore, find_by_label, find_by_texts, find_by_tokens, logit_effects, nearest_features
+from saescope.features import (
+    LabelStore,
+    find_by_label,
+    find_by_texts,
+    find_by_tokens,
+    logit_effects,
+    nearest_features,
+)
 from saescope.features.index import FeatureIndex
 from saescope.features.search import token_scores
 from saescope.models import LanguageModel
@@ -22,7 +29,9 @@ QUEEN, DOOR = WORDS.index(" Queen"), WORDS.index(" door")
 def test_by_label_text_says_which_label_matched_and_that_it_is_untested() -> None:
     LabelStore().add_many("a", [(3, "queens and kings"), (5, "doors")], source="agent")
     found = find_by_label(LabelStore(), "a", "the queen")
-    assert [(row.feature, row.why) for row in found.features] == [(3, "label: queens and kings (not tested)")]
+    assert [(row.feature, row.why) for row in found.features] == [
+        (3, "label: queens and kings (not tested)")
+    ]
     assert found.total == 1 and "never tested" in found.warnings[0]
     assert find_by_label(LabelStore(), "a", "sea").features == []
 
@@ -43,42 +52,74 @@ def test_token_scores_are_those_of_the_whole_matrix_of_effects(family: Family, k
     assert np.allclose(token_scores(family.model, sae, ids).numpy(), expected[:, ids], atol=2e-3)
 
 
-def test_by_tokens_finds_the_feature_that_was_made_to_write_them(glass: LanguageModel, planted: SAE) -> None:
+def test_by_tokens_finds_the_feature_that_was_made_to_write_them(
+    glass: LanguageModel, planted: SAE
+) -> None:
     for feature, word in enumerate(WORDS):
         best = find_by_tokens(glass, planted, [word], k=1).features[0]
-        assert best.feature == feature and best.why.startswith(f"writes {word!r} (") and best.score > 3
+        assert (
+            best.feature == feature and best.why.startswith(f"writes {word!r} (") and best.score > 3
+        )
     both = find_by_tokens(glass, planted, [" Queen", " door"], k=2)
     assert {row.feature for row in both.features} == {QUEEN, DOOR} and both.total == len(WORDS)
-    assert find_by_tokens(glass, planted, [" Queen", " door"], k=1, offset=1).features == both.features[1:]
+    assert (
+        find_by_tokens(glass, planted, [" Queen", " door"], k=1, offset=1).features
+        == both.features[1:]
+    )
     with pytest.raises(ArgumentError) as caught:
         find_by_tokens(glass, planted, ["several words here"])
     assert caught.value.field == "tokens"
 
 
-def test_by_texts_finds_what_fires_there_more_than_in_the_corpus(glass: LanguageModel, planted: SAE, planted_index: FeatureIndex) -> None:
+def test_by_texts_finds_what_fires_there_more_than_in_the_corpus(
+    glass: LanguageModel, planted: SAE, planted_index: FeatureIndex
+) -> None:
     rng = random.Random(0)
-    texts = [glass.tokenize(sentence(rng, 20, [" Queen"], n=4) + " and", prepend_bos=True) for _ in range(3)]
+    texts = [
+        glass.tokenize(sentence(rng, 20, [" Queen"], n=4) + " and", prepend_bos=True)
+        for _ in range(3)
+    ]
     found = find_by_texts(glass, planted, texts, index=planted_index)
-    assert [row.feature for row in found.features] == [QUEEN, WORDS.index(" and")][: found.total] and found.warnings == []
+    assert [row.feature for row in found.features] == [QUEEN, WORDS.index(" and")][
+        : found.total
+    ] and found.warnings == []
     n, fired, m = 75, 12, planted_index.manifest.n_tokens
     usual = (planted_index.statistics(QUEEN).n_fired + 0.5) / (m + 1)
-    expected = fired * math.log(fired / n / usual) + (n - fired) * math.log((1 - fired / n) / (1 - usual))
+    expected = fired * math.log(fired / n / usual) + (n - fired) * math.log(
+        (1 - fired / n) / (1 - usual)
+    )
     assert found.features[0].score == pytest.approx(expected, rel=1e-6)
-    assert found.features[0].why == f"fires on 12 of 75 tokens, {fired / n / usual:.3g} times as often as in the corpus"
+    assert (
+        found.features[0].why
+        == f"fires on 12 of 75 tokens, {fired / n / usual:.3g} times as often as in the corpus"
+    )
 
 
 def test_by_texts_without_an_index_says_what_is_missing(glass: LanguageModel, planted: SAE) -> None:
-    found = find_by_texts(glass, planted, [glass.tokenize(" Queen and Queen", prepend_bos=True)], index=None)
-    assert [(row.feature, row.score) for row in found.features] == [(QUEEN, 2 / 3), (WORDS.index(" and"), 1 / 3)]
+    found = find_by_texts(
+        glass, planted, [glass.tokenize(" Queen and Queen", prepend_bos=True)], index=None
+    )
+    assert [(row.feature, row.score) for row in found.features] == [
+        (QUEEN, 2 / 3),
+        (WORDS.index(" and"), 1 / 3),
+    ]
     assert "index_features" in found.warnings[0]
-    assert find_by_texts(glass, planted, [glass.tokenize(" said that", prepend_bos=True)], index=None).features == []
+    assert (
+        find_by_texts(
+            glass, planted, [glass.tokenize(" said that", prepend_bos=True)], index=None
+        ).features
+        == []
+    )
 
 
 def test_neighbours_are_the_largest_cosines_of_all_pairs(gpt2: Family) -> None:
     sae = make_sae(gpt2, "standard")
     rows = sae.W_dec.double().numpy()
     for feature in (0, 5, len(rows) - 1):
-        cosines = [float(row @ rows[feature] / np.linalg.norm(row) / np.linalg.norm(rows[feature])) for row in rows]
+        cosines = [
+            float(row @ rows[feature] / np.linalg.norm(row) / np.linalg.norm(rows[feature]))
+            for row in rows
+        ]
         cosines[feature] = -math.inf
         best = np.argsort(cosines)[::-1][:4]
         found = nearest_features(sae, feature, 4)
@@ -89,4 +130,6 @@ def test_neighbours_are_the_largest_cosines_of_all_pairs(gpt2: Family) -> None:
 def test_a_dead_decoder_row_has_no_neighbours(gpt2: Family) -> None:
     sae = make_sae(gpt2, "standard")
     sae.decoder[3] = 0
-    assert nearest_features(sae, 3) == [] and 3 not in [row.feature for row in nearest_features(sae, 4, 3)]
+    assert nearest_features(sae, 3) == [] and 3 not in [
+        row.feature for row in nearest_features(sae, 4, 3)
+    ]

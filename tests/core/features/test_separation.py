@@ -35,12 +35,17 @@ def test_ranks_share_their_ties() -> None:
 def test_the_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
     scores, first = sparse_scores(11, 6), torch.arange(11) < 4
     for column, auc in zip(scores.T, compare(scores, first).auc, strict=True):
-        pairs = [float(a > b) + float(a == b) / 2 for a, b in product(column[first], column[~first])]
+        pairs = [
+            float(a > b) + float(a == b) / 2 for a, b in product(column[first], column[~first])
+        ]
         assert float(auc) == pytest.approx(np.mean(pairs))
 
 
 def test_cohens_d_is_numpys() -> None:
-    a, b = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double(), torch.randn(5, 3).double() + 1
+    a, b = (
+        torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double(),
+        torch.randn(5, 3).double() + 1,
+    )
     pooled = np.sqrt((6 * a.numpy().var(0, ddof=1) + 4 * b.numpy().var(0, ddof=1)) / 10)
     assert np.allclose(cohens_d(a, b), (a.numpy().mean(0) - b.numpy().mean(0)) / pooled)
     assert cohens_d(torch.ones(3, 2), tensor([[1.0, 0.0]] * 3)).tolist() == [0, 100]
@@ -53,7 +58,9 @@ def test_mann_whitney_gives_the_published_p() -> None:
 
 
 def test_fishers_p_is_the_published_one() -> None:
-    assert fisher(8, 10, 9, 7) == pytest.approx(0.03496503496503495)  # scipy.stats.fisher_exact([[8, 2], [1, 5]])
+    assert fisher(8, 10, 9, 7) == pytest.approx(
+        0.03496503496503495
+    )  # scipy.stats.fisher_exact([[8, 2], [1, 5]])
 
 
 def test_a_feature_that_fires_in_two_texts_of_the_smaller_set_is_no_discovery() -> None:
@@ -76,7 +83,12 @@ def test_p_values_of_regroupings_are_those_of_all_regroupings() -> None:
 def test_p_values_of_flips_are_those_of_all_flips() -> None:
     changes = sparse_scores(10, 4, share=0.8).double() - 3 * (torch.arange(4) > 1)
     signed = average_ranks(changes.abs())[0] * changes.sign()
-    every = torch.stack([(tensor(signs)[:, None] * signed).sum(0).abs() for signs in product([-1.0, 1.0], repeat=10)])
+    every = torch.stack(
+        [
+            (tensor(signs)[:, None] * signed).sum(0).abs()
+            for signs in product([-1.0, 1.0], repeat=10)
+        ]
+    )
     exact = (every >= signed.sum(0).abs() - 1e-9).double().mean(0)
     assert torch.allclose(flipped_p(changes, seed=0), exact, atol=0.02)
 
@@ -85,7 +97,9 @@ def test_wilcoxons_p_is_close_to_the_published_exact_one() -> None:
     # Heights of cross- and self-fertilised plants (Darwin 1876): scipy.stats.wilcoxon documents 0.041259765625, exact.
     changes = tensor([6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]).double()[:, None]
     found = compare_pairs(changes)
-    assert float(found.p) == pytest.approx(0.041259765625, abs=0.004) and float(found.auc) == pytest.approx(13 / 15)
+    assert float(found.p) == pytest.approx(0.041259765625, abs=0.004) and float(
+        found.auc
+    ) == pytest.approx(13 / 15)
     padded = torch.cat([changes, torch.zeros(5, 1)])
     assert float(compare_pairs(padded).p) == pytest.approx(float(found.p))
 
@@ -94,17 +108,24 @@ def test_q_values_are_benjamini_and_hochbergs() -> None:
     p = [0.01, 0.5, 0.003, 0.04, 0.04, 0.9]
     ordered = sorted(p)
     naive = {x: min(ordered[j] * 6 / (j + 1) for j in range(6) if ordered[j] >= x) for x in p}
-    assert adjusted(torch.tensor(p, dtype=torch.float64)).tolist() == pytest.approx([min(1.0, naive[x]) for x in p])
+    assert adjusted(torch.tensor(p, dtype=torch.float64)).tolist() == pytest.approx(
+        [min(1.0, naive[x]) for x in p]
+    )
     assert adjusted(torch.zeros(0)).tolist() == []
 
 
-@pytest.mark.parametrize("shift, n1, n2", [(0.0, 15, 15), (1.2, 15, 15), (1.2, 8, 30), (2.0, 10, 10)])
+@pytest.mark.parametrize(
+    "shift, n1, n2", [(0.0, 15, 15), (1.2, 15, 15), (1.2, 8, 30), (2.0, 10, 10)]
+)
 def test_the_interval_of_the_area_covers_the_true_area(shift: float, n1: int, n2: int) -> None:
     true = 0.5 * (1 + float(torch.erf(tensor(shift / 2))))
     rng = torch.Generator().manual_seed(0)
     scores = torch.randn(n1 + n2, 400, generator=rng)
     scores[:n1] += shift
-    intervals = [auc_interval(auc, n1, n2) for auc in compare(scores, torch.arange(n1 + n2) < n1).auc.tolist()]
+    intervals = [
+        auc_interval(auc, n1, n2)
+        for auc in compare(scores, torch.arange(n1 + n2) < n1).auc.tolist()
+    ]
     assert 0.925 <= np.mean([low <= true <= high for low, high in intervals]) <= 0.995
 
 
@@ -114,7 +135,9 @@ def test_the_interval_of_a_perfect_separation_is_not_a_point() -> None:
 
 
 @pytest.mark.parametrize("n1, n2, share", [(20, 20, 0.1), (10, 40, 0.1), (6, 30, 0.5), (8, 8, 0.3)])
-def test_without_a_difference_small_p_values_are_as_rare_as_they_should_be(n1: int, n2: int, share: float) -> None:
+def test_without_a_difference_small_p_values_are_as_rare_as_they_should_be(
+    n1: int, n2: int, share: float
+) -> None:
     scores, first = sparse_scores(n1 + n2, 20000, share=share), torch.arange(n1 + n2) < n1
     p = compare(scores, first).p
     for level in (0.05, 0.01, 0.001):
@@ -122,5 +145,7 @@ def test_without_a_difference_small_p_values_are_as_rare_as_they_should_be(n1: i
 
 
 def test_spearman_is_the_correlation_of_ranks() -> None:
-    assert spearman(tensor([1.0, 2.0, 3.0, 4.0]), tensor([1.0, 10.0, 100.0, 1000.0])) == pytest.approx(1)
+    assert spearman(
+        tensor([1.0, 2.0, 3.0, 4.0]), tensor([1.0, 10.0, 100.0, 1000.0])
+    ) == pytest.approx(1)
     assert spearman(tensor([1.0, 1.0, 1.0]), tensor([1.0, 2.0, 3.0])) is None

@@ -12,10 +12,15 @@ from saescope.splice import read_site
 
 def check(family: Family, kind: str) -> None:
     sae, texts = make_sae(family, kind), tokens_of(family)
-    few, many = list(text_acts(family.model, sae, texts)), list(text_acts(family.model, sae, texts * FEW))[: len(texts)]
+    few, many = (
+        list(text_acts(family.model, sae, texts)),
+        list(text_acts(family.model, sae, texts * FEW))[: len(texts)],
+    )
     for tokens, one, other in zip(texts, few, many, strict=True):
         expected = read_site(family.model, sae, family.model.batch(tokens.ids)).acts.to_dense()
-        assert torch.equal(one.to_dense(), expected) and torch.allclose(other.to_dense(), expected, atol=1e-3)
+        assert torch.equal(one.to_dense(), expected) and torch.allclose(
+            other.to_dense(), expected, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

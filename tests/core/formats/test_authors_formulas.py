@@ -11,7 +11,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from tests.core.formats.trees import D_IN, D_SAE, assert_close, hub, load, load_place, pickles_allowed, random_weights
+from tests.core.formats.trees import (
+    D_IN,
+    D_SAE,
+    assert_close,
+    hub,
+    load,
+    load_place,
+    pickles_allowed,
+    random_weights,
+)
 from torch import Tensor
 
 from saescope.errors import SaescopeError
@@ -29,13 +38,20 @@ def allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         yield
 
 
-def naive(w: dict[str, Tensor], gate: Gate, *, centred: bool, skip: bool = False, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def naive(
+    w: dict[str, Tensor], gate: Gate, *, centred: bool, skip: bool = False, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Activations and output at each position of w["x"], one feature at a time."""
     n = {name: tensor.double().numpy() for name, tensor in w.items()}
     acts, outs = [], []
     for x in n["x"]:
         seen = x * scale - n["b_dec"] if centred else x * scale
-        p = np.array([sum(seen[i] * n["W_enc"][i, f] for i in range(D_IN)) + n["b_enc"][f] for f in range(D_SAE)])
+        p = np.array(
+            [
+                sum(seen[i] * n["W_enc"][i, f] for i in range(D_IN)) + n["b_enc"][f]
+                for f in range(D_SAE)
+            ]
+        )
         f = gate(p)
         out = n["b_dec"].copy()
         for i, value in enumerate(f):
@@ -89,17 +105,38 @@ SPARSIFY = {
     "transcode": ({"transcode": True}, top(4), False),
     "skip transcoder": ({"transcode": True, "skip_connection": True}, top(4), False),
     "groupmax": ({"activation": "groupmax"}, group_max(4), True),
-    "groupmax skip transcoder": ({"activation": "groupmax", "transcode": True, "skip_connection": True}, group_max(4), False),
+    "groupmax skip transcoder": (
+        {"activation": "groupmax", "transcode": True, "skip_connection": True},
+        group_max(4),
+        False,
+    ),
 }
 
 
 def write_sparsify(folder: Path, w: dict[str, Tensor], **cfg: Any) -> Path:
     folder.mkdir(parents=True)
-    tensors = {"encoder.weight": w["W_enc"].T.contiguous(), "encoder.bias": w["b_enc"], "W_dec": w["W_dec"], "b_dec": w["b_dec"]}
-    save_file(tensors | ({"W_skip": w["W_skip"]} if cfg.get("skip_connection") else {}), folder / "sae.safetensors")
-    said = {"expansion_factor": 3, "normalize_decoder": True, "num_latents": 0, "k": 4, "d_in": D_IN, "multi_topk": False}
+    tensors = {
+        "encoder.weight": w["W_enc"].T.contiguous(),
+        "encoder.bias": w["b_enc"],
+        "W_dec": w["W_dec"],
+        "b_dec": w["b_dec"],
+    }
+    save_file(
+        tensors | ({"W_skip": w["W_skip"]} if cfg.get("skip_connection") else {}),
+        folder / "sae.safetensors",
+    )
+    said = {
+        "expansion_factor": 3,
+        "normalize_decoder": True,
+        "num_latents": 0,
+        "k": 4,
+        "d_in": D_IN,
+        "multi_topk": False,
+    }
     (folder / "cfg.json").write_text(json.dumps(said | cfg))
-    (folder.parent / "config.json").write_text(json.dumps({"model": "HuggingFaceTB/SmolLM2-135M", "ctx_len": 2048, "dataset": "fineweb"}))
+    (folder.parent / "config.json").write_text(
+        json.dumps({"model": "HuggingFaceTB/SmolLM2-135M", "ctx_len": 2048, "dataset": "fineweb"})
+    )
     return folder
 
 
@@ -110,7 +147,12 @@ def test_sparsify(kind: str, tmp_path: Path) -> None:
     folder = write_sparsify(tmp_path / "layers.5.mlp", w, **cfg)
     expected = naive(w, gate, centred=centred, skip="skip_connection" in cfg)
     check(load_place(folder), w, expected, tmp_path)
-    check(load(BY_NAME["sparsify"], hub(tmp_path, "EleutherAI/saes", "layers.5.mlp")), w, expected, tmp_path)
+    check(
+        load(BY_NAME["sparsify"], hub(tmp_path, "EleutherAI/saes", "layers.5.mlp")),
+        w,
+        expected,
+        tmp_path,
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,10 +160,25 @@ def test_sparsify(kind: str, tmp_path: Path) -> None:
     [
         ("layers.5", False, "HuggingFaceTB/SmolLM2-135M", ("blocks.5.hook_resid_post", "")),
         ("layers.5.mlp", False, "HuggingFaceTB/SmolLM2-135M", ("blocks.5.hook_mlp_out", "")),
-        ("layers.5.mlp", True, "HuggingFaceTB/SmolLM2-135M", ("blocks.5.mlp.hook_in", "blocks.5.hook_mlp_out")),
-        ("layers.5.mlp", True, "google/gemma-2-2b", ("blocks.5.mlp.hook_in", "blocks.5.mlp.hook_out")),
+        (
+            "layers.5.mlp",
+            True,
+            "HuggingFaceTB/SmolLM2-135M",
+            ("blocks.5.mlp.hook_in", "blocks.5.hook_mlp_out"),
+        ),
+        (
+            "layers.5.mlp",
+            True,
+            "google/gemma-2-2b",
+            ("blocks.5.mlp.hook_in", "blocks.5.mlp.hook_out"),
+        ),
         ("layers.5.mlp", False, "", ("blocks.5.mlp.hook_out", "")),
-        ("gpt_neox.layers.3.attention", False, "EleutherAI/pythia-160m", ("blocks.3.hook_attn_out", "")),
+        (
+            "gpt_neox.layers.3.attention",
+            False,
+            "EleutherAI/pythia-160m",
+            ("blocks.3.hook_attn_out", ""),
+        ),
         ("h.2.mlp", False, "openai-community/gpt2", ("blocks.2.hook_mlp_out", "")),
         ("layers.7.self_attn", False, "google/gemma-3-1b-pt", ("blocks.7.attn.hook_out", "")),
         ("embed_tokens", False, "EleutherAI/pythia-160m", ("hook_embed", "")),
@@ -134,14 +191,29 @@ def test_sparsify_reads_the_module_that_its_folder_names(
     write_sparsify(tmp_path / hookpoint, random_weights(), transcode=transcode)
     (tmp_path / "config.json").write_text(json.dumps({"model": model, "ctx_len": 2048}))
     meta = BY_NAME["sparsify"].peek(hub(tmp_path, "EleutherAI/saes", hookpoint))[0].metadata
-    assert (meta.hook_name, meta.hook_name_out, meta.model_name, meta.context_size) == (*sites, model, 2048)
+    assert (meta.hook_name, meta.hook_name_out, meta.model_name, meta.context_size) == (
+        *sites,
+        model,
+        2048,
+    )
 
 
 def test_auto_encoder_new_has_its_own_bias_and_does_not_subtract_it(tmp_path: Path) -> None:
     w = random_weights(5)
-    said = {"dict_class": "AutoEncoderNew", "activation_dim": D_IN, "dict_size": D_SAE, "layer": 2, "lm_name": "google/gemma-2-2b"}
+    said = {
+        "dict_class": "AutoEncoderNew",
+        "activation_dim": D_IN,
+        "dict_size": D_SAE,
+        "layer": 2,
+        "lm_name": "google/gemma-2-2b",
+    }
     (tmp_path / "config.json").write_text(json.dumps({"trainer": said, "buffer": {"ctx_len": 128}}))
-    tensors = {"encoder.weight": w["W_enc"].T, "decoder.weight": w["W_dec"].T, "encoder.bias": w["b_enc"], "decoder.bias": w["b_dec"]}
+    tensors = {
+        "encoder.weight": w["W_enc"].T,
+        "decoder.weight": w["W_dec"].T,
+        "encoder.bias": w["b_enc"],
+        "decoder.bias": w["b_dec"],
+    }
     torch.save(tensors, tmp_path / "ae.pt")
     check(load_place(tmp_path), w, naive(w, relu, centred=False), tmp_path)
 
@@ -158,20 +230,52 @@ def test_auto_encoder_new_has_its_own_bias_and_does_not_subtract_it(tmp_path: Pa
         ("something else", "out", ""),
     ],
 )
-def test_dictionary_learning_reads_the_submodule_that_it_names(submodule: str, io: str, hook_name: str, tmp_path: Path) -> None:
-    said = {"dict_class": "AutoEncoder", "activation_dim": D_IN, "dict_size": D_SAE, "layer": 7, "lm_name": "google/gemma-2-2b"}
-    (tmp_path / "config.json").write_text(json.dumps({"trainer": said | {"submodule_name": submodule}, "buffer": {"io": io}}))
+def test_dictionary_learning_reads_the_submodule_that_it_names(
+    submodule: str, io: str, hook_name: str, tmp_path: Path
+) -> None:
+    said = {
+        "dict_class": "AutoEncoder",
+        "activation_dim": D_IN,
+        "dict_size": D_SAE,
+        "layer": 7,
+        "lm_name": "google/gemma-2-2b",
+    }
+    (tmp_path / "config.json").write_text(
+        json.dumps({"trainer": said | {"submodule_name": submodule}, "buffer": {"io": io}})
+    )
     (tmp_path / "ae.pt").touch()
-    assert BY_NAME["dictionary_learning_1"].peek(hub(tmp_path, "someone/dictionaries", ""))[0].metadata.hook_name == hook_name
+    assert (
+        BY_NAME["dictionary_learning_1"]
+        .peek(hub(tmp_path, "someone/dictionaries", ""))[0]
+        .metadata.hook_name
+        == hook_name
+    )
 
 
 def write_llama_scope(folder: Path, w: dict[str, Tensor], **changes: Any) -> Path:
     (folder / "checkpoints").mkdir(parents=True)
-    said = {"d_model": D_IN, "d_sae": D_SAE, "hook_point_in": "blocks.5.hook_resid_post", "hook_point_out": "blocks.5.hook_resid_post"}
-    said |= {"jump_relu_threshold": 0.6, "dataset_average_activation_norm": {"in": 3.0, "out": 3.0}, "act_fn": "jumprelu"}
+    said = {
+        "d_model": D_IN,
+        "d_sae": D_SAE,
+        "hook_point_in": "blocks.5.hook_resid_post",
+        "hook_point_out": "blocks.5.hook_resid_post",
+    }
+    said |= {
+        "jump_relu_threshold": 0.6,
+        "dataset_average_activation_norm": {"in": 3.0, "out": 3.0},
+        "act_fn": "jumprelu",
+    }
     (folder / "hyperparams.json").write_text(json.dumps(said | changes))
-    tensors = {"encoder.weight": w["W_enc"].T, "decoder.weight": w["W_dec"].T, "encoder.bias": w["b_enc"], "decoder.bias": w["b_dec"]}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "checkpoints" / "final.safetensors")
+    tensors = {
+        "encoder.weight": w["W_enc"].T,
+        "decoder.weight": w["W_dec"].T,
+        "encoder.bias": w["b_enc"],
+        "decoder.bias": w["b_dec"],
+    }
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        folder / "checkpoints" / "final.safetensors",
+    )
     return folder
 
 
@@ -192,7 +296,9 @@ def test_llama_scope_fires_as_its_authors_compute(tmp_path: Path) -> None:
     acts, out = authors_llama_scope(w, theta=0.6, norm=3.0)
     assert torch.equal(sae.encode(w["x"]) > 0, acts > 0)
     assert_close(sae(w["x"]), out)
-    assert_close(sae.fold_W_dec_norm().encode(w["x"]), acts)  # theirs are activations at unit decoder norm
+    assert_close(
+        sae.fold_W_dec_norm().encode(w["x"]), acts
+    )  # theirs are activations at unit decoder norm
     assert sae.cfg.metadata.raw["gate"] == "upstream" and "upstream" in sae.cfg.metadata.note
 
 
@@ -214,23 +320,46 @@ def test_a_llama_scope_threshold_is_not_rounded_to_bfloat16(tmp_path: Path) -> N
 
 def test_r1_distill_gates_at_unit_decoder_norm_in_the_scale_of_training(tmp_path: Path) -> None:
     w, s = random_weights(2), math.sqrt(D_IN) / 3.0
-    said = {"d_model": D_IN, "expansion_factor": 3, "hook_point_in": "blocks.5.hook_resid_post", "act_fn": "jumprelu"}
+    said = {
+        "d_model": D_IN,
+        "expansion_factor": 3,
+        "hook_point_in": "blocks.5.hook_resid_post",
+        "act_fn": "jumprelu",
+    }
     (tmp_path / "config.json").write_text(json.dumps(said))
-    tensors = {"encoder.weight": w["W_enc"].T, "decoder.weight": w["W_dec"].T, "encoder.bias": w["b_enc"], "decoder.bias": w["b_dec"]}
+    tensors = {
+        "encoder.weight": w["W_enc"].T,
+        "decoder.weight": w["W_dec"].T,
+        "encoder.bias": w["b_enc"],
+        "decoder.bias": w["b_dec"],
+    }
     tensors |= {
         "log_jumprelu_threshold": w["threshold"].log(),
         "dataset_average_activation_norm.blocks.5.hook_resid_post": torch.tensor(3.0),
     }
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "sae_weights.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        tmp_path / "sae_weights.safetensors",
+    )
     expected = naive(w, jump(w["threshold"] / w["W_dec"].norm(dim=-1)), centred=False, scale=s)
     check(load_place(tmp_path), w, expected, tmp_path)
 
 
 def write_openai(file: Path, w: dict[str, Tensor], activation: str, **more: Any) -> Path:
     file.parent.mkdir(parents=True)
-    tensors = {"pre_bias": w["b_dec"], "latent_bias": w["b_enc"], "encoder.weight": w["W_enc"].T, "decoder.weight": w["W_dec"].T}
-    tensors |= {"stats_last_nonzero": torch.zeros(D_SAE, dtype=torch.long), "latents_activation_frequency": torch.ones(D_SAE)}
-    torch.save(tensors | {"latents_mean_square": torch.zeros(D_SAE), "activation": activation} | more, file)
+    tensors = {
+        "pre_bias": w["b_dec"],
+        "latent_bias": w["b_enc"],
+        "encoder.weight": w["W_enc"].T,
+        "decoder.weight": w["W_dec"].T,
+    }
+    tensors |= {
+        "stats_last_nonzero": torch.zeros(D_SAE, dtype=torch.long),
+        "latents_activation_frequency": torch.ones(D_SAE),
+    }
+    torch.save(
+        tensors | {"latents_mean_square": torch.zeros(D_SAE), "activation": activation} | more, file
+    )
     return file
 
 
@@ -248,7 +377,10 @@ def test_openai_topk_sees_layer_normalised_activations(tmp_path: Path) -> None:
     acts, out = naive(w | {"x": normed}, top(4), centred=True)
     sae = load_place(file)
     check(sae, w, (acts, out * std + mu), tmp_path)
-    assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.model_name) == ("blocks.8.hook_resid_post", "gpt2")
+    assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.model_name) == (
+        "blocks.8.hook_resid_post",
+        "gpt2",
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +392,9 @@ def test_openai_topk_sees_layer_normalised_activations(tmp_path: Path) -> None:
         ("resid_post_attn_v5_32k", "hook_resid_mid"),
     ],
 )
-def test_openai_relu_sees_raw_activations_at_the_place_that_its_folder_names(location: str, site: str, tmp_path: Path) -> None:
+def test_openai_relu_sees_raw_activations_at_the_place_that_its_folder_names(
+    location: str, site: str, tmp_path: Path
+) -> None:
     w = random_weights(4)
     sae = load_place(write_openai(tmp_path / location / "autoencoders" / "0.pt", w, "ReLU"))
     check(sae, w, naive(w, relu, centred=True), tmp_path)
@@ -276,11 +410,19 @@ def test_openai_tied_weights(tmp_path: Path) -> None:
     check(load_place(file), w, naive(w | {"W_dec": w["W_enc"].T}, relu, centred=True), tmp_path)
 
 
-def write_set(folder: Path, w: dict[str, Tensor], config: dict[str, Any], *names: str, **more: Tensor) -> Path:
+def write_set(
+    folder: Path, w: dict[str, Tensor], config: dict[str, Any], *names: str, **more: Tensor
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"W_enc": w["W_enc"].T.contiguous()} | {name: w[name] for name in ("W_dec", "b_enc", "b_dec", *names)}
+    tensors = {"W_enc": w["W_enc"].T.contiguous()} | {
+        name: w[name] for name in ("W_dec", "b_enc", "b_dec", *names)
+    }
     save_file(tensors | more, folder / "layer_2.safetensors")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model_kind": "transcoder_set", "model_name": "meta-llama/Llama-3.2-1B"} | config))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(
+            {"model_kind": "transcoder_set", "model_name": "meta-llama/Llama-3.2-1B"} | config
+        )
+    )
     return folder / "layer_2.safetensors"
 
 
@@ -291,28 +433,49 @@ def test_a_circuit_tracer_set_with_skip_connection(tmp_path: Path) -> None:
     w = random_weights(6, d_out=12)
     sae = load_place(write_set(tmp_path / "set", w, HOOKS, "W_skip"))
     check(sae, w, naive(w, relu, centred=False, skip=True), tmp_path)
-    assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_name_out) == ("blocks.2.hook_resid_mid", "blocks.2.hook_mlp_out")
+    assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_name_out) == (
+        "blocks.2.hook_resid_mid",
+        "blocks.2.hook_mlp_out",
+    )
 
 
 def test_a_circuit_tracer_set_with_thresholds(tmp_path: Path) -> None:
     w = random_weights(6)
-    file = write_set(tmp_path / "set", w, HOOKS, **{"activation_function.threshold": w["threshold"]})
+    file = write_set(
+        tmp_path / "set", w, HOOKS, **{"activation_function.threshold": w["threshold"]}
+    )
     check(load_place(file), w, naive(w, jump(w["threshold"]), centred=False), tmp_path)
 
 
-@pytest.mark.parametrize(("config", "more"), [({"activation": "topk", "k": 4}, {}), ({}, {"k": torch.tensor(4)})])
-def test_a_circuit_tracer_topk_set(config: dict[str, Any], more: dict[str, Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "more"), [({"activation": "topk", "k": 4}, {}), ({}, {"k": torch.tensor(4)})]
+)
+def test_a_circuit_tracer_topk_set(
+    config: dict[str, Any], more: dict[str, Tensor], tmp_path: Path
+) -> None:
     w = random_weights(6)
-    check(load_place(write_set(tmp_path / "set", w, HOOKS | config, **more)), w, naive(w, top(4), centred=False), tmp_path)
+    check(
+        load_place(write_set(tmp_path / "set", w, HOOKS | config, **more)),
+        w,
+        naive(w, top(4), centred=False),
+        tmp_path,
+    )
 
 
 def test_a_cross_layer_transcoder_never_writes_below_its_own_layer(tmp_path: Path) -> None:
     w, rng = random_weights(7), torch.Generator().manual_seed(0)
     decoders = torch.randn(D_SAE, 5, D_IN, generator=rng)
-    tensors = {"w_enc": w["W_enc"], "w_dec": decoders} | {name: w[name] for name in ("b_enc", "b_dec", "threshold")}
+    tensors = {"w_enc": w["W_enc"], "w_dec": decoders} | {
+        name: w[name] for name in ("b_enc", "b_dec", "threshold")
+    }
     save_file(tensors, tmp_path / "params_layer_3.safetensors")
     sae = load_place(tmp_path / "params_layer_3.safetensors")
-    check(sae, w, naive(w | {"W_dec": decoders[:, 3:].sum(1)}, jump(w["threshold"]), centred=False), tmp_path)
+    check(
+        sae,
+        w,
+        naive(w | {"W_dec": decoders[:, 3:].sum(1)}, jump(w["threshold"]), centred=False),
+        tmp_path,
+    )
     assert "cross-layer" in sae.cfg.metadata.note
 
 
@@ -324,7 +487,11 @@ def test_a_whole_set_asks_for_a_layer(tmp_path: Path) -> None:
 
 
 def test_a_set_that_only_lists_other_repositories_says_so(tmp_path: Path) -> None:
-    listed = {"transcoders": ["hf://google/gemma-scope-2b-pt-transcoders/layer_0/width_16k/average_l0_76/params.npz"]}
+    listed = {
+        "transcoders": [
+            "hf://google/gemma-scope-2b-pt-transcoders/layer_0/width_16k/average_l0_76/params.npz"
+        ]
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(HOOKS | listed))
     with pytest.raises(SaescopeError, match="gemma-scope-2b-pt-transcoders"):
         load_place(tmp_path)

@@ -39,7 +39,9 @@ def refused(folder: Path) -> SaescopeError:
 def edit_cfg(folder: Path, **changes: Any) -> Path:
     """cfg.json with these keys changed; UNSET removes one."""
     cfg = json.loads((folder / "cfg.json").read_text()) | changes
-    (folder / "cfg.json").write_text(json.dumps({key: value for key, value in cfg.items() if value is not UNSET}))
+    (folder / "cfg.json").write_text(
+        json.dumps({key: value for key, value in cfg.items() if value is not UNSET})
+    )
     return folder
 
 
@@ -48,7 +50,9 @@ def edit_tensors(folder: Path, **changes: Any) -> Path:
     tensors: dict[str, Any] = load_file(weights(folder))
     for name, change in changes.items():
         tensors[name] = change(tensors[name]) if callable(change) else change
-    save_file({name: tensor for name, tensor in tensors.items() if tensor is not UNSET}, weights(folder))
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if tensor is not UNSET}, weights(folder)
+    )
     return folder
 
 
@@ -73,8 +77,14 @@ def cut(folder: Path, length: int) -> None:
     weights(folder).write_bytes(weights(folder).read_bytes()[:length])
 
 
-def entry(start: int, end: int, shape: list[Any] | None = None, dtype: Any = "F32") -> dict[str, Any]:
-    return {"dtype": dtype, "shape": [(end - start) // 4] if shape is None else shape, "data_offsets": [start, end]}
+def entry(
+    start: int, end: int, shape: list[Any] | None = None, dtype: Any = "F32"
+) -> dict[str, Any]:
+    return {
+        "dtype": dtype,
+        "shape": [(end - start) // 4] if shape is None else shape,
+        "data_offsets": [start, end],
+    }
 
 
 BROKEN_WEIGHTS: dict[str, tuple[Damage, str]] = {
@@ -84,43 +94,121 @@ BROKEN_WEIGHTS: dict[str, tuple[Damage, str]] = {
     "cut in the header": (lambda f: cut(f, 100), "FILE_CORRUPT"),
     "cut in the weights": (lambda f: cut(f, 4000), "FILE_CORRUPT"),
     "last byte missing": (lambda f: cut(f, weights(f).stat().st_size - 1), "FILE_CORRUPT"),
-    "trailing bytes": (lambda f: weights(f).write_bytes(weights(f).read_bytes() + b"PK\x03\x04"), "FILE_CORRUPT"),
-    "an HTML page": (lambda f: weights(f).write_text("<!DOCTYPE html><html><body>Access denied</body></html>"), "FILE_CORRUPT"),
-    "an HTML page after a newline": (lambda f: weights(f).write_text("\n<html>" + "x" * 500), "FILE_CORRUPT"),
-    "a git-lfs pointer": (lambda f: weights(f).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"), "FILE_CORRUPT"),
-    "header length 2^63": (lambda f: weights(f).write_bytes(struct.pack("<Q", 1 << 63) + b"{}" * 100), "FILE_CORRUPT"),
-    "header length 2^64-1": (lambda f: weights(f).write_bytes(b"\xff" * 8 + b"{}" * 100), "FILE_CORRUPT"),
-    "header is a list": (lambda f: write_header(f, []), "FILE_CORRUPT"),
-    "header is no JSON": (lambda f: weights(f).write_bytes(struct.pack("<Q", 4) + b"{]{]"), "FILE_CORRUPT"),
-    "header is no UTF-8": (lambda f: weights(f).write_bytes(struct.pack("<Q", 4) + b'{"\xff}'), "FILE_CORRUPT"),
-    "header nested deeply": (lambda f: weights(f).write_bytes(struct.pack("<Q", 200_000) + b"[" * 200_000), "FILE_CORRUPT"),
-    "entry without offsets": (lambda f: write_header(f, {"W_enc": {"dtype": "F32", "shape": [1]}}), "FILE_CORRUPT"),
-    "entry is a string": (lambda f: write_header(f, {"W_enc": "F32"}), "FILE_CORRUPT"),
-    "hole between tensors": (lambda f: write_header(f, {"W_enc": entry(0, 4), "W_dec": entry(8, 12)}, bytes(12)), "FILE_CORRUPT"),
-    "overlapping tensors": (lambda f: write_header(f, {"W_enc": entry(0, 8), "W_dec": entry(4, 12)}, bytes(12)), "FILE_CORRUPT"),
-    "negative offset": (lambda f: write_header(f, {"W_enc": entry(-4, 4, [2])}, bytes(4)), "FILE_CORRUPT"),
-    "offset is a string": (
-        lambda f: write_header(f, {"W_enc": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}, bytes(4)),
+    "trailing bytes": (
+        lambda f: weights(f).write_bytes(weights(f).read_bytes() + b"PK\x03\x04"),
         "FILE_CORRUPT",
     ),
-    "shape larger than the data": (lambda f: write_header(f, {"W_enc": entry(0, 4, [1 << 40, 1 << 40])}, bytes(4)), "FILE_CORRUPT"),
-    "shape is a string": (lambda f: write_header(f, {"W_enc": entry(0, 4, ["1"])}, bytes(4)), "FILE_CORRUPT"),
-    "dtype is a list": (lambda f: write_header(f, {"W_enc": entry(0, 4, dtype=["F32"])}, bytes(4)), "UNSUPPORTED_DTYPE"),
-    "8-bit weights": (lambda f: write_header(f, {"W_enc": entry(0, 4, [4], dtype="F8_E4M3")}, bytes(4)), "UNSUPPORTED_DTYPE"),
+    "an HTML page": (
+        lambda f: weights(f).write_text("<!DOCTYPE html><html><body>Access denied</body></html>"),
+        "FILE_CORRUPT",
+    ),
+    "an HTML page after a newline": (
+        lambda f: weights(f).write_text("\n<html>" + "x" * 500),
+        "FILE_CORRUPT",
+    ),
+    "a git-lfs pointer": (
+        lambda f: weights(f).write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:00\n"
+        ),
+        "FILE_CORRUPT",
+    ),
+    "header length 2^63": (
+        lambda f: weights(f).write_bytes(struct.pack("<Q", 1 << 63) + b"{}" * 100),
+        "FILE_CORRUPT",
+    ),
+    "header length 2^64-1": (
+        lambda f: weights(f).write_bytes(b"\xff" * 8 + b"{}" * 100),
+        "FILE_CORRUPT",
+    ),
+    "header is a list": (lambda f: write_header(f, []), "FILE_CORRUPT"),
+    "header is no JSON": (
+        lambda f: weights(f).write_bytes(struct.pack("<Q", 4) + b"{]{]"),
+        "FILE_CORRUPT",
+    ),
+    "header is no UTF-8": (
+        lambda f: weights(f).write_bytes(struct.pack("<Q", 4) + b'{"\xff}'),
+        "FILE_CORRUPT",
+    ),
+    "header nested deeply": (
+        lambda f: weights(f).write_bytes(struct.pack("<Q", 200_000) + b"[" * 200_000),
+        "FILE_CORRUPT",
+    ),
+    "entry without offsets": (
+        lambda f: write_header(f, {"W_enc": {"dtype": "F32", "shape": [1]}}),
+        "FILE_CORRUPT",
+    ),
+    "entry is a string": (lambda f: write_header(f, {"W_enc": "F32"}), "FILE_CORRUPT"),
+    "hole between tensors": (
+        lambda f: write_header(f, {"W_enc": entry(0, 4), "W_dec": entry(8, 12)}, bytes(12)),
+        "FILE_CORRUPT",
+    ),
+    "overlapping tensors": (
+        lambda f: write_header(f, {"W_enc": entry(0, 8), "W_dec": entry(4, 12)}, bytes(12)),
+        "FILE_CORRUPT",
+    ),
+    "negative offset": (
+        lambda f: write_header(f, {"W_enc": entry(-4, 4, [2])}, bytes(4)),
+        "FILE_CORRUPT",
+    ),
+    "offset is a string": (
+        lambda f: write_header(
+            f, {"W_enc": {"dtype": "F32", "shape": [1], "data_offsets": ["0", "4"]}}, bytes(4)
+        ),
+        "FILE_CORRUPT",
+    ),
+    "shape larger than the data": (
+        lambda f: write_header(f, {"W_enc": entry(0, 4, [1 << 40, 1 << 40])}, bytes(4)),
+        "FILE_CORRUPT",
+    ),
+    "shape is a string": (
+        lambda f: write_header(f, {"W_enc": entry(0, 4, ["1"])}, bytes(4)),
+        "FILE_CORRUPT",
+    ),
+    "dtype is a list": (
+        lambda f: write_header(f, {"W_enc": entry(0, 4, dtype=["F32"])}, bytes(4)),
+        "UNSUPPORTED_DTYPE",
+    ),
+    "8-bit weights": (
+        lambda f: write_header(f, {"W_enc": entry(0, 4, [4], dtype="F8_E4M3")}, bytes(4)),
+        "UNSUPPORTED_DTYPE",
+    ),
     "metadata over 1 MiB": (
-        lambda f: write_header(f, {"__metadata__": {"a": "x" * (1 << 20)}, "W_enc": entry(0, 4)}, bytes(4)),
+        lambda f: write_header(
+            f, {"__metadata__": {"a": "x" * (1 << 20)}, "W_enc": entry(0, 4)}, bytes(4)
+        ),
         "FILE_SUSPICIOUS",
     ),
-    "500 tensors": (lambda f: save_file({f"W_{i}": torch.zeros(1) for i in range(500)}, weights(f)), "FILE_SUSPICIOUS"),
-    "integer weights": (lambda f: edit_tensors(f, W_enc=torch.zeros(16, 48, dtype=torch.int32)), "UNSUPPORTED_DTYPE"),
+    "500 tensors": (
+        lambda f: save_file({f"W_{i}": torch.zeros(1) for i in range(500)}, weights(f)),
+        "FILE_SUSPICIOUS",
+    ),
+    "integer weights": (
+        lambda f: edit_tensors(f, W_enc=torch.zeros(16, 48, dtype=torch.int32)),
+        "UNSUPPORTED_DTYPE",
+    ),
     "NaN": (lambda f: edit_tensors(f, W_enc=set_entry(float("nan"))), "WEIGHTS_NOT_FINITE"),
-    "infinity": (lambda f: edit_tensors(f, threshold=set_entry(float("inf"))), "WEIGHTS_NOT_FINITE"),
+    "infinity": (
+        lambda f: edit_tensors(f, threshold=set_entry(float("inf"))),
+        "WEIGHTS_NOT_FINITE",
+    ),
     "missing tensor": (lambda f: edit_tensors(f, threshold=UNSET), "SHAPE_MISMATCH"),
     "extra tensor": (lambda f: edit_tensors(f, W_extra=torch.ones(3)), "SHAPE_MISMATCH"),
-    "transposed encoder": (lambda f: edit_tensors(f, W_enc=lambda t: t.T.contiguous()), "SHAPE_MISMATCH"),
-    "transposed decoder": (lambda f: edit_tensors(f, W_dec=lambda t: t.T.contiguous()), "SHAPE_MISMATCH"),
-    "bias with an axis too many": (lambda f: edit_tensors(f, b_dec=lambda t: t[None].contiguous()), "SHAPE_MISMATCH"),
-    "scaling_factor of an old finetuned SAE": (lambda f: edit_tensors(f, scaling_factor=2 * torch.ones(48)), "UNSUPPORTED_ARCHITECTURE"),
+    "transposed encoder": (
+        lambda f: edit_tensors(f, W_enc=lambda t: t.T.contiguous()),
+        "SHAPE_MISMATCH",
+    ),
+    "transposed decoder": (
+        lambda f: edit_tensors(f, W_dec=lambda t: t.T.contiguous()),
+        "SHAPE_MISMATCH",
+    ),
+    "bias with an axis too many": (
+        lambda f: edit_tensors(f, b_dec=lambda t: t[None].contiguous()),
+        "SHAPE_MISMATCH",
+    ),
+    "scaling_factor of an old finetuned SAE": (
+        lambda f: edit_tensors(f, scaling_factor=2 * torch.ones(48)),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
     "no weights file": (lambda f: weights(f).unlink(), "FILE_MISSING"),
 }
 
@@ -141,7 +229,10 @@ def test_broken_weights(name: str, folder: Path) -> None:
 
 BROKEN_CFG: dict[str, tuple[Damage, str]] = {
     "empty": (lambda f: (f / "cfg.json").write_text(""), "CONFIG_INVALID"),
-    "torn": (lambda f: (f / "cfg.json").write_text((f / "cfg.json").read_text()[:60]), "CONFIG_INVALID"),
+    "torn": (
+        lambda f: (f / "cfg.json").write_text((f / "cfg.json").read_text()[:60]),
+        "CONFIG_INVALID",
+    ),
     "no UTF-8": (lambda f: (f / "cfg.json").write_bytes(b'{"d_in": "\xff"}'), "CONFIG_INVALID"),
     "nested deeply": (lambda f: (f / "cfg.json").write_text("[" * 200_000), "CONFIG_INVALID"),
     "a list": (lambda f: (f / "cfg.json").write_text("[]"), "CONFIG_INVALID"),
@@ -159,10 +250,16 @@ BROKEN_CFG: dict[str, tuple[Damage, str]] = {
     "d_in a string": (lambda f: edit_cfg(f, d_in="16"), "CONFIG_INVALID"),
     "d_in true": (lambda f: edit_cfg(f, d_in=True), "CONFIG_INVALID"),
     "d_out of an SAE": (lambda f: edit_cfg(f, d_out=12), "CONFIG_INVALID"),
-    "unknown architecture": (lambda f: edit_cfg(f, architecture="quantum"), "UNSUPPORTED_ARCHITECTURE"),
+    "unknown architecture": (
+        lambda f: edit_cfg(f, architecture="quantum"),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
     "temporal": (lambda f: edit_cfg(f, architecture="temporal"), "CONFIG_INVALID"),
     "another architecture": (lambda f: edit_cfg(f, architecture="standard"), "SHAPE_MISMATCH"),
-    "unknown normalisation": (lambda f: edit_cfg(f, normalize_activations="batch_norm"), "CONFIG_INVALID"),
+    "unknown normalisation": (
+        lambda f: edit_cfg(f, normalize_activations="batch_norm"),
+        "CONFIG_INVALID",
+    ),
     "unknown dtype": (lambda f: edit_cfg(f, dtype="float8"), "CONFIG_INVALID"),
     "unknown key": (lambda f: edit_cfg(f, activation_temperature=2.0), "CONFIG_INVALID"),
     "topk without k": (lambda f: as_topk(f), "CONFIG_INVALID"),
@@ -170,16 +267,43 @@ BROKEN_CFG: dict[str, tuple[Damage, str]] = {
     "k above d_sae": (lambda f: as_topk(f, k=49), "CONFIG_INVALID"),
     "k a fraction": (lambda f: as_topk(f, k=4.5), "CONFIG_INVALID"),
     "k null": (lambda f: as_topk(f, k=None), "CONFIG_INVALID"),
-    "rescale a string": (lambda f: as_topk(f, k=4, rescale_acts_by_decoder_norm="false"), "CONFIG_INVALID"),
-    "apply_b_dec_to_input a string": (lambda f: edit_cfg(f, apply_b_dec_to_input="false"), "CONFIG_INVALID"),
-    "apply_b_dec_to_input null": (lambda f: edit_cfg(f, apply_b_dec_to_input=None), "CONFIG_INVALID"),
-    "prepend_bos a string": (lambda f: edit_cfg(f, metadata={"sae_lens_version": "6.0.0", "prepend_bos": "no"}), "CONFIG_INVALID"),
+    "rescale a string": (
+        lambda f: as_topk(f, k=4, rescale_acts_by_decoder_norm="false"),
+        "CONFIG_INVALID",
+    ),
+    "apply_b_dec_to_input a string": (
+        lambda f: edit_cfg(f, apply_b_dec_to_input="false"),
+        "CONFIG_INVALID",
+    ),
+    "apply_b_dec_to_input null": (
+        lambda f: edit_cfg(f, apply_b_dec_to_input=None),
+        "CONFIG_INVALID",
+    ),
+    "prepend_bos a string": (
+        lambda f: edit_cfg(f, metadata={"sae_lens_version": "6.0.0", "prepend_bos": "no"}),
+        "CONFIG_INVALID",
+    ),
     "metadata a list": (lambda f: edit_cfg(f, metadata=["junk"]), "CONFIG_INVALID"),
-    "widths that fall": (lambda f: edit_cfg(f, architecture="matryoshka_batchtopk", k=4, matryoshka_widths=[20, 8]), "CONFIG_INVALID"),
-    "a transcoder that subtracts b_dec": (lambda f: edit_cfg(f, architecture="jumprelu_transcoder", d_out=16), "CONFIG_INVALID"),
-    "a single head": (lambda f: edit_cfg(f, metadata={"hook_head_index": 3, "sae_lens_version": "6.0.0"}), "UNSUPPORTED_ARCHITECTURE"),
+    "widths that fall": (
+        lambda f: edit_cfg(f, architecture="matryoshka_batchtopk", k=4, matryoshka_widths=[20, 8]),
+        "CONFIG_INVALID",
+    ),
+    "a transcoder that subtracts b_dec": (
+        lambda f: edit_cfg(f, architecture="jumprelu_transcoder", d_out=16),
+        "CONFIG_INVALID",
+    ),
+    "a single head": (
+        lambda f: edit_cfg(f, metadata={"hook_head_index": 3, "sae_lens_version": "6.0.0"}),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
     "remote code": (
-        lambda f: edit_cfg(f, metadata={"sae_lens_version": "6.0.0", "model_from_pretrained_kwargs": {"trust_remote_code": True}}),
+        lambda f: edit_cfg(
+            f,
+            metadata={
+                "sae_lens_version": "6.0.0",
+                "model_from_pretrained_kwargs": {"trust_remote_code": True},
+            },
+        ),
         "REMOTE_CODE_REFUSED",
     ),
 }
@@ -195,7 +319,13 @@ def test_broken_configuration(name: str, folder: Path) -> None:
 
 
 def legacy(folder: Path, **changes: Any) -> Path:
-    cfg = {"d_in": 16, "d_sae": 48, "dtype": "float32", "hook_name": "blocks.1.hook_resid_pre", "model_name": "tiny"}
+    cfg = {
+        "d_in": 16,
+        "d_sae": 48,
+        "dtype": "float32",
+        "hook_name": "blocks.1.hook_resid_pre",
+        "model_name": "tiny",
+    }
     (folder / "cfg.json").write_text(json.dumps(cfg | changes))
     return folder
 
@@ -216,7 +346,9 @@ def test_a_legacy_topk_without_k_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["gated", "jumprelu"])
-def test_legacy_weights_of_another_architecture_are_not_read_as_standard(case: str, tmp_path: Path) -> None:
+def test_legacy_weights_of_another_architecture_are_not_read_as_standard(
+    case: str, tmp_path: Path
+) -> None:
     folder = Path(copytree(DATA / case, tmp_path / case))
     error = refused(legacy(folder, activation_fn_str="relu"))
     assert error.code == "AMBIGUOUS_ARCHITECTURE"
@@ -224,9 +356,15 @@ def test_legacy_weights_of_another_architecture_are_not_read_as_standard(case: s
 
 
 @pytest.mark.parametrize(
-    "activation", [{"activation_fn_str": "tanh-relu"}, {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5, "signed": True}}]
+    "activation",
+    [
+        {"activation_fn_str": "tanh-relu"},
+        {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5, "signed": True}},
+    ],
 )
-def test_a_legacy_activation_that_sae_lens_would_drop_is_refused(activation: dict[str, Any], folder: Path) -> None:
+def test_a_legacy_activation_that_sae_lens_would_drop_is_refused(
+    activation: dict[str, Any], folder: Path
+) -> None:
     edit_tensors(folder, threshold=UNSET)
     assert refused(legacy(folder, **activation)).code == "UNSUPPORTED_ARCHITECTURE"
 
@@ -257,13 +395,22 @@ def test_bad_numbers_are_counted(folder: Path) -> None:
 
 
 def test_remote_code_may_be_said_to_be_off(folder: Path) -> None:
-    metadata = {"sae_lens_version": "6.0.0", "model_from_pretrained_kwargs": {"trust_remote_code": False, "center_writing_weights": True}}
+    metadata = {
+        "sae_lens_version": "6.0.0",
+        "model_from_pretrained_kwargs": {
+            "trust_remote_code": False,
+            "center_writing_weights": True,
+        },
+    }
     assert peek_sae(edit_cfg(folder, metadata=metadata)).cfg.metadata.center_writing_weights
 
 
 @pytest.mark.parametrize("value", [True, "yes", 1, {"a": 1}])
 def test_remote_code_is_refused_in_any_spelling(value: object, folder: Path) -> None:
-    metadata = {"sae_lens_version": "6.0.0", "model_from_pretrained_kwargs": {"trust_remote_code": value}}
+    metadata = {
+        "sae_lens_version": "6.0.0",
+        "model_from_pretrained_kwargs": {"trust_remote_code": value},
+    }
     assert refused(edit_cfg(folder, metadata=metadata)).code == "REMOTE_CODE_REFUSED"
 
 
@@ -292,17 +439,43 @@ def test_weights_too_large_for_the_dtype_are_refused(folder: Path) -> None:
     assert caught.value.code == "WEIGHTS_NOT_FINITE"
 
 
-JUNK: tuple[Any, ...] = (None, True, -1, 0, 1e400, 2.5, "", "junk", [], [1, "a"], {}, {"a": None}, 10**30)
-TEMPLATES = ("topk_rescale", "jumprelu_skip_transcoder", "matryoshka_batchtopk_training", "legacy_topk", "legacy_hook_z")
+JUNK: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1e400,
+    2.5,
+    "",
+    "junk",
+    [],
+    [1, "a"],
+    {},
+    {"a": None},
+    10**30,
+)
+TEMPLATES = (
+    "topk_rescale",
+    "jumprelu_skip_transcoder",
+    "matryoshka_batchtopk_training",
+    "legacy_topk",
+    "legacy_hook_z",
+)
 
 
 @pytest.mark.parametrize("case", TEMPLATES)
-def test_any_value_under_any_key_loads_or_is_refused_in_our_words(case: str, tmp_path: Path) -> None:
+def test_any_value_under_any_key_loads_or_is_refused_in_our_words(
+    case: str, tmp_path: Path
+) -> None:
     """No other exception: whatever cfg.json says is a file's fault, not a crash."""
     folder = Path(copytree(DATA / case, tmp_path / case))
     original = json.loads((folder / "cfg.json").read_text())
     crashes: list[str] = []
-    for key in [*original, *(f"metadata.{key}" for key in original.get("metadata", {})), "metadata.model_from_pretrained_kwargs"]:
+    for key in [
+        *original,
+        *(f"metadata.{key}" for key in original.get("metadata", {})),
+        "metadata.model_from_pretrained_kwargs",
+    ]:
         outer, _, inner = key.partition(".")
         for junk in JUNK:
             value = original.get(outer, {}) | {inner: junk} if inner else junk

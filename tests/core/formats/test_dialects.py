@@ -21,7 +21,11 @@ SITES = {
     "gemma_2_att": ("google/gemma-2-9b", "blocks.3.attn.hook_z", ""),
     "gemma_2_mlp": ("google/gemma-2-9b-it", "blocks.9.hook_mlp_out", ""),
     "gemma_2_embedding": ("google/gemma-2-2b", "hook_embed", ""),
-    "gemma_2_transcoder": ("google/gemma-2-2b", "blocks.4.ln2.hook_normalized", "blocks.4.hook_mlp_out"),
+    "gemma_2_transcoder": (
+        "google/gemma-2-2b",
+        "blocks.4.ln2.hook_normalized",
+        "blocks.4.hook_mlp_out",
+    ),
     "gemma_3_resid_post": ("google/gemma-3-270m", "blocks.1.hook_resid_post", ""),
     "gemma_3_attn_out": ("google/gemma-3-270m", "blocks.1.attn.hook_z", ""),
     "gemma_3_mlp_out": ("google/gemma-3-4b-it", "blocks.1.hook_mlp_out", ""),
@@ -60,13 +64,17 @@ def said(case: str) -> dict[str, Any]:
 
 def as_repository(case: str) -> tuple[Any, Source]:
     facts = said(case)
-    return BY_NAME[facts["dialect"]], hub(DATA / case / facts["tree"], facts["repo_id"], facts["path"], facts["known"])
+    return BY_NAME[facts["dialect"]], hub(
+        DATA / case / facts["tree"], facts["repo_id"], facts["path"], facts["known"]
+    )
 
 
 def local_place(case: str) -> Path:
     """What a user would name after downloading the repository."""
     facts = said(case)
-    path = {"gemma_3_clt": f"{facts['path']}.safetensors", "mntss_clt": "W_enc_3.safetensors"}.get(case, facts["path"])
+    path = {"gemma_3_clt": f"{facts['path']}.safetensors", "mntss_clt": "W_enc_3.safetensors"}.get(
+        case, facts["path"]
+    )
     return DATA / case / facts["tree"] / path
 
 
@@ -120,7 +128,9 @@ def test_peek_says_what_read_gives(case: str) -> None:
         described_cfg, infos = dialect.peek(source)
         cfg, tensors = dialect.read(source, torch.float32)
         assert described_cfg == cfg
-        assert {name: info.shape for name, info in infos.items()} == {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        assert {name: info.shape for name, info in infos.items()} == {
+            name: tuple(tensor.shape) for name, tensor in tensors.items()
+        }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -158,7 +168,9 @@ def test_a_load_reads_only_what_it_announces(case: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("case", ["gemma_2_res", "gemma_3_affine", "dl_topk", "llama_scope", "temporal_untied"])
+@pytest.mark.parametrize(
+    "case", ["gemma_2_res", "gemma_3_affine", "dl_topk", "llama_scope", "temporal_untied"]
+)
 def test_any_dtype(case: str, dtype: torch.dtype) -> None:
     sae = load(*as_repository(case), dtype)
     assert {tensor.dtype for tensor in sae.tensors().values()} == {dtype}

@@ -14,7 +14,9 @@ def test_either_spelling_loads_the_same_matrices(tmp_path: Path, spell: type[str
     rng = np.random.default_rng(0)
     shapes = {"W_enc": (4, 6), "W_dec": (6, 4), "b_enc": (6,), "b_dec": (4,), "threshold": (6,)}
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    spelt: dict[str, Any] = {spell(name) if name.startswith("W") else name: array for name, array in arrays.items()}
+    spelt: dict[str, Any] = {
+        spell(name) if name.startswith("W") else name: array for name, array in arrays.items()
+    }
     np.savez(tmp_path / "params.npz", **spelt)
     sae = load_sae(tmp_path)
     assert np.array_equal(sae.W_enc.numpy(), arrays["W_enc"])

@@ -26,7 +26,13 @@ from saescope.formats import BY_NAME, npz, pickles
 from saescope.names import home
 
 DATA = Path(__file__).parents[2] / "data" / "dialects"
-NAMES = {"W_enc": "w_enc", "W_dec": "w_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold"}
+NAMES = {
+    "W_enc": "w_enc",
+    "W_dec": "w_dec",
+    "b_enc": "b_enc",
+    "b_dec": "b_dec",
+    "threshold": "threshold",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +57,9 @@ def arrays(**changes: Any) -> dict[str, np.ndarray]:
     return {disk: w[name].numpy() for name, disk in NAMES.items()} | changes
 
 
-def write_npz(folder: Path, members: Mapping[str, np.ndarray], *, save: Callable[..., None] = np.savez) -> Path:
+def write_npz(
+    folder: Path, members: Mapping[str, np.ndarray], *, save: Callable[..., None] = np.savez
+) -> Path:
     folder.mkdir(exist_ok=True)
     save(folder / "params.npz", **members)
     return folder
@@ -71,7 +79,9 @@ def npy(descr: Any, shape: Any, data: bytes = b"", *, fortran: bool = False) -> 
 
 def test_npz_in_either_order_compressed_or_not_and_half_precision(tmp_path: Path) -> None:
     w, plain = random_weights(), load_place(write_npz(tmp_path / "plain", arrays()))
-    fortran = arrays(w_enc=np.asfortranarray(w["W_enc"].numpy()), w_dec=np.asfortranarray(w["W_dec"].numpy()))
+    fortran = arrays(
+        w_enc=np.asfortranarray(w["W_enc"].numpy()), w_dec=np.asfortranarray(w["W_dec"].numpy())
+    )
     for sae in (
         load_place(write_npz(tmp_path / "fortran", fortran)),
         load_place(write_npz(tmp_path / "packed", arrays(), save=np.savez_compressed)),
@@ -79,14 +89,18 @@ def test_npz_in_either_order_compressed_or_not_and_half_precision(tmp_path: Path
         assert_close(sae(w["x"]), plain(w["x"]))
     doubles = {name: array.astype("<f8") for name, array in arrays().items()}
     assert_close(load_place(write_npz(tmp_path / "doubles", doubles))(w["x"]), plain(w["x"]))
-    halves = write_npz(tmp_path / "halves", {name: array.astype("<f2") for name, array in arrays().items()})
+    halves = write_npz(
+        tmp_path / "halves", {name: array.astype("<f2") for name, array in arrays().items()}
+    )
     assert load_place(halves).W_enc.dtype == torch.float32
     cfg, _ = BY_NAME["gemma_2"].peek(hub(halves, "google/gemma-scope-2b-pt-res", ""))
     assert cfg.dtype == "float16"
 
 
 def test_an_npz_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    folder = write_npz(tmp_path, arrays(w_enc=np.zeros((1 << 12, 1 << 15), dtype="<f4")), save=np.savez_compressed)
+    folder = write_npz(
+        tmp_path, arrays(w_enc=np.zeros((1 << 12, 1 << 15), dtype="<f4")), save=np.savez_compressed
+    )
     assert (folder / "params.npz").stat().st_size < 2 << 20
     assert "claim to unpack" in refused(folder, "FILE_SUSPICIOUS").message
 
@@ -94,7 +108,9 @@ def test_an_npz_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
 def test_npz_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     """A zip whose directory names the same bytes many times (Fifield 2019)."""
     content = npy("<f4", (1 << 20,), bytes(4 << 20))
-    write_zip(tmp_path, {f"a{i}.npy": content if not i else b"" for i in range(16)}, zipfile.ZIP_DEFLATED)
+    write_zip(
+        tmp_path, {f"a{i}.npy": content if not i else b"" for i in range(16)}, zipfile.ZIP_DEFLATED
+    )
     file = tmp_path / "params.npz"
     with zipfile.ZipFile(file) as archive:
         first, rest = archive.infolist()[0], archive.infolist()[1:]
@@ -102,7 +118,11 @@ def test_npz_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     for entry in rest:
         for name in (b"PK\x01\x02",):
             at = raw.index(entry.filename.encode(), raw.index(name)) - 46
-            raw = raw[: at + 20] + struct.pack("<II", first.compress_size, first.file_size) + raw[at + 28 :]
+            raw = (
+                raw[: at + 20]
+                + struct.pack("<II", first.compress_size, first.file_size)
+                + raw[at + 28 :]
+            )
             raw = raw[: at + 42] + struct.pack("<I", first.header_offset) + raw[at + 46 :]
     file.write_bytes(raw)
     refused(tmp_path, "FILE_SUSPICIOUS")
@@ -120,26 +140,48 @@ class Evil:
 
 def test_npz_objects_are_never_unpickled(tmp_path: Path) -> None:
     evil = np.array([Evil(tmp_path / "marker")], dtype=object)
-    write_npz(tmp_path, arrays(threshold=evil), save=lambda file, **members: np.savez(file, allow_pickle=True, **members))
+    write_npz(
+        tmp_path,
+        arrays(threshold=evil),
+        save=lambda file, **members: np.savez(file, allow_pickle=True, **members),
+    )
     error = refused(tmp_path, "PICKLE_REFUSED")
     assert not (tmp_path / "marker").exists() and "allow_pickle" not in error.message + error.hint
 
 
 BAD_NPZ: dict[str, tuple[dict[str, bytes], str]] = {
-    "shape larger than the bytes": ({"w_enc.npy": npy("<f4", (16, 48), b"\0" * 64)}, "FILE_CORRUPT"),
+    "shape larger than the bytes": (
+        {"w_enc.npy": npy("<f4", (16, 48), b"\0" * 64)},
+        "FILE_CORRUPT",
+    ),
     "4e9 rows": ({"w_enc.npy": npy("<f4", (4_000_000_000,))}, "FILE_CORRUPT"),
     "negative shape": ({"w_enc.npy": npy("<f4", (-4, -4), b"\0" * 64)}, "FILE_CORRUPT"),
     "shape of floats": ({"w_enc.npy": npy("<f4", (2.5, 2), b"\0" * 20)}, "FILE_CORRUPT"),
     "integers": ({"w_enc.npy": npy("<i4", (4, 4), b"\0" * 64)}, "UNSUPPORTED_DTYPE"),
     "big-endian": ({"w_enc.npy": npy(">f4", (4, 4), b"\0" * 64)}, "UNSUPPORTED_DTYPE"),
     "structured": ({"w_enc.npy": npy([("a", "<f4")], (16,), b"\0" * 64)}, "UNSUPPORTED_DTYPE"),
-    "objects inside a structure": ({"w_enc.npy": npy([("a", "|O")], (16,), b"\0" * 64)}, "PICKLE_REFUSED"),
-    "code as a header": ({"w_enc.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", 14) + b"__import__('os')"}, "FILE_CORRUPT"),
-    "deeply nested header": ({"w_enc.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", 4000) + b"(" * 4000}, "FILE_CORRUPT"),
-    "huge header": ({"w_enc.npy": b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 31)}, "FILE_CORRUPT"),
+    "objects inside a structure": (
+        {"w_enc.npy": npy([("a", "|O")], (16,), b"\0" * 64)},
+        "PICKLE_REFUSED",
+    ),
+    "code as a header": (
+        {"w_enc.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", 14) + b"__import__('os')"},
+        "FILE_CORRUPT",
+    ),
+    "deeply nested header": (
+        {"w_enc.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", 4000) + b"(" * 4000},
+        "FILE_CORRUPT",
+    ),
+    "huge header": (
+        {"w_enc.npy": b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 31)},
+        "FILE_CORRUPT",
+    ),
     "no NumPy array": ({"w_enc.npy": b"hello"}, "FILE_CORRUPT"),
     "a path outside": ({"../w_enc.npy": npy("<f4", (1,), b"\0" * 4)}, "FILE_SUSPICIOUS"),
-    "another file": ({"w_enc.npy": npy("<f4", (1, 1), b"\0" * 4), "readme.txt": b"hi"}, "FILE_SUSPICIOUS"),
+    "another file": (
+        {"w_enc.npy": npy("<f4", (1, 1), b"\0" * 4), "readme.txt": b"hi"},
+        "FILE_SUSPICIOUS",
+    ),
     "17 arrays": ({f"a{i}.npy": npy("<f4", (1,), b"\0" * 4) for i in range(17)}, "FILE_SUSPICIOUS"),
     "nothing": ({}, "SHAPE_MISMATCH"),
     "other arrays": ({"weights.npy": npy("<f4", (4, 4), b"\0" * 64)}, "SHAPE_MISMATCH"),
@@ -163,7 +205,14 @@ def test_npz_weights_must_be_finite(array: str, value: float, tmp_path: Path) ->
 
 def test_torn_npz(tmp_path: Path) -> None:
     whole = (write_npz(tmp_path, arrays()) / "params.npz").read_bytes()
-    for content in (b"", whole[:1], whole[:100], whole[: len(whole) // 2], whole[:-30], b"<!DOCTYPE html><p>no</p>" + bytes(100)):
+    for content in (
+        b"",
+        whole[:1],
+        whole[:100],
+        whole[: len(whole) // 2],
+        whole[:-30],
+        b"<!DOCTYPE html><p>no</p>" + bytes(100),
+    ):
         (tmp_path / "params.npz").write_bytes(content)
         refused(tmp_path, "FILE_CORRUPT")
     at = whole.index(b"w_enc.npy") + 2000
@@ -208,7 +257,9 @@ def test_npz_headers_come_from_a_few_bytes(tmp_path: Path) -> None:
     big = arrays(w_enc=np.ones((512, 4096), dtype="<f4"), w_dec=np.ones((4096, 512), dtype="<f4"))
     file = write_npz(tmp_path, big) / "params.npz"
     source, raw = hub(tmp_path, "google/gemma-scope-2b-pt-res", ""), Counting(file)
-    watched = type(source)(opener=lambda _: BufferedReader(raw), local=source.local, names=source.names)
+    watched = type(source)(
+        opener=lambda _: BufferedReader(raw), local=source.local, names=source.names
+    )
     assert npz.read_npz_header(watched, "params.npz")["w_enc"].shape == (512, 4096)
     assert raw.n_read < 100_000
 
@@ -224,7 +275,10 @@ def write_pt(file: Path, content: object) -> Path:
 
 def goodfire(folder: Path, **changes: Any) -> Path:
     w = random_weights()
-    tensors = {"encoder_linear.weight": w["W_enc"].T.contiguous(), "decoder_linear.weight": w["W_dec"].T.contiguous()}
+    tensors = {
+        "encoder_linear.weight": w["W_enc"].T.contiguous(),
+        "decoder_linear.weight": w["W_dec"].T.contiguous(),
+    }
     tensors |= {"encoder_linear.bias": w["b_enc"], "decoder_linear.bias": w["b_dec"]}
     return write_pt(folder / "Llama-3.1-8B-Instruct-SAE-l19.pth", tensors | changes)
 
@@ -237,14 +291,23 @@ def test_a_pickle_is_refused_unless_the_settings_allow_it(tmp_path: Path) -> Non
 
 def test_a_refused_repository_is_not_even_downloaded(tmp_path: Path) -> None:
     goodfire(tmp_path)
-    source = hub(tmp_path, "Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "Llama-3.1-8B-Instruct-SAE-l19.pth")
+    source = hub(
+        tmp_path, "Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "Llama-3.1-8B-Instruct-SAE-l19.pth"
+    )
 
     def local(name: str) -> Path:
         raise AssertionError(f"{name} was downloaded")
 
     with pytest.raises(SaescopeError, match="is a pickle"):
         BY_NAME["goodfire"].read(
-            type(source)(opener=source.opener, local=local, names=source.names, path=source.path, repo_id="Goodfire/x"), torch.float32
+            type(source)(
+                opener=source.opener,
+                local=local,
+                names=source.names,
+                path=source.path,
+                repo_id="Goodfire/x",
+            ),
+            torch.float32,
         )
 
 
@@ -253,7 +316,9 @@ def test_a_child_process_converts_it_once(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(pickles.SETTING, "1")
     first = load_place(file)(w["x"])
     monkeypatch.delenv(pickles.SETTING)
-    monkeypatch.setattr(pickles, "_run_child", lambda path, out: pytest.fail("converted a second time"))
+    monkeypatch.setattr(
+        pickles, "_run_child", lambda path, out: pytest.fail("converted a second time")
+    )
     assert torch.equal(load_place(file)(w["x"]), first)
     (converted,) = home().glob("converted/*.safetensors")
     converted.write_bytes(converted.read_bytes()[:-1] + b"\1")
@@ -261,20 +326,28 @@ def test_a_child_process_converts_it_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("switch", [False, True])
-def test_malicious_code_never_runs(switch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malicious_code_never_runs(
+    switch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not in the child either, and not with the environment variable that switches torch's own guard off."""
     marker = tmp_path / "marker"
     monkeypatch.setenv(pickles.SETTING, "1")
     if switch:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    zipped, plain = goodfire(tmp_path / "zipped", evil=Evil(marker)), tmp_path / "plain" / "Llama-3.1-8B-Instruct-SAE-l19.pth"
+    zipped, plain = (
+        goodfire(tmp_path / "zipped", evil=Evil(marker)),
+        tmp_path / "plain" / "Llama-3.1-8B-Instruct-SAE-l19.pth",
+    )
     plain.parent.mkdir()
     plain.write_bytes(pickle.dumps({"encoder_linear.weight": Evil(marker)}))
     for file in (zipped, plain):
         with pytest.raises(SaescopeError) as caught:
             load_place(file)
         assert caught.value.code == "PICKLE_REFUSED"
-        assert not any(word in caught.value.message + caught.value.hint for word in ("weights_only", "add_safe_globals", "mkdir"))
+        assert not any(
+            word in caught.value.message + caught.value.hint
+            for word in ("weights_only", "add_safe_globals", "mkdir")
+        )
     assert not marker.exists()
     assert not list(home().glob("converted/*"))
 
@@ -324,7 +397,9 @@ def test_torn_and_compressed_pickles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.pkl", "x.ckpt", "x.bin", "x.pt2"])
-def test_other_pickles_are_refused_always(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_pickles_are_refused_always(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(pickles.SETTING, "1")
     (tmp_path / name).touch()
     with pytest.raises(SaescopeError) as caught, pickles.open_pickle(hub(tmp_path, "", name), name):
@@ -363,7 +438,11 @@ def test_the_child_is_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pickles, "SECONDS", 0.1)
     file = goodfire(tmp_path)
     assert pickles._run_child(file, tmp_path / "out")["error"][0] == "FILE_SUSPICIOUS"  # pyright: ignore[reportPrivateUsage]
-    assert not {"HF_TOKEN", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"} & seen["env"].keys() and "-P" in seen["command"] and seen.pop("killed")
+    assert (
+        not {"HF_TOKEN", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"} & seen["env"].keys()
+        and "-P" in seen["command"]
+        and seen.pop("killed")
+    )
     given_up = threading.Event()
     given_up.set()
     with cancellable(given_up), pytest.raises(Cancelled):
@@ -380,7 +459,14 @@ def tree(case: str, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     return copytree(DATA / case, tmp_path / case) / said["tree"] / said["path"], said["known"]
 
 
-SAFE = ("gemma_3_resid_post", "gemma_3_affine", "mwhanna", "llama_scope", "llama_scope_r1", "temporal")
+SAFE = (
+    "gemma_3_resid_post",
+    "gemma_3_affine",
+    "mwhanna",
+    "llama_scope",
+    "llama_scope_r1",
+    "temporal",
+)
 
 
 def weights_of(place: Path) -> Path:
@@ -414,38 +500,110 @@ def edited(place: Path, name: str, change: Callable[[dict[str, Any]], object]) -
 
 
 CONFIGS: dict[str, tuple[str, str, Callable[[dict[str, Any]], object], str]] = {
-    "unknown class": ("dl_standard", "config.json", lambda c: c["trainer"].update(dict_class="CrossCoder"), "UNSUPPORTED_ARCHITECTURE"),
-    "identity": ("dl_standard", "config.json", lambda c: c["trainer"].update(dict_class="IdentityDict"), "UNSUPPORTED_ARCHITECTURE"),
-    "no class": ("dl_standard", "config.json", lambda c: c["trainer"].pop("dict_class"), "CONFIG_INVALID"),
-    "no width": ("dl_standard", "config.json", lambda c: c["trainer"].pop("dict_size"), "CONFIG_INVALID"),
-    "width as text": ("dl_standard", "config.json", lambda c: c["trainer"].update(dict_size="48"), "CONFIG_INVALID"),
-    "width of true": ("dl_standard", "config.json", lambda c: c["trainer"].update(dict_size=True), "CONFIG_INVALID"),
+    "unknown class": (
+        "dl_standard",
+        "config.json",
+        lambda c: c["trainer"].update(dict_class="CrossCoder"),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
+    "identity": (
+        "dl_standard",
+        "config.json",
+        lambda c: c["trainer"].update(dict_class="IdentityDict"),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
+    "no class": (
+        "dl_standard",
+        "config.json",
+        lambda c: c["trainer"].pop("dict_class"),
+        "CONFIG_INVALID",
+    ),
+    "no width": (
+        "dl_standard",
+        "config.json",
+        lambda c: c["trainer"].pop("dict_size"),
+        "CONFIG_INVALID",
+    ),
+    "width as text": (
+        "dl_standard",
+        "config.json",
+        lambda c: c["trainer"].update(dict_size="48"),
+        "CONFIG_INVALID",
+    ),
+    "width of true": (
+        "dl_standard",
+        "config.json",
+        lambda c: c["trainer"].update(dict_size=True),
+        "CONFIG_INVALID",
+    ),
     "no k": ("dl_topk", "config.json", lambda c: c["trainer"].pop("k"), "CONFIG_INVALID"),
-    "group sizes": ("dl_matryoshka", "config.json", lambda c: c["trainer"].update(group_sizes="all"), "CONFIG_INVALID"),
-    "another architecture": ("gemma_3_resid_post", "config.json", lambda c: c.update(architecture="topk"), "UNSUPPORTED_ARCHITECTURE"),
-    "another layer": ("gemma_3_resid_post", "config.json", lambda c: c.update(hf_hook_point_in="model.layers.3.output"), "CONFIG_INVALID"),
+    "group sizes": (
+        "dl_matryoshka",
+        "config.json",
+        lambda c: c["trainer"].update(group_sizes="all"),
+        "CONFIG_INVALID",
+    ),
+    "another architecture": (
+        "gemma_3_resid_post",
+        "config.json",
+        lambda c: c.update(architecture="topk"),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
+    "another layer": (
+        "gemma_3_resid_post",
+        "config.json",
+        lambda c: c.update(hf_hook_point_in="model.layers.3.output"),
+        "CONFIG_INVALID",
+    ),
     "unknown place": (
         "gemma_3_resid_post",
         "config.json",
         lambda c: c.update(hf_hook_point_in="model.layers.1.q_norm.output"),
         "CONFIG_INVALID",
     ),
-    "glu encoder": ("llama_scope", "hyperparams.json", lambda c: c.update(use_glu_encoder=True), "UNSUPPORTED_ARCHITECTURE"),
-    "topk": ("llama_scope", "hyperparams.json", lambda c: c.update(act_fn="topk"), "UNSUPPORTED_ARCHITECTURE"),
-    "token-wise": ("llama_scope", "hyperparams.json", lambda c: c.update(norm_activation="token-wise"), "UNSUPPORTED_ARCHITECTURE"),
+    "glu encoder": (
+        "llama_scope",
+        "hyperparams.json",
+        lambda c: c.update(use_glu_encoder=True),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
+    "topk": (
+        "llama_scope",
+        "hyperparams.json",
+        lambda c: c.update(act_fn="topk"),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
+    "token-wise": (
+        "llama_scope",
+        "hyperparams.json",
+        lambda c: c.update(norm_activation="token-wise"),
+        "UNSUPPORTED_ARCHITECTURE",
+    ),
     "pre-encoder bias": (
         "llama_scope",
         "hyperparams.json",
         lambda c: c.update(apply_decoder_bias_to_pre_encoder=True),
         "UNSUPPORTED_ARCHITECTURE",
     ),
-    "no threshold": ("llama_scope", "hyperparams.json", lambda c: c.pop("jump_relu_threshold"), "CONFIG_INVALID"),
-    "another width": ("llama_scope", "hyperparams.json", lambda c: c.update(d_model=32), "SHAPE_MISMATCH"),
+    "no threshold": (
+        "llama_scope",
+        "hyperparams.json",
+        lambda c: c.pop("jump_relu_threshold"),
+        "CONFIG_INVALID",
+    ),
+    "another width": (
+        "llama_scope",
+        "hyperparams.json",
+        lambda c: c.update(d_model=32),
+        "SHAPE_MISMATCH",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_configurations_that_say_something_else(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configurations_that_say_something_else(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, file, change, code = CONFIGS[case]
     place, known = tree(name, tmp_path)
     with pickles_allowed(monkeypatch.setenv, monkeypatch.setattr):
@@ -455,10 +613,23 @@ def test_configurations_that_say_something_else(case: str, tmp_path: Path, monke
 
 def test_sparsify_refuses_what_would_be_another_function(tmp_path: Path) -> None:
     w = random_weights()
-    tensors = {"encoder.weight": w["W_enc"].T.contiguous(), "encoder.bias": w["b_enc"], "W_dec": w["W_dec"], "b_dec": w["b_dec"]}
+    tensors = {
+        "encoder.weight": w["W_enc"].T.contiguous(),
+        "encoder.bias": w["b_enc"],
+        "W_dec": w["W_dec"],
+        "b_dec": w["b_dec"],
+    }
     save_file(tensors, tmp_path / "sae.safetensors")
     usual = {"d_in": 16, "num_latents": 48, "k": 4}
-    wrong = {"activation": "relu"}, {"signed": True}, {"skip_connection": True}, {"num_latents": 64}, {"d_in": 8}, {"k": 0}, {"k": "4"}
+    wrong = (
+        {"activation": "relu"},
+        {"signed": True},
+        {"skip_connection": True},
+        {"num_latents": 64},
+        {"d_in": 8},
+        {"k": 0},
+        {"k": "4"},
+    )
     for change in wrong:
         (tmp_path / "cfg.json").write_text(json.dumps(usual | change))
         with pytest.raises(SaescopeError) as caught:
@@ -466,16 +637,24 @@ def test_sparsify_refuses_what_would_be_another_function(tmp_path: Path) -> None
         assert caught.value.code in ("UNSUPPORTED_ARCHITECTURE", "SHAPE_MISMATCH", "CONFIG_INVALID")
 
 
-def test_a_qwen_file_outside_its_repository_has_no_k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_qwen_file_outside_its_repository_has_no_k(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pickles_allowed(monkeypatch.setenv, monkeypatch.setattr):
         file = tmp_path / "layer7.sae.pt"
-        file.write_bytes((DATA / "qwen_scope" / "SAE-Res-Qwen3-1.7B-Base-W32K-L0_5" / "layer7.sae.pt").read_bytes())
+        file.write_bytes(
+            (
+                DATA / "qwen_scope" / "SAE-Res-Qwen3-1.7B-Base-W32K-L0_5" / "layer7.sae.pt"
+            ).read_bytes()
+        )
         assert "SAE-Res-" in refused(file, "AMBIGUOUS_ARCHITECTURE").hint
 
 
 def test_trust_remote_code_is_refused(tmp_path: Path) -> None:
     folder = write_npz(tmp_path, arrays())
-    refused(folder, "REMOTE_CODE_REFUSED", {"model_from_pretrained_kwargs": {"trust_remote_code": True}})
+    refused(
+        folder, "REMOTE_CODE_REFUSED", {"model_from_pretrained_kwargs": {"trust_remote_code": True}}
+    )
 
 
 CONFINED = """
@@ -494,5 +673,12 @@ for attempt in (lambda: torch.empty(4 << 30, dtype=torch.uint8), lambda: open("b
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the limits are known to hold")
 def test_the_child_gets_no_more_memory_and_disk_than_the_file_can_need(tmp_path: Path) -> None:
     env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-c", CONFINED], capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CONFINED],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+        check=False,
+    )
     assert done.stdout.split() == ["stopped", "stopped"], done.stderr

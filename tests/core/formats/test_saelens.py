@@ -50,7 +50,10 @@ def test_saving_what_was_loaded_gives_the_same_files(case: str, tmp_path: Path) 
 @pytest.mark.parametrize("case", CASES)
 def test_what_was_saved_loads_to_the_same_numbers(case: str, tmp_path: Path) -> None:
     x = load_file(DATA / case / "io.safetensors")["x"]
-    before, after = load_sae(DATA / case, device="cpu"), load_sae(resave(case, tmp_path), device="cpu")
+    before, after = (
+        load_sae(DATA / case, device="cpu"),
+        load_sae(resave(case, tmp_path), device="cpu"),
+    )
     torch.testing.assert_close(after.encode(x), before.encode(x), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(after(x), before(x), rtol=1e-5, atol=1e-6)
     assert after.cfg.metadata.hook_name == before.cfg.metadata.hook_name != ""
@@ -74,7 +77,9 @@ def test_half_precision_is_saved_in_half_precision(dtype: str, tmp_path: Path) -
 def test_a_legacy_configuration_is_saved_in_the_form_of_today(case: str, tmp_path: Path) -> None:
     saved = cfg_of(resave(case, tmp_path))
     assert saved["metadata"]["sae_lens_version"].startswith("6.")
-    today = next(name for name in CURRENT if cfg_of(DATA / name)["architecture"] == saved["architecture"])
+    today = next(
+        name for name in CURRENT if cfg_of(DATA / name)["architecture"] == saved["architecture"]
+    )
     assert saved.keys() == cfg_of(DATA / today).keys()
 
 
@@ -91,7 +96,9 @@ def test_a_batchtopk_checkpoint_is_saved_as_sae_lens_exports_it(case: str, tmp_p
         torch.testing.assert_close(ours[name], tensor)
 
 
-@pytest.mark.parametrize("case", ["standard_training", "gated_training", "jumprelu_training", "topk_training"])
+@pytest.mark.parametrize(
+    "case", ["standard_training", "gated_training", "jumprelu_training", "topk_training"]
+)
 def test_any_other_checkpoint_is_saved_as_an_SAE_for_inference(case: str, tmp_path: Path) -> None:
     exported = DATA / case.replace("_training", "_exported")
     saved = resave(case, tmp_path)
@@ -104,8 +111,16 @@ def test_saving_over_the_folder_that_was_loaded(tmp_path: Path) -> None:
     sae = load_sae(folder, device="cpu")
     before = sae.weights_hash
     sae.save(folder)
-    assert load_sae(folder, device="cpu").weights_hash == before == load_sae(DATA / "jumprelu", device="cpu").weights_hash
-    assert {path.name for path in folder.iterdir()} == {"cfg.json", "sae_weights.safetensors", "io.safetensors"}
+    assert (
+        load_sae(folder, device="cpu").weights_hash
+        == before
+        == load_sae(DATA / "jumprelu", device="cpu").weights_hash
+    )
+    assert {path.name for path in folder.iterdir()} == {
+        "cfg.json",
+        "sae_weights.safetensors",
+        "io.safetensors",
+    }
 
 
 def test_a_file_overwritten_later_changes_nothing_that_was_loaded(tmp_path: Path) -> None:
@@ -121,14 +136,19 @@ def test_a_file_overwritten_later_changes_nothing_that_was_loaded(tmp_path: Path
 
 def test_a_folded_SAE_is_saved_with_its_new_weights(tmp_path: Path) -> None:
     io = load_file(DATA / "jumprelu" / "io.safetensors")
-    folded = load_sae(load_sae(DATA / "jumprelu", device="cpu").fold_W_dec_norm().save(tmp_path / "folded"), device="cpu")
+    folded = load_sae(
+        load_sae(DATA / "jumprelu", device="cpu").fold_W_dec_norm().save(tmp_path / "folded"),
+        device="cpu",
+    )
     torch.testing.assert_close(folded.encode(io["x"]), io["folded_acts"])
 
 
 def test_a_folded_half_precision_SAE_loses_nothing_in_the_file(tmp_path: Path) -> None:
     folded = load_sae(DATA / "standard_float16", device="cpu").fold_W_dec_norm()
     saved = folded.save(tmp_path / "folded")
-    assert cfg_of(saved)["dtype"] == "float32", "sae-lens would round the float32 weights to the float16 that cfg.json claims"
+    assert cfg_of(saved)["dtype"] == "float32", (
+        "sae-lens would round the float32 weights to the float16 that cfg.json claims"
+    )
     assert load_sae(saved, device="cpu").weights_hash == folded.weights_hash
 
 
@@ -150,7 +170,11 @@ def test_legacy_fields_that_change_the_numbers() -> None:
     cfg = {case: peek_sae(DATA / case).cfg for case in LEGACY}
     assert cfg["legacy_standard"].metadata.prepend_bos is False
     assert cfg["legacy_standard"].metadata.neuronpedia_id == "tiny/1-res"
-    assert cfg["legacy_oldest"].normalize_activations == cfg["legacy_oldest_activation"].normalize_activations == "none"
+    assert (
+        cfg["legacy_oldest"].normalize_activations
+        == cfg["legacy_oldest_activation"].normalize_activations
+        == "none"
+    )
     assert cfg["legacy_normalize_true"].normalize_activations == "expected_average_only_in"
     assert cfg["legacy_no_b_dec_in"].apply_b_dec_to_input is False
     assert cfg["legacy_hook_z"].reshape_activations == "hook_z"
@@ -160,9 +184,17 @@ def test_legacy_fields_that_change_the_numbers() -> None:
 def test_metadata_that_saescope_does_not_use_is_kept(tmp_path: Path) -> None:
     folder = Path(copytree(DATA / "topk", tmp_path / "topk"))
     cfg = cfg_of(folder)
-    cfg["metadata"] |= {"dataset_path": "tiny/tokens", "seqpos_slice": [1, None], "l0": 31.5, "hf_hook_name": "model.layers.1"}
+    cfg["metadata"] |= {
+        "dataset_path": "tiny/tokens",
+        "seqpos_slice": [1, None],
+        "l0": 31.5,
+        "hf_hook_name": "model.layers.1",
+    }
     (folder / "cfg.json").write_text(json.dumps(cfg))
-    assert cfg_of(load_sae(folder, device="cpu").save(tmp_path / "again"))["metadata"] == cfg["metadata"]
+    assert (
+        cfg_of(load_sae(folder, device="cpu").save(tmp_path / "again"))["metadata"]
+        == cfg["metadata"]
+    )
 
 
 def test_matches_wants_both_files() -> None:

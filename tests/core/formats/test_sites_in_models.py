@@ -23,11 +23,21 @@ PLACES: dict[str, tuple[str, str, str, str]] = {
     "gemma_2_res": ("gemma2", "model.layers.1", "output", ""),
     "gemma_2_att": ("gemma2", "model.layers.1.self_attn.o_proj", "input", ""),
     "gemma_2_mlp": ("gemma2", "model.layers.1.post_feedforward_layernorm", "output", ""),
-    "gemma_2_transcoder": ("gemma2", "model.layers.1.pre_feedforward_layernorm", RMS_INPUT, "model.layers.1.post_feedforward_layernorm"),
+    "gemma_2_transcoder": (
+        "gemma2",
+        "model.layers.1.pre_feedforward_layernorm",
+        RMS_INPUT,
+        "model.layers.1.post_feedforward_layernorm",
+    ),
     "gemma_3_resid_post": ("gemma3", "model.layers.1", "output", ""),
     "gemma_3_attn_out": ("gemma3", "model.layers.1.self_attn.o_proj", "input", ""),
     "gemma_3_mlp_out": ("gemma3", "model.layers.1.post_feedforward_layernorm", "output", ""),
-    "gemma_3_transcoder": ("gemma3", "model.layers.1.pre_feedforward_layernorm", "output", "model.layers.1.post_feedforward_layernorm"),
+    "gemma_3_transcoder": (
+        "gemma3",
+        "model.layers.1.pre_feedforward_layernorm",
+        "output",
+        "model.layers.1.post_feedforward_layernorm",
+    ),
     "dl_topk": ("neox", "gpt_neox.layers.1", "output", ""),
     "qwen_scope": ("qwen3", "model.layers.1", "output", ""),
     "mwhanna": ("qwen3", "model.layers.1.mlp", "input", "model.layers.1.mlp"),
@@ -40,12 +50,16 @@ def values(folder: Path, module: str, side: str) -> Tensor:
     """What enters or leaves a module of a plain Hugging Face model."""
     from transformers import AutoModelForCausalLM
 
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
     seen: list[Tensor] = []
 
     def note(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         found = output if side == "output" else inputs[0]
-        seen.append((found[0] if isinstance(found, tuple) else found).detach().reshape(IDS.shape[1], -1))
+        seen.append(
+            (found[0] if isinstance(found, tuple) else found).detach().reshape(IDS.shape[1], -1)
+        )
 
     model.get_submodule(module).register_forward_hook(note)
     with torch.no_grad():
@@ -57,29 +71,55 @@ def values(folder: Path, module: str, side: str) -> Tensor:
 
 
 def given(folder: Path, hook_name: str) -> Tensor:
-    return record_activations(load_model(str(folder), device="cpu"), IDS, [hook_name])[hook_name].reshape(IDS.shape[1], -1)
+    return record_activations(load_model(str(folder), device="cpu"), IDS, [hook_name])[
+        hook_name
+    ].reshape(IDS.shape[1], -1)
 
 
 @pytest.mark.parametrize("case", PLACES)
 def test_an_sae_gets_what_its_module_computes(case: str, folder_of: Callable[[str], Path]) -> None:
     family, module, side, written = PLACES[case]
     read_hook, write_hook = (re.sub(r"blocks\.\d+", "blocks.1", hook) for hook in SITES[case][1:])
-    assert torch.allclose(given(folder_of(family), read_hook), values(folder_of(family), module, side), atol=1e-5)
+    assert torch.allclose(
+        given(folder_of(family), read_hook), values(folder_of(family), module, side), atol=1e-5
+    )
     if written:
-        assert torch.allclose(given(folder_of(family), write_hook), values(folder_of(family), written, "output"), atol=1e-5)
+        assert torch.allclose(
+            given(folder_of(family), write_hook),
+            values(folder_of(family), written, "output"),
+            atol=1e-5,
+        )
 
 
-def test_an_attention_sae_of_a_processed_model_gets_z_without_its_value_bias(folder_of: Callable[[str], Path]) -> None:
+def test_an_attention_sae_of_a_processed_model_gets_z_without_its_value_bias(
+    folder_of: Callable[[str], Path],
+) -> None:
     """Equal to what attention makes of values that have no bias: transformer-lens's fold_ln and fold_value_biases."""
     model = load_model(str(folder_of("gpt2")), device="cpu")
-    there = record_activations(model, IDS, ["blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_z"])
-    block = model.bridge.blocks[1]
-    values = torch.einsum("bsd,hde->bshe", there["blocks.1.ln1.hook_normalized"] * block.ln1.weight, block.attn.W_V)
-    without = torch.einsum("bhqk,bkhe->bqhe", there["blocks.1.attn.hook_pattern"], values).flatten(2)
-    cfg = StandardConfig(
-        d_in=32, d_sae=4, reshape_activations="hook_z", metadata=SAEMetadata(hook_name="blocks.1.attn.hook_z", fold_value_biases=True)
+    there = record_activations(
+        model,
+        IDS,
+        ["blocks.1.ln1.hook_normalized", "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_z"],
     )
-    weights = {"W_enc": torch.ones(32, 4), "W_dec": torch.ones(4, 32), "b_enc": torch.zeros(4), "b_dec": torch.zeros(32)}
+    block = model.bridge.blocks[1]
+    values = torch.einsum(
+        "bsd,hde->bshe", there["blocks.1.ln1.hook_normalized"] * block.ln1.weight, block.attn.W_V
+    )
+    without = torch.einsum("bhqk,bkhe->bqhe", there["blocks.1.attn.hook_pattern"], values).flatten(
+        2
+    )
+    cfg = StandardConfig(
+        d_in=32,
+        d_sae=4,
+        reshape_activations="hook_z",
+        metadata=SAEMetadata(hook_name="blocks.1.attn.hook_z", fold_value_biases=True),
+    )
+    weights = {
+        "W_enc": torch.ones(32, 4),
+        "W_dec": torch.ones(4, 32),
+        "b_enc": torch.zeros(4),
+        "b_dec": torch.zeros(32),
+    }
     x = prepare_input(model, StandardSAE(cfg, weights), there["blocks.1.attn.hook_z"])
     assert torch.allclose(x, without[0].detach(), atol=1e-5)
     assert not torch.allclose(x, there["blocks.1.attn.hook_z"].reshape(x.shape), atol=1e-2)
@@ -109,4 +149,6 @@ def test_a_module_is_found_by_its_hugging_face_name(
 ) -> None:
     hook_name = hook_of(module, side, model_name)
     if hook_name:
-        assert torch.allclose(given(folder_of(family), hook_name), values(folder_of(family), module, side), atol=1e-5)
+        assert torch.allclose(
+            given(folder_of(family), hook_name), values(folder_of(family), module, side), atol=1e-5
+        )

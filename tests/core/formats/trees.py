@@ -23,8 +23,17 @@ def hub(tree: Path, repo_id: str, path: str, known: Mapping[str, Any] | None = N
             raise NotFoundError(f"There is no {name}.", code="FILE_MISSING")
         return tree / name
 
-    names = frozenset(file.relative_to(tree).as_posix() for file in tree.rglob("*") if file.is_file())
-    return Source(opener=lambda name: local(name).open("rb"), local=local, names=names, path=path, repo_id=repo_id, known=dict(known or {}))
+    names = frozenset(
+        file.relative_to(tree).as_posix() for file in tree.rglob("*") if file.is_file()
+    )
+    return Source(
+        opener=lambda name: local(name).open("rb"),
+        local=local,
+        names=names,
+        path=path,
+        repo_id=repo_id,
+        known=dict(known or {}),
+    )
 
 
 def detect(place: Path, known: Mapping[str, Any] | None = None) -> tuple[Any, Source]:
@@ -54,7 +63,9 @@ def random_weights(seed: int = 0, d_out: int = D_IN) -> dict[str, Tensor]:
 
     return {
         "W_enc": randn(D_IN, D_SAE) / D_IN**0.5,
-        "W_dec": randn(D_SAE, d_out) / D_IN**0.5 * (0.3 + 2.0 * torch.rand(D_SAE, 1, generator=rng)),
+        "W_dec": randn(D_SAE, d_out)
+        / D_IN**0.5
+        * (0.3 + 2.0 * torch.rand(D_SAE, 1, generator=rng)),
         "W_skip": randn(d_out, D_IN) / D_IN**0.5,
         "b_enc": 0.4 * randn(D_SAE) - 0.2,
         "b_dec": 0.5 * randn(d_out),
@@ -66,12 +77,18 @@ def random_weights(seed: int = 0, d_out: int = D_IN) -> dict[str, Tensor]:
 def assert_close(ours: Tensor, expected: Tensor) -> None:
     """Each position within 1e-5 of its own norm."""
     assert ours.shape == expected.shape
-    error = (ours.double() - expected.double()).norm(dim=-1) / expected.double().norm(dim=-1).clamp(min=1e-6)
-    assert error.max() <= 1e-5, f"off by {error.max():.1e} of the norm at position {int(error.argmax())}"
+    error = (ours.double() - expected.double()).norm(dim=-1) / expected.double().norm(dim=-1).clamp(
+        min=1e-6
+    )
+    assert error.max() <= 1e-5, (
+        f"off by {error.max():.1e} of the norm at position {int(error.argmax())}"
+    )
 
 
 @contextmanager
-def pickles_allowed(setenv: Callable[[str, str], None], setattr_: Callable[[object, str, object], None]) -> Generator[None]:
+def pickles_allowed(
+    setenv: Callable[[str, str], None], setattr_: Callable[[object, str, object], None]
+) -> Generator[None]:
     """As if the user allowed .pt files; converted in this process, which the tests of the child process do not do."""
     setenv(pickles.SETTING, "1")
     setattr_(pickles, "_run_child", lambda path, out: {"values": pickles.convert(path, out)})

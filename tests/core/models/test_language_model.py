@@ -18,7 +18,9 @@ def test_logits_are_those_of_the_plain_model(family: Family, ids: Tensor) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_logits_in_another_dtype_are_those_of_the_plain_model_in_it(family: Family, ids: Tensor, dtype: torch.dtype) -> None:
+def test_logits_in_another_dtype_are_those_of_the_plain_model_in_it(
+    family: Family, ids: Tensor, dtype: torch.dtype
+) -> None:
     model = load_model(family.folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
     ours, expected = model.forward(ids)[0], Reference(family.folder, dtype).logits(ids)
     assert model.dtype == ours.dtype == dtype
@@ -38,37 +40,60 @@ def test_only_the_last_logits_are_computed_when_asked(family: Family, ids: Tenso
     close(as_array(last), as_array(family.hf.logits(ids)[:, -2:]), 1e-5)
 
 
-def test_left_padding_with_a_mask_gives_the_numbers_of_the_text_alone(family: Family, ids: Tensor) -> None:
+def test_left_padding_with_a_mask_gives_the_numbers_of_the_text_alone(
+    family: Family, ids: Tensor
+) -> None:
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1)
     mask = torch.tensor([[False] * 3 + [True] * ids.shape[1]])
-    close(as_array(family.model.forward(padded, mask=mask)[0][:, 3:]), as_array(family.hf.logits(ids)))
+    close(
+        as_array(family.model.forward(padded, mask=mask)[0][:, 3:]), as_array(family.hf.logits(ids))
+    )
 
 
 def test_infinite_logits_are_an_error(gpt2: Family, ids: Tensor) -> None:
-    with pytest.raises(NumericError), edit_activations(gpt2.model, {"blocks.1.hook_resid_pre": lambda x: x * torch.inf}):
+    with (
+        pytest.raises(NumericError),
+        edit_activations(gpt2.model, {"blocks.1.hook_resid_pre": lambda x: x * torch.inf}),
+    ):
         gpt2.model.forward(ids)
 
 
 def test_sizes_are_those_of_the_configuration(family: Family) -> None:
     config: Any = family.hf.hf.config
     model = family.model
-    assert (model.n_layers, model.d_model, model.d_vocab) == (config.num_hidden_layers, config.hidden_size, config.vocab_size)
+    assert (model.n_layers, model.d_model, model.d_vocab) == (
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.vocab_size,
+    )
     assert model.n_ctx == config.max_position_embeddings
     plain = sum({p.data_ptr(): p.nbytes for p in family.hf.hf.parameters()}.values())
-    qkv = [p.nbytes for name, p in family.hf.hf.named_parameters() if "query_key_value" in name]  # of which the bridge keeps copies
+    qkv = [
+        p.nbytes for name, p in family.hf.hf.named_parameters() if "query_key_value" in name
+    ]  # of which the bridge keeps copies
     assert model.weights_bytes == plain + sum(qkv)
     assert model.handle == family.folder.name and model.dtype == torch.float32
 
 
-def test_a_predicted_token_is_read_with_logit_probability_and_rank(family: Family, ids: Tensor) -> None:
+def test_a_predicted_token_is_read_with_logit_probability_and_rank(
+    family: Family, ids: Tensor
+) -> None:
     logits = family.model.forward(ids)[0][0, -1]
     expected = as_array(family.hf.logits(ids))[0, -1]
     order, probs = np.argsort(-expected, kind="stable"), softmax(expected)
     top = top_tokens(family.model, logits, 5)
-    assert [token.id for token in top] == order[:5].tolist() and [token.rank for token in top] == [1, 2, 3, 4, 5]
+    assert [token.id for token in top] == order[:5].tolist() and [token.rank for token in top] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     close([token.prob for token in top], probs[order[:5]])
     token = read_token(family.model, logits, 300)
-    assert token.rank == 1 + int((expected > expected[300]).sum()) and token.token == family.model.token_text(300)
+    assert token.rank == 1 + int(
+        (expected > expected[300]).sum()
+    ) and token.token == family.model.token_text(300)
     close([token.logit, token.prob], [expected[300], probs[300]])
 
 
@@ -97,8 +122,20 @@ def test_the_readout_is_the_final_norms_weight_and_the_unembedding(family: Famil
     assert readout.centred is family.hf.is_layer_norm
 
 
-@pytest.mark.parametrize("site", ["hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_z"])
-def test_a_change_at_a_site_reaches_the_residual_stream_as_in_the_plain_model(family: Family, ids: Tensor, site: str) -> None:
+@pytest.mark.parametrize(
+    "site",
+    [
+        "hook_resid_pre",
+        "hook_resid_mid",
+        "hook_resid_post",
+        "hook_attn_out",
+        "hook_mlp_out",
+        "attn.hook_z",
+    ],
+)
+def test_a_change_at_a_site_reaches_the_residual_stream_as_in_the_plain_model(
+    family: Family, ids: Tensor, site: str
+) -> None:
     if site not in family.hf.sites:
         pytest.skip("parallel blocks")
     name, after = f"blocks.1.{site}", "blocks.1.hook_resid_post"

@@ -40,7 +40,10 @@ def adds_bos(glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Langu
     said = json.loads((folder / "tokenizer.json").read_text())
     said["post_processor"] = {
         "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "single": [
+            {"SpecialToken": {"id": "<bos>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}},
     }
@@ -55,7 +58,9 @@ def error(code: str, model: LanguageModel, text: str, **options: Any) -> Argumen
     return caught.value
 
 
-def test_ids_are_the_plain_tokenizers_and_the_strings_join_to_the_text(glass: LanguageModel, plain: Any) -> None:
+def test_ids_are_the_plain_tokenizers_and_the_strings_join_to_the_text(
+    glass: LanguageModel, plain: Any
+) -> None:
     tokens = glass.tokenize(TEXT)
     assert tokens.ids.tolist() == plain(TEXT, add_special_tokens=False).input_ids
     assert "".join(tokens.strings) == TEXT and tokens.strings[1] == " old"
@@ -63,14 +68,18 @@ def test_ids_are_the_plain_tokenizers_and_the_strings_join_to_the_text(glass: La
 
 
 @pytest.mark.parametrize(("prepend_bos", "expected"), [(None, False), (True, True), (False, False)])
-def test_bos_comes_first_when_asked_and_by_default_as_the_tokenizer_does(glass: LanguageModel, prepend_bos: Any, expected: bool) -> None:
+def test_bos_comes_first_when_asked_and_by_default_as_the_tokenizer_does(
+    glass: LanguageModel, prepend_bos: Any, expected: bool
+) -> None:
     tokens = glass.tokenize(TEXT, prepend_bos=prepend_bos)
     assert tokens.bos_prepended is expected and (tokens.ids[0] == BOS) == expected
     assert tokens.special.tolist() == [expected, *[False] * (len(tokens) - 1)][: len(tokens)]
 
 
 @pytest.mark.parametrize(("prepend_bos", "expected"), [(None, True), (True, True), (False, False)])
-def test_a_tokenizer_that_adds_bos_never_adds_two(adds_bos: LanguageModel, prepend_bos: Any, expected: bool) -> None:
+def test_a_tokenizer_that_adds_bos_never_adds_two(
+    adds_bos: LanguageModel, prepend_bos: Any, expected: bool
+) -> None:
     tokens = adds_bos.tokenize(TEXT, prepend_bos=prepend_bos)
     assert tokens.bos_prepended is expected and (tokens.ids == BOS).sum() == int(expected)
 
@@ -86,7 +95,9 @@ def test_special_tokens_in_the_middle_are_marked(glass: LanguageModel) -> None:
     assert tokens.ids[tokens.special].tolist() == [EOS]
 
 
-@pytest.mark.parametrize("text", ["Where is the sea?", "assistant", "a", "s", "system", "you are good."])
+@pytest.mark.parametrize(
+    "text", ["Where is the sea?", "assistant", "a", "s", "system", "you are good."]
+)
 def test_in_chat_all_but_the_users_own_words_is_special(chatty: LanguageModel, text: str) -> None:
     tokens = chatty.tokenize(text, chat=True)
     rendered = f"<bos>system: you are good.\nuser: {text}\nassistant:"
@@ -95,7 +106,10 @@ def test_in_chat_all_but_the_users_own_words_is_special(chatty: LanguageModel, t
     before = "".join(tokens.strings[: users[0]])
     said = "".join(tokens.strings[users[0] : users[-1] + 1])
     assert users == list(range(users[0], users[-1] + 1))
-    assert before in ("<bos>system: you are good.\nuser: ", "<bos>system: you are good.\nuser:") and said.strip() == text
+    assert (
+        before in ("<bos>system: you are good.\nuser: ", "<bos>system: you are good.\nuser:")
+        and said.strip() == text
+    )
 
 
 def test_chat_without_a_template_is_refused(glass: LanguageModel) -> None:
@@ -107,7 +121,9 @@ def test_an_empty_text_is_refused(chatty: LanguageModel, chat: bool) -> None:
     error("EMPTY_PROMPT", chatty, "", chat=chat)
 
 
-def test_a_text_longer_than_the_context_is_refused_and_its_length_said(glass: LanguageModel) -> None:
+def test_a_text_longer_than_the_context_is_refused_and_its_length_said(
+    glass: LanguageModel,
+) -> None:
     caught = error("PROMPT_TOO_LONG", glass, TEXT * 20, prepend_bos=True)
     assert int(caught.got) > 128 and caught.allowed == "128"
     assert len(glass.tokenize(TEXT * 20, prepend_bos=True, limit=128)) == 128
@@ -116,11 +132,16 @@ def test_a_text_longer_than_the_context_is_refused_and_its_length_said(glass: La
 def test_a_text_of_exactly_the_context_is_taken(glass: LanguageModel) -> None:
     limited = glass.tokenize(TEXT * 20, limit=128)
     assert len(limited) == glass.n_ctx == 128
-    assert limited.ids.tolist() == glass.tokenizer.hf(TEXT * 20, add_special_tokens=False).input_ids[:128]
+    assert (
+        limited.ids.tolist()
+        == glass.tokenizer.hf(TEXT * 20, add_special_tokens=False).input_ids[:128]
+    )
 
 
 @pytest.mark.parametrize("text", [" the", " old", "The", ".", "s"])
-def test_a_single_token_is_found_with_its_leading_space(glass: LanguageModel, plain: Any, text: str) -> None:
+def test_a_single_token_is_found_with_its_leading_space(
+    glass: LanguageModel, plain: Any, text: str
+) -> None:
     found = glass.single_token(text)
     assert glass.token_text(found) == text
     in_context = plain(f"sea{text}", add_special_tokens=False).input_ids[-1]
@@ -144,7 +165,9 @@ def test_an_id_outside_the_vocabulary_is_refused(glass: LanguageModel, text: str
 
 
 @pytest.mark.parametrize("text", [" the old", "lighthouse", "", "#", "#-1", "#²", "  "])
-def test_what_is_not_one_token_is_refused_with_its_tokens(glass: LanguageModel, plain: Any, text: str) -> None:
+def test_what_is_not_one_token_is_refused_with_its_tokens(
+    glass: LanguageModel, plain: Any, text: str
+) -> None:
     with pytest.raises(ArgumentError) as caught:
         glass.single_token(text)
     assert caught.value.code == "NOT_ONE_TOKEN" and caught.value.got == text
@@ -152,8 +175,12 @@ def test_what_is_not_one_token_is_refused_with_its_tokens(glass: LanguageModel, 
         assert f"{glass.token_text(token_id)!r} (#{token_id})" in caught.value.message
 
 
-@pytest.mark.parametrize(("field", "call"), [("target", 'target="#{}"'), ("tokens", 'tokens=["#{}"]')])
-def test_the_way_on_from_many_tokens_is_an_argument_as_it_is_typed(glass: LanguageModel, plain: Any, field: str, call: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "call"), [("target", 'target="#{}"'), ("tokens", 'tokens=["#{}"]')]
+)
+def test_the_way_on_from_many_tokens_is_an_argument_as_it_is_typed(
+    glass: LanguageModel, plain: Any, field: str, call: str
+) -> None:
     first = plain("lighthouse", add_special_tokens=False).input_ids[0]
     with pytest.raises(ArgumentError) as caught:
         glass.single_token("lighthouse", field)
@@ -181,13 +208,21 @@ def test_position_0_and_special_tokens_count_only_when_named(
 def test_a_position_outside_the_text_is_refused(glass: LanguageModel, position: int) -> None:
     with pytest.raises(ArgumentError) as caught:
         counted(glass.tokenize("The old man<eos>."), [1, position])
-    assert caught.value.code == "POSITION_OUT_OF_RANGE" and caught.value.got == str(position) and caught.value.allowed == "-5..4"
+    assert (
+        caught.value.code == "POSITION_OUT_OF_RANGE"
+        and caught.value.got == str(position)
+        and caught.value.allowed == "-5..4"
+    )
 
 
 @pytest.mark.model
 def test_the_embedded_models_template_and_bos(smollm: LanguageModel) -> None:
     chat, text = smollm.tokenize("Where is Paris?", chat=True), smollm.tokenize("Where is Paris?")
     assert chat.ids[~chat.special].tolist() == text.ids.tolist() and not text.bos_prepended
-    assert chat.strings[0] == "<|im_start|>" and "".join(chat.strings).endswith("<|im_start|>assistant\n")
+    assert chat.strings[0] == "<|im_start|>" and "".join(chat.strings).endswith(
+        "<|im_start|>assistant\n"
+    )
     assert smollm.token_text(smollm.single_token(" Paris")) == " Paris"
-    assert torch.equal(smollm.tokenize("Where", prepend_bos=True).special, torch.tensor([True, False]))
+    assert torch.equal(
+        smollm.tokenize("Where", prepend_bos=True).special, torch.tensor([True, False])
+    )

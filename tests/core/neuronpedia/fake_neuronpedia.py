@@ -9,7 +9,13 @@ from typing import Any
 from tests.core.fake_hub import Fault, Request
 
 HOSTILE = "dogs\u202e \x1b[31mred\x1b[0m <script>alert(1)</script> ![x](http://evil.example/p.png) \u200bIGNORE\ud83d"
-RATE = {"endpoint": "/api", "limitPerWindow": 200, "requestWindow": "60 m", "remainingRequests": 0, "error": "Rate limit exceeded"}
+RATE = {
+    "endpoint": "/api",
+    "limitPerWindow": 200,
+    "requestWindow": "60 m",
+    "remainingRequests": 0,
+    "error": "Rate limit exceeded",
+}
 
 
 def neuron(feature: int, description: str = "dogs and puppies") -> dict[str, Any]:
@@ -31,12 +37,28 @@ def neuron(feature: int, description: str = "dogs and puppies") -> dict[str, Any
         "topkCosSimIndices": [feature, 77],
         "topkCosSimValues": [1.0, 0.61],
         "activations": [
-            {"tokens": ["The", " puppy", " ran"], "values": [0, 3.5, 0.25], "maxValue": 3.5, "maxValueTokenIndex": 1},
-            {"tokens": [" a", " dog"], "values": [0, 9.0], "maxValue": 9.0, "maxValueTokenIndex": 1},
+            {
+                "tokens": ["The", " puppy", " ran"],
+                "values": [0, 3.5, 0.25],
+                "maxValue": 3.5,
+                "maxValueTokenIndex": 1,
+            },
+            {
+                "tokens": [" a", " dog"],
+                "values": [0, 9.0],
+                "maxValue": 9.0,
+                "maxValueTokenIndex": 1,
+            },
             {"tokens": ["torn"], "values": [1, 2]},
         ],
         "explanations": [
-            {"id": "a", "description": description, "explanationModelName": "gpt-4o-mini", "typeName": "oai_token-act-pair", "scores": []},
+            {
+                "id": "a",
+                "description": description,
+                "explanationModelName": "gpt-4o-mini",
+                "typeName": "oai_token-act-pair",
+                "scores": [],
+            },
             {
                 "id": "b",
                 "description": "words for young dogs",
@@ -60,7 +82,9 @@ class FakeNeuronpedia:
         self.description = "dogs and puppies"
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
-        threading.Thread(target=lambda: self._server.serve_forever(poll_interval=0.01), daemon=True).start()
+        threading.Thread(
+            target=lambda: self._server.serve_forever(poll_interval=0.01), daemon=True
+        ).start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/api"
 
     def close(self) -> None:
@@ -74,26 +98,63 @@ class FakeNeuronpedia:
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         if method == "GET" and path.startswith("/api/feature/gpt2-small/8-res-jb/"):
             feature = int(path.rpartition("/")[2])
-            return (200, neuron(feature, self.description)) if feature < 1000 else (404, {"error": "Feature not found"})
+            return (
+                (200, neuron(feature, self.description))
+                if feature < 1000
+                else (404, {"error": "Feature not found"})
+            )
         if path == "/api/features":
-            wanted = [item["index"] for item in body if item["modelId"] == "gpt2-small" and item["layer"] == "8-res-jb"]
-            return 200, [neuron(feature, self.description) for feature in reversed(wanted) if feature < 1000]
+            wanted = [
+                item["index"]
+                for item in body
+                if item["modelId"] == "gpt2-small" and item["layer"] == "8-res-jb"
+            ]
+            return 200, [
+                neuron(feature, self.description) for feature in reversed(wanted) if feature < 1000
+            ]
         if path == "/api/explanation/search":
-            return 200, {"request": body, "results": [self._hit(200, 0.83), self._hit(31, 0.5)], "resultsCount": 2, "hasMore": False}
+            return 200, {
+                "request": body,
+                "results": [self._hit(200, 0.83), self._hit(31, 0.5)],
+                "resultsCount": 2,
+                "hasMore": False,
+            }
         if path == "/api/search-all":
             sorted(body["sortIndexes"])  # as the site does: a KeyError, that is 500, without it
             return 200, self._firings(body)
         return 404, {"error": "Not Found"}
 
     def _hit(self, feature: int, cosine: float) -> dict[str, Any]:
-        label = {"description": self.description, "explanationModelName": "gpt-4o-mini", "typeName": "oai_token-act-pair"}
-        return label | {"modelId": "gpt2-small", "layer": "8-res-jb", "index": str(feature), "cosine_similarity": cosine, "neuron": {}}
+        label = {
+            "description": self.description,
+            "explanationModelName": "gpt-4o-mini",
+            "typeName": "oai_token-act-pair",
+        }
+        return label | {
+            "modelId": "gpt2-small",
+            "layer": "8-res-jb",
+            "index": str(feature),
+            "cosine_similarity": cosine,
+            "neuron": {},
+        }
 
     def _firings(self, body: Any) -> dict[str, Any]:
-        row = {"modelId": "gpt2-small", "layer": "8-res-jb", "index": "200", "values": [0, 0, 8.5], "maxValue": 8.5, "maxValueIndex": 2}
+        row = {
+            "modelId": "gpt2-small",
+            "layer": "8-res-jb",
+            "index": "200",
+            "values": [0, 0, 8.5],
+            "maxValue": 8.5,
+            "maxValueIndex": 2,
+        }
         other = row | {"layer": "9-res-jb", "index": "5"}
         tokens = ["<|endoftext|>", "a", " dog"]
-        return {"tokens": tokens, "result": [row | {"neuron": neuron(200)}, other], "counts": [], "sortIndexes": body["sortIndexes"]}
+        return {
+            "tokens": tokens,
+            "result": [row | {"neuron": neuron(200)}, other],
+            "counts": [],
+            "sortIndexes": body["sortIndexes"],
+        }
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         fake = self
@@ -115,7 +176,9 @@ class FakeNeuronpedia:
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         raw = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         body = json.loads(raw) if raw else None
-        self.requests.append(Request("neuronpedia", handler.command, handler.path, dict(handler.headers.items())))
+        self.requests.append(
+            Request("neuronpedia", handler.command, handler.path, dict(handler.headers.items()))
+        )
         self.bodies.append(body)
         fault = self._fault(handler)
         try:
@@ -134,10 +197,16 @@ class FakeNeuronpedia:
                 return fault
         return None
 
-    def _send(self, handler: BaseHTTPRequestHandler, status: int, content: bytes, fault: Fault | None) -> None:
+    def _send(
+        self, handler: BaseHTTPRequestHandler, status: int, content: bytes, fault: Fault | None
+    ) -> None:
         try:
             handler.send_response(status)
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), "x-limit-remaining": "24999"}
+            headers = {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(content)),
+                "x-limit-remaining": "24999",
+            }
             for name, value in (headers | dict(fault.headers if fault else {})).items():
                 handler.send_header(name, value)
             handler.end_headers()

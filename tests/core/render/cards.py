@@ -36,7 +36,9 @@ SITE = "blocks.14.hook_resid_post"
 
 
 def label(text: str, source: str, score: LabelScore | None) -> CardLabel:
-    return CardLabel(text, source, score, score.verdict if score else "not tested", "2026-11-21T10:00:00")
+    return CardLabel(
+        text, source, score, score.verdict if score else "not tested", "2026-11-21T10:00:00"
+    )
 
 
 def example(band: str, activation: float, *, hostile: bool = False) -> CardExample:
@@ -64,9 +66,26 @@ FULL = FeatureCard(
     max_activation=22.735,
     mean_activation=4.21,
     quantiles={"0.5": 3.1, "0.9": 9.7, "0.99": 17.2},
-    histogram=[CardBin(0.1 * 2 ** (n / 4), 0.1 * 2 ** ((n + 1) / 4), int(300 * math.exp(-(((n - 18) / 6) ** 2)))) for n in range(32)],
-    examples=[example("top", 22.735), example("top", 20.1, hostile=True), example("1/2..1 of max", 14.0), example("1/8..1/4 of max", 4.0)],
-    promotes=[CardToken(" puppy", 1, 1.23), CardToken("<b>x</b>", 2, 1.1), CardToken("\n", 3, 0.7), CardToken("$x_$", 4, 0.4)],
+    histogram=[
+        CardBin(
+            0.1 * 2 ** (n / 4),
+            0.1 * 2 ** ((n + 1) / 4),
+            int(300 * math.exp(-(((n - 18) / 6) ** 2))),
+        )
+        for n in range(32)
+    ],
+    examples=[
+        example("top", 22.735),
+        example("top", 20.1, hostile=True),
+        example("1/2..1 of max", 14.0),
+        example("1/8..1/4 of max", 4.0),
+    ],
+    promotes=[
+        CardToken(" puppy", 1, 1.23),
+        CardToken("<b>x</b>", 2, 1.1),
+        CardToken("\n", 3, 0.7),
+        CardToken("$x_$", 4, 0.4),
+    ],
     suppresses=[CardToken(" cat", 5, -0.99), CardToken("\u65e5", 6, -0.6)],
     effects_through="Decoder row through the final norm and the unembedding.",
     neighbours=[
@@ -74,7 +93,10 @@ FULL = FeatureCard(
         CardNeighbour(9, 0.41, label("<i>cats</i>", "neuronpedia:gpt-4o-mini", None)),
         CardNeighbour(1001, 0.2, None),
     ],
-    cofiring=[CardPartner(5, 120, 0.33, 0.21, None), CardPartner(66, 50, 0.11, 0.09, label("animals", "you", POOR))],
+    cofiring=[
+        CardPartner(5, 120, 0.33, 0.21, None),
+        CardPartner(66, 50, 0.11, 0.09, label("animals", "you", POOR)),
+    ],
     labels=[
         label("young dogs", "agent", GOOD),
         label("pets <script>window.pwned=1</script>", "neuronpedia:gpt-4o-mini", None),
@@ -105,6 +127,14 @@ WITHOUT_INDEX = replace(
     warnings=[],
 )
 NEVER_FIRED = replace(
-    FULL, density=0.0, n_fired=0, max_activation=None, mean_activation=None, quantiles={}, histogram=[], examples=[], cofiring=[]
+    FULL,
+    density=0.0,
+    n_fired=0,
+    max_activation=None,
+    mean_activation=None,
+    quantiles={},
+    histogram=[],
+    examples=[],
+    cofiring=[],
 )
 CARDS = {"full": FULL, "without an index": WITHOUT_INDEX, "never fired": NEVER_FIRED}

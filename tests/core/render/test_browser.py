@@ -16,8 +16,13 @@ from tests.core.render.cards import FULL
 from saescope.render import feature_app, feature_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = os.environ.get("SAESCOPE_TEST_BROWSER") or next((path for name in NAMES if (path := shutil.which(name))), "")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine")]
+BROWSER = os.environ.get("SAESCOPE_TEST_BROWSER") or next(
+    (path for name in NAMES if (path := shutil.which(name))), ""
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine"),
+]
 
 HARNESS = Path(__file__).with_name("harness.js")
 EVIL = "<script>window.pwned=1</script><img src=x onerror='parent.pwned=1'><p onclick='pwned=1'><a href='javascript:pwned=1'>x</a></p>"
@@ -26,10 +31,22 @@ RESULT: dict[str, Any] = {
     "structuredContent": {
         "feature": 1234,
         "summary": "Feature 1234 <b>fires</b> on dogs.",
-        "label": {"text": "dogs <img src=x onerror=parent.pwned=1>", "source": "neuronpedia:gpt", "score": None, "verdict": "not tested"},
+        "label": {
+            "text": "dogs <img src=x onerror=parent.pwned=1>",
+            "source": "neuronpedia:gpt",
+            "score": None,
+            "verdict": "not tested",
+        },
         "density": 0.00886,
         "max_activation": 22.735,
-        "examples": [{"text": "a <b>young</b> \u27e6 puppy\u27e7 ran\u202e\n", "token": " puppy", "activation": 22.7, "band": "top"}],
+        "examples": [
+            {
+                "text": "a <b>young</b> \u27e6 puppy\u27e7 ran\u202e\n",
+                "token": " puppy",
+                "activation": 22.7,
+                "band": "top",
+            }
+        ],
         "promotes": [" puppy", "<i>"],
         "suppresses": [],
         "url": "https://www.neuronpedia.org/gpt2-small/8-res-jb/1234",
@@ -41,14 +58,25 @@ RESULT: dict[str, Any] = {
 def look(folder: Path, *, dark: bool) -> dict[str, Any]:
     """What the harness saw, in a browser whose user prefers light or dark."""
     page = feature_page(asdict(FULL))
-    given = {"page": page, "app": feature_app(), "hostile": page.replace("</main>", f"{EVIL}</main>"), "result": RESULT}
+    given = {
+        "page": page,
+        "app": feature_app(),
+        "hostile": page.replace("</main>", f"{EVIL}</main>"),
+        "result": RESULT,
+    }
     data = json.dumps(given).replace("<", "\\u003c")
     file = folder / "harness.html"
     scripts = f"<script>const given = {data};</script><script>{HARNESS.read_text(encoding='utf-8')}</script>"
     file.write_text(f"<!doctype html><meta charset=utf-8><body>{scripts}", encoding="utf-8")
     found = None
-    for _ in range(3):  # on a crowded machine a message of the app may come after the end of the browser's virtual time
-        found = re.search(r'<pre id="seen">(.*)</pre>', dom(file, folder, scheme=0 if dark else 1), flags=re.DOTALL)
+    for _ in range(
+        3
+    ):  # on a crowded machine a message of the app may come after the end of the browser's virtual time
+        found = re.search(
+            r'<pre id="seen">(.*)</pre>',
+            dom(file, folder, scheme=0 if dark else 1),
+            flags=re.DOTALL,
+        )
         if found and "size" in json.loads(html.unescape(found[1])).get("app", {}):
             break
     if not found:
@@ -61,11 +89,27 @@ def look(folder: Path, *, dark: bool) -> dict[str, Any]:
 
 def dom(file: Path, folder: Path, *, scheme: int) -> str:
     """The document once its scripts have run. No sandbox, which many containers refuse: the file is ours, and no host has an address."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--blink-settings=preferredColorScheme={scheme}"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
+    command += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--blink-settings=preferredColorScheme={scheme}",
+    ]
     command += ["--virtual-time-budget=20000", "--dump-dom", file.as_uri()]
     return subprocess.run(
-        command, capture_output=True, text=True, encoding="utf-8", check=False, timeout=50, stdin=subprocess.DEVNULL
+        command,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        timeout=50,
+        stdin=subprocess.DEVNULL,
     ).stdout
 
 
@@ -83,7 +127,9 @@ def test_nothing_went_wrong_inside(light: dict[str, Any], dark: dict[str, Any]) 
     assert light["errors"] == dark["errors"] == []
 
 
-def test_the_page_follows_the_user_s_theme_and_its_button(light: dict[str, Any], dark: dict[str, Any]) -> None:
+def test_the_page_follows_the_user_s_theme_and_its_button(
+    light: dict[str, Any], dark: dict[str, Any]
+) -> None:
     assert light["page"]["preferred"] > 0.8 and dark["page"]["preferred"] < 0.1
     for seen in (light, dark):
         (automatic, own), (bright, high), (dim, low) = seen["page"]["themes"]
@@ -96,9 +142,14 @@ def test_every_text_can_be_read(light: dict[str, Any]) -> None:
         assert worst["ratio"] >= 4.5, worst  # WCAG 2.2, AA
 
 
-def test_hostile_text_runs_nothing_makes_nothing_and_asks_for_nothing(light: dict[str, Any]) -> None:
+def test_hostile_text_runs_nothing_makes_nothing_and_asks_for_nothing(
+    light: dict[str, Any],
+) -> None:
     page = light["page"]
-    assert page["pwned"] == [None, None, "Feature 1234 of smollm2-135m/14.resid_post"] and page["fetched"] == []
+    assert (
+        page["pwned"] == [None, None, "Feature 1234 of smollm2-135m/14.resid_post"]
+        and page["fetched"] == []
+    )
     assert page["elements"] == [0, 0, 1, 2 * len(FULL.examples)] and page["peak"] == " puppy"
 
 
@@ -120,16 +171,30 @@ def test_all_that_acts_takes_the_keyboard_s_focus_and_shows_it(light: dict[str, 
 def test_the_app_speaks_the_protocol(light: dict[str, Any]) -> None:
     app = light["app"]
     assert app["messages"][:2] == ["ui/initialize", "ui/notifications/initialized"]
-    assert app["asked"]["protocolVersion"] == "2026-01-26" and set(app["asked"]) == {"protocolVersion", "appInfo", "appCapabilities"}
+    assert app["asked"]["protocolVersion"] == "2026-01-26" and set(app["asked"]) == {
+        "protocolVersion",
+        "appInfo",
+        "appCapabilities",
+    }
     assert "answer 7: {}" in app["messages"] and "answer 8: -32601" in app["messages"]
     assert app["size"]["height"] > 300 and app["theme"] == "dark" and app["ink"] == "rgb(1, 250, 3)"
 
 
 def test_the_app_shows_the_result_as_text(light: dict[str, Any]) -> None:
     short = light["app"]["short"]
-    for said in ("Feature 1234", "smollm2-135m/14.resid_post", "dogs <img src=x", "not tested", "0.886 % of tokens", "22.7", "<i>"):
+    for said in (
+        "Feature 1234",
+        "smollm2-135m/14.resid_post",
+        "dogs <img src=x",
+        "not tested",
+        "0.886 % of tokens",
+        "22.7",
+        "<i>",
+    ):
         assert said in short
-    assert "a <b>young</b>  puppy ran\u27e8U+202E\u27e9\u21b5" in short and light["app"]["marks"] == [" puppy"]
+    assert "a <b>young</b>  puppy ran\u27e8U+202E\u27e9\u21b5" in short and light["app"][
+        "marks"
+    ] == [" puppy"]
     assert light["app"]["opened"] == ["https://www.neuronpedia.org/gpt2-small/8-res-jb/1234"]
 
 
@@ -142,7 +207,12 @@ def test_the_app_shows_the_whole_page_without_what_could_act(light: dict[str, An
 
 def test_a_host_that_can_only_show_is_enough(light: dict[str, Any]) -> None:
     plain = light["plain"]
-    assert not plain["button"] and plain["opened"] == [] and "Feature 1234" in plain["whole"] and "resources/read" not in plain["messages"]
+    assert (
+        not plain["button"]
+        and plain["opened"] == []
+        and "Feature 1234" in plain["whole"]
+        and "resources/read" not in plain["messages"]
+    )
 
 
 def test_an_error_is_shown_as_text(light: dict[str, Any]) -> None:

@@ -77,7 +77,12 @@ def page(name: str = "full") -> Read:
 @pytest.mark.parametrize("name", CARDS)
 def test_every_card_is_a_well_formed_page(name: str) -> None:
     read = page(name)
-    assert read.open == [] and len(read.all("h1")) == 1 and len(read.all("main")) == 1 and "1234" in read.text
+    assert (
+        read.open == []
+        and len(read.all("h1")) == 1
+        and len(read.all("main")) == 1
+        and "1234" in read.text
+    )
 
 
 def test_the_page_says_what_the_card_holds() -> None:
@@ -89,10 +94,16 @@ def test_hostile_text_is_text() -> None:
     read = page()
     for token in HOSTILE:
         assert visible(token) in read.text
-    assert [read.all(tag) for tag in ("img", "iframe", "link", "object", "form", "base")] == [[]] * 6
+    assert [read.all(tag) for tag in ("img", "iframe", "link", "object", "form", "base")] == [
+        []
+    ] * 6
     assert len(read.all("script")) == len(read.all("style")) == 1
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", read.text)
-    assert all(not name.startswith("on") and name != "style" for _, attrs in read.tags for name in attrs)
+    assert not re.search(
+        r"[\x00-\x08\x0b-\x1f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", read.text
+    )
+    assert all(
+        not name.startswith("on") and name != "style" for _, attrs in read.tags for name in attrs
+    )
 
 
 def test_nothing_is_fetched_and_only_the_page_s_own_script_and_style_may_run() -> None:
@@ -101,47 +112,91 @@ def test_nothing_is_fetched_and_only_the_page_s_own_script_and_style_may_run() -
     assert [attrs["href"] for _, attrs in read.tags if "href" in attrs] == ["#main", FULL.url]
     assert "url(" not in read.raw["style"] and "@import" not in read.raw["style"]
     policy = str(next(attrs["content"] for attrs in read.all("meta") if attrs.get("http-equiv")))
-    hashes = [base64.b64encode(hashlib.sha256(read.raw[tag].encode()).digest()).decode() for tag in ("script", "style")]
+    hashes = [
+        base64.b64encode(hashlib.sha256(read.raw[tag].encode()).digest()).decode()
+        for tag in ("script", "style")
+    ]
     assert policy.startswith("default-src 'none';") and "unsafe" not in policy
-    assert f"script-src 'sha256-{hashes[0]}'" in policy and f"style-src 'sha256-{hashes[1]}'" in policy
+    assert (
+        f"script-src 'sha256-{hashes[0]}'" in policy and f"style-src 'sha256-{hashes[1]}'" in policy
+    )
 
 
 def test_the_app_is_the_page_without_data() -> None:
     read = Read(feature_app())
     assert read.open == [] and "http" not in read.text and len(read.all("main")) == 1
-    for message in ("ui/initialize", "ui/notifications/initialized", "ui/notifications/tool-result", "resources/read", "2026-01-26"):
+    for message in (
+        "ui/initialize",
+        "ui/notifications/initialized",
+        "ui/notifications/tool-result",
+        "resources/read",
+        "2026-01-26",
+    ):
         assert message in read.raw["script"]
     assert "innerHTML" not in read.raw["script"] and "eval(" not in read.raw["script"]
 
 
 def card_example(activations: list[float], pos: int) -> dict[str, Any]:
-    return {"tokens": [f" {n}" for n in range(len(activations))], "activations": activations, "pos": pos}
+    return {
+        "tokens": [f" {n}" for n in range(len(activations))],
+        "activations": activations,
+        "pos": pos,
+    }
 
 
 def test_tokens_are_as_dark_as_their_share_of_the_maximum() -> None:
     shown = pieces(card_example([0.0, 0.1, 1.0, 4.0, 8.0, 99.0, -1.0], 4), 8.0, whole=True)
     assert [piece.level for piece in shown] == [0, 1, 1, 4, 8, 8, 0]
     assert [piece.is_peak for piece in shown] == [False] * 4 + [True] + [False] * 2
-    assert [piece.level for piece in pieces(card_example([0.0, 2.0, 4.0], 2), None, whole=True)] == [0, 4, 8]
+    assert [
+        piece.level for piece in pieces(card_example([0.0, 2.0, 4.0], 2), None, whole=True)
+    ] == [0, 4, 8]
 
 
 @pytest.mark.parametrize(("pos", "first", "last"), [(0, 0, 12), (50, 30, 62), (127, 107, 127)])
 def test_a_long_context_is_cut_around_the_marked_token(pos: int, first: int, last: int) -> None:
     shown = pieces(card_example([1.0] * 128, pos), 1.0, whole=False)
-    assert (shown[0].text, shown[-1].text, [p.text for p in shown if p.is_peak]) == (f" {first}", f" {last}", [f" {pos}"])
+    assert (shown[0].text, shown[-1].text, [p.text for p in shown if p.is_peak]) == (
+        f" {first}",
+        f" {last}",
+        [f" {pos}"],
+    )
     assert len(pieces(card_example([1.0] * 128, pos), 1.0, whole=True)) == 128
 
 
 def test_bars_are_as_high_as_the_logarithm_of_their_counts() -> None:
     counts = [0, 3, 0, 15, 0, 0]
-    drawn = bars([{"low": float(n), "high": n + 1.0, "count": count} for n, count in enumerate(counts)])
-    assert [round(bar.height, 6) for bar in drawn] == [round(100 * math.log(4) / math.log(16), 6), 0.0, 100.0]
-    assert [bar.x for bar in drawn] == pytest.approx([5 / 3, 105 / 3, 205 / 3]) and drawn[0].label == "1 to 2: 3"
+    drawn = bars(
+        [{"low": float(n), "high": n + 1.0, "count": count} for n, count in enumerate(counts)]
+    )
+    assert [round(bar.height, 6) for bar in drawn] == [
+        round(100 * math.log(4) / math.log(16), 6),
+        0.0,
+        100.0,
+    ]
+    assert [bar.x for bar in drawn] == pytest.approx([5 / 3, 105 / 3, 205 / 3]) and drawn[
+        0
+    ].label == "1 to 2: 3"
     assert bars([]) == bars([{"low": 0.0, "high": 1.0, "count": 0}]) == []
 
 
 def test_numbers_are_short() -> None:
-    numbers = {0.008861: "0.00886", 22.735: "22.7", 1234.5: "1,234", 200000: "200,000", 0: "0", 2.0: "2", -0.99: "-0.99"}
-    assert {value: number(value) for value in numbers} == numbers and number(None) == number(math.nan) == "unknown"
-    shares = {0.00886: "0.886 % of tokens, 1 in 113", 0.6: "60 % of tokens", 0.0: "0 % of tokens", None: "unknown"}
+    numbers = {
+        0.008861: "0.00886",
+        22.735: "22.7",
+        1234.5: "1,234",
+        200000: "200,000",
+        0: "0",
+        2.0: "2",
+        -0.99: "-0.99",
+    }
+    assert {value: number(value) for value in numbers} == numbers and number(None) == number(
+        math.nan
+    ) == "unknown"
+    shares = {
+        0.00886: "0.886 % of tokens, 1 in 113",
+        0.6: "60 % of tokens",
+        0.0: "0 % of tokens",
+        None: "unknown",
+    }
     assert {value: density(value) for value in shares} == shares

@@ -8,17 +8,42 @@ from dataclasses import asdict
 import pytest
 from tests.core.render.cards import FULL, NEVER_FIRED, WITHOUT_INDEX
 
-from saescope.render import density_histogram, feature_picture, training_curves, variance_by_position
+from saescope.render import (
+    density_histogram,
+    feature_picture,
+    training_curves,
+    variance_by_position,
+)
 
-POINTS = [{"step": step, "loss": 5000 / (step + 10), "l0": 400 / (1 + step / 20) + 32, "dead_share": 0.0} for step in range(0, 200, 5)]
-DENSITY = [(1e-4, 3e-4, 73), (3e-4, 1e-3, 305), (1e-3, 3e-3, 1122), (3e-3, 1e-2, 2288), (1e-2, 3e-2, 682), (3e-2, 0.1, 96), (0.1, 0.3, 6)]
-POSITIONS = [(1, 1, 16, 0.87), (2, 3, 32, 0.85), (4, 7, 64, 0.8), (8, 15, 127, 0.79), (16, 31, 256, None), (32, 63, 511, 0.8)]
+POINTS = [
+    {"step": step, "loss": 5000 / (step + 10), "l0": 400 / (1 + step / 20) + 32, "dead_share": 0.0}
+    for step in range(0, 200, 5)
+]
+DENSITY = [
+    (1e-4, 3e-4, 73),
+    (3e-4, 1e-3, 305),
+    (1e-3, 3e-3, 1122),
+    (3e-3, 1e-2, 2288),
+    (1e-2, 3e-2, 682),
+    (3e-2, 0.1, 96),
+    (0.1, 0.3, 6),
+]
+POSITIONS = [
+    (1, 1, 16, 0.87),
+    (2, 3, 32, 0.85),
+    (4, 7, 64, 0.8),
+    (8, 15, 127, 0.79),
+    (16, 31, 256, None),
+    (32, 63, 511, 0.8),
+]
 
 PICTURES: dict[str, Callable[[], bytes]] = {
     "training": lambda: training_curves(POINTS),
     "one point": lambda: training_curves(POINTS[:1]),
     "no point": lambda: training_curves([]),
-    "points without a loss": lambda: training_curves([{"step": 1, "l0": 3.0}, {"step": 2, "l0": 2.0, "loss": -1.0}]),
+    "points without a loss": lambda: training_curves(
+        [{"step": 1, "l0": 3.0}, {"step": 2, "l0": 2.0, "loss": -1.0}]
+    ),
     "density": lambda: density_histogram(DENSITY, n_dead=36),
     "nothing fired": lambda: density_histogram([], n_dead=64),
     "positions": lambda: variance_by_position(POSITIONS, overall=0.8),

@@ -14,18 +14,39 @@ Vector = NDArray[np.float64]
 Weights = dict[str, Vector]
 D_IN, D_OUT, D_SAE, N_POS = 6, 4, 15, 7
 
-NORMALIZATIONS = ("none", "expected_average_only_in", "covariance_whitening", "constant_norm_rescale", "layer_norm")
+NORMALIZATIONS = (
+    "none",
+    "expected_average_only_in",
+    "covariance_whitening",
+    "constant_norm_rescale",
+    "layer_norm",
+)
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "standard": [{}],
     "gated": [{}],
     "jumprelu": [{}],
     "topk": [{"k": 3}, {"k": 12}, {"k": 3, "rescale_acts_by_decoder_norm": True}],
     "batchtopk": [{"k": 2.5}, {"k": 2.5, "rescale_acts_by_decoder_norm": True}],
-    "matryoshka_batchtopk": [{"k": 2.5, "rescale_acts_by_decoder_norm": True, "matryoshka_widths": (3, 8, D_SAE)}],
+    "matryoshka_batchtopk": [
+        {"k": 2.5, "rescale_acts_by_decoder_norm": True, "matryoshka_widths": (3, 8, D_SAE)}
+    ],
 }
-MODES = [{"normalize_activations": mode, "apply_b_dec_to_input": subtract} for mode in NORMALIZATIONS for subtract in (True, False)]
-CASES = [(architecture, options | mode) for architecture, variants in OPTIONS.items() for options in variants for mode in MODES]
-TRANSCODERS = [pytest.param(name, skip, id=f"{name}-skip-{skip}") for name in ("standard", "jumprelu") for skip in (False, True)]
+MODES = [
+    {"normalize_activations": mode, "apply_b_dec_to_input": subtract}
+    for mode in NORMALIZATIONS
+    for subtract in (True, False)
+]
+CASES = [
+    (architecture, options | mode)
+    for architecture, variants in OPTIONS.items()
+    for options in variants
+    for mode in MODES
+]
+TRANSCODERS = [
+    pytest.param(name, skip, id=f"{name}-skip-{skip}")
+    for name in ("standard", "jumprelu")
+    for skip in (False, True)
+]
 
 
 def weights(d_out: int = D_IN) -> Weights:
@@ -52,7 +73,9 @@ def build(architecture: str, options: dict[str, Any], d_out: int = D_IN) -> tupl
     config_class, sae_class = ARCHITECTURES[architecture]
     cfg = config_class(d_in=D_IN, d_out=d_out, d_sae=D_SAE, dtype="float64", **options)
     named = weights(d_out)
-    return sae_class(cfg, {name: torch.tensor(named[name]) for name in sae_class.shapes(cfg)}), named
+    return sae_class(
+        cfg, {name: torch.tensor(named[name]) for name in sae_class.shapes(cfg)}
+    ), named
 
 
 def normalized(x: Vector, mode: str) -> tuple[list[float], float, float]:
@@ -79,7 +102,10 @@ def activations(architecture: str, z: list[float], w: Weights, cfg: dict[str, An
     if architecture == "gated":
         gate = hidden_pre(z, w, cfg, "b_gate")
         bare = [g - w["b_gate"][i] for i, g in enumerate(gate)]
-        return [max(b * math.exp(w["r_mag"][i]) + w["b_mag"][i], 0.0) if gate[i] > 0 else 0.0 for i, b in enumerate(bare)]
+        return [
+            max(b * math.exp(w["r_mag"][i]) + w["b_mag"][i], 0.0) if gate[i] > 0 else 0.0
+            for i, b in enumerate(bare)
+        ]
     pre = hidden_pre(z, w, cfg)
     if architecture == "standard":
         return [max(p, 0.0) for p in pre]
@@ -89,7 +115,9 @@ def activations(architecture: str, z: list[float], w: Weights, cfg: dict[str, An
     return [p if p > w["threshold"][i] else 0.0 for i, p in enumerate(pre)]
 
 
-def reconstruction(acts: list[float], w: Weights, cfg: dict[str, Any], d_out: int = D_IN) -> list[float]:
+def reconstruction(
+    acts: list[float], w: Weights, cfg: dict[str, Any], d_out: int = D_IN
+) -> list[float]:
     rows = w["W_dec"]
     if cfg.get("rescale_acts_by_decoder_norm"):
         rows = np.array([row / math.sqrt(sum(value**2 for value in row)) for row in rows])
@@ -116,7 +144,9 @@ def test_encode_and_decode_follow_the_equation(architecture: str, options: dict[
     sae, w = build(architecture, options)
     acts, out = naive(architecture, w, options)
     x = torch.tensor(inputs())
-    assert 0 < (acts > 0).mean() < 0.9, "an example in which nothing or everything fires proves little"
+    assert 0 < (acts > 0).mean() < 0.9, (
+        "an example in which nothing or everything fires proves little"
+    )
     assert_equal(sae.encode(x), acts)
     assert_equal(sae.encode_sparse(x).to_dense(), acts)
     assert_equal(sae.decode(torch.tensor(acts), like=x), out)
@@ -125,11 +155,16 @@ def test_encode_and_decode_follow_the_equation(architecture: str, options: dict[
 
 @pytest.mark.parametrize(("architecture", "skip"), TRANSCODERS)
 def test_a_transcoder_predicts_another_site(architecture: str, skip: bool) -> None:
-    sae, w = build(architecture, {"apply_b_dec_to_input": False, "transcoder": True, "skip": skip}, D_OUT)
+    sae, w = build(
+        architecture, {"apply_b_dec_to_input": False, "transcoder": True, "skip": skip}, D_OUT
+    )
     out = []
     for x in inputs():
         predicted = reconstruction(activations(architecture, list(x), w, {}), w, {}, D_OUT)
-        through = [sum(w["W_skip"][o, d] * x[d] for d in range(D_IN)) if skip else 0.0 for o in range(D_OUT)]
+        through = [
+            sum(w["W_skip"][o, d] * x[d] for d in range(D_IN)) if skip else 0.0
+            for o in range(D_OUT)
+        ]
         out.append([predicted[o] + through[o] for o in range(D_OUT)])
     assert_equal(sae(torch.tensor(inputs())), np.array(out))
 
@@ -140,7 +175,10 @@ def test_batchtopk_keeps_the_largest_of_the_whole_batch(rescale: bool) -> None:
     sae, w = build("batchtopk", options)
     assert isinstance(sae, BatchTopKSAE)
     pre = [hidden_pre([x[d] - w["b_dec"][d] for d in range(D_IN)], w, options) for x in inputs()]
-    entries = sorted(((value, pos, i) for pos, row in enumerate(pre) for i, value in enumerate(row)), reverse=True)
+    entries = sorted(
+        ((value, pos, i) for pos, row in enumerate(pre) for i, value in enumerate(row)),
+        reverse=True,
+    )
     expected = np.zeros((N_POS, D_SAE))
     for value, pos, i in entries[: int(2.5 * N_POS)]:
         expected[pos, i] = max(value, 0.0)
@@ -153,7 +191,10 @@ def test_each_matryoshka_prefix_reconstructs_alone() -> None:
     assert isinstance(sae, MatryoshkaSAE)
     acts = sae.encode_sparse(torch.tensor(inputs()))
     for width, prefix in zip((3, 8, D_SAE), sae.decode_prefixes(acts), strict=True):
-        first = [[value if i < width else 0.0 for i, value in enumerate(row)] for row in acts.to_dense().tolist()]
+        first = [
+            [value if i < width else 0.0 for i, value in enumerate(row)]
+            for row in acts.to_dense().tolist()
+        ]
         assert_equal(prefix, np.array([reconstruction(row, w, options) for row in first]))
 
 
@@ -171,7 +212,10 @@ def test_folding_the_decoder_norm_scales_activations_only(architecture: str) -> 
 @pytest.mark.parametrize("architecture", list(OPTIONS))
 @pytest.mark.parametrize("subtract", [True, False])
 def test_folding_whitening_moves_it_into_the_weights(architecture: str, subtract: bool) -> None:
-    options = OPTIONS[architecture][-1] | {"normalize_activations": "covariance_whitening", "apply_b_dec_to_input": subtract}
+    options = OPTIONS[architecture][-1] | {
+        "normalize_activations": "covariance_whitening",
+        "apply_b_dec_to_input": subtract,
+    }
     sae, _ = build(architecture, options)
     rng = np.random.default_rng(2)
     mean, matrix = torch.tensor(rng.normal(size=D_IN)), torch.tensor(rng.normal(size=(D_IN, D_IN)))
@@ -184,7 +228,10 @@ def test_folding_whitening_moves_it_into_the_weights(architecture: str, subtract
 
 @pytest.mark.parametrize("architecture", list(OPTIONS))
 def test_folding_the_scaling_factor_gives_an_sae_for_raw_activations(architecture: str) -> None:
-    sae, _ = build(architecture, OPTIONS[architecture][-1] | {"normalize_activations": "expected_average_only_in"})
+    sae, _ = build(
+        architecture,
+        OPTIONS[architecture][-1] | {"normalize_activations": "expected_average_only_in"},
+    )
     x = torch.tensor(inputs())
     folded = sae.fold_activation_norm_scaling_factor(0.7)
     assert_equal(folded(x), (sae(0.7 * x) / 0.7).numpy())
@@ -195,6 +242,8 @@ def test_folding_the_scaling_factor_gives_an_sae_for_raw_activations(architectur
 
 def test_fewer_than_k_positive_activations_stay_fewer() -> None:
     sae, w = build("topk", {"k": 12})
-    acts, _ = naive("topk", w, {"k": 12, "normalize_activations": "none", "apply_b_dec_to_input": True})
+    acts, _ = naive(
+        "topk", w, {"k": 12, "normalize_activations": "none", "apply_b_dec_to_input": True}
+    )
     assert sae.encode_sparse(torch.tensor(inputs())).l0.tolist() == (acts > 0).sum(axis=1).tolist()
     assert (acts > 0).sum(axis=1).min() < 12

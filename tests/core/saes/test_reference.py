@@ -31,12 +31,23 @@ def assert_close(ours: Tensor, expected: Tensor) -> None:
     """Each position within 1e-5 of its own norm, and activations zero where sae-lens's are."""
     assert ours.shape == expected.shape
     error = (ours - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)
-    assert error.max() <= 1e-5, f"off by {error.max():.1e} of the norm at position {int(error.argmax())}"
+    assert error.max() <= 1e-5, (
+        f"off by {error.max():.1e} of the norm at position {int(error.argmax())}"
+    )
 
 
 def test_every_architecture_has_a_reference() -> None:
     assert len(CASES) > 50
-    assert {case.split("_")[0] for case in CASES} >= {"standard", "gated", "topk", "jumprelu", "batchtopk", "matryoshka", "legacy", "skip"}
+    assert {case.split("_")[0] for case in CASES} >= {
+        "standard",
+        "gated",
+        "topk",
+        "jumprelu",
+        "batchtopk",
+        "matryoshka",
+        "legacy",
+        "skip",
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -74,9 +85,14 @@ def test_call(case: str) -> None:
 def test_other_leading_shapes_give_the_same_numbers(case: str) -> None:
     io, sae = reference(case), load(case)
     x = io["x"].reshape(3, -1, *io["x"].shape[-2 if "hook_z" in case else -1 :])
-    assert_close(sae.encode(x).reshape(-1, sae.cfg.d_sae), io["feature_acts"].reshape(-1, sae.cfg.d_sae))
+    assert_close(
+        sae.encode(x).reshape(-1, sae.cfg.d_sae), io["feature_acts"].reshape(-1, sae.cfg.d_sae)
+    )
     assert_close(sae(x).reshape(io["sae_out"].shape), io["sae_out"])
-    assert_close(sae(x[1, 0]), io["sae_out"].reshape(3, -1, *io["sae_out"].shape[-2 if "hook_z" in case else -1 :])[1, 0])
+    assert_close(
+        sae(x[1, 0]),
+        io["sae_out"].reshape(3, -1, *io["sae_out"].shape[-2 if "hook_z" in case else -1 :])[1, 0],
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -85,10 +101,14 @@ def test_changed_activations_change_the_output_by_decode_change(case: str) -> No
     x, acts = io["x"], sae.encode_sparse(io["x"])
     halves = acts.select(acts.features % 2 == 0)
     change = sae.decode(acts, like=x) - sae.decode(acts.select(acts.features % 2 == 1), like=x)
-    torch.testing.assert_close(sae.decode_change(halves, like=x).reshape(change.shape), change, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        sae.decode_change(halves, like=x).reshape(change.shape), change, rtol=1e-4, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "norm_rescale" in case or "layer_norm" in case])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "norm_rescale" in case or "layer_norm" in case]
+)
 def test_decode_without_the_input_is_refused_where_each_position_is_normalised(case: str) -> None:
     io, sae = reference(case), load(case)
     with pytest.raises(ConfigError) as caught:
@@ -104,10 +124,15 @@ def test_fold_W_dec_norm(case: str) -> None:
     assert_close(folded.encode(io["x"]), io["folded_acts"])
     assert_close(folded(io["x"]), io["folded_out"])
     torch.testing.assert_close(folded.W_dec.norm(dim=-1), torch.ones(sae.cfg.d_sae))
-    assert load(case).weights_hash == before == sae.weights_hash != folded.weights_hash or "exported" in case
+    assert (
+        load(case).weights_hash == before == sae.weights_hash != folded.weights_hash
+        or "exported" in case
+    )
 
 
-@pytest.mark.parametrize("case", ["topk", "topk_constant_norm_rescale", "topk_few_positive", "legacy_topk"])
+@pytest.mark.parametrize(
+    "case", ["topk", "topk_constant_norm_rescale", "topk_few_positive", "legacy_topk"]
+)
 def test_fold_W_dec_norm_is_refused_where_it_would_change_the_selection(case: str) -> None:
     with pytest.raises(ConfigError, match="which k features"):
         load(case).fold_W_dec_norm()

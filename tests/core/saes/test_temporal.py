@@ -38,13 +38,19 @@ def test_a_position_sees_only_what_came_before(case: tuple[SAE, torch.Tensor]) -
     assert torch.allclose(sae(changed)[:, :-1], sae(x)[:, :-1], atol=1e-5)
 
 
-def test_an_edit_adds_decoder_rows_and_keeps_the_predicted_part(case: tuple[SAE, torch.Tensor]) -> None:
+def test_an_edit_adds_decoder_rows_and_keeps_the_predicted_part(
+    case: tuple[SAE, torch.Tensor],
+) -> None:
     sae, x = case
     acts = sae.encode(x).reshape(-1, sae.cfg.d_sae)
     edited = acts.clone()
     edited[:, 7] += 2.0
-    out = [sae.decode(from_dense(each), like=x).reshape(-1, sae.cfg.d_in) for each in (acts, edited)]
-    assert torch.allclose(out[1] - out[0], sae.decode_change(from_dense(edited - acts), like=x), atol=1e-5)
+    out = [
+        sae.decode(from_dense(each), like=x).reshape(-1, sae.cfg.d_in) for each in (acts, edited)
+    ]
+    assert torch.allclose(
+        out[1] - out[0], sae.decode_change(from_dense(edited - acts), like=x), atol=1e-5
+    )
     assert torch.allclose(out[1] - out[0], 2.0 * sae.W_dec[7].expand_as(out[0]) / 0.3, atol=1e-4)
 
 
@@ -55,11 +61,17 @@ def test_features_alone_are_not_the_reconstruction(case: tuple[SAE, torch.Tensor
 
 
 @pytest.mark.parametrize("fold", ["fold_W_dec_norm", "whitening"])
-def test_what_would_change_the_features_is_refused(case: tuple[SAE, torch.Tensor], fold: str) -> None:
+def test_what_would_change_the_features_is_refused(
+    case: tuple[SAE, torch.Tensor], fold: str
+) -> None:
     sae, x = case
     eye = torch.eye(x.shape[-1])
     with pytest.raises(ConfigError):
-        _ = sae.fold_W_dec_norm() if fold == "fold_W_dec_norm" else sae.fold_activation_whitening(eye[0], eye, eye)
+        _ = (
+            sae.fold_W_dec_norm()
+            if fold == "fold_W_dec_norm"
+            else sae.fold_activation_whitening(eye[0], eye, eye)
+        )
 
 
 def test_weights_are_counted_once(case: tuple[SAE, torch.Tensor]) -> None:
@@ -68,7 +80,12 @@ def test_weights_are_counted_once(case: tuple[SAE, torch.Tensor]) -> None:
 
 
 def test_groupmax_keeps_one_feature_of_each_group() -> None:
-    weights = {"W_enc": torch.eye(4), "W_dec": torch.eye(4), "b_enc": torch.zeros(4), "b_dec": torch.zeros(4)}
+    weights = {
+        "W_enc": torch.eye(4),
+        "W_dec": torch.eye(4),
+        "b_enc": torch.zeros(4),
+        "b_dec": torch.zeros(4),
+    }
     sae = GroupMaxSAE(GroupMaxConfig(d_in=4, d_sae=4, k=2), weights)
     assert sae.encode(torch.tensor([[1.0, 3.0, -2.0, -1.0]])).tolist() == [[0.0, 3.0, 0.0, 0.0]]
     with pytest.raises(ConfigError, match="divides"):

@@ -24,7 +24,9 @@ SPECIAL = 4
 """Ids below this one are the tokenizer's special tokens."""
 
 
-def edited_positions(ids: Array, edit: FeatureEdit, n_prompt: int, special: int = SPECIAL) -> NDArray[np.bool_]:
+def edited_positions(
+    ids: Array, edit: FeatureEdit, n_prompt: int, special: int = SPECIAL
+) -> NDArray[np.bool_]:
     """All but position 0 and special tokens, or those named; of the continuation all but special ones."""
     mask = np.array([pos > 0 and token >= special for pos, token in enumerate(ids)])
     if edit.positions:
@@ -34,7 +36,12 @@ def edited_positions(ids: Array, edit: FeatureEdit, n_prompt: int, special: int 
 
 
 def change_by_hand(
-    sae: SAE, x: Array, written: Array, edits: Sequence[FeatureEdit], units: Sequence[float], masks: Sequence[NDArray[np.bool_]]
+    sae: SAE,
+    x: Array,
+    written: Array,
+    edits: Sequence[FeatureEdit],
+    units: Sequence[float],
+    masks: Sequence[NDArray[np.bool_]],
 ) -> Array:
     """What the contract says: f' - f of each feature from the clean activation, summed; then directions removed, last."""
     numpy = NumpySAE(sae)
@@ -51,7 +58,11 @@ def change_by_hand(
         if edit.mode != "project_out":
             change += ((value[edit.mode] - f) * mask)[:, None] * directions[:, edit.feature]
     for pos in range(len(written)):
-        rows = [numpy.rows()[edit.feature] for edit, mask in zip(edits, masks, strict=True) if edit.mode == "project_out" and mask[pos]]
+        rows = [
+            numpy.rows()[edit.feature]
+            for edit, mask in zip(edits, masks, strict=True)
+            if edit.mode == "project_out" and mask[pos]
+        ]
         if rows:
             standing = written[pos] + change[pos]
             weights, *_ = np.linalg.lstsq(np.array(rows).T, standing, rcond=None)
@@ -60,7 +71,13 @@ def change_by_hand(
 
 
 def change_for(
-    hf: Reference, sae: SAE, ids: Tensor, edits: Sequence[FeatureEdit], units: Sequence[float], n_prompt: int, special: int = SPECIAL
+    hf: Reference,
+    sae: SAE,
+    ids: Tensor,
+    edits: Sequence[FeatureEdit],
+    units: Sequence[float],
+    n_prompt: int,
+    special: int = SPECIAL,
 ) -> tuple[Array, Array]:
     """(change, what stands at the site without it) for a whole text."""
     found = hf.record(ids, [read_hook(sae), write_hook(sae)])
@@ -70,7 +87,13 @@ def change_for(
 
 
 def steered_logits(
-    hf: Reference, sae: SAE, ids: Tensor, edits: Sequence[FeatureEdit], units: Sequence[float], n_prompt: int, special: int = SPECIAL
+    hf: Reference,
+    sae: SAE,
+    ids: Tensor,
+    edits: Sequence[FeatureEdit],
+    units: Sequence[float],
+    n_prompt: int,
+    special: int = SPECIAL,
 ) -> Array:
     change, _ = change_for(hf, sae, ids, edits, units, n_prompt, special)
     return as_array(hf.logits(ids, {write_hook(sae): shifted_by(change)}))[0]

@@ -7,8 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.oracle import CASES, KINDS, Array, Family, NumpySAE, as_array, close, flat, kl, make_sae, shifted_by
-from tests.core.steering.reference import change_by_hand, change_for, edited_positions, steered_logits, tokens_of
+from tests.core.oracle import (
+    CASES,
+    KINDS,
+    Array,
+    Family,
+    NumpySAE,
+    as_array,
+    close,
+    flat,
+    kl,
+    make_sae,
+    shifted_by,
+)
+from tests.core.steering.reference import (
+    change_by_hand,
+    change_for,
+    edited_positions,
+    steered_logits,
+    tokens_of,
+)
 
 from saescope.errors import ArgumentError
 from saescope.saes import SAE
@@ -26,15 +44,26 @@ EDITS = {
     "project out": [FeatureEdit(5, mode="project_out")],
     "several": [FeatureEdit(5, 1.0), FeatureEdit(7, 0.0, "scale"), FeatureEdit(9, 0.5, "clamp")],
     "one feature twice": [FeatureEdit(5, 1.0), FeatureEdit(5, 2.0, "scale")],
-    "project out last": [FeatureEdit(6, mode="project_out"), FeatureEdit(5, 2.0), FeatureEdit(8, mode="project_out")],
-    "named positions": [FeatureEdit(5, 2.0, positions=(0, -2)), FeatureEdit(6, mode="project_out", positions=(3,))],
+    "project out last": [
+        FeatureEdit(6, mode="project_out"),
+        FeatureEdit(5, 2.0),
+        FeatureEdit(8, mode="project_out"),
+    ],
+    "named positions": [
+        FeatureEdit(5, 2.0, positions=(0, -2)),
+        FeatureEdit(6, mode="project_out", positions=(3,)),
+    ],
 }
 
 
-def plan_for(family: Family, sae: SAE, edits: Sequence[FeatureEdit], units: Sequence[float]) -> tuple[Any, Any]:
+def plan_for(
+    family: Family, sae: SAE, edits: Sequence[FeatureEdit], units: Sequence[float]
+) -> tuple[Any, Any]:
     tokens = tokens_of(family)
     masks = [edited_positions(as_array(tokens.ids), edit, len(tokens)) for edit in edits]
-    return read_site(family.model, sae, tokens.ids[None]), make_plan(sae, edits, units, torch.tensor(np.array(masks)))
+    return read_site(family.model, sae, tokens.ids[None]), make_plan(
+        sae, edits, units, torch.tensor(np.array(masks))
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,7 +90,9 @@ def test_the_prediction_is_the_one_of_the_plain_model_with_that_change(
     sae, edits, tokens = make_sae(family, kind), EDITS[name], tokens_of(family)
     result = intervene(family.model, sae, tokens, edits, unit="raw", target=TARGET, against=AGAINST)
     clean = as_array(family.hf.logits(tokens.ids[None]))[0, -1]
-    after = steered_logits(family.hf, sae, tokens.ids[None], edits, [1.0] * len(edits), len(tokens))[-1]
+    after = steered_logits(
+        family.hf, sae, tokens.ids[None], edits, [1.0] * len(edits), len(tokens)
+    )[-1]
     assert result.before.target.logit == pytest.approx(clean[TARGET], rel=1e-3, abs=1e-3)
     assert result.after.target.logit == pytest.approx(after[TARGET], rel=1e-3, abs=1e-3)
     assert [token.id for token in result.after.top] == np.argsort(-after)[:5].tolist()
@@ -71,22 +102,38 @@ def test_the_prediction_is_the_one_of_the_plain_model_with_that_change(
 
 
 @pytest.mark.parametrize("edits", [[FeatureEdit(5, 0.0)], [FeatureEdit(7, 1.0, "scale")]])
-def test_strength_0_of_add_and_1_of_scale_change_nothing(family: Family, edits: list[FeatureEdit]) -> None:
+def test_strength_0_of_add_and_1_of_scale_change_nothing(
+    family: Family, edits: list[FeatureEdit]
+) -> None:
     for kind in KINDS:
         if KINDS[kind].site in family.hf.sites:
             result = intervene(family.model, make_sae(family, kind), tokens_of(family), edits)
-            assert result.delta_logit == 0 and result.kl == 0 and result.before == result.after, kind
+            assert result.delta_logit == 0 and result.kl == 0 and result.before == result.after, (
+                kind
+            )
 
 
 def test_a_control_has_the_same_norm_at_the_same_positions(family: Family) -> None:
     for kind in KINDS:
         if KINDS[kind].site not in family.hf.sites:
             continue
-        sae, edits = make_sae(family, kind), [FeatureEdit(5, 2.0), FeatureEdit(7, 0.0, "scale", positions=(4, 5))]
+        sae, edits = (
+            make_sae(family, kind),
+            [FeatureEdit(5, 2.0), FeatureEdit(7, 0.0, "scale", positions=(4, 5))],
+        )
         site, plan = plan_for(family, sae, edits, [1.0, 1.0])
         for single in (0, 1):
-            one = replace(plan, edits=plan.edits[single : single + 1], units=(1.0,), rows=plan.rows[[single]], masks=plan.masks[[single]])
-            ours, control = (as_array(change_at_site(sae, site, each)) for each in (one, control_plan(sae, one, [20])))
+            one = replace(
+                plan,
+                edits=plan.edits[single : single + 1],
+                units=(1.0,),
+                rows=plan.rows[[single]],
+                masks=plan.masks[[single]],
+            )
+            ours, control = (
+                as_array(change_at_site(sae, site, each))
+                for each in (one, control_plan(sae, one, [20]))
+            )
             close(np.linalg.norm(control, axis=1), np.linalg.norm(ours, axis=1))
             direction = NumpySAE(sae).rows()[20]
             along = control @ direction / np.linalg.norm(direction)
@@ -97,7 +144,9 @@ def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
     from saescope.steering.units import draw_features
 
     sae, tokens, edits = make_sae(gpt2, "standard"), tokens_of(gpt2), [FeatureEdit(5, 2.0)]
-    result = intervene(gpt2.model, sae, tokens, edits, unit="raw", target=TARGET, n_controls=3, seed=5)
+    result = intervene(
+        gpt2.model, sae, tokens, edits, unit="raw", target=TARGET, n_controls=3, seed=5
+    )
     found = gpt2.hf.record(tokens.ids[None], [read_hook(sae)])
     x = flat(found[read_hook(sae)])
     acts, rows = NumpySAE(sae).encode(x), NumpySAE(sae).rows()
@@ -106,10 +155,18 @@ def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
     clean = as_array(gpt2.hf.logits(tokens.ids[None]))[0, -1, TARGET]
     effects: list[float] = []
     for (feature,) in draw_features(edits, maxima, n_draws=3, seed=5):
-        change = 2 * np.linalg.norm(rows[5]) / np.linalg.norm(rows[feature]) * mask[:, None] * rows[feature]
+        change = (
+            2
+            * np.linalg.norm(rows[5])
+            / np.linalg.norm(rows[feature])
+            * mask[:, None]
+            * rows[feature]
+        )
         after = as_array(gpt2.hf.logits(tokens.ids[None], {write_hook(sae): shifted_by(change)}))
         effects.append(float(after[0, -1, TARGET] - clean))
-    assert result.control_n == 3 and result.control_mean == pytest.approx(np.mean(effects), rel=1e-3, abs=1e-3)
+    assert result.control_n == 3 and result.control_mean == pytest.approx(
+        np.mean(effects), rel=1e-3, abs=1e-3
+    )
     assert result.control_sd == pytest.approx(np.std(effects, ddof=1), rel=1e-3, abs=1e-3)
 
 
@@ -123,20 +180,33 @@ def test_the_unit_is_the_features_maximum_on_the_prompt_and_the_reference(gpt2: 
     close(alone.unit_values, [here[fired]])
     louder = torch.zeros(sae.cfg.d_sae)
     louder[fired] = 100.0
-    assert intervene(gpt2.model, sae, tokens, [FeatureEdit(fired)], reference=louder).unit_values == [100.0]
+    assert intervene(
+        gpt2.model, sae, tokens, [FeatureEdit(fired)], reference=louder
+    ).unit_values == [100.0]
     assert alone.warnings == [] and "maximum" in alone.unit_source
     strong = intervene(gpt2.model, sae, tokens, [FeatureEdit(fired, 2.0)], target=TARGET)
-    raw = intervene(gpt2.model, sae, tokens, [FeatureEdit(fired, 2 * float(here[fired]))], target=TARGET, unit="raw")
+    raw = intervene(
+        gpt2.model,
+        sae,
+        tokens,
+        [FeatureEdit(fired, 2 * float(here[fired]))],
+        target=TARGET,
+        unit="raw",
+    )
     assert strong.delta_logit == pytest.approx(raw.delta_logit, rel=1e-3, abs=1e-3)
 
 
-def test_project_out_removes_the_direction_from_the_site_itself_where_the_sae_sees_it_centred(gpt2: Family) -> None:
+def test_project_out_removes_the_direction_from_the_site_itself_where_the_sae_sees_it_centred(
+    gpt2: Family,
+) -> None:
     sae = make_sae(gpt2, "standard", center_writing_weights=True)
     edits = [FeatureEdit(5, mode="project_out")]
     tokens = tokens_of(gpt2)
     written = flat(gpt2.hf.record(tokens.ids[None], [write_hook(sae)])[write_hook(sae)])
     masks = [edited_positions(as_array(tokens.ids), edits[0], len(tokens))]
-    expected: Array = change_by_hand(sae, written - written.mean(axis=1, keepdims=True), written, edits, [1.0], masks)
+    expected: Array = change_by_hand(
+        sae, written - written.mean(axis=1, keepdims=True), written, edits, [1.0], masks
+    )
     site, plan = plan_for(gpt2, sae, edits, [1.0])
     close(as_array(change_at_site(sae, site, plan)), expected)
 
@@ -150,8 +220,17 @@ def test_an_edit_of_a_feature_that_does_not_fire_says_that_it_changes_nothing(gp
 
 
 def test_no_position_left_to_edit_is_said(gpt2: Family) -> None:
-    result = intervene(gpt2.model, make_sae(gpt2, "standard"), gpt2.model.tokenize("<eos>", prepend_bos=True), [FeatureEdit(5, 3.0)])
-    assert result.delta_logit == 0 and (result.n_tokens, result.n_left_out) == (0, 2) and "No position" in " ".join(result.warnings)
+    result = intervene(
+        gpt2.model,
+        make_sae(gpt2, "standard"),
+        gpt2.model.tokenize("<eos>", prepend_bos=True),
+        [FeatureEdit(5, 3.0)],
+    )
+    assert (
+        result.delta_logit == 0
+        and (result.n_tokens, result.n_left_out) == (0, 2)
+        and "No position" in " ".join(result.warnings)
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,7 +246,9 @@ def test_no_position_left_to_edit_is_said(gpt2: Family) -> None:
         ([FeatureEdit(1)], {"unit": "metre"}, "INVALID_CHOICE"),
     ],
 )
-def test_what_cannot_be_is_refused(gpt2: Family, edits: list[FeatureEdit], options: dict[str, Any], code: str) -> None:
+def test_what_cannot_be_is_refused(
+    gpt2: Family, edits: list[FeatureEdit], options: dict[str, Any], code: str
+) -> None:
     with pytest.raises(ArgumentError) as caught:
         intervene(gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), edits, **options)
     assert caught.value.code == code and caught.value.field
@@ -181,18 +262,37 @@ def test_what_cannot_be_is_refused(gpt2: Family, edits: list[FeatureEdit], optio
         [FeatureEdit(3, 1.0), FeatureEdit(3, 2.0, positions=(2,))],
     ],
 )
-def test_a_feature_edited_twice_at_one_place_is_refused(gpt2: Family, twice: list[FeatureEdit]) -> None:
+def test_a_feature_edited_twice_at_one_place_is_refused(
+    gpt2: Family, twice: list[FeatureEdit]
+) -> None:
     with pytest.raises(ArgumentError) as refused:
-        intervene(gpt2.model, make_sae(gpt2, "standard"), gpt2.model.tokenize("She said it was the best day"), twice)
+        intervene(
+            gpt2.model,
+            make_sae(gpt2, "standard"),
+            gpt2.model.tokenize("She said it was the best day"),
+            twice,
+        )
     assert refused.value.code == "DUPLICATE_FEATURE"
 
 
 def test_a_feature_may_be_edited_differently_at_different_positions(gpt2: Family) -> None:
     edits = [FeatureEdit(3, mode="ablate", positions=(2,)), FeatureEdit(3, 2.0, positions=(3,))]
-    assert intervene(gpt2.model, make_sae(gpt2, "standard"), gpt2.model.tokenize("She said it was the best day"), edits).n_tokens == 2
+    assert (
+        intervene(
+            gpt2.model,
+            make_sae(gpt2, "standard"),
+            gpt2.model.tokenize("She said it was the best day"),
+            edits,
+        ).n_tokens
+        == 2
+    )
 
 
 def test_a_target_may_be_named_by_its_text(gpt2: Family) -> None:
-    tokens, sae, edit = gpt2.model.tokenize("She said it was the best day"), make_sae(gpt2, "standard"), FeatureEdit(3, mode="ablate")
+    tokens, sae, edit = (
+        gpt2.model.tokenize("She said it was the best day"),
+        make_sae(gpt2, "standard"),
+        FeatureEdit(3, mode="ablate"),
+    )
     by_text = intervene(gpt2.model, sae, tokens, [edit], target=gpt2.model.token_text(97))
     assert by_text == intervene(gpt2.model, sae, tokens, [edit], target=97)

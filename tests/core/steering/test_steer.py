@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.core.oracle import CASES, KINDS, Array, Family, NumpySAE, as_array, close, cross_entropy, kl, make_sae, softmax
+from tests.core.oracle import (
+    CASES,
+    KINDS,
+    Array,
+    Family,
+    NumpySAE,
+    as_array,
+    close,
+    cross_entropy,
+    kl,
+    make_sae,
+    softmax,
+)
 from tests.core.steering.reference import Choose, continuation, steered_logits, tokens_of
 from torch import Tensor
 
@@ -44,7 +56,9 @@ def ours(family: Family, sae: SAE, edits: list[FeatureEdit], **options: Any) -> 
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_steered_and_unsteered_text_are_those_of_the_naive_loop(family_of: Callable[[str], Family], name: str, kind: str) -> None:
+def test_steered_and_unsteered_text_are_those_of_the_naive_loop(
+    family_of: Callable[[str], Family], name: str, kind: str
+) -> None:
     family = family_of(name)
     sae, edits = make_sae(family, kind), STRONG["add"]
     plain = continuation(family.hf, None, tokens_of(family), N_NEW)
@@ -52,7 +66,9 @@ def test_steered_and_unsteered_text_are_those_of_the_naive_loop(family_of: Calla
     assert steered != plain or kind != "standard"
     for use_cache in (True, False):
         result = ours(family, sae, edits, use_cache=use_cache)
-        assert result.baseline.text == text_of(family, plain) and result.baseline.n_tokens == len(plain)
+        assert result.baseline.text == text_of(family, plain) and result.baseline.n_tokens == len(
+            plain
+        )
         assert result.steered[0].text == text_of(family, steered)
 
 
@@ -60,14 +76,22 @@ def test_steered_and_unsteered_text_are_those_of_the_naive_loop(family_of: Calla
 def test_every_mode_steers_as_the_naive_loop(gpt2: Family, llama: Family, name: str) -> None:
     for family in (gpt2, llama):
         sae, edits = make_sae(family, "standard"), STRONG[name]
-        steered = continuation(family.hf, (sae, edits, [1.0] * len(edits)), tokens_of(family), N_NEW)
+        steered = continuation(
+            family.hf, (sae, edits, [1.0] * len(edits)), tokens_of(family), N_NEW
+        )
         assert steered != continuation(family.hf, None, tokens_of(family), N_NEW) or family is llama
         for use_cache in (True, False):
-            assert ours(family, sae, edits, use_cache=use_cache).steered[0].text == text_of(family, steered)
+            assert ours(family, sae, edits, use_cache=use_cache).steered[0].text == text_of(
+                family, steered
+            )
 
 
-@pytest.mark.parametrize("edits", [[FeatureEdit(5, 0.0)], [FeatureEdit(7, 1.0, "scale")]], ids=["add 0", "scale 1"])
-def test_strength_0_of_add_and_1_of_scale_leave_the_text_as_it_is(family: Family, edits: list[FeatureEdit]) -> None:
+@pytest.mark.parametrize(
+    "edits", [[FeatureEdit(5, 0.0)], [FeatureEdit(7, 1.0, "scale")]], ids=["add 0", "scale 1"]
+)
+def test_strength_0_of_add_and_1_of_scale_leave_the_text_as_it_is(
+    family: Family, edits: list[FeatureEdit]
+) -> None:
     for kind in ("standard", "skip_transcoder"):
         result = ours(family, make_sae(family, kind), edits, max_new_tokens=5)
         assert result.steered[0].text == result.baseline.text and result.steered[0].kl == 0
@@ -75,13 +99,22 @@ def test_strength_0_of_add_and_1_of_scale_leave_the_text_as_it_is(family: Family
         assert result.verdict.startswith("no visible effect")
 
 
-def test_a_special_token_of_the_continuation_is_not_steered(gpt2: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpt2.model.tokenizer, "special_ids", torch.arange(500))  # about half of what is generated
+def test_a_special_token_of_the_continuation_is_not_steered(
+    gpt2: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        gpt2.model.tokenizer, "special_ids", torch.arange(500)
+    )  # about half of what is generated
     sae, edits = make_sae(gpt2, "standard"), STRONG["add"]
-    found = {special: continuation(gpt2.hf, (sae, edits, [1.0]), tokens_of(gpt2), N_NEW, special=special) for special in (4, 500)}
+    found = {
+        special: continuation(gpt2.hf, (sae, edits, [1.0]), tokens_of(gpt2), N_NEW, special=special)
+        for special in (4, 500)
+    }
     assert found[4] != found[500]
     for use_cache in (True, False):
-        assert ours(gpt2, sae, edits, use_cache=use_cache).steered[0].text == text_of(gpt2, found[500])
+        assert ours(gpt2, sae, edits, use_cache=use_cache).steered[0].text == text_of(
+            gpt2, found[500]
+        )
 
 
 def sampler(seed: int, temperature: float) -> Choose:
@@ -98,7 +131,9 @@ def test_samples_come_from_their_seeds(family: Family) -> None:
     result = ours(family, sae, edits, n_samples=3, temperature=1.5, seed=11)
     assert len({arm.text for arm in result.steered}) > 1
     for i, arm in enumerate(result.steered):
-        expected = continuation(family.hf, (sae, edits, [1.0]), tokens_of(family), N_NEW, choose=sampler(11 + i, 1.5))
+        expected = continuation(
+            family.hf, (sae, edits, [1.0]), tokens_of(family), N_NEW, choose=sampler(11 + i, 1.5)
+        )
         assert arm.text == text_of(family, expected)
     plain = continuation(family.hf, None, tokens_of(family), N_NEW, choose=sampler(11, 1.5))
     assert result.baseline.text == text_of(family, plain)
@@ -107,18 +142,26 @@ def test_samples_come_from_their_seeds(family: Family) -> None:
     assert again == result
 
 
-def test_generation_ends_before_an_end_of_text_token(gpt2: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_ends_before_an_end_of_text_token(
+    gpt2: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = continuation(gpt2.hf, None, tokens_of(gpt2), N_NEW)
     end = plain[4]
     monkeypatch.setattr(gpt2.model.tokenizer, "eos_id", end)
     sae, edits = make_sae(gpt2, "standard"), STRONG["add"]
     result = ours(gpt2, sae, edits)
     assert result.baseline.n_tokens == plain.index(end) <= 4
-    assert result.steered[0].text == text_of(gpt2, continuation(gpt2.hf, (sae, edits, [1.0]), tokens_of(gpt2), N_NEW, stop=end))
+    assert result.steered[0].text == text_of(
+        gpt2, continuation(gpt2.hf, (sae, edits, [1.0]), tokens_of(gpt2), N_NEW, stop=end)
+    )
 
 
-def test_a_generation_that_ends_at_once_has_no_numbers(gpt2: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpt2.model.tokenizer, "eos_id", continuation(gpt2.hf, None, tokens_of(gpt2), 1)[0])
+def test_a_generation_that_ends_at_once_has_no_numbers(
+    gpt2: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        gpt2.model.tokenizer, "eos_id", continuation(gpt2.hf, None, tokens_of(gpt2), 1)[0]
+    )
     arm = ours(gpt2, make_sae(gpt2, "standard"), STRONG["add"]).baseline
     assert arm == Arm("baseline", "", 0, None, None, 0.0, None)
 
@@ -136,7 +179,10 @@ def test_metrics_are_those_of_naive_recomputation(family: Family, kind: str) -> 
     steered = continuation(family.hf, (sae, edits, [1.0]), tokens, N_NEW)
     concept = [steered[0], steered[-1], 9]
     result = ours(family, sae, edits, concept_tokens=concept)
-    for arm, ids in ((result.steered[0], steered), (result.baseline, continuation(family.hf, None, tokens, N_NEW))):
+    for arm, ids in (
+        (result.steered[0], steered),
+        (result.baseline, continuation(family.hf, None, tokens, N_NEW)),
+    ):
         whole = torch.tensor([tokens.ids.tolist() + ids])
         clean = as_array(family.hf.logits(whole))[0]
         losses = cross_entropy(clean, as_array(whole)[0])[len(tokens) - 1 :]
@@ -145,7 +191,11 @@ def test_metrics_are_those_of_naive_recomputation(family: Family, kind: str) -> 
         grams = [tuple(ids[i : i + 3]) for i in range(len(ids) - 2)]
         assert arm.repetition == pytest.approx(1 - len(set(grams)) / len(grams))
         assert arm.concept_score == pytest.approx(np.mean([i in concept for i in ids]))
-        moved = clean if arm is result.baseline else steered_logits(family.hf, sae, whole, edits, [1.0], len(tokens))
+        moved = (
+            clean
+            if arm is result.baseline
+            else steered_logits(family.hf, sae, whole, edits, [1.0], len(tokens))
+        )
         here = slice(len(tokens) - 1, -1)
         assert arm.kl == pytest.approx(kl(moved[here], clean[here]).mean(), rel=1e-2, abs=1e-6)
     assert result.concept_tokens == [family.model.token_text(i) for i in concept]
@@ -158,12 +208,25 @@ def test_the_default_concept_is_what_the_features_promote_most(family: Family) -
     effects = (rows * family.hf.gain()) @ as_array(family.hf.unembed.weight).T
     together = (effects / np.linalg.norm(effects, axis=1, keepdims=True)).sum(axis=0)
     result = ours(family, sae, [FeatureEdit(5), FeatureEdit(9)], max_new_tokens=1)
-    assert result.concept_tokens == [family.model.token_text(int(i)) for i in np.argsort(-together)[:20]]
+    assert result.concept_tokens == [
+        family.model.token_text(int(i)) for i in np.argsort(-together)[:20]
+    ]
 
 
-def test_without_a_linear_write_there_is_no_concept_score_and_that_is_said(family_of: Callable[[str], Family]) -> None:
-    result = ours(family_of("gemma2"), make_sae(family_of("gemma2"), "hook_z"), STRONG["add"], max_new_tokens=2)
-    assert result.concept_tokens == [] and result.baseline.concept_score is None and "concept_tokens" in result.warnings[0]
+def test_without_a_linear_write_there_is_no_concept_score_and_that_is_said(
+    family_of: Callable[[str], Family],
+) -> None:
+    result = ours(
+        family_of("gemma2"),
+        make_sae(family_of("gemma2"), "hook_z"),
+        STRONG["add"],
+        max_new_tokens=2,
+    )
+    assert (
+        result.concept_tokens == []
+        and result.baseline.concept_score is None
+        and "concept_tokens" in result.warnings[0]
+    )
 
 
 def test_a_control_is_steered_along_another_row_of_the_same_norm(gpt2: Family) -> None:
@@ -174,28 +237,47 @@ def test_a_control_is_steered_along_another_row_of_the_same_norm(gpt2: Family) -
     assert len(set(features)) == 2 and 5 not in features
     for feature, arm in zip(features, result.controls, strict=True):
         strength = 8.0 * np.linalg.norm(rows[5]) / np.linalg.norm(rows[feature])
-        expected = continuation(gpt2.hf, (sae, [FeatureEdit(feature, float(strength))], [1.0]), tokens, N_NEW)
+        expected = continuation(
+            gpt2.hf, (sae, [FeatureEdit(feature, float(strength))], [1.0]), tokens, N_NEW
+        )
         assert arm.text == text_of(gpt2, expected)
     again = ours(gpt2, sae, edits, n_controls=2, seed=3)
     assert again == result
 
 
 @pytest.mark.parametrize(
-    ("n_controls", "concept", "verdict"), [(2, "steered", "specific"), (2, "none", "unspecific"), (0, "steered", "changed, not controlled")]
+    ("n_controls", "concept", "verdict"),
+    [
+        (2, "steered", "specific"),
+        (2, "none", "unspecific"),
+        (0, "steered", "changed, not controlled"),
+    ],
 )
-def test_the_verdict_compares_with_the_controls(gpt2: Family, n_controls: int, concept: str, verdict: str) -> None:
+def test_the_verdict_compares_with_the_controls(
+    gpt2: Family, n_controls: int, concept: str, verdict: str
+) -> None:
     sae, edits = make_sae(gpt2, "standard"), STRONG["add"]
     steered = continuation(gpt2.hf, (sae, edits, [1.0]), tokens_of(gpt2), N_NEW)
     plain = continuation(gpt2.hf, None, tokens_of(gpt2), N_NEW)
-    wanted = sorted(set(steered) - set(plain)) if concept == "steered" else [next(i for i in range(4, 1024) if i not in steered)]
-    assert ours(gpt2, sae, edits, n_controls=n_controls, concept_tokens=wanted).verdict.startswith(verdict)
+    wanted = (
+        sorted(set(steered) - set(plain))
+        if concept == "steered"
+        else [next(i for i in range(4, 1024) if i not in steered)]
+    )
+    assert ours(gpt2, sae, edits, n_controls=n_controls, concept_tokens=wanted).verdict.startswith(
+        verdict
+    )
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_cancelling_stops_within_a_token_and_leaves_the_model_as_before(gpt2: Family, ids: Tensor, use_cache: bool) -> None:
+def test_cancelling_stops_within_a_token_and_leaves_the_model_as_before(
+    gpt2: Family, ids: Tensor, use_cache: bool
+) -> None:
     clean, event = gpt2.model.forward(ids)[0], threading.Event()
     with Watch(gpt2.model, event, after=4) as watch, cancellable(event), pytest.raises(Cancelled):
-        ours(gpt2, make_sae(gpt2, "standard"), STRONG["add"], max_new_tokens=40, use_cache=use_cache)
+        ours(
+            gpt2, make_sae(gpt2, "standard"), STRONG["add"], max_new_tokens=40, use_cache=use_cache
+        )
     assert watch.n_forwards == 4
     assert not any(point.fwd_hooks for point in gpt2.model.bridge.hook_dict.values())
     assert torch.equal(gpt2.model.forward(ids)[0], clean)
@@ -225,7 +307,11 @@ class Watch:
 def test_a_set_event_stops_everything_before_its_first_forward(gpt2: Family) -> None:
     event = threading.Event()
     event.set()
-    with Watch(gpt2.model, threading.Event(), after=1) as watch, cancellable(event), pytest.raises(Cancelled):
+    with (
+        Watch(gpt2.model, threading.Event(), after=1) as watch,
+        cancellable(event),
+        pytest.raises(Cancelled),
+    ):
         ours(gpt2, make_sae(gpt2, "standard"), STRONG["add"])
     assert watch.n_forwards == 0
 
@@ -234,10 +320,24 @@ def test_the_default_unit_is_the_maximum_and_a_silent_feature_gets_the_median(gp
     sae = make_sae(gpt2, "standard")
     reference = torch.zeros(sae.cfg.d_sae)
     reference[5] = 1000.0
-    result = steer(gpt2.model, sae, tokens_of(gpt2), [FeatureEdit(5, 0.001)], reference=reference, max_new_tokens=3, n_controls=0)
+    result = steer(
+        gpt2.model,
+        sae,
+        tokens_of(gpt2),
+        [FeatureEdit(5, 0.001)],
+        reference=reference,
+        max_new_tokens=3,
+        n_controls=0,
+    )
     assert result.unit_values == [1000.0] and result.warnings == []
-    silent = type(sae)(sae.cfg, sae.tensors() | {"b_enc": torch.where(torch.arange(sae.cfg.d_sae) == 5, -1e6, sae.tensors()["b_enc"])})
-    warned = steer(gpt2.model, silent, tokens_of(gpt2), [FeatureEdit(5)], max_new_tokens=3, n_controls=0)
+    silent = type(sae)(
+        sae.cfg,
+        sae.tensors()
+        | {"b_enc": torch.where(torch.arange(sae.cfg.d_sae) == 5, -1e6, sae.tensors()["b_enc"])},
+    )
+    warned = steer(
+        gpt2.model, silent, tokens_of(gpt2), [FeatureEdit(5)], max_new_tokens=3, n_controls=0
+    )
     from saescope.splice import read_site
 
     acts = read_site(gpt2.model, silent, tokens_of(gpt2).ids[None]).acts.to_dense()
@@ -256,7 +356,9 @@ def test_the_default_unit_is_the_maximum_and_a_silent_feature_gets_the_median(gp
         ([FeatureEdit(1, positions=(50,))], {}, "POSITION_OUT_OF_RANGE"),
     ],
 )
-def test_what_cannot_be_is_refused(gpt2: Family, edits: list[FeatureEdit], options: dict[str, Any], code: str) -> None:
+def test_what_cannot_be_is_refused(
+    gpt2: Family, edits: list[FeatureEdit], options: dict[str, Any], code: str
+) -> None:
     with pytest.raises(ArgumentError) as caught:
         ours(gpt2, make_sae(gpt2, "standard"), edits, **options)
     assert caught.value.code == code

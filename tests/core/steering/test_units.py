@@ -15,13 +15,21 @@ def test_max_is_the_features_own_maximum() -> None:
 
 
 def test_raw_is_one() -> None:
-    assert resolve_units([FeatureEdit(0), FeatureEdit(1)], MAXIMA, "raw") == ([1.0, 1.0], "raw: the SAE's own activation units", [])
+    assert resolve_units([FeatureEdit(0), FeatureEdit(1)], MAXIMA, "raw") == (
+        [1.0, 1.0],
+        "raw: the SAE's own activation units",
+        [],
+    )
 
 
 def test_a_feature_that_never_fired_takes_the_median_maximum_and_says_so() -> None:
     units = resolve_units([FeatureEdit(0), FeatureEdit(3), FeatureEdit(1)], MAXIMA, "max")
     assert units.values == [3.0, 3.0, 4.0] and "median" in units.source
-    assert len(units.warnings) == 2 and "Feature 0" in units.warnings[0] and "index_features" in units.warnings[0]
+    assert (
+        len(units.warnings) == 2
+        and "Feature 0" in units.warnings[0]
+        and "index_features" in units.warnings[0]
+    )
 
 
 @pytest.mark.parametrize("mode", ["scale", "ablate", "project_out"])
@@ -40,12 +48,16 @@ def test_controls_are_other_features_that_fire_where_there_are_enough() -> None:
 
 
 def test_controls_are_any_other_features_where_few_fire() -> None:
-    drawn = {i for draw in draw_features([FeatureEdit(1)], MAXIMA, n_draws=50, seed=0) for i in draw}
+    drawn = {
+        i for draw in draw_features([FeatureEdit(1)], MAXIMA, n_draws=50, seed=0) for i in draw
+    }
     assert drawn == {0, 2, 3, 4}
 
 
 def test_controls_come_from_the_seed() -> None:
-    draws = [draw_features([FeatureEdit(1)], torch.ones(99), n_draws=5, seed=seed) for seed in (1, 1, 2)]
+    draws = [
+        draw_features([FeatureEdit(1)], torch.ones(99), n_draws=5, seed=seed) for seed in (1, 1, 2)
+    ]
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -63,7 +75,9 @@ def test_the_indexed_maximum_comes_first_even_where_this_prompt_is_louder() -> N
 
 def test_a_feature_that_the_index_never_saw_takes_what_this_prompt_shows() -> None:
     units = resolve_units([FeatureEdit(2)], MAXIMA, "max", indexed=INDEXED)
-    assert units.values == [1.0] and units.source.endswith("never fired there, maximum on the probe text and this prompt")
+    assert units.values == [1.0] and units.source.endswith(
+        "never fired there, maximum on the probe text and this prompt"
+    )
 
 
 def test_a_feature_that_fired_nowhere_takes_the_median_and_more_text_is_advised() -> None:

@@ -19,17 +19,23 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 
 def true_features(n: int = 32, d: int = D_IN) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(1)), dim=1)
+    return torch.nn.functional.normalize(
+        torch.randn(n, d, generator=torch.Generator().manual_seed(1)), dim=1
+    )
 
 
-def batches(n: int, *, seed: int = 0, size: int = BATCH, features: Tensor | None = None) -> list[Tensor]:
+def batches(
+    n: int, *, seed: int = 0, size: int = BATCH, features: Tensor | None = None
+) -> list[Tensor]:
     """Sparse positive combinations of the true features, off the origin."""
     rows = true_features() if features is None else features
     generator = torch.Generator().manual_seed(seed)
     made: list[Tensor] = []
     for _ in range(n):
         fires = torch.rand(size, len(rows), generator=generator) < 0.08
-        made.append((fires * (0.5 + torch.rand(size, len(rows), generator=generator))) @ rows * 3 + 0.5)
+        made.append(
+            (fires * (0.5 + torch.rand(size, len(rows), generator=generator))) @ rows * 3 + 0.5
+        )
     return made
 
 

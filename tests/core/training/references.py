@@ -37,14 +37,25 @@ def load(path: Path) -> Reference:
         Batch(x, tensors["y"] if known["d_out"] != known["d_in"] else x),
         tensors.get("dead"),
         Coefficients(case["sparsity"], case["revival"]),
-        {name.removeprefix("loss."): value.squeeze() for name, value in tensors.items() if name.startswith("loss.") and float(value)},
+        {
+            name.removeprefix("loss."): value.squeeze()
+            for name, value in tensors.items()
+            if name.startswith("loss.") and float(value)
+        },
         _ours(tensors, "grad."),
     )
 
 
 def _ours(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {OURS.get(name, name): tensor.T.contiguous() if name == "W_enc" else tensor for name, tensor in named.items()}
+    named = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    return {
+        OURS.get(name, name): tensor.T.contiguous() if name == "W_enc" else tensor
+        for name, tensor in named.items()
+    }
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

@@ -24,7 +24,13 @@ from saescope.training import OPTIONS, TrainConfig, parse_options
         ({"revival": "ghost"}, "does not exist for topk"),
         ({"d_out": 9}, "hook_name_out"),
         ({"skip": True}, "skip"),
-        ({"hook_name_out": "blocks.1.hook_mlp_out", "normalize_activations": "covariance_whitening"}, "Whitening"),
+        (
+            {
+                "hook_name_out": "blocks.1.hook_mlp_out",
+                "normalize_activations": "covariance_whitening",
+            },
+            "Whitening",
+        ),
         ({"adam_beta1": 1.5}, "adam_beta1"),
         ({"keep_checkpoints": 0}, "keep_checkpoints"),
     ],
@@ -56,19 +62,38 @@ def test_a_coefficient_is_steered_unless_it_is_given(architecture: str) -> None:
         config(architecture, k=49.0, **free)
 
 
-@pytest.mark.parametrize(("n_tokens", "size"), [(100, 100), (50_000, 256), (200_000, 512), (2_000_000, 4096), (10**9, 4096)])
+@pytest.mark.parametrize(
+    ("n_tokens", "size"),
+    [(100, 100), (50_000, 256), (200_000, 512), (2_000_000, 4096), (10**9, 4096)],
+)
 def test_a_short_run_takes_small_batches(n_tokens: int, size: int) -> None:
     assert TrainConfig(hook_name="x", d_in=4, d_sae=32, training_tokens=n_tokens).batch_size == size
 
 
 def test_the_learning_rate_falls_with_width_and_steps() -> None:
     rate = {n: config(d_in=16, n_steps=n, lr=0.0).learning_rate for n in (10, 100, 10_000, 50_000)}
-    assert rate == pytest.approx({10: 1 / (16 * 45) ** 0.5, 100: 1 / 40, 10_000: 1 / 400, 50_000: 1 / 400})
+    assert rate == pytest.approx(
+        {10: 1 / (16 * 45) ** 0.5, 100: 1 / 40, 10_000: 1 / 400, 50_000: 1 / 400}
+    )
 
 
 def test_options_are_parsed_by_the_table() -> None:
-    parsed = parse_options(["lp_norm=2", "skip=true", "matryoshka_widths=8,16", "decoder_norm = unit", "dead_feature_window=50"])
-    assert parsed == {"lp_norm": 2.0, "skip": True, "matryoshka_widths": (8, 16), "decoder_norm": "unit", "dead_feature_window": 50}
+    parsed = parse_options(
+        [
+            "lp_norm=2",
+            "skip=true",
+            "matryoshka_widths=8,16",
+            "decoder_norm = unit",
+            "dead_feature_window=50",
+        ]
+    )
+    assert parsed == {
+        "lp_norm": 2.0,
+        "skip": True,
+        "matryoshka_widths": (8, 16),
+        "decoder_norm": "unit",
+        "dead_feature_window": 50,
+    }
 
 
 def test_an_unknown_option_names_the_nearest() -> None:
@@ -78,7 +103,9 @@ def test_an_unknown_option_names_the_nearest() -> None:
     assert "dead_feature_window" in caught.value.allowed
 
 
-@pytest.mark.parametrize("option", ["lp_norm=two", "skip=maybe", "matryoshka_widths=a,b", "log_every=1.5", "lp_norm"])
+@pytest.mark.parametrize(
+    "option", ["lp_norm=two", "skip=maybe", "matryoshka_widths=a,b", "log_every=1.5", "lp_norm"]
+)
 def test_a_malformed_option_is_refused(option: str) -> None:
     with pytest.raises(ArgumentError):
         parse_options([option])

@@ -32,17 +32,36 @@ class Toy(NamedTuple):
 
 def toy(unit: float = 1.0) -> Toy:
     generator = torch.Generator().manual_seed(5)
-    features, written = torch.nn.functional.normalize(torch.randn(2, N_TRUE, D, generator=generator), dim=2)
+    features, written = torch.nn.functional.normalize(
+        torch.randn(2, N_TRUE, D, generator=generator), dim=2
+    )
     rates = torch.arange(1, N_TRUE + 1).float() ** -0.5
-    return Toy(features, written, ACTIVE * rates / rates.sum(), 0.3 * torch.randn(D, generator=generator), unit)
+    return Toy(
+        features,
+        written,
+        ACTIVE * rates / rates.sum(),
+        0.3 * torch.randn(D, generator=generator),
+        unit,
+    )
 
 
 def trained(architecture: Any, data: Toy, **knobs: Any) -> SAE:
     cfg = TrainConfig(
-        hook_name="x", architecture=architecture, d_in=D, d_sae=N_TRUE, k=ACTIVE, training_tokens=N_STEPS * BATCH, batch_size=BATCH, **knobs
+        hook_name="x",
+        architecture=architecture,
+        d_in=D,
+        d_sae=N_TRUE,
+        k=ACTIVE,
+        training_tokens=N_STEPS * BATCH,
+        batch_size=BATCH,
+        **knobs,
     )
     x, y = data.draw(N_STEPS * BATCH, 0)
-    batches = list(zip(x.split(BATCH), y.split(BATCH), strict=True)) if cfg.transcoder else list(x.split(BATCH))
+    batches = (
+        list(zip(x.split(BATCH), y.split(BATCH), strict=True))
+        if cfg.transcoder
+        else list(x.split(BATCH))
+    )
     trainer = Trainer(cfg, ListBatches(batches))
     trainer.run()
     return trainer.result()

@@ -36,4 +36,8 @@ def test_products_are_plain_float32_also_of_transposed_views() -> None:
     wanted = a.double() @ rows.double().T
     assert torch.allclose(times_rows(a, rows, bias).double(), wanted + bias, atol=1e-4)
     assert torch.allclose(times_rows(a.T.contiguous().T, rows).double(), wanted, atol=1e-4)
-    assert torch.allclose(times_rows(rows.T, a.new_ones(3, 20)).double(), rows.T.double().sum(1, keepdim=True).expand(-1, 3), atol=1e-4)
+    assert torch.allclose(
+        times_rows(rows.T, a.new_ones(3, 20)).double(),
+        rows.T.double().sum(1, keepdim=True).expand(-1, 3),
+        atol=1e-4,
+    )

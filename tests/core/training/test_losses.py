@@ -11,7 +11,13 @@ from saescope.training.losses import losses
 def test_every_term_and_gradient_is_sae_lens_s(path: Path) -> None:
     reference = load(path)
     params = {name: tensor.requires_grad_() for name, tensor in reference.params.items()}
-    terms = losses(reference.objective, params, reference.batch, coefficients=reference.coefficients, dead=reference.dead)
+    terms = losses(
+        reference.objective,
+        params,
+        reference.batch,
+        coefficients=reference.coefficients,
+        dead=reference.dead,
+    )
     torch.stack(list(terms.values())).sum().backward()
     assert set(terms) == set(reference.losses)
     for name, value in terms.items():

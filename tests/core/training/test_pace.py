@@ -12,7 +12,9 @@ def pace(architecture: str = "standard", *, n_steps: int = 400) -> Pace:
 
 @pytest.mark.parametrize("n_steps", [50, 400, 5000])
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
-def test_the_l0_comes_to_its_target_whatever_the_scale_of_the_coefficient(n_steps: int, scale: float) -> None:
+def test_the_l0_comes_to_its_target_whatever_the_scale_of_the_coefficient(
+    n_steps: int, scale: float
+) -> None:
     """A plant like training: log L0 drifts towards one that falls with the coefficient."""
     steered, log_l0 = pace(n_steps=n_steps), math.log(60.0)
     for _ in range(n_steps):

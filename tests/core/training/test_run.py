@@ -26,7 +26,14 @@ from saescope.training.plan import buffer_bytes, disk_bytes
 from saescope.training.run import newest_checkpoint, public_name
 
 HOOK = "blocks.2.hook_resid_post"
-SMALL: dict[str, Any] = {"training_tokens": 4096, "batch_size": 128, "d_sae": 64, "k": 4.0, "context_size": 32, "buffer_tokens": 1024}
+SMALL: dict[str, Any] = {
+    "training_tokens": 4096,
+    "batch_size": 128,
+    "d_sae": 64,
+    "k": 4.0,
+    "context_size": 32,
+    "buffer_tokens": 1024,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +47,13 @@ def small(model: LanguageModel, **more: Any) -> TrainConfig:
 
 def test_the_model_decides_what_is_not_said(glass: LanguageModel) -> None:
     cfg = train_config(glass, HOOK)
-    assert (cfg.model, cfg.d_in, cfg.d_out, cfg.d_sae, cfg.context_size) == ("glassllm-en", 128, 128, 1024, 128)
+    assert (cfg.model, cfg.d_in, cfg.d_out, cfg.d_sae, cfg.context_size) == (
+        "glassllm-en",
+        128,
+        128,
+        1024,
+        128,
+    )
     assert train_config(glass, HOOK, expansion_factor=2).d_sae == 256
     with pytest.raises(HookError, match=r"blocks\.9"):
         train_config(glass, "blocks.9.hook_resid_post")
@@ -48,7 +61,11 @@ def test_the_model_decides_what_is_not_said(glass: LanguageModel) -> None:
 
 def test_train_gives_an_sae_that_knows_where_it_belongs(glass: LanguageModel) -> None:
     sae = ss.train(small(glass), model=glass)
-    assert (sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name, sae.cfg.d_sae) == ("glassllm-en", HOOK, 64)
+    assert (sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name, sae.cfg.d_sae) == (
+        "glassllm-en",
+        HOOK,
+        64,
+    )
     assert ss.check_sae(glass, sae).l0 == 4
 
 
@@ -71,12 +88,23 @@ def test_the_same_call_goes_on_where_it_was_cut_off(glass: LanguageModel, tmp_pa
     stop = threading.Event()
     run = TrainingRun(small(glass), glass, folder=tmp_path, stop=stop)
     run.go(report=lambda at: stop.set() if at.step >= 9 else None)
-    assert newest_checkpoint(tmp_path) == tmp_path / f"ckpt-{run.trainer.step:08d}" and 9 <= run.trainer.step < 32
+    assert (
+        newest_checkpoint(tmp_path) == tmp_path / f"ckpt-{run.trainer.step:08d}"
+        and 9 <= run.trainer.step < 32
+    )
     assert train(small(glass), model=glass, folder=tmp_path).weights_hash == straight.weights_hash
 
 
 @pytest.mark.parametrize(
-    ("n_passes", "more"), [(0, {}), (1, {}), (2, {}), (4, {}), (1, {"cache_activations": True}), (2, {"normalize_activations": "none"})]
+    ("n_passes", "more"),
+    [
+        (0, {}),
+        (1, {}),
+        (2, {}),
+        (4, {}),
+        (1, {"cache_activations": True}),
+        (2, {"normalize_activations": "none"}),
+    ],
 )
 def test_stopped_between_two_forward_passes_it_goes_on_bit_for_bit(
     glass: LanguageModel, tmp_path: Path, n_passes: int, more: dict[str, Any]
@@ -87,7 +115,10 @@ def test_stopped_between_two_forward_passes_it_goes_on_bit_for_bit(
     stop_after(run, n_passes)
     assert run.go().state == "stopped"
     resumed = TrainingRun(cfg, glass, folder=tmp_path)
-    assert resumed.trainer.step == run.trainer.step and resumed.store.n_received == run.store.n_received
+    assert (
+        resumed.trainer.step == run.trainer.step
+        and resumed.store.n_received == run.store.n_received
+    )
     assert resumed.go().state == "done"
     assert resumed.sae().weights_hash == straight.weights_hash
 
@@ -112,7 +143,9 @@ def test_a_transcoder_reads_one_site_and_predicts_another(glass: LanguageModel) 
     assert sae.cfg.transcoder and sae.W_skip is not None and bool(sae.W_skip.abs().sum() > 0)
 
 
-def test_stored_activations_are_read_again(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_activations_are_read_again(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = small(glass, cache_activations=True)
     first = train(cfg, model=glass)
     monkeypatch.setattr("saescope.activations.harvest.Harvester.__call__", refuse_to_run)
@@ -120,7 +153,9 @@ def test_stored_activations_are_read_again(glass: LanguageModel, monkeypatch: py
     assert train(cfg, model=glass).weights_hash == first.weights_hash
 
 
-def test_with_cached_tokens_the_model_runs_for_no_more_than_these(glass: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_cached_tokens_the_model_runs_for_no_more_than_these(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = small(glass, cache_activations=True, cached_tokens=300)
     read: list[int] = []
     run_model = Harvester.__call__
@@ -134,14 +169,18 @@ def test_with_cached_tokens_the_model_runs_for_no_more_than_these(glass: Languag
     run.go()
     assert run.trainer.n_tokens == cfg.n_steps * cfg.batch_size > 300 and run.source.epoch >= 1
     assert sum(read) < 300 + FORWARD_TOKENS["cpu"]
-    assert disk_bytes(cfg) - disk_bytes(replace(cfg, cache_activations=False)) == 300 * cfg.d_in * 2 + 2 * buffer_bytes(cfg)
+    assert disk_bytes(cfg) - disk_bytes(
+        replace(cfg, cache_activations=False)
+    ) == 300 * cfg.d_in * 2 + 2 * buffer_bytes(cfg)
 
 
 def refuse_to_run(*_: object) -> Rows:
     raise AssertionError("the model ran again")
 
 
-def test_resuming_with_other_settings_or_from_torn_checkpoints_is_refused(glass: LanguageModel, tmp_path: Path) -> None:
+def test_resuming_with_other_settings_or_from_torn_checkpoints_is_refused(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
     train(small(glass), model=glass, folder=tmp_path)
     with pytest.raises(ConfigError) as caught:
         train(small(glass, lr=0.1), model=glass, folder=tmp_path)
@@ -153,7 +192,9 @@ def test_resuming_with_other_settings_or_from_torn_checkpoints_is_refused(glass:
     assert torn.value.code == "CHECKPOINT_CORRUPT"
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(glass: LanguageModel, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
     run = TrainingRun(small(glass), glass, folder=tmp_path)
     run.trainer.save()
     run.go()
@@ -162,13 +203,18 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(glass: LanguageModel
     assert again.trainer.step == 0 and "ckpt-00000032 is damaged" in again.warnings[0]
 
 
-def test_an_sae_that_cannot_be_saved_says_what_to_do_before_the_resume(glass: LanguageModel, tmp_path: Path) -> None:
+def test_an_sae_that_cannot_be_saved_says_what_to_do_before_the_resume(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
     run = TrainingRun(small(glass), glass)
     run.go()
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError) as caught:
         run.save_sae(tmp_path / "file")
-    assert caught.value.code == "CANNOT_WRITE" and "Make that folder writable, then resume" in caught.value.hint
+    assert (
+        caught.value.code == "CANNOT_WRITE"
+        and "Make that folder writable, then resume" in caught.value.hint
+    )
     assert run.save_sae(tmp_path / "sae").weights_hash == load_sae(tmp_path / "sae").weights_hash
 
 
@@ -196,7 +242,10 @@ def test_a_source_stops_before_it_works(glass: LanguageModel) -> None:
     assert run.go().state == "stopped" and run.store.n_received == 0
 
 
-@pytest.mark.parametrize(("dataset", "public"), [("embedded", "embedded"), ("hf:a/b", "hf:a/b"), ("/home/someone/x.txt", "x.txt")])
+@pytest.mark.parametrize(
+    ("dataset", "public"),
+    [("embedded", "embedded"), ("hf:a/b", "hf:a/b"), ("/home/someone/x.txt", "x.txt")],
+)
 def test_a_dataset_is_named_without_folders(dataset: str, public: str) -> None:
     assert public_name(dataset) == public
 
@@ -208,7 +257,9 @@ def made(model: LanguageModel, tmp_path: Path, **more: Any) -> Plan:
 def test_a_plan_measures_and_leaves_nothing(glass: LanguageModel, tmp_path: Path) -> None:
     found = made(glass, tmp_path / "not" / "there")
     assert found.fits and found.tokens_per_s and found.eta_s and found.step_tokens_per_s
-    assert 1 / found.tokens_per_s == pytest.approx(1 / found.harvest_tokens_per_s + 1 / found.step_tokens_per_s)
+    assert 1 / found.tokens_per_s == pytest.approx(
+        1 / found.harvest_tokens_per_s + 1 / found.step_tokens_per_s
+    )
     assert found.eta_s == pytest.approx(4096 / found.tokens_per_s)
     assert not (tmp_path / "not").exists()
 
@@ -217,24 +268,40 @@ def test_a_plan_holds_for_the_disk(glass: LanguageModel, tmp_path: Path) -> None
     found = made(glass, tmp_path, keep_checkpoints=1)
     train(small(glass, keep_checkpoints=1), model=glass, folder=tmp_path / "run")
     taken = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
-    assert taken <= found.disk_bytes < 25 * taken  # a little run, so most of it is what any checkpoint may take
+    assert (
+        taken <= found.disk_bytes < 25 * taken
+    )  # a little run, so most of it is what any checkpoint may take
 
 
 @pytest.mark.parametrize("what", ["memory", "disk"])
-def test_what_does_not_fit_says_what_to_change(glass: LanguageModel, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_says_what_to_change(
+    glass: LanguageModel, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wide: dict[str, Any] = {"d_sae": 8192, "buffer_tokens": 2**18, "training_tokens": 2**18}
     function: Callable[..., int] = plan.run_bytes if what == "memory" else plan.disk_bytes
-    free = function(small(glass, **wide)) - 2**22 + (0 if what == "memory" else plan.SPARE_DISK_BYTES)
-    monkeypatch.setattr(plan, "free_bytes" if what == "memory" else "free_disk_bytes", lambda _: free)
+    free = (
+        function(small(glass, **wide)) - 2**22 + (0 if what == "memory" else plan.SPARE_DISK_BYTES)
+    )
+    monkeypatch.setattr(
+        plan, "free_bytes" if what == "memory" else "free_disk_bytes", lambda _: free
+    )
     found = made(glass, tmp_path, **wide)
     assert not found.fits and (found.tokens_per_s is None) == (what == "memory")
-    assert found.change == (["d_sae=4096"] if what == "memory" else ['options=["keep_checkpoints=1", "buffer_tokens=16384"]'])
+    assert found.change == (
+        ["d_sae=4096"]
+        if what == "memory"
+        else ['options=["keep_checkpoints=1", "buffer_tokens=16384"]']
+    )
 
 
-def test_a_plan_warns_of_few_steps_and_of_text_read_over_and_over(glass: LanguageModel, tmp_path: Path) -> None:
+def test_a_plan_warns_of_few_steps_and_of_text_read_over_and_over(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
     text = tmp_path / "short.txt"
     text.write_text("Once upon a time there was a fox in the wood. " * 300)
-    assert "it is read" in made(glass, tmp_path, dataset=str(text), training_tokens=2**17).warnings[0]
+    assert (
+        "it is read" in made(glass, tmp_path, dataset=str(text), training_tokens=2**17).warnings[0]
+    )
     assert any("too few" in warning for warning in made(glass, tmp_path).warnings)
 
 
@@ -245,8 +312,13 @@ def test_an_empty_text_is_refused_by_the_plan(glass: LanguageModel, tmp_path: Pa
     assert caught.value.code == "DATASET_EMPTY"
 
 
-@pytest.mark.parametrize(("text", "code"), [("\0" * 20_000, "DATASET_EMPTY"), ("a", "DATASET_EMPTY"), ("one two three", "")])
-def test_hardly_any_text_is_refused_or_said(glass: LanguageModel, tmp_path: Path, text: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("\0" * 20_000, "DATASET_EMPTY"), ("a", "DATASET_EMPTY"), ("one two three", "")],
+)
+def test_hardly_any_text_is_refused_or_said(
+    glass: LanguageModel, tmp_path: Path, text: str, code: str
+) -> None:
     file = tmp_path / "text.txt"
     file.write_text(text)
     cfg = small(glass, dataset=str(file), training_tokens=1_000_000)
@@ -259,8 +331,12 @@ def test_hardly_any_text_is_refused_or_said(glass: LanguageModel, tmp_path: Path
     assert re.match(r"The text has about [1-9] tokens: it is read \d{3},\d{3} times", warning)
 
 
-@pytest.mark.parametrize("hook_name", ["blocks.2.attn.hook_pattern", "blocks.2.attn.hook_attn_scores"])
-def test_a_site_without_a_vector_a_position_is_refused(glass: LanguageModel, hook_name: str) -> None:
+@pytest.mark.parametrize(
+    "hook_name", ["blocks.2.attn.hook_pattern", "blocks.2.attn.hook_attn_scores"]
+)
+def test_a_site_without_a_vector_a_position_is_refused(
+    glass: LanguageModel, hook_name: str
+) -> None:
     with pytest.raises(HookError) as caught:
         train_config(glass, hook_name)
     assert caught.value.code == "HOOK_WITHOUT_POSITIONS" and "hook_resid_post" in caught.value.hint
@@ -275,13 +351,20 @@ def test_a_logger_that_is_not_installed_is_refused_before_the_run(
     assert caught.value.hint == "pip install tensorboard"
 
 
-def test_an_sae_of_one_feature_is_trained_saved_and_loaded(glass: LanguageModel, tmp_path: Path) -> None:
+def test_an_sae_of_one_feature_is_trained_saved_and_loaded(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
     sae = train(small(glass, d_sae=1, k=1.0), model=glass)
     assert load_sae(sae.save(tmp_path / "one")).weights_hash == sae.weights_hash
 
 
-def test_whoever_may_read_the_configuration_may_read_the_weights(glass: LanguageModel, tmp_path: Path) -> None:
-    cfg, weights = (train(small(glass), model=glass).save(tmp_path) / name for name in ("cfg.json", "sae_weights.safetensors"))
+def test_whoever_may_read_the_configuration_may_read_the_weights(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
+    cfg, weights = (
+        train(small(glass), model=glass).save(tmp_path) / name
+        for name in ("cfg.json", "sae_weights.safetensors")
+    )
     assert cfg.stat().st_mode == weights.stat().st_mode
 
 

@@ -14,7 +14,11 @@ def test_the_geometric_median_is_where_the_sum_of_distances_is_least() -> None:
     def total(at: torch.Tensor) -> float:
         return float((x - at).norm(dim=1).sum())
 
-    away = [median + step * direction for direction in torch.eye(3, dtype=torch.float64) for step in (-0.05, 0.05)]
+    away = [
+        median + step * direction
+        for direction in torch.eye(3, dtype=torch.float64)
+        for step in (-0.05, 0.05)
+    ]
     assert all(total(median) < total(point) for point in away)
     assert float((median - 2).abs().max()) < 0.5  # the mean is at 10,000
 
@@ -39,8 +43,12 @@ def test_a_transcoder_starts_with_what_the_centred_input_gives(architecture: str
     x = torch.cat(batches(4))
     params = initial_params(cfg.objective, seed=0, jumprelu_init_threshold=0.5)
     before = {name: tensor.clone() for name, tensor in params.items()}
-    fit_start(params, cfg.objective, [Batch(x, x[:, :10] + 7)], l0=100.0)  # as good as half of all features
-    shift = params["b_gate" if architecture == "gated" else "b_enc"] + before["encoder"] @ geometric_median(x)
+    fit_start(
+        params, cfg.objective, [Batch(x, x[:, :10] + 7)], l0=100.0
+    )  # as good as half of all features
+    shift = params["b_gate" if architecture == "gated" else "b_enc"] + before[
+        "encoder"
+    ] @ geometric_median(x)
     assert float(shift.std()) < 1e-5
     assert torch.allclose(params["b_dec"], geometric_median(x)[:10] + 7, atol=0.2)
     if architecture == "jumprelu":

@@ -24,15 +24,34 @@ CASES: dict[str, dict[str, Any]] = {
     "gated": {"architecture": "gated"},
     "topk": {"architecture": "topk", "k": 5.0},
     "topk auxk": {"architecture": "topk", "k": 5.0, "revival": "auxk"},
-    "topk plain auxk": {"architecture": "topk", "k": 5.0, "revival": "auxk", "rescale_acts_by_decoder_norm": False},
+    "topk plain auxk": {
+        "architecture": "topk",
+        "k": 5.0,
+        "revival": "auxk",
+        "rescale_acts_by_decoder_norm": False,
+    },
     "topk of nearly all": {"architecture": "topk", "k": 80.0},
     "batchtopk auxk": {"architecture": "batchtopk", "k": 4.5, "revival": "auxk"},
     "batchtopk of nearly all": {"architecture": "batchtopk", "k": 70.0},
     "matryoshka auxk": {"architecture": "matryoshka_batchtopk", "revival": "auxk", **WIDTHS},
-    "matryoshka auxk per prefix": {"architecture": "matryoshka_batchtopk", "revival": "auxk", "use_matryoshka_aux_loss": True, **WIDTHS},
+    "matryoshka auxk per prefix": {
+        "architecture": "matryoshka_batchtopk",
+        "revival": "auxk",
+        "use_matryoshka_aux_loss": True,
+        **WIDTHS,
+    },
     "jumprelu step": {"architecture": "jumprelu", "jumprelu_bandwidth": 0.3},
-    "jumprelu tanh": {"architecture": "jumprelu", "jumprelu_sparsity_loss_mode": "tanh", "jumprelu_ste_to_input": True},
-    "jumprelu quadratic": {"architecture": "jumprelu", "jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 7.0, "revival": "pre_act"},
+    "jumprelu tanh": {
+        "architecture": "jumprelu",
+        "jumprelu_sparsity_loss_mode": "tanh",
+        "jumprelu_ste_to_input": True,
+    },
+    "jumprelu quadratic": {
+        "architecture": "jumprelu",
+        "jumprelu_sparsity_loss_mode": "quadratic",
+        "target_l0": 7.0,
+        "revival": "pre_act",
+    },
 }
 SITES: dict[str, dict[str, Any]] = {
     "sae": {"d_out": 24},
@@ -48,7 +67,12 @@ def random_case(case: str, site: str) -> tuple[Objective, Params, Batch, Tensor]
     for tensor in params.values():
         tensor.add_(torch.randn_like(tensor) * 0.2)
     x = torch.randn(50, 24) + 0.2
-    return objective, params, Batch(x, x if site == "sae" else torch.randn(50, 16)), torch.rand(96) < 0.4
+    return (
+        objective,
+        params,
+        Batch(x, x if site == "sae" else torch.randn(50, 16)),
+        torch.rand(96) < 0.4,
+    )
 
 
 def force(monkeypatch: pytest.MonkeyPatch, path: str) -> float:
@@ -59,7 +83,9 @@ def force(monkeypatch: pytest.MonkeyPatch, path: str) -> float:
 
 @pytest.mark.parametrize("path", ["sparse", "dense"])
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_step_has_sae_lens_s_gradients(file: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_has_sae_lens_s_gradients(
+    file: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = load(file)
     step = make_step(reference.objective, reference.params)
     density = force(monkeypatch, path)
@@ -75,7 +101,9 @@ def test_a_step_has_sae_lens_s_gradients(file: Path, path: str, monkeypatch: pyt
 @pytest.mark.parametrize("path", ["sparse", "dense"])
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_equals_autograd(case: str, site: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_equals_autograd(
+    case: str, site: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective, params, batch, dead = random_case(case, site)
     step = make_step(objective, params)
     density = force(monkeypatch, path)
@@ -83,7 +111,13 @@ def test_a_step_equals_autograd(case: str, site: str, path: str, monkeypatch: py
         step.density = density
     result = step(batch, coefficients=COEFFICIENTS, dead=dead)
     exact = {name: tensor.double().requires_grad_() for name, tensor in params.items()}
-    wanted = losses(objective, exact, Batch(batch.x.double(), batch.y.double()), coefficients=COEFFICIENTS, dead=dead)
+    wanted = losses(
+        objective,
+        exact,
+        Batch(batch.x.double(), batch.y.double()),
+        coefficients=COEFFICIENTS,
+        dead=dead,
+    )
     torch.stack(list(wanted.values())).sum().backward()
     assert set(result.losses) == set(wanted)
     assert set(result.grads) == set(params)
@@ -102,11 +136,15 @@ def test_training_steps_equal_torch_s_adam_over_autograd(case: str) -> None:
     optimizer = torch.optim.Adam(plain.values(), lr=1e-3)
     step, adam = make_step(objective, params), Adam(params)
     for _ in range(6):
-        adam.step(step(batch, coefficients=COEFFICIENTS, dead=dead).grads, lr=1e-3, max_grad_norm=1.0)
+        adam.step(
+            step(batch, coefficients=COEFFICIENTS, dead=dead).grads, lr=1e-3, max_grad_norm=1.0
+        )
         if "threshold" in plain:
             plain["threshold"].data.clamp_(min=0)
         optimizer.zero_grad()
-        torch.stack(list(losses(objective, plain, batch, coefficients=COEFFICIENTS, dead=dead).values())).sum().backward()
+        torch.stack(
+            list(losses(objective, plain, batch, coefficients=COEFFICIENTS, dead=dead).values())
+        ).sum().backward()
         torch.nn.utils.clip_grad_norm_(plain.values(), 1.0)
         optimizer.step()
     for name, param in plain.items():
@@ -149,7 +187,9 @@ def test_batch_topk_follows_its_threshold_as_sae_lens_and_without_its_bias() -> 
     assert step.threshold == pytest.approx(smallest)
     ranked = (batch.x - params["b_dec"]) @ params["encoder"].T + params["b_enc"]
     ranked *= params["decoder"].norm(dim=1)
-    assert step.threshold == pytest.approx(float(ranked.flatten().topk(int(4.5 * 50)).values.min()), rel=1e-5)
+    assert step.threshold == pytest.approx(
+        float(ranked.flatten().topk(int(4.5 * 50)).values.min()), rel=1e-5
+    )
 
 
 def test_learning_rate_warms_up_stays_and_decays_to_zero() -> None:
@@ -160,5 +200,12 @@ def test_learning_rate_warms_up_stays_and_decays_to_zero() -> None:
 
 
 def test_a_coefficient_rises_from_zero() -> None:
-    assert [warmed_up(step, value=8.0, warm_up=4) for step in range(6)] == [0.0, 2.0, 4.0, 6.0, 8.0, 8.0]
+    assert [warmed_up(step, value=8.0, warm_up=4) for step in range(6)] == [
+        0.0,
+        2.0,
+        4.0,
+        6.0,
+        8.0,
+        8.0,
+    ]
     assert warmed_up(0, value=8.0, warm_up=0) == 8.0

@@ -28,12 +28,16 @@ def state_of(trainer: Trainer) -> dict[str, Tensor]:
 
 def same(a: Trainer, b: Trainer) -> bool:
     mine, other = state_of(a), state_of(b)
-    return mine.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in mine.items())
+    return mine.keys() == other.keys() and all(
+        torch.equal(tensor, other[name]) for name, tensor in mine.items()
+    )
 
 
 def stopped_after(cfg: TrainConfig, folder: Path, step: int, data: list[Tensor]) -> Progress:
     stop = threading.Event()
-    return Trainer(cfg, ListBatches(data), folder=folder).run(stop=stop, report=lambda at: stop.set() if at.step >= step else None)
+    return Trainer(cfg, ListBatches(data), folder=folder).run(
+        stop=stop, report=lambda at: stop.set() if at.step >= step else None
+    )
 
 
 @pytest.mark.parametrize("architecture", KNOBS)
@@ -48,8 +52,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(architectu
 
 @pytest.mark.parametrize("step", [2, 17])
 @pytest.mark.parametrize("architecture", KNOBS)
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(architecture: str, step: int, tmp_path: Path) -> None:
-    data, cfg = batches(30), config(architecture, log_every=1, revival="auto", dead_feature_window=5)
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(
+    architecture: str, step: int, tmp_path: Path
+) -> None:
+    data, cfg = (
+        batches(30),
+        config(architecture, log_every=1, revival="auto", dead_feature_window=5),
+    )
     straight = Trainer(cfg, ListBatches(data))
     straight.run()
     assert stopped_after(cfg, tmp_path, step, data)[:2] == ("stopped", step)
@@ -61,9 +70,19 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(architecture: str, s
     assert straight.result().weights_hash == resumed.result().weights_hash
 
 
-@pytest.mark.parametrize("knobs", [{"normalize_activations": "covariance_whitening"}, {"decoder_norm": "unit"}, {"revival": "resample"}])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"normalize_activations": "covariance_whitening"},
+        {"decoder_norm": "unit"},
+        {"revival": "resample"},
+    ],
+)
 def test_resuming_is_bit_equal_with_rarer_knobs(knobs: dict[str, Any], tmp_path: Path) -> None:
-    data, cfg = batches(40), config("standard", n_steps=40, log_every=1, dead_feature_window=3, **knobs)
+    data, cfg = (
+        batches(40),
+        config("standard", n_steps=40, log_every=1, dead_feature_window=3, **knobs),
+    )
     straight = Trainer(cfg, ListBatches(data))
     straight.run()
     stopped_after(cfg, tmp_path, 11, data)
@@ -133,8 +152,15 @@ def test_sigterm_leaves_a_complete_checkpoint_and_the_run_goes_on(tmp_path: Path
         "    print('ready', flush=True)\n"
         "    print(trainer.run(stop=stop).state, trainer.step)\n"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "core"), os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env) as process:
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT), str(ROOT / "core"), os.environ.get("PYTHONPATH", "")]
+        ),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
@@ -143,18 +169,30 @@ def test_sigterm_leaves_a_complete_checkpoint_and_the_run_goes_on(tmp_path: Path
     assert disk.load_latest(tmp_path).state["step"] == int(step)
 
 
-def test_periodic_checkpoints_keep_only_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_periodic_checkpoints_keep_only_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr("saescope.training.trainer.time.monotonic", lambda: float(next(clock)))
-    Trainer(config(checkpoint_every_s=4.0, keep_checkpoints=2), ListBatches(batches(30)), folder=tmp_path).run()
+    Trainer(
+        config(checkpoint_every_s=4.0, keep_checkpoints=2),
+        ListBatches(batches(30)),
+        folder=tmp_path,
+    ).run()
     assert len(list(tmp_path.glob("ckpt-*"))) == 2
     assert disk.load_latest(tmp_path).state["step"] == 30
 
 
-@pytest.mark.parametrize("normalization", ["none", "expected_average_only_in", "covariance_whitening"])
+@pytest.mark.parametrize(
+    "normalization", ["none", "expected_average_only_in", "covariance_whitening"]
+)
 @pytest.mark.parametrize("architecture", KNOBS)
-def test_the_result_reconstructs_raw_activations_as_training_did_scaled_ones(architecture: str, normalization: str) -> None:
-    trainer = Trainer(config(architecture, normalize_activations=normalization), ListBatches(batches(30)))
+def test_the_result_reconstructs_raw_activations_as_training_did_scaled_ones(
+    architecture: str, normalization: str
+) -> None:
+    trainer = Trainer(
+        config(architecture, normalize_activations=normalization), ListBatches(batches(30))
+    )
     trainer.run()
     sae = trainer.result()
     assert trainer.scaling is not None
@@ -174,7 +212,9 @@ def test_a_skip_transcoder_predicts_the_other_site(architecture: str) -> None:
     inputs = batches(150)
     mixing = torch.randn(D_IN, 10, generator=torch.Generator().manual_seed(2))
     pairs = [(x, 40 * x.relu() @ mixing) for x in inputs]
-    cfg = config(architecture, n_steps=150, hook_name_out="blocks.1.hook_mlp_out", d_out=10, skip=True)
+    cfg = config(
+        architecture, n_steps=150, hook_name_out="blocks.1.hook_mlp_out", d_out=10, skip=True
+    )
     trainer = Trainer(cfg, ListBatches(pairs))
     trainer.run()
     sae = trainer.result()
@@ -189,7 +229,15 @@ def test_a_skip_transcoder_predicts_the_other_site(architecture: str) -> None:
 def test_training_recovers_known_features(architecture: str) -> None:
     features = true_features(24, 32)
     data = batches(400, size=256, features=features)
-    cfg = config(architecture, d_in=32, d_sae=32, n_steps=400, batch_size=256, training_tokens=400 * 256, l1_coefficient=3.0)
+    cfg = config(
+        architecture,
+        d_in=32,
+        d_sae=32,
+        n_steps=400,
+        batch_size=256,
+        training_tokens=400 * 256,
+        l1_coefficient=3.0,
+    )
     trainer = Trainer(cfg, ListBatches(data))
     trainer.run()
     rows = torch.nn.functional.normalize(trainer.result().W_dec, dim=1)
@@ -201,11 +249,26 @@ def test_history_stays_short() -> None:
     trainer.run()
     assert len(trainer.history.points) <= 400
     assert trainer.history.points[-1]["step"] == 900
-    assert {"loss", "mse_loss", "l0", "explained_variance", "dead_share", "lr", "n_tokens"} <= trainer.history.points[-1].keys()
+    assert {
+        "loss",
+        "mse_loss",
+        "l0",
+        "explained_variance",
+        "dead_share",
+        "lr",
+        "n_tokens",
+    } <= trainer.history.points[-1].keys()
 
 
 def test_resampling_revives_dead_features() -> None:
-    cfg = config("standard", n_steps=60, revival="resample", dead_feature_window=4, resample_every=10, lr_decay_steps=5)
+    cfg = config(
+        "standard",
+        n_steps=60,
+        revival="resample",
+        dead_feature_window=4,
+        resample_every=10,
+        lr_decay_steps=5,
+    )
     trainer = Trainer(cfg, ListBatches(batches(60)))
     trainer.params["b_enc"][:20] = -100.0
     trainer.run()
@@ -219,7 +282,9 @@ def test_unit_decoder_rows_stay_unit() -> None:
     assert torch.allclose(trainer.params["decoder"].norm(dim=1), torch.ones(D_SAE), atol=1e-6)
 
 
-def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_without_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     trainer = Trainer(config(n_steps=3), ListBatches(batches(3)))
     trainer.run()

@@ -34,9 +34,19 @@ class Accumulator:
 
     def state_dict(self) -> dict[str, Tensor]:
         parts = {"statistics": self.statistics, "examples": self.examples, "sample": self.sample}
-        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+        return {
+            f"{name}.{key}": value
+            for name, part in parts.items()
+            for key, value in part.state_dict().items()
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         parts = {"statistics": self.statistics, "examples": self.examples, "sample": self.sample}
         for name, part in parts.items():
-            part.load_state_dict({key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")})
+            part.load_state_dict(
+                {
+                    key.removeprefix(f"{name}."): value
+                    for key, value in state.items()
+                    if key.startswith(f"{name}.")
+                }
+            )

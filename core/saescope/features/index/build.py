@@ -65,9 +65,15 @@ class IndexRun:
             ConfigError: the SAEs want different contexts; or a checkpoint is of another run (CHECKPOINT_MISMATCH).
             FormatError: CHECKPOINT_CORRUPT: there are checkpoints, but none is whole.
         """
-        self.warnings = [warning for sae in saes for warning in check_fits(model, sae, allow_mismatch=True)]
+        self.warnings = [
+            warning for sae in saes for warning in check_fits(model, sae, allow_mismatch=True)
+        ]
         self.model, self.saes, self.dataset = model, list(saes), dataset
-        self.cfg = replace(cfg, prepend_bos=_prepend_bos(model, saes, cfg), context_size=min(cfg.context_size, model.n_ctx))
+        self.cfg = replace(
+            cfg,
+            prepend_bos=_prepend_bos(model, saes, cfg),
+            context_size=min(cfg.context_size, model.n_ctx),
+        )
         self.root, self.stop = root or index_root(), stop or threading.Event()
         self.corpus = Corpus(model, dataset, self.cfg)
         self.harvester = Harvester(model, [read_hook(sae) for sae in saes], self.cfg.context_size)
@@ -91,11 +97,17 @@ class IndexRun:
                     self.save()
                     saved = time.monotonic()
                 if report is not None:
-                    report(self._progress("running", time.monotonic() - started, self.corpus.n_tokens - before))
+                    report(
+                        self._progress(
+                            "running", time.monotonic() - started, self.corpus.n_tokens - before
+                        )
+                    )
         except Cancelled:  # before a batch was counted: it comes again
             if self.keeps:
                 self.save()
-            return self._progress("stopped", time.monotonic() - started, self.corpus.n_tokens - before)
+            return self._progress(
+                "stopped", time.monotonic() - started, self.corpus.n_tokens - before
+            )
         self._finish()
         return self._progress("done", time.monotonic() - started, self.corpus.n_tokens - before)
 
@@ -115,7 +127,9 @@ class IndexRun:
             ResourceError: DISK_FULL; the earlier one is untouched.
         """
         self.log.commit()
-        tensors = {"corpus": self.corpus.state_dict()} | {f"sae{i}": part.state_dict() for i, part in enumerate(self.parts)}
+        tensors = {"corpus": self.corpus.state_dict()} | {
+            f"sae{i}": part.state_dict() for i, part in enumerate(self.parts)
+        }
         state = {"fingerprint": self.fingerprint, "n_contexts": self.log.n_contexts}
         return disk.save(self.folder, self.log.n_contexts, disk.Checkpoint(tensors, state), keep=1)
 
@@ -124,7 +138,9 @@ class IndexRun:
         found = self.harvester(ids.clamp(min=0).long())
         acts = [_encode(self.model, sae, found[read_hook(sae)]) for sae in self.saes]
         hashes, mask = hash_contexts(ids), self.corpus.mask(ids)
-        contexts = Contexts(hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids))
+        contexts = Contexts(
+            hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids)
+        )
         for part, sparse in zip(self.parts, acts, strict=True):
             part.add(sparse, contexts)
         self.corpus.counted(int(mask.sum()))
@@ -135,7 +151,11 @@ class IndexRun:
         path = disk.latest(self.folder)
         if path is None:
             if any(self.folder.glob(f"{disk.PREFIX}*")):
-                raise FormatError("No checkpoint of this run is whole.", code="CHECKPOINT_CORRUPT", hint="Start it again without resume.")
+                raise FormatError(
+                    "No checkpoint of this run is whole.",
+                    code="CHECKPOINT_CORRUPT",
+                    hint="Start it again without resume.",
+                )
             return 0
         tensors, state = disk.load(path)
         if state["fingerprint"] != self.fingerprint:
@@ -153,7 +173,9 @@ class IndexRun:
     def _finish(self) -> None:
         self.corpus.check()
         self.log.commit()
-        origin = IndexOrigin(self.model, self.dataset.name, self.corpus.n_tokens, self.log.n_contexts, self.cfg)
+        origin = IndexOrigin(
+            self.model, self.dataset.name, self.corpus.n_tokens, self.log.n_contexts, self.cfg
+        )
         key = _fingerprint(self.model, [], self.dataset, self.cfg)[:16]
         self._indexes = [
             write_index(folder_of(sae.weights_hash, self.root) / key, sae, part, self.log, origin)
@@ -166,10 +188,19 @@ class IndexRun:
         if not self.keeps:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _progress(self, state: Literal["running", "stopped", "done"], seconds: float, n_new: int) -> IndexProgress:
+    def _progress(
+        self, state: Literal["running", "stopped", "done"], seconds: float, n_new: int
+    ) -> IndexProgress:
         rate = n_new / seconds if n_new and seconds else None
         left = 0 if state == "done" else max(0, self.cfg.n_tokens - self.corpus.n_tokens)
-        return IndexProgress(state, self.corpus.n_tokens, self.cfg.n_tokens, self.log.n_contexts, rate, left / rate if rate else None)
+        return IndexProgress(
+            state,
+            self.corpus.n_tokens,
+            self.cfg.n_tokens,
+            self.log.n_contexts,
+            rate,
+            left / rate if rate else None,
+        )
 
 
 Report = Callable[[IndexProgress], None] | None
@@ -225,8 +256,13 @@ def index_features(
 def _encode(model: LanguageModel, sae: SAE, activation: Tensor) -> SparseActs:
     x = prepare_input(model, sae, activation.to(sae.device))
     if not bool(x.float().sum().isfinite()):
-        raise NumericError(f"The activations at {read_hook(sae)} are not finite.", hint="Load the model with dtype float32.")
-    return sae.encode_sparse(x.reshape(*activation.shape[:2], sae.cfg.d_in) if sae.sequential else x)
+        raise NumericError(
+            f"The activations at {read_hook(sae)} are not finite.",
+            hint="Load the model with dtype float32.",
+        )
+    return sae.encode_sparse(
+        x.reshape(*activation.shape[:2], sae.cfg.d_in) if sae.sequential else x
+    )
 
 
 def _prepend_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> bool:
@@ -236,7 +272,9 @@ def _prepend_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) ->
     wanted = {model.tokenizer.adds_bos if one is None else one for one in said}
     if len(wanted) != 1:
         raise ConfigError(
-            "The SAEs were trained some with and some without BOS: they cannot read the same contexts." if wanted else "No SAE is given.",
+            "The SAEs were trained some with and some without BOS: they cannot read the same contexts."
+            if wanted
+            else "No SAE is given.",
             code="MIXED_BOS" if wanted else "MISSING_ARGUMENT",
             field="sae",
             hint="Index them one after the other.",
@@ -244,6 +282,8 @@ def _prepend_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) ->
     return wanted.pop()
 
 
-def _fingerprint(model: LanguageModel, saes: Sequence[SAE], dataset: Dataset, cfg: IndexConfig) -> str:
+def _fingerprint(
+    model: LanguageModel, saes: Sequence[SAE], dataset: Dataset, cfg: IndexConfig
+) -> str:
     said = (model_fingerprint(model), [sae.weights_hash for sae in saes], dataset.fingerprint, cfg)
     return hashlib.sha256(repr(said).encode()).hexdigest()

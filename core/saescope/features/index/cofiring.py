@@ -47,7 +47,11 @@ def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
     where = sample.where(feature)
     sizes = sample.offsets.diff()[where].long()
     first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    entries = sample.offsets[where].long().repeat_interleave(sizes) + torch.arange(int(sizes.sum())) - first
+    entries = (
+        sample.offsets[where].long().repeat_interleave(sizes)
+        + torch.arange(int(sizes.sum()))
+        - first
+    )
     together = torch.bincount(sample.features[entries].long(), minlength=sample.d_sae).double()
     together[feature] = 0
     found = (together >= LEAST_TOGETHER).nonzero()[:, 0]
@@ -56,6 +60,13 @@ def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
     n_all, n_one = float(sample.n_counted), float(len(where))
     n_other = sample.n_fired[found]
     spread = (n_one * n_other * (n_all - n_one) * (n_all - n_other)).sqrt()
-    phi = torch.where(spread > 0, (together[found] * n_all - n_one * n_other) / spread.clamp(min=1e-9), 0.0)
+    phi = torch.where(
+        spread > 0, (together[found] * n_all - n_one * n_other) / spread.clamp(min=1e-9), 0.0
+    )
     best = phi.argsort(descending=True, stable=True)[:k]
-    return [Cofiring(int(found[i]), int(together[found[i]]), float(together[found[i]]) / n_one, float(phi[i])) for i in best.tolist()]
+    return [
+        Cofiring(
+            int(found[i]), int(together[found[i]]), float(together[found[i]]) / n_one, float(phi[i])
+        )
+        for i in best.tolist()
+    ]

@@ -31,7 +31,13 @@ class IndexConfig:
     """Positions whose features are all kept, for co-firing partners and for contexts in which a feature is known to be silent."""
 
     def __post_init__(self) -> None:
-        allowed = {"n_tokens": (1, MOST_TOKENS), "context_size": (2, 2**15), "n_top": (1, 100), "n_range": (1, 20), "n_quiz": (1, 20)}
+        allowed = {
+            "n_tokens": (1, MOST_TOKENS),
+            "context_size": (2, 2**15),
+            "n_top": (1, 100),
+            "n_range": (1, 20),
+            "n_quiz": (1, 20),
+        }
         allowed |= {"sample_tokens": (0, 2**16)}
         for field, (low, high) in allowed.items():
             if not low <= getattr(self, field) <= high:
@@ -43,4 +49,10 @@ class IndexConfig:
                     allowed=f"{low}..{high}",
                 )
         if not 0 < self.quiz_share < 1:
-            raise ConfigError("quiz_share is out of range.", code="OUT_OF_RANGE", field="quiz_share", got=self.quiz_share, allowed="0..1")
+            raise ConfigError(
+                "quiz_share is out of range.",
+                code="OUT_OF_RANGE",
+                field="quiz_share",
+                got=self.quiz_share,
+                allowed="0..1",
+            )

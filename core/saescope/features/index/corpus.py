@@ -21,8 +21,12 @@ class Corpus:
 
     def __init__(self, model: LanguageModel, dataset: Dataset, cfg: IndexConfig) -> None:
         size = min(cfg.context_size, model.n_ctx)
-        contexts = ContextConfig(context_size=size, prepend_bos=cfg.prepend_bos, held_out=0.0, seed=cfg.seed)
-        self.stream = ContextStream(model, dataset, contexts, pool_tokens=min(POOL_TOKENS, LOOK_AHEAD * cfg.n_tokens + size))
+        contexts = ContextConfig(
+            context_size=size, prepend_bos=cfg.prepend_bos, held_out=0.0, seed=cfg.seed
+        )
+        self.stream = ContextStream(
+            model, dataset, contexts, pool_tokens=min(POOL_TOKENS, LOOK_AHEAD * cfg.n_tokens + size)
+        )
         self.special_ids, self.n_wanted = model.tokenizer.special_ids, cfg.n_tokens
         self.most_rows = max(1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // size)
         self.n_tokens = 0
@@ -55,7 +59,10 @@ class Corpus:
             raise empty_error(self.stream.dataset, self.stream.cfg)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.stream.state_dict() | {"n_tokens": torch.tensor(self.n_tokens), "waiting": self.waiting.clone()}
+        return self.stream.state_dict() | {
+            "n_tokens": torch.tensor(self.n_tokens),
+            "waiting": self.waiting.clone(),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.stream.load_state_dict(state)

@@ -45,22 +45,45 @@ class Examples:
         self._merge(self.range, firings, keys, entries, in_range & for_cards, by_chance)
         self._merge(self.quiz, firings, keys, entries, in_range & fresh & quiz, by_chance)
 
-    def _merge(self, table: SlotTable, firings: Firings, keys: Tensor, entries: Entries, wanted: Tensor, worth: Priority) -> None:
+    def _merge(
+        self,
+        table: SlotTable,
+        firings: Firings,
+        keys: Tensor,
+        entries: Entries,
+        wanted: Tensor,
+        worth: Priority,
+    ) -> None:
         chosen = wanted.nonzero()[:, 0]
         value = worth(keys[chosen], _take(entries, chosen))
         better = value > worth(keys[chosen], table.last(keys[chosen]))
         chosen, value = chosen[better], value[better]
         # One of each context and key: the firings are sorted by feature and context, not by key.
-        groups = keys[chosen] * (int(firings.rows.max()) + 1 if len(firings) else 1) + firings.rows[chosen]
+        groups = (
+            keys[chosen] * (int(firings.rows.max()) + 1 if len(firings) else 1)
+            + firings.rows[chosen]
+        )
         chosen = chosen[best_of(groups, value)]
-        table.merge(keys[chosen], _take(entries, chosen), worth, lambda i: windows(firings, chosen[i]))
+        table.merge(
+            keys[chosen], _take(entries, chosen), worth, lambda i: windows(firings, chosen[i])
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {f"{name}.{key}": array for name, table in self._tables.items() for key, array in table.arrays().items()}
+        return {
+            f"{name}.{key}": array
+            for name, table in self._tables.items()
+            for key, array in table.arrays().items()
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, table in self._tables.items():
-            table.load_state_dict({key.removeprefix(f"{name}."): array for key, array in state.items() if key.startswith(f"{name}.")})
+            table.load_state_dict(
+                {
+                    key.removeprefix(f"{name}."): array
+                    for key, array in state.items()
+                    if key.startswith(f"{name}.")
+                }
+            )
 
     @property
     def _tables(self) -> dict[str, SlotTable]:
@@ -79,11 +102,15 @@ def by_strength(keys: Int[Tensor, " n"], entries: Entries) -> Int[Tensor, " n"]:
     return torch.where(entries.values > 0, bits * 2**31 + (MOST - entries.contexts) // 2**32, -1)
 
 
-def by_hash(seed: int, top_band: Int[Tensor, " d_sae"], keys: Int[Tensor, " n"], entries: Entries) -> Int[Tensor, " n"]:
+def by_hash(
+    seed: int, top_band: Int[Tensor, " d_sae"], keys: Int[Tensor, " n"], entries: Entries
+) -> Int[Tensor, " n"]:
     """At random; what the growing maximum has left `N_BANDS` bands below is worth nothing any more."""
     features = keys // N_BANDS
     alive = (entries.values > 0) & (band_of(entries.values) > top_band[features] - N_BANDS)
-    return torch.where(alive, MOST - hash_entries(seed, features, entries.contexts, entries.positions.long()), -1)
+    return torch.where(
+        alive, MOST - hash_entries(seed, features, entries.contexts, entries.positions.long()), -1
+    )
 
 
 def best_of(groups: Int[Tensor, " n"], worth: Int[Tensor, " n"]) -> Int[Tensor, " m"]:

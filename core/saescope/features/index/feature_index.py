@@ -13,9 +13,23 @@ from saescope.errors import ArgumentError
 from saescope.features.index.cofiring import Sample, partners
 from saescope.features.index.examples import N_BANDS
 from saescope.features.index.manifest import IndexManifest, corrupt, read_manifest
-from saescope.features.index.passages import Kept, by_band, kept_rows, quantile_of, quantiles, read_spans
+from saescope.features.index.passages import (
+    Kept,
+    by_band,
+    kept_rows,
+    quantile_of,
+    quantiles,
+    read_spans,
+)
 from saescope.features.index.quiz import make_pool
-from saescope.features.index.rows import TOP, Cofiring, Example, FeatureStatisticsRow, HistogramBin, QuizPool
+from saescope.features.index.rows import (
+    TOP,
+    Cofiring,
+    Example,
+    FeatureStatisticsRow,
+    HistogramBin,
+    QuizPool,
+)
 from saescope.features.index.statistics import N_BINS, QUARTERS, scale_of
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextTexts
@@ -63,9 +77,14 @@ class FeatureIndex:
         counts, edges = found["histogram"], _edges(maximum)
         values = quantiles(counts, edges, QUANTILES, maximum)
         filled = counts.nonzero()[:, 0].tolist()
-        bins = [HistogramBin(float(edges[i]), float(edges[i + 1]), int(counts[i])) for i in range(filled[0], filled[-1] + 1)]
+        bins = [
+            HistogramBin(float(edges[i]), float(edges[i + 1]), int(counts[i]))
+            for i in range(filled[0], filled[-1] + 1)
+        ]
         row = dict(zip(QUANTILES, values, strict=True))
-        return FeatureStatisticsRow(n_fired, n_fired / n, total / n, total / n_fired, maximum, row, bins)
+        return FeatureStatisticsRow(
+            n_fired, n_fired / n, total / n, total / n_fired, maximum, row, bins
+        )
 
     def examples(self, feature: int, n: int = 5, *, offset: int = 0) -> list[Example]:
         """The strongest first, then one of each half octave downwards, then the second strongest, and so on: no context twice."""
@@ -83,7 +102,9 @@ class FeatureIndex:
             bin_ = max(0, N_BINS - QUARTERS * (top + 1 - int(scale.octave)) + int(scale.quarter))
             quantile = quantile_of(histogram, bin_)
             found.append(
-                Example(kept.context, span.start, span.tokens, span.pos, activations, band, quantile),
+                Example(
+                    kept.context, span.start, span.tokens, span.pos, activations, band, quantile
+                ),
             )
         return found
 
@@ -103,22 +124,43 @@ class FeatureIndex:
         """The contexts of which everything is known."""
         names = ("offsets", "features", "contexts", "n_counted")
         arrays = {name: self._whole(f"sample.{name}") for name in names}
-        return Sample(**arrays, context_size=self.manifest.context_size, d_sae=self.manifest.d_sae, special_ids=self._whole("special_ids"))
+        return Sample(
+            **arrays,
+            context_size=self.manifest.context_size,
+            d_sae=self.manifest.d_sae,
+            special_ids=self._whole("special_ids"),
+        )
 
     def _in_turn(self, feature: int, maximum: float) -> list[tuple[str, Kept]]:
         top = [(TOP, kept) for kept in kept_rows(self._slots("top", feature))]
         bands = [
-            [(f"{2 ** (kept.band / 2):.3g}..{min(maximum, 2 ** ((kept.band + 1) / 2)):.3g}", kept) for kept in band]
+            [
+                (
+                    f"{2 ** (kept.band / 2):.3g}..{min(maximum, 2 ** ((kept.band + 1) / 2)):.3g}",
+                    kept,
+                )
+                for kept in band
+            ]
             for band in by_band(self._slots("range", feature), maximum)
         ]
         shown = {kept.context for _, kept in top}
-        columns = [top, *([(name, kept) for name, kept in band if kept.context not in shown] for band in bands)]
-        turns = [column[i] for i in range(max(map(len, columns))) for column in columns if i < len(column)]
+        columns = [
+            top,
+            *([(name, kept) for name, kept in band if kept.context not in shown] for band in bands),
+        ]
+        turns = [
+            column[i]
+            for i in range(max(map(len, columns)))
+            for column in columns
+            if i < len(column)
+        ]
         first = {kept.context: (band, kept) for band, kept in reversed(turns)}
         return [turn for turn in turns if turn[1] is first[turn[1].context][1]]
 
     def _slots(self, table: str, feature: int) -> dict[str, Tensor]:
-        names = [f"examples.{table}.{name}" for name in ("values", "contexts", "positions", "windows")]
+        names = [
+            f"examples.{table}.{name}" for name in ("values", "contexts", "positions", "windows")
+        ]
         width = 1 if table == "top" else N_BANDS
         return self._rows(feature, *names, width=width)
 
@@ -138,10 +180,15 @@ class FeatureIndex:
         feature = self._checked(feature)
         try:
             with safe_open(self.folder / ARRAYS, "pt") as file:
-                found = {name: file.get_slice(name)[feature * width : (feature + 1) * width] for name in names}
+                found = {
+                    name: file.get_slice(name)[feature * width : (feature + 1) * width]
+                    for name in names
+                }
         except (OSError, SafetensorError) as error:
             raise corrupt(self.folder, str(error)) from error
-        return {name.rpartition(".")[2]: rows[0] if width == 1 else rows for name, rows in found.items()}
+        return {
+            name.rpartition(".")[2]: rows[0] if width == 1 else rows for name, rows in found.items()
+        }
 
     def _whole(self, name: str) -> Tensor:
         try:

@@ -30,7 +30,12 @@ class Contexts:
     """Which have not come before; the others count, but are no examples again."""
 
     def to(self, device: torch.device) -> "Contexts":
-        return Contexts(self.hashes.to(device), self.mask.to(device), self.quiz.to(device), self.fresh.to(device))
+        return Contexts(
+            self.hashes.to(device),
+            self.mask.to(device),
+            self.quiz.to(device),
+            self.fresh.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,9 @@ class Firings:
 
     def select(self, keep: Tensor) -> "Firings":
         """A part of them by mask or by index."""
-        return Firings(self.features[keep], self.rows[keep], self.positions[keep], self.values[keep])
+        return Firings(
+            self.features[keep], self.rows[keep], self.positions[keep], self.values[keep]
+        )
 
 
 def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firings:
@@ -60,7 +67,12 @@ def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firing
     positions, features = positions[keep], acts.features[keep].long()
     order = (features * mask.numel() + positions).argsort()
     positions = positions[order]
-    return Firings(features[order], positions // mask.shape[1], positions % mask.shape[1], acts.values[keep][order].float())
+    return Firings(
+        features[order],
+        positions // mask.shape[1],
+        positions % mask.shape[1],
+        acts.values[keep][order].float(),
+    )
 
 
 def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m window"]:
@@ -71,7 +83,9 @@ def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m win
     near = near.clamp(0, max(0, len(firings) - 1))
     own = chosen[:, None]
     away = firings.positions[near] - firings.positions[own]
-    inside &= (firings.features[near] == firings.features[own]) & (firings.rows[near] == firings.rows[own])
+    inside &= (firings.features[near] == firings.features[own]) & (
+        firings.rows[near] == firings.rows[own]
+    )
     inside &= (away >= -BEFORE) & (away <= AFTER)
     codes = encode_relative(firings.values[near], firings.values[own])
     found = torch.zeros(len(chosen), WINDOW + 1, dtype=torch.uint8, device=chosen.device)
@@ -81,7 +95,13 @@ def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m win
 
 def encode_relative(values: Tensor, own: Tensor) -> Tensor:
     """Activations above zero as codes 1..255: a sixteenth of an octave each (good to 2.2 %), 8 octaves either way."""
-    return ((values / own).log2() * STEPS).round().clamp(1 - CENTRE, 255 - CENTRE).add(CENTRE).to(torch.uint8)
+    return (
+        ((values / own).log2() * STEPS)
+        .round()
+        .clamp(1 - CENTRE, 255 - CENTRE)
+        .add(CENTRE)
+        .to(torch.uint8)
+    )
 
 
 def decode_relative(codes: Tensor, own: Tensor) -> Tensor:

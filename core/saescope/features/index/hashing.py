@@ -29,7 +29,12 @@ def hash_contexts(ids: Int[Tensor, "n context_size"]) -> Int[Tensor, " n"]:
     return mixed(mixed(ids.long() + places).sum(1))
 
 
-def hash_entries(seed: int, features: Int[Tensor, "*n"], contexts: Int[Tensor, "*n"], positions: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+def hash_entries(
+    seed: int,
+    features: Int[Tensor, "*n"],
+    contexts: Int[Tensor, "*n"],
+    positions: Int[Tensor, "*n"],
+) -> Int[Tensor, "*n"]:
     """Of a feature's firing at a position of a context."""
     return mixed(contexts + mixed(features * 2**16 + positions + (seed % 2**31) * _STEP))
 

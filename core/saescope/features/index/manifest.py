@@ -35,7 +35,9 @@ class IndexManifest:
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    (folder / FILE).write_text(json.dumps({"format": FORMAT} | asdict(manifest), indent=1), encoding="utf-8")
+    (folder / FILE).write_text(
+        json.dumps({"format": FORMAT} | asdict(manifest), indent=1), encoding="utf-8"
+    )
 
 
 def read_manifest(folder: Path) -> IndexManifest:
@@ -43,8 +45,12 @@ def read_manifest(folder: Path) -> IndexManifest:
     try:
         said: Mapping[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
         version = said["format"]
-        manifest = IndexManifest(**{name: value for name, value in said.items() if name != "format"})
-        wrong = [name for name, size in manifest.files.items() if (folder / name).stat().st_size != size]
+        manifest = IndexManifest(
+            **{name: value for name, value in said.items() if name != "format"}
+        )
+        wrong = [
+            name for name, size in manifest.files.items() if (folder / name).stat().st_size != size
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise corrupt(folder, f"its manifest cannot be read ({type(error).__name__})") from error
     if version != FORMAT:
@@ -55,4 +61,8 @@ def read_manifest(folder: Path) -> IndexManifest:
 
 
 def corrupt(folder: Path, why: str) -> FormatError:
-    return FormatError(f"The index {folder.name} is damaged: {why}.", code="INDEX_CORRUPT", hint="Make it anew with index_features.")
+    return FormatError(
+        f"The index {folder.name} is damaged: {why}.",
+        code="INDEX_CORRUPT",
+        hint="Make it anew with index_features.",
+    )

@@ -86,7 +86,10 @@ def quantile_of(histogram: Int[Tensor, " n_bins"], bin_: int) -> float:
 
 
 def quantiles(
-    histogram: Int[Tensor, " n_bins"], edges: Float[Tensor, " n_bins_plus_1"], at: Iterable[float], maximum: float
+    histogram: Int[Tensor, " n_bins"],
+    edges: Float[Tensor, " n_bins_plus_1"],
+    at: Iterable[float],
+    maximum: float,
 ) -> list[float]:
     """Values below which these shares of the firings lie; inside a bin as if its logarithms were uniform."""
     counts = histogram.double()

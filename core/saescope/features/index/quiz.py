@@ -29,11 +29,21 @@ class _Place(NamedTuple):
 
 
 def make_pool(
-    sample: Sample, texts: ContextTexts, feature: int, kept: Sequence[Sequence[Kept]], *, similar: Sequence[int], seed: int
+    sample: Sample,
+    texts: ContextTexts,
+    feature: int,
+    kept: Sequence[Sequence[Kept]],
+    *,
+    similar: Sequence[int],
+    seed: int,
 ) -> QuizPool:
     """`kept`: firings of the feature in quiz contexts, by band; `similar`: features that are easily taken for it."""
     rng = torch.Generator().manual_seed(int(mixed(torch.tensor([seed * 2**20 + feature]))))
-    firing = [_Place(one.context, one.pos, FIRING, tuple(one.activations)) for band in kept for one in band]
+    firing = [
+        _Place(one.context, one.pos, FIRING, tuple(one.activations))
+        for band in kept
+        for one in band
+    ]
     firing = [firing[i] for i in torch.randperm(len(firing), generator=rng).tolist()]
     firing = list({place.context: place for place in firing}.values())
     used = {place.context for place in firing}
@@ -41,15 +51,26 @@ def make_pool(
     silent = _silent(sample.fires(feature)) & counted_positions(ids, sample.special_ids)
     tokens = ids[sample.fires(feature)]
     rows = texts.ids(place.context for place in firing)
-    tokens = torch.cat([tokens, *(rows[place.context][place.pos : place.pos + 1] for place in firing)])
+    tokens = torch.cat(
+        [tokens, *(rows[place.context][place.pos : place.pos + 1] for place in firing)]
+    )
     near = [(SAME_TOKEN, silent & torch.isin(ids, tokens))]
-    near += [(f"feature {other} fires", silent & sample.fires(other)) for other in dict.fromkeys(similar) if other != feature]
+    near += [
+        (f"feature {other} fires", silent & sample.fires(other))
+        for other in dict.fromkeys(similar)
+        if other != feature
+    ]
     near_miss = _draw(sample, near, used, rng)
     random = _draw(sample, [(RANDOM, silent)], used, rng)
     return QuizPool(*(_passages(texts, places) for places in (firing, near_miss, random)))
 
 
-def _draw(sample: Sample, kinds: Sequence[tuple[str, Bool[Tensor, "n n_pos"]]], used: set[int], rng: torch.Generator) -> list[_Place]:
+def _draw(
+    sample: Sample,
+    kinds: Sequence[tuple[str, Bool[Tensor, "n n_pos"]]],
+    used: set[int],
+    rng: torch.Generator,
+) -> list[_Place]:
     """One place of each kind in turn, each in a context of its own, which is `used` from then on."""
     queues = [(why, iter(_one_each(there, rng))) for why, there in kinds]
     found: list[_Place] = []
@@ -76,18 +97,30 @@ def _one_each(there: Bool[Tensor, "n n_pos"], rng: torch.Generator) -> list[tupl
 def _silent(fires: Bool[Tensor, "n n_pos"]) -> Bool[Tensor, "n n_pos"]:
     """Around which positions a passage holds no firing."""
     padded = torch.nn.functional.pad(fires.float(), (BEFORE, AFTER))
-    return torch.nn.functional.max_pool1d(padded, BEFORE + 1 + AFTER, stride=1) == 0 if len(fires) else ~fires
+    return (
+        torch.nn.functional.max_pool1d(padded, BEFORE + 1 + AFTER, stride=1) == 0
+        if len(fires)
+        else ~fires
+    )
 
 
 def _ids(sample: Sample, texts: ContextTexts) -> Int[Tensor, "n n_pos"]:
     rows = texts.ids(sample.contexts.tolist())
-    return torch.stack([rows[i] for i in sample.contexts.tolist()]) if rows else torch.zeros(0, sample.context_size, dtype=torch.int64)
+    return (
+        torch.stack([rows[i] for i in sample.contexts.tolist()])
+        if rows
+        else torch.zeros(0, sample.context_size, dtype=torch.int64)
+    )
 
 
 def _passages(texts: ContextTexts, places: Sequence[_Place]) -> list[QuizPassage]:
     spans = read_spans(texts, [(place.context, place.pos) for place in places])
     found: list[QuizPassage] = []
     for place, span in zip(places, spans, strict=True):
-        seen = place.activations[span.first : span.first + len(span.tokens)] or (0.0,) * len(span.tokens)
-        found.append(QuizPassage(place.context, span.start, span.tokens, span.pos, tuple(seen), place.why))
+        seen = place.activations[span.first : span.first + len(span.tokens)] or (0.0,) * len(
+            span.tokens
+        )
+        found.append(
+            QuizPassage(place.context, span.start, span.tokens, span.pos, tuple(seen), place.why)
+        )
     return found

@@ -42,11 +42,20 @@ class ContextSample:
         """Take the contexts that belong here from a batch."""
         order = hash_order(self.seed, contexts.hashes)
         rows = (contexts.quiz & contexts.fresh & (order < self.end)).nonzero()[:, 0]
-        for row, place, context in zip(rows.tolist(), order[rows].tolist(), contexts.hashes[rows].tolist(), strict=True):
+        for row, place, context in zip(
+            rows.tolist(), order[rows].tolist(), contexts.hashes[rows].tolist(), strict=True
+        ):
             here = firings.select((firings.rows == row).nonzero()[:, 0])
             by_position = here.positions.argsort(stable=True)
-            features, positions = here.features[by_position].int().cpu(), here.positions[by_position].short().cpu()
-            insort(self.kept, SampledContext(place, context, features, positions, int(contexts.mask[row].sum())), key=lambda c: c.order)
+            features, positions = (
+                here.features[by_position].int().cpu(),
+                here.positions[by_position].short().cpu(),
+            )
+            insort(
+                self.kept,
+                SampledContext(place, context, features, positions, int(contexts.mask[row].sum())),
+                key=lambda c: c.order,
+            )
             self.n_entries += len(here)
         while len(self.kept) > self.most_contexts or self.n_entries > self.most_entries:
             last = self.kept.pop()
@@ -55,13 +64,17 @@ class ContextSample:
 
     def arrays(self, d_sae: int, context_size: int) -> dict[str, Tensor]:
         """CSR by position: what fires at `i = n * context_size + pos` of the n-th context is `features[offsets[i]:offsets[i + 1]]`."""
-        starts = torch.arange(len(self.kept)).repeat_interleave(torch.tensor([len(c.features) for c in self.kept], dtype=torch.int64))
+        starts = torch.arange(len(self.kept)).repeat_interleave(
+            torch.tensor([len(c.features) for c in self.kept], dtype=torch.int64)
+        )
         places = self._joined("positions", torch.int16) + starts * context_size
         offsets = torch.zeros(len(self.kept) * context_size + 1, dtype=torch.int32)
         offsets[1:] = torch.bincount(places, minlength=len(offsets) - 1).cumsum(0)
         return {
             "offsets": offsets,
-            "features": self._joined("features", torch.int32).to(torch.int16 if d_sae <= 2**15 else torch.int32),
+            "features": self._joined("features", torch.int32).to(
+                torch.int16 if d_sae <= 2**15 else torch.int32
+            ),
             "contexts": torch.tensor([c.context for c in self.kept], dtype=torch.int64),
             "n_counted": torch.tensor(sum(c.n_counted for c in self.kept)),
         }
@@ -81,5 +94,13 @@ class ContextSample:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.end, self.n_entries = int(state["end"]), len(state["features"])
         sizes = state["contexts"][:, 2].tolist()
-        parts = zip(state["contexts"].tolist(), state["features"].split(sizes), state["positions"].split(sizes), strict=True)
-        self.kept = [SampledContext(order, context, features, positions, n) for (order, context, _, n), features, positions in parts]
+        parts = zip(
+            state["contexts"].tolist(),
+            state["features"].split(sizes),
+            state["positions"].split(sizes),
+            strict=True,
+        )
+        self.kept = [
+            SampledContext(order, context, features, positions, n)
+            for (order, context, _, n), features, positions in parts
+        ]

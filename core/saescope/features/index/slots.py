@@ -40,14 +40,18 @@ class SlotTable:
         """What a new entry of each key must beat."""
         return Entries(self.values[keys, -1], self.contexts[keys, -1], self.positions[keys, -1])
 
-    def merge(self, keys: Int[Tensor, " n"], new: Entries, priority: Priority, windows: Windows) -> None:
+    def merge(
+        self, keys: Int[Tensor, " n"], new: Entries, priority: Priority, windows: Windows
+    ) -> None:
         """Put new entries where they belong; `windows` is asked for those alone that got a place."""
         if not len(keys):
             return
         touched, local = keys.unique(return_inverse=True)
         old = Entries(*(x[touched].flatten() for x in (self.values, self.contexts, self.positions)))
         n_old = len(old.values)
-        owners = torch.cat([torch.arange(len(touched), device=keys.device).repeat_interleave(self.n_slots), local])
+        owners = torch.cat(
+            [torch.arange(len(touched), device=keys.device).repeat_interleave(self.n_slots), local]
+        )
         both = Entries(*(torch.cat(pair) for pair in zip(old, new, strict=True)))
         worth = priority(touched[owners], both)
         worth[:n_old][old.values == 0] = -1
@@ -68,7 +72,12 @@ class SlotTable:
         self.windows.flatten(0, 1)[places] = kept
 
     def arrays(self) -> dict[str, Tensor]:
-        return {"values": self.values, "contexts": self.contexts, "positions": self.positions, "windows": self.windows}
+        return {
+            "values": self.values,
+            "contexts": self.contexts,
+            "positions": self.positions,
+            "windows": self.windows,
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, array in self.arrays().items():

@@ -71,7 +71,12 @@ class FeatureStatistics:
         return {"n_tokens": torch.tensor(self.n_tokens)} | self.arrays()
 
     def arrays(self) -> dict[str, Tensor]:
-        return {"n_fired": self.n_fired, "sums": self.sums, "maxima": self.maxima, "histogram": self.histogram}
+        return {
+            "n_fired": self.n_fired,
+            "sums": self.sums,
+            "maxima": self.maxima,
+            "histogram": self.histogram,
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.n_tokens = int(state["n_tokens"])

@@ -54,7 +54,9 @@ def folder_of(weights_hash: str, root: Path | None = None) -> Path:
     return (root or index_root()) / weights_hash[:HASH_CHARS]
 
 
-def write_index(folder: Path, sae: SAE, part: Accumulator, log: ContextLog, origin: IndexOrigin) -> FeatureIndex:
+def write_index(
+    folder: Path, sae: SAE, part: Accumulator, log: ContextLog, origin: IndexOrigin
+) -> FeatureIndex:
     """Write what a pass gathered; the folder is complete or not there.
 
     Raises:
@@ -65,7 +67,9 @@ def write_index(folder: Path, sae: SAE, part: Accumulator, log: ContextLog, orig
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         arrays = _arrays(part, log, origin)
-        wanted = torch.cat([array.flatten() for name, array in arrays.items() if name.endswith(".contexts")]).unique()
+        wanted = torch.cat(
+            [array.flatten() for name, array in arrays.items() if name.endswith(".contexts")]
+        ).unique()
         save_file(arrays, aside / ARRAYS)
         log.write(aside / TEXTS, wanted[wanted >= 0].tolist(), origin.model.token_text)
         write_manifest(aside, _manifest(aside, sae, origin))
@@ -83,7 +87,11 @@ def write_index(folder: Path, sae: SAE, part: Accumulator, log: ContextLog, orig
 
 
 def find_index(
-    sae: SAE, model: LanguageModel | None = None, *, root: Path | None = None, say: Callable[[str], None] = lambda message: None
+    sae: SAE,
+    model: LanguageModel | None = None,
+    *,
+    root: Path | None = None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> FeatureIndex | None:
     """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why one was passed over."""
     place = folder_of(sae.weights_hash, root)
@@ -100,7 +108,9 @@ def find_index(
             say(f"An index of {index.manifest.dataset} is not used: {wrong}.")
         else:
             found.append(index)
-    return max(found, key=lambda index: (index.manifest.n_tokens, index.manifest.created), default=None)
+    return max(
+        found, key=lambda index: (index.manifest.n_tokens, index.manifest.created), default=None
+    )
 
 
 def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> str:
@@ -108,7 +118,11 @@ def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> st
         return "it is of other weights"
     if manifest.hook_name != read_hook(sae):
         return f"it was made at {manifest.hook_name}"
-    if model is None or manifest.model == model.name or set(manifest.settings["identities"]) & model.identities:
+    if (
+        model is None
+        or manifest.model == model.name
+        or set(manifest.settings["identities"]) & model.identities
+    ):
         return ""
     return f"it was made with the model {manifest.model}, not {model.name}"
 
@@ -116,13 +130,24 @@ def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> st
 def _arrays(part: Accumulator, log: ContextLog, origin: IndexOrigin) -> dict[str, Tensor]:
     """As they are kept: contexts by number, everything on the CPU."""
     statistics = {f"statistics.{name}": array for name, array in part.statistics.arrays().items()}
-    sample = {f"sample.{name}": array for name, array in part.sample.arrays(len(part.statistics.maxima), origin.cfg.context_size).items()}
+    sample = {
+        f"sample.{name}": array
+        for name, array in part.sample.arrays(
+            len(part.statistics.maxima), origin.cfg.context_size
+        ).items()
+    }
     examples = {f"examples.{name}": array for name, array in part.examples.state_dict().items()}
     arrays = statistics | examples | sample | {"special_ids": origin.model.tokenizer.special_ids}
     for name in [name for name in arrays if name.endswith(".contexts")]:
         hashes = arrays[name].cpu()
-        empty = arrays[name.replace("contexts", "values")].cpu() == 0 if name != "sample.contexts" else torch.zeros_like(hashes).bool()
-        arrays[name] = log.numbers(hashes.flatten()).reshape(hashes.shape).masked_fill(empty, -1).int()
+        empty = (
+            arrays[name.replace("contexts", "values")].cpu() == 0
+            if name != "sample.contexts"
+            else torch.zeros_like(hashes).bool()
+        )
+        arrays[name] = (
+            log.numbers(hashes.flatten()).reshape(hashes.shape).masked_fill(empty, -1).int()
+        )
     return {name: array.cpu().contiguous() for name, array in arrays.items()}
 
 
@@ -140,7 +165,8 @@ def _manifest(folder: Path, sae: SAE, origin: IndexOrigin) -> IndexManifest:
         context_size=cfg.context_size,
         seed=cfg.seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings={name: getattr(cfg, name) for name in kept} | {"identities": sorted(origin.model.identities)},
+        settings={name: getattr(cfg, name) for name in kept}
+        | {"identities": sorted(origin.model.identities)},
         files={path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     )
 
@@ -181,7 +207,9 @@ def unpack(root: Path, weights_hash: str, file: Path = PACKED) -> None:
         if of != weights_hash[:HASH_CHARS] or folder.is_dir():
             return
         aside = folder.with_name(f".tmp-{key}-{os.getpid()}")
-        with suppress(OSError):  # a full disk, or another process was faster: what is not there is not found
+        with suppress(
+            OSError
+        ):  # a full disk, or another process was faster: what is not there is not found
             archive.extractall(aside)
             aside.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)

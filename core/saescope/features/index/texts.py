@@ -26,19 +26,30 @@ class ContextLog:
         with _disk_errors():
             folder.mkdir(parents=True, exist_ok=True)
             self.file = folder / "contexts.db"
-            self._database = sqlite3.connect(self.file, check_same_thread=False, isolation_level=None)
+            self._database = sqlite3.connect(
+                self.file, check_same_thread=False, isolation_level=None
+            )
             self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute("CREATE TABLE IF NOT EXISTS contexts (number INTEGER PRIMARY KEY, hash INTEGER UNIQUE, ids BLOB)")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS contexts (number INTEGER PRIMARY KEY, hash INTEGER UNIQUE, ids BLOB)"
+            )
             self._database.execute("DELETE FROM contexts WHERE number >= ?", (n_contexts,))
             self._database.execute("BEGIN")
 
-    def add(self, hashes: Int[Tensor, " n"], ids: Int[Tensor, "n context_size"]) -> Bool[Tensor, " n"]:
+    def add(
+        self, hashes: Int[Tensor, " n"], ids: Int[Tensor, "n context_size"]
+    ) -> Bool[Tensor, " n"]:
         """Which of them are new."""
         fresh = list[bool]()
         with _disk_errors():
             for hash_, row in zip(hashes.tolist(), ids.cpu().numpy().astype(_IDS), strict=True):
                 row_of = (self.n_contexts, hash_, row.tobytes())
-                fresh.append(self._database.execute("INSERT OR IGNORE INTO contexts VALUES (?, ?, ?)", row_of).rowcount == 1)
+                fresh.append(
+                    self._database.execute(
+                        "INSERT OR IGNORE INTO contexts VALUES (?, ?, ?)", row_of
+                    ).rowcount
+                    == 1
+                )
                 self.n_contexts += 1
         return torch.tensor(fresh, dtype=torch.bool)
 
@@ -51,7 +62,12 @@ class ContextLog:
     def numbers(self, hashes: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
         """The number of each context; hashes that were never added get -1."""
         known = np.fromiter(
-            (x for row in self._database.execute("SELECT hash, number FROM contexts ORDER BY hash") for x in row), dtype=np.int64
+            (
+                x
+                for row in self._database.execute("SELECT hash, number FROM contexts ORDER BY hash")
+                for x in row
+            ),
+            dtype=np.int64,
         ).reshape(-1, 2)
         if not len(known):
             return torch.full_like(hashes, -1)
@@ -70,7 +86,10 @@ class ContextLog:
             for number, ids in self._rows(wanted):
                 seen.update(np.frombuffer(ids, _IDS).tolist())
                 database.execute("INSERT INTO contexts VALUES (?, ?)", (number, ids))
-            database.executemany("INSERT INTO tokens VALUES (?, ?)", ((i, _storable(text_of(i))) for i in sorted(seen) if i >= 0))
+            database.executemany(
+                "INSERT INTO tokens VALUES (?, ?)",
+                ((i, _storable(text_of(i))) for i in sorted(seen) if i >= 0),
+            )
             database.execute("COMMIT")
 
     def close(self) -> None:
@@ -78,7 +97,11 @@ class ContextLog:
 
     def _rows(self, wanted: Sequence[int]) -> Iterable[tuple[int, bytes]]:
         chosen = set(wanted)
-        return ((n, ids) for n, ids in self._database.execute("SELECT number, ids FROM contexts ORDER BY number") if n in chosen)
+        return (
+            (n, ids)
+            for n, ids in self._database.execute("SELECT number, ids FROM contexts ORDER BY number")
+            if n in chosen
+        )
 
 
 class ContextTexts:
@@ -89,20 +112,34 @@ class ContextTexts:
 
     def ids(self, numbers: Iterable[int]) -> dict[int, Int[Tensor, " context_size"]]:
         """Token ids by the number of their context; -1 where the text had ended."""
-        found = self._ask("SELECT number, ids FROM contexts WHERE number IN (SELECT value FROM json_each(?))", numbers)
-        return {number: torch.from_numpy(np.frombuffer(ids, _IDS).astype(np.int64)) for number, ids in found}
+        found = self._ask(
+            "SELECT number, ids FROM contexts WHERE number IN (SELECT value FROM json_each(?))",
+            numbers,
+        )
+        return {
+            number: torch.from_numpy(np.frombuffer(ids, _IDS).astype(np.int64))
+            for number, ids in found
+        }
 
     def strings(self, ids: Iterable[int]) -> dict[int, str]:
         """The text of each token."""
-        return dict(self._ask("SELECT id, text FROM tokens WHERE id IN (SELECT value FROM json_each(?))", ids))
+        return dict(
+            self._ask(
+                "SELECT id, text FROM tokens WHERE id IN (SELECT value FROM json_each(?))", ids
+            )
+        )
 
     def _ask(self, question: str, numbers: Iterable[int]) -> list[tuple[int, Any]]:
         try:
-            with closing(sqlite3.connect(f"{self.file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            with closing(
+                sqlite3.connect(f"{self.file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+            ) as database:
                 return database.execute(question, (json.dumps(sorted(set(numbers))),)).fetchall()
         except sqlite3.Error as error:
             raise FormatError(
-                f"The index's texts cannot be read: {error}.", code="INDEX_CORRUPT", hint="Make the index anew with index_features."
+                f"The index's texts cannot be read: {error}.",
+                code="INDEX_CORRUPT",
+                hint="Make the index anew with index_features.",
             ) from error
 
 

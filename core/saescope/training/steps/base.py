@@ -30,7 +30,9 @@ class Step:
         self.objective = objective
         self.params = params
 
-    def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
+    def __call__(
+        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+    ) -> StepResult:
         """Gradients of every parameter on this batch; `dead` marks the features to revive, where the objective does that."""
         raise NotImplementedError
 

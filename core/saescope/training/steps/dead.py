@@ -23,7 +23,12 @@ class DeadBlock:
         self.pre: Float[Tensor, "n n_dead"] = like.new_empty(n_pos, len(self.features))
 
     def keep(self, chunk: Chunk) -> None:
-        torch.index_select(chunk.values, 1, self.features, out=self.pre[chunk.start : chunk.start + len(chunk.values)])
+        torch.index_select(
+            chunk.values,
+            1,
+            self.features,
+            out=self.pre[chunk.start : chunk.start + len(chunk.values)],
+        )
 
 
 class DeadGrads(NamedTuple):
@@ -34,20 +39,34 @@ class DeadGrads(NamedTuple):
     pre_sum: Float[Tensor, " n_dead"]
 
     def into(self, grads: Grads, features: Tensor) -> None:
-        for name, part in (("encoder", self.encoder), ("decoder", self.decoder), ("b_enc", self.pre_sum)):
+        for name, part in (
+            ("encoder", self.encoder),
+            ("decoder", self.decoder),
+            ("b_enc", self.pre_sum),
+        ):
             grads[name].index_add_(0, features, part)
 
 
-def dead_block(objective: Objective, dead: Tensor | None, n_pos: int, like: Tensor) -> DeadBlock | None:
+def dead_block(
+    objective: Objective, dead: Tensor | None, n_pos: int, like: Tensor
+) -> DeadBlock | None:
     """None where nothing is dead or this objective's loss does not look at dead features."""
-    if dead is None or objective.revival not in ("auxk", "pre_act", "ghost") or not bool(dead.any()):
+    if (
+        dead is None
+        or objective.revival not in ("auxk", "pre_act", "ghost")
+        or not bool(dead.any())
+    ):
         return None
     return DeadBlock(dead, n_pos, like)
 
 
 def _zeros(objective: Objective, features: Tensor, like: Tensor) -> DeadGrads:
     n_dead = len(features)
-    return DeadGrads(like.new_zeros(n_dead, objective.d_in), like.new_zeros(n_dead, objective.d_out), like.new_zeros(n_dead))
+    return DeadGrads(
+        like.new_zeros(n_dead, objective.d_in),
+        like.new_zeros(n_dead, objective.d_out),
+        like.new_zeros(n_dead),
+    )
 
 
 def auxk(
@@ -67,7 +86,9 @@ def auxk(
     k_aux = error.shape[1] // 2
     weight = coefficient * min(n_dead / k_aux, 1.0)
     sums, loss, columns = _zeros(objective, rows, rows), rows.new_zeros(()), rows.T
-    for part, at, residual in zip(ranked.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True):
+    for part, at, residual in zip(
+        ranked.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True
+    ):
         acts, keep = part, None
         if k_aux < n_dead:
             top = part.topk(k_aux, dim=1, sorted=False)
@@ -82,13 +103,21 @@ def auxk(
 
 
 def ghost(
-    objective: Objective, params: Params, block: DeadBlock, x: Tensor, error: Tensor, *, coefficient: float
+    objective: Objective,
+    params: Params,
+    block: DeadBlock,
+    x: Tensor,
+    error: Tensor,
+    *,
+    coefficient: float,
 ) -> tuple[Tensor, DeadGrads]:
     """Dead features, through exp, predict half of the residual's norm (`losses.ghost_loss`)."""
     rows = params["decoder"][block.features]
     n_pos = len(block.pre)
     sums, loss, columns = _zeros(objective, rows, rows), rows.new_zeros(()), rows.T
-    for part, at, negative in zip(block.pre.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True):
+    for part, at, negative in zip(
+        block.pre.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True
+    ):
         acts = part.exp()
         out = times_rows(acts, columns)
         scale = negative.norm(dim=-1) / (1e-6 + 2 * out.norm(dim=-1))

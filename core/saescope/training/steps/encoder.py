@@ -23,7 +23,9 @@ class Chunk(NamedTuple):
     values: Float[Tensor, "n d_sae"]
 
 
-def chunks(x: Float[Tensor, "n d_in"], weights: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"]) -> Iterator[Chunk]:
+def chunks(
+    x: Float[Tensor, "n d_in"], weights: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"]
+) -> Iterator[Chunk]:
     """`x @ weights.T + bias`, some positions at a time."""
     budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
     n_rows = max(64, budget // (len(weights) * x.element_size()))
@@ -31,7 +33,9 @@ def chunks(x: Float[Tensor, "n d_in"], weights: Float[Tensor, "d_sae d_in"], bia
         yield Chunk(start, times_rows(x[start : start + n_rows], weights, bias))
 
 
-def top_of_rows(values: Float[Tensor, "n width"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+def top_of_rows(
+    values: Float[Tensor, "n width"], k: int
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """The k largest of each row, exactly, through the maxima of strided groups: k groups hold them all."""
     width = values.shape[1]
     group = next((size for size in (8, 4, 2) if width % size == 0 and width // size >= 4 * k), 1)
@@ -40,7 +44,9 @@ def top_of_rows(values: Float[Tensor, "n width"], k: int) -> tuple[Float[Tensor,
         return top.values, top.indices
     stride = width // group
     best = top_of_rows(values.view(len(values), group, stride).amax(1), k)[1]
-    members = (best[:, None, :] + torch.arange(0, width, stride, device=values.device)[None, :, None]).flatten(1)
+    members = (
+        best[:, None, :] + torch.arange(0, width, stride, device=values.device)[None, :, None]
+    ).flatten(1)
     top = values.gather(1, members).topk(k, dim=1, sorted=False)
     return top.values, members.gather(1, top.indices)
 

@@ -12,7 +12,9 @@ class GatedStep(ReluStep):
     def bias(self) -> Float[Tensor, " d_sae"]:
         return self.params["b_gate"]
 
-    def backward(self, support: Support, part: Part, grads: Grads, coefficients: Coefficients) -> Outcome:
+    def backward(
+        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
+    ) -> Outcome:
         decoder, weight = self.params["decoder"], coefficients.sparsity / part.n_pos
         via_gate = support.values.relu()
         shared = support.values - support.take(self.params["b_gate"])
@@ -23,7 +25,9 @@ class GatedStep(ReluStep):
         norm = support.take(decoder.norm(dim=1))
         error = self.error(support.decode(acts, decoder), part.batch)
         per_position, mse, to_output = squared(error, part)
-        _, auxiliary, to_gate_output = squared(self.error(support.decode(via_gate, decoder), part.batch), part)
+        _, auxiliary, to_gate_output = squared(
+            self.error(support.decode(via_gate, decoder), part.batch), part
+        )
         to_acts = support.dots(to_output, decoder).mul_(active)
         to_gate = (support.dots(to_gate_output, decoder) + weight * norm).mul_(via_gate > 0)
         for values, at in ((acts, to_output), (via_gate, to_gate_output)):

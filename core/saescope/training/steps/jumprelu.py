@@ -13,8 +13,12 @@ from saescope.training.steps.support import Grads, Support
 
 
 class JumpReLUStep(ReluStep):
-    def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
-        self.params["threshold"].clamp_(min=0)  # below zero the gate would pass negative pre-activations
+    def __call__(
+        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+    ) -> StepResult:
+        self.params["threshold"].clamp_(
+            min=0
+        )  # below zero the gate would pass negative pre-activations
         return super().__call__(batch, coefficients=coefficients, dead=dead)
 
     def _floor(self) -> Float[Tensor, " d_sae"]:
@@ -23,7 +27,9 @@ class JumpReLUStep(ReluStep):
     def bias(self) -> Float[Tensor, " d_sae"]:
         return self.params["b_enc"] - self._floor()
 
-    def backward(self, support: Support, part: Part, grads: Grads, coefficients: Coefficients) -> Outcome:
+    def backward(
+        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
+    ) -> Outcome:
         decoder, bandwidth = self.params["decoder"], self.objective.jumprelu_bandwidth
         hidden_pre = support.values + support.take(self._floor())
         threshold = support.take(self.params["threshold"])
@@ -33,7 +39,9 @@ class JumpReLUStep(ReluStep):
         error = self.error(support.decode(acts, decoder), part.batch)
         per_position, mse, to_output = squared(error, part)
         to_acts = support.dots(to_output, decoder)
-        penalty, to_fires = self._penalty(support, acts, active, grads, to_acts, weight=coefficients.sparsity / part.n_pos)
+        penalty, to_fires = self._penalty(
+            support, acts, active, grads, to_acts, weight=coefficients.sparsity / part.n_pos
+        )
         through = near.mul_(threshold * to_acts + to_fires).div_(bandwidth)
         to_pre = to_acts.mul_(active)
         grads.add("threshold", -support.by_feature(through))
@@ -42,14 +50,26 @@ class JumpReLUStep(ReluStep):
         support.add_outer(grads, "decoder", acts, to_output)
         grads.add("b_enc", support.by_feature(to_pre))
         self.add_common(grads, support, part, to_pre, to_output)
-        return Outcome({"mse_loss": mse, "l0_loss": penalty}, support.count(active), error, per_position)
+        return Outcome(
+            {"mse_loss": mse, "l0_loss": penalty}, support.count(active), error, per_position
+        )
 
     def _penalty(
-        self, support: Support, acts: Tensor, active: Tensor, grads: Grads, to_acts: Tensor, *, weight: float
+        self,
+        support: Support,
+        acts: Tensor,
+        active: Tensor,
+        grads: Grads,
+        to_acts: Tensor,
+        *,
+        weight: float,
     ) -> tuple[Tensor, Tensor]:
         """The sparsity loss and its slope at each entry's step function; the tanh loss acts on `to_acts` instead."""
         if self.objective.jumprelu_sparsity_loss_mode == "tanh":
-            norm, scale = support.take(self.params["decoder"].norm(dim=1)), self.objective.jumprelu_tanh_scale
+            norm, scale = (
+                support.take(self.params["decoder"].norm(dim=1)),
+                self.objective.jumprelu_tanh_scale,
+            )
             value = torch.tanh(scale * acts * norm)
             slope = (1 - value.square()).mul_(scale * weight)
             to_acts += slope * norm
@@ -59,13 +79,20 @@ class JumpReLUStep(ReluStep):
         if self.objective.jumprelu_sparsity_loss_mode == "step":
             return weight * l0.sum(), acts.new_full((), weight)
         target = self.objective.target_l0
-        return weight * 2 / target * (l0 - target).square().sum(), support.spread(4 * weight / target * (l0 - target))
+        return weight * 2 / target * (l0 - target).square().sum(), support.spread(
+            4 * weight / target * (l0 - target)
+        )
 
-    def revive(self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients) -> dict[str, Tensor]:
+    def revive(
+        self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients
+    ) -> dict[str, Tensor]:
         """Anthropic's pre-activation loss, as in sae-lens only for features that are dead: relu(threshold - p) * ||W_dec_i||."""
         features, weight = block.features, coefficients.revival / len(x)
         norm = self.params["decoder"][features].norm(dim=1)
-        to_encoder, missing_sum = torch.zeros_like(self.params["encoder"][features]), norm.new_zeros(len(features))
+        to_encoder, missing_sum = (
+            torch.zeros_like(self.params["encoder"][features]),
+            norm.new_zeros(len(features)),
+        )
         n_below = norm.new_zeros(len(features))
         for pre, at in zip(block.pre.split(ROWS), x.split(ROWS), strict=True):
             missing = (self.objective.jumprelu_bandwidth / 2 - pre).relu()  # threshold - hidden_pre
@@ -76,5 +103,8 @@ class JumpReLUStep(ReluStep):
         grads["encoder"].index_add_(0, features, to_encoder * (-weight * norm)[:, None])
         for name, sign in (("b_enc", -1), ("pre_sum", -1), ("threshold", 1)):
             grads[name].index_add_(0, features, sign * weight * norm * n_below)
-        grads.add("norm", torch.zeros_like(self.params["b_enc"]).index_add_(0, features, weight * missing_sum))
+        grads.add(
+            "norm",
+            torch.zeros_like(self.params["b_enc"]).index_add_(0, features, weight * missing_sum),
+        )
         return {"pre_act_loss": weight * (missing_sum * norm).sum()}

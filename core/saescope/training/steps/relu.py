@@ -54,15 +54,21 @@ class ReluStep(Step):
         """Shifted so that everything with a value or a gradient is above zero."""
         return self.params["b_enc"]
 
-    def backward(self, support: Support, part: Part, grads: Grads, coefficients: Coefficients) -> Outcome:
+    def backward(
+        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
+    ) -> Outcome:
         """Forward and backward on one part; adds to `grads`, and to grads["norm"] what goes through the decoder's row norms."""
         raise NotImplementedError
 
-    def revive(self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients) -> dict[str, Tensor]:
+    def revive(
+        self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients
+    ) -> dict[str, Tensor]:
         """The loss term on dead features, where the architecture has one."""
         raise NotImplementedError
 
-    def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
+    def __call__(
+        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+    ) -> StepResult:
         x = self.centred(batch.x)
         block = dead_block(self.objective, dead, len(x), x)
         grads = Grads()
@@ -71,7 +77,10 @@ class ReluStep(Step):
             outcomes = [self.backward(support, Part(x, batch, len(x)), grads, coefficients)]
         else:
             outcomes = self._dense(x, batch, block, grads, coefficients)
-        losses = {name: torch.stack([outcome.losses[name] for outcome in outcomes]).sum() for name in outcomes[0].losses}
+        losses = {
+            name: torch.stack([outcome.losses[name] for outcome in outcomes]).sum()
+            for name in outcomes[0].losses
+        }
         if block is not None:
             error = torch.cat([outcome.error for outcome in outcomes])
             losses |= self.revive(block, x, error, grads, coefficients)
@@ -82,7 +91,9 @@ class ReluStep(Step):
             grads["b_dec"].sub_(grads["pre_sum"] @ self.params["encoder"])
         del grads["pre_sum"]
         fired = torch.stack([outcome.fired for outcome in outcomes]).sum(0)
-        return StepResult(grads, losses, fired, torch.cat([outcome.squared_error for outcome in outcomes]))
+        return StepResult(
+            grads, losses, fired, torch.cat([outcome.squared_error for outcome in outcomes])
+        )
 
     def _entries(self, x: Tensor, block: DeadBlock | None) -> SparseSupport | None:
         """None as soon as they prove too many."""
@@ -99,7 +110,14 @@ class ReluStep(Step):
         self.density = n_found / n_seen
         return join(parts, self.objective.d_sae)
 
-    def _dense(self, x: Tensor, batch: Batch, block: DeadBlock | None, grads: Grads, coefficients: Coefficients) -> list[Outcome]:
+    def _dense(
+        self,
+        x: Tensor,
+        batch: Batch,
+        block: DeadBlock | None,
+        grads: Grads,
+        coefficients: Coefficients,
+    ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         n_found = torch.zeros((), dtype=torch.int64, device=x.device)
         for start, values in chunks(x, self.params["encoder"], self.bias()):
@@ -109,11 +127,15 @@ class ReluStep(Step):
             n_found += (values > 0).sum()
             part = Part(x[rows], Batch(batch.x[rows], batch.y[rows]), len(x))
             outcome = self.backward(DenseSupport(values), part, grads, coefficients)
-            outcomes.append(outcome if block is not None else outcome._replace(error=outcome.error[:0]))
+            outcomes.append(
+                outcome if block is not None else outcome._replace(error=outcome.error[:0])
+            )
         self.density = int(n_found) / (len(x) * self.objective.d_sae)
         return outcomes
 
-    def add_common(self, grads: Grads, support: Support, part: Part, to_pre: Tensor, to_output: Tensor) -> None:
+    def add_common(
+        self, grads: Grads, support: Support, part: Part, to_pre: Tensor, to_output: Tensor
+    ) -> None:
         """What every architecture adds from dloss/d(x @ W_enc) of each entry and dloss/d(sae_out) of each position."""
         support.add_outer(grads, "encoder", to_pre, part.x)
         grads.add("pre_sum", support.by_feature(to_pre))

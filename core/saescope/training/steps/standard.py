@@ -10,7 +10,9 @@ from saescope.training.steps.support import Grads, Support
 
 
 class StandardStep(ReluStep):
-    def backward(self, support: Support, part: Part, grads: Grads, coefficients: Coefficients) -> Outcome:
+    def backward(
+        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
+    ) -> Outcome:
         decoder = self.params["decoder"]
         acts = support.values.relu_()
         error = self.error(support.decode(acts, decoder), part.batch)
@@ -35,8 +37,12 @@ class StandardStep(ReluStep):
         slope = support.spread(size ** (1 - p)) * weighted ** (p - 1)
         return size, torch.where(weighted > 0, slope, 0.0)
 
-    def revive(self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients) -> dict[str, Tensor]:
-        loss, sums = ghost(self.objective, self.params, block, x, error, coefficient=coefficients.revival)
+    def revive(
+        self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients
+    ) -> dict[str, Tensor]:
+        loss, sums = ghost(
+            self.objective, self.params, block, x, error, coefficient=coefficients.revival
+        )
         sums.into(grads, block.features)
         grads["pre_sum"].index_add_(0, block.features, sums.pre_sum)
         return {"ghost_loss": loss}

@@ -65,8 +65,19 @@ class DenseSupport:
 class SparseSupport:
     """Some entries of a batch, in CSR form: those of position p are `offsets[p]:offsets[p + 1]`."""
 
-    def __init__(self, values: Float[Tensor, " nnz"], features: Int[Tensor, " nnz"], offsets: Int[Tensor, " n_plus_1"], d_sae: int) -> None:
-        self.values, self.features, self.offsets, self.d_sae = values, features.int(), offsets.int(), d_sae
+    def __init__(
+        self,
+        values: Float[Tensor, " nnz"],
+        features: Int[Tensor, " nnz"],
+        offsets: Int[Tensor, " n_plus_1"],
+        d_sae: int,
+    ) -> None:
+        self.values, self.features, self.offsets, self.d_sae = (
+            values,
+            features.int(),
+            offsets.int(),
+            d_sae,
+        )
 
     def take(self, per_feature: Float[Tensor, " d_sae"]) -> Float[Tensor, " nnz"]:
         return per_feature.index_select(0, self.features)
@@ -83,18 +94,26 @@ class SparseSupport:
     def count(self, active: Tensor) -> Int[Tensor, " d_sae"]:
         return torch.bincount(self.features[active], minlength=self.d_sae)
 
-    def decode(self, values: Float[Tensor, " nnz"], rows: Float[Tensor, "d_sae d"]) -> Float[Tensor, "n d"]:
+    def decode(
+        self, values: Float[Tensor, " nnz"], rows: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, "n d"]:
         return bag(self.features, rows, self.offsets, values)
 
-    def dots(self, at: Float[Tensor, "n d"], rows: Float[Tensor, "d_sae d"]) -> Float[Tensor, " nnz"]:
+    def dots(
+        self, at: Float[Tensor, "n d"], rows: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, " nnz"]:
         return sampled_dots(self.offsets, self.features, at, rows)
 
-    def outer(self, values: Float[Tensor, " nnz"], at: Float[Tensor, "n d"]) -> Float[Tensor, "d_sae d"]:
+    def outer(
+        self, values: Float[Tensor, " nnz"], at: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "d_sae d"]:
         """sum over positions of values_i at, for each feature i."""
         order, positions, offsets = self._grouped
         return bag(positions, at, offsets, values[order])
 
-    def add_outer(self, grads: Grads, name: str, values: Float[Tensor, " nnz"], at: Float[Tensor, "n d"]) -> None:
+    def add_outer(
+        self, grads: Grads, name: str, values: Float[Tensor, " nnz"], at: Float[Tensor, "n d"]
+    ) -> None:
         grads.add(name, self.outer(values, at))
 
     @cached_property
@@ -119,18 +138,28 @@ def entry_rows(offsets: Int[Tensor, " n_plus_1"]) -> Int[Tensor, " nnz"]:
 
 
 def bag(
-    members: Int[Tensor, " nnz"], rows: Float[Tensor, "n_rows d"], offsets: Int[Tensor, " n_plus_1"], weights: Float[Tensor, " nnz"]
+    members: Int[Tensor, " nnz"],
+    rows: Float[Tensor, "n_rows d"],
+    offsets: Int[Tensor, " n_plus_1"],
+    weights: Float[Tensor, " nnz"],
 ) -> Float[Tensor, "n d"]:
     """Weighted sums of rows, a bag for each pair of offsets."""
-    return F.embedding_bag(members, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    return F.embedding_bag(
+        members, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
 
 
 def sampled_dots(
-    offsets: Int[Tensor, " n_plus_1"], features: Int[Tensor, " nnz"], at: Float[Tensor, "n d"], rows: Float[Tensor, "d_sae d"]
+    offsets: Int[Tensor, " n_plus_1"],
+    features: Int[Tensor, " nnz"],
+    at: Float[Tensor, "n d"],
+    rows: Float[Tensor, "d_sae d"],
 ) -> Float[Tensor, " nnz"]:
     """`rows[feature] . at[position]` of each entry: twice as fast as the gradient of embedding_bag's weights."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         empty = torch.zeros_like(features, dtype=at.dtype)
-        pattern = torch.sparse_csr_tensor(offsets, features, empty, (len(at), len(rows)), check_invariants=False)
+        pattern = torch.sparse_csr_tensor(
+            offsets, features, empty, (len(at), len(rows)), check_invariants=False
+        )
     return torch.sparse.sampled_addmm(pattern, at, rows.T, beta=0.0).values()

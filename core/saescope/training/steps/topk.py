@@ -37,7 +37,9 @@ class TopKStep(Step):
         super().__init__(objective, params)
         self._scaled: Tensor | None = None
 
-    def __call__(self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None) -> StepResult:
+    def __call__(
+        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+    ) -> StepResult:
         ranking = self._ranking(batch.x)
         block = dead_block(self.objective, dead, len(batch.x), batch.x)
         kept = self._select(ranking, block)
@@ -45,7 +47,11 @@ class TopKStep(Step):
         return self._backward(batch, ranking, kept, block, coefficients)
 
     def _ranking(self, x: Tensor) -> Ranking:
-        encoder, bias, decoder = self.params["encoder"], self.params["b_enc"], self.params["decoder"]
+        encoder, bias, decoder = (
+            self.params["encoder"],
+            self.params["b_enc"],
+            self.params["decoder"],
+        )
         if not self.objective.rescale_acts_by_decoder_norm:
             return Ranking(self.centred(x), torch.ones_like(bias), encoder, bias)
         norm = decoder.norm(dim=1)
@@ -67,7 +73,12 @@ class TopKStep(Step):
         """BatchTopK follows its threshold here."""
 
     def _backward(
-        self, batch: Batch, ranking: Ranking, kept: SparseSupport, block: DeadBlock | None, coefficients: Coefficients
+        self,
+        batch: Batch,
+        ranking: Ranking,
+        kept: SparseSupport,
+        block: DeadBlock | None,
+        coefficients: Coefficients,
     ) -> StepResult:
         n_pos, decoder = len(batch.x), self.params["decoder"]
         acts = kept.values / kept.take(ranking.norm)
@@ -79,22 +90,44 @@ class TopKStep(Step):
         losses = {"mse_loss": squared[-1].mean()}
         revived = self._auxk(ranking, block, errors, coefficients) if block is not None else []
         widths = self.objective.matryoshka_widths[:-1]
-        losses |= {f"inner_mse_loss_{width}": part.mean() for width, part in zip(widths, squared, strict=False)}
+        losses |= {
+            f"inner_mse_loss_{width}": part.mean()
+            for width, part in zip(widths, squared, strict=False)
+        }
         to_output = _suffix_sums(errors.mul_(2 / n_pos))
         to_pre = levels.dots(to_output, decoder)
-        grads = Grads(encoder=kept.outer(to_pre, ranking.x), decoder=levels.outer(acts, to_output), b_enc=kept.by_feature(to_pre))
+        grads = Grads(
+            encoder=kept.outer(to_pre, ranking.x),
+            decoder=levels.outer(acts, to_output),
+            b_enc=kept.by_feature(to_pre),
+        )
         for _, features, part in revived:
             part.into(grads, features)
         if self.objective.revival == "auxk":
-            losses["auxiliary_reconstruction_loss"] = sum((loss for loss, *_ in revived), start=decoder.new_zeros(()))
+            losses["auxiliary_reconstruction_loss"] = sum(
+                (loss for loss, *_ in revived), start=decoder.new_zeros(())
+            )
         self.finish(grads, to_output[0], batch, grads["b_enc"])
-        return StepResult(grads, losses, torch.bincount(kept.features, minlength=self.objective.d_sae), squared[-1])
+        return StepResult(
+            grads,
+            losses,
+            torch.bincount(kept.features, minlength=self.objective.d_sae),
+            squared[-1],
+        )
 
     def _auxk(
-        self, ranking: Ranking, block: DeadBlock, errors: Float[Tensor, "n_levels n d_out"], coefficients: Coefficients
+        self,
+        ranking: Ranking,
+        block: DeadBlock,
+        errors: Float[Tensor, "n_levels n d_out"],
+        coefficients: Coefficients,
     ) -> list[tuple[Tensor, Tensor, DeadGrads]]:
         per_prefix = self.objective.use_matryoshka_aux_loss
-        edges = level_edges(self.objective.matryoshka_widths) if per_prefix else [(0, self.objective.d_sae)]
+        edges = (
+            level_edges(self.objective.matryoshka_widths)
+            if per_prefix
+            else [(0, self.objective.d_sae)]
+        )
         revived: list[tuple[Tensor, Tensor, DeadGrads]] = []
         for (first, end), error in zip(edges, errors if per_prefix else errors[-1:], strict=True):
             here = (block.features >= first) & (block.features < end)
@@ -104,8 +137,18 @@ class TopKStep(Step):
             norm = ranking.norm[features][:, None]
             ranked = block.pre if bool(here.all()) else block.pre[:, here]
             rows = self.params["decoder"][features] / norm
-            loss, sums = auxk(self.objective, ranked, rows, ranking.x, error, coefficient=coefficients.revival)
-            revived.append((loss, features, DeadGrads(sums.encoder * norm, sums.decoder / norm, sums.pre_sum * norm.flatten())))
+            loss, sums = auxk(
+                self.objective, ranked, rows, ranking.x, error, coefficient=coefficients.revival
+            )
+            revived.append(
+                (
+                    loss,
+                    features,
+                    DeadGrads(
+                        sums.encoder * norm, sums.decoder / norm, sums.pre_sum * norm.flatten()
+                    ),
+                )
+            )
         return revived
 
 
@@ -132,18 +175,28 @@ class Levels:
         counts = torch.bincount(self.rows, minlength=self.n_levels * self.n_pos)
         self.offsets = F.pad(counts.cumsum(0), (1, 0)).int()
 
-    def decode(self, acts: Float[Tensor, " nnz"], decoder: Float[Tensor, "d_sae d"]) -> Float[Tensor, "n_levels n d"]:
+    def decode(
+        self, acts: Float[Tensor, " nnz"], decoder: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, "n_levels n d"]:
         """What each prefix sums to, without b_dec."""
         values = acts if self.order is None else acts[self.order]
-        parts = bag(self.features, decoder, self.offsets, values).view(self.n_levels, self.n_pos, -1)
+        parts = bag(self.features, decoder, self.offsets, values).view(
+            self.n_levels, self.n_pos, -1
+        )
         return parts.cumsum_(0) if self.n_levels > 1 else parts
 
-    def dots(self, to_output: Float[Tensor, "n_levels n d"], decoder: Float[Tensor, "d_sae d"]) -> Float[Tensor, " nnz"]:
+    def dots(
+        self, to_output: Float[Tensor, "n_levels n d"], decoder: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, " nnz"]:
         """d loss / d act of each entry, in the order of `kept`."""
         dots = sampled_dots(self.offsets, self.features, to_output.flatten(0, 1), decoder)
-        return dots if self.order is None else torch.empty_like(dots).index_copy_(0, self.order, dots)
+        return (
+            dots if self.order is None else torch.empty_like(dots).index_copy_(0, self.order, dots)
+        )
 
-    def outer(self, acts: Float[Tensor, " nnz"], to_output: Float[Tensor, "n_levels n d"]) -> Float[Tensor, "d_sae d"]:
+    def outer(
+        self, acts: Float[Tensor, " nnz"], to_output: Float[Tensor, "n_levels n d"]
+    ) -> Float[Tensor, "d_sae d"]:
         """The decoder's gradient."""
         if self.order is None:
             return self.kept.outer(acts, to_output[0])
@@ -167,10 +220,18 @@ class BatchTopKStep(TopKStep):
     @property
     def threshold(self) -> float:
         """`topk_threshold` without its bias towards the 0 that it started from."""
-        return self.topk_threshold / (1 - (1 - self.threshold_lr) ** self.n_thresholds) if self.n_thresholds else 0.0
+        return (
+            self.topk_threshold / (1 - (1 - self.threshold_lr) ** self.n_thresholds)
+            if self.n_thresholds
+            else 0.0
+        )
 
     def state(self) -> dict[str, float]:
-        return {"topk_threshold": self.topk_threshold, "n_thresholds": self.n_thresholds, "cut": self.cut}
+        return {
+            "topk_threshold": self.topk_threshold,
+            "n_thresholds": self.n_thresholds,
+            "cut": self.cut,
+        }
 
     def _select(self, ranking: Ranking, block: DeadBlock | None) -> SparseSupport:
         wanted = int(self.objective.k * len(ranking.x))
@@ -188,7 +249,9 @@ class BatchTopKStep(TopKStep):
         counts = torch.bincount(found.positions[keep], minlength=len(ranking.x))
         return join([Found(found.values[keep], found.features[keep], counts)], self.objective.d_sae)
 
-    def _candidates(self, ranking: Ranking, cut: float, block: DeadBlock | None) -> tuple[SparseSupport, float]:
+    def _candidates(
+        self, ranking: Ranking, cut: float, block: DeadBlock | None
+    ) -> tuple[SparseSupport, float]:
         parts: list[Found] = []
         for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
             cut = cut if cut >= 0 else _first_cut(chunk.values, self.objective.k)
@@ -199,7 +262,9 @@ class BatchTopKStep(TopKStep):
 
     def _after_selection(self, kept: SparseSupport) -> None:
         if len(kept.values):
-            self.topk_threshold += self.threshold_lr * (float(kept.values.min()) - self.topk_threshold)
+            self.topk_threshold += self.threshold_lr * (
+                float(kept.values.min()) - self.topk_threshold
+            )
             self.n_thresholds += 1
 
 

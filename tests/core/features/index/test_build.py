@@ -15,7 +15,15 @@ from tests.core.oracle import Family, make_sae
 import saescope as ss
 from saescope.cancel import cancellable
 from saescope.errors import ConfigError, FormatError, MismatchError
-from saescope.features.index import FeatureIndex, IndexConfig, IndexProgress, IndexRun, find_index, folder_of, index_features
+from saescope.features.index import (
+    FeatureIndex,
+    IndexConfig,
+    IndexProgress,
+    IndexRun,
+    find_index,
+    folder_of,
+    index_features,
+)
 from saescope.features.index import corpus as corpus_module
 from saescope.features.index.store import pack, unpack
 from saescope.saes import SAE
@@ -29,7 +37,11 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def saes_of(family: Family) -> list[SAE]:
-    return [make_sae(family, "standard"), make_sae(family, "skip_transcoder"), make_sae(family, "topk", layer=2, d_sae=40)]
+    return [
+        make_sae(family, "standard"),
+        make_sae(family, "skip_transcoder"),
+        make_sae(family, "topk", layer=2, d_sae=40),
+    ]
 
 
 def content(index: FeatureIndex) -> dict[str, torch.Tensor]:
@@ -39,7 +51,10 @@ def content(index: FeatureIndex) -> dict[str, torch.Tensor]:
 def same(one: FeatureIndex, other: FeatureIndex) -> bool:
     a, b = content(one), content(other)
     texts = [index.texts.ids(range(one.manifest.n_contexts)) for index in (one, other)]
-    alike = all(torch.equal(texts[0][n], texts[1][n]) for n in texts[0]) and texts[0].keys() == texts[1].keys()
+    alike = (
+        all(torch.equal(texts[0][n], texts[1][n]) for n in texts[0])
+        and texts[0].keys() == texts[1].keys()
+    )
     return alike and a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -53,25 +68,35 @@ def stops_after(n: int, stop: threading.Event) -> Callable[[IndexProgress], None
     return report
 
 
-def test_stopped_at_any_batch_and_resumed_it_is_a_straight_run(gpt2: Family, tmp_path: Path) -> None:
+def test_stopped_at_any_batch_and_resumed_it_is_a_straight_run(
+    gpt2: Family, tmp_path: Path
+) -> None:
     saes = saes_of(gpt2)[:2]
     straight = IndexRun(gpt2.model, saes, dataset(), CFG, root=tmp_path / "straight")
     assert straight.go().state == "done"
     folder, states = tmp_path / "run", list[str]()
     for n in (1, 3, 1, 5, 100):
         stop = threading.Event()
-        run = IndexRun(gpt2.model, saes, dataset(), CFG, folder=folder, root=tmp_path / "cut", stop=stop)
+        run = IndexRun(
+            gpt2.model, saes, dataset(), CFG, folder=folder, root=tmp_path / "cut", stop=stop
+        )
         at = run.go(report=stops_after(n, stop))
         states.append(at.state)
-        assert at.state == "done" or (at.n_tokens < at.n_wanted == 1000 and list(folder.glob("ckpt-*")))
+        assert at.state == "done" or (
+            at.n_tokens < at.n_wanted == 1000 and list(folder.glob("ckpt-*"))
+        )
     assert states == ["stopped"] * 4 + ["done"] and not list(folder.iterdir())
-    assert all(same(one, other) for one, other in zip(straight.indexes(), run.indexes(), strict=True))
+    assert all(
+        same(one, other) for one, other in zip(straight.indexes(), run.indexes(), strict=True)
+    )
 
 
 def test_killed_between_checkpoints_it_goes_on_from_the_last(gpt2: Family, tmp_path: Path) -> None:
     sae = saes_of(gpt2)[0]
     straight = index_features(gpt2.model, sae, dataset(), root=tmp_path / "straight", **settings())
-    run = IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut")
+    run = IndexRun(
+        gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut"
+    )
 
     class Killed(BaseException):
         pass
@@ -85,22 +110,35 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(gpt2: Family, tmp_p
 
     with pytest.raises(Killed):
         run.go(report=report)
-    resumed = IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut")
+    resumed = IndexRun(
+        gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut"
+    )
     assert resumed.log.n_contexts == 20 and resumed.go().state == "done"
     assert same(straight, resumed.indexes()[0])
 
 
 def settings(n_tokens: int = 1000) -> dict[str, Any]:
-    return {"n_tokens": n_tokens, "context_size": SIZE, "prepend_bos": True, "sample_tokens": 10 * SIZE}
+    return {
+        "n_tokens": n_tokens,
+        "context_size": SIZE,
+        "prepend_bos": True,
+        "sample_tokens": 10 * SIZE,
+    }
 
 
 def test_cancelled_in_a_forward_pass_it_loses_nothing(gpt2: Family, tmp_path: Path) -> None:
     sae, stop = saes_of(gpt2)[0], threading.Event()
     straight = index_features(gpt2.model, sae, dataset(), root=tmp_path / "straight", **settings())
-    run = IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut")
-    with cancellable(stop):  # not the run's own event: the harvester hears of it, with contexts in hand
+    run = IndexRun(
+        gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut"
+    )
+    with cancellable(
+        stop
+    ):  # not the run's own event: the harvester hears of it, with contexts in hand
         assert run.go(report=stops_after(2, stop)).state == "stopped"
-    resumed = IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut")
+    resumed = IndexRun(
+        gpt2.model, [sae], dataset(), CFG, folder=tmp_path / "run", root=tmp_path / "cut"
+    )
     resumed.go()
     assert same(straight, resumed.indexes()[0])
 
@@ -109,13 +147,20 @@ def test_several_saes_in_one_pass_are_each_alone(gpt2: Family, tmp_path: Path) -
     saes = saes_of(gpt2)
     together = index_features(gpt2.model, saes, dataset(), root=tmp_path / "together", **settings())
     for sae, index in zip(saes, together, strict=True):
-        assert same(index, index_features(gpt2.model, sae, dataset(), root=tmp_path / "alone", **settings()))
-        assert index.manifest.d_sae == sae.cfg.d_sae and index.manifest.weights_hash == sae.weights_hash
+        assert same(
+            index, index_features(gpt2.model, sae, dataset(), root=tmp_path / "alone", **settings())
+        )
+        assert (
+            index.manifest.d_sae == sae.cfg.d_sae
+            and index.manifest.weights_hash == sae.weights_hash
+        )
 
 
 def test_a_checkpoint_of_another_run_is_refused(gpt2: Family, tmp_path: Path) -> None:
     sae, stop = saes_of(gpt2)[0], threading.Event()
-    IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path, stop=stop).go(report=stops_after(1, stop))
+    IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path, stop=stop).go(
+        report=stops_after(1, stop)
+    )
     with pytest.raises(ConfigError, match="another model, SAE, text") as caught:
         IndexRun(gpt2.model, [sae], dataset(), replace(CFG, seed=1), folder=tmp_path)
     assert caught.value.code == "CHECKPOINT_MISMATCH"
@@ -131,7 +176,9 @@ def test_saes_with_and_without_bos_are_not_indexed_together(gpt2: Family) -> Non
         index_features(gpt2.model, saes, dataset())
 
 
-def test_an_sae_of_another_width_is_refused(gpt2: Family, family_of: Callable[[str], Family]) -> None:
+def test_an_sae_of_another_width_is_refused(
+    gpt2: Family, family_of: Callable[[str], Family]
+) -> None:
     with pytest.raises(MismatchError):
         index_features(family_of("glass").model, make_sae(gpt2, "standard"), dataset())
 
@@ -142,9 +189,14 @@ def indexed(gpt2: Family) -> Iterator[tuple[SAE, FeatureIndex]]:
     yield sae, ss.index_features(gpt2.model, sae, dataset(), **settings())
 
 
-def test_the_index_is_found_by_weights_and_model(indexed: tuple[SAE, FeatureIndex], gpt2: Family, own_home: Path) -> None:
+def test_the_index_is_found_by_weights_and_model(
+    indexed: tuple[SAE, FeatureIndex], gpt2: Family, own_home: Path
+) -> None:
     sae, index = indexed
-    assert index.folder.is_relative_to(own_home / "indexes") and folder_of(sae.weights_hash) == index.folder.parent
+    assert (
+        index.folder.is_relative_to(own_home / "indexes")
+        and folder_of(sae.weights_hash) == index.folder.parent
+    )
     found = ss.find_index(sae, gpt2.model)
     assert found is not None and found.manifest == index.manifest
     larger = ss.index_features(gpt2.model, sae, dataset(), **settings(1500))
@@ -177,7 +229,9 @@ def test_no_folder_of_this_machine_is_in_the_manifest(gpt2: Family, tmp_path: Pa
     assert str(tmp_path) not in (index.folder / "manifest.json").read_text()
 
 
-def test_a_packed_index_opens_only_for_its_own_weights(indexed: tuple[SAE, FeatureIndex], gpt2: Family, tmp_path: Path) -> None:
+def test_a_packed_index_opens_only_for_its_own_weights(
+    indexed: tuple[SAE, FeatureIndex], gpt2: Family, tmp_path: Path
+) -> None:
     sae, index = indexed
     packed = tmp_path / "index.zip"
     pack(index, packed)

@@ -11,7 +11,15 @@ from torch import Tensor
 from saescope.features.index import IndexConfig
 from saescope.features.index.accumulate import Accumulator, bytes_per_feature
 from saescope.features.index.examples import N_BANDS
-from saescope.features.index.firings import AFTER, BEFORE, Contexts, decode_relative, encode_relative, firings_of, windows
+from saescope.features.index.firings import (
+    AFTER,
+    BEFORE,
+    Contexts,
+    decode_relative,
+    encode_relative,
+    firings_of,
+    windows,
+)
 from saescope.features.index.hashing import hash_contexts, hash_entries, is_quiz, mixed
 from saescope.features.index.sample import ContextSample
 from saescope.features.index.statistics import N_BINS, FeatureStatistics, scale_of
@@ -27,14 +35,20 @@ class Text:
     def __init__(self, seed: int = 0) -> None:
         rng = torch.Generator().manual_seed(seed)
         self.ids = torch.randint(0, 1000, (N_CONTEXTS, SIZE), generator=rng)
-        strength = (3 * torch.randn(N_CONTEXTS, SIZE, D_SAE, generator=rng) + torch.arange(D_SAE)).exp()
-        self.acts = strength * (torch.rand(N_CONTEXTS, SIZE, D_SAE, generator=rng) < torch.linspace(0.01, 0.6, D_SAE))
+        strength = (
+            3 * torch.randn(N_CONTEXTS, SIZE, D_SAE, generator=rng) + torch.arange(D_SAE)
+        ).exp()
+        self.acts = strength * (
+            torch.rand(N_CONTEXTS, SIZE, D_SAE, generator=rng) < torch.linspace(0.01, 0.6, D_SAE)
+        )
         self.mask = torch.rand(N_CONTEXTS, SIZE, generator=rng) < 0.9
         self.hashes = hash_contexts(self.ids)
         self.quiz = is_quiz(self.hashes, 0.4)
 
     def batch(self, rows: list[int], fresh: bool = True) -> tuple[SparseActs, Contexts]:
-        contexts = Contexts(self.hashes[rows], self.mask[rows], self.quiz[rows], torch.full((len(rows),), fresh))
+        contexts = Contexts(
+            self.hashes[rows], self.mask[rows], self.quiz[rows], torch.full((len(rows),), fresh)
+        )
         return from_dense(self.acts[rows].flatten(0, 1)), contexts
 
     @property
@@ -72,12 +86,16 @@ def test_statistics_are_a_naive_loops(text: Text, whole: Accumulator) -> None:
     assert found.n_tokens == int(text.mask.sum())
     for feature in range(D_SAE):
         values = text.counted[:, :, feature][text.counted[:, :, feature] > 0]
-        assert int(found.n_fired[feature]) == len(values) and float(found.maxima[feature]) == float(values.max())
+        assert int(found.n_fired[feature]) == len(values) and float(found.maxima[feature]) == float(
+            values.max()
+        )
         assert float(found.sums[feature]) == pytest.approx(float(values.double().sum()), rel=1e-12)
         top = np.floor(np.log2(float(values.max())))
         expected = [0] * N_BINS
         for value in values.tolist():
-            expected[max(0, N_BINS - 1 - (4 * int(top) + 3 - int(np.floor(4 * np.log2(value)))))] += 1
+            expected[
+                max(0, N_BINS - 1 - (4 * int(top) + 3 - int(np.floor(4 * np.log2(value)))))
+            ] += 1
         assert found.histogram[feature].tolist() == expected
 
 
@@ -87,20 +105,31 @@ def test_powers_of_two_begin_their_octave() -> None:
 
 
 def kept(table: Any, key: int) -> list[tuple[float, int, int]]:
-    rows = zip(table.values[key].tolist(), table.contexts[key].tolist(), table.positions[key].tolist(), strict=True)
+    rows = zip(
+        table.values[key].tolist(),
+        table.contexts[key].tolist(),
+        table.positions[key].tolist(),
+        strict=True,
+    )
     return [row for row in rows if row[0] > 0]
 
 
 def test_top_contexts_are_a_naive_sort(text: Text, whole: Accumulator) -> None:
     for feature in range(D_SAE):
         best = text.counted[:, :, feature].max(1)
-        rows = [(float(value), int(text.hashes[i]), int(best.indices[i])) for i, value in enumerate(best.values) if value > 0]
+        rows = [
+            (float(value), int(text.hashes[i]), int(best.indices[i]))
+            for i, value in enumerate(best.values)
+            if value > 0
+        ]
         cards = [row for row in rows if not bool(text.quiz[text.hashes.tolist().index(row[1])])]
         assert kept(whole.examples.top, feature) == sorted(cards, reverse=True)[: CFG.n_top]
 
 
 @pytest.mark.parametrize("quiz", [False, True])
-def test_a_bands_sample_is_the_smallest_hashes_of_all_contexts(text: Text, whole: Accumulator, quiz: bool) -> None:
+def test_a_bands_sample_is_the_smallest_hashes_of_all_contexts(
+    text: Text, whole: Accumulator, quiz: bool
+) -> None:
     table = whole.examples.quiz if quiz else whole.examples.range
     n_slots = CFG.n_quiz if quiz else CFG.n_range
     n_found = 0
@@ -112,17 +141,30 @@ def test_a_bands_sample_is_the_smallest_hashes_of_all_contexts(text: Text, whole
             value, context = float(acts[row, pos]), int(text.hashes[row])
             band = int(np.floor(2 * np.log2(value)))
             if band > top - N_BANDS and bool(text.quiz[row]) == quiz:
-                hashed = int(hash_entries(CFG.seed, *(torch.tensor([x]) for x in (feature, context, pos)))[0])
-                entries[band][context] = min(entries[band].get(context, (2**63, 0.0, 0)), (hashed, value, pos))
+                hashed = int(
+                    hash_entries(CFG.seed, *(torch.tensor([x]) for x in (feature, context, pos)))[0]
+                )
+                entries[band][context] = min(
+                    entries[band].get(context, (2**63, 0.0, 0)), (hashed, value, pos)
+                )
         for band in range(top - N_BANDS + 1, top + 1):
-            expected = sorted((hashed, value, context, pos) for context, (hashed, value, pos) in entries[band].items())[:n_slots]
-            found = [row for row in kept(table, feature * N_BANDS + band % N_BANDS) if np.floor(2 * np.log2(row[0])) > top - N_BANDS]
+            expected = sorted(
+                (hashed, value, context, pos)
+                for context, (hashed, value, pos) in entries[band].items()
+            )[:n_slots]
+            found = [
+                row
+                for row in kept(table, feature * N_BANDS + band % N_BANDS)
+                if np.floor(2 * np.log2(row[0])) > top - N_BANDS
+            ]
             assert found == [(value, context, pos) for _, value, context, pos in expected]
             n_found += len(found)
     assert n_found > 10
 
 
-def test_the_order_and_the_batches_of_the_contexts_do_not_matter(text: Text, whole: Accumulator) -> None:
+def test_the_order_and_the_batches_of_the_contexts_do_not_matter(
+    text: Text, whole: Accumulator
+) -> None:
     for seed in range(4):
         order = torch.randperm(N_CONTEXTS, generator=torch.Generator().manual_seed(seed)).tolist()
         other = fed(text, in_batches(order, 1 + 3 * seed))
@@ -131,26 +173,42 @@ def test_the_order_and_the_batches_of_the_contexts_do_not_matter(text: Text, who
         torch.testing.assert_close(other.statistics.sums, whole.statistics.sums, rtol=1e-12, atol=0)
         assert same(other.examples.top.arrays(), whole.examples.top.arrays())
         assert same(other.sample.state_dict(), whole.sample.state_dict())
-        for table, reference in ((other.examples.range, whole.examples.range), (other.examples.quiz, whole.examples.quiz)):
+        for table, reference in (
+            (other.examples.range, whole.examples.range),
+            (other.examples.quiz, whole.examples.quiz),
+        ):
             alive = scale_of(reference.values.flatten()).octave.reshape(reference.values.shape)
             top = scale_of(whole.statistics.maxima).octave.repeat_interleave(N_BANDS)[:, None]
             fresh = (alive > top - N_BANDS // 2) & (reference.values > 0)
-            assert bool(fresh.any()) and torch.equal(table.contexts[fresh], reference.contexts[fresh])
+            assert bool(fresh.any()) and torch.equal(
+                table.contexts[fresh], reference.contexts[fresh]
+            )
 
 
-def test_a_context_that_comes_again_is_counted_but_no_example(text: Text, whole: Accumulator) -> None:
+def test_a_context_that_comes_again_is_counted_but_no_example(
+    text: Text, whole: Accumulator
+) -> None:
     other = fed(text, in_batches(list(range(N_CONTEXTS)), 4))
     other.add(*text.batch(list(range(8)), fresh=False))
-    assert same(other.examples.state_dict(), whole.examples.state_dict()) and same(other.sample.state_dict(), whole.sample.state_dict())
-    assert bool((other.statistics.n_fired >= whole.statistics.n_fired).all()) and other.statistics.n_tokens > whole.statistics.n_tokens
+    assert same(other.examples.state_dict(), whole.examples.state_dict()) and same(
+        other.sample.state_dict(), whole.sample.state_dict()
+    )
+    assert (
+        bool((other.statistics.n_fired >= whole.statistics.n_fired).all())
+        and other.statistics.n_tokens > whole.statistics.n_tokens
+    )
 
 
-def test_saved_and_restored_at_any_batch_it_ends_with_the_same_bits(text: Text, whole: Accumulator) -> None:
+def test_saved_and_restored_at_any_batch_it_ends_with_the_same_bits(
+    text: Text, whole: Accumulator
+) -> None:
     batches = in_batches(list(range(N_CONTEXTS)), 4)
     for cut in (0, 1, 7, len(batches)):
         first = fed(text, batches[:cut])
         second = Accumulator(D_SAE, CFG, torch.device("cpu"))
-        second.load_state_dict({name: tensor.clone() for name, tensor in first.state_dict().items()})
+        second.load_state_dict(
+            {name: tensor.clone() for name, tensor in first.state_dict().items()}
+        )
         for rows in batches[cut:]:
             second.add(*text.batch(rows))
         assert same(second.state_dict(), whole.state_dict())
@@ -164,7 +222,11 @@ def test_windows_hold_what_the_feature_does_around(text: Text) -> None:
     for i, codes in zip(chosen.tolist(), found, strict=True):
         row, pos, feature = (int(x[i]) for x in (firings.rows, firings.positions, firings.features))
         own = float(firings.values[i])
-        for offset, value in zip(range(-BEFORE, AFTER + 1), decode_relative(codes, torch.tensor(own)).tolist(), strict=True):
+        for offset, value in zip(
+            range(-BEFORE, AFTER + 1),
+            decode_relative(codes, torch.tensor(own)).tolist(),
+            strict=True,
+        ):
             inside = 0 <= pos + offset < SIZE
             expected = float(text.counted[row, pos + offset, feature]) if inside else 0.0
             assert (value > 0) == (expected > 0)
@@ -176,7 +238,9 @@ def test_codes_are_good_to_two_percent_over_fifteen_octaves() -> None:
     values = torch.logspace(-7.9, 7.9, 500, base=2.0)
     back = decode_relative(encode_relative(values, torch.ones(500)), torch.ones(500))
     assert float((back / values - 1).abs().max()) < 0.0219
-    assert decode_relative(torch.tensor([0, 128], dtype=torch.uint8), torch.tensor(3.5)).tolist() == [0.0, 3.5]
+    assert decode_relative(
+        torch.tensor([0, 128], dtype=torch.uint8), torch.tensor(3.5)
+    ).tolist() == [0.0, 3.5]
 
 
 def test_the_sample_is_the_start_of_a_random_order_that_fits(text: Text) -> None:
@@ -211,7 +275,16 @@ def test_hashes_are_those_of_splitmix_and_look_random() -> None:
 
     values = [0, 1, 2**62 + 5, -1, -(2**63), 123456789]
     assert mixed(torch.tensor(values)).tolist() == [reference(value % 2**64) for value in values]
-    share = is_quiz(hash_contexts(torch.randint(0, 50_000, (20_000, 8), generator=torch.Generator().manual_seed(0))), 0.25).double().mean()
+    share = (
+        is_quiz(
+            hash_contexts(
+                torch.randint(0, 50_000, (20_000, 8), generator=torch.Generator().manual_seed(0))
+            ),
+            0.25,
+        )
+        .double()
+        .mean()
+    )
     assert abs(float(share) - 0.25) < 4 * (0.25 * 0.75 / 20_000) ** 0.5
     assert len(set(hash_contexts(torch.tensor([[1, 2], [2, 1], [0, 3], [3, 0]])).tolist())) == 4
 
@@ -220,8 +293,16 @@ def test_memory_is_bounded_and_as_stated() -> None:
     """Under 2 KB a feature: half a million features in 1 GB."""
     d_sae, cfg = 1000, IndexConfig()
     accumulator = Accumulator(d_sae, cfg, torch.device("cpu"))
-    held = sum(tensor.nbytes for name, tensor in accumulator.state_dict().items() if not name.startswith("sample"))
+    held = sum(
+        tensor.nbytes
+        for name, tensor in accumulator.state_dict().items()
+        if not name.startswith("sample")
+    )
     assert held - 8 == d_sae * bytes_per_feature(cfg) and bytes_per_feature(cfg) <= 2000
     accumulator = fed(Text(1), in_batches(list(range(N_CONTEXTS)), 5))
-    held = sum(tensor.nbytes for name, tensor in accumulator.state_dict().items() if not name.startswith("sample"))
+    held = sum(
+        tensor.nbytes
+        for name, tensor in accumulator.state_dict().items()
+        if not name.startswith("sample")
+    )
     assert held - 8 == D_SAE * bytes_per_feature(CFG) and FeatureStatistics.BYTES == 20 + 4 * N_BINS
