@@ -1,5 +1,6 @@
 # People, pre-commit and CI all come through these targets. `make` alone lists them.
 # Another Python: make demo PYTHON=python3.12 · pip's own options: PIP_ARGS="..." · pytest's: PYTEST_ARGS="-k topk"
+# The attacks take ATTACK_SEED, ATTACK_MINUTES and ATTACK_ARGS from the environment (scripts/attack.py).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,11 +11,13 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix docs docs-site bench
+.PHONY: help demo test attack clients check fix docs docs-site bench
 
 help:
 	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
 	@echo "make test    set up and run the tests"
+	@echo "make attack  an hour of attacks; goes on where it stopped, and writes docs/attack.md"
+	@echo "make clients fetch the real clients and validators (1.5 GB, needs npm) and run them against the server"
 	@echo "make check   linters, formatting, types, import rules, generated files"
 	@echo "make fix     let the linter and the formatter mend what they can"
 	@echo "make docs    rebuild the generated pages of docs/, and skills/ from SKILL.md and skill/"
@@ -27,6 +30,15 @@ demo: $(VENV)/.run
 test: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+attack: $(VENV)/.test
+	@$(PY) scripts/prepare_model.py
+	@$(PY) scripts/attack.py
+
+clients: $(VENV)/.test
+	@$(PY) scripts/prepare_model.py
+	@sh scripts/get_clients.sh
+	@$(PY) -m pytest -m clients -rs $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(PY) -m ruff check
