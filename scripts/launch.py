@@ -280,7 +280,7 @@ def _listing(method: str, params: Message) -> Message | None:
         }
     if method == "tools/list":
         published: dict[str, Message] = json.loads(
-            (ROOT / "tests/server/snapshots/tools.json").read_text(encoding="utf-8")
+            (ROOT / "server/saescope_mcp/tools.json").read_text(encoding="utf-8")
         )
         kept = ("description", "inputSchema", "annotations")
         return {

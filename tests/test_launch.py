@@ -156,6 +156,6 @@ def test_a_variable_that_the_client_did_not_fill_in_means_the_checkout_itself() 
 
 def test_what_it_lists_before_it_is_installed_is_what_the_server_publishes() -> None:
     published = json.loads(
-        (ROOT / "tests" / "server" / "snapshots" / "tools.json").read_text(encoding="utf-8")
+        (ROOT / "server" / "saescope_mcp" / "tools.json").read_text(encoding="utf-8")
     )
     assert published.keys() == {tool.name for tool in ALL_TOOLS}

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from mcp import Client
 
+import saescope_mcp
 from saescope import __version__
 from saescope_mcp.app import INSTRUCTIONS, build_server
 from saescope_mcp.settings import Settings
 
-SNAPSHOT = Path(__file__).parent / "snapshots" / "tools.json"
+SNAPSHOT = Path(saescope_mcp.__file__).parent / "tools.json"
 NAMES = {
     *(
         "find_saes",

@@ -154,14 +154,7 @@ def feature_card(
     Raises:
         ArgumentError: the SAE has no such feature.
     """
-    if not 0 <= feature < sae.cfg.d_sae:
-        raise ArgumentError(
-            f"Feature {feature} is outside this SAE.",
-            code="FEATURE_OUT_OF_RANGE",
-            field="feature",
-            got=feature,
-            allowed=f"0..{sae.cfg.d_sae - 1}",
-        )
+    _check_feature(sae, feature)
     store, meta = labels or LabelStore(), sae.cfg.metadata
     near = nearest_features(sae, feature, N_RELATED)
     with_it = index.cofiring(feature, N_RELATED) if index else []
@@ -191,6 +184,17 @@ def feature_card(
         url=_page_of(meta.neuronpedia_id, feature),
         warnings=_warnings(index, feature),
     )
+
+
+def _check_feature(sae: SAE, feature: int) -> None:
+    if not 0 <= feature < sae.cfg.d_sae:
+        raise ArgumentError(
+            f"Feature {feature} is outside this SAE.",
+            code="FEATURE_OUT_OF_RANGE",
+            field="feature",
+            got=feature,
+            allowed=f"0..{sae.cfg.d_sae - 1}",
+        )
 
 
 def _page_of(neuronpedia_id: str, feature: int) -> str:

@@ -53,13 +53,7 @@ def publish(
         ArgumentError: neither or both of path and repo_id; files of this name are there; no token; a private SAE for a public repository.
         ResourceError, OfflineError: the folder or the hub cannot be written.
     """
-    if bool(path) == bool(repo_id):
-        raise ArgumentError(
-            "Give either path or repo_id.",
-            code="MISSING_ARGUMENT",
-            field="repo_id",
-            hint='publish_sae(path="my-sae")',
-        )
+    _check_target(path, repo_id)
     sae = shareable(sae, evaluation)
     plan = (
         _to_repository(sae, repo_id, sae_id, private=private, dry_run=dry_run)
@@ -85,6 +79,16 @@ def publish(
         commit=commit,
         warnings=plan.warnings,
     )
+
+
+def _check_target(path: str | Path, repo_id: str) -> None:
+    if bool(path) == bool(repo_id):
+        raise ArgumentError(
+            "Give either path or repo_id.",
+            code="MISSING_ARGUMENT",
+            field="repo_id",
+            hint='publish_sae(path="my-sae")',
+        )
 
 
 def weights_file_bytes(sae: SAE) -> int:

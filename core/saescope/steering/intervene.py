@@ -71,12 +71,11 @@ def intervene(
     n_controls: int = 2,
     seed: int = 0,
 ) -> Intervention:
-    """Edit features at the site (positions named, else all but position 0 and special tokens) and read the last position's logits.
+    """Edit features at the site and read the last position's logits.
 
-    A control makes each edit's change, of the same norm at the same positions, along another feature's decoder row (project_out
-    removes that row instead).
-
-    `unit="max"` is the maximum over the index if `indexed` is given, else on the prompt and the text that `reference` is of.
+    Edits act at the positions named, else at all but position 0 and special tokens. A control makes
+    each edit's change, of the same norm, along another feature's decoder row (project_out removes it).
+    `unit="max"` is the maximum over the index if `indexed` is given, else on prompt and `reference`.
 
     Raises:
         ArgumentError: an edit names no such feature, mode or position.
@@ -93,12 +92,10 @@ def intervene(
         seed=seed,
     )
     target, against = token_pair(model, target, against)
-    ids = model.batch(tokens.ids)
     changes = torch.stack([change_at_site(sae, site, each) for each in (plan, *controls)])
-    clean, changed = run_variants(model, sae, ids, changes, position=-1)
+    clean, changed = run_variants(model, sae, model.batch(tokens.ids), changes, position=-1)
     wanted = int(clean[0].argmax()) if target is None else target
-    before, after = (logit_of(rows.double(), wanted, against) for rows in (clean, changed))
-    effects = (after - before).tolist()
+    effects = _effects(clean, changed, wanted, against)
     return Intervention(
         before=_readout(model, clean[0], wanted, against),
         after=_readout(model, changed[0], wanted, against),
@@ -107,10 +104,15 @@ def intervene(
         **_of_controls(effects[1:]),
         unit_values=units.values,
         unit_source=units.source,
-        n_tokens=int(masks.any(0).sum()),
-        n_left_out=int((~masks.any(0)).sum()),
+        n_tokens=(n_edited := int(masks.any(0).sum())),
+        n_left_out=masks.shape[1] - n_edited,
         warnings=[*units.warnings, *_silence(site, edits, masks)],
     )
+
+
+def _effects(clean: Tensor, changed: Tensor, target: int, against: int | None) -> list[float]:
+    before, after = (logit_of(rows.double(), target, against) for rows in (clean, changed))
+    return (after - before).tolist()
 
 
 class _Controls(TypedDict):

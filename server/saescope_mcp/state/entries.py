@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from saescope.errors import ArgumentError, SaescopeError
@@ -63,12 +64,16 @@ class LoadedSAE:
         return self._indexed
 
     async def tokenize(self, texts: Sequence[str], *, chat: bool = False) -> "list[Tokens]":
-        """Tokens of each text, BOS as this SAE or else its model wants it; a quiz that shows one of them is void from now on.
+        """Tokens of each text, BOS as this SAE or else its model wants it.
 
         Raises:
             ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
         """
         return await self.run(self._tokenize, texts, chat)
+
+    async def void_quizzes(self, texts: Sequence[str]) -> None:
+        """Quizzes that show one of these texts can no longer be answered: their features are about to be told."""
+        await self.slot.workers.run(partial(_void, texts))
 
     def token_id(self, text: str, field: str) -> int | None:
         """The one token of that text or "#id"; None for an empty text. An error names the argument `field`."""
@@ -88,8 +93,6 @@ class LoadedSAE:
         return folder.stat().st_mtime_ns if folder.is_dir() else None
 
     def _tokenize(self, texts: Sequence[str], chat: bool) -> "list[Tokens]":
-        from saescope.features import QuizStore
-
         settings: Settings = self.slot.settings
         prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
         tokens: list[Tokens] = []
@@ -108,11 +111,14 @@ class LoadedSAE:
             raise _too_long(
                 "All texts together", sum(map(len, tokens)), settings.max_tokens_per_call
             )
-        with suppress(
-            SaescopeError
-        ):  # a file that cannot be read holds no quiz that could be answered
-            QuizStore().void(texts)
         return tokens
+
+
+def _void(texts: Sequence[str]) -> None:
+    from saescope.features import QuizStore
+
+    with suppress(SaescopeError):  # a file that cannot be read holds no quiz that could be answered
+        QuizStore().void(texts)
 
 
 def _too_long(what: str, n_tokens: int, limit: int) -> ArgumentError:

@@ -32,6 +32,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         from saescope.attribution import attribute
 
         tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
+        await loaded.void_quizzes([request.prompt])
         found = await loaded.run(
             attribute,
             loaded.model,

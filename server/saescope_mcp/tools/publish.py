@@ -11,7 +11,9 @@ from mcp.types import ToolAnnotations
 from saescope.errors import ArgumentError, Cancelled, NotFoundError, OfflineError
 from saescope_mcp.jobs import Job
 from saescope_mcp.schemas.publish import PublishedFile, PublishSae, PublishSaeReply
+from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Source, readable
+from saescope_mcp.state.loading import Say, read_sae
 from saescope_mcp.state.measured import recall
 from saescope_mcp.tool import Tool, next_call
 
@@ -36,7 +38,8 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
 
     async def work(job: Job) -> PublishSaeReply:
         job.say("reading the SAE")
-        return await state.workers.run(partial(_publish, given, request, path, model))
+        publishing = partial(_publish, given, request, path=path, model=model)
+        return await state.workers.run(partial(publishing, settings=state.settings, say=job.say))
 
     key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
     job = state.jobs.start("publish_sae", key, request, work)
@@ -92,10 +95,18 @@ def _local_model(state: AppState, request: PublishSae) -> str:
     return model if model and Path(model).exists() else ""
 
 
-def _publish(given: "Source | SAE", request: PublishSae, path: str, model: str) -> PublishSaeReply:
+def _publish(
+    given: "Source | SAE",
+    request: PublishSae,
+    *,
+    path: str,
+    model: str,
+    settings: Settings,
+    say: Say,
+) -> PublishSaeReply:
     from saescope.publish import publish
 
-    sae = _read(given) if isinstance(given, Source) else given
+    sae = read_sae(given, "cpu", "auto", settings, say) if isinstance(given, Source) else given
     evaluation = recall(sae.weights_hash)
     done = publish(
         sae,
@@ -117,15 +128,6 @@ def _with_model(load: "Loading", model: str) -> "Loading":
     return load._replace(
         tool=f"{load.tool[:-1]}, model={said})", command=f"{load.command} --model {said}"
     )
-
-
-def _read(source: Source) -> "SAE":
-    from saescope.load import load_sae
-
-    sae = load_sae(source.path or None, release=source.release, sae_id=source.sae_id, device="cpu")
-    if source.hook_name:
-        sae.cfg = replace(sae.cfg, metadata=replace(sae.cfg.metadata, hook_name=source.hook_name))
-    return sae
 
 
 def _reply(

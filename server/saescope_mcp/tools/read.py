@@ -35,6 +35,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
         from saescope.features import encode_texts
 
         tokens = await loaded.tokenize(request.all_texts)
+        await loaded.void_quizzes(request.all_texts)
         encoded = await loaded.run(
             encode_texts,
             loaded.model,
@@ -82,6 +83,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
 
         tokens = await loaded.tokenize(request.all_texts)
         against = await loaded.tokenize(request.against) if request.against else []
+        await loaded.void_quizzes([*request.all_texts, *request.against])
         ranking = await loaded.run(
             rank_features,
             loaded.model,

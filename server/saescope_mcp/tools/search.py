@@ -84,6 +84,7 @@ async def _search(loaded: LoadedSAE, request: FindFeatures) -> "core.Found":
     if request.tokens:
         return await loaded.run(find_by_tokens, loaded.model, loaded.sae, request.tokens, **page)
     tokens, index = await loaded.tokenize(request.texts), (await loaded.indexed()).best
+    await loaded.void_quizzes(request.texts)
     return await loaded.run(find_by_texts, loaded.model, loaded.sae, tokens, index=index, **page)
 
 
@@ -93,6 +94,7 @@ async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply
         from saescope.features import contrast_models, contrast_texts
 
         texts, k = await loaded.tokenize(request.texts), min(request.k, MOST_CONTRASTED)
+        await loaded.void_quizzes([*request.texts, *request.against])
         if other is None:
             against = await loaded.tokenize(request.against)
             done = await loaded.run(

@@ -49,6 +49,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         from saescope.steering import intervene as core_intervene
 
         tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
+        await loaded.void_quizzes([request.prompt])
         done = await loaded.run(
             core_intervene,
             loaded.model,
@@ -100,6 +101,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         from saescope.steering import steer
 
         tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
+        await loaded.void_quizzes([request.prompt])
         concept = [
             loaded.model.single_token(text, "concept_tokens") for text in request.concept_tokens
         ]
