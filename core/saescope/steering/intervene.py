@@ -94,8 +94,7 @@ def intervene(
     target, against = token_pair(model, target, against)
     changes = torch.stack([change_at_site(sae, site, each) for each in (plan, *controls)])
     clean, changed = run_variants(model, sae, model.batch(tokens.ids), changes, position=-1)
-    wanted = int(clean[0].argmax()) if target is None else target
-    effects = _effects(clean, changed, wanted, against)
+    wanted, effects = _effects(clean, changed, target, against)
     return Intervention(
         before=_readout(model, clean[0], wanted, against),
         after=_readout(model, changed[0], wanted, against),
@@ -110,9 +109,13 @@ def intervene(
     )
 
 
-def _effects(clean: Tensor, changed: Tensor, target: int, against: int | None) -> list[float]:
-    before, after = (logit_of(rows.double(), target, against) for rows in (clean, changed))
-    return (after - before).tolist()
+def _effects(
+    clean: Tensor, changed: Tensor, target: int | None, against: int | None
+) -> tuple[int, list[float]]:
+    """The target (the model's own choice, if none is named), and how its logit changes in each row."""
+    wanted = int(clean[0].argmax()) if target is None else target
+    before, after = (logit_of(rows.double(), wanted, against) for rows in (clean, changed))
+    return wanted, (after - before).tolist()
 
 
 class _Controls(TypedDict):
