@@ -11,6 +11,12 @@ _TERMINAL = re.compile(
     "|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"  # titles and links, which carry an address
     "|\x1b."
 )
+_COMMAND = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"
+    "|(?:\x1b[]P^_X]|[\x90\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)"
+    "|\x1b[c78=>DEHMNOZ]"
+)
+"""Complete ones alone: one that never ends must not take the text after it along."""
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])([^<>]*)(>?)")
 _SPACE = re.compile(r"\s+")
@@ -32,10 +38,18 @@ def clean_token(text: str, limit: int = MOST_TOKEN_CHARS) -> str:
     return _capped(_printable(_TERMINAL.sub("", text[: 20 * limit])), limit)
 
 
+def clean_output(text: str) -> str:
+    """Text for a terminal, whole: without what a terminal would obey or not show; spaces and line ends stay."""
+    return text if text.isascii() and text.isprintable() else _printable(_COMMAND.sub("", text))
+
+
+def is_hidden(char: str) -> bool:
+    """Whether it is a control, direction, zero-width, private or unassigned character; line ends and tabs are not."""
+    return char not in "\n\t" and unicodedata.category(char) in _HIDDEN
+
+
 def _printable(text: str) -> str:
-    return "".join(
-        char for char in text if char in "\n\t" or unicodedata.category(char) not in _HIDDEN
-    )
+    return "".join(char for char in text if not is_hidden(char))
 
 
 def _capped(text: str, limit: int) -> str:

@@ -164,7 +164,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
             ArgumentError,
             lambda dry_run=dry_run: publish(topk(), path=tmp_path / "mine", dry_run=dry_run),
         )
-        assert error.code == "ALREADY_EXISTS" and "cfg.json" in error.message
+        assert error.code == "ALREADY_EXISTS" and "README.md" in error.message
     (tmp_path / "file").write_text("mine")
     assert (
         refused(ArgumentError, lambda: publish(topk(), path=tmp_path / "file")).code
@@ -177,6 +177,23 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         == "ALREADY_EXISTS"
     )
     assert (tmp_path / "notes" / "README.md").read_text() == "my notes"
+
+
+@pytest.mark.parametrize("there", ["thesis.md", ".git", "sub"])
+def test_only_a_new_or_an_empty_folder_is_written(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / there).mkdir()
+    for path in (".", "./", str(tmp_path), f"{there}/.."):
+        for dry_run in (True, False):
+            error = refused(
+                ArgumentError,
+                lambda path=path, dry=dry_run: publish(topk(), path=path, dry_run=dry),
+            )
+            assert error.code == "ALREADY_EXISTS" and there in error.message
+    assert [file.name for file in tmp_path.iterdir()] == [there]
+    assert publish(topk(), path=tmp_path / there, dry_run=False).written
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

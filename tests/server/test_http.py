@@ -1,16 +1,22 @@
 """`saescope serve --http`: one endpoint for both protocol eras, for this machine only."""
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from mcp import Client
+
+from saescope_mcp.cli.http import within
 
 ASK = {
     "jsonrpc": "2.0",
@@ -31,14 +37,10 @@ def free_port() -> int:
         return trial.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def serving(home: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
-    env = {
-        **os.environ,
-        "SAESCOPE_HOME": str(tmp_path_factory.mktemp("home")),
-        "SAESCOPE_OFFLINE": "1",
-    }
+    env = {**os.environ, "SAESCOPE_HOME": str(home), "SAESCOPE_OFFLINE": "1"}
     command = [sys.executable, "-m", "saescope_mcp", "--http", "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as server:
         assert server.stderr is not None
@@ -49,8 +51,16 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             transport=httpx.HTTPTransport(retries=6)
         ) as client:  # it listens a moment later
             client.get(address)
+        try:
+            yield server, address
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("home")) as (_, address):
         yield address
-        server.terminate()
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -71,6 +81,63 @@ def test_a_page_of_another_site_gets_no_answer(url: str) -> None:
         httpx.post(url, json=ASK, headers={**ACCEPT, "Origin": "http://localhost:5173"}).status_code
         == 200
     )
+
+
+HELD = {
+    "a body that never comes": "Content-Length: 100\r\n\r\n{",
+    "a chunk that never comes": "Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+    "a header that never ends": "X-Slow: ",
+    "an answer that nobody reads": None,
+}
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("held", HELD)
+def test_no_client_keeps_the_server_from_ending(
+    held: str, sig: signal.Signals, tmp_path: Path
+) -> None:
+    with serving(tmp_path) as (server, address), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", httpx.URL(address).port))
+        _hold(client, HELD[held])
+        assert httpx.post(address, json=ASK, headers=ACCEPT).status_code == 200
+        server.send_signal(sig)
+        server.wait(timeout=10)
+
+
+def _hold(client: socket.socket, rest: str | None) -> None:
+    head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    if rest is not None:
+        client.sendall((head + rest).encode())
+        return
+    body = json.dumps(ASK)
+    client.setblocking(False)
+    with suppress(BlockingIOError):
+        for _ in range(500):
+            accept = f"Accept: {ACCEPT['Accept']}\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.send((head + accept + body).encode())
+
+
+async def test_a_body_that_does_not_come_is_answered_in_the_end() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        raise AssertionError("the body never came")
+
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        if not parts:
+            await anyio.sleep_forever()
+        return parts.pop()
+
+    sent = list[Any]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await within(app, body_s=0.05)({"type": "http"}, receive, send)
+    assert sent[0]["status"] == 408
 
 
 @pytest.mark.parametrize("port", ["70000", "taken"])

@@ -107,16 +107,14 @@ def weights_file_bytes(sae: SAE) -> int:
 
 
 def _to_folder(sae: SAE, folder: Path) -> _Plan:
-    taken = [name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE) if (folder / name).exists()]
-    if taken or (folder.exists() and not folder.is_dir()):
+    if why := _not_new(folder):
         raise ArgumentError(
-            f"{folder.name!r} already holds {taken[0]}."
-            if taken
-            else f"{folder.name!r} is a file.",
+            f"{folder.resolve().name!r} {why}.",
             code="ALREADY_EXISTS",
             field="path",
             got=folder,
-            hint="Choose another folder, or remove it yourself: nothing is overwritten.",
+            allowed="a folder that does not exist yet, or an empty one",
+            hint="Choose another folder: nothing is written among files that are there.",
         )
     where = str(folder)
     commands = (
@@ -128,6 +126,19 @@ def _to_folder(sae: SAE, folder: Path) -> _Plan:
     return _Plan(
         where, {name: name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE)}, load, warnings
     )
+
+
+def _not_new(folder: Path) -> str:
+    """What is there already; empty for a folder that is new or empty."""
+    if not folder.exists():
+        return ""
+    if not folder.is_dir():
+        return "is a file"
+    try:
+        there = sorted(file.name for file in folder.iterdir())
+    except OSError as error:
+        return f"cannot be looked into ({error.strerror})"
+    return f"already holds {there[0]}" if there else ""
 
 
 def _to_repository(sae: SAE, repo_id: str, sae_id: str, *, private: bool, dry_run: bool) -> _Plan:

@@ -1,20 +1,20 @@
 """`saescope <verb>`: a command for every tool, made from its request model, and the commands around them."""
 
 import inspect
-import json
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from saescope import __version__
 from saescope.errors import ConfigError
+from saescope.untrusted import clean_output
 from saescope_mcp.app import ALL_TOOLS, log_to_stderr
 from saescope_mcp.cli.calls import LOAD_SAE, call, loads_first
 from saescope_mcp.cli.flags import arguments_from, options_of
 from saescope_mcp.cli.show import show
+from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.tool import Outcome, Tool, refusal
 
 app = typer.Typer(
@@ -88,9 +88,9 @@ def command_for(tool: Tool) -> Callable[..., None]:
         else:
             outcome = _outcome(tool, given, loading)
         if as_json:
-            sys.stdout.write(json.dumps(outcome.document, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_line(outcome.document) + "\n")
         else:
-            show(outcome, Console())
+            show(outcome, Terminal())
         stopped = tool.name in ("train_sae", "index_features") and outcome.document.get(
             "state"
         ) in ("cancelled", "interrupted")
@@ -127,7 +127,7 @@ def _training(given: dict[str, Any], *, as_json: bool) -> Outcome:
     from saescope_mcp.cli.training import train
 
     try:
-        return train(given, Console(stderr=True, quiet=as_json))
+        return train(given, Terminal(stderr=True, quiet=as_json))
     except ConfigError as error:
         return Outcome(dict(refusal("train_sae", error)), is_error=True)
 
@@ -136,13 +136,13 @@ def _indexing(given: dict[str, Any], loading: dict[str, Any], *, as_json: bool) 
     from saescope_mcp.cli.indexing import index
 
     try:
-        return index(given, loading, Console(stderr=True, quiet=as_json), _say)
+        return index(given, loading, Terminal(stderr=True, quiet=as_json), _say)
     except ConfigError as error:
         return Outcome(dict(refusal("index_features", error)), is_error=True)
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"… {message}\n")
+    sys.stderr.write(f"… {clean_output(message)}\n")
     sys.stderr.flush()
 
 

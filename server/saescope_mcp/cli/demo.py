@@ -14,6 +14,7 @@ from saescope import embedded
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.cli.calls import FOREVER_S, person_settings, with_progress
 from saescope_mcp.cli.show import table, text_of
+from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Outcome, next_call
 
@@ -204,7 +205,7 @@ class Demo:
 
 def run_demo() -> int:
     """Tell the story; the exit status."""
-    console = Console()
+    console = Terminal()
     try:
         anyio.run(Demo(console).tell)
     except StepFailed as failed:

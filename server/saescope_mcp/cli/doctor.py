@@ -1,6 +1,5 @@
 """`saescope doctor`: what is installed, reachable and cached here, and what to do about the rest."""
 
-import json
 import os
 import platform
 import shutil
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +17,7 @@ from saescope import __version__, embedded
 from saescope.catalogue import hub_cache, on_this_machine
 from saescope.errors import SaescopeError
 from saescope.names import home
+from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.settings import Settings, unknown_variables
 from saescope_mcp.state import AppState
 
@@ -50,10 +49,7 @@ def run_doctor(*, as_json: bool) -> int:
     """Look at everything; 1 if the embedded model cannot be used."""
     findings = [finding for look in _LOOKS for finding in look()]
     if as_json:
-        sys.stdout.write(
-            json.dumps({"findings": [asdict(finding) for finding in findings]}, ensure_ascii=False)
-            + "\n"
-        )
+        sys.stdout.write(json_line({"findings": [asdict(finding) for finding in findings]}) + "\n")
     else:
         _print(findings)
     return int(any(not finding.ok and finding.what in _MUST for finding in findings))
@@ -206,7 +202,7 @@ def _cached() -> list[Finding]:
 
 
 def _print(findings: list[Finding]) -> None:
-    console = Console()
+    console = Terminal()
     grid = Table.grid(padding=(0, 2))
     for finding in findings:
         grid.add_row(

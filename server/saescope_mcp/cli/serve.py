@@ -52,8 +52,9 @@ def serve(words: Sequence[str]) -> int:
         sys.stderr.write(
             f"saescope serves http://{shown}:{options.port}/mcp to this machine; Ctrl-C ends it.\n"
         )
-        with suppress(KeyboardInterrupt):
-            server.run("streamable-http", host=options.host, port=options.port)
+        from saescope_mcp.cli.http import serve_http
+
+        serve_http(server, host=options.host, port=options.port)
     else:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C waits until stdin closes
         server.run("stdio")
