@@ -9,6 +9,8 @@ import pytest
 from mcp import Client, StdioServerParameters
 from tests.server.helpers import PROMPT
 
+from saescope_mcp.app import ALL_TOOLS
+
 
 def parameters(*roots: Path) -> StdioServerParameters:
     env = {
@@ -22,7 +24,8 @@ def parameters(*roots: Path) -> StdioServerParameters:
 @pytest.mark.slow
 async def test_a_client_loads_reads_and_is_refused(sae_dir: Path, glass_dir: Path) -> None:
     async with Client(parameters(sae_dir.parent, glass_dir.parent)) as client:
-        assert len((await client.list_tools()).tools) == 14
+        listed = [tool.name for tool in (await client.list_tools()).tools]
+        assert listed == [tool.name for tool in ALL_TOOLS]
         loaded = await client.call_tool("load_sae", {"path": str(sae_dir), "model": str(glass_dir)})
         assert not loaded.is_error and loaded.structured_content is not None
         read = await client.call_tool(

@@ -95,6 +95,10 @@ def dom(file: Path, folder: Path, *, scheme: int) -> str:
         "--no-sandbox",
         "--disable-gpu",
         "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-quic",
         f"--user-data-dir={folder / 'profile'}",
     ]
     command += [
