@@ -13,6 +13,12 @@ from transformer_lens.model_bridge.exceptions import StopAtLayerException as Sto
 
 from saescope.cancel import checkpoint
 from saescope.errors import HookError, NumericError
+from saescope.models.kv_cache import (
+    cache_argument,
+    cached_lengths,
+    new_cache,
+    require_growth,
+)
 from saescope.models.readout import Readout, read_readout, residual_map
 from saescope.models.tokens import Tokenizer, Tokens
 from saescope.names import nearest, split_hook
@@ -79,6 +85,13 @@ class LanguageModel:
         with self.lock, torch.no_grad():
             return read_readout(self.bridge, self.d_model, self.device, self.dtype)
 
+    @cached_property
+    def caches(self) -> bool:
+        """Whether the model can generate from a cache whose growth can be checked; a purely recurrent one cannot."""
+        hf = self.bridge.original_model
+        supported = getattr(self.bridge.adapter, "supports_kv_cache", True)
+        return bool(supported and cache_argument(hf) and cached_lengths(new_cache(hf)))
+
     def residual_map(self, hook_name: str) -> Callable[[Tensor], Tensor] | None:
         """The linear map from a change at a hook, `[n, d]`, to the change of the residual stream; None where there is none."""
         return residual_map(self.bridge, hook_name)
@@ -119,27 +132,27 @@ class LanguageModel:
 
         Raises:
             NumericError: a logit is NaN or infinite.
+            ModelError: the cache did not grow by the tokens fed.
             Cancelled: the caller gave up before this forward.
         """
         checkpoint()
         extra: dict[str, Any] = {"logits_to_keep": last} if last else {}
+        before: list[int] = []
         if use_cache:
-            extra |= {"use_cache": True, "past_key_values": past}
+            past = new_cache(self.bridge.original_model) if past is None else past
+            before = cached_lengths(past)
+            extra |= {"use_cache": True, cache_argument(self.bridge.original_model): past}
         with self.lock, torch.set_grad_enabled(grad):
             attention = None if mask is None else mask.long()
-            out = self.bridge(
-                ids,
-                return_type="logits_and_cache" if use_cache else "logits",
-                attention_mask=attention,
-                **extra,
-            )
-        logits, past = out if use_cache else (out, None)
+            logits = self.bridge(ids, return_type="logits", attention_mask=attention, **extra)
+        if use_cache:
+            require_growth(past, before=before, fed=ids.shape[1])
         if not bool(logits.detach().isfinite().all()):
             raise NumericError(
                 "The model's logits are not finite.",
                 hint="Use a smaller strength, or dtype float32.",
             )
-        return logits, past
+        return logits, past if use_cache else None
 
     def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
         """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head, constant since attention sums to 1."""

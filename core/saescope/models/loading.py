@@ -16,6 +16,7 @@ from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
 from saescope.hub import invalid_config_error
+from saescope.models.kv_cache import translate_cache_argument
 from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
@@ -251,6 +252,7 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
             got=place.name,
         ) from error
     bridge.requires_grad_(False)
+    translate_cache_argument(bridge)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
     revision = str(getattr(model.config, "_commit_hash", None) or place.revision)
     return LanguageModel(

@@ -49,6 +49,7 @@ def generate(
     ids = model.batch(prompt).repeat(len(plans), 1)
     cursor = _Cursor(torch.ones_like(ids, dtype=torch.bool))
     stop, rngs = _stop_ids(model), [torch.Generator().manual_seed(seed) for seed in seeds]
+    use_cache = use_cache and model.caches
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
     with _steered(model, sae, plans, cursor):
         for _ in range(min(max_new_tokens, model.n_ctx - len(prompt))):
