@@ -49,8 +49,8 @@ def translate_cache_argument(bridge: Any) -> None:
     They look for the old name in their call and would leave the cache empty; the module of transformers below them, which
     some families go on to, takes the new name again.
     """
-    from transformer_lens.model_bridge.generalized_components import (
-        AttentionBridge,
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+    from transformer_lens.model_bridge.generalized_components.gated_delta_net import (
         GatedDeltaNetBridge,
     )
 

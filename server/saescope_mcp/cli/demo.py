@@ -43,7 +43,9 @@ NEXT = """\
   {command} top-features --text "..." --release gpt2-small-res-jb \\
     --sae-id blocks.8.hook_resid_pre
 
-[bold]More[/]  {command} --help, {command} doctor"""
+[bold]More[/]
+  {command} --help
+  {command} doctor"""
 
 
 class StepFailed(Exception):
