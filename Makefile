@@ -11,11 +11,12 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test attack clients check fix docs docs-site bench
+.PHONY: help demo test newest attack clients check fix docs docs-site bench
 
 help:
 	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
 	@echo "make test    set up and run the tests"
+	@echo "make newest  the tests on the newest versions of everything, in build/newest"
 	@echo "make attack  an hour of attacks; goes on where it stopped, and writes docs/attack.md"
 	@echo "make clients fetch the real clients and validators (1.5 GB, needs npm) and run them against the server"
 	@echo "make check   linters, formatting, types, import rules, generated files"
@@ -30,6 +31,15 @@ demo: $(VENV)/.run
 test: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
 	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+# What pip, pipx and uvx install: the newest versions that pyproject.toml allows, whatever constraints.txt pins.
+newest:
+	@rm -rf build/newest
+	@$(PYTHON) -m venv build/newest
+	@build/newest/bin/python -m pip install -q --upgrade pip
+	@build/newest/bin/python -m pip install -q $(PIP_ARGS) -e . --group test
+	@build/newest/bin/python scripts/prepare_model.py
+	@build/newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 attack: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py

@@ -1,5 +1,6 @@
 """`saescope demo`: features, an explanation, its check and steering on a small real model; each step is a tool as an agent calls it."""
 
+import shutil
 import sys
 from collections.abc import Awaitable
 from functools import partial
@@ -40,12 +41,19 @@ NEXT = """\
   the model say 'she'? Check it by ablation."
 
 [bold]Another model[/] (needs the Hugging Face hub; gpt2-small, 550 MB)
-  {command} top-features --text "..." --release gpt2-small-res-jb \\
-    --sae-id blocks.8.hook_resid_pre
+  {command} top-features --text "..." \\
+    --release gpt2-small-res-jb --sae-id blocks.8.hook_resid_pre
 
 [bold]More[/]
   {command} --help
   {command} doctor"""
+
+
+def _command() -> str:
+    """The plain name where a shell finds this installation by it, else its path: clients start it from any folder."""
+    ours = Path(sys.executable).with_name("saescope")
+    found = shutil.which("saescope")
+    return "saescope" if found and Path(found).resolve() == ours.resolve() else str(ours)
 
 
 class StepFailed(Exception):
@@ -70,9 +78,7 @@ class Demo:
         await self._steering(sae, feature)
         self.console.print()
         self.console.rule("What to do next")
-        self.console.print(
-            NEXT.format(command=Path(sys.executable).with_name("saescope")), soft_wrap=True
-        )
+        self.console.print(NEXT.format(command=_command()), soft_wrap=True)
 
     def _begin(self) -> None:
         say = self.console.print
