@@ -15,9 +15,6 @@ from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
 from saescope.saes import SAE
 
-MAX_TOKENS = 2048
-"""Tokens of one forward pass over several variants of a prompt."""
-
 FeatureEditFn = Callable[[Tensor], Tensor]
 """Takes dense feature activations [n_pos, d_sae] and returns the edited ones."""
 
@@ -242,34 +239,6 @@ def record(model: LanguageModel, sae: SAE, text: str) -> SiteRecord:
     return read_site(
         model, sae, model.batch(model.tokenize(text, prepend_bos=sae.cfg.metadata.prepend_bos).ids)
     )
-
-
-def run_variants(
-    model: LanguageModel,
-    sae: SAE,
-    ids: Int[Tensor, "1 n_pos"],
-    changes: Float[Tensor, "n n_pos d_out"],
-    *,
-    position: int,
-) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, "n d_vocab"]]:
-    """Logits at `position` with each change added at the site: (clean, changed), row by row.
-
-    The layers below the site run once; there the batch is widened. The clean row runs beside each group of variants, so that a
-    difference of the two is free of the noise that another batch shape would bring.
-    """
-    clean: list[Tensor] = []
-    changed: list[Tensor] = []
-    for group in changes.split(max(1, MAX_TOKENS // ids.shape[1])):
-        rows = torch.cat([torch.zeros_like(group[:1]), group])
-
-        def widen(read: Tensor, written: Tensor, rows: Tensor = rows) -> Tensor:
-            return add_at_site(written.expand(len(rows), *written.shape[1:]), rows)
-
-        with edit_activations(model, site_edits(sae, widen)):
-            logits = model.forward(ids)[0][:, position]
-        clean.append(logits[:1].expand(len(group), -1))
-        changed.append(logits[1:])
-    return torch.cat(clean), torch.cat(changed)
 
 
 def _spliced(

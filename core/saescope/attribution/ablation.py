@@ -10,7 +10,8 @@ from torch import Tensor
 from saescope.models import LanguageModel, logit_of
 from saescope.ops import SparseActs, from_entries
 from saescope.saes import SAE
-from saescope.splice import SiteRecord, run_variants
+from saescope.splice import SiteRecord
+from saescope.variants import run_variants
 
 N_NEAREST = 8
 """Each control is drawn from this many unused pairs that are nearest in activation."""

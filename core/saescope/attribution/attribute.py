@@ -182,9 +182,10 @@ def _score(question: _Question, method: str) -> _Scores:
     acts = site.acts.select(q.mask[site.acts.positions])
     attributions = q.sae.contributions(acts, gradient, like=site.x).double()
     error = float((site.error.double() * gradient)[q.mask].sum())
-    return _Scores(
-        acts, attributions, error, (float(attributions.sum()) + error) / span if span else None
-    )
+    # Where no position is counted, clean and baseline are one run: their difference is rounding.
+    explains = bool(span) and bool(q.mask.any())
+    completeness = (float(attributions.sum()) + error) / span if explains else None
+    return _Scores(acts, attributions, error, completeness)
 
 
 def _report(

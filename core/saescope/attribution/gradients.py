@@ -11,7 +11,8 @@ from saescope.errors import ArgumentError
 from saescope.hooks import edit_activations, record_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
-from saescope.splice import MAX_TOKENS, SiteRecord, site_edits, write_hook
+from saescope.splice import SiteRecord, write_hook
+from saescope.variants import MAX_TOKENS, forward_variants
 
 Metric = Callable[[Tensor], Tensor]
 """Logits [batch, n_pos, d_vocab] -> one number a row."""
@@ -38,8 +39,9 @@ def site_gradient(
         leaf[:] = [rows.detach().clone().requires_grad_()]
         return leaf[0]
 
-    with edit_activations(model, site_edits(sae, attach)), torch.enable_grad():
-        value = metric(model.forward(ids, grad=True)[0])
+    n_rows = 1 if changes is None else len(changes)
+    with torch.enable_grad():
+        value = metric(forward_variants(model, sae, ids, attach, n_variants=n_rows, grad=True))
         (gradient,) = torch.autograd.grad(value.sum(), leaf[0])
     return gradient.reshape(*gradient.shape[:2], -1).detach(), value.detach()
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from saescope.evals.sums import Sums, block_of
 from saescope.evals.text import EvalText
-from saescope.hooks import edit_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
-from saescope.splice import SiteRecord, add_at_site, site_edits, site_record
+from saescope.splice import SiteRecord, add_at_site, site_record
+from saescope.variants import forward_variants
 
 MAX_LOGITS = 2**26
 """Logits held at a time (256 MB as float32)."""
@@ -40,8 +40,7 @@ def compare(
     """Add to `sums`, by block of contexts: `n_ce` and `ce.<name>`, `n_kl` and `kl.<name>`, and `sse.<name>` of each stand-in.
 
     <name> is a stand-in ("with_sae" and "mean_ablation" are among them), "clean", "zero_ablation" (the counted positions zeroed) or
-    "zero_everywhere" (all of them, as sae-lens does). The layers below the site run once a context; there the batch is widened to one
-    row a name.
+    "zero_everywhere" (all of them, as sae-lens does).
     """
     names = [CLEAN, *stand_ins, ZERO, ZERO_EVERYWHERE]
     for context in range(len(text)):
@@ -86,13 +85,13 @@ def _logits(
             sums.add("legacy", block, 1 - errors / around_mean)
         return change * mask[:, None]
 
-    def widen(read: Tensor, written: Tensor) -> Tensor:
-        site = site_record(model, sae, read, written)
+    def vary(read: Tensor, written: Tensor) -> Tensor:
+        site = site_record(model, sae, read[:1], written[:1])
         changes = torch.stack([change(name, site) for name in names])
         return add_at_site(written.expand(len(changes), *written.shape[1:]), changes)
 
-    with edit_activations(model, site_edits(sae, widen)):
-        return model.forward(model.batch(text.ids[context]))[0]
+    ids = model.batch(text.ids[context])
+    return forward_variants(model, sae, ids, vary, n_variants=len(names))
 
 
 def _ablation(

@@ -49,6 +49,8 @@ class LanguageModel:
         self.lock = threading.RLock()
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Trailing shape of the activation at each hook that was measured."""
+        self.widens: dict[tuple[str, str], bool] = {}
+        """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
 
     @property
     def device(self) -> torch.device:

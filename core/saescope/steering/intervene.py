@@ -20,10 +20,11 @@ from saescope.models import (
     top_tokens,
 )
 from saescope.saes import SAE
-from saescope.splice import SiteRecord, run_variants
+from saescope.splice import SiteRecord
 from saescope.steering.edits import FeatureEdit, change_at_site
 from saescope.steering.prepare import prepare
 from saescope.steering.units import IndexedMaxima
+from saescope.variants import run_variants
 
 N_TOP = 5
 
