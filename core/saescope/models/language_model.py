@@ -70,7 +70,7 @@ class LanguageModel:
 
     @property
     def d_vocab(self) -> int:
-        return int(self.readout.W_U.shape[1])
+        return int(self.bridge.W_U.shape[1])
 
     @property
     def n_ctx(self) -> int:

@@ -1,10 +1,7 @@
 """Loading a language model: hub name, local folder, GGUF file, or the embedded default. The only place that imports transformers."""
 
-import copy
 import json
-import logging
 import struct
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +13,7 @@ from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
 from saescope.hub import invalid_config_error
-from saescope.models.kv_cache import translate_cache_argument
+from saescope.models.boot import boot
 from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
@@ -197,7 +194,11 @@ def _read(
         str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32
     )
     tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
-    common |= {"dtype": pick_dtype(dtype, where, stored), "use_safetensors": True}
+    common |= {
+        "dtype": pick_dtype(dtype, where, stored),
+        "use_safetensors": True,
+        "attn_implementation": "eager",  # as transformer-lens has it: Falcon with alibi differs in sdpa
+    }
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         place.source, output_loading_info=True, **common
     )
@@ -231,28 +232,7 @@ def _unreadable() -> tuple[type[Exception], ...]:
 
 
 def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    model.requires_grad_(False)
-    model.config.architectures = [type(model).__name__]
-    # The bridge rebuilds its tokenizer from disk unless it looks as if it added BOS; ours stays raw beside it.
-    twin = copy.deepcopy(tokenizer)
-    twin.init_kwargs.update(name_or_path="", add_bos_token=True)
-    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
-    warnings.filterwarnings(
-        "ignore", "A forward hook edited hook_scale/hook_normalized"
-    )  # meant; `hooks` keeps identity exact
-    try:
-        bridge = TransformerBridge.boot_transformers(place.name, hf_model=model, tokenizer=twin)
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise ModelError(
-            f"transformer-lens does not hold {type(model).__name__}.",
-            code="UNSUPPORTED_MODEL",
-            field="model",
-            got=place.name,
-        ) from error
-    bridge.requires_grad_(False)
-    translate_cache_argument(bridge)
+    bridge = boot(place.name, model, tokenizer)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
     revision = str(getattr(model.config, "_commit_hash", None) or place.revision)
     return LanguageModel(

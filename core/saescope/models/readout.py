@@ -11,6 +11,8 @@ from torch import Tensor
 from saescope.errors import ModelError
 from saescope.names import split_hook
 
+_LARGE = 100.0
+"""A norm's epsilon does not count beside it."""
 RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "embed")
 
 
@@ -37,6 +39,8 @@ def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.d
     Raises:
         ModelError: the model has no final norm of a kind that we know.
     """
+    if "ln_final.hook_normalized" not in bridge.hook_dict:
+        return _measured(bridge, d_model, device, dtype)
     kind = str(getattr(bridge.cfg, "normalization_type", None))
     if kind not in ("LN", "RMS"):
         raise ModelError(
@@ -51,6 +55,19 @@ def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.d
         with bridge.hooks(fwd_hooks=[("ln_final.hook_normalized", _constant(value))]):
             outputs.append(bridge.ln_final(probe)[0, 0].detach())
     return Readout(outputs[0] - outputs[1], kind == "LN", bridge.W_U.detach())
+
+
+def _measured(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype) -> Readout:
+    """Of a final norm that is called as it is, or of none at all: gain, and whether it takes the mean out, from what it gives."""
+    norm, W_U = getattr(bridge, "ln_final", None), bridge.W_U.detach()
+    if norm is None:
+        return Readout(torch.ones(d_model, device=device, dtype=dtype), False, W_U)
+    signs = torch.ones(1, 1, d_model, device=device, dtype=dtype)
+    signs[..., 1::2] = -1
+    high, low = (norm(_LARGE * value)[0, 0].detach() for value in (signs, -signs))
+    shifted = norm(_LARGE * (signs + 1))[0, 0].detach()
+    centred = torch.allclose(shifted, high, rtol=0, atol=1e-2 * float((high - low).abs().max()))
+    return Readout((high - low) / 2 * signs[0, 0], centred, W_U)
 
 
 def residual_map(bridge: Any, hook_name: str) -> Callable[[Tensor], Tensor] | None:

@@ -1,0 +1,119 @@
+"""Booting a Hugging Face model on transformer-lens: what goes wrong is told, and what comes out is compared with the plain model."""
+
+import copy
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saescope.errors import ModelError
+from saescope.models.kv_cache import translate_cache_argument
+
+_N_TOKENS = 8
+_MOST_OFF = {torch.float32: 0.01, torch.float64: 0.01}
+_MOST_OFF_IN_HALF = 0.1
+"""Of the plain model's logits; attention in another order of operations is off by 1e-6 of them in float32."""
+_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def boot(name: str, model: Any, tokenizer: Any) -> Any:
+    """A `TransformerBridge` on the model, which is rewired in place.
+
+    Raises:
+        ModelError: transformer-lens does not hold the family, fails on it, or computes other logits than transformers.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model.requires_grad_(False)
+    model.config.architectures = [type(model).__name__]
+    # The bridge rebuilds its tokenizer from disk unless it looks as if it added BOS; ours stays raw beside it.
+    twin = copy.deepcopy(tokenizer)
+    twin.init_kwargs.update(name_or_path="", add_bos_token=True)
+    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+    # Such edits are meant; `hooks` keeps identity exact.
+    warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized")
+    family = f"{type(model).__name__} ({model.config.model_type})"
+    ids = _some_tokens(model)
+    try:
+        model.set_attn_implementation("eager")  # as transformer-lens computes attention
+        expected = _logits(model, ids)
+        bridge = TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=twin)
+        bridge.requires_grad_(False)
+        translate_cache_argument(bridge)
+        give_norms_their_weight(bridge)
+        found = _logits(bridge, ids)
+    except _FAILURES as error:
+        raise _cannot_hold(name, family, error) from error
+    _compare(name, family, found, expected)
+    return bridge
+
+
+def give_norms_their_weight(bridge: nn.Module) -> None:
+    """A norm without weight is a norm of weight 1: transformer-lens asks for the weight once a hook edits the norm."""
+    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+
+    for module in bridge.modules():
+        component = getattr(module, "original_component", None)
+        if not isinstance(module, NormalizationBridge) or component is None:
+            continue
+        if not hasattr(component, "weight") and not isinstance(component, nn.Identity):
+            device = next(bridge.parameters()).device
+            component.register_buffer("weight", torch.ones(1, device=device), persistent=False)
+
+
+def _some_tokens(model: Any) -> Tensor:
+    embedding = model.get_input_embeddings()
+    n_vocab = int(embedding.weight.shape[0])
+    ids = (torch.arange(_N_TOKENS) + n_vocab // 2) % n_vocab
+    return ids[None].to(embedding.weight.device)
+
+
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        out = model(ids)
+    return (out if isinstance(out, Tensor) else out.logits)[0]
+
+
+def _cannot_hold(name: str, family: str, error: Exception) -> ModelError:
+    lines = str(error).splitlines()
+    if "supported architecture" in str(error):
+        why = f"transformer-lens does not hold {family}."
+    else:
+        cause = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        why = f"transformer-lens fails on this model, {family}: {cause}"
+    return ModelError(
+        why,
+        code="UNSUPPORTED_MODEL",
+        field="model",
+        got=name,
+        hint="Use another model: there is no setting that helps. If its SAE belongs to this one, tell transformer-lens.",
+    )
+
+
+def _compare(name: str, family: str, found: Tensor, expected: Tensor) -> None:
+    if not bool(expected.isfinite().all()):
+        return  # of a half precision that overflows: every forward pass checks that for itself
+    allowed = _MOST_OFF.get(expected.dtype, _MOST_OFF_IN_HALF)
+    found, expected = found.float(), expected.float()
+    off = float((found - expected).norm() / expected.norm().clamp_min(1e-9))
+    if not off <= allowed:
+        raise ModelError(
+            f"transformer-lens computes other logits than transformers for {family}: off by {off:.1%} of them.",
+            code="UNSUPPORTED_MODEL",
+            field="model",
+            got=name,
+            allowed=f"at most {allowed:.0%}",
+            hint="Use another model: what saescope would measure in this one would be wrong.",
+        )
