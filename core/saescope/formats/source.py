@@ -10,8 +10,10 @@ from typing import Any, BinaryIO
 import yaml
 
 from saescope.errors import ConfigError, FormatError, NotFoundError
+from saescope.formats.agreement import agree, contradiction, same
 
 MAX_TEXT_BYTES = 1 << 20
+RUN_CONFIGS = ("../config.json", "../../config.json")
 _MAX_NAMES = 10_000
 
 
@@ -66,7 +68,8 @@ class Source:
             NotFoundError, ConfigError, FormatError: it is not there, no JSON object, or suspiciously large.
         """
         try:
-            return _object(name, json.loads(self.text(name)), "JSON")
+            text = self.text(name)
+            return _object(name, json.loads(text, object_pairs_hook=_unambiguous(name)), "JSON")
         except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{_base(name)} is no valid JSON: {error}.", hint="Get the file again."
@@ -83,6 +86,7 @@ class Source:
                     f"{_base(name)} uses YAML aliases, which can grow without bound.",
                     code="FILE_SUSPICIOUS",
                 )
+            _refuse_two_values(name, yaml.compose(text, yaml.SafeLoader))
             return _object(name, yaml.safe_load(text), "YAML")
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(
@@ -141,10 +145,15 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
     return Source(
         opener=lambda name: local(name).open("rb"),
         local=local,
-        names=_names(root),
+        names=_names(root) | _above(root),
         path="" if place.is_dir() else place.name,
         known=dict(known or {}),
     )
+
+
+def _above(root: Path) -> frozenset[str]:
+    """Configurations of a whole training run, which lies above the folders of its SAEs."""
+    return frozenset(name for name in RUN_CONFIGS if (root / name).is_file())
 
 
 def _names(root: Path) -> frozenset[str]:
@@ -156,6 +165,37 @@ def _names(root: Path) -> frozenset[str]:
         if len(here.parts) >= 2 or len(names) > _MAX_NAMES:
             below.clear()
     return frozenset(names)
+
+
+def _unambiguous(name: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in made and not same(made[key], value):
+                raise contradiction(
+                    (f"{_base(name)}: {key}", made[key]), (f"the same {key} again", value)
+                )
+            made[key] = value
+        return made
+
+    return make
+
+
+def _refuse_two_values(name: str, node: yaml.Node | None) -> None:
+    """PyYAML takes the last of two values of one key without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_two_values(name, item)
+    elif isinstance(node, yaml.MappingNode):
+        seen: dict[str, str] = {}
+        for key, value in node.value:
+            _refuse_two_values(name, value)
+            if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode):
+                first = seen.setdefault(key.value, value.value)
+                agree(
+                    (f"{_base(name)}: {key.value}", first),
+                    (f"the same {key.value} again", value.value),
+                )
 
 
 def _object(name: str, said: object, kind: str) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """EleutherAI's sparsify on disk: `cfg.json` and `sae.safetensors` in a folder that is called as the module that it was trained on.
 
-It encodes `x - b_dec`, unless it is a transcoder (`transcode`): that one predicts a module's output from its input.
+It encodes `x - b_dec`, unless it is a transcoder, which predicts a module's output from its input. Which it is stands in `cfg.json`
+(`transcode`) since 12 February 2025 (sparsify f02711e); before, in the `config.json` of the training run alone, and transcoders
+encoded `x - b_dec` as well.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
+from saescope.formats.agreement import agree, contradiction
 from saescope.formats.hf_sites import hook_of
 from saescope.formats.recipe import (
     Recipe,
@@ -22,12 +26,22 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import Source, join
+from saescope.formats.source import RUN_CONFIGS, Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import GroupMaxConfig, SAEConfig, SAEMetadata, TopKConfig
 
 NAME = "sparsify"
 CONFIG, FILE, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"
+_OF_A_RUN = {"sae", "hookpoints", "transcode", "ctx_len"}
+
+
+class _Kind(NamedTuple):
+    """What the SAE computes, as far as it is no number."""
+
+    activation: str
+    transcoder: bool
+    centred: bool
+    """It encodes x - b_dec."""
 
 
 def matches(names: set[str]) -> bool:
@@ -35,7 +49,7 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    return (join(path, CONFIG), join(path, FILE), join(path.rpartition("/")[0], RUN_CONFIG))
+    return (join(path, CONFIG), join(path, FILE), *_run_configs(path))
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -49,10 +63,20 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
     return _recipe(source).read(source, dtype)
 
 
+def _run_configs(folder: str) -> tuple[str, ...]:
+    """Where the training run's configuration is; with several seeds each has a folder in the module's."""
+    if not folder:
+        return RUN_CONFIGS
+    above = folder.rpartition("/")[0]
+    return tuple(
+        dict.fromkeys(join(place, RUN_CONFIG) for place in (above, above.rpartition("/")[0]))
+    )
+
+
 def _recipe(source: Source) -> Recipe:
     config, file = source.at(CONFIG), source.at(FILE)
-    said, header = source.json(config), header_of(source, file)
-    _check(said)
+    said, run, header = source.json(config), _run(source), header_of(source, file)
+    kind = _kind(said, run, header)
     d_sae, d_in = matrix(file, header, "encoder.weight")
     expected = said.get("num_latents") or need(said, "d_in", int, config) * need(
         said, "expansion_factor", int, config
@@ -62,26 +86,64 @@ def _recipe(source: Source) -> Recipe:
             f"{CONFIG} says d_in={said.get('d_in')} and {expected} latents, the weights are {d_in} by {d_sae}.",
             code="SHAPE_MISMATCH",
         )
-    transcode = bool(said.get("transcode", False))
-    activation = str(said.get("activation") or "topk")
-    kind = {"topk": TopKConfig, "groupmax": GroupMaxConfig}.get(activation)
-    if kind is None:
-        raise unsupported("activation", file=config, got=activation, allowed=["topk", "groupmax"])
     decoder = header.get("W_dec", header.get("decoder.weight", TensorInfo((), ""))).shape
-    cfg = kind(
+    cfg = {"topk": TopKConfig, "groupmax": GroupMaxConfig}[kind.activation](
         d_in=d_in,
         d_sae=d_sae,
         d_out=(decoder[1] if "W_dec" in header else decoder[0])
-        if transcode and len(decoder) == 2
+        if kind.transcoder and len(decoder) == 2
         else d_in,
         k=need(said, "k", int, config),
         dtype=stored_dtype(header, "encoder.weight"),
-        apply_b_dec_to_input=not transcode,
-        transcoder=transcode,
+        apply_b_dec_to_input=not kind.transcoder,
+        transcoder=kind.transcoder,
         skip=bool(said.get("skip_connection", False)),
-        metadata=_metadata(source, said, transcode),
+        metadata=_metadata(source, run, kind.transcoder),
     )
-    return Recipe(cfg=cfg, file=file, stored=_stored(header, cfg))
+    fix = _centre if kind.transcoder and kind.centred else lambda _: None
+    return Recipe(cfg=cfg, file=file, stored=_stored(header, cfg), fix=fix)
+
+
+def _centre(tensors: dict[str, Tensor]) -> None:
+    # (x - b_dec) @ W_enc + b_enc = x @ W_enc + (b_enc - b_dec @ W_enc)
+    shift = tensors["b_dec"].float() @ tensors["W_enc"].float()
+    tensors["b_enc"] = (tensors["b_enc"].float() - shift).to(tensors["b_enc"].dtype)
+
+
+def _run(source: Source) -> dict[str, Any]:
+    """The training run's configuration; empty where it is not there, or where that file is another program's."""
+    for name in _run_configs(source.folder):
+        if source.exists(name):
+            run = source.json(name)
+            return run if _OF_A_RUN & run.keys() else {}
+    return {}
+
+
+def _kind(
+    said: Mapping[str, Any], run: Mapping[str, Any], header: Mapping[str, TensorInfo]
+) -> _Kind:
+    sae: dict[str, Any] = run["sae"] if isinstance(run.get("sae"), dict) else {}
+    for name in ("activation", "transcode", "skip_connection", "signed", "k"):
+        agree(
+            (f"{CONFIG}: {name}", said.get(name)),
+            (f"the run's {RUN_CONFIG}: sae.{name}", sae.get(name)),
+            (f"the run's {RUN_CONFIG}: {name}", run.get(name) if name == "transcode" else None),
+        )
+    of_today = {"transcode"} & (said.keys() | sae.keys())
+    transcoder = {**run, **sae, **said}.get("transcode", False)
+    if not isinstance(transcoder, bool):
+        raise unsupported("transcode", file=CONFIG, got=transcoder, allowed=["true", "false"])
+    _check(said, header)
+    if "skip_connection" in said and "transcode" not in said and not run:
+        raise _ambiguous()
+    if said.get("skip_connection") and not transcoder:
+        raise unsupported(
+            "skip_connection", file=CONFIG, got=True, allowed=["only together with transcode"]
+        )
+    activation = str(said.get("activation") or "topk")
+    if activation not in ("topk", "groupmax"):
+        raise unsupported("activation", file=CONFIG, got=activation, allowed=["topk", "groupmax"])
+    return _Kind(activation, transcoder, centred=not (transcoder and of_today))
 
 
 def _stored(header: Mapping[str, TensorInfo], cfg: SAEConfig) -> dict[str, Stored]:
@@ -97,20 +159,28 @@ def _stored(header: Mapping[str, TensorInfo], cfg: SAEConfig) -> dict[str, Store
     return stored | ({"W_skip": Stored("W_skip")} if cfg.skip else {})
 
 
-def _check(said: Mapping[str, Any]) -> None:
+def _check(said: Mapping[str, Any], header: Mapping[str, TensorInfo]) -> None:
     if said.get("signed"):
         raise unsupported("signed", file=CONFIG, got=True, allowed=["false"])
-    if said.get("skip_connection") and not said.get("transcode"):
-        raise unsupported(
-            "skip_connection", file=CONFIG, got=True, allowed=["only together with transcode"]
+    skip = bool(said.get("skip_connection"))
+    if skip != ("W_skip" in header):
+        raise contradiction(
+            (f"{CONFIG}: skip_connection", skip), (f"W_skip in {FILE}", "W_skip" in header)
         )
 
 
-def _metadata(source: Source, said: Mapping[str, Any], transcode: bool) -> SAEMetadata:
-    run_config = join(source.folder.rpartition("/")[0], RUN_CONFIG)
-    run = source.json(run_config) if source.folder and source.exists(run_config) else {}
+def _ambiguous() -> ConfigError:
+    return ConfigError(
+        f"Neither {CONFIG} nor a run's {RUN_CONFIG} in the folder above says whether this is an SAE or a transcoder (transcode).",
+        code="AMBIGUOUS_ARCHITECTURE",
+        field="transcode",
+        hint=f"Put the {RUN_CONFIG} of its training run, which is in the same repository, into the folder above.",
+    )
+
+
+def _metadata(source: Source, run: Mapping[str, Any], transcode: bool) -> SAEMetadata:
     model_name = str(run.get("model") or source.known.get("model_name") or "")
-    module = place(source, source.at(CONFIG)).removesuffix(f"/{CONFIG}").rpartition("/")[2]
+    module = _module(source, run)
     context_size = run.get("ctx_len")
     return metadata(
         source,
@@ -122,3 +192,22 @@ def _metadata(source: Source, said: Mapping[str, Any], transcode: bool) -> SAEMe
         context_size=context_size if type(context_size) is int else None,
         dataset_path=str(run.get("dataset") or ""),
     )
+
+
+def _module(source: Source, run: Mapping[str, Any]) -> str:
+    """The module as the folder is called; in a folder of another name, the one that the run trained on."""
+    folders = place(source, source.at(CONFIG)).removesuffix(f"/{CONFIG}").split("/")
+    name = folders[-2] if folders[-1].startswith("seed") and len(folders) > 1 else folders[-1]
+    said = run.get("hookpoints")
+    trained = [str(module) for module in said] if isinstance(said, list) else []
+    if not trained or any(_is_called(module, name) for module in trained):
+        return name
+    if hook_of(name, "output"):
+        raise contradiction(
+            ("the folder's name", name), (f"the run's {RUN_CONFIG}: hookpoints", trained)
+        )
+    return trained[0] if len(trained) == 1 else name
+
+
+def _is_called(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}") or fnmatchcase(name, module)

@@ -1,0 +1,50 @@
+"""What two fields, two files or a file and its folder say of the same thing must be the same: otherwise one of them is wrong,
+and an SAE that is read by the wrong one gives wrong numbers without an error."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from saescope.errors import ConfigError
+
+_LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+
+
+def agree(*claims: tuple[str, object]) -> None:
+    """Raise unless all claims, each a place and its value, are equal; one that is None or "" says nothing.
+
+    Raises:
+        ConfigError: two differ; both places are named.
+    """
+    said = [(where, value) for where, value in claims if value is not None and value != ""]
+    for claim in said[1:]:
+        if not same(claim[1], said[0][1]):
+            raise contradiction(said[0], claim)
+
+
+def contradiction(one: tuple[str, object], other: tuple[str, object]) -> ConfigError:
+    """Two claims of which at most one can be right."""
+    (first, expected), (where, value) = one, other
+    return ConfigError(
+        f"{first} is {expected!r}, yet {where} is {value!r}: one of them is wrong.",
+        field=where.rpartition(" ")[2],
+        got=value,
+        allowed=expected,
+        hint=f"Find out which one the SAE was trained with, and correct {first} or {where}.",
+    )
+
+
+def same(one: object, other: object) -> bool:
+    """Equal, and neither of them a number where the other is a truth value: 1 == True in Python."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def layer_in(hook_name: object) -> int | None:
+    """The block that a hook name counts."""
+    found = _LAYER.search(hook_name) if isinstance(hook_name, str) else None
+    return int(found[1]) if found else None
+
+
+def whole(said: Mapping[str, Any], key: str) -> int | None:
+    """A whole number, if the key has one; what has another type is judged elsewhere."""
+    return said[key] if type(said.get(key)) is int else None
