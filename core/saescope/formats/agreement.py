@@ -10,7 +10,7 @@ from saescope.errors import ConfigError
 _LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
 
-def agree(*claims: tuple[str, object]) -> None:
+def agree(*claims: tuple[str, object], code: str = "") -> None:
     """Raise unless all claims, each a place and its value, are equal; one that is None or "" says nothing.
 
     Raises:
@@ -19,14 +19,17 @@ def agree(*claims: tuple[str, object]) -> None:
     said = [(where, value) for where, value in claims if value is not None and value != ""]
     for claim in said[1:]:
         if not same(claim[1], said[0][1]):
-            raise contradiction(said[0], claim)
+            raise contradiction(said[0], claim, code=code)
 
 
-def contradiction(one: tuple[str, object], other: tuple[str, object]) -> ConfigError:
+def contradiction(
+    one: tuple[str, object], other: tuple[str, object], *, code: str = ""
+) -> ConfigError:
     """Two claims of which at most one can be right."""
     (first, expected), (where, value) = one, other
     return ConfigError(
         f"{first} is {expected!r}, yet {where} is {value!r}: one of them is wrong.",
+        code=code,
         field=where.rpartition(" ")[2],
         got=value,
         allowed=expected,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
+from saescope.formats.agreement import agree
 from saescope.formats.hf_sites import is_written_as_is
 from saescope.formats.recipe import (
     Recipe,
@@ -64,6 +65,7 @@ def _recipe(source: Source) -> Recipe:
         raise _no_layer(source, said)
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "W_enc")
+    _check_widths(source, d_in, d_sae)
     # k and the activation count in this order: config.yaml, then what the file itself holds.
     activation = said.get("activation") or (
         "topk" if "k" in header else "jump_relu" if _THRESHOLD in header else "relu"
@@ -103,10 +105,22 @@ def _recipe(source: Source) -> Recipe:
 
 
 def _k(source: Source, said: dict[str, Any], header: dict[str, TensorInfo]) -> int:
-    if "k" in said or "k" not in header:
+    if "k" not in header:
         return need(said, "k", int, CONFIG)
     with open_file(source, source.path) as weights:
-        return weights.whole_number("k")
+        k = weights.whole_number("k")
+    agree((f"{CONFIG}: k", said.get("k")), (f"k in {source.path.rpartition('/')[2]}", k))
+    return k
+
+
+def _check_widths(source: Source, d_in: int, d_sae: int) -> None:
+    """What wandb kept of the training run, against the weights."""
+    for name in (name for name in WANDB_CONFIGS if source.exists(source.at(name))):
+        run = source.yaml(source.at(name))
+        for key, width in (("d_model", d_in), ("d_feature", d_sae)):
+            said = run.get(key)
+            value = said.get("value") if isinstance(said, dict) else None
+            agree((f"{name}: {key}", value), ("the shape of W_enc", width), code="SHAPE_MISMATCH")
 
 
 def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:

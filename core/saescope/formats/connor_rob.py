@@ -3,9 +3,13 @@
 Trained on TransformerLens's processed model, whose z has no value bias.
 """
 
+import re
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from saescope.formats.agreement import agree, layer_in
 from saescope.formats.recipe import Recipe, Stored, metadata, need
 from saescope.formats.source import Source
 from saescope.formats.weights import TensorInfo
@@ -38,9 +42,21 @@ def _config_file(path: str) -> str:
     return path.removesuffix(".pt") + "_cfg.json"
 
 
+def _check(path: str, said: dict[str, Any], hook_name: str) -> None:
+    """The layer stands in the hook's name, in the file's, and in older configurations by itself; the place is attention's z."""
+    found = re.search(r"_L(\d+)_Hcat_z_", path)
+    agree(
+        ("the layer in act_name", layer_in(hook_name)),
+        ("the layer in the file's name", int(found[1]) if found else None),
+        ("layer", said.get("layer")),
+    )
+    agree(("the file's name: place", "hook_z"), ("act_name", hook_name.rpartition(".")[2]))
+
+
 def _recipe(source: Source) -> Recipe:
     file = _config_file(source.path)
     said = source.json(file)
+    _check(source.path, said, need(said, "act_name", str, file))
     cfg = StandardConfig(
         d_in=need(said, "act_size", int, file),
         d_sae=need(said, "dict_size", int, file),

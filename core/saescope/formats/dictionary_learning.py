@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
-from saescope.formats.hf_sites import hook_of
-from saescope.formats.recipe import Recipe, Stored, header_of, metadata, need, unsupported
+from saescope.formats.agreement import agree, contradiction
+from saescope.formats.hf_sites import hook_of, layer_of
+from saescope.formats.pickles import open_pickle
+from saescope.formats.recipe import Recipe, Stored, metadata, need, place, unsupported
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import ARCHITECTURES, SAEConfig
@@ -45,6 +47,20 @@ CLASSES = {
 }
 
 
+_TRAINED_BY = {
+    "TopKTrainer": "topk",
+    "BatchTopKTrainer": "batchtopk",
+    "MatryoshkaBatchTopKTrainer": "matryoshka_batchtopk",
+    "GatedSAETrainer": "gated",
+    "GatedAnnealTrainer": "gated",
+    "JumpReluTrainer": "jumprelu",
+    "StandardTrainer": "standard",
+    "StandardTrainerAprilUpdate": "standard",
+    "PAnnealTrainer": "standard",
+}
+_SUBMODULE = re.compile(r"(resid_post|resid_pre|mlp_out|attn_out)(?:put)?_?layer_?(\d+)")
+
+
 def matches(names: set[str]) -> bool:
     return {CONFIG, FILE} <= names
 
@@ -63,7 +79,11 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
     """Configuration and weights."""
     cfg, kind = _config(source)
     file = source.at(FILE)
-    header = header_of(source, file)
+    with open_pickle(source, file) as weights:
+        header, values = weights.header, weights.values
+    if "topk" in cfg.architecture:
+        k = source.json(source.at(CONFIG))["trainer"]["k"]
+        agree((f"{CONFIG}: trainer.k", k), (f"k in {FILE}", values.get("k")))
     linear = "W_enc" not in header
     stored = {
         "W_enc": Stored("encoder.weight", turned=True),
@@ -97,6 +117,7 @@ def _config(source: Source) -> tuple[SAEConfig, _Class]:
     if name not in CLASSES:
         raise unsupported("dict_class", file=file, got=name, allowed=[*CLASSES])
     kind, trainer, own = CLASSES[name], said["trainer"], dict[str, Any]()
+    _check(source, trainer, kind)
     architecture = kind.architecture
     if "topk" in architecture:
         own["k"] = need(said, "trainer.k", int, file)
@@ -110,13 +131,49 @@ def _config(source: Source) -> tuple[SAEConfig, _Class]:
         own["k"] = float(own["k"])
     cfg = ARCHITECTURES[architecture][0](
         architecture=architecture,
-        d_in=need(said, "trainer.activation_dim", int, file),
+        d_in=_d_in(said, file),
         d_sae=need(said, "trainer.dict_size", int, file),
         apply_b_dec_to_input=kind.centred,
         metadata=_metadata(source, said, name),
         **own,
     )
     return cfg, kind
+
+
+def _d_in(said: Mapping[str, Any], file: str) -> int:
+    d_in = need(said, "trainer.activation_dim", int, file)
+    buffer = said.get("buffer")
+    width = buffer.get("d_submodule") if isinstance(buffer, dict) else None
+    agree((f"{CONFIG}: trainer.activation_dim", d_in), (f"{CONFIG}: buffer.d_submodule", width))
+    return d_in
+
+
+def _check(source: Source, trainer: Mapping[str, Any], kind: _Class) -> None:
+    """What the configuration says twice, and what the folder's name says of it."""
+    trained_as = _TRAINED_BY.get(str(trainer.get("trainer_class")), kind.architecture)
+    if trained_as != kind.architecture:
+        raise contradiction(
+            (f"{CONFIG}: trainer.dict_class", trainer["dict_class"]),
+            (f"{CONFIG}: trainer.trainer_class", trainer["trainer_class"]),
+        )
+    named = str(trainer.get("submodule_name") or "")
+    match = _SUBMODULE.search(named)
+    layer = int(match[2]) if match else layer_of(named)
+    if type(trainer.get("layer")) is int:
+        agree(
+            (f"the layer in {CONFIG}: trainer.submodule_name", layer),
+            (f"{CONFIG}: trainer.layer", trainer["layer"]),
+        )
+    folders = [
+        found
+        for part in place(source, source.at(CONFIG)).split("/")[-3:]
+        if (found := _SUBMODULE.search(part))
+    ]
+    if match and folders:
+        agree(
+            ("the folder's name", (folders[-1][1], int(folders[-1][2]))),
+            (f"{CONFIG}: trainer.submodule_name", (match[1], int(match[2]))),
+        )
 
 
 def _widths(trainer: Mapping[str, Any], file: str) -> tuple[int, ...]:
@@ -156,8 +213,7 @@ def _hook(source: Source, trainer: Mapping[str, Any], io: str, model_name: str) 
     """From `submodule_name` ("resid_post_layer_12"), else from the folder of that name; empty if neither says it."""
     layer = trainer.get("layer")
     names = (str(trainer.get("submodule_name") or ""), *reversed(source.path.split("/")))
-    pattern = re.compile(r"(resid_post|resid_pre|mlp_out|attn_out)(?:put)?_?layer_?(\d+)")
-    found = next((match for name in names if (match := pattern.search(name))), None)
+    found = next((match for name in names if (match := _SUBMODULE.search(name))), None)
     side = "input" if io == "in" else "output"
     if found:
         modules = {

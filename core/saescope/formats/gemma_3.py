@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
+from saescope.formats.agreement import agree, contradiction
 from saescope.formats.hf_sites import hook_of, layer_of
 from saescope.formats.recipe import (
     Recipe,
@@ -83,6 +84,13 @@ def _recipe(source: Source) -> Recipe:
     said, path = _said(source, clt), place(source, file)
     header = header_of(source, file)
     d_in, d_sae = matrix(file, header, "w_enc")
+    if type(said.get("width")) is int:
+        agree(
+            (f"{CONFIG}: width", said["width"]),
+            ("the width of w_enc", d_sae),
+            code="SHAPE_MISMATCH",
+        )
+    affine = _is_affine(said, path, header)
     read_from, write_to, layer = _sites(said, path, clt)
     model_name = _model_name(said, path)
     hook_name, hook_name_out = _hook(read_from, model_name), _hook(write_to, model_name)
@@ -95,9 +103,7 @@ def _recipe(source: Source) -> Recipe:
         dtype=stored_dtype(header, "w_enc"),
         apply_b_dec_to_input=False,
         transcoder=transcoder,
-        skip=_SKIP in header
-        or bool(said.get("affine_connection"))
-        or bool(re.search(r"_affine(?:/|\.|$)", path)),
+        skip=affine,
         metadata=metadata(
             source,
             NAME,
@@ -138,6 +144,26 @@ def _said(source: Source, clt: bool) -> dict[str, Any]:
     return said
 
 
+def _is_affine(said: dict[str, Any], path: str, header: dict[str, TensorInfo]) -> bool:
+    """Whether there is a skip connection; if its tensor is then missing, the weights are refused for that."""
+    named = bool(re.search(r"_affine(?:/|\.|$)", path))
+    said_so = said.get("affine_connection")
+    if said_so is False:
+        agree(
+            (f"{CONFIG}: affine_connection", False),
+            (f"{_SKIP} in {FILE}", _SKIP in header),
+            ("_affine in the folder's name", named),
+        )
+    return _SKIP in header or bool(said_so) or named
+
+
+def _part(module: str) -> str:
+    """The part of a block that a module belongs to."""
+    if "attn" in module:
+        return "attention"
+    return "MLP" if "layernorm" in module or "mlp" in module else "residual stream"
+
+
 def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
     """The module that is read, the one that is written, and the layer: as config.json says, else as the folder is called."""
     found = re.search(r"layer_(\d+)", path.rpartition("/")[2]) or re.search(r"layer_(\d+)", path)
@@ -147,6 +173,11 @@ def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
     read_from, write_to = (
         site.format(layer=layer) for site in (_SITES[kind] if kind and layer else ("", ""))
     )
+    if read_from and said.get("hf_hook_point_in"):
+        agree(
+            (f"what the folder {kind!r} reads", _part(read_from)),
+            (f"{CONFIG}: hf_hook_point_in", _part(str(said["hf_hook_point_in"]))),
+        )
     read_from, write_to = (
         str(said.get("hf_hook_point_in") or read_from),
         str(said.get("hf_hook_point_out") or write_to),
@@ -157,6 +188,11 @@ def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
             f"{CONFIG} says {read_from}, the folder is called {found[0]}: one of them is wrong.",
             field="hf_hook_point_in",
             got=read_from,
+        )
+    written = layer_of(write_to)
+    if None not in (inside, written) and written != inside:
+        raise contradiction(
+            (f"{CONFIG}: hf_hook_point_in", read_from), (f"{CONFIG}: hf_hook_point_out", write_to)
         )
     # Published SAEs repeat their own site as the output; only another one makes a transcoder.
     return (

@@ -7,6 +7,7 @@ SAELens does; its L0 is not the published one (SAELens issues 482 and 483).
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ArgumentError, ConfigError
+from saescope.formats.agreement import agree, contradiction, layer_in
 from saescope.formats.recipe import (
     Recipe,
     Stored,
@@ -21,6 +23,7 @@ from saescope.formats.recipe import (
     matrix,
     metadata,
     need,
+    place,
     stored_dtype,
     unsupported,
 )
@@ -33,6 +36,7 @@ CONFIG, FILE = "hyperparams.json", "checkpoints/final.safetensors"
 MODEL = "meta-llama/Llama-3.1-8B"
 CONTEXT_SIZE = 1024
 GATES = ("upstream", "saelens")
+_PLACES = {"R": "hook_resid_post", "A": "hook_attn_out", "M": "hook_mlp_out"}
 NOTES = {
     "upstream": 'Gate "upstream": thresholds at unit decoder norm, as its authors compute; sae-lens leaves the norm out.',
     "saelens": 'Gate "saelens": one threshold for all features, as sae-lens has it; its authors compute another (gate "upstream").',
@@ -110,6 +114,7 @@ def config(
             )
     hook_name = need(said, "hook_point_in", str, CONFIG)
     hook_name_out = str(said.get("hook_point_out") or "")
+    _check_places(source, said, weights_file=weights_file, d_in=d_in, d_sae=d_sae)
     transcoder = hook_name_out not in ("", hook_name)
     return JumpReLUConfig(
         d_in=d_in,
@@ -122,6 +127,36 @@ def config(
             source, dialect, model_name, hook_name, hook_name_out if transcoder else ""
         ),
     )
+
+
+def _check_places(
+    source: Source, said: Mapping[str, Any], *, weights_file: str, d_in: int, d_sae: int
+) -> None:
+    """Expansion, layers and the folder's name (...L5R...: layer 5, residual stream) against the rest."""
+    times = said.get("expansion_factor")
+    if type(times) in (int, float):
+        agree(
+            ("d_model * expansion_factor", d_in * float(str(times))),
+            ("the width of encoder.weight", d_sae),
+            code="SHAPE_MISMATCH",
+        )
+    read_from, write_to = str(said["hook_point_in"]), str(said.get("hook_point_out") or "")
+    agree(
+        ("the layer in hook_point_in", layer_in(read_from)),
+        ("the layer in hook_point_out", layer_in(write_to)),
+    )
+    folder = place(source, weights_file).removesuffix(f"/{weights_file}").rpartition("/")[2]
+    found = re.search(r"(?:^|-)L(\d+)(R|A|M)(?:-|$)", folder)
+    if not found:
+        return
+    agree(
+        ("the folder's name: layer", int(found[1])),
+        ("the layer in hook_point_in", layer_in(read_from)),
+    )
+    if not read_from.endswith(_PLACES[found[2]]):
+        raise contradiction(
+            (f"the folder's name: {found[0]}", found[2]), ("hook_point_in", read_from)
+        )
 
 
 def pick_gate(source: Source) -> str:

@@ -1,11 +1,13 @@
 """One layer of a cross-layer transcoder of circuit-tracer's form: `W_enc_{L}.safetensors`, `W_dec_{L}.safetensors`, `config.yaml`."""
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from saescope.errors import FormatError
+from saescope.formats.agreement import contradiction
 from saescope.formats.gemma_3 import NOTE_CLT
 from saescope.formats.recipe import (
     Recipe,
@@ -65,6 +67,16 @@ def _where(path: str) -> tuple[str, int]:
     return folder, int(found[1])
 
 
+def _check_activation(said: dict[str, Any], jump: bool) -> None:
+    activation = said.get("activation")
+    if activation not in (None, "relu", "jump_relu", "jumprelu"):
+        raise unsupported("activation", file=CONFIG, got=activation, allowed=["relu", "jump_relu"])
+    if activation is not None and jump == (activation == "relu"):
+        raise contradiction(
+            (f"{CONFIG}: activation", activation), ("a threshold in the encoder's file", jump)
+        )
+
+
 def _recipe(source: Source) -> Recipe:
     config, encoder_file, decoder_file = wanted(source.path)
     layer, said = _where(source.path)[1], source.yaml(config)
@@ -77,6 +89,7 @@ def _recipe(source: Source) -> Recipe:
     on_disk = decoder.get(f"W_dec_{layer}", TensorInfo((), "")).shape
     n_layers, d_out = on_disk[1:] if len(on_disk) == 3 else (1, d_in)
     jump = f"threshold_{layer}" in encoder
+    _check_activation(said, jump)
     cfg = (JumpReLUConfig if jump else StandardConfig)(
         d_in=d_in,
         d_sae=d_sae,

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
+from saescope.formats.agreement import agree
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
-from saescope.formats.source import Source
+from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import SAEConfig, TopKConfig
 
 NAME = "qwen_scope"
+CONFIG = "config.json"
+_KEYS_OF_K = ("k", "top_k", "topk")
 _FILE = re.compile(r"layer(\d+)\.sae\.pt")
 _REPOSITORY = re.compile(r"SAE-Res-([A-Za-z0-9.-]+?)-W(\d+)K-L0_(\d+)")
 _D_MODEL = {
@@ -31,7 +34,7 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    return (path,)
+    return (path, join(path.rpartition("/")[0], CONFIG))
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -55,17 +58,30 @@ def _of_file(source: Source) -> Recipe:
     return _recipe(source, d_in, d_sae, stored_dtype(header, "W_enc"))
 
 
+def _k(source: Source, named: int | None) -> int:
+    """As the repository is called, as its config.json says, or as the catalogue does: whoever speaks must agree."""
+    config = source.at(CONFIG)
+    said = source.json(config) if source.exists(config) else {}
+    claims: list[tuple[str, object]] = [("L0_ in the repository's name", named)]
+    claims += [(f"{CONFIG}: {key}", said[key]) for key in _KEYS_OF_K if key in said]
+    claims.append(("the catalogue's k", source.known.get("k")))
+    agree(*claims)
+    k = next((value for _, value in claims if value is not None), None)
+    if type(k) is not int:
+        raise ConfigError(
+            f"A Qwen Scope file does not say its k: the name of its repository does, or a {CONFIG} beside it; got {k!r}.",
+            code="AMBIGUOUS_ARCHITECTURE",
+            field="k",
+            hint='Load it from the hub, keep it in a folder that is called as the repository is ("SAE-Res-<model>-W<N>K-L0_<k>"), '
+            f'or put a {CONFIG} with "k" beside it.',
+        )
+    return k
+
+
 def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     found = _REPOSITORY.search(place(source, source.path))
     layer = _FILE.search(source.path)
-    k = int(found[3]) if found else source.known.get("k")
-    if type(k) is not int:
-        raise ConfigError(
-            "A Qwen Scope file does not say its k: the name of its repository does, and this path has none.",
-            code="AMBIGUOUS_ARCHITECTURE",
-            field="k",
-            hint='Load it from the hub, or keep it in a folder that is called as the repository is ("SAE-Res-<model>-W<N>K-L0_<k>").',
-        )
+    k = _k(source, int(found[3]) if found else None)
     said = metadata(
         source,
         NAME,

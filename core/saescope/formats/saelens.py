@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
+from saescope.formats.agreement import agree, contradiction, layer_in
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo, read_header, read_tensors
 from saescope.names import nearest
@@ -17,6 +18,8 @@ from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, disk_name
 
 NAME = "sae_lens"
 FILES = (CFG_FILE, WEIGHTS_FILE)
+RUNNER_FILE = "runner_cfg.json"
+"""What sae-lens's training run was asked for; beside an SAE that it trained."""
 _CHOICES = {
     "normalize_activations": (
         "none",
@@ -73,6 +76,11 @@ _LEGACY_NAMES = {
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
+_ARCHITECTURES_OF: dict[str, tuple[object, ...]] = {
+    # Before it had a word for TopK, SAELens called every SAE without a gate "standard".
+    "topk": ("topk", "standard"),
+    "relu": tuple(name for name in _BY_DISK_NAME if "topk" not in name),
+}
 _LEGACY_METADATA = {
     *(
         "model_name",
@@ -100,7 +108,7 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    return tuple(join(path, name) for name in FILES)
+    return tuple(join(path, name) for name in (*FILES, RUNNER_FILE))
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -130,8 +138,11 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
 def _peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
     header = read_header(source, source.at(WEIGHTS_FILE))
     said = source.json(source.at(CFG_FILE))
+    if source.exists(source.at(RUNNER_FILE)):
+        _check_runner(said, source.json(source.at(RUNNER_FILE)))
     known = {key: value for key, value in source.known.items() if key not in _NOT_METADATA}
     cfg = {key: source.known[key] for key in _CHOICES if key in source.known}
+    _check_agreement(said, _object(said, "metadata"))
     return parse_config(
         said | cfg | {"metadata": _object(said, "metadata") | known}, set(header)
     ), header
@@ -156,6 +167,8 @@ def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
     version = str(said.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
     if not version.split(".")[0].isdigit() or int(version.split(".")[0]) < 6:
         said = _modernise(said, tensor_names)
+    else:
+        said = _without_repeated_metadata(said, metadata)
     _require(said, _REQUIRED)
     kind, architecture, transcoder, skip = _architecture(str(said["architecture"]))
     _require(
@@ -188,6 +201,61 @@ def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
     if "batchtopk" in architecture:
         values["k"] = float(values["k"])
     return kind(**values)
+
+
+def _check_agreement(said: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """What cfg.json says twice, in today's words, yesterday's, or in its metadata."""
+    facts: dict[str, tuple[str, object]] = {}
+    for prefix, part in (("", said), ("metadata.", metadata)):
+        for key, value in part.items():
+            claim = (f"{CFG_FILE}: {prefix}{key}", _plain(value))
+            agree(facts.setdefault(_LEGACY_NAMES.get(key, key), claim), claim)
+    value = {name: claim[1] for name, claim in facts.items()}
+    for key in ("hook_layer", "hook_point_layer"):
+        _check_layer(facts.get("hook_name"), facts.get(key))
+    kwargs = value.get("activation_fn_kwargs")
+    inner = kwargs.get("k") if isinstance(kwargs, dict) else None
+    agree((f"{CFG_FILE}: k", value.get("k")), (f"{CFG_FILE}: activation_fn_kwargs.k", inner))
+    d_in, times = value.get("d_in"), value.get("expansion_factor")
+    if isinstance(d_in, int) and isinstance(times, int | float):
+        width = (f"{CFG_FILE}: d_in * expansion_factor", d_in * times)
+        agree((f"{CFG_FILE}: d_sae", value.get("d_sae")), width)
+    hook_name = str(value.get("hook_name") or "")
+    if value.get("reshape_activations") == "hook_z" and hook_name and not hook_name.endswith("_z"):
+        raise contradiction((f"{CFG_FILE}: reshape_activations", "hook_z"), facts["hook_name"])
+    architecture, activation = value.get("architecture"), value.get("activation_fn")
+    allowed = _ARCHITECTURES_OF.get(str(activation), (architecture,))
+    if None not in (architecture, activation) and architecture not in allowed:
+        raise contradiction(facts["architecture"], facts["activation_fn"])
+
+
+def _plain(value: object) -> object:
+    return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+def _check_layer(hook_name: tuple[str, object] | None, layer: tuple[str, object] | None) -> None:
+    if hook_name and layer and layer_in(hook_name[1]) is not None:
+        agree((f"the layer in {hook_name[0]}", layer_in(hook_name[1])), layer)
+
+
+def _check_runner(said: Mapping[str, Any], runner: Mapping[str, Any]) -> None:
+    """What the training run was asked for, of that which training does not change."""
+    sae, metadata = _object(runner, "sae"), _object(said, "metadata")
+    for key in ("d_in", "d_sae", "apply_b_dec_to_input"):
+        agree((f"{CFG_FILE}: {key}", said.get(key)), (f"{RUNNER_FILE}: sae.{key}", sae.get(key)))
+    for key in ("hook_name", "hook_head_index"):
+        claim = said.get(key, metadata.get(key))
+        agree((f"{CFG_FILE}: {key}", claim), (f"{RUNNER_FILE}: {key}", runner.get(key)))
+
+
+def _without_repeated_metadata(
+    said: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keys of the metadata may stand above it as well: they are equal, or the file would have been refused."""
+    own = {field.name for kind, _ in ARCHITECTURES.values() for field in fields(kind)}
+    outside = {key for key in said if key in _LEGACY_METADATA or key in metadata} - own
+    rest = {key: value for key, value in said.items() if key not in outside}
+    return rest | {"metadata": {key: said[key] for key in sorted(outside)} | dict(metadata)}
 
 
 def _require(said: Mapping[str, Any], keys: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
+from saescope.formats.agreement import agree
 from saescope.formats.recipe import (
     Recipe,
     Stored,
@@ -56,8 +57,18 @@ def _recipe(source: Source) -> Recipe:
             code="SHAPE_MISMATCH",
             field="sae.exp_factor",
         )
+    agree(
+        (f"{CONFIG}: llm.dimin", said["llm"]["dimin"]),
+        ("the width of D", d_in),
+        code="SHAPE_MISMATCH",
+    )
     tied = need(said, "sae.tied_weights", bool, config)
     layer = re.search(r"layer_(\d+)", place(source, config))
+    if layer:
+        agree(
+            ("the folder's name: layer", int(layer[1])),
+            (f"{CONFIG}: llm.layer", said["llm"].get("layer")),
+        )
     cfg = TemporalConfig(
         d_in=d_in,
         d_sae=d_sae,

@@ -237,7 +237,7 @@ def test_dictionary_learning_reads_the_submodule_that_it_names(
         "dict_class": "AutoEncoder",
         "activation_dim": D_IN,
         "dict_size": D_SAE,
-        "layer": 7,
+        "layer": int(hook_name.split(".")[1]) if hook_name else 7,
         "lm_name": "google/gemma-2-2b",
     }
     (tmp_path / "config.json").write_text(
