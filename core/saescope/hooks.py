@@ -18,6 +18,12 @@ _PROBE = (3, 7)
 """Texts and tokens: numbers that are not likely to be those of heads."""
 
 
+_MID_PARTS = ("hook_resid_pre", "hook_attn_out")
+"""The residual stream in the middle of a block is their sum."""
+_MOST_OFF = 0.02
+"""Of the norm; rounding in bfloat16 is below it."""
+
+
 @contextmanager
 def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generator[None]:
     """Replace the activation at each named hook by `edit(activation)` while the block runs.
@@ -58,10 +64,12 @@ def record_activations(
     recorded: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        def hook_fn(x: Tensor, hook: object) -> None:
+        def hook_fn(x: Any, hook: object) -> None:
+            _require_tensor(name, x)
             recorded[name] = x.detach()
             if len(recorded) == len(pending):
                 raise StopForward(x)
+            recorded[name] = recorded[name].clone()  # some families add to it in place later on
 
         return hook_fn
 
@@ -113,8 +121,9 @@ def _hooks(
 ) -> list[tuple[str, Any]]:
     model.require_hook(hook_name)
 
-    def apply(x: Tensor, hook: object) -> Tensor:
+    def apply(x: Any, hook: object) -> Tensor:
         fired.add(hook_name)
+        _require_tensor(hook_name, x)
         edited = edit(x).to(x.dtype)
         # After a norm's hook returns another tensor, equal or not, the bridge computes the norm anew: off by a rounding.
         return x if not edited.requires_grad and torch.equal(edited, x) else edited
@@ -123,6 +132,9 @@ def _hooks(
         return [(hook_name, apply)]
     # hook_resid_mid feeds only the MLP branch; the same change made to what attention writes reaches the skip path too.
     block, entered = hook_name.removesuffix("hook_resid_mid"), list[Tensor]()
+    wanted: list[Tensor] = []
+    for part in _MID_PARTS:
+        model.require_hook(f"{block}{part}")
 
     def enter(x: Tensor, hook: object) -> None:
         entered[:] = [x]
@@ -131,9 +143,34 @@ def _hooks(
         resid_pre = entered.pop()
         resid_mid = resid_pre + attn_out
         edited = apply(resid_mid, hook)
+        wanted[:] = [edited.detach()]
         if edited.requires_grad:
             return attn_out + (edited - resid_mid)
         # Exact where nothing changed and where it is zeroed: a norm would blow up what rounding leaves of a zero.
         return torch.where(edited == resid_mid, attn_out, edited - resid_pre)
 
-    return [(f"{block}hook_resid_pre", enter), (f"{block}hook_attn_out", write)]
+    def verify(x: Tensor, hook: object) -> None:
+        """Not every family adds just what attention writes: some scale it, some put a norm behind the sum."""
+        there, asked = x.detach().float(), wanted.pop().float()
+        if float((there - asked).norm()) > _MOST_OFF * float(asked.norm() + there.norm()):
+            raise HookError(
+                f"{hook_name!r} cannot be edited in {model.name}: it is not the residual stream plus what attention writes.",
+                code="HOOK_NOT_EDITABLE",
+                field="hook_name",
+                got=hook_name,
+                hint=f"Use {block}hook_resid_pre or {block}hook_resid_post.",
+            )
+
+    before, after = (f"{block}{part}" for part in _MID_PARTS)
+    return [(before, enter), (after, write), (hook_name, verify)]
+
+
+def _require_tensor(hook_name: str, x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise HookError(
+            f"{hook_name!r} gives a {type(x).__name__}, not a tensor, in this model.",
+            code="HOOK_WITHOUT_POSITIONS",
+            field="hook_name",
+            got=hook_name,
+            hint='Use a site such as "blocks.1.hook_resid_pre" or "blocks.1.hook_mlp_out".',
+        )

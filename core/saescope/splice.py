@@ -145,7 +145,7 @@ def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, 
     captured: list[Tensor] = []
 
     def capture(x: Tensor) -> Tensor:
-        captured[:] = [x]
+        captured[:] = [x.clone()]  # some families write into it later on
         return x
 
     def write(written: Tensor) -> Tensor:

@@ -16,7 +16,15 @@ MAX_TOKENS = 2048
 """Tokens of one forward pass over several variants of a prompt."""
 _ROWS, _POSITIONS = 5, 7
 """Of the probe: numbers that are not likely to be sizes of a model."""
-_WIDENING_FAILS = (RuntimeError, ValueError, TypeError, IndexError, NumericError)
+_WIDENING_FAILS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    NumericError,
+)
 
 VariantsFn = Callable[[Tensor, Tensor], Tensor]
 """Takes what the SAE reads and what stands where it writes, and returns one row there for each variant."""

@@ -37,7 +37,7 @@ def site_gradient(
             + changes.reshape(-1, *written.shape[1:]).to(written)
         )
         leaf[:] = [rows.detach().clone().requires_grad_()]
-        return leaf[0]
+        return leaf[0].clone()  # some families add in place to what is given here
 
     n_rows = 1 if changes is None else len(changes)
     with torch.enable_grad():
@@ -107,7 +107,7 @@ def _residual_gradient(
 
     def attach(normalized: Tensor) -> Tensor:
         leaf[:] = [normalized.detach().clone().requires_grad_()]
-        return leaf[0]
+        return leaf[0].clone()
 
     resid = record_activations(model, ids, ["ln_final.hook_in"])["ln_final.hook_in"][0]
     with edit_activations(model, {"ln_final.hook_normalized": attach}), torch.enable_grad():
