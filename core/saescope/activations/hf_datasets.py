@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
-from saescope.activations.readers import text_column
+from saescope.activations.columns import (
+    SAMPLE_ROWS,
+    existing,
+    samples_of,
+    text_at,
+    text_column,
+)
 from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError
 
 _NAME = re.compile(
@@ -43,23 +49,16 @@ def read_hub(name: HubName, column: str) -> Iterator[str]:
     disable_progress_bars()
     with _reachable(name):
         rows = iter(load_dataset(name.repo, name.config or None, split=name.split, streaming=True))
-        first: list[dict[str, Any]] = list(islice(rows, 1))
+        first: list[dict[str, Any]] = list(islice(rows, SAMPLE_ROWS))
         if not first:
             return
-        if column and column not in first[0]:
-            raise NotFoundError(
-                f"{name.repo} has no column {column!r}.",
-                code="COLUMN_NOT_FOUND",
-                field="text_column",
-                got=column,
-                allowed=list(first[0]),
-            )
-        column = column or text_column(
-            {key: isinstance(value, str) for key, value in first[0].items()}, name.repo
+        column = (
+            existing(column, first[0], name.repo)
+            if column
+            else text_column(samples_of(first), name.repo)
         )
-        for row in (row for part in (first, rows) for row in part):
-            if isinstance(row[column], str) and row[column]:
-                yield row[column]
+        for number, row in enumerate((row for part in (first, rows) for row in part), 1):
+            yield from text_at(row, column, f"Row {number} of {name.repo}")
 
 
 @contextmanager

@@ -1,43 +1,42 @@
-"""Local text files as documents: .txt cut at blank lines, .jsonl and .parquet by row. Bounded memory, nothing lost, coded errors."""
+"""Local text files as documents: .txt cut at blank lines, tables by row. Bounded memory, nothing lost, coded errors."""
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from saescope.errors import FormatError, NotFoundError
+from saescope.activations.columns import existing, samples_of, text_at, text_column
+from saescope.activations.files import lines_of, open_text, readable
+from saescope.activations.tables import read_table
+from saescope.errors import FormatError
 
 DOCUMENT_CHARS = 1000
 """A .txt file becomes documents of about this length, so that a part of a single file can be held out."""
-MAX_LINE_CHARS = 2**24
 BLOCK_CHARS = 2**20
-TEXT_COLUMNS = ("text", "content")
 
 Reader = Callable[[Path, str], Iterator[str]]
 
 
+class Row(NamedTuple):
+    """An object and the line that it stands in."""
+
+    line: int
+    columns: dict[str, Any]
+
+
 def read_txt(path: Path, column: str) -> Iterator[str]:
     """Documents of a plain text file, joined they are the file; `column` has no meaning here."""
-    with readable(path), path.open(encoding="utf-8-sig") as file:
+    with readable(path), open_text(path) as file:
         yield from cut(iter(lambda: file.read(BLOCK_CHARS), ""), DOCUMENT_CHARS)
 
 
 def read_jsonl(path: Path, column: str) -> Iterator[str]:
     """One document a line, each a JSON object that has the column."""
-    with readable(path), path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_CHARS), ""), 1):
-            if len(line) == MAX_LINE_CHARS:
-                raise FormatError(
-                    f"Line {number} of {path.name!r} is too long.",
-                    code="TOO_LONG",
-                    field="dataset",
-                    allowed=MAX_LINE_CHARS,
-                )
-            if line.strip():
-                row = _object(line, path, number)
-                column = column or text_column(_kinds(row), path.name)
-                yield from _text(row, column, path.name)
+    with readable(path):
+        samples = {} if column else samples_of(row.columns for row in _rows(path))
+        column = column or (text_column(samples, path.name) if samples else "")
+        for row in _rows(path):
+            yield from text_at(row.columns, column, f"Line {row.line} of {path.name!r}")
 
 
 def read_parquet(path: Path, column: str) -> Iterator[str]:
@@ -46,18 +45,21 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
     from pyarrow import parquet
 
     with readable(path, pa.ArrowException), parquet.ParquetFile(path) as file:
-        schema: Any = file.schema_arrow
-        kinds = {
-            field.name: pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-            for field in schema
-        }
-        column = _existing(column, kinds, path.name) if column else text_column(kinds, path.name)
-        for batch in file.iter_batches(batch_size=64, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                yield from _text({column: value}, column, path.name)
+        names = file.schema_arrow.names
+        column = existing(column, names, repr(path.name)) if column else _parquet_column(file, path)
+        batches = file.iter_batches(batch_size=64, columns=[column])
+        values = (value for batch in batches for value in batch.column(0).to_pylist())
+        for number, value in enumerate(values, 1):
+            yield from text_at({column: value}, column, f"Row {number} of {path.name!r}")
 
 
-READERS: dict[str, Reader] = {".txt": read_txt, ".jsonl": read_jsonl, ".parquet": read_parquet}
+READERS: dict[str, Reader] = {
+    ".txt": read_txt,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+    ".csv": read_table,
+    ".tsv": read_table,
+}
 
 
 def cut(blocks: Iterable[str], size: int) -> Iterator[str]:
@@ -79,45 +81,6 @@ def cut(blocks: Iterable[str], size: int) -> Iterator[str]:
         yield rest
 
 
-def text_column(kinds: dict[str, bool], source: str) -> str:
-    """The column that holds the text; `kinds` tells of each column whether it is text.
-
-    Raises:
-        NotFoundError: COLUMN_NOT_FOUND: none or several could be meant.
-    """
-    texts = [name for name, is_text in kinds.items() if is_text]
-    usual = [name for name in TEXT_COLUMNS if name in texts]
-    if usual or len(texts) == 1:
-        return (usual or texts)[0]
-    raise NotFoundError(
-        f"Which column of {source!r} holds the text is not clear.",
-        code="COLUMN_NOT_FOUND",
-        field="text_column",
-        got=list(kinds)[:20],
-        allowed=texts[:20] or "a column of text",
-        hint=_naming(texts) if texts else "Use a dataset with a column of text.",
-    )
-
-
-def _existing(column: str, kinds: dict[str, bool], source: str) -> str:
-    if column in kinds:
-        return column
-    raise NotFoundError(
-        f"{source!r} has no column {column!r}.",
-        code="COLUMN_NOT_FOUND",
-        field="text_column",
-        got=column,
-        allowed=list(kinds)[:20],
-        hint=_naming([name for name, is_text in kinds.items() if is_text]),
-    )
-
-
-def _naming(texts: list[str]) -> str:
-    """How the tools are told which column it is."""
-    name = texts[0] if texts else "..."
-    return f'Name it: text_column="{name}"; for train_sae options=["text_column={name}"].'
-
-
 def _cut_point(text: str, start: int, size: int) -> int:
     """Where the piece that begins at `start` ends; depends on its next `4 * size` characters only."""
     last = min(len(text), start + 4 * size)
@@ -128,6 +91,32 @@ def _cut_point(text: str, start: int, size: int) -> int:
         return last
     space = text.rfind(" ", start + size, last)
     return space if space > 0 else last
+
+
+def _parquet_column(file: Any, path: Path) -> str:
+    """By the types, and by the first rows of the columns of text."""
+    import pyarrow as pa
+
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    texts = [name for name, kind in kinds.items() if _is_text(kind, pa.types)]
+    batch = next(file.iter_batches(batch_size=64, columns=texts), None)
+    samples = samples_of(batch.to_pylist() if batch is not None else [])
+    # by its type a column is one of text, whatever its first rows hold
+    typed = {name: [*samples.get(name, []), ""] for name in texts}
+    return text_column(typed | {name: [0] for name in kinds if name not in texts}, path.name)
+
+
+def _is_text(kind: Any, types: Any) -> bool:
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_one(kind) for is_one in (types.is_string, types.is_large_string))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with open_text(path) as file:
+        for number, line in enumerate(lines_of(file, path), 1):
+            if line.strip():
+                yield Row(number, _object(line, path, number))
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -143,51 +132,3 @@ def _object(line: str, path: Path, number: int) -> dict[str, Any]:
             hint="One object a line.",
         )
     return row
-
-
-def _kinds(row: dict[str, Any]) -> dict[str, bool]:
-    return {name: isinstance(value, str) for name, value in row.items()}
-
-
-def _text(row: dict[str, Any], column: str, source: str) -> Iterator[str]:
-    value = row[_existing(column, _kinds(row), source)]
-    if value is not None and not isinstance(value, str):
-        raise FormatError(
-            f"Column {column!r} of {source!r} holds {type(value).__name__}, no text.",
-            code="COLUMN_NOT_TEXT",
-            field="text_column",
-            got=column,
-            hint=_naming([]),
-        )
-    if value:
-        yield value
-
-
-@contextmanager
-def readable(path: Path, *errors: type[Exception]) -> Generator[None]:
-    """Whatever goes wrong in reading becomes a coded error that names the file."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            f"{path.name!r} is not UTF-8 text (byte {error.start}).",
-            code="NOT_UTF8",
-            field="dataset",
-            got=path.name,
-            hint="Convert it.",
-        ) from None
-    except errors as error:
-        raise FormatError(
-            f"{path.name!r} cannot be read: {_first_line(error)}", field="dataset", got=path.name
-        ) from error
-    except OSError as error:
-        raise FormatError(
-            f"{path.name!r} cannot be read: {error.strerror or _first_line(error)}.",
-            code="FILE_READ_ERROR",
-            field="dataset",
-            got=path.name,
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

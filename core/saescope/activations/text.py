@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from saescope.activations.files import readable
 from saescope.activations.hf_datasets import parse_name, read_hub
-from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut, readable
+from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
 
 EMBEDDED = "embedded"
@@ -35,7 +36,7 @@ class Dataset:
 
 
 def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()) -> Dataset:
-    """The dataset "embedded", a local .txt, .jsonl or .parquet file or a folder of them, or "hf:owner/name[/config][:split]".
+    """The dataset "embedded", a local file (.txt, .jsonl, .parquet, .csv, .tsv) or a folder of them, or "hf:owner/name[/config][:split]".
 
     Files that are links must lead into their folder or one of `roots`.
 
@@ -54,6 +55,8 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
     print_of = [
         part for file in files for part in (file.relative_to(base).as_posix(), *_file_print(file))
     ]
+    # a torn head or a column that is not there is said now, before a model is loaded for it
+    next(_read_files(files[:1], text_column), None)
     return Dataset(name, _hash(*print_of, text_column), lambda: _read_files(files, text_column))
 
 
@@ -80,7 +83,7 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             code="FILE_MISSING",
             field="dataset",
             got=path,
-            allowed='"embedded", a .txt, .jsonl or .parquet file, a folder of them, or "hf:owner/name[:split]"',
+            allowed=f'"embedded", a file ({", ".join(READERS)}), a folder of them, or "hf:owner/name[:split]"',
             hint='Check the path, or use dataset="embedded".',
         )
     if not path.is_dir():

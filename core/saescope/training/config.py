@@ -151,7 +151,7 @@ class TrainConfig:
     ] = "auto"
     text_column: Annotated[
         str,
-        Knob("column of the text, in .jsonl, .parquet and hub datasets; empty = the obvious one"),
+        Knob("column of the text in tables and hub datasets; empty = the obvious one"),
     ] = ""
     buffer_tokens: Annotated[
         int, Knob("positions that are mixed before batches are drawn", low=1, high=2**24)

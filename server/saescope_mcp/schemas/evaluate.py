@@ -14,7 +14,7 @@ class EvaluateSae(Request):
     sae: SAEHandle
     dataset: LocalPath = Field(
         default="embedded",
-        description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]"; held-out part.',
+        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or "hf:owner/name[:split]"; held-out part.',
     )
     text_column: Identifier = Field(
         default="", description="Column of the text, where it is not obvious."

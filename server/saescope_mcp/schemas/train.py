@@ -27,7 +27,7 @@ class TrainSae(Request):
     hook_name_out: Identifier = Field(default="", description="Transcoder: the site to predict.")
     dataset: LocalPath = Field(
         default="embedded",
-        description='"embedded", a file or folder (.txt .jsonl .parquet), or "hf:owner/name[:split]".',
+        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or "hf:owner/name[:split]".',
     )
     architecture: Architecture = Field(default="topk", description="Kind of SAE.")
     expansion_factor: int = Field(

@@ -1,0 +1,76 @@
+"""Opening a text file of the user: UTF-8, lines of bounded length, and a coded error for whatever goes wrong."""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from saescope.errors import FormatError
+
+MAX_LINE_CHARS = 2**24
+HEAD_BYTES = 4096
+AS_UTF8 = 'Save it as UTF-8 (in Excel: "CSV UTF-8"; iconv -t utf-8 elsewhere).'
+_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+
+
+def open_text(path: Path, *, newline: str | None = None) -> TextIO:
+    """The file as UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        FormatError: NOT_UTF8: it is UTF-16 or UTF-32, which may well decode as UTF-8, to nonsense.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith(_BOMS) or head.count(0) > len(head) / 8:
+        raise FormatError(
+            f"{path.name!r} is UTF-16 or UTF-32 text, or none at all.",
+            code="NOT_UTF8",
+            field="dataset",
+            got=path.name,
+            hint=AS_UTF8,
+        )
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def lines_of(file: TextIO, path: Path) -> Iterator[str]:
+    """Lines as they are; one that is too long is an error, so that memory stays bounded."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_CHARS), ""), 1):
+        if len(line) == MAX_LINE_CHARS:
+            raise FormatError(
+                f"Line {number} of {path.name!r} is too long.",
+                code="TOO_LONG",
+                field="dataset",
+                allowed=f"{MAX_LINE_CHARS} characters",
+                hint="Cut it into several rows.",
+            )
+        yield line
+
+
+@contextmanager
+def readable(path: Path, *errors: type[Exception]) -> Generator[None]:
+    """Whatever goes wrong in reading becomes a coded error that names the file."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{path.name!r} is not UTF-8 text ({error.reason}).",
+            code="NOT_UTF8",
+            field="dataset",
+            got=path.name,
+            hint=AS_UTF8,
+        ) from None
+    except errors as error:
+        raise FormatError(
+            f"{path.name!r} cannot be read: {_first_line(error)}", field="dataset", got=path.name
+        ) from error
+    except OSError as error:
+        raise FormatError(
+            f"{path.name!r} cannot be read: {error.strerror or _first_line(error)}.",
+            code="FILE_READ_ERROR",
+            field="dataset",
+            got=path.name,
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,180 @@
+"""CSV and TSV files as documents: Python's own reader, strict; delimiter, quoting and header are judged by the first lines."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saescope.activations.columns import existing, naming, samples_of, text_at, text_column
+from saescope.activations.files import MAX_LINE_CHARS, lines_of, open_text, readable
+from saescope.errors import FormatError, NotFoundError
+
+HEAD_LINES = 1000
+HEAD_CHARS = 2**22
+"""The first lines, by which the dialect is judged, are at most about so long."""
+DATA_WORDS = 4
+"""A name of a column with so many words may be data: then the header seems to be missing."""
+
+
+class Dialect(NamedTuple):
+    """What separates the columns, and whether quotes hold a field together or are text."""
+
+    delimiter: str
+    quoted: bool = True
+
+
+class Row(NamedTuple):
+    """A record and the line that it begins at."""
+
+    line: int
+    cells: list[str]
+
+
+CSV = (Dialect(","), Dialect(";"), Dialect("\t"), Dialect("|"))
+TSV = (Dialect("\t"), Dialect("\t", quoted=False))
+"""Spreadsheets quote; most other programs write quotes as they are."""
+
+
+def read_table(path: Path, column: str) -> Iterator[str]:
+    """One document a record of a .csv or .tsv file that begins with the names of its columns."""
+    with readable(path):
+        dialect = _dialect(path)
+        rows = _rows(path, dialect)
+        header = [name.strip() for name in next(rows, Row(1, [])).cells]
+        if not header:
+            return
+        column = _column(path, header, column, dialect)
+        place = header.index(column)
+        for row in rows:
+            where = f"Line {row.line} of {path.name!r}"
+            if len(row.cells) != len(header):
+                raise _ragged(where, row.cells, header)
+            yield from text_at({column: row.cells[place]}, column, where)
+
+
+def _column(path: Path, header: list[str], column: str, dialect: Dialect) -> str:
+    if column:
+        existing(column, header, f"The header of {path.name!r}")
+    else:
+        _check_header(path, header)
+        body = _rows(path, dialect)
+        next(body)
+        samples = samples_of(
+            dict(zip(header, map(_value, row.cells), strict=False)) for row in body
+        )
+        column = text_column({name: [] for name in header} | samples, path.name)
+    if header.count(column) > 1:
+        raise FormatError(
+            f"{path.name!r} has {header.count(column)} columns called {column!r}.",
+            field="text_column",
+            got=column,
+            hint="Give each column a name of its own in the first line.",
+        )
+    return column
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Raises NotFoundError if the first record looks like data: it would be lost in silence."""
+    if any(
+        not isinstance(_value(name), str | None) or len(name.split()) >= DATA_WORDS
+        for name in header
+    ):
+        raise NotFoundError(
+            f"The first line of {path.name!r} looks like data, where the columns' names belong.",
+            code="COLUMN_NOT_FOUND",
+            field="text_column",
+            got=[name[:40] for name in header[:20]],
+            allowed="a first line that names the columns",
+            hint=f"Put one there (for one column: text). If these are names: {naming(header)}",
+        )
+
+
+def _value(cell: str) -> Any:
+    """A cell as it would stand in JSON: null, a number or text."""
+    try:
+        return float(cell) if cell.strip() else None
+    except ValueError:
+        return cell
+
+
+def _dialect(path: Path) -> Dialect:
+    """The dialect under which the first records are as wide as the header, of several columns; else the usual one."""
+    head, whole = _head(path)
+    candidates = TSV if path.suffix.lower() == ".tsv" else CSV
+    judged = [(_judge(head, dialect, path, whole=whole), dialect) for dialect in candidates]
+    return max(judged, key=lambda found: found[0])[1]
+
+
+def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) -> int:
+    """The number of records; 0 where they differ in width or have but one column."""
+    records: list[Row] = []
+    try:
+        records.extend(_parse(head, dialect, path))
+    except FormatError:
+        # the head may end within a field; what came before it still counts
+        if whole or not records:
+            return 0
+    widths = {len(record.cells) for record in records}
+    return len(records) if len(widths) == 1 and widths != {1} else 0
+
+
+def _head(path: Path) -> tuple[list[str], bool]:
+    """The first lines, and whether they are all."""
+    head: list[str] = []
+    n_chars = 0
+    with open_text(path, newline="") as file:
+        for line in lines_of(file, path):
+            if len(head) >= HEAD_LINES or n_chars > HEAD_CHARS:
+                return head, False
+            head.append(line)
+            n_chars += len(line)
+    return head, True
+
+
+def _rows(path: Path, dialect: Dialect) -> Iterator[Row]:
+    with open_text(path, newline="") as file:
+        yield from _parse(lines_of(file, path), dialect, path)
+
+
+def _parse(lines: Iterable[str], dialect: Dialect, path: Path) -> Iterator[Row]:
+    """Records; blank lines are none."""
+    csv.field_size_limit(MAX_LINE_CHARS)
+    quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise _unreadable(path, line, error) from None
+        if cells is None:
+            return
+        if cells:
+            yield Row(line, cells)
+
+
+def _unreadable(path: Path, line: int, error: csv.Error) -> FormatError:
+    if "limit" in str(error):
+        return FormatError(
+            f"A field of the record at line {line} of {path.name!r} is too long.",
+            code="TOO_LONG",
+            field="dataset",
+            allowed=f"{MAX_LINE_CHARS} characters",
+            hint="Close the quotes of every field.",
+        )
+    return FormatError(
+        f"The record at line {line} of {path.name!r} cannot be read: {error}.",
+        field="dataset",
+        got=path.name,
+        hint='Close every quote, and double those inside a quoted field: "she said ""no""".',
+    )
+
+
+def _ragged(where: str, cells: list[str], header: list[str]) -> FormatError:
+    return FormatError(
+        f"{where} has {len(cells)} columns, the header {len(header)}.",
+        field="dataset",
+        got=f"{len(cells)} columns",
+        allowed=f"{len(header)}: {', '.join(header[:20])}",
+        hint="Quote the fields that hold a delimiter or a line break.",
+    )

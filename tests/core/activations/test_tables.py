@@ -1,0 +1,173 @@
+"""CSV and TSV, and the column of any table: the right texts, or an error that says which line or which columns."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from saescope.activations import open_dataset
+from saescope.activations.files import MAX_LINE_CHARS
+from saescope.errors import SaescopeError
+
+AWKWARD = ['say "no", then\nleave', "über; alles ♥\ttabs", "  spaces kept ", "😀", "1.5", "a\r\nb"]
+
+
+def read(path: Path, text_column: str = "") -> list[str]:
+    return list(open_dataset(str(path), text_column=text_column).documents())
+
+
+def failure(path: Path, text_column: str = "") -> SaescopeError:
+    with pytest.raises(SaescopeError) as caught:
+        read(path, text_column)
+    return caught.value
+
+
+def said(tmp_path: Path, content: str | bytes, name: str = "a.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.DictWriter(file, list(rows[0]))
+        out.writeheader()
+        out.writerows(rows)
+    return path
+
+
+WRITERS = [(write_jsonl, "a.jsonl"), (write_parquet, "a.parquet"), (write_csv, "a.csv")]
+every_table = pytest.mark.parametrize(("write", "name"), WRITERS)
+Writer = Callable[[Path, list[dict[str, Any]]], Path]
+
+
+@every_table
+def test_a_column_whose_first_values_are_null_is_read(
+    tmp_path: Path, write: Writer, name: str
+) -> None:
+    rows = [{"id": f"x{i}", "text": None if i < 3 else f"text {i}"} for i in range(5)]
+    assert read(write(tmp_path / name, rows)) == ["text 3", "text 4"]
+    late = [{"id": f"x{i}", "text": None if i < 150 else "late"} for i in range(151)]
+    assert read(write(tmp_path / name, late)) == ["late"]
+
+
+@every_table
+def test_the_longest_prose_is_the_text_and_what_is_unclear_is_asked(
+    tmp_path: Path, write: Writer, name: str
+) -> None:
+    review = "It was a long and rather tedious evening at the theatre."
+    rows = [{"label": "good", "review": review, "n": 3}, {"label": "bad", "review": review, "n": 4}]
+    assert read(write(tmp_path / name, rows)) == [review, review]
+    pairs = [{"question": "who is it?", "answer": "it is me"}]
+    error = failure(write(tmp_path / name, pairs))
+    assert error.code == "COLUMN_NOT_FOUND" and error.field == "text_column"
+    assert error.allowed == "question, answer" and 'text_column="question"' in error.hint
+    assert read(tmp_path / name, "answer") == ["it is me"]
+    missing = failure(tmp_path / name, "text")
+    assert missing.code == "COLUMN_NOT_FOUND" and missing.allowed == "question, answer"
+
+
+def test_lines_of_jsonl_are_named(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"text": 5}]
+    wrong = failure(write_jsonl(tmp_path / "a.jsonl", rows))
+    assert wrong.code == "COLUMN_NOT_TEXT" and "Line 2 of 'a.jsonl'" in wrong.message
+    lacking = failure(write_jsonl(tmp_path / "b.jsonl", [{"text": "a"}, {"body": "b"}]))
+    assert lacking.code == "COLUMN_NOT_FOUND" and "Line 2 of 'b.jsonl'" in lacking.message
+    assert 'text_column="body"' in lacking.hint
+
+
+def test_half_an_emoji_in_json_becomes_the_replacement_character(tmp_path: Path) -> None:
+    path = said(tmp_path, '{"text": "cut \\ud83d"}\n{"text": "whole \\ud83d\\ude00"}\n', "a.jsonl")
+    assert read(path) == ["cut \ufffd", "whole 😀"]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_what_a_spreadsheet_writes_comes_back(
+    tmp_path: Path, ending: str, delimiter: str, encoding: str
+) -> None:
+    path = tmp_path / ("a.tsv" if delimiter == "\t" else "a.csv")
+    with path.open("w", newline="", encoding=encoding) as file:
+        out = csv.writer(file, delimiter=delimiter, lineterminator=ending)
+        out.writerows([["n", "text"], *([i, text] for i, text in enumerate(AWKWARD))])
+    assert read(path) == AWKWARD
+
+
+def test_quotes_in_a_tsv_are_text_unless_they_hold_fields_together(tmp_path: Path) -> None:
+    raw = 'id\ttext\n1\t"Hello\n2\tWorld" it said\n3\ta "quoted" word\n4\t"\n'
+    assert read(said(tmp_path, raw, "raw.tsv")) == [
+        '"Hello', 'World" it said', 'a "quoted" word', '"'
+    ]  # fmt: skip
+    pair = 'id\ttext\n1\t"Hello\n2\tWorld"\n'
+    assert read(said(tmp_path, pair, "pair.tsv")) == ['"Hello', 'World"']
+    quoted = 'id\ttext\n1\t"two\nlines"\n2\t"and ""this"""\n'
+    assert read(said(tmp_path, quoted, "quoted.tsv")) == ["two\nlines", 'and "this"']
+
+
+def test_small_tables(tmp_path: Path) -> None:
+    assert read(said(tmp_path, "text\nHello; world\n\nbye\n")) == ["Hello; world", "bye"]
+    assert read(said(tmp_path, ",text\n0,a\n1,\n2,c\n")) == ["a", "c"]  # as pandas writes it
+    assert read(said(tmp_path, "n, Text \n1,no end of line")) == ["no end of line"]
+    assert read(said(tmp_path, "")) == [] and read(said(tmp_path, "text\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        ("n,text\n1,a\n2,b,c\n", "FILE_CORRUPT", "Line 3 of 'a.csv' has 3 columns, the header 2"),
+        ("n,text\n1,a\n2\n", "FILE_CORRUPT", "Line 3 of 'a.csv' has 1 columns, the header 2"),
+        ('n,text\n1,"a\nb"\n2,"c\n', "FILE_CORRUPT", "record at line 4"),
+        ('n,text\n1,"a"b\n', "FILE_CORRUPT", "record at line 2"),
+        ("text,text\na,b\n", "FILE_CORRUPT", "2 columns called 'text'"),
+        ("1,great film\n0,bad film\n", "COLUMN_NOT_FOUND", "looks like data"),
+        ("The cat sat on the mat\nSo it was\n", "COLUMN_NOT_FOUND", "looks like data"),
+        ("text\nnaïve\n".encode("latin-1"), "NOT_UTF8", "not UTF-8"),
+        ("text\nhello\n".encode("utf-16"), "NOT_UTF8", "UTF-16"),
+        ("text\nhello\n".encode("utf-16-le"), "NOT_UTF8", "UTF-16"),
+        ("text\nhello\n".encode("utf-32"), "NOT_UTF8", "UTF-16"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "NOT_UTF8", "text"),
+    ],
+)
+def test_tables_that_cannot_be_read_right_say_where(
+    tmp_path: Path, content: str | bytes, code: str, words: str
+) -> None:
+    error = failure(said(tmp_path, content))
+    assert error.code == code and words in error.message, error.message
+    assert error.hint or error.code == "FILE_CORRUPT"
+
+
+def test_a_header_of_questions_can_be_named(tmp_path: Path) -> None:
+    path = said(tmp_path, "id,How do you feel today?\n7,fine\n")
+    assert failure(path).code == "COLUMN_NOT_FOUND"
+    assert read(path, "How do you feel today?") == ["fine"]
+
+
+def test_a_field_may_be_huge_but_not_endless(tmp_path: Path) -> None:
+    long = "word " * 100_000
+    assert read(said(tmp_path, f'n,text\n1,"{long}"\n')) == [long]
+    lines = ("x" * 79 + "\n") * (MAX_LINE_CHARS // 80 + 2)
+    error = failure(said(tmp_path, f'n,text\n1,"{lines}'))
+    assert error.code == "TOO_LONG" and "line 2" in error.message
+    assert failure(said(tmp_path, "text\n" + "x" * MAX_LINE_CHARS)).code == "TOO_LONG"
+
+
+def test_what_is_wrong_with_a_table_is_said_when_it_is_opened(tmp_path: Path) -> None:
+    path = said(tmp_path, "question,answer\nwho?,me\n")
+    with pytest.raises(SaescopeError, match="not clear"):
+        open_dataset(str(path))
