@@ -93,6 +93,7 @@ def build_server(settings: Settings | None = None, state: AppState | None = None
         tools=[bind(tool, state) for tool in ALL_TOOLS],
         extensions=[apps(), *([SkillExtension(folder)] if folder else [])],
         log_level="WARNING",
+        max_message_bytes=state.settings.max_message_bytes,
     )
     _add_voice(server, state)
     return server

@@ -37,6 +37,8 @@ class Settings(BaseModel):
     memory_share: float = Field(default=0.6, gt=0, le=1)
     """Share of the machine's memory that models and SAEs may fill."""
 
+    max_message_bytes: int = Field(default=2**23, ge=1024)
+    """Of one JSON-RPC message."""
     max_prompt_chars: int = Field(default=65536, ge=1)
     max_id_chars: int = Field(default=256, ge=1)
     max_path_chars: int = Field(default=4096, ge=1)

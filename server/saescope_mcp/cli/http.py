@@ -21,7 +21,10 @@ LAST_S = 8.0
 
 def serve_http(server: Server, *, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM."""
-    app = within(server.streamable_http_app(host=host), body_s=BODY_S)
+    app = within(
+        server.streamable_http_app(host=host, max_request_body_size=server.max_message_bytes),
+        body_s=BODY_S,
+    )
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S
     )

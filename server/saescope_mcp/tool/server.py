@@ -1,13 +1,15 @@
 """Our tools in the SDK's clothes: published schemas, raw arguments past the SDK's lenient validation, error results with structure."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.tools import Tool as SDKTool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, CallToolResult, ResourceLink, TextContent
+from mcp.shared.message import SessionMessage
+from mcp.types import INVALID_PARAMS, CallToolResult, JSONRPCError, ResourceLink, TextContent
 from pydantic import BaseModel, PrivateAttr
 
 from saescope.names import nearest
@@ -17,6 +19,7 @@ from saescope_mcp.state import AppState
 from saescope_mcp.tool.call import Link, Outcome, Tool
 from saescope_mcp.tool.progress import reported
 from saescope_mcp.tool.refusal import unknown_tool
+from saescope_mcp.tool.stdio import Lines, private_stdin
 
 
 class BoundTool(SDKTool):
@@ -59,11 +62,28 @@ def bind(tool: Tool, state: AppState) -> BoundTool:
 class Server(MCPServer[Any]):
     """Also answers a tool, a prompt or a prompt's argument that does not exist with an error that names the nearest one."""
 
+    def __init__(self, *words: Any, max_message_bytes: int, **said: Any) -> None:
+        super().__init__(*words, **said)
+        self.max_message_bytes = max_message_bytes
+
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
         known = [tool.name for tool in await self.list_tools()]
         if name not in known:
             return _result(Outcome(dict(unknown_tool(name, known)), is_error=True))
         return await super().call_tool(name, arguments, context)
+
+    async def run_stdio_async(self) -> None:
+        """Serve on stdin and stdout; every line is answered, whatever it holds."""
+        with private_stdin() as wire:
+            lines = Lines(wire, max_bytes=self.max_message_bytes)
+            async with stdio_server(stdin=cast("Any", lines)) as (read, write):
+
+                async def answer(error: JSONRPCError) -> None:
+                    await write.send(SessionMessage(error))
+
+                lines.answer = answer
+                low = self._lowlevel_server
+                await low.run(read, write, low.create_initialization_options())
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Any = None
