@@ -7,9 +7,11 @@ from types import FrameType
 
 import anyio
 import uvicorn
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saescope_mcp.tool import Server
+from saescope_mcp.tool.wire import refusal_of
 
 BODY_S = 60.0
 """Between two parts of a request's body."""
@@ -21,10 +23,9 @@ LAST_S = 8.0
 
 def serve_http(server: Server, *, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM."""
-    app = within(
-        server.streamable_http_app(host=host, max_request_body_size=server.max_message_bytes),
-        body_s=BODY_S,
-    )
+    limit = server.max_message_bytes
+    served = server.streamable_http_app(host=host, max_request_body_size=limit)
+    app = within(answering(served, max_bytes=limit), body_s=BODY_S)
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S
     )
@@ -58,6 +59,44 @@ def within(app: ASGIApp, *, body_s: float) -> ASGIApp:
         await send({"type": "http.response.body"})
 
     return bounded
+
+
+def answering(app: ASGIApp, *, max_bytes: int) -> ASGIApp:
+    """The application, for bodies that are messages; others get the answer that they would get on stdio, with 400 or 413."""
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await app(scope, receive, send)
+            return
+        body = await _body(receive, max_bytes)
+        if body is None:
+            return
+        if refused := refusal_of(body, max_bytes):
+            said = refused.model_dump_json(by_alias=True)
+            status = 413 if len(body) > max_bytes else 400
+            reply = Response(said, status_code=status, media_type="application/json")
+            await reply(scope, receive, send)
+            return
+        whole: list[Message] = [{"type": "http.request", "body": body}]
+
+        async def replayed() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await app(scope, replayed, send)
+
+    return checked
+
+
+async def _body(receive: Receive, max_bytes: int) -> bytes | None:
+    """The body, or so much of it that it is too long; None if the client went away."""
+    body, more = bytearray(), True
+    while more and len(body) <= max_bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 class _TooSlow(Exception):

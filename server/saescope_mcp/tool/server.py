@@ -19,7 +19,7 @@ from saescope_mcp.state import AppState
 from saescope_mcp.tool.call import Link, Outcome, Tool
 from saescope_mcp.tool.progress import reported
 from saescope_mcp.tool.refusal import unknown_tool
-from saescope_mcp.tool.stdio import Lines, private_stdin
+from saescope_mcp.tool.wire import Lines, private_stdin
 
 
 class BoundTool(SDKTool):

@@ -1,4 +1,4 @@
-"""The server's standard input: lines of bounded length, and an answer to every line that is no message, where the SDK drops it.
+"""An answer to whatever comes in and is no message, where the SDK drops it; and standard input in lines of bounded length.
 
 JSON-RPC 2.0, section 5.1: -32700 is for what is no JSON, -32600 for JSON that is no request; the id is null where none can be read.
 """
@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import BinaryIO
+from io import BufferedIOBase
 
 from anyio import to_thread
 from mcp.types import (
@@ -17,9 +17,11 @@ from mcp.types import (
     PARSE_ERROR,
     ErrorData,
     JSONRPCError,
+    JSONRPCNotification,
     jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 Answer = Callable[[JSONRPCError], Awaitable[None]]
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
@@ -31,7 +33,9 @@ _ID_CHARS = 2**20
 class Lines:
     """Messages as they come in, one a line; what is none is answered and never seen further on."""
 
-    def __init__(self, wire: BinaryIO, *, max_bytes: int, answer: Answer | None = None) -> None:
+    def __init__(
+        self, wire: BufferedIOBase, *, max_bytes: int, answer: Answer | None = None
+    ) -> None:
         self.wire, self.max_bytes, self.answer = wire, max_bytes, answer
 
     def __aiter__(self) -> "Lines":
@@ -58,21 +62,26 @@ class Lines:
 
 
 def refusal_of(raw: bytes, max_bytes: int) -> JSONRPCError | None:
-    """What to answer to a line that is no message; None for one that is."""
+    """What to answer to bytes that are no message; None if they are one."""
     if len(raw) > max_bytes:
         return _error(raw, INVALID_REQUEST, f"A message may have {max_bytes} bytes")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        return _error(raw, PARSE_ERROR, f"The line is not UTF-8 (byte {error.start})")
+        return _error(raw, PARSE_ERROR, f"The message is not UTF-8 (byte {error.start})")
     try:
-        jsonrpc_message_adapter.validate_json(text, by_name=False)
+        message = jsonrpc_message_adapter.validate_json(text, by_name=False)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             return _error(raw, PARSE_ERROR, first["msg"])
-        reason = "A batch is not taken: send one message a line" if text.lstrip()[:1] == "[" else ""
-        return _error(raw, INVALID_REQUEST, reason or "The line is no JSON-RPC 2.0 message")
+        reason = (
+            "Batches are not taken: send one message at a time" if text.lstrip()[:1] == "[" else ""
+        )
+        return _error(raw, INVALID_REQUEST, reason or "This is no JSON-RPC 2.0 message")
+    # the SDK takes a request whose id is none for a notification, and says nothing
+    if isinstance(message, JSONRPCNotification) and '"id"' in text and "id" in from_json(text):
+        return _error(raw, INVALID_REQUEST, "An id is a string or an integer")
     return None
 
 
@@ -106,7 +115,7 @@ def _is_response(raw: bytes) -> bool:
 
 
 @contextmanager
-def private_stdin() -> Generator[BinaryIO]:
+def private_stdin() -> Generator[BufferedIOBase]:
     """The wire, while descriptor 0 is the null device: a child or a stray read takes nothing from it.
 
     Never closed: a thread may still wait at it when the server ends.
