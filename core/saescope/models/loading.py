@@ -232,12 +232,13 @@ def _unreadable() -> tuple[type[Exception], ...]:
 
 
 def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
+    n_embedded = int(model.get_input_embeddings().weight.shape[0])
     bridge = boot(place.name, model, tokenizer)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
     revision = str(getattr(model.config, "_commit_hash", None) or place.revision)
     return LanguageModel(
         bridge,
-        Tokenizer(tokenizer, n_ctx),
+        Tokenizer(tokenizer, n_ctx, n_embedded),
         name=place.name,
         handle=place.handle,
         revision=revision,

@@ -31,12 +31,14 @@ class Tokens:
 class Tokenizer:
     """A Hugging Face tokenizer that never adds a token on its own."""
 
-    def __init__(self, hf: Any, n_ctx: int) -> None:
+    def __init__(self, hf: Any, n_ctx: int, n_embedded: int) -> None:
         self.hf = hf
         self.n_ctx = n_ctx
+        self.n_embedded = n_embedded
+        """Rows of the model's embedding: a token added to the tokenizer alone may lie beyond."""
         self.bos_id: int | None = hf.bos_token_id
         self.eos_id: int | None = hf.eos_token_id
-        self.special_ids = torch.tensor(sorted(set(hf.all_special_ids)), dtype=torch.long)
+        self.special_ids = torch.tensor(sorted(_special_ids(hf)), dtype=torch.long)
         self.adds_bos = self.bos_id is not None and list(hf("a").input_ids)[:1] == [self.bos_id]
 
     def tokenize(
@@ -45,7 +47,8 @@ class Tokenizer:
         """The first `limit` tokens of `text`; BOS comes first if `prepend_bos`, or if None, where the tokenizer itself would add it.
 
         Raises:
-            ArgumentError: the text is empty, longer than the context, or `chat` is asked of a model without a template.
+            ArgumentError: the text is empty, longer than the context, has a token that the model does not, or `chat` is
+                asked of a model without a template that works.
         """
         if not text:
             raise ArgumentError(
@@ -73,6 +76,7 @@ class Tokenizer:
                 allowed=self.n_ctx,
                 hint="Shorten the text.",
             )
+        self._require_embedded(ids)
         tensor = torch.tensor(ids, dtype=torch.long)
         special = torch.isin(tensor, self.special_ids)
         return Tokens(
@@ -144,22 +148,64 @@ class Tokenizer:
                 hint="Leave chat out.",
             )
         rendered = self._render(text)
-        start = self._render(_STAND_IN).find(_STAND_IN)
-        if start < 0 or not rendered.startswith(text.strip(), start):
+        start, shown = self._shown(text)
+        if start < 0 or not shown or not rendered.startswith(shown, start):
             raise ArgumentError(
-                "The chat template changes the text, so its tokens cannot be told from the template's.",
-                code="NO_CHAT_TEMPLATE",
+                "The chat template changes the text, so its tokens cannot be told from the template's."
+                if shown
+                else "The chat template leaves nothing of a text of white space.",
+                code="NO_CHAT_TEMPLATE" if shown else "EMPTY_PROMPT",
                 field="chat",
+                got=True,
+                allowed=False,
+                hint="Leave chat out, or write the turns into the text yourself.",
             )
         encoded = self.hf(rendered, add_special_tokens=False, return_offsets_mapping=True)
-        end = start + len(text.strip())
+        end = start + len(shown)
         outside = [not (a < end and b > start and b > a) for a, b in encoded.offset_mapping]
         return list(encoded.input_ids), torch.tensor(outside)
 
+    def _shown(self, text: str) -> tuple[int, str]:
+        """Where the template puts a message, and what it leaves of `text`: some templates trim white space at its ends."""
+        body = text.strip()
+        lead, trail = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+        trail = trail if body else ""
+        bare, edged = self._render(_STAND_IN), self._render(f"{lead}{_STAND_IN}{trail}")
+        start = bare.find(_STAND_IN)
+        n_lead = edged.find(_STAND_IN) - start
+        n_trail = len(edged) - len(bare) - n_lead
+        return start, lead[len(lead) - n_lead :] + body + trail[:n_trail]
+
     def _render(self, text: str) -> str:
-        return self.hf.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
+        from jinja2 import TemplateError
+
+        failures = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError)
+        try:
+            return self.hf.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+            )
+        except (*failures, ValueError, RuntimeError) as error:
+            cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise ArgumentError(
+                f"The model's chat template fails on one message of the user: {cause}",
+                code="CHAT_TEMPLATE_FAILED",
+                field="chat",
+                got=True,
+                allowed=False,
+                hint="Leave chat out, or write the turns into the text yourself.",
+            ) from error
+
+    def _require_embedded(self, ids: list[int]) -> None:
+        beyond = next((i for i in ids if i >= self.n_embedded), None)
+        if beyond is not None:
+            raise ArgumentError(
+                f"The tokenizer's token {self.text(beyond)!r} (#{beyond}) is beyond the model's embedding.",
+                code="TOKEN_OUT_OF_RANGE",
+                field="text",
+                got=f"#{beyond}",
+                allowed=f"#0..#{self.n_embedded - 1}",
+                hint="Leave it out of the text, or load the model with its own tokenizer.",
+            )
 
 
 def counted(
@@ -194,3 +240,9 @@ def counted(
 def _given_as(field: str, token_id: int) -> str:
     """The argument `field` that says it by its id; those called tokens are lists."""
     return f'{field}=["#{token_id}"]' if field.endswith("tokens") else f'{field}="#{token_id}"'
+
+
+def _special_ids(hf: Any) -> set[int]:
+    """Ids of the named special tokens, and of those that stand as special in tokenizer.json or tokenizer_config.json alone."""
+    added = hf.added_tokens_decoder
+    return {*hf.all_special_ids, *(i for i, token in added.items() if token.special)}

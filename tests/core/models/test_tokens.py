@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from saescope.errors import ArgumentError
@@ -226,3 +227,130 @@ def test_the_embedded_models_template_and_bos(smollm: LanguageModel) -> None:
     assert torch.equal(
         smollm.tokenize("Where", prepend_bos=True).special, torch.tensor([True, False])
     )
+
+
+def with_template(glass_dir: Path, folder: Path, template: str) -> LanguageModel:
+    copytree(glass_dir, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return load_model(folder, device="cpu")
+
+
+KEEPS = "<bos>user:{% for m in messages %}{{ m['content'] }}{% endfor %}{{ '\\n' }}assistant:"
+TRIMS = KEEPS.replace("m['content']", "m['content'] | trim")
+
+
+@pytest.mark.parametrize(
+    "text", [" Where?", "\n\n Where?", "Where? ", "Where?\n", " a ", "  sea\n"]
+)
+@pytest.mark.parametrize("template", [KEEPS, TRIMS])
+def test_white_space_at_the_ends_of_a_message_is_the_users_unless_the_template_trims_it(
+    glass_dir: Path, tmp_path: Path, text: str, template: str
+) -> None:
+    model = with_template(glass_dir, tmp_path / "model", template)
+    shown = text.strip() if template == TRIMS else text
+    rendered = f"<bos>user:{shown}\nassistant:"
+    encoded = model.tokenizer.hf(  # type: ignore[attr-defined]
+        rendered, add_special_tokens=False, return_offsets_mapping=True
+    )
+    tokens = model.tokenize(text, chat=True)
+    start = len("<bos>user:")
+    users = [a < start + len(shown) and b > start for a, b in encoded.offset_mapping]
+    assert tokens.ids.tolist() == encoded.input_ids
+    assert (~tokens.special).tolist() == users and any(users)
+
+
+def test_a_message_of_white_space_that_the_template_trims_is_empty(chatty: LanguageModel) -> None:
+    error("EMPTY_PROMPT", chatty, " \n", chat=True)
+
+
+BROKEN = {
+    "raises": "{{ raise_exception('roles must alternate') }}",
+    "does not parse": "{% for m in messages %}{{ m",
+    "an unknown name": "{{ nobody.nothing }}",
+    "an unknown filter": "{{ messages | nothing }}",
+    "adds text to a number": "{{ 1 + messages[0]['content'] }}",
+    "divides by zero": "{{ 1 / 0 }}",
+    "a message that is not there": "{{ messages[3]['content'] + 'a' }}",
+    "the sandbox": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_template_that_fails_is_an_error_with_its_cause(
+    glass_dir: Path, tmp_path: Path, fault: str
+) -> None:
+    model = with_template(glass_dir, tmp_path / "model", BROKEN[fault])
+    caught = error("CHAT_TEMPLATE_FAILED", model, TEXT, chat=True)
+    assert caught.field == "chat" and "Leave chat out" in caught.hint
+    assert len(caught.message) < 400
+    if fault == "raises":
+        assert "roles must alternate" in caught.message
+    assert len(model.tokenize(TEXT)) > 5  # text without the template works as before
+
+
+def test_a_template_that_drops_the_message_is_refused(glass_dir: Path, tmp_path: Path) -> None:
+    model = with_template(glass_dir, tmp_path / "model", "<bos>hello")
+    error("NO_CHAT_TEMPLATE", model, TEXT, chat=True)
+
+
+def with_turn_token(
+    glass_dir: Path, folder: Path, *, in_json: bool, said: dict[str, Any], rows: int
+) -> LanguageModel:
+    """The model with a token <|turn|> of id 1024, and an embedding of so many rows."""
+    copytree(glass_dir, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    shape = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    tokenizer["added_tokens"].append(
+        {"id": 1024, "content": "<|turn|>", **shape, "special": in_json}
+    )
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | said
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": rows}))
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in tensors:
+            old = tensors[name]
+            tensors[name] = torch.cat([old, old[: rows - len(old)]]) if rows > len(old) else old
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return load_model(folder, device="cpu")
+
+
+TURN = {"content": "<|turn|>", "special": True, "normalized": False, "lstrip": False}
+PLACES: dict[str, tuple[bool, dict[str, Any]]] = {
+    "tokenizer.json alone": (True, {}),
+    "tokenizer.json, class unknown": (True, {"tokenizer_class": "NobodyTokenizer"}),
+    "tokenizer_config.json": (
+        False,
+        {"added_tokens_decoder": {"1024": TURN | {"rstrip": False, "single_word": False}}},
+    ),
+    "a list": (False, {"additional_special_tokens": ["<|turn|>"]}),
+    "a named one": (False, {"extra_special_tokens": {"turn_token": "<|turn|>"}}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_special_token_is_special_wherever_it_stands(
+    glass_dir: Path, tmp_path: Path, place: str
+) -> None:
+    in_json, said = PLACES[place]
+    model = with_turn_token(glass_dir, tmp_path / "model", in_json=in_json, said=said, rows=1040)
+    tokens = model.tokenize("The sea<|turn|>The house", prepend_bos=False)
+    assert tokens.ids[tokens.special].tolist() == [1024]
+    assert not counted(tokens)[tokens.ids == 1024].any()
+    assert 1024 in model.tokenizer.special_ids.tolist()
+
+
+def test_an_added_token_that_is_not_special_is_text(glass_dir: Path, tmp_path: Path) -> None:
+    model = with_turn_token(glass_dir, tmp_path / "model", in_json=False, said={}, rows=1040)
+    assert not model.tokenize("The sea<|turn|>", prepend_bos=False).special.any()
+
+
+def test_a_token_beyond_the_embedding_is_refused_and_named(glass_dir: Path, tmp_path: Path) -> None:
+    model = with_turn_token(glass_dir, tmp_path / "model", in_json=True, said={}, rows=1024)
+    caught = error("TOKEN_OUT_OF_RANGE", model, "The sea<|turn|>")
+    assert "<|turn|>" in caught.message and caught.got == "#1024"
+    assert caught.allowed == "#0..#1023"
+    assert len(model.tokenize("The sea")) > 1
