@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from saescope.database import Row
 from saescope.errors import ArgumentError
-from saescope.features.database import labels_path, open_database, transaction
+from saescope.features.database import LABELS, LABELS_DB, labels_path, transaction
 from saescope.features.scores import NOT_TESTED, Counts, LabelScore, score
 from saescope.untrusted import MOST_CHARS, clean_line
 
 MOST_MATCHES = 1000
-_COLUMNS = "labels.id, feature, labels.text, source, created, detection, fuzzing"
 _NOTHING = Counts(0, 0, 0, 0)
 
 
@@ -55,7 +55,7 @@ class LabelStore:
     def add_many(self, weights_hash: str, rows: Iterable[tuple[int, str]], *, source: str) -> None:
         """Store labels (feature, text) of one source, all or none."""
         labels = [(feature, clean_label(text)) for feature, text in rows]
-        with open_database(self.path) as db, transaction(db):
+        with LABELS_DB.open(self.path) as db, transaction(db):
             for feature, text in labels:
                 insert_label(db, weights_hash, feature, text, source)
 
@@ -73,11 +73,10 @@ class LabelStore:
         """All labels of each feature that has any."""
         if not self.path.exists() or not features:
             return {}
-        query = f"SELECT {_COLUMNS} FROM labels WHERE weights_hash = ? AND feature IN (SELECT value FROM json_each(?))"
-        with open_database(self.path) as db:
-            labels = [
-                _label(row) for row in db.execute(query, (weights_hash, json.dumps(list(features))))
-            ]
+        rest = "WHERE weights_hash = ? AND feature IN (SELECT value FROM json_each(?))"
+        with LABELS_DB.open(self.path) as db:
+            rows = LABELS_DB.select(db, LABELS, rest, (weights_hash, json.dumps(list(features))))
+        labels = [_label(row) for row in rows]
         found: dict[int, list[Label]] = {}
         for label in sorted(labels, key=_trust):
             found.setdefault(label.feature, []).append(label)
@@ -93,10 +92,11 @@ class LabelStore:
         words = [f'"{word}"' for word in re.findall(r"\w+", query)]
         if not self.path.exists() or not words:
             return [], 0
-        sql = f"""SELECT {_COLUMNS} FROM label_words JOIN labels ON labels.id = label_words.rowid
+        rest = f"""JOIN label_words ON labels.id = label_words.rowid
             WHERE label_words MATCH ? AND weights_hash = ? ORDER BY bm25(label_words), feature, labels.id LIMIT {MOST_MATCHES}"""
-        with open_database(self.path) as db:
-            labels = [_label(row) for row in db.execute(sql, (" OR ".join(words), weights_hash))]
+        with LABELS_DB.open(self.path) as db:
+            rows = LABELS_DB.select(db, LABELS, rest, (" OR ".join(words), weights_hash))
+        labels = [_label(row) for row in rows]
         first: dict[int, Label] = {}
         for label in sorted(labels, key=_failed):
             first.setdefault(label.feature, label)
@@ -104,7 +104,7 @@ class LabelStore:
 
     def remove(self, label_id: int) -> bool:
         """Whether there was such a label."""
-        with open_database(self.path) as db, transaction(db):
+        with LABELS_DB.open(self.path) as db, transaction(db):
             return db.execute("DELETE FROM labels WHERE id = ?", [label_id]).rowcount == 1
 
 
@@ -131,26 +131,32 @@ def insert_label(
     db: sqlite3.Connection, weights_hash: str, feature: int, text: str, source: str
 ) -> int:
     """The id of this label, which is new or was there; letter case does not count."""
-    db.execute(
-        "INSERT OR IGNORE INTO labels (weights_hash, feature, text, key, source, created) VALUES (?, ?, ?, ?, ?, ?)",
-        (weights_hash, feature, text, _key(text), source, now()),
-    )
-    found = db.execute(
-        "SELECT id FROM labels WHERE weights_hash = ? AND feature = ? AND key = ?",
-        (weights_hash, feature, _key(text)),
-    )
-    return found.fetchone()[0]
+    key = _key(text)
+    of_feature = "WHERE weights_hash = ? AND feature = ? AND key = ?"
+    if there := LABELS_DB.select(db, LABELS, of_feature, (weights_hash, feature, key)):
+        return there[0]["id"]
+    label_id = 1 + db.execute("SELECT coalesce(max(id), 0) FROM labels").fetchone()[0]
+    row = {
+        "id": label_id,
+        "weights_hash": weights_hash,
+        "feature": feature,
+        "text": text,
+        "key": key,
+    }
+    row |= {"source": source, "created": now(), "detection": None, "fuzzing": None}
+    LABELS_DB.insert(db, LABELS, row)
+    return label_id
 
 
 def add_score(db: sqlite3.Connection, label_id: int, detection: Counts, fuzzing: Counts) -> Label:
     """Add the answers of one more quiz to a label's own."""
-    row = db.execute("SELECT detection, fuzzing FROM labels WHERE id = ?", [label_id]).fetchone()
-    pooled = [
-        json.dumps(_counts(old).plus(new))
-        for old, new in zip(row, (detection, fuzzing), strict=True)
-    ]
-    db.execute("UPDATE labels SET detection = ?, fuzzing = ? WHERE id = ?", (*pooled, label_id))
-    return _label(db.execute(f"SELECT {_COLUMNS} FROM labels WHERE id = ?", [label_id]).fetchone())
+    row = LABELS_DB.select(db, LABELS, "WHERE id = ?", [label_id])[0]
+    pooled = {
+        kind: json.dumps(_counts(row[kind]).plus(new))
+        for kind, new in (("detection", detection), ("fuzzing", fuzzing))
+    }
+    LABELS_DB.update(db, LABELS, label_id, pooled)
+    return _label(row | pooled)
 
 
 def now() -> str:
@@ -166,13 +172,10 @@ def _counts(stored: str | None) -> Counts:
     return Counts(*json.loads(stored)) if stored else _NOTHING
 
 
-def _label(row: Sequence[object]) -> Label:
-    label_id, feature, text, source, created, detection, fuzzing = row
-    counts = [_counts(str(kind) if kind else None) for kind in (detection, fuzzing)]
+def _label(row: Row) -> Label:
+    counts = [_counts(row["detection"]), _counts(row["fuzzing"])]
     tested = score(*counts) if counts != [_NOTHING, _NOTHING] else None
-    return Label(
-        int(str(label_id)), int(str(feature)), str(text), str(source), str(created), tested
-    )
+    return Label(row["id"], row["feature"], row["text"], row["source"], row["created"], tested)
 
 
 def _failed(label: Label) -> bool:

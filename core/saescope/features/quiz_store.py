@@ -3,13 +3,16 @@
 import hashlib
 import json
 import secrets
+import sqlite3
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from saescope.database import Row
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.features.database import labels_path, open_database, transaction
+from saescope.features.database import LABELS_DB, QUIZZES, labels_path, transaction
 from saescope.features.labels import Label, add_score, clean_label, insert_label, now
 from saescope.features.scores import count
 
@@ -61,20 +64,16 @@ class QuizStore:
     ) -> Quiz:
         """Keep a new quiz; `n` items were asked for."""
         quiz_id = f"q{secrets.token_hex(5)}"
-        row = (
-            quiz_id,
-            weights_hash,
-            feature,
-            n,
-            seed,
-            now(),
-            json.dumps([asdict(item) for item in items]),
-        )
-        with open_database(self.path) as db:
-            db.execute(
-                "INSERT INTO quizzes (id, weights_hash, feature, n, seed, created, items) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                row,
-            )
+        row = {
+            "id": quiz_id,
+            "weights_hash": weights_hash,
+            "feature": feature,
+            "n": n,
+            "seed": seed,
+        }
+        row |= {"created": now(), "items": json.dumps([asdict(item) for item in items])}
+        with LABELS_DB.open(self.path) as db:
+            LABELS_DB.insert(db, QUIZZES, row | {"answered": None})
         return _shown(quiz_id, feature, items, n)
 
     def find_open(self, weights_hash: str, feature: int, *, n: int, seed: int) -> Quiz | None:
@@ -82,10 +81,10 @@ class QuizStore:
         if not self.path.exists():
             return None
         spent = self.spent(weights_hash, feature)
-        query = "SELECT id, items FROM quizzes WHERE weights_hash = ? AND feature = ? AND n = ? AND seed = ? AND answered IS NULL"
-        with open_database(self.path) as db:
-            rows = db.execute(query, (weights_hash, feature, n, seed)).fetchall()
-        quizzes = [(quiz_id, _items(stored)) for quiz_id, stored in rows]
+        rest = "WHERE weights_hash = ? AND feature = ? AND n = ? AND seed = ? AND answered IS NULL"
+        with LABELS_DB.open(self.path) as db:
+            rows = LABELS_DB.select(db, QUIZZES, rest, (weights_hash, feature, n, seed))
+        quizzes = [(row["id"], _items(row["items"])) for row in rows]
         fresh = [
             (quiz_id, items)
             for quiz_id, items in quizzes
@@ -97,13 +96,8 @@ class QuizStore:
         """Keys of the passages whose answers the feature's scores have told something about."""
         if not self.path.exists():
             return frozenset()
-        query = "SELECT items FROM quizzes WHERE weights_hash = ? AND feature = ? AND answered IS NOT NULL"
-        with open_database(self.path) as db:
-            return frozenset(
-                item.key
-                for (stored,) in db.execute(query, (weights_hash, feature))
-                for item in _items(stored)
-            )
+        with LABELS_DB.open(self.path) as db:
+            return _spent(db, weights_hash, feature)
 
     def answer(
         self,
@@ -122,15 +116,13 @@ class QuizStore:
             ArgumentError: it was answered, or is about another feature, or needs another number of answers.
         """
         cleaned = clean_label(text)
-        with open_database(self.path) as db, transaction(db):
-            row = db.execute(
-                "SELECT weights_hash, feature, items, answered FROM quizzes WHERE id = ?", [quiz_id]
-            ).fetchone()
+        with LABELS_DB.open(self.path) as db, transaction(db):
+            rows = LABELS_DB.select(db, QUIZZES, "WHERE id = ?", [quiz_id])
+            row = rows[0] if rows else None
             items = _checked(row, quiz_id, weights_hash, feature, n_answers=len(answers))
-            if row[3] is not None or self.spent(weights_hash, feature) & {
-                item.key for item in items
-            }:
-                raise _used(quiz_id, feature, row[3])
+            answered = row["answered"] if row else None
+            if answered is not None or _spent(db, weights_hash, feature) & {i.key for i in items}:
+                raise _used(quiz_id, feature, answered)
             kinds = [
                 count(
                     [item.fires for item in items if item.kind == kind],
@@ -139,7 +131,7 @@ class QuizStore:
                 for kind in ("detection", "fuzzing")
             ]
             label_id = insert_label(db, weights_hash, feature, cleaned, source)
-            db.execute("UPDATE quizzes SET answered = ? WHERE id = ?", (now(), quiz_id))
+            LABELS_DB.update(db, QUIZZES, quiz_id, {"answered": now()})
             return add_score(db, label_id, *kinds)
 
     def void(self, texts: Sequence[str]) -> list[str]:
@@ -150,17 +142,16 @@ class QuizStore:
         if not self.path.exists():
             return []
         plain = ["".join(text.split()) for text in texts]
-        with open_database(self.path) as db:
-            rows = db.execute("SELECT id, items FROM quizzes WHERE answered IS NULL").fetchall()
+        with LABELS_DB.open(self.path) as db:
+            rows = LABELS_DB.select(db, QUIZZES, "WHERE answered IS NULL")
             seen = [
-                quiz_id
-                for quiz_id, stored in rows
-                if any(_shares(item, plain) for item in _items(stored))
+                row["id"]
+                for row in rows
+                if any(_shares(item, plain) for item in _items(row["items"]))
             ]
-            db.executemany(
-                "UPDATE quizzes SET answered = ? WHERE id = ? AND answered IS NULL",
-                [(VOID, quiz_id) for quiz_id in seen],
-            )
+            with transaction(db) if seen else nullcontext():
+                for quiz_id in seen:
+                    _void(db, quiz_id)
         return seen
 
 
@@ -179,12 +170,24 @@ def _shown(quiz_id: str, feature: int, items: Sequence[StoredItem], n: int) -> Q
     return Quiz(quiz_id, feature, shown, short)
 
 
+def _spent(db: sqlite3.Connection, weights_hash: str, feature: int) -> frozenset[str]:
+    rest = "WHERE weights_hash = ? AND feature = ? AND answered IS NOT NULL"
+    rows = LABELS_DB.select(db, QUIZZES, rest, (weights_hash, feature))
+    return frozenset(item.key for row in rows for item in _items(row["items"]))
+
+
+def _void(db: sqlite3.Connection, quiz_id: str) -> None:
+    """Unless it has been answered since it was looked at."""
+    if LABELS_DB.select(db, QUIZZES, "WHERE id = ? AND answered IS NULL", [quiz_id]):
+        LABELS_DB.update(db, QUIZZES, quiz_id, {"answered": VOID})
+
+
 def _items(stored: str) -> list[StoredItem]:
     return [StoredItem(**item) for item in json.loads(stored)]
 
 
 def _checked(
-    row: Any, quiz_id: str, weights_hash: str, feature: int, *, n_answers: int
+    row: Row | None, quiz_id: str, weights_hash: str, feature: int, *, n_answers: int
 ) -> list[StoredItem]:
     again = f'Call quiz_feature(sae="...", feature={feature}).'
     if row is None:
@@ -195,16 +198,17 @@ def _checked(
             got=quiz_id,
             hint=again,
         )
-    if (row[0], row[1]) != (weights_hash, feature):
+    if (row["weights_hash"], row["feature"]) != (weights_hash, feature):
+        other = "" if row["weights_hash"] == weights_hash else " of another SAE"
         raise ArgumentError(
-            f"Quiz {quiz_id} is about feature {row[1]}{'' if row[0] == weights_hash else ' of another SAE'}, not feature {feature}.",
+            f"Quiz {quiz_id} is about feature {row['feature']}{other}, not feature {feature}.",
             code="QUIZ_MISMATCH",
             field="quiz_id",
             got=quiz_id,
             allowed="a quiz of this feature",
             hint=again,
         )
-    items = _items(row[2])
+    items = _items(row["items"])
     if n_answers != len(items):
         raise ArgumentError(
             f"Quiz {quiz_id} has {len(items)} items, got {n_answers} answers.",

@@ -1,8 +1,8 @@
 """Work that outlasts a call: tasks of this process (loads, evaluations), and runs in processes of their own (trainings)."""
 
 from saescope_mcp.jobs.locks import FileLock
-from saescope_mcp.jobs.runs import ROW_FILE, Runs
-from saescope_mcp.jobs.table import LIVE, RESUMABLE, Run, RunTable
+from saescope_mcp.jobs.runs import Runs
+from saescope_mcp.jobs.table import LIVE, RESUMABLE, ROW_FILE, Run, RunTable
 from saescope_mcp.jobs.tasks import Job, Jobs
 
 __all__ = ["LIVE", "RESUMABLE", "ROW_FILE", "FileLock", "Job", "Jobs", "Run", "RunTable", "Runs"]

@@ -1,6 +1,5 @@
 """Runs from the outside: start one, ask about it, ask it to stop. What happens inside is `saescope_mcp.worker`."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,19 +7,18 @@ import sys
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from saescope.errors import ConfigError, NotFoundError, ResourceError
 from saescope.names import nearest
 from saescope_mcp.jobs.locks import FileLock
-from saescope_mcp.jobs.table import LIVE, Run, RunTable
+from saescope_mcp.jobs.table import LIVE, ROW_FILE, Run, RunTable, kept_run, kept_text
 
 STARTING_S = 20.0
 """A worker takes its lock within this time of being started; while its process is there, it may take longer:"""
 SLOW_START_S = 300.0
-ROW_FILE = "run.json"
 _children: list[subprocess.Popen[Any]] = []
 """Asked now and then, so that ended ones do not stay behind as zombies."""
 
@@ -55,14 +53,14 @@ class Runs:
         """A copy of its row in its folder, in case the table gets lost. Raises OSError."""
         aside = self.folder(run.id) / f".{ROW_FILE}"
         try:
-            aside.write_text(json.dumps(asdict(run)), encoding="utf-8")
+            aside.write_text(kept_text(run), encoding="utf-8")
             aside.replace(aside.with_name(ROW_FILE))
         finally:
             aside.unlink(missing_ok=True)
 
     def recover(self) -> None:
         """Put runs that have a folder but no row back into the table."""
-        kept = [run for file in self.root.glob(f"*/{ROW_FILE}") if (run := _kept(file))]
+        kept = [run for file in self.root.glob(f"*/{ROW_FILE}") if (run := kept_run(file))]
         if kept:
             self.table.restore(kept)
 
@@ -225,14 +223,6 @@ def _is_there(pid: int | None) -> bool:
     except OSError:  # another user's
         return True
     return True
-
-
-def _kept(file: Path) -> Run | None:
-    """None for a file that is torn or of another version."""
-    try:
-        return Run(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def _name_taken(name: str) -> ConfigError:

@@ -2,17 +2,15 @@
 
 import json
 import sqlite3
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from saescope.errors import FormatError, ResourceError
+from saescope.database import Database, Row, Table, transaction
 
 LIVE = ("queued", "running")
 RESUMABLE = ("failed", "cancelled", "interrupted")
-BUSY_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +58,10 @@ class Run:
 _JSON = {"request", "settings", "config", "plan", "progress", "result", "error", "warnings"}
 _FLAGS = {"dry_run", "cancel"}
 _COLUMNS = [column.name for column in fields(Run)]
-_SCHEMA = f"CREATE TABLE IF NOT EXISTS runs ({', '.join(name + (' TEXT PRIMARY KEY' if name == 'id' else '') for name in _COLUMNS)})"
+_TABLE = Table(
+    "runs", tuple(_COLUMNS), tuple("TEXT PRIMARY KEY" if name == "id" else "" for name in _COLUMNS)
+)
+ROW_FILE = "run.json"
 
 
 class RunTable:
@@ -71,91 +72,75 @@ class RunTable:
 
     def all(self) -> list[Run]:
         """Newest first."""
-        if not self.path.exists():
-            return []
-        with self._open() as db:
-            return [
-                _run(row)
-                for row in db.execute(
-                    f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY created DESC"
-                )
-            ]
+        return self._found("ORDER BY created DESC")
 
     def get(self, run_id: str) -> Run | None:
-        return next((run for run in self.all() if run.id == run_id), None)
+        return next(iter(self._found("WHERE id = ?", run_id)), None)
 
     def add(self, run: Run, *, most_live: int) -> bool:
         """Whether there was room for one more live run and its name was free; of two callers at once only one gets the last place."""
-        with self._open() as db, _transaction(db):
+        with _DATABASE.open(self.path) as db, transaction(db):
             if not _room(db, most_live) or (run.name and run.name in _names(db)):
                 return False
-            values = [_stored(name, getattr(run, name)) for name in _COLUMNS]
-            db.execute(
-                f"INSERT INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(values))})",
-                values,
-            )
-        return True
+            return _DATABASE.insert(db, _TABLE, _row(run))
 
     def revive(self, run_id: str, *, most_live: int, **changes: Any) -> bool | None:
         """Whether a run that had ended is live again; None where there is no room for one more."""
-        with self._open() as db, _transaction(db):
-            return self._change(db, run_id, RESUMABLE, changes) if _room(db, most_live) else None
+        with _DATABASE.open(self.path) as db, transaction(db):
+            return _change(db, run_id, RESUMABLE, changes) if _room(db, most_live) else None
 
     def update(self, run_id: str, *, only_if: tuple[str, ...] = (), **changes: Any) -> bool:
         """Whether the row was changed: it is there, and in one of the states `only_if`."""
-        with self._open() as db, _transaction(db):
-            return self._change(db, run_id, only_if, changes)
-
-    @staticmethod
-    def _change(
-        db: sqlite3.Connection, run_id: str, only_if: tuple[str, ...], changes: dict[str, Any]
-    ) -> bool:
-        sets, values = (
-            ", ".join(f"{name} = ?" for name in changes),
-            [_stored(name, value) for name, value in changes.items()],
-        )
-        where = f" AND state IN ({', '.join('?' * len(only_if))})" if only_if else ""
-        return (
-            db.execute(
-                f"UPDATE runs SET {sets} WHERE id = ?{where}", [*values, run_id, *only_if]
-            ).rowcount
-            == 1
-        )
+        with _DATABASE.open(self.path) as db, transaction(db):
+            return _change(db, run_id, only_if, changes)
 
     def restore(self, runs: Sequence[Run]) -> None:
         """Add those that are not there."""
-        values = [[_stored(name, getattr(run, name)) for name in _COLUMNS] for run in runs]
-        with self._open() as db, _transaction(db):
-            db.executemany(
-                f"INSERT OR IGNORE INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})",
-                values,
-            )
+        with _DATABASE.open(self.path) as db, transaction(db):
+            for run in runs:
+                _DATABASE.insert(db, _TABLE, _row(run))
 
     def delete(self, run_id: str) -> None:
-        with self._open() as db, _transaction(db):
+        with _DATABASE.open(self.path) as db, transaction(db):
             db.execute("DELETE FROM runs WHERE id = ?", [run_id])
 
-    @contextmanager
-    def _open(self) -> Generator[sqlite3.Connection]:
-        """Raises ResourceError or FormatError where the file cannot be used."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)) as db:
-                db.execute(
-                    _SCHEMA
-                )  # no write-ahead log: that one cannot be read on a full disk, a read-only one or a network's
-                yield db
-        except (sqlite3.OperationalError, OSError) as error:
-            raise ResourceError(
-                f"The table of jobs cannot be read or written: {error}.",
-                code="JOBS_UNAVAILABLE",
-                hint="Free space on that disk or make the folder of SAESCOPE_HOME writable, then call again.",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise FormatError(
-                f"The table of jobs is damaged: {error}.",
-                hint=f"Move {self.path} out of the way: jobs are found again by their folders.",
-            ) from error
+    def _found(self, rest: str, *given: str) -> list[Run]:
+        if not self.path.exists():
+            return []
+        with _DATABASE.open(self.path) as db:
+            return [_run(row) for row in _DATABASE.select(db, _TABLE, rest, given)]
+
+
+def kept_text(run: Run) -> str:
+    """A run as it is kept in its own folder."""
+    row = _row(run)
+    return json.dumps({"digest": _TABLE.digest(row), "row": row})
+
+
+def kept_run(file: Path) -> Run | None:
+    """None for a file that is torn, of another version, or not as it was written."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        row = said["row"] if "row" in said else _row(Run(**said))  # older files had no digest
+        good = "row" not in said or said["digest"] == _TABLE.digest(row)
+        return _run(row) if good and _is_sound("runs", row) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _kept(path: Path) -> list[tuple[str, Row]]:
+    runs = [kept_run(file) for file in path.parent.glob(f"*/{ROW_FILE}")]
+    return [("runs", _row(run)) for run in runs if run]
+
+
+def _change(
+    db: sqlite3.Connection, run_id: str, only_if: tuple[str, ...], changes: dict[str, Any]
+) -> bool:
+    state = db.execute("SELECT state FROM runs WHERE id = ?", [run_id]).fetchone()
+    if state is None or (only_if and state[0] not in only_if):
+        return False
+    stored = {name: _stored(name, value) for name, value in changes.items()}
+    return _DATABASE.update(db, _TABLE, run_id, stored)
 
 
 def _room(db: sqlite3.Connection, most_live: int) -> bool:
@@ -173,26 +158,41 @@ def _names(db: sqlite3.Connection) -> set[str]:
     return {name for (name,) in rows}
 
 
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Generator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if db.in_transaction:  # a full disk has ended it already
-            db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
 def _stored(name: str, value: Any) -> Any:
     return json.dumps(value) if name in _JSON else int(value) if name in _FLAGS else value
 
 
-def _run(row: tuple[Any, ...]) -> Run:
+def _row(run: Run) -> Row:
+    return {name: _stored(name, getattr(run, name)) for name in _COLUMNS}
+
+
+def _run(row: Row) -> Run:
     said: dict[str, Any] = {}
-    for name, value in zip(_COLUMNS, row, strict=True):
+    for name, value in row.items():
         said[name] = (
             json.loads(value) if name in _JSON else bool(value) if name in _FLAGS else value
         )
     return Run(**said)
+
+
+def _is_sound(_table: str, row: Row) -> bool:
+    """Whether every cell is of its kind: rows from before there were digests are taken at their word."""
+    try:
+        run = _run(row)
+    except (ValueError, TypeError):
+        return False
+    texts = (run.id, run.tool, run.state, run.name, run.phase, run.message)
+    times = (run.created, run.queued, run.heartbeat)
+    objects = (run.request, run.settings, run.config, run.plan, run.progress, run.result, run.error)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(at, int | float) for at in times)
+        and all(isinstance(at, int | float | None) for at in (run.started, run.ended, run.pid))
+        and all(isinstance(value, dict) for value in objects)
+        and isinstance(run.warnings, list)
+    )
+
+
+_DATABASE = Database(
+    what="table of jobs", code="JOBS_UNAVAILABLE", tables=(_TABLE,), sound=_is_sound, kept=_kept
+)

@@ -1,0 +1,352 @@
+"""SQLite files of ours, opened in one place with one opinion, and never trusted when they are read.
+
+Each row carries a digest of what it says. A file that has changed since we last looked at it is verified whole; a damaged
+one is made anew from its good rows and from wherever else they are kept, and stays beside the new one. There is no
+write-ahead log: it cannot be read on a full disk, a read-only one or a network's.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saescope.errors import ResourceError
+from saescope.notices import tell
+
+BUSY_S = 5.0
+"""How long a statement waits for another process."""
+COPY_EVERY_S = 60.0
+VERSION = 1
+"""Of files whose rows have digests; older ones get them when they are first opened."""
+Row = dict[str, Any]
+
+_UNAVAILABLE = {
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR),
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM),
+}
+_verified: dict[Path, tuple[int, ...]] = {}
+"""How each file looked when all of it was found good."""
+
+
+class Table(NamedTuple):
+    """Columns in order; the first is the key."""
+
+    name: str
+    columns: tuple[str, ...]
+    declared: tuple[str, ...]
+    """What follows the name of each in SQL."""
+    unique: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.columns[0]
+
+    @property
+    def listed(self) -> str:
+        return ", ".join(f"{self.name}.{column}" for column in (*self.columns, "digest"))
+
+    @property
+    def sql(self) -> str:
+        columns = [
+            f"{name} {kind}".strip() for name, kind in zip(self.columns, self.declared, strict=True)
+        ]
+        return f"CREATE TABLE IF NOT EXISTS {self.name} ({', '.join([*columns, 'digest TEXT', *([self.unique] if self.unique else [])])})"
+
+    def digest(self, row: Mapping[str, Any]) -> str:
+        said = json.dumps([self.name, *(row[column] for column in self.columns)])
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Database:
+    """A kind of file: what is in it, and what is said of it."""
+
+    what: str
+    code: str
+    """Of the error where it cannot be used."""
+    tables: tuple[Table, ...]
+    more: str = ""
+    """Indexes and triggers."""
+    sound: Callable[[str, Row], bool] = lambda table, row: True
+    """Whether a row of a table can be what we wrote; asked of rows whose digest is right, too."""
+    probe: str = ""
+    """A statement that fails where an index of words is not as its rows say."""
+    kept: Callable[[Path], Iterable[tuple[str, Row]]] | None = None
+    """Rows that are kept elsewhere as well; by default in a copy of the file, made after changes."""
+
+    @contextmanager
+    def open(self, path: Path) -> Generator[sqlite3.Connection]:
+        """A connection in autocommit mode to a file whose rows are good.
+
+        Raises:
+            ResourceError: the file cannot be read or written, or another program keeps it locked.
+        """
+        with self._errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_good(path)
+            with closing(_connect(path)) as db:
+                self._prepare(db)
+                yield db
+                if db.total_changes:
+                    self._copy(db, path)
+                    _verified[path] = _looks(path)
+
+    def select(
+        self, db: sqlite3.Connection, table: Table, rest: str = "", given: Sequence[Any] = ()
+    ) -> list[Row]:
+        """Rows that are as they were written; others are said and left out."""
+        found = [
+            _row(table, values)
+            for values in db.execute(f"SELECT {table.listed} FROM {table.name} {rest}", given)
+        ]
+        good = [row for row in found if self._is_good(table, row)]
+        if len(good) < len(found):
+            tell(f"{len(found) - len(good)} rows of the {self.what} are damaged and were left out.")
+        return [{name: row[name] for name in table.columns} for row in good]
+
+    def insert(self, db: sqlite3.Connection, table: Table, row: Row) -> bool:
+        """Whether it is new."""
+        names = (*table.columns, "digest")
+        sql = f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        return (
+            db.execute(sql, [*(row[name] for name in table.columns), table.digest(row)]).rowcount
+            == 1
+        )
+
+    def update(self, db: sqlite3.Connection, table: Table, key: Any, changes: Row) -> bool:
+        """Whether there was such a row."""
+        rows = self.select(db, table, f"WHERE {table.key} = ?", [key])
+        if not rows:
+            return False
+        digest = table.digest(rows[0] | changes)
+        sets = ", ".join(f"{name} = ?" for name in (*changes, "digest"))
+        db.execute(
+            f"UPDATE {table.name} SET {sets} WHERE {table.key} = ?",
+            [*changes.values(), digest, key],
+        )
+        return True
+
+    def _is_good(self, table: Table, row: Row) -> bool:
+        return row["digest"] == table.digest(row) and self.sound(table.name, row)
+
+    @contextmanager
+    def _errors(self, path: Path) -> Generator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            _verified.pop(path, None)
+            hint = "Free space on that disk or make the folder of SAESCOPE_HOME writable, then call again."
+            if isinstance(error, sqlite3.Error) and _code(error) in (
+                sqlite3.SQLITE_BUSY,
+                sqlite3.SQLITE_LOCKED,
+            ):
+                hint = f"Another program keeps {path.name} locked: close it, or call again in a few seconds."
+            raise ResourceError(
+                f"The {self.what} cannot be read or written: {error}.", code=self.code, hint=hint
+            ) from error
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Take over what older versions wrote."""
+        if db.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            with suppress(sqlite3.OperationalError):  # an older version has it open: the next time
+                db.execute("PRAGMA journal_mode=DELETE")
+        if db.execute("PRAGMA user_version").fetchone()[0] >= VERSION:
+            return
+        with transaction(db):
+            for table in self.tables:
+                self._add_digests(db, table)
+            for statement in filter(None, map(str.strip, self.more.split(";\n"))):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _add_digests(self, db: sqlite3.Connection, table: Table) -> None:
+        db.execute(table.sql)
+        if "digest" in (column[1] for column in db.execute(f"PRAGMA table_info({table.name})")):
+            return
+        db.execute(f"ALTER TABLE {table.name} ADD COLUMN digest TEXT")
+        for values in db.execute(f"SELECT {table.listed} FROM {table.name}").fetchall():
+            row = _row(table, values)
+            if self.sound(table.name, row):
+                db.execute(
+                    f"UPDATE {table.name} SET digest = ? WHERE {table.key} IS ?",
+                    [table.digest(row), row[table.key]],
+                )
+
+    def _make_good(self, path: Path) -> None:
+        if not path.exists() or _verified.get(path) == _looks(path):
+            return
+        looks, why = _looks(path), self._damage(path)
+        if why:
+            with _alone(path):
+                looks, why = (
+                    _looks(path),
+                    self._damage(path),
+                )  # another process may have been faster
+                if why:
+                    self._renew(path, why)
+                    looks = _looks(path)
+        _verified[path] = looks
+
+    def _damage(self, path: Path) -> str:
+        """What is wrong with it, in words; empty if nothing is. Raises where it cannot be read now."""
+        with _readable() as trouble, closing(_connect(path)) as db:
+            self._prepare(db)
+            if (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+                return said.strip().splitlines()[-1]
+            for table in self.tables:
+                rows = db.execute(f"SELECT {table.listed} FROM {table.name} NOT INDEXED")
+                if any(not self._is_good(table, _row(table, values)) for values in rows):
+                    return "a row is not as it was written"
+            if self.probe and os.access(path, os.W_OK):
+                db.execute(self.probe)
+        return trouble[0] if trouble else ""
+
+    def _renew(self, path: Path, why: str) -> None:
+        """A new file from the good rows of the old one and from those kept elsewhere; the old one stays beside it."""
+        good, n_bad = self._salvage(path)
+        kept = {(table, row[self._table(table).key]): row for table, row in self._kept(path)}
+        back = {key: row for key, row in kept.items() if key not in good}
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        try:
+            with closing(_connect(fresh)) as db:
+                self._prepare(db)
+                with transaction(db):
+                    for (table, _), row in (good | back).items():
+                        self.insert(db, self._table(table), row)
+            aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+            for end in ("-journal", "-wal", "-shm", ""):
+                with suppress(FileNotFoundError):
+                    os.replace(f"{path}{end}", f"{aside}{end}")
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+        tell(
+            f"The {self.what} was damaged ({why}; {n_bad} rows cannot be read) and has been made anew: {len(good)} rows were good,"
+            f" {len(back)} came from the last good copy. The damaged file is kept as {aside.name}."
+        )
+
+    def _salvage(self, path: Path) -> tuple[dict[tuple[str, Any], Row], int]:
+        """Good rows by table and key, and how many bad ones were seen."""
+        good, n_bad = dict[tuple[str, Any], Row](), 0
+        for table in self.tables:
+            for order in (
+                "ASC",
+                "DESC",
+            ):  # a torn page ends a reading: from its other side one comes as far
+                with _readable(), closing(_connect(path)) as db:
+                    for row in _scan(db, table, order):
+                        if self._is_good(table, row):
+                            good[table.name, row[table.key]] = row
+                        else:
+                            n_bad += order == "ASC"
+        return good, n_bad
+
+    def _kept(self, path: Path) -> Iterable[tuple[str, Row]]:
+        if self.kept is not None:
+            return self.kept(path)
+        copy = _copy_of(path)
+        return (
+            ((table, row) for (table, _), row in self._salvage(copy)[0].items())
+            if copy.exists()
+            else ()
+        )
+
+    def _copy(self, db: sqlite3.Connection, path: Path) -> None:
+        copy, aside = _copy_of(path), path.with_name(f".{path.name}.copy")
+        with suppress(OSError, sqlite3.Error):  # a full disk: the older copy stays
+            if self.kept is not None or (
+                copy.exists() and abs(time.time() - copy.stat().st_mtime) < COPY_EVERY_S
+            ):
+                return
+            aside.unlink(missing_ok=True)
+            with closing(sqlite3.connect(aside)) as target:
+                db.backup(target)
+            os.replace(aside, copy)
+
+    def _table(self, name: str) -> Table:
+        return next(table for table in self.tables if table.name == name)
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Generator[None]:
+    """All or nothing of what the block writes."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:  # a full disk has ended it already
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    return db
+
+
+@contextmanager
+def _readable() -> Generator[list[str]]:
+    """Collects what is wrong with the file; raises on where it is the disk or another process."""
+    trouble = list[str]()
+    try:
+        yield trouble
+    except sqlite3.Error as error:
+        if _code(error) in _UNAVAILABLE:
+            raise
+        trouble.append(str(error))
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _row(table: Table, values: Sequence[Any]) -> Row:
+    return dict(zip((*table.columns, "digest"), values, strict=True))
+
+
+def _scan(db: sqlite3.Connection, table: Table, order: str) -> Iterable[Row]:
+    """All rows, without the help of an index; those of before there were digests get theirs."""
+    new = "digest" in (column[1] for column in db.execute(f"PRAGMA table_info({table.name})"))
+    listed = table.listed if new else ", ".join(table.columns)
+    for values in db.execute(
+        f"SELECT {listed} FROM {table.name} NOT INDEXED ORDER BY rowid {order}"
+    ):
+        row = dict(zip((*table.columns, "digest"), values, strict=False))
+        yield row if new else row | {"digest": table.digest(row)}
+
+
+@contextmanager
+def _alone(path: Path) -> Generator[None]:
+    """One process at a time makes a file anew; a mark that a killed one left is taken over."""
+    mark = path.with_name(f".{path.name}.renewing")
+    give_up = time.monotonic() + 2 * BUSY_S
+    while True:
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            break
+        except FileExistsError:
+            if time.monotonic() > give_up:
+                break
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _looks(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _copy_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.last-good")
