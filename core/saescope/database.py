@@ -59,7 +59,7 @@ class Table(NamedTuple):
         return f"CREATE TABLE IF NOT EXISTS {self.name} ({', '.join([*columns, 'digest TEXT', *([self.unique] if self.unique else [])])})"
 
     def digest(self, row: Mapping[str, Any]) -> str:
-        said = json.dumps([self.name, *(row[column] for column in self.columns)])
+        said = json.dumps([self.name, *(row[column] for column in self.columns)], default=repr)
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
@@ -94,7 +94,7 @@ class Database:
                 self._prepare(db)
                 yield db
                 if db.total_changes:
-                    self._copy(db, path)
+                    self.copy(db, path)
                     _verified[path] = _looks(path)
 
     def select(
@@ -133,7 +133,8 @@ class Database:
         return True
 
     def _is_good(self, table: Table, row: Row) -> bool:
-        return row["digest"] == table.digest(row) and self.sound(table.name, row)
+        said = {name: row[name] for name in table.columns}
+        return row["digest"] == table.digest(said) and self.sound(table.name, said)
 
     @contextmanager
     def _errors(self, path: Path) -> Generator[None]:
@@ -172,7 +173,7 @@ class Database:
         db.execute(f"ALTER TABLE {table.name} ADD COLUMN digest TEXT")
         for values in db.execute(f"SELECT {table.listed} FROM {table.name}").fetchall():
             row = _row(table, values)
-            if self.sound(table.name, row):
+            if self.sound(table.name, {name: row[name] for name in table.columns}):
                 db.execute(
                     f"UPDATE {table.name} SET digest = ? WHERE {table.key} IS ?",
                     [table.digest(row), row[table.key]],
@@ -188,9 +189,9 @@ class Database:
                     _looks(path),
                     self._damage(path),
                 )  # another process may have been faster
-                if why:
-                    self._renew(path, why)
-                    looks = _looks(path)
+                if why and not self._is_renewed(path, why):
+                    return
+                looks = _looks(path)
         _verified[path] = looks
 
     def _damage(self, path: Path) -> str:
@@ -206,6 +207,15 @@ class Database:
             if self.probe and os.access(path, os.W_OK):
                 db.execute(self.probe)
         return trouble[0] if trouble else ""
+
+    def _is_renewed(self, path: Path, why: str) -> bool:
+        """On a full disk or a read-only one the file stays as it is, and each row is judged when it is read."""
+        try:
+            self._renew(path, why)
+        except (OSError, sqlite3.OperationalError) as error:
+            tell(f"The {self.what} is damaged ({why}) and cannot be made anew: {error}.")
+            return False
+        return True
 
     def _renew(self, path: Path, why: str) -> None:
         """A new file from the good rows of the old one and from those kept elsewhere; the old one stays beside it."""
@@ -258,11 +268,12 @@ class Database:
             else ()
         )
 
-    def _copy(self, db: sqlite3.Connection, path: Path) -> None:
+    def copy(self, db: sqlite3.Connection, path: Path, *, every_s: float = COPY_EVERY_S) -> None:
+        """Keep a copy of this moment, unless there is a fresh one. After a removal there must be: the row would come back."""
         copy, aside = _copy_of(path), path.with_name(f".{path.name}.copy")
         with suppress(OSError, sqlite3.Error):  # a full disk: the older copy stays
             if self.kept is not None or (
-                copy.exists() and abs(time.time() - copy.stat().st_mtime) < COPY_EVERY_S
+                copy.exists() and abs(time.time() - copy.stat().st_mtime) < every_s
             ):
                 return
             aside.unlink(missing_ok=True)
@@ -299,6 +310,8 @@ def _readable() -> Generator[list[str]]:
     trouble = list[str]()
     try:
         yield trouble
+    except UnicodeDecodeError:  # sqlite3 quotes torn names in what it says
+        trouble.append("torn names")
     except sqlite3.Error as error:
         if _code(error) in _UNAVAILABLE:
             raise

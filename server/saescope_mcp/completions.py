@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from mcp.types import Completion
 
+from saescope.errors import SaescopeError
+from saescope_mcp.jobs import Runs
 from saescope_mcp.state import AppState
 
 MOST = 100
@@ -14,20 +16,27 @@ async def complete(state: AppState, name: str, typed: str) -> Completion:
     """Values of the argument `name` that contain what was typed; those that begin with it come first."""
     typed = typed.lower()
     found = sorted(
-        (value for value in dict.fromkeys(_values(state, name)) if typed in value.lower()),
+        (value for value in dict.fromkeys(await _values(state, name)) if typed in value.lower()),
         key=lambda v: not v.lower().startswith(typed),
     )
     return Completion(values=found[:MOST], total=len(found), has_more=len(found) > MOST)
 
 
-def _values(state: AppState, name: str) -> Iterable[str]:
+async def _values(state: AppState, name: str) -> Iterable[str]:
     if name == "sae":
         return [*state.saes, *state.known.all()]
     if name == "job_id":
-        return [*(job.id for job in state.jobs.all()), *(run.id for run in state.runs.all())]
+        return [*(job.id for job in state.jobs.all()), *await _run_ids(state)]
     if name in ("release", "model"):
         return _published(name)
     return ()
+
+
+async def _run_ids(state: AppState) -> list[str]:
+    try:
+        return [run.id for run in await state.ask(Runs.all)]
+    except SaescopeError:  # somebody types: a table that cannot be read now completes nothing
+        return []
 
 
 def _published(name: str) -> Iterable[str]:

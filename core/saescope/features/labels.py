@@ -104,8 +104,10 @@ class LabelStore:
 
     def remove(self, label_id: int) -> bool:
         """Whether there was such a label."""
-        with LABELS_DB.open(self.path) as db, transaction(db):
-            return db.execute("DELETE FROM labels WHERE id = ?", [label_id]).rowcount == 1
+        with LABELS_DB.open(self.path) as db:
+            there = db.execute("DELETE FROM labels WHERE id = ?", [label_id]).rowcount == 1
+            LABELS_DB.copy(db, self.path, every_s=0.0)
+            return there
 
 
 def clean_label(text: str) -> str:

@@ -58,6 +58,14 @@ class Run:
 _JSON = {"request", "settings", "config", "plan", "progress", "result", "error", "warnings"}
 _FLAGS = {"dry_run", "cancel"}
 _COLUMNS = [column.name for column in fields(Run)]
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("id", "tool", "state", "name", "phase", "message"), str),
+    **dict.fromkeys(("created", "queued", "heartbeat"), _NUMBER),
+    **dict.fromkeys(("started", "ended", "pid"), _MAYBE),
+    **dict.fromkeys(_JSON, dict),
+    "warnings": list,
+}
 _TABLE = Table(
     "runs", tuple(_COLUMNS), tuple("TEXT PRIMARY KEY" if name == "id" else "" for name in _COLUMNS)
 )
@@ -181,16 +189,7 @@ def _is_sound(_table: str, row: Row) -> bool:
         run = _run(row)
     except (ValueError, TypeError):
         return False
-    texts = (run.id, run.tool, run.state, run.name, run.phase, run.message)
-    times = (run.created, run.queued, run.heartbeat)
-    objects = (run.request, run.settings, run.config, run.plan, run.progress, run.result, run.error)
-    return (
-        all(isinstance(text, str) for text in texts)
-        and all(isinstance(at, int | float) for at in times)
-        and all(isinstance(at, int | float | None) for at in (run.started, run.ended, run.pid))
-        and all(isinstance(value, dict) for value in objects)
-        and isinstance(run.warnings, list)
-    )
+    return all(isinstance(getattr(run, name), kind) for name, kind in _KINDS.items())
 
 
 _DATABASE = Database(

@@ -3,9 +3,10 @@
 import gc
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
@@ -23,12 +24,19 @@ if TYPE_CHECKING:
     from saescope_mcp.jobs import Job
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+RECORD_THREADS = 4
+
+
 class AppState:
     """One per server."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.workers = Workers(settings.threads, settings.cancel_grace_s)
+        self.records = Workers(RECORD_THREADS, 0.0)
+        """For the table of runs alone: work that takes long must not keep anybody from asking about it."""
         self.jobs = Jobs(settings.keep_jobs)
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}
@@ -42,6 +50,12 @@ class AppState:
     def runs(self) -> Runs:
         """Trainings: in processes of their own, the same for every server of this user."""
         return Runs(home() / "jobs")
+
+    async def ask(
+        self, question: Callable[Concatenate[Runs, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """A method of `Runs`, in a thread: another process may keep the table locked for a while."""
+        return await self.records.run(partial(question, self.runs, *args, **kwargs))
 
     @asynccontextmanager
     async def use(self, handle: str) -> AsyncGenerator[LoadedSAE]:

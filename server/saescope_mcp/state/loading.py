@@ -53,7 +53,7 @@ async def load(state: "AppState", source: Source, placement: Placement, say: Say
             undo.pop_all()
     entry.warnings.extend(warnings)
     state.saes[entry.handle] = entry
-    state.known.remember(entry.handle, source, placement)
+    await state.workers.run(partial(state.known.remember, entry.handle, source, placement))
     return entry
 
 

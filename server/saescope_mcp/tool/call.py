@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mcp.types import ToolAnnotations
 
+from saescope.notices import collected
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.state import AppState
 from saescope_mcp.tool.document import Document, compact, document
@@ -63,17 +64,8 @@ class Tool:
     async def call(self, state: AppState, arguments: Mapping[str, Any]) -> Outcome:
         """Never raises but when cancelled."""
         started = time.monotonic()
-        try:
-            request = self.request.model_validate(
-                dict(arguments), context={"settings": state.settings}
-            )
-            reply = await self.function(state, request)
-            outcome = Outcome(
-                document(self.name, request, reply, max_tokens=state.settings.max_result_tokens),
-                is_error=False,
-            )
-        except (Exception, SystemExit) as error:
-            outcome = Outcome(dict(refusal(self.name, error, self.request)), is_error=True)
+        with collected() as told:
+            outcome = await self._outcome(state, arguments, told)
         log.info(
             "%s %s in %.2f s",
             self.name,
@@ -81,3 +73,21 @@ class Tool:
             time.monotonic() - started,
         )
         return outcome
+
+    async def _outcome(
+        self, state: AppState, arguments: Mapping[str, Any], told: list[str]
+    ) -> Outcome:
+        try:
+            request = self.request.model_validate(
+                dict(arguments), context={"settings": state.settings}
+            )
+            reply = await self.function(state, request)
+            reply = reply.model_copy(update={"warnings": [*reply.warnings, *told]})
+            return Outcome(
+                document(self.name, request, reply, max_tokens=state.settings.max_result_tokens),
+                is_error=False,
+            )
+        except (Exception, SystemExit) as error:
+            for message in told:
+                log.warning("%s", message)
+            return Outcome(dict(refusal(self.name, error, self.request)), is_error=True)

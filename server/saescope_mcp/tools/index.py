@@ -10,7 +10,7 @@ import anyio
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
-from saescope_mcp.jobs import RESUMABLE, Run
+from saescope_mcp.jobs import RESUMABLE, Run, Runs
 from saescope_mcp.schemas.common import Provenance
 from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply, IndexSummary
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name
@@ -32,10 +32,10 @@ async def index_features(state: AppState, request: IndexFeatures) -> IndexFeatur
     give_up = time.monotonic() + request.wait_s
     while run.live and time.monotonic() < give_up:
         await anyio.sleep(LOOK_S)
-        run = state.runs.get(run.id)
+        run = await state.ask(Runs.get, run.id)
     if run.state == "failed":
         if not run.checkpoint:
-            state.runs.forget(run.id)
+            await state.ask(Runs.forget, run.id)
         raise error_of(run)
     return index_reply(run)
 
@@ -126,7 +126,7 @@ async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, An
     """The run of these arguments: the one that is live or done, one that was cut off and goes on, or a new one."""
     asked = request.model_dump(exclude={"wait_s", "response_format"}, exclude_defaults=True)
     most_live = 1 + state.settings.max_queued_jobs
-    for run in state.runs.all():
+    for run in await state.ask(Runs.all):
         if (
             run.tool != "index_features"
             or run.request != asked
@@ -138,8 +138,9 @@ async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, An
         ):
             return run
         if run.state in RESUMABLE:
-            return state.runs.resume(run, most_live=most_live)
-    return state.runs.start(
+            return await state.ask(Runs.resume, run, most_live=most_live)
+    return await state.ask(
+        Runs.start,
         tool="index_features",
         name="",
         most_live=most_live,

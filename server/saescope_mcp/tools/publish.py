@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, Cancelled, NotFoundError, OfflineError
-from saescope_mcp.jobs import Job
+from saescope_mcp.jobs import Job, Runs
 from saescope_mcp.schemas.publish import PublishedFile, PublishSae, PublishSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Source, readable
@@ -34,7 +34,7 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
             hint="Give path instead.",
         )
     path = readable(request.path, state.settings, "path") if request.path else ""
-    given, model = _given(state, request), _local_model(state, request)
+    given, model = await _given(state, request), await _local_model(state, request)
 
     async def work(job: Job) -> PublishSaeReply:
         job.say("reading the SAE")
@@ -57,10 +57,10 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
     )
 
 
-def _given(state: AppState, request: PublishSae) -> "Source | SAE":
+async def _given(state: AppState, request: PublishSae) -> "Source | SAE":
     """The SAE itself if it is loaded, else where it comes from."""
     if request.job_id:
-        run = state.runs.get(request.job_id)
+        run = await state.ask(Runs.get, request.job_id)
         if run.state != "done" or "path" not in run.result:
             raise ArgumentError(
                 f"{run.id} has no SAE: it is {run.state}.",
@@ -85,10 +85,10 @@ def _given(state: AppState, request: PublishSae) -> "Source | SAE":
     return known[0]
 
 
-def _local_model(state: AppState, request: PublishSae) -> str:
+async def _local_model(state: AppState, request: PublishSae) -> str:
     """The folder or file of the model, which the published name does not tell; empty for a model of the hub."""
     if request.job_id:
-        model = state.runs.get(request.job_id).settings["model"]
+        model = (await state.ask(Runs.get, request.job_id)).settings["model"]
     else:
         known = state.known.all().get(request.sae)
         model = known[0].model if known else ""

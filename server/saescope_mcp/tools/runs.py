@@ -7,7 +7,7 @@ import anyio
 from mcp.types import ToolAnnotations
 
 from saescope.errors import SaescopeError
-from saescope_mcp.jobs import Job, Run
+from saescope_mcp.jobs import Job, Run, Runs
 from saescope_mcp.schemas.train import CancelJob, CancelJobReply
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Tool, next_call
@@ -20,11 +20,11 @@ async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
     leaves nothing. What has ended stays as it is."""
     if job := state.jobs.find(request.job_id):
         return await _cancel_task(state, job)
-    run = state.runs.cancel(request.job_id)
+    run = await state.ask(Runs.cancel, request.job_id)
     give_up = time.monotonic() + state.settings.plan_wait_s
     while run.live and time.monotonic() < give_up:
         await anyio.sleep(LOOK_S)
-        run = state.runs.get(run.id)
+        run = await state.ask(Runs.get, run.id)
     done = f"{run.id} is {run.state}" + (" (it stops at its next step)." if run.live else ".")
     can_resume = run.state in ("cancelled", "interrupted", "failed") and not run.dry_run
     kept = f" Its last checkpoint is {Path(run.checkpoint).name}." if run.checkpoint else ""

@@ -10,7 +10,7 @@ from mcp.types import ToolAnnotations
 
 from saescope import __version__
 from saescope.errors import SaescopeError
-from saescope_mcp.jobs import LIVE, Job, Run
+from saescope_mcp.jobs import LIVE, Job, Run, Runs
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.index import IndexFeatures
 from saescope_mcp.schemas.status import (
@@ -49,7 +49,7 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
         await state.workers.run(partial(cached_saes, state)),
     )
     names = ", ".join(row.handle for row in loaded) or "nothing"
-    rows, broken = _rows_if_readable(state)
+    rows, broken = await _rows_if_readable(state)
     return ServerStatusReply(
         summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} MB of the memory budget are free.",
         warnings=broken,
@@ -77,7 +77,7 @@ async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     done the handle `sae`. `result` is the document that the call would have returned. Without job_id: all jobs, trainings and indexings
     of every server on this machine included."""
     if not request.job_id:
-        return _listed(_rows(state), request.offset)
+        return _listed(await _rows(state), request.offset)
     if job := state.jobs.find(request.job_id):
         return await _task_status(state, job, request.wait_s)
     return await _run_status(state, request)
@@ -114,11 +114,11 @@ async def _task_status(state: AppState, job: Job, wait_s: float) -> JobStatusRep
 
 
 async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
-    run = state.runs.get(request.job_id)
+    run = await state.ask(Runs.get, request.job_id)
     give_up = time.monotonic() + request.wait_s
     while run.live and time.monotonic() < give_up:
         await anyio.sleep(min(LOOK_S, max(0.0, give_up - time.monotonic())))
-        run = state.runs.get(request.job_id)
+        run = await state.ask(Runs.get, request.job_id)
     progress, trains = run.progress, run.tool == "train_sae"
     reply = train_reply(run) if trains else index_reply(run)
     eta_s = progress.get("eta_s") if progress.get("eta_s") is not None else run.plan.get("eta_s")
@@ -179,16 +179,17 @@ def _outcome(job: Job, state: AppState) -> dict[str, Any]:
     }
 
 
-def _rows(state: AppState) -> list[JobRow]:
+async def _rows(state: AppState) -> list[JobRow]:
     """The live ones first, then the newest."""
-    rows = [_run_row(run) for run in state.runs.all()] + [_row(job) for job in state.jobs.all()]
+    runs = await state.ask(Runs.all)
+    rows = [_run_row(run) for run in runs] + [_row(job) for job in state.jobs.all()]
     return sorted(rows, key=lambda row: row.state not in LIVE)
 
 
-def _rows_if_readable(state: AppState) -> tuple[list[JobRow], list[str]]:
+async def _rows_if_readable(state: AppState) -> tuple[list[JobRow], list[str]]:
     """Without the trainings, and with a warning, where their table cannot be read: the rest of a status is needed then."""
     try:
-        return _rows(state), []
+        return await _rows(state), []
     except SaescopeError as error:
         return [_row(job) for job in state.jobs.all()], [f"{error.message} {error.hint}"]
 

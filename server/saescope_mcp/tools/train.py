@@ -10,7 +10,7 @@ from mcp.types import ToolAnnotations
 
 from saescope.embedded import EMBEDDED_HANDLE
 from saescope.errors import ConfigError
-from saescope_mcp.jobs import Run
+from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.schemas.common import Provenance
 from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
 from saescope_mcp.state import AppState, Placement, Source, dataset_name, load_call, model_name
@@ -25,9 +25,10 @@ async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
     survives this server: job_status, cancel_job; cut off, it goes on with resume=job_id. Then load it, and evaluate_sae. Use a million
     tokens or more."""
     if request.resume:
-        run = _resume(state, request)
+        run = await _resume(state, request)
     else:
-        run = state.runs.start(
+        run = await state.ask(
+            Runs.start,
             tool="train_sae",
             name=request.name,
             **await _prepared(state, request),
@@ -37,11 +38,12 @@ async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
         run = await _wait(state, run, request)
     except anyio.get_cancelled_exc_class():
         if request.dry_run:
-            state.runs.cancel(run.id)
+            with anyio.CancelScope(shield=True):
+                await state.ask(Runs.cancel, run.id)
         raise
     never_began = run.state == "failed" and not run.checkpoint and not request.resume
     if never_began or (run.dry_run and not run.live):
-        state.runs.forget(run.id)
+        await state.ask(Runs.forget, run.id)
     if run.state == "failed":
         raise error_of(run)
     return train_reply(run)
@@ -114,8 +116,8 @@ def _look(dataset: str, request: TrainSae, roots: list[Path]) -> None:
     open_dataset(dataset, text_column=options.get("text_column", ""), roots=roots)
 
 
-def _resume(state: AppState, request: TrainSae) -> Run:
-    run = state.runs.get(request.resume)
+async def _resume(state: AppState, request: TrainSae) -> Run:
+    run = await state.ask(Runs.get, request.resume)
     if run.dry_run:
         raise ConfigError(
             "A dry run cannot be resumed.",
@@ -134,7 +136,7 @@ def _resume(state: AppState, request: TrainSae) -> Run:
         )
     if request.dry_run or run.live or run.state == "done":
         return run
-    return state.runs.resume(run, most_live=1 + state.settings.max_queued_jobs)
+    return await state.ask(Runs.resume, run, most_live=1 + state.settings.max_queued_jobs)
 
 
 async def _wait(state: AppState, run: Run, request: TrainSae) -> Run:
@@ -149,7 +151,7 @@ async def _wait(state: AppState, run: Run, request: TrainSae) -> Run:
         ):
             break
         await anyio.sleep(LOOK_S)
-        run = state.runs.get(run.id)
+        run = await state.ask(Runs.get, run.id)
     return run
 
 

@@ -16,7 +16,7 @@ from saescope_mcp.schemas.common import Request
 from saescope_mcp.tool import refusal
 
 HEARTBEAT_S = 1.0
-TRIES = 5
+TRIES = 30
 SPARE_BYTES = 2**18
 
 

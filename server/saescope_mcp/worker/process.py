@@ -2,11 +2,14 @@
 
 import os
 import signal
+import sys
 import threading
+import time
 
+from saescope.errors import ResourceError
 from saescope.names import home
-from saescope_mcp.jobs import Runs
-from saescope_mcp.worker.base import Worker
+from saescope_mcp.jobs import Run, Runs
+from saescope_mcp.worker.base import HEARTBEAT_S, Worker
 from saescope_mcp.worker.index import IndexWorker
 from saescope_mcp.worker.train import TrainWorker
 
@@ -17,6 +20,10 @@ SECOND_WORKER = 3
 """Exit status of a worker that finds another one at work."""
 
 
+PATIENCE_S = 300.0
+"""For a table that another program keeps locked while this worker starts."""
+
+
 def main(words: list[str]) -> int:
     """Work on one run until it ends or is asked to stop."""
     runs, run_id = Runs(home() / "jobs"), words[0]
@@ -24,7 +31,7 @@ def main(words: list[str]) -> int:
     if not lock.take(within_s=LOCK_WAIT_S):
         return SECOND_WORKER
     with lock:
-        run = runs.table.get(run_id)
+        run = _row(runs, run_id)
         if run is None or not run.live:
             return 0
         stop = threading.Event()
@@ -34,3 +41,15 @@ def main(words: list[str]) -> int:
             os.nice(max(0, NICE - os.nice(0)))
         KINDS[run.tool](runs, run, stop, lock).work()
     return 0
+
+
+def _row(runs: Runs, run_id: str) -> Run | None:
+    give_up = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return runs.table.get(run_id)
+        except ResourceError as error:
+            sys.stderr.write(f"{error.message}\n")
+            if time.monotonic() >= give_up:
+                raise
+            time.sleep(HEARTBEAT_S)

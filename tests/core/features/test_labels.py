@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from saescope.errors import ArgumentError, FormatError
+from saescope.errors import ArgumentError
 from saescope.features import LabelStore, QuizStore
 from saescope.features.quiz_store import StoredItem
+from saescope.notices import collected
 
 SAE_A, SAE_B = "a" * 64, "b" * 64
 
@@ -143,11 +144,14 @@ def test_reading_makes_no_file() -> None:
     )
 
 
-def test_a_damaged_file_says_what_to_do() -> None:
+def test_a_damaged_file_is_made_anew_from_its_last_good_copy_and_said() -> None:
     store = LabelStore()
-    store.path.write_bytes(b"no database at all, " * 100)
-    with pytest.raises(FormatError, match="damaged"):
-        store.of(SAE_A, 1)
+    label = store.add(SAE_A, 1, "names of queens", source="you")
+    store.path.write_bytes(torn := b"no database at all, " * 100)
+    with collected() as told:
+        assert store.of(SAE_A, 1) == [label] and store.search(SAE_A, "queen")[0] == [label]
+    aside = next(store.path.parent.glob("labels.db.damaged-*"))
+    assert len(told) == 1 and aside.name in told[0] and aside.read_bytes() == torn
 
 
 def test_connections_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
