@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
+from saescope_mcp.schemas.sent import as_meant
 
 Evidence = Literal["observed", "correlational", "intervened", "controlled"]
 
@@ -16,16 +17,25 @@ def _without_description(schema: dict[str, Any]) -> None:
     schema.pop("description", None)
 
 
-class Item(BaseModel):
-    """A flat object in a list of arguments; its fields describe themselves."""
-
-    model_config = _STRICT | ConfigDict(json_schema_extra=_without_description)
-
-
-class Request(BaseModel):
-    """Arguments of a tool: strict, and nothing but what is named."""
+class _Sent(BaseModel):
+    """Strict, but for what clients send and their users cannot correct."""
 
     model_config = _STRICT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, sent: Any) -> Any:
+        return as_meant(cls, sent)
+
+
+class Item(_Sent):
+    """A flat object in a list of arguments; its fields describe themselves."""
+
+    model_config = ConfigDict(json_schema_extra=_without_description)
+
+
+class Request(_Sent):
+    """Arguments of a tool: strict, and nothing but what is named."""
 
     response_format: Literal["concise", "detailed"] = Field(
         default="concise", description='More in "detailed".'
