@@ -62,3 +62,12 @@ def bench(glass: "LanguageModel", tmp_path_factory: pytest.TempPathFactory) -> "
     from tests.server.knowing import Bench
 
     return Bench(tmp_path_factory.mktemp("bench"), glass)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server over HTTP, in a process of its own."""
+    from tests.server.test_http import serving
+
+    with serving(tmp_path_factory.mktemp("home")) as (_, address):
+        yield address

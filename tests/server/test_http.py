@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,6 @@ def serving(home: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
             yield server, address
         finally:
             server.kill()
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("home")) as (_, address):
-        yield address
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from mcp.types import JSONRPCError
-from tests.server.test_http import ACCEPT, ASK, url  # noqa: F401
+from tests.server.test_http import ACCEPT, ASK
 
 from saescope_mcp.tool.wire import Lines, id_in, refusal_of
 
@@ -113,7 +113,7 @@ def test_the_server_answers_every_line_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize("name", NO_MESSAGES)
-def test_over_http_too(url: str, name: str) -> None:  # noqa: F811
+def test_over_http_too(url: str, name: str) -> None:
     headers = ACCEPT | {"Content-Type": "application/json"}
     raw, code, ident = NO_MESSAGES[name]
     reply = httpx.post(url, content=raw, headers=headers, timeout=30)
@@ -121,7 +121,7 @@ def test_over_http_too(url: str, name: str) -> None:  # noqa: F811
     assert reply.status_code == 400 and (said["error"]["code"], said["id"]) == (code, ident)
 
 
-def test_a_body_that_is_too_long_is_refused_over_http(url: str) -> None:  # noqa: F811
+def test_a_body_that_is_too_long_is_refused_over_http(url: str) -> None:
     headers = ACCEPT | {"Content-Type": "application/json"}
     reply = httpx.post(url, content=call('"' + "x" * 2**23 + '"'), headers=headers, timeout=30)
     assert reply.status_code == 413
