@@ -35,6 +35,7 @@ def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generat
     with ExitStack() as stack:
         stack.enter_context(model.lock)
         for hook_name, edit in edits.items():
+            stack.callback(model.mid_edits.pop, hook_name, None)
             hooks = _hooks(model, hook_name, edit, fired)
             stack.enter_context(model.bridge.hooks(fwd_hooks=hooks))
         yield
@@ -132,7 +133,6 @@ def _hooks(
         return [(hook_name, apply)]
     # hook_resid_mid feeds only the MLP branch; the same change made to what attention writes reaches the skip path too.
     block, entered = hook_name.removesuffix("hook_resid_mid"), list[Tensor]()
-    wanted: list[Tensor] = []
     for part in _MID_PARTS:
         model.require_hook(f"{block}{part}")
 
@@ -143,7 +143,7 @@ def _hooks(
         resid_pre = entered.pop()
         resid_mid = resid_pre + attn_out
         edited = apply(resid_mid, hook)
-        wanted[:] = [edited.detach()]
+        model.mid_edits[hook_name] = edited.detach()
         if edited.requires_grad:
             return attn_out + (edited - resid_mid)
         # Exact where nothing changed and where it is zeroed: a norm would blow up what rounding leaves of a zero.
@@ -151,7 +151,8 @@ def _hooks(
 
     def verify(x: Tensor, hook: object) -> None:
         """Not every family adds just what attention writes: some scale it, some put a norm behind the sum."""
-        there, asked = x.detach().float(), wanted.pop().float()
+        # Of several edits here, each sees what the one before left: the last one's result must stand.
+        there, asked = x.detach().float(), model.mid_edits[hook_name].float()
         if float((there - asked).norm()) > _MOST_OFF * float(asked.norm() + there.norm()):
             raise HookError(
                 f"{hook_name!r} cannot be edited in {model.name}: it is not the residual stream plus what attention writes.",

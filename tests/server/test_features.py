@@ -389,9 +389,10 @@ async def test_a_store_of_labels_that_cannot_be_read_fails_no_other_tool(server:
     state, sae = server
     QuizStore().path.write_bytes(b"no database" * 1000)
     reply = await call(state, "top_features", sae=sae, text="the King said")
-    assert reply["features"] and any(
-        "Labels cannot be read" in warning for warning in reply["warnings"]
-    )
+    (warning,) = reply["warnings"]
+    assert reply["features"] and "table of labels was damaged" in warning
+    kept = list(QuizStore().path.parent.glob("labels.db.damaged-*"))
+    assert kept[0].read_bytes() == b"no database" * 1000 and kept[0].name in warning
 
 
 def test_answers_on_the_command_line_are_yes_and_no() -> None:

@@ -21,7 +21,8 @@ def open_text(path: Path, *, newline: str | None = None) -> TextIO:
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    if head.startswith(_BOMS) or head.count(0) > len(head) / 8:
+    # Zeros and nothing else are no encoding: they are no text either, which is said of the dataset.
+    if head.startswith(_BOMS) or len(head) / 8 < head.count(0) < len(head):
         raise FormatError(
             f"{path.name!r} is UTF-16 or UTF-32 text, or none at all.",
             code="NOT_UTF8",

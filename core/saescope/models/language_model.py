@@ -49,6 +49,8 @@ class LanguageModel:
         self.lock = threading.RLock()
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Trailing shape of the activation at each hook that was measured."""
+        self.mid_edits: dict[str, Tensor] = {}
+        """What the last edit at each `hook_resid_mid` asked for, in the forward pass under way."""
         self.widens: dict[tuple[str, str], bool] = {}
         """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
 
