@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -14,6 +14,7 @@ from saescope.hooks import Edit, edit_activations, hook_shape, record_activation
 from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
 from saescope.saes import SAE
+from saescope.sinks import find_sinks
 
 FeatureEditFn = Callable[[Tensor], Tensor]
 """Takes dense feature activations [n_pos, d_sae] and returns the edited ones."""
@@ -31,6 +32,8 @@ class SiteRecord:
     sae_out: Float[Tensor, "n_pos d_out"]
     written: Float[Tensor, "n_pos d_out"]
     """The activation at the site that the SAE writes, as the model has it."""
+    sinks: Bool[Tensor, " n_pos"] | None = None
+    """Where its norm is out of proportion; None inside a forward pass, where nobody asks."""
 
     @property
     def error(self) -> Float[Tensor, "n_pos d_out"]:
@@ -45,6 +48,11 @@ def read_hook(sae: SAE) -> str:
 def write_hook(sae: SAE) -> str:
     """The hook that the SAE reconstructs: the same one, except for a transcoder."""
     return sae.cfg.metadata.hook_name_out if sae.cfg.transcoder else sae.cfg.metadata.hook_name
+
+
+def site_hooks(sae: SAE) -> list[str]:
+    """The hooks at which the SAE reads and writes, each once."""
+    return list(dict.fromkeys([read_hook(sae), write_hook(sae)]))
 
 
 def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) -> list[str]:
@@ -119,8 +127,9 @@ def read_site(
     mask: Bool[Tensor, "batch n_pos"] | None = None,
 ) -> SiteRecord:
     """Run the model up to the SAE's site and encode what arrives there."""
-    recorded = record_activations(model, ids, [read_hook(sae), write_hook(sae)], mask=mask)
-    return site_record(model, sae, recorded[read_hook(sae)], recorded[write_hook(sae)])
+    recorded = record_activations(model, ids, site_hooks(sae), mask=mask)
+    site = site_record(model, sae, recorded[read_hook(sae)], recorded[write_hook(sae)])
+    return replace(site, sinks=find_sinks(model, recorded).flatten())
 
 
 def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -> SiteRecord:

@@ -13,6 +13,7 @@ from saescope.activations.text import Dataset
 from saescope.activations.tokens import ContextConfig, ContextStream, counted_positions, empty_error
 from saescope.errors import NumericError
 from saescope.models import LanguageModel, model_fingerprint
+from saescope.sinks import find_sinks
 
 FORWARD_TOKENS = {"cpu": 2048}
 """Tokens of one forward pass, by device; on a GPU more."""
@@ -44,7 +45,10 @@ class RowSource(ABC):
 
 
 class TextSource(RowSource):
-    """Activations of a text at several hooks from one forward pass, position 0 and special tokens left out."""
+    """Activations of a text at several hooks from one forward pass, position 0, special tokens and attention sinks left out.
+
+    A row holds one token at every hook, so a position that is a sink at any of them is left out of all.
+    """
 
     def __init__(
         self, model: LanguageModel, hook_names: Sequence[str], dataset: Dataset, cfg: ContextConfig
@@ -57,7 +61,13 @@ class TextSource(RowSource):
             1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // cfg.context_size
         )
         self.max_rows = self.n_contexts * (cfg.context_size - 1)
-        said = (model_fingerprint(model), *self.widths, dataset.fingerprint, cfg)
+        said = (
+            model_fingerprint(model),
+            model.sink_factor,
+            *self.widths,
+            dataset.fingerprint,
+            cfg,
+        )
         self.fingerprint = hashlib.sha256(repr(said).encode()).hexdigest()
         self.memory_bytes = self.stream.memory_bytes
         self.epoch, self.n_supplied = 0, 0
@@ -72,7 +82,8 @@ class TextSource(RowSource):
         contexts = self.stream.take(self.n_contexts)
         mask = counted_positions(contexts, self.harvester.model.tokenizer.special_ids)
         found = self.harvester(contexts.clamp(min=0).long())
-        where = mask.flatten().nonzero().squeeze(1).to(self.device)
+        mask = mask.to(self.device) & ~find_sinks(self.harvester.model, found)
+        where = mask.flatten().nonzero().squeeze(1)
         rows = {name: x.flatten(0, 1).index_select(0, where) for name, x in found.items()}
         self.epoch = self.stream.epoch
         self.n_supplied += n_rows(rows)

@@ -77,6 +77,8 @@ class Attribution:
     completeness: float | None
     n_tokens: int
     n_left_out: int
+    n_sinks: int
+    """Of those left out, the positions whose norm at the site is out of proportion."""
     left_out: str
     warnings: list[str] = field(default_factory=list[str])
 
@@ -90,6 +92,7 @@ class _Question:
     tokens: Tokens
     ids: Int[Tensor, "1 n_pos"]
     mask: Bool[Tensor, " n_pos"]
+    n_sinks: int
     site: SiteRecord
     logits: Float[Tensor, " d_vocab"]
     target: int
@@ -169,10 +172,13 @@ def _ask(
 ) -> _Question:
     ids = model.batch(tokens.ids)
     logits = model.forward(ids)[0][0, position]
-    mask = counted(tokens, include_special=include_special).to(model.device)
+    site = read_site(model, sae, ids)
+    usual = counted(tokens, include_special=include_special)
+    mask = counted(tokens, include_special=include_special, sinks=site.sinks).to(model.device)
     wanted = int(logits.argmax()) if target is None else target
+    n_sinks = int(usual.sum() - mask.sum())
     return _Question(
-        model, sae, tokens, ids, mask, read_site(model, sae, ids), logits, wanted, against, position
+        model, sae, tokens, ids, mask, n_sinks, site, logits, wanted, against, position
     )
 
 
@@ -225,6 +231,7 @@ def _report(
         completeness=scores.completeness,
         n_tokens=int(q.mask.sum()),
         n_left_out=int((~q.mask).sum()),
+        n_sinks=q.n_sinks,
         left_out=METHODS[method],
         warnings=_warnings(question, scores, len(chosen), joint, n_controls),
     )

@@ -10,17 +10,8 @@ from saescope.hooks import edit_activations
 from saescope.metrics import explained_variance, score_between
 from saescope.models import LanguageModel, counted
 from saescope.saes import SAE
+from saescope.sinks import PROBE_TEXT
 from saescope.splice import add_at_site, read_site, site_edits, splice
-
-PROBE_TEXT = (
-    "The old lighthouse keeper counted the ships every evening, and wrote their names in a book with a blue cover. On Monday there were "
-    'seven; on Tuesday, after the storm, only two. "If the weather holds," said his daughter, "we can sail to Bristol and buy paint, '
-    'rope and a new lamp." He thought about the price of oil in 1897 and shook his head.\n\n'
-    "def mean(values):\n    total = sum(values)\n    return total / len(values)\n\n"
-    "In chemistry, a catalyst increases the rate of a reaction without being consumed by it. Enzymes are proteins that do the same work "
-    "in living cells. The government announced on Friday that the new railway between Berlin and Prague would open in spring; tickets "
-    "cost 29 euros. Who would have believed it? Thank you very much, she wrote, and please give my love to your mother."
-)
 
 L0_FACTOR = 2
 """Texts differ, and so does L0 on them: only beyond this factor does a difference say something."""
@@ -31,6 +22,8 @@ class Check:
     """Quality on the probe text, position 0 and special tokens left out."""
 
     n_tokens: int
+    n_sinks: int
+    """Left out beside them: the norm at the site is out of proportion."""
     l0: float
     explained_variance: float | None
     ce_score: float | None
@@ -46,8 +39,9 @@ def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = No
     """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed; compare L0."""
     limit = min(model.n_ctx, sae.cfg.metadata.context_size or model.n_ctx)
     tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos, limit=limit)
-    ids, mask = model.batch(tokens.ids), counted(tokens).to(model.device)
+    ids = model.batch(tokens.ids)
     site = read_site(model, sae, ids)
+    mask = counted(tokens, sinks=site.sinks).to(model.device)
     ev = explained_variance(site.target[mask], site.sae_out[mask])
     l0 = float(site.acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
     ce = _ce_score(model, sae, ids, mask) if bool(mask[:-1].any()) else None
@@ -56,6 +50,7 @@ def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = No
         verdict = _against_published(verdict, l0, published_l0)
     return Check(
         int(mask.sum()),
+        int(counted(tokens).sum() - mask.sum()),
         l0,
         ev,
         ce,

@@ -34,7 +34,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure an SAE on a dataset's held-out text, or on given contexts `[n, n_pos]` (filled up with -1).
 
-    `include_special` counts and edits position 0 and special tokens as well. The text is read twice, a batch at a time: up to the
+    `include_special` counts and edits position 0, special tokens and attention sinks as well. The text is read twice, a batch at a time: up to the
     site for everything about the reconstruction, and through the model for its predictions. `baselines` needs the memory of a
     second decoder and of a matrix d_out x d_out.
 
@@ -49,6 +49,7 @@ def evaluate(
     )
     done = _counter(progress, 2 * text.ids.numel())
     found = reconstruct(model, sae, text, covariance=baselines, done=done)
+    text = text.without(found.sinks)
     l0 = float(found.by_block.table["l0"].sum()) / found.n_tokens
     fitted = None
     if baselines:

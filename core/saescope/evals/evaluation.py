@@ -97,6 +97,8 @@ class Evaluation:
     hook_name_out: str
     """The site that is reconstructed."""
     n_tokens: int
+    n_sinks: int
+    """Left out beside position 0 and special tokens: the norm at the site is out of proportion."""
     n_contexts: int
     context_size: int
     seed: int

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.evals.sums import Sums, block_of, n_blocks
@@ -28,6 +28,8 @@ class Reconstruction:
     """First position of each range."""
     context_size: int
     n_fired: Int[Tensor, " d_sae"]
+    sinks: Bool[Tensor, "n_contexts context_size"]
+    """Positions that were left out because their norm at the site is out of proportion."""
     shift: Float[Tensor, " d_out"]
     second_moment: Float[Tensor, "d_out d_out"] | None
     """Of the target about `shift`; only for PCA."""
@@ -56,6 +58,8 @@ def reconstruct(
         site = read_site(model, sae, text.ids[contexts])
         if found is None:
             found = _empty(sae, text, site, covariance)
+        if not text.counts_sinks and site.sinks is not None:
+            found.sinks[contexts] = site.sinks.reshape(len(contexts), -1).cpu()
         _add(found, site, text, contexts)
         done(text.ids[contexts].numel())
     assert found is not None, "a text has contexts"
@@ -75,8 +79,10 @@ def position_edges(context_size: int) -> list[int]:
 
 def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reconstruction:
     edges = position_edges(text.ids.shape[1])
-    n_counted = text.mask[next(batches(text))].flatten().to(site.target.device)
-    first = site.target[n_counted] if bool(n_counted.any()) else site.target
+    counts = text.mask[next(batches(text))].flatten().to(site.target.device)
+    if not text.counts_sinks and site.sinks is not None:
+        counts = counts & ~site.sinks
+    first = site.target[counts] if bool(counts.any()) else site.target
     d_out = sae.cfg.d_out
     return Reconstruction(
         by_block=Sums(n_blocks(len(text))),
@@ -84,6 +90,7 @@ def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reco
         edges=edges,
         context_size=text.ids.shape[1],
         n_fired=torch.zeros(sae.cfg.d_sae, dtype=torch.long),
+        sinks=torch.zeros_like(text.mask),
         shift=first.float().mean(0).cpu().double(),
         second_moment=torch.zeros(d_out, d_out, dtype=torch.float64) if covariance else None,
     )
@@ -92,7 +99,7 @@ def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reco
 def _add(
     found: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[Tensor, " n"]
 ) -> None:
-    keep = text.mask[contexts].flatten()
+    keep = (text.mask & ~found.sinks)[contexts].flatten()
     n_pos = text.ids.shape[1]
     blocks = block_of(contexts, len(text)).repeat_interleave(n_pos)[keep]
     ranges = (

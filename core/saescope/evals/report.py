@@ -55,6 +55,7 @@ def report(
         hook_name=read_hook(sae),
         hook_name_out=write_hook(sae),
         n_tokens=found.n_tokens,
+        n_sinks=text.n_sinks,
         n_contexts=len(text),
         context_size=text.ids.shape[1],
         seed=seed,

@@ -21,6 +21,7 @@ from saescope.cancel import checkpoint
 from saescope.errors import NotFoundError
 from saescope.models import LanguageModel
 from saescope.saes import SAE
+from saescope.sinks import many_sinks
 
 NOTHING = -1
 DEFAULT_CONTEXT, LONGEST_CONTEXT = 256, 1024
@@ -39,7 +40,24 @@ class EvalText:
     mask: Bool[Tensor, "n_contexts n_pos"]
     has_next: Bool[Tensor, "n_contexts n_pos"]
     """Positions whose next token is known."""
+    counts_sinks: bool = False
+    """Whether positions count whose norm at the site is out of proportion."""
+    n_sinks: int = 0
+    """Those that were taken out of the mask."""
     warnings: tuple[str, ...] = ()
+
+    def without(self, sinks: Bool[Tensor, "n_contexts n_pos"]) -> "EvalText":
+        """The same with these positions left out too, and a warning where they are many.
+
+        Raises:
+            NotFoundError: none is left.
+        """
+        mask = self.mask & ~sinks
+        n_sinks = int((self.mask & sinks).sum())
+        if not bool(mask.any()):
+            raise _nothing_counts(self.name)
+        warnings = (*self.warnings, *many_sinks(n_sinks, int(mask.sum())))
+        return replace(self, mask=mask, n_sinks=n_sinks, warnings=warnings)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,16 +115,20 @@ def masked_text(
         else counted_positions(contexts, model.tokenizer.special_ids)
     )
     if not bool(mask.any()):
-        raise NotFoundError(
-            f"{name}: no position to evaluate on (position 0 and special tokens do not count).",
-            code="DATASET_EMPTY",
-            field="dataset",
-            got=name,
-            hint='Use more text, or dataset="embedded".',
-        )
+        raise _nothing_counts(name)
     has_next = torch.zeros_like(mask)
     has_next[:, :-1] = contexts[:, 1:] != NOTHING
-    return EvalText(name, contexts.long().clamp(min=0), mask, has_next)
+    return EvalText(name, contexts.long().clamp(min=0), mask, has_next, include_special)
+
+
+def _nothing_counts(name: str) -> NotFoundError:
+    return NotFoundError(
+        f"{name}: no position to evaluate on (position 0, special tokens and attention sinks do not count).",
+        code="DATASET_EMPTY",
+        field="dataset",
+        got=name,
+        hint='Use more text, or dataset="embedded".',
+    )
 
 
 def _read(

@@ -13,6 +13,7 @@ from saescope.features.separation import adjusted, spearman
 from saescope.features.text_scores import Summary, TextScores, score_texts
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
+from saescope.sinks import many_sinks
 from saescope.splice import check_fits
 
 LEVEL = 0.05
@@ -172,7 +173,10 @@ def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) ->
         length_auc=design.length_auc,
         length_p=design.length_p,
         verdict=verdict(features, split=halves.split, least=min(design.n)),
-        warnings=_warnings(design, features, scores.n_equal),
+        warnings=[
+            *_warnings(design, features, scores.n_equal),
+            *many_sinks(scores.n_sinks, int(scores.lengths.sum())),
+        ],
     )
 
 

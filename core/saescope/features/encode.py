@@ -46,6 +46,8 @@ class Encoded:
     texts: list[TextFeatures]
     n_tokens: int
     n_left_out: int
+    n_sinks: int
+    """Of those left out, the positions whose norm at the site is out of proportion."""
     l0_mean: float | None
     explained_variance: float | None
     cosine: float | None
@@ -59,10 +61,14 @@ def encode_texts(
     positions: Iterable[int] = (),
     include_special: bool = False,
 ) -> Encoded:
-    """Features of every position; statistics over the counted ones (position 0 and special tokens left out unless named)."""
+    """Features of every position; statistics over the counted ones (position 0, special tokens and sinks left out unless named)."""
     named = list(positions)
-    masks = [counted(tokens, named, include_special).to(model.device) for tokens in texts]
     sites = [read_site(model, sae, model.batch(tokens.ids)) for tokens in texts]
+    masks = [
+        counted(tokens, named, include_special, sinks=site.sinks).to(model.device)
+        for tokens, site in zip(texts, sites, strict=True)
+    ]
+    n_usual = sum(int(counted(tokens, named, include_special).sum()) for tokens in texts)
     target, sae_out = (_kept(sites, masks, what) for what in ("target", "sae_out"))
     l0 = torch.cat([site.acts.l0[mask] for site, mask in zip(sites, masks, strict=True)]).double()
     n = int(sum(mask.sum() for mask in masks))
@@ -73,6 +79,7 @@ def encode_texts(
         ],
         n,
         sum(len(tokens) for tokens in texts) - n,
+        n_usual - n,
         float(l0.mean()) if n else None,
         explained_variance(target, sae_out),
         mean_cosine(target, sae_out),

@@ -46,6 +46,7 @@ class Ranking:
     total: int
     n_tokens: int
     n_left_out: int
+    n_sinks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def rank_features(
         _ranked(i, float(scores[i]), sums, encoded.texts, words)
         for i, words in zip(page, promotes, strict=True)
     ]
-    return Ranking(features, len(firing), encoded.n_tokens, encoded.n_left_out)
+    return Ranking(features, len(firing), encoded.n_tokens, encoded.n_left_out, encoded.n_sinks)
 
 
 def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:

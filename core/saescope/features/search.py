@@ -11,8 +11,9 @@ from saescope.errors import ArgumentError
 from saescope.features.index import FeatureIndex
 from saescope.features.labels import LabelStore
 from saescope.features.text_acts import text_acts
-from saescope.models import LanguageModel, Tokens, counted
+from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
+from saescope.sinks import many_sinks
 from saescope.splice import write_hook
 
 ROWS = 4096
@@ -139,7 +140,7 @@ def find_by_texts(
 
     The score is the log likelihood ratio of the number of firing tokens (G^2 / 2 of one share against the corpus', in nats).
     """
-    fired, n = _firing_counts(model, sae, texts)
+    fired, n, n_sinks = _firing_counts(model, sae, texts)
     share = fired / max(n, 1)
     if index is None:
         scores, usual = share, None
@@ -164,7 +165,7 @@ def find_by_texts(
         )
         for i in best
     ]
-    return Found(features, len(enriched), says, warnings)
+    return Found(features, len(enriched), says, [*warnings, *many_sinks(n_sinks, n)])
 
 
 _NO_INDEX = (
@@ -175,13 +176,13 @@ _NO_INDEX = (
 
 def _firing_counts(
     model: LanguageModel, sae: SAE, texts: Sequence[Tokens]
-) -> tuple[Float[Tensor, " d_sae"], int]:
-    fired, n = torch.zeros(sae.cfg.d_sae, dtype=torch.float64), 0
-    for tokens, acts in zip(texts, text_acts(model, sae, texts), strict=True):
-        mask = counted(tokens)
+) -> tuple[Float[Tensor, " d_sae"], int, int]:
+    """On how many counted tokens each feature fires, how many there are, and how many sinks were left out."""
+    fired, n, n_sinks = torch.zeros(sae.cfg.d_sae, dtype=torch.float64), 0, 0
+    for acts, mask, sinks in text_acts(model, sae, texts):
         fired += torch.bincount(acts.features[mask[acts.positions]], minlength=len(fired))
-        n += int(mask.sum())
-    return fired, n
+        n, n_sinks = n + int(mask.sum()), n_sinks + sinks
+    return fired, n, n_sinks
 
 
 def _divergence(p: Float[Tensor, " n"], q: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

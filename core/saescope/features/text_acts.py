@@ -2,43 +2,65 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from saescope.activations import Harvester
 from saescope.errors import NumericError
 from saescope.hooks import record_activations
-from saescope.models import LanguageModel, Tokens
+from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
-from saescope.splice import prepare_input, read_hook
+from saescope.sinks import find_sinks
+from saescope.splice import prepare_input, read_hook, site_hooks
 
 FEW = 8
 """Below so many texts a harvester costs more (two forward passes to prove itself) than it saves."""
 
 
-def text_acts(model: LanguageModel, sae: SAE, texts: Sequence[Tokens]) -> Iterator[SparseActs]:
-    """Features at every position of each text, on the CPU in float32.
+class TextActs(NamedTuple):
+    """Features at every position of a text, on the CPU in float32, and which of the positions count."""
+
+    acts: SparseActs
+    counted: Bool[Tensor, " n_pos"]
+    n_sinks: int
+    """Positions that do not count for their norm alone."""
+
+
+def text_acts(
+    model: LanguageModel, sae: SAE, texts: Sequence[Tokens], *, include_special: bool = False
+) -> Iterator[TextActs]:
+    """Features of each text, one after the other.
 
     Raises:
         NumericError: the activations are NaN or infinite.
     """
     hook_name = read_hook(sae)
     record: Callable[[Tensor], dict[str, Tensor]] = partial(
-        record_activations, model, hook_names=[hook_name]
+        record_activations, model, hook_names=site_hooks(sae)
     )
     if len(texts) >= FEW:
-        record = Harvester(model, [hook_name], max(map(len, texts)))
+        record = Harvester(model, site_hooks(sae), max(map(len, texts)))
     for tokens in texts:
         with torch.no_grad():
-            x = prepare_input(model, sae, record(model.batch(tokens.ids))[hook_name].to(sae.device))
+            recorded = record(model.batch(tokens.ids))
+            sinks = find_sinks(model, recorded)[0]
+            x = prepare_input(model, sae, recorded[hook_name].to(sae.device))
             if not bool(x.isfinite().all()):
                 raise NumericError(
                     f"The activations at {hook_name} are not finite.",
                     hint="Load the model with dtype float32.",
                 )
             acts = sae.encode_sparse(x[None] if sae.sequential else x)
-        yield SparseActs(
-            acts.values.float().cpu(), acts.features.cpu(), acts.offsets.cpu(), acts.d_sae
+        usual = counted(tokens, (), include_special)
+        mask = counted(tokens, (), include_special, sinks=sinks)
+        yield TextActs(
+            SparseActs(
+                acts.values.float().cpu(), acts.features.cpu(), acts.offsets.cpu(), acts.d_sae
+            ),
+            mask,
+            int(usual.sum() - mask.sum()),
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
@@ -30,6 +30,8 @@ class TextScores:
     """Counted tokens."""
     position_correlation: Float[Tensor, " n_features"]
     """Of a feature's activation with the position, over the counted tokens of all texts; 0 without spread."""
+    n_sinks: int = 0
+    """Positions left out for their norm alone."""
 
     def minus(self, other: "TextScores") -> "TextScores":
         """Changes from `other`, which is of the same texts, over the features that fire in either."""
@@ -43,7 +45,13 @@ class TextScores:
         )
         correlation = _spread(self.position_correlation[None], self.features, features)[0]
         return TextScores(
-            features, full - full_0, equal - equal_0, self.n_equal, self.lengths, correlation
+            features,
+            full - full_0,
+            equal - equal_0,
+            self.n_equal,
+            self.lengths,
+            correlation,
+            max(self.n_sinks, other.n_sinks),
         )
 
 
@@ -68,31 +76,50 @@ def score_texts(
     Raises:
         ArgumentError: a text has no counted token.
     """
-    masks = [counted(tokens, (), include_special) for tokens in texts]
-    lengths = torch.tensor([float(mask.sum()) for mask in masks], dtype=torch.float64)
-    n_equal = int(lengths.min())
-    if not n_equal:
-        raise ArgumentError(
-            f"Text {int(lengths.argmin())} has no token that counts (position 0 and special tokens do not).",
-            code="EMPTY_PROMPT",
-            field="texts",
-            hint="Leave it out, or give include_special=true.",
-        )
+    n_equal = _shortest([counted(tokens, (), include_special) for tokens in texts])
     moments = torch.zeros(3, sae.cfg.d_sae, dtype=torch.float64)
+    masks: list[Tensor] = []
     full: list[Tensor] = []
-    equal: list[Tensor] = []
-    for every, mask in zip(text_acts(model, sae, texts), masks, strict=True):
-        acts = every.select(mask[every.positions])
+    early: list[SparseActs] = []
+    n_sinks = 0
+    for every in text_acts(model, sae, texts, include_special=include_special):
+        masks.append(every.counted)
+        n_equal = min(n_equal, int(every.counted.sum()))
+        n_sinks += every.n_sinks
+        acts = every.acts.select(every.counted[every.acts.positions])
         _add_moments(moments, acts)
-        early = acts.select((mask.cumsum(0) <= n_equal)[acts.positions])
-        full.append(_summary(acts, int(mask.sum()), by).to_sparse())
-        equal.append(_summary(early, n_equal, by).to_sparse())
+        early.append(_first(acts, every.counted, n_equal))
+        full.append(_summary(acts, int(every.counted.sum()), by).to_sparse())
+    n_equal = _shortest(masks)
+    equal = [
+        _summary(_first(acts, mask, n_equal), n_equal, by).to_sparse()
+        for acts, mask in zip(early, masks, strict=True)
+    ]
+    lengths = torch.tensor([float(mask.sum()) for mask in masks], dtype=torch.float64)
     fired = moments[0].nonzero()[:, 0]
     positions = torch.cat([mask.nonzero()[:, 0] for mask in masks]).double()
     correlation = _correlation(moments[:, fired], positions)
     return TextScores(
-        fired, _columns(full, fired), _columns(equal, fired), n_equal, lengths, correlation
+        fired, _columns(full, fired), _columns(equal, fired), n_equal, lengths, correlation, n_sinks
     )
+
+
+def _shortest(masks: Sequence[Bool[Tensor, " _"]]) -> int:
+    """Counted tokens of the text that has fewest."""
+    lengths = [int(mask.sum()) for mask in masks]
+    if not min(lengths):
+        raise ArgumentError(
+            f"Text {lengths.index(0)} has no token that counts (position 0, special tokens and attention sinks do not).",
+            code="EMPTY_PROMPT",
+            field="texts",
+            hint="Leave it out, or give include_special=true.",
+        )
+    return min(lengths)
+
+
+def _first(acts: SparseActs, mask: Bool[Tensor, " n_pos"], n: int) -> SparseActs:
+    """What fires at the first `n` counted tokens."""
+    return acts.select((mask.cumsum(0) <= n)[acts.positions])
 
 
 def _columns(

@@ -2,7 +2,7 @@
 
 from saescope.devices import pick_device
 from saescope.models.fingerprint import model_fingerprint
-from saescope.models.language_model import LanguageModel, StopForward
+from saescope.models.language_model import SINK_FACTOR, LanguageModel, StopForward
 from saescope.models.loading import canonical_name, load_model
 from saescope.models.predictions import (
     TargetLogit,
@@ -17,6 +17,7 @@ from saescope.models.sizes import peek_model_bytes
 from saescope.models.tokens import Tokens, counted
 
 __all__ = [
+    "SINK_FACTOR",
     "LanguageModel",
     "Readout",
     "StopForward",

@@ -23,7 +23,9 @@ from saescope.models.readout import Readout, read_readout, residual_map
 from saescope.models.tokens import Tokenizer, Tokens
 from saescope.names import nearest, split_hook
 
-__all__ = ["LanguageModel", "StopForward"]
+__all__ = ["SINK_FACTOR", "LanguageModel", "StopForward"]
+
+SINK_FACTOR = 10.0
 
 
 class LanguageModel:
@@ -53,6 +55,10 @@ class LanguageModel:
         """What the last edit at each `hook_resid_mid` asked for, in the forward pass under way."""
         self.widens: dict[tuple[str, str], bool] = {}
         """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
+        self.sink_factor = SINK_FACTOR
+        """Times the typical norm at a site beyond which a position is left out as an attention sink; 0: none is."""
+        self.typical_norms: dict[str, float] = {}
+        """The typical norm at each hook that was measured (`saescope.sinks`)."""
 
     @property
     def device(self) -> torch.device:

@@ -209,9 +209,13 @@ class Tokenizer:
 
 
 def counted(
-    tokens: Tokens, positions: Iterable[int] = (), include_special: bool = False
+    tokens: Tokens,
+    positions: Iterable[int] = (),
+    include_special: bool = False,
+    *,
+    sinks: Bool[Tensor, " n_pos"] | None = None,
 ) -> Bool[Tensor, " n_pos"]:
-    """Which positions enter aggregates, lists and edits: all but position 0 and special tokens, or just those named.
+    """Which positions enter aggregates, lists and edits: all but position 0, special tokens and `sinks`, or just those named.
 
     Raises:
         ArgumentError: a position is outside the text.
@@ -234,7 +238,7 @@ def counted(
         return torch.ones(n, dtype=torch.bool)
     mask = ~tokens.special
     mask[0] = False
-    return mask
+    return mask if sinks is None else mask & ~sinks.to(mask.device)
 
 
 def _given_as(field: str, token_id: int) -> str:

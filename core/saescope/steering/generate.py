@@ -13,7 +13,15 @@ from saescope.hooks import edit_activations
 from saescope.metrics import kl_divergence
 from saescope.models import LanguageModel
 from saescope.saes import SAE
-from saescope.splice import add_at_site, site_edits, site_record
+from saescope.sinks import find_sinks, typical_norm
+from saescope.splice import (
+    add_at_site,
+    read_hook,
+    site_edits,
+    site_hooks,
+    site_record,
+    write_hook,
+)
 from saescope.steering.edits import Plan, change_at_site
 
 
@@ -71,7 +79,11 @@ def generate(
 def _steered(
     model: LanguageModel, sae: SAE, plans: Sequence[Plan | None], cursor: _Cursor
 ) -> AbstractContextManager[None]:
+    for hook_name in site_hooks(sae):
+        typical_norm(model, hook_name)  # before the hooks below run
+
     def edit(read: Tensor, written: Tensor) -> Tensor:
+        sinks = find_sinks(model, {read_hook(sae): read, write_hook(sae): written})
         rows = [
             written[i]
             if plan is None
@@ -80,7 +92,7 @@ def _steered(
                 sae,
                 read[i : i + 1],
                 written[i : i + 1],
-                _window(plan, cursor, i, written.shape[1]),
+                _window(plan, cursor, i, sinks[i]),
             )[0]
             for i, plan in enumerate(plans)
         ]
@@ -90,11 +102,16 @@ def _steered(
     return edit_activations(model, site_edits(sae, edit) if steered else {})
 
 
-def _window(plan: Plan, cursor: _Cursor, row: int, n_new: int) -> Plan:
-    """The plan for the positions of this forward pass: the prompt's own mask, then every generated token that is not special."""
-    generated = cursor.mask[row, plan.masks.shape[1] :]
+def _window(plan: Plan, cursor: _Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> Plan:
+    """The plan for the positions of this forward pass: the prompt's own mask, then every generated token that is not special, nor a sink
+    before this edit."""
+    n_prompt, end = plan.masks.shape[1], cursor.start + len(sinks)
+    generated = cursor.mask[row, n_prompt:]
     masks = torch.cat([plan.masks, generated.expand(len(plan.masks), -1)], dim=1)
-    return replace(plan, masks=masks[:, cursor.start : cursor.start + n_new])
+    masks = masks[:, cursor.start : end].clone()
+    n_old = min(max(n_prompt - cursor.start, 0), len(sinks))
+    masks[:, n_old:] &= ~sinks[n_old:]
+    return replace(plan, masks=masks)
 
 
 def _edited(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor, plan: Plan) -> Tensor:

@@ -20,6 +20,7 @@ from saescope.models import (
     top_tokens,
 )
 from saescope.saes import SAE
+from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
 from saescope.steering.edits import FeatureEdit, change_at_site
 from saescope.steering.prepare import prepare
@@ -55,6 +56,8 @@ class Intervention:
     unit_source: str
     n_tokens: int
     n_left_out: int
+    n_sinks: int
+    """Of those left out, the positions whose norm at the site is out of proportion."""
     warnings: list[str] = field(default_factory=list[str])
 
 
@@ -81,7 +84,7 @@ def intervene(
     Raises:
         ArgumentError: an edit names no such feature, mode or position.
     """
-    site, masks, units, plan, _, controls = prepare(
+    site, masks, n_sinks, units, plan, _, controls = prepare(
         model,
         sae,
         tokens,
@@ -106,7 +109,12 @@ def intervene(
         unit_source=units.source,
         n_tokens=(n_edited := int(masks.any(0).sum())),
         n_left_out=masks.shape[1] - n_edited,
-        warnings=[*units.warnings, *_silence(site, edits, masks)],
+        n_sinks=n_sinks,
+        warnings=[
+            *units.warnings,
+            *_silence(site, edits, masks),
+            *many_sinks(n_sinks, n_edited),
+        ],
     )
 
 

@@ -20,6 +20,8 @@ class Prepared(NamedTuple):
     site: SiteRecord
     """The prompt's clean run at the site."""
     masks: Bool[Tensor, "n_edits n_pos"]
+    n_sinks: int
+    """Positions of the prompt that no edit touches for their norm at the site alone."""
     units: Units
     plan: Plan
     drawn: list[list[int]]
@@ -45,9 +47,13 @@ def prepare(
         ArgumentError: an edit names no such feature, mode or position, or the unit is unknown.
     """
     check_edits(sae, edits)
-    masks = torch.stack([counted(tokens, edit.positions) for edit in edits]).to(model.device)
     site = read_site(model, sae, model.batch(tokens.ids))
-    maxima = _known_maxima(site, counted(tokens).to(model.device), reference)
+    usual, masks = (
+        torch.stack([counted(tokens, edit.positions, sinks=sinks) for edit in edits])
+        for sinks in (None, site.sinks)
+    )
+    masks = masks.to(model.device)
+    maxima = _known_maxima(site, counted(tokens, sinks=site.sinks).to(model.device), reference)
     if indexed is not None:
         indexed = indexed._replace(values=indexed.values.to(maxima))
     units = resolve_units(edits, maxima, unit, indexed=indexed)
@@ -58,9 +64,9 @@ def prepare(
         n_draws=n_controls,
         seed=seed,
     )
-    return Prepared(
-        site, masks, units, plan, drawn, [control_plan(sae, plan, features) for features in drawn]
-    )
+    controls = [control_plan(sae, plan, features) for features in drawn]
+    n_sinks = int(usual.any(0).sum() - masks.any(0).sum())
+    return Prepared(site, masks, n_sinks, units, plan, drawn, controls)
 
 
 def _known_maxima(

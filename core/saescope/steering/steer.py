@@ -12,6 +12,7 @@ from saescope.effects import logit_effects
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
+from saescope.sinks import many_sinks
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.generate import Generation, generate
 from saescope.steering.prepare import Prepared, prepare
@@ -48,6 +49,10 @@ class Steering:
     unit_source: str
     concept_tokens: list[str]
     verdict: str
+    n_left_out: int
+    """Positions of the prompt that are not edited."""
+    n_sinks: int
+    """Of these, the ones whose norm at the site is out of proportion."""
     warnings: list[str] = field(default_factory=list[str])
 
 
@@ -70,7 +75,7 @@ def steer(
 ) -> Steering:
     """Generate from the prompt unsteered, steered, and with changes of equal norm along random features, all in one batch.
 
-    Edits act at every position of prompt and continuation but position 0 and special tokens. `reference` are maxima on
+    Edits act at every position of prompt and continuation but position 0, special tokens and attention sinks. `reference` are maxima on
     another text; `indexed`, over a corpus, come before these.
 
     Raises:
@@ -118,6 +123,7 @@ def _report(
     ]
     arms = [_arm(model, label, row, set(concept)) for label, row in zip(labels, rows, strict=True)]
     baseline, steered, controls = arms[0], arms[1 : n_samples + 1], arms[n_samples + 1 :]
+    n_edited = int(ready.masks.any(0).sum())
     no_concept = "This site is no linear write to the residual stream: name concept_tokens to have a concept score."
     return Steering(
         baseline=baseline,
@@ -127,7 +133,13 @@ def _report(
         unit_source=ready.units.source,
         concept_tokens=[model.token_text(i) for i in concept],
         verdict=_verdict(baseline, steered, controls),
-        warnings=[*ready.units.warnings, *([] if concept else [no_concept])],
+        n_left_out=ready.masks.shape[1] - n_edited,
+        n_sinks=ready.n_sinks,
+        warnings=[
+            *ready.units.warnings,
+            *([] if concept else [no_concept]),
+            *many_sinks(ready.n_sinks, n_edited),
+        ],
     )
 
 

@@ -110,6 +110,8 @@ class EvaluateSaeReply(Reply):
     verdict: str | None = None
     reasons: list[Reason] = Field(default_factory=list[Reason])
     n_tokens: int | None = None
+    n_sinks: int | None = None
+    """Positions left out for their norm alone."""
     l0: float | None = None
     explained_variance: float | None = None
     mse: float | None = None

@@ -22,12 +22,14 @@ from saescope.features.index.corpus import Corpus
 from saescope.features.index.feature_index import FeatureIndex
 from saescope.features.index.firings import Contexts
 from saescope.features.index.hashing import hash_contexts, is_quiz
+from saescope.features.index.manifest import FORMAT
 from saescope.features.index.store import IndexOrigin, folder_of, index_root, write_index
 from saescope.features.index.texts import ContextLog
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.ops import SparseActs
 from saescope.saes import SAE
-from saescope.splice import check_fits, prepare_input, read_hook
+from saescope.sinks import find_sinks, many_sinks
+from saescope.splice import check_fits, prepare_input, read_hook, site_hooks
 
 CHECKPOINT_S = 300.0
 
@@ -76,7 +78,8 @@ class IndexRun:
         )
         self.root, self.stop = root or index_root(), stop or threading.Event()
         self.corpus = Corpus(model, dataset, self.cfg)
-        self.harvester = Harvester(model, [read_hook(sae) for sae in saes], self.cfg.context_size)
+        hooks = [hook for sae in saes for hook in site_hooks(sae)]
+        self.harvester = Harvester(model, hooks, self.cfg.context_size)
         self.parts = [Accumulator(sae.cfg.d_sae, self.cfg, sae.device) for sae in saes]
         self.fingerprint = _fingerprint(model, saes, dataset, self.cfg)
         self.keeps = folder is not None
@@ -141,8 +144,9 @@ class IndexRun:
         contexts = Contexts(
             hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids)
         )
-        for part, sparse in zip(self.parts, acts, strict=True):
-            part.add(sparse, contexts)
+        for sae, part, sparse in zip(self.saes, self.parts, acts, strict=True):
+            sinks = find_sinks(self.model, {name: found[name] for name in site_hooks(sae)})
+            part.add(sparse, contexts.without(sinks))
         self.corpus.counted(int(mask.sum()))
 
     def _resume(self) -> int:
@@ -176,6 +180,10 @@ class IndexRun:
         origin = IndexOrigin(
             self.model, self.dataset.name, self.corpus.n_tokens, self.log.n_contexts, self.cfg
         )
+        for part in self.parts:
+            self.warnings += many_sinks(
+                self.corpus.n_tokens - part.statistics.n_tokens, part.statistics.n_tokens
+            )
         key = _fingerprint(self.model, [], self.dataset, self.cfg)[:16]
         self._indexes = [
             write_index(folder_of(sae.weights_hash, self.root) / key, sae, part, self.log, origin)
@@ -285,5 +293,12 @@ def _prepend_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) ->
 def _fingerprint(
     model: LanguageModel, saes: Sequence[SAE], dataset: Dataset, cfg: IndexConfig
 ) -> str:
-    said = (model_fingerprint(model), [sae.weights_hash for sae in saes], dataset.fingerprint, cfg)
+    said = (
+        FORMAT,
+        model_fingerprint(model),
+        model.sink_factor,
+        [sae.weights_hash for sae in saes],
+        dataset.fingerprint,
+        cfg,
+    )
     return hashlib.sha256(repr(said).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """An index as it is asked: one feature at a time, in milliseconds."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -12,7 +12,13 @@ from torch import Tensor
 from saescope.errors import ArgumentError
 from saescope.features.index.cofiring import Sample, partners
 from saescope.features.index.examples import N_BANDS
-from saescope.features.index.manifest import IndexManifest, corrupt, read_manifest
+from saescope.features.index.manifest import (
+    FORMAT,
+    IndexManifest,
+    corrupt,
+    hash_file,
+    read_manifest,
+)
 from saescope.features.index.passages import (
     Kept,
     by_band,
@@ -30,7 +36,7 @@ from saescope.features.index.rows import (
     HistogramBin,
     QuizPool,
 )
-from saescope.features.index.statistics import N_BINS, QUARTERS, scale_of
+from saescope.features.index.statistics import N_BINS, QUARTERS, TYPICAL, scale_of
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextTexts
 
@@ -43,12 +49,35 @@ class FeatureIndex:
 
     def __init__(self, folder: Path, manifest: IndexManifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self.texts = ContextTexts(folder / TEXTS)
+        self._verified: dict[str, tuple[int, ...]] = {}
+        self.texts = ContextTexts(folder / TEXTS, partial(self._verify, TEXTS))
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureIndex":
-        """Raises FormatError INDEX_CORRUPT where it is not whole."""
-        return cls(folder, read_manifest(folder))
+        """Every file is verified here, and again when it is read after a change.
+
+        Raises:
+            FormatError: INDEX_CORRUPT: it is not as it was written.
+        """
+        index = cls(folder, read_manifest(folder))
+        for name in index.manifest.sha256:
+            index._verify(name)
+        return index
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an index of an earlier version lacks."""
+        if self.manifest.format == FORMAT:
+            return []
+        return [
+            f"The index of {self.manifest.dataset} was made by an earlier version: it has no typical activations and no hashes, and "
+            "attention sinks count in it. index_features makes it anew."
+        ]
+
+    @cached_property
+    def typical(self) -> Float[Tensor, " d_sae"] | None:
+        """The 99th percentile of each feature's activations above zero, to 2 %; 0 where it never fired. None in an index of an earlier version."""
+        return self._whole("statistics.typical") if self.manifest.format == FORMAT else None
 
     @cached_property
     def maxima(self) -> Float[Tensor, " d_sae"]:
@@ -73,17 +102,18 @@ class FeatureIndex:
         n_fired, total, maximum = int(found["n_fired"]), float(found["sums"]), self.maximum(feature)
         n = self.manifest.n_tokens
         if maximum is None:
-            return FeatureStatisticsRow(0, 0.0, 0.0, None, None, None, [])
+            return FeatureStatisticsRow(0, 0.0, 0.0, None, None, None, None, [])
         counts, edges = found["histogram"], _edges(maximum)
         values = quantiles(counts, edges, QUANTILES, maximum)
+        typical = None if self.typical is None else float(self.typical[feature])
         filled = counts.nonzero()[:, 0].tolist()
         bins = [
             HistogramBin(float(edges[i]), float(edges[i + 1]), int(counts[i]))
             for i in range(filled[0], filled[-1] + 1)
         ]
-        row = dict(zip(QUANTILES, values, strict=True))
+        row = dict(zip(QUANTILES, values, strict=True)) | ({TYPICAL: typical} if typical else {})
         return FeatureStatisticsRow(
-            n_fired, n_fired / n, total / n, total / n_fired, maximum, row, bins
+            n_fired, n_fired / n, total / n, total / n_fired, maximum, typical, row, bins
         )
 
     def examples(self, feature: int, n: int = 5, *, offset: int = 0) -> list[Example]:
@@ -178,6 +208,7 @@ class FeatureIndex:
     def _rows(self, feature: int, *names: str, width: int = 1) -> dict[str, Tensor]:
         """What the arrays hold of one feature, by the last part of their names."""
         feature = self._checked(feature)
+        self._verify(ARRAYS)
         try:
             with safe_open(self.folder / ARRAYS, "pt") as file:
                 found = {
@@ -190,7 +221,22 @@ class FeatureIndex:
             name.rpartition(".")[2]: rows[0] if width == 1 else rows for name, rows in found.items()
         }
 
+    def _verify(self, name: str) -> None:
+        """A file that is as it was when it was last verified costs no more than a look at its dates."""
+        path, expected = self.folder / name, self.manifest.sha256.get(name)
+        if expected is None:
+            return
+        try:
+            at = path.stat()
+            now = (at.st_size, at.st_mtime_ns, at.st_ctime_ns, at.st_ino)
+            if self._verified.get(name) != now and hash_file(path) != expected:
+                raise corrupt(self.folder, f"{name} is not as it was written")
+        except OSError as error:
+            raise corrupt(self.folder, f"{name} cannot be read: {error.strerror}") from error
+        self._verified[name] = now
+
     def _whole(self, name: str) -> Tensor:
+        self._verify(ARRAYS)
         try:
             with safe_open(self.folder / ARRAYS, "pt") as file:
                 return file.get_tensor(name)

@@ -1,6 +1,6 @@
 """The firings of one batch of contexts, feature by feature."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int, UInt8
@@ -28,6 +28,10 @@ class Contexts:
     """Which only quizzes may show."""
     fresh: Bool[Tensor, " n"]
     """Which have not come before; the others count, but are no examples again."""
+
+    def without(self, positions: Bool[Tensor, "n context_size"]) -> "Contexts":
+        """The same, fewer positions counted."""
+        return replace(self, mask=self.mask & ~positions.to(self.mask.device))
 
     def to(self, device: torch.device) -> "Contexts":
         return Contexts(

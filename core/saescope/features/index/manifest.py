@@ -1,15 +1,18 @@
-"""What an index was made from, in a file beside it."""
+"""What an index was made from, in a file beside it, with the hashes by which its files are verified."""
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from saescope.errors import FormatError
 
 FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+OLD_FORMAT = 1
+"""Without hashes and typical activations; attention sinks count as any position."""
+OWN_HASH = "sha256_of_the_rest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +27,8 @@ class IndexManifest:
     """By its public name: a local file or folder without the folders above it."""
     n_tokens: int
     """Counted positions that were read."""
+    n_sinks: int = 0
+    """Positions read beside them whose norm at the site is out of proportion."""
     n_contexts: int
     context_size: int
     seed: int
@@ -32,32 +37,44 @@ class IndexManifest:
     settings: dict[str, Any]
     files: dict[str, int]
     """Sizes in bytes."""
+    sha256: dict[str, str] = field(default_factory=dict[str, str])
+    """Of each file."""
+    format: int = FORMAT
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    (folder / FILE).write_text(
-        json.dumps({"format": FORMAT} | asdict(manifest), indent=1), encoding="utf-8"
-    )
+    said = asdict(manifest)
+    text = json.dumps(said | {OWN_HASH: _hash_of(said)}, indent=1)
+    (folder / FILE).write_text(text, encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> IndexManifest:
-    """Raises FormatError INDEX_CORRUPT where a file is missing or not as long as it was written."""
+    """Raises FormatError INDEX_CORRUPT where it is not as it was written, or a file is missing or of another length."""
     try:
-        said: Mapping[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        version = said["format"]
-        manifest = IndexManifest(
-            **{name: value for name, value in said.items() if name != "format"}
-        )
+        said: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        own_hash, version = said.pop(OWN_HASH, None), said["format"]
+        manifest = IndexManifest(**said)
         wrong = [
             name for name, size in manifest.files.items() if (folder / name).stat().st_size != size
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise corrupt(folder, f"its manifest cannot be read ({type(error).__name__})") from error
-    if version != FORMAT:
+    if version not in (OLD_FORMAT, FORMAT):
         raise corrupt(folder, f"its format is {version}, not {FORMAT}")
+    if own_hash != (_hash_of(said) if version != OLD_FORMAT else None):
+        raise corrupt(folder, "its manifest is not as it was written")
     if wrong:
         raise corrupt(folder, f"{wrong[0]} is not as it was written")
     return manifest
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of(said: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def corrupt(folder: Path, why: str) -> FormatError:

@@ -38,8 +38,10 @@ class FeatureStatisticsRow:
     mean_firing: float | None
     """Over the positions where it fires; None if it never does, as the next two."""
     max: float | None
+    typical: float | None
+    """99th percentile of the activations where it fires, to 2 %; None in an index of an earlier version, too."""
     quantiles: dict[float, float] | None
-    """Of the activations where it fires, at 0.5, 0.9 and 0.99; read off the histogram, so good to a factor 2^(1/4)."""
+    """Of the activations where it fires, at 0.5, 0.9 and 0.99; the first two are read off the histogram, so good to a factor 2^(1/4)."""
     histogram: list[HistogramBin]
     """Quarter octaves, from the lowest that is not empty to the highest; the lowest takes all that is smaller."""
 

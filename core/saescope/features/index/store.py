@@ -1,6 +1,7 @@
 """An index on disk: `<home>/indexes/<weights hash>/<corpus>/` with manifest.json, arrays.safetensors and texts.db."""
 
 import errno
+import lzma
 import os
 import shutil
 import zipfile
@@ -21,7 +22,7 @@ from saescope.errors import FormatError, ResourceError
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.feature_index import ARRAYS, FeatureIndex
-from saescope.features.index.manifest import IndexManifest, write_manifest
+from saescope.features.index.manifest import IndexManifest, hash_file, write_manifest
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextLog
 from saescope.models import LanguageModel
@@ -40,6 +41,7 @@ class IndexOrigin(NamedTuple):
     model: LanguageModel
     dataset: str
     n_tokens: int
+    """Positions read that are not left out for their place or token; each SAE's sinks are among them."""
     n_contexts: int
     cfg: IndexConfig
 
@@ -72,7 +74,7 @@ def write_index(
         ).unique()
         save_file(arrays, aside / ARRAYS)
         log.write(aside / TEXTS, wanted[wanted >= 0].tolist(), origin.model.token_text)
-        write_manifest(aside, _manifest(aside, sae, origin))
+        write_manifest(aside, _manifest(aside, sae, part, origin))
         _put(aside, folder)
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
@@ -98,19 +100,34 @@ def find_index(
     unpack(place.parent, sae.weights_hash)
     found = list[FeatureIndex]()
     for folder in sorted(path for path in place.glob("[!.]*") if path.is_dir()):
-        try:
-            index = FeatureIndex.open(folder)
-        except FormatError as error:
-            say(error.message)
+        index = _open(folder, sae.weights_hash, say)
+        if index is None:
             continue
         wrong = _unfit(index.manifest, sae, model)
         if wrong:
             say(f"An index of {index.manifest.dataset} is not used: {wrong}.")
         else:
             found.append(index)
-    return max(
-        found, key=lambda index: (index.manifest.n_tokens, index.manifest.created), default=None
-    )
+    return max(found, key=lambda index: _worth(index.manifest), default=None)
+
+
+def _worth(manifest: IndexManifest) -> tuple[int, str]:
+    """By the positions read, those left out as sinks as well: an index made anew comes before its old form."""
+    return manifest.n_tokens + manifest.n_sinks, manifest.created
+
+
+def _open(folder: Path, weights_hash: str, say: Callable[[str], None]) -> FeatureIndex | None:
+    """An index that is whole; a damaged one stays where it is, unless it is the packed one, which is unpacked again."""
+    try:
+        return FeatureIndex.open(folder)
+    except FormatError as error:
+        say(error.message)
+    if _packed_key(PACKED) != (weights_hash[:HASH_CHARS], folder.name):
+        return None
+    shutil.rmtree(folder, ignore_errors=True)
+    unpack(folder.parent.parent, weights_hash)
+    with suppress(FormatError):
+        return FeatureIndex.open(folder)
 
 
 def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> str:
@@ -151,8 +168,9 @@ def _arrays(part: Accumulator, log: ContextLog, origin: IndexOrigin) -> dict[str
     return {name: array.cpu().contiguous() for name, array in arrays.items()}
 
 
-def _manifest(folder: Path, sae: SAE, origin: IndexOrigin) -> IndexManifest:
-    cfg = origin.cfg
+def _manifest(folder: Path, sae: SAE, part: Accumulator, origin: IndexOrigin) -> IndexManifest:
+    cfg, n_counted = origin.cfg, part.statistics.n_tokens
+    files = sorted(folder.iterdir())
     kept = ("n_top", "n_range", "n_quiz", "quiz_share", "sample_tokens", "prepend_bos")
     return IndexManifest(
         weights_hash=sae.weights_hash,
@@ -160,14 +178,19 @@ def _manifest(folder: Path, sae: SAE, origin: IndexOrigin) -> IndexManifest:
         hook_name=read_hook(sae),
         model=origin.model.name,
         dataset=_public(origin.dataset),
-        n_tokens=origin.n_tokens,
+        n_tokens=n_counted,
+        n_sinks=origin.n_tokens - n_counted,
         n_contexts=origin.n_contexts,
         context_size=cfg.context_size,
         seed=cfg.seed,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings={name: getattr(cfg, name) for name in kept}
-        | {"identities": sorted(origin.model.identities)},
-        files={path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        | {
+            "identities": sorted(origin.model.identities),
+            "sink_factor": origin.model.sink_factor,
+        },
+        files={path.name: path.stat().st_size for path in files},
+        sha256={path.name: hash_file(path) for path in files},
     )
 
 
@@ -199,17 +222,25 @@ def pack(index: FeatureIndex, file: Path = PACKED) -> None:
 
 def unpack(root: Path, weights_hash: str, file: Path = PACKED) -> None:
     """The packed index below `root`, once, if it is of these weights."""
-    if not file.is_file():
+    of, key = _packed_key(file)
+    folder = root / of / key
+    if of != weights_hash[:HASH_CHARS] or folder.is_dir():
         return
-    with zipfile.ZipFile(file) as archive:
+    aside = folder.with_name(f".tmp-{key}-{os.getpid()}")
+    # A damaged archive, a full disk, or another process was faster: what is not there is not found.
+    with suppress(OSError, *_ZIP_ERRORS), zipfile.ZipFile(file) as archive:
+        archive.extractall(aside)
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+_ZIP_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, EOFError, ValueError, NotImplementedError)
+"""What a damaged archive raises."""
+
+
+def _packed_key(file: Path) -> tuple[str, str]:
+    """Of which weights the packed index is, shortened, and the name of its folder; empty where there is none that can be read."""
+    with suppress(OSError, *_ZIP_ERRORS), zipfile.ZipFile(file) as archive:
         of, key = archive.comment.decode().split("/")
-        folder = root / of / key
-        if of != weights_hash[:HASH_CHARS] or folder.is_dir():
-            return
-        aside = folder.with_name(f".tmp-{key}-{os.getpid()}")
-        with suppress(
-            OSError
-        ):  # a full disk, or another process was faster: what is not there is not found
-            archive.extractall(aside)
-            aside.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        return of, key
+    return "", ""

@@ -107,8 +107,8 @@ class ContextLog:
 class ContextTexts:
     """Contexts of a finished index."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, verify: Callable[[], None]) -> None:
+        self.file, self.verify = file, verify
 
     def ids(self, numbers: Iterable[int]) -> dict[int, Int[Tensor, " context_size"]]:
         """Token ids by the number of their context; -1 where the text had ended."""
@@ -130,6 +130,7 @@ class ContextTexts:
         )
 
     def _ask(self, question: str, numbers: Iterable[int]) -> list[tuple[int, Any]]:
+        self.verify()
         try:
             with closing(
                 sqlite3.connect(f"{self.file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
