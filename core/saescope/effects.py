@@ -23,10 +23,15 @@ def logit_effects(
 
 
 def promoted_tokens(model: LanguageModel, sae: SAE, features: list[int], n: int) -> list[list[str]]:
-    """The `n` tokens that each feature promotes most, strongest first; empty lists where the site is no linear write."""
+    """The `n` tokens that each feature promotes most, strongest first; empty lists where the site is no linear write,
+    and for a feature whose decoder row is zero."""
     effects = (
         logit_effects(model, sae, torch.tensor(features, device=sae.device)) if features else None
     )
     if effects is None:
         return [[] for _ in features]
-    return [[model.token_text(i) for i in row] for row in effects.topk(n, dim=-1).indices.tolist()]
+    best, writes = effects.topk(n, dim=-1).indices.tolist(), sae.writes[features].tolist()
+    return [
+        [model.token_text(i) for i in row] if does else []
+        for row, does in zip(best, writes, strict=True)
+    ]

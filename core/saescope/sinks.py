@@ -1,8 +1,8 @@
 """Positions whose activation is out of all proportion to the others: they are left out as special tokens are.
 
-Massive activations (Sun et al. 2024, arXiv:2402.17762) stand not only at position 0: in some windows SmolLM2's position 1 has a norm of 2,000
-to 25,000 where others have 150. The typical norm is that of a fixed text, so whether a position counts never depends on the rest of a batch,
-on the window, or on what comes after it.
+Massive activations (Sun et al. 2024, arXiv:2402.17762) stand not only at position 0: after some first tokens SmolLM2's position 1
+has a norm of 2,000 to 25,000 where others have 150. The typical norm is that of a fixed text, so whether a position counts never
+depends on the rest of a batch, on the window, or on what comes after it.
 """
 
 from collections.abc import Mapping
@@ -41,9 +41,7 @@ def typical_norm(model: LanguageModel, hook_name: str) -> float:
         return model.typical_norms[hook_name]
 
 
-def find_sinks(
-    model: LanguageModel, recorded: Mapping[str, Tensor]
-) -> Bool[Tensor, "batch n_pos"]:
+def find_sinks(model: LanguageModel, recorded: Mapping[str, Tensor]) -> Bool[Tensor, "batch n_pos"]:
     """Where the norm at any of these hooks exceeds `model.sink_factor` times the typical one there; nowhere if that is 0."""
     return torch.stack([_beyond(model, name, x) for name, x in recorded.items()]).any(0)
 

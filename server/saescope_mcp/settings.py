@@ -39,6 +39,8 @@ class Settings(BaseModel):
 
     max_message_bytes: int = Field(default=2**23, ge=1024)
     """Of one JSON-RPC message."""
+    sink_factor: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    """Times the typical norm at a site beyond which a position is left out as an attention sink; 0: none is."""
     max_prompt_chars: int = Field(default=65536, ge=1)
     max_id_chars: int = Field(default=256, ge=1)
     max_path_chars: int = Field(default=4096, ge=1)

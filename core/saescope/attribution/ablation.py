@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.models import LanguageModel, logit_of
@@ -60,10 +60,18 @@ def removal(sae: SAE, site: SiteRecord, pairs: Pairs) -> Float[Tensor, "n_pos d_
 
 
 def draw_controls(
-    acts: SparseActs, chosen: Int[Tensor, " k"], *, n_controls: int, seed: int
+    acts: SparseActs,
+    chosen: Int[Tensor, " k"],
+    *,
+    writes: Bool[Tensor, " d_sae"],
+    n_controls: int,
+    seed: int,
 ) -> list[Int[Tensor, " k"]]:
-    """For each draw, as many entries outside `chosen`, each near in activation to one of them; fewer if there are not enough."""
-    others = torch.ones(len(acts.values), dtype=torch.bool, device=acts.values.device)
+    """For each draw, as many entries outside `chosen`, each near in activation to one of them; fewer if there are not enough.
+
+    Features that write nothing are never drawn: ablating them is no control.
+    """
+    others = writes[acts.features].to(acts.values.device)
     others[chosen] = False
     pool = others.nonzero()[:, 0]
     rng = torch.Generator().manual_seed(seed)

@@ -23,6 +23,7 @@ from saescope.models import (
 )
 from saescope.ops import SparseActs
 from saescope.saes import SAE
+from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord, read_site
 
 METHODS = {
@@ -262,7 +263,9 @@ def _validate(
     def pairs(entries: Tensor) -> Pairs:
         return Pairs(acts.values[entries], acts.features[entries], positions[entries])
 
-    draws = draw_controls(acts, chosen, n_controls=n_controls, seed=seed)
+    draws = draw_controls(
+        acts, chosen, writes=question.sae.writes, n_controls=n_controls, seed=seed
+    )
     groups = [
         *(pairs(entry) for entry in chosen.split(1)),
         pairs(chosen),
@@ -306,7 +309,7 @@ def _warnings(
         ]
     if not n_pairs:
         return ["No feature fires at the positions considered."]
-    warnings: list[str] = []
+    warnings = many_sinks(question.n_sinks, int(question.mask.sum()))
     if not bool(scores.attributions.any()):
         warnings.append(
             "Nothing that is counted comes before this prediction: choose a later position."

@@ -121,6 +121,8 @@ class FeatureCard:
     """None without an index, and where it never fired."""
     mean_activation: float | None
     """Where it fires."""
+    typical_activation: float | None
+    """99th percentile where it fires, to 2 %: what is strong for it. None without an index, or with one of an earlier version."""
     quantiles: dict[str, float]
     """"0.5", "0.9", "0.99" of the activations above zero."""
     histogram: list[CardBin]
@@ -214,6 +216,7 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
     """The fields that an index fills."""
     if index is None:
         fields = ("density", "n_fired", "max_activation", "mean_activation", "corpus")
+        fields += ("typical_activation",)
         return dict.fromkeys(fields) | {"quantiles": {}, "histogram": [], "examples": []}
     row, made = index.statistics(feature), index.manifest
     return {
@@ -221,6 +224,7 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
         "n_fired": row.n_fired,
         "max_activation": row.max,
         "mean_activation": row.mean_firing,
+        "typical_activation": row.typical,
         "quantiles": {f"{share:g}": value for share, value in (row.quantiles or {}).items()},
         "histogram": [CardBin(each.low, each.high, each.count) for each in row.histogram],
         "examples": [_example(each) for each in index.examples(feature, n_examples)],
@@ -253,6 +257,8 @@ def _effects(
             [],
             f"none: what a feature at {write_hook(sae)} writes is no linear change of the residual stream",
         )
+    if not bool(sae.writes[feature]):
+        return [], [], "none: the feature's decoder row is zero, so it writes nothing"
     n = min(N_TOKENS, effects.shape[1])
     promotes, suppresses = (
         [_token(model, i, effects[0, i]) for i in (sign * effects[0]).topk(n).indices.tolist()]
@@ -276,4 +282,4 @@ def _warnings(index: FeatureIndex | None, feature: int) -> list[str]:
         return [
             f"The feature fired nowhere in {index.manifest.n_tokens} tokens of {index.manifest.dataset}: dead, or rare there."
         ]
-    return []
+    return index.warnings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saescope.errors import ConfigError, FormatError, MismatchError
@@ -175,6 +175,11 @@ class SAE(nn.Module):
         """d sae_out / d f_i, before a per-position output scale."""
         return self.decoder[features] * self.row_scale(features)[:, None]
 
+    @property
+    def writes(self) -> Bool[Tensor, " d_sae"]:
+        """Features whose decoder row is not zero: ablating or adding any other changes nothing."""
+        return self.decoder.any(dim=-1)
+
     def contributions(
         self, acts: SparseActs, onto: Float[Tensor, "n_pos d_out"], like: Tensor | None = None
     ) -> Float[Tensor, " nnz"]:
@@ -224,6 +229,18 @@ class SAE(nn.Module):
         if not self.cfg.apply_b_dec_to_input:
             changed |= self._shift_biases(-(mean @ W_enc))
         return self._with(replace(self.cfg, normalize_activations="none"), changed)
+
+    def fold_centres(self, centre_in: Tensor | None, centre_out: Tensor | None) -> "SAE":
+        """A new SAE for raw activations, from one trained on `x - centre_in` to predict `y - centre_out`."""
+        tensors, changed = self.tensors(), dict[str, Tensor]()
+        if centre_out is not None:
+            changed["b_dec"] = tensors["b_dec"] + centre_out.to(self.b_dec)
+        if centre_in is not None and not self.cfg.apply_b_dec_to_input:
+            changed |= self._shift_biases(-(centre_in.to(self.W_enc) @ self.W_enc))
+        if centre_in is not None and self.W_skip is not None:
+            b_dec = changed.get("b_dec", tensors["b_dec"])
+            changed["b_dec"] = b_dec - self.W_skip @ centre_in.to(self.W_skip)
+        return self._with(self.cfg, changed) if changed else self
 
     def save(self, folder: str | Path) -> Path:
         """Write `cfg.json` and `sae_weights.safetensors` as SAELens does; returns the folder."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,7 +53,8 @@ class NormScaledSAE(SAE):
     def row_scale(self, features: Tensor | None = None) -> Tensor:
         if not self.cfg.rescale_acts_by_decoder_norm:
             return super().row_scale(features)
-        return 1 / (self.decoder if features is None else self.decoder[features]).norm(dim=-1)
+        norm = (self.decoder if features is None else self.decoder[features]).norm(dim=-1)
+        return torch.where(norm > 0, 1 / norm, 0)  # a row of zeros stays one
 
     def scaled(self, acts: SparseActs) -> SparseActs:
         if not self.cfg.rescale_acts_by_decoder_norm:

@@ -134,7 +134,9 @@ def _project_out(written: Tensor, change: Tensor, plan: Plan) -> Tensor:
     indices = [i for i, edit in enumerate(plan.edits) if edit.mode == "project_out"]
     for mask in plan.masks[indices].unique(dim=0) if indices else ():
         together = [i for i in indices if torch.equal(plan.masks[i], mask)]
-        basis = torch.linalg.qr(plan.rows[together].T).Q
+        rows = plan.rows[together]
+        # Of a row of zeros QR makes some direction or other: it has none to remove.
+        basis = torch.linalg.qr(rows[rows.any(dim=1)].T).Q
         removed = ((written + change) @ basis) @ basis.T
         change = change - removed * mask[:, None]
     return change

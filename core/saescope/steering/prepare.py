@@ -61,6 +61,7 @@ def prepare(
     drawn = draw_features(
         edits,
         maxima if indexed is None else maxima.maximum(indexed.values),
+        writes=sae.writes,
         n_draws=n_controls,
         seed=seed,
     )

@@ -180,7 +180,10 @@ def _promoted(model: LanguageModel, sae: SAE, edits: Sequence[FeatureEdit]) -> l
     return (
         []
         if effects is None
-        else (effects / effects.norm(dim=-1, keepdim=True)).sum(0).topk(N_CONCEPT).indices.tolist()
+        else (effects / effects.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+        .sum(0)
+        .topk(N_CONCEPT)
+        .indices.tolist()
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.errors import ArgumentError
@@ -81,16 +81,22 @@ def _source(edits: Sequence[FeatureEdit], indexed: IndexedMaxima | None, silent:
 
 
 def draw_features(
-    edits: Sequence[FeatureEdit], maxima: Float[Tensor, " d_sae"], *, n_draws: int, seed: int
+    edits: Sequence[FeatureEdit],
+    maxima: Float[Tensor, " d_sae"],
+    *,
+    writes: Bool[Tensor, " d_sae"],
+    n_draws: int,
+    seed: int,
 ) -> list[list[int]]:
-    """For each draw one random other feature for every edit, from those that are known to fire if there are enough."""
-    edited = {edit.feature for edit in edits}
-    fired = [i for i in (maxima > 0).nonzero()[:, 0].tolist() if i not in edited]
-    pool = (
-        fired
-        if len(fired) >= max(MIN_POOL, len(edits))
-        else [i for i in range(len(maxima)) if i not in edited]
-    )
+    """For each draw one random other feature for every edit, from those that are known to fire if there are enough.
+
+    Only features that write something are drawn: a decoder row of zeros has no direction for a control to take.
+    """
+    others = writes.to(maxima.device, copy=True)
+    others[[edit.feature for edit in edits]] = False
+    fired = (others & (maxima > 0)).nonzero()[:, 0].tolist()
+    enough = len(fired) >= max(MIN_POOL, len(edits))
+    pool = fired if enough else others.nonzero()[:, 0].tolist()
     rng = torch.Generator().manual_seed(seed)
     if len(pool) < len(edits):
         return []

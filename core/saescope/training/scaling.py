@@ -10,18 +10,24 @@ from saescope.errors import NumericError
 from saescope.saes import SAE
 from saescope.training.config import TrainConfig
 from saescope.training.objective import Batch
+from saescope.training.start import geometric_median
 
 EIGENVALUE_FLOOR = 1e-3
+DOMINATED = 2.0
+"""Times the mean distance from the centre beyond which a mean norm says nothing of how far activations vary."""
+CENTRES = ("centre_in", "centre_out")
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """x -> x * factor_in (or whitened), y -> y * factor_out."""
+    """x -> (x - centre_in) * factor_in (or whitened), y -> (y - centre_out) * factor_out."""
 
     factor_in: float = 1.0
     factor_out: float = 1.0
     whitening: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """mean, matrix and inverse in float64; empty without whitening."""
+    centres: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """`CENTRES`; a site whose activations are not dominated by their centre has none."""
 
     def __call__(self, batch: Batch) -> Batch:
         if self.whitening:
@@ -29,27 +35,52 @@ class Scaling:
                 batch.x
             )
             return Batch(x, x)
-        if self.factor_in == self.factor_out == 1:
+        if self.factor_in == self.factor_out == 1 and not self.centres:
             return batch
-        x = batch.x * self.factor_in
-        return Batch(x, x if batch.y is batch.x else batch.y * self.factor_out)
+        x = self._centred(batch.x, "centre_in") * self.factor_in
+        return Batch(
+            x, x if batch.y is batch.x else self._centred(batch.y, "centre_out") * self.factor_out
+        )
 
     def to(self, device: torch.device) -> "Scaling":
-        return replace(
-            self, whitening={name: tensor.to(device) for name, tensor in self.whitening.items()}
+        whitening, centres = (
+            {name: tensor.to(device) for name, tensor in tensors.items()}
+            for tensors in (self.whitening, self.centres)
         )
+        return replace(self, whitening=whitening, centres=centres)
+
+    def _centred(self, x: Tensor, name: str) -> Tensor:
+        return x - self.centres[name] if name in self.centres else x
 
 
 def estimate(cfg: TrainConfig, batches: Sequence[Batch]) -> Scaling:
-    """Mean norm sqrt(d) (Conerly et al. 2024), or zero mean and unit covariance (arXiv:2511.13981), as sae-lens does."""
+    """Mean norm sqrt(d) (Conerly et al. 2024), or zero mean and unit covariance (arXiv:2511.13981), as sae-lens does.
+
+    Where one dimension or all have a mean far beyond what varies, the norm is the mean's: scaled by it, activations would vary by less
+    than a JumpReLU's bandwidth. There the centre is taken out first, and put back into the biases at the end.
+    """
     if cfg.normalize_activations == "none":
         return Scaling()
     if cfg.normalize_activations == "covariance_whitening":
         return Scaling(whitening=_whitening(torch.cat([batch.x for batch in batches]).double()))
-    factor_in = _factor([batch.x for batch in batches])
-    return Scaling(
-        factor_in, _factor([batch.y for batch in batches]) if cfg.transcoder else factor_in
+    x = [batch.x for batch in batches]
+    y = [batch.y for batch in batches] if cfg.transcoder else x
+    found = dict(zip(CENTRES, (_dominating_centre(x), _dominating_centre(y)), strict=True))
+    centres = {name: centre for name, centre in found.items() if centre is not None}
+    centred = Scaling(centres=centres)
+    x, y = (
+        [centred._centred(part, name) for part in parts]
+        for name, parts in zip(CENTRES, (x, y), strict=True)
     )
+    return Scaling(_factor(x), _factor(y), centres=centres)
+
+
+def _dominating_centre(parts: list[Tensor]) -> Tensor | None:
+    """The geometric median, where activations are far from zero but near to it."""
+    x = torch.cat(parts)
+    centre = geometric_median(x)
+    spread = float((x - centre).norm(dim=-1).mean())
+    return centre if 0 < DOMINATED * spread < float(x.norm(dim=-1).mean()) else None
 
 
 def _factor(parts: list[Tensor]) -> float:
@@ -84,11 +115,12 @@ def fold(sae: SAE, scaling: Scaling) -> SAE:
         scaling.factor_in / scaling.factor_out,
     )
     if ratio == 1:
-        return folded
+        return folded.fold_centres(*map(scaling.centres.get, CENTRES))
     tensors = folded.tensors()
     scaled = {
         name: tensors[name] * ratio for name in ("W_dec", "b_dec", "W_skip") if name in tensors
     }
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) and "threshold" in tensors:
         scaled["threshold"] = tensors["threshold"] * ratio
-    return type(folded)(folded.cfg, tensors | scaled)
+    rescaled = type(folded)(folded.cfg, tensors | scaled)
+    return rescaled.fold_centres(*map(scaling.centres.get, CENTRES))

@@ -24,7 +24,7 @@ from saescope.training.optimizer import Adam, normalize_rows, remove_parallel
 from saescope.training.pace import Pace
 from saescope.training.result import finished_sae
 from saescope.training.revival import Deadness, resample
-from saescope.training.scaling import Scaling, estimate
+from saescope.training.scaling import CENTRES, Scaling, estimate
 from saescope.training.schedules import learning_rate, warmed_up
 from saescope.training.start import fit_start
 from saescope.training.steps import BatchTopKStep, StepResult, make_step
@@ -310,7 +310,7 @@ class Trainer:
             "sae": dict(self.params),
             "optim": self.adam.state(),
             "trainer": {"idle": self.deadness.idle, "rng": self.generator.get_state()}
-            | (self.scaling.whitening if self.scaling else {}),
+            | (self.scaling.whitening | self.scaling.centres if self.scaling else {}),
             "source": source,
             "pending": pending,
         }
@@ -338,8 +338,9 @@ class Trainer:
         self.adam.load_state(saved.tensors["optim"])
         self.deadness.idle.copy_(trainer.pop("idle"))
         self.generator.set_state(trainer.pop("rng"))
+        centres = {name: trainer.pop(name) for name in CENTRES if name in trainer}
         self.scaling = (
-            Scaling(*state["scaling"], whitening=trainer).to(self.device)
+            Scaling(*state["scaling"], whitening=trainer, centres=centres).to(self.device)
             if state["scaling"]
             else None
         )

@@ -98,4 +98,6 @@ class AttributeLogitReply(ListReply):
     """What the method does not see."""
     n_tokens: int
     n_left_out: int
+    n_sinks: int
+    """Of those left out: the norm at the site is out of proportion."""
     bos_prepended: bool

@@ -81,6 +81,8 @@ class DescribeFeatureReply(Reply):
     max_activation: float | None
     mean_activation: float | None
     """Where it fires."""
+    typical_activation: float | None
+    """99th percentile where it fires: what is strong for it."""
     quantiles: dict[str, float]
     examples: list[ExampleText]
     promotes: list[str]

@@ -72,6 +72,8 @@ class Check(BaseModel):
     """The SAE on a probe text: does it belong to this model and site?"""
 
     n_tokens: int
+    n_sinks: int
+    """Left out beside them: the norm at the site is out of proportion."""
     l0: float
     explained_variance: float | None
     ce_score: float | None

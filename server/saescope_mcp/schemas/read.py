@@ -53,6 +53,8 @@ class EncodeTextReply(ListReply):
     cosine: float | None
     n_tokens: int
     n_left_out: int
+    n_sinks: int
+    """Of those left out: the norm at the site is out of proportion."""
     bos_prepended: bool
 
 
@@ -103,4 +105,6 @@ class TopFeaturesReply(ListReply):
     features: list[FeatureRow]
     n_tokens: int
     n_left_out: int
+    n_sinks: int
+    """Of those left out: the norm at the site is out of proportion."""
     bos_prepended: bool

@@ -105,6 +105,8 @@ class InterveneReply(Reply):
     features: list[Named]
     n_tokens: int
     n_left_out: int
+    n_sinks: int
+    """Of those left out: the norm at the site is out of proportion."""
     bos_prepended: bool
 
 
@@ -176,5 +178,7 @@ class SteerGenerateReply(Reply):
     features: list[Named]
     concept_tokens: list[str]
     verdict: str
+    n_sinks: int
+    """Positions of the prompt that are not edited for their norm at the site."""
     bos_prepended: bool
     truncated: bool = False

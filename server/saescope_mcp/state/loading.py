@@ -135,9 +135,7 @@ def _device(name: str) -> str:
 
 async def _load_model(state: "AppState", name: str, placement: Placement, say: Say) -> ModelSlot:
     say(f"loading the model {name}")
-    model = await state.workers.run(
-        partial(_read_model, name, placement, state.settings.offline, say)
-    )
+    model = await state.workers.run(partial(_read_model, name, placement, state.settings, say))
     if same := next((slot for slot in state.models.values() if _is_same(slot.model, model)), None):
         same.names.add(name)
         return same
@@ -156,12 +154,14 @@ def _is_same(one: "LanguageModel", other: "LanguageModel") -> bool:
     return (one.name, one.revision) == (other.name, other.revision) and "local" not in one.revision
 
 
-def _read_model(name: str, placement: Placement, offline: bool, say: Say) -> "LanguageModel":
+def _read_model(name: str, placement: Placement, settings: Settings, say: Say) -> "LanguageModel":
     from saescope.models import load_model
 
-    return load_model(
-        name, device=placement.device, dtype=placement.dtype, offline=offline, progress=say
+    model = load_model(
+        name, device=placement.device, dtype=placement.dtype, offline=settings.offline, progress=say
     )
+    model.sink_factor = settings.sink_factor
+    return model
 
 
 async def _load_sae(
@@ -173,6 +173,7 @@ async def _load_sae(
     say: Say,
 ) -> LoadedSAE:
     from saescope.evals import check_sae
+    from saescope.sinks import many_sinks
     from saescope.splice import check_fits
 
     say("loading the SAE")
@@ -194,7 +195,11 @@ async def _load_sae(
         source=source,
         placement=placement,
         check=check,
-        warnings=[*warnings, *([meta.note] if meta.note else [])],
+        warnings=[
+            *warnings,
+            *([meta.note] if meta.note else []),
+            *many_sinks(check.n_sinks, check.n_tokens),
+        ],
         weights_hash=weights_hash,
         dialect=info.dialect,
         revision=info.revision,

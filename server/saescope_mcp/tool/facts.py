@@ -55,10 +55,17 @@ def spread(control_mean: float, control_sd: float | None) -> str:
     return f"{control_mean:.3g}" + (f" ± {control_sd:.2g}" if control_sd is not None else "")
 
 
-def left_out(n_left_out: int, tokens: "Sequence[Tokens]", *, named: bool = False) -> str:
+def left_out(
+    n_left_out: int, tokens: "Sequence[Tokens]", *, named: bool = False, n_sinks: int = 0
+) -> str:
     """A sentence for the summary."""
     bos = "BOS was prepended" if tokens[0].bos_prepended else "No BOS was prepended"
-    which = "all positions but those named" if named else "position 0 and special tokens"
+    usual = (
+        "position 0, special tokens and attention sinks"
+        if n_sinks
+        else "position 0 and special tokens"
+    )
+    which = "all positions but those named" if named else usual
     return (
         f"{bos}; {which} were left out ({n_left_out})."
         if n_left_out

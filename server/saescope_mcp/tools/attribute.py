@@ -51,7 +51,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         )
     labels = await labels_of(loaded, [row.feature for row in found.features])
     return AttributeLogitReply(
-        summary=f"{_summary(found)} {left_out(found.n_left_out, [tokens])}",
+        summary=f"{_summary(found)} {left_out(found.n_left_out, [tokens], n_sinks=found.n_sinks)}",
         warnings=[*found.warnings, *labels.warnings],
         next=_next(request, found, tokens),
         evidence=_evidence(found),
@@ -71,6 +71,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         left_out=found.left_out,
         n_tokens=found.n_tokens,
         n_left_out=found.n_left_out,
+        n_sinks=found.n_sinks,
         bos_prepended=tokens.bos_prepended,
     )
 

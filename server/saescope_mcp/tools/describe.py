@@ -67,6 +67,7 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         n_fired=card.n_fired,
         max_activation=card.max_activation,
         mean_activation=card.mean_activation,
+        typical_activation=card.typical_activation,
         quantiles=card.quantiles,
         examples=[_example(example) for example in card.examples[: request.n_examples]],
         promotes=[row.token for row in card.promotes[:N_PROMOTED]],

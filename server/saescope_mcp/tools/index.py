@@ -97,6 +97,7 @@ async def _settings(
         "dataset": dataset,
         "text": _fingerprint(dataset),
         "offline": settings.offline,
+        "sink_factor": settings.sink_factor,
         "allow_pickle": settings.allow_pickle,
         "roots": [str(root) for root in settings.read_roots],
     }

@@ -120,6 +120,7 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
         memory=Memory(need=need, free=room.free, budget=room.budget),
         check=Check(
             n_tokens=check.n_tokens,
+            n_sinks=check.n_sinks,
             l0=check.l0,
             explained_variance=check.explained_variance,
             ce_score=check.ce_score,

@@ -33,6 +33,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     overall: how well the SAE reconstructs this text. Position 0 and special tokens are left out unless asked for."""
     async with state.use(request.sae) as loaded:
         from saescope.features import encode_texts
+        from saescope.sinks import many_sinks
 
         tokens = await loaded.tokenize(request.all_texts)
         await loaded.void_quizzes(request.all_texts)
@@ -51,10 +52,15 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     ]
     end = request.offset + request.limit
     more = end < len(places)
-    omitted = left_out(encoded.n_left_out, tokens, named=bool(request.positions))
+    omitted = left_out(
+        encoded.n_left_out, tokens, named=bool(request.positions), n_sinks=encoded.n_sinks
+    )
     return EncodeTextReply(
         summary=f"{encoded.n_tokens} tokens: {_means(encoded)}{omitted}",
-        warnings=nothing_left(encoded.n_tokens),
+        warnings=[
+            *nothing_left(encoded.n_tokens),
+            *many_sinks(encoded.n_sinks, encoded.n_tokens),
+        ],
         next=_read_on(request, end)
         if more
         else [next_call("top_features", sae=request.sae, **_texts(request))],
@@ -71,6 +77,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
         cosine=encoded.cosine,
         n_tokens=encoded.n_tokens,
         n_left_out=encoded.n_left_out,
+        n_sinks=encoded.n_sinks,
         bos_prepended=tokens[0].bos_prepended,
     )
 
@@ -80,6 +87,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     fires most and the tokens that it promotes. rank_by="contrast" with `against` finds what sets the texts apart from others."""
     async with state.use(request.sae) as loaded:
         from saescope.features import rank_features
+        from saescope.sinks import many_sinks
 
         tokens = await loaded.tokenize(request.all_texts)
         against = await loaded.tokenize(request.against) if request.against else []
@@ -102,8 +110,12 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     steps = _about(request.sae, first) if first is not None else []
     return TopFeaturesReply(
         summary=f"{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
-        + left_out(ranking.n_left_out, tokens),
-        warnings=[*nothing_left(ranking.n_tokens), *labels.warnings],
+        + left_out(ranking.n_left_out, tokens, n_sinks=ranking.n_sinks),
+        warnings=[
+            *nothing_left(ranking.n_tokens),
+            *many_sinks(ranking.n_sinks, ranking.n_tokens),
+            *labels.warnings,
+        ],
         next=[*steps, *(_read_on(request, end) if more else [])],
         evidence="observed",
         provenance=provenance(loaded),
@@ -113,6 +125,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
         next_offset=end if more else None,
         n_tokens=ranking.n_tokens,
         n_left_out=ranking.n_left_out,
+        n_sinks=ranking.n_sinks,
         bos_prepended=tokens[0].bos_prepended,
     )
 

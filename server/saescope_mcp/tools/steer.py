@@ -70,7 +70,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
     )
     named = any(edit.positions for edit in request.edits)
     return InterveneReply(
-        summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens], named=named)}",
+        summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks)}",
         warnings=[*done.warnings, *labels.warnings],
         next=[
             _next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])
@@ -88,6 +88,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         features=_named(request.edits, loaded, labels),
         n_tokens=done.n_tokens,
         n_left_out=done.n_left_out,
+        n_sinks=done.n_sinks,
         bos_prepended=tokens.bos_prepended,
     )
 
@@ -97,7 +98,6 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
     behaviour. Compare concept_score, perplexity, repetition and kl with the controls: a text that only falls apart shows nothing. Start
     at strength 1 (unit "max") and go up."""
     async with state.use(request.sae) as loaded:
-        from saescope.models import counted
         from saescope.steering import steer
 
         tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
@@ -122,10 +122,9 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
             concept_tokens=concept,
         )
     labels = await labels_of(loaded, [feature.feature for feature in request.features])
-    left = int((~counted(tokens)).sum())
     return SteerGenerateReply(
-        summary=f"{done.verdict[0].upper()}{done.verdict[1:]}. {left_out(left, [tokens])}",
-        warnings=[*done.warnings, *nothing_left(len(tokens) - left), *labels.warnings],
+        summary=f"{done.verdict[0].upper()}{done.verdict[1:]}. {left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
+        warnings=[*done.warnings, *nothing_left(len(tokens) - done.n_left_out), *labels.warnings],
         next=_next(request, done.verdict),
         evidence="controlled" if done.controls else "intervened",
         provenance=provenance(loaded, request.seed),
@@ -138,6 +137,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         features=_named(request.features, loaded, labels),
         concept_tokens=done.concept_tokens,
         verdict=done.verdict,
+        n_sinks=done.n_sinks,
         bos_prepended=tokens.bos_prepended,
     )
 

@@ -102,6 +102,7 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
             "dataset": dataset,
             "device": request.device,
             "offline": settings.offline,
+            "sink_factor": settings.sink_factor,
             "roots": [str(root) for root in settings.read_roots],
         },
     }

@@ -82,6 +82,7 @@ class IndexWorker(Worker):
         model = load_model(
             said["model"], device=device, dtype=dtype, offline=said["offline"], progress=self.say
         )
+        model.sink_factor = said["sink_factor"]
         self.say("loading the SAE")
         settings = Settings(offline=said["offline"], allow_pickle=said["allow_pickle"])
         saes = [

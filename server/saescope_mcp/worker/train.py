@@ -136,12 +136,14 @@ class TrainWorker(Worker):
         from saescope.models import load_model
 
         settings = self.run.settings
-        return load_model(
+        model = load_model(
             settings["model"],
             device=settings["device"],
             offline=settings["offline"],
             progress=self.say,
         )
+        model.sink_factor = settings["sink_factor"]
+        return model
 
     def _config(self, model: "LanguageModel") -> "TrainConfig":
         from saescope.training import parse_options, train_config

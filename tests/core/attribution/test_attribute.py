@@ -290,7 +290,7 @@ def test_controls_are_measured_as_the_listed_pairs_are(family: Family) -> None:
     sparse = from_dense(acts)
     entries = list(zip(sparse.features.tolist(), sparse.positions.tolist(), strict=True))
     chosen = torch.tensor([entries.index(pair) for pair in pairs_of(result)])
-    draws = draw_controls(sparse, chosen, n_controls=3, seed=7)
+    draws = draw_controls(sparse, chosen, writes=sae.writes, n_controls=3, seed=7)
     effects = [site.effect([entries[i] for i in draw.tolist()]) for draw in draws]
     assert result.joint is not None and result.joint.n_controls == 3
     scale = max(abs(effect) for effect in effects)
@@ -502,16 +502,21 @@ class TestControls:
         torch.rand(6, 20, generator=torch.Generator().manual_seed(0)) * (torch.arange(20) % 2)
     )
     chosen = torch.tensor([4, 17, 30])
+    writes = torch.ones(20, dtype=torch.bool)
 
     def test_are_as_many_pairs_none_of_them_listed_and_none_twice(self) -> None:
-        for draw in draw_controls(self.acts, self.chosen, n_controls=20, seed=0):
+        for draw in draw_controls(
+            self.acts, self.chosen, writes=self.writes, n_controls=20, seed=0
+        ):
             assert len(set(draw.tolist())) == 3 and not set(draw.tolist()) & set(
                 self.chosen.tolist()
             )
 
     def test_are_nearest_in_activation(self) -> None:
         values = self.acts.values.numpy()
-        for draw in draw_controls(self.acts, self.chosen, n_controls=20, seed=0):
+        for draw in draw_controls(
+            self.acts, self.chosen, writes=self.writes, n_controls=20, seed=0
+        ):
             free = [i for i in range(len(values)) if i not in self.chosen.tolist()]
             for entry, pick in zip(self.chosen.tolist(), draw.tolist(), strict=True):
                 nearest = sorted(free, key=lambda i: abs(values[i] - values[entry]))[:N_NEAREST]
@@ -520,13 +525,24 @@ class TestControls:
 
     def test_come_from_the_seed(self) -> None:
         draws = [
-            [d.tolist() for d in draw_controls(self.acts, self.chosen, n_controls=4, seed=seed)]
+            [
+                d.tolist()
+                for d in draw_controls(
+                    self.acts, self.chosen, writes=self.writes, n_controls=4, seed=seed
+                )
+            ]
             for seed in (1, 1, 2)
         ]
         assert draws[0] == draws[1] != draws[2] and len({tuple(draw) for draw in draws[0]}) > 1
 
     def test_are_none_where_nothing_is_left(self) -> None:
         assert (
-            draw_controls(self.acts, torch.arange(len(self.acts.values)), n_controls=3, seed=0)
+            draw_controls(
+                self.acts,
+                torch.arange(len(self.acts.values)),
+                writes=self.writes,
+                n_controls=3,
+                seed=0,
+            )
             == []
         )

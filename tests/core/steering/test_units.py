@@ -41,7 +41,9 @@ def test_controls_are_other_features_that_fire_where_there_are_enough() -> None:
     maxima = torch.zeros(200)
     maxima[::4] = 1.0
     edits = [FeatureEdit(0), FeatureEdit(4)]
-    draws = draw_features(edits, maxima, n_draws=20, seed=0)
+    draws = draw_features(
+        edits, maxima, writes=torch.ones(len(maxima), dtype=torch.bool), n_draws=20, seed=0
+    )
     assert (maxima > 0).sum() > MIN_POOL and len(draws) == 20
     for draw in draws:
         assert len(set(draw)) == 2 and not set(draw) & {0, 4} and all(maxima[i] > 0 for i in draw)
@@ -49,20 +51,44 @@ def test_controls_are_other_features_that_fire_where_there_are_enough() -> None:
 
 def test_controls_are_any_other_features_where_few_fire() -> None:
     drawn = {
-        i for draw in draw_features([FeatureEdit(1)], MAXIMA, n_draws=50, seed=0) for i in draw
+        i
+        for draw in draw_features(
+            [FeatureEdit(1)],
+            MAXIMA,
+            writes=torch.ones(len(MAXIMA), dtype=torch.bool),
+            n_draws=50,
+            seed=0,
+        )
+        for i in draw
     }
     assert drawn == {0, 2, 3, 4}
 
 
 def test_controls_come_from_the_seed() -> None:
     draws = [
-        draw_features([FeatureEdit(1)], torch.ones(99), n_draws=5, seed=seed) for seed in (1, 1, 2)
+        draw_features(
+            [FeatureEdit(1)],
+            torch.ones(99),
+            writes=torch.ones(99, dtype=torch.bool),
+            n_draws=5,
+            seed=seed,
+        )
+        for seed in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_no_other_feature_gives_no_control() -> None:
-    assert draw_features([FeatureEdit(0), FeatureEdit(1)], torch.ones(3), n_draws=2, seed=0) == []
+    assert (
+        draw_features(
+            [FeatureEdit(0), FeatureEdit(1)],
+            torch.ones(3),
+            writes=torch.ones(3, dtype=torch.bool),
+            n_draws=2,
+            seed=0,
+        )
+        == []
+    )
 
 
 INDEXED = IndexedMaxima(torch.tensor([0.0, 8.0, 0.0, 0.0, 2.0]), "9 tokens of tales.txt")

@@ -45,7 +45,7 @@ def toy(unit: float = 1.0) -> Toy:
     )
 
 
-def trained(architecture: Any, data: Toy, **knobs: Any) -> SAE:
+def trained(architecture: Any, data: "Toy | Dominated", **knobs: Any) -> SAE:
     cfg = TrainConfig(
         hook_name="x",
         architecture=architecture,
@@ -94,3 +94,46 @@ def test_a_skip_path_helps_and_never_raises_the_l0(architecture: str) -> None:
     sae, (x, y) = trained(architecture, data, hook_name_out="y", skip=True), data.draw(8192, 1)
     assert float((sae.encode(x) > 0).sum(1).float().mean()) < 1.1 * ACTIVE
     assert float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum()) < 0.25
+
+
+class Dominated:
+    """The same data where a mean hides what varies."""
+
+    def __init__(self, kind: str) -> None:
+        self.toy, self.kind = toy(), kind
+        self.features, self.written = self.toy.features, self.toy.written
+
+    def draw(self, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        x, y = self.toy.draw(n, seed)
+        x = x.clone()
+        if self.kind == "large mean":
+            x[:, 3] += 40
+        elif self.kind == "constant":
+            x[:, 3] = 40
+        else:
+            x += 10
+        return x, y
+
+
+@pytest.mark.parametrize("kind", ["large mean", "constant", "all large"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_mean_far_beyond_what_varies_costs_nothing(architecture: str, kind: str) -> None:
+    """A JumpReLU ended at a twentieth of the L0 with two thirds of its features dead."""
+    data = Dominated(kind)
+    sae, held = trained(architecture, data), data.draw(8192, 1)[0]
+    acts = sae.encode(held)
+    assert float((acts > 0).sum(1).float().mean()) == pytest.approx(ACTIVE, rel=0.1)
+    assert float((acts > 0).any(0).float().mean()) >= 0.9
+    cosines = (data.features @ torch.nn.functional.normalize(sae.W_dec, dim=1).T).amax(1)
+    assert float(cosines.mean()) > 0.85
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_mean_far_beyond_what_varies_costs_a_transcoder_nothing(skip: bool) -> None:
+    data = Dominated("large mean")
+    sae, (x, y) = (
+        trained("jumprelu", data, hook_name_out="y", skip=skip),
+        data.draw(8192, 1),
+    )
+    assert float((sae.encode(x) > 0).sum(1).float().mean()) < 1.1 * ACTIVE
+    assert float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum()) < 0.35

@@ -76,7 +76,10 @@ class FeatureIndex:
 
     @cached_property
     def typical(self) -> Float[Tensor, " d_sae"] | None:
-        """The 99th percentile of each feature's activations above zero, to 2 %; 0 where it never fired. None in an index of an earlier version."""
+        """The 99th percentile of each feature's activations above zero, to 2 %; 0 where it never fired.
+
+        None in an index of an earlier version.
+        """
         return self._whole("statistics.typical") if self.manifest.format == FORMAT else None
 
     @cached_property

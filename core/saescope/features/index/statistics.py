@@ -142,9 +142,7 @@ def _places(device: torch.device) -> Scale:
     """How many octaves below the maximum's each bin is, and at which step it begins there."""
     low, fine = torch.arange(N_LOW, device=device), torch.arange(N_COUNTED - N_LOW, device=device)
     depth = [N_BINS // QUARTERS - 1 - low // QUARTERS, N_FINE - 1 - fine // STEPS]
-    return Scale(
-        torch.cat(depth), torch.cat([low % QUARTERS * (STEPS // QUARTERS), fine % STEPS])
-    )
+    return Scale(torch.cat(depth), torch.cat([low % QUARTERS * (STEPS // QUARTERS), fine % STEPS]))
 
 
 def _centres(device: torch.device) -> Tensor:

@@ -1,5 +1,7 @@
 """A run: stopped anywhere it goes on to the same bits; several SAEs at once are each alone; what is found is what fits."""
 
+import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,6 +27,7 @@ from saescope.features.index import (
     index_features,
 )
 from saescope.features.index import corpus as corpus_module
+from saescope.features.index import store as store_module
 from saescope.features.index.store import pack, unpack
 from saescope.saes import SAE
 
@@ -241,3 +244,101 @@ def test_a_packed_index_opens_only_for_its_own_weights(
     found = find_index(sae, gpt2.model, root=tmp_path / "home")
     assert found is not None and found.manifest == index.manifest and same(found, index)
     assert packed.stat().st_size < sum(index.manifest.files.values())
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place % len(content)] ^= 1 << (place % 8)
+    file.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_anywhere_is_a_coded_error(
+    indexed: tuple[SAE, FeatureIndex], tmp_path: Path
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    for name in ("arrays.safetensors", "texts.db", "manifest.json"):
+        for place in torch.randint(10**6, (25,), generator=rng).tolist():
+            folder = tmp_path / f"{name}-{place}"
+            shutil.copytree(indexed[1].folder, folder)
+            flip(folder / name, place)
+            with pytest.raises(FormatError) as raised:
+                FeatureIndex.open(folder)
+            assert raised.value.code == "INDEX_CORRUPT" and "index_features" in str(
+                raised.value.hint
+            )
+
+
+def test_what_changes_after_the_index_was_opened_is_noticed_when_it_is_read(
+    indexed: tuple[SAE, FeatureIndex], tmp_path: Path
+) -> None:
+    asked: list[Callable[[FeatureIndex], Any]] = [
+        lambda index: index.statistics(3),
+        lambda index: index.maxima,
+        lambda index: index.typical,
+        lambda index: index.cofiring(3),
+    ]
+    for i, ask in enumerate(asked):
+        folder = tmp_path / str(i)
+        shutil.copytree(indexed[1].folder, folder)
+        index = FeatureIndex.open(folder)
+        flip(folder / "arrays.safetensors", 5000)
+        with pytest.raises(FormatError, match="arrays.safetensors is not as it was written"):
+            ask(index)
+    folder = tmp_path / "texts"
+    shutil.copytree(indexed[1].folder, folder)
+    index = FeatureIndex.open(folder)
+    flip(folder / "texts.db", 5000)
+    with pytest.raises(FormatError, match="texts.db is not as it was written"):
+        index.texts.ids([0])
+
+
+def test_a_damaged_index_gives_way_to_the_last_good_one_and_stays_where_it_is(
+    gpt2: Family, tmp_path: Path
+) -> None:
+    sae = saes_of(gpt2)[0]
+    small = index_features(gpt2.model, sae, dataset(), root=tmp_path, **settings(n_tokens=300))
+    large = index_features(gpt2.model, sae, dataset(), root=tmp_path, **settings(n_tokens=900))
+    found = find_index(sae, gpt2.model, root=tmp_path)
+    assert found is not None and found.folder == large.folder
+    flip(large.folder / "arrays.safetensors", 4000)
+    said: list[str] = []
+    found = find_index(sae, gpt2.model, root=tmp_path, say=said.append)
+    assert found is not None and found.folder == small.folder and large.folder.is_dir()
+    assert len(said) == 1 and "damaged" in said[0]
+
+
+def test_the_packed_index_is_unpacked_again_where_its_copy_is_damaged(
+    indexed: tuple[SAE, FeatureIndex],
+    gpt2: Family,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sae, index = indexed
+    packed = tmp_path / "index.zip"
+    pack(index, packed)
+    monkeypatch.setattr(store_module, "PACKED", packed)
+    home, said = tmp_path / "home", list[str]()
+    unpack(home, sae.weights_hash, packed)
+    (folder,) = folder_of(sae.weights_hash, home).iterdir()
+    flip(folder / "arrays.safetensors", 4000)
+    found = find_index(sae, gpt2.model, root=home, say=said.append)
+    assert found is not None and same(found, index) and len(said) == 1
+    flip(packed, packed.stat().st_size // 2)
+    flip(folder / "arrays.safetensors", 4000)
+    assert find_index(sae, gpt2.model, root=home, say=said.append) is None and len(said) == 2
+
+
+def test_an_index_of_an_earlier_version_is_read_and_says_what_it_lacks(
+    indexed: tuple[SAE, FeatureIndex], tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(indexed[1].folder, old)
+    said = json.loads((old / "manifest.json").read_text())
+    for name in ("n_sinks", "sha256", "sha256_of_the_rest"):
+        del said[name]
+    (old / "manifest.json").write_text(json.dumps(said | {"format": 1}))
+    index = FeatureIndex.open(old)
+    assert index.typical is None and "index_features" in index.warnings[0]
+    row, now = index.statistics(3), indexed[1].statistics(3)
+    assert row.typical is None and row.n_fired == now.n_fired and row.max == now.max
+    assert indexed[1].warnings == []

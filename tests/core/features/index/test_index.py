@@ -89,6 +89,10 @@ def built(family: Family, sae: SAE, root: Path, **settings: Any) -> FeatureIndex
     )
 
 
+def typical_of(values: Array) -> float:
+    return float(np.percentile(values, 99))
+
+
 def near(value: float, expected: float, tolerance: float = 1e-4) -> bool:
     return abs(value - expected) <= tolerance * max(abs(expected), 1.0)
 
@@ -132,6 +136,7 @@ def test_counts_sums_maxima_and_histograms_are_numpys(
                 values, [max(0, share - 1 / len(values)), min(1, share + 1 / len(values))]
             )
             assert low / 2**0.25 <= value <= high * 2**0.25
+        assert row.typical == row.quantiles[0.99] and near(row.typical, typical_of(values), 0.02)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from saescope.features.index.firings import (
 )
 from saescope.features.index.hashing import hash_contexts, hash_entries, is_quiz, mixed
 from saescope.features.index.sample import ContextSample
-from saescope.features.index.statistics import N_BINS, FeatureStatistics, scale_of
+from saescope.features.index.statistics import N_BINS, N_COUNTED, FeatureStatistics, scale_of
 from saescope.ops import SparseActs, from_dense
 
 D_SAE, N_CONTEXTS, SIZE = 7, 60, 40
@@ -100,8 +100,9 @@ def test_statistics_are_a_naive_loops(text: Text, whole: Accumulator) -> None:
 
 
 def test_powers_of_two_begin_their_octave() -> None:
-    octave, quarter = scale_of(torch.tensor([1.0, 2**0.25 * 1.0001, 1.99999, 2.0, 0.125, 3e-39]))
-    assert octave.tolist() == [0, 0, 0, 1, -3, -128] and quarter.tolist()[:5] == [0, 1, 3, 0, 0]
+    scale = scale_of(torch.tensor([1.0, 2**0.25 * 1.0001, 1.99999, 2.0, 0.125, 3e-39]))
+    assert scale.octave.tolist() == [0, 0, 0, 1, -3, -128]
+    assert scale.quarter.tolist()[:5] == [0, 1, 3, 0, 0]
 
 
 def kept(table: Any, key: int) -> list[tuple[float, int, int]]:
@@ -168,7 +169,7 @@ def test_the_order_and_the_batches_of_the_contexts_do_not_matter(
     for seed in range(4):
         order = torch.randperm(N_CONTEXTS, generator=torch.Generator().manual_seed(seed)).tolist()
         other = fed(text, in_batches(order, 1 + 3 * seed))
-        for name in ("n_fired", "maxima", "histogram"):
+        for name in ("n_fired", "maxima", "histogram", "counts"):
             assert torch.equal(getattr(other.statistics, name), getattr(whole.statistics, name))
         torch.testing.assert_close(other.statistics.sums, whole.statistics.sums, rtol=1e-12, atol=0)
         assert same(other.examples.top.arrays(), whole.examples.top.arrays())
@@ -305,4 +306,29 @@ def test_memory_is_bounded_and_as_stated() -> None:
         for name, tensor in accumulator.state_dict().items()
         if not name.startswith("sample")
     )
-    assert held - 8 == D_SAE * bytes_per_feature(CFG) and FeatureStatistics.BYTES == 20 + 4 * N_BINS
+    assert (
+        held - 8 == D_SAE * bytes_per_feature(CFG) and FeatureStatistics.BYTES == 20 + 4 * N_COUNTED
+    )
+
+
+@pytest.mark.parametrize(("n", "spread"), [(30, 0.3), (3000, 0.5), (60_000, 0.7), (200, 1.0)])
+def test_the_typical_activation_is_numpys_99th_percentile_to_2_percent(
+    n: int, spread: float
+) -> None:
+    """Batch by batch, with maxima that grow, for features that fire rarely and for ones that fire often."""
+    generator, n_features = torch.Generator().manual_seed(n), 50
+    statistics = FeatureStatistics(n_features, torch.device("cpu"))
+    every: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for batch in range(8):
+        features = torch.randint(n_features, (n,), generator=generator).sort().values
+        values = (torch.randn(n, generator=generator) * spread + 0.2 * batch).exp()
+        nowhere = torch.zeros_like(features)
+        statistics.add(Firings(features, nowhere, nowhere, values), n)
+        every.append((features, values))
+    features, values = (torch.cat(parts) for parts in zip(*every, strict=True))
+    typical = statistics.typical()
+    for feature in range(n_features):
+        own = values[features == feature].numpy()
+        expected = np.percentile(own, 99) if len(own) else 0.0
+        assert float(typical[feature]) == pytest.approx(expected, rel=0.02)
+    assert torch.equal(statistics.histogram.sum(1), statistics.n_fired)
