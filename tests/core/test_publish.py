@@ -47,6 +47,7 @@ EVALUATION = Evaluation(
     hook_name=HOOK,
     hook_name_out=HOOK,
     n_tokens=20_000,
+    n_sinks=0,
     n_contexts=160,
     context_size=128,
     seed=0,

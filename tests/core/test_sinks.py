@@ -22,7 +22,7 @@ from saescope.sinks import PROBE_TEXT, find_sinks, many_sinks, typical_norm
 from saescope.splice import read_hook, read_site
 from saescope.steering import FeatureEdit, intervene, steer
 from saescope.steering.edits import make_plan
-from saescope.steering.generate import _Cursor, _steered
+from saescope.steering.generate import Cursor, steered_by
 
 SINK, AT = 77, 5
 """A token whose embedding is a hundred times as long as it was, and where it stands."""
@@ -134,7 +134,7 @@ def test_a_generated_sink_is_not_edited_while_its_neighbours_are(sinking: Family
     with edit_activations(model, {hook: keep}):
         model.forward(ids)
     with (
-        _steered(model, sae, [plan], _Cursor(torch.ones_like(ids, dtype=torch.bool))),
+        steered_by(model, sae, [plan], Cursor(torch.ones_like(ids, dtype=torch.bool))),
         edit_activations(model, {hook: keep}),
     ):
         model.forward(ids)
@@ -210,4 +210,5 @@ def test_smollm2s_second_position_is_a_sink_after_some_words(
     encoded = encode_texts(smollm, embedded_sae, [tokens])
     assert encoded.n_sinks == 1 and not bool(encoded.texts[0].counted[1])
     short = smollm.tokenize(" Let it")
-    assert bool(read_site(smollm, embedded_sae, short.ids[None]).sinks[1])
+    sinks = read_site(smollm, embedded_sae, short.ids[None]).sinks
+    assert sinks is not None and bool(sinks[1])

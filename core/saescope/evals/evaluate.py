@@ -34,9 +34,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure an SAE on a dataset's held-out text, or on given contexts `[n, n_pos]` (filled up with -1).
 
-    `include_special` counts and edits position 0, special tokens and attention sinks as well. The text is read twice, a batch at a
-    time: up to the site for everything about the reconstruction, and through the model for its predictions. `baselines` needs the memory of a
-    second decoder and of a matrix d_out x d_out.
+    `include_special` counts and edits position 0, special tokens and attention sinks as well. The
+    text is read twice, a batch at a time: up to the site for everything about the reconstruction, and
+    through the model for its predictions. `baselines` needs the memory of a second decoder and of a
+    matrix d_out x d_out.
 
     Raises:
         NotFoundError: there is no such text.

@@ -35,7 +35,7 @@ class Generation:
 
 
 @dataclass(slots=True)
-class _Cursor:
+class Cursor:
     """Which positions the forward pass under way covers, and which of them are edited."""
 
     mask: Bool[Tensor, "n_rows n_pos"]
@@ -55,11 +55,11 @@ def generate(
 ) -> list[Generation]:
     """One row for each plan (None: unsteered), each sampled with its own seed; greedy at temperature 0."""
     ids = model.batch(prompt).repeat(len(plans), 1)
-    cursor = _Cursor(torch.ones_like(ids, dtype=torch.bool))
+    cursor = Cursor(torch.ones_like(ids, dtype=torch.bool))
     stop, rngs = _stop_ids(model), [torch.Generator().manual_seed(seed) for seed in seeds]
     use_cache = use_cache and model.caches
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
-    with _steered(model, sae, plans, cursor):
+    with steered_by(model, sae, plans, cursor):
         for _ in range(min(max_new_tokens, model.n_ctx - len(prompt))):
             cursor.start = ids.shape[1] - 1 if past is not None else 0
             logits, past = model.forward(
@@ -76,8 +76,8 @@ def generate(
     return [_judge(model, sae, prompt, row, plan) for row, plan in zip(rows, plans, strict=True)]
 
 
-def _steered(
-    model: LanguageModel, sae: SAE, plans: Sequence[Plan | None], cursor: _Cursor
+def steered_by(
+    model: LanguageModel, sae: SAE, plans: Sequence[Plan | None], cursor: Cursor
 ) -> AbstractContextManager[None]:
     for hook_name in site_hooks(sae):
         typical_norm(model, hook_name)  # before the hooks below run
@@ -102,7 +102,7 @@ def _steered(
     return edit_activations(model, site_edits(sae, edit) if steered else {})
 
 
-def _window(plan: Plan, cursor: _Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> Plan:
+def _window(plan: Plan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> Plan:
     """The plan for the positions of this forward pass: the prompt's own mask, then every generated token that is not special, nor a sink
     before this edit."""
     n_prompt, end = plan.masks.shape[1], cursor.start + len(sinks)
@@ -162,7 +162,7 @@ def _judge(
     kl = 0.0
     if plan is not None:
         mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
-        with _steered(model, sae, [plan], _Cursor(mask)):
+        with steered_by(model, sae, [plan], Cursor(mask)):
             kl = float(
                 kl_divergence(model.forward(ids, last=len(row) + 1)[0][0, :-1], clean).mean()
             )

@@ -77,9 +77,8 @@ def intervene(
 ) -> Intervention:
     """Edit features at the site and read the last position's logits.
 
-    Edits act at the positions named, else at all but position 0 and special tokens. A control makes
-    each edit's change, of the same norm, along another feature's decoder row (project_out removes it).
-    `unit="max"` is the maximum over the index if `indexed` is given, else on prompt and `reference`.
+    Edits act at the positions named, else at all that count. A control makes each edit's change, of the
+    same norm, along another feature's row. `unit="max"` is indexed, else of prompt and `reference`.
 
     Raises:
         ArgumentError: an edit names no such feature, mode or position.
@@ -110,11 +109,7 @@ def intervene(
         n_tokens=(n_edited := int(masks.any(0).sum())),
         n_left_out=masks.shape[1] - n_edited,
         n_sinks=n_sinks,
-        warnings=[
-            *units.warnings,
-            *_silence(site, edits, masks),
-            *many_sinks(n_sinks, n_edited),
-        ],
+        warnings=units.warnings + _silence(site, edits, masks) + many_sinks(n_sinks, n_edited),
     )
 
 

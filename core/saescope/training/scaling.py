@@ -37,9 +37,9 @@ class Scaling:
             return Batch(x, x)
         if self.factor_in == self.factor_out == 1 and not self.centres:
             return batch
-        x = self._centred(batch.x, "centre_in") * self.factor_in
+        x = self.centred(batch.x, "centre_in") * self.factor_in
         return Batch(
-            x, x if batch.y is batch.x else self._centred(batch.y, "centre_out") * self.factor_out
+            x, x if batch.y is batch.x else self.centred(batch.y, "centre_out") * self.factor_out
         )
 
     def to(self, device: torch.device) -> "Scaling":
@@ -49,7 +49,8 @@ class Scaling:
         )
         return replace(self, whitening=whitening, centres=centres)
 
-    def _centred(self, x: Tensor, name: str) -> Tensor:
+    def centred(self, x: Tensor, name: str) -> Tensor:
+        """`x` without the centre of that name, if there is one."""
         return x - self.centres[name] if name in self.centres else x
 
 
@@ -69,7 +70,7 @@ def estimate(cfg: TrainConfig, batches: Sequence[Batch]) -> Scaling:
     centres = {name: centre for name, centre in found.items() if centre is not None}
     centred = Scaling(centres=centres)
     x, y = (
-        [centred._centred(part, name) for part in parts]
+        [centred.centred(part, name) for part in parts]
         for name, parts in zip(CENTRES, (x, y), strict=True)
     )
     return Scaling(_factor(x), _factor(y), centres=centres)

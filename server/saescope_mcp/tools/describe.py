@@ -48,11 +48,9 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         request.feature,
         n_examples=ON_PAGE if request.picture else request.n_examples,
     )
-    path, pictures = (
-        await state.workers.run(partial(of_feature, asdict(card)))
-        if request.picture
-        else (None, [])
-    )
+    path, pictures = None, []
+    if request.picture:
+        path, pictures = await state.workers.run(partial(of_feature, asdict(card)))
     labels = [label for label in map(said, card.labels[:N_LABELS]) if label]
     return DescribeFeatureReply(
         summary=_summary(card, labels),

@@ -52,15 +52,11 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     ]
     end = request.offset + request.limit
     more = end < len(places)
-    omitted = left_out(
-        encoded.n_left_out, tokens, named=bool(request.positions), n_sinks=encoded.n_sinks
-    )
+    named, n_sinks = bool(request.positions), encoded.n_sinks
+    omitted = left_out(encoded.n_left_out, tokens, named=named, n_sinks=n_sinks)
     return EncodeTextReply(
         summary=f"{encoded.n_tokens} tokens: {_means(encoded)}{omitted}",
-        warnings=[
-            *nothing_left(encoded.n_tokens),
-            *many_sinks(encoded.n_sinks, encoded.n_tokens),
-        ],
+        warnings=nothing_left(encoded.n_tokens) + many_sinks(n_sinks, encoded.n_tokens),
         next=_read_on(request, end)
         if more
         else [next_call("top_features", sae=request.sae, **_texts(request))],
@@ -77,7 +73,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
         cosine=encoded.cosine,
         n_tokens=encoded.n_tokens,
         n_left_out=encoded.n_left_out,
-        n_sinks=encoded.n_sinks,
+        n_sinks=n_sinks,
         bos_prepended=tokens[0].bos_prepended,
     )
 

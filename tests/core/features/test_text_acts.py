@@ -18,8 +18,8 @@ def check(family: Family, kind: str) -> None:
     )
     for tokens, one, other in zip(texts, few, many, strict=True):
         expected = read_site(family.model, sae, family.model.batch(tokens.ids)).acts.to_dense()
-        assert torch.equal(one.to_dense(), expected) and torch.allclose(
-            other.to_dense(), expected, atol=1e-3
+        assert torch.equal(one.acts.to_dense(), expected) and torch.allclose(
+            other.acts.to_dense(), expected, atol=1e-3
         )
 
 

@@ -65,6 +65,7 @@ FULL = FeatureCard(
     n_fired=1772,
     max_activation=22.735,
     mean_activation=4.21,
+    typical_activation=17.2,
     quantiles={"0.5": 3.1, "0.9": 9.7, "0.99": 17.2},
     histogram=[
         CardBin(

@@ -282,13 +282,13 @@ def test_what_changes_after_the_index_was_opened_is_noticed_when_it_is_read(
         shutil.copytree(indexed[1].folder, folder)
         index = FeatureIndex.open(folder)
         flip(folder / "arrays.safetensors", 5000)
-        with pytest.raises(FormatError, match="arrays.safetensors is not as it was written"):
+        with pytest.raises(FormatError, match=r"arrays\.safetensors is not as it was written"):
             ask(index)
     folder = tmp_path / "texts"
     shutil.copytree(indexed[1].folder, folder)
     index = FeatureIndex.open(folder)
     flip(folder / "texts.db", 5000)
-    with pytest.raises(FormatError, match="texts.db is not as it was written"):
+    with pytest.raises(FormatError, match=r"texts\.db is not as it was written"):
         index.texts.ids([0])
 
 

@@ -15,6 +15,7 @@ from saescope.features.index.firings import (
     AFTER,
     BEFORE,
     Contexts,
+    Firings,
     decode_relative,
     encode_relative,
     firings_of,
