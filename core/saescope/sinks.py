@@ -63,7 +63,10 @@ def _beyond(model: LanguageModel, hook_name: str, x: Tensor) -> Bool[Tensor, "ba
     typical = typical_norm(model, hook_name)
     norms = _norms(x)
     # A site that is typically zero has no proportion to be out of.
-    return norms > model.sink_factor * typical if typical > 0 else torch.zeros_like(norms).bool()
+    if not typical > 0:
+        return torch.zeros_like(norms).bool()
+    # What is infinite is no sink but an error, which whoever reads the activations raises.
+    return (norms > model.sink_factor * typical) & norms.isfinite()
 
 
 def _norms(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from saescope.training.objective import Batch
 from saescope.training.start import geometric_median
 
 EIGENVALUE_FLOOR = 1e-3
-DOMINATED = 2.0
+DOMINATED = 4.0
 """Times the mean distance from the centre beyond which a mean norm says nothing of how far activations vary."""
 CENTRES = ("centre_in", "centre_out")
 

@@ -123,7 +123,7 @@ def test_a_mean_far_beyond_what_varies_costs_nothing(architecture: str, kind: st
     sae, held = trained(architecture, data), data.draw(8192, 1)[0]
     acts = sae.encode(held)
     assert float((acts > 0).sum(1).float().mean()) == pytest.approx(ACTIVE, rel=0.1)
-    assert float((acts > 0).any(0).float().mean()) >= 0.9
+    assert int((acts > 0).any(0).sum()) >= 36  # of 40
     cosines = (data.features @ torch.nn.functional.normalize(sae.W_dec, dim=1).T).amax(1)
     assert float(cosines.mean()) > 0.85
 

@@ -125,7 +125,7 @@ def _open(folder: Path, weights_hash: str, say: Callable[[str], None]) -> Featur
     if _packed_key(PACKED) != (weights_hash[:HASH_CHARS], folder.name):
         return None
     shutil.rmtree(folder, ignore_errors=True)
-    unpack(folder.parent.parent, weights_hash)
+    unpack(folder.parent.parent, weights_hash, PACKED)
     with suppress(FormatError):
         return FeatureIndex.open(folder)
 
