@@ -42,6 +42,12 @@ def same(one: object, other: object) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
+def agree_along(path: str, pattern: re.Pattern[str]) -> None:
+    """Raise unless every name on a path that the pattern finds says the same, as a file and the folder that is called after it."""
+    found = [match[0] for match in pattern.finditer(path)]
+    agree(*((f"the name {name!r}", name) for name in found))
+
+
 def layer_in(hook_name: object) -> int | None:
     """The block that a hook name counts."""
     found = _LAYER.search(hook_name) if isinstance(hook_name, str) else None

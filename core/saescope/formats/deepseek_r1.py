@@ -5,14 +5,17 @@ import re
 import torch
 from torch import Tensor
 
+from saescope.formats.agreement import agree_along
+from saescope.formats.beside import check_beside, neighbours
 from saescope.formats.llama_scope import STORED
-from saescope.formats.recipe import Recipe, header_of, matrix, metadata, stored_dtype
+from saescope.formats.recipe import Recipe, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source
 from saescope.formats.weights import TensorInfo
 from saescope.saes import SAEConfig, StandardConfig
 
 NAME = "deepseek_r1"
 _FILE = re.compile(r"(DeepSeek-R1-Distill-Llama-8B)-SAE-l(\d+)\.pt")
+_NAME = re.compile(r"DeepSeek-R1-Distill-Llama-8B-SAE-l\d+")
 _D_IN, _D_SAE = 4096, 65536
 """Of the published one, for what is said before the file is opened; the file decides."""
 
@@ -22,7 +25,7 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    return (path,)
+    return (path, *neighbours(path))
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -44,6 +47,7 @@ def _of_file(source: Source) -> Recipe:
 
 def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     found = _FILE.search(source.path)
+    agree_along(place(source, source.path), _NAME)
     said = metadata(
         source,
         NAME,
@@ -54,4 +58,5 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     cfg = StandardConfig(
         d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said
     )
+    check_beside(source, cfg)
     return Recipe(cfg=cfg, file=source.path, stored=STORED)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from saescope.formats.agreement import agree_along, contradiction
+from saescope.formats.beside import check_beside, check_width, neighbours
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
@@ -14,6 +16,8 @@ from saescope.saes import JumpReLUConfig, SAEConfig
 NAME = "gemma_2"
 FILE = "params.npz"
 CONTEXT_SIZE = 1024
+_LAYER = re.compile(r"\blayer_(\d+)\b")
+_WIDTH = re.compile(r"\bwidth_(\d+[km])\b")
 _REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)\b")
 
 
@@ -25,6 +29,8 @@ class Where(NamedTuple):
     """"res", "mlp", "att", "transcoders", or "" if no name says it."""
     layer: str
     embedding: bool
+    width: str
+    """"16k", or "" if no name says it."""
 
 
 def matches(names: set[str]) -> bool:
@@ -32,7 +38,7 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    return (join(path, FILE),)
+    return (join(path, FILE), *neighbours(join(path, FILE)))
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -49,22 +55,31 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
 def where(source: Source) -> Where:
     """Layer, site and model as the names say."""
     path = place(source, source.at(FILE))
-    found = _REPOSITORY.search(path)
+    found = next(reversed([*_REPOSITORY.finditer(path)]), None)
     size, kind, site = found.groups() if found else ("", "", "")
-    layer = re.search(r"\blayer_(\d+)\b", path)
+    inside = path[found.end() :] if found else path
+    for pattern in (_LAYER, _WIDTH):
+        agree_along(inside, pattern)
+    layer, width = _LAYER.search(inside), _WIDTH.search(inside)
+    embedding = bool(re.search(r"(?:^|/)embedding(?:/|$)", inside))
+    if embedding and (layer or site not in ("", "res")):
+        raise contradiction(
+            ("the folder's name", "embedding"), ("another name", layer[0] if layer else site)
+        )
     model_name = f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}" if size else ""
     return Where(
         model_name,
         site,
         layer[1] if layer else "",
-        bool(re.search(r"(?:^|/)embedding(?:/|$)", path)),
+        embedding,
+        width[1] if width else "",
     )
 
 
 def _recipe(source: Source) -> Recipe:
     file = source.at(FILE)
     at = where(source)
-    if at.site == "transcoders" or str(source.known.get("hook_name_out") or ""):
+    if _is_transcoder(source, at):
         from saescope.formats.gemma_2_transcoder import recipe
 
         return recipe(source)
@@ -78,27 +93,40 @@ def _recipe(source: Source) -> Recipe:
         "att": f"blocks.{at.layer}.attn.hook_z",
     }
     hook_name = "hook_embed" if at.embedding else sites.get(at.site, "") if at.layer else ""
+    said = metadata(
+        source,
+        NAME,
+        model_name=at.model_name,
+        hook_name=hook_name,
+        prepend_bos=True,
+        context_size=CONTEXT_SIZE,
+    )
     cfg = JumpReLUConfig(
         d_in=d_in,
         d_sae=d_sae,
         dtype=stored_dtype(header, W_enc),
         apply_b_dec_to_input=False,
-        reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
-        metadata=metadata(
-            source,
-            NAME,
-            model_name=at.model_name,
-            hook_name=hook_name,
-            prepend_bos=True,
-            context_size=CONTEXT_SIZE,
-        ),
+        reshape_activations="hook_z" if said.hook_name.endswith("hook_z") else "none",
+        metadata=said,
     )
+    check_width(at.width, d_sae)
+    check_beside(source, cfg)
     stored = {"W_enc": Stored(W_enc), "W_dec": Stored(W_dec)} | {
         name: Stored(name) for name in ("b_enc", "b_dec", "threshold")
     }
-    return Recipe(
-        cfg=cfg, file=file, stored=stored, fix=_scale_embedding if at.embedding else lambda _: None
-    )
+    # In a folder of another name the user says where it belongs.
+    fix = _scale_embedding if said.hook_name == "hook_embed" else lambda _: None
+    return Recipe(cfg=cfg, file=file, stored=stored, fix=fix)
+
+
+def _is_transcoder(source: Source, at: Where) -> bool:
+    """As the repository is called; in a folder of another name, as the user says where it writes to."""
+    writes = str(source.known.get("hook_name_out") or "")
+    if writes and (at.embedding or at.site not in ("", "transcoders")):
+        raise contradiction(
+            ("the repository's name", at.site or "embedding"), ("hook_name_out", writes)
+        )
+    return at.site == "transcoders" or bool(writes)
 
 
 def _scale_embedding(tensors: dict[str, Tensor]) -> None:

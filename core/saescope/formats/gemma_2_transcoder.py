@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from saescope.formats.beside import check_beside, check_width
 from saescope.formats.gemma_2 import CONTEXT_SIZE, FILE, wanted, where
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, stored_dtype
 from saescope.formats.source import Source
@@ -66,4 +67,6 @@ def recipe(source: Source) -> Recipe:
         transcoder=True,
         metadata=said,
     )
+    check_width(at.width, d_sae)
+    check_beside(source, cfg)
     return Recipe(cfg=cfg, file=file, stored=stored or {"W_enc": Stored("W_enc")})

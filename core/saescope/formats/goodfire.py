@@ -5,13 +5,16 @@ import re
 import torch
 from torch import Tensor
 
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, stored_dtype
+from saescope.formats.agreement import agree_along
+from saescope.formats.beside import check_beside, neighbours
+from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source
 from saescope.formats.weights import TensorInfo
 from saescope.saes import SAEConfig, StandardConfig
 
 NAME = "goodfire"
 _FILE = re.compile(r"(Llama-3\.\d-(\d+)B-Instruct)-SAE-l(\d+)\.pth?")
+_NAME = re.compile(r"Llama-3\.\d-\d+B-Instruct-SAE-l\d+")
 _WIDTHS = {"8": (4096, 65536), "70": (8192, 65536)}
 """d_in and d_sae of the published ones by model size, for what is said before the file is opened; the file decides."""
 
@@ -21,7 +24,7 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    return (path,)
+    return (path, *neighbours(path))
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -48,6 +51,7 @@ def _of_file(source: Source) -> Recipe:
 
 def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     found = _FILE.search(source.path)
+    agree_along(place(source, source.path), _NAME)
     said = metadata(
         source,
         NAME,
@@ -57,6 +61,7 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     cfg = StandardConfig(
         d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said
     )
+    check_beside(source, cfg)
     stored = {
         "W_enc": Stored("encoder_linear.weight", turned=True),
         "W_dec": Stored("decoder_linear.weight", turned=True),

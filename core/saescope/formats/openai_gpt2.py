@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
+from saescope.formats.agreement import agree, contradiction
+from saescope.formats.beside import check_beside, check_width, neighbours
 from saescope.formats.pickles import open_pickle
 from saescope.formats.recipe import (
     Recipe,
@@ -41,7 +43,7 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    return (path,)
+    return (path, *neighbours(path))
 
 
 def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
@@ -76,6 +78,8 @@ def _recipe(source: Source) -> Recipe:
         Stored("decoder.linear.weight") if tied else Stored("decoder.weight", turned=True)
     )
     cfg = _activation(values, shared)
+    _check_names(source, cfg)
+    check_beside(source, cfg)
     return Recipe(
         cfg=cfg, file=source.path, stored=stored, ignored=["stats_last_nonzero", "latents_*"]
     )
@@ -83,14 +87,16 @@ def _recipe(source: Source) -> Recipe:
 
 def _activation(values: Mapping[str, Any], shared: Mapping[str, Any]) -> SAEConfig:
     activation = values.get("activation", "ReLU")
+    k_beside = values.get("activation_state_dict.k")
     if activation == "ReLU":
+        if k_beside is not None:
+            raise contradiction(
+                ("the file's activation", activation), ("its activation_state_dict.k", k_beside)
+            )
         return StandardConfig(**shared)
     if activation != "TopK":
         raise unsupported("activation", file="the file", got=activation, allowed=["ReLU", "TopK"])
-    after, k = (
-        values.get("activation_state_dict.postact_fn", "ReLU"),
-        values.get("activation_state_dict.k"),
-    )
+    after, k = values.get("activation_state_dict.postact_fn", "ReLU"), k_beside
     if after != "ReLU":
         raise unsupported("postact_fn", file="the file", got=after, allowed=["ReLU"])
     if type(k) is not int:
@@ -101,14 +107,21 @@ def _activation(values: Mapping[str, Any], shared: Mapping[str, Any]) -> SAEConf
     return TopKConfig(k=k, normalize_activations="layer_norm", **shared)
 
 
+def _check_names(source: Source, cfg: SAEConfig) -> None:
+    """Version and width in the names of the folders against what the file holds."""
+    path = place(source, source.path)
+    for found in re.finditer(r"_v(1|4|5)(?:_(\d+k))?(?=[/_]|$)", path):
+        expected = "topk" if found[1] == "5" else "standard"
+        agree(
+            (f"the activation of version {found[1]}, as the folder is called", expected),
+            ("the activation in the file", cfg.architecture),
+        )
+        check_width(found[2] or "", cfg.d_sae)
+
+
 def _hook(source: Source) -> str:
     layer, path = _FILE.search(source.path), place(source, source.path)
-    site = next(
-        (
-            hook
-            for name, hook in _SITES.items()
-            if re.search(rf"(?:^|[/_]){name}(?:_v\d|/|_)", path)
-        ),
-        "",
-    )
+    names = [name for name in _SITES if re.search(rf"(?:^|[/_]){name}(?:_v\d|/|_)", path)]
+    agree(*(("the folder's name", name) for name in names))
+    site = _SITES[names[0]] if names else ""
     return f"blocks.{layer[1]}.{site}" if layer and site else ""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
-from saescope.formats.agreement import agree
+from saescope.formats.agreement import agree, agree_along
+from saescope.formats.beside import check_beside
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
@@ -80,6 +81,7 @@ def _k(source: Source, named: int | None) -> int:
 
 def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     found = _REPOSITORY.search(place(source, source.path))
+    agree_along(place(source, source.path), _REPOSITORY)
     layer = _FILE.search(source.path)
     k = _k(source, int(found[3]) if found else None)
     said = metadata(
@@ -92,6 +94,7 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     cfg = TopKConfig(
         d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=said
     )
+    check_beside(source, cfg)
     stored = {
         "W_enc": Stored("W_enc", turned=True),
         "W_dec": Stored("W_dec", turned=True),

@@ -363,10 +363,20 @@ def write_openai(file: Path, w: dict[str, Tensor], activation: str, **more: Any)
     return file
 
 
-def test_openai_topk_sees_layer_normalised_activations(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("location", "site"),
+    [
+        ("resid_post_mlp_v5_32k", "hook_resid_post"),
+        ("resid_delta_attn_v5_128k", "hook_attn_out"),
+        ("resid_post_attn_v5_32k", "hook_resid_mid"),
+    ],
+)
+def test_openai_topk_sees_layer_normalised_activations(
+    location: str, site: str, tmp_path: Path
+) -> None:
     w = random_weights(4)
     file = write_openai(
-        tmp_path / "resid_post_mlp_v5_32k" / "autoencoders" / "8.pt",
+        tmp_path / location / "autoencoders" / "8.pt",
         w,
         "TopK",
         activation_state_dict={"k": 4, "postact_fn": "ReLU"},
@@ -378,7 +388,7 @@ def test_openai_topk_sees_layer_normalised_activations(tmp_path: Path) -> None:
     sae = load_place(file)
     check(sae, w, (acts, out * std + mu), tmp_path)
     assert (sae.cfg.metadata.hook_name, sae.cfg.metadata.model_name) == (
-        "blocks.8.hook_resid_post",
+        f"blocks.8.{site}",
         "gpt2",
     )
 
@@ -388,8 +398,8 @@ def test_openai_topk_sees_layer_normalised_activations(tmp_path: Path) -> None:
     [
         ("mlp_post_act", "mlp.hook_post"),
         ("resid_delta_mlp_v4", "hook_mlp_out"),
-        ("resid_delta_attn_v5_128k", "hook_attn_out"),
-        ("resid_post_attn_v5_32k", "hook_resid_mid"),
+        ("resid_delta_attn_v4", "hook_attn_out"),
+        ("resid_post_attn", "hook_resid_mid"),
     ],
 )
 def test_openai_relu_sees_raw_activations_at_the_place_that_its_folder_names(

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copytree
+from shutil import copyfile, copytree
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -232,6 +233,124 @@ def test_other_formats_that_contradict_themselves(case: str, tmp_path: Path) -> 
     of_weights = {"w_enc", "encoder.weight", "W_enc", "D"} & {*words}
     code = "SHAPE_MISMATCH" if of_weights else "CONFIG_INVALID"
     refused(place, *words, known=said["known"], code=code)
+
+
+BESIDE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "goodfire topk": ("goodfire", {"activation": "topk"}, "activation"),
+    "goodfire layer": ("goodfire", {"layer": 20}, "layer"),
+    "goodfire width": ("goodfire", {"d_hidden": 64}, "d_hidden"),
+    "deepseek jumprelu": ("deepseek_r1", {"architecture": "jump_relu"}, "architecture"),
+    "deepseek width": ("deepseek_r1", {"d_model": 32}, "d_model"),
+    "gemma_2 relu": ("gemma_2_res", {"activation_fn": "ReLU"}, "activation_fn"),
+    "gemma_2 layer": ("gemma_2_att", {"layer": 4}, "layer"),
+    "gemma_2 hook": ("gemma_2_mlp", {"hook_name": "blocks.9.hook_resid_post"}, "hook_name"),
+    "gemma_2 transcoder": ("gemma_2_transcoder", {"d_sae": 64}, "d_sae"),
+    "qwen width": ("qwen_scope", {"d_sae": 64}, "d_sae"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_a_config_beside_weights_that_need_none_is_compared(case: str, tmp_path: Path) -> None:
+    template, beside, word = BESIDE[case]
+    said = json.loads((DIALECTS / template / "case.json").read_text())
+    place = copytree(DIALECTS / template, tmp_path / "t") / said["tree"] / said["path"]
+    folder = place if place.is_dir() else place.parent
+    (folder / "config.json").write_text('{"layer_norm_eps": 1e-5, "model_type": "sae"}')
+    load_sae(place, device="cpu")
+    (folder / "config.json").write_text(json.dumps(beside))
+    refused(place, word, "config.json")
+
+
+def test_an_embedding_SAE_is_scaled_wherever_it_lies(tmp_path: Path) -> None:
+    """Its numbers follow from the place that the user names, not from the folder's name alone."""
+    here = DIALECTS / "gemma_2_embedding"
+    said = json.loads((here / "case.json").read_text())
+    place = copytree(here / said["tree"] / said["path"], tmp_path / "mine")
+    io = load_file(here / "io.safetensors")
+    sae = load_sae(place, device="cpu", known={"hook_name": "hook_embed"})
+    assert_close(sae(io["x"]), io["sae_out"])
+
+
+RENAMED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "two layers": ("gemma_2_res", "layer_20", "layer_20/layer_21", {}),
+    "embedding of a layer": ("gemma_2_res", "layer_20", "layer_20/embedding", {}),
+    "embedding of an MLP": ("gemma_2_mlp", "layer_9", "embedding", {}),
+    "an SAE that writes": (
+        "gemma_2_res",
+        "layer_20",
+        "layer_20",
+        {"hook_name_out": "blocks.20.hook_mlp_out"},
+    ),
+    "goodfire": ("goodfire", "SAE-l19/", "SAE-l50/", {}),
+    "goodfire model": ("goodfire", "3.1-8B-Instruct-SAE-l19/", "3.3-70B-Instruct-SAE-l19/", {}),
+    "deepseek": ("deepseek_r1", "SAE-l19/", "SAE-l18/", {}),
+    "qwen": ("qwen_scope", "L0_5/", "L0_5/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50/", {}),
+}
+
+
+@pytest.mark.parametrize("case", RENAMED)
+def test_names_on_the_way_that_contradict_each_other(case: str, tmp_path: Path) -> None:
+    template, old, new, known = RENAMED[case]
+    here = DIALECTS / template
+    said = json.loads((here / "case.json").read_text())
+    path = f"{said['tree']}/{said['path']}"
+    target = tmp_path / path.replace(old, new, 1)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copy = copytree if (here / path).is_dir() else copyfile
+    copy(here / path, target)
+    refused(target, known=known)
+
+
+def test_a_width_in_the_folders_name_is_compared(tmp_path: Path) -> None:
+    w = torch.randn(4, 2048)
+    arrays: dict[str, Any] = {
+        "W_enc": w,
+        "W_dec": w.T,
+        "b_enc": w[0],
+        "b_dec": w[:, 0],
+        "threshold": w[0].abs(),
+    }
+    for name in ("width_2k", "width_16k"):
+        folder = tmp_path / "gemma-scope-2b-pt-res" / "layer_3" / name
+        folder.mkdir(parents=True)
+        np.savez(folder / "params.npz", **{key: t.numpy() for key, t in arrays.items()})
+    load_sae(tmp_path / "gemma-scope-2b-pt-res" / "layer_3" / "width_2k", device="cpu")
+    refused(folder, "16k", code="SHAPE_MISMATCH")
+
+
+def openai(file: Path, activation: str, **more: Any) -> Path:
+    w = random_weights(4)
+    tensors: dict[str, Any] = {"pre_bias": w["b_dec"], "latent_bias": w["b_enc"]}
+    tensors |= {"encoder.weight": w["W_enc"].T, "decoder.weight": w["W_dec"].T}
+    file.parent.mkdir(parents=True)
+    torch.save(tensors | {"activation": activation} | more, file)
+    return file
+
+
+TOPK = {"activation_state_dict": {"k": 4, "postact_fn": "ReLU"}}
+
+
+@pytest.mark.parametrize(
+    ("folder", "activation", "more", "words"),
+    [
+        ("resid_post_mlp_v5_32k", "ReLU", {}, ("version 5", "activation")),
+        ("resid_post_mlp_v4", "TopK", TOPK, ("version 4", "activation")),
+        ("resid_post_mlp", "ReLU", TOPK, ("activation", "activation_state_dict.k")),
+        ("resid_post_mlp_v4/resid_delta_mlp_v4", "ReLU", {}, ("folder",)),
+    ],
+)
+def test_openai_files_that_contradict_their_folder(
+    folder: str, activation: str, more: dict[str, Any], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    refused(openai(tmp_path / folder / "autoencoders" / "8.pt", activation, **more), *words)
+
+
+def test_a_config_beside_openais_file_is_compared(tmp_path: Path) -> None:
+    file = openai(tmp_path / "resid_post_mlp_v5_32k" / "8.pt", "TopK", **TOPK)
+    (file.parent / "config.json").write_text('{"k": 4, "activation": "TopK", "n_latents": 48}')
+    load_sae(file, device="cpu")
+    (file.parent / "config.json").write_text('{"k": 32}')
+    refused(file, "config.json: k")
 
 
 def test_the_k_in_a_topk_file_is_compared(tmp_path: Path) -> None:
