@@ -12,12 +12,11 @@ import torch
 from saescope import hub
 from saescope.devices import pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_SAE_DIR
-from saescope.errors import ArgumentError, FormatError, NotFoundError
-from saescope.formats import BY_NAME, DIALECTS, Source, local_source
-from saescope.names import nearest
+from saescope.errors import ArgumentError, NotFoundError
+from saescope.formats import BY_NAME, Source
+from saescope.formats.detect import belongs_to, closest, detect, local_sae
+from saescope.formats.unknown import unknown_locally, unknown_remotely
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
-
-_SAELENS_FILES = ("cfg.json", "sae_weights.safetensors")
 
 
 class SAEInfo(NamedTuple):
@@ -122,10 +121,10 @@ def _locate(
             known=known,
         )
     place = Path(path).expanduser() if path else EMBEDDED_SAE_DIR
-    source = local_source(place, known)
-    dialect = _detect(source)
+    source, place = local_sae(place, dict(known or {}))
+    dialect = detect(source)
     if dialect is None:
-        raise _unknown_locally(place, source)
+        raise unknown_locally(place, source)
     return _Found(source, dialect, str(place), "", dict(known or {}))
 
 
@@ -148,9 +147,11 @@ def _on_hub(
         repo_id=location.repo_id,
         known=dict(location.known) | dict(known or {}),
     )
-    dialect = BY_NAME.get(location.dialect) if location.dialect else _detect(source)
+    if not location.dialect:
+        source = belongs_to(source)
+    dialect = BY_NAME.get(location.dialect) if location.dialect else detect(source)
     if dialect is None:
-        raise _unknown_remotely(source)
+        raise unknown_remotely(source)
     found = _Found(source, dialect, hub_name, repository.commit, dict(known or {}))
     if not _wanted(found) and not offline:
         raise NotFoundError(
@@ -158,7 +159,7 @@ def _on_hub(
             code="SAE_NOT_FOUND",
             field="sae_id",
             got=location.path,
-            allowed=nearest(location.path, _folders(source.names), 5),
+            allowed=closest(source),
         )
     return found
 
@@ -171,38 +172,6 @@ def _wanted(found: _Found) -> list[str]:
         for name in found.source.names
         if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
     )
-
-
-def _detect(source: Source) -> ModuleType | None:
-    """The dialect of the SAE's own files."""
-    return _dialect_of(
-        {source.path.rpartition("/")[2]}
-        if source.path in source.names
-        else _children(source.names, source.path)
-    )
-
-
-def _dialect_of(files: set[str]) -> ModuleType | None:
-    return next((dialect for dialect in DIALECTS if dialect.matches(files)), None)
-
-
-def _children(names: frozenset[str], folder: str) -> set[str]:
-    prefix = f"{folder}/" if folder else ""
-    return {
-        name[len(prefix) :]
-        for name in names
-        if name.startswith(prefix) and "/" not in name[len(prefix) :]
-    }
-
-
-def _folders(names: frozenset[str]) -> list[str]:
-    """Folders and files that hold an SAE."""
-    files: dict[str, set[str]] = {}
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        files.setdefault(folder, set()).add(file)
-    whole = sorted(folder for folder, inside in files.items() if _dialect_of(inside))
-    return whole or sorted(name for name in names if _dialect_of({name.rpartition("/")[2]}))
 
 
 def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
@@ -228,67 +197,4 @@ def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
     return replace(
         cfg,
         metadata=replace(cfg.metadata, raw=published | dict(cfg.metadata.raw) | {"source": origin}),
-    )
-
-
-def _unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError:
-    files = {source.path} if source.path else _children(source.names, "")
-    missing = sorted(set(_SAELENS_FILES) - files)
-    if len(missing) < len(_SAELENS_FILES):
-        return NotFoundError(
-            f"The folder {place.name!r} has no {missing[0]}.",
-            code="FILE_MISSING",
-            field="path",
-            got=sorted(files)[:10],
-            allowed=_SAELENS_FILES,
-        )
-    pickles = sorted(
-        name for name in files if name.endswith((".pt", ".pth", ".bin", ".pkl", ".ckpt"))
-    )
-    if pickles:
-        return FormatError(
-            f"{pickles[0]} is a pickle: loading it can run code, so saescope does not.",
-            code="PICKLE_REFUSED",
-            field="path",
-            got=pickles[0],
-            hint="Convert it to safetensors in an environment that you trust.",
-        )
-    return _unknown(repr(place.name), sorted(files), "path", _folders(source.names))
-
-
-def _unknown_remotely(source: Source) -> NotFoundError | FormatError:
-    inside, held = _children(source.names, source.path), _folders(source.names)
-    if (
-        source.path
-        and source.path not in source.names
-        and not any(name.startswith(f"{source.path}/") for name in source.names)
-    ):
-        close = nearest(source.path, held, 5) or held[:5]
-        return NotFoundError(
-            f"{source.repo_id} has no {source.path!r}. Nearest: {', '.join(close) or 'none'}.",
-            code="SAE_NOT_FOUND",
-            field="sae_id",
-            got=source.path,
-            allowed=close,
-            hint=f'Call load_sae(release="{source.repo_id}", sae_id="{close[0]}").'
-            if close
-            else "Check the repository's list of files.",
-        )
-    below = [
-        folder for folder in held if folder.startswith(f"{source.path}/" if source.path else "")
-    ]
-    return _unknown(f"{source.repo_id}/{source.path}".rstrip("/"), sorted(inside), "sae_id", below)
-
-
-def _unknown(where: str, files: list[str], field: str, below: list[str]) -> FormatError:
-    hint = "Give the folder that holds cfg.json and sae_weights.safetensors, or the files of another dialect that saescope reads."
-    if below:
-        hint = f"{len(below)} SAEs lie further down: give one of them, such as {below[0]!r}."
-    return FormatError(
-        f"{where} holds no SAE that saescope reads.",
-        code="UNKNOWN_FORMAT",
-        field=field,
-        got=files[:10],
-        allowed=below[:5] or [dialect.NAME for dialect in DIALECTS],
-        hint=hint,
     )

@@ -182,6 +182,16 @@ async def test_a_dry_run_loads_nothing(state: AppState, sae_dir: Path, glass_dir
     assert (state.models, state.saes, state.jobs.all()) == ({}, {}, [])
 
 
+async def test_a_file_of_the_folder_is_the_same_SAE(
+    state: AppState, glass_dir: Path, sae_dir: Path
+) -> None:
+    folder = save_random_sae(sae_dir.parent / "by-its-file")
+    for name in ("cfg.json", "sae_weights.safetensors", ""):
+        reply = await call(state, "load_sae", path=str(folder / name), model=str(glass_dir))
+        assert reply["sae"].endswith("/by-its-file")
+    assert len(state.saes) == 1
+
+
 @pytest.mark.parametrize("missing", ["cfg.json", "sae_weights.safetensors"])
 async def test_a_folder_without_an_sae_says_what_is_missing(
     state: AppState, glass_dir: Path, sae_dir: Path, missing: str

@@ -33,7 +33,11 @@ def matches(names: set[str]) -> bool:
 
 
 def wanted(path: str) -> tuple[str, ...]:
-    folder, layer = _where(path)
+    found = _layer(path)
+    return _files(path.rpartition("/")[0], int(found[1])) if found else ()
+
+
+def _files(folder: str, layer: int) -> tuple[str, ...]:
     return tuple(
         join(folder, name)
         for name in (CONFIG, f"W_enc_{layer}.safetensors", f"W_dec_{layer}.safetensors")
@@ -53,8 +57,7 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
 
 def _where(path: str) -> tuple[str, int]:
     """The folder, and the layer: the catalogue says "5", a user the encoder's file."""
-    folder, _, name = path.rpartition("/")
-    found = _ENCODER.fullmatch(name) or re.fullmatch(r"(?:layer_)?(\d+)", name)
+    found = _layer(path)
     if not found:
         raise FormatError(
             f"{path!r} names no layer of a cross-layer transcoder.",
@@ -64,7 +67,12 @@ def _where(path: str) -> tuple[str, int]:
             allowed="W_enc_<layer>.safetensors",
             hint='Name its encoder: ".../W_enc_5.safetensors".',
         )
-    return folder, int(found[1])
+    return path.rpartition("/")[0], int(found[1])
+
+
+def _layer(path: str) -> re.Match[str] | None:
+    name = path.rpartition("/")[2]
+    return _ENCODER.fullmatch(name) or re.fullmatch(r"(?:layer_)?(\d+)", name)
 
 
 def _check_activation(said: dict[str, Any], jump: bool) -> None:
@@ -78,8 +86,9 @@ def _check_activation(said: dict[str, Any], jump: bool) -> None:
 
 
 def _recipe(source: Source) -> Recipe:
-    config, encoder_file, decoder_file = wanted(source.path)
-    layer, said = _where(source.path)[1], source.yaml(config)
+    folder, layer = _where(source.path)
+    config, encoder_file, decoder_file = _files(folder, layer)
+    said = source.yaml(config)
     if said.get("model_kind", "cross_layer_transcoder") != "cross_layer_transcoder":
         raise unsupported(
             "model_kind", file=config, got=said["model_kind"], allowed=["cross_layer_transcoder"]

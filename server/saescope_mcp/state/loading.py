@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,6 +37,10 @@ async def load(state: "AppState", source: Source, placement: Placement, say: Say
             return there
         say("reading the configuration of the SAE")
         info = await state.workers.run(partial(peek, source, state.settings))
+        if source.path and source.path != info.source:  # it names a file of the SAE's folder
+            source = replace(source, path=info.source)
+            if there := state.loaded_from(source, placement):
+                return there
         wanted, warnings = model_of(source, info, state)
         slot = state.slot_of(wanted, placement)
         need = await state.workers.run(partial(needed, state, info, wanted, placement, slot))

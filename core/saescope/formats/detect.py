@@ -1,0 +1,122 @@
+"""Which SAE a path means, and in which dialect it is: by the names of the files alone."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from saescope.errors import FormatError
+from saescope.formats import DIALECTS, llama_scope
+from saescope.formats.source import Source, join, local_source
+from saescope.names import nearest
+
+_CONFIGS = (".json", ".yaml")
+
+
+def dialect_of(files: set[str]) -> ModuleType | None:
+    """The dialect that these names, of a folder's files or of one file, are in."""
+    return next((dialect for dialect in DIALECTS if dialect.matches(files)), None)
+
+
+def detect(source: Source) -> ModuleType | None:
+    """The dialect of the SAE's own files."""
+    is_file = source.path in source.names
+    return dialect_of({_base(source.path)} if is_file else children(source.names, source.path))
+
+
+def local_sae(place: Path, known: dict[str, Any]) -> tuple[Source, Path]:
+    """The SAE that a folder or a file on this disk belongs to, and its own folder or file."""
+    if place.is_dir():
+        root, source = place, belongs_to(local_source(place, known))
+    else:
+        root, source = place.parent, belongs_to(local_source(place, known))
+        inside = join(place.absolute().parent.name, place.name)
+        if (
+            inside == llama_scope.FILE
+        ):  # the one dialect whose weights lie deeper than its configuration
+            root = place.absolute().parent.parent
+            source = belongs_to(replace(local_source(root, known), path=inside))
+    return source, root / source.path if source.path else root
+
+
+def belongs_to(source: Source) -> Source:
+    """The SAE that the path means: of a file that an SAE's folder holds, the folder; of a configuration, the weights that it is
+    for; of a folder with a single file that is an SAE, that file.
+
+    Raises:
+        FormatError: AMBIGUOUS_SAE: several SAEs share the file, or lie in the folder.
+    """
+    path = source.path
+    folder = path.rpartition("/")[0] if path in source.names else path
+    files = {join(folder, name) for name in children(source.names, folder)}
+    alone = sorted(file for file in files if _is_sae(file))
+    if path not in source.names:
+        whole = _holds(folder, files)
+        return source if whole or not alone else replace(source, path=_only(alone, source))
+    others = [file for file in alone if file != path and path in _wanted(file)]
+    if others:
+        return replace(source, path=_only(others, source))
+    for place in (folder, folder.rpartition("/")[0]):
+        dialect = dialect_of(children(source.names, place))
+        if dialect and path in dialect.wanted(place):
+            return replace(source, path=place)
+    return source
+
+
+def _wanted(file: str) -> tuple[str, ...]:
+    """What a load of the SAE in this file reads."""
+    dialect = dialect_of({_base(file)})
+    return dialect.wanted(file) if dialect else ()
+
+
+def _is_sae(file: str) -> bool:
+    return not file.endswith(_CONFIGS) and file in _wanted(file)
+
+
+def _holds(folder: str, files: set[str]) -> bool:
+    """Whether the folder is an SAE's own."""
+    dialect = dialect_of({_base(file) for file in files})
+    return dialect is not None and bool(files & {*dialect.wanted(folder)})
+
+
+def _only(files: list[str], source: Source) -> str:
+    if len(files) > 1:
+        where = f"{_base(source.path)} belongs to" if source.path in source.names else "There are"
+        raise FormatError(
+            f"{where} {len(files)} SAEs, each a file: {', '.join(map(_base, files[:5]))}.",
+            code="AMBIGUOUS_SAE",
+            field="sae_id" if source.repo_id else "path",
+            got=source.path,
+            allowed=files[:10],
+            hint=f"Name one of them: .../{_base(files[0])}.",
+        )
+    return files[0]
+
+
+def children(names: frozenset[str], folder: str) -> set[str]:
+    """Names of the files in a folder."""
+    prefix = f"{folder}/" if folder else ""
+    return {
+        name[len(prefix) :]
+        for name in names
+        if name.startswith(prefix) and "/" not in name[len(prefix) :]
+    }
+
+
+def folders(names: frozenset[str]) -> list[str]:
+    """Folders and files that hold an SAE."""
+    files: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        files.setdefault(folder, set()).add(file)
+    whole = sorted(folder for folder, inside in files.items() if dialect_of(inside))
+    return whole or sorted(name for name in names if dialect_of({_base(name)}))
+
+
+def closest(source: Source) -> list[str]:
+    """The SAEs of a repository whose names are nearest to the path."""
+    return nearest(source.path, folders(source.names), 5)
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
