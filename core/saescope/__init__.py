@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from saescope.load import load_sae as load_sae
     from saescope.load import peek_sae as peek_sae
     from saescope.models import load_model as load_model
+    from saescope.origin import settle as settle
     from saescope.saes import SAE as SAE
     from saescope.splice import record as record
     from saescope.splice import run_with_cache_with_saes as run_with_cache_with_saes
@@ -54,6 +55,7 @@ _HOME = {
     "record_activations": "hooks",
     "run_with_cache_with_saes": "splice",
     "run_with_saes": "splice",
+    "settle": "origin",
     "steer": "steering",
     "train": "training",
     "train_config": "training",

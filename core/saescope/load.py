@@ -18,6 +18,12 @@ from saescope.formats.detect import belongs_to, closest, detect, local_sae
 from saescope.formats.unknown import unknown_locally, unknown_remotely
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
 
+_OVERRULED_BY = {
+    "hf_module": "hook_name",
+    "hf_side": "hook_name",
+    "hf_module_out": "hook_name_out",
+}
+
 
 class SAEInfo(NamedTuple):
     """What is known of an SAE before a weight is read."""
@@ -182,9 +188,12 @@ def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
         if field.name in found.asked
     }
     if asked:
-        cfg = replace(
-            cfg, metadata=replace(cfg.metadata, **asked, raw=dict(cfg.metadata.raw) | asked)
-        )
+        kept = {
+            key: value
+            for key, value in cfg.metadata.raw.items()
+            if _OVERRULED_BY.get(key) not in asked  # a hook that the user names is not looked for
+        }
+        cfg = replace(cfg, metadata=replace(cfg.metadata, **asked, raw=kept | asked))
     if not found.revision:
         return cfg
     origin = {

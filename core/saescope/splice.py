@@ -13,6 +13,7 @@ from saescope.errors import HookError, MismatchError, NumericError
 from saescope.hooks import Edit, edit_activations, hook_shape, record_activations
 from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
+from saescope.origin import require_settled
 from saescope.saes import SAE
 from saescope.sinks import find_sinks
 
@@ -59,10 +60,11 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
     """Raise unless the SAE can be used on this model; returns what could not be verified, as warnings.
 
     Raises:
-        HookError: the SAE names no hook, or the model has no such hook.
+        HookError: the SAE names no hook, or the model has no such hook, or none that has the tensor of the SAE's module.
         MismatchError: another width, or the SAE was trained on another model.
     """
     meta = sae.cfg.metadata
+    require_settled(model, sae)
     for hook_name, width in ((read_hook(sae), sae.cfg.d_in), (write_hook(sae), sae.cfg.d_out)):
         if not hook_name:
             raise HookError(

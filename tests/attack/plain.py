@@ -114,6 +114,29 @@ class Plain:
         self.logits(ids, {hook_name: keep})
         return found[0].reshape(ids.shape[1], -1)
 
+    def has(self, path: str) -> bool:
+        """Whether the family has a module for that part of a block."""
+        return self._module(path) is not None
+
+    def module(self, ids: Tensor, path: str, side: str) -> Tensor:
+        """What enters or leaves "layers.1", or its attention or MLP ("layers.1.mlp"), heads flattened."""
+        module, found = self._module(path), list[Tensor]()
+        assert module is not None, f"the plain model has no {path}"
+
+        def keep(x: Tensor) -> Tensor:
+            found.append(x.detach().clone())
+            return x
+
+        handle = _attach((module, side == "input"), keep)
+        self.logits(ids)
+        handle.remove()
+        return found[0].reshape(ids.shape[1], -1)
+
+    def _module(self, path: str) -> nn.Module | None:
+        _, layer, part = (*path.split("."), "")[:3]
+        block = self.blocks[int(layer)]
+        return _child(block, {"attn": ATTENTION, "mlp": MLP}[part]) if part else block
+
     def gradient(self, ids: Tensor, hook_name: str, change: Tensor) -> Tensor:
         """d logit 7 of the last position / d site, with a change added there."""
         leaf: list[Tensor] = []

@@ -151,6 +151,19 @@ def check_readout(model: LanguageModel, plain: Plain) -> None:
         assert float(torch.cosine_similarity(ours, theirs, dim=0)) > 0.9999
 
 
+MODULES = ("layers.1", "layers.1.attn", "layers.1.mlp")
+
+
+def check_module(model: LanguageModel, plain: Plain, module: str, side: str) -> None:
+    """The hook that is given for a module carries what that module reads or gives in the plain model."""
+    hook_names = model.hooks_of_module(module, side)
+    if not plain.has(module):
+        assert not hook_names
+        return
+    found = record_activations(model, IDS, hook_names[:1])[hook_names[0]]
+    close(found.reshape(IDS.shape[1], -1), plain.module(IDS, module, side))
+
+
 def attack_family(family: str, folder: Path, attack: Attack, *, quick: bool = False) -> None:
     if family in REFUSED:
         with attack.case(f"{family} refused"), pytest.raises(ModelError) as raised:
@@ -160,6 +173,10 @@ def attack_family(family: str, folder: Path, attack: Attack, *, quick: bool = Fa
     model, plain = load_model(folder, device="cpu"), Plain(folder)
     with attack.case(f"{family} readout"):
         check_readout(model, plain)
+    for module in MODULES:
+        for side in ("input", "output"):
+            with attack.case(f"{family} {module} {side}"):
+                check_module(model, plain, module, side)
     for site in SITES:
         try:
             shape = hook_shape(model, f"blocks.1.{site}")

@@ -138,7 +138,8 @@ def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:
                 allowed=_HOOKS,
             )
     model_name = str(said.get("model_name") or (f"Qwen/Qwen3-{size[1]}B" if size else ""))
-    if hooks[1] == "mlp.hook_out" and is_written_as_is(model_name):
+    module = {"hf_module_out": f"layers.{layer}.mlp"} if hooks[1] == "mlp.hook_out" else {}
+    if module and is_written_as_is(model_name):
         hooks[1] = _WRITES  # the same tensor, by its usual name
     return metadata(
         source,
@@ -147,6 +148,7 @@ def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:
         hook_name=f"blocks.{layer}.{hooks[0]}",
         hook_name_out=f"blocks.{layer}.{hooks[1]}",
         context_size=said.get("context_size"),
+        **module,
     )
 
 

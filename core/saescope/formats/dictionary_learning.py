@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
-from saescope.formats.hf_sites import hook_of, layer_of
+from saescope.formats.hf_sites import hook_of, layer_of, origin
 from saescope.formats.pickles import open_pickle
 from saescope.formats.recipe import Recipe, Stored, metadata, need, place, unsupported
 from saescope.formats.source import Source, join
@@ -197,20 +197,22 @@ def _metadata(source: Source, said: Mapping[str, Any], dict_class: str) -> Any:
     trainer, buffer = said["trainer"], said.get("buffer")
     buffer = buffer if isinstance(buffer, dict) else {}
     model_name = str(trainer.get("lm_name") or "")
+    module = _module(source, trainer, str(buffer.get("io") or "out"))
     context_size = buffer.get("ctx_len")
     return metadata(
         source,
         NAME,
         model_name=model_name,
-        hook_name=_hook(source, trainer, str(buffer.get("io") or "out"), model_name),
+        hook_name=hook_of(*module, model_name),
+        **origin(*module),
         context_size=context_size if type(context_size) is int else None,
         dict_class=dict_class,
         submodule_name=str(trainer.get("submodule_name") or ""),
     )
 
 
-def _hook(source: Source, trainer: Mapping[str, Any], io: str, model_name: str) -> str:
-    """From `submodule_name` ("resid_post_layer_12"), else from the folder of that name; empty if neither says it."""
+def _module(source: Source, trainer: Mapping[str, Any], io: str) -> tuple[str, str]:
+    """Module and side, from `submodule_name` ("resid_post_layer_12"), else from the folder of that name; empty if neither says it."""
     layer = trainer.get("layer")
     names = (str(trainer.get("submodule_name") or ""), *reversed(source.path.split("/")))
     found = next((match for name in names if (match := _SUBMODULE.search(name))), None)
@@ -222,9 +224,9 @@ def _hook(source: Source, trainer: Mapping[str, Any], io: str, model_name: str) 
             "attn_out": "layers.{}.attn",
         }
         if found[1] == "resid_pre":
-            return f"blocks.{found[2]}.hook_resid_pre"
-        return hook_of(modules[found[1]].format(found[2]), side, model_name)
+            return f"layers.{found[2]}", "input"
+        return modules[found[1]].format(found[2]), side
     if type(layer) is int and not names[0]:
         # Without a submodule_name the library's own training scripts record the residual stream.
-        return hook_of(f"layers.{layer}", side, model_name)
-    return hook_of(names[0], side, model_name)
+        return f"layers.{layer}", side
+    return names[0], side

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
-from saescope.formats.hf_sites import hook_of, layer_of
+from saescope.formats.hf_sites import hook_of, layer_of, origin
 from saescope.formats.recipe import (
     Recipe,
     Stored,
@@ -112,6 +112,7 @@ def _recipe(source: Source) -> Recipe:
             hook_name_out=hook_name_out,
             hf_hook_name=read_from,
             hf_hook_name_out=write_to,
+            **_origin(read_from, write_to),
             prepend_bos=True,
             context_size=CONTEXT_SIZE,
             note=NOTE_CLT if clt else "",
@@ -200,6 +201,11 @@ def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
         write_to if write_to != read_from else "",
         int(found[1]) if found else inside or 0,
     )
+
+
+def _origin(read_from: str, write_to: str) -> dict[str, str]:
+    (module, _, side), writes = read_from.rpartition("."), write_to.rpartition(".")[0]
+    return origin(module, side, writes=writes)
 
 
 def _hook(module: str, model_name: str) -> str:

@@ -3,6 +3,7 @@
 import re
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)[._](\d+)(?:\.(.+))?")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|embed_in)$")
 _ATTENTION = ("attn", "self_attn", "attention")
 _SANDWICH = re.compile(r"gemma-?[23]", re.IGNORECASE)
 """Families whose MLP and attention outputs are normalised before they reach the residual stream."""
@@ -14,7 +15,7 @@ def hook_of(module: str, side: str, model_name: str = "") -> str:
     `layers.5` -> `blocks.5.hook_resid_post`; `layers.5.mlp` -> `blocks.5.hook_mlp_out`, or `blocks.5.mlp.hook_out` where the model
     has a norm between the two, or may have one.
     """
-    if re.search(r"(?:^|\.)(?:embed_tokens|wte|embed_in)$", module):
+    if _EMBEDDING.search(module):
         return "hook_embed" if side == "output" else ""
     match = _LAYER.search(module)
     if not match:
@@ -38,6 +39,14 @@ def hook_of(module: str, side: str, model_name: str = "") -> str:
     }
     site = sites.get((part, side), "")
     return block + site if site else ""
+
+
+def origin(module: str, side: str, *, writes: str = "") -> dict[str, str]:
+    """What an SAE's metadata say of its modules, for `settle` to find their hooks in a model; nothing where it is no module's name."""
+    if layer_of(module) is None and not _EMBEDDING.search(module):
+        return {}
+    said = {"hf_module": module, "hf_side": side}
+    return said | ({"hf_module_out": writes} if writes else {})
 
 
 def is_written_as_is(model_name: str) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
 from saescope.formats.agreement import agree, contradiction, layer_in
+from saescope.formats.hf_sites import hook_of, origin
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo, read_header, read_tensors
 from saescope.names import nearest
@@ -354,18 +355,35 @@ def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
             "SAEs on a single attention head (hook_head_index) are not supported.",
             code="UNSUPPORTED_ARCHITECTURE",
         )
+    hook_names, modules = _sites(said)
     return SAEMetadata(
         model_name=str(said.get("model_name") or ""),
-        hook_name=str(said.get("hook_name") or ""),
-        hook_name_out=str(said.get("hook_name_out") or ""),
+        hook_name=hook_names[0],
+        hook_name_out=hook_names[1],
         prepend_bos=said.get("prepend_bos"),
         context_size=said.get("context_size"),
         neuronpedia_id=str(said.get("neuronpedia_id") or ""),
         center_writing_weights=bool(kwargs.get("center_writing_weights", False)),
         fold_value_biases=bool(said.get("fold_value_biases")),
         note=str(said.get("note") or ""),
-        raw=dict(said),
+        raw=dict(said) | modules,
     )
+
+
+def _sites(said: Mapping[str, Any]) -> tuple[tuple[str, str], dict[str, str]]:
+    """Names of hooks; with the model class AutoModelForCausalLM they are modules, whose output sae-lens takes."""
+    read, written = (str(said.get(key) or "") for key in ("hook_name", "hook_name_out"))
+    if (
+        "hook_" in read
+        or "hf_module" in said
+        or not (modules := origin(read, "output", writes=written))
+    ):
+        return (read, written), {}
+    model_name = str(said.get("model_name") or "")
+    return (
+        hook_of(read, "output", model_name),
+        hook_of(written, "output", model_name) if written else "",
+    ), modules
 
 
 def _modernise(said: Mapping[str, Any], tensor_names: set[str]) -> dict[str, Any]:

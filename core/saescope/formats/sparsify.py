@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
-from saescope.formats.hf_sites import hook_of
+from saescope.formats.hf_sites import hook_of, origin
 from saescope.formats.recipe import (
     Recipe,
     Stored,
@@ -189,6 +189,7 @@ def _metadata(source: Source, run: Mapping[str, Any], transcode: bool) -> SAEMet
         hook_name=hook_of(module, "input" if transcode else "output", model_name),
         hook_name_out=hook_of(module, "output", model_name) if transcode else "",
         hookpoint=module,
+        **origin(module, "input" if transcode else "output", writes=module if transcode else ""),
         context_size=context_size if type(context_size) is int else None,
         dataset_path=str(run.get("dataset") or ""),
     )

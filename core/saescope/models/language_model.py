@@ -19,6 +19,7 @@ from saescope.models.kv_cache import (
     new_cache,
     require_growth,
 )
+from saescope.models.modules import hooks_of_module
 from saescope.models.readout import Readout, read_readout, residual_map
 from saescope.models.tokens import Tokenizer, Tokens
 from saescope.names import nearest, split_hook
@@ -53,6 +54,8 @@ class LanguageModel:
         """Trailing shape of the activation at each hook that was measured."""
         self.mid_edits: dict[str, Tensor] = {}
         """What the last edit at each `hook_resid_mid` asked for, in the forward pass under way."""
+        self.of_modules: dict[tuple[str, str], tuple[str, ...]] = {}
+        """Hooks that carry a module's input or output, where that was asked."""
         self.widens: dict[tuple[str, str], bool] = {}
         """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
         self.sink_factor = SINK_FACTOR
@@ -112,6 +115,13 @@ class LanguageModel:
             logits, past = self.forward(fed, past=past, use_cache=True, last=1)
         most_off = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
         return torch.allclose(logits, expected, rtol=0, atol=most_off)
+
+    def hooks_of_module(self, module: str, side: str) -> tuple[str, ...]:
+        """Hooks whose tensor is the "input" or "output" of a module of the Hugging Face model, the usual name first."""
+        if (module, side) not in self.of_modules:
+            with self.lock:
+                self.of_modules[module, side] = hooks_of_module(self.bridge, module, side)
+        return self.of_modules[module, side]
 
     def residual_map(self, hook_name: str) -> Callable[[Tensor], Tensor] | None:
         """The linear map from a change at a hook, `[n, d]`, to the change of the residual stream; None where there is none."""

@@ -84,7 +84,8 @@ def peek(source: Source, settings: Settings) -> "SAEInfo":
             got=source.gate,
             hint="Call load_sae again without gate.",
         )
-    if not info.cfg.metadata.hook_name:
+    meta = info.cfg.metadata
+    if not (meta.hook_name or meta.raw.get("hf_module")):
         raise ArgumentError(
             "This SAE does not say which site it belongs to.",
             code="HOOK_UNKNOWN",
@@ -178,6 +179,7 @@ async def _load_sae(
     say: Say,
 ) -> LoadedSAE:
     from saescope.evals import check_sae
+    from saescope.origin import settle
     from saescope.sinks import many_sinks
     from saescope.splice import check_fits
 
@@ -187,6 +189,7 @@ async def _load_sae(
     )
     say("checking the SAE on a probe text")
     async with slot.turn():
+        sae = await slot.run(settle, slot.model, sae)
         warnings = await slot.run(
             check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch
         )

@@ -75,6 +75,7 @@ class IndexWorker(Worker):
 
     def _loaded(self) -> "tuple[LanguageModel, list[SAE]]":
         from saescope.models import load_model
+        from saescope.origin import settle
 
         said = self.run.settings
         device, dtype = said["device"], said["dtype"]
@@ -98,7 +99,7 @@ class IndexWorker(Worker):
                     got=row["sae"],
                     hint="Load it again.",
                 )
-        return model, saes
+        return model, [settle(model, sae) for sae in saes]
 
     def _done(self, indexing: "IndexRun", model: "LanguageModel") -> dict[str, Any]:
         rows: list[dict[str, Any]] = []

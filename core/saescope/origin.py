@@ -1,0 +1,64 @@
+"""SAEs that were trained on a module of a Hugging Face model: at which hook of a given model that module reads or writes."""
+
+from dataclasses import replace
+
+from saescope.errors import HookError, MismatchError
+from saescope.models import LanguageModel
+from saescope.saes import SAE
+
+_FIELDS = (("hook_name", "hf_module", "hf_side"), ("hook_name_out", "hf_module_out", ""))
+
+
+def settle(model: LanguageModel, sae: SAE) -> SAE:
+    """The SAE at the hooks of this model whose tensors are those that its modules read or gave; itself where it is there already.
+
+    One name of a module stands for different hooks: the output of `layers.5.mlp` is `hook_mlp_out` in Llama, and `mlp.hook_out` where
+    a norm comes before the sum (Gemma 2, OLMo 2). So the model is asked, on a few tokens.
+
+    Raises:
+        HookError: no hook of this model has that tensor.
+    """
+    meta = sae.cfg.metadata
+    changed = {
+        field: hooks[0]
+        for field, hooks in _hooks(model, sae).items()
+        if getattr(meta, field) != hooks[0]
+    }
+    if not changed:
+        return sae
+    cfg = replace(sae.cfg, metadata=replace(meta, **changed, raw=dict(meta.raw) | changed))
+    return type(sae)(cfg, sae.tensors())
+
+
+def require_settled(model: LanguageModel, sae: SAE) -> None:
+    """Raises MismatchError where the SAE would be used at another tensor than its module's."""
+    for field, hooks in _hooks(model, sae).items():
+        if (ours := getattr(sae.cfg.metadata, field)) not in hooks:
+            raise MismatchError(
+                f"In {model.name} the SAE's module is at {hooks[0]}, not {ours}.",
+                code="SITE_UNSETTLED",
+                field=field,
+                got=ours,
+                allowed=hooks[0],
+                hint="Use saescope.settle(model, sae), which returns the SAE at its place in this model.",
+            )
+
+
+def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
+    """For each of the SAE's sites that a module stands for: the hooks of this model that carry it, the usual name first."""
+    raw, found = sae.cfg.metadata.raw, dict[str, tuple[str, ...]]()
+    for field, module_key, side_key in _FIELDS:
+        module, side = str(raw.get(module_key) or ""), str(raw.get(side_key) or "output")
+        if not module:
+            continue
+        found[field] = model.hooks_of_module(module, side)
+        if not found[field]:
+            raise HookError(
+                f"The SAE was trained on the {side} of {module!r}, and no hook of {model.name} has that tensor.",
+                code="SITE_NOT_FOUND",
+                field="hook_name",
+                got=module,
+                hint="Load it with its own model; or name the hook that you mean, and judge by the measured check: "
+                'load_sae(..., hook_name="blocks.5.hook_mlp_out").',
+            )
+    return found
