@@ -4,6 +4,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+_YES = {"1", "true", "t", "yes", "y", "on"}
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line; exits with the command's status."""
@@ -25,3 +28,6 @@ def quieten() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     os.environ.setdefault("WANDB_MODE", "disabled")
+    if os.environ.get("SAESCOPE_OFFLINE", "").lower() in _YES:
+        for name in _OFFLINE:  # a second bolt, for what these libraries do of themselves
+            os.environ[name] = "1"

@@ -20,7 +20,7 @@ from saescope_mcp.tool import Outcome, Tool, refusal
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # the rich help cuts names and numbers on a narrow terminal
     help="Look inside a language model with sparse autoencoders. Start with: saescope demo",
 )
 _LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
@@ -46,7 +46,7 @@ def saescope(
     log_to_stderr()
 
 
-@app.command()
+@app.command(short_help="Features, an explanation, its check and steering on a small real model.")
 def demo() -> None:
     """The whole story on a small real model: features, an explanation, its check, steering."""
     from saescope_mcp.cli.demo import run_demo
@@ -54,7 +54,7 @@ def demo() -> None:
     raise typer.Exit(run_demo())
 
 
-@app.command()
+@app.command(short_help="What is installed and reachable here, and what to do about the rest.")
 def doctor(as_json: AsJson = False) -> None:
     """What is installed, reachable and cached here, and what to do about the rest."""
     from saescope_mcp.cli.doctor import run_doctor

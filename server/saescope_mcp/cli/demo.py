@@ -213,7 +213,7 @@ class Demo:
 
 def run_demo() -> int:
     """Tell the story; the exit status."""
-    console = Terminal()
+    console = Terminal(soft_wrap=False)  # a story to be read, in a file too
     try:
         anyio.run(Demo(console).tell)
     except StepFailed as failed:

@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
 
 from saescope import __version__, embedded
 from saescope.catalogue import hub_cache, on_this_machine
 from saescope.errors import SaescopeError
 from saescope.names import home
+from saescope_mcp.cli.tables import Column, Rows
 from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.settings import Settings, unknown_variables
 from saescope_mcp.state import AppState
@@ -131,6 +131,8 @@ def _room() -> list[Finding]:
 
 
 def _network() -> list[Finding]:
+    if _offline():
+        return [Finding("network", "not asked: SAESCOPE_OFFLINE is set", ok=True)]
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     index = os.environ.get("PIP_INDEX_URL") or _pip_setting() or "https://pypi.org/simple"
     ready = embedded.is_ready()
@@ -148,6 +150,14 @@ def _network() -> list[Finding]:
             "Only needed for models and SAEs by name: set HF_ENDPOINT to a mirror, or use local folders.",
         ),
     ]
+
+
+def _offline() -> bool:
+    """Also where the settings cannot be read as a whole: a wrong value elsewhere is no leave to use the network."""
+    try:
+        return Settings.from_env().offline
+    except SaescopeError:
+        return bool(os.environ.get("SAESCOPE_OFFLINE"))
 
 
 def _reach(what: str, url: str, todo: str) -> Finding:
@@ -203,12 +213,12 @@ def _cached() -> list[Finding]:
 
 def _print(findings: list[Finding]) -> None:
     console = Terminal()
-    grid = Table.grid(padding=(0, 2))
-    for finding in findings:
-        grid.add_row(
-            "[green]ok[/]" if finding.ok else "[red]!![/]", finding.what, escape(finding.found)
-        )
-    console.print(grid)
+    columns = [
+        Column("", ["ok" if finding.ok else "!!" for finding in findings]),
+        Column("", [finding.what for finding in findings]),
+        Column("", [finding.found for finding in findings]),
+    ]
+    console.print(Rows(columns))
     todo = [finding for finding in findings if finding.todo]
     console.print("\n[bold]To do[/]" if todo else "\nAll well. Next: saescope demo")
     for finding in todo:

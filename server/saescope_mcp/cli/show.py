@@ -5,8 +5,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from saescope_mcp.cli.tables import Column, Rows, pairs
 from saescope_mcp.tool import Outcome
 
 _HEADINGS = {
@@ -24,8 +24,6 @@ _COLUMNS = {
     "saes": ("release", "sae_id", "d_sae", "l0", "cached"),
     "indexes": ("sae", "n_features", "n_fired", "median_density", "n_tokens", "n_contexts"),
 }
-_WHOLE = ("release", "sae_id")
-"""Names that people copy."""
 _COMMON = (
     "summary",
     "warnings",
@@ -55,7 +53,9 @@ def show(outcome: Outcome, console: Console) -> None:
         for name, value in body.items()
         if not is_rows(value) and name not in _SAID and value not in (None, [], {})
     }
-    console.print(pairs(numbers))
+    shown = {name: text_of(value, name) for name, value in _flatten(numbers).items()}
+    if shown:
+        console.print(pairs(shown))
     for warning in document["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if document["evidence"]:
@@ -68,40 +68,21 @@ def show(outcome: Outcome, console: Console) -> None:
 
 def table(
     rows: Sequence[Mapping[str, Any]], *, title: str = "", columns: Sequence[str] = ()
-) -> Table:
+) -> Rows:
     """Objects as rows; columns that say nothing are left out."""
     flat = [_flatten(row) for row in rows]
     names = list(columns) or [
         name for name in flat[0] if _says_something(name, [row.get(name) for row in flat])
     ]
-    made = Table(
-        title=title or None,
-        title_justify="left",
-        header_style="bold",
-        pad_edge=False,
-        padding=(0, 1),
-        box=None,
+    return Rows([_column(name, [row.get(name) for row in flat]) for name in names], title)
+
+
+def _column(name: str, values: Sequence[Any]) -> Column:
+    return Column(
+        _HEADINGS.get(name, name.rsplit(".", 1)[-1]),
+        [text_of(value, name) for value in values],
+        all(isinstance(value, int | float | None) for value in values),
     )
-    for name in names:
-        numeric = all(isinstance(row.get(name), int | float | None) for row in flat)
-        heading = _HEADINGS.get(name, name.rsplit(".", 1)[-1])
-        made.add_column(
-            heading,
-            justify="right" if numeric else "left",
-            overflow="fold",
-            no_wrap=numeric or name in _WHOLE,
-        )
-    for row in flat:
-        made.add_row(*(escape(text_of(row.get(name), name)) for name in names))
-    return made
-
-
-def pairs(values: Mapping[str, Any]) -> Table:
-    """Names and values in two columns."""
-    grid = Table.grid(padding=(0, 2))
-    for name, value in _flatten(values).items():
-        grid.add_row(f"[dim]{name}[/]", escape(text_of(value, name)))
-    return grid
 
 
 def text_of(value: Any, name: str = "") -> str:

@@ -16,6 +16,8 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(emoji=False, **options)  # ":cat:" in a text is no cat
+        # a file or a pipe takes lines of any length
+        self.soft_wrap = options.get("soft_wrap", not self.is_terminal)
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Before the layout, so that columns are as wide as what is seen."""

@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from saescope_mcp.cli.calls import FOREVER_S, person_settings
 from saescope_mcp.cli.flags import arguments_from
@@ -21,6 +22,7 @@ from saescope_mcp.tools.train import TOOLS, planned
 
 TRAIN_SAE = TOOLS[0]
 LOOK_S = 0.25
+ROOM_FOR_BAR = 60
 
 
 def train(given: dict[str, Any], console: Console) -> Outcome:
@@ -67,14 +69,14 @@ def follow(state: AppState, run_id: str, console: Console) -> Run:
 
 def _show(state: AppState, run_id: str, console: Console) -> Run:
     said = False
-    with _display(console) as (display, task):
+    with live_display(console) as (display, task):
         while (run := state.runs.get(run_id)).live:
             if run.plan and not said:
                 said = True
                 _tell_plan(run, console)
-            display.update(task, **_columns(run))
+            display.update(task, **fields_of(run))
             time.sleep(LOOK_S)
-        display.update(task, **_columns(run))
+        display.update(task, **fields_of(run))
     return run
 
 
@@ -85,19 +87,18 @@ def _tell_plan(run: Run, console: Console) -> None:
 
 
 @contextmanager
-def _display(console: Console) -> Generator[tuple[Progress, TaskID]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[measured]}"),
-        TextColumn("[dim]{task.fields[left]}[/]"),
+def live_display(console: Console) -> Generator[tuple[Progress, TaskID]]:
+    # one text, which breaks between words: columns of their own would be cut within numbers
+    said = TextColumn(
+        "{task.description}  {task.fields[count]}  {task.fields[measured]}  [dim]{task.fields[left]}[/]",
+        table_column=Column(overflow="fold"),
     )
-    with Progress(*columns, console=console) as display:
-        yield display, display.add_task("starting", total=None, measured="", left="")
+    bar = [BarColumn(bar_width=20)] if console.width >= ROOM_FOR_BAR else []
+    with Progress(*bar, said, console=console) as display:
+        yield display, display.add_task("starting", total=None, count="", measured="", left="")
 
 
-def _columns(run: Run) -> dict[str, Any]:
+def fields_of(run: Run) -> dict[str, Any]:
     progress = run.progress
     latest = progress.get("metrics", {}).get("latest")
     measured = (
@@ -110,6 +111,7 @@ def _columns(run: Run) -> dict[str, Any]:
         "description": escape(run.message),
         "completed": _completed(run),
         "total": _total(run) or None,
+        "count": f"{_completed(run)}/{_total(run) or '?'}",
         "measured": measured,
         "left": f"{duration(eta_s)} to go" if run.state == "running" and eta_s else "",
     }

@@ -1,0 +1,120 @@
+"""Rows and pairs for a terminal of any width: a number is never cut, names fold, and rows that do not fit become blocks."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.markup import escape
+from rich.segment import Segment
+from rich.table import Table
+
+GAP = 2
+MOST_WORD = 12
+"""Words up to this length are not broken; longer ones are where there is no room."""
+_NUMBER = re.compile(r"[(\[]*[+-]?\d[\d.,:%e+-]*[)\],;%]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's cells as they are shown."""
+
+    heading: str
+    cells: list[str]
+    numeric: bool = False
+
+    @property
+    def natural(self) -> int:
+        return max(map(_width, (self.heading, *self.cells)))
+
+    @property
+    def least(self) -> int:
+        """The narrowest that shows every number whole."""
+        heading = min(MOST_WORD, _width(self.heading))
+        if self.numeric:
+            return max(heading, *map(_width, self.cells))
+        return max(heading, *map(_longest_unbroken, self.cells))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Columns beside each other; printed with soft_wrap, for a file or a pipe, as wide as they are."""
+
+    columns: Sequence[Column]
+    title: str = ""
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[str | Segment]:
+        widths = [column.natural for column in self.columns]
+        gaps = GAP * (len(widths) - 1)
+        if not options.no_wrap:
+            widths = _fitted(self.columns, options.max_width - gaps)
+        if self.title:
+            yield f"[italic]{escape(self.title)}[/]"
+        if widths:
+            whole = options.update(width=sum(widths) + gaps)
+            yield from console.render(self._table(widths), whole)
+        else:
+            yield from self._blocks()
+
+    def _table(self, widths: Sequence[int]) -> Table:
+        made = Table(
+            header_style="bold",
+            pad_edge=False,
+            padding=(0, GAP // 2),
+            box=None,
+            show_header=any(column.heading for column in self.columns),
+        )
+        for column, width in zip(self.columns, widths, strict=True):
+            made.add_column(
+                escape(column.heading),
+                justify="right" if column.numeric else "left",
+                overflow="fold",
+                width=width,
+            )
+        for row in zip(*(column.cells for column in self.columns), strict=True):
+            made.add_row(*map(escape, row))
+        return made
+
+    def _blocks(self) -> Iterator[str | Segment]:
+        """Each cell after its heading, a row below the other."""
+        for row in zip(*(column.cells for column in self.columns), strict=True):
+            for column, cell in zip(self.columns, row, strict=True):
+                yield f"[bold]{escape(column.heading)}[/] {escape(cell)}".strip()
+            yield ""
+
+
+def pairs(values: Mapping[str, str]) -> Rows:
+    """Names and values in two columns."""
+    return Rows([Column("", list(values)), Column("", list(values.values()))])
+
+
+def _fitted(columns: Sequence[Column], room: int) -> list[int]:
+    """Widths that fill no more than the room, the widest columns of text giving way; empty if there is none."""
+    least = [column.least for column in columns]
+    widths = [
+        max(min(column.natural, room), low) for column, low in zip(columns, least, strict=True)
+    ]
+    while sum(widths) > room:
+        slack = [width if width > low else 0 for width, low in zip(widths, least, strict=True)]
+        if not any(slack):
+            return []
+        widths[slack.index(max(slack))] -= 1
+    return widths
+
+
+def _width(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
+
+
+def _longest_unbroken(text: str) -> int:
+    """Of its words; numbers are never broken, other long words may be."""
+    return max(
+        (
+            cell_len(word) if _NUMBER.fullmatch(word) else min(MOST_WORD, cell_len(word))
+            for word in text.split()
+        ),
+        default=1,
+    )
