@@ -2,6 +2,7 @@
 
 import ast
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Generator
@@ -20,6 +21,11 @@ MAX_RATIO = 20
 SLACK_BYTES = 1 << 20
 """Arrays of zeros may shrink more than weights do, up to this size."""
 MAX_HEADER_BYTES = 4096
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(LookupError, TypeError, ValueError, ArithmeticError, SyntaxError, MemoryError, RuntimeError),
+)
+"""What zipfile and its reading of a damaged header raise: a place before the file's start is an OSError, a password a RuntimeError ..."""
 _DTYPES = {
     "<f8": ("F64", torch.float64),
     "<f4": ("F32", torch.float32),
@@ -38,7 +44,8 @@ class NpzWeights(Weights):
     """The arrays of an open npz file."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
-        self._name, self._zip = name, _directory(file, name)
+        with _readable(name):
+            self._name, self._zip = name, _directory(file, name)
         self._arrays = {
             entry.filename.removesuffix(".npy"): self._array(entry)
             for entry in self._zip.infolist()
@@ -54,35 +61,32 @@ class NpzWeights(Weights):
         sum_from: int | None = None,
     ) -> Tensor:
         # In Fortran order a matrix lies there as its transpose.
-        return super().take(
+        taken = super().take(
             tensor, dtype, transpose=transpose != self._arrays[tensor].fortran, sum_from=sum_from
         )
+        with _readable(self._name):
+            self._file.read(1)  # at its end, and only there, zipfile compares the checksum
+        return taken
 
     def _begin(self, tensor: str) -> tuple[tuple[int, ...], torch.dtype]:
-        self._file = self._zip.open(f"{tensor}.npy")
         array = self._arrays[tensor]
-        self._file.read(array.header_bytes)
+        with _readable(self._name):
+            self._file = self._zip.open(f"{tensor}.npy")
+            self._file.read(array.header_bytes)
         return array.info.shape[::-1] if array.fortran else array.info.shape, array.dtype
+
+    def _fill(self, part: Tensor) -> Tensor:
+        with _readable(self._name):
+            return super()._fill(part)
 
     def _array(self, entry: zipfile.ZipInfo) -> _Array:
         try:
             with self._zip.open(entry) as file:
                 said, length = _npy_header(file)
-            descr, fortran, shape = (
-                said["descr"],
-                bool(said["fortran_order"]),
-                tuple(int(n) for n in said["shape"]),
-            )
-        except (
-            zipfile.BadZipFile,
-            ValueError,
-            KeyError,
-            TypeError,
-            SyntaxError,
-            RecursionError,
-            MemoryError,
-            NotImplementedError,
-        ) as error:
+            descr, fortran, shape = said["descr"], said["fortran_order"], tuple(said["shape"])
+            if type(fortran) is not bool or any(type(n) is not int for n in shape):
+                raise TypeError("neither a shape nor an order")
+        except ZIP_ERRORS as error:
             raise _corrupt(self._name, f"the header of {entry.filename} cannot be read") from error
         if "O" in str(descr):
             raise FormatError(
@@ -112,13 +116,13 @@ class NpzWeights(Weights):
 @contextmanager
 def open_npz(source: Source, name: str) -> Generator[NpzWeights]:
     """The arrays of `name`, downloaded first if it is on the hub."""
-    with source.local(name).open("rb") as file, _readable(name):
+    with source.local(name).open("rb") as file:
         yield NpzWeights(file, name)
 
 
 def read_npz_header(source: Source, name: str) -> dict[str, TensorInfo]:
     """Shapes and dtypes; of a file on the hub only the zip directory and the start of each array are fetched."""
-    with source.open(name) as file, _readable(name):
+    with source.open(name) as file:
         return NpzWeights(file, name).header
 
 
@@ -126,8 +130,8 @@ def read_npz_header(source: Source, name: str) -> dict[str, TensorInfo]:
 def _readable(name: str) -> Generator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
-        raise _corrupt(name, "it cannot be unpacked") from error
+    except ZIP_ERRORS as error:
+        raise _corrupt(name, f"it cannot be unpacked ({type(error).__name__})") from error
 
 
 def _directory(file: BinaryIO, name: str) -> zipfile.ZipFile:

@@ -7,7 +7,9 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError, ResourceError
+from saescope.formats.npz import ZIP_ERRORS
 from saescope.formats.source import Source
 from saescope.formats.weights import Weights
 from saescope.names import home
@@ -39,6 +42,9 @@ MAX_LISTED = 1024
 """Integer tensors up to this length are plain values, longer ones are left out: weights are floating-point numbers."""
 SECONDS = 60
 SECONDS_PER_GB = 60
+"""Of processor time, after the import of torch: a busy machine is not the file's fault."""
+PATIENCE = 30
+"""Times as long it may take by the clock, in the end."""
 YES = ("1", "true", "t", "yes", "y", "on")
 _allowed: ContextVar[bool | None] = ContextVar("pickles_allowed", default=None)
 _KEPT_ENV = (
@@ -143,7 +149,7 @@ def _convert(path: Path, target: Path) -> None:
 
 def _run_child(path: Path, out: Path) -> dict[str, Any]:
     """The child's answer; a child that dies, hangs or says nothing has refused."""
-    seconds = SECONDS + SECONDS_PER_GB * path.stat().st_size / 1e9
+    seconds = _seconds(path.stat().st_size)
     env = {
         name: os.environ[name] for name in _KEPT_ENV if name in os.environ
     }  # no token, and none of torch's own switches
@@ -170,11 +176,12 @@ def _run_child(path: Path, out: Path) -> dict[str, Any]:
         ) as child,
     ):
         try:
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + PATIENCE * seconds
             while child.poll() is None:
                 checkpoint()
                 if time.monotonic() > deadline:
-                    return {"error": ["FILE_SUSPICIOUS", f"it was not read within {seconds:.0f} s"]}
+                    waited = f"it was not read within {PATIENCE * seconds:.0f} s"
+                    return {"error": ["READ_TIMED_OUT", waited]}
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(0.05)
         finally:
@@ -182,12 +189,18 @@ def _run_child(path: Path, out: Path) -> dict[str, Any]:
         answer.seek(0)
         with contextlib.suppress(ValueError):
             return json.loads(answer.read(1 << 20))
-    return {
-        "error": [
-            "FILE_SUSPICIOUS",
-            "the process that read it was stopped: it asked for more than the file can need",
-        ]
-    }
+    return {"error": _why_it_died(child.returncode, seconds)}
+
+
+def _why_it_died(status: int, seconds: float) -> list[str]:
+    if status == -getattr(signal, "SIGXCPU", 0):
+        return ["FILE_SUSPICIOUS", f"reading it took more than {seconds:.0f} s of processor time"]
+    if status == -getattr(signal, "SIGKILL", 0):
+        return ["READER_KILLED", "the system killed the process that read it, for memory perhaps"]
+    return [
+        "FILE_SUSPICIOUS",
+        "the process that read it was stopped: it asked for more than the file can need",
+    ]
 
 
 def convert(path: Path, out: Path) -> dict[str, Any]:
@@ -195,7 +208,10 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     size = path.stat().st_size
-    _check_zip(path, size)
+    try:
+        _check_zip(path, size)
+    except ZIP_ERRORS as error:
+        raise FormatError("it is torn") from error
     try:
         said = torch.load(path, map_location="cpu", weights_only=True)
     except (
@@ -252,11 +268,26 @@ def _check_zip(path: Path, size: int) -> None:
     """Today's .pt is a zip archive that is not compressed."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-        if total > MAX_GROWTH * size + SLACK_BYTES:
-            raise FormatError(
-                f"its {size} bytes claim to unpack to {total}", code="FILE_SUSPICIOUS"
-            )
+            entries = archive.infolist()
+            total = sum(entry.file_size for entry in entries)
+            if total > MAX_GROWTH * size + SLACK_BYTES:
+                raise FormatError(
+                    f"its {size} bytes claim to unpack to {total}", code="FILE_SUSPICIOUS"
+                )
+            sums = [_sum_fits(archive, entry) for entry in entries if entry.file_size]
+        # torch.load compares no checksums, and torch.save can be told to write none.
+        if not all(sums) and any(sums):
+            raise FormatError("it is torn: a checksum in it does not fit")
+
+
+def _sum_fits(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(entry) as file:
+            while file.read(SLACK_BYTES):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
 
 
 def _confine(size: int) -> None:
@@ -269,13 +300,20 @@ def _confine(size: int) -> None:
         import resource
 
         for limit, most in _limits(resource, size):
+            # One more second, so that it is the signal that says why.
+            hard = most + 1 if limit == resource.RLIMIT_CPU else most
             with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(limit, (most, most))
+                resource.setrlimit(limit, (most, hard))
+
+
+def _seconds(size: int) -> float:
+    return SECONDS + SECONDS_PER_GB * size / 1e9
 
 
 def _limits(resource: Any, size: int) -> list[tuple[int, int]]:
+    spent = resource.getrusage(resource.RUSAGE_SELF)
     limits = [
-        (resource.RLIMIT_CPU, int(SECONDS + SECONDS_PER_GB * size / 1e9)),
+        (resource.RLIMIT_CPU, math.ceil(spent.ru_utime + spent.ru_stime + _seconds(size))),
         (resource.RLIMIT_FSIZE, int(MAX_GROWTH * size) + 4 * SLACK_BYTES),
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_CORE, 0),
@@ -305,6 +343,9 @@ def main() -> None:
 
 def _refused(name: str, why: str = "", code: str = "PICKLE_REFUSED") -> FormatError:
     base = name.rpartition("/")[2]
+    if code in ("READ_TIMED_OUT", "READER_KILLED"):
+        hint = "Call again when the machine has time and memory to spare."
+        return FormatError(f"{base} could not be read: {why}.", code=code, got=base, hint=hint)
     if why:
         return FormatError(
             f"{base} is refused: {why}.",

@@ -241,6 +241,36 @@ def test_mutated_npz_either_loads_or_is_refused_with_a_code(tmp_path: Path) -> N
             )
 
 
+def test_bytes_missing_anywhere_in_an_npz(tmp_path: Path) -> None:
+    """Places before the start of the file, in particular, which zipfile seeks without a look."""
+    whole = (write_npz(tmp_path, arrays(), save=np.savez_compressed) / "params.npz").read_bytes()
+    for start in range(0, len(whole) - 64, 61):
+        (tmp_path / "params.npz").write_bytes(whole[:start] + whole[start + 40 :])
+        refused(tmp_path, "FILE_CORRUPT")
+
+
+def test_an_order_that_is_no_truth_value_is_refused(tmp_path: Path) -> None:
+    """bool("False") is True: the matrix would be read as its transpose."""
+    members = {f"{name}.npy": npy("<f4", a.shape, a.tobytes()) for name, a in arrays().items()}
+    write_zip(tmp_path, members)
+    load_place(tmp_path)
+    odd = members["w_enc.npy"].replace(b"'fortran_order': False", b"'fortran_order':'False'")
+    write_zip(tmp_path, members | {"w_enc.npy": odd})
+    refused(tmp_path, "FILE_CORRUPT")
+
+
+def test_a_pt_file_whose_checksum_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """torch.load compares none: a flipped bit of a weight would pass."""
+    file = goodfire(tmp_path)
+    whole, weights = file.read_bytes(), random_weights()["b_enc"].numpy().tobytes()
+    at = whole.index(weights) + 5
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    assert torch.load(file, weights_only=True)
+    with pytest.raises(SaescopeError, match="checksum") as caught:
+        pickles.convert(file, tmp_path / "out.safetensors")
+    assert caught.value.code == "FILE_CORRUPT"
+
+
 class Counting(FileIO):
     """How much of a file is read."""
 
@@ -435,9 +465,9 @@ def test_the_child_is_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     monkeypatch.setattr(pickles.subprocess, "Popen", Hanging)
-    monkeypatch.setattr(pickles, "SECONDS", 0.1)
+    monkeypatch.setattr(pickles, "SECONDS", 0.01)
     file = goodfire(tmp_path)
-    assert pickles._run_child(file, tmp_path / "out")["error"][0] == "FILE_SUSPICIOUS"  # pyright: ignore[reportPrivateUsage]
+    assert pickles._run_child(file, tmp_path / "out")["error"][0] == "READ_TIMED_OUT"  # pyright: ignore[reportPrivateUsage]
     assert (
         not {"HF_TOKEN", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"} & seen["env"].keys()
         and "-P" in seen["command"]
@@ -682,3 +712,69 @@ def test_the_child_gets_no_more_memory_and_disk_than_the_file_can_need(tmp_path:
         check=False,
     )
     assert done.stdout.split() == ["stopped", "stopped"], done.stderr
+
+
+COSTS = """
+import time
+from saescope.formats import pickles
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+burn(1.5)  # the import, on a slow machine
+pickles.SECONDS = 1
+pickles._confine(1000)
+burn(0.2)
+print("read", flush=True)
+burn(30)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the limits are known to hold")
+def test_processor_time_counts_from_after_the_import() -> None:
+    import signal
+
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", COSTS], capture_output=True, text=True, env=env, check=False
+    )
+    assert (done.stdout.split(), done.returncode) == (["read"], -signal.SIGXCPU), done.stderr
+    why = pickles._why_it_died(done.returncode, 60.0)  # pyright: ignore[reportPrivateUsage]
+    assert why == ["FILE_SUSPICIOUS", "reading it took more than 60 s of processor time"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_on_a_busy_machine_good_files_are_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The import of torch alone takes longer than the seconds that the file has."""
+    monkeypatch.setenv(pickles.SETTING, "1")
+    monkeypatch.setattr(pickles, "SECONDS", 0.05)
+    monkeypatch.setattr(pickles, "PATIENCE", 10_000)
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(2 * (os.cpu_count() or 1))
+    ]
+    try:
+        w = random_weights()
+        sae = load_place(goodfire(tmp_path))
+        assert torch.equal(sae.W_dec, w["W_dec"])
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def test_a_reader_that_the_system_killed_does_not_make_a_file_suspicious(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = pickles._why_it_died(-9, 60.0)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setenv(pickles.SETTING, "1")
+    monkeypatch.setattr(pickles, "_run_child", lambda path, out: {"error": why})
+    with pytest.raises(SaescopeError, match="killed the process") as caught:
+        load_place(goodfire(tmp_path))
+    assert caught.value.code == "READER_KILLED" and "safetensors" not in caught.value.hint
