@@ -29,6 +29,41 @@ def mean_cosine(
     )
 
 
+class Reconstruction:
+    """Explained variance and mean cosine of positions that come in parts, of which none is kept (Chan et al. 1979 for the variance)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._mean = torch.zeros(())
+        self._spread = self._squares = self._cosines = 0.0
+
+    def add(
+        self, target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]
+    ) -> None:
+        n = len(target)
+        if not n:
+            return
+        target, reconstruction = target.double(), reconstruction.double()
+        mean, total = target.mean(0), self.n + n
+        apart = mean - self._mean.to(mean)
+        self._spread += float((target - mean).square().sum())
+        self._spread += float(apart.square().sum()) * self.n * n / total
+        self._mean = self._mean.to(mean) + apart * n / total
+        self._squares += float((target - reconstruction).square().sum())
+        self._cosines += float(torch.cosine_similarity(target, reconstruction, dim=-1).sum())
+        self.n = total
+
+    @property
+    def explained_variance(self) -> float | None:
+        """As the function of this name says."""
+        return None if self.n < 2 or self._spread == 0 else 1 - self._squares / self._spread
+
+    @property
+    def mean_cosine(self) -> float | None:
+        """As the function of this name says."""
+        return self._cosines / self.n if self.n else None
+
+
 def kl_divergence(
     logits: Float[Tensor, "*n vocab"], reference: Float[Tensor, "*n vocab"]
 ) -> Float[Tensor, "*n"]:

@@ -1,6 +1,7 @@
 """Text to activations: documents, contexts, one forward pass for several hooks, a mixing buffer, shards on disk."""
 
 from saescope.activations.harvest import Harvester
+from saescope.activations.listed import read_texts
 from saescope.activations.shards import ShardSource, cached
 from saescope.activations.sources import RowSource, TextSource
 from saescope.activations.store import ActivationStore, StoreConfig
@@ -30,4 +31,5 @@ __all__ = [
     "is_held_out",
     "open_dataset",
     "read_contexts",
+    "read_texts",
 ]

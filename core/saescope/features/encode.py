@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from saescope.metrics import explained_variance, mean_cosine
+from saescope.metrics import Reconstruction
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
-from saescope.splice import SiteRecord, read_site
+from saescope.splice import read_site
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +61,23 @@ def encode_texts(
     include_special: bool = False,
 ) -> Encoded:
     """Features of every position; statistics over the counted ones (position 0, special tokens and sinks left out unless named)."""
-    named = list(positions)
-    sites = [read_site(model, sae, model.batch(tokens.ids)) for tokens in texts]
-    masks = [
-        counted(tokens, named, include_special, sinks=site.sinks).to(model.device)
-        for tokens, site in zip(texts, sites, strict=True)
-    ]
-    n_usual = sum(int(counted(tokens, named, include_special).sum()) for tokens in texts)
-    target, sae_out = (_kept(sites, masks, what) for what in ("target", "sae_out"))
-    l0 = torch.cat([site.acts.l0[mask] for site, mask in zip(sites, masks, strict=True)]).double()
-    n = int(sum(mask.sum() for mask in masks))
+    named, fit = list(positions), Reconstruction()
+    encoded: list[TextFeatures] = []
+    n_active = n_usual = 0
+    for tokens in texts:
+        # features alone are kept: ten thousand texts are read in one call
+        site = read_site(model, sae, model.batch(tokens.ids))
+        mask = counted(tokens, named, include_special, sinks=site.sinks).to(model.device)
+        n_usual += int(counted(tokens, named, include_special).sum())
+        n_active += int(site.acts.l0[mask].sum())
+        fit.add(site.target[mask], site.sae_out[mask])
+        encoded.append(TextFeatures(tokens, mask, site.acts))
     return Encoded(
-        [
-            TextFeatures(tokens, mask, site.acts)
-            for tokens, mask, site in zip(texts, masks, sites, strict=True)
-        ],
-        n,
-        sum(len(tokens) for tokens in texts) - n,
-        n_usual - n,
-        float(l0.mean()) if n else None,
-        explained_variance(target, sae_out),
-        mean_cosine(target, sae_out),
+        encoded,
+        fit.n,
+        sum(len(tokens) for tokens in texts) - fit.n,
+        n_usual - fit.n,
+        n_active / fit.n if fit.n else None,
+        fit.explained_variance,
+        fit.mean_cosine,
     )
-
-
-def _kept(sites: list[SiteRecord], masks: list[Tensor], what: str) -> Tensor:
-    return torch.cat([getattr(site, what)[mask] for site, mask in zip(sites, masks, strict=True)])

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
+from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Text
 from saescope_mcp.schemas.sent import as_meant
 
 Evidence = Literal["observed", "correlational", "intervened", "controlled"]
@@ -68,37 +68,80 @@ Unit = Annotated[
 Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 
 
-class TextsRequest(Request):
-    """Exactly one of `text` and `texts`."""
+class FilesRequest(Request):
+    """Texts may stand in a file instead."""
+
+    texts_file: LocalPath = Field(
+        default="", description="Texts in a .csv, .tsv, .jsonl, .parquet, .txt (by line)."
+    )
+    texts_column: Identifier = Field(default="", description="Its column.")
+
+    @property
+    def files(self) -> list[str]:
+        """The arguments that name a file, of those that are given."""
+        return ["texts_file"] if self.texts_file else []
+
+    @model_validator(mode="after")
+    def _column_of_a_file(self) -> "FilesRequest":
+        if self.texts_column and not self.files:
+            raise PydanticCustomError(
+                "missing_argument",
+                "texts_column names the column of texts_file, which is not given",
+                {"field": "texts_file", "allowed": "texts_file with texts_column"},
+            )
+        return self
+
+
+class ContrastFile(FilesRequest):
+    """What they are contrasted with, too."""
+
+    against: list[str]
+    against_file: LocalPath = Field(default="", description="`against` in a file.")
+
+    @model_validator(mode="after")
+    def _one_against(self) -> "ContrastFile":
+        if self.against and self.against_file:
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "against and against_file are both given",
+                {"field": "against_file", "allowed": "one of the two"},
+            )
+        return self
+
+    @property
+    def files(self) -> list[str]:
+        return [*super().files, *(["against_file"] if self.against_file else [])]
+
+
+class TextsRequest(FilesRequest):
+    """Exactly one of `text`, `texts` and `texts_file`."""
 
     sae: SAEHandle
-    text: Text = Field(
-        default="", description='One text, e.g. "The cat sat on the mat." Give text or texts.'
-    )
+    text: Text = Field(default="", description='One text, e.g. "The cat sat on the mat."')
     texts: Annotated[list[Text], AtMost("max_texts")] = Field(
         default=[], description="Several texts."
     )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "TextsRequest":
-        given = {"text", "texts"} & self.model_fields_set
-        if self.text and self.texts:
+        given = [name for name in ("text", "texts", "texts_file") if getattr(self, name)]
+        if len(given) > 1:
             raise PydanticCustomError(
                 "conflicting_arguments",
-                "text and texts are both given",
-                {"field": "texts", "allowed": "one of the two"},
+                "{given} are both given",
+                {
+                    "field": given[1],
+                    "given": " and ".join(given),
+                    "allowed": f"one of the {'two' if len(given) == 2 else 'three'}",
+                },
             )
-        if not given or (given == {"texts"} and not self.texts):
+        if not given and "text" not in self.model_fields_set:
             raise PydanticCustomError(
                 "missing_argument",
-                "there is neither text nor texts",
-                {"field": "text", "allowed": "exactly one of the two"},
+                "there is neither text nor texts nor texts_file",
+                {"field": "text", "allowed": "exactly one of text, texts and texts_file"},
             )
         return self
-
-    @property
-    def all_texts(self) -> list[str]:
-        return self.texts or [self.text]
 
 
 class Provenance(BaseModel):

@@ -6,7 +6,15 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
-from saescope_mcp.schemas.common import ListReply, Page, Reply, Request, SAEHandle, Seed
+from saescope_mcp.schemas.common import (
+    ContrastFile,
+    ListReply,
+    Page,
+    Reply,
+    Request,
+    SAEHandle,
+    Seed,
+)
 from saescope_mcp.schemas.labels import Label
 
 Feature = Annotated[int, Field(ge=0, le=2**31 - 1, description="Feature index, e.g. 1234.")]
@@ -100,8 +108,11 @@ class DescribeFeatureReply(Reply):
     truncated: bool = False
 
 
-class FindFeatures(Request):
-    """Arguments of find_features: one of query, tokens and texts."""
+_WAYS = ("query", "tokens", "texts", "texts_file")
+
+
+class FindFeatures(ContrastFile):
+    """Arguments of find_features: one of query, tokens, texts and texts_file."""
 
     sae: SAEHandle
     query: Identifier = Field(default="", description='Words of a label, e.g. "animals".')
@@ -124,18 +135,23 @@ class FindFeatures(Request):
 
     @model_validator(mode="after")
     def _one_way(self) -> "FindFeatures":
-        given = [name for name in ("query", "tokens", "texts") if getattr(self, name)]
+        given = [name for name in _WAYS if getattr(self, name)]
         if len(given) != 1:
-            _refuse("query", "exactly one of query, tokens and texts", bool(given))
-        if (self.against or self.against_sae) and not self.texts:
+            _refuse("query", "exactly one of query, tokens, texts and texts_file", bool(given))
+        others = bool(self.against or self.against_file)
+        if (others or self.against_sae) and not (self.texts or self.texts_file):
             _refuse("texts", "texts with against and against_sae", False)
-        if self.against and self.against_sae:
+        if others and self.against_sae:
             _refuse("against_sae", "against or against_sae", True)
-        if self.offset and (self.against or self.against_sae):
+        if self.offset and self.is_contrast:
             _refuse("offset", "a contrast without offset: its features are tested together", True)
         if self.neuronpedia and not self.query:
             _refuse("query", "query with neuronpedia", False)
         return self
+
+    @property
+    def is_contrast(self) -> bool:
+        return bool(self.against or self.against_file or self.against_sae)
 
 
 def _refuse(field: str, wanted: str, conflict: bool) -> None:

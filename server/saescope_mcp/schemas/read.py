@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from saescope_mcp.schemas.bounds import AtMost, Text
-from saescope_mcp.schemas.common import IncludeSpecial, ListReply, Page, TextsRequest
+from saescope_mcp.schemas.common import ContrastFile, IncludeSpecial, ListReply, Page, TextsRequest
 from saescope_mcp.schemas.labels import Label
 
 
@@ -58,7 +58,7 @@ class EncodeTextReply(ListReply):
     bos_prepended: bool
 
 
-class TopFeatures(TextsRequest):
+class TopFeatures(TextsRequest, ContrastFile):
     """Arguments of top_features."""
 
     against: Annotated[list[Text], AtMost("max_texts")] = Field(

@@ -10,14 +10,17 @@ from saescope_mcp.state.sources import (
     model_name,
     readable,
 )
+from saescope_mcp.state.texts import Given, given_texts
 
 __all__ = [
     "AppState",
+    "Given",
     "Indexed",
     "LoadedSAE",
     "Placement",
     "Source",
     "dataset_name",
+    "given_texts",
     "load_call",
     "model_name",
     "readable",

@@ -63,13 +63,15 @@ class LoadedSAE:
             self._indexed = await self.slot.workers.run(self._find_index)
         return self._indexed
 
-    async def tokenize(self, texts: Sequence[str], *, chat: bool = False) -> "list[Tokens]":
-        """Tokens of each text, BOS as this SAE or else its model wants it.
+    async def tokenize(
+        self, texts: Sequence[str], *, chat: bool = False, from_file: bool = False
+    ) -> "list[Tokens]":
+        """Tokens of each text, BOS as this SAE or else its model wants it; more of them may come from a file.
 
         Raises:
             ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
         """
-        return await self.run(self._tokenize, texts, chat)
+        return await self.run(self._tokenize, texts, chat, from_file)
 
     async def void_quizzes(self, texts: Sequence[str]) -> None:
         """Quizzes that show one of these texts can no longer be answered: their features are about to be told."""
@@ -92,7 +94,7 @@ class LoadedSAE:
         folder = index_root() / self.weights_hash[:HASH_CHARS]
         return folder.stat().st_mtime_ns if folder.is_dir() else None
 
-    def _tokenize(self, texts: Sequence[str], chat: bool) -> "list[Tokens]":
+    def _tokenize(self, texts: Sequence[str], chat: bool, from_file: bool) -> "list[Tokens]":
         settings: Settings = self.slot.settings
         prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
         tokens: list[Tokens] = []
@@ -107,10 +109,10 @@ class LoadedSAE:
         )
         if longest > limit:
             raise _too_long("A text", longest, limit)
-        if sum(map(len, tokens)) > settings.max_tokens_per_call:
-            raise _too_long(
-                "All texts together", sum(map(len, tokens)), settings.max_tokens_per_call
-            )
+        together = sum(map(len, tokens))
+        most = settings.max_file_tokens if from_file else settings.max_tokens_per_call
+        if together > most:
+            raise _too_long("All texts together", together, most)
         return tokens
 
 

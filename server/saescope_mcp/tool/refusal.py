@@ -41,6 +41,7 @@ _TYPES = {
     "list": "a list",
     "model": "an object",
 }
+_FILES = {"texts": "texts_file", "against": "against_file"}
 _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
     "INVALID_ID": "visible characters",
@@ -252,7 +253,9 @@ def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[B
             low, high = ctx.get("ge"), ctx.get("le")
             return f"{again} {field}={low if high is None or (low is not None and value < low) else high}."
         case "TOO_LONG" | "TOO_MANY_ITEMS":
-            return f"{again} a shorter {field}."
+            file = _FILES.get(field, "") if code == "TOO_MANY_ITEMS" else ""
+            instead = f", or give them as a file: {file}" if file in model.model_fields else ""
+            return f"{again} a shorter {field}{instead}."
         case "TOO_FEW_ITEMS":
             return f"{again} at least one of {field}."
         case "INVALID_STRING" | "INVALID_ID":

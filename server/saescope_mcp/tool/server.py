@@ -163,5 +163,9 @@ def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def _idle(key: str, value: Any) -> bool:
-    """What a schema can go without; a text that is too long is refused all the same."""
-    return key in ("title", "maxLength") or (key == "maximum" and value >= 2**31 - 1)
+    """What a schema can go without; a text that is too long is refused all the same, and what may be left out is empty then."""
+    return (
+        key in ("title", "maxLength")
+        or (key == "maximum" and value >= 2**31 - 1)
+        or (key == "default" and value in ("", []))
+    )

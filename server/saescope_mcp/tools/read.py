@@ -14,7 +14,7 @@ from saescope_mcp.schemas.read import (
     TopFeaturesReply,
     TopToken,
 )
-from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.state import AppState, LoadedSAE, given_texts
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import brief, feature_url, left_out, nothing_left, provenance
 from saescope_mcp.tool.labels import Labels, labels_of
@@ -35,8 +35,9 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
         from saescope.features import encode_texts
         from saescope.sinks import many_sinks
 
-        tokens = await loaded.tokenize(request.all_texts)
-        await loaded.void_quizzes(request.all_texts)
+        given = await given_texts(state, request)
+        tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
+        await loaded.void_quizzes(given.texts)
         encoded = await loaded.run(
             encode_texts,
             loaded.model,
@@ -55,7 +56,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     named, n_sinks = bool(request.positions), encoded.n_sinks
     omitted = left_out(encoded.n_left_out, tokens, named=named, n_sinks=n_sinks)
     return EncodeTextReply(
-        summary=f"{encoded.n_tokens} tokens: {_means(encoded)}{omitted}",
+        summary=f"{given.said}{encoded.n_tokens} tokens: {_means(encoded)}{omitted}",
         warnings=nothing_left(encoded.n_tokens) + many_sinks(n_sinks, encoded.n_tokens),
         next=_read_on(request, end)
         if more
@@ -85,9 +86,12 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
         from saescope.features import rank_features
         from saescope.sinks import many_sinks
 
-        tokens = await loaded.tokenize(request.all_texts)
-        against = await loaded.tokenize(request.against) if request.against else []
-        await loaded.void_quizzes([*request.all_texts, *request.against])
+        given = await given_texts(state, request)
+        tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
+        against = (
+            await loaded.tokenize(given.against, from_file=given.from_file) if given.against else []
+        )
+        await loaded.void_quizzes(given.all)
         ranking = await loaded.run(
             rank_features,
             loaded.model,
@@ -105,7 +109,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     first = ranking.features[0].feature if ranking.features else None
     steps = _about(request.sae, first) if first is not None else []
     return TopFeaturesReply(
-        summary=f"{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
+        summary=f"{given.said}{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens, n_sinks=ranking.n_sinks),
         warnings=[
             *nothing_left(ranking.n_tokens),
@@ -144,6 +148,8 @@ def _about(sae: str, feature: int) -> list[str]:
 
 
 def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
+    if request.texts_file:
+        return request.model_dump(include={"texts_file", "texts_column"}, exclude_defaults=True)
     return (
         {"texts": [brief(text) for text in request.texts]}
         if request.texts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, ResourceError
 from saescope_mcp.schemas.features import (
     Contrasted,
     FindFeatures,
@@ -15,7 +15,7 @@ from saescope_mcp.schemas.features import (
     Separation,
     Together,
 )
-from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.state import AppState, LoadedSAE, given_texts
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import brief, feature_url, provenance
 from saescope_mcp.tool.labels import Labels, labels_of
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST_CONTRASTED = 40
 """Features of a contrast: its half that is held out tests all of them, so they come in one reply."""
+SCORE_BYTES = 24
+"""Memory that a contrast takes per text and feature: scores, those of equal length, and ranks."""
 SEED = 0
 """Of the halves into which texts are split."""
 
@@ -39,10 +41,10 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     asked = (
         await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
     )
-    if request.against or request.against_sae:
+    if request.is_contrast:
         return await _contrast(state, request)
     async with state.use(request.sae) as loaded:
-        found = await _search(loaded, request)
+        found = await _search(state, loaded, request)
     labels = await labels_of(entry, [row.feature for row in found.features])
     end = request.offset + len(found.features)
     more = end < found.total and bool(found.features)
@@ -73,7 +75,7 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     )
 
 
-async def _search(loaded: LoadedSAE, request: FindFeatures) -> "core.Found":
+async def _search(state: AppState, loaded: LoadedSAE, request: FindFeatures) -> "core.Found":
     from saescope.features import LabelStore, find_by_label, find_by_texts, find_by_tokens
 
     page = {"k": request.k, "offset": request.offset}
@@ -83,8 +85,9 @@ async def _search(loaded: LoadedSAE, request: FindFeatures) -> "core.Found":
         )
     if request.tokens:
         return await loaded.run(find_by_tokens, loaded.model, loaded.sae, request.tokens, **page)
-    tokens, index = await loaded.tokenize(request.texts), (await loaded.indexed()).best
-    await loaded.void_quizzes(request.texts)
+    given, index = await given_texts(state, request), (await loaded.indexed()).best
+    tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
+    await loaded.void_quizzes(given.texts)
     return await loaded.run(find_by_texts, loaded.model, loaded.sae, tokens, index=index, **page)
 
 
@@ -93,10 +96,12 @@ async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply
     async with _both(state, request) as (loaded, other):
         from saescope.features import contrast_models, contrast_texts
 
-        texts, k = await loaded.tokenize(request.texts), min(request.k, MOST_CONTRASTED)
-        await loaded.void_quizzes([*request.texts, *request.against])
+        given, k = await given_texts(state, request), min(request.k, MOST_CONTRASTED)
+        _check_room(state, loaded, len(given.all))
+        texts = await loaded.tokenize(given.texts, from_file=given.from_file)
+        await loaded.void_quizzes(given.all)
         if other is None:
-            against = await loaded.tokenize(request.against)
+            against = await loaded.tokenize(given.against, from_file=given.from_file)
             done = await loaded.run(
                 contrast_texts, loaded.model, loaded.sae, texts, against=against, k=k, seed=SEED
             )
@@ -106,7 +111,7 @@ async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply
             )
     labels = await labels_of(loaded, [row.feature for row in done.features])
     return FindFeaturesReply(
-        summary=f"{done.verdict} {done.total} features fire on these texts.",
+        summary=f"{given.said}{done.verdict} {done.total} features fire on these texts.",
         warnings=[*done.warnings, *labels.warnings],
         next=_describe(request, [row.feature for row in done.features]),
         evidence="correlational",
@@ -199,6 +204,20 @@ def _describe(request: FindFeatures, features: Sequence[int]) -> list[str]:
         if request.query
         else []
     )
+
+
+def _check_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:
+    """Raises: ResourceError: the scores of so many texts do not fit."""
+    free, each = state.room().free, SCORE_BYTES * loaded.sae.cfg.d_sae
+    if n_texts * each > free:
+        raise ResourceError(
+            f"A contrast of {n_texts:,} texts over {loaded.sae.cfg.d_sae:,} features needs {n_texts * each / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free.",
+            field="texts_file",
+            got=n_texts,
+            allowed=f"{free // each} texts",
+            hint="Give fewer texts, or unload what is not needed.",
+        )
 
 
 def _read_on(request: FindFeatures, offset: int) -> str:

@@ -1,0 +1,83 @@
+"""A list of texts from a file: a line of a .txt file each, or a row of a table."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from saescope.activations.files import lines_of, open_text, readable
+from saescope.activations.readers import READERS
+from saescope.errors import ArgumentError, FormatError, NotFoundError, SaescopeError
+
+
+def read_texts(path: Path, *, column: str = "", most: int, field: str = "texts_file") -> list[str]:
+    """The texts in their order, without blank ones; errors name the argument `field`.
+
+    Raises:
+        NotFoundError: there is no file, no text in it, or no such column.
+        ArgumentError: it is of another kind, or holds more than `most` texts.
+        FormatError: it cannot be read.
+    """
+    reader = _lines if path.suffix.lower() == ".txt" else READERS.get(path.suffix.lower())
+    if not path.is_file():
+        raise NotFoundError(
+            f"There is no file {str(path)!r}.",
+            code="FILE_MISSING",
+            field=field,
+            got=path,
+            allowed=f"a file of texts: {', '.join(READERS)}",
+            hint="Check the path.",
+        )
+    if reader is None:
+        raise ArgumentError(
+            f"{path.name!r} is no file of texts.",
+            code="UNKNOWN_FORMAT",
+            field=field,
+            got=path.name,
+            allowed=", ".join(READERS),
+            hint="Save it as CSV, or as plain text with a text on each line.",
+        )
+    try:
+        texts = list(islice((text for text in reader(path, column) if text.strip()), most + 1))
+    except (FormatError, NotFoundError) as error:
+        raise _of_texts(error, field) from error
+    _check_number(len(texts), path, most, field)
+    return texts
+
+
+def _lines(path: Path, column: str) -> Iterator[str]:
+    with readable(path), open_text(path) as file:
+        yield from (line.strip() for line in lines_of(file, path))
+
+
+def _check_number(n: int, path: Path, most: int, field: str) -> None:
+    if not n:
+        raise NotFoundError(
+            f"{path.name!r} holds no text.",
+            code="DATASET_EMPTY",
+            field=field,
+            got=path.name,
+            hint="Check the column: texts_column names another.",
+        )
+    if n > most:
+        raise ArgumentError(
+            f"{path.name!r} holds more than {most:,} texts.",
+            code="TOO_MANY_ITEMS",
+            field=field,
+            got=f"more than {most}",
+            allowed=most,
+            hint="Split the file, or start the server with SAESCOPE_MAX_FILE_TEXTS set.",
+        )
+
+
+def _of_texts(error: SaescopeError, field: str) -> SaescopeError:
+    """The same said of texts_file and texts_column, which a dataset calls otherwise."""
+    of_column = error.field == "text_column"
+    column = error.allowed.split(", ")[0] if error.code == "COLUMN_NOT_FOUND" else "..."
+    return type(error)(
+        error.message,
+        code=error.code,
+        field="texts_column" if of_column else field,
+        got=error.got,
+        allowed=error.allowed,
+        hint=f'Name the column: texts_column="{column}".' if of_column else error.hint,
+    )

@@ -1,0 +1,66 @@
+"""The texts of a call, given in it or read from the files that it names."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from saescope.errors import ArgumentError
+from saescope_mcp.schemas.common import ContrastFile, FilesRequest, TextsRequest
+from saescope_mcp.schemas.features import FindFeatures
+from saescope_mcp.settings import Settings
+from saescope_mcp.state.app_state import AppState
+from saescope_mcp.state.sources import readable
+
+
+class Given(NamedTuple):
+    """Texts, those that they are contrasted with, and whether any came from a file."""
+
+    texts: list[str]
+    against: list[str]
+    from_file: bool
+    said: str
+    """How many came from where; empty if all stood in the call."""
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.texts, *self.against]
+
+
+async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> Given:
+    """Raises: ArgumentError, NotFoundError, FormatError: a file may not be read, or holds no such texts."""
+    single = [request.text] if isinstance(request, TextsRequest) and request.text else []
+    texts, against, said = request.texts or single, list[str](), list[str]()
+    if request.texts_file:
+        texts = await _read(state, request, "texts_file")
+        said.append(f"{len(texts):,} texts of {Path(request.texts_file).name}")
+    if isinstance(request, ContrastFile):
+        against = request.against
+        if request.against_file:
+            against = await _read(state, request, "against_file")
+            said.append(f"{len(against):,} of {Path(request.against_file).name}")
+    about = f"{' against '.join(said)}: " if said else ""
+    return Given(texts or [""], against, bool(said), about)
+
+
+async def _read(state: AppState, request: FilesRequest, field: str) -> list[str]:
+    path = readable(getattr(request, field), state.settings, field)
+    return await state.workers.run(
+        partial(_texts, path, request.texts_column, state.settings, field)
+    )
+
+
+def _texts(path: str, column: str, settings: Settings, field: str) -> list[str]:
+    from saescope.activations import read_texts
+
+    texts = read_texts(Path(path), column=column, most=settings.max_file_texts, field=field)
+    for i, text in enumerate(texts):
+        if len(text) > settings.max_prompt_chars:
+            raise ArgumentError(
+                f"Text {i} of {Path(path).name!r} (the first is 0) has {len(text):,} characters.",
+                code="TOO_LONG",
+                field=field,
+                got=len(text),
+                allowed=settings.max_prompt_chars,
+                hint="Cut it into several rows.",
+            )
+    return texts

@@ -1,0 +1,168 @@
+"""Texts from a file give what the same texts give in the call, and errors that name the file, the column and the next step."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from tests.server.helpers import call, refuse
+
+from saescope.activations import read_texts
+from saescope.errors import ArgumentError
+from saescope.metrics import Reconstruction, explained_variance, mean_cosine
+from saescope_mcp.state import AppState
+
+TEXTS = ['A cat sat, "well".', "Two dogs ran away; far.", "The old man went\tto the sea."]
+OTHERS = ["It was a dark night.", "She said nothing at all."]
+
+
+def written(folder: Path, suffix: str, texts: list[str], column: str = "body") -> Path:
+    """The texts in a file of that kind, next to a column of numbers and a blank row."""
+    path = folder / f"messages{suffix}"
+    rows = [{"id": i, column: text} for i, text in enumerate([*texts, ""])]
+    if suffix == ".txt":
+        path.write_text("\n".join([*texts, "", " "]) + "\n", encoding="utf-8")
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            delimiter = "\t" if suffix == ".tsv" else ","
+            table = csv.DictWriter(file, ["id", column], delimiter=delimiter)
+            table.writeheader()
+            table.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def folder(sae_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inside what the tiny server may read."""
+    made = sae_dir.parent / tmp_path_factory.mktemp("texts").name
+    made.mkdir()
+    return made
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".txt"])
+async def test_a_file_gives_what_the_same_texts_give(
+    tiny: AppState, sae: str, folder: Path, suffix: str
+) -> None:
+    path = str(written(folder, suffix, TEXTS))
+    for tool, more in (("top_features", {}), ("encode_text", {"limit": 40}), ("find_features", {})):
+        listed = await call(tiny, tool, sae=sae, texts=TEXTS, **more)
+        read = await call(tiny, tool, sae=sae, texts_file=path, **more)
+        same = {name for name in listed if name not in ("summary", "next", "result_id")}
+        assert {name: read[name] for name in same} == {name: listed[name] for name in same}
+    shown = await call(tiny, "top_features", sae=sae, texts_file=path, k=2)
+    assert shown["summary"].startswith(f"3 texts of messages{suffix}: ")
+    assert any("texts_file=" in step and "offset=2" in step for step in shown["next"])
+
+
+async def test_two_files_are_contrasted(tiny: AppState, sae: str, folder: Path) -> None:
+    left = str(written(folder, ".csv", TEXTS))
+    right = str(written(folder, ".jsonl", OTHERS))
+    for tool, more in (("top_features", {"rank_by": "contrast"}), ("find_features", {})):
+        listed = await call(tiny, tool, sae=sae, texts=TEXTS, against=OTHERS, **more)
+        files = {"texts_file": left, "against_file": right, "texts_column": "body"}
+        read = await call(tiny, tool, sae=sae, **files, **more)
+        assert read["features"] == listed["features"]
+        assert "3 texts of messages.csv against 2 of messages.jsonl: " in read["summary"]
+
+
+async def test_a_file_may_hold_more_than_a_call(tiny: AppState, sae: str, folder: Path) -> None:
+    many = [f"Number {i} is a cat." for i in range(900)]
+    path = str(written(folder, ".csv", many))
+    read = await call(tiny, "top_features", sae=sae, texts_file=path, k=1)
+    assert read["n_tokens"] > tiny.settings.max_tokens_per_call > len(many)
+    error = await refuse(tiny, "top_features", sae=sae, texts=many)
+    assert error["code"] == "TOO_MANY_ITEMS" and "texts_file" in error["hint"]
+
+
+def test_the_limit_of_texts_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, ".txt", [str(i) for i in range(11)])
+    assert len(read_texts(path, most=11)) == 11
+    with pytest.raises(ArgumentError, match="more than 10 texts") as caught:
+        read_texts(path, most=10)
+    assert "SAESCOPE_MAX_FILE_TEXTS" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "code", "field", "hint"),
+    [
+        ([{"a": "x y", "b": "z w"}], {}, "COLUMN_NOT_FOUND", "texts_column", 'texts_column="a"'),
+        ([{"a": "x"}], {"texts_column": "c"}, "COLUMN_NOT_FOUND", "texts_column", 'column="a"'),
+        ([{"a": 3}], {"texts_column": "a"}, "COLUMN_NOT_TEXT", "texts_column", "texts_column"),
+        ([{"text": " "}], {}, "DATASET_EMPTY", "texts_file", "texts_column"),
+        ([3], {}, "FILE_CORRUPT", "texts_file", "One object a line"),
+        ([{"text": "x" * 70000}], {}, "TOO_LONG", "texts_file", "rows"),
+    ],
+)
+async def test_what_is_wrong_with_a_file_is_said_of_texts_file(
+    tiny: AppState,
+    sae: str,
+    folder: Path,
+    rows: list[Any],
+    more: dict[str, str],
+    code: str,
+    field: str,
+    hint: str,
+) -> None:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    error = await refuse(tiny, "top_features", sae=sae, texts_file=str(path), **more)
+    assert (error["code"], error["field"]) == (code, field)
+    assert hint in error["hint"] and "text_column" not in error["hint"].replace("texts_column", "")
+
+
+async def test_the_file_stays_inside_the_roots_and_is_one(
+    tiny: AppState, sae: str, folder: Path, tmp_path: Path
+) -> None:
+    outside = written(tmp_path, ".txt", TEXTS)
+    (folder / "link.txt").symlink_to(outside)
+    (folder / "doc.docx").write_text("x")
+    wrong = {
+        str(outside): "PATH_NOT_ALLOWED",
+        str(folder / "link.txt"): "PATH_NOT_ALLOWED",
+        str(folder / "../../texts.txt"): "PATH_NOT_ALLOWED",
+        str(folder / "none.csv"): "FILE_MISSING",
+        str(folder): "FILE_MISSING",
+        str(folder / "doc.docx"): "UNKNOWN_FORMAT",
+    }
+    for path, code in wrong.items():
+        for tool in ("top_features", "encode_text", "find_features"):
+            error = await refuse(tiny, tool, sae=sae, texts_file=path)
+            assert (error["code"], error["field"]) == (code, "texts_file"), path
+    against = await refuse(tiny, "find_features", sae=sae, texts=TEXTS, against_file=str(outside))
+    assert (against["code"], against["field"]) == ("PATH_NOT_ALLOWED", "against_file")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "field"),
+    [
+        ({"texts": TEXTS, "texts_file": "a.csv"}, "CONFLICTING_ARGUMENTS", "texts_file"),
+        ({"text": "a", "texts_file": "a.csv"}, "CONFLICTING_ARGUMENTS", "texts_file"),
+        ({"text": "a", "texts_column": "b"}, "MISSING_ARGUMENT", "texts_file"),
+        ({"texts_file": "https://x.org/a.csv"}, "INVALID_REPO_ID", "texts_file"),
+    ],
+)
+async def test_one_source_of_texts_at_a_time(
+    tiny: AppState, sae: str, given: dict[str, Any], code: str, field: str
+) -> None:
+    error = await refuse(tiny, "top_features", sae=sae, **given)
+    assert (error["code"], error["field"]) == (code, field)
+
+
+def test_sums_of_parts_are_the_statistics_of_the_whole() -> None:
+    rng = torch.Generator().manual_seed(0)
+    target = torch.randn(50, 7, generator=rng) + 100
+    made = target + 0.3 * torch.randn(50, 7, generator=rng)
+    fit = Reconstruction()
+    for first, last in ((0, 1), (1, 1), (1, 20), (20, 50)):
+        fit.add(target[first:last], made[first:last])
+    assert fit.explained_variance == pytest.approx(explained_variance(target, made), rel=1e-12)
+    assert fit.mean_cosine == pytest.approx(mean_cosine(target, made), rel=1e-12)
+    assert Reconstruction().explained_variance is None and Reconstruction().mean_cosine is None
