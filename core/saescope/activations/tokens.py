@@ -77,8 +77,11 @@ class Packer:
         pieces = [list(cut([document], PIECE_CHARS)) for document in documents]
         flat = [piece for parts in pieces for piece in parts]
         hf: Any = self.tokenizer.hf
-        encoded = iter(hf(flat, add_special_tokens=False, verbose=False).input_ids if flat else [])
-        return [[i for ids in islice(encoded, len(parts)) for i in ids] for parts in pieces]
+        encoded = hf(flat, add_special_tokens=False, verbose=False).input_ids if flat else []
+        for ids in encoded:
+            self.tokenizer.require_embedded(ids)
+        rest = iter(encoded)
+        return [[i for ids in islice(rest, len(parts)) for i in ids] for parts in pieces]
 
     def _rows(self, n: int) -> Int[Tensor, "n context_size"]:
         n_content = self.context_size - len(self.head)

@@ -88,6 +88,11 @@ class LanguageModel:
         return self.tokenizer.n_ctx
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its files leave in doubt, said at the load."""
+        return self.tokenizer.warnings
+
+    @property
     def weights_bytes(self) -> int:
         # By storage: the bridge's q, k and v are views of a joint projection, and an unembedding may be the embedding.
         storages = [p.untyped_storage() for p in self.bridge.original_model.parameters()]

@@ -1,8 +1,8 @@
 """Loading a language model: hub name, local folder, GGUF file, or the embedded default. The only place that imports transformers."""
 
 import json
-import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +11,14 @@ import torch
 from saescope.cancel import checkpoint
 from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
-from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
-from saescope.hub import invalid_config_error
+from saescope.errors import ModelError, NotFoundError
 from saescope.models.boot import boot
+from saescope.models.demands import check_demands, has_packed_tensors, is_quantized, quantization
+from saescope.models.failures import reading, require_vocabulary
 from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
-from saescope.models.tokens import Tokenizer
+from saescope.models.tokens import Tokenizer, check_tokenizer
 
 
 class _Place(NamedTuple):
@@ -51,12 +52,7 @@ def load_model(
     if progress:
         progress(f"loading {place.name}")
     checkpoint()
-    try:
-        model, tokenizer = _read(place, where, dtype, revision, offline)
-    except SaescopeError:
-        raise
-    except _unreadable() as error:
-        raise _translate(place, error) from error
+    model, tokenizer = _read(place, where, dtype, revision, offline)
     return _wrap(place, model.to(where), tokenizer)
 
 
@@ -153,13 +149,6 @@ def _check_local(path: Path) -> None:
             code="MODEL_CONFIG_INVALID",
             field="model",
         )
-    if "auto_map" in config:
-        raise ModelError(
-            f"{path.name!r} wants to run its own code (auto_map in config.json).",
-            code="REMOTE_CODE_REFUSED",
-            field="model",
-            hint="Use a model that transformers holds natively.",
-        )
     if not list(path.glob("*.safetensors")) and (
         pickles := [*path.glob("*.bin"), *path.glob("*.pt")]
     ):
@@ -174,14 +163,17 @@ def _check_local(path: Path) -> None:
 def _read(
     place: _Place, where: torch.device, dtype: str, revision: str, offline: bool
 ) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
     from transformers.utils import logging as hf_logging
 
     from saescope.models.gguf import read_gguf
 
     hf_logging.disable_progress_bar()
+    of = partial(reading, source=place.source, name=place.name, local=place.local)
     if place.source.endswith(".gguf"):
-        model, tokenizer = read_gguf(Path(place.source))
+        with of("GGUF file"):
+            model, tokenizer = read_gguf(Path(place.source))
+            check_tokenizer(tokenizer)
         return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer
     common: dict[str, Any] = {
         "local_files_only": offline or place.local,
@@ -189,46 +181,58 @@ def _read(
     }
     if revision and not place.local:
         common["revision"] = revision
-    config = AutoConfig.from_pretrained(place.source, **common)
+    with of("config.json"):
+        said, _ = PretrainedConfig.get_config_dict(place.source, **common)
+        check_demands(said, place.name)
+        config = AutoConfig.from_pretrained(place.source, **common)
     stored = DTYPES.get(
         str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32
     )
-    tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
-    common |= {
-        "dtype": pick_dtype(dtype, where, stored),
-        "use_safetensors": True,
-        "attn_implementation": "eager",  # as transformer-lens has it: Falcon with alibi differs in sdpa
-    }
+    require_vocabulary(place.source, place.name)
+    with of("tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
+        check_tokenizer(tokenizer)
+    with of("weights"):
+        model = _read_weights(
+            place, quantization(said), **common, dtype=pick_dtype(dtype, where, stored)
+        )
+    return model.eval(), tokenizer
+
+
+def _read_weights(place: _Place, method: str, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        place.source, output_loading_info=True, **common
+        place.source,
+        output_loading_info=True,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # told below, with their shapes
+        attn_implementation="eager",  # as transformer-lens has it: Falcon with alibi differs in sdpa
+        **options,
     )
     model, info = loaded
-    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
+    missing, wrong = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    if (missing or wrong) and (method or has_packed_tensors(info["unexpected_keys"])):
+        raise is_quantized(place.name, method or "a method that config.json does not name")
+    if wrong:
+        tensor, there, wanted = wrong[0]
         raise ModelError(
-            f"The files of {place.name!r} lack {len(missing)} of the model's tensors, first {missing[0]!r}.",
+            f"{tensor} of the model {place.name!r} has the shape {list(there)}; config.json makes it {list(wanted)}.",
+            code="SHAPE_MISMATCH",
+            field="model",
+            got=list(there),
+            allowed=list(wanted),
+            hint="Get config.json and the weights again: they are not of one model.",
+        )
+    if missing:  # transformers fills them with random numbers
+        raise ModelError(
+            f"The files of the model {place.name!r} lack {len(missing)} of its tensors, first {missing[0]!r}.",
             code="FILE_CORRUPT",
             field="model",
             got=place.name,
             hint="Get the model again.",
         )
-    return model.eval(), tokenizer
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What the libraries that read a model's files raise when these are torn or contradict themselves."""
-    from safetensors import SafetensorError
-
-    own = (SafetensorError, invalid_config_error(), struct.error)
-    return (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        ImportError,
-        *own,
-    )
+    return model
 
 
 def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
@@ -244,46 +248,3 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
         revision=revision,
         identities=place.identities,
     )
-
-
-def _translate(place: _Place, error: Exception) -> SaescopeError:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
-        return ModelError(
-            f"{place.name!r} is of an architecture that saescope cannot load: {text}",
-            code="UNSUPPORTED_MODEL",
-            field="model",
-            got=place.name,
-            hint="Use a causal language model that both transformers and transformer-lens hold.",
-        )
-    if place.local:
-        return ModelError(
-            f"The files of {place.name!r} cannot be read: {text}",
-            code="FILE_CORRUPT",
-            field="model",
-            got=place.name,
-            hint="Get the model again.",
-        )
-    names = {
-        cause.__class__.__name__ for cause in (error, error.__cause__, error.__context__) if cause
-    }
-    if names & {"RepositoryNotFoundError", "GatedRepoError", "HFValidationError"}:
-        return NotFoundError(
-            f"The hub has no model {place.name!r} (or it is private or gated).",
-            code="MODEL_NOT_FOUND",
-            field="model",
-            got=place.name,
-            hint="Check the name; for a private or gated model set HF_TOKEN.",
-        )
-    if (
-        names
-        & {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectTimeout"}
-        or "couldn't connect" in str(error)
-        or "cached files" in str(error)
-    ):
-        return OfflineError(
-            f"{place.name} is not cached and the hub cannot be reached.",
-            got=place.name,
-            hint='Connect to the network, or use a local folder: load_sae(..., model="/path/to/folder"); load_sae() alone needs no hub.',
-        )
-    return ModelError(f"{place.name} cannot be loaded: {text}", field="model", got=place.name)

@@ -10,7 +10,7 @@ from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE
 from saescope.errors import ModelError, SaescopeError
 
 MAX_HEADER_BYTES = 16 << 20
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -47,9 +47,9 @@ def official_name(name: str) -> str:
 def _on_hub(name: str, dtype: str, revision: str, offline: bool) -> int:
     repository = hub.repository(name, revision=revision, offline=offline)
     files = [file for file in repository.names if file.endswith(".safetensors") and "/" not in file]
-    if _INDEX in repository.names:  # some repositories hold the weights once more in other files
-        with repository.open(_INDEX) as index:
-            files = _shards(index.read(MAX_HEADER_BYTES))
+    if INDEX in repository.names:  # some repositories hold the weights once more in other files
+        with repository.open(INDEX) as index:
+            files = shards(index.read(MAX_HEADER_BYTES))
     total = 0
     for file in files:
         with repository.open(file) as opened:
@@ -57,12 +57,12 @@ def _on_hub(name: str, dtype: str, revision: str, offline: bool) -> int:
     return total
 
 
-def _shards(index: bytes) -> list[str]:
+def shards(index: bytes) -> list[str]:
     try:
         return sorted({str(file) for file in json.loads(index)["weight_map"].values()})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"{_INDEX} is no list of files.",
+            f"{INDEX} is no list of files.",
             code="FILE_CORRUPT",
             field="model",
             hint="Get it again.",

@@ -1,6 +1,6 @@
 """Text as tokens: BOS by one stated rule, chat templates, and which positions count."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, ModelError
 
 _STAND_IN = "saescope-stands-here"
 """Rendered in the prompt's place to see where a chat template puts it: a short prompt may also occur in the template itself."""
+
+_PROBES = ("a", "The old man went to the sea in 1984.\n", "na\u00efve \u65e5\u672c \U0001f642")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Tokenizer:
         self.eos_id: int | None = hf.eos_token_id
         self.special_ids = torch.tensor(sorted(_special_ids(hf)), dtype=torch.long)
         self.adds_bos = self.bos_id is not None and list(hf("a").input_ids)[:1] == [self.bos_id]
+        self.warnings = self._misfit()
+        """What is wrong between tokenizer and model, and does not matter to every text."""
 
     def tokenize(
         self, text: str, *, prepend_bos: bool | None, chat: bool, limit: int | None = None
@@ -51,15 +55,12 @@ class Tokenizer:
                 asked of a model without a template that works.
         """
         if not text:
-            raise ArgumentError(
-                "The text is empty.",
-                code="EMPTY_PROMPT",
-                field="text",
-                hint="Give at least one character.",
-            )
+            raise _empty("The text is empty.", "Give at least one character.")
         ids, outside = (
             self._chat(text) if chat else (self._plain(text), torch.zeros(0, dtype=torch.bool))
         )
+        if not ids:
+            raise _empty("The model's tokenizer makes no token of the text.", "Give another text.")
         wanted = self.adds_bos if prepend_bos is None else prepend_bos
         bos = (
             [self.bos_id]
@@ -76,7 +77,7 @@ class Tokenizer:
                 allowed=self.n_ctx,
                 hint="Shorten the text.",
             )
-        self._require_embedded(ids)
+        self.require_embedded(ids)
         tensor = torch.tensor(ids, dtype=torch.long)
         special = torch.isin(tensor, self.special_ids)
         return Tokens(
@@ -121,6 +122,8 @@ class Tokenizer:
         ]
         exact = [i for i in candidates if i is not None and self.text(i) == text]
         if exact:
+            if exact[0] >= d_vocab:
+                raise self._beyond(exact[0], field)
             return exact[0]
         listed = [f"{self.text(i)!r} (#{i})" for i in ids[:8]]
         raise ArgumentError(
@@ -135,7 +138,18 @@ class Tokenizer:
         )
 
     def _plain(self, text: str) -> list[int]:
-        return list(self.hf(text, add_special_tokens=False).input_ids)
+        try:
+            return list(self.hf(text, add_special_tokens=False).input_ids)
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            raise ArgumentError(  # tokenizers raises nothing more exact
+                f"The model's tokenizer fails on the text: {str(error)[:200]}",
+                code="TOKENIZER_FAILED",
+                field="text",
+                got=text[:40],
+                hint="Give another text, or get the model's tokenizer.json again.",
+            ) from error
 
     def _chat(self, text: str) -> tuple[list[int], Bool[Tensor, " n_pos"]]:
         if not self.hf.chat_template or not self.hf.is_fast:
@@ -195,17 +209,31 @@ class Tokenizer:
                 hint="Leave chat out, or write the turns into the text yourself.",
             ) from error
 
-    def _require_embedded(self, ids: list[int]) -> None:
-        beyond = next((i for i in ids if i >= self.n_embedded), None)
-        if beyond is not None:
-            raise ArgumentError(
-                f"The tokenizer's token {self.text(beyond)!r} (#{beyond}) is beyond the model's embedding.",
-                code="TOKEN_OUT_OF_RANGE",
-                field="text",
-                got=f"#{beyond}",
-                allowed=f"#0..#{self.n_embedded - 1}",
-                hint="Leave it out of the text, or load the model with its own tokenizer.",
-            )
+    def require_embedded(self, ids: Sequence[int]) -> None:
+        """Raise ArgumentError where a token is beyond the model's embedding."""
+        if max(ids, default=0) >= self.n_embedded:
+            raise self._beyond(next(i for i in ids if i >= self.n_embedded))
+
+    def _beyond(self, token_id: int, field: str = "text") -> ArgumentError:
+        token = f"{self.text(token_id)!r} (#{token_id})"
+        return ArgumentError(
+            f"The tokenizer's token {token} is beyond the model's embedding, which has {self.n_embedded} rows.",
+            code="TOKEN_OUT_OF_RANGE",
+            field=field,
+            got=f"#{token_id}",
+            allowed=f"#0..#{self.n_embedded - 1}",
+            hint="Leave it out of the text, or load the model with its own tokenizer.",
+        )
+
+    def _misfit(self) -> tuple[str, ...]:
+        beyond = sorted(i for i in self.hf.get_vocab().values() if i >= self.n_embedded)
+        if not beyond:
+            return ()
+        few = f"{len(beyond)} tokens, first {self.text(beyond[0])!r} (#{beyond[0]}),"
+        return (
+            f"The tokenizer has {few} beyond the model's embedding of {self.n_embedded} rows: it may be another model's. "
+            "Texts that have such a token are refused.",
+        )
 
 
 def counted(
@@ -241,6 +269,27 @@ def counted(
     return mask if sinks is None else mask & ~sinks.to(mask.device)
 
 
+def check_tokenizer(hf: Any) -> None:
+    """That it has tokens for text, and fails on none of a few.
+
+    Raises:
+        ModelError: FILE_CORRUPT: it has none but special ones. Whatever else its library raises is raised here, at the load.
+    """
+    if set(hf.get_vocab().values()) <= _special_ids(hf):
+        raise ModelError(
+            "The model's tokenizer has no tokens but special ones: its vocabulary is missing.",
+            code="FILE_CORRUPT",
+            field="model",
+            hint="Get tokenizer.json of the model again.",
+        )
+    for text in _PROBES:
+        hf.decode(hf(text, add_special_tokens=False).input_ids)
+
+
+def _empty(message: str, hint: str) -> ArgumentError:
+    return ArgumentError(message, code="EMPTY_PROMPT", field="text", hint=hint)
+
+
 def _given_as(field: str, token_id: int) -> str:
     """The argument `field` that says it by its id; those called tokens are lists."""
     return f'{field}=["#{token_id}"]' if field.endswith("tokens") else f'{field}="#{token_id}"'
@@ -249,4 +298,5 @@ def _given_as(field: str, token_id: int) -> str:
 def _special_ids(hf: Any) -> set[int]:
     """Ids of the named special tokens, and of those that stand as special in tokenizer.json or tokenizer_config.json alone."""
     added = hf.added_tokens_decoder
-    return {*hf.all_special_ids, *(i for i, token in added.items() if token.special)}
+    named = (i for i in hf.all_special_ids if i is not None)
+    return {*named, *(i for i, token in added.items() if token.special)}

@@ -205,6 +205,7 @@ async def _load_sae(
         check=check,
         warnings=[
             *warnings,
+            *slot.model.warnings,
             *([meta.note] if meta.note else []),
             *many_sinks(check.n_sinks, check.n_tokens),
         ],

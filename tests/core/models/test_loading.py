@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.attack.families import build
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from saescope.errors import ArgumentError, ModelError, NotFoundError, OfflineError, SaescopeError
 from saescope.models import LanguageModel, canonical_name, load_model, peek_model_bytes
@@ -26,13 +28,37 @@ def refused(source: str | Path, **options: Any) -> SaescopeError:
     return caught.value
 
 
-def edit_config(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(config))
+def edit_config(folder: Path, name: str = "config.json", **changes: Any) -> None:
+    config = json.loads((folder / name).read_text()) | changes
+    (folder / name).write_text(json.dumps(config))
 
 
-def cut(folder: Path, n_bytes: int) -> None:
-    weights = folder / "model.safetensors"
+def edit_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    said = json.loads((folder / "tokenizer.json").read_text())
+    change(said)
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+
+
+def leave_special(said: dict[str, Any]) -> None:
+    vocab = {token["content"]: token["id"] for token in said["added_tokens"]}
+    said["model"].update(vocab=vocab, merges=[])
+
+
+def split(folder: Path) -> None:
+    """The weights as two files with an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    where: dict[str, str] = {}
+    for number, names in enumerate((sorted(tensors)[:10], sorted(tensors)[10:]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in names}, folder / file, {"format": "pt"})
+        where |= dict.fromkeys(names, file)
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def cut(folder: Path, n_bytes: int, name: str = "model.safetensors") -> None:
+    weights = folder / name
     weights.write_bytes(weights.read_bytes()[:n_bytes])
 
 
@@ -42,6 +68,7 @@ def lose(folder: Path, tensor: str) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+EVIL = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Evil"}
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config.json": (lambda f: (f / "config.json").unlink(), "MODEL_CONFIG_INVALID"),
     "torn config.json": (
@@ -53,14 +80,35 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "null": (lambda f: (f / "config.json").write_text("null"), "MODEL_CONFIG_INVALID"),
     "deep": (lambda f: (f / "config.json").write_text("[" * 10**5), "MODEL_CONFIG_INVALID"),
     "own code": (
-        lambda f: edit_config(f, auto_map={"AutoModelForCausalLM": "evil.Evil"}),
+        lambda f: edit_config(f, model_type="RefinedWeb", auto_map=EVIL),
+        "REMOTE_CODE_REFUSED",
+    ),
+    "own code for what is no causal model here": (
+        lambda f: edit_config(f, model_type="t5", auto_map=EVIL),
+        "REMOTE_CODE_REFUSED",
+    ),
+    "own code of the tokenizer": (
+        lambda f: edit_config(
+            f,
+            "tokenizer_config.json",
+            tokenizer_class="X",
+            auto_map={"AutoTokenizer": ["e.E", None]},
+        ),
         "REMOTE_CODE_REFUSED",
     ),
     "only a pickle": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
         "PICKLE_REFUSED",
     ),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "FILE_CORRUPT"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "FILE_MISSING"),
+    "a shard is missing": (
+        lambda f: (split(f), (f / "model-00002-of-00002.safetensors").unlink()),
+        "FILE_MISSING",
+    ),
+    "a shard is torn": (
+        lambda f: (split(f), cut(f, -500, "model-00002-of-00002.safetensors")),
+        "FILE_CORRUPT",
+    ),
     "half of the weights": (lambda f: cut(f, 50_000), "FILE_CORRUPT"),
     "five bytes": (lambda f: cut(f, 5), "FILE_CORRUPT"),
     "no byte": (lambda f: cut(f, 0), "FILE_CORRUPT"),
@@ -70,10 +118,45 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a tensor is missing": (lambda f: lose(f, "model.layers.2.mlp.up_proj.weight"), "FILE_CORRUPT"),
     "more layers than weights": (lambda f: edit_config(f, num_hidden_layers=6), "FILE_CORRUPT"),
-    "another width": (lambda f: edit_config(f, hidden_size=64), "FILE_CORRUPT"),
-    "a width that is text": (lambda f: edit_config(f, hidden_size="wide"), "FILE_CORRUPT"),
+    "another width": (lambda f: edit_config(f, hidden_size=64), "SHAPE_MISMATCH"),
+    "other heads": (lambda f: edit_config(f, num_key_value_heads=4), "SHAPE_MISMATCH"),
+    "a width that is text": (lambda f: edit_config(f, hidden_size="wide"), "MODEL_CONFIG_INVALID"),
+    "no heads": (lambda f: edit_config(f, num_attention_heads=0), "MODEL_CONFIG_INVALID"),
+    "less than no heads": (
+        lambda f: edit_config(f, num_attention_heads=-4),
+        "MODEL_CONFIG_INVALID",
+    ),
+    "no key heads": (lambda f: edit_config(f, num_key_value_heads=0), "MODEL_CONFIG_INVALID"),
+    "heads of no width": (lambda f: edit_config(f, head_dim=0), "MODEL_CONFIG_INVALID"),
+    "no layers": (lambda f: edit_config(f, num_hidden_layers=0), "MODEL_CONFIG_INVALID"),
+    "no context": (lambda f: edit_config(f, max_position_embeddings=0), "MODEL_CONFIG_INVALID"),
+    "half a head": (lambda f: edit_config(f, num_attention_heads=2.5), "MODEL_CONFIG_INVALID"),
+    "no model_type": (lambda f: edit_config(f, model_type=None), "MODEL_CONFIG_INVALID"),
+    "a model_type that is a number": (
+        lambda f: edit_config(f, model_type=5),
+        "MODEL_CONFIG_INVALID",
+    ),
     "torn tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "FILE_CORRUPT"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "FILE_CORRUPT"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "FILE_MISSING"),
+    "no tokenizer, and a class that makes an empty one": (
+        lambda f: (
+            (f / "tokenizer.json").unlink(),
+            edit_config(f, "tokenizer_config.json", tokenizer_class="GPT2Tokenizer"),
+        ),
+        "FILE_MISSING",
+    ),
+    "a tokenizer of special tokens alone": (
+        lambda f: edit_tokenizer(f, leave_special),
+        "FILE_CORRUPT",
+    ),
+    "a tokenizer of another version": (
+        lambda f: edit_tokenizer(f, lambda said: said.update(version="x")),
+        "FILE_CORRUPT",
+    ),
+    "a tokenizer without its model": (
+        lambda f: edit_tokenizer(f, lambda said: said.pop("model")),
+        "FILE_CORRUPT",
+    ),
     "an architecture of nobody": (
         lambda f: edit_config(f, model_type="foo", architectures=["FooForCausalLM"]),
         "UNSUPPORTED_MODEL",
@@ -94,13 +177,91 @@ def test_a_damaged_folder_is_refused_with_its_code(folder: Path, damage: str) ->
     assert "model" in caught.message and "Traceback" not in caught.message
 
 
-def test_a_hostile_folders_code_never_runs(folder: Path) -> None:
-    edit_config(folder, auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Evil"})
-    (folder / "evil.py").write_text(
-        f"open({str(folder / 'ran')!r}, 'w')\nclass Config: pass\nclass Evil: pass\n"
-    )
-    refused(folder)
+@pytest.mark.parametrize("family", ["falcon", "phi3", "stablelm"])
+def test_a_family_that_transformers_holds_loads_without_its_own_code(
+    family: str, glass_dir: Path, tmp_path: Path
+) -> None:
+    folder = build(family, tmp_path / family, AutoTokenizer.from_pretrained(glass_dir))
+    ids = torch.arange(3, 12)[None]
+    expected = load_model(folder, device="cpu").forward(ids)[0]
+    hostile(folder)
+    edit_config(folder, auto_map=EVIL)
+    edit_config(folder, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]})
+    assert torch.equal(load_model(folder, device="cpu").forward(ids)[0], expected)
     assert not (folder / "ran").exists()
+
+
+def test_a_hostile_folders_code_never_runs(folder: Path) -> None:
+    hostile(folder)
+    edit_config(folder, model_type="mine", auto_map=EVIL)
+    assert refused(folder).code == "REMOTE_CODE_REFUSED"
+    assert not (folder / "ran").exists()
+
+
+def hostile(folder: Path) -> None:
+    ran = str(folder / "ran")
+    code = f"open({ran!r}, 'w')\nclass Config: pass\nclass Evil: pass\n"
+    (folder / "evil.py").write_text(code)
+
+
+QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {
+    "bitsandbytes": (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        "bitsandbytes (4 bits)",
+    ),
+    "bitsandbytes, as it was written once": ({"load_in_8bit": True}, "bitsandbytes (8 bits)"),
+    "gptq": ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq (4 bits)"),
+    "awq": ({"quant_method": "awq", "bits": 4, "version": "gemm"}, "awq (4 bits)"),
+    "compressed": ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+    "hqq": ({"quant_method": "hqq", "quant_config": {}}, "hqq"),
+    "nobody's": ({"quant_method": "zip"}, "zip"),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+@pytest.mark.parametrize("place", ["the configuration", "its text part"])
+def test_quantized_weights_are_named(folder: Path, kind: str, place: str) -> None:
+    config, named = QUANTIZED[kind]
+    said = {"quantization_config": config}
+    changes: dict[str, Any] = said if place == "the configuration" else {"text_config": said}
+    edit_config(folder, **changes)
+    caught = refused(folder)
+    assert caught.code == "QUANTIZED_MODEL" and named in caught.message
+    assert "made from" in caught.hint and "again" not in caught.hint
+
+
+def test_packed_weights_are_named_where_config_json_says_nothing(folder: Path) -> None:
+    """GPTQ and AWQ before 2023-08: quantize_config.json beside it, which transformers does not read."""
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj"
+    packed = {f"{name}.qweight": torch.zeros(16, 341, dtype=torch.int32)}
+    del tensors[f"{name}.weight"]
+    save_file(tensors | packed, folder / "model.safetensors", metadata={"format": "pt"})
+    assert refused(folder).code == "QUANTIZED_MODEL"
+
+
+CAUSES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
+    "no heads": (DAMAGES["no heads"][0], ("num_attention_heads", "'0'")),
+    "another width": (DAMAGES["another width"][0], ("embed_tokens", "[1024, 128]", "[1024, 64]")),
+    "a shard is missing": (DAMAGES["a shard is missing"][0], ("model-00002-of-00002.safetensors",)),
+    "a shard is torn": (DAMAGES["a shard is torn"][0], ("model-00002-of-00002.safetensors",)),
+    "no tokenizer": (DAMAGES["no tokenizer"][0], ("no tokenizer", "tokenizer.json")),
+    "a tokenizer without its model": (
+        DAMAGES["a tokenizer without its model"][0],
+        ("tokenizer", "Model missing"),
+    ),
+    "an architecture of nobody": (DAMAGES["an architecture of nobody"][0], ("'foo'",)),
+    "no model_type": (DAMAGES["no model_type"][0], ("model_type", "config.json")),
+}
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_an_error_names_the_cause_and_no_path(folder: Path, case: str) -> None:
+    spoil, named = CAUSES[case]
+    spoil(folder)
+    caught = refused(folder)
+    assert all(word in caught.message for word in named), caught.message
+    assert str(folder.parent) not in f"{caught.message} {caught.hint}" and caught.hint
 
 
 def test_a_pickle_beside_safetensors_is_ignored(folder: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from saescope.activations.tokens import ContextConfig, Packer
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, counted, load_model
 
@@ -354,3 +355,62 @@ def test_a_token_beyond_the_embedding_is_refused_and_named(glass_dir: Path, tmp_
     assert "<|turn|>" in caught.message and caught.got == "#1024"
     assert caught.allowed == "#0..#1023"
     assert len(model.tokenize("The sea")) > 1
+
+
+def test_a_tokenizer_of_another_model_is_said_at_the_load(glass_dir: Path, tmp_path: Path) -> None:
+    """1,024 tokens, and an embedding that was cut to 300 rows."""
+    folder = tmp_path / "model"
+    copytree(glass_dir, folder)
+    tensors = load_file(folder / "model.safetensors")
+    shortened = {
+        name: tensor[:300].clone() if tensor.shape[0] == 1024 else tensor
+        for name, tensor in tensors.items()
+    }
+    save_file(shortened, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
+    model = load_model(folder, device="cpu")
+    assert "724 tokens" in model.warnings[0] and "300 rows" in model.warnings[0]
+    ids = model.tokenizer.hf("The old man went to the sea", add_special_tokens=False).input_ids
+    beyond = next(i for i in ids if i >= 300)
+    caught = error("TOKEN_OUT_OF_RANGE", model, "The old man went to the sea")
+    assert caught.got == f"#{beyond}" and "300 rows" in caught.message
+    with pytest.raises(ArgumentError) as raised:
+        model.single_token(model.token_text(beyond), "tokens")
+    assert (raised.value.code, raised.value.field) == ("TOKEN_OUT_OF_RANGE", "tokens")
+    packer = Packer(model, ContextConfig(context_size=16))
+    with pytest.raises(ArgumentError, match=f"#{beyond}"):
+        packer.add(["The old man went to the sea"])
+
+
+def test_a_model_and_its_own_tokenizer_leave_nothing_in_doubt(glass: LanguageModel) -> None:
+    assert glass.warnings == ()
+
+
+def test_a_text_that_the_tokenizer_makes_nothing_of_is_empty(
+    glass_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    copytree(glass_dir, folder)
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["normalizer"] = {"type": "Replace", "pattern": {"Regex": "\\d+"}, "content": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    error("EMPTY_PROMPT", load_model(folder, device="cpu"), "1984")
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_an_error_with_its_cause(
+    glass_dir: Path, tmp_path: Path
+) -> None:
+    """A vocabulary of words without one for the unknown."""
+    folder = tmp_path / "model"
+    copytree(glass_dir, folder)
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said |= {"pre_tokenizer": {"type": "Whitespace"}, "normalizer": None}
+    pieces = ["a", "The old man went to the sea in 1984 .", "na\u00efve \u65e5\u672c \U0001f642"]
+    words = dict.fromkeys(" ".join(pieces).split())
+    vocab = {word: i + 300 for i, word in enumerate(words)}
+    said["model"] = {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    model = load_model(folder, device="cpu")
+    caught = error("TOKENIZER_FAILED", model, "The unheard-of")
+    assert "UNK" in caught.message and caught.hint
