@@ -234,7 +234,7 @@ def run_with_cache_with_saes(
     edits: Mapping[str, FeatureEditFn] | None = None,
     hooks: Mapping[str, Edit] | None = None,
 ) -> tuple[Float[Tensor, "batch n_pos d_vocab"], dict[str, Tensor]]:
-    """Logits, and for each SAE `<write hook>.hook_sae_{input,acts_post,recons,error,output}` by position."""
+    """Logits, and for each SAE `<write hook>.hook_sae_{input,acts_pre,acts_post,recons,error,output}` by position."""
     cache: dict[str, Tensor] = {}
     with (
         edit_activations(model, hooks or {}),
@@ -276,22 +276,20 @@ def _spliced(
             change = change * positions.reshape(-1, 1).to(change)
         out = add_at_site(written, change)
         if cache is not None:
-            _store(cache, write_hook(sae), written.shape[:2], site, acts, out)
+            _store(cache, sae, site, (acts, out))
         return out
 
     return replace
 
 
 def _store(
-    cache: dict[str, Tensor],
-    name: str,
-    batch: Sequence[int],
-    site: SiteRecord,
-    acts: SparseActs,
-    out: Tensor,
+    cache: dict[str, Tensor], sae: SAE, site: SiteRecord, after: tuple[SparseActs, Tensor]
 ) -> None:
+    (acts, out), name = after, write_hook(sae)
+    batch = out.shape[:2]
     values = {
         "input": site.x,
+        "acts_pre": sae.hidden_pre(site.x.reshape(*batch, -1)),
         "acts_post": acts.to_dense(),
         "recons": site.sae_out,
         "error": site.error,

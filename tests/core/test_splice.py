@@ -231,11 +231,13 @@ def test_the_cache_holds_the_numbers_of_each_sae(family: Family, ids: Tensor) ->
     ]
     logits, cache = run_with_cache_with_saes(family.model, ids, saes)
     close(flat(logits), flat(in_turn(family, saes, ids)), 1e-3)
-    keys = ("input", "acts_post", "recons", "error", "output")
+    keys = ("input", "acts_pre", "acts_post", "recons", "error", "output")
     assert set(cache) == {f"{write_hook(sae)}.hook_sae_{key}" for sae in saes for key in keys}
     sae = saes[0]
     x, written, out = reconstruct(family, sae, ids)
-    values = [x, NumpySAE(sae).encode(x), out, written - out, out]
+    pre = x @ sae.W_enc.double().numpy() + sae.tensors()["b_enc"].double().numpy()
+    pre = pre - sae.cfg.apply_b_dec_to_input * (sae.b_dec @ sae.W_enc).double().numpy()
+    values = [x, pre, NumpySAE(sae).encode(x), out, written - out, out]
     for key, value in zip(keys, values, strict=True):
         cached = cache[f"{write_hook(sae)}.hook_sae_{key}"]
         assert cached.shape[:2] == ids.shape

@@ -15,13 +15,9 @@ from saescope.publish.card import model_card
 from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.sharing import shareable
 from saescope.saes import SAE
-from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, to_saelens
+from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, not_in_saelens, to_saelens
 
 CARD_FILE = "README.md"
-SAELENS_ARCHITECTURES = {
-    *("standard", "gated", "topk", "jumprelu", "temporal"),
-    *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
-}
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -203,12 +199,10 @@ def _check_repository(target: Target, folder: str, *, private: bool) -> None:
 def _loading(
     sae: SAE, python: str, tool: str, command: str, sae_lens: str
 ) -> tuple[Loading, tuple[str, ...]]:
-    architecture = str(to_saelens(sae)[0]["architecture"])
-    if architecture in SAELENS_ARCHITECTURES:
+    warning = not_in_saelens(str(to_saelens(sae)[0]["architecture"]))
+    if not warning:
         return Loading(python, tool, command, sae_lens), ()
-    return Loading(python, tool, command, ""), (
-        f"sae-lens has no architecture {architecture!r}: only saescope loads this SAE.",
-    )
+    return Loading(python, tool, command, ""), (warning,)
 
 
 def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:

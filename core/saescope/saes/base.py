@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from saescope.errors import ConfigError, FormatError, MismatchError
 from saescope.ops import CHUNK, SparseActs, concat, sparse_decode, sparse_dot
+from saescope.products import times_rows
 from saescope.saes.config import SAEConfig
 
 LAYER_NORM_EPS = 1e-5
@@ -140,6 +141,11 @@ class SAE(nn.Module):
         """Feature activations of every position, dense."""
         return self.encode_sparse(x).to_dense().reshape(*self._positions(x), self.cfg.d_sae)
 
+    def hidden_pre(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
+        """What the activation function sees of every position, dense, as at sae-lens's hook_sae_acts_pre."""
+        chunks = [self._linear(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)]
+        return torch.cat(chunks).reshape(*self._positions(x), self.cfg.d_sae)
+
     def decode(self, acts: Tensor | SparseActs, like: Tensor | None = None) -> Tensor:
         """Reconstruction of `acts`; `like` is the input that they came from: its normalisation is undone and its shape taken.
 
@@ -251,6 +257,10 @@ class SAE(nn.Module):
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         """Active features of prepared inputs."""
         raise NotImplementedError
+
+    def _linear(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
+        """The encoder's map of prepared inputs; a decoder's norm that activations carry comes after it."""
+        return times_rows(x, self.encoder, self.tensors()["b_enc"])
 
     def _prepare(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_in"]:
         scale = self.scale(x)

@@ -34,5 +34,8 @@ class GatedSAE(SAE):
             (shared + self.b_gate > 0) * (shared * self.r_mag.exp() + self.b_mag).relu()
         )
 
+    def _linear(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
+        return times_rows(x, self.encoder) * self.r_mag.exp() + self.b_mag
+
     def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:
         return {"b_gate": self.b_gate + shift, "b_mag": self.b_mag + shift * self.r_mag.exp()}

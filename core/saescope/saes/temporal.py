@@ -135,6 +135,12 @@ class TemporalSAE(SAE):
             concat([code.novel for code in codes]), torch.cat([code.predicted for code in codes])
         )
 
+    def hidden_pre(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
+        unpredicted = self._prepare(self.flatten(x)) - self.encode_codes(x).predicted
+        return times_rows(unpredicted / (4 * self.cfg.d_in), self.encoder).reshape(
+            *self._positions(x), self.cfg.d_sae
+        )
+
     def encode_sparse(self, x: Tensor) -> SparseActs:
         return self.encode_codes(x).novel
 

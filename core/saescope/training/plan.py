@@ -12,6 +12,7 @@ from saescope.activations import TextSource
 from saescope.activations.buffer import n_rows
 from saescope.devices import DTYPES
 from saescope.models import LanguageModel
+from saescope.saes.disk import not_in_saelens, saelens_name
 from saescope.training.config import TrainConfig
 from saescope.training.data import BUFFER_DTYPE, store_config, text_source
 from saescope.training.loggers import require_logger
@@ -213,7 +214,8 @@ def _text_tokens(cfg: TrainConfig, source: TextSource) -> int:
 
 
 def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
-    said: list[str] = []
+    name = saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip)
+    said = [warning for warning in (not_in_saelens(name),) if warning]
     n_tokens = _text_tokens(cfg, source)
     epochs = cfg.training_tokens / n_tokens if n_tokens else 0
     if epochs > MANY_EPOCHS:

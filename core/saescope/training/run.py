@@ -13,6 +13,7 @@ from saescope.errors import Cancelled, FormatError, ResourceError
 from saescope.hooks import hook_shape
 from saescope.models import LanguageModel, load_model, model_fingerprint
 from saescope.saes import SAE
+from saescope.saes.disk import not_in_saelens, saelens_name
 from saescope.training.config import TrainConfig
 from saescope.training.data import StoreBatches, WatchedSource, row_source, store_config
 from saescope.training.trainer import Progress, Trainer
@@ -92,6 +93,8 @@ class TrainingRun:
             self.trainer = Trainer.resume(folder, self.batches, cfg=cfg, device=model.device)
         else:
             self.trainer = Trainer(cfg, self.batches, folder=folder, device=model.device)
+        name = saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip)
+        self.warnings += [warning for warning in (not_in_saelens(name),) if warning]
 
     def go(self, *, report: Callable[[Progress], None] | None = None) -> Progress:
         """Train to the end or to a stop; the state is "done" or "stopped"."""

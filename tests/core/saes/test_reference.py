@@ -59,6 +59,17 @@ def test_encode(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_what_fires_is_what_the_activation_function_saw(case: str) -> None:
+    """sae-lens's hook_sae_acts_pre: before a decoder's norm comes onto it."""
+    io, sae = reference(case), load(case)
+    pre, acts = sae.hidden_pre(io["x"]), io["feature_acts"]
+    norm = sae.W_dec.norm(dim=-1) if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) else 1
+    assert_close(torch.where(acts > 0, pre * norm, 0.0), acts)
+    if sae.cfg.architecture == "standard":
+        assert torch.equal(pre > 0, acts > 0)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_encode_sparse_is_encode(case: str) -> None:
     io, sae = reference(case), load(case)
     sparse = sae.encode_sparse(io["x"])

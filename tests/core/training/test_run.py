@@ -305,6 +305,18 @@ def test_a_plan_warns_of_few_steps_and_of_text_read_over_and_over(
     assert any("too few" in warning for warning in made(glass, tmp_path).warnings)
 
 
+@pytest.mark.parametrize(("architecture", "is_read"), [("topk", False), ("batchtopk", True)])
+def test_a_plan_and_a_run_say_what_sae_lens_cannot_read(
+    glass: LanguageModel, tmp_path: Path, architecture: str, is_read: bool
+) -> None:
+    more = {"architecture": architecture, "hook_name_out": "blocks.1.hook_mlp_out"}
+    run = TrainingRun(small(glass, **more), glass)
+    for warnings in (made(glass, tmp_path, **more).warnings, run.warnings):
+        said = [warning for warning in warnings if "sae-lens has no architecture" in warning]
+        assert bool(said) is not is_read
+        assert is_read or 'architecture="batchtopk"' in said[0]
+
+
 def test_an_empty_text_is_refused_by_the_plan(glass: LanguageModel, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     with pytest.raises(NotFoundError) as caught:
