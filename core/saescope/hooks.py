@@ -133,8 +133,8 @@ def _hooks(
         return [(hook_name, apply)]
     # hook_resid_mid feeds only the MLP branch; the same change made to what attention writes reaches the skip path too.
     block, entered = hook_name.removesuffix("hook_resid_mid"), list[Tensor]()
-    for part in _MID_PARTS:
-        model.require_hook(f"{block}{part}")
+    if any(f"{block}{part}" not in model.bridge.hook_dict for part in _MID_PARTS):
+        raise _not_editable(model, hook_name)
 
     def enter(x: Tensor, hook: object) -> None:
         entered[:] = [x]
@@ -154,16 +154,21 @@ def _hooks(
         # Of several edits here, each sees what the one before left: the last one's result must stand.
         there, asked = x.detach().float(), model.mid_edits[hook_name].float()
         if float((there - asked).norm()) > _MOST_OFF * float(asked.norm() + there.norm()):
-            raise HookError(
-                f"{hook_name!r} cannot be edited in {model.name}: it is not the residual stream plus what attention writes.",
-                code="HOOK_NOT_EDITABLE",
-                field="hook_name",
-                got=hook_name,
-                hint=f"Use {block}hook_resid_pre or {block}hook_resid_post.",
-            )
+            raise _not_editable(model, hook_name)
 
     before, after = (f"{block}{part}" for part in _MID_PARTS)
     return [(before, enter), (after, write), (hook_name, verify)]
+
+
+def _not_editable(model: LanguageModel, hook_name: str) -> HookError:
+    block = hook_name.removesuffix("hook_resid_mid")
+    return HookError(
+        f"{hook_name!r} cannot be edited in {model.name}: it is not the residual stream plus what attention writes.",
+        code="HOOK_NOT_EDITABLE",
+        field="hook_name",
+        got=hook_name,
+        hint=f"Use {block}hook_resid_pre or {block}hook_resid_post.",
+    )
 
 
 def _require_tensor(hook_name: str, x: object) -> None:

@@ -79,19 +79,19 @@ def direct_gradient(
     """d metric / d site through the residual stream and the final norm with its scale held fixed; zero but at `position`.
 
     Raises:
-        ArgumentError: the site is no linear write to the residual stream.
+        ArgumentError: what is written there reaches the logits by no linear map.
     """
     to_residual = model.residual_map(write_hook(sae))
     if to_residual is None:
         raise ArgumentError(
-            f"{write_hook(sae)} does not write to the residual stream by a linear map, so nothing is direct there.",
+            f"What is written at {write_hook(sae)} does not reach the logits by a linear map, so nothing is direct there.",
             code="METHOD_NOT_AVAILABLE",
             field="method",
             got="direct",
             allowed=["gradient", "integrated_gradients"],
             hint='Call again with method="gradient".',
         )
-    at_residual = _residual_gradient(model, ids, metric)[position]
+    at_residual = _residual_gradient(model, ids, metric, position)
     with torch.enable_grad():
         change = at_residual.new_zeros(1, sae.cfg.d_out).requires_grad_()
         (at_site,) = torch.autograd.grad(to_residual(change)[0] @ at_residual, change)
@@ -101,20 +101,19 @@ def direct_gradient(
 
 
 def _residual_gradient(
-    model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric: Metric
-) -> Float[Tensor, "n_pos d_model"]:
+    model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric: Metric, position: int
+) -> Float[Tensor, " d_model"]:
+    """At the end of the residual stream, the final norm's scale held fixed."""
     leaf: list[Tensor] = []
 
-    def attach(normalized: Tensor) -> Tensor:
-        leaf[:] = [normalized.detach().clone().requires_grad_()]
+    def attach(normed: Tensor) -> Tensor:
+        leaf[:] = [normed.detach().clone().requires_grad_()]
         return leaf[0].clone()
 
-    resid = record_activations(model, ids, ["ln_final.hook_in"])["ln_final.hook_in"][0]
-    with edit_activations(model, {"ln_final.hook_normalized": attach}), torch.enable_grad():
+    with edit_activations(model, {"unembed.hook_in": attach}), torch.enable_grad():
         (gradient,) = torch.autograd.grad(metric(model.forward(ids, grad=True)[0]).sum(), leaf[0])
-    centred = model.readout.centred
-    numerator = resid - resid.mean(-1, keepdim=True) if centred else resid
-    gradient = gradient[0] / (
-        numerator.norm(dim=-1, keepdim=True) / leaf[0][0].detach().norm(dim=-1, keepdim=True)
-    )
-    return gradient - gradient.mean(-1, keepdim=True) if centred else gradient
+    last = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    resid = record_activations(model, ids, [last])[last][0, position]
+    readout = model.readout
+    at_residual = gradient[0, position] * readout.gain / model.final_scale(resid)
+    return at_residual - at_residual.mean() if readout.centred else at_residual

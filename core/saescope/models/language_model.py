@@ -20,7 +20,13 @@ from saescope.models.kv_cache import (
     require_growth,
 )
 from saescope.models.modules import hooks_of_module
-from saescope.models.readout import Readout, read_readout, residual_map
+from saescope.models.readout import (
+    Readout,
+    final_scale,
+    read_readout,
+    reads_linearly,
+    residual_map,
+)
 from saescope.models.tokens import Tokenizer, Tokens
 from saescope.names import nearest, split_hook
 
@@ -128,9 +134,20 @@ class LanguageModel:
                 self.of_modules[module, side] = hooks_of_module(self.bridge, module, side)
         return self.of_modules[module, side]
 
+    @cached_property
+    def reads_linearly(self) -> bool:
+        """Whether the logits come from the residual stream as `readout` says, on a few tokens; BERT's head has layers of its own."""
+        with self.lock:
+            return reads_linearly(self.bridge, self.readout, self.n_layers - 1)
+
+    def final_scale(self, resid: Float[Tensor, " d_model"]) -> float:
+        """What the final norm divides this by (its numerator, where the norm takes the mean out)."""
+        with self.lock:
+            return final_scale(self.bridge, self.readout, resid)
+
     def residual_map(self, hook_name: str) -> Callable[[Tensor], Tensor] | None:
-        """The linear map from a change at a hook, `[n, d]`, to the change of the residual stream; None where there is none."""
-        return residual_map(self.bridge, hook_name)
+        """The linear map from a change at a hook, `[n, d]`, to that of the residual stream; None without one there, or on to the logits."""
+        return residual_map(self.bridge, hook_name) if self.reads_linearly else None
 
     def tokenize(
         self,

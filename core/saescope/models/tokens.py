@@ -194,6 +194,7 @@ class Tokenizer:
         from jinja2 import TemplateError
 
         failures = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError)
+        failures += (AssertionError, MemoryError, SyntaxError)  # it becomes a Python module
         try:
             return self.hf.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False

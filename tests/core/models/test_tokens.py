@@ -273,6 +273,11 @@ BROKEN = {
     "divides by zero": "{{ 1 / 0 }}",
     "a message that is not there": "{{ messages[3]['content'] + 'a' }}",
     "the sandbox": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "a loop left outside of one": "{{ messages[0]['content'] }}{% break %}",
+    "more loops than Python nests": "".join(f"{{% for i{i} in [1] %}}" for i in range(25))
+    + "x"
+    + "{% endfor %}" * 25,
+    "more than fits in memory": "{{ 'a' * 10**16 }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
 }
 
