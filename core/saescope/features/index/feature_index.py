@@ -76,7 +76,7 @@ class FeatureIndex:
 
     @cached_property
     def typical(self) -> Float[Tensor, " d_sae"] | None:
-        """The 99th percentile of each feature's activations above zero, to 2 %; 0 where it never fired.
+        """The 99th percentile of each feature's activations above zero, to 2 %; 0 where it never fired, or below an 8,000th of the maximum.
 
         None in an index of an earlier version.
         """
@@ -108,7 +108,7 @@ class FeatureIndex:
             return FeatureStatisticsRow(0, 0.0, 0.0, None, None, None, None, [])
         counts, edges = found["histogram"], _edges(maximum)
         values = quantiles(counts, edges, QUANTILES, maximum)
-        typical = None if self.typical is None else float(self.typical[feature])
+        typical = None if self.typical is None else float(self.typical[feature]) or None
         filled = counts.nonzero()[:, 0].tolist()
         bins = [
             HistogramBin(float(edges[i]), float(edges[i + 1]), int(counts[i]))

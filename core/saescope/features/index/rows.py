@@ -39,7 +39,7 @@ class FeatureStatisticsRow:
     """Over the positions where it fires; None if it never does, as the next two."""
     max: float | None
     typical: float | None
-    """99th percentile of the activations where it fires, to 2 %; None in an index of an earlier version, too."""
+    """99th percentile of the activations where it fires, to 2 %; None below an 8,000th of `max`, and in an index of an earlier version."""
     quantiles: dict[float, float] | None
     """Of the activations where it fires, at 0.5, 0.9 and 0.99; the first two are read off the histogram, so good to a factor 2^(1/4)."""
     histogram: list[HistogramBin]

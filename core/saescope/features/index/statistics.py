@@ -1,7 +1,7 @@
 """How often and how strongly every feature fires: exact counts, sums, maxima, and histograms on each feature's own scale.
 
-A histogram covers ten octaves below the end of the octave that holds the maximum: the upper four in twentieths of an octave, which gives
-the 99th percentile to 1.8 %, the others in quarters. What is shown, and kept on disk, is quarters throughout.
+Counted are fourteen octaves below the end of the one that holds the maximum, in twentieths: that gives the 99th percentile to 1.8 % even of
+a feature whose strongest firings are outliers by far. What is shown, and kept on disk, is the upper ten octaves in quarters.
 """
 
 from typing import NamedTuple
@@ -14,10 +14,11 @@ from saescope.features.index.firings import Firings
 
 QUARTERS, N_BINS = 4, 40
 """Bins of an octave, and of a histogram, as it is shown."""
-STEPS, N_FINE = 20, 4
-"""Bins of each of the upper octaves while counting, and how many octaves these are."""
-N_LOW = N_BINS - QUARTERS * N_FINE
-N_COUNTED = N_LOW + STEPS * N_FINE
+STEPS, N_OCTAVES = 20, 14
+"""Bins of an octave while counting, and how many octaves are counted."""
+N_COUNTED = STEPS * N_OCTAVES
+CHUNK = 4096
+"""Features whose percentile is looked for together."""
 _EDGES = tuple(2 ** (i / STEPS - 1) for i in range(1, STEPS))
 TYPICAL = 0.99
 """The quantile of a feature's firing activations that is called typical of it when it is strong."""
@@ -77,13 +78,14 @@ class FeatureStatistics:
     @property
     def histogram(self) -> Int[Tensor, "d_sae n_bins"]:
         """Counts by quarter octaves; the last four belong to the octave of the maximum."""
-        fine = self.counts[:, N_LOW:].unflatten(1, (-1, STEPS // QUARTERS))
-        return torch.cat([self.counts[:, :N_LOW], fine.sum(2, dtype=torch.int32)], dim=1)
+        quarters = self.counts.unflatten(1, (-1, STEPS // QUARTERS)).sum(2, dtype=torch.int32)
+        lowest = quarters[:, : 1 - N_BINS].sum(1, keepdim=True, dtype=torch.int32)
+        return torch.cat([lowest, quarters[:, 1 - N_BINS :]], dim=1)
 
     def typical(self) -> Float[Tensor, " d_sae"]:
         """The 99th percentile of each feature's activations above zero, between order statistics as numpy's; 0 if it never fired.
 
-        Good to 1.8 % down to an eighth of the maximum (half a twentieth of an octave), below that to 9 %.
+        Good to 1.8 % (half a twentieth of an octave); 0, too, where it is less than an 8,000th of the maximum.
         """
         place = TYPICAL * (self.n_fired - 1).clamp(min=0).double()
         lower = place.floor().long()
@@ -91,11 +93,15 @@ class FeatureStatistics:
         return (low + (place - lower) * (high - low)).float()
 
     def _at_rank(self, rank: Int[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
-        """The activation with so many weaker ones: the centre of its bin, or the maximum itself."""
-        reached = self.counts.cumsum(1) > rank[:, None]
-        bin_ = torch.where(reached.any(1), reached.int().argmax(1), N_COUNTED - 1)
+        """The activation with so many weaker ones: the centre of its bin, or the maximum itself; 0 in the lowest bin, which has none."""
+        bins = [
+            torch.searchsorted(counts.cumsum(1), wanted[:, None], right=True)[:, 0]
+            for counts, wanted in zip(self.counts.split(CHUNK), rank.split(CHUNK), strict=True)
+        ]
+        bin_ = torch.cat(bins).clamp(max=N_COUNTED - 1)
         found = (_centres(self.counts.device)[bin_] + self.top_octave).exp2().float()
-        return torch.where(rank >= self.n_fired - 1, self.maxima, found.minimum(self.maxima))
+        found = torch.where(bin_ > 0, found.minimum(self.maxima), 0)
+        return torch.where(rank >= self.n_fired - 1, self.maxima, found)
 
     def _shift(self, n_octaves: Int[Tensor, " d_sae"]) -> None:
         """Room above for features whose maximum grew; what leaves below is counted in the lowest bin."""
@@ -132,21 +138,17 @@ class FeatureStatistics:
 
 
 def _bins(depth: Int[Tensor, "*n"], step: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The bin of values so many octaves below that of the maximum."""
-    quarter = step // (STEPS // QUARTERS)
-    low = (N_BINS - QUARTERS * (depth + 1) + quarter).clamp(min=0)
-    return torch.where(depth < N_FINE, N_LOW + STEPS * (N_FINE - 1 - depth) + step, low)
+    """The bin of values so many octaves below that of the maximum; the lowest takes all that is smaller."""
+    return (N_COUNTED - STEPS * (depth + 1) + step).clamp(min=0)
 
 
 def _places(device: torch.device) -> Scale:
-    """How many octaves below the maximum's each bin is, and at which step it begins there."""
-    low, fine = torch.arange(N_LOW, device=device), torch.arange(N_COUNTED - N_LOW, device=device)
-    depth = [N_BINS // QUARTERS - 1 - low // QUARTERS, N_FINE - 1 - fine // STEPS]
-    return Scale(torch.cat(depth), torch.cat([low % QUARTERS * (STEPS // QUARTERS), fine % STEPS]))
+    """How many octaves below the maximum's each bin is, and which step it is there."""
+    bins = torch.arange(N_COUNTED, device=device)
+    return Scale(N_OCTAVES - 1 - bins // STEPS, bins % STEPS)
 
 
 def _centres(device: torch.device) -> Tensor:
     """log2 of the middle of each bin, relative to the beginning of the octave that holds the maximum."""
     depth, step = _places(device)
-    width = torch.where(depth < N_FINE, 1.0, STEPS / QUARTERS)
-    return (step + width / 2).double() / STEPS - depth
+    return (step + 0.5).double() / STEPS - depth

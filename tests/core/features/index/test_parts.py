@@ -300,7 +300,7 @@ def test_memory_is_bounded_and_as_stated() -> None:
         for name, tensor in accumulator.state_dict().items()
         if not name.startswith("sample")
     )
-    assert held - 8 == d_sae * bytes_per_feature(cfg) and bytes_per_feature(cfg) <= 2000
+    assert held - 8 == d_sae * bytes_per_feature(cfg) and bytes_per_feature(cfg) <= 2750
     accumulator = fed(Text(1), in_batches(list(range(N_CONTEXTS)), 5))
     held = sum(
         tensor.nbytes
@@ -310,6 +310,22 @@ def test_memory_is_bounded_and_as_stated() -> None:
     assert (
         held - 8 == D_SAE * bytes_per_feature(CFG) and FeatureStatistics.BYTES == 20 + 4 * N_COUNTED
     )
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("outlier", [17.0, 150.0, 5000.0, 1e9])
+def test_an_outlier_leaves_the_typical_activation_as_it_is_or_it_is_not_known(
+    outlier: float, first: bool
+) -> None:
+    """One firing far above all others was enough to put the percentile into a bin of 19 %, or into the lowest of all."""
+    generator = torch.Generator().manual_seed(3)
+    values = torch.cat([1 + torch.rand(5000, generator=generator), torch.tensor([outlier])])
+    statistics = FeatureStatistics(1, torch.device("cpu"))
+    for part in (values.flip(0) if first else values).split(700):
+        nowhere = torch.zeros(len(part), dtype=torch.int64)
+        statistics.add(Firings(nowhere, nowhere, nowhere, part), len(part))
+    expected = np.percentile(values.numpy(), 99) if outlier < 1e9 else 0
+    assert float(statistics.typical()) == pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize(("n", "spread"), [(30, 0.3), (3000, 0.5), (60_000, 0.7), (200, 1.0)])
