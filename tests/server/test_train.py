@@ -101,6 +101,25 @@ async def test_a_dry_run_measures_and_leaves_nothing(train: Train, state: AppSta
     assert state.runs.all() == [] and not list((home() / "jobs").glob("train-*"))
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_wandb_without_a_login_is_refused_at_the_door(
+    settings: Settings,
+    glass_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dry_run: bool,
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("saescope.training.loggers.find_spec", lambda name: name)
+    state = AppState(settings.model_copy(update={"offline": False}))
+    asked = {**SMALL, "options": ["logger=wandb"], "dry_run": dry_run}
+    error = await refuse(state, "train_sae", model=str(glass_dir), hook_name=HOOK, **asked)
+    assert (error["code"], error["field"]) == ("LOGIN_MISSING", "logger")
+    assert "wandb login" in error["hint"] and state.runs.all() == []
+
+
 async def test_from_a_call_to_a_feature_through_the_protocol(
     settings: Settings, glass_dir: Path, workers: Forked
 ) -> None:

@@ -1,6 +1,7 @@
 """Training SAEs: losses, fast steps, trainer, checkpoints; a whole run from a model's name."""
 
 from saescope.training.config import OPTIONS, TrainConfig, parse_options
+from saescope.training.loggers import mode_of_wandb, require_logger
 from saescope.training.plan import Plan, make_plan
 from saescope.training.run import TrainingRun, train, train_config
 from saescope.training.trainer import Batches, ListBatches, Progress, Trainer, stop_on_signals
@@ -15,7 +16,9 @@ __all__ = [
     "Trainer",
     "TrainingRun",
     "make_plan",
+    "mode_of_wandb",
     "parse_options",
+    "require_logger",
     "stop_on_signals",
     "train",
     "train_config",

@@ -1,48 +1,105 @@
 """Weights & Biases and TensorBoard, when asked for: nothing is imported or sent otherwise."""
 
+import netrc
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from saescope.errors import ConfigError
 from saescope.training.config import TrainConfig
 
 Log = Callable[[int, Mapping[str, float | int]], None]
+DEFAULT_HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}
+"""Where wandb sends to unless told otherwise, before and after it moved."""
+_HINT = "Repair that, or leave the logger out: job_status has the same numbers."
 
 
 def make_log(cfg: TrainConfig, folder: Path | None) -> Log | None:
     """A function of step and metrics, or None.
 
     Raises:
-        ConfigError: the library is not installed.
+        ConfigError: the library is not installed, knows no account, or does not start.
     """
     if cfg.logger == "none":
         return None
-    require_logger(cfg)
-    return _wandb(cfg) if cfg.logger == "wandb" else _tensorboard(folder)
+    require_logger(cfg.logger)
+    try:
+        return (_wandb if cfg.logger == "wandb" else _tensorboard)(cfg, folder)
+    except (ImportError, OSError) as error:
+        raise _failed(cfg.logger, error) from error
 
 
-def require_logger(cfg: TrainConfig) -> None:
-    """Raises ConfigError where the library that is asked for is not installed; imports nothing."""
-    if cfg.logger != "none" and find_spec(cfg.logger) is None:
+def require_logger(logger: str, *, wandb_mode: str = "") -> None:
+    """Nothing is imported or sent. `wandb_mode`: as the run will have it; by default WANDB_MODE.
+
+    Raises:
+        ConfigError: the library is not installed, or wandb is to send to an account that it does not know.
+    """
+    if logger == "none":
+        return
+    if find_spec(logger) is None:
         raise ConfigError(
-            f"logger={cfg.logger} needs the package {cfg.logger}.",
+            f"logger={logger} needs the package {logger}.",
             field="logger",
-            got=cfg.logger,
-            hint=f"pip install {cfg.logger}",
+            got=logger,
+            hint=f"pip install {logger}",
+        )
+    mode = wandb_mode or os.environ.get("WANDB_MODE", "online")
+    if logger == "wandb" and mode in ("online", "shared", "run") and not _has_login():
+        raise ConfigError(
+            "logger=wandb has no account to send to: nobody has logged in on this machine.",
+            code="LOGIN_MISSING",
+            field="logger",
+            got=logger,
+            hint="Run: wandb login, or set WANDB_API_KEY; WANDB_MODE=offline logs to files only. "
+            "Without the logger job_status has the same numbers.",
         )
 
 
-def _wandb(cfg: TrainConfig) -> Log:
+def mode_of_wandb(*, offline: bool) -> str:
+    """The mode of a run that asks for wandb, which the server and the command line switch off for everybody else."""
+    said = os.environ.get("WANDB_MODE", "")
+    return "offline" if offline or said in ("offline", "dryrun") else "online"
+
+
+def _has_login() -> bool:
+    """Where wandb looks: the environment, its settings (which may name another server: it must tell itself), and netrc."""
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    if Path("~/.config/wandb/settings").expanduser().exists():
+        return True
+    url = os.environ.get("WANDB_BASE_URL", "")
+    hosts = {urlsplit(url).netloc} if url else DEFAULT_HOSTS
+    places = [os.environ.get("NETRC", ""), "~/.netrc", "~/_netrc"]
+    return any(hosts & _hosts_in(place) for place in places if place)
+
+
+def _hosts_in(place: str) -> set[str]:
+    try:
+        return set(netrc.netrc(os.path.expanduser(place)).hosts)
+    except (OSError, netrc.NetrcParseError):
+        return set()
+
+
+def _wandb(cfg: TrainConfig, folder: Path | None) -> Log:
     import wandb
 
-    run = wandb.init(
-        project="saescope", name=cfg.name or None, config=cfg.to_dict(), resume="allow"
-    )
+    try:
+        run = wandb.init(
+            project="saescope",
+            name=cfg.name or None,
+            config=cfg.to_dict(),
+            resume="allow",
+            dir=str(folder) if folder else None,
+        )
+    except wandb.Error as error:
+        raise _failed("wandb", error) from error
     return lambda step, metrics: run.log(dict(metrics), step=step)
 
 
-def _tensorboard(folder: Path | None) -> Log:
+def _tensorboard(cfg: TrainConfig, folder: Path | None) -> Log:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard") if folder else None)
@@ -52,3 +109,14 @@ def _tensorboard(folder: Path | None) -> Log:
             writer.add_scalar(name, value, step)
 
     return log
+
+
+def _failed(logger: str, error: Exception) -> ConfigError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return ConfigError(
+        f"{logger} does not start: {first[:300]}",
+        code="LOGGER_FAILED",
+        field="logger",
+        got=logger,
+        hint=_HINT,
+    )

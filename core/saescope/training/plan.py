@@ -52,7 +52,7 @@ def make_plan(
     cfg: TrainConfig, model: LanguageModel, *, folder: Path, roots: Sequence[Path] = ()
 ) -> Plan:
     """Reads some text and takes some steps with the settings of the run; leaves nothing behind."""
-    require_logger(cfg)
+    require_logger(cfg.logger)
     source = text_source(cfg, model, roots=roots)
     harvest_s, rows = _time_harvest(source)
     there = peak_bytes(model.device)

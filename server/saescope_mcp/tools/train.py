@@ -2,7 +2,6 @@
 
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,6 +12,7 @@ from saescope.errors import ConfigError
 from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.schemas.common import Provenance
 from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
+from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Placement, Source, dataset_name, load_call, model_name
 from saescope_mcp.state.sources import trained_saes
 from saescope_mcp.tool import Tool, next_call
@@ -85,7 +85,7 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
     """What the worker is given, and everything that can be refused before one is started."""
     settings = state.settings
     dataset = dataset_name(request.dataset, settings)
-    await state.workers.run(partial(_look, dataset, request, list(settings.read_roots)))
+    await state.workers.run(partial(_look, dataset, request, settings))
     if request.name and (trained_saes() / request.name).exists():
         raise ConfigError(
             f"There is an SAE called {request.name!r} already.",
@@ -108,12 +108,15 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
     }
 
 
-def _look(dataset: str, request: TrainSae, roots: list[Path]) -> None:
-    """Raises what is wrong with the options and the text."""
+def _look(dataset: str, request: TrainSae, settings: Settings) -> None:
+    """Raises what is wrong with the options, the logger and the text."""
     from saescope.activations import open_dataset
-    from saescope.training import parse_options
+    from saescope.training import mode_of_wandb, parse_options, require_logger
 
     options = parse_options(request.options)
+    mode = mode_of_wandb(offline=settings.offline)
+    require_logger(options.get("logger", "none"), wandb_mode=mode)
+    roots = list(settings.read_roots)
     open_dataset(dataset, text_column=options.get("text_column", ""), roots=roots)
 
 

@@ -41,6 +41,7 @@ class TrainWorker(Worker):
         self.say("loading the model", phase="measuring")
         model = self._model()
         cfg = self._config(model)
+        self._unmute(cfg)
         self.say("measuring the speed on this machine")
         plan = make_plan(cfg, model, folder=self.runs.root, roots=self._roots)
         said = {name: value for name, value in asdict(plan).items() if name != "warnings"}
@@ -72,7 +73,7 @@ class TrainWorker(Worker):
         with cancellable(self.stop):
             model = self._model()
             cfg = TrainConfig.from_dict(said)
-            _unmute(cfg.logger, offline=self.run.settings["offline"])
+            self._unmute(cfg)
             self.say("reading text")
             training = TrainingRun(
                 cfg, model, folder=self.checkpoints, roots=self._roots, stop=self.stop, say=self.say
@@ -87,6 +88,13 @@ class TrainWorker(Worker):
             raise Cancelled("Asked to stop.")
         self.say("saving the SAE")
         return self._done(training, cfg, model)
+
+    def _unmute(self, cfg: "TrainConfig") -> None:
+        """The command line and the server switch wandb off for everybody else."""
+        from saescope.training import mode_of_wandb
+
+        if cfg.logger == "wandb":
+            os.environ["WANDB_MODE"] = mode_of_wandb(offline=self.run.settings["offline"])
 
     def _place(self) -> Path:
         """Where the SAE goes: by its name; if something else is there by now, beside it. Written down first, for a resume to know."""
@@ -219,9 +227,3 @@ def does_not_fit(plan: dict[str, Any]) -> ResourceError:
         if plan["change"]
         else "Free some, then call train_sae again.",
     )
-
-
-def _unmute(logger: str, *, offline: bool) -> None:
-    """The command line and the server switch wandb off for everybody else."""
-    if logger == "wandb":
-        os.environ["WANDB_MODE"] = "offline" if offline else "online"
