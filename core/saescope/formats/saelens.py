@@ -74,6 +74,7 @@ _NEW_NAMES = {"log_threshold": "threshold", "topk_threshold": "threshold"}
 _KNOBS = ("k", "rescale_acts_by_decoder_norm", "matryoshka_widths")
 _LEGACY_NAMES = {
     "hook_point": "hook_name",
+    "hook_point_out": "hook_name_out",
     "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
@@ -228,6 +229,19 @@ def _check_agreement(said: Mapping[str, Any], metadata: Mapping[str, Any]) -> No
     allowed = _ARCHITECTURES_OF.get(str(activation), (architecture,))
     if None not in (architecture, activation) and architecture not in allowed:
         raise contradiction(facts["architecture"], facts["activation_fn"])
+    _check_transcoder(facts)
+
+
+def _check_transcoder(facts: Mapping[str, tuple[str, object]]) -> None:
+    """What writes elsewhere than it reads is a transcoder: read as an SAE of its input it would be wrong."""
+    architecture = facts.get("architecture", (f"{CFG_FILE}: architecture", "standard"))
+    if "transcoder" in str(architecture[1]):
+        return
+    claims = {key: facts.get(key, ("", None)) for key in ("is_transcoder", "hook_name_out")}
+    if claims["is_transcoder"][1]:
+        raise contradiction(architecture, claims["is_transcoder"])
+    if claims["hook_name_out"][1] not in (None, "", facts.get("hook_name", ("", None))[1]):
+        raise contradiction(architecture, claims["hook_name_out"])
 
 
 def _plain(value: object) -> object:
@@ -430,6 +444,9 @@ def _refuse_ambiguous(old: Mapping[str, Any], tensor_names: set[str]) -> None:
         "jumprelu": bool({"threshold", "log_threshold"} & tensor_names),
     }
     implied = next((name for name, there in by_tensors.items() if there), "")
+    if old.get("finetuning_scaling_factor") and "scaling_factor" not in tensor_names:
+        there = (f"scaling_factor in {WEIGHTS_FILE}", "missing")
+        raise contradiction((f"{CFG_FILE}: finetuning_scaling_factor", True), there)
     silent = "architecture" not in old and "activation_fn" not in old
     if "architecture" not in old and (
         implied or (silent and ("k" in old or "l1_coefficient" not in old))

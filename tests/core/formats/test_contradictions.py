@@ -78,6 +78,26 @@ CFG: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
         ("hook_point", "hook_point_layer"),
     ),
     "expansion": ("legacy_oldest", {"expansion_factor": 4}, ("d_sae", "expansion_factor")),
+    "a transcoder by its flag": (
+        "legacy_standard",
+        {"is_transcoder": True, "d_out": 16},
+        ("architecture", "is_transcoder"),
+    ),
+    "a transcoder by where it writes, oldest": (
+        "legacy_oldest",
+        {"hook_point_out": "blocks.0.hook_mlp_out"},
+        ("architecture", "hook_point_out"),
+    ),
+    "a transcoder by where it writes": (
+        "standard",
+        {"hook_name_out": "blocks.0.hook_mlp_out"},
+        ("architecture", "hook_name_out"),
+    ),
+    "a scale that is not there": (
+        "legacy_standard",
+        {"finetuning_scaling_factor": True},
+        ("finetuning_scaling_factor", "scaling_factor in sae_weights.safetensors"),
+    ),
     "hook_z elsewhere": (
         "standard",
         {"reshape_activations": "hook_z"},
