@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saescope.errors import FormatError, NotFoundError, ResourceError, disk_is_full
+from saescope.fence import open_own, read_own
 
 PREFIX, ASIDE = "ckpt-", ".tmp-"
 STATE_FILE, MANIFEST_FILE = "state.json", "MANIFEST.json"
@@ -80,7 +81,7 @@ def latest(folder: Path) -> Path | None:
 def damage(path: Path) -> str:
     """What is wrong with a checkpoint, in words; empty if every file is as it was written."""
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = json.loads(read_own(path / MANIFEST_FILE))
         files: dict[str, dict[str, Any]] = manifest["files"]
         for name, entry in files.items():
             if (path / name).stat().st_size != entry["bytes"] or _sha256(path / name) != entry[
@@ -182,7 +183,7 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_own(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

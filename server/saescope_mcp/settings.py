@@ -5,17 +5,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from saescope.errors import ConfigError
+from saescope.fence import is_kept_by_programs, is_system_folder, resolve
 
 PREFIX = "SAESCOPE_"
 ELSEWHERE = {"SAESCOPE_HOME", "SAESCOPE_LOG_LEVEL"}
 """Read by the core and by the log."""
 
 
-def _default_roots() -> tuple[Path, ...]:
-    return (Path.home(), Path.cwd())
+ROOTS = ("read_roots", "write_roots")
+
+
+def _home_and_here() -> tuple[Path, ...]:
+    return _roots("~", ".")
+
+
+def _here() -> tuple[Path, ...]:
+    return _roots(".")
+
+
+def _roots(*folders: str) -> tuple[Path, ...]:
+    """Desktop clients start servers in "/" or among their own settings, and a service's home may be a system folder: those are left out."""
+    return tuple(
+        dict.fromkeys(
+            place
+            for place in map(resolve, folders)
+            if not is_system_folder(place) and not is_kept_by_programs(place)
+        )
+    )
 
 
 class Settings(BaseModel):
@@ -23,8 +42,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    read_roots: tuple[Path, ...] = Field(default_factory=_default_roots)
-    """Folders below which tools may read; in the environment separated as PATH is."""
+    read_roots: tuple[Path, ...] = Field(default_factory=_home_and_here)
+    """Folders below which tools may read, hidden folders excepted; in the environment separated as PATH is. Default: the home folder
+    and the working folder."""
+    write_roots: tuple[Path, ...] = Field(default_factory=_here)
+    """Folders below which publish_sae may make one; as above. Default: the working folder."""
     read_anywhere: bool = False
     """The command line: a person typed the path."""
     offline: bool = False
@@ -90,6 +112,16 @@ class Settings(BaseModel):
     plan_wait_s: float = Field(default=45.0, ge=0)
     """How long train_sae waits for its plan, even with wait_s=0."""
 
+    @field_validator(*ROOTS)
+    @classmethod
+    def _no_system_folder(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if is_system_folder(resolve(root)):
+                raise ValueError(
+                    f"{root} is a system folder or holds everything: name a folder of yours"
+                )
+        return roots
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Defaults, changed by `SAESCOPE_<NAME>`.
@@ -103,9 +135,9 @@ class Settings(BaseModel):
             if environ.get(PREFIX + name.upper())
         }
         values: dict[str, object] = dict(said)
-        if "read_roots" in said:
-            values["read_roots"] = tuple(
-                Path(part).expanduser() for part in said["read_roots"].split(os.pathsep) if part
+        for name in set(ROOTS) & set(said):
+            values[name] = tuple(
+                Path(part).expanduser() for part in said[name].split(os.pathsep) if part
             )
         try:
             return cls.model_validate(values)
@@ -113,7 +145,7 @@ class Settings(BaseModel):
             first = error.errors(include_url=False)[0]
             variable = PREFIX + str(first["loc"][0]).upper()
             raise ConfigError(
-                f"{variable}: {first['msg']}.",
+                f"{variable}: {first['msg'].removeprefix('Value error, ')}.",
                 field=variable,
                 got=first["input"],
                 hint=f"Correct or unset {variable}.",

@@ -150,7 +150,7 @@ def opened(folder: Path) -> Generator[Desk]:
     """A desk with its files below `folder`; `SAESCOPE_HOME` is already that of the reader."""
     import saescope as ss
 
-    state = AppState(Settings(read_roots=(folder,), offline=True))
+    state = AppState(Settings(read_roots=(folder,), write_roots=(folder,), offline=True))
 
     (folder / "texts").mkdir()
     (folder / "texts" / "letters.txt").write_text(letters(), encoding="utf-8")

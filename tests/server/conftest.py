@@ -24,7 +24,9 @@ def sae_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(sae_dir: Path, glass_dir: Path) -> Settings:
-    return Settings(read_roots=(sae_dir.parent, glass_dir.parent), offline=True)
+    return Settings(
+        read_roots=(sae_dir.parent, glass_dir.parent), write_roots=(sae_dir.parent,), offline=True
+    )
 
 
 @pytest.fixture
@@ -40,10 +42,18 @@ def tiny(
     """A state with the tiny model and its SAE loaded; do not unload."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAESCOPE_HOME", str(tmp_path_factory.mktemp("tiny_home")))
-        state = AppState(Settings(read_roots=(sae_dir.parent, glass_dir.parent), offline=True))
+        state = AppState(
+            Settings(
+                read_roots=(sae_dir.parent, glass_dir.parent),
+                write_roots=(sae_dir.parent,),
+                offline=True,
+            )
+        )
 
         async def load() -> None:
-            await call(state, "load_sae", path=str(sae_dir), model=str(glass_dir))
+            where = {"path": str(sae_dir), "model": str(glass_dir)}
+            while (await call(state, "load_sae", **where))["state"] != "done":
+                pass  # each call waits half a minute, and importing torch may take more
 
         anyio.run(load)
     yield state

@@ -4,6 +4,7 @@ import pytest
 
 from saescope.errors import ArgumentError
 from saescope_mcp.settings import Settings
+from saescope_mcp.state.fences import readable
 from saescope_mcp.state.sources import (
     KnownHandles,
     Placement,
@@ -11,7 +12,6 @@ from saescope_mcp.state.sources import (
     handle_for,
     load_call,
     model_name,
-    readable,
 )
 
 RES_JB = Source(release="gpt2-small-res-jb", sae_id="blocks.8.hook_resid_pre")

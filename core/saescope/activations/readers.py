@@ -9,6 +9,7 @@ from saescope.activations.columns import existing, samples_of, text_at, text_col
 from saescope.activations.files import lines_of, open_text, readable
 from saescope.activations.tables import read_table
 from saescope.errors import FormatError
+from saescope.fence import open_file
 
 DOCUMENT_CHARS = 1000
 """A .txt file becomes documents of about this length, so that a part of a single file can be held out."""
@@ -44,7 +45,11 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    with readable(path, pa.ArrowException), parquet.ParquetFile(path) as file:
+    with (
+        readable(path, pa.ArrowException),
+        open_file(path, field="dataset") as opened,
+        parquet.ParquetFile(opened) as file,
+    ):
         names = file.schema_arrow.names
         column = existing(column, names, repr(path.name)) if column else _parquet_column(file, path)
         batches = file.iter_batches(batch_size=64, columns=[column])

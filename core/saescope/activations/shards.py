@@ -19,6 +19,7 @@ from saescope.activations.store import ActivationStore
 from saescope.cancel import checkpoint
 from saescope.devices import DTYPES
 from saescope.errors import ConfigError, FormatError, NotFoundError, ResourceError, disk_is_full
+from saescope.fence import open_own, read_own
 from saescope.names import home
 
 MANIFEST, POSITION = "manifest.json", "position.json"
@@ -226,7 +227,7 @@ def _go_on(store: ActivationStore, folder: Path) -> list[dict[str, Any]]:
     from safetensors.torch import load_file
 
     try:
-        said = json.loads((folder / POSITION).read_text(encoding="utf-8"))
+        said = json.loads(read_own(folder / POSITION))
         files = {said["state"]: said["sha256"]} | {
             shard["file"]: shard["sha256"] for shard in said["shards"]
         }
@@ -259,7 +260,7 @@ def _put(path: Path, data: bytes) -> None:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(read_own(folder / MANIFEST))
         names = [shard["file"] for shard in manifest["shards"]]
         if (
             not all(Path(name).name == name for name in names)
@@ -280,7 +281,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_own(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

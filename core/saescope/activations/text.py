@@ -12,6 +12,7 @@ from saescope.activations.files import readable
 from saescope.activations.hf_datasets import parse_name, read_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
+from saescope.fence import open_file
 
 EMBEDDED = "embedded"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"
@@ -133,7 +134,7 @@ def _hidden(file: Path, folder: Path) -> bool:
 
 def _file_print(file: Path) -> tuple[str, str]:
     """Size, and a hash of the first and last 64 KiB."""
-    with readable(file), file.open("rb") as opened:
+    with readable(file), open_file(file, field="dataset") as opened:
         size = opened.seek(0, 2)
         opened.seek(0)
         head = opened.read(2**16)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError, ResourceError
+from saescope.fence import open_file
 from saescope.formats.npz import ZIP_ERRORS
 from saescope.formats.source import Source
 from saescope.formats.weights import Weights
@@ -160,16 +161,18 @@ def _run_child(path: Path, out: Path) -> dict[str, Any]:
         "-P",
         "-m",
         "saescope.formats.pickles",
-        str(path.absolute()),
+        # The open file, where a process can be given one: its name may mean another file by then.
+        "/dev/stdin" if Path("/dev/stdin").exists() else str(path.absolute()),
         str(out.absolute()),
     ]
     with (
+        open_file(path) as given,
         tempfile.TemporaryFile() as answer,
         subprocess.Popen(
             command,
             env=env,
             cwd=out.parent,
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=answer,
             stderr=subprocess.DEVNULL,
             close_fds=True,
@@ -370,7 +373,7 @@ def _sha256(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _digest(path: Path, size: int, changed_ns: int) -> str:
     """A load asks for the same file's hash more than once; a changed file has another key."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

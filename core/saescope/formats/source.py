@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from saescope.errors import ConfigError, FormatError, NotFoundError
+from saescope.fence import check_inside, is_inside, open_file
 from saescope.formats.agreement import agree, contradiction, same
 
 MAX_TEXT_BYTES = 1 << 20
@@ -134,7 +135,7 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
 
     def local(name: str) -> Path:
         found = root / name
-        if not found.is_file():
+        if not check_inside(found).exists():
             raise NotFoundError(
                 f"There is no {found.name} in {found.parent.name or found.parent}.",
                 code="FILE_MISSING",
@@ -143,7 +144,7 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
         return found
 
     return Source(
-        opener=lambda name: local(name).open("rb"),
+        opener=lambda name: open_file(local(name)),
         local=local,
         names=_names(root) | _above(root),
         path="" if place.is_dir() else place.name,
@@ -153,7 +154,8 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
 
 def _above(root: Path) -> frozenset[str]:
     """Configurations of a whole training run, which lies above the folders of its SAEs."""
-    return frozenset(name for name in RUN_CONFIGS if (root / name).is_file())
+    there = (name for name in RUN_CONFIGS if (root / name).is_file())
+    return frozenset(name for name in there if is_inside(root / name))
 
 
 def _names(root: Path) -> frozenset[str]:

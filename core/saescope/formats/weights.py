@@ -4,18 +4,20 @@ Tensors are read with plain reads, part by part, into the memory where they stay
 the weights as they end up, and a file that changes or shrinks meanwhile cannot crash the process.
 """
 
+import io
 import json
 import math
 import operator
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError
+from saescope.fence import open_file
 from saescope.formats.source import Source
 
 MAX_HEADER_BYTES = 1 << 20
@@ -140,8 +142,8 @@ class Weights:
 @contextmanager
 def open_weights(source: Source, name: str) -> Generator[Weights]:
     """The tensors of `name`, downloaded first if it is on the hub."""
-    with source.local(name).open("rb", buffering=0) as file:
-        yield Weights(file, name)
+    with open_file(source.local(name)) as file:
+        yield Weights(cast(io.FileIO, file.raw), name)  # unbuffered
 
 
 def read_tensors(

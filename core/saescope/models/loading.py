@@ -1,6 +1,5 @@
 """Loading a language model: hub name, local folder, GGUF file, or the embedded default. The only place that imports transformers."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,11 @@ from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError
 from saescope.models.boot import boot
+from saescope.models.checked import check_fits, check_gguf_file, checked
 from saescope.models.demands import check_demands, has_packed_tensors, is_quantized, quantization
+from saescope.models.estimate import check_counts
 from saescope.models.failures import reading, require_vocabulary
+from saescope.models.folder import read_json
 from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
@@ -52,7 +54,10 @@ def load_model(
     if progress:
         progress(f"loading {place.name}")
     checkpoint()
-    model, tokenizer = _read(place, where, dtype, revision, offline)
+    with checked(
+        place.source, local=place.local, revision=place.revision, offline=offline
+    ) as source:
+        model, tokenizer = _read(place._replace(source=source), where, dtype, revision, offline)
     return _wrap(place, model.to(where), tokenizer)
 
 
@@ -109,16 +114,12 @@ def _locate(
 
 def _said_identity(path: Path) -> frozenset[str]:
     config = path / "config.json"
-    said = (
-        json.loads(config.read_text(encoding="utf-8")).get("_name_or_path")
-        if config.is_file()
-        else None
-    )
+    said = read_json(config).get("_name_or_path") if config.exists() else None
     return frozenset({canonical_name(said)}) if said and isinstance(said, str) else frozenset()
 
 
 def _check_local(path: Path) -> None:
-    if path.is_file():
+    if not path.is_dir():
         if path.suffix != ".gguf":
             raise ModelError(
                 f"{path.name!r} is no model: a file must be a GGUF.",
@@ -129,7 +130,7 @@ def _check_local(path: Path) -> None:
             )
         return
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        check_counts(read_json(path / "config.json"))
     except FileNotFoundError:
         raise ModelError(
             f"The folder {path.name!r} has no config.json.",
@@ -137,18 +138,6 @@ def _check_local(path: Path) -> None:
             field="model",
             hint="Give a Hugging Face model folder.",
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(
-            f"config.json of {path.name!r} is no valid JSON.",
-            code="MODEL_CONFIG_INVALID",
-            field="model",
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(
-            f"config.json of {path.name!r} holds no JSON object.",
-            code="MODEL_CONFIG_INVALID",
-            field="model",
-        )
     if not list(path.glob("*.safetensors")) and (
         pickles := [*path.glob("*.bin"), *path.glob("*.pt")]
     ):
@@ -172,6 +161,7 @@ def _read(
     of = partial(reading, source=place.source, name=place.name, local=place.local)
     if place.source.endswith(".gguf"):
         with of("GGUF file"):
+            check_gguf_file(Path(place.source), place.name)
             model, tokenizer = read_gguf(Path(place.source))
             check_tokenizer(tokenizer)
         return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer
@@ -188,14 +178,15 @@ def _read(
     stored = DTYPES.get(
         str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32
     )
+    wanted = pick_dtype(dtype, where, stored)
+    with of("config.json"):
+        check_fits(config, place.source, local=place.local, name=place.name, dtype=wanted)
     require_vocabulary(place.source, place.name)
     with of("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
         check_tokenizer(tokenizer)
     with of("weights"):
-        model = _read_weights(
-            place, quantization(said), **common, dtype=pick_dtype(dtype, where, stored)
-        )
+        model = _read_weights(place, quantization(said), **common, dtype=wanted)
     return model.eval(), tokenizer
 
 

@@ -8,6 +8,7 @@ from typing import BinaryIO
 from saescope import hub
 from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE
 from saescope.errors import ModelError, SaescopeError
+from saescope.fence import open_file
 
 MAX_HEADER_BYTES = 16 << 20
 INDEX = "model.safetensors.index.json"
@@ -70,7 +71,7 @@ def shards(index: bytes) -> list[str]:
 
 
 def _of_file(file: Path, dtype: str) -> int:
-    with file.open("rb") as opened:
+    with open_file(file, field="model") as opened:
         return _weights_bytes(opened, file.name, dtype)
 
 

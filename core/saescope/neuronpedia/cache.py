@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from saescope.fence import read_own
 from saescope.names import home
 
 MOST_BYTES = 256 << 20
@@ -34,7 +35,7 @@ class ReplyCache:
         path = self._path(name)
         try:
             return Kept(
-                gzip.decompress(path.read_bytes()), max(0.0, time.time() - path.stat().st_mtime)
+                gzip.decompress(read_own(path)), max(0.0, time.time() - path.stat().st_mtime)
             )
         except (OSError, EOFError, zlib.error):
             return None

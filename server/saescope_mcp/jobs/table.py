@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saescope.database import Database, Row, Table, transaction
+from saescope.fence import read_own
 
 LIVE = ("queued", "running")
 RESUMABLE = ("failed", "cancelled", "interrupted")
@@ -128,7 +129,7 @@ def kept_text(run: Run) -> str:
 def kept_run(file: Path) -> Run | None:
     """None for a file that is torn, of another version, or not as it was written."""
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = json.loads(read_own(file))
         row = said["row"] if "row" in said else _row(Run(**said))  # older files had no digest
         good = "row" not in said or said["digest"] == _TABLE.digest(row)
         return _run(row) if good and _is_sound("runs", row) else None

@@ -2,13 +2,13 @@
 
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import Indexed, LoadedSAE
+from saescope_mcp.state.fences import readable, reading, said_roots, trained_saes, writable
 from saescope_mcp.state.sources import (
     Placement,
     Source,
     dataset_name,
     load_call,
     model_name,
-    readable,
 )
 from saescope_mcp.state.texts import Given, given_texts
 
@@ -24,4 +24,8 @@ __all__ = [
     "load_call",
     "model_name",
     "readable",
+    "reading",
+    "said_roots",
+    "trained_saes",
+    "writable",
 ]

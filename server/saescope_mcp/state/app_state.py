@@ -15,6 +15,7 @@ from saescope.names import home, nearest
 from saescope_mcp.jobs import Jobs, Runs
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.entries import LoadedSAE
+from saescope_mcp.state.fences import reading
 from saescope_mcp.state.memory import Room, total_bytes
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import KnownHandles, Placement, Source, load_call
@@ -34,13 +35,21 @@ class AppState:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.workers = Workers(settings.threads, settings.cancel_grace_s)
+        self.workers = self._threads()
+        self.loaders = self._threads()
+        """Threads apart for what opens files that a call names: a disk that does not answer holds up no other tool."""
         self.records = Workers(RECORD_THREADS, 0.0)
         """For the table of runs alone: work that takes long must not keep anybody from asking about it."""
         self.jobs = Jobs(settings.keep_jobs)
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}
         self.loading = anyio.Lock()
+
+    def _threads(self) -> Workers:
+        settings = self.settings
+        return Workers(
+            settings.threads, settings.cancel_grace_s, fence=lambda: reading(self.settings)
+        )
 
     @property
     def known(self) -> KnownHandles:
@@ -166,6 +175,7 @@ class AppState:
         """Ask all work to stop."""
         self.jobs.cancel_all()
         self.workers.stop_all()
+        self.loaders.stop_all()
 
     def require(self, handle: str) -> LoadedSAE:
         """The SAE, for what does not run its model.

@@ -36,14 +36,14 @@ async def load(state: "AppState", source: Source, placement: Placement, say: Say
         if there := state.loaded_from(source, placement):
             return there
         say("reading the configuration of the SAE")
-        info = await state.workers.run(partial(peek, source, state.settings))
+        info = await state.loaders.run(partial(peek, source, state.settings))
         if source.path and source.path != info.source:  # it names a file of the SAE's folder
             source = replace(source, path=info.source)
             if there := state.loaded_from(source, placement):
                 return there
         wanted, warnings = model_of(source, info, state)
         slot = state.slot_of(wanted, placement)
-        need = await state.workers.run(partial(needed, state, info, wanted, placement, slot))
+        need = await state.loaders.run(partial(needed, state, info, wanted, placement, slot))
         then = load_call(source, placement)
         state.make_sure_of_counts(then, new_model=slot is None)
         state.make_sure_of_room(need.sae_bytes + (need.model_bytes or 0), then, need.device)
@@ -141,7 +141,7 @@ def _device(name: str) -> str:
 
 async def _load_model(state: "AppState", name: str, placement: Placement, say: Say) -> ModelSlot:
     say(f"loading the model {name}")
-    model = await state.workers.run(partial(_read_model, name, placement, state.settings, say))
+    model = await state.loaders.run(partial(_read_model, name, placement, state.settings, say))
     if same := next((slot for slot in state.models.values() if _is_same(slot.model, model)), None):
         same.names.add(name)
         return same
@@ -184,7 +184,7 @@ async def _load_sae(
     from saescope.splice import check_fits
 
     say("loading the SAE")
-    sae = await state.workers.run(
+    sae = await state.loaders.run(
         partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say)
     )
     say("checking the SAE on a probe text")

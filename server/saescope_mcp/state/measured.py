@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
+from saescope.fence import read_own
 from saescope.names import home
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def recall(weights_hash: str) -> "Evaluation | None":
     from saescope.evals import Evaluation
 
     try:
-        return TypeAdapter(Evaluation).validate_json(_file(weights_hash).read_bytes())
+        return TypeAdapter(Evaluation).validate_json(read_own(_file(weights_hash)))
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:

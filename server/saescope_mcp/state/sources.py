@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from saescope.errors import ArgumentError, OfflineError
+from saescope.fence import read_own
 from saescope.names import home, split_hook
 from saescope_mcp.jobs.locks import locked
 from saescope_mcp.settings import Settings
+from saescope_mcp.state.fences import readable
 
 log = logging.getLogger("saescope")
 
@@ -74,34 +76,6 @@ def handle_for(model_handle: str, source: Source, hook_name: str) -> str:
     return f"{base}/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', tag)[:80]}" if tag else base
 
 
-def readable(path: str, settings: Settings, field: str) -> str:
-    """The path with links and `..` resolved.
-
-    Raises:
-        ArgumentError: PATH_NOT_ALLOWED: it lies outside the folders that may be read.
-    """
-    resolved = Path(os.path.expanduser(path)).resolve()
-    if any(len(part.encode()) > 255 for part in resolved.parts):
-        raise ArgumentError(
-            f"A name in {field} is longer than any file's.",
-            code="TOO_LONG",
-            field=field,
-            got=path,
-            allowed="255 bytes",
-        )
-    roots = [root.expanduser().resolve() for root in (*settings.read_roots, trained_saes())]
-    if settings.read_anywhere or any(resolved.is_relative_to(root) for root in roots):
-        return str(resolved)
-    raise ArgumentError(
-        f"{field} lies outside the folders that may be read.",
-        code="PATH_NOT_ALLOWED",
-        field=field,
-        got=path,
-        allowed=", ".join(map(str, roots[:-1])),
-        hint="Move it below one of them, or start the server with SAESCOPE_READ_ROOTS set.",
-    )
-
-
 def dataset_name(dataset: str, settings: Settings) -> str:
     """ "embedded" or a dataset of the hub as it is; a local file or folder resolved and checked.
 
@@ -120,11 +94,6 @@ def dataset_name(dataset: str, settings: Settings) -> str:
             hint='Use local files or dataset="embedded".',
         )
     return dataset
-
-
-def trained_saes() -> Path:
-    """Where train_sae puts what it makes; always readable."""
-    return home() / "saes"
 
 
 def model_name(model: str, settings: Settings) -> str:
@@ -163,7 +132,7 @@ class KnownHandles:
 
     def all(self) -> dict[str, tuple[Source, Placement]]:
         try:
-            said = json.loads(self._file.read_text(encoding="utf-8"))
+            said = json.loads(read_own(self._file))
             return {
                 handle: (_only(Source, row), _only(Placement, row)) for handle, row in said.items()
             }

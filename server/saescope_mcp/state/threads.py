@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from saescope.cancel import cancellable
+from saescope.fence import Fence, fenced
 
 T = TypeVar("T")
 
@@ -17,13 +18,21 @@ T = TypeVar("T")
 class Work(Generic[T]):
     """A function that runs in a thread, and the event that asks it to stop."""
 
-    def __init__(self, pool: ThreadPoolExecutor, grace_s: float, function: Callable[[], T]) -> None:
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        function: Callable[[], T],
+        *,
+        grace_s: float,
+        fence: Fence | None = None,
+    ) -> None:
         self.stop = threading.Event()
+        self._fence = fence
         self._grace_s = grace_s
         self.future: Future[T] = pool.submit(copy_context().run, self._run, function)
 
     def _run(self, function: Callable[[], T]) -> T:
-        with cancellable(self.stop):
+        with cancellable(self.stop), fenced(self._fence):
             return function()
 
     async def result(self) -> T:
@@ -44,13 +53,15 @@ class Work(Generic[T]):
 class Workers:
     """A few threads of our own: anyio's 40 would run 40 models at once."""
 
-    def __init__(self, threads: int, grace_s: float) -> None:
+    def __init__(
+        self, threads: int, grace_s: float, *, fence: Callable[[], Fence | None] = lambda: None
+    ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saescope")
-        self._grace_s = grace_s
+        self._grace_s, self._fence = grace_s, fence
         self._works: list[Work[Any]] = []
 
     def start(self, function: Callable[[], T]) -> Work[T]:
-        work = Work(self._pool, self._grace_s, function)
+        work = Work(self._pool, function, grace_s=self._grace_s, fence=self._fence())
         self._works = [other for other in self._works if not other.future.done()] + [work]
         return work
 

@@ -13,7 +13,7 @@ from saescope.errors import ArgumentError
 from saescope_mcp.jobs import RESUMABLE, Run, Runs
 from saescope_mcp.schemas.common import Provenance
 from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply, IndexSummary
-from saescope_mcp.state import AppState, LoadedSAE, dataset_name
+from saescope_mcp.state import AppState, LoadedSAE, dataset_name, said_roots
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tools.runs import LOOK_S, duration, error_of, resume_call
 
@@ -80,7 +80,7 @@ async def _settings(
     """What the worker needs to load the same again, and everything that can be refused before one is started."""
     settings, slot = state.settings, loaded[0].slot
     dataset = dataset_name(request.dataset, settings)
-    await state.workers.run(partial(_look, dataset, request.text_column, list(settings.read_roots)))
+    await state.loaders.run(partial(_look, dataset, request.text_column, list(settings.read_roots)))
     return {
         "model": min(slot.names),
         "device": str(slot.model.device),
@@ -100,6 +100,7 @@ async def _settings(
         "sink_factor": settings.sink_factor,
         "allow_pickle": settings.allow_pickle,
         "roots": [str(root) for root in settings.read_roots],
+        "fence": said_roots(settings),
     }
 
 

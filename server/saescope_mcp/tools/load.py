@@ -36,7 +36,7 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     wait_s: call job_status. Loading the same thing twice is free."""
     look_up = partial(source_of, request, state)
     source = (
-        await state.workers.run(look_up) if request.release else look_up()
+        await state.loaders.run(look_up) if request.release else look_up()
     )  # the catalogue takes a moment to be read
     placement = Placement(request.device, request.dtype, request.allow_mismatch)
     if request.dry_run:
@@ -164,9 +164,9 @@ def _running(job: Job) -> LoadSaeReply:
 async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:
     from saescope_mcp.state.loading import model_of, needed, peek
 
-    info = await state.workers.run(partial(peek, source, state.settings))
+    info = await state.loaders.run(partial(peek, source, state.settings))
     model, warnings = model_of(source, info, state)
-    need = await state.workers.run(
+    need = await state.loaders.run(
         partial(needed, state, info, model, placement, state.slot_of(model, placement))
     )
     room, cfg = state.room(need.device), info.cfg

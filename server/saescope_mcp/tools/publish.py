@@ -12,7 +12,7 @@ from saescope.errors import ArgumentError, Cancelled, NotFoundError, OfflineErro
 from saescope_mcp.jobs import Job, Runs
 from saescope_mcp.schemas.publish import PublishedFile, PublishSae, PublishSaeReply
 from saescope_mcp.settings import Settings
-from saescope_mcp.state import AppState, Source, readable
+from saescope_mcp.state import AppState, Source, writable
 from saescope_mcp.state.loading import Say, read_sae
 from saescope_mcp.state.measured import recall
 from saescope_mcp.tool import Tool, next_call
@@ -33,13 +33,13 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
             field="repo_id",
             hint="Give path instead.",
         )
-    path = readable(request.path, state.settings, "path") if request.path else ""
+    path = writable(request.path, state.settings, "path") if request.path else ""
     given, model = await _given(state, request), await _local_model(state, request)
 
     async def work(job: Job) -> PublishSaeReply:
         job.say("reading the SAE")
         publishing = partial(_publish, given, request, path=path, model=model)
-        return await state.workers.run(partial(publishing, settings=state.settings, say=job.say))
+        return await state.loaders.run(partial(publishing, settings=state.settings, say=job.say))
 
     key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
     job = state.jobs.start("publish_sae", key, request, work)

@@ -13,8 +13,16 @@ from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.schemas.common import Provenance
 from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
 from saescope_mcp.settings import Settings
-from saescope_mcp.state import AppState, Placement, Source, dataset_name, load_call, model_name
-from saescope_mcp.state.sources import trained_saes
+from saescope_mcp.state import (
+    AppState,
+    Placement,
+    Source,
+    dataset_name,
+    load_call,
+    model_name,
+    said_roots,
+    trained_saes,
+)
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tools.runs import LOOK_S, duration, error_of
 
@@ -85,7 +93,7 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
     """What the worker is given, and everything that can be refused before one is started."""
     settings = state.settings
     dataset = dataset_name(request.dataset, settings)
-    await state.workers.run(partial(_look, dataset, request, settings))
+    await state.loaders.run(partial(_look, dataset, request, settings))
     if request.name and (trained_saes() / request.name).exists():
         raise ConfigError(
             f"There is an SAE called {request.name!r} already.",
@@ -104,6 +112,7 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
             "offline": settings.offline,
             "sink_factor": settings.sink_factor,
             "roots": [str(root) for root in settings.read_roots],
+            "fence": said_roots(settings),
         },
     }
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from saescope.cancel import cancellable
 from saescope.errors import Cancelled, NumericError, SaescopeError
+from saescope.fence import Fence, fenced
 from saescope_mcp.jobs import ROW_FILE, FileLock, Run, Runs
 from saescope_mcp.schemas.common import Request
 from saescope_mcp.tool import refusal
@@ -56,7 +57,8 @@ class Worker:
         beat = threading.Thread(target=self._beat, daemon=True)
         beat.start()
         try:
-            changes = self._work()
+            with fenced(self._fence):
+                changes = self._work()
         except Cancelled:
             changes = self._stopped()
         except Exception as error:
@@ -114,6 +116,12 @@ class Worker:
         from saescope.training.run import newest_checkpoint
 
         return newest_checkpoint(self.checkpoints)
+
+    @property
+    def _fence(self) -> Fence | None:
+        """That of the server that started the run."""
+        roots = self.run.settings.get("fence", [])
+        return None if roots is None else Fence.around(map(Path, roots))
 
     @property
     def _spare(self) -> Path:

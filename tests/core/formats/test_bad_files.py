@@ -423,7 +423,7 @@ def test_a_pickle_is_not_opened(name: str, tmp_path: Path) -> None:
 def test_an_empty_folder_and_none_at_all(tmp_path: Path) -> None:
     assert refused(tmp_path).code == "UNKNOWN_FORMAT"
     assert refused(tmp_path / "nowhere").code == "FILE_MISSING"
-    assert refused(DATA / "jumprelu" / "cfg.json").code == "FILE_MISSING"
+    assert load_sae(DATA / "jumprelu" / "cfg.json", device="cpu").cfg.architecture == "jumprelu"
 
 
 def test_peeking_reads_no_weight(folder: Path) -> None:

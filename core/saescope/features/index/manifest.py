@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saescope.errors import FormatError
+from saescope.fence import open_own, read_own
 
 FILE = "manifest.json"
 FORMAT = 2
@@ -51,7 +52,7 @@ def write_manifest(folder: Path, manifest: IndexManifest) -> None:
 def read_manifest(folder: Path) -> IndexManifest:
     """Raises FormatError INDEX_CORRUPT where it is not as it was written, or a file is missing or of another length."""
     try:
-        said: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        said: dict[str, Any] = json.loads(read_own(folder / FILE))
         own_hash, version = said.pop(OWN_HASH, None), said["format"]
         manifest = IndexManifest(**said)
         wrong = [
@@ -69,7 +70,7 @@ def read_manifest(folder: Path) -> IndexManifest:
 
 
 def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_own(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

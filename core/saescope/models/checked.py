@@ -1,0 +1,92 @@
+"""A model's files as transformers is let to see them, and what they ask for, judged before it does as they say."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saescope.embedded import model_dir
+from saescope.errors import ModelError
+from saescope.fence import open_file
+from saescope.models.demands import has_packed_tensors
+from saescope.models.estimate import check_counts, check_size
+from saescope.models.folder import INDEX, check_names, check_references, read_json, staged
+from saescope.models.gguf_header import check_gguf
+from saescope.models.sizes import peek_model_bytes
+
+
+@contextmanager
+def checked(source: str, *, local: bool, revision: str, offline: bool) -> Generator[str]:
+    """Where transformers may read: of a local model a private folder, of one on the hub its name.
+
+    Raises:
+        ArgumentError, FormatError, ModelError: as `staged`.
+    """
+    if _is_own(source):
+        yield source
+    elif local:
+        with staged(Path(source)) as private:
+            yield str(private)
+    else:
+        _check_cached(source, revision, offline)
+        yield source
+
+
+def check_fits(config: Any, source: str, *, local: bool, name: str, dtype: torch.dtype) -> None:
+    """That the model fits this machine, and a local one its files; raises as `check_size`."""
+    if not _is_own(source):
+        check_size(config, name=name, dtype=dtype, stored=_n_stored(source) if local else 0)
+
+
+def check_gguf_file(path: Path, name: str) -> None:
+    """That a GGUF file can be what it says.
+
+    Raises:
+        FormatError, ModelError, ResourceError: as `check_gguf` and `check_size`.
+    """
+    from transformers import AutoConfig
+
+    with open_file(path, field="model") as file:
+        n_stored = check_gguf(file, path.name)
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    check_size(config, name=name, dtype=torch.float32, stored=n_stored)
+
+
+def _n_stored(folder: str) -> int:
+    """The number of weights in a folder's files; 0 where several may be packed into one number, or the files are torn."""
+    from safetensors import SafetensorError, safe_open
+
+    names = list[str]()
+    try:
+        for file in Path(folder).glob("*.safetensors"):
+            with safe_open(file, "pt") as opened:
+                names += opened.keys()
+        n_stored = peek_model_bytes(folder) // torch.float32.itemsize
+    except (SafetensorError, ModelError):  # the load will say which, and why
+        return 0
+    return 0 if has_packed_tensors(names) else n_stored
+
+
+def _is_own(source: str) -> bool:
+    """The embedded model's files are saescope's own."""
+    return Path(source) == model_dir()
+
+
+def _check_cached(source: str, revision: str, offline: bool) -> None:
+    """The configurations of a model on the hub; what is not there, the load will say."""
+    from transformers.utils.hub import cached_file
+
+    at = {} if revision == "main" else {"revision": revision}
+    for name in ("config.json", INDEX, "tokenizer_config.json"):
+        try:
+            found = Path(cached_file(source, name, local_files_only=offline, **at) or "")
+        except (OSError, ValueError):
+            continue
+        if name == INDEX:
+            check_names(source, found.parent, present=False)
+        else:
+            said = read_json(found)
+            check_counts(said if name == "config.json" else {})
+            check_references(source, name, said)

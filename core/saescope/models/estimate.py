@@ -1,0 +1,119 @@
+"""What a configuration asks for, judged before anything is built: a few bytes of JSON can describe a model of any size."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from saescope.errors import ModelError, ResourceError
+
+MAX_LAYERS = 1024
+"""Each costs time and memory even before it has weights; the deepest models have 126 to 200."""
+MAX_EXPERTS = 4096
+MAX_LABELS = 1 << 20
+_COUNTS = (
+    (re.compile(r"(layers?|blocks|depth|stages|block_count)$"), MAX_LAYERS),
+    (re.compile(r"(experts|expert_count|heads|head_count|groups)$"), MAX_EXPERTS),
+    (re.compile(r"labels$"), MAX_LABELS),
+)
+MAX_LISTED = 1 << 16
+"""GPT-Neo's configuration says how often a pattern of layers is repeated within a list."""
+SLACK = 1 << 20
+
+
+def check_counts(config: Mapping[str, Any]) -> None:
+    """That no count in a model's configuration is one that only building it would run out of memory for.
+
+    Raises:
+        ModelError: MODEL_CONFIG_INVALID.
+    """
+    for name, value, listed in _integers(config):
+        limit, least = (MAX_LISTED if listed and not name.endswith("_id") else None), -MAX_LISTED
+        for pattern, most in _COUNTS:
+            if pattern.search(name):
+                limit, least = most, 0
+        if limit is not None and not least <= value <= limit:
+            raise ModelError(
+                f"The model's configuration says {name}={value}; only {least} to {limit} is believed.",
+                code="MODEL_CONFIG_INVALID",
+                field="model",
+                got=value,
+                allowed=f"{least} to {limit}",
+                hint="Get the model again, from a source you trust.",
+            )
+
+
+def check_size(config: Any, *, name: str, dtype: torch.dtype, stored: int = 0) -> None:
+    """That the model of a configuration fits this machine, and, where the number of `stored` weights is known, that it has so many.
+
+    Raises:
+        ModelError: MODEL_CONFIG_INVALID: no model can be built of it, or its files are of another one.
+        ResourceError: OUT_OF_MEMORY_BUDGET.
+    """
+    model = _without_memory(config, name)
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
+    need = n_weights * dtype.itemsize + sum(buffer.nbytes for buffer in model.buffers())
+    if need > memory_bytes():
+        raise ResourceError(
+            f"The configuration of {name!r} describes a model of {need / 1e9:,.0f} GB; this machine has {memory_bytes() / 1e9:,.0f} GB.",
+            code="OUT_OF_MEMORY_BUDGET",
+            field="model",
+            got=f"{need / 1e9:,.0f} GB",
+            allowed=f"{memory_bytes() / 1e9:,.0f} GB",
+            hint='Use a smaller model, or dtype="bfloat16".',
+        )
+    if stored and n_weights > 2 * stored + SLACK:
+        raise ModelError(
+            f"The configuration of {name!r} describes {n_weights:,} weights ({need / 1e6:,.0f} MB); its files hold {stored:,}.",
+            code="MODEL_CONFIG_INVALID",
+            field="model",
+            got=n_weights,
+            allowed=stored,
+            hint="Get the model again.",
+        )
+
+
+def memory_bytes() -> int:
+    """Physical memory; where the system does not tell (Windows), as much as can be addressed."""
+    if not hasattr(os, "sysconf"):
+        return sys.maxsize
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _without_memory(config: Any, name: str) -> torch.nn.Module:
+    """The model on the meta device: shapes alone."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a family may stumble over an absurd number anywhere
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "Unrecognized configuration class" in text or isinstance(error, ImportError):
+            raise
+        raise ModelError(
+            f"No model can be built from the configuration of {name!r}: {text}",
+            code="MODEL_CONFIG_INVALID",
+            field="model",
+            got=name,
+            hint="Get the model again, from a source you trust.",
+        ) from error
+
+
+def _integers(
+    said: object, name: str = "", listed: bool = False
+) -> Iterator[tuple[str, int, bool]]:
+    """Every integer, the name it stands under, and whether in a list."""
+    if isinstance(said, bool):
+        return
+    if isinstance(said, int):
+        yield name, said, listed
+    elif isinstance(said, Mapping):
+        for key, value in said.items():
+            yield from _integers(value, str(key))
+    elif isinstance(said, list | tuple):
+        for value in said:
+            yield from _integers(value, name, True)

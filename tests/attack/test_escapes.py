@@ -1,0 +1,196 @@
+"""Ways out of the roots, on a server over stdio: an audit hook and inotify see every file that is opened, by whichever library."""
+
+import ctypes
+import os
+import re
+import shutil
+import struct
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, StdioServerParameters
+from tests.attack.conftest import Attack
+from tests.attack.escapes import CANARY, Escape, Ground, all_escapes
+from tests.server.helpers import save_random_sae
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify and /proc are Linux's")
+
+REPOSITORY = Path(__file__).parents[2]
+SYSTEM = re.compile(
+    r"/(proc/(\d+/(status|stat|statm|maps|cgroup|mounts|mountinfo|task(/\d+(/\w+)?)?|fd)"
+    r"|meminfo|cpuinfo|stat|version|filesystems|mounts|sys/.*)"
+    r"|sys/(devices|fs/cgroup|bus|class|kernel/mm)(/.*)?|dev/(null|urandom|tty)"
+    r"|etc/(localtime|timezone|mime\.types|os-release|lsb-release|debian_version|ld\.so\.cache|nsswitch\.conf"
+    r"|ssl/.*|hosts|resolv\.conf|apache2/mime\.types|httpd/.*)|usr/(local/)?(lib|lib64|share|etc)(/.*)?|lib(/.*)?)"
+)
+"""What an interpreter and its libraries look at on their own account."""
+OPENED, READ, CHANGED = 0x20, 0x1, 0x2 | 0x40 | 0x80 | 0x100 | 0x200
+LONGEST_S, LOAD_S = 60, 45
+
+
+class Watch:
+    """inotify on the folders that nobody may look into: any process, any language."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self._libc = ctypes.CDLL(None)
+        self._handle = self._libc.inotify_init1(os.O_NONBLOCK)
+        self._names: dict[int, Path] = {}
+        for folder in folders:
+            for place in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+                mask = OPENED | READ | CHANGED
+                number = self._libc.inotify_add_watch(self._handle, os.fsencode(place), mask)
+                assert number > 0, f"no watch on {place}"
+                self._names[number] = place
+
+    def seen(self, mask: int = OPENED | READ | CHANGED) -> list[str]:
+        """What happened since the last look."""
+        found, data = list[str](), b""
+        with suppress(BlockingIOError):
+            while more := os.read(self._handle, 1 << 16):
+                data += more
+        while data:
+            number, what, _, length = struct.unpack("iIII", data[:16])
+            name = data[16 : 16 + length].rstrip(b"\0").decode()
+            if what & mask:
+                found.append(f"{self._names[number] / name} {what & mask:#x}")
+            data = data[16 + length :]
+        return found
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+@dataclass
+class Fort:
+    """A server, and what it does outside of its folders."""
+
+    ground: Ground
+    client: Client
+    watch: Watch
+    log: Path
+    allowed: tuple[Path, ...]
+    n_read: int = 0
+
+    async def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if tool == "load_sae":
+            arguments = arguments | {"wait_s": LOAD_S}
+        with anyio.fail_after(LONGEST_S):
+            reply = await self.client.call_tool(tool, arguments)
+        assert CANARY not in str(reply.content) + str(reply.structured_content)
+        said: dict[str, Any] = reply.structured_content or {}
+        return said | {"is_error": reply.is_error}
+
+    def outside(self) -> list[str]:
+        """Files that were opened or changed outside, since the last look."""
+        with self.log.open(errors="replace") as file:
+            file.seek(self.n_read)
+            lines, self.n_read = file.read().splitlines(), file.tell()
+        seen = [line for line in lines if not self._may(Path(line.partition(" ")[2]))]
+        return self.watch.seen() + seen
+
+    def _may(self, place: Path) -> bool:
+        below = any(place.is_relative_to(root) for root in self.allowed)
+        return below or bool(SYSTEM.fullmatch(str(place)))
+
+    async def _forget(self, sae: str) -> None:
+        if sae == self.ground.sae:
+            return
+        model, mine = sae.partition("/")[0], self.ground.sae.partition("/")[0]
+        await self.call("unload", {"handle": sae if model == mine else model})
+
+    async def try_out(self, escape: Escape, number: int) -> None:
+        place = self.ground.root / f"{number:04d}"
+        arguments = escape.make(self.ground, place)
+        self.outside()
+        reply = await self.call(escape.tool, arguments)
+        assert not (found := self.outside()), f"{found[:5]} {reply}"
+        if escape.codes:
+            assert reply["is_error"], reply
+            assert "*" in escape.codes or reply["code"] in escape.codes, reply
+        assert reply.get("code") != "INTERNAL", reply
+        if not reply["is_error"] and escape.tool == "load_sae":
+            await self._forget(reply["sae"])
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@asynccontextmanager
+async def fort(base: Path, *, roots: bool = True, cwd: str = "") -> AsyncGenerator[Fort]:
+    """A server with these roots, or as a desktop client starts it."""
+    ground = Ground(base)
+    ground.fill(save_random_sae(base / "made"))
+    own = {"SAESCOPE_HOME": "own", "TMPDIR": "tmp", "HF_HOME": "hf", "HOME": "home"}
+    for folder in own.values():
+        (base / folder).mkdir(exist_ok=True)
+    env = {"PATH": os.environ["PATH"], "SAESCOPE_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    env |= {name: str(base / folder) for name, folder in own.items()}
+    if roots:
+        env |= {
+            "SAESCOPE_READ_ROOTS": str(ground.root),
+            "SAESCOPE_WRITE_ROOTS": str(ground.root / "out"),
+        }
+    command = ["-m", "tests.attack.spy", str(base / "log")]
+    env |= {"SAESCOPE_MAX_MODELS": "99", "SAESCOPE_MAX_SAES": "99"}
+    env |= {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    server = StdioServerParameters(
+        command=sys.executable, args=command, env=env, cwd=cwd or str(base / "home")
+    )
+    secret = [ground.outside, ground.home / ".ssh", ground.home / ".config"]
+    allowed = [ground.root, base / "own", base / "tmp", base / "hf", REPOSITORY]
+    allowed += map(Path, (sys.prefix, sys.base_prefix))
+    allowed += [] if roots else [ground.home]
+    watch = Watch(secret)
+    try:
+        async with Client(server) as client:
+            found = Fort(
+                ground, client, watch, base / "log", tuple(path.resolve() for path in allowed)
+            )
+            good = {"path": str(ground.root / "sae"), "model": str(ground.root / "model")}
+            if not roots:
+                good = {"path": str(ground.home / "sae"), "model": str(ground.home / "model")}
+                for name in ("sae", "model"):
+                    shutil.copytree(ground.root / name, ground.home / name)
+            loaded = await found.call("load_sae", good)
+            assert not loaded["is_error"], loaded
+            found.ground = replace(ground, sae=loaded["sae"])
+            yield found
+    finally:
+        watch.close()
+
+
+@pytest.fixture
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("escapes").resolve()
+
+
+ESCAPES = all_escapes()
+PARTS = 6
+
+
+@pytest.mark.timeout(300)
+async def test_a_selection_of_escapes_is_refused(base: Path, attack: Attack) -> None:
+    async with fort(base) as server:
+        for number, escape in enumerate(ESCAPES):
+            if escape.quick:
+                with attack.case(escape.name):
+                    await server.try_out(escape, number)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_no_escape_opens_a_file_outside(part: int, base: Path, attack: Attack) -> None:
+    async with fort(base) as server:
+        for number, escape in list(enumerate(ESCAPES))[part::PARTS]:
+            with attack.case(escape.name):
+                await server.try_out(escape, number)
+        with attack.case("the server still works"):
+            good = {
+                "path": str(server.ground.root / "sae"),
+                "model": str(server.ground.root / "model"),
+            }
+            assert not (await server.call("load_sae", good))["is_error"]
