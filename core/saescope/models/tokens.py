@@ -196,9 +196,11 @@ class Tokenizer:
         failures = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError)
         failures += (AssertionError, MemoryError, SyntaxError)  # it becomes a Python module
         try:
-            return self.hf.apply_chat_template(
+            rendered: str = self.hf.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
             )
+            rendered.encode()  # half of a surrogate pair is no text for a tokenizer
+            return rendered
         except (*failures, ValueError, RuntimeError) as error:
             cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise ArgumentError(

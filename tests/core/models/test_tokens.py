@@ -277,6 +277,7 @@ BROKEN = {
     "more loops than Python nests": "".join(f"{{% for i{i} in [1] %}}" for i in range(25))
     + "x"
     + "{% endfor %}" * 25,
+    "half of an emoji": "{{ messages[0]['content'] }}{{ '\\ud83d' }}",
     "more than fits in memory": "{{ 'a' * 10**16 }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
 }
