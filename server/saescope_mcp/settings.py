@@ -54,7 +54,8 @@ class Settings(BaseModel):
     allow_pickle: bool = False
     """Convert an SAE's .pt file to safetensors, in a confined process, the first time that it is loaded."""
 
-    max_models: int = Field(default=2, ge=1)
+    max_models: int = Field(default=16, ge=1)
+    """A guard against loads without end: what is loaded is bounded by memory_share."""
     max_saes: int = Field(default=16, ge=1)
     memory_share: float = Field(default=0.6, gt=0, le=1)
     """Share of the machine's memory that models and SAEs may fill."""

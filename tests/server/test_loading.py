@@ -1,10 +1,12 @@
 """load_sae, unload and jobs, on the tiny model."""
 
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import anyio
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.server.helpers import call, refuse, save_random_sae
 
 from saescope_mcp.settings import Settings
@@ -138,6 +140,29 @@ async def test_too_many_models_are_refused(
     assert (await refuse(state, "load_sae", path=str(other), model=str(glass_dir)))[
         "code"
     ] == "TOO_MANY_SAES"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_base_tuned_and_one_more_model_fit_where_memory_allows(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
+    models = [glass_dir]
+    for name in ("tuned", "another"):
+        models.append(copytree(glass_dir, sae_dir.parent / name))
+        weights = load_file(models[-1] / "model.safetensors")
+        save_file({key: t * 1.01 for key, t in weights.items()}, models[-1] / "model.safetensors")
+    for model in models:
+        await call(state, "load_sae", path=str(sae_dir), model=str(model), allow_mismatch=True)
+    assert len(state.models) == 3
+    free = state.room()
+    share = free.used / free.total * 1.2
+    state.settings = state.settings.model_copy(update={"memory_share": share})
+    fourth = copytree(models[-1], sae_dir.parent / "another-fourth")
+    error = await refuse(
+        state, "load_sae", path=str(sae_dir), model=str(fourth), allow_mismatch=True
+    )
+    assert error["code"] == "OUT_OF_MEMORY_BUDGET"
 
 
 async def test_an_sae_that_does_not_fit_leaves_no_model_behind(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,6 +17,7 @@ from saescope.models import LanguageModel
 
 NOTHING = -1
 """Fills the end of an epoch's last context."""
+Separator = Literal["auto", "bos", "eos", "none"]
 POOL_TOKENS = 2**20
 """Contexts are drawn at random from a pool of this many tokens (4 MiB): a text of this size is shuffled as a whole."""
 PIECE_CHARS = 50_000
@@ -32,13 +33,17 @@ class ContextConfig:
     context_size: int = 128
     prepend_bos: bool | None = None
     """None = as the model's own tokenizer does."""
+    join_documents: bool = True
+    """Whether a context goes on with the next document where one ends; else what is left of it stays empty."""
+    separator: Separator = "auto"
+    """What stands between two documents in a context; "auto" is EOS, else BOS, else nothing."""
     split: Split = "train"
     held_out: float = HELD_OUT
     seed: int = 0
 
 
 class Packer:
-    """Tokens of one document after another, cut into rows; between two documents stands EOS, else BOS, else nothing."""
+    """Tokens of one document after another, cut into rows, with a separator between two documents that share one."""
 
     def __init__(self, model: LanguageModel, cfg: ContextConfig) -> None:
         self.tokenizer = model.tokenizer
@@ -54,13 +59,17 @@ class Packer:
         bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_id
         wanted = self.tokenizer.adds_bos if cfg.prepend_bos is None else cfg.prepend_bos
         self.head = [bos] if wanted and bos is not None else []
-        self.between = next(([i] for i in (eos, bos) if i is not None), [])
+        self.between = self._separator(cfg.separator, bos, eos)
+        self.join = cfg.join_documents
         self.rest: list[int] = []
         self.started = False
 
     def add(self, documents: list[str]) -> Int[Tensor, "n context_size"]:
         """The rows that these documents fill."""
         for ids in self._encode(documents):
+            if not self.join:  # filled up to whole rows: nothing is lost, and nothing is shared
+                self.rest += [*ids, *[NOTHING] * (-len(ids) % (self.context_size - len(self.head)))]
+                continue
             self.rest += [*(self.between if self.started else []), *ids]
             self.started = True
         return self._rows(len(self.rest) // (self.context_size - len(self.head)))
@@ -72,6 +81,25 @@ class Packer:
         self.rest += [NOTHING] * (n_rows * n_content - len(self.rest))
         self.started = False
         return self._rows(n_rows)
+
+    def _separator(self, asked: Separator, bos: int | None, eos: int | None) -> list[int]:
+        wanted = {"auto": (eos, bos), "bos": (bos,), "eos": (eos,), "none": ()}[asked]
+        found = next(([i] for i in wanted if i is not None), [])
+        if asked in ("bos", "eos") and not found:
+            raise ArgumentError(
+                f"The model's tokenizer has no {asked.upper()} token to put between documents.",
+                code="NO_SUCH_TOKEN",
+                field="document_separator",
+                got=asked,
+                allowed=(
+                    "auto",
+                    "none",
+                    *(["bos"] if bos is not None else []),
+                    *(["eos"] if eos is not None else []),
+                ),
+                hint='Use document_separator="auto".',
+            )
+        return found
 
     def _encode(self, documents: list[str]) -> list[list[int]]:
         pieces = [list(cut([document], PIECE_CHARS)) for document in documents]

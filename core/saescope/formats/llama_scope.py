@@ -72,7 +72,7 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
 def _recipe(source: Source) -> Recipe:
     file = source.at(CONFIG)
     said = source.json(file)
-    cfg = config(source, said, source.at(FILE), model_name=MODEL, dialect=NAME)
+    cfg = config(source, said, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
     norms, theta = _norms(source, said, cfg), need(said, "jump_relu_threshold", (int, float), file)
     gate, by_norm = pick_gate(source), bool(said.get("sparsity_include_decoder_norm", True))
 
@@ -98,21 +98,27 @@ STORED = {
 
 
 def config(
-    source: Source, said: Mapping[str, Any], weights_file: str, *, model_name: str, dialect: str
+    source: Source,
+    said: Mapping[str, Any],
+    files: tuple[str, str],
+    *,
+    model_name: str,
+    dialect: str,
 ) -> JumpReLUConfig:
-    """Of an lm_saes configuration; whatever would make it another function is refused."""
-    _check(said)
+    """Of an lm_saes configuration and its weights, `files`; whatever would make it another function is refused."""
+    config_file, weights_file = files
+    _check(said, config_file)
     header = header_of(source, weights_file)
     d_sae, d_in = matrix(weights_file, header, "encoder.weight")
     d_out, _ = matrix(weights_file, header, "decoder.weight")
     for key, value in (("d_model", d_in), ("d_sae", d_sae)):
         if said.get(key) not in (None, value):
             raise ConfigError(
-                f"The configuration says {key}={said[key]!r}, the weights have {value}.",
+                f"{config_file} says {key}={said[key]!r}, the weights have {value}.",
                 code="SHAPE_MISMATCH",
                 field=key,
             )
-    hook_name = need(said, "hook_point_in", str, CONFIG)
+    hook_name = need(said, "hook_point_in", str, config_file)
     hook_name_out = str(said.get("hook_point_out") or "")
     _check_places(source, said, weights_file=weights_file, d_in=d_in, d_sae=d_sae)
     transcoder = hook_name_out not in ("", hook_name)
@@ -218,7 +224,7 @@ def _norms(source: Source, said: Mapping[str, Any], cfg: SAEConfig) -> Norms:
     return Norms(read_norm, written)
 
 
-def _check(said: Mapping[str, Any]) -> None:
+def _check(said: Mapping[str, Any], config_file: str) -> None:
     refused = {
         "act_fn": ("jumprelu", ["jumprelu"]),
         "use_glu_encoder": (False, ["false"]),
@@ -230,7 +236,7 @@ def _check(said: Mapping[str, Any]) -> None:
             key in said
             and (said[key].lower() if isinstance(said[key], str) else said[key]) != value
         ):
-            raise unsupported(key, file=CONFIG, got=said[key], allowed=allowed)
+            raise unsupported(key, file=config_file, got=said[key], allowed=allowed)
 
 
 def _metadata(

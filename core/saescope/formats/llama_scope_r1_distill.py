@@ -44,7 +44,7 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
 
 def _recipe(source: Source) -> Recipe:
     said = source.json(source.at(CONFIG))
-    cfg = config(source, said, source.at(FILE), model_name=MODEL, dialect=NAME)
+    cfg = config(source, said, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
     mode = said.get("norm_activation", "dataset-wise")
     if mode != "dataset-wise":
         raise unsupported("norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise"])

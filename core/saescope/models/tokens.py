@@ -125,9 +125,8 @@ class Tokenizer:
             if exact[0] >= d_vocab:
                 raise self._beyond(exact[0], field)
             return exact[0]
-        listed = [f"{self.text(i)!r} (#{i})" for i in ids[:8]]
         raise ArgumentError(
-            f"{text!r} is not one token of this model but {len(ids)}: {', '.join(listed) or 'none'}.",
+            self._not_one(text, ids),
             code="NOT_ONE_TOKEN",
             field=field,
             got=text,
@@ -136,6 +135,14 @@ class Tokenizer:
             if ids
             else "Give a token.",
         )
+
+    def _not_one(self, text: str, ids: list[int]) -> str:
+        listed = ", ".join(f"{self.text(i)!r} (#{i})" for i in ids[:8])
+        if not ids:
+            return f"{text!r} is no token of this model."
+        if len(ids) == 1:
+            return f"{text!r} is no token of this model: its tokenizer makes {listed} of it, another text."
+        return f"{text!r} is not one token of this model but {len(ids)}: {listed}."
 
     def _plain(self, text: str) -> list[int]:
         try:

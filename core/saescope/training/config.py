@@ -149,6 +149,16 @@ class TrainConfig:
     prepend_bos: Annotated[
         Literal["auto", "true", "false"], Knob("BOS at the start of each context")
     ] = "auto"
+    join_documents: Annotated[
+        bool,
+        Knob(
+            "a context goes on with the next document; false = sae-lens's disable_concat_sequences"
+        ),
+    ] = True
+    document_separator: Annotated[
+        Literal["auto", "bos", "eos", "none"],
+        Knob("token between two documents in a context; auto = EOS, else BOS (sae-lens: BOS)"),
+    ] = "auto"
     text_column: Annotated[
         str,
         Knob("column of the text in tables and hub datasets; empty = the obvious one"),

@@ -114,7 +114,11 @@ def text_source(
 ) -> TextSource:
     """The activations of the training part of the text; the held-out part is never read."""
     contexts = ContextConfig(
-        context_size=cfg.context_size, prepend_bos=PREPEND_BOS[cfg.prepend_bos], seed=cfg.seed
+        context_size=cfg.context_size,
+        prepend_bos=PREPEND_BOS[cfg.prepend_bos],
+        join_documents=cfg.join_documents,
+        separator=cfg.document_separator,
+        seed=cfg.seed,
     )
     hooks = [cfg.hook_name, *([cfg.hook_name_out] if cfg.transcoder else [])]
     return TextSource(

@@ -12,6 +12,12 @@ from saescope.training.objective import TOPK_FAMILY, Params
 from saescope.training.scaling import Scaling, fold
 
 _PREPEND = {"auto": None, "true": True, "false": False}
+_SEPARATOR: dict[str, dict[str, str | None]] = {
+    "auto": {},
+    "none": {"sequence_separator_token": None},
+    **{token: {"sequence_separator_token": token} for token in ("bos", "eos")},
+}
+"""In sae-lens's words."""
 
 
 def finished_sae(
@@ -76,5 +82,7 @@ def _metadata(cfg: TrainConfig) -> SAEMetadata:
             "dataset_path": cfg.dataset,
             "training_tokens": cfg.training_tokens,
             "seed": cfg.seed,
-        },
+            "disable_concat_sequences": not cfg.join_documents,
+        }
+        | _SEPARATOR[cfg.document_separator],
     )

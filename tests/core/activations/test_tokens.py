@@ -15,8 +15,8 @@ from saescope.activations import (
     is_held_out,
     read_contexts,
 )
-from saescope.activations.tokens import NOTHING
-from saescope.errors import SaescopeError
+from saescope.activations.tokens import NOTHING, Packer
+from saescope.errors import ArgumentError, SaescopeError
 from saescope.models import LanguageModel
 
 DOCUMENTS = [
@@ -186,3 +186,49 @@ def test_a_context_size_that_the_model_does_not_have_is_an_error(
     with pytest.raises(SaescopeError) as caught:
         ContextStream(glass, dataset(), ContextConfig(context_size=context_size))
     assert caught.value.code == "OUT_OF_RANGE"
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_contexts_that_do_not_join_documents(glass: LanguageModel, bos: bool) -> None:
+    """Each document begins a context, and no token of it is lost; the rest of its last context is empty."""
+    cfg = ContextConfig(context_size=8, prepend_bos=bos, join_documents=False)
+    packer, documents = (
+        Packer(glass, cfg),
+        ["The old man.", "A fox ran over the hill by the sea.", "x"],
+    )
+    packed = torch.cat([packer.add(documents), packer.flush()])
+    head = [glass.tokenizer.bos_id or 0] if bos else []
+    expected: list[list[int]] = []
+    for document in documents:
+        ids = glass.tokenizer.hf(document, add_special_tokens=False).input_ids
+        width = 8 - len(head)
+        for at in range(0, len(ids), width):
+            part = ids[at : at + width]
+            expected.append([*head, *part, *[NOTHING] * (width - len(part))])
+    assert packed.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("separator", "between"),
+    [("auto", ["eos"]), ("eos", ["eos"]), ("bos", ["bos"]), ("none", [])],
+)
+def test_what_stands_between_documents(
+    glass: LanguageModel, separator: Any, between: list[str]
+) -> None:
+    packer = Packer(glass, ContextConfig(context_size=32, prepend_bos=False, separator=separator))
+    packed = torch.cat([packer.add(["The fox.", "The sea."]), packer.flush()]).flatten()
+    one, two = (
+        glass.tokenizer.hf(text, add_special_tokens=False).input_ids
+        for text in ("The fox.", "The sea.")
+    )
+    ids = [getattr(glass.tokenizer, f"{name}_id") for name in between]
+    assert packed[packed != NOTHING].tolist() == [*one, *ids, *two]
+
+
+def test_a_separator_that_the_tokenizer_lacks_is_refused(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(glass.tokenizer, "bos_id", None)
+    with pytest.raises(ArgumentError, match="no BOS token") as caught:
+        Packer(glass, ContextConfig(separator="bos"))
+    assert (caught.value.code, caught.value.field) == ("NO_SUCH_TOKEN", "document_separator")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from tests.core.formats.trees import assert_close, hub, load_place, pickles_allowed, random_weights
 
@@ -628,6 +629,39 @@ CONFIGS: dict[str, tuple[str, str, Callable[[dict[str, Any]], object], str]] = {
         "SHAPE_MISMATCH",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("case", "file"),
+    [
+        ("llama_scope", "hyperparams.json"),
+        ("llama_scope_r1", "config.json"),
+        ("dl_topk", "config.json"),
+        ("temporal", "conf.yaml"),
+        ("mntss_clt", "config.yaml"),
+        ("connor_rob", "*_cfg.json"),
+    ],
+)
+def test_errors_name_the_file_that_is_wrong(
+    case: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every key gone in turn: whatever is said names this file or a key of it, and no other file of a configuration."""
+    place, known = tree(case, tmp_path)
+    config = next((tmp_path / case).rglob(file))
+    place = config.parent / "W_enc_3.safetensors" if case == "mntss_clt" else place
+    said = yaml.safe_load(config.read_text())
+    names = {"hyperparams.json", "config.json", "cfg.json", "conf.yaml", "config.yaml"}
+    n_refused = 0
+    with pickles_allowed(monkeypatch.setenv, monkeypatch.setattr):
+        for key in said:
+            config.write_text(json.dumps({k: v for k, v in said.items() if k != key}))
+            try:
+                load_place(place, known)
+            except SaescopeError as error:
+                n_refused += 1
+                others = [name for name in names - {config.name} if f" {name}" in f" {error}"]
+                assert not others or config.name.endswith(others[0]), error.message
+    assert n_refused
 
 
 @pytest.mark.parametrize("case", CONFIGS)

@@ -420,3 +420,18 @@ def test_a_tokenizer_that_fails_on_a_text_is_an_error_with_its_cause(
     model = load_model(folder, device="cpu")
     caught = error("TOKENIZER_FAILED", model, "The unheard-of")
     assert "UNK" in caught.message and caught.hint
+
+
+def test_one_token_of_another_text_is_said_to_be_that(glass_dir: Path, tmp_path: Path) -> None:
+    """Not "is not one token but 1"."""
+    folder = Path(copytree(glass_dir, tmp_path / "lower"))
+    said = json.loads((folder / "tokenizer.json").read_text())
+    lower = {"type": "Lowercase"}
+    said["normalizer"] = {"type": "Sequence", "normalizers": [lower, said["normalizer"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    model = load_model(folder, device="cpu")
+    with pytest.raises(ArgumentError, match="of it, another text") as caught:
+        model.single_token(" THE")
+    assert "' the'" in caught.value.message and "but 1" not in caught.value.message
+    with pytest.raises(ArgumentError, match="'' is no token of this model"):
+        model.single_token("")

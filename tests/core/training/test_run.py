@@ -1,5 +1,6 @@
 """Runs on the tiny model: what is filled in, bit-equal resumes wherever they stop, cached activations, plans."""
 
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -141,6 +142,17 @@ def test_a_transcoder_reads_one_site_and_predicts_another(glass: LanguageModel) 
     knobs: dict[str, Any] = SMALL | {"hook_name_out": "blocks.1.hook_mlp_out", "skip": True}
     sae = train(train_config(glass, "blocks.1.mlp.hook_in", **knobs), model=glass)
     assert sae.cfg.transcoder and sae.W_skip is not None and bool(sae.W_skip.abs().sum() > 0)
+
+
+def test_contexts_need_not_join_documents(glass: LanguageModel, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    lines = [f"The fox number {i} saw the sea and the old man by the hill." for i in range(300)]
+    text.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    cfg = small(glass, dataset=str(text), join_documents=False, document_separator="bos")
+    sae = train(cfg, model=glass)
+    raw = sae.cfg.metadata.raw
+    assert raw["disable_concat_sequences"] and raw["sequence_separator_token"] == "bos"
+    assert train(small(glass, dataset=str(text)), model=glass).weights_hash != sae.weights_hash
 
 
 def test_stored_activations_are_read_again(
