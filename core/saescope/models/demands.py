@@ -49,7 +49,7 @@ def quantization(said: Mapping[str, Any]) -> str:
 
 def is_quantized(name: str, method: str, cause: str = "") -> ModelError:
     return ModelError(
-        f"The weights of {name!r} are quantized with {method}, which saescope does not read{cause and f': {cause}'}.",
+        f"The weights of the model {name!r} are quantized with {method}, which saescope does not read{f': {cause}' if cause else '.'}",
         code="QUANTIZED_MODEL",
         field="model",
         got=method,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
 from saescope.hub import invalid_config_error
-from saescope.models.demands import needs_code
+from saescope.models.demands import is_quantized, needs_code
 from saescope.models.sizes import INDEX, shards
 
 Part = Literal["config.json", "tokenizer", "weights", "GGUF file"]
@@ -19,8 +19,10 @@ VOCABULARIES = (
 
 
 @contextmanager
-def reading(part: Part, source: str, *, name: str, local: bool) -> Generator[None]:
-    """What the libraries raise in the block becomes an error that names the part and the cause.
+def reading(
+    part: Part, source: str, *, name: str, local: bool, method: str = ""
+) -> Generator[None]:
+    """What the libraries raise in the block becomes an error that names the part and the cause, and how the weights are quantized.
 
     Raises:
         ModelError, NotFoundError, OfflineError.
@@ -32,7 +34,10 @@ def reading(part: Part, source: str, *, name: str, local: bool) -> Generator[Non
     except BaseException as error:
         if not _is_of_files(error):
             raise
-        raise _explain(part, source, name, local, error) from error
+        told = _explain(part, source, name, local, error)
+        if method and told.code == "FILE_CORRUPT":
+            told = is_quantized(name, method, told.message.split(": ", 1)[-1])
+        raise told from error
 
 
 def require_vocabulary(source: str, name: str) -> None:

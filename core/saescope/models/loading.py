@@ -185,8 +185,9 @@ def _read(
     with of("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
         check_tokenizer(tokenizer)
-    with of("weights"):
-        model = _read_weights(place, quantization(said), **common, dtype=wanted)
+    method = quantization(said)
+    with of("weights", method=method):
+        model = _read_weights(place, method, **common, dtype=wanted)
     return model.eval(), tokenizer
 
 

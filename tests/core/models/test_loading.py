@@ -230,6 +230,13 @@ def test_quantized_weights_are_named(folder: Path, kind: str, place: str) -> Non
     assert "made from" in caught.hint and "again" not in caught.hint
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # transformers' own
+def test_a_quantization_that_is_tried_and_fails_is_named(folder: Path) -> None:
+    edit_config(folder, quantization_config={"quant_method": "bitnet"})
+    caught = refused(folder)
+    assert caught.code == "QUANTIZED_MODEL" and "bitnet" in caught.message
+
+
 def test_packed_weights_are_named_where_config_json_says_nothing(folder: Path) -> None:
     """GPTQ and AWQ before 2023-08: quantize_config.json beside it, which transformers does not read."""
     tensors = load_file(folder / "model.safetensors")
