@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saescope.errors import FormatError, NotFoundError, ResourceError, disk_is_full
+from saescope.errors import FormatError, NotFoundError, ResourceError, disk_is_full, free_space
 from saescope.fence import open_own, read_own
 
 PREFIX, ASIDE = "ckpt-", ".tmp-"
@@ -217,7 +217,7 @@ def _disk_errors(folder: Path, aside: Path) -> Generator[None]:
         if disk_is_full(error):
             raise _full(folder, str(error)) from error
         raise ResourceError(
-            f"The checkpoint could not be written to {folder.name}: {error}",
+            f"The checkpoint could not be written to {folder}: {error} ({free_space(folder)}).",
             code="CHECKPOINT_NOT_WRITTEN",
             hint="Choose a folder that can be written to.",
         ) from error
@@ -228,7 +228,8 @@ def _disk_errors(folder: Path, aside: Path) -> Generator[None]:
 
 def _full(folder: Path, why: str) -> ResourceError:
     return ResourceError(
-        f"The disk is full: the checkpoint could not be written ({why}). Earlier checkpoints in {folder.name} are untouched.",
+        f"The disk is full: the checkpoint could not be written to {folder}: {why} ({free_space(folder)}). "
+        "Earlier checkpoints there are untouched.",
         code="DISK_FULL",
         field="checkpoint",
         hint="Free space on that disk, then resume the run.",

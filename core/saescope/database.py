@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saescope.errors import ResourceError
+from saescope.errors import ResourceError, free_space
 from saescope.notices import tell
 
 BUSY_S = 5.0
@@ -149,7 +149,9 @@ class Database:
             ):
                 hint = f"Another program keeps {path.name} locked: close it, or call again in a few seconds."
             raise ResourceError(
-                f"The {self.what} cannot be read or written: {error}.", code=self.code, hint=hint
+                f"The {self.what} in {path.parent} cannot be read or written: {error} ({free_space(path.parent)}).",
+                code=self.code,
+                hint=hint,
             ) from error
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -276,10 +278,13 @@ class Database:
                 copy.exists() and abs(time.time() - copy.stat().st_mtime) < every_s
             ):
                 return
-            aside.unlink(missing_ok=True)
-            with closing(sqlite3.connect(aside)) as target:
-                db.backup(target)
-            os.replace(aside, copy)
+            try:
+                aside.unlink(missing_ok=True)
+                with closing(sqlite3.connect(aside)) as target:
+                    db.backup(target)
+                os.replace(aside, copy)
+            finally:
+                aside.unlink(missing_ok=True)
 
     def _table(self, name: str) -> Table:
         return next(table for table in self.tables if table.name == name)

@@ -15,6 +15,9 @@ SaescopeError
 """
 
 import errno
+import shutil
+import sqlite3
+from pathlib import Path
 from typing import ClassVar
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -92,6 +95,34 @@ class Cancelled(SaescopeError):
 
 def disk_is_full(error: Exception) -> bool:
     """Whether writing failed for want of space; safetensors says the number in its message only."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return True
     return getattr(error, "errno", None) in _FULL or any(
         f"os error {number})" in str(error) for number in _FULL
     )
+
+
+def cannot_write(
+    what: str, folder: Path, error: Exception, *, field: str = "", hint: str = ""
+) -> ResourceError:
+    """DISK_FULL or CANNOT_WRITE, with the folder, the cause and the free space; `what` begins the sentence."""
+    full = disk_is_full(error)
+    why = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return ResourceError(
+        f"{what} cannot be written to {folder}: {why.rstrip('.')} ({free_space(folder)}).",
+        code="DISK_FULL" if full else "CANNOT_WRITE",
+        field=field,
+        got=folder,
+        hint=hint
+        or f"{'Free space there' if full else 'Make that folder writable'}, then call again.",
+    )
+
+
+def free_space(folder: Path) -> str:
+    """In words, on the disk where the folder is or would be."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError:
+        return "its disk does not answer"
+    return f"{free / 1e6:,.1f} MB are free there"

@@ -38,7 +38,7 @@ def read_texts(path: Path, *, column: str = "", most: int, field: str = "texts_f
         )
     try:
         texts = list(islice((text for text in reader(path, column) if text.strip()), most + 1))
-    except (FormatError, NotFoundError) as error:
+    except (ArgumentError, FormatError, NotFoundError) as error:
         raise _of_texts(error, field) from error
     _check_number(len(texts), path, most, field)
     return texts

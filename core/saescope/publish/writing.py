@@ -3,11 +3,12 @@
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from saescope import __version__
-from saescope.errors import ArgumentError, OfflineError, ResourceError
+from saescope.errors import ArgumentError, OfflineError, SaescopeError, cannot_write
 from saescope.evals import Evaluation
 from saescope.hub.location import checked_path
 from saescope.hub.upload import Target, check_repo_id, has_token, look, push
@@ -208,8 +209,7 @@ def _loading(
 def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:
     """The commit, or "" for a folder."""
     if plan.repository is None:
-        folder = sae.save(plan.target)
-        _write_new(folder / CARD_FILE, card)
+        _write_folder(sae, card, Path(plan.target))
         return ""
     with tempfile.TemporaryDirectory(prefix="saescope-publish-") as staging:
         folder = sae.save(staging)
@@ -223,13 +223,25 @@ def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:
         )
 
 
+def _write_folder(sae: SAE, card: str, folder: Path) -> None:
+    """All of it or nothing: what is left half would keep the next call from the folder."""
+    was_there = folder.exists()
+    try:
+        sae.save(folder)
+        _write_new(folder / CARD_FILE, card)
+    except SaescopeError:
+        with suppress(OSError):
+            for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE):
+                (folder / name).unlink(missing_ok=True)
+            if not was_there:
+                folder.rmdir()
+        raise
+
+
 def _write_new(file: Path, content: str) -> None:
     try:
         with file.open("x", encoding="utf-8", newline="\n") as opened:
             opened.write(content)
     except OSError as error:
-        raise ResourceError(
-            f"{file.name} cannot be written: {error.strerror}.",
-            code="CANNOT_WRITE",
-            hint="Choose a folder with free space.",
-        ) from error
+        choose = "Choose a folder that can be written to and has space."
+        raise cannot_write(file.name, file.parent, error, hint=choose) from error

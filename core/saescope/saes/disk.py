@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saescope.errors import ResourceError, disk_is_full
+from saescope.errors import cannot_write
 from saescope.saes.base import SAE
 from saescope.saes.batchtopk import BatchTopKSAE
 from saescope.saes.config import SAEConfig, SAEMetadata
@@ -61,11 +61,8 @@ def write(sae: SAE, folder: Path) -> Path:
                     os.fsync(file.fileno())
                 os.replace(Path(staging, name), folder / name)
     except (OSError, SafetensorError) as error:
-        raise ResourceError(
-            f"Cannot save the SAE: {getattr(error, 'strerror', None) or error}.",
-            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
-            hint="Choose a folder with free space.",
-        ) from error
+        choose = "Choose a folder that can be written to and has space."
+        raise cannot_write("The SAE", folder, error, hint=choose) from error
     return folder
 
 

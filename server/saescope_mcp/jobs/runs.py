@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from saescope.errors import ConfigError, NotFoundError, ResourceError
+from saescope.errors import ConfigError, NotFoundError, ResourceError, free_space
 from saescope.names import nearest
 from saescope_mcp.jobs.locks import FileLock
 from saescope_mcp.jobs.table import LIVE, ROW_FILE, Run, RunTable, kept_run, kept_text
@@ -178,7 +178,7 @@ class Runs:
         except OSError as error:
             self.table.update(run.id, state="failed", message="failed", ended=time.time())
             raise ResourceError(
-                f"The process of {run.id} cannot be started: {error.strerror}.",
+                f"The process of {run.id} cannot be started in {folder}: {error.strerror} ({free_space(folder)}).",
                 code="JOBS_UNAVAILABLE",
                 hint="Free space on the disk of SAESCOPE_HOME or make that folder writable, then call again.",
             ) from error

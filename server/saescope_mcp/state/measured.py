@@ -1,6 +1,7 @@
 """Evaluations of this user, kept by the weights that they measured: a model card wants the last one, whichever process made it."""
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,13 +20,15 @@ log = logging.getLogger("saescope")
 def remember(weights_hash: str, found: "Evaluation") -> None:
     from saescope.evals import Evaluation
 
+    file = _file(weights_hash)
+    aside = file.with_suffix(".tmp")
     try:
-        file = _file(weights_hash)
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(".tmp")
         aside.write_bytes(TypeAdapter(Evaluation).dump_json(found))
         aside.replace(file)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         log.warning("the evaluation is not kept for a model card: %s", type(error).__name__)
 
 

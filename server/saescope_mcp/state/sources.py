@@ -167,15 +167,24 @@ class KnownHandles:
                     name: asdict(old) | asdict(where) for name, (old, where) in self.all().items()
                 }
                 rows[handle] = asdict(source) | asdict(placement)
-                with tempfile.NamedTemporaryFile(
-                    "w", dir=self._file.parent, suffix=".tmp", delete=False, encoding="utf-8"
-                ) as file:
-                    json.dump(rows, file, indent=1)
-                os.replace(file.name, self._file)
+                _replace(self._file, json.dumps(rows, indent=1))
         except OSError as error:
             log.warning(
                 "the handle %s is not kept for the next run: %s", handle, type(error).__name__
             )
+
+
+def _replace(path: Path, text: str) -> None:
+    """All of it or nothing; nothing else stays beside it. Raises OSError."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
+    ) as file:
+        aside = Path(file.name)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _only(kind: type, row: dict[str, object]):

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saescope.errors import ResourceError
+from saescope.errors import cannot_write
 from saescope.names import home
 
 if TYPE_CHECKING:
@@ -60,10 +60,6 @@ def _save(name: str, picture: bytes) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(picture)
     except OSError as error:
-        raise ResourceError(
-            f"The picture cannot be saved: {error.strerror}.",
-            code="CANNOT_WRITE",
-            field="picture",
-            hint="Call again without picture.",
-        ) from error
+        without = "Call again without picture."
+        raise cannot_write("The picture", folder, error, field="picture", hint=without) from error
     return str(folder / name)

@@ -1,17 +1,19 @@
 """Every failure as one document: code, message, field, got, allowed, hint. The only place that catches everything."""
 
+import errno
 import logging
 import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from saescope.errors import SaescopeError
-from saescope.names import nearest
+from saescope.errors import SaescopeError, cannot_write, free_space
+from saescope.names import home, nearest
 
 log = logging.getLogger("saescope")
 
@@ -41,6 +43,7 @@ _TYPES = {
     "list": "a list",
     "model": "an object",
 }
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 _FILES = {"texts": "texts_file", "against": "against_file"}
 _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
@@ -74,6 +77,8 @@ def refusal(
             f"{tool} ran out of memory.",
             hint="Call unload on what is not needed, or use a shorter text.",
         )
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return _of_the_disk(error)
     log_id = uuid.uuid4().hex[:8]
     log.error("%s crashed, log id %s", tool, log_id, exc_info=error)
     return _document(
@@ -81,6 +86,20 @@ def refusal(
         f"{tool} crashed ({type(error).__name__}); log id {log_id}.",
         hint=f"This is a fault of saescope: report it with the server's stderr at {log_id}. Other calls still work: server_status().",
     )
+
+
+def _of_the_disk(error: OSError) -> dict[str, str]:
+    """Whatever was being read or written, a disk that is full, read-only or broken is no fault of saescope."""
+    place = Path(str(error.filename or home()))
+    folder = place if place.is_dir() else place.parent
+    if error.errno == errno.EIO:
+        return _document(
+            "DISK_ERROR",
+            f"The disk of {folder} fails: {error.strerror} ({free_space(folder)}).",
+            hint="Check that disk, or set SAESCOPE_HOME to a folder on another one.",
+        )
+    said = cannot_write(place.name or "A file", folder, error)
+    return _document(said.code, said.message, got=said.got, hint=said.hint)
 
 
 def _argument(field: str, request: type[BaseModel] | None) -> str:

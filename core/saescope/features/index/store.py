@@ -1,6 +1,5 @@
 """An index on disk: `<home>/indexes/<weights hash>/<corpus>/` with manifest.json, arrays.safetensors and texts.db."""
 
-import errno
 import lzma
 import os
 import shutil
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from saescope.activations import EMBEDDED
 from saescope.embedded import EMBEDDED_SAE_DIR
-from saescope.errors import FormatError, ResourceError
+from saescope.errors import FormatError, cannot_write
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.feature_index import ARRAYS, FeatureIndex
@@ -77,12 +76,8 @@ def write_index(
         write_manifest(aside, _manifest(aside, sae, part, origin))
         _put(aside, folder)
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
-        raise ResourceError(
-            f"The index could not be written to {folder.name}: {error}",
-            code="DISK_FULL" if full else "CANNOT_WRITE",
-            hint="Free space on that disk, then run it again: it goes on from its last checkpoint.",
-        ) from error
+        again = "Free space there or make it writable, then run it again: it goes on from its last checkpoint."
+        raise cannot_write("The index", folder.parent, error, hint=again) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return FeatureIndex.open(folder)

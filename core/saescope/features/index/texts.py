@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saescope.errors import FormatError, ResourceError
+from saescope.errors import FormatError, cannot_write
 
 FILE = "texts.db"
 _IDS = np.dtype("<i4")
@@ -23,7 +23,7 @@ class ContextLog:
 
     def __init__(self, folder: Path, *, n_contexts: int = 0) -> None:
         self.n_contexts = n_contexts
-        with _disk_errors():
+        with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.file = folder / "contexts.db"
             self._database = sqlite3.connect(
@@ -41,7 +41,7 @@ class ContextLog:
     ) -> Bool[Tensor, " n"]:
         """Which of them are new."""
         fresh = list[bool]()
-        with _disk_errors():
+        with _disk_errors(self.file.parent):
             for hash_, row in zip(hashes.tolist(), ids.cpu().numpy().astype(_IDS), strict=True):
                 row_of = (self.n_contexts, hash_, row.tobytes())
                 fresh.append(
@@ -55,7 +55,7 @@ class ContextLog:
 
     def commit(self) -> None:
         """All contexts so far are on disk after this."""
-        with _disk_errors():
+        with _disk_errors(self.file.parent):
             self._database.execute("COMMIT")
             self._database.execute("BEGIN")
 
@@ -77,7 +77,10 @@ class ContextLog:
 
     def write(self, file: Path, wanted: Sequence[int], text_of: Callable[[int], str]) -> None:
         """A database of the wanted contexts and of the tokens in them."""
-        with _disk_errors(), closing(sqlite3.connect(file, isolation_level=None)) as database:
+        with (
+            _disk_errors(file.parent),
+            closing(sqlite3.connect(file, isolation_level=None)) as database,
+        ):
             database.execute("PRAGMA journal_mode=OFF")
             database.execute("BEGIN")
             database.execute("CREATE TABLE contexts (number INTEGER PRIMARY KEY, ids BLOB)")
@@ -150,13 +153,11 @@ def _storable(text: str) -> str:
 
 
 @contextmanager
-def _disk_errors() -> Generator[None]:
+def _disk_errors(folder: Path) -> Generator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        raise ResourceError(
-            f"The contexts of the index could not be written: {error}.",
-            code="DISK_FULL",
-            field="checkpoint",
-            hint="Free space on that disk, then resume the run.",
+        again = "Free space there or make it writable, then resume the run."
+        raise cannot_write(
+            "The contexts of the index", folder, error, field="checkpoint", hint=again
         ) from error
