@@ -1,9 +1,10 @@
 """Cooperative cancellation: a caller binds an event, long work asks between two steps whether to stop."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 from saescope.errors import Cancelled
 
@@ -21,7 +22,15 @@ def cancellable(event: threading.Event) -> Generator[None]:
 
 
 def checkpoint() -> None:
-    """Called before every forward pass, generated token and downloaded part."""
-    event = _stop.get()
+    """Called before every block of a forward pass, chunk of an SAE's work and downloaded part."""
+    _check(_stop.get())
+
+
+def bound_checkpoint() -> Callable[[], None]:
+    """The checkpoint of this work for code in another thread, as a backward pass on a GPU is."""
+    return partial(_check, _stop.get())
+
+
+def _check(event: threading.Event | None) -> None:
     if event is not None and event.is_set():
         raise Cancelled("The call was cancelled; the model is as before.")

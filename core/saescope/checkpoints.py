@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,10 +23,27 @@ from torch import Tensor
 from saescope.errors import FormatError, NotFoundError, ResourceError, disk_is_full, free_space
 from saescope.fence import open_own, read_own
 
+FIRST_S = 60.0
+"""After this long a run has its first checkpoint, however long the interval is."""
 PREFIX, ASIDE = "ckpt-", ".tmp-"
 STATE_FILE, MANIFEST_FILE = "state.json", "MANIFEST.json"
 FORMAT = 1
 _SPARE_BYTES = 1 << 20
+
+
+class Schedule:
+    """When the next checkpoint is due: the first after a minute, then after twice as long each time, up to the interval."""
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s, self.wait_s = every_s, min(FIRST_S, every_s)
+        self.saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.wait_s
+
+    def saved(self) -> None:
+        self.saved_at, self.wait_s = time.monotonic(), min(2 * self.wait_s, self.every_s)
 
 
 class Checkpoint(NamedTuple):
@@ -71,6 +90,21 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
     for old in _all(folder)[:-keep]:
         _remove(old)
     return final
+
+
+def require_writable(folder: Path) -> None:
+    """Raises ResourceError where nothing can be written below a folder: said before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(bytes(2**12))
+    except OSError as error:
+        raise ResourceError(
+            f"Nothing can be written to {folder.name!r}: {error.strerror}.",
+            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
+            got=folder,
+            hint="Free space on that disk or make the folder writable, or set SAESCOPE_HOME to another one.",
+        ) from error
 
 
 def latest(folder: Path) -> Path | None:

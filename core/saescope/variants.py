@@ -1,6 +1,7 @@
 """One text run with several changes at a site at once: the batch is widened there where that is right, else from the start."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,8 +27,13 @@ _WIDENING_FAILS = (
     NumericError,
 )
 
-VariantsFn = Callable[[Tensor, Tensor], Tensor]
-"""Takes what the SAE reads and what stands where it writes, and returns one row there for each variant."""
+
+class Variants(NamedTuple):
+    """Several changes of one text at a site."""
+
+    n: int
+    at_site: Callable[[Tensor, Tensor], Tensor]
+    """Takes what the SAE reads and what stands where it writes, and returns one row there for each variant."""
 
 
 def run_variants(
@@ -45,9 +51,10 @@ def run_variants(
     """
     clean: list[Tensor] = []
     changed: list[Tensor] = []
+    at = position if position < 0 else position - ids.shape[1]  # counted from the end
     for group in changes.split(max(1, MAX_TOKENS // ids.shape[1])):
         rows = torch.cat([torch.zeros_like(group[:1]), group])
-        logits = forward_variants(model, sae, ids, _adding(rows), n_variants=len(rows))[:, position]
+        logits = forward_variants(model, sae, ids, _adding(rows), last=-at)[:, at]
         clean.append(logits[:1].expand(len(group), -1))
         changed.append(logits[1:])
     return torch.cat(clean), torch.cat(changed)
@@ -57,14 +64,14 @@ def forward_variants(
     model: LanguageModel,
     sae: SAE,
     ids: Int[Tensor, "1 n_pos"],
-    variants: VariantsFn,
+    variants: Variants,
     *,
-    n_variants: int,
+    last: int = 0,
     grad: bool = False,
-) -> Float[Tensor, "n_variants n_pos d_vocab"]:
-    """Logits of one text with `variants(read, written)` where the SAE writes; both have one row, or `n_variants` equal ones."""
-    rows = ids if n_variants == 1 or widens(model, sae) else ids.expand(n_variants, -1)
-    return _forward(model, sae, rows, variants, grad=grad)
+) -> Float[Tensor, "n_variants n_out d_vocab"]:
+    """Logits of one text with each variant where the SAE writes; of the `last` positions at least, if that is given."""
+    rows = ids if variants.n == 1 or widens(model, sae) else ids.expand(variants.n, -1)
+    return _forward(model, sae, rows, variants, last=last, grad=grad)
 
 
 def widens(model: LanguageModel, sae: SAE) -> bool:
@@ -88,11 +95,11 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
         """Changes as large as what stands there, so that an error in any row shows in the logits."""
         scale = written[:1].reshape(1, _POSITIONS, -1).float().norm(dim=-1, keepdim=True)
         change = noise * scale / noise.norm(dim=-1, keepdim=True)
-        return _adding(change)(read, written)
+        return _adding(change).at_site(read, written)
 
     try:
-        widened = _forward(model, sae, ids, vary)
-        expected = _forward(model, sae, ids.expand(_ROWS, -1), vary)
+        widened = _forward(model, sae, ids, Variants(_ROWS, vary))
+        expected = _forward(model, sae, ids.expand(_ROWS, -1), Variants(_ROWS, vary))
     except _WIDENING_FAILS:
         return False
     # Another batch shape brings some rounding; a wrong row is off by as much as the changes make.
@@ -103,11 +110,20 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
 
 
 def _forward(
-    model: LanguageModel, sae: SAE, ids: Tensor, variants: VariantsFn, *, grad: bool = False
+    model: LanguageModel,
+    sae: SAE,
+    ids: Tensor,
+    variants: Variants,
+    *,
+    last: int = 0,
+    grad: bool = False,
 ) -> Tensor:
-    with edit_activations(model, site_edits(sae, variants)):
-        return model.forward(ids, grad=grad)[0]
+    with edit_activations(model, site_edits(sae, variants.at_site)):
+        return model.forward(ids, last=last, grad=grad)[0]
 
 
-def _adding(rows: Float[Tensor, "n n_pos d_out"]) -> VariantsFn:
-    return lambda read, written: add_at_site(written.expand(len(rows), *written.shape[1:]), rows)
+def _adding(rows: Float[Tensor, "n n_pos d_out"]) -> Variants:
+    n = len(rows)
+    return Variants(
+        n, lambda read, written: add_at_site(written.expand(n, *written.shape[1:]), rows)
+    )

@@ -90,7 +90,7 @@ class Settings(BaseModel):
     max_queue: int = Field(default=32, ge=0)
     """Calls that may wait for one model."""
     lock_wait_s: float = Field(default=30.0, gt=0)
-    cancel_grace_s: float = Field(default=2.0, ge=0)
+    cancel_grace_s: float = Field(default=0.5, ge=0)
     """How long a cancelled call waits for its work to stop before it lets go."""
     threads: int = Field(default=4, ge=1)
     max_wait_s: float = Field(default=55.0, ge=0)

@@ -6,8 +6,14 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.server.knowing import Bench
+
+    from saescope.models import LanguageModel
 
 HERE = Path(__file__).parent
 LONGEST_S = 900
@@ -47,6 +53,14 @@ def attack(request: pytest.FixtureRequest) -> Iterator[Attack]:
         ("cases", counter.n_cases),
         ("failures", counter.failures),
     ]
+
+
+@pytest.fixture(scope="session")
+def bench(glass: "LanguageModel", tmp_path_factory: pytest.TempPathFactory) -> "Bench":
+    """An SAE whose features fire on known words, and its index."""
+    from tests.server.knowing import Bench
+
+    return Bench(tmp_path_factory.mktemp("bench"), glass)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,7 @@ from tests.attack.plain import Plain
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from saescope.attribution.gradients import site_gradient
+from saescope.attribution.gradients import Metric, site_gradient
 from saescope.errors import HookError, ModelError
 from saescope.evals import evaluate
 from saescope.hooks import hook_shape, record_activations
@@ -95,7 +95,7 @@ def check_gradient(model: LanguageModel, sae: SAE, plain: Plain) -> None:
     """As integrated gradients run them: several rows at once."""
     there = record_activations(model, IDS, [write_hook(sae)])[write_hook(sae)]
     changes = torch.stack([torch.zeros(IDS.shape[1], sae.cfg.d_in), -0.3 * there[0].flatten(1)])
-    found, _ = site_gradient(model, sae, IDS, lambda logits: logits[:, -1, 7], changes)
+    found, _ = site_gradient(model, sae, IDS, Metric(7, None, -1), changes)
     expected = plain.gradient(IDS, write_hook(sae), -0.3 * there[0])
     close(found[1], expected.reshape(found[1].shape))
 

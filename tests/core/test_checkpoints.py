@@ -168,3 +168,29 @@ def test_nested_state_survives_the_split_into_tensors_and_json() -> None:
     assert joined["files"] == ["a"]
     assert torch.equal(joined["ring"]["rows"], torch.arange(4))
     assert joined["ring"]["inner"]["name"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("every_s", "expected"),
+    [(600.0, [60, 180, 420, 900, 1500, 2100]), (100.0, [60, 160, 260]), (10.0, [10, 20, 30])],
+)
+def test_the_first_checkpoint_comes_after_a_minute_and_the_next_ones_space_out(
+    every_s: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("saescope.checkpoints.time.monotonic", lambda: now[0])
+    schedule, saved = disk.Schedule(every_s), list[int]()
+    while len(saved) < len(expected):
+        now[0] += 1.0
+        if schedule.due:
+            saved.append(int(now[0]))
+            schedule.saved()
+    assert saved == expected
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    disk.require_writable(tmp_path / "new")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ResourceError) as raised:
+        disk.require_writable(tmp_path / "file")
+    assert raised.value.code == "CANNOT_WRITE"

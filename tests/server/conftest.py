@@ -37,9 +37,12 @@ def state(settings: Settings) -> AppState:
 
 @pytest.fixture(scope="session")
 def tiny(
-    sae_dir: Path, glass_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    sae_dir: Path,
+    glass_dir: Path,
+    glass: "LanguageModel",
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AppState]:
-    """A state with the tiny model and its SAE loaded; do not unload."""
+    """A state with the tiny model and its SAE loaded; do not unload. `glass` comes first: its imports may take as long as a call waits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAESCOPE_HOME", str(tmp_path_factory.mktemp("tiny_home")))
         state = AppState(

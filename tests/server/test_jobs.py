@@ -281,3 +281,28 @@ def test_the_command_line_lists_and_cancels(own_home: Path) -> None:
     assert listed.exit_code == 0 and '"train-000001"' in listed.stdout
     cancelled = CliRunner().invoke(app, ["cancel-job", "--job-id", "train-000001", "--json"])
     assert cancelled.exit_code == 0 and '"state": "cancelled"' in cancelled.stdout
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "step", "n_tokens"),
+    [(None, None, None), ("checkpoints/ckpt-00000100", 100, 25_600)],
+)
+def test_a_resumed_run_says_where_it_goes_on(
+    runs: Runs,
+    checkpoint: str | None,
+    step: int | None,
+    n_tokens: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Started:
+        pid = os.getpid()
+
+        def poll(self) -> int | None:
+            return None
+
+    monkeypatch.setattr(runs_module, "start_worker", lambda run_id, folder: Started())
+    cut_off = {"step": 204, "n_steps": 1000, "n_tokens": 204 * 256, "eta_s": 9.0}
+    run = a_run(state="interrupted", checkpoint=checkpoint, progress=cut_off)
+    runs.table.add(run, most_live=1)
+    resumed = runs.resume(run, most_live=1)
+    assert (resumed.progress.get("step"), resumed.progress.get("n_tokens")) == (step, n_tokens)

@@ -5,7 +5,15 @@ from saescope.activations.listed import read_texts
 from saescope.activations.shards import ShardSource, cached
 from saescope.activations.sources import RowSource, TextSource
 from saescope.activations.store import ActivationStore, StoreConfig
-from saescope.activations.text import EMBEDDED, HELD_OUT, Dataset, Split, is_held_out, open_dataset
+from saescope.activations.text import (
+    EMBEDDED,
+    HELD_OUT,
+    Dataset,
+    Split,
+    is_held_out,
+    open_dataset,
+    require_text,
+)
 from saescope.activations.tokens import (
     ContextConfig,
     ContextStream,
@@ -32,4 +40,5 @@ __all__ = [
     "open_dataset",
     "read_contexts",
     "read_texts",
+    "require_text",
 ]

@@ -19,6 +19,9 @@ EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.t
 HELD_OUT = 0.02
 """Share of the documents that training never sees."""
 
+MOST_BLANK = 10_000
+"""Blank documents after which a dataset is called empty before its work is begun."""
+
 Split = Literal["train", "held_out"]
 
 
@@ -59,6 +62,20 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
     # a torn head or a column that is not there is said now, before a model is loaded for it
     next(_read_files(files[:1], text_column), None)
     return Dataset(name, _hash(*print_of, text_column), lambda: _read_files(files, text_column))
+
+
+def require_text(dataset: Dataset) -> None:
+    """Raises NotFoundError where the documents are none or blank; looks at the first ones, and at no hub."""
+    if dataset.name == EMBEDDED or dataset.name.startswith("hf:"):
+        return
+    if not any(document.strip() for document in islice(dataset.read(), MOST_BLANK)):
+        raise NotFoundError(
+            f"The dataset {dataset.name!r} holds no text.",
+            code="DATASET_EMPTY",
+            field="dataset",
+            got=dataset.name,
+            hint='Use more text, or dataset="embedded".',
+        )
 
 
 def is_held_out(document: str, share: float = HELD_OUT) -> bool:

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.attribution.ablation import Pairs, draw_controls, measure_ablations
-from saescope.attribution.gradients import direct_gradient, path_gradient, site_gradient
+from saescope.attribution.gradients import Metric, direct_gradient, path_gradient, site_gradient
 from saescope.errors import ArgumentError
 from saescope.metrics import pearson
 from saescope.models import (
@@ -16,7 +16,6 @@ from saescope.models import (
     TargetLogit,
     Tokens,
     counted,
-    logit_of,
     read_token,
     resolve_position,
     token_pair,
@@ -100,8 +99,9 @@ class _Question:
     against: int | None
     position: int
 
-    def metric(self, logits: Tensor) -> Tensor:
-        return logit_of(logits[:, self.position], self.target, self.against)
+    @property
+    def metric(self) -> Metric:
+        return Metric(self.target, self.against, self.position - self.ids.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def _report(
 def _gradient(question: _Question, method: str) -> tuple[Float[Tensor, "n_pos d_out"], float]:
     q, site = question, question.site
     if method == "direct":
-        return direct_gradient(q.model, q.sae, q.ids, q.metric, q.position).to(site.x), 0.0
+        return direct_gradient(q.model, q.sae, q.ids, q.metric).to(site.x), 0.0
     if method == "integrated_gradients":
         return path_gradient(q.model, q.sae, q.ids, q.metric, site, q.mask)
     return site_gradient(q.model, q.sae, q.ids, q.metric)[0][0].to(site.x), 0.0

@@ -1,6 +1,6 @@
 """The gradient of a logit at an SAE's site: on the clean run, along a path, or through the final norm alone."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,14 +9,33 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.hooks import edit_activations, record_activations
-from saescope.models import LanguageModel
+from saescope.models import LanguageModel, logit_of
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, write_hook
-from saescope.variants import MAX_TOKENS, forward_variants
+from saescope.variants import MAX_TOKENS, Variants, forward_variants
 
-Metric = Callable[[Tensor], Tensor]
-"""Logits [batch, n_pos, d_vocab] -> one number a row."""
 N_STEPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A logit, or a difference of two, at one position."""
+
+    target: int
+    against: int | None
+    position: int
+    """Counted from the end: -1 is the last."""
+
+    def __post_init__(self) -> None:
+        assert self.position < 0, "logits may be those of the last positions only"
+
+    @property
+    def last(self) -> int:
+        """Positions at the end whose logits are needed."""
+        return -self.position
+
+    def __call__(self, logits: Float[Tensor, "n n_out d_vocab"]) -> Float[Tensor, " n"]:
+        return logit_of(logits[:, self.position], self.target, self.against)
 
 
 def site_gradient(
@@ -41,7 +60,8 @@ def site_gradient(
 
     n_rows = 1 if changes is None else len(changes)
     with torch.enable_grad():
-        value = metric(forward_variants(model, sae, ids, attach, n_variants=n_rows, grad=True))
+        variants = Variants(n_rows, attach)
+        value = metric(forward_variants(model, sae, ids, variants, last=metric.last, grad=True))
         (gradient,) = torch.autograd.grad(value.sum(), leaf[0])
     return gradient.reshape(*gradient.shape[:2], -1).detach(), value.detach()
 
@@ -74,9 +94,9 @@ def path_gradient(
 
 
 def direct_gradient(
-    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], metric: Metric, position: int
+    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], metric: Metric
 ) -> Float[Tensor, "n_pos d_out"]:
-    """d metric / d site through the residual stream and the final norm with its scale held fixed; zero but at `position`.
+    """d metric / d site through the residual stream and the final norm with its scale held fixed; zero but at the metric's position.
 
     Raises:
         ArgumentError: what is written there reaches the logits by no linear map.
@@ -91,17 +111,17 @@ def direct_gradient(
             allowed=["gradient", "integrated_gradients"],
             hint='Call again with method="gradient".',
         )
-    at_residual = _residual_gradient(model, ids, metric, position)
+    at_residual = _residual_gradient(model, ids, metric)
     with torch.enable_grad():
         change = at_residual.new_zeros(1, sae.cfg.d_out).requires_grad_()
         (at_site,) = torch.autograd.grad(to_residual(change)[0] @ at_residual, change)
     gradient = at_residual.new_zeros(ids.shape[1], sae.cfg.d_out)
-    gradient[position] = at_site[0]
+    gradient[metric.position] = at_site[0]
     return gradient
 
 
 def _residual_gradient(
-    model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric: Metric, position: int
+    model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric: Metric
 ) -> Float[Tensor, " d_model"]:
     """At the end of the residual stream, the final norm's scale held fixed."""
     leaf: list[Tensor] = []
@@ -113,7 +133,7 @@ def _residual_gradient(
     with edit_activations(model, {"unembed.hook_in": attach}), torch.enable_grad():
         (gradient,) = torch.autograd.grad(metric(model.forward(ids, grad=True)[0]).sum(), leaf[0])
     last = f"blocks.{model.n_layers - 1}.hook_resid_post"
-    resid = record_activations(model, ids, [last])[last][0, position]
+    resid = record_activations(model, ids, [last])[last][0, metric.position]
     readout = model.readout
-    at_residual = gradient[0, position] * readout.gain / model.final_scale(resid)
+    at_residual = gradient[0, metric.position] * readout.gain / model.final_scale(resid)
     return at_residual - at_residual.mean() if readout.centred else at_residual

@@ -12,7 +12,7 @@ from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, add_at_site, site_record
-from saescope.variants import forward_variants
+from saescope.variants import Variants, forward_variants
 
 MAX_LOGITS = 2**26
 """Logits held at a time (256 MB as float32)."""
@@ -91,7 +91,7 @@ def _logits(
         return add_at_site(written.expand(len(changes), *written.shape[1:]), changes)
 
     ids = model.batch(text.ids[context])
-    return forward_variants(model, sae, ids, vary, n_variants=len(names))
+    return forward_variants(model, sae, ids, Variants(len(names), vary))
 
 
 def _ablation(

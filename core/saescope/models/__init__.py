@@ -13,7 +13,7 @@ from saescope.models.predictions import (
     top_tokens,
 )
 from saescope.models.readout import Readout
-from saescope.models.sizes import peek_model_bytes
+from saescope.models.sizes import peek_model_bytes, peek_n_layers
 from saescope.models.tokens import Tokens, counted
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "logit_of",
     "model_fingerprint",
     "peek_model_bytes",
+    "peek_n_layers",
     "pick_device",
     "read_token",
     "resolve_position",

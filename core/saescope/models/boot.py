@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saescope.cancel import bound_checkpoint, checkpoint
 from saescope.errors import ModelError
 from saescope.models.kv_cache import translate_cache_argument
 
@@ -53,6 +54,7 @@ def boot(name: str, model: Any, tokenizer: Any) -> Any:
         bridge.requires_grad_(False)
         translate_cache_argument(bridge)
         give_norms_their_weight(bridge)
+        make_stoppable(bridge)
         found = _logits(bridge, ids)
     except _FAILURES as error:
         raise _cannot_hold(name, family, error) from error
@@ -71,6 +73,20 @@ def give_norms_their_weight(bridge: nn.Module) -> None:
         if not hasattr(component, "weight") and not isinstance(component, nn.Identity):
             device = next(bridge.parameters()).device
             component.register_buffer("weight", torch.ones(1, device=device), persistent=False)
+
+
+def make_stoppable(bridge: Any) -> None:
+    """A cancel is heard between two blocks, forward and backward: one pass over a long text may take seconds."""
+
+    def watch_backward(_module: object, _args: object, out: Any) -> None:
+        x = out[0] if isinstance(out, tuple) else out
+        if isinstance(x, Tensor) and x.requires_grad:
+            still_wanted = bound_checkpoint()
+            x.register_hook(lambda _gradient: still_wanted())
+
+    for block in getattr(bridge, "blocks", ()):
+        block.register_forward_pre_hook(lambda _module, _args: checkpoint())
+        block.register_forward_hook(watch_backward)
 
 
 def _some_tokens(model: Any) -> Tensor:

@@ -98,7 +98,7 @@ class LanguageModel:
         """What its files leave in doubt, said at the load."""
         return self.tokenizer.warnings
 
-    @property
+    @cached_property
     def weights_bytes(self) -> int:
         # By storage: the bridge's q, k and v are views of a joint projection, and an unembedding may be the embedding.
         storages = [p.untyped_storage() for p in self.bridge.original_model.parameters()]

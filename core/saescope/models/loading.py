@@ -1,6 +1,8 @@
 """Loading a language model: hub name, local folder, GGUF file, or the embedded default. The only place that imports transformers."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,8 @@ from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
 from saescope.models.tokens import Tokenizer, check_tokenizer
+
+_reading = threading.Lock()
 
 
 class _Place(NamedTuple):
@@ -53,12 +57,25 @@ def load_model(
     place = _locate(name_or_path, revision, offline, progress)
     if progress:
         progress(f"loading {place.name}")
-    checkpoint()
-    with checked(
-        place.source, local=place.local, revision=place.revision, offline=offline
-    ) as source:
+    found = checked(place.source, local=place.local, revision=place.revision, offline=offline)
+    with _one_at_a_time(), found as source:
         model, tokenizer = _read(place._replace(source=source), where, dtype, revision, offline)
-    return _wrap(place, model.to(where), tokenizer)
+        return _wrap(place, model.to(where), tokenizer)
+
+
+@contextmanager
+def _one_at_a_time() -> Generator[None]:
+    """While transformers loads, it patches torch for the whole process: of two loads at once the later leaves the patch behind.
+
+    A cancelled load goes on in its thread until transformers gives it back.
+    """
+    checkpoint()
+    while not _reading.acquire(timeout=0.1):
+        checkpoint()
+    try:
+        yield
+    finally:
+        _reading.release()
 
 
 def canonical_name(name: str) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from saescope import hub
-from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE
+from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE, model_dir
 from saescope.errors import ModelError, SaescopeError
 from saescope.fence import open_file
+from saescope.models.folder import read_json
 
 MAX_HEADER_BYTES = 16 << 20
 INDEX = "model.safetensors.index.json"
@@ -36,6 +37,19 @@ def peek_model_bytes(
         return _on_hub(official_name(str(name_or_path)), dtype, revision, offline)
     except SaescopeError:  # the load itself will say what is wrong
         return 0
+
+
+def peek_n_layers(name_or_path: str | Path = EMBEDDED_HANDLE) -> int | None:
+    """Layers of a model whose config.json is on this machine; None where that cannot be told."""
+    folder = (
+        model_dir() if str(name_or_path) == EMBEDDED_HANDLE else Path(name_or_path).expanduser()
+    )
+    try:
+        config = read_json(folder / "config.json")
+    except (SaescopeError, OSError):  # the load itself will say what is wrong
+        return None
+    said = config.get("num_hidden_layers")
+    return said if isinstance(said, int) and said > 0 else None
 
 
 def official_name(name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saescope.cancel import checkpoint
 from saescope.errors import ConfigError, FormatError, MismatchError
 from saescope.ops import CHUNK, SparseActs, concat, sparse_decode, sparse_dot
 from saescope.products import times_rows
@@ -133,9 +134,11 @@ class SAE(nn.Module):
 
     def encode_sparse(self, x: Tensor) -> SparseActs:
         """Active features of each position of `x` `[*pos, d_in]`, positions in reading order."""
-        return concat(
-            [self._activate(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)]
-        )
+        parts: list[SparseActs] = []
+        for chunk in self.flatten(x).split(CHUNK):
+            checkpoint()
+            parts.append(self._activate(self._prepare(chunk)))
+        return concat(parts)
 
     def encode(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
         """Feature activations of every position, dense."""

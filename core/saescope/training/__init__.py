@@ -1,6 +1,7 @@
 """Training SAEs: losses, fast steps, trainer, checkpoints; a whole run from a model's name."""
 
 from saescope.training.config import OPTIONS, TrainConfig, parse_options
+from saescope.training.door import check_run, run_settings
 from saescope.training.loggers import mode_of_wandb, require_logger
 from saescope.training.plan import Plan, make_plan
 from saescope.training.run import TrainingRun, train, train_config
@@ -15,10 +16,12 @@ __all__ = [
     "TrainConfig",
     "Trainer",
     "TrainingRun",
+    "check_run",
     "make_plan",
     "mode_of_wandb",
     "parse_options",
     "require_logger",
+    "run_settings",
     "stop_on_signals",
     "train",
     "train_config",

@@ -183,7 +183,13 @@ class TrainConfig:
             low=0,
         ),
     ] = 0
-    checkpoint_every_s: Annotated[float, Knob("seconds between two checkpoints", low=1)] = 600.0
+    checkpoint_every_s: Annotated[
+        float,
+        Knob(
+            "seconds between two checkpoints; the first comes after a minute, the next ones space out",
+            low=1,
+        ),
+    ] = 600.0
     keep_checkpoints: Annotated[int, Knob("complete checkpoints kept", low=1, high=100)] = 2
     logger: Annotated[Literal["none", "wandb", "tensorboard"], Knob("where metrics also go")] = (
         "none"

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -147,7 +146,7 @@ class Trainer:
             NumericError: the loss is no longer finite; the last good checkpoint is from before.
         """
         log = make_log(self.cfg, self.folder)
-        saved_at, state = time.monotonic(), "done"
+        schedule, state = disk.Schedule(self.cfg.checkpoint_every_s), "done"
         while self.step < self.cfg.n_steps:
             if stop is not None and stop.is_set():
                 state = "stopped"
@@ -162,9 +161,9 @@ class Trainer:
                     log(self.step, self.history.points[-1])
                 if report is not None:
                     report(self.progress("running"))
-            if time.monotonic() - saved_at >= self.cfg.checkpoint_every_s:
+            if schedule.due:
                 self.save()
-                saved_at = time.monotonic()
+                schedule.saved()
         self.save()
         return self.progress(state)
 

@@ -17,6 +17,8 @@ from saescope_mcp.settings import Settings, unknown_variables
 from saescope_mcp.state import AppState
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SWITCH_S = 0.0005
+"""How long a thread that computes in Python keeps the event loop waiting; by default it is ten times as long, at each read and write."""
 
 
 class DroppingHandler(QueueHandler):
@@ -45,6 +47,7 @@ def serve(words: Sequence[str]) -> int:
     _log()
     for name in unknown_variables():
         logging.getLogger("saescope").warning("%s is no setting of saescope", name)
+    sys.setswitchinterval(SWITCH_S)
     state = AppState(settings)
     server = build_server(state=state)
     if options.http:

@@ -136,7 +136,7 @@ class Runs:
             "started": None,
             "phase": "starting",
             "message": "starting",
-            "progress": {**run.progress, "eta_s": None} if run.progress else {},
+            "progress": _kept_progress(run),
         }
         won = self.table.revive(run.id, most_live=most_live, **changes)
         if won is None and run.id not in live:
@@ -202,6 +202,18 @@ def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=folder, **group
         )
+
+
+def _kept_progress(run: Run) -> dict[str, Any]:
+    """Where a run goes on: at its checkpoint, not where it was cut off; without one at the start."""
+    if not (run.checkpoint and run.progress):
+        return {}
+    progress: dict[str, Any] = {**run.progress, "eta_s": None}
+    step = Path(run.checkpoint).name.rpartition("-")[2]
+    if progress.get("step") and step.isdigit():
+        a_step = progress["n_tokens"] // progress["step"]
+        progress |= {"step": int(step), "n_tokens": int(step) * a_step}
+    return progress
 
 
 def _is_starting(run: Run) -> bool:

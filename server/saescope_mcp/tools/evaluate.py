@@ -9,6 +9,7 @@ from saescope.errors import Cancelled
 from saescope_mcp.jobs import Job
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.evaluate import EvaluateSae, EvaluateSaeReply
+from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name
 from saescope_mcp.state.measured import remember
 from saescope_mcp.tool import Tool, next_call
@@ -16,6 +17,7 @@ from saescope_mcp.tool.facts import provenance
 from saescope_mcp.tool.pictures import of_evaluation
 
 if TYPE_CHECKING:
+    from saescope.activations import Dataset
     from saescope.evals import Evaluation
 
 DETAILS = ("density", "positions", "saelens")
@@ -28,6 +30,7 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     metrics."""
     state.require(request.sae)
     dataset = dataset_name(request.dataset, state.settings)
+    await state.loaders.run(partial(_look, dataset, request, state.settings))
 
     async def work(job: Job) -> EvaluateSaeReply:
         async with state.use(request.sae) as loaded:
@@ -60,12 +63,24 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     )
 
 
-def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -> "Evaluation":
+def _look(dataset: str, request: EvaluateSae, settings: Settings) -> None:
+    """Raises what is wrong with the text, before the call waits for the model."""
+    from saescope.activations import require_text
+
+    require_text(_text(dataset, request, settings))
+
+
+def _text(dataset: str, request: EvaluateSae, settings: Settings) -> "Dataset":
     from saescope.activations import open_dataset
+
+    roots = list(settings.read_roots)
+    return open_dataset(dataset, text_column=request.text_column, roots=roots)
+
+
+def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -> "Evaluation":
     from saescope.evals import evaluate
 
-    roots = list(loaded.slot.settings.read_roots)
-    text = open_dataset(dataset, text_column=request.text_column, roots=roots)
+    text = _text(dataset, request, loaded.slot.settings)
 
     def progress(done: int, total: int) -> None:
         job.say(f"evaluating: {done / max(1, total):.0%}")

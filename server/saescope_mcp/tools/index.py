@@ -80,7 +80,7 @@ async def _settings(
     """What the worker needs to load the same again, and everything that can be refused before one is started."""
     settings, slot = state.settings, loaded[0].slot
     dataset = dataset_name(request.dataset, settings)
-    await state.loaders.run(partial(_look, dataset, request.text_column, list(settings.read_roots)))
+    await state.loaders.run(partial(_look, dataset, request, loaded, list(settings.read_roots)))
     return {
         "model": min(slot.names),
         "device": str(slot.model.device),
@@ -104,11 +104,16 @@ async def _settings(
     }
 
 
-def _look(dataset: str, text_column: str, roots: list[Path]) -> None:
-    """Raises what is wrong with the text."""
-    from saescope.activations import open_dataset
+def _look(dataset: str, request: IndexFeatures, loaded: list[LoadedSAE], roots: list[Path]) -> None:
+    """Raises what is wrong with the text, with the SAEs together, or where the indexes are to go."""
+    from saescope.activations import open_dataset, require_text
+    from saescope.checkpoints import require_writable
+    from saescope.features.index import IndexConfig, shared_bos
+    from saescope.features.index.store import index_root
 
-    open_dataset(dataset, text_column=text_column, roots=roots)
+    require_text(open_dataset(dataset, text_column=request.text_column, roots=roots))
+    shared_bos(loaded[0].model, [entry.sae for entry in loaded], IndexConfig())
+    require_writable(index_root())
 
 
 def _fingerprint(dataset: str) -> list[list[Any]]:

@@ -23,6 +23,7 @@ from saescope_mcp.state import (
     said_roots,
     trained_saes,
 )
+from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tools.runs import LOOK_S, duration, error_of
 
@@ -93,7 +94,10 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
     """What the worker is given, and everything that can be refused before one is started."""
     settings = state.settings
     dataset = dataset_name(request.dataset, settings)
-    await state.loaders.run(partial(_look, dataset, request, settings))
+    model = model_name(request.model, settings) or EMBEDDED_HANDLE
+    await state.loaders.run(
+        partial(_look, dataset, model, request, settings, _idle_slot(state, model))
+    )
     if request.name and (trained_saes() / request.name).exists():
         raise ConfigError(
             f"There is an SAE called {request.name!r} already.",
@@ -106,7 +110,7 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
         "most_live": 1 + settings.max_queued_jobs,
         "request": request.given,
         "settings": {
-            "model": model_name(request.model, settings) or EMBEDDED_HANDLE,
+            "model": model,
             "dataset": dataset,
             "device": request.device,
             "offline": settings.offline,
@@ -117,16 +121,28 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
     }
 
 
-def _look(dataset: str, request: TrainSae, settings: Settings) -> None:
-    """Raises what is wrong with the options, the logger and the text."""
-    from saescope.activations import open_dataset
-    from saescope.training import mode_of_wandb, parse_options, require_logger
+def _idle_slot(state: AppState, model: str) -> ModelSlot | None:
+    """The model where it is loaded and no call is at work on it: for a look at its sites nobody waits."""
+    slot = next((slot for slot in state.models.values() if model in slot.names), None)
+    return None if slot is None or slot.lock.locked() else slot
 
-    options = parse_options(request.options)
+
+def _look(
+    dataset: str, model: str, request: TrainSae, settings: Settings, slot: ModelSlot | None
+) -> None:
+    """Raises what is wrong with the settings, the sites, the text, or where the SAE is to go."""
+    from saescope.activations import open_dataset, require_text
+    from saescope.checkpoints import require_writable
+    from saescope.models import peek_n_layers
+    from saescope.training import check_run, mode_of_wandb, require_logger, run_settings
+
+    said, roots = run_settings(request.run, request.options), list(settings.read_roots)
     mode = mode_of_wandb(offline=settings.offline)
-    require_logger(options.get("logger", "none"), wandb_mode=mode)
-    roots = list(settings.read_roots)
-    open_dataset(dataset, text_column=options.get("text_column", ""), roots=roots)
+    require_logger(said.get("logger", "none"), wandb_mode=mode)
+    loaded, n_layers = slot and slot.model, peek_n_layers(model)
+    check_run(said, model=loaded, n_layers=n_layers, device=request.device)
+    require_text(open_dataset(dataset, text_column=said.get("text_column", ""), roots=roots))
+    require_writable(trained_saes())
 
 
 async def _resume(state: AppState, request: TrainSae) -> Run:

@@ -17,6 +17,8 @@ from saescope_mcp.schemas.common import Request
 from saescope_mcp.tool import refusal
 
 HEARTBEAT_S = 1.0
+LOOKS = 4
+"""Looks for a request to stop in each heartbeat."""
 TRIES = 30
 SPARE_BYTES = 2**18
 
@@ -188,17 +190,23 @@ class Worker:
         return said | {"hint": f"{said['hint'].rstrip('.')}. {self.resume_call} goes on."}
 
     def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
-            progress = self.progress()
-            self.write(**progress)
-            if progress.get("checkpoint") != self._kept:
-                self._kept = progress["checkpoint"]
-                self.keep(**progress)
+        looks = 0
+        while not self._ended.wait(HEARTBEAT_S / LOOKS):
+            looks += 1
             now = self._read()
             if (
                 now is not None and now.cancel
             ) or self.lock.is_lost():  # without it another worker could start
                 self.stop.set()
+            if looks % LOOKS == 0:
+                self._tell()
+
+    def _tell(self) -> None:
+        progress = self.progress()
+        self.write(**progress)
+        if progress.get("checkpoint") != self._kept:
+            self._kept = progress["checkpoint"]
+            self.keep(**progress)
 
     def _read(self) -> Run | None:
         try:

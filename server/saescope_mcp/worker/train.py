@@ -154,18 +154,12 @@ class TrainWorker(Worker):
         return model
 
     def _config(self, model: "LanguageModel") -> "TrainConfig":
-        from saescope.training import parse_options, train_config
+        from saescope.training import run_settings, train_config
 
         request, settings = TrainSae.model_validate(self.run.request), self.run.settings
-        said: dict[str, Any] = (
-            request.run
-            | parse_options(request.options)
-            | {"dataset": settings["dataset"], "name": self.run.name}
-        )
-        return train_config(
-            model,
-            **{name: said[name] for name in said if name not in ("model", "options", "device")},
-        )
+        said = run_settings(request.run, request.options)
+        said |= {"dataset": settings["dataset"], "name": self.run.name}
+        return train_config(model, **said)
 
     @property
     def _roots(self) -> list[Path]:

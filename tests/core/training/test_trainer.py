@@ -173,7 +173,7 @@ def test_periodic_checkpoints_keep_only_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(10_000))
-    monkeypatch.setattr("saescope.training.trainer.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("saescope.checkpoints.time.monotonic", lambda: float(next(clock)))
     Trainer(
         config(checkpoint_every_s=4.0, keep_checkpoints=2),
         ListBatches(batches(30)),

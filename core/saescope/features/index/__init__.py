@@ -1,6 +1,6 @@
 """What every feature of an SAE does on a text: counts, maxima, histograms, examples, partners, material for quizzes."""
 
-from saescope.features.index.build import IndexProgress, IndexRun, index_features
+from saescope.features.index.build import IndexProgress, IndexRun, index_features, shared_bos
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.feature_index import FeatureIndex
 from saescope.features.index.manifest import IndexManifest
@@ -31,4 +31,5 @@ __all__ = [
     "find_index",
     "folder_of",
     "index_features",
+    "shared_bos",
 ]

@@ -73,7 +73,7 @@ class IndexRun:
         self.model, self.saes, self.dataset = model, list(saes), dataset
         self.cfg = replace(
             cfg,
-            prepend_bos=_prepend_bos(model, saes, cfg),
+            prepend_bos=shared_bos(model, saes, cfg),
             context_size=min(cfg.context_size, model.n_ctx),
         )
         self.root, self.stop = root or index_root(), stop or threading.Event()
@@ -90,15 +90,16 @@ class IndexRun:
     @torch.no_grad()
     def go(self, *, report: Callable[[IndexProgress], None] | None = None) -> IndexProgress:
         """Read to the end or to a stop; the state is "done" or "stopped"."""
-        started, saved, before = time.monotonic(), time.monotonic(), self.corpus.n_tokens
+        started, before = time.monotonic(), self.corpus.n_tokens
+        schedule = disk.Schedule(CHECKPOINT_S)
         try:
             while not self.corpus.ended:
                 if self.stop.is_set():
                     raise Cancelled("The run was asked to stop.")
                 self._step()
-                if self.keeps and time.monotonic() - saved > CHECKPOINT_S:
+                if self.keeps and schedule.due:
                     self.save()
-                    saved = time.monotonic()
+                    schedule.saved()
                 if report is not None:
                     report(
                         self._progress(
@@ -273,7 +274,12 @@ def _encode(model: LanguageModel, sae: SAE, activation: Tensor) -> SparseActs:
     )
 
 
-def _prepend_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> bool:
+def shared_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> bool:
+    """Whether contexts begin with a BOS, as the SAEs want it.
+
+    Raises:
+        ConfigError: MIXED_BOS: some want it and some do not.
+    """
     if cfg.prepend_bos is not None:
         return cfg.prepend_bos
     said = [sae.cfg.metadata.prepend_bos for sae in saes]
