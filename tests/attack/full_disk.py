@@ -42,7 +42,7 @@ def empty(folder: Path, kind: str) -> None:
     if kind == "limit":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     elif kind == "readonly":
         subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
     else:
