@@ -1,6 +1,7 @@
 """Publishing: to a folder and, through the real huggingface_hub client, to a hub on loopback; nothing is overwritten or given away."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.core.fake_hub import FakeHub
 
 from saescope.errors import ArgumentError, OfflineError, ResourceError, SaescopeError
@@ -395,3 +397,20 @@ def test_a_bad_repository_name_is_refused_before_anything_else(repo_id: str) -> 
     assert (
         refused(ArgumentError, lambda: publish(topk(), repo_id=repo_id)).code == "INVALID_REPO_ID"
     )
+
+
+def test_an_evaluated_sae_has_its_sparsity_beside_it(tmp_path: Path) -> None:
+    """As sae-lens's trainer writes it: float32, log10(frequency + 1e-10), under the key "sparsity"."""
+    sae = topk()
+    n_fired = (0, 1, 20_000, *[7] * (sae.cfg.d_sae - 3))
+    evaluation = replace(EVALUATION, n_fired=n_fired)
+    plan = publish(sae, path=tmp_path / "mine", evaluation=evaluation)
+    done = publish(sae, path=tmp_path / "mine", evaluation=evaluation, dry_run=False)
+    sizes = {Path(file.name).name: file.n_bytes for file in done.files}
+    assert done.files == plan.files
+    file = tmp_path / "mine" / "sparsity.safetensors"
+    assert file.stat().st_size == sizes["sparsity.safetensors"]
+    said = load_file(file)["sparsity"]
+    expected = [math.log10(n / 20_000 + 1e-10) for n in n_fired]
+    assert said.dtype == torch.float32 and said.tolist() == pytest.approx(expected)
+    assert load_sae(tmp_path / "mine", device="cpu").weights_hash == sae.weights_hash

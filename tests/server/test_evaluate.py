@@ -1,17 +1,22 @@
 """evaluate_sae and publish_sae on the tiny model."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+from tests.core.test_publish import EVALUATION
 from tests.server.helpers import HOOK, call, refuse
 from tests.server.test_jobs import DONE, a_run
 
 from saescope.evals import evaluate
 from saescope.load import load_sae
 from saescope_mcp.state import AppState
-from saescope_mcp.state.measured import recall
+from saescope_mcp.state.fences import trained_saes
+from saescope_mcp.state.measured import keep_sparsity, recall
 
 FEW = 800
 
@@ -19,6 +24,28 @@ FEW = 800
 @pytest.fixture
 async def evaluated(tiny: AppState, sae: str) -> dict[str, Any]:
     return await call(tiny, "evaluate_sae", sae=sae, n_tokens=FEW)
+
+
+def test_sparsity_is_kept_beside_saes_of_our_own_alone(own_home: Path, tmp_path: Path) -> None:
+    found = replace(EVALUATION, n_fired=(0, EVALUATION.n_tokens // 4))
+    for folder in (trained_saes() / "mine", tmp_path / "another's"):
+        folder.mkdir(parents=True)
+        keep_sparsity(str(folder), found)
+    said = load_file(trained_saes() / "mine" / "sparsity.safetensors")["sparsity"]
+    assert said.tolist() == pytest.approx([-10.0, math.log10(0.25)])
+    assert not list((tmp_path / "another's").iterdir())
+    keep_sparsity("", found)
+
+
+async def test_an_evaluation_says_how_often_each_feature_fires(
+    tiny: AppState, sae: str, evaluated: dict[str, Any]
+) -> None:
+    loaded = tiny.saes[sae]
+    found = recall(loaded.weights_hash)
+    assert found is not None and len(found.n_fired) == loaded.sae.cfg.d_sae
+    assert sum(found.n_fired) / found.n_tokens == pytest.approx(evaluated["l0"], rel=1e-3)
+    dead = sum(not n for n in found.n_fired) / len(found.n_fired)
+    assert dead == pytest.approx(evaluated["dead_share"], rel=1e-3)
 
 
 async def test_an_evaluation_is_what_the_core_measures(

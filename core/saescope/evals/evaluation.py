@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
 Level = Literal["good", "fair", "doubtful", "wrong", "unknown"]
 
 
@@ -127,3 +130,10 @@ class Evaluation:
     """The same under the names and definitions of sae-lens's `run_evals`, which zero-ablates position 0 and special tokens as well."""
     verdict: Verdict
     warnings: tuple[str, ...]
+    n_fired: tuple[int, ...] = ()
+    """Positions at which each feature fires."""
+
+    @property
+    def densities(self) -> Tensor:
+        """Share of the positions at which each feature fires."""
+        return torch.tensor(self.n_fired) / self.n_tokens

@@ -77,6 +77,7 @@ def report(
         saelens=_saelens(value),
         verdict=_verdict(sae, found, value, density, made, intervals),
         warnings=warnings,
+        n_fired=tuple(found.n_fired.tolist()),
     )
 
 

@@ -7,9 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from saescope import __version__
 from saescope.errors import ArgumentError, OfflineError, SaescopeError, cannot_write
 from saescope.evals import Evaluation
+from saescope.features.index import find_index
 from saescope.hub.location import checked_path
 from saescope.hub.upload import Target, check_repo_id, has_token, look, push
 from saescope.publish.card import model_card
@@ -17,6 +20,7 @@ from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.sharing import shareable
 from saescope.saes import SAE
 from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, not_in_saelens, to_saelens
+from saescope.saes.sparsity import SPARSITY_FILE, log_sparsity, write_sparsity
 
 CARD_FILE = "README.md"
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -57,15 +61,14 @@ def publish(
         if repo_id
         else _to_folder(sae, Path(path).expanduser())
     )
+    densities = _densities(sae, evaluation)
+    if densities is not None:
+        beside = plan.names[CFG_FILE].removesuffix(CFG_FILE) + SPARSITY_FILE
+        plan = plan._replace(names={**plan.names, SPARSITY_FILE: beside})
     title = repo_id.partition("/")[2] or Path(path).name
     card = model_card(sae, plan.load, evaluation, title=title, version=__version__)
-    commit = "" if dry_run else _write(sae, card, plan, private=private)
-    cfg_bytes = len(json.dumps(to_saelens(sae)[0], indent=1))
-    sizes = {
-        CFG_FILE: cfg_bytes,
-        WEIGHTS_FILE: weights_file_bytes(sae),
-        CARD_FILE: len(card.encode()),
-    }
+    commit = "" if dry_run else _write(sae, card, plan, private=private, densities=densities)
+    sizes = _sizes(sae, card, densities)
     return Publication(
         target=plan.target,
         files=tuple(PublishedFile(plan.names[name], n_bytes) for name, n_bytes in sizes.items()),
@@ -88,9 +91,29 @@ def _check_target(path: str | Path, repo_id: str) -> None:
         )
 
 
-def weights_file_bytes(sae: SAE) -> int:
-    """Size of the safetensors file, before it is written."""
-    tensors, header, offset = to_saelens(sae)[1], dict[str, Any](), 0
+def _sizes(sae: SAE, card: str, densities: Tensor | None) -> dict[str, int]:
+    cfg, tensors = to_saelens(sae)
+    sizes = {
+        CFG_FILE: len(json.dumps(cfg, indent=1)),
+        WEIGHTS_FILE: file_bytes(tensors),
+        CARD_FILE: len(card.encode()),
+    }
+    return sizes | (
+        {} if densities is None else {SPARSITY_FILE: file_bytes(log_sparsity(densities))}
+    )
+
+
+def _densities(sae: SAE, evaluation: Evaluation | None) -> Tensor | None:
+    """Share of positions at which each feature fires: as it was evaluated, or else as its index on this machine has it."""
+    if evaluation is not None and len(evaluation.n_fired) == sae.cfg.d_sae:
+        return evaluation.densities
+    index = find_index(sae)
+    return None if index is None else index.densities
+
+
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Size of a safetensors file, before it is written."""
+    header, offset = dict[str, Any](), 0
     for name, tensor in sorted(tensors.items()):
         dtype = _SAFETENSORS[str(tensor.dtype).removeprefix("torch.")]
         header[name] = {
@@ -206,14 +229,13 @@ def _loading(
     return Loading(python, tool, command, ""), (warning,)
 
 
-def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:
+def _write(sae: SAE, card: str, plan: _Plan, *, private: bool, densities: Tensor | None) -> str:
     """The commit, or "" for a folder."""
     if plan.repository is None:
-        _write_folder(sae, card, Path(plan.target))
+        _write_folder(sae, card, Path(plan.target), densities)
         return ""
     with tempfile.TemporaryDirectory(prefix="saescope-publish-") as staging:
-        folder = sae.save(staging)
-        _write_new(folder / CARD_FILE, card)
+        folder = _write_files(sae, card, Path(staging), densities)
         files = {name: folder / own for own, name in plan.names.items()}
         return push(
             plan.repository,
@@ -223,19 +245,26 @@ def _write(sae: SAE, card: str, plan: _Plan, *, private: bool) -> str:
         )
 
 
-def _write_folder(sae: SAE, card: str, folder: Path) -> None:
+def _write_folder(sae: SAE, card: str, folder: Path, densities: Tensor | None) -> None:
     """All of it or nothing: what is left half would keep the next call from the folder."""
     was_there = folder.exists()
     try:
-        sae.save(folder)
-        _write_new(folder / CARD_FILE, card)
+        _write_files(sae, card, folder, densities)
     except SaescopeError:
         with suppress(OSError):
-            for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE):
+            for name in (CFG_FILE, WEIGHTS_FILE, SPARSITY_FILE, CARD_FILE):
                 (folder / name).unlink(missing_ok=True)
             if not was_there:
                 folder.rmdir()
         raise
+
+
+def _write_files(sae: SAE, card: str, folder: Path, densities: Tensor | None) -> Path:
+    sae.save(folder)
+    if densities is not None:
+        write_sparsity(folder, densities)
+    _write_new(folder / CARD_FILE, card)
+    return folder
 
 
 def _write_new(file: Path, content: str) -> None:

@@ -2,17 +2,19 @@
 
 import logging
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
+from saescope.errors import ResourceError
 from saescope.fence import read_own
 from saescope.names import home
+from saescope_mcp.state.fences import trained_saes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from saescope.evals import Evaluation
+    from saescope.features.index import FeatureIndex
 
 log = logging.getLogger("saescope")
 
@@ -32,6 +34,18 @@ def remember(weights_hash: str, found: "Evaluation") -> None:
         log.warning("the evaluation is not kept for a model card: %s", type(error).__name__)
 
 
+def keep_sparsity(path: str, found: "Evaluation | FeatureIndex") -> None:
+    """sae-lens's sparsity.safetensors beside an SAE of our own, one that train_sae made; nothing is written beside others."""
+    from saescope.saes.sparsity import write_sparsity
+
+    if not path or not Path(path).resolve().is_relative_to(trained_saes().resolve()):
+        return
+    try:
+        write_sparsity(Path(path), found.densities)
+    except ResourceError as error:
+        log.warning("%s", error)
+
+
 def recall(weights_hash: str) -> "Evaluation | None":
     """The last evaluation of an SAE with these weights."""
     from saescope.evals import Evaluation
@@ -45,5 +59,5 @@ def recall(weights_hash: str) -> "Evaluation | None":
         return None
 
 
-def _file(weights_hash: str) -> "Path":
+def _file(weights_hash: str) -> Path:
     return home() / "evaluations" / f"{weights_hash[:32]}.json"

@@ -11,7 +11,7 @@ from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.evaluate import EvaluateSae, EvaluateSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name
-from saescope_mcp.state.measured import remember
+from saescope_mcp.state.measured import keep_sparsity, remember
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import provenance
 from saescope_mcp.tool.pictures import of_evaluation
@@ -85,7 +85,7 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
     def progress(done: int, total: int) -> None:
         job.say(f"evaluating: {done / max(1, total):.0%}")
 
-    return evaluate(
+    found = evaluate(
         loaded.model,
         loaded.sae,
         text,
@@ -94,6 +94,8 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
         seed=request.seed,
         progress=progress,
     )
+    keep_sparsity(loaded.source.path, found)
+    return found
 
 
 def _reply(

@@ -9,6 +9,7 @@ from saescope_mcp.schemas.index import IndexFeatures
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import Source
 from saescope_mcp.state.loading import read_sae
+from saescope_mcp.state.measured import keep_sparsity
 from saescope_mcp.tool import next_call
 from saescope_mcp.tool.facts import versions
 from saescope_mcp.worker.base import Worker
@@ -105,6 +106,7 @@ class IndexWorker(Worker):
         rows: list[dict[str, Any]] = []
         for index, said in zip(indexing.indexes(), self.run.settings["saes"], strict=True):
             fired = index.densities[index.densities > 0]
+            keep_sparsity(said["source"]["path"], index)
             rows.append(
                 {
                     "sae": said["sae"],

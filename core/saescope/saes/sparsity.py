@@ -1,0 +1,41 @@
+"""`sparsity.safetensors` beside an SAE, as sae-lens writes and reads it: how often each feature fires."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saescope.errors import ResourceError, disk_is_full
+
+SPARSITY_FILE = "sparsity.safetensors"
+FLOOR = 1e-10
+"""sae-lens's: a feature that never fired has -10."""
+
+
+def log_sparsity(densities: Float[Tensor, " d_sae"]) -> dict[str, Tensor]:
+    """log10 of the share of positions at which each feature fires."""
+    return {"sparsity": (densities.double() + FLOOR).log10().to(torch.float32).cpu()}
+
+
+def write_sparsity(folder: Path, densities: Float[Tensor, " d_sae"]) -> Path:
+    """Write the file into an SAE's folder, whole or not at all.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+            save_file(log_sparsity(densities), Path(staging, SPARSITY_FILE))
+            os.replace(Path(staging, SPARSITY_FILE), folder / SPARSITY_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"{SPARSITY_FILE} cannot be written: {getattr(error, 'strerror', None) or error}.",
+            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
+            hint="Choose a folder with free space.",
+        ) from error
+    return folder / SPARSITY_FILE
