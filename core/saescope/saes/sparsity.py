@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from saescope.errors import ResourceError, disk_is_full
+from saescope.errors import cannot_write
 
 SPARSITY_FILE = "sparsity.safetensors"
 FLOOR = 1e-10
@@ -33,9 +33,5 @@ def write_sparsity(folder: Path, densities: Float[Tensor, " d_sae"]) -> Path:
             save_file(log_sparsity(densities), Path(staging, SPARSITY_FILE))
             os.replace(Path(staging, SPARSITY_FILE), folder / SPARSITY_FILE)
     except (OSError, SafetensorError) as error:
-        raise ResourceError(
-            f"{SPARSITY_FILE} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
-            hint="Choose a folder with free space.",
-        ) from error
+        raise cannot_write(SPARSITY_FILE, folder, error) from error
     return folder / SPARSITY_FILE
