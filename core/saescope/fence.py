@@ -170,6 +170,19 @@ def read_file(path: str | Path, *, limit: int = CONFIG_BYTES, field: str = "path
     return content
 
 
+@contextmanager
+def present(name: str, *, field: str = "path") -> Generator[None]:
+    """Files that vanish, or become something else, between a look and a read are an error that says so.
+
+    Raises:
+        FormatError: FILE_READ_ERROR.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(name, field, error.strerror or str(error)) from error
+
+
 def open_own(path: Path) -> io.BufferedReader:
     """A file that saescope wrote itself, wherever it keeps it: not what the caller named, but it may have been exchanged all the same.
 

@@ -375,9 +375,21 @@ def _datasets() -> Iterator[Escape]:
             made = (one(suffix, how), folder(suffix, how))
             yield Escape(f"dataset {suffix} {how}", made[0], "evaluate_sae", codes=unread)
             yield Escape(f"dataset with {suffix} {how}", made[1], "evaluate_sae", codes=unread)
+    for suffix in TEXTS:
+        for how in (*LINKS, *SYSTEM, "pipe"):
+            codes = unread if how == "pipe" else REFUSED
+            name = f"texts_file {suffix} {how}"
+            yield Escape(name, _of_texts(one(suffix, how)), "top_features", codes=codes)
     for tool in ("index_features", "train_sae"):
         for how in LINKS:
             yield Escape(f"{tool} {how}", _for_worker(tool, one(".txt", how)), tool)
+
+
+def _of_texts(make: Callable[[Ground, Path], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def made(ground: Ground, place: Path) -> dict[str, Any]:
+        return {"sae": ground.sae, "texts_file": make(ground, place)["dataset"]}
+
+    return made
 
 
 def _for_worker(

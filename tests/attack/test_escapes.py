@@ -6,8 +6,9 @@ import re
 import shutil
 import struct
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,116 @@ async def test_no_escape_opens_a_file_outside(part: int, base: Path, attack: Att
                 "model": str(server.ground.root / "model"),
             }
             assert not (await server.call("load_sae", good))["is_error"]
+
+
+DESKTOP = {
+    **{
+        f"path={place}": ("load_sae", {"path": place})
+        for place in ("/etc", "~/.ssh/sae", "~/.config/sae")
+    },
+    "path outside the home": ("load_sae", {"path": "{base}/root/sae"}),
+    "model outside the home": ("load_sae", {"path": "{home}/sae", "model": "{base}/root/model"}),
+    "model among keys": ("load_sae", {"path": "{home}/sae", "model": "~/.ssh/model"}),
+    **{
+        f"dataset={place}": ("evaluate_sae", {"sae": "{sae}", "dataset": place})
+        for place in (
+            "/etc/passwd",
+            "/etc",
+            "/",
+            "~/.ssh/data.txt",
+            "~/.config",
+            "{base}/root/data.txt",
+        )
+    },
+    **{
+        f"publish to {place}": ("publish_sae", {"sae": "{sae}", "path": place, "dry_run": False})
+        for place in ("~/new", "~/.ssh/new", "/new", "/etc/new", "new", "{base}/root/out/new")
+    },
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("cwd", ["/", "/etc", "/usr", "/var"])
+async def test_a_server_of_a_desktop_client_reads_the_home_alone(
+    cwd: str, base: Path, attack: Attack
+) -> None:
+    async with fort(base, roots=False, cwd=cwd) as server:
+        ground = server.ground
+        for name, (tool, arguments) in DESKTOP.items():
+            with attack.case(f"{cwd}: {name}"):
+                said = {
+                    key: value.format(base=base, home=ground.home, sae=ground.sae)
+                    if isinstance(value, str)
+                    else value
+                    for key, value in arguments.items()
+                }
+                server.outside()
+                reply = await server.call(tool, said)
+                assert reply["is_error"] and reply["code"] == "PATH_NOT_ALLOWED", reply
+                assert not (found := server.outside()), found[:5]
+
+
+@contextmanager
+def exchanging(good: Path, bad: Path) -> Generator[None]:
+    """While the block runs, the name of a good file or folder leads to a bad one every other moment."""
+    stop, aside, link = threading.Event(), good.with_name("aside"), good.with_name("link")
+
+    def exchange() -> None:
+        while not stop.is_set():
+            link.symlink_to(bad)
+            good.rename(aside)
+            link.rename(good)
+            good.unlink()
+            aside.rename(good)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "what", ["sae/cfg.json", "sae/sae_weights.safetensors", "sae", "model/config.json", "model"]
+)
+async def test_what_is_exchanged_while_it_is_opened_is_never_read(
+    what: str, base: Path, attack: Attack
+) -> None:
+    """A folder may be entered before its file is refused by its descriptor: it is reading that must not happen."""
+    async with fort(base) as server:
+        root, outside = server.ground.root, server.ground.outside
+        with exchanging(root / what, outside / what):
+            for number in range(40):
+                with attack.case(f"{what} {number}"):
+                    server.watch.seen()
+                    call = {"path": str(root / "sae"), "model": str(root / "model")}
+                    reply = await server.call("load_sae", call)
+                    files = [line for line in server.watch.seen(READ | CHANGED) if "." in line]
+                    assert not files, f"{files} {reply}"
+                    assert reply.get("code") != "INTERNAL", reply
+                    if not reply["is_error"]:
+                        await server.call("unload", {"handle": reply["sae"].partition("/")[0]})
+
+
+@pytest.mark.attack
+async def test_the_layout_of_the_hubs_cache_loads_by_name_and_by_path(
+    base: Path, attack: Attack
+) -> None:
+    async with fort(base) as server:
+        commit = "0" * 40
+        cache = base / "hf" / "hub" / "models--owner--tiny"
+        for folder in ("blobs", "refs", f"snapshots/{commit}"):
+            (cache / folder).mkdir(parents=True)
+        (cache / "refs" / "main").write_text(commit)
+        for number, file in enumerate(sorted((server.ground.root / "model").iterdir())):
+            shutil.copy(file, cache / "blobs" / str(number))
+            (cache / "snapshots" / commit / file.name).symlink_to(f"../../blobs/{number}")
+        for model in ("owner/tiny", str(cache / "snapshots" / commit)):
+            with attack.case(model):
+                call = {"path": str(server.ground.root / "sae"), "model": model}
+                reply = await server.call("load_sae", call)
+                assert not reply["is_error"], reply
+                assert not (found := server.outside()), found[:5]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import FormatError
-from saescope.fence import open_file
+from saescope.fence import open_file, present
 from saescope.formats.source import Source
 from saescope.formats.weights import TensorInfo, Weights
 
@@ -117,7 +117,9 @@ class NpzWeights(Weights):
 @contextmanager
 def open_npz(source: Source, name: str) -> Generator[NpzWeights]:
     """The arrays of `name`, downloaded first if it is on the hub."""
-    with open_file(source.local(name)) as file:
+    with present(name):
+        opened = open_file(source.local(name))
+    with opened as file:
         yield NpzWeights(file, name)
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError, ResourceError
-from saescope.fence import open_file
+from saescope.fence import open_file, read_own
 from saescope.formats.npz import ZIP_ERRORS
 from saescope.formats.source import Source
 from saescope.formats.weights import Weights
@@ -107,9 +107,7 @@ def open_pickle(source: Source, name: str) -> Generator[Converted]:
         _convert(path, target)
     mark.touch()
     with target.open("rb", buffering=0) as file:
-        yield Converted(
-            file, name, json.loads(_sidecar(target).read_text(encoding="utf-8"))["values"]
-        )
+        yield Converted(file, name, json.loads(read_own(_sidecar(target)))["values"])
 
 
 def _folder() -> Path:
@@ -122,7 +120,7 @@ def _sidecar(target: Path) -> Path:
 
 def _is_whole(target: Path) -> bool:
     try:
-        return json.loads(_sidecar(target).read_text(encoding="utf-8"))["sha256"] == _sha256(target)
+        return json.loads(read_own(_sidecar(target)))["sha256"] == _sha256(target)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

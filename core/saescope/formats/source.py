@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from saescope.errors import ConfigError, FormatError, NotFoundError
-from saescope.fence import check_inside, is_inside, open_file
+from saescope.fence import check_inside, is_inside, open_file, present
 from saescope.formats.agreement import agree, contradiction, same
 
 MAX_TEXT_BYTES = 1 << 20
@@ -143,8 +143,12 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
             )
         return found
 
+    def opened(name: str) -> BinaryIO:
+        with present(name):
+            return open_file(local(name))
+
     return Source(
-        opener=lambda name: open_file(local(name)),
+        opener=opened,
         local=local,
         names=_names(root) | _above(root),
         path="" if place.is_dir() else place.name,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError
-from saescope.fence import open_file
+from saescope.fence import open_file, present
 from saescope.formats.source import Source
 
 MAX_HEADER_BYTES = 1 << 20
@@ -142,7 +142,9 @@ class Weights:
 @contextmanager
 def open_weights(source: Source, name: str) -> Generator[Weights]:
     """The tensors of `name`, downloaded first if it is on the hub."""
-    with open_file(source.local(name)) as file:
+    with present(name):
+        opened = open_file(source.local(name))
+    with opened as file:
         yield Weights(cast(io.FileIO, file.raw), name)  # unbuffered
 
 

@@ -13,6 +13,7 @@ from saescope.cancel import checkpoint
 from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError
+from saescope.fence import present
 from saescope.models.boot import boot
 from saescope.models.checked import check_fits, check_gguf_file, checked
 from saescope.models.demands import check_demands, has_packed_tensors, is_quantized, quantization
@@ -54,11 +55,12 @@ def load_model(
         ModelError: its files are torn, need remote code, or are of an architecture that transformer-lens does not hold.
     """
     where = pick_device(device)
-    place = _locate(name_or_path, revision, offline, progress)
+    with present(Path(name_or_path).name, field="model"):
+        place = _locate(name_or_path, revision, offline, progress)
     if progress:
         progress(f"loading {place.name}")
     found = checked(place.source, local=place.local, revision=place.revision, offline=offline)
-    with _one_at_a_time(), found as source:
+    with present(place.name, field="model"), _one_at_a_time(), found as source:
         model, tokenizer = _read(place._replace(source=source), where, dtype, revision, offline)
         return _wrap(place, model.to(where), tokenizer)
 

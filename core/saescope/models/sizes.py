@@ -8,7 +8,7 @@ from typing import BinaryIO
 from saescope import hub
 from saescope.embedded import DISK_BYTES, EMBEDDED_HANDLE, model_dir
 from saescope.errors import ModelError, SaescopeError
-from saescope.fence import open_file
+from saescope.fence import open_file, present
 from saescope.models.folder import read_json
 
 MAX_HEADER_BYTES = 16 << 20
@@ -30,7 +30,8 @@ def peek_model_bytes(
         return DISK_BYTES * _BYTES.get(dtype, 4) // 4
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return sum(_of_file(file, dtype) for file in path.glob("*.safetensors"))
+        with present(path.name, field="model"):
+            return sum(_of_file(file, dtype) for file in path.glob("*.safetensors"))
     if path.exists():
         return 0
     try:

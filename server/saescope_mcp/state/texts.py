@@ -44,7 +44,7 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
 
 async def _read(state: AppState, request: FilesRequest, field: str) -> list[str]:
     path = readable(getattr(request, field), state.settings, field)
-    return await state.workers.run(
+    return await state.loaders.run(
         partial(_texts, path, request.texts_column, state.settings, field)
     )
 
