@@ -202,8 +202,8 @@ DESKTOP = {
         f"path={place}": ("load_sae", {"path": place})
         for place in ("/etc", "~/.ssh/sae", "~/.config/sae")
     },
-    "path outside the home": ("load_sae", {"path": "{base}/root/sae"}),
-    "model outside the home": ("load_sae", {"path": "{home}/sae", "model": "{base}/root/model"}),
+    "path outside the home": ("load_sae", {"path": "{base}/{top}/sae"}),
+    "model outside the home": ("load_sae", {"path": "{home}/sae", "model": "{base}/{top}/model"}),
     "model among keys": ("load_sae", {"path": "{home}/sae", "model": "~/.ssh/model"}),
     **{
         f"dataset={place}": ("evaluate_sae", {"sae": "{sae}", "dataset": place})
@@ -213,12 +213,12 @@ DESKTOP = {
             "/",
             "~/.ssh/data.txt",
             "~/.config",
-            "{base}/root/data.txt",
+            "{base}/{top}/data.txt",
         )
     },
     **{
         f"publish to {place}": ("publish_sae", {"sae": "{sae}", "path": place, "dry_run": False})
-        for place in ("~/new", "~/.ssh/new", "/new", "/etc/new", "new", "{base}/root/out/new")
+        for place in ("~/new", "~/.ssh/new", "/new", "/etc/new", "new", "{base}/{top}/out/new")
     },
 }
 
@@ -233,7 +233,7 @@ async def test_a_server_of_a_desktop_client_reads_the_home_alone(
         for name, (tool, arguments) in DESKTOP.items():
             with attack.case(f"{cwd}: {name}"):
                 said = {
-                    key: value.format(base=base, home=ground.home, sae=ground.sae)
+                    key: value.format(base=base, top="root", home=ground.home, sae=ground.sae)
                     if isinstance(value, str)
                     else value
                     for key, value in arguments.items()
