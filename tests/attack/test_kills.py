@@ -1,0 +1,130 @@
+"""Workers killed at any moment of a training or an indexing: everything is readable afterwards, and a resume ends as an undisturbed run."""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.attack.conftest import Attack
+from tests.server.helpers import HOOK, call, save_random_sae
+from tests.server.workers import Forked, prepare
+
+from saescope.load import load_sae
+from saescope_mcp.jobs import LIVE, Run
+from saescope_mcp.jobs import runs as runs_module
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+
+RUN: dict[str, Any] = {
+    "hook_name": HOOK,
+    "training_tokens": 40_000,
+    "batch_size": 128,
+    "d_sae": 256,
+    "k": 4.0,
+    "context_size": 32,
+    "options": ["buffer_tokens=1024", "checkpoint_every_s=1"],
+}
+LONGEST_LIFE_S = 2.5
+MANY = 10
+GIVE_UP_S = 240.0
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Forked:
+    prepare()
+    forked = Forked()
+    monkeypatch.setattr(runs_module, "start_worker", forked)
+    return forked
+
+
+@pytest.fixture
+def state(glass_dir: Path, tmp_path: Path) -> AppState:
+    return AppState(Settings(read_roots=(glass_dir.parent, tmp_path), offline=True))
+
+
+async def ended(state: AppState, run_id: str, *, within_s: float = GIVE_UP_S) -> Run:
+    waited = 0.0
+    while (run := state.runs.get(run_id)).live and waited < within_s:
+        await asyncio.sleep(0.05)
+        waited += 0.05
+    return run
+
+
+async def killed(state: AppState, run_id: str, after_s: float) -> Run:
+    """The run after its worker got a SIGKILL at some moment of its life."""
+    run = await ended(state, run_id, within_s=after_s)
+    if run.live and run.pid:
+        with suppress(ProcessLookupError):
+            os.kill(run.pid, signal.SIGKILL)
+    while (run := state.runs.get(run_id)).live and run.state == "running":
+        await asyncio.sleep(0.05)
+    return run
+
+
+async def readable(state: AppState, run_id: str) -> None:
+    """Nothing that a user may ask about fails."""
+    assert (await call(state, "job_status", job_id=run_id))["job_id"] == run_id
+    assert (await call(state, "job_status"))["total"] >= 1
+    assert (await call(state, "server_status"))["jobs"]
+
+
+async def kill_trainings(state: AppState, glass_dir: Path, attack: Attack, *, kills: int) -> None:
+    whole = await call(state, "train_sae", **RUN, model=str(glass_dir), name="whole", wait_s=0.0)
+    assert (await ended(state, whole["job_id"])).state == "done"
+    expected = load_sae(state.runs.get(whole["job_id"]).result["path"]).weights_hash
+    started = await call(state, "train_sae", **RUN, model=str(glass_dir), name="cut", wait_s=0.0)
+    run_id = started["job_id"]
+    for i in range(kills):
+        with attack.case(f"kill {i}"):
+            run = await killed(state, run_id, attack.rng.uniform(0, LONGEST_LIFE_S))
+            await readable(state, run_id)
+            if run.state == "done":
+                break
+            if run.state not in LIVE:
+                await call(state, "train_sae", resume=run_id, wait_s=0.0)
+    with attack.case("the end"):
+        run = await ended(state, run_id)
+        if run.state != "done":
+            await call(state, "train_sae", resume=run_id, wait_s=0.0)
+            run = await ended(state, run_id)
+        assert run.state == "done", f"{run.state}: {run.message} {run.error}"
+        assert load_sae(run.result["path"]).weights_hash == expected
+
+
+async def kill_indexings(
+    state: AppState, glass_dir: Path, folder: Path, attack: Attack, *, kills: int
+) -> None:
+    path = save_random_sae(folder / "random")
+    sae = (await call(state, "load_sae", path=str(path), model=str(glass_dir), wait_s=55.0))["sae"]
+    asked: dict[str, Any] = {"sae": sae, "n_tokens": 60_000, "wait_s": 0.0}
+    for i in range(kills):
+        with attack.case(f"kill {i}"):
+            run_id = (await call(state, "index_features", **asked))["job_id"]
+            run = await killed(state, run_id, attack.rng.uniform(0, LONGEST_LIFE_S))
+            await readable(state, run_id)
+            if run.state == "done":
+                break
+    with attack.case("the end"):
+        run_id = (await call(state, "index_features", **asked))["job_id"]
+        run = await ended(state, run_id)
+        assert run.state == "done", f"{run.state}: {run.message} {run.error}"
+        assert (await call(state, "describe_feature", sae=sae, feature=1))["index"]
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("part", range(6))
+async def test_killed_trainings(
+    part: int, state: AppState, workers: Forked, glass_dir: Path, attack: Attack
+) -> None:
+    await kill_trainings(state, glass_dir, attack, kills=MANY)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("part", range(4))
+async def test_killed_indexings(
+    part: int, state: AppState, workers: Forked, glass_dir: Path, tmp_path: Path, attack: Attack
+) -> None:
+    await kill_indexings(state, glass_dir, tmp_path, attack, kills=MANY)
