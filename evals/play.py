@@ -63,7 +63,9 @@ async def desk_of(task: Task) -> AsyncGenerator[Desk]:
             (own / "models").symlink_to(models.resolve(), target_is_directory=True)
         os.environ["SAESCOPE_HOME"] = str(own)
         places: dict[str, Any] = lay_out(files, task.things, task.model)
-        settings = Settings(read_roots=(files,), offline=True, **task.settings)
+        settings = Settings(
+            read_roots=(files,), write_roots=(files,), offline=True, **task.settings
+        )
         places["judged"] = judged
         places["before"] = [call.result for call in await _before(task, settings, places)]
         yield Desk(fill(task.prompt, places), places, _environment(own, files, task), settings)
@@ -82,7 +84,7 @@ async def _before(task: Task, settings: Settings, places: Mapping[str, Any]) -> 
 
 
 def _environment(own: Path, files: Path, task: Task) -> dict[str, str]:
-    said = {"home": own, "read_roots": files, "offline": 1} | task.settings
+    said = {"home": own, "read_roots": files, "write_roots": files, "offline": 1} | task.settings
     return {f"SAESCOPE_{name.upper()}": str(value) for name, value in said.items()}
 
 

@@ -20,7 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saescope.errors import FormatError, NotFoundError, ResourceError, disk_is_full, free_space
+from saescope.errors import (
+    FormatError,
+    NotFoundError,
+    ResourceError,
+    cannot_write,
+    disk_is_full,
+    free_space,
+)
 from saescope.fence import open_own, read_own
 
 FIRST_S = 60.0
@@ -99,10 +106,10 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as trial:
             trial.write(bytes(2**12))
     except OSError as error:
-        raise ResourceError(
-            f"Nothing can be written to {folder.name!r}: {error.strerror}.",
-            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
-            got=folder,
+        raise cannot_write(
+            "The results",
+            folder,
+            error,
             hint="Free space on that disk or make the folder writable, or set SAESCOPE_HOME to another one.",
         ) from error
 

@@ -73,6 +73,27 @@ async def test_two_files_are_contrasted(tiny: AppState, sae: str, folder: Path) 
         assert "3 texts of messages.csv against 2 of messages.jsonl: " in read["summary"]
 
 
+async def test_two_columns_of_one_file_are_contrasted(
+    tiny: AppState, sae: str, folder: Path
+) -> None:
+    pairs = list(zip(TEXTS, OTHERS, strict=False))
+    path, n = folder / "pairs.csv", len(pairs)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("said", "meant"), *pairs])
+    files = {"texts_file": str(path), "texts_column": "said", "against_file": str(path)}
+    for tool, more in (("top_features", {"rank_by": "contrast"}), ("find_features", {})):
+        listed = await call(tiny, tool, sae=sae, texts=TEXTS[:n], against=OTHERS[:n], **more)
+        read = await call(tiny, tool, sae=sae, **files, against_column="meant", **more)
+        assert read["features"] == listed["features"]
+        same = await refuse(tiny, tool, sae=sae, **files, **more)
+        assert same["field"] == "against_column"
+        missing = await refuse(tiny, tool, sae=sae, **files, against_column="none", **more)
+        assert (missing["code"], missing["field"]) == ("COLUMN_NOT_FOUND", "against_column")
+        assert 'against_column="' in missing["hint"]
+    alone = await refuse(tiny, "find_features", sae=sae, texts=TEXTS, against_column="meant")
+    assert alone["field"] == "against_file"
+
+
 async def test_a_file_may_hold_more_than_a_call(tiny: AppState, sae: str, folder: Path) -> None:
     many = [f"Number {i} is a cat." for i in range(900)]
     path = str(written(folder, ".csv", many))

@@ -70,14 +70,15 @@ def _check_number(n: int, path: Path, most: int, field: str) -> None:
 
 
 def _of_texts(error: SaescopeError, field: str) -> SaescopeError:
-    """The same said of texts_file and texts_column, which a dataset calls otherwise."""
+    """The same said of a file of texts and its column, which a dataset calls otherwise."""
+    name = "against_column" if field == "against_file" else "texts_column"
     of_column = error.field == "text_column"
     column = error.allowed.split(", ")[0] if error.code == "COLUMN_NOT_FOUND" else "..."
     return type(error)(
         error.message,
         code=error.code,
-        field="texts_column" if of_column else field,
+        field=name if of_column else field,
         got=error.got,
         allowed=error.allowed,
-        hint=f'Name the column: texts_column="{column}".' if of_column else error.hint,
+        hint=f'Name the column: {name}="{column}".' if of_column else error.hint,
     )

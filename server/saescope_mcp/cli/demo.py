@@ -164,7 +164,7 @@ class Demo:
         )
 
     async def _steering(self, sae: str, feature: int) -> None:
-        features = [{"feature": feature, "strength": 0.5}]
+        features = [{"feature": feature, "strength": 0.7}]
         self._heading(
             5,
             f"Steer: add feature {feature} while the model writes",

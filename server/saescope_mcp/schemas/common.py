@@ -45,7 +45,7 @@ class Request(_Sent):
 SAEHandle = Annotated[
     Identifier, Field(description='From load_sae, e.g. "smollm2-135m/14.resid_post".')
 ]
-Prompt = Annotated[Text, Field(description='Prompt, e.g. "The capital of France is".')]
+Prompt = Annotated[Text, Field(description='Prompt, e.g. "Paris is in".')]
 Chat = Annotated[bool, Field(description="Use the chat template.")]
 IncludeSpecial = Annotated[bool, Field(description="Count position 0 and special tokens too.")]
 Target = Annotated[
@@ -72,7 +72,7 @@ class FilesRequest(Request):
     """Texts may stand in a file instead."""
 
     texts_file: LocalPath = Field(
-        default="", description="Texts in a .csv, .tsv, .jsonl, .parquet, .txt (by line)."
+        default="", description="Texts as .csv, .tsv, .jsonl, .parquet, .txt (lines)."
     )
     texts_column: Identifier = Field(default="", description="Its column.")
 
@@ -97,6 +97,7 @@ class ContrastFile(FilesRequest):
 
     against: list[str]
     against_file: LocalPath = Field(default="", description="`against` in a file.")
+    against_column: Identifier = Field(default="", description="Its column.")
 
     @model_validator(mode="after")
     def _one_against(self) -> "ContrastFile":
@@ -105,6 +106,22 @@ class ContrastFile(FilesRequest):
                 "conflicting_arguments",
                 "against and against_file are both given",
                 {"field": "against_file", "allowed": "one of the two"},
+            )
+        if self.against_column and not self.against_file:
+            raise PydanticCustomError(
+                "missing_argument",
+                "against_column names the column of against_file, which is not given",
+                {"field": "against_file", "allowed": "against_file with against_column"},
+            )
+        if (
+            self.against_file
+            and self.against_file == self.texts_file
+            and (self.against_column in ("", self.texts_column))
+        ):
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "texts_file and against_file are one file and one column: nothing sets its texts apart from themselves",
+                {"field": "against_column", "allowed": "another column of it, or another file"},
             )
         return self
 
@@ -117,7 +134,7 @@ class TextsRequest(FilesRequest):
     """Exactly one of `text`, `texts` and `texts_file`."""
 
     sae: SAEHandle
-    text: Text = Field(default="", description='One text, e.g. "The cat sat on the mat."')
+    text: Text = Field(default="", description="One text.")
     texts: Annotated[list[Text], AtMost("max_texts")] = Field(
         default=[], description="Several texts."
     )

@@ -66,7 +66,7 @@ class TopFeatures(TextsRequest, ContrastFile):
     )
     rank_by: Literal["max", "mean", "count", "contrast"] = Field(
         default="max",
-        description="max or mean activation, count of tokens, or contrast: Cohen's d over tokens against `against`.",
+        description="max or mean activation, count of tokens, or Cohen's d over tokens (contrast).",
     )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0

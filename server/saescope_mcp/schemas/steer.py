@@ -59,7 +59,7 @@ class Intervene(Request):
     unit: Unit = "max"
     target: Target = ""
     against: Against = ""
-    n_controls: Controls = 2
+    n_controls: Controls = 5
     seed: Seed = 0
     chat: Chat = False
 

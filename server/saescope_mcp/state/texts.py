@@ -36,16 +36,18 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
     if isinstance(request, ContrastFile):
         against = request.against
         if request.against_file:
-            against = await _read(state, request, "against_file")
+            against = await _read(state, request, "against_file", column=request.against_column)
             said.append(f"{len(against):,} of {Path(request.against_file).name}")
     about = f"{' against '.join(said)}: " if said else ""
     return Given(texts or [""], against, bool(said), about)
 
 
-async def _read(state: AppState, request: FilesRequest, field: str) -> list[str]:
+async def _read(
+    state: AppState, request: FilesRequest, field: str, *, column: str = ""
+) -> list[str]:
     path = readable(getattr(request, field), state.settings, field)
     return await state.loaders.run(
-        partial(_texts, path, request.texts_column, state.settings, field)
+        partial(_texts, path, column or request.texts_column, state.settings, field)
     )
 
 
