@@ -49,6 +49,16 @@ class SparseActs:
             (self.positions[here],), self.values[here]
         )
 
+    def at(self, positions: Int[Tensor, " n"], features: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Activations at (position, feature) pairs; 0 where the feature does not fire."""
+        keys, order = (self.positions * self.d_sae + self.features).sort()
+        wanted = positions * self.d_sae + features
+        place = torch.searchsorted(keys, wanted)
+        fires = torch.isin(wanted, keys)
+        found = self.values.new_zeros(len(wanted))
+        found[fires] = self.values[order[place[fires]]]
+        return found
+
     def maxima(self) -> Float[Tensor, " d_sae"]:
         """Each feature's largest activation; 0 where it never fires."""
         return self.values.new_zeros(self.d_sae).scatter_reduce(

@@ -129,9 +129,25 @@ def read_site(
     mask: Bool[Tensor, "batch n_pos"] | None = None,
 ) -> SiteRecord:
     """Run the model up to the SAE's site and encode what arrives there."""
-    recorded = record_activations(model, ids, site_hooks(sae), mask=mask)
-    site = site_record(model, sae, recorded[read_hook(sae)], recorded[write_hook(sae)])
-    return replace(site, sinks=find_sinks(model, recorded).flatten())
+    return read_sites(model, [sae], ids, mask=mask)[0]
+
+
+def read_sites(
+    model: LanguageModel,
+    saes: Sequence[SAE],
+    ids: Int[Tensor, "batch n_pos"],
+    *,
+    mask: Bool[Tensor, "batch n_pos"] | None = None,
+) -> list[SiteRecord]:
+    """Run the model once, up to the last of the SAEs' sites, and encode what arrives at each."""
+    hook_names = [name for sae in saes for name in site_hooks(sae)]
+    recorded = record_activations(model, ids, hook_names, mask=mask)
+    records: list[SiteRecord] = []
+    for sae in saes:
+        here = {name: recorded[name] for name in site_hooks(sae)}
+        record = site_record(model, sae, here[read_hook(sae)], here[write_hook(sae)])
+        records.append(replace(record, sinks=find_sinks(model, here).flatten()))
+    return records
 
 
 def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -> SiteRecord:
@@ -170,6 +186,17 @@ def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, 
     return {read_hook(sae): capture, write_hook(sae): write}
 
 
+def chained_edits(
+    saes: Sequence[SAE], edits: Sequence[Callable[[Tensor, Tensor], Tensor]]
+) -> dict[str, Edit]:
+    """Hooks that put each `edit(read, written)` where its SAE writes; what one SAE writes is what others read there."""
+    hooks: dict[str, Edit] = {}
+    for sae, edit in sorted(zip(saes, edits, strict=True), key=lambda pair: _turn(pair[0])):
+        for hook_name, hook in site_edits(sae, edit).items():
+            hooks[hook_name] = _chain(hooks[hook_name], hook) if hook_name in hooks else hook
+    return hooks
+
+
 def add_at_site(written: Tensor, change: Float[Tensor, "*n_pos d_out"]) -> Tensor:
     """`written + change`, computed in float32 or better whatever the dtypes of model and SAE."""
     wide = torch.promote_types(torch.promote_types(written.dtype, change.dtype), torch.float32)
@@ -195,16 +222,16 @@ def splice(
         MismatchError: two SAEs write the same site, or one does not fit the model.
         HookError: an edit names a site of no SAE, or a hook never fired.
     """
-    _check_sites(saes, edits or {})
-    hooks: dict[str, Edit] = {}
-    for sae in sorted(saes, key=_turn):
+    edits = edits or {}
+    require_own_sites(saes)
+    _check_edits(saes, edits)
+    for sae in saes:
         check_fits(model, sae, allow_mismatch=True)
-        edit = _spliced(
-            model, sae, error_term, (edits or {}).get(write_hook(sae)), positions, cache
-        )
-        for hook_name, hook in site_edits(sae, edit).items():
-            hooks[hook_name] = _chain(hooks[hook_name], hook) if hook_name in hooks else hook
-    with edit_activations(model, hooks):
+    replacements = [
+        _spliced(model, sae, error_term, edits.get(write_hook(sae)), positions, cache)
+        for sae in saes
+    ]
+    with edit_activations(model, chained_edits(saes, replacements)):
         yield
 
 
@@ -303,7 +330,8 @@ def _turn(sae: SAE) -> tuple[bool, bool]:
     return sae.cfg.transcoder, write_hook(sae).endswith(".hook_resid_mid")
 
 
-def _check_sites(saes: Sequence[SAE], edits: Mapping[str, FeatureEditFn]) -> None:
+def require_own_sites(saes: Sequence[SAE]) -> None:
+    """Raise MismatchError where two SAEs write the same site."""
     sites = [write_hook(sae) for sae in saes]
     twice = sorted({site for site in sites if sites.count(site) > 1})
     if twice:
@@ -313,6 +341,10 @@ def _check_sites(saes: Sequence[SAE], edits: Mapping[str, FeatureEditFn]) -> Non
             got=twice[0],
             hint="Run them one after the other.",
         )
+
+
+def _check_edits(saes: Sequence[SAE], edits: Mapping[str, FeatureEditFn]) -> None:
+    sites = [write_hook(sae) for sae in saes]
     unknown = sorted(edits.keys() - set(sites))
     if unknown:
         raise HookError(

@@ -1,6 +1,6 @@
-"""One text run with several changes at a site at once: the batch is widened there where that is right, else from the start."""
+"""One text run with several changes at once: the batch is widened at the first site where that is right, else from the start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.errors import NumericError
-from saescope.hooks import edit_activations
+from saescope.hooks import Edit, edit_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
-from saescope.splice import add_at_site, read_hook, site_edits, write_hook
+from saescope.splice import SiteRecord, add_at_site, read_hook, site_edits, site_record, write_hook
+from saescope.stack import Stack, StackEdit
 
 MAX_TOKENS = 2048
 """Tokens of one forward pass over several variants of a prompt."""
@@ -27,51 +28,59 @@ _WIDENING_FAILS = (
     NumericError,
 )
 
+Change = Callable[[SiteRecord], Tensor]
+"""Takes what an SAE sees in a run and returns what is added where it writes, `[n_pos, d_out]`."""
+Variant = Mapping[int, Change]
+"""What is changed in one run: for some SAEs of a stack, by index, the change at each one's site."""
+
 
 class Variants(NamedTuple):
-    """Several changes of one text at a site."""
+    """Several changes of one text."""
 
     n: int
-    at_site: Callable[[Tensor, Tensor], Tensor]
-    """Takes what the SAE reads and what stands where it writes, and returns one row there for each variant."""
+    at_site: StackEdit
+    """Both what an SAE reads and what stands where it writes have one row, or one for each variant; what is returned has the latter."""
 
 
 def run_variants(
-    model: LanguageModel,
-    sae: SAE,
+    stack: Stack,
     ids: Int[Tensor, "1 n_pos"],
-    changes: Float[Tensor, "n n_pos d_out"],
+    sites: Sequence[SiteRecord],
+    variants: Sequence[Variant],
     *,
     position: int,
 ) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, "n d_vocab"]]:
-    """Logits at `position` with each change added at the site: (clean, changed), row by row.
+    """Logits at `position` with each variant's changes: (clean, changed), row by row.
 
+    `sites` are the clean records. Where a variant changes an SAE further down too, the one above sees the run that holds that change.
     The clean row runs beside each group of variants, so that a difference of the two is free of the noise that another batch shape
     would bring.
     """
     clean: list[Tensor] = []
     changed: list[Tensor] = []
     at = position if position < 0 else position - ids.shape[1]  # counted from the end
-    for group in changes.split(max(1, MAX_TOKENS // ids.shape[1])):
-        rows = torch.cat([torch.zeros_like(group[:1]), group])
-        logits = forward_variants(model, sae, ids, _adding(rows), last=-at)[:, at]
+    size = max(1, MAX_TOKENS // ids.shape[1])
+    for start in range(0, len(variants), size):
+        group = variants[start : start + size]
+        rows = _varying(stack, sites, [{}, *group])
+        logits = forward_variants(stack, ids, rows, last=-at)[:, at]
         clean.append(logits[:1].expand(len(group), -1))
         changed.append(logits[1:])
     return torch.cat(clean), torch.cat(changed)
 
 
 def forward_variants(
-    model: LanguageModel,
-    sae: SAE,
+    stack: Stack,
     ids: Int[Tensor, "1 n_pos"],
     variants: Variants,
     *,
     last: int = 0,
     grad: bool = False,
 ) -> Float[Tensor, "n_variants n_out d_vocab"]:
-    """Logits of one text with each variant where the SAE writes; of the `last` positions at least, if that is given."""
-    rows = ids if variants.n == 1 or widens(model, sae) else ids.expand(variants.n, -1)
-    return _forward(model, sae, rows, variants, last=last, grad=grad)
+    """Logits of one text with each variant where the SAEs write; of the `last` positions at least, if that is given."""
+    widened = variants.n == 1 or widens(stack.model, stack.saes[0])
+    rows = ids if widened else ids.expand(variants.n, -1)
+    return _forward(stack.model, stack.edits(variants.at_site), rows, last=last, grad=grad)
 
 
 def widens(model: LanguageModel, sae: SAE) -> bool:
@@ -95,11 +104,12 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
         """Changes as large as what stands there, so that an error in any row shows in the logits."""
         scale = written[:1].reshape(1, _POSITIONS, -1).float().norm(dim=-1, keepdim=True)
         change = noise * scale / noise.norm(dim=-1, keepdim=True)
-        return _adding(change).at_site(read, written)
+        return add_at_site(_rows(written, _ROWS), change)
 
+    hooks = site_edits(sae, vary)
     try:
-        widened = _forward(model, sae, ids, Variants(_ROWS, vary))
-        expected = _forward(model, sae, ids.expand(_ROWS, -1), Variants(_ROWS, vary))
+        widened = _forward(model, hooks, ids)
+        expected = _forward(model, hooks, ids.expand(_ROWS, -1))
     except _WIDENING_FAILS:
         return False
     # Another batch shape brings some rounding; a wrong row is off by as much as the changes make.
@@ -111,19 +121,35 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
 
 def _forward(
     model: LanguageModel,
-    sae: SAE,
+    hooks: Mapping[str, Edit],
     ids: Tensor,
-    variants: Variants,
     *,
     last: int = 0,
     grad: bool = False,
 ) -> Tensor:
-    with edit_activations(model, site_edits(sae, variants.at_site)):
+    with edit_activations(model, hooks):
         return model.forward(ids, last=last, grad=grad)[0]
 
 
-def _adding(rows: Float[Tensor, "n n_pos d_out"]) -> Variants:
-    n = len(rows)
-    return Variants(
-        n, lambda read, written: add_at_site(written.expand(n, *written.shape[1:]), rows)
-    )
+def _varying(stack: Stack, sites: Sequence[SiteRecord], variants: Sequence[Variant]) -> Variants:
+    def edit(i: int, read: Tensor, written: Tensor) -> Tensor:
+        # A transcoder may read below the site where the batch was widened, and write above it.
+        read, written = _rows(read, len(variants)), _rows(written, len(variants))
+        changes = sites[i].sae_out.new_zeros(len(variants), *sites[i].sae_out.shape)
+        for row, variant in enumerate(variants):
+            if i in variant:
+                own, upstream = slice(row, row + 1), any(j < i for j in variant)
+                seen = (
+                    site_record(stack.model, stack.saes[i], read[own], written[own])
+                    if upstream
+                    else sites[i]
+                )
+                changes[row] = variant[i](seen)
+        return add_at_site(written, changes)
+
+    return Variants(len(variants), edit)
+
+
+def _rows(x: Tensor, n: int) -> Tensor:
+    """One row repeated `n` times; `n` rows as they are."""
+    return x.expand(n, *x.shape[1:])

@@ -12,15 +12,16 @@ from tests.attack.plain import Plain
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from saescope.attribution.gradients import Metric, site_gradient
+from saescope.attribution.gradients import Metric, site_gradients
 from saescope.errors import HookError, ModelError
 from saescope.evals import evaluate
 from saescope.hooks import hook_shape, record_activations
 from saescope.models import LanguageModel, load_model
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
 from saescope.splice import write_hook
+from saescope.stack import as_stack
 from saescope.steering import FeatureEdit, steer
-from saescope.variants import run_variants
+from saescope.variants import Variant, run_variants
 
 QUICK = (
     "bloom",
@@ -85,7 +86,9 @@ def check_variants(model: LanguageModel, sae: SAE, plain: Plain) -> None:
     there = record_activations(model, IDS, [write_hook(sae)])[write_hook(sae)]
     noise = torch.randn(3, IDS.shape[1], sae.cfg.d_in, generator=torch.Generator().manual_seed(1))
     changes = noise * there.std()
-    clean, changed = run_variants(model, sae, IDS, changes, position=-1)
+    stack = as_stack(model, sae)
+    variants: list[Variant] = [{0: lambda site, change=change: change} for change in changes]
+    clean, changed = run_variants(stack, IDS, stack.read(IDS), variants, position=-1)
     expected = [plain.logits(IDS, {write_hook(sae): _plus(change)})[0, -1] for change in changes]
     close(changed, torch.stack(expected))
     close(clean[0], plain.logits(IDS)[0, -1])
@@ -95,7 +98,7 @@ def check_gradient(model: LanguageModel, sae: SAE, plain: Plain) -> None:
     """As integrated gradients run them: several rows at once."""
     there = record_activations(model, IDS, [write_hook(sae)])[write_hook(sae)]
     changes = torch.stack([torch.zeros(IDS.shape[1], sae.cfg.d_in), -0.3 * there[0].flatten(1)])
-    found, _ = site_gradient(model, sae, IDS, Metric(7, None, -1), changes)
+    (found,), _ = site_gradients(as_stack(model, sae), IDS, Metric(7, None, -1), changes)
     expected = plain.gradient(IDS, write_hook(sae), -0.3 * there[0])
     close(found[1], expected.reshape(found[1].shape))
 

@@ -20,6 +20,7 @@ from saescope.models import LanguageModel, Tokens, load_model
 from saescope.saes import SAE
 from saescope.sinks import PROBE_TEXT, find_sinks, many_sinks, typical_norm
 from saescope.splice import read_hook, read_site
+from saescope.stack import as_stack
 from saescope.steering import FeatureEdit, intervene, steer
 from saescope.steering.edits import make_plan
 from saescope.steering.generate import Cursor, steered_by
@@ -134,7 +135,9 @@ def test_a_generated_sink_is_not_edited_while_its_neighbours_are(sinking: Family
     with edit_activations(model, {hook: keep}):
         model.forward(ids)
     with (
-        steered_by(model, sae, [plan], Cursor(torch.ones_like(ids, dtype=torch.bool))),
+        steered_by(
+            as_stack(model, sae), [{0: plan}], Cursor(torch.ones_like(ids, dtype=torch.bool))
+        ),
         edit_activations(model, {hook: keep}),
     ):
         model.forward(ids)

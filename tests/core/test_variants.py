@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from saescope.models import LanguageModel, load_model
 from saescope.saes import SAEMetadata, TopKConfig, TopKSAE
-from saescope.variants import run_variants, widens
+from saescope.stack import as_stack
+from saescope.variants import Variant, run_variants, widens
 
 FAMILIES = (
     *("bloom", "opt", "falcon", "gpt2", "gpt_neox", "gptj", "llama"),
@@ -46,6 +47,11 @@ def random_sae(hook_name: str) -> TopKSAE:
     )
 
 
+def added(changes: Tensor) -> list[Variant]:
+    """One variant for each change, the same whatever the SAE sees."""
+    return [{0: lambda site, change=change: change} for change in changes]
+
+
 @pytest.mark.parametrize("hook_name", SITES)
 def test_each_row_is_what_a_plain_model_gives_with_that_change(
     pair: tuple[LanguageModel, Plain], hook_name: str
@@ -54,7 +60,8 @@ def test_each_row_is_what_a_plain_model_gives_with_that_change(
     ids = torch.arange(3, 3 + N_POS)[None]
     changes = torch.randn(N_VARIANTS, N_POS, D, generator=torch.Generator().manual_seed(1))
     sae = random_sae(hook_name)
-    clean, changed = run_variants(model, sae, ids, changes, position=-1)
+    stack = as_stack(model, sae)
+    clean, changed = run_variants(stack, ids, stack.read(ids), added(changes), position=-1)
     for i, change in enumerate(changes):
 
         def add(x: Tensor, change: Tensor = change) -> Tensor:

@@ -1,5 +1,12 @@
 """Explaining a prediction by features."""
 
-from saescope.attribution.attribute import METHODS, Attribution, FeatureEffect, Joint, attribute
+from saescope.attribution.attribute import (
+    METHODS,
+    Attribution,
+    FeatureEffect,
+    Joint,
+    SAEShare,
+    attribute,
+)
 
-__all__ = ["METHODS", "Attribution", "FeatureEffect", "Joint", "attribute"]
+__all__ = ["METHODS", "Attribution", "FeatureEffect", "Joint", "SAEShare", "attribute"]

@@ -1,16 +1,18 @@
 """Ablating (feature, position) pairs for real, and matched pairs beside them as controls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.models import LanguageModel, logit_of
+from saescope.models import logit_of
 from saescope.ops import SparseActs, from_entries
 from saescope.saes import SAE
 from saescope.splice import SiteRecord
+from saescope.stack import Stack
 from saescope.variants import run_variants
 
 N_NEAREST = 8
@@ -18,41 +20,47 @@ N_NEAREST = 8
 
 
 class Pairs(NamedTuple):
-    """Active (feature, position) pairs with their activations, in order of position."""
+    """(feature, position) pairs of one SAE."""
 
-    values: Float[Tensor, " n"]
     features: Int[Tensor, " n"]
     positions: Int[Tensor, " n"]
 
 
 def measure_ablations(
-    model: LanguageModel,
-    sae: SAE,
+    stack: Stack,
     ids: Int[Tensor, "1 n_pos"],
-    site: SiteRecord,
-    groups: Sequence[Pairs],
+    sites: Sequence[SiteRecord],
+    groups: Sequence[Mapping[int, Pairs]],
     *,
     target: int,
     against: int | None,
     position: int,
 ) -> list[float]:
-    """Clean minus ablated logit for each group of pairs set to zero together, the SAE's error kept."""
+    """Clean minus ablated logit for each group of pairs set to zero together, the SAEs' errors kept.
+
+    A group names pairs of some SAEs of the stack, by index. What a pair of an upper SAE loses is its activation in the run in which the
+    group's pairs below it are ablated.
+    """
     if not groups:
         return []
-    changes = torch.stack([removal(sae, site, group) for group in groups])
-    clean, ablated = run_variants(model, sae, ids, changes, position=position)
+    variants = [
+        {i: partial(removal, stack.saes[i], pairs=pairs) for i, pairs in group.items()}
+        for group in groups
+    ]
+    clean, ablated = run_variants(stack, ids, sites, variants, position=position)
     return (
         logit_of(clean.double(), target, against) - logit_of(ablated.double(), target, against)
     ).tolist()
 
 
-def removal(sae: SAE, site: SiteRecord, pairs: Pairs) -> Float[Tensor, "n_pos d_out"]:
+def removal(sae: SAE, site: SiteRecord, *, pairs: Pairs) -> Float[Tensor, "n_pos d_out"]:
     """What ablating the pairs adds at the site: `-f_i W_dec_i` at each one's position."""
     order = pairs.positions.argsort(stable=True)
+    features, positions = pairs.features[order], pairs.positions[order]
     gone = from_entries(
-        -pairs.values[order],
-        pairs.features[order],
-        pairs.positions[order],
+        -site.acts.at(positions, features),
+        features,
+        positions,
         site.acts.n_pos,
         site.acts.d_sae,
     )

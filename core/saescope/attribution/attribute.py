@@ -1,14 +1,20 @@
 """Which features make the model predict a token: attributed cheaply, then measured by ablation, beside matched controls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.attribution.ablation import Pairs, draw_controls, measure_ablations
-from saescope.attribution.gradients import Metric, direct_gradient, path_gradient, site_gradient
+from saescope.attribution.gradients import (
+    Metric,
+    direct_gradients,
+    path_gradient,
+    site_gradients,
+)
 from saescope.errors import ArgumentError
 from saescope.metrics import pearson
 from saescope.models import (
@@ -23,7 +29,8 @@ from saescope.models import (
 from saescope.ops import SparseActs
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
-from saescope.splice import SiteRecord, read_site
+from saescope.splice import SiteRecord
+from saescope.stack import Stack, as_stack
 
 METHODS = {
     "gradient": "Everything above the site is taken as linear at the clean run: saturation and interactions between features are not seen.",
@@ -41,6 +48,8 @@ MOST_INCOMPLETE = 0.1
 class FeatureEffect:
     """One feature at one position: what it adds to the logit, and what is lost when it is ablated."""
 
+    sae: int
+    """Its SAE, by its place in the list that was given; 0 for one SAE alone."""
     feature: int
     pos: int
     token: str
@@ -60,63 +69,102 @@ class Joint:
 
 
 @dataclass(frozen=True, slots=True)
+class SAEShare:
+    """What one SAE sees and does not see of the logit."""
+
+    sae: int
+    total: int
+    """Active (feature, position) pairs that were considered."""
+    error_attribution: float
+    error_share: float | None
+    """|error attribution| as a share of it and all this SAE's attributions together, in absolute value."""
+    n_tokens: int
+    n_left_out: int
+    n_sinks: int
+    """Of those left out, the positions whose norm at the site is out of proportion."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attribution:
-    """An explanation of one logit (or difference of two) with its evidence."""
+    """An explanation of one logit (or difference of two) with its evidence.
+
+    With several SAEs, what belongs to one of them stands in `shares`, and error and completeness here are None: attributions of SAEs in
+    series overlap, so that their sum means nothing.
+    """
 
     target: TargetLogit
     against: TargetLogit | None
     position: int
     features: list[FeatureEffect]
     total: int
-    """Active (feature, position) pairs that were considered."""
-    error_attribution: float
+    """Active (feature, position) pairs that were considered, of all SAEs."""
+    error_attribution: float | None
     error_share: float | None
     agreement_pearson: float | None
     agreement_n: int
     joint: Joint | None
     completeness: float | None
     n_tokens: int
+    """Positions that count for at least one of the SAEs."""
     n_left_out: int
     n_sinks: int
     """Of those left out, the positions whose norm at the site is out of proportion."""
     left_out: str
+    shares: list[SAEShare]
     warnings: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One logit to explain, and everything that the clean run says about it."""
+    """One logit to explain, and everything that the clean run says about it; by SAE in the order of the stack."""
 
-    model: LanguageModel
-    sae: SAE
+    stack: Stack
     tokens: Tokens
     ids: Int[Tensor, "1 n_pos"]
-    mask: Bool[Tensor, " n_pos"]
-    n_sinks: int
-    site: SiteRecord
+    usual: Bool[Tensor, " n_pos"]
+    """Positions that count before sinks are left out."""
+    masks: list[Bool[Tensor, " n_pos"]]
+    sites: list[SiteRecord]
     logits: Float[Tensor, " d_vocab"]
     target: int
     against: int | None
     position: int
 
     @property
+    def model(self) -> LanguageModel:
+        return self.stack.model
+
+    @property
+    def mask(self) -> Bool[Tensor, " n_pos"]:
+        """Positions that count for at least one SAE."""
+        return torch.stack(self.masks).any(0)
+
+    @property
     def metric(self) -> Metric:
         return Metric(self.target, self.against, self.position - self.ids.shape[1])
 
+    def n_sinks(self, mask: Bool[Tensor, " n_pos"]) -> int:
+        return int(self.usual.sum() - mask.sum())
+
 
 @dataclass(frozen=True, slots=True)
-class _Scores:
-    """What every active pair, and the SAE's error, are attributed."""
+class _Part:
+    """What every active pair of one SAE, and its error, are attributed."""
 
     acts: SparseActs
     attributions: Float[Tensor, " n"]
     error: float
     completeness: float | None
 
+    @property
+    def error_share(self) -> float | None:
+        total = float(self.attributions.abs().sum()) + abs(self.error)
+        return abs(self.error) / total if total else None
+
 
 def attribute(
     model: LanguageModel,
-    sae: SAE,
+    sae: SAE | Sequence[SAE],
     tokens: Tokens,
     *,
     target: int | str | None = None,
@@ -130,15 +178,20 @@ def attribute(
     seed: int = 0,
     include_special: bool = False,
 ) -> Attribution:
-    """The `k` (feature, position) pairs that add most to the target's logit at `position` (to its difference to `against`).
+    """The `k` (feature, position) pairs, of one SAE or of several, that add most to the target's logit at `position` (to its difference
+    to `against`).
 
     attribution_i = f_i (W_dec_i . g): g is d logit / d site on the clean run ("gradient"), through the frozen final norm only
     ("direct"), or its mean along the path from zero ("integrated_gradients"). Most means in absolute value, or with `sign` "positive" or
     "negative" only what speaks for the target or against it. With `validate` each pair, all of them together and `n_controls` matched
     draws are ablated.
 
+    With several SAEs a gradient is total: a pair's attribution holds what it does through the pairs above it, so attributions of SAEs in
+    series overlap. All pairs together are ablated from the bottom up, each upper one set to zero in the run that lacks the lower ones.
+
     Raises:
-        ArgumentError: an unknown method or position, or "direct" where the site does not write to the residual stream.
+        ArgumentError: an unknown method or position, or "direct" where a site does not write to the residual stream.
+        MismatchError: two SAEs write the same site.
     """
     for name, value, allowed in (("method", method, tuple(METHODS)), ("sign", sign, SIGNS)):
         if value not in allowed:
@@ -150,101 +203,156 @@ def attribute(
                 allowed=allowed,
             )
     pair = token_pair(model, target, against)
-    question = _ask(
-        model, sae, tokens, *pair, resolve_position(position, len(tokens)), include_special
-    )
-    scores = _score(question, method)
-    chosen = _strongest(scores.attributions, k, sign)
+    stack = as_stack(model, sae)
+    question = _ask(stack, tokens, *pair, resolve_position(position, len(tokens)), include_special)
+    parts = _score(question, method)
+    chosen = _strongest(torch.cat([part.attributions for part in parts]), k, sign)
     if validate and len(chosen):
-        effects, joint = _validate(question, scores.acts, chosen, n_controls, seed)
+        effects, joint = _validate(question, parts, chosen, n_controls, seed)
     else:
         effects, joint = [None] * len(chosen), None
-    return _report(question, scores, chosen, effects, joint, method, n_controls if validate else 0)
+    return _report(question, parts, chosen, effects, joint, method, n_controls if validate else 0)
 
 
 def _ask(
-    model: LanguageModel,
-    sae: SAE,
+    stack: Stack,
     tokens: Tokens,
     target: int | None,
     against: int | None,
     position: int,
     include_special: bool,
 ) -> _Question:
+    model = stack.model
     ids = model.batch(tokens.ids)
     logits = model.forward(ids)[0][0, position]
-    site = read_site(model, sae, ids)
-    usual = counted(tokens, include_special=include_special)
-    mask = counted(tokens, include_special=include_special, sinks=site.sinks).to(model.device)
-    wanted = int(logits.argmax()) if target is None else target
-    n_sinks = int(usual.sum() - mask.sum())
-    return _Question(
-        model, sae, tokens, ids, mask, n_sinks, site, logits, wanted, against, position
+    sites = stack.read(ids)
+    usual, *masks = (
+        counted(tokens, include_special=include_special, sinks=sinks).to(model.device)
+        for sinks in (None, *(site.sinks for site in sites))
     )
+    wanted = int(logits.argmax()) if target is None else target
+    return _Question(stack, tokens, ids, usual, masks, sites, logits, wanted, against, position)
 
 
-def _score(question: _Question, method: str) -> _Scores:
-    q, site = question, question.site
-    gradient, span = _gradient(question, method)
-    acts = site.acts.select(q.mask[site.acts.positions])
-    attributions = q.sae.contributions(acts, gradient, like=site.x).double()
-    error = float((site.error.double() * gradient)[q.mask].sum())
+def _score(question: _Question, method: str) -> list[_Part]:
+    q = question
+    gradients, spans = _gradients(question, method)
+    return [
+        _part(sae, site, mask, gradient, span)
+        for sae, site, mask, gradient, span in zip(
+            q.stack.saes, q.sites, q.masks, gradients, spans, strict=True
+        )
+    ]
+
+
+def _part(sae: SAE, site: SiteRecord, mask: Tensor, gradient: Tensor, span: float) -> _Part:
+    acts = site.acts.select(mask[site.acts.positions])
+    attributions = sae.contributions(acts, gradient, like=site.x).double()
+    error = float((site.error.double() * gradient)[mask].sum())
     # Where no position is counted, clean and baseline are one run: their difference is rounding.
-    explains = bool(span) and bool(q.mask.any())
+    explains = bool(span) and bool(mask.any())
     completeness = (float(attributions.sum()) + error) / span if explains else None
-    return _Scores(acts, attributions, error, completeness)
+    return _Part(acts, attributions, error, completeness)
 
 
 def _report(
     question: _Question,
-    scores: _Scores,
+    parts: Sequence[_Part],
     chosen: Tensor,
     effects: Sequence[float | None],
     joint: Joint | None,
     method: str,
     n_controls: int,
 ) -> Attribution:
-    q, acts, attributions = question, scores.acts, scores.attributions
-    strings, positions = q.tokens.strings, acts.positions
+    q = question
+    only = parts[0] if len(parts) == 1 else None
     features = [
-        FeatureEffect(
-            int(acts.features[i]),
-            pos := int(positions[i]),
-            strings[pos],
-            float(acts.values[i]),
-            float(attributions[i]),
-            effect,
-        )
-        for i, effect in zip(chosen.tolist(), effects, strict=True)
+        _effect(q, parts, i, effect) for i, effect in zip(chosen.tolist(), effects, strict=True)
     ]
-    total = float(attributions.abs().sum()) + abs(scores.error)
     return Attribution(
         target=read_token(q.model, q.logits, q.target),
         against=None if q.against is None else read_token(q.model, q.logits, q.against),
         position=q.position,
         features=features,
-        total=len(attributions),
-        error_attribution=scores.error,
-        error_share=abs(scores.error) / total if total else None,
+        total=sum(len(part.attributions) for part in parts),
+        error_attribution=only and only.error,
+        error_share=only and only.error_share,
         agreement_pearson=_agreement(features),
         agreement_n=len(features) if joint else 0,
         joint=joint,
-        completeness=scores.completeness,
+        completeness=only and only.completeness,
         n_tokens=int(q.mask.sum()),
         n_left_out=int((~q.mask).sum()),
-        n_sinks=q.n_sinks,
+        n_sinks=q.n_sinks(q.mask),
         left_out=METHODS[method],
-        warnings=_warnings(question, scores, len(chosen), joint, n_controls),
+        shares=_shares(question, parts),
+        warnings=_warnings(question, parts, len(chosen), joint, n_controls),
     )
 
 
-def _gradient(question: _Question, method: str) -> tuple[Float[Tensor, "n_pos d_out"], float]:
-    q, site = question, question.site
+def _effect(
+    question: _Question, parts: Sequence[_Part], i: int, measured: float | None
+) -> FeatureEffect:
+    """The pair `i` of all SAEs' pairs in a row."""
+    which, i = _locate(parts, i)
+    acts = parts[which].acts
+    pos = int(acts.positions[i])
+    return FeatureEffect(
+        question.stack.given[which],
+        int(acts.features[i]),
+        pos,
+        question.tokens.strings[pos],
+        float(acts.values[i]),
+        float(parts[which].attributions[i]),
+        measured,
+    )
+
+
+def _locate(parts: Sequence[_Part], i: int) -> tuple[int, int]:
+    """The SAE of pair `i` of all SAEs' pairs in a row, and its place among that SAE's own."""
+    for which, part in enumerate(parts):
+        if i < len(part.attributions):
+            return which, i
+        i -= len(part.attributions)
+    raise IndexError(i)
+
+
+def _shares(question: _Question, parts: Sequence[_Part]) -> list[SAEShare]:
+    """By SAE, in the order in which they were given."""
+    shares = [
+        SAEShare(
+            sae=given,
+            total=len(part.attributions),
+            error_attribution=part.error,
+            error_share=part.error_share,
+            n_tokens=int(mask.sum()),
+            n_left_out=int((~mask).sum()),
+            n_sinks=question.n_sinks(mask),
+        )
+        for given, part, mask in zip(question.stack.given, parts, question.masks, strict=True)
+    ]
+    return sorted(shares, key=lambda share: share.sae)
+
+
+def _gradients(
+    question: _Question, method: str
+) -> tuple[list[Float[Tensor, "n_pos d_out"]], list[float]]:
+    q, stack = question, question.stack
+    if method == "gradient":
+        gradients, _ = site_gradients(stack, q.ids, q.metric)
+        return [g[0].to(site.x) for g, site in zip(gradients, q.sites, strict=True)], [
+            0.0 for _ in stack.saes
+        ]
     if method == "direct":
-        return direct_gradient(q.model, q.sae, q.ids, q.metric).to(site.x), 0.0
-    if method == "integrated_gradients":
-        return path_gradient(q.model, q.sae, q.ids, q.metric, site, q.mask)
-    return site_gradient(q.model, q.sae, q.ids, q.metric)[0][0].to(site.x), 0.0
+        gradients = direct_gradients(stack, q.ids, q.metric)
+        return [g.to(site.x) for g, site in zip(gradients, q.sites, strict=True)], [
+            0.0 for _ in stack.saes
+        ]
+    paths = [
+        path_gradient(stack.alone(i), q.ids, q.metric, q.sites[i], q.masks[i])
+        for i in range(len(stack.saes))
+    ]
+    return [gradient for gradient, _ in paths], [span for _, span in paths]
 
 
 def _strongest(attributions: Float[Tensor, " n"], k: int, sign: str) -> Int[Tensor, " k"]:
@@ -256,28 +364,24 @@ def _strongest(attributions: Float[Tensor, " n"], k: int, sign: str) -> Int[Tens
 
 
 def _validate(
-    question: _Question, acts: SparseActs, chosen: Int[Tensor, " k"], n_controls: int, seed: int
+    question: _Question,
+    parts: Sequence[_Part],
+    chosen: Int[Tensor, " k"],
+    n_controls: int,
+    seed: int,
 ) -> tuple[list[float], Joint]:
-    positions = acts.positions
-
-    def pairs(entries: Tensor) -> Pairs:
-        return Pairs(acts.values[entries], acts.features[entries], positions[entries])
-
-    draws = draw_controls(
-        acts, chosen, writes=question.sae.writes, n_controls=n_controls, seed=seed
-    )
-    groups = [
-        *(pairs(entry) for entry in chosen.split(1)),
-        pairs(chosen),
-        *(pairs(draw) for draw in draws),
-    ]
-    q = question
+    q, located = question, [_locate(parts, i) for i in chosen.tolist()]
+    together = {
+        which: chosen.new_tensor([i for w, i in located if w == which])
+        for which in sorted({which for which, _ in located})
+    }
+    draws = _draw(question, parts, together, n_controls, seed)
+    groups = [*({which: chosen.new_tensor([i])} for which, i in located), together, *draws]
     measured = measure_ablations(
-        q.model,
-        q.sae,
+        q.stack,
         q.ids,
-        q.site,
-        groups,
+        q.sites,
+        [{w: _pairs(parts[w].acts, entries) for w, entries in group.items()} for group in groups],
         target=q.target,
         against=q.against,
         position=q.position,
@@ -292,6 +396,32 @@ def _validate(
     return measured[:k], joint
 
 
+def _draw(
+    question: _Question,
+    parts: Sequence[_Part],
+    together: Mapping[int, Tensor],
+    n_controls: int,
+    seed: int,
+) -> list[dict[int, Tensor]]:
+    """Controls for all listed pairs: of each SAE as many other pairs as are listed of it."""
+    drawn = {
+        which: draw_controls(
+            parts[which].acts,
+            entries,
+            writes=question.stack.saes[which].writes,
+            n_controls=n_controls,
+            seed=seed,
+        )
+        for which, entries in together.items()
+    }
+    draws = [{which: of[i] for which, of in drawn.items() if of} for i in range(n_controls)]
+    return [draw for draw in draws if draw]
+
+
+def _pairs(acts: SparseActs, entries: Tensor) -> Pairs:
+    return Pairs(acts.features[entries], acts.positions[entries])
+
+
 def _agreement(features: list[FeatureEffect]) -> float | None:
     measured = [
         (f.attribution, f.measured_effect) for f in features if f.measured_effect is not None
@@ -300,17 +430,21 @@ def _agreement(features: list[FeatureEffect]) -> float | None:
 
 
 def _warnings(
-    question: _Question, scores: _Scores, n_listed: int, joint: Joint | None, n_controls: int
+    question: _Question,
+    parts: Sequence[_Part],
+    n_listed: int,
+    joint: Joint | None,
+    n_controls: int,
 ) -> list[str]:
-    n_pairs = len(scores.attributions)
+    n_pairs = sum(len(part.attributions) for part in parts)
     if not bool(question.mask.any()):
         return [
             "No position is left: position 0 and special tokens are left out unless include_special=true."
         ]
     if not n_pairs:
         return ["No feature fires at the positions considered."]
-    warnings = many_sinks(question.n_sinks, int(question.mask.sum()))
-    if not bool(scores.attributions.any()):
+    warnings = many_sinks(question.n_sinks(question.mask), int(question.mask.sum()))
+    if not any(bool(part.attributions.any()) for part in parts):
         warnings.append(
             "Nothing that is counted comes before this prediction: choose a later position."
         )
@@ -318,12 +452,12 @@ def _warnings(
         warnings.append(
             f"Only {n_pairs - n_listed} other active pairs to draw controls from: the draws are much alike. Lower k."
         )
-    if scores.completeness is not None and abs(scores.completeness - 1) > MOST_INCOMPLETE:
-        share = f"{scores.completeness:.2f}"
-        warnings.append(
-            f"The attributions add up to {share} of the difference that they should explain: do not rely on them."
-        )
-    return warnings
+    return warnings + [
+        f"The attributions{f' of SAE {given}' if len(parts) > 1 else ''} add up to {part.completeness:.2f} of the difference that they "
+        "should explain: do not rely on them."
+        for given, part in zip(question.stack.given, parts, strict=True)
+        if part.completeness is not None and abs(part.completeness - 1) > MOST_INCOMPLETE
+    ]
 
 
-__all__ = ["METHODS", "Attribution", "FeatureEffect", "Joint", "attribute"]
+__all__ = ["METHODS", "Attribution", "FeatureEffect", "Joint", "SAEShare", "attribute"]

@@ -1,5 +1,6 @@
 """The gradient of a logit at an SAE's site: on the clean run, along a path, or through the final norm alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ from torch import Tensor
 from saescope.errors import ArgumentError
 from saescope.hooks import edit_activations, record_activations
 from saescope.models import LanguageModel, logit_of
-from saescope.saes import SAE
 from saescope.splice import SiteRecord, write_hook
+from saescope.stack import Stack
 from saescope.variants import MAX_TOKENS, Variants, forward_variants
 
 N_STEPS = 32
@@ -38,47 +39,49 @@ class Metric:
         return logit_of(logits[:, self.position], self.target, self.against)
 
 
-def site_gradient(
-    model: LanguageModel,
-    sae: SAE,
+def site_gradients(
+    stack: Stack,
     ids: Int[Tensor, "1 n_pos"],
     metric: Metric,
     changes: Float[Tensor, "n n_pos d_out"] | None = None,
-) -> tuple[Float[Tensor, "n n_pos d_out"], Float[Tensor, " n"]]:
-    """d metric / d site and the metric, with each change added at the site (one row without change by default)."""
-    leaf: list[Tensor] = []
+) -> tuple[list[Float[Tensor, "n n_pos d_out"]], Float[Tensor, " n"]]:
+    """d metric / d site for each SAE, and the metric; with each of `changes` added at the site of a stack of one.
 
-    def attach(read: Tensor, written: Tensor) -> Tensor:
+    A gradient is total: it holds every path from the site to the metric, those through the sites of other SAEs too.
+    """
+    leaves: dict[int, Tensor] = {}
+
+    def attach(i: int, read: Tensor, written: Tensor) -> Tensor:
         rows = (
             written
             if changes is None
             else written.expand(len(changes), *written.shape[1:])
             + changes.reshape(-1, *written.shape[1:]).to(written)
         )
-        leaf[:] = [rows.detach().clone().requires_grad_()]
-        return leaf[0].clone()  # some families add in place to what is given here
+        # What depends on a site below stays tied to it; cut off, that site's gradient would miss the paths through here.
+        leaves[i] = rows.clone() if rows.requires_grad else rows.detach().clone().requires_grad_()
+        return leaves[i].clone()  # some families add in place to what is given here
 
-    n_rows = 1 if changes is None else len(changes)
     with torch.enable_grad():
-        variants = Variants(n_rows, attach)
-        value = metric(forward_variants(model, sae, ids, variants, last=metric.last, grad=True))
-        (gradient,) = torch.autograd.grad(value.sum(), leaf[0])
-    return gradient.reshape(*gradient.shape[:2], -1).detach(), value.detach()
+        variants = Variants(1 if changes is None else len(changes), attach)
+        value = metric(forward_variants(stack, ids, variants, last=metric.last, grad=True))
+        gradients = torch.autograd.grad(value.sum(), [leaves[i] for i in range(len(stack.saes))])
+    return [g.reshape(*g.shape[:2], -1).detach() for g in gradients], value.detach()
 
 
 def path_gradient(
-    model: LanguageModel,
-    sae: SAE,
+    stack: Stack,
     ids: Int[Tensor, "1 n_pos"],
     metric: Metric,
     site: SiteRecord,
     mask: Bool[Tensor, " n_pos"],
 ) -> tuple[Float[Tensor, "n_pos d_out"], float]:
-    """Mean gradient from the zero baseline (no features, no error at `mask`) to the clean run, and clean minus baseline.
+    """For a stack of one: mean gradient from the zero baseline (no features, no error at `mask`) to the clean run, and clean minus
+    baseline.
 
     Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) by Gauss-Legendre quadrature with 32 points.
     """
-    whole = (sae.decode_change(site.acts, like=site.x) + site.error) * mask[:, None]
+    whole = (stack.saes[0].decode_change(site.acts, like=site.x) + site.error) * mask[:, None]
     nodes, weights = (
         torch.tensor(a, dtype=whole.dtype, device=whole.device)
         for a in np.polynomial.legendre.leggauss(N_STEPS)
@@ -87,37 +90,46 @@ def path_gradient(
     steps, share = (nodes + 1) / 2, weights / 2
     size = max(1, MAX_TOKENS // ids.shape[1])
     for alpha, weight in zip(steps.split(size), share.split(size), strict=True):
-        gradient, _ = site_gradient(model, sae, ids, metric, (alpha - 1)[:, None, None] * whole)
+        (gradient,), _ = site_gradients(stack, ids, metric, (alpha - 1)[:, None, None] * whole)
         total += (weight[:, None, None] * gradient).sum(0)
-    _, ends = site_gradient(model, sae, ids, metric, torch.stack([-whole, torch.zeros_like(whole)]))
+    _, ends = site_gradients(stack, ids, metric, torch.stack([-whole, torch.zeros_like(whole)]))
     return total, float(ends[1] - ends[0])
 
 
-def direct_gradient(
-    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], metric: Metric
-) -> Float[Tensor, "n_pos d_out"]:
-    """d metric / d site through the residual stream and the final norm with its scale held fixed; zero but at the metric's position.
+def direct_gradients(
+    stack: Stack, ids: Int[Tensor, "1 n_pos"], metric: Metric
+) -> list[Float[Tensor, "n_pos d_out"]]:
+    """d metric / d site for each SAE through the residual stream and the final norm with its scale held fixed; zero but at the metric's
+    position.
 
     Raises:
-        ArgumentError: what is written there reaches the logits by no linear map.
+        ArgumentError: what is written at a site reaches the logits by no linear map.
     """
-    to_residual = model.residual_map(write_hook(sae))
+    maps = [_require_map(stack.model, write_hook(sae)) for sae in stack.saes]
+    at_residual = _residual_gradient(stack.model, ids, metric)
+    gradients: list[Tensor] = []
+    for sae, to_residual in zip(stack.saes, maps, strict=True):
+        with torch.enable_grad():
+            change = at_residual.new_zeros(1, sae.cfg.d_out).requires_grad_()
+            (at_site,) = torch.autograd.grad(to_residual(change)[0] @ at_residual, change)
+        gradient = at_residual.new_zeros(ids.shape[1], sae.cfg.d_out)
+        gradient[metric.position] = at_site[0]
+        gradients.append(gradient)
+    return gradients
+
+
+def _require_map(model: LanguageModel, hook_name: str) -> Callable[[Tensor], Tensor]:
+    to_residual = model.residual_map(hook_name)
     if to_residual is None:
         raise ArgumentError(
-            f"What is written at {write_hook(sae)} does not reach the logits by a linear map, so nothing is direct there.",
+            f"What is written at {hook_name} does not reach the logits by a linear map, so nothing is direct there.",
             code="METHOD_NOT_AVAILABLE",
             field="method",
             got="direct",
             allowed=["gradient", "integrated_gradients"],
             hint='Call again with method="gradient".',
         )
-    at_residual = _residual_gradient(model, ids, metric)
-    with torch.enable_grad():
-        change = at_residual.new_zeros(1, sae.cfg.d_out).requires_grad_()
-        (at_site,) = torch.autograd.grad(to_residual(change)[0] @ at_residual, change)
-    gradient = at_residual.new_zeros(ids.shape[1], sae.cfg.d_out)
-    gradient[metric.position] = at_site[0]
-    return gradient
+    return to_residual
 
 
 def _residual_gradient(

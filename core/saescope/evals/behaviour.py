@@ -12,6 +12,7 @@ from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, add_at_site, site_record
+from saescope.stack import as_stack
 from saescope.variants import Variants, forward_variants
 
 MAX_LOGITS = 2**26
@@ -85,13 +86,13 @@ def _logits(
             sums.add("legacy", block, 1 - errors / around_mean)
         return change * mask[:, None]
 
-    def vary(read: Tensor, written: Tensor) -> Tensor:
+    def vary(i: int, read: Tensor, written: Tensor) -> Tensor:
         site = site_record(model, sae, read[:1], written[:1])
         changes = torch.stack([change(name, site) for name in names])
         return add_at_site(written.expand(len(changes), *written.shape[1:]), changes)
 
     ids = model.batch(text.ids[context])
-    return forward_variants(model, sae, ids, Variants(len(names), vary))
+    return forward_variants(as_stack(model, sae), ids, Variants(len(names), vary))
 
 
 def _ablation(

@@ -20,7 +20,7 @@ from saescope.features.contrast import (
     contrast_models,
     contrast_texts,
 )
-from saescope.features.encode import Encoded, TextFeatures, encode_texts
+from saescope.features.encode import Encoded, TextFeatures, encode_stack, encode_texts
 from saescope.features.labels import Label, LabelStore
 from saescope.features.neighbours import Neighbour, nearest_features
 from saescope.features.quiz import make_quiz
@@ -63,6 +63,7 @@ __all__ = [
     "card_label",
     "contrast_models",
     "contrast_texts",
+    "encode_stack",
     "encode_texts",
     "feature_card",
     "find_by_label",

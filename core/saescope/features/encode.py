@@ -1,7 +1,7 @@
 """Which features fire on texts, token by token."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -10,7 +10,8 @@ from saescope.metrics import Reconstruction
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
-from saescope.splice import read_site
+from saescope.splice import SiteRecord
+from saescope.stack import Stack, as_stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +62,55 @@ def encode_texts(
     include_special: bool = False,
 ) -> Encoded:
     """Features of every position; statistics over the counted ones (position 0, special tokens and sinks left out unless named)."""
-    named, fit = list(positions), Reconstruction()
-    encoded: list[TextFeatures] = []
-    n_active = n_usual = 0
+    (encoded,) = encode_stack(
+        as_stack(model, sae), texts, positions=positions, include_special=include_special
+    )
+    return encoded
+
+
+def encode_stack(
+    stack: Stack,
+    texts: Sequence[Tokens],
+    *,
+    positions: Iterable[int] = (),
+    include_special: bool = False,
+) -> list[Encoded]:
+    """What `encode_texts` gives for each SAE, in the order in which they were given; each text runs once."""
+    named = list(positions)
+    sums = [_Sums() for _ in stack.saes]
     for tokens in texts:
         # features alone are kept: ten thousand texts are read in one call
-        site = read_site(model, sae, model.batch(tokens.ids))
-        mask = counted(tokens, named, include_special, sinks=site.sinks).to(model.device)
-        n_usual += int(counted(tokens, named, include_special).sum())
-        n_active += int(site.acts.l0[mask].sum())
-        fit.add(site.target[mask], site.sae_out[mask])
-        encoded.append(TextFeatures(tokens, mask, site.acts))
-    return Encoded(
-        encoded,
-        fit.n,
-        sum(len(tokens) for tokens in texts) - fit.n,
-        n_usual - fit.n,
-        n_active / fit.n if fit.n else None,
-        fit.explained_variance,
-        fit.mean_cosine,
-    )
+        sites = stack.read(stack.model.batch(tokens.ids))
+        usual = int(counted(tokens, named, include_special).sum())
+        for given, site in zip(stack.given, sites, strict=True):
+            mask = counted(tokens, named, include_special, sinks=site.sinks)
+            sums[given].add(tokens, site, mask.to(stack.model.device), usual)
+    return [each.encoded() for each in sums]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is kept of the texts that one SAE has read so far."""
+
+    texts: list[TextFeatures] = field(default_factory=list[TextFeatures])
+    fit: Reconstruction = field(default_factory=Reconstruction)
+    n_active: int = 0
+    n_usual: int = 0
+
+    def add(self, tokens: Tokens, site: SiteRecord, mask: Tensor, usual: int) -> None:
+        self.n_usual += usual
+        self.n_active += int(site.acts.l0[mask].sum())
+        self.fit.add(site.target[mask], site.sae_out[mask])
+        self.texts.append(TextFeatures(tokens, mask, site.acts))
+
+    def encoded(self) -> Encoded:
+        n = self.fit.n
+        return Encoded(
+            self.texts,
+            n,
+            sum(len(text.tokens) for text in self.texts) - n,
+            self.n_usual - n,
+            self.n_active / n if n else None,
+            self.fit.explained_variance,
+            self.fit.mean_cosine,
+        )

@@ -9,12 +9,17 @@ from torch import Tensor
 
 from saescope.effects import promoted_tokens
 from saescope.errors import ArgumentError
-from saescope.features.encode import TextFeatures, encode_texts
+from saescope.features.encode import Encoded, TextFeatures, encode_stack
 from saescope.features.separation import d_of_moments
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
+from saescope.stack import Stack, as_stack
 
 N_PROMOTED = 3
+UNITS = (
+    "Activations of different SAEs have different units: within one SAE the order says more than between SAEs. "
+    'rank_by="count" or "contrast" compares them.'
+)
 RANKINGS = ("max", "mean", "count", "contrast")
 
 
@@ -22,6 +27,8 @@ RANKINGS = ("max", "mean", "count", "contrast")
 class RankedFeature:
     """One feature over all counted tokens of the texts."""
 
+    sae: int
+    """Its SAE, by its place in the list that was given; 0 for one SAE alone."""
     feature: int
     score: float
     max_activation: float
@@ -45,8 +52,10 @@ class Ranking:
     features: list[RankedFeature]
     total: int
     n_tokens: int
+    """Counted positions: of several SAEs, of the one that counts most."""
     n_left_out: int
     n_sinks: int
+    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +67,15 @@ class _Sums:
     n_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    sums: _Sums
+    scores: Float[Tensor, " d_sae"]
+
+
 def rank_features(
     model: LanguageModel,
-    sae: SAE,
+    sae: SAE | Sequence[SAE],
     texts: Sequence[Tokens],
     *,
     against: Sequence[Tokens] = (),
@@ -70,6 +85,8 @@ def rank_features(
     include_special: bool = False,
 ) -> Ranking:
     """Features by maximum, mean or count of tokens, or by the effect size (Cohen's d over tokens) against other texts.
+
+    Features of several SAEs stand in one list.
 
     Raises:
         ArgumentError: an unknown ranking, or `against` and "contrast" not given together.
@@ -85,27 +102,61 @@ def rank_features(
             allowed=RANKINGS,
             hint='Give against=[...] with rank_by="contrast".',
         )
-    encoded = encode_texts(model, sae, texts, include_special=include_special)
+    stack = as_stack(model, sae)
+    encoded = encode_stack(stack, texts, include_special=include_special)
+    others = encode_stack(stack, against, include_special=include_special) if against else []
+    scored = [
+        _score(one, each, others[n] if others else None, rank_by)
+        for n, (one, each) in enumerate(zip(stack.as_given, encoded, strict=True))
+    ]
+    order = _strongest(scored)
+    features = _listed(stack, encoded, scored, order[offset : offset + k])
+    most = max(encoded, key=lambda each: each.n_tokens)
+    warnings = [UNITS] if len(encoded) > 1 and rank_by in ("max", "mean") else []
+    return Ranking(features, len(order), most.n_tokens, most.n_left_out, most.n_sinks, warnings)
+
+
+def _score(sae: SAE, encoded: Encoded, against: Encoded | None, rank_by: str) -> _Scored:
     sums = _sum(encoded.texts, sae)
-    scores = {
-        "max": sums.maximum,
-        "mean": sums.total / max(sums.n_tokens, 1),
-        "count": sums.count.double(),
-    }.get(rank_by)
-    if scores is None:
-        other = _sum(encode_texts(model, sae, against, include_special=include_special).texts, sae)
+    if against is None:
+        scores = {
+            "max": sums.maximum,
+            "mean": sums.total / max(sums.n_tokens, 1),
+            "count": sums.count.double(),
+        }[rank_by]
+    else:
+        other = _sum(against.texts, sae)
         scores = d_of_moments(
             (sums.n_tokens, sums.total, sums.squares), (other.n_tokens, other.total, other.squares)
         )
-    firing = sums.count.nonzero()[:, 0]
-    order = firing[scores[firing].sort(descending=True, stable=True).indices]
-    page = order[offset : offset + k].tolist()
-    promotes = promoted_tokens(model, sae, page, N_PROMOTED)
-    features = [
-        _ranked(i, float(scores[i]), sums, encoded.texts, words)
-        for i, words in zip(page, promotes, strict=True)
+    return _Scored(sums, scores)
+
+
+def _strongest(scored: Sequence[_Scored]) -> list[tuple[int, int]]:
+    """(SAE, feature) of all that fire, by score."""
+    firing = [each.sums.count.nonzero()[:, 0] for each in scored]
+    scores = torch.cat([each.scores[fires] for each, fires in zip(scored, firing, strict=True)])
+    which = [n for n, fires in enumerate(firing) for _ in range(len(fires))]
+    features = torch.cat(firing).tolist()
+    order = scores.sort(descending=True, stable=True).indices.tolist()
+    return [(which[i], features[i]) for i in order]
+
+
+def _listed(
+    stack: Stack,
+    encoded: Sequence[Encoded],
+    scored: Sequence[_Scored],
+    page: Sequence[tuple[int, int]],
+) -> list[RankedFeature]:
+    promotes: dict[tuple[int, int], list[str]] = {}
+    for n, sae in enumerate(stack.as_given):
+        own = [feature for which, feature in page if which == n]
+        words = promoted_tokens(stack.model, sae, own, N_PROMOTED)
+        promotes |= {(n, feature): said for feature, said in zip(own, words, strict=True)}
+    return [
+        _ranked(n, feature, scored[n], encoded[n].texts, promotes[n, feature])
+        for n, feature in page
     ]
-    return Ranking(features, len(firing), encoded.n_tokens, encoded.n_left_out, encoded.n_sinks)
 
 
 def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:
@@ -126,13 +177,15 @@ def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:
 
 
 def _ranked(
-    feature: int, score: float, sums: _Sums, texts: Sequence[TextFeatures], promotes: list[str]
+    sae: int, feature: int, scored: _Scored, texts: Sequence[TextFeatures], promotes: list[str]
 ) -> RankedFeature:
     text_index, pos = _top_token(feature, texts)
+    sums = scored.sums
     n = int(sums.count[feature])
     return RankedFeature(
+        sae,
         feature,
-        score,
+        float(scored.scores[feature]),
         float(sums.maximum[feature]),
         float(sums.total[feature]) / sums.n_tokens,
         n,

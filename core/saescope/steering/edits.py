@@ -24,6 +24,8 @@ class FeatureEdit:
     mode: str = "add"
     positions: tuple[int, ...] = ()
     """Positions of the prompt, negative from the end; empty: all but position 0 and special tokens."""
+    sae: int = 0
+    """Its SAE, by its place in the list that is given; 0 for one SAE alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Plan:
     masks: Bool[Tensor, "n_edits n_pos"]
 
 
-def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
-    """Raises ArgumentError for a feature, mode or strength that cannot be."""
+def check_edits(saes: Sequence[SAE], edits: Sequence[FeatureEdit]) -> None:
+    """Raises ArgumentError for an SAE, feature, mode or strength that cannot be."""
     if not edits:
         raise ArgumentError(
             "No feature is named.",
@@ -46,44 +48,65 @@ def check_edits(sae: SAE, edits: Sequence[FeatureEdit]) -> None:
             hint="Name at least one feature.",
         )
     for edit in edits:
-        if not 0 <= edit.feature < sae.cfg.d_sae:
-            raise ArgumentError(
-                f"Feature {edit.feature} does not exist.",
-                code="FEATURE_OUT_OF_RANGE",
-                field="feature",
-                got=edit.feature,
-                allowed=f"0..{sae.cfg.d_sae - 1}",
-                hint="An index belongs to one SAE: name the SAE that it was found with, or find features of this one with top_features.",
-            )
-        if edit.mode not in MODES:
-            raise ArgumentError(
-                f"Mode {edit.mode!r} is unknown.",
-                code="INVALID_CHOICE",
-                field="mode",
-                got=edit.mode,
-                allowed=MODES,
-            )
-        if not isfinite(edit.strength):
-            raise ArgumentError(
-                "A strength must be finite.",
-                code="NON_FINITE_ARGUMENT",
-                field="strength",
-                got=edit.strength,
-            )
-    features = [edit.feature for edit in edits]
+        _check_edit(saes, edit)
+    _check_twice(edits)
+
+
+def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
+    if not 0 <= edit.sae < len(saes):
+        raise ArgumentError(
+            f"There is no SAE {edit.sae} in the list.",
+            code="OUT_OF_RANGE",
+            field="sae",
+            got=edit.sae,
+            allowed=f"0..{len(saes) - 1}",
+        )
+    if not 0 <= edit.feature < saes[edit.sae].cfg.d_sae:
+        raise ArgumentError(
+            f"Feature {edit.feature} does not exist.",
+            code="FEATURE_OUT_OF_RANGE",
+            field="feature",
+            got=edit.feature,
+            allowed=f"0..{saes[edit.sae].cfg.d_sae - 1}",
+            hint="An index belongs to one SAE: name the SAE that it was found with, or find features of this one with top_features.",
+        )
+    if edit.mode not in MODES:
+        raise ArgumentError(
+            f"Mode {edit.mode!r} is unknown.",
+            code="INVALID_CHOICE",
+            field="mode",
+            got=edit.mode,
+            allowed=MODES,
+        )
+    if not isfinite(edit.strength):
+        raise ArgumentError(
+            "A strength must be finite.",
+            code="NON_FINITE_ARGUMENT",
+            field="strength",
+            got=edit.strength,
+        )
+
+
+def _check_twice(edits: Sequence[FeatureEdit]) -> None:
+    named = [(edit.sae, edit.feature) for edit in edits]
     twice = next(
-        (edit for edit in edits if features.count(edit.feature) > 1 and not edit.positions), None
+        (
+            edit
+            for edit, name in zip(edits, named, strict=True)
+            if named.count(name) > 1 and not edit.positions
+        ),
+        None,
     )
-    if twice or len({(edit.feature, pos) for edit in edits for pos in edit.positions}) < sum(
-        len(edit.positions) for edit in edits
-    ):
+    if twice or len(
+        {(edit.sae, edit.feature, pos) for edit in edits for pos in edit.positions}
+    ) < sum(len(edit.positions) for edit in edits):
         raise ArgumentError(
             "A feature is edited twice at one position."
             if not twice
             else f"Feature {twice.feature} is edited twice.",
             code="DUPLICATE_FEATURE",
             field="feature",
-            got=features,
+            got=[edit.feature for edit in edits],
             hint="Give one edit for each feature and position.",
         )
 

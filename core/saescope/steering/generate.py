@@ -17,12 +17,13 @@ from saescope.sinks import find_sinks, typical_norm
 from saescope.splice import (
     add_at_site,
     read_hook,
-    site_edits,
     site_hooks,
     site_record,
     write_hook,
 )
+from saescope.stack import Stack
 from saescope.steering.edits import Plan, change_at_site
+from saescope.steering.prepare import Plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +44,23 @@ class Cursor:
 
 
 def generate(
-    model: LanguageModel,
-    sae: SAE,
+    stack: Stack,
     prompt: Int[Tensor, " n_prompt"],
-    plans: Sequence[Plan | None],
+    plans: Sequence[Plans],
     *,
     max_new_tokens: int,
     temperature: float,
     seeds: Sequence[int],
     use_cache: bool = True,
 ) -> list[Generation]:
-    """One row for each plan (None: unsteered), each sampled with its own seed; greedy at temperature 0."""
+    """One row for each run's plans (none: unsteered), each sampled with its own seed; greedy at temperature 0."""
+    model = stack.model
     ids = model.batch(prompt).repeat(len(plans), 1)
     cursor = Cursor(torch.ones_like(ids, dtype=torch.bool))
     stop, rngs = _stop_ids(model), [torch.Generator().manual_seed(seed) for seed in seeds]
     use_cache = use_cache and model.caches
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
-    with steered_by(model, sae, plans, cursor):
+    with steered_by(stack, plans, cursor):
         for _ in range(min(max_new_tokens, model.n_ctx - len(prompt))):
             cursor.start = ids.shape[1] - 1 if past is not None else 0
             logits, past = model.forward(
@@ -73,33 +74,28 @@ def generate(
             if bool(done.all()):
                 break
     rows = [_until_stop(row, stop) for row in ids[:, len(prompt) :]]
-    return [_judge(model, sae, prompt, row, plan) for row, plan in zip(rows, plans, strict=True)]
+    return [_judge(stack, prompt, row, each) for row, each in zip(rows, plans, strict=True)]
 
 
 def steered_by(
-    model: LanguageModel, sae: SAE, plans: Sequence[Plan | None], cursor: Cursor
+    stack: Stack, plans: Sequence[Plans], cursor: Cursor
 ) -> AbstractContextManager[None]:
-    for hook_name in site_hooks(sae):
-        typical_norm(model, hook_name)  # before the hooks below run
+    """Edit each row by its plans while the block runs; what one SAE's plan changes, the SAEs above see."""
+    for hook_name in (name for sae in stack.saes for name in site_hooks(sae)):
+        typical_norm(stack.model, hook_name)  # before the hooks below run
 
-    def edit(read: Tensor, written: Tensor) -> Tensor:
-        sinks = find_sinks(model, {read_hook(sae): read, write_hook(sae): written})
-        rows = [
-            written[i]
-            if plan is None
-            else _edited(
-                model,
-                sae,
-                read[i : i + 1],
-                written[i : i + 1],
-                _window(plan, cursor, i, sinks[i]),
-            )[0]
-            for i, plan in enumerate(plans)
-        ]
+    def edit(i: int, read: Tensor, written: Tensor) -> Tensor:
+        sae = stack.saes[i]
+        sinks = find_sinks(stack.model, {read_hook(sae): read, write_hook(sae): written})
+        rows = [written[row] for row in range(len(plans))]
+        for row, of_row in enumerate(plans):
+            if i in of_row:
+                plan = _window(of_row[i], cursor, row, sinks[row])
+                own = slice(row, row + 1)
+                rows[row] = _edited(stack.model, sae, read[own], written[own], plan)[0]
         return torch.stack(rows)
 
-    steered = any(plan is not None for plan in plans)
-    return edit_activations(model, site_edits(sae, edit) if steered else {})
+    return edit_activations(stack.model, stack.edits(edit) if any(plans) else {})
 
 
 def _window(plan: Plan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> Plan:
@@ -145,24 +141,21 @@ def _until_stop(row: Int[Tensor, " n"], stop: Int[Tensor, " m"]) -> list[int]:
 
 
 def _judge(
-    model: LanguageModel,
-    sae: SAE,
-    prompt: Int[Tensor, " n_prompt"],
-    row: list[int],
-    plan: Plan | None,
+    stack: Stack, prompt: Int[Tensor, " n_prompt"], row: list[int], plans: Plans
 ) -> Generation:
     """Perplexity of the continuation under the unsteered model, and the mean KL(steered, clean) over its positions."""
     if not row:
         return Generation(row, None, None)
+    model = stack.model
     ids = model.batch(torch.cat([prompt.cpu(), torch.tensor(row)]))
     clean = model.forward(ids, last=len(row) + 1)[0][0, :-1]
     losses = torch.nn.functional.cross_entropy(
         clean.double(), ids[0, len(prompt) :], reduction="none"
     )
     kl = 0.0
-    if plan is not None:
+    if plans:
         mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
-        with steered_by(model, sae, [plan], Cursor(mask)):
+        with steered_by(stack, [plans], Cursor(mask)):
             kl = float(
                 kl_divergence(model.forward(ids, last=len(row) + 1)[0][0, :-1], clean).mean()
             )

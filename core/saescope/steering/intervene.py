@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import mean, stdev
 from typing import TypedDict
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,9 +22,10 @@ from saescope.models import (
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
-from saescope.steering.edits import FeatureEdit, change_at_site
+from saescope.stack import Stack, as_stack
+from saescope.steering.edits import FeatureEdit, change_at_site, check_edits
 from saescope.steering.prepare import prepare
-from saescope.steering.units import IndexedMaxima
+from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit, for_each
 from saescope.variants import run_variants
 
 N_TOP = 5
@@ -63,40 +64,47 @@ class Intervention:
 
 def intervene(
     model: LanguageModel,
-    sae: SAE,
+    sae: SAE | Sequence[SAE],
     tokens: Tokens,
     edits: Sequence[FeatureEdit],
     *,
     unit: str = "max",
-    reference: Float[Tensor, " d_sae"] | None = None,
-    indexed: IndexedMaxima | None = None,
+    reference: OneOrEach[Float[Tensor, " d_sae"]] = None,
+    indexed: OneOrEach[IndexedMaxima] = None,
     target: int | str | None = None,
     against: int | str | None = None,
     n_controls: int = 2,
     seed: int = 0,
 ) -> Intervention:
-    """Edit features at the site and read the last position's logits.
+    """Edit features of one SAE, or of several, and read the last position's logits.
 
     Edits act at the positions named, else at all that count. A control makes each edit's change, of the
-    same norm, along another feature's row. `unit="max"` is indexed, else of prompt and `reference`.
+    same norm, along another feature's row. `unit="max"` is indexed, else of prompt and `reference`. With several SAEs,
+    `reference` and `indexed` are lists, an edit names its SAE, and an upper one sees the run that holds the edits below it.
 
     Raises:
-        ArgumentError: an edit names no such feature, mode or position.
+        ArgumentError: an edit names no such SAE, feature, mode or position.
+        MismatchError: two SAEs write the same site.
     """
-    site, masks, n_sinks, units, plan, _, controls = prepare(
-        model,
-        sae,
+    stack = as_stack(model, sae)
+    check_edits(stack.as_given, edits)
+    sites, masks, n_sinks, units, plans, _, controls = prepare(
+        stack,
         tokens,
         edits,
-        unit=unit,
-        reference=reference,
-        indexed=indexed,
-        n_controls=n_controls,
-        seed=seed,
+        unit=Unit(
+            unit,
+            for_each(reference, len(stack.saes), "reference"),
+            for_each(indexed, len(stack.saes), "indexed"),
+        ),
+        controls=Controls(n_controls, seed),
     )
     target, against = token_pair(model, target, against)
-    changes = torch.stack([change_at_site(sae, site, each) for each in (plan, *controls)])
-    clean, changed = run_variants(model, sae, model.batch(tokens.ids), changes, position=-1)
+    variants = [
+        {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in each.items()}
+        for each in (plans, *controls)
+    ]
+    clean, changed = run_variants(stack, model.batch(tokens.ids), sites, variants, position=-1)
     wanted, effects = _effects(clean, changed, target, against)
     return Intervention(
         before=_readout(model, clean[0], wanted, against),
@@ -109,7 +117,9 @@ def intervene(
         n_tokens=(n_edited := int(masks.any(0).sum())),
         n_left_out=masks.shape[1] - n_edited,
         n_sinks=n_sinks,
-        warnings=units.warnings + _silence(site, edits, masks) + many_sinks(n_sinks, n_edited),
+        warnings=units.warnings
+        + _silence(stack, sites, edits, masks)
+        + many_sinks(n_sinks, n_edited),
     )
 
 
@@ -144,16 +154,21 @@ def _readout(model: LanguageModel, logits: Tensor, target: int, against: int | N
     )
 
 
-def _silence(site: SiteRecord, edits: Sequence[FeatureEdit], masks: Tensor) -> list[str]:
+def _silence(
+    stack: Stack, sites: Sequence[SiteRecord], edits: Sequence[FeatureEdit], masks: Tensor
+) -> list[str]:
     if not bool(masks.any()):
         return [
             "No position is left to edit: position 0 and special tokens are left out unless named."
         ]
+    # Above another SAE that is edited, what fires is not what fired in the clean run.
+    lowest = min(stack.given.index(edit.sae) for edit in edits)
     silent = [
         edit.feature
         for edit, mask in zip(edits, masks, strict=True)
         if edit.mode in ("scale", "ablate")
-        and not bool((site.acts.of_feature(edit.feature)[mask] > 0).any())
+        and stack.given[lowest] == edit.sae
+        and not bool((sites[lowest].acts.of_feature(edit.feature)[mask] > 0).any())
     ]
     return [
         f"Feature {feature} does not fire at the edited positions: scaling or ablating it changes nothing."

@@ -1,78 +1,126 @@
 """What intervening and steering share: edits with their units, the plan, and the same plan along random features."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saescope.models import LanguageModel, Tokens, counted
-from saescope.saes import SAE
-from saescope.splice import SiteRecord, read_site
-from saescope.steering.edits import FeatureEdit, Plan, check_edits, control_plan, make_plan
-from saescope.steering.units import IndexedMaxima, Units, draw_features, resolve_units
+from saescope.models import Tokens, counted
+from saescope.splice import SiteRecord
+from saescope.stack import Stack
+from saescope.steering.edits import FeatureEdit, Plan, control_plan, make_plan
+from saescope.steering.units import (
+    Controls,
+    IndexedMaxima,
+    Unit,
+    Units,
+    draw_features,
+    resolve_units,
+)
+
+T = TypeVar("T")
+Plans = Mapping[int, Plan]
+"""What is done in one run: a plan for each SAE of the stack that is edited, by index. Empty: nothing."""
 
 
 class Prepared(NamedTuple):
     """Edits ready to run."""
 
-    site: SiteRecord
-    """The prompt's clean run at the site."""
+    sites: list[SiteRecord]
+    """The prompt's clean run at the site of each SAE of the stack."""
     masks: Bool[Tensor, "n_edits n_pos"]
     n_sinks: int
     """Positions of the prompt that no edit touches for their norm at the site alone."""
     units: Units
-    plan: Plan
+    plans: Plans
     drawn: list[list[int]]
     """Features of each control, one for every edit."""
-    controls: list[Plan]
+    controls: list[Plans]
+
+
+class _Part(NamedTuple):
+    """The edits of one SAE."""
+
+    own: list[int]
+    """Which of all edits they are."""
+    units: Units
+    plan: Plan
+    drawn: list[list[int]]
+    """Features of each control, one for every edit of this SAE."""
 
 
 def prepare(
-    model: LanguageModel,
-    sae: SAE,
-    tokens: Tokens,
-    edits: Sequence[FeatureEdit],
-    *,
-    unit: str,
-    reference: Float[Tensor, " d_sae"] | None,
-    indexed: IndexedMaxima | None,
-    n_controls: int,
-    seed: int,
+    stack: Stack, tokens: Tokens, edits: Sequence[FeatureEdit], *, unit: Unit, controls: Controls
 ) -> Prepared:
     """Resolve units and positions, and draw controls.
 
     Raises:
-        ArgumentError: an edit names no such feature, mode or position, or the unit is unknown.
+        ArgumentError: an edit names no such position, or the unit is unknown.
     """
-    check_edits(sae, edits)
-    site = read_site(model, sae, model.batch(tokens.ids))
-    usual, masks = (
-        torch.stack([counted(tokens, edit.positions, sinks=sinks) for edit in edits])
-        for sinks in (None, site.sinks)
-    )
-    masks = masks.to(model.device)
-    maxima = _known_maxima(site, counted(tokens, sinks=site.sinks).to(model.device), reference)
-    if indexed is not None:
-        indexed = indexed._replace(values=indexed.values.to(maxima))
-    units = resolve_units(edits, maxima, unit, indexed=indexed)
-    plan = make_plan(sae, edits, units.values, masks)
-    drawn = draw_features(
-        edits,
-        maxima if indexed is None else maxima.maximum(indexed.values),
-        writes=sae.writes,
-        n_draws=n_controls,
-        seed=seed,
-    )
-    controls = [control_plan(sae, plan, features) for features in drawn]
+    sites = stack.read(stack.model.batch(tokens.ids))
+    sinks = {given: site.sinks for given, site in zip(stack.given, sites, strict=True)}
+    usual = torch.stack([counted(tokens, edit.positions) for edit in edits])
+    masks = torch.stack(
+        [counted(tokens, edit.positions, sinks=sinks[edit.sae]) for edit in edits]
+    ).to(stack.model.device)
+    parts: dict[int, _Part] = {}
+    for i, given in enumerate(stack.given):
+        own = [n for n, edit in enumerate(edits) if edit.sae == given]
+        if not own:
+            continue
+        here = counted(tokens, sinks=sinks[given]).to(stack.model.device)
+        maxima, indexed = _known_maxima(sites[i], here, unit, given)
+        mine = [edits[n] for n in own]
+        units = resolve_units(mine, maxima, unit.name, indexed=indexed)
+        plan = make_plan(stack.saes[i], mine, units.values, masks[own])
+        fires = maxima if indexed is None else maxima.maximum(indexed.values)
+        drawn = draw_features(mine, fires, writes=stack.saes[i].writes, controls=controls)
+        parts[i] = _Part(own, units, plan, drawn)
     n_sinks = int(usual.any(0).sum() - masks.any(0).sum())
-    return Prepared(site, masks, n_sinks, units, plan, drawn, controls)
+    return Prepared(
+        sites,
+        masks,
+        n_sinks,
+        _joint_units(list(parts.values())),
+        {i: part.plan for i, part in parts.items()},
+        *_controls(stack, parts),
+    )
 
 
 def _known_maxima(
-    site: SiteRecord, mask: Tensor, reference: Float[Tensor, " d_sae"] | None
-) -> Float[Tensor, " d_sae"]:
-    """Each feature's largest activation on the reference text and at the prompt's counted positions."""
-    here = site.acts.select(mask[site.acts.positions]).maxima()
-    return here if reference is None else here.maximum(reference.to(here))
+    site: SiteRecord, mask: Tensor, unit: Unit, given: int
+) -> tuple[Float[Tensor, " d_sae"], IndexedMaxima | None]:
+    """Each feature's largest activation on the reference text and at the prompt's counted positions, and the index's."""
+    maxima = site.acts.select(mask[site.acts.positions]).maxima()
+    reference, indexed = unit.references[given], unit.indexed[given]
+    if reference is not None:
+        maxima = maxima.maximum(reference.to(maxima))
+    return maxima, indexed and indexed._replace(values=indexed.values.to(maxima))
+
+
+def _joint_units(parts: Sequence[_Part]) -> Units:
+    return Units(
+        _in_order([(part.own, part.units.values) for part in parts]),
+        "; ".join(dict.fromkeys(part.units.source for part in parts)),
+        [warning for part in parts for warning in part.units.warnings],
+    )
+
+
+def _controls(stack: Stack, parts: Mapping[int, _Part]) -> tuple[list[list[int]], list[Plans]]:
+    """Each control's features, one for every edit, and its plans: as many as can be drawn for every SAE."""
+    drawn: list[list[int]] = []
+    plans: list[Plans] = []
+    for n in range(min(len(part.drawn) for part in parts.values())):
+        drawn.append(_in_order([(part.own, part.drawn[n]) for part in parts.values()]))
+        plans.append(
+            {i: control_plan(stack.saes[i], part.plan, part.drawn[n]) for i, part in parts.items()}
+        )
+    return drawn, plans
+
+
+def _in_order(parts: Sequence[tuple[list[int], Sequence[T]]]) -> list[T]:
+    """What stands in parts, one value for each edit, in the order of all edits."""
+    values = {n: value for own, of_part in parts for n, value in zip(own, of_part, strict=True)}
+    return [values[n] for n in sorted(values)]

@@ -13,10 +13,11 @@ from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
+from saescope.stack import Stack, as_stack
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.generate import Generation, generate
 from saescope.steering.prepare import Prepared, prepare
-from saescope.steering.units import IndexedMaxima
+from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit, for_each
 
 N_CONCEPT = 20
 MOST_PERPLEXED = 20
@@ -58,13 +59,13 @@ class Steering:
 
 def steer(
     model: LanguageModel,
-    sae: SAE,
+    sae: SAE | Sequence[SAE],
     tokens: Tokens,
     edits: Sequence[FeatureEdit],
     *,
     unit: str = "max",
-    reference: Float[Tensor, " d_sae"] | None = None,
-    indexed: IndexedMaxima | None = None,
+    reference: OneOrEach[Float[Tensor, " d_sae"]] = None,
+    indexed: OneOrEach[IndexedMaxima] = None,
     max_new_tokens: int = 48,
     n_samples: int = 1,
     temperature: float = 0.0,
@@ -76,36 +77,36 @@ def steer(
     """Generate from the prompt unsteered, steered, and with changes of equal norm along random features, all in one batch.
 
     Edits act at every position of prompt and continuation but position 0, special tokens and attention sinks. `reference` are maxima on
-    another text; `indexed`, over a corpus, come before these.
+    another text; `indexed`, over a corpus, come before these. With several SAEs both are lists, and an edit names its SAE.
 
     Raises:
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that fills the context.
     """
-    _check(model, sae, tokens, edits, n_samples, temperature)
+    stack = as_stack(model, sae)
+    check_edits(stack.as_given, edits)
+    _check(model, tokens, n_samples, temperature)
     ready = prepare(
-        model,
-        sae,
+        stack,
         tokens,
         edits,
-        unit=unit,
-        reference=reference,
-        indexed=indexed,
-        n_controls=n_controls,
-        seed=seed,
+        unit=Unit(
+            unit,
+            for_each(reference, len(stack.saes), "reference"),
+            for_each(indexed, len(stack.saes), "indexed"),
+        ),
+        controls=Controls(n_controls, seed),
     )
     rows = generate(
-        model,
-        sae,
+        stack,
         tokens.ids,
-        [None, *[ready.plan] * n_samples, *ready.controls],
+        [{}, *[ready.plans] * n_samples, *ready.controls],
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seeds=[seed, *range(seed, seed + n_samples), *[seed] * len(ready.controls)],
-        use_cache=use_cache and not sae.sequential,
+        use_cache=use_cache and not any(each.sequential for each in stack.saes),
     )
-    return _report(
-        model, rows, ready, list(concept_tokens) or _promoted(model, sae, edits), n_samples
-    )
+    concept = list(concept_tokens) or _promoted(stack, edits)
+    return _report(model, rows, ready, concept, n_samples)
 
 
 def _report(
@@ -143,15 +144,7 @@ def _report(
     )
 
 
-def _check(
-    model: LanguageModel,
-    sae: SAE,
-    tokens: Tokens,
-    edits: Sequence[FeatureEdit],
-    n_samples: int,
-    temperature: float,
-) -> None:
-    check_edits(sae, edits)
+def _check(model: LanguageModel, tokens: Tokens, n_samples: int, temperature: float) -> None:
     if n_samples > 1 and temperature == 0:
         raise ArgumentError(
             "At temperature 0 every sample is the same.",
@@ -172,19 +165,18 @@ def _check(
         )
 
 
-def _promoted(model: LanguageModel, sae: SAE, edits: Sequence[FeatureEdit]) -> list[int]:
-    """The tokens that the features promote most together, each feature weighing the same."""
-    effects = logit_effects(
-        model, sae, torch.tensor([edit.feature for edit in edits], device=sae.device)
-    )
-    return (
-        []
-        if effects is None
-        else (effects / effects.norm(dim=-1, keepdim=True).clamp(min=1e-12))
-        .sum(0)
-        .topk(N_CONCEPT)
-        .indices.tolist()
-    )
+def _promoted(stack: Stack, edits: Sequence[FeatureEdit]) -> list[int]:
+    """The tokens that the features promote most together, each feature weighing the same; none if a site is no linear write."""
+    effects = [
+        logit_effects(stack.model, sae, torch.tensor(own, device=sae.device))
+        for given, sae in enumerate(stack.as_given)
+        if (own := [edit.feature for edit in edits if edit.sae == given])
+    ]
+    known = [each for each in effects if each is not None]
+    if len(known) < len(effects):
+        return []
+    shares = [each / each.norm(dim=-1, keepdim=True).clamp(min=1e-12) for each in known]
+    return torch.cat(shares).sum(0).topk(N_CONCEPT).indices.tolist()
 
 
 def _arm(model: LanguageModel, label: str, row: Generation, concept: set[int]) -> Arm:

@@ -1,7 +1,7 @@
 """What strength 1 means, and which other features a control may take."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,46 @@ class IndexedMaxima(NamedTuple):
 
     values: Float[Tensor, " d_sae"]
     corpus: str
+
+
+T = TypeVar("T")
+OneOrEach: TypeAlias = T | list[T | None] | None
+"""What is given for one SAE, or in a list for each of several; None: for none of them."""
+
+
+class Unit(NamedTuple):
+    """What strength 1 is to mean, and what is known of each SAE's features beyond the prompt, by SAE in the order given."""
+
+    name: str
+    references: list[Float[Tensor, " d_sae"] | None]
+    """Each feature's largest activation on another text."""
+    indexed: list[IndexedMaxima | None]
+
+
+class Controls(NamedTuple):
+    """How many random draws stand beside an effect, and the seed that they are drawn with."""
+
+    n: int
+    seed: int
+
+
+def for_each(given: OneOrEach[T], n_saes: int, field: str) -> list[T | None]:
+    """One value, or None, for each SAE.
+
+    Raises:
+        ArgumentError: a list of another length, or one value for several SAEs.
+    """
+    values = given if isinstance(given, list) else [given] * (1 if given is not None else n_saes)
+    if len(values) != n_saes:
+        raise ArgumentError(
+            f"There are {n_saes} SAEs, and {field} has {len(values)} values.",
+            code="OUT_OF_RANGE",
+            field=field,
+            got=len(values),
+            allowed=n_saes,
+            hint="Give a list with one value for each SAE, None where there is none.",
+        )
+    return values
 
 
 def resolve_units(
@@ -85,8 +125,7 @@ def draw_features(
     maxima: Float[Tensor, " d_sae"],
     *,
     writes: Bool[Tensor, " d_sae"],
-    n_draws: int,
-    seed: int,
+    controls: Controls,
 ) -> list[list[int]]:
     """For each draw one random other feature for every edit, from those that are known to fire if there are enough.
 
@@ -97,10 +136,10 @@ def draw_features(
     fired = (others & (maxima > 0)).nonzero()[:, 0].tolist()
     enough = len(fired) >= max(MIN_POOL, len(edits))
     pool = fired if enough else others.nonzero()[:, 0].tolist()
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(controls.seed)
     if len(pool) < len(edits):
         return []
     return [
         [pool[i] for i in torch.randperm(len(pool), generator=rng)[: len(edits)].tolist()]
-        for _ in range(n_draws)
+        for _ in range(controls.n)
     ]

@@ -63,7 +63,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         features=[_effect(row, loaded, labels) for row in found.features],
         total=found.total,
         truncated=len(found.features) < found.total,
-        error_attribution=found.error_attribution,
+        error_attribution=found.shares[0].error_attribution,
         error_share=found.error_share,
         agreement=Agreement(pearson=found.agreement_pearson, n=found.agreement_n),
         joint=found.joint and Joint.model_validate(found.joint, from_attributes=True),

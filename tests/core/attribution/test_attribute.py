@@ -307,9 +307,7 @@ def test_an_ablation_takes_exactly_the_activation_times_the_decoder_row(
     pairs = [
         (int(feature), pos) for pos in (6, 3) for feature in np.flatnonzero(site.acts[pos] > 0)[:2]
     ]
-    values = torch.tensor([site.acts[pos, feature] for feature, pos in pairs], dtype=torch.float32)
-    features, positions = torch.tensor(pairs).T
-    change = as_array(removal(sae, ours, Pairs(values, features, positions)))
+    change = as_array(removal(sae, ours, pairs=Pairs(*torch.tensor(pairs).T)))
     close(change, site.without(pairs))
     untouched = [pos for pos in range(len(site.acts)) if pos not in (3, 6)]
     assert not change[untouched].any()
@@ -362,6 +360,7 @@ def test_integrated_gradients_are_complete(family: Family, kind: str) -> None:
     )
     whole = (np.einsum("pi,pid->pd", site.acts, site.directions) + site.error) * site.mask[:, None]
     span = site.metric() - site.metric(-whole)
+    assert result.error_attribution is not None
     summed = sum(feature.attribution for feature in result.features) + result.error_attribution
     assert result.completeness == pytest.approx(summed / span, rel=1e-2, abs=1e-2)
     assert result.completeness == pytest.approx(1, abs=0.1)

@@ -141,7 +141,7 @@ def test_a_control_has_the_same_norm_at_the_same_positions(family: Family) -> No
 
 
 def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
-    from saescope.steering.units import draw_features
+    from saescope.steering.units import Controls, draw_features
 
     sae, tokens, edits = make_sae(gpt2, "standard"), tokens_of(gpt2), [FeatureEdit(5, 2.0)]
     result = intervene(
@@ -154,7 +154,7 @@ def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
     maxima = torch.tensor((acts * mask[:, None]).max(axis=0))
     clean = as_array(gpt2.hf.logits(tokens.ids[None]))[0, -1, TARGET]
     effects: list[float] = []
-    for (feature,) in draw_features(edits, maxima, writes=sae.writes, n_draws=3, seed=5):
+    for (feature,) in draw_features(edits, maxima, writes=sae.writes, controls=Controls(3, 5)):
         change = (
             2
             * np.linalg.norm(rows[5])

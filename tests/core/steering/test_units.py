@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saescope.steering import FeatureEdit
-from saescope.steering.units import MIN_POOL, IndexedMaxima, draw_features, resolve_units
+from saescope.steering.units import MIN_POOL, Controls, IndexedMaxima, draw_features, resolve_units
 
 MAXIMA = torch.tensor([0.0, 4.0, 1.0, 0.0, 3.0])
 
@@ -42,7 +42,7 @@ def test_controls_are_other_features_that_fire_where_there_are_enough() -> None:
     maxima[::4] = 1.0
     edits = [FeatureEdit(0), FeatureEdit(4)]
     draws = draw_features(
-        edits, maxima, writes=torch.ones(len(maxima), dtype=torch.bool), n_draws=20, seed=0
+        edits, maxima, writes=torch.ones(len(maxima), dtype=torch.bool), controls=Controls(20, 0)
     )
     assert (maxima > 0).sum() > MIN_POOL and len(draws) == 20
     for draw in draws:
@@ -56,8 +56,7 @@ def test_controls_are_any_other_features_where_few_fire() -> None:
             [FeatureEdit(1)],
             MAXIMA,
             writes=torch.ones(len(MAXIMA), dtype=torch.bool),
-            n_draws=50,
-            seed=0,
+            controls=Controls(50, 0),
         )
         for i in draw
     }
@@ -70,8 +69,7 @@ def test_controls_come_from_the_seed() -> None:
             [FeatureEdit(1)],
             torch.ones(99),
             writes=torch.ones(99, dtype=torch.bool),
-            n_draws=5,
-            seed=seed,
+            controls=Controls(5, seed),
         )
         for seed in (1, 1, 2)
     ]
@@ -84,8 +82,7 @@ def test_no_other_feature_gives_no_control() -> None:
             [FeatureEdit(0), FeatureEdit(1)],
             torch.ones(3),
             writes=torch.ones(3, dtype=torch.bool),
-            n_draws=2,
-            seed=0,
+            controls=Controls(2, 0),
         )
         == []
     )

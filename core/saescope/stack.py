@@ -1,0 +1,83 @@
+"""Several SAEs of one model, read and edited in one forward pass. One SAE is a stack of one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from saescope.hooks import Edit, record_activations
+from saescope.models import LanguageModel
+from saescope.saes import SAE
+from saescope.splice import (
+    SiteRecord,
+    chained_edits,
+    check_fits,
+    read_sites,
+    require_own_sites,
+    site_hooks,
+    write_hook,
+)
+
+StackEdit = Callable[[int, Tensor, Tensor], Tensor]
+"""Takes an SAE's index in the stack, what it reads and what stands where it writes; returns what stands there instead."""
+_PROBE_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """SAEs of one model in the order in which a forward pass reaches the sites that they write."""
+
+    model: LanguageModel
+    saes: tuple[SAE, ...]
+    given: tuple[int, ...]
+    """Where each SAE stood in the list that the stack was made of."""
+
+    def read(
+        self, ids: Int[Tensor, "batch n_pos"], *, mask: Bool[Tensor, "batch n_pos"] | None = None
+    ) -> list[SiteRecord]:
+        """What each SAE sees and makes of a batch, from one forward pass that goes no further than the last site."""
+        return read_sites(self.model, self.saes, ids, mask=mask)
+
+    def edits(self, edit: StackEdit) -> dict[str, Edit]:
+        """Hooks that put `edit(i, read, written)` where SAE `i` writes."""
+        return chained_edits(self.saes, [partial(edit, i) for i in range(len(self.saes))])
+
+    @property
+    def as_given(self) -> list[SAE]:
+        """The SAEs in the order of the list that the stack was made of."""
+        return [self.saes[self.given.index(n)] for n in range(len(self.saes))]
+
+    def alone(self, i: int) -> "Stack":
+        """SAE `i` as a stack of one."""
+        return Stack(self.model, (self.saes[i],), (self.given[i],))
+
+
+def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
+    """A stack of one SAE or several.
+
+    Raises:
+        MismatchError: two SAEs write the same site, or one of several does not fit the model.
+        HookError: a site does not exist or is never reached.
+    """
+    if isinstance(saes, SAE):
+        return Stack(model, (saes,), (0,))
+    require_own_sites(saes)
+    if len(saes) > 1:
+        for sae in saes:
+            check_fits(model, sae, allow_mismatch=True)
+    turns = _turns(model, saes)
+    given = tuple(sorted(range(len(saes)), key=lambda i: turns[i]))
+    return Stack(model, tuple(saes[i] for i in given), given)
+
+
+def _turns(model: LanguageModel, saes: Sequence[SAE]) -> list[int]:
+    """When each SAE's written site is reached: found out by a pass over a few tokens, since no list of hooks is in that order."""
+    if len(saes) < 2:
+        return [0] * len(saes)
+    hooks = list(dict.fromkeys(name for sae in saes for name in site_hooks(sae)))
+    ids = torch.arange(_PROBE_TOKENS)[None] % model.d_vocab
+    reached = list(record_activations(model, ids, hooks))
+    return [reached.index(write_hook(sae)) for sae in saes]
