@@ -7,9 +7,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.server.helpers import PROMPT, call, refuse
+from mcp import Client
+from tests.server.helpers import PROMPT, call
 
 from saescope.errors import ArgumentError, ConfigError
+from saescope_mcp.app import build_server
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, readable, writable
 
@@ -105,13 +107,18 @@ async def test_pipes_in_the_place_of_files_hold_nobody_up(
         os.mkfifo(tmp_path / name)
     shutil.copy(sae_dir / "sae_weights.safetensors", tmp_path / "sae")
 
-    async def try_one(what: dict[str, str]) -> None:
-        assert (await refuse(state, "load_sae", **what))["code"] == "FILE_SUSPICIOUS"
+    # One client for all: a server that ends lets go of the loads of its state.
+    async with Client(build_server(state=state)) as client:
 
-    with anyio.fail_after(60):
-        async with anyio.create_task_group() as group:
-            for _ in range(5):
-                group.start_soon(try_one, {"path": str(sae_dir), "model": str(tmp_path / "model")})
-                group.start_soon(try_one, {"path": str(tmp_path / "sae"), "model": str(glass_dir)})
-        assert (await call(state, "server_status")) and not state.saes
-    state.close()
+        async def try_one(what: dict[str, str]) -> None:
+            result = await client.call_tool("load_sae", what)
+            assert result.is_error and result.structured_content
+            assert result.structured_content["code"] == "FILE_SUSPICIOUS"
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    model, folder = str(tmp_path / "model"), str(tmp_path / "sae")
+                    group.start_soon(try_one, {"path": str(sae_dir), "model": model})
+                    group.start_soon(try_one, {"path": folder, "model": str(glass_dir)})
+            assert (await call(state, "server_status")) and not state.saes

@@ -173,8 +173,8 @@ def test_no_command_and_no_tool_uses_the_network(
     assert {words[0] for words in wanted} == named - {"serve"}
     assert {tool.name.replace("_", "-") for tool in ALL_TOOLS} < named
     outcomes(wanted, audited)
-    # the workers of jobs were watched too
-    assert len(Path(audited["AUDIT_LOG"] + ".watched").read_text().split()) > 3
+    # The workers of both jobs were watched too; logger=wandb without a login is refused before it has one.
+    assert len(Path(audited["AUDIT_LOG"] + ".watched").read_text().split()) >= 3
 
 
 def test_the_server_uses_no_network(audited: dict[str, str]) -> None:

@@ -150,7 +150,7 @@ async def test_an_ablation_by_intervene_is_the_measured_effect(tiny: AppState, s
     edits = [{"feature": row["feature"], "mode": "ablate", "positions": [row["pos"]]}]
     reply = await call(tiny, "intervene", sae=sae, prompt=PROMPT, edits=edits)
     assert reply["delta_logit"] == pytest.approx(-row["measured_effect"], rel=2e-3, abs=1e-4)
-    assert reply["evidence"] == "controlled" and reply["control"]["n"] == 2
+    assert reply["evidence"] == "controlled" and reply["control"]["n"] == 5
     assert reply["before"]["target"]["logit"] + reply["delta_logit"] == pytest.approx(
         reply["after"]["target"]["logit"], rel=1e-3
     )

@@ -24,9 +24,9 @@ from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
 from saescope.stack import Stack, as_stack
 from saescope.steering.edits import FeatureEdit, change_at_site, check_edits
-from saescope.steering.prepare import prepare
-from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit, for_each
-from saescope.variants import run_variants
+from saescope.steering.prepare import Plans, prepare
+from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit
+from saescope.variants import Variant, run_variants
 
 N_TOP = 5
 
@@ -78,32 +78,21 @@ def intervene(
 ) -> Intervention:
     """Edit features of one SAE, or of several, and read the last position's logits.
 
-    Edits act at the positions named, else at all that count. A control makes each edit's change, of the
-    same norm, along another feature's row. `unit="max"` is indexed, else of prompt and `reference`. With several SAEs,
-    `reference` and `indexed` are lists, an edit names its SAE, and an upper one sees the run that holds the edits below it.
+    Edits act at the positions named, else at all that count. A control makes each edit's change, of the same norm, along another
+    feature's row. `unit="max"` is indexed, else of prompt and `reference`. With several SAEs these are lists, an edit names its SAE, and
+    an upper one sees the run that holds the edits below it.
 
     Raises:
         ArgumentError: an edit names no such SAE, feature, mode or position.
-        MismatchError: two SAEs write the same site.
     """
     stack = as_stack(model, sae)
     check_edits(stack.as_given, edits)
+    meant = Unit.of(unit, reference, indexed, len(stack.saes))
     sites, masks, n_sinks, units, plans, _, controls = prepare(
-        stack,
-        tokens,
-        edits,
-        unit=Unit(
-            unit,
-            for_each(reference, len(stack.saes), "reference"),
-            for_each(indexed, len(stack.saes), "indexed"),
-        ),
-        controls=Controls(n_controls, seed),
+        stack, tokens, edits, unit=meant, controls=Controls(n_controls, seed)
     )
     target, against = token_pair(model, target, against)
-    variants = [
-        {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in each.items()}
-        for each in (plans, *controls)
-    ]
+    variants = [_variant(stack, each) for each in (plans, *controls)]
     clean, changed = run_variants(stack, model.batch(tokens.ids), sites, variants, position=-1)
     wanted, effects = _effects(clean, changed, target, against)
     return Intervention(
@@ -121,6 +110,10 @@ def intervene(
         + _silence(stack, sites, edits, masks)
         + many_sinks(n_sinks, n_edited),
     )
+
+
+def _variant(stack: Stack, plans: Plans) -> Variant:
+    return {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in plans.items()}
 
 
 def _effects(

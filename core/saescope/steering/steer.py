@@ -17,7 +17,7 @@ from saescope.stack import Stack, as_stack
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.generate import Generation, generate
 from saescope.steering.prepare import Prepared, prepare
-from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit, for_each
+from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit
 
 N_CONCEPT = 20
 MOST_PERPLEXED = 20
@@ -89,11 +89,7 @@ def steer(
         stack,
         tokens,
         edits,
-        unit=Unit(
-            unit,
-            for_each(reference, len(stack.saes), "reference"),
-            for_each(indexed, len(stack.saes), "indexed"),
-        ),
+        unit=Unit.of(unit, reference, indexed, len(stack.saes)),
         controls=Controls(n_controls, seed),
     )
     rows = generate(

@@ -41,6 +41,21 @@ class Unit(NamedTuple):
     """Each feature's largest activation on another text."""
     indexed: list[IndexedMaxima | None]
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        reference: OneOrEach[Float[Tensor, " d_sae"]],
+        indexed: OneOrEach[IndexedMaxima],
+        n_saes: int,
+    ) -> "Unit":
+        """From what is given for one SAE, or in lists for several."""
+        return cls(
+            name,
+            _for_each(reference, n_saes, "reference"),
+            _for_each(indexed, n_saes, "indexed"),
+        )
+
 
 class Controls(NamedTuple):
     """How many random draws stand beside an effect, and the seed that they are drawn with."""
@@ -49,7 +64,7 @@ class Controls(NamedTuple):
     seed: int
 
 
-def for_each(given: OneOrEach[T], n_saes: int, field: str) -> list[T | None]:
+def _for_each(given: OneOrEach[T], n_saes: int, field: str) -> list[T | None]:
     """One value, or None, for each SAE.
 
     Raises:
