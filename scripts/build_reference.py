@@ -81,9 +81,14 @@ def section(tool: Tool) -> str:
 
 def argument(name: str, field: dict[str, Any], schema: dict[str, Any]) -> str:
     required = name in schema.get("required", [])
-    default = "required" if required else f"`{plain(field.get('default'))}`"
+    default = "required" if required else f"`{plain(field.get('default', empty(field, schema)))}`"
     note = field.get("description", "").replace("|", "\\|").replace("\n", " ")
     return f"| `{name}` | {kind(field, schema)} | {default} | {note} |\n"
+
+
+def empty(field: dict[str, Any], schema: dict[str, Any]) -> object:
+    """The default that a published schema goes without: an empty text or list."""
+    return [] if resolve(field, schema).get("type") == "array" else ""
 
 
 def plain(value: object) -> str:

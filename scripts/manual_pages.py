@@ -15,7 +15,7 @@ ELSEWHERE = {
     "evals/README.md": "evaluation.md",
 }
 PARTS = {
-    "Load": ("load_model", "load_sae", "peek_sae", "SAE"),
+    "Load": ("load_model", "load_sae", "peek_sae", "settle", "SAE"),
     "Read": (
         "record",
         "record_activations",

@@ -10,6 +10,8 @@ import pytest
 from tests.core.fake_hub import FakeHub
 
 if TYPE_CHECKING:
+    from tests.server.knowing import Bench
+
     from saescope.models import LanguageModel
     from saescope.saes import SAE
 
@@ -115,3 +117,11 @@ def embedded_sae() -> "SAE":
     from saescope.load import load_sae
 
     return load_sae(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def bench(glass: "LanguageModel", tmp_path_factory: pytest.TempPathFactory) -> "Bench":
+    """An SAE whose features fire on known words, and its index."""
+    from tests.server.knowing import Bench
+
+    return Bench(tmp_path_factory.mktemp("bench"), glass)

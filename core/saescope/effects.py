@@ -30,7 +30,7 @@ def promoted_tokens(model: LanguageModel, sae: SAE, features: list[int], n: int)
     )
     if effects is None:
         return [[] for _ in features]
-    best, writes = effects.topk(n, dim=-1).indices.tolist(), sae.writes[features].tolist()
+    best, writes = effects.topk(n, dim=-1).indices.tolist(), sae.decoder[features].any(-1).tolist()
     return [
         [model.token_text(i) for i in row] if does else []
         for row, does in zip(best, writes, strict=True)

@@ -30,15 +30,19 @@ FEW_SINKS = 0.01
 def typical_norm(model: LanguageModel, hook_name: str) -> float:
     """Median norm at a hook on the probe text, without position 0 and special tokens; measured once for each model and hook.
 
-    Call it before a forward pass whose hooks ask for sinks: it runs the model. 0 where no position counts.
+    Call it before a forward pass whose hooks ask for sinks: it runs the model. 0 where no position counts. While activations are edited
+    it is that of the edited model, and is not kept.
     """
+    if (known := model.typical_norms.get(hook_name)) is not None:
+        return known
     with model.lock:
-        if hook_name not in model.typical_norms:
-            tokens = model.tokenize(PROBE_TEXT, limit=model.n_ctx)
-            x = record_activations(model, model.batch(tokens.ids), [hook_name])[hook_name]
-            norms = _norms(x)[0][counted(tokens).to(x.device)]
-            model.typical_norms[hook_name] = float(norms.median()) if len(norms) else 0.0
-        return model.typical_norms[hook_name]
+        tokens = model.tokenize(PROBE_TEXT, limit=model.n_ctx)
+        x = record_activations(model, model.batch(tokens.ids), [hook_name])[hook_name]
+        norms = _norms(x)[0][counted(tokens).to(x.device)]
+        found = float(norms.median()) if len(norms) else 0.0
+        if not model.n_editing:
+            model.typical_norms[hook_name] = found
+        return found
 
 
 def find_sinks(model: LanguageModel, recorded: Mapping[str, Tensor]) -> Bool[Tensor, "batch n_pos"]:

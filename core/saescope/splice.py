@@ -121,27 +121,17 @@ def prepare_input(
     )
 
 
-def read_site(
-    model: LanguageModel,
-    sae: SAE,
-    ids: Int[Tensor, "batch n_pos"],
-    *,
-    mask: Bool[Tensor, "batch n_pos"] | None = None,
-) -> SiteRecord:
+def read_site(model: LanguageModel, sae: SAE, ids: Int[Tensor, "batch n_pos"]) -> SiteRecord:
     """Run the model up to the SAE's site and encode what arrives there."""
-    return read_sites(model, [sae], ids, mask=mask)[0]
+    return read_sites(model, [sae], ids)[0]
 
 
 def read_sites(
-    model: LanguageModel,
-    saes: Sequence[SAE],
-    ids: Int[Tensor, "batch n_pos"],
-    *,
-    mask: Bool[Tensor, "batch n_pos"] | None = None,
+    model: LanguageModel, saes: Sequence[SAE], ids: Int[Tensor, "batch n_pos"]
 ) -> list[SiteRecord]:
     """Run the model once, up to the last of the SAEs' sites, and encode what arrives at each."""
     hook_names = [name for sae in saes for name in site_hooks(sae)]
-    recorded = record_activations(model, ids, hook_names, mask=mask)
+    recorded = record_activations(model, ids, hook_names)
     records: list[SiteRecord] = []
     for sae in saes:
         here = {name: recorded[name] for name in site_hooks(sae)}

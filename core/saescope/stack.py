@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from saescope.errors import ArgumentError
 from saescope.hooks import Edit, record_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
@@ -35,11 +36,9 @@ class Stack:
     given: tuple[int, ...]
     """Where each SAE stood in the list that the stack was made of."""
 
-    def read(
-        self, ids: Int[Tensor, "batch n_pos"], *, mask: Bool[Tensor, "batch n_pos"] | None = None
-    ) -> list[SiteRecord]:
+    def read(self, ids: Int[Tensor, "batch n_pos"]) -> list[SiteRecord]:
         """What each SAE sees and makes of a batch, from one forward pass that goes no further than the last site."""
-        return read_sites(self.model, self.saes, ids, mask=mask)
+        return read_sites(self.model, self.saes, ids)
 
     def edits(self, edit: StackEdit) -> dict[str, Edit]:
         """Hooks that put `edit(i, read, written)` where SAE `i` writes."""
@@ -59,11 +58,19 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
     """A stack of one SAE or several.
 
     Raises:
+        ArgumentError: there is no SAE in the list.
         MismatchError: two SAEs write the same site, or one of several does not fit the model.
         HookError: a site does not exist or is never reached.
     """
     if isinstance(saes, SAE):
         return Stack(model, (saes,), (0,))
+    if not saes:
+        raise ArgumentError(
+            "No SAE is named.",
+            code="MISSING_ARGUMENT",
+            field="sae",
+            hint="Give one SAE, or a list of at least one.",
+        )
     require_own_sites(saes)
     if len(saes) > 1:
         for sae in saes:

@@ -48,7 +48,7 @@ class Settings(BaseModel):
     write_roots: tuple[Path, ...] = Field(default_factory=_here)
     """Folders below which publish_sae may make one; as above. Default: the working folder."""
     read_anywhere: bool = False
-    """The command line: a person typed the path."""
+    """The command line: a person typed the path. Writes anywhere, too."""
     offline: bool = False
     """Never use the network."""
     allow_pickle: bool = False
@@ -74,7 +74,7 @@ class Settings(BaseModel):
     max_file_texts: int = Field(default=10_000, ge=1)
     """Texts that texts_file or against_file may hold."""
     max_file_tokens: int = Field(default=2**19, ge=1)
-    """Tokens of all texts of a call that reads them from files."""
+    """Tokens of all texts of a call that reads them from files, and of all that they are contrasted with."""
     max_positions: int = Field(default=256, ge=1)
     max_new_tokens: int = Field(default=256, ge=1)
     max_samples: int = Field(default=4, ge=1)

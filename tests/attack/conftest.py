@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.server.knowing import Bench
-
-    from saescope.models import LanguageModel
+    pass
 
 HERE = Path(__file__).parent
 LONGEST_S = 900
@@ -53,14 +51,6 @@ def attack(request: pytest.FixtureRequest) -> Iterator[Attack]:
         ("cases", counter.n_cases),
         ("failures", counter.failures),
     ]
-
-
-@pytest.fixture(scope="session")
-def bench(glass: "LanguageModel", tmp_path_factory: pytest.TempPathFactory) -> "Bench":
-    """An SAE whose features fire on known words, and its index."""
-    from tests.server.knowing import Bench
-
-    return Bench(tmp_path_factory.mktemp("bench"), glass)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -64,7 +64,7 @@ def tool(name: str) -> Tool:
 @asynccontextmanager
 async def loaded(folder: Path) -> AsyncGenerator[tuple[AppState, str]]:
     """A state with the embedded SAE, and its handle."""
-    state = AppState(Settings(read_roots=(folder,), offline=True))
+    state = AppState(Settings(read_roots=(folder,), write_roots=(folder,), offline=True))
     try:
         while not state.saes:
             assert not (await tool("load_sae").call(state, {"wait_s": 55})).is_error

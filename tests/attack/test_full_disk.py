@@ -43,6 +43,8 @@ def test_every_write_says_folder_and_space_and_leaves_nothing_half(
     home = tmp_path / "home"
     home.mkdir()
     command = mounted(home)
+    if not command and kind == "readonly":
+        pytest.skip("this user may not mount a file system")
     kind = kind if command else "limit"
     temporary = tmp_path if command else home  # so that its folder is named in every message
     done = subprocess.run(

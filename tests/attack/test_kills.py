@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from tests.attack.conftest import Attack
 from tests.server.helpers import HOOK, call, save_random_sae
-from tests.server.workers import Forked, prepare
+from tests.server.workers import Forked, installed
 
 from saescope.load import load_sae
 from saescope_mcp.jobs import LIVE, Run
-from saescope_mcp.jobs import runs as runs_module
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 
@@ -34,10 +33,7 @@ GIVE_UP_S = 240.0
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Forked:
-    prepare()
-    forked = Forked()
-    monkeypatch.setattr(runs_module, "start_worker", forked)
-    return forked
+    return installed(monkeypatch)
 
 
 @pytest.fixture
@@ -111,7 +107,7 @@ async def kill_indexings(
         run_id = (await call(state, "index_features", **asked))["job_id"]
         run = await ended(state, run_id)
         assert run.state == "done", f"{run.state}: {run.message} {run.error}"
-        assert (await call(state, "describe_feature", sae=sae, feature=1))["index"]
+        assert (await call(state, "describe_feature", sae=sae, feature=1))["corpus"]
 
 
 @pytest.mark.attack

@@ -13,6 +13,7 @@ from tests.attack.damage import damage
 from tests.server.helpers import call
 from tests.server.knowing import Bench
 from tests.server.test_jobs import DONE, a_run
+from tests.server.workers import Ended
 
 from saescope import checkpoints as disk
 from saescope.errors import SaescopeError
@@ -215,12 +216,3 @@ async def test_places_that_cannot_be_used(
             there.rmdir() if not list(there.iterdir()) else shutil.rmtree(there)
         else:
             there.unlink(missing_ok=True)
-
-
-class Ended:
-    """Stands for a worker that ended at once."""
-
-    pid = 1
-
-    def poll(self) -> int:
-        return 0

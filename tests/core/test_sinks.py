@@ -60,6 +60,14 @@ def test_the_typical_norm_is_the_probe_texts_median(gpt2: Family) -> None:
     assert typical_norm(gpt2.model, "blocks.1.hook_resid_pre") == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_typical_norm_of_an_edited_model_is_not_kept(gpt2: Family) -> None:
+    model, hook = gpt2.model, "blocks.0.hook_mlp_out"
+    model.typical_norms.pop(hook, None)
+    with edit_activations(model, {hook: torch.zeros_like}):
+        assert typical_norm(model, hook) == 0
+    assert typical_norm(model, hook) > 0
+
+
 def test_a_position_is_a_sink_by_its_own_past_alone(sinking: Family, sae: SAE) -> None:
     hook, tokens = read_hook(sae), tokens_with(sinking)
     alone = record_activations(sinking.model, tokens.ids[None], [hook])

@@ -309,6 +309,11 @@ def test_two_saes_of_one_site_are_refused(gpt2: Family) -> None:
     assert caught.value.code == "TWO_SAES_ON_SITE"
 
 
+def test_a_list_of_no_sae_is_refused(gpt2: Family) -> None:
+    with pytest.raises(ArgumentError, match="No SAE"):
+        attribute(gpt2.model, [], tokens_of(gpt2))
+
+
 def test_an_edit_of_an_sae_that_is_not_in_the_list_is_refused(gpt2: Family) -> None:
     saes = saes_of(gpt2, "neighbouring layers")
     with pytest.raises(ArgumentError, match="no SAE 2"):

@@ -12,8 +12,6 @@ from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 
 if TYPE_CHECKING:
-    from tests.server.knowing import Bench
-
     from saescope.models import LanguageModel
 
 
@@ -67,14 +65,6 @@ def tiny(
 def sae(tiny: AppState) -> str:
     """The handle of the tiny SAE."""
     return next(iter(tiny.saes))
-
-
-@pytest.fixture(scope="session")
-def bench(glass: "LanguageModel", tmp_path_factory: pytest.TempPathFactory) -> "Bench":
-    """An SAE whose features fire on known words, and its index."""
-    from tests.server.knowing import Bench
-
-    return Bench(tmp_path_factory.mktemp("bench"), glass)
 
 
 @pytest.fixture(scope="module")

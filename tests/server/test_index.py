@@ -12,12 +12,11 @@ import pytest
 from tests.core.features.planted import WORDS, planted_sae
 from tests.server.helpers import call, refuse, save_random_sae
 from tests.server.knowing import Bench
-from tests.server.workers import Forked, prepare
+from tests.server.workers import Forked, installed
 
 from saescope.models import LanguageModel
 from saescope.names import home
 from saescope_mcp.jobs import Run
-from saescope_mcp.jobs import runs as runs_module
 from saescope_mcp.state import AppState
 
 WAIT_S = 50.0
@@ -27,10 +26,7 @@ LONG = 60_000
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Forked:
-    prepare()
-    forked = Forked()
-    monkeypatch.setattr(runs_module, "start_worker", forked)
-    return forked
+    return installed(monkeypatch)
 
 
 @pytest.fixture

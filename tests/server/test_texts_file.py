@@ -94,6 +94,18 @@ async def test_two_columns_of_one_file_are_contrasted(
     assert alone["field"] == "against_file"
 
 
+async def test_plain_text_has_no_columns(tiny: AppState, sae: str, folder: Path) -> None:
+    lines = str(written(folder, ".txt", TEXTS))
+    named = await refuse(tiny, "top_features", sae=sae, texts_file=lines, texts_column="body")
+    assert (named["code"], named["field"]) == ("COLUMN_NOT_FOUND", "texts_column")
+    table = str(written(folder, ".csv", OTHERS))
+    files = {"texts_file": table, "texts_column": "body", "against_file": lines}
+    assert (await call(tiny, "top_features", sae=sae, **files, rank_by="contrast"))["features"]
+    again = {"texts_file": lines, "against_file": f"{folder}/./{Path(lines).name}"}
+    same = await refuse(tiny, "top_features", sae=sae, **again, rank_by="contrast")
+    assert same["code"] == "CONFLICTING_ARGUMENTS"
+
+
 async def test_a_file_may_hold_more_than_a_call(tiny: AppState, sae: str, folder: Path) -> None:
     many = [f"Number {i} is a cat." for i in range(900)]
     path = str(written(folder, ".csv", many))

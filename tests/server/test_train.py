@@ -13,7 +13,7 @@ import anyio
 import pytest
 from mcp import Client
 from tests.server.helpers import HOOK, PROMPT, call, refuse
-from tests.server.workers import Forked, prepare
+from tests.server.workers import Forked, installed
 
 from saescope.load import load_sae
 from saescope.names import home
@@ -46,10 +46,7 @@ Train = Callable[..., Awaitable[dict[str, Any]]]
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Forked:
-    prepare()
-    forked = Forked()
-    monkeypatch.setattr(runs_module, "start_worker", forked)
-    return forked
+    return installed(monkeypatch)
 
 
 @pytest.fixture

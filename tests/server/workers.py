@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
+
+from saescope_mcp.jobs import runs
+
 FORKED = multiprocessing.get_context("forkserver")
 PRELOADED = [
     "saescope_mcp.worker.process",
@@ -51,6 +55,23 @@ class Forked:
         )
         process.start()
         return Child(process)
+
+
+class Ended:
+    """Stands for a worker that ended at once: no process is started."""
+
+    pid = 1
+
+    def poll(self) -> int:
+        return 0
+
+
+def installed(monkeypatch: pytest.MonkeyPatch) -> Forked:
+    """Workers of this test's server start from a process that has imported torch already."""
+    prepare()
+    forked = Forked()
+    monkeypatch.setattr(runs, "start_worker", forked)
+    return forked
 
 
 def prepare() -> None:

@@ -37,7 +37,8 @@ def read_texts(path: Path, *, column: str = "", most: int, field: str = "texts_f
             hint="Save it as CSV, or as plain text with a text on each line.",
         )
     try:
-        texts = list(islice((text for text in reader(path, column) if text.strip()), most + 1))
+        read = (text for text in reader(path, column) if text.replace("\0", "").strip())
+        texts = list(islice(read, most + 1))
     except (ArgumentError, FormatError, NotFoundError) as error:
         raise _of_texts(error, field) from error
     _check_number(len(texts), path, most, field)
@@ -45,6 +46,14 @@ def read_texts(path: Path, *, column: str = "", most: int, field: str = "texts_f
 
 
 def _lines(path: Path, column: str) -> Iterator[str]:
+    if column:
+        raise NotFoundError(
+            f"{path.name!r} is plain text and has no column {column!r}.",
+            code="COLUMN_NOT_FOUND",
+            field="text_column",
+            got=column,
+            hint="Call again without text_column; each line is a text.",
+        )
     with readable(path), open_text(path) as file:
         yield from (line.strip() for line in lines_of(file, path))
 
@@ -56,7 +65,7 @@ def _check_number(n: int, path: Path, most: int, field: str) -> None:
             code="DATASET_EMPTY",
             field=field,
             got=path.name,
-            hint="Check the column: texts_column names another.",
+            hint=f"Check the column: {_column_of(field)} names another.",
         )
     if n > most:
         raise ArgumentError(
@@ -71,14 +80,17 @@ def _check_number(n: int, path: Path, most: int, field: str) -> None:
 
 def _of_texts(error: SaescopeError, field: str) -> SaescopeError:
     """The same said of a file of texts and its column, which a dataset calls otherwise."""
-    name = "against_column" if field == "against_file" else "texts_column"
+    name = _column_of(field)
     of_column = error.field == "text_column"
-    column = error.allowed.split(", ")[0] if error.code == "COLUMN_NOT_FOUND" else "..."
     return type(error)(
         error.message,
         code=error.code,
         field=name if of_column else field,
         got=error.got,
         allowed=error.allowed,
-        hint=f'Name the column: {name}="{column}".' if of_column else error.hint,
+        hint=error.hint.split(";")[0].replace("text_column", name) if of_column else error.hint,
     )
+
+
+def _column_of(field: str) -> str:
+    return "against_column" if field == "against_file" else "texts_column"

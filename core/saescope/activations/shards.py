@@ -18,7 +18,7 @@ from saescope.activations.sources import RowSource
 from saescope.activations.store import ActivationStore
 from saescope.cancel import checkpoint
 from saescope.devices import DTYPES
-from saescope.errors import ConfigError, FormatError, NotFoundError, ResourceError, disk_is_full
+from saescope.errors import ConfigError, FormatError, NotFoundError, cannot_write
 from saescope.fence import open_own, read_own
 from saescope.names import home
 
@@ -158,11 +158,11 @@ def _write(
         (folder / POSITION).unlink(missing_ok=True)
         _drop_positions(folder)
     except OSError as error:
-        raise ResourceError(
-            f"The activations cannot be written to {folder}: {error.strerror or error}.",
-            code="DISK_FULL" if disk_is_full(error) else "CANNOT_WRITE",
+        raise cannot_write(
+            "The activations",
+            folder,
+            error,
             field="folder",
-            got=folder,
             hint="Free some space there or make it writable, use fewer tokens, or train without the cache.",
         ) from error
 

@@ -68,7 +68,9 @@ def require_text(dataset: Dataset) -> None:
     """Raises NotFoundError where the documents are none or blank; looks at the first ones, and at no hub."""
     if dataset.name == EMBEDDED or dataset.name.startswith("hf:"):
         return
-    if not any(document.strip() for document in islice(dataset.read(), MOST_BLANK)):
+    if not any(
+        document.replace("\0", "").strip() for document in islice(dataset.read(), MOST_BLANK)
+    ):
         raise NotFoundError(
             f"The dataset {dataset.name!r} holds no text.",
             code="DATASET_EMPTY",

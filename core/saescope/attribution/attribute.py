@@ -338,21 +338,19 @@ def _gradients(
     question: _Question, method: str
 ) -> tuple[list[Float[Tensor, "n_pos d_out"]], list[float]]:
     q, stack = question, question.stack
-    if method == "gradient":
-        gradients, _ = site_gradients(stack, q.ids, q.metric)
-        return [g[0].to(site.x) for g, site in zip(gradients, q.sites, strict=True)], [
-            0.0 for _ in stack.saes
+    if method == "integrated_gradients":
+        paths = [
+            path_gradient(stack.alone(i), q.ids, q.metric, q.sites[i], q.masks[i])
+            for i in range(len(stack.saes))
         ]
+        return [gradient for gradient, _ in paths], [span for _, span in paths]
     if method == "direct":
         gradients = direct_gradients(stack, q.ids, q.metric)
-        return [g.to(site.x) for g, site in zip(gradients, q.sites, strict=True)], [
-            0.0 for _ in stack.saes
-        ]
-    paths = [
-        path_gradient(stack.alone(i), q.ids, q.metric, q.sites[i], q.masks[i])
-        for i in range(len(stack.saes))
-    ]
-    return [gradient for gradient, _ in paths], [span for _, span in paths]
+    else:
+        gradients = [rows[0] for rows in site_gradients(stack, q.ids, q.metric)[0]]
+    # No run without the features was made: there is no difference for them to add up to.
+    found = [g.to(site.x) for g, site in zip(gradients, q.sites, strict=True)]
+    return found, [0.0] * len(found)
 
 
 def _strongest(attributions: Float[Tensor, " n"], k: int, sign: str) -> Int[Tensor, " k"]:

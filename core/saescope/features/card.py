@@ -257,7 +257,7 @@ def _effects(
             [],
             f"none: what a feature at {write_hook(sae)} writes is no linear change of the residual stream",
         )
-    if not bool(sae.writes[feature]):
+    if not bool(sae.decoder[feature].any()):
         return [], [], "none: the feature's decoder row is zero, so it writes nothing"
     n = min(N_TOKENS, effects.shape[1])
     promotes, suppresses = (

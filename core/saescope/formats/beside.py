@@ -34,12 +34,13 @@ def check_beside(source: Source, cfg: SAEConfig) -> None:
         ConfigError: a field says something else; both places are named.
     """
     hook_name = cfg.metadata.hook_name
+    named = bool(source.known.get("hook_name"))  # the user's word wins over the files
     ours: dict[str, object] = {
         "d_in": cfg.d_in,
         "d_sae": cfg.d_sae,
-        "layer": layer_in(hook_name),
+        "layer": None if named else layer_in(hook_name),
         "k": getattr(cfg, "k", None),
-        "hook": hook_name,
+        "hook": None if named else hook_name,
         "architecture": cfg.architecture,
     }
     for file in (file for file in map(source.at, FILES) if source.exists(file)):

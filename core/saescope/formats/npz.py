@@ -1,6 +1,7 @@
 """Reading npz files (NumPy's zip archives) that may be bombs: the zip directory is judged first, and nothing is ever unpickled."""
 
 import ast
+import errno
 import math
 import struct
 import zipfile
@@ -134,6 +135,8 @@ def _readable(name: str) -> Generator[None]:
     try:
         yield
     except ZIP_ERRORS as error:
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):
+            raise  # the disk's fault, not the file's
         raise _corrupt(name, f"it cannot be unpacked ({type(error).__name__})") from error
 
 

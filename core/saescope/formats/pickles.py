@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from saescope.cancel import checkpoint
-from saescope.errors import FormatError, ResourceError
+from saescope.errors import FormatError, cannot_write
 from saescope.fence import open_file, read_own
 from saescope.formats.npz import ZIP_ERRORS
 from saescope.formats.source import Source
@@ -139,11 +139,8 @@ def _convert(path: Path, target: Path) -> None:
             os.replace(out, target)
             os.replace(Path(staging, "out.json"), _sidecar(target))
     except OSError as error:
-        raise ResourceError(
-            f"Cannot write the converted file: {error.strerror}.",
-            code="CANNOT_WRITE",
-            hint="Free some disk space, or set SAESCOPE_HOME.",
-        ) from error
+        free = "Free some disk space, or set SAESCOPE_HOME."
+        raise cannot_write("The converted file", target.parent, error, hint=free) from error
 
 
 def _run_child(path: Path, out: Path) -> dict[str, Any]:

@@ -26,9 +26,9 @@ def unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError:
             got=sorted(files)[:10],
             allowed=_SAELENS_FILES,
         )
-    below = folders(source.names)
+    below = [folder for folder in folders(source.names) if folder]
     pickles = _pickles(source)
-    if pickles and not below:
+    if pickles and (source.path in pickles or not below):
         return _unknown_pickle(source, pickles[0], "path")
     return _unknown(repr(place.name), sorted(files), "path", below)
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from saescope.errors import FormatError, OfflineError, ResourceError
+from saescope.errors import FormatError, OfflineError, ResourceError, cannot_write
 from saescope.hub import transfer
 from saescope.hub.failures import passes, translate
 from saescope.names import home
@@ -64,9 +64,10 @@ def fetch(
                 )
             os.replace(part, blob)
     except OSError as error:
-        raise ResourceError(
-            f"{what} cannot be written to the cache ({error.strerror or type(error).__name__}).",
-            code="CANNOT_WRITE",
+        raise cannot_write(
+            what,
+            blob.parent,
+            error,
             hint="Free space on the disk, or set HF_HUB_CACHE to a folder that can be written.",
         ) from None
     mark_verified(blob)

@@ -58,6 +58,8 @@ class LanguageModel:
         self.lock = threading.RLock()
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Trailing shape of the activation at each hook that was measured."""
+        self.n_editing = 0
+        """Blocks under way in which activations are edited: what is measured once for all must not be measured there."""
         self.mid_edits: dict[str, Tensor] = {}
         """What the last edit at each `hook_resid_mid` asked for, in the forward pass under way."""
         self.of_modules: dict[tuple[str, str], tuple[str, ...]] = {}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from saescope import __version__
-from saescope.errors import ArgumentError, OfflineError, SaescopeError, cannot_write
+from saescope.errors import ArgumentError, OfflineError, cannot_write
 from saescope.evals import Evaluation
 from saescope.features.index import find_index
 from saescope.hub.location import checked_path
@@ -250,11 +250,12 @@ def _write_folder(sae: SAE, card: str, folder: Path, densities: Tensor | None) -
     was_there = folder.exists()
     try:
         _write_files(sae, card, folder, densities)
-    except SaescopeError:
-        with suppress(OSError):
-            for name in (CFG_FILE, WEIGHTS_FILE, SPARSITY_FILE, CARD_FILE):
+    except BaseException:
+        for name in (CFG_FILE, WEIGHTS_FILE, SPARSITY_FILE, CARD_FILE):
+            with suppress(OSError):
                 (folder / name).unlink(missing_ok=True)
-            if not was_there:
+        if not was_there:
+            with suppress(OSError):
                 folder.rmdir()
         raise
 

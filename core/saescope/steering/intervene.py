@@ -73,7 +73,7 @@ def intervene(
     indexed: OneOrEach[IndexedMaxima] = None,
     target: int | str | None = None,
     against: int | str | None = None,
-    n_controls: int = 2,
+    n_controls: int = 5,
     seed: int = 0,
 ) -> Intervention:
     """Edit features of one SAE, or of several, and read the last position's logits.

@@ -126,7 +126,7 @@ class TrainingRun:
                 else "Make that folder writable"
             )
             raise ResourceError(
-                f"The SAE could not be written to {folder.name}: {error}",
+                error.message,
                 code=error.code,
                 field="name",
                 hint=f"{what}, then resume the run: its last checkpoint is complete.",

@@ -71,9 +71,7 @@ Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 class FilesRequest(Request):
     """Texts may stand in a file instead."""
 
-    texts_file: LocalPath = Field(
-        default="", description="Texts as .csv, .tsv, .jsonl, .parquet, .txt (lines)."
-    )
+    texts_file: LocalPath = Field(default="", description="A .csv, .tsv, .jsonl, .parquet, .txt.")
     texts_column: Identifier = Field(default="", description="Its column.")
 
     @property
@@ -97,7 +95,7 @@ class ContrastFile(FilesRequest):
 
     against: list[str]
     against_file: LocalPath = Field(default="", description="`against` in a file.")
-    against_column: Identifier = Field(default="", description="Its column.")
+    against_column: Identifier = Field(default="", description="Default: texts_column.")
 
     @model_validator(mode="after")
     def _one_against(self) -> "ContrastFile":
@@ -112,16 +110,6 @@ class ContrastFile(FilesRequest):
                 "missing_argument",
                 "against_column names the column of against_file, which is not given",
                 {"field": "against_file", "allowed": "against_file with against_column"},
-            )
-        if (
-            self.against_file
-            and self.against_file == self.texts_file
-            and (self.against_column in ("", self.texts_column))
-        ):
-            raise PydanticCustomError(
-                "conflicting_arguments",
-                "texts_file and against_file are one file and one column: nothing sets its texts apart from themselves",
-                {"field": "against_column", "allowed": "another column of it, or another file"},
             )
         return self
 

@@ -21,7 +21,7 @@ class PublishSae(Request):
     repo_id: Repository = Field(
         default="", description='Hugging Face repository, e.g. "owner/my-saes". Or give path.'
     )
-    path: LocalPath = Field(default="", description="New folder.")
+    path: LocalPath = Field(default="", description="New folder in a write root.")
     sae_id: InsideRelease = Field(default="", description="Folder in it; empty: the hook's name.")
     private: bool = Field(default=True, description="Make a new repository private.")
     dry_run: bool = Field(default=True, description="false writes it: ask the user first.")

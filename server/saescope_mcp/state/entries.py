@@ -108,7 +108,9 @@ class LoadedSAE:
             self.model.n_ctx, settings.max_tokens * (1 if self.model.device.type == "cpu" else 2)
         )
         if longest > limit:
-            raise _too_long("A text", longest, limit)
+            which = [len(each) for each in tokens].index(longest)
+            what = f"Text {which} of the list (the first is 0)" if len(texts) > 1 else "A text"
+            raise _too_long(what, longest, limit)
         together = sum(map(len, tokens))
         most = settings.max_file_tokens if from_file else settings.max_tokens_per_call
         if together > most:

@@ -38,6 +38,15 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
         if request.against_file:
             against = await _read(state, request, "against_file", column=request.against_column)
             said.append(f"{len(against):,} of {Path(request.against_file).name}")
+    if said and against and texts == against:
+        raise ArgumentError(
+            "The texts and those that they are contrasted with are the same: nothing sets them apart.",
+            code="CONFLICTING_ARGUMENTS",
+            field="against_column",
+            got=Path(request.texts_file).name,
+            allowed="another column of the file, or another file",
+            hint="Name the column of the other texts: against_column.",
+        )
     about = f"{' against '.join(said)}: " if said else ""
     return Given(texts or [""], against, bool(said), about)
 
@@ -46,9 +55,9 @@ async def _read(
     state: AppState, request: FilesRequest, field: str, *, column: str = ""
 ) -> list[str]:
     path = readable(getattr(request, field), state.settings, field)
-    return await state.loaders.run(
-        partial(_texts, path, column or request.texts_column, state.settings, field)
-    )
+    lines = field == "against_file" and path.lower().endswith(".txt")  # it has no columns
+    column = column or ("" if lines else request.texts_column)
+    return await state.loaders.run(partial(_texts, path, column, state.settings, field))
 
 
 def _texts(path: str, column: str, settings: Settings, field: str) -> list[str]:

@@ -1,5 +1,6 @@
 """encode_text and top_features."""
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
@@ -31,11 +32,14 @@ READ_ONLY = ToolAnnotations(
 async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     """Which features fire at each token of a text; use it to see where something happens. Per token: L0 and the strongest features;
     overall: how well the SAE reconstructs this text. Position 0 and special tokens are left out unless asked for."""
+    state.require(request.sae)
+    given = await given_texts(
+        state, request
+    )  # before the model's turn: a slow disk keeps nobody waiting
     async with state.use(request.sae) as loaded:
         from saescope.features import encode_texts
         from saescope.sinks import many_sinks
 
-        given = await given_texts(state, request)
         tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
         await loaded.void_quizzes(given.texts)
         encoded = await loaded.run(
@@ -46,13 +50,13 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
             positions=request.positions,
             include_special=request.include_special,
         )
-    places = [
+    places = (
         (i, text, pos)
         for i, text in enumerate(encoded.texts)
         for pos in text.counted.nonzero()[:, 0].tolist()
-    ]
+    )
     end = request.offset + request.limit
-    more = end < len(places)
+    more = end < encoded.n_tokens
     named, n_sinks = bool(request.positions), encoded.n_sinks
     omitted = left_out(encoded.n_left_out, tokens, named=named, n_sinks=n_sinks)
     return EncodeTextReply(
@@ -64,9 +68,10 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
         evidence="observed",
         provenance=provenance(loaded),
         tokens=[
-            _token_row(i, text, pos, request.top_k) for i, text, pos in places[request.offset : end]
+            _token_row(i, text, pos, request.top_k)
+            for i, text, pos in islice(places, request.offset, end)
         ],
-        total=len(places),
+        total=encoded.n_tokens,
         truncated=more,
         next_offset=end if more else None,
         l0_mean=encoded.l0_mean,
@@ -82,11 +87,12 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
 async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesReply:
     """Which features fire on a text, strongest first; the start of most questions about what a model represents. Each comes with where it
     fires most and the tokens that it promotes. rank_by="contrast" with `against` finds what sets the texts apart from others."""
+    state.require(request.sae)
+    given = await given_texts(state, request)
     async with state.use(request.sae) as loaded:
         from saescope.features import rank_features
         from saescope.sinks import many_sinks
 
-        given = await given_texts(state, request)
         tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
         against = (
             await loaded.tokenize(given.against, from_file=given.from_file) if given.against else []

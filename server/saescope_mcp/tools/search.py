@@ -15,7 +15,7 @@ from saescope_mcp.schemas.features import (
     Separation,
     Together,
 )
-from saescope_mcp.state import AppState, LoadedSAE, given_texts
+from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import brief, feature_url, provenance
 from saescope_mcp.tool.labels import Labels, labels_of
@@ -41,16 +41,17 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     asked = (
         await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
     )
+    given = await given_texts(state, request)  # before the model's turn
     if request.is_contrast:
-        return await _contrast(state, request)
+        return await _contrast(state, request, given)
     async with state.use(request.sae) as loaded:
-        found = await _search(state, loaded, request)
+        found = await _search(loaded, request, given)
     labels = await labels_of(entry, [row.feature for row in found.features])
     end = request.offset + len(found.features)
     more = end < found.total and bool(found.features)
     by = "label" if request.query else "tokens" if request.tokens else "texts"
     return FindFeaturesReply(
-        summary=_summary(found, by),
+        summary=given.said + _summary(found, by),
         warnings=[*found.warnings, *labels.warnings, *asked],
         next=[
             *_describe(request, [row.feature for row in found.features]),
@@ -75,7 +76,7 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     )
 
 
-async def _search(state: AppState, loaded: LoadedSAE, request: FindFeatures) -> "core.Found":
+async def _search(loaded: LoadedSAE, request: FindFeatures, given: Given) -> "core.Found":
     from saescope.features import LabelStore, find_by_label, find_by_texts, find_by_tokens
 
     page = {"k": request.k, "offset": request.offset}
@@ -85,18 +86,18 @@ async def _search(state: AppState, loaded: LoadedSAE, request: FindFeatures) -> 
         )
     if request.tokens:
         return await loaded.run(find_by_tokens, loaded.model, loaded.sae, request.tokens, **page)
-    given, index = await given_texts(state, request), (await loaded.indexed()).best
+    index = (await loaded.indexed()).best
     tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
     await loaded.void_quizzes(given.texts)
     return await loaded.run(find_by_texts, loaded.model, loaded.sae, tokens, index=index, **page)
 
 
-async def _contrast(state: AppState, request: FindFeatures) -> FindFeaturesReply:
+async def _contrast(state: AppState, request: FindFeatures, given: Given) -> FindFeaturesReply:
     """Two sets of texts, or one set in two models."""
     async with _both(state, request) as (loaded, other):
         from saescope.features import contrast_models, contrast_texts
 
-        given, k = await given_texts(state, request), min(request.k, MOST_CONTRASTED)
+        k = min(request.k, MOST_CONTRASTED)
         _check_room(state, loaded, len(given.all))
         texts = await loaded.tokenize(given.texts, from_file=given.from_file)
         await loaded.void_quizzes(given.all)

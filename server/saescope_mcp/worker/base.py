@@ -122,7 +122,7 @@ class Worker:
     @property
     def _fence(self) -> Fence | None:
         """That of the server that started the run."""
-        roots = self.run.settings.get("fence", [])
+        roots = self.run.settings["fence"]
         return None if roots is None else Fence.around(map(Path, roots))
 
     @property

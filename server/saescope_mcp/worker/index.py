@@ -51,6 +51,7 @@ class IndexWorker(Worker):
         self.say("indexing")
         if indexing.go(report=self._report).state != "done":
             raise Cancelled("Asked to stop.")
+        self.warn(*indexing.warnings)  # the sinks are counted by now
         return self._done(indexing, model)
 
     def progress(self) -> dict[str, Any]:

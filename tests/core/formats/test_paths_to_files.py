@@ -129,3 +129,4 @@ def test_a_file_beside_an_SAE_is_not_taken_for_it(tmp_path: Path) -> None:
         with pytest.raises(SaescopeError) as caught:
             load_sae(folder / name)
         assert caught.value.code == "UNKNOWN_FORMAT"
+        assert "such as ''" not in caught.value.hint

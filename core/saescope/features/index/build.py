@@ -141,13 +141,17 @@ class IndexRun:
         ids = self.corpus.peek()
         found = self.harvester(ids.clamp(min=0).long())
         acts = [_encode(self.model, sae, found[read_hook(sae)]) for sae in self.saes]
+        # Whatever runs the model comes before the log: an error or a cancel leaves these contexts to the next step.
+        sinks = [
+            find_sinks(self.model, {name: found[name] for name in site_hooks(sae)})
+            for sae in self.saes
+        ]
         hashes, mask = hash_contexts(ids), self.corpus.mask(ids)
         contexts = Contexts(
             hashes, mask, is_quiz(hashes, self.cfg.quiz_share), self.log.add(hashes, ids)
         )
-        for sae, part, sparse in zip(self.saes, self.parts, acts, strict=True):
-            sinks = find_sinks(self.model, {name: found[name] for name in site_hooks(sae)})
-            part.add(sparse, contexts.without(sinks))
+        for part, sparse, out in zip(self.parts, acts, sinks, strict=True):
+            part.add(sparse, contexts.without(out))
         self.corpus.counted(int(mask.sum()))
 
     def _resume(self) -> int:

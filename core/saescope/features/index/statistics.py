@@ -90,7 +90,8 @@ class FeatureStatistics:
         place = TYPICAL * (self.n_fired - 1).clamp(min=0).double()
         lower = place.floor().long()
         low, high = (self._at_rank(rank).double() for rank in (lower, lower + 1))
-        return (low + (place - lower) * (high - low)).float()
+        between = low + (place - lower) * (high - low)
+        return torch.where(low > 0, between, 0).float()  # nothing is known below the lowest bin
 
     def _at_rank(self, rank: Int[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
         """The activation with so many weaker ones: the centre of its bin, or the maximum itself; 0 in the lowest bin, which has none."""

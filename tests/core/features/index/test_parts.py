@@ -328,6 +328,13 @@ def test_an_outlier_leaves_the_typical_activation_as_it_is_or_it_is_not_known(
     assert float(statistics.typical()) == pytest.approx(expected, rel=0.02)
 
 
+def test_a_percentile_between_the_lowest_bin_and_a_higher_one_is_not_known() -> None:
+    values = torch.cat([torch.ones(198), torch.tensor([3.0, 20_000.0])])
+    statistics, nowhere = FeatureStatistics(1, torch.device("cpu")), torch.zeros(200).long()
+    statistics.add(Firings(nowhere, nowhere, nowhere, values), 200)
+    assert float(statistics.typical()) == 0
+
+
 @pytest.mark.parametrize(("n", "spread"), [(30, 0.3), (3000, 0.5), (60_000, 0.7), (200, 1.0)])
 def test_the_typical_activation_is_numpys_99th_percentile_to_2_percent(
     n: int, spread: float
