@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from saescope import hub
 from saescope.devices import pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_SAE_DIR
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.formats import BY_NAME, Source
+from saescope.formats import BY_NAME, Dialect, Source
 from saescope.formats.detect import belongs_to, closest, detect, local_sae
 from saescope.formats.unknown import unknown_locally, unknown_remotely
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
@@ -43,7 +42,7 @@ class SAEInfo(NamedTuple):
 
 class _Found(NamedTuple):
     source: Source
-    dialect: ModuleType
+    dialect: Dialect
     name: str
     revision: str
     asked: Mapping[str, Any]
@@ -97,7 +96,7 @@ def peek_sae(
         cfg=_signed(found, cfg),
         weights_bytes=n_bytes,
         source=found.name,
-        dialect=found.dialect.NAME,
+        dialect=found.dialect.name,
         repo_id=found.source.repo_id,
         revision=found.revision,
         files=tuple(_wanted(found)),
@@ -200,7 +199,7 @@ def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
         "repo_id": found.source.repo_id,
         "path": found.source.path,
         "revision": found.revision,
-        "dialect": found.dialect.NAME,
+        "dialect": found.dialect.name,
     }
     published = {"l0": found.source.known["l0"]} if "l0" in found.source.known else {}
     return replace(

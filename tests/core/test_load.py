@@ -89,11 +89,11 @@ def test_a_home_folder_is_not_searched_to_its_ends(tmp_path: Path) -> None:
 
 def test_saelens_files_are_read_as_saelens() -> None:
     names = {"cfg.json", "sae_weights.safetensors"}
-    assert next(dialect.NAME for dialect in DIALECTS if dialect.matches(names)) == "sae_lens"
+    assert next(dialect.name for dialect in DIALECTS if dialect.matches(names)) == "sae_lens"
 
 
 def test_dialects_have_names_of_their_own() -> None:
-    assert len({dialect.NAME for dialect in DIALECTS}) == len(DIALECTS)
+    assert len({dialect.name for dialect in DIALECTS}) == len(DIALECTS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

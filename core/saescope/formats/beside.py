@@ -27,6 +27,11 @@ def neighbours(path: str) -> tuple[str, ...]:
     return tuple(join(path.rpartition("/")[0], name) for name in FILES)
 
 
+def with_neighbours(path: str) -> tuple[str, ...]:
+    """What a load of such a file reads."""
+    return (path, *neighbours(path))
+
+
 def check_beside(source: Source, cfg: SAEConfig) -> None:
     """Raise unless what stands beside the weights is what the SAE is read as.
 

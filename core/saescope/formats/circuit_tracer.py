@@ -4,13 +4,12 @@ mwhanna's Qwen3 transcoders are such sets; some of them have `wandb-config.yaml`
 """
 
 import re
+from dataclasses import replace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
 from saescope.formats.agreement import agree
+from saescope.formats.dialect import Dialect, never
 from saescope.formats.hf_sites import is_written_as_is
 from saescope.formats.recipe import (
     Recipe,
@@ -26,7 +25,7 @@ from saescope.formats.recipe import (
 )
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
-from saescope.saes import JumpReLUConfig, SAEConfig, SAEMetadata, StandardConfig, TopKConfig
+from saescope.saes import JumpReLUConfig, SAEMetadata, StandardConfig, TopKConfig
 
 NAME = "circuit_tracer"
 CONFIG = "config.yaml"
@@ -37,26 +36,15 @@ _READS, _WRITES = "mlp.hook_in", "hook_mlp_out"
 _HOOKS = ("hook_resid_mid", "mlp.hook_in", "ln2.hook_normalized", "hook_mlp_out", "mlp.hook_out")
 
 
-def matches(names: set[str]) -> bool:
+def _matches(names: set[str]) -> bool:
     if len(names) == 1:
         return bool(_FILE.fullmatch(next(iter(names)))) or names == {CONFIG}
     return CONFIG in names and any(_FILE.fullmatch(name) for name in names)
 
 
-def wanted(path: str) -> tuple[str, ...]:
+def _wanted(path: str) -> tuple[str, ...]:
     folder = path.rpartition("/")[0] if path.endswith(".safetensors") else path
     return (path, *(join(folder, name) for name in (CONFIG, *WANDB_CONFIGS)))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and the header of the weights."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _recipe(source).read(source, dtype)
 
 
 def _recipe(source: Source) -> Recipe:
@@ -188,3 +176,13 @@ def _no_layer(source: Source, said: dict[str, Any]) -> FormatError:
         allowed=layers[:10],
         hint="Name one: .../layer_5.safetensors.",
     )
+
+
+SETS = Dialect(
+    name=NAME,
+    matches=_matches,
+    wanted=_wanted,
+    recipe=_recipe,
+)
+MWHANNA = replace(SETS, name="mwhanna_transcoder", matches=never)
+"""The same files, under the name that the catalogue has for them."""

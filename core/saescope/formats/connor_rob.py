@@ -6,36 +6,18 @@ Trained on TransformerLens's processed model, whose z has no value bias.
 import re
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from saescope.formats.agreement import agree, layer_in
+from saescope.formats.dialect import Dialect
 from saescope.formats.recipe import Recipe, Stored, metadata, need
 from saescope.formats.source import Source
-from saescope.formats.weights import TensorInfo
-from saescope.saes import SAEConfig, StandardConfig
+from saescope.saes import StandardConfig
 
 NAME = "connor_rob_hook_z"
 CONTEXT_SIZE = 128
 
 
-def matches(names: set[str]) -> bool:
+def _matches(names: set[str]) -> bool:
     return len(names) == 1 and all(name.endswith(".pt") and "_Hcat_z_" in name for name in names)
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (_config_file(path), path)
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration, and the tensors that follow from it: the .pt file is not opened."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _recipe(source).read(source, dtype)
 
 
 def _config_file(path: str) -> str:
@@ -76,3 +58,11 @@ def _recipe(source: Source) -> Recipe:
         file=source.path,
         stored={name: Stored(name) for name in ("W_enc", "W_dec", "b_enc", "b_dec")},
     )
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=_matches,
+    wanted=lambda path: (_config_file(path), path),
+    recipe=_recipe,
+)

@@ -2,16 +2,13 @@
 
 import re
 
-import torch
-from torch import Tensor
-
 from saescope.formats.agreement import agree_along
-from saescope.formats.beside import check_beside, neighbours
+from saescope.formats.beside import check_beside, with_neighbours
+from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.llama_scope import STORED
 from saescope.formats.recipe import Recipe, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source
-from saescope.formats.weights import TensorInfo
-from saescope.saes import SAEConfig, StandardConfig
+from saescope.saes import StandardConfig
 
 NAME = "deepseek_r1"
 _FILE = re.compile(r"(DeepSeek-R1-Distill-Llama-8B)-SAE-l(\d+)\.pt")
@@ -20,29 +17,15 @@ _D_IN, _D_SAE = 4096, 65536
 """Of the published one, for what is said before the file is opened; the file decides."""
 
 
-def matches(names: set[str]) -> bool:
-    return len(names) == 1 and bool(_FILE.fullmatch(next(iter(names))))
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (path, *neighbours(path))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and tensors from the name alone on the hub; else from the file."""
-    recipe = _recipe(source, _D_IN, _D_SAE, "bfloat16") if source.repo_id else _of_file(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _of_file(source).read(source, dtype)
-
-
 def _of_file(source: Source) -> Recipe:
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "encoder.weight")
     return _recipe(source, d_in, d_sae, stored_dtype(header, "encoder.weight"))
+
+
+def _of_name(source: Source) -> Recipe:
+    """On the hub there is one, whose width is known."""
+    return _recipe(source, _D_IN, _D_SAE, "bfloat16") if source.repo_id else _of_file(source)
 
 
 def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
@@ -60,3 +43,12 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     )
     check_beside(source, cfg)
     return Recipe(cfg=cfg, file=source.path, stored=STORED)
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=file_named(_FILE),
+    wanted=with_neighbours,
+    recipe=_of_file,
+    preview=_of_name,
+)

@@ -2,23 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from saescope.errors import FormatError
-from saescope.formats import DIALECTS, llama_scope
+from saescope.formats import DIALECTS, Dialect, llama_scope
 from saescope.formats.source import Source, join, local_source
 from saescope.names import nearest
 
 _CONFIGS = (".json", ".yaml")
 
 
-def dialect_of(files: set[str]) -> ModuleType | None:
+def dialect_of(files: set[str]) -> Dialect | None:
     """The dialect that these names, of a folder's files or of one file, are in."""
     return next((dialect for dialect in DIALECTS if dialect.matches(files)), None)
 
 
-def detect(source: Source) -> ModuleType | None:
+def detect(source: Source) -> Dialect | None:
     """The dialect of the SAE's own files."""
     is_file = source.path in source.names
     return dialect_of({_base(source.path)} if is_file else children(source.names, source.path))

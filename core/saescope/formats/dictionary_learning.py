@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
+from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.hf_sites import hook_of, layer_of, origin
 from saescope.formats.pickles import open_pickle
 from saescope.formats.recipe import Recipe, Stored, metadata, need, place, unsupported
-from saescope.formats.source import Source, join
+from saescope.formats.source import Source
 from saescope.formats.weights import TensorInfo
 from saescope.saes import ARCHITECTURES, SAEConfig
 
@@ -61,22 +61,12 @@ _TRAINED_BY = {
 _SUBMODULE = re.compile(r"(resid_post|resid_pre|mlp_out|attn_out)(?:put)?_?layer_?(\d+)")
 
 
-def matches(names: set[str]) -> bool:
-    return {CONFIG, FILE} <= names
+def _of_config(source: Source) -> Recipe:
+    """The pickle is not opened."""
+    return Recipe(cfg=_config(source)[0], file=source.at(FILE), stored={})
 
 
-def wanted(path: str) -> tuple[str, ...]:
-    return (join(path, CONFIG), join(path, FILE))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration, and the tensors that follow from it: the .pt file is not opened."""
-    recipe = Recipe(cfg=_config(source)[0], file=source.at(FILE), stored={})
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
+def _recipe(source: Source) -> Recipe:
     cfg, kind = _config(source)
     file = source.at(FILE)
     with open_pickle(source, file) as weights:
@@ -102,7 +92,7 @@ def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tenso
         stored=stored,
         ignored=kind.ignored,
         fix=lambda tensors: _spread(tensors, cfg),
-    ).read(source, dtype)
+    )
 
 
 def _spread(tensors: dict[str, Tensor], cfg: SAEConfig) -> None:
@@ -230,3 +220,12 @@ def _module(source: Source, trainer: Mapping[str, Any], io: str) -> tuple[str, s
         # Without a submodule_name the library's own training scripts record the residual stream.
         return f"layers.{layer}", side
     return names[0], side
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=folder_with(CONFIG, FILE),
+    wanted=inside(CONFIG, FILE),
+    recipe=_recipe,
+    preview=_of_config,
+)

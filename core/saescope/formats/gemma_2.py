@@ -1,17 +1,17 @@
 """Gemma Scope on disk: `params.npz`; layer, site and model are in the names of repository and folder (arXiv:2408.05147)."""
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from saescope.formats.agreement import agree_along, contradiction
 from saescope.formats.beside import check_beside, check_width, neighbours
+from saescope.formats.dialect import Dialect, folder_with, never
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source, join
-from saescope.formats.weights import TensorInfo
-from saescope.saes import JumpReLUConfig, SAEConfig
+from saescope.saes import JumpReLUConfig
 
 NAME = "gemma_2"
 FILE = "params.npz"
@@ -19,9 +19,16 @@ CONTEXT_SIZE = 1024
 _LAYER = re.compile(r"\blayer_(\d+)\b")
 _WIDTH = re.compile(r"\bwidth_(\d+[km])\b")
 _REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)\b")
+_SPELLINGS = {
+    "W_enc": ("w_enc", "wenc", "w_e"),
+    "W_dec": ("w_dec", "wdec", "w_d"),
+    "b_enc": ("b_enc", "benc", "b_e"),
+    "b_dec": ("b_dec", "bdec", "b_d"),
+    "threshold": ("threshold",),
+}
 
 
-class Where(NamedTuple):
+class _Where(NamedTuple):
     """What the names on the way to the file say."""
 
     model_name: str
@@ -33,26 +40,11 @@ class Where(NamedTuple):
     """"16k", or "" if no name says it."""
 
 
-def matches(names: set[str]) -> bool:
-    return FILE in names
-
-
-def wanted(path: str) -> tuple[str, ...]:
+def _wanted(path: str) -> tuple[str, ...]:
     return (join(path, FILE), *neighbours(join(path, FILE)))
 
 
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and tensors, from the zip directory and the header of each array."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _recipe(source).read(source, dtype)
-
-
-def where(source: Source) -> Where:
+def _where(source: Source) -> _Where:
     """Layer, site and model as the names say."""
     path = place(source, source.at(FILE))
     found = next(reversed([*_REPOSITORY.finditer(path)]), None)
@@ -67,7 +59,7 @@ def where(source: Source) -> Where:
             ("the folder's name", "embedding"), ("another name", layer[0] if layer else site)
         )
     model_name = f"google/gemma-2-{size}{'-it' if kind == 'it' else ''}" if size else ""
-    return Where(
+    return _Where(
         model_name,
         site,
         layer[1] if layer else "",
@@ -78,11 +70,9 @@ def where(source: Source) -> Where:
 
 def _recipe(source: Source) -> Recipe:
     file = source.at(FILE)
-    at = where(source)
+    at = _where(source)
     if _is_transcoder(source, at):
-        from saescope.formats.gemma_2_transcoder import recipe
-
-        return recipe(source)
+        return _transcoder(source)
     header = header_of(source, file)
     # Published files spell the matrices W_enc, W_dec; some conversions w_enc, w_dec.
     W_enc, W_dec = (name if name in header else name.lower() for name in ("W_enc", "W_dec"))
@@ -119,7 +109,41 @@ def _recipe(source: Source) -> Recipe:
     return Recipe(cfg=cfg, file=file, stored=stored, fix=fix)
 
 
-def _is_transcoder(source: Source, at: Where) -> bool:
+def _transcoder(source: Source) -> Recipe:
+    """Reads the MLP's input before the norm's weight, and predicts its output."""
+    file, at = source.at(FILE), _where(source)
+    header = header_of(source, file)
+    ours = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+    stored = {ours[name.lower()]: Stored(name) for name in header if name.lower() in ours}
+    W_enc = stored.get("W_enc", Stored("W_enc")).tensor
+    d_in, d_sae = matrix(file, header, W_enc)
+    _, d_out = matrix(file, header, stored.get("W_dec", Stored("W_dec")).tensor)
+    hook_name = f"blocks.{at.layer}.ln2.hook_normalized" if at.layer else ""
+    hook_name_out = f"blocks.{at.layer}.hook_mlp_out" if at.layer else ""
+    said = metadata(
+        source,
+        f"{NAME}_transcoder",
+        model_name=at.model_name,
+        hook_name=hook_name,
+        hook_name_out=hook_name_out,
+        prepend_bos=True,
+        context_size=CONTEXT_SIZE,
+    )
+    cfg = JumpReLUConfig(
+        d_in=d_in,
+        d_sae=d_sae,
+        d_out=d_out,
+        dtype=stored_dtype(header, W_enc),
+        apply_b_dec_to_input=False,
+        transcoder=True,
+        metadata=said,
+    )
+    check_width(at.width, d_sae)
+    check_beside(source, cfg)
+    return Recipe(cfg=cfg, file=file, stored=stored or {"W_enc": Stored("W_enc")})
+
+
+def _is_transcoder(source: Source, at: _Where) -> bool:
     """As the repository is called; in a folder of another name, as the user says where it writes to."""
     writes = str(source.known.get("hook_name_out") or "")
     if writes and (at.embedding or at.site not in ("", "transcoders")):
@@ -134,3 +158,13 @@ def _scale_embedding(tensors: dict[str, Tensor]) -> None:
     factor = tensors["W_dec"].shape[1] ** 0.5
     tensors["W_enc"].div_(factor)
     tensors["W_dec"].mul_(factor)
+
+
+SAES = Dialect(
+    name=NAME,
+    matches=folder_with(FILE),
+    wanted=_wanted,
+    recipe=_recipe,
+)
+TRANSCODERS = replace(SAES, name=f"{NAME}_transcoder", matches=never, recipe=_transcoder)
+"""The same files: the catalogue says which they are, `_is_transcoder` finds out."""

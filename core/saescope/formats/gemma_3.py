@@ -6,11 +6,9 @@ The transcoders read what the MLP reads: the residual stream after `pre_feedforw
 import re
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
+from saescope.formats.dialect import Dialect
 from saescope.formats.hf_sites import hook_of, layer_of, origin
 from saescope.formats.recipe import (
     Recipe,
@@ -50,23 +48,12 @@ _SITES = {
 }
 
 
-def matches(names: set[str]) -> bool:
+def _matches(names: set[str]) -> bool:
     return FILE in names or (len(names) == 1 and bool(_CLT_FILE.fullmatch(next(iter(names)))))
 
 
-def wanted(path: str) -> tuple[str, ...]:
+def _wanted(path: str) -> tuple[str, ...]:
     return (_weights_file(path),) if _is_clt(path) else (join(path, CONFIG), join(path, FILE))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and the header of the weights; nothing but the cached files is needed."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _recipe(source).read(source, dtype)
 
 
 def _is_clt(path: str) -> bool:
@@ -234,3 +221,11 @@ def _model_name(said: dict[str, Any], path: str) -> str:
     return (
         name.replace("-pt", "") if "270m" in name else name
     )  # the hub has google/gemma-3-270m, without "-pt"
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=_matches,
+    wanted=_wanted,
+    recipe=_recipe,
+)

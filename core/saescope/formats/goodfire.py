@@ -2,15 +2,12 @@
 
 import re
 
-import torch
-from torch import Tensor
-
 from saescope.formats.agreement import agree_along
-from saescope.formats.beside import check_beside, neighbours
+from saescope.formats.beside import check_beside, with_neighbours
+from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source
-from saescope.formats.weights import TensorInfo
-from saescope.saes import SAEConfig, StandardConfig
+from saescope.saes import StandardConfig
 
 NAME = "goodfire"
 _FILE = re.compile(r"(Llama-3\.\d-(\d+)B-Instruct)-SAE-l(\d+)\.pth?")
@@ -19,34 +16,18 @@ _WIDTHS = {"8": (4096, 65536), "70": (8192, 65536)}
 """d_in and d_sae of the published ones by model size, for what is said before the file is opened; the file decides."""
 
 
-def matches(names: set[str]) -> bool:
-    return len(names) == 1 and bool(_FILE.fullmatch(next(iter(names))))
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (path, *neighbours(path))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and tensors from the names alone for a published one; else from the file."""
-    found = _FILE.search(source.path)
-    recipe = (
-        _recipe(source, *_WIDTHS[found[2]], "float32")
-        if found and source.repo_id and found[2] in _WIDTHS
-        else _of_file(source)
-    )
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _of_file(source).read(source, dtype)
-
-
 def _of_file(source: Source) -> Recipe:
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "encoder_linear.weight")
     return _recipe(source, d_in, d_sae, stored_dtype(header, "encoder_linear.weight"))
+
+
+def _of_name(source: Source) -> Recipe:
+    """On the hub, where the width of the model is known."""
+    found = _FILE.search(source.path)
+    if found and source.repo_id and found[2] in _WIDTHS:
+        return _recipe(source, *_WIDTHS[found[2]], "float32")
+    return _of_file(source)
 
 
 def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
@@ -69,3 +50,12 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
         "b_dec": Stored("decoder_linear.bias"),
     }
     return Recipe(cfg=cfg, file=source.path, stored=stored)
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=file_named(_FILE),
+    wanted=with_neighbours,
+    recipe=_of_file,
+    preview=_of_name,
+)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError, ConfigError
 from saescope.formats.agreement import agree, contradiction, layer_in
+from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.recipe import (
     Recipe,
     Stored,
@@ -27,8 +28,7 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import Source, join
-from saescope.formats.weights import TensorInfo
+from saescope.formats.source import Source
 from saescope.saes import JumpReLUConfig, SAEConfig, SAEMetadata
 
 NAME = "llama_scope"
@@ -48,25 +48,6 @@ class Norms(NamedTuple):
 
     read: float
     written: float
-
-
-def matches(names: set[str]) -> bool:
-    return CONFIG in names
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (join(path, CONFIG), join(path, FILE))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and the header of the weights."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights, for raw activations."""
-    return _recipe(source).read(source, dtype)
 
 
 def _recipe(source: Source) -> Recipe:
@@ -254,3 +235,11 @@ def _metadata(
         gate=gate,
         note=NOTES[gate],
     )
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=folder_with(CONFIG),
+    wanted=inside(CONFIG, FILE),
+    recipe=_recipe,
+)

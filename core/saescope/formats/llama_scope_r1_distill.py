@@ -7,39 +7,16 @@ threshold_i = theta_i / ||W_dec,i||; "saelens" takes theta_i as it is.
 import torch
 from torch import Tensor
 
+from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.llama_scope import STORED, Norms, config, factor, fold, pick_gate, row_norms
 from saescope.formats.recipe import Recipe, Stored, header_of, open_file, unsupported
-from saescope.formats.source import Source, join
-from saescope.formats.weights import TensorInfo
+from saescope.formats.source import Source
 from saescope.saes import SAEConfig
 
 NAME = "llama_scope_r1_distill"
 CONFIG, FILE = "config.json", "sae_weights.safetensors"
 MODEL = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
 _NORM = "dataset_average_activation_norm."
-
-
-def matches(names: set[str]) -> bool:
-    return {CONFIG, FILE} <= names
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (join(path, CONFIG), join(path, FILE))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and the header of the weights."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights, for raw activations."""
-    recipe = _recipe(source)
-    norms = _norms(source, recipe.cfg)
-    cfg, tensors = recipe.read(source, dtype)
-    fold(tensors, norms)
-    return cfg, tensors
 
 
 def _recipe(source: Source) -> Recipe:
@@ -57,6 +34,7 @@ def _recipe(source: Source) -> Recipe:
         tensors["threshold"] = (
             threshold / row_norms(tensors["W_dec"]) if upstream else threshold
         ).to(tensors["W_dec"].dtype)
+        fold(tensors, _norms(source, cfg))
 
     stored = STORED | {"threshold": Stored("log_jumprelu_threshold")}
     return Recipe(cfg=cfg, file=source.at(FILE), stored=stored, ignored=[f"{_NORM}*"], fix=fix)
@@ -76,3 +54,11 @@ def _norms(source: Source, cfg: SAEConfig) -> Norms:
     return Norms(
         read_norm, at(cfg.metadata.hook_name_out, cfg.d_out) if cfg.transcoder else read_norm
     )
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=folder_with(CONFIG, FILE),
+    wanted=inside(CONFIG, FILE),
+    recipe=_recipe,
+)

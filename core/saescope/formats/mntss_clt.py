@@ -3,11 +3,9 @@
 import re
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from saescope.errors import FormatError
 from saescope.formats.agreement import contradiction
+from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.gemma_3 import NOTE_CLT
 from saescope.formats.recipe import (
     Recipe,
@@ -21,18 +19,14 @@ from saescope.formats.recipe import (
 )
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
-from saescope.saes import JumpReLUConfig, SAEConfig, StandardConfig
+from saescope.saes import JumpReLUConfig, StandardConfig
 
 NAME = "mntss_clt_layer_transcoder"
 CONFIG = "config.yaml"
 _ENCODER = re.compile(r"W_enc_(\d+)\.safetensors")
 
 
-def matches(names: set[str]) -> bool:
-    return len(names) == 1 and bool(_ENCODER.fullmatch(next(iter(names))))
-
-
-def wanted(path: str) -> tuple[str, ...]:
+def _wanted(path: str) -> tuple[str, ...]:
     found = _layer(path)
     return _files(path.rpartition("/")[0], int(found[1])) if found else ()
 
@@ -42,17 +36,6 @@ def _files(folder: str, layer: int) -> tuple[str, ...]:
         join(folder, name)
         for name in (CONFIG, f"W_enc_{layer}.safetensors", f"W_dec_{layer}.safetensors")
     )
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and the headers of encoder and decoder."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights; the decoders to all layers are summed."""
-    return _recipe(source).read(source, dtype)
 
 
 def _where(path: str) -> tuple[str, int]:
@@ -123,3 +106,11 @@ def _recipe(source: Source) -> Recipe:
     }
     stored |= {"threshold": Stored(f"threshold_{layer}")} if jump else {}
     return Recipe(cfg=cfg, file=encoder_file, stored=stored, other={f"W_dec_{layer}": decoder_file})
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=file_named(_ENCODER),
+    wanted=_wanted,
+    recipe=_recipe,
+)

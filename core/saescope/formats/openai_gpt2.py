@@ -7,12 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
-from saescope.formats.beside import check_beside, check_width, neighbours
+from saescope.formats.beside import check_beside, check_width, with_neighbours
+from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.pickles import open_pickle
 from saescope.formats.recipe import (
     Recipe,
@@ -24,7 +22,6 @@ from saescope.formats.recipe import (
     unsupported,
 )
 from saescope.formats.source import Source
-from saescope.formats.weights import TensorInfo
 from saescope.saes import SAEConfig, StandardConfig, TopKConfig
 
 NAME = "openai_gpt2"
@@ -36,25 +33,6 @@ _SITES = {
     "resid_delta_attn": "hook_attn_out",
     "mlp_post_act": "mlp.hook_post",
 }
-
-
-def matches(names: set[str]) -> bool:
-    return len(names) == 1 and bool(_FILE.fullmatch(next(iter(names))))
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (path, *neighbours(path))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and tensors; the file alone knows them, so it must be converted for that."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _recipe(source).read(source, dtype)
 
 
 def _recipe(source: Source) -> Recipe:
@@ -125,3 +103,11 @@ def _hook(source: Source) -> str:
     agree(*(("the folder's name", name) for name in names))
     site = _SITES[names[0]] if names else ""
     return f"blocks.{layer[1]}.{site}" if layer and site else ""
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=file_named(_FILE),
+    wanted=with_neighbours,
+    recipe=_recipe,
+)

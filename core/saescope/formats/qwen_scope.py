@@ -2,16 +2,13 @@
 
 import re
 
-import torch
-from torch import Tensor
-
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, agree_along
 from saescope.formats.beside import check_beside
+from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source, join
-from saescope.formats.weights import TensorInfo
-from saescope.saes import SAEConfig, TopKConfig
+from saescope.saes import TopKConfig
 
 NAME = "qwen_scope"
 CONFIG = "config.json"
@@ -30,33 +27,18 @@ _D_MODEL = {
 """Widths of the residual streams, for what is said before the file is opened; the file decides."""
 
 
-def matches(names: set[str]) -> bool:
-    return len(names) == 1 and bool(_FILE.fullmatch(next(iter(names))))
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (path, join(path.rpartition("/")[0], CONFIG))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and tensors from the names alone, where they say it; else from the file."""
-    found = _REPOSITORY.search(place(source, source.path))
-    if found and found[1] in _D_MODEL and source.repo_id:
-        recipe = _recipe(source, _D_MODEL[found[1]], int(found[2]) * 1024, "float32")
-        return recipe.cfg, recipe.infos()
-    recipe = _of_file(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _of_file(source).read(source, dtype)
-
-
 def _of_file(source: Source) -> Recipe:
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "W_enc")
     return _recipe(source, d_in, d_sae, stored_dtype(header, "W_enc"))
+
+
+def _of_name(source: Source) -> Recipe:
+    """On the hub, where the repository's name says both widths."""
+    found = _REPOSITORY.search(place(source, source.path))
+    if found and found[1] in _D_MODEL and source.repo_id:
+        return _recipe(source, _D_MODEL[found[1]], int(found[2]) * 1024, "float32")
+    return _of_file(source)
 
 
 def _k(source: Source, named: int | None) -> int:
@@ -102,3 +84,12 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
         "b_dec": Stored("b_dec"),
     }
     return Recipe(cfg=cfg, file=source.path, stored=stored)
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=file_named(_FILE),
+    wanted=lambda path: (path, join(path.rpartition("/")[0], CONFIG)),
+    recipe=_of_file,
+    preview=_of_name,
+)

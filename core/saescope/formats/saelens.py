@@ -10,9 +10,11 @@ from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
 from saescope.formats.agreement import agree, contradiction, layer_in
+from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.hf_sites import hook_of, origin
-from saescope.formats.source import Source, join
-from saescope.formats.weights import TensorInfo, read_header, read_tensors
+from saescope.formats.recipe import Recipe, Stored
+from saescope.formats.source import Source
+from saescope.formats.weights import read_header
 from saescope.names import nearest
 from saescope.saes import ARCHITECTURES, SAEConfig, SAEMetadata
 from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, disk_name
@@ -105,58 +107,31 @@ _LEGACY_METADATA = {
 }
 
 
-def matches(names: set[str]) -> bool:
-    return set(FILES) <= names
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return tuple(join(path, name) for name in (*FILES, RUNNER_FILE))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration, and the header of the weights, without reading a weight."""
-    cfg, header = _peek(source)
-    names = {name: _NEW_NAMES.get(name, name) for name in header if name != "scaling_factor"}
-    described = {new: header[name] for name, new in names.items()}
-    if (
-        "threshold" in described and not described["threshold"].shape
-    ):  # BatchTopK's one threshold becomes one a feature
-        described["threshold"] = described["threshold"]._replace(shape=(cfg.d_sae,))
-    return _folded_config(source, cfg), described
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights; W_enc is stored feature-major."""
-    cfg, _ = _peek(source)
-    tensors = _to_inference(cfg, read_tensors(source, source.at(WEIGHTS_FILE), dtype))
-    if _folded_config(source, cfg) is not cfg:
-        factor = float(source.known["norm_scaling_factor"])
-        tensors["W_enc"].mul_(factor)
-        tensors["W_dec"].div_(factor)
-        tensors["b_dec"].div_(factor)
-    return _folded_config(source, cfg), tensors
-
-
-def _peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+def _recipe(source: Source) -> Recipe:
     header = read_header(source, source.at(WEIGHTS_FILE))
     said = source.json(source.at(CFG_FILE))
     if source.exists(source.at(RUNNER_FILE)):
         _check_runner(said, source.json(source.at(RUNNER_FILE)))
     known = {key: value for key, value in source.known.items() if key not in _NOT_METADATA}
-    cfg = {key: source.known[key] for key in _CHOICES if key in source.known}
+    choices = {key: source.known[key] for key in _CHOICES if key in source.known}
     _check_agreement(said, _object(said, "metadata"))
-    return parse_config(
-        said | cfg | {"metadata": _object(said, "metadata") | known}, set(header)
-    ), header
+    said = said | choices | {"metadata": _object(said, "metadata") | known}
+    cfg = parse_config(said, set(header))
+    # Every tensor is read, as it lies there: the SAE itself refuses what is missing or too much.
+    stored = {name: Stored(name, shape=info.shape) for name, info in header.items()}
+    factor = _scale_of_training(source, cfg)
+    return Recipe(
+        cfg=replace(cfg, normalize_activations="none") if factor else cfg,
+        file=source.at(WEIGHTS_FILE),
+        stored=stored,
+        fix=lambda tensors: _to_inference(tensors, factor),
+    )
 
 
-def _folded_config(source: Source, cfg: SAEConfig) -> SAEConfig:
-    """Where the catalogue knows the scale that the SAE was trained at, the weights take it over."""
-    if cfg.normalize_activations == "expected_average_only_in" and source.known.get(
-        "norm_scaling_factor"
-    ):
-        return replace(cfg, normalize_activations="none")
-    return cfg
+def _scale_of_training(source: Source, cfg: SAEConfig) -> float:
+    """The factor that the catalogue knows, which the weights take over; 0 where there is none to take over."""
+    by_average = cfg.normalize_activations == "expected_average_only_in"
+    return float(source.known.get("norm_scaling_factor") or 0) if by_average else 0.0
 
 
 def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
@@ -461,7 +436,7 @@ def _refuse_ambiguous(old: Mapping[str, Any], tensor_names: set[str]) -> None:
         )
 
 
-def _to_inference(cfg: SAEConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _to_inference(tensors: dict[str, Tensor], scale: float) -> None:
     """Tensors that only training or an older SAELens wrote, in today's terms."""
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
@@ -473,4 +448,15 @@ def _to_inference(cfg: SAEConfig, tensors: dict[str, Tensor]) -> dict[str, Tenso
             f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an old SAELens).",
             code="UNSUPPORTED_ARCHITECTURE",
         )
-    return tensors
+    if scale:
+        tensors["W_enc"].mul_(scale)
+        tensors["W_dec"].div_(scale)
+        tensors["b_dec"].div_(scale)
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=folder_with(*FILES),
+    wanted=inside(*FILES, RUNNER_FILE),
+    recipe=_recipe,
+)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
+from saescope.formats.dialect import Dialect, folder_with
 from saescope.formats.hf_sites import hook_of, origin
 from saescope.formats.recipe import (
     Recipe,
@@ -44,23 +44,8 @@ class _Kind(NamedTuple):
     """It encodes x - b_dec."""
 
 
-def matches(names: set[str]) -> bool:
-    return {CONFIG, FILE} <= names
-
-
-def wanted(path: str) -> tuple[str, ...]:
+def _wanted(path: str) -> tuple[str, ...]:
     return (join(path, CONFIG), join(path, FILE), *_run_configs(path))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and the header of the weights."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _recipe(source).read(source, dtype)
 
 
 def _run_configs(folder: str) -> tuple[str, ...]:
@@ -212,3 +197,11 @@ def _module(source: Source, run: Mapping[str, Any]) -> str:
 
 def _is_called(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}") or fnmatchcase(name, module)
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=folder_with(CONFIG, FILE),
+    wanted=_wanted,
+    recipe=_recipe,
+)

@@ -2,11 +2,9 @@
 
 import re
 
-import torch
-from torch import Tensor
-
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree
+from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.recipe import (
     Recipe,
     Stored,
@@ -17,31 +15,11 @@ from saescope.formats.recipe import (
     place,
     stored_dtype,
 )
-from saescope.formats.source import Source, join
-from saescope.formats.weights import TensorInfo
-from saescope.saes import SAEConfig, TemporalConfig
+from saescope.formats.source import Source
+from saescope.saes import TemporalConfig
 
 NAME = "temporal"
 CONFIG, FILE = "conf.yaml", "latest_ckpt.safetensors"
-
-
-def matches(names: set[str]) -> bool:
-    return {CONFIG, FILE} <= names
-
-
-def wanted(path: str) -> tuple[str, ...]:
-    return (join(path, CONFIG), join(path, FILE))
-
-
-def peek(source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
-    """Configuration and the header of the weights."""
-    recipe = _recipe(source)
-    return recipe.cfg, recipe.infos()
-
-
-def read(source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-    """Configuration and weights."""
-    return _recipe(source).read(source, dtype)
 
 
 def _recipe(source: Source) -> Recipe:
@@ -98,3 +76,11 @@ def _known_only(stored: dict[str, Stored], cfg: TemporalConfig) -> dict[str, Sto
 
     shapes = TemporalSAE.shapes(cfg)
     return {name: stored.get(name, Stored(name)) for name in shapes}
+
+
+DIALECT = Dialect(
+    name=NAME,
+    matches=folder_with(CONFIG, FILE),
+    wanted=inside(CONFIG, FILE),
+    recipe=_recipe,
+)

@@ -97,7 +97,7 @@ def _unknown_pickle(source: Source, name: str, field: str) -> FormatError:
         code="UNKNOWN_FORMAT",
         field=field,
         got=name,
-        allowed=[dialect.NAME for dialect in DIALECTS],
+        allowed=[dialect.name for dialect in DIALECTS],
         hint="Give it the name and the neighbours that its format has (docs/formats.md: config.json beside ae.pt, layerN.sae.pt, "
         "<model>-SAE-lN.pt ...), or convert it to cfg.json and sae_weights.safetensors.",
     )
@@ -112,6 +112,6 @@ def _unknown(where: str, files: list[str], field: str, below: list[str]) -> Form
         code="UNKNOWN_FORMAT",
         field=field,
         got=files[:10],
-        allowed=below[:5] or [dialect.NAME for dialect in DIALECTS],
+        allowed=below[:5] or [dialect.name for dialect in DIALECTS],
         hint=hint,
     )

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import operator
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -146,28 +146,6 @@ def open_weights(source: Source, name: str) -> Generator[Weights]:
         opened = open_file(source.local(name))
     with opened as file:
         yield Weights(cast(io.FileIO, file.raw), name)  # unbuffered
-
-
-def read_tensors(
-    source: Source, name: str, dtype: torch.dtype, feature_major: Sequence[str] = ("W_enc",)
-) -> dict[str, Tensor]:
-    """All tensors as `dtype`, each finite; those of `feature_major` are stored transposed, so that `.T` of them costs nothing.
-
-    Raises:
-        FormatError: unreadable, no floating-point weights, or NaN and infinities among them.
-    """
-    with open_weights(source, name) as weights:
-        turned = {
-            tensor
-            for tensor, info in weights.header.items()
-            if tensor in feature_major and len(info.shape) == 2
-        }
-        return {
-            tensor: weights.take(tensor, dtype, transpose=True).T
-            if tensor in turned
-            else weights.take(tensor, dtype)
-            for tensor in weights.header
-        }
 
 
 def n_not_finite(tensor: Tensor) -> int:

@@ -94,7 +94,7 @@ def test_a_repository_gives_the_numbers_of_sae_lens(case: str) -> None:
 def test_a_local_copy_is_recognised_and_gives_the_same_numbers(case: str) -> None:
     dialect, source = detect(local_place(case), said(case)["known"])
     same = {"mwhanna_transcoder": "circuit_tracer", "gemma_2_transcoder": "gemma_2"}
-    assert same.get(said(case)["dialect"], said(case)["dialect"]) == dialect.NAME
+    assert same.get(said(case)["dialect"], said(case)["dialect"]) == dialect.name
     check(load(dialect, source), load_file(DATA / case / "io.safetensors"))
 
 
@@ -188,5 +188,5 @@ def test_any_dtype(case: str, dtype: torch.dtype) -> None:
 
 def test_every_dialect_is_named_once_and_has_a_case_or_a_test_of_its_own() -> None:
     own = {"sae_lens", "circuit_tracer", "sparsify", "openai_gpt2"}
-    assert {dialect.NAME for dialect in DIALECTS} == own | {said(case)["dialect"] for case in CASES}
+    assert {dialect.name for dialect in DIALECTS} == own | {said(case)["dialect"] for case in CASES}
     assert len(BY_NAME) == len(DIALECTS)

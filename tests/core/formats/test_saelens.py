@@ -198,5 +198,5 @@ def test_metadata_that_saescope_does_not_use_is_kept(tmp_path: Path) -> None:
 
 
 def test_matches_wants_both_files() -> None:
-    assert saelens.matches({"cfg.json", "sae_weights.safetensors", "sparsity.safetensors"})
-    assert not saelens.matches({"cfg.json", "sae.safetensors"})
+    assert saelens.DIALECT.matches({"cfg.json", "sae_weights.safetensors", "sparsity.safetensors"})
+    assert not saelens.DIALECT.matches({"cfg.json", "sae.safetensors"})

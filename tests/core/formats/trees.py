@@ -41,7 +41,7 @@ def detect(place: Path, known: Mapping[str, Any] | None = None) -> tuple[Any, So
     source = local_source(place, known)
     files = {source.path} if source.path else set(source.names)
     matching = [dialect for dialect in DIALECTS if dialect.matches(files)]
-    assert len(matching) == 1, f"{[dialect.NAME for dialect in matching]} match {files}"
+    assert len(matching) == 1, f"{[dialect.name for dialect in matching]} match {files}"
     return matching[0], source
 
 

@@ -1,0 +1,58 @@
+"""What a dialect is: how its files are recognised, which of them a load reads, and how an SAE is made of them."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saescope.formats.recipe import Recipe
+from saescope.formats.source import Source, join
+from saescope.formats.weights import TensorInfo
+from saescope.saes import SAEConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One way in which SAEs lie on disk."""
+
+    name: str
+    """Its name in the catalogue."""
+    matches: Callable[[set[str]], bool]
+    """Whether these are the files of the SAE's own folder (or {file name}, if the SAE is one file)."""
+    wanted: Callable[[str], tuple[str, ...]]
+    """SAE's path -> patterns, relative to the repository's root, of the files that a load reads."""
+    recipe: Callable[[Source], Recipe]
+    """How the SAE is made; reads configuration and headers, and checks both."""
+    preview: Callable[[Source], Recipe] | None = None
+    """The same from names and configuration alone, where a header would cost the download or the conversion of the weights."""
+
+    def peek(self, source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+        """Configuration, and the tensors as they end up, without reading a weight."""
+        made = (self.preview or self.recipe)(source)
+        return made.cfg, made.infos()
+
+    def read(self, source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+        """Configuration, and the tensors under our names in the field's shapes; W_enc feature-major."""
+        return self.recipe(source).read(source, dtype)
+
+
+def folder_with(*files: str) -> Callable[[set[str]], bool]:
+    """Matches a folder that holds all of these files."""
+    return lambda names: {*files} <= names
+
+
+def file_named(pattern: re.Pattern[str]) -> Callable[[set[str]], bool]:
+    """Matches an SAE that is one file with such a name."""
+    return lambda names: len(names) == 1 and bool(pattern.fullmatch(next(iter(names))))
+
+
+def never(names: set[str]) -> bool:
+    """Matches nothing: the files are those of another dialect, and only the catalogue or that dialect tells them apart."""
+    return False
+
+
+def inside(*files: str) -> Callable[[str], tuple[str, ...]]:
+    """Wants these files of the SAE's folder."""
+    return lambda path: tuple(join(path, file) for file in files)
