@@ -83,7 +83,7 @@ async def heard(state: AppState, call: tuple[str, dict[str, Any]], *, after_s: f
     if not task.cancelled():
         said = task.result()
         assert not said.is_error or said.document["code"] == "CANCELLED", said.text
-    for slot in state.models.values():
+    for slot in list(state.models.values()):  # a load may end meanwhile
         async with slot.turn():
             pass
     return time.process_time() - started

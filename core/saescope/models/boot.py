@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from saescope.cancel import bound_checkpoint, checkpoint
 from saescope.errors import ModelError
+from saescope.models.failures import reading
 from saescope.models.kv_cache import translate_cache_argument
 
 _N_TOKENS = 8
@@ -40,7 +41,8 @@ def boot(name: str, model: Any, tokenizer: Any) -> Any:
     model.requires_grad_(False)
     model.config.architectures = [type(model).__name__]
     # The bridge rebuilds its tokenizer from disk unless it looks as if it added BOS; ours stays raw beside it.
-    twin = copy.deepcopy(tokenizer)
+    with reading("tokenizer", name, name=name, local=True):  # a copy is written out and read again
+        twin = copy.deepcopy(tokenizer)
     twin.init_kwargs.update(name_or_path="", add_bos_token=True)
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     # Such edits are meant; `hooks` keeps identity exact.

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from saescope.activations.tokens import ContextConfig, Packer
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, ModelError
 from saescope.models import LanguageModel, counted, load_model
 
 TEXT = "The old man saw the little house by the sea."
@@ -402,6 +402,20 @@ def test_a_text_that_the_tokenizer_makes_nothing_of_is_empty(
     said["normalizer"] = {"type": "Replace", "pattern": {"Regex": "\\d+"}, "content": ""}
     (folder / "tokenizer.json").write_text(json.dumps(said))
     error("EMPTY_PROMPT", load_model(folder, device="cpu"), "1984")
+
+
+def test_a_tokenizer_that_cannot_be_written_out_is_refused_with_its_cause(
+    glass_dir: Path, tmp_path: Path
+) -> None:
+    """Two pieces of one id: it reads, but a copy has lost one of them, which a merge needs."""
+    folder = Path(copytree(glass_dir, tmp_path / "model"))
+    said = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary, (left, right) = said["model"]["vocab"], said["model"]["merges"][0]
+    vocabulary[left + right] = vocabulary[left]
+    (folder / "tokenizer.json").write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(ModelError, match="out of vocabulary") as refused:
+        load_model(folder, device="cpu")
+    assert refused.value.code == "FILE_CORRUPT" and "tokenizer" in str(refused.value)
 
 
 def test_a_tokenizer_that_fails_on_a_text_is_an_error_with_its_cause(
