@@ -46,8 +46,20 @@ class RankedFeature:
 
 
 @dataclass(frozen=True, slots=True)
+class SAECount:
+    """What one SAE sees of the texts."""
+
+    sae: int
+    total: int
+    """Its features that fire at all."""
+    n_tokens: int
+    n_left_out: int
+    n_sinks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
-    """A page of ranked features; `total` fire at all."""
+    """A page of ranked features; `total` fire at all, of all SAEs."""
 
     features: list[RankedFeature]
     total: int
@@ -55,6 +67,8 @@ class Ranking:
     """Counted positions: of several SAEs, of the one that counts most."""
     n_left_out: int
     n_sinks: int
+    counts: list[SAECount]
+    """By SAE, in the order in which they were given."""
     warnings: list[str]
 
 
@@ -113,7 +127,24 @@ def rank_features(
     features = _listed(stack, encoded, scored, order[offset : offset + k])
     most = max(encoded, key=lambda each: each.n_tokens)
     warnings = [UNITS] if len(encoded) > 1 and rank_by in ("max", "mean") else []
-    return Ranking(features, len(order), most.n_tokens, most.n_left_out, most.n_sinks, warnings)
+    return Ranking(
+        features,
+        len(order),
+        most.n_tokens,
+        most.n_left_out,
+        most.n_sinks,
+        _counts(encoded, scored),
+        warnings,
+    )
+
+
+def _counts(encoded: Sequence[Encoded], scored: Sequence[_Scored]) -> list[SAECount]:
+    return [
+        SAECount(
+            n, int(own.sums.count.count_nonzero()), each.n_tokens, each.n_left_out, each.n_sinks
+        )
+        for n, (each, own) in enumerate(zip(encoded, scored, strict=True))
+    ]
 
 
 def _score(sae: SAE, encoded: Encoded, against: Encoded | None, rank_by: str) -> _Scored:

@@ -1,6 +1,6 @@
 """A tool called from the command line: its SAE is loaded first, and what the load is at goes to stderr."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -33,9 +33,9 @@ def call(
 
 
 def loads_first(tool: Tool) -> bool:
-    """Whether it works on an SAE in memory: its handle is then a required argument."""
+    """Whether it works on SAEs in memory: it cannot do without a handle then, or takes several."""
     sae = tool.request.model_fields.get("sae")
-    return sae is not None and sae.is_required()
+    return hasattr(tool.request, "handles") or (sae is not None and sae.is_required())
 
 
 async def with_progress(
@@ -67,16 +67,36 @@ async def _call(
         )
         if not loads_first(tool):
             return await tool.call(state, patient | arguments)
-        known = state.known.all().get(arguments.get("sae", ""))
-        if "sae" in arguments and not known and not loading:
-            return await tool.call(state, arguments)
-        said = {name: value for part in known or () for name, value in asdict(part).items()}
-        loaded = await LOAD_SAE.call(state, {**said, **loading, "wait_s": FOREVER_S})
-        if loaded.is_error:
-            return loaded
-        return await tool.call(state, {"sae": loaded.document["sae"], **patient, **arguments})
+        named: dict[str, Any] = {}
+        handles = _handles(arguments)
+        for source in _loads(state, handles, loading):
+            loaded = await LOAD_SAE.call(state, {**source, "wait_s": FOREVER_S})
+            if loaded.is_error:
+                return loaded
+            named = {} if handles else {"sae": loaded.document["sae"]}
+        return await tool.call(state, {**named, **patient, **arguments})
 
     return await with_progress(state, work, say)
+
+
+def _handles(arguments: Mapping[str, Any]) -> list[str]:
+    """The SAEs that a call names."""
+    return [*([arguments["sae"]] if "sae" in arguments else []), *arguments.get("saes", [])]
+
+
+def _loads(
+    state: AppState, handles: Sequence[str], loading: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Arguments of load_sae for what is to be loaded; a handle that nobody knows is left for the tool to refuse."""
+    if not handles:
+        return [dict(loading)]
+    known = state.known.all()
+    sources = [
+        {name: value for part in known[handle] for name, value in asdict(part).items()}
+        for handle in handles
+        if handle in known
+    ]
+    return [{**source, **loading} for source in sources or ([{}] if loading else [])]
 
 
 async def _watch(state: AppState, say: Callable[[str], None]) -> None:

@@ -29,8 +29,13 @@ _ITEM_HELP = 'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits al
 
 
 def options_of(request: type[BaseModel]) -> list[inspect.Parameter]:
-    """One option for each argument; None means that it was not given."""
-    return [_parameter(name, info) for name, info in _fields(request).items()]
+    """One option for each argument; None means that it was not given. Several SAEs are named by `--sae` again and again."""
+    fields = _fields(request)
+    return [
+        _parameter(name, info)
+        for name, info in fields.items()
+        if not (name == "sae" and "saes" in fields)
+    ]
 
 
 def arguments_from(request: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,6 +58,8 @@ def _parameter(name: str, info: FieldInfo) -> inspect.Parameter:
     text = info.description or ""
     if item_of(kind):
         flag, text = flag.removesuffix("s"), _ITEM_HELP
+    elif name == "saes":
+        flag, text = "--sae", "Handle from load_sae; repeat for several SAEs of one model."
     elif info.default not in ("", [], None) and not info.is_required():
         text = f"{text} Default: {str(info.default).lower() if kind is bool else info.default}."
     if kind is bool:

@@ -10,11 +10,19 @@ from saescope_mcp.schemas.sent import as_meant
 
 Evidence = Literal["observed", "correlational", "intervened", "controlled"]
 
+HASH_DIGITS = 12
+"""Of a hash in a concise reply."""
+
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 def _without_description(schema: dict[str, Any]) -> None:
     schema.pop("description", None)
+
+
+def is_empty(value: object) -> bool:
+    """Leave out of a document what only calls with several SAEs have: those with one stay as they were."""
+    return not value
 
 
 class _Sent(BaseModel):
@@ -42,9 +50,14 @@ class Request(_Sent):
     )
 
 
-SAEHandle = Annotated[
-    Identifier, Field(description='From load_sae, e.g. "smollm2-135m/14.resid_post".')
+SAEHandle = Annotated[Identifier, Field(description="Handle from load_sae.")]
+SAEHandles = Annotated[
+    list[Identifier],
+    Field(description="Several SAEs of one model instead.", exclude_if=is_empty),
+    AtMost("max_saes"),
 ]
+OneOfSeveral = Annotated[str | None, Field(exclude_if=is_empty)]
+"""In a row of a reply: the handle of its SAE; left out where there is but one."""
 Prompt = Annotated[Text, Field(description='Prompt, e.g. "Paris is in".')]
 Chat = Annotated[bool, Field(description="Use the chat template.")]
 IncludeSpecial = Annotated[bool, Field(description="Count position 0 and special tokens too.")]
@@ -66,6 +79,48 @@ Unit = Annotated[
     Field(description='"max": strength 1 = the feature\'s maximum; "raw": activation units.'),
 ]
 Page = Annotated[int, Field(ge=0, description="Skip this many.")]
+
+
+class SAEsRequest(Request):
+    """Exactly one of `sae` and `saes`."""
+
+    sae: SAEHandle = ""
+    saes: SAEHandles = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_alone(cls, sent: Any) -> Any:
+        """A list of one SAE asks what that SAE asks alone."""
+        match sent:
+            case {"saes": [str() as one], **others} if not others.get("sae"):
+                return {**others, "sae": one}
+            case _:
+                return sent
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "SAEsRequest":
+        if self.sae and self.saes:
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "sae and saes are both given",
+                {"field": "saes", "allowed": "one of the two"},
+            )
+        if not (self.sae or self.saes):
+            raise PydanticCustomError(
+                "missing_argument",
+                "there is neither sae nor saes",
+                {"field": "sae", "allowed": "a handle from load_sae, or several in saes"},
+            )
+        return self
+
+    @property
+    def handles(self) -> list[str]:
+        return self.saes or [self.sae]
+
+    @property
+    def named(self) -> dict[str, object]:
+        """The SAE or SAEs as arguments of a further call."""
+        return {"saes": self.saes} if self.saes else {"sae": self.sae}
 
 
 class FilesRequest(Request):
@@ -118,10 +173,9 @@ class ContrastFile(FilesRequest):
         return [*super().files, *(["against_file"] if self.against_file else [])]
 
 
-class TextsRequest(FilesRequest):
+class TextsRequest(SAEsRequest, FilesRequest):
     """Exactly one of `text`, `texts` and `texts_file`."""
 
-    sae: SAEHandle
     text: Text = Field(default="", description="One text.")
     texts: Annotated[list[Text], AtMost("max_texts")] = Field(
         default=[], description="Several texts."
@@ -149,14 +203,26 @@ class TextsRequest(FilesRequest):
         return self
 
 
+class SAEUsed(BaseModel):
+    """One of several SAEs that numbers were computed with."""
+
+    sae: str
+    weights_hash: str
+
+    def brief(self) -> "SAEUsed":
+        return self.model_copy(update={"weights_hash": self.weights_hash[:HASH_DIGITS]})
+
+
 class Provenance(BaseModel):
     """What the numbers were computed with; enough to compute them again."""
 
     model: str
     revision: str
-    sae: str
-    weights_hash: str
+    sae: str | None
+    """Null where there are several: see `saes`."""
+    weights_hash: str | None
     """sha256 of the SAE's weights; its first 12 digits in a concise reply."""
+    saes: list[SAEUsed] = Field(default=[], exclude_if=is_empty)
     dtype: str
     device: str
     seed: int | None
@@ -165,7 +231,8 @@ class Provenance(BaseModel):
     def brief(self) -> "Provenance":
         return self.model_copy(
             update={
-                "weights_hash": self.weights_hash[:12],
+                "weights_hash": self.weights_hash and self.weights_hash[:HASH_DIGITS],
+                "saes": [each.brief() for each in self.saes],
                 "versions": {"saescope": self.versions["saescope"]},
             }
         )

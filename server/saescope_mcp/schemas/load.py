@@ -118,9 +118,7 @@ class LoadSaeReply(Reply):
 class Unload(Request):
     """Arguments of unload."""
 
-    handle: Identifier = Field(
-        description='An SAE ("smollm2-135m/14.resid_post") or a model with all its SAEs ("smollm2-135m").'
-    )
+    handle: Identifier = Field(description="An SAE's, or a model's (\"smollm2-135m\").")
 
 
 class UnloadReply(Reply):

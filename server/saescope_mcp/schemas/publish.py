@@ -12,9 +12,7 @@ from saescope_mcp.schemas.common import Reply, Request
 class PublishSae(Request):
     """Arguments of publish_sae: one of sae and job_id, and one of repo_id and path."""
 
-    sae: Identifier = Field(
-        default="", description='Handle, e.g. "smollm2-135m/14.resid_post". Or give job_id.'
-    )
+    sae: Identifier = Field(default="", description="Handle from load_sae. Or give job_id.")
     job_id: Identifier = Field(
         default="", description='Training that is done, e.g. "train-1a2b3c".'
     )

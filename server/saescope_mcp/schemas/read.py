@@ -5,7 +5,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from saescope_mcp.schemas.bounds import AtMost, Text
-from saescope_mcp.schemas.common import ContrastFile, IncludeSpecial, ListReply, Page, TextsRequest
+from saescope_mcp.schemas.common import (
+    ContrastFile,
+    IncludeSpecial,
+    ListReply,
+    OneOfSeveral,
+    Page,
+    TextsRequest,
+    is_empty,
+)
 from saescope_mcp.schemas.labels import Label
 
 
@@ -33,8 +41,9 @@ class Activation(BaseModel):
 
 
 class TokenRow(BaseModel):
-    """One token with its strongest features."""
+    """One token with the strongest features of an SAE there."""
 
+    sae: OneOfSeveral = None
     text_index: int
     pos: int
     token: str
@@ -42,12 +51,26 @@ class TokenRow(BaseModel):
     features: list[Activation]
 
 
+class EncodedBy(BaseModel):
+    """How one of several SAEs reconstructs the texts."""
+
+    sae: str
+    l0_mean: float | None
+    explained_variance: float | None
+    cosine: float | None
+    n_tokens: int
+    n_left_out: int
+    n_sinks: int
+
+
 class EncodeTextReply(ListReply):
-    """Tokens in reading order."""
+    """Tokens in reading order; with several SAEs each has a row for every SAE."""
 
     listed: ClassVar[str] = "tokens"
 
     tokens: list[TokenRow]
+    by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
+    """For several SAEs; the three numbers below are null then."""
     l0_mean: float | None
     explained_variance: float | None
     cosine: float | None
@@ -84,6 +107,7 @@ class TopToken(BaseModel):
 class FeatureRow(BaseModel):
     """A feature over all counted tokens of the texts."""
 
+    sae: OneOfSeveral = None
     feature: int
     score: float
     max_activation: float
@@ -97,12 +121,25 @@ class FeatureRow(BaseModel):
     url: str | None
 
 
+class CountedBy(BaseModel):
+    """What one of several SAEs sees of the texts."""
+
+    sae: str
+    total: int
+    """Its features that fire."""
+    n_tokens: int
+    n_left_out: int
+    n_sinks: int
+
+
 class TopFeaturesReply(ListReply):
-    """Features by score."""
+    """Features by score, of all SAEs together."""
 
     listed: ClassVar[str] = "features"
 
     features: list[FeatureRow]
+    by_sae: list[CountedBy] = Field(default=[], exclude_if=is_empty)
+    """For several SAEs."""
     n_tokens: int
     n_left_out: int
     n_sinks: int

@@ -10,6 +10,7 @@ from saescope_mcp.state.sources import (
     load_call,
     model_name,
 )
+from saescope_mcp.state.stacks import LoadedStack
 from saescope_mcp.state.texts import Given, given_texts
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Given",
     "Indexed",
     "LoadedSAE",
+    "LoadedStack",
     "Placement",
     "Source",
     "dataset_name",

@@ -3,7 +3,7 @@
 import gc
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -19,6 +19,7 @@ from saescope_mcp.state.fences import reading
 from saescope_mcp.state.memory import Room, total_bytes
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import KnownHandles, Placement, Source, load_call
+from saescope_mcp.state.stacks import LoadedStack
 from saescope_mcp.state.threads import Workers
 
 if TYPE_CHECKING:
@@ -74,12 +75,25 @@ class AppState:
             NotFoundError: SAE_NOT_LOADED, with the call that loads it.
             ResourceError: BUSY.
         """
-        entry = self.require(handle)
-        async with entry.slot.turn():
-            if self.saes.get(handle) is not entry:  # unloaded while this call waited
-                raise self._not_loaded(handle)
-            entry.last_used = time.monotonic()
-            yield entry
+        async with self.use_all([handle]) as stack:
+            yield stack.first
+
+    @asynccontextmanager
+    async def use_all(self, handles: Sequence[str]) -> AsyncGenerator[LoadedStack]:
+        """SAEs of one model, and it, for this call alone: none of them can be unloaded meanwhile.
+
+        Raises:
+            NotFoundError: SAE_NOT_LOADED, with the call that loads it.
+            ArgumentError, MismatchError: they cannot work together.
+            ResourceError: BUSY.
+        """
+        stack = self.require_all(handles)
+        async with stack.first.slot.turn():
+            for entry in stack:
+                if self.saes.get(entry.handle) is not entry:  # unloaded while this call waited
+                    raise self._not_loaded(entry.handle)
+                entry.last_used = time.monotonic()
+            yield stack
 
     async def load(self, source: Source, placement: Placement, job: "Job") -> LoadedSAE:
         from saescope_mcp.state.loading import load
@@ -186,6 +200,15 @@ class AppState:
         if handle not in self.saes:
             raise self._not_loaded(handle)
         return self.saes[handle]
+
+    def require_all(self, handles: Sequence[str]) -> LoadedStack:
+        """SAEs of one model, for what does not run it yet.
+
+        Raises:
+            NotFoundError: SAE_NOT_LOADED, with the call that loads it.
+            ArgumentError, MismatchError: they cannot work together.
+        """
+        return LoadedStack.of([self.require(handle) for handle in handles])
 
     def _not_loaded(self, handle: str) -> NotFoundError:
         known, there = self.known.all(), ", ".join(self.saes) or "none"

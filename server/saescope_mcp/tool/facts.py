@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from saescope import __version__
-from saescope_mcp.schemas.common import Provenance
-from saescope_mcp.state import LoadedSAE
+from saescope_mcp.schemas.common import Provenance, SAEUsed
+from saescope_mcp.state import LoadedSAE, LoadedStack
 
 if TYPE_CHECKING:
     from saescope.models import Tokens
@@ -25,6 +25,15 @@ def provenance(loaded: LoadedSAE, seed: int | None = None) -> Provenance:
         seed=seed,
         versions=versions(),
     )
+
+
+def provenance_of(stack: LoadedStack, seed: int | None = None) -> Provenance:
+    """Of one SAE or of several."""
+    alone = provenance(stack.first, seed)
+    if len(stack.entries) == 1:
+        return alone
+    used = [SAEUsed(sae=entry.handle, weights_hash=entry.weights_hash) for entry in stack]
+    return alone.model_copy(update={"sae": None, "weights_hash": None, "saes": used})
 
 
 @cache
@@ -71,6 +80,28 @@ def left_out(
         if n_left_out
         else f"{bos}; no position was left out."
     )
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """What an SAE counts of the texts, and what it leaves out for its norm."""
+
+    @property
+    def n_tokens(self) -> int: ...
+
+    @property
+    def n_sinks(self) -> int: ...
+
+
+def many_sinks_of(stack: LoadedStack, counts: Sequence[Counts]) -> list[str]:
+    """A warning for each SAE at whose site many positions are out of proportion."""
+    from saescope.sinks import many_sinks
+
+    return [
+        f"{handle}: {warning}" if (handle := stack.handle(n)) else warning
+        for n, each in enumerate(counts)
+        for warning in many_sinks(each.n_sinks, each.n_tokens)
+    ]
 
 
 def nothing_left(n_tokens: int) -> list[str]:

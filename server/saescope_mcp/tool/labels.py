@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import SaescopeError
 from saescope_mcp.schemas.labels import Label
-from saescope_mcp.state import LoadedSAE
+from saescope_mcp.state import LoadedSAE, LoadedStack
 
 if TYPE_CHECKING:
     from saescope.features import CardLabel
@@ -25,6 +25,23 @@ class Labels(NamedTuple):
 async def labels_of(loaded: LoadedSAE, features: Iterable[int]) -> Labels:
     """A file of labels that cannot be read must not fail a call that is about something else."""
     return await loaded.slot.workers.run(lambda: _labels_of(loaded, [*features]))
+
+
+class StackLabels(NamedTuple):
+    """The best label of each feature that has one, by the place of its SAE and by its index."""
+
+    by_feature: dict[tuple[int, int], Label]
+    warnings: list[str]
+
+
+async def labels_of_stack(stack: LoadedStack, features: Iterable[tuple[int, int]]) -> StackLabels:
+    """The labels of features, each named by the place of its SAE in the stack and by its index."""
+    named, told = [*features], StackLabels({}, [])
+    for n, entry in enumerate(stack):
+        own = await labels_of(entry, [feature for sae, feature in named if sae == n])
+        told.by_feature.update({(n, feature): label for feature, label in own.by_feature.items()})
+        told.warnings.extend(warning for warning in own.warnings if warning not in told.warnings)
+    return told
 
 
 def said(label: "Stored | CardLabel | None") -> Label | None:

@@ -1,5 +1,6 @@
 """encode_text and top_features."""
 
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,8 @@ from mcp.types import ToolAnnotations
 
 from saescope_mcp.schemas.read import (
     Activation,
+    CountedBy,
+    EncodedBy,
     EncodeText,
     EncodeTextReply,
     FeatureRow,
@@ -15,13 +18,21 @@ from saescope_mcp.schemas.read import (
     TopFeaturesReply,
     TopToken,
 )
-from saescope_mcp.state import AppState, LoadedSAE, given_texts
+from saescope_mcp.state import AppState, Given, LoadedStack, given_texts
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import brief, feature_url, left_out, nothing_left, provenance
-from saescope_mcp.tool.labels import Labels, labels_of
+from saescope_mcp.tool.facts import (
+    brief,
+    feature_url,
+    left_out,
+    many_sinks_of,
+    nothing_left,
+    provenance_of,
+)
+from saescope_mcp.tool.labels import StackLabels, labels_of_stack
 
 if TYPE_CHECKING:
-    from saescope.features import Encoded, RankedFeature, TextFeatures
+    from saescope.features import Encoded, RankedFeature, Ranking
+    from saescope.models import Tokens
 
 _TEXTS = {"text", "texts", "against"}
 READ_ONLY = ToolAnnotations(
@@ -32,54 +43,43 @@ READ_ONLY = ToolAnnotations(
 async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     """Which features fire at each token of a text; use it to see where something happens. Per token: L0 and the strongest features;
     overall: how well the SAE reconstructs this text. Position 0 and special tokens are left out unless asked for."""
-    state.require(request.sae)
+    state.require_all(request.handles)
     given = await given_texts(
         state, request
     )  # before the model's turn: a slow disk keeps nobody waiting
-    async with state.use(request.sae) as loaded:
-        from saescope.features import encode_texts
-        from saescope.sinks import many_sinks
-
-        tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
-        await loaded.void_quizzes(given.texts)
-        encoded = await loaded.run(
-            encode_texts,
-            loaded.model,
-            loaded.sae,
-            tokens,
-            positions=request.positions,
-            include_special=request.include_special,
-        )
-    places = (
-        (i, text, pos)
-        for i, text in enumerate(encoded.texts)
-        for pos in text.counted.nonzero()[:, 0].tolist()
-    )
+    async with state.use_all(request.handles) as stack:
+        tokens, encoded = await _encode(stack, request, given)
+    total, most = sum(each.n_tokens for each in encoded), max(encoded, key=lambda e: e.n_tokens)
+    only = encoded[0] if len(encoded) == 1 else None
     end = request.offset + request.limit
-    more = end < encoded.n_tokens
-    named, n_sinks = bool(request.positions), encoded.n_sinks
-    omitted = left_out(encoded.n_left_out, tokens, named=named, n_sinks=n_sinks)
+    more = end < total
+    omitted = left_out(most.n_left_out, tokens, named=bool(request.positions), n_sinks=most.n_sinks)
     return EncodeTextReply(
-        summary=f"{given.said}{encoded.n_tokens} tokens: {_means(encoded)}{omitted}",
-        warnings=nothing_left(encoded.n_tokens) + many_sinks(n_sinks, encoded.n_tokens),
+        summary=f"{given.said}{most.n_tokens} tokens: {_means(stack, encoded)}{omitted}",
+        warnings=[
+            *nothing_left(most.n_tokens),
+            *many_sinks_of(stack, encoded),
+            *stack.disagreement(),
+        ],
         next=_read_on(request, end)
         if more
-        else [next_call("top_features", sae=request.sae, **_texts(request))],
+        else [next_call("top_features", **request.named, **_texts(request))],
         evidence="observed",
-        provenance=provenance(loaded),
+        provenance=provenance_of(stack),
         tokens=[
-            _token_row(i, text, pos, request.top_k)
-            for i, text, pos in islice(places, request.offset, end)
+            _token_row(stack, encoded, place, request.top_k)
+            for place in islice(_places(encoded), request.offset, end)
         ],
-        total=encoded.n_tokens,
+        by_sae=[] if only else _encoded_by(stack, encoded),
+        total=total,
         truncated=more,
         next_offset=end if more else None,
-        l0_mean=encoded.l0_mean,
-        explained_variance=encoded.explained_variance,
-        cosine=encoded.cosine,
-        n_tokens=encoded.n_tokens,
-        n_left_out=encoded.n_left_out,
-        n_sinks=n_sinks,
+        l0_mean=only and only.l0_mean,
+        explained_variance=only and only.explained_variance,
+        cosine=only and only.cosine,
+        n_tokens=most.n_tokens,
+        n_left_out=most.n_left_out,
+        n_sinks=most.n_sinks,
         bos_prepended=tokens[0].bos_prepended,
     )
 
@@ -87,45 +87,30 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
 async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesReply:
     """Which features fire on a text, strongest first; the start of most questions about what a model represents. Each comes with where it
     fires most and the tokens that it promotes. rank_by="contrast" with `against` finds what sets the texts apart from others."""
-    state.require(request.sae)
+    state.require_all(request.handles)
     given = await given_texts(state, request)
-    async with state.use(request.sae) as loaded:
-        from saescope.features import rank_features
-        from saescope.sinks import many_sinks
-
-        tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
-        against = (
-            await loaded.tokenize(given.against, from_file=given.from_file) if given.against else []
-        )
-        await loaded.void_quizzes(given.all)
-        ranking = await loaded.run(
-            rank_features,
-            loaded.model,
-            loaded.sae,
-            tokens,
-            against=against,
-            rank_by=request.rank_by,
-            k=request.k,
-            offset=request.offset,
-            include_special=request.include_special,
-        )
-    labels = await labels_of(loaded, [row.feature for row in ranking.features])
+    async with state.use_all(request.handles) as stack:
+        tokens, ranking = await _rank(stack, request, given)
+    labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in ranking.features])
     end = request.offset + len(ranking.features)
     more = end < ranking.total
-    first = ranking.features[0].feature if ranking.features else None
-    steps = _about(request.sae, first) if first is not None else []
+    first = ranking.features[0] if ranking.features else None
+    steps = _about(stack.entries[first.sae].handle, first.feature) if first else []
     return TopFeaturesReply(
         summary=f"{given.said}{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens, n_sinks=ranking.n_sinks),
         warnings=[
             *nothing_left(ranking.n_tokens),
-            *many_sinks(ranking.n_sinks, ranking.n_tokens),
+            *many_sinks_of(stack, ranking.counts),
+            *stack.disagreement(),
+            *ranking.warnings,
             *labels.warnings,
         ],
         next=[*steps, *(_read_on(request, end) if more else [])],
         evidence="observed",
-        provenance=provenance(loaded),
-        features=[_feature_row(row, loaded, labels) for row in ranking.features],
+        provenance=provenance_of(stack),
+        features=[_feature_row(row, stack, labels) for row in ranking.features],
+        by_sae=_counted_by(stack, ranking),
         total=ranking.total,
         truncated=more,
         next_offset=end if more else None,
@@ -136,12 +121,95 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     )
 
 
-def _means(encoded: "Encoded") -> str:
-    if encoded.l0_mean is None:
-        return ""
-    explained = encoded.explained_variance
-    quality = "" if explained is None else f", explained variance {explained:.2f}"
-    return f"{encoded.l0_mean:.1f} features fire per token{quality}. "
+async def _encode(
+    stack: LoadedStack, request: EncodeText, given: Given
+) -> "tuple[list[Tokens], list[Encoded]]":
+    from saescope.features import encode_stack
+    from saescope.stack import as_stack
+
+    tokens = await stack.tokenize(given.texts, from_file=given.from_file)
+    await stack.void_quizzes(given.texts)
+    encoded = await stack.run(
+        encode_stack,
+        await stack.run(as_stack, stack.model, stack.saes),
+        tokens,
+        positions=request.positions,
+        include_special=request.include_special,
+    )
+    return tokens, encoded
+
+
+async def _rank(
+    stack: LoadedStack, request: TopFeatures, given: Given
+) -> "tuple[list[Tokens], Ranking]":
+    from saescope.features import rank_features
+
+    tokens = await stack.tokenize(given.texts, from_file=given.from_file)
+    against = (
+        await stack.tokenize(given.against, from_file=given.from_file) if given.against else []
+    )
+    await stack.void_quizzes(given.all)
+    ranking = await stack.run(
+        rank_features,
+        stack.model,
+        stack.saes,
+        tokens,
+        against=against,
+        rank_by=request.rank_by,
+        k=request.k,
+        offset=request.offset,
+        include_special=request.include_special,
+    )
+    return tokens, ranking
+
+
+def _places(encoded: "Sequence[Encoded]") -> Iterator[tuple[int, int, int]]:
+    """Text, position and SAE of every row, in reading order."""
+    for i, text in enumerate(encoded[0].texts):
+        counted = [each.texts[i].counted.tolist() for each in encoded]
+        for pos in range(len(text.tokens)):
+            yield from ((i, pos, n) for n, mask in enumerate(counted) if mask[pos])
+
+
+def _means(stack: LoadedStack, encoded: "Sequence[Encoded]") -> str:
+    said = ""
+    for n, each in enumerate(encoded):
+        if each.l0_mean is None:
+            continue
+        explained = each.explained_variance
+        quality = "" if explained is None else f", explained variance {explained:.2f}"
+        whose = f"{handle}: " if (handle := stack.handle(n)) else ""
+        said += f"{whose}{each.l0_mean:.1f} features fire per token{quality}. "
+    return said
+
+
+def _encoded_by(stack: LoadedStack, encoded: "Sequence[Encoded]") -> list[EncodedBy]:
+    return [
+        EncodedBy(
+            sae=entry.handle,
+            l0_mean=each.l0_mean,
+            explained_variance=each.explained_variance,
+            cosine=each.cosine,
+            n_tokens=each.n_tokens,
+            n_left_out=each.n_left_out,
+            n_sinks=each.n_sinks,
+        )
+        for entry, each in zip(stack, encoded, strict=True)
+    ]
+
+
+def _counted_by(stack: LoadedStack, ranking: "Ranking") -> list[CountedBy]:
+    return [
+        CountedBy(
+            sae=handle,
+            total=each.total,
+            n_tokens=each.n_tokens,
+            n_left_out=each.n_left_out,
+            n_sinks=each.n_sinks,
+        )
+        for each in ranking.counts
+        if (handle := stack.handle(each.sae))
+    ]
 
 
 def _about(sae: str, feature: int) -> list[str]:
@@ -173,12 +241,17 @@ def _read_on(request: EncodeText | TopFeatures, offset: int) -> list[str]:
     return [next_call("encode_text" if isinstance(request, EncodeText) else "top_features", **said)]
 
 
-def _token_row(text_index: int, text: "TextFeatures", pos: int, top_k: int) -> TokenRow:
+def _token_row(
+    stack: LoadedStack, encoded: "Sequence[Encoded]", place: tuple[int, int, int], top_k: int
+) -> TokenRow:
+    text_index, pos, sae = place
+    text = encoded[sae].texts[text_index]
     features = [
         Activation(feature=feature, activation=activation)
         for feature, activation in text.at(pos, top_k)
     ]
     return TokenRow(
+        sae=stack.handle(sae),
         text_index=text_index,
         pos=pos,
         token=text.tokens.strings[pos],
@@ -187,8 +260,9 @@ def _token_row(text_index: int, text: "TextFeatures", pos: int, top_k: int) -> T
     )
 
 
-def _feature_row(row: "RankedFeature", loaded: LoadedSAE, labels: Labels) -> FeatureRow:
+def _feature_row(row: "RankedFeature", stack: LoadedStack, labels: StackLabels) -> FeatureRow:
     return FeatureRow(
+        sae=stack.handle(row.sae),
         feature=row.feature,
         score=row.score,
         max_activation=row.max_activation,
@@ -197,8 +271,8 @@ def _feature_row(row: "RankedFeature", loaded: LoadedSAE, labels: Labels) -> Fea
         top_token=TopToken(text_index=row.text_index, pos=row.pos, token=row.token),
         density=row.density,
         promotes=row.promotes,
-        label=labels.by_feature.get(row.feature),
-        url=feature_url(loaded, row.feature),
+        label=labels.by_feature.get((row.sae, row.feature)),
+        url=feature_url(stack.entries[row.sae], row.feature),
     )
 
 

@@ -1,0 +1,140 @@
+"""SAEs of one model in memory that a call works with together; one SAE is a stack of one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from saescope.errors import ArgumentError, MismatchError
+from saescope_mcp.state.entries import LoadedSAE
+
+if TYPE_CHECKING:
+    from saescope.models import LanguageModel, Tokens
+    from saescope.saes import SAE
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedStack:
+    """What a tool works with while it is its turn, in the order in which the call names the SAEs."""
+
+    entries: tuple[LoadedSAE, ...]
+
+    @classmethod
+    def of(cls, entries: Sequence[LoadedSAE]) -> "LoadedStack":
+        """These SAEs, if they can work together.
+
+        Raises:
+            ArgumentError: an SAE is named twice.
+            MismatchError: SAEs of several models, or two that write one site.
+        """
+        _require_different(entries)
+        _require_one_model(entries)
+        _require_own_sites(entries)
+        return cls(tuple(entries))
+
+    def __iter__(self) -> Iterator[LoadedSAE]:
+        return iter(self.entries)
+
+    @property
+    def first(self) -> LoadedSAE:
+        return self.entries[0]
+
+    @property
+    def saes(self) -> "list[SAE]":
+        return [entry.sae for entry in self.entries]
+
+    @property
+    def model(self) -> "LanguageModel":
+        return self.first.model
+
+    def handle(self, n: int) -> str | None:
+        """For a row of a reply: which SAE it is about, or None where there is but one."""
+        return self.entries[n].handle if len(self.entries) > 1 else None
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A core function in a worker thread, which stops when the call is cancelled."""
+        return await self.first.run(function, *args, **kwargs)
+
+    async def tokenize(
+        self, texts: Sequence[str], *, chat: bool = False, from_file: bool = False
+    ) -> "list[Tokens]":
+        """Tokens of each text, with BOS as the first SAE wants it that says so.
+
+        Raises:
+            ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
+        """
+        return await self._speaker.tokenize(texts, chat=chat, from_file=from_file)
+
+    def disagreement(self, *, chat: bool = False) -> list[str]:
+        """A warning where SAEs were trained with and without BOS: a text can be read in one way only."""
+        wanting, doing_without = (
+            [entry.handle for entry in self if entry.sae.cfg.metadata.prepend_bos is wish]
+            for wish in (True, False)
+        )
+        if chat or not (wanting and doing_without):
+            return []
+        return [
+            f"{', '.join(wanting)} was trained with BOS, {', '.join(doing_without)} without: the text is read as "
+            f"{self._speaker.handle} was trained. Name another SAE first to read it in the other way."
+        ]
+
+    async def void_quizzes(self, texts: Sequence[str]) -> None:
+        await self.first.void_quizzes(texts)
+
+    def token_id(self, text: str, field: str) -> int | None:
+        """The one token of that text or "#id"; None for an empty text. An error names the argument `field`."""
+        return self.first.token_id(text, field)
+
+    @property
+    def _speaker(self) -> LoadedSAE:
+        says = (entry for entry in self if entry.sae.cfg.metadata.prepend_bos is not None)
+        return next(says, self.first)
+
+
+def _require_different(entries: Sequence[LoadedSAE]) -> None:
+    handles = [entry.handle for entry in entries]
+    twice = next((handle for handle in handles if handles.count(handle) > 1), None)
+    if twice:
+        raise ArgumentError(
+            f"{twice!r} is named twice.",
+            code="DUPLICATE_SAE",
+            field="saes",
+            got=handles,
+            allowed="each SAE once",
+            hint=f"Name it once: saes={[*dict.fromkeys(handles)]}.",
+        )
+
+
+def _require_one_model(entries: Sequence[LoadedSAE]) -> None:
+    if len({id(entry.slot) for entry in entries}) > 1:
+        said = ", ".join(f"{entry.handle} ({entry.model.name})" for entry in entries)
+        raise MismatchError(
+            f"SAEs that work together must be of one loaded model: {said}.",
+            code="DIFFERENT_MODELS",
+            field="saes",
+            got=[entry.handle for entry in entries],
+            allowed=f"SAEs of {entries[0].model.name}",
+            hint=f"Make one call for each model, or name SAEs of {entries[0].slot.handle} alone.",
+        )
+
+
+def _require_own_sites(entries: Sequence[LoadedSAE]) -> None:
+    from saescope.splice import write_hook
+
+    at: dict[str, LoadedSAE] = {}
+    for entry in entries:
+        there = at.setdefault(write_hook(entry.sae), entry)
+        if there is not entry:
+            raise MismatchError(
+                f"{there.handle} and {entry.handle} both write {write_hook(entry.sae)}: each would change what the other made.",
+                code="TWO_SAES_ON_SITE",
+                field="saes",
+                got=[there.handle, entry.handle],
+                allowed="SAEs that write different sites",
+                hint="Make one call for each of the two.",
+            )
+
+
+__all__ = ["LoadedStack"]

@@ -1,0 +1,326 @@
+"""Several SAEs of one model in one call, through a real client, against plain transformers with plain PyTorch hooks."""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+import torch
+from mcp import Client
+from safetensors.torch import load_file
+from tests.attack.families import build
+from tests.attack.plain import Change, Plain
+from tests.server.helpers import call, refuse, save_random_sae
+from torch import Tensor
+from typer.testing import CliRunner
+
+from saescope_mcp.app import build_server
+from saescope_mcp.cli.commands import app
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import AppState
+
+if TYPE_CHECKING:
+    from saescope.models import LanguageModel
+
+FAMILIES = ("gpt2", "gemma2", "llama", "gpt_neox", "bloom")
+HOOKS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+TEXT = "The old man saw the little house by the"
+one_family = pytest.mark.parametrize("desk", FAMILIES[:1], indirect=True)
+"""For what is decided before the model runs."""
+Weights = Mapping[str, Tensor]
+Wanted = Callable[[Tensor], Tensor]
+"""Takes an SAE's activations in a run and returns those that are to stand there."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Two SAEs on neighbouring layers: loaded, and as the files that they were loaded from."""
+
+    state: AppState
+    handles: list[str]
+    plain: Plain
+    weights: Sequence[Weights]
+    ids: Tensor
+    model: Path
+    saes: list[Path]
+
+    @property
+    def counted(self) -> list[int]:
+        return list(range(1, self.ids.shape[1]))
+
+    def acts(self, n: int, x: Tensor) -> Tensor:
+        """TopK of 8 as in its paper, in float64."""
+        w = {name: tensor.double() for name, tensor in self.weights[n].items()}
+        pre = (x.double() - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+        kept = pre.topk(8, dim=-1).indices
+        return torch.zeros_like(pre).scatter(-1, kept, pre.gather(-1, kept).relu())
+
+    def read(self, n: int, changes: Mapping[str, Change] | None = None) -> Tensor:
+        """The activation at the site of SAE `n`, `[n_pos, d]`, in a run with changes below it."""
+        seen: list[Tensor] = []
+
+        def look(x: Tensor) -> Tensor:
+            seen.append(x.detach().clone())
+            return x
+
+        self.plain.logits(self.ids, {**(changes or {}), HOOKS[n]: look})
+        return seen[0][0]
+
+    def changes(self, wanted: Mapping[int, Wanted]) -> dict[str, Change]:
+        """Hooks that add `(f' - f) W_dec` at each site: what the SAE does not reconstruct stays."""
+
+        def change(n: int) -> Change:
+            def edit(x: Tensor) -> Tensor:
+                acts = self.acts(n, x)
+                return (
+                    x.double() + (wanted[n](acts) - acts) @ self.weights[n]["W_dec"].double()
+                ).to(x)
+
+            return edit
+
+        return {HOOKS[n]: change(n) for n in sorted(wanted)}
+
+    def logits(self, wanted: Mapping[int, Wanted] | None = None) -> Tensor:
+        return self.plain.logits(self.ids, self.changes(wanted or {}))[0, -1].double()
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def desk(
+    request: pytest.FixtureRequest,
+    glass: "LanguageModel",
+    glass_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
+    from transformers import AutoTokenizer
+
+    place = tmp_path_factory.mktemp("several")
+    folder = build(request.param, place / request.param, AutoTokenizer.from_pretrained(glass_dir))
+    paths = [
+        save_random_sae(place / f"sae{n}", hook_name=hook, d_in=32, seed=n)
+        for n, hook in enumerate(HOOKS)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAESCOPE_HOME", str(tmp_path_factory.mktemp("home")))
+        state = AppState(Settings(read_roots=(place,), write_roots=(place,), offline=True))
+        handles = [anyio.run(load, state, path, folder) for path in paths]
+        ids = torch.tensor([glass.tokenize(TEXT, prepend_bos=False).ids.tolist()])
+        weights = [load_file(path / "sae_weights.safetensors") for path in paths]
+        yield Desk(state, handles, Plain(folder), weights, ids, folder, paths)
+    state.close()
+
+
+async def load(state: AppState, path: Path, model: Path) -> str:
+    while (reply := await call(state, "load_sae", path=str(path), model=str(model)))[
+        "state"
+    ] != "done":
+        pass
+    return reply["sae"]
+
+
+@asynccontextmanager
+async def client_of(desk: Desk) -> AsyncGenerator[Callable[..., Any]]:
+    async with Client(build_server(state=desk.state)) as client:
+        await (
+            client.list_tools()
+        )  # a client that knows the schemas checks every result against them
+
+        async def ask(tool: str, **arguments: Any) -> dict[str, Any]:
+            result = await client.call_tool(tool, arguments)
+            assert not result.is_error and result.structured_content, result.content
+            return result.structured_content
+
+        yield ask
+
+
+def close(ours: Any, expected: Any, tolerance: float = 2e-3) -> None:
+    """Equal to `tolerance` of the largest value; replies have four digits."""
+    ours, expected = (torch.as_tensor(x, dtype=torch.float64) for x in (ours, expected))
+    assert ours.shape == expected.shape
+    assert float((ours - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+async def test_each_token_has_a_row_for_every_sae(desk: Desk) -> None:
+    async with client_of(desk) as ask:
+        reply = await ask("encode_text", saes=desk.handles, text=TEXT, top_k=8, limit=100)
+    expected = [desk.acts(n, desk.read(n)) for n in range(2)]
+    places = [(row["pos"], row["sae"]) for row in reply["tokens"]]
+    assert places == [(pos, sae) for pos in desk.counted for sae in desk.handles]
+    for row in reply["tokens"]:
+        acts = expected[desk.handles.index(row["sae"])][row["pos"]]
+        assert row["l0"] == int((acts > 0).sum())
+        close(
+            [f["activation"] for f in row["features"]],
+            acts[[f["feature"] for f in row["features"]]],
+        )
+    assert [row["sae"] for row in reply["by_sae"]] == desk.handles
+    close(
+        [row["l0_mean"] for row in reply["by_sae"]],
+        [float((a[1:] > 0).sum(1).double().mean()) for a in expected],
+    )
+    assert reply["l0_mean"] is reply["explained_variance"] is reply["cosine"] is None
+    assert reply["total"] == 2 * reply["n_tokens"] == 2 * len(desk.counted)
+
+
+@one_family
+async def test_pages_of_tokens_of_several_saes_join_up(desk: Desk) -> None:
+    asked = {"saes": desk.handles, "text": TEXT}
+    async with client_of(desk) as ask:
+        whole = await ask("encode_text", **asked, limit=100)
+        first = await ask("encode_text", **asked, limit=5)
+        rest = await ask("encode_text", **asked, limit=100, offset=first["next_offset"])
+    assert first["tokens"] + rest["tokens"] == whole["tokens"]
+    assert desk.handles[1] in first["next"][0] and "offset=5" in first["next"][0]
+
+
+@pytest.mark.parametrize("rank_by", ["max", "count"])
+async def test_features_of_all_saes_stand_in_one_list(desk: Desk, rank_by: str) -> None:
+    async with client_of(desk) as ask:
+        reply = await ask("top_features", saes=desk.handles, text=TEXT, rank_by=rank_by, k=40)
+    scores = torch.stack(
+        [
+            (acts.amax(0) if rank_by == "max" else (acts > 0).sum(0).double())
+            for acts in (desk.acts(n, desk.read(n))[1:] for n in range(2))
+        ]
+    )
+    assert reply["total"] == int((scores > 0).sum())
+    assert [row["total"] for row in reply["by_sae"]] == (scores > 0).sum(1).tolist()
+    close(
+        [row["score"] for row in reply["features"]],
+        scores[scores > 0].sort(descending=True).values[:40],
+    )
+    for row in reply["features"]:
+        close([row["score"]], [scores[desk.handles.index(row["sae"]), row["feature"]]])
+    assert {row["sae"] for row in reply["features"]} == {*desk.handles}
+    assert f'describe_feature(sae="{reply["features"][0]["sae"]}"' in reply["next"][0]
+    assert any("different units" in warning for warning in reply["warnings"]) is (rank_by == "max")
+
+
+@one_family
+async def test_provenance_names_every_sae(desk: Desk) -> None:
+    hashes = [desk.state.saes[handle].weights_hash for handle in desk.handles]
+    for response_format, digits in (("concise", 12), ("detailed", 64)):
+        reply = await call(
+            desk.state,
+            "top_features",
+            saes=desk.handles,
+            text=TEXT,
+            response_format=response_format,
+        )
+        said = reply["provenance"]
+        assert said["sae"] is said["weights_hash"] is None
+        assert said["saes"] == [
+            {"sae": handle, "weights_hash": sha[:digits]}
+            for handle, sha in zip(desk.handles, hashes, strict=True)
+        ]
+
+
+@one_family
+async def test_a_list_of_one_sae_is_that_sae(desk: Desk) -> None:
+    for tool in ("encode_text", "top_features"):
+        alone = await call(desk.state, tool, sae=desk.handles[1], text=TEXT)
+        listed = await call(desk.state, tool, saes=desk.handles[1:], text=TEXT)
+        assert listed == alone
+        assert "sae" not in str(alone["tokens" if tool == "encode_text" else "features"])
+
+
+@one_family
+async def test_exactly_one_of_sae_and_saes_is_given(desk: Desk) -> None:
+    one = desk.handles[0]
+    for tool in ("encode_text", "top_features"):
+        both = await refuse(desk.state, tool, sae=one, saes=desk.handles, text=TEXT)
+        assert (both["code"], both["field"]) == ("CONFLICTING_ARGUMENTS", "saes")
+        neither = await refuse(desk.state, tool, text=TEXT)
+        assert (neither["code"], neither["field"]) == ("MISSING_ARGUMENT", "sae")
+        twice = await refuse(desk.state, tool, saes=[one, one], text=TEXT)
+        assert twice["code"] == "DUPLICATE_SAE" and one in twice["message"]
+        unknown = await refuse(desk.state, tool, saes=[one, "zz"], text=TEXT)
+        assert unknown["code"] == "SAE_NOT_LOADED" and "'zz'" in unknown["message"]
+
+
+@one_family
+async def test_saes_of_several_models_are_refused_by_name(
+    desk: Desk, glass_dir: Path, tmp_path: Path
+) -> None:
+    roots = (desk.model.parent, glass_dir, tmp_path)
+    state = AppState(Settings(read_roots=roots, offline=True))
+    ours = await load(state, desk.saes[0], desk.model)
+    other = await load(state, save_random_sae(tmp_path / "other"), glass_dir)
+    for tool in ("encode_text", "top_features"):
+        refused = await refuse(state, tool, saes=[ours, other], text=TEXT)
+        assert refused["code"] == "DIFFERENT_MODELS" and refused["field"] == "saes"
+        assert ours in refused["message"] and other in refused["message"]
+    state.close()
+
+
+@one_family
+async def test_two_saes_that_write_one_site_are_refused_by_name(desk: Desk, tmp_path: Path) -> None:
+    state = AppState(Settings(read_roots=(desk.model.parent, tmp_path), offline=True))
+    one = await load(state, desk.saes[1], desk.model)
+    same = save_random_sae(tmp_path / "same", hook_name=HOOKS[1], d_in=32, seed=9)
+    other = await load(state, same, desk.model)
+    for tool in ("encode_text", "top_features"):
+        refused = await refuse(state, tool, saes=[one, other], text=TEXT)
+        assert refused["code"] == "TWO_SAES_ON_SITE" and HOOKS[1] in refused["message"]
+        assert one in refused["message"] and other in refused["message"]
+    state.close()
+
+
+@one_family
+async def test_no_sae_of_a_call_is_unloaded_while_it_runs(desk: Desk) -> None:
+    state = AppState(Settings(read_roots=(desk.model.parent,), offline=True))
+    handles = [await load(state, path, desk.model) for path in desk.saes]
+    gone: list[str] = []
+
+    async def unload() -> None:
+        gone.extend((await state.unload(handles[1]))[1])
+
+    async with anyio.create_task_group() as group, state.use_all(handles) as stack:
+        group.start_soon(unload)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        assert not gone and [*state.saes] == handles
+        assert [entry.handle for entry in stack] == handles
+    assert gone == handles[1:] and [*state.saes] == handles[:1]
+    state.close()
+
+
+@one_family
+async def test_saes_that_disagree_about_bos_are_named(desk: Desk, tmp_path: Path) -> None:
+    path = save_random_sae(tmp_path / "bos", hook_name=HOOKS[1], d_in=32)
+    config = path / "cfg.json"
+    config.write_text(config.read_text().replace('"prepend_bos": false', '"prepend_bos": true'))
+    state = AppState(Settings(read_roots=(desk.model.parent, tmp_path), offline=True))
+    without = await load(state, desk.saes[0], desk.model)
+    wanting = await load(state, path, desk.model)
+    assert state.saes[wanting].sae.cfg.metadata.prepend_bos is True
+    for handles, bos in (([without, wanting], False), ([wanting, without], True)):
+        reply = await call(state, "top_features", saes=handles, text=TEXT)
+        assert reply["bos_prepended"] is bos
+        assert any(f"read as {handles[0]} was trained" in warning for warning in reply["warnings"])
+    state.close()
+
+
+def run(*words: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@one_family
+def test_the_command_line_takes_several_saes_too(desk: Desk) -> None:
+    for path in desk.saes:
+        run("load-sae", "--path", str(path), "--model", str(desk.model))
+    several = [word for handle in desk.handles for word in ("--sae", handle)]
+    for tool, words in (("encode_text", ["--text", TEXT]), ("top_features", ["--text", TEXT])):
+        done = run(tool.replace("_", "-"), *several, *words)
+        assert done == anyio.run(partial(call, desk.state, tool, saes=desk.handles, text=TEXT))
+    alone = run("top-features", "--sae", desk.handles[0], "--text", TEXT)
+    assert alone == anyio.run(
+        partial(call, desk.state, "top_features", sae=desk.handles[0], text=TEXT)
+    )
