@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from saescope.evals import (
 from saescope.hub import transfer, upload
 from saescope.load import load_sae
 from saescope.publish import publish
+from saescope.publish.writing import ASIDE
 from saescope.saes import (
     ARCHITECTURES,
     SAE,
@@ -197,6 +199,31 @@ def test_only_a_new_or_an_empty_folder_is_written(
             assert error.code == "ALREADY_EXISTS" and there in error.message
     assert [file.name for file in tmp_path.iterdir()] == [there]
     assert publish(topk(), path=tmp_path / there, dry_run=False).written
+
+
+@pytest.mark.parametrize("left", [[], ["README.md"], ["README.md", "cfg.json"]])
+def test_a_publication_that_was_killed_is_no_sae_and_its_folder_is_taken_again(
+    left: list[str], tmp_path: Path
+) -> None:
+    whole = Path(publish(topk(), path=tmp_path / "whole", dry_run=False).target)
+    cut_off = tmp_path / "cut-off"
+    shutil.copytree(whole, cut_off / f"{ASIDE}x1")
+    for name in left:
+        (cut_off / f"{ASIDE}x1" / name).rename(cut_off / name)
+    with pytest.raises(SaescopeError):
+        load_sae(cut_off)
+    assert publish(topk(), path=cut_off, dry_run=False).written
+    assert {file.name for file in cut_off.iterdir()} == {file.name for file in whole.iterdir()}
+    assert load_sae(cut_off).weights_hash == load_sae(whole).weights_hash
+    with pytest.raises(ArgumentError, match=r"already holds README\.md"):
+        publish(topk(), path=cut_off)
+
+
+def test_what_another_put_into_a_folder_that_was_cut_off_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine" / f"{ASIDE}x1").mkdir(parents=True)
+    (tmp_path / "mine" / "thesis.md").write_text("mine")
+    with pytest.raises(ArgumentError, match=r"already holds thesis\.md"):
+        publish(topk(), path=tmp_path / "mine", dry_run=False)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import os
 import resource
 import signal
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -40,9 +42,10 @@ class Child:
 
 @dataclass
 class Forked:
-    """Starts workers; `fsize` is the largest file that they can write."""
+    """Starts workers; `fsize` is the largest file that they can write, `clock` a file that tells by how much their clocks are wrong."""
 
     fsize: int = 0
+    clock: str = ""
 
     def __call__(self, run_id: str, folder: Path) -> Child:
         environment = {
@@ -51,7 +54,7 @@ class Forked:
             if name.startswith(("SAESCOPE_", "HF_", "OMP_"))
         }
         process = FORKED.Process(
-            target=_work, args=(run_id, folder, environment, self.fsize), daemon=True
+            target=_work, args=(run_id, folder, environment, self.fsize, self.clock), daemon=True
         )
         process.start()
         return Child(process)
@@ -78,7 +81,13 @@ def prepare() -> None:
     FORKED.set_forkserver_preload(PRELOADED)
 
 
-def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int) -> None:
+def wrong_clock(file: str) -> Callable[[], float]:
+    """`time.time` of a machine whose clock is off by the seconds in a file, which may change at any time."""
+    right = time.time
+    return lambda: right() + float(Path(file).read_text() or 0)
+
+
+def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int, clock: str) -> None:
     from saescope.features.index import build
     from saescope.training import plan
     from saescope_mcp.worker import base, process
@@ -89,6 +98,8 @@ def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int) ->
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    if clock:
+        time.time = wrong_clock(clock)
     if fsize:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saescope.errors import FormatError, OfflineError, ResourceError, cannot_write
+from saescope.fence import read_own
 from saescope.hub import transfer
 from saescope.hub.failures import passes, translate
 from saescope.names import home
@@ -145,7 +146,7 @@ def mark_verified(blob: Path) -> None:
 
 def _marked(blob: Path) -> bool:
     try:
-        return _mark(blob).read_text(encoding="ascii") == _stamp(blob)
+        return read_own(_mark(blob)) == _stamp(blob).encode()
     except OSError:
         return False
 

@@ -34,9 +34,8 @@ class ReplyCache:
         """What was kept under `name`."""
         path = self._path(name)
         try:
-            return Kept(
-                gzip.decompress(read_own(path)), max(0.0, time.time() - path.stat().st_mtime)
-            )
+            # A date in the future is that of a clock which was wrong, now or then: not fresh.
+            return Kept(gzip.decompress(read_own(path)), abs(time.time() - path.stat().st_mtime))
         except (OSError, EOFError, zlib.error):
             return None
 

@@ -1,6 +1,8 @@
 """Writing an SAE with its card: what would be written is always said first, and nothing that is there is overwritten."""
 
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +25,10 @@ from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, not_in_saelens, to_saelen
 from saescope.saes.sparsity import SPARSITY_FILE, log_sparsity, write_sparsity
 
 CARD_FILE = "README.md"
+ASIDE = ".publishing-"
+"""Begins the name of the folder in which files are made; where one is left, a publication was cut off."""
+_IN_ORDER = (CARD_FILE, SPARSITY_FILE, CFG_FILE, WEIGHTS_FILE)
+"""Weights last: without them no reader takes the folder for an SAE."""
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -158,6 +164,8 @@ def _not_new(folder: Path) -> str:
         there = sorted(file.name for file in folder.iterdir())
     except OSError as error:
         return f"cannot be looked into ({error.strerror})"
+    if any(name.startswith(ASIDE) for name in there):
+        there = [name for name in there if name not in _IN_ORDER and not name.startswith(ASIDE)]
     return f"already holds {there[0]}" if there else ""
 
 
@@ -246,18 +254,33 @@ def _write(sae: SAE, card: str, plan: _Plan, *, private: bool, densities: Tensor
 
 
 def _write_folder(sae: SAE, card: str, folder: Path, densities: Tensor | None) -> None:
-    """All of it or nothing: what is left half would keep the next call from the folder."""
+    """All of it or nothing. What a kill leaves half has no weights, and the next publication to this folder takes its place."""
     was_there = folder.exists()
     try:
-        _write_files(sae, card, folder, densities)
-    except BaseException:
-        for name in (CFG_FILE, WEIGHTS_FILE, SPARSITY_FILE, CARD_FILE):
-            with suppress(OSError):
-                (folder / name).unlink(missing_ok=True)
-        if not was_there:
-            with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=ASIDE) as aside:
+            made = _write_files(sae, card, Path(aside), densities)
+            for name in _IN_ORDER:
+                if (made / name).exists():
+                    os.replace(made / name, folder / name)
+    except BaseException as error:
+        with suppress(OSError):
+            _clear(folder)
+            if not was_there:
                 folder.rmdir()
+        if isinstance(error, OSError):
+            choose = "Choose a folder that can be written to and has space."
+            raise cannot_write("The SAE", folder, error, hint=choose) from error
         raise
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a publication left; only a new or an empty folder, or one that was cut off, comes here. Weights go first."""
+    for name in reversed(_IN_ORDER):
+        (folder / name).unlink(missing_ok=True)
+    for aside in folder.glob(f"{ASIDE}*"):
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_files(sae: SAE, card: str, folder: Path, densities: Tensor | None) -> Path:

@@ -217,11 +217,26 @@ def _kept_progress(run: Run) -> dict[str, Any]:
 
 
 def _is_starting(run: Run) -> bool:
-    """Whether its worker may be on its way to the lock; a slow machine takes its time, and the clock may have been set back."""
+    """Whether its worker may be on its way to the lock; a slow machine takes its time, and the clock may have been set."""
+    has_begun = run.heartbeat > run.queued and run.phase != "waiting"  # one that waits begins anew
+    if run.state != "queued" or has_begun:
+        return False
     silent = abs(time.time() - run.heartbeat)
-    return run.state == "queued" and (
-        silent < STARTING_S or (silent < SLOW_START_S and _is_there(run.pid))
+    return (
+        silent < STARTING_S
+        or (silent < SLOW_START_S and _is_there(run.pid))
+        or _is_worker(run.pid, run.id)
     )
+
+
+def _is_worker(pid: int | None, run_id: str) -> bool:
+    """Whether the process of this number is surely the run's worker: a child of this one, or /proc says so."""
+    if any(child.pid == pid and child.poll() is None for child in _children):
+        return True
+    try:
+        return run_id in Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except (OSError, ValueError):
+        return False
 
 
 def _is_there(pid: int | None) -> bool:
