@@ -1,6 +1,7 @@
 """Second pass: how the model predicts when something else stands at the site."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -44,15 +45,15 @@ def compare(
     "zero_everywhere" (all of them, as sae-lens does).
     """
     names = [CLEAN, *stand_ins, ZERO, ZERO_EVERYWHERE]
+    second = _SecondPass(model, sae, text, stand_ins, sums)
     for context in range(len(text)):
-        block = block_of(torch.tensor([context]), len(text))
         clean_log_p = None
         for group in _groups(names, max(1, MAX_LOGITS // (text.ids.shape[1] * model.d_vocab))):
-            logits = _logits(model, sae, text, context, group, stand_ins, sums)
+            logits = second.logits(context, group)
             for row, name in enumerate(group):
                 log_p = logits[row].float().log_softmax(-1)
                 clean_log_p = log_p if clean_log_p is None else clean_log_p
-                _add(sums, name, block, text, context, log_p, clean_log_p)
+                second.add(name, context, log_p, clean_log_p)
         done(text.ids.shape[1])
 
 
@@ -62,37 +63,65 @@ def _groups(names: list[str], size: int) -> Iterator[list[str]]:
         yield group
 
 
-def _logits(
-    model: LanguageModel,
-    sae: SAE,
-    text: EvalText,
-    context: int,
-    names: list[str],
-    stand_ins: Mapping[str, StandIn],
-    sums: Sums,
-) -> Float[Tensor, "n_names n_pos d_vocab"]:
-    mask = text.mask[context].to(model.device)
-    block = block_of(torch.tensor([context]), len(text)).expand(int(mask.sum()))
+@dataclass(frozen=True, slots=True)
+class _SecondPass:
+    """One context after the other, with all that may stand at the site as rows of a batch."""
 
-    def change(name: str, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
-        if name not in stand_ins:
-            return _ablation(name, site.written, mask).float()
-        target = site.target.float()
-        change = stand_ins[name](site).float() - target
-        errors = change[mask].square().sum(-1)
-        sums.add(f"sse.{name}", block, errors)
-        if name == WITH_SAE:
-            around_mean = (stand_ins[MEAN](site) - target)[mask].square().sum(-1)
-            sums.add("legacy", block, 1 - errors / around_mean)
-        return change * mask[:, None]
+    model: LanguageModel
+    sae: SAE
+    text: EvalText
+    stand_ins: Mapping[str, StandIn]
+    sums: Sums
 
-    def vary(i: int, read: Tensor, written: Tensor) -> Tensor:
-        site = site_record(model, sae, read[:1], written[:1])
-        changes = torch.stack([change(name, site) for name in names])
-        return add_at_site(written.expand(len(changes), *written.shape[1:]), changes)
+    def logits(self, context: int, names: list[str]) -> Float[Tensor, "n_names n_pos d_vocab"]:
+        """Of the context with each of the stand-ins; their errors at the site are added on the way."""
+        mask = self.text.mask[context].to(self.model.device)
+        block = self._block(context, int(mask.sum()))
 
-    ids = model.batch(text.ids[context])
-    return forward_variants(as_stack(model, sae), ids, Variants(len(names), vary))
+        def change(name: str, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
+            if name not in self.stand_ins:
+                return _ablation(name, site.written, mask).float()
+            target = site.target.float()
+            change = self.stand_ins[name](site).float() - target
+            errors = change[mask].square().sum(-1)
+            self.sums.add(f"sse.{name}", block, errors)
+            if name == WITH_SAE:
+                around_mean = (self.stand_ins[MEAN](site) - target)[mask].square().sum(-1)
+                self.sums.add("legacy", block, 1 - errors / around_mean)
+            return change * mask[:, None]
+
+        def vary(i: int, read: Tensor, written: Tensor) -> Tensor:
+            site = site_record(self.model, self.sae, read[:1], written[:1])
+            changes = torch.stack([change(name, site) for name in names])
+            return add_at_site(written.expand(len(changes), *written.shape[1:]), changes)
+
+        ids = self.model.batch(self.text.ids[context])
+        stack = as_stack(self.model, self.sae)
+        return forward_variants(stack, ids, Variants(len(names), vary))
+
+    def add(
+        self,
+        name: str,
+        context: int,
+        log_p: Float[Tensor, "n_pos d_vocab"],
+        clean_log_p: Float[Tensor, "n_pos d_vocab"],
+    ) -> None:
+        """Losses and divergences of one stand-in; a position predicts the next token if there is one."""
+        mask = self.text.mask[context].to(log_p.device)
+        predicts = (mask & self.text.has_next[context].to(log_p.device)).nonzero()[:, 0]
+        losses = -log_p[predicts, self.text.ids[context].to(log_p.device)[predicts + 1]]
+        block = self._block(context, len(losses))
+        self.sums.add(f"ce.{name}", block, losses)
+        if name == CLEAN:
+            self.sums.add("n_ce", block, torch.ones_like(losses))
+            self.sums.add("n_kl", self._block(context, 1), mask.sum()[None])
+            return
+        kl = (clean_log_p[mask].exp() * (clean_log_p[mask] - log_p[mask])).sum(-1)
+        self.sums.add(f"kl.{name}", self._block(context, len(kl)), kl)
+
+    def _block(self, context: int, n: int) -> Int[Tensor, " n"]:
+        """Which block of contexts this one's `n` values belong to."""
+        return block_of(torch.tensor([context]), len(self.text)).expand(n)
 
 
 def _ablation(
@@ -101,24 +130,3 @@ def _ablation(
     if name == CLEAN:
         return torch.zeros_like(written)
     return -written if name == ZERO_EVERYWHERE else -written * mask[:, None]
-
-
-def _add(
-    sums: Sums,
-    name: str,
-    block: Int[Tensor, "1"],
-    text: EvalText,
-    context: int,
-    log_p: Float[Tensor, "n_pos d_vocab"],
-    clean_log_p: Float[Tensor, "n_pos d_vocab"],
-) -> None:
-    mask = text.mask[context].to(log_p.device)
-    predicts = (mask & text.has_next[context].to(log_p.device)).nonzero()[:, 0]
-    losses = -log_p[predicts, text.ids[context].to(log_p.device)[predicts + 1]]
-    sums.add(f"ce.{name}", block.expand(len(losses)), losses)
-    if name == CLEAN:
-        sums.add("n_ce", block.expand(len(losses)), torch.ones_like(losses))
-        sums.add("n_kl", block, mask.sum()[None])
-        return
-    kl = (clean_log_p[mask].exp() * (clean_log_p[mask] - log_p[mask])).sum(-1)
-    sums.add(f"kl.{name}", block.expand(len(kl)), kl)

@@ -18,12 +18,11 @@ from saescope.evals.evaluation import (
     KLDivergence,
     PositionBin,
     Shrinkage,
-    Verdict,
 )
 from saescope.evals.reconstruction import Reconstruction
 from saescope.evals.sums import MIN_BLOCKS, Sums, interval, once, resampled
 from saescope.evals.text import EvalText
-from saescope.evals.verdict import DENSE, judge
+from saescope.evals.verdict import DENSE, Measured, judge
 from saescope.saes import SAE
 from saescope.splice import read_hook, write_hook
 
@@ -75,7 +74,7 @@ def report(
         baselines=made,
         intervals=intervals,
         saelens=_saelens(value),
-        verdict=_verdict(sae, found, value, density, made, intervals),
+        verdict=judge(_measured(sae, found, value, density, made, intervals)),
         warnings=warnings,
         n_fired=tuple(found.n_fired.tolist()),
     )
@@ -209,16 +208,16 @@ def _saelens(value: Mapping[str, float | None]) -> dict[str, float]:
     return known
 
 
-def _verdict(
+def _measured(
     sae: SAE,
     found: Reconstruction,
     value: Mapping[str, float | None],
     density: Float[Tensor, " d_sae"],
     baselines: Baselines | None,
     intervals: dict[str, Interval],
-) -> Verdict:
+) -> Measured:
     zero, clean = value["ce.zero_ablation"], value["ce.clean"]
-    return judge(
+    return Measured(
         n_tokens=found.n_tokens,
         l0=value["l0"] or 0.0,
         explained_variance=value["explained_variance"],

@@ -1,5 +1,7 @@
 """From numbers to a verdict that a newcomer understands: how good, why, and what to change."""
 
+from dataclasses import dataclass
+
 from saescope.evals.evaluation import Baselines, Interval, Level, Reason, Verdict
 
 GOOD_EV, FAIR_EV = 0.75, 0.5
@@ -24,36 +26,40 @@ Finding = tuple[Level, Reason]
 """The best level that the finding leaves possible."""
 
 
-def judge(
-    *,
-    n_tokens: int,
-    l0: float,
-    explained_variance: float | None,
-    ce_score: float | None,
-    ablation_cost: float | None,
-    dead_share: float,
-    dense_share: float,
-    l2_ratio: float,
-    baselines: Baselines | None,
-    intervals: dict[str, Interval],
-    transcoder: bool,
-) -> Verdict:
-    """`ablation_cost` is what zeroing the site costs in nats; where that is little, a CE score says little."""
-    if explained_variance is None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What the verdict rests on."""
+
+    n_tokens: int
+    l0: float
+    explained_variance: float | None
+    ce_score: float | None
+    ablation_cost: float | None
+    """What zeroing the site costs in nats a token; where that is little, a CE score says little."""
+    dead_share: float
+    dense_share: float
+    l2_ratio: float
+    baselines: Baselines | None
+    intervals: dict[str, Interval]
+    transcoder: bool
+
+
+def judge(found: Measured) -> Verdict:
+    """The level is that of the worst finding; every finding is a reason."""
+    ev = found.explained_variance
+    if ev is None:
         return Verdict(
             "unknown",
             _SUMMARIES["unknown"],
             (Reason("Explained variance is undefined here.", "Evaluate on more text."),),
         )
     findings: list[Finding] = [
-        _reconstruction(explained_variance),
-        *_predictions(ce_score, ablation_cost),
-        *_sparsity(l0, dead_share, dense_share, n_tokens),
-    ]
-    findings += [
-        *_shrinkage(l2_ratio),
-        *_against(baselines, explained_variance, transcoder=transcoder),
-        *_certainty(intervals, n_tokens),
+        _reconstruction(ev),
+        *_predictions(found.ce_score, found.ablation_cost),
+        *_sparsity(found),
+        *_shrinkage(found.l2_ratio),
+        *_against(found.baselines, ev, transcoder=found.transcoder),
+        *_certainty(found.intervals, found.n_tokens),
     ]
     ordered = sorted(findings, key=lambda finding: _RANK[finding[0]])
     level = ordered[0][0]
@@ -113,9 +119,10 @@ def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
     ]
 
 
-def _sparsity(l0: float, dead: float, dense: float, n_tokens: int) -> list[Finding]:
+def _sparsity(found: Measured) -> list[Finding]:
     findings = list[Finding]()
-    if l0 == 0:
+    dead, dense, n_tokens = found.dead_share, found.dense_share, found.n_tokens
+    if found.l0 == 0:
         findings.append(
             (
                 "wrong",

@@ -31,7 +31,6 @@ class Deadness:
 
 
 def resample(
-    params: Params,
     adam: Adam,
     deadness: Deadness,
     batch: Batch,
@@ -41,7 +40,7 @@ def resample(
     generator: torch.Generator,
 ) -> int:
     """Point each dead feature at an input that is reconstructed badly (drawn by squared loss); returns how many."""
-    dead = deadness.mask.nonzero().flatten()
+    params, dead = adam.params, deadness.mask.nonzero().flatten()
     n_dead = len(dead)
     if not n_dead or n_dead == len(deadness.idle):
         return 0

@@ -267,7 +267,6 @@ class Trainer:
         last_round = self.cfg.n_steps - max(self.cfg.decay, every)  # later ones could not settle
         if objective.revival == "resample" and self.step % every == 0 and self.step <= last_round:
             resample(
-                self.params,
                 self.adam,
                 self.deadness,
                 batch,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from saescope.evals import Baseline, Baselines, Interval, Verdict
-from saescope.evals.verdict import judge
+from saescope.evals.verdict import Measured, judge
 
 BASELINES = Baselines(Baseline(32, 0.1, 0.2), Baseline(32, 0.5, 0.6), 150)
 GOOD: dict[str, Any] = {
@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
 
 
 def judged(changed: dict[str, Any]) -> Verdict:
-    return judge(**{**GOOD, **changed})
+    return judge(Measured(**{**GOOD, **changed}))
 
 
 def test_a_good_sae_is_good_and_says_what_it_was_compared_with() -> None:
