@@ -51,8 +51,12 @@ class SparseActs:
 
     def at(self, positions: Int[Tensor, " n"], features: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Activations at (position, feature) pairs; 0 where the feature does not fire."""
+        # A pair is one number, position-major; within a position the entries are in no order, so
+        # the keys are sorted first.
         keys, order = (self.positions * self.d_sae + self.features).sort()
         wanted = positions * self.d_sae + features
+        # For a pair that is not there `place` points at its successor, or past the end: only those
+        # in `keys` are read.
         place = torch.searchsorted(keys, wanted)
         fires = torch.isin(wanted, keys)
         found = self.values.new_zeros(len(wanted))
@@ -102,6 +106,8 @@ def concat(parts: list[SparseActs]) -> SparseActs:
 def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
     """relu(topk(hidden_pre)): at most k positive entries a position (Gao et al. 2024, arXiv:2406.04093)."""
     values, features = hidden_pre.topk(k, dim=-1, sorted=False)
+    # [n_pos, k] -> [n_pos * k]: row-major flattening keeps entries sorted by position, as CSR
+    # needs.
     positions = torch.arange(len(values), device=values.device).repeat_interleave(k)
     keep = values.flatten() > 0
     return from_entries(
@@ -113,6 +119,7 @@ def batch_topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: float) -> Spars
     """The `k * n_pos` largest positive entries of the whole batch (Bussmann et al. 2024, arXiv:2412.06410)."""
     acts = hidden_pre.relu().flatten()
     values, flat = acts.topk(int(k * len(hidden_pre)), sorted=False)
+    # topk gives the entries by size; sorted flat indices are in reading order again.
     flat = flat[values > 0].sort().values
     n_pos, d_sae = hidden_pre.shape
     return from_entries(acts[flat], flat % d_sae, flat // d_sae, n_pos, d_sae)
@@ -139,5 +146,7 @@ def sparse_dot(
     at: Float[Tensor, "n_pos d_out"],
 ) -> Float[Tensor, " nnz"]:
     """`rows[feature] . at[position]` for each entry, in bounded memory."""
+    # Two gathers of [chunk, d_out] exist at a time; for all entries at once they would be nnz *
+    # d_out numbers each.
     chunks = zip(positions.split(4 * CHUNK), features.split(4 * CHUNK), strict=True)
     return torch.cat([(rows[f] * at[p]).sum(-1) for p, f in chunks] or [at.new_zeros(0)])

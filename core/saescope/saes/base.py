@@ -49,6 +49,7 @@ class SAE(nn.Module):
         super().__init__()
         self.cfg = cfg
         check_shapes(self.shapes(cfg), tensors)
+        # Feature-major: free where W_enc came as the transpose of such memory (docs/decisions/003).
         self.register_buffer("encoder", tensors["W_enc"].T.contiguous())
         self.register_buffer("decoder", tensors["W_dec"].contiguous())
         for name in ("b_dec", *self.biases):
@@ -125,6 +126,7 @@ class SAE(nn.Module):
     def scale(self, x: Float[Tensor, "n_pos d_in"]) -> Scale | None:
         """The normalisation that each position's own input asks for; None if there is none."""
         if self.cfg.normalize_activations == "constant_norm_rescale":
+            # The norm of each position becomes sqrt(d_in).
             factor = self.cfg.d_in**0.5 / x.norm(dim=-1, keepdim=True)
             return Scale(torch.zeros_like(factor), factor, 1 / factor)
         if self.cfg.normalize_activations == "layer_norm":
@@ -215,6 +217,7 @@ class SAE(nn.Module):
         """A new SAE with unit decoder rows: activations grow by the old norms, the reconstruction stays the same."""
         norm = self.decoder.norm(dim=-1).clamp(min=1e-8)
         changed = {"W_enc": self.W_enc * norm, "W_dec": self.decoder / norm[:, None]}
+        # r_mag is the log of a ratio of two pre-activations, which grow alike.
         changed |= {name: getattr(self, name) * norm for name in self.biases if name != "r_mag"}
         return self._with(self.cfg, changed)
 
@@ -235,6 +238,7 @@ class SAE(nn.Module):
             "W_dec": self.decoder @ unwhiten,
             "b_dec": self.b_dec @ unwhiten + mean,
         }
+        # Where the encoder subtracts b_dec, the new b_dec holds the mean already.
         if not self.cfg.apply_b_dec_to_input:
             changed |= self._shift_biases(-(mean @ W_enc))
         return self._with(replace(self.cfg, normalize_activations="none"), changed)
@@ -248,6 +252,8 @@ class SAE(nn.Module):
             changed |= self._shift_biases(-(centre_in.to(self.W_enc) @ self.W_enc))
         if centre_in is not None and self.W_skip is not None:
             b_dec = changed.get("b_dec", tensors["b_dec"])
+            # The skip path reads the raw input now: what the centre would have taken off comes off
+            # the bias.
             changed["b_dec"] = b_dec - self.W_skip @ centre_in.to(self.W_skip)
         return self._with(self.cfg, changed) if changed else self
 

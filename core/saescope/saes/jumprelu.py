@@ -29,4 +29,5 @@ class JumpReLUSAE(SAE):
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         hidden_pre = times_rows(x, self.encoder, self.b_enc)
+        # relu, too: a threshold below zero would let negative pre-activations through.
         return from_dense(hidden_pre.relu() * (hidden_pre > self.threshold))

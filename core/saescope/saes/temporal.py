@@ -129,6 +129,8 @@ class TemporalSAE(SAE):
 
     def encode_codes(self, x: Tensor) -> Codes:
         """Novel features and the predicted part, of `x` `[*batch, n_pos, d_in]`."""
+        # [*batch, n_pos, d_in] -> [n_sequences, n_pos, d_in]; attention must not look across
+        # sequences.
         sequences = self.flatten(x).reshape(-1, x.shape[-2] if x.ndim > 1 else 1, self.cfg.d_in)
         codes = [self._codes(self._prepare(sequence)) for sequence in sequences]
         return Codes(
@@ -179,6 +181,8 @@ class TemporalSAE(SAE):
             # The context of a position is what came before it: shifted by one, the first position sees zeros.
             z_pred = self._attend(layer, F.pad(z_input, (0, 0, 1, 0))[:-1], z_input).relu()
             direction = z_pred @ self.decoder
+            # Project the residual off the predicted direction: only its direction counts, not how
+            # strong the prediction was.
             norm = direction.norm(dim=-1, keepdim=True) + EPS
             residual = (
                 residual - (direction * residual).sum(-1, keepdim=True) / norm.pow(2) * direction

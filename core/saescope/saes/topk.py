@@ -44,6 +44,8 @@ class NormScaledSAE(SAE):
 
     def _hidden_pre(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
         hidden_pre = times_rows(x, self.encoder, self.b_enc)
+        # Ranked with the norm: a feature with a long row matters more for the reconstruction at the
+        # same pre-activation.
         return (
             hidden_pre * self.decoder.norm(dim=-1)
             if self.cfg.rescale_acts_by_decoder_norm

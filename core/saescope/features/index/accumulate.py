@@ -29,6 +29,8 @@ class Accumulator:
         contexts = contexts.to(acts.values.device)
         firings = firings_of(acts, contexts.mask)
         self.statistics.add(firings, int(contexts.mask.sum()))
+        # After the statistics: which bands are still alive depends on the maximum, this batch
+        # included.
         self.examples.add(firings, contexts, self.statistics.maxima)
         self.sample.add(firings, contexts)
 

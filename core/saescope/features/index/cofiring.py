@@ -45,8 +45,10 @@ class Sample:
 def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
     """The `k` features with the largest phi to this one, of those that fire with it at `LEAST_TOGETHER` positions or more."""
     where = sample.where(feature)
+    # sizes[j]: how many features fire at the j-th position where this one does.
     sizes = sample.offsets.diff()[where].long()
     first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    # The ranges offsets[p]:offsets[p + 1] of those positions, laid end to end.
     entries = (
         sample.offsets[where].long().repeat_interleave(sizes)
         + torch.arange(int(sizes.sum()))
@@ -59,6 +61,8 @@ def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
         return []
     n_all, n_one = float(sample.n_counted), float(len(where))
     n_other = sample.n_fired[found]
+    # phi = (n n_11 - n_1. n_.1) / sqrt(n_1. n_.1 (n - n_1.) (n - n_.1)); 0 / 0 where a feature
+    # fires at every position.
     spread = (n_one * n_other * (n_all - n_one) * (n_all - n_other)).sqrt()
     phi = torch.where(
         spread > 0, (together[found] * n_all - n_one * n_other) / spread.clamp(min=1e-9), 0.0

@@ -40,6 +40,7 @@ class Corpus:
     def peek(self) -> Int[Tensor, "n context_size"]:
         """The next contexts, the same again until they are `counted`; call only before the end."""
         if not len(self.waiting):
+            # A context counts at most context_size - 1 positions: its first is left out.
             left = math.ceil((self.n_wanted - self.n_tokens) / (self.stream.cfg.context_size - 1))
             self.waiting = self.stream.take(min(self.most_rows, left))
         return self.waiting

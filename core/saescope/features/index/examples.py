@@ -39,6 +39,8 @@ class Examples:
         for_cards = fresh & ~quiz
         self._merge(self.top, firings, firings.features, entries, for_cards, by_strength)
         band, top_band = band_of(firings.values), band_of(maxima)
+        # A band's place is its number modulo N_BANDS: when the maximum grows, a new band takes the
+        # place of the one that falls out.
         in_range = band > top_band[firings.features] - N_BANDS
         keys = firings.features * N_BANDS + band % N_BANDS
         by_chance = partial(by_hash, self.seed, top_band)
@@ -56,6 +58,8 @@ class Examples:
     ) -> None:
         chosen = wanted.nonzero()[:, 0]
         value = worth(keys[chosen], _take(entries, chosen))
+        # Most firings lose against the last place already: dropping them here keeps the sort in
+        # `merge` small.
         better = value > worth(keys[chosen], table.last(keys[chosen]))
         chosen, value = chosen[better], value[better]
         # One of each context and key: the firings are sorted by feature and context, not by key.
@@ -92,6 +96,7 @@ class Examples:
 
 def band_of(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
     """`2^(band / 2) <= value < 2^((band + 1) / 2)`."""
+    # frexp has mantissas in [0.5, 1): the upper half octave starts at 0.5 * sqrt(2) = sqrt(0.5).
     mantissa, exponent = torch.frexp(values)
     return 2 * (exponent.long() - 1) + (mantissa >= 0.5**0.5)
 
@@ -99,6 +104,7 @@ def band_of(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
 def by_strength(keys: Int[Tensor, " n"], entries: Entries) -> Int[Tensor, " n"]:
     """The stronger the better; of equals the smaller hash. Positive floats are ordered as their bits are."""
     bits = entries.values.contiguous().view(torch.int32).long()
+    # 31 bits of the float above 31 bits of the inverted hash: one int64 orders by both.
     return torch.where(entries.values > 0, bits * 2**31 + (MOST - entries.contexts) // 2**32, -1)
 
 
@@ -118,6 +124,7 @@ def best_of(groups: Int[Tensor, " n"], worth: Int[Tensor, " n"]) -> Int[Tensor, 
     order = worth.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
     found = groups[order]
+    # The first of each run of equal groups is the worthiest.
     first = torch.ones(len(order), dtype=torch.bool, device=order.device)
     first[1:] = found[1:] != found[:-1]
     return order[first]

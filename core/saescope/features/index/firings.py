@@ -69,6 +69,8 @@ def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firing
     positions = acts.positions
     keep = (mask.flatten()[positions] & (acts.values > 0)).nonzero()[:, 0]
     positions, features = positions[keep], acts.features[keep].long()
+    # One key sorts by feature, then context, then position: `positions` here is row * context_size
+    # + pos.
     order = (features * mask.numel() + positions).argsort()
     positions = positions[order]
     return Firings(
@@ -82,6 +84,8 @@ def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firing
 def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m window"]:
     """What the feature of each chosen firing does at the tokens around it, as codes: 0 silent, else relative to the firing's own."""
     around = torch.arange(-BEFORE, AFTER + 1, device=chosen.device)
+    # [m, window]: the neighbours in the sorted list. At most one firing a token, so all within
+    # reach are among them.
     near = chosen[:, None] + around
     inside = (near >= 0) & (near < len(firings))
     near = near.clamp(0, max(0, len(firings) - 1))
@@ -93,6 +97,7 @@ def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m win
     inside &= (away >= -BEFORE) & (away <= AFTER)
     codes = encode_relative(firings.values[near], firings.values[own])
     found = torch.zeros(len(chosen), WINDOW + 1, dtype=torch.uint8, device=chosen.device)
+    # What is not inside goes into one column too many, which is cut off.
     found.scatter_(1, torch.where(inside, away + BEFORE, WINDOW), codes)
     return found[:, :WINDOW].contiguous()
 

@@ -46,6 +46,7 @@ def hash_order(seed: int, contexts: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 def is_quiz(contexts: Int[Tensor, " n"], share: float) -> Tensor:
     """Which contexts only quizzes may show; the same in every index, whatever its seed."""
+    # The hash is uniform on [0, 2^63): the share below a bound is the bound over 2^63.
     return mixed(contexts ^ _STEP) < int(share * 2**63)
 
 

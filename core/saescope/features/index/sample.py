@@ -57,6 +57,8 @@ class ContextSample:
                 key=lambda c: c.order,
             )
             self.n_entries += len(here)
+        # The random order decides, not the time of arrival: what is out of bounds once is out for
+        # good, so any batching gives the same sample.
         while len(self.kept) > self.most_contexts or self.n_entries > self.most_entries:
             last = self.kept.pop()
             self.end = min(self.end, last.order)
@@ -67,6 +69,7 @@ class ContextSample:
         starts = torch.arange(len(self.kept)).repeat_interleave(
             torch.tensor([len(c.features) for c in self.kept], dtype=torch.int64)
         )
+        # int16 positions + int64 starts: the sum is int64, which a long corpus needs.
         places = self._joined("positions", torch.int16) + starts * context_size
         offsets = torch.zeros(len(self.kept) * context_size + 1, dtype=torch.int32)
         offsets[1:] = torch.bincount(places, minlength=len(offsets) - 1).cumsum(0)

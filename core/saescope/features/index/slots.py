@@ -46,25 +46,35 @@ class SlotTable:
         """Put new entries where they belong; `windows` is asked for those alone that got a place."""
         if not len(keys):
             return
+        # Only the keys that get something are rewritten: [n_touched * n_slots] old entries, then
+        # the [n] new ones.
         touched, local = keys.unique(return_inverse=True)
         old = Entries(*(x[touched].flatten() for x in (self.values, self.contexts, self.positions)))
         n_old = len(old.values)
+        # owners[i] is the row of `touched` that entry i competes in.
         owners = torch.cat(
             [torch.arange(len(touched), device=keys.device).repeat_interleave(self.n_slots), local]
         )
         both = Entries(*(torch.cat(pair) for pair in zip(old, new, strict=True)))
         worth = priority(touched[owners], both)
+        # An empty place is worth less than anything, whatever the priority makes of its zeros.
         worth[:n_old][old.values == 0] = -1
         order, ranks = _ranked(owners, worth)
         good = (ranks < self.n_slots) & (worth[order] >= 0)
+        # places: flat indices into [n_keys * n_slots]; no two entries have the same, as a rank is
+        # unique within its owner.
         order, places = order[good], touched[owners[order[good]]] * self.n_slots + ranks[good]
         kept = torch.zeros(len(order), WINDOW, dtype=torch.uint8, device=keys.device)
         is_new = order >= n_old
+        # Entries that stay carry their window along; `order` below n_old counts the places of
+        # `touched` alone.
         kept[~is_new] = self.windows[touched].flatten(0, 1)[order[~is_new]]
         kept[is_new] = windows(order[is_new] - n_old)
         self._write(touched, places, Entries(*(x[order] for x in both)), kept)
 
     def _write(self, touched: Tensor, places: Tensor, entries: Entries, kept: Tensor) -> None:
+        # Places that nothing takes must read as empty: the old values would make ghosts of entries
+        # that moved up.
         self.values[touched] = 0
         self.windows[touched] = 0
         for table, found in zip((self.values, self.contexts, self.positions), entries, strict=True):
@@ -86,8 +96,11 @@ class SlotTable:
 
 def _ranked(owners: Int[Tensor, " n"], worth: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
     """Entries by owner, the worthiest first, and the place of each in its owner's list."""
+    # Sorted by worth, then stably by owner: within an owner the worthiest stays first, and equals
+    # keep their order.
     order = worth.argsort(descending=True, stable=True)
     order = order[owners[order].argsort(stable=True)]
     sizes = torch.bincount(owners)
+    # Where the owner of each sorted entry begins; the distance to it is the rank.
     starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     return order, torch.arange(len(order), device=order.device) - starts

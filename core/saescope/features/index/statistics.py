@@ -67,17 +67,22 @@ class FeatureStatistics:
         self.n_fired.index_add_(0, firings.features, ones)
         # Unlike index_add_ this adds in the same order on a GPU, too: a resumed run must end with the same bits.
         self.sums.index_put_((firings.features,), firings.values.double(), accumulate=True)
+        # The bins hang from the octave of the maximum: as it grows, what was counted moves down
+        # before anything new is counted.
         before, fired = self.top_octave, self.maxima > 0
         self.maxima.scatter_reduce_(0, firings.features, firings.values, "amax")
         top = self.top_octave
         self._shift(torch.where(fired, top - before, 0))
         scale = scale_of(firings.values)
         bins = _bins(top[firings.features] - scale.octave, scale.step)
+        # [d_sae, n_bins] as one long vector, so that feature and bin are one index. Integers: the
+        # order of adding is no matter.
         self.counts.view(-1).index_add_(0, firings.features * N_COUNTED + bins, ones.int())
 
     @property
     def histogram(self) -> Int[Tensor, "d_sae n_bins"]:
         """Counts by quarter octaves; the last four belong to the octave of the maximum."""
+        # [d_sae, n_counted] -> [d_sae, n_counted / 5, 5] -> quarters of an octave.
         quarters = self.counts.unflatten(1, (-1, STEPS // QUARTERS)).sum(2, dtype=torch.int32)
         lowest = quarters[:, : 1 - N_BINS].sum(1, keepdim=True, dtype=torch.int32)
         return torch.cat([lowest, quarters[:, 1 - N_BINS :]], dim=1)
@@ -87,6 +92,8 @@ class FeatureStatistics:
 
         Good to 1.8 % (half a twentieth of an octave); 0, too, where it is less than an 8,000th of the maximum.
         """
+        # The place of the quantile among the sorted activations, as numpy's method "linear" has it;
+        # float64 holds it exactly.
         place = TYPICAL * (self.n_fired - 1).clamp(min=0).double()
         lower = place.floor().long()
         low, high = (self._at_rank(rank).double() for rank in (lower, lower + 1))
@@ -96,6 +103,7 @@ class FeatureStatistics:
     def _at_rank(self, rank: Int[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
         """The activation with so many weaker ones: the centre of its bin, or the maximum itself; 0 in the lowest bin, which has none."""
         bins = [
+            # The bin in which the running count first exceeds the rank.
             torch.searchsorted(counts.cumsum(1), wanted[:, None], right=True)[:, 0]
             for counts, wanted in zip(self.counts.split(CHUNK), rank.split(CHUNK), strict=True)
         ]
@@ -109,6 +117,8 @@ class FeatureStatistics:
         grown = n_octaves.nonzero()[:, 0]
         old = self.counts[grown]
         depth, step = _places(old.device)
+        # [n_grown, n_counted]: where each bin's count goes; several meet in the lowest, so it is
+        # added, not written.
         bins = _bins(depth + n_octaves[grown, None], step.expand(len(grown), -1))
         self.counts[grown] = torch.zeros_like(old).scatter_add_(1, bins, old)
 

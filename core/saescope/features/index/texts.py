@@ -33,6 +33,8 @@ class ContextLog:
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS contexts (number INTEGER PRIMARY KEY, hash INTEGER UNIQUE, ids BLOB)"
             )
+            # Rows after the checkpoint belong to batches that will be read again; kept, they would
+            # not be fresh any more.
             self._database.execute("DELETE FROM contexts WHERE number >= ?", (n_contexts,))
             self._database.execute("BEGIN")
 

@@ -57,6 +57,8 @@ class Step:
     def finish(self, grads: Grads, to_output: Tensor, batch: Batch, pre_sum: Tensor) -> None:
         """The gradients that need no entries: b_dec and W_skip from dloss/d(sae_out), b_dec also through the encoder's input."""
         grads.add("b_dec", to_output.sum(0))
+        # The encoder reads x - b_dec: d(pre)/d(b_dec) = -W_enc, so the sum over positions needs
+        # only the summed d(loss)/d(pre).
         if self.objective.apply_b_dec_to_input:
             grads["b_dec"].sub_(pre_sum @ self.params["encoder"])
         if self.objective.skip:

@@ -93,7 +93,10 @@ def auxk(
         if k_aux < n_dead:
             top = part.topk(k_aux, dim=1, sorted=False)
             acts = torch.zeros_like(part).scatter_(1, top.indices, top.values)
+            # AuxK ranks without relu: a kept negative pre-activation has a
+            # gradient as well, so `acts > 0` would not do.
             keep = torch.zeros_like(part).scatter_(1, top.indices, 1.0)
+        # `residual` is sae_out - y: the dead features should sum to its negative.
         difference = times_rows(acts, columns).add_(residual)
         loss += torch.linalg.vector_norm(difference).square()
         to_out = difference.mul_(2 * weight / n_pos)
@@ -123,6 +126,7 @@ def ghost(
         scale = negative.norm(dim=-1) / (1e-6 + 2 * out.norm(dim=-1))
         difference = (out * scale[:, None]).add_(negative)
         square = difference.square().sum(-1)
+        # Both factors are constants to the gradient, as in sae-lens (detached there).
         factor = negative.square().sum(-1) / (square + 1e-6)
         loss += (square * factor).sum()
         to_out = difference.mul_((2 * coefficient / n_pos * factor * scale)[:, None])

@@ -43,7 +43,11 @@ def top_of_rows(
         top = values.topk(k, dim=1, sorted=False)
         return top.values, top.indices
     stride = width // group
+    # Each of the k largest values lies in a group whose maximum is among the k largest maxima: k
+    # groups of `group` members are enough.
     best = top_of_rows(values.view(len(values), group, stride).amax(1), k)[1]
+    # Group g holds columns g, g + stride, g + 2 stride, ...: [n, k] -> [n, group, k] -> [n, group *
+    # k].
     members = (
         best[:, None, :] + torch.arange(0, width, stride, device=values.device)[None, :, None]
     ).flatten(1)
@@ -65,6 +69,7 @@ def above(values: Float[Tensor, "n d_sae"], cut: float) -> Found:
     group = next((size for size in (16, 8, 4, 2) if width % size == 0), 1)
     grouped = values.view(n_rows, group, width // group)
     rows, groups = (grouped.amax(1) > cut).nonzero(as_tuple=True)
+    # [n_rows, group, stride] indexed by (row, column) pairs -> [n_hit_groups, group].
     members = grouped[rows, :, groups]
     hit, place = (members > cut).nonzero(as_tuple=True)
     features = groups[hit] + place * (width // group)

@@ -34,6 +34,8 @@ class JumpReLUStep(ReluStep):
         hidden_pre = support.values + support.take(self._floor())
         threshold = support.take(self.params["threshold"])
         active = hidden_pre > threshold
+        # The pseudo-derivative of the step: 1 within half a bandwidth of the threshold
+        # (arXiv:2407.14435).
         near = rectangle((hidden_pre - threshold) / bandwidth)
         acts = hidden_pre * active
         error = self.error(support.decode(acts, decoder), part.batch)
@@ -42,6 +44,8 @@ class JumpReLUStep(ReluStep):
         penalty, to_fires = self._penalty(
             support, acts, active, grads, to_acts, weight=coefficients.sparsity / part.n_pos
         )
+        # f = pre * H(pre - theta): moving theta changes f by -theta at the jump, and the count of
+        # firings by -1.
         through = near.mul_(threshold * to_acts + to_fires).div_(bandwidth)
         to_pre = to_acts.mul_(active)
         grads.add("threshold", -support.by_feature(through))
@@ -95,6 +99,7 @@ class JumpReLUStep(ReluStep):
         )
         n_below = norm.new_zeros(len(features))
         for pre, at in zip(block.pre.split(ROWS), x.split(ROWS), strict=True):
+            # `pre` was shifted up by the floor, theta - bandwidth / 2.
             missing = (self.objective.jumprelu_bandwidth / 2 - pre).relu()  # threshold - hidden_pre
             below = (missing > 0).to(missing)
             to_encoder.addmm_(below.T, at)

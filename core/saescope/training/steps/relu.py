@@ -72,6 +72,8 @@ class ReluStep(Step):
         x = self.centred(batch.x)
         block = dead_block(self.objective, dead, len(x), x)
         grads = Grads()
+        # Sparse as long as few entries count; the last batch's density is the guess, and a wrong
+        # one costs time, never the result.
         support = self._entries(x, block) if self.density <= MAX_DENSITY else None
         if support is not None:
             outcomes = [self.backward(support, Part(x, batch, len(x)), grads, coefficients)]
@@ -84,6 +86,7 @@ class ReluStep(Step):
         if block is not None:
             error = torch.cat([outcome.error for outcome in outcomes])
             losses |= self.revive(block, x, error, grads, coefficients)
+        # d||w|| / dw = w / ||w||: what reached the norms goes on to the rows.
         if "norm" in grads:
             decoder = self.params["decoder"]
             grads["decoder"].addcmul_(decoder, (grads.pop("norm") / decoder.norm(dim=1))[:, None])

@@ -18,8 +18,11 @@ class StandardStep(ReluStep):
         error = self.error(support.decode(acts, decoder), part.batch)
         per_position, mse, to_output = squared(error, part)
         norm = support.take(decoder.norm(dim=1))
+        # The penalty is on f_i ||W_dec_i||, so that shrinking f and growing the decoder gains
+        # nothing.
         size, to_weighted = self._penalty(support, acts * norm)
         to_weighted = to_weighted * (coefficients.sparsity / part.n_pos)
+        # From the reconstruction and from the penalty, through relu.
         to_pre = support.dots(to_output, decoder).add_(to_weighted * norm).mul_(acts > 0)
         support.add_outer(grads, "decoder", acts, to_output)
         grads.add("norm", support.by_feature(acts * to_weighted))

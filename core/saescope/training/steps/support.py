@@ -123,6 +123,8 @@ class SparseSupport:
     @cached_property
     def _grouped(self) -> tuple[Tensor, Tensor, Tensor]:
         """Entries sorted by feature: their order, their positions, and where each feature's begin."""
+        # Transposing the CSR: entries by feature, stably, so that sums run in the order of
+        # positions on every run.
         order = self.features.sort(stable=True).indices
         counts = torch.bincount(self.features, minlength=self.d_sae)
         return order, self.positions[order], F.pad(counts.cumsum(0), (1, 0)).int()

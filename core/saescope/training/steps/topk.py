@@ -81,8 +81,10 @@ class TopKStep(Step):
         coefficients: Coefficients,
     ) -> StepResult:
         n_pos, decoder = len(batch.x), self.params["decoder"]
+        # [nnz]: ranked with the norm, decoded without it.
         acts = kept.values / kept.take(ranking.norm)
         levels = Levels(kept, self.objective.matryoshka_widths)
+        # [n_levels, n, d_out]; sae_out - y of every prefix once b_dec and the skip are in.
         errors = levels.decode(acts, decoder)
         for error in errors:
             self.error(error, batch)
@@ -94,7 +96,9 @@ class TopKStep(Step):
             f"inner_mse_loss_{width}": part.mean()
             for width, part in zip(widths, squared, strict=False)
         }
+        # A feature of level l is in prefixes l, l + 1, ...: its gradient sums theirs.
         to_output = _suffix_sums(errors.mul_(2 / n_pos))
+        # [nnz] in the order of `kept`. Selection is constant, so d f / d pre = 1 at what was kept.
         to_pre = levels.dots(to_output, decoder)
         grads = Grads(
             encoder=kept.outer(to_pre, ranking.x),
@@ -169,6 +173,7 @@ class Levels:
             self.features, self.offsets, self.rows = kept.features, kept.offsets, kept.positions
             return
         edges = torch.tensor(widths[:-1], device=kept.features.device, dtype=torch.int32)
+        # Row of (level, position); sorting by row is what CSR of [n_levels * n_pos] needs.
         rows = torch.bucketize(kept.features, edges, right=True).int() * self.n_pos + kept.positions
         self.rows, self.order = rows.sort(stable=True)
         self.features = kept.features[self.order]
@@ -242,6 +247,8 @@ class BatchTopKStep(TopKStep):
         if n_found <= wanted:
             return found
         smallest = found.values.kthvalue(n_found - wanted + 1).values
+        # All above the smallest wanted value, and of those equal to it as many as are left: exactly
+        # `wanted` entries.
         keep = found.values > smallest
         ties = (found.values == smallest).nonzero().flatten()
         keep[ties[: wanted - int(keep.sum())]] = True
