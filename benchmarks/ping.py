@@ -1,7 +1,12 @@
-"""How long a ping waits while 16 callers keep the server busy with the embedded SAE: p50, p99 and the longest, in milliseconds."""
+"""How long a ping waits while 16 callers keep the server busy with the embedded SAE: p50, p99 and the longest, in milliseconds.
 
+`ping.py [seconds]` measures on stdio and then over HTTP, where every caller has a session of its own.
+"""
+
+import http.client
 import itertools
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -78,7 +83,52 @@ class Wire:
                 answered.set()
 
 
-def pings(wire: Wire, seconds: float) -> list[float]:
+class Http:
+    """A server on loopback; each thread that asks has a session and a connection of its own."""
+
+    def __init__(self) -> None:
+        with socket.socket() as trial:
+            trial.bind(("127.0.0.1", 0))
+            self.port = trial.getsockname()[1]
+        command = [sys.executable, "-m", "saescope_mcp", "--http", "--port", str(self.port)]
+        self.server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self.ids, self.own = itertools.count(1), threading.local()
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+
+    def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if not hasattr(self.own, "line"):
+            self.own.line, self.own.session = (
+                http.client.HTTPConnection("127.0.0.1", self.port, timeout=120),
+                {},
+            )
+            self._post({"method": "initialize", "params": HELLO, "id": next(self.ids)})
+            self._post({"method": "notifications/initialized"})
+        said = self._post({"method": method, "params": params, "id": next(self.ids)})
+        return next(json.loads(line[5:]) for line in said.splitlines() if '"jsonrpc"' in line)
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self.ask("tools/call", {"name": tool, "arguments": arguments})["result"]
+
+    def _post(self, message: dict[str, Any]) -> str:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": HELLO["protocolVersion"],
+            **self.own.session,
+        }
+        self.own.line.request("POST", "/mcp", json.dumps({"jsonrpc": "2.0", **message}), headers)
+        reply = self.own.line.getresponse()
+        if session := reply.getheader("Mcp-Session-Id"):
+            self.own.session = {"Mcp-Session-Id": session}
+        return reply.read().decode()
+
+
+def pings(wire: Wire | Http, seconds: float) -> list[float]:
     """Milliseconds of each ping."""
     found: list[float] = []
     end = time.perf_counter() + seconds
@@ -90,9 +140,11 @@ def pings(wire: Wire, seconds: float) -> list[float]:
     return found
 
 
-def under_load(wire: Wire, seconds: float) -> tuple[list[float], int]:
+def under_load(wire: Wire | Http, seconds: float) -> tuple[list[float], int]:
     """Pings while the callers are at work, and how many calls were answered."""
-    sae = wire.call("load_sae", {})["structuredContent"]["sae"]
+    sae = None
+    while sae is None:
+        sae = wire.call("load_sae", {})["structuredContent"]["sae"]
     calls, over, done = mixed(sae), threading.Event(), itertools.count()
 
     def work(first: int) -> None:
@@ -114,9 +166,8 @@ def under_load(wire: Wire, seconds: float) -> tuple[list[float], int]:
     return found, next(done)
 
 
-def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
-    wire = Wire()
+def measure(kind: type[Wire | Http], seconds: float) -> None:
+    wire = kind()
     try:
         idle = pings(wire, 3)
         found, n_calls = under_load(wire, seconds)
@@ -124,10 +175,15 @@ def main() -> None:
         wire.server.kill()
     for what, times in (("idle", idle), (f"{CALLERS} callers", found)):
         p99 = statistics.quantiles(times, n=100)[98]
-        print(
-            f"{what}: p50 {statistics.median(times):.1f} ms, p99 {p99:.1f} ms, longest {max(times):.1f} ms ({len(times)} pings)"
-        )
+        p50, longest = statistics.median(times), max(times)
+        print(f"{kind.__name__}, {what}: p50 {p50:.1f} ms, p99 {p99:.1f}, longest {longest:.1f}")
     print(f"{n_calls} calls answered in {seconds:.0f} s")
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    for kind in (Wire, Http):
+        measure(kind, seconds)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ _WINDOWS = (
 )
 _PRIVATE = ("AppData", "Library")
 """Folders of a home that hold what programs keep for themselves, as hidden ones do elsewhere."""
+_NO_DISK = ("/proc", "/sys")
+"""What lies there calls itself a regular file of no length, and may have no end; a link to standard input leads there, too."""
 _F_GETPATH = 50
 """macOS: the fcntl that tells a descriptor's path."""
 
@@ -142,6 +144,8 @@ def open_file(
         FormatError: FILE_SUSPICIOUS: a pipe, a device, a folder, or larger than its kind is; FILE_READ_ERROR.
     """
     place, name = check_inside(path, field=field), Path(path).name
+    if any(place.is_relative_to(root) for root in _NO_DISK):
+        raise _suspicious(name, "something that the system makes up as it is read", field)
     # A pipe without a writer blocks an ordinary open; where a name has become a link by now, it is not followed.
     flags = os.O_RDONLY
     for flag in ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
@@ -210,14 +214,7 @@ def _own() -> Generator[None]:
 
 def _check(said: os.stat_result, name: str, limit: int | None, field: str) -> None:
     if not stat.S_ISREG(said.st_mode):
-        raise FormatError(
-            f"{name!r} is {_kind(said.st_mode)}, not a file.",
-            code="FILE_SUSPICIOUS",
-            field=field,
-            got=name,
-            allowed="a regular file",
-            hint="Load from a source you trust.",
-        )
+        raise _suspicious(name, _kind(said.st_mode), field)
     if limit is not None and said.st_size > limit:
         raise _too_large(name, said.st_size, limit, field)
 
@@ -256,6 +253,17 @@ def _kind(mode: int) -> str:
         stat.S_IFBLK: "a device",
     }
     return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+def _suspicious(name: str, what: str, field: str) -> FormatError:
+    return FormatError(
+        f"{name!r} is {what}, not a file.",
+        code="FILE_SUSPICIOUS",
+        field=field,
+        got=name,
+        allowed="a regular file",
+        hint="Load from a source you trust.",
+    )
 
 
 def _too_large(name: str, size: int, limit: int, field: str) -> FormatError:

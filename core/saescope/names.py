@@ -24,6 +24,10 @@ def nearest(word: str, choices: Iterable[str], n: int = 3) -> list[str]:
     return [by_lower[match] for match in get_close_matches(word.lower(), by_lower, n=n, cutoff=0.4)]
 
 
+WANDB_QUIETED = "_SAESCOPE_QUIETED_WANDB"
+"""Set where WANDB_MODE is ours and not the user's."""
+
+
 def home() -> Path:
     """Where models, handles and results are kept: `SAESCOPE_HOME`, else the platform's data folder."""
     chosen = os.environ.get("SAESCOPE_HOME")

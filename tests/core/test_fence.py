@@ -5,7 +5,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 import pytest
 
 from saescope import fence
-from saescope.errors import SaescopeError
+from saescope.errors import FormatError, SaescopeError
 from saescope.fence import Fence, fenced, is_system_folder, open_file, read_file
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and links of POSIX")
@@ -47,6 +47,24 @@ def test_only_a_regular_file_is_opened_and_nothing_blocks(inside: Path) -> None:
         "loop": "FILE_READ_ERROR",
         "file": "",
     }
+
+
+@pytest.mark.timeout(10)
+def test_what_the_system_makes_up_is_no_file_where_there_is_no_fence(tmp_path: Path) -> None:
+    places = ("/dev/stdin", "/dev/fd/0", "/dev/null", "/proc/self/environ", "/proc/self/mem")
+    there = [place for place in places if os.path.exists(place)]
+    read, write = os.pipe()
+    try:
+        for i, place in enumerate([*there, f"/dev/fd/{read}"]):
+            link = tmp_path / f"{i}.pt"
+            link.symlink_to(place)
+            for path in (Path(place), link):
+                with pytest.raises(FormatError) as caught:
+                    open_file(path)
+                assert caught.value.code == "FILE_SUSPICIOUS", path
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def test_a_file_is_at_most_as_large_as_its_kind(inside: Path) -> None:

@@ -108,6 +108,7 @@ async def test_wandb_without_a_login_is_refused_at_the_door(
 ) -> None:
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("saescope.training.loggers.find_spec", lambda name: name)
     state = AppState(settings.model_copy(update={"offline": False}))

@@ -91,8 +91,9 @@ class ShardSource(RowSource):
         if self._position == len(self._blocks):
             self.epoch, self._position = self.epoch + 1, 0
         name, start = self._blocks[self._order()[self._position]]
+        rows = self._read(name, start)
         self._position += 1
-        return self._read(name, start)
+        return rows
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"position": torch.tensor([self.epoch, self._position])}

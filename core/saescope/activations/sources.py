@@ -71,6 +71,8 @@ class TextSource(RowSource):
         self.fingerprint = hashlib.sha256(repr(said).encode()).hexdigest()
         self.memory_bytes = self.stream.memory_bytes
         self.epoch, self.n_supplied = 0, 0
+        self._taken = self._none = torch.empty(0, cfg.context_size, dtype=torch.int32)
+        """Contexts whose rows were not supplied yet: a stop in the middle of the forward pass loses none."""
 
     def next_rows(self) -> Rows:
         """The rows of the next forward pass.
@@ -79,15 +81,16 @@ class TextSource(RowSource):
             NotFoundError: DATASET_EMPTY: there is no text, or none but special tokens.
             NumericError: an activation is NaN or infinite.
         """
-        contexts = self.stream.take(self.n_contexts)
+        contexts = self._taken = (
+            self._taken if len(self._taken) else self.stream.take(self.n_contexts)
+        )
         mask = counted_positions(contexts, self.harvester.model.tokenizer.special_ids)
         found = self.harvester(contexts.clamp(min=0).long())
         mask = mask.to(self.device) & ~find_sinks(self.harvester.model, found)
         where = mask.flatten().nonzero().squeeze(1)
         rows = {name: x.flatten(0, 1).index_select(0, where) for name, x in found.items()}
         self.epoch = self.stream.epoch
-        self.n_supplied += n_rows(rows)
-        if self.epoch and not self.n_supplied:
+        if self.epoch and not self.n_supplied + n_rows(rows):
             raise empty_error(self.stream.dataset, self.stream.cfg)
         for name, x in rows.items():
             if not bool(x.float().sum().isfinite()):
@@ -95,12 +98,15 @@ class TextSource(RowSource):
                     f"The activations at {name} are not finite.",
                     hint="Load the model with dtype float32.",
                 )
+        self.n_supplied += n_rows(rows)
+        self._taken = self._none
         return rows
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.stream.state_dict() | {"n_rows": torch.tensor(self.n_supplied)}
+        own = {"n_rows": torch.tensor(self.n_supplied), "taken": self._taken}
+        return self.stream.state_dict() | own
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.n_supplied = int(state["n_rows"])
+        self.n_supplied, self._taken = int(state["n_rows"]), state["taken"].cpu()
         self.stream.load_state_dict(state)
         self.epoch = self.stream.epoch

@@ -106,7 +106,8 @@ def find(
         and all(word in row.text for word in words)
     ]
     if query:  # a release of exactly that name first
-        found.sort(key=lambda entry: entry.release != query.strip())
+        name = query.strip()
+        found.sort(key=lambda entry: entry.release != name)
     rows = [_row(entry) for entry in found[offset : offset + limit]]
     return Page(rows, len(found), [] if found else _nearest(query, model))
 
@@ -120,7 +121,7 @@ def on_this_machine() -> list[Entry]:
     found = (
         entry
         for entry in entries
-        if weights_file(entry.dialect, entry.path) in files[entry.repo_id]
+        if files[entry.repo_id] and weights_file(entry.dialect, entry.path) in files[entry.repo_id]
     )
     return [*{(entry.repo_id, entry.path): entry for entry in reversed([*found])}.values()][::-1]
 

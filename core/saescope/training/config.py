@@ -212,12 +212,24 @@ class TrainConfig:
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
         self._check_sizes()
+        self._check_text()
         self._check_site()
         if self.steered and not 0 < self.l0 <= self.d_sae:
             raise ConfigError(
                 f"k must be in (0, d_sae={self.d_sae}], got {self.l0}.", field="k", got=self.l0
             )
         _ = self.objective  # judges the rest
+
+    def _check_text(self) -> None:
+        if self.document_separator != "auto" and not self.join_documents:
+            raise ConfigError(
+                "Nothing stands between two documents that share no context.",
+                code="CONFLICTING_ARGUMENTS",
+                field="document_separator",
+                got=self.document_separator,
+                allowed="auto",
+                hint="Leave document_separator out, or join_documents=false.",
+            )
 
     def _check_sizes(self) -> None:
         whole = {

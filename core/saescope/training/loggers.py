@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from saescope.errors import ConfigError
+from saescope.names import WANDB_QUIETED
 from saescope.training.config import TrainConfig
 
 Log = Callable[[int, Mapping[str, float | int]], None]
@@ -59,9 +60,11 @@ def require_logger(logger: str, *, wandb_mode: str = "") -> None:
 
 
 def mode_of_wandb(*, offline: bool) -> str:
-    """The mode of a run that asks for wandb, which the server and the command line switch off for everybody else."""
-    said = os.environ.get("WANDB_MODE", "")
-    return "offline" if offline or said in ("offline", "dryrun") else "online"
+    """The mode of a run that asks for wandb: the user's WANDB_MODE, which the command line sets only where the user has not."""
+    said = "" if WANDB_QUIETED in os.environ else os.environ.get("WANDB_MODE", "")
+    if said == "disabled":
+        return said
+    return "offline" if offline or said in ("offline", "dryrun") else said or "online"
 
 
 def _has_login() -> bool:

@@ -204,19 +204,20 @@ def _disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
     return [short]
 
 
-def _text_tokens(cfg: TrainConfig, source: TextSource) -> int:
+def _text_tokens(source: TextSource) -> int:
     """About how many the text has; 0 if it is longer than what was read of it."""
     stream = source.stream
     if not stream.ended:
         return 0
-    n_tokens = (stream.slots.n_filled + stream.n_contexts) * (cfg.context_size - 1)
-    return max(1, min(n_tokens, source.n_supplied // stream.epoch) if stream.epoch else n_tokens)
+    n_contexts = stream.slots.n_filled + len(stream.overflow) + stream.n_contexts
+    n_given = stream.epoch * n_contexts + stream.n_contexts
+    return max(1, n_contexts * source.n_supplied // max(1, n_given))
 
 
 def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
     name = saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip)
     said = [warning for warning in (not_in_saelens(name),) if warning]
-    n_tokens = _text_tokens(cfg, source)
+    n_tokens = _text_tokens(source)
     epochs = cfg.training_tokens / n_tokens if n_tokens else 0
     if epochs > MANY_EPOCHS:
         said.append(

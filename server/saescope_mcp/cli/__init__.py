@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from saescope.names import WANDB_QUIETED
+
 _YES = {"1", "true", "t", "yes", "y", "on"}
 _OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -27,7 +29,8 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-    os.environ.setdefault("WANDB_MODE", "disabled")
+    if "WANDB_MODE" not in os.environ:
+        os.environ |= {"WANDB_MODE": "disabled", WANDB_QUIETED: "1"}
     if os.environ.get("SAESCOPE_OFFLINE", "").lower() in _YES:
         for name in _OFFLINE:  # a second bolt, for what these libraries do of themselves
             os.environ[name] = "1"

@@ -1,6 +1,7 @@
 """`saescope serve`: the tool server on stdio, or on loopback HTTP."""
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -50,6 +51,7 @@ def serve(words: Sequence[str]) -> int:
     sys.setswitchinterval(SWITCH_S)
     state = AppState(settings)
     server = build_server(state=state)
+    gc.freeze()  # what lives as long as the server is never searched for garbage
     if options.http:
         shown = f"[{options.host}]" if ":" in options.host else options.host
         sys.stderr.write(

@@ -11,6 +11,7 @@ from saescope_mcp.settings import Settings
 from saescope_mcp.state.entries import LoadedSAE
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, Source, load_call, model_name
+from saescope_mcp.state.warm import warm
 
 if TYPE_CHECKING:
     from saescope.load import SAEInfo
@@ -36,6 +37,7 @@ async def load(state: "AppState", source: Source, placement: Placement, say: Say
         if there := state.loaded_from(source, placement):
             return there
         say("reading the configuration of the SAE")
+        await state.loaders.run(warm)
         info = await state.loaders.run(partial(peek, source, state.settings))
         if source.path and source.path != info.source:  # it names a file of the SAE's folder
             source = replace(source, path=info.source)

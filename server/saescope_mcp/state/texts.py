@@ -54,7 +54,7 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
 async def _read(
     state: AppState, request: FilesRequest, field: str, *, column: str = ""
 ) -> list[str]:
-    path = readable(getattr(request, field), state.settings, field)
+    path = getattr(request, field)
     lines = field == "against_file" and path.lower().endswith(".txt")  # it has no columns
     column = column or ("" if lines else request.texts_column)
     return await state.loaders.run(partial(_texts, path, column, state.settings, field))
@@ -63,6 +63,7 @@ async def _read(
 def _texts(path: str, column: str, settings: Settings, field: str) -> list[str]:
     from saescope.activations import read_texts
 
+    path = readable(path, settings, field)
     texts = read_texts(Path(path), column=column, most=settings.max_file_texts, field=field)
     for i, text in enumerate(texts):
         if len(text) > settings.max_prompt_chars:

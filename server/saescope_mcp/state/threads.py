@@ -24,7 +24,7 @@ class Work(Generic[T]):
         function: Callable[[], T],
         *,
         grace_s: float,
-        fence: Fence | None = None,
+        fence: Callable[[], Fence | None] = lambda: None,
     ) -> None:
         self.stop = threading.Event()
         self._fence = fence
@@ -32,7 +32,10 @@ class Work(Generic[T]):
         self.future: Future[T] = pool.submit(copy_context().run, self._run, function)
 
     def _run(self, function: Callable[[], T]) -> T:
-        with cancellable(self.stop), fenced(self._fence):
+        with (
+            cancellable(self.stop),
+            fenced(self._fence()),
+        ):  # links of a slow disk are followed here
             return function()
 
     async def result(self) -> T:
@@ -61,7 +64,7 @@ class Workers:
         self._works: list[Work[Any]] = []
 
     def start(self, function: Callable[[], T]) -> Work[T]:
-        work = Work(self._pool, function, grace_s=self._grace_s, fence=self._fence())
+        work = Work(self._pool, function, grace_s=self._grace_s, fence=self._fence)
         self._works = [other for other in self._works if not other.future.done()] + [work]
         return work
 

@@ -67,7 +67,7 @@ class Server(MCPServer[Any]):
         self.max_message_bytes = max_message_bytes
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
-        known = [tool.name for tool in await self.list_tools()]
+        known = [tool.name for tool in self._tool_manager.list_tools()]
         if name not in known:
             return _result(Outcome(dict(unknown_tool(name, known)), is_error=True))
         return await super().call_tool(name, arguments, context)

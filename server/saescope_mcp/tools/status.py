@@ -25,6 +25,7 @@ from saescope_mcp.schemas.status import (
 )
 from saescope_mcp.schemas.train import TrainSae, TrainSaeReply
 from saescope_mcp.state import AppState, Placement, Source, load_call
+from saescope_mcp.state.warm import put_aside
 from saescope_mcp.tool import Tool, document, next_call, refusal
 from saescope_mcp.tool.pictures import of_training
 from saescope_mcp.tools.index import index_reply
@@ -219,7 +220,8 @@ def _run_row(run: Run) -> JobRow:
 
 def _device() -> str:
     """What "auto" means here; this imports torch."""
-    from saescope.models import pick_device
+    with put_aside():
+        from saescope.models import pick_device
 
     return str(pick_device("auto"))
 

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from saescope.activations import (
     read_contexts,
 )
 from saescope.activations.slots import Slots
-from saescope.errors import SaescopeError
+from saescope.cancel import cancellable
+from saescope.errors import Cancelled, SaescopeError
 from saescope.hooks import record_activations
 from saescope.models import LanguageModel
 
@@ -141,6 +143,33 @@ def test_a_saved_position_gives_the_same_batches_bit_for_bit(
     assert len(expected) == 79 - n_batches
     again.load_state_dict(state)
     assert all(same(a, b) for a, b in zip(again, expected, strict=True))
+
+
+class StopAt(threading.Event):
+    """A wish to stop that the n-th checkpoint hears."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("n_checkpoints", [1, 2, 6])
+def test_a_stop_within_a_forward_pass_loses_no_row(
+    glass: LanguageModel, n_checkpoints: int
+) -> None:
+    expected = list(text_store(glass, [PRE]))
+    store, again = (text_store(glass, [PRE]) for _ in range(2))
+    first = [next(store), next(store)]
+    with pytest.raises(Cancelled), cancellable(StopAt(n_checkpoints)):
+        first.extend(store)
+    again.load_state_dict(store.state_dict())
+    assert len(first) < len(expected)
+    assert all(same(a, b) for a, b in zip([*first, *again], expected, strict=True))
+    assert all(same(a, b) for a, b in zip([*first, *store], expected, strict=True))
 
 
 def test_a_state_can_be_stored_without_pickle(glass: LanguageModel, tmp_path: Path) -> None:

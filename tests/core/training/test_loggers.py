@@ -7,6 +7,7 @@ from tests.core.training.test_run import small
 
 from saescope.errors import ConfigError
 from saescope.models import LanguageModel
+from saescope.names import WANDB_QUIETED
 from saescope.training import mode_of_wandb, require_logger
 from saescope.training.loggers import make_log
 
@@ -81,3 +82,28 @@ def test_tensorboard_that_cannot_be_imported_is_a_coded_error(
     with pytest.raises(ConfigError, match="tensorboard does not start") as caught:
         make_log(small(glass, logger="tensorboard"), tmp_path)
     assert caught.value.code == "LOGGER_FAILED"
+
+
+@pytest.mark.parametrize(
+    ("said", "ours", "offline", "mode"),
+    [
+        (None, False, False, "online"),
+        (None, False, True, "offline"),
+        ("disabled", True, False, "online"),
+        ("disabled", False, False, "disabled"),
+        ("disabled", False, True, "disabled"),
+        ("offline", False, False, "offline"),
+        ("dryrun", False, False, "offline"),
+        ("shared", False, False, "shared"),
+        ("shared", False, True, "offline"),
+    ],
+)
+def test_the_users_mode_of_wandb_is_kept(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, ours: bool, offline: bool, mode: str
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("WANDB_MODE", said)
+    if ours:
+        monkeypatch.setenv(WANDB_QUIETED, "1")
+    assert mode_of_wandb(offline=offline) == mode

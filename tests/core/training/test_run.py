@@ -148,11 +148,35 @@ def test_contexts_need_not_join_documents(glass: LanguageModel, tmp_path: Path) 
     text = tmp_path / "text.jsonl"
     lines = [f"The fox number {i} saw the sea and the old man by the hill." for i in range(300)]
     text.write_text("\n".join(json.dumps({"text": line}) for line in lines))
-    cfg = small(glass, dataset=str(text), join_documents=False, document_separator="bos")
-    sae = train(cfg, model=glass)
-    raw = sae.cfg.metadata.raw
-    assert raw["disable_concat_sequences"] and raw["sequence_separator_token"] == "bos"
+    sae = train(small(glass, dataset=str(text), join_documents=False), model=glass)
+    assert sae.cfg.metadata.raw["disable_concat_sequences"]
     assert train(small(glass, dataset=str(text)), model=glass).weights_hash != sae.weights_hash
+
+
+def test_a_separator_that_nothing_reads_is_refused(glass: LanguageModel) -> None:
+    with pytest.raises(ConfigError) as caught:
+        small(glass, join_documents=False, document_separator="bos")
+    assert (caught.value.code, caught.value.field) == (
+        "CONFLICTING_ARGUMENTS",
+        "document_separator",
+    )
+
+
+def test_the_plan_does_not_count_what_fills_up_a_context(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.jsonl"
+    lines = [f"The fox number {i} saw the sea." for i in range(300)]
+    text.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    apart = made(
+        glass, tmp_path, dataset=str(text), training_tokens=2**17, join_documents=False
+    ).warnings[0]
+    found = re.search(r"about ([\d,]+) tokens", apart)
+    n_tokens = sum(
+        len(glass.tokenize(json.loads(line)["text"], prepend_bos=False).ids)
+        for line in text.read_text().splitlines()
+    )
+    assert found and int(found[1].replace(",", "")) == pytest.approx(n_tokens, rel=0.2)
 
 
 def test_stored_activations_are_read_again(

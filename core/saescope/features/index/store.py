@@ -21,7 +21,7 @@ from saescope.errors import FormatError, cannot_write
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.feature_index import ARRAYS, FeatureIndex
-from saescope.features.index.manifest import IndexManifest, hash_file, write_manifest
+from saescope.features.index.manifest import IndexManifest, hash_file, read_manifest, write_manifest
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextLog
 from saescope.models import LanguageModel
@@ -93,22 +93,32 @@ def find_index(
     """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why one was passed over."""
     place = folder_of(sae.weights_hash, root)
     unpack(place.parent, sae.weights_hash)
-    found = list[FeatureIndex]()
+    found = list[tuple[IndexManifest, Path]]()
     for folder in sorted(path for path in place.glob("[!.]*") if path.is_dir()):
-        index = _open(folder, sae.weights_hash, say)
-        if index is None:
+        manifest = _read(folder, sae.weights_hash, say)
+        if manifest is None:
             continue
-        wrong = _unfit(index.manifest, sae, model)
+        wrong = _unfit(manifest, sae, model)
         if wrong:
-            say(f"An index of {index.manifest.dataset} is not used: {wrong}.")
+            say(f"An index of {manifest.dataset} is not used: {wrong}.")
         else:
-            found.append(index)
-    return max(found, key=lambda index: _worth(index.manifest), default=None)
+            found.append((manifest, folder))
+    best_first = sorted(found, key=lambda pair: _worth(pair[0]), reverse=True)
+    opened = (_open(folder, sae.weights_hash, say) for _, folder in best_first)
+    return next((index for index in opened if index), None)  # no other is hashed
 
 
 def _worth(manifest: IndexManifest) -> tuple[int, str]:
     """By the positions read, those left out as sinks as well: an index made anew comes before its old form."""
     return manifest.n_tokens + manifest.n_sinks, manifest.created
+
+
+def _read(folder: Path, weights_hash: str, say: Callable[[str], None]) -> IndexManifest | None:
+    try:
+        return read_manifest(folder)
+    except FormatError:
+        index = _open(folder, weights_hash, say)
+        return index and index.manifest
 
 
 def _open(folder: Path, weights_hash: str, say: Callable[[str], None]) -> FeatureIndex | None:

@@ -298,10 +298,12 @@ def test_a_damaged_index_gives_way_to_the_last_good_one_and_stays_where_it_is(
     sae = saes_of(gpt2)[0]
     small = index_features(gpt2.model, sae, dataset(), root=tmp_path, **settings(n_tokens=300))
     large = index_features(gpt2.model, sae, dataset(), root=tmp_path, **settings(n_tokens=900))
-    found = find_index(sae, gpt2.model, root=tmp_path)
-    assert found is not None and found.folder == large.folder
-    flip(large.folder / "arrays.safetensors", 4000)
     said: list[str] = []
+    flip(small.folder / "arrays.safetensors", 4000)  # it is not read while there is a better one
+    found = find_index(sae, gpt2.model, root=tmp_path, say=said.append)
+    assert found is not None and found.folder == large.folder and said == []
+    flip(small.folder / "arrays.safetensors", 4000)
+    flip(large.folder / "arrays.safetensors", 4000)
     found = find_index(sae, gpt2.model, root=tmp_path, say=said.append)
     assert found is not None and found.folder == small.folder and large.folder.is_dir()
     assert len(said) == 1 and "damaged" in said[0]
