@@ -10,6 +10,9 @@ PYTEST_ARGS ?=
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
 
+# Processes that the tests start, and the next run, find bytecode even where the environment forbids writing it.
+test newest attack clients: export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test newest attack clients check fix docs docs-site bench
 

@@ -1,10 +1,14 @@
 """For every test: one torch thread, no network, and a home folder of its own. Models are loaded once."""
 
+import gc
+import importlib
 import os
 import socket
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from tests.core.fake_hub import FakeHub
@@ -23,6 +27,35 @@ os.environ |= {
 }
 
 DATA = Path(__file__).parent / "data"
+
+
+def _read_bytecode_of_others() -> None:
+    """jaxtyping names its own bytecode while a module runs, and with it that of all that the module imports: torch and the rest would be
+    compiled from source (8 s) where no bytecode may be written. Here the name holds while the module itself is read."""
+    hook: Any = importlib.import_module("jaxtyping._import_hook")
+
+    def get_code(self: Any, name: str) -> Any:
+        tag = self._typechecker.get_hash()
+        with patch(
+            "importlib._bootstrap_external.cache_from_source",
+            lambda path, *words, **said: hook._optimized_cache_from_source(
+                tag, path, *words, **said
+            ),
+        ):
+            return SourceFileLoader.get_code(self, name)
+
+    hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
+    hook._JaxtypingLoader.get_code = get_code
+
+
+_read_bytecode_of_others()
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end: no collection of garbage looks at them again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Our tools in the SDK's clothes: published schemas, raw arguments past the SDK's lenient validation, error results with structure."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, Literal, cast
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.tools import Tool as SDKTool
@@ -46,9 +47,7 @@ def bind(tool: Tool, state: AppState) -> BoundTool:
         parameters=input_schema(tool.request, state.settings),
         fn_metadata=FuncMetadata(
             arg_model=ArgModelBase,
-            output_schema=_plain(
-                tool.reply.model_json_schema(mode="serialization"), state.settings
-            ),
+            output_schema=_published(tool.reply, _limits(state.settings), "serialization"),
         ),
         is_async=True,
         context_kwarg=None,
@@ -122,10 +121,23 @@ def _invalid(what: str, name: str, known: Iterable[str]) -> MCPError:
 
 def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]:
     """The request's own schema with the limits in force; what every tool has comes last."""
-    schema = _plain(request.model_json_schema(by_alias=True), settings)
+    schema = dict(_published(request, _limits(settings), "validation"))
     schema.pop("description", None)
-    schema["properties"]["response_format"] = schema["properties"].pop("response_format")
-    return schema
+    properties = dict(schema["properties"])
+    properties["response_format"] = properties.pop("response_format")
+    return schema | {"properties": properties}
+
+
+def _limits(settings: Settings) -> Any:
+    """What a schema depends on, the folders left out, as a key: pyright does not see that frozen settings have a hash."""
+    return settings.model_copy(update={"read_roots": (), "write_roots": ()})
+
+
+@lru_cache(maxsize=256)
+def _published(
+    model: type[BaseModel], limits: Settings, mode: Literal["validation", "serialization"]
+) -> dict[str, Any]:
+    return _plain(model.model_json_schema(mode=mode), limits)
 
 
 def _result(outcome: Outcome, links: Sequence[Link] = ()) -> CallToolResult:
