@@ -115,6 +115,14 @@ async def test_a_file_may_hold_more_than_a_call(tiny: AppState, sae: str, folder
     assert error["code"] == "TOO_MANY_ITEMS" and "texts_file" in error["hint"]
 
 
+def test_a_text_that_is_too_long_ends_the_reading(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a cat"}\n{"text": "a very long dog"}\nno JSON\n')
+    with pytest.raises(ArgumentError, match="Text 1 ") as caught:
+        read_texts(path, column="text", most=10, most_chars=12)
+    assert (caught.value.code, caught.value.got, caught.value.allowed) == ("TOO_LONG", 15, 12)
+
+
 def test_the_limit_of_texts_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, ".txt", [str(i) for i in range(11)])
     assert len(read_texts(path, most=11)) == 11

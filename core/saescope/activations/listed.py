@@ -9,12 +9,21 @@ from saescope.activations.readers import READERS
 from saescope.errors import ArgumentError, FormatError, NotFoundError, SaescopeError
 
 
-def read_texts(path: Path, *, column: str = "", most: int, field: str = "texts_file") -> list[str]:
+def read_texts(
+    path: Path,
+    *,
+    column: str = "",
+    most: int,
+    most_chars: int | None = None,
+    field: str = "texts_file",
+) -> list[str]:
     """The texts in their order, without blank ones; errors name the argument `field`.
+
+    `most` texts, and `most_chars` in each, are read: what is beyond that ends the reading at once.
 
     Raises:
         NotFoundError: there is no file, no text in it, or no such column.
-        ArgumentError: it is of another kind, or holds more than `most` texts.
+        ArgumentError: it is of another kind, holds more than `most` texts, or a longer one.
         FormatError: it cannot be read.
     """
     reader = _lines if path.suffix.lower() == ".txt" else READERS.get(path.suffix.lower())
@@ -38,7 +47,11 @@ def read_texts(path: Path, *, column: str = "", most: int, field: str = "texts_f
         )
     try:
         read = (text for text in reader(path, column) if text.replace("\0", "").strip())
-        texts = list(islice(read, most + 1))
+        texts = list[str]()
+        for text in islice(read, most + 1):
+            if most_chars is not None and len(text) > most_chars:
+                raise _too_long(len(texts), len(text), path, allowed=most_chars)
+            texts.append(text)
     except (ArgumentError, FormatError, NotFoundError) as error:
         raise _of_texts(error, field) from error
     _check_number(len(texts), path, most, field)
@@ -76,6 +89,16 @@ def _check_number(n: int, path: Path, most: int, field: str) -> None:
             allowed=most,
             hint="Split the file, or start the server with SAESCOPE_MAX_FILE_TEXTS set.",
         )
+
+
+def _too_long(i: int, n_chars: int, path: Path, *, allowed: int) -> ArgumentError:
+    return ArgumentError(
+        f"Text {i} of {path.name!r} (the first is 0) has {n_chars:,} characters.",
+        code="TOO_LONG",
+        got=n_chars,
+        allowed=allowed,
+        hint="Cut it into several rows.",
+    )
 
 
 def _of_texts(error: SaescopeError, field: str) -> SaescopeError:

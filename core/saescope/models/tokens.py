@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError, ModelError
+from saescope.models.bounded import bounded_template
 
 _STAND_IN = "saescope-stands-here"
 """Rendered in the prompt's place to see where a chat template puts it: a short prompt may also occur in the template itself."""
@@ -203,9 +204,10 @@ class Tokenizer:
         failures = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError)
         failures += (AssertionError, MemoryError, SyntaxError)  # it becomes a Python module
         try:
-            rendered: str = self.hf.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-            )
+            with bounded_template():
+                rendered: str = self.hf.apply_chat_template(
+                    [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+                )
             rendered.encode()  # half of a surrogate pair is no text for a tokenizer
             return rendered
         except (*failures, ValueError, RuntimeError) as error:

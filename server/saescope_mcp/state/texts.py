@@ -63,16 +63,6 @@ async def _read(
 def _texts(path: str, column: str, settings: Settings, field: str) -> list[str]:
     from saescope.activations import read_texts
 
-    path = readable(path, settings, field)
-    texts = read_texts(Path(path), column=column, most=settings.max_file_texts, field=field)
-    for i, text in enumerate(texts):
-        if len(text) > settings.max_prompt_chars:
-            raise ArgumentError(
-                f"Text {i} of {Path(path).name!r} (the first is 0) has {len(text):,} characters.",
-                code="TOO_LONG",
-                field=field,
-                got=len(text),
-                allowed=settings.max_prompt_chars,
-                hint="Cut it into several rows.",
-            )
-    return texts
+    place, most_chars = Path(readable(path, settings, field)), settings.max_prompt_chars
+    most = settings.max_file_texts
+    return read_texts(place, column=column, most=most, most_chars=most_chars, field=field)

@@ -1,8 +1,10 @@
 """Text as tokens against the plain tokenizer of the same folder."""
 
 import json
+import sys
 from pathlib import Path
 from shutil import copytree
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from saescope.activations.tokens import ContextConfig, Packer
-from saescope.errors import ArgumentError, ModelError
+from saescope.cancel import cancellable
+from saescope.errors import ArgumentError, Cancelled, ModelError
 from saescope.models import LanguageModel, counted, load_model
 
 TEXT = "The old man saw the little house by the sea."
@@ -279,6 +282,7 @@ BROKEN = {
     + "{% endfor %}" * 25,
     "half of an emoji": "{{ messages[0]['content'] }}{{ '\\ud83d' }}",
     "more than fits in memory": "{{ 'a' * 10**16 }}",
+    "loops in loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
 }
 
@@ -294,6 +298,17 @@ def test_a_template_that_fails_is_an_error_with_its_cause(
     if fault == "raises":
         assert "roles must alternate" in caught.message
     assert len(model.tokenize(TEXT)) > 5  # text without the template works as before
+
+
+def test_a_template_that_computes_without_end_can_be_cancelled(
+    glass_dir: Path, tmp_path: Path
+) -> None:
+    model, stop = with_template(glass_dir, tmp_path / "model", BROKEN["loops in loops"]), Event()
+    before, timer = sys.gettrace(), Timer(0.2, stop.set)
+    timer.start()
+    with pytest.raises(Cancelled), cancellable(stop):
+        model.tokenize(TEXT, chat=True)
+    assert sys.gettrace() is before
 
 
 def test_a_template_that_drops_the_message_is_refused(glass_dir: Path, tmp_path: Path) -> None:
