@@ -120,7 +120,7 @@ def test_a_text_that_is_too_long_ends_the_reading(tmp_path: Path) -> None:
     path.write_text('{"text": "a cat"}\n{"text": "a very long dog"}\nno JSON\n')
     with pytest.raises(ArgumentError, match="Text 1 ") as caught:
         read_texts(path, column="text", most=10, most_chars=12)
-    assert (caught.value.code, caught.value.got, caught.value.allowed) == ("TOO_LONG", 15, 12)
+    assert (caught.value.code, caught.value.got, caught.value.allowed) == ("TOO_LONG", "15", "12")
 
 
 def test_the_limit_of_texts_is_named(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def find_by_texts(
 
     The score is the log likelihood ratio of the number of firing tokens (G^2 / 2 of one share against the corpus', in nats).
     """
-    fired, n, n_sinks = _firing_counts(model, sae, texts)
+    fired, total, n, n_sinks = _firing_counts(model, sae, texts)
     share = fired / max(n, 1)
     if index is None:
         scores, usual = share, None
@@ -154,9 +154,12 @@ def find_by_texts(
             list[str](),
         )
     enriched = (scores > 0).nonzero()[:, 0]
-    best = enriched[scores[enriched].sort(descending=True, stable=True).indices][
-        offset : offset + k
-    ].tolist()
+    for value in (
+        total,
+        scores,
+    ):  # of equal scores the stronger first, as where several fire on every token
+        enriched = enriched[value[enriched].sort(descending=True, stable=True).indices]
+    best = enriched[offset : offset + k].tolist()
     features = [
         FoundFeature(
             i,
@@ -176,13 +179,16 @@ _NO_INDEX = (
 
 def _firing_counts(
     model: LanguageModel, sae: SAE, texts: Sequence[Tokens]
-) -> tuple[Float[Tensor, " d_sae"], int, int]:
-    """On how many counted tokens each feature fires, how many there are, and how many sinks were left out."""
-    fired, n, n_sinks = torch.zeros(sae.cfg.d_sae, dtype=torch.float64), 0, 0
+) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"], int, int]:
+    """On how many counted tokens each feature fires, its activations' sum, how many there are, and how many sinks were left out."""
+    n, n_sinks = 0, 0
+    fired, total = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
     for acts, mask, sinks in text_acts(model, sae, texts):
-        fired += torch.bincount(acts.features[mask[acts.positions]], minlength=len(fired))
+        own = acts.select(mask[acts.positions])
+        fired += torch.bincount(own.features, minlength=len(fired))
+        total += torch.bincount(own.features, own.values.double(), minlength=len(total))
         n, n_sinks = n + int(mask.sum()), n_sinks + sinks
-    return fired, n, n_sinks
+    return fired, total, n, n_sinks
 
 
 def _divergence(p: Float[Tensor, " n"], q: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

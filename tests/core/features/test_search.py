@@ -20,6 +20,7 @@ from saescope.features import (
 )
 from saescope.features.index import FeatureIndex
 from saescope.features.search import token_scores
+from saescope.hooks import record_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 
@@ -110,6 +111,19 @@ def test_by_texts_without_an_index_says_what_is_missing(glass: LanguageModel, pl
         ).features
         == []
     )
+
+
+def test_of_features_that_fire_equally_often_the_stronger_comes_first(
+    glass: LanguageModel, planted: SAE
+) -> None:
+    text = glass.tokenize(" Queen and King", prepend_bos=True)
+    rows = find_by_texts(glass, planted, [text], index=None).features
+    hook_name = planted.cfg.metadata.hook_name
+    x = record_activations(glass, text.ids[None], [hook_name])[hook_name][0]
+    sums = planted.encode(x)[1:].sum(0).tolist()
+    found = [row.feature for row in rows]
+    assert len({row.score for row in rows}) < len(rows) == 3
+    assert found == sorted(found, key=lambda feature: -sums[feature]) != sorted(found)
 
 
 def test_neighbours_are_the_largest_cosines_of_all_pairs(gpt2: Family) -> None:
