@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 
@@ -22,6 +22,17 @@ _OVERRULED_BY = {
     "hf_side": "hook_name",
     "hf_module_out": "hook_name_out",
 }
+
+
+class Fetch(TypedDict, total=False):
+    """How files come from the hub."""
+
+    revision: str
+    """A branch, tag or commit; "" is main."""
+    offline: bool
+    """Take only what is here already."""
+    progress: Callable[[str], None] | None
+    """Told what is being downloaded."""
 
 
 class SAEInfo(NamedTuple):
@@ -56,19 +67,18 @@ def load_sae(
     sae_id: str = "",
     device: str = "auto",
     dtype: str = "auto",
-    revision: str = "",
-    offline: bool = False,
-    progress: Callable[[str], None] | None = None,
     known: Mapping[str, Any] | None = None,
+    **fetch: Unpack[Fetch],
 ) -> SAE:
     """The SAE of a folder or file, of a release (`release` and `sae_id`; or a repository `owner/name` and a path in it as `sae_id`), or
     without arguments the embedded one. `known` overrides what the catalogue and the files say (hook_name, model_name, gate ...).
+    `revision`, `offline` and `progress` say how files come from the hub (`Fetch`).
 
     Raises:
         NotFoundError, OfflineError: it is not there, or not here and the network is not to be used.
         ConfigError, FormatError: its files are incomplete, torn or in a dialect that saescope does not read.
     """
-    found = _locate(path, release, sae_id, revision, offline, progress, known)
+    found = _locate(path, release, sae_id, known=known, fetch=fetch)
     where = pick_device(device)
     stored = getattr(
         torch, found.dialect.peek(found.source)[0].dtype
@@ -84,12 +94,11 @@ def peek_sae(
     *,
     release: str = "",
     sae_id: str = "",
-    revision: str = "",
-    offline: bool = False,
     known: Mapping[str, Any] | None = None,
+    **fetch: Unpack[Fetch],
 ) -> SAEInfo:
     """Configuration and size of an SAE, from its configuration and the header of its weights: of a remote one no weight is fetched."""
-    found = _locate(path, release, sae_id, revision, offline, None, known)
+    found = _locate(path, release, sae_id, known=known, fetch=fetch)
     cfg, header = found.dialect.peek(found.source)
     n_bytes = sum(4 * torch.Size(info.shape).numel() for info in header.values())
     return SAEInfo(
@@ -107,10 +116,9 @@ def _locate(
     path: str | Path | None,
     release: str,
     sae_id: str,
-    revision: str,
-    offline: bool,
-    progress: Callable[[str], None] | None,
+    *,
     known: Mapping[str, Any] | None,
+    fetch: Fetch,
 ) -> _Found:
     if path and release:
         raise ArgumentError(
@@ -122,7 +130,7 @@ def _locate(
         return _on_hub(
             hub.resolve(release, sae_id),
             hub_name=f"{release}/{sae_id}".rstrip("/"),
-            ask=(revision, offline, progress),
+            fetch=fetch,
             known=known,
         )
     place = Path(path).expanduser() if path else EMBEDDED_SAE_DIR
@@ -137,13 +145,10 @@ def _on_hub(
     location: hub.Location,
     *,
     hub_name: str,
-    ask: tuple[str, bool, Callable[[str], None] | None],
+    fetch: Fetch,
     known: Mapping[str, Any] | None,
 ) -> _Found:
-    revision, offline, progress = ask
-    repository = hub.repository(
-        location.repo_id, revision=revision, offline=offline, progress=progress
-    )
+    repository = hub.repository(location.repo_id, **fetch)
     source = Source(
         opener=repository.open,
         local=repository.local,
@@ -158,7 +163,7 @@ def _on_hub(
     if dialect is None:
         raise unknown_remotely(source)
     found = _Found(source, dialect, hub_name, repository.commit, dict(known or {}))
-    if not _wanted(found) and not offline:
+    if not _wanted(found) and not fetch.get("offline"):
         raise NotFoundError(
             f"{location.repo_id} has no {location.path!r}.",
             code="SAE_NOT_FOUND",

@@ -38,7 +38,6 @@ def report(
     found: Reconstruction,
     fitted: Fitted | None,
     *,
-    seed: int,
     warnings: tuple[str, ...],
 ) -> Evaluation:
     """The evaluation that the sums of both passes make."""
@@ -46,7 +45,7 @@ def report(
         name: _number(float(values))
         for name, values in metrics(found.by_block, once(found.by_block.n_groups)).items()
     }
-    intervals = _intervals(found.by_block, seed)
+    intervals = _intervals(found.by_block, text.seed)
     density = found.n_fired.double() / found.n_tokens
     made, ce, kl = _baselines(value, fitted), _cross_entropy(value), _kl(value)
     return Evaluation(
@@ -57,7 +56,7 @@ def report(
         n_sinks=text.n_sinks,
         n_contexts=len(text),
         context_size=text.ids.shape[1],
-        seed=seed,
+        seed=text.seed,
         l0=value["l0"] or 0.0,
         explained_variance=value["explained_variance"],
         mse=value["mse"] or 0.0,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from jaxtyping import Bool, Int
@@ -30,6 +31,17 @@ POOL = 4
 """Contexts are drawn from the first text that holds this many times the wanted tokens."""
 
 
+class Sampling(TypedDict, total=False):
+    """Which positions of a text count."""
+
+    n_tokens: int
+    """At least so many, as far as the text holds them."""
+    seed: int
+    """Draws the contexts."""
+    include_special: bool
+    """Counts and edits position 0, special tokens and attention sinks as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvalText:
     """Contexts, and which of their positions count."""
@@ -44,6 +56,8 @@ class EvalText:
     """Whether positions count whose norm at the site is out of proportion."""
     n_sinks: int = 0
     """Those that were taken out of the mask."""
+    seed: int = 0
+    """What drew the contexts."""
     warnings: tuple[str, ...] = ()
 
     def without(self, sinks: Bool[Tensor, "n_contexts n_pos"]) -> "EvalText":
@@ -72,8 +86,8 @@ def evaluation_text(
     sae: SAE,
     dataset: str | Dataset | Tensor,
     *,
-    n_tokens: int,
-    seed: int,
+    n_tokens: int = 20_000,
+    seed: int = 0,
     include_special: bool = False,
 ) -> EvalText:
     """Contexts with at least `n_tokens` counted positions, as far as the text holds them; all of them if they are given as a tensor.
@@ -84,7 +98,8 @@ def evaluation_text(
         NotFoundError: DATASET_EMPTY: there is no such text.
     """
     if isinstance(dataset, Tensor):
-        return masked_text("the given contexts", dataset, model, include_special=include_special)
+        given = masked_text("the given contexts", dataset, model, include_special=include_special)
+        return replace(given, seed=seed)
     opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
     pool, warnings = _read(model, sae, opened, n_tokens), list[str]()
     n_held_out = _n_counted(pool, model)
@@ -101,7 +116,7 @@ def evaluation_text(
         warnings.append(
             f"{opened.name} holds {text.n_tokens} tokens to evaluate on; {n_tokens} were asked for."
         )
-    return replace(text, warnings=tuple(warnings))
+    return replace(text, seed=seed, warnings=tuple(warnings))
 
 
 def masked_text(

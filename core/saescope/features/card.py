@@ -148,10 +148,9 @@ def feature_card(
     *,
     index: FeatureIndex | None = None,
     labels: LabelStore | None = None,
-    name: str = "",
     n_examples: int = 5,
 ) -> FeatureCard:
-    """Everything known of one feature; `name` is what the SAE is called here. Texts of quizzes are never in it.
+    """Everything known of one feature, with the SAE called after its hook. Texts of quizzes are never in it.
 
     Raises:
         ArgumentError: the SAE has no such feature.
@@ -166,7 +165,7 @@ def feature_card(
     promotes, suppresses, how = _effects(model, sae, feature)
     return FeatureCard(
         feature=feature,
-        sae=name or meta.hook_name,
+        sae=meta.hook_name,
         model=model.name,
         hook_name=read_hook(sae),
         hook_name_out=write_hook(sae),

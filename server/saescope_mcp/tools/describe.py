@@ -1,6 +1,6 @@
 """describe_feature."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -104,14 +104,13 @@ async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int
             loaded.sae,
             feature,
             index=index,
-            name=handle,
             n_examples=n_examples,
         )
     # Another index than the one that a quiz was made from may show its texts.
     await state.workers.run(
         lambda: QuizStore().void(["".join(example.tokens) for example in card.examples])
     )
-    return card
+    return replace(card, sae=handle)
 
 
 def _summary(card: "FeatureCard", labels: list[Label]) -> str:

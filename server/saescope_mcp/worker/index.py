@@ -45,11 +45,11 @@ class IndexWorker(Worker):
             roots = [Path(root) for root in settings["roots"]]
             dataset = open_dataset(settings["dataset"], text_column=asked.text_column, roots=roots)
             cfg = IndexConfig(n_tokens=asked.n_tokens, context_size=min(CONTEXT_SIZE, model.n_ctx))
-            indexing = IndexRun(model, saes, dataset, cfg, folder=self.checkpoints, stop=self.stop)
+            indexing = IndexRun(model, saes, dataset, cfg, folder=self.checkpoints)
         self.warn(*indexing.warnings)
         self.reading = True
         self.say("indexing")
-        if indexing.go(report=self._report).state != "done":
+        if indexing.go(report=self._report, stop=self.stop).state != "done":
             raise Cancelled("Asked to stop.")
         self.warn(*indexing.warnings)  # the sinks are counted by now
         return self._done(indexing, model)

@@ -20,9 +20,7 @@ QUEEN = WORDS.index(" Queen")
 def test_a_card_says_what_the_index_knows(
     glass: LanguageModel, planted: SAE, planted_index: FeatureIndex
 ) -> None:
-    card = feature_card(
-        glass, planted, QUEEN, index=planted_index, n_examples=6, name="glass/0.resid_pre"
-    )
+    card = feature_card(glass, planted, QUEEN, index=planted_index, n_examples=6)
     row = planted_index.statistics(QUEEN)
     assert (card.density, card.n_fired, card.max_activation, card.mean_activation) == (
         row.density,
@@ -37,7 +35,7 @@ def test_a_card_says_what_the_index_knows(
     assert (
         card.corpus
         and card.corpus.n_tokens == planted_index.manifest.n_tokens
-        and card.sae == "glass/0.resid_pre"
+        and card.sae == planted.cfg.metadata.hook_name
     )
     assert len(card.examples) == 6 and card.warnings == []
     for example in card.examples:

@@ -47,7 +47,7 @@ class IndexProgress:
 
 
 class IndexRun:
-    """One pass over a text for several SAEs of a model; `go` returns at its end, or once `stop` is set, with a checkpoint in `folder`."""
+    """One pass over a text for several SAEs of a model; `go` returns at its end, or when it is stopped, with a checkpoint in `folder`."""
 
     def __init__(
         self,
@@ -58,7 +58,6 @@ class IndexRun:
         *,
         folder: Path | None = None,
         root: Path | None = None,
-        stop: threading.Event | None = None,
     ) -> None:
         """Goes on from the newest good checkpoint in `folder`. Indexes are kept below `root` (default: `home() / "indexes"`).
 
@@ -76,7 +75,7 @@ class IndexRun:
             prepend_bos=shared_bos(model, saes, cfg),
             context_size=min(cfg.context_size, model.n_ctx),
         )
-        self.root, self.stop = root or index_root(), stop or threading.Event()
+        self.root = root or index_root()
         self.corpus = Corpus(model, dataset, self.cfg)
         hooks = [hook for sae in saes for hook in site_hooks(sae)]
         self.harvester = Harvester(model, hooks, self.cfg.context_size)
@@ -88,13 +87,18 @@ class IndexRun:
         self._indexes = list[FeatureIndex]()
 
     @torch.no_grad()
-    def go(self, *, report: Callable[[IndexProgress], None] | None = None) -> IndexProgress:
-        """Read to the end or to a stop; the state is "done" or "stopped"."""
+    def go(
+        self,
+        *,
+        report: Callable[[IndexProgress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> IndexProgress:
+        """Read to the end, or until `stop` is set; the state is "done" or "stopped"."""
         started, before = time.monotonic(), self.corpus.n_tokens
         schedule = disk.Schedule(CHECKPOINT_S)
         try:
             while not self.corpus.ended:
-                if self.stop.is_set():
+                if stop is not None and stop.is_set():
                     raise Cancelled("The run was asked to stop.")
                 self._step()
                 if self.keeps and schedule.due:

@@ -80,10 +80,8 @@ def test_stopped_at_any_batch_and_resumed_it_is_a_straight_run(
     folder, states = tmp_path / "run", list[str]()
     for n in (1, 3, 1, 5, 100):
         stop = threading.Event()
-        run = IndexRun(
-            gpt2.model, saes, dataset(), CFG, folder=folder, root=tmp_path / "cut", stop=stop
-        )
-        at = run.go(report=stops_after(n, stop))
+        run = IndexRun(gpt2.model, saes, dataset(), CFG, folder=folder, root=tmp_path / "cut")
+        at = run.go(report=stops_after(n, stop), stop=stop)
         states.append(at.state)
         assert at.state == "done" or (
             at.n_tokens < at.n_wanted == 1000 and list(folder.glob("ckpt-*"))
@@ -161,8 +159,8 @@ def test_several_saes_in_one_pass_are_each_alone(gpt2: Family, tmp_path: Path) -
 
 def test_a_checkpoint_of_another_run_is_refused(gpt2: Family, tmp_path: Path) -> None:
     sae, stop = saes_of(gpt2)[0], threading.Event()
-    IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path, stop=stop).go(
-        report=stops_after(1, stop)
+    IndexRun(gpt2.model, [sae], dataset(), CFG, folder=tmp_path).go(
+        report=stops_after(1, stop), stop=stop
     )
     with pytest.raises(ConfigError, match="another model, SAE, text") as caught:
         IndexRun(gpt2.model, [sae], dataset(), replace(CFG, seed=1), folder=tmp_path)
