@@ -1,14 +1,16 @@
-"""On a disk that is really full or read-only each write is a coded error with folder and free space; nothing half stays or is lost."""
+"""On a disk that is full, read-only or failing at any write: a coded error with its folder; nothing half stays, nothing good is lost."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.attack.conftest import Attack
 
 from saescope.errors import cannot_write
 from saescope_mcp.tool import refusal
@@ -98,3 +100,43 @@ def test_what_cannot_be_written_names_folder_cause_and_space(tmp_path: Path) -> 
         r"\([\d,]+\.\d MB are free there\)\.",
         error.message,
     )
+
+
+@pytest.fixture(scope="module")
+def bad_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that lets writes fail."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler: apt-get install gcc libc6-dev")
+    built = tmp_path_factory.mktemp("built") / "bad_disk.so"
+    source = Path(__file__).with_name("bad_disk.c")
+    command = [compiler, "-shared", "-fPIC", "-o", str(built), str(source), "-ldl"]
+    subprocess.run(command, check=True)
+    return built
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_any_write_that_fails_is_a_coded_error_and_what_was_there_stays(
+    error: str, bad_disk: Path, attack: Attack, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    seed, most = str(attack.rng.random()), "12"
+    environment = {"LD_PRELOAD": str(bad_disk), "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.attack.bad_disk", str(home), error, seed, most],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, told in json.loads(done.stdout.splitlines()[-1]).items():
+        for number in range(told["n"] - len(told["wrong"])):
+            with attack.case(f"{name} {number}"):
+                pass
+        for moment, why in told["wrong"].items():
+            with attack.case(f"{name}, operations {moment} fail with {error}"):
+                pytest.fail(why)

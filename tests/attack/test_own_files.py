@@ -18,7 +18,8 @@ from tests.server.workers import Ended
 from saescope import checkpoints as disk
 from saescope.errors import SaescopeError
 from saescope.features import LabelStore
-from saescope.features.index import FeatureIndex
+from saescope.features.index import FeatureIndex, find_index
+from saescope.load import load_sae
 from saescope.notices import collected
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.jobs import Runs
@@ -81,6 +82,18 @@ def test_indexes(n: int, attack: Attack, bench: Bench, tmp_path: Path) -> None:
         ]
 
     attacked(attack, whole, tmp_path / whole.name, n=n, read=read)
+
+
+def test_an_index_that_was_moved_aside_when_a_process_was_killed_comes_back(
+    bench: Bench, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(bench.folder / "indexes", tmp_path / "indexes"))
+    sae = load_sae(bench.sae, device="cpu")
+    found = find_index(sae, root=root)
+    assert found is not None
+    found.folder.rename(found.folder.with_name(f".tmp-old-{found.folder.name}-77"))
+    again = find_index(sae, root=root)
+    assert again is not None and again.manifest == found.manifest
 
 
 @pytest.mark.parametrize("n", TIERS)

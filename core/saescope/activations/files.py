@@ -40,14 +40,18 @@ def lines_of(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
     """Lines as they are; one that is too long is an error, so that memory stays bounded."""
     for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_CHARS), ""), 1):
         if len(line) == MAX_LINE_CHARS:
-            raise FormatError(
-                f"Line {number} of {path.name!r} is too long.",
-                code="TOO_LONG",
-                field="dataset",
-                allowed=f"{MAX_LINE_CHARS} characters",
-                hint="Cut it into several rows.",
-            )
+            raise too_long(f"Line {number} of {path.name!r}")
         yield line
+
+
+def too_long(what: str) -> FormatError:
+    return FormatError(
+        f"{what} is too long.",
+        code="TOO_LONG",
+        field="dataset",
+        allowed=f"{MAX_LINE_CHARS} characters",
+        hint="Cut it into several rows.",
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saescope.activations.columns import existing, samples_of, text_at, text_column
-from saescope.activations.files import lines_of, open_text, readable
+from saescope.activations.files import MAX_LINE_CHARS, lines_of, open_text, readable, too_long
 from saescope.activations.tables import read_table
 from saescope.errors import FormatError
 from saescope.fence import open_file
@@ -14,6 +14,10 @@ from saescope.fence import open_file
 DOCUMENT_CHARS = 1000
 """A .txt file becomes documents of about this length, so that a part of a single file can be held out."""
 BLOCK_CHARS = 2**20
+PLAIN_ROWS, MAX_ROWS_A_BYTE = 10**6, 100
+"""Of a parquet file: up to so many rows nothing is asked, beyond them each must have taken some of the file."""
+PLAIN_BYTES, MAX_RATIO = 2**28, 50
+"""Text is packed to a tenth, logs to a fiftieth."""
 
 Reader = Callable[[Path, str], Iterator[str]]
 
@@ -45,17 +49,20 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    with (
-        readable(path, pa.ArrowException),
-        open_file(path, field="dataset") as opened,
-        parquet.ParquetFile(opened) as file,
-    ):
-        names = file.schema_arrow.names
-        column = existing(column, names, repr(path.name)) if column else _parquet_column(file, path)
-        batches = file.iter_batches(batch_size=64, columns=[column])
-        values = (value for batch in batches for value in batch.column(0).to_pylist())
-        for number, value in enumerate(values, 1):
-            yield from text_at({column: value}, column, f"Row {number} of {path.name!r}")
+    with readable(path, pa.ArrowException), open_file(path, field="dataset") as opened:
+        kinds = _parquet_kinds(parquet.ParquetFile(opened), path)
+        texts = [name for name, kind in kinds.items() if _is_text(kind, pa.types)]
+        # A string that a thousand rows share stays one: as plain rows it may take a thousand times the memory.
+        with parquet.ParquetFile(opened, read_dictionary=texts) as file:
+            column = existing(column, kinds, repr(path.name)) if column else ""
+            column = column or _parquet_column(file, path, [*kinds], texts)
+            batches = file.iter_batches(batch_size=64, columns=[column])
+            values = (value.as_py() for batch in batches for value in batch.column(0))
+            for number, value in enumerate(values, 1):
+                where = f"Row {number} of {path.name!r}"
+                if isinstance(value, str) and len(value) > MAX_LINE_CHARS:
+                    raise too_long(where)
+                yield from text_at({column: value}, column, where)
 
 
 READERS: dict[str, Reader] = {
@@ -98,17 +105,35 @@ def _cut_point(text: str, start: int, size: int) -> int:
     return space if space > 0 else last
 
 
-def _parquet_column(file: Any, path: Path) -> str:
-    """By the types, and by the first rows of the columns of text."""
-    import pyarrow as pa
+def _parquet_kinds(file: Any, path: Path) -> dict[str, Any]:
+    """The columns and their types, once the footer can be believed: few bytes may claim to be any number of rows or gigabytes."""
+    said, n_bytes = file.metadata, path.stat().st_size
+    n_unpacked = sum(said.row_group(i).total_byte_size for i in range(said.num_row_groups))
+    if said.num_rows > max(PLAIN_ROWS, MAX_ROWS_A_BYTE * n_bytes):
+        claim = f"{said.num_rows} rows"
+    elif n_unpacked > max(PLAIN_BYTES, MAX_RATIO * n_bytes):
+        claim = f"{n_unpacked} bytes, unpacked"
+    else:
+        return {field.name: field.type for field in file.schema_arrow}
+    raise FormatError(
+        f"{path.name!r} is refused: its {n_bytes} bytes claim to be {claim}.",
+        code="FILE_SUSPICIOUS",
+        field="dataset",
+        got=path.name,
+        hint="Use a file from a source you trust.",
+    )
 
-    kinds = {field.name: field.type for field in file.schema_arrow}
-    texts = [name for name, kind in kinds.items() if _is_text(kind, pa.types)]
+
+def _parquet_column(file: Any, path: Path, names: list[str], texts: list[str]) -> str:
+    """By the types, and by the first rows of the columns of text."""
     batch = next(file.iter_batches(batch_size=64, columns=texts), None)
-    samples = samples_of(batch.to_pylist() if batch is not None else [])
+    rows = zip(*batch.columns, strict=True) if batch is not None else ()
+    samples = samples_of(
+        {name: cell.as_py() for name, cell in zip(texts, row, strict=True)} for row in rows
+    )
     # by its type a column is one of text, whatever its first rows hold
     typed = {name: [*samples.get(name, []), ""] for name in texts}
-    return text_column(typed | {name: [0] for name in kinds if name not in texts}, path.name)
+    return text_column(typed | {name: [0] for name in names if name not in texts}, path.name)
 
 
 def _is_text(kind: Any, types: Any) -> bool:

@@ -6,7 +6,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,6 +23,9 @@ MAX_RATIO = 20
 SLACK_BYTES = 1 << 20
 """Arrays of zeros may shrink more than weights do, up to this size."""
 MAX_HEADER_BYTES = 4096
+MAX_DIRECTORY_BYTES = 1 << 16
+_end_of: Callable[[BinaryIO], list[Any] | None] = getattr(zipfile, "_EndRecData")  # noqa: B009
+_DIRECTORY_SIZE = 5
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, OSError),
     *(LookupError, TypeError, ValueError, ArithmeticError, SyntaxError, MemoryError, RuntimeError),
@@ -145,6 +148,9 @@ def _directory(file: BinaryIO, name: str) -> zipfile.ZipFile:
     file.seek(0)
     if file.read(16).lstrip()[:1] == b"<":
         raise _corrupt(name, "it looks like an HTML page, not weights")
+    found = _end_of(file)
+    if found and found[_DIRECTORY_SIZE] > MAX_DIRECTORY_BYTES:  # each entry becomes an object
+        raise _suspicious(name, f"its directory has {found[_DIRECTORY_SIZE]} bytes")
     archive = zipfile.ZipFile(file)
     entries = archive.infolist()
     names = [entry.filename for entry in entries]

@@ -105,7 +105,10 @@ def open_pickle(source: Source, name: str) -> Generator[Converted]:
         if not is_allowed():
             raise _refused(name)
         _convert(path, target)
-    mark.touch()
+    with contextlib.suppress(
+        OSError
+    ):  # a home that can only be read: the setting is asked for again
+        mark.touch()
     with target.open("rb", buffering=0) as file:
         yield Converted(file, name, json.loads(read_own(_sidecar(target)))["values"])
 

@@ -1,5 +1,6 @@
 """Locks between processes, which end with the process that holds them, however it ends."""
 
+import errno
 import os
 import sys
 import time
@@ -37,14 +38,15 @@ class FileLock:
             self._handle = None
 
     def is_held(self) -> bool:
-        """By another, or by another FileLock of this process."""
-        if not self.path.exists():
+        """By another, or by another FileLock of this process. Nothing is written: the folder may be one that can only be read."""
+        try:
+            handle = _opened(self.path)
+        except FileNotFoundError:
             return False
-        free = FileLock(self.path)
-        if not free.take():
-            return True
-        free.release()
-        return False
+        try:
+            return not _lock(handle)
+        finally:
+            os.close(handle)
 
     def is_lost(self) -> bool:
         """Whether its file was deleted or replaced: another process may then hold a lock of this name too."""
@@ -74,6 +76,15 @@ def locked(path: Path, *, within_s: float = 5.0) -> Generator[None]:
     lock.take(within_s=within_s)
     with lock:
         yield
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR)  # which locks need on a network's file system
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def _lock(handle: int) -> bool:

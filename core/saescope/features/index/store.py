@@ -30,6 +30,7 @@ from saescope.saes import SAE
 from saescope.splice import read_hook
 
 HASH_CHARS = 16
+_OLD = ".tmp-old-"
 PACKED = EMBEDDED_SAE_DIR.parent / "index.zip"
 """The packaged SAE's index; unpacked when it is first asked for."""
 
@@ -92,6 +93,7 @@ def find_index(
 ) -> FeatureIndex | None:
     """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why one was passed over."""
     place = folder_of(sae.weights_hash, root)
+    _bring_back(place)
     unpack(place.parent, sae.weights_hash)
     found = list[tuple[IndexManifest, Path]]()
     for folder in sorted(path for path in place.glob("[!.]*") if path.is_dir()):
@@ -209,12 +211,25 @@ def _put(aside: Path, folder: Path) -> None:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     if folder.exists():
-        old = folder.with_name(f".tmp-old-{folder.name}-{os.getpid()}")
+        old = folder.with_name(f"{_OLD}{folder.name}-{os.getpid()}")
         folder.rename(old)
-        aside.rename(folder)
+        try:
+            aside.rename(folder)
+        except OSError:
+            _bring_back(folder.parent)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         aside.rename(folder)
+
+
+def _bring_back(place: Path) -> None:
+    """An index that was moved aside for a newer one, which a kill or a failing disk kept from coming."""
+    for old in place.glob(f"{_OLD}*"):
+        folder = place / old.name.removeprefix(_OLD).rpartition("-")[0]
+        if not folder.exists():
+            with suppress(OSError):
+                old.rename(folder)
 
 
 def pack(index: FeatureIndex, file: Path = PACKED) -> None:
