@@ -33,7 +33,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # What pip, pipx and uvx install: the newest versions that pyproject.toml allows, whatever constraints.txt pins.
 newest:
@@ -42,7 +42,7 @@ newest:
 	@build/newest/bin/python -m pip install -q --upgrade pip
 	@build/newest/bin/python -m pip install -q $(PIP_ARGS) -e . --group test
 	@build/newest/bin/python scripts/prepare_model.py
-	@build/newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@build/newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 attack: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py

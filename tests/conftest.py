@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 from tests.core.fake_hub import FakeHub
+from tests.longest import LONGEST
 
 if TYPE_CHECKING:
     from tests.server.knowing import Bench
@@ -50,6 +51,12 @@ def _read_bytecode_of_others() -> None:
 
 _read_bytecode_of_others()
 gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: of several processes, none is left alone with one at the end."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 def pytest_collection_finish() -> None:

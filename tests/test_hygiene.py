@@ -14,6 +14,7 @@ import anyio
 import pytest
 from mcp import Client
 from mcp.types import Tool
+from tests.longest import LONGEST
 
 import saescope
 from saescope_mcp.app import build_server
@@ -32,6 +33,11 @@ def module_name(path: Path) -> str:
 
 
 TREES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+
+def test_the_longest_files_of_tests_are_there() -> None:
+    assert len(set(LONGEST)) == len(LONGEST)
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_every_function_fits_on_a_screen() -> None:
