@@ -157,7 +157,7 @@ def ours(problem: Problem, architecture: str, batch_size: int, **knobs: Any) -> 
         hook_name="x", training_tokens=len(problem.train), batch_size=batch_size, **(given | knobs)
     )
     started = time.perf_counter()
-    trainer = Trainer(cfg, Parts(problem.train, cfg.batch_size))
+    trainer = Trainer(cfg, Parts(problem.train, cfg.chosen.batch_size))
     trainer.run()
     seconds = time.perf_counter() - started
     sae = trainer.result()
@@ -168,7 +168,7 @@ def ours(problem: Problem, architecture: str, batch_size: int, **knobs: Any) -> 
 def default_batch_size(n_tokens: int) -> int:
     from saescope.training import TrainConfig
 
-    return TrainConfig(hook_name="x", d_in=1, d_sae=32, training_tokens=n_tokens).batch_size
+    return TrainConfig(hook_name="x", d_in=1, d_sae=32, training_tokens=n_tokens).chosen.batch_size
 
 
 class Parts(Iterator[Tensor]):

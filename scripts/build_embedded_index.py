@@ -10,14 +10,15 @@ import argparse
 import hashlib
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import saescope as ss
 from saescope.activations import EMBEDDED, Dataset, open_dataset
-from saescope.features.index import IndexConfig, IndexProgress, IndexRun
-from saescope.features.index.store import PACKED, pack
+from saescope.features.index import FeatureIndex, IndexConfig, IndexProgress, IndexRun
+from saescope.features.index.store import HASH_CHARS, PACKED
 
 MOST_BYTES = 5_000_000
 SMALL: dict[str, Any] = {"n_top": 5, "n_range": 1, "n_quiz": 1, "sample_tokens": 2**14}
@@ -35,6 +36,14 @@ def joined(names: Sequence[str]) -> Dataset:
         digest,
         lambda: (document for part in parts for document in part.read()),
     )
+
+
+def pack(index: FeatureIndex, file: Path = PACKED) -> None:
+    """An index as one small file, to ship it."""
+    with zipfile.ZipFile(file, "w", compression=zipfile.ZIP_LZMA) as archive:
+        archive.comment = f"{index.manifest.weights_hash[:HASH_CHARS]}/{index.folder.name}".encode()
+        for path in sorted(index.folder.iterdir()):
+            archive.write(path, path.name)
 
 
 def main() -> int:

@@ -56,22 +56,77 @@ def test_every_function_fits_on_a_screen() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    graph = {name: set(imported_at_start(tree)) for name, tree in TREES.items()}
+    """Imports inside functions count too: a circle that is closed late is a circle."""
+    graph = {name: set(imported_anywhere(tree)) - {name} for name, tree in TREES.items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which shows the circle
+
+
+def imported_anywhere(node: ast.AST) -> Iterator[str]:
+    """Our modules that are imported somewhere in the code, except for type checkers alone."""
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        return
+    yield from imported_by(node)
+    for child in ast.iter_child_nodes(node):
+        yield from imported_anywhere(child)
 
 
 def imported_at_start(tree: ast.Module) -> Iterator[str]:
     """Our modules that `tree` imports while it is imported itself: not those inside functions or under TYPE_CHECKING."""
     for node in tree.body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in TREES)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (
-                name
-                for name in (inside if any(name in TREES for name in inside) else [node.module])
-                if name in TREES
-            )
+        yield from imported_by(node)
+
+
+def imported_by(node: ast.AST) -> Iterator[str]:
+    """Our modules that one import statement names; none for any other node."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if alias.name in TREES)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        for alias in node.names:
+            inside = f"{node.module}.{alias.name}"
+            name = inside if inside in TREES else node.module
+            yield from [name] if name in TREES else []
+
+
+def test_the_walk_over_imports_sees_into_functions_but_not_what_is_for_type_checkers() -> None:
+    code = """
+from saescope import ops
+if TYPE_CHECKING:
+    from saescope.load import load_sae
+def late():
+    import saescope.hooks
+    from saescope.saes import SAE, base
+"""
+    seen = set(imported_anywhere(ast.parse(code)))
+    assert seen == {"saescope.ops", "saescope.hooks", "saescope.saes", "saescope.saes.base"}
+
+
+def test_a_configuration_is_set_once_by_its_owner() -> None:
+    """Frozen means that nobody outside swaps it for another."""
+    targets = [
+        (name, ast.unparse(target))
+        for name, tree in TREES.items()
+        for target in ast.walk(tree)
+        if isinstance(target, ast.Attribute) and target.attr == "cfg"
+        if isinstance(target.ctx, ast.Store)
+    ]
+    assert targets
+    assert [(name, text) for name, text in targets if text != "self.cfg"] == []
+
+
+def test_no_code_reads_a_verdict_as_text() -> None:
+    """A verdict has a level for that: words may change."""
+    parsed = re.compile(r"verdict\w*(\[\w+\])?\.(split|r?partition|startswith|endswith|find)\(")
+    found = [path.name for path in SOURCES if parsed.search(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    names = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md"))
+    numbers = [name[:3] for name in names]
+    titles = [
+        (ROOT / "docs" / "decisions" / name).read_text(encoding="utf-8")[:5] for name in names
+    ]
+    assert numbers == sorted(set(numbers)) and titles == [f"# {number}" for number in numbers]
 
 
 def test_every_public_name_of_the_library_is_there() -> None:

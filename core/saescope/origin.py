@@ -26,8 +26,7 @@ def settle(model: LanguageModel, sae: SAE) -> SAE:
     }
     if not changed:
         return sae
-    cfg = replace(sae.cfg, metadata=replace(meta, **changed, raw=dict(meta.raw) | changed))
-    return type(sae)(cfg, sae.tensors())
+    return sae.with_metadata(replace(meta, **changed, raw=dict(meta.raw) | changed))
 
 
 def require_settled(model: LanguageModel, sae: SAE) -> None:

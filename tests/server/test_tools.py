@@ -205,6 +205,26 @@ async def test_strength_zero_changes_nothing(tiny: AppState, sae: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("strength", "effect", "proposed"),
+    [(1e-6, "no visible effect", 2e-6), (500, "degenerate", 250.0)],
+)
+async def test_the_next_call_follows_from_what_steering_did(
+    tiny: AppState, sae: str, strength: float, effect: str, proposed: float
+) -> None:
+    reply = await call(
+        tiny,
+        "steer_generate",
+        sae=sae,
+        prompt=PROMPT,
+        features=[{"feature": 5, "strength": strength}],
+        max_new_tokens=12,
+        n_controls=0,
+    )
+    assert reply["verdict"].startswith(f"{effect}: ")
+    assert f'"strength": {proposed}' in reply["next"][0]
+
+
 async def test_features_outside_the_sae_are_refused(tiny: AppState, sae: str) -> None:
     error = await refuse(
         tiny, "steer_generate", sae=sae, prompt=PROMPT, features=[{"feature": 256}]

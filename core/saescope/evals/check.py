@@ -12,6 +12,7 @@ from saescope.models import LanguageModel, counted
 from saescope.saes import SAE
 from saescope.sinks import PROBE_TEXT
 from saescope.splice import add_at_site, read_site, site_edits, splice
+from saescope.verdicts import Judgement, Quality
 
 L0_FACTOR = 2
 """Texts differ, and so does L0 on them: only beyond this factor does a difference say something."""
@@ -30,7 +31,7 @@ class Check:
     """(zero ablation - with SAE) / (zero ablation - clean), of the next-token cross-entropy."""
     published_l0: float | None
     """As its authors measured it on their texts; None if that is not known."""
-    verdict: str
+    verdict: Judgement[Quality]
     maxima: Float[Tensor, " d_sae"]
     """Each feature's largest activation; 0 where it never fired."""
 
@@ -86,28 +87,34 @@ def _cross_entropy(
     return float(losses[mask[:-1]].mean())
 
 
-def _verdict(ev: float | None, ce: float | None) -> str:
+def _verdict(ev: float | None, ce: float | None) -> Judgement[Quality]:
     if ev is None:
-        return "unknown: too few positions to measure on, or the activation never varies there"
+        why = "too few positions to measure on, or the activation never varies there"
+        return Judgement(Quality.UNKNOWN, why)
     if ev < 0:
-        return "wrong: reconstructs worse than the mean; this is not the model, hook or preparation that the SAE was trained on"
+        why = (
+            "reconstructs worse than the mean; this is not the model, hook or preparation that "
+            "the SAE was trained on"
+        )
+        return Judgement(Quality.WRONG, why)
     if ev < 0.5 or (ce is not None and ce < 0.7):
-        return "doubtful: loses much of the activation; check model and hook, or use a better SAE"
-    return (
-        "good: reconstructs what the model does here"
-        if ev >= 0.75 and (ce is None or ce >= 0.9)
-        else "fair: usable, with a noticeable error term"
-    )
+        why = "loses much of the activation; check model and hook, or use a better SAE"
+        return Judgement(Quality.DOUBTFUL, why)
+    if ev >= 0.75 and (ce is None or ce >= 0.9):
+        return Judgement(Quality.GOOD, "reconstructs what the model does here")
+    return Judgement(Quality.FAIR, "usable, with a noticeable error term")
 
 
-def _against_published(verdict: str, l0: float, published: float) -> str:
+def _against_published(
+    verdict: Judgement[Quality], l0: float, published: float
+) -> Judgement[Quality]:
     """A verdict is no better than doubtful where far more or far fewer features fire than when the SAE was published."""
     if published <= L0_FACTOR * l0 and l0 <= L0_FACTOR * published:
         return verdict
-    off = f"{l0:.3g} features fire at a position, {published:.3g} were published: the gate, the site or the model may be another"
-    level, _, why = verdict.partition(": ")
-    return (
-        f"doubtful: {off} (reconstruction alone: {level})"
-        if level in ("good", "fair")
-        else f"{level}: {why}; {off}"
+    off = (
+        f"{l0:.3g} features fire at a position, {published:.3g} were published: "
+        "the gate, the site or the model may be another"
     )
+    if verdict.level in (Quality.GOOD, Quality.FAIR):
+        return Judgement(Quality.DOUBTFUL, f"{off} (reconstruction alone: {verdict.level})")
+    return Judgement(verdict.level, f"{verdict.why}; {off}")

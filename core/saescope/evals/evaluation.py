@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Level = Literal["good", "fair", "doubtful", "wrong", "unknown"]
+from saescope.verdicts import Quality
 
 
 class Interval(NamedTuple):
@@ -86,7 +86,9 @@ class Reason(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    level: Level
+    """How good the SAE is, in a sentence, and the findings that decided it, the worst first."""
+
+    level: Quality
     summary: str
     reasons: tuple[Reason, ...]
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from saescope.evals.evaluation import Baselines, Interval, Level, Reason, Verdict
+from saescope.evals.evaluation import Baselines, Interval, Reason, Verdict
+from saescope.verdicts import Quality
 
 GOOD_EV, FAIR_EV = 0.75, 0.5
 GOOD_CE, FAIR_CE = 0.9, 0.7
@@ -13,16 +14,16 @@ WIDE = 0.05
 FEW_TOKENS = 5000
 DENSE = 0.1
 
-_RANK: dict[Level, int] = {"wrong": 0, "doubtful": 1, "fair": 2, "good": 3}
-_SUMMARIES: dict[Level, str] = {
-    "good": "The SAE reconstructs most of what the model does here. Whether a single feature means one thing, its card and a quiz tell.",
-    "fair": "The SAE is usable, with a noticeable part of the activation that its features do not explain.",
-    "doubtful": "The SAE loses much of the activation, or is no better than something simpler: do not draw conclusions from it yet.",
-    "wrong": "The SAE does not belong here, or its training failed: its reconstruction is worse than a constant or than random features.",
-    "unknown": "There is too little text, or the activation never varies, so that quality cannot be measured.",
+_RANK: dict[Quality, int] = {Quality.WRONG: 0, Quality.DOUBTFUL: 1, Quality.FAIR: 2, Quality.GOOD: 3}
+_SUMMARIES: dict[Quality, str] = {
+    Quality.GOOD: "The SAE reconstructs most of what the model does here. Whether a single feature means one thing, its card and a quiz tell.",
+    Quality.FAIR: "The SAE is usable, with a noticeable part of the activation that its features do not explain.",
+    Quality.DOUBTFUL: "The SAE loses much of the activation, or is no better than something simpler: do not draw conclusions from it yet.",
+    Quality.WRONG: "The SAE does not belong here, or its training failed: its reconstruction is worse than a constant or than random features.",
+    Quality.UNKNOWN: "There is too little text, or the activation never varies, so that quality cannot be measured.",
 }
 
-Finding = tuple[Level, Reason]
+Finding = tuple[Quality, Reason]
 """The best level that the finding leaves possible."""
 
 
@@ -49,8 +50,8 @@ def judge(found: Measured) -> Verdict:
     ev = found.explained_variance
     if ev is None:
         return Verdict(
-            "unknown",
-            _SUMMARIES["unknown"],
+            Quality.UNKNOWN,
+            _SUMMARIES[Quality.UNKNOWN],
             (Reason("Explained variance is undefined here.", "Evaluate on more text."),),
         )
     findings: list[Finding] = [
@@ -69,28 +70,28 @@ def judge(found: Measured) -> Verdict:
 def _reconstruction(ev: float) -> Finding:
     said = f"The features explain {ev:.0%} of the activation's variance"
     if ev < 0:
-        return "wrong", Reason(
+        return Quality.WRONG, Reason(
             f"The reconstruction is worse than the mean activation (explained variance {ev:.2g}).",
             "Check that model, hook and preparation are those of the training; if it was trained here, lower lr and train longer.",
         )
     if ev < FAIR_EV:
-        return "doubtful", Reason(
+        return Quality.DOUBTFUL, Reason(
             f"{said}: more than half is lost.",
             "Check model and hook; when training, use more tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE.",
         )
     if ev < GOOD_EV:
-        return "fair", Reason(
+        return Quality.FAIR, Reason(
             f"{said}.",
             "More training tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE raise it.",
         )
-    return "good", Reason(f"{said}.")
+    return Quality.GOOD, Reason(f"{said}.")
 
 
 def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
     if ce is None or cost is None or cost <= 0:
         return [
             (
-                "good",
+                Quality.GOOD,
                 Reason(
                     "Zeroing this site does not make the model worse here, so the CE score says nothing."
                 ),
@@ -100,20 +101,20 @@ def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
     if cost < 0.1:
         return [
             (
-                "good",
+                Quality.GOOD,
                 Reason(
                     f"{said}; but the site is worth only {cost:.2g} nats a token, so that is little evidence."
                 ),
             )
         ]
     if ce >= GOOD_CE:
-        return [("good", Reason(f"{said} (CE score)."))]
+        return [(Quality.GOOD, Reason(f"{said} (CE score)."))]
     advice = (
         "What the model needs is in the part that is lost: raise k or the width, or train longer."
     )
     return [
         (
-            "fair" if ce >= FAIR_CE else "doubtful" if ce > 0 else "wrong",
+            Quality.FAIR if ce >= FAIR_CE else Quality.DOUBTFUL if ce > 0 else Quality.WRONG,
             Reason(f"{said} (CE score).", advice),
         )
     ]
@@ -125,7 +126,7 @@ def _sparsity(found: Measured) -> list[Finding]:
     if found.l0 == 0:
         findings.append(
             (
-                "wrong",
+                Quality.WRONG,
                 Reason(
                     "No feature ever fires.",
                     "Check the hook and the normalisation; lower the threshold or penalty.",
@@ -141,7 +142,7 @@ def _sparsity(found: Measured) -> list[Finding]:
         advice = "Evaluate on more tokens first; then revive dead features in training (aux loss or resampling), or use a smaller d_sae."
         findings.append(
             (
-                "fair" if not few else "good",
+                Quality.FAIR if not few else Quality.GOOD,
                 Reason(
                     f"{dead:.0%} of the features never fired on {n_tokens} tokens{few}.", advice
                 ),
@@ -151,7 +152,7 @@ def _sparsity(found: Measured) -> list[Finding]:
         advice = "Dense features rarely have one meaning: lower k (or raise the l1/l0 coefficient), or train on more tokens."
         findings.append(
             (
-                "fair",
+                Quality.FAIR,
                 Reason(
                     f"{dense:.1%} of the features fire at more than a tenth of the positions.",
                     advice,
@@ -166,9 +167,9 @@ def _shrinkage(l2_ratio: float) -> list[Finding]:
         return []
     if l2_ratio > GROWN:
         advice = "Check the normalisation: the SAE may expect inputs of another scale."
-        return [("fair", Reason(f"Reconstructions are {l2_ratio - 1:.0%} too long.", advice))]
+        return [(Quality.FAIR, Reason(f"Reconstructions are {l2_ratio - 1:.0%} too long.", advice))]
     advice = "An SAE that explains part of the activation is short by that part; an L1 penalty shortens it more: see the other reasons."
-    return [("fair", Reason(f"Reconstructions are {1 - l2_ratio:.0%} too short.", advice))]
+    return [(Quality.FAIR, Reason(f"Reconstructions are {1 - l2_ratio:.0%} too short.", advice))]
 
 
 def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> list[Finding]:
@@ -180,7 +181,7 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
         advice = "Training has learned nothing, or this is another model or hook: check both, then train longer."
         findings.append(
             (
-                "wrong",
+                Quality.WRONG,
                 Reason(
                     f"Random features of the same number and L0 explain {chance.explained_variance:.0%}: as much.",
                     advice,
@@ -194,11 +195,11 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
     if ev < pca.explained_variance:
         advice = "The features are not worth their number yet: train on more tokens, or with a larger d_sae."
         said = f"A PCA with {pca.size} directions explains more ({pca.explained_variance:.0%})."
-        return [*findings, ("doubtful", Reason(said, advice))]
+        return [*findings, (Quality.DOUBTFUL, Reason(said, advice))]
     said = f"A PCA with as many directions as features fire ({pca.size}) explains {pca.explained_variance:.0%}"
     return [
         *findings,
-        ("good", Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE.")),
+        (Quality.GOOD, Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE.")),
     ]
 
 
@@ -215,7 +216,7 @@ def _certainty(intervals: dict[str, Interval], n_tokens: int) -> list[Finding]:
     )
     return [
         (
-            "good",
+            Quality.GOOD,
             Reason(
                 f"The text is short: {what}.",
                 "Evaluate on more tokens (n_tokens) before comparing SAEs.",

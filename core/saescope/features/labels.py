@@ -11,8 +11,9 @@ from pathlib import Path
 from saescope.database import Row
 from saescope.errors import ArgumentError
 from saescope.features.database import LABELS, LABELS_DB, labels_path, transaction
-from saescope.features.scores import NOT_TESTED, Counts, LabelScore, score
+from saescope.features.scores import Counts, LabelScore, score
 from saescope.untrusted import MOST_CHARS, clean_line
+from saescope.verdicts import LabelVerdict
 
 MOST_MATCHES = 1000
 _NOTHING = Counts(0, 0, 0, 0)
@@ -32,8 +33,8 @@ class Label:
     """Over all quizzes that it was tested with; None: not tested."""
 
     @property
-    def verdict(self) -> str:
-        return self.score.verdict if self.score else NOT_TESTED
+    def verdict(self) -> LabelVerdict:
+        return self.score.verdict if self.score else LabelVerdict.NOT_TESTED
 
 
 class LabelStore:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
 
+from saescope.verdicts import LabelVerdict
+
 Z = 1.959964
 """Half-width of a 95 % interval in standard errors."""
 
@@ -35,7 +37,7 @@ class LabelScore:
     """Balanced accuracy of the items that ask whether it fires anywhere in a text; None without both kinds of answer."""
     fuzzing: float | None
     """Of those that ask whether it fires on the marked token."""
-    verdict: str
+    verdict: LabelVerdict
 
 
 def count(truth: Sequence[bool], answers: Sequence[bool]) -> Counts:
@@ -99,17 +101,10 @@ def score(detection: Counts, fuzzing: Counts) -> LabelScore:
     )
 
 
-def verdict(value: float, low: float, high: float) -> str:
-    """What the score means, in words."""
+def verdict(value: float, low: float, high: float) -> LabelVerdict:
+    """What a score and its interval mean."""
     if high < 0.5:
-        return "wrong: worse than chance"
+        return LabelVerdict.WRONG
     if low <= 0.5:
-        return (
-            "not better than chance"
-            if value <= 0.6
-            else "undecided: too few items to tell from chance"
-        )
-    return "good" if low >= 0.7 else "better than chance"
-
-
-NOT_TESTED = "not tested"
+        return LabelVerdict.CHANCE if value <= 0.6 else LabelVerdict.UNDECIDED
+    return LabelVerdict.GOOD if low >= 0.7 else LabelVerdict.BETTER

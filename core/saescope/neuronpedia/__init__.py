@@ -5,7 +5,6 @@ from saescope.neuronpedia.identity import HostedSAE, feature_page
 from saescope.neuronpedia.records import (
     RemoteCard,
     RemoteExample,
-    RemoteFiring,
     RemoteHit,
     RemoteLabel,
     RemoteScore,
@@ -19,7 +18,6 @@ __all__ = [
     "Patience",
     "RemoteCard",
     "RemoteExample",
-    "RemoteFiring",
     "RemoteHit",
     "RemoteLabel",
     "RemoteScore",

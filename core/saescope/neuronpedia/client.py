@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError, SaescopeError
 from saescope.neuronpedia import failures, records
 from saescope.neuronpedia.cache import ReplyCache
 from saescope.neuronpedia.identity import HostedSAE
-from saescope.neuronpedia.records import RemoteCard, RemoteFiring, RemoteHit, RemoteLabel, Retrieval
+from saescope.neuronpedia.records import RemoteCard, RemoteHit, RemoteLabel, Retrieval
 from saescope.neuronpedia.transfer import Patience, Transfer
 
 FRESH_CARD_S, FRESH_SEARCH_S = 7 * 86400.0, 86400.0
 AT_ONCE = 50
 """Features whose labels are asked for in one request."""
 ONE_BY_ONE = 10
-MOST_FEATURES, MOST_RESULTS = 500, 100
-SHORTEST_QUERY, LONGEST_QUERY, LONGEST_TEXT = 3, 256, 8192
+MOST_FEATURES = 500
+SHORTEST_QUERY, LONGEST_QUERY = 3, 256
 """Characters."""
 
 T = TypeVar("T")
@@ -115,59 +115,22 @@ class Neuronpedia:
         sae, asked = HostedSAE.parse(neuronpedia_id), query.strip()
         if not SHORTEST_QUERY <= len(asked) <= LONGEST_QUERY:
             allowed = f"{SHORTEST_QUERY} to {LONGEST_QUERY} characters"
-            raise _not_searched("query", f"{len(asked)} characters", allowed)
+            raise ArgumentError(
+                "Neuronpedia does not search for this.",
+                field="query",
+                got=f"{len(asked)} characters",
+                allowed=allowed,
+                hint=f"Give a query of {allowed}.",
+            )
         body = {"modelId": sae.model, "layers": [sae.source], "query": asked}
-        return self._search(
-            "/explanation/search",
-            body,
-            f"a search in the labels of {sae}",
-            lambda said, _: records.hits(said, sae),
-        )[:k]
-
-    def search_text(self, neuronpedia_id: str, text: str, *, k: int = 10) -> list[RemoteFiring]:
-        """Features of this SAE that fire most on `text`, as Neuronpedia's own inference has it. It stores the text.
-
-        Raises:
-            OfflineError, FormatError, ArgumentError: as `card`.
-        """
-        sae = HostedSAE.parse(neuronpedia_id)
-        if not text.strip() or len(text) > LONGEST_TEXT or not 1 <= k <= MOST_RESULTS:
-            allowed = f"1 to {LONGEST_TEXT} characters, k of 1 to {MOST_RESULTS}"
-            raise _not_searched("text", f"{len(text)} characters, k={k}", allowed)
-        body: dict[str, Any] = {
-            "modelId": sae.model,
-            "sourceSet": sae.source_set,
-            "text": text,
-            "selectedLayers": [sae.source],
-        }
-        body |= {
-            "sortIndexes": [],
-            "ignoreBos": True,
-            "densityThreshold": -1,
-            "numResults": k,
-        }  # sortIndexes left out is a 500 there
-        return self._search(
-            "/search-all",
-            body,
-            f"a text search in {sae}",
-            lambda said, _: records.firings(said, sae),
-        )[:k]
-
-    def _search(
-        self,
-        path: Literal["/explanation/search", "/search-all"],
-        body: Any,
-        what: str,
-        read: Callable[[Any, Retrieval], T],
-    ) -> T:
-        name = f"{path} {json.dumps(body, sort_keys=True)}"
+        path, what = "/explanation/search", f"a search in the labels of {sae}"
         return self._known(
-            name,
+            f"{path} {json.dumps(body, sort_keys=True)}",
             what,
             FRESH_SEARCH_S,
             lambda: self._transfer.ask("POST", path, what, body=body),
-            read,
-        )
+            lambda said, _: records.hits(said, sae),
+        )[:k]
 
     def _known(
         self,
@@ -238,13 +201,3 @@ class Neuronpedia:
 
 def _labels_name(sae: HostedSAE, feature: int) -> str:
     return f"labels/{sae}/{feature}"
-
-
-def _not_searched(field: str, got: str, allowed: str) -> ArgumentError:
-    return ArgumentError(
-        "Neuronpedia does not search for this.",
-        field=field,
-        got=got,
-        allowed=allowed,
-        hint=f"Give a {field} of {allowed}.",
-    )

@@ -37,11 +37,6 @@ class HostedSAE(NamedTuple):
             )
         return cls(match[1], match[2])
 
-    @property
-    def source_set(self) -> str:
-        """`8-res-jb__extra` belongs to the set `res-jb`."""
-        return self.source.partition("-")[2].partition("__")[0]
-
     def __str__(self) -> str:
         return f"{self.model}/{self.source}"
 

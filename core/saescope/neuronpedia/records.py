@@ -85,18 +85,6 @@ class RemoteHit:
     """Cosine of the embeddings of query and label."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFiring:
-    """A feature that fires on a text, by Neuronpedia's own inference."""
-
-    feature: int
-    url: str
-    max_activation: float
-    pos: int
-    token: str
-    labels: tuple[RemoteLabel, ...]
-
-
 def card(said: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> RemoteCard:
     """Of a neuron's document."""
     row = _row(said, "card")
@@ -166,28 +154,6 @@ def hits(said: Any, sae: HostedSAE) -> list[RemoteHit]:
                     _number(row.get("cosine_similarity")),
                 )
             )
-    return found
-
-
-def firings(said: Any, sae: HostedSAE) -> list[RemoteFiring]:
-    """Of a search by inference."""
-    document = _row(said, "search")
-    tokens = [clean_token(str(token)) for token in _list(document, "tokens")]
-    found: list[RemoteFiring] = []
-    for row in _rows(document, "result", required=True):
-        feature, value, pos = (
-            _index(row.get("index")),
-            _number(row.get("maxValue")),
-            _index(row.get("maxValueIndex")),
-        )
-        if feature is None or value is None or pos is None or row.get("layer") != sae.source:
-            continue
-        neuron = row.get("neuron")
-        known = labels(neuron) if isinstance(neuron, Mapping) else ()
-        token = tokens[pos] if pos < len(tokens) else ""
-        found.append(
-            RemoteFiring(feature, feature_page(str(sae), feature), value, pos, token, known)
-        )
     return found
 
 

@@ -19,8 +19,7 @@ def shareable(sae: SAE, evaluation: Evaluation | None) -> SAE:
         else {"l0": evaluation.l0, "explained_variance": evaluation.explained_variance}
     )
     raw = {name: _public(value) for name, value in (dict(meta.raw) | measured).items()}
-    metadata = replace(meta, model_name=public_name(meta.model_name), raw=raw)
-    return type(sae)(replace(sae.cfg, metadata=metadata), sae.tensors())
+    return sae.with_metadata(replace(meta, model_name=public_name(meta.model_name), raw=raw))
 
 
 def public_name(name: str) -> str:

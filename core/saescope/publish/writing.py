@@ -21,7 +21,7 @@ from saescope.publish.card import model_card
 from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.sharing import shareable
 from saescope.saes import SAE
-from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, not_in_saelens, to_saelens
+from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, not_in_saelens
 from saescope.saes.sparsity import SPARSITY_FILE, log_sparsity, write_sparsity
 
 CARD_FILE = "README.md"
@@ -109,7 +109,7 @@ def _check_target(path: str | Path, repo_id: str) -> None:
 
 
 def _sizes(sae: SAE, card: str, densities: Tensor | None) -> dict[str, int]:
-    cfg, tensors = to_saelens(sae)
+    cfg, tensors = sae.to_saelens()
     sizes = {
         CFG_FILE: len(json.dumps(cfg, indent=1)),
         WEIGHTS_FILE: file_bytes(tensors),
@@ -242,7 +242,7 @@ def _check_repository(target: Target, folder: str, *, private: bool) -> None:
 def _loading(
     sae: SAE, python: str, tool: str, command: str, sae_lens: str
 ) -> tuple[Loading, tuple[str, ...]]:
-    warning = not_in_saelens(str(to_saelens(sae)[0]["architecture"]))
+    warning = not_in_saelens(str(sae.to_saelens()[0]["architecture"]))
     if not warning:
         return Loading(python, tool, command, sae_lens), ()
     return Loading(python, tool, command, ""), (warning,)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,8 @@ from saescope.cancel import checkpoint
 from saescope.errors import ConfigError, FormatError, MismatchError
 from saescope.ops import CHUNK, SparseActs, concat, sparse_decode, sparse_dot
 from saescope.products import times_rows
-from saescope.saes.config import SAEConfig
+from saescope.saes.config import SAEConfig, SAEMetadata
+from saescope.saes.disk import knobs, shared_fields, write
 
 LAYER_NORM_EPS = 1e-5
 
@@ -213,6 +214,10 @@ class SAE(nn.Module):
             else out + (self.flatten(x) @ self.W_skip.T).reshape(out.shape)
         )
 
+    def with_metadata(self, metadata: SAEMetadata) -> "SAE":
+        """A new SAE with the same weights that belongs elsewhere: `cfg` never changes."""
+        return self._with(replace(self.cfg, metadata=metadata), {})
+
     def fold_W_dec_norm(self) -> "SAE":
         """A new SAE with unit decoder rows: activations grow by the old norms, the reconstruction stays the same."""
         norm = self.decoder.norm(dim=-1).clamp(min=1e-8)
@@ -259,9 +264,16 @@ class SAE(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write `cfg.json` and `sae_weights.safetensors` as SAELens does; returns the folder."""
-        from saescope.saes.disk import write
+        return write(*self.to_saelens(), Path(folder))
 
-        return write(self, Path(folder))
+    def to_saelens(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `cfg.json` says and the tensors beside it, in SAELens's terms."""
+        said = shared_fields(self.cfg, self.cfg.architecture, dtype=self._dtype_name)
+        return said | knobs(self.cfg), self.tensors()
+
+    @property
+    def _dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         """Active features of prepared inputs."""

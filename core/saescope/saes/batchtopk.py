@@ -5,7 +5,7 @@ estimated in training, takes the place of the batch. Bussmann et al. 2025 (arXiv
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, batch_topk_acts, from_dense
 from saescope.saes.base import SAE
+from saescope.saes.disk import shared_fields
 from saescope.saes.topk import NormScaledConfig, NormScaledSAE
 
 
@@ -67,6 +68,15 @@ class BatchTopKSAE(NormScaledSAE):
         """The k * n_pos largest activations over all positions of `x` together."""
         return batch_topk_acts(self._hidden_pre(self._prepare(self.flatten(x))), self.cfg.k)
 
+    def to_saelens(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The JumpReLU SAE with this threshold, as sae-lens writes it too."""
+        folded = self.fold_W_dec_norm() if self.cfg.rescale_acts_by_decoder_norm else self
+        said = {"training_architecture": self.cfg.architecture}
+        return (
+            shared_fields(self.cfg, "jumprelu", dtype=self._dtype_name, said=said),
+            folded.tensors(),
+        )
+
     def fold_W_dec_norm(self) -> SAE:
         """As for every SAE; where activations carry the decoder's norm the threshold already lives at unit norm."""
         folded = super().fold_W_dec_norm()
@@ -97,10 +107,3 @@ class MatryoshkaSAE(BatchTopKSAE):
     """A BatchTopK SAE that also reconstructs from its first w features, for each w of `matryoshka_widths`."""
 
     cfg: MatryoshkaConfig
-
-    def decode_prefixes(self, acts: SparseActs, like: Tensor | None = None) -> list[Tensor]:
-        """The reconstruction from each prefix, shortest first; the last is `decode(acts, like)`."""
-        return [
-            self.decode(acts.select(acts.features < width), like)
-            for width in self.cfg.matryoshka_widths
-        ]

@@ -1,10 +1,14 @@
-"""Writing an SAE as SAELens 6 does: `cfg.json` and `sae_weights.safetensors`, both replaced whole or not at all."""
+"""The layout of SAELens 6: `cfg.json` and `sae_weights.safetensors`, both replaced whole or not at all.
+
+This module knows no architecture: an SAE says itself what it is on disk (`SAE.to_saelens`).
+"""
 
 import json
 import os
 import shutil
 import tempfile
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saescope.errors import cannot_write
-from saescope.saes.base import SAE
-from saescope.saes.batchtopk import BatchTopKSAE
 from saescope.saes.config import SAEConfig, SAEMetadata
-from saescope.saes.gated import GatedSAE
-from saescope.saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 
 CFG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -38,13 +38,12 @@ _OURS = {field.name for field in fields(SAEConfig)} - {
 }
 
 
-def write(sae: SAE, folder: Path) -> Path:
-    """Save into `folder`, created if need be.
+def write(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> Path:
+    """Save a configuration and weights into `folder`, which is created if need be.
 
     Raises:
         ResourceError: the folder cannot be written.
     """
-    cfg, tensors = to_saelens(sae)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
@@ -66,37 +65,6 @@ def write(sae: SAE, folder: Path) -> Path:
     return folder
 
 
-def to_saelens(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors in SAELens's terms; a BatchTopK SAE becomes the JumpReLU SAE with its threshold, as there, and a
-    gated transcoder, which sae-lens does not have, the JumpReLU transcoder that computes the same."""
-    if isinstance(sae, GatedSAE) and sae.cfg.transcoder:
-        sae = as_jumprelu(sae)
-        return _fields(sae, "jumprelu", {"training_architecture": "gated"}), sae.tensors()
-    if isinstance(sae, BatchTopKSAE):
-        folded = sae.fold_W_dec_norm() if sae.cfg.rescale_acts_by_decoder_norm else sae
-        return _fields(
-            sae, "jumprelu", {"training_architecture": sae.cfg.architecture}
-        ), folded.tensors()
-    own = {field.name for field in fields(sae.cfg)} - {field.name for field in fields(SAEConfig)}
-    knobs = {name: getattr(sae.cfg, name) for name in sorted(own)}
-    return _fields(sae, sae.cfg.architecture, {}) | knobs, sae.tensors()
-
-
-def as_jumprelu(sae: GatedSAE) -> JumpReLUSAE:
-    """The same function: with p = (x @ W_enc) * exp(r_mag) + b_mag, the gate x @ W_enc + b_gate > 0 is p > b_mag - exp(r_mag) * b_gate."""
-    tensors = {name: tensor.float() for name, tensor in sae.tensors().items()}
-    growth, b_mag = tensors.pop("r_mag").exp(), tensors.pop("b_mag")
-    threshold = b_mag - growth * tensors.pop("b_gate")
-    shared = {
-        field.name: getattr(sae.cfg, field.name)
-        for field in fields(SAEConfig)
-        if field.name != "architecture"
-    }
-    cfg = replace(JumpReLUConfig(**shared), dtype="float32")
-    changed = {"W_enc": tensors["W_enc"] * growth, "b_enc": b_mag, "threshold": threshold}
-    return JumpReLUSAE(cfg, tensors | changed)
-
-
 def saelens_name(architecture: str, *, transcoder: bool, skip: bool) -> str:
     """What an SAE of ours is called on disk once it is written: BatchTopK SAEs and gated transcoders as JumpReLU."""
     jumps = "batchtopk" in architecture or (architecture == "gated" and transcoder)
@@ -115,21 +83,26 @@ def not_in_saelens(name: str) -> str:
     )
 
 
-def _fields(sae: SAE, architecture: str, more_metadata: dict[str, Any]) -> dict[str, Any]:
+def shared_fields(
+    cfg: SAEConfig, architecture: str, *, dtype: str, said: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `cfg.json` holds for every architecture; `said` is metadata beside that of the SAE."""
     # The dtype of the weights written now: sae-lens casts to what cfg.json says.
-    written = {"dtype": str(sae.dtype).removeprefix("torch."), "device": "cpu"} | (
-        {"d_out": sae.cfg.d_out} if sae.cfg.transcoder else {}
-    )
+    written = {"dtype": dtype, "device": "cpu"} | ({"d_out": cfg.d_out} if cfg.transcoder else {})
     return (
-        {name: getattr(sae.cfg, name) for name in sorted(_OURS)}
+        {name: getattr(cfg, name) for name in sorted(_OURS)}
         | written
         | {
-            "metadata": _metadata(sae.cfg.metadata) | more_metadata,
-            "architecture": disk_name(
-                architecture, transcoder=sae.cfg.transcoder, skip=sae.cfg.skip
-            ),
+            "metadata": _metadata(cfg.metadata) | dict(said or {}),
+            "architecture": disk_name(architecture, transcoder=cfg.transcoder, skip=cfg.skip),
         }
     )
+
+
+def knobs(cfg: SAEConfig) -> dict[str, Any]:
+    """The fields that only this architecture has."""
+    own = {field.name for field in fields(cfg)} - {field.name for field in fields(SAEConfig)}
+    return {name: getattr(cfg, name) for name in sorted(own)}
 
 
 def disk_name(architecture: str, *, transcoder: bool, skip: bool) -> str:

@@ -1,7 +1,7 @@
 """Gated SAE: one linear map decides which features fire, a rescaled copy how strongly (Rajamanoharan et al. 2024, arXiv:2404.16014)."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,8 @@ from saescope.ops import SparseActs, from_dense
 from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
+from saescope.saes.disk import shared_fields
+from saescope.saes.jumprelu import JumpReLUConfig, JumpReLUSAE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,34 @@ class GatedSAE(SAE):
     b_gate: Float[Tensor, " d_sae"]
     b_mag: Float[Tensor, " d_sae"]
     r_mag: Float[Tensor, " d_sae"]
+
+    def to_saelens(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A gated transcoder, which sae-lens does not have, is written as the JumpReLU transcoder
+        that computes the same."""
+        if not self.cfg.transcoder:
+            return super().to_saelens()
+        same = self.as_jumprelu()
+        said = {"training_architecture": self.cfg.architecture}
+        cfg = shared_fields(same.cfg, same.cfg.architecture, dtype=same._dtype_name, said=said)
+        return cfg, same.tensors()
+
+    def as_jumprelu(self) -> JumpReLUSAE:
+        """The same function in another form.
+
+        With p = (x @ W_enc) * exp(r_mag) + b_mag, the gate x @ W_enc + b_gate > 0 is
+        p > b_mag - exp(r_mag) * b_gate.
+        """
+        tensors = {name: tensor.float() for name, tensor in self.tensors().items()}
+        growth, b_mag = tensors.pop("r_mag").exp(), tensors.pop("b_mag")
+        threshold = b_mag - growth * tensors.pop("b_gate")
+        shared = {
+            field.name: getattr(self.cfg, field.name)
+            for field in fields(SAEConfig)
+            if field.name != "architecture"
+        }
+        cfg = replace(JumpReLUConfig(**shared), dtype="float32")
+        changed = {"W_enc": tensors["W_enc"] * growth, "b_enc": b_mag, "threshold": threshold}
+        return JumpReLUSAE(cfg, tensors | changed)
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         shared = times_rows(x, self.encoder)

@@ -18,6 +18,7 @@ from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.generate import Generation, generate
 from saescope.steering.prepare import Prepared, prepare
 from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit
+from saescope.verdicts import Effect, Judgement
 
 N_CONCEPT = 20
 MOST_PERPLEXED = 20
@@ -49,7 +50,7 @@ class Steering:
     unit_values: list[float]
     unit_source: str
     concept_tokens: list[str]
-    verdict: str
+    verdict: Judgement[Effect]
     n_left_out: int
     """Positions of the prompt that are not edited."""
     n_sinks: int
@@ -190,13 +191,15 @@ def _arm(model: LanguageModel, label: str, row: Generation, concept: set[int]) -
     )
 
 
-def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> str:
+def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> Judgement[Effect]:
     if all(arm.text == baseline.text for arm in steered):
-        return "no visible effect: the text is the unsteered one; raise the strength"
+        return Judgement(Effect.NONE, "the text is the unsteered one; raise the strength")
     if mean(arm.repetition for arm in steered) > 0.5:
-        return "degenerate: the steered text repeats itself; lower the strength"
+        why = "the steered text repeats itself; lower the strength"
+        return Judgement(Effect.DEGENERATE, why)
     if _perplexity(steered) > MOST_PERPLEXED * max(_perplexity([baseline]), 1.0):
-        return "degenerate: the unsteered model finds the steered text most unlikely; lower the strength"
+        why = "the unsteered model finds the steered text most unlikely; lower the strength"
+        return Judgement(Effect.DEGENERATE, why)
     ours = _mean_score(steered)
     others = max(
         (
@@ -207,14 +210,19 @@ def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> 
         default=None,
     )
     if ours is None or others is None:
-        return "changed: the text differs from the unsteered one; no concept score to judge it by"
+        why = "the text differs from the unsteered one; no concept score to judge it by"
+        return Judgement(Effect.CHANGED, why)
     if not controls:
-        return "changed, not controlled: set n_controls to compare with random features"
+        why = "set n_controls to compare with random features"
+        return Judgement(Effect.UNCONTROLLED, why)
     if ours > others:
-        return (
-            "specific: more concept tokens than the unsteered text and every random-feature control"
-        )
-    return "unspecific: the text changes, but with no more concept tokens than the unsteered text or a random feature's"
+        why = "more concept tokens than the unsteered text and every random-feature control"
+        return Judgement(Effect.SPECIFIC, why)
+    why = (
+        "the text changes, but with no more concept tokens than the unsteered text "
+        "or a random feature's"
+    )
+    return Judgement(Effect.UNSPECIFIC, why)
 
 
 def _perplexity(arms: Sequence[Arm]) -> float:

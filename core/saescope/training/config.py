@@ -22,6 +22,10 @@ Normalization = Literal["none", "expected_average_only_in", "covariance_whitenin
 MAX_TOKENS = 10**12
 
 
+Real = float | int
+"""A number that may be given as a whole one."""
+
+
 class Knob(NamedTuple):
     """What `options` may set: a line of help and bounds; choices are the type's."""
 
@@ -30,9 +34,28 @@ class Knob(NamedTuple):
     high: float = math.inf
 
 
+class Chosen(NamedTuple):
+    """What a run does where its settings leave a choice open, under the names of the settings."""
+
+    d_out: int
+    batch_size: int
+    matryoshka_widths: tuple[int, ...]
+    lr: float
+    lr_warm_up_steps: int
+    lr_decay_steps: int
+    sparsity_warm_up_steps: int
+    dead_feature_window: int
+    resample_every: int
+    log_every: int
+    revival: Revival
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """A training run. 0 (or "") means chosen for you where the text says so; the chosen values are properties."""
+    """A training run as it was asked for: no field is ever changed.
+
+    Where the text says so, 0, -1, "auto" or an empty value leaves a choice open; `chosen` has it made.
+    """
 
     model: str = ""
     hook_name: str
@@ -44,17 +67,17 @@ class TrainConfig:
     d_out: int = 0
     """Width at hook_name_out; 0 = d_in."""
     d_sae: int
-    k: float = 32.0
+    k: Real = 32.0
     """TopK family: features kept a position. Else the L0 that the coefficient is steered to, while that is 0."""
-    l1_coefficient: float = 0.0
+    l1_coefficient: Real = 0.0
     """standard, gated: 0 = steered so that the L0 comes to k."""
-    l0_coefficient: float = 0.0
+    l0_coefficient: Real = 0.0
     """jumprelu: 0 = steered so that the L0 comes to k (or to target_l0)."""
     training_tokens: int = 2_000_000
     context_size: int = 256
     batch_size: int = 0
     """0 = a power of two from 256 to 4096 that gives the run 300 steps where it can."""
-    lr: float = 0.0
+    lr: Real = 0.0
     """0 = 1 / sqrt(d_in * steps), steps counted from 45 to 10,000: what did best from 24 to 2,000 steps (docs/benchmarks.md)."""
     seed: int = 0
     name: str = ""
@@ -64,9 +87,9 @@ class TrainConfig:
         Revival | Literal["auto"],
         Knob("how dead features are brought back; auto = the architecture's own"),
     ] = "auto"
-    aux_loss_coefficient: Annotated[float, Knob("weight of the AuxK or ghost term", low=0)] = 1.0
+    aux_loss_coefficient: Annotated[Real, Knob("weight of the AuxK or ghost term", low=0)] = 1.0
     pre_act_loss_coefficient: Annotated[
-        float, Knob("jumprelu: weight of the pre-activation term on dead features", low=0)
+        Real, Knob("jumprelu: weight of the pre-activation term on dead features", low=0)
     ] = 3e-6
     dead_feature_window: Annotated[
         int,
@@ -94,16 +117,16 @@ class TrainConfig:
             low=-1,
         ),
     ] = -1
-    adam_beta1: Annotated[float, Knob("Adam's first decay", low=0, high=0.99999)] = 0.9
-    adam_beta2: Annotated[float, Knob("Adam's second decay", low=0, high=0.99999)] = 0.999
-    max_grad_norm: Annotated[
-        float, Knob("gradients are clipped to this norm; 0 = never", low=0)
-    ] = 1.0
+    adam_beta1: Annotated[Real, Knob("Adam's first decay", low=0, high=0.99999)] = 0.9
+    adam_beta2: Annotated[Real, Knob("Adam's second decay", low=0, high=0.99999)] = 0.999
+    max_grad_norm: Annotated[Real, Knob("gradients are clipped to this norm; 0 = never", low=0)] = (
+        1.0
+    )
     decoder_norm: Annotated[
         Literal["free", "unit"], Knob("unit: decoder rows are held at norm 1")
     ] = "free"
     decoder_init_norm: Annotated[
-        float, Knob("norm of the decoder rows at the start", low=1e-6, high=100)
+        Real, Knob("norm of the decoder rows at the start", low=1e-6, high=100)
     ] = 0.3
     apply_b_dec_to_input: Annotated[bool, Knob("encode x - b_dec; ignored by transcoders")] = True
     rescale_acts_by_decoder_norm: Annotated[
@@ -120,7 +143,7 @@ class TrainConfig:
             high=1000,
         ),
     ] = 8
-    lp_norm: Annotated[float, Knob("standard: the p of the sparsity norm", low=0.1, high=10)] = 1.0
+    lp_norm: Annotated[Real, Knob("standard: the p of the sparsity norm", low=0.1, high=10)] = 1.0
     matryoshka_widths: Annotated[
         tuple[int, ...], Knob("matryoshka: prefix widths such as 512,2048; d_sae is added")
     ] = ()
@@ -128,10 +151,10 @@ class TrainConfig:
         bool, Knob("matryoshka: AuxK against the residual of each prefix")
     ] = False
     jumprelu_bandwidth: Annotated[
-        float, Knob("jumprelu: width of the straight-through estimator", low=1e-6, high=100)
+        Real, Knob("jumprelu: width of the straight-through estimator", low=1e-6, high=100)
     ] = 2.0
     jumprelu_init_threshold: Annotated[
-        float,
+        Real,
         Knob(
             "jumprelu: threshold at the start; 0 = where the first batches have 1.5 times the L0 aimed at",
             low=0,
@@ -141,11 +164,11 @@ class TrainConfig:
     jumprelu_sparsity_loss_mode: Annotated[SparsityMode, Knob("jumprelu: form of the L0 loss")] = (
         "step"
     )
-    jumprelu_tanh_scale: Annotated[float, Knob("jumprelu: scale inside tanh", low=1e-6)] = 4.0
+    jumprelu_tanh_scale: Annotated[Real, Knob("jumprelu: scale inside tanh", low=1e-6)] = 4.0
     jumprelu_ste_to_input: Annotated[
         bool, Knob("jumprelu: the estimator also trains the encoder")
     ] = True
-    target_l0: Annotated[float, Knob("jumprelu: the L0 to aim at; 0 = k", low=0)] = 0.0
+    target_l0: Annotated[Real, Knob("jumprelu: the L0 to aim at; 0 = k", low=0)] = 0.0
     prepend_bos: Annotated[
         Literal["auto", "true", "false"], Knob("BOS at the start of each context")
     ] = "auto"
@@ -184,7 +207,7 @@ class TrainConfig:
         ),
     ] = 0
     checkpoint_every_s: Annotated[
-        float,
+        Real,
         Knob(
             "seconds between two checkpoints; the first comes after a minute, the next ones space out",
             low=1,
@@ -196,19 +219,6 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "d_out", self.d_out or self.d_in)
-        object.__setattr__(self, "batch_size", self.batch_size or _batch_size(self.training_tokens))
-        for name in _FLOATS:
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if self.architecture == "matryoshka_batchtopk":
-            widths = tuple(self.matryoshka_widths) or tuple(
-                width for width in (self.d_sae // 16, self.d_sae // 4) if width
-            )
-            object.__setattr__(
-                self,
-                "matryoshka_widths",
-                widths if widths[-1:] == (self.d_sae,) else (*widths, self.d_sae),
-            )
         for name, option in OPTIONS.items():
             option.check(name, getattr(self, name))
         self._check_sizes()
@@ -231,12 +241,56 @@ class TrainConfig:
                 hint="Leave document_separator out, or join_documents=false.",
             )
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, as they were given."""
+        return {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
+    @property
+    def chosen(self) -> Chosen:
+        """What the run does where its settings leave it open."""
+        batch_size = self.batch_size or _batch_size(self.training_tokens)
+        n_steps = self.training_tokens // batch_size if batch_size > 0 else 0
+        window = self.dead_feature_window or max(10, min(1000, n_steps // 10))
+        return Chosen(
+            d_out=self.d_out or self.d_in,
+            batch_size=batch_size,
+            matryoshka_widths=self._widths(),
+            lr=float(self.lr) or (self.d_in * min(max(n_steps, 45), 10_000)) ** -0.5,
+            lr_warm_up_steps=_share(self.lr_warm_up_steps, n_steps // 20),
+            lr_decay_steps=_share(self.lr_decay_steps, n_steps // 5),
+            sparsity_warm_up_steps=_share(self.sparsity_warm_up_steps, n_steps // 10),
+            dead_feature_window=window,
+            resample_every=self.resample_every or 2 * window,
+            log_every=self.log_every or max(1, min(n_steps // 200, 20)),
+            revival=self._revival(),
+        )
+
+    def _widths(self) -> tuple[int, ...]:
+        if self.architecture != "matryoshka_batchtopk":
+            return self.matryoshka_widths
+        widths = self.matryoshka_widths or tuple(
+            width for width in (self.d_sae // 16, self.d_sae // 4) if width
+        )
+        return widths if widths[-1:] == (self.d_sae,) else (*widths, self.d_sae)
+
+    def _revival(self) -> Revival:
+        if self.revival != "auto":
+            return self.revival
+        resampled = ("standard", "gated", "jumprelu") if self.transcoder else ("standard", "gated")
+        return "resample" if self.architecture in resampled else REVIVALS[self.architecture][1]
+
     def _check_sizes(self) -> None:
+        batch_size = self.chosen.batch_size
         whole = {
             "d_in": self.d_in,
-            "d_out": self.d_out,
+            "d_out": self.chosen.d_out,
             "d_sae": self.d_sae,
-            "batch_size": self.batch_size,
+            "batch_size": batch_size,
             "context_size": self.context_size,
         }
         for name, value in whole.items():
@@ -247,14 +301,14 @@ class TrainConfig:
                     got=value,
                     allowed=">= 1",
                 )
-        if not self.batch_size <= self.training_tokens <= MAX_TOKENS:
+        if not batch_size <= self.training_tokens <= MAX_TOKENS:
             raise ConfigError(
-                f"training_tokens must be between one batch ({self.batch_size}) and {MAX_TOKENS}, got {self.training_tokens}.",
+                f"training_tokens must be between one batch ({batch_size}) and {MAX_TOKENS}, got {self.training_tokens}.",
                 field="training_tokens",
                 got=self.training_tokens,
             )
-        if 0 < self.cached_tokens < self.batch_size:
-            said = f"cached_tokens must be 0 or at least one batch ({self.batch_size}), got {self.cached_tokens}."
+        if 0 < self.cached_tokens < batch_size:
+            said = f"cached_tokens must be 0 or at least one batch ({batch_size}), got {self.cached_tokens}."
             raise ConfigError(said, field="cached_tokens", got=self.cached_tokens)
         for name in ("lr", "l1_coefficient", "l0_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
@@ -265,7 +319,7 @@ class TrainConfig:
                 )
 
     def _check_site(self) -> None:
-        if self.hook_name_out or self.d_out == self.d_in:
+        if self.hook_name_out or self.chosen.d_out == self.d_in:
             if self.skip and not self.hook_name_out:
                 raise ConfigError(
                     "skip=true needs hook_name_out: only a transcoder has a skip connection.",
@@ -289,68 +343,46 @@ class TrainConfig:
     @property
     def objective(self) -> Objective:
         """The part of the run that the loss depends on."""
-        revival = REVIVALS[self.architecture][1] if self.revival == "auto" else self.revival
-        resampled = ("standard", "gated", "jumprelu") if self.transcoder else ("standard", "gated")
-        if self.revival == "auto" and self.architecture in resampled:
-            revival = "resample"
-        apart = {"revival", "apply_b_dec_to_input", "target_l0"}
+        apart = {"revival", "apply_b_dec_to_input", "target_l0", "d_out", "matryoshka_widths"}
         shared = {f.name for f in fields(Objective)} & {f.name for f in fields(self)} - apart
+        chosen, quadratic = self.chosen, self.jumprelu_sparsity_loss_mode == "quadratic"
         return Objective(
-            **{name: getattr(self, name) for name in shared},
-            revival=revival,
-            target_l0=self.l0
-            if self.jumprelu_sparsity_loss_mode == "quadratic"
-            else self.target_l0,
+            **{name: self._plain(name) for name in shared},
+            d_out=chosen.d_out,
+            matryoshka_widths=chosen.matryoshka_widths,
+            revival=chosen.revival,
+            target_l0=self.l0 if quadratic else float(self.target_l0),
             apply_b_dec_to_input=self.apply_b_dec_to_input and not self.transcoder,
         )
 
+    def _plain(self, name: str) -> Any:
+        """A setting, a number in float where whole numbers are taken too."""
+        value = getattr(self, name)
+        return float(value) if name in _REALS else value
+
     @property
     def n_steps(self) -> int:
-        return self.training_tokens // self.batch_size
+        return self.training_tokens // self.chosen.batch_size
 
     @property
     def harvested_tokens(self) -> int:
         """Positions for which the language model runs."""
-        n_tokens = self.n_steps * self.batch_size
+        n_tokens = self.n_steps * self.chosen.batch_size
         return min(self.cached_tokens or n_tokens, n_tokens) if self.cache_activations else n_tokens
-
-    @property
-    def learning_rate(self) -> float:
-        return self.lr or (self.d_in * min(max(self.n_steps, 45), 10_000)) ** -0.5
-
-    @property
-    def warm_up(self) -> int:
-        return self.n_steps // 20 if self.lr_warm_up_steps < 0 else self.lr_warm_up_steps
-
-    @property
-    def decay(self) -> int:
-        return self.n_steps // 5 if self.lr_decay_steps < 0 else self.lr_decay_steps
-
-    @property
-    def sparsity_warm_up(self) -> int:
-        return (
-            self.n_steps // 10 if self.sparsity_warm_up_steps < 0 else self.sparsity_warm_up_steps
-        )
-
-    @property
-    def window(self) -> int:
-        return self.dead_feature_window or max(10, min(1000, self.n_steps // 10))
 
     @property
     def l0(self) -> float:
         """The L0 to aim at."""
-        return (self.target_l0 if self.architecture == "jumprelu" else 0.0) or self.k
+        aimed = self.target_l0 if self.architecture == "jumprelu" else 0.0
+        return float(aimed or self.k)
 
     @property
     def sparsity_coefficient(self) -> float:
         """0 = none (topk family), or steered."""
-        return (
-            self.l0_coefficient
-            if self.architecture == "jumprelu"
-            else 0.0
-            if self.architecture in TOPK_FAMILY
-            else self.l1_coefficient
-        )
+        if self.architecture in TOPK_FAMILY:
+            return 0.0
+        jumps = self.architecture == "jumprelu"
+        return float(self.l0_coefficient if jumps else self.l1_coefficient)
 
     @property
     def steered(self) -> bool:
@@ -358,11 +390,13 @@ class TrainConfig:
 
     @property
     def revival_coefficient(self) -> float:
-        return (
-            self.pre_act_loss_coefficient
-            if self.architecture == "jumprelu"
-            else self.aux_loss_coefficient
-        )
+        jumps = self.architecture == "jumprelu"
+        return float(self.pre_act_loss_coefficient if jumps else self.aux_loss_coefficient)
+
+    @property
+    def complete(self) -> dict[str, Any]:
+        """All settings with every choice made: two runs with the same ones train the same SAE."""
+        return self.to_dict() | self.chosen._asdict()
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"matryoshka_widths": list(self.matryoshka_widths)}
@@ -377,7 +411,7 @@ class TrainConfig:
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.complete, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,8 +477,12 @@ def _batch_size(training_tokens: int) -> int:
     return min(max(256, min(4096, 1 << (size.bit_length() - 1))), max(1, training_tokens))
 
 
-_FLOATS = tuple(name for name, hint in get_type_hints(TrainConfig).items() if hint is float)
-"""Fields that may be given as whole numbers."""
+def _share(steps: int, otherwise: int) -> int:
+    """A number of steps; negative: the usual share of the run."""
+    return otherwise if steps < 0 else steps
+
+
+_REALS = {name for name, hint in get_type_hints(TrainConfig).items() if hint == Real}
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
 
     def __next__(self) -> Tensor | tuple[Tensor, Tensor]:
         if self._given_at is not None:
-            self.rate.add(time.monotonic() - self._given_at, self.cfg.batch_size)
+            self.rate.add(time.monotonic() - self._given_at, self.cfg.chosen.batch_size)
         rows = next(self.store)
         self._given_at = time.monotonic()
         return (
@@ -128,9 +128,9 @@ def text_source(
 
 def store_config(cfg: TrainConfig, *, n_tokens: int = 0) -> StoreConfig:
     """Of the batches that are trained on, or of `n_tokens` rows that are kept for it."""
-    n_tokens = n_tokens or cfg.n_steps * cfg.batch_size
+    n_tokens = n_tokens or cfg.n_steps * cfg.chosen.batch_size
     return StoreConfig(
-        batch_size=cfg.batch_size,
+        batch_size=cfg.chosen.batch_size,
         n_tokens=n_tokens,
         buffer_tokens=min(cfg.buffer_tokens, n_tokens),
         dtype=BUFFER_DTYPE,
@@ -157,4 +157,4 @@ def row_source(
     store = ActivationStore(
         WatchedSource(text, stop), store_config(cfg, n_tokens=cfg.harvested_tokens)
     )
-    return cached(store, progress=tell, save_every_s=cfg.checkpoint_every_s)
+    return cached(store, progress=tell, save_every_s=float(cfg.checkpoint_every_s))

@@ -93,7 +93,7 @@ def _wandb(cfg: TrainConfig, folder: Path | None) -> Log:
         run = wandb.init(
             project="saescope",
             name=cfg.name or None,
-            config=cfg.to_dict(),
+            config=cfg.to_dict() | {"chosen": cfg.chosen._asdict()},
             resume="allow",
             dir=str(folder) if folder else None,
         )

@@ -59,7 +59,7 @@ def make_plan(
     memory, free = there + run_bytes(cfg), there + free_bytes(model.device)
     disk, disk_free = disk_bytes(cfg), free_disk_bytes(folder)
     step_s = _time_step(cfg, source, rows, model.device) if memory <= free else None
-    n_tokens = cfg.n_steps * cfg.batch_size
+    n_tokens = cfg.n_steps * cfg.chosen.batch_size
     rate = (
         n_tokens / (cfg.harvested_tokens * harvest_s + n_tokens * step_s)
         if step_s is not None
@@ -82,23 +82,23 @@ def make_plan(
 
 def n_parameters(cfg: TrainConfig) -> int:
     return (
-        cfg.d_sae * (cfg.d_in + cfg.d_out + 4)
-        + cfg.d_out
-        + (cfg.d_in * cfg.d_out if cfg.skip else 0)
+        cfg.d_sae * (cfg.d_in + cfg.chosen.d_out + 4)
+        + cfg.chosen.d_out
+        + (cfg.d_in * cfg.chosen.d_out if cfg.skip else 0)
     )
 
 
 def buffer_bytes(cfg: TrainConfig) -> int:
-    width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
+    width = cfg.d_in + (cfg.chosen.d_out if cfg.transcoder else 0)
     return store_config(cfg).buffer_tokens * (width * DTYPES[BUFFER_DTYPE].itemsize + 8)
 
 
 def run_bytes(cfg: TrainConfig) -> int:
     """Memory beside the language model: weights, gradients, Adam, the buffer, a step's work, and the copies that a checkpoint takes."""
-    weights, width = 4 * n_parameters(cfg), cfg.d_in + cfg.d_out
+    weights, width = 4 * n_parameters(cfg), cfg.d_in + cfg.chosen.d_out
     held = 4 * weights + buffer_bytes(cfg)
-    batches = (cfg.n_batches_for_norm_estimate + 6) * cfg.batch_size * width * 4
-    entries = 0 if cfg.architecture in TOPK_FAMILY else cfg.batch_size * cfg.d_sae * 3
+    batches = (cfg.n_batches_for_norm_estimate + 6) * cfg.chosen.batch_size * width * 4
+    entries = 0 if cfg.architecture in TOPK_FAMILY else cfg.chosen.batch_size * cfg.d_sae * 3
     copies = max(2 * weights, buffer_bytes(cfg)) + buffer_bytes(cfg)
     return held + batches + WORK_BYTES + max(weights + entries, copies)
 
@@ -107,8 +107,8 @@ def checkpoint_bytes(cfg: TrainConfig) -> int:
     """The largest one: early in a run the batches that the scaling was estimated on are part of it."""
     pending = (
         cfg.n_batches_for_norm_estimate
-        * cfg.batch_size
-        * (cfg.d_in + (cfg.d_out if cfg.transcoder else 0))
+        * cfg.chosen.batch_size
+        * (cfg.d_in + (cfg.chosen.d_out if cfg.transcoder else 0))
         * 4
     )
     return 12 * n_parameters(cfg) + buffer_bytes(cfg) + pending + 2**23
@@ -116,7 +116,7 @@ def checkpoint_bytes(cfg: TrainConfig) -> int:
 
 def disk_bytes(cfg: TrainConfig) -> int:
     """The checkpoints that are kept, one that is being written, the SAE, and the stored activations where they are asked for."""
-    width = cfg.d_in + (cfg.d_out if cfg.transcoder else 0)
+    width = cfg.d_in + (cfg.chosen.d_out if cfg.transcoder else 0)
     stored = (
         cfg.harvested_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg)
         if cfg.cache_activations
@@ -140,7 +140,7 @@ def _time_step(
     cfg: TrainConfig, source: TextSource, rows: dict[str, Tensor], device: torch.device
 ) -> float:
     """Seconds a token of training steps on what was just read, repeated to a whole batch."""
-    again = torch.arange(cfg.batch_size, device=source.device) % len(rows[cfg.hook_name])
+    again = torch.arange(cfg.chosen.batch_size, device=source.device) % len(rows[cfg.hook_name])
     x, y = (
         rows[cfg.hook_name][again].float(),
         rows[cfg.hook_name_out or cfg.hook_name][again].float(),
@@ -156,7 +156,7 @@ def _time_step(
         n_steps += 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return (time.monotonic() - started) / (n_steps * cfg.batch_size)
+    return (time.monotonic() - started) / (n_steps * cfg.chosen.batch_size)
 
 
 def _memory_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
@@ -165,7 +165,7 @@ def _memory_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
     spare = free - (need - run_bytes(cfg))
     tries = [{"d_sae": d} for d in (cfg.d_sae // 2, cfg.d_sae // 4, cfg.d_sae // 8) if d > cfg.k]
     tries += [
-        {"buffer_tokens": max(cfg.batch_size, 2**14)},
+        {"buffer_tokens": max(cfg.chosen.batch_size, 2**14)},
         {"batch_size": 1024, "buffer_tokens": 2**14, "d_sae": cfg.d_sae // 4},
     ]
     for change in tries:
@@ -182,7 +182,7 @@ def _valid(cfg: TrainConfig, change: dict[str, int]) -> bool:
     return (
         cfg.architecture != "matryoshka_batchtopk"
         or "d_sae" not in change
-        or change["d_sae"] >= cfg.matryoshka_widths[-2]
+        or change["d_sae"] >= cfg.chosen.matryoshka_widths[-2]
     )
 
 
@@ -197,7 +197,10 @@ def _disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
         return []
     short = f"{(need + SPARE_DISK_BYTES - free) / 1e9:.2g} GB more free disk, or SAESCOPE_HOME on a larger one"
     smaller = replace(
-        cfg, keep_checkpoints=1, cache_activations=False, buffer_tokens=max(cfg.batch_size, 2**14)
+        cfg,
+        keep_checkpoints=1,
+        cache_activations=False,
+        buffer_tokens=max(cfg.chosen.batch_size, 2**14),
     )
     if disk_bytes(smaller) + SPARE_DISK_BYTES <= free:
         return [f'options=["keep_checkpoints=1", "buffer_tokens={smaller.buffer_tokens}"]']

@@ -49,16 +49,16 @@ def _unscaled(cfg: TrainConfig, tensors: dict[str, Tensor]) -> SAE:
     knobs: dict[str, Any] = {}
     if cfg.architecture in TOPK_FAMILY:
         knobs = {
-            "k": int(cfg.k) if cfg.architecture == "topk" else cfg.k,
+            "k": int(cfg.k) if cfg.architecture == "topk" else float(cfg.k),
             "rescale_acts_by_decoder_norm": cfg.rescale_acts_by_decoder_norm,
         }
     if cfg.architecture == "matryoshka_batchtopk":
-        knobs["matryoshka_widths"] = cfg.matryoshka_widths
+        knobs["matryoshka_widths"] = cfg.chosen.matryoshka_widths
     config = config_class(
         architecture=cfg.architecture,
         d_in=cfg.d_in,
         d_sae=cfg.d_sae,
-        d_out=cfg.d_out,
+        d_out=cfg.chosen.d_out,
         apply_b_dec_to_input=cfg.objective.apply_b_dec_to_input,
         normalize_activations=cfg.normalize_activations,
         transcoder=cfg.transcoder,

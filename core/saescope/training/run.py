@@ -143,8 +143,7 @@ class TrainingRun:
             "model_revision": self.model.revision,
         }
         said["model_fingerprint"] = model_fingerprint(self.model)
-        sae.cfg = replace(sae.cfg, metadata=replace(metadata, model_name=self.model.name, raw=said))
-        return sae
+        return sae.with_metadata(replace(metadata, model_name=self.model.name, raw=said))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

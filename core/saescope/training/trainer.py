@@ -73,8 +73,8 @@ class Trainer:
         start = initial_params(
             cfg.objective,
             seed=cfg.seed,
-            decoder_init_norm=cfg.decoder_init_norm,
-            jumprelu_init_threshold=cfg.jumprelu_init_threshold,
+            decoder_init_norm=float(cfg.decoder_init_norm),
+            jumprelu_init_threshold=float(cfg.jumprelu_init_threshold),
         )
         self.params = {name: tensor.to(self.device) for name, tensor in start.items()}
         if cfg.decoder_norm == "unit":
@@ -82,13 +82,11 @@ class Trainer:
         self.compute = make_step(cfg.objective, self.params)
         if isinstance(self.compute, BatchTopKStep):
             self.compute.threshold_lr = max(BatchTopKStep.threshold_lr, min(1.0, 10 / cfg.n_steps))
-        self.adam = Adam(self.params, beta1=cfg.adam_beta1, beta2=cfg.adam_beta2)
-        self.deadness = Deadness(cfg.d_sae, cfg.window, self.device)
+        self.adam = Adam(self.params, beta1=float(cfg.adam_beta1), beta2=float(cfg.adam_beta2))
+        self.deadness = Deadness(cfg.d_sae, cfg.chosen.dead_feature_window, self.device)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.scaling: Scaling | None = None
-        self.history = History(
-            cfg.log_every or max(1, min(cfg.n_steps // 200, 20))
-        )  # a long run thins its points as it goes
+        self.history = History(cfg.chosen.log_every)  # a long run thins its points as it goes
         self.pace = Pace(cfg.objective, target=cfg.l0, n_steps=cfg.n_steps) if cfg.steered else None
         self.step, self.n_tokens = 0, 0
         self._pending: deque[Batch] = deque()
@@ -119,15 +117,17 @@ class Trainer:
             ConfigError: `cfg` is given and differs from what the run was started with.
         """
         saved = disk.load_latest(folder)
-        started = TrainConfig.from_dict(saved.state["config"])
-        if cfg is not None and cfg != started:
-            now, then = cfg.to_dict(), started.to_dict()
+        asked = cfg or TrainConfig.from_dict(saved.state["config"])
+        # What was chosen at the start holds, whatever another version would choose now.
+        started = TrainConfig.from_dict(saved.state["config"] | saved.state.get("chosen", {}))
+        now, then = asked.complete, started.complete
+        if cfg is not None and now != then:
             raise ConfigError(
                 f"The run was started with other settings: { {name: then[name] for name in then if then[name] != now[name]} }.",
                 code="RESUME_MISMATCH",
                 hint="Resume without settings, or start a new run.",
             )
-        trainer = cls(started, batches, device=device)
+        trainer = cls(asked if now == then else started, batches, device=device)
         trainer.folder = folder
         disk.clean(folder)
         trainer._restore(saved)
@@ -146,7 +146,7 @@ class Trainer:
             NumericError: the loss is no longer finite; the last good checkpoint is from before.
         """
         log = make_log(self.cfg, self.folder)
-        schedule, state = disk.Schedule(self.cfg.checkpoint_every_s), "done"
+        schedule, state = disk.Schedule(float(self.cfg.checkpoint_every_s)), "done"
         while self.step < self.cfg.n_steps:
             if stop is not None and stop.is_set():
                 state = "stopped"
@@ -212,9 +212,9 @@ class Trainer:
     def _fetch(self) -> Batch:
         given = next(self.batches)
         x, y = (given, given) if isinstance(given, Tensor) else given
-        if x.shape[-1] != self.cfg.d_in or y.shape[-1] != self.cfg.d_out or len(x) != len(y):
+        if x.shape[-1] != self.cfg.d_in or y.shape[-1] != self.cfg.chosen.d_out or len(x) != len(y):
             raise ConfigError(
-                f"A batch has shapes {tuple(x.shape)} -> {tuple(y.shape)}; this run maps {self.cfg.d_in} to {self.cfg.d_out}.",
+                f"A batch has shapes {tuple(x.shape)} -> {tuple(y.shape)}; this run maps {self.cfg.d_in} to {self.cfg.chosen.d_out}.",
                 code="DIM_MISMATCH",
             )
         x = x.to(self.device, torch.float32)
@@ -222,18 +222,20 @@ class Trainer:
 
     def _train(self, batch: Batch) -> bool:
         """One step; whether it added a point to the history."""
-        cfg = self.cfg
+        cfg, chosen = self.cfg, self.cfg.chosen
         sparsity = (
             self.pace.coefficient
             if self.pace
-            else warmed_up(self.step, value=cfg.sparsity_coefficient, warm_up=cfg.sparsity_warm_up)
+            else warmed_up(
+                self.step, value=cfg.sparsity_coefficient, warm_up=chosen.sparsity_warm_up_steps
+            )
         )
         rate = learning_rate(
             self.step,
             n_steps=cfg.n_steps,
-            peak=cfg.learning_rate,
-            warm_up=cfg.warm_up,
-            decay=cfg.decay,
+            peak=chosen.lr,
+            warm_up=chosen.lr_warm_up_steps,
+            decay=chosen.lr_decay_steps,
             shape=cfg.lr_scheduler,
         )
         result = self.compute(
@@ -246,7 +248,7 @@ class Trainer:
             self.pace.update(float(result.fired.sum()) / len(batch.x))
         if cfg.decoder_norm == "unit":
             remove_parallel(result.grads["decoder"], self.params["decoder"])
-        norm = self.adam.step(result.grads, lr=rate, max_grad_norm=cfg.max_grad_norm)
+        norm = self.adam.step(result.grads, lr=rate, max_grad_norm=float(cfg.max_grad_norm))
         if cfg.decoder_norm == "unit":
             normalize_rows(self.params["decoder"])
         self.step += 1
@@ -263,8 +265,10 @@ class Trainer:
         return True
 
     def _resample(self, batch: Batch, result: StepResult) -> None:
-        objective, every = self.cfg.objective, self.cfg.resample_every or 2 * self.cfg.window
-        last_round = self.cfg.n_steps - max(self.cfg.decay, every)  # later ones could not settle
+        objective, every = self.cfg.objective, self.cfg.chosen.resample_every
+        last_round = self.cfg.n_steps - max(
+            self.cfg.chosen.lr_decay_steps, every
+        )  # later ones could not settle
         if objective.revival == "resample" and self.step % every == 0 and self.step <= last_round:
             resample(
                 self.adam,
@@ -289,7 +293,7 @@ class Trainer:
                 f"The loss is no longer finite at step {self.step}.",
                 code="LOSS_NOT_FINITE",
                 field="lr",
-                got=self.cfg.learning_rate,
+                got=self.cfg.chosen.lr,
                 hint="Start a new run with a lower lr, or a smaller penalty.",
             )
 
@@ -319,6 +323,7 @@ class Trainer:
         factors = [self.scaling.factor_in, self.scaling.factor_out] if self.scaling else []
         return {
             "config": self.cfg.to_dict(),
+            "chosen": self.cfg.chosen._asdict(),
             "config_hash": self.cfg.hash,
             "step": self.step,
             "n_tokens": self.n_tokens,

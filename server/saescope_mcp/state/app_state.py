@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import anyio
 
@@ -21,10 +21,6 @@ from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import KnownHandles, Placement, Source, load_call
 from saescope_mcp.state.stacks import LoadedStack
 from saescope_mcp.state.threads import Workers
-
-if TYPE_CHECKING:
-    from saescope_mcp.jobs import Job
-
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,11 +90,6 @@ class AppState:
                     raise self._not_loaded(entry.handle)
                 entry.last_used = time.monotonic()
             yield stack
-
-    async def load(self, source: Source, placement: Placement, job: "Job") -> LoadedSAE:
-        from saescope_mcp.state.loading import load
-
-        return await load(self, source, placement, job.say)
 
     def loaded_from(self, source: Source, placement: Placement) -> LoadedSAE | None:
         """The SAE from this source, if it is in memory.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError
 from saescope_mcp.settings import Settings
+from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import LoadedSAE
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, Source, load_call, model_name
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from saescope.load import SAEInfo
     from saescope.models import LanguageModel
     from saescope.saes import SAE
-    from saescope_mcp.state.app_state import AppState
 
 Say = Callable[[str], None]
 
@@ -31,7 +31,7 @@ class Need(NamedTuple):
     device: str
 
 
-async def load(state: "AppState", source: Source, placement: Placement, say: Say) -> LoadedSAE:
+async def load(state: AppState, source: Source, placement: Placement, say: Say) -> LoadedSAE:
     """The SAE and its model in memory; what is there already is not loaded again."""
     async with state.loading:
         if there := state.loaded_from(source, placement):
@@ -97,7 +97,7 @@ def peek(source: Source, settings: Settings) -> "SAEInfo":
     return info
 
 
-def model_of(source: Source, info: "SAEInfo", state: "AppState") -> tuple[str, list[str]]:
+def model_of(source: Source, info: "SAEInfo", state: AppState) -> tuple[str, list[str]]:
     """The model that was asked for, else the one that the SAE names; and what to say about that choice."""
     from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL
 
@@ -119,7 +119,7 @@ def model_of(source: Source, info: "SAEInfo", state: "AppState") -> tuple[str, l
 
 
 def needed(
-    state: "AppState", info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None
+    state: AppState, info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None
 ) -> Need:
     """What a load would take, from headers; this may ask the hub."""
     from saescope.models import peek_model_bytes
@@ -141,7 +141,7 @@ def _device(name: str) -> str:
     return str(pick_device(name))
 
 
-async def _load_model(state: "AppState", name: str, placement: Placement, say: Say) -> ModelSlot:
+async def _load_model(state: AppState, name: str, placement: Placement, say: Say) -> ModelSlot:
     say(f"loading the model {name}")
     model = await state.loaders.run(partial(_read_model, name, placement, state.settings, say))
     if same := next((slot for slot in state.models.values() if _is_same(slot.model, model)), None):
@@ -173,7 +173,7 @@ def _read_model(name: str, placement: Placement, settings: Settings, say: Say) -
 
 
 async def _load_sae(
-    state: "AppState",
+    state: AppState,
     slot: ModelSlot,
     source: Source,
     placement: Placement,

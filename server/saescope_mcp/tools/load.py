@@ -5,6 +5,7 @@ from functools import partial
 from mcp.types import ToolAnnotations
 
 from saescope.errors import Cancelled
+from saescope.verdicts import Quality
 from saescope_mcp.jobs import Job
 from saescope_mcp.schemas.load import (
     Check,
@@ -25,6 +26,7 @@ from saescope_mcp.state import (
     model_name,
     readable,
 )
+from saescope_mcp.state.loading import load, model_of, needed, peek
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import provenance
 
@@ -46,7 +48,7 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
         return await loaded_reply(state, there)
 
     async def work(job: Job) -> LoadSaeReply:
-        return await loaded_reply(state, await state.load(source, placement, job))
+        return await loaded_reply(state, await load(state, source, placement, job.say))
 
     job = state.jobs.start("load_sae", source, request, work)
     await state.jobs.wait(job, request.wait_s)
@@ -125,7 +127,7 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
             explained_variance=check.explained_variance,
             ce_score=check.ce_score,
             published_l0=check.published_l0,
-            verdict=check.verdict,
+            verdict=str(check.verdict),
         ),
         index=indexed.best
         and IndexFound.model_validate(indexed.best.manifest, from_attributes=True),
@@ -134,7 +136,7 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
 
 def _after(entry: LoadedSAE) -> list[str]:
     """What to do with an SAE that fits; one that does not is no good for anything."""
-    if entry.check.verdict.startswith("wrong"):
+    if entry.check.verdict.level is Quality.WRONG:
         return [
             next_call("unload", handle=entry.handle),
             next_call("find_saes", model=entry.model.name),
@@ -162,8 +164,6 @@ def _running(job: Job) -> LoadSaeReply:
 
 
 async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:
-    from saescope_mcp.state.loading import model_of, needed, peek
-
     info = await state.loaders.run(partial(peek, source, state.settings))
     model, warnings = model_of(source, info, state)
     need = await state.loaders.run(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, NotFoundError
+from saescope.verdicts import LabelVerdict
 from saescope_mcp.schemas.features import (
     LabelFeature,
     LabelFeatureReply,
@@ -65,7 +66,7 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
             f"Balanced accuracy {score.balanced_accuracy:.2f} "
             f"({score.low:.2f} to {score.high:.2f}) of {score.n} items: {score.verdict}."
         )
-    again = score is None or score.verdict.startswith("undecided")
+    again = score is None or score.verdict is LabelVerdict.UNDECIDED
     shown = said(label)
     assert shown is not None
     return LabelFeatureReply(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
+from saescope.verdicts import Effect
 from saescope_mcp.schemas.common import TokenLogit
 from saescope_mcp.schemas.steer import (
     Arm,
@@ -122,10 +123,11 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
             concept_tokens=concept,
         )
     labels = await labels_of(loaded, [feature.feature for feature in request.features])
+    verdict = str(done.verdict)
     return SteerGenerateReply(
-        summary=f"{done.verdict[0].upper()}{done.verdict[1:]}. {left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
+        summary=f"{verdict[0].upper()}{verdict[1:]}. {left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
         warnings=[*done.warnings, *nothing_left(len(tokens) - done.n_left_out), *labels.warnings],
-        next=_next(request, done.verdict),
+        next=_next(request, done.verdict.level),
         evidence="controlled" if done.controls else "intervened",
         provenance=provenance(loaded, request.seed),
         baseline=_arm(done.baseline),
@@ -136,7 +138,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         unit_source=done.unit_source,
         features=_named(request.features, loaded, labels),
         concept_tokens=done.concept_tokens,
-        verdict=done.verdict,
+        verdict=verdict,
         n_sinks=done.n_sinks,
         bos_prepended=tokens.bos_prepended,
     )
@@ -170,10 +172,10 @@ def _effect(done: "core.Intervention", what: str) -> str:
     return f"With the edit comes a change of {change} in the {what}: not clearly more than with controls ({controls})."
 
 
-def _next(request: SteerGenerate, verdict: str) -> list[str]:
+def _next(request: SteerGenerate, effect: Effect) -> list[str]:
     """Half the strength where the text fell apart, twice where nothing is to be seen, the user's concept where the feature's own tokens
     were counted in vain, else a measured look at one prediction."""
-    factor = {"degenerate": 0.5, "no visible effect": 2.0}.get(verdict.split(":")[0])
+    factor = {Effect.DEGENERATE: 0.5, Effect.NONE: 2.0}.get(effect)
     tunable = all(
         feature.mode in ("add", "clamp") and 0 < abs(feature.strength) <= MOST_DOUBLED
         for feature in request.features
@@ -183,7 +185,7 @@ def _next(request: SteerGenerate, verdict: str) -> list[str]:
             _said(feature) | {"strength": factor * feature.strength} for feature in request.features
         ]
         return [_next_call("steer_generate", request, features=changed)]
-    if verdict.startswith("unspecific") and not request.concept_tokens:
+    if effect is Effect.UNSPECIFIC and not request.concept_tokens:
         features = [_said(feature) for feature in request.features]
         return [_next_call("steer_generate", request, features=features, concept_tokens=["..."])]
     return [

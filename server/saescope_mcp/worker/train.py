@@ -51,7 +51,7 @@ class TrainWorker(Worker):
             "d_sae": cfg.d_sae,
             "context_size": cfg.context_size,
         }
-        said |= {"lr": cfg.learning_rate, "device": str(model.device)}
+        said |= {"lr": cfg.chosen.lr, "device": str(model.device)}
         self.run = replace(
             self.run,
             config=cfg.to_dict() | {"threads": n_threads()},

@@ -111,7 +111,7 @@ def test_a_perfect_sae_is_good(family: Family) -> None:
     assert check.explained_variance == pytest.approx(
         1, abs=1e-6
     ) and check.ce_score == pytest.approx(1, abs=1e-4)
-    assert check.verdict.startswith("good")
+    assert check.verdict.level == "good"
 
 
 def test_a_random_sae_is_wrong(family: Family) -> None:
@@ -121,7 +121,7 @@ def test_a_random_sae_is_wrong(family: Family) -> None:
     assert (
         check.explained_variance is not None
         and check.explained_variance < 0
-        and check.verdict.startswith("wrong")
+        and check.verdict.level == "wrong"
     )
 
 
@@ -133,7 +133,7 @@ def test_an_sae_that_loses_much_is_told_from_a_good_one(
 ) -> None:
     sae = identity_sae(family_of("glass"))
     faint = type(sae)(sae.cfg, sae.tensors() | {"W_dec": share * sae.W_dec})
-    assert check_sae(family_of("glass").model, faint).verdict.startswith(verdict)
+    assert check_sae(family_of("glass").model, faint).verdict.level == verdict
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_an_l0_far_from_the_published_one_is_said(
     check = check_sae(family.model, sae, published_l0=ratio * measured)
     assert check.published_l0 == ratio * measured and check.l0 == measured
     assert (
-        check.verdict.startswith("doubtful" if off else "good")
-        and ("were published" in check.verdict) is off
+        check.verdict.level == ("doubtful" if off else "good")
+        and ("were published" in check.verdict.why) is off
     )
 
 
 def test_a_wrong_sae_stays_wrong_whatever_its_l0(family_of: Callable[[str], Family]) -> None:
     sae = identity_sae(family_of("glass"))
     faint = type(sae)(sae.cfg, sae.tensors() | {"W_dec": -0.5 * sae.W_dec})
-    assert check_sae(family_of("glass").model, faint, published_l0=1e6).verdict.startswith("wrong")
+    assert check_sae(family_of("glass").model, faint, published_l0=1e6).verdict.level == "wrong"
 
 
 def test_a_probe_longer_than_the_context_is_cut(
@@ -180,7 +180,7 @@ def test_one_token_of_context_has_nothing_to_measure(gpt2: Family) -> None:
         and check.ce_score is None
         and check.l0 == 0
     )
-    assert check.verdict.startswith("unknown")
+    assert check.verdict.level == "unknown"
 
 
 def test_the_check_leaves_the_model_as_before(gpt2: Family, ids: torch.Tensor) -> None:
@@ -194,7 +194,7 @@ def test_the_embedded_sae_is_good_for_the_embedded_model(
     smollm: LanguageModel, embedded_sae: SAE
 ) -> None:
     check = check_sae(smollm, embedded_sae)
-    assert check.verdict.startswith("good") and check.l0 == pytest.approx(
+    assert check.verdict.level == "good" and check.l0 == pytest.approx(
         getattr(embedded_sae.cfg, "k", 32), rel=0.5
     )
 

@@ -119,9 +119,6 @@ class FakeNeuronpedia:
                 "resultsCount": 2,
                 "hasMore": False,
             }
-        if path == "/api/search-all":
-            sorted(body["sortIndexes"])  # as the site does: a KeyError, that is 500, without it
-            return 200, self._firings(body)
         return 404, {"error": "Not Found"}
 
     def _hit(self, feature: int, cosine: float) -> dict[str, Any]:
@@ -136,24 +133,6 @@ class FakeNeuronpedia:
             "index": str(feature),
             "cosine_similarity": cosine,
             "neuron": {},
-        }
-
-    def _firings(self, body: Any) -> dict[str, Any]:
-        row = {
-            "modelId": "gpt2-small",
-            "layer": "8-res-jb",
-            "index": "200",
-            "values": [0, 0, 8.5],
-            "maxValue": 8.5,
-            "maxValueIndex": 2,
-        }
-        other = row | {"layer": "9-res-jb", "index": "5"}
-        tokens = ["<|endoftext|>", "a", " dog"]
-        return {
-            "tokens": tokens,
-            "result": [row | {"neuron": neuron(200)}, other],
-            "counts": [],
-            "sortIndexes": body["sortIndexes"],
         }
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

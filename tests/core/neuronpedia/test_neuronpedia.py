@@ -23,7 +23,7 @@ from saescope.errors import (
     OfflineError,
     SaescopeError,
 )
-from saescope.neuronpedia import HostedSAE, Neuronpedia, Patience, feature_page, transfer
+from saescope.neuronpedia import Neuronpedia, Patience, feature_page, transfer
 from saescope.neuronpedia.cache import ReplyCache
 
 SAE = "gpt2-small/8-res-jb"
@@ -99,20 +99,6 @@ def test_a_search_in_labels_finds_features_of_this_sae(
         (31, 0.5, "dogs and puppies"),
     ]
     assert site.bodies == [{"modelId": "gpt2-small", "layers": ["8-res-jb"], "query": "dogs"}]
-
-
-def test_a_search_by_text_sends_the_field_that_the_site_breaks_without(
-    client: Neuronpedia, site: FakeNeuronpedia
-) -> None:
-    (firing,) = client.search_text(SAE, "a dog")
-    assert (firing.feature, firing.max_activation, firing.pos, firing.token) == (
-        200,
-        8.5,
-        2,
-        " dog",
-    )
-    assert firing.labels[0].text == "words for young dogs"
-    assert site.bodies[0]["sortIndexes"] == [] and site.bodies[0]["sourceSet"] == "res-jb"
 
 
 def test_what_is_cached_is_not_asked_again_and_serves_offline(
@@ -444,26 +430,12 @@ def test_what_is_no_id_is_refused(name: str, client: Neuronpedia, site: FakeNeur
     assert site.requests == []
 
 
-@pytest.mark.parametrize(
-    ("source", "source_set"),
-    [
-        ("8-res-jb", "res-jb"),
-        ("3-res-jb__blah", "res-jb"),
-        ("20-gemmascope-res-16k", "gemmascope-res-16k"),
-    ],
-)
-def test_the_source_set_is_in_the_source(source: str, source_set: str) -> None:
-    assert HostedSAE("gpt2-small", source).source_set == source_set
-
-
 def test_a_search_that_the_site_would_refuse_is_refused_here(
     client: Neuronpedia, site: FakeNeuronpedia
 ) -> None:
     for ask in (
         lambda: client.search_labels(SAE, " a "),
         lambda: client.search_labels(SAE, "a" * 300),
-        lambda: client.search_text(SAE, "  "),
-        lambda: client.search_text(SAE, "a", k=101),
         lambda: client.labels(SAE, range(501)),
     ):
         with pytest.raises(ArgumentError):

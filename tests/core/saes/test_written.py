@@ -17,7 +17,7 @@ from saescope.saes import (
     TopKConfig,
     TopKSAE,
 )
-from saescope.saes.disk import SAELENS_ARCHITECTURES, not_in_saelens, saelens_name, to_saelens
+from saescope.saes.disk import SAELENS_ARCHITECTURES, not_in_saelens, saelens_name
 
 
 def gated_transcoder(*, skip: bool) -> GatedSAE:
@@ -71,6 +71,6 @@ def test_forms_that_it_does_not_read_name_the_nearest_that_it_does() -> None:
         "groupmax": GroupMaxConfig(d_in=16, d_sae=48, k=4),
     }
     for (name, cfg), kind in zip(of.items(), (TopKSAE, GroupMaxSAE), strict=True):
-        assert to_saelens(kind(cfg, plain))[0]["architecture"] == name
+        assert kind(cfg, plain).to_saelens()[0]["architecture"] == name
         assert name in not_in_saelens(name) and 'architecture="batchtopk"' in not_in_saelens(name)
     assert "jumprelu_skip_transcoder" in not_in_saelens("topk_skip_transcoder")

@@ -96,7 +96,7 @@ def test_strength_0_of_add_and_1_of_scale_leave_the_text_as_it_is(
         result = ours(family, make_sae(family, kind), edits, max_new_tokens=5)
         assert result.steered[0].text == result.baseline.text and result.steered[0].kl == 0
         assert result.steered[0].perplexity == result.baseline.perplexity
-        assert result.verdict.startswith("no visible effect")
+        assert result.verdict.level == "no visible effect"
 
 
 def test_a_special_token_of_the_continuation_is_not_steered(
@@ -264,9 +264,8 @@ def test_the_verdict_compares_with_the_controls(
         if concept == "steered"
         else [next(i for i in range(4, 1024) if i not in steered)]
     )
-    assert ours(gpt2, sae, edits, n_controls=n_controls, concept_tokens=wanted).verdict.startswith(
-        verdict
-    )
+    found = ours(gpt2, sae, edits, n_controls=n_controls, concept_tokens=wanted).verdict
+    assert found.level == verdict and str(found).startswith(f"{verdict}: ")
 
 
 @pytest.mark.parametrize("use_cache", [True, False])

@@ -43,7 +43,7 @@ def test_a_wrong_setting_is_refused_by_name(knobs: dict[str, Any], word: str) ->
 def test_matryoshka_widths_must_ascend() -> None:
     with pytest.raises(SaescopeError, match="ascend"):
         config("matryoshka_batchtopk", matryoshka_widths=(24, 12))
-    assert config("matryoshka_batchtopk").matryoshka_widths == (12, 24, 48)
+    assert config("matryoshka_batchtopk").chosen.matryoshka_widths == (12, 24, 48)
 
 
 def test_the_l0_aimed_at_is_k_unless_jumprelu_has_a_target_of_its_own() -> None:
@@ -67,11 +67,12 @@ def test_a_coefficient_is_steered_unless_it_is_given(architecture: str) -> None:
     [(100, 100), (50_000, 256), (200_000, 512), (2_000_000, 4096), (10**9, 4096)],
 )
 def test_a_short_run_takes_small_batches(n_tokens: int, size: int) -> None:
-    assert TrainConfig(hook_name="x", d_in=4, d_sae=32, training_tokens=n_tokens).batch_size == size
+    cfg = TrainConfig(hook_name="x", d_in=4, d_sae=32, training_tokens=n_tokens)
+    assert cfg.chosen.batch_size == size
 
 
 def test_the_learning_rate_falls_with_width_and_steps() -> None:
-    rate = {n: config(d_in=16, n_steps=n, lr=0.0).learning_rate for n in (10, 100, 10_000, 50_000)}
+    rate = {n: config(d_in=16, n_steps=n, lr=0.0).chosen.lr for n in (10, 100, 10_000, 50_000)}
     assert rate == pytest.approx(
         {10: 1 / (16 * 45) ** 0.5, 100: 1 / 40, 10_000: 1 / 400, 50_000: 1 / 400}
     )
@@ -137,5 +138,32 @@ def test_a_config_survives_json() -> None:
 
 def test_defaults_follow_the_length_of_the_run() -> None:
     short, long = config(n_steps=49), config(n_steps=20_000)
-    assert (short.window, long.window) == (10, 1000)
-    assert (long.warm_up, long.decay) == (1000, 4000)
+    windows = [cfg.chosen.dead_feature_window for cfg in (short, long)]
+    assert windows == [10, 1000]
+    assert (long.chosen.lr_warm_up_steps, long.chosen.lr_decay_steps) == (1000, 4000)
+
+
+def test_what_was_asked_and_what_was_chosen_stand_side_by_side() -> None:
+    given: dict[str, Any] = {
+        "hook_name": "x",
+        "architecture": "matryoshka_batchtopk",
+        "d_in": 4,
+        "d_sae": 32,
+        "k": 4,
+        "training_tokens": 50_000,
+    }
+    cfg = TrainConfig(**given)
+    assert cfg.asked == given and type(cfg.asked["k"]) is int
+    assert (cfg.d_out, cfg.batch_size, cfg.lr, cfg.matryoshka_widths) == (0, 0, 0.0, ())
+    chosen, explicit = cfg.chosen, given | cfg.chosen._asdict()
+    assert (chosen.d_out, chosen.batch_size, chosen.matryoshka_widths) == (4, 256, (2, 8, 32))
+    assert chosen.lr == (4 * 195) ** -0.5 and chosen.revival == "auxk"
+    assert TrainConfig(**explicit).chosen == chosen
+    given["lr"] = 1
+    assert TrainConfig(**given).chosen.lr == 1.0
+
+
+def test_asking_for_what_is_chosen_anyway_is_the_same_run() -> None:
+    left_open, given = config(n_steps=49), config(n_steps=49, dead_feature_window=10)
+    assert left_open.asked != given.asked
+    assert left_open.complete == given.complete and left_open.hash == given.hash

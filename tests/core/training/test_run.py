@@ -48,7 +48,7 @@ def small(model: LanguageModel, **more: Any) -> TrainConfig:
 
 def test_the_model_decides_what_is_not_said(glass: LanguageModel) -> None:
     cfg = train_config(glass, HOOK)
-    assert (cfg.model, cfg.d_in, cfg.d_out, cfg.d_sae, cfg.context_size) == (
+    assert (cfg.model, cfg.d_in, cfg.chosen.d_out, cfg.d_sae, cfg.context_size) == (
         "glassllm-en",
         128,
         128,
@@ -203,7 +203,9 @@ def test_with_cached_tokens_the_model_runs_for_no_more_than_these(
     monkeypatch.setattr(Harvester, "__call__", count)
     run = TrainingRun(cfg, glass)
     run.go()
-    assert run.trainer.n_tokens == cfg.n_steps * cfg.batch_size > 300 and run.source.epoch >= 1
+    assert (
+        run.trainer.n_tokens == cfg.n_steps * cfg.chosen.batch_size > 300 and run.source.epoch >= 1
+    )
     assert sum(read) < 300 + FORWARD_TOKENS["cpu"]
     assert disk_bytes(cfg) - disk_bytes(
         replace(cfg, cache_activations=False)

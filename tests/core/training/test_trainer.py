@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,15 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'lr': 0\.003") as caught:
         Trainer.resume(tmp_path, ListBatches(batches(30)), cfg=config(log_every=1, lr=1e-3))
     assert caught.value.code == "RESUME_MISMATCH"
+
+
+def test_a_choice_that_is_spelled_out_is_no_other_setting(tmp_path: Path) -> None:
+    cfg = config(log_every=1)
+    stopped_after(cfg, tmp_path, 3, batches(30))
+    spelled_out = replace(cfg, **cfg.chosen._asdict())
+    assert spelled_out != cfg
+    resumed = Trainer.resume(tmp_path, ListBatches(batches(30)), cfg=spelled_out)
+    assert resumed.step == 3 and resumed.cfg == spelled_out
 
 
 def test_a_new_run_never_writes_among_the_checkpoints_of_another(tmp_path: Path) -> None:

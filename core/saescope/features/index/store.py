@@ -232,14 +232,6 @@ def _bring_back(place: Path) -> None:
                 old.rename(folder)
 
 
-def pack(index: FeatureIndex, file: Path = PACKED) -> None:
-    """An index as one small file, to ship it."""
-    with zipfile.ZipFile(file, "w", compression=zipfile.ZIP_LZMA) as archive:
-        archive.comment = f"{index.manifest.weights_hash[:HASH_CHARS]}/{index.folder.name}".encode()
-        for path in sorted(index.folder.iterdir()):
-            archive.write(path, path.name)
-
-
 def unpack(root: Path, weights_hash: str, file: Path = PACKED) -> None:
     """The packed index below `root`, once, if it is of these weights."""
     of, key = _packed_key(file)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripts.build_embedded_index import pack
 from tests.core.features.index.test_index import SIZE, dataset
 from tests.core.oracle import Family, make_sae
 
@@ -28,7 +29,7 @@ from saescope.features.index import (
 )
 from saescope.features.index import corpus as corpus_module
 from saescope.features.index import store as store_module
-from saescope.features.index.store import pack, unpack
+from saescope.features.index.store import unpack
 from saescope.saes import SAE
 
 CFG = IndexConfig(n_tokens=1000, context_size=SIZE, prepend_bos=True, sample_tokens=10 * SIZE)

@@ -1,0 +1,51 @@
+"""Verdicts: a level, which code compares, and a sentence, which people read."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+
+class Quality(StrEnum):
+    """How well an SAE reconstructs what the model does at its site."""
+
+    GOOD = "good"
+    FAIR = "fair"
+    DOUBTFUL = "doubtful"
+    WRONG = "wrong"
+    UNKNOWN = "unknown"
+
+
+class Effect(StrEnum):
+    """What steering did to the text, beside what random features did."""
+
+    NONE = "no visible effect"
+    DEGENERATE = "degenerate"
+    CHANGED = "changed"
+    UNCONTROLLED = "changed, not controlled"
+    UNSPECIFIC = "unspecific"
+    SPECIFIC = "specific"
+
+
+class LabelVerdict(StrEnum):
+    """What the score of a label means; the value is the whole sentence."""
+
+    GOOD = "good"
+    BETTER = "better than chance"
+    CHANCE = "not better than chance"
+    UNDECIDED = "undecided: too few items to tell from chance"
+    WRONG = "wrong: worse than chance"
+    NOT_TESTED = "not tested"
+
+
+Level = TypeVar("Level", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement(Generic[Level]):
+    """A level of one scale, and why; as text it reads "level: why"."""
+
+    level: Level
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.why}"

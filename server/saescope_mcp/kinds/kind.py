@@ -1,0 +1,83 @@
+"""What every kind of job says of itself, and what is the same for all of them: waiting, errors, durations."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from saescope.errors import SaescopeError
+from saescope_mcp.jobs import Run, Runs
+from saescope_mcp.schemas.common import Reply, Request
+from saescope_mcp.state import AppState
+
+if TYPE_CHECKING:
+    from saescope_mcp.worker.base import Worker
+
+LOOK_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of job: what starts it, what it has come to, how it goes on and who does the work."""
+
+    tool: str
+    """The name of the tool that starts such a job; it stands in the job's row."""
+    request: type[Request]
+    reply: Callable[[Run], Reply]
+    """What a job has come to, the same from its tool, job_status and the command line."""
+    resume: Callable[[Run], str]
+    """The call that goes on with a job that has stopped."""
+    command: Callable[[Run], str]
+    """The same for a person at a terminal."""
+    progress: Callable[[Run], tuple[int, int]]
+    """How much is done, and of how much; 0 while that is not known."""
+    worker: str
+    """`module:class`, imported in the process of the job alone."""
+    pictures: Callable[[Run], list[str]] = lambda run: []
+    """Files with the curves so far."""
+
+    def worker_class(self) -> "type[Worker]":
+        return resolve_name(self.worker)
+
+
+async def ended(state: AppState, run: Run, *, within_s: Callable[[Run], float]) -> Run:
+    """The run once it has ended, or as it is after that long; the limit may depend on how far it is."""
+    started = time.monotonic()
+    while run.live and (left := within_s(run) - (time.monotonic() - started)) > 0:
+        await anyio.sleep(min(LOOK_S, left))
+        run = await state.ask(Runs.get, run.id)
+    return run
+
+
+def error_of(run: Run) -> SaescopeError:
+    """The error that ended a run, as if it had happened in this call."""
+    said = run.error
+    return SaescopeError(
+        said["message"],
+        code=said["code"],
+        field=said["field"],
+        got=said["got"],
+        allowed=said["allowed"],
+        hint=said["hint"],
+    )
+
+
+def provenance_of(run: Run) -> dict[str, Any]:
+    """The fields of a reply that rest on the result."""
+    said = run.result.get("provenance")
+    return {"evidence": "observed" if said else None, "provenance": said}
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def to_go(run: Run) -> float | None:
+    """Seconds, as the job or else its plan says."""
+    said = run.progress.get("eta_s")
+    return said if said is not None else run.plan.get("eta_s")
