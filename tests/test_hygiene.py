@@ -113,6 +113,29 @@ def test_a_configuration_is_set_once_by_its_owner() -> None:
     assert [(name, text) for name, text in targets if text != "self.cfg"] == []
 
 
+def test_no_code_compares_with_the_name_of_a_tool(tools: dict[str, Tool]) -> None:
+    """What a tool or a kind of job is like stands in its row, not in an `if` elsewhere."""
+    found = [
+        f"{name}: {ast.unparse(node)}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare | ast.match_case)
+        if names_in(node) & {*tools}
+    ]
+    assert found == []
+
+
+def names_in(node: ast.Compare | ast.match_case) -> set[str]:
+    """The texts that something is compared with."""
+    sides = [node.pattern] if isinstance(node, ast.match_case) else [node.left, *node.comparators]
+    return {
+        each.value
+        for side in sides
+        for each in ast.walk(side)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    }
+
+
 def test_no_code_reads_a_verdict_as_text() -> None:
     """A verdict has a level for that: words may change."""
     parsed = re.compile(r"verdict\w*(\[\w+\])?\.(split|r?partition|startswith|endswith|find)\(")

@@ -143,22 +143,16 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
         answer = desk.call(tool.name, {**needs, **arguments})
         return Outcome(answer.document, answer.is_error)
 
-    def in_a_process(tool: str, given: Mapping[str, Any]) -> Outcome:
-        assert piece.check == "schema", f"{tool} takes long: mark it"
-        validate(TOOLS[tool], arguments_from(TOOLS[tool].request, given))
-        ran.append(tool)
+    def in_a_process(tool: Tool, given: Mapping[str, Any], *_: object, **__: object) -> Outcome:
+        assert piece.check == "schema", f"{tool.name} takes long: mark it"
+        needs = {"sae": desk.sae} if commands.loads_first(tool) else {}
+        validate(tool, arguments_from(tool.request, {**given, **needs}))
+        ran.append(tool.name)
         return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
 
     monkeypatch.setattr(commands, "call", call)
     monkeypatch.setattr(commands, "show", lambda outcome, console: None)
-    monkeypatch.setattr(
-        "saescope_mcp.cli.training.train", lambda given, console: in_a_process("train_sae", given)
-    )
-    needed = {"sae": desk.sae}
-    monkeypatch.setattr(
-        "saescope_mcp.cli.indexing.index",
-        lambda given, *more: in_a_process("index_features", {**given, **needed}),
-    )
+    monkeypatch.setattr("saescope_mcp.cli.following.start_and_follow", in_a_process)
     name = words[0].replace("-", "_")
     done = CliRunner().invoke(commands.app, words if name in TOOLS else [words[0], "--help"])
     assert done.exit_code == 0, f"{done.output} {done.exception!r}"

@@ -11,10 +11,9 @@ from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Outcome, Tool
 from saescope_mcp.tools import load
+from saescope_mcp.tools.status import JOB_STATUS
 
 FOREVER_S = 1e9
-NOT_WAITING = ("job_status",)
-"""Its wait_s is for whoever asks for it."""
 LOAD_SAE = load.TOOLS[0]
 
 
@@ -26,10 +25,16 @@ def person_settings() -> Settings:
 
 
 def call(
-    tool: Tool, arguments: dict[str, Any], loading: Mapping[str, Any], say: Callable[[str], None]
+    tool: Tool,
+    arguments: dict[str, Any],
+    loading: Mapping[str, Any],
+    say: Callable[[str], None],
+    *,
+    settings: Settings | None = None,
 ) -> Outcome:
     """The tool's outcome, or that of the load before it if that failed."""
-    return anyio.run(partial(_call, AppState(person_settings()), tool, arguments, loading, say))
+    state = AppState(settings or person_settings())
+    return anyio.run(partial(_call, state, tool, arguments, loading, say))
 
 
 def loads_first(tool: Tool) -> bool:
@@ -62,7 +67,8 @@ async def _call(
             return await tool.call(state, {"wait_s": FOREVER_S, **arguments})
         patient = (
             {"wait_s": FOREVER_S}
-            if "wait_s" in tool.request.model_fields and tool.name not in NOT_WAITING
+            # job_status is left out: its wait_s is for whoever asks for it
+            if "wait_s" in tool.request.model_fields and tool is not JOB_STATUS
             else {}
         )
         if not loads_first(tool):

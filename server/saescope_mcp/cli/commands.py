@@ -15,6 +15,7 @@ from saescope_mcp.cli.calls import LOAD_SAE, call, loads_first
 from saescope_mcp.cli.flags import arguments_from, options_of
 from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal, json_line
+from saescope_mcp.kinds import KINDS
 from saescope_mcp.tool import Outcome, Tool, refusal
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Look inside a language model with sparse autoencoders. Start with: saescope demo",
 )
 _LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
+STOPPED = ("cancelled", "interrupted")
 INTERRUPTED = 130
 """The exit status of what Ctrl-C ended."""
 AsJson = Annotated[
@@ -81,19 +83,12 @@ def command_for(tool: Tool) -> Callable[..., None]:
             if needs_sae
             else {}
         )
-        if tool.name == "train_sae":
-            outcome = _training(given, as_json=as_json)
-        elif tool.name == "index_features":
-            outcome = _indexing(given, loading, as_json=as_json)
-        else:
-            outcome = _outcome(tool, given, loading)
+        outcome = _outcome(tool, given, loading, as_json=as_json)
         if as_json:
             sys.stdout.write(json_line(outcome.document) + "\n")
         else:
             show(outcome, Terminal())
-        stopped = tool.name in ("train_sae", "index_features") and outcome.document.get(
-            "state"
-        ) in ("cancelled", "interrupted")
+        stopped = tool.name in KINDS and outcome.document.get("state") in STOPPED
         raise typer.Exit(INTERRUPTED if stopped else int(outcome.is_error))
 
     parameters = options_of(tool.request)
@@ -114,31 +109,18 @@ def command_for(tool: Tool) -> Callable[..., None]:
     return command
 
 
-def _outcome(tool: Tool, given: dict[str, Any], loading: dict[str, Any]) -> Outcome:
+def _outcome(
+    tool: Tool, given: dict[str, Any], loading: dict[str, Any], *, as_json: bool
+) -> Outcome:
+    from saescope_mcp.cli.following import start_and_follow
+
     try:
-        return call(
-            tool, arguments_from(tool.request, given), loading, lambda message: _say(message)
-        )
+        if tool.name in KINDS:
+            console = Terminal(stderr=True, quiet=as_json)
+            return start_and_follow(tool, given, loading, console=console, say=_say)
+        return call(tool, arguments_from(tool.request, given), loading, _say)
     except ConfigError as error:
         return Outcome(dict(refusal(tool.name, error)), is_error=True)
-
-
-def _training(given: dict[str, Any], *, as_json: bool) -> Outcome:
-    from saescope_mcp.cli.training import train
-
-    try:
-        return train(given, Terminal(stderr=True, quiet=as_json))
-    except ConfigError as error:
-        return Outcome(dict(refusal("train_sae", error)), is_error=True)
-
-
-def _indexing(given: dict[str, Any], loading: dict[str, Any], *, as_json: bool) -> Outcome:
-    from saescope_mcp.cli.indexing import index
-
-    try:
-        return index(given, loading, Terminal(stderr=True, quiet=as_json), _say)
-    except ConfigError as error:
-        return Outcome(dict(refusal("index_features", error)), is_error=True)
 
 
 def _say(message: str) -> None:

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
@@ -12,9 +11,6 @@ from saescope.errors import SaescopeError
 from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.state import AppState
-
-if TYPE_CHECKING:
-    from saescope_mcp.worker.base import Worker
 
 LOOK_S = 0.2
 
@@ -38,9 +34,6 @@ class Kind:
     """`module:class`, imported in the process of the job alone."""
     pictures: Callable[[Run], list[str]] = lambda run: []
     """Files with the curves so far."""
-
-    def worker_class(self) -> "type[Worker]":
-        return resolve_name(self.worker)
 
 
 async def ended(state: AppState, run: Run, *, within_s: Callable[[Run], float]) -> Run:

@@ -1,21 +1,19 @@
 """index_features."""
 
-import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
 from saescope_mcp.jobs import RESUMABLE, Run, Runs
-from saescope_mcp.schemas.common import Provenance
-from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply, IndexSummary
+from saescope_mcp.kinds import INDEXING, ended, error_of, kind_of
+from saescope_mcp.kinds.indexing import index_reply
+from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name, said_roots
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tools.runs import LOOK_S, duration, error_of, resume_call
 
 _SAME = ("saes", "model", "dataset", "text")
 """Settings that decide whether a run is the one that is asked for."""
@@ -29,36 +27,12 @@ async def index_features(state: AppState, request: IndexFeatures) -> IndexFeatur
     _require_one_model(loaded)
     settings = await _settings(state, loaded, request)
     run = await _begun(state, request, settings)
-    give_up = time.monotonic() + request.wait_s
-    while run.live and time.monotonic() < give_up:
-        await anyio.sleep(LOOK_S)
-        run = await state.ask(Runs.get, run.id)
+    run = await ended(state, run, within_s=lambda _: request.wait_s)
     if run.state == "failed":
         if not run.checkpoint:
             await state.ask(Runs.forget, run.id)
         raise error_of(run)
     return index_reply(run)
-
-
-def index_reply(run: Run) -> IndexFeaturesReply:
-    """What an indexing has come to; the same from index_features and job_status."""
-    said, progress = run.result, run.progress
-    provenance = said.get("provenance")
-    return IndexFeaturesReply(
-        summary=_summary(run),
-        warnings=run.warnings,
-        next=_next(run),
-        evidence="observed" if provenance else None,
-        provenance=Provenance(**provenance) if provenance else None,
-        state=run.state,  # type: ignore[arg-type]  # one of JobState's
-        job_id=run.id,
-        sae=said.get("sae"),
-        dataset=said.get("dataset"),
-        n_tokens=progress.get("n_tokens"),
-        eta_s=progress.get("eta_s") if run.live else None,
-        indexes=[IndexSummary(**row) for row in said.get("indexes", [])],
-        checkpoint=run.checkpoint,
-    )
 
 
 def _require_one_model(loaded: list[LoadedSAE]) -> None:
@@ -135,7 +109,7 @@ async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, An
     most_live = 1 + state.settings.max_queued_jobs
     for run in await state.ask(Runs.all):
         if (
-            run.tool != "index_features"
+            kind_of(run) is not INDEXING
             or run.request != asked
             or any(run.settings[name] != settings[name] for name in _SAME)
         ):
@@ -148,50 +122,13 @@ async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, An
             return await state.ask(Runs.resume, run, most_live=most_live)
     return await state.ask(
         Runs.start,
-        tool="index_features",
+        tool=INDEXING.tool,
         name="",
         most_live=most_live,
         request=asked,
         settings=settings,
         dry_run=False,
     )
-
-
-def _summary(run: Run) -> str:
-    n_tokens, saes = (
-        run.progress.get("n_tokens", 0),
-        ", ".join(row["sae"] for row in run.settings["saes"]),
-    )
-    match run.state:
-        case "done":
-            rows = run.result["indexes"]
-            parts = [
-                f"{row['sae']} ({row['n_fired']:,} of {row['n_features']:,} features fired)"
-                for row in rows
-            ]
-            return f"Indexed {rows[0]['n_tokens']:,} tokens of {run.result['dataset']} for {', '.join(parts)}."
-        case "queued":
-            return f"{run.id}, indexing {saes}, is queued: {run.message}."
-        case "running":
-            eta_s = run.progress.get("eta_s")
-            to_go = f", about {duration(eta_s)} to go" if eta_s else ""
-            return f"{run.id} is indexing {saes}: {n_tokens:,} tokens read ({run.message}){to_go}."
-        case "failed":
-            return f"{run.id} failed at {n_tokens:,} tokens: {run.error.get('message', '')}"
-        case _:
-            return f"{run.id} is {run.state} at {n_tokens:,} tokens: {'a checkpoint is kept' if run.checkpoint else 'nothing is kept'}."
-
-
-def _next(run: Run) -> list[str]:
-    if run.live:
-        return [next_call("job_status", job_id=run.id, wait_s=30)]
-    if run.state != "done":
-        return [resume_call(run)]
-    sae = run.result["sae"]
-    return [
-        next_call("top_features", sae=sae, text="..."),
-        next_call("describe_feature", sae=sae, feature=0),
-    ]
 
 
 TOOLS = [

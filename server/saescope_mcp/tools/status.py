@@ -5,14 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 from mcp.types import ToolAnnotations
 
 from saescope import __version__
 from saescope.errors import SaescopeError
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
+from saescope_mcp.kinds import duration, ended, kind_of, to_go
 from saescope_mcp.schemas.common import Reply
-from saescope_mcp.schemas.index import IndexFeatures
 from saescope_mcp.schemas.status import (
     Cached,
     JobRow,
@@ -23,14 +22,9 @@ from saescope_mcp.schemas.status import (
     ServerStatus,
     ServerStatusReply,
 )
-from saescope_mcp.schemas.train import TrainSae, TrainSaeReply
 from saescope_mcp.state import AppState, Placement, Source, load_call
 from saescope_mcp.state.warm import put_aside
 from saescope_mcp.tool import Tool, document, next_call, refusal
-from saescope_mcp.tool.pictures import of_training
-from saescope_mcp.tools.index import index_reply
-from saescope_mcp.tools.runs import LOOK_S, duration
-from saescope_mcp.tools.train import train_reply
 
 STALLED_S = 30.0
 
@@ -116,34 +110,23 @@ async def _task_status(state: AppState, job: Job, wait_s: float) -> JobStatusRep
 
 async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
     run = await state.ask(Runs.get, request.job_id)
-    give_up = time.monotonic() + request.wait_s
-    while run.live and time.monotonic() < give_up:
-        await anyio.sleep(min(LOOK_S, max(0.0, give_up - time.monotonic())))
-        run = await state.ask(Runs.get, request.job_id)
-    progress, trains = run.progress, run.tool == "train_sae"
-    reply = train_reply(run) if trains else index_reply(run)
-    eta_s = progress.get("eta_s") if progress.get("eta_s") is not None else run.plan.get("eta_s")
+    run = await ended(state, run, within_s=lambda _: request.wait_s)
+    kind, progress = kind_of(run), run.progress
+    reply = kind.reply(run)
+    pictures = await state.workers.run(partial(kind.pictures, run)) if request.picture else []
     return JobStatusReply(
-        summary=reply.summary
-        + (
-            f" About {duration(eta_s)} to go."
-            if trains and run.state == "running" and eta_s
-            else ""
-        )
-        + _stalled(run),
+        summary=reply.summary + _stalled(run),
         warnings=reply.warnings,
         next=reply.next,
         step=progress.get("step"),
         n_steps=progress.get("n_steps"),
         n_tokens=progress.get("n_tokens"),
         metrics=progress.get("metrics"),
-        eta_s=eta_s if run.live else None,
+        eta_s=to_go(run) if run.live else None,
         checkpoint=run.checkpoint,
-        sae=reply.sae,
-        pictures=await state.workers.run(partial(of_training, run))
-        if request.picture and trains
-        else [],
-        plan=reply.plan.model_dump() if isinstance(reply, TrainSaeReply) and reply.plan else None,
+        sae=run.result.get("sae"),
+        pictures=pictures,
+        plan=run.plan or None,
         result=_result(state, run, reply) if run.state == "done" else None,
         error=run.error or None,
         jobs=[],
@@ -153,7 +136,7 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
 
 
 def _result(state: AppState, run: Run, reply: Reply) -> dict[str, Any]:
-    request = (TrainSae if run.tool == "train_sae" else IndexFeatures).model_validate(run.request)
+    request = kind_of(run).request.model_validate(run.request)
     return document(run.tool, request, reply, max_tokens=state.settings.max_result_tokens)
 
 
@@ -292,7 +275,8 @@ def _is_here(source: Source, published: set[tuple[str, str]]) -> bool:
     return (source.release, source.sae_id) in published
 
 
-TOOLS = [
-    Tool(server_status, ServerStatus, READ_ONLY.model_copy(update={"title": "Server status"})),
-    Tool(job_status, JobStatus, READ_ONLY.model_copy(update={"title": "Job status"})),
-]
+SERVER_STATUS = Tool(
+    server_status, ServerStatus, READ_ONLY.model_copy(update={"title": "Server status"})
+)
+JOB_STATUS = Tool(job_status, JobStatus, READ_ONLY.model_copy(update={"title": "Job status"}))
+TOOLS = [SERVER_STATUS, JOB_STATUS]

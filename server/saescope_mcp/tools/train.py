@@ -1,6 +1,5 @@
 """train_sae."""
 
-import time
 from functools import partial
 from typing import Any
 
@@ -10,22 +9,19 @@ from mcp.types import ToolAnnotations
 from saescope.embedded import EMBEDDED_HANDLE
 from saescope.errors import ConfigError
 from saescope_mcp.jobs import Run, Runs
-from saescope_mcp.schemas.common import Provenance
-from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
+from saescope_mcp.kinds import TRAINING, ended, error_of
+from saescope_mcp.kinds.training import train_reply
+from saescope_mcp.schemas.train import TrainSae, TrainSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import (
     AppState,
-    Placement,
-    Source,
     dataset_name,
-    load_call,
     model_name,
     said_roots,
     trained_saes,
 )
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tools.runs import LOOK_S, duration, error_of
 
 
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
@@ -38,7 +34,7 @@ async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
     else:
         run = await state.ask(
             Runs.start,
-            tool="train_sae",
+            tool=TRAINING.tool,
             name=request.name,
             **await _prepared(state, request),
             dry_run=request.dry_run,
@@ -56,38 +52,6 @@ async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
     if run.state == "failed":
         raise error_of(run)
     return train_reply(run)
-
-
-def train_reply(run: Run) -> TrainSaeReply:
-    """What a run has come to; the same from train_sae, job_status and the command line."""
-    latest = run.progress.get("metrics", {}).get("latest")
-    provenance = run.result.get("provenance")
-    return TrainSaeReply(
-        summary=_summary(run),
-        warnings=run.warnings,
-        next=_next(run),
-        evidence="observed" if provenance else None,
-        provenance=Provenance(**provenance) if provenance else None,
-        state="planned" if run.dry_run and run.state == "done" else run.state,  # type: ignore[arg-type]
-        job_id=None if run.dry_run and not run.live else run.id,
-        plan=TrainPlan(**run.plan) if run.plan else None,
-        sae=run.result.get("sae"),
-        path=run.result.get("path") if run.state == "done" else None,
-        name=run.name or None,
-        n_tokens=run.progress.get("n_tokens"),
-        metrics=latest,
-        checkpoint=run.checkpoint,
-    )
-
-
-def planned(plan: dict[str, Any]) -> str:
-    """A plan in a sentence or two."""
-    memory, disk = plan["memory_bytes"] / 1e9, plan["disk_bytes"] / 1e9
-    takes = f"{memory:.2g} GB of memory and {disk:.2g} GB of disk"
-    if not plan["fits"]:
-        change = f" It fits with {' or '.join(plan['change'])}." if plan["change"] else ""
-        return f"The run needs {takes}: it does not fit.{change}"
-    return f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} tokens/s, {takes}."
 
 
 async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
@@ -172,56 +136,8 @@ async def _wait(state: AppState, run: Run, request: TrainSae) -> Run:
     """Until the plan is there, then until the end or as long as was asked for."""
     if request.resume and request.dry_run:
         return run
-    started = time.monotonic()
-    while run.live:
-        waited = time.monotonic() - started
-        if waited >= (
-            request.wait_s if run.plan else max(request.wait_s, state.settings.plan_wait_s)
-        ):
-            break
-        await anyio.sleep(LOOK_S)
-        run = await state.ask(Runs.get, run.id)
-    return run
-
-
-def _summary(run: Run) -> str:
-    plan, step = run.plan, run.progress.get("step", 0)
-    at = f"step {step:,} of {run.progress['n_steps']:,}" if run.progress else "the start"
-    match run.state:
-        case "done" if run.dry_run:
-            return f"Dry run: {planned(plan)} Nothing was started."
-        case "done":
-            latest = run.progress["metrics"]["latest"] or {}
-            quality = f": L0 {latest['l0']:.1f}, explained variance {latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
-            return f"{run.result['sae']} is trained{quality if latest else ''} (on the last batch). It loads by its handle."
-        case "queued":
-            return f"{run.id} has not started yet: {run.message}." + (
-                f" {planned(plan)}" if plan else ""
-            )
-        case "running":
-            return f"{run.id} is running, at {at}: {run.message}." + (
-                f" {planned(plan)}" if plan else ""
-            )
-        case "failed":
-            return f"{run.id} failed at {at}: {run.error.get('message', '')}"
-        case _:
-            kept = (
-                "a complete checkpoint is kept" if run.checkpoint else "there was no checkpoint yet"
-            )
-            return f"{run.id} is {run.state} at {at}: {kept}."
-
-
-def _next(run: Run) -> list[str]:
-    if run.dry_run and run.state == "done":
-        return [next_call("train_sae", **run.request)] if run.plan["fits"] else []
-    if run.live:
-        return [next_call("job_status", job_id=run.id, wait_s=30)]
-    if run.state == "done":
-        return [
-            load_call(Source(path=run.result["path"], model=run.settings["model"]), Placement()),
-            next_call("evaluate_sae", sae=run.result["sae"]),
-        ]
-    return [next_call("train_sae", resume=run.id)]
+    least_s = max(request.wait_s, state.settings.plan_wait_s)
+    return await ended(state, run, within_s=lambda run: request.wait_s if run.plan else least_s)
 
 
 _START = ToolAnnotations(

@@ -13,7 +13,7 @@ from saescope.cancel import cancellable
 from saescope.errors import Cancelled, NumericError, SaescopeError
 from saescope.fence import Fence, fenced
 from saescope_mcp.jobs import ROW_FILE, FileLock, Run, Runs
-from saescope_mcp.schemas.common import Request
+from saescope_mcp.kinds import kind_of
 from saescope_mcp.tool import refusal
 
 HEARTBEAT_S = 1.0
@@ -26,7 +26,6 @@ SPARE_BYTES = 2**18
 class Worker:
     """One run's life. A thread keeps its row fresh and looks for a request to stop."""
 
-    request: ClassVar[type[Request]]
     phase: ClassVar[str]
     """What the run is at while it has its turn."""
 
@@ -50,9 +49,9 @@ class Worker:
         return {}
 
     @property
-    def resume_call(self) -> str:
-        """The call that goes on with what there is; empty if there is nothing yet."""
-        return ""
+    def can_resume(self) -> bool:
+        """Whether there is something that a resume would go on with."""
+        return False
 
     def work(self) -> None:
         """Never raises; how it ended is in the row."""
@@ -179,15 +178,17 @@ class Worker:
         return {
             "state": state,
             "message": f"{state}; resume goes on from the last checkpoint"
-            if self.resume_call
+            if self.can_resume
             else state,
         }
 
     def _refusal(self, error: Exception) -> dict[str, str]:
-        said = refusal(self.run.tool, error, self.request)
-        if not self.resume_call or isinstance(error, NumericError):  # which would come again
+        said = refusal(self.run.tool, error, kind_of(self.run).request)
+        if not self.can_resume or isinstance(error, NumericError):  # which would come again
             return said
-        return said | {"hint": f"{said['hint'].rstrip('.')}. {self.resume_call} goes on."}
+        return said | {
+            "hint": f"{said['hint'].rstrip('.')}. {kind_of(self.run).resume(self.run)} goes on."
+        }
 
     def _beat(self) -> None:
         looks = 0

@@ -10,7 +10,6 @@ from saescope_mcp.settings import Settings
 from saescope_mcp.state import Source
 from saescope_mcp.state.loading import read_sae
 from saescope_mcp.state.measured import keep_sparsity
-from saescope_mcp.tool import next_call
 from saescope_mcp.tool.facts import versions
 from saescope_mcp.worker.base import Worker
 
@@ -26,7 +25,6 @@ CONTEXT_SIZE = 128
 class IndexWorker(Worker):
     """One pass for one or several SAEs of a model, each loaded from where the server loaded it."""
 
-    request = IndexFeatures
     phase = "indexing"
     reading = False
     latest: "IndexProgress | None" = None
@@ -69,8 +67,8 @@ class IndexWorker(Worker):
         }
 
     @property
-    def resume_call(self) -> str:
-        return next_call("index_features", **self.run.request) if self.reading else ""
+    def can_resume(self) -> bool:
+        return self.reading
 
     def _report(self, at: "IndexProgress") -> None:
         self.latest = at

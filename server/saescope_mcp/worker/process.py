@@ -5,15 +5,14 @@ import signal
 import sys
 import threading
 import time
+from pkgutil import resolve_name
 
 from saescope.errors import ResourceError
 from saescope.names import home
 from saescope_mcp.jobs import Run, Runs
+from saescope_mcp.kinds import kind_of
 from saescope_mcp.worker.base import HEARTBEAT_S, Worker
-from saescope_mcp.worker.index import IndexWorker
-from saescope_mcp.worker.train import TrainWorker
 
-KINDS: dict[str, type[Worker]] = {"train_sae": TrainWorker, "index_features": IndexWorker}
 NICE = 10
 LOCK_WAIT_S = 5.0
 SECOND_WORKER = 3
@@ -39,7 +38,8 @@ def main(words: list[str]) -> int:
             signal.signal(sig, lambda *_: stop.set())
         if hasattr(os, "nice"):
             os.nice(max(0, NICE - os.nice(0)))
-        KINDS[run.tool](runs, run, stop, lock).work()
+        worker: type[Worker] = resolve_name(kind_of(run).worker)
+        worker(runs, run, stop, lock).work()
     return 0
 
 

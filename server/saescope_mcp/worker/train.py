@@ -11,7 +11,6 @@ from saescope.names import home
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.state import Placement, Source
 from saescope_mcp.state.sources import KnownHandles
-from saescope_mcp.tool import next_call
 from saescope_mcp.tool.facts import versions
 from saescope_mcp.worker.base import Worker
 
@@ -27,7 +26,6 @@ BEGINS_ANEW = "Its checkpoints are gone: the run began anew."
 class TrainWorker(Worker):
     """One training; its configuration is written down before its turn comes, and does not change."""
 
-    request = TrainSae
     phase = "training"
     training: "TrainingRun | None" = None
 
@@ -137,8 +135,8 @@ class TrainWorker(Worker):
         }
 
     @property
-    def resume_call(self) -> str:
-        return next_call("train_sae", resume=self.run.id) if self.newest() else ""
+    def can_resume(self) -> bool:
+        return self.newest() is not None
 
     def _model(self) -> "LanguageModel":
         from saescope.models import load_model

@@ -1,48 +1,55 @@
-"""`saescope train-sae`: the run is a job like any other; this shows how it goes, and Ctrl-C stops it with a complete checkpoint."""
+"""A tool that starts a job, at a terminal: how it goes is shown, and Ctrl-C stops it with a complete checkpoint."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import anyio
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from saescope_mcp.cli.calls import FOREVER_S, person_settings
+from saescope_mcp.cli.calls import FOREVER_S, call, person_settings
 from saescope_mcp.cli.flags import arguments_from
 from saescope_mcp.jobs import Run
-from saescope_mcp.schemas.train import TrainSae
+from saescope_mcp.kinds import duration, kind_of
+from saescope_mcp.kinds.training import planned
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Outcome
-from saescope_mcp.tools.runs import duration
-from saescope_mcp.tools.train import TOOLS, planned
+from saescope_mcp.tool import Outcome, Tool, document
 
-TRAIN_SAE = TOOLS[0]
 LOOK_S = 0.25
 ROOM_FOR_BAR = 60
 
 
-def train(given: dict[str, Any], console: Console) -> Outcome:
-    """The document of the run once it has ended or was stopped; with --wait-s, what it is after that long."""
-    state, arguments = AppState(person_settings()), arguments_from(TrainSae, given)
+def start_and_follow(
+    tool: Tool,
+    given: Mapping[str, Any],
+    loading: Mapping[str, Any],
+    *,
+    console: Console,
+    say: Callable[[str], None],
+) -> Outcome:
+    """The document of the job once it has ended or was stopped; with --wait-s, what it is after that long."""
+    arguments = arguments_from(tool.request, given)
     if "wait_s" in arguments:
-        return _call(state, arguments)
+        return call(tool, arguments, loading, say)
     if arguments.get("dry_run"):
         console.print("[dim]measuring: loading the model, reading some text, taking some steps…[/]")
-        return _call(state, {**arguments, "wait_s": FOREVER_S})
-    state.settings = state.settings.model_copy(update={"plan_wait_s": 0.0})
-    begun = _call(state, {**arguments, "wait_s": 0.0})
+        return call(tool, {**arguments, "wait_s": FOREVER_S}, loading, say)
+    at_once = person_settings().model_copy(update={"plan_wait_s": 0.0})
+    begun = call(tool, {**arguments, "wait_s": 0.0}, loading, say, settings=at_once)
     if begun.is_error:
         return begun
-    run_id: str = begun.document["job_id"]
-    run = follow(state, run_id, console)
-    outcome = _call(state, {"resume": run_id, "dry_run": True})
-    if run.state == "failed" and not run.checkpoint:
-        state.runs.forget(run_id)
-    return outcome
+    state = AppState(person_settings())
+    run = follow(state, begun.document["job_id"], console)
+    if run.state == "failed":
+        if not (run.checkpoint or arguments.get("resume")):
+            state.runs.forget(run.id)
+        return Outcome(run.error, is_error=True)
+    kind = kind_of(run)
+    request, limit = kind.request.model_validate(run.request), state.settings.max_result_tokens
+    return Outcome(document(run.tool, request, kind.reply(run), max_tokens=limit), is_error=False)
 
 
 def follow(state: AppState, run_id: str, console: Console) -> Run:
@@ -55,15 +62,14 @@ def follow(state: AppState, run_id: str, console: Console) -> Run:
     with suppress(KeyboardInterrupt):
         _show(state, run_id, console)
     run = state.runs.get(run_id)
+    kind = kind_of(run)
+    done, total = kind.progress(run)
     kept = (
-        f"A complete checkpoint is kept, at {_completed(run):,} of {_total(run):,}."
+        f"A complete checkpoint is kept, at {done:,} of {total:,}."
         if run.checkpoint
         else "There was nothing to keep yet."
     )
-    again = (
-        f"saescope train-sae --resume {run_id}" if run.tool == "train_sae" else "the same command"
-    )
-    console.print(f"{kept} Go on with: [bold]{again}[/]")
+    console.print(f"{kept} Go on with: [bold]{kind.command(run)}[/]")
     return run
 
 
@@ -99,7 +105,7 @@ def live_display(console: Console) -> Generator[tuple[Progress, TaskID]]:
 
 
 def fields_of(run: Run) -> dict[str, Any]:
-    progress = run.progress
+    progress, (done, total) = run.progress, kind_of(run).progress(run)
     latest = progress.get("metrics", {}).get("latest")
     measured = (
         f"L0 {latest['l0']:.1f}  EV {latest['explained_variance']:.3f}  dead {latest['dead_share']:.1%}"
@@ -109,25 +115,9 @@ def fields_of(run: Run) -> dict[str, Any]:
     eta_s = progress.get("eta_s")
     return {
         "description": escape(run.message),
-        "completed": _completed(run),
-        "total": _total(run) or None,
-        "count": f"{_completed(run)}/{_total(run) or '?'}",
+        "completed": done,
+        "total": total or None,
+        "count": f"{done}/{total or '?'}",
         "measured": measured,
         "left": f"{duration(eta_s)} to go" if run.state == "running" and eta_s else "",
     }
-
-
-def _completed(run: Run) -> int:
-    """Steps of a training, tokens of an indexing."""
-    return run.progress.get("step", run.progress.get("n_tokens", 0))
-
-
-def _total(run: Run) -> int:
-    return run.progress.get("n_steps", run.progress.get("n_wanted", 0))
-
-
-def _call(state: AppState, arguments: dict[str, Any]) -> Outcome:
-    async def once() -> Outcome:
-        return await TRAIN_SAE.call(state, arguments)
-
-    return anyio.run(once)

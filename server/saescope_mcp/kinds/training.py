@@ -1,0 +1,105 @@
+"""A training as a kind of job."""
+
+from typing import Any
+
+from saescope_mcp.jobs import Run
+from saescope_mcp.kinds.kind import Kind, duration, provenance_of, to_go
+from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
+from saescope_mcp.state import Placement, Source, load_call
+from saescope_mcp.tool import next_call
+from saescope_mcp.tool.pictures import of_training
+
+
+def train_reply(run: Run) -> TrainSaeReply:
+    """What a training has come to."""
+    latest = run.progress.get("metrics", {}).get("latest")
+    return TrainSaeReply(
+        summary=_summary(run),
+        warnings=run.warnings,
+        next=_next(run),
+        **provenance_of(run),
+        state="planned" if run.dry_run and run.state == "done" else run.state,  # type: ignore[arg-type]
+        job_id=None if run.dry_run and not run.live else run.id,
+        plan=TrainPlan(**run.plan) if run.plan else None,
+        sae=run.result.get("sae"),
+        path=run.result.get("path") if run.state == "done" else None,
+        name=run.name or None,
+        n_tokens=run.progress.get("n_tokens"),
+        metrics=latest,
+        checkpoint=run.checkpoint,
+    )
+
+
+def planned(plan: dict[str, Any]) -> str:
+    """A plan in a sentence or two."""
+    memory, disk = plan["memory_bytes"] / 1e9, plan["disk_bytes"] / 1e9
+    takes = f"{memory:.2g} GB of memory and {disk:.2g} GB of disk"
+    if not plan["fits"]:
+        change = f" It fits with {' or '.join(plan['change'])}." if plan["change"] else ""
+        return f"The run needs {takes}: it does not fit.{change}"
+    return f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} tokens/s, {takes}."
+
+
+def _summary(run: Run) -> str:
+    plan, step = run.plan, run.progress.get("step", 0)
+    at = f"step {step:,} of {run.progress['n_steps']:,}" if run.progress else "the start"
+    match run.state:
+        case "done" if run.dry_run:
+            return f"Dry run: {planned(plan)} Nothing was started."
+        case "done":
+            latest = run.progress["metrics"]["latest"] or {}
+            quality = f": L0 {latest['l0']:.1f}, explained variance {latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
+            return f"{run.result['sae']} is trained{quality if latest else ''} (on the last batch). It loads by its handle."
+        case "queued":
+            return f"{run.id} has not started yet: {run.message}." + (
+                f" {planned(plan)}" if plan else ""
+            )
+        case "running":
+            said = f" {planned(plan)}" if plan else ""
+            eta_s = to_go(run)
+            left = f" About {duration(eta_s)} to go." if eta_s else ""
+            return f"{run.id} is running, at {at}: {run.message}.{said}{left}"
+        case "failed":
+            return f"{run.id} failed at {at}: {run.error.get('message', '')}"
+        case _:
+            kept = (
+                "a complete checkpoint is kept" if run.checkpoint else "there was no checkpoint yet"
+            )
+            return f"{run.id} is {run.state} at {at}: {kept}."
+
+
+def _next(run: Run) -> list[str]:
+    if run.dry_run and run.state == "done":
+        return [next_call("train_sae", **run.request)] if run.plan["fits"] else []
+    if run.live:
+        return [next_call("job_status", job_id=run.id, wait_s=30)]
+    if run.state == "done":
+        return [
+            load_call(Source(path=run.result["path"], model=run.settings["model"]), Placement()),
+            next_call("evaluate_sae", sae=run.result["sae"]),
+        ]
+    return [_resume(run)]
+
+
+def _resume(run: Run) -> str:
+    return next_call("train_sae", resume=run.id)
+
+
+def _command(run: Run) -> str:
+    return f"saescope train-sae --resume {run.id}"
+
+
+def _progress(run: Run) -> tuple[int, int]:
+    return run.progress.get("step", 0), run.progress.get("n_steps", 0)
+
+
+TRAINING = Kind(
+    tool="train_sae",
+    request=TrainSae,
+    reply=train_reply,
+    resume=_resume,
+    command=_command,
+    progress=_progress,
+    worker="saescope_mcp.worker.train:TrainWorker",
+    pictures=of_training,
+)
