@@ -25,6 +25,8 @@ MOST_LINES = 50
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DOCUMENTS = ["README.md", "SKILL.md"]
+SPEAKS_OF_TOOLS = {"saescope.publish.writing"}
+"""A model card says how the SAE is loaded: by the library, by a tool, at a terminal."""
 
 
 def module_name(path: Path) -> str:
@@ -123,6 +125,35 @@ def test_no_code_compares_with_the_name_of_a_tool(tools: dict[str, Tool]) -> Non
         if names_in(node) & {*tools}
     ]
     assert found == []
+
+
+def test_the_library_speaks_of_its_own_functions_and_of_no_tool(tools: dict[str, Tool]) -> None:
+    """`ss.load_sae` is a function of the library, `load_sae` a tool; a card tells readers of both how to load."""
+    arguments = {name for tool in tools.values() for name in tool.input_schema["properties"]}
+    named = re.compile(rf"(?<![\w.])({'|'.join(tools)})\b|\b({'|'.join(arguments)})=(true|false)\b")
+    texts = [
+        (name, node.value)
+        for name, tree in TREES.items()
+        if name.startswith("saescope.") and name not in SPEAKS_OF_TOOLS
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if not node.value.isidentifier()
+    ]
+    assert len(texts) > 1000
+    found = {name: named.findall(text) for name, text in texts if named.search(text)}
+    assert found == {}
+
+
+def test_only_its_own_class_looks_into_what_a_file_said() -> None:
+    """`SAEMetadata` has a name for each thing that code reads."""
+    looked = re.compile(r"\braw(\.get\(|\[)[\"']")
+    found = [
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call | ast.Subscript) and looked.search(ast.unparse(node))
+    ]
+    assert {*found} == {"saescope.saes.config"}
 
 
 def names_in(node: ast.Compare | ast.match_case) -> set[str]:

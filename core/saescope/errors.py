@@ -1,5 +1,8 @@
 """Every error that saescope raises on purpose, with a code, what was allowed and the next step.
 
+A hint speaks of the library. Whoever offers it under other names, as the tools do, takes the code and
+the `facts` that the next call needs, and says it in their words.
+
 SaescopeError
 ├── ArgumentError    an argument is wrong in itself
 ├── NotFoundError    a release, SAE, file or handle is not there
@@ -17,14 +20,15 @@ SaescopeError
 import errno
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class SaescopeError(Exception):
-    """Base of all; `str(e)` is the message, `hint` the exact next step."""
+    """Base of all; `str(e)` is the message, `hint` the exact next step, `facts` what it is made of."""
 
     default_code: ClassVar[str] = "ERROR"
 
@@ -37,6 +41,7 @@ class SaescopeError(Exception):
         got: object = "",
         allowed: object = "",
         hint: str = "",
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -47,6 +52,7 @@ class SaescopeError(Exception):
             ", ".join(map(str, allowed)) if isinstance(allowed, list | tuple) else str(allowed)
         )
         self.hint = hint
+        self.facts = dict(facts or {})
 
 
 class ArgumentError(SaescopeError):

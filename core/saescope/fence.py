@@ -129,7 +129,8 @@ def outside(path: str | Path, fence: Fence, field: str) -> ArgumentError:
         field=field,
         got=path,
         allowed=", ".join(map(str, fence.roots)),
-        hint="Copy it below one of them, or start the server with SAESCOPE_READ_ROOTS set.",
+        hint="Copy it below one of them.",
+        facts={"roots": fence.roots},
     )
 
 

@@ -6,8 +6,6 @@ from saescope.errors import HookError, MismatchError
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 
-_FIELDS = (("hook_name", "hf_module", "hf_side"), ("hook_name_out", "hf_module_out", ""))
-
 
 def settle(model: LanguageModel, sae: SAE) -> SAE:
     """The SAE at the hooks of this model whose tensors are those that its modules read or gave; itself where it is there already.
@@ -45,9 +43,11 @@ def require_settled(model: LanguageModel, sae: SAE) -> None:
 
 def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
     """For each of the SAE's sites that a module stands for: the hooks of this model that carry it, the usual name first."""
-    raw, found = sae.cfg.metadata.raw, dict[str, tuple[str, ...]]()
-    for field, module_key, side_key in _FIELDS:
-        module, side = str(raw.get(module_key) or ""), str(raw.get(side_key) or "output")
+    meta, found = sae.cfg.metadata, dict[str, tuple[str, ...]]()
+    for field, module, side in (
+        ("hook_name", meta.module, meta.module_side),
+        ("hook_name_out", meta.module_out, "output"),
+    ):
         if not module:
             continue
         found[field] = model.hooks_of_module(module, side)
@@ -58,6 +58,7 @@ def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
                 field="hook_name",
                 got=module,
                 hint="Load it with its own model; or name the hook that you mean, and judge by the measured check: "
-                'load_sae(..., hook_name="blocks.5.hook_mlp_out").',
+                'ss.load_sae(..., known={"hook_name": "blocks.5.hook_mlp_out"}).',
+                facts={"example": "blocks.5.hook_mlp_out"},
             )
     return found

@@ -57,7 +57,7 @@ def many_sinks(n_sinks: int, n_tokens: int) -> list[str]:
         return []
     return [
         f"{n_sinks} of {n_all} positions ({100 * n_sinks / n_all:.2g}%) were left out as attention sinks: their norm at the site is far "
-        "above the typical one. Name positions, or set include_special=true where there is such an argument, to count them."
+        "above the typical one. Name positions, or set include_special=True where there is such an argument, to count them."
     ]
 
 

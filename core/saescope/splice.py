@@ -71,7 +71,8 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
                 "The SAE does not say which hook it belongs to.",
                 code="HOOK_UNKNOWN",
                 field="hook_name",
-                hint='Name it: load_sae(..., hook_name="blocks.8.hook_resid_pre").',
+                hint='Name it: ss.load_sae(..., known={"hook_name": "blocks.8.hook_resid_pre"}).',
+                facts={"example": "blocks.8.hook_resid_pre"},
             )
         there = hook_shape(model, hook_name)
         if prod(there) != width:
@@ -84,9 +85,7 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
                 hint=f"Load it with its own model{f', {meta.model_name}' if meta.model_name else ''}.",
             )
     said = canonical_name(meta.model_name) if meta.model_name else ""
-    if said and (
-        said in model.identities or meta.raw.get("model_fingerprint") == model_fingerprint(model)
-    ):
+    if said and (said in model.identities or meta.model_fingerprint == model_fingerprint(model)):
         return []
     if said and model.identities and not allow_mismatch:
         raise MismatchError(
@@ -94,7 +93,8 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
             field="model",
             got=model.name,
             allowed=meta.model_name,
-            hint=f'Call load_sae with model="{meta.model_name}", or with allow_mismatch=true to use it on a relative on purpose.',
+            hint=f'Use it with ss.load_model("{meta.model_name}"), or pass allow_mismatch=True to use it on a relative on purpose.',
+            facts={"model": meta.model_name},
         )
     trained = (
         f"was trained on {meta.model_name}"

@@ -54,6 +54,7 @@ def text_column(samples: Samples, source: str) -> str:
         got=list(samples)[:20],
         allowed=texts[:20] or "a column of text",
         hint=naming(texts) if texts else "Use a file with a column of text.",
+        facts={"column": texts[0]} if texts else {},
     )
 
 
@@ -73,6 +74,7 @@ def existing(column: str, columns: Iterable[str], where: str) -> str:
         got=column,
         allowed=there[:20],
         hint=naming(there),
+        facts={"column": there[0]} if there else {},
     )
 
 
@@ -91,15 +93,15 @@ def text_at(row: Mapping[str, Any], column: str, where: str) -> Iterator[str]:
             field="text_column",
             got=column,
             hint=naming([]),
+            facts={"column": "..."},
         )
     if value:
         yield value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def naming(columns: list[str]) -> str:
-    """How the tools are told which column it is."""
-    name = columns[0] if columns else "..."
-    return f'Name it: text_column="{name}"; for train_sae options=["text_column={name}"].'
+    """How a reader is told which column it is."""
+    return f'Name it: text_column="{columns[0] if columns else "..."}".'
 
 
 def _strings(values: list[Any]) -> list[str]:

@@ -87,7 +87,8 @@ def _check_number(n: int, path: Path, most: int, field: str) -> None:
             field=field,
             got=f"more than {most}",
             allowed=most,
-            hint="Split the file, or start the server with SAESCOPE_MAX_FILE_TEXTS set.",
+            hint="Split the file, or allow more texts.",
+            facts={"most": most},
         )
 
 
@@ -111,7 +112,7 @@ def _of_texts(error: SaescopeError, field: str) -> SaescopeError:
         field=name if of_column else field,
         got=error.got,
         allowed=error.allowed,
-        hint=error.hint.split(";")[0].replace("text_column", name) if of_column else error.hint,
+        hint=error.hint.replace("text_column", name) if of_column else error.hint,
     )
 
 

@@ -86,6 +86,7 @@ def _check_header(path: Path, header: list[str]) -> None:
             got=[name[:40] for name in header[:20]],
             allowed="a first line that names the columns",
             hint=f"Put one there (for one column: text). If these are names: {naming(header)}",
+            facts={"column": header[0]} if header else {},
         )
 
 

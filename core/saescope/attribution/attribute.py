@@ -437,7 +437,7 @@ def _warnings(
     n_pairs = sum(len(part.attributions) for part in parts)
     if not bool(question.mask.any()):
         return [
-            "No position is left: position 0 and special tokens are left out unless include_special=true."
+            "No position is left: position 0 and special tokens are left out unless include_special=True."
         ]
     if not n_pairs:
         return ["No feature fires at the positions considered."]

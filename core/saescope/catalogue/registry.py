@@ -63,7 +63,8 @@ def get(release: str, sae_id: str) -> Entry:
             field="release",
             got=release,
             allowed=[*close, "owner/repository"],
-            hint=f'Call find_saes(query="{(close or [release])[0]}"), or name a Hugging Face repository as owner/name.',
+            hint="Name one of those (saescope.catalogue.find searches them), or a Hugging Face repository as owner/name.",
+            facts={"query": (close or [release])[0]},
         )
     if sae_id not in found:
         close = nearest(sae_id, found, 5) or [*found][:5]
@@ -73,7 +74,7 @@ def get(release: str, sae_id: str) -> Entry:
             field="sae_id",
             got=sae_id,
             allowed=close,
-            hint=f'Call load_sae(release="{release}", sae_id="{close[0]}").',
+            hint=f'Call ss.load_sae(release="{release}", sae_id="{close[0]}").',
         )
     return found[sae_id]
 

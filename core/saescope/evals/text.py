@@ -177,7 +177,7 @@ def _draw(
 
 def _trained_on(sae: SAE, dataset: Dataset) -> bool:
     """Trainings keep only the last part of a path, so that a published file does not tell of its machine: then names decide."""
-    said = str(sae.cfg.metadata.raw.get("dataset_path") or "")
+    said = sae.cfg.metadata.dataset_path
     if not said or said in (dataset.name, EMBEDDED) or dataset.name.startswith("hf:"):
         return said == dataset.name
     trained, given = Path(said).expanduser(), Path(dataset.name).expanduser().resolve()

@@ -275,7 +275,7 @@ def _token(model: LanguageModel, token_id: int, effect: Tensor) -> CardToken:
 def _warnings(index: FeatureIndex | None, feature: int) -> list[str]:
     if index is None:
         return [
-            "No index of this SAE: examples, density and maximum are unknown. index_features makes one."
+            "No index of this SAE: examples, density and maximum are unknown. ss.index_features makes one."
         ]
     if index.maximum(feature) is None:
         return [

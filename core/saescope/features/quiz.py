@@ -63,7 +63,7 @@ def make_quiz(
             code="QUIZ_TOO_FEW_TEXTS",
             field="feature",
             got=feature,
-            hint="Index more text: index_features with a larger n_tokens, or another dataset.",
+            hint="Index more text: ss.index_features with a larger n_tokens, or another dataset.",
         )
     stored = [
         StoredItem(item.kind, _text(item), item.fires, passage_key(item.passage.tokens))

@@ -189,7 +189,10 @@ def _items(stored: str) -> list[StoredItem]:
 def _checked(
     row: Row | None, quiz_id: str, weights_hash: str, feature: int, *, n_answers: int
 ) -> list[StoredItem]:
-    again = f'Call quiz_feature(sae="...", feature={feature}).'
+    again, facts = (
+        f"Make a quiz of feature {feature} with saescope.features.make_quiz.",
+        {"feature": feature},
+    )
     if row is None:
         raise NotFoundError(
             f"There is no quiz {quiz_id!r}.",
@@ -197,6 +200,7 @@ def _checked(
             field="quiz_id",
             got=quiz_id,
             hint=again,
+            facts=facts,
         )
     if (row["weights_hash"], row["feature"]) != (weights_hash, feature):
         other = "" if row["weights_hash"] == weights_hash else " of another SAE"
@@ -207,6 +211,7 @@ def _checked(
             got=quiz_id,
             allowed="a quiz of this feature",
             hint=again,
+            facts=facts,
         )
     items = _items(row["items"])
     if n_answers != len(items):
@@ -232,7 +237,8 @@ def _used(quiz_id: str, feature: int, answered: str | None) -> ArgumentError:
         code="QUIZ_USED",
         field="quiz_id",
         got=quiz_id,
-        hint=f'Make a new one: quiz_feature(sae="...", feature={feature}).',
+        hint=f"Make a new quiz of feature {feature} with saescope.features.make_quiz.",
+        facts={"feature": feature},
     )
 
 

@@ -50,7 +50,9 @@ def find_by_label(
     ]
     untested = sum(label.score is None for label in rows)
     warnings = (
-        [f"{untested} of these {len(rows)} labels were never tested: quiz_feature tests one."]
+        [
+            f"{untested} of these {len(rows)} labels were never tested: saescope.features.make_quiz tests one."
+        ]
         if untested
         else []
     )
@@ -173,7 +175,7 @@ def find_by_texts(
 
 _NO_INDEX = (
     "There is no index of this SAE: features that fire on any text cannot be told from those "
-    "that fire on these. index_features makes one."
+    "that fire on these. ss.index_features makes one."
 )
 
 

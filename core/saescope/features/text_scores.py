@@ -112,7 +112,7 @@ def _shortest(masks: Sequence[Bool[Tensor, " _"]]) -> int:
             f"Text {lengths.index(0)} has no token that counts (position 0, special tokens and attention sinks do not).",
             code="EMPTY_PROMPT",
             field="texts",
-            hint="Leave it out, or give include_special=true.",
+            hint="Leave it out, or give include_special=True.",
         )
     return min(lengths)
 

@@ -167,7 +167,7 @@ def _no_layer(source: Source, said: dict[str, Any]) -> FormatError:
         return FormatError(
             f"{CONFIG} only lists transcoders of other repositories: {str(references)[:200]}.",
             code="TRANSCODER_SET_REFERENCES",
-            hint='Load one of those: load_sae(release="<owner/repository>", sae_id="<its path there>").',
+            hint='Load one of those: ss.load_sae(release="<owner/repository>", sae_id="<its path there>").',
         )
     layers = sorted(name for name in source.names if _FILE.fullmatch(name.rpartition("/")[2]))
     return FormatError(

@@ -48,7 +48,7 @@ def unknown_remotely(source: Source) -> NotFoundError | FormatError:
             field="sae_id",
             got=source.path,
             allowed=close,
-            hint=f'Call load_sae(release="{source.repo_id}", sae_id="{close[0]}").'
+            hint=f'Call ss.load_sae(release="{source.repo_id}", sae_id="{close[0]}").'
             if close
             else "Check the repository's list of files.",
         )

@@ -34,7 +34,7 @@ _FAILURES = (
     _Failure(
         ("RemoteEntryNotFoundError", "EntryNotFoundError"), NotFoundError, "FILE_MISSING", "sae_id",
         "The hub has no file {what}.",
-        "Check sae_id; find_saes lists what is published.",
+        "Check sae_id; saescope.catalogue.find lists what is published.",
     ),
     _Failure(
         ("RepositoryNotFoundError", "DisabledRepoError", 404), NotFoundError, "REPO_NOT_FOUND", "release",
@@ -66,7 +66,12 @@ def translate(what: str, error: Exception) -> SaescopeError:
         if kind in failure.kinds or status in failure.kinds:
             message = failure.message.format(what=what, status=status)
             return failure.error(
-                message, code=failure.code, field=failure.field, got=what, hint=failure.hint
+                message,
+                code=failure.code,
+                field=failure.field,
+                got=what,
+                hint=failure.hint,
+                facts={"what": what},
             )
     if status:
         return OfflineError(

@@ -37,7 +37,7 @@ def resolve(release: str, sae_id: str) -> Location:
                 f"Release {release!r} has {len(catalogue.releases()[release])} SAEs: a sae_id is needed.",
                 code="MISSING_ARGUMENT",
                 field="sae_id",
-                hint=f'Call load_sae(release="{release}", sae_id="{next(iter(catalogue.releases()[release]))}").',
+                hint=f'Call ss.load_sae(release="{release}", sae_id="{next(iter(catalogue.releases()[release]))}").',
             )
         return _located(catalogue.get(release, sae_id))
     if not _REPO.fullmatch(release) or ".." in release or "--" in release:

@@ -10,6 +10,10 @@ from saescope.errors import OfflineError, SaescopeError
 from saescope.hub import download, transfer
 from saescope.hub.location import checked_path
 
+_ONCE = (
+    "saescope.catalogue.on_this_machine() lists what is cached here; "
+    "this one needs the network once, then works offline."
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -65,7 +69,8 @@ class Repository:
             raise OfflineError(
                 f"{self.repo_id}/{name} is not cached and the network is not to be used.",
                 got=f"{self.repo_id}/{name}",
-                hint="server_status() lists what is cached here; this one needs the network once (the user decides), then works offline.",
+                hint=_ONCE,
+                facts={"cached": False},
             )
         return None
 
@@ -183,7 +188,8 @@ def _from_cache(repo_id: str, revision: str, say: Callable[[str], None]) -> Repo
         raise OfflineError(
             f"{repo_id}{f' at {revision}' if revision else ''} is not cached and the network is not to be used.",
             got=repo_id,
-            hint="server_status() lists what is cached here; this one needs the network once (the user decides), then works offline.",
+            hint=_ONCE,
+            facts={"cached": False},
         )
     folder = snapshots(repo_id) / commit
     names = frozenset(

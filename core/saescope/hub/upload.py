@@ -126,7 +126,7 @@ def _refuse(repo_id: str, error: Exception) -> NoReturn:
             f"{repo_id} was changed by somebody else meanwhile; nothing was published.",
             code="REPO_CHANGED",
             got=repo_id,
-            hint="Look at it (dry_run=true) and call again.",
+            hint="Look at it (dry_run=True) and call again.",
         ) from None
     if isinstance(cause, transfer.errors()):
         raise translate(f"repository {repo_id}", cause) from None

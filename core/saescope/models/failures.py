@@ -154,6 +154,7 @@ def _of_the_hub(name: str, error: BaseException) -> SaescopeError | None:
         return OfflineError(
             f"{name} is not cached and the hub cannot be reached.",
             got=name,
-            hint='Connect to the network, or use a local folder: load_sae(..., model="/path/to/folder"); load_sae() alone needs no hub.',
+            hint='Connect to the network, or use a local folder: ss.load_model("/path/to/folder"); ss.load_model() alone needs no hub.',
+            facts={"model": name},
         )
     return None

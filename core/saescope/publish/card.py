@@ -125,11 +125,9 @@ def _quality(found: Evaluation | None) -> str:
 
 
 def _provenance(sae: SAE, version: str) -> str:
-    raw = sae.cfg.metadata.raw
-    rows = [("model", sae.cfg.metadata.model_name or "unknown")]
-    rows += [(name, str(raw[name])) for name in _PROVENANCE if raw.get(name) not in (None, "")]
-    source = raw.get("source")
-    if isinstance(source, dict):
+    meta = sae.cfg.metadata
+    rows = [("model", meta.model_name or "unknown"), *meta.said(_PROVENANCE).items()]
+    if (source := meta.source) is not None:
         rows.append(
             (
                 "taken from",

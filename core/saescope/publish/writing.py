@@ -104,7 +104,7 @@ def _check_target(path: str | Path, repo_id: str) -> None:
             "Give either path or repo_id.",
             code="MISSING_ARGUMENT",
             field="repo_id",
-            hint='publish_sae(path="my-sae")',
+            hint='Call publish(sae, path="my-sae").',
         )
 
 
@@ -235,7 +235,7 @@ def _check_repository(target: Target, folder: str, *, private: bool) -> None:
             field="private",
             got=True,
             allowed=False,
-            hint="Call with private=false to publish for everybody, or choose another repo_id.",
+            hint="Call with private=False to publish for everybody, or choose another repo_id.",
         )
 
 

@@ -1,6 +1,6 @@
 """What every SAE configuration shares: widths, input preparation and where the SAE belongs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +35,58 @@ class SAEMetadata:
     note: str = ""
     """What must be known before its numbers are believed, in one sentence; empty for most."""
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Kept as it was for whoever reads the file again; nothing outside this class looks into it by key."""
+
+    @property
+    def gate(self) -> str:
+        """Which of several gates was chosen; empty where the format has one only."""
+        return self._text("gate")
+
+    @property
+    def module(self) -> str:
+        """The module of the Hugging Face model that it reads, where it names no hook."""
+        return self._text("hf_module")
+
+    @property
+    def module_side(self) -> str:
+        """Whether it reads what goes into that module or what comes out."""
+        return self._text("hf_side") or "output"
+
+    @property
+    def module_out(self) -> str:
+        """The module whose output a transcoder predicts."""
+        return self._text("hf_module_out")
+
+    @property
+    def dataset_path(self) -> str:
+        """The text that it was trained on."""
+        return self._text("dataset_path")
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Of the weights of the model that it was trained on here."""
+        return self._text("model_fingerprint")
+
+    @property
+    def published_l0(self) -> float | None:
+        """L0 as its authors measured it on their text."""
+        said = self.raw.get("l0")
+        is_number = isinstance(said, int | float) and not isinstance(said, bool)
+        return float(said) if is_number and said > 0 else None
+
+    @property
+    def source(self) -> Mapping[str, Any] | None:
+        """The repository, path and revision that it was loaded from."""
+        said = self.raw.get("source")
+        return said if isinstance(said, Mapping) else None
+
+    def said(self, names: Iterable[str]) -> dict[str, str]:
+        """What the file said under these names, for people to read; empty values are left out."""
+        found = {name: self.raw.get(name) for name in names}
+        return {name: str(value) for name, value in found.items() if value not in (None, "")}
+
+    def _text(self, name: str) -> str:
+        return str(self.raw.get(name) or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ class TemporalConfig(SAEConfig):
             or not self.activation_normalization_factor > 0
         ):
             raise ConfigError(
-                "A temporal SAE is no transcoder, needs apply_b_dec_to_input=true and a positive normalisation factor."
+                "A temporal SAE is no transcoder, needs apply_b_dec_to_input=True and a positive normalisation factor."
             )
         if self.normalize_activations not in ("none", "constant_scalar_rescale"):
             raise ConfigError(

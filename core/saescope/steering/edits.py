@@ -68,7 +68,7 @@ def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
             field="feature",
             got=edit.feature,
             allowed=f"0..{saes[edit.sae].cfg.d_sae - 1}",
-            hint="An index belongs to one SAE: name the SAE that it was found with, or find features of this one with top_features.",
+            hint="An index belongs to one SAE: name the SAE that it was found with, or find features of this one with ss.rank_features.",
         )
     if edit.mode not in MODES:
         raise ArgumentError(

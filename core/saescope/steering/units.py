@@ -115,7 +115,7 @@ def resolve_units(
     more = "more text may" if indexed else "a corpus would"
     warnings = [
         f"Feature {feature} fired neither {where}on the probe text nor on this prompt: its unit is the median maximum of the features that "
-        f"did ({median:.4g}). index_features over {more} give its own."
+        f"did ({median:.4g}). ss.index_features over {more} give its own."
         for feature in silent
     ]
     values = [float(known[edit.feature]) or median for edit in edits]

@@ -322,7 +322,7 @@ class TrainConfig:
         if self.hook_name_out or self.chosen.d_out == self.d_in:
             if self.skip and not self.hook_name_out:
                 raise ConfigError(
-                    "skip=true needs hook_name_out: only a transcoder has a skip connection.",
+                    "skip=True needs hook_name_out: only a transcoder has a skip connection.",
                     field="skip",
                 )
             if self.hook_name_out and self.normalize_activations == "covariance_whitening":
@@ -498,7 +498,7 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 OPTIONS = _options()
-"""Every rarer knob of `train_sae`, by name."""
+"""Every rarer knob of a training, by name."""
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:

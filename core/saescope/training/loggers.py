@@ -14,7 +14,7 @@ from saescope.training.config import TrainConfig
 Log = Callable[[int, Mapping[str, float | int]], None]
 DEFAULT_HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}
 """Where wandb sends to unless told otherwise, before and after it moved."""
-_HINT = "Repair that, or leave the logger out: job_status has the same numbers."
+_SAME = "the run's history has the same numbers."
 
 
 def make_log(cfg: TrainConfig, folder: Path | None) -> Log | None:
@@ -55,7 +55,8 @@ def require_logger(logger: str, *, wandb_mode: str = "") -> None:
             field="logger",
             got=logger,
             hint="Run: wandb login, or set WANDB_API_KEY; WANDB_MODE=offline logs to files only. "
-            "Without the logger job_status has the same numbers.",
+            f"Without the logger {_SAME}",
+            facts={"logger": logger},
         )
 
 
@@ -121,5 +122,6 @@ def _failed(logger: str, error: Exception) -> ConfigError:
         code="LOGGER_FAILED",
         field="logger",
         got=logger,
-        hint=_HINT,
+        hint=f"Repair that, or leave the logger out: {_SAME}",
+        facts={"logger": logger},
     )

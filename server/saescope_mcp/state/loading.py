@@ -78,7 +78,7 @@ def peek(source: Source, settings: Settings) -> "SAEInfo":
             offline=settings.offline,
             known=source.known,
         )
-    if source.gate and info.cfg.metadata.raw.get("gate") != source.gate:
+    if source.gate and info.cfg.metadata.gate != source.gate:
         raise ArgumentError(
             f"This SAE (format {info.dialect}) has no choice of gates.",
             code="GATE_UNKNOWN",
@@ -87,7 +87,7 @@ def peek(source: Source, settings: Settings) -> "SAEInfo":
             hint="Call load_sae again without gate.",
         )
     meta = info.cfg.metadata
-    if not (meta.hook_name or meta.raw.get("hf_module")):
+    if not (meta.hook_name or meta.module):
         raise ArgumentError(
             "This SAE does not say which site it belongs to.",
             code="HOOK_UNKNOWN",
@@ -195,7 +195,9 @@ async def _load_sae(
         warnings = await slot.run(
             check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch
         )
-        check = await slot.run(check_sae, slot.model, sae, published_l0=_published_l0(sae))
+        check = await slot.run(
+            check_sae, slot.model, sae, published_l0=sae.cfg.metadata.published_l0
+        )
         weights_hash = await slot.run(lambda: sae.weights_hash)
     meta = sae.cfg.metadata
     return LoadedSAE(
@@ -234,12 +236,3 @@ def read_sae(source: Source, device: str, dtype: str, settings: Settings, say: S
             progress=say,
             known=source.known,
         )
-
-
-def _published_l0(sae: "SAE") -> float | None:
-    said = sae.cfg.metadata.raw.get("l0")
-    return (
-        float(said)
-        if isinstance(said, int | float) and not isinstance(said, bool) and said > 0
-        else None
-    )

@@ -14,6 +14,7 @@ from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.state import AppState
 from saescope_mcp.tool.document import Document, compact, document
 from saescope_mcp.tool.refusal import refusal, refusal_text
+from saescope_mcp.tool.steps import as_tools_say
 
 log = logging.getLogger("saescope")
 
@@ -82,7 +83,8 @@ class Tool:
                 dict(arguments), context={"settings": state.settings}
             )
             reply = await self.function(state, request)
-            reply = reply.model_copy(update={"warnings": [*reply.warnings, *told]})
+            warnings = [as_tools_say(warning) for warning in (*reply.warnings, *told)]
+            reply = reply.model_copy(update={"warnings": warnings})
             return Outcome(
                 document(self.name, request, reply, max_tokens=state.settings.max_result_tokens),
                 is_error=False,

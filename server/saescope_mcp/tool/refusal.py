@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from saescope.errors import SaescopeError, cannot_write, free_space
 from saescope.names import home, nearest
+from saescope_mcp.tool.steps import as_tools_say, next_step
 
 log = logging.getLogger("saescope")
 
@@ -65,11 +66,11 @@ def refusal(
     if isinstance(error, SaescopeError):
         return _document(
             error.code,
-            error.message,
+            as_tools_say(error.message),
             _argument(error.field, request),
             error.got,
             error.allowed,
-            error.hint,
+            next_step(error),
         )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _document(

@@ -104,7 +104,7 @@ def test_several_columns_of_text_need_a_name(tmp_path: Path) -> None:
     with pytest.raises(SaescopeError, match="not clear") as caught:
         read(path)
     assert caught.value.code == "COLUMN_NOT_FOUND" and "body" in caught.value.allowed
-    assert 'options=["text_column=title"]' in caught.value.hint
+    assert 'text_column="title"' in caught.value.hint
 
 
 def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_quiz_is_answered_once_and_spends_its_texts_in_others_too(
     for quiz in (first, second):
         with pytest.raises(ArgumentError) as caught:
             take(quiz, planted_index, "x", judge_by(" Queen"))
-        assert caught.value.code == "QUIZ_USED" and "quiz_feature" in caught.value.hint
+        assert caught.value.code == "QUIZ_USED" and "make_quiz" in caught.value.hint
     [label] = LabelStore().of(planted_index.manifest.weights_hash, QUEEN)
     assert label.score and label.score.n == len(first.items)
 

@@ -293,7 +293,7 @@ def test_a_hub_name_that_is_not_cached_needs_the_network(name: str, offline: boo
     assert (
         isinstance(caught, OfflineError)
         and caught.code == "NOT_CACHED_OFFLINE"
-        and "load_sae" in caught.hint
+        and "ss.load_model() alone needs no hub" in caught.hint
     )
 
 

@@ -71,7 +71,7 @@ class FeatureIndex:
             return []
         return [
             f"The index of {self.manifest.dataset} was made by an earlier version: it has no typical activations and no hashes, and "
-            "attention sinks count in it. index_features makes it anew."
+            "attention sinks count in it. ss.index_features makes it anew."
         ]
 
     @cached_property

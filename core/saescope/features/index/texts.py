@@ -145,7 +145,7 @@ class ContextTexts:
             raise FormatError(
                 f"The index's texts cannot be read: {error}.",
                 code="INDEX_CORRUPT",
-                hint="Make the index anew with index_features.",
+                hint="Make the index anew with ss.index_features.",
             ) from error
 
 

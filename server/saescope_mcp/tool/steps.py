@@ -1,0 +1,118 @@
+"""What the library says, in the words of the tools: the core knows no tool, and this is the one place that knows both.
+
+An error of the core carries a code and the facts that its next call is made of. `STEPS` has that call for each code whose step is
+another one for a tool than for the library; everywhere else it is enough to call the functions by the names of their tools.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from saescope.errors import SaescopeError
+from saescope_mcp.tool.document import next_call
+
+_TOOLS = {
+    "ss.load_sae": "load_sae",
+    "ss.index_features": "index_features",
+    "ss.intervene": "intervene",
+    "ss.rank_features": "top_features",
+    "saescope.catalogue.find": "find_saes",
+    "saescope.features.make_quiz": "quiz_feature",
+}
+"""The tool that does what a function of the library does."""
+_FUNCTION = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in _TOOLS))
+_LITERALS = {"=True": "=true", "=False": "=false"}
+_LITERAL = re.compile("|".join(rf"{literal}\b" for literal in _LITERALS))
+
+
+def as_tools_say(text: str) -> str:
+    """A text of the library with its functions under the names of their tools, and JSON's true and false."""
+    text = _FUNCTION.sub(lambda found: _TOOLS[found[0]], text)
+    return _LITERAL.sub(lambda found: _LITERALS[found[0]], text)
+
+
+def next_step(error: SaescopeError) -> str:
+    """What to call after this error; the hint itself where no other step is known."""
+    step = STEPS.get(error.code) if error.facts else None
+    return step(error.hint, error.facts) if step else as_tools_say(error.hint)
+
+
+def _column(hint: str, facts: Mapping[str, Any]) -> str:
+    return f'{hint.removesuffix(".")}; for train_sae options=["text_column={facts["column"]}"].'
+
+
+def _quiz(hint: str, facts: Mapping[str, Any]) -> str:
+    return f"Call {_a_quiz(facts)}."
+
+
+def _another_quiz(hint: str, facts: Mapping[str, Any]) -> str:
+    return f"Make a new one: {_a_quiz(facts)}."
+
+
+def _a_quiz(facts: Mapping[str, Any]) -> str:
+    return next_call("quiz_feature", sae="...", feature=facts["feature"])
+
+
+def _release(hint: str, facts: Mapping[str, Any]) -> str:
+    search = next_call("find_saes", query=facts["query"])
+    return f"Call {search}, or name a Hugging Face repository as owner/name."
+
+
+def _not_cached(hint: str, facts: Mapping[str, Any]) -> str:
+    """A model's files, those of the embedded model, or an SAE's."""
+    if "model" in facts:
+        return (
+            "Connect to the network, or use a local folder: "
+            'load_sae(..., model="/path/to/folder"); load_sae() alone needs no hub.'
+        )
+    if "embedded" in facts:
+        return hint.replace('ss.load_model("...")', 'load_sae(path="...", model="...")')
+    return (
+        "server_status() lists what is cached here; "
+        "this one needs the network once (the user decides), then works offline."
+    )
+
+
+def _another_hook(hint: str, facts: Mapping[str, Any]) -> str:
+    before = hint.partition("ss.load_sae")[0]
+    return f'{before}load_sae(..., hook_name="{facts["example"]}").'
+
+
+def _another_model(hint: str, facts: Mapping[str, Any]) -> str:
+    return (
+        f'Call load_sae with model="{facts["model"]}", '
+        "or with allow_mismatch=true to use it on a relative on purpose."
+    )
+
+
+def _without_logger(hint: str, facts: Mapping[str, Any]) -> str:
+    return hint.replace("the run's history has", "job_status has")
+
+
+STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
+    "COLUMN_NOT_FOUND": _column,
+    "COLUMN_NOT_TEXT": _column,
+    "HOOK_UNKNOWN": _another_hook,
+    "LOGGER_FAILED": _without_logger,
+    "LOGIN_MISSING": _without_logger,
+    "MODEL_MISMATCH": _another_model,
+    "NOT_CACHED_OFFLINE": _not_cached,
+    "NOT_ON_NEURONPEDIA": lambda hint, facts: (
+        "find_saes() lists the SAEs that have one as neuronpedia_id."
+    ),
+    "PATH_NOT_ALLOWED": lambda hint, facts: (
+        "Copy it below one of them, or start the server with SAESCOPE_READ_ROOTS set."
+    ),
+    "QUIZ_MISMATCH": _quiz,
+    "QUIZ_NOT_FOUND": _quiz,
+    "QUIZ_USED": _another_quiz,
+    "RELEASE_NOT_FOUND": _release,
+    "SITE_NOT_FOUND": _another_hook,
+    "TOO_FEW_TEXTS": lambda hint, facts: (
+        'For one text against one other: top_features(text=..., against=[...], rank_by="contrast").'
+    ),
+    "TOO_MANY_ITEMS": lambda hint, facts: (
+        "Split the file, or start the server with SAESCOPE_MAX_FILE_TEXTS set."
+    ),
+}
+"""Takes the hint for the library and the facts, gives the step for a tool."""
