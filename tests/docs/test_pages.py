@@ -9,7 +9,7 @@ from tests.docs.pages import arguments_of, pieces_of
 from tests.docs.test_calls import TOOLS, look_up_release, look_up_words, validate
 from tests.docs.test_python import check_names
 
-from saescope.errors import SaescopeError
+from saescope.errors import NotFoundError, SaescopeError
 
 PAGE = """Call `load_sae()` or `load_sae(release="owner/name")`. <!-- check: schema -->
 Then `saescope doctor`, or `ss.load_model("gpt2")`.
@@ -81,15 +81,15 @@ def test_a_release_that_nobody_published_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "kind"),
     [
-        "ss.load_modle()",
-        "ss.load_sae(realese='x')",
-        "ss.load_sae(release='gemma-2b-res', sae_id='x')",
+        ("ss.load_modle()", AssertionError),
+        ("ss.load_sae(realese='x')", AssertionError),
+        ("ss.load_sae(release='gemma-2b-res', sae_id='x')", NotFoundError),
     ],
 )
-def test_a_wrong_name_of_the_library_is_found(code: str) -> None:
-    with pytest.raises((AssertionError, SaescopeError)):
+def test_a_wrong_name_of_the_library_is_found(code: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
         check_names(ast.parse(code), "page.md:1")
 
 

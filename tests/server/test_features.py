@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 from mcp.types import ResourceLink, TextResourceContents
 from tests.core.features.planted import WORDS, sentence
 from tests.core.neuronpedia.fake_neuronpedia import FakeNeuronpedia
@@ -245,7 +246,7 @@ async def test_results_are_short_and_pages_whole(server: Server) -> None:
             "sae://feature/a/1.b/0",
             f"sae://feature/{sae}/x",
         ):
-            with pytest.raises(Exception, match=r"(?i)not|outside|no feature"):
+            with pytest.raises(MCPError, match=r"(?i)not|outside|no feature"):
                 await client.read_resource(wrong)
 
 

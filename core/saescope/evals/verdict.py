@@ -14,12 +14,19 @@ WIDE = 0.05
 FEW_TOKENS = 5000
 DENSE = 0.1
 
-_RANK: dict[Quality, int] = {Quality.WRONG: 0, Quality.DOUBTFUL: 1, Quality.FAIR: 2, Quality.GOOD: 3}
+_RANK: dict[Quality, int] = {
+    Quality.WRONG: 0,
+    Quality.DOUBTFUL: 1,
+    Quality.FAIR: 2,
+    Quality.GOOD: 3,
+}
 _SUMMARIES: dict[Quality, str] = {
-    Quality.GOOD: "The SAE reconstructs most of what the model does here. Whether a single feature means one thing, its card and a quiz tell.",
+    Quality.GOOD: "The SAE reconstructs most of what the model does here. "
+    "Whether a single feature means one thing, its card and a quiz tell.",
     Quality.FAIR: "The SAE is usable, with a noticeable part of the activation that its features do not explain.",
     Quality.DOUBTFUL: "The SAE loses much of the activation, or is no better than something simpler: do not draw conclusions from it yet.",
-    Quality.WRONG: "The SAE does not belong here, or its training failed: its reconstruction is worse than a constant or than random features.",
+    Quality.WRONG: "The SAE does not belong here, or its training failed: "
+    "its reconstruction is worse than a constant or than random features.",
     Quality.UNKNOWN: "There is too little text, or the activation never varies, so that quality cannot be measured.",
 }
 
@@ -199,7 +206,10 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
     said = f"A PCA with as many directions as features fire ({pca.size}) explains {pca.explained_variance:.0%}"
     return [
         *findings,
-        (Quality.GOOD, Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE.")),
+        (
+            Quality.GOOD,
+            Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE."),
+        ),
     ]
 
 

@@ -232,10 +232,11 @@ def test_a_fault_that_passes_is_not_noticed(
 def test_a_refusal_is_not_asked_again(
     name: str, client: Neuronpedia, site: FakeNeuronpedia
 ) -> None:
-    site.fail(times=99, **FAULTS[name][0])
-    with pytest.raises(SaescopeError):
+    how, kind, code = FAULTS[name]
+    site.fail(times=99, **how)
+    with pytest.raises(kind) as failed:
         client.card(SAE, 7)
-    assert len(site.requests) == 1
+    assert failed.value.code == code and len(site.requests) == 1
 
 
 def test_a_rate_limit_tells_its_numbers_and_waits_only_as_long_as_is_polite(
