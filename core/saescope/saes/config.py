@@ -71,8 +71,9 @@ class SAEMetadata:
     def published_l0(self) -> float | None:
         """L0 as its authors measured it on their text."""
         said = self.raw.get("l0")
-        is_number = isinstance(said, int | float) and not isinstance(said, bool)
-        return float(said) if is_number and said > 0 else None
+        if isinstance(said, bool) or not isinstance(said, int | float):
+            return None
+        return float(said) if said > 0 else None
 
     @property
     def source(self) -> Mapping[str, Any] | None:
