@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from shutil import copytree
 from threading import Event, Timer
@@ -309,6 +310,26 @@ def test_a_template_that_computes_without_end_can_be_cancelled(
     with pytest.raises(Cancelled), cancellable(stop):
         model.tokenize(TEXT, chat=True)
     assert sys.gettrace() is before
+
+
+HUGE = (
+    "{{ 9 ** (9 ** 9) }}",
+    "{{ (messages[0].content * 9 ** 9)[:5] }}",
+    "{% set n = 99999 %}{{ ([1] * (n * n)) | length }}",
+    "{{ 'x'.center(10 ** 9) }}",
+    "{{ '%0999999999d' % 1 }}",
+    "{{ '{:>999999999}'.format(1) }}",
+)
+
+
+@pytest.mark.parametrize("template", HUGE)
+def test_a_template_whose_one_step_makes_something_huge_is_refused(
+    template: str, glass_dir: Path, tmp_path: Path
+) -> None:
+    model = with_template(glass_dir, tmp_path / "model", template)
+    started = time.process_time()
+    error("CHAT_TEMPLATE_FAILED", model, TEXT, chat=True)
+    assert time.process_time() - started < 1.0
 
 
 def test_a_template_that_drops_the_message_is_refused(glass_dir: Path, tmp_path: Path) -> None:
