@@ -14,7 +14,7 @@ from saescope.attribution import attribute
 from saescope.evals import check_sae, evaluate
 from saescope.features import encode_texts, find_by_texts, rank_features
 from saescope.features.index import index_features
-from saescope.features.text_scores import score_texts
+from saescope.features.text_scores import score_changes, score_texts
 from saescope.hooks import edit_activations, record_activations
 from saescope.models import LanguageModel, Tokens, load_model
 from saescope.saes import SAE
@@ -109,6 +109,35 @@ def test_text_scores_and_searches_leave_it_out(sinking: Family, sae: SAE) -> Non
         torch.testing.assert_close(scores.equal_length[i], early, rtol=1e-5, atol=1e-6)
     found = find_by_texts(model, sae, texts, index=None)
     assert any("attention sinks" in warning for warning in found.warnings)
+
+
+def test_two_models_are_compared_at_the_positions_that_count_in_both(
+    gpt2: Family, sinking: Family, sae: SAE
+) -> None:
+    """The token is a sink in one of them alone."""
+    texts = [tokens_with(sinking), tokens_with(sinking, sinks=(3, 8))]
+    kept = [[p for p in range(1, 12) if p != AT], [p for p in range(1, 12) if p not in (3, 8)]]
+    for one, other in ((sinking.model, gpt2.model), (gpt2.model, sinking.model)):
+        found = score_changes(one, other, sae, texts)
+        assert (found.n_sinks, found.n_equal, found.lengths.tolist()) == (3, 9, [10, 9])
+        for i, text in enumerate(texts):
+            here, there = (
+                read_site(model, sae, text.ids[None]).acts.to_dense()[kept[i]]
+                for model in (one, other)
+            )
+            expected = (here.amax(0) - there.amax(0))[found.features]
+            torch.testing.assert_close(found.scores[i], expected, rtol=1e-5, atol=1e-6)
+            early = (here[:9].amax(0) - there[:9].amax(0))[found.features]
+            torch.testing.assert_close(found.equal_length[i], early, rtol=1e-5, atol=1e-6)
+
+
+def test_sinks_of_the_texts_that_a_ranking_compares_with_are_said(
+    sinking: Family, sae: SAE
+) -> None:
+    clean, sunk = tokens_with(sinking, sinks=()), tokens_with(sinking, sinks=(3, 8))
+    found = rank_features(sinking.model, sae, [clean], against=[sunk], rank_by="contrast")
+    assert found.n_sinks == 0
+    assert [warning for warning in found.warnings if warning.startswith("`against`: 2 of 11 ")]
 
 
 def test_edits_units_and_attributions_leave_it_out(sinking: Family, sae: SAE) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from saescope.errors import ArgumentError
 from saescope.features.designs import LEAST_HALF, Design, Groups, Halves, Pairs
 from saescope.features.separation import adjusted, spearman
-from saescope.features.text_scores import Summary, TextScores, score_texts
+from saescope.features.text_scores import Summary, TextScores, score_changes, score_texts
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
@@ -127,8 +127,8 @@ def contrast_models(
     """
     _check(len(texts))
     check_fits(other, sae, allow_mismatch=True)
-    here, there = (score_texts(each, sae, texts, by=by) for each in (model, other))
-    return contrast_scores(Pairs(len(texts)), here.minus(there), k=k, seed=seed)
+    changes = score_changes(model, other, sae, texts, by=by)
+    return contrast_scores(Pairs(len(texts)), changes, k=k, seed=seed)
 
 
 def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) -> Contrast:

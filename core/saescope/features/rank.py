@@ -13,6 +13,7 @@ from saescope.features.encode import Encoded, TextFeatures, encode_stack
 from saescope.features.separation import d_of_moments
 from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
+from saescope.sinks import many_sinks
 from saescope.stack import Stack, as_stack
 
 N_PROMOTED = 3
@@ -127,6 +128,7 @@ def rank_features(
     features = _listed(stack, encoded, scored, order[offset : offset + k])
     most = max(encoded, key=lambda each: each.n_tokens)
     warnings = [UNITS] if len(encoded) > 1 and rank_by in ("max", "mean") else []
+    warnings += _sinks_of(others)
     return Ranking(
         features,
         len(order),
@@ -136,6 +138,13 @@ def rank_features(
         _counts(encoded, scored),
         warnings,
     )
+
+
+def _sinks_of(against: Sequence[Encoded]) -> list[str]:
+    """A warning where the other texts have many; those of the texts themselves are counted in the ranking."""
+    most = max(against, key=lambda each: each.n_sinks, default=None)
+    found = many_sinks(most.n_sinks, most.n_tokens) if most else []
+    return [f"`against`: {warning}" for warning in found]
 
 
 def _counts(encoded: Sequence[Encoded], scored: Sequence[_Scored]) -> list[SAECount]:

@@ -34,7 +34,7 @@ class TextScores:
     """Positions left out for their norm alone."""
 
     def minus(self, other: "TextScores") -> "TextScores":
-        """Changes from `other`, which is of the same texts, over the features that fire in either."""
+        """Changes from `other`, which is of the same positions of the same texts, over the features that fire in either."""
         features = torch.cat([self.features, other.features]).unique()
         (full, equal), (full_0, equal_0) = (
             [
@@ -51,7 +51,7 @@ class TextScores:
             self.n_equal,
             self.lengths,
             correlation,
-            max(self.n_sinks, other.n_sinks),
+            self.n_sinks,
         )
 
 
@@ -76,32 +76,77 @@ def score_texts(
     Raises:
         ArgumentError: a text has no counted token.
     """
-    n_equal = _shortest([counted(tokens, (), include_special) for tokens in texts])
-    moments = torch.zeros(3, sae.cfg.d_sae, dtype=torch.float64)
-    masks: list[Tensor] = []
-    full: list[Tensor] = []
-    early: list[SparseActs] = []
-    n_sinks = 0
+    found = _Scoring(sae, by, [counted(tokens, (), include_special) for tokens in texts])
     for every in text_acts(model, sae, texts, include_special=include_special):
-        masks.append(every.counted)
-        n_equal = min(n_equal, int(every.counted.sum()))
-        n_sinks += every.n_sinks
-        acts = every.acts.select(every.counted[every.acts.positions])
-        _add_moments(moments, acts)
-        early.append(_first(acts, every.counted, n_equal))
-        full.append(_summary(acts, int(every.counted.sum()), by).to_sparse())
-    n_equal = _shortest(masks)
-    equal = [
-        _summary(_first(acts, mask, n_equal), n_equal, by).to_sparse()
-        for acts, mask in zip(early, masks, strict=True)
-    ]
-    lengths = torch.tensor([float(mask.sum()) for mask in masks], dtype=torch.float64)
-    fired = moments[0].nonzero()[:, 0]
-    positions = torch.cat([mask.nonzero()[:, 0] for mask in masks]).double()
-    correlation = _correlation(moments[:, fired], positions)
-    return TextScores(
-        fired, _columns(full, fired), _columns(equal, fired), n_equal, lengths, correlation, n_sinks
-    )
+        found.add(every.acts, every.counted)
+    return found.scores()
+
+
+def score_changes(
+    model: LanguageModel,
+    other: LanguageModel,
+    sae: SAE,
+    texts: Sequence[Tokens],
+    *,
+    by: Summary = "max",
+) -> TextScores:
+    """What `score_texts` gives of `model`, less what it gives of `other`.
+
+    Both count the same positions: what is an attention sink in one of them is left out of both.
+
+    Raises:
+        ArgumentError: a text has no counted token.
+    """
+    usual = [counted(tokens, (), False) for tokens in texts]
+    found = [_Scoring(sae, by, usual) for _ in (model, other)]
+    for pair in zip(*(text_acts(each, sae, texts) for each in (model, other)), strict=True):
+        here, there = pair
+        for scoring, every in zip(found, pair, strict=True):
+            scoring.add(every.acts, here.counted & there.counted)
+    after, before = (scoring.scores() for scoring in found)
+    return after.minus(before)
+
+
+class _Scoring:
+    """Takes the activations of one text after the other; the scores need all of them, since the shortest text sets `n_equal`."""
+
+    def __init__(self, sae: SAE, by: Summary, usual: Sequence[Bool[Tensor, " _"]]) -> None:
+        self.by: Summary = by
+        self.usual = usual
+        self.n_equal = _shortest(usual)
+        self.moments = torch.zeros(3, sae.cfg.d_sae, dtype=torch.float64)
+        self.masks: list[Tensor] = []
+        self.full: list[Tensor] = []
+        self.early: list[SparseActs] = []
+
+    def add(self, acts: SparseActs, mask: Bool[Tensor, " n_pos"]) -> None:
+        """The next text, and which of its positions count."""
+        self.masks.append(mask)
+        self.n_equal = min(self.n_equal, int(mask.sum()))
+        acts = acts.select(mask[acts.positions])
+        _add_moments(self.moments, acts)
+        # The shortest text so far bounds what the shortest of all will need.
+        self.early.append(_first(acts, mask, self.n_equal))
+        self.full.append(_summary(acts, int(mask.sum()), self.by).to_sparse())
+
+    def scores(self) -> TextScores:
+        n_equal = _shortest(self.masks)
+        equal = [
+            _summary(_first(acts, mask, n_equal), n_equal, self.by).to_sparse()
+            for acts, mask in zip(self.early, self.masks, strict=True)
+        ]
+        fired = self.moments[0].nonzero()[:, 0]
+        positions = torch.cat([mask.nonzero()[:, 0] for mask in self.masks]).double()
+        lengths = [int(mask.sum()) for mask in self.masks]
+        return TextScores(
+            fired,
+            _columns(self.full, fired),
+            _columns(equal, fired),
+            n_equal,
+            torch.tensor(lengths, dtype=torch.float64),
+            _correlation(self.moments[:, fired], positions),
+            n_sinks=sum(int(mask.sum()) for mask in self.usual) - sum(lengths),
+        )
 
 
 def _shortest(masks: Sequence[Bool[Tensor, " _"]]) -> int:
