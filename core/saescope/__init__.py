@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from saescope.attribution import attribute as attribute
     from saescope.evals import check_sae as check_sae
     from saescope.evals import evaluate as evaluate
+    from saescope.features import encode_stack as encode_stack
     from saescope.features import encode_texts as encode_texts
     from saescope.features import rank_features as rank_features
     from saescope.features.index import find_index as find_index
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from saescope.splice import record as record
     from saescope.splice import run_with_cache_with_saes as run_with_cache_with_saes
     from saescope.splice import run_with_saes as run_with_saes
+    from saescope.stack import as_stack as as_stack
     from saescope.steering import FeatureEdit as FeatureEdit
     from saescope.steering import intervene as intervene
     from saescope.steering import steer as steer
@@ -39,9 +41,11 @@ _HOME = {
     "ActivationStore": "activations",
     "FeatureEdit": "steering",
     "TrainConfig": "training",
+    "as_stack": "stack",
     "attribute": "attribution",
     "check_sae": "evals",
     "edit_activations": "hooks",
+    "encode_stack": "features",
     "encode_texts": "features",
     "evaluate": "evals",
     "find_index": "features.index",

@@ -44,6 +44,10 @@ class Stack:
         """Hooks that put `edit(i, read, written)` where SAE `i` writes."""
         return chained_edits(self.saes, [partial(edit, i) for i in range(len(self.saes))])
 
+    def name(self, i: int) -> str:
+        """SAE `i` in words: no two of a stack write one site."""
+        return f"SAE at {write_hook(self.saes[i])}"
+
     @property
     def as_given(self) -> list[SAE]:
         """The SAEs in the order of the list that the stack was made of."""

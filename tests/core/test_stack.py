@@ -324,3 +324,23 @@ def test_one_reference_for_two_saes_is_refused(gpt2: Family) -> None:
     saes = saes_of(gpt2, "neighbouring layers")
     with pytest.raises(ArgumentError, match="2 SAEs"):
         intervene(gpt2.model, saes, tokens_of(gpt2), [FeatureEdit(1)], reference=torch.ones(48))
+
+
+def test_what_is_said_of_one_of_several_saes_names_its_site(gpt2: Family) -> None:
+    saes, tokens = saes_of(gpt2, "neighbouring layers"), tokens_of(gpt2)
+    why = attribute(gpt2.model, saes, tokens, target=TARGET, k=4, validate=False)
+    assert any("Do not add them up over SAEs" in warning for warning in why.warnings)
+    alone = attribute(gpt2.model, saes[:1], tokens, target=TARGET, k=4, validate=False)
+    assert not alone.warnings
+    silent = FeatureEdit(silent_feature(gpt2, saes[0]), mode="ablate", sae=0)
+    done = intervene(gpt2.model, saes, tokens, [silent, FeatureEdit(5, sae=1)], target=TARGET)
+    first, second = (f"SAE at {write_hook(sae)}: " for sae in saes)
+    assert any(warning.startswith(f"{first}Feature {silent.feature}") for warning in done.warnings)
+    assert done.unit_source.startswith(first) and f"; {second}" in done.unit_source
+
+
+def silent_feature(family: Family, sae: SAE) -> int:
+    """A feature that does not fire on the text."""
+    (read,) = family.hf.record(tokens_of(family).ids[None], [read_hook(sae)]).values()
+    fires = NumpySAE(sae).encode(flat(read)).max(axis=0) > 0
+    return int(np.flatnonzero(~fires)[0])

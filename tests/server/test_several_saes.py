@@ -138,6 +138,43 @@ async def client_of(desk: Desk) -> AsyncGenerator[Callable[..., Any]]:
         yield ask
 
 
+TAKING_SEVERAL = [
+    ("encode_text", "text", "tokens"),
+    ("top_features", "text", "features"),
+    ("attribute_logit", "prompt", "features"),
+]
+
+
+def asked_of(one: str, other: str) -> list[tuple[str, dict[str, Any]]]:
+    """A call of each tool with two SAEs."""
+    changed = [{"sae": sae, "feature": 1} for sae in (one, other)]
+    return [
+        *((tool, {"saes": [one, other], field: TEXT}) for tool, field, _ in TAKING_SEVERAL),
+        ("intervene", {"prompt": TEXT, "edits": changed}),
+        ("steer_generate", {"prompt": TEXT, "features": changed}),
+    ]
+
+
+TARGET = 7
+"""The logit whose gradient `Plain` knows."""
+
+
+def ablated(places: Sequence[tuple[int, int, int]]) -> dict[int, Wanted]:
+    """(SAE, feature, position) triples set to zero, in the run that holds those below."""
+
+    def of(n: int) -> Wanted:
+        def wanted(acts: Tensor) -> Tensor:
+            left = acts.clone()
+            for sae, feature, pos in places:
+                if sae == n:
+                    left[..., pos, feature] = 0
+            return left
+
+        return wanted
+
+    return {n: of(n) for n in {sae for sae, _, _ in places}}
+
+
 def close(ours: Any, expected: Any, tolerance: float = 2e-3) -> None:
     """Equal to `tolerance` of the largest value; replies have four digits."""
     ours, expected = (torch.as_tensor(x, dtype=torch.float64) for x in (ours, expected))
@@ -201,6 +238,174 @@ async def test_features_of_all_saes_stand_in_one_list(desk: Desk, rank_by: str) 
     assert any("different units" in warning for warning in reply["warnings"]) is (rank_by == "max")
 
 
+async def test_attributions_are_total_gradients_and_the_errors_of_all_saes_are_kept(
+    desk: Desk,
+) -> None:
+    async with client_of(desk) as ask:
+        reply = await ask(
+            "attribute_logit",
+            **{"saes": desk.handles, "prompt": TEXT, "target": f"#{TARGET}"},
+            **{"k": 12, "validate": False},
+        )
+    expected: list[Tensor] = []
+    for n, row in enumerate(reply["by_sae"]):
+        x, w = desk.read(n).double(), {key: t.double() for key, t in desk.weights[n].items()}
+        zero = torch.zeros_like(x).float()[None]
+        gradient = desk.plain.gradient(desk.ids, HOOKS[n], zero)[0].double()
+        acts = desk.acts(n, x)
+        expected.append((acts * (gradient @ w["W_dec"].T))[desk.counted])
+        errors = ((x - acts @ w["W_dec"] - w["b_dec"]) * gradient)[desk.counted]
+        close(row["error_attribution"], errors.sum())
+        share = errors.sum().abs() / (errors.sum().abs() + expected[n].abs().sum())
+        close(row["error_share"], share)
+        assert row["sae"] == desk.handles[n] and row["total"] == int((acts[1:] > 0).sum())
+    strongest = torch.cat([each.flatten() for each in expected]).abs().sort(descending=True).values
+    close([abs(row["attribution"]) for row in reply["features"]], strongest[:12])
+    for row in reply["features"]:
+        found = expected[desk.handles.index(row["sae"])][row["pos"] - 1, row["feature"]]
+        close(row["attribution"], found)
+    assert reply["error_share"] is reply["error_attribution"] is reply["completeness"] is None
+    assert any("Do not add them up" in warning for warning in reply["warnings"])
+
+
+async def test_effects_are_measured_in_the_run_that_holds_the_edits_below(desk: Desk) -> None:
+    async with client_of(desk) as ask:
+        reply = await ask(
+            "attribute_logit",
+            **{"saes": desk.handles, "prompt": TEXT, "target": f"#{TARGET}", "k": 12},
+        )
+    places = [
+        (desk.handles.index(row["sae"]), row["feature"], row["pos"]) for row in reply["features"]
+    ]
+    assert {sae for sae, _, _ in places} == {0, 1}
+    clean = desk.logits()[TARGET]
+    close(
+        [row["measured_effect"] for row in reply["features"]],
+        torch.stack([clean - desk.logits(ablated([place]))[TARGET] for place in places]),
+    )
+    close(reply["joint"]["measured_effect"], clean - desk.logits(ablated(places))[TARGET])
+    assert reply["joint"]["n_controls"] == 5 and reply["evidence"] == "controlled"
+    top = reply["features"][0]
+    assert f'intervene(sae="{top["sae"]}"' in reply["next"][0]
+    assert all(handle in reply["summary"] for handle in desk.handles)
+
+
+async def test_an_edit_below_is_seen_by_the_sae_above(desk: Desk) -> None:
+    pos = desk.counted[-1]
+    push, kept = 3, int(desk.acts(1, desk.read(1))[pos].argmax())
+    below = {0: lambda acts: acts + 4.0 * one_hot(acts, pos, push)}
+    above = {1: lambda acts: acts * (1 - one_hot(acts, pos, kept))}
+    async with client_of(desk) as ask:
+        reply = await ask(
+            "intervene",
+            sae=desk.handles[0],
+            prompt=TEXT,
+            edits=[
+                {"feature": push, "strength": 4.0, "positions": [pos]},
+                {"feature": kept, "mode": "ablate", "positions": [pos], "sae": desk.handles[1]},
+            ],
+            unit="raw",
+            target=f"#{TARGET}",
+        )
+    clean, edited = desk.logits(), desk.logits(below | above)
+    close(reply["delta_logit"], edited[TARGET] - clean[TARGET])
+    close(reply["after"]["target"]["prob"], edited.softmax(-1)[TARGET])
+    seen = desk.acts(1, desk.read(1, desk.changes(below)))[pos, kept]
+    assert abs(float(seen - desk.acts(1, desk.read(1))[pos, kept])) > 0.01
+    assert [(row["sae"], row["feature"]) for row in reply["features"]] == [
+        (desk.handles[0], push),
+        (desk.handles[1], kept),
+    ]
+
+
+def one_hot(acts: Tensor, pos: int, feature: int) -> Tensor:
+    there = torch.zeros_like(acts)
+    there[..., pos, feature] = 1
+    return there
+
+
+async def test_editing_none_of_several_saes_changes_no_bit(desk: Desk) -> None:
+    edits = [{"feature": 5, "mode": "scale", "strength": 1.0, "sae": sae} for sae in desk.handles]
+    async with client_of(desk) as ask:
+        reply = await ask("intervene", prompt=TEXT, edits=edits, n_controls=0)
+    assert reply["delta_logit"] == 0 == reply["kl"] and reply["before"] == reply["after"]
+
+
+async def test_steering_two_saes_writes_what_a_plain_model_writes(desk: Desk) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(desk.model)
+    features = [(0, 3, 2.0), (1, 5, 4.0)]
+    async with client_of(desk) as ask:
+        reply = await ask(
+            "steer_generate",
+            prompt=TEXT,
+            features=[
+                {"sae": desk.handles[sae], "feature": i, "strength": strength, "mode": "clamp"}
+                for sae, i, strength in features
+            ],
+            **{"unit": "raw", "max_new_tokens": 5, "n_controls": 1},
+        )
+    ids = desk.ids
+    for _ in range(5):
+        counted = ~torch.isin(ids[0], torch.tensor(tokenizer.all_special_ids))
+        counted[0] = False
+
+        def clamped(i: int, strength: float, counted: Tensor = counted) -> Wanted:
+            def wanted(acts: Tensor) -> Tensor:
+                there = acts.clone()
+                there[..., counted, i] = strength
+                return there
+
+            return wanted
+
+        changes = desk.changes({sae: clamped(i, strength) for sae, i, strength in features})
+        ids = torch.cat([ids, desk.plain.logits(ids, changes)[:, -1:].argmax(-1)], dim=1)
+    written = tokenizer.decode(ids[0, desk.ids.shape[1] :])
+    assert reply["steered"][0]["text"].split() == written.split()
+    assert len(reply["controls"]) == 1
+
+
+@one_family
+async def test_units_are_each_saes_own(desk: Desk) -> None:
+    own = [int(desk.acts(n, desk.read(n))[1:].amax(0).argmax()) for n in range(2)]
+    alone = [
+        await call(desk.state, "intervene", sae=sae, prompt=TEXT, edits=[{"feature": feature}])
+        for sae, feature in zip(desk.handles, own, strict=True)
+    ]
+    edits = [{"sae": sae, "feature": i} for sae, i in zip(desk.handles, own, strict=True)]
+    reply = await call(desk.state, "intervene", prompt=TEXT, edits=edits)
+    assert reply["unit_values"] == [each["unit_value"] for each in alone]
+    assert all(
+        f"SAE at {hook}: {alone[0]['unit_source']}" in reply["unit_source"] for hook in HOOKS
+    )
+
+
+@one_family
+async def test_labels_are_each_saes_own(desk: Desk) -> None:
+    asked = {"saes": desk.handles, "text": TEXT, "k": 40}
+    rows = (await call(desk.state, "top_features", **asked))["features"]
+    named = next(row for row in rows if row["sae"] == desk.handles[1])["feature"]
+    await call(desk.state, "label_feature", sae=desk.handles[1], feature=named, text="of the upper")
+    for row in (await call(desk.state, "top_features", **asked))["features"]:
+        ours = (row["sae"], row["feature"]) == (desk.handles[1], named)
+        assert (row["label"] and row["label"]["text"]) == ("of the upper" if ours else None)
+    edits = [{"sae": sae, "feature": named} for sae in desk.handles]
+    reply = await call(desk.state, "intervene", prompt=TEXT, edits=edits)
+    assert [row["label"] is None for row in reply["features"]] == [True, False]
+
+
+@one_family
+async def test_a_feature_whose_sae_is_named_nowhere_is_refused(desk: Desk) -> None:
+    named = {"sae": desk.handles[0], "feature": 1}
+    for tool, field in (("intervene", "edits"), ("steer_generate", "features")):
+        asked: dict[str, Any] = {"prompt": TEXT, field: [named, {"feature": 2}]}
+        refused = await refuse(desk.state, tool, **asked)
+        assert (refused["code"], refused["field"]) == ("MISSING_ARGUMENT", "sae")
+        unknown = await refuse(desk.state, tool, sae="zz", **asked)
+        assert unknown["code"] == "SAE_NOT_LOADED" and "'zz'" in unknown["message"]
+
+
 @one_family
 async def test_provenance_names_every_sae(desk: Desk) -> None:
     hashes = [desk.state.saes[handle].weights_hash for handle in desk.handles]
@@ -222,24 +427,26 @@ async def test_provenance_names_every_sae(desk: Desk) -> None:
 
 @one_family
 async def test_a_list_of_one_sae_is_that_sae(desk: Desk) -> None:
-    for tool in ("encode_text", "top_features"):
-        alone = await call(desk.state, tool, sae=desk.handles[1], text=TEXT)
-        listed = await call(desk.state, tool, saes=desk.handles[1:], text=TEXT)
+    for tool, argument, rows in TAKING_SEVERAL:
+        asked = {argument: TEXT}
+        alone = await call(desk.state, tool, sae=desk.handles[1], **asked)
+        listed = await call(desk.state, tool, saes=desk.handles[1:], **asked)
         assert listed == alone
-        assert "sae" not in str(alone["tokens" if tool == "encode_text" else "features"])
+        assert "sae" not in str(alone[rows]) and "by_sae" not in alone
 
 
 @one_family
 async def test_exactly_one_of_sae_and_saes_is_given(desk: Desk) -> None:
     one = desk.handles[0]
-    for tool in ("encode_text", "top_features"):
-        both = await refuse(desk.state, tool, sae=one, saes=desk.handles, text=TEXT)
+    for tool, argument, _ in TAKING_SEVERAL:
+        asked: dict[str, Any] = {argument: TEXT}
+        both = await refuse(desk.state, tool, sae=one, saes=desk.handles, **asked)
         assert (both["code"], both["field"]) == ("CONFLICTING_ARGUMENTS", "saes")
-        neither = await refuse(desk.state, tool, text=TEXT)
+        neither = await refuse(desk.state, tool, **asked)
         assert (neither["code"], neither["field"]) == ("MISSING_ARGUMENT", "sae")
-        twice = await refuse(desk.state, tool, saes=[one, one], text=TEXT)
+        twice = await refuse(desk.state, tool, saes=[one, one], **asked)
         assert twice["code"] == "DUPLICATE_SAE" and one in twice["message"]
-        unknown = await refuse(desk.state, tool, saes=[one, "zz"], text=TEXT)
+        unknown = await refuse(desk.state, tool, saes=[one, "zz"], **asked)
         assert unknown["code"] == "SAE_NOT_LOADED" and "'zz'" in unknown["message"]
 
 
@@ -251,9 +458,10 @@ async def test_saes_of_several_models_are_refused_by_name(
     state = AppState(Settings(read_roots=roots, offline=True))
     ours = await load(state, desk.saes[0], desk.model)
     other = await load(state, save_random_sae(tmp_path / "other"), glass_dir)
-    for tool in ("encode_text", "top_features"):
-        refused = await refuse(state, tool, saes=[ours, other], text=TEXT)
-        assert refused["code"] == "DIFFERENT_MODELS" and refused["field"] == "saes"
+    for tool, asked in asked_of(ours, other):
+        refused = await refuse(state, tool, **asked)
+        assert refused["code"] == "DIFFERENT_MODELS"
+        assert refused["field"] == ("saes" if "saes" in asked else "sae")
         assert ours in refused["message"] and other in refused["message"]
     state.close()
 
@@ -264,8 +472,8 @@ async def test_two_saes_that_write_one_site_are_refused_by_name(desk: Desk, tmp_
     one = await load(state, desk.saes[1], desk.model)
     same = save_random_sae(tmp_path / "same", hook_name=HOOKS[1], d_in=32, seed=9)
     other = await load(state, same, desk.model)
-    for tool in ("encode_text", "top_features"):
-        refused = await refuse(state, tool, saes=[one, other], text=TEXT)
+    for tool, asked in asked_of(one, other):
+        refused = await refuse(state, tool, **asked)
         assert refused["code"] == "TWO_SAES_ON_SITE" and HOOKS[1] in refused["message"]
         assert one in refused["message"] and other in refused["message"]
     state.close()
@@ -317,10 +525,21 @@ def test_the_command_line_takes_several_saes_too(desk: Desk) -> None:
     for path in desk.saes:
         run("load-sae", "--path", str(path), "--model", str(desk.model))
     several = [word for handle in desk.handles for word in ("--sae", handle)]
-    for tool, words in (("encode_text", ["--text", TEXT]), ("top_features", ["--text", TEXT])):
-        done = run(tool.replace("_", "-"), *several, *words)
-        assert done == anyio.run(partial(call, desk.state, tool, saes=desk.handles, text=TEXT))
+    for tool, argument, _ in TAKING_SEVERAL[1:]:
+        done = run(tool.replace("_", "-"), *several, f"--{argument}", TEXT)
+        asked = {"saes": desk.handles, argument: TEXT}
+        assert done == anyio.run(partial(call, desk.state, tool, **asked))
     alone = run("top-features", "--sae", desk.handles[0], "--text", TEXT)
     assert alone == anyio.run(
         partial(call, desk.state, "top_features", sae=desk.handles[0], text=TEXT)
+    )
+    lower, upper = desk.handles
+    words = ["--prompt", TEXT, "--edit", "3=0:ablate", "--edit", f"{upper}#5=2:clamp@2,3"]
+    edits = [
+        {"feature": 3, "strength": 0.0, "mode": "ablate"},
+        {"sae": upper, "feature": 5, "strength": 2.0, "mode": "clamp", "positions": [2, 3]},
+    ]
+    asked = {"sae": lower, "prompt": TEXT, "edits": edits}
+    assert run("intervene", "--sae", lower, *words) == anyio.run(
+        partial(call, desk.state, "intervene", **asked)
     )

@@ -40,6 +40,10 @@ METHODS = {
 }
 
 SIGNS = ("any", "positive", "negative")
+OVERLAP = (
+    "Effects of SAEs in series overlap: what a feature does through features of an SAE above it is counted there once more. Do not add "
+    "them up over SAEs."
+)
 MOST_INCOMPLETE = 0.1
 """How far completeness may be from 1 before a warning."""
 
@@ -434,14 +438,23 @@ def _warnings(
     joint: Joint | None,
     n_controls: int,
 ) -> list[str]:
-    n_pairs = sum(len(part.attributions) for part in parts)
+    n_pairs, stack, several = (
+        sum(len(part.attributions) for part in parts),
+        question.stack,
+        len(parts) > 1,
+    )
+    whose = [f"{stack.name(i)}: " if several else "" for i in range(len(parts))]
     if not bool(question.mask.any()):
         return [
             "No position is left: position 0 and special tokens are left out unless include_special=True."
         ]
     if not n_pairs:
         return ["No feature fires at the positions considered."]
-    warnings = many_sinks(question.n_sinks(question.mask), int(question.mask.sum()))
+    warnings = [OVERLAP] if several else []
+    for name, mask in zip(whose, question.masks, strict=True):
+        warnings += [
+            f"{name}{said}" for said in many_sinks(question.n_sinks(mask), int(mask.sum()))
+        ]
     if not any(bool(part.attributions.any()) for part in parts):
         warnings.append(
             "Nothing that is counted comes before this prediction: choose a later position."
@@ -451,9 +464,8 @@ def _warnings(
             f"Only {n_pairs - n_listed} other active pairs to draw controls from: the draws are much alike. Lower k."
         )
     return warnings + [
-        f"The attributions{f' of SAE {given}' if len(parts) > 1 else ''} add up to {part.completeness:.2f} of the difference that they "
-        "should explain: do not rely on them."
-        for given, part in zip(question.stack.given, parts, strict=True)
+        f"{name}The attributions add up to {part.completeness:.2f} of the difference that they should explain: do not rely on them."
+        for name, part in zip(whose, parts, strict=True)
         if part.completeness is not None and abs(part.completeness - 1) > MOST_INCOMPLETE
     ]
 

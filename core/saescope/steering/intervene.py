@@ -163,7 +163,8 @@ def _silence(
         and stack.given[lowest] == edit.sae
         and not bool((sites[lowest].acts.of_feature(edit.feature)[mask] > 0).any())
     ]
+    whose = f"{stack.name(lowest)}: " if len(stack.saes) > 1 else ""
     return [
-        f"Feature {feature} does not fire at the edited positions: scaling or ablating it changes nothing."
+        f"{whose}Feature {feature} does not fire at the edited positions: scaling or ablating it changes nothing."
         for feature in silent
     ]

@@ -83,7 +83,7 @@ def prepare(
         sites,
         masks,
         n_sinks,
-        _joint_units(list(parts.values())),
+        _joint_units(stack, parts),
         {i: part.plan for i, part in parts.items()},
         *_controls(stack, parts),
     )
@@ -100,11 +100,13 @@ def _known_maxima(
     return maxima, indexed and indexed._replace(values=indexed.values.to(maxima))
 
 
-def _joint_units(parts: Sequence[_Part]) -> Units:
+def _joint_units(stack: Stack, parts: Mapping[int, _Part]) -> Units:
+    """All edits' units; what is said of them names the SAE where there are several."""
+    whose = {i: f"{stack.name(i)}: " if len(stack.saes) > 1 else "" for i in parts}
     return Units(
-        _in_order([(part.own, part.units.values) for part in parts]),
-        "; ".join(dict.fromkeys(part.units.source for part in parts)),
-        [warning for part in parts for warning in part.units.warnings],
+        _in_order([(part.own, part.units.values) for part in parts.values()]),
+        "; ".join(f"{whose[i]}{part.units.source}" for i, part in parts.items()),
+        [f"{whose[i]}{said}" for i, part in parts.items() for said in part.units.warnings],
     )
 
 

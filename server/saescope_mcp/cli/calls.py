@@ -74,35 +74,40 @@ async def _call(
         if not loads_first(tool):
             return await tool.call(state, patient | arguments)
         named: dict[str, Any] = {}
-        handles = _handles(arguments)
-        for source in _loads(state, handles, loading):
+        for handle, source in _loads(state, _handles(arguments), loading):
             loaded = await LOAD_SAE.call(state, {**source, "wait_s": FOREVER_S})
             if loaded.is_error:
                 return loaded
-            named = {} if handles else {"sae": loaded.document["sae"]}
+            named |= {} if handle else {"sae": loaded.document["sae"]}
         return await tool.call(state, {**named, **patient, **arguments})
 
     return await with_progress(state, work, say)
 
 
 def _handles(arguments: Mapping[str, Any]) -> list[str]:
-    """The SAEs that a call names."""
-    return [*([arguments["sae"]] if "sae" in arguments else []), *arguments.get("saes", [])]
+    """The SAEs that a call names; an empty one stands for the one that is meant where none is named."""
+    items = [*arguments.get("edits", []), *arguments.get("features", [])]
+    own = [item["sae"] for item in items if "sae" in item]
+    named = [*([arguments["sae"]] if "sae" in arguments else []), *arguments.get("saes", [])]
+    unnamed = not named and (not items or len(own) < len(items))
+    return [*([""] if unnamed else named), *(handle for handle in own if handle not in named)]
 
 
 def _loads(
     state: AppState, handles: Sequence[str], loading: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Arguments of load_sae for what is to be loaded; a handle that nobody knows is left for the tool to refuse."""
-    if not handles:
-        return [dict(loading)]
+) -> list[tuple[str, dict[str, Any]]]:
+    """What is to be loaded, with the arguments of load_sae; a handle that nobody knows is left for the tool to refuse.
+
+    What is said of a load is about the first SAE: the others load as they did before.
+    """
     known = state.known.all()
-    sources = [
-        {name: value for part in known[handle] for name, value in asdict(part).items()}
-        for handle in handles
-        if handle in known
-    ]
-    return [{**source, **loading} for source in sources or ([{}] if loading else [])]
+    loads: list[tuple[str, dict[str, Any]]] = []
+    for n, handle in enumerate(handles):
+        source = {name: v for part in known.get(handle, ()) for name, v in asdict(part).items()}
+        said = dict(loading) if n == 0 else {}
+        if source or said or not handle:
+            loads.append((handle, {**source, **said}))
+    return loads
 
 
 async def _watch(state: AppState, say: Callable[[str], None]) -> None:

@@ -23,9 +23,12 @@ _YES_NO = {
     "0": False,
 }
 _ITEM = re.compile(
-    r"(?P<feature>[^=:@]+)(=(?P<strength>[^:@]+))?(:(?P<mode>[^@]+))?(@(?P<positions>.+))?"
+    r"((?P<sae>.+)#)?(?P<feature>[^=:@#]+)(=(?P<strength>[^:@]+))?(:(?P<mode>[^@]+))?(@(?P<positions>.+))?"
 )
-_ITEM_HELP = 'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits also positions: "1234=0:ablate@3,4".'
+_ITEM_HELP = (
+    'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits also positions: "1234=0:ablate@3,4"; of another SAE than --sae: '
+    '"HANDLE#1234=4".'
+)
 
 
 def options_of(request: type[BaseModel]) -> list[inspect.Parameter]:
@@ -119,6 +122,7 @@ def _item(text: str) -> dict[str, Any]:
         else {"feature": text}
     )
     readers: dict[str, Any] = {
+        "sae": str,
         "feature": lambda value: _number(value, int),
         "strength": lambda value: _number(value, float),
         "mode": str,

@@ -11,20 +11,20 @@ from saescope_mcp.schemas.common import (
     Controls,
     IncludeSpecial,
     ListReply,
+    OneOfSeveral,
     Prompt,
-    Request,
-    SAEHandle,
+    SAEsRequest,
     Seed,
     Target,
     TokenLogit,
+    is_empty,
 )
 from saescope_mcp.schemas.labels import Label
 
 
-class AttributeLogit(Request):
+class AttributeLogit(SAEsRequest):
     """Arguments of attribute_logit."""
 
-    sae: SAEHandle
     prompt: Prompt
     target: Target = ""
     against: Against = ""
@@ -53,6 +53,7 @@ class AttributeLogit(Request):
 class FeatureEffect(BaseModel):
     """What one feature at one position adds to the logit: estimated, and measured by ablation."""
 
+    sae: OneOfSeveral = None
     feature: int
     pos: int
     token: str
@@ -79,8 +80,20 @@ class Joint(BaseModel):
     n_controls: int
 
 
+class ShareOf(BaseModel):
+    """What one of several SAEs sees and does not see of the logit."""
+
+    sae: str
+    total: int
+    error_attribution: float
+    error_share: float | None
+    n_tokens: int
+    n_left_out: int
+    n_sinks: int
+
+
 class AttributeLogitReply(ListReply):
-    """Features by size of attribution."""
+    """Features by size of attribution, of all SAEs together."""
 
     listed: ClassVar[str] = "features"
 
@@ -89,7 +102,9 @@ class AttributeLogitReply(ListReply):
     position: int
     method: str
     features: list[FeatureEffect]
-    error_attribution: float
+    by_sae: list[ShareOf] = Field(default=[], exclude_if=is_empty)
+    """For several SAEs; the two numbers below are null then."""
+    error_attribution: float | None
     error_share: float | None
     agreement: Agreement
     joint: Joint | None

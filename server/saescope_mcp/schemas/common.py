@@ -2,7 +2,13 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Text
@@ -58,6 +64,7 @@ SAEHandles = Annotated[
 ]
 OneOfSeveral = Annotated[str | None, Field(exclude_if=is_empty)]
 """In a row of a reply: the handle of its SAE; left out where there is but one."""
+ItsSAE = Annotated[Identifier, Field(description="Its SAE, where several.", exclude_if=is_empty)]
 Prompt = Annotated[Text, Field(description='Prompt, e.g. "Paris is in".')]
 Chat = Annotated[bool, Field(description="Use the chat template.")]
 IncludeSpecial = Annotated[bool, Field(description="Count position 0 and special tokens too.")]
@@ -84,8 +91,8 @@ Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 class SAEsRequest(Request):
     """Exactly one of `sae` and `saes`."""
 
-    sae: SAEHandle = ""
     saes: SAEHandles = []
+    sae: SAEHandle = Field(default="", validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -97,6 +104,18 @@ class SAEsRequest(Request):
             case _:
                 return sent
 
+    @field_validator("sae")
+    @classmethod
+    def _one_at_least(cls, sae: str, info: Any) -> str:
+        # A missing argument is said beside all else that is wrong, so it is looked for here: `saes` comes before.
+        if not sae and info.data.get("saes") == []:
+            raise PydanticCustomError(
+                "missing_argument",
+                "'sae' is missing, or saes for several",
+                {"allowed": "a handle from load_sae"},
+            )
+        return sae
+
     @model_validator(mode="after")
     def _one_or_several(self) -> "SAEsRequest":
         if self.sae and self.saes:
@@ -104,12 +123,6 @@ class SAEsRequest(Request):
                 "conflicting_arguments",
                 "sae and saes are both given",
                 {"field": "saes", "allowed": "one of the two"},
-            )
-        if not (self.sae or self.saes):
-            raise PydanticCustomError(
-                "missing_argument",
-                "there is neither sae nor saes",
-                {"field": "sae", "allowed": "a handle from load_sae, or several in saes"},
             )
         return self
 

@@ -22,7 +22,7 @@ class PublishSae(Request):
     path: LocalPath = Field(default="", description="New folder in a write root.")
     sae_id: InsideRelease = Field(default="", description="Folder in it; empty: the hook's name.")
     private: bool = Field(default=True, description="Make a new repository private.")
-    dry_run: bool = Field(default=True, description="false writes it: ask the user first.")
+    dry_run: bool = Field(default=True, description="false writes it.")
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait, then a job_id."
     )

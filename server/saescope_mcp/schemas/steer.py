@@ -1,5 +1,6 @@
 """intervene and steer_generate: changing features."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -11,6 +12,8 @@ from saescope_mcp.schemas.common import (
     Chat,
     Controls,
     Item,
+    ItsSAE,
+    OneOfSeveral,
     Prompt,
     Reply,
     Request,
@@ -30,6 +33,7 @@ Strength = Annotated[float, AtMost("max_strength", both_sides=True)]
 class SteeringFeature(Item):
     """A feature to change at every position."""
 
+    sae: ItsSAE = ""
     feature: int = Field(ge=0, description="Feature index, e.g. 1234.")
     strength: Strength = Field(
         default=1.0, description="In units for add and clamp, a factor for scale."
@@ -48,11 +52,36 @@ class Edit(SteeringFeature):
     )
 
 
-class Intervene(Request):
+class ChangingRequest(Request):
+    """Features to change, of the call's SAE or each of its own."""
+
+    sae: SAEHandle = ""
+    prompt: Prompt
+    chat: Chat = False
+
+    @property
+    def changed(self) -> Sequence[SteeringFeature]:
+        raise NotImplementedError
+
+    @property
+    def handles(self) -> list[str]:
+        """The SAEs whose features are changed, each once."""
+        return [*dict.fromkeys(feature.sae or self.sae for feature in self.changed)]
+
+    @model_validator(mode="after")
+    def _each_has_an_sae(self) -> "ChangingRequest":
+        if not all(self.handles):
+            raise PydanticCustomError(
+                "missing_argument",
+                "there is no sae for a feature that names none",
+                {"field": "sae", "allowed": "a handle from load_sae, here or with each feature"},
+            )
+        return self
+
+
+class Intervene(ChangingRequest):
     """Arguments of intervene."""
 
-    sae: SAEHandle
-    prompt: Prompt
     edits: Annotated[list[Edit], AtMost("max_edits")] = Field(
         min_length=1, description='e.g. [{"feature": 1234, "mode": "ablate", "positions": [3]}].'
     )
@@ -61,7 +90,10 @@ class Intervene(Request):
     against: Against = ""
     n_controls: Controls = 5
     seed: Seed = 0
-    chat: Chat = False
+
+    @property
+    def changed(self) -> Sequence[SteeringFeature]:
+        return self.edits
 
 
 class Readout(BaseModel):
@@ -83,6 +115,7 @@ class Control(BaseModel):
 class Named(BaseModel):
     """A changed feature and what is said of it."""
 
+    sae: OneOfSeveral = None
     feature: int
     label: Label | None
     url: str | None
@@ -110,11 +143,9 @@ class InterveneReply(Reply):
     bos_prepended: bool
 
 
-class SteerGenerate(Request):
+class SteerGenerate(ChangingRequest):
     """Arguments of steer_generate."""
 
-    sae: SAEHandle
-    prompt: Prompt
     features: Annotated[list[SteeringFeature], AtMost("max_edits")] = Field(
         min_length=1, description='e.g. [{"feature": 1234, "strength": 4}].'
     )
@@ -131,7 +162,10 @@ class SteerGenerate(Request):
     concept_tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
         default=[], description="Tokens of concept_score; empty: the 20 most promoted."
     )
-    chat: Chat = False
+
+    @property
+    def changed(self) -> Sequence[SteeringFeature]:
+        return self.features
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "SteerGenerate":

@@ -109,13 +109,13 @@ def _require_different(entries: Sequence[LoadedSAE]) -> None:
 
 def _require_one_model(entries: Sequence[LoadedSAE]) -> None:
     if len({id(entry.slot) for entry in entries}) > 1:
-        said = ", ".join(f"{entry.handle} ({entry.model.name})" for entry in entries)
+        said = ", ".join(f"{entry.handle} (model {entry.slot.handle})" for entry in entries)
         raise MismatchError(
             f"SAEs that work together must be of one loaded model: {said}.",
             code="DIFFERENT_MODELS",
             field="saes",
             got=[entry.handle for entry in entries],
-            allowed=f"SAEs of {entries[0].model.name}",
+            allowed=f"SAEs of {entries[0].slot.handle}",
             hint=f"Make one call for each model, or name SAEs of {entries[0].slot.handle} alone.",
         )
 

@@ -104,12 +104,10 @@ def _of_the_disk(error: OSError) -> dict[str, str]:
 
 
 def _argument(field: str, request: type[BaseModel] | None) -> str:
-    """The core says "text" where a tool may call it "prompt"."""
-    return (
-        "prompt"
-        if field == "text" and request is not None and "prompt" in request.model_fields
-        else field
-    )
+    """The core says "text" where a tool may call it "prompt", and "saes" where each feature names its own."""
+    other = {"text": "prompt", "saes": "sae"}.get(field, "")
+    names = request.model_fields if request is not None else {}
+    return other if other in names and field not in names else field
 
 
 def refusal_text(document: Mapping[str, str]) -> str:

@@ -10,12 +10,20 @@ from saescope_mcp.schemas.attribute import (
     AttributeLogitReply,
     FeatureEffect,
     Joint,
+    ShareOf,
 )
 from saescope_mcp.schemas.common import Evidence, TokenLogit
-from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.state import AppState, LoadedStack
 from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import brief, feature_url, left_out, provenance, spread, stands_out
-from saescope_mcp.tool.labels import Labels, labels_of
+from saescope_mcp.tool.facts import (
+    brief,
+    feature_url,
+    left_out,
+    provenance_of,
+    spread,
+    stands_out,
+)
+from saescope_mcp.tool.labels import StackLabels, labels_of_stack
 
 if TYPE_CHECKING:
     from saescope import attribution as core
@@ -28,42 +36,24 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
     """Why the model predicts a token: the features that its logit rests on, each estimated and then measured by ablation; use it to explain
     a prediction. `joint` ablates all together and compares with random features of like activation; `error_share` is what the SAE does
     not see; `agreement` correlates estimate and measurement. Trust measured_effect over attribution."""
-    async with state.use(request.sae) as loaded:
-        from saescope.attribution import attribute
-
-        tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
-        await loaded.void_quizzes([request.prompt])
-        found = await loaded.run(
-            attribute,
-            loaded.model,
-            loaded.sae,
-            tokens,
-            target=loaded.token_id(request.target, "target"),
-            against=loaded.token_id(request.against, "against"),
-            position=request.position,
-            method=request.method,
-            k=request.k,
-            sign=request.sign,
-            validate=request.validate_,
-            n_controls=request.n_controls,
-            seed=request.seed,
-            include_special=request.include_special,
-        )
-    labels = await labels_of(loaded, [row.feature for row in found.features])
+    async with state.use_all(request.handles) as stack:
+        tokens, found = await _attribute(stack, request)
+    labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in found.features])
     return AttributeLogitReply(
-        summary=f"{_summary(found)} {left_out(found.n_left_out, [tokens], n_sinks=found.n_sinks)}",
-        warnings=[*found.warnings, *labels.warnings],
-        next=_next(request, found, tokens),
+        summary=f"{_summary(found, stack)} {left_out(found.n_left_out, [tokens], n_sinks=found.n_sinks)}",
+        warnings=[*found.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
+        next=_next(request, found, tokens, stack),
         evidence=_evidence(found),
-        provenance=provenance(loaded, request.seed),
+        provenance=provenance_of(stack, request.seed),
         target=TokenLogit.of(found.target),
         against=found.against and TokenLogit.of(found.against),
         position=found.position,
         method=request.method,
-        features=[_effect(row, loaded, labels) for row in found.features],
+        features=[_effect(row, stack, labels) for row in found.features],
         total=found.total,
         truncated=len(found.features) < found.total,
-        error_attribution=found.shares[0].error_attribution,
+        by_sae=_shares(found, stack),
+        error_attribution=found.error_attribution,
         error_share=found.error_share,
         agreement=Agreement(pearson=found.agreement_pearson, n=found.agreement_n),
         joint=found.joint and Joint.model_validate(found.joint, from_attributes=True),
@@ -76,25 +66,71 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
     )
 
 
+async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Tokens, Attribution]":
+    from saescope.attribution import attribute
+
+    tokens = (await stack.tokenize([request.prompt], chat=request.chat))[0]
+    await stack.void_quizzes([request.prompt])
+    found = await stack.run(
+        attribute,
+        stack.model,
+        stack.saes,
+        tokens,
+        target=stack.token_id(request.target, "target"),
+        against=stack.token_id(request.against, "against"),
+        position=request.position,
+        method=request.method,
+        k=request.k,
+        sign=request.sign,
+        validate=request.validate_,
+        n_controls=request.n_controls,
+        seed=request.seed,
+        include_special=request.include_special,
+    )
+    return tokens, found
+
+
+def _shares(found: "Attribution", stack: LoadedStack) -> list[ShareOf]:
+    return [
+        ShareOf(
+            sae=handle,
+            total=share.total,
+            error_attribution=share.error_attribution,
+            error_share=share.error_share,
+            n_tokens=share.n_tokens,
+            n_left_out=share.n_left_out,
+            n_sinks=share.n_sinks,
+        )
+        for share in found.shares
+        if (handle := stack.handle(share.sae))
+    ]
+
+
 def _evidence(found: "Attribution") -> Evidence:
     if found.joint is None:
         return "correlational"
     return "controlled" if found.joint.n_controls else "intervened"
 
 
-def _summary(found: "Attribution") -> str:
+def _summary(found: "Attribution", stack: LoadedStack) -> str:
     rank = f" (the model's choice no. {found.target.rank})" if found.target.rank > 1 else ""
     what = f"logit of {found.target.token!r}{rank}" + (
         f" minus that of {found.against.token!r}" if found.against else ""
     )
-    share = (
-        f"{100 * found.error_share:.0f}% of the attribution lies in the SAE's error."
-        if found.error_share is not None
-        else "nothing is attributed."
-    )
+    share = _in_errors(found, stack)
     if found.joint is None:
         return f"Features that the {what} is attributed to, not measured; {share}"
     return f"{_measured(found.joint, len(found.features), what)}; {share}"
+
+
+def _in_errors(found: "Attribution", stack: LoadedStack) -> str:
+    shares = [(each.sae, each.error_share) for each in found.shares if each.error_share is not None]
+    if not shares:
+        return "nothing is attributed."
+    if found.error_share is not None:
+        return f"{100 * found.error_share:.0f}% of the attribution lies in the SAE's error."
+    said = ", ".join(f"{100 * share:.0f}% ({stack.handle(sae)})" for sae, share in shares)
+    return f"of each SAE's own attribution this much lies in its error: {said}."
 
 
 def _measured(joint: "core.Joint", n: int, what: str) -> str:
@@ -110,11 +146,12 @@ def _measured(joint: "core.Joint", n: int, what: str) -> str:
     return f"Ablating what is listed, all together, changes the {what} by {change}: not clearly more than controls do{controls}"
 
 
-def _next(request: AttributeLogit, found: "Attribution", tokens: "Tokens") -> list[str]:
-    if not found.features:
-        return [next_call("encode_text", sae=request.sae, text=brief(request.prompt))]
-    if found.position != len(tokens) - 1:  # intervene reads the last position only
-        return [next_call("encode_text", sae=request.sae, text=brief(request.prompt))]
+def _next(
+    request: AttributeLogit, found: "Attribution", tokens: "Tokens", stack: LoadedStack
+) -> list[str]:
+    # intervene reads the last position only
+    if not found.features or found.position != len(tokens) - 1:
+        return [next_call("encode_text", **request.named, text=brief(request.prompt))]
     top = found.features[0]
     edits = [{"feature": top.feature, "mode": "ablate", "positions": [top.pos]}]
     same: dict[str, object] = {"against": f"#{found.against.id}"} if found.against else {}
@@ -122,7 +159,7 @@ def _next(request: AttributeLogit, found: "Attribution", tokens: "Tokens") -> li
     return [
         next_call(
             "intervene",
-            sae=request.sae,
+            sae=stack.entries[top.sae].handle,
             prompt=brief(request.prompt),
             edits=edits,
             target=f"#{found.target.id}",
@@ -131,16 +168,17 @@ def _next(request: AttributeLogit, found: "Attribution", tokens: "Tokens") -> li
     ]
 
 
-def _effect(row: "Effect", loaded: LoadedSAE, labels: Labels) -> FeatureEffect:
+def _effect(row: "Effect", stack: LoadedStack, labels: StackLabels) -> FeatureEffect:
     return FeatureEffect(
+        sae=stack.handle(row.sae),
         feature=row.feature,
         pos=row.pos,
         token=row.token,
         activation=row.activation,
         attribution=row.attribution,
         measured_effect=row.measured_effect,
-        label=labels.by_feature.get(row.feature),
-        url=feature_url(loaded, row.feature),
+        label=labels.by_feature.get((row.sae, row.feature)),
+        url=feature_url(stack.entries[row.sae], row.feature),
     )
 
 

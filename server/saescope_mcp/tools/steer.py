@@ -1,6 +1,5 @@
 """intervene and steer_generate."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
@@ -9,6 +8,7 @@ from saescope.verdicts import Effect
 from saescope_mcp.schemas.common import TokenLogit
 from saescope_mcp.schemas.steer import (
     Arm,
+    ChangingRequest,
     Control,
     Edit,
     Intervene,
@@ -20,21 +20,22 @@ from saescope_mcp.schemas.steer import (
     SteerGenerateReply,
     SteeringFeature,
 )
-from saescope_mcp.state import AppState, LoadedSAE
+from saescope_mcp.state import AppState, LoadedSAE, LoadedStack
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import (
     brief,
     feature_url,
     left_out,
     nothing_left,
-    provenance,
+    provenance_of,
     spread,
     stands_out,
 )
-from saescope_mcp.tool.labels import Labels, labels_of
+from saescope_mcp.tool.labels import StackLabels, labels_of_stack
 
 if TYPE_CHECKING:
     from saescope import steering as core
+    from saescope.models import Tokens
 
 MOST_DOUBLED = 500
 """Strengths beyond this are not proposed to be doubled."""
@@ -46,38 +47,37 @@ READ_ONLY = ToolAnnotations(
 async def intervene(state: AppState, request: Intervene) -> InterveneReply:
     """What changing features does to the next token: the prediction before and after; use it to test a claim about a feature without
     generating. The SAE's error is kept, so only the named features change. Random features edited alike are the control."""
-    async with state.use(request.sae) as loaded:
+    async with state.use_all(request.handles) as stack:
         from saescope.steering import intervene as core_intervene
 
-        tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
-        await loaded.void_quizzes([request.prompt])
-        done = await loaded.run(
+        tokens = await _tokens(stack, request)
+        done = await stack.run(
             core_intervene,
-            loaded.model,
-            loaded.sae,
+            stack.model,
+            stack.saes,
             tokens,
-            _edits(request.edits),
+            _edits(request),
             unit=request.unit,
-            reference=loaded.check.maxima,
-            indexed=await _indexed(loaded),
-            target=loaded.token_id(request.target, "target"),
-            against=loaded.token_id(request.against, "against"),
+            reference=[entry.check.maxima for entry in stack],
+            indexed=[await _indexed(entry) for entry in stack],
+            target=stack.token_id(request.target, "target"),
+            against=stack.token_id(request.against, "against"),
             n_controls=request.n_controls,
             seed=request.seed,
         )
-    labels = await labels_of(loaded, [edit.feature for edit in request.edits])
+    labels = await labels_of_stack(stack, _changed(request))
     what = f"logit of {done.before.target.token!r}" + (
         f" minus that of {done.before.against.token!r}" if done.before.against else ""
     )
     named = any(edit.positions for edit in request.edits)
     return InterveneReply(
         summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks)}",
-        warnings=[*done.warnings, *labels.warnings],
+        warnings=[*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=[
             _next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])
         ],
         evidence="controlled" if done.control_n else "intervened",
-        provenance=provenance(loaded, request.seed),
+        provenance=provenance_of(stack, request.seed),
         before=_readout(done.before),
         after=_readout(done.after),
         delta_logit=done.delta_logit,
@@ -86,7 +86,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         unit_value=done.unit_values[0],
         unit_values=done.unit_values,
         unit_source=done.unit_source,
-        features=_named(request.edits, loaded, labels),
+        features=_named(request, stack, labels),
         n_tokens=done.n_tokens,
         n_left_out=done.n_left_out,
         n_sinks=done.n_sinks,
@@ -98,49 +98,61 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
     """Generate with features changed, next to the unsteered text and the same with random features; use it to see what a feature does to
     behaviour. Compare concept_score, perplexity, repetition and kl with the controls: a text that only falls apart shows nothing. Start
     at strength 1 (unit "max") and go up."""
-    async with state.use(request.sae) as loaded:
-        from saescope.steering import steer
-
-        tokens = (await loaded.tokenize([request.prompt], chat=request.chat))[0]
-        await loaded.void_quizzes([request.prompt])
-        concept = [
-            loaded.model.single_token(text, "concept_tokens") for text in request.concept_tokens
-        ]
-        done = await loaded.run(
-            steer,
-            loaded.model,
-            loaded.sae,
-            tokens,
-            _edits(request.features),
-            unit=request.unit,
-            reference=loaded.check.maxima,
-            indexed=await _indexed(loaded),
-            max_new_tokens=request.max_new_tokens,
-            n_samples=request.n_samples,
-            temperature=request.temperature,
-            seed=request.seed,
-            n_controls=request.n_controls,
-            concept_tokens=concept,
-        )
-    labels = await labels_of(loaded, [feature.feature for feature in request.features])
+    async with state.use_all(request.handles) as stack:
+        tokens = await _tokens(stack, request)
+        done = await _steer(stack, request, tokens)
+    labels = await labels_of_stack(stack, _changed(request))
     verdict = str(done.verdict)
     return SteerGenerateReply(
         summary=f"{verdict[0].upper()}{verdict[1:]}. {left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
-        warnings=[*done.warnings, *nothing_left(len(tokens) - done.n_left_out), *labels.warnings],
+        warnings=[
+            *done.warnings,
+            *nothing_left(len(tokens) - done.n_left_out),
+            *stack.disagreement(chat=request.chat),
+            *labels.warnings,
+        ],
         next=_next(request, done.verdict.level),
         evidence="controlled" if done.controls else "intervened",
-        provenance=provenance(loaded, request.seed),
+        provenance=provenance_of(stack, request.seed),
         baseline=_arm(done.baseline),
         steered=[_arm(arm) for arm in done.steered],
         controls=[_arm(arm) for arm in done.controls],
         unit_value=done.unit_values[0],
         unit_values=done.unit_values,
         unit_source=done.unit_source,
-        features=_named(request.features, loaded, labels),
+        features=_named(request, stack, labels),
         concept_tokens=done.concept_tokens,
         verdict=verdict,
         n_sinks=done.n_sinks,
         bos_prepended=tokens.bos_prepended,
+    )
+
+
+async def _tokens(stack: LoadedStack, request: ChangingRequest) -> "Tokens":
+    tokens = (await stack.tokenize([request.prompt], chat=request.chat))[0]
+    await stack.void_quizzes([request.prompt])
+    return tokens
+
+
+async def _steer(stack: LoadedStack, request: SteerGenerate, tokens: "Tokens") -> "core.Steering":
+    from saescope.steering import steer
+
+    concept = [stack.model.single_token(text, "concept_tokens") for text in request.concept_tokens]
+    return await stack.run(
+        steer,
+        stack.model,
+        stack.saes,
+        tokens,
+        _edits(request),
+        unit=request.unit,
+        reference=[entry.check.maxima for entry in stack],
+        indexed=[await _indexed(entry) for entry in stack],
+        max_new_tokens=request.max_new_tokens,
+        n_samples=request.n_samples,
+        temperature=request.temperature,
+        seed=request.seed,
+        n_controls=request.n_controls,
+        concept_tokens=concept,
     )
 
 
@@ -153,11 +165,23 @@ async def _indexed(loaded: LoadedSAE) -> "core.IndexedMaxima | None":
     )
 
 
-def _named(edits: Sequence[SteeringFeature], loaded: LoadedSAE, labels: Labels) -> list[Named]:
-    features = dict.fromkeys(edit.feature for edit in edits)
+def _changed(request: ChangingRequest) -> list[tuple[int, int]]:
+    """Place of its SAE and index of each changed feature, each once."""
+    places = {handle: n for n, handle in enumerate(request.handles)}
     return [
-        Named(feature=i, label=labels.by_feature.get(i), url=feature_url(loaded, i))
-        for i in features
+        *dict.fromkeys((places[each.sae or request.sae], each.feature) for each in request.changed)
+    ]
+
+
+def _named(request: ChangingRequest, stack: LoadedStack, labels: StackLabels) -> list[Named]:
+    return [
+        Named(
+            sae=stack.handle(sae),
+            feature=feature,
+            label=labels.by_feature.get((sae, feature)),
+            url=feature_url(stack.entries[sae], feature),
+        )
+        for sae, feature in _changed(request)
     ]
 
 
@@ -197,22 +221,28 @@ def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: objec
     said = ({"unit": request.unit} if request.unit != "max" else {}) | (
         {"chat": True} if request.chat else {}
     )
-    return next_call(name, sae=request.sae, prompt=brief(request.prompt), **arguments, **said)
+    sae = {"sae": request.sae} if request.sae else {}
+    return next_call(name, **sae, prompt=brief(request.prompt), **arguments, **said)
 
 
-def _edits(features: Sequence[SteeringFeature]) -> "list[core.FeatureEdit]":
+def _edits(request: ChangingRequest) -> "list[core.FeatureEdit]":
     from saescope.steering import FeatureEdit
 
+    places = {handle: n for n, handle in enumerate(request.handles)}
     return [
         FeatureEdit(
-            f.feature, f.strength, f.mode, tuple(f.positions) if isinstance(f, Edit) else ()
+            feature=each.feature,
+            strength=each.strength,
+            mode=each.mode,
+            positions=tuple(each.positions) if isinstance(each, Edit) else (),
+            sae=places[each.sae or request.sae],
         )
-        for f in features
+        for each in request.changed
     ]
 
 
 def _said(feature: SteeringFeature) -> dict[str, object]:
-    return feature.model_dump(include={"feature", "strength", "mode"}, exclude_defaults=True)
+    return feature.model_dump(include={"sae", "feature", "strength", "mode"}, exclude_defaults=True)
 
 
 def _readout(readout: "core.Readout") -> Readout:
