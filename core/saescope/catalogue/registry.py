@@ -57,14 +57,15 @@ def get(release: str, sae_id: str) -> Entry:
     found = releases().get(release)
     if found is None:
         close = nearest_releases(release)
+        query = (close or [release])[0]
         raise NotFoundError(
             f"There is no release {release!r}. Nearest: {', '.join(close) or 'none'}.",
             code="RELEASE_NOT_FOUND",
             field="release",
             got=release,
             allowed=[*close, "owner/repository"],
-            hint="Name one of those (saescope.catalogue.find searches them), or a Hugging Face repository as owner/name.",
-            facts={"query": (close or [release])[0]},
+            hint=f'Call saescope.catalogue.find(query="{query}"), or name a Hugging Face repository as owner/name.',
+            facts={"query": query},
         )
     if sae_id not in found:
         close = nearest(sae_id, found, 5) or [*found][:5]

@@ -53,11 +53,6 @@ def _a_quiz(facts: Mapping[str, Any]) -> str:
     return next_call("quiz_feature", sae="...", feature=facts["feature"])
 
 
-def _release(hint: str, facts: Mapping[str, Any]) -> str:
-    search = next_call("find_saes", query=facts["query"])
-    return f"Call {search}, or name a Hugging Face repository as owner/name."
-
-
 def _not_cached(hint: str, facts: Mapping[str, Any]) -> str:
     """A model's files, those of the embedded model, or an SAE's."""
     if "model" in facts:
@@ -106,7 +101,6 @@ STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "QUIZ_MISMATCH": _quiz,
     "QUIZ_NOT_FOUND": _quiz,
     "QUIZ_USED": _another_quiz,
-    "RELEASE_NOT_FOUND": _release,
     "SITE_NOT_FOUND": _another_hook,
     "TOO_FEW_TEXTS": lambda hint, facts: (
         'For one text against one other: top_features(text=..., against=[...], rank_by="contrast").'
