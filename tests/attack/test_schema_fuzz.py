@@ -72,6 +72,7 @@ def arguments_of(rng: random.Random, tool: str, sae: str) -> dict[str, Any]:
     }
     if "sae" in properties and rng.random() < 0.9:
         said["sae"] = sae
+        said.pop("saes", None)  # only one of the two is taken
     if "wait_s" in properties:
         said["wait_s"] = 0.0
     if rng.random() < 0.05:
