@@ -14,6 +14,7 @@ from saescope.features.card import (
     FeatureCard,
 )
 from saescope.features.scores import LabelScore
+from saescope.verdicts import LabelVerdict
 
 HOSTILE = [
     "<script>parent.pwned=1;window.pwned=1</script>",
@@ -30,8 +31,8 @@ HOSTILE = [
     "\u200b\ud83d",
 ]
 WORDS = ["the", "old", "dog", "ran", "over", "a", "hill", "and", "its", "young", "one", "followed"]
-GOOD = LabelScore(0.83, 0.62, 0.94, 24, 0.8, 0.86, "better than chance")
-POOR = LabelScore(0.46, 0.3, 0.63, 24, 0.5, 0.4, "not better than chance")
+GOOD = LabelScore(0.83, 0.62, 0.94, 24, 0.8, 0.86, LabelVerdict.BETTER)
+POOR = LabelScore(0.46, 0.3, 0.63, 24, 0.5, 0.4, LabelVerdict.CHANCE)
 SITE = "blocks.14.hook_resid_post"
 
 
