@@ -58,10 +58,12 @@ def test_a_login_is_found_where_wandb_looks(
 
 
 def test_the_mode_is_the_users_unless_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    for said, mode in (("disabled", "online"), ("offline", "offline"), ("online", "online")):
+    for said, mode in (("offline", "offline"), ("online", "online"), ("shared", "shared")):
         monkeypatch.setenv("WANDB_MODE", said)
         assert mode_of_wandb(offline=False) == mode
         assert mode_of_wandb(offline=True) == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert mode_of_wandb(offline=False) == mode_of_wandb(offline=True) == "disabled"
 
 
 def test_wandb_that_does_not_start_is_a_coded_error(
