@@ -13,6 +13,7 @@ from saescope.activations.hf_datasets import parse_name, read_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.fence import open_file
+from saescope.names import real_path
 
 EMBEDDED = "embedded"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"
@@ -54,7 +55,7 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
         hub = parse_name(name)
         return Dataset(name, _hash(*hub, text_column), lambda: read_hub(hub, text_column))
     path = Path(name).expanduser()
-    files = _files(path, [root.expanduser().resolve() for root in roots])
+    files = _files(path, [real_path(root.expanduser()) for root in roots])
     base = path if path.is_dir() else path.parent
     print_of = [
         part for file in files for part in (file.relative_to(base).as_posix(), *_file_print(file))
@@ -130,13 +131,13 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             got=path,
             allowed=", ".join(READERS),
         )
-    _check_inside(found, [path.resolve(), *roots])
+    _check_inside(found, [real_path(path), *roots])
     return found
 
 
 def _check_inside(files: Sequence[Path], roots: Sequence[Path]) -> None:
     for file in files:
-        if not any(file.resolve().is_relative_to(root) for root in roots):
+        if not any(real_path(file).is_relative_to(root) for root in roots):
             raise ArgumentError(
                 f"{file.name!r} is a link that leads out of the dataset's folder.",
                 code="PATH_NOT_ALLOWED",

@@ -21,6 +21,7 @@ from saescope.activations import (
 from saescope.cancel import checkpoint
 from saescope.errors import NotFoundError
 from saescope.models import LanguageModel
+from saescope.names import real_path
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 
@@ -180,5 +181,5 @@ def _trained_on(sae: SAE, dataset: Dataset) -> bool:
     said = sae.cfg.metadata.dataset_path
     if not said or said in (dataset.name, EMBEDDED) or dataset.name.startswith("hf:"):
         return said == dataset.name
-    trained, given = Path(said).expanduser(), Path(dataset.name).expanduser().resolve()
-    return trained.resolve() == given or said == given.name
+    trained, given = Path(said).expanduser(), real_path(Path(dataset.name).expanduser())
+    return real_path(trained) == given or said == given.name

@@ -31,7 +31,7 @@ from saescope.fence import open_file, read_own
 from saescope.formats.npz import ZIP_ERRORS
 from saescope.formats.source import Source
 from saescope.formats.weights import Weights
-from saescope.names import home
+from saescope.names import home, real_path
 
 SETTING = "SAESCOPE_ALLOW_PICKLE"
 ENDINGS = (".pt", ".pth")
@@ -365,7 +365,7 @@ def _refused(name: str, why: str = "", code: str = "PICKLE_REFUSED") -> FormatEr
 
 def _sha256(path: Path) -> str:
     said = path.stat()
-    return _digest(path.resolve(), said.st_size, said.st_mtime_ns)
+    return _digest(real_path(path), said.st_size, said.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

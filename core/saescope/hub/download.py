@@ -14,7 +14,7 @@ from saescope.errors import FormatError, OfflineError, ResourceError, cannot_wri
 from saescope.fence import read_own
 from saescope.hub import transfer
 from saescope.hub.failures import passes, translate
-from saescope.names import home
+from saescope.names import home, real_path
 
 _SAFE_ETAG = re.compile(r"[0-9A-Za-z_.-]{1,128}")
 _PROGRESS_S = 0.5
@@ -118,7 +118,7 @@ def check_cached(path: Path, what: str, *, may_remove: bool) -> Path:
     Raises:
         FormatError: HASH_MISMATCH.
     """
-    blob = path.resolve()
+    blob = real_path(path)
     if _known_hash(blob.name) and not _marked(blob):
         if not _as_promised(blob, blob.name, blob.stat().st_size):
             if may_remove:

@@ -24,6 +24,7 @@ from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
 from saescope.models.tokens import Tokenizer, check_tokenizer
+from saescope.names import real_path
 
 _reading = threading.Lock()
 
@@ -100,7 +101,7 @@ def _locate(
             ids,
         )
     path = Path(name).expanduser()
-    if path.exists() and path.resolve() == model_dir().resolve():
+    if path.exists() and real_path(path) == real_path(model_dir()):
         return _locate(EMBEDDED_HANDLE, revision, offline, progress)
     if path.exists():
         _check_local(path)

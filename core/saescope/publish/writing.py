@@ -17,6 +17,7 @@ from saescope.evals import Evaluation
 from saescope.features.index import find_index
 from saescope.hub.location import checked_path
 from saescope.hub.upload import Target, check_repo_id, has_token, look, push
+from saescope.names import real_path
 from saescope.publish.card import model_card
 from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.sharing import shareable
@@ -146,7 +147,7 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
 def _to_folder(sae: SAE, folder: Path) -> _Plan:
     if why := _not_new(folder):
         raise ArgumentError(
-            f"{folder.resolve().name!r} {why}.",
+            f"{real_path(folder).name!r} {why}.",
             code="ALREADY_EXISTS",
             field="path",
             got=folder,

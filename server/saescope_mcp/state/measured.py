@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from saescope.errors import ResourceError
 from saescope.fence import read_own
-from saescope.names import home
+from saescope.names import home, real_path
 from saescope_mcp.state.fences import trained_saes
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def keep_sparsity(path: str, found: "Evaluation | FeatureIndex") -> None:
     """sae-lens's sparsity.safetensors beside an SAE of our own, one that train_sae made; nothing is written beside others."""
     from saescope.saes.sparsity import write_sparsity
 
-    if not path or not Path(path).resolve().is_relative_to(trained_saes().resolve()):
+    if not path or not real_path(path).is_relative_to(real_path(trained_saes())):
         return
     try:
         write_sparsity(Path(path), found.densities)
