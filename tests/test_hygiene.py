@@ -21,7 +21,15 @@ from saescope_mcp.app import build_server
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("server/**/*.py")])
-MOST_LINES = 50
+MOST_LINES, MOST_PARAMETERS = 50, 6
+KEYWORDS_ARE_PROMISED = {
+    "saescope.attribution.attribute.attribute",
+    "saescope.errors.__init__",
+    "saescope.features.rank.rank_features",
+    "saescope.steering.intervene.intervene",
+    "saescope.steering.steer.steer",
+}
+"""Public functions that people call with more keywords than six."""
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DOCUMENTS = ["README.md", "SKILL.md"]
@@ -55,6 +63,20 @@ def test_every_function_fits_on_a_screen() -> None:
     ]
     assert lengths
     assert [(name, length) for name, length in lengths if length > MOST_LINES] == []
+
+
+def test_no_function_takes_more_than_six_parameters() -> None:
+    """What travels together is a record, or a TypedDict of keywords; self and cls do not count."""
+    found = {
+        f"{name}.{node.name}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, FUNCTION)
+        for a in [node.args]
+        if len({p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)} - {"self", "cls"})
+        > MOST_PARAMETERS
+    }
+    assert found == KEYWORDS_ARE_PROMISED
 
 
 def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:

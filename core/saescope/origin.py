@@ -20,6 +20,8 @@ def settle(model: LanguageModel, sae: SAE) -> SAE:
     changed = {
         field: hooks[0]
         for field, hooks in _hooks(model, sae).items()
+        # The first hook is the usual name: several may carry one tensor where nothing lies between
+        # them.
         if getattr(meta, field) != hooks[0]
     }
     if not changed:

@@ -130,6 +130,7 @@ def read_sites(
     model: LanguageModel, saes: Sequence[SAE], ids: Int[Tensor, "batch n_pos"]
 ) -> list[SiteRecord]:
     """Run the model once, up to the last of the SAEs' sites, and encode what arrives at each."""
+    # One pass for all; a forward pass ends at the last hook that is asked for.
     hook_names = [name for sae in saes for name in site_hooks(sae)]
     recorded = record_activations(model, ids, hook_names)
     records: list[SiteRecord] = []
@@ -148,6 +149,8 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
             f"The activations at {read_hook(sae)} are not finite.",
             hint="Load the model with dtype float32.",
         )
+    # [batch, n_pos, ...] was flattened to [batch * n_pos, d_in]: an SAE that looks back needs the
+    # rows apart.
     given = x.reshape(*read.shape[:2], sae.cfg.d_in) if sae.sequential else x
     acts = sae.encode_sparse(given)
     sae_out = sae.skip_path(given, sae.decode(acts, like=given)).reshape(-1, sae.cfg.d_out)
@@ -281,6 +284,8 @@ def _spliced(
         site = site_record(model, sae, read, written)
         acts, change = site.acts, site.sae_out.new_zeros(site.sae_out.shape)
         if edit is not None:
+            # f' - f as sparse entries: what the edit leaves alone costs nothing, and no edit adds
+            # exactly nothing.
             before = site.acts.to_dense()
             edited = edit(before.clone())
             acts, change = (
@@ -288,6 +293,8 @@ def _spliced(
                 sae.decode_change(from_dense(edited - before), like=site.x),
             )
         if not error_term:
+            # sae_out takes the place of the target: target + change = decode(f'), since target -
+            # error = decode(f).
             change = change - site.error
         if positions is not None:
             change = change * positions.reshape(-1, 1).to(change)

@@ -80,6 +80,7 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
         for sae in saes:
             check_fits(model, sae, allow_mismatch=True)
     turns = _turns(model, saes)
+    # given[i]: the place in the caller's list of the SAE that comes i-th in a forward pass.
     given = tuple(sorted(range(len(saes)), key=lambda i: turns[i]))
     return Stack(model, tuple(saes[i] for i in given), given)
 
@@ -89,6 +90,7 @@ def _turns(model: LanguageModel, saes: Sequence[SAE]) -> list[int]:
     if len(saes) < 2:
         return [0] * len(saes)
     hooks = list(dict.fromkeys(name for sae in saes for name in site_hooks(sae)))
+    # Recording notes hooks in the order in which they fire, which is what is asked.
     ids = torch.arange(_PROBE_TOKENS)[None] % model.d_vocab
     reached = list(record_activations(model, ids, hooks))
     return [reached.index(write_hook(sae)) for sae in saes]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.attribution.gradients import Metric
 from saescope.models import logit_of
 from saescope.ops import SparseActs, from_entries
 from saescope.saes import SAE
@@ -31,12 +32,9 @@ def measure_ablations(
     ids: Int[Tensor, "1 n_pos"],
     sites: Sequence[SiteRecord],
     groups: Sequence[Mapping[int, Pairs]],
-    *,
-    target: int,
-    against: int | None,
-    position: int,
+    metric: Metric,
 ) -> list[float]:
-    """Clean minus ablated logit for each group of pairs set to zero together, the SAEs' errors kept.
+    """Clean minus ablated metric for each group of pairs set to zero together, the SAEs' errors kept.
 
     A group names pairs of some SAEs of the stack, by index. What a pair of an upper SAE loses is its activation in the run in which the
     group's pairs below it are ablated.
@@ -47,10 +45,12 @@ def measure_ablations(
         {i: partial(removal, stack.saes[i], pairs=pairs) for i, pairs in group.items()}
         for group in groups
     ]
-    clean, ablated = run_variants(stack, ids, sites, variants, position=position)
-    return (
-        logit_of(clean.double(), target, against) - logit_of(ablated.double(), target, against)
-    ).tolist()
+    position = metric.position + ids.shape[1]
+    clean, ablated = (
+        logit_of(logits.double(), metric.target, metric.against)
+        for logits in run_variants(stack, ids, sites, variants, position=position)
+    )
+    return (clean - ablated).tolist()
 
 
 def removal(sae: SAE, site: SiteRecord, *, pairs: Pairs) -> Float[Tensor, "n_pos d_out"]:
@@ -79,6 +79,7 @@ def draw_controls(
 
     Features that write nothing are never drawn: ablating them is no control.
     """
+    # [nnz] over active pairs: a control is a pair that fires as well.
     others = writes[acts.features].to(acts.values.device)
     others[chosen] = False
     pool = others.nonzero()[:, 0]
@@ -99,5 +100,6 @@ def _draw(
         )
         pick = near[int(torch.randint(len(near), (1,), generator=rng))]
         drawn.append(free[pick])
+        # Without replacement within a draw: k pairs ablated together must be k different ones.
         free = torch.cat([free[:pick], free[pick + 1 :]])
     return torch.stack(drawn)

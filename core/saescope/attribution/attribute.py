@@ -1,7 +1,7 @@
 """Which features make the model predict a token: attributed cheaply, then measured by ablation, beside matched controls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 
 import torch
@@ -133,6 +133,9 @@ class _Question:
     target: int
     against: int | None
     position: int
+    method: str = "gradient"
+    n_controls: int = 0
+    """Draws that were asked for."""
 
     @property
     def model(self) -> LanguageModel:
@@ -197,6 +200,22 @@ def attribute(
         ArgumentError: an unknown method or position, or "direct" where a site does not write to the residual stream.
         MismatchError: two SAEs write the same site.
     """
+    _check(method, sign)
+    pair = token_pair(model, target, against)
+    stack = as_stack(model, sae)
+    at = resolve_position(position, len(tokens))
+    asked = {"method": method, "n_controls": n_controls if validate else 0}
+    question = replace(_ask(stack, tokens, *pair, at, include_special), **asked)
+    parts = _score(question)
+    chosen = _strongest(torch.cat([part.attributions for part in parts]), k, sign)
+    if validate and len(chosen):
+        effects, joint = _validate(question, parts, chosen, seed)
+    else:
+        effects, joint = [None] * len(chosen), None
+    return _report(question, parts, chosen, effects, joint)
+
+
+def _check(method: str, sign: str) -> None:
     for name, value, allowed in (("method", method, tuple(METHODS)), ("sign", sign, SIGNS)):
         if value not in allowed:
             raise ArgumentError(
@@ -206,16 +225,6 @@ def attribute(
                 got=value,
                 allowed=allowed,
             )
-    pair = token_pair(model, target, against)
-    stack = as_stack(model, sae)
-    question = _ask(stack, tokens, *pair, resolve_position(position, len(tokens)), include_special)
-    parts = _score(question, method)
-    chosen = _strongest(torch.cat([part.attributions for part in parts]), k, sign)
-    if validate and len(chosen):
-        effects, joint = _validate(question, parts, chosen, n_controls, seed)
-    else:
-        effects, joint = [None] * len(chosen), None
-    return _report(question, parts, chosen, effects, joint, method, n_controls if validate else 0)
 
 
 def _ask(
@@ -238,9 +247,9 @@ def _ask(
     return _Question(stack, tokens, ids, usual, masks, sites, logits, wanted, against, position)
 
 
-def _score(question: _Question, method: str) -> list[_Part]:
+def _score(question: _Question) -> list[_Part]:
     q = question
-    gradients, spans = _gradients(question, method)
+    gradients, spans = _gradients(question)
     return [
         _part(sae, site, mask, gradient, span)
         for sae, site, mask, gradient, span in zip(
@@ -265,8 +274,6 @@ def _report(
     chosen: Tensor,
     effects: Sequence[float | None],
     joint: Joint | None,
-    method: str,
-    n_controls: int,
 ) -> Attribution:
     q = question
     only = parts[0] if len(parts) == 1 else None
@@ -288,9 +295,9 @@ def _report(
         n_tokens=int(q.mask.sum()),
         n_left_out=int((~q.mask).sum()),
         n_sinks=q.n_sinks(q.mask),
-        left_out=METHODS[method],
+        left_out=METHODS[q.method],
         shares=_shares(question, parts),
-        warnings=_warnings(question, parts, len(chosen), joint, n_controls),
+        warnings=_warnings(question, parts, len(chosen), joint),
     )
 
 
@@ -339,16 +346,16 @@ def _shares(question: _Question, parts: Sequence[_Part]) -> list[SAEShare]:
 
 
 def _gradients(
-    question: _Question, method: str
+    question: _Question,
 ) -> tuple[list[Float[Tensor, "n_pos d_out"]], list[float]]:
     q, stack = question, question.stack
-    if method == "integrated_gradients":
+    if q.method == "integrated_gradients":
         paths = [
             path_gradient(stack.alone(i), q.ids, q.metric, q.sites[i], q.masks[i])
             for i in range(len(stack.saes))
         ]
         return [gradient for gradient, _ in paths], [span for _, span in paths]
-    if method == "direct":
+    if q.method == "direct":
         gradients = direct_gradients(stack, q.ids, q.metric)
     else:
         gradients = [rows[0] for rows in site_gradients(stack, q.ids, q.metric)[0]]
@@ -369,7 +376,6 @@ def _validate(
     question: _Question,
     parts: Sequence[_Part],
     chosen: Int[Tensor, " k"],
-    n_controls: int,
     seed: int,
 ) -> tuple[list[float], Joint]:
     q, located = question, [_locate(parts, i) for i in chosen.tolist()]
@@ -377,17 +383,17 @@ def _validate(
         which: chosen.new_tensor([i for w, i in located if w == which])
         for which in sorted({which for which, _ in located})
     }
-    draws = _draw(question, parts, together, n_controls, seed)
+    # One batch of runs: each listed pair alone, all of them together, then the controls.
+    draws = _draw(question, parts, together, seed)
     groups = [*({which: chosen.new_tensor([i])} for which, i in located), together, *draws]
     measured = measure_ablations(
         q.stack,
         q.ids,
         q.sites,
         [{w: _pairs(parts[w].acts, entries) for w, entries in group.items()} for group in groups],
-        target=q.target,
-        against=q.against,
-        position=q.position,
+        q.metric,
     )
+    # measured: [k alone, 1 together, the controls].
     k, controls = len(chosen), measured[len(chosen) + 1 :]
     joint = Joint(
         measured[k],
@@ -402,10 +408,10 @@ def _draw(
     question: _Question,
     parts: Sequence[_Part],
     together: Mapping[int, Tensor],
-    n_controls: int,
     seed: int,
 ) -> list[dict[int, Tensor]]:
     """Controls for all listed pairs: of each SAE as many other pairs as are listed of it."""
+    n_controls = question.n_controls
     drawn = {
         which: draw_controls(
             parts[which].acts,
@@ -436,7 +442,6 @@ def _warnings(
     parts: Sequence[_Part],
     n_listed: int,
     joint: Joint | None,
-    n_controls: int,
 ) -> list[str]:
     n_pairs, stack, several = (
         sum(len(part.attributions) for part in parts),
@@ -459,7 +464,7 @@ def _warnings(
         warnings.append(
             "Nothing that is counted comes before this prediction: choose a later position."
         )
-    if joint and n_controls and n_pairs < 3 * n_listed:
+    if joint and question.n_controls and n_pairs < 3 * n_listed:
         warnings.append(
             f"Only {n_pairs - n_listed} other active pairs to draw controls from: the draws are much alike. Lower k."
         )

@@ -63,6 +63,8 @@ def site_gradients(
         return leaves[i].clone()  # some families add in place to what is given here
 
     with torch.enable_grad():
+        # The sum over rows: each row depends on its own leaf alone, so one backward pass gives
+        # every row's gradient.
         variants = Variants(1 if changes is None else len(changes), attach)
         value = metric(forward_variants(stack, ids, variants, last=metric.last, grad=True))
         gradients = torch.autograd.grad(value.sum(), [leaves[i] for i in range(len(stack.saes))])
@@ -87,9 +89,12 @@ def path_gradient(
         for a in np.polynomial.legendre.leggauss(N_STEPS)
     )
     total = torch.zeros_like(whole)
+    # From [-1, 1], where the quadrature lives, to [0, 1].
     steps, share = (nodes + 1) / 2, weights / 2
     size = max(1, MAX_TOKENS // ids.shape[1])
     for alpha, weight in zip(steps.split(size), share.split(size), strict=True):
+        # The run at alpha holds alpha * whole at the site: the clean run less (1 - alpha) of it.
+        # [n, n_pos, d_out]
         (gradient,), _ = site_gradients(stack, ids, metric, (alpha - 1)[:, None, None] * whole)
         total += (weight[:, None, None] * gradient).sum(0)
     _, ends = site_gradients(stack, ids, metric, torch.stack([-whole, torch.zeros_like(whole)]))
@@ -110,6 +115,7 @@ def direct_gradients(
     gradients: list[Tensor] = []
     for sae, to_residual in zip(stack.saes, maps, strict=True):
         with torch.enable_grad():
+            # The map is linear, so its transpose is its gradient at any point: zero will do.
             change = at_residual.new_zeros(1, sae.cfg.d_out).requires_grad_()
             (at_site,) = torch.autograd.grad(to_residual(change)[0] @ at_residual, change)
         gradient = at_residual.new_zeros(ids.shape[1], sae.cfg.d_out)
@@ -147,5 +153,7 @@ def _residual_gradient(
     last = f"blocks.{model.n_layers - 1}.hook_resid_post"
     resid = record_activations(model, ids, [last])[last][0, metric.position]
     readout = model.readout
+    # normed = gain * (r - mean) / scale: the gain and the fixed scale first, then the mean, which
+    # takes the mean off the gradient.
     at_residual = gradient[0, metric.position] * readout.gain / model.final_scale(resid)
     return at_residual - at_residual.mean() if readout.centred else at_residual

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -79,6 +80,15 @@ class Contrast:
     warnings: list[str]
 
 
+class Draw(TypedDict, total=False):
+    """What a contrast chooses."""
+
+    k: int
+    """Features: 10 unless it is given."""
+    seed: int
+    """Draws the halves: 0 unless it is given."""
+
+
 def contrast_texts(
     model: LanguageModel,
     sae: SAE,
@@ -86,10 +96,9 @@ def contrast_texts(
     *,
     against: Sequence[Tokens],
     by: Summary = "max",
-    k: int = 10,
-    seed: int = 0,
+    **draw: Unpack[Draw],
 ) -> Contrast:
-    """The `k` features that tell `texts` from `against` best, either way round.
+    """The `k` features that tell `texts` from `against` best, either way round (`Draw`).
 
     Each text gives one number a feature (its maximum or mean over counted tokens). Half of each set, drawn by `seed`, chooses features by
     Mann & Whitney's test; the other half tests just those.
@@ -102,8 +111,7 @@ def contrast_texts(
     return contrast_scores(
         Groups(torch.arange(len(scores.lengths)) < len(texts), scores.lengths),
         scores,
-        k=k,
-        seed=seed,
+        **draw,
     )
 
 
@@ -114,10 +122,9 @@ def contrast_models(
     *,
     other: LanguageModel,
     by: Summary = "max",
-    k: int = 10,
-    seed: int = 0,
+    **draw: Unpack[Draw],
 ) -> Contrast:
-    """The `k` features that the same texts make fire otherwise in `model` than in `other` (a fine-tuned model and its base).
+    """The `k` features that the same texts make fire otherwise in `model` than in `other` (a fine-tuned model and its base; `Draw`).
 
     One SAE and one tokenization serve both; the numbers are changes of each text, tested by Wilcoxon's signed ranks.
 
@@ -128,10 +135,10 @@ def contrast_models(
     _check(len(texts))
     check_fits(other, sae, allow_mismatch=True)
     changes = score_changes(model, other, sae, texts, by=by)
-    return contrast_scores(Pairs(len(texts)), changes, k=k, seed=seed)
+    return contrast_scores(Pairs(len(texts)), changes, **draw)
 
 
-def contrast_scores(design: Design, scores: TextScores, *, k: int, seed: int) -> Contrast:
+def contrast_scores(design: Design, scores: TextScores, *, k: int = 10, seed: int = 0) -> Contrast:
     """The contrast of scores that are there already."""
     halves = design.halves(seed)
     chosen = design.compare(scores.scores[halves.chosen_on], halves.chosen_on)

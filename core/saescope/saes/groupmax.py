@@ -44,6 +44,7 @@ class GroupMaxSAE(SAE):
             .unflatten(-1, (k, d_sae // k))
             .max(dim=-1)
         )
+        # [n_pos, k]: the winner of each group; group g begins at feature g * d_sae / k.
         features = within + torch.arange(0, d_sae, d_sae // k, device=x.device)
         positions = torch.arange(len(x), device=x.device).repeat_interleave(k)
         keep = values.flatten() > 0

@@ -35,6 +35,16 @@ class Generation:
     perplexity: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen; greedy at temperature 0."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seeds: Sequence[int]
+    """One for each row."""
+
+
 @dataclass(slots=True)
 class Cursor:
     """Which positions the forward pass under way covers, and which of them are edited."""
@@ -47,26 +57,24 @@ def generate(
     stack: Stack,
     prompt: Int[Tensor, " n_prompt"],
     plans: Sequence[Plans],
+    sampling: Sampling,
     *,
-    max_new_tokens: int,
-    temperature: float,
-    seeds: Sequence[int],
     use_cache: bool = True,
 ) -> list[Generation]:
-    """One row for each run's plans (none: unsteered), each sampled with its own seed; greedy at temperature 0."""
+    """One row for each run's plans (none: unsteered), each sampled with its own seed."""
     model = stack.model
     ids = model.batch(prompt).repeat(len(plans), 1)
     cursor = Cursor(torch.ones_like(ids, dtype=torch.bool))
-    stop, rngs = _stop_ids(model), [torch.Generator().manual_seed(seed) for seed in seeds]
+    stop, rngs = _stop_ids(model), [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     use_cache = use_cache and model.caches
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
     with steered_by(stack, plans, cursor):
-        for _ in range(min(max_new_tokens, model.n_ctx - len(prompt))):
+        for _ in range(min(sampling.max_new_tokens, model.n_ctx - len(prompt))):
             cursor.start = ids.shape[1] - 1 if past is not None else 0
             logits, past = model.forward(
                 ids[:, cursor.start :], past=past, use_cache=use_cache, last=1
             )
-            chosen = _choose(logits[:, -1], temperature, rngs)
+            chosen = _choose(logits[:, -1], sampling.temperature, rngs)
             ids = torch.cat([ids, chosen[:, None]], dim=1)
             special = torch.isin(chosen, model.tokenizer.special_ids.to(chosen))
             cursor.mask = torch.cat([cursor.mask, ~special[:, None]], dim=1)

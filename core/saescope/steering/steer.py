@@ -15,7 +15,7 @@ from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.stack import Stack, as_stack
 from saescope.steering.edits import FeatureEdit, check_edits
-from saescope.steering.generate import Generation, generate
+from saescope.steering.generate import Generation, Sampling, generate
 from saescope.steering.prepare import Prepared, prepare
 from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit
 from saescope.verdicts import Effect, Judgement
@@ -97,9 +97,11 @@ def steer(
         stack,
         tokens.ids,
         [{}, *[ready.plans] * n_samples, *ready.controls],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seeds=[seed, *range(seed, seed + n_samples), *[seed] * len(ready.controls)],
+        Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seeds=[seed, *range(seed, seed + n_samples), *[seed] * len(ready.controls)],
+        ),
         use_cache=use_cache and not any(each.sequential for each in stack.saes),
     )
     concept = list(concept_tokens) or _promoted(stack, edits)
