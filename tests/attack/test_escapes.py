@@ -289,20 +289,81 @@ async def test_what_is_exchanged_while_it_is_opened_is_never_read(
                         await server.call("unload", {"handle": reply["sae"].partition("/")[0]})
 
 
+TEXTS: dict[str, tuple[str, str, str]] = {
+    "a dataset": ("evaluate_sae", "dataset", "data.txt"),
+    "a folder of texts": ("evaluate_sae", "dataset", "texts"),
+    "a file in a folder of texts": ("evaluate_sae", "dataset", "texts/data.jsonl"),
+    "texts_file": ("top_features", "texts_file", "data.jsonl"),
+}
+"""Tool, argument, and what is exchanged."""
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("what", TEXTS)
+async def test_texts_that_are_exchanged_while_they_are_opened_are_never_read(
+    what: str, base: Path, attack: Attack
+) -> None:
+    tool, argument, name = TEXTS[what]
+    async with fort(base) as server:
+        ground = server.ground
+        for folder in (ground.root, ground.outside):
+            (folder / "texts").mkdir()
+            shutil.copy(folder / "data.jsonl", folder / "texts")
+        given = {"dataset": str(ground.root / name.partition("/")[0]), "n_tokens": 100}
+        if argument == "texts_file":
+            given = {"texts_file": str(ground.root / name), "texts_column": "text"}
+        with exchanging(ground.root / name, ground.outside / name):
+            for number in range(40):
+                with attack.case(f"{what} {number}"):
+                    server.watch.seen()
+                    reply = await server.call(tool, {"sae": ground.sae, **given})
+                    files = [line for line in server.watch.seen(READ | CHANGED) if "." in line]
+                    assert not files, f"{files} {reply}"
+                    assert reply.get("code") != "INTERNAL", reply
+
+
+def fill_cache(cache: Path, model: Path, *, lead_out: str = "", to: Path = Path()) -> None:
+    """A model as the hub's cache keeps it: blobs, and links to them; one of them may lead elsewhere."""
+    snapshot = cache / "snapshots" / COMMIT
+    for folder in (cache / "blobs", cache / "refs", snapshot):
+        folder.mkdir(parents=True)
+    (cache / "refs" / "main").write_text(COMMIT)
+    for number, file in enumerate(sorted(model.iterdir())):
+        shutil.copy(file, cache / "blobs" / str(number))
+        away = os.path.relpath(to / file.name, snapshot)
+        here = f"../../blobs/{number}"
+        (snapshot / file.name).symlink_to(away if file.name == lead_out else here)
+
+
+COMMIT = "0" * 40
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+async def test_a_link_of_the_hubs_cache_that_leads_out_of_it_is_refused(
+    file: str, base: Path, attack: Attack
+) -> None:
+    async with fort(base) as server:
+        ground, hub = server.ground, base / "hf" / "hub"
+        cache = hub / "models--owner--tiny"
+        fill_cache(cache, ground.root / "model", lead_out=file, to=ground.outside / "model")
+        for model in ("owner/tiny", str(cache / "snapshots" / COMMIT)):
+            with attack.case(f"{model}: {file}"):
+                server.outside()
+                call = {"path": str(ground.root / "sae"), "model": model}
+                reply = await server.call("load_sae", call)
+                assert not (found := server.outside()), f"{found[:5]} {reply}"
+                assert reply["is_error"] and reply["code"] != "INTERNAL", reply
+
+
 @pytest.mark.attack
 async def test_the_layout_of_the_hubs_cache_loads_by_name_and_by_path(
     base: Path, attack: Attack
 ) -> None:
     async with fort(base) as server:
-        commit = "0" * 40
         cache = base / "hf" / "hub" / "models--owner--tiny"
-        for folder in ("blobs", "refs", f"snapshots/{commit}"):
-            (cache / folder).mkdir(parents=True)
-        (cache / "refs" / "main").write_text(commit)
-        for number, file in enumerate(sorted((server.ground.root / "model").iterdir())):
-            shutil.copy(file, cache / "blobs" / str(number))
-            (cache / "snapshots" / commit / file.name).symlink_to(f"../../blobs/{number}")
-        for model in ("owner/tiny", str(cache / "snapshots" / commit)):
+        fill_cache(cache, server.ground.root / "model")
+        for model in ("owner/tiny", str(cache / "snapshots" / COMMIT)):
             with attack.case(model):
                 call = {"path": str(server.ground.root / "sae"), "model": model}
                 reply = await server.call("load_sae", call)
