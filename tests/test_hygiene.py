@@ -24,12 +24,16 @@ SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("server/**/*.py")])
 MOST_LINES, MOST_PARAMETERS = 50, 6
 KEYWORDS_ARE_PROMISED = {
     "saescope.attribution.attribute.attribute",
+    "saescope.catalogue.search.find",
     "saescope.errors.__init__",
+    "saescope.evals.evaluate.evaluate",
     "saescope.features.rank.rank_features",
+    "saescope.load.load_sae",
+    "saescope.publish.writing.publish",
     "saescope.steering.intervene.intervene",
     "saescope.steering.steer.steer",
 }
-"""Public functions that people call with more keywords than six."""
+"""Public functions, whose keywords are promised: a TypedDict would take a misspelt one in silence."""
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DOCUMENTS = ["README.md", "SKILL.md"]

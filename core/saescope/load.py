@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,15 +24,12 @@ _OVERRULED_BY = {
 }
 
 
-class Fetch(TypedDict, total=False):
+class _Fetch(NamedTuple):
     """How files come from the hub."""
 
     revision: str
-    """A branch, tag or commit; "" is main."""
     offline: bool
-    """Take only what is here already."""
-    progress: Callable[[str], None] | None
-    """Told what is being downloaded."""
+    progress: Callable[[str], None] | None = None
 
 
 class SAEInfo(NamedTuple):
@@ -67,17 +64,20 @@ def load_sae(
     sae_id: str = "",
     device: str = "auto",
     dtype: str = "auto",
+    revision: str = "",
+    offline: bool = False,
+    progress: Callable[[str], None] | None = None,
     known: Mapping[str, Any] | None = None,
-    **fetch: Unpack[Fetch],
 ) -> SAE:
     """The SAE of a folder or file, of a release (`release` and `sae_id`; or a repository `owner/name` and a path in it as `sae_id`), or
     without arguments the embedded one. `known` overrides what the catalogue and the files say (hook_name, model_name, gate ...).
-    `revision`, `offline` and `progress` say how files come from the hub (`Fetch`).
+    `revision` is a branch, tag or commit; `offline` takes only what is here already; `progress` is told what is being downloaded.
 
     Raises:
         NotFoundError, OfflineError: it is not there, or not here and the network is not to be used.
         ConfigError, FormatError: its files are incomplete, torn or in a dialect that saescope does not read.
     """
+    fetch = _Fetch(revision, offline, progress)
     found = _locate(path, release, sae_id, known=known, fetch=fetch)
     where = pick_device(device)
     stored = getattr(
@@ -94,10 +94,12 @@ def peek_sae(
     *,
     release: str = "",
     sae_id: str = "",
+    revision: str = "",
+    offline: bool = False,
     known: Mapping[str, Any] | None = None,
-    **fetch: Unpack[Fetch],
 ) -> SAEInfo:
     """Configuration and size of an SAE, from its configuration and the header of its weights: of a remote one no weight is fetched."""
+    fetch = _Fetch(revision, offline)
     found = _locate(path, release, sae_id, known=known, fetch=fetch)
     cfg, header = found.dialect.peek(found.source)
     n_bytes = sum(4 * torch.Size(info.shape).numel() for info in header.values())
@@ -118,7 +120,7 @@ def _locate(
     sae_id: str,
     *,
     known: Mapping[str, Any] | None,
-    fetch: Fetch,
+    fetch: _Fetch,
 ) -> _Found:
     if path and release:
         raise ArgumentError(
@@ -145,10 +147,10 @@ def _on_hub(
     location: hub.Location,
     *,
     hub_name: str,
-    fetch: Fetch,
+    fetch: _Fetch,
     known: Mapping[str, Any] | None,
 ) -> _Found:
-    repository = hub.repository(location.repo_id, **fetch)
+    repository = hub.repository(location.repo_id, **fetch._asdict())
     source = Source(
         opener=repository.open,
         local=repository.local,
@@ -163,7 +165,7 @@ def _on_hub(
     if dialect is None:
         raise unknown_remotely(source)
     found = _Found(source, dialect, hub_name, repository.commit, dict(known or {}))
-    if not _wanted(found) and not fetch.get("offline"):
+    if not _wanted(found) and not fetch.offline:
         raise NotFoundError(
             f"{location.repo_id} has no {location.path!r}.",
             code="SAE_NOT_FOUND",

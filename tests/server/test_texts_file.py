@@ -15,6 +15,7 @@ from saescope.activations import read_texts
 from saescope.errors import ArgumentError
 from saescope.metrics import Reconstruction, explained_variance, mean_cosine
 from saescope_mcp.state import AppState
+from saescope_mcp.tool.steps import next_step
 
 TEXTS = ['A cat sat, "well".', "Two dogs ran away; far.", "The old man went\tto the sea."]
 OTHERS = ["It was a dark night.", "She said nothing at all."]
@@ -128,7 +129,7 @@ def test_the_limit_of_texts_is_named(tmp_path: Path) -> None:
     assert len(read_texts(path, most=11)) == 11
     with pytest.raises(ArgumentError, match="more than 10 texts") as caught:
         read_texts(path, most=10)
-    assert "SAESCOPE_MAX_FILE_TEXTS" in caught.value.hint
+    assert "SAESCOPE_MAX_FILE_TEXTS" in next_step(caught.value)
 
 
 @pytest.mark.parametrize(

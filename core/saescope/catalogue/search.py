@@ -2,7 +2,7 @@
 
 import re
 from functools import cache
-from typing import NamedTuple, TypedDict, Unpack
+from typing import NamedTuple
 
 from saescope.catalogue.cached import files_of, is_cached
 from saescope.catalogue.registry import Entry, nearest_releases, releases
@@ -62,17 +62,16 @@ class _Indexed(NamedTuple):
     site: str
 
 
-class Wanted(TypedDict, total=False):
-    """What a published SAE must be; what is not given does not matter."""
-
-    query: str
-    model: str
-    layer: int | None
-    site: str
-    architecture: str
-
-
-def find(*, limit: int = 10, offset: int = 0, **wanted: Unpack[Wanted]) -> Page:
+def find(
+    *,
+    query: str = "",
+    model: str = "",
+    layer: int | None = None,
+    site: str = "",
+    architecture: str = "",
+    limit: int = 10,
+    offset: int = 0,
+) -> Page:
     """Published SAEs that fit all that is given.
 
     query: words that must all occur in release, id, model, site or architecture, and pairs such as "layer 12", "width 16k", "l0 71".
@@ -90,8 +89,6 @@ def find(*, limit: int = 10, offset: int = 0, **wanted: Unpack[Wanted]) -> Page:
             got=limit if offset >= 0 else offset,
             allowed=f"1..{MAX_LIMIT}",
         )
-    query, model, layer = wanted.get("query", ""), wanted.get("model", ""), wanted.get("layer")
-    site, architecture = wanted.get("site", ""), wanted.get("architecture", "")
     at, named_site = split_hook(site) if site.startswith("blocks.") else (layer, site)
     models, words, site_word = _models(model), _words(query), _site(named_site)
     found = [

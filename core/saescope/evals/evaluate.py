@@ -1,7 +1,6 @@
 """Is this SAE any good? Every metric of the field on held-out text, with intervals, baselines and a verdict."""
 
 from collections.abc import Callable
-from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from saescope.evals.behaviour import MEAN, WITH_SAE, StandIn, compare
 from saescope.evals.evaluation import Evaluation
 from saescope.evals.reconstruction import Reconstruction, reconstruct
 from saescope.evals.report import report
-from saescope.evals.text import Sampling, evaluation_text
+from saescope.evals.text import evaluation_text
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.splice import check_fits
@@ -27,14 +26,16 @@ def evaluate(
     sae: SAE,
     dataset: str | Dataset | Tensor = EMBEDDED,
     *,
+    n_tokens: int = 20_000,
     baselines: bool = True,
+    include_special: bool = False,
+    seed: int = 0,
     progress: Progress | None = None,
-    **sampling: Unpack[Sampling],
 ) -> Evaluation:
     """Measure an SAE on a dataset's held-out text, or on given contexts `[n, n_pos]` (filled up with -1).
 
-    `n_tokens` (20,000), `seed` (0) and `include_special` choose the positions (`Sampling`). The text is
-    read twice, a batch at a time: up to the site for everything about the reconstruction, and
+    `include_special` counts and edits position 0, special tokens and attention sinks as well. The
+    text is read twice, a batch at a time: up to the site for everything about the reconstruction, and
     through the model for its predictions. `baselines` needs the memory of a second decoder and of a
     matrix d_out x d_out.
 
@@ -44,7 +45,9 @@ def evaluate(
         Cancelled: the caller gave up; the model is as before.
     """
     warnings = check_fits(model, sae, allow_mismatch=True)
-    text = evaluation_text(model, sae, dataset, **sampling)
+    text = evaluation_text(
+        model, sae, dataset, n_tokens=n_tokens, seed=seed, include_special=include_special
+    )
     done = _counter(progress, 2 * text.ids.numel())
     found = reconstruct(model, sae, text, covariance=baselines, done=done)
     text = text.without(found.sinks)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from jaxtyping import Bool, Int
@@ -30,17 +29,6 @@ DEFAULT_CONTEXT, LONGEST_CONTEXT = 256, 1024
 """For an SAE that does not say what it was trained with; and a bound on the memory that one context takes."""
 POOL = 4
 """Contexts are drawn from the first text that holds this many times the wanted tokens."""
-
-
-class Sampling(TypedDict, total=False):
-    """Which positions of a text count."""
-
-    n_tokens: int
-    """At least so many, as far as the text holds them."""
-    seed: int
-    """Draws the contexts."""
-    include_special: bool
-    """Counts and edits position 0, special tokens and attention sinks as well."""
 
 
 @dataclass(frozen=True, slots=True)

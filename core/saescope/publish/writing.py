@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -42,27 +42,17 @@ class _Plan(NamedTuple):
     repository: Target | None = None
 
 
-class Destination(TypedDict, total=False):
-    """Where an SAE goes: a folder, or a repository of the Hugging Face hub."""
-
-    path: str | Path
-    """The folder."""
-    repo_id: str
-    """The repository, "owner/name"."""
-    sae_id: str
-    """Its folder in the repository; its hook if none is given."""
-    private: bool
-    """Whether a new repository is private, which it is unless this is False."""
-
-
 def publish(
     sae: SAE,
     *,
+    path: str | Path = "",
+    repo_id: str = "",
+    sae_id: str = "",
     evaluation: Evaluation | None = None,
+    private: bool = True,
     dry_run: bool = True,
-    **to: Unpack[Destination],
 ) -> Publication:
-    """Write the SAE and its card into the folder `path`, or as `sae_id` into the repository `repo_id` (`Destination`).
+    """Write the SAE and its card into the folder `path`, or as `sae_id` (default: its hook) into the Hugging Face repository `repo_id`.
 
     A dry run says what would be written and where; it looks at the repository if the hub can be reached. Paths of this machine do not
     get into what is published.
@@ -71,11 +61,10 @@ def publish(
         ArgumentError: neither or both of path and repo_id; files of this name are there; no token; a private SAE for a public repository.
         ResourceError, OfflineError: the folder or the hub cannot be written.
     """
-    path, repo_id, private = to.get("path", ""), to.get("repo_id", ""), to.get("private", True)
     _check_target(path, repo_id)
     sae = shareable(sae, evaluation)
     plan = (
-        _to_repository(sae, repo_id, to.get("sae_id", ""), private=private, dry_run=dry_run)
+        _to_repository(sae, repo_id, sae_id, private=private, dry_run=dry_run)
         if repo_id
         else _to_folder(sae, Path(path).expanduser())
     )

@@ -426,7 +426,7 @@ def test_no_position_left_gives_an_empty_list_and_a_warning(family: Family, meth
     assert (
         result.error_share is None
         and result.completeness is None
-        and "include_special=true" in result.warnings[0]
+        and "include_special=True" in result.warnings[0]
     )
 
 
