@@ -12,11 +12,14 @@ from pathlib import Path
 
 import anyio
 import pytest
+import torch
+from jaxtyping import TypeCheckError
 from mcp import Client
 from mcp.types import Tool
 from tests.longest import LONGEST
 
 import saescope
+from saescope.ops import SparseActs, topk_acts
 from saescope_mcp.app import build_server
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +70,17 @@ def test_every_function_fits_on_a_screen() -> None:
     ]
     assert lengths
     assert [(name, length) for name, length in lengths if length > MOST_LINES] == []
+
+
+def test_shapes_are_checked_in_every_test_and_bound_within_a_call() -> None:
+    """By jaxtyping's import hook, which tests/conftest.py sets on functions and records that name a shape."""
+    code = torch.zeros(2, 3)
+    assert topk_acts(code, 1).n_pos == 2
+    for wrong in (code[0], code[None], code.long()):
+        with pytest.raises(TypeCheckError):
+            topk_acts(wrong, 1)
+    with pytest.raises(TypeCheckError):
+        SparseActs(torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.zeros(2).long(), 4)
 
 
 def test_no_function_takes_more_than_six_parameters() -> None:

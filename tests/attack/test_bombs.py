@@ -209,7 +209,10 @@ JSON = {
 }
 
 
-@pytest.mark.parametrize("name", JSON)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.attack if n.endswith("keys") else []) for n in JSON],
+)
 def test_json(name: str, attack: Attack, glass_dir: Path, tmp_path: Path) -> None:
     sae = save_random_sae(tmp_path / "sae")
     (sae / "cfg.json").write_text(JSON[name])

@@ -38,7 +38,7 @@ def mounted(folder: Path) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["full", "readonly"])
+@pytest.mark.parametrize("kind", ["full", pytest.param("readonly", marks=pytest.mark.attack)])
 def test_every_write_says_folder_and_space_and_leaves_nothing_half(
     tmp_path: Path, kind: str
 ) -> None:

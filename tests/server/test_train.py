@@ -274,6 +274,7 @@ async def test_a_run_that_does_not_fit_is_refused_with_what_to_change(
     )
 
 
+@pytest.mark.slow
 async def test_cancelled_in_the_middle_it_goes_on_to_the_same_sae(
     train: Train, state: AppState
 ) -> None:
@@ -295,6 +296,7 @@ async def test_cancelled_in_the_middle_it_goes_on_to_the_same_sae(
     assert resumed["state"] == "done" and weights(resumed) == weights(straight)
 
 
+@pytest.mark.slow
 async def test_killed_at_random_moments_it_goes_on_to_the_same_sae(
     train: Train, state: AppState
 ) -> None:
@@ -370,6 +372,7 @@ async def test_a_running_job_tells_step_curve_and_time_to_go(train: Train, state
     await stop_and_see(state, begun["job_id"])
 
 
+@pytest.mark.slow
 async def test_one_trains_four_wait_and_a_sixth_is_refused(
     train: Train, state: AppState, glass_dir: Path
 ) -> None:
