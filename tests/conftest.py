@@ -88,8 +88,16 @@ _check_shapes_alone()
 gc.disable()
 
 
+RELATIVES = {"glass", "gemma3", "llama", "qwen3"}
+"""Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier these too."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: of several processes, none is left alone with one at the end."""
+    for item in items:
+        drawn = getattr(item, "callspec", None)
+        if drawn and RELATIVES & {value for value in drawn.params.values() if type(value) is str}:
+            item.add_marker(pytest.mark.slow)
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 

@@ -58,7 +58,11 @@ def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
 @pytest.mark.model
 @pytest.mark.parametrize(
     "document",
-    [document for document in DOCUMENTS if any(piece.check == "run" for piece in blocks(document))],
+    [
+        pytest.param(document, marks=[] if document == "README.md" else pytest.mark.slow)
+        for document in DOCUMENTS
+        if any(piece.check == "run" for piece in blocks(document))
+    ],
 )
 def test_the_python_of_a_document_runs(
     document: str, library: Desk, monkeypatch: pytest.MonkeyPatch

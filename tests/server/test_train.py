@@ -170,7 +170,14 @@ async def test_two_runs_of_one_seed_are_one_sae_and_another_seed_is_another(trai
 
 
 @pytest.mark.parametrize(
-    "architecture", ["batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
+    "architecture",
+    [
+        "jumprelu",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("batchtopk", "matryoshka_batchtopk", "standard", "gated")
+        ),
+    ],
 )
 async def test_every_architecture_trains(train: Train, architecture: str) -> None:
     reply = await train(

@@ -456,10 +456,11 @@ JUNK: tuple[Any, ...] = (
 )
 TEMPLATES = (
     "topk_rescale",
-    "jumprelu_skip_transcoder",
-    "matryoshka_batchtopk_training",
     "legacy_topk",
-    "legacy_hook_z",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("jumprelu_skip_transcoder", "matryoshka_batchtopk_training", "legacy_hook_z")
+    ),
 )
 
 

@@ -10,7 +10,14 @@ from saescope.saes import SAE
 from saescope.training import ListBatches, TrainConfig, Trainer
 
 D, N_TRUE, ACTIVE, N_STEPS, BATCH = 32, 40, 3.0, 500, 256
-ARCHITECTURES = ["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
+ARCHITECTURES = [
+    "topk",
+    "jumprelu",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("batchtopk", "matryoshka_batchtopk", "standard", "gated")
+    ),
+]
 
 
 class Toy(NamedTuple):
