@@ -116,6 +116,16 @@ def check_inside(path: str | Path, *, field: str = "path") -> Path:
     return place
 
 
+def check_linked(path: str | Path, folder: str | Path, *, field: str = "path") -> None:
+    """Raise unless a file of a cache, its links resolved, lies in its own part of it, `folder`, or inside the fence.
+
+    Raises:
+        ArgumentError: PATH_NOT_ALLOWED.
+    """
+    if not resolve(path).is_relative_to(resolve(folder)):
+        check_inside(path, field=field)
+
+
 def is_inside(path: str | Path) -> bool:
     """Whether `check_inside` lets it pass."""
     fence = _fence.get()

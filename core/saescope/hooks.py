@@ -102,6 +102,30 @@ def record_activations(
     return recorded
 
 
+def _shape_once(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
+    """The shape at a hook in a whole forward pass.
+
+    Raises:
+        HookError: HOOK_REPEATED: the hook fires several times, so that no tensor is the one that stands there.
+    """
+    probe = torch.zeros(_PROBE, dtype=torch.long)
+    shape = tuple(record_activations(model, probe, [hook_name])[hook_name].shape)
+    fired: list[str] = []
+    hooks: list[Any] = [(hook_name, lambda x, hook: fired.append(hook_name))]
+    with model.lock, torch.no_grad(), model.bridge.hooks(fwd_hooks=hooks):
+        model.bridge(model.batch(probe))
+    if len(fired) > 1:
+        raise HookError(
+            f"{hook_name!r} fires {len(fired)} times in a forward pass of {model.name}, which runs these layers again and again: "
+            "no single activation stands there.",
+            code="HOOK_REPEATED",
+            field="hook_name",
+            got=hook_name,
+            hint="Use a site that is passed once, or another model.",
+        )
+    return shape
+
+
 def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
     """Trailing shape of the activation at a hook, (d,) or (n_heads, d_head): measured once, on a few tokens.
 
@@ -109,8 +133,7 @@ def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
         HookError: the model has no such hook, or what stands there is no vector a position.
     """
     if hook_name not in model.shapes:
-        probe = torch.zeros(_PROBE, dtype=torch.long)
-        shape = tuple(record_activations(model, probe, [hook_name])[hook_name].shape)
+        shape = _shape_once(model, hook_name)
         if len(shape) < 3 or shape[:2] != _PROBE:
             raise HookError(
                 f"{hook_name!r} has no vector at each position: its shape is {shape} for {_PROBE[0]} texts of {_PROBE[1]} tokens.",

@@ -1,5 +1,6 @@
 """The front door for SAEs: a release or repository on the hub, a folder or file on disk, or the embedded default."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
@@ -102,7 +103,7 @@ def peek_sae(
     fetch = _Fetch(revision, offline)
     found = _locate(path, release, sae_id, known=known, fetch=fetch)
     cfg, header = found.dialect.peek(found.source)
-    n_bytes = sum(4 * torch.Size(info.shape).numel() for info in header.values())
+    n_bytes = sum(4 * math.prod(info.shape) for info in header.values())
     return SAEInfo(
         cfg=_signed(found, cfg),
         weights_bytes=n_bytes,

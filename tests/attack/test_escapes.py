@@ -135,7 +135,8 @@ async def fort(base: Path, *, roots: bool = True, cwd: str = "") -> AsyncGenerat
             "SAESCOPE_READ_ROOTS": str(ground.root),
             "SAESCOPE_WRITE_ROOTS": str(ground.root / "out"),
         }
-    command = ["-m", "tests.attack.spy", str(base / "log")]
+    # As the installed command: Python itself would look for modules in the working folder.
+    command = ["-P", "-m", "tests.attack.spy", str(base / "log")]
     env |= {"SAESCOPE_MAX_MODELS": "99", "SAESCOPE_MAX_SAES": "99"}
     env |= {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     server = StdioServerParameters(

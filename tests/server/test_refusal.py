@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import pytest
 from mcp.types import ToolAnnotations
@@ -67,3 +68,19 @@ def test_secrets_and_control_characters_do_not_leave() -> None:
         "t", SaescopeError("with hf_abcdefghijklmnopqrstuv and \x1b[31m?Signature=abc&x")
     )
     assert said["message"] == "with [secret] and  [31m?[secret]&x"
+
+
+def test_a_file_of_the_caller_that_vanished_is_named_and_one_of_ours_is_our_fault(
+    tmp_path: Path, own_home: Path
+) -> None:
+    def missing(file: Path) -> dict[str, str]:
+        with pytest.raises(OSError, match=file.name) as caught:
+            file.open()
+        return refusal("load_sae", caught.value)
+
+    said = missing(tmp_path / "cfg.json")
+    assert said["code"] == "FILE_READ_ERROR" and "'cfg.json'" in said["message"]
+    assert str(tmp_path) not in said["message"]
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert missing(tmp_path / "loop")["code"] == "FILE_READ_ERROR"
+    assert missing(own_home / "handles.json")["code"] == "INTERNAL"

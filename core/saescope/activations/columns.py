@@ -36,17 +36,23 @@ def text_column(samples: Samples, source: str) -> str:
     Raises:
         NotFoundError: COLUMN_NOT_FOUND: none or several could be meant.
     """
-    texts = [name for name, values in samples.items() if _strings(values)]
+    texts = [name for name, values in samples.items() if any(_strings(values))]
+    # What is empty as far as was looked may hold the text further on.
+    empty = [
+        name for name, values in samples.items() if all(value in (None, "") for value in values)
+    ]
     usual = [
         name
         for wanted in TEXT_COLUMNS
-        for name, values in samples.items()
-        if name.lower() == wanted and (name in texts or all(value is None for value in values))
+        for name in sorted((*texts, *empty), key=lambda name: name not in TEXT_COLUMNS)
+        if name.lower() == wanted
     ]
-    if usual or len(texts) == 1:
-        return (usual or texts)[0]
-    if longest := _much_the_longest(samples, texts):
+    if usual:
+        return usual[0]
+    longest = texts[0] if len(texts) == 1 else _much_the_longest(samples, texts)
+    if longest and not empty:
         return longest
+    texts = [*texts, *empty]
     raise NotFoundError(
         f"Which column of {source!r} holds the text is not clear.",
         code="COLUMN_NOT_FOUND",

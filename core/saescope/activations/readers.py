@@ -114,7 +114,7 @@ def _parquet_kinds(file: Any, path: Path) -> dict[str, Any]:
     elif n_unpacked > max(PLAIN_BYTES, MAX_RATIO * n_bytes):
         claim = f"{n_unpacked} bytes, unpacked"
     else:
-        return {field.name: field.type for field in file.schema_arrow}
+        return _by_name(file.schema_arrow, path)
     raise FormatError(
         f"{path.name!r} is refused: its {n_bytes} bytes claim to be {claim}.",
         code="FILE_SUSPICIOUS",
@@ -122,6 +122,22 @@ def _parquet_kinds(file: Any, path: Path) -> dict[str, Any]:
         got=path.name,
         hint="Use a file from a source you trust.",
     )
+
+
+def _by_name(schema: Any, path: Path) -> dict[str, Any]:
+    """Raises FormatError where two columns have one name: which of them is meant cannot be said."""
+    names = [field.name for field in schema]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FormatError(
+            f"{path.name!r} has more than one column {twice[0]!r}.",
+            code="COLUMN_NOT_UNIQUE",
+            field="dataset",
+            got=twice[0],
+            allowed="a name for each column",
+            hint="Rename one of them.",
+        )
+    return {field.name: field.type for field in schema}
 
 
 def _parquet_column(file: Any, path: Path, names: list[str], texts: list[str]) -> str:

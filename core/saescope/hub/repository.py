@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from saescope.catalogue.cached import hub_cache, snapshots
 from saescope.errors import OfflineError, SaescopeError
+from saescope.fence import check_linked
 from saescope.hub import download, transfer
 from saescope.hub.location import checked_path
 
@@ -62,6 +63,7 @@ class Repository:
     def _cached(self, name: str) -> Path | None:
         path = snapshots(self.repo_id) / self.commit / checked_path(name)
         if path.is_file():
+            check_linked(path, snapshots(self.repo_id).parent)
             return download.check_cached(
                 path, f"{self.repo_id}/{name}", may_remove=not self._offline
             )

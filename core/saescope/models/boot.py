@@ -58,9 +58,13 @@ def boot(name: str, model: Any, tokenizer: Any) -> Any:
         give_norms_their_weight(bridge)
         make_stoppable(bridge)
         found = _logits(bridge, ids)
+        later = ids.clone()
+        later[0, -1] = (later[0, -1] + 1) % int(found.shape[-1])
+        changed = _logits(bridge, later)
     except _FAILURES as error:
         raise _cannot_hold(name, family, error) from error
     _compare(name, family, found, expected)
+    _require_causal(name, family, found[:-1], changed[:-1])
     return bridge
 
 
@@ -118,6 +122,20 @@ def _cannot_hold(name: str, family: str, error: Exception) -> ModelError:
         got=name,
         hint="Use another model: there is no setting that helps. If its SAE belongs to this one, tell transformer-lens.",
     )
+
+
+def _require_causal(name: str, family: str, found: Tensor, changed: Tensor) -> None:
+    """Raise where another last token changes what is predicted before it: every number of saescope takes that for impossible."""
+    off = float((changed.float() - found.float()).norm() / found.float().norm().clamp_min(1e-9))
+    if off > _MOST_OFF.get(found.dtype, _MOST_OFF_IN_HALF):
+        raise ModelError(
+            f"{family} is no causal language model: a later token changes the logits of earlier positions by {off:.0%}.",
+            code="UNSUPPORTED_MODEL",
+            field="model",
+            got=name,
+            allowed="models that see earlier tokens alone",
+            hint="Use a causal language model; of BERT and its like a decoder has is_decoder=true.",
+        )
 
 
 def _compare(name: str, family: str, found: Tensor, expected: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from saescope.embedded import model_dir
 from saescope.errors import ModelError
-from saescope.fence import open_file
+from saescope.fence import check_linked, open_file
 from saescope.models.demands import has_packed_tensors
 from saescope.models.estimate import check_counts, check_size
 from saescope.models.folder import INDEX, check_names, check_references, read_json, staged
@@ -75,18 +75,23 @@ def _is_own(source: str) -> bool:
 
 
 def _check_cached(source: str, revision: str, offline: bool) -> None:
-    """The configurations of a model on the hub; what is not there, the load will say."""
+    """The configurations of a model on the hub, and where its files in the cache lead; what is not there, the load will say."""
     from transformers.utils.hub import cached_file
 
     at = {} if revision == "main" else {"revision": revision}
+    snapshots = set[Path]()
     for name in ("config.json", INDEX, "tokenizer_config.json"):
         try:
             found = Path(cached_file(source, name, local_files_only=offline, **at) or "")
         except (OSError, ValueError):
             continue
+        snapshots.add(found.parent)
         if name == INDEX:
             check_names(source, found.parent, present=False)
         else:
             said = read_json(found)
             check_counts(said if name == "config.json" else {})
             check_references(source, name, said)
+    for snapshot in snapshots:
+        for file in snapshot.rglob("*"):
+            check_linked(file, snapshot.parent.parent, field="model")  # the blobs lie beside it

@@ -67,6 +67,7 @@ class LanguageModel:
         self.widens: dict[tuple[str, str], bool] = {}
         """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
         self.sink_factor = SINK_FACTOR
+        self.notes: tuple[str, ...] = ()
         """Times the typical norm at a site beyond which a position is left out as an attention sink; 0: none is."""
         self.typical_norms: dict[str, float] = {}
         """The typical norm at each hook that was measured (`saescope.sinks`)."""
@@ -98,7 +99,7 @@ class LanguageModel:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What its files leave in doubt, said at the load."""
-        return self.tokenizer.warnings
+        return (*self.notes, *self.tokenizer.warnings)
 
     @cached_property
     def weights_bytes(self) -> int:

@@ -244,7 +244,19 @@ def _read_weights(place: _Place, method: str, **options: Any) -> Any:
             got=place.name,
             hint="Get the model again.",
         )
+    model.surplus_tensors = sorted(info["unexpected_keys"])
     return model
+
+
+def _said_of(model: Any) -> tuple[str, ...]:
+    """A warning where files hold more than the configuration has a place for, as when it names fewer layers."""
+    surplus = getattr(model, "surplus_tensors", [])
+    if not surplus:
+        return ()
+    return (
+        f"The model's files hold {len(surplus)} tensors that config.json has no place for, first {surplus[0]!r}: they are not used. If "
+        "they belong to this model, config.json is of another.",
+    )
 
 
 def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
@@ -252,7 +264,7 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
     bridge = boot(place.name, model, tokenizer)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
     revision = str(getattr(model.config, "_commit_hash", None) or place.revision)
-    return LanguageModel(
+    wrapped = LanguageModel(
         bridge,
         Tokenizer(tokenizer, n_ctx, n_embedded),
         name=place.name,
@@ -260,3 +272,5 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
         revision=revision,
         identities=place.identities,
     )
+    wrapped.notes = _said_of(model)
+    return wrapped

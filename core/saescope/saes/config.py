@@ -16,6 +16,9 @@ Normalization = Literal[
 ]
 
 
+MOST_WIDE = 2**45
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SAEMetadata:
     """Where an SAE belongs: the fields that we act on, and in `raw` everything that the file said."""
@@ -111,6 +114,10 @@ class SAEConfig:
     metadata: SAEMetadata = field(default_factory=SAEMetadata)
 
     def __post_init__(self) -> None:
+        if max(self.d_in, self.d_sae, self.d_out) >= MOST_WIDE:
+            raise ConfigError(
+                f"No SAE is {MOST_WIDE} wide or more, got d_in, d_sae and d_out {self.d_in}, {self.d_sae}, {self.d_out}."
+            )
         if self.d_in < 1 or self.d_sae < 1 or self.d_out < 0:
             raise ConfigError(
                 f"d_in, d_sae and d_out must be positive, got {self.d_in}, {self.d_sae}, {self.d_out}."

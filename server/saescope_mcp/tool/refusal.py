@@ -3,6 +3,7 @@
 import errno
 import logging
 import math
+import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from saescope.errors import SaescopeError, cannot_write, free_space
-from saescope.names import home, nearest
+from saescope.names import home, nearest, real_path
 from saescope_mcp.tool.steps import as_tools_say, next_step
 
 log = logging.getLogger("saescope")
@@ -45,6 +46,10 @@ _TYPES = {
     "model": "an object",
 }
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_NOT_THERE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM),
+    *(errno.ENXIO, errno.ESTALE, errno.ENAMETOOLONG),
+}
 _FILES = {"texts": "texts_file", "against": "against_file"}
 _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
@@ -80,6 +85,13 @@ def refusal(
         )
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return _of_the_disk(error)
+    if isinstance(error, OSError) and _is_of_the_caller(error):
+        log.warning("%s could not read a file", tool, exc_info=error)
+        return _document(
+            "FILE_READ_ERROR",
+            f"{Path(str(error.filename)).name!r} cannot be read: {error.strerror}. It vanished or was exchanged while it was read.",
+            hint="Call again once it is in its place.",
+        )
     log_id = uuid.uuid4().hex[:8]
     log.error("%s crashed, log id %s", tool, log_id, exc_info=error)
     return _document(
@@ -87,6 +99,13 @@ def refusal(
         f"{tool} crashed ({type(error).__name__}); log id {log_id}.",
         hint=f"This is a fault of saescope: report it with the server's stderr at {log_id}. Other calls still work: server_status().",
     )
+
+
+def _is_of_the_caller(error: OSError) -> bool:
+    """Whether a file outside our own folder is missing, or something else: what is ours should be there, and is our fault if not."""
+    if not isinstance(error.filename, str | bytes) or error.errno not in _NOT_THERE:
+        return False
+    return not real_path(os.fsdecode(error.filename)).is_relative_to(real_path(home()))
 
 
 def _of_the_disk(error: OSError) -> dict[str, str]:

@@ -171,3 +171,32 @@ def test_what_is_wrong_with_a_table_is_said_when_it_is_opened(tmp_path: Path) ->
     path = said(tmp_path, "question,answer\nwho?,me\n")
     with pytest.raises(SaescopeError, match="not clear"):
         open_dataset(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_column_that_is_empty_as_far_as_one_looks_may_be_the_text(
+    suffix: str, tmp_path: Path
+) -> None:
+    """150 rows without a body: an identifier is not read in its place."""
+    path = tmp_path / f"late{suffix}"
+    bodies = ["" if suffix == ".csv" else None] * 150 + ["The old man saw the sea."] * 20
+    if suffix == ".csv":
+        path.write_text("id,body\n" + "".join(f"a{i},{body}\n" for i, body in enumerate(bodies)))
+    else:
+        rows = [json.dumps({"id": f"a{i}", "body": body}) for i, body in enumerate(bodies)]
+        path.write_text("\n".join(rows))
+    error = failure(path)
+    assert error.code == "COLUMN_NOT_FOUND" and "body" in error.allowed
+    assert set(read(path, "body")) == {"The old man saw the sea."}
+
+
+def test_the_column_called_text_comes_before_one_called_Text(tmp_path: Path) -> None:
+    path = tmp_path / "two.jsonl"
+    path.write_text(json.dumps({"Text": "upper", "text": "lower"}) + "\n")
+    assert read(path) == ["lower"]
+
+
+def test_two_columns_of_one_name_are_told_in_parquet_too(tmp_path: Path) -> None:
+    columns = [pa.array(["x y z"]), pa.array(["u v w"])]
+    parquet.write_table(pa.table(columns, names=["text", "text"]), tmp_path / "twice.parquet")
+    assert failure(tmp_path / "twice.parquet").code == "COLUMN_NOT_UNIQUE"

@@ -245,6 +245,7 @@ BROKEN_CFG: dict[str, tuple[Damage, str]] = {
     "d_sae that lies": (lambda f: edit_cfg(f, d_sae=47), "SHAPE_MISMATCH"),
     "d_in that lies": (lambda f: edit_cfg(f, d_in=17), "SHAPE_MISMATCH"),
     "d_sae 10^13": (lambda f: edit_cfg(f, d_sae=10**13), "SHAPE_MISMATCH"),
+    "d_sae 10^30": (lambda f: edit_cfg(f, d_sae=10**30), "CONFIG_INVALID"),
     "d_sae 0": (lambda f: edit_cfg(f, d_sae=0), "CONFIG_INVALID"),
     "d_in negative": (lambda f: edit_cfg(f, d_in=-16), "CONFIG_INVALID"),
     "d_in a string": (lambda f: edit_cfg(f, d_in="16"), "CONFIG_INVALID"),
