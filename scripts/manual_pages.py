@@ -19,7 +19,9 @@ PARTS = {
     "Read": (
         "record",
         "record_activations",
+        "as_stack",
         "encode_texts",
+        "encode_stack",
         "rank_features",
         "index_features",
         "find_index",

@@ -238,6 +238,18 @@ def test_every_decision_has_a_number_of_its_own() -> None:
     assert numbers == sorted(set(numbers)) and titles == [f"# {number}" for number in numbers]
 
 
+def test_every_public_name_has_its_place_in_the_manual() -> None:
+    """The manual is built by a package that the tests do not need, so the table is read here as it stands."""
+    tree = ast.parse((ROOT / "scripts" / "manual_pages.py").read_text(encoding="utf-8"))
+    (table,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PARTS"
+    ]
+    placed = [name for names in ast.literal_eval(table).values() for name in names]
+    assert sorted(placed) == sorted({*saescope.__all__} - {"__version__"})
+
+
 def test_every_public_name_of_the_library_is_there() -> None:
     assert [name for name in saescope.__all__ if not hasattr(saescope, name)] == []
 

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,10 @@ Train = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Forked:
-    return installed(monkeypatch)
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Forked]:
+    forked = installed(monkeypatch)
+    yield forked
+    forked.end()
 
 
 @pytest.fixture
@@ -371,7 +373,8 @@ async def test_a_running_job_tells_step_curve_and_time_to_go(train: Train, state
     begun = await train(**ENDLESS, wait_s=0.0)
     await until(state, begun["job_id"], lambda run: run.progress.get("metrics", {}).get("history"))
     status = await call(state, "job_status", job_id=begun["job_id"])
-    assert (begun["state"], status["state"], status["n_steps"]) == ("running", "running", 781_250)
+    assert begun["state"] in ("queued", "running")  # it was asked for at once
+    assert (status["state"], status["n_steps"]) == ("running", 781_250)
     assert status["eta_s"] > 10 and status["metrics"]["latest"]["explained_variance"] < 1
     assert (await call(state, "server_status"))["jobs"][0]["job_id"] == begun["job_id"]
     again = await call(state, "train_sae", resume=begun["job_id"], wait_s=0.0)

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Forked:
 
     fsize: int = 0
     clock: str = ""
+    started: list[Child] = field(default_factory=list[Child])
 
     def __call__(self, run_id: str, folder: Path) -> Child:
         environment = {
@@ -57,7 +58,13 @@ class Forked:
             target=_work, args=(run_id, folder, environment, self.fsize, self.clock), daemon=True
         )
         process.start()
-        return Child(process)
+        self.started.append(Child(process))
+        return self.started[-1]
+
+    def end(self) -> None:
+        """No worker outlives a test that failed: an endless training would take a core from all that follow."""
+        for child in self.started:
+            child.process.kill()
 
 
 class Ended:
