@@ -38,6 +38,7 @@ from saescope.saes import (
     TopKConfig,
     TopKSAE,
 )
+from saescope.verdicts import Quality
 
 # huggingface_hub hands httpx the content of a large file in a way that httpx has deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -72,7 +73,7 @@ EVALUATION = Evaluation(
     intervals={"explained_variance": Interval(0.80, 0.82)},
     saelens={},
     verdict=Verdict(
-        "good",
+        Quality.GOOD,
         "The SAE reconstructs most of it.",
         (Reason("The features explain 81% of the variance."),),
     ),
