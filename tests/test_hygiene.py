@@ -98,7 +98,7 @@ def test_no_function_takes_more_than_six_parameters() -> None:
 
 
 def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:
-    """`Path.resolve` raises RuntimeError there: `names.real_path` does not. What is given without a caller's path may use it."""
+    """`Path.resolve` raises RuntimeError there: `fence.real_path` does not. What is given without a caller's path may use it."""
     own_paths = {"saescope.fence", "saescope_mcp.cli.demo"}
     found = {
         name

@@ -80,9 +80,14 @@ def fenced(fence: Fence | None) -> Generator[None]:
         _fence.reset(token)
 
 
+def real_path(path: str | Path) -> Path:
+    """Where a path leads, every link followed; a loop of links stays as it is (`Path.resolve` raises RuntimeError of it)."""
+    return Path(os.path.realpath(path))
+
+
 def resolve(path: str | Path) -> Path:
     """The path with `~`, links and `..` resolved, whether or not it exists."""
-    return Path(os.path.realpath(Path(path).expanduser()))
+    return real_path(Path(path).expanduser())
 
 
 def is_system_folder(folder: PurePath) -> bool:

@@ -11,11 +11,6 @@ import platformdirs
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
-def real_path(path: str | Path) -> Path:
-    """Where a path leads, every link followed; a loop of links stays as it is (`Path.resolve` raises RuntimeError of it)."""
-    return Path(os.path.realpath(path))
-
-
 def split_hook(hook_name: str) -> tuple[int | None, str]:
     """`"blocks.8.hook_resid_pre" -> (8, "resid_pre")`; `"blocks.3.attn.hook_z" -> (3, "attn.z")`."""
     match = _BLOCK.fullmatch(hook_name)

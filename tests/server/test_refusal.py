@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from mcp.types import ToolAnnotations
 
+import saescope
 from saescope.errors import SaescopeError
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.state import AppState
@@ -84,3 +85,5 @@ def test_a_file_of_the_caller_that_vanished_is_named_and_one_of_ours_is_our_faul
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert missing(tmp_path / "loop")["code"] == "FILE_READ_ERROR"
     assert missing(own_home / "handles.json")["code"] == "INTERNAL"
+    package = Path(next(iter(saescope.__path__)))
+    assert missing(package / "data that is not there")["code"] == "INTERNAL"

@@ -78,3 +78,11 @@ def test_functions_of_the_library_go_by_the_names_of_their_tools() -> None:
         "index_features makes one; or give include_special=true, skip=false."
     )
     assert as_tools_say("class.load_sae stays") == "class.load_sae stays"
+
+
+def test_what_a_user_wrote_is_quoted_as_it_was_written() -> None:
+    """Arguments of the library become those of a tool; a token that looks like one does not."""
+    said = as_tools_say(
+        "Give include_special=True; 'debug=True' is not one token, nor is 'x=False'."
+    )
+    assert said == "Give include_special=true; 'debug=True' is not one token, nor is 'x=False'."

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from saescope.errors import FormatError, NotFoundError
@@ -81,6 +82,16 @@ def existing(column: str, columns: Iterable[str], where: str) -> str:
         allowed=there[:20],
         hint=naming(there),
         facts={"column": there[0]} if there else {},
+    )
+
+
+def not_once(path: Path, column: str, n: int) -> FormatError:
+    """Which of several columns of one name is meant cannot be said."""
+    return FormatError(
+        f"{path.name!r} has {n} columns called {column!r}.",
+        field="text_column",
+        got=column,
+        hint="Give each column a name of its own.",
     )
 
 

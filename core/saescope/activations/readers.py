@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saescope.activations.columns import existing, samples_of, text_at, text_column
+from saescope.activations.columns import existing, not_once, samples_of, text_at, text_column
 from saescope.activations.files import MAX_LINE_CHARS, lines_of, open_text, readable, too_long
 from saescope.activations.tables import read_table
 from saescope.errors import FormatError
@@ -125,18 +125,10 @@ def _parquet_kinds(file: Any, path: Path) -> dict[str, Any]:
 
 
 def _by_name(schema: Any, path: Path) -> dict[str, Any]:
-    """Raises FormatError where two columns have one name: which of them is meant cannot be said."""
-    names = [field.name for field in schema]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise FormatError(
-            f"{path.name!r} has more than one column {twice[0]!r}.",
-            code="COLUMN_NOT_UNIQUE",
-            field="dataset",
-            got=twice[0],
-            allowed="a name for each column",
-            hint="Rename one of them.",
-        )
+    """Raises FormatError where two columns have one name."""
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise not_once(path, twice, schema.names.count(twice))
     return {field.name: field.type for field in schema}
 
 

@@ -107,6 +107,9 @@ class TextSource(RowSource):
         return self.stream.state_dict() | own
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.n_supplied, self._taken = int(state["n_rows"]), state["taken"].cpu()
+        self.n_supplied = int(state["n_rows"])
+        self._taken = state.get(
+            "taken", self._none
+        ).cpu()  # none in an earlier version's checkpoint
         self.stream.load_state_dict(state)
         self.epoch = self.stream.epoch

@@ -5,7 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saescope.activations.columns import existing, naming, samples_of, text_at, text_column
+from saescope.activations.columns import (
+    existing,
+    naming,
+    not_once,
+    samples_of,
+    text_at,
+    text_column,
+)
 from saescope.activations.files import MAX_LINE_CHARS, lines_of, open_text, readable
 from saescope.errors import FormatError, NotFoundError
 
@@ -64,12 +71,7 @@ def _column(path: Path, header: list[str], column: str, dialect: Dialect) -> str
         )
         column = text_column({name: [] for name in header} | samples, path.name)
     if header.count(column) > 1:
-        raise FormatError(
-            f"{path.name!r} has {header.count(column)} columns called {column!r}.",
-            field="text_column",
-            got=column,
-            hint="Give each column a name of its own in the first line.",
-        )
+        raise not_once(path, column, header.count(column))
     return column
 
 

@@ -12,8 +12,7 @@ from saescope.activations.files import readable
 from saescope.activations.hf_datasets import parse_name, read_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.fence import open_file
-from saescope.names import real_path
+from saescope.fence import open_file, real_path
 
 EMBEDDED = "embedded"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"

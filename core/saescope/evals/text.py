@@ -19,8 +19,8 @@ from saescope.activations import (
 )
 from saescope.cancel import checkpoint
 from saescope.errors import NotFoundError
+from saescope.fence import real_path
 from saescope.models import LanguageModel
-from saescope.names import real_path
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 

@@ -156,10 +156,8 @@ def find_by_texts(
             list[str](),
         )
     enriched = (scores > 0).nonzero()[:, 0]
-    for value in (
-        total,
-        scores,
-    ):  # of equal scores the stronger first, as where several fire on every token
+    # By score; of equal scores, as where several fire on every token, the stronger first.
+    for value in (total, scores):
         enriched = enriched[value[enriched].sort(descending=True, stable=True).indices]
     best = enriched[offset : offset + k].tolist()
     features = [

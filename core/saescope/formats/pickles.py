@@ -27,11 +27,11 @@ from torch import Tensor
 
 from saescope.cancel import checkpoint
 from saescope.errors import FormatError, cannot_write
-from saescope.fence import open_file, read_own
+from saescope.fence import open_file, read_own, real_path
 from saescope.formats.npz import ZIP_ERRORS
 from saescope.formats.source import Source
 from saescope.formats.weights import Weights
-from saescope.names import home, real_path
+from saescope.names import home
 
 SETTING = "SAESCOPE_ALLOW_PICKLE"
 ENDINGS = (".pt", ".pth")

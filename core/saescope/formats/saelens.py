@@ -14,9 +14,10 @@ from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.hf_sites import hook_of, origin
 from saescope.formats.recipe import Recipe, Stored
 from saescope.formats.source import Source
-from saescope.formats.weights import read_header
+from saescope.formats.weights import DTYPES, TensorInfo, read_header
 from saescope.names import nearest
 from saescope.saes import ARCHITECTURES, SAEConfig, SAEMetadata
+from saescope.saes.base import check_shapes
 from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, disk_name
 
 NAME = "sae_lens"
@@ -117,6 +118,7 @@ def _recipe(source: Source) -> Recipe:
     _check_agreement(said, _object(said, "metadata"))
     said = said | choices | {"metadata": _object(said, "metadata") | known}
     cfg = parse_config(said, set(header))
+    _check_widths(cfg, header)
     # Every tensor is read, as it lies there: the SAE itself refuses what is missing or too much.
     stored = {name: Stored(name, shape=info.shape) for name, info in header.items()}
     factor = _scale_of_training(source, cfg)
@@ -126,6 +128,18 @@ def _recipe(source: Source) -> Recipe:
         stored=stored,
         fix=lambda tensors: _to_inference(tensors, factor),
     )
+
+
+def _check_widths(cfg: SAEConfig, header: Mapping[str, TensorInfo]) -> None:
+    """Raise where a tensor of the file has not the shape that follows from the configuration; one threshold may stand for all."""
+    shapes = ARCHITECTURES[cfg.architecture][1].shapes(cfg)
+    # A tensor of another type is refused for that, when it is read.
+    here = {
+        name: info
+        for name, info in header.items()
+        if name in shapes and info.shape and info.dtype in DTYPES
+    }
+    check_shapes({name: shapes[name] for name in here}, here)
 
 
 def _scale_of_training(source: Source, cfg: SAEConfig) -> float:

@@ -23,7 +23,7 @@ from saescope.formats.source import Source
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 64
 CHUNK_BYTES = 8 << 20
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class TensorInfo(NamedTuple):
@@ -117,14 +117,14 @@ class Weights:
     def _begin(self, tensor: str) -> tuple[tuple[int, ...], torch.dtype]:
         """Go to where a tensor begins; its shape and dtype."""
         (shape, dtype), start, _ = self._entries[tensor]
-        if dtype not in _DTYPES:
+        if dtype not in DTYPES:
             raise FormatError(
                 f"{_base(self._name)} holds a tensor that is no floating-point weight: {{{tensor!r}: {dtype!r}}}.",
                 code="UNSUPPORTED_DTYPE",
-                allowed=[*_DTYPES],
+                allowed=[*DTYPES],
             )
         self._file.seek(self._origin + start)
-        return shape, _DTYPES[dtype]
+        return shape, DTYPES[dtype]
 
     def _fill(self, part: Tensor) -> Tensor:
         """`part`, contiguous, with the file's next bytes in it."""
@@ -192,7 +192,7 @@ def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
     """Tensors lie one after the other, without hole or overlap, and each is as long as its shape says."""
     end = 0
     for tensor, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
-        dtype = _DTYPES.get(entry.info.dtype)
+        dtype = DTYPES.get(entry.info.dtype)
         if min(entry.info.shape, default=0) < 0 or entry.start != end or entry.end < entry.start:
             raise _corrupt(name, f"its header has tensor {tensor!r} in an impossible place")
         if dtype and math.prod(entry.info.shape) * dtype.itemsize != entry.end - entry.start:

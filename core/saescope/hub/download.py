@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saescope.errors import FormatError, OfflineError, ResourceError, cannot_write
-from saescope.fence import read_own
+from saescope.fence import read_own, real_path
 from saescope.hub import transfer
 from saescope.hub.failures import passes, translate
-from saescope.names import home, real_path
+from saescope.names import home
 
 _SAFE_ETAG = re.compile(r"[0-9A-Za-z_.-]{1,128}")
 _PROGRESS_S = 0.5

@@ -66,8 +66,9 @@ class LanguageModel:
         """Hooks that carry a module's input or output, where that was asked."""
         self.widens: dict[tuple[str, str], bool] = {}
         """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
-        self.sink_factor = SINK_FACTOR
         self.notes: tuple[str, ...] = ()
+        """Warnings about the files of its weights."""
+        self.sink_factor = SINK_FACTOR
         """Times the typical norm at a site beyond which a position is left out as an attention sink; 0: none is."""
         self.typical_norms: dict[str, float] = {}
         """The typical norm at each hook that was measured (`saescope.sinks`)."""

@@ -13,7 +13,7 @@ from saescope.cancel import checkpoint
 from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError
-from saescope.fence import present
+from saescope.fence import present, real_path
 from saescope.models.boot import boot
 from saescope.models.checked import check_fits, check_gguf_file, checked
 from saescope.models.demands import check_demands, has_packed_tensors, is_quantized, quantization
@@ -24,7 +24,6 @@ from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
 from saescope.models.tokens import Tokenizer, check_tokenizer
-from saescope.names import real_path
 
 _reading = threading.Lock()
 
@@ -62,8 +61,10 @@ def load_model(
         progress(f"loading {place.name}")
     found = checked(place.source, local=place.local, revision=place.revision, offline=offline)
     with present(place.name, field="model"), _one_at_a_time(), found as source:
-        model, tokenizer = _read(place._replace(source=source), where, dtype, revision, offline)
-        return _wrap(place, model.to(where), tokenizer)
+        model, tokenizer, notes = _read(
+            place._replace(source=source), where, dtype, revision, offline
+        )
+        return _wrap(place, model.to(where), tokenizer, notes)
 
 
 @contextmanager
@@ -171,7 +172,8 @@ def _check_local(path: Path) -> None:
 
 def _read(
     place: _Place, where: torch.device, dtype: str, revision: str, offline: bool
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Model and tokenizer, and warnings about the files."""
     from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
     from transformers.utils import logging as hf_logging
 
@@ -184,7 +186,7 @@ def _read(
             check_gguf_file(Path(place.source), place.name)
             model, tokenizer = read_gguf(Path(place.source))
             check_tokenizer(tokenizer)
-        return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer
+        return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer, ()
     common: dict[str, Any] = {
         "local_files_only": offline or place.local,
         "trust_remote_code": False,
@@ -207,11 +209,11 @@ def _read(
         check_tokenizer(tokenizer)
     method = quantization(said)
     with of("weights", method=method):
-        model = _read_weights(place, method, **common, dtype=wanted)
-    return model.eval(), tokenizer
+        model, notes = _read_weights(place, method, **common, dtype=wanted)
+    return model.eval(), tokenizer, notes
 
 
-def _read_weights(place: _Place, method: str, **options: Any) -> Any:
+def _read_weights(place: _Place, method: str, **options: Any) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -244,13 +246,11 @@ def _read_weights(place: _Place, method: str, **options: Any) -> Any:
             got=place.name,
             hint="Get the model again.",
         )
-    model.surplus_tensors = sorted(info["unexpected_keys"])
-    return model
+    return model, _notes(sorted(info["unexpected_keys"]))
 
 
-def _said_of(model: Any) -> tuple[str, ...]:
+def _notes(surplus: list[str]) -> tuple[str, ...]:
     """A warning where files hold more than the configuration has a place for, as when it names fewer layers."""
-    surplus = getattr(model, "surplus_tensors", [])
     if not surplus:
         return ()
     return (
@@ -259,7 +259,7 @@ def _said_of(model: Any) -> tuple[str, ...]:
     )
 
 
-def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
+def _wrap(place: _Place, model: Any, tokenizer: Any, notes: tuple[str, ...]) -> LanguageModel:
     n_embedded = int(model.get_input_embeddings().weight.shape[0])
     bridge = boot(place.name, model, tokenizer)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
@@ -272,5 +272,5 @@ def _wrap(place: _Place, model: Any, tokenizer: Any) -> LanguageModel:
         revision=revision,
         identities=place.identities,
     )
-    wrapped.notes = _said_of(model)
+    wrapped.notes = notes
     return wrapped

@@ -15,9 +15,9 @@ from saescope import __version__
 from saescope.errors import ArgumentError, OfflineError, cannot_write
 from saescope.evals import Evaluation
 from saescope.features.index import find_index
+from saescope.fence import real_path
 from saescope.hub.location import checked_path
 from saescope.hub.upload import Target, check_repo_id, has_token, look, push
-from saescope.names import real_path
 from saescope.publish.card import model_card
 from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.sharing import shareable

@@ -317,7 +317,7 @@ class SAE(nn.Module):
         return type(self)(cfg, self.tensors() | dict(changed))
 
 
-def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any]) -> None:
     """Raise unless these are exactly the expected tensors."""
     missing, extra = (
         sorted(expected.keys() - tensors.keys()),

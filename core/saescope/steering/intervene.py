@@ -84,6 +84,7 @@ def intervene(
 
     Raises:
         ArgumentError: an edit names no such SAE, feature, mode or position.
+        MismatchError: two SAEs write the same site.
     """
     stack = as_stack(model, sae)
     check_edits(stack.as_given, edits)

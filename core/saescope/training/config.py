@@ -238,7 +238,7 @@ class TrainConfig:
                 field="document_separator",
                 got=self.document_separator,
                 allowed="auto",
-                hint="Leave document_separator out, or join_documents=false.",
+                hint="Leave document_separator out, or join_documents=False.",
             )
 
     @property

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from saescope.errors import ResourceError
-from saescope.fence import read_own
-from saescope.names import home, real_path
+from saescope.fence import read_own, real_path
+from saescope.names import home
 from saescope_mcp.state.fences import trained_saes
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+import saescope
 from saescope.errors import SaescopeError, cannot_write, free_space
-from saescope.names import home, nearest, real_path
+from saescope.fence import real_path
+from saescope.names import home, nearest
 from saescope_mcp.tool.steps import as_tools_say, next_step
 
 log = logging.getLogger("saescope")
@@ -89,8 +92,8 @@ def refusal(
         log.warning("%s could not read a file", tool, exc_info=error)
         return _document(
             "FILE_READ_ERROR",
-            f"{Path(str(error.filename)).name!r} cannot be read: {error.strerror}. It vanished or was exchanged while it was read.",
-            hint="Call again once it is in its place.",
+            f"{Path(os.fsdecode(error.filename)).name!r} cannot be read: {error.strerror}.",
+            hint="Look whether it is in its place and may be read, then call again.",
         )
     log_id = uuid.uuid4().hex[:8]
     log.error("%s crashed, log id %s", tool, log_id, exc_info=error)
@@ -102,10 +105,12 @@ def refusal(
 
 
 def _is_of_the_caller(error: OSError) -> bool:
-    """Whether a file outside our own folder is missing, or something else: what is ours should be there, and is our fault if not."""
+    """Whether a file that is not ours is missing, or something else: what we keep or brought along should be there, and is our fault
+    if not."""
     if not isinstance(error.filename, str | bytes) or error.errno not in _NOT_THERE:
         return False
-    return not real_path(os.fsdecode(error.filename)).is_relative_to(real_path(home()))
+    file, ours = real_path(os.fsdecode(error.filename)), (home(), sys.prefix, *saescope.__path__)
+    return not any(file.is_relative_to(real_path(folder)) for folder in ours)
 
 
 def _of_the_disk(error: OSError) -> dict[str, str]:

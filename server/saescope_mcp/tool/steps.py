@@ -21,14 +21,15 @@ _TOOLS = {
 }
 """The tool that does what a function of the library does."""
 _FUNCTION = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in _TOOLS))
-_LITERALS = {"=True": "=true", "=False": "=false"}
-_LITERAL = re.compile("|".join(rf"{literal}\b" for literal in _LITERALS))
+_SWITCHES = ("allow_mismatch", "dry_run", "include_special", "join_documents", "private", "skip")
+"""Arguments that the library's texts set; what a user's own text says, quoted there, stays as it is."""
+_SWITCH = re.compile(rf"\b({'|'.join(_SWITCHES)})=(True|False)\b")
 
 
 def as_tools_say(text: str) -> str:
     """A text of the library with its functions under the names of their tools, and JSON's true and false."""
     text = _FUNCTION.sub(lambda found: _TOOLS[found[0]], text)
-    return _LITERAL.sub(lambda found: _LITERALS[found[0]], text)
+    return _SWITCH.sub(lambda found: found[0].lower(), text)
 
 
 def next_step(error: SaescopeError) -> str:

@@ -134,16 +134,21 @@ def _in_errors(found: "Attribution", stack: LoadedStack) -> str:
 
 
 def _measured(joint: "core.Joint", n: int, what: str) -> str:
-    effect, controls = f"{joint.measured_effect:.3g}", ""
-    if joint.control_mean is not None:
-        controls = (
-            f" (as many other active features: {spread(joint.control_mean, joint.control_sd)})"
-        )
     if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd, joint.n_controls):
         who = f"Together the {n} listed features cause" if n > 1 else "The listed feature causes"
-        return f"{who} {effect} of the {what}, measured by ablation{controls}"
-    change = f"{-joint.measured_effect:+.3g}"
-    return f"Ablating what is listed, all together, changes the {what} by {change}: not clearly more than controls do{controls}"
+        effect = f"{joint.measured_effect:.3g} of the {what}, measured by ablation"
+        return f"{who} {effect}{_beside(joint, sign=1)}"
+    change = f"Ablating what is listed, all together, changes the {what} by {-joint.measured_effect:+.3g}"
+    return f"{change}: not clearly more than controls do{_beside(joint, sign=-1)}"
+
+
+def _beside(joint: "core.Joint", *, sign: int) -> str:
+    """What controls do, counted as the sentence counts the effect: what features cause (1), or the change when they are ablated (-1)."""
+    if joint.control_mean is None:
+        return ""
+    return (
+        f" (as many other active features: {spread(sign * joint.control_mean, joint.control_sd)})"
+    )
 
 
 def _next(

@@ -310,6 +310,15 @@ BROKEN_CFG: dict[str, tuple[Damage, str]] = {
 }
 
 
+@pytest.mark.parametrize("changes", [{"d_sae": 10**13}, {"d_in": 17}])
+def test_a_peek_describes_no_weights_but_those_that_are_there(
+    changes: dict[str, int], folder: Path
+) -> None:
+    with pytest.raises(SaescopeError) as caught:
+        peek_sae(edit_cfg(folder, **changes))
+    assert caught.value.code == "SHAPE_MISMATCH"
+
+
 @pytest.mark.parametrize("name", BROKEN_CFG)
 def test_broken_configuration(name: str, folder: Path) -> None:
     damage, code = BROKEN_CFG[name]
