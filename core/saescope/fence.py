@@ -190,6 +190,20 @@ def read_file(path: str | Path, *, limit: int = CONFIG_BYTES, field: str = "path
     return content
 
 
+def check_regular(path: str | Path, *, field: str = "path", folders: bool = False) -> None:
+    """Raise where something is there that is no regular file, nor, if `folders` are meant as well, a folder.
+
+    Raises:
+        FormatError: FILE_SUSPICIOUS.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # nothing there, or nothing to be seen: whoever opens it says so
+        return
+    if not (stat.S_ISREG(mode) or (folders and stat.S_ISDIR(mode))):
+        raise _suspicious(Path(path).name, _kind(mode), field)
+
+
 @contextmanager
 def present(name: str, *, field: str = "path") -> Generator[None]:
     """Files that vanish, or become something else, between a look and a read are an error that says so.
@@ -276,9 +290,9 @@ def _suspicious(name: str, what: str, field: str) -> FormatError:
         f"{name!r} is {what}, not a file.",
         code="FILE_SUSPICIOUS",
         field=field,
-        got=name,
+        got=what,
         allowed="a regular file",
-        hint="Load from a source you trust.",
+        hint="Give a regular file in its place.",
     )
 
 

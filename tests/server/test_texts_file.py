@@ -139,7 +139,7 @@ def test_the_limit_of_texts_is_named(tmp_path: Path) -> None:
         ([{"a": "x"}], {"texts_column": "c"}, "COLUMN_NOT_FOUND", "texts_column", 'column="a"'),
         ([{"a": 3}], {"texts_column": "a"}, "COLUMN_NOT_TEXT", "texts_column", "texts_column"),
         ([{"text": " "}], {}, "DATASET_EMPTY", "texts_file", "texts_column"),
-        ([3], {}, "FILE_CORRUPT", "texts_file", "One object a line"),
+        ([3], {}, "FILE_CORRUPT", "texts_file", "one JSON object a line"),
         ([{"text": "x" * 70000}], {}, "TOO_LONG", "texts_file", "rows"),
     ],
 )
@@ -171,7 +171,7 @@ async def test_the_file_stays_inside_the_roots_and_is_one(
         str(folder / "link.txt"): "PATH_NOT_ALLOWED",
         str(folder / "../../texts.txt"): "PATH_NOT_ALLOWED",
         str(folder / "none.csv"): "FILE_MISSING",
-        str(folder): "FILE_MISSING",
+        str(folder): "FILE_SUSPICIOUS",
         str(folder / "doc.docx"): "UNKNOWN_FORMAT",
     }
     for path, code in wrong.items():

@@ -1,6 +1,6 @@
 """Which column of a table holds the text, and the text of a row."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,35 +53,49 @@ def text_column(samples: Samples, source: str) -> str:
     longest = texts[0] if len(texts) == 1 else _much_the_longest(samples, texts)
     if longest and not empty:
         return longest
-    texts = [*texts, *empty]
+    texts, best = [*texts, *empty], likely(samples)
     raise NotFoundError(
         f"Which column of {source!r} holds the text is not clear.",
         code="COLUMN_NOT_FOUND",
         field="text_column",
         got=list(samples)[:20],
         allowed=texts[:20] or "a column of text",
-        hint=naming(texts) if texts else "Use a file with a column of text.",
-        facts={"column": texts[0]} if texts else {},
+        hint=naming(best) if best else "Use a file with a column of text.",
+        facts={"column": best} if best else {},
     )
 
 
-def existing(column: str, columns: Iterable[str], where: str) -> str:
+def likely(samples: Samples) -> str:
+    """The column that looks most like the text: one of the usual name, else of the longest strings, else an empty one."""
+
+    def looks(name: str) -> tuple[bool, bool, float]:
+        length = _mean(samples[name], len)
+        return length > 0, length > 0 and name.lower() in TEXT_COLUMNS, length
+
+    return max((name for name in samples if _may_be_text(samples[name])), key=looks, default="")
+
+
+def _may_be_text(values: list[Any]) -> bool:
+    return bool(_strings(values)) or all(value is None for value in values)
+
+
+def existing(column: str, samples: Samples, where: str) -> str:
     """The column, if it is there.
 
     Raises:
         NotFoundError: COLUMN_NOT_FOUND, with the columns that there are.
     """
-    there = list(columns)
-    if column in there:
+    if column in samples:
         return column
+    there, best = list(samples), likely(samples)
     raise NotFoundError(
         f"{where} has no column {column!r}.",
         code="COLUMN_NOT_FOUND",
         field="text_column",
         got=column,
         allowed=there[:20],
-        hint=naming(there),
-        facts={"column": there[0]} if there else {},
+        hint=naming(best),
+        facts={"column": best or "..."},
     )
 
 
@@ -95,30 +109,34 @@ def not_once(path: Path, column: str, n: int) -> FormatError:
     )
 
 
-def text_at(row: Mapping[str, Any], column: str, where: str) -> Iterator[str]:
+def text_at(row: Mapping[str, Any], column: str, where: str, *, better: str = "") -> Iterator[str]:
     """The row's text; nothing if it is null or empty. Half a surrogate pair becomes U+FFFD, as a decoder would have it.
+    An error names the column that is `better`, or that looks so in this row.
 
     Raises:
         NotFoundError: the row lacks the column.
         FormatError: COLUMN_NOT_TEXT: the value is of another type.
     """
-    value = row[existing(column, row, where)]
+    if column not in row:
+        existing(column, samples_of([row]), where)
+    value = row[column]
     if value is not None and not isinstance(value, str):
+        better = better or likely(samples_of([row]))
         raise FormatError(
             f"{where} holds {type(value).__name__}, no text, in column {column!r}.",
             code="COLUMN_NOT_TEXT",
             field="text_column",
             got=column,
-            hint=naming([]),
-            facts={"column": "..."},
+            hint=naming(better),
+            facts={"column": better or "..."},
         )
     if value:
         yield value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def naming(columns: list[str]) -> str:
-    """How a reader is told which column it is."""
-    return f'Name it: text_column="{columns[0] if columns else "..."}".'
+def naming(column: str) -> str:
+    """How a reader is told which column it is; "" where none looks like text."""
+    return f'Name it: text_column="{column or "..."}".'
 
 
 def _strings(values: list[Any]) -> list[str]:
@@ -127,13 +145,15 @@ def _strings(values: list[Any]) -> list[str]:
 
 def _much_the_longest(samples: Samples, texts: list[str]) -> str:
     """The column of prose much longer than any other; empty if there is none."""
-
-    def mean(name: str, size: Any) -> float:
-        strings = _strings(samples[name])
-        return sum(map(size, strings)) / len(strings)
-
-    ranked = sorted(((mean(name, len), name) for name in texts), reverse=True)
+    ranked = sorted(((_mean(samples[name], len), name) for name in texts), reverse=True)
     if len(ranked) < 2 or ranked[0][0] < MUCH_LONGER * ranked[1][0]:
         return ""
     longest = ranked[0][1]
-    return longest if mean(longest, lambda text: len(text.split())) >= PROSE_WORDS else ""
+    n_words = _mean(samples[longest], lambda text: len(text.split()))
+    return longest if n_words >= PROSE_WORDS else ""
+
+
+def _mean(values: list[Any], size: Callable[[str], int]) -> float:
+    """Of the strings among the values; 0 without any."""
+    strings = _strings(values)
+    return sum(map(size, strings)) / len(strings) if strings else 0.0

@@ -53,7 +53,7 @@ def read_hub(name: HubName, column: str) -> Iterator[str]:
         if not first:
             return
         column = (
-            existing(column, first[0], name.repo)
+            existing(column, samples_of(first), name.repo)
             if column
             else text_column(samples_of(first), name.repo)
         )

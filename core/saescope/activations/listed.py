@@ -7,6 +7,7 @@ from pathlib import Path
 from saescope.activations.files import lines_of, open_text, readable
 from saescope.activations.readers import READERS
 from saescope.errors import ArgumentError, FormatError, NotFoundError, SaescopeError
+from saescope.fence import check_regular
 
 
 def read_texts(
@@ -27,6 +28,7 @@ def read_texts(
         FormatError: it cannot be read.
     """
     reader = _lines if path.suffix.lower() == ".txt" else READERS.get(path.suffix.lower())
+    check_regular(path, field=field)
     if not path.is_file():
         raise NotFoundError(
             f"There is no file {str(path)!r}.",

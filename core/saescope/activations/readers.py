@@ -1,15 +1,22 @@
 """Local text files as documents: .txt cut at blank lines, tables by row. Bounded memory, nothing lost, coded errors."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saescope.activations.columns import existing, not_once, samples_of, text_at, text_column
+from saescope.activations.columns import (
+    existing,
+    likely,
+    not_once,
+    samples_of,
+    text_at,
+    text_column,
+)
 from saescope.activations.files import MAX_LINE_CHARS, lines_of, open_text, readable, too_long
 from saescope.activations.tables import read_table
 from saescope.errors import FormatError
 from saescope.fence import open_file
+from saescope.json_text import parse
 
 DOCUMENT_CHARS = 1000
 """A .txt file becomes documents of about this length, so that a part of a single file can be held out."""
@@ -54,15 +61,22 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
         texts = [name for name, kind in kinds.items() if _is_text(kind, pa.types)]
         # A string that a thousand rows share stays one: as plain rows it may take a thousand times the memory.
         with parquet.ParquetFile(opened, read_dictionary=texts) as file:
-            column = existing(column, kinds, repr(path.name)) if column else ""
-            column = column or _parquet_column(file, path, [*kinds], texts)
+            # named and of text: no other column is read, nor need it be whole
+            known = column in texts
+            samples = {column: [""]} if known else _parquet_samples(file, [*kinds], texts)
+            column = (
+                existing(column, samples, repr(path.name))
+                if column
+                else text_column(samples, path.name)
+            )
+            better = likely(samples)
             batches = file.iter_batches(batch_size=64, columns=[column])
             values = (value.as_py() for batch in batches for value in batch.column(0))
             for number, value in enumerate(values, 1):
                 where = f"Row {number} of {path.name!r}"
                 if isinstance(value, str) and len(value) > MAX_LINE_CHARS:
                     raise too_long(where)
-                yield from text_at({column: value}, column, where)
+                yield from text_at({column: value}, column, where, better=better)
 
 
 READERS: dict[str, Reader] = {
@@ -132,7 +146,7 @@ def _by_name(schema: Any, path: Path) -> dict[str, Any]:
     return {field.name: field.type for field in schema}
 
 
-def _parquet_column(file: Any, path: Path, names: list[str], texts: list[str]) -> str:
+def _parquet_samples(file: Any, names: list[str], texts: list[str]) -> dict[str, list[Any]]:
     """By the types, and by the first rows of the columns of text."""
     batch = next(file.iter_batches(batch_size=64, columns=texts), None)
     rows = zip(*batch.columns, strict=True) if batch is not None else ()
@@ -140,14 +154,14 @@ def _parquet_column(file: Any, path: Path, names: list[str], texts: list[str]) -
         {name: cell.as_py() for name, cell in zip(texts, row, strict=True)} for row in rows
     )
     # by its type a column is one of text, whatever its first rows hold
-    typed = {name: [*samples.get(name, []), ""] for name in texts}
-    return text_column(typed | {name: [0] for name in names if name not in texts}, path.name)
+    return {name: [*samples.get(name, []), ""] if name in texts else [1] for name in names}
 
 
 def _is_text(kind: Any, types: Any) -> bool:
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(is_one(kind) for is_one in (types.is_string, types.is_large_string))
+    """Whether values of this type of Arrow are strings, however they are kept."""
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return _is_text(kind.value_type, types)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _rows(path: Path) -> Iterator[Row]:
@@ -158,15 +172,16 @@ def _rows(path: Path) -> Iterator[Row]:
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
+    row, problem = None, "holds no JSON object"
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
+        row = parse(line.strip())
+    except ValueError as error:
+        problem = str(error).replace(" at line 1, column ", " at column ")
     if not isinstance(row, dict):
         raise FormatError(
-            f"Line {number} of {path.name!r} is no JSON object.",
+            f"Line {number} of {path.name!r} {problem}.",
             field="dataset",
             got=line[:80],
-            hint="One object a line.",
+            hint=f"Correct that line: {path.name!r} must hold one JSON object a line.",
         )
     return row

@@ -1,7 +1,9 @@
 """CSV and TSV files as documents: Python's own reader, strict; delimiter, quoting and header are judged by the first lines."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ class Dialect(NamedTuple):
 
     delimiter: str
     quoted: bool = True
+    named: bool = False
+    """The first line names the delimiter and belongs to no record, as Excel has it."""
 
 
 class Row(NamedTuple):
@@ -40,12 +44,15 @@ class Row(NamedTuple):
 CSV = (Dialect(","), Dialect(";"), Dialect("\t"), Dialect("|"))
 TSV = (Dialect("\t"), Dialect("\t", quoted=False))
 """Spreadsheets quote; most other programs write quotes as they are."""
+_NAMED = re.compile(r'"?sep=([^\w"\r\n])"?\s*', re.IGNORECASE)
+_IN_NAMES = " _-.'\"\r\n"
+"""What a column may well be called with, beside letters and digits."""
 
 
 def read_table(path: Path, column: str) -> Iterator[str]:
     """One document a record of a .csv or .tsv file that begins with the names of its columns."""
     with readable(path):
-        dialect = _dialect(path)
+        dialect = _dialect(path, column)
         rows = _rows(path, dialect)
         header = [name.strip() for name in next(rows, Row(1, [])).cells]
         if not header:
@@ -60,16 +67,17 @@ def read_table(path: Path, column: str) -> Iterator[str]:
 
 
 def _column(path: Path, header: list[str], column: str, dialect: Dialect) -> str:
-    if column:
-        existing(column, header, f"The header of {path.name!r}")
-    else:
+    if not column:
         _check_header(path, header)
+    if not column or column not in header:
         body = _rows(path, dialect)
         next(body)
-        samples = samples_of(
+        samples = {name: [] for name in header} | samples_of(
             dict(zip(header, map(_value, row.cells), strict=False)) for row in body
         )
-        column = text_column({name: [] for name in header} | samples, path.name)
+        if column:
+            existing(column, samples, f"The header of {path.name!r}")
+        column = text_column(samples, path.name)
     if header.count(column) > 1:
         raise not_once(path, column, header.count(column))
     return column
@@ -87,8 +95,8 @@ def _check_header(path: Path, header: list[str]) -> None:
             field="text_column",
             got=[name[:40] for name in header[:20]],
             allowed="a first line that names the columns",
-            hint=f"Put one there (for one column: text). If these are names: {naming(header)}",
-            facts={"column": header[0]} if header else {},
+            hint=f"Put one there (for one column: text). If these are names: {naming(header[0])}",
+            facts={"column": header[0]},
         )
 
 
@@ -100,25 +108,57 @@ def _value(cell: str) -> Any:
         return cell
 
 
-def _dialect(path: Path) -> Dialect:
-    """The dialect under which the first records are as wide as the header, of several columns; else the usual one."""
+def _dialect(path: Path, column: str) -> Dialect:
+    """The dialect that the first line names, or under which the first records are as wide as the header, of several columns; else the
+    one of the widest header, so that a record of another width is an error and not a text.
+
+    Raises:
+        NotFoundError: COLUMN_NOT_FOUND: something else seems to part the columns, and `column` is not the whole first line.
+    """
     head, whole = _head(path)
+    if head and (named := _NAMED.fullmatch(head[0])):
+        return Dialect(named[1], named=True)
     candidates = TSV if path.suffix.lower() == ".tsv" else CSV
     judged = [(_judge(head, dialect, path, whole=whole), dialect) for dialect in candidates]
-    return max(judged, key=lambda found: found[0])[1]
+    (n_records, width), dialect = max(judged, key=lambda found: found[0])
+    first = next((line.strip() for line in head if line.strip()), "")
+    if not n_records and width < 2 and column != first.strip('"'):
+        _check_parted(path, head, first)
+    return dialect
 
 
-def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) -> int:
-    """The number of records; 0 where they differ in width or have but one column."""
+def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) -> tuple[int, int]:
+    """The number of records and 0; where they differ in width or have but one column 0 and the width of the header."""
     records: list[Row] = []
+    torn = False
     try:
         records.extend(_parse(head, dialect, path))
     except FormatError:
         # the head may end within a field; what came before it still counts
-        if whole or not records:
-            return 0
-    widths = {len(record.cells) for record in records}
-    return len(records) if len(widths) == 1 and widths != {1} else 0
+        torn = whole
+    widths = [len(record.cells) for record in records] or [0]
+    whole_table = not torn and len({*widths}) == 1 and widths[0] > 1
+    return (len(records), 0) if whole_table else (0, widths[0])
+
+
+def _check_parted(path: Path, head: Sequence[str], first: str) -> None:
+    """Raises NotFoundError if a sign that nobody looked for parts the header, and every other record at least as often."""
+    for sign in sorted({sign for sign in first if not sign.isalnum() and sign not in _IN_NAMES}):
+        rows, widths = _parse(head, Dialect(sign), path), list[int]()
+        with suppress(FormatError):
+            widths.extend(len(row.cells) for row in rows)
+        if len(widths) > 1 and min(widths) >= widths[0] > 1:
+            name = first.strip('"')
+            line = f"the line sep={sign}" if sign.isprintable() else "a line of sep= and that sign"
+            raise NotFoundError(
+                f"The columns of {path.name!r} seem to be parted by {sign!r}.",
+                code="COLUMN_NOT_FOUND",
+                field="text_column",
+                got=first[:80],
+                allowed="tabs" if path.suffix.lower() == ".tsv" else "a comma, semicolon, tab or |",
+                hint=f'Put {line} above the first one; if all is one column, give text_column="{name}".',
+                facts={"column": name},
+            )
 
 
 def _head(path: Path) -> tuple[list[str], bool]:
@@ -136,7 +176,10 @@ def _head(path: Path) -> tuple[list[str], bool]:
 
 def _rows(path: Path, dialect: Dialect) -> Iterator[Row]:
     with open_text(path, newline="") as file:
-        yield from _parse(lines_of(file, path), dialect, path)
+        lines = lines_of(file, path)
+        if dialect.named:
+            next(lines)
+        yield from _parse(lines, dialect, path)
 
 
 def _parse(lines: Iterable[str], dialect: Dialect, path: Path) -> Iterator[Row]:
@@ -145,7 +188,7 @@ def _parse(lines: Iterable[str], dialect: Dialect, path: Path) -> Iterator[Row]:
     quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
     while True:
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + dialect.named
         try:
             cells = next(reader, None)
         except csv.Error as error:

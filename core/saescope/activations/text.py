@@ -12,7 +12,7 @@ from saescope.activations.files import readable
 from saescope.activations.hf_datasets import parse_name, read_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.fence import open_file, real_path
+from saescope.fence import check_regular, open_file, real_path
 
 EMBEDDED = "embedded"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"
@@ -106,8 +106,9 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             allowed=f'"embedded", a file ({", ".join(READERS)}), a folder of them, or "hf:owner/name[:split]"',
             hint='Check the path, or use dataset="embedded".',
         )
+    check_regular(path, field="dataset", folders=True)
     if not path.is_dir():
-        if not path.is_file() or path.suffix.lower() not in READERS:
+        if path.suffix.lower() not in READERS:
             raise ArgumentError(
                 f"{path.name!r} is no text that saescope reads.",
                 code="UNKNOWN_FORMAT",

@@ -1,6 +1,5 @@
 """Where an SAE's files are: a folder on this disk, or a repository on the hub, read the same way."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,8 +9,9 @@ from typing import Any, BinaryIO
 import yaml
 
 from saescope.errors import ConfigError, FormatError, NotFoundError
-from saescope.fence import check_inside, is_inside, open_file, present
+from saescope.fence import check_inside, check_regular, is_inside, open_file, present
 from saescope.formats.agreement import agree, contradiction, same
+from saescope.json_text import parse
 
 MAX_TEXT_BYTES = 1 << 20
 RUN_CONFIGS = ("../config.json", "../../config.json")
@@ -68,13 +68,11 @@ class Source:
         Raises:
             NotFoundError, ConfigError, FormatError: it is not there, no JSON object, or suspiciously large.
         """
+        text = self.text(name)
         try:
-            text = self.text(name)
-            return _object(name, json.loads(text, object_pairs_hook=_unambiguous(name)), "JSON")
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"{_base(name)} is no valid JSON: {error}.", hint="Get the file again."
-            ) from error
+            return _object(name, parse(text, pairs=_unambiguous(name)), "JSON")
+        except ValueError as error:
+            raise ConfigError(f"{_base(name)} {error}.", hint="Get the file again.") from error
 
     def yaml(self, name: str) -> dict[str, Any]:
         """The mapping in a YAML file of at most 1 MiB; raises as `json` does."""
@@ -105,7 +103,7 @@ class Source:
                 code="FILE_SUSPICIOUS",
             )
         try:
-            return content.decode("utf-8")
+            return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigError(
                 f"{_base(name)} is no UTF-8 text: {error}.", hint="Get the file again."
@@ -131,6 +129,7 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
             got=place,
             hint="Give the folder that holds the SAE's configuration and weights.",
         )
+    check_regular(place, folders=True)
     root = place if place.is_dir() else place.parent
 
     def local(name: str) -> Path:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from saescope.errors import FormatError, NotFoundError
+from saescope.fence import check_regular
 from saescope.formats import DIALECTS
 from saescope.formats.detect import children, folders
 from saescope.formats.pickles import ENDINGS, SETTING, is_allowed, open_pickle
@@ -19,12 +20,14 @@ def unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError:
     missing = sorted(set(_SAELENS_FILES) - files)
     if len(missing) < len(_SAELENS_FILES):
         folder = place.absolute() if not source.path else place.absolute().parent
+        check_regular(folder / missing[0])
         return NotFoundError(
             f"The folder {folder.name!r} has no {missing[0]}.",
             code="FILE_MISSING",
             field="path",
             got=sorted(files)[:10],
             allowed=_SAELENS_FILES,
+            hint=f"Put {missing[0]} into it, or give the folder that holds both.",
         )
     below = [folder for folder in folders(source.names) if folder]
     pickles = _pickles(source)

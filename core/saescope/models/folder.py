@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 from saescope.errors import ArgumentError, ModelError, ResourceError, disk_is_full
 from saescope.fence import CONFIG_BYTES, open_file, read_file
+from saescope.json_text import parse
 
 WEIGHTS = ".safetensors"
 INDEX = "model.safetensors.index.json"
@@ -81,9 +83,9 @@ def read_json(path: Path, *, limit: int = CONFIG_BYTES) -> dict[str, Any]:
         FileNotFoundError, ArgumentError, FormatError: as `open_file`.
     """
     try:
-        said = json.loads(read_file(path, limit=limit, field="model"))
-    except (ValueError, RecursionError) as error:
-        raise _invalid(path, "is no valid JSON") from error
+        said = parse(read_file(path, limit=limit, field="model"))
+    except ValueError as error:
+        raise _invalid(path, str(error)) from error
     if not isinstance(said, dict):
         raise _invalid(path, "holds no JSON object")
     if _is_deep(said):
@@ -212,6 +214,12 @@ def _link(stack: ExitStack, file: Path, target: Path) -> None:
     """`target` opens what was opened and checked here: on Linux the very descriptor, elsewhere the path that it had."""
     limit = _LIMITS.get(file.suffix)
     opened = stack.enter_context(open_file(file, limit=limit, field="model"))
+    if file.suffix == ".json" and opened.read(len(BOM_UTF8)) == BOM_UTF8:
+        # neither transformers nor tokenizers read JSON that begins with it
+        with _writing(), target.open("wb") as copy:
+            shutil.copyfileobj(opened, copy)
+        return
+    opened.seek(0)
     if sys.platform == "linux" and Path("/proc/self/fd").is_dir():
         target.symlink_to(f"/proc/self/fd/{opened.fileno()}")
         return
@@ -252,4 +260,5 @@ def _invalid(path: Path, why: str) -> ModelError:
         code="MODEL_CONFIG_INVALID",
         field="model",
         got=path.name,
+        hint=f"Correct {path.name}, or get the model again.",
     )

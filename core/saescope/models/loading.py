@@ -13,7 +13,7 @@ from saescope.cancel import checkpoint
 from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError
-from saescope.fence import present, real_path
+from saescope.fence import check_regular, present, real_path
 from saescope.models.boot import boot
 from saescope.models.checked import check_fits, check_gguf_file, checked
 from saescope.models.demands import check_demands, has_packed_tensors, is_quantized, quantization
@@ -140,6 +140,7 @@ def _said_identity(path: Path) -> frozenset[str]:
 
 
 def _check_local(path: Path) -> None:
+    check_regular(path, field="model", folders=True)
     if not path.is_dir():
         if path.suffix != ".gguf":
             raise ModelError(

@@ -202,3 +202,101 @@ def test_two_columns_of_one_name_are_told_in_parquet_too(tmp_path: Path) -> None
     error = failure(tmp_path / "twice.parquet")
     assert (error.code, error.field) == ("FILE_CORRUPT", "text_column")
     assert "2 columns called 'text'" in error.message
+
+
+PARTED = [
+    ("a.csv", "id~text\n1~Hello there\n2~Bye, now\n", "'~'"),
+    ("a.csv", "id:text\n1:Hello there\n2:It is 10:30\n", "':'"),
+    ("a.csv", '"id"~"text"\n"1"~"Hello there"\n', "'~'"),
+    ("a.csv", "id^text\n1^Hello there\n", r"'\^'"),
+    ("a.csv", "id\x1ftext\n1\x1fHello there\n", r"'\\x1f'"),
+    ("a.tsv", "id,text\n1,Hello there\n2,Bye\n", "','"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "sign"), PARTED)
+def test_a_delimiter_that_nobody_looked_for_is_asked_about(
+    tmp_path: Path, name: str, content: str, sign: str
+) -> None:
+    with pytest.raises(SaescopeError, match=f"parted by {sign}") as caught:
+        read(said(tmp_path, content, name))
+    assert caught.value.code == "COLUMN_NOT_FOUND" and "sep=" in caught.value.hint
+
+
+def test_one_column_whose_name_holds_a_sign_can_be_named(tmp_path: Path) -> None:
+    path = said(tmp_path, "note:said\nAnna: hello\nBert: bye\n")
+    assert 'text_column="note:said"' in failure(path).hint
+    assert read(path, "note:said") == ["Anna: hello", "Bert: bye"]
+    assert read(said(tmp_path, "user-text\na-b\nc d\n")) == ["a-b", "c d"]
+    assert read(said(tmp_path, "note:said\nhello\nbye: bye\n")) == ["hello", "bye: bye"]
+
+
+def test_records_wider_than_the_header_are_no_texts_of_one_column(tmp_path: Path) -> None:
+    error = failure(said(tmp_path, "id;text\n1;hello; world\n2;bye\n"))
+    assert error.message.startswith("Line 2 of 'a.csv' has 3 columns, the header 2")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("sign", [";", ",", "\t", "~", ":", "|"])
+@pytest.mark.parametrize("line", ["sep={}\r\n", '"sep={}"\n', "\ufeffSEP={}\r\n"])
+def test_the_first_line_may_name_the_delimiter(
+    tmp_path: Path, name: str, sign: str, line: str
+) -> None:
+    table = line.format(sign) + f'id{sign}text\r\n1{sign}"Hi, {sign} you"\r\n2{sign}Bye. now\r\n'
+    path = said(tmp_path, table, name)
+    assert read(path) == read(path, "text") == [f"Hi, {sign} you", "Bye. now"]
+    torn = failure(said(tmp_path, f"{table}3{sign}a{sign}b\r\n", name))
+    assert torn.message.startswith("Line 5 of ")
+
+
+BIG = "9" * 6000
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": "b", "n": ' + BIG + "}", "holds a whole number of more than 4300 digits"),
+        ('{"text": "b", "n": ' + "[" * 100_000 + "}", "is nested too deeply"),
+        ('{"text": "b", "n": }', "is no valid JSON: Expecting value at column 20"),
+        ('["b"]', "holds no JSON object"),
+        (BIG, "holds a whole number of more than 4300 digits"),
+    ],
+)
+def test_what_is_wrong_with_a_line_of_jsonl_is_said(
+    tmp_path: Path, line: str, problem: str
+) -> None:
+    error = failure(said(tmp_path, f'{{"text": "a"}}\n\n{line}\n', "a.jsonl"))
+    assert error.message == f"Line 3 of 'a.jsonl' {problem}."
+    assert "one JSON object a line" in error.hint
+
+
+TYPES = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.dictionary(pa.int8(), pa.large_string()),
+]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+def test_every_type_of_string_in_parquet_is_text(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = ["Hello there", None, "", "Hello there", "über ♥"]
+    path, column = tmp_path / "a.parquet", pa.array(texts, pa.string()).cast(kind)
+    parquet.write_table(pa.table({"id": range(5), "body": column}), path)
+    expected = ["Hello there", "Hello there", "über ♥"]
+    assert read(path) == read(path, "body") == expected
+
+
+@every_table
+def test_a_missing_column_brings_up_the_one_that_looks_like_the_text(
+    tmp_path: Path, write: Writer, name: str
+) -> None:
+    rows = [{"id": i, "tag": "a b", "body": "The cat sat on the mat.", "n": 0} for i in range(3)]
+    assert 'text_column="body"' in failure(write(tmp_path / name, rows), "text").hint
+    usual = [row | {"content": "cat"} for row in rows]
+    assert 'text_column="content"' in failure(write(tmp_path / name, usual), "txt").hint
+    unclear = [row | {"title": "The cat"} for row in rows]
+    assert 'text_column="body"' in failure(write(tmp_path / name, unclear)).hint
+    if name != "a.csv":  # whose cells are all text
+        assert 'text_column="content"' in failure(write(tmp_path / name, usual), "id").hint

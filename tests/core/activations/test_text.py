@@ -156,7 +156,9 @@ def test_a_link_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no device files")
 def test_a_device_or_pipe_is_no_dataset() -> None:
-    assert code_of(lambda: open_dataset("/dev/zero")) == "UNKNOWN_FORMAT"
+    with pytest.raises(SaescopeError, match="'zero' is a device, not a file") as caught:
+        open_dataset("/dev/zero")
+    assert (caught.value.code, caught.value.field) == ("FILE_SUSPICIOUS", "dataset")
 
 
 def test_the_fingerprint_changes_with_the_text_alone(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Torn, hostile and contradictory SAE folders: each is refused with its own code and a next step, and nothing of it is believed."""
 
 import json
+import os
 import struct
 import time
 from collections.abc import Callable
@@ -513,3 +514,24 @@ def test_a_damaged_header_loads_or_is_refused_in_our_words(seed: int, folder: Pa
             load_sae(folder, device="cpu")
         except SaescopeError:
             continue
+
+
+NO_FILES = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to(os.devnull),
+}
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+@pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
+def test_what_is_no_file_is_called_what_it_is(name: str, kind: str, folder: Path) -> None:
+    (folder / name).unlink()
+    NO_FILES[kind](folder / name)
+    (folder / "alone").mkdir()
+    NO_FILES[kind](folder / "alone" / "sae")
+    places = [folder] if kind == "a folder" else [folder, folder / name, folder / "alone" / "sae"]
+    for place in places:
+        with pytest.raises(FormatError, match=f"is {kind}, not a file") as caught:
+            load_sae(place, device="cpu")
+        assert caught.value.code == "FILE_SUSPICIOUS" and caught.value.hint

@@ -1,8 +1,10 @@
 """Every dialect that sae-lens reads right, against its numbers (scripts/make_dialect_references.py)."""
 
+import codecs
 import json
 from fnmatch import fnmatch
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -69,6 +71,10 @@ def as_repository(case: str) -> tuple[Any, Source]:
     )
 
 
+def is_text(path: Path) -> bool:
+    return path.suffix in (".json", ".yaml")
+
+
 def local_place(case: str) -> Path:
     """What a user would name after downloading the repository."""
     facts = said(case)
@@ -95,6 +101,23 @@ def test_a_local_copy_is_recognised_and_gives_the_same_numbers(case: str) -> Non
     dialect, source = detect(local_place(case), said(case)["known"])
     same = {"mwhanna_transcoder": "circuit_tracer", "gemma_2_transcoder": "gemma_2"}
     assert same.get(said(case)["dialect"], said(case)["dialect"]) == dialect.name
+    check(load(dialect, source), load_file(DATA / case / "io.safetensors"))
+
+
+TEXTS = {
+    case: files
+    for case in CASES
+    if (files := [path for path in (DATA / case / said(case)["tree"]).rglob("*") if is_text(path)])
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_a_byte_order_mark_in_a_configuration_changes_nothing(case: str, tmp_path: Path) -> None:
+    copytree(DATA / case, tmp_path / case)
+    for file in TEXTS[case]:
+        copy = tmp_path / file.relative_to(DATA)
+        copy.write_bytes(codecs.BOM_UTF8 + copy.read_bytes())
+    dialect, source = detect(tmp_path / local_place(case).relative_to(DATA), said(case)["known"])
     check(load(dialect, source), load_file(DATA / case / "io.safetensors"))
 
 

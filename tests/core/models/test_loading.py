@@ -1,6 +1,8 @@
 """Model folders, torn and hostile ones, GGUF files and names that are not there."""
 
+import codecs
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -303,6 +305,32 @@ def test_a_hub_name_that_is_not_cached_needs_the_network(name: str, offline: boo
 def test_a_torn_gguf_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
     assert refused(tmp_path / "x.gguf").code == "FILE_CORRUPT"
+
+
+@pytest.mark.parametrize("name", ["model", "model.gguf"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_what_is_no_file_is_called_what_it_is(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path) if kind == "a pipe" else path.symlink_to(os.devnull)
+    error = refused(path)
+    assert (error.code, error.field) == ("FILE_SUSPICIOUS", "model")
+    assert error.message == f"{name!r} is {kind}, not a file."
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer_config.json", "tokenizer.json", "index"]
+)
+def test_a_byte_order_mark_changes_nothing(glass: LanguageModel, folder: Path, name: str) -> None:
+    if name == "index":
+        split(folder)
+        name = "model.safetensors.index.json"
+    path = folder / name
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    model, prompt = load_model(folder, device="cpu"), "Once upon a time"
+    ours, expected = model.tokenize(prompt), glass.tokenize(prompt)
+    assert ours.ids.tolist() == expected.ids.tolist()
+    (logits, _), (wanted, _) = (each.forward(expected.ids[None]) for each in (model, glass))
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=0)
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
