@@ -1,7 +1,8 @@
 """The front door for SAEs: a release or repository on the hub, a folder or file on disk, or the embedded default."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from saescope import hub
 from saescope.devices import pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_SAE_DIR
-from saescope.errors import ArgumentError, NotFoundError
+from saescope.errors import ArgumentError, ConfigError, FormatError, NotFoundError, SaescopeError
 from saescope.formats import BY_NAME, Dialect, Source
-from saescope.formats.detect import belongs_to, closest, detect, local_sae
+from saescope.formats.detect import CONFIGS, belongs_to, closest, detect, local_sae
 from saescope.formats.unknown import unknown_locally, unknown_remotely
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
 
@@ -23,6 +24,7 @@ _OVERRULED_BY = {
     "hf_side": "hook_name",
     "hf_module_out": "hook_name_out",
 }
+ANOTHER = "To load another SAE, call saescope.catalogue.find(): it lists those that are published."
 
 
 class _Fetch(NamedTuple):
@@ -81,13 +83,14 @@ def load_sae(
     fetch = _Fetch(revision, offline, progress)
     found = _locate(path, release, sae_id, known=known, fetch=fetch)
     where = pick_device(device)
-    stored = getattr(
-        torch, found.dialect.peek(found.source)[0].dtype
-    )  # refuses what will not load before a weight is fetched
-    for name in _wanted(found):
-        found.source.local(name)
-    cfg, tensors = found.dialect.read(found.source, pick_dtype(dtype, where, stored))
-    return ARCHITECTURES[cfg.architecture][1](_signed(found, cfg), tensors).to(where)
+    with _advised(found):
+        stored = getattr(
+            torch, found.dialect.peek(found.source)[0].dtype
+        )  # refuses what will not load before a weight is fetched
+        for name in _wanted(found):
+            found.source.local(name)
+        cfg, tensors = found.dialect.read(found.source, pick_dtype(dtype, where, stored))
+        return ARCHITECTURES[cfg.architecture][1](_signed(found, cfg), tensors).to(where)
 
 
 def peek_sae(
@@ -102,7 +105,8 @@ def peek_sae(
     """Configuration and size of an SAE, from its configuration and the header of its weights: of a remote one no weight is fetched."""
     fetch = _Fetch(revision, offline)
     found = _locate(path, release, sae_id, known=known, fetch=fetch)
-    cfg, header = found.dialect.peek(found.source)
+    with _advised(found):
+        cfg, header = found.dialect.peek(found.source)
     n_bytes = sum(4 * math.prod(info.shape) for info in header.values())
     return SAEInfo(
         cfg=_signed(found, cfg),
@@ -185,6 +189,34 @@ def _wanted(found: _Found) -> list[str]:
         for name in found.source.names
         if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
     )
+
+
+@contextmanager
+def _advised(found: _Found) -> Generator[None]:
+    """An error in an SAE's files that leaves open what to do says which file to correct, or what else to load."""
+    try:
+        yield
+    except (ConfigError, FormatError) as error:
+        error.hint = error.hint or _advice(found, error)
+        raise
+
+
+def _advice(found: _Found, error: SaescopeError) -> str:
+    config = next((Path(name).name for name in _wanted(found) if name.endswith(CONFIGS)), "")
+    steps = {
+        "UNSUPPORTED_ARCHITECTURE": ANOTHER,
+        "UNSUPPORTED_DTYPE": f"Save its weights as float32, float16 or bfloat16. {ANOTHER}",
+        "FILE_SUSPICIOUS": f"Use files from a source that you trust. {ANOTHER}",
+        "REMOTE_CODE_REFUSED": f"Remove trust_remote_code from {config} if the model does not need it.",
+    }
+    if error.code in steps:
+        return steps[error.code]
+    if isinstance(error, FormatError) or not config:
+        return f"Get the SAE's files again from where they were published. {ANOTHER}"
+    correct = f"Correct {error.field or 'that'} in {config}"
+    if found.source.repo_id:
+        return f"{correct} of a copy of {found.source.repo_id}, and load its folder. {ANOTHER}"
+    return f"{correct}, then load it again."
 
 
 def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:

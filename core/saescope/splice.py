@@ -14,7 +14,7 @@ from saescope.hooks import Edit, edit_activations, hook_shape, record_activation
 from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
 from saescope.origin import require_settled
-from saescope.saes import SAE
+from saescope.saes import SAE, SAEMetadata
 from saescope.sinks import find_sinks
 
 FeatureEditFn = Callable[[Tensor], Tensor]
@@ -84,6 +84,10 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
                 allowed=width,
                 hint=f"Load it with its own model{f', {meta.model_name}' if meta.model_name else ''}.",
             )
+    return [*_check_model(model, meta, allow_mismatch), *_other_positions(model, meta)]
+
+
+def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) -> list[str]:
     said = canonical_name(meta.model_name) if meta.model_name else ""
     if said and (said in model.identities or meta.model_fingerprint == model_fingerprint(model)):
         return []
@@ -104,6 +108,20 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
     this = "this model, of the same name," if said == canonical_name(model.name) else model.name
     return [
         f"The SAE {trained}; whether {this} is that model is not known from its files: judge by the measured check."
+    ]
+
+
+def _other_positions(model: LanguageModel, meta: SAEMetadata) -> list[str]:
+    """A warning where the SAE was trained on some positions of a context alone; position 0 is left out here as well."""
+    n_pos = meta.context_size or model.n_ctx
+    trained = range(n_pos)[meta.seqpos_slice]
+    if len(trained) >= n_pos - 1 and n_pos - 1 in trained:
+        return []
+    which = f"positions {trained[0]} to {trained[-1]}" if trained else "no position"
+    step = f" in steps of {trained.step}" if abs(trained.step) != 1 else ""
+    return [
+        f"The SAE was trained on {which}{step} of contexts of {n_pos} tokens alone (seqpos_slice); all positions are read here, and it may "
+        "be worse at the others."
     ]
 
 

@@ -342,6 +342,32 @@ def test_an_sae_without_a_hook_of_this_model_is_refused(
     assert caught.value.code == code and caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("said", "which"),
+    [
+        (None, ""),
+        ([None], ""),
+        ([1, None], ""),
+        ([0, 32], ""),
+        ([5, 20], "positions 5 to 19 of contexts of 32 "),
+        ([-4, None], "positions 28 to 31 of contexts of 32 "),
+        ([31], "positions 0 to 30 of contexts of 32 "),
+        ([2, None, 2], "positions 2 to 30 in steps of 2 of contexts of 32 "),
+        ([40, 50], "no position of contexts of 32 "),
+    ],
+)
+def test_an_sae_of_some_positions_says_so(
+    gpt2: Family, said: list[int | None] | None, which: str
+) -> None:
+    sae = make_sae(gpt2, "standard")
+    meta = replace(sae.cfg.metadata, context_size=32, raw={"seqpos_slice": said})
+    warnings = check_fits(gpt2.model, sae.with_metadata(meta))
+    of_positions = [warning for warning in warnings if "seqpos_slice" in warning]
+    assert [
+        warning.partition("trained on ")[2].partition("tokens")[0] for warning in of_positions
+    ] == ([which] if which else [])
+
+
 @pytest.fixture(scope="module")
 def named(family_of: Callable[[str], Family]) -> Family:
     """A model whose files say whose weights they are."""

@@ -1,5 +1,6 @@
 """load_sae, unload and jobs, on the tiny model."""
 
+import json
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -225,3 +226,28 @@ async def test_a_folder_without_an_sae_says_what_is_missing(
     (folder / missing).unlink()
     error = await refuse(state, "load_sae", path=str(folder), model=str(glass_dir))
     assert error["code"] == "FILE_MISSING" and missing in error["message"]
+
+
+async def test_what_the_files_leave_to_be_known_is_a_warning_of_every_load(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
+    folder = Path(copytree(sae_dir, sae_dir.parent / "later_positions"))
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg["metadata"] |= {"seqpos_slice": [5, 20], "context_size": 64}
+    (folder / "cfg.json").write_text(json.dumps(cfg | {"dtype": "bfloat16"}))
+    replies = [await load(state, folder, glass_dir) for _ in range(2)]
+    for reply in replies:
+        assert sum("rounds them" in warning for warning in reply["warnings"]) == 1
+        assert sum("positions 5 to 19 of" in warning for warning in reply["warnings"]) == 1
+
+
+@pytest.mark.parametrize("k", [0, -3, 9999, float("nan")])
+async def test_a_configuration_to_correct_is_named(
+    state: AppState, sae_dir: Path, glass_dir: Path, k: float
+) -> None:
+    folder = Path(copytree(sae_dir, sae_dir.parent / f"k_{k}"))
+    cfg = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(cfg | {"k": k}))
+    error = await refuse(state, "load_sae", path=str(folder), model=str(glass_dir))
+    assert (error["code"], error["got"], error["allowed"]) == ("CONFIG_INVALID", str(k), "1..256")
+    assert error["hint"] == "Correct k in cfg.json, then load it again."

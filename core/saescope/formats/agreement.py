@@ -3,6 +3,7 @@ and an SAE that is read by the wrong one gives wrong numbers without an error.""
 
 import re
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 from saescope.errors import ConfigError
@@ -38,7 +39,9 @@ def contradiction(
 
 
 def same(one: object, other: object) -> bool:
-    """Equal, and neither of them a number where the other is a truth value: 1 == True in Python."""
+    """Equal, and neither of them a number where the other is a truth value: 1 == True in Python. NaN says the same as NaN."""
+    if isinstance(one, float) and isinstance(other, float) and isnan(one) and isnan(other):
+        return True
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 

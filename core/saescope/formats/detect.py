@@ -9,7 +9,7 @@ from saescope.formats import DIALECTS, Dialect, llama_scope
 from saescope.formats.source import Source, join, local_source
 from saescope.names import nearest
 
-_CONFIGS = (".json", ".yaml")
+CONFIGS = (".json", ".yaml")
 
 
 def dialect_of(files: set[str]) -> Dialect | None:
@@ -69,7 +69,7 @@ def _wanted(file: str) -> tuple[str, ...]:
 
 
 def _is_sae(file: str) -> bool:
-    return not file.endswith(_CONFIGS) and file in _wanted(file)
+    return not file.endswith(CONFIGS) and file in _wanted(file)
 
 
 def _holds(folder: str, files: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, replace
+from functools import reduce
 from types import NoneType
 from typing import Any
 
@@ -16,6 +17,7 @@ from saescope.formats.recipe import Recipe, Stored
 from saescope.formats.source import Source
 from saescope.formats.weights import DTYPES, TensorInfo, read_header
 from saescope.names import nearest
+from saescope.notices import tell
 from saescope.saes import ARCHITECTURES, SAEConfig, SAEMetadata
 from saescope.saes.base import check_shapes
 from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, disk_name
@@ -24,6 +26,8 @@ NAME = "sae_lens"
 FILES = (CFG_FILE, WEIGHTS_FILE)
 RUNNER_FILE = "runner_cfg.json"
 """What sae-lens's training run was asked for; beside an SAE that it trained."""
+ROWS = 256
+"""So many rows of a matrix are compared at once."""
 _CHOICES = {
     "normalize_activations": (
         "none",
@@ -40,6 +44,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("d_in", "d_sae", "d_out"), (int,)),
     **dict.fromkeys(("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"), (bool,)),
     "k": (int, float),
+}
+_KINDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    NoneType: "null",
 }
 _BY_DISK_NAME = {
     disk_name(architecture, transcoder=transcoder, skip=skip): (architecture, transcoder, skip)
@@ -122,12 +132,38 @@ def _recipe(source: Source) -> Recipe:
     # Every tensor is read, as it lies there: the SAE itself refuses what is missing or too much.
     stored = {name: Stored(name, shape=info.shape) for name, info in header.items()}
     factor = _scale_of_training(source, cfg)
+    claimed, cfg = cfg.dtype, replace(cfg, dtype=_dtype_of(cfg, header))
     return Recipe(
         cfg=replace(cfg, normalize_activations="none") if factor else cfg,
         file=source.at(WEIGHTS_FILE),
         stored=stored,
-        fix=lambda tensors: _to_inference(tensors, factor),
+        fix=lambda tensors: _to_inference(tensors, factor, claimed=claimed, stored=cfg.dtype),
     )
+
+
+def _dtype_of(cfg: SAEConfig, header: Mapping[str, TensorInfo]) -> str:
+    """The dtype that cfg.json names, or that of the weights (at most float32) where it cannot hold them: nothing is rounded unasked."""
+    claimed = getattr(torch, cfg.dtype)
+    there = {DTYPES[info.dtype] for info in header.values() if info.dtype in DTYPES}
+    narrow = {torch.float32 if dtype == torch.float64 else dtype for dtype in there}
+    wide = reduce(torch.promote_types, narrow or {claimed})
+    fits = torch.promote_types(wide, claimed) == claimed
+    return cfg.dtype if fits else str(wide).removeprefix("torch.")
+
+
+def _tell_of_rounding(tensors: Mapping[str, Tensor], claimed: str, stored: str) -> None:
+    """Say so where the weights, read as they are, differ from what sae-lens makes of them."""
+    narrow = getattr(torch, claimed)
+    for name, tensor in tensors.items():
+        if any(
+            not torch.equal(part, part.to(narrow).to(part))
+            for part in torch.atleast_1d(tensor).split(ROWS)
+        ):
+            tell(
+                f"{CFG_FILE} says dtype {claimed}, and {name} in {WEIGHTS_FILE} holds {stored} values that {claimed} rounds. They are "
+                f'read as they are; sae-lens rounds them: load with dtype="{claimed}" for its numbers.'
+            )
+            return
 
 
 def _check_widths(cfg: SAEConfig, header: Mapping[str, TensorInfo]) -> None:
@@ -183,8 +219,6 @@ def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
         values["matryoshka_widths"] = (
             widths if widths[-1:] == (said["d_sae"],) else (*widths, said["d_sae"])
         )
-    if architecture == "topk":
-        _check_types(values, {"k": (int,)})
     _check_values(
         values,
         said.keys() - values.keys() - _TRAINING_ONLY - {"device", "metadata", "sae_lens_version"},
@@ -285,9 +319,10 @@ def _widths(said: Mapping[str, Any]) -> list[int]:
     widths = said["matryoshka_widths"]
     if not isinstance(widths, list) or not all(type(width) is int for width in widths):
         raise ConfigError(
-            f"{CFG_FILE}: matryoshka_widths must be a list of integers, got {widths!r}.",
+            f"{CFG_FILE}: matryoshka_widths must be a list of whole numbers, got {widths!r}.",
             field="matryoshka_widths",
             got=widths,
+            allowed="a list of whole numbers",
         )
     return widths
 
@@ -301,10 +336,15 @@ def _architecture(name: str) -> tuple[type[SAEConfig], str, bool, bool]:
             field="architecture",
             got=name,
             allowed=[*_BY_DISK_NAME],
-            hint=f"Nearest: {', '.join(nearest(name, _BY_DISK_NAME)) or 'none'}.",
+            hint=f"If it is one of these under another name, write that in {CFG_FILE}{_nearest(name)}.",
         )
     architecture, transcoder, skip = _BY_DISK_NAME[name]
     return ARCHITECTURES[architecture][0], architecture, transcoder, skip
+
+
+def _nearest(name: str) -> str:
+    close = nearest(name, _BY_DISK_NAME, 1)
+    return f": {close[0]} is nearest" if close else ""
 
 
 def _check_values(values: Mapping[str, Any], unknown: set[str]) -> None:
@@ -335,7 +375,8 @@ def _check_types(said: Mapping[str, Any], types: Mapping[str, tuple[type, ...]])
     # type() and not isinstance: true is no width, and "false" is no false.
     for name, kinds in types.items():
         if name in said and type(said[name]) not in kinds:
-            allowed = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            named = [kind for kind in kinds if kind is not int or float not in kinds]
+            allowed = " or ".join(_KINDS[kind] for kind in named)
             raise ConfigError(
                 f"{CFG_FILE}: {name} must be {allowed}, got {said[name]!r}.",
                 field=name,
@@ -347,17 +388,22 @@ def _check_types(said: Mapping[str, Any], types: Mapping[str, tuple[type, ...]])
 def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
     kwargs = _object(said, "model_from_pretrained_kwargs")
     _check_types(said, {"prepend_bos": (bool, NoneType), "context_size": (int, NoneType)})
+    _check_slice(said.get("seqpos_slice"))
     if kwargs.get("trust_remote_code"):
         raise FormatError(
             f"{CFG_FILE} asks for trust_remote_code=True: that would run code from a repository.",
             code="REMOTE_CODE_REFUSED",
             hint=f"Remove it from model_from_pretrained_kwargs in {CFG_FILE} if the model does not need it.",
         )
-    if said.get("hook_head_index") is not None:
-        raise ConfigError(
-            "SAEs on a single attention head (hook_head_index) are not supported.",
-            code="UNSUPPORTED_ARCHITECTURE",
-        )
+    for key in ("hook_head_index", "hook_head_index_out"):
+        if said.get(key) is not None:
+            raise ConfigError(
+                f"SAEs on a single attention head are not supported: {key} is {said[key]!r}.",
+                code="UNSUPPORTED_ARCHITECTURE",
+                field=key,
+                got=said[key],
+                allowed="null",
+            )
     hook_names, modules = _sites(said)
     return SAEMetadata(
         model_name=str(said.get("model_name") or ""),
@@ -371,6 +417,25 @@ def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
         note=str(said.get("note") or ""),
         raw=dict(said) | modules,
     )
+
+
+def _check_slice(value: object) -> None:
+    """What Python's slice() takes, as a list."""
+    if value is None:
+        return
+    if not (
+        isinstance(value, list)
+        and 1 <= len(value) <= 3
+        and all(part is None or type(part) is int for part in value)
+        and value[2:] != [0]
+    ):
+        allowed = "a list of one to three whole numbers or null"
+        raise ConfigError(
+            f"{CFG_FILE}: seqpos_slice must be {allowed}, got {value!r}.",
+            field="seqpos_slice",
+            got=value,
+            allowed=allowed,
+        )
 
 
 def _sites(said: Mapping[str, Any]) -> tuple[tuple[str, str], dict[str, str]]:
@@ -426,7 +491,9 @@ def _refuse_ambiguous(old: Mapping[str, Any], tensor_names: set[str]) -> None:
         raise ConfigError(
             f"Activation function {activation!r} {dict(kwargs)} is not supported.",
             code="UNSUPPORTED_ARCHITECTURE",
+            field="activation_fn",
             got=activation,
+            allowed=("relu", "topk"),
         )
     by_tensors = {
         "gated": "b_gate" in tensor_names,
@@ -450,8 +517,10 @@ def _refuse_ambiguous(old: Mapping[str, Any], tensor_names: set[str]) -> None:
         )
 
 
-def _to_inference(tensors: dict[str, Tensor], scale: float) -> None:
+def _to_inference(tensors: dict[str, Tensor], scale: float, *, claimed: str, stored: str) -> None:
     """Tensors that only training or an older SAELens wrote, in today's terms."""
+    if claimed != stored:
+        _tell_of_rounding(tensors, claimed, stored)
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     if "topk_threshold" in tensors:
@@ -461,6 +530,9 @@ def _to_inference(tensors: dict[str, Tensor], scale: float) -> None:
         raise FormatError(
             f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an old SAELens).",
             code="UNSUPPORTED_ARCHITECTURE",
+            field="scaling_factor",
+            got=f"{factor[factor != 1][0].item():.4g}",
+            allowed="1",
         )
     if scale:
         tensors["W_enc"].mul_(scale)

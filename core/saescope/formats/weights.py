@@ -119,8 +119,10 @@ class Weights:
         (shape, dtype), start, _ = self._entries[tensor]
         if dtype not in DTYPES:
             raise FormatError(
-                f"{_base(self._name)} holds a tensor that is no floating-point weight: {{{tensor!r}: {dtype!r}}}.",
+                f"{_base(self._name)} holds a tensor in a type that is not read: {tensor!r} is {dtype}.",
                 code="UNSUPPORTED_DTYPE",
+                field=tensor,
+                got=dtype,
                 allowed=[*DTYPES],
             )
         self._file.seek(self._origin + start)

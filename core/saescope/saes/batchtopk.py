@@ -28,7 +28,12 @@ class BatchTopKConfig(NormScaledConfig):
     def __post_init__(self) -> None:
         super(BatchTopKConfig, self).__post_init__()
         if not 0 < self.k <= self.d_sae:
-            raise ConfigError(f"k must be in (0, d_sae={self.d_sae}], got {self.k}.")
+            raise ConfigError(
+                f"k must be in (0, d_sae={self.d_sae}], got {self.k}.",
+                field="k",
+                got=self.k,
+                allowed=f"more than 0, at most {self.d_sae}",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,9 @@ class MatryoshkaConfig(BatchTopKConfig):
             or widths[-1] != self.d_sae
         ):
             raise ConfigError(
-                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}."
+                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}.",
+                field="matryoshka_widths",
+                got=widths,
             )
 
 

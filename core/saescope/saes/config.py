@@ -61,6 +61,12 @@ class SAEMetadata:
         return self._text("hf_module_out")
 
     @property
+    def seqpos_slice(self) -> slice:
+        """The positions of a context that it was trained on."""
+        said = self.raw.get("seqpos_slice")
+        return slice(*said) if isinstance(said, list | tuple) and said else slice(None)
+
+    @property
     def dataset_path(self) -> str:
         """The text that it was trained on."""
         return self._text("dataset_path")
@@ -116,17 +122,23 @@ class SAEConfig:
     def __post_init__(self) -> None:
         if max(self.d_in, self.d_sae, self.d_out) >= MOST_WIDE:
             raise ConfigError(
-                f"No SAE is {MOST_WIDE} wide or more, got d_in, d_sae and d_out {self.d_in}, {self.d_sae}, {self.d_out}."
+                f"No SAE is {MOST_WIDE} wide or more, got d_in, d_sae and d_out {self.d_in}, {self.d_sae}, {self.d_out}.",
+                field="d_in" if self.d_in >= MOST_WIDE else "d_sae",
+                allowed=f"1..{MOST_WIDE - 1}",
             )
         if self.d_in < 1 or self.d_sae < 1 or self.d_out < 0:
             raise ConfigError(
-                f"d_in, d_sae and d_out must be positive, got {self.d_in}, {self.d_sae}, {self.d_out}."
+                f"d_in, d_sae and d_out must be positive, got {self.d_in}, {self.d_sae}, {self.d_out}.",
+                field="d_in" if self.d_in < 1 else "d_sae",
             )
         if not self.d_out:
             object.__setattr__(self, "d_out", self.d_in)
         if self.d_out != self.d_in and not self.transcoder:
             raise ConfigError(
-                f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that."
+                f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that.",
+                field="d_out",
+                got=self.d_out,
+                allowed=self.d_in,
             )
         if (
             self.normalize_activations == "constant_scalar_rescale"
@@ -135,13 +147,17 @@ class SAEConfig:
             raise ConfigError(
                 "normalize_activations='constant_scalar_rescale' is known of temporal SAEs only.",
                 field="normalize_activations",
+                got=self.normalize_activations,
             )
         if self.skip and not self.transcoder:
-            raise ConfigError("skip=True needs transcoder=True.")
+            raise ConfigError("skip=True needs transcoder=True.", field="skip", got=True)
         if self.transcoder and (
             self.apply_b_dec_to_input
             or self.normalize_activations in ("layer_norm", "constant_norm_rescale")
         ):
             raise ConfigError(
-                "A transcoder has no apply_b_dec_to_input and no per-position normalisation: its b_dec lives at the output site."
+                "A transcoder has no apply_b_dec_to_input and no per-position normalisation: its b_dec lives at the output site.",
+                field="apply_b_dec_to_input"
+                if self.apply_b_dec_to_input
+                else "normalize_activations",
             )

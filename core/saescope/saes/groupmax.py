@@ -26,7 +26,10 @@ class GroupMaxConfig(SAEConfig):
         super(GroupMaxConfig, self).__post_init__()
         if type(self.k) is not int or self.k < 1 or self.d_sae % self.k:
             raise ConfigError(
-                f"k must be a whole number that divides d_sae={self.d_sae}, got {self.k}."
+                f"k must be a whole number that divides d_sae={self.d_sae}, got {self.k}.",
+                field="k",
+                got=self.k,
+                allowed=f"a divisor of {self.d_sae}",
             )
 
 

@@ -42,17 +42,22 @@ class TemporalConfig(SAEConfig):
         heads = self.bottleneck_factor * self.n_heads
         if min(self.n_heads, self.n_attn_layers, self.bottleneck_factor) < 1 or self.d_sae % heads:
             raise ConfigError(
-                f"d_sae={self.d_sae} must be a multiple of n_heads * bottleneck_factor = {heads}, all positive."
+                f"d_sae={self.d_sae} must be a multiple of n_heads * bottleneck_factor = {heads}, all positive.",
+                field="d_sae",
+                got=self.d_sae,
             )
         if self.sae_diff_type not in ("relu", "topk"):
             raise ConfigError(
                 f"sae_diff_type must be 'relu' or 'topk', got {self.sae_diff_type!r}.",
                 field="sae_diff_type",
+                got=self.sae_diff_type,
+                allowed=("relu", "topk"),
             )
         if self.kval_topk is not None and not 0 < self.kval_topk <= self.d_sae:
             raise ConfigError(
                 f"kval_topk must be in [1, d_sae={self.d_sae}] or null, got {self.kval_topk}.",
                 field="kval_topk",
+                got=self.kval_topk,
             )
         if (
             self.transcoder
@@ -64,7 +69,9 @@ class TemporalConfig(SAEConfig):
             )
         if self.normalize_activations not in ("none", "constant_scalar_rescale"):
             raise ConfigError(
-                f"A temporal SAE cannot have normalize_activations={self.normalize_activations!r}."
+                f"A temporal SAE cannot have normalize_activations={self.normalize_activations!r}.",
+                field="normalize_activations",
+                allowed=("none", "constant_scalar_rescale"),
             )
 
 

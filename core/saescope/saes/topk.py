@@ -33,7 +33,12 @@ class TopKConfig(NormScaledConfig):
     def __post_init__(self) -> None:
         super(TopKConfig, self).__post_init__()
         if type(self.k) is not int or not 0 < self.k <= self.d_sae:
-            raise ConfigError(f"k must be a whole number in [1, d_sae={self.d_sae}], got {self.k}.")
+            raise ConfigError(
+                f"k must be a whole number in [1, d_sae={self.d_sae}], got {self.k}.",
+                field="k",
+                got=self.k,
+                allowed=f"1..{self.d_sae}",
+            )
 
 
 class NormScaledSAE(SAE):

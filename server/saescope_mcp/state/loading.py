@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError
+from saescope.notices import collected
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import LoadedSAE
@@ -186,9 +187,10 @@ async def _load_sae(
     from saescope.splice import check_fits
 
     say("loading the SAE")
-    sae = await state.loaders.run(
-        partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say)
-    )
+    with collected() as told:
+        sae = await state.loaders.run(
+            partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say)
+        )
     say("checking the SAE on a probe text")
     async with slot.turn():
         sae = await slot.run(settle, slot.model, sae)
@@ -208,6 +210,7 @@ async def _load_sae(
         placement=placement,
         check=check,
         warnings=[
+            *told,
             *warnings,
             *slot.model.warnings,
             *([meta.note] if meta.note else []),

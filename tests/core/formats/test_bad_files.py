@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from saescope.errors import ConfigError, FormatError, NotFoundError, SaescopeError
 from saescope.load import load_sae, peek_sae
+from saescope.notices import collected
 
 DATA = Path(__file__).parents[2] / "data" / "saelens"
 Damage = Callable[[Path], object]
@@ -34,6 +35,7 @@ def weights(folder: Path) -> Path:
 def refused(folder: Path) -> SaescopeError:
     with pytest.raises(SaescopeError) as caught:
         load_sae(folder, device="cpu")
+    assert caught.value.hint, caught.value.message
     return caught.value
 
 
@@ -535,3 +537,107 @@ def test_what_is_no_file_is_called_what_it_is(name: str, kind: str, folder: Path
         with pytest.raises(FormatError, match=f"is {kind}, not a file") as caught:
             load_sae(place, device="cpu")
         assert caught.value.code == "FILE_SUSPICIOUS" and caught.value.hint
+
+
+def broken_topk(folder: Path, k: object) -> SaescopeError:
+    return refused(as_topk(folder, k=k))
+
+
+@pytest.mark.parametrize("k", [0, -3, 9999, 2.5, float("nan"), float("inf")])
+def test_a_k_that_cannot_be_names_the_file_and_what_may_be(k: float, folder: Path) -> None:
+    error = broken_topk(folder, k)
+    assert error.message == f"k must be a whole number in [1, d_sae=48], got {k}."
+    assert (error.field, error.got, error.allowed) == ("k", str(k), "1..48")
+    assert error.hint == "Correct k in cfg.json, then load it again."
+
+
+@pytest.mark.parametrize("k", ["5", None, True, [1]])
+def test_a_k_of_another_type_is_shown(k: object, folder: Path) -> None:
+    error = broken_topk(folder, k)
+    assert error.message == f"cfg.json: k must be a number, got {k!r}."
+    assert error.hint == "Correct k in cfg.json, then load it again."
+
+
+@pytest.mark.parametrize("k", [0, -3, 9999, float("nan"), float("inf")])
+def test_so_does_one_of_batchtopk(k: float, tmp_path: Path) -> None:
+    folder = edit_cfg(Path(copytree(DATA / "batchtopk_training", tmp_path / "sae")), k=k)
+    error = refused(folder)
+    assert error.message == f"k must be in (0, d_sae=48], got {float(k)}."
+    assert error.hint == "Correct k in cfg.json, then load it again."
+
+
+def test_the_same_NaN_twice_is_no_contradiction(folder: Path) -> None:
+    error = refused(edit_cfg(folder, d_in=float("nan")))
+    assert error.message == "cfg.json: d_in must be a whole number, got nan."
+
+
+KINDS = [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int64, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", KINDS, ids=str)
+def test_a_type_that_is_not_read_says_which_are(dtype: torch.dtype, folder: Path) -> None:
+    error = refused(edit_tensors(folder, W_enc=lambda tensor: tensor.to(dtype)))
+    assert (error.code, error.field) == ("UNSUPPORTED_DTYPE", "W_enc")
+    assert error.got in ("F8_E4M3", "F8_E5M2", "I8", "I64", "BOOL") and "BF16" in error.allowed
+    assert "Save its weights as float32" in error.hint and "catalogue.find()" in error.hint
+
+
+@pytest.mark.parametrize("key", ["hook_head_index", "hook_head_index_out"])
+def test_an_sae_of_one_head_says_what_else_to_load(key: str, folder: Path) -> None:
+    said = json.loads((folder / "cfg.json").read_text())["metadata"]
+    error = refused(edit_cfg(folder, metadata=said | {key: 3}))
+    assert (error.field, error.got, error.allowed) == (key, "3", "null")
+    assert "catalogue.find()" in error.hint
+
+
+def test_a_scaling_factor_is_shown(folder: Path) -> None:
+    error = refused(edit_tensors(folder, scaling_factor=2.5 * torch.ones(48)))
+    assert (error.field, error.got, error.allowed) == ("scaling_factor", "2.5", "1")
+    assert "catalogue.find()" in error.hint
+
+
+@pytest.mark.parametrize("said", ["x", [], [1.5], [None, None, 0], [1, 2, 3, 4], {"a": 1}])
+def test_a_slice_that_is_none_is_refused(said: object, folder: Path) -> None:
+    meta = json.loads((folder / "cfg.json").read_text())["metadata"]
+    error = refused(edit_cfg(folder, metadata=meta | {"seqpos_slice": said}))
+    assert (error.field, error.got) == ("seqpos_slice", str(said))
+
+
+def half(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.bfloat16)
+
+
+ROUNDED = {
+    "wider than cfg.json says": ("bfloat16", lambda t: t, "float32"),
+    "float64": ("float16", lambda t: t.double(), "float32"),
+    "as wide, of another kind": ("float16", lambda t: half(t) * 2**-20, "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_weights_that_cfg_json_would_round_are_read_as_they_are_and_that_is_said(
+    case: str, folder: Path
+) -> None:
+    claimed, change, stored = ROUNDED[case]
+    names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+    edit_cfg(edit_tensors(folder, **dict.fromkeys(names, change)), dtype=claimed)
+    expected = {name: tensor.float() for name, tensor in load_file(weights(folder)).items()}
+    with collected() as told:
+        sae = load_sae(folder, device="cpu")
+    assert sae.cfg.dtype == stored
+    assert all(torch.equal(sae.tensors()[name], tensor) for name, tensor in expected.items())
+    assert len(told) == 1 and told[0].startswith(f"cfg.json says dtype {claimed}, and ")
+    with collected() as told:
+        rounded = load_sae(folder, device="cpu", dtype=claimed)
+    assert not told and rounded.dtype == getattr(torch, claimed)
+
+
+def test_weights_that_lose_nothing_in_the_dtype_of_cfg_json_need_no_word(folder: Path) -> None:
+    edit_cfg(edit_tensors(folder, W_enc=half, W_dec=half), dtype="float32")
+    with collected() as told:
+        assert load_sae(folder, device="cpu").cfg.dtype == "float32"
+    exact = {name: half(tensor).float() for name, tensor in load_file(weights(folder)).items()}
+    edit_cfg(edit_tensors(folder, **exact), dtype="bfloat16")
+    with collected() as told_of_exact:
+        load_sae(folder, device="cpu")
+    assert not told and not told_of_exact
