@@ -20,11 +20,13 @@ SaescopeError
 import errno
 import shutil
 import sqlite3
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MOST_CAUSE = 300
 
 
 class SaescopeError(Exception):
@@ -99,6 +101,28 @@ class Cancelled(SaescopeError):
     default_code = "CANCELLED"
 
 
+def cause_of(error: BaseException, *, replace: Mapping[str, str] | None = None) -> str:
+    """What a library says went wrong, on one line of bounded length: its first line, and each next one while a line ends in a colon.
+
+    An error that says nothing, as a bare assertion does, is told by its kind and the statement that raised it. `replace` maps
+    text that is not for the reader, such as a private path, to what stands there instead.
+    """
+    said = ""
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        said = f"{said} {line}".strip()
+        if not said.endswith(":"):
+            break
+    kind, frames = type(error).__name__, traceback.extract_tb(error.__traceback__)
+    if not said:
+        said = f"{kind}: {frames[-1].line}" if frames and frames[-1].line else kind
+    elif isinstance(error, KeyError | ArithmeticError):
+        said = f"{kind}: {said}"
+    for text, instead in (replace or {}).items():
+        said = said.replace(text, instead)
+    half = _MOST_CAUSE // 2  # the value that is wrong may be named at the end
+    return said if len(said) <= _MOST_CAUSE else f"{said[:half]} ... {said[-half + 5 :]}"
+
+
 def disk_is_full(error: Exception) -> bool:
     """Whether writing failed for want of space; safetensors says the number in its message only."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
@@ -113,7 +137,7 @@ def cannot_write(
 ) -> ResourceError:
     """DISK_FULL or CANNOT_WRITE, with the folder, the cause and the free space; `what` begins the sentence."""
     full = disk_is_full(error)
-    why = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    why = getattr(error, "strerror", None) or cause_of(error)
     return ResourceError(
         f"{what} cannot be written to {folder}: {why.rstrip('.')} ({free_space(folder)}).",
         code="DISK_FULL" if full else "CANNOT_WRITE",

@@ -29,7 +29,7 @@ def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generat
     """Replace the activation at each named hook by `edit(activation)` while the block runs.
 
     Raises:
-        HookError: the model has no such hook, or a hook never fired inside the block.
+        HookError: the model has no such hook, or fires it several times in one pass, or it never fired inside the block.
     """
     fired: set[str] = set()
     with ExitStack() as stack:
@@ -65,7 +65,7 @@ def record_activations(
     """Activations at each hook, `[batch, n_pos, ...]`; the model runs no further than the last of them.
 
     Raises:
-        HookError: the model has no such hook, or it never fired.
+        HookError: the model has no such hook, or it never fired, or it fires several times in one pass.
     """
     pending = list(dict.fromkeys(hook_names))
     recorded: dict[str, Tensor] = {}
@@ -102,38 +102,15 @@ def record_activations(
     return recorded
 
 
-def _shape_once(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
-    """The shape at a hook in a whole forward pass.
-
-    Raises:
-        HookError: HOOK_REPEATED: the hook fires several times, so that no tensor is the one that stands there.
-    """
-    probe = torch.zeros(_PROBE, dtype=torch.long)
-    shape = tuple(record_activations(model, probe, [hook_name])[hook_name].shape)
-    fired: list[str] = []
-    hooks: list[Any] = [(hook_name, lambda x, hook: fired.append(hook_name))]
-    with model.lock, torch.no_grad(), model.bridge.hooks(fwd_hooks=hooks):
-        model.bridge(model.batch(probe))
-    if len(fired) > 1:
-        raise HookError(
-            f"{hook_name!r} fires {len(fired)} times in a forward pass of {model.name}, which runs these layers again and again: "
-            "no single activation stands there.",
-            code="HOOK_REPEATED",
-            field="hook_name",
-            got=hook_name,
-            hint="Use a site that is passed once, or another model.",
-        )
-    return shape
-
-
 def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
     """Trailing shape of the activation at a hook, (d,) or (n_heads, d_head): measured once, on a few tokens.
 
     Raises:
-        HookError: the model has no such hook, or what stands there is no vector a position.
+        HookError: the model has no such hook, or fires it several times, or what stands there is no vector a position.
     """
     if hook_name not in model.shapes:
-        shape = _shape_once(model, hook_name)
+        probe = torch.zeros(_PROBE, dtype=torch.long)
+        shape = tuple(record_activations(model, probe, [hook_name])[hook_name].shape)
         if len(shape) < 3 or shape[:2] != _PROBE:
             raise HookError(
                 f"{hook_name!r} has no vector at each position: its shape is {shape} for {_PROBE[0]} texts of {_PROBE[1]} tokens.",

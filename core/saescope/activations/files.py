@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from saescope.errors import FormatError
+from saescope.errors import FormatError, cause_of
 from saescope.fence import open_file
 
 MAX_LINE_CHARS = 2**24
@@ -69,16 +69,12 @@ def readable(path: Path, *errors: type[Exception]) -> Generator[None]:
         ) from None
     except errors as error:
         raise FormatError(
-            f"{path.name!r} cannot be read: {_first_line(error)}", field="dataset", got=path.name
+            f"{path.name!r} cannot be read: {cause_of(error)}", field="dataset", got=path.name
         ) from error
     except OSError as error:
         raise FormatError(
-            f"{path.name!r} cannot be read: {error.strerror or _first_line(error)}.",
+            f"{path.name!r} cannot be read: {error.strerror or cause_of(error)}.",
             code="FILE_READ_ERROR",
             field="dataset",
             got=path.name,
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

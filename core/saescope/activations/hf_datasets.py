@@ -13,7 +13,7 @@ from saescope.activations.columns import (
     text_at,
     text_column,
 )
-from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError
+from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError, cause_of
 
 _NAME = re.compile(
     r"hf:(?P<repo>[\w-][\w.-]*/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?"
@@ -80,7 +80,7 @@ def _reachable(name: HubName) -> Generator[None]:
         ValueError
     ) as error:  # an unknown split or configuration; the message lists those that there are
         raise ArgumentError(
-            f"{name.repo}: {(str(error).splitlines() or [''])[0]}",
+            f"{name.repo}: {cause_of(error)}",
             code="INVALID_CHOICE",
             field="dataset",
             got=name,
@@ -98,6 +98,6 @@ def _reachable(name: HubName) -> Generator[None]:
         KeyError,
     ) as error:  # a loading script, which the library no longer runs, or torn files
         raise FormatError(
-            f"The dataset {name.repo} cannot be read: {(str(error).splitlines() or [''])[0]}",
+            f"The dataset {name.repo} cannot be read: {cause_of(error)}",
             field="dataset",
         ) from error

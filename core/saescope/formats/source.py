@@ -89,7 +89,7 @@ class Source:
             return _object(name, yaml.safe_load(text), "YAML")
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(
-                f"{_base(name)} is no valid YAML: {str(error).splitlines()[0]}.",
+                f"{_base(name)} is no valid YAML: {' '.join(str(error).split())[:300]}.",
                 hint="Get the file again.",
             ) from error
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from saescope.cancel import bound_checkpoint, checkpoint
-from saescope.errors import ModelError
+from saescope.errors import ModelError, cause_of
 from saescope.models.failures import reading
+from saescope.models.fires import Fires, watching
 from saescope.models.kv_cache import translate_cache_argument
 
 _N_TOKENS = 8
@@ -30,8 +31,8 @@ _FAILURES = (
 )
 
 
-def boot(name: str, model: Any, tokenizer: Any) -> Any:
-    """A `TransformerBridge` on the model, which is rewired in place.
+def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
+    """A `TransformerBridge` on the model, which is rewired in place, and how often each of its hooks fires.
 
     Raises:
         ModelError: transformer-lens does not hold the family, fails on it, or computes other logits than transformers.
@@ -47,6 +48,7 @@ def boot(name: str, model: Any, tokenizer: Any) -> Any:
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     # Such edits are meant; `hooks` keeps identity exact.
     warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized")
+    give_joint_projections_a_bias(model)
     family = f"{type(model).__name__} ({model.config.model_type})"
     ids = _some_tokens(model)
     try:
@@ -57,7 +59,8 @@ def boot(name: str, model: Any, tokenizer: Any) -> Any:
         translate_cache_argument(bridge)
         give_norms_their_weight(bridge)
         make_stoppable(bridge)
-        found = _logits(bridge, ids)
+        with watching(bridge, (2, _N_TOKENS)) as fires:
+            found = _logits(bridge, ids.expand(2, -1))
         later = ids.clone()
         later[0, -1] = (later[0, -1] + 1) % int(found.shape[-1])
         changed = _logits(bridge, later)
@@ -65,7 +68,18 @@ def boot(name: str, model: Any, tokenizer: Any) -> Any:
         raise _cannot_hold(name, family, error) from error
     _compare(name, family, found, expected)
     _require_causal(name, family, found[:-1], changed[:-1])
-    return bridge
+    return bridge, fires
+
+
+def give_joint_projections_a_bias(model: nn.Module) -> None:
+    """A GPT-NeoX projection without bias is one of bias 0: transformer-lens asks for the bias when it takes q, k and v apart."""
+    if type(model).__name__ != "GPTNeoXForCausalLM":
+        return
+    for name, linear in model.named_modules():
+        if name.endswith(".query_key_value") and linear.bias is None:
+            weight: Any = linear.weight
+            zeros = torch.zeros_like(weight[:, 0])
+            linear.register_parameter("bias", nn.Parameter(zeros, requires_grad=False))
 
 
 def give_norms_their_weight(bridge: nn.Module) -> None:
@@ -90,7 +104,9 @@ def make_stoppable(bridge: Any) -> None:
             still_wanted = bound_checkpoint()
             x.register_hook(lambda _gradient: still_wanted())
 
-    for block in getattr(bridge, "blocks", ()):
+    # A model that runs its layers again and again has several lists of them.
+    stacks = [stack for stack in bridge.children() if isinstance(stack, nn.ModuleList)]
+    for block in (block for stack in stacks for block in stack):
         block.register_forward_pre_hook(lambda _module, _args: checkpoint())
         block.register_forward_hook(watch_backward)
 
@@ -109,11 +125,11 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def _cannot_hold(name: str, family: str, error: Exception) -> ModelError:
-    lines = str(error).splitlines()
     if "supported architecture" in str(error):
         why = f"transformer-lens does not hold {family}."
     else:
-        cause = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        kind, cause = type(error).__name__, cause_of(error)
+        cause = cause if cause.startswith(f"{kind}: ") else f"{kind}: {cause}"
         why = f"transformer-lens fails on this model, {family}: {cause}"
     return ModelError(
         why,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saescope.errors import ModelError, ResourceError
+from saescope.errors import ModelError, ResourceError, cause_of
 
 MAX_LAYERS = 1024
 """Each costs time and memory even before it has weights; the deepest models have 126 to 200."""
@@ -91,9 +91,10 @@ def _without_memory(config: Any, name: str) -> torch.nn.Module:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # a family may stumble over an absurd number anywhere
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "Unrecognized configuration class" in text or isinstance(error, ImportError):
+        if "Unrecognized configuration class" in str(error) or isinstance(error, ImportError):
             raise
+        where = _named(config.to_dict(), error.args[0]) if isinstance(error, KeyError) else ""
+        text = f"{where}={error} is unknown" if where else cause_of(error)
         raise ModelError(
             f"No model can be built from the configuration of {name!r}: {text}",
             code="MODEL_CONFIG_INVALID",
@@ -101,6 +102,16 @@ def _without_memory(config: Any, name: str) -> torch.nn.Module:
             got=name,
             hint="Get the model again, from a source you trust.",
         ) from error
+
+
+def _named(said: Mapping[str, Any], value: object) -> str:
+    """The name under which a configuration says a value, as "rope_parameters.rope_type", or "" where it does not."""
+    for name, there in said.items():
+        if isinstance(there, Mapping) and (inner := _named(there, value)):
+            return f"{name}.{inner}"
+        if isinstance(value, str) and isinstance(there, str) and there == value:
+            return name
+    return ""
 
 
 def _integers(

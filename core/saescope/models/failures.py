@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError
+from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError, cause_of
 from saescope.hub import invalid_config_error
 from saescope.models.demands import is_quantized, needs_code
 from saescope.models.sizes import INDEX, shards
@@ -70,10 +70,7 @@ def _is_of_files(error: BaseException) -> bool:
 def _explain(
     part: Part, source: str, name: str, local: bool, error: BaseException
 ) -> SaescopeError:
-    whole = str(error).replace(source, name)
-    text = next((line.strip() for line in whole.splitlines() if line.strip()), "")[:300]
-    text = f"{type(error).__name__}: {text}" if isinstance(error, ArithmeticError) else text
-    text = text or type(error).__name__
+    whole, text = str(error), cause_of(error, replace={source: name})
     part = "config.json" if isinstance(error, ArithmeticError) else part
     if "requires you to execute" in whole or "custom code which must be executed" in whole:
         return needs_code(name, f"transformers has no {part} of that kind")

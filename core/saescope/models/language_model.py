@@ -12,7 +12,8 @@ from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException as StopForward
 
 from saescope.cancel import checkpoint
-from saescope.errors import HookError, NumericError
+from saescope.errors import HookError, ModelError, NumericError, cause_of
+from saescope.models.fires import Fires
 from saescope.models.kv_cache import (
     cache_argument,
     cached_lengths,
@@ -66,6 +67,8 @@ class LanguageModel:
         """Hooks that carry a module's input or output, where that was asked."""
         self.widens: dict[tuple[str, str], bool] = {}
         """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
+        self.fires = Fires()
+        """How often each hook fired in the pass that compared the model with transformers."""
         self.notes: tuple[str, ...] = ()
         """Warnings about the files of its weights."""
         self.sink_factor = SINK_FACTOR
@@ -212,32 +215,39 @@ class LanguageModel:
         return logits, past if use_cache else None
 
     def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
-        """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head, constant since attention sums to 1."""
-        layer, _ = split_hook(hook_name)
+        """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head, as attention sums to 1; 0 elsewhere."""
+        layer, site = split_hook(hook_name)
+        if layer is None or site not in ("attn.z", "attn.v"):
+            return torch.zeros(1, device=self.device)
         block = self.bridge.blocks[layer]
-        bias, norm_bias = getattr(block.attn, "b_V", None), getattr(block.ln1, "bias", None)
+        norm_bias = getattr(getattr(block, "ln1", None), "bias", None)
         with torch.no_grad():
-            z_bias = torch.zeros(1, device=self.device) if bias is None else bias.detach().float()
-            if norm_bias is not None:
-                z_bias = z_bias + torch.einsum(
-                    "d,hde->he", norm_bias.detach().float(), block.attn.W_V.detach().float()
-                )
-        return z_bias.flatten()
+            try:
+                bias = getattr(block.attn, "b_V", None)
+                z_bias = torch.zeros(1, 1, device=self.device) if bias is None else bias.float()
+                if norm_bias is not None:
+                    W_V = block.attn.W_V.float()
+                    z_bias = z_bias + torch.einsum("d,hde->he", norm_bias.float(), W_V)
+            except (AttributeError, NotImplementedError) as error:
+                raise ModelError(
+                    f"In {self.name} z has no constant part that the value bias makes, and the SAE at {hook_name} was trained without it: "
+                    f"{cause_of(error)}",
+                    code="UNSUPPORTED_MODEL",
+                    field="model",
+                    got=self.name,
+                    hint="Use the SAE with its own model.",
+                ) from error
+        # Several heads may share one head of values.
+        shared = int(self.bridge.cfg.n_heads) // len(z_bias) if z_bias.numel() > 1 else 1
+        return z_bias.repeat_interleave(shared, dim=0).flatten()
 
     def require_hook(self, hook_name: str) -> None:
-        """Raises HookError where the model has no such hook or cannot fire it as it is set up."""
+        """Raises HookError where the model has no such hook, cannot fire it as it is set up, or fires it several times in one pass."""
         try:
             with self.lock, self.bridge.hooks(fwd_hooks=[(hook_name, _untouched)]):
                 pass
         except KeyError:
-            names = nearest(hook_name, self._hook_names(), 3) or self._sites_of(hook_name)
-            raise HookError(
-                f"{self.name} has no hook {hook_name!r}.",
-                field="hook_name",
-                got=hook_name,
-                allowed=names,
-                hint=f"Nearest: {', '.join(names) or 'none'}; layers are 0..{self.n_layers - 1}.",
-            ) from None
+            raise self._no_hook(hook_name) from None
         except ValueError as error:
             raise HookError(
                 f"{hook_name!r} never fires as this model is set up.",
@@ -245,12 +255,46 @@ class LanguageModel:
                 got=hook_name,
                 hint="A transcoder reads blocks.L.mlp.hook_in (after the norm's weight) or blocks.L.ln2.hook_normalized (before).",
             ) from error
+        if (times := self.fires.times.get(hook_name, 0)) > 1:
+            raise HookError(
+                f"{hook_name!r} fires {times} times in a forward pass of {self.name}, which runs that part of itself again and again: "
+                "no single activation stands there.",
+                code="HOOK_REPEATED",
+                field="hook_name",
+                got=hook_name,
+                allowed=self._offered(hook_name),
+                hint=f"Use a site that is passed once ({self._nearest(hook_name)}), or another model.",
+            )
+
+    def _no_hook(self, hook_name: str) -> HookError:
+        layers = f"; layers are 0..{self.n_layers - 1}" if self._layers else ""
+        return HookError(
+            f"{self.name} has no hook {hook_name!r}.",
+            field="hook_name",
+            got=hook_name,
+            allowed=self._offered(hook_name),
+            hint=f"Nearest: {self._nearest(hook_name)}{layers}.",
+        )
+
+    def _nearest(self, said: str) -> str:
+        return ", ".join(self._offered(said)) or "none"
+
+    def _offered(self, said: str) -> list[str]:
+        """Hooks that can be used, those with names most like `said`; else the residual stream after a layer."""
+        return nearest(said, self._hook_names(), 3) or self._sites_of(said)
+
+    @property
+    def _layers(self) -> list[int]:
+        """Those that are in one row, each passed once; a model that runs them again and again has none."""
+        return [
+            i for i in range(self.n_layers) if f"blocks.{i}.hook_resid_post" in self.fires.sites
+        ]
 
     def _sites_of(self, said: str) -> list[str]:
         """The residual stream after the layer that `said` has the number of ("layer 2"), else after the middle one."""
         number = re.search(r"\d+", said)
         layer = int(number[0]) if number else self.n_layers // 2
-        return [f"blocks.{min(layer, self.n_layers - 1)}.hook_resid_post"]
+        return [f"blocks.{min(layer, self.n_layers - 1)}.hook_resid_post"] if self._layers else []
 
     def _hook_names(self) -> list[str]:
         names = [
@@ -258,7 +302,8 @@ class LanguageModel:
             for i in range(self.n_layers)
             for site in _SITES
         ]
-        return [*names, *(n for n in self.bridge.hook_dict if split_hook(n)[0] is None)]
+        others = sorted(name for name in self.fires.sites if split_hook(name)[0] is None)
+        return [*(name for name in names if name in self.fires.sites), *others]
 
 
 _SITES = (

@@ -262,7 +262,7 @@ def _notes(surplus: list[str]) -> tuple[str, ...]:
 
 def _wrap(place: _Place, model: Any, tokenizer: Any, notes: tuple[str, ...]) -> LanguageModel:
     n_embedded = int(model.get_input_embeddings().weight.shape[0])
-    bridge = boot(place.name, model, tokenizer)
+    bridge, fires = boot(place.name, model, tokenizer)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)
     revision = str(getattr(model.config, "_commit_hash", None) or place.revision)
     wrapped = LanguageModel(
@@ -273,5 +273,5 @@ def _wrap(place: _Place, model: Any, tokenizer: Any, notes: tuple[str, ...]) -> 
         revision=revision,
         identities=place.identities,
     )
-    wrapped.notes = notes
+    wrapped.notes, wrapped.fires = notes, fires
     return wrapped

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saescope.errors import NumericError
+from saescope.errors import HookError, NumericError
 
 ALIKE = (
     ("attn", "self_attn", "attention", "self_attention"),
@@ -29,6 +29,7 @@ def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
     """Names of the hooks whose tensor is the `side` ("input", "output") of `module`, the usual name first; none if there is none.
 
     Raises:
+        HookError: HOOK_REPEATED: the model runs the module several times in one pass, so that no tensor is the one there.
         NumericError: what is there is not finite, so nothing can be compared.
     """
     found = _module(bridge, module)
@@ -37,7 +38,16 @@ def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
     table = bridge.original_model.get_input_embeddings().weight
     ids = (torch.arange(_N_TOKENS, device=table.device) + table.shape[0] // 2) % table.shape[0]
     names = _candidates(bridge, module)
-    there, wanted = _run(bridge, ids[None], names, found, side)
+    there, seen = _run(bridge, ids[None], names, found, side)
+    if len(seen) > 1:
+        raise HookError(
+            f"The model runs its module {module!r} {len(seen)} times in one forward pass: no single activation is its {side}.",
+            code="HOOK_REPEATED",
+            field="hook_name",
+            got=module,
+            hint="Use an SAE of a module that is passed once, or another model.",
+        )
+    wanted = seen[0] if seen else None
     if wanted is not None and not bool(wanted.isfinite().all()):
         raise NumericError(
             f"The {side} of the model's module {module!r} is not finite.",
@@ -49,7 +59,7 @@ def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
 def _module(bridge: Any, module: str) -> nn.Module | None:
     """The module of that path as transformers has it; transformer-lens puts its own in its place, around it."""
     match = _LAYER.search(module)
-    if not match:
+    if not match or not hasattr(bridge, "blocks"):
         by_path = _by_path(bridge.original_model)
         ends = [path for path in by_path if f".{path}".endswith(f".{module}")]
         return by_path[min(ends, key=len)] if ends else None
@@ -74,7 +84,7 @@ def _candidates(bridge: Any, module: str) -> list[str]:
     match = _LAYER.search(module)
     if not match:
         return [name for name in ("hook_embed", "embed.hook_out") if name in bridge.hook_dict]
-    block = f"blocks.{match[1]}."
+    block = f"blocks.{match[1]}." if hasattr(bridge, "blocks") else ""
     others = sorted(
         name
         for name in bridge.hook_dict
@@ -85,8 +95,8 @@ def _candidates(bridge: Any, module: str) -> list[str]:
 
 def _run(
     bridge: Any, ids: Tensor, names: list[str], module: nn.Module, side: str
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """One forward pass: what each hook and the module itself saw, positions in rows, before anybody adds to it in place."""
+) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+    """One forward pass: what each hook and the module saw each time it ran, positions in rows, before anybody adds to it in place."""
     there: dict[str, Tensor] = {}
     wanted: list[Tensor | None] = []
 
@@ -118,7 +128,7 @@ def _run(
         )
         stack.callback(handle.remove)
         bridge(ids)
-    return there, wanted[0] if wanted else None
+    return there, wanted
 
 
 def _rows(x: Tensor, n_pos: int) -> Tensor:

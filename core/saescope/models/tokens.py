@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saescope.errors import ArgumentError, ModelError
+from saescope.errors import ArgumentError, ModelError, cause_of
 from saescope.models.bounded import bounded_template
 
 _STAND_IN = "saescope-stands-here"
@@ -152,7 +152,7 @@ class Tokenizer:
             if type(error) is not Exception:
                 raise
             raise ArgumentError(  # tokenizers raises nothing more exact
-                f"The model's tokenizer fails on the text: {str(error)[:200]}",
+                f"The model's tokenizer fails on the text: {cause_of(error)}",
                 code="TOKENIZER_FAILED",
                 field="text",
                 got=text[:40],
@@ -211,9 +211,8 @@ class Tokenizer:
             rendered.encode()  # half of a surrogate pair is no text for a tokenizer
             return rendered
         except (*failures, ValueError, RuntimeError) as error:
-            cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise ArgumentError(
-                f"The model's chat template fails on one message of the user: {cause}",
+                f"The model's chat template fails on one message of the user: {cause_of(error)}",
                 code="CHAT_TEMPLATE_FAILED",
                 field="chat",
                 got=True,

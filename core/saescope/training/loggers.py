@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from saescope.errors import ConfigError
+from saescope.errors import ConfigError, cause_of
 from saescope.names import WANDB_QUIETED
 from saescope.training.config import TrainConfig
 
@@ -116,9 +116,8 @@ def _tensorboard(cfg: TrainConfig, folder: Path | None) -> Log:
 
 
 def _failed(logger: str, error: Exception) -> ConfigError:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
     return ConfigError(
-        f"{logger} does not start: {first[:300]}",
+        f"{logger} does not start: {cause_of(error)}",
         code="LOGGER_FAILED",
         field="logger",
         got=logger,

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.attack.families import build
+from tests.attack.plain import Plain
 from tests.core.formats.test_dialects import SITES
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
+from saescope.errors import ModelError
 from saescope.formats.hf_sites import hook_of
 from saescope.hooks import record_activations
 from saescope.models import load_model
-from saescope.saes import SAEMetadata, StandardConfig, StandardSAE
+from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
 from saescope.splice import prepare_input
 
 IDS = torch.tensor([[2, 17, 400, 33, 921, 5]])
@@ -91,6 +95,23 @@ def test_an_sae_gets_what_its_module_computes(case: str, folder_of: Callable[[st
         )
 
 
+def biased(hook_name: str) -> SAE:
+    """An SAE of a model whose value biases were folded away."""
+    cfg = StandardConfig(
+        d_in=32,
+        d_sae=4,
+        reshape_activations="hook_z" if hook_name.endswith("hook_z") else "none",
+        metadata=SAEMetadata(hook_name=hook_name, fold_value_biases=True),
+    )
+    weights = {
+        "W_enc": torch.ones(32, 4),
+        "W_dec": torch.ones(4, 32),
+        "b_enc": torch.zeros(4),
+        "b_dec": torch.zeros(32),
+    }
+    return StandardSAE(cfg, weights)
+
+
 def test_an_attention_sae_of_a_processed_model_gets_z_without_its_value_bias(
     folder_of: Callable[[str], Path],
 ) -> None:
@@ -108,21 +129,52 @@ def test_an_attention_sae_of_a_processed_model_gets_z_without_its_value_bias(
     without = torch.einsum("bhqk,bkhe->bqhe", there["blocks.1.attn.hook_pattern"], values).flatten(
         2
     )
-    cfg = StandardConfig(
-        d_in=32,
-        d_sae=4,
-        reshape_activations="hook_z",
-        metadata=SAEMetadata(hook_name="blocks.1.attn.hook_z", fold_value_biases=True),
-    )
-    weights = {
-        "W_enc": torch.ones(32, 4),
-        "W_dec": torch.ones(4, 32),
-        "b_enc": torch.zeros(4),
-        "b_dec": torch.zeros(32),
-    }
-    x = prepare_input(model, StandardSAE(cfg, weights), there["blocks.1.attn.hook_z"])
+    x = prepare_input(model, biased("blocks.1.attn.hook_z"), there["blocks.1.attn.hook_z"])
     assert torch.allclose(x, without[0].detach(), atol=1e-5)
     assert not torch.allclose(x, there["blocks.1.attn.hook_z"].reshape(x.shape), atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "starcoder2", "nemotron"])
+def test_heads_that_share_values_share_their_bias(
+    family: str, tmp_path: Path, glass_dir: Path
+) -> None:
+    """A head's bias is what its values are at an input that is the norm's bias alone."""
+    folder = build(family, tmp_path / family, AutoTokenizer.from_pretrained(glass_dir))
+    block: Any = Plain(folder).blocks[1]
+    norm_bias = getattr(block.input_layernorm, "bias", None)
+    values = block.self_attn.v_proj(torch.zeros(32) if norm_bias is None else norm_bias)
+    expected = values.reshape(2, 8).repeat_interleave(2, dim=0).flatten()
+    model = load_model(folder, device="cpu")
+    z = record_activations(model, IDS, ["blocks.1.attn.hook_z"])["blocks.1.attn.hook_z"]
+    x = prepare_input(model, biased("blocks.1.attn.hook_z"), z)
+    assert torch.allclose(z.flatten(2)[0] - x, expected.expand_as(x), atol=1e-5)
+    assert expected.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("site", ["hook_resid_post", "hook_mlp_out", "mlp.hook_in"])
+def test_a_folded_value_bias_changes_nothing_at_other_sites(
+    site: str, folder_of: Callable[[str], Path]
+) -> None:
+    model, hook_name = load_model(str(folder_of("gpt2")), device="cpu"), f"blocks.1.{site}"
+    there = record_activations(model, IDS, [hook_name])[hook_name]
+    assert torch.equal(prepare_input(model, biased(hook_name), there), there[0])
+
+
+@pytest.mark.parametrize("family", ["deepseek3", "olmo2"])
+def test_values_that_have_no_bias_of_their_own(
+    family: str, tmp_path: Path, glass_dir: Path
+) -> None:
+    """DeepSeek's values come out of a compressed projection; OLMo 2 has no norm before attention."""
+    folder = build(family, tmp_path / family, AutoTokenizer.from_pretrained(glass_dir))
+    model, hook_name = load_model(folder, device="cpu"), "blocks.1.attn.hook_z"
+    z = record_activations(model, IDS, [hook_name])[hook_name]
+    if family == "olmo2":
+        x = prepare_input(model, biased(hook_name), z)
+        assert torch.equal(x, z.flatten(2)[0])
+        return
+    with pytest.raises(ModelError, match="MLA") as refused:
+        prepare_input(model, biased(hook_name), z)
+    assert refused.value.code == "UNSUPPORTED_MODEL"
 
 
 @pytest.mark.parametrize("side", ["input", "output"])

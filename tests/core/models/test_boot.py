@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from tests.attack.families import FAMILIES, GROUPED, build
 from tests.attack.plain import Plain
+from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-from saescope.errors import HookError, ModelError
-from saescope.hooks import hook_shape
+from saescope.cancel import cancellable
+from saescope.errors import Cancelled, HookError, ModelError
+from saescope.hooks import edit_activations, hook_shape, record_activations
 from saescope.models import LanguageModel, load_model
 
 
@@ -73,13 +76,100 @@ def test_tensors_that_the_configuration_has_no_place_for_are_said(
     assert glass.warnings == ()
 
 
-def test_a_hook_that_fires_several_times_is_no_site(
+@pytest.fixture
+def looped(tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+    """A hierarchical reasoning model, which runs its layers again and again within a forward pass and has no blocks in one row."""
+    monkeypatch.setitem(FAMILIES, "hrm", ("HrmTextForCausalLM", GROUPED))
+    return load_model(folder_of("hrm", tmp_path, glass_dir), device="cpu")
+
+
+def test_a_hook_that_fires_several_times_is_refused_wherever_it_is_put(
+    looped: LanguageModel,
+) -> None:
+    site, ids = "H_blocks.1.hook_out", torch.arange(3, 9)[None]
+    for use in (
+        lambda: hook_shape(looped, site),
+        lambda: record_activations(looped, ids, ["unembed.hook_in", site]),
+        lambda: edit_activations(looped, {site: lambda x: x + 1}).__enter__(),
+    ):
+        with pytest.raises(HookError, match="fires 2 times") as refused:
+            use()
+        assert refused.value.code == "HOOK_REPEATED"
+    assert hook_shape(looped, "unembed.hook_in") == (32,)
+
+
+def offers(error: HookError) -> list[str]:
+    return [name for name in str(error.allowed or "").split(", ") if name]
+
+
+@pytest.mark.parametrize("wrong", ["blocks.1.hook_resid_post", "H_blocks.1.hook_ou", "layer 2"])
+def test_what_is_offered_instead_of_a_hook_can_be_used(looped: LanguageModel, wrong: str) -> None:
+    with pytest.raises(HookError) as refused:
+        hook_shape(looped, wrong)
+    assert refused.value.code == "HOOK_NOT_FOUND" and "layers are" not in refused.value.hint
+    for offered in offers(refused.value):
+        assert hook_shape(looped, offered)
+
+
+@pytest.mark.parametrize("family", ["mamba", "lfm2", "gpt_neox", "olmo2", "openai_gpt"])
+def test_every_hook_that_a_family_offers_has_a_vector_at_each_position(
+    family: str, tmp_path: Path, glass_dir: Path
+) -> None:
+    model = load_model(folder_of(family, tmp_path, glass_dir), device="cpu")
+    offered = set[str]()
+    for wrong in ("blocks.1.hook_resid", "blocks.0.hook_attn", "ln2.hook_normalized", "mlp_out"):
+        with pytest.raises(HookError) as refused:
+            hook_shape(model, wrong)
+        offered |= set(offers(refused.value))
+    assert offered
+    for name in offered:
+        assert hook_shape(model, name)
+
+
+@pytest.mark.parametrize("module", ["layers.1.mlp", "model.H_module.layers.0", "L_module.layers.1"])
+def test_a_module_that_is_run_again_and_again_is_named(looped: LanguageModel, module: str) -> None:
+    with pytest.raises(HookError, match=f"{module}' . times in one forward pass") as refused:
+        looped.hooks_of_module(module, "output")
+    assert refused.value.code == "HOOK_REPEATED"
+    assert looped.hooks_of_module("model.embed_tokens", "output")
+    assert looped.hooks_of_module("layers.7.mlp", "output") == ()
+
+
+def test_a_cancel_is_heard_between_two_layers_that_are_run_again(looped: LanguageModel) -> None:
+    stop = threading.Event()
+
+    def give_up(x: Tensor) -> Tensor:
+        stop.set()
+        return x
+
+    with (
+        cancellable(stop),
+        pytest.raises(Cancelled),
+        edit_activations(looped, {"embed.hook_out": give_up}),
+    ):
+        looped.forward(torch.arange(3, 9)[None])
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_joint_projection_without_bias_has_the_bias_zero(
+    parallel: bool, tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"attention_bias": False, "use_parallel_residual": parallel}
+    monkeypatch.setitem(FAMILIES, "gpt_neox", ("GPTNeoXForCausalLM", config))
+    folder, ids = folder_of("gpt_neox", tmp_path, glass_dir), torch.arange(3, 9)[None]
+    model, plain = load_model(folder, device="cpu"), Plain(folder)
+    assert torch.allclose(model.forward(ids)[0], plain.logits(ids), atol=1e-4)
+    for site in ("blocks.1.attn.hook_z", "blocks.1.hook_resid_post"):
+        found = record_activations(model, ids, [site])[site].flatten(2)[0]
+        assert torch.allclose(found, plain.record(ids, site), atol=1e-4)
+
+
+def test_an_assertion_of_transformer_lens_is_told_by_its_statement(
     tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hierarchical reasoning model runs its layers again and again within a forward pass."""
-    monkeypatch.setitem(FAMILIES, "hrm", ("HrmTextForCausalLM", GROUPED))
-    model = load_model(folder_of("hrm", tmp_path, glass_dir), device="cpu")
-    with pytest.raises(HookError, match="fires 2 times") as refused:
-        hook_shape(model, "H_blocks.1.hook_out")
-    assert refused.value.code == "HOOK_REPEATED"
-    assert hook_shape(model, "unembed.hook_in") == (32,)
+    monkeypatch.setitem(FAMILIES, "gpt_neox", ("GPTNeoXForCausalLM", {"attention_bias": False}))
+    monkeypatch.setattr("saescope.models.boot.give_joint_projections_a_bias", lambda model: None)
+    folder = folder_of("gpt_neox", tmp_path, glass_dir)
+    with pytest.raises(ModelError, match=r"AssertionError: assert isinstance\(qkv_bias") as refused:
+        load_model(folder, device="cpu")
+    assert refused.value.code == "UNSUPPORTED_MODEL"

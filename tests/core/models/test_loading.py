@@ -395,3 +395,26 @@ def test_the_embedded_models_folder_is_the_embedded_model(smollm: LanguageModel)
         == smollm.identities
         == {"smollm2-135m-instruct"}
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hidden_size": None}, "'hidden_size' expected int, got NoneType"),
+        ({"rms_norm_eps": "1e-5"}, "'rms_norm_eps' expected float, got str (value: '1e-5')"),
+        ({"tie_word_embeddings": "yes"}, "'tie_word_embeddings' expected bool, got str"),
+        ({"num_attention_heads": 3}, "hidden size (128) is not a multiple of the number of"),
+        ({"layer_types": ["x"]}, "`layer_types` entries must be in"),
+        ({"layer_types": ["x"]}, "but got ['x']"),
+        ({"rope_parameters": 5}, "'rope_parameters' with value 5"),
+        ({"hidden_act": "nope"}, "hidden_act='nope' is unknown"),
+        ({"rope_parameters": {"rope_type": "nope"}}, "rope_parameters.rope_type='nope' is unknown"),
+    ],
+)
+def test_a_field_that_a_configuration_has_wrong_is_named_with_its_value(
+    folder: Path, change: dict[str, Any], told: str
+) -> None:
+    edit_config(folder, **change)
+    error = refused(folder)
+    assert error.code == "MODEL_CONFIG_INVALID" and told in error.message
+    assert len(error.message.splitlines()) == 1 and len(error.message) < 400
