@@ -97,7 +97,7 @@ def record_activations(
             f"{silent[0]!r} never fired in this model's forward pass.",
             code="HOOK_NEVER_FIRED",
             got=silent[0],
-            hint="Use another hook.",
+            hint='Use another site, such as "blocks.1.hook_resid_post".',
         )
     return recorded
 

@@ -165,7 +165,7 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
     if not bool(x.isfinite().all()):
         raise NumericError(
             f"The activations at {read_hook(sae)} are not finite.",
-            hint="Load the model with dtype float32.",
+            hint='Load the model with dtype="float32".',
         )
     # [batch, n_pos, ...] was flattened to [batch * n_pos, d_in]: an SAE that looks back needs the
     # rows apart.

@@ -29,7 +29,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "top_features",
         {**SAE, "text": "a", "texts": ["b"]},
         "CONFLICTING_ARGUMENTS",
-        "one of the two",
+        "one of text and texts",
     ),
     ("top_features", {**SAE, "text": "a", "k": "5"}, "INVALID_TYPE", "k as an integer"),
     ("top_features", {**SAE, "text": "a", "k": True}, "INVALID_TYPE", "k as an integer"),
@@ -121,19 +121,19 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "train_sae",
         {**TRAIN, "d_sae": 64, "expansion_factor": 2},
         "CONFLICTING_ARGUMENTS",
-        "d_sae removed",
+        "one of expansion_factor and d_sae",
     ),
     (
         "train_sae",
         {**TRAIN, "l0_coefficient": 4.0},
         "CONFLICTING_ARGUMENTS",
-        "l0_coefficient replaced by k",
+        "k in place of l0_coefficient",
     ),
     (
         "train_sae",
         {**TRAIN, "architecture": "gated", "l1_coefficient": 4.0, "k": 9.0},
         "CONFLICTING_ARGUMENTS",
-        "l1_coefficient removed",
+        "one of k and l1_coefficient",
     ),
     ("train_sae", {**TRAIN, "architecture": "top_k"}, "INVALID_CHOICE", "architecture='topk'"),
     ("train_sae", {**TRAIN, "training_tokens": 0}, "OUT_OF_RANGE", "training_tokens=1"),
@@ -167,6 +167,81 @@ async def test_a_bad_argument_is_refused_with_what_to_do(
     assert error["code"] == code
     assert hint in error["hint"]
     assert len(str(error)) < 2000
+
+
+TWO = {"texts": ["a", "b"], "text": "a"}
+STEPS = [
+    ("top_features", {**SAE, "saes": ["c/d", "e/f"], "text": "a"}, "with one of sae and saes."),
+    ("top_features", {**SAE, **TWO}, "with one of text and texts."),
+    (
+        "top_features",
+        {**SAE, **TWO, "texts_file": "a.csv"},
+        "with one of text, texts and texts_file.",
+    ),
+    ("top_features", {**SAE}, "with exactly one of text, texts and texts_file."),
+    ("top_features", {"text": "a"}, "with sae, a handle from load_sae."),
+    (
+        "top_features",
+        {**SAE, "text": "a", "against": ["b"], "against_file": "c.csv"},
+        "with one of against and against_file.",
+    ),
+    (
+        "top_features",
+        {**SAE, "text": "a", "texts_column": "b"},
+        "with texts_file beside texts_column.",
+    ),
+    (
+        "find_features",
+        {**SAE, "query": "a", "tokens": ["b"]},
+        "with exactly one of query, tokens, texts and texts_file.",
+    ),
+    (
+        "find_features",
+        {**SAE, "texts": ["a"], "against": ["b"], "against_sae": "c/d"},
+        "with one of against and against_sae.",
+    ),
+    (
+        "find_features",
+        {**SAE, "texts": ["a"], "against": ["b"], "offset": 3},
+        "with offset=0: the features of a contrast are tested together.",
+    ),
+    ("publish_sae", {"path": "a"}, "with one of sae and job_id."),
+    ("publish_sae", {**SAE, "path": "a", "repo_id": "b/c"}, "with one of repo_id and path."),
+    ("train_sae", {}, "with hook_name or resume."),
+    (
+        "intervene",
+        {"prompt": "a", "saes": ["a/b"], "edits": [{"feature": 1}]},
+        "without 'saes': each of edits names its own 'sae'.",
+    ),
+    (
+        "steer_generate",
+        {"prompt": "a", "saes": ["a/b"], "features": [{"feature": 1}]},
+        "without 'saes': each of features names its own 'sae'.",
+    ),
+    (
+        "intervene",
+        {"prompt": "a", **SAE, "feature": 1, "edits": [{"feature": 1}]},
+        "without 'feature': each of edits names its own 'feature'.",
+    ),
+    (
+        "intervene",
+        {"prompt": "a", "edits": [{"feature": 1}]},
+        "with sae, a handle from load_sae, for the call or in each feature.",
+    ),
+    ("intervene", {"prompt": "a", **SAE, "edits": []}, "with at least one item in edits."),
+    ("encode_text", {**SAE, "text": "a", "features": [1]}, "without 'features'."),
+    ("load_sae", {"path": "https://x.org/y"}, "with path as a local path, or a plain name."),
+]
+
+
+@pytest.mark.parametrize(("tool", "arguments", "said"), STEPS)
+async def test_the_next_step_is_a_whole_sentence(
+    state: AppState, tool: str, arguments: dict[str, Any], said: str
+) -> None:
+    error = await refuse(state, tool, **arguments)
+    assert error["hint"] == f"Call {tool} again {said}"
+    first = error["message"].split()[0]
+    assert "_" not in first or first.islower()  # a name is spelled as it is
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

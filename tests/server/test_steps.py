@@ -50,7 +50,12 @@ def hint_of(code: str, hint: str, facts: dict[str, Any]) -> str:
         ),
         ("PATH_NOT_ALLOWED", "", {"roots": ()}, "SAESCOPE_READ_ROOTS"),
         ("TOO_MANY_ITEMS", "", {"most": 1}, "SAESCOPE_MAX_FILE_TEXTS"),
-        ("NOT_CACHED_OFFLINE", "", {"cached": False}, "server_status() lists what is cached here"),
+        (
+            "NOT_CACHED_OFFLINE",
+            "",
+            {"cached": False},
+            "Call server_status(): it lists what is cached here",
+        ),
         ("NOT_CACHED_OFFLINE", "", {"model": "gpt2"}, 'load_sae(..., model="/path/to/folder")'),
         (
             "LOGGER_FAILED",
@@ -58,7 +63,7 @@ def hint_of(code: str, hint: str, facts: dict[str, Any]) -> str:
             {"logger": "x"},
             "job_status has it",
         ),
-        ("NOT_ON_NEURONPEDIA", "", {"id": ""}, "find_saes() lists"),
+        ("NOT_ON_NEURONPEDIA", "", {"id": ""}, "Call find_saes(): it lists"),
         ("TOO_FEW_TEXTS", "", {"least": 4}, "top_features(text=..., against=[...]"),
     ],
 )

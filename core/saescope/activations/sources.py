@@ -96,7 +96,7 @@ class TextSource(RowSource):
             if not bool(x.float().sum().isfinite()):
                 raise NumericError(
                     f"The activations at {name} are not finite.",
-                    hint="Load the model with dtype float32.",
+                    hint='Load the model with dtype="float32".',
                 )
         self.n_supplied += n_rows(rows)
         self._taken = self._none

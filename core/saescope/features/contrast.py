@@ -274,6 +274,6 @@ def _check(n: int) -> None:
             field="texts",
             got=n,
             allowed=f"{LEAST} or more; {2 * LEAST_HALF} to hold a half out",
-            hint='For one text against one other: ss.rank_features(..., against=..., rank_by="contrast").',
+            hint='For one text against one other, call ss.rank_features(..., against=..., rank_by="contrast").',
             facts={"least": LEAST},
         )

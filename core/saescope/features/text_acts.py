@@ -52,7 +52,7 @@ def text_acts(
             if not bool(x.isfinite().all()):
                 raise NumericError(
                     f"The activations at {hook_name} are not finite.",
-                    hint="Load the model with dtype float32.",
+                    hint='Load the model with dtype="float32".',
                 )
             acts = sae.encode_sparse(x[None] if sae.sequential else x)
         usual = counted(tokens, (), include_special)

@@ -210,7 +210,7 @@ class LanguageModel:
         if not bool(logits.detach().isfinite().all()):
             raise NumericError(
                 "The model's logits are not finite.",
-                hint="Use a smaller strength, or dtype float32.",
+                hint='Use a smaller strength, or load the model with dtype="float32".',
             )
         return logits, past if use_cache else None
 
@@ -273,7 +273,7 @@ class LanguageModel:
             field="hook_name",
             got=hook_name,
             allowed=self._offered(hook_name),
-            hint=f"Nearest: {self._nearest(hook_name)}{layers}.",
+            hint=f"Use a hook that there is (nearest: {self._nearest(hook_name)}){layers}.",
         )
 
     def _nearest(self, said: str) -> str:

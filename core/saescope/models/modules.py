@@ -51,7 +51,7 @@ def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
     if wanted is not None and not bool(wanted.isfinite().all()):
         raise NumericError(
             f"The {side} of the model's module {module!r} is not finite.",
-            hint="Load the model with dtype float32.",
+            hint='Load the model with dtype="float32".',
         )
     return tuple(name for name in names if name in there and _same(there[name], wanted))
 

@@ -51,6 +51,9 @@ def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.d
         raise ModelError(
             f"The final norm of this model is of an unknown kind ({kind}).",
             code="UNSUPPORTED_MODEL",
+            got=kind,
+            allowed=("LN", "RMS"),
+            hint="Use another model: there is no setting that helps.",
         )
     probe = torch.randn(
         1, 1, d_model, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0)

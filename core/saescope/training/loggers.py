@@ -45,7 +45,7 @@ def require_logger(logger: str, *, wandb_mode: str = "") -> None:
             f"logger={logger} needs the package {logger}.",
             field="logger",
             got=logger,
-            hint=f"pip install {logger}",
+            hint=f"Run pip install {logger}, or leave the logger out: {_SAME}",
         )
     mode = wandb_mode or os.environ.get("WANDB_MODE", "online")
     if logger == "wandb" and mode in ("online", "shared", "run") and not _has_login():

@@ -268,7 +268,7 @@ def _too_many(live: list[str], most_live: int) -> ResourceError:
         code="TOO_MANY_JOBS",
         got=len(live) + 1,
         allowed=most_live,
-        hint=f'job_status(job_id="{live[-1]}", wait_s=30), or cancel_job(job_id="{live[0]}").'
+        hint=f'Call job_status(job_id="{live[-1]}", wait_s=30) and wait, or cancel_job(job_id="{live[0]}").'
         if live
-        else "job_status()",
+        else "Call job_status().",
     )

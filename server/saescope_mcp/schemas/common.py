@@ -112,7 +112,7 @@ class SAEsRequest(Request):
             raise PydanticCustomError(
                 "missing_argument",
                 "'sae' is missing, or saes for several",
-                {"allowed": "a handle from load_sae"},
+                {"allowed": "sae, a handle from load_sae"},
             )
         return sae
 
@@ -122,7 +122,7 @@ class SAEsRequest(Request):
             raise PydanticCustomError(
                 "conflicting_arguments",
                 "sae and saes are both given",
-                {"field": "saes", "allowed": "one of the two"},
+                {"field": "saes", "allowed": "one of sae and saes"},
             )
         return self
 
@@ -153,7 +153,7 @@ class FilesRequest(Request):
             raise PydanticCustomError(
                 "missing_argument",
                 "texts_column names the column of texts_file, which is not given",
-                {"field": "texts_file", "allowed": "texts_file with texts_column"},
+                {"field": "texts_file", "allowed": "texts_file beside texts_column"},
             )
         return self
 
@@ -171,13 +171,13 @@ class ContrastFile(FilesRequest):
             raise PydanticCustomError(
                 "conflicting_arguments",
                 "against and against_file are both given",
-                {"field": "against_file", "allowed": "one of the two"},
+                {"field": "against_file", "allowed": "one of against and against_file"},
             )
         if self.against_column and not self.against_file:
             raise PydanticCustomError(
                 "missing_argument",
                 "against_column names the column of against_file, which is not given",
-                {"field": "against_file", "allowed": "against_file with against_column"},
+                {"field": "against_file", "allowed": "against_file beside against_column"},
             )
         return self
 
@@ -198,19 +198,16 @@ class TextsRequest(SAEsRequest, FilesRequest):
     def _exactly_one(self) -> "TextsRequest":
         given = [name for name in ("text", "texts", "texts_file") if getattr(self, name)]
         if len(given) > 1:
+            named = f"{', '.join(given[:-1])} and {given[-1]}"
             raise PydanticCustomError(
                 "conflicting_arguments",
-                "{given} are both given",
-                {
-                    "field": given[1],
-                    "given": " and ".join(given),
-                    "allowed": f"one of the {'two' if len(given) == 2 else 'three'}",
-                },
+                "{named} are given together",
+                {"field": given[1], "named": named, "allowed": f"one of {named}"},
             )
         if not given and "text" not in self.model_fields_set:
             raise PydanticCustomError(
                 "missing_argument",
-                "there is neither text nor texts nor texts_file",
+                "There is neither text nor texts nor texts_file",
                 {"field": "text", "allowed": "exactly one of text, texts and texts_file"},
             )
         return self

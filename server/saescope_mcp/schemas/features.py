@@ -140,13 +140,15 @@ class FindFeatures(ContrastFile):
             _refuse("query", "exactly one of query, tokens, texts and texts_file", bool(given))
         others = bool(self.against or self.against_file)
         if (others or self.against_sae) and not (self.texts or self.texts_file):
-            _refuse("texts", "texts with against and against_sae", False)
+            _refuse(
+                "texts", "texts or texts_file beside against, against_file and against_sae", False
+            )
         if others and self.against_sae:
-            _refuse("against_sae", "against or against_sae", True)
+            _refuse("against_sae", "one of against and against_sae", True)
         if self.offset and self.is_contrast:
-            _refuse("offset", "a contrast without offset: its features are tested together", True)
+            _refuse("offset", "offset=0: the features of a contrast are tested together", True)
         if self.neuronpedia and not self.query:
-            _refuse("query", "query with neuronpedia", False)
+            _refuse("query", "query beside neuronpedia", False)
         return self
 
     @property
@@ -157,7 +159,7 @@ class FindFeatures(ContrastFile):
 def _refuse(field: str, wanted: str, conflict: bool) -> None:
     kind = "conflicting_arguments" if conflict else "missing_argument"
     raise PydanticCustomError(
-        kind, "give {wanted}", {"field": field, "wanted": wanted, "allowed": wanted}
+        kind, "Give {wanted}", {"field": field, "wanted": wanted, "allowed": wanted}
     )
 
 

@@ -40,7 +40,7 @@ class PublishSae(Request):
                 context = {
                     "field": one,
                     "said": f"{one} and {other} {said}",
-                    "allowed": "one of the two",
+                    "allowed": f"one of {one} and {other}",
                 }
                 raise PydanticCustomError(kind, "{said}", context)
         return self

@@ -73,8 +73,11 @@ class ChangingRequest(Request):
         if not all(self.handles):
             raise PydanticCustomError(
                 "missing_argument",
-                "there is no sae for a feature that names none",
-                {"field": "sae", "allowed": "a handle from load_sae, here or with each feature"},
+                "A feature names no sae, and the call names none for all",
+                {
+                    "field": "sae",
+                    "allowed": "sae, a handle from load_sae, for the call or in each feature",
+                },
             )
         return self
 
@@ -173,7 +176,7 @@ class SteerGenerate(ChangingRequest):
             raise PydanticCustomError(
                 "conflicting_arguments",
                 "n_samples > 1 at temperature 0 would repeat one text",
-                {"field": "temperature", "allowed": "> 0"},
+                {"field": "temperature", "allowed": "temperature > 0, or n_samples=1"},
             )
         return self
 

@@ -68,7 +68,9 @@ class TrainSae(Request):
     def _fits_together(self) -> "TrainSae":
         if not (self.hook_name or self.resume):
             raise PydanticCustomError(
-                "missing_argument", "there is neither hook_name nor resume", {"field": "hook_name"}
+                "missing_argument",
+                "There is neither hook_name nor resume",
+                {"field": "hook_name", "allowed": "hook_name or resume"},
             )
         if self.resume:
             return self
@@ -76,18 +78,20 @@ class TrainSae(Request):
             _conflict(
                 "d_sae",
                 "expansion_factor and d_sae are both given",
-                "removed, or expansion_factor instead",
+                "one of expansion_factor and d_sae",
             )
         for name, architectures in _COEFFICIENTS.items():
             if getattr(self, name) and self.architecture not in architectures:
                 _conflict(
-                    name, f"{name} does nothing for {self.architecture} SAEs", "replaced by k"
+                    name,
+                    f"{name} does nothing for {self.architecture} SAEs",
+                    f"k in place of {name}",
                 )
             if getattr(self, name) and "k" in self.model_fields_set:
                 _conflict(
                     name,
                     f"k and {name} are both given",
-                    "removed: k is the L0 that the run then comes to; or k removed",
+                    f"one of k and {name} (k is the L0 that the run comes to)",
                 )
         return self
 

@@ -211,7 +211,7 @@ class AppState:
         ]
         close = nearest(handle, [*self.saes, *known], 1)
         if running:
-            hint = f'job_status(job_id="{running[0].id}", wait_s=30): a load is still running.'
+            hint = f'A load is still running: call job_status(job_id="{running[0].id}", wait_s=30).'
         elif source and placement:
             hint = load_call(source, placement)
         else:
@@ -266,13 +266,13 @@ def _check_placement(handle: str, slot: ModelSlot, placement: Placement) -> None
         field=field,
         got=f"{placement.device}, {placement.dtype}",
         allowed=f"{device}, {dtype}",
-        hint=f'unload(handle="{slot.handle}"), then the same call again.',
+        hint=f'Call unload(handle="{slot.handle}"), then make the same call again.',
     )
 
 
 def _no_room(message: str, code: str, handles: list[str], then: str) -> ResourceError:
     hint = (
-        f'unload(handle="{handles[0]}"), then {then}.'
+        f'Call unload(handle="{handles[0]}"), then {then}.'
         if handles
         else 'Use a smaller model or SAE, dtype="bfloat16", or raise the limit.'
     )

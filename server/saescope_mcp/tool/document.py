@@ -50,7 +50,7 @@ def tidy(value: Any, where: str = "result") -> Any:
             raise NumericError(
                 f"{where} is {value}.",
                 field=where,
-                hint="Try a smaller strength, or dtype float32.",
+                hint='Try a smaller strength, or load the model with dtype="float32".',
             )
         return float(f"{value:.4g}")
     if isinstance(value, str):

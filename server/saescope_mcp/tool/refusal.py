@@ -8,6 +8,7 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ _NOT_THERE = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM),
     *(errno.ENXIO, errno.ESTALE, errno.ENAMETOOLONG),
 }
+ALIKE = 0.6
+"""Two names that share so much may be one, misspelled."""
 _FILES = {"texts": "texts_file", "against": "against_file"}
 _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
@@ -160,7 +163,11 @@ def unknown_tool(name: str, known: Sequence[str]) -> dict[str, str]:
 def _document(
     code: str, message: str, field: str = "", got: str = "", allowed: str = "", hint: str = ""
 ) -> dict[str, str]:
-    hint = hint or (f"Correct {field} and call again." if field else "See server_status().")
+    hint = hint or (
+        f"Correct {field} and call again."
+        if field
+        else "Call server_status() to see what is loaded and set."
+    )
     said = {
         "code": code,
         "message": message,
@@ -223,11 +230,7 @@ def _message(code: str, field: str, error: ErrorDetails, allowed: str) -> str:
         case "UNKNOWN_ARGUMENT":
             return f"There is no argument {field!r}."
         case "MISSING_ARGUMENT":
-            return (
-                f"{field!r} is missing."
-                if error["type"] == "missing"
-                else f"{error['msg'].capitalize()}."
-            )
+            return f"{field!r} is missing." if error["type"] == "missing" else f"{error['msg']}."
         case "CONFLICTING_ARGUMENTS":
             return f"{error['msg']}."
         case "TOO_LONG" | "TOO_MANY_ITEMS" | "TOO_FEW_ITEMS" if "actual" in error.get(
@@ -254,7 +257,7 @@ def _allowed(code: str, error: ErrorDetails, model: type[BaseModel], name: str) 
     if code == "NON_FINITE_ARGUMENT":
         return "a finite number"
     if error["type"] == "missing":
-        return _fields(model)[name].description or ""
+        return (_fields(model)[name].description or "").removesuffix(".")
     if code in _ALLOWED:
         return _ALLOWED[code]
     low, high = (
@@ -277,16 +280,9 @@ def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[B
     )
     match code:
         case "UNKNOWN_ARGUMENT":
-            close = nearest(name, _names(model), 1)
-            return (
-                f"{again} {close[0]!r} instead of {name!r}."
-                if close
-                else f"Call {tool} again without {name!r}."
-            )
-        case "MISSING_ARGUMENT":
-            return f"{again} {field}."
-        case "CONFLICTING_ARGUMENTS":
-            return f"{again} {field} {ctx.get('allowed', 'changed')}."
+            return f"Call {tool} again {_instead(name, model, outer=len(error['loc']) == 1)}."
+        case "MISSING_ARGUMENT" | "CONFLICTING_ARGUMENTS":
+            return f"{again} {ctx.get('allowed', field)}."
         case "INVALID_CHOICE":
             choices = re.findall(r"'([^']*)'", str(ctx["expected"]))
             return f"{again} {field}={(nearest(str(error['input']), choices, 1) or choices)[0]!r}."
@@ -299,15 +295,43 @@ def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[B
             instead = f", or give them as a file: {file}" if file in model.model_fields else ""
             return f"{again} a shorter {field}{instead}."
         case "TOO_FEW_ITEMS":
-            return f"{again} at least one of {field}."
+            return f"{again} at least one item in {field}."
         case "INVALID_STRING" | "INVALID_ID":
             return f"{again} those characters removed from {field}."
         case "INVALID_NAME":
             return f"{again} {field} as {_ALLOWED[code]}, without folders."
         case "INVALID_REPO_ID":
-            return f"{again} {field} as a plain name, or give a local folder as path."
+            return f"{again} {field} as {'a local path, or ' if 'local' in error['msg'] else ''}a plain name."
         case _:
             return f"{again} {field} as {_allowed(code, error, model, name)}."
+
+
+def _instead(name: str, model: type[BaseModel], *, outer: bool) -> str:
+    """What to do with an argument that there is not: many belong into each item of a list, others are spelled otherwise."""
+    for there, items in _items(model).items() if outer else ():
+        if inner := next((one for one in (name, name.removesuffix("s")) if one in items), ""):
+            return f"without {name!r}: each of {there} names its own {inner!r}"
+    close = [one for one in nearest(name, _names(model), 1) if _is_like(one, name)]
+    return f"with {close[0]!r} instead of {name!r}" if close else f"without {name!r}"
+
+
+def _is_like(one: str, other: str) -> bool:
+    """Whether one may be the other misspelled; the nearest of all names may be far away."""
+    return SequenceMatcher(None, one.lower(), other.lower()).ratio() >= ALIKE
+
+
+def _items(model: type[BaseModel]) -> dict[str, list[str]]:
+    """The lists of objects among the arguments, with the fields of these."""
+    kinds = {
+        name: args[0]
+        for name, field in _fields(model).items()
+        if (args := getattr(field.annotation, "__args__", ()))
+    }
+    return {
+        name: _names(kind)
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    }
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _not_cached(hint: str, facts: Mapping[str, Any]) -> str:
     if "embedded" in facts:
         return hint.replace('ss.load_model("...")', 'load_sae(path="...", model="...")')
     return (
-        "server_status() lists what is cached here; "
+        "Call server_status(): it lists what is cached here; "
         "this one needs the network once (the user decides), then works offline."
     )
 
@@ -94,7 +94,7 @@ STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "MODEL_MISMATCH": _another_model,
     "NOT_CACHED_OFFLINE": _not_cached,
     "NOT_ON_NEURONPEDIA": lambda hint, facts: (
-        "find_saes() lists the SAEs that have one as neuronpedia_id."
+        "Call find_saes(): it lists the SAEs that have one as neuronpedia_id."
     ),
     "PATH_NOT_ALLOWED": lambda hint, facts: (
         "Copy it below one of them, or start the server with SAESCOPE_READ_ROOTS set."
@@ -104,7 +104,7 @@ STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "QUIZ_USED": _another_quiz,
     "SITE_NOT_FOUND": _another_hook,
     "TOO_FEW_TEXTS": lambda hint, facts: (
-        'For one text against one other: top_features(text=..., against=[...], rank_by="contrast").'
+        'For one text against one other, call top_features(text=..., against=[...], rank_by="contrast").'
     ),
     "TOO_MANY_ITEMS": lambda hint, facts: (
         "Split the file, or start the server with SAESCOPE_MAX_FILE_TEXTS set."

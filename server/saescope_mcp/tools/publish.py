@@ -31,7 +31,7 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
         raise OfflineError(
             "A repository needs the network, which SAESCOPE_OFFLINE forbids.",
             field="repo_id",
-            hint="Give path instead.",
+            hint="Call publish_sae again with path, a new folder, in place of repo_id.",
         )
     path = writable(request.path, state.settings, "path") if request.path else ""
     given, model = await _given(state, request), await _local_model(state, request)
@@ -80,7 +80,7 @@ async def _given(state: AppState, request: PublishSae) -> "Source | SAE":
             field="sae",
             got=request.sae,
             allowed=", ".join(state.known.all()) or "none yet",
-            hint="server_status() lists what can be loaded.",
+            hint="Call server_status(): it lists what can be loaded.",
         )
     return known[0]
 

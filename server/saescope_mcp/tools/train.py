@@ -116,7 +116,7 @@ async def _resume(state: AppState, request: TrainSae) -> Run:
             "A dry run cannot be resumed.",
             field="resume",
             got=run.id,
-            hint="Call train_sae without resume.",
+            hint="Call train_sae again without resume.",
         )
     before = TrainSae.model_validate(run.request).run
     differs = {name: before[name] for name, value in request.given.items() if before[name] != value}
@@ -125,7 +125,7 @@ async def _resume(state: AppState, request: TrainSae) -> Run:
             f"The run {run.id} was started with other settings: {', '.join(f'{name}={value!r}' for name, value in differs.items())}.",
             code="RESUME_MISMATCH",
             field=next(iter(differs)),
-            hint=f"{next_call('train_sae', resume=run.id)}, or a new run without resume.",
+            hint=f"Call {next_call('train_sae', resume=run.id)}, or start a new run without resume.",
         )
     if request.dry_run or run.live or run.state == "done":
         return run

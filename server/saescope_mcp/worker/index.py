@@ -97,7 +97,7 @@ class IndexWorker(Worker):
                     code="SAE_CHANGED",
                     field="sae",
                     got=row["sae"],
-                    hint="Load it again.",
+                    hint=f'Call unload(handle="{row["sae"]}"), load it again, then index it.',
                 )
         return model, [settle(model, sae) for sae in saes]
 

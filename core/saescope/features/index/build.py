@@ -275,7 +275,7 @@ def _encode(model: LanguageModel, sae: SAE, activation: Tensor) -> SparseActs:
     if not bool(x.float().sum().isfinite()):
         raise NumericError(
             f"The activations at {read_hook(sae)} are not finite.",
-            hint="Load the model with dtype float32.",
+            hint='Load the model with dtype="float32".',
         )
     return sae.encode_sparse(
         x.reshape(*activation.shape[:2], sae.cfg.d_in) if sae.sequential else x
