@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from saescope.catalogue import hub_cache
 from saescope.errors import (
     ArgumentError,
     Cancelled,
+    ConfigError,
     FormatError,
     NotFoundError,
     OfflineError,
@@ -469,6 +471,18 @@ def test_a_folder_without_an_sae_names_those_that_have_one(fake: FakeHub) -> Non
             and "further down" in found.value.hint
             and "saes/" in found.value.allowed
         )
+
+
+def test_a_configuration_on_the_hub_is_corrected_in_a_copy(fake: FakeHub, tmp_path: Path) -> None:
+    copytree(DATA / "topk", tmp_path / "saes" / "topk")
+    config = tmp_path / "saes" / "topk" / "cfg.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"k": 0}))
+    fake.add_folder(REPO, tmp_path / "saes", "saes")
+    with pytest.raises(ConfigError, match=r"k must be a whole number in \[1, d_sae=48\]") as caught:
+        load_sae(release=REPO, sae_id="saes/topk")
+    assert caught.value.hint.startswith(
+        f"Correct k in cfg.json of a copy of {REPO}, and load its folder. To load another SAE, call "
+    )
 
 
 def test_a_release_of_the_catalogue_brings_what_the_catalogue_knows(fake: FakeHub) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,15 @@ from saescope.saes import ARCHITECTURES, SAEConfig, SAEMetadata
 Fix = Callable[[dict[str, Tensor]], None]
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SHORT = {name: short for short, name in _DTYPES.items()}
+_WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    NoneType: "null",
+}
 _NOT_METADATA = {"gate", "norm_scaling_factor"}
 
 
@@ -222,7 +232,7 @@ def need(said: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file
     kinds = kind if isinstance(kind, tuple) else (kind,)
     # type() and not isinstance: true is no width.
     if type(value) not in kinds:
-        names = " or ".join(kind.__name__ for kind in kinds)
+        names = in_words(kinds)
         raise ConfigError(
             f"{_base(file)}: {path} must be {names}, got {value!r}.",
             field=path,
@@ -234,6 +244,11 @@ def need(said: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file
             f"{_base(file)}: {path} must be positive, got {value}.", field=path, got=value
         )
     return value
+
+
+def in_words(kinds: Collection[type]) -> str:
+    """What the values of these types are called in JSON."""
+    return " or ".join(_WORDS[kind] for kind in kinds if kind is not int or float not in kinds)
 
 
 def unsupported(what: str, *, file: str, got: object, allowed: Collection[str]) -> ConfigError:

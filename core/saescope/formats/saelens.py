@@ -13,7 +13,7 @@ from saescope.errors import ConfigError, FormatError
 from saescope.formats.agreement import agree, contradiction, layer_in
 from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.hf_sites import hook_of, origin
-from saescope.formats.recipe import Recipe, Stored
+from saescope.formats.recipe import Recipe, Stored, in_words
 from saescope.formats.source import Source
 from saescope.formats.weights import DTYPES, TensorInfo, read_header
 from saescope.names import nearest
@@ -44,12 +44,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("d_in", "d_sae", "d_out"), (int,)),
     **dict.fromkeys(("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"), (bool,)),
     "k": (int, float),
-}
-_KINDS: dict[type, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    NoneType: "null",
 }
 _BY_DISK_NAME = {
     disk_name(architecture, transcoder=transcoder, skip=skip): (architecture, transcoder, skip)
@@ -375,8 +369,7 @@ def _check_types(said: Mapping[str, Any], types: Mapping[str, tuple[type, ...]])
     # type() and not isinstance: true is no width, and "false" is no false.
     for name, kinds in types.items():
         if name in said and type(said[name]) not in kinds:
-            named = [kind for kind in kinds if kind is not int or float not in kinds]
-            allowed = " or ".join(_KINDS[kind] for kind in named)
+            allowed = in_words(kinds)
             raise ConfigError(
                 f"{CFG_FILE}: {name} must be {allowed}, got {said[name]!r}.",
                 field=name,
