@@ -257,6 +257,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+NOISE = 0.1
+"""Of what is added to every weight, so that no norm or bias is at its initial value."""
+
 
 def build(family: str, folder: Path, tokenizer: Any) -> Path:
     """The family's model folder, as save_pretrained writes it; no norm or bias is at its initial value."""
@@ -268,7 +271,7 @@ def build(family: str, folder: Path, tokenizer: Any) -> Path:
     hf = kind(kind.config_class(**(COMMON | own)))
     with torch.no_grad():
         for parameter in hf.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter += NOISE * torch.randn_like(parameter)
     hf.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -1,6 +1,7 @@
 """Booting a Hugging Face model on transformer-lens: what goes wrong is told, and what comes out is compared with the plain model."""
 
 import copy
+import json
 import logging
 import warnings
 from typing import Any
@@ -15,9 +16,12 @@ from saescope.models.fires import Fires, watching
 from saescope.models.kv_cache import translate_cache_argument
 
 _N_TOKENS = 8
-_MOST_OFF = {torch.float32: 0.01, torch.float64: 0.01}
+_MOST_OFF = {torch.float32: 5e-4, torch.float64: 5e-4}
 _MOST_OFF_IN_HALF = 0.1
 """Of the plain model's logits; attention in another order of operations is off by 1e-6 of them in float32."""
+_UNKNOWN_SWITCHES = {"scale_attn_weights": False}
+"""What transformer-lens computes otherwise than such a configuration says: small weights, or half precision, would hide it."""
+_NO_SETTING = "Use another model: there is no setting that helps. If its SAE belongs to this one, tell transformer-lens."
 _FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -50,6 +54,7 @@ def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
     warnings.filterwarnings("ignore", "A forward hook edited hook_scale/hook_normalized")
     give_joint_projections_a_bias(model)
     family = f"{type(model).__name__} ({model.config.model_type})"
+    _check_switches(name, family, model.config)
     ids = _some_tokens(model)
     try:
         model.set_attn_implementation("eager")  # as transformer-lens computes attention
@@ -65,7 +70,7 @@ def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
         later[0, -1] = (later[0, -1] + 1) % int(found.shape[-1])
         changed = _logits(bridge, later)
     except _FAILURES as error:
-        raise _cannot_hold(name, family, error) from error
+        raise _cannot_hold(name, family, error, model.dtype) from error
     _compare(name, family, found, expected)
     _require_causal(name, family, found[:-1], changed[:-1])
     return bridge, fires
@@ -90,9 +95,11 @@ def give_norms_their_weight(bridge: nn.Module) -> None:
         component = getattr(module, "original_component", None)
         if not isinstance(module, NormalizationBridge) or component is None:
             continue
-        if not hasattr(component, "weight") and not isinstance(component, nn.Identity):
-            device = next(bridge.parameters()).device
-            component.register_buffer("weight", torch.ones(1, device=device), persistent=False)
+        if getattr(component, "weight", None) is None and not isinstance(component, nn.Identity):
+            shape = getattr(component, "normalized_shape", (1,))
+            component._parameters.pop("weight", None)  # torch's own norms have it, as None
+            weight = torch.ones(shape, device=next(bridge.parameters()).device)
+            component.register_buffer("weight", weight, persistent=False)
 
 
 def make_stoppable(bridge: Any) -> None:
@@ -124,7 +131,20 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
     return (out if isinstance(out, Tensor) else out.logits)[0]
 
 
-def _cannot_hold(name: str, family: str, error: Exception) -> ModelError:
+def _check_switches(name: str, family: str, config: Any) -> None:
+    for switch, value in _UNKNOWN_SWITCHES.items():
+        if getattr(config, switch, None) is value:
+            raise ModelError(
+                f"config.json of {family} says {switch}={json.dumps(value)}, which transformer-lens does not follow.",
+                code="UNSUPPORTED_MODEL",
+                field="model",
+                got=name,
+                allowed=f"{switch}={json.dumps(not value)}",
+                hint=_NO_SETTING,
+            )
+
+
+def _cannot_hold(name: str, family: str, error: Exception, dtype: torch.dtype) -> ModelError:
     if "supported architecture" in str(error):
         why = f"transformer-lens does not hold {family}."
     else:
@@ -136,7 +156,9 @@ def _cannot_hold(name: str, family: str, error: Exception) -> ModelError:
         code="UNSUPPORTED_MODEL",
         field="model",
         got=name,
-        hint="Use another model: there is no setting that helps. If its SAE belongs to this one, tell transformer-lens.",
+        hint=_NO_SETTING
+        if dtype in _MOST_OFF
+        else f'It may hold the model in dtype "float32"; this was {str(dtype).removeprefix("torch.")}.',
     )
 
 
@@ -162,10 +184,10 @@ def _compare(name: str, family: str, found: Tensor, expected: Tensor) -> None:
     off = float((found - expected).norm() / expected.norm().clamp_min(1e-9))
     if not off <= allowed:
         raise ModelError(
-            f"transformer-lens computes other logits than transformers for {family}: off by {off:.1%} of them.",
+            f"transformer-lens computes other logits than transformers for {family}: off by {off:.2%} of them.",
             code="UNSUPPORTED_MODEL",
             field="model",
             got=name,
-            allowed=f"at most {allowed:.0%}",
+            allowed=f"at most {allowed:.2%}",
             hint="Use another model: what saescope would measure in this one would be wrong.",
         )

@@ -36,6 +36,23 @@ def check_demands(said: Mapping[str, Any], name: str) -> None:
             _check_sizes(part, name)
 
 
+def check_decoder(config: Any, name: str) -> None:
+    """That the model predicts each token from those before it: half of an encoder-decoder lacks the head, or is another model.
+
+    Raises:
+        ModelError: UNSUPPORTED_MODEL.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"The model {name!r} ({config.model_type}) is an encoder-decoder: it reads a text in one half and writes in the other.",
+            code="UNSUPPORTED_MODEL",
+            field="model",
+            got=name,
+            allowed="models with a decoder alone",
+            hint="Use a causal language model that both transformers and transformer-lens hold.",
+        )
+
+
 def quantization(said: Mapping[str, Any]) -> str:
     """How the weights are quantized, as "gptq (4 bits)"; empty if they are not."""
     inner = said.get("text_config")

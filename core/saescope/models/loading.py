@@ -16,7 +16,13 @@ from saescope.errors import ModelError, NotFoundError
 from saescope.fence import check_regular, present, real_path
 from saescope.models.boot import boot
 from saescope.models.checked import check_fits, check_gguf_file, checked
-from saescope.models.demands import check_demands, has_packed_tensors, is_quantized, quantization
+from saescope.models.demands import (
+    check_decoder,
+    check_demands,
+    has_packed_tensors,
+    is_quantized,
+    quantization,
+)
 from saescope.models.estimate import check_counts
 from saescope.models.failures import reading, require_vocabulary
 from saescope.models.folder import read_json
@@ -198,6 +204,7 @@ def _read(
         said, _ = PretrainedConfig.get_config_dict(place.source, **common)
         check_demands(said, place.name)
         config = AutoConfig.from_pretrained(place.source, **common)
+        check_decoder(config, place.name)
     stored = DTYPES.get(
         str(getattr(config, "dtype", None) or "float32").removeprefix("torch."), torch.float32
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tests.attack.families import FAMILIES, GROUPED, build
 from tests.attack.plain import Plain
 from torch import Tensor
@@ -63,6 +64,74 @@ def test_a_model_that_sees_later_tokens_is_refused(tmp_path: Path, glass_dir: Pa
     with pytest.raises(ModelError, match="no causal language model") as refused:
         load_model(folder, device="cpu")
     assert refused.value.code == "UNSUPPORTED_MODEL"
+
+
+SIZES = {
+    "vocab_size": 1024,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+}
+T5 = {"vocab_size": 1024, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("BartForConditionalGeneration", SIZES),
+        ("PegasusForConditionalGeneration", SIZES),
+        ("M2M100ForConditionalGeneration", SIZES),
+        ("T5ForConditionalGeneration", T5),
+    ],
+)
+def test_an_encoder_decoder_is_named_as_such(
+    architecture: str, config: dict[str, int], tmp_path: Path, glass_dir: Path
+) -> None:
+    kind = getattr(transformers, architecture)
+    kind(kind.config_class(**config)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(glass_dir).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="encoder-decoder") as refused:
+        load_model(tmp_path, device="cpu")
+    assert refused.value.code == "UNSUPPORTED_MODEL"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_bigcode"])
+def test_attention_that_is_not_scaled_is_refused_with_the_switch(
+    family: str, dtype: str, tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights as small as transformers draws them hide it: the logits are off by 0.2 %."""
+    architecture, own = FAMILIES[family]
+    config = own | {"scale_attn_weights": False, "initializer_range": 0.02}
+    monkeypatch.setitem(FAMILIES, family, (architecture, config))
+    with pytest.raises(ModelError, match="scale_attn_weights=false") as refused:
+        load_model(folder_of(family, tmp_path, glass_dir), device="cpu", dtype=dtype)
+    assert refused.value.code == "UNSUPPORTED_MODEL"
+
+
+def test_logits_that_are_off_by_a_thousandth_are_refused(
+    tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What transformer-lens leaves out may count little with small weights, and more with others."""
+    monkeypatch.setattr("saescope.models.boot._UNKNOWN_SWITCHES", {})
+    own = FAMILIES["gpt2"][1] | {"scale_attn_weights": False, "initializer_range": 0.02}
+    monkeypatch.setitem(FAMILIES, "gpt2", ("GPT2LMHeadModel", own))
+    monkeypatch.setattr("tests.attack.families.NOISE", 0.01)
+    with pytest.raises(ModelError, match="other logits than transformers"):
+        load_model(folder_of("gpt2", tmp_path, glass_dir), device="cpu")
+
+
+def test_norms_whose_weight_is_none_are_norms(
+    tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = FAMILIES["opt"][1] | {"layer_norm_elementwise_affine": False}
+    monkeypatch.setitem(FAMILIES, "opt", ("OPTForCausalLM", own))
+    model = load_model(folder_of("opt", tmp_path, glass_dir), device="cpu")
+    assert torch.allclose(model.readout.gain, torch.ones(model.d_model), atol=1e-3)
 
 
 def test_tensors_that_the_configuration_has_no_place_for_are_said(
