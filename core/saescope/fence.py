@@ -18,6 +18,8 @@ from saescope.errors import ArgumentError, FormatError
 
 CONFIG_BYTES = 4 << 20
 """The largest configuration: those of a model with every label that it knows are below 1 MiB."""
+LOOK = "Look whether it is in its place and may be read, then call again."
+"""After a file that cannot be read."""
 OWN_BYTES = 64 << 20
 """The largest record of saescope's own that is read as a whole."""
 _PACKAGE = Path(__file__).resolve().parent
@@ -309,5 +311,9 @@ def _too_large(name: str, size: int, limit: int, field: str) -> FormatError:
 
 def _unreadable(name: str, field: str, why: str) -> FormatError:
     return FormatError(
-        f"{name!r} cannot be read: {why}.", code="FILE_READ_ERROR", field=field, got=name
+        f"{name!r} cannot be read: {why}.",
+        code="FILE_READ_ERROR",
+        field=field,
+        got=name,
+        hint=LOOK,
     )

@@ -171,12 +171,16 @@ def _on_hub(
         raise unknown_remotely(source)
     found = _Found(source, dialect, hub_name, repository.commit, dict(known or {}))
     if not _wanted(found) and not fetch.offline:
+        close = closest(source)
         raise NotFoundError(
             f"{location.repo_id} has no {location.path!r}.",
             code="SAE_NOT_FOUND",
             field="sae_id",
             got=location.path,
-            allowed=closest(source),
+            allowed=close,
+            hint=f'Call ss.load_sae(release="{location.repo_id}", sae_id="{close[0]}").'
+            if close
+            else "Check the repository's list of files.",
         )
     return found
 

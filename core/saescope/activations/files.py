@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from saescope.errors import FormatError, cause_of
-from saescope.fence import open_file
+from saescope.fence import LOOK, open_file
 
 MAX_LINE_CHARS = 2**24
 HEAD_BYTES = 4096
@@ -69,7 +69,10 @@ def readable(path: Path, *errors: type[Exception]) -> Generator[None]:
         ) from None
     except errors as error:
         raise FormatError(
-            f"{path.name!r} cannot be read: {cause_of(error)}", field="dataset", got=path.name
+            f"{path.name!r} cannot be read: {cause_of(error)}",
+            field="dataset",
+            got=path.name,
+            hint="Write that file again.",
         ) from error
     except OSError as error:
         raise FormatError(
@@ -77,4 +80,5 @@ def readable(path: Path, *errors: type[Exception]) -> Generator[None]:
             code="FILE_READ_ERROR",
             field="dataset",
             got=path.name,
+            hint=LOOK,
         ) from error

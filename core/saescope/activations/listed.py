@@ -36,7 +36,7 @@ def read_texts(
             field=field,
             got=path,
             allowed=f"a file of texts: {', '.join(READERS)}",
-            hint="Check the path.",
+            hint="Give the path of a file that is there.",
         )
     if reader is None:
         raise ArgumentError(

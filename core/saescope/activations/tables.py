@@ -144,10 +144,11 @@ def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) ->
 def _check_parted(path: Path, head: Sequence[str], first: str) -> None:
     """Raises NotFoundError if a sign that nobody looked for parts the header, and every other record at least as often."""
     for sign in sorted({sign for sign in first if not sign.isalnum() and sign not in _IN_NAMES}):
-        rows, widths = _parse(head, Dialect(sign), path), list[int]()
+        rows, parsed = _parse(head, Dialect(sign), path), list[list[str]]()
         with suppress(FormatError):
-            widths.extend(len(row.cells) for row in rows)
-        if len(widths) > 1 and min(widths) >= widths[0] > 1:
+            parsed.extend(row.cells for row in rows)
+        names = [name for name in parsed[0] if name.strip()] if parsed else []
+        if len(names) > 1 < len(parsed) and min(map(len, parsed)) >= len(parsed[0]):
             name = first.strip('"')
             line = f"the line sep={sign}" if sign.isprintable() else "a line of sep= and that sign"
             raise NotFoundError(

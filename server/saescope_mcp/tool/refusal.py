@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 import saescope
 from saescope.errors import SaescopeError, cannot_write, free_space
-from saescope.fence import real_path
+from saescope.fence import LOOK, real_path
 from saescope.names import home, nearest
 from saescope_mcp.tool.steps import as_tools_say, next_step
 
@@ -96,7 +96,7 @@ def refusal(
         return _document(
             "FILE_READ_ERROR",
             f"{Path(os.fsdecode(error.filename)).name!r} cannot be read: {error.strerror}.",
-            hint="Look whether it is in its place and may be read, then call again.",
+            hint=LOOK,
         )
     log_id = uuid.uuid4().hex[:8]
     log.error("%s crashed, log id %s", tool, log_id, exc_info=error)

@@ -229,6 +229,7 @@ def test_one_column_whose_name_holds_a_sign_can_be_named(tmp_path: Path) -> None
     assert read(path, "note:said") == ["Anna: hello", "Bert: bye"]
     assert read(said(tmp_path, "user-text\na-b\nc d\n")) == ["a-b", "c d"]
     assert read(said(tmp_path, "note:said\nhello\nbye: bye\n")) == ["hello", "bye: bye"]
+    assert read(said(tmp_path, "Question?\nWho is it?\nWhy?\n")) == ["Who is it?", "Why?"]
 
 
 def test_records_wider_than_the_header_are_no_texts_of_one_column(tmp_path: Path) -> None:
