@@ -66,6 +66,7 @@ def record_activations(
 
     Raises:
         HookError: the model has no such hook, or it never fired, or it fires several times in one pass.
+        ArgumentError: rows are padded on the left, and the model does not heed that.
     """
     pending = list(dict.fromkeys(hook_names))
     recorded: dict[str, Tensor] = {}
@@ -82,15 +83,14 @@ def record_activations(
 
     for name in pending:
         model.require_hook(name)
+    attention = model.attention_mask(mask)
     checkpoint()
     with (
         model.lock,
         torch.no_grad(),
         model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in pending]),
     ):
-        model.bridge(
-            model.batch(ids), attention_mask=None if mask is None else mask.long().to(model.device)
-        )
+        model.bridge(model.batch(ids), attention_mask=attention)
     silent = [name for name in pending if name not in recorded]
     if silent:
         raise HookError(

@@ -10,7 +10,7 @@ from tests.attack.families import build
 from tests.attack.plain import Plain
 from transformers import AutoTokenizer
 
-from saescope.errors import HookError
+from saescope.errors import ArgumentError, HookError
 from saescope.hooks import edit_activations, record_activations
 from saescope.models import load_model
 
@@ -57,3 +57,47 @@ def test_a_cache_whose_steps_are_wrong_is_not_used(
         step = hf(IDS[:, 5:], **{named: past}, use_cache=True).logits[0, -1]
         assert torch.allclose(step, hf(IDS).logits[0, -1], atol=1e-4) == right, "transformers"
     assert load_model(folder, device="cpu").caches == right
+
+
+@pytest.mark.parametrize("family", ["openai_gpt", "rwkv", "recurrent_gemma"])
+def test_rows_are_not_padded_on_the_left_where_that_is_seen(
+    family: str, folder_of: Callable[[str], Path]
+) -> None:
+    """GPT-1 on transformer-lens attends to what a mask leaves out, and to what comes later; the others keep a state of it."""
+    model, n = load_model(folder_of(family), device="cpu"), IDS.shape[1]
+    site, padding = "blocks.1.hook_resid_post", torch.zeros(1, 2, dtype=torch.long)
+    if family == "openai_gpt":
+        site = "blocks.1.hook_mlp_out"
+    left = torch.tensor([[False] * 2 + [True] * n])
+    for use in (model.forward, lambda ids, mask: record_activations(model, ids, [site], mask=mask)):
+        with pytest.raises(ArgumentError, match="padding on the left") as raised:
+            use(torch.cat([padding, IDS], dim=1), mask=left)
+        assert raised.value.code == "PADDING_NOT_HEEDED"
+    right = torch.cat([IDS, padding], dim=1)
+    found = record_activations(model, right, [site], mask=left.flip(1))[site]
+    alone = record_activations(model, IDS, [site])[site]
+    assert torch.allclose(found[:, :n], alone, atol=1e-4)
+
+
+def test_a_model_that_keeps_its_state_elsewhere_generates_without_a_cache(
+    folder_of: Callable[[str], Path],
+) -> None:
+    """RecurrentGemma's recurrent layers leave the cache empty."""
+    folder = folder_of("recurrent_gemma")
+    model = load_model(folder, device="cpu")
+    assert not model.caches
+    ids = torch.arange(3, 23)[None]
+    assert torch.allclose(model.forward(ids)[0], Plain(folder).logits(ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mamba", "opt", "mpt", "bloom", "gemma3"])
+def test_rows_that_are_padded_on_the_left_give_what_they_give_alone(
+    family: str, folder_of: Callable[[str], Path]
+) -> None:
+    model, site = load_model(folder_of(family), device="cpu"), "blocks.1.hook_resid_post"
+    ids = torch.arange(3, 17)[None]  # longer than Gemma 3's window here
+    padded = torch.cat([ids[:, :4], ids], dim=1)
+    mask = torch.tensor([[False] * 4 + [True] * ids.shape[1]])
+    found = record_activations(model, padded, [site], mask=mask)[site][:, 4:]
+    alone = record_activations(model, ids, [site])[site]
+    assert torch.allclose(found, alone, atol=1e-4 * float(alone.abs().max()))

@@ -16,6 +16,7 @@ from saescope.models.fires import Fires, watching
 from saescope.models.kv_cache import translate_cache_argument
 
 _N_TOKENS = 8
+_N_PADDED = 3
 _MOST_OFF = {torch.float32: 5e-4, torch.float64: 5e-4}
 _MOST_OFF_IN_HALF = 0.1
 """Of the plain model's logits; attention in another order of operations is off by 1e-6 of them in float32."""
@@ -55,24 +56,22 @@ def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
     give_joint_projections_a_bias(model)
     family = f"{type(model).__name__} ({model.config.model_type})"
     _check_switches(name, family, model.config)
-    ids = _some_tokens(model)
+    ids, later = _some_tokens(model)
     try:
         model.set_attn_implementation("eager")  # as transformer-lens computes attention
-        expected = _logits(model, ids)
+        expected = _logits(model, ids)[0]
         bridge = TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=twin)
         bridge.requires_grad_(False)
         translate_cache_argument(bridge)
         give_norms_their_weight(bridge)
         make_stoppable(bridge)
         with watching(bridge, (2, _N_TOKENS)) as fires:
-            found = _logits(bridge, ids.expand(2, -1))
-        later = ids.clone()
-        later[0, -1] = (later[0, -1] + 1) % int(found.shape[-1])
-        changed = _logits(bridge, later)
+            found, changed = _logits(bridge, torch.cat([ids, later]))
     except _FAILURES as error:
         raise _cannot_hold(name, family, error, model.dtype) from error
     _compare(name, family, found, expected)
     _require_causal(name, family, found[:-1], changed[:-1])
+    fires.padded = _heeds_padding(bridge, ids, found)
     return bridge, fires
 
 
@@ -118,17 +117,34 @@ def make_stoppable(bridge: Any) -> None:
         block.register_forward_hook(watch_backward)
 
 
-def _some_tokens(model: Any) -> Tensor:
+def _some_tokens(model: Any) -> tuple[Tensor, Tensor]:
+    """A row of them, and the same with another last one."""
     embedding = model.get_input_embeddings()
     n_vocab = int(embedding.weight.shape[0])
     ids = (torch.arange(_N_TOKENS) + n_vocab // 2) % n_vocab
-    return ids[None].to(embedding.weight.device)
+    later = ids.clone()
+    later[-1] = (later[-1] + 1) % n_vocab
+    device = embedding.weight.device
+    return ids[None].to(device), later[None].to(device)
 
 
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def _logits(model: Any, ids: Tensor, **options: Any) -> Tensor:
     with torch.no_grad():
-        out = model(ids)
-    return (out if isinstance(out, Tensor) else out.logits)[0]
+        out = model(ids, **options)
+    return out if isinstance(out, Tensor) else out.logits
+
+
+def _heeds_padding(bridge: Any, ids: Tensor, alone: Tensor) -> bool:
+    """Whether a row that is padded on the left, with a mask, gives the logits that it gives alone."""
+    padded = torch.cat([ids[:, :_N_PADDED], ids], dim=1)
+    mask = torch.ones_like(padded)
+    mask[:, :_N_PADDED] = 0
+    try:
+        found = _logits(bridge, padded, attention_mask=mask)[0, _N_PADDED:]
+    except _FAILURES:
+        return False
+    off = float((found.float() - alone.float()).norm() / alone.float().norm().clamp_min(1e-9))
+    return not off > _MOST_OFF.get(alone.dtype, _MOST_OFF_IN_HALF)
 
 
 def _check_switches(name: str, family: str, config: Any) -> None:

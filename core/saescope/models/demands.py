@@ -42,7 +42,8 @@ def check_decoder(config: Any, name: str) -> None:
     Raises:
         ModelError: UNSUPPORTED_MODEL.
     """
-    if getattr(config, "is_encoder_decoder", False):
+    # A stray switch in the configuration of GPT-2 makes no encoder of it; BART's decoder alone says that it is none.
+    if config.is_encoder_decoder and getattr(type(config), "is_encoder_decoder", False):
         raise ModelError(
             f"The model {name!r} ({config.model_type}) is an encoder-decoder: it reads a text in one half and writes in the other.",
             code="UNSUPPORTED_MODEL",

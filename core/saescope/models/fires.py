@@ -1,4 +1,4 @@
-"""How often each hook of a model fires in one forward pass, and which of them stand for a vector at each position."""
+"""What a model shows in its first passes: how often each hook fires, which have a vector at each position, if padding is heeded."""
 
 from collections import Counter
 from collections.abc import Generator, Mapping
@@ -16,6 +16,8 @@ class Fires:
     times: Mapping[str, int] = field(default_factory=dict[str, int])
     sites: frozenset[str] = frozenset()
     """Hooks that fired once, with a vector at each position: those that can be recorded and edited."""
+    padded: bool = True
+    """Whether a row that is padded on the left gives what it gives alone."""
 
 
 @contextmanager

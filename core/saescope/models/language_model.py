@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException as StopForward
 
 from saescope.cancel import checkpoint
-from saescope.errors import HookError, ModelError, NumericError, cause_of
+from saescope.errors import ArgumentError, HookError, ModelError, NumericError, cause_of
 from saescope.models.fires import Fires
 from saescope.models.kv_cache import (
     cache_argument,
@@ -122,7 +122,12 @@ class LanguageModel:
         hf = self.bridge.original_model
         supported = getattr(self.bridge.adapter, "supports_kv_cache", True)
         checked = bool(supported and cache_argument(hf) and cached_lengths(new_cache(hf)))
-        return checked and self._steps_are_right()
+        try:
+            return checked and self._steps_are_right()
+        except ModelError:
+            if all(hasattr(layer, "get_seq_length") for layer in new_cache(hf).layers):
+                raise
+            return False  # RecurrentGemma keeps the state of its recurrent layers elsewhere
 
     def _steps_are_right(self) -> bool:
         """Whether steps with a cache give the logits of a full pass, on a few tokens: in transformers' Bamba they do not."""
@@ -192,6 +197,7 @@ class LanguageModel:
 
         Raises:
             NumericError: a logit is NaN or infinite.
+            ArgumentError: as `attention_mask`.
             ModelError: the cache did not grow by the tokens fed.
             Cancelled: the caller gave up before this forward.
         """
@@ -203,7 +209,7 @@ class LanguageModel:
             before = cached_lengths(past)
             extra |= {"use_cache": True, cache_argument(self.bridge.original_model): past}
         with self.lock, torch.set_grad_enabled(grad):
-            attention = None if mask is None else mask.long()
+            attention = self.attention_mask(mask)
             logits = self.bridge(ids, return_type="logits", attention_mask=attention, **extra)
         if use_cache:
             require_growth(past, before=before, fed=ids.shape[1])
@@ -213,6 +219,25 @@ class LanguageModel:
                 hint='Use a smaller strength, or load the model with dtype="float32".',
             )
         return logits, past if use_cache else None
+
+    def attention_mask(
+        self, mask: Bool[Tensor, "batch n_pos"] | None
+    ) -> Int[Tensor, "batch n_pos"] | None:
+        """A mask of padding as the model takes it; none where it sees no padding anyway, or where it would misread one.
+
+        Raises:
+            ArgumentError: what is left out is not at the end, and the model counts or sees it.
+        """
+        if mask is None or self.fires.padded:
+            return None if mask is None else mask.long().to(self.device)
+        if not bool((mask.long().cummin(dim=1).values == mask.long()).all()):
+            raise ArgumentError(
+                f"{self.name} does not leave out padding on the left: a padded row gives other numbers than alone.",
+                code="PADDING_NOT_HEEDED",
+                field="mask",
+                hint="Pad on the right, or run rows of one length together.",
+            )
+        return None  # a causal model does not see what comes later; GPT-1 with a mask, even of ones, would
 
     def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
         """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head, as attention sums to 1; 0 elsewhere."""
