@@ -196,10 +196,8 @@ CALLS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux's special files")
-@pytest.mark.parametrize(
-    "way",
-    [pytest.param(way, marks=[] if way == "a full disk" else pytest.mark.attack) for way in WAYS],
-)
+@pytest.mark.attack
+@pytest.mark.parametrize("way", WAYS)
 async def test_places_that_cannot_be_used(
     way: str,
     attack: Attack,

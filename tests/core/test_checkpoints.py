@@ -116,6 +116,7 @@ def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
         "import os, random, signal, time, torch\nfrom pathlib import Path\nfrom saescope import checkpoints as disk\n"
         "torch.set_num_threads(1)\nrandom.seed(0)\nbad = 0\n"
         f"folder = Path({str(tmp_path)!r})\n"
+        "disk.save(folder, 1, disk.Checkpoint({'sae': {'W': torch.ones(200000)}}, {'step': 1.0}), keep=2)\n"
         "for turn in range(25):\n"
         "    first = 1 + max((int(p.name[5:]) for p in folder.glob('ckpt-*')), default=0)\n"
         "    child = os.fork()\n"

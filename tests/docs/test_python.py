@@ -129,6 +129,7 @@ def check_arguments(function: Callable[..., Any], call: ast.Call, where: str) ->
         catalogue.get(str(said["release"]), str(said.get("sae_id", "")))
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_sweep_prints_every_strength_beside_its_controls(
     library: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -39,7 +39,11 @@ async def check(task: Task) -> None:
         assert bad.fails in {fault.kind for fault in faults}, bad
 
 
-@pytest.mark.parametrize("task", TINY, ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(task, marks=[pytest.mark.slow] if i % 6 else []) for i, task in enumerate(TINY)],
+    ids=lambda task: task.name,
+)
 async def test_the_reference_of_a_task_is_good_and_its_bad_answers_are_found_out(
     task: Task,
 ) -> None:

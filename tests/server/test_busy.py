@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MOST_S = 0.05
 """A callback takes 0.01 s at most, with imports on the loop 0.07; a round of the collector 0.03, with all of torch 0.28."""
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_nothing_keeps_the_event_loop_for_long(
     own_home: Path, sae_dir: Path, glass_dir: Path
 ) -> None:

@@ -85,7 +85,9 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sig", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("held", HELD)
 def test_no_client_keeps_the_server_from_ending(
     held: str, sig: signal.Signals, tmp_path: Path

@@ -64,7 +64,7 @@ MESSAGES = [
     {"id": 2, "method": "resources/list"},
     {"id": 3, "method": "prompts/list"},
     {"id": 4, "method": "resources/read", "params": {"uri": "sae://catalogue"}},
-    {"id": 5, "method": "tools/call", "params": {"name": "load_sae", "arguments": {}}},
+    {"id": 5, "method": "tools/call", "params": {"name": "load_sae", "arguments": {"wait_s": 55}}},
 ]
 
 
@@ -154,6 +154,7 @@ def outcomes(wanted: list[list[str]], environ: dict[str, str]) -> dict[str, tupl
     return {" ".join(words): (status, out) for words, status, out, _ in said}
 
 
+@pytest.mark.slow
 def test_what_fetches_says_that_it_may_not(audited: dict[str, str]) -> None:
     done = outcomes(FETCHING, audited)
     assert "not asked: SAESCOPE_OFFLINE is set" in done["doctor"][1]

@@ -50,7 +50,7 @@ async def test_offline_nothing_is_fetched_to_be_published(
 async def test_reading_a_prompt_leaves_quizzes_to_the_tool_that_asked(
     state: AppState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reply = await call(state, "load_sae")
+    reply = await call(state, "load_sae", wait_s=55.0)
     voided: list[list[str]] = []
     monkeypatch.setattr(QuizStore, "void", lambda self, texts: voided.append(list(texts)))
     await state.saes[reply["sae"]].tokenize(["A dog."])

@@ -1,7 +1,7 @@
 """Which features make the model predict a token: attributed cheaply, then measured by ablation, beside matched controls."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
 import torch
@@ -19,7 +19,6 @@ from saescope.errors import ArgumentError
 from saescope.metrics import pearson
 from saescope.models import (
     LanguageModel,
-    TargetLogit,
     Tokens,
     counted,
     read_token,
@@ -27,6 +26,7 @@ from saescope.models import (
     token_pair,
 )
 from saescope.ops import SparseActs
+from saescope.records.attribution import Attribution, FeatureEffect, Joint, SAEShare
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
@@ -46,76 +46,6 @@ OVERLAP = (
 )
 MOST_INCOMPLETE = 0.1
 """How far completeness may be from 1 before a warning."""
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureEffect:
-    """One feature at one position: what it adds to the logit, and what is lost when it is ablated."""
-
-    sae: int
-    """Its SAE, by its place in the list that was given; 0 for one SAE alone."""
-    feature: int
-    pos: int
-    token: str
-    activation: float
-    attribution: float
-    measured_effect: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Joint:
-    """All listed pairs ablated at once, beside as many matched pairs from outside the list."""
-
-    measured_effect: float
-    control_mean: float | None
-    control_sd: float | None
-    n_controls: int
-
-
-@dataclass(frozen=True, slots=True)
-class SAEShare:
-    """What one SAE sees and does not see of the logit."""
-
-    sae: int
-    total: int
-    """Active (feature, position) pairs that were considered."""
-    error_attribution: float
-    error_share: float | None
-    """|error attribution| as a share of it and all this SAE's attributions together, in absolute value."""
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-    """Of those left out, the positions whose norm at the site is out of proportion."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attribution:
-    """An explanation of one logit (or difference of two) with its evidence.
-
-    With several SAEs, what belongs to one of them stands in `shares`, and error and completeness here are None: attributions of SAEs in
-    series overlap, so that their sum means nothing.
-    """
-
-    target: TargetLogit
-    against: TargetLogit | None
-    position: int
-    features: list[FeatureEffect]
-    total: int
-    """Active (feature, position) pairs that were considered, of all SAEs."""
-    error_attribution: float | None
-    error_share: float | None
-    agreement_pearson: float | None
-    agreement_n: int
-    joint: Joint | None
-    completeness: float | None
-    n_tokens: int
-    """Positions that count for at least one of the SAEs."""
-    n_left_out: int
-    n_sinks: int
-    """Of those left out, the positions whose norm at the site is out of proportion."""
-    left_out: str
-    shares: list[SAEShare]
-    warnings: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)

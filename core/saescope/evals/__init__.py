@@ -2,7 +2,7 @@
 
 from saescope.evals.check import PROBE_TEXT, Check, check_sae
 from saescope.evals.evaluate import evaluate
-from saescope.evals.evaluation import (
+from saescope.records.evaluation import (
     Baseline,
     Baselines,
     CrossEntropy,

@@ -8,11 +8,11 @@ from torch import Tensor
 from saescope.activations import EMBEDDED, Dataset
 from saescope.evals.baselines import Fitted, fit_pca, fit_random
 from saescope.evals.behaviour import MEAN, WITH_SAE, StandIn, compare
-from saescope.evals.evaluation import Evaluation
 from saescope.evals.reconstruction import Reconstruction, reconstruct
 from saescope.evals.report import report
 from saescope.evals.text import evaluation_text
 from saescope.models import LanguageModel
+from saescope.records.evaluation import Evaluation
 from saescope.saes import SAE
 from saescope.splice import check_fits
 

@@ -1,6 +1,7 @@
 """From the sums of both passes to what is reported."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from math import isfinite
 
 import torch
@@ -8,7 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.evals.baselines import Fitted
-from saescope.evals.evaluation import (
+from saescope.evals.reconstruction import Reconstruction
+from saescope.evals.sums import MIN_BLOCKS, Sums, interval, once, resampled
+from saescope.evals.text import EvalText
+from saescope.evals.verdict import DENSE, Measured, judge
+from saescope.records.evaluation import (
     Baseline,
     Baselines,
     CrossEntropy,
@@ -19,10 +24,6 @@ from saescope.evals.evaluation import (
     PositionBin,
     Shrinkage,
 )
-from saescope.evals.reconstruction import Reconstruction
-from saescope.evals.sums import MIN_BLOCKS, Sums, interval, once, resampled
-from saescope.evals.text import EvalText
-from saescope.evals.verdict import DENSE, Measured, judge
 from saescope.saes import SAE
 from saescope.splice import read_hook, write_hook
 
@@ -129,7 +130,7 @@ def _intervals(sums: Sums, seed: int) -> dict[str, Interval]:
 
 
 def _cross_entropy(value: Mapping[str, float | None]) -> CrossEntropy | None:
-    found = [value[f"ce.{name}"] for name in CrossEntropy._fields]
+    found = [value[f"ce.{each.name}"] for each in fields(CrossEntropy)]
     known = [number for number in found if number is not None]
     return CrossEntropy(*known) if len(known) == len(found) else None
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.evals.evaluation import Interval
+from saescope.records.evaluation import Interval
 
 MAX_BLOCKS = 256
 """Contexts are resampled in blocks of neighbours once there are more than this."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from saescope.evals.evaluation import Baselines, Interval, Reason, Verdict
+from saescope.records.evaluation import Baselines, Interval, Reason, Verdict
 from saescope.verdicts import Quality
 
 GOOD_EV, FAIR_EV = 0.75, 0.5

@@ -1,6 +1,5 @@
 """A feature's card: all that its page and its description say, as plain data."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,134 +10,23 @@ from saescope.errors import ArgumentError
 from saescope.features.index import Example, FeatureIndex
 from saescope.features.labels import Label, LabelStore
 from saescope.features.neighbours import nearest_features
-from saescope.features.scores import LabelScore
 from saescope.models import LanguageModel
+from saescope.records.card import (
+    CardBin,
+    CardCorpus,
+    CardExample,
+    CardNeighbour,
+    CardPartner,
+    CardToken,
+    FeatureCard,
+)
+from saescope.records.labels import CardLabel
 from saescope.saes import SAE
 from saescope.splice import read_hook, write_hook
 from saescope.untrusted import clean_token
 
 N_TOKENS = 10
 N_RELATED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class CardToken:
-    """A token that the feature promotes or suppresses."""
-
-    token: str
-    id: int
-    effect: float
-    """Change of its logit by one unit of activation, up to the final norm's positive scale: compare within one feature."""
-
-
-@dataclass(frozen=True, slots=True)
-class CardExample:
-    """A context from the corpus in which the feature fires."""
-
-    tokens: list[str]
-    activations: list[float]
-    """One a token; 0 where it is silent."""
-    pos: int
-    """In `tokens`: the token that the example was taken for."""
-    token: str
-    activation: float
-    band: str
-    """"top", or the part of the activation range that it was sampled from."""
-
-
-@dataclass(frozen=True, slots=True)
-class CardLabel:
-    """What somebody calls the feature, and whether that was tested."""
-
-    text: str
-    source: str
-    """"you", "agent" or "neuronpedia:<model of the explanation>": text from elsewhere is to be distrusted."""
-    score: LabelScore | None
-    """None: not tested."""
-    verdict: str
-    created: str
-
-
-@dataclass(frozen=True, slots=True)
-class CardNeighbour:
-    """Another feature whose decoder direction is close by."""
-
-    feature: int
-    cosine: float
-    label: CardLabel | None
-
-
-@dataclass(frozen=True, slots=True)
-class CardPartner:
-    """Another feature that fires at the same positions."""
-
-    feature: int
-    n_together: int
-    share: float
-    """Of the positions where this feature fires, those where the partner does too."""
-    phi: float
-    """Correlation of the two as yes or no."""
-    label: CardLabel | None
-
-
-@dataclass(frozen=True, slots=True)
-class CardBin:
-    """A bar of the activation histogram."""
-
-    low: float
-    high: float
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class CardCorpus:
-    """The text that the index was made from."""
-
-    dataset: str
-    n_tokens: int
-    n_contexts: int
-    context_size: int
-    seed: int
-    created: str
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureCard:
-    """`dataclasses.asdict` of it is what a page is rendered from. Without an index `corpus`, `density` and the maximum are None."""
-
-    feature: int
-    sae: str
-    """How the SAE is called here."""
-    model: str
-    hook_name: str
-    hook_name_out: str
-    architecture: str
-    d_sae: int
-    weights_hash: str
-    density: float | None
-    n_fired: int | None
-    max_activation: float | None
-    """None without an index, and where it never fired."""
-    mean_activation: float | None
-    """Where it fires."""
-    typical_activation: float | None
-    """99th percentile where it fires, to 2 %: what is strong for it. None without an index, or with one of an earlier version."""
-    quantiles: dict[str, float]
-    """"0.5", "0.9", "0.99" of the activations above zero."""
-    histogram: list[CardBin]
-    examples: list[CardExample]
-    promotes: list[CardToken]
-    suppresses: list[CardToken]
-    effects_through: str
-    """How promoted and suppressed tokens were found, in one sentence; why not, where there are none."""
-    neighbours: list[CardNeighbour]
-    cofiring: list[CardPartner]
-    labels: list[CardLabel]
-    """Best first."""
-    corpus: CardCorpus | None
-    url: str
-    """Its page on Neuronpedia, or empty."""
-    warnings: list[str]
 
 
 def feature_card(

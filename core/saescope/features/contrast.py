@@ -1,7 +1,6 @@
 """Which features tell two sets of texts apart, or two models on the same texts: chosen on one half, tested on the other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 import torch
@@ -13,6 +12,7 @@ from saescope.features.designs import LEAST_HALF, Design, Groups, Halves, Pairs
 from saescope.features.separation import adjusted, spearman
 from saescope.features.text_scores import Summary, TextScores, score_changes, score_texts
 from saescope.models import LanguageModel, Tokens
+from saescope.records.features import Contrast, ContrastFeature, Separation
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import check_fits
@@ -21,63 +21,6 @@ LEVEL = 0.05
 """False discovery rate, and level of the single tests."""
 LEAST = 2
 TRACKS_POSITION = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Separation:
-    """How well a score tells the two sets apart, on texts that had no part in choosing it (all texts, where they are too few to halve)."""
-
-    d: float
-    """Cohen's d; positive: higher in `texts` (for two models: in the model under study)."""
-    auc: float
-    """Chance that one of `texts` scores higher than one of `against`, ties half."""
-    low: float
-    high: float
-    """A 95 % interval of `auc`."""
-    p: float
-    """Two-sided, by 9,999 random regroupings of the texts; by the normal approximation where there is no held-out half."""
-    length_correlation: float | None
-    """Rank correlation with the number of tokens, within the two sets."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContrastFeature:
-    """A feature that differs."""
-
-    feature: int
-    held_out: Separation
-    q: float
-    """Of `held_out.p` among the features chosen (Benjamini-Hochberg)."""
-    q_chosen: float
-    """On the half that chose it, among all features that fire there."""
-    confirmed: bool
-    """q <= 0.05 on the held-out half, the same sign on both."""
-    auc_equal_length: float
-    """`auc` with every text cut to the shortest one's length: what is left once length explains nothing."""
-    position_correlation: float
-    """Of its activation with the position in the text."""
-    confounds: list[str]
-    """"length", "position": what else than the contrast might explain it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """Features by how well they separate on the half that chose them, and what to make of it."""
-
-    features: list[ContrastFeature]
-    total: int
-    """Features that fire at all: the number of comparisons."""
-    together: Separation | None
-    """The sum of the chosen features, each in its own standard deviations and with its sign."""
-    n_texts: int
-    n_against: int
-    n_held_out: tuple[int, int] | None
-    """Of each set; None where there are too few to hold a half out."""
-    length_auc: float
-    """Chance that one of `texts` is longer than one of `against`: 0.5 when lengths do not differ."""
-    length_p: float
-    verdict: str
-    warnings: list[str]
 
 
 class Draw(TypedDict, total=False):

@@ -4,37 +4,18 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from saescope.database import Row
 from saescope.errors import ArgumentError
 from saescope.features.database import LABELS, LABELS_DB, labels_path, transaction
-from saescope.features.scores import Counts, LabelScore, score
+from saescope.features.scores import Counts, score
+from saescope.records.labels import Label
 from saescope.untrusted import MOST_CHARS, clean_line
-from saescope.verdicts import LabelVerdict
 
 MOST_MATCHES = 1000
 _NOTHING = Counts(0, 0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A label of one feature."""
-
-    id: int
-    feature: int
-    text: str
-    source: str
-    """Who said so first: "you", "agent" or "neuronpedia:..."."""
-    created: str
-    score: LabelScore | None
-    """Over all quizzes that it was tested with; None: not tested."""
-
-    @property
-    def verdict(self) -> LabelVerdict:
-        return self.score.verdict if self.score else LabelVerdict.NOT_TESTED
 
 
 class LabelStore:

@@ -8,38 +8,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from saescope.database import Row
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.features.database import LABELS_DB, QUIZZES, labels_path, transaction
 from saescope.features.labels import Label, add_score, clean_label, insert_label, now
 from saescope.features.scores import count
+from saescope.records.labels import Quiz, QuizItem
 
 MARKS = ("⟦", "⟧")
 """Around the token that a fuzzing item asks about."""
 VOID = "void"
 LEAST_SHARED = 40
 """A text that shares this many characters with an item is that item's."""
-
-
-class QuizItem(NamedTuple):
-    """One question; answers are given in the order of `n`."""
-
-    n: int
-    kind: str
-    """"detection": does the feature fire anywhere in this text? "fuzzing": does it fire on the token between ⟦ and ⟧?"""
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Quiz:
-    """What the one who answers may see."""
-
-    id: str
-    feature: int
-    items: list[QuizItem]
-    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)

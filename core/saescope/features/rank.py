@@ -12,6 +12,7 @@ from saescope.errors import ArgumentError
 from saescope.features.encode import Encoded, TextFeatures, encode_stack
 from saescope.features.separation import d_of_moments
 from saescope.models import LanguageModel, Tokens
+from saescope.records.features import RankedFeature, Ranking, SAECount
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.stack import Stack, as_stack
@@ -22,55 +23,6 @@ UNITS = (
     'rank_by="count" or "contrast" compares them.'
 )
 RANKINGS = ("max", "mean", "count", "contrast")
-
-
-@dataclass(frozen=True, slots=True)
-class RankedFeature:
-    """One feature over all counted tokens of the texts."""
-
-    sae: int
-    """Its SAE, by its place in the list that was given; 0 for one SAE alone."""
-    feature: int
-    score: float
-    max_activation: float
-    mean_activation: float
-    """Over all counted tokens, those where it is silent included."""
-    n_tokens: int
-    """Counted tokens on which it fires."""
-    density: float
-    """`n_tokens` as a share of the counted tokens."""
-    text_index: int
-    pos: int
-    token: str
-    """Where it fires most."""
-    promotes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class SAECount:
-    """What one SAE sees of the texts."""
-
-    sae: int
-    total: int
-    """Its features that fire at all."""
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """A page of ranked features; `total` fire at all, of all SAEs."""
-
-    features: list[RankedFeature]
-    total: int
-    n_tokens: int
-    """Counted positions: of several SAEs, of the one that counts most."""
-    n_left_out: int
-    n_sinks: int
-    counts: list[SAECount]
-    """By SAE, in the order in which they were given."""
-    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """How well a label predicts where a feature fires: balanced accuracy with an interval, from the answers to a blind quiz."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
 
+from saescope.records.labels import LabelScore
 from saescope.verdicts import LabelVerdict
 
 Z = 1.959964
@@ -21,23 +21,6 @@ class Counts(NamedTuple):
 
     def plus(self, other: "Counts") -> "Counts":
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-@dataclass(frozen=True, slots=True)
-class LabelScore:
-    """Balanced accuracy of judging by the label alone: 0.5 is chance, 1 is perfect; over all quizzes that this label was tested with."""
-
-    balanced_accuracy: float
-    low: float
-    high: float
-    """A 95 % interval."""
-    n: int
-    """Items judged."""
-    detection: float | None
-    """Balanced accuracy of the items that ask whether it fires anywhere in a text; None without both kinds of answer."""
-    fuzzing: float | None
-    """Of those that ask whether it fires on the marked token."""
-    verdict: LabelVerdict
 
 
 def count(truth: Sequence[bool], answers: Sequence[bool]) -> Counts:

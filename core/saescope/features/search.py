@@ -1,7 +1,7 @@
 """Features by the words of their labels, by the tokens that they write, or by texts that make them fire; each says why it was found."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -12,31 +12,13 @@ from saescope.features.index import FeatureIndex
 from saescope.features.labels import LabelStore
 from saescope.features.text_acts import text_acts
 from saescope.models import LanguageModel, Tokens
+from saescope.records.features import Found, FoundFeature
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import write_hook
 
 ROWS = 4096
 """Decoder rows whose effects are computed at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundFeature:
-    """A feature, by what it was found and how good it is there."""
-
-    feature: int
-    score: float
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Best first; `total` could be listed, `score_is` says what the score measures."""
-
-    features: list[FoundFeature]
-    total: int
-    score_is: str
-    warnings: list[str]
 
 
 def find_by_label(

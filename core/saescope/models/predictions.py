@@ -1,24 +1,11 @@
 """Reading next-token predictions off logits."""
 
-from dataclasses import dataclass
-
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.models.language_model import LanguageModel
-
-
-@dataclass(frozen=True, slots=True)
-class TargetLogit:
-    """One token as the model predicts it at a position."""
-
-    token: str
-    id: int
-    logit: float
-    prob: float
-    rank: int
-    """1 = the most likely."""
+from saescope.records.prediction import TargetLogit
 
 
 def read_token(

@@ -23,7 +23,7 @@ from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.sharing import shareable
 from saescope.saes import SAE
 from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, not_in_saelens
-from saescope.saes.sparsity import SPARSITY_FILE, log_sparsity, write_sparsity
+from saescope.saes.sparsity import SPARSITY_FILE, Densities, log_sparsity, write_sparsity
 
 CARD_FILE = "README.md"
 ASIDE = ".publishing-"
@@ -98,7 +98,7 @@ def _check_target(path: str | Path, repo_id: str) -> None:
         )
 
 
-def _sizes(sae: SAE, card: str, densities: Tensor | None) -> dict[str, int]:
+def _sizes(sae: SAE, card: str, densities: Densities | None) -> dict[str, int]:
     cfg, tensors = sae.to_saelens()
     sizes = {
         CFG_FILE: len(json.dumps(cfg, indent=1)),
@@ -110,7 +110,7 @@ def _sizes(sae: SAE, card: str, densities: Tensor | None) -> dict[str, int]:
     )
 
 
-def _densities(sae: SAE, evaluation: Evaluation | None) -> Tensor | None:
+def _densities(sae: SAE, evaluation: Evaluation | None) -> Densities | None:
     """Share of positions at which each feature fires: as it was evaluated, or else as its index on this machine has it."""
     if evaluation is not None and len(evaluation.n_fired) == sae.cfg.d_sae:
         return evaluation.densities
@@ -238,7 +238,7 @@ def _loading(
     return Loading(python, tool, command, ""), (warning,)
 
 
-def _write(sae: SAE, card: str, plan: _Plan, *, private: bool, densities: Tensor | None) -> str:
+def _write(sae: SAE, card: str, plan: _Plan, *, private: bool, densities: Densities | None) -> str:
     """The commit, or "" for a folder."""
     if plan.repository is None:
         _write_folder(sae, card, Path(plan.target), densities)
@@ -254,7 +254,7 @@ def _write(sae: SAE, card: str, plan: _Plan, *, private: bool, densities: Tensor
         )
 
 
-def _write_folder(sae: SAE, card: str, folder: Path, densities: Tensor | None) -> None:
+def _write_folder(sae: SAE, card: str, folder: Path, densities: Densities | None) -> None:
     """All of it or nothing. What a kill leaves half has no weights, and the next publication to this folder takes its place."""
     was_there = folder.exists()
     try:
@@ -284,7 +284,7 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_files(sae: SAE, card: str, folder: Path, densities: Tensor | None) -> Path:
+def _write_files(sae: SAE, card: str, folder: Path, densities: Densities | None) -> Path:
     sae.save(folder)
     if densities is not None:
         write_sparsity(folder, densities)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from saescope.records.evaluation import DensityBin, PositionBin
 from saescope.render.feature_page import number, visible
 
 if TYPE_CHECKING:
@@ -13,11 +14,6 @@ if TYPE_CHECKING:
 PAPER, INK, GRID = "#f6f5f1", "#22262b", "#c9c7bf"
 BLUE, ORANGE, GREY = "#1f5fa8", "#b8501b", "#8a8880"
 DPI = 150
-
-DensityRow = tuple[float, float, int]
-"""Low, high, number of features."""
-PositionRow = tuple[int, int, int, float | None]
-"""First, last, tokens, explained variance."""
 
 
 def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
@@ -54,20 +50,16 @@ def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
 
 
 def density_histogram(
-    bins: Sequence[DensityRow], *, n_dead: int = 0, dense_above: float = 0.1
+    bins: Sequence[DensityBin], *, n_dead: int = 0, dense_above: float = 0.1
 ) -> bytes:
     """How many features fire how often; those that never fired stand apart on the left."""
     figure, (axes,) = _figure(1, height=3.6, title="How often features fire")
-    labels = [
-        f"{edge:.1g}"
-        for edge in (*(low for low, _, _ in bins), *(high for _, high, _ in bins[-1:]))
-    ]
-    colours = [ORANGE if low >= dense_above * 0.99 else BLUE for low, _, _ in bins]
-    bars = axes.bar(
-        range(len(bins)), [n for _, _, n in bins], width=0.96, align="edge", color=colours
-    )
+    edges = (*(each.low for each in bins), *(each.high for each in bins[-1:]))
+    labels, counts = [f"{edge:.1g}" for edge in edges], [each.n_features for each in bins]
+    colours = [ORANGE if each.low >= dense_above * 0.99 else BLUE for each in bins]
+    bars = axes.bar(range(len(bins)), counts, width=0.96, align="edge", color=colours)
     axes.bar_label(
-        bars, labels=[str(n) if n else "" for _, _, n in bins], color=INK, fontsize=8, padding=1
+        bars, labels=[str(n) if n else "" for n in counts], color=INK, fontsize=8, padding=1
     )
     if n_dead:
         axes.bar_label(
@@ -86,10 +78,14 @@ def density_histogram(
     return _png(figure)
 
 
-def variance_by_position(bins: Sequence[PositionRow], *, overall: float | None = None) -> bytes:
+def variance_by_position(bins: Sequence[PositionBin], *, overall: float | None = None) -> bytes:
     """Explained variance along the context, position 0 left out."""
     figure, (axes,) = _figure(1, height=3.6, title="Explained variance by position")
-    known = [(first, last, ev) for first, last, _, ev in bins if ev is not None]
+    known = [
+        (each.first, each.last, each.explained_variance)
+        for each in bins
+        if each.explained_variance is not None
+    ]
     axes.plot(
         [(first + last) / 2 for first, last, _ in known],
         [ev for *_, ev in known],

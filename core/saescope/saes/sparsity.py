@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,17 +13,21 @@ from torch import Tensor
 
 from saescope.errors import cannot_write
 
+Densities = Sequence[float] | Float[Tensor, " d_sae"]
+"""The share of positions at which each feature fires."""
 SPARSITY_FILE = "sparsity.safetensors"
 FLOOR = 1e-10
 """sae-lens's: a feature that never fired has -10."""
 
 
-def log_sparsity(densities: Float[Tensor, " d_sae"]) -> dict[str, Tensor]:
+def log_sparsity(densities: Densities) -> dict[str, Tensor]:
     """log10 of the share of positions at which each feature fires."""
-    return {"sparsity": (densities.double() + FLOOR).log10().to(torch.float32).cpu()}
+    return {
+        "sparsity": (torch.as_tensor(densities).double() + FLOOR).log10().to(torch.float32).cpu()
+    }
 
 
-def write_sparsity(folder: Path, densities: Float[Tensor, " d_sae"]) -> Path:
+def write_sparsity(folder: Path, densities: Densities) -> Path:
     """Write the file into an SAE's folder, whole or not at all.
 
     Raises:

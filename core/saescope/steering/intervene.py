@@ -1,7 +1,6 @@
 """One prediction before and after an edit of features, beside the same edit along random features."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from statistics import mean, stdev
 from typing import TypedDict
@@ -12,13 +11,14 @@ from torch import Tensor
 from saescope.metrics import kl_divergence
 from saescope.models import (
     LanguageModel,
-    TargetLogit,
     Tokens,
     logit_of,
     read_token,
     token_pair,
     top_tokens,
 )
+from saescope.records.prediction import Readout
+from saescope.records.steering import Intervention
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
@@ -29,37 +29,6 @@ from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit
 from saescope.variants import Variant, run_variants
 
 N_TOP = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Readout:
-    """The prediction after the last token."""
-
-    target: TargetLogit
-    against: TargetLogit | None
-    top: list[TargetLogit]
-
-
-@dataclass(frozen=True, slots=True)
-class Intervention:
-    """Effect of an edit on the next-token prediction."""
-
-    before: Readout
-    after: Readout
-    delta_logit: float
-    """After minus before, of the target's logit (of its difference to `against`)."""
-    kl: float
-    """KL(after, before) in nats."""
-    control_mean: float | None
-    control_sd: float | None
-    control_n: int
-    unit_values: list[float]
-    unit_source: str
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-    """Of those left out, the positions whose norm at the site is out of proportion."""
-    warnings: list[str] = field(default_factory=list[str])
 
 
 def intervene(

@@ -1,7 +1,6 @@
 """Steering with features: what changes, and whether it is more than random features do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from statistics import mean
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from saescope.effects import logit_effects
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
+from saescope.records.steering import Arm, Steering
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.stack import Stack, as_stack
@@ -23,39 +23,6 @@ from saescope.verdicts import Effect, Judgement
 N_CONCEPT = 20
 MOST_PERPLEXED = 20
 """Times the baseline's perplexity above which a steered text counts as garbage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One continuation and its numbers; None where there is nothing to measure."""
-
-    label: str
-    text: str
-    n_tokens: int
-    concept_score: float | None
-    """Share of the generated tokens that are concept tokens."""
-    perplexity: float | None
-    repetition: float
-    """1 - distinct / total 3-grams."""
-    kl: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Steering:
-    """Baseline, steered samples and controls of one prompt."""
-
-    baseline: Arm
-    steered: list[Arm]
-    controls: list[Arm]
-    unit_values: list[float]
-    unit_source: str
-    concept_tokens: list[str]
-    verdict: Judgement[Effect]
-    n_left_out: int
-    """Positions of the prompt that are not edited."""
-    n_sinks: int
-    """Of these, the ones whose norm at the site is out of proportion."""
-    warnings: list[str] = field(default_factory=list[str])
 
 
 def steer(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from saescope.activations import TextSource
 from saescope.activations.buffer import n_rows
 from saescope.devices import DTYPES
 from saescope.models import LanguageModel
+from saescope.records.training import Plan
 from saescope.saes.disk import not_in_saelens, saelens_name
 from saescope.training.config import TrainConfig
 from saescope.training.data import BUFFER_DTYPE, store_config, text_source
@@ -26,26 +27,6 @@ WORK_BYTES = 2**28
 SPARE_DISK_BYTES = 2**28
 FEW_STEPS = 300
 MANY_EPOCHS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Time, memory and disk of a run; speeds are None where it does not fit, so that nothing was tried."""
-
-    tokens_per_s: float | None
-    """Of the whole run: reading the text with the model, and training on it."""
-    harvest_tokens_per_s: float
-    step_tokens_per_s: float | None
-    eta_s: float | None
-    memory_bytes: int
-    """What the run's process will hold at most, the language model included."""
-    memory_free_bytes: int
-    disk_bytes: int
-    disk_free_bytes: int
-    fits: bool
-    change: list[str]
-    """What to change so that it fits, as arguments of the call."""
-    warnings: list[str]
 
 
 def make_plan(

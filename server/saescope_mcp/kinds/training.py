@@ -2,12 +2,16 @@
 
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from saescope_mcp.jobs import Run
 from saescope_mcp.kinds.kind import Kind, duration, provenance_of, to_go
 from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
 from saescope_mcp.state import Placement, Source, load_call
 from saescope_mcp.tool import next_call
 from saescope_mcp.tool.pictures import of_training
+
+PLAN = TypeAdapter(TrainPlan)
 
 
 def train_reply(run: Run) -> TrainSaeReply:
@@ -20,7 +24,7 @@ def train_reply(run: Run) -> TrainSaeReply:
         **provenance_of(run),
         state="planned" if run.dry_run and run.state == "done" else run.state,  # type: ignore[arg-type]
         job_id=None if run.dry_run and not run.live else run.id,
-        plan=TrainPlan(**run.plan) if run.plan else None,
+        plan=PLAN.validate_python(run.plan) if run.plan else None,
         sae=run.result.get("sae"),
         path=run.result.get("path") if run.state == "done" else None,
         name=run.name or None,

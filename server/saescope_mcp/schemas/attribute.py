@@ -4,6 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from saescope.records.attribution import Joint
+from saescope.records.labels import ShortLabel
+from saescope.records.prediction import TargetLogit
 from saescope_mcp.schemas.bounds import AtMost
 from saescope_mcp.schemas.common import (
     Against,
@@ -16,10 +19,8 @@ from saescope_mcp.schemas.common import (
     SAEsRequest,
     Seed,
     Target,
-    TokenLogit,
     is_empty,
 )
-from saescope_mcp.schemas.labels import Label
 
 
 class AttributeLogit(SAEsRequest):
@@ -60,7 +61,7 @@ class FeatureEffect(BaseModel):
     activation: float
     attribution: float
     measured_effect: float | None
-    label: Label | None
+    label: ShortLabel | None
     url: str | None
 
 
@@ -69,15 +70,6 @@ class Agreement(BaseModel):
 
     pearson: float | None
     n: int
-
-
-class Joint(BaseModel):
-    """All listed features ablated at once, and as many others of like activation."""
-
-    measured_effect: float
-    control_mean: float | None
-    control_sd: float | None
-    n_controls: int
 
 
 class ShareOf(BaseModel):
@@ -97,8 +89,8 @@ class AttributeLogitReply(ListReply):
 
     listed: ClassVar[str] = "features"
 
-    target: TokenLogit
-    against: TokenLogit | None
+    target: TargetLogit
+    against: TargetLogit | None
     position: int
     method: str
     features: list[FeatureEffect]

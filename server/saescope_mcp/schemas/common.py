@@ -269,19 +269,3 @@ class ListReply(Reply):
     total: int
     truncated: bool = False
     next_offset: int | None = None
-
-
-class TokenLogit(BaseModel):
-    """A token and what the model thinks of it at one position."""
-
-    token: str
-    id: int
-    logit: float
-    prob: float
-    rank: int
-    """1 is the most likely token."""
-
-    @classmethod
-    def of(cls, logit: object) -> "TokenLogit":
-        """From anything with these attributes."""
-        return cls.model_validate(logit, from_attributes=True)

@@ -2,8 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from saescope.records.evaluation import (
+    Baselines,
+    CrossEntropy,
+    DensityBin,
+    Interval,
+    PositionBin,
+    Reason,
+    Shrinkage,
+)
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath
 from saescope_mcp.schemas.common import Reply, Request, SAEHandle, Seed
 
@@ -30,76 +39,6 @@ class EvaluateSae(Request):
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait, then a job_id."
     )
-
-
-class _Read(BaseModel):
-    """From an object with these attributes."""
-
-    model_config = {"from_attributes": True}
-
-
-class CrossEntropy(_Read):
-    """Nats per token, by what stands at the site."""
-
-    clean: float
-    with_sae: float
-    zero_ablation: float
-    mean_ablation: float
-
-
-class Shrinkage(_Read):
-    """1: reconstructions are of the right length."""
-
-    l2_ratio: float
-    relative_reconstruction_bias: float | None
-
-
-class Baseline(_Read):
-    """`size`: features a token of the random SAE, directions of the PCA."""
-
-    size: int
-    explained_variance: float | None
-    ce_score: float | None
-
-
-class Baselines(_Read):
-    """What something simpler reaches on the same tokens."""
-
-    random_sae: Baseline
-    pca: Baseline
-    pca_rank_to_match: int | None
-    """Directions that PCA needs for the SAE's explained variance."""
-
-
-class Interval(_Read):
-    """95 %, over resampled contexts."""
-
-    low: float
-    high: float
-
-
-class Reason(_Read):
-    """One finding, and what to change if it is bad."""
-
-    finding: str
-    advice: str
-
-
-class DensityBin(_Read):
-    """Features that fire at a share of tokens in [low, high)."""
-
-    low: float
-    high: float
-    n_features: int
-
-
-class PositionBin(_Read):
-    """Positions `first` to `last` of the contexts."""
-
-    first: int
-    last: int
-    n_tokens: int
-    explained_variance: float | None
 
 
 class EvaluateSaeReply(Reply):

@@ -5,6 +5,8 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saescope.records.card import CardCorpus, CardNeighbour, CardPartner
+from saescope.records.labels import QuizItem, ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
@@ -15,16 +17,9 @@ from saescope_mcp.schemas.common import (
     SAEHandle,
     Seed,
 )
-from saescope_mcp.schemas.labels import Label
 
 Feature = Annotated[int, Field(ge=0, le=2**31 - 1, description="Feature index, e.g. 1234.")]
 AskNeuronpedia = Annotated[bool, Field(description="Also ask neuronpedia.org.")]
-
-
-class _Read(BaseModel):
-    """From an object with these attributes."""
-
-    model_config = {"from_attributes": True}
 
 
 class DescribeFeature(Request):
@@ -49,41 +44,14 @@ class ExampleText(BaseModel):
     """ "top", or the part of the activation range that it was sampled from."""
 
 
-class Neighbour(BaseModel):
-    """A feature whose decoder direction is near."""
-
-    feature: int
-    cosine: float
-    label: Label | None
-
-
-class Partner(BaseModel):
-    """A feature that fires at the same positions."""
-
-    feature: int
-    share: float
-    """Of the positions where the described feature fires."""
-    phi: float
-    label: Label | None
-
-
-class Corpus(_Read):
-    """The text that the index was made from."""
-
-    dataset: str
-    n_tokens: int
-    n_contexts: int
-    created: str
-
-
 class DescribeFeatureReply(Reply):
     """Without an index, what only a corpus can tell is null or empty."""
 
     listed: ClassVar[str] = "examples"
 
     feature: int
-    label: Label | None
-    labels: list[Label]
+    label: ShortLabel | None
+    labels: list[ShortLabel]
     density: float | None
     n_fired: int | None
     max_activation: float | None
@@ -97,9 +65,9 @@ class DescribeFeatureReply(Reply):
     suppresses: list[str]
     effects_through: str
     """How promoted and suppressed tokens were found."""
-    neighbours: list[Neighbour]
-    cofiring: list[Partner]
-    corpus: Corpus | None
+    neighbours: list[CardNeighbour]
+    cofiring: list[CardPartner]
+    corpus: CardCorpus | None
     url: str | None
     page: str
     """The whole card as a resource: text/html."""
@@ -172,15 +140,6 @@ class QuizFeature(Request):
     seed: Seed = 0
 
 
-class QuizItem(_Read):
-    """One text to judge."""
-
-    n: int
-    kind: str
-    """detection: does the feature fire anywhere in it? fuzzing: does it fire on the token between ⟦ and ⟧?"""
-    text: str
-
-
 class QuizFeatureReply(Reply):
     """The answers stay here."""
 
@@ -213,12 +172,12 @@ class LabelFeatureReply(Reply):
     """The label as it is now known."""
 
     feature: int
-    label: Label
+    label: ShortLabel
     detection: float | None
     """Balanced accuracy of the items that ask whether it fires anywhere in a text."""
     fuzzing: float | None
     """Of those that ask about the marked token."""
-    labels: list[Label]
+    labels: list[ShortLabel]
     """All of this feature, best first."""
 
 
@@ -228,11 +187,11 @@ class Found(BaseModel):
     feature: int
     score: float
     why: str
-    label: Label | None
+    label: ShortLabel | None
     url: str | None
 
 
-class Separation(_Read):
+class Separation(BaseModel):
     """On the texts that had no part in the choice (all, if none were held out)."""
 
     d: float
@@ -256,7 +215,7 @@ class Contrasted(Found):
     confounds: list[str]
 
 
-class Together(_Read):
+class Together(BaseModel):
     """All listed features summed, on the held-out texts."""
 
     auc: float

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from saescope.records.labels import ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
@@ -14,7 +15,6 @@ from saescope_mcp.schemas.common import (
     TextsRequest,
     is_empty,
 )
-from saescope_mcp.schemas.labels import Label
 
 
 class EncodeText(TextsRequest):
@@ -117,7 +117,7 @@ class FeatureRow(BaseModel):
     density: float
     """Share of the counted tokens on which it fires."""
     promotes: list[str]
-    label: Label | None
+    label: ShortLabel | None
     url: str | None
 
 

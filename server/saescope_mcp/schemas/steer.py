@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saescope.records.labels import ShortLabel
+from saescope.records.prediction import Readout
 from saescope_mcp.schemas.bounds import AtMost, Identifier
 from saescope_mcp.schemas.common import (
     Against,
@@ -20,10 +22,8 @@ from saescope_mcp.schemas.common import (
     SAEHandle,
     Seed,
     Target,
-    TokenLogit,
     Unit,
 )
-from saescope_mcp.schemas.labels import Label
 
 Mode = Literal["add", "clamp", "scale", "ablate", "project_out"]
 
@@ -99,14 +99,6 @@ class Intervene(ChangingRequest):
         return self.edits
 
 
-class Readout(BaseModel):
-    """The prediction at the last position."""
-
-    target: TokenLogit
-    against: TokenLogit | None
-    top: list[TokenLogit]
-
-
 class Control(BaseModel):
     """delta_logit of the same edits on n random features."""
 
@@ -120,7 +112,7 @@ class Named(BaseModel):
 
     sae: OneOfSeveral = None
     feature: int
-    label: Label | None
+    label: ShortLabel | None
     url: str | None
 
 

@@ -1,10 +1,12 @@
 """train_sae and cancel_job."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saescope.records.training import Estimate
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Name
 from saescope_mcp.schemas.common import Reply, Request, Seed
 from saescope_mcp.schemas.status import JobState
@@ -112,21 +114,10 @@ def _conflict(field: str, message: str, allowed: str) -> None:
     )
 
 
-class TrainPlan(BaseModel):
-    """What the run takes here; speeds are null where it does not fit."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlan(Estimate):
+    """What the run takes here, and what it comes to."""
 
-    tokens_per_s: float | None
-    """Measured: the model reading text, and training, together."""
-    harvest_tokens_per_s: float
-    step_tokens_per_s: float | None
-    eta_s: float | None
-    memory_bytes: int
-    memory_free_bytes: int
-    disk_bytes: int
-    disk_free_bytes: int
-    fits: bool
-    change: list[str]
-    """Arguments that make it fit."""
     n_steps: int
     d_in: int
     d_sae: int

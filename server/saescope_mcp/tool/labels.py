@@ -1,15 +1,12 @@
 """Labels of features in replies: each says who gave it and whether it was tested."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from saescope.errors import SaescopeError
-from saescope_mcp.schemas.labels import Label
+from saescope.records.labels import Label, ShortLabel
 from saescope_mcp.state import LoadedSAE, LoadedStack
-
-if TYPE_CHECKING:
-    from saescope.features import CardLabel
-    from saescope.features import Label as Stored
 
 MOST_CHARS = 80
 """Of a label that only stands beside a feature."""
@@ -18,7 +15,7 @@ MOST_CHARS = 80
 class Labels(NamedTuple):
     """The best label of each feature that has one, and a warning where they cannot be read."""
 
-    by_feature: dict[int, Label]
+    by_feature: dict[int, ShortLabel]
     warnings: list[str]
 
 
@@ -30,7 +27,7 @@ async def labels_of(loaded: LoadedSAE, features: Iterable[int]) -> Labels:
 class StackLabels(NamedTuple):
     """The best label of each feature that has one, by the place of its SAE and by its index."""
 
-    by_feature: dict[tuple[int, int], Label]
+    by_feature: dict[tuple[int, int], ShortLabel]
     warnings: list[str]
 
 
@@ -44,16 +41,15 @@ async def labels_of_stack(stack: LoadedStack, features: Iterable[tuple[int, int]
     return told
 
 
-def said(label: "Stored | CardLabel | None") -> Label | None:
-    return None if label is None else Label.model_validate(label)
+def said(label: Label) -> ShortLabel:
+    return ShortLabel(label.text, label.source, label.score, label.verdict)
 
 
-def in_short(label: "Stored | CardLabel | None") -> Label | None:
+def in_short(label: ShortLabel | None) -> ShortLabel | None:
     """With its text cut to what fits beside a number."""
-    full = said(label)
-    if full is None or len(full.text) <= MOST_CHARS:
-        return full
-    return full.model_copy(update={"text": f"{full.text[: MOST_CHARS - 1]}…"})
+    if label is None or len(label.text) <= MOST_CHARS:
+        return label
+    return replace(label, text=f"{label.text[: MOST_CHARS - 1]}…")
 
 
 def _labels_of(loaded: LoadedSAE, features: list[int]) -> Labels:
@@ -63,5 +59,5 @@ def _labels_of(loaded: LoadedSAE, features: list[int]) -> Labels:
         best = LabelStore().best(loaded.weights_hash, features)
     except SaescopeError as error:
         return Labels({}, [f"Labels cannot be read: {error.message}"])
-    short = {feature: in_short(label) for feature, label in best.items()}
+    short = {feature: in_short(said(label)) for feature, label in best.items()}
     return Labels({feature: label for feature, label in short.items() if label}, [])

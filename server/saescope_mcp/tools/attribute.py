@@ -4,15 +4,16 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
+from saescope.records.attribution import Attribution, Joint
+from saescope.records.attribution import FeatureEffect as Effect
 from saescope_mcp.schemas.attribute import (
     Agreement,
     AttributeLogit,
     AttributeLogitReply,
     FeatureEffect,
-    Joint,
     ShareOf,
 )
-from saescope_mcp.schemas.common import Evidence, TokenLogit
+from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.state import AppState, LoadedStack
 from saescope_mcp.tool import Tool, next_call
 from saescope_mcp.tool.facts import (
@@ -26,9 +27,6 @@ from saescope_mcp.tool.facts import (
 from saescope_mcp.tool.labels import StackLabels, labels_of_stack
 
 if TYPE_CHECKING:
-    from saescope import attribution as core
-    from saescope.attribution import Attribution
-    from saescope.attribution import FeatureEffect as Effect
     from saescope.models import Tokens
 
 
@@ -45,8 +43,8 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         next=_next(request, found, tokens, stack),
         evidence=_evidence(found),
         provenance=provenance_of(stack, request.seed),
-        target=TokenLogit.of(found.target),
-        against=found.against and TokenLogit.of(found.against),
+        target=found.target,
+        against=found.against,
         position=found.position,
         method=request.method,
         features=[_effect(row, stack, labels) for row in found.features],
@@ -56,7 +54,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         error_attribution=found.error_attribution,
         error_share=found.error_share,
         agreement=Agreement(pearson=found.agreement_pearson, n=found.agreement_n),
-        joint=found.joint and Joint.model_validate(found.joint, from_attributes=True),
+        joint=found.joint,
         completeness=found.completeness,
         left_out=found.left_out,
         n_tokens=found.n_tokens,
@@ -90,7 +88,7 @@ async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Toke
     return tokens, found
 
 
-def _shares(found: "Attribution", stack: LoadedStack) -> list[ShareOf]:
+def _shares(found: Attribution, stack: LoadedStack) -> list[ShareOf]:
     return [
         ShareOf(
             sae=handle,
@@ -106,13 +104,13 @@ def _shares(found: "Attribution", stack: LoadedStack) -> list[ShareOf]:
     ]
 
 
-def _evidence(found: "Attribution") -> Evidence:
+def _evidence(found: Attribution) -> Evidence:
     if found.joint is None:
         return "correlational"
     return "controlled" if found.joint.n_controls else "intervened"
 
 
-def _summary(found: "Attribution", stack: LoadedStack) -> str:
+def _summary(found: Attribution, stack: LoadedStack) -> str:
     rank = f" (the model's choice no. {found.target.rank})" if found.target.rank > 1 else ""
     what = f"logit of {found.target.token!r}{rank}" + (
         f" minus that of {found.against.token!r}" if found.against else ""
@@ -123,7 +121,7 @@ def _summary(found: "Attribution", stack: LoadedStack) -> str:
     return f"{_measured(found.joint, len(found.features), what)}; {share}"
 
 
-def _in_errors(found: "Attribution", stack: LoadedStack) -> str:
+def _in_errors(found: Attribution, stack: LoadedStack) -> str:
     shares = [(each.sae, each.error_share) for each in found.shares if each.error_share is not None]
     if not shares:
         return "nothing is attributed."
@@ -133,7 +131,7 @@ def _in_errors(found: "Attribution", stack: LoadedStack) -> str:
     return f"of each SAE's own attribution this much lies in its error: {said}."
 
 
-def _measured(joint: "core.Joint", n: int, what: str) -> str:
+def _measured(joint: Joint, n: int, what: str) -> str:
     if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd, joint.n_controls):
         who = f"Together the {n} listed features cause" if n > 1 else "The listed feature causes"
         effect = f"{joint.measured_effect:.3g} of the {what}, measured by ablation"
@@ -142,7 +140,7 @@ def _measured(joint: "core.Joint", n: int, what: str) -> str:
     return f"{change}: not clearly more than controls do{_beside(joint, sign=-1)}"
 
 
-def _beside(joint: "core.Joint", *, sign: int) -> str:
+def _beside(joint: Joint, *, sign: int) -> str:
     """What controls do, counted as the sentence counts the effect: what features cause (1), or the change when they are ablated (-1)."""
     if joint.control_mean is None:
         return ""
@@ -152,7 +150,7 @@ def _beside(joint: "core.Joint", *, sign: int) -> str:
 
 
 def _next(
-    request: AttributeLogit, found: "Attribution", tokens: "Tokens", stack: LoadedStack
+    request: AttributeLogit, found: Attribution, tokens: "Tokens", stack: LoadedStack
 ) -> list[str]:
     # intervene reads the last position only
     if not found.features or found.position != len(tokens) - 1:
@@ -173,7 +171,7 @@ def _next(
     ]
 
 
-def _effect(row: "Effect", stack: LoadedStack, labels: StackLabels) -> FeatureEffect:
+def _effect(row: Effect, stack: LoadedStack, labels: StackLabels) -> FeatureEffect:
     return FeatureEffect(
         sae=stack.handle(row.sae),
         feature=row.feature,

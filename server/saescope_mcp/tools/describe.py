@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
+from saescope.records.labels import ShortLabel
 from saescope_mcp.schemas.features import (
-    Corpus,
     DescribeFeature,
     DescribeFeatureReply,
     ExampleText,
-    Neighbour,
-    Partner,
 )
-from saescope_mcp.schemas.labels import Label
 from saescope_mcp.state import AppState
 from saescope_mcp.tool import Link, Tool, next_call
 from saescope_mcp.tool.facts import provenance
-from saescope_mcp.tool.labels import in_short, said
+from saescope_mcp.tool.labels import in_short
 from saescope_mcp.tool.neuronpedia import fetch_labels
 from saescope_mcp.tool.pictures import of_feature
 
@@ -51,7 +48,7 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     path, pictures = None, []
     if request.picture:
         path, pictures = await state.workers.run(partial(of_feature, asdict(card)))
-    labels = [label for label in map(said, card.labels[:N_LABELS]) if label]
+    labels: list[ShortLabel] = [*card.labels[:N_LABELS]]
     return DescribeFeatureReply(
         summary=_summary(card, labels),
         warnings=[*card.warnings, *warnings],
@@ -71,15 +68,9 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         promotes=[row.token for row in card.promotes[:N_PROMOTED]],
         suppresses=[row.token for row in card.suppresses[:N_PROMOTED]],
         effects_through=card.effects_through,
-        neighbours=[
-            Neighbour(feature=row.feature, cosine=row.cosine, label=in_short(row.label))
-            for row in card.neighbours[:N_RELATED]
-        ],
-        cofiring=[
-            Partner(feature=row.feature, share=row.share, phi=row.phi, label=in_short(row.label))
-            for row in card.cofiring[:N_RELATED]
-        ],
-        corpus=card.corpus and Corpus.model_validate(card.corpus),
+        neighbours=[replace(row, label=in_short(row.label)) for row in card.neighbours[:N_RELATED]],
+        cofiring=[replace(row, label=in_short(row.label)) for row in card.cofiring[:N_RELATED]],
+        corpus=card.corpus,
         url=card.url or None,
         page=PAGE_URI.format(sae=request.sae, feature=request.feature),
         page_path=path,
@@ -113,7 +104,7 @@ async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int
     return replace(card, sae=handle)
 
 
-def _summary(card: "FeatureCard", labels: list[Label]) -> str:
+def _summary(card: "FeatureCard", labels: list[ShortLabel]) -> str:
     name = f"Feature {card.feature}"
     if labels:
         score = labels[0].score

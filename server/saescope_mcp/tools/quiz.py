@@ -12,7 +12,6 @@ from saescope_mcp.schemas.features import (
     LabelFeatureReply,
     QuizFeature,
     QuizFeatureReply,
-    QuizItem,
 )
 from saescope_mcp.state import AppState, LoadedSAE
 from saescope_mcp.tool import Tool, next_call
@@ -48,7 +47,7 @@ async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureRepl
         ],
         quiz_id=quiz.id,
         feature=request.feature,
-        items=[QuizItem.model_validate(item, from_attributes=True) for item in quiz.items],
+        items=quiz.items,
     )
 
 
@@ -67,8 +66,6 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
             f"({score.low:.2f} to {score.high:.2f}) of {score.n} items: {score.verdict}."
         )
     again = score is None or score.verdict is LabelVerdict.UNDECIDED
-    shown = said(label)
-    assert shown is not None
     return LabelFeatureReply(
         summary=f"Feature {request.feature} is labelled {label.text!r}. {tested}",
         next=[
@@ -81,10 +78,10 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
         evidence="observed",
         provenance=provenance(entry),
         feature=request.feature,
-        label=shown,
+        label=said(label),
         detection=score and score.detection,
         fuzzing=score and score.fuzzing,
-        labels=[each for each in map(said, others[:N_LABELS]) if each],
+        labels=[said(each) for each in others[:N_LABELS]],
     )
 
 

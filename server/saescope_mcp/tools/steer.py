@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.verdicts import Effect
-from saescope_mcp.schemas.common import TokenLogit
 from saescope_mcp.schemas.steer import (
     Arm,
     ChangingRequest,
@@ -15,7 +14,6 @@ from saescope_mcp.schemas.steer import (
     InterveneReply,
     Metrics,
     Named,
-    Readout,
     SteerGenerate,
     SteerGenerateReply,
     SteeringFeature,
@@ -78,8 +76,8 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         ],
         evidence="controlled" if done.control_n else "intervened",
         provenance=provenance_of(stack, request.seed),
-        before=_readout(done.before),
-        after=_readout(done.after),
+        before=done.before,
+        after=done.after,
         delta_logit=done.delta_logit,
         kl=done.kl,
         control=Control(mean=done.control_mean, sd=done.control_sd, n=done.control_n),
@@ -243,14 +241,6 @@ def _edits(request: ChangingRequest) -> "list[core.FeatureEdit]":
 
 def _said(feature: SteeringFeature) -> dict[str, object]:
     return feature.model_dump(include={"sae", "feature", "strength", "mode"}, exclude_defaults=True)
-
-
-def _readout(readout: "core.Readout") -> Readout:
-    return Readout(
-        target=TokenLogit.of(readout.target),
-        against=readout.against and TokenLogit.of(readout.against),
-        top=[TokenLogit.of(t) for t in readout.top],
-    )
 
 
 def _arm(arm: "core.Arm") -> Arm:

@@ -203,7 +203,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("at", [512, 2560, 4608])
+@pytest.mark.parametrize(
+    "at",
+    [pytest.param(512, marks=pytest.mark.slow), 2560, pytest.param(4608, marks=pytest.mark.slow)],
+)
 def test_writing_that_was_cut_off_goes_on_to_the_same_files(
     glass: LanguageModel, tmp_path: Path, at: int
 ) -> None:
@@ -216,7 +219,14 @@ def test_writing_that_was_cut_off_goes_on_to_the_same_files(
 
 
 @pytest.mark.parametrize(
-    "damaged", ["position-00001.safetensors", "position.json", "shard-00000.safetensors"]
+    "damaged",
+    [
+        "position-00001.safetensors",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("position.json", "shard-00000.safetensors")
+        ),
+    ],
 )
 def test_a_damaged_position_is_not_gone_on_from(
     glass: LanguageModel, tmp_path: Path, damaged: str

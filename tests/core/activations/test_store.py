@@ -304,6 +304,7 @@ def test_a_batch_that_does_not_fit_is_an_error(options: dict[str, int]) -> None:
         _config({"n_tokens": 256} | options)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_below_what_is_stated(glass: LanguageModel) -> None:
     store = text_store(glass, [PRE, POST], n_tokens=2**18, buffer_tokens=2**16, dtype="float32")
@@ -329,6 +330,7 @@ def _resident() -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_no_row_of_a_real_model_has_the_outlying_norm_of_a_first_position(
     smollm: LanguageModel,

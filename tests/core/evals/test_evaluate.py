@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,8 @@ def check_predictions(found: Evaluation, naive: Naive) -> None:
     at_mean = naive.losses(0 * naive.target + mean, naive.counted)
     everywhere = naive.losses(0 * naive.target, np.ones_like(naive.counted))
     assert found.ce is not None and found.kl is not None
-    close(list(found.ce), [clean[0], with_sae[0], zero[0], at_mean[0]], 1e-3)
-    close(list(found.kl), [with_sae[1], zero[1]], 1e-2)
+    close(astuple(found.ce), [clean[0], with_sae[0], zero[0], at_mean[0]], 1e-3)
+    close(astuple(found.kl), [with_sae[1], zero[1]], 1e-2)
     assert found.ce_score == pytest.approx(
         (found.ce.zero_ablation - found.ce.with_sae) / (found.ce.zero_ablation - found.ce.clean)
     )

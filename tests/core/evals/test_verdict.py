@@ -1,5 +1,6 @@
 """The verdict: its level is that of the worst finding, and every bad finding says what to change."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,12 +50,12 @@ def test_a_good_sae_is_good_and_says_what_it_was_compared_with() -> None:
         ({"l2_ratio": 1.4}, "fair", "40% too long"),
         ({"l0": 0.0}, "wrong", "No feature ever fires"),
         (
-            {"baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9))},
+            {"baselines": replace(BASELINES, pca=Baseline(32, 0.9, 0.9))},
             "doubtful",
             "PCA with 32 directions explains more",
         ),
         (
-            {"baselines": BASELINES._replace(random_sae=Baseline(32, 0.86, 0.9))},
+            {"baselines": replace(BASELINES, random_sae=Baseline(32, 0.86, 0.9))},
             "wrong",
             "Random features",
         ),
@@ -86,7 +87,7 @@ def test_a_transcoder_is_not_measured_against_the_pca_of_its_target() -> None:
             {
                 "transcoder": True,
                 "explained_variance": 0.8,
-                "baselines": BASELINES._replace(pca=Baseline(32, 0.9, 0.9)),
+                "baselines": replace(BASELINES, pca=Baseline(32, 0.9, 0.9)),
             }
         ).level
         == "good"

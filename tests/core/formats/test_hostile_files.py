@@ -356,7 +356,7 @@ def test_a_child_process_converts_it_once(tmp_path: Path, monkeypatch: pytest.Mo
     refused(file, "PICKLE_REFUSED")  # the cached copy is no longer what was written
 
 
-@pytest.mark.parametrize("switch", [False, True])
+@pytest.mark.parametrize("switch", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_malicious_code_never_runs(
     switch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

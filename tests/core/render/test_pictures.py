@@ -8,6 +8,7 @@ from dataclasses import asdict
 import pytest
 from tests.core.render.cards import FULL, NEVER_FIRED, WITHOUT_INDEX
 
+from saescope.records.evaluation import DensityBin, PositionBin
 from saescope.render import (
     density_histogram,
     feature_picture,
@@ -20,21 +21,21 @@ POINTS = [
     for step in range(0, 200, 5)
 ]
 DENSITY = [
-    (1e-4, 3e-4, 73),
-    (3e-4, 1e-3, 305),
-    (1e-3, 3e-3, 1122),
-    (3e-3, 1e-2, 2288),
-    (1e-2, 3e-2, 682),
-    (3e-2, 0.1, 96),
-    (0.1, 0.3, 6),
+    DensityBin(1e-4, 3e-4, 73),
+    DensityBin(3e-4, 1e-3, 305),
+    DensityBin(1e-3, 3e-3, 1122),
+    DensityBin(3e-3, 1e-2, 2288),
+    DensityBin(1e-2, 3e-2, 682),
+    DensityBin(3e-2, 0.1, 96),
+    DensityBin(0.1, 0.3, 6),
 ]
 POSITIONS = [
-    (1, 1, 16, 0.87),
-    (2, 3, 32, 0.85),
-    (4, 7, 64, 0.8),
-    (8, 15, 127, 0.79),
-    (16, 31, 256, None),
-    (32, 63, 511, 0.8),
+    PositionBin(1, 1, 16, 0.87),
+    PositionBin(2, 3, 32, 0.85),
+    PositionBin(4, 7, 64, 0.8),
+    PositionBin(8, 15, 127, 0.79),
+    PositionBin(16, 31, 256, None),
+    PositionBin(32, 63, 511, 0.8),
 ]
 
 PICTURES: dict[str, Callable[[], bytes]] = {
@@ -47,7 +48,7 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "density": lambda: density_histogram(DENSITY, n_dead=36),
     "nothing fired": lambda: density_histogram([], n_dead=64),
     "positions": lambda: variance_by_position(POSITIONS, overall=0.8),
-    "one position": lambda: variance_by_position([(1, 1, 4, -3.0)]),
+    "one position": lambda: variance_by_position([PositionBin(1, 1, 4, -3.0)]),
     "no position": lambda: variance_by_position([]),
     "feature": lambda: feature_picture(asdict(FULL)),
     "feature that never fired": lambda: feature_picture(asdict(NEVER_FIRED)),

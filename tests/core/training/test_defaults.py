@@ -122,7 +122,13 @@ class Dominated:
         return x, y
 
 
-@pytest.mark.parametrize("kind", ["large mean", "constant", "all large"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "large mean",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("constant", "all large")),
+    ],
+)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_mean_far_beyond_what_varies_costs_nothing(architecture: str, kind: str) -> None:
     """A JumpReLU ended at a twentieth of the L0 with two thirds of its features dead."""
@@ -135,6 +141,7 @@ def test_a_mean_far_beyond_what_varies_costs_nothing(architecture: str, kind: st
     assert float(cosines.mean()) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_mean_far_beyond_what_varies_costs_a_transcoder_nothing(skip: bool) -> None:
     data = Dominated("large mean")

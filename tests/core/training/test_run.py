@@ -100,8 +100,8 @@ def test_the_same_call_goes_on_where_it_was_cut_off(glass: LanguageModel, tmp_pa
     ("n_passes", "more"),
     [
         (0, {}),
-        (1, {}),
-        (2, {}),
+        pytest.param(1, {}, marks=pytest.mark.slow),
+        pytest.param(2, {}, marks=pytest.mark.slow),
         (4, {}),
         (1, {"cache_activations": True}),
         (2, {"normalize_activations": "none"}),

@@ -255,10 +255,10 @@ def test_training_recovers_known_features(architecture: str) -> None:
 
 
 def test_history_stays_short() -> None:
-    trainer = Trainer(config(n_steps=900, log_every=1), ListBatches(batches(30) * 30))
+    trainer = Trainer(config(n_steps=420, log_every=1), ListBatches(batches(30) * 14))
     trainer.run()
     assert len(trainer.history.points) <= 400
-    assert trainer.history.points[-1]["step"] == 900
+    assert trainer.history.points[-1]["step"] == 420
     assert {
         "loss",
         "mse_loss",

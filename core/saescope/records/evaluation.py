@@ -2,22 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from saescope.verdicts import Quality
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Interval:
     """The middle 95 % of the values over resampled contexts."""
 
     low: float
     high: float
 
 
-class CrossEntropy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CrossEntropy:
     """Mean next-token cross-entropy in nats, by what stands at the site."""
 
     clean: float
@@ -27,14 +25,16 @@ class CrossEntropy(NamedTuple):
     """The mean of the evaluated positions at each of them."""
 
 
-class KLDivergence(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class KLDivergence:
     """Mean KL(clean || changed) of the next-token distribution in nats."""
 
     with_sae: float
     zero_ablation: float
 
 
-class Shrinkage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Shrinkage:
     """Whether reconstructions are systematically too small; 1 = not."""
 
     l2_ratio: float
@@ -43,7 +43,8 @@ class Shrinkage(NamedTuple):
     """E|sae_out|^2 / E[sae_out . target] (Rajamanoharan et al. 2024, arXiv:2404.16014, eq. 10)."""
 
 
-class DensityBin(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DensityBin:
     """Features that fire at a share of positions in [low, high)."""
 
     low: float
@@ -51,7 +52,8 @@ class DensityBin(NamedTuple):
     n_features: int
 
 
-class PositionBin(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PositionBin:
     """Positions `first` to `last` of the contexts; variance about the mean of all positions."""
 
     first: int
@@ -60,7 +62,8 @@ class PositionBin(NamedTuple):
     explained_variance: float | None
 
 
-class Baseline(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Baseline:
     """What something simpler reaches on the same positions."""
 
     size: int
@@ -69,7 +72,8 @@ class Baseline(NamedTuple):
     ce_score: float | None
 
 
-class Baselines(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Baselines:
     random_sae: Baseline
     """Random directions, tied, of the same shape and L0, the scale of the output fitted."""
     pca: Baseline
@@ -78,14 +82,16 @@ class Baselines(NamedTuple):
     """Directions that PCA needs for the SAE's explained variance."""
 
 
-class Reason(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reason:
     """One finding, and what to change if it is bad."""
 
     finding: str
     advice: str = ""
 
 
-class Verdict(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Verdict:
     """How good the SAE is, in a sentence, and the findings that decided it, the worst first."""
 
     level: Quality
@@ -136,6 +142,6 @@ class Evaluation:
     """Positions at which each feature fires."""
 
     @property
-    def densities(self) -> Tensor:
+    def densities(self) -> tuple[float, ...]:
         """Share of the positions at which each feature fires."""
-        return torch.tensor(self.n_fired) / self.n_tokens
+        return tuple(n / self.n_tokens for n in self.n_fired)

@@ -1,0 +1,75 @@
+"""What an attribution says: which features a logit rests on, with the evidence."""
+
+from dataclasses import dataclass, field
+
+from saescope.records.prediction import TargetLogit
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEffect:
+    """One feature at one position: what it adds to the logit, and what is lost when it is ablated."""
+
+    sae: int
+    """Its SAE, by its place in the list that was given; 0 for one SAE alone."""
+    feature: int
+    pos: int
+    token: str
+    activation: float
+    attribution: float
+    measured_effect: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """All listed pairs ablated at once, beside as many matched pairs from outside the list."""
+
+    measured_effect: float
+    control_mean: float | None
+    control_sd: float | None
+    n_controls: int
+
+
+@dataclass(frozen=True, slots=True)
+class SAEShare:
+    """What one SAE sees and does not see of the logit."""
+
+    sae: int
+    total: int
+    """Active (feature, position) pairs that were considered."""
+    error_attribution: float
+    error_share: float | None
+    """|error attribution| as a share of it and all this SAE's attributions together, in absolute value."""
+    n_tokens: int
+    n_left_out: int
+    n_sinks: int
+    """Of those left out, the positions whose norm at the site is out of proportion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """An explanation of one logit (or difference of two) with its evidence.
+
+    With several SAEs, what belongs to one of them stands in `shares`, and error and completeness here are None: attributions of SAEs in
+    series overlap, so that their sum means nothing.
+    """
+
+    target: TargetLogit
+    against: TargetLogit | None
+    position: int
+    features: list[FeatureEffect]
+    total: int
+    """Active (feature, position) pairs that were considered, of all SAEs."""
+    error_attribution: float | None
+    error_share: float | None
+    agreement_pearson: float | None
+    agreement_n: int
+    joint: Joint | None
+    completeness: float | None
+    n_tokens: int
+    """Positions that count for at least one of the SAEs."""
+    n_left_out: int
+    n_sinks: int
+    """Of those left out, the positions whose norm at the site is out of proportion."""
+    left_out: str
+    shares: list[SAEShare]
+    warnings: list[str] = field(default_factory=list[str])

@@ -1,0 +1,29 @@
+"""What a training run will take."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Time, memory and disk of a run; speeds are None where it does not fit, so that nothing was tried."""
+
+    tokens_per_s: float | None
+    """Of the whole run: reading the text with the model, and training on it."""
+    harvest_tokens_per_s: float
+    step_tokens_per_s: float | None
+    eta_s: float | None
+    memory_bytes: int
+    """What the run's process will hold at most, the language model included."""
+    memory_free_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    fits: bool
+    change: list[str]
+    """What to change so that it fits, as arguments of the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Estimate):
+    """An estimate, and what to beware of."""
+
+    warnings: list[str]
