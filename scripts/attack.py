@@ -199,6 +199,7 @@ def one_line(text: str) -> str:
 
 
 def main() -> int:
+    sys.path.insert(0, str(ROOT))  # processes that a test forks import it by name
     state = State.read()
     os.environ["ATTACK_SEED"] = state.seed
     recorder = Recorder(state, minutes=float(os.environ.get("ATTACK_MINUTES", "60")))

@@ -45,6 +45,8 @@ _PRIVATE = ("AppData", "Library")
 """Folders of a home that hold what programs keep for themselves, as hidden ones do elsewhere."""
 _NO_DISK = ("/proc", "/sys")
 """What lies there calls itself a regular file of no length, and may have no end; a link to standard input leads there, too."""
+_TRIES = 20
+"""How often a path is followed whose links are exchanged meanwhile."""
 _F_GETPATH = 50
 """macOS: the fcntl that tells a descriptor's path."""
 
@@ -83,8 +85,18 @@ def fenced(fence: Fence | None) -> Generator[None]:
 
 
 def real_path(path: str | Path) -> Path:
-    """Where a path leads, every link followed; a loop of links stays as it is (`Path.resolve` raises RuntimeError of it)."""
-    return Path(os.path.realpath(path))
+    """Where a path leads, every link followed; a loop of links stays as it is (`Path.resolve` raises RuntimeError of it).
+
+    Raises:
+        FormatError: FILE_READ_ERROR: a link on the way is exchanged again and again.
+    """
+    why = ""
+    for _ in range(_TRIES):
+        try:
+            return Path(os.path.realpath(path))
+        except OSError as error:  # what was a link a moment ago is none when it is read
+            why = error.strerror or ""
+    raise _unreadable(Path(path).name, "path", f"it is exchanged while it is read ({why})")
 
 
 def resolve(path: str | Path) -> Path:

@@ -47,7 +47,6 @@ def labels(folder: Path, turn: int) -> Iterator[str]:
 
 
 def handles(folder: Path, turn: int) -> Iterator[str]:
-    os.environ["SAESCOPE_HOME"] = str(folder)
     known = KnownHandles()
     yield ""
     for number in range(10_000):
@@ -110,6 +109,7 @@ CASES: dict[str, tuple[Writing, Callable[[Path, list[str]], None]]] = {
 
 
 def _write(what: str, folder: Path, turn: int, told: Connection) -> None:
+    os.environ["SAESCOPE_HOME"] = str(folder)
     for done in CASES[what][0](folder, turn):
         told.send(done)
 

@@ -1,5 +1,6 @@
 import os
 import socket
+import threading
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import pytest
@@ -168,3 +169,25 @@ def test_a_folder_of_ones_own_may_be_a_root(folder: PurePath) -> None:
 def test_roots_that_are_system_folders_are_dropped_also_behind_a_link(inside: Path) -> None:
     (inside / "everything").symlink_to("/")
     assert Fence.around([Path("/"), Path("/etc"), inside / "everything"]).roots == ()
+
+
+def test_a_path_is_followed_while_its_links_are_exchanged(inside: Path) -> None:
+    """`os.path.realpath` raises where a link is none any more when it is read."""
+    name, link, stop = inside / "data.txt", inside / "link", threading.Event()
+    name.write_text("x")
+
+    def exchange() -> None:
+        while not stop.is_set():
+            link.symlink_to(inside.parent / "secret.json")
+            link.replace(name)
+            link.write_text("x")
+            link.replace(name)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        found = {fence.real_path(name) for _ in range(5000)}
+    finally:
+        stop.set()
+        thread.join()
+    assert found <= {name, inside.parent / "secret.json"}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from saescope.errors import ArgumentError, ModelError, ResourceError, disk_is_full
-from saescope.fence import CONFIG_BYTES, open_file, read_file
+from saescope.fence import CONFIG_BYTES, open_file, read_file, real_path
 from saescope.json_text import parse
 
 WEIGHTS = ".safetensors"
@@ -224,7 +224,7 @@ def _link(stack: ExitStack, file: Path, target: Path) -> None:
         target.symlink_to(f"/proc/self/fd/{opened.fileno()}")
         return
     try:
-        target.symlink_to(os.path.realpath(file))
+        target.symlink_to(real_path(file))
     except OSError:  # Windows, without the privilege
         with _writing(), target.open("wb") as copy:
             shutil.copyfileobj(opened, copy)
