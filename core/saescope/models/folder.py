@@ -5,7 +5,6 @@ are copied, other files are linked to the descriptors that were checked, and the
 """
 
 import json
-import os
 import re
 import shutil
 import sys
