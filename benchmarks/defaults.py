@@ -1,14 +1,18 @@
-"""What an SAE is worth that was trained with nothing but data and width: our defaults against sae-lens 6.54's, on the same batches.
+"""What an SAE is worth that was trained with nothing but data and width: our defaults against
+sae-lens 6.54's, on the same batches.
 
-Runs in the environment of the peers (sae-lens 6.54.12; our core needs only torch, jaxtyping, safetensors, platformdirs):
+Runs in the environment of the peers (sae-lens 6.54.12; our core needs only torch, jaxtyping,
+safetensors, platformdirs):
 
-    PYTHONPATH=core python benchmarks/defaults.py toy                            # sparse combinations of known features
-    PYTHONPATH=core python benchmarks/defaults.py acts.safetensors --d-sae 4608  # tensors "train" and "held" of shape [n, d]
+    PYTHONPATH=core python benchmarks/defaults.py toy     # sparse combinations of known features
+    PYTHONPATH=core python benchmarks/defaults.py acts.safetensors --d-sae 4608
+                                          # tensors "train" and "held" of shape [n, d]
 
-Every SAE sees each position of "train" once, in order, and is scored as it is saved, on "held": L0, explained variance, share of features
-that never fire there, and for known features the mean over them of the largest cosine with a decoder row. sae-lens gets the defaults of
-its runner (lr 3e-4, no warm-up, no normalisation), our k, and for the variable-L0 architectures a row for each coefficient: "EV at our L0"
-is interpolated between them in log L0, for equal sparsity.
+Every SAE sees each position of "train" once, in order, and is scored as it is saved, on "held": L0,
+explained variance, share of features that never fire there, and for known features the mean over
+them of the largest cosine with a decoder row. sae-lens gets the defaults of its runner (lr 3e-4, no
+warm-up, no normalisation), our k, and for the variable-L0 architectures a row for each coefficient:
+"EV at our L0" is interpolated between them in log L0, for equal sparsity.
 """
 
 import argparse
@@ -64,7 +68,8 @@ class Score(NamedTuple):
 
 @dataclass
 class Toy:
-    """Unit vectors that fire with frequencies like Zipf's, with positive magnitudes, on top of a mean and some noise."""
+    """Unit vectors that fire with frequencies like Zipf's, with positive magnitudes, on top of a
+    mean and some noise."""
 
     d: int = 64
     n_true: int = 192
@@ -209,9 +214,13 @@ def sae_lens(problem: Problem, architecture: str, batch_size: int, **knobs: Any)
     )
     n_used = len(problem.train) // batch_size * batch_size
     cfg = SAETrainerConfig(
-        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=n_used, device="cpu", autocast=False,
-        lr=lr, lr_end=lr / 10, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9, adam_beta2=0.999, lr_decay_steps=0,
-        n_restart_cycles=1, train_batch_size_samples=batch_size, dead_feature_window=1000, feature_sampling_window=2000,
+        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False,
+        total_training_samples=n_used,
+        device="cpu", autocast=False,
+        lr=lr, lr_end=lr / 10, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9,
+        adam_beta2=0.999, lr_decay_steps=0,
+        n_restart_cycles=1, train_batch_size_samples=batch_size, dead_feature_window=1000,
+        feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
     started = time.perf_counter()
@@ -234,7 +243,8 @@ def interpolated(rows: list[Score], l0: float) -> float:
 
 def line(who: str, architecture: str, row: Score) -> None:
     print(
-        f"| {architecture} | {who} | {row.l0:.1f} | {row.explained_variance:.4f} | {row.dead:.1%} | {row.cosine:.3f} | {row.found:.0%} "
+        f"| {architecture} | {who} | {row.l0:.1f} | {row.explained_variance:.4f} | "
+        f"{row.dead:.1%} | {row.cosine:.3f} | {row.found:.0%} "
         f"| {row.seconds:.0f} |",
         flush=True,
     )
@@ -277,10 +287,12 @@ def main() -> None:
     problem.train = problem.train[: args.n_train or None]
     args.batch_size = args.batch_size or default_batch_size(len(problem.train))
     print(
-        f"{args.problem}: {len(problem.train):,} x {problem.train.shape[1]}, d_sae {problem.d_sae}, k {problem.k}, batch {args.batch_size}"
+        f"{args.problem}: {len(problem.train):,} x {problem.train.shape[1]}, d_sae "
+        f"{problem.d_sae}, k {problem.k}, batch {args.batch_size}"
     )
     print(
-        "| architecture | trained by | L0 | explained variance | dead | cosine | found | s |\n|---|---|---|---|---|---|---|---|"
+        "| architecture | trained by | L0 | explained variance | dead | cosine | found "
+        "| s |\n|---|---|---|---|---|---|---|---|"
     )
     for architecture in args.architectures:
         compare(problem, architecture, args)
@@ -308,7 +320,8 @@ def compare(problem: Problem, architecture: str, args: argparse.Namespace) -> No
             )
         if mine and coefficient:
             print(
-                f"| {architecture} | sae-lens lr={lr:g} at our L0 | {mine.l0:.1f} | {interpolated(rows, mine.l0):.4f} | | | | |",
+                f"| {architecture} | sae-lens lr={lr:g} at our L0 | {mine.l0:.1f} | "
+                f"{interpolated(rows, mine.l0):.4f} | | | | |",
                 flush=True,
             )
 

@@ -1,7 +1,10 @@
-"""Harvest and mixing buffer side by side with sae-lens 6.54, in one process, candidates in shuffled order each round.
+"""Harvest and mixing buffer side by side with sae-lens 6.54, in one process, candidates in shuffled
+order each round.
 
-Runs in the environment of sae-lens:  PYTHONPATH=core PEERS/bin/python benchmarks/harvest.py MODEL_FOLDER [--rounds 7]
-Figures are CPU seconds of the process (other processes disturb them less than wall time); ratios are medians of per-round ratios.
+Runs in the environment of sae-lens:
+    PYTHONPATH=core PEERS/bin/python benchmarks/harvest.py MODEL_FOLDER [--rounds 7]
+Figures are CPU seconds of the process (other processes disturb them less than wall time); ratios
+are medians of per-round ratios.
 """
 
 import argparse
@@ -117,7 +120,10 @@ def compare_harvest(folder: str, rounds: int) -> None:
             "sae-lens, HookedTransformer (default)": lambda: theirs(legacy),
             "sae-lens, Hugging Face": lambda: theirs(proxied),
         }
-        title = f"Harvest, {os.path.basename(folder)} {hook_name}, {n_contexts} contexts of {context_size}"
+        title = (
+            f"Harvest, {os.path.basename(folder)} {hook_name}, {n_contexts} contexts of "
+            f"{context_size}"
+        )
         report(title, interleaved(candidates, rounds), ids.numel(), "saescope")
 
 
@@ -186,7 +192,8 @@ def main() -> None:
     torch.set_num_threads(1)
     random.seed(0)
     print(
-        f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds"
+        f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, "
+        f"{arguments.rounds} rounds"
     )
     compare_buffers(arguments.rounds)
     compare_harvest(arguments.folder, arguments.rounds)

@@ -1,9 +1,11 @@
-"""What an index costs beside what it cannot do without: the forward pass to the SAE's layer, and one encode.
+"""What an index costs beside what it cannot do without: the forward pass to the SAE's layer, and
+one encode.
 
     python benchmarks/indexing.py [--n-tokens 20000] [--rounds 3]
 
-Both read the same contexts of the packaged text with the embedded model and SAE, one after the other in each round, in CPU seconds
-on one thread. The index's share includes everything: tokenizing, statistics, examples, the sample, and writing the finished index.
+Both read the same contexts of the packaged text with the embedded model and SAE, one after the
+other in each round, in CPU seconds on one thread. The index's share includes everything:
+tokenizing, statistics, examples, the sample, and writing the finished index.
 """
 
 import argparse
@@ -61,7 +63,8 @@ def main() -> None:
     cfg = IndexConfig(n_tokens=arguments.n_tokens, prepend_bos=False)
     least = least_work(model, sae, cfg)
     print(
-        f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, {arguments.n_tokens} tokens, {sae.cfg.d_sae} features"
+        f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.1f}, "
+        f"{arguments.n_tokens} tokens, {sae.cfg.d_sae} features"
     )
     rows: list[tuple[float, float]] = []
     for _ in range(arguments.rounds):
@@ -70,7 +73,8 @@ def main() -> None:
             times = {work: seconds(work) for work in random.sample([least, run.go], 2)}
         rows.append((times[least], times[run.go]))
         print(
-            f"forward and encode {rows[-1][0]:.2f} s, index {rows[-1][1]:.2f} s, ratio {rows[-1][1] / rows[-1][0]:.3f}"
+            f"forward and encode {rows[-1][0]:.2f} s, index {rows[-1][1]:.2f} s, ratio "
+            f"{rows[-1][1] / rows[-1][0]:.3f}"
         )
     print(f"ratio {statistics.median(b / a for a, b in rows):.3f} (median of {len(rows)})")
 

@@ -1,11 +1,13 @@
-"""Time and memory of loading an SAE of 302 MB: saescope against sae-lens, a fresh process each, in turns; medians.
+"""Time and memory of loading an SAE of 302 MB: saescope against sae-lens, a fresh process each, in
+turns; medians.
 
-sae-lens maps the file and reads it when it is first used, saescope reads and checks it at once: compare "to the first reconstruction".
-Peaks are of resident memory, mapped pages included, above what was resident before the load; the weights are counted as they end up.
+sae-lens maps the file and reads it when it is first used, saescope reads and checks it at once:
+compare "to the first reconstruction". Peaks are of resident memory, mapped pages included, above
+what was resident before the load; the weights are counted as they end up.
 
 sae-lens cannot be installed beside saescope: name the Python of an environment that has it.
 
-    python benchmarks/loading.py --peer /path/to/python          # numbers go to docs/log.md, with the date
+    python benchmarks/loading.py --peer /path/to/python  # numbers go to docs/log.md, with the date
 """
 
 import argparse
@@ -25,7 +27,9 @@ start = time.perf_counter()
 {imports}
 import torch
 torch.set_num_threads(1)
-def now(key): return 1024 * int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+def now(key):
+    said = open("/proc/self/status").read()
+    return 1024 * int(re.search(key + r":\\s+(\\d+)", said)[1])
 imported = time.perf_counter()
 open("/proc/self/clear_refs", "w").write("5")
 before = now("VmRSS")
@@ -39,7 +43,8 @@ with torch.no_grad():
 used, used_peak = time.perf_counter() - began, now("VmHWM") - before
 n_bytes = sum(getattr(sae, name).nbytes for name in ("W_enc", "W_dec", "b_enc", "b_dec"))
 fires = int((acts > 0).sum())
-said = dict(import_s=imported - start, load_s=seconds, peak=peak / n_bytes, used_s=used, used_peak=used_peak / n_bytes)
+said = dict(import_s=imported - start, load_s=seconds, peak=peak / n_bytes,
+            used_s=used, used_peak=used_peak / n_bytes)
 said |= dict(total=float(acts.double().sum()), n_active=fires)
 print(json.dumps(said))
 """
@@ -91,8 +96,10 @@ def compare(peer: str, path: str, dtype: str) -> None:
             f"{min(row['used_s'] for row in rows):.2f} to {max(row['used_s'] for row in rows):.2f}"
         )
         print(
-            f"{dtype:9} {name:9} load {middle['load_s']:.2f} s, peak {middle['peak']:.2f} x the weights; to the first reconstruction "
-            f"{middle['used_s']:.2f} s ({spread}), peak {middle['used_peak']:.2f} x; imports {middle['import_s']:.2f} s; "
+            f"{dtype:9} {name:9} load {middle['load_s']:.2f} s, peak "
+            f"{middle['peak']:.2f} x the weights; to the first reconstruction "
+            f"{middle['used_s']:.2f} s ({spread}), peak {middle['used_peak']:.2f} x; "
+            f"imports {middle['import_s']:.2f} s; "
             f"{middle['n_active']:.0f} features fire, sum {middle['total']:.6g}"
         )
 
@@ -107,7 +114,8 @@ def main() -> None:
         write_sae(Path(folder))
         size = (Path(folder) / "sae_weights.safetensors").stat().st_size
         print(
-            f"{size / 1e6:.0f} MB, d_in {D_IN}, d_sae {D_SAE}; {RUNS} runs each, in turns; load average {os.getloadavg()[0]:.1f}"
+            f"{size / 1e6:.0f} MB, d_in {D_IN}, d_sae {D_SAE}; {RUNS} runs each, in "
+            f"turns; load average {os.getloadavg()[0]:.1f}"
         )
         for dtype in ("float32", "bfloat16"):
             compare(peer, folder, dtype)

@@ -1,6 +1,8 @@
-"""How long a ping waits while 16 callers keep the server busy with the embedded SAE: p50, p99 and the longest, in milliseconds.
+"""How long a ping waits while 16 callers keep the server busy with the embedded SAE: p50, p99 and
+the longest, in milliseconds.
 
-`ping.py [seconds]` measures on stdio and then over HTTP, where every caller has a session of its own.
+`ping.py [seconds]` measures on stdio and then over HTTP, where every caller has a session of its
+own.
 """
 
 import http.client

@@ -2,9 +2,11 @@
 
     PYTHONPATH=core PEERS/bin/python benchmarks/sparsify_step.py [--rounds 9]
 
-Its step is that of its Trainer around its own SparseCoder: unit-norm decoder, loss as a share of the variance, projected gradient,
-dead-feature counts; with its default optimizer (schedule-free signum) and with its Adam; AuxK is off in both, as by its default. Ours is
-the step of `training_step.py`. Both start from the same weights, and the encoder's first gradient is compared before anything is timed.
+Its step is that of its Trainer around its own SparseCoder: unit-norm decoder, loss as a share of
+the variance, projected gradient, dead-feature counts; with its default optimizer (schedule-free
+signum) and with its Adam; AuxK is off in both, as by its default. Ours is the step of
+`training_step.py`. Both start from the same weights, and the encoder's first gradient is compared
+before anything is timed.
 """
 
 import argparse
@@ -89,7 +91,8 @@ def ours(*, update: bool = True) -> Callable[[Tensor], Any]:
 
 
 def check_gradients() -> float:
-    """Relative distance of the encoder's gradients on one batch, theirs from the share of variance to the mean squared error."""
+    """Relative distance of the encoder's gradients on one batch, theirs from the share of variance
+    to the mean squared error."""
     x, sae = inputs(1)[0], coder()
     total = (x - x.mean(0)).pow(2).sum()
     sae(x=x, y=x, dead_mask=None, total_variance=total).fvu.backward()
@@ -117,13 +120,15 @@ def main() -> None:
             seconds = clock(candidates[name], batches[turn % 2])[0]
             times[name] += [seconds] if turn >= 0 else []
     print(
-        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, 1 thread, {rounds} rounds; encoder gradients {apart:.0e} apart\n"
+        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, 1 thread, "
+        f"{rounds} rounds; encoder gradients {apart:.0e} apart\n"
     )
     print("| step | CPU ms | ours is faster by | target |\n|---|---|---|---|")
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, times["ours"], strict=True))
         print(
-            f"| {name} | {statistics.median(seconds) * 1e3:.0f} | {ratio:.2f} | {TARGET if name != 'ours' else ''} |"
+            f"| {name} | {statistics.median(seconds) * 1e3:.0f} | {ratio:.2f} | "
+            f"{TARGET if name != 'ours' else ''} |"
         )
 
 

@@ -1,13 +1,17 @@
-"""One training step, ours and sae-lens's, side by side in one process; and the peak memory of each in a process of its own.
+"""One training step, ours and sae-lens's, side by side in one process; and the peak memory of each
+in a process of its own.
 
-Runs in the environment of the peers (sae-lens 6.54.12; our core needs only torch, jaxtyping, safetensors, platformdirs):
+Runs in the environment of the peers (sae-lens 6.54.12; our core needs only torch, jaxtyping,
+safetensors, platformdirs):
 
     PYTHONPATH=core python benchmarks/training_step.py                   # all cases
     PYTHONPATH=core python benchmarks/training_step.py topk --rounds 9
 
-Both start from the same weights and see the same batches. First the parameters after a few steps are compared; then every candidate
-does one step a round, in shuffled order, and the ratio of a case is the median of its rounds' ratios. "floor" is the encoder's product
-alone, as each library computes it. sae-lens (best) has its best flags: no decoder-norm rescaling and, for TopK, sparse activations.
+Both start from the same weights and see the same batches. First the parameters after a few steps
+are compared; then every candidate does one step a round, in shuffled order, and the ratio of a case
+is the median of its rounds' ratios. "floor" is the encoder's product alone, as each library
+computes it. sae-lens (best) has its best flags: no decoder-norm rescaling and, for TopK, sparse
+activations.
 """
 
 import argparse
@@ -29,7 +33,8 @@ warnings.simplefilter("ignore")
 
 B, D, F, K, LR = 4096, 576, 9216, 32, 1e-5
 PARITY_STEPS, PARITY = 5, 2e-3
-"""A pre-activation within rounding of a cut may fall on either side in two correct programs, and Adam's first steps blow that up to lr."""
+"""A pre-activation within rounding of a cut may fall on either side in two correct programs, and
+Adam's first steps blow that up to lr."""
 CASES: dict[str, dict[str, Any]] = {
     "topk": {"architecture": "topk", "target": 5.5},
     "topk 20% dead": {"architecture": "topk", "dead": 0.2, "target": 4.5},
@@ -42,7 +47,8 @@ CASES: dict[str, dict[str, Any]] = {
     "jumprelu L0 64": {"architecture": "jumprelu", "l0": 64, "target": 3.0},
 }
 COLUMNS = (
-    "case", "L0", "share of parameters apart", "sae-lens ms", "ours ms", "ratio (CPU)", "ratio (wall)", "target", "vs best flags",
+    "case", "L0", "share of parameters apart", "sae-lens ms", "ours ms", "ratio (CPU)",
+    "ratio (wall)", "target", "vs best flags",
     "ours / our floor", "floors ms", "peak MB", "memory ratio",
 )  # fmt: skip
 OURS = {"W_enc": "encoder", "W_dec": "decoder"}
@@ -74,9 +80,13 @@ def peer(case: dict[str, Any], *, best: bool = False) -> Any:
     )
     arrange(sae, case)
     cfg = SAETrainerConfig(
-        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=10**9, device="cpu", autocast=False,
-        lr=LR, lr_end=LR, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9, adam_beta2=0.999, lr_decay_steps=0,
-        n_restart_cycles=1, train_batch_size_samples=B, dead_feature_window=1000, feature_sampling_window=2000,
+        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False,
+        total_training_samples=10**9,
+        device="cpu", autocast=False,
+        lr=LR, lr_end=LR, lr_scheduler_name="constant", lr_warm_up_steps=0, adam_beta1=0.9,
+        adam_beta2=0.999, lr_decay_steps=0,
+        n_restart_cycles=1, train_batch_size_samples=B, dead_feature_window=1000,
+        feature_sampling_window=2000,
         logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
     trainer = SAETrainer(cfg=cfg, sae=sae, data_provider=iter([]))
@@ -107,7 +117,8 @@ def dead_mask(case: dict[str, Any]) -> Tensor:
 
 
 def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[str, Tensor]]:
-    """Our step with optimizer and dead-feature statistics, from the same weights; and the parameters."""
+    """Our step with optimizer and dead-feature statistics, from the same weights; and the
+    parameters."""
     from saescope.training.objective import REVIVALS, TOPK_FAMILY, Batch, Coefficients, Objective
     from saescope.training.optimizer import Adam
     from saescope.training.revival import Deadness
@@ -116,7 +127,8 @@ def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[
     topk = case["architecture"] in TOPK_FAMILY
     objective = Objective(
         architecture=case["architecture"], d_in=D, d_out=D, d_sae=F, k=float(K) if topk else 0.0,
-        matryoshka_widths=tuple(case.get("widths", ())), revival=REVIVALS[case["architecture"]][1] if topk else "none",
+        matryoshka_widths=tuple(case.get("widths", ())),
+        revival=REVIVALS[case["architecture"]][1] if topk else "none",
     )  # fmt: skip
     theirs = {
         name: p.detach().T if name == "W_enc" else p.detach() for name, p in sae.named_parameters()
@@ -147,7 +159,8 @@ def inputs(n: int) -> list[Tensor]:
 
 
 def check_parity(case: dict[str, Any]) -> tuple[float, float]:
-    """Share of parameters apart by more than lr / 10 after some steps (the worst tensor's); and our mean L0."""
+    """Share of parameters apart by more than lr / 10 after some steps (the worst tensor's); and our
+    mean L0."""
     trainer = peer(case)
     run, params = ours(case, trainer.sae)
     for x in inputs(PARITY_STEPS):
@@ -196,7 +209,8 @@ def race(case: dict[str, Any], rounds: int) -> dict[str, list[tuple[float, float
 
 
 def memory(name: str, which: str) -> float:
-    """MB that three steps add at their peak, parameters and optimizer included; called in a fresh process."""
+    """MB that three steps add at their peak, parameters and optimizer included; called in a fresh
+    process."""
     case, batches = CASES[name], inputs(1)
     torch.randn(8, 8) @ torch.randn(8, 8)  # what the first product of a process allocates
     if which == "sae-lens":
@@ -265,9 +279,12 @@ def report(name: str, rounds: int) -> None:
     theirs, mine = memory_of(name, "sae-lens"), memory_of(name, "ours")
     best = f"{ratio('sae-lens (best)', 'ours', 0):.1f}" if "sae-lens (best)" in times else "-"
     print(
-        f"| {name} | {l0:.0f} | {worst:.0e} | {cpu['sae-lens']:.0f} | {cpu['ours']:.0f} | **{ratio('sae-lens', 'ours', 0):.1f}** "
-        f"| {ratio('sae-lens', 'ours', 1):.1f} | {case.get('target', '-')} | {best} | {ratio('ours', 'our floor', 0):.2f} "
-        f"| {cpu['sae-lens floor']:.0f} / {cpu['our floor']:.0f} | {theirs:.0f} / {mine:.0f} | {theirs / mine:.1f} |",
+        f"| {name} | {l0:.0f} | {worst:.0e} | {cpu['sae-lens']:.0f} | "
+        f"{cpu['ours']:.0f} | **{ratio('sae-lens', 'ours', 0):.1f}** "
+        f"| {ratio('sae-lens', 'ours', 1):.1f} | {case.get('target', '-')} | {best} | "
+        f"{ratio('ours', 'our floor', 0):.2f} "
+        f"| {cpu['sae-lens floor']:.0f} / {cpu['our floor']:.0f} | {theirs:.0f} / "
+        f"{mine:.0f} | {theirs / mine:.1f} |",
         flush=True,
     )
 
@@ -286,7 +303,8 @@ def main() -> None:
     with open("/proc/loadavg") as file:
         load = file.read().split()[0]
     print(
-        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, {args.threads} thread(s), load {load}, {args.rounds} rounds\n"
+        f"B={B} d_in={D} d_sae={F} k={K}; torch {torch.__version__}, {args.threads} "
+        f"thread(s), load {load}, {args.rounds} rounds\n"
     )
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     for name in args.cases:

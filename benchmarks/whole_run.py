@@ -1,12 +1,17 @@
-"""Whole training runs beside sae-lens 6.54: language model, mixing and steps, on the same tokens, each run in a process of its own.
+"""Whole training runs beside sae-lens 6.54: language model, mixing and steps, on the same tokens,
+each run in a process of its own.
 
-    PYTHONPATH=core MAIN/bin/python benchmarks/whole_run.py MODEL_FOLDER TEXT PEERS/bin/python [--tokens 200000] [--rounds 1]
+    PYTHONPATH=core MAIN/bin/python benchmarks/whole_run.py MODEL_FOLDER TEXT PEERS/bin/python
+    [--tokens 200000] [--rounds 1]
 
-MAIN has saescope's packages, PEERS sae-lens's; MODEL_FOLDER holds SmolLM2-135M (embedded.model_dir()). TopK, k 32, d_sae 9216, batches
-of 4096, contexts of 256 without their first position, float32, everything else by each library's defaults; the runs take turns. Both read
-the same contexts in the same order: sae-lens gets them tokenized, saescope reads the text. Figures are CPU seconds of one thread (wall time
-says little on a busy machine), the load of the model left out: "harvest" is the time to get the batches, "steps" the rest. Our online and
-storing runs read the text with the model, the storing one also writes the activations to disk; "cached" trains on what that one stored.
+MAIN has saescope's packages, PEERS sae-lens's; MODEL_FOLDER holds SmolLM2-135M
+(embedded.model_dir()). TopK, k 32, d_sae 9216, batches of 4096, contexts of 256 without their first
+position, float32, everything else by each library's defaults; the runs take turns. Both read the
+same contexts in the same order: sae-lens gets them tokenized, saescope reads the text. Figures are
+CPU seconds of one thread (wall time says little on a busy machine), the load of the model left out:
+"harvest" is the time to get the batches, "steps" the rest. Our online and storing runs read the
+text with the model, the storing one also writes the activations to disk; "cached" trains on what
+that one stored.
 """
 
 import argparse
@@ -176,7 +181,8 @@ def report(runs: dict[str, list[dict[str, float]]]) -> None:
         for how, of in runs.items()
     }
     print(
-        "| run | harvest, CPU s | steps, CPU s | whole, CPU s | wall s | positions |\n|---|---|---|---|---|---|"
+        "| run | harvest, CPU s | steps, CPU s | whole, CPU s | wall s | positions "
+        "|\n|---|---|---|---|---|---|"
     )
     for how, row in middle.items():
         shown = " | ".join(
@@ -232,7 +238,8 @@ def main() -> None:
                 runs[how].append(start(how, args, str(Path(folder, f"home-{index}"))))
                 print(f"{how}: {runs[how][-1]}", file=sys.stderr, flush=True)
     print(
-        f"torch {torch.__version__}, 1 thread a run, load {os.getloadavg()[0]:.1f} at the end, {args.rounds} rounds\n"
+        f"torch {torch.__version__}, 1 thread a run, load {os.getloadavg()[0]:.1f} at "
+        f"the end, {args.rounds} rounds\n"
     )
     report(runs)
 

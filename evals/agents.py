@@ -1,4 +1,5 @@
-"""Live agents: any command that takes a prompt and an MCP configuration, and any endpoint that speaks OpenAI's chat protocol."""
+"""Live agents: any command that takes a prompt and an MCP configuration, and any endpoint that
+speaks OpenAI's chat protocol."""
 
 import json
 import os
@@ -24,7 +25,8 @@ MOST_TURNS = 30
 
 
 def command(line: str, *, timeout_s: float = 900) -> Player:
-    """An agent that is a command: {config} stands for an MCP configuration file, the prompt is its stdin, the answer its stdout."""
+    """An agent that is a command: {config} stands for an MCP configuration file, the prompt is its
+    stdin, the answer its stdout."""
 
     async def play(task: Task, desk: Desk) -> Transcript:
         with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +56,8 @@ def _server(trace: Path, desk: Desk) -> dict[str, Any]:
 
 
 def endpoint(url: str, model: str, key: str = "", *, skill: bool = True) -> Player:
-    """A model behind `url`/chat/completions, which gets the server's instructions, the skill page and the tools."""
+    """A model behind `url`/chat/completions, which gets the server's instructions, the skill page
+    and the tools."""
     system = INSTRUCTIONS + (
         "\n\n" + (ROOT / "SKILL.md").read_text(encoding="utf-8") if skill else ""
     )

@@ -1,4 +1,5 @@
-"""What lies on the desk when a task begins: a folder with a model, SAEs of which some are not what they seem, and texts."""
+"""What lies on the desk when a task begins: a folder with a model, SAEs of which some are not what
+they seem, and texts."""
 
 import json
 import shutil
@@ -51,7 +52,8 @@ def _random(folder: Path) -> Path:
 
 
 def _dense(folder: Path) -> Path:
-    """Feature 9 fires on every token alike, far above all others; the bias takes back what it writes."""
+    """Feature 9 fires on every token alike, far above all others; the bias takes back what it
+    writes."""
     weights = _weights()
     shift = -60 * weights["W_dec"][9]
     weights["b_enc"] += shift @ weights["W_enc"]

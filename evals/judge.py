@@ -1,4 +1,5 @@
-"""Is a transcript a good answer to its task? Trace, numbers, words, claims and tokens; each fault with its kind."""
+"""Is a transcript a good answer to its task? Trace, numbers, words, claims and tokens; each fault
+with its kind."""
 
 import json
 import re
@@ -79,7 +80,8 @@ def _is(step: Step, call: Call) -> bool:
 
 
 def _said(step: Step) -> str:
-    return f"{step.call}({', '.join(f'{name}=~{pattern}' for name, pattern in step.arguments.items())})"
+    given = ", ".join(f"{name}=~{pattern}" for name, pattern in step.arguments.items())
+    return f"{step.call}({given})"
 
 
 def _numbers(task: Task, report: str, recompute: Recompute) -> Iterator[Fault]:
@@ -95,7 +97,8 @@ def _numbers(task: Task, report: str, recompute: Recompute) -> Iterator[Fault]:
         if not any(_agrees(value, digits, truth, number) for value, digits in said):
             yield Fault(
                 "numbers",
-                f"{name} is {truth:.4g}; near {number.near!r} the report has {[value for value, _ in said]}",
+                f"{name} is {truth:.4g}; near {number.near!r} the report has "
+                f"{[value for value, _ in said]}",
             )
 
 
@@ -125,7 +128,8 @@ def _words(task: Task, report: str) -> Iterator[Fault]:
 
 
 def _evidence(task: Task, transcript: Transcript) -> Iterator[Fault]:
-    """Causal words need a measurement that changed the model, among the calls that were made; what is denied is not claimed."""
+    """Causal words need a measurement that changed the model, among the calls that were made; what
+    is denied is not claimed."""
     shown = [
         str(call.result.get("evidence") or "observed")
         for call in transcript.calls
@@ -140,7 +144,8 @@ def _evidence(task: Task, transcript: Transcript) -> Iterator[Fault]:
         if match and not DENIED.search(sentence):
             yield Fault(
                 "evidence",
-                f"{match[0]!r} is claimed on evidence that is {LEVELS[allowed]}: {sentence.strip()[:80]!r}",
+                f"{match[0]!r} is claimed on evidence that is {LEVELS[allowed]}: "
+                f"{sentence.strip()[:80]!r}",
             )
 
 

@@ -1,4 +1,5 @@
-"""Play a task: lay out its desk, let a player answer, judge what it did. The scripted player follows the reference of the task."""
+"""Play a task: lay out its desk, let a player answer, judge what it did. The scripted player
+follows the reference of the task."""
 
 import os
 import re
@@ -112,7 +113,8 @@ async def _make(
 
 
 async def _settled(client: Client, tool: str, document: dict[str, Any]) -> dict[str, Any]:
-    """The result of a load, an indexing or an evaluation that goes on as a job; a training is left to run."""
+    """The result of a load, an indexing or an evaluation that goes on as a job; a training is left
+    to run."""
     while document.get("state") == "running" and tool in (
         "load_sae",
         "index_features",
@@ -139,7 +141,8 @@ def fill(value: Any, places: Mapping[str, Any]) -> Any:
 
 
 def judged(items: list[dict[str, Any]], pattern: str) -> list[bool]:
-    """The answers to a quiz of somebody who knows only the label, written as a regular expression."""
+    """The answers to a quiz of somebody who knows only the label, written as a regular
+    expression."""
     return [
         bool(re.search(pattern, item["text"].partition("⟦")[2].partition("⟧")[0] or item["text"]))
         for item in items
@@ -166,7 +169,8 @@ async def play_with_spoilt(task: Task) -> tuple[Verdict, list[tuple[Spoilt, list
 
 
 def spoil(good: Transcript, spoilt: Spoilt, places: Mapping[str, Any]) -> Transcript:
-    """The good transcript with another report, without some calls, or with other calls that are said to have succeeded."""
+    """The good transcript with another report, without some calls, or with other calls that are
+    said to have succeeded."""
     results = [call.result for call in good.calls]
     changed = list(good.calls)
     for i, call in spoilt.instead.items():

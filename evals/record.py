@@ -1,4 +1,5 @@
-"""A server's stdin and stdout, passed on and written down, so that what an agent saw is judged: `python -m evals.record TRACE COMMAND`."""
+"""A server's stdin and stdout, passed on and written down, so that what an agent saw is judged:
+`python -m evals.record TRACE COMMAND`."""
 
 import json
 import subprocess

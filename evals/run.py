@@ -1,4 +1,5 @@
-"""Play the tasks and say how they went: `python -m evals.run` by the reference, with --command or --url by a live agent."""
+"""Play the tasks and say how they went: `python -m evals.run` by the reference, with --command or
+--url by a live agent."""
 
 import argparse
 import json
@@ -30,8 +31,8 @@ def main() -> int:
     kinds = Counter(fault.kind for verdict in verdicts for fault in verdict.faults)
     tokens = sum(verdict.transcript.n_tokens for verdict in verdicts)
     print(
-        f"{passed} of {len(verdicts)} tasks; {tokens:,} tokens of calls and results{'; ' if kinds else ''}"
-        + ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        f"{passed} of {len(verdicts)} tasks; {tokens:,} tokens of calls and "
+        f"results{'; ' if kinds else ''}" + ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     )
     return int(passed < len(verdicts))
 
@@ -79,7 +80,8 @@ async def _play_all(tasks: list[Task], player: Player, log: Path | None) -> list
     for task in tasks:
         verdicts.append(verdict := await play(task, player))
         print(
-            f"{'FAIL' if verdict.faults else 'ok  '} {task.name:32} {verdict.transcript.n_tokens:6,} tokens",
+            f"{'FAIL' if verdict.faults else 'ok  '} {task.name:32} "
+            f"{verdict.transcript.n_tokens:6,} tokens",
             flush=True,
         )
         for fault in verdict.faults:

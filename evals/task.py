@@ -1,4 +1,5 @@
-"""A task: what the user says, what lies ready, what a good answer must have done and said, and a reference that does it."""
+"""A task: what the user says, what lies ready, what a good answer must have done and said, and a
+reference that does it."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,8 @@ class Step(_Strict):
 
     call: str
     arguments: dict[str, str] = Field(default={}, alias="with")
-    """Regular expressions that the arguments, written as JSON, must match; "absent": the argument may not be given."""
+    """Regular expressions that the arguments, written as JSON, must match; "absent": the argument
+    may not be given."""
     after: str = ""
     """Another step's call, which must come before."""
     fails: str = ""
@@ -45,7 +47,8 @@ class Words(_Strict):
 
 
 class Spoilt(_Strict):
-    """A bad answer: the reference with another report, or without some of its calls. The judge must find what it fails."""
+    """A bad answer: the reference with another report, or without some of its calls. The judge must
+    find what it fails."""
 
     fails: Literal["trace", "forbidden", "numbers", "words", "evidence", "tokens"]
     report: str = ""

@@ -1,4 +1,5 @@
-"""The numbers again, without saescope: transformers' own model, PyTorch hooks, and the SAE's tensors in plain arithmetic."""
+"""The numbers again, without saescope: transformers' own model, PyTorch hooks, and the SAE's
+tensors in plain arithmetic."""
 
 import inspect
 import json
@@ -56,7 +57,8 @@ class Bench(NamedTuple):
         return seen[0], logits
 
     def encode(self, x: Tensor) -> Tensor:
-        """[n_pos, d_sae]: of each position the k largest, if above zero (sae-lens's TopKSAE, rescale_acts_by_decoder_norm)."""
+        """[n_pos, d_sae]: of each position the k largest, if above zero (sae-lens's TopKSAE,
+        rescale_acts_by_decoder_norm)."""
         hidden = (x - self.weights["b_dec"]) @ self.weights["W_enc"] + self.weights["b_enc"]
         hidden = hidden * self.norms
         acts = torch.zeros_like(hidden)
@@ -135,7 +137,8 @@ def explained_variance(on: Bench, text: str) -> float:
 
 
 def contrast(on: Bench, texts: Sequence[str], against: Sequence[str], feature: int) -> float:
-    """Cohen's d over positions: the difference of the two means in units of the pooled standard deviation."""
+    """Cohen's d over positions: the difference of the two means in units of the pooled standard
+    deviation."""
     here, there = (
         torch.cat([_acts(on, text)[:, feature] for text in side]).tolist()
         for side in (texts, against)
@@ -154,7 +157,8 @@ def effect(
     against: str = "",
     sign: int = 1,
 ) -> float:
-    """How far an edit moves the logit of `target` (less that of `against`) after the prompt; sign=-1: clean minus edited."""
+    """How far an edit moves the logit of `target` (less that of `against`) after the prompt;
+    sign=-1: clean minus edited."""
     ids = on.ids(prompt)
 
     def change(x: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""Run the attacks of tests/attack for an hour at most, go on where the last run stopped, and write docs/attack.md.
+"""Run the attacks of tests/attack for an hour at most, go on where the last run stopped, and write
+docs/attack.md.
 
-ATTACK_SEED draws other cases (a date by default), ATTACK_MINUTES is the time (60), ATTACK_ARGS are pytest's own options.
-What has finished is in build/attack.json; tests that failed are tried again, and once all have held the next run begins anew.
+ATTACK_SEED draws other cases (a date by default), ATTACK_MINUTES is the time (60), ATTACK_ARGS are
+pytest's own options. What has finished is in build/attack.json; tests that failed are tried again,
+and once all have held the next run begins anew.
 """
 
 import json
@@ -26,9 +28,10 @@ PAGE = ROOT / "docs" / "attack.md"
 PACKAGES = ("saescope", "torch", "transformers", "transformer-lens", "mcp", "safetensors", "numpy")
 HEAD = """# Attacks
 
-What tries to break saescope, and what came of it: `make attack` runs every test of `tests/attack`, the quick ones of `make test`
-included, and writes this page. Cases are drawn from a seed. A run stops after an hour and the next one goes on; a group's row says when
-its last test ran, and on which commit.
+What tries to break saescope, and what came of it: `make attack` runs every test of `tests/attack`,
+the quick ones of `make test` included, and writes this page. Cases are drawn from a seed. A run
+stops after an hour and the next one goes on; a group's row says when its last test ran, and on
+which commit.
 
 """
 
@@ -57,7 +60,8 @@ class State:
 
     @classmethod
     def read(cls) -> "State":
-        """The state to go on with: that of the last run, or a new one when nothing of it is left to do."""
+        """The state to go on with: that of the last run, or a new one when nothing of it is left to
+        do."""
         today = datetime.now(UTC).strftime("%Y%m%d")
         new = cls(os.environ.get("ATTACK_SEED") or today, versions())
         if not STATE.is_file():
@@ -94,7 +98,8 @@ def commit() -> str:
 
 
 class Recorder:
-    """The pytest plugin: leaves out what has held, stops in time, and keeps each test's outcome as it ends."""
+    """The pytest plugin: leaves out what has held, stops in time, and keeps each test's outcome as
+    it ends."""
 
     def __init__(self, state: State, *, minutes: float) -> None:
         self.state, self.commit = state, commit()
@@ -193,7 +198,8 @@ def row(state: State, group: str, names: list[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """A failure as it may stand in a page: one line, whatever the hostile input did to the message."""
+    """A failure as it may stand in a page: one line, whatever the hostile input did to the
+    message."""
     plain = text.replace("|", "/").replace("`", "'").replace("<", "&lt;").split("\n")[0][:200]
     return "".join(char if char.isprintable() else "?" for char in plain)
 

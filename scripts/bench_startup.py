@@ -1,4 +1,5 @@
-"""How long `saescope serve` takes from process start to `tools/list`, against a bare server of the same SDK; medians, taken in turns."""
+"""How long `saescope serve` takes from process start to `tools/list`, against a bare server of the
+same SDK; medians, taken in turns."""
 
 import json
 import statistics
@@ -44,11 +45,13 @@ def main() -> None:
     pairs = [(seconds_to_tools(*ours), seconds_to_tools(*bare)) for _ in range(RUNS)]
     own, base = statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
     print(
-        f"saescope serve: {own:.2f} s to tools/list; a bare server: {base:.2f} s; ratio {own / base:.2f} ({RUNS} runs each)"
+        f"saescope serve: {own:.2f} s to tools/list; a bare server: {base:.2f} s; "
+        f"ratio {own / base:.2f} ({RUNS} runs each)"
     )
     if own > MOST_S or own / base > MOST_RATIO:
         sys.exit(
-            f"Above the limit of {MOST_S} s or {MOST_RATIO} times a bare server (on an idle machine)."
+            f"Above the limit of {MOST_S} s or {MOST_RATIO} times a bare server (on an "
+            "idle machine)."
         )
 
 

@@ -1,9 +1,11 @@
 """Write core/saescope/catalogue/data.json.gz from SAELens's registry (pretrained_saes.yaml, MIT).
 
-    python scripts/build_catalogue.py path/to/sae_lens/pretrained_saes.yaml --version 6.54.12 [--check]
+    python scripts/build_catalogue.py path/to/sae_lens/pretrained_saes.yaml --version 6.54.12
+    [--check]
 
-The registry's quirks end here: a whole release pasted into one SAE's entry, integer paths, a mislabelled model.
-What the registry does not say stays null. With --check nothing is written; the exit code says whether the file is up to date.
+The registry's quirks end here: a whole release pasted into one SAE's entry, integer paths, a
+mislabelled model. What the registry does not say stays null. With --check nothing is written; the
+exit code says whether the file is up to date.
 """
 
 import argparse
@@ -50,7 +52,8 @@ def main() -> None:
 
 
 def release(name: str, said: dict[str, Any]) -> dict[str, Any]:
-    """One release; each SAE as [id, path (0: as id), l0, explained variance, Neuronpedia id, norm scaling factor], trailing nulls cut."""
+    """One release; each SAE as [id, path (0: as id), l0, explained variance, Neuronpedia id, norm
+    scaling factor], trailing nulls cut."""
     return {
         "name": name,
         "dialect": said["conversion_func"] or NATIVE,
@@ -62,7 +65,8 @@ def release(name: str, said: dict[str, Any]) -> dict[str, Any]:
 
 
 def row(entry: dict[str, Any]) -> list[Any]:
-    # Only these keys are read: in gpt2-small-res_scefr-ajt an entry also holds a copy of the whole release.
+    # Only these keys are read: in gpt2-small-res_scefr-ajt an entry also holds a copy of the whole
+    # release.
     sae_id, path = str(entry["id"]), str(entry["path"])
     cells = [
         sae_id,

@@ -2,8 +2,9 @@
 
     python scripts/build_embedded_index.py TEXT... [--n-tokens 1000000] [--work FOLDER]
 
-TEXT: public-domain text, files or folders (what may be shipped: passages of it are in the index). Without any: the packaged excerpt. With
---work a run that was cut off goes on. Run it again whenever the embedded SAE changes: an index of other weights is never used.
+TEXT: public-domain text, files or folders (what may be shipped: passages of it are in the index).
+Without any: the packaged excerpt. With --work a run that was cut off goes on. Run it again whenever
+the embedded SAE changes: an index of other weights is never used.
 """
 
 import argparse
@@ -72,7 +73,8 @@ def main() -> int:
         pack(index, arguments.out)
     size = arguments.out.stat().st_size
     print(
-        f"\n{index.manifest.n_tokens:,} tokens, {silent} of {sae.cfg.d_sae} features never fired, {size / 1e6:.2f} MB: {arguments.out.name}"
+        f"\n{index.manifest.n_tokens:,} tokens, {silent} of {sae.cfg.d_sae} features "
+        f"never fired, {size / 1e6:.2f} MB: {arguments.out.name}"
     )
     return int(size > MOST_BYTES)
 

@@ -1,4 +1,5 @@
-"""Draw the icon: a grid of features of which a few fire. server/saescope_mcp/icon.svg and assets/icon.png come from the same numbers."""
+"""Draw the icon: a grid of features of which a few fire. server/saescope_mcp/icon.svg and
+assets/icon.png come from the same numbers."""
 
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def svg() -> str:
         for x, y, radius, colour in dots()
     )
     frame = f'<rect width="{SIDE}" height="{SIDE}" rx="12" fill="{BACKGROUND}"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} {SIDE}">{frame}{circles}</svg>\n'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} '
+        f'{SIDE}">{frame}{circles}</svg>\n'
+    )
 
 
 def png() -> Image.Image:

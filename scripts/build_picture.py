@@ -1,4 +1,5 @@
-"""The README's picture: the explanation, its check and the steering of a real `saescope demo`, drawn by rich, once light and once dark."""
+"""The README's picture: the explanation, its check and the steering of a real `saescope demo`,
+drawn by rich, once light and once dark."""
 
 import io
 import re

@@ -1,4 +1,5 @@
-"""Write skills/saescope/, the folder that clients install, from SKILL.md and skill/; with --check only say whether it is up to date."""
+"""Write skills/saescope/, the folder that clients install, from SKILL.md and skill/; with --check
+only say whether it is up to date."""
 
 import re
 import shutil
@@ -14,7 +15,8 @@ MARKER = re.compile(rb"(?m)^<!-- check: [^>]+ -->\n| *<!-- check: [^>]+ -->")
 
 
 def wanted() -> dict[str, bytes]:
-    """Content of each file by its path below skills/saescope/; links of the front page lose their "skill/"."""
+    """Content of each file by its path below skills/saescope/; links of the front page lose their
+    "skill/"."""
     page = (ROOT / "SKILL.md").read_text(encoding="utf-8")
     for part in PARTS:
         page = page.replace(f"skill/{part}/", f"{part}/")
@@ -48,7 +50,8 @@ def main() -> None:
         )
         if stale:
             sys.exit(
-                f"skills/saescope/ does not match SKILL.md and skill/: {', '.join(stale)}. Run `make docs` and commit the result."
+                "skills/saescope/ does not match SKILL.md and skill/: "
+                f"{', '.join(stale)}. Run `make docs` and commit the result."
             )
         return
     shutil.rmtree(TARGET, ignore_errors=True)

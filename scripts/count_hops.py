@@ -1,8 +1,12 @@
-"""Count the functions and files of ours that one call passes through, from the tool's arguments to the number and back.
+"""Count the functions and files of ours that one call passes through, from the tool's arguments to
+the number and back.
 
-    python scripts/count_hops.py attribute_logit    # or encode_text, steer_generate ...; prints what was passed, in order
+    python scripts/count_hops.py attribute_logit  # or encode_text, steer_generate ...
 
-Functions that run in the tool's thread and in its event loop count; a function counts once, however often it is called.
+Prints what was passed, in order.
+
+Functions that run in the tool's thread and in its event loop count; a function counts once, however
+often it is called.
 """
 
 import argparse
@@ -29,7 +33,8 @@ CALLS = {
 
 
 class Hops:
-    """Every function of ours that a thread enters while this is on, in the order of its first call."""
+    """Every function of ours that a thread enters while this is on, in the order of its first
+    call."""
 
     def __init__(self) -> None:
         self.passed: dict[tuple[str, str], None] = {}

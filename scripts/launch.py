@@ -1,11 +1,13 @@
 # /// script
 # requires-python = ">=3.11,<3.15"
 # ///
-"""Start saescope for a client, from a plain checkout: `uv run --script launch.py`. Needs Python and uv, nothing installed.
+"""Start saescope for a client, from a plain checkout: `uv run --script launch.py`. Needs Python and
+uv, nothing installed.
 
-Once saescope is installed, this process becomes its server. Before that, an installation starts in the background (gigabytes: no client
-waits that long), and this process speaks MCP itself: it lists the tools, and a call says how far the installation is and what to run to
-watch it. When it is done the real server takes over the same connection; nothing needs to be restarted.
+Once saescope is installed, this process becomes its server. Before that, an installation starts in
+the background (gigabytes: no client waits that long), and this process speaks MCP itself: it lists
+the tools, and a call says how far the installation is and what to run to watch it. When it is done
+the real server takes over the same connection; nothing needs to be restarted.
 """
 
 import argparse
@@ -38,7 +40,8 @@ class Place:
     """Where saescope is installed for one client."""
 
     data: Path | None
-    """The client's own folder, which survives updates of the checkout; without one it goes into the checkout."""
+    """The client's own folder, which survives updates of the checkout; without one it goes into the
+    checkout."""
 
     @classmethod
     def named(cls, data: str) -> "Place":
@@ -80,7 +83,8 @@ def fingerprint() -> str:
 
 
 def install(place: Place) -> int:
-    """Make the environment; returns the status of the step that failed, or 0. Several may run at once: uv takes turns."""
+    """Make the environment; returns the status of the step that failed, or 0. Several may run at
+    once: uv takes turns."""
     uv = os.environ.get("UV") or shutil.which("uv")
     if not uv:
         sys.stderr.write("uv is missing: https://docs.astral.sh/uv/getting-started/installation\n")
@@ -102,7 +106,8 @@ def install(place: Place) -> int:
         "-e",
         str(ROOT),
     ]
-    # torch for the GPU that is here, or the small build for none; where its index cannot be reached, the one of the package index.
+    # torch for the GPU that is here, or the small build for none; where its index cannot be
+    # reached, the one of the package index.
     status = (
         run(command)
         if "UV_TORCH_BACKEND" in os.environ
@@ -195,7 +200,8 @@ class Desk:
         )
 
     def _call(self) -> Message:
-        """No error while it installs: after three of those Hermes gives a server up for a minute."""
+        """No error while it installs: after three of those Hermes gives a server up for a
+        minute."""
         return {"content": [{"type": "text", "text": self._progress()}], "isError": self.failed}
 
     def _progress(self) -> str:
@@ -206,11 +212,16 @@ class Desk:
         )
         if self.failed:
             why = " | ".join(said[-6:])
-            return f"SETUP_FAILED: saescope could not be installed: {why}. Next: run this in a terminal, then reconnect: {command}"
+            return (
+                f"SETUP_FAILED: saescope could not be installed: {why}. Next: run this in "
+                f"a terminal, then reconnect: {command}"
+            )
         seconds = time.monotonic() - self.started
         return (
-            f"INSTALLING: saescope is being installed, once: torch is 0.2 GB to download, with CUDA 3 GB. {seconds:.0f} s so far; now: "
-            f"{said[-1]}. The tools work as soon as it is done. Next: server_status() in a minute; to watch, run in a terminal: {command}"
+            "INSTALLING: saescope is being installed, once: torch is 0.2 GB to "
+            f"download, with CUDA 3 GB. {seconds:.0f} s so far; now: "
+            f"{said[-1]}. The tools work as soon as it is done. Next: server_status() "
+            f"in a minute; to watch, run in a terminal: {command}"
         )
 
     def _watch(self) -> None:
@@ -231,7 +242,8 @@ class Desk:
             self.waiting = [call for call in self.waiting if not which(call)]
 
     def _hand_over(self) -> bool:
-        """Start the server, repeat the client's handshake and its open calls; whether that worked."""
+        """Start the server, repeat the client's handshake and its open calls; whether that
+        worked."""
         server = subprocess.Popen(
             serve(self.place),
             stdin=subprocess.PIPE,

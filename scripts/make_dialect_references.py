@@ -1,12 +1,17 @@
-"""Make tests/data/dialects: one SAE in each on-disk dialect that sae-lens reads right, with what sae-lens computes for it.
+"""Make tests/data/dialects: one SAE in each on-disk dialect that sae-lens reads right, with what
+sae-lens computes for it.
 
-sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install sae-lens==6.54.12), without network:
+sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install
+sae-lens==6.54.12), without network:
 
-    PYTHONHASHSEED=0 python scripts/make_dialect_references.py     # rewrites tests/data/dialects, the same bytes each time
+    PYTHONHASHSEED=0 python scripts/make_dialect_references.py
 
-A case folder holds the published repository's tree under the repository's own name, with small random weights; case.json (dialect,
-repo_id, path inside it, what the catalogue knows, the folder of the tree); and io.safetensors: x, feature_acts, sae_out of sae-lens.
-What sae-lens gets wrong is not here: tests/core/formats compare that with the authors' formula.
+rewrites tests/data/dialects, the same bytes each time.
+
+A case folder holds the published repository's tree under the repository's own name, with small
+random weights; case.json (dialect, repo_id, path inside it, what the catalogue knows, the folder of
+the tree); and io.safetensors: x, feature_acts, sae_out of sae-lens. What sae-lens gets wrong is not
+here: tests/core/formats compare that with the authors' formula.
 """
 
 import json
@@ -240,7 +245,10 @@ def mntss(root: Path, w: Weights) -> None:
 
 
 def connor_rob(root: Path, w: Weights) -> None:
-    name = "gpt2-small_L3_Hcat_z_lr1.20e-03_l11.80e+00_ds24576_bs4096_dc1.00e-06_rsanthropic_rie25000_nr4_v9"
+    name = (
+        "gpt2-small_L3_Hcat_z_lr1.20e-03_l11.80e+00_ds24576_bs4096_dc1.00e-06"
+        "_rsanthropic_rie25000_nr4_v9"
+    )
     said = {"act_size": D_IN, "dict_size": D_SAE, "act_name": "blocks.3.attn.hook_z", "seed": 49}
     put(root / f"{name}_cfg.json").write_text(json.dumps(said))
     torch.save(

@@ -1,11 +1,14 @@
-"""What sae-lens 6.54's `run_evals` says of small SAEs in the tiny model, for tests/core/evals/test_evaluate_saelens.py.
+"""What sae-lens 6.54's `run_evals` says of small SAEs in the tiny model, for
+tests/core/evals/test_evaluate_saelens.py.
 
-sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install sae-lens==6.54.12):
+sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install
+sae-lens==6.54.12):
 
     python scripts/make_evaluation_references.py     # rewrites tests/data/evaluation
 
-Each case is a folder in sae-lens's own format, with run_evals.json: its metrics with special tokens left out ("default") and with every
-position counted ("all_positions"). contexts.safetensors holds the tokens: BOS first, an EOS between two texts.
+Each case is a folder in sae-lens's own format, with run_evals.json: its metrics with special tokens
+left out ("default") and with every position counted ("all_positions"). contexts.safetensors holds
+the tokens: BOS first, an EOS between two texts.
 """
 
 import json
@@ -34,11 +37,16 @@ MODEL, DATA = TESTS / "data" / "glassllm-en", TESTS / "data" / "evaluation"
 D_SAE, N_CONTEXTS, CONTEXT_SIZE = 96, 4, 48
 BOS, EOS = 2, 3
 TEXT = (
-    "It was the first warm day of the year, and the whole town had come down to the river. Alice sat on the wall with her shoes in her "
-    "hand and watched the boats go by. 'You will fall in,' said her brother, who had read somewhere that one child in a hundred does. "
-    "She did not answer him. In the afternoon the wind turned, and with it came the rain, so that they had to run for the old mill, "
-    "where there was hay to sit on and a cat that did not mind them. The miller told them what his father had told him: that the river "
-    "had once run on the other side of the hill, and that on a still night one could hear it there. Nobody had ever believed it. "
+    "It was the first warm day of the year, and the whole town had come down to the "
+    "river. Alice sat on the wall with her shoes in her "
+    "hand and watched the boats go by. 'You will fall in,' said her brother, who had "
+    "read somewhere that one child in a hundred does. "
+    "She did not answer him. In the afternoon the wind turned, and with it came the "
+    "rain, so that they had to run for the old mill, "
+    "where there was hay to sit on and a cat that did not mind them. The miller told "
+    "them what his father had told him: that the river "
+    "had once run on the other side of the hill, and that on a still night one could "
+    "hear it there. Nobody had ever believed it. "
 )
 
 
@@ -88,7 +96,8 @@ def contexts_of(tokenizer: Any) -> Tensor:
 
 
 def weights(x: Tensor, architecture: str, rng: torch.Generator) -> dict[str, Tensor]:
-    """An SAE that has learned something: its directions are deviations of some positions from the mean."""
+    """An SAE that has learned something: its directions are deviations of some positions from the
+    mean."""
     mean = x.mean(0)
     rows = x[torch.randperm(len(x), generator=rng)[:D_SAE]] - mean
     rows = (

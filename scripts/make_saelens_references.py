@@ -1,13 +1,20 @@
 """Make tests/data/saelens with sae-lens itself, or let sae-lens read what saescope saved.
 
-sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install sae-lens==6.54.12):
+sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install
+sae-lens==6.54.12):
 
-    PYTHONHASHSEED=0 python scripts/make_saelens_references.py     # rewrites tests/data/saelens, the same bytes each time
-    python scripts/make_saelens_references.py --check-ours FOLDER  # every SAE below FOLDER that has an io.safetensors beside it
+    PYTHONHASHSEED=0 python scripts/make_saelens_references.py
+    python scripts/make_saelens_references.py --check-ours FOLDER
 
-Each case folder holds cfg.json and sae_weights.safetensors as sae-lens wrote them, and io.safetensors with what sae-lens computes:
-x, feature_acts, sae_out; folded_* after fold_W_dec_norm; scaled_* after fold_activation_norm_scaling_factor(scaling_factor);
-whitened_* after fold_activation_whitening(mean, whitening, unwhitening); batch_* in training mode (exact top-k over the batch).
+The first rewrites tests/data/saelens, the same bytes each time; the second reads every SAE below
+FOLDER that has an io.safetensors beside it.
+
+Each case folder holds cfg.json and sae_weights.safetensors as sae-lens wrote them, and
+io.safetensors with what sae-lens computes:
+x, feature_acts, sae_out; folded_* after fold_W_dec_norm; scaled_* after
+fold_activation_norm_scaling_factor(scaling_factor); whitened_* after
+fold_activation_whitening(mean, whitening, unwhitening); batch_* in training mode (exact top-k over
+the batch).
 """
 
 import argparse
@@ -229,7 +236,8 @@ def is_clear_cut(sae: SAE[Any], x: Tensor, rng: torch.Generator) -> bool:
 
 
 def read(folder: Path, **options: Any) -> SAE[Any]:
-    """What sae-lens makes of a folder, computed in float32; the training class where there is no other."""
+    """What sae-lens makes of a folder, computed in float32; the training class where there is no
+    other."""
     architecture = json.loads((folder / "cfg.json").read_text()).get("architecture", "standard")
     cls = SAE if architecture in SAE_CLASS_REGISTRY else TrainingSAE
     return cls.load_from_disk(folder, dtype="float32", **options)
@@ -293,7 +301,8 @@ def make_inference(name: str, options: dict[str, Any], rng: torch.Generator) -> 
 
 
 def make_training(name: str, options: dict[str, Any], rng: torch.Generator) -> bool:
-    """A training checkpoint (save_model), and its export for inference (save_inference_model) as <name>_exported."""
+    """A training checkpoint (save_model), and its export for inference (save_inference_model) as
+    <name>_exported."""
     folder, exported = DATA / name, DATA / name.replace("_training", "_exported")
     x = random_input(rng, per_head=False)
     sae = new_sae(get_sae_training_class(name.split("_training")[0]), options, rng)
@@ -306,7 +315,8 @@ def make_training(name: str, options: dict[str, Any], rng: torch.Generator) -> b
 
 
 def in_training(folder: Path, x: Tensor) -> dict[str, Tensor]:
-    """Training mode: the batch's own top-k, each matryoshka prefix, and the export after folding a scaling factor (SAELens issue 763)."""
+    """Training mode: the batch's own top-k, each matryoshka prefix, and the export after folding a
+    scaling factor (SAELens issue 763)."""
     sae = TrainingSAE.load_from_disk(folder)
     io = outputs("batch", sae, x)
     if "matryoshka" in folder.name:
@@ -358,7 +368,9 @@ def make_all() -> None:
     for folder in sorted(DATA.iterdir()):
         io = load_file(folder / "io.safetensors")
         print(
-            f"{folder.name:40} l0 {(io['feature_acts'] > 0).float().sum(-1).mean():5.1f}  {' '.join(sorted(io))}"
+            f"{folder.name:40} l0 "
+            f"{(io['feature_acts'] > 0).float().sum(-1).mean():5.1f}  "
+            f"{' '.join(sorted(io))}"
         )
 
 
@@ -377,7 +389,8 @@ def check_folder(folder: Path) -> tuple[float, float]:
 
 
 def check_all(root: Path) -> int:
-    """Print how far sae-lens on each saved folder is from the io.safetensors beside it; the number of failures."""
+    """Print how far sae-lens on each saved folder is from the io.safetensors beside it; the number
+    of failures."""
     folders = sorted(
         path.parent for path in root.rglob("cfg.json") if (path.parent / "io.safetensors").exists()
     )

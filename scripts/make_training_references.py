@@ -1,11 +1,13 @@
 """Loss terms and gradients of sae-lens 6.54 on small random batches, for tests/core/training.
 
-sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install sae-lens==6.54.12):
+sae-lens pins transformer-lens < 4, so this runs in an environment of its own (pip install
+sae-lens==6.54.12):
 
     python scripts/make_training_references.py     # rewrites tests/data/training
 
-sae-lens trains no transcoders: for those its own encode, decode and auxiliary losses are called with the output site as target.
-Gated transcoders are written out below, since its gated loss takes one tensor for input and target.
+sae-lens trains no transcoders: for those its own encode, decode and auxiliary losses are called
+with the output site as target. Gated transcoders are written out below, since its gated loss takes
+one tensor for input and target.
 """
 
 import json

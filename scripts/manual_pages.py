@@ -1,4 +1,5 @@
-"""Pages of the manual that stand elsewhere in the repository, and the API page; a hook of mkdocs.yml."""
+"""Pages of the manual that stand elsewhere in the repository, and the API page; a hook of
+mkdocs.yml."""
 
 import re
 from collections.abc import Iterator
@@ -73,7 +74,10 @@ def _api() -> str:
             f"scripts/manual_pages.py: say where on the API page {sorted(missing)} belong"
         )
     said = "".join(f"\n## {part}\n\n" + "\n".join(_entries(names)) for part, names in PARTS.items())
-    return f"# The library\n\n`import saescope as ss`; all below is `ss.<name>`. Nothing heavy is imported before its first use.\n{said}"
+    return (
+        "# The library\n\n`import saescope as ss`; all below is `ss.<name>`. Nothing "
+        f"heavy is imported before its first use.\n{said}"
+    )
 
 
 def _entries(names: tuple[str, ...]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Fetch the embedded language model (93 MB, once) if it is not in the cache yet; the tests marked `model` need it."""
+"""Fetch the embedded language model (93 MB, once) if it is not in the cache yet; the tests marked
+`model` need it."""
 
 import sys
 
@@ -10,5 +11,6 @@ if __name__ == "__main__":
         prepare(lambda line: print(line, flush=True))
     except SaescopeError as error:
         sys.exit(
-            f"{error} {error.hint}\nThe tests that do not need it: pytest -m 'not model and not slow and not network and not gpu'"
+            f"{error} {error.hint}\nThe tests that do not need it: pytest -m 'not "
+            "model and not slow and not network and not gpu'"
         )

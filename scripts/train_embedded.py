@@ -1,9 +1,11 @@
-"""Train the SAE that ships with saescope, from a text file to a folder in SAELens's format at half precision.
+"""Train the SAE that ships with saescope, from a text file to a folder in SAELens's format at half
+precision.
 
     python scripts/train_embedded.py corpus.txt OUT [--seed 0]
 
-The activations of the embedded model (run in bfloat16) are stored once, the run goes through them several times; cut off, it goes on
-from its last checkpoint. What the packaged file was made with and what it reaches: docs/embedded.md.
+The activations of the embedded model (run in bfloat16) are stored once, the run goes through them
+several times; cut off, it goes on from its last checkpoint. What the packaged file was made with
+and what it reaches: docs/embedded.md.
 """
 
 import argparse
@@ -36,7 +38,8 @@ RECIPE: dict[str, Any] = {
 
 
 def packaged(sae: SAE) -> SAE:
-    """Decoder rows of norm 1 and half precision; no longer ranked by norms that are all the same."""
+    """Decoder rows of norm 1 and half precision; no longer ranked by norms that are all the
+    same."""
     sae = sae.fold_W_dec_norm()
     said = {
         "seqpos_slice": [1, None],

@@ -1,4 +1,5 @@
-"""For every test: one torch thread, no network, and a home folder of its own. Models are loaded once."""
+"""For every test: one torch thread, no network, and a home folder of its own. Models are loaded
+once."""
 
 import ast
 import gc
@@ -33,8 +34,9 @@ DATA = Path(__file__).parent / "data"
 
 
 def _read_bytecode_of_others() -> None:
-    """jaxtyping names its own bytecode while a module runs, and with it that of all that the module imports: torch and the rest would be
-    compiled from source (8 s) where no bytecode may be written. Here the name holds while the module itself is read."""
+    """jaxtyping names its own bytecode while a module runs, and with it that of all that the module
+    imports: torch and the rest would be compiled from source (8 s) where no bytecode may be
+    written. Here the name holds while the module itself is read."""
     hook: Any = importlib.import_module("jaxtyping._import_hook")
 
     def get_code(self: Any, name: str) -> Any:
@@ -55,7 +57,8 @@ _SHAPE = re.compile(r"\b(Bool|Float|Int|UInt)\d*\[")
 
 
 def _check_shapes_alone() -> None:
-    """jaxtyping wraps every function, which doubles the time of the tests. Here it wraps what names a shape in its signature or fields:
+    """jaxtyping wraps every function, which doubles the time of the tests. Here it wraps what names
+    a shape in its signature or fields:
     of all other types pyright knows as much."""
     transformer: Any = importlib.import_module("jaxtyping._import_hook").JaxtypingTransformer
     for kind in ("visit_FunctionDef", "visit_ClassDef"):
@@ -89,7 +92,8 @@ gc.disable()
 
 
 RELATIVES = {"glass", "gemma3", "llama", "qwen3"}
-"""Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier these too."""
+"""Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier
+these too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -110,7 +114,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: tests that wait for a server or a worker leave their core to another."""
+    """One process more than cores: tests that wait for a server or a worker leave their core to
+    another."""
     return (os.cpu_count() or 1) + 1
 
 
@@ -121,7 +126,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`SAESCOPE_HOME` for this test and the processes that it starts: empty, but for the models that are already prepared."""
+    """`SAESCOPE_HOME` for this test and the processes that it starts: empty, but for the models
+    that are already prepared."""
     from saescope.names import home
 
     models, own = home() / "models", tmp_path_factory.mktemp("home")
@@ -195,7 +201,8 @@ def smollm() -> "LanguageModel":
 
     if not is_ready():
         pytest.fail(
-            "The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.",
+            "The embedded model is not in the cache: run `make test`, or python "
+            "scripts/prepare_model.py first.",
             pytrace=False,
         )
     return load_model(device="cpu")

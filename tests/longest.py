@@ -1,4 +1,5 @@
-"""The files of tests that take longest, longest first: with `--no-loadscope-reorder` pytest-xdist hands them out in this order."""
+"""The files of tests that take longest, longest first: with `--no-loadscope-reorder` pytest-xdist
+hands them out in this order."""
 
 LONGEST = (
     "server/test_train.py",

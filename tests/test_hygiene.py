@@ -1,4 +1,5 @@
-"""What must hold for the tree as a whole: small functions, no cycles, cheap imports, and documents that tell the truth."""
+"""What must hold for the tree as a whole: small functions, no cycles, cheap imports, and documents
+that tell the truth."""
 
 import ast
 import re
@@ -36,7 +37,8 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.steering.intervene.intervene",
     "saescope.steering.steer.steer",
 }
-"""Public functions, whose keywords are promised: a TypedDict would take a misspelt one in silence."""
+"""Public functions, whose keywords are promised: a TypedDict would take a misspelt one in
+silence."""
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DOCUMENTS = ["README.md", "SKILL.md"]
@@ -73,7 +75,8 @@ def test_every_function_fits_on_a_screen() -> None:
 
 
 def test_shapes_are_checked_in_every_test_and_bound_within_a_call() -> None:
-    """By jaxtyping's import hook, which tests/conftest.py sets on functions and records that name a shape."""
+    """By jaxtyping's import hook, which tests/conftest.py sets on functions and records that name a
+    shape."""
     code = torch.zeros(2, 3)
     assert topk_acts(code, 1).n_pos == 2
     for wrong in (code[0], code[None], code.long()):
@@ -98,7 +101,8 @@ def test_no_function_takes_more_than_six_parameters() -> None:
 
 
 def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:
-    """`Path.resolve` raises RuntimeError there: `fence.real_path` does not. What is given without a caller's path may use it."""
+    """`Path.resolve` raises RuntimeError there: `fence.real_path` does not. What is given without a
+    caller's path may use it."""
     own_paths = {"saescope.fence", "saescope_mcp.cli.demo"}
     found = {
         name
@@ -128,7 +132,8 @@ def imported_anywhere(node: ast.AST) -> Iterator[str]:
 
 
 def imported_at_start(tree: ast.Module) -> Iterator[str]:
-    """Our modules that `tree` imports while it is imported itself: not those inside functions or under TYPE_CHECKING."""
+    """Our modules that `tree` imports while it is imported itself: not those inside functions or
+    under TYPE_CHECKING."""
     for node in tree.body:
         yield from imported_by(node)
 
@@ -183,7 +188,8 @@ def test_no_code_compares_with_the_name_of_a_tool(tools: dict[str, Tool]) -> Non
 
 
 def test_the_library_speaks_of_its_own_functions_and_of_no_tool(tools: dict[str, Tool]) -> None:
-    """`ss.load_sae` is a function of the library, `load_sae` a tool; a card tells readers of both how to load."""
+    """`ss.load_sae` is a function of the library, `load_sae` a tool; a card tells readers of both
+    how to load."""
     arguments = {name for tool in tools.values() for name in tool.input_schema["properties"]}
     named = re.compile(rf"(?<![\w.])({'|'.join(tools)})\b|\b({'|'.join(arguments)})=(true|false)\b")
     texts = [
@@ -239,7 +245,8 @@ def test_every_decision_has_a_number_of_its_own() -> None:
 
 
 def test_every_public_name_has_its_place_in_the_manual() -> None:
-    """The manual is built by a package that the tests do not need, so the table is read here as it stands."""
+    """The manual is built by a package that the tests do not need, so the table is read here as it
+    stands."""
     tree = ast.parse((ROOT / "scripts" / "manual_pages.py").read_text(encoding="utf-8"))
     (table,) = [
         node.value
@@ -302,7 +309,8 @@ def test_all_that_needs_no_language_model_imports_without_the_server_and_its_hea
         "datasets",
     ]
     python(
-        f"import importlib, sys; sys.modules.update(dict.fromkeys({refused})); [importlib.import_module(m) for m in {light}]"
+        f"import importlib, sys; sys.modules.update(dict.fromkeys({refused})); "
+        f"[importlib.import_module(m) for m in {light}]"
     )
 
 
@@ -350,7 +358,8 @@ def test_every_call_in_a_document_is_one_that_the_server_takes(
 
 
 def inline_calls(document: str) -> list[str]:
-    """`tool(argument=...)` in code spans and in blocks marked `text`; Python blocks are the library's."""
+    """`tool(argument=...)` in code spans and in blocks marked `text`; Python blocks are the
+    library's."""
     text = (ROOT / document).read_text(encoding="utf-8")
     prose = re.sub(r"^```(?!text)\w+\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     return re.findall(r"(?:`|^)([a-z_]+\([^`]*\))(?:`|$)", prose, flags=re.MULTILINE)
@@ -395,7 +404,8 @@ def canonical(name: str) -> str:
 
 
 def tracked_texts() -> list[Path]:
-    """Every text file that git tracks or would track; outside a repository, every file beside the sources."""
+    """Every text file that git tracks or would track; outside a repository, every file beside the
+    sources."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT,
@@ -415,7 +425,8 @@ def tracked_texts() -> list[Path]:
 
 
 def test_no_tracked_file_holds_a_path_of_somebodys_machine_or_a_token() -> None:
-    # Written in pieces, so that this file does not find itself; tests may invent /home/someone and tokens that begin with abc.
+    # Written in pieces, so that this file does not find itself; tests may invent /home/someone and
+    # tokens that begin with abc.
     paths = [
         r"/(?:ro" r"ot|wo" r"rk|op" r"t)/[a-z]",
         r"/(?:ho" r"me|Us" r"ers)/(?!some(?:one|body)\b)[a-z]",

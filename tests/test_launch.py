@@ -1,4 +1,5 @@
-"""The launcher of the plugins: what a client sees before, while and after saescope is installed. uv is a shell script here."""
+"""The launcher of the plugins: what a client sees before, while and after saescope is installed. uv
+is a shell script here."""
 
 import json
 import os
@@ -52,7 +53,10 @@ class Machine:
         }
 
     def client(self, wait_s: float = 0.5) -> Client:
-        code = f"import sys; sys.path.insert(0, {str(LAUNCH.parent)!r}); import launch; launch.WAIT_S = {wait_s}; sys.exit(launch.main())"
+        code = (
+            f"import sys; sys.path.insert(0, {str(LAUNCH.parent)!r}); import launch; "
+            f"launch.WAIT_S = {wait_s}; sys.exit(launch.main())"
+        )
         return Client(
             StdioServerParameters(
                 command=sys.executable,
@@ -144,7 +148,10 @@ async def test_once_installed_it_is_the_server(machine: Machine) -> None:
 
 def test_a_variable_that_the_client_did_not_fill_in_means_the_checkout_itself() -> None:
     for data in ("${PLUGIN_DATA}", ""):
-        code = "import sys; sys.path.insert(0, sys.argv[1]); import launch; print(launch.Place.named(sys.argv[2]).venv)"
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); import launch; "
+            "print(launch.Place.named(sys.argv[2]).venv)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code, str(LAUNCH.parent), data],
             capture_output=True,

@@ -1,4 +1,5 @@
-"""One repository, every client: the manifests at the root say the same, and start the same server."""
+"""One repository, every client: the manifests at the root say the same, and start the same
+server."""
 
 import ast
 import json

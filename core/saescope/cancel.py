@@ -1,4 +1,5 @@
-"""Cooperative cancellation: a caller binds an event, long work asks between two steps whether to stop."""
+"""Cooperative cancellation: a caller binds an event, long work asks between two steps whether to
+stop."""
 
 import threading
 from collections.abc import Callable, Generator

@@ -1,8 +1,10 @@
-"""Checkpoints that are complete or not there: written aside, synced, hashed, renamed; read only if every byte is as written.
+"""Checkpoints that are complete or not there: written aside, synced, hashed, renamed; read only if
+every byte is as written.
 
     <folder>/ckpt-00001200/  sae.safetensors optim.safetensors ... state.json MANIFEST.json
 
-No pickle. A kill at any moment leaves the older checkpoints and at most one `.tmp-` folder, which the next run removes.
+No pickle. A kill at any moment leaves the older checkpoints and at most one `.tmp-` folder, which
+the next run removes.
 """
 
 import hashlib
@@ -39,7 +41,8 @@ _SPARE_BYTES = 1 << 20
 
 
 class Schedule:
-    """When the next checkpoint is due: the first after a minute, then after twice as long each time, up to the interval."""
+    """When the next checkpoint is due: the first after a minute, then after twice as long each
+    time, up to the interval."""
 
     def __init__(self, every_s: float) -> None:
         self.every_s, self.wait_s = every_s, min(FIRST_S, every_s)
@@ -65,7 +68,8 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write one checkpoint and drop all but the newest `keep`.
 
     Raises:
-        ResourceError: the disk is full (DISK_FULL) or not writable; earlier checkpoints are untouched.
+        ResourceError: the disk is full (DISK_FULL) or not writable; earlier checkpoints are
+            untouched.
     """
     final, aside = folder / f"{PREFIX}{step:08d}", folder / f"{ASIDE}{PREFIX}{step:08d}"
     if final.exists() and not damage(final):
@@ -100,7 +104,8 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Raises ResourceError where nothing can be written below a folder: said before the work, not after it."""
+    """Raises ResourceError where nothing can be written below a folder: said before the work, not
+    after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as trial:
@@ -110,7 +115,8 @@ def require_writable(folder: Path) -> None:
             "The results",
             folder,
             error,
-            hint="Free space on that disk or make the folder writable, or set SAESCOPE_HOME to another one.",
+            hint="Free space on that disk or make the folder writable, or set SAESCOPE_HOME "
+            "to another one.",
         ) from error
 
 
@@ -269,7 +275,8 @@ def _disk_errors(folder: Path, aside: Path) -> Generator[None]:
 
 def _full(folder: Path, why: str) -> ResourceError:
     return ResourceError(
-        f"The disk is full: the checkpoint could not be written to {folder}: {why} ({free_space(folder)}). "
+        f"The disk is full: the checkpoint could not be written to {folder}: {why} "
+        f"({free_space(folder)}). "
         "Earlier checkpoints there are untouched.",
         code="DISK_FULL",
         field="checkpoint",

@@ -1,8 +1,9 @@
 """SQLite files of ours, opened in one place with one opinion, and never trusted when they are read.
 
-Each row carries a digest of what it says. A file that has changed since we last looked at it is verified whole; a damaged
-one is made anew from its good rows and from wherever else they are kept, and stays beside the new one. There is no
-write-ahead log: it cannot be read on a full disk, a read-only one or a network's.
+Each row carries a digest of what it says. A file that has changed since we last looked at it is
+verified whole; a damaged one is made anew from its good rows and from wherever else they are kept,
+and stays beside the new one. There is no write-ahead log: it cannot be read on a full disk, a
+read-only one or a network's.
 """
 
 import hashlib
@@ -56,7 +57,10 @@ class Table(NamedTuple):
         columns = [
             f"{name} {kind}".strip() for name, kind in zip(self.columns, self.declared, strict=True)
         ]
-        return f"CREATE TABLE IF NOT EXISTS {self.name} ({', '.join([*columns, 'digest TEXT', *([self.unique] if self.unique else [])])})"
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.name} "
+            f"({', '.join([*columns, 'digest TEXT', *([self.unique] if self.unique else [])])})"
+        )
 
     def digest(self, row: Mapping[str, Any]) -> str:
         said = json.dumps([self.name, *(row[column] for column in self.columns)], default=repr)
@@ -78,7 +82,8 @@ class Database:
     probe: str = ""
     """A statement that fails where an index of words is not as its rows say."""
     kept: Callable[[Path], Iterable[tuple[str, Row]]] | None = None
-    """Rows that are kept elsewhere as well; by default in a copy of the file, made after changes."""
+    """Rows that are kept elsewhere as well; by default in a copy of the file, made after
+    changes."""
 
     @contextmanager
     def open(self, path: Path) -> Generator[sqlite3.Connection]:
@@ -113,7 +118,10 @@ class Database:
     def insert(self, db: sqlite3.Connection, table: Table, row: Row) -> bool:
         """Whether it is new."""
         names = (*table.columns, "digest")
-        sql = f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        sql = (
+            f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES "
+            f"({', '.join('?' * len(names))})"
+        )
         return (
             db.execute(sql, [*(row[name] for name in table.columns), table.digest(row)]).rowcount
             == 1
@@ -142,14 +150,21 @@ class Database:
             yield
         except (sqlite3.Error, OSError) as error:
             _verified.pop(path, None)
-            hint = "Free space on that disk or make the folder of SAESCOPE_HOME writable, then call again."
+            hint = (
+                "Free space on that disk or make the folder of SAESCOPE_HOME writable, "
+                "then call again."
+            )
             if isinstance(error, sqlite3.Error) and _code(error) in (
                 sqlite3.SQLITE_BUSY,
                 sqlite3.SQLITE_LOCKED,
             ):
-                hint = f"Another program keeps {path.name} locked: close it, or call again in a few seconds."
+                hint = (
+                    f"Another program keeps {path.name} locked: close it, or call again in "
+                    "a few seconds."
+                )
             raise ResourceError(
-                f"The {self.what} in {path.parent} cannot be read or written: {error} ({free_space(path.parent)}).",
+                f"The {self.what} in {path.parent} cannot be read or written: {error} "
+                f"({free_space(path.parent)}).",
                 code=self.code,
                 hint=hint,
             ) from error
@@ -197,7 +212,8 @@ class Database:
         _verified[path] = looks
 
     def _damage(self, path: Path) -> str:
-        """What is wrong with it, in words; empty if nothing is. Raises where it cannot be read now."""
+        """What is wrong with it, in words; empty if nothing is. Raises where it cannot be read
+        now."""
         with _readable() as trouble, closing(_connect(path)) as db:
             self._prepare(db)
             if (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
@@ -211,7 +227,8 @@ class Database:
         return trouble[0] if trouble else ""
 
     def _is_renewed(self, path: Path, why: str) -> bool:
-        """On a full disk or a read-only one the file stays as it is, and each row is judged when it is read."""
+        """On a full disk or a read-only one the file stays as it is, and each row is judged when it
+        is read."""
         try:
             self._renew(path, why)
         except (OSError, sqlite3.OperationalError) as error:
@@ -220,7 +237,8 @@ class Database:
         return True
 
     def _renew(self, path: Path, why: str) -> None:
-        """A new file from the good rows of the old one and from those kept elsewhere; the old one stays beside it."""
+        """A new file from the good rows of the old one and from those kept elsewhere; the old one
+        stays beside it."""
         good, n_bad = self._salvage(path)
         kept = {(table, row[self._table(table).key]): row for table, row in self._kept(path)}
         back = {key: row for key, row in kept.items() if key not in good}
@@ -240,7 +258,8 @@ class Database:
         finally:
             fresh.unlink(missing_ok=True)
         tell(
-            f"The {self.what} was damaged ({why}; {n_bad} rows cannot be read) and has been made anew: {len(good)} rows were good,"
+            f"The {self.what} was damaged ({why}; {n_bad} rows cannot be read) and has "
+            f"been made anew: {len(good)} rows were good,"
             f" {len(back)} came from the last good copy. The damaged file is kept as {aside.name}."
         )
 
@@ -271,7 +290,8 @@ class Database:
         )
 
     def copy(self, db: sqlite3.Connection, path: Path, *, every_s: float = COPY_EVERY_S) -> None:
-        """Keep a copy of this moment, unless there is a fresh one. After a removal there must be: the row would come back."""
+        """Keep a copy of this moment, unless there is a fresh one. After a removal there must be:
+        the row would come back."""
         copy, aside = _copy_of(path), path.with_name(f".{path.name}.copy")
         with suppress(OSError, sqlite3.Error):  # a full disk: the older copy stays
             if self.kept is not None or (

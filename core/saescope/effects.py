@@ -1,4 +1,5 @@
-"""What a feature writes: the tokens whose logits its decoder direction raises, through the final norm."""
+"""What a feature writes: the tokens whose logits its decoder direction raises, through the final
+norm."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +13,8 @@ from saescope.splice import write_hook
 def logit_effects(
     model: LanguageModel, sae: SAE, features: Int[Tensor, " n"]
 ) -> Float[Tensor, "n d_vocab"] | None:
-    """How one unit of each feature moves every logit directly, up to the norm's positive scale; None where the site is no linear write."""
+    """How one unit of each feature moves every logit directly, up to the norm's positive scale;
+    None where the site is no linear write."""
     to_residual = model.residual_map(write_hook(sae))
     if to_residual is None:
         return None
@@ -23,8 +25,8 @@ def logit_effects(
 
 
 def promoted_tokens(model: LanguageModel, sae: SAE, features: list[int], n: int) -> list[list[str]]:
-    """The `n` tokens that each feature promotes most, strongest first; empty lists where the site is no linear write,
-    and for a feature whose decoder row is zero."""
+    """The `n` tokens that each feature promotes most, strongest first; empty lists where the site
+    is no linear write, and for a feature whose decoder row is zero."""
     effects = (
         logit_effects(model, sae, torch.tensor(features, device=sae.device)) if features else None
     )

@@ -1,4 +1,5 @@
-"""The embedded default: what it is called and where it lies. The SAE ships with saescope, `models.prepare` fetches the model."""
+"""The embedded default: what it is called and where it lies. The SAE ships with saescope,
+`models.prepare` fetches the model."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Every error that saescope raises on purpose, with a code, what was allowed and the next step.
 
-A hint speaks of the library. Whoever offers it under other names, as the tools do, takes the code and
-the `facts` that the next call needs, and says it in their words.
+A hint speaks of the library. Whoever offers it under other names, as the tools do, takes the code
+and the `facts` that the next call needs, and says it in their words.
 
 SaescopeError
 ├── ArgumentError    an argument is wrong in itself
@@ -30,7 +30,8 @@ _MOST_CAUSE = 300
 
 
 class SaescopeError(Exception):
-    """Base of all; `str(e)` is the message, `hint` the exact next step, `facts` what it is made of."""
+    """Base of all; `str(e)` is the message, `hint` the exact next step, `facts` what it is made
+    of."""
 
     default_code: ClassVar[str] = "ERROR"
 
@@ -102,10 +103,12 @@ class Cancelled(SaescopeError):
 
 
 def cause_of(error: BaseException, *, replace: Mapping[str, str] | None = None) -> str:
-    """What a library says went wrong, on one line of bounded length: its first line, and each next one while a line ends in a colon.
+    """What a library says went wrong, on one line of bounded length: its first line, and each next
+    one while a line ends in a colon.
 
-    An error that says nothing, as a bare assertion does, is told by its kind and the statement that raised it. `replace` maps
-    text that is not for the reader, such as a private path, to what stands there instead.
+    An error that says nothing, as a bare assertion does, is told by its kind and the statement that
+    raised it. `replace` maps text that is not for the reader, such as a private path, to what
+    stands there instead.
     """
     said = ""
     for line in filter(None, map(str.strip, str(error).splitlines())):
@@ -135,7 +138,8 @@ def disk_is_full(error: Exception) -> bool:
 def cannot_write(
     what: str, folder: Path, error: Exception, *, field: str = "", hint: str = ""
 ) -> ResourceError:
-    """DISK_FULL or CANNOT_WRITE, with the folder, the cause and the free space; `what` begins the sentence."""
+    """DISK_FULL or CANNOT_WRITE, with the folder, the cause and the free space; `what` begins the
+    sentence."""
     full = disk_is_full(error)
     why = getattr(error, "strerror", None) or cause_of(error)
     return ResourceError(

@@ -1,7 +1,9 @@
-"""Opening the files that a caller names: inside the fence, regular, and no larger than their kind can be. Standard library only.
+"""Opening the files that a caller names: inside the fence, regular, and no larger than their kind
+can be. Standard library only.
 
-What decides is the descriptor that was opened, so a path that is exchanged between a look and an open gains nothing. Whoever sets
-no fence (the library, the command line) reads anywhere; pipes, devices and endless files are refused there too.
+What decides is the descriptor that was opened, so a path that is exchanged between a look and an
+open gains nothing. Whoever sets no fence (the library, the command line) reads anywhere; pipes,
+devices and endless files are refused there too.
 """
 
 import io
@@ -44,7 +46,8 @@ _WINDOWS = (
 _PRIVATE = ("AppData", "Library")
 """Folders of a home that hold what programs keep for themselves, as hidden ones do elsewhere."""
 _NO_DISK = ("/proc", "/sys")
-"""What lies there calls itself a regular file of no length, and may have no end; a link to standard input leads there, too."""
+"""What lies there calls itself a regular file of no length, and may have no end; a link to standard
+input leads there, too."""
 _TRIES = 20
 """How often a path is followed whose links are exchanged meanwhile."""
 _F_GETPATH = 50
@@ -53,13 +56,15 @@ _F_GETPATH = 50
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Folders below which files may be opened. What is hidden below one of them, `.ssh` or `.env`, is out unless it is one itself."""
+    """Folders below which files may be opened. What is hidden below one of them, `.ssh` or `.env`,
+    is out unless it is one itself."""
 
     roots: tuple[Path, ...]
 
     @classmethod
     def around(cls, roots: Iterable[Path]) -> "Fence":
-        """The fence around these folders with links resolved; a system folder is never one of them."""
+        """The fence around these folders with links resolved; a system folder is never one of
+        them."""
         resolved = (resolve(root) for root in roots)
         return cls(tuple(root for root in resolved if not is_system_folder(root)))
 
@@ -76,7 +81,8 @@ _fence: ContextVar[Fence | None] = ContextVar("saescope_fence", default=None)
 
 @contextmanager
 def fenced(fence: Fence | None) -> Generator[None]:
-    """Every file that saescope opens for a caller inside the block must lie inside the fence; None: anywhere."""
+    """Every file that saescope opens for a caller inside the block must lie inside the fence; None:
+    anywhere."""
     token = _fence.set(fence)
     try:
         yield
@@ -85,7 +91,8 @@ def fenced(fence: Fence | None) -> Generator[None]:
 
 
 def real_path(path: str | Path) -> Path:
-    """Where a path leads, every link followed; a loop of links stays as it is (`Path.resolve` raises RuntimeError of it).
+    """Where a path leads, every link followed; a loop of links stays as it is (`Path.resolve`
+    raises RuntimeError of it).
 
     Raises:
         FormatError: FILE_READ_ERROR: a link on the way is exchanged again and again.
@@ -105,7 +112,8 @@ def resolve(path: str | Path) -> Path:
 
 
 def is_system_folder(folder: PurePath) -> bool:
-    """Whether this absolute path is the root of a drive, holds every user's files, or belongs to the operating system."""
+    """Whether this absolute path is the root of a drive, holds every user's files, or belongs to
+    the operating system."""
     if folder.parent == folder:
         return True
     if isinstance(folder, PureWindowsPath):
@@ -115,7 +123,8 @@ def is_system_folder(folder: PurePath) -> bool:
 
 
 def is_kept_by_programs(folder: Path) -> bool:
-    """Whether this resolved folder lies in a hidden folder of the home, or in one that programs keep: desktop clients work in such."""
+    """Whether this resolved folder lies in a hidden folder of the home, or in one that programs
+    keep: desktop clients work in such."""
     own = resolve("~")
     if not folder.is_relative_to(own) or folder == own:
         return False
@@ -136,7 +145,8 @@ def check_inside(path: str | Path, *, field: str = "path") -> Path:
 
 
 def check_linked(path: str | Path, folder: str | Path, *, field: str = "path") -> None:
-    """Raise unless a file of a cache, its links resolved, lies in its own part of it, `folder`, or inside the fence.
+    """Raise unless a file of a cache, its links resolved, lies in its own part of it, `folder`, or
+    inside the fence.
 
     Raises:
         ArgumentError: PATH_NOT_ALLOWED.
@@ -153,7 +163,8 @@ def is_inside(path: str | Path) -> bool:
 
 def outside(path: str | Path, fence: Fence, field: str) -> ArgumentError:
     return ArgumentError(
-        f"{Path(path).name!r} leads to a file outside the folders that may be read, or to a hidden one.",
+        f"{Path(path).name!r} leads to a file outside the folders that may be read, or "
+        "to a hidden one.",
         code="PATH_NOT_ALLOWED",
         field=field,
         got=path,
@@ -171,12 +182,14 @@ def open_file(
     Raises:
         FileNotFoundError: there is none.
         ArgumentError: PATH_NOT_ALLOWED: it lies outside the fence.
-        FormatError: FILE_SUSPICIOUS: a pipe, a device, a folder, or larger than its kind is; FILE_READ_ERROR.
+        FormatError: FILE_SUSPICIOUS: a pipe, a device, a folder, or larger than its kind is;
+            FILE_READ_ERROR.
     """
     place, name = check_inside(path, field=field), Path(path).name
     if any(place.is_relative_to(root) for root in _NO_DISK):
         raise _suspicious(name, "something that the system makes up as it is read", field)
-    # A pipe without a writer blocks an ordinary open; where a name has become a link by now, it is not followed.
+    # A pipe without a writer blocks an ordinary open; where a name has become a link by now, it is
+    # not followed.
     flags = os.O_RDONLY
     for flag in ("O_NONBLOCK", "O_NOFOLLOW", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, flag, 0)
@@ -205,7 +218,8 @@ def read_file(path: str | Path, *, limit: int = CONFIG_BYTES, field: str = "path
 
 
 def check_regular(path: str | Path, *, field: str = "path", folders: bool = False) -> None:
-    """Raise where something is there that is no regular file, nor, if `folders` are meant as well, a folder.
+    """Raise where something is there that is no regular file, nor, if `folders` are meant as well,
+    a folder.
 
     Raises:
         FormatError: FILE_SUSPICIOUS.
@@ -220,7 +234,8 @@ def check_regular(path: str | Path, *, field: str = "path", folders: bool = Fals
 
 @contextmanager
 def present(name: str, *, field: str = "path") -> Generator[None]:
-    """Files that vanish, or become something else, between a look and a read are an error that says so.
+    """Files that vanish, or become something else, between a look and a read are an error that says
+    so.
 
     Raises:
         FormatError: FILE_READ_ERROR.
@@ -232,7 +247,8 @@ def present(name: str, *, field: str = "path") -> Generator[None]:
 
 
 def open_own(path: Path) -> io.BufferedReader:
-    """A file that saescope wrote itself, wherever it keeps it: not what the caller named, but it may have been exchanged all the same.
+    """A file that saescope wrote itself, wherever it keeps it: not what the caller named, but it
+    may have been exchanged all the same.
 
     Raises:
         OSError: there is none, or it is no regular file.
@@ -242,7 +258,8 @@ def open_own(path: Path) -> io.BufferedReader:
 
 
 def read_own(path: Path, *, limit: int = OWN_BYTES) -> bytes:
-    """The whole content of such a file; raises as `open_own`, also where it is larger than `limit`."""
+    """The whole content of such a file; raises as `open_own`, also where it is larger than
+    `limit`."""
     with _own():
         return read_file(path, limit=limit)
 
@@ -264,7 +281,8 @@ def _check(said: os.stat_result, name: str, limit: int | None, field: str) -> No
 
 
 def _check_opened(handle: int, path: str | Path, field: str) -> None:
-    """A folder on the way may have become a link since the path was resolved: ask the descriptor where it is."""
+    """A folder on the way may have become a link since the path was resolved: ask the descriptor
+    where it is."""
     fence, place = _fence.get(), _place_of(handle)
     if fence is not None and place is not None and not fence.holds(place):
         raise outside(path, fence, field)

@@ -1,4 +1,5 @@
-"""Recording and editing activations. Hooks live only inside these context managers, and one that never fired is an error."""
+"""Recording and editing activations. Hooks live only inside these context managers, and one that
+never fired is an error."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,8 @@ from saescope.errors import HookError
 from saescope.models import LanguageModel, StopForward
 
 Edit = Callable[[Tensor], Tensor]
-"""Takes the activation at a hook and returns what stands there instead: a new tensor of the same shape."""
+"""Takes the activation at a hook and returns what stands there instead: a new tensor of the same
+shape."""
 _PROBE = (3, 7)
 """Texts and tokens: numbers that are not likely to be those of heads."""
 
@@ -29,7 +31,8 @@ def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generat
     """Replace the activation at each named hook by `edit(activation)` while the block runs.
 
     Raises:
-        HookError: the model has no such hook, or fires it several times in one pass, or it never fired inside the block.
+        HookError: the model has no such hook, or fires it several times in one pass, or it never
+            fired inside the block.
     """
     fired: set[str] = set()
     with ExitStack() as stack:
@@ -62,10 +65,12 @@ def record_activations(
     *,
     mask: Bool[Tensor, "batch n_pos"] | None = None,
 ) -> dict[str, Tensor]:
-    """Activations at each hook, `[batch, n_pos, ...]`; the model runs no further than the last of them.
+    """Activations at each hook, `[batch, n_pos, ...]`; the model runs no further than the last of
+    them.
 
     Raises:
-        HookError: the model has no such hook, or it never fired, or it fires several times in one pass.
+        HookError: the model has no such hook, or it never fired, or it fires several times in one
+            pass.
         ArgumentError: rows are padded on the left, and the model does not heed that.
     """
     pending = list(dict.fromkeys(hook_names))
@@ -103,21 +108,25 @@ def record_activations(
 
 
 def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
-    """Trailing shape of the activation at a hook, (d,) or (n_heads, d_head): measured once, on a few tokens.
+    """Trailing shape of the activation at a hook, (d,) or (n_heads, d_head): measured once, on a
+    few tokens.
 
     Raises:
-        HookError: the model has no such hook, or fires it several times, or what stands there is no vector a position.
+        HookError: the model has no such hook, or fires it several times, or what stands there is no
+            vector a position.
     """
     if hook_name not in model.shapes:
         probe = torch.zeros(_PROBE, dtype=torch.long)
         shape = tuple(record_activations(model, probe, [hook_name])[hook_name].shape)
         if len(shape) < 3 or shape[:2] != _PROBE:
             raise HookError(
-                f"{hook_name!r} has no vector at each position: its shape is {shape} for {_PROBE[0]} texts of {_PROBE[1]} tokens.",
+                f"{hook_name!r} has no vector at each position: its shape is {shape} "
+                f"for {_PROBE[0]} texts of {_PROBE[1]} tokens.",
                 code="HOOK_WITHOUT_POSITIONS",
                 field="hook_name",
                 got=hook_name,
-                hint='Use a site such as "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out" or "blocks.1.attn.hook_z".',
+                hint='Use a site such as "blocks.1.hook_resid_post", '
+                '"blocks.1.hook_mlp_out" or "blocks.1.attn.hook_z".',
             )
         model.shapes[hook_name] = shape[2:]
     return model.shapes[hook_name]
@@ -132,12 +141,14 @@ def _hooks(
         fired.add(hook_name)
         _require_tensor(hook_name, x)
         edited = edit(x).to(x.dtype)
-        # After a norm's hook returns another tensor, equal or not, the bridge computes the norm anew: off by a rounding.
+        # After a norm's hook returns another tensor, equal or not, the bridge computes the norm
+        # anew: off by a rounding.
         return x if not edited.requires_grad and torch.equal(edited, x) else edited
 
     if not hook_name.endswith(".hook_resid_mid"):
         return [(hook_name, apply)]
-    # hook_resid_mid feeds only the MLP branch; the same change made to what attention writes reaches the skip path too.
+    # hook_resid_mid feeds only the MLP branch; the same change made to what attention writes
+    # reaches the skip path too.
     block, entered = hook_name.removesuffix("hook_resid_mid"), list[Tensor]()
     if any(f"{block}{part}" not in model.bridge.hook_dict for part in _MID_PARTS):
         raise _not_editable(model, hook_name)
@@ -152,12 +163,15 @@ def _hooks(
         model.mid_edits[hook_name] = edited.detach()
         if edited.requires_grad:
             return attn_out + (edited - resid_mid)
-        # Exact where nothing changed and where it is zeroed: a norm would blow up what rounding leaves of a zero.
+        # Exact where nothing changed and where it is zeroed: a norm would blow up what rounding
+        # leaves of a zero.
         return torch.where(edited == resid_mid, attn_out, edited - resid_pre)
 
     def verify(x: Tensor, hook: object) -> None:
-        """Not every family adds just what attention writes: some scale it, some put a norm behind the sum."""
-        # Of several edits here, each sees what the one before left: the last one's result must stand.
+        """Not every family adds just what attention writes: some scale it, some put a norm behind
+        the sum."""
+        # Of several edits here, each sees what the one before left: the last one's result must
+        # stand.
         there, asked = x.detach().float(), model.mid_edits[hook_name].float()
         if float((there - asked).norm()) > _MOST_OFF * float(asked.norm() + there.norm()):
             raise _not_editable(model, hook_name)
@@ -169,7 +183,8 @@ def _hooks(
 def _not_editable(model: LanguageModel, hook_name: str) -> HookError:
     block = hook_name.removesuffix("hook_resid_mid")
     return HookError(
-        f"{hook_name!r} cannot be edited in {model.name}: it is not the residual stream plus what attention writes.",
+        f"{hook_name!r} cannot be edited in {model.name}: it is not the residual "
+        "stream plus what attention writes.",
         code="HOOK_NOT_EDITABLE",
         field="hook_name",
         got=hook_name,

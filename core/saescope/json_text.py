@@ -1,4 +1,5 @@
-"""JSON that other programs wrote: with or without a byte order mark, and in plain words what is wrong with it."""
+"""JSON that other programs wrote: with or without a byte order mark, and in plain words what is
+wrong with it."""
 
 import json
 import sys
@@ -13,7 +14,8 @@ def parse(text: str | bytes, *, pairs: Pairs | None = None) -> Any:
     """The value that the text holds; `pairs` makes each object of its keys and values.
 
     Raises:
-        ValueError: it is no JSON, nested too deeply, or holds a number too long to be read; the message completes "it ...".
+        ValueError: it is no JSON, nested too deeply, or holds a number too long to be read; the
+            message completes "it ...".
     """
     try:
         if isinstance(text, bytes):

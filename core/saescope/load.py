@@ -1,4 +1,5 @@
-"""The front door for SAEs: a release or repository on the hub, a folder or file on disk, or the embedded default."""
+"""The front door for SAEs: a release or repository on the hub, a folder or file on disk, or the
+embedded default."""
 
 import math
 from collections.abc import Callable, Generator, Mapping
@@ -72,13 +73,16 @@ def load_sae(
     progress: Callable[[str], None] | None = None,
     known: Mapping[str, Any] | None = None,
 ) -> SAE:
-    """The SAE of a folder or file, of a release (`release` and `sae_id`; or a repository `owner/name` and a path in it as `sae_id`), or
-    without arguments the embedded one. `known` overrides what the catalogue and the files say (hook_name, model_name, gate ...).
-    `revision` is a branch, tag or commit; `offline` takes only what is here already; `progress` is told what is being downloaded.
+    """The SAE of a folder or file, of a release (`release` and `sae_id`; or a repository
+    `owner/name` and a path in it as `sae_id`), or without arguments the embedded one. `known`
+    overrides what the catalogue and the files say (hook_name, model_name, gate ...). `revision` is
+    a branch, tag or commit; `offline` takes only what is here already; `progress` is told what is
+    being downloaded.
 
     Raises:
         NotFoundError, OfflineError: it is not there, or not here and the network is not to be used.
-        ConfigError, FormatError: its files are incomplete, torn or in a dialect that saescope does not read.
+        ConfigError, FormatError: its files are incomplete, torn or in a dialect that saescope does
+            not read.
     """
     fetch = _Fetch(revision, offline, progress)
     found = _locate(path, release, sae_id, known=known, fetch=fetch)
@@ -102,7 +106,8 @@ def peek_sae(
     offline: bool = False,
     known: Mapping[str, Any] | None = None,
 ) -> SAEInfo:
-    """Configuration and size of an SAE, from its configuration and the header of its weights: of a remote one no weight is fetched."""
+    """Configuration and size of an SAE, from its configuration and the header of its weights: of a
+    remote one no weight is fetched."""
     fetch = _Fetch(revision, offline)
     found = _locate(path, release, sae_id, known=known, fetch=fetch)
     with _advised(found):
@@ -197,7 +202,8 @@ def _wanted(found: _Found) -> list[str]:
 
 @contextmanager
 def _advised(found: _Found) -> Generator[None]:
-    """An error in an SAE's files that leaves open what to do says which file to correct, or what else to load."""
+    """An error in an SAE's files that leaves open what to do says which file to correct, or what
+    else to load."""
     try:
         yield
     except (ConfigError, FormatError) as error:
@@ -211,7 +217,8 @@ def _advice(found: _Found, error: SaescopeError) -> str:
         "UNSUPPORTED_ARCHITECTURE": ANOTHER,
         "UNSUPPORTED_DTYPE": f"Save its weights as float32, float16 or bfloat16. {ANOTHER}",
         "FILE_SUSPICIOUS": f"Use files from a source that you trust. {ANOTHER}",
-        "REMOTE_CODE_REFUSED": f"Remove trust_remote_code from {config} if the model does not need it.",
+        "REMOTE_CODE_REFUSED": f"Remove trust_remote_code from {config} if the model does not "
+        "need it.",
     }
     if error.code in steps:
         return steps[error.code]
@@ -224,7 +231,8 @@ def _advice(found: _Found, error: SaescopeError) -> str:
 
 
 def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
-    """The configuration as the user wants it, with a note of where the SAE came from, which travels with it when it is saved."""
+    """The configuration as the user wants it, with a note of where the SAE came from, which travels
+    with it when it is saved."""
     asked = {
         field.name: found.asked[field.name]
         for field in fields(SAEMetadata)

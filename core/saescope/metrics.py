@@ -8,7 +8,8 @@ from torch import Tensor
 def explained_variance(
     target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]
 ) -> float | None:
-    """1 - sum of squared errors / total variance about the mean over positions; None if there is no variance."""
+    """1 - sum of squared errors / total variance about the mean over positions; None if there is no
+    variance."""
     target, reconstruction = target.double(), reconstruction.double()
     total = (target - target.mean(0)).square().sum()
     return (
@@ -30,7 +31,8 @@ def mean_cosine(
 
 
 class Reconstruction:
-    """Explained variance and mean cosine of positions that come in parts, of which none is kept (Chan et al. 1979 for the variance)."""
+    """Explained variance and mean cosine of positions that come in parts, of which none is kept
+    (Chan et al. 1979 for the variance)."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -81,5 +83,6 @@ def pearson(a: list[float], b: list[float]) -> float | None:
 
 
 def score_between(worst: float, best: float, value: float) -> float | None:
-    """(worst - value) / (worst - best): 1 = as good as `best`, 0 = as bad as `worst` (the field's CE and KL scores)."""
+    """(worst - value) / (worst - best): 1 = as good as `best`, 0 = as bad as `worst` (the field's
+    CE and KL scores)."""
     return None if worst == best else (worst - value) / (worst - best)

@@ -12,7 +12,8 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 def split_hook(hook_name: str) -> tuple[int | None, str]:
-    """`"blocks.8.hook_resid_pre" -> (8, "resid_pre")`; `"blocks.3.attn.hook_z" -> (3, "attn.z")`."""
+    """`"blocks.8.hook_resid_pre" -> (8, "resid_pre")`; `"blocks.3.attn.hook_z" -> (3,
+    "attn.z")`."""
     match = _BLOCK.fullmatch(hook_name)
     layer, site = (int(match[1]), match[2]) if match else (None, hook_name)
     return layer, ".".join(part.removeprefix("hook_") for part in site.split("."))
@@ -29,6 +30,7 @@ WANDB_QUIETED = "_SAESCOPE_QUIETED_WANDB"
 
 
 def home() -> Path:
-    """Where models, handles and results are kept: `SAESCOPE_HOME`, else the platform's data folder."""
+    """Where models, handles and results are kept: `SAESCOPE_HOME`, else the platform's data
+    folder."""
     chosen = os.environ.get("SAESCOPE_HOME")
     return Path(chosen).expanduser() if chosen else platformdirs.user_data_path("saescope")

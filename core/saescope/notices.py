@@ -1,4 +1,5 @@
-"""What a call must say beside its result, from wherever it is noticed: a file of ours that was damaged, say."""
+"""What a call must say beside its result, from wherever it is noticed: a file of ours that was
+damaged, say."""
 
 import logging
 from collections.abc import Generator

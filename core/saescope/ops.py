@@ -8,12 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CHUNK = 1024
-"""Positions encoded at a time: the dense pre-activations of one chunk are all that ever exists at once."""
+"""Positions encoded at a time: the dense pre-activations of one chunk are all that ever exists at
+once."""
 
 
 @dataclass(frozen=True, slots=True)
 class SparseActs:
-    """Active features of each position in CSR form: entries of position p are `offsets[p]:offsets[p + 1]`."""
+    """Active features of each position in CSR form: entries of position p are `offsets[p]:offsets[p
+    + 1]`."""
 
     values: Float[Tensor, " nnz"]
     features: Int[Tensor, " nnz"]
@@ -104,7 +106,8 @@ def concat(parts: list[SparseActs]) -> SparseActs:
 
 
 def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
-    """relu(topk(hidden_pre)): at most k positive entries a position (Gao et al. 2024, arXiv:2406.04093)."""
+    """relu(topk(hidden_pre)): at most k positive entries a position (Gao et al. 2024,
+    arXiv:2406.04093)."""
     values, features = hidden_pre.topk(k, dim=-1, sorted=False)
     # [n_pos, k] -> [n_pos * k]: row-major flattening keeps entries sorted by position, as CSR
     # needs.
@@ -116,7 +119,8 @@ def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
 
 
 def batch_topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: float) -> SparseActs:
-    """The `k * n_pos` largest positive entries of the whole batch (Bussmann et al. 2024, arXiv:2412.06410)."""
+    """The `k * n_pos` largest positive entries of the whole batch (Bussmann et al. 2024,
+    arXiv:2412.06410)."""
     acts = hidden_pre.relu().flatten()
     values, flat = acts.topk(int(k * len(hidden_pre)), sorted=False)
     # topk gives the entries by size; sorted flat indices are in reading order again.

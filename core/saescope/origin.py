@@ -1,4 +1,5 @@
-"""SAEs that were trained on a module of a Hugging Face model: at which hook of a given model that module reads or writes."""
+"""SAEs that were trained on a module of a Hugging Face model: at which hook of a given model that
+module reads or writes."""
 
 from dataclasses import replace
 
@@ -8,10 +9,12 @@ from saescope.saes import SAE
 
 
 def settle(model: LanguageModel, sae: SAE) -> SAE:
-    """The SAE at the hooks of this model whose tensors are those that its modules read or gave; itself where it is there already.
+    """The SAE at the hooks of this model whose tensors are those that its modules read or gave;
+    itself where it is there already.
 
-    One name of a module stands for different hooks: the output of `layers.5.mlp` is `hook_mlp_out` in Llama, and `mlp.hook_out` where
-    a norm comes before the sum (Gemma 2, OLMo 2). So the model is asked, on a few tokens.
+    One name of a module stands for different hooks: the output of `layers.5.mlp` is `hook_mlp_out`
+    in Llama, and `mlp.hook_out` where a norm comes before the sum (Gemma 2, OLMo 2). So the model
+    is asked, on a few tokens.
 
     Raises:
         HookError: no hook of this model has that tensor.
@@ -39,12 +42,14 @@ def require_settled(model: LanguageModel, sae: SAE) -> None:
                 field=field,
                 got=ours,
                 allowed=hooks[0],
-                hint="Use saescope.settle(model, sae), which returns the SAE at its place in this model.",
+                hint="Use saescope.settle(model, sae), which returns the SAE at its place "
+                "in this model.",
             )
 
 
 def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
-    """For each of the SAE's sites that a module stands for: the hooks of this model that carry it, the usual name first."""
+    """For each of the SAE's sites that a module stands for: the hooks of this model that carry it,
+    the usual name first."""
     meta, found = sae.cfg.metadata, dict[str, tuple[str, ...]]()
     for field, module, side in (
         ("hook_name", meta.module, meta.module_side),
@@ -55,11 +60,13 @@ def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
         found[field] = model.hooks_of_module(module, side)
         if not found[field]:
             raise HookError(
-                f"The SAE was trained on the {side} of {module!r}, and no hook of {model.name} has that tensor.",
+                f"The SAE was trained on the {side} of {module!r}, and no hook of "
+                f"{model.name} has that tensor.",
                 code="SITE_NOT_FOUND",
                 field="hook_name",
                 got=module,
-                hint="Load it with its own model; or name the hook that you mean, and judge by the measured check: "
+                hint="Load it with its own model; or name the hook that you mean, and judge "
+                "by the measured check: "
                 'ss.load_sae(..., known={"hook_name": "blocks.5.hook_mlp_out"}).',
                 facts={"example": "blocks.5.hook_mlp_out"},
             )

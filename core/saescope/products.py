@@ -1,8 +1,9 @@
 """The one dense product that encoding, training and reading text are made of: `a @ rows.T + bias`.
 
-torch sends float32 products on a CPU to MKL, whose AVX-512 kernels do not run on AMD processors: there oneDNN, which torch ships as well,
-takes half the time (Zen 5: 26 against 58 ms for 512 x 576 x 9216). Both are plain float32. The choice depends on nothing but the machine,
-so that two runs of one seed stay equal.
+torch sends float32 products on a CPU to MKL, whose AVX-512 kernels do not run on AMD processors:
+there oneDNN, which torch ships as well, takes half the time (Zen 5: 26 against 58 ms for 512 x 576
+x 9216). Both are plain float32. The choice depends on nothing but the machine, so that two runs of
+one seed stay equal.
 """
 
 import platform

@@ -1,4 +1,5 @@
-"""An SAE in the model: what it reads and writes there, with its error kept, so that without an edit nothing changes."""
+"""An SAE in the model: what it reads and writes there, with its error kept, so that without an edit
+nothing changes."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ class SiteRecord:
     x: Float[Tensor, "n_pos d_in"]
     """Its input, prepared as it was in training."""
     target: Float[Tensor, "n_pos d_out"]
-    """What it should reconstruct: `x`, or for a transcoder the activation at the site that it writes."""
+    """What it should reconstruct: `x`, or for a transcoder the activation at the site that it
+    writes."""
     acts: SparseActs
     sae_out: Float[Tensor, "n_pos d_out"]
     written: Float[Tensor, "n_pos d_out"]
@@ -57,10 +59,12 @@ def site_hooks(sae: SAE) -> list[str]:
 
 
 def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) -> list[str]:
-    """Raise unless the SAE can be used on this model; returns what could not be verified, as warnings.
+    """Raise unless the SAE can be used on this model; returns what could not be verified, as
+    warnings.
 
     Raises:
-        HookError: the SAE names no hook, or the model has no such hook, or none that has the tensor of the SAE's module.
+        HookError: the SAE names no hook, or the model has no such hook, or none that has the tensor
+            of the SAE's module.
         MismatchError: another width, or the SAE was trained on another model.
     """
     meta = sae.cfg.metadata
@@ -82,7 +86,8 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
                 field="model",
                 got=prod(there),
                 allowed=width,
-                hint=f"Load it with its own model{f', {meta.model_name}' if meta.model_name else ''}.",
+                hint="Load it with its own "
+                f"model{f', {meta.model_name}' if meta.model_name else ''}.",
             )
     return [*_check_model(model, meta, allow_mismatch), *_other_positions(model, meta)]
 
@@ -97,7 +102,8 @@ def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) 
             field="model",
             got=model.name,
             allowed=meta.model_name,
-            hint=f'Use it with ss.load_model("{meta.model_name}"), or pass allow_mismatch=True to use it on a relative on purpose.',
+            hint=f'Use it with ss.load_model("{meta.model_name}"), or pass '
+            "allow_mismatch=True to use it on a relative on purpose.",
             facts={"model": meta.model_name},
         )
     trained = (
@@ -107,12 +113,14 @@ def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) 
     )
     this = "this model, of the same name," if said == canonical_name(model.name) else model.name
     return [
-        f"The SAE {trained}; whether {this} is that model is not known from its files: judge by the measured check."
+        f"The SAE {trained}; whether {this} is that model is not known from its files: "
+        "judge by the measured check."
     ]
 
 
 def _other_positions(model: LanguageModel, meta: SAEMetadata) -> list[str]:
-    """A warning where the SAE was trained on some positions of a context alone; position 0 is left out here as well."""
+    """A warning where the SAE was trained on some positions of a context alone; position 0 is left
+    out here as well."""
     n_pos = meta.context_size or model.n_ctx
     trained = range(n_pos)[meta.seqpos_slice]
     if len(trained) >= n_pos - 1 and n_pos - 1 in trained:
@@ -120,7 +128,8 @@ def _other_positions(model: LanguageModel, meta: SAEMetadata) -> list[str]:
     which = f"positions {trained[0]} to {trained[-1]}" if trained else "no position"
     step = f" in steps of {trained.step}" if abs(trained.step) != 1 else ""
     return [
-        f"The SAE was trained on {which}{step} of contexts of {n_pos} tokens alone (seqpos_slice); all positions are read here, and it may "
+        f"The SAE was trained on {which}{step} of contexts of {n_pos} tokens alone "
+        "(seqpos_slice); all positions are read here, and it may "
         "be worse at the others."
     ]
 
@@ -128,7 +137,8 @@ def _other_positions(model: LanguageModel, meta: SAEMetadata) -> list[str]:
 def prepare_input(
     model: LanguageModel, sae: SAE, activation: Tensor
 ) -> Float[Tensor, "n_pos d_in"]:
-    """The activation at its hook as the SAE knows it: heads flattened; without the mean or the value bias that TransformerLens took out."""
+    """The activation at its hook as the SAE knows it: heads flattened; without the mean or the
+    value bias that TransformerLens took out."""
     x = sae.flatten(activation)
     if sae.cfg.metadata.fold_value_biases:
         x = x - model.value_bias(read_hook(sae)).to(x)
@@ -177,7 +187,8 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
 
 
 def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Edit]:
-    """Hooks that put `edit(read, written)` where the SAE writes; both are raw activations `[batch, n_pos, ...]`."""
+    """Hooks that put `edit(read, written)` where the SAE writes; both are raw activations `[batch,
+    n_pos, ...]`."""
     if not sae.cfg.transcoder:
         return {write_hook(sae): lambda x: edit(x, x)}
     captured: list[Tensor] = []
@@ -200,7 +211,8 @@ def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, 
 def chained_edits(
     saes: Sequence[SAE], edits: Sequence[Callable[[Tensor, Tensor], Tensor]]
 ) -> dict[str, Edit]:
-    """Hooks that put each `edit(read, written)` where its SAE writes; what one SAE writes is what others read there."""
+    """Hooks that put each `edit(read, written)` where its SAE writes; what one SAE writes is what
+    others read there."""
     hooks: dict[str, Edit] = {}
     for sae, edit in sorted(zip(saes, edits, strict=True), key=lambda pair: _turn(pair[0])):
         for hook_name, hook in site_edits(sae, edit).items():
@@ -224,10 +236,12 @@ def splice(
     positions: Bool[Tensor, "batch n_pos"] | None = None,
     cache: dict[str, Tensor] | None = None,
 ) -> Generator[None]:
-    """While the block runs, each SAE's reconstruction takes the place of the activation (at `positions`, if given).
+    """While the block runs, each SAE's reconstruction takes the place of the activation (at
+    `positions`, if given).
 
-    `edits` maps an SAE's write hook to a function of its dense feature activations. With `error_term` the site changes by
-    `decode(f') - decode(f)` alone, so that without an edit the logits are bit-equal. Hooks of your own stay as they are.
+    `edits` maps an SAE's write hook to a function of its dense feature activations. With
+    `error_term` the site changes by `decode(f') - decode(f)` alone, so that without an edit the
+    logits are bit-equal. Hooks of your own stay as they are.
 
     Raises:
         MismatchError: two SAEs write the same site, or one does not fit the model.
@@ -255,7 +269,8 @@ def run_with_saes(
     edits: Mapping[str, FeatureEditFn] | None = None,
     hooks: Mapping[str, Edit] | None = None,
 ) -> Float[Tensor, "batch n_pos d_vocab"]:
-    """Logits with the SAEs in the model; `hooks` are your own edits, applied before an SAE's at the same site."""
+    """Logits with the SAEs in the model; `hooks` are your own edits, applied before an SAE's at the
+    same site."""
     with (
         edit_activations(model, hooks or {}),
         splice(model, saes, error_term=error_term, edits=edits),
@@ -272,7 +287,8 @@ def run_with_cache_with_saes(
     edits: Mapping[str, FeatureEditFn] | None = None,
     hooks: Mapping[str, Edit] | None = None,
 ) -> tuple[Float[Tensor, "batch n_pos d_vocab"], dict[str, Tensor]]:
-    """Logits, and for each SAE `<write hook>.hook_sae_{input,acts_pre,acts_post,recons,error,output}` by position."""
+    """Logits, and for each SAE `<write
+    hook>.hook_sae_{input,acts_pre,acts_post,recons,error,output}` by position."""
     cache: dict[str, Tensor] = {}
     with (
         edit_activations(model, hooks or {}),
@@ -341,7 +357,8 @@ def _store(
 
 
 def _turn(sae: SAE) -> tuple[bool, bool]:
-    """Hooks at one place run in the order of the SAEs: what reads there comes after what writes there."""
+    """Hooks at one place run in the order of the SAEs: what reads there comes after what writes
+    there."""
     return sae.cfg.transcoder, write_hook(sae).endswith(".hook_resid_mid")
 
 

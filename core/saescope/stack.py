@@ -23,7 +23,8 @@ from saescope.splice import (
 )
 
 StackEdit = Callable[[int, Tensor, Tensor], Tensor]
-"""Takes an SAE's index in the stack, what it reads and what stands where it writes; returns what stands there instead."""
+"""Takes an SAE's index in the stack, what it reads and what stands where it writes; returns what
+stands there instead."""
 _PROBE_TOKENS = 4
 
 
@@ -37,7 +38,8 @@ class Stack:
     """Where each SAE stood in the list that the stack was made of."""
 
     def read(self, ids: Int[Tensor, "batch n_pos"]) -> list[SiteRecord]:
-        """What each SAE sees and makes of a batch, from one forward pass that goes no further than the last site."""
+        """What each SAE sees and makes of a batch, from one forward pass that goes no further than
+        the last site."""
         return read_sites(self.model, self.saes, ids)
 
     def edits(self, edit: StackEdit) -> dict[str, Edit]:
@@ -86,7 +88,8 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
 
 
 def _turns(model: LanguageModel, saes: Sequence[SAE]) -> list[int]:
-    """When each SAE's written site is reached: found out by a pass over a few tokens, since no list of hooks is in that order."""
+    """When each SAE's written site is reached: found out by a pass over a few tokens, since no list
+    of hooks is in that order."""
     if len(saes) < 2:
         return [0] * len(saes)
     hooks = list(dict.fromkeys(name for sae in saes for name in site_hooks(sae)))

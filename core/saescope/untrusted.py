@@ -1,4 +1,5 @@
-"""Text that strangers wrote, before anyone reads it: no control, direction or zero-width characters, no live markup, capped."""
+"""Text that strangers wrote, before anyone reads it: no control, direction or zero-width
+characters, no live markup, capped."""
 
 import re
 import unicodedata
@@ -8,7 +9,8 @@ MOST_TOKEN_CHARS = 60
 
 _TERMINAL = re.compile(
     "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor
-    "|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"  # titles and links, which carry an address
+    # titles and links, which carry an address
+    "|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"
     "|\x1b."
 )
 _COMMAND = re.compile(
@@ -25,7 +27,8 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def clean_line(text: str, limit: int = MOST_CHARS) -> str:
-    """One line of plain text: tags get single quotation marks for brackets, Markdown links and images lose their address."""
+    """One line of plain text: tags get single quotation marks for brackets, Markdown links and
+    images lose their address."""
     plain = _printable(_SPACE.sub(" ", _TERMINAL.sub("", text[: 20 * limit])))
     plain = _TAG.sub(
         lambda tag: f"{_OPEN}{tag[1]}{_CLOSE if tag[2] else ''}", _LINK.sub(r"\1", plain)
@@ -34,17 +37,20 @@ def clean_line(text: str, limit: int = MOST_CHARS) -> str:
 
 
 def clean_token(text: str, limit: int = MOST_TOKEN_CHARS) -> str:
-    """A token or a piece of a text: spaces, line ends and angle brackets stay (`<bos>` is a token); at most `limit` characters."""
+    """A token or a piece of a text: spaces, line ends and angle brackets stay (`<bos>` is a token);
+    at most `limit` characters."""
     return _capped(_printable(_TERMINAL.sub("", text[: 20 * limit])), limit)
 
 
 def clean_output(text: str) -> str:
-    """Text for a terminal, whole: without what a terminal would obey or not show; spaces and line ends stay."""
+    """Text for a terminal, whole: without what a terminal would obey or not show; spaces and line
+    ends stay."""
     return text if text.isascii() and text.isprintable() else _printable(_COMMAND.sub("", text))
 
 
 def is_hidden(char: str) -> bool:
-    """Whether it is a control, direction, zero-width, private or unassigned character; line ends and tabs are not."""
+    """Whether it is a control, direction, zero-width, private or unassigned character; line ends
+    and tabs are not."""
     return char not in "\n\t" and unicodedata.category(char) in _HIDDEN
 
 

@@ -1,4 +1,5 @@
-"""One text run with several changes at once: the batch is widened at the first site where that is right, else from the start."""
+"""One text run with several changes at once: the batch is widened at the first site where that is
+right, else from the start."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -39,7 +40,8 @@ class Variants(NamedTuple):
 
     n: int
     at_site: StackEdit
-    """Both what an SAE reads and what stands where it writes have one row, or one for each variant; what is returned has the latter."""
+    """Both what an SAE reads and what stands where it writes have one row, or one for each variant;
+    what is returned has the latter."""
 
 
 def run_variants(
@@ -52,9 +54,9 @@ def run_variants(
 ) -> tuple[Float[Tensor, "n d_vocab"], Float[Tensor, "n d_vocab"]]:
     """Logits at `position` with each variant's changes: (clean, changed), row by row.
 
-    `sites` are the clean records. Where a variant changes an SAE further down too, the one above sees the run that holds that change.
-    The clean row runs beside each group of variants, so that a difference of the two is free of the noise that another batch shape
-    would bring.
+    `sites` are the clean records. Where a variant changes an SAE further down too, the one above
+    sees the run that holds that change. The clean row runs beside each group of variants, so that a
+    difference of the two is free of the noise that another batch shape would bring.
     """
     clean: list[Tensor] = []
     changed: list[Tensor] = []
@@ -77,17 +79,20 @@ def forward_variants(
     last: int = 0,
     grad: bool = False,
 ) -> Float[Tensor, "n_variants n_out d_vocab"]:
-    """Logits of one text with each variant where the SAEs write; of the `last` positions at least, if that is given."""
+    """Logits of one text with each variant where the SAEs write; of the `last` positions at least,
+    if that is given."""
     widened = variants.n == 1 or widens(stack.model, stack.saes[0])
     rows = ids if widened else ids.expand(variants.n, -1)
     return _forward(stack.model, stack.edits(variants.at_site), rows, last=last, grad=grad)
 
 
 def widens(model: LanguageModel, sae: SAE) -> bool:
-    """Whether the batch may be widened in the middle of a forward pass, at this SAE's site; found out once, on a few tokens.
+    """Whether the batch may be widened in the middle of a forward pass, at this SAE's site; found
+    out once, on a few tokens.
 
-    Some models keep something of the batch that came in (BLOOM its position biases, OPT the shape of its hidden states): there the
-    layers above the site fail or, worse, mix the rows up. So the widened pass must give what a batch gives that was wide from the start.
+    Some models keep something of the batch that came in (BLOOM its position biases, OPT the shape
+    of its hidden states): there the layers above the site fail or, worse, mix the rows up. So the
+    widened pass must give what a batch gives that was wide from the start.
     """
     site = read_hook(sae), write_hook(sae)
     if site not in model.widens:
@@ -101,7 +106,8 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
     noise = torch.randn(_ROWS, _POSITIONS, sae.cfg.d_out, generator=draw).to(model.device)
 
     def vary(read: Tensor, written: Tensor) -> Tensor:
-        """Changes as large as what stands there, so that an error in any row shows in the logits."""
+        """Changes as large as what stands there, so that an error in any row shows in the
+        logits."""
         scale = written[:1].reshape(1, _POSITIONS, -1).float().norm(dim=-1, keepdim=True)
         change = noise * scale / noise.norm(dim=-1, keepdim=True)
         return add_at_site(_rows(written, _ROWS), change)

@@ -1,4 +1,5 @@
-"""What may stand for an argument of a prompt or for a variable of a resource's URI, as the user types it."""
+"""What may stand for an argument of a prompt or for a variable of a resource's URI, as the user
+types it."""
 
 from collections.abc import Iterable
 
@@ -13,7 +14,8 @@ MOST = 100
 
 
 async def complete(state: AppState, name: str, typed: str) -> Completion:
-    """Values of the argument `name` that contain what was typed; those that begin with it come first."""
+    """Values of the argument `name` that contain what was typed; those that begin with it come
+    first."""
     typed = typed.lower()
     found = sorted(
         (value for value in dict.fromkeys(await _values(state, name)) if typed in value.lower()),

@@ -1,4 +1,5 @@
-"""Ready-made investigations: what a person picks from a menu, written out as the steps that an agent takes with the tools."""
+"""Ready-made investigations: what a person picks from a menu, written out as the steps that an
+agent takes with the tools."""
 
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
@@ -24,7 +25,8 @@ def explain_prediction(
     target: Annotated[
         str,
         Field(
-            description='Token to explain, leading space kept, e.g. " Paris"; empty: the most likely one.'
+            description='Token to explain, leading space kept, e.g. " Paris"; empty: the most '
+            "likely one."
         ),
     ] = "",
     against: Annotated[str, Field(description='Token to compare with, e.g. " London".')] = "",
@@ -32,14 +34,19 @@ def explain_prediction(
 ) -> str:
     """Find the features behind a predicted token, and check them by ablation."""
     given = {name: value for name, value in (("target", target), ("against", against)) if value}
-    return f"""Explain why the model predicts {f"{target!r}" if target else "its most likely token"} after this text: {prompt!r}.
+    same: dict[str, object] = {"sae": sae or "HANDLE", "prompt": prompt, **given}
+    explain = next_call("attribute_logit", **same, sign="positive")
+    test = next_call("intervene", **same, edits=[{"feature": 0, "mode": "ablate"}])
+    return f"""Explain why the model predicts \
+{f"{target!r}" if target else "its most likely token"} after this text: {prompt!r}.
 1. {_load(sae)}
-2. Call {next_call("attribute_logit", sae=sae or "HANDLE", prompt=prompt, sign="positive", **given)}. Is the target what the model really \
-predicts (rank, prob)? If not, say so first.
-3. Start from measured_effect and joint, beside the controls. Where agreement is low or error_share is high, say that this SAE does not \
-explain the prediction, and stop there.
-4. Call top_features for the two or three strongest features on other texts: what else do they fire on?
-5. Test the strongest: {next_call("intervene", sae=sae or "HANDLE", prompt=prompt, edits=[{"feature": 0, "mode": "ablate"}], **given)} \
+2. Call {explain}. \
+Is the target what the model really predicts (rank, prob)? If not, say so first.
+3. Start from measured_effect and joint, beside the controls. Where agreement is low or \
+error_share is high, say that this SAE does not explain the prediction, and stop there.
+4. Call top_features for the two or three strongest features on other texts: what else do they \
+fire on?
+5. Test the strongest: {test} \
 with its index in place of 0, and read delta_logit beside control.
 {_REPORT}"""
 
@@ -53,14 +60,17 @@ def test_concept(
     """Find features of a concept, and test on new texts and by steering whether they are that."""
     return f"""Find out whether the model has a feature for this concept, and test it: {concept!r}.
 1. {_load(sae)}
-2. Write thirty short texts with the concept and thirty like them without it: same length, same topics, same style.
-3. Call find_features(sae="{sae or "HANDLE"}", texts=[with], against=[without]): features are chosen on one half of the texts and tested \
-on the other. Go by the held-out separation. Distrust features that are dense, that fire on one word only, or that follow length.
-4. For the best two or three: describe_feature(sae="{sae or "HANDLE"}", feature=0) with the index in place of 0. Do other texts say the \
-same? Then quiz_feature, answer its items from your idea of the feature alone, and label_feature with the quiz_id: balanced_accuracy is \
-the test.
-5. Steer with the best one: steer_generate(sae="{sae or "HANDLE"}", prompt="...", features=[{{"feature": 0, "strength": 1}}]) with its \
-index in place of 0, at strengths 0.5, 1 and 2. Compare steered with baseline and with controls; broken text proves nothing.
+2. Write thirty short texts with the concept and thirty like them without it: same length, same \
+topics, same style.
+3. Call find_features(sae="{sae or "HANDLE"}", texts=[with], against=[without]): features are \
+chosen on one half of the texts and tested on the other. Go by the held-out separation. Distrust \
+features that are dense, that fire on one word only, or that follow length.
+4. For the best two or three: describe_feature(sae="{sae or "HANDLE"}", feature=0) with the index \
+in place of 0. Do other texts say the same? Then quiz_feature, answer its items from your idea of \
+the feature alone, and label_feature with the quiz_id: balanced_accuracy is the test.
+5. Steer with the best one: steer_generate(sae="{sae or "HANDLE"}", prompt="...", \
+features=[{{"feature": 0, "strength": 1}}]) with its index in place of 0, at strengths 0.5, 1 and \
+2. Compare steered with baseline and with controls; broken text proves nothing.
 6. "No such feature in this SAE" is a result: say so rather than keep the least bad one.
 {_REPORT}"""
 
@@ -69,11 +79,15 @@ def judge_sae(sae: Handle = "") -> str:
     """Measure how far an SAE can be trusted, with baselines."""
     return f"""Judge this SAE: {sae or "the embedded default"}.
 1. {_load(sae)}
-2. Read check: is the SAE on the tensor that it was trained on, and is its L0 near the published one? If the verdict is "wrong", stop.
-3. Call evaluate_sae(sae="{sae or "HANDLE"}"). It may return a job_id: then job_status(job_id="...", wait_s=30).
-4. Report ce_score, explained_variance, l0, dead_share and dense_share beside the baselines (a random SAE, PCA of the same rank), and the \
-verdict with its reasons. An SAE that is no better than its baselines is not good, whatever its loss.
-5. Say for what it is good enough (reading features, explaining predictions, steering) and for what it is not.
+2. Read check: is the SAE on the tensor that it was trained on, and is its L0 near the published \
+one? If the verdict is "wrong", stop.
+3. Call evaluate_sae(sae="{sae or "HANDLE"}"). It may return a job_id: then \
+job_status(job_id="...", wait_s=30).
+4. Report ce_score, explained_variance, l0, dead_share and dense_share beside the baselines (a \
+random SAE, PCA of the same rank), and the verdict with its reasons. An SAE that is no better than \
+its baselines is not good, whatever its loss.
+5. Say for what it is good enough (reading features, explaining predictions, steering) and for \
+what it is not.
 {_REPORT}"""
 
 
@@ -81,13 +95,15 @@ def train_an_sae(
     model: Annotated[
         str,
         Field(
-            description='Model to look into: a hub name or a local folder, e.g. "gpt2"; empty: the embedded one.'
+            description='Model to look into: a hub name or a local folder, e.g. "gpt2"; empty: the '
+            "embedded one."
         ),
     ] = "",
     dataset: Annotated[
         str,
         Field(
-            description='Text: a local file or folder, or "hf:owner/name"; empty: the embedded sample.'
+            description='Text: a local file or folder, or "hf:owner/name"; empty: the embedded '
+            "sample."
         ),
     ] = "",
     hook_name: Annotated[
@@ -105,19 +121,23 @@ def train_an_sae(
         if hook_name
         else " Choose the residual stream in the middle of the model unless I say otherwise."
     )
-    return f"""Train an SAE{f" on {model}" if model else ""}{f" with the text in {dataset}" if dataset else ""}.{site}
-1. Plan first: {next_call("train_sae", **said, dry_run=True)}. Show me time, memory, disk and every warning, then ask before you start.
+    return f"""Train an \
+SAE{f" on {model}" if model else ""}{f" with the text in {dataset}" if dataset else ""}.{site}
+1. Plan first: {next_call("train_sae", **said, dry_run=True)}. Show me time, memory, disk and \
+every warning, then ask before you start.
 2. After my yes: the same call without dry_run. Note the job_id.
-3. Follow it with job_status(job_id="...", wait_s=30), not more often than needed. Loss should fall, l0 approach its target, dead_share \
-stay under 5 %. Interrupted or failed: train_sae(resume="...") goes on from the last checkpoint.
+3. Follow it with job_status(job_id="...", wait_s=30), not more often than needed. Loss should \
+fall, l0 approach its target, dead_share stay under 5 %. Interrupted or failed: \
+train_sae(resume="...") goes on from the last checkpoint.
 4. When it is done: the load_sae call in next, then evaluate_sae(sae="..."), with its baselines.
 5. Look at ten features with top_features on my kind of text, and say what they seem to be.
 6. Publish nothing unless I ask: publish_sae is a dry run by default.
 {_REPORT}"""
 
 
-_REPORT = """Report: handle, feature indices, numbers beside their controls, result_id, and what was left out. Claim no more than the \
-evidence field allows; "causes" needs intervened or controlled."""
+_REPORT = """Report: handle, feature indices, numbers beside their controls, result_id, and what \
+was left out. Claim no more than the evidence field allows; "causes" needs intervened or \
+controlled."""
 
 PROMPTS = [
     ReadyPrompt(explain_prediction, "Explain a prediction"),
@@ -129,5 +149,8 @@ PROMPTS = [
 
 def _load(sae: str) -> str:
     if sae:
-        return f'Use sae="{sae}"; if it is not loaded, the error names the load_sae call that loads it.'
+        return (
+            f'Use sae="{sae}"; if it is not loaded, the error names the load_sae call that '
+            "loads it."
+        )
     return "Call load_sae(), read check.verdict, and use the handle that it returns as HANDLE."

@@ -1,4 +1,5 @@
-"""Every limit and default of the server in one frozen model; `SAESCOPE_<NAME>` in the environment changes one."""
+"""Every limit and default of the server in one frozen model; `SAESCOPE_<NAME>` in the environment
+changes one."""
 
 import os
 from collections.abc import Mapping
@@ -27,7 +28,8 @@ def _here() -> tuple[Path, ...]:
 
 
 def _roots(*folders: str) -> tuple[Path, ...]:
-    """Desktop clients start servers in "/" or among their own settings, and a service's home may be a system folder: those are left out."""
+    """Desktop clients start servers in "/" or among their own settings, and a service's home may be
+    a system folder: those are left out."""
     return tuple(
         dict.fromkeys(
             place
@@ -43,8 +45,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     read_roots: tuple[Path, ...] = Field(default_factory=_home_and_here)
-    """Folders below which tools may read, hidden folders excepted; in the environment separated as PATH is. Default: the home folder
-    and the working folder."""
+    """Folders below which tools may read, hidden folders excepted; in the environment separated as
+    PATH is. Default: the home folder and the working folder."""
     write_roots: tuple[Path, ...] = Field(default_factory=_here)
     """Folders below which publish_sae may make one; as above. Default: the working folder."""
     read_anywhere: bool = False
@@ -52,7 +54,8 @@ class Settings(BaseModel):
     offline: bool = False
     """Never use the network."""
     allow_pickle: bool = False
-    """Convert an SAE's .pt file to safetensors, in a confined process, the first time that it is loaded."""
+    """Convert an SAE's .pt file to safetensors, in a confined process, the first time that it is
+    loaded."""
 
     max_models: int = Field(default=16, ge=1)
     """A guard against loads without end: what is loaded is bounded by memory_share."""
@@ -63,7 +66,8 @@ class Settings(BaseModel):
     max_message_bytes: int = Field(default=2**23, ge=1024)
     """Of one JSON-RPC message."""
     sink_factor: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-    """Times the typical norm at a site beyond which a position is left out as an attention sink; 0: none is."""
+    """Times the typical norm at a site beyond which a position is left out as an attention sink; 0:
+    none is."""
     max_prompt_chars: int = Field(default=65536, ge=1)
     max_id_chars: int = Field(default=256, ge=1)
     max_path_chars: int = Field(default=4096, ge=1)
@@ -74,7 +78,8 @@ class Settings(BaseModel):
     max_file_texts: int = Field(default=10_000, ge=1)
     """Texts that texts_file or against_file may hold."""
     max_file_tokens: int = Field(default=2**19, ge=1)
-    """Tokens of all texts of a call that reads them from files, and of all that they are contrasted with."""
+    """Tokens of all texts of a call that reads them from files, and of all that they are contrasted
+    with."""
     max_positions: int = Field(default=256, ge=1)
     max_new_tokens: int = Field(default=256, ge=1)
     max_samples: int = Field(default=4, ge=1)

@@ -1,8 +1,11 @@
-"""Steer with one feature at several strengths, and print the texts and their numbers beside random-feature controls.
+"""Steer with one feature at several strengths, and print the texts and their numbers beside
+random-feature controls.
 
-    python sweep_strengths.py --feature 1234 --prompt "I went to the window and saw" --strengths 0.25 0.5 1 2
+    python sweep_strengths.py --feature 1234 --prompt "I went to the window and saw" --strengths
+    0.25 0.5 1 2
 
-Without --release or --path: the embedded SAE. Needs saescope. Ends with 1, and a line that says what to do, if something is wrong.
+Without --release or --path: the embedded SAE. Needs saescope. Ends with 1, and a line that says
+what to do, if something is wrong.
 """
 
 import argparse
@@ -72,7 +75,8 @@ def sweep(ss, said):
         print(row(f"{strength:g}", done.steered[0], done.controls))
         print(f"          {done.verdict}")
     print(
-        f"unit: {done.unit_values[0]:.4g} ({done.unit_source}); concept tokens: {', '.join(map(repr, done.concept_tokens[:8]))} ..."
+        f"unit: {done.unit_values[0]:.4g} ({done.unit_source}); concept tokens: "
+        f"{', '.join(map(repr, done.concept_tokens[:8]))} ..."
     )
 
 

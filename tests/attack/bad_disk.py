@@ -1,4 +1,5 @@
-"""Every write of each writer fails in turn: `LD_PRELOAD=bad_disk.so python -m tests.attack.bad_disk FOLDER ERROR SEED MOST`.
+"""Every write of each writer fails in turn: `LD_PRELOAD=bad_disk.so python -m tests.attack.bad_disk
+FOLDER ERROR SEED MOST`.
 
 Tells, writer by writer and moment by moment, what was wrong: nothing is expected.
 """
@@ -45,7 +46,8 @@ CONTENT = bytes(range(256)) * 800
 
 @dataclass
 class Writer:
-    """Something that writes, and what is there afterwards: the new or the old state, or nothing, but never half."""
+    """Something that writes, and what is there afterwards: the new or the old state, or nothing,
+    but never half."""
 
     work: Callable[[], Awaitable[list[str]]]
     left: Callable[[], Any]

@@ -1,4 +1,5 @@
-"""The attacks: `make attack` runs them all; those without the mark `attack` are quick and run in `make test` too."""
+"""The attacks: `make attack` runs them all; those without the mark `attack` are quick and run in
+`make test` too."""
 
 import os
 import random
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LONGEST_S = 900
-"""The most that one test of the long tier may take: `make attack` resumes between tests, not inside them."""
+"""The most that one test of the long tier may take: `make attack` resumes between tests, not inside
+them."""
 
 
 @dataclass
 class Attack:
-    """Counts the cases of one test, and goes on after one that failed, so that all that fail are told."""
+    """Counts the cases of one test, and goes on after one that failed, so that all that fail are
+    told."""
 
     seed: str
     n_cases: int = 0
@@ -44,7 +47,8 @@ class Attack:
 
 @pytest.fixture
 def attack(request: pytest.FixtureRequest) -> Iterator[Attack]:
-    """A counter of cases with a random generator of its own, seeded by `ATTACK_SEED` and the test's name."""
+    """A counter of cases with a random generator of its own, seeded by `ATTACK_SEED` and the test's
+    name."""
     counter = Attack(f"{os.environ.get('ATTACK_SEED', '0')} {request.node.nodeid}")
     yield counter
     request.node.user_properties += [

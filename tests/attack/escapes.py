@@ -1,6 +1,8 @@
-"""Ways out of the folders that a server may read and write: links, `..`, absolute paths, names in indexes and configurations.
+"""Ways out of the folders that a server may read and write: links, `..`, absolute paths, names in
+indexes and configurations.
 
-What they lead to is good: a model, an SAE, a text. A server that follows one of them gives no error, so it is the error that is asked for.
+What they lead to is good: a model, an SAE, a text. A server that follows one of them gives no
+error, so it is the error that is asked for.
 """
 
 import json
@@ -17,7 +19,8 @@ CANARY = "canary-7f3a"
 REFUSED = ("PATH_NOT_ALLOWED",)
 NO_FILE = ("PATH_NOT_ALLOWED", "FILE_SUSPICIOUS", "FILE_READ_ERROR", "FILE_MISSING")
 ANY = ()
-"""Any reply will do, so long as nothing outside is opened: transformers or saescope has no need of what is named."""
+"""Any reply will do, so long as nothing outside is opened: transformers or saescope has no need of
+what is named."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +288,8 @@ KEYS = (
 
 
 def _references() -> Iterator[Escape]:
-    """Configurations that name files: what leads up is refused, an absolute path (of the machine that wrote it) is never opened."""
+    """Configurations that name files: what leads up is refused, an absolute path (of the machine
+    that wrote it) is never opened."""
 
     def made(
         file: str, said: Callable[[str], dict[str, Any]], to: str
@@ -406,7 +410,8 @@ def _for_worker(
 
 
 ROOT = "root"
-"""In a piece of its own: a rule for the whole tree knows this path as that of somebody's machine."""
+"""In a piece of its own: a rule for the whole tree knows this path as that of somebody's
+machine."""
 PLACES = (
     *("{outside}/{what}", "{root}/../outside/{what}", "{root}/sae/../../outside/{what}"),
     *("{home}/.ssh/{what}", "~/.ssh/{what}", "~/.config/{what}", "/etc/passwd", "/etc", "/"),

@@ -1,4 +1,5 @@
-"""Tiny random models of every family that transformers can build from a config and transformer-lens holds."""
+"""Tiny random models of every family that transformers can build from a config and transformer-lens
+holds."""
 
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,8 @@ NOISE = 0.1
 
 
 def build(family: str, folder: Path, tokenizer: Any) -> Path:
-    """The family's model folder, as save_pretrained writes it; no norm or bias is at its initial value."""
+    """The family's model folder, as save_pretrained writes it; no norm or bias is at its initial
+    value."""
     import transformers
 
     architecture, own = FAMILIES[family]

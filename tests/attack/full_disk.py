@@ -1,4 +1,5 @@
-"""What writes, on a disk that is full or read-only: `python -m tests.attack.full_disk FOLDER KIND` tells what each said and left."""
+"""What writes, on a disk that is full or read-only: `python -m tests.attack.full_disk FOLDER KIND`
+tells what each said and left."""
 
 import asyncio
 import json
@@ -24,7 +25,8 @@ GLASS = Path(__file__).parents[1] / "data" / "glassllm-en"
 
 
 def fill(folder: Path, kind: str) -> None:
-    """No byte more fits, or none may be written. A file's size is limited where no file system can be mounted."""
+    """No byte more fits, or none may be written. A file's size is limited where no file system can
+    be mounted."""
     if kind == "limit":
         import resource
 

@@ -25,5 +25,6 @@ TEXTS = (
 
 
 def unsafe(text: str) -> set[str]:
-    """Characters that must not stand raw in a line of protocol: controls but none, half surrogates."""
+    """Characters that must not stand raw in a line of protocol: controls but none, half
+    surrogates."""
     return {char for char in text if unicodedata.category(char) in ("Cc", "Cs")}

@@ -1,4 +1,5 @@
-"""The sites of any family's blocks in a plain Hugging Face model, by the names of its own modules and by nothing of a bridge."""
+"""The sites of any family's blocks in a plain Hugging Face model, by the names of its own modules
+and by nothing of a bridge."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -26,7 +27,8 @@ FINAL_NORMS = (
 FLAT_MLP = ("opt", "xglm")
 """Families whose block has no module for its MLP: fc1 and fc2 stand in it side by side."""
 SCALED = {"granite": 0.5}
-"""What attention and the MLP write is multiplied by this before it is added; the hooks stand behind that."""
+"""What attention and the MLP write is multiplied by this before it is added; the hooks stand behind
+that."""
 DOWN = ("down_proj", "dense_4h_to_h", "c_proj", "fc_out", "fc2", "w2", "Wo", "proj_2")
 FLAT_SITES = {
     "hook_mlp_out": ("fc2", False),
@@ -47,7 +49,8 @@ ADDED_BY = {
     "olmo_hybrid": ("post_attention_layernorm", "post_feedforward_layernorm"),
     "afmoe": ("post_attention_layernorm", "post_mlp_layernorm"),
 }
-"""What attention and the MLP add to the residual stream is the output of these, norms for the most part."""
+"""What attention and the MLP add to the residual stream is the output of these, norms for the most
+part."""
 
 
 class Plain:
@@ -72,7 +75,8 @@ class Plain:
         )
 
     def place(self, hook_name: str) -> tuple[nn.Module, bool] | None:
-        """The module of a site, and whether the site is its input; None where the family has no such module."""
+        """The module of a site, and whether the site is its input; None where the family has no
+        such module."""
         _, layer, site = hook_name.split(".", 2)
         block = self.blocks[int(layer)]
         attention, mlp = _child(block, ATTENTION), _child(block, MLP)
@@ -119,7 +123,8 @@ class Plain:
         return self._module(path) is not None
 
     def module(self, ids: Tensor, path: str, side: str) -> Tensor:
-        """What enters or leaves "layers.1", or its attention or MLP ("layers.1.mlp"), heads flattened."""
+        """What enters or leaves "layers.1", or its attention or MLP ("layers.1.mlp"), heads
+        flattened."""
         module, found = self._module(path), list[Tensor]()
         assert module is not None, f"the plain model has no {path}"
 
@@ -158,7 +163,8 @@ class Plain:
         return next((there[name] for name in FINAL_NORMS if name in there), None)
 
     def unembed(self, residual: Tensor) -> Tensor:
-        """What the final norm and the unembedding make of a residual stream, before any soft cap."""
+        """What the final norm and the unembedding make of a residual stream, before any soft
+        cap."""
         norm = self.final_norm
         with torch.no_grad():
             normed = residual if norm is None else norm(residual[None])[0]

@@ -1,4 +1,5 @@
-"""Every tool on a home, and on a run's folder, that may only be read: `python -m tests.attack.read_only FOLDER WHERE`."""
+"""Every tool on a home, and on a run's folder, that may only be read: `python -m
+tests.attack.read_only FOLDER WHERE`."""
 
 import asyncio
 import json
@@ -22,7 +23,8 @@ TEXT = "The old man went to the sea. "
 
 
 def closed(folder: Path, place: Path) -> None:
-    """Nobody may write there any more; root would, so it becomes somebody else, who owns the place."""
+    """Nobody may write there any more; root would, so it becomes somebody else, who owns the
+    place."""
     for place in (folder, *folder.rglob("*")):
         place.chmod(0o555 if place.is_dir() else 0o444)
     if os.geteuid() == 0:

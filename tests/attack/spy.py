@@ -1,4 +1,5 @@
-"""`saescope serve` that writes down every file and folder that Python opens or changes, with links resolved."""
+"""`saescope serve` that writes down every file and folder that Python opens or changes, with links
+resolved."""
 
 import os
 import sys
@@ -13,7 +14,8 @@ def spy(log: str) -> None:
     def hook(event: str, args: tuple[object, ...]) -> None:
         if event in OPENING or event in CHANGING:
             for path in args[:1] if event in OPENING else args[:2]:
-                # A relative name may be one below a descriptor, as rmtree has them; what is secret, inotify watches as well.
+                # A relative name may be one below a descriptor, as rmtree has them; what is secret,
+                # inotify watches as well.
                 if isinstance(path, str | bytes | os.PathLike) and os.path.isabs(path):
                     place = os.path.realpath(os.fsdecode(path))
                     os.write(written, f"{event} {place}\n".encode(errors="replace"))

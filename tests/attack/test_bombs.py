@@ -1,4 +1,5 @@
-"""Small files that claim or unpack to far more than they are (parquet, GGUF, npz, .pt, JSON): a coded error, in bounded memory and time."""
+"""Small files that claim or unpack to far more than they are (parquet, GGUF, npz, .pt, JSON): a
+coded error, in bounded memory and time."""
 
 import io
 import struct

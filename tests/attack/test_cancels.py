@@ -1,4 +1,5 @@
-"""Calls of every tool on the embedded model, cancelled at odd moments: heard within a second, and the model is exactly as before."""
+"""Calls of every tool on the embedded model, cancelled at odd moments: heard within a second, and
+the model is exactly as before."""
 
 import asyncio
 import time
@@ -74,7 +75,8 @@ async def loaded(folder: Path) -> AsyncGenerator[tuple[AppState, str]]:
 
 
 async def heard(state: AppState, call: tuple[str, dict[str, Any]], *, after_s: float) -> float:
-    """Seconds of computing from a cancel until the call has ended and no thread is left at work for it."""
+    """Seconds of computing from a cancel until the call has ended and no thread is left at work for
+    it."""
     task = asyncio.create_task(tool(call[0]).call(state, call[1]))
     await asyncio.sleep(after_s)
     started = time.process_time()

@@ -1,4 +1,5 @@
-"""Clocks set by years, forwards and back, while a training runs, a lock is held or an answer is kept: nothing hangs, ages or is lost."""
+"""Clocks set by years, forwards and back, while a training runs, a lock is held or an answer is
+kept: nothing hangs, ages or is lost."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,5 @@
-"""Damaged config, tokenizer and weights of a language model: loaded as they are, or refused with a cause."""
+"""Damaged config, tokenizer and weights of a language model: loaded as they are, or refused with a
+cause."""
 
 import shutil
 import time

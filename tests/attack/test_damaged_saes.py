@@ -1,5 +1,5 @@
-"""Damaged files of every format of SAEs: the right numbers, or an error with a code. npz and .pt files carry checksums: there, one that
-loads computes what the whole one does."""
+"""Damaged files of every format of SAEs: the right numbers, or an error with a code. npz and .pt
+files carry checksums: there, one that loads computes what the whole one does."""
 
 import json
 import shutil

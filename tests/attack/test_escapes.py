@@ -1,4 +1,5 @@
-"""Ways out of the roots, on a server over stdio: an audit hook and inotify see every file that is opened, by whichever library."""
+"""Ways out of the roots, on a server over stdio: an audit hook and inotify see every file that is
+opened, by whichever library."""
 
 import ctypes
 import os
@@ -247,7 +248,8 @@ async def test_a_server_of_a_desktop_client_reads_the_home_alone(
 
 @contextmanager
 def exchanging(good: Path, bad: Path) -> Generator[None]:
-    """While the block runs, the name of a good file or folder leads to a bad one every other moment."""
+    """While the block runs, the name of a good file or folder leads to a bad one every other
+    moment."""
     stop, aside, link = threading.Event(), good.with_name("aside"), good.with_name("link")
 
     def exchange() -> None:
@@ -274,7 +276,8 @@ def exchanging(good: Path, bad: Path) -> Generator[None]:
 async def test_what_is_exchanged_while_it_is_opened_is_never_read(
     what: str, base: Path, attack: Attack
 ) -> None:
-    """A folder may be entered before its file is refused by its descriptor: it is reading that must not happen."""
+    """A folder may be entered before its file is refused by its descriptor: it is reading that must
+    not happen."""
     async with fort(base) as server:
         root, outside = server.ground.root, server.ground.outside
         with exchanging(root / what, outside / what):
@@ -324,7 +327,8 @@ async def test_texts_that_are_exchanged_while_they_are_opened_are_never_read(
 
 
 def fill_cache(cache: Path, model: Path, *, lead_out: str = "", to: Path = Path()) -> None:
-    """A model as the hub's cache keeps it: blobs, and links to them; one of them may lead elsewhere."""
+    """A model as the hub's cache keeps it: blobs, and links to them; one of them may lead
+    elsewhere."""
     snapshot = cache / "snapshots" / COMMIT
     for folder in (cache / "blobs", cache / "refs", snapshot):
         folder.mkdir(parents=True)

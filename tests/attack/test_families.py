@@ -1,4 +1,5 @@
-"""Every family x site x operation gives what plain PyTorch hooks on a fresh Hugging Face model give, or refuses with a code."""
+"""Every family x site x operation gives what plain PyTorch hooks on a fresh Hugging Face model
+give, or refuses with a code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,8 @@ QUICK = (
 REFUSED = ("falcon_new", "helium", "opt_post", "persimmon", "phimoe")
 """Families that transformer-lens does not hold, or fails on."""
 OWN_HEADS = ("modernbert_decoder", "openai_gpt")
-"""Families with more than a norm and a matrix between the residual stream and the logits, or with norms behind the sums."""
+"""Families with more than a norm and a matrix between the residual stream and the logits, or with
+norms behind the sums."""
 SITES = (
     "hook_resid_pre",
     "hook_resid_mid",
@@ -141,7 +143,8 @@ CHECKS = (check_record, check_variants, check_gradient, check_evaluation, check_
 
 
 def check_readout(model: LanguageModel, plain: Plain) -> None:
-    """Along directions that the final norm's scale does not see, a step of the residual stream moves the logits as we say."""
+    """Along directions that the final norm's scale does not see, a step of the residual stream
+    moves the logits as we say."""
     r = record_activations(model, IDS, ["unembed.hook_in"])["unembed.hook_in"][0, 3]
     draw = torch.Generator().manual_seed(2)
     r = torch.randn(r.shape, generator=draw)
@@ -160,7 +163,8 @@ MODULES = ("layers.1", "layers.1.attn", "layers.1.mlp")
 
 
 def check_module(model: LanguageModel, plain: Plain, module: str, side: str) -> None:
-    """The hook that is given for a module carries what that module reads or gives in the plain model."""
+    """The hook that is given for a module carries what that module reads or gives in the plain
+    model."""
     hook_names = model.hooks_of_module(module, side)
     if not plain.has(module):
         assert not hook_names

@@ -1,4 +1,5 @@
-"""On a disk that is full, read-only or failing at any write: a coded error with its folder; nothing half stays, nothing good is lost."""
+"""On a disk that is full, read-only or failing at any write: a coded error with its folder; nothing
+half stays, nothing good is lost."""
 
 import json
 import os
@@ -28,7 +29,8 @@ CODES = {
 
 
 def mounted(folder: Path) -> list[str]:
-    """A command that runs another with a small file system of its own there; empty where this user may not mount."""
+    """A command that runs another with a small file system of its own there; empty where this user
+    may not mount."""
     command = ["unshare", "--mount", "sh", "-c", MOUNTED, "sh", str(folder)]
     try:
         tried = subprocess.run([*command, "true"], capture_output=True, check=False)

@@ -1,4 +1,5 @@
-"""Control characters, bidi, markup that gives orders, half emojis and huge words, through every reply that can carry a text."""
+"""Control characters, bidi, markup that gives orders, half emojis and huge words, through every
+reply that can carry a text."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Servers killed in the middle of a call, over stdio: the next one on the same home starts, lists what was there, and nothing is torn."""
+"""Servers killed in the middle of a call, over stdio: the next one on the same home starts, lists
+what was there, and nothing is torn."""
 
 import os
 import signal

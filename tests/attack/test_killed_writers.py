@@ -1,4 +1,5 @@
-"""Kills while labels, handles, runs or a publication are written: what was done is there, what is half is never taken for whole."""
+"""Kills while labels, handles, runs or a publication are written: what was done is there, what is
+half is never taken for whole."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Workers killed at any moment of a training or an indexing: everything is readable afterwards, and a resume ends as an undisturbed run."""
+"""Workers killed at any moment of a training or an indexing: everything is readable afterwards, and
+a resume ends as an undisturbed run."""
 
 import asyncio
 import os

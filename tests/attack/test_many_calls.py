@@ -1,4 +1,5 @@
-"""Sixteen callers at once get the answers that one alone gets, and a thousand calls leave no memory behind."""
+"""Sixteen callers at once get the answers that one alone gets, and a thousand calls leave no memory
+behind."""
 
 import asyncio
 import gc

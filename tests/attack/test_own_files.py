@@ -1,4 +1,5 @@
-"""Damaged files of our own (labels, jobs, indexes, checkpoints): what was written is shown, or that it is damaged, never anything else."""
+"""Damaged files of our own (labels, jobs, indexes, checkpoints): what was written is shown, or that
+it is damaged, never anything else."""
 
 import os
 import shutil
@@ -35,7 +36,8 @@ def files_of(folder: Path) -> list[Path]:
 def attacked(
     attack: Attack, whole: Path, work: Path, *, n: int, read: Callable[[Path], Any]
 ) -> None:
-    """Damage one file of a copy, `n` times: what is read is as written, or nothing, or a coded error."""
+    """Damage one file of a copy, `n` times: what is read is as written, or nothing, or a coded
+    error."""
     shutil.copytree(whole, work)
     expected = read(work)
     for i in range(n):

@@ -1,4 +1,5 @@
-"""A home and a run's folder that may only be read: tools that read answer as ever, those that write say which folder and what to do."""
+"""A home and a run's folder that may only be read: tools that read answer as ever, those that write
+say which folder and what to do."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Arguments drawn from the published schemas and beside them, half emojis included: a result or a coded error, never INTERNAL."""
+"""Arguments drawn from the published schemas and beside them, half emojis included: a result or a
+coded error, never INTERNAL."""
 
 import json
 import random

@@ -1,4 +1,5 @@
-"""Every switch and number of a family's configuration, changed: the logits are those of plain transformers, or the load names the cause."""
+"""Every switch and number of a family's configuration, changed: the logits are those of plain
+transformers, or the load names the cause."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,5 @@
-"""Runs inside Hermes's own environment: what it makes of our server and skill, as one line of JSON."""
+"""Runs inside Hermes's own environment: what it makes of our server and skill, as one line of
+JSON."""
 
 import json
 import sys

@@ -1,6 +1,8 @@
-"""Real clients and validators, in a clean home, with a clean copy of this checkout: sh scripts/get_clients.sh, then pytest -m clients.
+"""Real clients and validators, in a clean home, with a clean copy of this checkout: sh
+scripts/get_clients.sh, then pytest -m clients.
 
-They install the package anew, from the index that uv reaches: UV_* variables of the environment are passed on.
+They install the package anew, from the index that uv reaches: UV_* variables of the environment are
+passed on.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""Claude Code, Codex, Gemini and Hermes install the plugin, connect to its server and find its skill."""
+"""Claude Code, Codex, Gemini and Hermes install the plugin, connect to its server and find its
+skill."""
 
 import json
 import os

@@ -27,7 +27,8 @@ def test_skillsaw_finds_nothing_in_the_skill_and_the_manifests(run: Run, checkou
     assert "All checks passed" in run(
         "skillsaw", "lint", checkout / "skills" / "saescope", "--strict"
     )
-    # The root SKILL.md is the source of a skill and stands in a whole repository: what lies beside it is not the skill's.
+    # The root SKILL.md is the source of a skill and stands in a whole repository: what lies beside
+    # it is not the skill's.
     aside = [
         word
         for rule in ("agentskill-unreferenced-files", "agentskill-evals")

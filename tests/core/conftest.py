@@ -1,4 +1,5 @@
-"""Models of seven families from folders that transformers wrote, each beside a plain Hugging Face model of the same files."""
+"""Models of seven families from folders that transformers wrote, each beside a plain Hugging Face
+model of the same files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,8 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "qwen3": _qwen3,
     "neox": _neox,
 }
-EDIT_WARNING = "ignore:A forward hook edited hook_scale/hook_normalized"  # transformer-lens, where an edit at a norm is meant
+# transformer-lens, where an edit at a norm is meant
+EDIT_WARNING = "ignore:A forward hook edited hook_scale/hook_normalized"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -91,7 +93,8 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory, glass_dir: Path) -> Callable[[str], Path]:
-    """The model folder of a family, written by save_pretrained; norms and biases are not at their initial ones and zeros."""
+    """The model folder of a family, written by save_pretrained; norms and biases are not at their
+    initial ones and zeros."""
     made: dict[str, Path] = {"glass": glass_dir}
 
     def folder(family: str) -> Path:

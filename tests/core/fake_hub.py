@@ -1,4 +1,5 @@
-"""A Hugging Face hub on loopback, with a content server that large files are redirected to, and faults on request."""
+"""A Hugging Face hub on loopback, with a content server that large files are redirected to, and
+faults on request."""
 
 import hashlib
 import json

@@ -1,4 +1,5 @@
-"""The writing side of the fake hub: a repository is made, large files are sent to the content server, a commit names them."""
+"""The writing side of the fake hub: a repository is made, large files are sent to the content
+server, a commit names them."""
 
 import base64
 import hashlib

@@ -1,4 +1,5 @@
-"""Independent references: plain transformers with PyTorch hooks on its own modules, and SAEs written out in NumPy (float64)."""
+"""Independent references: plain transformers with PyTorch hooks on its own modules, and SAEs
+written out in NumPy (float64)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -126,7 +127,8 @@ class Reference:
         """Handles of the hooks that put `change(x)` in the place of x."""
         if not hook_name.endswith("hook_resid_mid"):
             return [attach(self.module(hook_name), hook_name, change)]
-        # The norm's input is changed for the MLP, and the block's output by the same amount for the skip path.
+        # The norm's input is changed for the MLP, and the block's output by the same amount for the
+        # skip path.
         delta: list[Tensor] = []
 
         def branch(mid: Tensor) -> Tensor:
@@ -276,7 +278,8 @@ CASES = [
     for kind in KINDS
     if name in ("gpt2", "gemma2") or kind in ("standard", "hook_z")
 ]
-"""For what is slow: every kind of SAE in two families that differ in everything, and two kinds in every family."""
+"""For what is slow: every kind of SAE in two families that differ in everything, and two kinds in
+every family."""
 
 
 def make_sae(
@@ -288,7 +291,8 @@ def make_sae(
     seed: int = 0,
     **metadata: Any,
 ) -> SAE:
-    """A random SAE at home in the scale of its site, of which about a third of the features fire."""
+    """A random SAE at home in the scale of its site, of which about a third of the features
+    fire."""
     what = KINDS[kind]
     hook_name = f"blocks.{layer}.{what.site}"
     hook_name_out = f"blocks.{layer}.{what.site_out}" if what.site_out else ""

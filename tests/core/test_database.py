@@ -1,4 +1,5 @@
-"""What we wrote into SQLite is not trusted when it is read: damage is found, said and made good, and never shown as something else."""
+"""What we wrote into SQLite is not trusted when it is read: damage is found, said and made good,
+and never shown as something else."""
 
 import random
 import sqlite3

@@ -1,4 +1,5 @@
-"""Recorded and edited activations against PyTorch hooks on plain Hugging Face modules, and what a block leaves behind."""
+"""Recorded and edited activations against PyTorch hooks on plain Hugging Face modules, and what a
+block leaves behind."""
 
 import threading
 from collections.abc import Callable

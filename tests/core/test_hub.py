@@ -1,4 +1,5 @@
-"""The hub: real HTTP on loopback and the real huggingface_hub client, against every way in which a network fails."""
+"""The hub: real HTTP on loopback and the real huggingface_hub client, against every way in which a
+network fails."""
 
 import json
 import os
@@ -74,7 +75,10 @@ def same(one: SAE, other: SAE) -> bool:
 def code_of(call: Callable[[], object]) -> str:
     with pytest.raises(SaescopeError) as caught:
         call()
-    text = f"{caught.value} {caught.value.hint} {caught.value.got} {caught.value.__cause__} {caught.value.__dict__}"
+    text = (
+        f"{caught.value} {caught.value.hint} {caught.value.got} {caught.value.__cause__} "
+        f"{caught.value.__dict__}"
+    )
     assert TOKEN not in text and "sealed" not in text
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     return caught.value.code
@@ -481,7 +485,8 @@ def test_a_configuration_on_the_hub_is_corrected_in_a_copy(fake: FakeHub, tmp_pa
     with pytest.raises(ConfigError, match=r"k must be a whole number in \[1, d_sae=48\]") as caught:
         load_sae(release=REPO, sae_id="saes/topk")
     assert caught.value.hint.startswith(
-        f"Correct k in cfg.json of a copy of {REPO}, and load its folder. To load another SAE, call "
+        f"Correct k in cfg.json of a copy of {REPO}, and load its folder. To load "
+        "another SAE, call "
     )
 
 

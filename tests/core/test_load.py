@@ -126,7 +126,9 @@ def test_a_load_peaks_at_its_weights(tmp_path: Path, dtype: str) -> None:
 import re
 from pathlib import Path
 from saescope.load import load_sae
-def now(key): return 1024 * int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+def now(key):
+    said = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(key + r":\\s+(\\d+)", said)[1])
 load_sae(device="cpu")
 Path("/proc/self/clear_refs").write_text("5")
 before = now("VmRSS")

@@ -1,4 +1,5 @@
-"""Families that write into an activation later on, that have no plain middle of a block, or whose own cache is wrong."""
+"""Families that write into an activation later on, that have no plain middle of a block, or whose
+own cache is wrong."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -63,7 +64,8 @@ def test_a_cache_whose_steps_are_wrong_is_not_used(
 def test_rows_are_not_padded_on_the_left_where_that_is_seen(
     family: str, folder_of: Callable[[str], Path]
 ) -> None:
-    """GPT-1 on transformer-lens attends to what a mask leaves out, and to what comes later; the others keep a state of it."""
+    """GPT-1 on transformer-lens attends to what a mask leaves out, and to what comes later; the
+    others keep a state of it."""
     model, n = load_model(folder_of(family), device="cpu"), IDS.shape[1]
     site, padding = "blocks.1.hook_resid_post", torch.zeros(1, 2, dtype=torch.long)
     if family == "openai_gpt":

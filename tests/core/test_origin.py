@@ -1,4 +1,5 @@
-"""An SAE that was trained on a module is read and written where that module is, whatever the family puts behind it."""
+"""An SAE that was trained on a module is read and written where that module is, whatever the family
+puts behind it."""
 
 import json
 from collections.abc import Callable
@@ -94,7 +95,8 @@ def test_a_norm_behind_a_module_is_not_taken_for_it(
 def test_an_sae_at_another_hook_than_its_modules_is_refused(
     folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """dictionary_learning and sparsify on OLMo 2: `hook_mlp_out` is there what comes out of a norm."""
+    """dictionary_learning and sparsify on OLMo 2: `hook_mlp_out` is there what comes out of a
+    norm."""
     model = load_model(folder_of("olmo2"), device="cpu")
     write_sparsify(tmp_path / "saes" / "layers.1.mlp")
     (tmp_path / "saes" / "config.json").write_text(

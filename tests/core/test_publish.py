@@ -1,4 +1,5 @@
-"""Publishing: to a folder and, through the real huggingface_hub client, to a hub on loopback; nothing is overwritten or given away."""
+"""Publishing: to a folder and, through the real huggingface_hub client, to a hub on loopback;
+nothing is overwritten or given away."""
 
 import json
 import math
@@ -428,7 +429,8 @@ def test_a_bad_repository_name_is_refused_before_anything_else(repo_id: str) -> 
 
 
 def test_an_evaluated_sae_has_its_sparsity_beside_it(tmp_path: Path) -> None:
-    """As sae-lens's trainer writes it: float32, log10(frequency + 1e-10), under the key "sparsity"."""
+    """As sae-lens's trainer writes it: float32, log10(frequency + 1e-10), under the key
+    "sparsity"."""
     sae = topk()
     n_fired = (0, 1, 20_000, *[7] * (sae.cfg.d_sae - 3))
     evaluation = replace(EVALUATION, n_fired=n_fired)

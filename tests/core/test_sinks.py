@@ -1,4 +1,5 @@
-"""Attention sinks are left out wherever special tokens are, by a rule that depends on nothing but the position's own past."""
+"""Attention sinks are left out wherever special tokens are, by a rule that depends on nothing but
+the position's own past."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""SAEs in the model: bit-equal where nothing is edited, else as a plain model with NumPy in the place of a module's output."""
+"""SAEs in the model: bit-equal where nothing is edited, else as a plain model with NumPy in the
+place of a module's output."""
 
 from collections.abc import Callable
 from dataclasses import replace

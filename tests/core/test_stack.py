@@ -1,4 +1,5 @@
-"""Several SAEs at once, against plain Hugging Face models with hooks of their own and SAEs written out in NumPy."""
+"""Several SAEs at once, against plain Hugging Face models with hooks of their own and SAEs written
+out in NumPy."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -51,13 +52,15 @@ UPWARDS = (
 
 
 def height(sae: SAE) -> tuple[int, int]:
-    """Layer and place within it: hooks of the plain model run in the order in which they are made."""
+    """Layer and place within it: hooks of the plain model run in the order in which they are
+    made."""
     _, layer, site = write_hook(sae).split(".", 2)
     return int(layer), UPWARDS.index(site)
 
 
 def hooks_that(saes: Sequence[SAE], removed: Mapping[int, Removed]) -> dict[str, Change]:
-    """For the plain model: each SAE's activations in the run under way, less what is taken away of them there."""
+    """For the plain model: each SAE's activations in the run under way, less what is taken away of
+    them there."""
     hooks: dict[str, Change] = {}
     for n in sorted(removed, key=lambda n: height(saes[n])):
         away = removed[n]

@@ -12,7 +12,8 @@ LINES = {
     "abc\u202edcba\u2066x\u2069": "abcdcbax",
     "zero\u200bwidth\ufeff and \U000e0041tag": "zerowidth and tag",
     "half \ud83d pair": "half pair",
-    "<b>bold</b> <img src=x onerror=alert(1)>": "\u2039b\u203abold\u2039/b\u203a \u2039img src=x onerror=alert(1)\u203a",
+    "<b>bold</b> <img src=x onerror=alert(1)>": "\u2039b\u203abold\u2039/b\u203a "
+    "\u2039img src=x onerror=alert(1)\u203a",
     "<scr\u200bipt>": "\u2039script\u203a",
     "open <script src=x": "open \u2039script src=x",
     "![pixel](http://evil.example/?q=1) [words](http://evil.example)": "pixel words",

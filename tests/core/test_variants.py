@@ -1,4 +1,5 @@
-"""Several changes of one text in one pass give what each gives alone, in families that keep something of the batch that came in."""
+"""Several changes of one text in one pass give what each gives alone, in families that keep
+something of the batch that came in."""
 
 from pathlib import Path
 

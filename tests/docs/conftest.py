@@ -1,4 +1,5 @@
-"""The desk is shared by all tests of documents; what they import takes longer than one of them may."""
+"""The desk is shared by all tests of documents; what they import takes longer than one of them
+may."""
 
 import pytest
 from tests.docs.desk import desk, shared_desk

@@ -1,4 +1,5 @@
-"""A reader at a desk: one process, one loaded model, and something real for every placeholder of the documents."""
+"""A reader at a desk: one process, one loaded model, and something real for every placeholder of
+the documents."""
 
 import itertools
 from collections.abc import Generator, Iterator, Mapping
@@ -27,7 +28,8 @@ OTHERS = [
 ]
 PROMPT = "My sister lost her keys and called our mother because"
 FEATURE = 4432
-"""Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands for any feature."""
+"""Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands
+for any feature."""
 ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
 SMALLER: dict[str, dict[str, int]] = {
     "steer_generate": {"max_new_tokens": 2, "n_controls": 1},
@@ -84,7 +86,8 @@ class Desk:
         return self.state.saes[self.sae].model
 
     def fill(self, name: str, value: Any) -> Any:
-        """The argument with something real in the place of "..." and of the documents' made-up names."""
+        """The argument with something real in the place of "..." and of the documents' made-up
+        names."""
         if isinstance(value, list):
             return (
                 self._texts(name)
@@ -203,7 +206,8 @@ def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk
 
     if not is_ready():
         pytest.fail(
-            "The embedded model is not in the cache: run `make test`, or python scripts/prepare_model.py first.",
+            "The embedded model is not in the cache: run `make test`, or python "
+            "scripts/prepare_model.py first.",
             pytrace=False,
         )
     models, own = home() / "models", tmp_path_factory.mktemp("reader")

@@ -1,10 +1,13 @@
-"""What a document asks its reader to run: code blocks, tool calls and commands, each with the marker that says how it is checked.
+"""What a document asks its reader to run: code blocks, tool calls and commands, each with the
+marker that says how it is checked.
 
 `<!-- check: schema -->` on the line above a block, or at the end of a line with calls:
-    schema   valid for the server or the library, but not run: it needs a network, another model, or hours
+    schema   valid for the server or the library, but not run: it needs a network, another
+             model, or hours
     refused CODE   run, and refused with this code
     theirs   another library's code, as its users have it: only parsed
-Without a marker it is run; of commands that are not ours, the programs, targets, files and addresses are looked up.
+Without a marker it is run; of commands that are not ours, the programs, targets, files and
+addresses are looked up.
 """
 
 import ast
@@ -106,7 +109,8 @@ def _calls_of(code: str) -> list[ast.Call]:
 
 
 def _commands(code: str) -> Iterator[tuple[int, str]]:
-    """Each command with its line in the block; continued lines joined, comments and prompts left out."""
+    """Each command with its line in the block; continued lines joined, comments and prompts left
+    out."""
     line, begun = 0, ""
     for i, text in enumerate(code.splitlines()):
         line = line if begun else i

@@ -1,4 +1,5 @@
-"""Every tool call and every command in the documents is one that works: run on the embedded model, or as its marker says."""
+"""Every tool call and every command in the documents is one that works: run on the embedded model,
+or as its marker says."""
 
 import re
 import shlex
@@ -127,7 +128,8 @@ def known_variables() -> set[str]:
 
 
 def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our command line reads the words; what it would then do in a process of its own is done at the desk."""
+    """Our command line reads the words; what it would then do in a process of its own is done at
+    the desk."""
     ran: list[str] = []
 
     def call(

@@ -1,4 +1,5 @@
-"""Every Python block in the documents runs, in order, on the embedded model; names in the text are names of the library."""
+"""Every Python block in the documents runs, in order, on the embedded model; names in the text are
+names of the library."""
 
 import ast
 import contextlib
@@ -32,7 +33,8 @@ def blocks(document: str) -> list[Piece]:
 
 @pytest.fixture
 def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """The library with the embedded model loaded already; trainings, texts and evaluations as short as can be."""
+    """The library with the embedded model loaded already; trainings, texts and evaluations as short
+    as can be."""
     loaded, configured, steered, evaluated = ss.load_model, ss.train_config, ss.steer, ss.evaluate
 
     def load_model(name_or_path: str = "smollm2-135m", **settings: Any) -> Any:

@@ -1,4 +1,5 @@
-"""The skill as its readers find it: valid, small, complete, with links that lead somewhere and words that the tools use."""
+"""The skill as its readers find it: valid, small, complete, with links that lead somewhere and
+words that the tools use."""
 
 import ast
 import json
@@ -103,7 +104,8 @@ def test_every_block_is_of_a_kind_that_is_checked(document: str) -> None:
 
 
 def words_of_the_source() -> set[str]:
-    """Every name and every text without blanks in the code: what a field, argument, option, mode or verdict can be."""
+    """Every name and every text without blanks in the code: what a field, argument, option, mode or
+    verdict can be."""
     words: set[str] = set()
     for path in [*ROOT.glob("core/**/*.py"), *ROOT.glob("server/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

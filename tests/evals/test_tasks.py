@@ -1,4 +1,5 @@
-"""The tasks that agents are judged by: the reference of each is good, every bad answer to it is found out, and with real numbers."""
+"""The tasks that agents are judged by: the reference of each is good, every bad answer to it is
+found out, and with real numbers."""
 
 import json
 import sys
@@ -132,7 +133,8 @@ def test_a_refused_call_is_no_step_and_an_order_counts() -> None:
     assert said("", refused, call(), trace=trace) == ["trace", "trace"]
 
 
-# Live agents: a command behind a recorder, and an endpoint. The model in both is one that plays the reference.
+# Live agents: a command behind a recorder, and an endpoint. The model in both is one that plays the
+# reference.
 
 SCRIPT = """
 import json, os, sys
@@ -140,7 +142,10 @@ import anyio
 from mcp import Client, StdioServerParameters
 server = json.load(open(sys.argv[1]))["mcpServers"]["sae"]
 async def main():
-    async with Client(StdioServerParameters(command=server["command"], args=server["args"], env={**os.environ, **server["env"]})) as client:
+    started = StdioServerParameters(
+        command=server["command"], args=server["args"], env={**os.environ, **server["env"]}
+    )
+    async with Client(started) as client:
         result = await client.call_tool("find_saes", {"query": "gpt2-small-res-jb", "limit": 1})
         print(len(sys.stdin.read()) > 20, result.structured_content["saes"][0]["release"])
 anyio.run(main)

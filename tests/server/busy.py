@@ -1,7 +1,8 @@
-"""A process of its own: sixteen callers of one server, and what kept its event loop longest, in CPU seconds; prints them as JSON.
+"""A process of its own: sixteen callers of one server, and what kept its event loop longest, in CPU
+seconds; prints them as JSON.
 
-Wall time tells how busy the machine is; what one callback, or one round of the garbage collector in whatever thread, computes while
-nothing else can run is the server's own doing.
+Wall time tells how busy the machine is; what one callback, or one round of the garbage collector in
+whatever thread, computes while nothing else can run is the server's own doing.
 """
 
 import gc
@@ -23,14 +24,15 @@ TEXT = "The old man went to the sea and the King said no. "
 
 
 def calls_of(sae: str) -> list[tuple[str, dict[str, Any]]]:
+    edits = [{"feature": 3}]
     return [
         ("top_features", {"sae": sae, "text": TEXT}),
         ("encode_text", {"sae": sae, "text": TEXT, "response_format": "detailed"}),
         ("attribute_logit", {"sae": sae, "prompt": TEXT}),
         ("intervene", {"sae": sae, "prompt": TEXT, "edits": [{"feature": 3, "mode": "ablate"}]}),
-        ("steer_generate", {"sae": sae, "prompt": TEXT, "features": [{"feature": 3}], "max_new_tokens": 4}),
+        ("steer_generate", {"sae": sae, "prompt": TEXT, "features": edits, "max_new_tokens": 4}),
         ("describe_feature", {"sae": sae, "feature": 100}),
-        ("find_features", {"sae": sae, "texts": [TEXT, "She was " + TEXT], "against": ["No.", "Yes, no."]}),
+        ("find_features", {"sae": sae, "texts": [TEXT, "She " + TEXT], "against": ["No.", "Yes."]}),
         ("find_saes", {"query": "gemma"}),
         ("server_status", {}),
         ("top_features", {"sae": sae, "text": 7}),

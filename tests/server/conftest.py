@@ -40,7 +40,8 @@ def tiny(
     glass: "LanguageModel",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[AppState]:
-    """A state with the tiny model and its SAE loaded; do not unload. `glass` comes first: its imports may take as long as a call waits."""
+    """A state with the tiny model and its SAE loaded; do not unload. `glass` comes first: its
+    imports may take as long as a call waits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAESCOPE_HOME", str(tmp_path_factory.mktemp("tiny_home")))
         state = AppState(

@@ -1,4 +1,5 @@
-"""What the tests of index_features and of what rests on it share: a planted SAE on disk, texts, and a state that has loaded both."""
+"""What the tests of index_features and of what rests on it share: a planted SAE on disk, texts, and
+a state that has loaded both."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +16,8 @@ KING = WORDS.index(" King")
 
 
 class Bench:
-    """Files of one session: the SAE whose features fire on WORDS, a text in which these are at home, and the SAE's index of it."""
+    """Files of one session: the SAE whose features fire on WORDS, a text in which these are at
+    home, and the SAE's index of it."""
 
     def __init__(self, folder: Path, glass: LanguageModel) -> None:
         from saescope.features.index import index_features

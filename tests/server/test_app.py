@@ -49,8 +49,10 @@ async def listed() -> list[dict[str, Any]]:
 def test_listing_the_tools_imports_no_torch() -> None:
     code = (
         "import sys, anyio\nfrom mcp import Client\nfrom saescope_mcp.app import build_server\n"
-        "async def main():\n    async with Client(build_server()) as client:\n        print(len((await client.list_tools()).tools))\n"
-        "anyio.run(main)\nprint([name for name in ('torch', 'transformers', 'typer', 'numpy') if name in sys.modules])"
+        "async def main():\n    async with Client(build_server()) as client:\n        "
+        "print(len((await client.list_tools()).tools))\n"
+        "anyio.run(main)\nprint([name for name in ('torch', 'transformers', 'typer', "
+        "'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["19", "[]"]

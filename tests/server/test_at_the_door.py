@@ -1,4 +1,5 @@
-"""What is wrong with a run and can be known at once is said at once: within two seconds, and no process is started."""
+"""What is wrong with a run and can be known at once is said at once: within two seconds, and no
+process is started."""
 
 import time
 from pathlib import Path

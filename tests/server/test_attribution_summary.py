@@ -7,7 +7,8 @@ WHAT = "logit of ' Paris'"
 
 
 def test_an_effect_that_does_not_stand_out_has_the_sign_of_its_controls() -> None:
-    """Ablating lowers the logit, by 3.26 here and by 1.11 for other features: both are told as changes."""
+    """Ablating lowers the logit, by 3.26 here and by 1.11 for other features: both are told as
+    changes."""
     said = _measured(Joint(3.26, 1.11, 0.71, 5), 4, WHAT)
     assert (
         "by -3.26: not clearly more" in said

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 MOST_S = 0.05
-"""A callback takes 0.01 s at most, with imports on the loop 0.07; a round of the collector 0.03, with all of torch 0.28."""
+"""A callback takes 0.01 s at most, with imports on the loop 0.07; a round of the collector 0.03,
+with all of torch 0.28."""
 
 
 @pytest.mark.slow

@@ -115,7 +115,10 @@ def test_a_person_gets_tables(sae_dir: Path, glass_dir: Path) -> None:
 
 
 def test_version_and_help_need_no_torch() -> None:
-    code = "import sys\nfrom saescope_mcp.cli import main\ntry:\n    main(['--version'])\nfinally:\n    assert 'torch' not in sys.modules"
+    code = (
+        "import sys\nfrom saescope_mcp.cli import main\ntry:\n    "
+        "main(['--version'])\nfinally:\n    assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("saescope ")
 
@@ -123,7 +126,8 @@ def test_version_and_help_need_no_torch() -> None:
 @pytest.mark.model
 @pytest.mark.slow
 def test_the_demo_tells_the_whole_story_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As in an activated environment: elsewhere the demo names the executable's path, however long it is.
+    # As in an activated environment: elsewhere the demo names the executable's path, however long
+    # it is.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     code, text = run("demo")
     assert code == 0

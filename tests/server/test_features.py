@@ -1,4 +1,5 @@
-"""From an index to a name that was tested: describe, find, quiz, label, steer; and no way to look the answers up."""
+"""From an index to a name that was tested: describe, find, quiz, label, steer; and no way to look
+the answers up."""
 
 import random
 from pathlib import Path

@@ -175,7 +175,8 @@ def test_the_command_prints_the_tools_document() -> None:
 
 def test_finding_needs_no_torch_and_no_network() -> None:
     code = (
-        "import sys\nfrom saescope_mcp.cli import main\ntry:\n    main(['find-saes', '--query', 'jb', '--json'])\n"
+        "import sys\nfrom saescope_mcp.cli import main\ntry:\n    main(['find-saes', "
+        "'--query', 'jb', '--json'])\n"
         "finally:\n    assert not {'torch', 'huggingface_hub', 'numpy'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,5 @@
-"""index_features as a job: the same call goes on with it after a kill, a stop or a full disk, and the index is the same to the bit."""
+"""index_features as a job: the same call goes on with it after a kill, a stop or a full disk, and
+the index is the same to the bit."""
 
 import asyncio
 import os
@@ -46,7 +47,8 @@ async def until(state: AppState, job_id: str, reached: Reached) -> Run:
         await asyncio.sleep(0.02)
         run = state.runs.get(job_id)
     raise AssertionError(
-        f"{run.state} {run.phase}: {run.message}; {(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}"
+        f"{run.state} {run.phase}: {run.message}; "
+        f"{(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}"
     )
 
 

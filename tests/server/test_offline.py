@@ -1,4 +1,5 @@
-"""With SAESCOPE_OFFLINE nothing is connected to and no name is looked up, by any command, tool or process that they start."""
+"""With SAESCOPE_OFFLINE nothing is connected to and no name is looked up, by any command, tool or
+process that they start."""
 
 import json
 import os
@@ -48,7 +49,8 @@ from saescope_mcp.cli.commands import app
 for words in json.loads(sys.stdin.read()):
     done = CliRunner().invoke(app, words)
     crash = done.exception if not isinstance(done.exception, SystemExit) else None
-    print(json.dumps([words, done.exit_code, done.output, repr(crash) if crash else ""]), flush=True)
+    said = [words, done.exit_code, done.output, repr(crash) if crash else ""]
+    print(json.dumps(said), flush=True)
 """
 MESSAGES = [
     {
@@ -137,7 +139,8 @@ def commands(sae_dir: Path, glass_dir: Path) -> list[list[str]]:
 
 
 def outcomes(wanted: list[list[str]], environ: dict[str, str]) -> dict[str, tuple[int, str]]:
-    """Status and output of each command, run one after the other in one process that reaches nothing."""
+    """Status and output of each command, run one after the other in one process that reaches
+    nothing."""
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS],
         input=json.dumps(wanted),
@@ -174,7 +177,8 @@ def test_no_command_and_no_tool_uses_the_network(
     assert {words[0] for words in wanted} == named - {"serve"}
     assert {tool.name.replace("_", "-") for tool in ALL_TOOLS} < named
     outcomes(wanted, audited)
-    # The workers of both jobs were watched too; logger=wandb without a login is refused before it has one.
+    # The workers of both jobs were watched too; logger=wandb without a login is refused before it
+    # has one.
     assert len(Path(audited["AUDIT_LOG"] + ".watched").read_text().split()) >= 3
 
 

@@ -1,4 +1,5 @@
-"""publish_sae of a handle that is known but not loaded: the same weights as load_sae would bring."""
+"""publish_sae of a handle that is known but not loaded: the same weights as load_sae would
+bring."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""load_sae beyond our own folders: repositories, revisions, dialects, gates, pickles; what a dry run says of each."""
+"""load_sae beyond our own folders: repositories, revisions, dialects, gates, pickles; what a dry
+run says of each."""
 
 import hashlib
 import json
@@ -90,8 +91,8 @@ async def test_a_revision_is_loaded_reported_and_remembered(
     assert hashes[0] != hashes[1]
     error = await refuse(AppState(settings), "top_features", sae=old["sae"], text="a")
     assert (
-        error["hint"]
-        == f'load_sae(release="{REPO}", sae_id="some/sae", model="{glass_dir}", revision="{commits[0]}")'
+        error["hint"] == f'load_sae(release="{REPO}", sae_id="some/sae", model="{glass_dir}", '
+        f'revision="{commits[0]}")'
     )
     assert (await refuse(online, "load_sae", **asked, revision="v9"))[
         "code"

@@ -1,4 +1,5 @@
-"""What clients send and cannot correct is taken, for every argument of its kind; nothing else is."""
+"""What clients send and cannot correct is taken, for every argument of its kind; nothing else
+is."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Several SAEs of one model in one call, through a real client, against plain transformers with plain PyTorch hooks."""
+"""Several SAEs of one model in one call, through a real client, against plain transformers with
+plain PyTorch hooks."""
 
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence

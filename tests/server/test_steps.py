@@ -1,4 +1,5 @@
-"""Errors and warnings of the core reach the user of the tools with the next call in the tools' words."""
+"""Errors and warnings of the core reach the user of the tools with the next call in the tools'
+words."""
 
 from typing import Any
 
@@ -46,7 +47,8 @@ def hint_of(code: str, hint: str, facts: dict[str, Any]) -> str:
             "MODEL_MISMATCH",
             "",
             {"model": "gpt2"},
-            'Call load_sae with model="gpt2", or with allow_mismatch=true to use it on a relative on purpose.',
+            'Call load_sae with model="gpt2", or with allow_mismatch=true to use it on '
+            "a relative on purpose.",
         ),
         ("PATH_NOT_ALLOWED", "", {"roots": ()}, "SAESCOPE_READ_ROOTS"),
         ("TOO_MANY_ITEMS", "", {"most": 1}, "SAESCOPE_MAX_FILE_TEXTS"),

@@ -1,4 +1,5 @@
-"""Texts from a file give what the same texts give in the call, and errors that name the file, the column and the next step."""
+"""Texts from a file give what the same texts give in the call, and errors that name the file, the
+column and the next step."""
 
 import csv
 import json

@@ -1,4 +1,5 @@
-"""Every tool that computes, on the tiny model: fields of the contract, evidence, what was left out, and that it is what the core says."""
+"""Every tool that computes, on the tiny model: fields of the contract, evidence, what was left out,
+and that it is what the core says."""
 
 import json
 from typing import Any

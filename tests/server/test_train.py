@@ -1,4 +1,5 @@
-"""train_sae, cancel_job and job_status on the tiny model: from a call to an SAE that other tools take, whatever comes between."""
+"""train_sae, cancel_job and job_status on the tiny model: from a call to an SAE that other tools
+take, whatever comes between."""
 
 import asyncio
 import os
@@ -71,7 +72,8 @@ async def until(state: AppState, job_id: str, reached: Callable[[Run], Any]) -> 
         await asyncio.sleep(0.02)
         run = state.runs.get(job_id)
     raise AssertionError(
-        f"{run.state} {run.phase}: {run.message}; {(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}"
+        f"{run.state} {run.phase}: {run.message}; "
+        f"{(state.runs.folder(job_id) / 'log.txt').read_text()[-2000:]}"
     )
 
 

@@ -1,4 +1,5 @@
-"""Workers for tests: processes like the real ones, but forked from one that has imported everything already."""
+"""Workers for tests: processes like the real ones, but forked from one that has imported everything
+already."""
 
 import multiprocessing
 import os
@@ -42,7 +43,8 @@ class Child:
 
 @dataclass
 class Forked:
-    """Starts workers; `fsize` is the largest file that they can write, `clock` a file that tells by how much their clocks are wrong."""
+    """Starts workers; `fsize` is the largest file that they can write, `clock` a file that tells by
+    how much their clocks are wrong."""
 
     fsize: int = 0
     clock: str = ""
@@ -62,7 +64,8 @@ class Forked:
         return self.started[-1]
 
     def end(self) -> None:
-        """No worker outlives a test that failed: an endless training would take a core from all that follow."""
+        """No worker outlives a test that failed: an endless training would take a core from all
+        that follow."""
         for child in self.started:
             child.process.kill()
 
@@ -89,7 +92,8 @@ def prepare() -> None:
 
 
 def wrong_clock(file: str) -> Callable[[], float]:
-    """`time.time` of a machine whose clock is off by the seconds in a file, which may change at any time."""
+    """`time.time` of a machine whose clock is off by the seconds in a file, which may change at any
+    time."""
     right = time.time
     return lambda: right() + float(Path(file).read_text() or 0)
 

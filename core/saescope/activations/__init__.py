@@ -1,4 +1,5 @@
-"""Text to activations: documents, contexts, one forward pass for several hooks, a mixing buffer, shards on disk."""
+"""Text to activations: documents, contexts, one forward pass for several hooks, a mixing buffer,
+shards on disk."""
 
 from saescope.activations.harvest import Harvester
 from saescope.activations.listed import read_texts

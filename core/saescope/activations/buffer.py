@@ -1,4 +1,5 @@
-"""The mixing buffer: activations of many contexts, drawn at random and replaced in place. One copy in, one copy out."""
+"""The mixing buffer: activations of many contexts, drawn at random and replaced in place. One copy
+in, one copy out."""
 
 from collections.abc import Mapping
 

@@ -21,7 +21,8 @@ Samples = Mapping[str, list[Any]]
 
 
 def samples_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The first values of each column, long ones cut: a hundred long rows are never held at once."""
+    """The first values of each column, long ones cut: a hundred long rows are never held at
+    once."""
     samples: dict[str, list[Any]] = {}
     for row in islice(rows, SAMPLE_ROWS):
         for name, value in row.items():
@@ -32,7 +33,8 @@ def samples_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def text_column(samples: Samples, source: str) -> str:
-    """The column that holds the text: `text` or `content`, the only one of text, or by far the longest prose.
+    """The column that holds the text: `text` or `content`, the only one of text, or by far the
+    longest prose.
 
     Raises:
         NotFoundError: COLUMN_NOT_FOUND: none or several could be meant.
@@ -66,7 +68,8 @@ def text_column(samples: Samples, source: str) -> str:
 
 
 def likely(samples: Samples) -> str:
-    """The column that looks most like the text: one of the usual name, else of the longest strings, else an empty one."""
+    """The column that looks most like the text: one of the usual name, else of the longest strings,
+    else an empty one."""
 
     def looks(name: str) -> tuple[bool, bool, float]:
         length = _mean(samples[name], len)
@@ -110,8 +113,8 @@ def not_once(path: Path, column: str, n: int) -> FormatError:
 
 
 def text_at(row: Mapping[str, Any], column: str, where: str, *, better: str = "") -> Iterator[str]:
-    """The row's text; nothing if it is null or empty. Half a surrogate pair becomes U+FFFD, as a decoder would have it.
-    An error names the column that is `better`, or that looks so in this row.
+    """The row's text; nothing if it is null or empty. Half a surrogate pair becomes U+FFFD, as a
+    decoder would have it. An error names the column that is `better`, or that looks so in this row.
 
     Raises:
         NotFoundError: the row lacks the column.

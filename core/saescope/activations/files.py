@@ -1,4 +1,5 @@
-"""Opening a text file of the user: UTF-8, lines of bounded length, and a coded error for whatever goes wrong."""
+"""Opening a text file of the user: UTF-8, lines of bounded length, and a coded error for whatever
+goes wrong."""
 
 import io
 from collections.abc import Generator, Iterator

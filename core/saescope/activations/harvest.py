@@ -1,4 +1,5 @@
-"""Contexts to activations at one or several hooks, from one forward pass that ends at the last of them."""
+"""Contexts to activations at one or several hooks, from one forward pass that ends at the last of
+them."""
 
 from collections.abc import Sequence
 from math import prod
@@ -17,8 +18,8 @@ from saescope.models import LanguageModel
 class Harvester:
     """Activations `[batch, n_pos, d]` by hook, heads flattened.
 
-    They come from the Hugging Face modules under the bridge (SDPA, no bridge hooks) if on one row of tokens these give what the
-    bridge gives, else from the bridge.
+    They come from the Hugging Face modules under the bridge (SDPA, no bridge hooks) if on one row
+    of tokens these give what the bridge gives, else from the bridge.
     """
 
     def __init__(self, model: LanguageModel, hook_names: Sequence[str], context_size: int) -> None:
@@ -67,7 +68,8 @@ class Harvester:
 
 
 def _agree(ours: dict[str, Tensor], reference: dict[str, Tensor], dtype: torch.dtype) -> bool:
-    """Equal at every position to the square root of the dtype's precision, relative to that position's norm."""
+    """Equal at every position to the square root of the dtype's precision, relative to that
+    position's norm."""
     if ours.keys() != reference.keys():
         return False
     pairs = [(ours[name].flatten(2).float(), reference[name].float()) for name in reference]

@@ -1,4 +1,5 @@
-"""The Hugging Face modules under a bridge as a model of their own: same weights, SDPA attention, none of the bridge's hooks."""
+"""The Hugging Face modules under a bridge as a model of their own: same weights, SDPA attention,
+none of the bridge's hooks."""
 
 import copy
 from collections import OrderedDict
@@ -70,7 +71,8 @@ class PlainModel:
 
 
 def plain_model(model: LanguageModel, hook_names: Sequence[str]) -> PlainModel | None:
-    """None where the architecture has no SDPA, or a hook is not the input or output of one of its modules."""
+    """None where the architecture has no SDPA, or a hook is not the input or output of one of its
+    modules."""
     original: Any = model.bridge.original_model
     if not getattr(original, "_supports_sdpa", False):
         return None
@@ -99,7 +101,8 @@ def _unwrapped(module: Any) -> nn.Module:
 
 
 def _twin(wrapped: nn.Module, twins: dict[int, nn.Module], configs: dict[int, Any]) -> nn.Module:
-    """A copy of the tree of modules that shares the tables of parameters and buffers, with the bridge's wrappers left out."""
+    """A copy of the tree of modules that shares the tables of parameters and buffers, with the
+    bridge's wrappers left out."""
     module: Any = _unwrapped(wrapped)
     if id(module) not in twins:
         twin: Any = copy.copy(module)

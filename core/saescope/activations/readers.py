@@ -1,4 +1,5 @@
-"""Local text files as documents: .txt cut at blank lines, tables by row. Bounded memory, nothing lost, coded errors."""
+"""Local text files as documents: .txt cut at blank lines, tables by row. Bounded memory, nothing
+lost, coded errors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,10 +20,12 @@ from saescope.fence import open_file
 from saescope.json_text import parse
 
 DOCUMENT_CHARS = 1000
-"""A .txt file becomes documents of about this length, so that a part of a single file can be held out."""
+"""A .txt file becomes documents of about this length, so that a part of a single file can be held
+out."""
 BLOCK_CHARS = 2**20
 PLAIN_ROWS, MAX_ROWS_A_BYTE = 10**6, 100
-"""Of a parquet file: up to so many rows nothing is asked, beyond them each must have taken some of the file."""
+"""Of a parquet file: up to so many rows nothing is asked, beyond them each must have taken some of
+the file."""
 PLAIN_BYTES, MAX_RATIO = 2**28, 50
 """Text is packed to a tenth, logs to a fiftieth."""
 
@@ -59,7 +62,8 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
     with readable(path, pa.ArrowException), open_file(path, field="dataset") as opened:
         kinds = _parquet_kinds(parquet.ParquetFile(opened), path)
         texts = [name for name, kind in kinds.items() if _is_text(kind, pa.types)]
-        # A string that a thousand rows share stays one: as plain rows it may take a thousand times the memory.
+        # A string that a thousand rows share stays one: as plain rows it may take a thousand times
+        # the memory.
         with parquet.ParquetFile(opened, read_dictionary=texts) as file:
             # named and of text: no other column is read, nor need it be whole
             known = column in texts
@@ -89,7 +93,8 @@ READERS: dict[str, Reader] = {
 
 
 def cut(blocks: Iterable[str], size: int) -> Iterator[str]:
-    """The text of all blocks in pieces of `size` to `4 * size` characters: at a blank line, else before a space."""
+    """The text of all blocks in pieces of `size` to `4 * size` characters: at a blank line, else
+    before a space."""
     rest = ""
     for block in blocks:
         rest += block
@@ -108,7 +113,8 @@ def cut(blocks: Iterable[str], size: int) -> Iterator[str]:
 
 
 def _cut_point(text: str, start: int, size: int) -> int:
-    """Where the piece that begins at `start` ends; depends on its next `4 * size` characters only."""
+    """Where the piece that begins at `start` ends; depends on its next `4 * size` characters
+    only."""
     last = min(len(text), start + 4 * size)
     blank = text.find("\n\n", start + size, last)
     if blank >= 0:
@@ -120,7 +126,8 @@ def _cut_point(text: str, start: int, size: int) -> int:
 
 
 def _parquet_kinds(file: Any, path: Path) -> dict[str, Any]:
-    """The columns and their types, once the footer can be believed: few bytes may claim to be any number of rows or gigabytes."""
+    """The columns and their types, once the footer can be believed: few bytes may claim to be any
+    number of rows or gigabytes."""
     said, n_bytes = file.metadata, path.stat().st_size
     n_unpacked = sum(said.row_group(i).total_byte_size for i in range(said.num_row_groups))
     if said.num_rows > max(PLAIN_ROWS, MAX_ROWS_A_BYTE * n_bytes):

@@ -1,4 +1,5 @@
-"""Activations in shuffled shards on disk: written once, verified by a manifest, read by every SAE of a sweep."""
+"""Activations in shuffled shards on disk: written once, verified by a manifest, read by every SAE
+of a sweep."""
 
 import errno
 import hashlib
@@ -36,10 +37,12 @@ def cached(
     progress: Callable[[int, int], None] | None = None,
     save_every_s: float = SAVE_EVERY_S,
 ) -> "ShardSource":
-    """The activations of a store on disk: those that are there, if they are the same, else written now by running it to its end.
+    """The activations of a store on disk: those that are there, if they are the same, else written
+    now by running it to its end.
 
-    `progress` gets rows written and wanted. A writer that is cut off loses at most `save_every_s` and a shard; the next one goes on.
-    The folder is by default named by the store's fingerprint, below `SAESCOPE_HOME`.
+    `progress` gets rows written and wanted. A writer that is cut off loses at most `save_every_s`
+    and a shard; the next one goes on. The folder is by default named by the store's fingerprint,
+    below `SAESCOPE_HOME`.
 
     Raises:
         FormatError: the folder holds other activations, or torn ones.
@@ -54,7 +57,8 @@ def cached(
     source = ShardSource(folder, device=store.source.device)
     if source.key != key:
         raise FormatError(
-            f"The folder {folder.name!r} holds the activations of another model, text or configuration.",
+            f"The folder {folder.name!r} holds the activations of another model, text "
+            "or configuration.",
             code="CACHE_MISMATCH",
             field="folder",
             got=folder,
@@ -64,7 +68,8 @@ def cached(
 
 
 class ShardSource(RowSource):
-    """Rows of shards, block by block in a new order each epoch; each shard is verified when it is first read."""
+    """Rows of shards, block by block in a new order each epoch; each shard is verified when it is
+    first read."""
 
     def __init__(self, folder: Path, *, device: torch.device, seed: int = 0) -> None:
         self.folder, self.device = folder, device
@@ -139,7 +144,8 @@ def _write(
     progress: Callable[[int, int], None],
     save_every_s: float,
 ) -> None:
-    """Shards first, the manifest last: a folder without one is unfinished, and goes on from its last saved position."""
+    """Shards first, the manifest last: a folder without one is unfinished, and goes on from its
+    last saved position."""
     row_bytes = DTYPES[store.cfg.dtype].itemsize * sum(store.source.widths.values())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +170,8 @@ def _write(
             folder,
             error,
             field="folder",
-            hint="Free some space there or make it writable, use fewer tokens, or train without the cache.",
+            hint="Free some space there or make it writable, use fewer tokens, or train "
+            "without the cache.",
         ) from error
 
 
@@ -206,7 +213,8 @@ def _write_shards(
 
 
 def _save_position(store: ActivationStore, shards: list[dict[str, Any]], folder: Path) -> None:
-    """After a shard: what a writer goes on from if this one is killed. The older position is there until the newer one is whole."""
+    """After a shard: what a writer goes on from if this one is killed. The older position is there
+    until the newer one is whole."""
     from safetensors.torch import save
 
     data = save({name: x.cpu().contiguous() for name, x in store.state_dict().items()})
@@ -224,7 +232,8 @@ def _drop_positions(folder: Path, *, keep: str = "") -> None:
 
 
 def _go_on(store: ActivationStore, folder: Path) -> list[dict[str, Any]]:
-    """The shards that an unfinished writer of the same rows left; the store then stands behind them. None: all is written anew."""
+    """The shards that an unfinished writer of the same rows left; the store then stands behind
+    them. None: all is written anew."""
     from safetensors.torch import load_file
 
     try:

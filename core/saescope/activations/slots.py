@@ -1,4 +1,5 @@
-"""Which rows of a preallocated table are filled, and random draws among them: constant memory, nothing moves in the table."""
+"""Which rows of a preallocated table are filled, and random draws among them: constant memory,
+nothing moves in the table."""
 
 import torch
 from jaxtyping import Int

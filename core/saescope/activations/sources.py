@@ -45,9 +45,11 @@ class RowSource(ABC):
 
 
 class TextSource(RowSource):
-    """Activations of a text at several hooks from one forward pass, position 0, special tokens and attention sinks left out.
+    """Activations of a text at several hooks from one forward pass, position 0, special tokens and
+    attention sinks left out.
 
-    A row holds one token at every hook, so a position that is a sink at any of them is left out of all.
+    A row holds one token at every hook, so a position that is a sink at any of them is left out of
+    all.
     """
 
     def __init__(
@@ -72,7 +74,8 @@ class TextSource(RowSource):
         self.memory_bytes = self.stream.memory_bytes
         self.epoch, self.n_supplied = 0, 0
         self._taken = self._none = torch.empty(0, cfg.context_size, dtype=torch.int32)
-        """Contexts whose rows were not supplied yet: a stop in the middle of the forward pass loses none."""
+        """Contexts whose rows were not supplied yet: a stop in the middle of the forward pass loses
+        none."""
 
     def next_rows(self) -> Rows:
         """The rows of the next forward pass.

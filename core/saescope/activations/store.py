@@ -1,4 +1,5 @@
-"""ActivationStore: well-mixed batches of activations, from text or from disk, resumable to the bit."""
+"""ActivationStore: well-mixed batches of activations, from text or from disk, resumable to the
+bit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class ActivationStore(Iterator[Rows]):
 
     @property
     def memory_bytes(self) -> int:
-        """The most that the store holds between two batches, the language model and its forward pass aside."""
+        """The most that the store holds between two batches, the language model and its forward
+        pass aside."""
         row_bytes = 4 * sum(self.source.widths.values())
         return (
             self.buffer.memory_bytes + self.source.memory_bytes + self.source.max_rows * row_bytes
@@ -77,7 +79,8 @@ class ActivationStore(Iterator[Rows]):
         return ((batch[hook_name], batch[hook_name_out]) for batch in self)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that decides the batches to come: source position, buffer, random state. Copies; no pickle needed to store it."""
+        """All that decides the batches to come: source position, buffer, random state. Copies; no
+        pickle needed to store it."""
         counts = {
             "counts": torch.tensor([self.n_received, self.n_drawn]),
             "fingerprint": _as_tensor(self._fingerprint),
@@ -99,10 +102,12 @@ class ActivationStore(Iterator[Rows]):
         """
         if not torch.equal(state["fingerprint"], _as_tensor(self._fingerprint)):
             raise ConfigError(
-                "The saved position belongs to another model, text or configuration: they changed since.",
+                "The saved position belongs to another model, text or configuration: "
+                "they changed since.",
                 code="CHECKPOINT_MISMATCH",
                 field="dataset",
-                hint="Resume with the model, the text and the options of the first run, or start a new one.",
+                hint="Resume with the model, the text and the options of the first run, or "
+                "start a new one.",
             )
         self.n_received, self.n_drawn = state["counts"].tolist()
         self._left = {name: x.to(self.source.device) for name, x in below(state, "left.").items()}

@@ -1,4 +1,5 @@
-"""CSV and TSV files as documents: Python's own reader, strict; delimiter, quoting and header are judged by the first lines."""
+"""CSV and TSV files as documents: Python's own reader, strict; delimiter, quoting and header are
+judged by the first lines."""
 
 import csv
 import re
@@ -109,11 +110,13 @@ def _value(cell: str) -> Any:
 
 
 def _dialect(path: Path, column: str) -> Dialect:
-    """The dialect that the first line names, or under which the first records are as wide as the header, of several columns; else the
-    one of the widest header, so that a record of another width is an error and not a text.
+    """The dialect that the first line names, or under which the first records are as wide as the
+    header, of several columns; else the one of the widest header, so that a record of another width
+    is an error and not a text.
 
     Raises:
-        NotFoundError: COLUMN_NOT_FOUND: something else seems to part the columns, and `column` is not the whole first line.
+        NotFoundError: COLUMN_NOT_FOUND: something else seems to part the columns, and `column` is
+            not the whole first line.
     """
     head, whole = _head(path)
     if head and (named := _NAMED.fullmatch(head[0])):
@@ -128,7 +131,8 @@ def _dialect(path: Path, column: str) -> Dialect:
 
 
 def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) -> tuple[int, int]:
-    """The number of records and 0; where they differ in width or have but one column 0 and the width of the header."""
+    """The number of records and 0; where they differ in width or have but one column 0 and the
+    width of the header."""
     records: list[Row] = []
     torn = False
     try:
@@ -142,7 +146,8 @@ def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) ->
 
 
 def _check_parted(path: Path, head: Sequence[str], first: str) -> None:
-    """Raises NotFoundError if a sign that nobody looked for parts the header, and every other record at least as often."""
+    """Raises NotFoundError if a sign that nobody looked for parts the header, and every other
+    record at least as often."""
     for sign in sorted({sign for sign in first if not sign.isalnum() and sign not in _IN_NAMES}):
         rows, parsed = _parse(head, Dialect(sign), path), list[list[str]]()
         with suppress(FormatError):
@@ -157,7 +162,8 @@ def _check_parted(path: Path, head: Sequence[str], first: str) -> None:
                 field="text_column",
                 got=first[:80],
                 allowed="tabs" if path.suffix.lower() == ".tsv" else "a comma, semicolon, tab or |",
-                hint=f'Put {line} above the first one; if all is one column, give text_column="{name}".',
+                hint=f"Put {line} above the first one; if all is one column, give "
+                f'text_column="{name}".',
                 facts={"column": name},
             )
 

@@ -1,4 +1,5 @@
-"""Where text comes from: the packaged excerpt, local files and folders, the hub; as documents, a part of which is held out."""
+"""Where text comes from: the packaged excerpt, local files and folders, the hub; as documents, a
+part of which is held out."""
 
 import hashlib
 import lzma
@@ -40,7 +41,8 @@ class Dataset:
 
 
 def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()) -> Dataset:
-    """The dataset "embedded", a local file (.txt, .jsonl, .parquet, .csv, .tsv) or a folder of them, or "hf:owner/name[/config][:split]".
+    """The dataset "embedded", a local file (.txt, .jsonl, .parquet, .csv, .tsv) or a folder of
+    them, or "hf:owner/name[/config][:split]".
 
     Files that are links must lead into their folder or one of `roots`.
 
@@ -65,7 +67,8 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
 
 
 def require_text(dataset: Dataset) -> None:
-    """Raises NotFoundError where the documents are none or blank; looks at the first ones, and at no hub."""
+    """Raises NotFoundError where the documents are none or blank; looks at the first ones, and at
+    no hub."""
     if dataset.name == EMBEDDED or dataset.name.startswith("hf:"):
         return
     if not any(
@@ -103,7 +106,8 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             code="FILE_MISSING",
             field="dataset",
             got=path,
-            allowed=f'"embedded", a file ({", ".join(READERS)}), a folder of them, or "hf:owner/name[:split]"',
+            allowed=f'"embedded", a file ({", ".join(READERS)}), a folder of them, or '
+            '"hf:owner/name[:split]"',
             hint='Check the path, or use dataset="embedded".',
         )
     check_regular(path, field="dataset", folders=True)

@@ -1,4 +1,5 @@
-"""Documents as tokens, packed into contexts: no token lost, none repeated; every epoch sees each context once, in random order."""
+"""Documents as tokens, packed into contexts: no token lost, none repeated; every epoch sees each
+context once, in random order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ NOTHING = -1
 """Fills the end of an epoch's last context."""
 Separator = Literal["auto", "bos", "eos", "none"]
 POOL_TOKENS = 2**20
-"""Contexts are drawn at random from a pool of this many tokens (4 MiB): a text of this size is shuffled as a whole."""
+"""Contexts are drawn at random from a pool of this many tokens (4 MiB): a text of this size is
+shuffled as a whole."""
 PIECE_CHARS = 50_000
 """Longer documents are tokenized in pieces."""
 BATCH_DOCUMENTS, BATCH_CHARS = 64, 2**18
@@ -34,7 +36,8 @@ class ContextConfig:
     prepend_bos: bool | None = None
     """None = as the model's own tokenizer does."""
     join_documents: bool = True
-    """Whether a context goes on with the next document where one ends; else what is left of it stays empty."""
+    """Whether a context goes on with the next document where one ends; else what is left of it
+    stays empty."""
     separator: Separator = "auto"
     """What stands between two documents in a context; "auto" is EOS, else BOS, else nothing."""
     split: Split = "train"
@@ -43,7 +46,8 @@ class ContextConfig:
 
 
 class Packer:
-    """Tokens of one document after another, cut into rows, with a separator between two documents that share one."""
+    """Tokens of one document after another, cut into rows, with a separator between two documents
+    that share one."""
 
     def __init__(self, model: LanguageModel, cfg: ContextConfig) -> None:
         self.tokenizer = model.tokenizer
@@ -121,10 +125,12 @@ class Packer:
 def counted_positions(
     contexts: Int[Tensor, "n context_size"], special_ids: Int[Tensor, " k"]
 ) -> Bool[Tensor, "n context_size"]:
-    """Which positions are used: all but position 0, its repeats at the very start, special tokens and NOTHING.
+    """Which positions are used: all but position 0, its repeats at the very start, special tokens
+    and NOTHING.
 
-    To a model without absolute positions "0 0 0 ..." at the start of a context is position 0 again and again, with its outlying norm
-    (SmolLM2: 168 times the median): a few such rows would make up most of the loss.
+    To a model without absolute positions "0 0 0 ..." at the start of a context is position 0 again
+    and again, with its outlying norm (SmolLM2: 168 times the median): a few such rows would make up
+    most of the loss.
     """
     after_start = (contexts != contexts[:, :1]).int().cummax(dim=1).values.bool()
     return after_start & (contexts != NOTHING) & ~torch.isin(contexts.long(), special_ids)
@@ -133,7 +139,8 @@ def counted_positions(
 def read_contexts(
     model: LanguageModel, dataset: Dataset, cfg: ContextConfig
 ) -> Iterator[Int[Tensor, "n context_size"]]:
-    """One pass over a split in reading order, some contexts at a time: for evaluation and indexing."""
+    """One pass over a split in reading order, some contexts at a time: for evaluation and
+    indexing."""
     packer, documents = Packer(model, cfg), dataset.documents()
     while batch := _next_batch(documents):
         yield packer.add([d for d in batch if _is_in(d, cfg)])
@@ -141,7 +148,8 @@ def read_contexts(
 
 
 class ContextStream:
-    """Contexts of one split in random order, epoch after epoch, from a position that can be saved."""
+    """Contexts of one split in random order, epoch after epoch, from a position that can be
+    saved."""
 
     def __init__(
         self,
@@ -186,7 +194,8 @@ class ContextStream:
         return self.pool[rows]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Where the stream stands; loaded into one of the same configuration it goes on with the same contexts."""
+        """Where the stream stands; loaded into one of the same configuration it goes on with the
+        same contexts."""
         counts = [self.epoch, self.n_documents, self.n_contexts, self.ended, self.packer.started]
         rest = torch.tensor(self.packer.rest, dtype=torch.int32)
         named = {

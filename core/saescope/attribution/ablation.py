@@ -34,10 +34,11 @@ def measure_ablations(
     groups: Sequence[Mapping[int, Pairs]],
     metric: Metric,
 ) -> list[float]:
-    """Clean minus ablated metric for each group of pairs set to zero together, the SAEs' errors kept.
+    """Clean minus ablated metric for each group of pairs set to zero together, the SAEs' errors
+    kept.
 
-    A group names pairs of some SAEs of the stack, by index. What a pair of an upper SAE loses is its activation in the run in which the
-    group's pairs below it are ablated.
+    A group names pairs of some SAEs of the stack, by index. What a pair of an upper SAE loses is
+    its activation in the run in which the group's pairs below it are ablated.
     """
     if not groups:
         return []
@@ -75,7 +76,8 @@ def draw_controls(
     n_controls: int,
     seed: int,
 ) -> list[Int[Tensor, " k"]]:
-    """For each draw, as many entries outside `chosen`, each near in activation to one of them; fewer if there are not enough.
+    """For each draw, as many entries outside `chosen`, each near in activation to one of them;
+    fewer if there are not enough.
 
     Features that write nothing are never drawn: ablating them is no control.
     """

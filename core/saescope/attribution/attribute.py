@@ -1,4 +1,5 @@
-"""Which features make the model predict a token: attributed cheaply, then measured by ablation, beside matched controls."""
+"""Which features make the model predict a token: attributed cheaply, then measured by ablation,
+beside matched controls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,15 +34,20 @@ from saescope.splice import SiteRecord
 from saescope.stack import Stack, as_stack
 
 METHODS = {
-    "gradient": "Everything above the site is taken as linear at the clean run: saturation and interactions between features are not seen.",
-    "direct": "Only the path straight to the logits at this position is seen, with the final norm's scale held fixed: not what later "
+    "gradient": "Everything above the site is taken as linear at the clean run: saturation and "
+    "interactions between features are not seen.",
+    "direct": "Only the path straight to the logits at this position is seen, with the final "
+    "norm's scale held fixed: not what later "
     "attention and MLP layers make of a feature, nor features at other positions.",
-    "integrated_gradients": "The path runs from no features and no error to the clean run in a straight line: single ablations may differ.",
+    "integrated_gradients": "The path runs from no features and no error to the clean run in a "
+    "straight line: "
+    "single ablations may differ.",
 }
 
 SIGNS = ("any", "positive", "negative")
 OVERLAP = (
-    "Effects of SAEs in series overlap: what a feature does through features of an SAE above it is counted there once more. Do not add "
+    "Effects of SAEs in series overlap: what a feature does through features of an SAE "
+    "above it is counted there once more. Do not add "
     "them up over SAEs."
 )
 MOST_INCOMPLETE = 0.1
@@ -50,7 +56,8 @@ MOST_INCOMPLETE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """One logit to explain, and everything that the clean run says about it; by SAE in the order of the stack."""
+    """One logit to explain, and everything that the clean run says about it; by SAE in the order of
+    the stack."""
 
     stack: Stack
     tokens: Tokens
@@ -115,19 +122,22 @@ def attribute(
     seed: int = 0,
     include_special: bool = False,
 ) -> Attribution:
-    """The `k` (feature, position) pairs, of one SAE or of several, that add most to the target's logit at `position` (to its difference
-    to `against`).
+    """The `k` (feature, position) pairs, of one SAE or of several, that add most to the target's
+    logit at `position` (to its difference to `against`).
 
-    attribution_i = f_i (W_dec_i . g): g is d logit / d site on the clean run ("gradient"), through the frozen final norm only
-    ("direct"), or its mean along the path from zero ("integrated_gradients"). Most means in absolute value, or with `sign` "positive" or
-    "negative" only what speaks for the target or against it. With `validate` each pair, all of them together and `n_controls` matched
-    draws are ablated.
+    attribution_i = f_i (W_dec_i . g): g is d logit / d site on the clean run ("gradient"), through
+    the frozen final norm only ("direct"), or its mean along the path from zero
+    ("integrated_gradients"). Most means in absolute value, or with `sign` "positive" or "negative"
+    only what speaks for the target or against it. With `validate` each pair, all of them together
+    and `n_controls` matched draws are ablated.
 
-    With several SAEs a gradient is total: a pair's attribution holds what it does through the pairs above it, so attributions of SAEs in
-    series overlap. All pairs together are ablated from the bottom up, each upper one set to zero in the run that lacks the lower ones.
+    With several SAEs a gradient is total: a pair's attribution holds what it does through the pairs
+    above it, so attributions of SAEs in series overlap. All pairs together are ablated from the
+    bottom up, each upper one set to zero in the run that lacks the lower ones.
 
     Raises:
-        ArgumentError: an unknown method or position, or "direct" where a site does not write to the residual stream.
+        ArgumentError: an unknown method or position, or "direct" where a site does not write to the
+            residual stream.
         MismatchError: two SAEs write the same site.
     """
     _check(method, sign)
@@ -381,7 +391,8 @@ def _warnings(
     whose = [f"{stack.name(i)}: " if several else "" for i in range(len(parts))]
     if not bool(question.mask.any()):
         return [
-            "No position is left: position 0 and special tokens are left out unless include_special=True."
+            "No position is left: position 0 and special tokens are left out unless "
+            "include_special=True."
         ]
     if not n_pairs:
         return ["No feature fires at the positions considered."]
@@ -396,10 +407,12 @@ def _warnings(
         )
     if joint and question.n_controls and n_pairs < 3 * n_listed:
         warnings.append(
-            f"Only {n_pairs - n_listed} other active pairs to draw controls from: the draws are much alike. Lower k."
+            f"Only {n_pairs - n_listed} other active pairs to draw controls from: the "
+            "draws are much alike. Lower k."
         )
     return warnings + [
-        f"{name}The attributions add up to {part.completeness:.2f} of the difference that they should explain: do not rely on them."
+        f"{name}The attributions add up to {part.completeness:.2f} of the difference "
+        "that they should explain: do not rely on them."
         for name, part in zip(whose, parts, strict=True)
         if part.completeness is not None and abs(part.completeness - 1) > MOST_INCOMPLETE
     ]

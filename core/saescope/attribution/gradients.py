@@ -1,4 +1,5 @@
-"""The gradient of a logit at an SAE's site: on the clean run, along a path, or through the final norm alone."""
+"""The gradient of a logit at an SAE's site: on the clean run, along a path, or through the final
+norm alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,9 +46,11 @@ def site_gradients(
     metric: Metric,
     changes: Float[Tensor, "n n_pos d_out"] | None = None,
 ) -> tuple[list[Float[Tensor, "n n_pos d_out"]], Float[Tensor, " n"]]:
-    """d metric / d site for each SAE, and the metric; with each of `changes` added at the site of a stack of one.
+    """d metric / d site for each SAE, and the metric; with each of `changes` added at the site of a
+    stack of one.
 
-    A gradient is total: it holds every path from the site to the metric, those through the sites of other SAEs too.
+    A gradient is total: it holds every path from the site to the metric, those through the sites of
+    other SAEs too.
     """
     leaves: dict[int, Tensor] = {}
 
@@ -58,7 +61,8 @@ def site_gradients(
             else written.expand(len(changes), *written.shape[1:])
             + changes.reshape(-1, *written.shape[1:]).to(written)
         )
-        # What depends on a site below stays tied to it; cut off, that site's gradient would miss the paths through here.
+        # What depends on a site below stays tied to it; cut off, that site's gradient would miss
+        # the paths through here.
         leaves[i] = rows.clone() if rows.requires_grad else rows.detach().clone().requires_grad_()
         return leaves[i].clone()  # some families add in place to what is given here
 
@@ -78,10 +82,11 @@ def path_gradient(
     site: SiteRecord,
     mask: Bool[Tensor, " n_pos"],
 ) -> tuple[Float[Tensor, "n_pos d_out"], float]:
-    """For a stack of one: mean gradient from the zero baseline (no features, no error at `mask`) to the clean run, and clean minus
-    baseline.
+    """For a stack of one: mean gradient from the zero baseline (no features, no error at `mask`) to
+    the clean run, and clean minus baseline.
 
-    Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) by Gauss-Legendre quadrature with 32 points.
+    Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) by Gauss-Legendre quadrature
+    with 32 points.
     """
     whole = (stack.saes[0].decode_change(site.acts, like=site.x) + site.error) * mask[:, None]
     nodes, weights = (
@@ -104,8 +109,8 @@ def path_gradient(
 def direct_gradients(
     stack: Stack, ids: Int[Tensor, "1 n_pos"], metric: Metric
 ) -> list[Float[Tensor, "n_pos d_out"]]:
-    """d metric / d site for each SAE through the residual stream and the final norm with its scale held fixed; zero but at the metric's
-    position.
+    """d metric / d site for each SAE through the residual stream and the final norm with its scale
+    held fixed; zero but at the metric's position.
 
     Raises:
         ArgumentError: what is written at a site reaches the logits by no linear map.
@@ -128,7 +133,8 @@ def _require_map(model: LanguageModel, hook_name: str) -> Callable[[Tensor], Ten
     to_residual = model.residual_map(hook_name)
     if to_residual is None:
         raise ArgumentError(
-            f"What is written at {hook_name} does not reach the logits by a linear map, so nothing is direct there.",
+            f"What is written at {hook_name} does not reach the logits by a linear "
+            "map, so nothing is direct there.",
             code="METHOD_NOT_AVAILABLE",
             field="method",
             got="direct",

@@ -1,4 +1,5 @@
-"""The catalogue of published SAEs: SAELens's registry in compact form, and how to find one in it. No torch, no network."""
+"""The catalogue of published SAEs: SAELens's registry in compact form, and how to find one in it.
+No torch, no network."""
 
 from saescope.catalogue.cached import hub_cache, is_cached, is_cached_repository
 from saescope.catalogue.registry import Entry, get, releases

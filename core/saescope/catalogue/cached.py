@@ -1,4 +1,5 @@
-"""Which published SAEs are on this machine already, from the layout of the Hugging Face cache. Standard library only."""
+"""Which published SAEs are on this machine already, from the layout of the Hugging Face cache.
+Standard library only."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Every release and SAE of `data.json.gz` (written by scripts/build_catalogue.py), looked up by name."""
+"""Every release and SAE of `data.json.gz` (written by scripts/build_catalogue.py), looked up by
+name."""
 
 import gzip
 import json
@@ -33,7 +34,8 @@ class Entry(NamedTuple):
     explained_variance: float | None
     neuronpedia_id: str
     known: Mapping[str, Any]
-    """What a loader needs and the files lack: model_name, neuronpedia_id, norm_scaling_factor, l0, and the release's overrides."""
+    """What a loader needs and the files lack: model_name, neuronpedia_id, norm_scaling_factor, l0,
+    and the release's overrides."""
 
 
 @cache
@@ -52,7 +54,8 @@ def get(release: str, sae_id: str) -> Entry:
     """The SAE of that release and id.
 
     Raises:
-        NotFoundError: there is no such release, or no such SAE in it; the nearest names are in the message.
+        NotFoundError: there is no such release, or no such SAE in it; the nearest names are in the
+            message.
     """
     found = releases().get(release)
     if found is None:
@@ -64,7 +67,8 @@ def get(release: str, sae_id: str) -> Entry:
             field="release",
             got=release,
             allowed=[*close, "owner/repository"],
-            hint=f'Call saescope.catalogue.find(query="{query}"), or name a Hugging Face repository as owner/name.',
+            hint=f'Call saescope.catalogue.find(query="{query}"), or name a Hugging Face '
+            "repository as owner/name.",
             facts={"query": query},
         )
     if sae_id not in found:

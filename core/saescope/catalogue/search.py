@@ -74,9 +74,10 @@ def find(
 ) -> Page:
     """Published SAEs that fit all that is given.
 
-    query: words that must all occur in release, id, model, site or architecture, and pairs such as "layer 12", "width 16k", "l0 71".
-    model: a model's name, in any of its usual spellings; if no model has that name, every model whose name contains it.
-    site: "resid_post", "mlp_out", "attn.z" ..., a part of it, or a whole hook name.
+    query: words that must all occur in release, id, model, site or architecture, and pairs such as
+    "layer 12", "width 16k", "l0 71". model: a model's name, in any of its usual spellings; if no
+    model has that name, every model whose name contains it. site: "resid_post", "mlp_out", "attn.z"
+    ..., a part of it, or a whole hook name.
 
     Raises:
         ArgumentError: limit or offset out of range.
@@ -113,7 +114,8 @@ def find(
 
 
 def on_this_machine() -> list[Entry]:
-    """Every published SAE whose weights are in the hub's cache; one of several names is given once, under the first."""
+    """Every published SAE whose weights are in the hub's cache; one of several names is given once,
+    under the first."""
     entries = [row.entry for row in _index()]
     files = {
         repo_id: files_of(repo_id) for repo_id in dict.fromkeys(entry.repo_id for entry in entries)
@@ -140,7 +142,10 @@ def _index() -> list[_Indexed]:
         for entry in saes.values():
             _, site = split_hook(entry.hook_name)
             # Pairs stand between blanks, so that "layer_1" is not found in "layer_12".
-            pairs = f" layer_{entry.layer} d_sae_{entry.d_sae} width_{entry.d_sae} width_{_short(entry.d_sae)} l0_{entry.l0 or 0:g} "
+            pairs = (
+                f" layer_{entry.layer} d_sae_{entry.d_sae} width_{entry.d_sae} "
+                f"width_{_short(entry.d_sae)} l0_{entry.l0 or 0:g} "
+            )
             names = (
                 entry.release,
                 entry.sae_id,

@@ -1,7 +1,9 @@
-"""What the names of a published SAE say of it, dialect by dialect: its site, width, architecture and weights file.
+"""What the names of a published SAE say of it, dialect by dialect: its site, width, architecture
+and weights file.
 
-The sites are those that the SAEs were trained on, also where SAELens names another: a Gemma Scope 2 transcoder reads the MLP's
-normalised input (`mlp.hook_in`), not the residual stream before the norm. Where only the SAE's own files know, the answer is empty.
+The sites are those that the SAEs were trained on, also where SAELens names another: a Gemma Scope 2
+transcoder reads the MLP's normalised input (`mlp.hook_in`), not the residual stream before the
+norm. Where only the SAE's own files know, the answer is empty.
 """
 
 import re

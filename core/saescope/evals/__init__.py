@@ -1,4 +1,5 @@
-"""Evaluations: a quick check of an SAE on a probe text, and everything that is known to measure on held-out text."""
+"""Evaluations: a quick check of an SAE on a probe text, and everything that is known to measure on
+held-out text."""
 
 from saescope.evals.check import PROBE_TEXT, Check, check_sae
 from saescope.evals.evaluate import evaluate

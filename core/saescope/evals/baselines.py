@@ -1,4 +1,5 @@
-"""What something simpler reaches: random directions of the same shape and L0, and the best linear subspace of the same rank."""
+"""What something simpler reaches: random directions of the same shape and L0, and the best linear
+subspace of the same rank."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from saescope.splice import SiteRecord, read_site
 
 @dataclass(frozen=True, slots=True)
 class RandomSAE:
-    """TopK over random unit directions, the same ones to read and to write except in a transcoder."""
+    """TopK over random unit directions, the same ones to read and to write except in a
+    transcoder."""
 
     sae: TopKSAE
     mean: Float[Tensor, " d_out"]
@@ -57,7 +59,8 @@ class Fitted(NamedTuple):
 
 
 def fit_pca(found: Reconstruction, sae: SAE, l0: float) -> PCA:
-    """As many directions as features fire at a position, fitted to the evaluated positions themselves."""
+    """As many directions as features fire at a position, fitted to the evaluated positions
+    themselves."""
     assert found.second_moment is not None, "reconstruct(covariance=True) comes first"
     offset = found.mean - found.shift
     covariance = found.second_moment / found.n_tokens - torch.outer(offset, offset)
@@ -72,7 +75,8 @@ def fit_pca(found: Reconstruction, sae: SAE, l0: float) -> PCA:
 def fit_random(
     model: LanguageModel, sae: SAE, text: EvalText, found: Reconstruction, *, l0: float, seed: int
 ) -> RandomSAE:
-    """Directions from the seed; the scale of the output fitted by least squares to the first batch of the text."""
+    """Directions from the seed; the scale of the output fitted by least squares to the first batch
+    of the text."""
     contexts = next(batches(text))
     site = read_site(model, sae, text.ids[contexts])
     keep = text.mask[contexts].flatten().to(site.x.device)

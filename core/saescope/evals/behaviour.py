@@ -39,10 +39,11 @@ def compare(
     sums: Sums,
     done: Callable[[int], None] = lambda n_tokens: None,
 ) -> None:
-    """Add to `sums`, by block of contexts: `n_ce` and `ce.<name>`, `n_kl` and `kl.<name>`, and `sse.<name>` of each stand-in.
+    """Add to `sums`, by block of contexts: `n_ce` and `ce.<name>`, `n_kl` and `kl.<name>`, and
+    `sse.<name>` of each stand-in.
 
-    <name> is a stand-in ("with_sae" and "mean_ablation" are among them), "clean", "zero_ablation" (the counted positions zeroed) or
-    "zero_everywhere" (all of them, as sae-lens does).
+    <name> is a stand-in ("with_sae" and "mean_ablation" are among them), "clean", "zero_ablation"
+    (the counted positions zeroed) or "zero_everywhere" (all of them, as sae-lens does).
     """
     names = [CLEAN, *stand_ins, ZERO, ZERO_EVERYWHERE]
     second = _SecondPass(model, sae, text, stand_ins, sums)
@@ -74,7 +75,8 @@ class _SecondPass:
     sums: Sums
 
     def logits(self, context: int, names: list[str]) -> Float[Tensor, "n_names n_pos d_vocab"]:
-        """Of the context with each of the stand-ins; their errors at the site are added on the way."""
+        """Of the context with each of the stand-ins; their errors at the site are added on the
+        way."""
         mask = self.text.mask[context].to(self.model.device)
         block = self._block(context, int(mask.sum()))
 
@@ -106,7 +108,8 @@ class _SecondPass:
         log_p: Float[Tensor, "n_pos d_vocab"],
         clean_log_p: Float[Tensor, "n_pos d_vocab"],
     ) -> None:
-        """Losses and divergences of one stand-in; a position predicts the next token if there is one."""
+        """Losses and divergences of one stand-in; a position predicts the next token if there is
+        one."""
         mask = self.text.mask[context].to(log_p.device)
         predicts = (mask & self.text.has_next[context].to(log_p.device)).nonzero()[:, 0]
         losses = -log_p[predicts, self.text.ids[context].to(log_p.device)[predicts + 1]]

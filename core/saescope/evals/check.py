@@ -1,4 +1,5 @@
-"""A measured answer to "does this SAE belong here?": reconstruction and CE score on a short probe text."""
+"""A measured answer to "does this SAE belong here?": reconstruction and CE score on a short probe
+text."""
 
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ class Check:
 
 
 def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = None) -> Check:
-    """Encode the probe text and run the model with the SAE in place, clean and with the site zeroed; compare L0."""
+    """Encode the probe text and run the model with the SAE in place, clean and with the site
+    zeroed; compare L0."""
     limit = min(model.n_ctx, sae.cfg.metadata.context_size or model.n_ctx)
     tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos, limit=limit)
     ids = model.batch(tokens.ids)
@@ -108,7 +110,8 @@ def _verdict(ev: float | None, ce: float | None) -> Judgement[Quality]:
 def _against_published(
     verdict: Judgement[Quality], l0: float, published: float
 ) -> Judgement[Quality]:
-    """A verdict is no better than doubtful where far more or far fewer features fire than when the SAE was published."""
+    """A verdict is no better than doubtful where far more or far fewer features fire than when the
+    SAE was published."""
     if published <= L0_FACTOR * l0 and l0 <= L0_FACTOR * published:
         return verdict
     off = (

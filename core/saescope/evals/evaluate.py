@@ -1,4 +1,5 @@
-"""Is this SAE any good? Every metric of the field on held-out text, with intervals, baselines and a verdict."""
+"""Is this SAE any good? Every metric of the field on held-out text, with intervals, baselines and a
+verdict."""
 
 from collections.abc import Callable
 
@@ -32,12 +33,13 @@ def evaluate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure an SAE on a dataset's held-out text, or on given contexts `[n, n_pos]` (filled up with -1).
+    """Measure an SAE on a dataset's held-out text, or on given contexts `[n, n_pos]` (filled up
+    with -1).
 
     `include_special` counts and edits position 0, special tokens and attention sinks as well. The
-    text is read twice, a batch at a time: up to the site for everything about the reconstruction, and
-    through the model for its predictions. `baselines` needs the memory of a second decoder and of a
-    matrix d_out x d_out.
+    text is read twice, a batch at a time: up to the site for everything about the reconstruction,
+    and through the model for its predictions. `baselines` needs the memory of a second decoder and
+    of a matrix d_out x d_out.
 
     Raises:
         NotFoundError: there is no such text.

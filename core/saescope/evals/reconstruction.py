@@ -1,4 +1,5 @@
-"""First pass: what the SAE makes of each position, summed up in bounded memory. The model runs no further than the site."""
+"""First pass: what the SAE makes of each position, summed up in bounded memory. The model runs no
+further than the site."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ TINY_NORM = 1e-4
 
 @dataclass(slots=True)
 class Reconstruction:
-    """Sums by block of contexts and by range of positions. Target vectors are summed about `shift`, which keeps variances exact."""
+    """Sums by block of contexts and by range of positions. Target vectors are summed about `shift`,
+    which keeps variances exact."""
 
     by_block: Sums
     by_position: Sums

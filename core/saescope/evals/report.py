@@ -81,7 +81,8 @@ def report(
 
 
 def metrics(sums: Sums, weights: Float[Tensor, "n_draws n_groups"]) -> Metrics:
-    """Each metric for each draw of the text; NaN where it is undefined. Variances are about the mean of the whole text in every draw."""
+    """Each metric for each draw of the text; NaN where it is undefined. Variances are about the
+    mean of the whole text in every draw."""
     total = sums.totals(weights)
     n, mean = total["n"], sums.table["target"].sum(0) / sums.table["n"].sum()
     variance = total["target2"] - 2 * total["target"] @ mean + n * mean.square().sum()
@@ -151,7 +152,8 @@ def _baselines(value: Mapping[str, float | None], fitted: Fitted | None) -> Base
 
 
 def density_histogram(density: Float[Tensor, " d_sae"]) -> tuple[DensityBin, ...]:
-    """Features by how often they fire, in half decades from the rarest that fired up to 1; those that never fired are not in it."""
+    """Features by how often they fire, in half decades from the rarest that fired up to 1; those
+    that never fired are not in it."""
     fired = density[density > 0]
     if not len(fired):
         return ()
@@ -165,7 +167,8 @@ def density_histogram(density: Float[Tensor, " d_sae"]) -> tuple[DensityBin, ...
 
 
 def _positions(found: Reconstruction) -> tuple[PositionBin, ...]:
-    """Explained variance by range of positions; the variance is about the mean of all, so that the ranges add up to the whole."""
+    """Explained variance by range of positions; the variance is about the mean of all, so that the
+    ranges add up to the whole."""
     table, offset = found.by_position.table, (found.mean - found.shift).cpu()
     n = table["n"]
     variance = table["target2"] - 2 * table["target"] @ offset + n * offset.square().sum()

@@ -1,4 +1,5 @@
-"""Sums over positions, kept by block of contexts, so that any metric can be had for any resampling of the text."""
+"""Sums over positions, kept by block of contexts, so that any metric can be had for any resampling
+of the text."""
 
 import torch
 from jaxtyping import Float, Int

@@ -1,4 +1,5 @@
-"""The text of an evaluation: contexts at random from what training never saw, position 0 and special tokens masked."""
+"""The text of an evaluation: contexts at random from what training never saw, position 0 and
+special tokens masked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +27,8 @@ from saescope.sinks import many_sinks
 
 NOTHING = -1
 DEFAULT_CONTEXT, LONGEST_CONTEXT = 256, 1024
-"""For an SAE that does not say what it was trained with; and a bound on the memory that one context takes."""
+"""For an SAE that does not say what it was trained with; and a bound on the memory that one context
+takes."""
 POOL = 4
 """Contexts are drawn from the first text that holds this many times the wanted tokens."""
 
@@ -79,9 +81,11 @@ def evaluation_text(
     seed: int = 0,
     include_special: bool = False,
 ) -> EvalText:
-    """Contexts with at least `n_tokens` counted positions, as far as the text holds them; all of them if they are given as a tensor.
+    """Contexts with at least `n_tokens` counted positions, as far as the text holds them; all of
+    them if they are given as a tensor.
 
-    Held-out documents come first. Others are taken only where those do not suffice and the SAE does not say that it was trained on them.
+    Held-out documents come first. Others are taken only where those do not suffice and the SAE does
+    not say that it was trained on them.
 
     Raises:
         NotFoundError: DATASET_EMPTY: there is no such text.
@@ -95,7 +99,8 @@ def evaluation_text(
     if n_held_out < n_tokens and not _trained_on(sae, opened):
         pool = torch.cat([pool, _read(model, sae, opened, n_tokens - n_held_out, split="train")])
         warnings.append(
-            f"The held-out part of {opened.name} has {n_held_out} tokens; other documents fill up to {n_tokens}. "
+            f"The held-out part of {opened.name} has {n_held_out} tokens; other "
+            f"documents fill up to {n_tokens}. "
             "If the SAE was trained on them, its numbers are a little too good."
         )
     text = masked_text(
@@ -127,7 +132,8 @@ def masked_text(
 
 def _nothing_counts(name: str) -> NotFoundError:
     return NotFoundError(
-        f"{name}: no position to evaluate on (position 0, special tokens and attention sinks do not count).",
+        f"{name}: no position to evaluate on (position 0, special tokens and attention "
+        "sinks do not count).",
         code="DATASET_EMPTY",
         field="dataset",
         got=name,
@@ -165,7 +171,8 @@ def _draw(
 
 
 def _trained_on(sae: SAE, dataset: Dataset) -> bool:
-    """Trainings keep only the last part of a path, so that a published file does not tell of its machine: then names decide."""
+    """Trainings keep only the last part of a path, so that a published file does not tell of its
+    machine: then names decide."""
     said = sae.cfg.metadata.dataset_path
     if not said or said in (dataset.name, EMBEDDED) or dataset.name.startswith("hf:"):
         return said == dataset.name

@@ -23,11 +23,14 @@ _RANK: dict[Quality, int] = {
 _SUMMARIES: dict[Quality, str] = {
     Quality.GOOD: "The SAE reconstructs most of what the model does here. "
     "Whether a single feature means one thing, its card and a quiz tell.",
-    Quality.FAIR: "The SAE is usable, with a noticeable part of the activation that its features do not explain.",
-    Quality.DOUBTFUL: "The SAE loses much of the activation, or is no better than something simpler: do not draw conclusions from it yet.",
+    Quality.FAIR: "The SAE is usable, with a noticeable part of the activation that its features "
+    "do not explain.",
+    Quality.DOUBTFUL: "The SAE loses much of the activation, or is no better than something "
+    "simpler: do not draw conclusions from it yet.",
     Quality.WRONG: "The SAE does not belong here, or its training failed: "
     "its reconstruction is worse than a constant or than random features.",
-    Quality.UNKNOWN: "There is too little text, or the activation never varies, so that quality cannot be measured.",
+    Quality.UNKNOWN: "There is too little text, or the activation never varies, so that quality "
+    "cannot be measured.",
 }
 
 Finding = tuple[Quality, Reason]
@@ -79,17 +82,20 @@ def _reconstruction(ev: float) -> Finding:
     if ev < 0:
         return Quality.WRONG, Reason(
             f"The reconstruction is worse than the mean activation (explained variance {ev:.2g}).",
-            "Check that model, hook and preparation are those of the training; if it was trained here, lower lr and train longer.",
+            "Check that model, hook and preparation are those of the training; if it "
+            "was trained here, lower lr and train longer.",
         )
     if ev < FAIR_EV:
         return Quality.DOUBTFUL, Reason(
             f"{said}: more than half is lost.",
-            "Check model and hook; when training, use more tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE.",
+            "Check model and hook; when training, use more tokens, a larger k (or "
+            "smaller l1/l0 coefficient) or a wider SAE.",
         )
     if ev < GOOD_EV:
         return Quality.FAIR, Reason(
             f"{said}.",
-            "More training tokens, a larger k (or smaller l1/l0 coefficient) or a wider SAE raise it.",
+            "More training tokens, a larger k (or smaller l1/l0 coefficient) or a "
+            "wider SAE raise it.",
         )
     return Quality.GOOD, Reason(f"{said}.")
 
@@ -100,17 +106,22 @@ def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
             (
                 Quality.GOOD,
                 Reason(
-                    "Zeroing this site does not make the model worse here, so the CE score says nothing."
+                    "Zeroing this site does not make the model worse here, so the CE "
+                    "score says nothing."
                 ),
             )
         ]
-    said = f"With the SAE in its place the model keeps {ce:.0%} of what the site is worth to its predictions"
+    said = (
+        f"With the SAE in its place the model keeps {ce:.0%} of what the site is worth to "
+        "its predictions"
+    )
     if cost < 0.1:
         return [
             (
                 Quality.GOOD,
                 Reason(
-                    f"{said}; but the site is worth only {cost:.2g} nats a token, so that is little evidence."
+                    f"{said}; but the site is worth only {cost:.2g} nats a token, so "
+                    "that is little evidence."
                 ),
             )
         ]
@@ -146,7 +157,10 @@ def _sparsity(found: Measured) -> list[Finding]:
             if n_tokens < 10 * FEW_TOKENS
             else ""
         )
-        advice = "Evaluate on more tokens first; then revive dead features in training (aux loss or resampling), or use a smaller d_sae."
+        advice = (
+            "Evaluate on more tokens first; then revive dead features in training (aux "
+            "loss or resampling), or use a smaller d_sae."
+        )
         findings.append(
             (
                 Quality.FAIR if not few else Quality.GOOD,
@@ -156,7 +170,10 @@ def _sparsity(found: Measured) -> list[Finding]:
             )
         )
     if dense > MUCH_DENSE:
-        advice = "Dense features rarely have one meaning: lower k (or raise the l1/l0 coefficient), or train on more tokens."
+        advice = (
+            "Dense features rarely have one meaning: lower k (or raise the l1/l0 "
+            "coefficient), or train on more tokens."
+        )
         findings.append(
             (
                 Quality.FAIR,
@@ -175,7 +192,10 @@ def _shrinkage(l2_ratio: float) -> list[Finding]:
     if l2_ratio > GROWN:
         advice = "Check the normalisation: the SAE may expect inputs of another scale."
         return [(Quality.FAIR, Reason(f"Reconstructions are {l2_ratio - 1:.0%} too long.", advice))]
-    advice = "An SAE that explains part of the activation is short by that part; an L1 penalty shortens it more: see the other reasons."
+    advice = (
+        "An SAE that explains part of the activation is short by that part; an L1 penalty "
+        "shortens it more: see the other reasons."
+    )
     return [(Quality.FAIR, Reason(f"Reconstructions are {1 - l2_ratio:.0%} too short.", advice))]
 
 
@@ -185,12 +205,16 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
     findings = list[Finding]()
     chance, pca = baselines.random_sae, baselines.pca
     if chance.explained_variance is not None and ev <= chance.explained_variance:
-        advice = "Training has learned nothing, or this is another model or hook: check both, then train longer."
+        advice = (
+            "Training has learned nothing, or this is another model or hook: check both, "
+            "then train longer."
+        )
         findings.append(
             (
                 Quality.WRONG,
                 Reason(
-                    f"Random features of the same number and L0 explain {chance.explained_variance:.0%}: as much.",
+                    "Random features of the same number and L0 explain "
+                    f"{chance.explained_variance:.0%}: as much.",
                     advice,
                 ),
             )
@@ -200,10 +224,16 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
     ):  # PCA sees the transcoder's target, the transcoder does not
         return findings
     if ev < pca.explained_variance:
-        advice = "The features are not worth their number yet: train on more tokens, or with a larger d_sae."
+        advice = (
+            "The features are not worth their number yet: train on more tokens, or with a "
+            "larger d_sae."
+        )
         said = f"A PCA with {pca.size} directions explains more ({pca.explained_variance:.0%})."
         return [*findings, (Quality.DOUBTFUL, Reason(said, advice))]
-    said = f"A PCA with as many directions as features fire ({pca.size}) explains {pca.explained_variance:.0%}"
+    said = (
+        f"A PCA with as many directions as features fire ({pca.size}) explains "
+        f"{pca.explained_variance:.0%}"
+    )
     return [
         *findings,
         (

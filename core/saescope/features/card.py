@@ -38,7 +38,8 @@ def feature_card(
     labels: LabelStore | None = None,
     n_examples: int = 5,
 ) -> FeatureCard:
-    """Everything known of one feature, with the SAE called after its hook. Texts of quizzes are never in it.
+    """Everything known of one feature, with the SAE called after its hook. Texts of quizzes are
+    never in it.
 
     Raises:
         ArgumentError: the SAE has no such feature.
@@ -142,7 +143,8 @@ def _effects(
         return (
             [],
             [],
-            f"none: what a feature at {write_hook(sae)} writes is no linear change of the residual stream",
+            f"none: what a feature at {write_hook(sae)} writes is no linear change of "
+            "the residual stream",
         )
     if not bool(sae.decoder[feature].any()):
         return [], [], "none: the feature's decoder row is zero, so it writes nothing"
@@ -152,7 +154,10 @@ def _effects(
         for sign in (1, -1)
     )
     centred = "mean taken out, " if model.readout.centred else ""
-    how = f"decoder row, {centred}times the final norm's gain, times the unembedding; the norm's scale at each position is left out"
+    how = (
+        f"decoder row, {centred}times the final norm's gain, times the unembedding; the "
+        "norm's scale at each position is left out"
+    )
     return promotes, suppresses, how
 
 
@@ -163,10 +168,12 @@ def _token(model: LanguageModel, token_id: int, effect: Tensor) -> CardToken:
 def _warnings(index: FeatureIndex | None, feature: int) -> list[str]:
     if index is None:
         return [
-            "No index of this SAE: examples, density and maximum are unknown. ss.index_features makes one."
+            "No index of this SAE: examples, density and maximum are unknown. "
+            "ss.index_features makes one."
         ]
     if index.maximum(feature) is None:
         return [
-            f"The feature fired nowhere in {index.manifest.n_tokens} tokens of {index.manifest.dataset}: dead, or rare there."
+            f"The feature fired nowhere in {index.manifest.n_tokens} tokens of "
+            f"{index.manifest.dataset}: dead, or rare there."
         ]
     return index.warnings

@@ -1,4 +1,5 @@
-"""Which features tell two sets of texts apart, or two models on the same texts: chosen on one half, tested on the other."""
+"""Which features tell two sets of texts apart, or two models on the same texts: chosen on one half,
+tested on the other."""
 
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
@@ -43,8 +44,9 @@ def contrast_texts(
 ) -> Contrast:
     """The `k` features that tell `texts` from `against` best, either way round (`Draw`).
 
-    Each text gives one number a feature (its maximum or mean over counted tokens). Half of each set, drawn by `seed`, chooses features by
-    Mann & Whitney's test; the other half tests just those.
+    Each text gives one number a feature (its maximum or mean over counted tokens). Half of each
+    set, drawn by `seed`, chooses features by Mann & Whitney's test; the other half tests just
+    those.
 
     Raises:
         ArgumentError: a set has fewer than two texts, or a text with no counted token.
@@ -67,9 +69,11 @@ def contrast_models(
     by: Summary = "max",
     **draw: Unpack[Draw],
 ) -> Contrast:
-    """The `k` features that the same texts make fire otherwise in `model` than in `other` (a fine-tuned model and its base; `Draw`).
+    """The `k` features that the same texts make fire otherwise in `model` than in `other` (a
+    fine-tuned model and its base; `Draw`).
 
-    One SAE and one tokenization serve both; the numbers are changes of each text, tested by Wilcoxon's signed ranks.
+    One SAE and one tokenization serve both; the numbers are changes of each text, tested by
+    Wilcoxon's signed ranks.
 
     Raises:
         ArgumentError: fewer than two texts, or a text with no counted token.
@@ -155,7 +159,8 @@ def _separations(
 def _sum_of(
     columns: Float[Tensor, "n_texts k"], rises: Bool[Tensor, " k"], chosen_on: Int[Tensor, " n"]
 ) -> Float[Tensor, "n_texts 1"]:
-    """Of the chosen features, each with its sign and in its standard deviations where it was chosen."""
+    """Of the chosen features, each with its sign and in its standard deviations where it was
+    chosen."""
     spread = (columns[chosen_on] - columns[chosen_on].mean(0)).square().mean(0).sqrt()
     weights = torch.where(rises, 1.0, -1.0).double() / spread.clamp(min=1e-12)
     return (columns * weights).sum(1, keepdim=True)
@@ -167,7 +172,8 @@ def _confounds(
     held_out: Int[Tensor, " n"],
     position_correlation: float,
 ) -> list[str]:
-    """Where the sets differ in length: "length" if texts of equal length are not told apart, "position" if the feature tracks that.
+    """Where the sets differ in length: "length" if texts of equal length are not told apart,
+    "position" if the feature tracks that.
 
     Late positions are only in the longer texts, so the second is a way of the first.
     """
@@ -184,19 +190,26 @@ def verdict(features: Sequence[ContrastFeature], *, split: bool, least: int) -> 
         return "No feature fires on these texts."
     if not split:
         return (
-            f"Too few texts ({least} in the smaller set) to choose features on one half and test them on the other: these are candidates, "
+            f"Too few texts ({least} in the smaller set) to choose features on one "
+            "half and test them on the other: these are candidates, "
             f"nothing is confirmed. Give at least {2 * LEAST_HALF} texts a set, better 30."
         )
     confirmed = [feature for feature in features if feature.confirmed]
     clean = [feature for feature in confirmed if not feature.confounds]
     if not confirmed:
-        return f"None of the {len(features)} features chosen on one half separates the other half (false discovery rate {LEVEL:g})."
+        return (
+            f"None of the {len(features)} features chosen on one half separates the other "
+            f"half (false discovery rate {LEVEL:g})."
+        )
     doubt = (
         ""
         if len(clean) == len(confirmed)
         else f"; {len(confirmed) - len(clean)} of them may only reflect the length of the texts"
     )
-    return f"{len(confirmed)} of the {len(features)} features chosen on one half separate the other half too{doubt}."
+    return (
+        f"{len(confirmed)} of the {len(features)} features chosen on one half separate the "
+        f"other half too{doubt}."
+    )
 
 
 def _warnings(design: Design, features: Sequence[ContrastFeature], n_equal: int) -> list[str]:
@@ -204,8 +217,10 @@ def _warnings(design: Design, features: Sequence[ContrastFeature], n_equal: int)
         return []
     flagged = sum(bool(feature.confounds) for feature in features)
     return [
-        f"The sets differ in length (AUC {design.length_auc:.3g}, p {design.length_p:.2g}): {flagged} of {len(features)} features do not "
-        f"separate texts that are cut to {n_equal} tokens, or follow the position. Match the lengths to be sure."
+        f"The sets differ in length (AUC {design.length_auc:.3g}, p "
+        f"{design.length_p:.2g}): {flagged} of {len(features)} features do not "
+        f"separate texts that are cut to {n_equal} tokens, or follow the position. "
+        "Match the lengths to be sure."
     ]
 
 
@@ -217,6 +232,7 @@ def _check(n: int) -> None:
             field="texts",
             got=n,
             allowed=f"{LEAST} or more; {2 * LEAST_HALF} to hold a half out",
-            hint='For one text against one other, call ss.rank_features(..., against=..., rank_by="contrast").',
+            hint="For one text against one other, call ss.rank_features(..., against=..., "
+            'rank_by="contrast").',
             facts={"least": LEAST},
         )

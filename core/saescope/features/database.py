@@ -1,4 +1,5 @@
-"""Labels and quizzes in one SQLite file, `labels.db` in the home folder; opened anew for each call, by any thread or process."""
+"""Labels and quizzes in one SQLite file, `labels.db` in the home folder; opened anew for each call,
+by any thread or process."""
 
 from pathlib import Path
 
@@ -23,7 +24,8 @@ QUIZZES = Table(
     ),
 )
 _MORE = """
-CREATE VIRTUAL TABLE IF NOT EXISTS label_words USING fts5 (text, content='labels', content_rowid='id', tokenize='porter unicode61');
+CREATE VIRTUAL TABLE IF NOT EXISTS label_words USING fts5
+    (text, content='labels', content_rowid='id', tokenize='porter unicode61');
 CREATE TRIGGER IF NOT EXISTS label_added AFTER INSERT ON labels BEGIN
     INSERT INTO label_words (rowid, text) VALUES (new.id, new.text); END;
 CREATE TRIGGER IF NOT EXISTS label_removed AFTER DELETE ON labels BEGIN

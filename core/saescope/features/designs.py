@@ -21,7 +21,8 @@ LEAST_HALF = 4
 
 
 class Halves(NamedTuple):
-    """Texts that choose features, and texts that test them; all texts twice where they are too few."""
+    """Texts that choose features, and texts that test them; all texts twice where they are too
+    few."""
 
     chosen_on: Int[Tensor, " n"]
     held_out: Int[Tensor, " m"]

@@ -61,7 +61,8 @@ def encode_texts(
     positions: Iterable[int] = (),
     include_special: bool = False,
 ) -> Encoded:
-    """Features of every position; statistics over the counted ones (position 0, special tokens and sinks left out unless named)."""
+    """Features of every position; statistics over the counted ones (position 0, special tokens and
+    sinks left out unless named)."""
     (encoded,) = encode_stack(
         as_stack(model, sae), texts, positions=positions, include_special=include_special
     )
@@ -75,7 +76,8 @@ def encode_stack(
     positions: Iterable[int] = (),
     include_special: bool = False,
 ) -> list[Encoded]:
-    """What `encode_texts` gives for each SAE, in the order in which they were given; each text runs once."""
+    """What `encode_texts` gives for each SAE, in the order in which they were given; each text runs
+    once."""
     named = list(positions)
     sums = [_Sums() for _ in stack.saes]
     for tokens in texts:

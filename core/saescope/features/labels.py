@@ -1,4 +1,5 @@
-"""What features are called: several labels a feature, each with its source and the score of its tests, searchable by their words."""
+"""What features are called: several labels a feature, each with its source and the score of its
+tests, searchable by their words."""
 
 import json
 import re
@@ -42,7 +43,8 @@ class LabelStore:
                 insert_label(db, weights_hash, feature, text, source)
 
     def of(self, weights_hash: str, feature: int) -> list[Label]:
-        """All labels of a feature: tested and better than chance first, then untested, then those that failed."""
+        """All labels of a feature: tested and better than chance first, then untested, then those
+        that failed."""
         return self.of_many(weights_hash, [feature]).get(feature, [])
 
     def best(self, weights_hash: str, features: Sequence[int]) -> dict[int, Label]:
@@ -67,7 +69,8 @@ class LabelStore:
     def search(
         self, weights_hash: str, query: str, *, k: int = 10, offset: int = 0
     ) -> tuple[list[Label], int]:
-        """The features whose labels share words with `query`, one label each, and how many there are.
+        """The features whose labels share words with `query`, one label each, and how many there
+        are.
 
         Best match first (bm25, words by their stems); labels that failed their test come last.
         """
@@ -75,7 +78,8 @@ class LabelStore:
         if not self.path.exists() or not words:
             return [], 0
         rest = f"""JOIN label_words ON labels.id = label_words.rowid
-            WHERE label_words MATCH ? AND weights_hash = ? ORDER BY bm25(label_words), feature, labels.id LIMIT {MOST_MATCHES}"""
+            WHERE label_words MATCH ? AND weights_hash = ?
+            ORDER BY bm25(label_words), feature, labels.id LIMIT {MOST_MATCHES}"""
         with LABELS_DB.open(self.path) as db:
             rows = LABELS_DB.select(db, LABELS, rest, (" OR ".join(words), weights_hash))
         labels = [_label(row) for row in rows]
@@ -167,7 +171,8 @@ def _failed(label: Label) -> bool:
 
 
 def _trust(label: Label) -> tuple[int, float, int]:
-    """Above chance beyond doubt, above chance, the user's own word, other untested ones, failed; the newest first."""
+    """Above chance beyond doubt, above chance, the user's own word, other untested ones, failed;
+    the newest first."""
     if label.score is None:
         return (2 if label.source == "you" else 3), 0.0, -label.id
     sure = label.score.low > 0.5

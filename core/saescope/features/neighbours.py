@@ -20,7 +20,8 @@ class Neighbour(NamedTuple):
 
 
 def nearest_features(sae: SAE, feature: int, k: int = 5) -> list[Neighbour]:
-    """The `k` features with the largest cosine to this one's decoder row, itself left out; of none if that row is zero."""
+    """The `k` features with the largest cosine to this one's decoder row, itself left out; of none
+    if that row is zero."""
     row = _unit(sae.decoder[feature : feature + 1])[0]
     with torch.no_grad():
         cosines = torch.cat([_unit(rows) @ row for rows in sae.decoder.split(ROWS)])

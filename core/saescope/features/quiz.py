@@ -1,4 +1,5 @@
-"""A blind quiz about one feature: short texts of which half make it fire, in random order, from contexts that no card shows."""
+"""A blind quiz about one feature: short texts of which half make it fire, in random order, from
+contexts that no card shows."""
 
 import random
 from collections.abc import Sequence
@@ -32,10 +33,12 @@ def make_quiz(
     seed: int = 0,
     similar: Sequence[int] = (),
 ) -> Quiz:
-    """A quiz of `n` items, half "detection" (does it fire anywhere in the text?), half "fuzzing" (does it fire on the marked token?).
+    """A quiz of `n` items, half "detection" (does it fire anywhere in the text?), half "fuzzing"
+    (does it fire on the marked token?).
 
-    The same call gives the same quiz until that one is answered; then its texts are spent for this feature. `similar` are features
-    like this one (its decoder neighbours), which make good distractors.
+    The same call gives the same quiz until that one is answered; then its texts are spent for this
+    feature. `similar` are features like this one (its decoder neighbours), which make good
+    distractors.
 
     Raises:
         ArgumentError: `n` is out of range.
@@ -59,7 +62,8 @@ def make_quiz(
     items = _choose(material, n, random.Random(f"{seed} {feature}"))
     if len(items) < LEAST:
         raise NotFoundError(
-            f"The index has too few texts for a quiz on feature {feature} ({n_firing} left where it fires, {len(spent)} asked before).",
+            f"The index has too few texts for a quiz on feature {feature} ({n_firing} "
+            f"left where it fires, {len(spent)} asked before).",
             code="QUIZ_TOO_FEW_TEXTS",
             field="feature",
             got=feature,
@@ -73,7 +77,8 @@ def make_quiz(
 
 
 def _choose(material: Material, n: int, rng: random.Random) -> list[_Item]:
-    """Pairs of an item where it fires and one where it does not, detection and fuzzing by turns, shuffled."""
+    """Pairs of an item where it fires and one where it does not, detection and fuzzing by turns,
+    shuffled."""
     items: list[_Item] = []
     for turn in range(n // 2):
         kind: Kind = "fuzzing" if turn % 2 else "detection"
@@ -90,7 +95,8 @@ def _choose(material: Material, n: int, rng: random.Random) -> list[_Item]:
 
 
 def _silent(material: Material, kind: Kind, turn: int, rng: random.Random) -> _Item | None:
-    """An item where it does not fire; every other fuzzing item marks the wrong token of a text in which the feature does fire."""
+    """An item where it does not fire; every other fuzzing item marks the wrong token of a text in
+    which the feature does fire."""
     if kind == "fuzzing" and turn % 4 == 1 and len(material.firing) > 1:
         passage = material.firing[0]
         words = [

@@ -1,4 +1,5 @@
-"""What a quiz may ask of a feature: the index's own choice over the range of activations, and more firings from its sample of contexts."""
+"""What a quiz may ask of a feature: the index's own choice over the range of activations, and more
+firings from its sample of contexts."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ def quiz_material(
 def sampled_firings(
     index: FeatureIndex, feature: int, *, seed: int, besides: Collection[int]
 ) -> list[QuizPassage]:
-    """A firing of each sampled context that is not in `besides`; of how strong it is the sample only knows "1", above zero."""
+    """A firing of each sampled context that is not in `besides`; of how strong it is the sample
+    only knows "1", above zero."""
     fires = index.sample.fires(feature)
     rng = torch.Generator().manual_seed(seed)
     rows = [

@@ -1,4 +1,5 @@
-"""Quizzes with their answers, which never leave: each is answered once, and its texts are spent with it."""
+"""Quizzes with their answers, which never leave: each is answered once, and its texts are spent
+with it."""
 
 import hashlib
 import json
@@ -90,11 +91,13 @@ class QuizStore:
         text: str,
         source: str,
     ) -> Label:
-        """The label `text`, scored by these answers beside those of earlier quizzes; the quiz is used up.
+        """The label `text`, scored by these answers beside those of earlier quizzes; the quiz is
+        used up.
 
         Raises:
             NotFoundError: there is no such quiz.
-            ArgumentError: it was answered, or is about another feature, or needs another number of answers.
+            ArgumentError: it was answered, or is about another feature, or needs another number of
+                answers.
         """
         cleaned = clean_label(text)
         with LABELS_DB.open(self.path) as db, transaction(db):
@@ -116,7 +119,8 @@ class QuizStore:
             return add_score(db, label_id, *kinds)
 
     def void(self, texts: Sequence[str]) -> list[str]:
-        """Use up every open quiz of which an item stands in `texts`: to be called before these are encoded, which would tell its answers.
+        """Use up every open quiz of which an item stands in `texts`: to be called before these are
+        encoded, which would tell its answers.
 
         Returns their ids.
         """
@@ -214,7 +218,8 @@ def _used(quiz_id: str, feature: int, answered: str | None) -> ArgumentError:
         else "it was answered before"
     )
     return ArgumentError(
-        f"Quiz {quiz_id} cannot be answered: {'its texts were encoded after it was made' if answered == VOID else why}.",
+        f"Quiz {quiz_id} cannot be answered: "
+        f"{'its texts were encoded after it was made' if answered == VOID else why}.",
         code="QUIZ_USED",
         field="quiz_id",
         got=quiz_id,
@@ -224,7 +229,8 @@ def _used(quiz_id: str, feature: int, answered: str | None) -> ArgumentError:
 
 
 def _shares(item: StoredItem, plain: Sequence[str]) -> bool:
-    """Whether a text holds a stretch of the item, or the item the text; spaces and marks do not count."""
+    """Whether a text holds a stretch of the item, or the item the text; spaces and marks do not
+    count."""
     own = "".join(item.text.replace("⟦", "").replace("⟧", "").split())
     stretches = [
         own[i : i + LEAST_SHARED]

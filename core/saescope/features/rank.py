@@ -19,7 +19,8 @@ from saescope.stack import Stack, as_stack
 
 N_PROMOTED = 3
 UNITS = (
-    "Activations of different SAEs have different units: within one SAE the order says more than between SAEs. "
+    "Activations of different SAEs have different units: within one SAE the order says "
+    "more than between SAEs. "
     'rank_by="count" or "contrast" compares them.'
 )
 RANKINGS = ("max", "mean", "count", "contrast")
@@ -51,7 +52,7 @@ def rank_features(
     offset: int = 0,
     include_special: bool = False,
 ) -> Ranking:
-    """Features by maximum, mean or count of tokens, or by the effect size (Cohen's d over tokens) against other texts.
+    """Features by maximum, mean or count of tokens, or by Cohen's d over tokens (a contrast).
 
     Features of several SAEs stand in one list.
 
@@ -93,7 +94,8 @@ def rank_features(
 
 
 def _sinks_of(against: Sequence[Encoded]) -> list[str]:
-    """A warning where the other texts have many; those of the texts themselves are counted in the ranking."""
+    """A warning where the other texts have many; those of the texts themselves are counted in the
+    ranking."""
     most = max(against, key=lambda each: each.n_sinks, default=None)
     found = many_sinks(most.n_sinks, most.n_tokens) if most else []
     return [f"`against`: {warning}" for warning in found]

@@ -1,4 +1,5 @@
-"""How well a label predicts where a feature fires: balanced accuracy with an interval, from the answers to a blind quiz."""
+"""How well a label predicts where a feature fires: balanced accuracy with an interval, from the
+answers to a blind quiz."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -42,9 +43,11 @@ def balanced_accuracy(counts: Counts) -> float | None:
 
 
 def interval(counts: Counts) -> tuple[float, float]:
-    """95 % interval of balanced accuracy: Wilson's for each class, combined by squares (Newcombe 1998, method 10, for a mean).
+    """95 % interval of balanced accuracy: Wilson's for each class, combined by squares (Newcombe
+    1998, method 10, for a mean).
 
-    Of 6 + 6 items its coverage is 0.952 on average over all pairs of true rates, 0.87 at the worst of them.
+    Of 6 + 6 items its coverage is 0.952 on average over all pairs of true rates, 0.87 at the worst
+    of them.
     """
     parts = [
         (k / n, *wilson(k, n))

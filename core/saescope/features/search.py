@@ -1,4 +1,5 @@
-"""Features by the words of their labels, by the tokens that they write, or by texts that make them fire; each says why it was found."""
+"""Features by the words of their labels, by the tokens that they write, or by texts that make them
+fire; each says why it was found."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +34,8 @@ def find_by_label(
     untested = sum(label.score is None for label in rows)
     warnings = (
         [
-            f"{untested} of these {len(rows)} labels were never tested: saescope.features.make_quiz tests one."
+            f"{untested} of these {len(rows)} labels were never tested: "
+            "saescope.features.make_quiz tests one."
         ]
         if untested
         else []
@@ -44,12 +46,15 @@ def find_by_label(
 def find_by_tokens(
     model: LanguageModel, sae: SAE, tokens: Sequence[str], *, k: int = 10, offset: int = 0
 ) -> Found:
-    """Features that write these tokens: how far each token's logit effect stands out among all of the feature's effects, averaged.
+    """Features that write these tokens: how far each token's logit effect stands out among all of
+    the feature's effects, averaged.
 
-    Exact over the whole decoder and vocabulary: mean and variance of a feature's effects come from the unembedding's own.
+    Exact over the whole decoder and vocabulary: mean and variance of a feature's effects come from
+    the unembedding's own.
 
     Raises:
-        ArgumentError: a text is not one token, or the SAE's site does not write to the residual stream linearly.
+        ArgumentError: a text is not one token, or the SAE's site does not write to the residual
+            stream linearly.
     """
     ids = [model.single_token(token, "tokens") for token in dict.fromkeys(tokens)]
     scores = token_scores(model, sae, ids)
@@ -71,7 +76,8 @@ def find_by_tokens(
     return Found(
         features,
         len(mean),
-        "standard deviations of the tokens' logit effects above the feature's mean over the vocabulary",
+        "standard deviations of the tokens' logit effects above the feature's mean "
+        "over the vocabulary",
         [],
     )
 
@@ -79,7 +85,8 @@ def find_by_tokens(
 def token_scores(
     model: LanguageModel, sae: SAE, ids: Sequence[int]
 ) -> Float[Tensor, "d_sae n_tokens"]:
-    """(effect on the token - mean effect) / standard deviation over the vocabulary, of every feature.
+    """(effect on the token - mean effect) / standard deviation over the vocabulary, of every
+    feature.
 
     Raises:
         ArgumentError: the SAE's site does not write to the residual stream linearly.
@@ -87,7 +94,8 @@ def token_scores(
     to_residual = model.residual_map(write_hook(sae))
     if to_residual is None:
         raise ArgumentError(
-            f"What a feature at {write_hook(sae)} writes is no linear change of the residual stream: promoted tokens are not defined.",
+            f"What a feature at {write_hook(sae)} writes is no linear change of the "
+            "residual stream: promoted tokens are not defined.",
             code="NO_LOGIT_EFFECTS",
             field="tokens",
             got=write_hook(sae),
@@ -120,9 +128,11 @@ def find_by_texts(
     k: int = 10,
     offset: int = 0,
 ) -> Found:
-    """Features that fire more often on these texts than in the indexed corpus; without an index, those that fire most often.
+    """Features that fire more often on these texts than in the indexed corpus; without an index,
+    those that fire most often.
 
-    The score is the log likelihood ratio of the number of firing tokens (G^2 / 2 of one share against the corpus', in nats).
+    The score is the log likelihood ratio of the number of firing tokens (G^2 / 2 of one share
+    against the corpus', in nats).
     """
     fired, total, n, n_sinks = _firing_counts(model, sae, texts)
     share = fired / max(n, 1)
@@ -162,7 +172,8 @@ _NO_INDEX = (
 def _firing_counts(
     model: LanguageModel, sae: SAE, texts: Sequence[Tokens]
 ) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"], int, int]:
-    """On how many counted tokens each feature fires, its activations' sum, how many there are, and how many sinks were left out."""
+    """On how many counted tokens each feature fires, its activations' sum, how many there are, and
+    how many sinks were left out."""
     n, n_sinks = 0, 0
     fired, total = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
     for acts, mask, sinks in text_acts(model, sae, texts):

@@ -1,4 +1,5 @@
-"""How well numbers tell two groups of texts apart: effect size, area under the curve, p values, false discovery rate."""
+"""How well numbers tell two groups of texts apart: effect size, area under the curve, p values,
+false discovery rate."""
 
 from collections.abc import Callable
 from math import comb, sqrt
@@ -15,7 +16,8 @@ COLUMNS = 1024
 MOST_D = 100.0
 N_PERMUTATIONS = 9999
 RARE = 5
-"""Expected firing texts in the smaller group below which ranks say no more than yes or no, and that must be counted exactly."""
+"""Expected firing texts in the smaller group below which ranks say no more than yes or no, and that
+must be counted exactly."""
 
 
 Moments = tuple[int, Tensor, Tensor]
@@ -36,9 +38,11 @@ class Difference(NamedTuple):
 def compare(
     scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"]
 ) -> Difference:
-    """Mann & Whitney's test (1947) of every feature, by the normal approximation with ties and continuity.
+    """Mann & Whitney's test (1947) of every feature, by the normal approximation with ties and
+    continuity.
 
-    Where so few texts have a score above the least one that the approximation fails: Fisher's exact test of having one.
+    Where so few texts have a score above the least one that the approximation fails: Fisher's exact
+    test of having one.
     """
     parts = [_compare(part.double(), first) for part in scores.split(COLUMNS, dim=1)]
     return Difference(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -68,13 +72,15 @@ def _compare(
 
 
 def fisher(k: int, m: int, n1: int, n2: int) -> float:
-    """Two-sided p of k of the m texts that fire being in the first group: all outcomes that are no likelier."""
+    """Two-sided p of k of the m texts that fire being in the first group: all outcomes that are no
+    likelier."""
     ways = [comb(n1, i) * comb(n2, m - i) for i in range(m + 1)]
     return sum(way for way in ways if way <= ways[k]) / comb(n1 + n2, m)
 
 
 def compare_pairs(changes: Float[Tensor, "n_texts n_features"]) -> Difference:
-    """Wilcoxon's signed-rank test of changes of the same texts; zeros are left out, `auc` is the share of rises, no change half."""
+    """Wilcoxon's signed-rank test of changes of the same texts; zeros are left out, `auc` is the
+    share of rises, no change half."""
     changes = changes.double()
     n = len(changes)
     moved = changes != 0
@@ -94,7 +100,8 @@ def compare_pairs(changes: Float[Tensor, "n_texts n_features"]) -> Difference:
 def permuted_p(
     scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"], *, seed: int
 ) -> Float[Tensor, " n_features"]:
-    """Two-sided p of each feature's rank sum among random regroupings of the texts: valid for any number of texts and ties."""
+    """Two-sided p of each feature's rank sum among random regroupings of the texts: valid for any
+    number of texts and ties."""
     ranks = average_ranks(scores.double())[0]
     ranks = ranks - ranks.mean(0)
     rng = torch.Generator().manual_seed(seed)
@@ -131,7 +138,8 @@ def _two_sided(deviation: Tensor, variance: Tensor) -> Tensor:
 
 
 def average_ranks(scores: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, " m"]]:
-    """Ranks from 1 within each column, ties at their average; and the sum of t^3 - t over its groups of ties."""
+    """Ranks from 1 within each column, ties at their average; and the sum of t^3 - t over its
+    groups of ties."""
     ordered, order = scores.sort(dim=0)
     new = torch.ones_like(ordered, dtype=torch.bool)
     new[1:] = ordered[1:] != ordered[:-1]
@@ -142,7 +150,8 @@ def average_ranks(scores: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n m"], F
 
 
 def cohens_d(a: Float[Tensor, "n1 m"], b: Float[Tensor, "n2 m"]) -> Float[Tensor, " m"]:
-    """(mean a - mean b) / pooled standard deviation, within +-100: groups without spread of their own would be infinitely far apart."""
+    """(mean a - mean b) / pooled standard deviation, within +-100: groups without spread of their
+    own would be infinitely far apart."""
     return d_of_moments(
         (len(a), a.sum(0), a.square().sum(0)), (len(b), b.sum(0), b.square().sum(0))
     )
@@ -168,12 +177,14 @@ def standardised(
 
 
 def least_p(n1: int, n2: int) -> float:
-    """The smallest two-sided p that so many texts can give: all of one group above all of the other."""
+    """The smallest two-sided p that so many texts can give: all of one group above all of the
+    other."""
     return min(1.0, 2 / comb(n1 + n2, n1))
 
 
 def adjusted(p: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """q values: the false discovery rate at which each would be found (Benjamini & Hochberg 1995)."""
+    """q values: the false discovery rate at which each would be found (Benjamini & Hochberg
+    1995)."""
     if not len(p):
         return p
     ordered, order = p.sort()
@@ -189,10 +200,11 @@ def adjusted(p: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
 
 
 def auc_interval(auc: float, n1: int, n2: int) -> tuple[float, float]:
-    """95 % interval of an area under the curve: Wilson's form of Hanley & McNeil 1982 (Newcombe 2006, method 5), never of zero width.
+    """95 % interval of an area under the curve: Wilson's form of Hanley & McNeil 1982 (Newcombe
+    2006, method 5), never of zero width.
 
-    The variance at a candidate value A is A(1-A)(1 + m(1-A)/(2-A) + m A/(1+A)) / (n1 n2) with m = (n1 + n2) / 2 - 1; the interval is all A
-    that the observed value does not refute.
+    The variance at a candidate value A is A(1-A)(1 + m(1-A)/(2-A) + m A/(1+A)) / (n1 n2) with m =
+    (n1 + n2) / 2 - 1; the interval is all A that the observed value does not refute.
     """
     m = (n1 + n2) / 2 - 1
 

@@ -22,7 +22,8 @@ FEW = 8
 
 
 class TextActs(NamedTuple):
-    """Features at every position of a text, on the CPU in float32, and which of the positions count."""
+    """Features at every position of a text, on the CPU in float32, and which of the positions
+    count."""
 
     acts: SparseActs
     counted: Bool[Tensor, " n_pos"]

@@ -24,17 +24,20 @@ class TextScores:
     features: Int[Tensor, " n_features"]
     scores: Float[Tensor, "n_texts n_features"]
     equal_length: Float[Tensor, "n_texts n_features"]
-    """The same over the first `n_equal` counted tokens of each text, the number that the shortest text has."""
+    """The same over the first `n_equal` counted tokens of each text, the number that the shortest
+    text has."""
     n_equal: int
     lengths: Float[Tensor, " n_texts"]
     """Counted tokens."""
     position_correlation: Float[Tensor, " n_features"]
-    """Of a feature's activation with the position, over the counted tokens of all texts; 0 without spread."""
+    """Of a feature's activation with the position, over the counted tokens of all texts; 0 without
+    spread."""
     n_sinks: int = 0
     """Positions left out for their norm alone."""
 
     def minus(self, other: "TextScores") -> "TextScores":
-        """Changes from `other`, which is of the same positions of the same texts, over the features that fire in either."""
+        """Changes from `other`, which is of the same positions of the same texts, over the features
+        that fire in either."""
         features = torch.cat([self.features, other.features]).unique()
         (full, equal), (full_0, equal_0) = (
             [
@@ -71,7 +74,8 @@ def score_texts(
     by: Summary = "max",
     include_special: bool = False,
 ) -> TextScores:
-    """Each feature's maximum (or mean) over the counted tokens of each text, and how it goes with length and position.
+    """Each feature's maximum (or mean) over the counted tokens of each text, and how it goes with
+    length and position.
 
     Raises:
         ArgumentError: a text has no counted token.
@@ -108,7 +112,8 @@ def score_changes(
 
 
 class _Scoring:
-    """Takes the activations of one text after the other; the scores need all of them, since the shortest text sets `n_equal`."""
+    """Takes the activations of one text after the other; the scores need all of them, since the
+    shortest text sets `n_equal`."""
 
     def __init__(self, sae: SAE, by: Summary, usual: Sequence[Bool[Tensor, " _"]]) -> None:
         self.by: Summary = by
@@ -154,7 +159,8 @@ def _shortest(masks: Sequence[Bool[Tensor, " _"]]) -> int:
     lengths = [int(mask.sum()) for mask in masks]
     if not min(lengths):
         raise ArgumentError(
-            f"Text {lengths.index(0)} has no token that counts (position 0, special tokens and attention sinks do not).",
+            f"Text {lengths.index(0)} has no token that counts (position 0, special "
+            "tokens and attention sinks do not).",
             code="EMPTY_PROMPT",
             field="texts",
             hint="Leave it out, or give include_special=True.",

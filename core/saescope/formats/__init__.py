@@ -1,4 +1,5 @@
-"""On-disk dialects, a file each, tried in the order of `DIALECTS`. A new one is its file and its line here (`dialect.Dialect`)."""
+"""On-disk dialects, a file each, tried in the order of `DIALECTS`. A new one is its file and its
+line here (`dialect.Dialect`)."""
 
 from saescope.formats import (
     circuit_tracer,

@@ -1,5 +1,6 @@
-"""What two fields, two files or a file and its folder say of the same thing must be the same: otherwise one of them is wrong,
-and an SAE that is read by the wrong one gives wrong numbers without an error."""
+"""What two fields, two files or a file and its folder say of the same thing must be the same:
+otherwise one of them is wrong, and an SAE that is read by the wrong one gives wrong numbers without
+an error."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ _LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 
 
 def agree(*claims: tuple[str, object], code: str = "") -> None:
-    """Raise unless all claims, each a place and its value, are equal; one that is None or "" says nothing.
+    """Raise unless all claims, each a place and its value, are equal; one that is None or "" says
+    nothing.
 
     Raises:
         ConfigError: two differ; both places are named.
@@ -39,14 +41,16 @@ def contradiction(
 
 
 def same(one: object, other: object) -> bool:
-    """Equal, and neither of them a number where the other is a truth value: 1 == True in Python. NaN says the same as NaN."""
+    """Equal, and neither of them a number where the other is a truth value: 1 == True in Python.
+    NaN says the same as NaN."""
     if isinstance(one, float) and isinstance(other, float) and isnan(one) and isnan(other):
         return True
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def agree_along(path: str, pattern: re.Pattern[str]) -> None:
-    """Raise unless every name on a path that the pattern finds says the same, as a file and the folder that is called after it."""
+    """Raise unless every name on a path that the pattern finds says the same, as a file and the
+    folder that is called after it."""
     found = [match[0] for match in pattern.finditer(path)]
     agree(*((f"the name {name!r}", name) for name in found))
 

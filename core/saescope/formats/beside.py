@@ -1,4 +1,5 @@
-"""A config.json beside a weights file that needs none: the format does not ask for it, but where it is there it must agree."""
+"""A config.json beside a weights file that needs none: the format does not ask for it, but where it
+is there it must agree."""
 
 import re
 from typing import Any
@@ -19,7 +20,8 @@ _WORDS = {
 _ARCHITECTURES = {"relu": "standard"}
 _SCALES = {"k": (1000, 1024), "m": (1_000_000, 1 << 20)}
 _SMALLEST = 1000
-"""No published width has less; a folder that is called as a published one may hold a smaller copy."""
+"""No published width has less; a folder that is called as a published one may hold a smaller
+copy."""
 
 
 def neighbours(path: str) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""circuit-tracer's transcoder sets on disk: `layer_{N}.safetensors`, and for all of them one `config.yaml`.
+"""circuit-tracer's transcoder sets on disk: `layer_{N}.safetensors`, and for all of them one
+`config.yaml`.
 
 mwhanna's Qwen3 transcoders are such sets; some of them have `wandb-config.yaml` only.
 """
@@ -154,7 +155,8 @@ def _said(source: Source) -> dict[str, Any]:
             return said | ({"context_size": value} if type(value) is int else {})
     if not said:
         raise ConfigError(
-            f"There is no {CONFIG} beside {source.path}: it says which hooks the transcoder reads and writes.",
+            f"There is no {CONFIG} beside {source.path}: it says which hooks the "
+            "transcoder reads and writes.",
             field=CONFIG,
             hint=f'Put a {CONFIG} there with "feature_input_hook" and "feature_output_hook".',
         )
@@ -167,7 +169,8 @@ def _no_layer(source: Source, said: dict[str, Any]) -> FormatError:
         return FormatError(
             f"{CONFIG} only lists transcoders of other repositories: {str(references)[:200]}.",
             code="TRANSCODER_SET_REFERENCES",
-            hint='Load one of those: ss.load_sae(release="<owner/repository>", sae_id="<its path there>").',
+            hint='Load one of those: ss.load_sae(release="<owner/repository>", sae_id="<its '
+            'path there>").',
         )
     layers = sorted(name for name in source.names if _FILE.fullmatch(name.rpartition("/")[2]))
     return FormatError(

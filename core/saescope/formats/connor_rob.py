@@ -1,4 +1,5 @@
-"""Attention SAEs of Kissane, Krzyzanowski et al. (arXiv:2406.17759) on gpt2-small's hook_z: `X.pt` and `X_cfg.json`.
+"""Attention SAEs of Kissane, Krzyzanowski et al. (arXiv:2406.17759) on gpt2-small's hook_z: `X.pt`
+and `X_cfg.json`.
 
 Trained on TransformerLens's processed model, whose z has no value bias.
 """
@@ -25,7 +26,8 @@ def _config_file(path: str) -> str:
 
 
 def _check(path: str, said: dict[str, Any], hook_name: str) -> None:
-    """The layer stands in the hook's name, in the file's, and in older configurations by itself; the place is attention's z."""
+    """The layer stands in the hook's name, in the file's, and in older configurations by itself;
+    the place is attention's z."""
     found = re.search(r"_L(\d+)_Hcat_z_", path)
     agree(
         ("the layer in act_name", layer_in(hook_name)),

@@ -1,4 +1,5 @@
-"""qresearch's SAE on DeepSeek-R1-Distill-Llama-8B: one .pt file, `DeepSeek-R1-Distill-Llama-8B-SAE-l19.pt`; ReLU on the residual stream."""
+"""qresearch's SAE on DeepSeek-R1-Distill-Llama-8B: one .pt file,
+`DeepSeek-R1-Distill-Llama-8B-SAE-l19.pt`; ReLU on the residual stream."""
 
 import re
 

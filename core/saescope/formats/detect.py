@@ -39,8 +39,9 @@ def local_sae(place: Path, known: dict[str, Any]) -> tuple[Source, Path]:
 
 
 def belongs_to(source: Source) -> Source:
-    """The SAE that the path means: of a file that an SAE's folder holds, the folder; of a configuration, the weights that it is
-    for; of a folder with a single file that is an SAE, that file.
+    """The SAE that the path means: of a file that an SAE's folder holds, the folder; of a
+    configuration, the weights that it is for; of a folder with a single file that is an SAE, that
+    file.
 
     Raises:
         FormatError: AMBIGUOUS_SAE: several SAEs share the file, or lie in the folder.

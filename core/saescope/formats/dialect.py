@@ -1,4 +1,5 @@
-"""What a dialect is: how its files are recognised, which of them a load reads, and how an SAE is made of them."""
+"""What a dialect is: how its files are recognised, which of them a load reads, and how an SAE is
+made of them."""
 
 import re
 from collections.abc import Callable
@@ -20,13 +21,15 @@ class Dialect:
     name: str
     """Its name in the catalogue."""
     matches: Callable[[set[str]], bool]
-    """Whether these are the files of the SAE's own folder (or {file name}, if the SAE is one file)."""
+    """Whether these are the files of the SAE's own folder (or {file name}, if the SAE is one
+    file)."""
     wanted: Callable[[str], tuple[str, ...]]
     """SAE's path -> patterns, relative to the repository's root, of the files that a load reads."""
     recipe: Callable[[Source], Recipe]
     """How the SAE is made; reads configuration and headers, and checks both."""
     preview: Callable[[Source], Recipe] | None = None
-    """The same from names and configuration alone, where a header would cost the download or the conversion of the weights."""
+    """The same from names and configuration alone, where a header would cost the download or the
+    conversion of the weights."""
 
     def peek(self, source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
         """Configuration, and the tensors as they end up, without reading a weight."""
@@ -34,7 +37,8 @@ class Dialect:
         return made.cfg, made.infos()
 
     def read(self, source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
-        """Configuration, and the tensors under our names in the field's shapes; W_enc feature-major."""
+        """Configuration, and the tensors under our names in the field's shapes; W_enc
+        feature-major."""
         return self.recipe(source).read(source, dtype)
 
 
@@ -49,7 +53,8 @@ def file_named(pattern: re.Pattern[str]) -> Callable[[set[str]], bool]:
 
 
 def never(names: set[str]) -> bool:
-    """Matches nothing: the files are those of another dialect, and only the catalogue or that dialect tells them apart."""
+    """Matches nothing: the files are those of another dialect, and only the catalogue or that
+    dialect tells them apart."""
     return False
 
 

@@ -1,4 +1,5 @@
-"""saprmarks/dictionary_learning on disk: `config.json` and `ae.pt`, a state dict of one of its dictionary classes."""
+"""saprmarks/dictionary_learning on disk: `config.json` and `ae.pt`, a state dict of one of its
+dictionary classes."""
 
 import re
 from collections.abc import Mapping
@@ -202,7 +203,8 @@ def _metadata(source: Source, said: Mapping[str, Any], dict_class: str) -> Any:
 
 
 def _module(source: Source, trainer: Mapping[str, Any], io: str) -> tuple[str, str]:
-    """Module and side, from `submodule_name` ("resid_post_layer_12"), else from the folder of that name; empty if neither says it."""
+    """Module and side, from `submodule_name` ("resid_post_layer_12"), else from the folder of that
+    name; empty if neither says it."""
     layer = trainer.get("layer")
     names = (str(trainer.get("submodule_name") or ""), *reversed(source.path.split("/")))
     found = next((match for name in names if (match := _SUBMODULE.search(name))), None)

@@ -1,4 +1,5 @@
-"""Gemma Scope on disk: `params.npz`; layer, site and model are in the names of repository and folder (arXiv:2408.05147)."""
+"""Gemma Scope on disk: `params.npz`; layer, site and model are in the names of repository and
+folder (arXiv:2408.05147)."""
 
 import re
 from dataclasses import replace
@@ -144,7 +145,8 @@ def _transcoder(source: Source) -> Recipe:
 
 
 def _is_transcoder(source: Source, at: _Where) -> bool:
-    """As the repository is called; in a folder of another name, as the user says where it writes to."""
+    """As the repository is called; in a folder of another name, as the user says where it writes
+    to."""
     writes = str(source.known.get("hook_name_out") or "")
     if writes and (at.embedding or at.site not in ("", "transcoders")):
         raise contradiction(
@@ -154,7 +156,8 @@ def _is_transcoder(source: Source, at: _Where) -> bool:
 
 
 def _scale_embedding(tensors: dict[str, Tensor]) -> None:
-    # Trained on rows of the embedding matrix; the model multiplies them by sqrt(d_model) before anything sees them.
+    # Trained on rows of the embedding matrix; the model multiplies them by sqrt(d_model) before
+    # anything sees them.
     factor = tensors["W_dec"].shape[1] ** 0.5
     tensors["W_enc"].div_(factor)
     tensors["W_dec"].mul_(factor)

@@ -1,6 +1,8 @@
-"""Gemma Scope 2 on disk: `params.safetensors` and `config.json` (SAEs, transcoders); one file a layer for cross-layer transcoders.
+"""Gemma Scope 2 on disk: `params.safetensors` and `config.json` (SAEs, transcoders); one file a
+layer for cross-layer transcoders.
 
-The transcoders read what the MLP reads: the residual stream after `pre_feedforward_layernorm`, its weight included.
+The transcoders read what the MLP reads: the residual stream after `pre_feedforward_layernorm`, its
+weight included.
 """
 
 import re
@@ -28,7 +30,8 @@ NAME = "gemma_3"
 FILE, CONFIG = "params.safetensors", "config.json"
 CONTEXT_SIZE = 1024
 NOTE_CLT = (
-    "One layer of a cross-layer transcoder: its decoder is the sum over all layers that it writes to, so read its features, "
+    "One layer of a cross-layer transcoder: its decoder is the sum over all layers "
+    "that it writes to, so read its features, "
     "not its reconstruction."
 )
 _SKIP = "affine_skip_connection"
@@ -117,7 +120,8 @@ def _recipe(source: Source) -> Recipe:
 
 
 def _decoder(info: TensorInfo, cfg: SAEConfig, layer: int) -> Stored:
-    # [d_sae, n_layers, d_out]: features of layer L write to L and later; what lies below L is never used.
+    # [d_sae, n_layers, d_out]: features of layer L write to L and later; what lies below L is never
+    # used.
     n_layers = info.shape[1] if len(info.shape) == 3 else layer + 1
     return Stored("w_dec", shape=(cfg.d_sae, max(n_layers, layer + 1), cfg.d_out), sum_from=layer)
 
@@ -133,7 +137,8 @@ def _said(source: Source, clt: bool) -> dict[str, Any]:
 
 
 def _is_affine(said: dict[str, Any], path: str, header: dict[str, TensorInfo]) -> bool:
-    """Whether there is a skip connection; if its tensor is then missing, the weights are refused for that."""
+    """Whether there is a skip connection; if its tensor is then missing, the weights are refused
+    for that."""
     named = bool(re.search(r"_affine(?:/|\.|$)", path))
     said_so = said.get("affine_connection")
     if said_so is False:
@@ -153,7 +158,8 @@ def _part(module: str) -> str:
 
 
 def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
-    """The module that is read, the one that is written, and the layer: as config.json says, else as the folder is called."""
+    """The module that is read, the one that is written, and the layer: as config.json says, else as
+    the folder is called."""
     found = re.search(r"layer_(\d+)", path.rpartition("/")[2]) or re.search(r"layer_(\d+)", path)
     kinds = (re.sub(r"_all$", "", part) for part in reversed(path.split("/")))
     kind = "clt" if clt else next((kind for kind in kinds if kind in _SITES), "")

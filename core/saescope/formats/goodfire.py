@@ -1,4 +1,5 @@
-"""Goodfire's SAEs on disk: one .pt or .pth file, `<model>-SAE-l<layer>`; ReLU on the residual stream."""
+"""Goodfire's SAEs on disk: one .pt or .pth file, `<model>-SAE-l<layer>`; ReLU on the residual
+stream."""
 
 import re
 
@@ -13,7 +14,8 @@ NAME = "goodfire"
 _FILE = re.compile(r"(Llama-3\.\d-(\d+)B-Instruct)-SAE-l(\d+)\.pth?")
 _NAME = re.compile(r"Llama-3\.\d-\d+B-Instruct-SAE-l\d+")
 _WIDTHS = {"8": (4096, 65536), "70": (8192, 65536)}
-"""d_in and d_sae of the published ones by model size, for what is said before the file is opened; the file decides."""
+"""d_in and d_sae of the published ones by model size, for what is said before the file is opened;
+the file decides."""
 
 
 def _of_file(source: Source) -> Recipe:

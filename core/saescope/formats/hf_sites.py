@@ -1,4 +1,5 @@
-"""Hugging Face module names, as SAEs name the place that they were trained on, in the words of hook names."""
+"""Hugging Face module names, as SAEs name the place that they were trained on, in the words of hook
+names."""
 
 import re
 
@@ -12,8 +13,8 @@ _SANDWICH = re.compile(r"gemma-?[23]", re.IGNORECASE)
 def hook_of(module: str, side: str, model_name: str = "") -> str:
     """The hook of a module's "input" or "output"; "" if it is not known: the user must name it.
 
-    `layers.5` -> `blocks.5.hook_resid_post`; `layers.5.mlp` -> `blocks.5.hook_mlp_out`, or `blocks.5.mlp.hook_out` where the model
-    has a norm between the two, or may have one.
+    `layers.5` -> `blocks.5.hook_resid_post`; `layers.5.mlp` -> `blocks.5.hook_mlp_out`, or
+    `blocks.5.mlp.hook_out` where the model has a norm between the two, or may have one.
     """
     if _EMBEDDING.search(module):
         return "hook_embed" if side == "output" else ""
@@ -42,7 +43,8 @@ def hook_of(module: str, side: str, model_name: str = "") -> str:
 
 
 def origin(module: str, side: str, *, writes: str = "") -> dict[str, str]:
-    """What an SAE's metadata say of its modules, for `settle` to find their hooks in a model; nothing where it is no module's name."""
+    """What an SAE's metadata say of its modules, for `settle` to find their hooks in a model;
+    nothing where it is no module's name."""
     if layer_of(module) is None and not _EMBEDDING.search(module):
         return {}
     said = {"hf_module": module, "hf_side": side}
@@ -50,7 +52,8 @@ def origin(module: str, side: str, *, writes: str = "") -> dict[str, str]:
 
 
 def is_written_as_is(model_name: str) -> bool:
-    """Whether the MLP's own output is what is added to the residual stream; false where the model is not known."""
+    """Whether the MLP's own output is what is added to the residual stream; false where the model
+    is not known."""
     return bool(model_name) and not _SANDWICH.search(model_name)
 
 

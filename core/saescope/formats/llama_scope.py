@@ -1,9 +1,12 @@
-"""Llama Scope on disk (OpenMOSS, arXiv:2410.20526): `hyperparams.json` and `checkpoints/final.safetensors`.
+"""Llama Scope on disk (OpenMOSS, arXiv:2410.20526): `hyperparams.json` and
+`checkpoints/final.safetensors`.
 
-Two gates, chosen by `source.known["gate"]`. "upstream", the default, is what the authors compute: a feature fires when its
-pre-activation, at unit decoder norm and in the scale of the raw activations, exceeds the one published theta:
-threshold_i = theta * s / ||W_dec,i|| in the scale that the encoder sees. "saelens" leaves the norm out (threshold = theta * s), as
-SAELens does; its L0 is not the published one (SAELens issues 482 and 483).
+Two gates, chosen by `source.known["gate"]`. "upstream", the default, is what the authors compute: a
+feature fires when its pre-activation, at unit decoder norm and in the scale of the raw activations,
+exceeds the one published theta:
+threshold_i = theta * s / ||W_dec,i|| in the scale that the encoder sees. "saelens" leaves the norm
+out (threshold = theta * s), as SAELens does; its L0 is not the published one (SAELens issues 482
+and 483).
 """
 
 import math
@@ -38,13 +41,16 @@ CONTEXT_SIZE = 1024
 GATES = ("upstream", "saelens")
 _PLACES = {"R": "hook_resid_post", "A": "hook_attn_out", "M": "hook_mlp_out"}
 NOTES = {
-    "upstream": 'Gate "upstream": thresholds at unit decoder norm, as its authors compute; sae-lens leaves the norm out.',
-    "saelens": 'Gate "saelens": one threshold for all features, as sae-lens has it; its authors compute another (gate "upstream").',
+    "upstream": 'Gate "upstream": thresholds at unit decoder norm, as its authors compute; '
+    "sae-lens leaves the norm out.",
+    "saelens": 'Gate "saelens": one threshold for all features, as sae-lens has it; its authors '
+    'compute another (gate "upstream").',
 }
 
 
 class Norms(NamedTuple):
-    """What the activations were multiplied with in training, where they are read and where they are written."""
+    """What the activations were multiplied with in training, where they are read and where they are
+    written."""
 
     read: float
     written: float
@@ -86,7 +92,8 @@ def config(
     model_name: str,
     dialect: str,
 ) -> JumpReLUConfig:
-    """Of an lm_saes configuration and its weights, `files`; whatever would make it another function is refused."""
+    """Of an lm_saes configuration and its weights, `files`; whatever would make it another function
+    is refused."""
     config_file, weights_file = files
     _check(said, config_file)
     header = header_of(source, weights_file)
@@ -119,7 +126,8 @@ def config(
 def _check_places(
     source: Source, said: Mapping[str, Any], *, weights_file: str, d_in: int, d_sae: int
 ) -> None:
-    """Expansion, layers and the folder's name (...L5R...: layer 5, residual stream) against the rest."""
+    """Expansion, layers and the folder's name (...L5R...: layer 5, residual stream) against the
+    rest."""
     times = said.get("expansion_factor")
     if type(times) in (int, float):
         agree(
@@ -166,7 +174,8 @@ def row_norms(W_dec: Tensor) -> Tensor:
 
 
 def fold(tensors: dict[str, Tensor], norms: Norms) -> None:
-    """From activations that were scaled for training to raw ones; thresholds and b_enc live in the scaled space."""
+    """From activations that were scaled for training to raw ones; thresholds and b_enc live in the
+    scaled space."""
     tensors["W_enc"].mul_(norms.read)
     tensors["W_dec"].div_(norms.written)
     tensors["b_dec"].div_(norms.written)

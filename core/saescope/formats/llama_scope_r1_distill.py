@@ -1,7 +1,8 @@
-"""Llama Scope on DeepSeek-R1-Distill-Llama-8B: `config.json` and `sae_weights.safetensors`, trained with a JumpReLU from the start.
+"""Llama Scope on DeepSeek-R1-Distill-Llama-8B: `config.json` and `sae_weights.safetensors`, trained
+with a JumpReLU from the start.
 
-Gates as in `llama_scope`. The authors' encoder fires where p_i * ||W_dec,i|| > theta_i, all in the scale of training, so
-threshold_i = theta_i / ||W_dec,i||; "saelens" takes theta_i as it is.
+Gates as in `llama_scope`. The authors' encoder fires where p_i * ||W_dec,i|| > theta_i, all in the
+scale of training, so threshold_i = theta_i / ||W_dec,i||; "saelens" takes theta_i as it is.
 """
 
 import torch

@@ -1,4 +1,5 @@
-"""One layer of a cross-layer transcoder of circuit-tracer's form: `W_enc_{L}.safetensors`, `W_dec_{L}.safetensors`, `config.yaml`."""
+"""One layer of a cross-layer transcoder of circuit-tracer's form: `W_enc_{L}.safetensors`,
+`W_dec_{L}.safetensors`, `config.yaml`."""
 
 import re
 from typing import Any

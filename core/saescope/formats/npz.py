@@ -1,4 +1,5 @@
-"""Reading npz files (NumPy's zip archives) that may be bombs: the zip directory is judged first, and nothing is ever unpickled."""
+"""Reading npz files (NumPy's zip archives) that may be bombs: the zip directory is judged first,
+and nothing is ever unpickled."""
 
 import ast
 import errno
@@ -30,7 +31,8 @@ ZIP_ERRORS = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, OSError),
     *(LookupError, TypeError, ValueError, ArithmeticError, SyntaxError, MemoryError, RuntimeError),
 )
-"""What zipfile and its reading of a damaged header raise: a place before the file's start is an OSError, a password a RuntimeError ..."""
+"""What zipfile and its reading of a damaged header raise: a place before the file's start is an
+OSError, a password a RuntimeError ..."""
 _DTYPES = {
     "<f8": ("F64", torch.float64),
     "<f4": ("F32", torch.float32),
@@ -95,14 +97,16 @@ class NpzWeights(Weights):
             raise _corrupt(self._name, f"the header of {entry.filename} cannot be read") from error
         if "O" in str(descr):
             raise FormatError(
-                f"{_base(self._name)}: {entry.filename} holds Python objects: loading them can run code, so saescope does not.",
+                f"{_base(self._name)}: {entry.filename} holds Python objects: loading "
+                "them can run code, so saescope does not.",
                 code="PICKLE_REFUSED",
                 got=entry.filename,
                 hint="Save the weights as plain arrays of floating-point numbers.",
             )
         if not isinstance(descr, str) or descr not in _DTYPES or len(shape) > 2:
             raise FormatError(
-                f"{_base(self._name)}: {entry.filename} is no vector or matrix of little-endian floats ({descr!r}, {shape}).",
+                f"{_base(self._name)}: {entry.filename} is no vector or matrix of "
+                f"little-endian floats ({descr!r}, {shape}).",
                 code="UNSUPPORTED_DTYPE",
                 allowed=[*_DTYPES],
             )
@@ -113,7 +117,8 @@ class NpzWeights(Weights):
         ):
             raise _corrupt(
                 self._name,
-                f"{entry.filename} says shape {shape}, which are not the {entry.file_size - length} bytes in it",
+                f"{entry.filename} says shape {shape}, which are not the "
+                f"{entry.file_size - length} bytes in it",
             )
         return _Array(TensorInfo(shape, kind), dtype, length, fortran and len(shape) == 2)
 
@@ -128,7 +133,8 @@ def open_npz(source: Source, name: str) -> Generator[NpzWeights]:
 
 
 def read_npz_header(source: Source, name: str) -> dict[str, TensorInfo]:
-    """Shapes and dtypes; of a file on the hub only the zip directory and the start of each array are fetched."""
+    """Shapes and dtypes; of a file on the hub only the zip directory and the start of each array
+    are fetched."""
     with source.open(name) as file:
         return NpzWeights(file, name).header
 

@@ -1,4 +1,5 @@
-"""OpenAI's GPT-2 SAEs (openai/sparse_autoencoder, arXiv:2406.04093): `{layer}.pt` in a folder that is called as the location.
+"""OpenAI's GPT-2 SAEs (openai/sparse_autoencoder, arXiv:2406.04093): `{layer}.pt` in a folder that
+is called as the location.
 
 Versions 1 and 4 are ReLU on raw activations; version 5 is TopK on layer-normalised ones.
 """

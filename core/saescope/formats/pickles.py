@@ -1,6 +1,9 @@
-"""PyTorch's .pt files, only where the user allows them: read by a restricted child process, which writes safetensors for us to read.
+"""PyTorch's .pt files, only where the user allows them: read by a restricted child process, which
+writes safetensors for us to read.
 
-python -P -m saescope.formats.pickles IN OUT      # the child: tensors of IN to OUT (safetensors), plain values to its standard output
+python -P -m saescope.formats.pickles IN OUT
+
+is the child: tensors of IN to OUT (safetensors), plain values to its standard output.
 """
 
 import contextlib
@@ -40,7 +43,8 @@ MAX_GROWTH = 1.1
 SLACK_BYTES = 1 << 20
 SPARE_MEMORY = 1 << 30
 MAX_LISTED = 1024
-"""Integer tensors up to this length are plain values, longer ones are left out: weights are floating-point numbers."""
+"""Integer tensors up to this length are plain values, longer ones are left out: weights are
+floating-point numbers."""
 SECONDS = 60
 SECONDS_PER_GB = 60
 """Of processor time, after the import of torch: a busy machine is not the file's fault."""
@@ -90,7 +94,8 @@ def open_pickle(source: Source, name: str) -> Generator[Converted]:
     """The tensors of a .pt file, converted once into the cache.
 
     Raises:
-        FormatError: PICKLE_REFUSED unless the settings allow it or it was converted before; or it holds more than tensors.
+        FormatError: PICKLE_REFUSED unless the settings allow it or it was converted before; or it
+            holds more than tensors.
     """
     if not name.endswith(ENDINGS):
         raise _refused(name, "only .pt and .pth files can be converted")
@@ -292,7 +297,8 @@ def _sum_fits(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
 
 
 def _confine(size: int) -> None:
-    """Memory, time and file size as the file can need at most, no new process and no network: where the system can do that."""
+    """Memory, time and file size as the file can need at most, no new process and no network: where
+    the system can do that."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         new_network, new_user = 0x40000000, 0x10000000
@@ -358,7 +364,8 @@ def _refused(name: str, why: str = "", code: str = "PICKLE_REFUSED") -> FormatEr
         f"{base} is a pickle: loading it can run code, so saescope does not unless you allow it.",
         code=code,
         got=base,
-        hint=f"Convert it once, in a confined process of saescope's own: {SETTING}=1 saescope load-sae ... (with the same arguments); "
+        hint=f"Convert it once, in a confined process of saescope's own: {SETTING}=1 "
+        "saescope load-sae ... (with the same arguments); "
         "after that it loads without.",
     )
 

@@ -1,4 +1,5 @@
-"""Qwen Scope on disk: `layer{N}.sae.pt`; width and k are in the repository's name (SAE-Res-<model>-W<N>K-L0_<k>)."""
+"""Qwen Scope on disk: `layer{N}.sae.pt`; width and k are in the repository's name
+(SAE-Res-<model>-W<N>K-L0_<k>)."""
 
 import re
 
@@ -42,7 +43,8 @@ def _of_name(source: Source) -> Recipe:
 
 
 def _k(source: Source, named: int | None) -> int:
-    """As the repository is called, as its config.json says, or as the catalogue does: whoever speaks must agree."""
+    """As the repository is called, as its config.json says, or as the catalogue does: whoever
+    speaks must agree."""
     config = source.at(CONFIG)
     said = source.json(config) if source.exists(config) else {}
     claims: list[tuple[str, object]] = [("L0_ in the repository's name", named)]
@@ -52,10 +54,12 @@ def _k(source: Source, named: int | None) -> int:
     k = next((value for _, value in claims if value is not None), None)
     if type(k) is not int:
         raise ConfigError(
-            f"A Qwen Scope file does not say its k: the name of its repository does, or a {CONFIG} beside it; got {k!r}.",
+            "A Qwen Scope file does not say its k: the name of its repository does, "
+            f"or a {CONFIG} beside it; got {k!r}.",
             code="AMBIGUOUS_ARCHITECTURE",
             field="k",
-            hint='Load it from the hub, keep it in a folder that is called as the repository is ("SAE-Res-<model>-W<N>K-L0_<k>"), '
+            hint="Load it from the hub, keep it in a folder that is called as the "
+            'repository is ("SAE-Res-<model>-W<N>K-L0_<k>"), '
             f'or put a {CONFIG} with "k" beside it.',
         )
     return k

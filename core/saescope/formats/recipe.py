@@ -1,4 +1,5 @@
-"""What the dialects share: how the tensors on disk become ours, and what is said of the SAE's place in a model."""
+"""What the dialects share: how the tensors on disk become ours, and what is said of the SAE's place
+in a model."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -65,7 +66,8 @@ class Recipe:
         return {name: TensorInfo(shape, _SHORT[self.cfg.dtype]) for name, shape in shapes.items()}
 
     def check(self, header: Mapping[str, TensorInfo], file: str) -> None:
-        """Raise unless the file holds exactly the tensors that it should, in the shapes that follow from the configuration.
+        """Raise unless the file holds exactly the tensors that it should, in the shapes that follow
+        from the configuration.
 
         Raises:
             FormatError: SHAPE_MISMATCH, with every name.
@@ -151,7 +153,8 @@ def matrix(file: str, header: Mapping[str, TensorInfo], tensor: str) -> tuple[in
     info = header.get(tensor)
     if info is None or len(info.shape) != 2:
         raise FormatError(
-            f"{_base(file)} has no matrix {tensor!r}: {f'its shape is {info.shape}' if info else f'it holds {sorted(header)}'}.",
+            f"{_base(file)} has no matrix {tensor!r}: "
+            f"{f'its shape is {info.shape}' if info else f'it holds {sorted(header)}'}.",
             code="SHAPE_MISMATCH",
             got=sorted(header),
             allowed=tensor,
@@ -165,7 +168,8 @@ def stored_dtype(header: Mapping[str, TensorInfo], tensor: str) -> str:
 
 
 def open_file(source: Source, file: str) -> AbstractContextManager[Weights]:
-    """The tensors of a safetensors, npz or (if the user allows it) PyTorch file, downloaded first if it is on the hub."""
+    """The tensors of a safetensors, npz or (if the user allows it) PyTorch file, downloaded first
+    if it is on the hub."""
     if file.endswith(".safetensors"):
         return open_weights(source, file)
     return open_npz(source, file) if file.endswith(".npz") else open_pickle(source, file)

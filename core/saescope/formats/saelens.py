@@ -1,4 +1,5 @@
-"""SAELens on disk: `cfg.json` (version 6, and the flat legacy form before it) and `sae_weights.safetensors`."""
+"""SAELens on disk: `cfg.json` (version 6, and the flat legacy form before it) and
+`sae_weights.safetensors`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, replace
@@ -136,7 +137,8 @@ def _recipe(source: Source) -> Recipe:
 
 
 def _dtype_of(cfg: SAEConfig, header: Mapping[str, TensorInfo]) -> str:
-    """The dtype that cfg.json names, or that of the weights (at most float32) where it cannot hold them: nothing is rounded unasked."""
+    """The dtype that cfg.json names, or that of the weights (at most float32) where it cannot hold
+    them: nothing is rounded unasked."""
     claimed = getattr(torch, cfg.dtype)
     there = {DTYPES[info.dtype] for info in header.values() if info.dtype in DTYPES}
     narrow = {torch.float32 if dtype == torch.float64 else dtype for dtype in there}
@@ -154,14 +156,17 @@ def _tell_of_rounding(tensors: Mapping[str, Tensor], claimed: str, stored: str) 
             for part in torch.atleast_1d(tensor).split(ROWS)
         ):
             tell(
-                f"{CFG_FILE} says dtype {claimed}, and {name} in {WEIGHTS_FILE} holds {stored} values that {claimed} rounds. They are "
-                f'read as they are; sae-lens rounds them: load with dtype="{claimed}" for its numbers.'
+                f"{CFG_FILE} says dtype {claimed}, and {name} in {WEIGHTS_FILE} holds "
+                f"{stored} values that {claimed} rounds. They are "
+                f'read as they are; sae-lens rounds them: load with dtype="{claimed}" '
+                "for its numbers."
             )
             return
 
 
 def _check_widths(cfg: SAEConfig, header: Mapping[str, TensorInfo]) -> None:
-    """Raise where a tensor of the file has not the shape that follows from the configuration; one threshold may stand for all."""
+    """Raise where a tensor of the file has not the shape that follows from the configuration; one
+    threshold may stand for all."""
     shapes = ARCHITECTURES[cfg.architecture][1].shapes(cfg)
     # A tensor of another type is refused for that, when it is read.
     here = {
@@ -173,7 +178,8 @@ def _check_widths(cfg: SAEConfig, header: Mapping[str, TensorInfo]) -> None:
 
 
 def _scale_of_training(source: Source, cfg: SAEConfig) -> float:
-    """The factor that the catalogue knows, which the weights take over; 0 where there is none to take over."""
+    """The factor that the catalogue knows, which the weights take over; 0 where there is none to
+    take over."""
     by_average = cfg.normalize_activations == "expected_average_only_in"
     return float(source.known.get("norm_scaling_factor") or 0) if by_average else 0.0
 
@@ -250,7 +256,8 @@ def _check_agreement(said: Mapping[str, Any], metadata: Mapping[str, Any]) -> No
 
 
 def _check_transcoder(facts: Mapping[str, tuple[str, object]]) -> None:
-    """What writes elsewhere than it reads is a transcoder: read as an SAE of its input it would be wrong."""
+    """What writes elsewhere than it reads is a transcoder: read as an SAE of its input it would be
+    wrong."""
     architecture = facts.get("architecture", (f"{CFG_FILE}: architecture", "standard"))
     if "transcoder" in str(architecture[1]):
         return
@@ -283,7 +290,8 @@ def _check_runner(said: Mapping[str, Any], runner: Mapping[str, Any]) -> None:
 def _without_repeated_metadata(
     said: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keys of the metadata may stand above it as well: they are equal, or the file would have been refused."""
+    """Keys of the metadata may stand above it as well: they are equal, or the file would have been
+    refused."""
     own = {field.name for kind, _ in ARCHITECTURES.values() for field in fields(kind)}
     outside = {key for key in said if key in _LEGACY_METADATA or key in metadata} - own
     rest = {key: value for key, value in said.items() if key not in outside}
@@ -322,7 +330,8 @@ def _widths(said: Mapping[str, Any]) -> list[int]:
 
 
 def _architecture(name: str) -> tuple[type[SAEConfig], str, bool, bool]:
-    """Config class, our architecture, whether it is a transcoder, and whether that has a skip connection."""
+    """Config class, our architecture, whether it is a transcoder, and whether that has a skip
+    connection."""
     if name not in _BY_DISK_NAME:
         raise ConfigError(
             f"Architecture {name!r} is not supported.",
@@ -330,7 +339,8 @@ def _architecture(name: str) -> tuple[type[SAEConfig], str, bool, bool]:
             field="architecture",
             got=name,
             allowed=[*_BY_DISK_NAME],
-            hint=f"If it is one of these under another name, write that in {CFG_FILE}{_nearest(name)}.",
+            hint="If it is one of these under another name, write that in "
+            f"{CFG_FILE}{_nearest(name)}.",
         )
     architecture, transcoder, skip = _BY_DISK_NAME[name]
     return ARCHITECTURES[architecture][0], architecture, transcoder, skip
@@ -344,7 +354,8 @@ def _nearest(name: str) -> str:
 def _check_values(values: Mapping[str, Any], unknown: set[str]) -> None:
     if unknown:
         raise ConfigError(
-            f"{CFG_FILE} has keys that saescope does not know: {sorted(unknown)}. They may change what the SAE computes.",
+            f"{CFG_FILE} has keys that saescope does not know: {sorted(unknown)}. They "
+            "may change what the SAE computes.",
             hint="If they do not, move them into its 'metadata'.",
         )
     for name, allowed in _CHOICES.items():
@@ -386,7 +397,8 @@ def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
         raise FormatError(
             f"{CFG_FILE} asks for trust_remote_code=True: that would run code from a repository.",
             code="REMOTE_CODE_REFUSED",
-            hint=f"Remove it from model_from_pretrained_kwargs in {CFG_FILE} if the model does not need it.",
+            hint=f"Remove it from model_from_pretrained_kwargs in {CFG_FILE} if the model "
+            "does not need it.",
         )
     for key in ("hook_head_index", "hook_head_index_out"):
         if said.get(key) is not None:
@@ -432,7 +444,8 @@ def _check_slice(value: object) -> None:
 
 
 def _sites(said: Mapping[str, Any]) -> tuple[tuple[str, str], dict[str, str]]:
-    """Names of hooks; with the model class AutoModelForCausalLM they are modules, whose output sae-lens takes."""
+    """Names of hooks; with the model class AutoModelForCausalLM they are modules, whose output
+    sae-lens takes."""
     read, written = (str(said.get(key) or "") for key in ("hook_name", "hook_name_out"))
     if (
         "hook_" in read
@@ -501,7 +514,8 @@ def _refuse_ambiguous(old: Mapping[str, Any], tensor_names: set[str]) -> None:
         implied or (silent and ("k" in old or "l1_coefficient" not in old))
     ):
         raise ConfigError(
-            f"{CFG_FILE} names no architecture and no activation function{', yet the weights are ' + implied if implied else ''}: "
+            f"{CFG_FILE} names no architecture and no activation "
+            f"function{', yet the weights are ' + implied if implied else ''}: "
             "read as the wrong one, every activation would be wrong.",
             code="AMBIGUOUS_ARCHITECTURE",
             field="architecture",
@@ -521,7 +535,8 @@ def _to_inference(tensors: dict[str, Tensor], scale: float, *, claimed: str, sto
     factor = tensors.pop("scaling_factor", None)
     if factor is not None and not torch.allclose(factor, torch.ones_like(factor)):
         raise FormatError(
-            f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an old SAELens).",
+            f"{WEIGHTS_FILE} has a scaling_factor that is not 1 (a finetuned SAE of an "
+            "old SAELens).",
             code="UNSUPPORTED_ARCHITECTURE",
             field="scaling_factor",
             got=f"{factor[factor != 1][0].item():.4g}",

@@ -1,4 +1,5 @@
-"""Where an SAE's files are: a folder on this disk, or a repository on the hub, read the same way."""
+"""Where an SAE's files are: a folder on this disk, or a repository on the hub, read the same
+way."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -20,7 +21,8 @@ _MAX_NAMES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where an SAE's files are, and what is known of it beside their content. Names are relative to the repository root."""
+    """Where an SAE's files are, and what is known of it beside their content. Names are relative to
+    the repository root."""
 
     opener: Callable[[str], BinaryIO]
     """Name -> open file; of a repository on the hub only the ranges that are read are fetched."""
@@ -33,7 +35,8 @@ class Source:
     repo_id: str = ""
     """Empty for a local folder."""
     known: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What a catalogue or the user says and the files may not: model_name, hook_name, neuronpedia_id, norm_scaling_factor, l0 ..."""
+    """What a catalogue or the user says and the files may not: model_name, hook_name,
+    neuronpedia_id, norm_scaling_factor, l0 ..."""
 
     def open(self, name: str) -> BinaryIO:
         """The file, to be closed by the caller.
@@ -54,7 +57,8 @@ class Source:
         return True
 
     def at(self, name: str) -> str:
-        """The file of that name in the SAE's own folder (if `path` is a file: in the folder that holds it)."""
+        """The file of that name in the SAE's own folder (if `path` is a file: in the folder that
+        holds it)."""
         return join(self.folder, name)
 
     @property
@@ -66,7 +70,8 @@ class Source:
         """The object in a JSON file of at most 1 MiB.
 
         Raises:
-            NotFoundError, ConfigError, FormatError: it is not there, no JSON object, or suspiciously large.
+            NotFoundError, ConfigError, FormatError: it is not there, no JSON object, or
+                suspiciously large.
         """
         text = self.text(name)
         try:
@@ -116,7 +121,8 @@ def join(folder: str, name: str) -> str:
 
 
 def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
-    """The source of a folder, or of a single file and its neighbours (an SAE that is one file), on this disk.
+    """The source of a folder, or of a single file and its neighbours (an SAE that is one file), on
+    this disk.
 
     Raises:
         NotFoundError: there is no such folder or file.
@@ -162,7 +168,8 @@ def _above(root: Path) -> frozenset[str]:
 
 
 def _names(root: Path) -> frozenset[str]:
-    """Files at most two folders deep: deep enough for every dialect, and cheap if someone names a home folder."""
+    """Files at most two folders deep: deep enough for every dialect, and cheap if someone names a
+    home folder."""
     names: set[str] = set()
     for folder, below, files in os.walk(root):
         here = Path(folder).relative_to(root)

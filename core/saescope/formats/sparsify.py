@@ -1,8 +1,9 @@
-"""EleutherAI's sparsify on disk: `cfg.json` and `sae.safetensors` in a folder that is called as the module that it was trained on.
+"""EleutherAI's sparsify on disk: `cfg.json` and `sae.safetensors` in a folder that is called as the
+module that it was trained on.
 
-It encodes `x - b_dec`, unless it is a transcoder, which predicts a module's output from its input. Which it is stands in `cfg.json`
-(`transcode`) since 12 February 2025 (sparsify f02711e); before, in the `config.json` of the training run alone, and transcoders
-encoded `x - b_dec` as well.
+It encodes `x - b_dec`, unless it is a transcoder, which predicts a module's output from its input.
+Which it is stands in `cfg.json` (`transcode`) since 12 February 2025 (sparsify f02711e); before, in
+the `config.json` of the training run alone, and transcoders encoded `x - b_dec` as well.
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ def _wanted(path: str) -> tuple[str, ...]:
 
 
 def _run_configs(folder: str) -> tuple[str, ...]:
-    """Where the training run's configuration is; with several seeds each has a folder in the module's."""
+    """Where the training run's configuration is; with several seeds each has a folder in the
+    module's."""
     if not folder:
         return RUN_CONFIGS
     above = folder.rpartition("/")[0]
@@ -68,7 +70,8 @@ def _recipe(source: Source) -> Recipe:
     )
     if (d_in, d_sae) != (said.get("d_in"), expected):
         raise ConfigError(
-            f"{CONFIG} says d_in={said.get('d_in')} and {expected} latents, the weights are {d_in} by {d_sae}.",
+            f"{CONFIG} says d_in={said.get('d_in')} and {expected} latents, the "
+            f"weights are {d_in} by {d_sae}.",
             code="SHAPE_MISMATCH",
         )
     decoder = header.get("W_dec", header.get("decoder.weight", TensorInfo((), ""))).shape
@@ -96,7 +99,8 @@ def _centre(tensors: dict[str, Tensor]) -> None:
 
 
 def _run(source: Source) -> dict[str, Any]:
-    """The training run's configuration; empty where it is not there, or where that file is another program's."""
+    """The training run's configuration; empty where it is not there, or where that file is another
+    program's."""
     for name in _run_configs(source.folder):
         if source.exists(name):
             run = source.json(name)
@@ -156,10 +160,12 @@ def _check(said: Mapping[str, Any], header: Mapping[str, TensorInfo]) -> None:
 
 def _ambiguous() -> ConfigError:
     return ConfigError(
-        f"Neither {CONFIG} nor a run's {RUN_CONFIG} in the folder above says whether this is an SAE or a transcoder (transcode).",
+        f"Neither {CONFIG} nor a run's {RUN_CONFIG} in the folder above says whether "
+        "this is an SAE or a transcoder (transcode).",
         code="AMBIGUOUS_ARCHITECTURE",
         field="transcode",
-        hint=f"Put the {RUN_CONFIG} of its training run, which is in the same repository, into the folder above.",
+        hint=f"Put the {RUN_CONFIG} of its training run, which is in the same repository, "
+        "into the folder above.",
     )
 
 
@@ -181,7 +187,8 @@ def _metadata(source: Source, run: Mapping[str, Any], transcode: bool) -> SAEMet
 
 
 def _module(source: Source, run: Mapping[str, Any]) -> str:
-    """The module as the folder is called; in a folder of another name, the one that the run trained on."""
+    """The module as the folder is called; in a folder of another name, the one that the run trained
+    on."""
     folders = place(source, source.at(CONFIG)).removesuffix(f"/{CONFIG}").split("/")
     name = folders[-2] if folders[-1].startswith("seed") and len(folders) > 1 else folders[-1]
     said = run.get("hookpoints")

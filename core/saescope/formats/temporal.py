@@ -71,7 +71,8 @@ def _recipe(source: Source) -> Recipe:
 
 
 def _known_only(stored: dict[str, Stored], cfg: TemporalConfig) -> dict[str, Stored]:
-    """Without tensors that this configuration has no place for: they are then reported as unknown."""
+    """Without tensors that this configuration has no place for: they are then reported as
+    unknown."""
     from saescope.saes import TemporalSAE
 
     shapes = TemporalSAE.shapes(cfg)

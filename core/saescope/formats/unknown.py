@@ -77,7 +77,8 @@ def _unknown_pickle(source: Source, name: str, field: str) -> FormatError:
     base = name.rpartition("/")[2]
     if not name.endswith(ENDINGS):
         return FormatError(
-            f"{base} is a pickle of a kind that saescope never opens (only {' and '.join(ENDINGS)}, if {SETTING} allows it).",
+            f"{base} is a pickle of a kind that saescope never opens (only "
+            f"{' and '.join(ENDINGS)}, if {SETTING} allows it).",
             code="PICKLE_REFUSED",
             field=field,
             got=name,
@@ -85,29 +86,36 @@ def _unknown_pickle(source: Source, name: str, field: str) -> FormatError:
         )
     if not is_allowed():
         return FormatError(
-            f"{base} is a pickle: loading it can run code, so saescope does not unless {SETTING} allows it.",
+            f"{base} is a pickle: loading it can run code, so saescope does not unless "
+            f"{SETTING} allows it.",
             code="PICKLE_REFUSED",
             field=field,
             got=name,
-            hint=f"Set {SETTING}=1 to let a confined process of saescope's own convert it; by its name it is of no format that "
+            hint=f"Set {SETTING}=1 to let a confined process of saescope's own convert it; "
+            "by its name it is of no format that "
             "saescope reads, so it will then say what the file holds.",
         )
     with open_pickle(source, name) as weights:
         held = [f"{tensor} {list(info.shape)}" for tensor, info in sorted(weights.header.items())]
         held += [f"{value}={said!r}"[:60] for value, said in sorted(weights.values.items())]
     return FormatError(
-        f"{base} is of no format that saescope reads. It holds {', '.join(held[:12])}{' ...' if len(held) > 12 else ''}.",
+        f"{base} is of no format that saescope reads. It holds "
+        f"{', '.join(held[:12])}{' ...' if len(held) > 12 else ''}.",
         code="UNKNOWN_FORMAT",
         field=field,
         got=name,
         allowed=[dialect.name for dialect in DIALECTS],
-        hint="Give it the name and the neighbours that its format has (docs/formats.md: config.json beside ae.pt, layerN.sae.pt, "
+        hint="Give it the name and the neighbours that its format has (docs/formats.md: "
+        "config.json beside ae.pt, layerN.sae.pt, "
         "<model>-SAE-lN.pt ...), or convert it to cfg.json and sae_weights.safetensors.",
     )
 
 
 def _unknown(where: str, files: list[str], field: str, below: list[str]) -> FormatError:
-    hint = "Give the folder that holds cfg.json and sae_weights.safetensors, or the files of another dialect that saescope reads."
+    hint = (
+        "Give the folder that holds cfg.json and sae_weights.safetensors, or the files of "
+        "another dialect that saescope reads."
+    )
     if below:
         hint = f"{len(below)} SAEs lie further down: give one of them, such as {below[0]!r}."
     return FormatError(

@@ -1,7 +1,9 @@
-"""Reading safetensors files that may be torn, hostile or full of NaN: the header is judged before any tensor is touched.
+"""Reading safetensors files that may be torn, hostile or full of NaN: the header is judged before
+any tensor is touched.
 
-Tensors are read with plain reads, part by part, into the memory where they stay: no file is mapped, so that a load peaks at
-the weights as they end up, and a file that changes or shrinks meanwhile cannot crash the process.
+Tensors are read with plain reads, part by part, into the memory where they stay: no file is mapped,
+so that a load peaks at the weights as they end up, and a file that changes or shrinks meanwhile
+cannot crash the process.
 """
 
 import io
@@ -65,9 +67,11 @@ class Weights:
         transpose: bool = False,
         sum_from: int | None = None,
     ) -> Tensor:
-        """One tensor as `dtype`, contiguous in its own memory; with `transpose` a matrix on disk arrives as its transpose.
+        """One tensor as `dtype`, contiguous in its own memory; with `transpose` a matrix on disk
+        arrives as its transpose.
 
-        `sum_from` is for the decoders of a cross-layer transcoder, [d_sae, n_layers, d_out]: they are summed, from that one on.
+        `sum_from` is for the decoders of a cross-layer transcoder, [d_sae, n_layers, d_out]: they
+        are summed, from that one on.
 
         Raises:
             FormatError: the file ends early, or there are NaN or infinities in it.
@@ -108,7 +112,8 @@ class Weights:
         (shape, dtype), start, end = self._entries[tensor]
         if math.prod(shape) != 1 or dtype not in ("I64", "I32"):
             raise FormatError(
-                f"{_base(self._name)}: {tensor} must be one whole number, got {dtype} of shape {shape}.",
+                f"{_base(self._name)}: {tensor} must be one whole number, got {dtype} "
+                f"of shape {shape}.",
                 field=tensor,
             )
         self._file.seek(self._origin + start)
@@ -119,7 +124,8 @@ class Weights:
         (shape, dtype), start, _ = self._entries[tensor]
         if dtype not in DTYPES:
             raise FormatError(
-                f"{_base(self._name)} holds a tensor in a type that is not read: {tensor!r} is {dtype}.",
+                f"{_base(self._name)} holds a tensor in a type that is not read: "
+                f"{tensor!r} is {dtype}.",
                 code="UNSUPPORTED_DTYPE",
                 field=tensor,
                 got=dtype,
@@ -191,7 +197,8 @@ def _entry(said: dict[str, Any]) -> _Entry:
 
 
 def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
-    """Tensors lie one after the other, without hole or overlap, and each is as long as its shape says."""
+    """Tensors lie one after the other, without hole or overlap, and each is as long as its shape
+    says."""
     end = 0
     for tensor, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         dtype = DTYPES.get(entry.info.dtype)
@@ -200,7 +207,8 @@ def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
         if dtype and math.prod(entry.info.shape) * dtype.itemsize != entry.end - entry.start:
             raise _corrupt(
                 name,
-                f"tensor {tensor!r} of shape {entry.info.shape} cannot have {entry.end - entry.start} bytes",
+                f"tensor {tensor!r} of shape {entry.info.shape} cannot have "
+                f"{entry.end - entry.start} bytes",
             )
         end = entry.end
     if end != n_bytes:
@@ -211,7 +219,8 @@ def not_finite(name: str, tensor: str, n_bad: int) -> FormatError:
     return FormatError(
         f"{_base(name)} has weights that are NaN or infinite: {{{tensor!r}: {n_bad}}}.",
         code="WEIGHTS_NOT_FINITE",
-        hint="Get the file again; if it was converted to float16, convert to bfloat16 or float32 instead.",
+        hint="Get the file again; if it was converted to float16, convert to bfloat16 or "
+        "float32 instead.",
     )
 
 

@@ -1,6 +1,8 @@
-"""The Hugging Face hub: which repository holds an SAE, its list of files, and their content, ranged or whole. No torch.
+"""The Hugging Face hub: which repository holds an SAE, its list of files, and their content, ranged
+or whole. No torch.
 
-Nothing that leaves this package names a token or a signed address: errors say repository, file and what happened.
+Nothing that leaves this package names a token or a signed address: errors say repository, file and
+what happened.
 """
 
 from saescope.hub.failures import invalid_config_error

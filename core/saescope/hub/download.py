@@ -1,4 +1,5 @@
-"""A whole file from the hub into its cache: resumed where it stopped, also by another process, and used only if its hash is right."""
+"""A whole file from the hub into its cache: resumed where it stopped, also by another process, and
+used only if its hash is right."""
 
 import hashlib
 import os
@@ -33,8 +34,10 @@ def fetch(
     """Make the file `etag` in `into` hold the `size` bytes at `url`.
 
     Raises:
-        NotFoundError, OfflineError: the hub does not have it or stops answering; what has arrived is kept for the next try.
-        FormatError: HASH_MISMATCH, the bytes are not those that the hub has promised; they are thrown away.
+        NotFoundError, OfflineError: the hub does not have it or stops answering; what has arrived
+            is kept for the next try.
+        FormatError: HASH_MISMATCH, the bytes are not those that the hub has promised; they are
+            thrown away.
         ResourceError: no room on the disk.
     """
     if not _SAFE_ETAG.fullmatch(etag) or etag in (".", ".."):
@@ -61,7 +64,8 @@ def fetch(
                 part.unlink()
                 raise _mismatch(
                     what,
-                    "What arrived was thrown away; call again, or set HF_ENDPOINT to another mirror.",
+                    "What arrived was thrown away; call again, or set HF_ENDPOINT to "
+                    "another mirror.",
                 )
             os.replace(part, blob)
     except OSError as error:
@@ -113,7 +117,8 @@ def _append(url: str, part: Path, have: int, size: int, say: Callable[[int], Non
 
 
 def check_cached(path: Path, what: str, *, may_remove: bool) -> Path:
-    """`path`, a file in the hub's cache, once its bytes are known to be those that its etag promises.
+    """`path`, a file in the hub's cache, once its bytes are known to be those that its etag
+    promises.
 
     Raises:
         FormatError: HASH_MISMATCH.
@@ -165,7 +170,8 @@ def _known_hash(etag: str) -> bool:
 
 
 def _as_promised(path: Path, etag: str, size: int) -> bool:
-    """The etag of a large file is its sha256, that of a small one git's sha1; of any other only the size can be checked."""
+    """The etag of a large file is its sha256, that of a small one git's sha1; of any other only the
+    size can be checked."""
     if path.stat().st_size != size:
         return False
     if not _known_hash(etag):

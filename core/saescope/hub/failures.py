@@ -1,4 +1,5 @@
-"""What a request to the hub failed with, as our error: what happened and the next step, without the original text."""
+"""What a request to the hub failed with, as our error: what happened and the next step, without the
+original text."""
 
 from typing import NamedTuple
 
@@ -37,18 +38,21 @@ _FAILURES = (
         "Check sae_id; saescope.catalogue.find lists what is published.",
     ),
     _Failure(
-        ("RepositoryNotFoundError", "DisabledRepoError", 404), NotFoundError, "REPO_NOT_FOUND", "release",
+        ("RepositoryNotFoundError", "DisabledRepoError", 404),
+        NotFoundError, "REPO_NOT_FOUND", "release",
         "The hub has no {what}, or it is private.",
         f"Check the name; for a private repository {_LOG_IN}.",
     ),
     _Failure(
         (401, 403), NotFoundError, "HUB_ACCESS_DENIED", "release",
         "The hub refuses access to {what} (HTTP {status}).",
-        "Check the token (HF_TOKEN, or `hf auth whoami`) and that its account may read the repository.",
+        "Check the token (HF_TOKEN, or `hf auth whoami`) and that its account may "
+        "read the repository.",
     ),
     _Failure(
         _NO_HEADER, ArgumentError, "HUB_TOKEN_INVALID", "",
-        "The hub's token (HF_TOKEN, or that of `hf auth login`) holds characters that no token has.",
+        "The hub's token (HF_TOKEN, or that of `hf auth login`) holds characters "
+        "that no token has.",
         "Set HF_TOKEN again, or unset it: public repositories need none.",
     ),
     _Failure(
@@ -83,7 +87,8 @@ def translate(what: str, error: Exception) -> SaescopeError:
     return OfflineError(
         f"{what} is not cached and the hub cannot be reached ({kind}).",
         got=what,
-        hint="Connect to the network (or set HF_ENDPOINT to a mirror) and call again; once cached it works offline.",
+        hint="Connect to the network (or set HF_ENDPOINT to a mirror) and call again; once "
+        "cached it works offline.",
     )
 
 

@@ -25,19 +25,23 @@ class Location(NamedTuple):
 
 
 def resolve(release: str, sae_id: str) -> Location:
-    """The SAE of a release in the catalogue, or the folder or file `sae_id` of the repository `owner/name`.
+    """The SAE of a release in the catalogue, or the folder or file `sae_id` of the repository
+    `owner/name`.
 
     Raises:
-        ArgumentError: a release of several SAEs without a sae_id, or a path that leaves the repository.
+        ArgumentError: a release of several SAEs without a sae_id, or a path that leaves the
+            repository.
         NotFoundError: no such release or SAE, or no valid repository name.
     """
     if "/" not in release:
         if not sae_id and release in catalogue.releases():
             raise ArgumentError(
-                f"Release {release!r} has {len(catalogue.releases()[release])} SAEs: a sae_id is needed.",
+                f"Release {release!r} has {len(catalogue.releases()[release])} SAEs: a "
+                "sae_id is needed.",
                 code="MISSING_ARGUMENT",
                 field="sae_id",
-                hint=f'Call ss.load_sae(release="{release}", sae_id="{next(iter(catalogue.releases()[release]))}").',
+                hint=f'Call ss.load_sae(release="{release}", '
+                f'sae_id="{next(iter(catalogue.releases()[release]))}").',
             )
         return _located(catalogue.get(release, sae_id))
     if not _REPO.fullmatch(release) or ".." in release or "--" in release:
@@ -55,10 +59,12 @@ def resolve(release: str, sae_id: str) -> Location:
 
 
 def first_name(release: str, sae_id: str) -> tuple[str, str]:
-    """One name for an SAE that has several: the catalogue's first for its place, where the catalogue knows it.
+    """One name for an SAE that has several: the catalogue's first for its place, where the
+    catalogue knows it.
 
-    ("gemma-scope-2b-pt-res-canonical", "layer_20/width_16k/canonical") and ("google/gemma-scope-2b-pt-res",
-    "layer_20/width_16k/average_l0_71") are both ("gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71").
+    ("gemma-scope-2b-pt-res-canonical", "layer_20/width_16k/canonical") and
+    ("google/gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71") are both
+    ("gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71").
 
     Raises:
         ArgumentError, NotFoundError: as `resolve`.
@@ -93,7 +99,8 @@ def _located(entry: Entry) -> Location:
 
 @cache
 def _by_place() -> dict[tuple[str, str], list[Entry]]:
-    """The catalogue by repository and path: an SAE named by its place gets what the catalogue knows of it."""
+    """The catalogue by repository and path: an SAE named by its place gets what the catalogue knows
+    of it."""
     places: dict[tuple[str, str], list[Entry]] = {}
     for saes in catalogue.releases().values():
         for entry in saes.values():

@@ -140,7 +140,8 @@ def repository(
     offline: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Repository:
-    """The repository at the commit that `revision` (a branch, tag or commit; "": main) means now; offline: at its last use.
+    """The repository at the commit that `revision` (a branch, tag or commit; "": main) means now;
+    offline: at its last use.
 
     Raises:
         NotFoundError: no such repository or revision, or it is private or gated.
@@ -188,7 +189,8 @@ def _from_cache(repo_id: str, revision: str, say: Callable[[str], None]) -> Repo
     commit = _cached_commit(repo_id, revision)
     if not commit:
         raise OfflineError(
-            f"{repo_id}{f' at {revision}' if revision else ''} is not cached and the network is not to be used.",
+            f"{repo_id}{f' at {revision}' if revision else ''} is not cached and the "
+            "network is not to be used.",
             got=repo_id,
             hint=_ONCE,
             facts={"cached": False},

@@ -1,4 +1,5 @@
-"""Requests to the hub: patient with a bad network, silent about tokens and addresses, in errors that name the next step."""
+"""Requests to the hub: patient with a bad network, silent about tokens and addresses, in errors
+that name the next step."""
 
 import io
 import os
@@ -36,7 +37,8 @@ def errors() -> tuple[type[Exception], ...]:
     """Whatever a request may fail with."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # huggingface_hub 1 speaks through httpx, 2 through httpx2: its own error derives from the root of either's errors.
+    # huggingface_hub 1 speaks through httpx, 2 through httpx2: its own error derives from the root
+    # of either's errors.
     return (
         *(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"),
         OSError,
@@ -48,7 +50,8 @@ def patiently(what: str, call: Callable[[], T]) -> T:
     """The result of `call`, tried again while the failure is one that passes.
 
     Raises:
-        NotFoundError, OfflineError: coded by what happened; the text of the original error, which may hold secrets, is dropped.
+        NotFoundError, OfflineError: coded by what happened; the text of the original error, which
+            may hold secrets, is dropped.
     """
     for attempt in range(1, ATTEMPTS + 1):
         checkpoint()
@@ -79,7 +82,8 @@ def unreachable(error: SaescopeError) -> bool:
 
 @contextmanager
 def get(url: str, first: int, last: int | None) -> Generator[Any]:
-    """The answer to a request for the bytes `first` to `last`, its body not yet read; the token stays with the hub on redirects."""
+    """The answer to a request for the bytes `first` to `last`, its body not yet read; the token
+    stays with the hub on redirects."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     wanted = f"bytes={first}-{'' if last is None else last}"

@@ -1,4 +1,5 @@
-"""Writing a repository: one commit on top of the one that was looked at, or nothing. The token comes from the environment."""
+"""Writing a repository: one commit on top of the one that was looked at, or nothing. The token
+comes from the environment."""
 
 import re
 from collections.abc import Mapping
@@ -40,7 +41,8 @@ def check_repo_id(repo_id: str) -> str:
         field="repo_id",
         got=repo_id,
         allowed="owner/name",
-        hint="Name a Hugging Face repository of your own as owner/name, or give path to write a folder.",
+        hint="Name a Hugging Face repository of your own as owner/name, or give path to "
+        "write a folder.",
     )
 
 
@@ -73,11 +75,13 @@ def look(repo_id: str) -> Target:
 
 
 def push(target: Target, files: Mapping[str, Path], *, private: bool, message: str) -> str:
-    """Commit `files`, by their names in the repository, which is created if need be; returns the commit.
+    """Commit `files`, by their names in the repository, which is created if need be; returns the
+    commit.
 
     Raises:
         ArgumentError: there is no token, or it may not write there.
-        OfflineError: the hub stopped answering, or somebody else has written there meanwhile; nothing was published.
+        OfflineError: the hub stopped answering, or somebody else has written there meanwhile;
+            nothing was published.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -101,7 +105,8 @@ def push(target: Target, files: Mapping[str, Path], *, private: bool, message: s
             target.repo_id, operations, commit_message=message, parent_commit=target.commit or None
         )
     except (*transfer.errors(), ValueError, RuntimeError) as error:
-        # RuntimeError: what the client wraps around a failed upload of a large file; ValueError: a malformed answer.
+        # RuntimeError: what the client wraps around a failed upload of a large file; ValueError: a
+        # malformed answer.
         _refuse(target.repo_id, error)
     return str(made.oid)
 
@@ -119,7 +124,8 @@ def _refuse(repo_id: str, error: Exception) -> NoReturn:
             code="HUB_ACCESS_DENIED",
             field="repo_id",
             got=repo_id,
-            hint="Use a token with write access to this owner (`hf auth whoami`), or another repo_id.",
+            hint="Use a token with write access to this owner (`hf auth whoami`), or "
+            "another repo_id.",
         ) from None
     if status in (409, 412):
         raise OfflineError(
@@ -134,5 +140,6 @@ def _refuse(repo_id: str, error: Exception) -> NoReturn:
         f"The upload to {repo_id} failed ({type(cause).__name__}); nothing was published.",
         code="HUB_UPLOAD_FAILED",
         got=repo_id,
-        hint="Call again; if it fails again, publish to a folder (path=...) and upload that with `hf upload`.",
+        hint="Call again; if it fails again, publish to a folder (path=...) and upload that "
+        "with `hf upload`.",
     ) from None

@@ -1,4 +1,5 @@
-"""Language models on transformer-lens: loading, tokens, forward passes, and what the unembedding reads."""
+"""Language models on transformer-lens: loading, tokens, forward passes, and what the unembedding
+reads."""
 
 from saescope.devices import pick_device
 from saescope.models.fingerprint import model_fingerprint

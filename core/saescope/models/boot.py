@@ -1,4 +1,5 @@
-"""Booting a Hugging Face model on transformer-lens: what goes wrong is told, and what comes out is compared with the plain model."""
+"""Booting a Hugging Face model on transformer-lens: what goes wrong is told, and what comes out is
+compared with the plain model."""
 
 import copy
 import json
@@ -19,10 +20,15 @@ _N_TOKENS = 8
 _N_PADDED = 3
 _MOST_OFF = {torch.float32: 5e-4, torch.float64: 5e-4}
 _MOST_OFF_IN_HALF = 0.1
-"""Of the plain model's logits; attention in another order of operations is off by 1e-6 of them in float32."""
+"""Of the plain model's logits; attention in another order of operations is off by 1e-6 of them in
+float32."""
 _UNKNOWN_SWITCHES = {"scale_attn_weights": False}
-"""What transformer-lens computes otherwise than such a configuration says: small weights, or half precision, would hide it."""
-_NO_SETTING = "Use another model: there is no setting that helps. If its SAE belongs to this one, tell transformer-lens."
+"""What transformer-lens computes otherwise than such a configuration says: small weights, or half
+precision, would hide it."""
+_NO_SETTING = (
+    "Use another model: there is no setting that helps. If its SAE belongs to this one, "
+    "tell transformer-lens."
+)
 _FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -37,16 +43,19 @@ _FAILURES = (
 
 
 def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
-    """A `TransformerBridge` on the model, which is rewired in place, and how often each of its hooks fires.
+    """A `TransformerBridge` on the model, which is rewired in place, and how often each of its
+    hooks fires.
 
     Raises:
-        ModelError: transformer-lens does not hold the family, fails on it, or computes other logits than transformers.
+        ModelError: transformer-lens does not hold the family, fails on it, or computes other logits
+            than transformers.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
     model.requires_grad_(False)
     model.config.architectures = [type(model).__name__]
-    # The bridge rebuilds its tokenizer from disk unless it looks as if it added BOS; ours stays raw beside it.
+    # The bridge rebuilds its tokenizer from disk unless it looks as if it added BOS; ours stays raw
+    # beside it.
     with reading("tokenizer", name, name=name, local=True):  # a copy is written out and read again
         twin = copy.deepcopy(tokenizer)
     twin.init_kwargs.update(name_or_path="", add_bos_token=True)
@@ -76,7 +85,8 @@ def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
 
 
 def give_joint_projections_a_bias(model: nn.Module) -> None:
-    """A GPT-NeoX projection without bias is one of bias 0: transformer-lens asks for the bias when it takes q, k and v apart."""
+    """A GPT-NeoX projection without bias is one of bias 0: transformer-lens asks for the bias when
+    it takes q, k and v apart."""
     if type(model).__name__ != "GPTNeoXForCausalLM":
         return
     for name, linear in model.named_modules():
@@ -87,7 +97,8 @@ def give_joint_projections_a_bias(model: nn.Module) -> None:
 
 
 def give_norms_their_weight(bridge: nn.Module) -> None:
-    """A norm without weight is a norm of weight 1: transformer-lens asks for the weight once a hook edits the norm."""
+    """A norm without weight is a norm of weight 1: transformer-lens asks for the weight once a hook
+    edits the norm."""
     from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 
     for module in bridge.modules():
@@ -102,7 +113,8 @@ def give_norms_their_weight(bridge: nn.Module) -> None:
 
 
 def make_stoppable(bridge: Any) -> None:
-    """A cancel is heard between two blocks, forward and backward: one pass over a long text may take seconds."""
+    """A cancel is heard between two blocks, forward and backward: one pass over a long text may
+    take seconds."""
 
     def watch_backward(_module: object, _args: object, out: Any) -> None:
         x = out[0] if isinstance(out, tuple) else out
@@ -135,7 +147,8 @@ def _logits(model: Any, ids: Tensor, **options: Any) -> Tensor:
 
 
 def _heeds_padding(bridge: Any, ids: Tensor, alone: Tensor) -> bool:
-    """Whether a row that is padded on the left, with a mask, gives the logits that it gives alone."""
+    """Whether a row that is padded on the left, with a mask, gives the logits that it gives
+    alone."""
     padded = torch.cat([ids[:, :_N_PADDED], ids], dim=1)
     mask = torch.ones_like(padded)
     mask[:, :_N_PADDED] = 0
@@ -151,7 +164,8 @@ def _check_switches(name: str, family: str, config: Any) -> None:
     for switch, value in _UNKNOWN_SWITCHES.items():
         if getattr(config, switch, None) is value:
             raise ModelError(
-                f"config.json of {family} says {switch}={json.dumps(value)}, which transformer-lens does not follow.",
+                f"config.json of {family} says {switch}={json.dumps(value)}, which "
+                "transformer-lens does not follow.",
                 code="UNSUPPORTED_MODEL",
                 field="model",
                 got=name,
@@ -174,16 +188,19 @@ def _cannot_hold(name: str, family: str, error: Exception, dtype: torch.dtype) -
         got=name,
         hint=_NO_SETTING
         if dtype in _MOST_OFF
-        else f'It may hold the model in dtype "float32"; this was {str(dtype).removeprefix("torch.")}.',
+        else 'It may hold the model in dtype "float32"; this was '
+        f"{str(dtype).removeprefix('torch.')}.",
     )
 
 
 def _require_causal(name: str, family: str, found: Tensor, changed: Tensor) -> None:
-    """Raise where another last token changes what is predicted before it: every number of saescope takes that for impossible."""
+    """Raise where another last token changes what is predicted before it: every number of saescope
+    takes that for impossible."""
     off = float((changed.float() - found.float()).norm() / found.float().norm().clamp_min(1e-9))
     if off > _MOST_OFF.get(found.dtype, _MOST_OFF_IN_HALF):
         raise ModelError(
-            f"{family} is no causal language model: a later token changes the logits of earlier positions by {off:.0%}.",
+            f"{family} is no causal language model: a later token changes the logits "
+            f"of earlier positions by {off:.0%}.",
             code="UNSUPPORTED_MODEL",
             field="model",
             got=name,
@@ -200,7 +217,8 @@ def _compare(name: str, family: str, found: Tensor, expected: Tensor) -> None:
     off = float((found - expected).norm() / expected.norm().clamp_min(1e-9))
     if not off <= allowed:
         raise ModelError(
-            f"transformer-lens computes other logits than transformers for {family}: off by {off:.2%} of them.",
+            f"transformer-lens computes other logits than transformers for {family}: "
+            f"off by {off:.2%} of them.",
             code="UNSUPPORTED_MODEL",
             field="model",
             got=name,

@@ -1,6 +1,8 @@
-"""Chat templates are programs that came with a model: they may be cancelled, end after a time, and make nothing huge.
+"""Chat templates are programs that came with a model: they may be cancelled, end after a time, and
+make nothing huge.
 
-Jinja's sandbox bounds one `range`, not a loop within a loop, nor a power or a repeated text, which are one step each.
+Jinja's sandbox bounds one `range`, not a loop within a loop, nor a power or a repeated text, which
+are one step each.
 """
 
 import re
@@ -17,7 +19,8 @@ from saescope.cancel import checkpoint
 TEMPLATE_S = 2.0
 """Of computing: the longest of published templates takes some milliseconds for a message."""
 MOST = 1_000_000
-"""Characters of a text, entries of a list or bits of a number that one step of a template may make."""
+"""Characters of a text, entries of a list or bits of a number that one step of a template may
+make."""
 _WIDE = re.compile(r"%[^a-zA-Z%]*(?:\*|\d{6})")
 """A width in a format: of six digits, or taken from the values."""
 _FIELD = re.compile(r"\{[^{}]*(?:\{|\d{6})")
@@ -27,7 +30,8 @@ _FILENAME = "<template>"
 
 @contextmanager
 def bounded_template(seconds: float = TEMPLATE_S) -> Generator[None]:
-    """A template that this thread renders in the block ends with an error at its next line once it is cancelled or computes for too long.
+    """A template that this thread renders in the block ends with an error at its next line once it
+    is cancelled or computes for too long.
 
     Raises:
         RuntimeError: it took too long.
@@ -53,7 +57,8 @@ def bounded_template(seconds: float = TEMPLATE_S) -> Generator[None]:
 
 @cache
 def _bound_steps() -> None:
-    """From now on transformers compiles templates for a sandbox in which no single step makes something huge."""
+    """From now on transformers compiles templates for a sandbox in which no single step makes
+    something huge."""
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from transformers.utils import chat_template_utils as compiler
@@ -69,7 +74,8 @@ def _bound_steps() -> None:
             return super().call_binop(context, operator, left, right)
 
         def call(self, *args: Any, **kwargs: Any) -> Any:
-            """The context, what is called, and its arguments: `"x".center(n)` makes n characters."""
+            """The context, what is called, and its arguments: `"x".center(n)` makes n
+            characters."""
             given = (*args[2:], *kwargs.values())
             large = any(isinstance(value, int) and abs(value) > MOST for value in given)
             if large and isinstance(args[1], BuiltinMethodType):

@@ -1,4 +1,5 @@
-"""A model's files as transformers is let to see them, and what they ask for, judged before it does as they say."""
+"""A model's files as transformers is let to see them, and what they ask for, judged before it does
+as they say."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ def check_gguf_file(path: Path, name: str) -> None:
 
 
 def _n_stored(folder: str) -> int:
-    """The number of weights in a folder's files; 0 where several may be packed into one number, or the files are torn."""
+    """The number of weights in a folder's files; 0 where several may be packed into one number, or
+    the files are torn."""
     from safetensors import SafetensorError, safe_open
 
     names = list[str]()
@@ -75,7 +77,8 @@ def _is_own(source: str) -> bool:
 
 
 def _check_cached(source: str, revision: str, offline: bool) -> None:
-    """The configurations of a model on the hub, and where its files in the cache lead; what is not there, the load will say."""
+    """The configurations of a model on the hub, and where its files in the cache lead; what is not
+    there, the load will say."""
     from transformers.utils.hub import cached_file
 
     at = {} if revision == "main" else {"revision": revision}

@@ -1,4 +1,5 @@
-"""What a model's config.json asks for, judged before a weight is read: a family, code of its own, quantization, sizes."""
+"""What a model's config.json asks for, judged before a weight is read: a family, code of its own,
+quantization, sizes."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,7 +23,8 @@ _PACKED_TENSORS = (
 
 
 def check_demands(said: Mapping[str, Any], name: str) -> None:
-    """That a model of this configuration can be loaded with transformers' own code, and its weights read as they are stored.
+    """That a model of this configuration can be loaded with transformers' own code, and its weights
+    read as they are stored.
 
     Raises:
         ModelError: REMOTE_CODE_REFUSED, UNSUPPORTED_MODEL, QUANTIZED_MODEL, MODEL_CONFIG_INVALID.
@@ -37,15 +39,18 @@ def check_demands(said: Mapping[str, Any], name: str) -> None:
 
 
 def check_decoder(config: Any, name: str) -> None:
-    """That the model predicts each token from those before it: half of an encoder-decoder lacks the head, or is another model.
+    """That the model predicts each token from those before it: half of an encoder-decoder lacks the
+    head, or is another model.
 
     Raises:
         ModelError: UNSUPPORTED_MODEL.
     """
-    # A stray switch in the configuration of GPT-2 makes no encoder of it; BART's decoder alone says that it is none.
+    # A stray switch in the configuration of GPT-2 makes no encoder of it; BART's decoder alone says
+    # that it is none.
     if config.is_encoder_decoder and getattr(type(config), "is_encoder_decoder", False):
         raise ModelError(
-            f"The model {name!r} ({config.model_type}) is an encoder-decoder: it reads a text in one half and writes in the other.",
+            f"The model {name!r} ({config.model_type}) is an encoder-decoder: it reads "
+            "a text in one half and writes in the other.",
             code="UNSUPPORTED_MODEL",
             field="model",
             got=name,
@@ -67,18 +72,21 @@ def quantization(said: Mapping[str, Any]) -> str:
 
 def is_quantized(name: str, method: str, cause: str = "") -> ModelError:
     return ModelError(
-        f"The weights of the model {name!r} are quantized with {method}, which saescope does not read{f': {cause}' if cause else '.'}",
+        f"The weights of the model {name!r} are quantized with {method}, which "
+        f"saescope does not read{f': {cause}' if cause else '.'}",
         code="QUANTIZED_MODEL",
         field="model",
         got=method,
         allowed="weights in float32, bfloat16 or float16, or a GGUF file",
-        hint="Use the model that it was made from, which SAEs are trained on; or, with the library that quantized it, "
+        hint="Use the model that it was made from, which SAEs are trained on; or, with the "
+        "library that quantized it, "
         "write it out with model.dequantize() and save_pretrained.",
     )
 
 
 def has_packed_tensors(names: Iterable[str]) -> bool:
-    """Whether files of weights hold what only quantized ones do; old GPTQ and AWQ folders say nothing in config.json."""
+    """Whether files of weights hold what only quantized ones do; old GPTQ and AWQ folders say
+    nothing in config.json."""
     return any(name.endswith(_PACKED_TENSORS) for name in names)
 
 
@@ -97,15 +105,18 @@ def _check_family(said: Mapping[str, Any], name: str) -> None:
             field="model",
             got=family,
             allowed="a model_type that transformers holds",
-            hint="Put the model_type of the model that it is into config.json, or get the model again.",
+            hint="Put the model_type of the model that it is into config.json, or get the "
+            "model again.",
         )
     if not held:
         raise ModelError(
-            f"{name!r} is of the family {family!r}, which transformers {__version__} does not hold.",
+            f"{name!r} is of the family {family!r}, which transformers {__version__} "
+            "does not hold.",
             code="UNSUPPORTED_MODEL",
             field="model",
             got=family,
-            hint="Use a causal language model that both transformers and transformer-lens hold; a newer transformers may hold it.",
+            hint="Use a causal language model that both transformers and transformer-lens "
+            "hold; a newer transformers may hold it.",
         )
 
 
@@ -134,7 +145,8 @@ def _check_sizes(said: Mapping[str, Any], name: str) -> None:
             continue
         if type(value) is not int or value < 1:
             raise ModelError(
-                f"config.json of the model {name!r} says {field}={str(value)[:40]!r}; it must be a whole number of at least 1.",
+                f"config.json of the model {name!r} says {field}={str(value)[:40]!r}; "
+                "it must be a whole number of at least 1.",
                 code="MODEL_CONFIG_INVALID",
                 field="model",
                 got=str(value)[:40],

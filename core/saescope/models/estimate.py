@@ -1,4 +1,5 @@
-"""What a configuration asks for, judged before anything is built: a few bytes of JSON can describe a model of any size."""
+"""What a configuration asks for, judged before anything is built: a few bytes of JSON can describe
+a model of any size."""
 
 import os
 import re
@@ -25,7 +26,8 @@ SLACK = 1 << 20
 
 
 def check_counts(config: Mapping[str, Any]) -> None:
-    """That no count in a model's configuration is one that only building it would run out of memory for.
+    """That no count in a model's configuration is one that only building it would run out of memory
+    for.
 
     Raises:
         ModelError: MODEL_CONFIG_INVALID.
@@ -37,7 +39,8 @@ def check_counts(config: Mapping[str, Any]) -> None:
                 limit, least = most, 0
         if limit is not None and not least <= value <= limit:
             raise ModelError(
-                f"The model's configuration says {name}={value}; only {least} to {limit} is believed.",
+                f"The model's configuration says {name}={value}; only {least} to "
+                f"{limit} is believed.",
                 code="MODEL_CONFIG_INVALID",
                 field="model",
                 got=value,
@@ -47,10 +50,12 @@ def check_counts(config: Mapping[str, Any]) -> None:
 
 
 def check_size(config: Any, *, name: str, dtype: torch.dtype, stored: int = 0) -> None:
-    """That the model of a configuration fits this machine, and, where the number of `stored` weights is known, that it has so many.
+    """That the model of a configuration fits this machine, and, where the number of `stored`
+    weights is known, that it has so many.
 
     Raises:
-        ModelError: MODEL_CONFIG_INVALID: no model can be built of it, or its files are of another one.
+        ModelError: MODEL_CONFIG_INVALID: no model can be built of it, or its files are of another
+            one.
         ResourceError: OUT_OF_MEMORY_BUDGET.
     """
     model = _without_memory(config, name)
@@ -58,7 +63,8 @@ def check_size(config: Any, *, name: str, dtype: torch.dtype, stored: int = 0) -
     need = n_weights * dtype.itemsize + sum(buffer.nbytes for buffer in model.buffers())
     if need > memory_bytes():
         raise ResourceError(
-            f"The configuration of {name!r} describes a model of {need / 1e9:,.0f} GB; this machine has {memory_bytes() / 1e9:,.0f} GB.",
+            f"The configuration of {name!r} describes a model of {need / 1e9:,.0f} GB; "
+            f"this machine has {memory_bytes() / 1e9:,.0f} GB.",
             code="OUT_OF_MEMORY_BUDGET",
             field="model",
             got=f"{need / 1e9:,.0f} GB",
@@ -67,7 +73,8 @@ def check_size(config: Any, *, name: str, dtype: torch.dtype, stored: int = 0) -
         )
     if stored and n_weights > 2 * stored + SLACK:
         raise ModelError(
-            f"The configuration of {name!r} describes {n_weights:,} weights ({need / 1e6:,.0f} MB); its files hold {stored:,}.",
+            f"The configuration of {name!r} describes {n_weights:,} weights "
+            f"({need / 1e6:,.0f} MB); its files hold {stored:,}.",
             code="MODEL_CONFIG_INVALID",
             field="model",
             got=n_weights,
@@ -105,7 +112,8 @@ def _without_memory(config: Any, name: str) -> torch.nn.Module:
 
 
 def _named(said: Mapping[str, Any], value: object) -> str:
-    """The name under which a configuration says a value, as "rope_parameters.rope_type", or "" where it does not."""
+    """The name under which a configuration says a value, as "rope_parameters.rope_type", or ""
+    where it does not."""
     for name, there in said.items():
         if isinstance(there, Mapping) and (inner := _named(there, value)):
             return f"{name}.{inner}"

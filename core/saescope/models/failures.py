@@ -1,4 +1,5 @@
-"""Why a model's files cannot be loaded: what the libraries raise, as an error that names the part, the cause and the next step."""
+"""Why a model's files cannot be loaded: what the libraries raise, as an error that names the part,
+the cause and the next step."""
 
 import struct
 from collections.abc import Generator
@@ -22,7 +23,8 @@ VOCABULARIES = (
 def reading(
     part: Part, source: str, *, name: str, local: bool, method: str = ""
 ) -> Generator[None]:
-    """What the libraries raise in the block becomes an error that names the part and the cause, and how the weights are quantized.
+    """What the libraries raise in the block becomes an error that names the part and the cause, and
+    how the weights are quantized.
 
     Raises:
         ModelError, NotFoundError, OfflineError.
@@ -41,11 +43,13 @@ def reading(
 
 
 def require_vocabulary(source: str, name: str) -> None:
-    """Raise unless a local folder has a vocabulary: without one some classes make a tokenizer that knows no text, in silence."""
+    """Raise unless a local folder has a vocabulary: without one some classes make a tokenizer that
+    knows no text, in silence."""
     folder = Path(source)
     if folder.is_dir() and not any(next(folder.glob(one), None) for one in VOCABULARIES):
         raise ModelError(
-            f"The folder of the model {name!r} has no tokenizer: none of {', '.join(VOCABULARIES)}.",
+            f"The folder of the model {name!r} has no tokenizer: none of "
+            f"{', '.join(VOCABULARIES)}.",
             code="FILE_MISSING",
             field="model",
             got=name,
@@ -55,7 +59,8 @@ def require_vocabulary(source: str, name: str) -> None:
 
 
 def _is_of_files(error: BaseException) -> bool:
-    """Whether it is what libraries raise of files that are torn or contradict themselves: tokenizers raises a bare Exception."""
+    """Whether it is what libraries raise of files that are torn or contradict themselves:
+    tokenizers raises a bare Exception."""
     from safetensors import SafetensorError
 
     kinds = (
@@ -114,7 +119,8 @@ def _explain(
 
 
 def _torn(folder: Path) -> str:
-    """The first file of weights whose header does not describe its bytes, or an index that is no list of files."""
+    """The first file of weights whose header does not describe its bytes, or an index that is no
+    list of files."""
     from safetensors import SafetensorError, safe_open
 
     index = folder / INDEX
@@ -151,7 +157,8 @@ def _of_the_hub(name: str, error: BaseException) -> SaescopeError | None:
         return OfflineError(
             f"{name} is not cached and the hub cannot be reached.",
             got=name,
-            hint='Connect to the network, or use a local folder: ss.load_model("/path/to/folder"); ss.load_model() alone needs no hub.',
+            hint="Connect to the network, or use a local folder: "
+            'ss.load_model("/path/to/folder"); ss.load_model() alone needs no hub.',
             facts={"model": name},
         )
     return None

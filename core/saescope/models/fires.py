@@ -1,4 +1,5 @@
-"""What a model shows in its first passes: how often each hook fires, which have a vector at each position, if padding is heeded."""
+"""What a model shows in its first passes: how often each hook fires, which have a vector at each
+position, if padding is heeded."""
 
 from collections import Counter
 from collections.abc import Generator, Mapping
@@ -15,14 +16,16 @@ class Fires:
 
     times: Mapping[str, int] = field(default_factory=dict[str, int])
     sites: frozenset[str] = frozenset()
-    """Hooks that fired once, with a vector at each position: those that can be recorded and edited."""
+    """Hooks that fired once, with a vector at each position: those that can be recorded and
+    edited."""
     padded: bool = True
     """Whether a row that is padded on the left gives what it gives alone."""
 
 
 @contextmanager
 def watching(bridge: Any, shape: tuple[int, int]) -> Generator[Fires]:
-    """Fills what it yields with what fires in the block, one forward pass over ids of that shape."""
+    """Fills what it yields with what fires in the block, one forward pass over ids of that
+    shape."""
     times, shaped, fires = Counter[int](), set[int](), Fires()
 
     def see(point: Any, args: tuple[Any, ...]) -> None:

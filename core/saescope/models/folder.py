@@ -1,7 +1,9 @@
-"""What transformers sees of a local model: files that were opened and checked, by name, in a private folder; nothing else can be reached.
+"""What transformers sees of a local model: files that were opened and checked, by name, in a
+private folder; nothing else can be reached.
 
-transformers opens files by itself and follows what they name: shards of an index, vocabularies, adapters, links. So configurations
-are copied, other files are linked to the descriptors that were checked, and the rest stays outside.
+transformers opens files by itself and follows what they name: shards of an index, vocabularies,
+adapters, links. So configurations are copied, other files are linked to the descriptors that were
+checked, and the rest stays outside.
 """
 
 import json
@@ -46,7 +48,8 @@ def staged(path: Path) -> Generator[Path]:
     """A model folder, or a GGUF file, as one that holds only what may be read of it.
 
     Raises:
-        ArgumentError: PATH_NOT_ALLOWED: a file, or one that its index names, lies outside the folders that may be read.
+        ArgumentError: PATH_NOT_ALLOWED: a file, or one that its index names, lies outside the
+            folders that may be read.
         FormatError: FILE_SUSPICIOUS: a file is a pipe, a device, or larger than its kind is.
         ModelError: it needs an adapter, or its configuration is no JSON object.
         ResourceError: DISK_FULL, CANNOT_WRITE: there is no room for copies of its configurations.
@@ -105,7 +108,8 @@ def _is_deep(said: Any) -> bool:
 
 
 def check_names(model: str, folder: Path, *, present: bool = True) -> None:
-    """That the files which an index names are files of this very folder; and, if they should be `present`, that they are there.
+    """That the files which an index names are files of this very folder; and, if they should be
+    `present`, that they are there.
 
     Raises:
         ArgumentError: PATH_NOT_ALLOWED.
@@ -141,7 +145,8 @@ def check_references(model: str, name: str, said: Mapping[str, Any]) -> None:
 
 
 def _is_reference(key: str, value: object) -> bool:
-    """Whether transformers, or a library that it hands arguments on to, would open what stands here."""
+    """Whether transformers, or a library that it hands arguments on to, would open what stands
+    here."""
     return isinstance(value, str) and bool(_REFERENCE.search(key))
 
 
@@ -197,7 +202,8 @@ def _place(stack: ExitStack, file: Path, target: Path) -> None:
 
 
 def _harmless(file: Path) -> dict[str, Any]:
-    """A configuration without what would open another file: absolute paths, of the machine that wrote it or worse.
+    """A configuration without what would open another file: absolute paths, of the machine that
+    wrote it or worse.
 
     Raises:
         ArgumentError: PATH_NOT_ALLOWED: a path leads out of the folder, which no program writes.
@@ -210,7 +216,8 @@ def _harmless(file: Path) -> dict[str, Any]:
 
 
 def _link(stack: ExitStack, file: Path, target: Path) -> None:
-    """`target` opens what was opened and checked here: on Linux the very descriptor, elsewhere the path that it had."""
+    """`target` opens what was opened and checked here: on Linux the very descriptor, elsewhere the
+    path that it had."""
     limit = _LIMITS.get(file.suffix)
     opened = stack.enter_context(open_file(file, limit=limit, field="model"))
     if file.suffix == ".json" and opened.read(len(BOM_UTF8)) == BOM_UTF8:
@@ -236,7 +243,8 @@ def _writing() -> Generator[None]:
     except OSError as error:
         full = disk_is_full(error)
         raise ResourceError(
-            f"The folder for temporary files {'is full' if full else 'cannot be written to'}: {error.strerror}.",
+            "The folder for temporary files "
+            f"{'is full' if full else 'cannot be written to'}: {error.strerror}.",
             code="DISK_FULL" if full else "CANNOT_WRITE",
             hint="Free space there, or set TMPDIR to another folder.",
         ) from error

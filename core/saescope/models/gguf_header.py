@@ -1,4 +1,5 @@
-"""The header of a GGUF file, judged with plain reads: the library that reads it believes every count that it finds there."""
+"""The header of a GGUF file, judged with plain reads: the library that reads it believes every
+count that it finds there."""
 
 import struct
 from typing import BinaryIO
@@ -19,7 +20,8 @@ _STRING, _ARRAY = 8, 9
 
 
 def check_gguf(file: BinaryIO, name: str) -> int:
-    """The number of weights that the header tells of, once it is known that it lies within the file and its counts can be believed.
+    """The number of weights that the header tells of, once it is known that it lies within the file
+    and its counts can be believed.
 
     Raises:
         FormatError: it is torn, or claims what no model has.

@@ -1,4 +1,5 @@
-"""The key and value cache of generation: how a model takes it, and the proof that it grew by what was fed."""
+"""The key and value cache of generation: how a model takes it, and the proof that it grew by what
+was fed."""
 
 import inspect
 from typing import Any
@@ -6,7 +7,8 @@ from typing import Any
 from saescope.errors import ModelError
 
 _NAMES = ("cache", "past_key_values")
-"""What `forward` calls its cache: the first since transformers 5.24, the second before; older ones are renamed to them."""
+"""What `forward` calls its cache: the first since transformers 5.24, the second before; older ones
+are renamed to them."""
 
 
 def cache_argument(hf: Any) -> str:
@@ -16,38 +18,43 @@ def cache_argument(hf: Any) -> str:
 
 
 def new_cache(hf: Any) -> Any:
-    """An empty cache with a layer of the right kind (full, sliding, recurrent) for each of the model's."""
+    """An empty cache with a layer of the right kind (full, sliding, recurrent) for each of the
+    model's."""
     from transformers import DynamicCache
 
     return DynamicCache(config=hf.config)
 
 
 def cached_lengths(cache: Any) -> list[int]:
-    """Tokens that each attention layer has seen; a sliding window counts those too that it has let go."""
+    """Tokens that each attention layer has seen; a sliding window counts those too that it has let
+    go."""
     return [int(layer.get_seq_length()) for layer in cache.layers if _counts(layer)]
 
 
 def require_growth(cache: Any, *, before: list[int], fed: int) -> None:
-    """Raises ModelError unless every attention layer grew by exactly the tokens fed, and every recurrent one keeps a state."""
+    """Raises ModelError unless every attention layer grew by exactly the tokens fed, and every
+    recurrent one keeps a state."""
     after = cached_lengths(cache)
     idle = [i for i, layer in enumerate(cache.layers) if not _has_state(layer)]
     if after and after == [n + fed for n in before] and not idle:
         return
     raise ModelError(
-        f"The cache of keys and values went from {before} to {after} tokens a layer when {fed} were fed"
-        + (f"; layers {idle} keep no state." if idle else "."),
+        f"The cache of keys and values went from {before} to {after} tokens a layer "
+        f"when {fed} were fed" + (f"; layers {idle} keep no state." if idle else "."),
         code="CACHE_MISMATCH",
         field="model",
-        hint="This version of transformers or transformer-lens hands the cache on in another way: install the versions "
+        hint="This version of transformers or transformer-lens hands the cache on in "
+        "another way: install the versions "
         "of constraints.txt; the library also generates with use_cache=False, slowly.",
     )
 
 
 def translate_cache_argument(bridge: Any) -> None:
-    """Let transformer-lens's own layers find the cache under the name that transformers 5.24 gave it.
+    """Let transformer-lens's own layers find the cache under the name that transformers 5.24 gave
+    it.
 
-    They look for the old name in their call and would leave the cache empty; the module of transformers below them, which
-    some families go on to, takes the new name again.
+    They look for the old name in their call and would leave the cache empty; the module of
+    transformers below them, which some families go on to, takes the new name again.
     """
     from transformer_lens.model_bridge.generalized_components import AttentionBridge
     from transformer_lens.model_bridge.generalized_components.gated_delta_net import (
@@ -77,6 +84,7 @@ def _counts(layer: Any) -> bool:
 
 
 def _has_state(layer: Any) -> bool:
-    """False for a recurrent layer that was never written to; attention is counted, a layer without either has nothing to keep."""
+    """False for a recurrent layer that was never written to; attention is counted, a layer without
+    either has nothing to keep."""
     state = getattr(layer, "has_previous_state", True)
     return all(state.values()) if isinstance(state, dict) else bool(state)

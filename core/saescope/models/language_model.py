@@ -1,4 +1,5 @@
-"""A language model on transformer-lens: tokens in, logits out, activations by hook name. One forward at a time."""
+"""A language model on transformer-lens: tokens in, logits out, activations by hook name. One
+forward at a time."""
 
 import re
 import threading
@@ -37,7 +38,8 @@ SINK_FACTOR = 10.0
 
 
 class LanguageModel:
-    """Handle on a `TransformerBridge` and the raw tokenizer beside it (the bridge's own copy adds BOS by itself)."""
+    """Handle on a `TransformerBridge` and the raw tokenizer beside it (the bridge's own copy adds
+    BOS by itself)."""
 
     def __init__(
         self,
@@ -60,19 +62,22 @@ class LanguageModel:
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Trailing shape of the activation at each hook that was measured."""
         self.n_editing = 0
-        """Blocks under way in which activations are edited: what is measured once for all must not be measured there."""
+        """Blocks under way in which activations are edited: what is measured once for all must not
+        be measured there."""
         self.mid_edits: dict[str, Tensor] = {}
         """What the last edit at each `hook_resid_mid` asked for, in the forward pass under way."""
         self.of_modules: dict[tuple[str, str], tuple[str, ...]] = {}
         """Hooks that carry a module's input or output, where that was asked."""
         self.widens: dict[tuple[str, str], bool] = {}
-        """Whether a forward pass may be widened at a site (what is read, what is written), where that was tried."""
+        """Whether a forward pass may be widened at a site (what is read, what is written), where
+        that was tried."""
         self.fires = Fires()
         """How often each hook fired in the pass that compared the model with transformers."""
         self.notes: tuple[str, ...] = ()
         """Warnings about the files of its weights."""
         self.sink_factor = SINK_FACTOR
-        """Times the typical norm at a site beyond which a position is left out as an attention sink; 0: none is."""
+        """Times the typical norm at a site beyond which a position is left out as an attention
+        sink; 0: none is."""
         self.typical_norms: dict[str, float] = {}
         """The typical norm at each hook that was measured (`saescope.sinks`)."""
 
@@ -107,7 +112,8 @@ class LanguageModel:
 
     @cached_property
     def weights_bytes(self) -> int:
-        # By storage: the bridge's q, k and v are views of a joint projection, and an unembedding may be the embedding.
+        # By storage: the bridge's q, k and v are views of a joint projection, and an unembedding
+        # may be the embedding.
         storages = [p.untyped_storage() for p in self.bridge.original_model.parameters()]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -118,7 +124,8 @@ class LanguageModel:
 
     @cached_property
     def caches(self) -> bool:
-        """Whether the model generates rightly from a cache whose growth can be checked; a purely recurrent one cannot."""
+        """Whether the model generates rightly from a cache whose growth can be checked; a purely
+        recurrent one cannot."""
         hf = self.bridge.original_model
         supported = getattr(self.bridge.adapter, "supports_kv_cache", True)
         checked = bool(supported and cache_argument(hf) and cached_lengths(new_cache(hf)))
@@ -130,7 +137,8 @@ class LanguageModel:
             return False  # RecurrentGemma keeps the state of its recurrent layers elsewhere
 
     def _steps_are_right(self) -> bool:
-        """Whether steps with a cache give the logits of a full pass, on a few tokens: in transformers' Bamba they do not."""
+        """Whether steps with a cache give the logits of a full pass, on a few tokens: in
+        transformers' Bamba they do not."""
         ids = self.batch(torch.arange(1, 9) % self.d_vocab)
         logits = expected = self.forward(ids, last=1)[0]
         past = None
@@ -140,7 +148,8 @@ class LanguageModel:
         return torch.allclose(logits, expected, rtol=0, atol=most_off)
 
     def hooks_of_module(self, module: str, side: str) -> tuple[str, ...]:
-        """Hooks whose tensor is the "input" or "output" of a module of the Hugging Face model, the usual name first."""
+        """Hooks whose tensor is the "input" or "output" of a module of the Hugging Face model, the
+        usual name first."""
         if (module, side) not in self.of_modules:
             with self.lock:
                 self.of_modules[module, side] = hooks_of_module(self.bridge, module, side)
@@ -148,17 +157,20 @@ class LanguageModel:
 
     @cached_property
     def reads_linearly(self) -> bool:
-        """Whether the logits come from the residual stream as `readout` says, on a few tokens; BERT's head has layers of its own."""
+        """Whether the logits come from the residual stream as `readout` says, on a few tokens;
+        BERT's head has layers of its own."""
         with self.lock:
             return reads_linearly(self.bridge, self.readout, self.n_layers - 1)
 
     def final_scale(self, resid: Float[Tensor, " d_model"]) -> float:
-        """What the final norm divides this by (its numerator, where the norm takes the mean out)."""
+        """What the final norm divides this by (its numerator, where the norm takes the mean
+        out)."""
         with self.lock:
             return final_scale(self.bridge, self.readout, resid)
 
     def residual_map(self, hook_name: str) -> Callable[[Tensor], Tensor] | None:
-        """The linear map from a change at a hook, `[n, d]`, to that of the residual stream; None without one there, or on to the logits."""
+        """The linear map from a change at a hook, `[n, d]`, to that of the residual stream; None
+        without one there, or on to the logits."""
         return residual_map(self.bridge, hook_name) if self.reads_linearly else None
 
     def tokenize(
@@ -169,7 +181,8 @@ class LanguageModel:
         chat: bool = False,
         limit: int | None = None,
     ) -> Tokens:
-        """Tokens of `text`, the first `limit` of them if given; `prepend_bos=None` follows the model's own tokenizer."""
+        """Tokens of `text`, the first `limit` of them if given; `prepend_bos=None` follows the
+        model's own tokenizer."""
         return self.tokenizer.tokenize(text, prepend_bos=prepend_bos, chat=chat, limit=limit)
 
     def token_text(self, token_id: int) -> str:
@@ -193,7 +206,8 @@ class LanguageModel:
         last: int = 0,
         grad: bool = False,
     ) -> tuple[Float[Tensor, "n_rows n_out d_vocab"], Any]:
-        """Logits (of the `last` positions only, if given) and the KV cache; more rows than `ids` where an edit widens the batch.
+        """Logits (of the `last` positions only, if given) and the KV cache; more rows than `ids`
+        where an edit widens the batch.
 
         Raises:
             NumericError: a logit is NaN or infinite.
@@ -223,7 +237,8 @@ class LanguageModel:
     def attention_mask(
         self, mask: Bool[Tensor, "batch n_pos"] | None
     ) -> Int[Tensor, "batch n_pos"] | None:
-        """A mask of padding as the model takes it; none where it sees no padding anyway, or where it would misread one.
+        """A mask of padding as the model takes it; none where it sees no padding anyway, or where
+        it would misread one.
 
         Raises:
             ArgumentError: what is left out is not at the end, and the model counts or sees it.
@@ -232,15 +247,18 @@ class LanguageModel:
             return None if mask is None else mask.long().to(self.device)
         if not bool((mask.long().cummin(dim=1).values == mask.long()).all()):
             raise ArgumentError(
-                f"{self.name} does not leave out padding on the left: a padded row gives other numbers than alone.",
+                f"{self.name} does not leave out padding on the left: a padded row "
+                "gives other numbers than alone.",
                 code="PADDING_NOT_HEEDED",
                 field="mask",
                 hint="Pad on the right, or run rows of one length together.",
             )
-        return None  # a causal model does not see what comes later; GPT-1 with a mask, even of ones, would
+        # a causal model does not see what comes later; GPT-1 with a mask, even of ones, would
+        return None
 
     def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
-        """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head, as attention sums to 1; 0 elsewhere."""
+        """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head,
+        as attention sums to 1; 0 elsewhere."""
         layer, site = split_hook(hook_name)
         if layer is None or site not in ("attn.z", "attn.v"):
             return torch.zeros(1, device=self.device)
@@ -255,7 +273,8 @@ class LanguageModel:
                     z_bias = z_bias + torch.einsum("d,hde->he", norm_bias.float(), W_V)
             except (AttributeError, NotImplementedError) as error:
                 raise ModelError(
-                    f"In {self.name} z has no constant part that the value bias makes, and the SAE at {hook_name} was trained without it: "
+                    f"In {self.name} z has no constant part that the value bias makes, "
+                    f"and the SAE at {hook_name} was trained without it: "
                     f"{cause_of(error)}",
                     code="UNSUPPORTED_MODEL",
                     field="model",
@@ -267,7 +286,8 @@ class LanguageModel:
         return z_bias.repeat_interleave(shared, dim=0).flatten()
 
     def require_hook(self, hook_name: str) -> None:
-        """Raises HookError where the model has no such hook, cannot fire it as it is set up, or fires it several times in one pass."""
+        """Raises HookError where the model has no such hook, cannot fire it as it is set up, or
+        fires it several times in one pass."""
         try:
             with self.lock, self.bridge.hooks(fwd_hooks=[(hook_name, _untouched)]):
                 pass
@@ -278,17 +298,20 @@ class LanguageModel:
                 f"{hook_name!r} never fires as this model is set up.",
                 field="hook_name",
                 got=hook_name,
-                hint="A transcoder reads blocks.L.mlp.hook_in (after the norm's weight) or blocks.L.ln2.hook_normalized (before).",
+                hint="A transcoder reads blocks.L.mlp.hook_in (after the norm's weight) or "
+                "blocks.L.ln2.hook_normalized (before).",
             ) from error
         if (times := self.fires.times.get(hook_name, 0)) > 1:
             raise HookError(
-                f"{hook_name!r} fires {times} times in a forward pass of {self.name}, which runs that part of itself again and again: "
+                f"{hook_name!r} fires {times} times in a forward pass of {self.name}, "
+                "which runs that part of itself again and again: "
                 "no single activation stands there.",
                 code="HOOK_REPEATED",
                 field="hook_name",
                 got=hook_name,
                 allowed=self._offered(hook_name),
-                hint=f"Use a site that is passed once ({self._nearest(hook_name)}), or another model.",
+                hint=f"Use a site that is passed once ({self._nearest(hook_name)}), or "
+                "another model.",
             )
 
     def _no_hook(self, hook_name: str) -> HookError:
@@ -305,18 +328,21 @@ class LanguageModel:
         return ", ".join(self._offered(said)) or "none"
 
     def _offered(self, said: str) -> list[str]:
-        """Hooks that can be used, those with names most like `said`; else the residual stream after a layer."""
+        """Hooks that can be used, those with names most like `said`; else the residual stream after
+        a layer."""
         return nearest(said, self._hook_names(), 3) or self._sites_of(said)
 
     @property
     def _layers(self) -> list[int]:
-        """Those that are in one row, each passed once; a model that runs them again and again has none."""
+        """Those that are in one row, each passed once; a model that runs them again and again has
+        none."""
         return [
             i for i in range(self.n_layers) if f"blocks.{i}.hook_resid_post" in self.fires.sites
         ]
 
     def _sites_of(self, said: str) -> list[str]:
-        """The residual stream after the layer that `said` has the number of ("layer 2"), else after the middle one."""
+        """The residual stream after the layer that `said` has the number of ("layer 2"), else after
+        the middle one."""
         number = re.search(r"\d+", said)
         layer = int(number[0]) if number else self.n_layers // 2
         return [f"blocks.{min(layer, self.n_layers - 1)}.hook_resid_post"] if self._layers else []

@@ -1,4 +1,5 @@
-"""Loading a language model: hub name, local folder, GGUF file, or the embedded default. The only place that imports transformers."""
+"""Loading a language model: hub name, local folder, GGUF file, or the embedded default. The only
+place that imports transformers."""
 
 import threading
 from collections.abc import Callable, Generator
@@ -58,7 +59,8 @@ def load_model(
 
     Raises:
         NotFoundError, OfflineError: it is not there, or not here and the network is not to be used.
-        ModelError: its files are torn, need remote code, or are of an architecture that transformer-lens does not hold.
+        ModelError: its files are torn, need remote code, or are of an architecture that
+            transformer-lens does not hold.
     """
     where = pick_device(device)
     with present(Path(name_or_path).name, field="model"):
@@ -75,7 +77,8 @@ def load_model(
 
 @contextmanager
 def _one_at_a_time() -> Generator[None]:
-    """While transformers loads, it patches torch for the whole process: of two loads at once the later leaves the patch behind.
+    """While transformers loads, it patches torch for the whole process: of two loads at once the
+    later leaves the patch behind.
 
     A cancelled load goes on in its thread until transformers gives it back.
     """
@@ -89,7 +92,8 @@ def _one_at_a_time() -> Generator[None]:
 
 
 def canonical_name(name: str) -> str:
-    """One spelling for a model's many names: transformer-lens's aliases resolved, lower case, without the organisation."""
+    """One spelling for a model's many names: transformer-lens's aliases resolved, lower case,
+    without the organisation."""
     return official_name(name).rsplit("/", 1)[-1].lower()
 
 
@@ -229,7 +233,8 @@ def _read_weights(place: _Place, method: str, **options: Any) -> tuple[Any, tupl
         output_loading_info=True,
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # told below, with their shapes
-        attn_implementation="eager",  # as transformer-lens has it: Falcon with alibi differs in sdpa
+        # as transformer-lens has it: Falcon with alibi differs in sdpa
+        attn_implementation="eager",
         **options,
     )
     model, info = loaded
@@ -239,7 +244,8 @@ def _read_weights(place: _Place, method: str, **options: Any) -> tuple[Any, tupl
     if wrong:
         tensor, there, wanted = wrong[0]
         raise ModelError(
-            f"{tensor} of the model {place.name!r} has the shape {list(there)}; config.json makes it {list(wanted)}.",
+            f"{tensor} of the model {place.name!r} has the shape {list(there)}; "
+            f"config.json makes it {list(wanted)}.",
             code="SHAPE_MISMATCH",
             field="model",
             got=list(there),
@@ -248,7 +254,8 @@ def _read_weights(place: _Place, method: str, **options: Any) -> tuple[Any, tupl
         )
     if missing:  # transformers fills them with random numbers
         raise ModelError(
-            f"The files of the model {place.name!r} lack {len(missing)} of its tensors, first {missing[0]!r}.",
+            f"The files of the model {place.name!r} lack {len(missing)} of its "
+            f"tensors, first {missing[0]!r}.",
             code="FILE_CORRUPT",
             field="model",
             got=place.name,
@@ -258,11 +265,13 @@ def _read_weights(place: _Place, method: str, **options: Any) -> tuple[Any, tupl
 
 
 def _notes(surplus: list[str]) -> tuple[str, ...]:
-    """A warning where files hold more than the configuration has a place for, as when it names fewer layers."""
+    """A warning where files hold more than the configuration has a place for, as when it names
+    fewer layers."""
     if not surplus:
         return ()
     return (
-        f"The model's files hold {len(surplus)} tensors that config.json has no place for, first {surplus[0]!r}: they are not used. If "
+        f"The model's files hold {len(surplus)} tensors that config.json has no place "
+        f"for, first {surplus[0]!r}: they are not used. If "
         "they belong to this model, config.json is of another.",
     )
 

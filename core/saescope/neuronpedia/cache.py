@@ -1,4 +1,5 @@
-"""Answers on disk, as they came, packed: `<home>/neuronpedia/<2 of key>/<key>.json.gz`; the oldest go first when it gets large."""
+"""Answers on disk, as they came, packed: `<home>/neuronpedia/<2 of key>/<key>.json.gz`; the oldest
+go first when it gets large."""
 
 import gzip
 import hashlib
@@ -25,7 +26,8 @@ class Kept(NamedTuple):
 
 
 class ReplyCache:
-    """Written aside and renamed, so that an entry is whole or not there; what cannot be read counts as not there."""
+    """Written aside and renamed, so that an entry is whole or not there; what cannot be read counts
+    as not there."""
 
     def __init__(self, endpoint: str) -> None:
         self._folder, self._endpoint, self._n_put = home() / "neuronpedia", endpoint, 0

@@ -1,4 +1,5 @@
-"""What one may ask Neuronpedia. Answers are kept on disk; an old one serves when there is no network, and says so."""
+"""What one may ask Neuronpedia. Answers are kept on disk; an old one serves when there is no
+network, and says so."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,17 +24,20 @@ T = TypeVar("T")
 
 
 class Neuronpedia:
-    """Labels, cards and searches. SAEs are named as the catalogue names them: `gpt2-small/8-res-jb`.
+    """Labels, cards and searches. SAEs are named as the catalogue names them:
+    `gpt2-small/8-res-jb`.
 
-    Texts in the results were written by strangers: they are cleaned and capped, and must be marked as untrusted wherever they are shown.
-    A key in NEURONPEDIA_API_KEY raises some limits; it is sent in a header, over https or to this machine only.
+    Texts in the results were written by strangers: they are cleaned and capped, and must be marked
+    as untrusted wherever they are shown. A key in NEURONPEDIA_API_KEY raises some limits; it is
+    sent in a header, over https or to this machine only.
     """
 
     def __init__(self, *, offline: bool = False, patience: Patience | None = None) -> None:
         """`offline`: only what is cached.
 
         Raises:
-            ConfigError, ArgumentError: NEURONPEDIA_ENDPOINT or NEURONPEDIA_API_KEY is not what it should be.
+            ConfigError, ArgumentError: NEURONPEDIA_ENDPOINT or NEURONPEDIA_API_KEY is not what it
+                should be.
         """
         self._offline = offline
         self._transfer = Transfer(patience or Patience())
@@ -57,7 +61,8 @@ class Neuronpedia:
         """All that is known of one feature.
 
         Raises:
-            NotFoundError, OfflineError, FormatError, ArgumentError: coded NEURONPEDIA_... or NOT_ON_NEURONPEDIA.
+            NotFoundError, OfflineError, FormatError, ArgumentError: coded NEURONPEDIA_... or
+                NOT_ON_NEURONPEDIA.
         """
         sae, what = HostedSAE.parse(neuronpedia_id), f"feature {feature} of {neuronpedia_id}"
         return self._known(
@@ -74,7 +79,8 @@ class Neuronpedia:
         """The labels of many features, in few requests; those that Neuronpedia lacks have none.
 
         Raises:
-            OfflineError, FormatError, ArgumentError: as `card`; nothing is returned then, but what arrived is kept.
+            OfflineError, FormatError, ArgumentError: as `card`; nothing is returned then, but what
+                arrived is kept.
         """
         sae, wanted = HostedSAE.parse(neuronpedia_id), list(dict.fromkeys(features))
         if len(wanted) > MOST_FEATURES:
@@ -188,7 +194,8 @@ class Neuronpedia:
     def _labels_of_cards(
         self, sae: HostedSAE, features: list[int]
     ) -> dict[int, tuple[RemoteLabel, ...]]:
-        """One request a feature, where the route for many is gone: it is not in Neuronpedia's documentation."""
+        """One request a feature, where the route for many is gone: it is not in Neuronpedia's
+        documentation."""
         found: dict[int, tuple[RemoteLabel, ...]] = {}
         for feature in features[:ONE_BY_ONE]:
             try:

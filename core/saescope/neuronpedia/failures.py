@@ -1,4 +1,5 @@
-"""What a request to Neuronpedia failed with, as our error. The words of the other side are never part of a message."""
+"""What a request to Neuronpedia failed with, as our error. The words of the other side are never
+part of a message."""
 
 import json
 import re
@@ -52,10 +53,12 @@ def limited(limit: RateLimit) -> OfflineError:
         else ""
     )
     return OfflineError(
-        f"Neuronpedia limits requests of this kind{allowed}, and that many were made from this address.",
+        f"Neuronpedia limits requests of this kind{allowed}, and that many were made "
+        "from this address.",
         code="NEURONPEDIA_RATE_LIMITED",
         got="HTTP 429",
-        allowed=f"{limit.n_requests or '?'} in {limit.window or '?'}, {'?' if limit.n_left is None else limit.n_left} left",
+        allowed=f"{limit.n_requests or '?'} in {limit.window or '?'}, "
+        f"{'?' if limit.n_left is None else limit.n_left} left",
         hint=f"Call again in {limit.wait_s:.0f} s."
         if limit.wait_s
         else f"{_LATER} A key in NEURONPEDIA_API_KEY may raise the limit.",
@@ -69,7 +72,8 @@ def refused(what: str, status: int) -> SaescopeError:
             f"Neuronpedia's answer for {what} leads to another address, which is not followed.",
             code="NEURONPEDIA_REDIRECTED",
             got=f"HTTP {status}",
-            hint="Unset NEURONPEDIA_ENDPOINT, or set it to the address itself; a sign-in page of the network does this too.",
+            hint="Unset NEURONPEDIA_ENDPOINT, or set it to the address itself; a sign-in "
+            "page of the network does this too.",
         )
     if status == 404:
         return NotFoundError(
@@ -121,7 +125,8 @@ def offline(what: str) -> OfflineError:
         f"saescope is offline (SAESCOPE_OFFLINE), and {what} of Neuronpedia is not cached.",
         code="NEURONPEDIA_OFFLINE",
         got=what,
-        hint="Go on without Neuronpedia, or call once with the network allowed; from then on it works offline.",
+        hint="Go on without Neuronpedia, or call once with the network allowed; from then "
+        "on it works offline.",
     )
 
 

@@ -1,4 +1,5 @@
-"""How Neuronpedia names an SAE: `gpt2-small/8-res-jb`, which is the model and the source `<layer>-<source set>`."""
+"""How Neuronpedia names an SAE: `gpt2-small/8-res-jb`, which is the model and the source
+`<layer>-<source set>`."""
 
 import re
 from typing import NamedTuple

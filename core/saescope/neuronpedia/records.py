@@ -1,6 +1,8 @@
-"""What Neuronpedia's answers say, cleaned: every text passes `saescope.untrusted`, every number is finite, lists are capped.
+"""What Neuronpedia's answers say, cleaned: every text passes `saescope.untrusted`, every number is
+finite, lists are capped.
 
-Shapes as its routes give them (snapshot of 2026-08-20); fields that are missing or null are tolerated, other shapes are not.
+Shapes as its routes give them (snapshot of 2026-08-20); fields that are missing or null are
+tolerated, other shapes are not.
 """
 
 import math
@@ -114,7 +116,8 @@ def card(said: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> Remot
 
 
 def labels(row: Row) -> tuple[RemoteLabel, ...]:
-    """The explanations in a neuron's document: those with a score first, the best of them foremost."""
+    """The explanations in a neuron's document: those with a score first, the best of them
+    foremost."""
     found = [label for item in _rows(row, "explanations") if (label := label_of(item))]
     return tuple(
         sorted(

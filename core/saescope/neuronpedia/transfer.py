@@ -1,4 +1,5 @@
-"""Requests to Neuronpedia: limited in time, size and number, silent about the key, never led to another address."""
+"""Requests to Neuronpedia: limited in time, size and number, silent about the key, never led to
+another address."""
 
 import json
 import os
@@ -31,7 +32,8 @@ class Patience:
     """For everything that one call asks, tries and waits."""
     attempts: int = 3
     backoff_s: float = 0.5
-    """Before the second try; doubled before each further one, and shortened at random by up to a half."""
+    """Before the second try; doubled before each further one, and shortened at random by up to a
+    half."""
     longest_wait_s: float = 5.0
     """Waits that the other side asks for beyond this are left to the caller."""
 
@@ -45,7 +47,8 @@ class _Again(Exception):
 
 
 class Transfer:
-    """Asks one endpoint; the connection is kept between requests and may be used from several threads."""
+    """Asks one endpoint; the connection is kept between requests and may be used from several
+    threads."""
 
     def __init__(self, patience: Patience) -> None:
         """Endpoint and key come from the environment.
@@ -68,7 +71,8 @@ class Transfer:
         """The JSON at `path`, as bytes that are known to parse.
 
         Raises:
-            OfflineError, NotFoundError, ArgumentError, FormatError: coded by what happened, after the tries that made sense.
+            OfflineError, NotFoundError, ArgumentError, FormatError: coded by what happened, after
+                the tries that made sense.
         """
         ends = time.monotonic() + self._patience.total_s
         limited_once = False

@@ -1,4 +1,5 @@
-"""Giving an SAE away: to a folder or a repository, with a card, in a layout that sae-lens and saescope both load."""
+"""Giving an SAE away: to a folder or a repository, with a card, in a layout that sae-lens and
+saescope both load."""
 
 from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.writing import publish

@@ -57,12 +57,22 @@ def _what(sae: SAE) -> str:
     where = f"`{meta.hook_name or 'an unknown hook'}`" + (
         f" to `{meta.hook_name_out}`" if sae.cfg.transcoder else ""
     )
-    return f"A {sae.cfg.architecture} {kind} on {where} of {meta.model_name or 'an unknown model'}, with {sae.cfg.d_sae:,} features."
+    return (
+        f"A {sae.cfg.architecture} {kind} on {where} of "
+        f"{meta.model_name or 'an unknown model'}, with {sae.cfg.d_sae:,} features."
+    )
 
 
 def _loading(load: Loading) -> str:
-    ours = f"With saescope, from Python or the command line (`{load.command}`):\n\n{_python('import saescope as ss', load.saescope)}"
-    lens = f"With [SAELens](https://github.com/decoderesearch/SAELens):\n\n{_python('from sae_lens import SAE', load.sae_lens)}"
+    ours = (
+        "With saescope, from Python or the command line "
+        f"(`{load.command}`):\n\n{_python('import saescope as ss', load.saescope)}"
+    )
+    lens = (
+        "With "
+        "[SAELens](https://github.com/decoderesearch/SAELens):\n\n"
+        f"{_python('from sae_lens import SAE', load.sae_lens)}"
+    )
     return "\n\n".join(["## Load it", ours, *([lens] if load.sae_lens else [])])
 
 
@@ -118,8 +128,10 @@ def _quality(found: Evaluation | None) -> str:
         parts.append(_table(("for comparison", "explained variance", "CE score"), compared))
     parts.append("\n".join(f"- {reason.finding}" for reason in found.verdict.reasons))
     parts.append(
-        f"Measured on {found.n_tokens:,} tokens of {_text_name(found.dataset)} ({found.n_contexts} contexts of {found.context_size}, "
-        f"seed {found.seed}), position 0 and special tokens left out; intervals by resampling contexts."
+        f"Measured on {found.n_tokens:,} tokens of {_text_name(found.dataset)} "
+        f"({found.n_contexts} contexts of {found.context_size}, "
+        f"seed {found.seed}), position 0 and special tokens left out; intervals by "
+        "resampling contexts."
     )
     return "\n\n".join(parts)
 
@@ -131,7 +143,8 @@ def _provenance(sae: SAE, version: str) -> str:
         rows.append(
             (
                 "taken from",
-                f"{source.get('repo_id')}/{source.get('path')} at {source.get('revision')}: its licence applies",
+                f"{source.get('repo_id')}/{source.get('path')} at "
+                f"{source.get('revision')}: its licence applies",
             )
         )
     rows += [("sha256 of the weights", sae.weights_hash), ("written by", f"saescope {version}")]

@@ -17,7 +17,8 @@ class Loading(NamedTuple):
     tool: str
     command: str
     sae_lens: str
-    """Python, with `from sae_lens import SAE`; empty for an architecture that sae-lens does not have."""
+    """Python, with `from sae_lens import SAE`; empty for an architecture that sae-lens does not
+    have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

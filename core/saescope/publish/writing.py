@@ -1,4 +1,5 @@
-"""Writing an SAE with its card: what would be written is always said first, and nothing that is there is overwritten."""
+"""Writing an SAE with its card: what would be written is always said first, and nothing that is
+there is overwritten."""
 
 import json
 import os
@@ -27,7 +28,8 @@ from saescope.saes.sparsity import SPARSITY_FILE, Densities, log_sparsity, write
 
 CARD_FILE = "README.md"
 ASIDE = ".publishing-"
-"""Begins the name of the folder in which files are made; where one is left, a publication was cut off."""
+"""Begins the name of the folder in which files are made; where one is left, a publication was cut
+off."""
 _IN_ORDER = (CARD_FILE, SPARSITY_FILE, CFG_FILE, WEIGHTS_FILE)
 """Weights last: without them no reader takes the folder for an SAE."""
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -52,13 +54,15 @@ def publish(
     private: bool = True,
     dry_run: bool = True,
 ) -> Publication:
-    """Write the SAE and its card into the folder `path`, or as `sae_id` (default: its hook) into the Hugging Face repository `repo_id`.
+    """Write the SAE and its card into the folder `path`, or as `sae_id` (default: its hook) into
+    the Hugging Face repository `repo_id`.
 
-    A dry run says what would be written and where; it looks at the repository if the hub can be reached. Paths of this machine do not
-    get into what is published.
+    A dry run says what would be written and where; it looks at the repository if the hub can be
+    reached. Paths of this machine do not get into what is published.
 
     Raises:
-        ArgumentError: neither or both of path and repo_id; files of this name are there; no token; a private SAE for a public repository.
+        ArgumentError: neither or both of path and repo_id; files of this name are there; no token;
+            a private SAE for a public repository.
         ResourceError, OfflineError: the folder or the hub cannot be written.
     """
     _check_target(path, repo_id)
@@ -111,7 +115,8 @@ def _sizes(sae: SAE, card: str, densities: Densities | None) -> dict[str, int]:
 
 
 def _densities(sae: SAE, evaluation: Evaluation | None) -> Densities | None:
-    """Share of positions at which each feature fires: as it was evaluated, or else as its index on this machine has it."""
+    """Share of positions at which each feature fires: as it was evaluated, or else as its index on
+    this machine has it."""
     if evaluation is not None and len(evaluation.n_fired) == sae.cfg.d_sae:
         return evaluation.densities
     index = find_index(sae)
@@ -190,7 +195,8 @@ def _to_repository(sae: SAE, repo_id: str, sae_id: str, *, private: bool, dry_ru
             f"The hub cannot be reached: whether {repo_id} holds {folder} already is not known."
         )
     _check_repository(target, folder, private=private)
-    # The first SAE of a repository brings the repository's card; later ones keep theirs in their own folder.
+    # The first SAE of a repository brings the repository's card; later ones keep theirs in their
+    # own folder.
     card = f"{folder}/{CARD_FILE}" if CARD_FILE in target.names else CARD_FILE
     ours, lens = (
         f"release={json.dumps(repo_id)}, sae_id={json.dumps(folder)}",
@@ -255,7 +261,8 @@ def _write(sae: SAE, card: str, plan: _Plan, *, private: bool, densities: Densit
 
 
 def _write_folder(sae: SAE, card: str, folder: Path, densities: Densities | None) -> None:
-    """All of it or nothing. What a kill leaves half has no weights, and the next publication to this folder takes its place."""
+    """All of it or nothing. What a kill leaves half has no weights, and the next publication to
+    this folder takes its place."""
     was_there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -277,7 +284,8 @@ def _write_folder(sae: SAE, card: str, folder: Path, densities: Densities | None
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a publication left; only a new or an empty folder, or one that was cut off, comes here. Weights go first."""
+    """Remove what a publication left; only a new or an empty folder, or one that was cut off, comes
+    here. Weights go first."""
     for name in reversed(_IN_ORDER):
         (folder / name).unlink(missing_ok=True)
     for aside in folder.glob(f"{ASIDE}*"):

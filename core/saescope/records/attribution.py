@@ -7,7 +7,8 @@ from saescope.records.prediction import TargetLogit
 
 @dataclass(frozen=True, slots=True)
 class FeatureEffect:
-    """One feature at one position: what it adds to the logit, and what is lost when it is ablated."""
+    """One feature at one position: what it adds to the logit, and what is lost when it is
+    ablated."""
 
     sae: int
     """Its SAE, by its place in the list that was given; 0 for one SAE alone."""
@@ -38,7 +39,8 @@ class SAEShare:
     """Active (feature, position) pairs that were considered."""
     error_attribution: float
     error_share: float | None
-    """|error attribution| as a share of it and all this SAE's attributions together, in absolute value."""
+    """|error attribution| as a share of it and all this SAE's attributions together, in absolute
+    value."""
     n_tokens: int
     n_left_out: int
     n_sinks: int
@@ -49,8 +51,8 @@ class SAEShare:
 class Attribution:
     """An explanation of one logit (or difference of two) with its evidence.
 
-    With several SAEs, what belongs to one of them stands in `shares`, and error and completeness here are None: attributions of SAEs in
-    series overlap, so that their sum means nothing.
+    With several SAEs, what belongs to one of them stands in `shares`, and error and completeness
+    here are None: attributions of SAEs in series overlap, so that their sum means nothing.
     """
 
     target: TargetLogit

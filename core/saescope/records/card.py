@@ -12,7 +12,8 @@ class CardToken:
     token: str
     id: int
     effect: float
-    """Change of its logit by one unit of activation, up to the final norm's positive scale: compare within one feature."""
+    """Change of its logit by one unit of activation, up to the final norm's positive scale: compare
+    within one feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class CardCorpus:
 
 @dataclass(frozen=True, slots=True)
 class FeatureCard:
-    """`dataclasses.asdict` of it is what a page is rendered from. Without an index `corpus`, `density` and the maximum are None."""
+    """`dataclasses.asdict` of it is what a page is rendered from. Without an index `corpus`,
+    `density` and the maximum are None."""
 
     feature: int
     sae: str
@@ -93,7 +95,8 @@ class FeatureCard:
     mean_activation: float | None
     """Where it fires."""
     typical_activation: float | None
-    """99th percentile where it fires, to 2 %: what is strong for it. None without an index, or with one of an earlier version."""
+    """99th percentile where it fires, to 2 %: what is strong for it. None without an index, or with
+    one of an earlier version."""
     quantiles: dict[str, float]
     """"0.5", "0.9", "0.99" of the activations above zero."""
     histogram: list[CardBin]
@@ -101,7 +104,8 @@ class FeatureCard:
     promotes: list[CardToken]
     suppresses: list[CardToken]
     effects_through: str
-    """How promoted and suppressed tokens were found, in one sentence; why not, where there are none."""
+    """How promoted and suppressed tokens were found, in one sentence; why not, where there are
+    none."""
     neighbours: list[CardNeighbour]
     cofiring: list[CardPartner]
     labels: list[CardLabel]

@@ -1,4 +1,5 @@
-"""What an evaluation says, as plain data: numbers, their 95 % intervals, baselines, and a verdict with reasons."""
+"""What an evaluation says, as plain data: numbers, their 95 % intervals, baselines, and a verdict
+with reasons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ class Baselines:
     random_sae: Baseline
     """Random directions, tied, of the same shape and L0, the scale of the output fitted."""
     pca: Baseline
-    """The best linear subspace of as many directions as features fire, fitted to these positions."""
+    """The best linear subspace of as many directions as features fire, fitted to these
+    positions."""
     pca_rank_to_match: int | None
     """Directions that PCA needs for the SAE's explained variance."""
 
@@ -101,7 +103,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """An SAE on text: position 0 and special tokens left out unless asked for. None: it cannot be measured on this text."""
+    """An SAE on text: position 0 and special tokens left out unless asked for. None: it cannot be
+    measured on this text."""
 
     dataset: str
     hook_name: str
@@ -135,7 +138,8 @@ class Evaluation:
     intervals: Mapping[str, Interval]
     """By metric; empty where there are too few contexts to resample."""
     saelens: Mapping[str, float]
-    """The same under the names and definitions of sae-lens's `run_evals`, which zero-ablates position 0 and special tokens as well."""
+    """The same under the names and definitions of sae-lens's `run_evals`, which zero-ablates
+    position 0 and special tokens as well."""
     verdict: Verdict
     warnings: tuple[str, ...]
     n_fired: tuple[int, ...] = ()

@@ -73,7 +73,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """How well a score tells the two sets apart, on texts that had no part in choosing it (all texts, where they are too few to halve)."""
+    """How well a score tells the two sets apart, on texts that had no part in choosing it (all
+    texts, where they are too few to halve)."""
 
     d: float
     """Cohen's d; positive: higher in `texts` (for two models: in the model under study)."""
@@ -83,7 +84,8 @@ class Separation:
     high: float
     """A 95 % interval of `auc`."""
     p: float
-    """Two-sided, by 9,999 random regroupings of the texts; by the normal approximation where there is no held-out half."""
+    """Two-sided, by 9,999 random regroupings of the texts; by the normal approximation where there
+    is no held-out half."""
     length_correlation: float | None
     """Rank correlation with the number of tokens, within the two sets."""
 
@@ -101,7 +103,8 @@ class ContrastFeature:
     confirmed: bool
     """q <= 0.05 on the held-out half, the same sign on both."""
     auc_equal_length: float
-    """`auc` with every text cut to the shortest one's length: what is left once length explains nothing."""
+    """`auc` with every text cut to the shortest one's length: what is left once length explains
+    nothing."""
     position_correlation: float
     """Of its activation with the position in the text."""
     confounds: list[str]
@@ -122,7 +125,8 @@ class Contrast:
     n_held_out: tuple[int, int] | None
     """Of each set; None where there are too few to hold a half out."""
     length_auc: float
-    """Chance that one of `texts` is longer than one of `against`: 0.5 when lengths do not differ."""
+    """Chance that one of `texts` is longer than one of `against`: 0.5 when lengths do not
+    differ."""
     length_p: float
     verdict: str
     warnings: list[str]

@@ -7,7 +7,8 @@ from saescope.verdicts import LabelVerdict
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Balanced accuracy of judging by the label alone: 0.5 is chance, 1 is perfect; over all quizzes that this label was tested with."""
+    """Balanced accuracy of judging by the label alone: 0.5 is chance, 1 is perfect; over all
+    quizzes that this label was tested with."""
 
     balanced_accuracy: float
     low: float
@@ -22,7 +23,8 @@ class LabelScore(Score):
     """A score with both kinds of item apart, and what it means."""
 
     detection: float | None
-    """Balanced accuracy of the items that ask whether it fires anywhere in a text; None without both kinds of answer."""
+    """Balanced accuracy of the items that ask whether it fires anywhere in a text; None without
+    both kinds of answer."""
     fuzzing: float | None
     """Balanced accuracy of the items that ask whether it fires on the marked token."""
     verdict: LabelVerdict
@@ -48,11 +50,13 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class ShortLabel:
-    """What somebody calls a feature, and whether that was tested: a label as it stands beside a number."""
+    """What somebody calls a feature, and whether that was tested: a label as it stands beside a
+    number."""
 
     text: str
     source: str
-    """"you", "agent" or "neuronpedia:<model of the explanation>": text from elsewhere is to be distrusted."""
+    """"you", "agent" or "neuronpedia:<model of the explanation>": text from elsewhere is to be
+    distrusted."""
     score: Score | None
     """None: not tested."""
     verdict: str
@@ -72,7 +76,8 @@ class QuizItem:
 
     n: int
     kind: str
-    """"detection": does the feature fire anywhere in this text? "fuzzing": does it fire on the token between ⟦ and ⟧?"""
+    """"detection": does the feature fire anywhere in this text? "fuzzing": does it fire on the
+    token between ⟦ and ⟧?"""
     text: str
 
 

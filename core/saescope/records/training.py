@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Time, memory and disk of a run; speeds are None where it does not fit, so that nothing was tried."""
+    """Time, memory and disk of a run; speeds are None where it does not fit, so that nothing was
+    tried."""
 
     tokens_per_s: float | None
     """Of the whole run: reading the text with the model, and training on it."""

@@ -1,6 +1,8 @@
-"""A feature's page: one HTML file that asks nothing of the network, and the same as an MCP App that is given its data by messages.
+"""A feature's page: one HTML file that asks nothing of the network, and the same as an MCP App that
+is given its data by messages.
 
-Every text is escaped; characters that would not show, or would turn others around, are shown by their code points.
+Every text is escaped; characters that would not show, or would turn others around, are shown by
+their code points.
 """
 
 import base64
@@ -44,7 +46,10 @@ class Bar(NamedTuple):
 def feature_page(card: Mapping[str, Any]) -> str:
     """`dataclasses.asdict` of a FeatureCard as a page of its own."""
     script = _asset("page.js")
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(_asset('page.css'))}; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src "
+        f"{_hash(_asset('page.css'))}; base-uri 'none'; form-action 'none'"
+    )
     return (
         _environment()
         .get_template("feature.html.j2")
@@ -53,10 +58,13 @@ def feature_page(card: Mapping[str, Any]) -> str:
 
 
 def feature_app() -> str:
-    """The page without data, for the `ui://` resource of MCP Apps (2026-01-26): mime type `text/html;profile=mcp-app`.
+    """The page without data, for the `ui://` resource of MCP Apps (2026-01-26): mime type
+    `text/html;profile=mcp-app`.
 
-    The host hands it the tool's result (`ui/notifications/tool-result`): it shows `structuredContent`, and on request the whole page,
-    which it reads through the host (`resources/read` of `structuredContent.page`, else of the first link to `text/html` in the result).
+    The host hands it the tool's result (`ui/notifications/tool-result`): it shows
+    `structuredContent`, and on request the whole page, which it reads through the host
+    (`resources/read` of `structuredContent.page`, else of the first link to `text/html` in the
+    result).
     """
     return (
         _environment()
@@ -66,7 +74,8 @@ def feature_app() -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with line ends as arrows and other characters that do not show by their code points."""
+    """`text` with line ends as arrows and other characters that do not show by their code
+    points."""
     return "".join(_shown(char) for char in text)
 
 

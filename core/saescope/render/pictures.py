@@ -1,4 +1,5 @@
-"""PNG pictures of a training, an evaluation and a feature, each with a background of its own: they read on light and dark pages."""
+"""PNG pictures of a training, an evaluation and a feature, each with a background of its own: they
+read on light and dark pages."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -113,7 +114,8 @@ def variance_by_position(bins: Sequence[PositionBin], *, overall: float | None =
 
 
 def feature_picture(card: Mapping[str, Any]) -> bytes:
-    """How strongly a feature fires, and the tokens it promotes (blue) and suppresses (orange); `card` as for the page."""
+    """How strongly a feature fires, and the tokens it promotes (blue) and suppresses (orange);
+    `card` as for the page."""
     figure, (upper, lower) = _figure(
         2, height=5.2, title=f"Feature {card['feature']}{_named(card['labels'])}"
     )

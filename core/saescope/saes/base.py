@@ -22,7 +22,8 @@ LAYER_NORM_EPS = 1e-5
 
 
 class Scale(NamedTuple):
-    """How a position's input was normalised: `x~ = (x - shift) * inner` and `sae_out = out~ * outer + shift`."""
+    """How a position's input was normalised: `x~ = (x - shift) * inner` and `sae_out = out~ * outer
+    + shift`."""
 
     shift: Tensor
     inner: Tensor
@@ -38,7 +39,8 @@ class SAE(nn.Module):
     biases: ClassVar[tuple[str, ...]] = ("b_enc",)
     """Names of the per-feature vectors, shape [d_sae]."""
     sequential: ClassVar[bool] = False
-    """A position's features depend on those before it in its sequence: give `[batch, n_pos, d_in]`, not bare positions."""
+    """A position's features depend on those before it in its sequence: give `[batch, n_pos, d_in]`,
+    not bare positions."""
     cfg: SAEConfig
     encoder: Float[Tensor, "d_sae d_in"]
     decoder: Float[Tensor, "d_sae d_out"]
@@ -46,7 +48,8 @@ class SAE(nn.Module):
     W_skip: Float[Tensor, "d_out d_in"] | None
 
     def __init__(self, cfg: SAEConfig, tensors: Mapping[str, Tensor]) -> None:
-        """`tensors` in the field's shapes: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec, and this architecture's biases."""
+        """`tensors` in the field's shapes: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec, and
+        this architecture's biases."""
         super().__init__()
         self.cfg = cfg
         check_shapes(self.shapes(cfg), tensors)
@@ -104,7 +107,8 @@ class SAE(nn.Module):
         return digest.hexdigest()
 
     def flatten(self, x: Tensor) -> Float[Tensor, "n_pos d_in"]:
-        """Positions in rows; the heads of a hook_z activation `[..., n_heads, d_head]` side by side.
+        """Positions in rows; the heads of a hook_z activation `[..., n_heads, d_head]` side by
+        side.
 
         Raises:
             MismatchError: the width is not `d_in`.
@@ -117,7 +121,8 @@ class SAE(nn.Module):
         if is_z and x.ndim > 1 and x.shape[-2] * x.shape[-1] == self.cfg.d_in:
             return x.reshape(-1, self.cfg.d_in).to(self.dtype)
         raise MismatchError(
-            f"This SAE reads vectors of width d_in={self.cfg.d_in}, got activations of shape {tuple(x.shape)}.",
+            f"This SAE reads vectors of width d_in={self.cfg.d_in}, got activations of "
+            f"shape {tuple(x.shape)}.",
             code="DIM_MISMATCH",
             got=tuple(x.shape),
             allowed=self.cfg.d_in,
@@ -148,12 +153,14 @@ class SAE(nn.Module):
         return self.encode_sparse(x).to_dense().reshape(*self._positions(x), self.cfg.d_sae)
 
     def hidden_pre(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
-        """What the activation function sees of every position, dense, as at sae-lens's hook_sae_acts_pre."""
+        """What the activation function sees of every position, dense, as at sae-lens's
+        hook_sae_acts_pre."""
         chunks = [self._linear(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)]
         return torch.cat(chunks).reshape(*self._positions(x), self.cfg.d_sae)
 
     def decode(self, acts: Tensor | SparseActs, like: Tensor | None = None) -> Tensor:
-        """Reconstruction of `acts`; `like` is the input that they came from: its normalisation is undone and its shape taken.
+        """Reconstruction of `acts`; `like` is the input that they came from: its normalisation is
+        undone and its shape taken.
 
         Raises:
             ConfigError: this SAE normalises each position and `like` is missing.
@@ -179,7 +186,8 @@ class SAE(nn.Module):
     def decode_change(
         self, change: SparseActs, like: Tensor | None = None
     ) -> Float[Tensor, "n_pos d_out"]:
-        """`decode(f') - decode(f)` for `change` = f' - f: no bias, only the changed rows are read."""
+        """`decode(f') - decode(f)` for `change` = f' - f: no bias, only the changed rows are
+        read."""
         scale, out = self._scale_of(like), sparse_decode(self.scaled(change), self.decoder)
         return out if scale is None else out * scale.outer
 
@@ -203,7 +211,8 @@ class SAE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruction of `x` (of the output site, for a transcoder), skip connection included."""
+        """Reconstruction of `x` (of the output site, for a transcoder), skip connection
+        included."""
         return self.skip_path(x, self.decode(self.encode_sparse(x), like=x))
 
     def skip_path(self, x: Tensor, out: Tensor) -> Tensor:
@@ -219,7 +228,8 @@ class SAE(nn.Module):
         return self._with(replace(self.cfg, metadata=metadata), {})
 
     def fold_W_dec_norm(self) -> "SAE":
-        """A new SAE with unit decoder rows: activations grow by the old norms, the reconstruction stays the same."""
+        """A new SAE with unit decoder rows: activations grow by the old norms, the reconstruction
+        stays the same."""
         norm = self.decoder.norm(dim=-1).clamp(min=1e-8)
         changed = {"W_enc": self.W_enc * norm, "W_dec": self.decoder / norm[:, None]}
         # r_mag is the log of a ratio of two pre-activations, which grow alike.
@@ -227,7 +237,8 @@ class SAE(nn.Module):
         return self._with(self.cfg, changed)
 
     def fold_activation_norm_scaling_factor(self, factor: float) -> "SAE":
-        """A new SAE for raw activations, from one trained on `factor * x` (thresholds and b_enc live in the scaled space)."""
+        """A new SAE for raw activations, from one trained on `factor * x` (thresholds and b_enc
+        live in the scaled space)."""
         changed = {
             "W_enc": self.W_enc * factor,
             "W_dec": self.decoder / factor,
@@ -236,7 +247,8 @@ class SAE(nn.Module):
         return self._with(replace(self.cfg, normalize_activations="none"), changed)
 
     def fold_activation_whitening(self, mean: Tensor, whiten: Tensor, unwhiten: Tensor) -> "SAE":
-        """A new SAE for raw activations, from one trained on `(x - mean) @ whiten` (arXiv:2511.13981)."""
+        """A new SAE for raw activations, from one trained on `(x - mean) @ whiten`
+        (arXiv:2511.13981)."""
         W_enc = whiten @ self.W_enc
         changed = {
             "W_enc": W_enc,
@@ -249,7 +261,8 @@ class SAE(nn.Module):
         return self._with(replace(self.cfg, normalize_activations="none"), changed)
 
     def fold_centres(self, centre_in: Tensor | None, centre_out: Tensor | None) -> "SAE":
-        """A new SAE for raw activations, from one trained on `x - centre_in` to predict `y - centre_out`."""
+        """A new SAE for raw activations, from one trained on `x - centre_in` to predict `y -
+        centre_out`."""
         tensors, changed = self.tensors(), dict[str, Tensor]()
         if centre_out is not None:
             changed["b_dec"] = tensors["b_dec"] + centre_out.to(self.b_dec)
@@ -280,7 +293,8 @@ class SAE(nn.Module):
         raise NotImplementedError
 
     def _linear(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
-        """The encoder's map of prepared inputs; a decoder's norm that activations carry comes after it."""
+        """The encoder's map of prepared inputs; a decoder's norm that activations carry comes after
+        it."""
         return times_rows(x, self.encoder, self.tensors()["b_enc"])
 
     def _prepare(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_in"]:
@@ -290,7 +304,8 @@ class SAE(nn.Module):
         return x - self.b_dec if self.cfg.apply_b_dec_to_input else x
 
     def row_scale(self, features: Tensor | None = None) -> Tensor:
-        """What each decoder row is multiplied with when it is used: 1, unless activations carry the decoder's norm."""
+        """What each decoder row is multiplied with when it is used: 1, unless activations carry the
+        decoder's norm."""
         return self.decoder.new_ones(self.cfg.d_sae if features is None else len(features))
 
     def scaled(self, acts: SparseActs) -> SparseActs:
@@ -302,7 +317,9 @@ class SAE(nn.Module):
             return self.scale(self.flatten(like))
         if self.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
             raise ConfigError(
-                f"This SAE normalises each position ({self.cfg.normalize_activations}), so decode needs the input as well.",
+                "This SAE normalises each position "
+                f"({self.cfg.normalize_activations}), so decode needs the input as "
+                "well.",
                 hint="Call sae.decode(acts, like=x).",
             )
         return None

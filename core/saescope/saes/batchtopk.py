@@ -1,7 +1,8 @@
 """BatchTopK and Matryoshka BatchTopK SAEs: k features a position on average.
 
-Bussmann et al. 2024 (arXiv:2412.06410): while training, the k * n_pos largest activations of a batch are kept; afterwards one threshold,
-estimated in training, takes the place of the batch. Bussmann et al. 2025 (arXiv:2503.17547): every prefix of the features reconstructs too.
+Bussmann et al. 2024 (arXiv:2412.06410): while training, the k * n_pos largest activations of a
+batch are kept; afterwards one threshold, estimated in training, takes the place of the batch.
+Bussmann et al. 2025 (arXiv:2503.17547): every prefix of the features reconstructs too.
 """
 
 from dataclasses import dataclass, replace
@@ -54,14 +55,16 @@ class MatryoshkaConfig(BatchTopKConfig):
             or widths[-1] != self.d_sae
         ):
             raise ConfigError(
-                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}.",
+                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, "
+                f"got {widths}.",
                 field="matryoshka_widths",
                 got=widths,
             )
 
 
 class BatchTopKSAE(NormScaledSAE):
-    """f = relu(p) * 1[p > threshold], p = x~ @ W_enc + b_enc; `encode_batch` selects as in training."""
+    """f = relu(p) * 1[p > threshold], p = x~ @ W_enc + b_enc; `encode_batch` selects as in
+    training."""
 
     biases: ClassVar[tuple[str, ...]] = ("b_enc", "threshold")
     cfg: BatchTopKConfig
@@ -85,7 +88,8 @@ class BatchTopKSAE(NormScaledSAE):
         )
 
     def fold_W_dec_norm(self) -> SAE:
-        """As for every SAE; where activations carry the decoder's norm the threshold already lives at unit norm."""
+        """As for every SAE; where activations carry the decoder's norm the threshold already lives
+        at unit norm."""
         folded = super().fold_W_dec_norm()
         return (
             folded._with(folded.cfg, {"threshold": self.threshold})
@@ -111,6 +115,7 @@ class BatchTopKSAE(NormScaledSAE):
 
 
 class MatryoshkaSAE(BatchTopKSAE):
-    """A BatchTopK SAE that also reconstructs from its first w features, for each w of `matryoshka_widths`."""
+    """A BatchTopK SAE that also reconstructs from its first w features, for each w of
+    `matryoshka_widths`."""
 
     cfg: MatryoshkaConfig

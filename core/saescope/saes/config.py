@@ -21,7 +21,8 @@ MOST_WIDE = 2**45
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SAEMetadata:
-    """Where an SAE belongs: the fields that we act on, and in `raw` everything that the file said."""
+    """Where an SAE belongs: the fields that we act on, and in `raw` everything that the file
+    said."""
 
     model_name: str = ""
     hook_name: str = ""
@@ -32,13 +33,16 @@ class SAEMetadata:
     context_size: int | None = None
     neuronpedia_id: str = ""
     center_writing_weights: bool = False
-    """Trained on activations minus their mean over d_model (TransformerLens's processed LayerNorm models)."""
+    """Trained on activations minus their mean over d_model (TransformerLens's processed LayerNorm
+    models)."""
     fold_value_biases: bool = False
-    """Trained on attention's z without its value bias: minus b_V + ln1.b @ W_V of each head (TransformerLens's processed models)."""
+    """Trained on attention's z without its value bias: minus b_V + ln1.b @ W_V of each head
+    (TransformerLens's processed models)."""
     note: str = ""
     """What must be known before its numbers are believed, in one sentence; empty for most."""
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Kept as it was for whoever reads the file again; nothing outside this class looks into it by key."""
+    """Kept as it was for whoever reads the file again; nothing outside this class looks into it by
+    key."""
 
     @property
     def gate(self) -> str:
@@ -116,26 +120,30 @@ class SAEConfig:
     transcoder: bool = False
     """Reads one site and predicts another."""
     skip: bool = False
-    """The output has an affine skip connection `x @ W_skip.T` (Paulo et al. 2025, arXiv:2501.18823)."""
+    """The output has an affine skip connection `x @ W_skip.T` (Paulo et al. 2025,
+    arXiv:2501.18823)."""
     metadata: SAEMetadata = field(default_factory=SAEMetadata)
 
     def __post_init__(self) -> None:
         if max(self.d_in, self.d_sae, self.d_out) >= MOST_WIDE:
             raise ConfigError(
-                f"No SAE is {MOST_WIDE} wide or more, got d_in, d_sae and d_out {self.d_in}, {self.d_sae}, {self.d_out}.",
+                f"No SAE is {MOST_WIDE} wide or more, got d_in, d_sae and d_out "
+                f"{self.d_in}, {self.d_sae}, {self.d_out}.",
                 field="d_in" if self.d_in >= MOST_WIDE else "d_sae",
                 allowed=f"1..{MOST_WIDE - 1}",
             )
         if self.d_in < 1 or self.d_sae < 1 or self.d_out < 0:
             raise ConfigError(
-                f"d_in, d_sae and d_out must be positive, got {self.d_in}, {self.d_sae}, {self.d_out}.",
+                f"d_in, d_sae and d_out must be positive, got {self.d_in}, "
+                f"{self.d_sae}, {self.d_out}.",
                 field="d_in" if self.d_in < 1 else "d_sae",
             )
         if not self.d_out:
             object.__setattr__(self, "d_out", self.d_in)
         if self.d_out != self.d_in and not self.transcoder:
             raise ConfigError(
-                f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that.",
+                f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder "
+                "may have that.",
                 field="d_out",
                 got=self.d_out,
                 allowed=self.d_in,
@@ -156,7 +164,8 @@ class SAEConfig:
             or self.normalize_activations in ("layer_norm", "constant_norm_rescale")
         ):
             raise ConfigError(
-                "A transcoder has no apply_b_dec_to_input and no per-position normalisation: its b_dec lives at the output site.",
+                "A transcoder has no apply_b_dec_to_input and no per-position "
+                "normalisation: its b_dec lives at the output site.",
                 field="apply_b_dec_to_input"
                 if self.apply_b_dec_to_input
                 else "normalize_activations",

@@ -1,4 +1,5 @@
-"""The layout of SAELens 6: `cfg.json` and `sae_weights.safetensors`, both replaced whole or not at all.
+"""The layout of SAELens 6: `cfg.json` and `sae_weights.safetensors`, both replaced whole or not at
+all.
 
 This module knows no architecture: an SAE says itself what it is on disk (`SAE.to_saelens`).
 """
@@ -22,7 +23,8 @@ from saescope.saes.config import SAEConfig, SAEMetadata
 CFG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 FORMAT_VERSION = "6.54.12"
-"""The SAELens whose layout this is; a reader takes a file without a version for the legacy layout."""
+"""The SAELens whose layout this is; a reader takes a file without a version for the legacy
+layout."""
 SAELENS_ARCHITECTURES = {
     *("standard", "gated", "topk", "jumprelu", "temporal"),
     *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
@@ -66,19 +68,25 @@ def write(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -
 
 
 def saelens_name(architecture: str, *, transcoder: bool, skip: bool) -> str:
-    """What an SAE of ours is called on disk once it is written: BatchTopK SAEs and gated transcoders as JumpReLU."""
+    """What an SAE of ours is called on disk once it is written: BatchTopK SAEs and gated
+    transcoders as JumpReLU."""
     jumps = "batchtopk" in architecture or (architecture == "gated" and transcoder)
     return disk_name("jumprelu" if jumps else architecture, transcoder=transcoder, skip=skip)
 
 
 def not_in_saelens(name: str) -> str:
-    """What to say of an SAE that sae-lens cannot read, with the nearest form that it can; "" of one that it reads."""
+    """What to say of an SAE that sae-lens cannot read, with the nearest form that it can; "" of one
+    that it reads."""
     if name in SAELENS_ARCHITECTURES:
         return ""
     kind = name.removeprefix("topk").removeprefix("groupmax").lstrip("_")
-    nearest = f'architecture="batchtopk", which is written as {f"jumprelu_{kind}" if kind else "jumprelu"}'
+    nearest = (
+        'architecture="batchtopk", which is written as '
+        f"{f'jumprelu_{kind}' if kind else 'jumprelu'}"
+    )
     return (
-        f"sae-lens has no architecture {name!r}: only saescope loads this SAE. The nearest form that sae-lens reads: train with "
+        f"sae-lens has no architecture {name!r}: only saescope loads this SAE. The "
+        "nearest form that sae-lens reads: train with "
         f"{nearest}."
     )
 
@@ -106,7 +114,8 @@ def knobs(cfg: SAEConfig) -> dict[str, Any]:
 
 
 def disk_name(architecture: str, *, transcoder: bool, skip: bool) -> str:
-    """SAELens's name: "jumprelu", "transcoder" (of the standard architecture), "jumprelu_skip_transcoder"."""
+    """SAELens's name: "jumprelu", "transcoder" (of the standard architecture),
+    "jumprelu_skip_transcoder"."""
     if not transcoder:
         return architecture
     kind = "skip_transcoder" if skip else "transcoder"

@@ -1,4 +1,5 @@
-"""Gated SAE: one linear map decides which features fire, a rescaled copy how strongly (Rajamanoharan et al. 2024, arXiv:2404.16014)."""
+"""Gated SAE: one linear map decides which features fire, a rescaled copy how strongly
+(Rajamanoharan et al. 2024, arXiv:2404.16014)."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal

@@ -1,4 +1,5 @@
-"""GroupMax SAE: features in k groups, the largest of each group fires (EleutherAI's sparsify, activation "groupmax")."""
+"""GroupMax SAE: features in k groups, the largest of each group fires (EleutherAI's sparsify,
+activation "groupmax")."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,5 @@
-"""JumpReLU SAE: a feature fires above its own threshold (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
+"""JumpReLU SAE: a feature fires above its own threshold (Rajamanoharan et al. 2024,
+arXiv:2407.14435)."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

@@ -1,4 +1,5 @@
-"""`sparsity.safetensors` beside an SAE, as sae-lens writes and reads it: how often each feature fires."""
+"""`sparsity.safetensors` beside an SAE, as sae-lens writes and reads it: how often each feature
+fires."""
 
 import os
 import tempfile

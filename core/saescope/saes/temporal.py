@@ -1,4 +1,5 @@
-"""Temporal SAE: attention over earlier positions predicts part of the features, the rest is novel (arXiv:2511.01836)."""
+"""Temporal SAE: attention over earlier positions predicts part of the features, the rest is novel
+(arXiv:2511.01836)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -42,7 +43,8 @@ class TemporalConfig(SAEConfig):
         heads = self.bottleneck_factor * self.n_heads
         if min(self.n_heads, self.n_attn_layers, self.bottleneck_factor) < 1 or self.d_sae % heads:
             raise ConfigError(
-                f"d_sae={self.d_sae} must be a multiple of n_heads * bottleneck_factor = {heads}, all positive.",
+                f"d_sae={self.d_sae} must be a multiple of n_heads * bottleneck_factor "
+                f"= {heads}, all positive.",
                 field="d_sae",
                 got=self.d_sae,
             )
@@ -65,7 +67,8 @@ class TemporalConfig(SAEConfig):
             or not self.activation_normalization_factor > 0
         ):
             raise ConfigError(
-                "A temporal SAE is no transcoder, needs apply_b_dec_to_input=True and a positive normalisation factor."
+                "A temporal SAE is no transcoder, needs apply_b_dec_to_input=True and "
+                "a positive normalisation factor."
             )
         if self.normalize_activations not in ("none", "constant_scalar_rescale"):
             raise ConfigError(
@@ -85,9 +88,11 @@ class Codes(NamedTuple):
 
 
 class TemporalSAE(SAE):
-    """z_pred from attention over earlier positions; f = activation(lam * (x~ - predicted) @ W_enc); sae_out = (f + z_pred) @ W_dec + b_dec.
+    """z_pred from attention over earlier positions; f = activation(lam * (x~ - predicted) @ W_enc);
+    sae_out = (f + z_pred) @ W_dec + b_dec.
 
-    Its input is `[*batch, n_pos, d_in]`: a position's features depend on the positions before it in the same sequence.
+    Its input is `[*batch, n_pos, d_in]`: a position's features depend on the positions before it in
+    the same sequence.
     """
 
     sequential: ClassVar[bool] = True
@@ -154,14 +159,16 @@ class TemporalSAE(SAE):
         return self.encode_codes(x).novel
 
     def decode(self, acts: Tensor | SparseActs, like: Tensor | None = None) -> Tensor:
-        """Reconstruction from novel features; the part that the context predicts is computed from `like`, held fixed.
+        """Reconstruction from novel features; the part that the context predicts is computed from
+        `like`, held fixed.
 
         Raises:
             ConfigError: `like` is missing.
         """
         if like is None:
             raise ConfigError(
-                "A temporal SAE reconstructs from its features and from the positions before: decode needs the input as well.",
+                "A temporal SAE reconstructs from its features and from the positions "
+                "before: decode needs the input as well.",
                 hint="Call sae.decode(acts, like=x).",
             )
         if not isinstance(acts, SparseActs):
@@ -185,7 +192,8 @@ class TemporalSAE(SAE):
         lam, residual = 1 / (4 * self.cfg.d_in), x
         for layer in range(self.cfg.n_attn_layers):
             z_input = times_rows(residual * lam, self.encoder).relu()
-            # The context of a position is what came before it: shifted by one, the first position sees zeros.
+            # The context of a position is what came before it: shifted by one, the first position
+            # sees zeros.
             z_pred = self._attend(layer, F.pad(z_input, (0, 0, 1, 0))[:-1], z_input).relu()
             direction = z_pred @ self.decoder
             # Project the residual off the predicted direction: only its direction counts, not how
@@ -232,7 +240,8 @@ class TemporalSAE(SAE):
 
     def fold_W_dec_norm(self) -> SAE:
         raise ConfigError(
-            "A temporal SAE's decoder norms cannot be folded: its attention layers read the features."
+            "A temporal SAE's decoder norms cannot be folded: its attention layers "
+            "read the features."
         )
 
     def fold_activation_norm_scaling_factor(self, factor: float) -> SAE:

@@ -1,4 +1,5 @@
-"""TopK SAE: keep the k largest pre-activations of each position (Gao et al. 2024, arXiv:2406.04093)."""
+"""TopK SAE: keep the k largest pre-activations of each position (Gao et al. 2024,
+arXiv:2406.04093)."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -78,10 +79,12 @@ class TopKSAE(NormScaledSAE):
         return topk_acts(self._hidden_pre(x), self.cfg.k)
 
     def fold_W_dec_norm(self) -> SAE:
-        """As for every SAE, but only where activations are ranked with the decoder's norm: else the selection would change."""
+        """As for every SAE, but only where activations are ranked with the decoder's norm: else the
+        selection would change."""
         if not self.cfg.rescale_acts_by_decoder_norm:
             raise ConfigError(
-                "Folding the decoder norm would change which k features are kept: this SAE ranks without it."
+                "Folding the decoder norm would change which k features are kept: this "
+                "SAE ranks without it."
             )
         return super().fold_W_dec_norm()
 

@@ -17,20 +17,23 @@ MODES = ("add", "clamp", "scale", "ablate", "project_out")
 
 @dataclass(frozen=True, slots=True)
 class FeatureEdit:
-    """One feature and what is done to it: add, clamp, scale, ablate (set to 0), or project_out (its direction is removed from the site)."""
+    """One feature and what is done to it: add, clamp, scale, ablate (set to 0), or project_out (its
+    direction is removed from the site)."""
 
     feature: int
     strength: float = 1.0
     mode: str = "add"
     positions: tuple[int, ...] = ()
-    """Positions of the prompt, negative from the end; empty: all but position 0 and special tokens."""
+    """Positions of the prompt, negative from the end; empty: all but position 0 and special
+    tokens."""
     sae: int = 0
     """Its SAE, by its place in the list that is given; 0 for one SAE alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Edits with everything resolved: units, rows to write (a control's differ from the feature's own), and where."""
+    """Edits with everything resolved: units, rows to write (a control's differ from the feature's
+    own), and where."""
 
     edits: tuple[FeatureEdit, ...]
     units: tuple[float, ...]
@@ -68,7 +71,8 @@ def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
             field="feature",
             got=edit.feature,
             allowed=f"0..{saes[edit.sae].cfg.d_sae - 1}",
-            hint="An index belongs to one SAE: name the SAE that it was found with, or find features of this one with ss.rank_features.",
+            hint="An index belongs to one SAE: name the SAE that it was found with, or find "
+            "features of this one with ss.rank_features.",
         )
     if edit.mode not in MODES:
         raise ArgumentError(
@@ -122,13 +126,15 @@ def make_plan(
 
 
 def control_plan(sae: SAE, plan: Plan, features: Sequence[int]) -> Plan:
-    """Each edit's change, position by position and of the same norm, along another feature's decoder row (project_out removes that row)."""
+    """Each edit's change, position by position and of the same norm, along another feature's
+    decoder row (project_out removes that row)."""
     rows = sae.directions(torch.tensor(list(features), device=sae.device))
     return replace(plan, rows=rows * (plan.rows.norm(dim=-1) / rows.norm(dim=-1))[:, None])
 
 
 def change_at_site(sae: SAE, site: SiteRecord, plan: Plan) -> Float[Tensor, "n_pos d_out"]:
-    """What the plan adds where the SAE writes: `decode(f') - decode(f)` for the edited features, then the projection of what is there."""
+    """What the plan adds where the SAE writes: `decode(f') - decode(f)` for the edited features,
+    then the projection of what is there."""
     change = torch.zeros_like(site.sae_out)
     for index, (edit, unit) in enumerate(zip(plan.edits, plan.units, strict=True)):
         if edit.mode != "project_out":

@@ -1,4 +1,5 @@
-"""Steered generation: baseline, steered samples and random-feature controls decoded side by side in one batch."""
+"""Steered generation: baseline, steered samples and random-feature controls decoded side by side in
+one batch."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -28,7 +29,8 @@ from saescope.steering.prepare import Plans
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Tokens that one row produced, and how far its distribution was from the unsteered model's on the same prefix."""
+    """Tokens that one row produced, and how far its distribution was from the unsteered model's on
+    the same prefix."""
 
     ids: list[int]
     kl: float | None
@@ -88,7 +90,8 @@ def generate(
 def steered_by(
     stack: Stack, plans: Sequence[Plans], cursor: Cursor
 ) -> AbstractContextManager[None]:
-    """Edit each row by its plans while the block runs; what one SAE's plan changes, the SAEs above see."""
+    """Edit each row by its plans while the block runs; what one SAE's plan changes, the SAEs above
+    see."""
     for hook_name in (name for sae in stack.saes for name in site_hooks(sae)):
         typical_norm(stack.model, hook_name)  # before the hooks below run
 
@@ -107,8 +110,8 @@ def steered_by(
 
 
 def _window(plan: Plan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> Plan:
-    """The plan for the positions of this forward pass: the prompt's own mask, then every generated token that is not special, nor a sink
-    before this edit."""
+    """The plan for the positions of this forward pass: the prompt's own mask, then every generated
+    token that is not special, nor a sink before this edit."""
     n_prompt, end = plan.masks.shape[1], cursor.start + len(sinks)
     generated = cursor.mask[row, n_prompt:]
     masks = torch.cat([plan.masks, generated.expand(len(plan.masks), -1)], dim=1)
@@ -151,7 +154,8 @@ def _until_stop(row: Int[Tensor, " n"], stop: Int[Tensor, " m"]) -> list[int]:
 def _judge(
     stack: Stack, prompt: Int[Tensor, " n_prompt"], row: list[int], plans: Plans
 ) -> Generation:
-    """Perplexity of the continuation under the unsteered model, and the mean KL(steered, clean) over its positions."""
+    """Perplexity of the continuation under the unsteered model, and the mean KL(steered, clean)
+    over its positions."""
     if not row:
         return Generation(row, None, None)
     model = stack.model

@@ -1,4 +1,5 @@
-"""One prediction before and after an edit of features, beside the same edit along random features."""
+"""One prediction before and after an edit of features, beside the same edit along random
+features."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -47,9 +48,10 @@ def intervene(
 ) -> Intervention:
     """Edit features of one SAE, or of several, and read the last position's logits.
 
-    Edits act at the positions named, else at all that count. A control makes each edit's change, of the same norm, along another
-    feature's row. `unit="max"` is indexed, else of prompt and `reference`. With several SAEs these are lists, an edit names its SAE, and
-    an upper one sees the run that holds the edits below it.
+    Edits act at the positions named, else at all that count. A control makes each edit's change, of
+    the same norm, along another feature's row. `unit="max"` is indexed, else of prompt and
+    `reference`. With several SAEs these are lists, an edit names its SAE, and an upper one sees the
+    run that holds the edits below it.
 
     Raises:
         ArgumentError: an edit names no such SAE, feature, mode or position.
@@ -89,7 +91,8 @@ def _variant(stack: Stack, plans: Plans) -> Variant:
 def _effects(
     clean: Tensor, changed: Tensor, target: int | None, against: int | None
 ) -> tuple[int, list[float]]:
-    """The target (the model's own choice, if none is named), and how its logit changes in each row."""
+    """The target (the model's own choice, if none is named), and how its logit changes in each
+    row."""
     wanted = int(clean[0].argmax()) if target is None else target
     before, after = (logit_of(rows.double(), wanted, against) for rows in (clean, changed))
     return wanted, (after - before).tolist()
@@ -135,6 +138,7 @@ def _silence(
     ]
     whose = f"{stack.name(lowest)}: " if len(stack.saes) > 1 else ""
     return [
-        f"{whose}Feature {feature} does not fire at the edited positions: scaling or ablating it changes nothing."
+        f"{whose}Feature {feature} does not fire at the edited positions: scaling or "
+        "ablating it changes nothing."
         for feature in silent
     ]

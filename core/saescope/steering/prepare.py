@@ -1,4 +1,5 @@
-"""What intervening and steering share: edits with their units, the plan, and the same plan along random features."""
+"""What intervening and steering share: edits with their units, the plan, and the same plan along
+random features."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -22,7 +23,8 @@ from saescope.steering.units import (
 
 T = TypeVar("T")
 Plans = Mapping[int, Plan]
-"""What is done in one run: a plan for each SAE of the stack that is edited, by index. Empty: nothing."""
+"""What is done in one run: a plan for each SAE of the stack that is edited, by index. Empty:
+nothing."""
 
 
 class Prepared(NamedTuple):
@@ -92,7 +94,8 @@ def prepare(
 def _known_maxima(
     site: SiteRecord, mask: Tensor, unit: Unit, given: int
 ) -> tuple[Float[Tensor, " d_sae"], IndexedMaxima | None]:
-    """Each feature's largest activation on the reference text and at the prompt's counted positions, and the index's."""
+    """Each feature's largest activation on the reference text and at the prompt's counted
+    positions, and the index's."""
     maxima = site.acts.select(mask[site.acts.positions]).maxima()
     reference, indexed = unit.references[given], unit.indexed[given]
     if reference is not None:
@@ -111,7 +114,8 @@ def _joint_units(stack: Stack, parts: Mapping[int, _Part]) -> Units:
 
 
 def _controls(stack: Stack, parts: Mapping[int, _Part]) -> tuple[list[list[int]], list[Plans]]:
-    """Each control's features, one for every edit, and its plans: as many as can be drawn for every SAE."""
+    """Each control's features, one for every edit, and its plans: as many as can be drawn for every
+    SAE."""
     drawn: list[list[int]] = []
     plans: list[Plans] = []
     for n in range(min(len(part.drawn) for part in parts.values())):

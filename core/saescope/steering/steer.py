@@ -42,13 +42,15 @@ def steer(
     concept_tokens: Sequence[int] = (),
     use_cache: bool = True,
 ) -> Steering:
-    """Generate from the prompt unsteered, steered, and with changes of equal norm along random features, all in one batch.
+    """Generate unsteered, steered, and with equal changes of random features, all in one batch.
 
-    Edits act at every position of prompt and continuation but position 0, special tokens and attention sinks. `reference` are maxima on
-    another text; `indexed`, over a corpus, come before these. With several SAEs both are lists, and an edit names its SAE.
+    Edits act at every position of prompt and continuation but position 0, special tokens and
+    attention sinks. `reference` are maxima on another text; `indexed`, over a corpus, come before
+    these. With several SAEs both are lists, and an edit names its SAE.
 
     Raises:
-        ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that fills the context.
+        ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that
+            fills the context.
     """
     stack = as_stack(model, sae)
     check_edits(stack.as_given, edits)
@@ -91,7 +93,10 @@ def _report(
     arms = [_arm(model, label, row, set(concept)) for label, row in zip(labels, rows, strict=True)]
     baseline, steered, controls = arms[0], arms[1 : n_samples + 1], arms[n_samples + 1 :]
     n_edited = int(ready.masks.any(0).sum())
-    no_concept = "This site is no linear write to the residual stream: name concept_tokens to have a concept score."
+    no_concept = (
+        "This site is no linear write to the residual stream: name concept_tokens to have "
+        "a concept score."
+    )
     return Steering(
         baseline=baseline,
         steered=steered,
@@ -122,7 +127,8 @@ def _check(model: LanguageModel, tokens: Tokens, n_samples: int, temperature: fl
         )
     if len(tokens) >= model.n_ctx:
         raise ArgumentError(
-            f"The prompt has {len(tokens)} tokens: nothing can follow in a context of {model.n_ctx}.",
+            f"The prompt has {len(tokens)} tokens: nothing can follow in a context of "
+            f"{model.n_ctx}.",
             code="PROMPT_TOO_LONG",
             field="prompt",
             got=len(tokens),
@@ -132,7 +138,8 @@ def _check(model: LanguageModel, tokens: Tokens, n_samples: int, temperature: fl
 
 
 def _promoted(stack: Stack, edits: Sequence[FeatureEdit]) -> list[int]:
-    """The tokens that the features promote most together, each feature weighing the same; none if a site is no linear write."""
+    """The tokens that the features promote most together, each feature weighing the same; none if a
+    site is no linear write."""
     effects = [
         logit_effects(stack.model, sae, torch.tensor(own, device=sae.device))
         for given, sae in enumerate(stack.as_given)

@@ -22,7 +22,8 @@ class Units(NamedTuple):
 
 
 class IndexedMaxima(NamedTuple):
-    """Each feature's largest activation over a corpus, 0 where it never fired, and what the corpus is, in words."""
+    """Each feature's largest activation over a corpus, 0 where it never fired, and what the corpus
+    is, in words."""
 
     values: Float[Tensor, " d_sae"]
     corpus: str
@@ -34,7 +35,8 @@ OneOrEach: TypeAlias = T | list[T | None] | None
 
 
 class Unit(NamedTuple):
-    """What strength 1 is to mean, and what is known of each SAE's features beyond the prompt, by SAE in the order given."""
+    """What strength 1 is to mean, and what is known of each SAE's features beyond the prompt, by
+    SAE in the order given."""
 
     name: str
     references: list[Float[Tensor, " d_sae"] | None]
@@ -90,7 +92,8 @@ def resolve_units(
     *,
     indexed: IndexedMaxima | None = None,
 ) -> Units:
-    """Strength 1 as "raw", the SAE's own unit, or as "max": the feature's maximum over the index, else in `maxima`, else a median.
+    """Strength 1 as "raw", the SAE's own unit, or as "max": the feature's maximum over the index,
+    else in `maxima`, else a median.
 
     Raises:
         ArgumentError: an unknown unit.
@@ -114,7 +117,8 @@ def resolve_units(
     where = f"over {indexed.corpus}, " if indexed else ""
     more = "more text may" if indexed else "a corpus would"
     warnings = [
-        f"Feature {feature} fired neither {where}on the probe text nor on this prompt: its unit is the median maximum of the features that "
+        f"Feature {feature} fired neither {where}on the probe text nor on this prompt: "
+        "its unit is the median maximum of the features that "
         f"did ({median:.4g}). ss.index_features over {more} give its own."
         for feature in silent
     ]
@@ -142,9 +146,11 @@ def draw_features(
     writes: Bool[Tensor, " d_sae"],
     controls: Controls,
 ) -> list[list[int]]:
-    """For each draw one random other feature for every edit, from those that are known to fire if there are enough.
+    """For each draw one random other feature for every edit, from those that are known to fire if
+    there are enough.
 
-    Only features that write something are drawn: a decoder row of zeros has no direction for a control to take.
+    Only features that write something are drawn: a decoder row of zeros has no direction for a
+    control to take.
     """
     others = writes.to(maxima.device, copy=True)
     others[[edit.feature for edit in edits]] = False

@@ -1,4 +1,5 @@
-"""Everything a training run needs, judged before anything is loaded; and the table of its rarer knobs."""
+"""Everything a training run needs, judged before anything is loaded; and the table of its rarer
+knobs."""
 
 import hashlib
 import json
@@ -54,7 +55,8 @@ class Chosen(NamedTuple):
 class TrainConfig:
     """A training run as it was asked for: no field is ever changed.
 
-    Where the text says so, 0, -1, "auto" or an empty value leaves a choice open; `chosen` has it made.
+    Where the text says so, 0, -1, "auto" or an empty value leaves a choice open; `chosen` has it
+    made.
     """
 
     model: str = ""
@@ -68,7 +70,8 @@ class TrainConfig:
     """Width at hook_name_out; 0 = d_in."""
     d_sae: int
     k: Real = 32.0
-    """TopK family: features kept a position. Else the L0 that the coefficient is steered to, while that is 0."""
+    """TopK family: features kept a position. Else the L0 that the coefficient is steered to, while
+    that is 0."""
     l1_coefficient: Real = 0.0
     """standard, gated: 0 = steered so that the L0 comes to k."""
     l0_coefficient: Real = 0.0
@@ -78,7 +81,8 @@ class TrainConfig:
     batch_size: int = 0
     """0 = a power of two from 256 to 4096 that gives the run 300 steps where it can."""
     lr: Real = 0.0
-    """0 = 1 / sqrt(d_in * steps), steps counted from 45 to 10,000: what did best from 24 to 2,000 steps (docs/benchmarks.md)."""
+    """0 = 1 / sqrt(d_in * steps), steps counted from 45 to 10,000: what did best from 24 to 2,000
+    steps (docs/benchmarks.md)."""
     seed: int = 0
     name: str = ""
 
@@ -94,7 +98,8 @@ class TrainConfig:
     dead_feature_window: Annotated[
         int,
         Knob(
-            "steps without firing after which a feature counts as dead; 0 = a tenth of the run, 10 to 1000",
+            "steps without firing after which a feature counts as dead; 0 = a tenth of "
+            "the run, 10 to 1000",
             low=0,
         ),
     ] = 0
@@ -113,7 +118,8 @@ class TrainConfig:
     sparsity_warm_up_steps: Annotated[
         int,
         Knob(
-            "steps over which a given l1_coefficient or l0_coefficient rises; -1 = a tenth of the run",
+            "steps over which a given l1_coefficient or l0_coefficient rises; -1 = a "
+            "tenth of the run",
             low=-1,
         ),
     ] = -1
@@ -156,7 +162,8 @@ class TrainConfig:
     jumprelu_init_threshold: Annotated[
         Real,
         Knob(
-            "jumprelu: threshold at the start; 0 = where the first batches have 1.5 times the L0 aimed at",
+            "jumprelu: threshold at the start; 0 = where the first batches have 1.5 "
+            "times the L0 aimed at",
             low=0,
             high=100,
         ),
@@ -195,7 +202,8 @@ class TrainConfig:
     cached_tokens: Annotated[
         int,
         Knob(
-            "cache_activations: positions kept, gone through until training_tokens are reached; 0 = all of these",
+            "cache_activations: positions kept, gone through until training_tokens are "
+            "reached; 0 = all of these",
             low=0,
         ),
     ] = 0
@@ -209,7 +217,8 @@ class TrainConfig:
     checkpoint_every_s: Annotated[
         Real,
         Knob(
-            "seconds between two checkpoints; the first comes after a minute, the next ones space out",
+            "seconds between two checkpoints; the first comes after a minute, the next "
+            "ones space out",
             low=1,
         ),
     ] = 600.0
@@ -303,12 +312,16 @@ class TrainConfig:
                 )
         if not batch_size <= self.training_tokens <= MAX_TOKENS:
             raise ConfigError(
-                f"training_tokens must be between one batch ({batch_size}) and {MAX_TOKENS}, got {self.training_tokens}.",
+                f"training_tokens must be between one batch ({batch_size}) and "
+                f"{MAX_TOKENS}, got {self.training_tokens}.",
                 field="training_tokens",
                 got=self.training_tokens,
             )
         if 0 < self.cached_tokens < batch_size:
-            said = f"cached_tokens must be 0 or at least one batch ({batch_size}), got {self.cached_tokens}."
+            said = (
+                f"cached_tokens must be 0 or at least one batch ({batch_size}), got "
+                f"{self.cached_tokens}."
+            )
             raise ConfigError(said, field="cached_tokens", got=self.cached_tokens)
         for name in ("lr", "l1_coefficient", "l0_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
@@ -332,7 +345,8 @@ class TrainConfig:
                 )
             return
         raise ConfigError(
-            f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may have that (set hook_name_out).",
+            f"d_out {self.d_out} differs from d_in {self.d_in}: only a transcoder may "
+            "have that (set hook_name_out).",
             field="d_out",
         )
 

@@ -1,4 +1,5 @@
-"""The activations that a run reads: text or shards behind a mixing buffer, timed, and stoppable where nothing gets lost."""
+"""The activations that a run reads: text or shards behind a mixing buffer, timed, and stoppable
+where nothing gets lost."""
 
 import threading
 import time
@@ -47,7 +48,8 @@ class Rate:
 
 
 class WatchedSource(RowSource):
-    """A source that is timed, and that ends between two forward passes once `stop` is set: its saved position is then exact."""
+    """A source that is timed, and that ends between two forward passes once `stop` is set: its
+    saved position is then exact."""
 
     def __init__(self, source: RowSource, stop: threading.Event) -> None:
         self.source, self.stop = source, stop
@@ -82,7 +84,8 @@ class WatchedSource(RowSource):
 
 
 class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
-    """A store's batches as the trainer takes them: one site, or for a transcoder what it reads and what it should write. Timed."""
+    """A store's batches as the trainer takes them: one site, or for a transcoder what it reads and
+    what it should write. Timed."""
 
     def __init__(self, store: ActivationStore, cfg: TrainConfig) -> None:
         self.store, self.cfg = store, cfg
@@ -146,7 +149,8 @@ def row_source(
     stop: threading.Event,
     say: Callable[[str], None],
 ) -> RowSource:
-    """The rows of a run; with cache_activations they are written to disk first, unless they are there."""
+    """The rows of a run; with cache_activations they are written to disk first, unless they are
+    there."""
     text = text_source(cfg, model, roots=roots)
     if not cfg.cache_activations:
         return text

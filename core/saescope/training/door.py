@@ -1,4 +1,5 @@
-"""What can be refused before a process is started for a run: settings and sites; with the model where it is loaded."""
+"""What can be refused before a process is started for a run: settings and sites; with the model
+where it is loaded."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,8 @@ def check_run(
     n_layers: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Raises what `train_config` would raise; without the model all that does not depend on its widths."""
+    """Raises what `train_config` would raise; without the model all that does not depend on its
+    widths."""
     pick_device(device)
     if model is not None:
         train_config(model, **settings)
@@ -51,7 +53,8 @@ def _check_hook(field: str, name: str, n_layers: int | None) -> None:
             f"There is no hook {name!r}: its last part begins with hook_.",
             field=field,
             got=name,
-            hint='Use a site such as "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out" or "blocks.1.attn.hook_z".',
+            hint='Use a site such as "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out" or '
+            '"blocks.1.attn.hook_z".',
         )
     if layer is not None and n_layers is not None and layer >= n_layers:
         raise HookError(

@@ -36,11 +36,13 @@ def concerns(point: Mapping[str, float | int]) -> list[str]:
     said = list[str]()
     if point["explained_variance"] < 0:
         said.append(
-            "The SAE reconstructs worse than the mean activation: train again with a lower lr, more tokens, or more varied text."
+            "The SAE reconstructs worse than the mean activation: train again with a "
+            "lower lr, more tokens, or more varied text."
         )
     if point["dead_share"] > MUCH_DEAD:
         said.append(
-            f"{point['dead_share']:.0%} of the features are dead: train on more tokens, or with a smaller d_sae."
+            f"{point['dead_share']:.0%} of the features are dead: train on more "
+            "tokens, or with a smaller d_sae."
         )
     return said
 

@@ -36,7 +36,8 @@ def require_logger(logger: str, *, wandb_mode: str = "") -> None:
     """Nothing is imported or sent. `wandb_mode`: as the run will have it; by default WANDB_MODE.
 
     Raises:
-        ConfigError: the library is not installed, or wandb is to send to an account that it does not know.
+        ConfigError: the library is not installed, or wandb is to send to an account that it does
+            not know.
     """
     if logger == "none":
         return
@@ -61,7 +62,8 @@ def require_logger(logger: str, *, wandb_mode: str = "") -> None:
 
 
 def mode_of_wandb(*, offline: bool) -> str:
-    """The mode of a run that asks for wandb: the user's WANDB_MODE, which the command line sets only where the user has not."""
+    """The mode of a run that asks for wandb: the user's WANDB_MODE, which the command line sets
+    only where the user has not."""
     said = "" if WANDB_QUIETED in os.environ else os.environ.get("WANDB_MODE", "")
     if said == "disabled":
         return said
@@ -69,7 +71,8 @@ def mode_of_wandb(*, offline: bool) -> str:
 
 
 def _has_login() -> bool:
-    """Where wandb looks: the environment, its settings (which may name another server: it must tell itself), and netrc."""
+    """Where wandb looks: the environment, its settings (which may name another server: it must tell
+    itself), and netrc."""
     if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
     if Path("~/.config/wandb/settings").expanduser().exists():

@@ -1,7 +1,9 @@
-"""Every term of every training loss, written plainly for autograd: what the fast steps in `steps/` are checked against.
+"""Every term of every training loss, written plainly for autograd: what the fast steps in `steps/`
+are checked against.
 
-The formulas are sae-lens 6.54's, term by term and name by name; a transcoder predicts `y` and may add `x @ W_skip.T`.
-Ghost gradients are sae-lens 5's (Jermyn & Templeton 2024), with one scale a position.
+The formulas are sae-lens 6.54's, term by term and name by name; a transcoder predicts `y` and may
+add `x @ W_skip.T`. Ghost gradients are sae-lens 5's (Jermyn & Templeton 2024), with one scale a
+position.
 """
 
 from typing import Any
@@ -78,7 +80,8 @@ def ghost_loss(
     residual: Float[Tensor, "n d"],
     rows: Float[Tensor, "n_dead d"],
 ) -> Tensor:
-    """Dead features, through exp, predict half of the residual's norm; each position weighs as much as its own error."""
+    """Dead features, through exp, predict half of the residual's norm; each position weighs as much
+    as its own error."""
     ghost = hidden_pre.exp() @ rows
     ghost = ghost * (residual.norm(dim=-1) / (1e-6 + 2 * ghost.norm(dim=-1))).detach()[:, None]
     error = (ghost - residual).square().sum(-1)
@@ -167,7 +170,8 @@ def auxk_loss(
     rows: Float[Tensor, "w d"],
     dead: Bool[Tensor, " w"],
 ) -> Float[Tensor, ""]:
-    """The largest d/2 dead features, without relu, predict the residual; scaled down when fewer are dead (Gao et al. 2024, A.2)."""
+    """The largest d/2 dead features, without relu, predict the residual; scaled down when fewer are
+    dead (Gao et al. 2024, A.2)."""
     n_dead, k_aux = int(dead.sum()), residual.shape[-1] // 2
     if n_dead == 0:
         return residual.new_zeros(())
@@ -210,7 +214,8 @@ def rectangle(x: Tensor) -> Tensor:
 
 
 class Step(torch.autograd.Function):
-    """1[x > threshold] with a straight-through gradient of width `bandwidth` (Rajamanoharan et al. 2024, arXiv:2407.14435)."""
+    """1[x > threshold] with a straight-through gradient of width `bandwidth` (Rajamanoharan et al.
+    2024, arXiv:2407.14435)."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:

@@ -43,7 +43,8 @@ def n_threads() -> int:
 
 
 def use_threads(n: int) -> None:
-    """The number of a run's first start: sums in another order would make a resumed run differ in the last bits."""
+    """The number of a run's first start: sums in another order would make a resumed run differ in
+    the last bits."""
     torch.set_num_threads(n)
 
 

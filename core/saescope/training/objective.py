@@ -1,4 +1,5 @@
-"""What a training step minimises: the architecture, the knobs of its loss, and the parameters that it has."""
+"""What a training step minimises: the architecture, the knobs of its loss, and the parameters that
+it has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ REVIVALS: Mapping[str, tuple[Revival, ...]] = {
     "matryoshka_batchtopk": ("none", "auxk", "resample"),
     "jumprelu": ("none", "pre_act", "resample"),
 }
-"""How each architecture's dead features can be brought back; the first after "none" is part of its loss."""
+"""How each architecture's dead features can be brought back; the first after "none" is part of its
+loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,8 @@ class Objective:
         self._check_widths()
         if self.jumprelu_sparsity_loss_mode == "quadratic" and not 0 < self.target_l0 <= self.d_sae:
             raise ConfigError(
-                f"The quadratic loss needs target_l0 in (0, d_sae={self.d_sae}], got {self.target_l0}.",
+                f"The quadratic loss needs target_l0 in (0, d_sae={self.d_sae}], got "
+                f"{self.target_l0}.",
                 field="target_l0",
                 got=self.target_l0,
             )
@@ -88,14 +91,16 @@ class Objective:
             or widths[-1] != self.d_sae
         ):
             raise ConfigError(
-                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, got {widths}.",
+                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, "
+                f"got {widths}.",
                 field="matryoshka_widths",
                 got=widths,
             )
 
 
 class Batch(NamedTuple):
-    """Activations to encode and to predict: the same tensor for an SAE, two sites for a transcoder."""
+    """Activations to encode and to predict: the same tensor for an SAE, two sites for a
+    transcoder."""
 
     x: Float[Tensor, "n_pos d_in"]
     y: Float[Tensor, "n_pos d_out"]
@@ -111,7 +116,8 @@ class Coefficients(NamedTuple):
 
 
 Params = dict[str, Tensor]
-"""encoder [d_sae, d_in], decoder [d_sae, d_out], b_dec, the biases of the architecture, W_skip where there is a skip path."""
+"""encoder [d_sae, d_in], decoder [d_sae, d_out], b_dec, the biases of the architecture, W_skip
+where there is a skip path."""
 
 _BIASES = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}
 
@@ -123,8 +129,9 @@ def initial_params(
     decoder_init_norm: float = 0.1,
     jumprelu_init_threshold: float = 0.01,
 ) -> Params:
-    """Decoder rows of one norm in random directions, the encoder their copy (Conerly et al. 2024) or, where the L0 is free, with rows of
-    norm 1, so that biases and thresholds have the scale of the activations; W_skip zero."""
+    """Decoder rows of one norm in random directions, the encoder their copy (Conerly et al. 2024)
+    or, where the L0 is free, with rows of norm 1, so that biases and thresholds have the scale of
+    the activations; W_skip zero."""
     generator = torch.Generator().manual_seed(seed)
     decoder = _rows(objective.d_sae, objective.d_out, decoder_init_norm, generator)
     encoder_norm = decoder_init_norm if objective.architecture in TOPK_FAMILY else 1.0

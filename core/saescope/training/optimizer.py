@@ -1,4 +1,5 @@
-"""Adam in one fused pass, with gradient clipping folded in as its gradient scale; decoder rows may be held at norm 1."""
+"""Adam in one fused pass, with gradient clipping folded in as its gradient scale; decoder rows may
+be held at norm 1."""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +11,8 @@ EPS = 1e-8
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015) over named parameters, changed in place; every tensor of its state is plain."""
+    """Adam (Kingma & Ba 2015) over named parameters, changed in place; every tensor of its state is
+    plain."""
 
     def __init__(self, params: Params, *, beta1: float = 0.9, beta2: float = 0.999) -> None:
         self.params = params
@@ -20,7 +22,8 @@ class Adam:
         self.steps = {name: torch.zeros((), device=param.device) for name, param in params.items()}
 
     def step(self, grads: Params, *, lr: float, max_grad_norm: float) -> Float[Tensor, ""]:
-        """One update; returns the gradients' total norm before clipping. 0 = no clipping. Overwrites `grads`."""
+        """One update; returns the gradients' total norm before clipping. 0 = no clipping.
+        Overwrites `grads`."""
         names = list(self.params)
         norms = torch.stack([torch.linalg.vector_norm(grads[name]) for name in names])
         total = torch.linalg.vector_norm(norms)
@@ -70,7 +73,8 @@ class Adam:
 
 
 def remove_parallel(grad: Float[Tensor, "d_sae d"], rows: Float[Tensor, "d_sae d"]) -> None:
-    """Take out of each row's gradient what would only change its (unit) norm (Bricken et al. 2023)."""
+    """Take out of each row's gradient what would only change its (unit) norm (Bricken et al.
+    2023)."""
     grad.addcmul_(rows, (grad * rows).sum(1, keepdim=True), value=-1)
 
 

@@ -1,4 +1,5 @@
-"""Steering a sparsity coefficient so that the L0 comes to its target: a proportional and integral controller on its logarithm."""
+"""Steering a sparsity coefficient so that the L0 comes to its target: a proportional and integral
+controller on its logarithm."""
 
 import math
 
@@ -16,7 +17,8 @@ class Pace:
     """The coefficient of the next step. Everything that it remembers is in `state`."""
 
     def __init__(self, objective: Objective, *, target: float, n_steps: int) -> None:
-        """Activations are taken to have norm sqrt(d): an L1 coefficient weighs an activation, an L0 coefficient its square."""
+        """Activations are taken to have norm sqrt(d): an L1 coefficient weighs an activation, an L0
+        coefficient its square."""
         self.target, self.n_steps = target, n_steps
         start = START * objective.d_out ** (1.0 if objective.architecture == "jumprelu" else 0.5)
         self.log, self.error, self.first, self.step = math.log(start), 0.0, 0.0, 0

@@ -1,4 +1,5 @@
-"""What a run will take on this machine, measured for a few seconds before it starts; and what to change where it does not fit."""
+"""What a run will take on this machine, measured for a few seconds before it starts; and what to
+change where it does not fit."""
 
 import time
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ def buffer_bytes(cfg: TrainConfig) -> int:
 
 
 def run_bytes(cfg: TrainConfig) -> int:
-    """Memory beside the language model: weights, gradients, Adam, the buffer, a step's work, and the copies that a checkpoint takes."""
+    """Memory beside the language model: weights, gradients, Adam, the buffer, a step's work, and
+    the copies that a checkpoint takes."""
     weights, width = 4 * n_parameters(cfg), cfg.d_in + cfg.chosen.d_out
     held = 4 * weights + buffer_bytes(cfg)
     batches = (cfg.n_batches_for_norm_estimate + 6) * cfg.chosen.batch_size * width * 4
@@ -85,7 +87,8 @@ def run_bytes(cfg: TrainConfig) -> int:
 
 
 def checkpoint_bytes(cfg: TrainConfig) -> int:
-    """The largest one: early in a run the batches that the scaling was estimated on are part of it."""
+    """The largest one: early in a run the batches that the scaling was estimated on are part of
+    it."""
     pending = (
         cfg.n_batches_for_norm_estimate
         * cfg.chosen.batch_size
@@ -96,7 +99,8 @@ def checkpoint_bytes(cfg: TrainConfig) -> int:
 
 
 def disk_bytes(cfg: TrainConfig) -> int:
-    """The checkpoints that are kept, one that is being written, the SAE, and the stored activations where they are asked for."""
+    """The checkpoints that are kept, one that is being written, the SAE, and the stored activations
+    where they are asked for."""
     width = cfg.d_in + (cfg.chosen.d_out if cfg.transcoder else 0)
     stored = (
         cfg.harvested_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg)
@@ -176,7 +180,10 @@ def _as_arguments(change: dict[str, int]) -> str:
 def _disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
     if need + SPARE_DISK_BYTES <= free:
         return []
-    short = f"{(need + SPARE_DISK_BYTES - free) / 1e9:.2g} GB more free disk, or SAESCOPE_HOME on a larger one"
+    short = (
+        f"{(need + SPARE_DISK_BYTES - free) / 1e9:.2g} GB more free disk, or SAESCOPE_HOME "
+        "on a larger one"
+    )
     smaller = replace(
         cfg,
         keep_checkpoints=1,
@@ -205,10 +212,12 @@ def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
     epochs = cfg.training_tokens / n_tokens if n_tokens else 0
     if epochs > MANY_EPOCHS:
         said.append(
-            f"The text has about {n_tokens:,} tokens: it is read {epochs:,.0f} times. More text makes a better SAE."
+            f"The text has about {n_tokens:,} tokens: it is read {epochs:,.0f} times. "
+            "More text makes a better SAE."
         )
     if cfg.n_steps < FEW_STEPS:
         said.append(
-            f"The run has {cfg.n_steps} steps: too few for a good SAE. Take more training_tokens or a smaller batch_size."
+            f"The run has {cfg.n_steps} steps: too few for a good SAE. Take more "
+            "training_tokens or a smaller batch_size."
         )
     return said

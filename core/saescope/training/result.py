@@ -1,4 +1,5 @@
-"""The SAE that a run ends with: architecture classes around the trained parameters, scaling and decoder norms folded in."""
+"""The SAE that a run ends with: architecture classes around the trained parameters, scaling and
+decoder norms folded in."""
 
 from typing import Any
 

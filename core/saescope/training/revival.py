@@ -1,4 +1,5 @@
-"""Which features are dead, and resampling them (Bricken et al. 2023); AuxK, pre-activation and ghost terms are part of the loss."""
+"""Which features are dead, and resampling them (Bricken et al. 2023); AuxK, pre-activation and
+ghost terms are part of the loss."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,7 +40,8 @@ def resample(
     objective: Objective,
     generator: torch.Generator,
 ) -> int:
-    """Point each dead feature at an input that is reconstructed badly (drawn by squared loss); returns how many."""
+    """Point each dead feature at an input that is reconstructed badly (drawn by squared loss);
+    returns how many."""
     params, dead = adam.params, deadness.mask.nonzero().flatten()
     n_dead = len(dead)
     if not n_dead or n_dead == len(deadness.idle):
@@ -67,7 +69,8 @@ def resample(
 
 
 def _bias(params: Params, x: Tensor, dead: Tensor, rate: float) -> Float[Tensor, " n_dead"]:
-    """With which each resampled feature fires as often as features do on average: at 0 it would fire on half of all positions."""
+    """With which each resampled feature fires as often as features do on average: at 0 it would
+    fire on half of all positions."""
     values = x[: max(64, _MOST_ENTRIES // len(dead))] @ params["encoder"][dead].T
     n_below = min(len(values), max(1, round(len(values) * (1 - rate))))
     threshold = params["threshold"][dead] if "threshold" in params else 0.0

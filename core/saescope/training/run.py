@@ -25,7 +25,8 @@ CONTEXT_SIZE = 256
 def train_config(
     model: LanguageModel, hook_name: str, *, expansion_factor: int = 0, **settings: Any
 ) -> TrainConfig:
-    """A configuration with what the model decides filled in: widths, and a context that it can read.
+    """A configuration with what the model decides filled in: widths, and a context that it can
+    read.
 
     Raises:
         HookError: the model has no such site.
@@ -55,7 +56,8 @@ def train(
     folder: Path | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> SAE:
-    """The SAE that this configuration trains. With a `folder`, checkpoints are kept there, and a run that was cut off goes on."""
+    """The SAE that this configuration trains. With a `folder`, checkpoints are kept there, and a
+    run that was cut off goes on."""
     model = model or load_model(*([config.model] if config.model else []))
     run = TrainingRun(config, model, folder=folder)
     run.go(report=report)
@@ -63,7 +65,8 @@ def train(
 
 
 class TrainingRun:
-    """One run; `go` returns at its end, or once `stop` is set, either way with a complete checkpoint in `folder`."""
+    """One run; `go` returns at its end, or once `stop` is set, either way with a complete
+    checkpoint in `folder`."""
 
     def __init__(
         self,
@@ -79,7 +82,8 @@ class TrainingRun:
 
         Raises:
             FormatError: CHECKPOINT_CORRUPT: there are checkpoints, but none is whole.
-            ConfigError: RESUME_MISMATCH, CHECKPOINT_MISMATCH: they are of other settings, or the text has changed.
+            ConfigError: RESUME_MISMATCH, CHECKPOINT_MISMATCH: they are of other settings, or the
+                text has changed.
         """
         self.cfg, self.model = cfg, model
         self.stop = stop or threading.Event()
@@ -105,7 +109,8 @@ class TrainingRun:
             return self.trainer.progress("stopped")
 
     def eta_s(self, *, step_s_per_token: float = 0.0) -> float | None:
-        """Seconds to go at the pace of the last minutes; before the first step `step_s_per_token` stands for its pace."""
+        """Seconds to go at the pace of the last minutes; before the first step `step_s_per_token`
+        stands for its pace."""
         harvest, step = self.source.rate.s_per_token, self.batches.rate.s_per_token
         if harvest is None:
             return None

@@ -1,4 +1,5 @@
-"""Scaling of activations before they reach the SAE, estimated on the first batches and folded into the weights at the end."""
+"""Scaling of activations before they reach the SAE, estimated on the first batches and folded into
+the weights at the end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from saescope.training.start import geometric_median
 
 EIGENVALUE_FLOOR = 1e-3
 DOMINATED = 4.0
-"""Times the mean distance from the centre beyond which a mean norm says nothing of how far activations vary."""
+"""Times the mean distance from the centre beyond which a mean norm says nothing of how far
+activations vary."""
 CENTRES = ("centre_in", "centre_out")
 
 
@@ -55,10 +57,12 @@ class Scaling:
 
 
 def estimate(cfg: TrainConfig, batches: Sequence[Batch]) -> Scaling:
-    """Mean norm sqrt(d) (Conerly et al. 2024), or zero mean and unit covariance (arXiv:2511.13981), as sae-lens does.
+    """Mean norm sqrt(d) (Conerly et al. 2024), or zero mean and unit covariance (arXiv:2511.13981),
+    as sae-lens does.
 
-    Where one dimension or all have a mean far beyond what varies, the norm is the mean's: scaled by it, activations would vary by less
-    than a JumpReLU's bandwidth. There the centre is taken out first, and put back into the biases at the end.
+    Where one dimension or all have a mean far beyond what varies, the norm is the mean's: scaled by
+    it, activations would vary by less than a JumpReLU's bandwidth. There the centre is taken out
+    first, and put back into the biases at the end.
     """
     if cfg.normalize_activations == "none":
         return Scaling()

@@ -1,4 +1,5 @@
-"""Learning rate and coefficients as plain functions of the step, so that resuming needs nothing but its number."""
+"""Learning rate and coefficients as plain functions of the step, so that resuming needs nothing but
+its number."""
 
 import math
 from typing import Literal
@@ -9,7 +10,8 @@ Shape = Literal["constant", "cosine"]
 def learning_rate(
     step: int, *, n_steps: int, peak: float, warm_up: int, decay: int, shape: Shape = "constant"
 ) -> float:
-    """Linear up over `warm_up` steps, constant or cosine down to a tenth, linear to 0 over the last `decay` steps (as sae-lens)."""
+    """Linear up over `warm_up` steps, constant or cosine down to a tenth, linear to 0 over the last
+    `decay` steps (as sae-lens)."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     middle = max(1, n_steps - warm_up - decay)

@@ -1,4 +1,5 @@
-"""Where a run starts from: random directions, then fitted to the first batches, so that nothing is dead and nothing has far to go."""
+"""Where a run starts from: random directions, then fitted to the first batches, so that nothing is
+dead and nothing has far to go."""
 
 from collections.abc import Sequence
 
@@ -16,9 +17,11 @@ _MOST_ENTRIES = 2**23
 
 
 def fit_start(params: Params, objective: Objective, batches: Sequence[Batch], *, l0: float) -> None:
-    """In place: b_dec at the geometric median of the outputs (as Gao et al. 2024, A.1), inputs centred where b_dec does not do that.
+    """In place: b_dec at the geometric median of the outputs (as Gao et al. 2024, A.1), inputs
+    centred where b_dec does not do that.
 
-    Where the L0 is free, the bias, or the threshold of a JumpReLU, is set so that START_DENSITY * l0 features are active a position.
+    Where the L0 is free, the bias, or the threshold of a JumpReLU, is set so that START_DENSITY *
+    l0 features are active a position.
     """
     x = torch.cat([batch.x for batch in batches])[:_MOST_POSITIONS]
     y = torch.cat([batch.y for batch in batches])[:_MOST_POSITIONS]
@@ -39,7 +42,8 @@ def fit_start(params: Params, objective: Objective, batches: Sequence[Batch], *,
 
 
 def geometric_median(x: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
-    """The point with the least sum of distances (Weiszfeld's iteration): a few huge activations do not move it, as they do the mean."""
+    """The point with the least sum of distances (Weiszfeld's iteration): a few huge activations do
+    not move it, as they do the mean."""
     median = x.mean(0)
     for _ in range(MEDIAN_ROUNDS):
         weights = 1 / (x - median).norm(dim=1).clamp(min=1e-6)

@@ -1,4 +1,5 @@
-"""The training loop: batches in, an SAE out; stops, resumes and fails without losing more than one interval."""
+"""The training loop: batches in, an SAE out; stops, resumes and fails without losing more than one
+interval."""
 
 import signal
 import threading
@@ -33,7 +34,8 @@ State = Literal["done", "stopped", "exhausted"]
 
 @runtime_checkable
 class Batches(Protocol):
-    """Where batches come from: [n, d_in], or a pair of input and output activations for a transcoder; its position can be saved."""
+    """Where batches come from: [n, d_in], or a pair of input and output activations for a
+    transcoder; its position can be saved."""
 
     def __next__(self) -> Tensor | tuple[Tensor, Tensor]: ...
 
@@ -123,7 +125,8 @@ class Trainer:
         now, then = asked.complete, started.complete
         if cfg is not None and now != then:
             raise ConfigError(
-                f"The run was started with other settings: { {name: then[name] for name in then if then[name] != now[name]} }.",
+                "The run was started with other settings: "
+                f"{ {name: then[name] for name in then if then[name] != now[name]} }.",
                 code="RESUME_MISMATCH",
                 hint="Resume without settings, or start a new run.",
             )
@@ -139,7 +142,8 @@ class Trainer:
         stop: threading.Event | None = None,
         report: Callable[[Progress], None] | None = None,
     ) -> Progress:
-        """Train to the end, or until `stop` is set; either way the last checkpoint is of the last step.
+        """Train to the end, or until `stop` is set; either way the last checkpoint is of the last
+        step.
 
         Raises:
             ResourceError: the disk is full (DISK_FULL); the last good checkpoint is untouched.
@@ -214,7 +218,8 @@ class Trainer:
         x, y = (given, given) if isinstance(given, Tensor) else given
         if x.shape[-1] != self.cfg.d_in or y.shape[-1] != self.cfg.chosen.d_out or len(x) != len(y):
             raise ConfigError(
-                f"A batch has shapes {tuple(x.shape)} -> {tuple(y.shape)}; this run maps {self.cfg.d_in} to {self.cfg.chosen.d_out}.",
+                f"A batch has shapes {tuple(x.shape)} -> {tuple(y.shape)}; this run "
+                f"maps {self.cfg.d_in} to {self.cfg.chosen.d_out}.",
                 code="DIM_MISMATCH",
             )
         x = x.to(self.device, torch.float32)
@@ -375,7 +380,8 @@ def _pending(tensors: Mapping[str, Tensor], device: torch.device) -> deque[Batch
 
 @contextmanager
 def stop_on_signals(*signals: signal.Signals) -> Generator[threading.Event]:
-    """An event that SIGTERM and SIGINT (by default) set instead of killing the process; main thread only."""
+    """An event that SIGTERM and SIGINT (by default) set instead of killing the process; main thread
+    only."""
     stop = threading.Event()
 
     def handle(_signal: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,5 @@
-"""`saescope`: the tools for people and scripts, and the server itself. `serve` takes the short way: no typer, no rich."""
+"""`saescope`: the tools for people and scripts, and the server itself. `serve` takes the short way:
+no typer, no rich."""
 
 import os
 import sys

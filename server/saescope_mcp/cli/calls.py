@@ -1,4 +1,5 @@
-"""A tool called from the command line: its SAE is loaded first, and what the load is at goes to stderr."""
+"""A tool called from the command line: its SAE is loaded first, and what the load is at goes to
+stderr."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -85,7 +86,8 @@ async def _call(
 
 
 def _handles(arguments: Mapping[str, Any]) -> list[str]:
-    """The SAEs that a call names; an empty one stands for the one that is meant where none is named."""
+    """The SAEs that a call names; an empty one stands for the one that is meant where none is
+    named."""
     items = [*arguments.get("edits", []), *arguments.get("features", [])]
     own = [item["sae"] for item in items if "sae" in item]
     named = [*([arguments["sae"]] if "sae" in arguments else []), *arguments.get("saes", [])]
@@ -96,7 +98,8 @@ def _handles(arguments: Mapping[str, Any]) -> list[str]:
 def _loads(
     state: AppState, handles: Sequence[str], loading: Mapping[str, Any]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """What is to be loaded, with the arguments of load_sae; a handle that nobody knows is left for the tool to refuse.
+    """What is to be loaded, with the arguments of load_sae; a handle that nobody knows is left for
+    the tool to refuse.
 
     What is said of a load is about the first SAE: the others load as they did before.
     """

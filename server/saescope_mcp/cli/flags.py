@@ -26,13 +26,15 @@ _ITEM = re.compile(
     r"((?P<sae>.+)#)?(?P<feature>[^=:@#]+)(=(?P<strength>[^:@]+))?(:(?P<mode>[^@]+))?(@(?P<positions>.+))?"
 )
 _ITEM_HELP = (
-    'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits also positions: "1234=0:ablate@3,4"; of another SAE than --sae: '
+    'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits also positions: '
+    '"1234=0:ablate@3,4"; of another SAE than --sae: '
     '"HANDLE#1234=4".'
 )
 
 
 def options_of(request: type[BaseModel]) -> list[inspect.Parameter]:
-    """One option for each argument; None means that it was not given. Several SAEs are named by `--sae` again and again."""
+    """One option for each argument; None means that it was not given. Several SAEs are named by
+    `--sae` again and again."""
     fields = _fields(request)
     return [
         _parameter(name, info)

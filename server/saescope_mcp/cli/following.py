@@ -1,4 +1,5 @@
-"""A tool that starts a job, at a terminal: how it goes is shown, and Ctrl-C stops it with a complete checkpoint."""
+"""A tool that starts a job, at a terminal: how it goes is shown, and Ctrl-C stops it with a
+complete checkpoint."""
 
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -30,7 +31,8 @@ def start_and_follow(
     console: Console,
     say: Callable[[str], None],
 ) -> Outcome:
-    """The document of the job once it has ended or was stopped; with --wait-s, what it is after that long."""
+    """The document of the job once it has ended or was stopped; with --wait-s, what it is after
+    that long."""
     arguments = arguments_from(tool.request, given)
     if "wait_s" in arguments:
         return call(tool, arguments, loading, say)
@@ -53,7 +55,8 @@ def start_and_follow(
 
 
 def follow(state: AppState, run_id: str, console: Console) -> Run:
-    """The run at its end. Ctrl-C asks it to stop; a second one leaves it alone: it stops by itself."""
+    """The run at its end. Ctrl-C asks it to stop; a second one leaves it alone: it stops by
+    itself."""
     try:
         return _show(state, run_id, console)
     except KeyboardInterrupt:
@@ -96,7 +99,8 @@ def _tell_plan(run: Run, console: Console) -> None:
 def live_display(console: Console) -> Generator[tuple[Progress, TaskID]]:
     # one text, which breaks between words: columns of their own would be cut within numbers
     said = TextColumn(
-        "{task.description}  {task.fields[count]}  {task.fields[measured]}  [dim]{task.fields[left]}[/]",
+        "{task.description}  {task.fields[count]}  {task.fields[measured]}  "
+        "[dim]{task.fields[left]}[/]",
         table_column=Column(overflow="fold"),
     )
     bar = [BarColumn(bar_width=20)] if console.width >= ROOM_FOR_BAR else []
@@ -108,7 +112,8 @@ def fields_of(run: Run) -> dict[str, Any]:
     progress, (done, total) = run.progress, kind_of(run).progress(run)
     latest = progress.get("metrics", {}).get("latest")
     measured = (
-        f"L0 {latest['l0']:.1f}  EV {latest['explained_variance']:.3f}  dead {latest['dead_share']:.1%}"
+        f"L0 {latest['l0']:.1f}  EV {latest['explained_variance']:.3f}  dead "
+        f"{latest['dead_share']:.1%}"
         if latest
         else ""
     )

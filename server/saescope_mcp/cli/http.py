@@ -1,4 +1,5 @@
-"""The HTTP server around the tools: no client, whatever it sends or leaves out, keeps it from ending."""
+"""The HTTP server around the tools: no client, whatever it sends or leaves out, keeps it from
+ending."""
 
 import os
 import threading
@@ -34,7 +35,8 @@ def serve_http(server: Server, *, host: str, port: int) -> None:
 
 
 def within(app: ASGIApp, *, body_s: float) -> ASGIApp:
-    """The application, for requests whose body comes; one whose next part takes longer than that is answered with 408."""
+    """The application, for requests whose body comes; one whose next part takes longer than that is
+    answered with 408."""
 
     async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +64,8 @@ def within(app: ASGIApp, *, body_s: float) -> ASGIApp:
 
 
 def answering(app: ASGIApp, *, max_bytes: int) -> ASGIApp:
-    """The application, for bodies that are messages; others get the answer that they would get on stdio, with 400 or 413."""
+    """The application, for bodies that are messages; others get the answer that they would get on
+    stdio, with 400 or 413."""
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -104,7 +107,8 @@ class _TooSlow(Exception):
 
 
 class _Endpoint(uvicorn.Server):
-    """Ends when it is asked to, even while a client holds a connection or a thread does not let go."""
+    """Ends when it is asked to, even while a client holds a connection or a thread does not let
+    go."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:

@@ -19,7 +19,8 @@ from saescope_mcp.state import AppState
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SWITCH_S = 0.0005
-"""How long a thread that computes in Python keeps the event loop waiting; by default it is ten times as long, at each read and write."""
+"""How long a thread that computes in Python keeps the event loop waiting; by default it is ten
+times as long, at each read and write."""
 
 
 class DroppingHandler(QueueHandler):
@@ -35,7 +36,8 @@ def serve(words: Sequence[str]) -> int:
     options = _parser().parse_args(words)
     if options.http and options.host not in LOOPBACK:
         return _refuse(
-            f"--host {options.host} is refused: saescope has no authentication, so it listens on loopback only {LOOPBACK}."
+            f"--host {options.host} is refused: saescope has no authentication, so it "
+            f"listens on loopback only {LOOPBACK}."
         )
     if options.http and (reason := _not_free(options.host, options.port)):
         return _refuse(
@@ -65,9 +67,8 @@ def serve(words: Sequence[str]) -> int:
         server.run("stdio")
     state.close()
     sys.stdout.flush()
-    os._exit(
-        0
-    )  # taking torch apart in good order, or waiting for a load, takes longer than a client waits; nothing is left to finish
+    # taking torch apart in good order, or waiting for a load, takes longer than a client waits
+    os._exit(0)
 
 
 def _not_free(host: str, port: int) -> str:

@@ -1,4 +1,5 @@
-"""Rows and pairs for a terminal of any width: a number is never cut, names fold, and rows that do not fit become blocks."""
+"""Rows and pairs for a terminal of any width: a number is never cut, names fold, and rows that do
+not fit become blocks."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Columns beside each other; printed with soft_wrap, for a file or a pipe, as wide as they are."""
+    """Columns beside each other; printed with soft_wrap, for a file or a pipe, as wide as they
+    are."""
 
     columns: Sequence[Column]
     title: str = ""
@@ -92,7 +94,8 @@ def pairs(values: Mapping[str, str]) -> Rows:
 
 
 def _fitted(columns: Sequence[Column], room: int) -> list[int]:
-    """Widths that fill no more than the room, the widest columns of text giving way; empty if there is none."""
+    """Widths that fill no more than the room, the widest columns of text giving way; empty if there
+    is none."""
     least = [column.least for column in columns]
     widths = [
         max(min(column.natural, room), low) for column, low in zip(columns, least, strict=True)

@@ -1,4 +1,5 @@
-"""The one way to a person's terminal: whatever models, datasets, labels or the hub wrote is text there, never a command to the terminal."""
+"""The one way to a person's terminal: whatever models, datasets, labels or the hub wrote is text
+there, never a command to the terminal."""
 
 import json
 from collections.abc import Iterable
@@ -26,13 +27,15 @@ class Terminal(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """What came as a finished text, such as a progress bar's, is cleaned here; cursor commands are rich's own."""
+        """What came as a finished text, such as a progress bar's, is cleaned here; cursor commands
+        are rich's own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=clean_output(segment.text))
 
 
 def json_line(document: Any) -> str:
-    """A document as one line of JSON; what a terminal would obey stands there as an escape, so nothing is lost."""
+    """A document as one line of JSON; what a terminal would obey stands there as an escape, so
+    nothing is lost."""
     written = json.dumps(document, ensure_ascii=False)
     return "".join(_escaped(char) if is_hidden(char) else char for char in written)
 

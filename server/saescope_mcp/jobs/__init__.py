@@ -1,4 +1,5 @@
-"""Work that outlasts a call: tasks of this process (loads, evaluations), and runs in processes of their own (trainings)."""
+"""Work that outlasts a call: tasks of this process (loads, evaluations), and runs in processes of
+their own (trainings)."""
 
 from saescope_mcp.jobs.locks import FileLock
 from saescope_mcp.jobs.runs import Runs

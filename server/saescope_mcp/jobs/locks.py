@@ -38,7 +38,8 @@ class FileLock:
             self._handle = None
 
     def is_held(self) -> bool:
-        """By another, or by another FileLock of this process. Nothing is written: the folder may be one that can only be read."""
+        """By another, or by another FileLock of this process. Nothing is written: the folder may be
+        one that can only be read."""
         try:
             handle = _opened(self.path)
         except FileNotFoundError:
@@ -49,7 +50,8 @@ class FileLock:
             os.close(handle)
 
     def is_lost(self) -> bool:
-        """Whether its file was deleted or replaced: another process may then hold a lock of this name too."""
+        """Whether its file was deleted or replaced: another process may then hold a lock of this
+        name too."""
         try:
             return self._handle is None or not os.path.samestat(
                 os.fstat(self._handle), self.path.stat()
@@ -71,7 +73,8 @@ class FileLock:
 
 @contextmanager
 def locked(path: Path, *, within_s: float = 5.0) -> Generator[None]:
-    """The block alone, among all processes that lock this file; after that long without them, for a stale lock must not stop us."""
+    """The block alone, among all processes that lock this file; after that long without them, for a
+    stale lock must not stop us."""
     lock = FileLock(path)
     lock.take(within_s=within_s)
     with lock:

@@ -1,4 +1,5 @@
-"""Runs from the outside: start one, ask about it, ask it to stop. What happens inside is `saescope_mcp.worker`."""
+"""Runs from the outside: start one, ask about it, ask it to stop. What happens inside is
+`saescope_mcp.worker`."""
 
 import os
 import shutil
@@ -17,7 +18,8 @@ from saescope_mcp.jobs.locks import FileLock
 from saescope_mcp.jobs.table import LIVE, ROW_FILE, Run, RunTable, kept_run, kept_text
 
 STARTING_S = 20.0
-"""A worker takes its lock within this time of being started; while its process is there, it may take longer:"""
+"""A worker takes its lock within this time of being started; while its process is there, it may
+take longer:"""
 SLOW_START_S = 300.0
 _children: list[subprocess.Popen[Any]] = []
 """Asked now and then, so that ended ones do not stay behind as zombies."""
@@ -144,7 +146,8 @@ class Runs:
         return self._spawn(replace(run, **changes)) if won else self.get(run.id)
 
     def cancel(self, run_id: str) -> Run:
-        """Ask a run to stop; one that has ended stays as it is, one that was interrupted will not be taken for unfinished any more."""
+        """Ask a run to stop; one that has ended stays as it is, one that was interrupted will not
+        be taken for unfinished any more."""
         run = self.get(run_id)
         if run.live:
             self.table.update(run_id, only_if=LIVE, cancel=True)
@@ -178,9 +181,11 @@ class Runs:
         except OSError as error:
             self.table.update(run.id, state="failed", message="failed", ended=time.time())
             raise ResourceError(
-                f"The process of {run.id} cannot be started in {folder}: {error.strerror} ({free_space(folder)}).",
+                f"The process of {run.id} cannot be started in {folder}: "
+                f"{error.strerror} ({free_space(folder)}).",
                 code="JOBS_UNAVAILABLE",
-                hint="Free space on the disk of SAESCOPE_HOME or make that folder writable, then call again.",
+                hint="Free space on the disk of SAESCOPE_HOME or make that folder writable, "
+                "then call again.",
             ) from error
         _children.append(child)
         self.table.update(run.id, pid=child.pid)
@@ -188,8 +193,10 @@ class Runs:
 
 
 def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
-    """In a group of its own: what ends this process, or a Ctrl-C in its terminal, does not reach it."""
-    # It finds what this process finds, from another folder; nothing is imported from that folder itself.
+    """In a group of its own: what ends this process, or a Ctrl-C in its terminal, does not reach
+    it."""
+    # It finds what this process finds, from another folder; nothing is imported from that folder
+    # itself.
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path if place),
@@ -205,7 +212,8 @@ def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
 
 
 def _kept_progress(run: Run) -> dict[str, Any]:
-    """Where a run goes on: at its checkpoint, not where it was cut off; without one at the start."""
+    """Where a run goes on: at its checkpoint, not where it was cut off; without one at the
+    start."""
     if not (run.checkpoint and run.progress):
         return {}
     progress: dict[str, Any] = {**run.progress, "eta_s": None}
@@ -217,7 +225,8 @@ def _kept_progress(run: Run) -> dict[str, Any]:
 
 
 def _is_starting(run: Run) -> bool:
-    """Whether its worker may be on its way to the lock; a slow machine takes its time, and the clock may have been set."""
+    """Whether its worker may be on its way to the lock; a slow machine takes its time, and the
+    clock may have been set."""
     has_begun = run.heartbeat > run.queued and run.phase != "waiting"  # one that waits begins anew
     if run.state != "queued" or has_begun:
         return False
@@ -230,7 +239,8 @@ def _is_starting(run: Run) -> bool:
 
 
 def _is_worker(pid: int | None, run_id: str) -> bool:
-    """Whether the process of this number is surely the run's worker: a child of this one, or /proc says so."""
+    """Whether the process of this number is surely the run's worker: a child of this one, or /proc
+    says so."""
     if any(child.pid == pid and child.poll() is None for child in _children):
         return True
     try:
@@ -264,11 +274,13 @@ def _name_taken(name: str) -> ConfigError:
 
 def _too_many(live: list[str], most_live: int) -> ResourceError:
     return ResourceError(
-        f"{len(live)} jobs are running or waiting, the most allowed (one runs, SAESCOPE_MAX_QUEUED_JOBS wait).",
+        f"{len(live)} jobs are running or waiting, the most allowed (one runs, "
+        "SAESCOPE_MAX_QUEUED_JOBS wait).",
         code="TOO_MANY_JOBS",
         got=len(live) + 1,
         allowed=most_live,
-        hint=f'Call job_status(job_id="{live[-1]}", wait_s=30) and wait, or cancel_job(job_id="{live[0]}").'
+        hint=f'Call job_status(job_id="{live[-1]}", wait_s=30) and wait, or '
+        f'cancel_job(job_id="{live[0]}").'
         if live
         else "Call job_status().",
     )

@@ -1,4 +1,5 @@
-"""The table of runs: one SQLite file for every server, worker and command line of this user. A row outlives them all."""
+"""The table of runs: one SQLite file for every server, worker and command line of this user. A row
+outlives them all."""
 
 import json
 import sqlite3
@@ -87,7 +88,8 @@ class RunTable:
         return next(iter(self._found("WHERE id = ?", run_id)), None)
 
     def add(self, run: Run, *, most_live: int) -> bool:
-        """Whether there was room for one more live run and its name was free; of two callers at once only one gets the last place."""
+        """Whether there was room for one more live run and its name was free; of two callers at
+        once only one gets the last place."""
         with _DATABASE.open(self.path) as db, transaction(db):
             if not _room(db, most_live) or (run.name and run.name in _names(db)):
                 return False
@@ -185,7 +187,8 @@ def _run(row: Row) -> Run:
 
 
 def _is_sound(_table: str, row: Row) -> bool:
-    """Whether every cell is of its kind: rows from before there were digests are taken at their word."""
+    """Whether every cell is of its kind: rows from before there were digests are taken at their
+    word."""
     try:
         run = _run(row)
     except (ValueError, TypeError):

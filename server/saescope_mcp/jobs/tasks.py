@@ -1,4 +1,5 @@
-"""Tasks of this process: started once, waited for by any number of calls, asked about later. Knows no SAE."""
+"""Tasks of this process: started once, waited for by any number of calls, asked about later. Knows
+no SAE."""
 
 import asyncio
 import time
@@ -72,7 +73,8 @@ class Jobs:
         return job
 
     async def wait(self, job: Job, seconds: float) -> None:
-        """Until the job has ended, or that long. A job whose only waiting call is cancelled ends too."""
+        """Until the job has ended, or that long. A job whose only waiting call is cancelled ends
+        too."""
         job.waiting += 1
         try:
             await asyncio.wait({job.task}, timeout=seconds)

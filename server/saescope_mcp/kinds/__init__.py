@@ -1,7 +1,7 @@
 """The kinds of jobs that run in processes of their own, one row each.
 
-A new kind is a row here, its module beside this one and its worker; job_status, cancel_job, the command line and the process of a
-job read the table.
+A new kind is a row here, its module beside this one and its worker; job_status, cancel_job, the
+command line and the process of a job read the table.
 """
 
 from saescope_mcp.jobs import Run

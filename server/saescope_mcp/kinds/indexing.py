@@ -37,7 +37,10 @@ def _summary(run: Run) -> str:
                 f"{row['sae']} ({row['n_fired']:,} of {row['n_features']:,} features fired)"
                 for row in rows
             ]
-            return f"Indexed {rows[0]['n_tokens']:,} tokens of {run.result['dataset']} for {', '.join(parts)}."
+            return (
+                f"Indexed {rows[0]['n_tokens']:,} tokens of {run.result['dataset']} for "
+                f"{', '.join(parts)}."
+            )
         case "queued":
             return f"{run.id}, indexing {saes}, is queued: {run.message}."
         case "running":
@@ -47,7 +50,10 @@ def _summary(run: Run) -> str:
         case "failed":
             return f"{run.id} failed at {n_tokens:,} tokens: {run.error.get('message', '')}"
         case _:
-            return f"{run.id} is {run.state} at {n_tokens:,} tokens: {'a checkpoint is kept' if run.checkpoint else 'nothing is kept'}."
+            return (
+                f"{run.id} is {run.state} at {n_tokens:,} tokens: "
+                f"{'a checkpoint is kept' if run.checkpoint else 'nothing is kept'}."
+            )
 
 
 def _next(run: Run) -> list[str]:

@@ -1,4 +1,5 @@
-"""What every kind of job says of itself, and what is the same for all of them: waiting, errors, durations."""
+"""What every kind of job says of itself, and what is the same for all of them: waiting, errors,
+durations."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +18,8 @@ LOOK_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of job: what starts it, what it has come to, how it goes on and who does the work."""
+    """One kind of job: what starts it, what it has come to, how it goes on and who does the
+    work."""
 
     tool: str
     """The name of the tool that starts such a job; it stands in the job's row."""
@@ -37,7 +39,8 @@ class Kind:
 
 
 async def ended(state: AppState, run: Run, *, within_s: Callable[[Run], float]) -> Run:
-    """The run once it has ended, or as it is after that long; the limit may depend on how far it is."""
+    """The run once it has ended, or as it is after that long; the limit may depend on how far it
+    is."""
     started = time.monotonic()
     while run.live and (left := within_s(run) - (time.monotonic() - started)) > 0:
         await anyio.sleep(min(LOOK_S, left))

@@ -41,7 +41,10 @@ def planned(plan: dict[str, Any]) -> str:
     if not plan["fits"]:
         change = f" It fits with {' or '.join(plan['change'])}." if plan["change"] else ""
         return f"The run needs {takes}: it does not fit.{change}"
-    return f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} tokens/s, {takes}."
+    return (
+        f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} "
+        f"tokens/s, {takes}."
+    )
 
 
 def _summary(run: Run) -> str:
@@ -52,8 +55,14 @@ def _summary(run: Run) -> str:
             return f"Dry run: {planned(plan)} Nothing was started."
         case "done":
             latest = run.progress["metrics"]["latest"] or {}
-            quality = f": L0 {latest['l0']:.1f}, explained variance {latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
-            return f"{run.result['sae']} is trained{quality if latest else ''} (on the last batch). It loads by its handle."
+            quality = (
+                f": L0 {latest['l0']:.1f}, explained variance "
+                f"{latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
+            )
+            return (
+                f"{run.result['sae']} is trained{quality if latest else ''} (on the last "
+                "batch). It loads by its handle."
+            )
         case "queued":
             return f"{run.id} has not started yet: {run.message}." + (
                 f" {planned(plan)}" if plan else ""

@@ -8,7 +8,8 @@ from saescope_mcp.tool.document import compact
 
 
 async def catalogue(state: AppState) -> str:
-    """Every release of published SAEs with its model and number of SAEs; find_saes searches in them."""
+    """Every release of published SAEs with its model and number of SAEs; find_saes searches in
+    them."""
     return await state.workers.run(_releases)
 
 

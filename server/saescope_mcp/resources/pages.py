@@ -1,4 +1,5 @@
-"""`sae://feature/<sae>/<feature>` as text/html, and `ui://saescope/feature.html` for clients with MCP Apps."""
+"""`sae://feature/<sae>/<feature>` as text/html, and `ui://saescope/feature.html` for clients with
+MCP Apps."""
 
 from dataclasses import asdict
 from functools import partial

@@ -21,7 +21,8 @@ class Resource:
 
     function: Callable[..., Awaitable[Content]]
     uri: str
-    """A template (RFC 6570) where it has variables: they are the function's parameters after the state."""
+    """A template (RFC 6570) where it has variables: they are the function's parameters after the
+    state."""
     title: str
     mime_type: str = "application/json"
 

@@ -1,6 +1,8 @@
-"""The skill page that fits this version, served by the server itself (MCP extension "Skills", SEP-2640).
+"""The skill page that fits this version, served by the server itself (MCP extension "Skills",
+SEP-2640).
 
-Clients of that extension list it with digests; all others see plain resources under skill://saescope/.
+Clients of that extension list it with digests; all others see plain resources under
+skill://saescope/.
 """
 
 import hashlib

@@ -34,7 +34,8 @@ class AttributeLogit(SAEsRequest):
     )
     method: Literal["gradient", "direct", "integrated_gradients"] = Field(
         default="gradient",
-        description="gradient: f * dlogit/df; direct: through the final norm only; integrated_gradients: averaged from zero.",
+        description="gradient: f * dlogit/df; direct: through the final norm only; "
+        "integrated_gradients: averaged from zero.",
     )
     k: Annotated[int, AtMost("max_k")] = Field(
         default=10, ge=1, description="(feature, position) pairs listed."

@@ -23,7 +23,8 @@ def _defaults() -> Settings:
 
 @dataclass(frozen=True)
 class AtMost:
-    """The upper bound of a number, a text's length or a list's length is the setting of this name."""
+    """The upper bound of a number, a text's length or a list's length is the setting of this
+    name."""
 
     setting: str
     both_sides: bool = False

@@ -27,7 +27,8 @@ def _without_description(schema: dict[str, Any]) -> None:
 
 
 def is_empty(value: object) -> bool:
-    """Leave out of a document what only calls with several SAEs have: those with one stay as they were."""
+    """Leave out of a document what only calls with several SAEs have: those with one stay as they
+    were."""
     return not value
 
 
@@ -71,7 +72,8 @@ IncludeSpecial = Annotated[bool, Field(description="Count position 0 and special
 Target = Annotated[
     Identifier,
     Field(
-        description='Predicted token, leading space kept, e.g. " Paris", or "#id". Empty: the most likely.'
+        description='Predicted token, leading space kept, e.g. " Paris", or "#id". Empty: the most '
+        "likely."
     ),
 ]
 Against = Annotated[
@@ -107,7 +109,8 @@ class SAEsRequest(Request):
     @field_validator("sae")
     @classmethod
     def _one_at_least(cls, sae: str, info: Any) -> str:
-        # A missing argument is said beside all else that is wrong, so it is looked for here: `saes` comes before.
+        # A missing argument is said beside all else that is wrong, so it is looked for here: `saes`
+        # comes before.
         if not sae and info.data.get("saes") == []:
             raise PydanticCustomError(
                 "missing_argument",

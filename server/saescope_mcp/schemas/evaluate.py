@@ -23,7 +23,8 @@ class EvaluateSae(Request):
     sae: SAEHandle
     dataset: LocalPath = Field(
         default="embedded",
-        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or "hf:owner/name[:split]"; held-out part.',
+        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or '
+        '"hf:owner/name[:split]"; held-out part.',
     )
     text_column: Identifier = Field(
         default="", description="Column of the text, where it is not obvious."
@@ -42,7 +43,8 @@ class EvaluateSae(Request):
 
 
 class EvaluateSaeReply(Reply):
-    """State "running": call job_status with `job_id`; what is not known yet, or cannot be measured on this text, is null."""
+    """State "running": call job_status with `job_id`; what is not known yet, or cannot be measured
+    on this text, is null."""
 
     state: Literal["done", "running"]
     job_id: str | None = None

@@ -18,7 +18,8 @@ class IndexFeatures(Request):
     )
     dataset: LocalPath = Field(
         default="embedded",
-        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or "hf:owner/name[:split]".',
+        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or '
+        '"hf:owner/name[:split]".',
     )
     text_column: Identifier = Field(default="", description="Column of the text.")
     n_tokens: Annotated[int, AtMost("max_index_tokens")] = Field(

@@ -1,4 +1,5 @@
-"""What clients send for a list and for an integer, and their users cannot correct: a list as JSON text, 2.0 for 2."""
+"""What clients send for a list and for an integer, and their users cannot correct: a list as JSON
+text, 2.0 for 2."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +9,8 @@ from pydantic import BaseModel
 
 
 def as_meant(model: type[BaseModel], sent: Any) -> Any:
-    """The arguments with such values replaced. All else stays as it was sent, and is refused if it does not fit."""
+    """The arguments with such values replaced. All else stays as it was sent, and is refused if it
+    does not fit."""
     if not isinstance(sent, Mapping):
         return sent
     kinds = {info.alias or name: info.annotation for name, info in model.model_fields.items()}

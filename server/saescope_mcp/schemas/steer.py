@@ -40,7 +40,8 @@ class SteeringFeature(Item):
     )
     mode: Mode = Field(
         default="add",
-        description="add strength, clamp to it, scale by it, ablate (to 0), project_out (the direction).",
+        description="add strength, clamp to it, scale by it, ablate (to 0), project_out (the "
+        "direction).",
     )
 
 

@@ -29,7 +29,8 @@ class TrainSae(Request):
     hook_name_out: Identifier = Field(default="", description="Transcoder: the site to predict.")
     dataset: LocalPath = Field(
         default="embedded",
-        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or "hf:owner/name[:split]".',
+        description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or '
+        '"hf:owner/name[:split]".',
     )
     architecture: Architecture = Field(default="topk", description="Kind of SAE.")
     expansion_factor: int = Field(
@@ -53,7 +54,8 @@ class TrainSae(Request):
     name: Name = Field(default="", description='e.g. "stories-l14"; empty: the job\'s id.')
     options: Annotated[list[Identifier], AtMost("max_options")] = Field(
         default=[],
-        description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body". A wrong name gets the right ones.',
+        description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body". A wrong '
+        "name gets the right ones.",
     )
     device: Identifier = Field(
         default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'

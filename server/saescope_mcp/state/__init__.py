@@ -1,4 +1,5 @@
-"""What the server holds: models and SAEs by handle, within a memory budget, one call at a time per model."""
+"""What the server holds: models and SAEs by handle, within a memory budget, one call at a time per
+model."""
 
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import Indexed, LoadedSAE

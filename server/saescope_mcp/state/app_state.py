@@ -34,9 +34,11 @@ class AppState:
         self.settings = settings
         self.workers = self._threads()
         self.loaders = self._threads()
-        """Threads apart for what opens files that a call names: a disk that does not answer holds up no other tool."""
+        """Threads apart for what opens files that a call names: a disk that does not answer holds
+        up no other tool."""
         self.records = Workers(RECORD_THREADS, 0.0)
-        """For the table of runs alone: work that takes long must not keep anybody from asking about it."""
+        """For the table of runs alone: work that takes long must not keep anybody from asking about
+        it."""
         self.jobs = Jobs(settings.keep_jobs)
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}
@@ -60,7 +62,8 @@ class AppState:
     async def ask(
         self, question: Callable[Concatenate[Runs, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """A method of `Runs`, in a thread: another process may keep the table locked for a while."""
+        """A method of `Runs`, in a thread: another process may keep the table locked for a
+        while."""
         return await self.records.run(partial(question, self.runs, *args, **kwargs))
 
     @asynccontextmanager
@@ -117,7 +120,8 @@ class AppState:
         return Room(total, int(total * self.settings.memory_share), used)
 
     def make_sure_of_counts(self, then: str, *, new_model: bool) -> None:
-        """Raises: ResourceError: too many models or SAEs are loaded; the hint names what to unload."""
+        """Raises: ResourceError: too many models or SAEs are loaded; the hint names what to
+        unload."""
         if new_model and len(self.models) >= self.settings.max_models:
             raise _no_room(
                 f"{len(self.models)} models are loaded, the most allowed (SAESCOPE_MAX_MODELS).",
@@ -142,7 +146,10 @@ class AppState:
                 for name, freed in self._freed_by_unloading().items()
                 if room.free + freed >= need
             ]
-            what = f"This load needs {_mb(need)}; {_mb(room.free)} of the budget of {_mb(room.budget)} are free (SAESCOPE_MEMORY_SHARE)."
+            what = (
+                f"This load needs {_mb(need)}; {_mb(room.free)} of the budget of "
+                f"{_mb(room.budget)} are free (SAESCOPE_MEMORY_SHARE)."
+            )
             raise _no_room(what, "OUT_OF_MEMORY_BUDGET", [*enough, *self.models], then)
 
     def drop_unused(self, slot: ModelSlot) -> None:
@@ -220,7 +227,10 @@ class AppState:
                 if close
                 else "load_sae() loads the embedded SAE."
             )
-        message = f"SAE {handle!r} is {'known but ' if source else ''}not loaded (loaded: {there}). Call load_sae first."
+        message = (
+            f"SAE {handle!r} is {'known but ' if source else ''}not loaded (loaded: "
+            f"{there}). Call load_sae first."
+        )
         return NotFoundError(
             message, code="SAE_NOT_LOADED", field="sae", got=handle, allowed=there, hint=hint
         )

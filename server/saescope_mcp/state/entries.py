@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 
 class Indexed(NamedTuple):
-    """The index of an SAE, if there is one, why others were passed over, and when the folder of its indexes was last changed."""
+    """The index of an SAE, if there is one, why others were passed over, and when the folder of its
+    indexes was last changed."""
 
     best: "FeatureIndex | None"
     passed_over: list[str]
@@ -66,7 +67,8 @@ class LoadedSAE:
     async def tokenize(
         self, texts: Sequence[str], *, chat: bool = False, from_file: bool = False
     ) -> "list[Tokens]":
-        """Tokens of each text, BOS as this SAE or else its model wants it; more of them may come from a file.
+        """Tokens of each text, BOS as this SAE or else its model wants it; more of them may come
+        from a file.
 
         Raises:
             ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
@@ -74,11 +76,13 @@ class LoadedSAE:
         return await self.run(self._tokenize, texts, chat, from_file)
 
     async def void_quizzes(self, texts: Sequence[str]) -> None:
-        """Quizzes that show one of these texts can no longer be answered: their features are about to be told."""
+        """Quizzes that show one of these texts can no longer be answered: their features are about
+        to be told."""
         await self.slot.workers.run(partial(_void, texts))
 
     def token_id(self, text: str, field: str) -> int | None:
-        """The one token of that text or "#id"; None for an empty text. An error names the argument `field`."""
+        """The one token of that text or "#id"; None for an empty text. An error names the argument
+        `field`."""
         return self.model.single_token(text, field) if text else None
 
     def _find_index(self) -> Indexed:

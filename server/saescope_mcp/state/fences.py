@@ -1,4 +1,5 @@
-"""Below which folders tools read and write: the settings' roots, and what saescope and Hugging Face keep themselves."""
+"""Below which folders tools read and write: the settings' roots, and what saescope and Hugging Face
+keep themselves."""
 
 import os
 from pathlib import Path

@@ -99,7 +99,8 @@ def peek(source: Source, settings: Settings) -> "SAEInfo":
 
 
 def model_of(source: Source, info: "SAEInfo", state: AppState) -> tuple[str, list[str]]:
-    """The model that was asked for, else the one that the SAE names; and what to say about that choice."""
+    """The model that was asked for, else the one that the SAE names; and what to say about that
+    choice."""
     from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL
 
     named = source.model or info.cfg.metadata.model_name
@@ -115,7 +116,8 @@ def model_of(source: Source, info: "SAEInfo", state: AppState) -> tuple[str, lis
     if not (source.release or source.path):
         return EMBEDDED_HANDLE, []
     return EMBEDDED_HANDLE, [
-        f'The embedded 4-bit copy of {named} is used; for the weights on the hub load with model="{named}".'
+        f"The embedded 4-bit copy of {named} is used; for the weights on the hub load "
+        f'with model="{named}".'
     ]
 
 

@@ -1,4 +1,5 @@
-"""Evaluations of this user, kept by the weights that they measured: a model card wants the last one, whichever process made it."""
+"""Evaluations of this user, kept by the weights that they measured: a model card wants the last
+one, whichever process made it."""
 
 import logging
 from contextlib import suppress
@@ -35,7 +36,8 @@ def remember(weights_hash: str, found: "Evaluation") -> None:
 
 
 def keep_sparsity(path: str, found: "Evaluation | FeatureIndex") -> None:
-    """sae-lens's sparsity.safetensors beside an SAE of our own, one that train_sae made; nothing is written beside others."""
+    """sae-lens's sparsity.safetensors beside an SAE of our own, one that train_sae made; nothing is
+    written beside others."""
     from saescope.saes.sparsity import write_sparsity
 
     if not path or not real_path(path).is_relative_to(real_path(trained_saes())):

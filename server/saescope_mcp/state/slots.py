@@ -1,4 +1,5 @@
-"""A loaded model and whose turn it is: two calls at once on one hooked model give wrong numbers without an error."""
+"""A loaded model and whose turn it is: two calls at once on one hooked model give wrong numbers
+without an error."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager

@@ -125,7 +125,8 @@ def model_name(model: str, settings: Settings) -> str:
 
 
 class KnownHandles:
-    """Handles of every SAE loaded so far, kept in `handles.json` so that they mean the same after a restart."""
+    """Handles of every SAE loaded so far, kept in `handles.json` so that they mean the same after a
+    restart."""
 
     def __init__(self) -> None:
         self._file = home() / "handles.json"

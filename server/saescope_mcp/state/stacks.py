@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class LoadedStack:
-    """What a tool works with while it is its turn, in the order in which the call names the SAEs."""
+    """What a tool works with while it is its turn, in the order in which the call names the
+    SAEs."""
 
     entries: tuple[LoadedSAE, ...]
 
@@ -68,7 +69,8 @@ class LoadedStack:
         return await self._speaker.tokenize(texts, chat=chat, from_file=from_file)
 
     def disagreement(self, *, chat: bool = False) -> list[str]:
-        """A warning where SAEs were trained with and without BOS: a text can be read in one way only."""
+        """A warning where SAEs were trained with and without BOS: a text can be read in one way
+        only."""
         wanting, doing_without = (
             [entry.handle for entry in self if entry.sae.cfg.metadata.prepend_bos is wish]
             for wish in (True, False)
@@ -76,15 +78,18 @@ class LoadedStack:
         if chat or not (wanting and doing_without):
             return []
         return [
-            f"{', '.join(wanting)} was trained with BOS, {', '.join(doing_without)} without: the text is read as "
-            f"{self._speaker.handle} was trained. Name another SAE first to read it in the other way."
+            f"{', '.join(wanting)} was trained with BOS, {', '.join(doing_without)} "
+            "without: the text is read as "
+            f"{self._speaker.handle} was trained. Name another SAE first to read it in "
+            "the other way."
         ]
 
     async def void_quizzes(self, texts: Sequence[str]) -> None:
         await self.first.void_quizzes(texts)
 
     def token_id(self, text: str, field: str) -> int | None:
-        """The one token of that text or "#id"; None for an empty text. An error names the argument `field`."""
+        """The one token of that text or "#id"; None for an empty text. An error names the argument
+        `field`."""
         return self.first.token_id(text, field)
 
     @property
@@ -128,7 +133,8 @@ def _require_own_sites(entries: Sequence[LoadedSAE]) -> None:
         there = at.setdefault(write_hook(entry.sae), entry)
         if there is not entry:
             raise MismatchError(
-                f"{there.handle} and {entry.handle} both write {write_hook(entry.sae)}: each would change what the other made.",
+                f"{there.handle} and {entry.handle} both write "
+                f"{write_hook(entry.sae)}: each would change what the other made.",
                 code="TWO_SAES_ON_SITE",
                 field="saes",
                 got=[there.handle, entry.handle],

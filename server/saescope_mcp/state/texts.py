@@ -27,7 +27,8 @@ class Given(NamedTuple):
 
 
 async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> Given:
-    """Raises: ArgumentError, NotFoundError, FormatError: a file may not be read, or holds no such texts."""
+    """Raises: ArgumentError, NotFoundError, FormatError: a file may not be read, or holds no such
+    texts."""
     single = [request.text] if isinstance(request, TextsRequest) and request.text else []
     texts, against, said = request.texts or single, list[str](), list[str]()
     if request.texts_file:
@@ -40,7 +41,8 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
             said.append(f"{len(against):,} of {Path(request.against_file).name}")
     if said and against and texts == against:
         raise ArgumentError(
-            "The texts and those that they are contrasted with are the same: nothing sets them apart.",
+            "The texts and those that they are contrasted with are the same: nothing "
+            "sets them apart.",
             code="CONFLICTING_ARGUMENTS",
             field="against_column",
             got=Path(request.texts_file).name,

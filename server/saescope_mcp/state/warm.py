@@ -1,7 +1,9 @@
-"""Imports where they keep nobody waiting: in a thread, once, and out of the garbage collector's rounds.
+"""Imports where they keep nobody waiting: in a thread, once, and out of the garbage collector's
+rounds.
 
-An import on the event loop holds up every client. So does a full collection in any thread (0.3 s with torch in memory), and Python
-starts one whenever a quarter more objects live than before; what `gc.freeze` has put aside is not looked at again.
+An import on the event loop holds up every client. So does a full collection in any thread (0.3 s
+with torch in memory), and Python starts one whenever a quarter more objects live than before; what
+`gc.freeze` has put aside is not looked at again.
 """
 
 import gc
@@ -29,7 +31,8 @@ def warm() -> None:
 
 @contextmanager
 def put_aside() -> Generator[None]:
-    """What the block imports is collected neither meanwhile nor later, if it is the first to import torch.
+    """What the block imports is collected neither meanwhile nor later, if it is the first to import
+    torch.
 
     Later no object may be put aside: a model that is let go of would stay in memory.
     """

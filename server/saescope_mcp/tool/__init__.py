@@ -1,4 +1,5 @@
-"""A tool is a plain function of state and request, and one line of data; what is common to all calls happens here, once."""
+"""A tool is a plain function of state and request, and one line of data; what is common to all
+calls happens here, once."""
 
 from saescope_mcp.tool.call import Link, Outcome, Tool
 from saescope_mcp.tool.document import document, next_call

@@ -1,4 +1,5 @@
-"""From a reply to the document that is sent: rounded, clean, within the token budget, with an id."""
+"""From a reply to the document that is sent: rounded, clean, within the token budget, with an
+id."""
 
 import hashlib
 import json
@@ -36,7 +37,8 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
 
 def next_call(tool: str, **arguments: object) -> str:
     """A call as one would write it: `top_features(sae="...", k=3)`."""
-    return f"{tool}({', '.join(f'{name}={json.dumps(value, ensure_ascii=False)}' for name, value in arguments.items())})"
+    given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return f"{tool}({', '.join(given)})"
 
 
 def tidy(value: Any, where: str = "result") -> Any:

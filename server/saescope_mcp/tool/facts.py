@@ -1,4 +1,5 @@
-"""What many replies say alike: what the numbers were computed with, and what was left out of them."""
+"""What many replies say alike: what the numbers were computed with, and what was left out of
+them."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -53,7 +54,8 @@ _T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 1
 
 
 def stands_out(effect: float, mean: float | None, sd: float | None, n: int) -> bool:
-    """Whether an effect is twice what controls do on average, and outside the 95 % interval in which one more control would fall."""
+    """Whether an effect is twice what controls do on average, and outside the 95 % interval in
+    which one more control would fall."""
     if mean is None:
         return True
     far = sd is None or abs(effect - mean) > _T95.get(n, 2.1) * sd * (1 + 1 / n) ** 0.5
@@ -110,7 +112,8 @@ def nothing_left(n_tokens: int) -> list[str]:
         []
         if n_tokens
         else [
-            "Every position was left out (position 0 and special tokens): use a longer text or include_special=true."
+            "Every position was left out (position 0 and special tokens): use a longer "
+            "text or include_special=true."
         ]
     )
 

@@ -1,4 +1,5 @@
-"""Pictures and pages that were asked for: PNG and HTML files below SAESCOPE_HOME, always beside the numbers that they show."""
+"""Pictures and pages that were asked for: PNG and HTML files below SAESCOPE_HOME, always beside the
+numbers that they show."""
 
 import json
 from pathlib import Path

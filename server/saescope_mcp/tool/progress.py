@@ -1,4 +1,5 @@
-"""A sign of life for the client while a call is at work: what the newest running job says, each second."""
+"""A sign of life for the client while a call is at work: what the newest running job says, each
+second."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -14,7 +15,8 @@ EVERY_S = 1.0
 
 @asynccontextmanager
 async def reported(context: Any, state: AppState) -> AsyncGenerator[None]:
-    """Report progress while the block runs, to a client that asked for it; its unit is seconds, since most ends are not known."""
+    """Report progress while the block runs, to a client that asked for it; its unit is seconds,
+    since most ends are not known."""
     async with anyio.create_task_group() as group:
         group.start_soon(_report, context, state)
         yield

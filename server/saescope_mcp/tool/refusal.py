@@ -1,4 +1,5 @@
-"""Every failure as one document: code, message, field, got, allowed, hint. The only place that catches everything."""
+"""Every failure as one document: code, message, field, got, allowed, hint. The only place that
+catches everything."""
 
 import errno
 import logging
@@ -103,13 +104,14 @@ def refusal(
     return _document(
         "INTERNAL",
         f"{tool} crashed ({type(error).__name__}); log id {log_id}.",
-        hint=f"This is a fault of saescope: report it with the server's stderr at {log_id}. Other calls still work: server_status().",
+        hint=f"This is a fault of saescope: report it with the server's stderr at {log_id}. "
+        "Other calls still work: server_status().",
     )
 
 
 def _is_of_the_caller(error: OSError) -> bool:
-    """Whether a file that is not ours is missing, or something else: what we keep or brought along should be there, and is our fault
-    if not."""
+    """Whether a file that is not ours is missing, or something else: what we keep or brought along
+    should be there, and is our fault if not."""
     if not isinstance(error.filename, str | bytes) or error.errno not in _NOT_THERE:
         return False
     file, ours = real_path(os.fsdecode(error.filename)), (home(), sys.prefix, *saescope.__path__)
@@ -117,7 +119,8 @@ def _is_of_the_caller(error: OSError) -> bool:
 
 
 def _of_the_disk(error: OSError) -> dict[str, str]:
-    """Whatever was being read or written, a disk that is full, read-only or broken is no fault of saescope."""
+    """Whatever was being read or written, a disk that is full, read-only or broken is no fault of
+    saescope."""
     place = Path(str(error.filename or home()))
     folder = place if place.is_dir() else place.parent
     if error.errno == errno.EIO:
@@ -131,7 +134,8 @@ def _of_the_disk(error: OSError) -> dict[str, str]:
 
 
 def _argument(field: str, request: type[BaseModel] | None) -> str:
-    """The core says "text" where a tool may call it "prompt", and "saes" where each feature names its own."""
+    """The core says "text" where a tool may call it "prompt", and "saes" where each feature names
+    its own."""
     other = {"text": "prompt", "saes": "sae"}.get(field, "")
     names = request.model_fields if request is not None else {}
     return other if other in names and field not in names else field
@@ -237,9 +241,13 @@ def _message(code: str, field: str, error: ErrorDetails, allowed: str) -> str:
             "ctx", {}
         ) or "actual_length" in error.get("ctx", {}):
             ctx = error.get("ctx", {})
-            return f"{field!r} has length {ctx.get('actual', ctx.get('actual_length'))}, allowed is {allowed}."
+            return (
+                f"{field!r} has length {ctx.get('actual', ctx.get('actual_length'))}, "
+                f"allowed is {allowed}."
+            )
         case "INVALID_STRING" | "INVALID_ID" | "INVALID_NAME" | "INVALID_REPO_ID":
-            return f"{field!r} {error['msg'] if error['type'] != 'string_unicode' else 'is no valid Unicode text'}."
+            torn = error["type"] == "string_unicode"
+            return f"{field!r} {'is no valid Unicode text' if torn else error['msg']}."
         case "INVALID_TYPE":
             return f"{field!r} must be {allowed}."
         case _:
@@ -289,7 +297,10 @@ def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[B
         case "OUT_OF_RANGE":
             value = error["input"]
             low, high = ctx.get("ge"), ctx.get("le")
-            return f"{again} {field}={low if high is None or (low is not None and value < low) else high}."
+            return (
+                f"{again} "
+                f"{field}={low if high is None or (low is not None and value < low) else high}."
+            )
         case "TOO_LONG" | "TOO_MANY_ITEMS":
             file = _FILES.get(field, "") if code == "TOO_MANY_ITEMS" else ""
             instead = f", or give them as a file: {file}" if file in model.model_fields else ""
@@ -301,13 +312,17 @@ def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[B
         case "INVALID_NAME":
             return f"{again} {field} as {_ALLOWED[code]}, without folders."
         case "INVALID_REPO_ID":
-            return f"{again} {field} as {'a local path, or ' if 'local' in error['msg'] else ''}a plain name."
+            return (
+                f"{again} {field} as "
+                f"{'a local path, or ' if 'local' in error['msg'] else ''}a plain name."
+            )
         case _:
             return f"{again} {field} as {_allowed(code, error, model, name)}."
 
 
 def _instead(name: str, model: type[BaseModel], *, outer: bool) -> str:
-    """What to do with an argument that there is not: many belong into each item of a list, others are spelled otherwise."""
+    """What to do with an argument that there is not: many belong into each item of a list, others
+    are spelled otherwise."""
     for there, items in _items(model).items() if outer else ():
         if inner := next((one for one in (name, name.removesuffix("s")) if one in items), ""):
             return f"without {name!r}: each of {there} names its own {inner!r}"

@@ -1,4 +1,5 @@
-"""Our tools in the SDK's clothes: published schemas, raw arguments past the SDK's lenient validation, error results with structure."""
+"""Our tools in the SDK's clothes: published schemas, raw arguments past the SDK's lenient
+validation, error results with structure."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -59,7 +60,8 @@ def bind(tool: Tool, state: AppState) -> BoundTool:
 
 
 class Server(MCPServer[Any]):
-    """Also answers a tool, a prompt or a prompt's argument that does not exist with an error that names the nearest one."""
+    """Also answers a tool, a prompt or a prompt's argument that does not exist with an error that
+    names the nearest one."""
 
     def __init__(self, *words: Any, max_message_bytes: int, **said: Any) -> None:
         super().__init__(*words, **said)
@@ -129,7 +131,8 @@ def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]
 
 
 def _limits(settings: Settings) -> Any:
-    """What a schema depends on, the folders left out, as a key: pyright does not see that frozen settings have a hash."""
+    """What a schema depends on, the folders left out, as a key: pyright does not see that frozen
+    settings have a hash."""
     return settings.model_copy(update={"read_roots": (), "write_roots": ()})
 
 
@@ -153,10 +156,13 @@ def _result(outcome: Outcome, links: Sequence[Link] = ()) -> CallToolResult:
 
 
 def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Without `$ref`s, titles and bounds that nobody meets: clients differ in the first, and every word is in every context."""
+    """Without `$ref`s, titles and bounds that nobody meets: clients differ in the first, and every
+    word is in every context."""
     definitions = schema.pop("$defs", {})
 
     def walk(node: Any, is_names: bool = False) -> Any:
+        if isinstance(node, str):
+            return " ".join(node.split())  # the lines of a docstring
         if isinstance(node, list):
             return [walk(item) for item in node]
         if not isinstance(node, dict):
@@ -175,7 +181,8 @@ def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def _idle(key: str, value: Any) -> bool:
-    """What a schema can go without; a text that is too long is refused all the same, and what may be left out is empty then."""
+    """What a schema can go without; a text that is too long is refused all the same, and what may
+    be left out is empty then."""
     return (
         key in ("title", "maxLength")
         or (key == "maximum" and value >= 2**31 - 1)

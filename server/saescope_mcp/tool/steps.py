@@ -1,7 +1,9 @@
-"""What the library says, in the words of the tools: the core knows no tool, and this is the one place that knows both.
+"""What the library says, in the words of the tools: the core knows no tool, and this is the one
+place that knows both.
 
-An error of the core carries a code and the facts that its next call is made of. `STEPS` has that call for each code whose step is
-another one for a tool than for the library; everywhere else it is enough to call the functions by the names of their tools.
+An error of the core carries a code and the facts that its next call is made of. `STEPS` has that
+call for each code whose step is another one for a tool than for the library; everywhere else it is
+enough to call the functions by the names of their tools.
 """
 
 import re
@@ -22,12 +24,14 @@ _TOOLS = {
 """The tool that does what a function of the library does."""
 _FUNCTION = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in _TOOLS))
 _SWITCHES = ("allow_mismatch", "dry_run", "include_special", "join_documents", "private", "skip")
-"""Arguments that the library's texts set; what a user's own text says, quoted there, stays as it is."""
+"""Arguments that the library's texts set; what a user's own text says, quoted there, stays as it
+is."""
 _SWITCH = re.compile(rf"\b({'|'.join(_SWITCHES)})=(True|False)\b")
 
 
 def as_tools_say(text: str) -> str:
-    """A text of the library with its functions under the names of their tools, and JSON's true and false."""
+    """A text of the library with its functions under the names of their tools, and JSON's true and
+    false."""
     text = _FUNCTION.sub(lambda found: _TOOLS[found[0]], text)
     return _SWITCH.sub(lambda found: found[0].lower(), text)
 
@@ -104,7 +108,8 @@ STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "QUIZ_USED": _another_quiz,
     "SITE_NOT_FOUND": _another_hook,
     "TOO_FEW_TEXTS": lambda hint, facts: (
-        'For one text against one other, call top_features(text=..., against=[...], rank_by="contrast").'
+        "For one text against one other, call top_features(text=..., against=[...], "
+        'rank_by="contrast").'
     ),
     "TOO_MANY_ITEMS": lambda hint, facts: (
         "Split the file, or start the server with SAESCOPE_MAX_FILE_TEXTS set."

@@ -1,6 +1,8 @@
-"""An answer to whatever comes in and is no message, where the SDK drops it; and standard input in lines of bounded length.
+"""An answer to whatever comes in and is no message, where the SDK drops it; and standard input in
+lines of bounded length.
 
-JSON-RPC 2.0, section 5.1: -32700 is for what is no JSON, -32600 for JSON that is no request; the id is null where none can be read.
+JSON-RPC 2.0, section 5.1: -32700 is for what is no JSON, -32600 for JSON that is no request; the id
+is null where none can be read.
 """
 
 import json
@@ -92,7 +94,8 @@ def _error(raw: bytes, code: int, message: str) -> JSONRPCError:
 
 
 def id_in(raw: bytes) -> int | str | None:
-    """The id of a message that need not be JSON: the value of "id" in the outermost object, if it can be one."""
+    """The id of a message that need not be JSON: the value of "id" in the outermost object, if it
+    can be one."""
     tokens = (match[0] for match in _TOKEN.finditer(raw[:_ID_CHARS].decode(errors="replace")))
     depth, before = 0, ["", "", ""]
     for token in tokens:
@@ -116,7 +119,8 @@ def _is_response(raw: bytes) -> bool:
 
 @contextmanager
 def private_stdin() -> Generator[BufferedIOBase]:
-    """The wire, while descriptor 0 is the null device: a child or a stray read takes nothing from it.
+    """The wire, while descriptor 0 is the null device: a child or a stray read takes nothing from
+    it.
 
     Never closed: a thread may still wait at it when the server ends.
     """

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 
 
 async def attribute_logit(state: AppState, request: AttributeLogit) -> AttributeLogitReply:
-    """Why the model predicts a token: the features that its logit rests on, each estimated and then measured by ablation; use it to explain
-    a prediction. `joint` ablates all together and compares with random features of like activation; `error_share` is what the SAE does
-    not see; `agreement` correlates estimate and measurement. Trust measured_effect over attribution."""
+    """Why the model predicts a token: the features that its logit rests on, each estimated and then
+    measured by ablation; use it to explain a prediction. `joint` ablates all together and compares
+    with random features of like activation; `error_share` is what the SAE does not see; `agreement`
+    correlates estimate and measurement. Trust measured_effect over attribution."""
     async with state.use_all(request.handles) as stack:
         tokens, found = await _attribute(stack, request)
     labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in found.features])
     return AttributeLogitReply(
-        summary=f"{_summary(found, stack)} {left_out(found.n_left_out, [tokens], n_sinks=found.n_sinks)}",
+        summary=f"{_summary(found, stack)} "
+        f"{left_out(found.n_left_out, [tokens], n_sinks=found.n_sinks)}",
         warnings=[*found.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=_next(request, found, tokens, stack),
         evidence=_evidence(found),
@@ -136,12 +138,16 @@ def _measured(joint: Joint, n: int, what: str) -> str:
         who = f"Together the {n} listed features cause" if n > 1 else "The listed feature causes"
         effect = f"{joint.measured_effect:.3g} of the {what}, measured by ablation"
         return f"{who} {effect}{_beside(joint, sign=1)}"
-    change = f"Ablating what is listed, all together, changes the {what} by {-joint.measured_effect:+.3g}"
+    change = (
+        f"Ablating what is listed, all together, changes the {what} by "
+        f"{-joint.measured_effect:+.3g}"
+    )
     return f"{change}: not clearly more than controls do{_beside(joint, sign=-1)}"
 
 
 def _beside(joint: Joint, *, sign: int) -> str:
-    """What controls do, counted as the sentence counts the effect: what features cause (1), or the change when they are ablated (-1)."""
+    """What controls do, counted as the sentence counts the effect: what features cause (1), or the
+    change when they are ablated (-1)."""
     if joint.control_mean is None:
         return ""
     return (

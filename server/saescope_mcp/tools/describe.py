@@ -34,9 +34,10 @@ APP_URI = "ui://saescope/feature.html"
 
 
 async def describe_feature(state: AppState, request: DescribeFeature) -> DescribeFeatureReply:
-    """What one feature is: how often and strongly it fires, examples over its range, promoted and suppressed tokens, near and co-firing
-    features, labels with scores. Use it before naming or steering a feature. Examples need index_features. `page` is the whole card. A
-    label without a score is a guess."""
+    """What one feature is: how often and strongly it fires, examples over its range, promoted and
+    suppressed tokens, near and co-firing features, labels with scores. Use it before naming or
+    steering a feature. Examples need index_features. `page` is the whole card. A label without a
+    score is a guess."""
     entry = state.require(request.sae)
     warnings = await fetch_labels(state, entry, [request.feature]) if request.neuronpedia else []
     card = await card_of(
@@ -109,7 +110,8 @@ def _summary(card: "FeatureCard", labels: list[ShortLabel]) -> str:
     if labels:
         score = labels[0].score
         tested = (
-            f"balanced accuracy {score.balanced_accuracy:.2f} of {score.n} items, {labels[0].verdict}"
+            f"balanced accuracy {score.balanced_accuracy:.2f} of {score.n} items, "
+            f"{labels[0].verdict}"
             if score
             else "not tested"
         )
@@ -119,7 +121,10 @@ def _summary(card: "FeatureCard", labels: list[ShortLabel]) -> str:
     if card.density is None or card.corpus is None:
         return f"{name} {called}; without an index, where it fires is unknown."
     if card.max_activation is None:
-        return f"{name} {called}; it never fired on {card.corpus.n_tokens:,} tokens of {card.corpus.dataset}."
+        return (
+            f"{name} {called}; it never fired on {card.corpus.n_tokens:,} tokens of "
+            f"{card.corpus.dataset}."
+        )
     fires = (
         f"fires on {100 * card.density:.3g}% of {card.corpus.n_tokens:,} tokens "
         f"of {card.corpus.dataset}, at most {card.max_activation:.3g}"

@@ -17,8 +17,9 @@ _PICKLES = (".pt", ".pth")
 
 
 async def find_saes(state: AppState, request: FindSaes) -> FindSaesReply:
-    """Find published SAEs by words, model, layer, site or architecture, when you do not know release and sae_id. Searches a catalogue of
-    13,857 SAEs in 170 releases on this machine, without the network. Any other Hugging Face repository loads as well:
+    """Find published SAEs by words, model, layer, site or architecture, when you do not know
+    release and sae_id. Searches a catalogue of 13,857 SAEs in 170 releases on this machine, without
+    the network. Any other Hugging Face repository loads as well:
     load_sae(release="owner/name", sae_id="folder")."""
     page, without = await state.workers.run(partial(_search, request))
     end = request.offset + len(page.saes)
@@ -69,12 +70,19 @@ def _said(request: FindSaes) -> dict[str, Any]:
 def _summary(request: FindSaes, page: "Page", without: dict[str, int]) -> str:
     if page.saes:
         here = sum(row.cached for row in page.saes)
-        return f"{page.total:,} published SAEs fit; {len(page.saes)} listed, {here} of them on this machine."
+        return (
+            f"{page.total:,} published SAEs fit; {len(page.saes)} listed, {here} of them "
+            "on this machine."
+        )
     if page.total:
         return f"{page.total:,} published SAEs fit, none of them from offset {request.offset} on."
     hints = [f"nearest names: {', '.join(page.nearest)}"] if page.nearest else []
     hints += [f"without {name} {total:,} would" for name, total in without.items()]
-    return f"No published SAE fits{': ' if hints else '.'}{'; '.join(hints)}{'.' if hints else ' Use fewer or shorter words.'}"
+    return (
+        "No published SAE "
+        f"fits{': ' if hints else '.'}{'; '.join(hints)}"
+        f"{'.' if hints else ' Use fewer or shorter words.'}"
+    )
 
 
 def _warnings(page: "Page", *, allowed: bool) -> list[str]:
@@ -82,7 +90,8 @@ def _warnings(page: "Page", *, allowed: bool) -> list[str]:
     if not n_pickles or allowed:
         return []
     return [
-        f"{n_pickles} of those listed are .pt files (pickles): they load only where SAESCOPE_ALLOW_PICKLE=1 is set."
+        f"{n_pickles} of those listed are .pt files (pickles): they load only where "
+        "SAESCOPE_ALLOW_PICKLE=1 is set."
     ]
 
 

@@ -20,8 +20,9 @@ _SAME = ("saes", "model", "dataset", "text")
 
 
 async def index_features(state: AppState, request: IndexFeatures) -> IndexFeaturesReply:
-    """Read a corpus once and keep for every feature of a loaded SAE densities, maxima, examples, co-firing partners and quiz texts: what
-    describe_feature, quiz_feature and unit="max" rest on. Once per SAE and corpus; load_sae finds it. A job in a process of its own:
+    """Read a corpus once and keep for every feature of a loaded SAE densities, maxima, examples,
+    co-firing partners and quiz texts: what describe_feature, quiz_feature and unit="max" rest on.
+    Once per SAE and corpus; load_sae finds it. A job in a process of its own:
     follow it with job_status; the same call goes on where it was cut off."""
     loaded = [state.require(handle) for handle in dict.fromkeys([request.sae, *request.also])]
     _require_one_model(loaded)
@@ -51,7 +52,8 @@ def _require_one_model(loaded: list[LoadedSAE]) -> None:
 async def _settings(
     state: AppState, loaded: list[LoadedSAE], request: IndexFeatures
 ) -> dict[str, Any]:
-    """What the worker needs to load the same again, and everything that can be refused before one is started."""
+    """What the worker needs to load the same again, and everything that can be refused before one
+    is started."""
     settings, slot = state.settings, loaded[0].slot
     dataset = dataset_name(request.dataset, settings)
     await state.loaders.run(partial(_look, dataset, request, loaded, list(settings.read_roots)))
@@ -79,7 +81,8 @@ async def _settings(
 
 
 def _look(dataset: str, request: IndexFeatures, loaded: list[LoadedSAE], roots: list[Path]) -> None:
-    """Raises what is wrong with the text, with the SAEs together, or where the indexes are to go."""
+    """Raises what is wrong with the text, with the SAEs together, or where the indexes are to
+    go."""
     from saescope.activations import open_dataset, require_text
     from saescope.checkpoints import require_writable
     from saescope.features.index import IndexConfig, shared_bos
@@ -104,7 +107,8 @@ def _fingerprint(dataset: str) -> list[list[Any]]:
 
 
 async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, Any]) -> Run:
-    """The run of these arguments: the one that is live or done, one that was cut off and goes on, or a new one."""
+    """The run of these arguments: the one that is live or done, one that was cut off and goes on,
+    or a new one."""
     asked = request.model_dump(exclude={"wait_s", "response_format"}, exclude_defaults=True)
     most_live = 1 + state.settings.max_queued_jobs
     for run in await state.ask(Runs.all):

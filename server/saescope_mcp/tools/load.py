@@ -32,10 +32,12 @@ from saescope_mcp.tool.facts import provenance
 
 
 async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
-    """Load an SAE and its language model, before any other tool: a release of find_saes, any Hugging Face repository as "owner/name", or a
-    local folder or file in any known format (SAELens, Gemma Scope and 15 more); without arguments the embedded SmolLM2-135M SAE (first
-    use downloads 93 MB). Returns the handle `sae` that the other tools take ("smollm2-135m/14.resid_post"), and a check on a probe
-    text: read its verdict. Longer than wait_s: call job_status. Loading the same thing twice is free."""
+    """Load an SAE and its language model, before any other tool: a release of find_saes, any
+    Hugging Face repository as "owner/name", or a local folder or file in any known format (SAELens,
+    Gemma Scope and 15 more); without arguments the embedded SmolLM2-135M SAE (first use downloads
+    93 MB). Returns the handle `sae` that the other tools take ("smollm2-135m/14.resid_post"), and a
+    check on a probe text: read its verdict. Longer than wait_s: call job_status. Loading the same
+    thing twice is free."""
     look_up = partial(source_of, request, state)
     source = (
         await state.loaders.run(look_up) if request.release else look_up()
@@ -58,8 +60,9 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
 
 
 async def unload(state: AppState, request: Unload) -> UnloadReply:
-    """Free the memory of an SAE, or of a model with all its SAEs, when a load does not fit or work is done. Waits for a running call.
-    Nothing on disk is touched; the handle stays known and loads again."""
+    """Free the memory of an SAE, or of a model with all its SAEs, when a load does not fit or work
+    is done. Waits for a running call. Nothing on disk is touched; the handle stays known and loads
+    again."""
     freed, names = await state.unload(request.handle)
     done = (
         f"Unloaded {', '.join(names)}: {freed / 1e6:,.0f} MB freed."
@@ -76,7 +79,8 @@ async def unload(state: AppState, request: Unload) -> UnloadReply:
 
 
 def source_of(request: LoadSae, state: AppState) -> Source:
-    """What the request names, with paths resolved and checked, and one name for an SAE that the catalogue has under several."""
+    """What the request names, with paths resolved and checked, and one name for an SAE that the
+    catalogue has under several."""
     from saescope.hub import first_name
 
     release, sae_id = first_name(request.release, request.sae_id) if request.release else ("", "")
@@ -102,8 +106,11 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     )
     quality += [f"CE score {check.ce_score:.2f}"] if check.ce_score is not None else []
     return LoadSaeReply(
-        summary=f"{entry.handle} is ready: {cfg.architecture} SAE with {cfg.d_sae} features at {cfg.metadata.hook_name} "
-        f"of {entry.model.name}. On the probe text: {', '.join([f'L0 {check.l0:.1f}', *quality])}; {check.verdict}. {_said_of(indexed)}",
+        summary=f"{entry.handle} is ready: {cfg.architecture} SAE with {cfg.d_sae} features at "
+        f"{cfg.metadata.hook_name} "
+        f"of {entry.model.name}. On the probe text: "
+        f"{', '.join([f'L0 {check.l0:.1f}', *quality])}; {check.verdict}. "
+        f"{_said_of(indexed)}",
         warnings=[*entry.warnings, *indexed.passed_over],
         next=_after(entry),
         evidence="observed",
@@ -176,8 +183,8 @@ async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSa
         (handle for handle, (other, _) in state.known.all().items() if other == source), None
     )
     return LoadSaeReply(
-        summary=f"Dry run: {cfg.architecture} SAE with {cfg.d_sae} features at {cfg.metadata.hook_name}, format {info.dialect}. "
-        + _size(total, room.free, fits),
+        summary=f"Dry run: {cfg.architecture} SAE with {cfg.d_sae} features at "
+        f"{cfg.metadata.hook_name}, format {info.dialect}. " + _size(total, room.free, fits),
         warnings=[
             *warnings,
             *([cfg.metadata.note] if cfg.metadata.note else []),
@@ -206,7 +213,10 @@ def _size(total: int, free: int, fits: bool | None) -> str:
         f"{free / 1e6:,.0f} MB of the budget are free. Nothing was loaded.",
     )
     if fits is None:
-        return f"Loading would take {mb} and a model whose size is not known before its download; {there}"
+        return (
+            f"Loading would take {mb} and a model whose size is not known before its "
+            f"download; {there}"
+        )
     return f"Loading would take {mb}: it {'fits' if fits else 'does not fit'}; {there}"
 
 
@@ -215,7 +225,8 @@ def _pickles(files: tuple[str, ...], state: AppState) -> list[str]:
     if not names or state.settings.allow_pickle:
         return []
     return [
-        f"{names[0]} is a pickle: unless it was converted before, it loads only where SAESCOPE_ALLOW_PICKLE=1 is set."
+        f"{names[0]} is a pickle: unless it was converted before, it loads only where "
+        "SAESCOPE_ALLOW_PICKLE=1 is set."
     ]
 
 

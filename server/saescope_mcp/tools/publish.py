@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
-    """Write an SAE, with a model card (metrics, provenance, how to load it), into a new folder or a Hugging Face repository, in a layout
-    that sae-lens and saescope load. A dry run unless dry_run=false: show the user what would be written where, and ask. Nothing is
-    overwritten. Run evaluate_sae before. The token comes from HF_TOKEN."""
+    """Write an SAE, with a model card (metrics, provenance, how to load it), into a new folder or a
+    Hugging Face repository, in a layout that sae-lens and saescope load. A dry run unless
+    dry_run=false: show the user what would be written where, and ask. Nothing is overwritten. Run
+    evaluate_sae before. The token comes from HF_TOKEN."""
     if request.repo_id and state.settings.offline:
         raise OfflineError(
             "A repository needs the network, which SAESCOPE_OFFLINE forbids.",
@@ -86,7 +87,8 @@ async def _given(state: AppState, request: PublishSae) -> "Source | SAE":
 
 
 async def _local_model(state: AppState, request: PublishSae) -> str:
-    """The folder or file of the model, which the published name does not tell; empty for a model of the hub."""
+    """The folder or file of the model, which the published name does not tell; empty for a model of
+    the hub."""
     if request.job_id:
         model = (await state.ask(Runs.get, request.job_id)).settings["model"]
     else:

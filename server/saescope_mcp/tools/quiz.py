@@ -27,12 +27,14 @@ N_SIMILAR = 5
 
 
 async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureReply:
-    """A blind test of a label: short texts that no card shows; the feature fires on half. Write the label first, judge each item by it
-    alone, then call label_feature with one boolean an item, in order. Running tools on these texts voids the quiz."""
+    """A blind test of a label: short texts that no card shows; the feature fires on half. Write the
+    label first, judge each item by it alone, then call label_feature with one boolean an item, in
+    order. Running tools on these texts voids the quiz."""
     entry = state.require(request.sae)
     quiz = await state.workers.run(partial(_quiz, entry, request, (await entry.indexed()).best))
     return QuizFeatureReply(
-        summary=f"Quiz {quiz.id} on feature {request.feature}: {len(quiz.items)} texts. Detection items: does the feature fire anywhere in "
+        summary=f"Quiz {quiz.id} on feature {request.feature}: {len(quiz.items)} texts. "
+        "Detection items: does the feature fire anywhere in "
         "the text? Fuzzing items: does it fire on the token between ⟦ and ⟧?",
         warnings=quiz.warnings,
         next=[
@@ -52,8 +54,9 @@ async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureRepl
 
 
 async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureReply:
-    """Store what a feature fires on, in words; with quiz_id and answers also how well the label predicts it: balanced accuracy with a 95 %
-    interval (0.5 is chance). Without a quiz it is kept as not tested."""
+    """Store what a feature fires on, in words; with quiz_id and answers also how well the label
+    predicts it: balanced accuracy with a 95 % interval (0.5 is chance). Without a quiz it is kept
+    as not tested."""
     entry = state.require(request.sae)
     label, others = await state.workers.run(
         partial(_label, entry, request, state.settings.label_source)
@@ -91,7 +94,8 @@ def _quiz(entry: LoadedSAE, request: QuizFeature, index: "FeatureIndex | None") 
     _require_feature(entry, request.feature)
     if index is None:
         raise NotFoundError(
-            f"There is no index of {entry.handle}: a quiz needs texts on which the feature is known to fire or not.",
+            f"There is no index of {entry.handle}: a quiz needs texts on which the "
+            "feature is known to fire or not.",
             code="NOT_INDEXED",
             field="sae",
             got=entry.handle,

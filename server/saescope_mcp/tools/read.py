@@ -41,8 +41,9 @@ READ_ONLY = ToolAnnotations(
 
 
 async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
-    """Which features fire at each token of a text; use it to see where something happens. Per token: L0 and the strongest features;
-    overall: how well the SAE reconstructs this text. Position 0 and special tokens are left out unless asked for."""
+    """Which features fire at each token of a text; use it to see where something happens. Per
+    token: L0 and the strongest features; overall: how well the SAE reconstructs this text. Position
+    0 and special tokens are left out unless asked for."""
     state.require_all(request.handles)
     given = await given_texts(
         state, request
@@ -85,8 +86,9 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
 
 
 async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesReply:
-    """Which features fire on a text, strongest first; the start of most questions about what a model represents. Each comes with where it
-    fires most and the tokens that it promotes. rank_by="contrast" with `against` finds what sets the texts apart from others."""
+    """Which features fire on a text, strongest first; the start of most questions about what a
+    model represents. Each comes with where it fires most and the tokens that it promotes.
+    rank_by="contrast" with `against` finds what sets the texts apart from others."""
     state.require_all(request.handles)
     given = await given_texts(state, request)
     async with state.use_all(request.handles) as stack:
@@ -97,7 +99,8 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     first = ranking.features[0] if ranking.features else None
     steps = _about(stack.entries[first.sae].handle, first.feature) if first else []
     return TopFeaturesReply(
-        summary=f"{given.said}{ranking.total} features fire on {ranking.n_tokens} tokens; listed by {request.rank_by}. "
+        summary=f"{given.said}{ranking.total} features fire on {ranking.n_tokens} tokens; "
+        f"listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens, n_sinks=ranking.n_sinks),
         warnings=[
             *nothing_left(ranking.n_tokens),

@@ -12,8 +12,8 @@ from saescope_mcp.tool import Tool, next_call
 
 
 async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
-    """Stop a job: a training or an indexing leaves a complete checkpoint, from which the call in `next` goes on; a load or an evaluation
-    leaves nothing. What has ended stays as it is."""
+    """Stop a job: a training or an indexing leaves a complete checkpoint, from which the call in
+    `next` goes on; a load or an evaluation leaves nothing. What has ended stays as it is."""
     if job := state.jobs.find(request.job_id):
         return await _cancel_task(state, job)
     run = await state.ask(Runs.cancel, request.job_id)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 MOST_CONTRASTED = 40
-"""Features of a contrast: its half that is held out tests all of them, so they come in one reply."""
+"""Features of a contrast: its half that is held out tests all of them, so they come in one
+reply."""
 SCORE_BYTES = 24
 """Memory that a contrast takes per text and feature: scores, those of equal length, and ranks."""
 SEED = 0
@@ -34,9 +35,10 @@ SEED = 0
 
 
 async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:
-    """Find features by words of their labels (query), by tokens that they promote (tokens), by texts that they fire on (texts), or by what
-    tells these texts from others (against) or two models apart (against_sae): chosen on one half, tested on the other. Give 30 texts a
-    side; fewer than 8 confirm nothing."""
+    """Find features by words of their labels (query), by tokens that they promote (tokens), by
+    texts that they fire on (texts), or by what tells these texts from others (against) or two
+    models apart (against_sae): chosen on one half, tested on the other. Give 30 texts a side; fewer
+    than 8 confirm nothing."""
     entry = state.require(request.sae)
     asked = (
         await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
@@ -130,7 +132,8 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
 async def _both(
     state: AppState, request: FindFeatures
 ) -> "AsyncGenerator[tuple[LoadedSAE, LoadedSAE | None]]":
-    """Turns on both models, always in the same order, so that two such calls never wait for each other."""
+    """Turns on both models, always in the same order, so that two such calls never wait for each
+    other."""
     if not request.against_sae:
         async with state.use(request.sae) as loaded:
             yield loaded, None
@@ -143,7 +146,8 @@ async def _both(
             field="against_sae",
             got=request.against_sae,
             allowed="a handle of the same weights on another loaded model",
-            hint='Load the SAE once per model: load_sae(path="...", model="the other model", allow_mismatch=true).',
+            hint='Load the SAE once per model: load_sae(path="...", model="the other '
+            'model", allow_mismatch=true).',
         )
     first, second = sorted([request.sae, request.against_sae])
     async with state.use(first), state.use(second):
@@ -158,7 +162,8 @@ def _contrasted(row: "core.ContrastFeature", loaded: LoadedSAE, labels: Labels) 
     return Contrasted(
         feature=row.feature,
         score=held.d,
-        why=f"fires {side}: AUC {held.auc:.2f} ({held.low:.2f} to {held.high:.2f}), q {row.q:.2g}, {confirmed}{doubt}",
+        why=f"fires {side}: AUC {held.auc:.2f} ({held.low:.2f} to {held.high:.2f}), q "
+        f"{row.q:.2g}, {confirmed}{doubt}",
         label=labels.by_feature.get(row.feature),
         url=feature_url(loaded, row.feature),
         separation=Separation(
@@ -189,12 +194,16 @@ def _together(done: "core.Contrast") -> Together | None:
 def _summary(found: "core.Found", by: str) -> str:
     if not found.features:
         return {
-            "label": "No label has these words: labels come from label_feature (or neuronpedia=true); tokens and texts need none.",
+            "label": "No label has these words: labels come from label_feature (or "
+            "neuronpedia=true); tokens and texts need none.",
             "tokens": "No feature promotes these tokens.",
             "texts": "No feature fires on these texts more often than usual.",
         }[by]
     best = found.features[0]
-    return f"{found.total:,} features by {by}, {len(found.features)} listed; first feature {best.feature}: {best.why}."
+    return (
+        f"{found.total:,} features by {by}, {len(found.features)} listed; first feature "
+        f"{best.feature}: {best.why}."
+    )
 
 
 def _describe(request: FindFeatures, features: Sequence[int]) -> list[str]:
@@ -212,7 +221,8 @@ def _check_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:
     free, each = state.room().free, SCORE_BYTES * loaded.sae.cfg.d_sae
     if n_texts * each > free:
         raise ResourceError(
-            f"A contrast of {n_texts:,} texts over {loaded.sae.cfg.d_sae:,} features needs {n_texts * each / 1e9:.1f} GB, "
+            f"A contrast of {n_texts:,} texts over {loaded.sae.cfg.d_sae:,} features "
+            f"needs {n_texts * each / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free.",
             field="texts_file",
             got=n_texts,

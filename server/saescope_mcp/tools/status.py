@@ -35,8 +35,9 @@ READ_ONLY = ToolAnnotations(
 
 
 async def server_status(state: AppState, request: ServerStatus) -> ServerStatusReply:
-    """What is loaded, running, cached and allowed here; call it first when unsure, or after an error about memory or handles.
-    Lists every handle with the call that loads it, free memory, device, jobs and all limits."""
+    """What is loaded, running, cached and allowed here; call it first when unsure, or after an
+    error about memory or handles. Lists every handle with the call that loads it, free memory,
+    device, jobs and all limits."""
     device = await state.workers.run(_device)
     room, loaded, cached = (
         state.room(device),
@@ -46,7 +47,8 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
     names = ", ".join(row.handle for row in loaded) or "nothing"
     rows, broken = await _rows_if_readable(state)
     return ServerStatusReply(
-        summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} MB of the memory budget are free.",
+        summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} "
+        "MB of the memory budget are free.",
         warnings=broken,
         next=[next_call("top_features", sae=handle, text="...") for handle in [*state.saes][:1]]
         or ["load_sae()"],
@@ -68,9 +70,10 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
 
 
 async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
-    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. A training tells step, curve and time to go, when
-    done the handle `sae`. `result` is the document that the call would have returned. Without job_id: all jobs, trainings and indexings
-    of every server on this machine included."""
+    """How a job is doing, after a call that returned a job_id; wait_s waits for its end. A training
+    tells step, curve and time to go, when done the handle `sae`. `result` is the document that the
+    call would have returned. Without job_id: all jobs, trainings and indexings of every server on
+    this machine included."""
     if not request.job_id:
         return _listed(await _rows(state), request.offset)
     if job := state.jobs.find(request.job_id):
@@ -82,7 +85,8 @@ def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:
     after = offset + MOST_JOBS
     more = after if after < len(rows) else None
     return JobStatusReply(
-        summary=f"{len(rows)} {'job' if len(rows) == 1 else 'jobs'}, {sum(row.state == 'running' for row in rows)} of them running.",
+        summary=f"{len(rows)} {'job' if len(rows) == 1 else 'jobs'}, "
+        f"{sum(row.state == 'running' for row in rows)} of them running.",
         next=[next_call("job_status", offset=more)] if more else [],
         jobs=rows[offset:after],
         total=len(rows),
@@ -171,7 +175,8 @@ async def _rows(state: AppState) -> list[JobRow]:
 
 
 async def _rows_if_readable(state: AppState) -> tuple[list[JobRow], list[str]]:
-    """Without the trainings, and with a warning, where their table cannot be read: the rest of a status is needed then."""
+    """Without the trainings, and with a warning, where their table cannot be read: the rest of a
+    status is needed then."""
     try:
         return await _rows(state), []
     except SaescopeError as error:
@@ -244,7 +249,8 @@ def _loaded(state: AppState) -> list[Loaded]:
 
 
 def cached_saes(state: AppState) -> list[Cached]:
-    """The embedded SAE once its model is on this machine; those loaded before, and all of the catalogue, whose files are here."""
+    """The embedded SAE once its model is on this machine; those loaded before, and all of the
+    catalogue, whose files are here."""
     from saescope.catalogue import on_this_machine
     from saescope.embedded import EMBEDDED_MODEL, is_ready
 
@@ -265,7 +271,8 @@ def cached_saes(state: AppState) -> list[Cached]:
 
 
 def _is_here(source: Source, published: set[tuple[str, str]]) -> bool:
-    """Whether the files of an SAE that was loaded before are still there; the embedded one has its own row."""
+    """Whether the files of an SAE that was loaded before are still there; the embedded one has its
+    own row."""
     from saescope.catalogue import is_cached_repository
 
     if source.path:

@@ -43,8 +43,9 @@ READ_ONLY = ToolAnnotations(
 
 
 async def intervene(state: AppState, request: Intervene) -> InterveneReply:
-    """What changing features does to the next token: the prediction before and after; use it to test a claim about a feature without
-    generating. The SAE's error is kept, so only the named features change. Random features edited alike are the control."""
+    """What changing features does to the next token: the prediction before and after; use it to
+    test a claim about a feature without generating. The SAE's error is kept, so only the named
+    features change. Random features edited alike are the control."""
     async with state.use_all(request.handles) as stack:
         from saescope.steering import intervene as core_intervene
 
@@ -69,7 +70,8 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
     )
     named = any(edit.positions for edit in request.edits)
     return InterveneReply(
-        summary=f"{_effect(done, what)} {left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks)}",
+        summary=f"{_effect(done, what)} "
+        f"{left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks)}",
         warnings=[*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=[
             _next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])
@@ -93,16 +95,18 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
 
 
 async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
-    """Generate with features changed, next to the unsteered text and the same with random features; use it to see what a feature does to
-    behaviour. Compare concept_score, perplexity, repetition and kl with the controls: a text that only falls apart shows nothing. Start
-    at strength 1 (unit "max") and go up."""
+    """Generate with features changed, next to the unsteered text and the same with random features;
+    use it to see what a feature does to behaviour. Compare concept_score, perplexity, repetition
+    and kl with the controls: a text that only falls apart shows nothing. Start at strength 1 (unit
+    "max") and go up."""
     async with state.use_all(request.handles) as stack:
         tokens = await _tokens(stack, request)
         done = await _steer(stack, request, tokens)
     labels = await labels_of_stack(stack, _changed(request))
     verdict = str(done.verdict)
     return SteerGenerateReply(
-        summary=f"{verdict[0].upper()}{verdict[1:]}. {left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
+        summary=f"{verdict[0].upper()}{verdict[1:]}. "
+        f"{left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
         warnings=[
             *done.warnings,
             *nothing_left(len(tokens) - done.n_left_out),
@@ -185,18 +189,25 @@ def _named(request: ChangingRequest, stack: LoadedStack, labels: StackLabels) ->
 
 def _effect(done: "core.Intervention", what: str) -> str:
     change = f"{done.delta_logit:+.3g}"
-    what += f", whose probability goes from {100 * done.before.target.prob:.3g}% to {100 * done.after.target.prob:.3g}%"
+    what += (
+        f", whose probability goes from {100 * done.before.target.prob:.3g}% to "
+        f"{100 * done.after.target.prob:.3g}%"
+    )
     if done.control_mean is None:
         return f"The edit causes a change of {change} in the {what}."
     controls = f"random features edited alike: {spread(done.control_mean, done.control_sd)}"
     if stands_out(done.delta_logit, done.control_mean, done.control_sd, done.control_n):
         return f"The edit causes a change of {change} in the {what} ({controls})."
-    return f"With the edit comes a change of {change} in the {what}: not clearly more than with controls ({controls})."
+    return (
+        f"With the edit comes a change of {change} in the {what}: not clearly more than "
+        f"with controls ({controls})."
+    )
 
 
 def _next(request: SteerGenerate, effect: Effect) -> list[str]:
-    """Half the strength where the text fell apart, twice where nothing is to be seen, the user's concept where the feature's own tokens
-    were counted in vain, else a measured look at one prediction."""
+    """Half the strength where the text fell apart, twice where nothing is to be seen, the user's
+    concept where the feature's own tokens were counted in vain, else a measured look at one
+    prediction."""
     factor = {Effect.DEGENERATE: 0.5, Effect.NONE: 2.0}.get(effect)
     tunable = all(
         feature.mode in ("add", "clamp") and 0 < abs(feature.strength) <= MOST_DOUBLED

@@ -25,10 +25,11 @@ from saescope_mcp.tool import Tool, next_call
 
 
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
-    """Train an SAE (with hook_name_out a transcoder) on your own model and text. First dry_run=true: it measures for some seconds and says
-    time, memory and disk, and what to change if it does not fit; show that to the user. The run is a job in a process of its own that
-    survives this server: job_status, cancel_job; cut off, it goes on with resume=job_id. Then load it, and evaluate_sae. Use a million
-    tokens or more."""
+    """Train an SAE (with hook_name_out a transcoder) on your own model and text. First
+    dry_run=true: it measures for some seconds and says time, memory and disk, and what to change if
+    it does not fit; show that to the user. The run is a job in a process of its own that survives
+    this server: job_status, cancel_job; cut off, it goes on with resume=job_id. Then load it, and
+    evaluate_sae. Use a million tokens or more."""
     if request.resume:
         run = await _resume(state, request)
     else:
@@ -86,7 +87,8 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
 
 
 def _idle_slot(state: AppState, model: str) -> ModelSlot | None:
-    """The model where it is loaded and no call is at work on it: for a look at its sites nobody waits."""
+    """The model where it is loaded and no call is at work on it: for a look at its sites nobody
+    waits."""
     slot = next((slot for slot in state.models.values() if model in slot.names), None)
     return None if slot is None or slot.lock.locked() else slot
 
@@ -122,10 +124,12 @@ async def _resume(state: AppState, request: TrainSae) -> Run:
     differs = {name: before[name] for name, value in request.given.items() if before[name] != value}
     if differs:
         raise ConfigError(
-            f"The run {run.id} was started with other settings: {', '.join(f'{name}={value!r}' for name, value in differs.items())}.",
+            f"The run {run.id} was started with other settings: "
+            f"{', '.join(f'{name}={value!r}' for name, value in differs.items())}.",
             code="RESUME_MISMATCH",
             field=next(iter(differs)),
-            hint=f"Call {next_call('train_sae', resume=run.id)}, or start a new run without resume.",
+            hint=f"Call {next_call('train_sae', resume=run.id)}, or start a new run without "
+            "resume.",
         )
     if request.dry_run or run.live or run.state == "done":
         return run

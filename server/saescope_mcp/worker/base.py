@@ -76,7 +76,8 @@ class Worker:
         self.write(message=message, **({"phase": phase} if phase else {}))
 
     def write(self, **changes: Any) -> bool:
-        """Whether it is in the row. A disk that is full must not end the run: the next beat tries again."""
+        """Whether it is in the row. A disk that is full must not end the run: the next beat tries
+        again."""
         try:
             fresh: dict[str, Any] = {"heartbeat": time.time(), "pid": os.getpid()}
             with self._writing:
@@ -126,7 +127,8 @@ class Worker:
 
     @property
     def _spare(self) -> Path:
-        """Given back at the end, so that even on a full disk there is room to write down how the run ended."""
+        """Given back at the end, so that even on a full disk there is room to write down how the
+        run ended."""
         return self.runs.folder(self.run.id) / "spare"
 
     def _work(self) -> dict[str, Any]:
@@ -149,7 +151,8 @@ class Worker:
             return {"result": self.do(), "state": "done", "message": "done"}
 
     def _turn(self) -> FileLock:
-        """Held by the run that works. While another one does, this process gives up its memory: it begins anew, and waits."""
+        """Held by the run that works. While another one does, this process gives up its memory: it
+        begins anew, and waits."""
         turn = self.runs.turn
         if not self._is_next() or not turn.take():
             if "torch" in sys.modules:

@@ -24,13 +24,15 @@ BEGINS_ANEW = "Its checkpoints are gone: the run began anew."
 
 
 class TrainWorker(Worker):
-    """One training; its configuration is written down before its turn comes, and does not change."""
+    """One training; its configuration is written down before its turn comes, and does not
+    change."""
 
     phase = "training"
     training: "TrainingRun | None" = None
 
     def prepare(self) -> None:
-        """Measure, write down the configuration and the plan, and refuse a run that does not fit."""
+        """Measure, write down the configuration and the plan, and refuse a run that does not
+        fit."""
         if self.run.plan:
             return
         from saescope.training import make_plan
@@ -95,14 +97,16 @@ class TrainWorker(Worker):
             os.environ["WANDB_MODE"] = mode_of_wandb(offline=self.run.settings["offline"])
 
     def _place(self) -> Path:
-        """Where the SAE goes: by its name; if something else is there by now, beside it. Written down first, for a resume to know."""
+        """Where the SAE goes: by its name; if something else is there by now, beside it. Written
+        down first, for a resume to know."""
         if "path" in self.run.result:
             return Path(self.run.result["path"])
         path = home() / "saes" / self.run.name
         if path.exists():
             path = path.with_name(f"{path.name}-{self.run.id[-6:]}")
             self.warn(
-                f"Something else is called {self.run.name!r} by now: this SAE is saved as {path.name!r}."
+                f"Something else is called {self.run.name!r} by now: this SAE is saved "
+                f"as {path.name!r}."
             )
         self.write(result={"path": str(path)})
         return path
@@ -211,7 +215,8 @@ def does_not_fit(plan: dict[str, Any]) -> ResourceError:
         else (plan["disk_bytes"], plan["disk_free_bytes"])
     )
     return ResourceError(
-        f"The run does not fit: it needs {need / 1e9:.2g} GB of {'memory' if memory else 'disk'}, {free / 1e9:.2g} GB are free.",
+        f"The run does not fit: it needs {need / 1e9:.2g} GB of "
+        f"{'memory' if memory else 'disk'}, {free / 1e9:.2g} GB are free.",
         code="OUT_OF_MEMORY_BUDGET" if memory else "DISK_TOO_SMALL",
         got=need,
         allowed=free,

@@ -1,4 +1,5 @@
-"""The fast path (Hugging Face modules, SDPA, stopped at the hook) against the bridge's hooks, in every family."""
+"""The fast path (Hugging Face modules, SDPA, stopped at the hook) against the bridge's hooks, in
+every family."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,5 @@
-"""Activations on disk: the same rows, written once, and never used when they are not as they were written."""
+"""Activations on disk: the same rows, written once, and never used when they are not as they were
+written."""
 
 import errno
 import json

@@ -1,4 +1,5 @@
-"""Batches: well mixed, each row once, exact after a resume, in bounded memory, from one forward pass for several hooks."""
+"""Batches: well mixed, each row once, exact after a resume, in bounded memory, from one forward
+pass for several hooks."""
 
 import gc
 import sys
@@ -31,7 +32,8 @@ PRE, MID, POST = "blocks.1.hook_resid_pre", "blocks.1.mlp.hook_in", "blocks.1.ho
 
 
 class Numbered(RowSource):
-    """Row i is the number i at one hook and -i at the other: where a row comes from can be read off it."""
+    """Row i is the number i at one hook and -i at the other: where a row comes from can be read off
+    it."""
 
     def __init__(self, max_rows: int = 100) -> None:
         self.widths = {"a": 1, "b": 2}

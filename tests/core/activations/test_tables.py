@@ -1,4 +1,5 @@
-"""CSV and TSV, and the column of any table: the right texts, or an error that says which line or which columns."""
+"""CSV and TSV, and the column of any table: the right texts, or an error that says which line or
+which columns."""
 
 import csv
 import json

@@ -1,4 +1,5 @@
-"""Documents: nothing lost in reading, the held-out part apart from the rest, and every bad input a coded error."""
+"""Documents: nothing lost in reading, the held-out part apart from the rest, and every bad input a
+coded error."""
 
 import json
 import lzma

@@ -1,4 +1,5 @@
-"""Packing loses and repeats nothing; an epoch is every context once, in random order; a saved position goes on exactly."""
+"""Packing loses and repeats nothing; an epoch is every context once, in random order; a saved
+position goes on exactly."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -190,7 +191,8 @@ def test_a_context_size_that_the_model_does_not_have_is_an_error(
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_contexts_that_do_not_join_documents(glass: LanguageModel, bos: bool) -> None:
-    """Each document begins a context, and no token of it is lost; the rest of its last context is empty."""
+    """Each document begins a context, and no token of it is lost; the rest of its last context is
+    empty."""
     cfg = ContextConfig(context_size=8, prepend_bos=bos, join_documents=False)
     packer, documents = (
         Packer(glass, cfg),

@@ -1,4 +1,5 @@
-"""Attributions against autograd, finite differences and closed formulas on plain Hugging Face models; effects against separate runs."""
+"""Attributions against autograd, finite differences and closed formulas on plain Hugging Face
+models; effects against separate runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -55,7 +56,8 @@ def metric_of(logits: Tensor, against: int | None, position: int = -1) -> Tensor
 
 
 class Site:
-    """An SAE's site in the plain model: what arrives, what the SAE makes of it, and the metric as a function of a change there."""
+    """An SAE's site in the plain model: what arrives, what the SAE makes of it, and the metric as a
+    function of a change there."""
 
     def __init__(
         self,
@@ -194,7 +196,8 @@ def test_the_gradient_is_the_central_finite_difference_in_float64(gpt2: Family, 
 
 
 def direct_gradient(family: Family, site: Site, position: int) -> Array:
-    """d metric / d site at the position, through the residual stream and the final norm with its scale held fixed."""
+    """d metric / d site at the position, through the residual stream and the final norm with its
+    scale held fixed."""
     seen: list[Tensor] = []
     handle = family.hf.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     logits = as_array(family.hf.logits(site.ids))[0, position]
@@ -318,7 +321,8 @@ def test_the_site_itself_moves_by_minus_the_activation_times_the_decoder_row(
     family: Family, kind: str
 ) -> None:
     sae, seen = make_sae(family, kind), list[Tensor]()
-    # What the site writes is added to the stream as it is, and the next block reads the stream: a hook on its plain module sees it.
+    # What the site writes is added to the stream as it is, and the next block reads the stream: a
+    # hook on its plain module sees it.
     block = family.model.bridge.original_model.get_submodule(module_path(family, LAYER + 1))
     handle = block.register_forward_pre_hook(
         lambda _, args: seen.append(args[0].detach()) if args[0].shape[0] > 1 else None

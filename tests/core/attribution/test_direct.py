@@ -1,4 +1,5 @@
-"""The direct path, in families whose final norm the bridge leaves as it is, calls twice, or does not have."""
+"""The direct path, in families whose final norm the bridge leaves as it is, calls twice, or does
+not have."""
 
 from pathlib import Path
 
@@ -19,7 +20,8 @@ SITE = "blocks.1.hook_mlp_out"
 
 
 def frozen_gradient(plain: Plain, ids: Tensor) -> Tensor:
-    """d logit 7 of the last position / d residual stream there, each part of the final norm taken as the factor that it is."""
+    """d logit 7 of the last position / d residual stream there, each part of the final norm taken
+    as the factor that it is."""
     seen: dict[str, Tensor] = {}
 
     def keep(module: object, args: tuple[Tensor], out: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Every number of an evaluation against a naive loop over positions in NumPy and a plain Hugging Face model."""
+"""Every number of an evaluation against a naive loop over positions in NumPy and a plain Hugging
+Face model."""
 
 import threading
 from collections.abc import Callable
@@ -73,7 +74,8 @@ class Naive:
         self.out = np.stack([self.numpy(x) for x in self.x])
 
     def losses(self, standing: Array, mask: Any) -> tuple[float, float]:
-        """Mean cross-entropy and KL(clean || changed) with `standing` at the positions of `mask`."""
+        """Mean cross-entropy and KL(clean || changed) with `standing` at the positions of
+        `mask`."""
         ce, divergence = list[float](), list[float]()
         for row, ids in enumerate(self.ids):
             batch = torch.tensor(ids).clamp(min=0)[None]
@@ -336,7 +338,8 @@ def test_a_cancelled_evaluation_stops_and_says_how_far_it_was(glass: LanguageMod
 
 def documents(n: int) -> Dataset:
     texts = [
-        f"Story {i}: the cat number {i * 7} sat on the mat and looked at the sea, the ships and the {i} birds."
+        f"Story {i}: the cat number {i * 7} sat on the mat and looked at the sea, the "
+        f"ships and the {i} birds."
         for i in range(n)
     ]
     return Dataset("stories", "0", lambda: iter(texts))

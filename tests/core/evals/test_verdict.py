@@ -1,4 +1,5 @@
-"""The verdict: its level is that of the worst finding, and every bad finding says what to change."""
+"""The verdict: its level is that of the worst finding, and every bad finding says what to
+change."""
 
 from dataclasses import replace
 from typing import Any

@@ -30,9 +30,11 @@ FILLERS = [f" {word}" for word in _PLAIN.split()]
 
 
 def planted_sae(model: LanguageModel, words: Sequence[str] = WORDS) -> SAE:
-    """Feature i fires with about 1 on the token `words[i]` and nowhere else; it reads the embedding and writes the word's own unembedding.
+    """Feature i fires with about 1 on the token `words[i]` and nowhere else; it reads the embedding
+    and writes the word's own unembedding.
 
-    Each encoder row is the word's embedding, whitened, so that every other token stays below the bias.
+    Each encoder row is the word's embedding, whitened, so that every other token stays below the
+    bias.
     """
     ids = [model.single_token(word) for word in words]
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Cards: every field from its own source, whole as plain data, and nothing invented without an index."""
+"""Cards: every field from its own source, whole as plain data, and nothing invented without an
+index."""
 
 import json
 from collections.abc import Iterator

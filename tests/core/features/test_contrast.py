@@ -1,4 +1,5 @@
-"""Contrast: a planted difference is found, nothing is found where there is none, and what length explains is said."""
+"""Contrast: a planted difference is found, nothing is found where there is none, and what length
+explains is said."""
 
 import random
 from dataclasses import replace
@@ -26,7 +27,8 @@ def tokens_of(model: LanguageModel, texts: list[str]) -> list[Tokens]:
 
 
 def made_up(n1: int, n2: int, n_features: int, *, seed: int) -> tuple[TextScores, Tensor]:
-    """Scores like those of features that fire in some texts, with no difference between the sets."""
+    """Scores like those of features that fire in some texts, with no difference between the
+    sets."""
     rng = torch.Generator().manual_seed(seed)
     share = 0.05 + 0.9 * torch.rand(n_features, generator=rng) ** 2
     common = torch.rand(n1 + n2, 1, generator=rng)  # features of one text go together

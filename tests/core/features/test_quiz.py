@@ -1,4 +1,5 @@
-"""Quizzes: blind, balanced, answered once; a right label scores high, a wrong one about one half, and no card shows their texts."""
+"""Quizzes: blind, balanced, answered once; a right label scores high, a wrong one about one half,
+and no card shows their texts."""
 
 import random
 import re

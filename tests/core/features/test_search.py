@@ -1,4 +1,5 @@
-"""Features by label, by the tokens that they write and by the texts that they fire on; neighbours: all against whole matrices and loops."""
+"""Features by label, by the tokens that they write and by the texts that they fire on; neighbours:
+all against whole matrices and loops."""
 
 import math
 import random

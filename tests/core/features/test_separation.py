@@ -52,7 +52,8 @@ def test_cohens_d_is_numpys() -> None:
 
 
 def test_mann_whitney_gives_the_published_p() -> None:
-    # Ages of men and women at diagnosis: scipy.stats.mannwhitneyu(..., method="asymptotic") documents 0.11134688653314041.
+    # Ages of men and women at diagnosis: scipy.stats.mannwhitneyu(..., method="asymptotic")
+    # documents 0.11134688653314041.
     scores = tensor([19, 22, 16, 29, 24, 20, 11, 17, 12]).double()[:, None]
     assert float(compare(scores, torch.arange(9) < 5).p) == pytest.approx(0.11134688653314041)
 
@@ -94,7 +95,8 @@ def test_p_values_of_flips_are_those_of_all_flips() -> None:
 
 
 def test_wilcoxons_p_is_close_to_the_published_exact_one() -> None:
-    # Heights of cross- and self-fertilised plants (Darwin 1876): scipy.stats.wilcoxon documents 0.041259765625, exact.
+    # Heights of cross- and self-fertilised plants (Darwin 1876): scipy.stats.wilcoxon documents
+    # 0.041259765625, exact.
     changes = tensor([6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]).double()[:, None]
     found = compare_pairs(changes)
     assert float(found.p) == pytest.approx(0.041259765625, abs=0.004) and float(

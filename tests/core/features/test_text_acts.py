@@ -1,4 +1,5 @@
-"""Features of many texts are those of each text alone, for SAEs of every kind at every kind of site."""
+"""Features of many texts are those of each text alone, for SAEs of every kind at every kind of
+site."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Dialects that sae-lens gets wrong or does not know, against the authors' own formula, written as a loop over positions and features."""
+"""Dialects that sae-lens gets wrong or does not know, against the authors' own formula, written as
+a loop over positions and features."""
 
 import json
 import math
@@ -280,7 +281,8 @@ def write_llama_scope(folder: Path, w: dict[str, Tensor], **changes: Any) -> Pat
 
 
 def authors_llama_scope(w: dict[str, Tensor], theta: float, norm: float) -> tuple[Tensor, Tensor]:
-    """lm_saes of December 2024, state "inference": standardise by the dataset's norm, then unit decoder norm, then JumpReLU."""
+    """lm_saes of December 2024, state "inference": standardise by the dataset's norm, then unit
+    decoder norm, then JumpReLU."""
     s = math.sqrt(D_IN) / norm
     n = {name: tensor.double().numpy() for name, tensor in w.items()}
     row = np.linalg.norm(n["W_dec"], axis=1)

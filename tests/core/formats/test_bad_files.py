@@ -1,4 +1,5 @@
-"""Torn, hostile and contradictory SAE folders: each is refused with its own code and a next step, and nothing of it is believed."""
+"""Torn, hostile and contradictory SAE folders: each is refused with its own code and a next step,
+and nothing of it is believed."""
 
 import json
 import os

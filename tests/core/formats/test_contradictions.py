@@ -1,4 +1,5 @@
-"""Two fields, two files, or a file and its folder that contradict each other: refused, and both are named."""
+"""Two fields, two files, or a file and its folder that contradict each other: refused, and both are
+named."""
 
 import json
 from collections.abc import Callable
@@ -395,7 +396,8 @@ def test_qwen_scope_in_a_folder_of_another_name_takes_k_from_its_config(tmp_path
     refused(named, "L0_", "config.json: top_k")
 
 
-# ---------------------------------------------------------------- sparsify, before and since February 2025
+# ---------------------------------------------------------------- sparsify, before and since
+# February 2025
 
 OLD = {"expansion_factor": 3, "normalize_decoder": True, "num_latents": 0, "k": 4, "d_in": 16}
 SINCE_SKIP = OLD | {"multi_topk": False, "skip_connection": False}
@@ -419,7 +421,8 @@ def sparsify(
 
 
 def formula(*, subtracts: bool, skip: bool = False) -> torch.Tensor:
-    """sparsify at f02711e~1: pre_acts, select_topk, decode and forward, position by position in float64."""
+    """sparsify at f02711e~1: pre_acts, select_topk, decode and forward, position by position in
+    float64."""
     w = {name: tensor.double() for name, tensor in random_weights(3).items()}
     outs = []
     for x in w["x"]:

@@ -1,4 +1,5 @@
-"""Every dialect that sae-lens reads right, against its numbers (scripts/make_dialect_references.py)."""
+"""Every dialect that sae-lens reads right, against its numbers
+(scripts/make_dialect_references.py)."""
 
 import codecs
 import json

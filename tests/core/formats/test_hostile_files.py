@@ -1,4 +1,5 @@
-"""npz bombs, malicious pickles, torn and contradictory files in every dialect: refused at the door with a code and a next step."""
+"""npz bombs, malicious pickles, torn and contradictory files in every dialect: refused at the door
+with a code and a next step."""
 
 import json
 import os
@@ -360,7 +361,8 @@ def test_a_child_process_converts_it_once(tmp_path: Path, monkeypatch: pytest.Mo
 def test_malicious_code_never_runs(
     switch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not in the child either, and not with the environment variable that switches torch's own guard off."""
+    """Not in the child either, and not with the environment variable that switches torch's own
+    guard off."""
     marker = tmp_path / "marker"
     monkeypatch.setenv(pickles.SETTING, "1")
     if switch:
@@ -439,7 +441,8 @@ def test_other_pickles_are_refused_always(
 
 
 def test_the_child_is_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No token of the user's, no switches of torch's; stopped when the time is over, and when the caller gives up."""
+    """No token of the user's, no switches of torch's; stopped when the time is over, and when the
+    caller gives up."""
     import threading
 
     seen: dict[str, Any] = {}
@@ -645,7 +648,8 @@ CONFIGS: dict[str, tuple[str, str, Callable[[dict[str, Any]], object], str]] = {
 def test_errors_name_the_file_that_is_wrong(
     case: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every key gone in turn: whatever is said names this file or a key of it, and no other file of a configuration."""
+    """Every key gone in turn: whatever is said names this file or a key of it, and no other file of
+    a configuration."""
     place, known = tree(case, tmp_path)
     config = next((tmp_path / case).rglob(file))
     place = config.parent / "W_enc_3.safetensors" if case == "mntss_clt" else place
@@ -725,7 +729,10 @@ CONFINED = """
 import torch
 from saescope.formats import pickles
 pickles._confine(1000)
-for attempt in (lambda: torch.empty(4 << 30, dtype=torch.uint8), lambda: open("big", "wb").write(bytes(20 << 20))):
+for attempt in (
+    lambda: torch.empty(4 << 30, dtype=torch.uint8),
+    lambda: open("big", "wb").write(bytes(20 << 20)),
+):
     try:
         attempt()
         print("went through")

@@ -1,4 +1,5 @@
-"""An SAE is found by its folder, its configuration or its weights, in every dialect; files of no dialect are said."""
+"""An SAE is found by its folder, its configuration or its weights, in every dialect; files of no
+dialect are said."""
 
 import json
 from pathlib import Path

@@ -124,7 +124,8 @@ def test_saving_over_the_folder_that_was_loaded(tmp_path: Path) -> None:
 
 
 def test_a_file_overwritten_later_changes_nothing_that_was_loaded(tmp_path: Path) -> None:
-    """Weights that stay mapped from the file would change in silence, and a truncated file would kill the process (SIGBUS)."""
+    """Weights that stay mapped from the file would change in silence, and a truncated file would
+    kill the process (SIGBUS)."""
     folder = Path(copytree(DATA / "standard", tmp_path / "standard"))
     sae = load_sae(folder, device="cpu")
     before = sae.W_dec.clone()

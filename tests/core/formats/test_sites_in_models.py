@@ -1,4 +1,5 @@
-"""The tensor that each dialect's SAEs are given in a model is the one of the module that they were trained on."""
+"""The tensor that each dialect's SAEs are given in a model is the one of the module that they were
+trained on."""
 
 import re
 from collections.abc import Callable
@@ -115,7 +116,8 @@ def biased(hook_name: str) -> SAE:
 def test_an_attention_sae_of_a_processed_model_gets_z_without_its_value_bias(
     folder_of: Callable[[str], Path],
 ) -> None:
-    """Equal to what attention makes of values that have no bias: transformer-lens's fold_ln and fold_value_biases."""
+    """Equal to what attention makes of values that have no bias: transformer-lens's fold_ln and
+    fold_value_biases."""
     model = load_model(str(folder_of("gpt2")), device="cpu")
     there = record_activations(
         model,
@@ -164,7 +166,8 @@ def test_a_folded_value_bias_changes_nothing_at_other_sites(
 def test_values_that_have_no_bias_of_their_own(
     family: str, tmp_path: Path, glass_dir: Path
 ) -> None:
-    """DeepSeek's values come out of a compressed projection; OLMo 2 has no norm before attention."""
+    """DeepSeek's values come out of a compressed projection; OLMo 2 has no norm before
+    attention."""
     folder = build(family, tmp_path / family, AutoTokenizer.from_pretrained(glass_dir))
     model, hook_name = load_model(folder, device="cpu"), "blocks.1.attn.hook_z"
     z = record_activations(model, IDS, [hook_name])[hook_name]

@@ -1,4 +1,5 @@
-"""What sparsify kept in the training run's config.json: before February 2025 only there it says that an SAE is a transcoder."""
+"""What sparsify kept in the training run's config.json: before February 2025 only there it says
+that an SAE is a transcoder."""
 
 import json
 from pathlib import Path

@@ -89,7 +89,8 @@ def assert_close(ours: Tensor, expected: Tensor) -> None:
 def pickles_allowed(
     setenv: Callable[[str, str], None], setattr_: Callable[[object, str, object], None]
 ) -> Generator[None]:
-    """As if the user allowed .pt files; converted in this process, which the tests of the child process do not do."""
+    """As if the user allowed .pt files; converted in this process, which the tests of the child
+    process do not do."""
     setenv(pickles.SETTING, "1")
     setattr_(pickles, "_run_child", lambda path, out: {"values": pickles.convert(path, out)})
     yield

@@ -1,4 +1,5 @@
-"""What transformer-lens cannot hold is told at the load, by family and cause; a norm without weight is a norm."""
+"""What transformer-lens cannot hold is told at the load, by family and cause; a norm without weight
+is a norm."""
 
 import json
 import shutil
@@ -116,7 +117,8 @@ def test_attention_that_is_not_scaled_is_refused_with_the_switch(
 def test_logits_that_are_off_by_a_thousandth_are_refused(
     tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What transformer-lens leaves out may count little with small weights, and more with others."""
+    """What transformer-lens leaves out may count little with small weights, and more with
+    others."""
     monkeypatch.setattr("saescope.models.boot._UNKNOWN_SWITCHES", {})
     own = FAMILIES["gpt2"][1] | {"scale_attn_weights": False, "initializer_range": 0.02}
     monkeypatch.setitem(FAMILIES, "gpt2", ("GPT2LMHeadModel", own))
@@ -147,7 +149,8 @@ def test_tensors_that_the_configuration_has_no_place_for_are_said(
 
 @pytest.fixture
 def looped(tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
-    """A hierarchical reasoning model, which runs its layers again and again within a forward pass and has no blocks in one row."""
+    """A hierarchical reasoning model, which runs its layers again and again within a forward pass
+    and has no blocks in one row."""
     monkeypatch.setitem(FAMILIES, "hrm", ("HrmTextForCausalLM", GROUPED))
     return load_model(folder_of("hrm", tmp_path, glass_dir), device="cpu")
 

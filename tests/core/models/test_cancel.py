@@ -1,4 +1,5 @@
-"""A forward or backward pass ends between two blocks once its caller gives up, and leaves the model as it was."""
+"""A forward or backward pass ends between two blocks once its caller gives up, and leaves the model
+as it was."""
 
 import threading
 

@@ -1,4 +1,5 @@
-"""A model's files and what its configuration asks for are judged before anything is built or followed."""
+"""A model's files and what its configuration asks for are judged before anything is built or
+followed."""
 
 import json
 import os

@@ -144,7 +144,8 @@ def test_a_change_at_a_site_reaches_the_residual_stream_as_in_the_plain_model(
         assert to_residual is None  # a norm lies between
         return
     assert to_residual is not None
-    # The last position's own MLP would answer: take what arrives before it, where the block has such a place.
+    # The last position's own MLP would answer: take what arrives before it, where the block has
+    # such a place.
     seen = "blocks.1.hook_attn_out" if site == "attn.hook_z" else name
     width = family.hf.record(ids, [name])[name].shape[-1]
     change = torch.randn(1, width, generator=torch.Generator().manual_seed(0))

@@ -240,7 +240,8 @@ def test_a_quantization_that_is_tried_and_fails_is_named(folder: Path) -> None:
 
 
 def test_packed_weights_are_named_where_config_json_says_nothing(folder: Path) -> None:
-    """GPTQ and AWQ before 2023-08: quantize_config.json beside it, which transformers does not read."""
+    """GPTQ and AWQ before 2023-08: quantize_config.json beside it, which transformers does not
+    read."""
     tensors = load_file(folder / "model.safetensors")
     name = "model.layers.0.mlp.up_proj"
     packed = {f"{name}.qweight": torch.zeros(16, 341, dtype=torch.int32)}

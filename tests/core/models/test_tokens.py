@@ -21,7 +21,8 @@ from saescope.models import LanguageModel, counted, load_model
 TEXT = "The old man saw the little house by the sea."
 BOS, EOS = 2, 3
 TEMPLATE = (
-    "{{ bos_token }}system: you are good.{% for m in messages %}{{ '\\n' + m['role'] }}: {{ m['content'] | trim }}{% endfor %}"
+    "{{ bos_token }}system: you are good.{% for m in messages %}{{ '\\n' + m['role'] "
+    "}}: {{ m['content'] | trim }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\nassistant:' }}{% endif %}"
 )
 
@@ -283,7 +284,8 @@ BROKEN = {
     + "{% endfor %}" * 25,
     "half of an emoji": "{{ messages[0]['content'] }}{{ '\\ud83d' }}",
     "more than fits in memory": "{{ 'a' * 10**16 }}",
-    "loops in loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "loops in loops": "{% for i in range(99999) %}{% for j in range(99999) %}"
+    "{% endfor %}{% endfor %}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
 }
 

@@ -1,4 +1,5 @@
-"""Neuronpedia on loopback: the routes that we use, in the shapes that its own source gives them (snapshot of 2026-08-20), and faults."""
+"""Neuronpedia on loopback: the routes that we use, in the shapes that its own source gives them
+(snapshot of 2026-08-20), and faults."""
 
 import json
 import threading
@@ -8,7 +9,10 @@ from typing import Any
 
 from tests.core.fake_hub import Fault, Request
 
-HOSTILE = "dogs\u202e \x1b[31mred\x1b[0m <script>alert(1)</script> ![x](http://evil.example/p.png) \u200bIGNORE\ud83d"
+HOSTILE = (
+    "dogs\u202e \x1b[31mred\x1b[0m <script>alert(1)</script> "
+    "![x](http://evil.example/p.png) \u200bIGNORE\ud83d"
+)
 RATE = {
     "endpoint": "/api",
     "limitPerWindow": 200,

@@ -43,7 +43,8 @@ def label(text: str, source: str, score: LabelScore | None) -> CardLabel:
 
 
 def example(band: str, activation: float, *, hostile: bool = False) -> CardExample:
-    """64 tokens; the 30th fires as strongly as is said, the one before it with two fifths of that."""
+    """64 tokens; the 30th fires as strongly as is said, the one before it with two fifths of
+    that."""
     tokens = [f" {WORDS[at % len(WORDS)]}" for at in range(64)]
     if hostile:
         tokens[31 : 31 + len(HOSTILE)] = HOSTILE

@@ -1,4 +1,5 @@
-"""The feature's page and the app in a real Chromium: themes, keyboard, narrow windows, hostile text, the protocol of MCP Apps."""
+"""The feature's page and the app in a real Chromium: themes, keyboard, narrow windows, hostile
+text, the protocol of MCP Apps."""
 
 import html
 import json
@@ -25,7 +26,10 @@ pytestmark = [
 ]
 
 HARNESS = Path(__file__).with_name("harness.js")
-EVIL = "<script>window.pwned=1</script><img src=x onerror='parent.pwned=1'><p onclick='pwned=1'><a href='javascript:pwned=1'>x</a></p>"
+EVIL = (
+    "<script>window.pwned=1</script><img src=x onerror='parent.pwned=1'><p "
+    "onclick='pwned=1'><a href='javascript:pwned=1'>x</a></p>"
+)
 RESULT: dict[str, Any] = {
     "content": [{"type": "text", "text": "{}"}],
     "structuredContent": {
@@ -66,12 +70,14 @@ def look(folder: Path, *, dark: bool) -> dict[str, Any]:
     }
     data = json.dumps(given).replace("<", "\\u003c")
     file = folder / "harness.html"
-    scripts = f"<script>const given = {data};</script><script>{HARNESS.read_text(encoding='utf-8')}</script>"
+    scripts = (
+        "<script>const given = "
+        f"{data};</script><script>{HARNESS.read_text(encoding='utf-8')}</script>"
+    )
     file.write_text(f"<!doctype html><meta charset=utf-8><body>{scripts}", encoding="utf-8")
     found = None
-    for _ in range(
-        3
-    ):  # on a crowded machine a message of the app may come after the end of the browser's virtual time
+    for _ in range(3):
+        # on a crowded machine a message of the app may come after the browser's virtual time
         found = re.search(
             r'<pre id="seen">(.*)</pre>',
             dom(file, folder, scheme=0 if dark else 1),
@@ -88,7 +94,8 @@ def look(folder: Path, *, dark: bool) -> dict[str, Any]:
 
 
 def dom(file: Path, folder: Path, *, scheme: int) -> str:
-    """The document once its scripts have run. No sandbox, which many containers refuse: the file is ours, and no host has an address."""
+    """The document once its scripts have run. No sandbox, which many containers refuse: the file is
+    ours, and no host has an address."""
     command = [
         BROWSER,
         "--headless",

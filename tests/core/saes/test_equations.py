@@ -1,4 +1,5 @@
-"""Every architecture against its published equation, written out as a loop over positions and features in float64."""
+"""Every architecture against its published equation, written out as a loop over positions and
+features in float64."""
 
 import math
 from typing import Any

@@ -1,4 +1,5 @@
-"""Our numbers against sae-lens's own, for every case that scripts/make_saelens_references.py stored."""
+"""Our numbers against sae-lens's own, for every case that scripts/make_saelens_references.py
+stored."""
 
 from pathlib import Path
 

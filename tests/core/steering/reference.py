@@ -27,7 +27,8 @@ SPECIAL = 4
 def edited_positions(
     ids: Array, edit: FeatureEdit, n_prompt: int, special: int = SPECIAL
 ) -> NDArray[np.bool_]:
-    """All but position 0 and special tokens, or those named; of the continuation all but special ones."""
+    """All but position 0 and special tokens, or those named; of the continuation all but special
+    ones."""
     mask = np.array([pos > 0 and token >= special for pos, token in enumerate(ids)])
     if edit.positions:
         mask[:n_prompt] = False
@@ -43,7 +44,8 @@ def change_by_hand(
     units: Sequence[float],
     masks: Sequence[NDArray[np.bool_]],
 ) -> Array:
-    """What the contract says: f' - f of each feature from the clean activation, summed; then directions removed, last."""
+    """What the contract says: f' - f of each feature from the clean activation, summed; then
+    directions removed, last."""
     numpy = NumpySAE(sae)
     acts, directions = numpy.encode(x), numpy.directions(x)
     change = np.zeros_like(written)
@@ -117,7 +119,8 @@ def continuation(
     special: int = SPECIAL,
     stop: int = 3,
 ) -> list[int]:
-    """Token by token, the whole text anew each time, without a cache; ends before an end-of-text token."""
+    """Token by token, the whole text anew each time, without a cache; ends before an end-of-text
+    token."""
     ids = tokens.ids[None]
     for _ in range(n_new):
         if steered is None:

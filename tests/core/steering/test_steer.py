@@ -1,4 +1,5 @@
-"""Steered generation against a naive loop over a plain Hugging Face model with a hook, and its metrics recomputed."""
+"""Steered generation against a naive loop over a plain Hugging Face model with a hook, and its
+metrics recomputed."""
 
 import threading
 from collections.abc import Callable, Sequence

@@ -1,4 +1,5 @@
-"""What is promised of a run with nothing but data and sizes: its L0, no dead features, and the features that made the data."""
+"""What is promised of a run with nothing but data and sizes: its L0, no dead features, and the
+features that made the data."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ ARCHITECTURES = [
 
 
 class Toy(NamedTuple):
-    """Unit vectors that fire as often as 1 / sqrt(rank), with magnitudes of 0.5 to 1.5, around a point far from 0; in any unit."""
+    """Unit vectors that fire as often as 1 / sqrt(rank), with magnitudes of 0.5 to 1.5, around a
+    point far from 0; in any unit."""
 
     features: Tensor
     written: Tensor

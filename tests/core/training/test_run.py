@@ -1,4 +1,5 @@
-"""Runs on the tiny model: what is filled in, bit-equal resumes wherever they stop, cached activations, plans."""
+"""Runs on the tiny model: what is filled in, bit-equal resumes wherever they stop, cached
+activations, plans."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""The fast steps against sae-lens's numbers and against autograd over losses.py, sparse and dense alike."""
+"""The fast steps against sae-lens's numbers and against autograd over losses.py, sparse and dense
+alike."""
 
 from pathlib import Path
 from typing import Any

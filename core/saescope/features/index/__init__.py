@@ -1,4 +1,5 @@
-"""What every feature of an SAE does on a text: counts, maxima, histograms, examples, partners, material for quizzes."""
+"""What every feature of an SAE does on a text: counts, maxima, histograms, examples, partners,
+material for quizzes."""
 
 from saescope.features.index.build import IndexProgress, IndexRun, index_features, shared_bos
 from saescope.features.index.config import IndexConfig

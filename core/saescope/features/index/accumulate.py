@@ -12,12 +12,14 @@ from saescope.ops import SparseActs
 
 
 def bytes_per_feature(cfg: IndexConfig) -> int:
-    """Memory that a run takes for each feature of an SAE; beside it the sample, at most 50 MB an SAE, and one batch."""
+    """Memory that a run takes for each feature of an SAE; beside it the sample, at most 50 MB an
+    SAE, and one batch."""
     return FeatureStatistics.BYTES + Examples.bytes_per_feature(cfg)
 
 
 class Accumulator:
-    """Statistics, examples and the sample of one SAE: fed with batches, saved and restored to the bit."""
+    """Statistics, examples and the sample of one SAE: fed with batches, saved and restored to the
+    bit."""
 
     def __init__(self, d_sae: int, cfg: IndexConfig, device: torch.device) -> None:
         self.statistics = FeatureStatistics(d_sae, device)

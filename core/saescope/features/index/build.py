@@ -1,4 +1,5 @@
-"""From a text to an index: one forward pass for several SAEs, stoppable and resumable to the bit."""
+"""From a text to an index: one forward pass for several SAEs, stoppable and resumable to the
+bit."""
 
 import hashlib
 import shutil
@@ -47,7 +48,8 @@ class IndexProgress:
 
 
 class IndexRun:
-    """One pass over a text for several SAEs of a model; `go` returns at its end, or when it is stopped, with a checkpoint in `folder`."""
+    """One pass over a text for several SAEs of a model; `go` returns at its end, or when it is
+    stopped, with a checkpoint in `folder`."""
 
     def __init__(
         self,
@@ -59,11 +61,13 @@ class IndexRun:
         folder: Path | None = None,
         root: Path | None = None,
     ) -> None:
-        """Goes on from the newest good checkpoint in `folder`. Indexes are kept below `root` (default: `home() / "indexes"`).
+        """Goes on from the newest good checkpoint in `folder`. Indexes are kept below `root`
+        (default: `home() / "indexes"`).
 
         Raises:
             MismatchError, HookError: an SAE does not fit the model.
-            ConfigError: the SAEs want different contexts; or a checkpoint is of another run (CHECKPOINT_MISMATCH).
+            ConfigError: the SAEs want different contexts; or a checkpoint is of another run
+                (CHECKPOINT_MISMATCH).
             FormatError: CHECKPOINT_CORRUPT: there are checkpoints, but none is whole.
         """
         self.warnings = [
@@ -145,7 +149,8 @@ class IndexRun:
         ids = self.corpus.peek()
         found = self.harvester(ids.clamp(min=0).long())
         acts = [_encode(self.model, sae, found[read_hook(sae)]) for sae in self.saes]
-        # Whatever runs the model comes before the log: an error or a cancel leaves these contexts to the next step.
+        # Whatever runs the model comes before the log: an error or a cancel leaves these contexts
+        # to the next step.
         sinks = [
             find_sinks(self.model, {name: found[name] for name in site_hooks(sae)})
             for sae in self.saes
@@ -173,10 +178,12 @@ class IndexRun:
         tensors, state = disk.load(path)
         if state["fingerprint"] != self.fingerprint:
             raise ConfigError(
-                "The checkpoint belongs to another model, SAE, text or configuration: they changed since.",
+                "The checkpoint belongs to another model, SAE, text or configuration: "
+                "they changed since.",
                 code="CHECKPOINT_MISMATCH",
                 field="dataset",
-                hint="Resume with the model, the SAEs, the text and the options of the first run, or start a new one.",
+                hint="Resume with the model, the SAEs, the text and the options of the "
+                "first run, or start a new one.",
             )
         self.corpus.load_state_dict(tensors["corpus"])
         for i, part in enumerate(self.parts):
@@ -259,7 +266,8 @@ def index_features(
     report: Report = None,
     **settings: Any,
 ) -> FeatureIndex | list[FeatureIndex]:
-    """Index one SAE, or several in one pass (a list for a list). `settings` are those of `IndexConfig`: n_tokens=1_000_000, ...
+    """Index one SAE, or several in one pass (a list for a list). `settings` are those of
+    `IndexConfig`: n_tokens=1_000_000, ...
 
     With a `folder`, checkpoints are kept there, and a run that was cut off goes on.
     """
@@ -294,7 +302,8 @@ def shared_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> b
     wanted = {model.tokenizer.adds_bos if one is None else one for one in said}
     if len(wanted) != 1:
         raise ConfigError(
-            "The SAEs were trained some with and some without BOS: they cannot read the same contexts."
+            "The SAEs were trained some with and some without BOS: they cannot read "
+            "the same contexts."
             if wanted
             else "No SAE is given.",
             code="MIXED_BOS" if wanted else "MISSING_ARGUMENT",

@@ -43,7 +43,8 @@ class Sample:
 
 
 def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
-    """The `k` features with the largest phi to this one, of those that fire with it at `LEAST_TOGETHER` positions or more."""
+    """The `k` features with the largest phi to this one, of those that fire with it at
+    `LEAST_TOGETHER` positions or more."""
     where = sample.where(feature)
     # sizes[j]: how many features fire at the j-th position where this one does.
     sizes = sample.offsets.diff()[where].long()

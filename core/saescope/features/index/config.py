@@ -13,7 +13,8 @@ class IndexConfig:
     """All that decides what an index holds, beside model, SAE and text."""
 
     n_tokens: int = 1_000_000
-    """Counted positions to read (position 0 and special tokens do not count); fewer where the text ends before."""
+    """Counted positions to read (position 0 and special tokens do not count); fewer where the text
+    ends before."""
     context_size: int = 128
     prepend_bos: bool | None = None
     """None = as the SAE was trained, else as the model's own tokenizer does."""
@@ -28,7 +29,8 @@ class IndexConfig:
     quiz_share: float = 0.25
     """Share of the contexts that only quizzes see."""
     sample_tokens: int = 2**16
-    """Positions whose features are all kept, for co-firing partners and for contexts in which a feature is known to be silent."""
+    """Positions whose features are all kept, for co-firing partners and for contexts in which a
+    feature is known to be silent."""
 
     def __post_init__(self) -> None:
         allowed = {

@@ -1,4 +1,5 @@
-"""The contexts that an index reads: each once, in random order, from a position that can be saved."""
+"""The contexts that an index reads: each once, in random order, from a position that can be
+saved."""
 
 import math
 
@@ -13,11 +14,13 @@ from saescope.features.index.config import IndexConfig
 from saescope.models import LanguageModel
 
 LOOK_AHEAD = 4
-"""Contexts are drawn from a pool of this many times `n_tokens` tokens: tokenizing more would cost a short run too much."""
+"""Contexts are drawn from a pool of this many times `n_tokens` tokens: tokenizing more would cost a
+short run too much."""
 
 
 class Corpus:
-    """All documents of a dataset (nothing is held out), until `n_tokens` positions are counted or the text ends."""
+    """All documents of a dataset (nothing is held out), until `n_tokens` positions are counted or
+    the text ends."""
 
     def __init__(self, model: LanguageModel, dataset: Dataset, cfg: IndexConfig) -> None:
         size = min(cfg.context_size, model.n_ctx)

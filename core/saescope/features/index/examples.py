@@ -1,7 +1,9 @@
-"""Which contexts stand for a feature: its strongest, and a uniform sample from every half octave of its range.
+"""Which contexts stand for a feature: its strongest, and a uniform sample from every half octave of
+its range.
 
-What is kept depends on the set of contexts alone, never on their order: bands end at powers of the root of two, whatever the maximum turns
-out to be, and a feature's window of bands only moves up; a sample is the entries with the smallest hashes.
+What is kept depends on the set of contexts alone, never on their order: bands end at powers of the
+root of two, whatever the maximum turns out to be, and a feature's window of bands only moves up; a
+sample is the entries with the smallest hashes.
 """
 
 from functools import partial
@@ -16,11 +18,13 @@ from saescope.features.index.hashing import MOST, hash_entries
 from saescope.features.index.slots import Entries, Priority, SlotTable
 
 N_BANDS = 8
-"""Half octaves sampled: the one that holds the maximum, and those below it, down to about a sixteenth of the maximum."""
+"""Half octaves sampled: the one that holds the maximum, and those below it, down to about a
+sixteenth of the maximum."""
 
 
 class Examples:
-    """For each feature `n_top` contexts for cards, and of each half octave `n_range` for cards and `n_quiz` for quizzes."""
+    """For each feature `n_top` contexts for cards, and of each half octave `n_range` for cards and
+    `n_quiz` for quizzes."""
 
     def __init__(self, d_sae: int, cfg: IndexConfig, device: torch.device) -> None:
         self.top = SlotTable(d_sae, cfg.n_top, device)
@@ -102,7 +106,8 @@ def band_of(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 
 def by_strength(keys: Int[Tensor, " n"], entries: Entries) -> Int[Tensor, " n"]:
-    """The stronger the better; of equals the smaller hash. Positive floats are ordered as their bits are."""
+    """The stronger the better; of equals the smaller hash. Positive floats are ordered as their
+    bits are."""
     bits = entries.values.contiguous().view(torch.int32).long()
     # 31 bits of the float above 31 bits of the inverted hash: one int64 orders by both.
     return torch.where(entries.values > 0, bits * 2**31 + (MOST - entries.contexts) // 2**32, -1)
@@ -111,7 +116,8 @@ def by_strength(keys: Int[Tensor, " n"], entries: Entries) -> Int[Tensor, " n"]:
 def by_hash(
     seed: int, top_band: Int[Tensor, " d_sae"], keys: Int[Tensor, " n"], entries: Entries
 ) -> Int[Tensor, " n"]:
-    """At random; what the growing maximum has left `N_BANDS` bands below is worth nothing any more."""
+    """At random; what the growing maximum has left `N_BANDS` bands below is worth nothing any
+    more."""
     features = keys // N_BANDS
     alive = (entries.values > 0) & (band_of(entries.values) > top_band[features] - N_BANDS)
     return torch.where(

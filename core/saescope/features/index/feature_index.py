@@ -70,13 +70,15 @@ class FeatureIndex:
         if self.manifest.format == FORMAT:
             return []
         return [
-            f"The index of {self.manifest.dataset} was made by an earlier version: it has no typical activations and no hashes, and "
+            f"The index of {self.manifest.dataset} was made by an earlier version: it "
+            "has no typical activations and no hashes, and "
             "attention sinks count in it. ss.index_features makes it anew."
         ]
 
     @cached_property
     def typical(self) -> Float[Tensor, " d_sae"] | None:
-        """The 99th percentile of each feature's activations above zero, to 2 %; 0 where it never fired, or below an 8,000th of the maximum.
+        """The 99th percentile of each feature's activations above zero, to 2 %; 0 where it never
+        fired, or below an 8,000th of the maximum.
 
         None in an index of an earlier version.
         """
@@ -120,7 +122,8 @@ class FeatureIndex:
         )
 
     def examples(self, feature: int, n: int = 5, *, offset: int = 0) -> list[Example]:
-        """The strongest first, then one of each half octave downwards, then the second strongest, and so on: no context twice."""
+        """The strongest first, then one of each half octave downwards, then the second strongest,
+        and so on: no context twice."""
         maximum = self.maximum(feature)
         if maximum is None:
             return []
@@ -142,11 +145,13 @@ class FeatureIndex:
         return found
 
     def cofiring(self, feature: int, k: int = 10) -> list[Cofiring]:
-        """The features that go with it most (by phi), if they fire together twice or more in the sample of contexts."""
+        """The features that go with it most (by phi), if they fire together twice or more in the
+        sample of contexts."""
         return partners(self.sample, self._checked(feature), k)
 
     def quiz_pool(self, feature: int, *, seed: int = 0, similar: Sequence[int] = ()) -> QuizPool:
-        """`similar`: features like it (decoder neighbours), for near misses beside its co-firing partners."""
+        """`similar`: features like it (decoder neighbours), for near misses beside its co-firing
+        partners."""
         maximum = self.maximum(feature)
         kept = by_band(self._slots("quiz", feature), maximum) if maximum is not None else []
         near = [*similar, *(partner.feature for partner in self.cofiring(feature, 8))]
@@ -225,7 +230,8 @@ class FeatureIndex:
         }
 
     def _verify(self, name: str) -> None:
-        """A file that is as it was when it was last verified costs no more than a look at its dates."""
+        """A file that is as it was when it was last verified costs no more than a look at its
+        dates."""
         path, expected = self.folder / name, self.manifest.sha256.get(name)
         if expected is None:
             return

@@ -82,7 +82,8 @@ def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firing
 
 
 def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m window"]:
-    """What the feature of each chosen firing does at the tokens around it, as codes: 0 silent, else relative to the firing's own."""
+    """What the feature of each chosen firing does at the tokens around it, as codes: 0 silent, else
+    relative to the firing's own."""
     around = torch.arange(-BEFORE, AFTER + 1, device=chosen.device)
     # [m, window]: the neighbours in the sorted list. At most one firing a token, so all within
     # reach are among them.
@@ -103,7 +104,8 @@ def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m win
 
 
 def encode_relative(values: Tensor, own: Tensor) -> Tensor:
-    """Activations above zero as codes 1..255: a sixteenth of an octave each (good to 2.2 %), 8 octaves either way."""
+    """Activations above zero as codes 1..255: a sixteenth of an octave each (good to 2.2 %), 8
+    octaves either way."""
     return (
         ((values / own).log2() * STEPS)
         .round()

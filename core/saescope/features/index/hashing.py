@@ -1,4 +1,5 @@
-"""Chance without a generator: what is sampled depends on what it is, never on the order in which it came."""
+"""Chance without a generator: what is sampled depends on what it is, never on the order in which it
+came."""
 
 import torch
 from jaxtyping import Int
@@ -17,14 +18,16 @@ _FACTORS = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
 
 
 def mixed(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The finalizer of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195), without the sign bit."""
+    """The finalizer of SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195), without the
+    sign bit."""
     x = (x ^ _shifted(x, 30)) * _FACTORS[0]
     x = (x ^ _shifted(x, 27)) * _FACTORS[1]
     return (x ^ _shifted(x, 31)) & MOST
 
 
 def hash_contexts(ids: Int[Tensor, "n context_size"]) -> Int[Tensor, " n"]:
-    """Of the tokens and their order alone: the same text in the same place of a context is the same context."""
+    """Of the tokens and their order alone: the same text in the same place of a context is the same
+    context."""
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * _STEP
     return mixed(mixed(ids.long() + places).sum(1))
 

@@ -1,4 +1,5 @@
-"""What an index was made from, in a file beside it, with the hashes by which its files are verified."""
+"""What an index was made from, in a file beside it, with the hashes by which its files are
+verified."""
 
 import hashlib
 import json
@@ -50,7 +51,8 @@ def write_manifest(folder: Path, manifest: IndexManifest) -> None:
 
 
 def read_manifest(folder: Path) -> IndexManifest:
-    """Raises FormatError INDEX_CORRUPT where it is not as it was written, or a file is missing or of another length."""
+    """Raises FormatError INDEX_CORRUPT where it is not as it was written, or a file is missing or
+    of another length."""
     try:
         said: dict[str, Any] = json.loads(read_own(folder / FILE))
         own_hash, version = said.pop(OWN_HASH, None), said["format"]

@@ -41,7 +41,8 @@ class Span(NamedTuple):
 
 
 def kept_rows(arrays: Mapping[str, Tensor]) -> list[Kept]:
-    """Places that are taken, in their order: `values [*n]`, `contexts [*n]`, `positions [*n]`, `windows [*n, window]`."""
+    """Places that are taken, in their order: `values [*n]`, `contexts [*n]`, `positions [*n]`,
+    `windows [*n, window]`."""
     values = arrays["values"].flatten()
     bands = band_of(values).tolist()
     rows = zip(
@@ -56,7 +57,8 @@ def kept_rows(arrays: Mapping[str, Tensor]) -> list[Kept]:
 
 
 def by_band(arrays: Mapping[str, Tensor], maximum: float) -> list[list[Kept]]:
-    """The samples of each half octave, from the one of the maximum downwards; what has fallen out of the range is left out."""
+    """The samples of each half octave, from the one of the maximum downwards; what has fallen out
+    of the range is left out."""
     top = int(band_of(torch.tensor([maximum])))
     bands: list[list[Kept]] = [[] for _ in range(N_BANDS)]
     for kept in kept_rows(arrays):
@@ -91,7 +93,8 @@ def quantiles(
     at: Iterable[float],
     maximum: float,
 ) -> list[float]:
-    """Values below which these shares of the firings lie; inside a bin as if its logarithms were uniform."""
+    """Values below which these shares of the firings lie; inside a bin as if its logarithms were
+    uniform."""
     counts = histogram.double()
     cumulated = counts.cumsum(0)
     found: list[float] = []

@@ -1,4 +1,5 @@
-"""Material for a quiz: where a feature fires, where it nearly does, and anything else; only from contexts that no card shows."""
+"""Material for a quiz: where a feature fires, where it nearly does, and anything else; only from
+contexts that no card shows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -37,7 +38,8 @@ def make_pool(
     similar: Sequence[int],
     seed: int,
 ) -> QuizPool:
-    """`kept`: firings of the feature in quiz contexts, by band; `similar`: features that are easily taken for it."""
+    """`kept`: firings of the feature in quiz contexts, by band; `similar`: features that are easily
+    taken for it."""
     rng = torch.Generator().manual_seed(int(mixed(torch.tensor([seed * 2**20 + feature]))))
     firing = [
         _Place(one.context, one.pos, FIRING, tuple(one.activations))
@@ -71,7 +73,8 @@ def _draw(
     used: set[int],
     rng: torch.Generator,
 ) -> list[_Place]:
-    """One place of each kind in turn, each in a context of its own, which is `used` from then on."""
+    """One place of each kind in turn, each in a context of its own, which is `used` from then
+    on."""
     queues = [(why, iter(_one_each(there, rng))) for why, there in kinds]
     found: list[_Place] = []
     while queues and len(found) < N_DISTRACTORS:
@@ -87,7 +90,8 @@ def _draw(
 
 
 def _one_each(there: Bool[Tensor, "n n_pos"], rng: torch.Generator) -> list[tuple[int, int]]:
-    """A random one of these positions of each context that has any, the contexts in random order."""
+    """A random one of these positions of each context that has any, the contexts in random
+    order."""
     rows = torch.randperm(len(there), generator=rng)
     rows = rows[there[rows].any(1)] if len(rows) else rows
     chance = torch.rand(len(rows), there.shape[1], generator=rng) * there[rows]

@@ -16,7 +16,8 @@ class HistogramBin:
 
 
 class Cofiring(NamedTuple):
-    """A feature that fires at the same positions as another one, in a uniform sample of contexts."""
+    """A feature that fires at the same positions as another one, in a uniform sample of
+    contexts."""
 
     feature: int
     n_together: int
@@ -39,11 +40,14 @@ class FeatureStatisticsRow:
     """Over the positions where it fires; None if it never does, as the next two."""
     max: float | None
     typical: float | None
-    """99th percentile of the activations where it fires, to 2 %; None below an 8,000th of `max`, and in an index of an earlier version."""
+    """99th percentile of the activations where it fires, to 2 %; None below an 8,000th of `max`,
+    and in an index of an earlier version."""
     quantiles: dict[float, float] | None
-    """Of the activations where it fires, at 0.5, 0.9 and 0.99; the first two are read off the histogram, so good to a factor 2^(1/4)."""
+    """Of the activations where it fires, at 0.5, 0.9 and 0.99; the first two are read off the
+    histogram, so good to a factor 2^(1/4)."""
     histogram: list[HistogramBin]
-    """Quarter octaves, from the lowest that is not empty to the highest; the lowest takes all that is smaller."""
+    """Quarter octaves, from the lowest that is not empty to the highest; the lowest takes all that
+    is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class Passage:
     pos: int
     """Of the token that the passage was chosen for, counted from the passage's first."""
     activations: tuple[float, ...]
-    """Of the feature at each token; 0 = silent or not counted. Exact at `pos`, elsewhere to 2.2 %."""
+    """Of the feature at each token; 0 = silent or not counted. Exact at `pos`, elsewhere to 2.2
+    %."""
 
     @property
     def token(self) -> str:
@@ -93,11 +98,13 @@ class QuizPassage(Passage):
 
 
 class QuizPool(NamedTuple):
-    """Material for a quiz, each list in random order by the seed, no context twice in all three together."""
+    """Material for a quiz, each list in random order by the seed, no context twice in all three
+    together."""
 
     firing: list[QuizPassage]
     """`pos` is where it fires; over the whole range of activations."""
     near_miss: list[QuizPassage]
-    """The feature is silent in the whole passage, though a token on which it fires is there, or a feature like it fires at `pos`."""
+    """The feature is silent in the whole passage, though a token on which it fires is there, or a
+    feature like it fires at `pos`."""
     random: list[QuizPassage]
     """Silent in the whole passage; `pos` is a counted token at random."""

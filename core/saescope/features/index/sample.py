@@ -1,4 +1,5 @@
-"""Whole contexts at random with every firing in them: who fires with whom, and where a feature is known to be silent."""
+"""Whole contexts at random with every firing in them: who fires with whom, and where a feature is
+known to be silent."""
 
 from bisect import insort
 from typing import NamedTuple
@@ -28,7 +29,8 @@ class SampledContext(NamedTuple):
 
 
 class ContextSample:
-    """The first contexts of a random order of those that only quizzes may show: as many as the bounds allow."""
+    """The first contexts of a random order of those that only quizzes may show: as many as the
+    bounds allow."""
 
     def __init__(self, cfg: IndexConfig, *, most_entries: int = MOST_ENTRIES) -> None:
         self.seed = cfg.seed
@@ -65,7 +67,8 @@ class ContextSample:
             self.n_entries -= len(last.features)
 
     def arrays(self, d_sae: int, context_size: int) -> dict[str, Tensor]:
-        """CSR by position: what fires at `i = n * context_size + pos` of the n-th context is `features[offsets[i]:offsets[i + 1]]`."""
+        """CSR by position: what fires at `i = n * context_size + pos` of the n-th context is
+        `features[offsets[i]:offsets[i + 1]]`."""
         starts = torch.arange(len(self.kept)).repeat_interleave(
             torch.tensor([len(c.features) for c in self.kept], dtype=torch.int64)
         )

@@ -43,7 +43,8 @@ class SlotTable:
     def merge(
         self, keys: Int[Tensor, " n"], new: Entries, priority: Priority, windows: Windows
     ) -> None:
-        """Put new entries where they belong; `windows` is asked for those alone that got a place."""
+        """Put new entries where they belong; `windows` is asked for those alone that got a
+        place."""
         if not len(keys):
             return
         # Only the keys that get something are rewritten: [n_touched * n_slots] old entries, then

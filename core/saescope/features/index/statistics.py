@@ -1,7 +1,9 @@
-"""How often and how strongly every feature fires: exact counts, sums, maxima, and histograms on each feature's own scale.
+"""How often and how strongly every feature fires: exact counts, sums, maxima, and histograms on
+each feature's own scale.
 
-Counted are fourteen octaves below the end of the one that holds the maximum, in twentieths: that gives the 99th percentile to 1.8 % even of
-a feature whose strongest firings are outliers by far. What is shown, and kept on disk, is the upper ten octaves in quarters.
+Counted are fourteen octaves below the end of the one that holds the maximum, in twentieths: that
+gives the 99th percentile to 1.8 % even of a feature whose strongest firings are outliers by far.
+What is shown, and kept on disk, is the upper ten octaves in quarters.
 """
 
 from typing import NamedTuple
@@ -65,7 +67,8 @@ class FeatureStatistics:
         self.n_tokens += n_tokens
         ones = torch.ones_like(firings.features)
         self.n_fired.index_add_(0, firings.features, ones)
-        # Unlike index_add_ this adds in the same order on a GPU, too: a resumed run must end with the same bits.
+        # Unlike index_add_ this adds in the same order on a GPU, too: a resumed run must end with
+        # the same bits.
         self.sums.index_put_((firings.features,), firings.values.double(), accumulate=True)
         # The bins hang from the octave of the maximum: as it grows, what was counted moves down
         # before anything new is counted.
@@ -88,9 +91,11 @@ class FeatureStatistics:
         return torch.cat([lowest, quarters[:, 1 - N_BINS :]], dim=1)
 
     def typical(self) -> Float[Tensor, " d_sae"]:
-        """The 99th percentile of each feature's activations above zero, between order statistics as numpy's; 0 if it never fired.
+        """The 99th percentile of each feature's activations above zero, between order statistics as
+        numpy's; 0 if it never fired.
 
-        Good to 1.8 % (half a twentieth of an octave); 0, too, where it is less than an 8,000th of the maximum.
+        Good to 1.8 % (half a twentieth of an octave); 0, too, where it is less than an 8,000th of
+        the maximum.
         """
         # The place of the quantile among the sorted activations, as numpy's method "linear" has it;
         # float64 holds it exactly.
@@ -101,7 +106,8 @@ class FeatureStatistics:
         return torch.where(low > 0, between, 0).float()  # nothing is known below the lowest bin
 
     def _at_rank(self, rank: Int[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
-        """The activation with so many weaker ones: the centre of its bin, or the maximum itself; 0 in the lowest bin, which has none."""
+        """The activation with so many weaker ones: the centre of its bin, or the maximum itself; 0
+        in the lowest bin, which has none."""
         bins = [
             # The bin in which the running count first exceeds the rank.
             torch.searchsorted(counts.cumsum(1), wanted[:, None], right=True)[:, 0]
@@ -113,7 +119,8 @@ class FeatureStatistics:
         return torch.where(rank >= self.n_fired - 1, self.maxima, found)
 
     def _shift(self, n_octaves: Int[Tensor, " d_sae"]) -> None:
-        """Room above for features whose maximum grew; what leaves below is counted in the lowest bin."""
+        """Room above for features whose maximum grew; what leaves below is counted in the lowest
+        bin."""
         grown = n_octaves.nonzero()[:, 0]
         old = self.counts[grown]
         depth, step = _places(old.device)
@@ -149,7 +156,8 @@ class FeatureStatistics:
 
 
 def _bins(depth: Int[Tensor, "*n"], step: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """The bin of values so many octaves below that of the maximum; the lowest takes all that is smaller."""
+    """The bin of values so many octaves below that of the maximum; the lowest takes all that is
+    smaller."""
     return (N_COUNTED - STEPS * (depth + 1) + step).clamp(min=0)
 
 
@@ -160,6 +168,7 @@ def _places(device: torch.device) -> Scale:
 
 
 def _centres(device: torch.device) -> Tensor:
-    """log2 of the middle of each bin, relative to the beginning of the octave that holds the maximum."""
+    """log2 of the middle of each bin, relative to the beginning of the octave that holds the
+    maximum."""
     depth, step = _places(device)
     return (step + 0.5).double() / STEPS - depth

@@ -1,4 +1,5 @@
-"""An index on disk: `<home>/indexes/<weights hash>/<corpus>/` with manifest.json, arrays.safetensors and texts.db."""
+"""An index on disk: `<home>/indexes/<weights hash>/<corpus>/` with manifest.json,
+arrays.safetensors and texts.db."""
 
 import lzma
 import os
@@ -41,7 +42,8 @@ class IndexOrigin(NamedTuple):
     model: LanguageModel
     dataset: str
     n_tokens: int
-    """Positions read that are not left out for their place or token; each SAE's sinks are among them."""
+    """Positions read that are not left out for their place or token; each SAE's sinks are among
+    them."""
     n_contexts: int
     cfg: IndexConfig
 
@@ -77,7 +79,10 @@ def write_index(
         write_manifest(aside, _manifest(aside, sae, part, origin))
         _put(aside, folder)
     except (OSError, SafetensorError) as error:
-        again = "Free space there or make it writable, then run it again: it goes on from its last checkpoint."
+        again = (
+            "Free space there or make it writable, then run it again: it goes on from its "
+            "last checkpoint."
+        )
         raise cannot_write("The index", folder.parent, error, hint=again) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -91,7 +96,8 @@ def find_index(
     root: Path | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> FeatureIndex | None:
-    """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why one was passed over."""
+    """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why
+    one was passed over."""
     place = folder_of(sae.weights_hash, root)
     _bring_back(place)
     unpack(place.parent, sae.weights_hash)
@@ -111,7 +117,8 @@ def find_index(
 
 
 def _worth(manifest: IndexManifest) -> tuple[int, str]:
-    """By the positions read, those left out as sinks as well: an index made anew comes before its old form."""
+    """By the positions read, those left out as sinks as well: an index made anew comes before its
+    old form."""
     return manifest.n_tokens + manifest.n_sinks, manifest.created
 
 
@@ -124,7 +131,8 @@ def _read(folder: Path, weights_hash: str, say: Callable[[str], None]) -> IndexM
 
 
 def _open(folder: Path, weights_hash: str, say: Callable[[str], None]) -> FeatureIndex | None:
-    """An index that is whole; a damaged one stays where it is, unless it is the packed one, which is unpacked again."""
+    """An index that is whole; a damaged one stays where it is, unless it is the packed one, which
+    is unpacked again."""
     try:
         return FeatureIndex.open(folder)
     except FormatError as error:
@@ -224,7 +232,8 @@ def _put(aside: Path, folder: Path) -> None:
 
 
 def _bring_back(place: Path) -> None:
-    """An index that was moved aside for a newer one, which a kill or a failing disk kept from coming."""
+    """An index that was moved aside for a newer one, which a kill or a failing disk kept from
+    coming."""
     for old in place.glob(f"{_OLD}*"):
         folder = place / old.name.removeprefix(_OLD).rpartition("-")[0]
         if not folder.exists():
@@ -251,7 +260,8 @@ _ZIP_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, EOFError, ValueError, NotImpl
 
 
 def _packed_key(file: Path) -> tuple[str, str]:
-    """Of which weights the packed index is, shortened, and the name of its folder; empty where there is none that can be read."""
+    """Of which weights the packed index is, shortened, and the name of its folder; empty where
+    there is none that can be read."""
     with suppress(OSError, *_ZIP_ERRORS), zipfile.ZipFile(file) as archive:
         of, key = archive.comment.decode().split("/")
         return of, key

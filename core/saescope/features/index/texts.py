@@ -19,7 +19,8 @@ _IDS = np.dtype("<i4")
 
 
 class ContextLog:
-    """Every context of a run by its hash, on disk. What comes after a checkpoint is forgotten when the run resumes from it."""
+    """Every context of a run by its hash, on disk. What comes after a checkpoint is forgotten when
+    the run resumes from it."""
 
     def __init__(self, folder: Path, *, n_contexts: int = 0) -> None:
         self.n_contexts = n_contexts
@@ -31,7 +32,8 @@ class ContextLog:
             )
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute(
-                "CREATE TABLE IF NOT EXISTS contexts (number INTEGER PRIMARY KEY, hash INTEGER UNIQUE, ids BLOB)"
+                "CREATE TABLE IF NOT EXISTS contexts (number INTEGER PRIMARY KEY, hash "
+                "INTEGER UNIQUE, ids BLOB)"
             )
             # Rows after the checkpoint belong to batches that will be read again; kept, they would
             # not be fresh any more.

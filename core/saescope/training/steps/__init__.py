@@ -1,4 +1,5 @@
-"""Fast training steps: one family a file, each equal to autograd over `losses.py`, none of them using it."""
+"""Fast training steps: one family a file, each equal to autograd over `losses.py`, none of them
+using it."""
 
 from saescope.training.objective import Objective, Params
 from saescope.training.steps.base import Step, StepResult

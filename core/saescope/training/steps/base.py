@@ -24,7 +24,8 @@ class StepResult(NamedTuple):
 
 
 class Step:
-    """The gradients of one architecture's loss, by hand; `params` are read each time, so an optimizer may change them in place."""
+    """The gradients of one architecture's loss, by hand; `params` are read each time, so an
+    optimizer may change them in place."""
 
     def __init__(self, objective: Objective, params: Params) -> None:
         self.objective = objective
@@ -33,7 +34,8 @@ class Step:
     def __call__(
         self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
     ) -> StepResult:
-        """Gradients of every parameter on this batch; `dead` marks the features to revive, where the objective does that."""
+        """Gradients of every parameter on this batch; `dead` marks the features to revive, where
+        the objective does that."""
         raise NotImplementedError
 
     def state(self) -> dict[str, float]:
@@ -55,7 +57,8 @@ class Step:
         return decoded.sub_(batch.y)
 
     def finish(self, grads: Grads, to_output: Tensor, batch: Batch, pre_sum: Tensor) -> None:
-        """The gradients that need no entries: b_dec and W_skip from dloss/d(sae_out), b_dec also through the encoder's input."""
+        """The gradients that need no entries: b_dec and W_skip from dloss/d(sae_out), b_dec also
+        through the encoder's input."""
         grads.add("b_dec", to_output.sum(0))
         # The encoder reads x - b_dec: d(pre)/d(b_dec) = -W_enc, so the sum over positions needs
         # only the summed d(loss)/d(pre).

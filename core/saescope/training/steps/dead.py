@@ -1,4 +1,5 @@
-"""Terms of the loss that act on dead features only: AuxK, pre-activation and ghost losses over a compact `[n, n_dead]` block."""
+"""Terms of the loss that act on dead features only: AuxK, pre-activation and ghost losses over a
+compact `[n, n_dead]` block."""
 
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ ROWS = 1024
 
 
 class DeadBlock:
-    """Collects the dead features' pre-activations while the batch is encoded, then adds their terms."""
+    """Collects the dead features' pre-activations while the batch is encoded, then adds their
+    terms."""
 
     def __init__(self, mask: Bool[Tensor, " d_sae"], n_pos: int, like: Tensor) -> None:
         self.features: Int[Tensor, " n_dead"] = mask.nonzero().flatten()
@@ -78,9 +80,11 @@ def auxk(
     *,
     coefficient: float,
 ) -> tuple[Tensor, DeadGrads]:
-    """The largest d/2 dead features predict the residual `-error`. `rows` have the unit that `ranked` is in.
+    """The largest d/2 dead features predict the residual `-error`. `rows` have the unit that
+    `ranked` is in.
 
-    The result's decoder and encoder gradients are in that unit too: the caller undoes the decoder norm.
+    The result's decoder and encoder gradients are in that unit too: the caller undoes the decoder
+    norm.
     """
     n_pos, n_dead = ranked.shape
     k_aux = error.shape[1] // 2

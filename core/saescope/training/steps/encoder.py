@@ -13,7 +13,8 @@ from saescope.products import times_rows
 from saescope.training.steps.support import SparseSupport
 
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 1 << 30}
-"""What one chunk of dense pre-activations may take (two exist at a time); on a CPU it should stay near the caches."""
+"""What one chunk of dense pre-activations may take (two exist at a time); on a CPU it should stay
+near the caches."""
 
 
 class Chunk(NamedTuple):
@@ -36,7 +37,8 @@ def chunks(
 def top_of_rows(
     values: Float[Tensor, "n width"], k: int
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
-    """The k largest of each row, exactly, through the maxima of strided groups: k groups hold them all."""
+    """The k largest of each row, exactly, through the maxima of strided groups: k groups hold them
+    all."""
     width = values.shape[1]
     group = next((size for size in (8, 4, 2) if width % size == 0 and width // size >= 4 * k), 1)
     if group == 1:
@@ -64,7 +66,8 @@ class Found(NamedTuple):
 
 
 def above(values: Float[Tensor, "n d_sae"], cut: float) -> Found:
-    """Entries greater than `cut`: only the strided groups whose maximum is above it are looked at."""
+    """Entries greater than `cut`: only the strided groups whose maximum is above it are looked
+    at."""
     n_rows, width = values.shape
     group = next((size for size in (16, 8, 4, 2) if width % size == 0), 1)
     grouped = values.view(n_rows, group, width // group)

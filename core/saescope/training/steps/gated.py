@@ -1,4 +1,5 @@
-"""The step of gated SAEs: entries are where the gate is open; the magnitude path shares the encoder's product."""
+"""The step of gated SAEs: entries are where the gate is open; the magnitude path shares the
+encoder's product."""
 
 from jaxtyping import Float
 from torch import Tensor

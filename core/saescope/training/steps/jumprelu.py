@@ -1,4 +1,5 @@
-"""The step of JumpReLU SAEs: entries reach down to half a bandwidth below the threshold, where its straight-through gradient ends."""
+"""The step of JumpReLU SAEs: entries reach down to half a bandwidth below the threshold, where its
+straight-through gradient ends."""
 
 import torch
 from jaxtyping import Float
@@ -68,7 +69,8 @@ class JumpReLUStep(ReluStep):
         *,
         weight: float,
     ) -> tuple[Tensor, Tensor]:
-        """The sparsity loss and its slope at each entry's step function; the tanh loss acts on `to_acts` instead."""
+        """The sparsity loss and its slope at each entry's step function; the tanh loss acts on
+        `to_acts` instead."""
         if self.objective.jumprelu_sparsity_loss_mode == "tanh":
             norm, scale = (
                 support.take(self.params["decoder"].norm(dim=1)),
@@ -90,7 +92,8 @@ class JumpReLUStep(ReluStep):
     def revive(
         self, block: DeadBlock, x: Tensor, error: Tensor, grads: Grads, coefficients: Coefficients
     ) -> dict[str, Tensor]:
-        """Anthropic's pre-activation loss, as in sae-lens only for features that are dead: relu(threshold - p) * ||W_dec_i||."""
+        """Anthropic's pre-activation loss, as in sae-lens only for features that are dead:
+        relu(threshold - p) * ||W_dec_i||."""
         features, weight = block.features, coefficients.revival / len(x)
         norm = self.params["decoder"][features].norm(dim=1)
         to_encoder, missing_sum = (

@@ -1,7 +1,9 @@
-"""What standard, gated and JumpReLU steps share: the number of active features varies, so sparse or dense is decided by counting.
+"""What standard, gated and JumpReLU steps share: the number of active features varies, so sparse or
+dense is decided by counting.
 
-Each architecture writes its backward pass once, over a `Support`. While few entries are above its floor, that is the entries of the whole
-batch; while many are (the first steps of a run), it is one dense chunk after another.
+Each architecture writes its backward pass once, over a `Support`. While few entries are above its
+floor, that is the entries of the whole batch; while many are (the first steps of a run), it is one
+dense chunk after another.
 """
 
 from typing import NamedTuple
@@ -17,7 +19,8 @@ from saescope.training.steps.encoder import Found, above, chunks, join
 from saescope.training.steps.support import DenseSupport, Grads, SparseSupport, Support
 
 MAX_DENSITY = 0.06
-"""Share of entries up to which the sparse path is taken: above it gathers cost more than dense products, and more memory."""
+"""Share of entries up to which the sparse path is taken: above it gathers cost more than dense
+products, and more memory."""
 
 
 class Part(NamedTuple):
@@ -45,7 +48,8 @@ class ReluStep(Step):
     def __init__(self, objective: Objective, params: Params) -> None:
         super().__init__(objective, params)
         self.density = 0.0
-        """Share of entries that counted in the last batch; until there was one, few are hoped for."""
+        """Share of entries that counted in the last batch; until there was one, few are hoped
+        for."""
 
     def state(self) -> dict[str, float]:
         return {"density": self.density}
@@ -57,7 +61,8 @@ class ReluStep(Step):
     def backward(
         self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
     ) -> Outcome:
-        """Forward and backward on one part; adds to `grads`, and to grads["norm"] what goes through the decoder's row norms."""
+        """Forward and backward on one part; adds to `grads`, and to grads["norm"] what goes through
+        the decoder's row norms."""
         raise NotImplementedError
 
     def revive(
@@ -139,7 +144,8 @@ class ReluStep(Step):
     def add_common(
         self, grads: Grads, support: Support, part: Part, to_pre: Tensor, to_output: Tensor
     ) -> None:
-        """What every architecture adds from dloss/d(x @ W_enc) of each entry and dloss/d(sae_out) of each position."""
+        """What every architecture adds from dloss/d(x @ W_enc) of each entry and dloss/d(sae_out)
+        of each position."""
         support.add_outer(grads, "encoder", to_pre, part.x)
         grads.add("pre_sum", support.by_feature(to_pre))
         grads.add("b_dec", to_output.sum(0))

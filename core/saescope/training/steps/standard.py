@@ -1,4 +1,5 @@
-"""The step of standard (ReLU) SAEs: an Lp penalty on activations times decoder norms, optionally ghost gradients."""
+"""The step of standard (ReLU) SAEs: an Lp penalty on activations times decoder norms, optionally
+ghost gradients."""
 
 import torch
 from torch import Tensor

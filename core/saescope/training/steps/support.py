@@ -1,7 +1,9 @@
-"""Where activations may be non-zero, dense or sparse, with the handful of products that a backward pass is made of.
+"""Where activations may be non-zero, dense or sparse, with the handful of products that a backward
+pass is made of.
 
-A family writes its maths once over `values`; whether those are a dense `[n, d_sae]` chunk or the entries of a whole batch is decided by
-their number. Indices are int32: `embedding_bag` reads them twice as fast as int64.
+A family writes its maths once over `values`; whether those are a dense `[n, d_sae]` chunk or the
+entries of a whole batch is decided by their number. Indices are int32: `embedding_bag` reads them
+twice as fast as int64.
 """
 
 import warnings
@@ -122,7 +124,8 @@ class SparseSupport:
 
     @cached_property
     def _grouped(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Entries sorted by feature: their order, their positions, and where each feature's begin."""
+        """Entries sorted by feature: their order, their positions, and where each feature's
+        begin."""
         # Transposing the CSR: entries by feature, stably, so that sums run in the order of
         # positions on every run.
         order = self.features.sort(stable=True).indices
@@ -157,7 +160,8 @@ def sampled_dots(
     at: Float[Tensor, "n d"],
     rows: Float[Tensor, "d_sae d"],
 ) -> Float[Tensor, " nnz"]:
-    """`rows[feature] . at[position]` of each entry: twice as fast as the gradient of embedding_bag's weights."""
+    """`rows[feature] . at[position]` of each entry: twice as fast as the gradient of
+    embedding_bag's weights."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         empty = torch.zeros_like(features, dtype=at.dtype)

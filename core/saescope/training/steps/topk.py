@@ -1,10 +1,12 @@
-"""Steps of the TopK family (TopK, BatchTopK, Matryoshka BatchTopK): one dense product, everything else over the kept entries.
+"""Steps of the TopK family (TopK, BatchTopK, Matryoshka BatchTopK): one dense product, everything
+else over the kept entries.
 
-With `rescale_acts_by_decoder_norm` the norm multiplies what is ranked and divides what is decoded, so its gradient cancels and the
-activation that meets the decoder is the plain pre-activation.
+With `rescale_acts_by_decoder_norm` the norm multiplies what is ranked and divides what is decoded,
+so its gradient cancels and the activation that meets the decoder is the plain pre-activation.
 
-Matryoshka: the entries of prefix level l at position p become row `l * n_pos + p`. Decoding all rows at once and summing over the levels
-gives every prefix; an entry's gradient comes from its own level and all longer prefixes.
+Matryoshka: the entries of prefix level l at position p become row `l * n_pos + p`. Decoding all
+rows at once and summing over the levels gives every prefix; an entry's gradient comes from its own
+level and all longer prefixes.
 """
 
 from typing import NamedTuple
@@ -210,7 +212,8 @@ class Levels:
 
 
 class BatchTopKStep(TopKStep):
-    """The k * n_pos largest activations of the batch, with a running mean of the smallest of them as sae-lens keeps it."""
+    """The k * n_pos largest activations of the batch, with a running mean of the smallest of them
+    as sae-lens keeps it."""
 
     threshold_lr = 0.01
 

@@ -1,4 +1,5 @@
-"""A run: stopped anywhere it goes on to the same bits; several SAEs at once are each alone; what is found is what fits."""
+"""A run: stopped anywhere it goes on to the same bits; several SAEs at once are each alone; what is
+found is what fits."""
 
 import json
 import shutil

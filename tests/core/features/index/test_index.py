@@ -56,7 +56,8 @@ def dataset(texts: list[str] | None = None) -> Dataset:
 
 @dataclass
 class Brute:
-    """Dense float64 activations `[n_contexts, n_pos, d_sae]` at the counted positions of every distinct context; elsewhere 0."""
+    """Dense float64 activations `[n_contexts, n_pos, d_sae]` at the counted positions of every
+    distinct context; elsewhere 0."""
 
     acts: Array
     ids: NDArray[np.int64]
@@ -73,7 +74,8 @@ class Brute:
 
 
 def brute_force(family: Family, sae: SAE) -> Brute:
-    """All contexts in reading order (the index reads them in another), through the plain model and the published equations."""
+    """All contexts in reading order (the index reads them in another), through the plain model and
+    the published equations."""
     cfg = ContextConfig(context_size=SIZE, prepend_bos=True, held_out=0.0)
     ids = torch.cat(list(read_contexts(family.model, dataset(), cfg))).long()
     x = as_array(family.hf.record(ids.clamp(min=0), [read_hook(sae)])[read_hook(sae)])
@@ -159,7 +161,8 @@ def text(made: tuple[Brute, FeatureIndex], family_of: FamilyOf) -> list[list[str
 
 
 def matching(passage: Passage, brute: Brute, feature: int, text: list[list[str]]) -> int:
-    """The context that a passage is from, once all that it says was compared; several may read the same."""
+    """The context that a passage is from, once all that it says was compared; several may read the
+    same."""
     rows = brute.row(passage.tokens, passage.start, text)
     assert (
         rows
@@ -189,7 +192,8 @@ def test_the_top_contexts_are_the_strongest_of_those_for_cards(
             shown.add(row)
             if example.band == "top":
                 seen[feature].append(row)
-    # A context is for cards if any card shows it: with 6 + 2 * 8 places of 48 features all of them are.
+    # A context is for cards if any card shows it: with 6 + 2 * 8 places of 48 features all of them
+    # are.
     for feature, rows in seen.items():
         best = brute.of(feature).max(1)
         strongest = sorted(best[list(shown)], reverse=True)[: len(rows)]
@@ -283,7 +287,8 @@ def test_quiz_passages_fire_or_are_silent_as_they_say(
 def test_partners_are_those_that_numpy_counts(
     made: tuple[Brute, FeatureIndex], text: list[list[str]]
 ) -> None:
-    """The sample has room for every quiz context here; which those are is seen from the index itself."""
+    """The sample has room for every quiz context here; which those are is seen from the index
+    itself."""
     brute, index = made
     sample = index.sample
     ids = index.texts.ids(sample.contexts.tolist())

@@ -31,7 +31,8 @@ CFG = IndexConfig(n_top=3, n_range=2, n_quiz=1, context_size=SIZE, sample_tokens
 
 
 class Text:
-    """Random contexts with random activations, over many orders of magnitude: every band is seen to move."""
+    """Random contexts with random activations, over many orders of magnitude: every band is seen to
+    move."""
 
     def __init__(self, seed: int = 0) -> None:
         rng = torch.Generator().manual_seed(seed)
@@ -317,7 +318,8 @@ def test_memory_is_bounded_and_as_stated() -> None:
 def test_an_outlier_leaves_the_typical_activation_as_it_is_or_it_is_not_known(
     outlier: float, first: bool
 ) -> None:
-    """One firing far above all others was enough to put the percentile into a bin of 19 %, or into the lowest of all."""
+    """One firing far above all others was enough to put the percentile into a bin of 19 %, or into
+    the lowest of all."""
     generator = torch.Generator().manual_seed(3)
     values = torch.cat([1 + torch.rand(5000, generator=generator), torch.tensor([outlier])])
     statistics = FeatureStatistics(1, torch.device("cpu"))
@@ -339,7 +341,8 @@ def test_a_percentile_between_the_lowest_bin_and_a_higher_one_is_not_known() -> 
 def test_the_typical_activation_is_numpys_99th_percentile_to_2_percent(
     n: int, spread: float
 ) -> None:
-    """Batch by batch, with maxima that grow, for features that fire rarely and for ones that fire often."""
+    """Batch by batch, with maxima that grow, for features that fire rarely and for ones that fire
+    often."""
     generator, n_features = torch.Generator().manual_seed(n), 50
     statistics = FeatureStatistics(n_features, torch.device("cpu"))
     every: list[tuple[torch.Tensor, torch.Tensor]] = []
