@@ -119,16 +119,18 @@ def dead_mask(case: dict[str, Any]) -> Tensor:
 def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[str, Tensor]]:
     """Our step with optimizer and dead-feature statistics, from the same weights; and the
     parameters."""
-    from saescope.training.objective import REVIVALS, TOPK_FAMILY, Batch, Coefficients, Objective
+    from saescope.recipes import RECIPES
+    from saescope.training.objective import Batch, Coefficients, Objective
     from saescope.training.optimizer import Adam
     from saescope.training.revival import Deadness
     from saescope.training.steps import make_step
 
-    topk = case["architecture"] in TOPK_FAMILY
+    recipe = RECIPES[case["architecture"]]
     objective = Objective(
-        architecture=case["architecture"], d_in=D, d_out=D, d_sae=F, k=float(K) if topk else 0.0,
+        architecture=case["architecture"], d_in=D, d_out=D, d_sae=F,
+        k=float(K) if recipe.ranks else 0.0,
         matryoshka_widths=tuple(case.get("widths", ())),
-        revival=REVIVALS[case["architecture"]][1] if topk else "none",
+        revival=recipe.revival if recipe.ranks else "none",
     )  # fmt: skip
     theirs = {
         name: p.detach().T if name == "W_enc" else p.detach() for name, p in sae.named_parameters()

@@ -10,12 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 from saescope.errors import ArgumentError, ConfigError
 from saescope.names import nearest
+from saescope.recipes import RECIPES, Architecture, Recipe, Revival
 from saescope.training.objective import (
-    REVIVALS,
-    TOPK_FAMILY,
-    Architecture,
     Objective,
-    Revival,
     SparsityMode,
 )
 
@@ -280,7 +277,7 @@ class TrainConfig:
         )
 
     def _widths(self) -> tuple[int, ...]:
-        if self.architecture != "matryoshka_batchtopk":
+        if not self.recipe.nested:
             return self.matryoshka_widths
         widths = self.matryoshka_widths or tuple(
             width for width in (self.d_sae // 16, self.d_sae // 4) if width
@@ -290,8 +287,7 @@ class TrainConfig:
     def _revival(self) -> Revival:
         if self.revival != "auto":
             return self.revival
-        resampled = ("standard", "gated", "jumprelu") if self.transcoder else ("standard", "gated")
-        return "resample" if self.architecture in resampled else REVIVALS[self.architecture][1]
+        return self.recipe.transcoder_revival if self.transcoder else self.recipe.revival
 
     def _check_sizes(self) -> None:
         batch_size = self.chosen.batch_size
@@ -351,6 +347,10 @@ class TrainConfig:
         )
 
     @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.architecture]
+
+    @property
     def transcoder(self) -> bool:
         return bool(self.hook_name_out)
 
@@ -387,25 +387,21 @@ class TrainConfig:
     @property
     def l0(self) -> float:
         """The L0 to aim at."""
-        aimed = self.target_l0 if self.architecture == "jumprelu" else 0.0
+        aimed = self.target_l0 if self.recipe.sets_l0 == "l0_coefficient" else 0.0
         return float(aimed or self.k)
 
     @property
     def sparsity_coefficient(self) -> float:
         """0 = none (topk family), or steered."""
-        if self.architecture in TOPK_FAMILY:
-            return 0.0
-        jumps = self.architecture == "jumprelu"
-        return float(self.l0_coefficient if jumps else self.l1_coefficient)
+        return 0.0 if self.recipe.ranks else float(getattr(self, self.recipe.sets_l0))
 
     @property
     def steered(self) -> bool:
-        return self.architecture not in TOPK_FAMILY and not self.sparsity_coefficient
+        return not self.recipe.ranks and not self.sparsity_coefficient
 
     @property
     def revival_coefficient(self) -> float:
-        jumps = self.architecture == "jumprelu"
-        return float(self.pre_act_loss_coefficient if jumps else self.aux_loss_coefficient)
+        return float(getattr(self, self.recipe.revival_coefficient))
 
     @property
     def complete(self) -> dict[str, Any]:

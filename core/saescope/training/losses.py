@@ -6,6 +6,7 @@ add `x @ W_skip.T`. Ghost gradients are sae-lens 5's (Jermyn & Templeton 2024), 
 position.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,22 +18,8 @@ from saescope.training.objective import Batch, Coefficients, Objective, Params
 Losses = dict[str, Tensor]
 
 
-def losses(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    *,
-    coefficients: Coefficients,
-    dead: Tensor | None = None,
-) -> Losses:
-    """The terms of the loss by name; their sum is minimised."""
-    if objective.architecture == "standard":
-        return _standard(objective, params, batch, coefficients, dead)
-    if objective.architecture == "gated":
-        return _gated(objective, params, batch, coefficients)
-    if objective.architecture == "jumprelu":
-        return _jumprelu(objective, params, batch, coefficients, dead)
-    return _topk_family(objective, params, batch, coefficients, dead)
+Loss = Callable[[Objective, Params, Batch, Coefficients, Tensor | None], Losses]
+"""Takes the dead features last, where the objective revives any."""
 
 
 def squared_error(out: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -53,7 +40,7 @@ def _hidden_pre(objective: Objective, params: Params, x: Tensor) -> Tensor:
     return centred(objective, params, x) @ params["encoder"].T + params["b_enc"]
 
 
-def _standard(
+def standard_loss(
     objective: Objective,
     params: Params,
     batch: Batch,
@@ -88,8 +75,12 @@ def ghost_loss(
     return (error * (residual.square().sum(-1) / (error + 1e-6)).detach()).mean()
 
 
-def _gated(
-    objective: Objective, params: Params, batch: Batch, coefficients: Coefficients
+def gated_loss(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    coefficients: Coefficients,
+    _: Tensor | None,
 ) -> Losses:
     x, rows = centred(objective, params, batch.x), params["decoder"]
     shared = x @ params["encoder"].T
@@ -106,7 +97,7 @@ def _gated(
     }
 
 
-def _topk_family(
+def topk_loss(
     objective: Objective,
     params: Params,
     batch: Batch,
@@ -121,7 +112,7 @@ def _topk_family(
     ranked = _hidden_pre(objective, params, batch.x) * norm
     acts = (
         topk(ranked, int(objective.k))
-        if objective.architecture == "topk"
+        if objective.recipe.whole_k
         else batch_topk(ranked, objective.k)
     )
     acts = acts * (1 / norm)
@@ -180,7 +171,7 @@ def auxk_loss(
     return min(n_dead / k_aux, 1.0) * squared_error(acts @ rows, residual)
 
 
-def _jumprelu(
+def jumprelu_loss(
     objective: Objective,
     params: Params,
     batch: Batch,

@@ -1,7 +1,6 @@
 """What a training step minimises: the architecture, the knobs of its loss, and the parameters that
 it has."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,22 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ConfigError
+from saescope.recipes import RECIPES, Architecture, Recipe, Revival
 
-Architecture = Literal["standard", "gated", "topk", "batchtopk", "matryoshka_batchtopk", "jumprelu"]
 SparsityMode = Literal["step", "tanh", "quadratic"]
-Revival = Literal["none", "auxk", "pre_act", "ghost", "resample"]
-
-TOPK_FAMILY = ("topk", "batchtopk", "matryoshka_batchtopk")
-REVIVALS: Mapping[str, tuple[Revival, ...]] = {
-    "standard": ("none", "ghost", "resample"),
-    "gated": ("none", "resample"),
-    "topk": ("none", "auxk", "resample"),
-    "batchtopk": ("none", "auxk", "resample"),
-    "matryoshka_batchtopk": ("none", "auxk", "resample"),
-    "jumprelu": ("none", "pre_act", "resample"),
-}
-"""How each architecture's dead features can be brought back; the first after "none" is part of its
-loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +41,27 @@ class Objective:
     target_l0: float = 0.0
     revival: Revival = "none"
 
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.architecture]
+
     def __post_init__(self) -> None:
-        if self.revival not in REVIVALS[self.architecture]:
+        if self.revival not in self.recipe.revivals:
             raise ConfigError(
                 f"revival={self.revival!r} does not exist for {self.architecture} SAEs.",
                 field="revival",
                 got=self.revival,
-                allowed=REVIVALS[self.architecture],
+                allowed=self.recipe.revivals,
             )
-        if self.architecture in TOPK_FAMILY and not 0 < self.k <= self.d_sae:
+        if self.recipe.ranks and not 0 < self.k <= self.d_sae:
             raise ConfigError(
                 f"k must be in (0, d_sae={self.d_sae}], got {self.k}.", field="k", got=self.k
             )
-        if self.architecture == "topk" and self.k != int(self.k):
+        if self.recipe.whole_k and self.k != int(self.k):
             raise ConfigError(
-                f"k of a topk SAE must be a whole number, got {self.k}.", field="k", got=self.k
+                f"k of a {self.architecture} SAE must be a whole number, got {self.k}.",
+                field="k",
+                got=self.k,
             )
         self._check_widths()
         if self.jumprelu_sparsity_loss_mode == "quadratic" and not 0 < self.target_l0 <= self.d_sae:
@@ -82,7 +74,7 @@ class Objective:
 
     def _check_widths(self) -> None:
         widths = self.matryoshka_widths
-        if self.architecture != "matryoshka_batchtopk":
+        if not self.recipe.nested:
             return
         if (
             not widths
@@ -119,8 +111,6 @@ Params = dict[str, Tensor]
 """encoder [d_sae, d_in], decoder [d_sae, d_out], b_dec, the biases of the architecture, W_skip
 where there is a skip path."""
 
-_BIASES = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}
-
 
 def initial_params(
     objective: Objective,
@@ -134,17 +124,14 @@ def initial_params(
     the activations; W_skip zero."""
     generator = torch.Generator().manual_seed(seed)
     decoder = _rows(objective.d_sae, objective.d_out, decoder_init_norm, generator)
-    encoder_norm = decoder_init_norm if objective.architecture in TOPK_FAMILY else 1.0
+    encoder_norm = decoder_init_norm if objective.recipe.ranks else 1.0
     if objective.d_in == objective.d_out:
         encoder = decoder * (encoder_norm / decoder_init_norm)
     else:
         encoder = _rows(objective.d_sae, objective.d_in, encoder_norm, generator)
     params: Params = {"encoder": encoder, "decoder": decoder, "b_dec": torch.zeros(objective.d_out)}
-    params |= {
-        name: torch.zeros(objective.d_sae)
-        for name in _BIASES.get(objective.architecture, ("b_enc",))
-    }
-    if objective.architecture == "jumprelu":
+    params |= {name: torch.zeros(objective.d_sae) for name in objective.recipe.biases}
+    if "threshold" in params:
         params["threshold"].fill_(jumprelu_init_threshold)
     return params | (
         {"W_skip": torch.zeros(objective.d_out, objective.d_in)} if objective.skip else {}

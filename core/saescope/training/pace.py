@@ -20,7 +20,8 @@ class Pace:
         """Activations are taken to have norm sqrt(d): an L1 coefficient weighs an activation, an L0
         coefficient its square."""
         self.target, self.n_steps = target, n_steps
-        start = START * objective.d_out ** (1.0 if objective.architecture == "jumprelu" else 0.5)
+        squared = objective.recipe.sets_l0 == "l0_coefficient"
+        start = START * objective.d_out ** (1.0 if squared else 0.5)
         self.log, self.error, self.first, self.step = math.log(start), 0.0, 0.0, 0
 
     @property

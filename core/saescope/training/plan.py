@@ -19,7 +19,6 @@ from saescope.training.config import TrainConfig
 from saescope.training.data import BUFFER_DTYPE, store_config, text_source
 from saescope.training.loggers import require_logger
 from saescope.training.machine import free_bytes, free_disk_bytes, peak_bytes
-from saescope.training.objective import TOPK_FAMILY
 from saescope.training.trainer import ListBatches, Trainer
 
 MEASURE_S = 2.0
@@ -81,7 +80,7 @@ def run_bytes(cfg: TrainConfig) -> int:
     weights, width = 4 * n_parameters(cfg), cfg.d_in + cfg.chosen.d_out
     held = 4 * weights + buffer_bytes(cfg)
     batches = (cfg.n_batches_for_norm_estimate + 6) * cfg.chosen.batch_size * width * 4
-    entries = 0 if cfg.architecture in TOPK_FAMILY else cfg.chosen.batch_size * cfg.d_sae * 3
+    entries = 0 if cfg.recipe.ranks else cfg.chosen.batch_size * cfg.d_sae * 3
     copies = max(2 * weights, buffer_bytes(cfg)) + buffer_bytes(cfg)
     return held + batches + WORK_BYTES + max(weights + entries, copies)
 
@@ -165,7 +164,7 @@ def _memory_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
 
 def _valid(cfg: TrainConfig, change: dict[str, int]) -> bool:
     return (
-        cfg.architecture != "matryoshka_batchtopk"
+        not cfg.recipe.nested
         or "d_sae" not in change
         or change["d_sae"] >= cfg.chosen.matryoshka_widths[-2]
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from saescope.errors import NumericError
 from saescope.saes import ARCHITECTURES, SAE, SAEMetadata
 from saescope.training.config import TrainConfig
-from saescope.training.objective import TOPK_FAMILY, Params
+from saescope.training.objective import Params
 from saescope.training.scaling import Scaling, fold
 
 _PREPEND = {"auto": None, "true": True, "false": False}
@@ -40,7 +40,7 @@ def finished_sae(
         renamed.get(name, name): tensor.T if name == "encoder" else tensor
         for name, tensor in params.items()
     }
-    if cfg.architecture in ("batchtopk", "matryoshka_batchtopk"):
+    if cfg.recipe.has_level:
         tensors["threshold"] = torch.full_like(params["b_enc"], threshold)
     return fold(_unscaled(cfg, tensors), scaling)
 
@@ -48,12 +48,12 @@ def finished_sae(
 def _unscaled(cfg: TrainConfig, tensors: dict[str, Tensor]) -> SAE:
     config_class, sae_class = ARCHITECTURES[cfg.architecture]
     knobs: dict[str, Any] = {}
-    if cfg.architecture in TOPK_FAMILY:
+    if cfg.recipe.ranks:
         knobs = {
-            "k": int(cfg.k) if cfg.architecture == "topk" else float(cfg.k),
+            "k": int(cfg.k) if cfg.recipe.whole_k else float(cfg.k),
             "rescale_acts_by_decoder_norm": cfg.rescale_acts_by_decoder_norm,
         }
-    if cfg.architecture == "matryoshka_batchtopk":
+    if cfg.recipe.nested:
         knobs["matryoshka_widths"] = cfg.chosen.matryoshka_widths
     config = config_class(
         architecture=cfg.architecture,

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.training.objective import TOPK_FAMILY, Batch, Objective, Params
+from saescope.training.objective import Batch, Objective, Params
 from saescope.training.optimizer import Adam
 from saescope.training.steps import StepResult
 
@@ -59,7 +59,7 @@ def resample(
         adam.forget(name, dead)
     centred = batch.x - params["b_dec"] if objective.apply_b_dec_to_input else batch.x
     rate = float(result.fired.sum()) / (len(batch.x) * len(alive))
-    bias = _bias(params, centred, dead, rate) if objective.architecture not in TOPK_FAMILY else 0.0
+    bias = 0.0 if objective.recipe.ranks else _bias(params, centred, dead, rate)
     for name in ("b_enc", "b_gate", "b_mag", "r_mag"):
         if name in params:
             params[name][dead] = 0.0 if name == "r_mag" else bias

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.training.objective import TOPK_FAMILY, Batch, Objective, Params
+from saescope.training.objective import Batch, Objective, Params
 
 START_DENSITY = 1.5
 """Features active at the start, as a multiple of the L0 aimed at, where the L0 is free."""
@@ -31,7 +31,7 @@ def fit_start(params: Params, objective: Objective, batches: Sequence[Batch], *,
     if not objective.apply_b_dec_to_input:
         for bias in biases:
             bias.sub_(params["encoder"] @ centre)
-    if objective.architecture in TOPK_FAMILY:
+    if objective.recipe.ranks:
         return
     cut = _cut(x - centre, params["encoder"], min(START_DENSITY * l0, objective.d_sae / 2))
     if "threshold" not in params:

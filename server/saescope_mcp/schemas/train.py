@@ -6,15 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saescope.recipes import RECIPES, Architecture
 from saescope.records.training import Estimate
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Name
 from saescope_mcp.schemas.common import Reply, Request, Seed
 from saescope_mcp.schemas.status import JobState
 
-Architecture = Literal["topk", "batchtopk", "matryoshka_batchtopk", "jumprelu", "standard", "gated"]
-
-_COEFFICIENTS = {"l1_coefficient": ("standard", "gated"), "l0_coefficient": ("jumprelu",)}
-"""The architectures that have each."""
+_COEFFICIENTS = ("l1_coefficient", "l0_coefficient")
 _NOT_OF_THE_RUN = {"dry_run", "wait_s", "resume", "response_format"}
 
 
@@ -84,8 +82,8 @@ class TrainSae(Request):
                 "expansion_factor and d_sae are both given",
                 "one of expansion_factor and d_sae",
             )
-        for name, architectures in _COEFFICIENTS.items():
-            if getattr(self, name) and self.architecture not in architectures:
+        for name in _COEFFICIENTS:
+            if getattr(self, name) and RECIPES[self.architecture].sets_l0 != name:
                 _conflict(
                     name,
                     f"{name} does nothing for {self.architecture} SAEs",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.core.training.references import FILES, load, relative
 
-from saescope.training.losses import losses
+from saescope.training.steps import losses
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -9,11 +9,10 @@ import torch
 from tests.core.training.references import FILES, load, relative
 from torch import Tensor
 
-from saescope.training.losses import losses
 from saescope.training.objective import Batch, Coefficients, Objective, Params, initial_params
 from saescope.training.optimizer import Adam
 from saescope.training.schedules import learning_rate, warmed_up
-from saescope.training.steps import BatchTopKStep, make_step, relu
+from saescope.training.steps import BatchTopKStep, losses, make_step, relu
 from saescope.training.steps.relu import ReluStep
 
 COEFFICIENTS = Coefficients(sparsity=0.7, revival=0.4)

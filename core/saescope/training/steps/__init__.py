@@ -1,14 +1,18 @@
 """Fast training steps: one family a file, each equal to autograd over `losses.py`, none of them
 using it."""
 
-from saescope.training.objective import Objective, Params
+from torch import Tensor
+
+from saescope.recipes import Architecture
+from saescope.training.losses import Losses
+from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.base import Step, StepResult
 from saescope.training.steps.gated import GatedStep
 from saescope.training.steps.jumprelu import JumpReLUStep
 from saescope.training.steps.standard import StandardStep
 from saescope.training.steps.topk import BatchTopKStep, TopKStep
 
-STEPS: dict[str, type[Step]] = {
+STEPS: dict[Architecture, type[Step]] = {
     "standard": StandardStep,
     "gated": GatedStep,
     "topk": TopKStep,
@@ -23,4 +27,16 @@ def make_step(objective: Objective, params: Params) -> Step:
     return STEPS[objective.architecture](objective, params)
 
 
-__all__ = ["STEPS", "BatchTopKStep", "Step", "StepResult", "make_step"]
+def losses(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    *,
+    coefficients: Coefficients,
+    dead: Tensor | None = None,
+) -> Losses:
+    """The terms of the plain loss by name; their sum is minimised."""
+    return STEPS[objective.architecture].loss(objective, params, batch, coefficients, dead)
+
+
+__all__ = ["STEPS", "BatchTopKStep", "Step", "StepResult", "losses", "make_step"]

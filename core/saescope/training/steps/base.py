@@ -1,12 +1,13 @@
 """What every fast step shares: parameters in, gradients and loss terms out, no autograd."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.products import times_rows
+from saescope.training.losses import Loss
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.support import Grads
 
@@ -16,7 +17,7 @@ class StepResult(NamedTuple):
 
     grads: Grads
     losses: dict[str, Tensor]
-    """The same terms as `losses.losses`."""
+    """The same terms as the plain loss has."""
     fired: Int[Tensor, " d_sae"]
     """On how many positions each feature was active."""
     squared_error: Float[Tensor, " n_pos"]
@@ -26,6 +27,9 @@ class StepResult(NamedTuple):
 class Step:
     """The gradients of one architecture's loss, by hand; `params` are read each time, so an
     optimizer may change them in place."""
+
+    loss: ClassVar[Loss]
+    """The same loss, plainly."""
 
     def __init__(self, objective: Objective, params: Params) -> None:
         self.objective = objective

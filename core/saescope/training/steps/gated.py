@@ -4,12 +4,15 @@ encoder's product."""
 from jaxtyping import Float
 from torch import Tensor
 
+from saescope.training.losses import gated_loss
 from saescope.training.objective import Coefficients
 from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
 from saescope.training.steps.support import Grads, Support
 
 
 class GatedStep(ReluStep):
+    loss = staticmethod(gated_loss)
+
     def bias(self) -> Float[Tensor, " d_sae"]:
         return self.params["b_gate"]
 

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.training.losses import rectangle
+from saescope.training.losses import jumprelu_loss, rectangle
 from saescope.training.objective import Batch, Coefficients
 from saescope.training.steps.base import StepResult
 from saescope.training.steps.dead import ROWS, DeadBlock
@@ -14,6 +14,8 @@ from saescope.training.steps.support import Grads, Support
 
 
 class JumpReLUStep(ReluStep):
+    loss = staticmethod(jumprelu_loss)
+
     def __call__(
         self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
     ) -> StepResult:

@@ -4,6 +4,7 @@ ghost gradients."""
 import torch
 from torch import Tensor
 
+from saescope.training.losses import standard_loss
 from saescope.training.objective import Coefficients
 from saescope.training.steps.dead import DeadBlock, ghost
 from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
@@ -11,6 +12,8 @@ from saescope.training.steps.support import Grads, Support
 
 
 class StandardStep(ReluStep):
+    loss = staticmethod(standard_loss)
+
     def backward(
         self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
     ) -> Outcome:

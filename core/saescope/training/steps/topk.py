@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.training.losses import topk_loss
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, DeadGrads, auxk, dead_block
@@ -34,6 +35,8 @@ class Ranking(NamedTuple):
 
 class TopKStep(Step):
     """k features of each position."""
+
+    loss = staticmethod(topk_loss)
 
     def __init__(self, objective: Objective, params: Params) -> None:
         super().__init__(objective, params)
