@@ -116,6 +116,19 @@ def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:
     assert found == own_paths
 
 
+def test_only_models_knows_the_bridge() -> None:
+    """Another backend is then another class."""
+    own = ROOT / "core" / "saescope" / "models"
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in SOURCES
+        if not file.is_relative_to(own)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("bridge", "original_model")
+    ]
+    assert found == []
+
+
 def test_no_module_imports_itself_through_others() -> None:
     """Imports inside functions count too: a circle that is closed late is a circle."""
     graph = {name: set(imported_anywhere(tree)) - {name} for name, tree in TREES.items()}

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saescope.cancel import checkpoint
 from saescope.errors import HookError
 from saescope.models import LanguageModel, StopForward
 
@@ -42,7 +41,7 @@ def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generat
         for hook_name, edit in edits.items():
             stack.callback(model.mid_edits.pop, hook_name, None)
             hooks = _hooks(model, hook_name, edit, fired)
-            stack.enter_context(model.bridge.hooks(fwd_hooks=hooks))
+            stack.enter_context(model.hooked(hooks))
         yield
     silent = [name for name in edits if name not in fired]
     if silent:
@@ -88,14 +87,7 @@ def record_activations(
 
     for name in pending:
         model.require_hook(name)
-    attention = model.attention_mask(mask)
-    checkpoint()
-    with (
-        model.lock,
-        torch.no_grad(),
-        model.bridge.hooks(fwd_hooks=[(name, keep(name)) for name in pending]),
-    ):
-        model.bridge(model.batch(ids), attention_mask=attention)
+    model.run(ids, [(name, keep(name)) for name in pending], mask=mask)
     silent = [name for name in pending if name not in recorded]
     if silent:
         raise HookError(
@@ -150,7 +142,7 @@ def _hooks(
     # hook_resid_mid feeds only the MLP branch; the same change made to what attention writes
     # reaches the skip path too.
     block, entered = hook_name.removesuffix("hook_resid_mid"), list[Tensor]()
-    if any(f"{block}{part}" not in model.bridge.hook_dict for part in _MID_PARTS):
+    if any(not model.has_hook(f"{block}{part}") for part in _MID_PARTS):
         raise _not_editable(model, hook_name)
 
     def enter(x: Tensor, hook: object) -> None:

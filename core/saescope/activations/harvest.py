@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.activations.plain import plain_model
 from saescope.cancel import checkpoint
 from saescope.errors import ArgumentError
 from saescope.hooks import hook_shape, record_activations
-from saescope.models import LanguageModel
+from saescope.models import LanguageModel, plain_model
 
 
 class Harvester:
@@ -36,7 +35,7 @@ class Harvester:
         self.plain = None
         if plain is not None:
             probe = torch.randint(
-                model.bridge.cfg.d_vocab,
+                model.d_vocab,
                 (1, context_size),
                 generator=torch.Generator().manual_seed(0),
             ).to(model.device)

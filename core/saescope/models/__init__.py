@@ -5,6 +5,7 @@ from saescope.devices import pick_device
 from saescope.models.fingerprint import model_fingerprint
 from saescope.models.language_model import SINK_FACTOR, LanguageModel, StopForward
 from saescope.models.loading import canonical_name, load_model
+from saescope.models.plain import PlainModel, plain_model
 from saescope.models.predictions import (
     TargetLogit,
     logit_of,
@@ -20,6 +21,7 @@ from saescope.models.tokens import Tokens, counted
 __all__ = [
     "SINK_FACTOR",
     "LanguageModel",
+    "PlainModel",
     "Readout",
     "StopForward",
     "TargetLogit",
@@ -32,6 +34,7 @@ __all__ = [
     "peek_model_bytes",
     "peek_n_layers",
     "pick_device",
+    "plain_model",
     "read_token",
     "resolve_position",
     "token_pair",

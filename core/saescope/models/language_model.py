@@ -3,7 +3,8 @@ forward at a time."""
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +36,8 @@ from saescope.names import nearest, split_hook
 __all__ = ["SINK_FACTOR", "LanguageModel", "StopForward"]
 
 SINK_FACTOR = 10.0
+HookFunction = Callable[..., Tensor | None]
+"""Takes the activation and the hook point; what it returns, if anything, stands there instead."""
 
 
 class LanguageModel:
@@ -233,6 +236,38 @@ class LanguageModel:
                 hint='Use a smaller strength, or load the model with dtype="float32".',
             )
         return logits, past if use_cache else None
+
+    def run(
+        self,
+        ids: Int[Tensor, "batch n_pos"],
+        hooks: Sequence[tuple[str, HookFunction]],
+        *,
+        mask: Bool[Tensor, "batch n_pos"] | None = None,
+    ) -> None:
+        """A forward pass with functions at hooks; whoever raises StopForward in one ends it there.
+
+        Raises:
+            ArgumentError: as `attention_mask`.
+        """
+        attention = self.attention_mask(mask)
+        checkpoint()
+        with self.lock, torch.no_grad(), self.hooked(hooks):
+            self.bridge(self.batch(ids), attention_mask=attention)
+
+    def hooked(self, hooks: Sequence[tuple[str, HookFunction]]) -> AbstractContextManager[object]:
+        """Functions at hooks while the block runs: what one returns stands there instead."""
+        return self.bridge.hooks(fwd_hooks=[*hooks])
+
+    def has_hook(self, hook_name: str) -> bool:
+        return hook_name in self.bridge.hook_dict
+
+    @cached_property
+    def end_ids(self) -> Int[Tensor, " n"]:
+        """The tokens that end a generation, the tokenizer's and those that the model names."""
+        said = self.bridge.original_model.generation_config.eos_token_id
+        listed = said if isinstance(said, list) else [said]
+        ends = sorted({i for i in (*listed, self.tokenizer.eos_id) if i is not None})
+        return torch.tensor(ends, dtype=torch.long, device=self.device)
 
     def attention_mask(
         self, mask: Bool[Tensor, "batch n_pos"] | None

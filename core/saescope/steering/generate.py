@@ -4,7 +4,6 @@ one batch."""
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,7 +66,7 @@ def generate(
     model = stack.model
     ids = model.batch(prompt).repeat(len(plans), 1)
     cursor = Cursor(torch.ones_like(ids, dtype=torch.bool))
-    stop, rngs = _stop_ids(model), [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
+    stop, rngs = model.end_ids, [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     use_cache = use_cache and model.caches
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
     with steered_by(stack, plans, cursor):
@@ -134,16 +133,6 @@ def _choose(
     probs = (logits.double() / temperature).softmax(-1).cpu()
     picks = [torch.multinomial(row, 1, generator=rng) for row, rng in zip(probs, rngs, strict=True)]
     return torch.cat(picks).to(logits.device)
-
-
-def _stop_ids(model: LanguageModel) -> Int[Tensor, " n"]:
-    config: Any = model.bridge.original_model.generation_config
-    listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    return torch.tensor(
-        sorted({i for i in (*listed, model.tokenizer.eos_id) if i is not None}),
-        dtype=torch.long,
-        device=model.device,
-    )
 
 
 def _until_stop(row: Int[Tensor, " n"], stop: Int[Tensor, " m"]) -> list[int]:

@@ -9,10 +9,10 @@ from tests.core.oracle import Family
 from torch import Tensor
 
 from saescope.activations import Harvester
-from saescope.activations.plain import PlainModel, plain_model
 from saescope.errors import HookError, SaescopeError
 from saescope.hooks import edit_activations, record_activations
 from saescope.models import LanguageModel, model_fingerprint
+from saescope.models.plain import PlainModel, plain_model
 
 FAST = ("glass", "gpt2", "gemma3", "llama", "qwen3", "neox")
 IDS = torch.randint(4, 1000, (3, 40), generator=torch.Generator().manual_seed(1))
@@ -119,7 +119,7 @@ def test_products_that_onednn_does_are_the_same_as_those_of_torch(
 ) -> None:
     hook = "blocks.1.hook_resid_post"
     found = [Harvester(gpt2.model, [hook], 40)(IDS)]
-    monkeypatch.setattr("saescope.activations.plain.ONEDNN", False)
+    monkeypatch.setattr("saescope.models.plain.ONEDNN", False)
     found.append(Harvester(gpt2.model, [hook], 40)(IDS))
     assert differences(found[0], found[1])[hook] < 1e-5
 

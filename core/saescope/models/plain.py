@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from saescope.models import LanguageModel
+from saescope.models.language_model import LanguageModel
 from saescope.products import ONEDNN, times_rows
 
 _WRAPPED = "_original_component"
