@@ -31,7 +31,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.catalogue.search.find",
     "saescope.errors.__init__",
     "saescope.evals.evaluate.evaluate",
-    "saescope.features.rank.rank_features",
+    "saescope.features.reading.rank.rank_features",
     "saescope.load.load_sae",
     "saescope.publish.writing.publish",
     "saescope.steering.intervene.intervene",

@@ -11,7 +11,7 @@ import pytest
 from saescope import database
 from saescope.errors import ResourceError
 from saescope.features import LabelStore
-from saescope.features.database import LABELS_DB
+from saescope.features.labels.database import LABELS_DB
 from saescope.notices import collected
 
 SAE = "a" * 64

@@ -15,7 +15,7 @@ from saescope.attribution import attribute
 from saescope.evals import check_sae, evaluate
 from saescope.features import encode_texts, find_by_texts, rank_features
 from saescope.features.index import index_features
-from saescope.features.text_scores import score_changes, score_texts
+from saescope.features.reading.text_scores import score_changes, score_texts
 from saescope.hooks import edit_activations, record_activations
 from saescope.models import LanguageModel, Tokens, load_model
 from saescope.saes import SAE

@@ -13,21 +13,21 @@ from saescope.features.card import (
     card_label,
     feature_card,
 )
-from saescope.features.contrast import (
+from saescope.features.contrast.contrast import (
     Contrast,
     ContrastFeature,
     Separation,
     contrast_models,
     contrast_texts,
 )
-from saescope.features.encode import Encoded, TextFeatures, encode_stack, encode_texts
-from saescope.features.labels import Label, LabelStore
+from saescope.features.labels.quiz import make_quiz
+from saescope.features.labels.quiz_store import Quiz, QuizItem, QuizStore
+from saescope.features.labels.scores import LabelScore
+from saescope.features.labels.store import Label, LabelStore
 from saescope.features.neighbours import Neighbour, nearest_features
-from saescope.features.quiz import make_quiz
-from saescope.features.quiz_store import Quiz, QuizItem, QuizStore
-from saescope.features.rank import RankedFeature, Ranking, rank_features
-from saescope.features.scores import LabelScore
-from saescope.features.search import (
+from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
+from saescope.features.reading.rank import RankedFeature, Ranking, rank_features
+from saescope.features.reading.search import (
     Found,
     FoundFeature,
     find_by_label,

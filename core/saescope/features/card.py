@@ -8,7 +8,7 @@ from torch import Tensor
 from saescope.effects import logit_effects
 from saescope.errors import ArgumentError
 from saescope.features.index import Example, FeatureIndex
-from saescope.features.labels import Label, LabelStore
+from saescope.features.labels.store import Label, LabelStore
 from saescope.features.neighbours import nearest_features
 from saescope.models import LanguageModel
 from saescope.records.card import (

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.features import contrast_models, contrast_texts
-from saescope.features.contrast import Separation, contrast_scores
-from saescope.features.designs import Groups, Pairs
-from saescope.features.text_scores import TextScores, score_texts
+from saescope.features.contrast.contrast import Separation, contrast_scores
+from saescope.features.contrast.designs import Groups, Pairs
+from saescope.features.reading.text_scores import TextScores, score_texts
 from saescope.models import LanguageModel, Tokens
 
 QUEEN, AND = WORDS.index(" Queen"), WORDS.index(" and")

@@ -9,7 +9,7 @@ import pytest
 
 from saescope.errors import ArgumentError
 from saescope.features import LabelStore, QuizStore
-from saescope.features.quiz_store import StoredItem
+from saescope.features.labels.quiz_store import StoredItem
 from saescope.notices import collected
 
 SAE_A, SAE_B = "a" * 64, "b" * 64

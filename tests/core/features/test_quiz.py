@@ -21,7 +21,7 @@ from saescope.features import (
     nearest_features,
 )
 from saescope.features.index import FeatureIndex
-from saescope.features.quiz_store import MARKS
+from saescope.features.labels.quiz_store import MARKS
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 

@@ -6,7 +6,14 @@ from math import comb, sqrt
 
 import pytest
 
-from saescope.features.scores import Counts, balanced_accuracy, count, interval, score, wilson
+from saescope.features.labels.scores import (
+    Counts,
+    balanced_accuracy,
+    count,
+    interval,
+    score,
+    wilson,
+)
 
 RATES = [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95]
 

@@ -20,7 +20,7 @@ from saescope.features import (
     nearest_features,
 )
 from saescope.features.index import FeatureIndex
-from saescope.features.search import token_scores
+from saescope.features.reading.search import token_scores
 from saescope.hooks import record_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE

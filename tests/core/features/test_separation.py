@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from saescope.features.separation import (
+from saescope.features.contrast.separation import (
     adjusted,
     auc_interval,
     average_ranks,

@@ -7,7 +7,7 @@ from tests.core.features.test_encode import tokens_of
 from tests.core.oracle import KINDS, Family, make_sae
 
 from saescope.errors import NumericError
-from saescope.features.text_acts import FEW, text_acts
+from saescope.features.reading.text_acts import FEW, text_acts
 from saescope.splice import read_site
 
 

@@ -13,7 +13,7 @@ from saescope.features.card import (
     CardToken,
     FeatureCard,
 )
-from saescope.features.scores import LabelScore
+from saescope.features.labels.scores import LabelScore
 from saescope.verdicts import LabelVerdict
 
 HOSTILE = [

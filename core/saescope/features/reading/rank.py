@@ -9,8 +9,8 @@ from torch import Tensor
 
 from saescope.effects import promoted_tokens
 from saescope.errors import ArgumentError
-from saescope.features.encode import Encoded, TextFeatures, encode_stack
-from saescope.features.separation import d_of_moments
+from saescope.features.contrast.separation import d_of_moments
+from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack
 from saescope.models import LanguageModel, Tokens
 from saescope.records.features import RankedFeature, Ranking, SAECount
 from saescope.saes import SAE

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.features.index import FeatureIndex
-from saescope.features.labels import LabelStore
-from saescope.features.text_acts import text_acts
+from saescope.features.labels.store import LabelStore
+from saescope.features.reading.text_acts import text_acts
 from saescope.models import LanguageModel, Tokens
 from saescope.records.features import Found, FoundFeature
 from saescope.saes import SAE

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
-from saescope.features.text_acts import text_acts
+from saescope.features.reading.text_acts import text_acts
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE

@@ -8,7 +8,7 @@ import torch
 
 from saescope.features.index import FeatureIndex, QuizPassage
 from saescope.features.index.passages import read_spans
-from saescope.features.quiz_store import MARKS, passage_key
+from saescope.features.labels.quiz_store import MARKS, passage_key
 
 FAINT = 0.1
 """Firings below this share of the feature's maximum are asked only where there are no others."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saescope.features.scores import Z
+from saescope.features.labels.scores import Z
 
 COLUMNS = 1024
 """Features whose ranks are computed at a time."""

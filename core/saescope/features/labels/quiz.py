@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.features.index import FeatureIndex, QuizPassage
-from saescope.features.quiz_material import Material, quiz_material
-from saescope.features.quiz_store import MARKS, Quiz, QuizStore, StoredItem, passage_key
+from saescope.features.labels.quiz_material import Material, quiz_material
+from saescope.features.labels.quiz_store import MARKS, Quiz, QuizStore, StoredItem, passage_key
 from saescope.untrusted import clean_token
 
 LEAST, MOST = 4, 40

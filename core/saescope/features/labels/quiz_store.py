@@ -12,9 +12,9 @@ from pathlib import Path
 
 from saescope.database import Row
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.features.database import LABELS_DB, QUIZZES, labels_path, transaction
-from saescope.features.labels import Label, add_score, clean_label, insert_label, now
-from saescope.features.scores import count
+from saescope.features.labels.database import LABELS_DB, QUIZZES, labels_path, transaction
+from saescope.features.labels.scores import count
+from saescope.features.labels.store import Label, add_score, clean_label, insert_label, now
 from saescope.records.labels import Quiz, QuizItem
 
 MARKS = ("⟦", "⟧")

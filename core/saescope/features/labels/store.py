@@ -10,8 +10,8 @@ from pathlib import Path
 
 from saescope.database import Row
 from saescope.errors import ArgumentError
-from saescope.features.database import LABELS, LABELS_DB, labels_path, transaction
-from saescope.features.scores import Counts, score
+from saescope.features.labels.database import LABELS, LABELS_DB, labels_path, transaction
+from saescope.features.labels.scores import Counts, score
 from saescope.records.labels import Label
 from saescope.untrusted import MOST_CHARS, clean_line
 

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
-from saescope.features.designs import LEAST_HALF, Design, Groups, Halves, Pairs
-from saescope.features.separation import adjusted, spearman
-from saescope.features.text_scores import Summary, TextScores, score_changes, score_texts
+from saescope.features.contrast.designs import LEAST_HALF, Design, Groups, Halves, Pairs
+from saescope.features.contrast.separation import adjusted, spearman
+from saescope.features.reading.text_scores import Summary, TextScores, score_changes, score_texts
 from saescope.models import LanguageModel, Tokens
 from saescope.records.features import Contrast, ContrastFeature, Separation
 from saescope.saes import SAE

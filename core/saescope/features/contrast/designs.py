@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.features.scores import wilson
-from saescope.features.separation import (
+from saescope.features.contrast.separation import (
     Difference,
     auc_interval,
     compare,
@@ -15,6 +14,7 @@ from saescope.features.separation import (
     flipped_p,
     permuted_p,
 )
+from saescope.features.labels.scores import wilson
 
 LEAST_HALF = 4
 """Texts of each set that a half needs."""

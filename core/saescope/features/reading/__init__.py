@@ -1,0 +1,16 @@
+"""Features on texts: token by token, ranked, and searched for by what they fire on."""
+
+from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
+from saescope.features.reading.rank import rank_features
+from saescope.features.reading.search import find_by_label, find_by_texts, find_by_tokens
+
+__all__ = [
+    "Encoded",
+    "TextFeatures",
+    "encode_stack",
+    "encode_texts",
+    "find_by_label",
+    "find_by_texts",
+    "find_by_tokens",
+    "rank_features",
+]
