@@ -261,7 +261,7 @@ class LanguageModel:
     def has_hook(self, hook_name: str) -> bool:
         return hook_name in self.bridge.hook_dict
 
-    @cached_property
+    @property
     def end_ids(self) -> Int[Tensor, " n"]:
         """The tokens that end a generation, the tokenizer's and those that the model names."""
         said = self.bridge.original_model.generation_config.eos_token_id
