@@ -7,6 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 Pairs = Callable[[list[tuple[str, Any]]], Any]
+
+
+class TwiceError(ValueError):
+    """An object has two values under one name."""
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of its keys and values, for `parse`.
+
+    Raises:
+        TwiceError: a key stands there twice; the message completes "it ...".
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TwiceError(f"has two values for {twice!r}")
+    return found
+
+
 BOM = "\ufeff"
 
 
@@ -26,6 +46,8 @@ def parse(text: str | bytes, *, pairs: Pairs | None = None) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"is no valid JSON: {error.msg} at {where}") from error
+    except TwiceError:
+        raise
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
     except ValueError as error:

@@ -42,7 +42,7 @@ def _roots(*folders: str) -> tuple[Path, ...]:
 class Settings(BaseModel):
     """Limits are checked before work starts; the error that one causes names it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     read_roots: tuple[Path, ...] = Field(default_factory=_home_and_here)
     """Folders below which tools may read, hidden folders excepted; in the environment separated as

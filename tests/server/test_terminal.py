@@ -203,3 +203,10 @@ def test_find_saes_shows_every_width_whole(monkeypatch: pytest.MonkeyPatch) -> N
         plain = re.sub("\x1b\\[[0-9;]*m", "", out).split()
         for row in json.loads(found)["saes"]:
             assert str(row["d_sae"]) in plain
+
+
+def test_a_terminal_of_no_width_is_one_whose_width_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    assert Terminal().width >= 80

@@ -70,7 +70,7 @@ def _lines(path: Path, column: str) -> Iterator[str]:
             hint="Call again without text_column; each line is a text.",
         )
     with readable(path), open_text(path) as file:
-        yield from (line.strip() for line in lines_of(file, path))
+        yield from (line.removesuffix("\n") for line in lines_of(file, path))
 
 
 def _check_number(n: int, path: Path, most: int, field: str) -> None:

@@ -17,7 +17,7 @@ from saescope.activations.files import MAX_LINE_CHARS, lines_of, open_text, read
 from saescope.activations.tables import read_table
 from saescope.errors import FormatError
 from saescope.fence import open_file
-from saescope.json_text import parse
+from saescope.json_text import each_once, parse
 
 DOCUMENT_CHARS = 1000
 """A .txt file becomes documents of about this length, so that a part of a single file can be held
@@ -181,7 +181,7 @@ def _rows(path: Path) -> Iterator[Row]:
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:
     row, problem = None, "holds no JSON object"
     try:
-        row = parse(line.strip())
+        row = parse(line.strip(), pairs=each_once)
     except ValueError as error:
         problem = str(error).replace(" at line 1, column ", " at column ")
     if not isinstance(row, dict):

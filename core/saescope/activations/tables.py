@@ -33,6 +33,10 @@ class Dialect(NamedTuple):
     quoted: bool = True
     named: bool = False
     """The first line names the delimiter and belongs to no record, as Excel has it."""
+    spaced: bool = False
+    """A space follows each delimiter and belongs to no cell."""
+    unsure: bool = False
+    """The first lines read alike with and without quotes."""
 
 
 class Row(NamedTuple):
@@ -127,7 +131,37 @@ def _dialect(path: Path, column: str) -> Dialect:
     first = next((line.strip() for line in head if line.strip()), "")
     if not n_records and width < 2 and column != first.strip('"'):
         _check_parted(path, head, first)
-    return dialect
+    equal = [other for found, other in judged if found == (n_records, 0) and n_records > 1]
+    if len({other.delimiter for other in equal}) > 1:
+        dialect = _of_two(path, first, equal, column)
+    spaced = all(name.startswith(" ") for name in first.split(dialect.delimiter)[1:])
+    return dialect._replace(
+        spaced=spaced and dialect.delimiter in first, unsure=len(equal) > 1 and dialect in TSV
+    )
+
+
+def _of_two(path: Path, first: str, equal: Sequence[Dialect], column: str) -> Dialect:
+    """Of several dialects under which all is a table the one whose header has the column.
+
+    Raises:
+        NotFoundError: COLUMN_NOT_FOUND: there is not one such.
+    """
+    fits = [each for each in equal if column in _names(first, each)]
+    if column and len(fits) == 1:
+        return fits[0]
+    signs = ", ".join(repr(each.delimiter) for each in equal)
+    raise NotFoundError(
+        f"The columns of {path.name!r} may be parted by any of {signs}.",
+        code="COLUMN_NOT_FOUND",
+        field="text_column",
+        got=first[:80],
+        allowed=[name for each in equal for name in _names(first, each)],
+        hint=f"Put the line sep={equal[0].delimiter}, or with the other sign, above the first one.",
+    )
+
+
+def _names(first: str, dialect: Dialect) -> list[str]:
+    return [name.strip() for name in next(csv.reader([first], delimiter=dialect.delimiter), [])]
 
 
 def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) -> tuple[int, int]:
@@ -192,8 +226,13 @@ def _rows(path: Path, dialect: Dialect) -> Iterator[Row]:
 def _parse(lines: Iterable[str], dialect: Dialect, path: Path) -> Iterator[Row]:
     """Records; blank lines are none."""
     csv.field_size_limit(MAX_LINE_CHARS)
-    quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        lines,
+        delimiter=dialect.delimiter,
+        quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
+        skipinitialspace=dialect.spaced,
+        strict=True,
+    )
     while True:
         line = reader.line_num + 1 + dialect.named
         try:
@@ -202,6 +241,8 @@ def _parse(lines: Iterable[str], dialect: Dialect, path: Path) -> Iterator[Row]:
             raise _unreadable(path, line, error) from None
         if cells is None:
             return
+        if dialect.unsure and reader.line_num + dialect.named > line:
+            raise _quoted_over_lines(path, line)
         if cells:
             yield Row(line, cells)
 
@@ -220,6 +261,17 @@ def _unreadable(path: Path, line: int, error: csv.Error) -> FormatError:
         field="dataset",
         got=path.name,
         hint='Close every quote, and double those inside a quoted field: "she said ""no""".',
+    )
+
+
+def _quoted_over_lines(path: Path, line: int) -> FormatError:
+    return FormatError(
+        f"Line {line} of {path.name!r} begins a cell with a quote that a later line closes: one "
+        "text, or several that begin or end with a quote.",
+        field="dataset",
+        got=path.name,
+        allowed="line breaks in quotes among the first 1,000 lines, or none",
+        hint="Save it as CSV, or as .jsonl, where quotes have one meaning.",
     )
 
 

@@ -14,6 +14,7 @@ from saescope.activations.hf_datasets import parse_name, read_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.fence import check_regular, open_file, real_path
+from saescope.notices import tell
 
 EMBEDDED = "embedded"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"
@@ -136,7 +137,18 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             allowed=", ".join(READERS),
         )
     _check_inside(found, [real_path(path), *roots])
+    _tell_of_others(path)
     return found
+
+
+def _tell_of_others(folder: Path) -> None:
+    """What a folder holds beside the texts that are read might be the text that was meant."""
+    files = (file for file in folder.rglob("*") if file.is_file() and not _hidden(file, folder))
+    others = sorted(file.name for file in files if file.suffix.lower() not in READERS)
+    if others:
+        named = ", ".join(map(repr, others[:3]))
+        rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        tell(f"Of the folder {folder.name!r} {named}{rest} are not read: no kind of text file.")
 
 
 def _check_inside(files: Sequence[Path], roots: Sequence[Path]) -> None:

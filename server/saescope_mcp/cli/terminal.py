@@ -2,6 +2,7 @@
 there, never a command to the terminal."""
 
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,10 @@ class Terminal(Console):
     """A console that prints no control, direction or zero-width character of its texts."""
 
     def __init__(self, **options: Any) -> None:
+        # rich takes COLUMNS=0, as some editors set it, for a terminal on which nothing fits
+        sizes = ("COLUMNS", "LINES")
+        environ = {k: v for k, v in os.environ.items() if not (k in sizes and v == "0")}
+        options.setdefault("_environ", environ)
         super().__init__(emoji=False, **options)  # ":cat:" in a text is no cat
         # a file or a pipe takes lines of any length
         self.soft_wrap = options.get("soft_wrap", not self.is_terminal)

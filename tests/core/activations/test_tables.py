@@ -13,7 +13,9 @@ from pyarrow import parquet
 
 from saescope.activations import open_dataset
 from saescope.activations.files import MAX_LINE_CHARS
+from saescope.activations.listed import read_texts
 from saescope.errors import SaescopeError
+from saescope.notices import collected
 
 AWKWARD = ['say "no", then\nleave', "über; alles ♥\ttabs", "  spaces kept ", "😀", "1.5", "a\r\nb"]
 
@@ -302,3 +304,48 @@ def test_a_missing_column_brings_up_the_one_that_looks_like_the_text(
     assert 'text_column="body"' in failure(write(tmp_path / name, unclear)).hint
     if name != "a.csv":  # whose cells are all text
         assert 'text_column="content"' in failure(write(tmp_path / name, usual), "id").hint
+
+
+def test_two_delimiters_under_which_all_is_a_table_are_asked_about(tmp_path: Path) -> None:
+    rows = "".join(f"{i},50;Hello world this is {i}\n" for i in range(5))
+    path = said(tmp_path, "price,EUR;text\n" + rows)
+    error = failure(path)
+    assert error.code == "COLUMN_NOT_FOUND" and "','" in str(error) and "';'" in str(error)
+    assert read(path, "text") == [f"Hello world this is {i}" for i in range(5)]
+    assert read(said(tmp_path, "sep=;\nprice,EUR;text\n" + rows), "text")[0].startswith("Hello")
+
+
+def test_a_quote_far_down_in_a_tsv_joins_no_lines_in_silence(tmp_path: Path) -> None:
+    plain = "".join(f"{i}\ttext {i}\n" for i in range(1500))
+    torn = plain + '1500\t"Hello there\n1501\tmy friend"\n'
+    error = failure(said(tmp_path, "id\ttext\n" + torn, "a.tsv"))
+    assert error.code == "CORRUPT_FILE" or "1502" in str(error), error
+    whole = plain + '1500\t"Hello there"\n'
+    assert read(said(tmp_path, "id\ttext\n" + whole, "a.tsv"))[-1] == "Hello there"
+
+
+def test_a_space_after_each_delimiter_belongs_to_no_cell(tmp_path: Path) -> None:
+    path = said(tmp_path, 'id, text\n1, "hello, there"\n2, and here\n')
+    assert read(path) == ["hello, there", "and here"]
+    # a space before some cells alone is theirs
+    path = said(tmp_path, "id,text\n1, and here\n2,there\n")
+    assert read(path) == [" and here", "there"]
+
+
+def test_a_row_of_jsonl_with_two_values_of_a_name_is_refused(tmp_path: Path) -> None:
+    error = failure(said(tmp_path, '{"text": "a"}\n{"text": "a", "text": "b"}\n', "a.jsonl"))
+    assert "Line 2" in str(error) and "two values for 'text'" in str(error)
+
+
+def test_a_folder_says_what_it_leaves_out(tmp_path: Path) -> None:
+    said(tmp_path, "A licence.", "LICENSE.txt")
+    for name in ("part-0.jsonl.gz", "train.json", ".hidden"):
+        said(tmp_path, "x", name)
+    with collected() as told:
+        assert read(tmp_path) == ["A licence."]
+    assert len(told) == 1 and "'part-0.jsonl.gz', 'train.json' are not read" in told[0]
+
+
+def test_a_line_of_a_txt_is_a_text_with_its_spaces(tmp_path: Path) -> None:
+    path = said(tmp_path, " Paris\n\nis in  \r\n", "a.txt")
+    assert read_texts(path, most=10) == [" Paris", "is in  "]
