@@ -155,9 +155,10 @@ class Recorder:
 
 
 def group_of(item: pytest.Item) -> str:
-    """The test's file in words, and the first sentence of its docstring."""
-    what = (getattr(item, "module").__doc__ or "").strip().splitlines()  # noqa: B009
-    return f"{item.path.stem.removeprefix('test_').replace('_', ' ')}\n{what[0] if what else ''}"
+    """The test's file in words, and the first paragraph of its docstring."""
+    what = (getattr(item, "module").__doc__ or "").partition("\n\n")[0]  # noqa: B009
+    name = item.path.stem.removeprefix("test_").replace("_", " ")
+    return f"{name}\n{' '.join(what.split())}"
 
 
 def table(state: State, wanted: dict[str, str]) -> str:

@@ -169,7 +169,9 @@ def _arm(model: LanguageModel, label: str, row: Generation, concept: set[int]) -
 
 def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> Judgement[Effect]:
     if all(arm.text == baseline.text for arm in steered):
-        return Judgement(Effect.NONE, "the text is the unsteered one; raise the strength")
+        return Judgement(
+            Effect.NONE, "the text is the unsteered one; raise the strength, if the mode has one"
+        )
     if mean(arm.repetition for arm in steered) > 0.5:
         why = "the steered text repeats itself; lower the strength"
         return Judgement(Effect.DEGENERATE, why)

@@ -216,7 +216,9 @@ class AppState:
             for job in self.jobs.all()
             if job.state == "running" and (source is None or job.key == source)
         ]
-        close = nearest(handle, [*self.saes, *known], 1)
+        named = [*self.saes, *known]
+        close = [each for each in named if each.rpartition("/")[2] == handle]
+        close = close or nearest(handle, named, 1)
         if running:
             hint = f'A load is still running: call job_status(job_id="{running[0].id}", wait_s=30).'
         elif source and placement:

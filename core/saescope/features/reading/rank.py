@@ -68,7 +68,9 @@ def rank_features(
             field="rank_by",
             got=rank_by,
             allowed=RANKINGS,
-            hint='Give against=[...] with rank_by="contrast".',
+            hint='Add rank_by="contrast", or leave `against` out.'
+            if against
+            else 'Give against=[...] with rank_by="contrast".',
         )
     stack = as_stack(model, sae)
     encoded = encode_stack(stack, texts, include_special=include_special)

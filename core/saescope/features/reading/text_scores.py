@@ -159,11 +159,11 @@ def _shortest(masks: Sequence[Bool[Tensor, " _"]]) -> int:
     lengths = [int(mask.sum()) for mask in masks]
     if not min(lengths):
         raise ArgumentError(
-            f"Text {lengths.index(0)} has no token that counts (position 0, special "
-            "tokens and attention sinks do not).",
+            f"Text {lengths.index(0)} of {len(lengths)} (the first is 0) has no token that counts "
+            "(position 0, special tokens and attention sinks do not).",
             code="EMPTY_PROMPT",
             field="texts",
-            hint="Leave it out, or give include_special=True.",
+            hint="Leave it out, or make it longer.",
         )
     return min(lengths)
 
