@@ -72,7 +72,23 @@ def load_model(
         model, tokenizer, notes = _read(
             place._replace(source=source), where, dtype, revision, offline
         )
-        return _wrap(place, model.to(where), tokenizer, notes)
+        return _wrap(place, _in_memory(model.to(where)), tokenizer, notes)
+
+
+def _in_memory(model: Any) -> Any:
+    """The model with a copy of each weight that may lie in a mapped file, tied ones still tied.
+
+    Where nothing is to be converted, transformers maps the file: whoever overwrites it would change
+    the loaded model, and whoever shortens it would kill the process.
+    """
+    copies: dict[tuple[Any, ...], torch.Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if place not in copies:
+                copies[place] = tensor.detach().clone()
+            tensor.data = copies[place]
+    return model
 
 
 @contextmanager

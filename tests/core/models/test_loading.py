@@ -3,6 +3,8 @@
 import codecs
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -361,6 +363,42 @@ def test_stored_half_precision_becomes_float32_on_a_cpu(
     assert {tensor.dtype for tensor in stored.values()} == {
         torch.float16
     } and glass.dtype == torch.float32
+
+
+def in_float32(folder: Path) -> Path:
+    """Stored as it is used, so that nothing is converted; returns the file of the weights."""
+    stored = {name: one.float() for name, one in load_file(folder / "model.safetensors").items()}
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    edit_config(folder, dtype="float32")
+    return folder / "model.safetensors"
+
+
+def test_a_loaded_model_stays_as_it_is_when_its_file_is_overwritten(folder: Path) -> None:
+    file, ids = in_float32(folder), torch.arange(3, 9)[None]
+    model = load_model(folder, device="cpu")
+    before = model.forward(ids)[0]
+    with file.open("r+b") as opened:
+        opened.seek(file.stat().st_size // 4)
+        opened.write(bytes(file.stat().st_size // 2))
+    assert torch.equal(model.forward(ids)[0], before)
+    hf = model.bridge.original_model
+    assert hf.get_input_embeddings().weight.data_ptr() == hf.lm_head.weight.data_ptr()
+
+
+_SHORTENED = """
+import os, sys, torch
+from saescope.models import load_model
+model = load_model(sys.argv[1], device="cpu")
+os.truncate(sys.argv[2], 0)
+model.forward(torch.arange(3, 9)[None])
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_is_shortened_does_not_kill_who_loaded_it(folder: Path) -> None:
+    file = in_float32(folder)
+    done = subprocess.run([sys.executable, "-c", _SHORTENED, str(folder), str(file)], check=False)
+    assert done.returncode == 0
 
 
 def test_the_size_is_known_before_loading(glass: LanguageModel, glass_dir: Path) -> None:
