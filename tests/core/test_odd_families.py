@@ -4,16 +4,20 @@ own cache is wrong."""
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.attack.families import build
+from tests.attack.families import FAMILIES, GROUPED, build
 from tests.attack.plain import Plain
 from transformers import AutoTokenizer
 
 from saescope.errors import ArgumentError, HookError
 from saescope.hooks import edit_activations, record_activations
-from saescope.models import load_model
+from saescope.models import LanguageModel, load_model
+from saescope.models.kv_cache import steady_tokens
+from saescope.stack import Stack
+from saescope.steering.generate import Sampling, generate
 
 IDS = torch.arange(3, 9)[None]
 
@@ -58,6 +62,68 @@ def test_a_cache_whose_steps_are_wrong_is_not_used(
         step = hf(IDS[:, 5:], **{named: past}, use_cache=True).logits[0, -1]
         assert torch.allclose(step, hf(IDS).logits[0, -1], atol=1e-4) == right, "transformers"
     assert load_model(folder, device="cpu").caches == right
+
+
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [8.0, 16.0, 32.0, 64.0],
+}
+TWO_ROPES: dict[str, Any] = {
+    "full_attention": LONG | {"original_max_position_embeddings": 24},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
+ROPES: dict[str, tuple[str, dict[str, Any], float]] = {
+    "phi3, 10": (
+        "phi3",
+        {"rope_parameters": LONG, "original_max_position_embeddings": 10},
+        10,
+    ),
+    "llama, 24": (
+        "llama",
+        {"rope_parameters": LONG | {"original_max_position_embeddings": 24}},
+        24,
+    ),
+    "gemma3, of one type of layer": ("gemma3", {"rope_parameters": TWO_ROPES}, 24),
+    "llama, dynamic": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}},
+        96,
+    ),
+    "llama, yarn": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 24,
+            }
+        },
+        float("inf"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROPES)
+def test_generation_is_that_of_full_passes_whatever_the_rotary_embedding_depends_on(
+    case: str, folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With longrope every position is turned otherwise once the text passes the original length."""
+    family, rope, steady = ROPES[case]
+    architecture, own = FAMILIES[family]
+    monkeypatch.setitem(FAMILIES, family, (architecture, own | GROUPED | rope))
+    folder = folder_of(family)
+    model, plain = load_model(folder, device="cpu"), Plain(folder)
+    assert steady_tokens(plain.hf.config) == steady
+    prompt, ids = IDS[0], IDS
+    monkeypatch.setattr(LanguageModel, "end_ids", torch.zeros(0, dtype=torch.long))
+    n_new = 96 - len(prompt) if case == "llama, dynamic" else 30
+    for _ in range(n_new):
+        ids = torch.cat([ids, plain.logits(ids)[:, -1].argmax(-1)[:, None]], dim=1)
+    made = generate(Stack(model, (), ()), prompt, [{}], Sampling(max_new_tokens=n_new, seeds=[0]))
+    assert made[0].ids == ids[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("family", ["openai_gpt", "rwkv", "recurrent_gemma"])

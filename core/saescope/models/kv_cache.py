@@ -2,6 +2,7 @@
 was fed."""
 
 import inspect
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from saescope.errors import ModelError
@@ -9,12 +10,36 @@ from saescope.errors import ModelError
 _NAMES = ("cache", "past_key_values")
 """What `forward` calls its cache: the first since transformers 5.24, the second before; older ones
 are renamed to them."""
+_SWITCHES = {
+    "longrope": "original_max_position_embeddings",
+    "dynamic": "max_position_embeddings",
+}
+"""Kinds of rotary embedding that turn every position otherwise in a text that is longer than this
+field of the configuration says."""
 
 
 def cache_argument(hf: Any) -> str:
     """The argument by which the model's `forward` takes a cache, or "" where it takes none."""
     parameters = inspect.signature(type(hf).forward).parameters
     return next((name for name in _NAMES if name in parameters), "")
+
+
+def steady_tokens(config: Any) -> float:
+    """The length up to which keys that are cached stay right: in a longer text the rotary embedding
+    of earlier positions is another one."""
+    return min(_steady(config.to_dict(), {}), default=float("inf"))
+
+
+def _steady(said: Mapping[str, Any], around: Mapping[str, Any]) -> Generator[float]:
+    """For each rotary embedding in a configuration or a part of it; some models have one for each
+    type of layer. `around` has what stands outside of the part."""
+    known = {**around, **{name: said[name] for name in _SWITCHES.values() if said.get(name)}}
+    kind = said.get("rope_type") or said.get("type")
+    if isinstance(kind, str) and kind in _SWITCHES:
+        yield known.get(_SWITCHES[kind], 0)
+    for part in said.values():
+        if isinstance(part, Mapping):
+            yield from _steady(part, known)
 
 
 def new_cache(hf: Any) -> Any:

@@ -21,6 +21,7 @@ from saescope.models.kv_cache import (
     cached_lengths,
     new_cache,
     require_growth,
+    steady_tokens,
 )
 from saescope.models.modules import hooks_of_module
 from saescope.models.readout import (
@@ -124,6 +125,10 @@ class LanguageModel:
     def readout(self) -> Readout:
         with self.lock, torch.no_grad():
             return read_readout(self.bridge, self.d_model, self.device, self.dtype)
+
+    def caches_up_to(self, n_tokens: int) -> bool:
+        """Whether it generates rightly from a cache until the text has so many tokens."""
+        return n_tokens <= steady_tokens(self.bridge.original_model.config) and self.caches
 
     @cached_property
     def caches(self) -> bool:

@@ -67,10 +67,11 @@ def generate(
     ids = model.batch(prompt).repeat(len(plans), 1)
     cursor = Cursor(torch.ones_like(ids, dtype=torch.bool))
     stop, rngs = model.end_ids, [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
-    use_cache = use_cache and model.caches
+    n_new = min(sampling.max_new_tokens, model.n_ctx - len(prompt))
+    use_cache = use_cache and model.caches_up_to(len(prompt) + n_new)
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
     with steered_by(stack, plans, cursor):
-        for _ in range(min(sampling.max_new_tokens, model.n_ctx - len(prompt))):
+        for _ in range(n_new):
             cursor.start = ids.shape[1] - 1 if past is not None else 0
             logits, past = model.forward(
                 ids[:, cursor.start :], past=past, use_cache=use_cache, last=1
