@@ -21,6 +21,11 @@ EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.t
 HELD_OUT = 0.02
 """Share of the documents that training never sees."""
 
+WHOLE_BYTES = 64 << 20
+"""Of a file up to this size every byte enters the fingerprint."""
+N_BLOCKS, BLOCK_BYTES = 256, 64 << 10
+"""Of a larger one."""
+
 MOST_BLANK = 10_000
 """Blank documents after which a dataset is called empty before its work is begun."""
 
@@ -169,13 +174,17 @@ def _hidden(file: Path, folder: Path) -> bool:
 
 
 def _file_print(file: Path) -> tuple[str, str]:
-    """Size, and a hash of the first and last 64 KiB."""
+    """Size, and a hash of all of it; of a large file, of blocks that are spread over it evenly."""
     with readable(file), open_file(file, field="dataset") as opened:
         size = opened.seek(0, 2)
         opened.seek(0)
-        head = opened.read(2**16)
-        opened.seek(max(0, size - 2**16))
-        return str(size), _hash(head, opened.read(2**16))
+        if size <= WHOLE_BYTES:
+            return str(size), hashlib.file_digest(opened, "sha256").hexdigest()
+        blocks = list[bytes]()
+        for number in range(N_BLOCKS):
+            opened.seek((size - BLOCK_BYTES) * number // (N_BLOCKS - 1))
+            blocks.append(opened.read(BLOCK_BYTES))
+        return str(size), _hash(*blocks)
 
 
 def _hash(*parts: str | bytes) -> str:

@@ -15,6 +15,7 @@ from datasets.exceptions import DatasetNotFoundError
 from pyarrow import parquet
 
 from saescope.activations import is_held_out, open_dataset
+from saescope.activations import text as text_module
 from saescope.activations.readers import cut
 from saescope.activations.text import EMBEDDED_CORPUS
 from saescope.errors import SaescopeError
@@ -169,6 +170,21 @@ def test_the_fingerprint_changes_with_the_text_alone(tmp_path: Path) -> None:
     path.touch()
     assert open_dataset(str(path)).fingerprint == first
     path.write_text("hellu", encoding="utf-8")
+    assert open_dataset(str(path)).fingerprint != first
+
+
+@pytest.mark.parametrize("whole", [64 << 20, 1 << 20])
+def test_the_fingerprint_sees_another_middle_of_the_same_length(
+    whole: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that counts as large, where 64 KiB in a row are others."""
+    monkeypatch.setattr(text_module, "WHOLE_BYTES", whole)
+    path, written = tmp_path / "a.txt", bytearray(b"text " * 400_000)
+    path.write_bytes(written)
+    first = open_dataset(str(path)).fingerprint
+    length = 1 if whole > len(written) else 1 << 16
+    written[1_000_000 : 1_000_000 + length] = b"X" * length
+    path.write_bytes(written)
     assert open_dataset(str(path)).fingerprint != first
 
 
