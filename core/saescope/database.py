@@ -24,7 +24,7 @@ BUSY_S = 5.0
 """How long a statement waits for another process."""
 COPY_EVERY_S = 60.0
 VERSION = 1
-"""Of files whose rows have digests; older ones get them when they are first opened."""
+"""The version of files whose rows have digests; older ones get them when they are first opened."""
 Row = dict[str, Any]
 
 _UNAVAILABLE = {
@@ -73,7 +73,7 @@ class Database:
 
     what: str
     code: str
-    """Of the error where it cannot be used."""
+    """The code of the error where it cannot be used."""
     tables: tuple[Table, ...]
     more: str = ""
     """Indexes and triggers."""

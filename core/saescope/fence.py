@@ -38,7 +38,7 @@ _SHARED = (
     *("/home", "/Users", "/usr", "/usr/local", "/var", "/var/lib", "/var/cache", "/run", "/opt"),
     *("/srv", "/mnt", "/media", "/private", "/private/var", "/Volumes", "/Network"),
 )
-"""These alone: a folder below may be somebody's own."""
+"""Folders that are never a root themselves; one below may be somebody's own."""
 _WINDOWS = (
     *("windows", "program files", "program files (x86)", "programdata", "recovery"),
     *("$recycle.bin", "system volume information", "perflogs"),

@@ -22,7 +22,7 @@ _PROBE = (3, 7)
 _MID_PARTS = ("hook_resid_pre", "hook_attn_out")
 """The residual stream in the middle of a block is their sum."""
 _MOST_OFF = 0.02
-"""Of the norm; rounding in bfloat16 is below it."""
+"""The largest difference, as a share of the norm; rounding in bfloat16 is below it."""
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class SparseActs:
         )
 
     def select(self, keep: Bool[Tensor, " nnz"]) -> "SparseActs":
-        """The same positions with only some of their entries."""
+        """These positions with only some of their entries."""
         return from_entries(
             self.values[keep], self.features[keep], self.positions[keep], self.n_pos, self.d_sae
         )

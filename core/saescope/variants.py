@@ -18,7 +18,7 @@ from saescope.stack import Stack, StackEdit
 MAX_TOKENS = 2048
 """Tokens of one forward pass over several variants of a prompt."""
 _ROWS, _POSITIONS = 5, 7
-"""Of the probe: numbers that are not likely to be sizes of a model."""
+"""The sizes of the probe: numbers that are not likely to be sizes of a model."""
 _WIDENING_FAILS = (
     RuntimeError,
     ValueError,

@@ -119,7 +119,7 @@ def _add_voice(server: Server, state: AppState) -> None:
 
 
 def icon() -> Icon:
-    """As a data URI: a client may show it without the network."""
+    """The icon as a data URI: a client may show it without the network."""
     drawing = (Path(__file__).parent / "icon.svg").read_bytes()
     return Icon(
         src=f"data:image/svg+xml;base64,{b64encode(drawing).decode()}",

@@ -64,7 +64,7 @@ class Settings(BaseModel):
     """Share of the machine's memory that models and SAEs may fill."""
 
     max_message_bytes: int = Field(default=2**23, ge=1024)
-    """Of one JSON-RPC message."""
+    """The most bytes of one JSON-RPC message."""
     sink_factor: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     """Times the typical norm at a site beyond which a position is left out as an attention sink; 0:
     none is."""

@@ -157,6 +157,6 @@ def _much_the_longest(samples: Samples, texts: list[str]) -> str:
 
 
 def _mean(values: list[Any], size: Callable[[str], int]) -> float:
-    """Of the strings among the values; 0 without any."""
+    """The mean size of the strings among the values; 0 without any."""
     strings = _strings(values)
     return sum(map(size, strings)) / len(strings) if strings else 0.0

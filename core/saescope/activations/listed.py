@@ -105,7 +105,7 @@ def _too_long(i: int, n_chars: int, path: Path, *, allowed: int) -> ArgumentErro
 
 
 def _of_texts(error: SaescopeError, field: str) -> SaescopeError:
-    """The same said of a file of texts and its column, which a dataset calls otherwise."""
+    """The error in the words of a file of texts and its column, which a dataset calls otherwise."""
     name = _column_of(field)
     of_column = error.field == "text_column"
     return type(error)(

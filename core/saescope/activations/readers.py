@@ -24,8 +24,8 @@ DOCUMENT_CHARS = 1000
 out."""
 BLOCK_CHARS = 2**20
 PLAIN_ROWS, MAX_ROWS_A_BYTE = 10**6, 100
-"""Of a parquet file: up to so many rows nothing is asked, beyond them each must have taken some of
-the file."""
+"""Bounds of a parquet file: up to so many rows nothing is asked, beyond them each must have
+taken some of the file."""
 PLAIN_BYTES, MAX_RATIO = 2**28, 50
 """Text is packed to a tenth, logs to a fiftieth."""
 

@@ -24,7 +24,7 @@ class StoreConfig:
     """The store ends after this many rows: no more are harvested than are used."""
     buffer_tokens: int = 2**17
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the buffer; batches are float32."""
+    """The dtype of the buffer; batches are float32."""
     seed: int = 0
 
     def __post_init__(self) -> None:

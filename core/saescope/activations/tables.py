@@ -141,7 +141,7 @@ def _dialect(path: Path, column: str) -> Dialect:
 
 
 def _of_two(path: Path, first: str, equal: Sequence[Dialect], column: str) -> Dialect:
-    """Of several dialects under which all is a table the one whose header has the column.
+    """The one of several dialects under which all is a table whose header has the column.
 
     Raises:
         NotFoundError: COLUMN_NOT_FOUND: there is not one such.

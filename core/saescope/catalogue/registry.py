@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     layer: int | None
     d_sae: int | None
     architecture: str
-    """As SAELens would name it; empty if only its own files say."""
+    """The name that SAELens would give it; empty if only its own files say."""
     l0: float | None
     explained_variance: float | None
     neuronpedia_id: str

@@ -75,8 +75,8 @@ class _SecondPass:
     sums: Sums
 
     def logits(self, context: int, names: list[str]) -> Float[Tensor, "n_names n_pos d_vocab"]:
-        """Of the context with each of the stand-ins; their errors at the site are added on the
-        way."""
+        """The logits of a context with each of the stand-ins; their errors at the site are added on
+        the way."""
         mask = self.text.mask[context].to(self.model.device)
         block = self._block(context, int(mask.sum()))
 

@@ -31,7 +31,7 @@ class Check:
     ce_score: float | None
     """(zero ablation - with SAE) / (zero ablation - clean), of the next-token cross-entropy."""
     published_l0: float | None
-    """As its authors measured it on their texts; None if that is not known."""
+    """The L0 that its authors measured on their texts; None if that is not known."""
     verdict: Judgement[Quality]
     maxima: Float[Tensor, " d_sae"]
     """Each feature's largest activation; 0 where it never fired."""

@@ -34,7 +34,7 @@ class Reconstruction:
     """Positions that were left out because their norm at the site is out of proportion."""
     shift: Float[Tensor, " d_out"]
     second_moment: Float[Tensor, "d_out d_out"] | None
-    """Of the target about `shift`; only for PCA."""
+    """The second moments of the target about `shift`; only for PCA."""
 
     @property
     def n_tokens(self) -> int:

@@ -30,7 +30,7 @@ from saescope.splice import read_hook, write_hook
 Metrics = dict[str, Float[Tensor, " n_draws"]]
 BINS_A_DECADE = 2
 _SAELENS_ONLY = ("zero_everywhere", "_legacy", "l2_norm_in", "l2_norm_out", "l1")
-"""Of these no interval is reported."""
+"""Metrics of which no interval is reported."""
 
 
 def report(

@@ -39,20 +39,20 @@ class EvalText:
 
     name: str
     ids: Int[Tensor, "n_contexts n_pos"]
-    """As the model gets them: what fills up the end of a text is a token as good as any."""
+    """The ids as the model gets them: what fills up the end of a text is a token as good as any."""
     mask: Bool[Tensor, "n_contexts n_pos"]
     has_next: Bool[Tensor, "n_contexts n_pos"]
     """Positions whose next token is known."""
     counts_sinks: bool = False
     """Whether positions count whose norm at the site is out of proportion."""
     n_sinks: int = 0
-    """Those that were taken out of the mask."""
+    """The number of sinks that were taken out of the mask."""
     seed: int = 0
     """What drew the contexts."""
     warnings: tuple[str, ...] = ()
 
     def without(self, sinks: Bool[Tensor, "n_contexts n_pos"]) -> "EvalText":
-        """The same with these positions left out too, and a warning where they are many.
+        """This text with these positions left out too, and a warning where they are many.
 
         Raises:
             NotFoundError: none is left.

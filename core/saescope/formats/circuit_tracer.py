@@ -188,4 +188,4 @@ SETS = Dialect(
     recipe=_recipe,
 )
 MWHANNA = replace(SETS, name="mwhanna_transcoder", matches=never)
-"""The same files, under the name that the catalogue has for them."""
+"""These files, under the name that the catalogue has for them."""

@@ -15,7 +15,7 @@ NAME = "deepseek_r1"
 _FILE = re.compile(r"(DeepSeek-R1-Distill-Llama-8B)-SAE-l(\d+)\.pt")
 _NAME = re.compile(r"DeepSeek-R1-Distill-Llama-8B-SAE-l\d+")
 _D_IN, _D_SAE = 4096, 65536
-"""Of the published one, for what is said before the file is opened; the file decides."""
+"""The widths of the published one, for what is said before the file is opened; the file decides."""
 
 
 def _of_file(source: Source) -> Recipe:

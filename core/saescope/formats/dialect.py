@@ -28,7 +28,7 @@ class Dialect:
     recipe: Callable[[Source], Recipe]
     """How the SAE is made; reads configuration and headers, and checks both."""
     preview: Callable[[Source], Recipe] | None = None
-    """The same from names and configuration alone, where a header would cost the download or the
+    """The recipe from names and configuration alone, where a header would cost the download or the
     conversion of the weights."""
 
     def peek(self, source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:

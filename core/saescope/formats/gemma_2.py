@@ -170,4 +170,5 @@ SAES = Dialect(
     recipe=_recipe,
 )
 TRANSCODERS = replace(SAES, name=f"{NAME}_transcoder", matches=never, recipe=_transcoder)
-"""The same files: the catalogue says which they are, `_is_transcoder` finds out."""
+"""The transcoders' files are alike: the catalogue says which they are, `_is_transcoder` finds
+out."""

@@ -92,8 +92,8 @@ def config(
     model_name: str,
     dialect: str,
 ) -> JumpReLUConfig:
-    """Of an lm_saes configuration and its weights, `files`; whatever would make it another function
-    is refused."""
+    """The recipe of an lm_saes configuration and its weights, `files`; whatever would make it
+    another function is refused."""
     config_file, weights_file = files
     _check(said, config_file)
     header = header_of(source, weights_file)

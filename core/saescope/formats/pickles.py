@@ -47,7 +47,7 @@ MAX_LISTED = 1024
 floating-point numbers."""
 SECONDS = 60
 SECONDS_PER_GB = 60
-"""Of processor time, after the import of torch: a busy machine is not the file's fault."""
+"""Seconds of processor time, after the import of torch: a busy machine is not the file's fault."""
 PATIENCE = 30
 """Times as long it may take by the clock, in the end."""
 YES = ("1", "true", "t", "yes", "y", "on")

@@ -20,7 +20,7 @@ class Target(NamedTuple):
 
     repo_id: str
     exists: bool
-    """As far as the token's account may see."""
+    """Whether the repository exists, as far as the token's account may see."""
     commit: str
     private: bool
     names: frozenset[str]

@@ -20,8 +20,8 @@ _N_TOKENS = 8
 _N_PADDED = 3
 _MOST_OFF = {torch.float32: 5e-4, torch.float64: 5e-4}
 _MOST_OFF_IN_HALF = 0.1
-"""Of the plain model's logits; attention in another order of operations is off by 1e-6 of them in
-float32."""
+"""The largest difference, as a share of the plain model's logits; attention in another order of
+operations is off by 1e-6 of them in float32."""
 _UNKNOWN_SWITCHES = {"scale_attn_weights": False}
 """What transformer-lens computes otherwise than such a configuration says: small weights, or half
 precision, would hide it."""

@@ -17,7 +17,8 @@ from typing import Any
 from saescope.cancel import checkpoint
 
 TEMPLATE_S = 2.0
-"""Of computing: the longest of published templates takes some milliseconds for a message."""
+"""Seconds of computing: the longest of published templates takes some milliseconds for a
+message."""
 MOST = 1_000_000
 """Characters of a text, entries of a list or bits of a number that one step of a template may
 make."""

@@ -10,7 +10,7 @@ from saescope.models.estimate import check_counts
 MAX_FIELDS = 1 << 16
 MAX_TENSORS = 1 << 16
 MAX_ITEMS = 1 << 23
-"""Of all arrays together: a vocabulary, its scores, types and merges."""
+"""The most entries of all arrays together: a vocabulary, its scores, types and merges."""
 MAX_STRING_BYTES = 4 << 20
 MAX_DIMS = 8
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}

@@ -374,8 +374,8 @@ class LanguageModel:
 
     @property
     def _layers(self) -> list[int]:
-        """Those that are in one row, each passed once; a model that runs them again and again has
-        none."""
+        """The layers that are in one row, each passed once; a model that runs them again and again
+        has none."""
         return [
             i for i in range(self.n_layers) if f"blocks.{i}.hook_resid_post" in self.fires.sites
         ]

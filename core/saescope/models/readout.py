@@ -16,10 +16,10 @@ _LARGE = 100.0
 """A norm's epsilon does not count beside it."""
 _N_TOKENS = 8
 _STEP = 0.05
-"""Of the residual stream's norm."""
+"""The size of the step, as a share of the residual stream's norm."""
 _LEAST_COSINE = 0.9
-"""Of a step's effect on the logits, measured and told; half precision leaves 0.99, a head of
-another form 0."""
+"""The least agreement of a step's effect on the logits, measured and told; half precision leaves
+0.99, a head of another form 0."""
 RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "embed")
 
 
@@ -70,8 +70,8 @@ def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.d
 
 
 def _measured(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype) -> Readout:
-    """Of a final norm that is called as it is, or of none at all: gain, and whether it takes the
-    mean out, from what it gives."""
+    """The readout of a final norm that is called as it is, or of none at all: gain, and whether it
+    takes the mean out, from what it gives."""
     norm, W_U = getattr(bridge, "ln_final", None), bridge.W_U.detach()
     if norm is None:
         return Readout(torch.ones_like(W_U[:, 0]), False, W_U)
@@ -115,8 +115,8 @@ def reads_linearly(bridge: Any, readout: Readout, last_layer: int) -> bool:
 
 
 def final_scale(bridge: Any, readout: Readout, resid: Float[Tensor, " d_model"]) -> float:
-    """Of the final norm at a residual stream, from what it makes of that and of its opposite, so
-    that its bias drops out."""
+    """The scale of the final norm at a residual stream, from what it makes of that and of its
+    opposite, so that its bias drops out."""
     norm = getattr(bridge, "ln_final", None)
     if norm is None:
         return 1.0

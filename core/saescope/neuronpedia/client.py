@@ -54,7 +54,7 @@ class Neuronpedia:
 
     @property
     def n_requests_left(self) -> int | None:
-        """Of this hour, as the last answer said; None before the first."""
+        """Requests that this hour still allows, as the last answer said; None before the first."""
         return self._transfer.n_requests_left
 
     def card(self, neuronpedia_id: str, feature: int) -> RemoteCard:

@@ -55,7 +55,7 @@ class RemoteExample:
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
     pos: int
-    """Of the largest activation."""
+    """The position of the largest activation."""
     activation: float
 
 

@@ -17,7 +17,7 @@ from saescope.neuronpedia import failures
 from saescope.neuronpedia.identity import SITE
 
 MOST_BYTES = 16 << 20
-"""Of one answer, unpacked. A card with all its examples has about 1 MB."""
+"""The most bytes of one answer, unpacked: a card with all its examples has about 1 MB."""
 KEY_VARIABLE, ENDPOINT_VARIABLE = "NEURONPEDIA_API_KEY", "NEURONPEDIA_ENDPOINT"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

@@ -35,5 +35,5 @@ class Publication:
     private: bool | None
     """None for a folder."""
     commit: str
-    """Of the repository; empty for a folder or a dry run."""
+    """The commit of the repository; empty for a folder or a dry run."""
     warnings: tuple[str, ...]

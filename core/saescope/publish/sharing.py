@@ -11,7 +11,7 @@ _LOCAL_PATH = re.compile(r"[/~]|[A-Za-z]:[\\/]|\.{1,2}[\\/]")
 
 
 def shareable(sae: SAE, evaluation: Evaluation | None) -> SAE:
-    """The same SAE without paths of this machine in its metadata, and with what was measured, for
+    """An equal SAE without paths of this machine in its metadata, and with what was measured, for
     those who load it."""
     meta = sae.cfg.metadata
     measured = (

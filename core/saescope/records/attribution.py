@@ -44,7 +44,7 @@ class SAEShare:
     n_tokens: int
     n_left_out: int
     n_sinks: int
-    """Of those left out, the positions whose norm at the site is out of proportion."""
+    """How many of those left out are positions whose norm at the site is out of proportion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Attribution:
     """Positions that count for at least one of the SAEs."""
     n_left_out: int
     n_sinks: int
-    """Of those left out, the positions whose norm at the site is out of proportion."""
+    """How many of those left out are positions whose norm at the site is out of proportion."""
     left_out: str
     shares: list[SAEShare]
     warnings: list[str] = field(default_factory=list[str])

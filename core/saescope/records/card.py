@@ -47,7 +47,7 @@ class CardPartner:
     feature: int
     n_together: int
     share: float
-    """Of the positions where this feature fires, those where the partner does too."""
+    """The share of the positions where this feature fires at which the partner fires too."""
     phi: float
     """Correlation of the two as yes or no."""
     label: ShortLabel | None

@@ -138,7 +138,7 @@ class Evaluation:
     intervals: Mapping[str, Interval]
     """By metric; empty where there are too few contexts to resample."""
     saelens: Mapping[str, float]
-    """The same under the names and definitions of sae-lens's `run_evals`, which zero-ablates
+    """These metrics under the names and definitions of sae-lens's `run_evals`, which zero-ablates
     position 0 and special tokens as well."""
     verdict: Verdict
     warnings: tuple[str, ...]

@@ -97,7 +97,7 @@ class ContrastFeature:
     feature: int
     held_out: Separation
     q: float
-    """Of `held_out.p` among the features chosen (Benjamini-Hochberg)."""
+    """The false discovery rate of `held_out.p` among the features chosen (Benjamini-Hochberg)."""
     q_chosen: float
     """On the half that chose it, among all features that fire there."""
     confirmed: bool
@@ -106,7 +106,7 @@ class ContrastFeature:
     """`auc` with every text cut to the shortest one's length: what is left once length explains
     nothing."""
     position_correlation: float
-    """Of its activation with the position in the text."""
+    """The correlation of its activation with the position in the text."""
     confounds: list[str]
     """"length", "position": what else than the contrast might explain it."""
 
@@ -123,7 +123,7 @@ class Contrast:
     n_texts: int
     n_against: int
     n_held_out: tuple[int, int] | None
-    """Of each set; None where there are too few to hold a half out."""
+    """Texts of each set that were held out; None where there are too few to hold a half out."""
     length_auc: float
     """Chance that one of `texts` is longer than one of `against`: 0.5 when lengths do not
     differ."""

@@ -24,7 +24,7 @@ class Intervention:
     n_tokens: int
     n_left_out: int
     n_sinks: int
-    """Of those left out, the positions whose norm at the site is out of proportion."""
+    """How many of those left out are positions whose norm at the site is out of proportion."""
     warnings: list[str] = field(default_factory=list[str])
 
 
@@ -57,5 +57,5 @@ class Steering:
     n_left_out: int
     """Positions of the prompt that are not edited."""
     n_sinks: int
-    """Of these, the ones whose norm at the site is out of proportion."""
+    """How many of these have a norm at the site that is out of proportion."""
     warnings: list[str] = field(default_factory=list[str])

@@ -9,7 +9,7 @@ class Estimate:
     tried."""
 
     tokens_per_s: float | None
-    """Of the whole run: reading the text with the model, and training on it."""
+    """The speed of the whole run: reading the text with the model, and training on it."""
     harvest_tokens_per_s: float
     step_tokens_per_s: float | None
     eta_s: float | None

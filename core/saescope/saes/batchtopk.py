@@ -88,8 +88,8 @@ class BatchTopKSAE(NormScaledSAE):
         )
 
     def fold_W_dec_norm(self) -> SAE:
-        """As for every SAE; where activations carry the decoder's norm the threshold already lives
-        at unit norm."""
+        """An equal SAE with decoder rows of norm 1; where activations carry the decoder's norm the
+        threshold already lives at unit norm."""
         folded = super().fold_W_dec_norm()
         return (
             folded._with(folded.cfg, {"threshold": self.threshold})

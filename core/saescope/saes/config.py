@@ -77,7 +77,7 @@ class SAEMetadata:
 
     @property
     def model_fingerprint(self) -> str:
-        """Of the weights of the model that it was trained on here."""
+        """The fingerprint of the model that it was trained on here."""
         return self._text("model_fingerprint")
 
     @property

@@ -29,7 +29,7 @@ SAELENS_ARCHITECTURES = {
     *("standard", "gated", "topk", "jumprelu", "temporal"),
     *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
 }
-"""Those that sae-lens has a class for."""
+"""The architectures that sae-lens has a class for."""
 _OURS = {field.name for field in fields(SAEConfig)} - {
     "metadata",
     "transcoder",

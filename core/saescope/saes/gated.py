@@ -42,7 +42,7 @@ class GatedSAE(SAE):
         return cfg, same.tensors()
 
     def as_jumprelu(self) -> JumpReLUSAE:
-        """The same function in another form.
+        """An equal SAE in another form.
 
         With p = (x @ W_enc) * exp(r_mag) + b_mag, the gate x @ W_enc + b_gate > 0 is
         p > b_mag - exp(r_mag) * b_gate.

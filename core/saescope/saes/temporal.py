@@ -188,7 +188,7 @@ class TemporalSAE(SAE):
         return self.scale(self.decoder[:1] if like is None else self.flatten(like))
 
     def _codes(self, x: Float[Tensor, "n_pos d_in"]) -> Codes:
-        """Of one sequence, prepared."""
+        """The codes of one sequence, prepared."""
         lam, residual = 1 / (4 * self.cfg.d_in), x
         for layer in range(self.cfg.n_attn_layers):
             z_input = times_rows(residual * lam, self.encoder).relu()

@@ -17,7 +17,8 @@ from saescope.saes.config import SAEConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormScaledConfig(SAEConfig):
-    """Of the architectures whose activations may carry the norm of their decoder row."""
+    """The configuration of architectures whose activations may carry the norm of their decoder
+    row."""
 
     rescale_acts_by_decoder_norm: bool = False
     """Rank and report pre-activations times ||W_dec_i||, and divide by it again in decode."""
@@ -79,8 +80,8 @@ class TopKSAE(NormScaledSAE):
         return topk_acts(self._hidden_pre(x), self.cfg.k)
 
     def fold_W_dec_norm(self) -> SAE:
-        """As for every SAE, but only where activations are ranked with the decoder's norm: else the
-        selection would change."""
+        """An equal SAE with decoder rows of norm 1, but only where activations are ranked with the
+        decoder's norm: else the selection would change."""
         if not self.cfg.rescale_acts_by_decoder_norm:
             raise ConfigError(
                 "Folding the decoder norm would change which k features are kept: this "

@@ -90,7 +90,7 @@ class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
     def __init__(self, store: ActivationStore, cfg: TrainConfig) -> None:
         self.store, self.cfg = store, cfg
         self.rate = Rate()
-        """Of the work between two batches: steps and checkpoints."""
+        """The rate of the work between two batches: steps and checkpoints."""
         self._given_at: float | None = None
 
     def __next__(self) -> Tensor | tuple[Tensor, Tensor]:
@@ -130,7 +130,7 @@ def text_source(
 
 
 def store_config(cfg: TrainConfig, *, n_tokens: int = 0) -> StoreConfig:
-    """Of the batches that are trained on, or of `n_tokens` rows that are kept for it."""
+    """The store of the batches that are trained on, or of `n_tokens` rows that are kept for it."""
     n_tokens = n_tokens or cfg.n_steps * cfg.chosen.batch_size
     return StoreConfig(
         batch_size=cfg.chosen.batch_size,

@@ -104,7 +104,7 @@ class Coefficients(NamedTuple):
     sparsity: float = 0.0
     """l1_coefficient (standard, gated) or l0_coefficient (jumprelu)."""
     revival: float = 1.0
-    """Of the AuxK, pre-activation or ghost term."""
+    """The weight of the AuxK, pre-activation or ghost term."""
 
 
 Params = dict[str, Tensor]

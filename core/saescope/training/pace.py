@@ -6,7 +6,7 @@ import math
 from saescope.training.objective import Objective
 
 START = 0.05
-"""Of the coefficient, for activations of norm 1."""
+"""The first value of the coefficient, for activations of norm 1."""
 RANGE = 20.0
 """The logarithm moves by this at most over a run."""
 RAMP = 0.3

@@ -23,7 +23,7 @@ from saescope.training.trainer import ListBatches, Trainer
 
 MEASURE_S = 2.0
 WORK_BYTES = 2**28
-"""Of a step: its chunks have a fixed size."""
+"""The work of a step: its chunks have a fixed size."""
 SPARE_DISK_BYTES = 2**28
 FEW_STEPS = 300
 MANY_EPOCHS = 4

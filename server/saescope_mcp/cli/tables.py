@@ -113,7 +113,7 @@ def _width(text: str) -> int:
 
 
 def _longest_unbroken(text: str) -> int:
-    """Of its words; numbers are never broken, other long words may be."""
+    """The longest of its words; numbers are never broken, other long words may be."""
     return max(
         (
             cell_len(word) if _NUMBER.fullmatch(word) else min(MOST_WORD, cell_len(word))

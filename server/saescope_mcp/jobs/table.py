@@ -31,7 +31,7 @@ class Run:
     ended: float | None = None
     pid: int | None = None
     name: str = ""
-    """Of the SAE that it makes; empty for a dry run."""
+    """The name of the SAE that it makes; empty for a dry run."""
     dry_run: bool = False
     cancel: bool = False
     """Somebody asked it to stop."""
@@ -162,7 +162,7 @@ def _room(db: sqlite3.Connection, most_live: int) -> bool:
 
 
 def _names(db: sqlite3.Connection) -> set[str]:
-    """Of SAEs that runs have made, or may still make."""
+    """Names of SAEs that runs have made, or may still make."""
     rows = db.execute(
         "SELECT name FROM runs WHERE checkpoint IS NOT NULL OR state IN (?, ?, ?)", (*LIVE, "done")
     )

@@ -86,7 +86,7 @@ class Jobs:
             job.waiting -= 1
 
     async def watch(self, job: Job, seconds: float) -> None:
-        """As `wait`, for a call that the job does not depend on."""
+        """Waits as `wait` does, for a call that the job does not depend on."""
         await asyncio.wait({job.task}, timeout=seconds)
 
     def running(self, key: object) -> Job | None:

@@ -69,7 +69,7 @@ def _next(run: Run) -> list[str]:
 
 
 def _resume(run: Run) -> str:
-    """The same call goes on where it was cut off."""
+    """The call that goes on where it was cut off."""
     return next_call("index_features", **run.request)
 
 

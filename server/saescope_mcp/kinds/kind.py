@@ -29,7 +29,7 @@ class Kind:
     resume: Callable[[Run], str]
     """The call that goes on with a job that has stopped."""
     command: Callable[[Run], str]
-    """The same for a person at a terminal."""
+    """The command for a person at a terminal."""
     progress: Callable[[Run], tuple[int, int]]
     """How much is done, and of how much; 0 while that is not known."""
     worker: str

@@ -37,7 +37,7 @@ def skill_folder() -> Path | None:
 
 
 class GetParams(RequestParams):
-    """Of skills/get."""
+    """The parameters of skills/get."""
 
     uri: str
 

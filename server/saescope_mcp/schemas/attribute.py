@@ -107,5 +107,5 @@ class AttributeLogitReply(ListReply):
     n_tokens: int
     n_left_out: int
     n_sinks: int
-    """Of those left out: the norm at the site is out of proportion."""
+    """How many are left out because their norm at the site is out of proportion."""
     bos_prepended: bool

@@ -17,7 +17,7 @@ from saescope_mcp.schemas.sent import as_meant
 Evidence = Literal["observed", "correlational", "intervened", "controlled"]
 
 HASH_DIGITS = 12
-"""Of a hash in a concise reply."""
+"""The digits of a hash in a concise reply."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 

@@ -176,7 +176,7 @@ class LabelFeatureReply(Reply):
     detection: float | None
     """Balanced accuracy of the items that ask whether it fires anywhere in a text."""
     fuzzing: float | None
-    """Of those that ask about the marked token."""
+    """Balanced accuracy of the items that ask about the marked token."""
     labels: list[ShortLabel]
     """All of this feature, best first."""
 
@@ -201,7 +201,7 @@ class Separation(BaseModel):
     high: float
     p: float
     q: float
-    """Of p among the chosen (Benjamini-Hochberg)."""
+    """The false discovery rate of p among the chosen (Benjamini-Hochberg)."""
 
 
 class Contrasted(Found):

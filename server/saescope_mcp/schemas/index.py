@@ -39,7 +39,7 @@ class IndexSummary(BaseModel):
     n_fired: int
     """Features that fired at all."""
     median_density: float | None
-    """Of those, the share of tokens on which they fire."""
+    """The median share of tokens on which those fire."""
     n_tokens: int
     n_contexts: int
     path: str

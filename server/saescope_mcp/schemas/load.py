@@ -109,7 +109,7 @@ class LoadSaeReply(Reply):
     weights_bytes: int | None = None
     memory: Memory | None = None
     fits: bool | None = None
-    """Of a dry run; null if the model's size is not known before its download."""
+    """Whether it fits, in a dry run; null if the model's size is not known before its download."""
     check: Check | None = None
     index: IndexFound | None = None
     """Null: none yet; index_features makes one."""

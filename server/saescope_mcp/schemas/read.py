@@ -77,7 +77,7 @@ class EncodeTextReply(ListReply):
     n_tokens: int
     n_left_out: int
     n_sinks: int
-    """Of those left out: the norm at the site is out of proportion."""
+    """How many are left out because their norm at the site is out of proportion."""
     bos_prepended: bool
 
 
@@ -143,5 +143,5 @@ class TopFeaturesReply(ListReply):
     n_tokens: int
     n_left_out: int
     n_sinks: int
-    """Of those left out: the norm at the site is out of proportion."""
+    """How many are left out because their norm at the site is out of proportion."""
     bos_prepended: bool

@@ -93,7 +93,8 @@ class JobStatusReply(ListReply):
     n_steps: int | None = None
     n_tokens: int | None = None
     metrics: dict[str, Any] | None = None
-    """Of a training: `latest`, and up to 16 points of `history`, on the batch of each step."""
+    """The metrics of a training: `latest`, and up to 16 points of `history`, on the batch of each
+    step."""
     eta_s: float | None = None
     checkpoint: str | None = None
     sae: str | None = None

@@ -127,7 +127,7 @@ class InterveneReply(Reply):
     """KL(after, before) in nats."""
     control: Control
     unit_value: float
-    """Of the first edit; `unit_values` has them all."""
+    """The unit of the first edit; `unit_values` has them all."""
     unit_values: list[float]
     unit_source: str
     """Where the maxima come from: the index if there is one."""
@@ -135,7 +135,7 @@ class InterveneReply(Reply):
     n_tokens: int
     n_left_out: int
     n_sinks: int
-    """Of those left out: the norm at the site is out of proportion."""
+    """How many are left out because their norm at the site is out of proportion."""
     bos_prepended: bool
 
 
@@ -201,7 +201,7 @@ class SteerGenerateReply(Reply):
     steered: list[Arm]
     controls: list[Arm]
     unit_value: float
-    """Of the first feature; `unit_values` has them all."""
+    """The unit of the first feature; `unit_values` has them all."""
     unit_values: list[float]
     unit_source: str
     """Where the maxima come from: the index if there is one."""

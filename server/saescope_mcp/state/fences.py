@@ -40,7 +40,7 @@ def readable(path: str, settings: Settings, field: str) -> str:
 
 
 def writable(path: str, settings: Settings, field: str) -> str:
-    """As `readable`, for a folder that is to be made."""
+    """Checks as `readable` does, for a folder that is to be made."""
     roots = (*settings.write_roots, trained_saes())
     fence = None if settings.read_anywhere else Fence.around(roots)
     return _inside(path, fence, roots, field=field, setting="WRITE_ROOTS")

@@ -29,7 +29,7 @@ def provenance(loaded: LoadedSAE, seed: int | None = None) -> Provenance:
 
 
 def provenance_of(stack: LoadedStack, seed: int | None = None) -> Provenance:
-    """Of one SAE or of several."""
+    """The provenance of one SAE or of several."""
     alone = provenance(stack.first, seed)
     if len(stack.entries) == 1:
         return alone
@@ -39,7 +39,7 @@ def provenance_of(stack: LoadedStack, seed: int | None = None) -> Provenance:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of everything that the numbers may depend on."""
+    """The version of everything that the numbers may depend on."""
     found = {"saescope": __version__, "python": python_version()}
     for name in ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors"):
         try:

@@ -9,7 +9,7 @@ from saescope.records.labels import Label, ShortLabel
 from saescope_mcp.state import LoadedSAE, LoadedStack
 
 MOST_CHARS = 80
-"""Of a label that only stands beside a feature."""
+"""The most characters of a label that only stands beside a feature."""
 
 
 class Labels(NamedTuple):

@@ -235,7 +235,7 @@ def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
 
 
 def _read_on(request: EncodeText | TopFeatures, offset: int) -> list[str]:
-    """The same call, further on."""
+    """The call that reads on from there."""
     said = request.model_dump(exclude_defaults=True) | {"offset": offset}
     said |= {
         name: brief(said[name]) if name == "text" else [brief(text) for text in said[name]]

@@ -31,7 +31,7 @@ reply."""
 SCORE_BYTES = 24
 """Memory that a contrast takes per text and feature: scores, those of equal length, and ranks."""
 SEED = 0
-"""Of the halves into which texts are split."""
+"""The seed of the halves into which texts are split."""
 
 
 async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:

@@ -90,14 +90,14 @@ class Worker:
             return False
 
     def surely(self, **changes: Any) -> None:
-        """As `write`, for what no later beat writes again."""
+        """Writes as `write` does, for what no later beat writes again."""
         for _ in range(TRIES):
             if self.write(**changes):
                 return
             time.sleep(HEARTBEAT_S)
 
     def keep(self, **changes: Any) -> None:
-        """As `write`, into the run's folder."""
+        """Writes as `write` does, into the run's folder."""
         try:
             self.runs.keep(replace(self.run, **changes))
         except OSError as error:

@@ -92,7 +92,7 @@ class Groups:
 
 
 class Pairs:
-    """The same texts in two models: scores are changes, and lengths are equal by design."""
+    """Texts that two models read: scores are changes, and lengths are equal by design."""
 
     def __init__(self, n: int) -> None:
         self.n = n, n

@@ -19,13 +19,13 @@ class IndexConfig:
     prepend_bos: bool | None = None
     """None = as the SAE was trained, else as the model's own tokenizer does."""
     seed: int = 0
-    """Of the order in which contexts are read, and of every sample."""
+    """The seed of the order in which contexts are read, and of every sample."""
     n_top: int = 10
     """Strongest contexts kept of each feature."""
     n_range: int = 1
     """Contexts kept of each feature in each half octave below its maximum."""
     n_quiz: int = 2
-    """The same for quizzes; these come from contexts that no card shows."""
+    """Passages for quizzes; these come from contexts that no card shows."""
     quiz_share: float = 0.25
     """Share of the contexts that only quizzes see."""
     sample_tokens: int = 2**16

@@ -26,8 +26,8 @@ def mixed(x: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
 
 
 def hash_contexts(ids: Int[Tensor, "n context_size"]) -> Int[Tensor, " n"]:
-    """Of the tokens and their order alone: the same text in the same place of a context is the same
-    context."""
+    """A hash of the tokens and their order alone: the same text in the same place of a context is
+    the same context."""
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * _STEP
     return mixed(mixed(ids.long() + places).sum(1))
 
@@ -38,7 +38,7 @@ def hash_entries(
     contexts: Int[Tensor, "*n"],
     positions: Int[Tensor, "*n"],
 ) -> Int[Tensor, "*n"]:
-    """Of a feature's firing at a position of a context."""
+    """A hash of a feature's firing at a position of a context."""
     return mixed(contexts + mixed(features * 2**16 + positions + (seed % 2**31) * _STEP))
 
 

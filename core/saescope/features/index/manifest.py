@@ -40,7 +40,7 @@ class IndexManifest:
     files: dict[str, int]
     """Sizes in bytes."""
     sha256: dict[str, str] = field(default_factory=dict[str, str])
-    """Of each file."""
+    """The hash of each file."""
     format: int = FORMAT
 
 

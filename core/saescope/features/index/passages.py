@@ -34,7 +34,7 @@ class Span(NamedTuple):
 
     start: int
     pos: int
-    """Of the passage's token, from `start`."""
+    """The position of the passage's token, counted from `start`."""
     tokens: tuple[str, ...]
     first: int
     """Which place of the full window `start` is."""

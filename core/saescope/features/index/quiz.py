@@ -17,7 +17,7 @@ from saescope.features.index.rows import QuizPassage, QuizPool
 from saescope.features.index.texts import ContextTexts
 
 N_DISTRACTORS = 12
-"""Of each kind, at most."""
+"""The most items of each kind."""
 FIRING, RANDOM, SAME_TOKEN = "firing", "random", "same token"
 
 

@@ -22,7 +22,7 @@ class Cofiring(NamedTuple):
     feature: int
     n_together: int
     share: float
-    """Of the positions where the asked feature fires."""
+    """The share of the positions where the asked feature fires."""
     phi: float
     """Correlation of the two firing or not, in [-1, 1]."""
 
@@ -43,8 +43,8 @@ class FeatureStatisticsRow:
     """99th percentile of the activations where it fires, to 2 %; None below an 8,000th of `max`,
     and in an index of an earlier version."""
     quantiles: dict[float, float] | None
-    """Of the activations where it fires, at 0.5, 0.9 and 0.99; the first two are read off the
-    histogram, so good to a factor 2^(1/4)."""
+    """Quantiles of the activations where it fires, at 0.5, 0.9 and 0.99; the first two are read off
+    the histogram, so good to a factor 2^(1/4)."""
     histogram: list[HistogramBin]
     """Quarter octaves, from the lowest that is not empty to the highest; the lowest takes all that
     is smaller."""
@@ -60,10 +60,11 @@ class Passage:
     """Position of the first token in the context."""
     tokens: tuple[str, ...]
     pos: int
-    """Of the token that the passage was chosen for, counted from the passage's first."""
+    """The position of the token that the passage was chosen for, counted from the passage's
+    first."""
     activations: tuple[float, ...]
-    """Of the feature at each token; 0 = silent or not counted. Exact at `pos`, elsewhere to 2.2
-    %."""
+    """The activation of the feature at each token; 0 = silent or not counted. Exact at `pos`,
+    elsewhere to 2.2 %."""
 
     @property
     def token(self) -> str:

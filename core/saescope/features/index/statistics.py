@@ -139,7 +139,7 @@ class FeatureStatistics:
         }
 
     def arrays(self) -> dict[str, Tensor]:
-        """As an index keeps them."""
+        """The statistics as an index keeps them."""
         return {
             "n_fired": self.n_fired,
             "sums": self.sums,

@@ -160,7 +160,7 @@ def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> st
 
 
 def _arrays(part: Accumulator, log: ContextLog, origin: IndexOrigin) -> dict[str, Tensor]:
-    """As they are kept: contexts by number, everything on the CPU."""
+    """The arrays as they are kept: contexts by number, everything on the CPU."""
     statistics = {f"statistics.{name}": array for name, array in part.statistics.arrays().items()}
     sample = {
         f"sample.{name}": array
@@ -260,8 +260,8 @@ _ZIP_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, EOFError, ValueError, NotImpl
 
 
 def _packed_key(file: Path) -> tuple[str, str]:
-    """Of which weights the packed index is, shortened, and the name of its folder; empty where
-    there is none that can be read."""
+    """The hash of the weights that the packed index is of, shortened, and the name of its folder;
+    empty where there is none that can be read."""
     with suppress(OSError, *_ZIP_ERRORS), zipfile.ZipFile(file) as archive:
         of, key = archive.comment.decode().split("/")
         return of, key

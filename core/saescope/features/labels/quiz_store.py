@@ -32,7 +32,7 @@ class StoredItem:
     text: str
     fires: bool
     key: str
-    """Of the passage, whichever token is marked in it."""
+    """The key of the passage, whichever token is marked in it."""
 
 
 class QuizStore:

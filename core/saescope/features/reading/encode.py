@@ -47,7 +47,7 @@ class Encoded:
     n_tokens: int
     n_left_out: int
     n_sinks: int
-    """Of those left out, the positions whose norm at the site is out of proportion."""
+    """How many of those left out are positions whose norm at the site is out of proportion."""
     l0_mean: float | None
     explained_variance: float | None
     cosine: float | None

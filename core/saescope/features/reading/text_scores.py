@@ -24,14 +24,14 @@ class TextScores:
     features: Int[Tensor, " n_features"]
     scores: Float[Tensor, "n_texts n_features"]
     equal_length: Float[Tensor, "n_texts n_features"]
-    """The same over the first `n_equal` counted tokens of each text, the number that the shortest
+    """The scores over the first `n_equal` counted tokens of each text, the number that the shortest
     text has."""
     n_equal: int
     lengths: Float[Tensor, " n_texts"]
     """Counted tokens."""
     position_correlation: Float[Tensor, " n_features"]
-    """Of a feature's activation with the position, over the counted tokens of all texts; 0 without
-    spread."""
+    """The correlation of a feature's activation with the position, over the counted tokens of all
+    texts; 0 without spread."""
     n_sinks: int = 0
     """Positions left out for their norm alone."""
 

@@ -17,11 +17,11 @@ class StepResult(NamedTuple):
 
     grads: Grads
     losses: dict[str, Tensor]
-    """The same terms as the plain loss has."""
+    """The terms of the plain loss."""
     fired: Int[Tensor, " d_sae"]
     """On how many positions each feature was active."""
     squared_error: Float[Tensor, " n_pos"]
-    """Of each position's (whole) reconstruction."""
+    """The squared error of each position's (whole) reconstruction."""
 
 
 class Step:
@@ -29,7 +29,7 @@ class Step:
     optimizer may change them in place."""
 
     loss: ClassVar[Loss]
-    """The same loss, plainly."""
+    """The plain loss, which this step equals."""
 
     def __init__(self, objective: Objective, params: Params) -> None:
         self.objective = objective
@@ -73,5 +73,5 @@ class Step:
 
 
 def squared_errors(error: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """Of each position."""
+    """The squared error of each position."""
     return torch.linalg.vector_norm(error, dim=1).square_()
