@@ -192,7 +192,7 @@ def _on_hub(
 
 def _wanted(found: _Found) -> list[str]:
     """Names of the files that a load reads."""
-    patterns = found.dialect.wanted(found.source.path)
+    patterns = found.dialect.files(found.source)
     return sorted(
         name
         for name in found.source.names

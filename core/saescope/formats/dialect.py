@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saescope.formats.beside import beside, check_beside
 from saescope.formats.recipe import Recipe
 from saescope.formats.source import Source, join
 from saescope.formats.weights import TensorInfo
@@ -30,16 +31,25 @@ class Dialect:
     preview: Callable[[Source], Recipe] | None = None
     """The recipe from names and configuration alone, where a header would cost the download or the
     conversion of the weights."""
+    judges: tuple[str, ...] = ()
+    """Configurations of its own whose every field the recipe compares."""
+
+    def files(self, source: Source) -> tuple[str, ...]:
+        """Patterns of the files that a load reads: the dialect's own, and what stands beside."""
+        return (*self.wanted(source.path), *beside(source.folder))
 
     def peek(self, source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
         """Configuration, and the tensors as they end up, without reading a weight."""
         made = (self.preview or self.recipe)(source)
+        check_beside(source, made.cfg, own=self.judges)
         return made.cfg, made.infos()
 
     def read(self, source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
         """Configuration, and the tensors under our names in the field's shapes; W_enc
         feature-major."""
-        return self.recipe(source).read(source, dtype)
+        made = self.recipe(source)
+        check_beside(source, made.cfg, own=self.judges)
+        return made.read(source, dtype)
 
 
 def folder_with(*files: str) -> Callable[[set[str]], bool]:

@@ -108,6 +108,8 @@ def _config(source: Source) -> tuple[SAEConfig, _Class]:
     if name not in CLASSES:
         raise unsupported("dict_class", file=file, got=name, allowed=[*CLASSES])
     kind, trainer, own = CLASSES[name], said["trainer"], dict[str, Any]()
+    for key in sorted(said.keys() & trainer.keys()):
+        agree((f"{CONFIG}: {key}", said[key]), (f"{CONFIG}: trainer.{key}", trainer[key]))
     _check(source, trainer, kind)
     architecture = kind.architecture
     if "topk" in architecture:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from saescope.formats.agreement import agree_along, contradiction
-from saescope.formats.beside import check_beside, check_width, neighbours
+from saescope.formats.beside import check_width, neighbours
 from saescope.formats.dialect import Dialect, folder_with, never
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source, join
@@ -101,7 +101,6 @@ def _recipe(source: Source) -> Recipe:
         metadata=said,
     )
     check_width(at.width, d_sae)
-    check_beside(source, cfg)
     stored = {"W_enc": Stored(W_enc), "W_dec": Stored(W_dec)} | {
         name: Stored(name) for name in ("b_enc", "b_dec", "threshold")
     }
@@ -140,7 +139,6 @@ def _transcoder(source: Source) -> Recipe:
         metadata=said,
     )
     check_width(at.width, d_sae)
-    check_beside(source, cfg)
     return Recipe(cfg=cfg, file=file, stored=stored or {"W_enc": Stored("W_enc")})
 
 

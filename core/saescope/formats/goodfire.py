@@ -4,7 +4,7 @@ stream."""
 import re
 
 from saescope.formats.agreement import agree_along
-from saescope.formats.beside import check_beside, with_neighbours
+from saescope.formats.beside import with_neighbours
 from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source
@@ -44,7 +44,6 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     cfg = StandardConfig(
         d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said
     )
-    check_beside(source, cfg)
     stored = {
         "W_enc": Stored("encoder_linear.weight", turned=True),
         "W_dec": Stored("decoder_linear.weight", turned=True),

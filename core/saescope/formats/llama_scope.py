@@ -251,4 +251,5 @@ DIALECT = Dialect(
     matches=folder_with(CONFIG),
     wanted=inside(CONFIG, FILE),
     recipe=_recipe,
+    judges=(CONFIG,),
 )

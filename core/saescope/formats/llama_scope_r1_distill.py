@@ -62,4 +62,5 @@ DIALECT = Dialect(
     matches=folder_with(CONFIG, FILE),
     wanted=inside(CONFIG, FILE),
     recipe=_recipe,
+    judges=(CONFIG,),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
-from saescope.formats.beside import check_beside, check_width, with_neighbours
+from saescope.formats.beside import check_width, with_neighbours
 from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.pickles import open_pickle
 from saescope.formats.recipe import (
@@ -58,7 +58,6 @@ def _recipe(source: Source) -> Recipe:
     )
     cfg = _activation(values, shared)
     _check_names(source, cfg)
-    check_beside(source, cfg)
     return Recipe(
         cfg=cfg, file=source.path, stored=stored, ignored=["stats_last_nonzero", "latents_*"]
     )

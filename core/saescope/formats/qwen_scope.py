@@ -5,7 +5,6 @@ import re
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, agree_along
-from saescope.formats.beside import check_beside
 from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
 from saescope.formats.source import Source, join
@@ -80,7 +79,6 @@ def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
     cfg = TopKConfig(
         d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=said
     )
-    check_beside(source, cfg)
     stored = {
         "W_enc": Stored("W_enc", turned=True),
         "W_dec": Stored("W_dec", turned=True),

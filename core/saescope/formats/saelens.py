@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saescope.errors import ConfigError, FormatError
 from saescope.formats.agreement import agree, contradiction, layer_in
+from saescope.formats.beside import check_claims, refuse_changes
 from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.hf_sites import hook_of, origin
 from saescope.formats.recipe import Recipe, Stored, in_words
@@ -124,6 +125,7 @@ def _recipe(source: Source) -> Recipe:
     said = said | choices | {"metadata": _object(said, "metadata") | known}
     cfg = parse_config(said, set(header))
     _check_widths(cfg, header)
+    check_claims(source, cfg, {"metadata": _object(said, "metadata")}, CFG_FILE)
     # Every tensor is read, as it lies there: the SAE itself refuses what is missing or too much.
     stored = {name: Stored(name, shape=info.shape) for name, info in header.items()}
     factor = _scale_of_training(source, cfg)
@@ -278,13 +280,10 @@ def _check_layer(hook_name: tuple[str, object] | None, layer: tuple[str, object]
 
 
 def _check_runner(said: Mapping[str, Any], runner: Mapping[str, Any]) -> None:
-    """What the training run was asked for, of that which training does not change."""
-    sae, metadata = _object(runner, "sae"), _object(said, "metadata")
-    for key in ("d_in", "d_sae", "apply_b_dec_to_input"):
-        agree((f"{CFG_FILE}: {key}", said.get(key)), (f"{RUNNER_FILE}: sae.{key}", sae.get(key)))
-    for key in ("hook_name", "hook_head_index"):
-        claim = said.get(key, metadata.get(key))
-        agree((f"{CFG_FILE}: {key}", claim), (f"{RUNNER_FILE}: {key}", runner.get(key)))
+    """That it is an SAE on the same head; the rest is compared as in any neighbour."""
+    key, metadata = "hook_head_index", _object(said, "metadata")
+    claim = said.get(key, metadata.get(key))
+    agree((f"{CFG_FILE}: {key}", claim), (f"{RUNNER_FILE}: {key}", runner.get(key)))
 
 
 def _without_repeated_metadata(
@@ -464,6 +463,7 @@ def _modernise(said: Mapping[str, Any], tensor_names: set[str]) -> dict[str, Any
     """The legacy form (SAELens before 6) in the words of version 6."""
     old = {_LEGACY_NAMES.get(key, key): value for key, value in said.items()}
     _refuse_ambiguous(old, tensor_names)
+    refuse_changes(old, CFG_FILE)
     architecture = (
         "topk" if old.get("activation_fn") == "topk" else old.get("architecture", "standard")
     )
@@ -553,4 +553,5 @@ DIALECT = Dialect(
     matches=folder_with(*FILES),
     wanted=inside(*FILES, RUNNER_FILE),
     recipe=_recipe,
+    judges=(CFG_FILE,),
 )

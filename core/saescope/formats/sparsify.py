@@ -15,7 +15,7 @@ from torch import Tensor
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction
 from saescope.formats.dialect import Dialect, folder_with
-from saescope.formats.hf_sites import hook_of, origin
+from saescope.formats.hf_sites import hook_of, layer_of, origin
 from saescope.formats.recipe import (
     Recipe,
     Stored,
@@ -50,14 +50,13 @@ def _wanted(path: str) -> tuple[str, ...]:
 
 
 def _run_configs(folder: str) -> tuple[str, ...]:
-    """Where the training run's configuration is; with several seeds each has a folder in the
-    module's."""
+    """Where the training run's configuration is: beside the SAE, or above it; with several seeds
+    each has a folder in the module's."""
     if not folder:
-        return RUN_CONFIGS
+        return (RUN_CONFIG, *RUN_CONFIGS)
     above = folder.rpartition("/")[0]
-    return tuple(
-        dict.fromkeys(join(place, RUN_CONFIG) for place in (above, above.rpartition("/")[0]))
-    )
+    places = (folder, above, above.rpartition("/")[0])
+    return tuple(dict.fromkeys(join(place, RUN_CONFIG) for place in places))
 
 
 def _recipe(source: Source) -> Recipe:
@@ -101,23 +100,15 @@ def _centre(tensors: dict[str, Tensor]) -> None:
 def _run(source: Source) -> dict[str, Any]:
     """The training run's configuration; empty where it is not there, or where that file is another
     program's."""
-    for name in _run_configs(source.folder):
-        if source.exists(name):
-            run = source.json(name)
-            return run if _OF_A_RUN & run.keys() else {}
-    return {}
+    there = (source.json(name) for name in _run_configs(source.folder) if source.exists(name))
+    return next((run for run in there if _OF_A_RUN & run.keys()), {})
 
 
 def _kind(
     said: Mapping[str, Any], run: Mapping[str, Any], header: Mapping[str, TensorInfo]
 ) -> _Kind:
     sae: dict[str, Any] = run["sae"] if isinstance(run.get("sae"), dict) else {}
-    for name in ("activation", "transcode", "skip_connection", "signed", "k"):
-        agree(
-            (f"{CONFIG}: {name}", said.get(name)),
-            (f"the run's {RUN_CONFIG}: sae.{name}", sae.get(name)),
-            (f"the run's {RUN_CONFIG}: {name}", run.get(name) if name == "transcode" else None),
-        )
+    _agree_with_run(said, run, sae)
     of_today = {"transcode"} & (said.keys() | sae.keys())
     transcoder = {**run, **sae, **said}.get("transcode", False)
     if not isinstance(transcoder, bool):
@@ -133,6 +124,21 @@ def _kind(
     if activation not in ("topk", "groupmax"):
         raise unsupported("activation", file=CONFIG, got=activation, allowed=["topk", "groupmax"])
     return _Kind(activation, transcoder, centred=not (transcoder and of_today))
+
+
+def _agree_with_run(
+    said: Mapping[str, Any], run: Mapping[str, Any], sae: Mapping[str, Any]
+) -> None:
+    """The run keeps the SAE's own configuration; 0 latents are those of the expansion_factor."""
+    for name in (*sae, "transcode"):
+        claims = [
+            (f"{CONFIG}: {name}", said.get(name)),
+            (f"the run's {RUN_CONFIG}: sae.{name}", sae.get(name)),
+        ]
+        if name == "transcode":
+            claims.append((f"the run's {RUN_CONFIG}: {name}", run.get(name)))
+        counted = [(place, value or None) for place, value in claims]
+        agree(*(counted if name == "num_latents" else claims))
 
 
 def _stored(header: Mapping[str, TensorInfo], cfg: SAEConfig) -> dict[str, Stored]:
@@ -191,6 +197,11 @@ def _module(source: Source, run: Mapping[str, Any]) -> str:
     on."""
     folders = place(source, source.at(CONFIG)).removesuffix(f"/{CONFIG}").split("/")
     name = folders[-2] if folders[-1].startswith("seed") and len(folders) > 1 else folders[-1]
+    layers, layer = run.get("layers"), layer_of(name)
+    if isinstance(layers, list) and layers and layer is not None and layer not in layers:
+        raise contradiction(
+            ("the folder's name", name), (f"the run's {RUN_CONFIG}: layers", layers)
+        )
     said = run.get("hookpoints")
     trained = [str(module) for module in said] if isinstance(said, list) else []
     if not trained or any(_is_called(module, name) for module in trained):
