@@ -59,19 +59,7 @@ def rank_features(
     Raises:
         ArgumentError: an unknown ranking, or `against` and "contrast" not given together.
     """
-    if rank_by not in RANKINGS or (rank_by == "contrast") != bool(against):
-        raise ArgumentError(
-            'rank_by="contrast" goes with `against`, and only with it.'
-            if rank_by in RANKINGS
-            else f"rank_by {rank_by!r} is unknown.",
-            code="INVALID_CHOICE",
-            field="rank_by",
-            got=rank_by,
-            allowed=RANKINGS,
-            hint='Add rank_by="contrast", or leave `against` out.'
-            if against
-            else 'Give against=[...] with rank_by="contrast".',
-        )
+    _check_ranking(rank_by, given=bool(against))
     stack = as_stack(model, sae)
     encoded = encode_stack(stack, texts, include_special=include_special)
     others = encode_stack(stack, against, include_special=include_special) if against else []
@@ -93,6 +81,22 @@ def rank_features(
         _counts(encoded, scored),
         warnings,
     )
+
+
+def _check_ranking(rank_by: str, *, given: bool) -> None:
+    if rank_by not in RANKINGS or (rank_by == "contrast") != given:
+        raise ArgumentError(
+            'rank_by="contrast" goes with `against`, and only with it.'
+            if rank_by in RANKINGS
+            else f"rank_by {rank_by!r} is unknown.",
+            code="INVALID_CHOICE",
+            field="rank_by",
+            got=rank_by,
+            allowed=RANKINGS,
+            hint='Add rank_by="contrast", or leave `against` out.'
+            if given
+            else 'Give against=[...] with rank_by="contrast".',
+        )
 
 
 def _sinks_of(against: Sequence[Encoded]) -> list[str]:
