@@ -1,5 +1,6 @@
 """Which SAE a path means, and in which dialect it is: by the names of the files alone."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,12 @@ def belongs_to(source: Source) -> Source:
     files = {join(folder, name) for name in children(source.names, folder)}
     alone = sorted(file for file in files if _is_sae(file))
     if path not in source.names:
+        weights = _weights(source, folder)
+        _refuse_several(source, {*weights, *alone} if weights else ())
         whole = _holds(folder, files)
         return source if whole or not alone else replace(source, path=_only(alone, source))
+    if path.endswith(CONFIGS):
+        _refuse_several(source, _weights(source, folder, of=path))
     others = [file for file in alone if file != path and path in _wanted(file)]
     if others:
         return replace(source, path=_only(others, source))
@@ -71,6 +76,37 @@ def _wanted(file: str) -> tuple[str, ...]:
 
 def _is_sae(file: str) -> bool:
     return not file.endswith(CONFIGS) and file in _wanted(file)
+
+
+def _weights(source: Source, folder: str, *, of: str = "") -> set[str]:
+    """Weights in a folder that its format alone tells from others, by their names; `of` a
+    configuration, those that it is for."""
+    found = (dialect.wanted(folder) for dialect in DIALECTS)
+    inside = f"{folder}/" if folder else ""
+    return {
+        file
+        for wanted in found
+        for file in wanted
+        if (not of or of in wanted)
+        and file in source.names
+        and file.startswith(inside)
+        and not file.endswith(CONFIGS)
+    }
+
+
+def _refuse_several(source: Source, weights: Collection[str]) -> None:
+    """Of two SAEs in one folder the first format's would be taken in silence."""
+    if len(weights) > 1:
+        names = [_base(file) for file in sorted(weights)]
+        raise FormatError(
+            f"There are {len(names)} SAEs of different formats in one folder: "
+            f"{', '.join(names[:5])}.",
+            code="AMBIGUOUS_SAE",
+            field="sae_id" if source.repo_id else "path",
+            got=source.path,
+            allowed=sorted(weights)[:10],
+            hint="Put each into a folder of its own, with its configuration, and load that folder.",
+        )
 
 
 def _holds(folder: str, files: set[str]) -> bool:
