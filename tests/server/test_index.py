@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.core.features.planted import WORDS, planted_sae
 from tests.server.helpers import call, refuse, save_random_sae
 from tests.server.knowing import Bench
@@ -184,3 +185,24 @@ async def test_weights_that_were_replaced_since_the_load_are_not_indexed_under_t
         state, "index_features", sae=sae, dataset=str(bench.text), n_tokens=500, wait_s=WAIT_S
     )
     assert error["code"] == "SAE_CHANGED" and state.runs.all() == []
+
+
+async def test_a_model_that_was_replaced_since_the_load_is_not_indexed_under_its_name(
+    server: tuple[AppState, str], bench: Bench, glass_dir: Path
+) -> None:
+    state, _ = server
+    folder = Path(shutil.copytree(glass_dir, bench.folder / "exchanged"))
+    asked: dict[str, Any] = {"path": str(bench.sae), "model": str(folder)}
+    sae = (await call(state, "load_sae", **asked))["sae"]
+    first = await index((state, sae), bench.text, n_tokens=500)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][7] += 0.25
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    words = {"sae": sae, "dataset": str(bench.text), "wait_s": WAIT_S}
+    error = await refuse(state, "index_features", **words, n_tokens=600)
+    assert error["code"] == "MODEL_CHANGED" and 'unload(handle="exchanged")' in error["hint"]
+    await call(state, "unload", handle="exchanged")
+    again = await call(state, "load_sae", **asked)
+    assert again["index"] is None and "another model called" in " ".join(again["warnings"])
+    anew = await index((state, again["sae"]), bench.text, n_tokens=500)
+    assert anew["job_id"] != first["job_id"] and anew["state"] == "done"

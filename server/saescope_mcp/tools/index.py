@@ -15,7 +15,7 @@ from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name, said_roots
 from saescope_mcp.tool import Tool, next_call
 
-_SAME = ("saes", "model", "dataset", "text")
+_SAME = ("saes", "model", "model_fingerprint", "dataset", "text")
 """Settings that decide whether a run is the one that is asked for."""
 
 
@@ -59,6 +59,8 @@ async def _settings(
     await state.loaders.run(partial(_look, dataset, request, loaded, list(settings.read_roots)))
     return {
         "model": min(slot.names),
+        "model_handle": slot.handle,
+        "model_fingerprint": await state.loaders.run(partial(_fingerprint_of, loaded[0])),
         "device": str(slot.model.device),
         "dtype": str(slot.model.dtype).removeprefix("torch."),
         "saes": [
@@ -93,6 +95,12 @@ def _look(dataset: str, request: IndexFeatures, loaded: list[LoadedSAE], roots: 
     require_writable(index_root())
 
 
+def _fingerprint_of(loaded: LoadedSAE) -> str:
+    from saescope.models import model_fingerprint
+
+    return model_fingerprint(loaded.model)
+
+
 def _fingerprint(dataset: str) -> list[list[Any]]:
     """Names, sizes and times of local files: text that has changed is indexed anew."""
     path = Path(dataset)
@@ -115,7 +123,7 @@ async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, An
         if (
             kind_of(run) is not INDEXING
             or run.request != asked
-            or any(run.settings[name] != settings[name] for name in _SAME)
+            or any(run.settings.get(name) != settings[name] for name in _SAME)
         ):
             continue
         if run.live or (

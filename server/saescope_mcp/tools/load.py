@@ -111,7 +111,11 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
         f"of {entry.model.name}. On the probe text: "
         f"{', '.join([f'L0 {check.l0:.1f}', *quality])}; {check.verdict}. "
         f"{_said_of(indexed)}",
-        warnings=[*entry.warnings, *indexed.passed_over],
+        warnings=[
+            *entry.warnings,
+            *indexed.passed_over,
+            *(indexed.best.warnings if indexed.best else []),
+        ],
         next=_after(entry),
         evidence="observed",
         provenance=provenance(entry),

@@ -74,7 +74,7 @@ class IndexWorker(Worker):
         self.latest = at
 
     def _loaded(self) -> "tuple[LanguageModel, list[SAE]]":
-        from saescope.models import load_model
+        from saescope.models import load_model, model_fingerprint
         from saescope.origin import settle
 
         said = self.run.settings
@@ -84,6 +84,8 @@ class IndexWorker(Worker):
             said["model"], device=device, dtype=dtype, offline=said["offline"], progress=self.say
         )
         model.sink_factor = said["sink_factor"]
+        if model_fingerprint(model) != said["model_fingerprint"]:
+            raise _changed("MODEL_CHANGED", "model", said["model_handle"])
         self.say("loading the SAE")
         settings = Settings(offline=said["offline"], allow_pickle=said["allow_pickle"])
         saes = [
@@ -92,13 +94,7 @@ class IndexWorker(Worker):
         ]
         for sae, row in zip(saes, said["saes"], strict=True):
             if sae.weights_hash != row["weights_hash"]:
-                raise ConfigError(
-                    f"{row['sae']} has changed since it was loaded.",
-                    code="SAE_CHANGED",
-                    field="sae",
-                    got=row["sae"],
-                    hint=f'Call unload(handle="{row["sae"]}"), load it again, then index it.',
-                )
+                raise _changed("SAE_CHANGED", "sae", row["sae"])
         return model, [settle(model, sae) for sae in saes]
 
     def _done(self, indexing: "IndexRun", model: "LanguageModel") -> dict[str, Any]:
@@ -134,3 +130,14 @@ class IndexWorker(Worker):
             "indexes": rows,
             "provenance": provenance,
         }
+
+
+def _changed(code: str, field: str, handle: str) -> ConfigError:
+    again = "load it again" if field == "sae" else "load_sae again for each of its SAEs"
+    return ConfigError(
+        f"{handle} has changed since it was loaded.",
+        code=code,
+        field=field,
+        got=handle,
+        hint=f'Call unload(handle="{handle}"), {again}, then index it.',
+    )

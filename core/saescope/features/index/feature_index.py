@@ -49,6 +49,8 @@ class FeatureIndex:
 
     def __init__(self, folder: Path, manifest: IndexManifest) -> None:
         self.folder, self.manifest = folder, manifest
+        self.doubts: list[str] = []
+        """What could not be made sure of when it was found for a model."""
         self._verified: dict[str, tuple[int, ...]] = {}
         self.texts = ContextTexts(folder / TEXTS, partial(self._verify, TEXTS))
 
@@ -66,13 +68,14 @@ class FeatureIndex:
 
     @property
     def warnings(self) -> list[str]:
-        """What an index of an earlier version lacks."""
+        """What is not sure of it, or an index of an earlier version lacks."""
         if self.manifest.format == FORMAT:
-            return []
+            return self.doubts
         return [
+            *self.doubts,
             f"The index of {self.manifest.dataset} was made by an earlier version: it "
             "has no typical activations and no hashes, and "
-            "attention sinks count in it. ss.index_features makes it anew."
+            "attention sinks count in it. ss.index_features makes it anew.",
         ]
 
     @cached_property

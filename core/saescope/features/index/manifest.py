@@ -25,6 +25,9 @@ class IndexManifest:
     d_sae: int
     hook_name: str
     model: str
+    model_fingerprint: str = ""
+    """Of its weights, in the dtype that `settings` has, configuration and tokenizer; empty in an
+    index of an earlier version."""
     dataset: str
     """By its public name: a local file or folder without the folders above it."""
     n_tokens: int

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saescope.activations import EMBEDDED
-from saescope.embedded import EMBEDDED_SAE_DIR
+from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_SAE_DIR
 from saescope.errors import FormatError, cannot_write
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
@@ -25,7 +25,7 @@ from saescope.features.index.feature_index import ARRAYS, FeatureIndex
 from saescope.features.index.manifest import IndexManifest, hash_file, read_manifest, write_manifest
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextLog
-from saescope.models import LanguageModel
+from saescope.models import LanguageModel, model_fingerprint
 from saescope.names import home
 from saescope.saes import SAE
 from saescope.splice import read_hook
@@ -113,7 +113,10 @@ def find_index(
             found.append((manifest, folder))
     best_first = sorted(found, key=lambda pair: _worth(pair[0]), reverse=True)
     opened = (_open(folder, sae.weights_hash, say) for _, folder in best_first)
-    return next((index for index in opened if index), None)  # no other is hashed
+    best = next((index for index in opened if index), None)  # no other is hashed
+    if best is not None and model is not None:
+        best.doubts = _doubts(best, model)
+    return best
 
 
 def _worth(manifest: IndexManifest) -> tuple[int, str]:
@@ -137,7 +140,7 @@ def _open(folder: Path, weights_hash: str, say: Callable[[str], None]) -> Featur
         return FeatureIndex.open(folder)
     except FormatError as error:
         say(error.message)
-    if _packed_key(PACKED) != (weights_hash[:HASH_CHARS], folder.name):
+    if not _is_packed(folder, weights_hash):
         return None
     shutil.rmtree(folder, ignore_errors=True)
     unpack(folder.parent.parent, weights_hash, PACKED)
@@ -150,13 +153,48 @@ def _unfit(manifest: IndexManifest, sae: SAE, model: LanguageModel | None) -> st
         return "it is of other weights"
     if manifest.hook_name != read_hook(sae):
         return f"it was made at {manifest.hook_name}"
-    if (
-        model is None
-        or manifest.model == model.name
-        or set(manifest.settings["identities"]) & model.identities
-    ):
+    if model is None:
         return ""
-    return f"it was made with the model {manifest.model}, not {model.name}"
+    comparable = _is_comparable(manifest, model)
+    if comparable and manifest.model_fingerprint == model_fingerprint(model):
+        return ""
+    if manifest.model != model.name and not set(manifest.settings["identities"]) & model.identities:
+        return f"it was made with the model {manifest.model}, not {model.name}"
+    return (
+        f"it was made with another model called {manifest.model}, whose weights, configuration or "
+        "tokenizer are not those of this one"
+        if comparable
+        else ""
+    )
+
+
+def _is_comparable(manifest: IndexManifest, model: LanguageModel) -> bool:
+    """Whether the model's fingerprint tells if it is that of the index: of the same weights in
+    another dtype it is another one."""
+    return bool(manifest.model_fingerprint) and manifest.settings["dtype"] == _dtype(model)
+
+
+def _doubts(index: FeatureIndex, model: LanguageModel) -> list[str]:
+    """A warning where the name of the model alone speaks for an index; the packed one is of the
+    packaged model, whose file is verified when it is fetched."""
+    manifest = index.manifest
+    if _is_comparable(manifest, model) or (
+        model.handle == EMBEDDED_HANDLE and _is_packed(index.folder, manifest.weights_hash)
+    ):
+        return []
+    why = (
+        f"has its model in {manifest.settings['dtype']}, not {_dtype(model)}"
+        if manifest.model_fingerprint
+        else "does not say which weights its model had"
+    )
+    return [
+        f"The index of {manifest.dataset} {why}: whether the model is this one, and not only of "
+        "the same name, is not known. ss.index_features makes it anew."
+    ]
+
+
+def _dtype(model: LanguageModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _arrays(part: Accumulator, log: ContextLog, origin: IndexOrigin) -> dict[str, Tensor]:
@@ -192,6 +230,7 @@ def _manifest(folder: Path, sae: SAE, part: Accumulator, origin: IndexOrigin) ->
         d_sae=sae.cfg.d_sae,
         hook_name=read_hook(sae),
         model=origin.model.name,
+        model_fingerprint=model_fingerprint(origin.model),
         dataset=_public(origin.dataset),
         n_tokens=n_counted,
         n_sinks=origin.n_tokens - n_counted,
@@ -203,6 +242,7 @@ def _manifest(folder: Path, sae: SAE, part: Accumulator, origin: IndexOrigin) ->
         | {
             "identities": sorted(origin.model.identities),
             "sink_factor": origin.model.sink_factor,
+            "dtype": _dtype(origin.model),
         },
         files={path.name: path.stat().st_size for path in files},
         sha256={path.name: hash_file(path) for path in files},
@@ -257,6 +297,10 @@ def unpack(root: Path, weights_hash: str, file: Path = PACKED) -> None:
 
 _ZIP_ERRORS = (zipfile.BadZipFile, lzma.LZMAError, EOFError, ValueError, NotImplementedError)
 """What a damaged archive raises."""
+
+
+def _is_packed(folder: Path, weights_hash: str) -> bool:
+    return _packed_key(PACKED) == (weights_hash[:HASH_CHARS], folder.name)
 
 
 def _packed_key(file: Path) -> tuple[str, str]:

@@ -30,7 +30,9 @@ from saescope.features.index import (
 )
 from saescope.features.index import corpus as corpus_module
 from saescope.features.index import store as store_module
+from saescope.features.index.manifest import write_manifest
 from saescope.features.index.store import unpack
+from saescope.models import LanguageModel
 from saescope.saes import SAE
 
 CFG = IndexConfig(n_tokens=1000, context_size=SIZE, prepend_bos=True, sample_tokens=10 * SIZE)
@@ -244,6 +246,44 @@ def test_a_packed_index_opens_only_for_its_own_weights(
     found = find_index(sae, gpt2.model, root=tmp_path / "home")
     assert found is not None and found.manifest == index.manifest and same(found, index)
     assert packed.stat().st_size < sum(index.manifest.files.values())
+
+
+def test_an_index_of_another_model_of_the_same_name_is_passed_over(
+    indexed: tuple[SAE, FeatureIndex], gpt2: Family
+) -> None:
+    (sae, index), said = indexed, list[str]()
+    root = index.folder.parent.parent
+    weight: Any = gpt2.model.bridge.original_model.get_input_embeddings().weight
+    with torch.no_grad():
+        before = weight[5, 3].clone()
+        weight[5, 3] += 1e-3
+        assert find_index(sae, gpt2.model, root=root, say=said.append) is None
+        weight[5, 3] = before
+    assert "another model called" in said[0]
+    found = find_index(sae, gpt2.model, root=root)
+    assert found is not None and found.warnings == []
+
+
+@pytest.mark.parametrize("case", ["no fingerprint", "another dtype"])
+def test_an_index_that_the_name_of_its_model_alone_speaks_for_is_used_with_a_warning(
+    case: str, indexed: tuple[SAE, FeatureIndex], gpt2: Family, tmp_path: Path
+) -> None:
+    sae, index = indexed
+    folder = folder_of(sae.weights_hash, tmp_path) / "old"
+    shutil.copytree(index.folder, folder)
+    halved = replace(index.manifest, settings=index.manifest.settings | {"dtype": "bfloat16"})
+    nameless = replace(index.manifest, model_fingerprint="")
+    write_manifest(folder, nameless if case == "no fingerprint" else halved)
+    found = find_index(sae, gpt2.model, root=tmp_path)
+    assert found is not None and "whether the model is this one" in found.warnings[0]
+
+
+@pytest.mark.model
+def test_the_packaged_index_is_of_the_packaged_model(
+    smollm: LanguageModel, embedded_sae: SAE
+) -> None:
+    found = find_index(embedded_sae, smollm)
+    assert found is not None and found.warnings == []
 
 
 def flip(file: Path, place: int) -> None:
