@@ -269,9 +269,9 @@ def test_looking_up_takes_less_than_50_ms() -> None:
     ):
         times: list[float] = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.thread_time()
             find(**wanted, limit=100)  # pyright: ignore[reportArgumentType]
-            times.append(time.perf_counter() - start)
+            times.append(time.thread_time() - start)
         assert min(times) < 0.05, (wanted, times)
 
 
