@@ -44,7 +44,7 @@ class Tokenizer:
         self.eos_id: int | None = hf.eos_token_id
         self.special_ids = torch.tensor(sorted(_special_ids(hf)), dtype=torch.long)
         self.adds_bos = self.bos_id is not None and list(hf("a").input_ids)[:1] == [self.bos_id]
-        self.warnings = self._misfit()
+        self.warnings = (*self._misfit(), *self._left_out())
         """What is wrong between tokenizer and model, and does not matter to every text."""
 
     def tokenize(
@@ -245,6 +245,22 @@ class Tokenizer:
             hint="Leave it out of the text, or load the model with its own tokenizer.",
         )
 
+    def _left_out(self) -> tuple[str, ...]:
+        """A warning where the tokenizer by itself adds more than a BOS."""
+        before, behind = _around(self.hf)
+        lost = before[1:] if self.adds_bos else before
+        said = [
+            f"{', '.join(f'{self.text(i)!r} (#{i})' for i in ids)} {where} it"
+            for ids, where in ((lost, "before"), (behind, "behind"))
+            if ids
+        ]
+        if not said:
+            return ()
+        return (
+            f"The model's own tokenizer puts more around a text than a BOS: {' and '.join(said)}. "
+            "saescope leaves these tokens out; write them into the text where they matter.",
+        )
+
     def _misfit(self) -> tuple[str, ...]:
         beyond = sorted(i for i in self.hf.get_vocab().values() if i >= self.n_embedded)
         if not beyond:
@@ -255,6 +271,14 @@ class Tokenizer:
             f"{self.n_embedded} rows: it may be another model's. "
             "Texts that have such a token are refused.",
         )
+
+
+def _around(hf: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer by itself puts before and behind the tokens of a text."""
+    whole, inner = (list(hf("a", add_special_tokens=adds).input_ids) for adds in (True, False))
+    starts = range(len(whole) - len(inner) + 1)
+    start = next((i for i in starts if whole[i : i + len(inner)] == inner), None)
+    return ([], []) if start is None else (whole[:start], whole[start + len(inner) :])
 
 
 def counted(

@@ -43,16 +43,26 @@ def chatty(glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Languag
 @pytest.fixture(scope="module")
 def adds_bos(glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     """The same model with a tokenizer that puts BOS first by itself."""
-    folder = Path(copytree(glass_dir, tmp_path_factory.mktemp("bos") / "model"))
+    return adding(glass_dir, tmp_path_factory.mktemp("bos") / "model", ["<bos>", "A"])
+
+
+def adding(glass_dir: Path, folder: Path, pattern: list[str]) -> LanguageModel:
+    """The same model with a tokenizer that makes a text, A, to such a row."""
+    copytree(glass_dir, folder)
     said = json.loads((folder / "tokenizer.json").read_text())
+    ids = {token["content"]: token["id"] for token in said["added_tokens"]}
     said["post_processor"] = {
         "type": "TemplateProcessing",
         "single": [
-            {"SpecialToken": {"id": "<bos>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence" if each == "A" else "SpecialToken": {"id": each, "type_id": 0}}
+            for each in pattern
         ],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {"<bos>": {"id": "<bos>", "ids": [BOS], "tokens": ["<bos>"]}},
+        "special_tokens": {
+            each: {"id": each, "ids": [ids[each]], "tokens": [each]}
+            for each in pattern
+            if each != "A"
+        },
     }
     (folder / "tokenizer.json").write_text(json.dumps(said))
     return load_model(folder, device="cpu")
@@ -427,8 +437,29 @@ def test_a_tokenizer_of_another_model_is_said_at_the_load(glass_dir: Path, tmp_p
         packer.add(["The old man went to the sea"])
 
 
-def test_a_model_and_its_own_tokenizer_leave_nothing_in_doubt(glass: LanguageModel) -> None:
-    assert glass.warnings == ()
+def test_a_model_and_its_own_tokenizer_leave_nothing_in_doubt(
+    glass: LanguageModel, adds_bos: LanguageModel
+) -> None:
+    assert glass.warnings == adds_bos.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (["<unk>", "<bos>", "A"], "'<unk>' (#1), '<bos>' (#2) before it."),
+        (["<bos>", "<unk>", "A"], "'<unk>' (#1) before it."),
+        (["<bos>", "A", "<eos>"], "'<eos>' (#3) behind it."),
+        (["<unk>", "A", "<eos>"], "'<unk>' (#1) before it and '<eos>' (#3) behind it."),
+    ],
+)
+def test_tokens_that_the_tokenizer_puts_around_a_text_beside_bos_are_named_at_the_load(
+    pattern: list[str], said: str, glass_dir: Path, tmp_path: Path
+) -> None:
+    model = adding(glass_dir, tmp_path / "model", pattern)
+    assert len(model.warnings) == 1 and said in model.warnings[0]
+    written = model.tokenize("".join(pattern).replace("A", "The sea"))
+    assert written.ids.tolist() == model.tokenizer.hf("The sea").input_ids
+    assert written.special.sum() == len(pattern) - 1
 
 
 def test_a_text_that_the_tokenizer_makes_nothing_of_is_empty(
