@@ -71,6 +71,7 @@ class BatchTopKSAE(NormScaledSAE):
     threshold: Float[Tensor, " d_sae"]
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
+        # relu as well: a threshold estimated on few batches may end below 0.
         hidden_pre = self._hidden_pre(x)
         return from_dense(hidden_pre.relu() * (hidden_pre > self.threshold))
 

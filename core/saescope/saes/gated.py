@@ -60,6 +60,8 @@ class GatedSAE(SAE):
         return JumpReLUSAE(cfg, tensors | changed)
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
+        # One product for gate and magnitude: they differ in a stretch and a bias (arXiv:2404.16014,
+        # eq. 6).
         shared = times_rows(x, self.encoder)
         return from_dense(
             (shared + self.b_gate > 0) * (shared * self.r_mag.exp() + self.b_mag).relu()
@@ -69,4 +71,5 @@ class GatedSAE(SAE):
         return times_rows(x, self.encoder) * self.r_mag.exp() + self.b_mag
 
     def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:
+        # r_mag stretches the magnitude's product, and so what a shift of the input does to it.
         return {"b_gate": self.b_gate + shift, "b_mag": self.b_mag + shift * self.r_mag.exp()}
