@@ -10,10 +10,13 @@ from saescope.formats.agreement import agree, contradiction, layer_in, same
 from saescope.formats.source import Source, join
 from saescope.saes import SAEConfig
 
-FILES = ("config.json", "cfg.json", "config.yaml")
+FILES = ("config.json", "cfg.json", "config.yaml", "hyperparams.json")
 RUNS = ("runner_cfg.json", "wandb-config.yaml", "wanb-config.yaml")
 """What a training run was asked for; the SAE that came of it may have been folded since."""
-_SECTIONS = ("metadata", "sae", "trainer", "cfg", "config", "activation_fn_kwargs")
+_SECTIONS = (
+    *("metadata", "sae", "trainer", "model", "cfg", "config", "sae_cfg", "sae_config"),
+    *("hyperparameters", "activation", "activation_fn", "activation_fn_kwargs"),
+)
 _TRAINED = "trainer."
 _FOLDED = ("expected_average_only_in", "covariance_whitening")
 _SCALES = {"k": (1000, 1024), "m": (1_000_000, 1 << 20)}
@@ -26,7 +29,7 @@ _CHANGES = re.compile(
     r"(d|_.*)?|(.*_)?scal(e|es|ed|ing|ing_factor)(_.*)?|(.*_)?multiplier"
 )
 _HARMLESS = re.compile(
-    r"eps|init|loss|grad|decoder|dec(_|$)|penalty|noise|sparsity|writing|finetun|dataset|lr|aux"
+    r"eps|mse|init|loss|grad|decoder|dec(_|$)|penalty|noise|sparsity|writing|finetun|dataset|lr|aux"
     r"|wandb|scaler|schedul|attn|attention|rope|embed|weights|normalize_activations"
 )
 """Names of training and of language models, which change nothing in what an SAE computes."""
@@ -75,15 +78,19 @@ def check_beside(source: Source, cfg: SAEConfig, *, own: Collection[str] = ()) -
         if name in own or not source.exists(file):
             continue
         said = source.yaml(file) if name.endswith(".yaml") else source.json(file)
+        if "architectures" in said:  # a language model's
+            continue
         check_claims(source, cfg, said, name)
-        if name not in RUNS and "architectures" not in said:  # which a language model's has
+        if name not in RUNS:
             refuse_changes(said, name)
 
 
 def check_claims(source: Source, cfg: SAEConfig, said: Mapping[str, Any], file: str) -> None:
     """Raise where a file says something else of the SAE than what it is read as."""
     read_as = _read_as(source, cfg)
-    for claim in _claims(said, file):
+    claims = [*_claims(said, file)]
+    keys = {claim.key for claim in claims}
+    for claim in (claim for claim in claims if not _is_left_over(claim, keys, cfg)):
         for what, (words, plain) in _WORDS.items():
             value = plain(claim.value) if claim.key in words else None
             if value is None or what not in read_as or _is_silent(claim, what, cfg):
@@ -127,13 +134,21 @@ def _claims(said: Mapping[str, Any], file: str, prefix: str = "") -> Generator[_
             yield from _claims(plain, file, f"{prefix}{key}.")
 
 
+def _is_left_over(claim: _Claim, keys: set[str], cfg: SAEConfig) -> bool:
+    """Whether other keys of the file overrule this one: lm_saes writes a top_k beside every act_fn,
+    sparsify an expansion_factor beside num_latents."""
+    if claim.key in ("top_k", "topk"):
+        return not hasattr(cfg, "k") and "act_fn" in keys
+    return claim.key in _TIMES and "num_latents" in keys
+
+
 def _is_silent(claim: _Claim, what: str, cfg: SAEConfig) -> bool:
     """Whether the SAE may differ from what its run asked for: a BatchTopK SAE becomes a JumpReLU
-    one, and a normalisation is folded into the weights. lm_saes writes a top_k for any SAE."""
+    one, and a normalisation is folded into the weights."""
     may_be_batchtopk = claim.trained and cfg.architecture == "jumprelu"
     if what == "k" and not hasattr(cfg, "k"):
         of_another_class = f": {_TRAINED}" in claim.place  # which its dict_class decides
-        return claim.key != "k" or of_another_class or may_be_batchtopk
+        return of_another_class or may_be_batchtopk
     if what == "rescale_acts_by_decoder_norm":
         return may_be_batchtopk
     if what == "normalize_activations":
@@ -150,6 +165,7 @@ def _read_as(source: Source, cfg: SAEConfig) -> dict[str, tuple[object, ...]]:
         "d_in": (cfg.d_in,),
         "d_sae": (cfg.d_sae,),
         "d_out": (cfg.d_out,),
+        "expansion_factor": (cfg.d_sae / cfg.d_in,),
         "k": (getattr(cfg, "k", f"nothing, by a {cfg.architecture} SAE"),),
         "architecture": (_architecture(cfg.architecture),),
         "transcoder": (cfg.transcoder,),
@@ -184,6 +200,12 @@ def _number(value: object) -> int | float | None:
     if isinstance(value, str):
         return int(value[:9]) or None if value.isascii() and value.isdigit() else None
     return value or None if isinstance(value, int | float) and value is not True else None
+
+
+def _whole(value: object) -> int | float | None:
+    """A whole number; a ratio may have been rounded."""
+    number = _number(value)
+    return number if number is not None and number % 1 == 0 else None
 
 
 def _layer(value: object) -> int | float | None:
@@ -233,19 +255,29 @@ def _model(value: object) -> str | None:
     return re.sub(r"-(hf|pt|small|v\d+(\.\d+)*)$", "", name)
 
 
-_KINDS = ("architecture", "activation", "activation_fn", "activation_fn_str", "act_fn", "act")
+_KINDS = (
+    *("architecture", "activation", "activation_fn", "activation_fn_str", "activation_function"),
+    *("act_fn", "act"),
+)
+_WIDTHS = (
+    *("d_sae", "dict_size", "n_latents", "num_latents", "d_hidden", "d_feature"),
+    *("n_features", "num_features", "width"),
+)
+_TIMES = ("expansion_factor", "exp_factor")
+_PRE_BIAS = (
+    *("apply_b_dec_to_input", "apply_decoder_bias_to_pre_encoder", "subtract_b_dec"),
+    *("pre_bias", "use_pre_bias"),
+)
 _WORDS: dict[str, tuple[tuple[str, ...], Callable[[object], object]]] = {
     "d_in": (("d_in", "d_model", "activation_dim", "act_size"), _number),
-    "d_sae": (
-        ("d_sae", "dict_size", "n_latents", "num_latents", "d_hidden", "d_feature"),
-        _number,
-    ),
+    "d_sae": (_WIDTHS, _number),
+    "expansion_factor": (_TIMES, _whole),
     "d_out": (("d_out",), _number),
     "layer": (("layer", "hook_layer", "hook_point_layer"), _layer),
     "k": (("k", "top_k", "topk"), _number),
     "hook": (("hook_name", "hook_point"), _text),
     "hook_out": (("hook_name_out", "hook_point_out"), _text),
-    "model": (("model_name", "lm_name"), _model),
+    "model": (("model_name", "lm_name", "model"), _model),
     "architecture": (_KINDS, _architecture),
     "transcoder": (("architecture", "transcoder", "is_transcoder", "transcode"), _transcoder),
     "skip": (
@@ -254,7 +286,7 @@ _WORDS: dict[str, tuple[tuple[str, ...], Callable[[object], object]]] = {
     ),
     "normalize_activations": (("normalize_activations",), _normalization),
     "reshape_activations": (("reshape_activations",), _text),
-    "apply_b_dec_to_input": (("apply_b_dec_to_input",), _flag),
+    "apply_b_dec_to_input": (_PRE_BIAS, _flag),
     "rescale_acts_by_decoder_norm": (("rescale_acts_by_decoder_norm",), _flag),
 }
 """What can be said of an SAE: in which words, and how a value is to be read."""

@@ -251,5 +251,4 @@ DIALECT = Dialect(
     matches=folder_with(CONFIG),
     wanted=inside(CONFIG, FILE),
     recipe=_recipe,
-    judges=(CONFIG,),
 )

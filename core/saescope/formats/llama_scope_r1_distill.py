@@ -62,5 +62,4 @@ DIALECT = Dialect(
     matches=folder_with(CONFIG, FILE),
     wanted=inside(CONFIG, FILE),
     recipe=_recipe,
-    judges=(CONFIG,),
 )

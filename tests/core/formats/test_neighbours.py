@@ -23,9 +23,9 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         yield
 
 
-def refused(place: Path, *words: str) -> ConfigError:
+def refused(place: Path, *words: str, known: dict[str, Any] | None = None) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        load_sae(place, device="cpu")
+        load_sae(place, device="cpu", known=known)
     assert caught.value.code == "CONFIG_INVALID", caught.value
     assert all(word in caught.value.message for word in words), caught.value.message
     return caught.value
@@ -216,6 +216,13 @@ BESIDE: dict[str, tuple[str, str, dict[str, Any]]] = {
     "goodfire norm": ("goodfire", "cfg.json", {"metadata": {"normalize_activations": True}}),
     "mntss skip": ("mntss_clt", "config.yaml", {"skip_connection": True}),
     "gemma_3 model": ("gemma_3_mlp_out", "cfg.json", {"model_name": "google/gemma-3-1b-it"}),
+    "pre_bias": ("gemma_2_res", "cfg.json", {"pre_bias": True}),
+    "top_k": ("gemma_2_res", "config.yaml", {"top_k": 3}),
+    "k inside": ("gemma_2_res", "config.json", {"activation": {"name": "topk", "k": 3}}),
+    "times": ("goodfire", "config.json", {"expansion_factor": 8}),
+    "features": ("goodfire", "config.json", {"model": {"n_features": 7}}),
+    "llama k": ("llama_scope", "hyperparams.json", {"k": 3}),
+    "r1 norm": ("llama_scope_r1", "config.json", {"normalize_activations": "layer_norm"}),
     "temporal k": ("temporal", "config.json", {"d_sae": 64}),
 }
 
@@ -226,9 +233,10 @@ def test_a_neighbour_that_contradicts_the_weights_is_refused(case: str, tmp_path
     place = dialect(name, tmp_path / "t")
     if name == "mntss_clt":
         place = place.parent / "W_enc_3.safetensors"
-    load_sae(place, device="cpu")
+    known = json.loads((DIALECTS / name / "case.json").read_text())["known"]
+    load_sae(place, device="cpu", known=known)
     write(folder_of(place) / file, said)
-    refused(place, file)
+    refused(place, file, known=known)
 
 
 def test_a_neighbour_that_agrees_is_fine(tmp_path: Path) -> None:
@@ -239,8 +247,24 @@ def test_a_neighbour_that_agrees_is_fine(tmp_path: Path) -> None:
     load_sae(place, device="cpu")
 
 
+def test_a_full_configuration_of_lm_saes_is_fine(tmp_path: Path) -> None:
+    """Their training settings, of which some sound like a step of the computation."""
+    training = {
+        **{"top_k": 50, "use_batch_norm_mse": True, "decoder_exactly_fixed_norm": False},
+        **{"init_encoder_norm": 1.0, "init_decoder_norm": 0.5, "lp": 1, "sae_type": "sae"},
+        **{"dtype": "torch.bfloat16", "sparsity_threshold_for_csr": 0.05, "k_warmup_steps": 0.1},
+    }
+    for name, file in (("llama_scope", "hyperparams.json"), ("llama_scope_r1", "config.json")):
+        said = json.loads((DIALECTS / name / "case.json").read_text())
+        place = dialect(name, tmp_path / name)
+        write(place / file, training)
+        io = load_file(DIALECTS / name / "io.safetensors")
+        known = said["known"] | {"gate": "saelens"}
+        assert_close(load_sae(place, device="cpu", known=known)(io["x"]), io["sae_out"])
+
+
 def test_the_configuration_of_a_language_model_beside_an_SAE_is_no_SAEs(tmp_path: Path) -> None:
     place = dialect("gemma_2_res", tmp_path / "t")
-    model = {"architectures": ["Gemma2ForCausalLM"], "embedding_multiplier": 12.0}
+    model = {"architectures": ["Gemma2ForCausalLM"], "embedding_multiplier": 12.0, "k": 3}
     write(place / "config.json", model)
     load_sae(place, device="cpu")
