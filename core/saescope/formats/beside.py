@@ -125,7 +125,7 @@ def refuse_changes(said: Mapping[str, Any], file: str) -> None:
 
 def _claims(said: Mapping[str, Any], file: str, prefix: str = "") -> Generator[_Claim]:
     """Every field; W&B writes {"value": 3} for 3."""
-    for key, value in said.items():
+    for key, value in ((str(key), value) for key, value in said.items()):  # YAML has others
         plain = value["value"] if isinstance(value, dict) and "value" in value else value
         if not isinstance(plain, dict):
             trained = file in RUNS or prefix.startswith(_TRAINED)

@@ -263,6 +263,12 @@ def test_a_full_configuration_of_lm_saes_is_fine(tmp_path: Path) -> None:
         assert_close(load_sae(place, device="cpu", known=known)(io["x"]), io["sae_out"])
 
 
+def test_keys_of_yaml_that_are_no_text_are_none_of_the_words(tmp_path: Path) -> None:
+    place = dialect("gemma_2_res", tmp_path / "t")
+    (place / "config.yaml").write_text("sae: {1: 2, true: [3], null: {4: 5}, k: null}")
+    load_sae(place, device="cpu")
+
+
 def test_the_configuration_of_a_language_model_beside_an_SAE_is_no_SAEs(tmp_path: Path) -> None:
     place = dialect("gemma_2_res", tmp_path / "t")
     model = {"architectures": ["Gemma2ForCausalLM"], "embedding_multiplier": 12.0, "k": 3}
