@@ -126,6 +126,25 @@ def test_generation_is_that_of_full_passes_whatever_the_rotary_embedding_depends
     assert made[0].ids == ids[0, len(prompt) :].tolist()
 
 
+def test_a_row_that_padding_would_make_too_long_for_its_rotary_embedding_is_refused(
+    folder_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rope, steady = ROPES["llama, 24"]
+    monkeypatch.setitem(FAMILIES, "llama", ("LlamaForCausalLM", GROUPED | rope))
+    model, site = load_model(folder_of("llama"), device="cpu"), "blocks.1.hook_resid_post"
+    alone = record_activations(model, IDS, [site])[site]
+    for n_pos in (int(steady), int(steady) + 1):
+        ids = torch.nn.functional.pad(IDS, (0, n_pos - IDS.shape[1]))
+        mask = torch.arange(n_pos)[None] < IDS.shape[1]
+        if n_pos == steady:
+            found = record_activations(model, ids, [site], mask=mask)[site]
+            assert torch.allclose(found[:, : IDS.shape[1]], alone, atol=1e-4)
+        else:
+            with pytest.raises(ArgumentError, match="more than 24 tokens") as raised:
+                record_activations(model, ids, [site], mask=mask)
+            assert raised.value.code == "PADDING_NOT_HEEDED"
+
+
 @pytest.mark.parametrize("family", ["openai_gpt", "rwkv", "recurrent_gemma"])
 def test_rows_are_not_padded_on_the_left_where_that_is_seen(
     family: str, folder_of: Callable[[str], Path]

@@ -281,10 +281,14 @@ class LanguageModel:
         it would misread one.
 
         Raises:
-            ArgumentError: what is left out is not at the end, and the model counts or sees it.
+            ArgumentError: what is left out is not at the end, and the model counts or sees it; or
+                it makes a row so long that the rotary embedding is another one.
         """
-        if mask is None or self.fires.padded:
-            return None if mask is None else mask.long().to(self.device)
+        if mask is None:
+            return None
+        self._require_steady(mask)
+        if self.fires.padded:
+            return mask.long().to(self.device)
         if not bool((mask.long().cummin(dim=1).values == mask.long()).all()):
             raise ArgumentError(
                 f"{self.name} does not leave out padding on the left: a padded row "
@@ -295,6 +299,18 @@ class LanguageModel:
             )
         # a causal model does not see what comes later; GPT-1 with a mask, even of ones, would
         return None
+
+    def _require_steady(self, mask: Bool[Tensor, "batch n_pos"]) -> None:
+        steady = steady_tokens(self.bridge.original_model.config)
+        if mask.shape[1] > steady and bool((mask.sum(dim=1) <= steady).any()):
+            raise ArgumentError(
+                f"{self.name} turns all positions otherwise in rows of more than {steady:.0f} "
+                f"tokens: a shorter one that is padded to {mask.shape[1]} gives other numbers than "
+                "alone.",
+                code="PADDING_NOT_HEEDED",
+                field="mask",
+                hint="Run rows of one length together.",
+            )
 
     def value_bias(self, hook_name: str) -> Float[Tensor, " d_z"]:
         """What attention's z at this hook owes to the value bias: b_V + ln1.b @ W_V of each head,
