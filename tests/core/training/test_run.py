@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import saescope as ss
-from saescope.activations import Harvester
+from saescope.activations import Harvester, sources
 from saescope.activations.buffer import Rows
 from saescope.activations.sources import FORWARD_TOKENS
 from saescope.errors import ConfigError, FormatError, HookError, NotFoundError, ResourceError
@@ -229,6 +229,20 @@ def test_resuming_with_other_settings_or_from_torn_checkpoints_is_refused(
     with pytest.raises(FormatError) as torn:
         train(small(glass), model=glass, folder=tmp_path)
     assert torn.value.code == "CHECKPOINT_CORRUPT"
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_checkpoint_of_another_fingerprint_of_the_model_is_refused(
+    cached: bool, glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the checkpoints of a version that took it otherwise."""
+    cfg = small(glass, cache_activations=cached)
+    with monkeypatch.context() as before:
+        before.setattr(sources, "model_fingerprint", lambda _: "taken otherwise")
+        TrainingRun(cfg, glass, folder=tmp_path).trainer.save()
+    with pytest.raises(ConfigError) as caught:
+        TrainingRun(cfg, glass, folder=tmp_path)
+    assert caught.value.code == "CHECKPOINT_MISMATCH"
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
