@@ -84,7 +84,8 @@ class IndexWorker(Worker):
             said["model"], device=device, dtype=dtype, offline=said["offline"], progress=self.say
         )
         model.sink_factor = said["sink_factor"]
-        if model_fingerprint(model) != said["model_fingerprint"]:
+        known = said.get("model_fingerprint")  # a job of an earlier version has none
+        if known and model_fingerprint(model) != known:
             raise _changed("MODEL_CHANGED", "model", said["model_handle"])
         self.say("loading the SAE")
         settings = Settings(offline=said["offline"], allow_pickle=said["allow_pickle"])
