@@ -116,6 +116,7 @@ def test_the_encoder_is_made_once() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_load_peaks_at_its_weights(tmp_path: Path, dtype: str) -> None:
     cfg = StandardConfig(architecture="standard", d_in=1024, d_sae=16384)

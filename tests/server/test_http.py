@@ -88,7 +88,10 @@ HELD = {
 @pytest.mark.parametrize(
     "sig", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize(
+    "held",
+    [pytest.param(held, marks=[pytest.mark.slow] if i > 1 else []) for i, held in enumerate(HELD)],
+)
 def test_no_client_keeps_the_server_from_ending(
     held: str, sig: signal.Signals, tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ async def test_job_status_carries_what_the_call_would_have_returned(
     )
 
 
+@pytest.mark.slow
 async def test_two_runs_of_one_seed_are_one_sae_and_another_seed_is_another(train: Train) -> None:
     a, b, c = [weights(await train(**SMALL, seed=seed)) for seed in (1, 1, 2)]
     assert a == b != c
@@ -255,6 +256,7 @@ async def test_an_sae_never_overwrites_what_took_its_name_meanwhile(
     )
 
 
+@pytest.mark.slow
 async def test_a_table_lost_during_a_run_is_made_anew_and_no_second_worker_starts(
     train: Train, state: AppState
 ) -> None:
@@ -358,6 +360,7 @@ async def test_sigterm_leaves_a_complete_checkpoint_and_an_interrupted_run(
     assert (await call(state, "cancel_job", job_id=job_id))["state"] == "cancelled"
 
 
+@pytest.mark.slow
 async def test_stopped_while_the_buffer_fills_it_loses_nothing(
     train: Train, state: AppState
 ) -> None:
@@ -463,6 +466,7 @@ async def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint(
     assert (await stop_and_see(state, job_id)).state == "cancelled"
 
 
+@pytest.mark.slow
 async def test_a_torn_checkpoint_is_passed_over_and_said_and_none_left_is_an_error(
     train: Train, state: AppState
 ) -> None:

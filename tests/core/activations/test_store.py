@@ -133,7 +133,9 @@ def test_a_batch_mixes_the_whole_buffer() -> None:
     assert min(spans) > 0.9 * 2**13 / 12**0.5
 
 
-@pytest.mark.parametrize("n_batches", [0, 1, 7, 74])
+@pytest.mark.parametrize(
+    "n_batches", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 74))]
+)
 def test_a_saved_position_gives_the_same_batches_bit_for_bit(
     glass: LanguageModel, n_batches: int
 ) -> None:

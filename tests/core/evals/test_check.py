@@ -199,6 +199,7 @@ def test_the_embedded_sae_is_good_for_the_embedded_model(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_numbers_are_those_of_the_plain_model(
     smollm: LanguageModel, embedded_sae: SAE

@@ -87,6 +87,7 @@ def test_defaults_meet_the_l0_keep_features_alive_and_find_the_true_ones(archite
     assert float(cosines.mean()) > (0.88 if architecture == "matryoshka_batchtopk" else 0.93)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_defaults_work_for_transcoders(architecture: str) -> None:
     data = toy(50.0)
@@ -97,6 +98,7 @@ def test_defaults_work_for_transcoders(architecture: str) -> None:
     assert float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum()) < 0.35
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_skip_path_helps_and_never_raises_the_l0(architecture: str) -> None:
     data = toy(50.0)

@@ -100,12 +100,12 @@ def test_the_same_call_goes_on_where_it_was_cut_off(glass: LanguageModel, tmp_pa
 @pytest.mark.parametrize(
     ("n_passes", "more"),
     [
-        (0, {}),
+        pytest.param(0, {}, marks=pytest.mark.slow),
         pytest.param(1, {}, marks=pytest.mark.slow),
         pytest.param(2, {}, marks=pytest.mark.slow),
         (4, {}),
         (1, {"cache_activations": True}),
-        (2, {"normalize_activations": "none"}),
+        pytest.param(2, {"normalize_activations": "none"}, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_between_two_forward_passes_it_goes_on_bit_for_bit(

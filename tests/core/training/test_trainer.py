@@ -235,7 +235,10 @@ def test_a_skip_transcoder_predicts_the_other_site(architecture: str) -> None:
     assert float((sae(x) - y).square().sum() / (y - y.mean(0)).square().sum()) < 0.5
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "standard"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["topk", *(pytest.param(each, marks=pytest.mark.slow) for each in ("batchtopk", "standard"))],
+)
 def test_training_recovers_known_features(architecture: str) -> None:
     features = true_features(24, 32)
     data = batches(400, size=256, features=features)
