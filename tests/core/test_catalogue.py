@@ -268,10 +268,10 @@ def test_looking_up_takes_less_than_50_ms() -> None:
         {},
     ):
         times: list[float] = []
-        for _ in range(5):
-            start = time.thread_time()
+        for _ in range(20):
+            start = time.perf_counter()
             find(**wanted, limit=100)  # pyright: ignore[reportArgumentType]
-            times.append(time.thread_time() - start)
+            times.append(time.perf_counter() - start)
         assert min(times) < 0.05, (wanted, times)
 
 

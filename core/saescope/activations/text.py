@@ -128,11 +128,8 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
                 hint="Convert it to plain text, UTF-8.",
             )
         return [path]
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in READERS and file.is_file() and not _hidden(file, path)
-    )
+    there = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
+    found = [file for file in there if file.suffix.lower() in READERS]
     if not found:
         raise NotFoundError(
             f"The folder {path.name!r} holds no text file.",
@@ -142,18 +139,16 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             allowed=", ".join(READERS),
         )
     _check_inside(found, [real_path(path), *roots])
-    _tell_of_others(path)
+    _tell_of_others(path, [file.name for file in there if file.suffix.lower() not in READERS])
     return found
 
 
-def _tell_of_others(folder: Path) -> None:
+def _tell_of_others(folder: Path, names: Sequence[str]) -> None:
     """What a folder holds beside the texts that are read might be the text that was meant."""
-    files = (file for file in folder.rglob("*") if file.is_file() and not _hidden(file, folder))
-    others = sorted(file.name for file in files if file.suffix.lower() not in READERS)
-    if others:
-        named = ", ".join(map(repr, others[:3]))
-        rest = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        tell(f"Of the folder {folder.name!r} {named}{rest} are not read: no kind of text file.")
+    if names:
+        rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        listed = ", ".join(map(repr, names[:3]))
+        tell(f"The folder {folder.name!r} holds files of kinds that are not read: {listed}{rest}.")
 
 
 def _check_inside(files: Sequence[Path], roots: Sequence[Path]) -> None:

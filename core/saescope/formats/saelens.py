@@ -79,7 +79,6 @@ _TRAINING_ONLY = {
     ),
 }
 _NOT_METADATA = {*_CHOICES, "norm_scaling_factor", "gate"}
-_NEW_NAMES = {"log_threshold": "threshold", "topk_threshold": "threshold"}
 _KNOBS = ("k", "rescale_acts_by_decoder_norm", "matryoshka_widths")
 _LEGACY_NAMES = {
     "hook_point": "hook_name",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 import saescope
-from saescope.errors import SaescopeError, cannot_write, free_space
+from saescope.errors import FormatError, SaescopeError, cannot_write, free_space
 from saescope.fence import LOOK, real_path
 from saescope.names import home, nearest
 from saescope_mcp.tool.steps import as_tools_say, next_step
@@ -114,7 +114,11 @@ def _is_of_the_caller(error: OSError) -> bool:
     should be there, and is our fault if not."""
     if not isinstance(error.filename, str | bytes) or error.errno not in _NOT_THERE:
         return False
-    file, ours = real_path(os.fsdecode(error.filename)), (home(), sys.prefix, *saescope.__path__)
+    ours = (home(), sys.prefix, *saescope.__path__)
+    try:
+        file = real_path(os.fsdecode(error.filename))
+    except FormatError:  # it is being exchanged, which nobody does to ours
+        return True
     return not any(file.is_relative_to(real_path(folder)) for folder in ours)
 
 

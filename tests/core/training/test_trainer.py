@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NotFoundError, NumericError
 from saescope.training import ListBatches, Progress, TrainConfig, Trainer
+from saescope.training.history import History
 from saescope.training.losses import output
 from saescope.training.objective import Batch
 
@@ -257,11 +259,12 @@ def test_training_recovers_known_features(architecture: str) -> None:
     assert float((features @ rows.T).amax(1).mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_history_stays_short() -> None:
-    trainer = Trainer(config(n_steps=420, log_every=1), ListBatches(batches(30) * 14))
+    trainer = Trainer(config(n_steps=900, log_every=1), ListBatches(batches(30) * 30))
     trainer.run()
     assert len(trainer.history.points) <= 400
-    assert trainer.history.points[-1]["step"] == 420
+    assert trainer.history.points[-1]["step"] == 900
     assert {
         "loss",
         "mse_loss",
@@ -271,6 +274,16 @@ def test_history_stays_short() -> None:
         "lr",
         "n_tokens",
     } <= trainer.history.points[-1].keys()
+
+
+def test_a_history_is_thinned_evenly_however_long_the_run() -> None:
+    history = History(every=1)
+    for step in range(1, 20_001):
+        if history.due(step, 20_000):
+            history.add({"step": step})
+    steps = [int(point["step"]) for point in history.points]
+    assert 200 <= len(steps) <= 400 and steps[-1] == 20_000
+    assert {b - a for a, b in pairwise(steps[:-1])} == {history.every}
 
 
 def test_resampling_revives_dead_features() -> None:
