@@ -31,6 +31,8 @@ _WORDS: dict[type, str] = {
     NoneType: "null",
 }
 _NOT_METADATA = {"gate", "norm_scaling_factor"}
+MOST = torch.finfo(torch.float32).max
+"""The largest number that a configuration may say: what it scales is float32."""
 
 
 class Stored(NamedTuple):
@@ -224,7 +226,7 @@ def need(said: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file
     """The value at a dotted path of a configuration file.
 
     Raises:
-        ConfigError: it is not there or of another type.
+        ConfigError: it is not there, of another type, or a number that float32 does not hold.
     """
     value: Any = said
     for key in path.split("."):
@@ -246,6 +248,13 @@ def need(said: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file
     if type(value) is int and value < 1:
         raise ConfigError(
             f"{_base(file)}: {path} must be positive, got {value}.", field=path, got=value
+        )
+    if type(value) in (int, float) and not abs(value) <= MOST:
+        raise ConfigError(
+            f"{_base(file)}: {path} must be a number that float32 holds, got {str(value)[:40]}.",
+            field=path,
+            got=str(value)[:40],
+            allowed=f"at most {MOST:.3g}",
         )
     return value
 

@@ -467,6 +467,8 @@ JUNK: tuple[Any, ...] = (
     {},
     {"a": None},
     10**30,
+    1e300,
+    -1e300,
 )
 TEMPLATES = (
     "topk_rescale",

@@ -1,6 +1,9 @@
 """npz bombs, malicious pickles, torn and contradictory files in every dialect: refused at the door
 with a code and a next step."""
 
+import contextlib
+import copy
+import functools
 import json
 import os
 import pickle
@@ -9,7 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader, FileIO
 from pathlib import Path
 from shutil import copytree
@@ -634,17 +637,46 @@ CONFIGS: dict[str, tuple[str, str, Callable[[dict[str, Any]], object], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("case", "file"),
-    [
-        ("llama_scope", "hyperparams.json"),
-        ("llama_scope_r1", "config.json"),
-        ("dl_topk", "config.json"),
-        ("temporal", "conf.yaml"),
-        ("mntss_clt", "config.yaml"),
-        ("connor_rob", "*_cfg.json"),
-    ],
-)
+CONFIGURATIONS = [
+    ("llama_scope", "hyperparams.json"),
+    ("llama_scope_r1", "config.json"),
+    ("dl_topk", "config.json"),
+    ("temporal", "conf.yaml"),
+    ("mntss_clt", "config.yaml"),
+    ("connor_rob", "*_cfg.json"),
+]
+
+
+def numbers_in(said: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """The way to every number in a configuration."""
+    if type(said) in (int, float):
+        yield path
+    inside = said.items() if type(said) is dict else enumerate(said) if type(said) is list else ()
+    for key, value in inside:
+        yield from numbers_in(value, *path, key)
+
+
+@pytest.mark.parametrize(("case", "file"), CONFIGURATIONS)
+def test_a_number_beyond_float32_loads_and_encodes_or_is_refused(
+    case: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, known = tree(case, tmp_path)
+    config = next((tmp_path / case).rglob(file))
+    place = config.parent / "W_enc_3.safetensors" if case == "mntss_clt" else place
+    said = yaml.safe_load(config.read_text())
+    with pickles_allowed(monkeypatch.setenv, monkeypatch.setattr):
+        for path in numbers_in(said):
+            for value in (1e300, -1e300, 10**400):
+                changed = copy.deepcopy(said)
+                inside = functools.reduce(lambda place, key: place[key], path[:-1], changed)
+                inside[path[-1]] = value
+                config.write_text(json.dumps(changed))
+                with contextlib.suppress(SaescopeError):
+                    sae = load_place(place, known)
+                    sae.encode(torch.zeros(2, sae.cfg.d_in))
+
+
+@pytest.mark.parametrize(("case", "file"), CONFIGURATIONS)
 def test_errors_name_the_file_that_is_wrong(
     case: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
