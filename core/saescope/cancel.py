@@ -14,7 +14,8 @@ _stop: ContextVar[threading.Event | None] = ContextVar("saescope_stop", default=
 
 @contextmanager
 def cancellable(event: threading.Event) -> Generator[None]:
-    """Work inside the block ends with `Cancelled` at its next checkpoint once `event` is set."""
+    """Work inside the block ends with `Cancelled` at its next `stop_if_cancelled()` once `event`
+    is set."""
     token = _stop.set(event)
     try:
         yield
@@ -22,13 +23,17 @@ def cancellable(event: threading.Event) -> Generator[None]:
         _stop.reset(token)
 
 
-def checkpoint() -> None:
-    """Called before every block of a forward pass, chunk of an SAE's work and downloaded part."""
+def stop_if_cancelled() -> None:
+    """Raise `Cancelled` if the caller has asked this work to stop.
+
+    Called before every block of a forward pass, chunk of an SAE's work and downloaded part.
+    """
     _check(_stop.get())
 
 
-def bound_checkpoint() -> Callable[[], None]:
-    """The checkpoint of this work for code in another thread, as a backward pass on a GPU is."""
+def bound_stop_if_cancelled() -> Callable[[], None]:
+    """`stop_if_cancelled` bound to this work's event, for another thread: the backward pass on a
+    GPU runs in one that does not see the context variable."""
     return partial(_check, _stop.get())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import ResourceError
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.slots import ModelSlot
@@ -37,7 +37,7 @@ class Busy:
             while time.monotonic() < until:
                 time.sleep(0.005)
                 if not deaf:
-                    checkpoint()
+                    stop_if_cancelled()
         finally:
             self.running -= 1
             self.ended += 1

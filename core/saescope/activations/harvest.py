@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError
 from saescope.hooks import hook_shape, record_activations
 from saescope.models import LanguageModel, plain_model
@@ -49,7 +49,7 @@ class Harvester:
     def __call__(
         self, ids: Int[Tensor, "batch n_pos"]
     ) -> dict[str, Float[Tensor, "batch n_pos _"]]:
-        checkpoint()
+        stop_if_cancelled()
         ids = ids.to(self.model.device)
         if self.plain is None:
             return self._through_bridge(ids)

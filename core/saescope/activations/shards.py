@@ -17,7 +17,7 @@ from torch import Tensor
 from saescope.activations.buffer import Rows, n_rows
 from saescope.activations.sources import RowSource
 from saescope.activations.store import ActivationStore
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.devices import DTYPES
 from saescope.errors import ConfigError, FormatError, NotFoundError, cannot_write
 from saescope.fence import open_own, read_own
@@ -92,7 +92,7 @@ class ShardSource(RowSource):
 
     def next_rows(self) -> Rows:
         """The rows of the next block."""
-        checkpoint()
+        stop_if_cancelled()
         if self._position == len(self._blocks):
             self.epoch, self._position = self.epoch + 1, 0
         name, start = self._blocks[self._order()[self._position]]

@@ -18,7 +18,7 @@ from saescope.activations import (
     open_dataset,
     read_contexts,
 )
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import NotFoundError
 from saescope.fence import real_path
 from saescope.models import LanguageModel
@@ -150,7 +150,7 @@ def _read(
     contexts: Iterator[Tensor] = read_contexts(model, dataset, cfg)
     parts, n_read = [torch.zeros(0, size, dtype=torch.int32)], 0
     while n_read < POOL * n_tokens and (part := next(contexts, None)) is not None:
-        checkpoint()
+        stop_if_cancelled()
         parts.append(part)
         n_read += _n_counted(part, model)
     return torch.cat(parts)

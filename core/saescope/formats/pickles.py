@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import FormatError, cannot_write
 from saescope.fence import open_file, read_own, real_path
 from saescope.formats.npz import ZIP_ERRORS
@@ -184,7 +184,7 @@ def _run_child(path: Path, out: Path) -> dict[str, Any]:
         try:
             deadline = time.monotonic() + PATIENCE * seconds
             while child.poll() is None:
-                checkpoint()
+                stop_if_cancelled()
                 if time.monotonic() > deadline:
                     waited = f"it was not read within {PATIENCE * seconds:.0f} s"
                     return {"error": ["READ_TIMED_OUT", waited]}

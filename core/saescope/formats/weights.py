@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import FormatError
 from saescope.fence import open_file, present
 from saescope.formats.source import Source
@@ -88,7 +88,7 @@ class Weights:
         as_is = dtype == disk_dtype and not transpose and sum_from is None
         buffer = torch.empty((0 if as_is else step, width), dtype=disk_dtype)
         for row in range(0, rows, step):
-            checkpoint()
+            stop_if_cancelled()
             part = self._fill(out[row : row + step] if as_is else buffer[: min(step, rows - row)])
             if sum_from is not None:
                 part = (

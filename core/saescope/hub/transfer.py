@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import FormatError, OfflineError, SaescopeError
 from saescope.hub.failures import passes, translate
 
@@ -54,7 +54,7 @@ def patiently(what: str, call: Callable[[], T]) -> T:
             may hold secrets, is dropped.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        checkpoint()
+        stop_if_cancelled()
         try:
             return call()
         except errors() as error:
@@ -71,7 +71,7 @@ def pause(attempt: int, error: Exception) -> None:
         min(float(asked), 20 * BACKOFF_S) if asked.isdigit() else BACKOFF_S * 2 ** (attempt - 1)
     )
     while (left := end - time.monotonic()) > 0:
-        checkpoint()
+        stop_if_cancelled()
         time.sleep(min(left, 0.1))
 
 
@@ -106,7 +106,7 @@ def body(response: Any) -> Generator[bytes]:
     """
     since, n_bytes = time.monotonic(), 0
     for part in response.iter_raw():
-        checkpoint()
+        stop_if_cancelled()
         yield part
         n_bytes += len(part)
         if time.monotonic() - since > STALL_S:

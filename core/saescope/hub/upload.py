@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError, NotFoundError, OfflineError
 from saescope.hub import transfer
 from saescope.hub.failures import status_of, translate
@@ -95,12 +95,12 @@ def push(target: Target, files: Mapping[str, Path], *, private: bool, message: s
     operations = [
         CommitOperationAdd(checked_path(name), file) for name, file in sorted(files.items())
     ]
-    checkpoint()
+    stop_if_cancelled()
     try:
         if not target.exists:
             api.create_repo(target.repo_id, private=private, exist_ok=False)
             target = look(target.repo_id)
-        checkpoint()
+        stop_if_cancelled()
         made = api.create_commit(
             target.repo_id, operations, commit_message=message, parent_commit=target.commit or None
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saescope.cancel import bound_checkpoint, checkpoint
+from saescope.cancel import bound_stop_if_cancelled, stop_if_cancelled
 from saescope.errors import ModelError, cause_of
 from saescope.models.failures import reading
 from saescope.models.fires import Fires, watching
@@ -119,13 +119,13 @@ def make_stoppable(bridge: Any) -> None:
     def watch_backward(_module: object, _args: object, out: Any) -> None:
         x = out[0] if isinstance(out, tuple) else out
         if isinstance(x, Tensor) and x.requires_grad:
-            still_wanted = bound_checkpoint()
-            x.register_hook(lambda _gradient: still_wanted())
+            stop = bound_stop_if_cancelled()
+            x.register_hook(lambda _gradient: stop())
 
     # A model that runs its layers again and again has several lists of them.
     stacks = [stack for stack in bridge.children() if isinstance(stack, nn.ModuleList)]
     for block in (block for stack in stacks for block in stack):
-        block.register_forward_pre_hook(lambda _module, _args: checkpoint())
+        block.register_forward_pre_hook(lambda _module, _args: stop_if_cancelled())
         block.register_forward_hook(watch_backward)
 
 

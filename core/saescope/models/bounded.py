@@ -14,7 +14,7 @@ from functools import cache
 from types import BuiltinMethodType, FrameType
 from typing import Any
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 
 TEMPLATE_S = 2.0
 """Seconds of computing: the longest of published templates takes some milliseconds for a
@@ -40,7 +40,7 @@ def bounded_template(seconds: float = TEMPLATE_S) -> Generator[None]:
     end, before = time.thread_time() + seconds, sys.gettrace()
 
     def at_line(frame: FrameType, event: str, arg: Any) -> Any:
-        checkpoint()
+        stop_if_cancelled()
         if time.thread_time() > end:
             raise RuntimeError(f"it computes for more than {seconds:g} s")
         return at_line

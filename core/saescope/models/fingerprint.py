@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.models.language_model import LanguageModel
 from saescope.models.tokens import Tokenizer
 
@@ -48,7 +48,7 @@ def model_fingerprint(model: LanguageModel) -> str:
 def _hash(model: LanguageModel, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
-        checkpoint()
+        stop_if_cancelled()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(_bits(tensor))
     config = model.bridge.original_model.config.to_diff_dict()

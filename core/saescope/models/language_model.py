@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge.exceptions import StopAtLayerException as StopForward
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError, HookError, ModelError, NumericError, cause_of
 from saescope.models.fires import Fires
 from saescope.models.kv_cache import (
@@ -223,7 +223,7 @@ class LanguageModel:
             ModelError: the cache did not grow by the tokens fed.
             Cancelled: the caller gave up before this forward.
         """
-        checkpoint()
+        stop_if_cancelled()
         extra: dict[str, Any] = {"logits_to_keep": last} if last else {}
         before: list[int] = []
         if use_cache:
@@ -255,7 +255,7 @@ class LanguageModel:
             ArgumentError: as `attention_mask`.
         """
         attention = self.attention_mask(mask)
-        checkpoint()
+        stop_if_cancelled()
         with self.lock, torch.no_grad(), self.hooked(hooks):
             self.bridge(self.batch(ids), attention_mask=attention)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError
@@ -98,9 +98,9 @@ def _one_at_a_time() -> Generator[None]:
 
     A cancelled load goes on in its thread until transformers gives it back.
     """
-    checkpoint()
+    stop_if_cancelled()
     while not _reading.acquire(timeout=0.1):
-        checkpoint()
+        stop_if_cancelled()
     try:
         yield
     finally:

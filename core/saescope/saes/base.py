@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saescope.cancel import checkpoint
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import ConfigError, FormatError, MismatchError
 from saescope.ops import CHUNK, SparseActs, concat, sparse_decode, sparse_dot
 from saescope.products import times_rows
@@ -144,7 +144,7 @@ class SAE(nn.Module):
         """Active features of each position of `x` `[*pos, d_in]`, positions in reading order."""
         parts: list[SparseActs] = []
         for chunk in self.flatten(x).split(CHUNK):
-            checkpoint()
+            stop_if_cancelled()
             parts.append(self._activate(self._prepare(chunk)))
         return concat(parts)
 
