@@ -186,7 +186,7 @@ class Desk:
             self.waiting = [call for call in self.waiting if call.id != params.get("requestId")]
         if "id" not in message or not method:
             return None
-        if method == "tools/call" and not self.failed and params.get("name") != "server_status":
+        if method == "tools/call" and not self.failed:
             self.waiting.append(Pending(line, message["id"], time.monotonic() + WAIT_S))
             return None
         found = self._call() if method == "tools/call" else _listing(method, params)

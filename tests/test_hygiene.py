@@ -116,6 +116,26 @@ def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:
     assert found == own_paths
 
 
+def test_sqlite_opens_a_file_in_one_place() -> None:
+    """Then there is one opinion on locks, threads and the journal."""
+    opening = [
+        f"{name}: {ast.unparse(node)}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.ImportFrom)
+        if ast.unparse(node) in ("sqlite3.connect", "sqlite3.Connection.__init__")
+        or (isinstance(node, ast.ImportFrom) and node.module in ("sqlite3", "sqlite3.dbapi2"))
+    ]
+    assert opening == ["saescope.database: sqlite3.connect"]
+
+
+def test_no_database_keeps_a_write_ahead_log() -> None:
+    """A file with one cannot be read on a full or read-only disk. Taking an old file out of it
+    names the mode too, to compare."""
+    said = re.compile(r"journal_mode\s*=\s*[\"']?wal", re.IGNORECASE)
+    assert [path.name for path in SOURCES if said.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_only_models_knows_the_bridge() -> None:
     """Another backend is then another class."""
     own = ROOT / "core" / "saescope" / "models"
@@ -189,10 +209,16 @@ def test_a_configuration_is_set_once_by_its_owner() -> None:
 
 
 def test_no_code_compares_with_the_name_of_a_tool(tools: dict[str, Tool]) -> None:
-    """What a tool or a kind of job is like stands in its row, not in an `if` elsewhere."""
+    """What a tool or a kind of job is like stands in its row, not in an `if` elsewhere: not in
+    the scripts either, one of which every user of a plugin runs."""
+    scripts = {
+        path.name: ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "scripts").glob("*.py"))
+    }
+    assert "launch.py" in scripts
     found = [
         f"{name}: {ast.unparse(node)}"
-        for name, tree in TREES.items()
+        for name, tree in (TREES | scripts).items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare | ast.match_case)
         if names_in(node) & {*tools}

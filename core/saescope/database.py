@@ -95,7 +95,7 @@ class Database:
         with self._errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._make_good(path)
-            with closing(_connect(path)) as db:
+            with closing(connect(path)) as db:
                 self._prepare(db)
                 yield db
                 if db.total_changes:
@@ -214,7 +214,7 @@ class Database:
     def _damage(self, path: Path) -> str:
         """What is wrong with it, in words; empty if nothing is. Raises where it cannot be read
         now."""
-        with _readable() as trouble, closing(_connect(path)) as db:
+        with _readable() as trouble, closing(connect(path)) as db:
             self._prepare(db)
             if (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
                 return said.strip().splitlines()[-1]
@@ -245,7 +245,7 @@ class Database:
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.unlink(missing_ok=True)
         try:
-            with closing(_connect(fresh)) as db:
+            with closing(connect(fresh)) as db:
                 self._prepare(db)
                 with transaction(db):
                     for (table, _), row in (good | back).items():
@@ -271,7 +271,7 @@ class Database:
                 "ASC",
                 "DESC",
             ):  # a torn page ends a reading: from its other side one comes as far
-                with _readable(), closing(_connect(path)) as db:
+                with _readable(), closing(connect(path)) as db:
                     for row in _scan(db, table, order):
                         if self._is_good(table, row):
                             good[table.name, row[table.key]] = row
@@ -300,7 +300,7 @@ class Database:
                 return
             try:
                 aside.unlink(missing_ok=True)
-                with closing(sqlite3.connect(aside)) as target:
+                with closing(connect(aside)) as target:
                     db.backup(target)
                 os.replace(aside, copy)
             finally:
@@ -323,9 +323,22 @@ def transaction(db: sqlite3.Connection) -> Generator[None]:
     db.execute("COMMIT")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-    db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+def connect(path: Path, *, read_only: bool = False, any_thread: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode: the only place where SQLite opens a file.
+
+    `read_only` is for a finished file that nobody writes any more: neither a lock nor a journal is
+    looked for, so it can be read on a read-only disk too.
+    """
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro&immutable=1" if read_only else path,
+        uri=read_only,
+        timeout=BUSY_S,
+        isolation_level=None,
+        check_same_thread=not any_thread,
+    )
+    if not read_only:
+        # A torn text must not end the reading: each row's digest tells that it is torn.
+        db.text_factory = lambda raw: raw.decode("utf-8", "replace")
     return db
 
 

@@ -123,3 +123,20 @@ def test_a_label_that_was_removed_does_not_come_back(tmp_path: Path) -> None:
     assert store.remove(store.of(SAE, 3)[0].id)
     store.path.write_bytes(b"torn")
     assert shown(store) == {f: text for f, text in WORDS.items() if f != 3}
+
+
+def test_a_finished_file_is_read_without_a_lock_and_cannot_be_written(tmp_path: Path) -> None:
+    store = filled(tmp_path / "labels.db")
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with closing(database.connect(store.path, read_only=True)) as db:
+            assert db.execute("SELECT count(*) FROM labels").fetchone() == (len(WORDS),)
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                db.execute("DELETE FROM labels")
+    assert shown(store) == WORDS
+
+
+def test_a_file_that_is_not_there_is_not_made_by_reading_it(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        database.connect(tmp_path / "none.db", read_only=True)
+    assert list(tmp_path.iterdir()) == []

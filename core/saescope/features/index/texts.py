@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from saescope.database import connect
 from saescope.errors import FormatError, cannot_write
 
 FILE = "texts.db"
@@ -27,9 +28,7 @@ class ContextLog:
         with _disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.file = folder / "contexts.db"
-            self._database = sqlite3.connect(
-                self.file, check_same_thread=False, isolation_level=None
-            )
+            self._database = connect(self.file, any_thread=True)
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS contexts (number INTEGER PRIMARY KEY, hash "
@@ -83,7 +82,7 @@ class ContextLog:
         """A database of the wanted contexts and of the tokens in them."""
         with (
             _disk_errors(file.parent),
-            closing(sqlite3.connect(file, isolation_level=None)) as database,
+            closing(connect(file)) as database,
         ):
             database.execute("PRAGMA journal_mode=OFF")
             database.execute("BEGIN")
@@ -139,9 +138,7 @@ class ContextTexts:
     def _ask(self, question: str, numbers: Iterable[int]) -> list[tuple[int, Any]]:
         self.verify()
         try:
-            with closing(
-                sqlite3.connect(f"{self.file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-            ) as database:
+            with closing(connect(self.file, read_only=True)) as database:
                 return database.execute(question, (json.dumps(sorted(set(numbers))),)).fetchall()
         except sqlite3.Error as error:
             raise FormatError(
