@@ -226,15 +226,15 @@ def test_no_code_compares_with_the_name_of_a_tool(tools: dict[str, Tool]) -> Non
     assert found == []
 
 
-def test_the_library_speaks_of_its_own_functions_and_of_no_tool(tools: dict[str, Tool]) -> None:
+def test_the_library_and_the_binder_speak_of_no_tool(tools: dict[str, Tool]) -> None:
     """`ss.load_sae` is a function of the library, `load_sae` a tool; a card tells readers of both
-    how to load."""
+    how to load. What the binder says of tools is handed to it."""
     arguments = {name for tool in tools.values() for name in tool.input_schema["properties"]}
     named = re.compile(rf"(?<![\w.])({'|'.join(tools)})\b|\b({'|'.join(arguments)})=(true|false)\b")
     texts = [
         (name, node.value)
         for name, tree in TREES.items()
-        if name.startswith("saescope.") and name not in SPEAKS_OF_TOOLS
+        if name.startswith(("saescope.", "saescope_mcp.binding")) and name not in SPEAKS_OF_TOOLS
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if not node.value.isidentifier()

@@ -12,6 +12,7 @@ from mcp.server.mcpserver.prompts import Prompt
 from mcp.types import Completion, CompletionArgument, Icon
 
 from saescope import __version__
+from saescope_mcp.binding import Server, Tool, bind
 from saescope_mcp.completions import complete
 from saescope_mcp.prompts import PROMPTS
 from saescope_mcp.resources import (
@@ -26,7 +27,6 @@ from saescope_mcp.resources import (
 )
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Server, Tool, bind
 from saescope_mcp.tools import (
     attribute,
     describe,

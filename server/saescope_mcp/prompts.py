@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from saescope_mcp.tool import next_call
+from saescope_mcp.binding import next_call
 
 Handle = Annotated[str, Field(description="Handle of a loaded SAE; empty: the embedded default.")]
 

@@ -14,9 +14,9 @@ from tests.attack.conftest import Attack
 
 from saescope.models import LanguageModel
 from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import Tool
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Tool
 
 MOST_S = 1.0
 """Of computing, which is what a quiet machine takes; tests run beside others."""

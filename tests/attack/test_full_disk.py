@@ -14,7 +14,7 @@ import pytest
 from tests.attack.conftest import Attack
 
 from saescope.errors import cannot_write
-from saescope_mcp.tool import refusal
+from saescope_mcp.replies import refusal
 
 ROOT = Path(__file__).parents[2]
 MOUNTED = 'mount -t tmpfs -o size=64m none "$1" && shift && exec "$@"'

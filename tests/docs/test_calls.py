@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from saescope import catalogue
 from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.cli import commands
 from saescope_mcp.cli.flags import arguments_from
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.settings import Settings
-from saescope_mcp.tool import Outcome, Tool
 
 pytestmark = pytest.mark.model
 TOOLS = {tool.name: tool for tool in ALL_TOOLS}

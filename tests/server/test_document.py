@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 import pytest
 
 from saescope.errors import NumericError
+from saescope_mcp.binding.document import compact, document, next_call, tidy
 from saescope_mcp.schemas.common import ListReply, Provenance, Reply, Request
-from saescope_mcp.tool.document import compact, document, next_call, tidy
 
 PROVENANCE = Provenance(
     model="m",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saescope_mcp.tool.facts import stands_out
+from saescope_mcp.replies.facts import stands_out
 
 
 @pytest.mark.parametrize(

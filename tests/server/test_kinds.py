@@ -7,12 +7,12 @@ import pytest
 from tests.server.helpers import call
 
 from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import next_call
 from saescope_mcp.cli.following import fields_of
 from saescope_mcp.jobs import Run
 from saescope_mcp.kinds import KINDS, Kind
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import next_call
 from saescope_mcp.worker.base import Worker
 
 

@@ -7,8 +7,8 @@ import pytest
 from mcp import Client
 
 from saescope_mcp.app import build_server
+from saescope_mcp.binding import progress as reporting
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import progress as reporting
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -6,10 +6,10 @@ from mcp.types import ToolAnnotations
 
 import saescope
 from saescope.errors import SaescopeError
+from saescope_mcp.binding.error_document import refusal_text
+from saescope_mcp.replies import Tool, refusal
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Tool, refusal
-from saescope_mcp.tool.refusal import refusal_text
 
 
 async def crash(state: AppState, request: Request) -> Reply:

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 from tests.server.helpers import refuse
 
 from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import Tool
 from saescope_mcp.schemas.common import Item
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Tool
 
 PROBLEM = {"int_type", "list_type", "model_type", "model_attributes_type", "int_from_float"}
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from saescope.errors import SaescopeError
-from saescope_mcp.tool.refusal import refusal
-from saescope_mcp.tool.steps import STEPS, as_tools_say
+from saescope_mcp.replies import refusal
+from saescope_mcp.replies.steps import STEPS, as_tools_say
 
 
 def hint_of(code: str, hint: str, facts: dict[str, Any]) -> str:

@@ -15,8 +15,8 @@ from tests.server.helpers import call, refuse
 from saescope.activations import read_texts
 from saescope.errors import ArgumentError
 from saescope.metrics import Reconstruction, explained_variance, mean_cosine
+from saescope_mcp.replies.steps import next_step
 from saescope_mcp.state import AppState
-from saescope_mcp.tool.steps import next_step
 
 TEXTS = ['A cat sat, "well".', "Two dogs ran away; far.", "The old man went\tto the sea."]
 OTHERS = ["It was a dark night.", "She said nothing at all."]

@@ -11,7 +11,7 @@ import pytest
 from mcp.types import JSONRPCError
 from tests.server.test_http import ACCEPT, ASK
 
-from saescope_mcp.tool.wire import Lines, id_in, refusal_of
+from saescope_mcp.binding.wire import Lines, id_in, refusal_of
 
 MAX = 1000
 PARSE, INVALID = -32700, -32600

@@ -8,9 +8,9 @@ from typing import Any
 
 import anyio
 
+from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Outcome, Tool
 from saescope_mcp.tools import load
 from saescope_mcp.tools.status import JOB_STATUS
 

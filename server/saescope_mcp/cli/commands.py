@@ -12,12 +12,13 @@ from saescope import __version__
 from saescope.errors import ConfigError
 from saescope.untrusted import clean_output
 from saescope_mcp.app import ALL_TOOLS, log_to_stderr
+from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.cli.calls import LOAD_SAE, call, loads_first
 from saescope_mcp.cli.flags import arguments_from, options_of
 from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.kinds import KINDS
-from saescope_mcp.tool import Outcome, Tool, refusal
+from saescope_mcp.replies import refusal
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -14,11 +14,11 @@ from rich.markup import escape
 
 from saescope import embedded
 from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import Outcome, next_call
 from saescope_mcp.cli.calls import FOREVER_S, person_settings, with_progress
 from saescope_mcp.cli.show import table, text_of
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Outcome, next_call
 
 TEXT = "Mary said that she had lost her keys."
 PROMPT = "My sister lost her keys and called our mother because"

@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from saescope_mcp.binding import Outcome, Tool, document
 from saescope_mcp.cli.calls import FOREVER_S, call, person_settings
 from saescope_mcp.cli.flags import arguments_from
 from saescope_mcp.jobs import Run
 from saescope_mcp.kinds import duration, kind_of
 from saescope_mcp.kinds.training import planned
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Outcome, Tool, document
 
 LOOK_S = 0.25
 ROOM_FOR_BAR = 60

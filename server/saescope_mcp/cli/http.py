@@ -11,8 +11,8 @@ import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from saescope_mcp.tool import Server
-from saescope_mcp.tool.wire import refusal_of
+from saescope_mcp.binding import Server
+from saescope_mcp.binding.wire import refusal_of
 
 BODY_S = 60.0
 """Between two parts of a request's body."""

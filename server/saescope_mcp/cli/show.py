@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from saescope_mcp.binding import Outcome
 from saescope_mcp.cli.tables import Column, Rows, pairs
-from saescope_mcp.tool import Outcome
 
 _HEADINGS = {
     "max_activation": "max",

@@ -2,9 +2,9 @@
 
 from functools import partial
 
+from saescope_mcp.binding.document import compact
 from saescope_mcp.resources.resource import Resource
 from saescope_mcp.state import AppState
-from saescope_mcp.tool.document import compact
 
 
 async def catalogue(state: AppState) -> str:

@@ -1,9 +1,9 @@
 """sae://jobs: what job_status would say, for clients that show resources."""
 
+from saescope_mcp.binding.document import compact, document
 from saescope_mcp.resources.resource import Resource
 from saescope_mcp.schemas.status import JobStatus
 from saescope_mcp.state import AppState
-from saescope_mcp.tool.document import compact, document
 from saescope_mcp.tools.status import job_status
 
 

@@ -10,9 +10,10 @@ from mcp.server.mcpserver.resources import FunctionResource
 
 from saescope.errors import NotFoundError, SaescopeError
 from saescope.render.feature_page import feature_app, feature_page
+from saescope_mcp.binding import Server
+from saescope_mcp.binding.error_document import refusal_text
+from saescope_mcp.replies import refusal
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Server
-from saescope_mcp.tool.refusal import refusal, refusal_text
 from saescope_mcp.tools.describe import APP_URI, ON_PAGE, PAGE_URI, card_of
 
 

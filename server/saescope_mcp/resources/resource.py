@@ -9,8 +9,9 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from saescope.errors import NotFoundError, SaescopeError
+from saescope_mcp.binding import Outcome
+from saescope_mcp.replies import refusal
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Outcome, refusal
 
 Content = str | bytes
 

@@ -6,6 +6,17 @@ from mcp.types import ToolAnnotations
 
 from saescope.records.attribution import Attribution, Joint
 from saescope.records.attribution import FeatureEffect as Effect
+from saescope_mcp.binding import next_call
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import (
+    brief,
+    feature_url,
+    left_out,
+    provenance_of,
+    spread,
+    stands_out,
+)
+from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.schemas.attribute import (
     Agreement,
     AttributeLogit,
@@ -15,16 +26,6 @@ from saescope_mcp.schemas.attribute import (
 )
 from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.state import AppState, LoadedStack
-from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import (
-    brief,
-    feature_url,
-    left_out,
-    provenance_of,
-    spread,
-    stands_out,
-)
-from saescope_mcp.tool.labels import StackLabels, labels_of_stack
 
 if TYPE_CHECKING:
     from saescope.models import Tokens

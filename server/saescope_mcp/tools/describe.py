@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.records.labels import ShortLabel
+from saescope_mcp.binding import Link, next_call
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import provenance
+from saescope_mcp.replies.labels import in_short
+from saescope_mcp.replies.neuronpedia import fetch_labels
+from saescope_mcp.replies.pictures import of_feature
 from saescope_mcp.schemas.features import (
     DescribeFeature,
     DescribeFeatureReply,
     ExampleText,
 )
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Link, Tool, next_call
-from saescope_mcp.tool.facts import provenance
-from saescope_mcp.tool.labels import in_short
-from saescope_mcp.tool.neuronpedia import fetch_labels
-from saescope_mcp.tool.pictures import of_feature
 
 if TYPE_CHECKING:
     from saescope.features import CardExample, FeatureCard

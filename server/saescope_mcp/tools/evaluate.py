@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.errors import Cancelled
+from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import provenance
+from saescope_mcp.replies.pictures import of_evaluation
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.evaluate import EvaluateSae, EvaluateSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name
 from saescope_mcp.state.measured import keep_sparsity, remember
-from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import provenance
-from saescope_mcp.tool.pictures import of_evaluation
 
 if TYPE_CHECKING:
     from saescope.activations import Dataset

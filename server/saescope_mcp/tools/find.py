@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from mcp.types import ToolAnnotations
 
+from saescope_mcp.binding import next_call
+from saescope_mcp.replies import Tool
 from saescope_mcp.schemas.find import FindSaes, FindSaesReply, PublishedSAE
 from saescope_mcp.state import AppState, Placement, Source, load_call
-from saescope_mcp.tool import Tool, next_call
 
 if TYPE_CHECKING:
     from saescope.catalogue import Page

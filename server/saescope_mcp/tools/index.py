@@ -8,12 +8,13 @@ from typing import Any
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
+from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import RESUMABLE, Run, Runs
 from saescope_mcp.kinds import INDEXING, ended, error_of, kind_of
 from saescope_mcp.kinds.indexing import index_reply
+from saescope_mcp.replies import Tool
 from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name, said_roots
-from saescope_mcp.tool import Tool, next_call
 
 _SAME = ("saes", "model", "model_fingerprint", "dataset", "text")
 """Settings that decide whether a run is the one that is asked for."""

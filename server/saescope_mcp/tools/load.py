@@ -6,7 +6,10 @@ from mcp.types import ToolAnnotations
 
 from saescope.errors import Cancelled
 from saescope.verdicts import Quality
+from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import provenance
 from saescope_mcp.schemas.load import (
     Check,
     IndexFound,
@@ -27,8 +30,6 @@ from saescope_mcp.state import (
     readable,
 )
 from saescope_mcp.state.loading import load, model_of, needed, peek
-from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import provenance
 
 
 async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:

@@ -7,6 +7,10 @@ from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.verdicts import LabelVerdict
+from saescope_mcp.binding import next_call
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import provenance
+from saescope_mcp.replies.labels import said
 from saescope_mcp.schemas.features import (
     LabelFeature,
     LabelFeatureReply,
@@ -14,9 +18,6 @@ from saescope_mcp.schemas.features import (
     QuizFeatureReply,
 )
 from saescope_mcp.state import AppState, LoadedSAE
-from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import provenance
-from saescope_mcp.tool.labels import said
 
 if TYPE_CHECKING:
     from saescope.features import Label, Quiz

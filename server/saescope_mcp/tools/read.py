@@ -6,6 +6,17 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
+from saescope_mcp.binding import next_call
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import (
+    brief,
+    feature_url,
+    left_out,
+    many_sinks_of,
+    nothing_left,
+    provenance_of,
+)
+from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.schemas.read import (
     Activation,
     CountedBy,
@@ -19,16 +30,6 @@ from saescope_mcp.schemas.read import (
     TopToken,
 )
 from saescope_mcp.state import AppState, Given, LoadedStack, given_texts
-from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import (
-    brief,
-    feature_url,
-    left_out,
-    many_sinks_of,
-    nothing_left,
-    provenance_of,
-)
-from saescope_mcp.tool.labels import StackLabels, labels_of_stack
 
 if TYPE_CHECKING:
     from saescope.features import Encoded, RankedFeature, Ranking

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from mcp.types import ToolAnnotations
 
+from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import RESUMABLE, Job, Runs
 from saescope_mcp.kinds import ended, kind_of
+from saescope_mcp.replies import Tool
 from saescope_mcp.schemas.train import CancelJob, CancelJobReply
 from saescope_mcp.state import AppState
-from saescope_mcp.tool import Tool, next_call
 
 
 async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, ResourceError
+from saescope_mcp.binding import next_call
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import brief, feature_url, provenance
+from saescope_mcp.replies.labels import Labels, labels_of
+from saescope_mcp.replies.neuronpedia import search_labels
 from saescope_mcp.schemas.features import (
     Contrasted,
     FindFeatures,
@@ -16,10 +21,6 @@ from saescope_mcp.schemas.features import (
     Together,
 )
 from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts
-from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import brief, feature_url, provenance
-from saescope_mcp.tool.labels import Labels, labels_of
-from saescope_mcp.tool.neuronpedia import search_labels
 
 if TYPE_CHECKING:
     from saescope import features as core

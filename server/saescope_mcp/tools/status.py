@@ -9,8 +9,10 @@ from mcp.types import ToolAnnotations
 
 from saescope import __version__
 from saescope.errors import SaescopeError
+from saescope_mcp.binding import document, next_call
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
 from saescope_mcp.kinds import duration, ended, kind_of, to_go
+from saescope_mcp.replies import Tool, refusal
 from saescope_mcp.schemas.common import Reply
 from saescope_mcp.schemas.status import (
     Cached,
@@ -24,7 +26,6 @@ from saescope_mcp.schemas.status import (
 )
 from saescope_mcp.state import AppState, Placement, Source, load_call
 from saescope_mcp.state.warm import put_aside
-from saescope_mcp.tool import Tool, document, next_call, refusal
 
 STALLED_S = 30.0
 

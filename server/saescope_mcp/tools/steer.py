@@ -5,6 +5,18 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.verdicts import Effect
+from saescope_mcp.binding import next_call
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import (
+    brief,
+    feature_url,
+    left_out,
+    nothing_left,
+    provenance_of,
+    spread,
+    stands_out,
+)
+from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.schemas.steer import (
     Arm,
     ChangingRequest,
@@ -19,17 +31,6 @@ from saescope_mcp.schemas.steer import (
     SteeringFeature,
 )
 from saescope_mcp.state import AppState, LoadedSAE, LoadedStack
-from saescope_mcp.tool import Tool, next_call
-from saescope_mcp.tool.facts import (
-    brief,
-    feature_url,
-    left_out,
-    nothing_left,
-    provenance_of,
-    spread,
-    stands_out,
-)
-from saescope_mcp.tool.labels import StackLabels, labels_of_stack
 
 if TYPE_CHECKING:
     from saescope import steering as core

@@ -8,9 +8,11 @@ from mcp.types import ToolAnnotations
 
 from saescope.embedded import EMBEDDED_HANDLE
 from saescope.errors import ConfigError
+from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.kinds import TRAINING, ended, error_of
 from saescope_mcp.kinds.training import train_reply
+from saescope_mcp.replies import Tool
 from saescope_mcp.schemas.train import TrainSae, TrainSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import (
@@ -21,7 +23,6 @@ from saescope_mcp.state import (
     trained_saes,
 )
 from saescope_mcp.state.slots import ModelSlot
-from saescope_mcp.tool import Tool, next_call
 
 
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:

@@ -14,7 +14,7 @@ from saescope.errors import Cancelled, NumericError, SaescopeError
 from saescope.fence import Fence, fenced
 from saescope_mcp.jobs import ROW_FILE, FileLock, Run, Runs
 from saescope_mcp.kinds import kind_of
-from saescope_mcp.tool import refusal
+from saescope_mcp.replies import refusal
 
 HEARTBEAT_S = 1.0
 LOOKS = 4

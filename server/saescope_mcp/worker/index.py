@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from saescope.cancel import cancellable
 from saescope.errors import Cancelled, ConfigError
+from saescope_mcp.replies.facts import versions
 from saescope_mcp.schemas.index import IndexFeatures
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import Source
 from saescope_mcp.state.loading import read_sae
 from saescope_mcp.state.measured import keep_sparsity
-from saescope_mcp.tool.facts import versions
 from saescope_mcp.worker.base import Worker
 
 if TYPE_CHECKING:

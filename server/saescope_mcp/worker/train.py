@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from saescope.cancel import cancellable
 from saescope.errors import Cancelled, ResourceError
 from saescope.names import home
+from saescope_mcp.replies.facts import versions
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.state import Placement, Source
 from saescope_mcp.state.sources import KnownHandles
-from saescope_mcp.tool.facts import versions
 from saescope_mcp.worker.base import Worker
 
 if TYPE_CHECKING:

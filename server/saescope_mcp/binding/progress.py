@@ -8,13 +8,13 @@ from typing import Any
 
 import anyio
 
-from saescope_mcp.state import AppState
+from saescope_mcp.binding.call import State
 
 EVERY_S = 1.0
 
 
 @asynccontextmanager
-async def reported(context: Any, state: AppState) -> AsyncGenerator[None]:
+async def reported(context: Any, state: State) -> AsyncGenerator[None]:
     """Report progress while the block runs, to a client that asked for it; its unit is seconds,
     since most ends are not known."""
     async with anyio.create_task_group() as group:
@@ -23,7 +23,7 @@ async def reported(context: Any, state: AppState) -> AsyncGenerator[None]:
         group.cancel_scope.cancel()
 
 
-async def _report(context: Any, state: AppState) -> None:
+async def _report(context: Any, state: State) -> None:
     started = time.monotonic()
     try:
         while True:

@@ -1,28 +1,16 @@
-"""Every failure as one document: code, message, field, got, allowed, hint. The only place that
-catches everything."""
+"""What is wrong with raw arguments, and the change to the call that puts it right."""
 
-import errno
-import logging
 import math
-import os
 import re
-import sys
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-import saescope
-from saescope.errors import FormatError, SaescopeError, cannot_write, free_space
-from saescope.fence import LOOK, real_path
-from saescope.names import home, nearest
-from saescope_mcp.tool.steps import as_tools_say, next_step
-
-log = logging.getLogger("saescope")
+from saescope.names import nearest
+from saescope_mcp.binding.error_document import error_document, show
 
 _CODES = {
     "extra_forbidden": "UNKNOWN_ARGUMENT",
@@ -50,150 +38,17 @@ _TYPES = {
     "list": "a list",
     "model": "an object",
 }
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-_NOT_THERE = {
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM),
-    *(errno.ENXIO, errno.ESTALE, errno.ENAMETOOLONG),
-}
 ALIKE = 0.6
 """Two names that share so much may be one, misspelled."""
-_FILES = {"texts": "texts_file", "against": "against_file"}
 _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
     "INVALID_ID": "visible characters",
     "INVALID_NAME": "a plain name such as stories-l14",
     "INVALID_REPO_ID": "a name, or owner/name, without '..' or a URL",
 }
-_SECRET = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|Bearer\s+\S+|(?:X-Amz-Signature|Signature|Key-Pair-Id)=[^&\s]+"
-)
 
 
-def refusal(
-    tool: str, error: Exception | SystemExit, request: type[BaseModel] | None = None
-) -> dict[str, str]:
-    """What to send instead of a result."""
-    if isinstance(error, ValidationError) and request is not None:
-        return _of_arguments(tool, error, request)
-    if isinstance(error, SaescopeError):
-        return _document(
-            error.code,
-            as_tools_say(error.message),
-            _argument(error.field, request),
-            error.got,
-            error.allowed,
-            next_step(error),
-        )
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _document(
-            "OUT_OF_MEMORY",
-            f"{tool} ran out of memory.",
-            hint="Call unload on what is not needed, or use a shorter text.",
-        )
-    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-        return _of_the_disk(error)
-    if isinstance(error, OSError) and _is_of_the_caller(error):
-        log.warning("%s could not read a file", tool, exc_info=error)
-        return _document(
-            "FILE_READ_ERROR",
-            f"{Path(os.fsdecode(error.filename)).name!r} cannot be read: {error.strerror}.",
-            hint=LOOK,
-        )
-    log_id = uuid.uuid4().hex[:8]
-    log.error("%s crashed, log id %s", tool, log_id, exc_info=error)
-    return _document(
-        "INTERNAL",
-        f"{tool} crashed ({type(error).__name__}); log id {log_id}.",
-        hint=f"This is a fault of saescope: report it with the server's stderr at {log_id}. "
-        "Other calls still work: server_status().",
-    )
-
-
-def _is_of_the_caller(error: OSError) -> bool:
-    """Whether a file that is not ours is missing, or something else: what we keep or brought along
-    should be there, and is our fault if not."""
-    if not isinstance(error.filename, str | bytes) or error.errno not in _NOT_THERE:
-        return False
-    ours = (home(), sys.prefix, *saescope.__path__)
-    try:
-        file = real_path(os.fsdecode(error.filename))
-    except FormatError:  # it is being exchanged, which nobody does to ours
-        return True
-    return not any(file.is_relative_to(real_path(folder)) for folder in ours)
-
-
-def _of_the_disk(error: OSError) -> dict[str, str]:
-    """Whatever was being read or written, a disk that is full, read-only or broken is no fault of
-    saescope."""
-    place = Path(str(error.filename or home()))
-    folder = place if place.is_dir() else place.parent
-    if error.errno == errno.EIO:
-        return _document(
-            "DISK_ERROR",
-            f"The disk of {folder} fails: {error.strerror} ({free_space(folder)}).",
-            hint="Check that disk, or set SAESCOPE_HOME to a folder on another one.",
-        )
-    said = cannot_write(place.name or "A file", folder, error)
-    return _document(said.code, said.message, got=said.got, hint=said.hint)
-
-
-def _argument(field: str, request: type[BaseModel] | None) -> str:
-    """The core says "text" where a tool may call it "prompt", and "saes" where each feature names
-    its own."""
-    other = {"text": "prompt", "saes": "sae"}.get(field, "")
-    names = request.model_fields if request is not None else {}
-    return other if other in names and field not in names else field
-
-
-def refusal_text(document: Mapping[str, str]) -> str:
-    """`CODE: what is wrong (got ...; allowed ...). Next: the exact call.`"""
-    message, details = document["message"], []
-    if document["got"] and document["got"] not in message:
-        details.append(f"got {document['got']}")
-    if document["allowed"] and document["allowed"] not in message:
-        details.append(f"allowed {document['allowed']}")
-    aside = f" ({'; '.join(details)})" if details else ""
-    return f"{document['code']}: {message.removesuffix('.')}{aside}. Next: {document['hint']}"
-
-
-def unknown_tool(name: str, known: Sequence[str]) -> dict[str, str]:
-    close = nearest(name, known, 1)
-    return _document(
-        "UNKNOWN_TOOL",
-        f"There is no tool {_show(name)}.",
-        "name",
-        _show(name),
-        ", ".join(known),
-        f"Call {close[0]}." if close else "Call one of the listed tools.",
-    )
-
-
-def _document(
-    code: str, message: str, field: str = "", got: str = "", allowed: str = "", hint: str = ""
-) -> dict[str, str]:
-    hint = hint or (
-        f"Correct {field} and call again."
-        if field
-        else "Call server_status() to see what is loaded and set."
-    )
-    said = {
-        "code": code,
-        "message": message,
-        "field": field,
-        "got": got,
-        "allowed": allowed,
-        "hint": hint,
-    }
-    return {name: _clean(value, 300 if name in ("got",) else 1500) for name, value in said.items()}
-
-
-def _clean(text: str, limit: int) -> str:
-    text = _SECRET.sub("[secret]", text).encode("utf-8", "replace").decode()
-    text = "".join(char if char.isprintable() else " " for char in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _of_arguments(tool: str, error: ValidationError, request: type[BaseModel]) -> dict[str, str]:
+def of_arguments(tool: str, error: ValidationError, request: type[BaseModel]) -> dict[str, str]:
     # An unknown name comes first: it is often why another is missing.
     found = sorted(
         error.errors(include_url=False)[:50], key=lambda e: e["type"] != "extra_forbidden"
@@ -222,14 +77,14 @@ def _problem(tool: str, error: ErrorDetails, request: type[BaseModel]) -> dict[s
         "MISSING_ARGUMENT": "",
         "CONFLICTING_ARGUMENTS": "",
         "UNKNOWN_ARGUMENT": str(path[-1]),
-    }.get(code, _show(value))
-    return _document(
+    }.get(code, show(value))
+    return error_document(
         code,
         _message(code, field, error, allowed),
-        field,
-        got,
-        allowed,
-        _advice(tool, code, field, error, model),
+        field=field,
+        got=got,
+        allowed=allowed,
+        hint=_advice(tool, code, field, error, model),
     )
 
 
@@ -306,7 +161,7 @@ def _advice(tool: str, code: str, field: str, error: ErrorDetails, model: type[B
                 f"{field}={low if high is None or (low is not None and value < low) else high}."
             )
         case "TOO_LONG" | "TOO_MANY_ITEMS":
-            file = _FILES.get(field, "") if code == "TOO_MANY_ITEMS" else ""
+            file = f"{field}_file" if code == "TOO_MANY_ITEMS" else ""
             instead = f", or give them as a file: {file}" if file in model.model_fields else ""
             return f"{again} a shorter {field}{instead}."
         case "TOO_FEW_ITEMS":
@@ -373,11 +228,3 @@ def _path(path: Sequence[int | str]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
         "."
     )
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**30:
-        return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, str | list | dict) and len(value) > 100:
-        return f"{type(value).__name__} of length {len(value)}"
-    return _clean(repr(value), 120)

@@ -36,7 +36,7 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
 
 
 def next_call(tool: str, **arguments: object) -> str:
-    """A call as one would write it: `top_features(sae="...", k=3)`."""
+    """A call as one would write it: `tool(name="...", k=3)`."""
     given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
     return f"{tool}({', '.join(given)})"
 

@@ -15,20 +15,19 @@ from mcp.types import INVALID_PARAMS, CallToolResult, JSONRPCError, ResourceLink
 from pydantic import BaseModel, PrivateAttr
 
 from saescope.names import nearest
+from saescope_mcp.binding.call import Link, Outcome, State, Tool
+from saescope_mcp.binding.progress import reported
+from saescope_mcp.binding.refusal import unknown_tool
+from saescope_mcp.binding.wire import Lines, private_stdin
 from saescope_mcp.schemas.bounds import MARK, publish_bounds
 from saescope_mcp.settings import Settings
-from saescope_mcp.state import AppState
-from saescope_mcp.tool.call import Link, Outcome, Tool
-from saescope_mcp.tool.progress import reported
-from saescope_mcp.tool.refusal import unknown_tool
-from saescope_mcp.tool.wire import Lines, private_stdin
 
 
 class BoundTool(SDKTool):
     """A tool together with the state that it works on."""
 
     _tool: Tool = PrivateAttr()
-    _state: AppState = PrivateAttr()
+    _state: State = PrivateAttr()
 
     async def run(
         self, arguments: dict[str, Any], context: Any, convert_result: bool = False
@@ -38,7 +37,7 @@ class BoundTool(SDKTool):
         return _result(outcome, [] if outcome.is_error else self._tool.links(outcome.document))
 
 
-def bind(tool: Tool, state: AppState) -> BoundTool:
+def bind(tool: Tool, state: State) -> BoundTool:
     """The tool as the SDK registers it."""
     bound = BoundTool(
         fn=tool.function,

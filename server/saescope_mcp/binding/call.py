@@ -5,16 +5,18 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mcp.types import ToolAnnotations
 
 from saescope.notices import collected
+from saescope_mcp.binding.document import Document, compact, document
+from saescope_mcp.binding.error_document import refusal_text
+from saescope_mcp.binding.refusal import refusal
+from saescope_mcp.binding.wording import PLAIN, Wording
+from saescope_mcp.jobs import Jobs
 from saescope_mcp.schemas.common import Reply, Request
-from saescope_mcp.state import AppState
-from saescope_mcp.tool.document import Document, compact, document
-from saescope_mcp.tool.refusal import refusal, refusal_text
-from saescope_mcp.tool.steps import as_tools_say
+from saescope_mcp.settings import Settings
 
 log = logging.getLogger("saescope")
 
@@ -38,17 +40,30 @@ class Outcome(NamedTuple):
         return refusal_text(self.document) if self.is_error else compact(self.document)
 
 
+@runtime_checkable
+class State(Protocol):
+    """What the binder asks of a server's state; all else is between the state and its tools."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def jobs(self) -> Jobs: ...
+
+
 @dataclass(frozen=True)
 class Tool:
     """A function of state and request; its name and docstring are the tool's."""
 
-    function: Callable[[AppState, Any], Awaitable[Reply]]
+    function: Callable[[Any, Any], Awaitable[Reply]]
     request: type[Request]
     annotations: ToolAnnotations
     app: str = ""
     """The `ui://` resource that shows its results, for clients with MCP Apps."""
     links: Callable[[Document], list[Link]] = field(default=lambda document: [])
     """Resources that a result names, as blocks beside it."""
+    wording: Wording = PLAIN
+    """The words of its errors and warnings."""
 
     @property
     def name(self) -> str:
@@ -62,7 +77,7 @@ class Tool:
     def reply(self) -> type[Reply]:
         return self.function.__annotations__["return"]
 
-    async def call(self, state: AppState, arguments: Mapping[str, Any]) -> Outcome:
+    async def call(self, state: State, arguments: Mapping[str, Any]) -> Outcome:
         """Never raises but when cancelled."""
         started = time.monotonic()
         with collected() as told:
@@ -76,14 +91,14 @@ class Tool:
         return outcome
 
     async def _outcome(
-        self, state: AppState, arguments: Mapping[str, Any], told: list[str]
+        self, state: State, arguments: Mapping[str, Any], told: list[str]
     ) -> Outcome:
         try:
             request = self.request.model_validate(
                 dict(arguments), context={"settings": state.settings}
             )
             reply = await self.function(state, request)
-            warnings = [as_tools_say(warning) for warning in (*reply.warnings, *told)]
+            warnings = [self.wording.text(warning) for warning in (*reply.warnings, *told)]
             reply = reply.model_copy(update={"warnings": warnings})
             return Outcome(
                 document(self.name, request, reply, max_tokens=state.settings.max_result_tokens),
@@ -92,4 +107,5 @@ class Tool:
         except (Exception, SystemExit) as error:
             for message in told:
                 log.warning("%s", message)
-            return Outcome(dict(refusal(self.name, error, self.request)), is_error=True)
+            refused = refusal(self.name, error, self.request, wording=self.wording)
+            return Outcome(dict(refused), is_error=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from saescope.errors import SaescopeError
-from saescope_mcp.tool.document import next_call
+from saescope_mcp.binding.document import next_call
 
 _TOOLS = {
     "ss.load_sae": "load_sae",

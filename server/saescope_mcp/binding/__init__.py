@@ -1,0 +1,22 @@
+"""Binds a plain function of state and request as a tool: strict arguments, one place for errors,
+compact documents. It knows no SAE, and no tool by name."""
+
+from saescope_mcp.binding.call import Link, Outcome, State, Tool
+from saescope_mcp.binding.document import document, next_call
+from saescope_mcp.binding.refusal import refusal
+from saescope_mcp.binding.server import Server, bind
+from saescope_mcp.binding.wording import PLAIN, Wording
+
+__all__ = [
+    "PLAIN",
+    "Link",
+    "Outcome",
+    "Server",
+    "State",
+    "Tool",
+    "Wording",
+    "bind",
+    "document",
+    "next_call",
+    "refusal",
+]
