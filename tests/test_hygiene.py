@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib.metadata import version
@@ -40,6 +41,9 @@ KEYWORDS_ARE_PROMISED = {
 """Public functions, whose keywords are promised: a TypedDict would take a misspelt one in
 silence."""
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+SAID_TWICE = {"Arm", "Check", "FeatureEffect", "PublishedFile", "Separation", "Tool"}
+"""The core's result and the form in which the server answers with it; the binder's `Tool`, and its
+subclass that speaks of tools."""
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DOCUMENTS = ["README.md", "SKILL.md"]
 SPEAKS_OF_TOOLS = {"saescope.publish.writing"}
@@ -98,6 +102,17 @@ def test_no_function_takes_more_than_six_parameters() -> None:
         > MOST_PARAMETERS
     }
     assert found == KEYWORDS_ARE_PROMISED
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """A leading underscore does not tell two of them apart."""
+    names = Counter(
+        node.name.lstrip("_")
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, n in names.items() if n > 1} == SAID_TWICE
 
 
 def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:

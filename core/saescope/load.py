@@ -15,7 +15,7 @@ from saescope import hub
 from saescope.devices import pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_SAE_DIR
 from saescope.errors import ArgumentError, ConfigError, FormatError, NotFoundError, SaescopeError
-from saescope.formats import BY_NAME, Dialect, Source
+from saescope.formats import BY_NAME, Dialect, FileSource
 from saescope.formats.detect import CONFIGS, belongs_to, closest, detect, local_sae
 from saescope.formats.unknown import unknown_locally, unknown_remotely
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
@@ -52,8 +52,8 @@ class SAEInfo(NamedTuple):
     """What a load reads, as far as it is known."""
 
 
-class _Found(NamedTuple):
-    source: Source
+class _LocatedSAE(NamedTuple):
+    source: FileSource
     dialect: Dialect
     name: str
     revision: str
@@ -131,7 +131,7 @@ def _locate(
     *,
     known: Mapping[str, Any] | None,
     fetch: _Fetch,
-) -> _Found:
+) -> _LocatedSAE:
     if path and release:
         raise ArgumentError(
             "Give either a path or a release, not both.",
@@ -150,7 +150,7 @@ def _locate(
     dialect = detect(source)
     if dialect is None:
         raise unknown_locally(place, source)
-    return _Found(source, dialect, str(place), "", dict(known or {}))
+    return _LocatedSAE(source, dialect, str(place), "", dict(known or {}))
 
 
 def _on_hub(
@@ -159,9 +159,9 @@ def _on_hub(
     hub_name: str,
     fetch: _Fetch,
     known: Mapping[str, Any] | None,
-) -> _Found:
+) -> _LocatedSAE:
     repository = hub.repository(location.repo_id, **fetch._asdict())
-    source = Source(
+    source = FileSource(
         opener=repository.open,
         local=repository.local,
         names=repository.names,
@@ -174,7 +174,7 @@ def _on_hub(
     dialect = BY_NAME.get(location.dialect) if location.dialect else detect(source)
     if dialect is None:
         raise unknown_remotely(source)
-    found = _Found(source, dialect, hub_name, repository.commit, dict(known or {}))
+    found = _LocatedSAE(source, dialect, hub_name, repository.commit, dict(known or {}))
     if not _wanted(found) and not fetch.offline:
         close = closest(source)
         raise NotFoundError(
@@ -190,7 +190,7 @@ def _on_hub(
     return found
 
 
-def _wanted(found: _Found) -> list[str]:
+def _wanted(found: _LocatedSAE) -> list[str]:
     """Names of the files that a load reads."""
     patterns = found.dialect.files(found.source)
     return sorted(
@@ -201,7 +201,7 @@ def _wanted(found: _Found) -> list[str]:
 
 
 @contextmanager
-def _advised(found: _Found) -> Generator[None]:
+def _advised(found: _LocatedSAE) -> Generator[None]:
     """An error in an SAE's files that leaves open what to do says which file to correct, or what
     else to load."""
     try:
@@ -211,7 +211,7 @@ def _advised(found: _Found) -> Generator[None]:
         raise
 
 
-def _advice(found: _Found, error: SaescopeError) -> str:
+def _advice(found: _LocatedSAE, error: SaescopeError) -> str:
     config = next((Path(name).name for name in _wanted(found) if name.endswith(CONFIGS)), "")
     steps = {
         "UNSUPPORTED_ARCHITECTURE": ANOTHER,
@@ -230,7 +230,7 @@ def _advice(found: _Found, error: SaescopeError) -> str:
     return f"{correct}, then load it again."
 
 
-def _signed(found: _Found, cfg: SAEConfig) -> SAEConfig:
+def _signed(found: _LocatedSAE, cfg: SAEConfig) -> SAEConfig:
     """The configuration as the user wants it, with a note of where the SAE came from, which travels
     with it when it is saved."""
     asked = {

@@ -30,7 +30,7 @@ def mean_cosine(
     )
 
 
-class Reconstruction:
+class RunningFit:
     """Explained variance and mean cosine of positions that come in parts, of which none is kept
     (Chan et al. 1979 for the variance)."""
 

@@ -13,7 +13,7 @@ Revival = Literal["none", "auxk", "pre_act", "ghost", "resample"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class TrainingRecipe:
     """One trainable architecture."""
 
     sets_l0: Literal["k", "l1_coefficient", "l0_coefficient"]
@@ -40,24 +40,24 @@ class Recipe:
         return self.sets_l0 == "k"
 
 
-_TOPK = Recipe(
+_TOPK = TrainingRecipe(
     sets_l0="k",
     revivals=("none", "auxk", "resample"),
     revival="auxk",
     transcoder_revival="auxk",
     whole_k=True,
 )
-_BATCHTOPK = Recipe(
+_BATCHTOPK = TrainingRecipe(
     sets_l0="k",
     revivals=("none", "auxk", "resample"),
     revival="auxk",
     transcoder_revival="auxk",
     has_level=True,
 )
-RECIPES: Mapping[Architecture, Recipe] = {
+RECIPES: Mapping[Architecture, TrainingRecipe] = {
     "topk": _TOPK,
     "batchtopk": _BATCHTOPK,
-    "matryoshka_batchtopk": Recipe(
+    "matryoshka_batchtopk": TrainingRecipe(
         sets_l0="k",
         revivals=_BATCHTOPK.revivals,
         revival="auxk",
@@ -65,7 +65,7 @@ RECIPES: Mapping[Architecture, Recipe] = {
         has_level=True,
         nested=True,
     ),
-    "jumprelu": Recipe(
+    "jumprelu": TrainingRecipe(
         sets_l0="l0_coefficient",
         biases=("b_enc", "threshold"),
         revivals=("none", "pre_act", "resample"),
@@ -73,13 +73,13 @@ RECIPES: Mapping[Architecture, Recipe] = {
         transcoder_revival="resample",
         revival_coefficient="pre_act_loss_coefficient",
     ),
-    "standard": Recipe(
+    "standard": TrainingRecipe(
         sets_l0="l1_coefficient",
         revivals=("none", "ghost", "resample"),
         revival="resample",
         transcoder_revival="resample",
     ),
-    "gated": Recipe(
+    "gated": TrainingRecipe(
         sets_l0="l1_coefficient",
         biases=("b_gate", "b_mag", "r_mag"),
         revivals=("none", "resample"),

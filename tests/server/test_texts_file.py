@@ -14,7 +14,7 @@ from tests.server.helpers import call, refuse
 
 from saescope.activations import read_texts
 from saescope.errors import ArgumentError
-from saescope.metrics import Reconstruction, explained_variance, mean_cosine
+from saescope.metrics import RunningFit, explained_variance, mean_cosine
 from saescope_mcp.replies.steps import next_step
 from saescope_mcp.state import AppState
 
@@ -203,9 +203,9 @@ def test_sums_of_parts_are_the_statistics_of_the_whole() -> None:
     rng = torch.Generator().manual_seed(0)
     target = torch.randn(50, 7, generator=rng) + 100
     made = target + 0.3 * torch.randn(50, 7, generator=rng)
-    fit = Reconstruction()
+    fit = RunningFit()
     for first, last in ((0, 1), (1, 1), (1, 20), (20, 50)):
         fit.add(target[first:last], made[first:last])
     assert fit.explained_variance == pytest.approx(explained_variance(target, made), rel=1e-12)
     assert fit.mean_cosine == pytest.approx(mean_cosine(target, made), rel=1e-12)
-    assert Reconstruction().explained_variance is None and Reconstruction().mean_cosine is None
+    assert RunningFit().explained_variance is None and RunningFit().mean_cosine is None

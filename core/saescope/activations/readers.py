@@ -32,7 +32,7 @@ PLAIN_BYTES, MAX_RATIO = 2**28, 50
 Reader = Callable[[Path, str], Iterator[str]]
 
 
-class Row(NamedTuple):
+class JsonRow(NamedTuple):
     """An object and the line that it stands in."""
 
     line: int
@@ -171,11 +171,11 @@ def _is_text(kind: Any, types: Any) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path) -> Iterator[JsonRow]:
     with open_text(path) as file:
         for number, line in enumerate(lines_of(file, path), 1):
             if line.strip():
-                yield Row(number, _object(line, path, number))
+                yield JsonRow(number, _object(line, path, number))
 
 
 def _object(line: str, path: Path, number: int) -> dict[str, Any]:

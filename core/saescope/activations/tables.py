@@ -26,7 +26,7 @@ DATA_WORDS = 4
 """A name of a column with so many words may be data: then the header seems to be missing."""
 
 
-class Dialect(NamedTuple):
+class CsvDialect(NamedTuple):
     """What separates the columns, and whether quotes hold a field together or are text."""
 
     delimiter: str
@@ -39,15 +39,15 @@ class Dialect(NamedTuple):
     """The first lines read alike with and without quotes."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A record and the line that it begins at."""
 
     line: int
     cells: list[str]
 
 
-CSV = (Dialect(","), Dialect(";"), Dialect("\t"), Dialect("|"))
-TSV = (Dialect("\t"), Dialect("\t", quoted=False))
+CSV = (CsvDialect(","), CsvDialect(";"), CsvDialect("\t"), CsvDialect("|"))
+TSV = (CsvDialect("\t"), CsvDialect("\t", quoted=False))
 """Spreadsheets quote; most other programs write quotes as they are."""
 _NAMED = re.compile(r'"?sep=([^\w"\r\n])"?\s*', re.IGNORECASE)
 _IN_NAMES = " _-.'\"\r\n"
@@ -59,7 +59,7 @@ def read_table(path: Path, column: str) -> Iterator[str]:
     with readable(path):
         dialect = _dialect(path, column)
         rows = _rows(path, dialect)
-        header = [name.strip() for name in next(rows, Row(1, [])).cells]
+        header = [name.strip() for name in next(rows, TableRow(1, [])).cells]
         if not header:
             return
         column = _column(path, header, column, dialect)
@@ -71,7 +71,7 @@ def read_table(path: Path, column: str) -> Iterator[str]:
             yield from text_at({column: row.cells[place]}, column, where)
 
 
-def _column(path: Path, header: list[str], column: str, dialect: Dialect) -> str:
+def _column(path: Path, header: list[str], column: str, dialect: CsvDialect) -> str:
     if not column:
         _check_header(path, header)
     if not column or column not in header:
@@ -113,7 +113,7 @@ def _value(cell: str) -> Any:
         return cell
 
 
-def _dialect(path: Path, column: str) -> Dialect:
+def _dialect(path: Path, column: str) -> CsvDialect:
     """The dialect that the first line names, or under which the first records are as wide as the
     header, of several columns; else the one of the widest header, so that a record of another width
     is an error and not a text.
@@ -124,7 +124,7 @@ def _dialect(path: Path, column: str) -> Dialect:
     """
     head, whole = _head(path)
     if head and (named := _NAMED.fullmatch(head[0])):
-        return Dialect(named[1], named=True)
+        return CsvDialect(named[1], named=True)
     candidates = TSV if path.suffix.lower() == ".tsv" else CSV
     judged = [(_judge(head, dialect, path, whole=whole), dialect) for dialect in candidates]
     (n_records, width), dialect = max(judged, key=lambda found: found[0])
@@ -140,7 +140,7 @@ def _dialect(path: Path, column: str) -> Dialect:
     )
 
 
-def _of_two(path: Path, first: str, equal: Sequence[Dialect], column: str) -> Dialect:
+def _of_two(path: Path, first: str, equal: Sequence[CsvDialect], column: str) -> CsvDialect:
     """The one of several dialects under which all is a table whose header has the column.
 
     Raises:
@@ -160,14 +160,14 @@ def _of_two(path: Path, first: str, equal: Sequence[Dialect], column: str) -> Di
     )
 
 
-def _names(first: str, dialect: Dialect) -> list[str]:
+def _names(first: str, dialect: CsvDialect) -> list[str]:
     return [name.strip() for name in next(csv.reader([first], delimiter=dialect.delimiter), [])]
 
 
-def _judge(head: Sequence[str], dialect: Dialect, path: Path, *, whole: bool) -> tuple[int, int]:
+def _judge(head: Sequence[str], dialect: CsvDialect, path: Path, *, whole: bool) -> tuple[int, int]:
     """The number of records and 0; where they differ in width or have but one column 0 and the
     width of the header."""
-    records: list[Row] = []
+    records: list[TableRow] = []
     torn = False
     try:
         records.extend(_parse(head, dialect, path))
@@ -183,7 +183,7 @@ def _check_parted(path: Path, head: Sequence[str], first: str) -> None:
     """Raises NotFoundError if a sign that nobody looked for parts the header, and every other
     record at least as often."""
     for sign in sorted({sign for sign in first if not sign.isalnum() and sign not in _IN_NAMES}):
-        rows, parsed = _parse(head, Dialect(sign), path), list[list[str]]()
+        rows, parsed = _parse(head, CsvDialect(sign), path), list[list[str]]()
         with suppress(FormatError):
             parsed.extend(row.cells for row in rows)
         names = [name for name in parsed[0] if name.strip()] if parsed else []
@@ -215,7 +215,7 @@ def _head(path: Path) -> tuple[list[str], bool]:
     return head, True
 
 
-def _rows(path: Path, dialect: Dialect) -> Iterator[Row]:
+def _rows(path: Path, dialect: CsvDialect) -> Iterator[TableRow]:
     with open_text(path, newline="") as file:
         lines = lines_of(file, path)
         if dialect.named:
@@ -223,7 +223,7 @@ def _rows(path: Path, dialect: Dialect) -> Iterator[Row]:
         yield from _parse(lines, dialect, path)
 
 
-def _parse(lines: Iterable[str], dialect: Dialect, path: Path) -> Iterator[Row]:
+def _parse(lines: Iterable[str], dialect: CsvDialect, path: Path) -> Iterator[TableRow]:
     """Records; blank lines are none."""
     csv.field_size_limit(MAX_LINE_CHARS)
     reader = csv.reader(
@@ -244,7 +244,7 @@ def _parse(lines: Iterable[str], dialect: Dialect, path: Path) -> Iterator[Row]:
         if dialect.unsure and reader.line_num + dialect.named > line:
             raise _quoted_over_lines(path, line)
         if cells:
-            yield Row(line, cells)
+            yield TableRow(line, cells)
 
 
 def _unreadable(path: Path, line: int, error: csv.Error) -> FormatError:

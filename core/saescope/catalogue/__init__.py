@@ -3,12 +3,12 @@ No torch, no network."""
 
 from saescope.catalogue.cached import hub_cache, is_cached, is_cached_repository
 from saescope.catalogue.registry import Entry, get, releases
-from saescope.catalogue.search import Page, Row, find, on_this_machine
+from saescope.catalogue.search import CatalogueRow, Page, find, on_this_machine
 
 __all__ = [
+    "CatalogueRow",
     "Entry",
     "Page",
-    "Row",
     "find",
     "get",
     "hub_cache",

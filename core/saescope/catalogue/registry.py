@@ -93,7 +93,7 @@ def nearest_releases(release: str, n: int = 3) -> list[str]:
 def _entry(said: Mapping[str, Any], row: list[Any]) -> Entry:
     sae_id, path, l0, explained_variance, neuronpedia_id, factor = row + [None] * (6 - len(row))
     path = path or sae_id
-    place = sites.Place(said["dialect"], said["name"], said["repo_id"], sae_id, path)
+    place = sites.PublishedName(said["dialect"], said["name"], said["repo_id"], sae_id, path)
     hook_name = said["known"].get("hook_name") or sites.hook_name(place)
     # SAELens's own files name their model, often more exactly.
     known = ({} if said["dialect"] == "sae_lens" else {"model_name": said["model"]}) | said["known"]

@@ -29,7 +29,7 @@ _SITE_ALIASES = {
 _PAIR = re.compile(r"\b(layer|width|l0|d_sae)\s*[:= ]\s*(\d+[km]?)\b", re.IGNORECASE)
 
 
-class Row(NamedTuple):
+class CatalogueRow(NamedTuple):
     """One published SAE as a list shows it."""
 
     release: str
@@ -49,13 +49,13 @@ class Row(NamedTuple):
 class Page(NamedTuple):
     """A part of what was found."""
 
-    saes: list[Row]
+    saes: list[CatalogueRow]
     total: int
     nearest: list[str]
     """If nothing was found: names of releases or models like those that were asked for."""
 
 
-class _Indexed(NamedTuple):
+class _Searchable(NamedTuple):
     entry: Entry
     text: str
     model: str
@@ -136,8 +136,8 @@ def canonical_model(name: str) -> str:
 
 
 @cache
-def _index() -> list[_Indexed]:
-    rows: list[_Indexed] = []
+def _index() -> list[_Searchable]:
+    rows: list[_Searchable] = []
     for saes in releases().values():
         for entry in saes.values():
             _, site = split_hook(entry.hook_name)
@@ -155,7 +155,9 @@ def _index() -> list[_Indexed]:
                 entry.architecture,
             )
             rows.append(
-                _Indexed(entry, " ".join(names).lower() + pairs, canonical_model(entry.model), site)
+                _Searchable(
+                    entry, " ".join(names).lower() + pairs, canonical_model(entry.model), site
+                )
             )
     return rows
 
@@ -190,9 +192,9 @@ def _nearest(query: str, model: str) -> list[str]:
     return nearest_releases(query.strip()) if query else []
 
 
-def _row(entry: Entry) -> Row:
+def _row(entry: Entry) -> CatalogueRow:
     file = weights_file(entry.dialect, entry.path)
-    return Row(
+    return CatalogueRow(
         release=entry.release,
         sae_id=entry.sae_id,
         model=entry.model,

@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 
-class Place(NamedTuple):
+class PublishedName(NamedTuple):
     """The names under which an SAE is published."""
 
     dialect: str
@@ -91,7 +91,7 @@ _WEIGHTS = {
 }
 
 
-def layer(place: Place) -> int | None:
+def layer(place: PublishedName) -> int | None:
     """The layer in the names; None for embeddings."""
     for name in (place.sae_id, place.path):
         match = _LAYER.search(name)
@@ -100,7 +100,7 @@ def layer(place: Place) -> int | None:
     return None
 
 
-def hook_name(place: Place) -> str:
+def hook_name(place: PublishedName) -> str:
     """The site that the SAE reads; "" if its names do not say."""
     at, site = layer(place), _ONE_SITE.get(place.dialect, "")
     if place.dialect == "sae_lens":
@@ -117,7 +117,7 @@ def hook_name(place: Place) -> str:
     return f"blocks.{at}.{site}" if site and at is not None else ""
 
 
-def d_sae(place: Place) -> int | None:
+def d_sae(place: PublishedName) -> int | None:
     """The number of features, where a name states it."""
     gemma = (
         re.search(r"width_(\d+[km])\b", place.path.replace("_l0", "/"))
@@ -137,7 +137,7 @@ def d_sae(place: Place) -> int | None:
     return int(factor) * _LLAMA_D_MODEL if factor else int(thousands or w32 or v5) * 1024
 
 
-def architecture(place: Place) -> str:
+def architecture(place: PublishedName) -> str:
     """SAELens's name of the architecture; "" if the names do not say."""
     if place.dialect == "gemma_3":
         kind = (

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.evals.sums import Sums, block_of
+from saescope.evals.sums import GroupedSums, block_of
 from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.saes import SAE
@@ -36,7 +36,7 @@ def compare(
     sae: SAE,
     text: EvalText,
     stand_ins: Mapping[str, StandIn],
-    sums: Sums,
+    sums: GroupedSums,
     done: Callable[[int], None] = lambda n_tokens: None,
 ) -> None:
     """Add to `sums`, by block of contexts: `n_ce` and `ce.<name>`, `n_kl` and `kl.<name>`, and
@@ -72,7 +72,7 @@ class _SecondPass:
     sae: SAE
     text: EvalText
     stand_ins: Mapping[str, StandIn]
-    sums: Sums
+    sums: GroupedSums
 
     def logits(self, context: int, names: list[str]) -> Float[Tensor, "n_names n_pos d_vocab"]:
         """The logits of a context with each of the stand-ins; their errors at the site are added on

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.evals.sums import Sums, block_of, n_blocks
+from saescope.evals.sums import GroupedSums, block_of, n_blocks
 from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.ops import SparseActs
@@ -24,8 +24,8 @@ class Reconstruction:
     """Sums by block of contexts and by range of positions. Target vectors are summed about `shift`,
     which keeps variances exact."""
 
-    by_block: Sums
-    by_position: Sums
+    by_block: GroupedSums
+    by_position: GroupedSums
     edges: list[int]
     """First position of each range."""
     context_size: int
@@ -87,8 +87,8 @@ def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reco
     first = site.target[counts] if bool(counts.any()) else site.target
     d_out = sae.cfg.d_out
     return Reconstruction(
-        by_block=Sums(n_blocks(len(text))),
-        by_position=Sums(len(edges)),
+        by_block=GroupedSums(n_blocks(len(text))),
+        by_position=GroupedSums(len(edges)),
         edges=edges,
         context_size=text.ids.shape[1],
         n_fired=torch.zeros(sae.cfg.d_sae, dtype=torch.long),

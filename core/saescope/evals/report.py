@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saescope.evals.baselines import Fitted
 from saescope.evals.reconstruction import Reconstruction
-from saescope.evals.sums import MIN_BLOCKS, Sums, interval, once, resampled
+from saescope.evals.sums import MIN_BLOCKS, GroupedSums, interval, once, resampled
 from saescope.evals.text import EvalText
 from saescope.evals.verdict import DENSE, Measured, judge
 from saescope.records.evaluation import (
@@ -80,7 +80,7 @@ def report(
     )
 
 
-def metrics(sums: Sums, weights: Float[Tensor, "n_draws n_groups"]) -> Metrics:
+def metrics(sums: GroupedSums, weights: Float[Tensor, "n_draws n_groups"]) -> Metrics:
     """Each metric for each draw of the text; NaN where it is undefined. Variances are about the
     mean of the whole text in every draw."""
     total = sums.totals(weights)
@@ -120,7 +120,7 @@ def _number(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def _intervals(sums: Sums, seed: int) -> dict[str, Interval]:
+def _intervals(sums: GroupedSums, seed: int) -> dict[str, Interval]:
     if sums.n_groups < MIN_BLOCKS:
         return {}
     drawn = metrics(sums, resampled(sums.n_groups, seed))

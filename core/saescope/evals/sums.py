@@ -13,7 +13,7 @@ MIN_BLOCKS = 5
 N_RESAMPLES = 1000
 
 
-class Sums:
+class GroupedSums:
     """Named sums of numbers or vectors, one row for each group."""
 
     def __init__(self, n_groups: int) -> None:

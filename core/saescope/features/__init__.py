@@ -28,8 +28,8 @@ from saescope.features.neighbours import Neighbour, nearest_features
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
 from saescope.features.reading.rank import RankedFeature, Ranking, rank_features
 from saescope.features.reading.search import (
-    Found,
     FoundFeature,
+    FoundFeatures,
     find_by_label,
     find_by_texts,
     find_by_tokens,
@@ -47,8 +47,8 @@ __all__ = [
     "ContrastFeature",
     "Encoded",
     "FeatureCard",
-    "Found",
     "FoundFeature",
+    "FoundFeatures",
     "Label",
     "LabelScore",
     "LabelStore",

@@ -19,7 +19,7 @@ from saescope.formats import (
     temporal,
 )
 from saescope.formats.dialect import Dialect
-from saescope.formats.source import Source, local_source
+from saescope.formats.source import FileSource, local_source
 
 DIALECTS = (
     saelens.DIALECT,
@@ -42,4 +42,4 @@ DIALECTS = (
 )
 BY_NAME = {dialect.name: dialect for dialect in DIALECTS}
 
-__all__ = ["BY_NAME", "DIALECTS", "Dialect", "Source", "local_source"]
+__all__ = ["BY_NAME", "DIALECTS", "Dialect", "FileSource", "local_source"]

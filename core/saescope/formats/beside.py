@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, contradiction, layer_in, same
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.saes import SAEConfig
 
 FILES = ("config.json", "cfg.json", "config.yaml", "hyperparams.json")
@@ -65,7 +65,7 @@ def with_neighbours(path: str) -> tuple[str, ...]:
     return (path, *neighbours(path))
 
 
-def check_beside(source: Source, cfg: SAEConfig, *, own: Collection[str] = ()) -> None:
+def check_beside(source: FileSource, cfg: SAEConfig, *, own: Collection[str] = ()) -> None:
     """Raise unless what lies beside the weights says of the SAE what it is read as; `own` are the
     files that its format has judged already.
 
@@ -85,7 +85,7 @@ def check_beside(source: Source, cfg: SAEConfig, *, own: Collection[str] = ()) -
             refuse_changes(said, name)
 
 
-def check_claims(source: Source, cfg: SAEConfig, said: Mapping[str, Any], file: str) -> None:
+def check_claims(source: FileSource, cfg: SAEConfig, said: Mapping[str, Any], file: str) -> None:
     """Raise where a file says something else of the SAE than what it is read as."""
     read_as = _read_as(source, cfg)
     claims = [*_claims(said, file)]
@@ -158,7 +158,7 @@ def _is_silent(claim: _Claim, what: str, cfg: SAEConfig) -> bool:
     return what == "architecture" and may_be_batchtopk and "batchtopk" in asked
 
 
-def _read_as(source: Source, cfg: SAEConfig) -> dict[str, tuple[object, ...]]:
+def _read_as(source: FileSource, cfg: SAEConfig) -> dict[str, tuple[object, ...]]:
     """What the SAE is read as, in every spelling; what the user names wins over the files."""
     meta, known = cfg.metadata, source.known
     facts: dict[str, tuple[object, ...]] = {

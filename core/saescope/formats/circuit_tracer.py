@@ -24,7 +24,7 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import JumpReLUConfig, SAEMetadata, StandardConfig, TopKConfig
 
@@ -48,7 +48,7 @@ def _wanted(path: str) -> tuple[str, ...]:
     return (path, *(join(folder, name) for name in (CONFIG, *WANDB_CONFIGS)))
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     layer, said = _FILE.search(source.path), _said(source)
     if not layer:
         raise _no_layer(source, said)
@@ -93,7 +93,7 @@ def _recipe(source: Source) -> Recipe:
     )
 
 
-def _k(source: Source, said: dict[str, Any], header: dict[str, TensorInfo]) -> int:
+def _k(source: FileSource, said: dict[str, Any], header: dict[str, TensorInfo]) -> int:
     if "k" not in header:
         return need(said, "k", int, CONFIG)
     with open_file(source, source.path) as weights:
@@ -102,7 +102,7 @@ def _k(source: Source, said: dict[str, Any], header: dict[str, TensorInfo]) -> i
     return k
 
 
-def _check_widths(source: Source, d_in: int, d_sae: int) -> None:
+def _check_widths(source: FileSource, d_in: int, d_sae: int) -> None:
     """What wandb kept of the training run, against the weights."""
     for name in (name for name in WANDB_CONFIGS if source.exists(source.at(name))):
         run = source.yaml(source.at(name))
@@ -112,7 +112,7 @@ def _check_widths(source: Source, d_in: int, d_sae: int) -> None:
             agree((f"{name}: {key}", value), ("the shape of W_enc", width), code="SHAPE_MISMATCH")
 
 
-def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:
+def _metadata(source: FileSource, said: dict[str, Any], layer: str) -> SAEMetadata:
     size = re.search(r"qwen3-(\d+(?:\.\d+)?)b", place(source, source.path))
     hooks = [
         str(said.get(key) or usual)
@@ -141,7 +141,7 @@ def _metadata(source: Source, said: dict[str, Any], layer: str) -> SAEMetadata:
     )
 
 
-def _said(source: Source) -> dict[str, Any]:
+def _said(source: FileSource) -> dict[str, Any]:
     """config.yaml; what wandb kept of the training run fills in."""
     name = source.at(CONFIG)
     said = source.yaml(name) if source.exists(name) else {}
@@ -163,7 +163,7 @@ def _said(source: Source) -> dict[str, Any]:
     return said
 
 
-def _no_layer(source: Source, said: dict[str, Any]) -> FormatError:
+def _no_layer(source: FileSource, said: dict[str, Any]) -> FormatError:
     references = said.get("transcoders")
     if references:
         return FormatError(

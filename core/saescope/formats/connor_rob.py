@@ -10,7 +10,7 @@ from typing import Any
 from saescope.formats.agreement import agree, layer_in
 from saescope.formats.dialect import Dialect
 from saescope.formats.recipe import Recipe, Stored, metadata, need
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.saes import StandardConfig
 
 NAME = "connor_rob_hook_z"
@@ -37,7 +37,7 @@ def _check(path: str, said: dict[str, Any], hook_name: str) -> None:
     agree(("the file's name: place", "hook_z"), ("act_name", hook_name.rpartition(".")[2]))
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     file = _config_file(source.path)
     said = source.json(file)
     _check(source.path, said, need(said, "act_name", str, file))

@@ -8,7 +8,7 @@ from saescope.formats.beside import with_neighbours
 from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.llama_scope import STORED
 from saescope.formats.recipe import Recipe, header_of, matrix, metadata, place, stored_dtype
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.saes import StandardConfig
 
 NAME = "deepseek_r1"
@@ -18,18 +18,18 @@ _D_IN, _D_SAE = 4096, 65536
 """The widths of the published one, for what is said before the file is opened; the file decides."""
 
 
-def _of_file(source: Source) -> Recipe:
+def _of_file(source: FileSource) -> Recipe:
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "encoder.weight")
     return _recipe(source, d_in, d_sae, stored_dtype(header, "encoder.weight"))
 
 
-def _of_name(source: Source) -> Recipe:
+def _of_name(source: FileSource) -> Recipe:
     """On the hub there is one, whose width is known."""
     return _recipe(source, _D_IN, _D_SAE, "bfloat16") if source.repo_id else _of_file(source)
 
 
-def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
+def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
     found = _FILE.search(source.path)
     agree_along(place(source, source.path), _NAME)
     said = metadata(

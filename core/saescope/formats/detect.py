@@ -7,7 +7,7 @@ from typing import Any
 
 from saescope.errors import FormatError
 from saescope.formats import DIALECTS, Dialect, llama_scope
-from saescope.formats.source import Source, join, local_source
+from saescope.formats.source import FileSource, join, local_source
 from saescope.names import nearest
 
 CONFIGS = (".json", ".yaml")
@@ -18,13 +18,13 @@ def dialect_of(files: set[str]) -> Dialect | None:
     return next((dialect for dialect in DIALECTS if dialect.matches(files)), None)
 
 
-def detect(source: Source) -> Dialect | None:
+def detect(source: FileSource) -> Dialect | None:
     """The dialect of the SAE's own files."""
     is_file = source.path in source.names
     return dialect_of({_base(source.path)} if is_file else children(source.names, source.path))
 
 
-def local_sae(place: Path, known: dict[str, Any]) -> tuple[Source, Path]:
+def local_sae(place: Path, known: dict[str, Any]) -> tuple[FileSource, Path]:
     """The SAE that a folder or a file on this disk belongs to, and its own folder or file."""
     if place.is_dir():
         root, source = place, belongs_to(local_source(place, known))
@@ -39,7 +39,7 @@ def local_sae(place: Path, known: dict[str, Any]) -> tuple[Source, Path]:
     return source, root / source.path if source.path else root
 
 
-def belongs_to(source: Source) -> Source:
+def belongs_to(source: FileSource) -> FileSource:
     """The SAE that the path means: of a file that an SAE's folder holds, the folder; of a
     configuration, the weights that it is for; of a folder with a single file that is an SAE, that
     file.
@@ -78,7 +78,7 @@ def _is_sae(file: str) -> bool:
     return not file.endswith(CONFIGS) and file in _wanted(file)
 
 
-def _weights(source: Source, folder: str, *, of: str = "") -> set[str]:
+def _weights(source: FileSource, folder: str, *, of: str = "") -> set[str]:
     """Weights in a folder that its format alone tells from others, by their names; `of` a
     configuration, those that it is for."""
     found = (dialect.wanted(folder) for dialect in DIALECTS)
@@ -94,7 +94,7 @@ def _weights(source: Source, folder: str, *, of: str = "") -> set[str]:
     }
 
 
-def _refuse_several(source: Source, weights: Collection[str]) -> None:
+def _refuse_several(source: FileSource, weights: Collection[str]) -> None:
     """Of two SAEs in one folder the first format's would be taken in silence."""
     if len(weights) > 1:
         names = [_base(file) for file in sorted(weights)]
@@ -115,7 +115,7 @@ def _holds(folder: str, files: set[str]) -> bool:
     return dialect is not None and bool(files & {*dialect.wanted(folder)})
 
 
-def _only(files: list[str], source: Source) -> str:
+def _only(files: list[str], source: FileSource) -> str:
     if len(files) > 1:
         where = f"{_base(source.path)} belongs to" if source.path in source.names else "There are"
         raise FormatError(
@@ -149,7 +149,7 @@ def folders(names: frozenset[str]) -> list[str]:
     return whole or sorted(name for name in names if dialect_of({_base(name)}))
 
 
-def closest(source: Source) -> list[str]:
+def closest(source: FileSource) -> list[str]:
     """The SAEs of a repository whose names are nearest to the path."""
     return nearest(source.path, folders(source.names), 5)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saescope.formats.beside import beside, check_beside
 from saescope.formats.recipe import Recipe
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import SAEConfig
 
@@ -26,25 +26,25 @@ class Dialect:
     file)."""
     wanted: Callable[[str], tuple[str, ...]]
     """SAE's path -> patterns, relative to the repository's root, of the files that a load reads."""
-    recipe: Callable[[Source], Recipe]
+    recipe: Callable[[FileSource], Recipe]
     """How the SAE is made; reads configuration and headers, and checks both."""
-    preview: Callable[[Source], Recipe] | None = None
+    preview: Callable[[FileSource], Recipe] | None = None
     """The recipe from names and configuration alone, where a header would cost the download or the
     conversion of the weights."""
     judges: tuple[str, ...] = ()
     """Configurations of its own whose every field the recipe compares."""
 
-    def files(self, source: Source) -> tuple[str, ...]:
+    def files(self, source: FileSource) -> tuple[str, ...]:
         """Patterns of the files that a load reads: the dialect's own, and what stands beside."""
         return (*self.wanted(source.path), *beside(source.folder))
 
-    def peek(self, source: Source) -> tuple[SAEConfig, dict[str, TensorInfo]]:
+    def peek(self, source: FileSource) -> tuple[SAEConfig, dict[str, TensorInfo]]:
         """Configuration, and the tensors as they end up, without reading a weight."""
         made = (self.preview or self.recipe)(source)
         check_beside(source, made.cfg, own=self.judges)
         return made.cfg, made.infos()
 
-    def read(self, source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    def read(self, source: FileSource, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
         """Configuration, and the tensors under our names in the field's shapes; W_enc
         feature-major."""
         made = self.recipe(source)

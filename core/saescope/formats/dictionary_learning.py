@@ -14,7 +14,7 @@ from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.hf_sites import hook_of, layer_of, origin
 from saescope.formats.pickles import open_pickle
 from saescope.formats.recipe import Recipe, Stored, metadata, need, place, unsupported
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.formats.weights import TensorInfo
 from saescope.saes import ARCHITECTURES, SAEConfig
 
@@ -62,12 +62,12 @@ _TRAINED_BY = {
 _SUBMODULE = re.compile(r"(resid_post|resid_pre|mlp_out|attn_out)(?:put)?_?layer_?(\d+)")
 
 
-def _of_config(source: Source) -> Recipe:
+def _of_config(source: FileSource) -> Recipe:
     """The pickle is not opened."""
     return Recipe(cfg=_config(source)[0], file=source.at(FILE), stored={})
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     cfg, kind = _config(source)
     file = source.at(FILE)
     with open_pickle(source, file) as weights:
@@ -101,7 +101,7 @@ def _spread(tensors: dict[str, Tensor], cfg: SAEConfig) -> None:
         tensors["threshold"] = tensors["threshold"].repeat(cfg.d_sae)
 
 
-def _config(source: Source) -> tuple[SAEConfig, _Class]:
+def _config(source: FileSource) -> tuple[SAEConfig, _Class]:
     file = source.at(CONFIG)
     said = source.json(file)
     name = need(said, "trainer.dict_class", str, file)
@@ -141,7 +141,7 @@ def _d_in(said: Mapping[str, Any], file: str) -> int:
     return d_in
 
 
-def _check(source: Source, trainer: Mapping[str, Any], kind: _Class) -> None:
+def _check(source: FileSource, trainer: Mapping[str, Any], kind: _Class) -> None:
     """What the configuration says twice, and what the folder's name says of it."""
     trained_as = _TRAINED_BY.get(str(trainer.get("trainer_class")), kind.architecture)
     if trained_as != kind.architecture:
@@ -186,7 +186,7 @@ def _widths(trainer: Mapping[str, Any], file: str) -> tuple[int, ...]:
     return tuple(accumulate(sizes))
 
 
-def _metadata(source: Source, said: Mapping[str, Any], dict_class: str) -> Any:
+def _metadata(source: FileSource, said: Mapping[str, Any], dict_class: str) -> Any:
     trainer, buffer = said["trainer"], said.get("buffer")
     buffer = buffer if isinstance(buffer, dict) else {}
     model_name = str(trainer.get("lm_name") or "")
@@ -204,7 +204,7 @@ def _metadata(source: Source, said: Mapping[str, Any], dict_class: str) -> Any:
     )
 
 
-def _module(source: Source, trainer: Mapping[str, Any], io: str) -> tuple[str, str]:
+def _module(source: FileSource, trainer: Mapping[str, Any], io: str) -> tuple[str, str]:
     """Module and side, from `submodule_name` ("resid_post_layer_12"), else from the folder of that
     name; empty if neither says it."""
     layer = trainer.get("layer")

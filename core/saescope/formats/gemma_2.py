@@ -11,7 +11,7 @@ from saescope.formats.agreement import agree_along, contradiction
 from saescope.formats.beside import check_width, neighbours
 from saescope.formats.dialect import Dialect, folder_with, never
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.saes import JumpReLUConfig
 
 NAME = "gemma_2"
@@ -45,7 +45,7 @@ def _wanted(path: str) -> tuple[str, ...]:
     return (join(path, FILE), *neighbours(join(path, FILE)))
 
 
-def _where(source: Source) -> _Where:
+def _where(source: FileSource) -> _Where:
     """Layer, site and model as the names say."""
     path = place(source, source.at(FILE))
     found = next(reversed([*_REPOSITORY.finditer(path)]), None)
@@ -69,7 +69,7 @@ def _where(source: Source) -> _Where:
     )
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     file = source.at(FILE)
     at = _where(source)
     if _is_transcoder(source, at):
@@ -109,7 +109,7 @@ def _recipe(source: Source) -> Recipe:
     return Recipe(cfg=cfg, file=file, stored=stored, fix=fix)
 
 
-def _transcoder(source: Source) -> Recipe:
+def _transcoder(source: FileSource) -> Recipe:
     """Reads the MLP's input before the norm's weight, and predicts its output."""
     file, at = source.at(FILE), _where(source)
     header = header_of(source, file)
@@ -142,7 +142,7 @@ def _transcoder(source: Source) -> Recipe:
     return Recipe(cfg=cfg, file=file, stored=stored or {"W_enc": Stored("W_enc")})
 
 
-def _is_transcoder(source: Source, at: _Where) -> bool:
+def _is_transcoder(source: FileSource, at: _Where) -> bool:
     """As the repository is called; in a folder of another name, as the user says where it writes
     to."""
     writes = str(source.known.get("hook_name_out") or "")

@@ -22,7 +22,7 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import JumpReLUConfig, SAEConfig
 
@@ -69,7 +69,7 @@ def _weights_file(path: str) -> str:
     return join(path, FILE)
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     clt, file = _is_clt(source.path), _weights_file(source.path)
     said, path = _said(source, clt), place(source, file)
     header = header_of(source, file)
@@ -126,7 +126,7 @@ def _decoder(info: TensorInfo, cfg: SAEConfig, layer: int) -> Stored:
     return Stored("w_dec", shape=(cfg.d_sae, max(n_layers, layer + 1), cfg.d_out), sum_from=layer)
 
 
-def _said(source: Source, clt: bool) -> dict[str, Any]:
+def _said(source: FileSource, clt: bool) -> dict[str, Any]:
     """config.json, where there is one."""
     name = source.at(CONFIG)
     said = source.json(name) if not clt and source.exists(name) else {}

@@ -7,7 +7,7 @@ from saescope.formats.agreement import agree_along
 from saescope.formats.beside import with_neighbours
 from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.saes import StandardConfig
 
 NAME = "goodfire"
@@ -18,13 +18,13 @@ _WIDTHS = {"8": (4096, 65536), "70": (8192, 65536)}
 the file decides."""
 
 
-def _of_file(source: Source) -> Recipe:
+def _of_file(source: FileSource) -> Recipe:
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "encoder_linear.weight")
     return _recipe(source, d_in, d_sae, stored_dtype(header, "encoder_linear.weight"))
 
 
-def _of_name(source: Source) -> Recipe:
+def _of_name(source: FileSource) -> Recipe:
     """On the hub, where the width of the model is known."""
     found = _FILE.search(source.path)
     if found and source.repo_id and found[2] in _WIDTHS:
@@ -32,7 +32,7 @@ def _of_name(source: Source) -> Recipe:
     return _of_file(source)
 
 
-def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
+def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
     found = _FILE.search(source.path)
     agree_along(place(source, source.path), _NAME)
     said = metadata(

@@ -31,7 +31,7 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.saes import JumpReLUConfig, SAEConfig, SAEMetadata
 
 NAME = "llama_scope"
@@ -56,7 +56,7 @@ class Norms(NamedTuple):
     written: float
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     file = source.at(CONFIG)
     said = source.json(file)
     cfg = config(source, said, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
@@ -85,7 +85,7 @@ STORED = {
 
 
 def config(
-    source: Source,
+    source: FileSource,
     said: Mapping[str, Any],
     files: tuple[str, str],
     *,
@@ -124,7 +124,7 @@ def config(
 
 
 def _check_places(
-    source: Source, said: Mapping[str, Any], *, weights_file: str, d_in: int, d_sae: int
+    source: FileSource, said: Mapping[str, Any], *, weights_file: str, d_in: int, d_sae: int
 ) -> None:
     """Expansion, layers and the folder's name (...L5R...: layer 5, residual stream) against the
     rest."""
@@ -154,7 +154,7 @@ def _check_places(
         )
 
 
-def pick_gate(source: Source) -> str:
+def pick_gate(source: FileSource) -> str:
     """ "upstream" unless the user asks for "saelens"."""
     gate = str(source.known.get("gate") or "upstream")
     if gate not in GATES:
@@ -181,7 +181,7 @@ def fold(tensors: dict[str, Tensor], norms: Norms) -> None:
     tensors["b_dec"].div_(norms.written)
 
 
-def factor(source: Source, norm: object, d_model: int, what: str) -> float:
+def factor(source: FileSource, norm: object, d_model: int, what: str) -> float:
     """sqrt(d) over the average norm, which a configuration, a tensor or the catalogue says."""
     if type(norm) in (int, float) and float(str(norm)) > 0:
         return math.sqrt(d_model) / float(str(norm))
@@ -195,7 +195,7 @@ def factor(source: Source, norm: object, d_model: int, what: str) -> float:
     )
 
 
-def _norms(source: Source, said: Mapping[str, Any], cfg: SAEConfig) -> Norms:
+def _norms(source: FileSource, said: Mapping[str, Any], cfg: SAEConfig) -> Norms:
     mode = said.get("norm_activation", "dataset-wise")
     if mode == "inference":
         return Norms(1.0, 1.0)
@@ -230,7 +230,7 @@ def _check(said: Mapping[str, Any], config_file: str) -> None:
 
 
 def _metadata(
-    source: Source, dialect: str, model_name: str, hook_name: str, hook_name_out: str
+    source: FileSource, dialect: str, model_name: str, hook_name: str, hook_name_out: str
 ) -> SAEMetadata:
     gate = pick_gate(source)
     return metadata(

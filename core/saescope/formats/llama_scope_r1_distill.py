@@ -11,7 +11,7 @@ from torch import Tensor
 from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.llama_scope import STORED, Norms, config, factor, fold, pick_gate, row_norms
 from saescope.formats.recipe import Recipe, Stored, header_of, open_file, unsupported
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.saes import SAEConfig
 
 NAME = "llama_scope_r1_distill"
@@ -20,7 +20,7 @@ MODEL = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
 _NORM = "dataset_average_activation_norm."
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     said = source.json(source.at(CONFIG))
     cfg = config(source, said, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
     mode = said.get("norm_activation", "dataset-wise")
@@ -41,7 +41,7 @@ def _recipe(source: Source) -> Recipe:
     return Recipe(cfg=cfg, file=source.at(FILE), stored=stored, ignored=[f"{_NORM}*"], fix=fix)
 
 
-def _norms(source: Source, cfg: SAEConfig) -> Norms:
+def _norms(source: FileSource, cfg: SAEConfig) -> Norms:
     names = {name for name in header_of(source, source.at(FILE)) if name.startswith(_NORM)}
 
     def at(hook_name: str, d_model: int) -> float:

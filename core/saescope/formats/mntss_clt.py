@@ -18,7 +18,7 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import JumpReLUConfig, StandardConfig
 
@@ -69,7 +69,7 @@ def _check_activation(said: dict[str, Any], jump: bool) -> None:
         )
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     folder, layer = _where(source.path)
     config, encoder_file, decoder_file = _files(folder, layer)
     said = source.yaml(config)

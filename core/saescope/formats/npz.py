@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saescope.errors import FormatError
 from saescope.fence import open_file, present
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.formats.weights import TensorInfo, Weights
 
 MAX_MEMBERS = 16
@@ -124,7 +124,7 @@ class NpzWeights(Weights):
 
 
 @contextmanager
-def open_npz(source: Source, name: str) -> Generator[NpzWeights]:
+def open_npz(source: FileSource, name: str) -> Generator[NpzWeights]:
     """The arrays of `name`, downloaded first if it is on the hub."""
     with present(name):
         opened = open_file(source.local(name))
@@ -132,7 +132,7 @@ def open_npz(source: Source, name: str) -> Generator[NpzWeights]:
         yield NpzWeights(file, name)
 
 
-def read_npz_header(source: Source, name: str) -> dict[str, TensorInfo]:
+def read_npz_header(source: FileSource, name: str) -> dict[str, TensorInfo]:
     """Shapes and dtypes; of a file on the hub only the zip directory and the start of each array
     are fetched."""
     with source.open(name) as file:

@@ -22,7 +22,7 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.saes import SAEConfig, StandardConfig, TopKConfig
 
 NAME = "openai_gpt2"
@@ -36,7 +36,7 @@ _SITES = {
 }
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     with open_pickle(source, source.path) as weights:
         header, values = weights.header, weights.values
     d_sae, d_in = matrix(source.path, header, "encoder.weight")
@@ -85,7 +85,7 @@ def _activation(values: Mapping[str, Any], shared: Mapping[str, Any]) -> SAEConf
     return TopKConfig(k=k, normalize_activations="layer_norm", **shared)
 
 
-def _check_names(source: Source, cfg: SAEConfig) -> None:
+def _check_names(source: FileSource, cfg: SAEConfig) -> None:
     """Version and width in the names of the folders against what the file holds."""
     path = place(source, source.path)
     for found in re.finditer(r"_v(1|4|5)(?:_(\d+k))?(?=[/_]|$)", path):
@@ -97,7 +97,7 @@ def _check_names(source: Source, cfg: SAEConfig) -> None:
         check_width(found[2] or "", cfg.d_sae)
 
 
-def _hook(source: Source) -> str:
+def _hook(source: FileSource) -> str:
     layer, path = _FILE.search(source.path), place(source, source.path)
     names = [name for name in _SITES if re.search(rf"(?:^|[/_]){name}(?:_v\d|/|_)", path)]
     agree(*(("the folder's name", name) for name in names))

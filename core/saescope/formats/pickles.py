@@ -32,7 +32,7 @@ from saescope.cancel import stop_if_cancelled
 from saescope.errors import FormatError, cannot_write
 from saescope.fence import open_file, read_own, real_path
 from saescope.formats.npz import ZIP_ERRORS
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.formats.weights import Weights
 from saescope.names import home
 
@@ -90,7 +90,7 @@ def is_allowed() -> bool:
 
 
 @contextmanager
-def open_pickle(source: Source, name: str) -> Generator[Converted]:
+def open_pickle(source: FileSource, name: str) -> Generator[Converted]:
     """The tensors of a .pt file, converted once into the cache.
 
     Raises:

@@ -7,7 +7,7 @@ from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, agree_along
 from saescope.formats.dialect import Dialect, file_named
 from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.saes import TopKConfig
 
 NAME = "qwen_scope"
@@ -27,13 +27,13 @@ _D_MODEL = {
 """Widths of the residual streams, for what is said before the file is opened; the file decides."""
 
 
-def _of_file(source: Source) -> Recipe:
+def _of_file(source: FileSource) -> Recipe:
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "W_enc")
     return _recipe(source, d_in, d_sae, stored_dtype(header, "W_enc"))
 
 
-def _of_name(source: Source) -> Recipe:
+def _of_name(source: FileSource) -> Recipe:
     """On the hub, where the repository's name says both widths."""
     found = _REPOSITORY.search(place(source, source.path))
     if found and found[1] in _D_MODEL and source.repo_id:
@@ -41,7 +41,7 @@ def _of_name(source: Source) -> Recipe:
     return _of_file(source)
 
 
-def _k(source: Source, named: int | None) -> int:
+def _k(source: FileSource, named: int | None) -> int:
     """As the repository is called, as its config.json says, or as the catalogue does: whoever
     speaks must agree."""
     config = source.at(CONFIG)
@@ -64,7 +64,7 @@ def _k(source: Source, named: int | None) -> int:
     return k
 
 
-def _recipe(source: Source, d_in: int, d_sae: int, dtype: str) -> Recipe:
+def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
     found = _REPOSITORY.search(place(source, source.path))
     agree_along(place(source, source.path), _REPOSITORY)
     layer = _FILE.search(source.path)

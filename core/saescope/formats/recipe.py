@@ -14,7 +14,7 @@ from torch import Tensor
 from saescope.errors import ConfigError, FormatError
 from saescope.formats.npz import open_npz, read_npz_header
 from saescope.formats.pickles import open_pickle
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.formats.weights import TensorInfo, Weights, open_weights, read_header
 from saescope.saes import ARCHITECTURES, SAEConfig, SAEMetadata
 
@@ -84,7 +84,7 @@ class Recipe:
         }
         check_header(file, header, expected, self.ignored)
 
-    def read(self, source: Source, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
+    def read(self, source: FileSource, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
         """Configuration and weights; W_enc is stored feature-major."""
         tensors: dict[str, Tensor] = {}
         for file in dict.fromkeys([self.file, *self.other.values()]):
@@ -169,7 +169,7 @@ def stored_dtype(header: Mapping[str, TensorInfo], tensor: str) -> str:
     return _DTYPES.get(header[tensor].dtype, "float32")
 
 
-def open_file(source: Source, file: str) -> AbstractContextManager[Weights]:
+def open_file(source: FileSource, file: str) -> AbstractContextManager[Weights]:
     """The tensors of a safetensors, npz or (if the user allows it) PyTorch file, downloaded first
     if it is on the hub."""
     if file.endswith(".safetensors"):
@@ -177,7 +177,7 @@ def open_file(source: Source, file: str) -> AbstractContextManager[Weights]:
     return open_npz(source, file) if file.endswith(".npz") else open_pickle(source, file)
 
 
-def header_of(source: Source, file: str) -> dict[str, TensorInfo]:
+def header_of(source: FileSource, file: str) -> dict[str, TensorInfo]:
     """What a weights file says that it holds; a PyTorch file must be converted for that."""
     if file.endswith(".safetensors"):
         return read_header(source, file)
@@ -187,7 +187,7 @@ def header_of(source: Source, file: str) -> dict[str, TensorInfo]:
         return weights.header
 
 
-def metadata(source: Source, dialect: str, **said: Any) -> SAEMetadata:
+def metadata(source: FileSource, dialect: str, **said: Any) -> SAEMetadata:
     """Where the SAE belongs: as its files say (`said`), else as the catalogue or the user does.
 
     Raises:
@@ -215,7 +215,7 @@ def metadata(source: Source, dialect: str, **said: Any) -> SAEMetadata:
     )
 
 
-def place(source: Source, file: str) -> str:
+def place(source: FileSource, file: str) -> str:
     """Repository and path, or the path on this disk: what the names on the way say of an SAE."""
     if source.repo_id:
         return f"{source.repo_id}/{source.path}".rstrip("/")

@@ -16,7 +16,7 @@ from saescope.formats.beside import check_claims, refuse_changes
 from saescope.formats.dialect import Dialect, folder_with, inside
 from saescope.formats.hf_sites import hook_of, origin
 from saescope.formats.recipe import Recipe, Stored, in_words
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.formats.weights import DTYPES, TensorInfo, read_header
 from saescope.names import nearest
 from saescope.notices import tell
@@ -113,7 +113,7 @@ _LEGACY_METADATA = {
 }
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     header = read_header(source, source.at(WEIGHTS_FILE))
     said = source.json(source.at(CFG_FILE))
     if source.exists(source.at(RUNNER_FILE)):
@@ -178,7 +178,7 @@ def _check_widths(cfg: SAEConfig, header: Mapping[str, TensorInfo]) -> None:
     check_shapes({name: shapes[name] for name in here}, here)
 
 
-def _scale_of_training(source: Source, cfg: SAEConfig) -> float:
+def _scale_of_training(source: FileSource, cfg: SAEConfig) -> float:
     """The factor that the catalogue knows, which the weights take over; 0 where there is none to
     take over."""
     by_average = cfg.normalize_activations == "expected_average_only_in"

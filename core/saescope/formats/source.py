@@ -20,7 +20,7 @@ _MAX_NAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class FileSource:
     """Where an SAE's files are, and what is known of it beside their content. Names are relative to
     the repository root."""
 
@@ -120,7 +120,7 @@ def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
+def local_source(place: Path, known: Mapping[str, Any] | None = None) -> FileSource:
     """The source of a folder, or of a single file and its neighbours (an SAE that is one file), on
     this disk.
 
@@ -152,7 +152,7 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> Source:
         with present(name):
             return open_file(local(name))
 
-    return Source(
+    return FileSource(
         opener=opened,
         local=local,
         names=_names(root) | _above(root),

@@ -27,7 +27,7 @@ from saescope.formats.recipe import (
     stored_dtype,
     unsupported,
 )
-from saescope.formats.source import RUN_CONFIGS, Source, join
+from saescope.formats.source import RUN_CONFIGS, FileSource, join
 from saescope.formats.weights import TensorInfo
 from saescope.saes import GroupMaxConfig, SAEConfig, SAEMetadata, TopKConfig
 
@@ -36,7 +36,7 @@ CONFIG, FILE, RUN_CONFIG = "cfg.json", "sae.safetensors", "config.json"
 _OF_A_RUN = {"sae", "hookpoints", "transcode", "ctx_len"}
 
 
-class _Kind(NamedTuple):
+class _Computation(NamedTuple):
     """What the SAE computes, as far as it is no number."""
 
     activation: str
@@ -59,7 +59,7 @@ def _run_configs(folder: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(join(place, RUN_CONFIG) for place in places))
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     config, file = source.at(CONFIG), source.at(FILE)
     said, run, header = source.json(config), _run(source), header_of(source, file)
     kind = _kind(said, run, header)
@@ -97,7 +97,7 @@ def _centre(tensors: dict[str, Tensor]) -> None:
     tensors["b_enc"] = (tensors["b_enc"].float() - shift).to(tensors["b_enc"].dtype)
 
 
-def _run(source: Source) -> dict[str, Any]:
+def _run(source: FileSource) -> dict[str, Any]:
     """The training run's configuration; empty where it is not there, or where that file is another
     program's."""
     there = (source.json(name) for name in _run_configs(source.folder) if source.exists(name))
@@ -106,7 +106,7 @@ def _run(source: Source) -> dict[str, Any]:
 
 def _kind(
     said: Mapping[str, Any], run: Mapping[str, Any], header: Mapping[str, TensorInfo]
-) -> _Kind:
+) -> _Computation:
     sae: dict[str, Any] = run["sae"] if isinstance(run.get("sae"), dict) else {}
     _agree_with_run(said, run, sae)
     of_today = {"transcode"} & (said.keys() | sae.keys())
@@ -123,7 +123,7 @@ def _kind(
     activation = str(said.get("activation") or "topk")
     if activation not in ("topk", "groupmax"):
         raise unsupported("activation", file=CONFIG, got=activation, allowed=["topk", "groupmax"])
-    return _Kind(activation, transcoder, centred=not (transcoder and of_today))
+    return _Computation(activation, transcoder, centred=not (transcoder and of_today))
 
 
 def _agree_with_run(
@@ -175,7 +175,7 @@ def _ambiguous() -> ConfigError:
     )
 
 
-def _metadata(source: Source, run: Mapping[str, Any], transcode: bool) -> SAEMetadata:
+def _metadata(source: FileSource, run: Mapping[str, Any], transcode: bool) -> SAEMetadata:
     model_name = str(run.get("model") or source.known.get("model_name") or "")
     module = _module(source, run)
     context_size = run.get("ctx_len")
@@ -192,7 +192,7 @@ def _metadata(source: Source, run: Mapping[str, Any], transcode: bool) -> SAEMet
     )
 
 
-def _module(source: Source, run: Mapping[str, Any]) -> str:
+def _module(source: FileSource, run: Mapping[str, Any]) -> str:
     """The module as the folder is called; in a folder of another name, the one that the run trained
     on."""
     folders = place(source, source.at(CONFIG)).removesuffix(f"/{CONFIG}").split("/")

@@ -15,14 +15,14 @@ from saescope.formats.recipe import (
     place,
     stored_dtype,
 )
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 from saescope.saes import TemporalConfig
 
 NAME = "temporal"
 CONFIG, FILE = "conf.yaml", "latest_ckpt.safetensors"
 
 
-def _recipe(source: Source) -> Recipe:
+def _recipe(source: FileSource) -> Recipe:
     config, file = source.at(CONFIG), source.at(FILE)
     said, header = source.yaml(config), header_of(source, file)
     d_sae, d_in = matrix(file, header, "D")

@@ -7,14 +7,14 @@ from saescope.fence import check_regular
 from saescope.formats import DIALECTS
 from saescope.formats.detect import children, folders
 from saescope.formats.pickles import ENDINGS, SETTING, is_allowed, open_pickle
-from saescope.formats.source import Source, join
+from saescope.formats.source import FileSource, join
 from saescope.names import nearest
 
 _SAELENS_FILES = ("cfg.json", "sae_weights.safetensors")
 _PICKLES = (*ENDINGS, ".bin", ".pkl", ".ckpt")
 
 
-def unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError:
+def unknown_locally(place: Path, source: FileSource) -> NotFoundError | FormatError:
     """Of a place on this disk."""
     files = {source.path} if source.path else children(source.names, "")
     missing = sorted(set(_SAELENS_FILES) - files)
@@ -36,7 +36,7 @@ def unknown_locally(place: Path, source: Source) -> NotFoundError | FormatError:
     return _unknown(repr(place.name), sorted(files), "path", below)
 
 
-def unknown_remotely(source: Source) -> NotFoundError | FormatError:
+def unknown_remotely(source: FileSource) -> NotFoundError | FormatError:
     """Of a path in a repository of the hub."""
     inside, held = children(source.names, source.path), folders(source.names)
     if (
@@ -64,7 +64,7 @@ def unknown_remotely(source: Source) -> NotFoundError | FormatError:
     return _unknown(f"{source.repo_id}/{source.path}".rstrip("/"), sorted(inside), "sae_id", below)
 
 
-def _pickles(source: Source) -> list[str]:
+def _pickles(source: FileSource) -> list[str]:
     """The pickle that the path names, or those in its folder."""
     if source.path in source.names:
         return [source.path] if source.path.endswith(_PICKLES) else []
@@ -72,7 +72,7 @@ def _pickles(source: Source) -> list[str]:
     return [join(source.path, name) for name in inside if name.endswith(_PICKLES)]
 
 
-def _unknown_pickle(source: Source, name: str, field: str) -> FormatError:
+def _unknown_pickle(source: FileSource, name: str, field: str) -> FormatError:
     """A .pt file of none of the forms: what it holds, if it may be opened."""
     base = name.rpartition("/")[2]
     if not name.endswith(ENDINGS):

@@ -20,7 +20,7 @@ from torch import Tensor
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import FormatError
 from saescope.fence import open_file, present
-from saescope.formats.source import Source
+from saescope.formats.source import FileSource
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 64
@@ -35,13 +35,13 @@ class TensorInfo(NamedTuple):
     dtype: str
 
 
-class _Entry(NamedTuple):
+class _TensorEntry(NamedTuple):
     info: TensorInfo
     start: int
     end: int
 
 
-def read_header(source: Source, name: str) -> dict[str, TensorInfo]:
+def read_header(source: FileSource, name: str) -> dict[str, TensorInfo]:
     """Shapes and dtypes, from the first bytes of the file.
 
     Raises:
@@ -148,7 +148,7 @@ class Weights:
 
 
 @contextmanager
-def open_weights(source: Source, name: str) -> Generator[Weights]:
+def open_weights(source: FileSource, name: str) -> Generator[Weights]:
     """The tensors of `name`, downloaded first if it is on the hub."""
     with present(name):
         opened = open_file(source.local(name))
@@ -163,7 +163,7 @@ def n_not_finite(tensor: Tensor) -> int:
     return int((~tensor.isfinite()).sum())
 
 
-def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], int]:
+def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _TensorEntry], int]:
     """Each tensor's place, and where the weights begin."""
     size = file.seek(0, 2)
     file.seek(0)
@@ -189,14 +189,14 @@ def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _Entry], int]:
     return entries, 8 + length
 
 
-def _entry(said: dict[str, Any]) -> _Entry:
+def _entry(said: dict[str, Any]) -> _TensorEntry:
     start, end = map(operator.index, said["data_offsets"])
-    return _Entry(
+    return _TensorEntry(
         TensorInfo(tuple(map(operator.index, said["shape"])), str(said["dtype"])), start, end
     )
 
 
-def _check_places(name: str, entries: dict[str, _Entry], n_bytes: int) -> None:
+def _check_places(name: str, entries: dict[str, _TensorEntry], n_bytes: int) -> None:
     """Tensors lie one after the other, without hole or overlap, and each is as long as its shape
     says."""
     end = 0

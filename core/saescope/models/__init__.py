@@ -14,7 +14,7 @@ from saescope.models.predictions import (
     token_pair,
     top_tokens,
 )
-from saescope.models.readout import Readout
+from saescope.models.readout import Unembedding
 from saescope.models.sizes import peek_model_bytes, peek_n_layers
 from saescope.models.tokens import Tokens, counted
 
@@ -22,10 +22,10 @@ __all__ = [
     "SINK_FACTOR",
     "LanguageModel",
     "PlainModel",
-    "Readout",
     "StopForward",
     "TargetLogit",
     "Tokens",
+    "Unembedding",
     "canonical_name",
     "counted",
     "load_model",

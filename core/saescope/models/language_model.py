@@ -25,7 +25,7 @@ from saescope.models.kv_cache import (
 )
 from saescope.models.modules import hooks_of_module
 from saescope.models.readout import (
-    Readout,
+    Unembedding,
     final_scale,
     read_readout,
     reads_linearly,
@@ -122,7 +122,7 @@ class LanguageModel:
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     @cached_property
-    def readout(self) -> Readout:
+    def readout(self) -> Unembedding:
         with self.lock, torch.no_grad():
             return read_readout(self.bridge, self.d_model, self.device, self.dtype)
 

@@ -35,7 +35,7 @@ from saescope.models.tokens import Tokenizer, check_tokenizer
 _reading = threading.Lock()
 
 
-class _Place(NamedTuple):
+class _ModelFiles(NamedTuple):
     """Where a model's files are, and what it is called."""
 
     source: str
@@ -115,11 +115,11 @@ def canonical_name(name: str) -> str:
 
 def _locate(
     name_or_path: str | Path, revision: str, offline: bool, progress: Callable[[str], None] | None
-) -> _Place:
+) -> _ModelFiles:
     name = str(name_or_path)
     if name == EMBEDDED_HANDLE:
         ids = frozenset({canonical_name(EMBEDDED_MODEL)})
-        return _Place(
+        return _ModelFiles(
             str(prepare(progress, offline=offline)),
             True,
             EMBEDDED_MODEL,
@@ -132,7 +132,7 @@ def _locate(
         return _locate(EMBEDDED_HANDLE, revision, offline, progress)
     if path.exists():
         _check_local(path)
-        return _Place(
+        return _ModelFiles(
             str(path),
             True,
             path.name,
@@ -149,7 +149,7 @@ def _locate(
             hint="Give a folder, a .gguf file or a hub name.",
         )
     official = official_name(name)
-    return _Place(
+    return _ModelFiles(
         official,
         False,
         official,
@@ -198,7 +198,7 @@ def _check_local(path: Path) -> None:
 
 
 def _read(
-    place: _Place, where: torch.device, dtype: str, revision: str, offline: bool
+    place: _ModelFiles, where: torch.device, dtype: str, revision: str, offline: bool
 ) -> tuple[Any, Any, tuple[str, ...]]:
     """Model and tokenizer, and warnings about the files."""
     from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
@@ -241,7 +241,7 @@ def _read(
     return model.eval(), tokenizer, notes
 
 
-def _read_weights(place: _Place, method: str, **options: Any) -> tuple[Any, tuple[str, ...]]:
+def _read_weights(place: _ModelFiles, method: str, **options: Any) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -292,7 +292,7 @@ def _notes(surplus: list[str]) -> tuple[str, ...]:
     )
 
 
-def _wrap(place: _Place, model: Any, tokenizer: Any, notes: tuple[str, ...]) -> LanguageModel:
+def _wrap(place: _ModelFiles, model: Any, tokenizer: Any, notes: tuple[str, ...]) -> LanguageModel:
     n_embedded = int(model.get_input_embeddings().weight.shape[0])
     bridge, fires = boot(place.name, model, tokenizer)
     n_ctx = int(getattr(model.config, "max_position_embeddings", 0) or bridge.cfg.n_ctx)

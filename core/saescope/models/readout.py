@@ -24,7 +24,7 @@ RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out",
 
 
 @dataclass(frozen=True, slots=True)
-class Readout:
+class Unembedding:
     """logits = ((r - mean if centred) / scale(r)) * gain @ W_U (+ constants), before a soft cap."""
 
     gain: Float[Tensor, " d_model"]
@@ -41,7 +41,9 @@ class Readout:
         return (directions * self.gain) @ self.W_U
 
 
-def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype) -> Readout:
+def read_readout(
+    bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype
+) -> Unembedding:
     """Gain and unembedding, the gain measured through the module itself: some families store it as
     `1 + weight`.
 
@@ -66,24 +68,24 @@ def read_readout(bridge: Any, d_model: int, device: torch.device, dtype: torch.d
     for value in (1.0, 0.0):
         with bridge.hooks(fwd_hooks=[("ln_final.hook_normalized", _constant(value))]):
             outputs.append(bridge.ln_final(probe)[0, 0].detach())
-    return Readout(outputs[0] - outputs[1], kind == "LN", bridge.W_U.detach())
+    return Unembedding(outputs[0] - outputs[1], kind == "LN", bridge.W_U.detach())
 
 
-def _measured(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype) -> Readout:
+def _measured(bridge: Any, d_model: int, device: torch.device, dtype: torch.dtype) -> Unembedding:
     """The readout of a final norm that is called as it is, or of none at all: gain, and whether it
     takes the mean out, from what it gives."""
     norm, W_U = getattr(bridge, "ln_final", None), bridge.W_U.detach()
     if norm is None:
-        return Readout(torch.ones_like(W_U[:, 0]), False, W_U)
+        return Unembedding(torch.ones_like(W_U[:, 0]), False, W_U)
     signs = torch.ones(1, 1, d_model, device=device, dtype=dtype)
     signs[..., 1::2] = -1
     high, low = (norm(_LARGE * value)[0, 0].detach() for value in (signs, -signs))
     shifted = norm(_LARGE * (signs + 1))[0, 0].detach()
     centred = torch.allclose(shifted, high, rtol=0, atol=1e-2 * float((high - low).abs().max()))
-    return Readout((high - low) / 2 * signs[0, 0], centred, W_U)
+    return Unembedding((high - low) / 2 * signs[0, 0], centred, W_U)
 
 
-def reads_linearly(bridge: Any, readout: Readout, last_layer: int) -> bool:
+def reads_linearly(bridge: Any, readout: Unembedding, last_layer: int) -> bool:
     """Whether small steps of the last block's output move the logits, before a soft cap, as the
     readout says."""
     site, logits = f"blocks.{last_layer}.hook_resid_post", list[Tensor]()
@@ -114,7 +116,7 @@ def reads_linearly(bridge: Any, readout: Readout, last_layer: int) -> bool:
     return bool(found.nanmedian() >= _LEAST_COSINE)
 
 
-def final_scale(bridge: Any, readout: Readout, resid: Float[Tensor, " d_model"]) -> float:
+def final_scale(bridge: Any, readout: Unembedding, resid: Float[Tensor, " d_model"]) -> float:
     """The scale of the final norm at a residual stream, from what it makes of that and of its
     opposite, so that its bias drops out."""
     norm = getattr(bridge, "ln_final", None)

@@ -18,7 +18,7 @@ MOST_BYTES = 256 << 20
 _PRUNE_EVERY = 64
 
 
-class Kept(NamedTuple):
+class CachedAnswer(NamedTuple):
     """An answer that was kept."""
 
     content: bytes
@@ -32,12 +32,14 @@ class ReplyCache:
     def __init__(self, endpoint: str) -> None:
         self._folder, self._endpoint, self._n_put = home() / "neuronpedia", endpoint, 0
 
-    def get(self, name: str) -> Kept | None:
+    def get(self, name: str) -> CachedAnswer | None:
         """What was kept under `name`."""
         path = self._path(name)
         try:
             # A date in the future is that of a clock which was wrong, now or then: not fresh.
-            return Kept(gzip.decompress(read_own(path)), abs(time.time() - path.stat().st_mtime))
+            return CachedAnswer(
+                gzip.decompress(read_own(path)), abs(time.time() - path.stat().st_mtime)
+            )
         except (OSError, EOFError, zlib.error):
             return None
 

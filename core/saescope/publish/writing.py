@@ -35,7 +35,7 @@ _IN_ORDER = (CARD_FILE, SPARSITY_FILE, CFG_FILE, WEIGHTS_FILE)
 _SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-class _Plan(NamedTuple):
+class _PublishPlan(NamedTuple):
     target: str
     names: Mapping[str, str]
     """Our file to its name at the target."""
@@ -138,7 +138,7 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
     return 8 + length + -length % 8 + offset
 
 
-def _to_folder(sae: SAE, folder: Path) -> _Plan:
+def _to_folder(sae: SAE, folder: Path) -> _PublishPlan:
     if why := _not_new(folder):
         raise ArgumentError(
             f"{real_path(folder).name!r} {why}.",
@@ -155,7 +155,7 @@ def _to_folder(sae: SAE, folder: Path) -> _Plan:
         f"saescope load-sae --path {json.dumps(where)}",
     )
     load, warnings = _loading(sae, *commands, f"SAE.load_from_disk({where!r})")
-    return _Plan(
+    return _PublishPlan(
         where, {name: name for name in (CFG_FILE, WEIGHTS_FILE, CARD_FILE)}, load, warnings
     )
 
@@ -175,7 +175,9 @@ def _not_new(folder: Path) -> str:
     return f"already holds {there[0]}" if there else ""
 
 
-def _to_repository(sae: SAE, repo_id: str, sae_id: str, *, private: bool, dry_run: bool) -> _Plan:
+def _to_repository(
+    sae: SAE, repo_id: str, sae_id: str, *, private: bool, dry_run: bool
+) -> _PublishPlan:
     check_repo_id(repo_id)
     folder = checked_path(sae_id or sae.cfg.metadata.hook_name or "sae").strip("/")
     warnings = (
@@ -211,7 +213,7 @@ def _to_repository(sae: SAE, repo_id: str, sae_id: str, *, private: bool, dry_ru
         WEIGHTS_FILE: f"{folder}/{WEIGHTS_FILE}",
         CARD_FILE: card,
     }
-    return _Plan(target.url, names, load, (*warnings, *missing), target)
+    return _PublishPlan(target.url, names, load, (*warnings, *missing), target)
 
 
 def _check_repository(target: Target, folder: str, *, private: bool) -> None:
@@ -244,7 +246,9 @@ def _loading(
     return Loading(python, tool, command, ""), (warning,)
 
 
-def _write(sae: SAE, card: str, plan: _Plan, *, private: bool, densities: Densities | None) -> str:
+def _write(
+    sae: SAE, card: str, plan: _PublishPlan, *, private: bool, densities: Densities | None
+) -> str:
     """The commit, or "" for a folder."""
     if plan.repository is None:
         _write_folder(sae, card, Path(plan.target), densities)

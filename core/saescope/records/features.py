@@ -62,7 +62,7 @@ class FoundFeature:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFeatures:
     """Best first; `total` could be listed, `score_is` says what the score measures."""
 
     features: list[FoundFeature]

@@ -1,6 +1,6 @@
 """Architectures: one file each, found by name in `ARCHITECTURES`."""
 
-from saescope.saes.base import SAE, Scale
+from saescope.saes.base import SAE, InputScale
 from saescope.saes.batchtopk import BatchTopKConfig, BatchTopKSAE, MatryoshkaConfig, MatryoshkaSAE
 from saescope.saes.config import SAEConfig, SAEMetadata
 from saescope.saes.gated import GatedConfig, GatedSAE
@@ -30,13 +30,13 @@ __all__ = [
     "GatedSAE",
     "GroupMaxConfig",
     "GroupMaxSAE",
+    "InputScale",
     "JumpReLUConfig",
     "JumpReLUSAE",
     "MatryoshkaConfig",
     "MatryoshkaSAE",
     "SAEConfig",
     "SAEMetadata",
-    "Scale",
     "StandardConfig",
     "StandardSAE",
     "TemporalConfig",

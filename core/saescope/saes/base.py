@@ -21,7 +21,7 @@ from saescope.saes.disk import knobs, shared_fields, write
 LAYER_NORM_EPS = 1e-5
 
 
-class Scale(NamedTuple):
+class InputScale(NamedTuple):
     """How a position's input was normalised: `x~ = (x - shift) * inner` and `sae_out = out~ * outer
     + shift`."""
 
@@ -129,15 +129,15 @@ class SAE(nn.Module):
             hint="Load the SAE with the model and the hook_name that it was trained on.",
         )
 
-    def scale(self, x: Float[Tensor, "n_pos d_in"]) -> Scale | None:
+    def scale(self, x: Float[Tensor, "n_pos d_in"]) -> InputScale | None:
         """The normalisation that each position's own input asks for; None if there is none."""
         if self.cfg.normalize_activations == "constant_norm_rescale":
             # The norm of each position becomes sqrt(d_in).
             factor = self.cfg.d_in**0.5 / x.norm(dim=-1, keepdim=True)
-            return Scale(torch.zeros_like(factor), factor, 1 / factor)
+            return InputScale(torch.zeros_like(factor), factor, 1 / factor)
         if self.cfg.normalize_activations == "layer_norm":
             std = x.std(dim=-1, keepdim=True)
-            return Scale(x.mean(dim=-1, keepdim=True), 1 / (std + LAYER_NORM_EPS), std)
+            return InputScale(x.mean(dim=-1, keepdim=True), 1 / (std + LAYER_NORM_EPS), std)
         return None
 
     def encode_sparse(self, x: Tensor) -> SparseActs:
@@ -312,7 +312,7 @@ class SAE(nn.Module):
         """Activations as the decoder rows are multiplied with them."""
         return acts
 
-    def _scale_of(self, like: Tensor | None) -> Scale | None:
+    def _scale_of(self, like: Tensor | None) -> InputScale | None:
         if like is not None:
             return self.scale(self.flatten(like))
         if self.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):

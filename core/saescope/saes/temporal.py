@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, concat, from_dense, topk_acts
 from saescope.products import times_rows
-from saescope.saes.base import SAE, Scale, check_shapes
+from saescope.saes.base import SAE, InputScale, check_shapes
 from saescope.saes.config import SAEConfig
 
 EPS = 1e-6
@@ -133,11 +133,11 @@ class TemporalSAE(SAE):
     def encoder(self) -> Float[Tensor, "d_sae d_in"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.decoder if self.cfg.tied_weights else self.untied
 
-    def scale(self, x: Float[Tensor, "n_pos d_in"]) -> Scale | None:
+    def scale(self, x: Float[Tensor, "n_pos d_in"]) -> InputScale | None:
         if self.cfg.normalize_activations == "none":
             return None
         factor = x.new_full((1, 1), self.cfg.activation_normalization_factor)
-        return Scale(torch.zeros_like(factor), factor, 1 / factor)
+        return InputScale(torch.zeros_like(factor), factor, 1 / factor)
 
     def encode_codes(self, x: Tensor) -> Codes:
         """Novel features and the predicted part, of `x` `[*batch, n_pos, d_in]`."""
@@ -184,7 +184,7 @@ class TemporalSAE(SAE):
         )
         return out.reshape(like.shape)
 
-    def _scale_of(self, like: Tensor | None) -> Scale | None:
+    def _scale_of(self, like: Tensor | None) -> InputScale | None:
         return self.scale(self.decoder[:1] if like is None else self.flatten(like))
 
     def _codes(self, x: Float[Tensor, "n_pos d_in"]) -> Codes:

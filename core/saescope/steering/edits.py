@@ -31,7 +31,7 @@ class FeatureEdit:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EditPlan:
     """Edits with everything resolved: units, rows to write (a control's differ from the feature's
     own), and where."""
 
@@ -120,19 +120,19 @@ def make_plan(
     edits: Sequence[FeatureEdit],
     units: Sequence[float],
     masks: Bool[Tensor, "n_edits n_pos"],
-) -> Plan:
+) -> EditPlan:
     features = torch.tensor([edit.feature for edit in edits], device=sae.device)
-    return Plan(tuple(edits), tuple(units), sae.directions(features), masks)
+    return EditPlan(tuple(edits), tuple(units), sae.directions(features), masks)
 
 
-def control_plan(sae: SAE, plan: Plan, features: Sequence[int]) -> Plan:
+def control_plan(sae: SAE, plan: EditPlan, features: Sequence[int]) -> EditPlan:
     """Each edit's change, position by position and of the same norm, along another feature's
     decoder row (project_out removes that row)."""
     rows = sae.directions(torch.tensor(list(features), device=sae.device))
     return replace(plan, rows=rows * (plan.rows.norm(dim=-1) / rows.norm(dim=-1))[:, None])
 
 
-def change_at_site(sae: SAE, site: SiteRecord, plan: Plan) -> Float[Tensor, "n_pos d_out"]:
+def change_at_site(sae: SAE, site: SiteRecord, plan: EditPlan) -> Float[Tensor, "n_pos d_out"]:
     """What the plan adds where the SAE writes: `decode(f') - decode(f)` for the edited features,
     then the projection of what is there."""
     change = torch.zeros_like(site.sae_out)
@@ -159,7 +159,7 @@ def _difference(site: SiteRecord, edit: FeatureEdit, unit: float) -> Tensor:
     }[edit.mode]
 
 
-def _project_out(written: Tensor, change: Tensor, plan: Plan) -> Tensor:
+def _project_out(written: Tensor, change: Tensor, plan: EditPlan) -> Tensor:
     indices = [i for i, edit in enumerate(plan.edits) if edit.mode == "project_out"]
     for mask in plan.masks[indices].unique(dim=0) if indices else ():
         together = [i for i in indices if torch.equal(plan.masks[i], mask)]

@@ -22,7 +22,7 @@ from saescope.splice import (
     write_hook,
 )
 from saescope.stack import Stack
-from saescope.steering.edits import Plan, change_at_site
+from saescope.steering.edits import EditPlan, change_at_site
 from saescope.steering.prepare import Plans
 
 
@@ -109,7 +109,7 @@ def steered_by(
     return edit_activations(stack.model, stack.edits(edit) if any(plans) else {})
 
 
-def _window(plan: Plan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> Plan:
+def _window(plan: EditPlan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> EditPlan:
     """The plan for the positions of this forward pass: the prompt's own mask, then every generated
     token that is not special, nor a sink before this edit."""
     n_prompt, end = plan.masks.shape[1], cursor.start + len(sinks)
@@ -121,7 +121,9 @@ def _window(plan: Plan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"])
     return replace(plan, masks=masks)
 
 
-def _edited(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor, plan: Plan) -> Tensor:
+def _edited(
+    model: LanguageModel, sae: SAE, read: Tensor, written: Tensor, plan: EditPlan
+) -> Tensor:
     site = site_record(model, sae, read, written)
     return add_at_site(written, change_at_site(sae, site, plan))
 

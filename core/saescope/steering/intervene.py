@@ -98,13 +98,13 @@ def _effects(
     return wanted, (after - before).tolist()
 
 
-class _Controls(TypedDict):
+class _ControlFields(TypedDict):
     control_mean: float | None
     control_sd: float | None
     control_n: int
 
 
-def _of_controls(effects: list[float]) -> _Controls:
+def _of_controls(effects: list[float]) -> _ControlFields:
     return {
         "control_mean": mean(effects) if effects else None,
         "control_sd": stdev(effects) if len(effects) > 1 else None,

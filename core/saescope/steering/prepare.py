@@ -11,7 +11,7 @@ from torch import Tensor
 from saescope.models import Tokens, counted
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
-from saescope.steering.edits import FeatureEdit, Plan, control_plan, make_plan
+from saescope.steering.edits import EditPlan, FeatureEdit, control_plan, make_plan
 from saescope.steering.units import (
     Controls,
     IndexedMaxima,
@@ -22,7 +22,7 @@ from saescope.steering.units import (
 )
 
 T = TypeVar("T")
-Plans = Mapping[int, Plan]
+Plans = Mapping[int, EditPlan]
 """What is done in one run: a plan for each SAE of the stack that is edited, by index. Empty:
 nothing."""
 
@@ -42,13 +42,13 @@ class Prepared(NamedTuple):
     controls: list[Plans]
 
 
-class _Part(NamedTuple):
+class _SAEEdits(NamedTuple):
     """The edits of one SAE."""
 
     own: list[int]
     """Which of all edits they are."""
     units: Units
-    plan: Plan
+    plan: EditPlan
     drawn: list[list[int]]
     """Features of each control, one for every edit of this SAE."""
 
@@ -67,7 +67,7 @@ def prepare(
     masks = torch.stack(
         [counted(tokens, edit.positions, sinks=sinks[edit.sae]) for edit in edits]
     ).to(stack.model.device)
-    parts: dict[int, _Part] = {}
+    parts: dict[int, _SAEEdits] = {}
     for i, given in enumerate(stack.given):
         own = [n for n, edit in enumerate(edits) if edit.sae == given]
         if not own:
@@ -79,7 +79,7 @@ def prepare(
         plan = make_plan(stack.saes[i], mine, units.values, masks[own])
         fires = maxima if indexed is None else maxima.maximum(indexed.values)
         drawn = draw_features(mine, fires, writes=stack.saes[i].writes, controls=controls)
-        parts[i] = _Part(own, units, plan, drawn)
+        parts[i] = _SAEEdits(own, units, plan, drawn)
     n_sinks = int(usual.any(0).sum() - masks.any(0).sum())
     return Prepared(
         sites,
@@ -103,7 +103,7 @@ def _known_maxima(
     return maxima, indexed and indexed._replace(values=indexed.values.to(maxima))
 
 
-def _joint_units(stack: Stack, parts: Mapping[int, _Part]) -> Units:
+def _joint_units(stack: Stack, parts: Mapping[int, _SAEEdits]) -> Units:
     """All edits' units; what is said of them names the SAE where there are several."""
     whose = {i: f"{stack.name(i)}: " if len(stack.saes) > 1 else "" for i in parts}
     return Units(
@@ -113,7 +113,7 @@ def _joint_units(stack: Stack, parts: Mapping[int, _Part]) -> Units:
     )
 
 
-def _controls(stack: Stack, parts: Mapping[int, _Part]) -> tuple[list[list[int]], list[Plans]]:
+def _controls(stack: Stack, parts: Mapping[int, _SAEEdits]) -> tuple[list[list[int]], list[Plans]]:
     """Each control's features, one for every edit, and its plans: as many as can be drawn for every
     SAE."""
     drawn: list[list[int]] = []

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 from saescope.errors import ArgumentError, ConfigError
 from saescope.names import nearest
-from saescope.recipes import RECIPES, Architecture, Recipe, Revival
+from saescope.recipes import RECIPES, Architecture, Revival, TrainingRecipe
 from saescope.training.objective import (
     Objective,
     SparsityMode,
@@ -347,7 +347,7 @@ class TrainConfig:
         )
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainingRecipe:
         return RECIPES[self.architecture]
 
     @property

@@ -185,7 +185,7 @@ def jumprelu_loss(
     if objective.jumprelu_sparsity_loss_mode == "tanh":
         sparsity = torch.tanh(objective.jumprelu_tanh_scale * acts * norm).sum(-1)
     else:
-        fires: Tensor = Step.apply(hidden_pre, threshold, bandwidth, to_input)  # type: ignore[assignment]
+        fires: Tensor = Heaviside.apply(hidden_pre, threshold, bandwidth, to_input)  # type: ignore[assignment]
         sparsity = fires.sum(-1)
         if objective.jumprelu_sparsity_loss_mode == "quadratic":
             sparsity = 2 / objective.target_l0 * (sparsity - objective.target_l0).square()
@@ -204,7 +204,7 @@ def rectangle(x: Tensor) -> Tensor:
     return ((x > -0.5) & (x < 0.5)).to(x)
 
 
-class Step(torch.autograd.Function):
+class Heaviside(torch.autograd.Function):
     """1[x > threshold] with a straight-through gradient of width `bandwidth` (Rajamanoharan et al.
     2024, arXiv:2407.14435)."""
 

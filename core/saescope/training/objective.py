@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ConfigError
-from saescope.recipes import RECIPES, Architecture, Recipe, Revival
+from saescope.recipes import RECIPES, Architecture, Revival, TrainingRecipe
 
 SparsityMode = Literal["step", "tanh", "quadratic"]
 
@@ -42,7 +42,7 @@ class Objective:
     revival: Revival = "none"
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TrainingRecipe:
         return RECIPES[self.architecture]
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     )
 
 
-async def _search(loaded: LoadedSAE, request: FindFeatures, given: Given) -> "core.Found":
+async def _search(loaded: LoadedSAE, request: FindFeatures, given: Given) -> "core.FoundFeatures":
     from saescope.features import LabelStore, find_by_label, find_by_texts, find_by_tokens
 
     page = {"k": request.k, "offset": request.offset}
@@ -192,7 +192,7 @@ def _together(done: "core.Contrast") -> Together | None:
     )
 
 
-def _summary(found: "core.Found", by: str) -> str:
+def _summary(found: "core.FoundFeatures", by: str) -> str:
     if not found.features:
         return {
             "label": "No label has these words: labels come from label_feature (or "

@@ -30,7 +30,7 @@ from saescope.errors import Cancelled, NotFoundError
 from saescope.evals import Evaluation, evaluate
 from saescope.evals.baselines import fit_pca, fit_random
 from saescope.evals.reconstruction import reconstruct
-from saescope.evals.sums import Sums, interval, resampled
+from saescope.evals.sums import GroupedSums, interval, resampled
 from saescope.evals.text import evaluation_text
 from saescope.models import LanguageModel
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE, TemporalConfig, TemporalSAE
@@ -305,7 +305,7 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_text(glass: LanguageMo
 
 def test_the_interval_of_a_mean_is_what_theory_says() -> None:
     values = torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
-    sums = Sums(200)
+    sums = GroupedSums(200)
     sums.add("x", torch.arange(200), values)
     found = interval(sums.totals(resampled(200, 0))["x"] / 200)
     error = 1.96 * float(values.std()) / 200**0.5

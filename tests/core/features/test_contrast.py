@@ -15,7 +15,7 @@ from torch import Tensor
 from saescope.errors import ArgumentError
 from saescope.features import contrast_models, contrast_texts
 from saescope.features.contrast.contrast import Separation, contrast_scores
-from saescope.features.contrast.designs import Groups, Pairs
+from saescope.features.contrast.designs import Groups, PairedTexts
 from saescope.features.reading.text_scores import TextScores, score_texts
 from saescope.models import LanguageModel, Tokens
 
@@ -275,6 +275,6 @@ def test_changes_without_direction_are_not_confirmed() -> None:
         scores, first = made_up(24, 24, 300, seed=seed)
         changes = scores.scores[first] - scores.scores[~first]
         made = replace(scores, scores=changes, equal_length=changes, lengths=scores.lengths[first])
-        found = contrast_scores(Pairs(24), made, k=10, seed=seed)
+        found = contrast_scores(PairedTexts(24), made, k=10, seed=seed)
         false += any(feature.confirmed for feature in found.features)
     assert false <= 0.05 * 20 + 2 * (0.05 * 0.95 * 20) ** 0.5

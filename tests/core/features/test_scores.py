@@ -7,7 +7,7 @@ from math import comb, sqrt
 import pytest
 
 from saescope.features.labels.scores import (
-    Counts,
+    AnswerCounts,
     balanced_accuracy,
     count,
     interval,
@@ -20,9 +20,9 @@ RATES = [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95]
 
 def test_answers_are_counted_by_class() -> None:
     truth = [True, True, True, False, False, True]
-    assert count(truth, [True, False, True, False, True, True]) == Counts(3, 4, 1, 2)
-    assert balanced_accuracy(Counts(3, 4, 1, 2)) == (0.75 + 0.5) / 2
-    assert balanced_accuracy(Counts(3, 4, 0, 0)) is None
+    assert count(truth, [True, False, True, False, True, True]) == AnswerCounts(3, 4, 1, 2)
+    assert balanced_accuracy(AnswerCounts(3, 4, 1, 2)) == (0.75 + 0.5) / 2
+    assert balanced_accuracy(AnswerCounts(3, 4, 0, 0)) is None
 
 
 def test_wilsons_interval_solves_its_own_equation() -> None:
@@ -48,7 +48,7 @@ def test_the_interval_covers_the_true_value_as_often_as_it_says(
     for a, b in product(RATES, RATES):
         covered = 0.0
         for k, j in product(range(n_firing + 1), range(n_silent + 1)):
-            low, high = interval(Counts(k, n_firing, j, n_silent))
+            low, high = interval(AnswerCounts(k, n_firing, j, n_silent))
             if low <= (a + b) / 2 <= high:
                 covered += probability(k, n_firing, a) * probability(j, n_silent, b)
         coverage.append(covered)
@@ -59,7 +59,7 @@ def test_the_interval_of_random_answers_covers_one_half() -> None:
     rng = random.Random(0)
     truth = [True, False] * 6
     scores = [
-        score(count(truth, [rng.random() < 0.5 for _ in truth]), Counts(0, 0, 0, 0))
+        score(count(truth, [rng.random() < 0.5 for _ in truth]), AnswerCounts(0, 0, 0, 0))
         for _ in range(1000)
     ]
     assert sum(each.low <= 0.5 <= each.high for each in scores) >= 930
@@ -68,19 +68,22 @@ def test_the_interval_of_random_answers_covers_one_half() -> None:
 
 def test_a_constant_answer_is_worth_one_half() -> None:
     truth = [True] * 9 + [False] * 3
-    assert score(count(truth, [True] * 12), Counts(0, 0, 0, 0)).balanced_accuracy == 0.5
-    assert score(count(truth, [False] * 12), Counts(0, 0, 0, 0)).verdict == "not better than chance"
+    assert score(count(truth, [True] * 12), AnswerCounts(0, 0, 0, 0)).balanced_accuracy == 0.5
+    assert (
+        score(count(truth, [False] * 12), AnswerCounts(0, 0, 0, 0)).verdict
+        == "not better than chance"
+    )
 
 
 @pytest.mark.parametrize(
     "counts, says",
     [
-        (Counts(6, 6, 6, 6), "good"),
-        (Counts(5, 6, 5, 6), "better than chance"),
-        (Counts(4, 6, 4, 6), "undecided: too few items to tell from chance"),
-        (Counts(3, 6, 3, 6), "not better than chance"),
-        (Counts(0, 6, 1, 6), "wrong: worse than chance"),
+        (AnswerCounts(6, 6, 6, 6), "good"),
+        (AnswerCounts(5, 6, 5, 6), "better than chance"),
+        (AnswerCounts(4, 6, 4, 6), "undecided: too few items to tell from chance"),
+        (AnswerCounts(3, 6, 3, 6), "not better than chance"),
+        (AnswerCounts(0, 6, 1, 6), "wrong: worse than chance"),
     ],
 )
-def test_the_verdict_is_that_of_the_interval(counts: Counts, says: str) -> None:
-    assert score(counts, Counts(0, 0, 0, 0)).verdict == says
+def test_the_verdict_is_that_of_the_interval(counts: AnswerCounts, says: str) -> None:
+    assert score(counts, AnswerCounts(0, 0, 0, 0)).verdict == says

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.core.formats.trees import assert_close, detect, hub, load, load_place, pickles_allowed
 from torch import Tensor
 
-from saescope.formats import BY_NAME, DIALECTS, Source
+from saescope.formats import BY_NAME, DIALECTS, FileSource
 from saescope.saes import ARCHITECTURES, SAE
 
 DATA = Path(__file__).parents[2] / "data" / "dialects"
@@ -65,7 +65,7 @@ def said(case: str) -> dict[str, Any]:
     return json.loads((DATA / case / "case.json").read_text())
 
 
-def as_repository(case: str) -> tuple[Any, Source]:
+def as_repository(case: str) -> tuple[Any, FileSource]:
     facts = said(case)
     return BY_NAME[facts["dialect"]], hub(
         DATA / case / facts["tree"], facts["repo_id"], facts["path"], facts["known"]

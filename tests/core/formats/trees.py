@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from saescope.errors import NotFoundError
-from saescope.formats import DIALECTS, Source, local_source, pickles
+from saescope.formats import DIALECTS, FileSource, local_source, pickles
 from saescope.saes import ARCHITECTURES, SAE
 
 D_IN, D_SAE = 16, 48
 
 
-def hub(tree: Path, repo_id: str, path: str, known: Mapping[str, Any] | None = None) -> Source:
+def hub(tree: Path, repo_id: str, path: str, known: Mapping[str, Any] | None = None) -> FileSource:
     """The tree as a repository of the hub."""
 
     def local(name: str) -> Path:
@@ -26,7 +26,7 @@ def hub(tree: Path, repo_id: str, path: str, known: Mapping[str, Any] | None = N
     names = frozenset(
         file.relative_to(tree).as_posix() for file in tree.rglob("*") if file.is_file()
     )
-    return Source(
+    return FileSource(
         opener=lambda name: local(name).open("rb"),
         local=local,
         names=names,
@@ -36,7 +36,7 @@ def hub(tree: Path, repo_id: str, path: str, known: Mapping[str, Any] | None = N
     )
 
 
-def detect(place: Path, known: Mapping[str, Any] | None = None) -> tuple[Any, Source]:
+def detect(place: Path, known: Mapping[str, Any] | None = None) -> tuple[Any, FileSource]:
     """A folder or a file on this disk, and the dialect that its files are in."""
     source = local_source(place, known)
     files = {source.path} if source.path else set(source.names)
@@ -45,7 +45,7 @@ def detect(place: Path, known: Mapping[str, Any] | None = None) -> tuple[Any, So
     return matching[0], source
 
 
-def load(dialect: Any, source: Source, dtype: torch.dtype = torch.float32) -> SAE:
+def load(dialect: Any, source: FileSource, dtype: torch.dtype = torch.float32) -> SAE:
     cfg, tensors = dialect.read(source, dtype)
     return ARCHITECTURES[cfg.architecture][1](cfg, tensors)
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
-from saescope.features.contrast.designs import LEAST_HALF, Design, Groups, Halves, Pairs
+from saescope.features.contrast.designs import LEAST_HALF, Design, Groups, Halves, PairedTexts
 from saescope.features.contrast.separation import adjusted, spearman
 from saescope.features.reading.text_scores import Summary, TextScores, score_changes, score_texts
 from saescope.models import LanguageModel, Tokens
@@ -82,7 +82,7 @@ def contrast_models(
     _check(len(texts))
     check_fits(other, sae, allow_mismatch=True)
     changes = score_changes(model, other, sae, texts, by=by)
-    return contrast_scores(Pairs(len(texts)), changes, **draw)
+    return contrast_scores(PairedTexts(len(texts)), changes, **draw)
 
 
 def contrast_scores(design: Design, scores: TextScores, *, k: int = 10, seed: int = 0) -> Contrast:

@@ -91,7 +91,7 @@ class Groups:
         return torch.where(first, values - values[first].mean(), values - values[~first].mean())
 
 
-class Pairs:
+class PairedTexts:
     """Texts that two models read: scores are changes, and lengths are equal by design."""
 
     def __init__(self, n: int) -> None:

@@ -20,7 +20,7 @@ from saescope.features.index.manifest import (
     read_manifest,
 )
 from saescope.features.index.passages import (
-    Kept,
+    KeptFiring,
     by_band,
     kept_rows,
     quantile_of,
@@ -172,7 +172,7 @@ class FeatureIndex:
             special_ids=self._whole("special_ids"),
         )
 
-    def _in_turn(self, feature: int, maximum: float) -> list[tuple[str, Kept]]:
+    def _in_turn(self, feature: int, maximum: float) -> list[tuple[str, KeptFiring]]:
         top = [(TOP, kept) for kept in kept_rows(self._slots("top", feature))]
         bands = [
             [

@@ -12,7 +12,7 @@ from saescope.features.index.firings import AFTER, BEFORE, WINDOW, decode_relati
 from saescope.features.index.texts import ContextTexts
 
 
-class Kept(NamedTuple):
+class KeptFiring(NamedTuple):
     """One kept firing of a feature."""
 
     context: int
@@ -40,7 +40,7 @@ class Span(NamedTuple):
     """Which place of the full window `start` is."""
 
 
-def kept_rows(arrays: Mapping[str, Tensor]) -> list[Kept]:
+def kept_rows(arrays: Mapping[str, Tensor]) -> list[KeptFiring]:
     """Places that are taken, in their order: `values [*n]`, `contexts [*n]`, `positions [*n]`,
     `windows [*n, window]`."""
     values = arrays["values"].flatten()
@@ -53,14 +53,14 @@ def kept_rows(arrays: Mapping[str, Tensor]) -> list[Kept]:
         bands,
         strict=True,
     )
-    return [Kept(*row) for row in rows if row[2] > 0]
+    return [KeptFiring(*row) for row in rows if row[2] > 0]
 
 
-def by_band(arrays: Mapping[str, Tensor], maximum: float) -> list[list[Kept]]:
+def by_band(arrays: Mapping[str, Tensor], maximum: float) -> list[list[KeptFiring]]:
     """The samples of each half octave, from the one of the maximum downwards; what has fallen out
     of the range is left out."""
     top = int(band_of(torch.tensor([maximum])))
-    bands: list[list[Kept]] = [[] for _ in range(N_BANDS)]
+    bands: list[list[KeptFiring]] = [[] for _ in range(N_BANDS)]
     for kept in kept_rows(arrays):
         if kept.band > top - N_BANDS:
             bands[top - kept.band].append(kept)

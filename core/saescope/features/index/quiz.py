@@ -12,7 +12,7 @@ from saescope.activations import counted_positions
 from saescope.features.index.cofiring import Sample
 from saescope.features.index.firings import AFTER, BEFORE
 from saescope.features.index.hashing import mixed
-from saescope.features.index.passages import Kept, read_spans
+from saescope.features.index.passages import KeptFiring, read_spans
 from saescope.features.index.rows import QuizPassage, QuizPool
 from saescope.features.index.texts import ContextTexts
 
@@ -21,7 +21,7 @@ N_DISTRACTORS = 12
 FIRING, RANDOM, SAME_TOKEN = "firing", "random", "same token"
 
 
-class _Place(NamedTuple):
+class _PassagePlace(NamedTuple):
     context: int
     pos: int
     why: str
@@ -33,7 +33,7 @@ def make_pool(
     sample: Sample,
     texts: ContextTexts,
     feature: int,
-    kept: Sequence[Sequence[Kept]],
+    kept: Sequence[Sequence[KeptFiring]],
     *,
     similar: Sequence[int],
     seed: int,
@@ -42,7 +42,7 @@ def make_pool(
     taken for it."""
     rng = torch.Generator().manual_seed(int(mixed(torch.tensor([seed * 2**20 + feature]))))
     firing = [
-        _Place(one.context, one.pos, FIRING, tuple(one.activations))
+        _PassagePlace(one.context, one.pos, FIRING, tuple(one.activations))
         for band in kept
         for one in band
     ]
@@ -72,18 +72,18 @@ def _draw(
     kinds: Sequence[tuple[str, Bool[Tensor, "n n_pos"]]],
     used: set[int],
     rng: torch.Generator,
-) -> list[_Place]:
+) -> list[_PassagePlace]:
     """One place of each kind in turn, each in a context of its own, which is `used` from then
     on."""
     queues = [(why, iter(_one_each(there, rng))) for why, there in kinds]
-    found: list[_Place] = []
+    found: list[_PassagePlace] = []
     while queues and len(found) < N_DISTRACTORS:
         why, queue = queues.pop(0)
         for row, pos in queue:
             context = int(sample.contexts[row])
             if context not in used:
                 used.add(context)
-                found.append(_Place(context, pos, why, ()))
+                found.append(_PassagePlace(context, pos, why, ()))
                 queues.append((why, queue))
                 break
     return found
@@ -117,7 +117,7 @@ def _ids(sample: Sample, texts: ContextTexts) -> Int[Tensor, "n n_pos"]:
     )
 
 
-def _passages(texts: ContextTexts, places: Sequence[_Place]) -> list[QuizPassage]:
+def _passages(texts: ContextTexts, places: Sequence[_PassagePlace]) -> list[QuizPassage]:
     spans = read_spans(texts, [(place.context, place.pos) for place in places])
     found: list[QuizPassage] = []
     for place, span in zip(places, spans, strict=True):

@@ -26,7 +26,7 @@ TYPICAL = 0.99
 """The quantile of a feature's firing activations that is called typical of it when it is strong."""
 
 
-class Scale(NamedTuple):
+class OctaveBins(NamedTuple):
     """Where values lie on the scale of powers of two: `2^octave <= value < 2^(octave + 1)`."""
 
     octave: Int[Tensor, " n"]
@@ -38,11 +38,11 @@ class Scale(NamedTuple):
         return self.step // (STEPS // QUARTERS)
 
 
-def scale_of(values: Float[Tensor, " n"]) -> Scale:
+def scale_of(values: Float[Tensor, " n"]) -> OctaveBins:
     """Exact, by mantissa and exponent; 0 is in octave -1."""
     mantissa, exponent = torch.frexp(values)
     edges = torch.tensor(_EDGES, device=values.device)
-    return Scale(exponent.long() - 1, torch.bucketize(mantissa, edges, right=True))
+    return OctaveBins(exponent.long() - 1, torch.bucketize(mantissa, edges, right=True))
 
 
 class FeatureStatistics:
@@ -161,10 +161,10 @@ def _bins(depth: Int[Tensor, "*n"], step: Int[Tensor, "*n"]) -> Int[Tensor, "*n"
     return (N_COUNTED - STEPS * (depth + 1) + step).clamp(min=0)
 
 
-def _places(device: torch.device) -> Scale:
+def _places(device: torch.device) -> OctaveBins:
     """How many octaves below the maximum's each bin is, and which step it is there."""
     bins = torch.arange(N_COUNTED, device=device)
-    return Scale(N_OCTAVES - 1 - bins // STEPS, bins % STEPS)
+    return OctaveBins(N_OCTAVES - 1 - bins // STEPS, bins % STEPS)
 
 
 def _centres(device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ PIECE_CHARS = 2000
 Kind = Literal["detection", "fuzzing"]
 
 
-class _Item(NamedTuple):
+class _ChosenItem(NamedTuple):
     passage: QuizPassage
     kind: Kind
     pos: int
@@ -76,25 +76,25 @@ def make_quiz(
     return store.add(weights_hash, feature, stored, n=n, seed=seed)
 
 
-def _choose(material: Material, n: int, rng: random.Random) -> list[_Item]:
+def _choose(material: Material, n: int, rng: random.Random) -> list[_ChosenItem]:
     """Pairs of an item where it fires and one where it does not, detection and fuzzing by turns,
     shuffled."""
-    items: list[_Item] = []
+    items: list[_ChosenItem] = []
     for turn in range(n // 2):
         kind: Kind = "fuzzing" if turn % 2 else "detection"
         silent = _silent(material, kind, turn, rng)
         if silent is None or not material.firing:
             break
         passage = material.firing.pop()
-        items += [_Item(passage, kind, passage.pos, True), silent]
+        items += [_ChosenItem(passage, kind, passage.pos, True), silent]
     if n % 2 and len(items) == n - 1 and material.firing:
         passage = material.firing.pop()
-        items.append(_Item(passage, "detection", passage.pos, True))
+        items.append(_ChosenItem(passage, "detection", passage.pos, True))
     rng.shuffle(items)
     return items
 
 
-def _silent(material: Material, kind: Kind, turn: int, rng: random.Random) -> _Item | None:
+def _silent(material: Material, kind: Kind, turn: int, rng: random.Random) -> _ChosenItem | None:
     """An item where it does not fire; every other fuzzing item marks the wrong token of a text in
     which the feature does fire."""
     if kind == "fuzzing" and turn % 4 == 1 and len(material.firing) > 1:
@@ -105,12 +105,12 @@ def _silent(material: Material, kind: Kind, turn: int, rng: random.Random) -> _I
             if value == 0 and passage.tokens[i].strip().isalpha()
         ]
         if words:
-            return _Item(material.firing.pop(0), kind, rng.choice(words), False)
+            return _ChosenItem(material.firing.pop(0), kind, rng.choice(words), False)
     passage = material.silent(turn)
-    return None if passage is None else _Item(passage, kind, passage.pos, False)
+    return None if passage is None else _ChosenItem(passage, kind, passage.pos, False)
 
 
-def _text(item: _Item) -> str:
+def _text(item: _ChosenItem) -> str:
     tokens = list(item.passage.tokens)
     if item.kind == "fuzzing":
         word = tokens[item.pos]

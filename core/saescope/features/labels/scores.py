@@ -12,7 +12,7 @@ Z = 1.959964
 """Half-width of a 95 % interval in standard errors."""
 
 
-class Counts(NamedTuple):
+class AnswerCounts(NamedTuple):
     """Right answers among the items where the feature fires, and among those where it does not."""
 
     right_firing: int
@@ -20,14 +20,14 @@ class Counts(NamedTuple):
     right_silent: int
     n_silent: int
 
-    def plus(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: "AnswerCounts") -> "AnswerCounts":
+        return AnswerCounts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def count(truth: Sequence[bool], answers: Sequence[bool]) -> Counts:
+def count(truth: Sequence[bool], answers: Sequence[bool]) -> AnswerCounts:
     """The four counts of answers against the truth, item by item."""
     pairs = list(zip(truth, answers, strict=True))
-    return Counts(
+    return AnswerCounts(
         sum(answer for fires, answer in pairs if fires),
         sum(truth),
         sum(not answer for fires, answer in pairs if not fires),
@@ -35,14 +35,14 @@ def count(truth: Sequence[bool], answers: Sequence[bool]) -> Counts:
     )
 
 
-def balanced_accuracy(counts: Counts) -> float | None:
+def balanced_accuracy(counts: AnswerCounts) -> float | None:
     """Mean of the shares of right answers in the two classes; None where one is empty."""
     if not counts.n_firing or not counts.n_silent:
         return None
     return (counts.right_firing / counts.n_firing + counts.right_silent / counts.n_silent) / 2
 
 
-def interval(counts: Counts) -> tuple[float, float]:
+def interval(counts: AnswerCounts) -> tuple[float, float]:
     """95 % interval of balanced accuracy: Wilson's for each class, combined by squares (Newcombe
     1998, method 10, for a mean).
 
@@ -69,7 +69,7 @@ def wilson(k: int | float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def score(detection: Counts, fuzzing: Counts) -> LabelScore:
+def score(detection: AnswerCounts, fuzzing: AnswerCounts) -> LabelScore:
     """The score of a label; there must be items of both classes."""
     counts = detection.plus(fuzzing)
     value = balanced_accuracy(counts)

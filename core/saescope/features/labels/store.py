@@ -11,12 +11,12 @@ from pathlib import Path
 from saescope.database import Row
 from saescope.errors import ArgumentError
 from saescope.features.labels.database import LABELS, LABELS_DB, labels_path, transaction
-from saescope.features.labels.scores import Counts, score
+from saescope.features.labels.scores import AnswerCounts, score
 from saescope.records.labels import Label
 from saescope.untrusted import MOST_CHARS, clean_line
 
 MOST_MATCHES = 1000
-_NOTHING = Counts(0, 0, 0, 0)
+_NOTHING = AnswerCounts(0, 0, 0, 0)
 
 
 class LabelStore:
@@ -136,7 +136,9 @@ def insert_label(
     return label_id
 
 
-def add_score(db: sqlite3.Connection, label_id: int, detection: Counts, fuzzing: Counts) -> Label:
+def add_score(
+    db: sqlite3.Connection, label_id: int, detection: AnswerCounts, fuzzing: AnswerCounts
+) -> Label:
     """Add the answers of one more quiz to a label's own."""
     row = LABELS_DB.select(db, LABELS, "WHERE id = ?", [label_id])[0]
     pooled = {
@@ -156,8 +158,8 @@ def _key(text: str) -> str:
     return text.casefold()
 
 
-def _counts(stored: str | None) -> Counts:
-    return Counts(*json.loads(stored)) if stored else _NOTHING
+def _counts(stored: str | None) -> AnswerCounts:
+    return AnswerCounts(*json.loads(stored)) if stored else _NOTHING
 
 
 def _label(row: Row) -> Label:

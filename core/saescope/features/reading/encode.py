@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool
 from torch import Tensor
 
-from saescope.metrics import Reconstruction
+from saescope.metrics import RunningFit
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
@@ -79,7 +79,7 @@ def encode_stack(
     """What `encode_texts` gives for each SAE, in the order in which they were given; each text runs
     once."""
     named = list(positions)
-    sums = [_Sums() for _ in stack.saes]
+    sums = [_ReadSoFar() for _ in stack.saes]
     for tokens in texts:
         # features alone are kept: ten thousand texts are read in one call
         sites = stack.read(stack.model.batch(tokens.ids))
@@ -91,11 +91,11 @@ def encode_stack(
 
 
 @dataclass(slots=True)
-class _Sums:
+class _ReadSoFar:
     """What is kept of the texts that one SAE has read so far."""
 
     texts: list[TextFeatures] = field(default_factory=list[TextFeatures])
-    fit: Reconstruction = field(default_factory=Reconstruction)
+    fit: RunningFit = field(default_factory=RunningFit)
     n_active: int = 0
     n_usual: int = 0
 

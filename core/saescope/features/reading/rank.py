@@ -27,7 +27,7 @@ RANKINGS = ("max", "mean", "count", "contrast")
 
 
 @dataclass(frozen=True, slots=True)
-class _Sums:
+class _ActivationSums:
     total: Float[Tensor, " d_sae"]
     squares: Float[Tensor, " d_sae"]
     count: Float[Tensor, " d_sae"]
@@ -37,7 +37,7 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    sums: _Sums
+    sums: _ActivationSums
     scores: Float[Tensor, " d_sae"]
 
 
@@ -159,7 +159,7 @@ def _listed(
     ]
 
 
-def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:
+def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _ActivationSums:
     total = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device=sae.device)
     squares, count, maximum = (
         torch.zeros_like(total),
@@ -173,7 +173,9 @@ def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _Sums:
         squares.index_add_(0, kept.features, values.square())
         count.index_add_(0, kept.features, torch.ones_like(values))
         maximum.scatter_reduce_(0, kept.features, values, "amax")
-    return _Sums(total, squares, count, maximum, int(sum(text.counted.sum() for text in texts)))
+    return _ActivationSums(
+        total, squares, count, maximum, int(sum(text.counted.sum() for text in texts))
+    )
 
 
 def _ranked(

@@ -13,7 +13,7 @@ from saescope.features.index import FeatureIndex
 from saescope.features.labels.store import LabelStore
 from saescope.features.reading.text_acts import text_acts
 from saescope.models import LanguageModel, Tokens
-from saescope.records.features import Found, FoundFeature
+from saescope.records.features import FoundFeature, FoundFeatures
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import write_hook
@@ -24,7 +24,7 @@ ROWS = 4096
 
 def find_by_label(
     labels: LabelStore, weights_hash: str, query: str, *, k: int = 10, offset: int = 0
-) -> Found:
+) -> FoundFeatures:
     """Features with a label that shares words with `query`."""
     rows, total = labels.search(weights_hash, query, k=k, offset=offset)
     features = [
@@ -40,12 +40,14 @@ def find_by_label(
         if untested
         else []
     )
-    return Found(features, total, "1 / rank by the words that label and query share", warnings)
+    return FoundFeatures(
+        features, total, "1 / rank by the words that label and query share", warnings
+    )
 
 
 def find_by_tokens(
     model: LanguageModel, sae: SAE, tokens: Sequence[str], *, k: int = 10, offset: int = 0
-) -> Found:
+) -> FoundFeatures:
     """Features that write these tokens: how far each token's logit effect stands out among all of
     the feature's effects, averaged.
 
@@ -73,7 +75,7 @@ def find_by_tokens(
         )
         for feature in best
     ]
-    return Found(
+    return FoundFeatures(
         features,
         len(mean),
         "standard deviations of the tokens' logit effects above the feature's mean "
@@ -127,7 +129,7 @@ def find_by_texts(
     index: FeatureIndex | None,
     k: int = 10,
     offset: int = 0,
-) -> Found:
+) -> FoundFeatures:
     """Features that fire more often on these texts than in the indexed corpus; without an index,
     those that fire most often.
 
@@ -160,7 +162,7 @@ def find_by_texts(
         )
         for i in best
     ]
-    return Found(features, len(enriched), says, [*warnings, *many_sinks(n_sinks, n)])
+    return FoundFeatures(features, len(enriched), says, [*warnings, *many_sinks(n_sinks, n)])
 
 
 _NO_INDEX = (

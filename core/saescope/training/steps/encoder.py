@@ -57,7 +57,7 @@ def top_of_rows(
     return top.values, members.gather(1, top.indices)
 
 
-class Found(NamedTuple):
+class SparseEntries(NamedTuple):
     """Entries of one chunk in row order."""
 
     values: Float[Tensor, " nnz"]
@@ -65,7 +65,7 @@ class Found(NamedTuple):
     counts: Int[Tensor, " n"]
 
 
-def above(values: Float[Tensor, "n d_sae"], cut: float) -> Found:
+def above(values: Float[Tensor, "n d_sae"], cut: float) -> SparseEntries:
     """Entries greater than `cut`: only the strided groups whose maximum is above it are looked
     at."""
     n_rows, width = values.shape
@@ -76,10 +76,12 @@ def above(values: Float[Tensor, "n d_sae"], cut: float) -> Found:
     members = grouped[rows, :, groups]
     hit, place = (members > cut).nonzero(as_tuple=True)
     features = groups[hit] + place * (width // group)
-    return Found(members[hit, place], features.int(), torch.bincount(rows[hit], minlength=n_rows))
+    return SparseEntries(
+        members[hit, place], features.int(), torch.bincount(rows[hit], minlength=n_rows)
+    )
 
 
-def join(parts: list[Found], d_sae: int) -> SparseSupport:
+def join(parts: list[SparseEntries], d_sae: int) -> SparseSupport:
     values, features, counts = (torch.cat(column) for column in zip(*parts, strict=True))
     return SparseSupport(values, features, F.pad(counts.cumsum(0), (1, 0)), d_sae)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from saescope.training.losses import gated_loss
 from saescope.training.objective import Coefficients
-from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
+from saescope.training.steps.relu import BatchPart, ChunkLosses, ReluStep, squared
 from saescope.training.steps.support import Grads, Support
 
 
@@ -17,8 +17,8 @@ class GatedStep(ReluStep):
         return self.params["b_gate"]
 
     def backward(
-        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
-    ) -> Outcome:
+        self, support: Support, part: BatchPart, grads: Grads, coefficients: Coefficients
+    ) -> ChunkLosses:
         decoder, weight = self.params["decoder"], coefficients.sparsity / part.n_pos
         via_gate = support.values.relu()
         # values = x @ W_enc + b_gate; gate and magnitude share the product and differ in bias and
@@ -49,4 +49,4 @@ class GatedStep(ReluStep):
         self.add_common(grads, support, part, to_gate + to_acts, to_output + to_gate_output)
         l1 = weight * support.by_position(via_gate * norm).sum()
         losses = {"mse_loss": mse, "l1_loss": l1, "auxiliary_reconstruction_loss": auxiliary}
-        return Outcome(losses, support.count(active), error, per_position)
+        return ChunkLosses(losses, support.count(active), error, per_position)

@@ -9,7 +9,7 @@ from saescope.training.losses import jumprelu_loss, rectangle
 from saescope.training.objective import Batch, Coefficients
 from saescope.training.steps.base import StepResult
 from saescope.training.steps.dead import ROWS, DeadBlock
-from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
+from saescope.training.steps.relu import BatchPart, ChunkLosses, ReluStep, squared
 from saescope.training.steps.support import Grads, Support
 
 
@@ -31,8 +31,8 @@ class JumpReLUStep(ReluStep):
         return self.params["b_enc"] - self._floor()
 
     def backward(
-        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
-    ) -> Outcome:
+        self, support: Support, part: BatchPart, grads: Grads, coefficients: Coefficients
+    ) -> ChunkLosses:
         decoder, bandwidth = self.params["decoder"], self.objective.jumprelu_bandwidth
         hidden_pre = support.values + support.take(self._floor())
         threshold = support.take(self.params["threshold"])
@@ -57,7 +57,7 @@ class JumpReLUStep(ReluStep):
         support.add_outer(grads, "decoder", acts, to_output)
         grads.add("b_enc", support.by_feature(to_pre))
         self.add_common(grads, support, part, to_pre, to_output)
-        return Outcome(
+        return ChunkLosses(
             {"mse_loss": mse, "l0_loss": penalty}, support.count(active), error, per_position
         )
 

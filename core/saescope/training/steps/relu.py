@@ -15,7 +15,7 @@ from torch import Tensor
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, dead_block
-from saescope.training.steps.encoder import Found, above, chunks, join
+from saescope.training.steps.encoder import SparseEntries, above, chunks, join
 from saescope.training.steps.support import DenseSupport, Grads, SparseSupport, Support
 
 MAX_DENSITY = 0.06
@@ -23,7 +23,7 @@ MAX_DENSITY = 0.06
 products, and more memory."""
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """The batch, or the chunk of it that a support covers."""
 
     x: Float[Tensor, "n d_in"]
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     """Positions of the whole batch, over which losses are averaged."""
 
 
-class Outcome(NamedTuple):
+class ChunkLosses(NamedTuple):
     """Losses and statistics of one part; gradients go straight into the sum."""
 
     losses: dict[str, Tensor]
@@ -59,8 +59,8 @@ class ReluStep(Step):
         return self.params["b_enc"]
 
     def backward(
-        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
-    ) -> Outcome:
+        self, support: Support, part: BatchPart, grads: Grads, coefficients: Coefficients
+    ) -> ChunkLosses:
         """Forward and backward on one part; adds to `grads`, and to grads["norm"] what goes through
         the decoder's row norms."""
         raise NotImplementedError
@@ -81,7 +81,7 @@ class ReluStep(Step):
         # one costs time, never the result.
         support = self._entries(x, block) if self.density <= MAX_DENSITY else None
         if support is not None:
-            outcomes = [self.backward(support, Part(x, batch, len(x)), grads, coefficients)]
+            outcomes = [self.backward(support, BatchPart(x, batch, len(x)), grads, coefficients)]
         else:
             outcomes = self._dense(x, batch, block, grads, coefficients)
         losses = {
@@ -105,7 +105,7 @@ class ReluStep(Step):
 
     def _entries(self, x: Tensor, block: DeadBlock | None) -> SparseSupport | None:
         """None as soon as they prove too many."""
-        parts: list[Found] = []
+        parts: list[SparseEntries] = []
         n_found = n_seen = 0
         for chunk in chunks(x, self.params["encoder"], self.bias()):
             if block is not None:
@@ -125,15 +125,15 @@ class ReluStep(Step):
         block: DeadBlock | None,
         grads: Grads,
         coefficients: Coefficients,
-    ) -> list[Outcome]:
-        outcomes: list[Outcome] = []
+    ) -> list[ChunkLosses]:
+        outcomes: list[ChunkLosses] = []
         n_found = torch.zeros((), dtype=torch.int64, device=x.device)
         for start, values in chunks(x, self.params["encoder"], self.bias()):
             rows = slice(start, start + len(values))
             if block is not None:
                 block.pre[rows] = values[:, block.features]
             n_found += (values > 0).sum()
-            part = Part(x[rows], Batch(batch.x[rows], batch.y[rows]), len(x))
+            part = BatchPart(x[rows], Batch(batch.x[rows], batch.y[rows]), len(x))
             outcome = self.backward(DenseSupport(values), part, grads, coefficients)
             outcomes.append(
                 outcome if block is not None else outcome._replace(error=outcome.error[:0])
@@ -142,7 +142,7 @@ class ReluStep(Step):
         return outcomes
 
     def add_common(
-        self, grads: Grads, support: Support, part: Part, to_pre: Tensor, to_output: Tensor
+        self, grads: Grads, support: Support, part: BatchPart, to_pre: Tensor, to_output: Tensor
     ) -> None:
         """What every architecture adds from dloss/d(x @ W_enc) of each entry and dloss/d(sae_out)
         of each position."""
@@ -162,6 +162,6 @@ class Squared(NamedTuple):
     """d loss / d sae_out."""
 
 
-def squared(error: Float[Tensor, "n d_out"], part: Part) -> Squared:
+def squared(error: Float[Tensor, "n d_out"], part: BatchPart) -> Squared:
     per_position = squared_errors(error)
     return Squared(per_position, per_position.sum() / part.n_pos, error * (2 / part.n_pos))

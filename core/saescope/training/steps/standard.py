@@ -7,7 +7,7 @@ from torch import Tensor
 from saescope.training.losses import standard_loss
 from saescope.training.objective import Coefficients
 from saescope.training.steps.dead import DeadBlock, ghost
-from saescope.training.steps.relu import Outcome, Part, ReluStep, squared
+from saescope.training.steps.relu import BatchPart, ChunkLosses, ReluStep, squared
 from saescope.training.steps.support import Grads, Support
 
 
@@ -15,8 +15,8 @@ class StandardStep(ReluStep):
     loss = staticmethod(standard_loss)
 
     def backward(
-        self, support: Support, part: Part, grads: Grads, coefficients: Coefficients
-    ) -> Outcome:
+        self, support: Support, part: BatchPart, grads: Grads, coefficients: Coefficients
+    ) -> ChunkLosses:
         decoder = self.params["decoder"]
         acts = support.values.relu_()
         error = self.error(support.decode(acts, decoder), part.batch)
@@ -33,7 +33,7 @@ class StandardStep(ReluStep):
         grads.add("b_enc", support.by_feature(to_pre))
         self.add_common(grads, support, part, to_pre, to_output)
         losses = {"mse_loss": mse, "l1_loss": coefficients.sparsity * size.sum() / part.n_pos}
-        return Outcome(losses, support.count(acts > 0), error, per_position)
+        return ChunkLosses(losses, support.count(acts > 0), error, per_position)
 
     def _penalty(self, support: Support, weighted: Tensor) -> tuple[Tensor, Tensor]:
         """The Lp norm of each position and its slope at each entry."""

@@ -20,11 +20,18 @@ from saescope.training.losses import topk_loss
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, DeadGrads, auxk, dead_block
-from saescope.training.steps.encoder import Found, above, chunks, join, level_edges, top_of_rows
+from saescope.training.steps.encoder import (
+    SparseEntries,
+    above,
+    chunks,
+    join,
+    level_edges,
+    top_of_rows,
+)
 from saescope.training.steps.support import Grads, SparseSupport, bag, sampled_dots
 
 
-class Ranking(NamedTuple):
+class RankingEncoder(NamedTuple):
     """The encoder as it ranks: decoder norms multiplied in where the objective says so."""
 
     x: Float[Tensor, "n d_in"]
@@ -51,27 +58,27 @@ class TopKStep(Step):
         self._after_selection(kept)
         return self._backward(batch, ranking, kept, block, coefficients)
 
-    def _ranking(self, x: Tensor) -> Ranking:
+    def _ranking(self, x: Tensor) -> RankingEncoder:
         encoder, bias, decoder = (
             self.params["encoder"],
             self.params["b_enc"],
             self.params["decoder"],
         )
         if not self.objective.rescale_acts_by_decoder_norm:
-            return Ranking(self.centred(x), torch.ones_like(bias), encoder, bias)
+            return RankingEncoder(self.centred(x), torch.ones_like(bias), encoder, bias)
         norm = decoder.norm(dim=1)
         self._scaled = torch.mul(encoder, norm[:, None], out=self._scaled)
-        return Ranking(self.centred(x), norm, self._scaled, bias * norm)
+        return RankingEncoder(self.centred(x), norm, self._scaled, bias * norm)
 
-    def _select(self, ranking: Ranking, block: DeadBlock | None) -> SparseSupport:
+    def _select(self, ranking: RankingEncoder, block: DeadBlock | None) -> SparseSupport:
         """The kept entries, all positive, with their ranked activations."""
-        parts: list[Found] = []
+        parts: list[SparseEntries] = []
         for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
             if block is not None:
                 block.keep(chunk)
             values, features = top_of_rows(chunk.values, int(self.objective.k))
             keep = values > 0
-            parts.append(Found(values[keep], features[keep].int(), keep.sum(1)))
+            parts.append(SparseEntries(values[keep], features[keep].int(), keep.sum(1)))
         return join(parts, self.objective.d_sae)
 
     def _after_selection(self, kept: SparseSupport) -> None:
@@ -80,7 +87,7 @@ class TopKStep(Step):
     def _backward(
         self,
         batch: Batch,
-        ranking: Ranking,
+        ranking: RankingEncoder,
         kept: SparseSupport,
         block: DeadBlock | None,
         coefficients: Coefficients,
@@ -126,7 +133,7 @@ class TopKStep(Step):
 
     def _auxk(
         self,
-        ranking: Ranking,
+        ranking: RankingEncoder,
         block: DeadBlock,
         errors: Float[Tensor, "n_levels n d_out"],
         coefficients: Coefficients,
@@ -244,7 +251,7 @@ class BatchTopKStep(TopKStep):
             "cut": self.cut,
         }
 
-    def _select(self, ranking: Ranking, block: DeadBlock | None) -> SparseSupport:
+    def _select(self, ranking: RankingEncoder, block: DeadBlock | None) -> SparseSupport:
         wanted = int(self.objective.k * len(ranking.x))
         found, cut = self._candidates(ranking, self.cut, block)
         while len(found.values) < wanted and cut > 0:
@@ -260,12 +267,14 @@ class BatchTopKStep(TopKStep):
         keep[ties[: wanted - int(keep.sum())]] = True
         self.cut = 0.9 * float(smallest)
         counts = torch.bincount(found.positions[keep], minlength=len(ranking.x))
-        return join([Found(found.values[keep], found.features[keep], counts)], self.objective.d_sae)
+        return join(
+            [SparseEntries(found.values[keep], found.features[keep], counts)], self.objective.d_sae
+        )
 
     def _candidates(
-        self, ranking: Ranking, cut: float, block: DeadBlock | None
+        self, ranking: RankingEncoder, cut: float, block: DeadBlock | None
     ) -> tuple[SparseSupport, float]:
-        parts: list[Found] = []
+        parts: list[SparseEntries] = []
         for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
             cut = cut if cut >= 0 else _first_cut(chunk.values, self.objective.k)
             if block is not None:
