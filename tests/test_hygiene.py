@@ -151,6 +151,40 @@ def test_no_database_keeps_a_write_ahead_log() -> None:
     assert [path.name for path in SOURCES if said.search(path.read_text(encoding="utf-8"))] == []
 
 
+def calls_of(*names: str) -> set[str]:
+    """Modules that call one of these functions or methods."""
+    return {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        if ast.unparse(node.func).rpartition(".")[2] in names
+    }
+
+
+def test_what_a_model_holds_at_a_site_is_encoded_in_one_place() -> None:
+    assert {name for name in calls_of("encode_sparse") if ".saes." not in name} == {
+        "saescope.splice"
+    }
+
+
+def test_the_server_opens_models_and_saes_in_one_place() -> None:
+    """What a handle means (revision, gate, pickles, network, sinks) cannot be forgotten
+    elsewhere."""
+    opening = calls_of("load_sae", "load_model", "peek_sae")
+    assert {name for name in opening if name.startswith("saescope_mcp.")} == {
+        "saescope_mcp.state.loading"
+    }
+    setting = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "sink_factor"
+        if isinstance(node.ctx, ast.Store)
+    }
+    assert setting == {"saescope.models.language_model", "saescope_mcp.state.loading"}
+
+
 def test_only_models_knows_the_bridge() -> None:
     """Another backend is then another class."""
     own = ROOT / "core" / "saescope" / "models"

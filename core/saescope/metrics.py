@@ -5,31 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def explained_variance(
-    target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]
-) -> float | None:
-    """1 - sum of squared errors / total variance about the mean over positions; None if there is no
-    variance."""
-    target, reconstruction = target.double(), reconstruction.double()
-    total = (target - target.mean(0)).square().sum()
-    return (
-        None
-        if len(target) < 2 or total == 0
-        else float(1 - (target - reconstruction).square().sum() / total)
-    )
-
-
-def mean_cosine(
-    target: Float[Tensor, "n_pos d"], reconstruction: Float[Tensor, "n_pos d"]
-) -> float | None:
-    """Cosine between each position and its reconstruction, averaged over positions."""
-    return (
-        float(torch.cosine_similarity(target.double(), reconstruction.double(), dim=-1).mean())
-        if len(target)
-        else None
-    )
-
-
 class RunningFit:
     """Explained variance and mean cosine of positions that come in parts, of which none is kept
     (Chan et al. 1979 for the variance)."""
@@ -57,12 +32,13 @@ class RunningFit:
 
     @property
     def explained_variance(self) -> float | None:
-        """As the function of this name says."""
+        """1 - sum of squared errors / total variance about the mean over positions; None if there
+        is no variance."""
         return None if self.n < 2 or self._spread == 0 else 1 - self._squares / self._spread
 
     @property
     def mean_cosine(self) -> float | None:
-        """As the function of this name says."""
+        """The cosine of each position and its reconstruction, averaged over positions."""
         return self._cosines / self.n if self.n else None
 
 

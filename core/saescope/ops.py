@@ -105,6 +105,16 @@ def concat(parts: list[SparseActs]) -> SparseActs:
     return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), parts[0].d_sae)
 
 
+def acts_above(
+    hidden_pre: Float[Tensor, "n_pos d_sae"], threshold: Float[Tensor, " d_sae"]
+) -> SparseActs:
+    """relu(hidden_pre) * 1[hidden_pre > threshold]: JumpReLU (Rajamanoharan et al. 2024,
+    arXiv:2407.14435)."""
+    # relu as well: a threshold below zero, which an estimate on few batches may be, would let
+    # negative pre-activations through.
+    return from_dense(hidden_pre.relu() * (hidden_pre > threshold))
+
+
 def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
     """relu(topk(hidden_pre)): at most k positive entries a position (Gao et al. 2024,
     arXiv:2406.04093)."""

@@ -169,9 +169,16 @@ def read_sites(
     return records
 
 
-def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -> SiteRecord:
-    """Encode and reconstruct recorded activations."""
-    x = prepare_input(model, sae, read)
+def encode_site(
+    model: LanguageModel, sae: SAE, read: Tensor
+) -> tuple[Float[Tensor, "*pos d_in"], SparseActs]:
+    """What the SAE takes of a batch's activations at its hook, and the features there; whatever
+    reads a model encodes here.
+
+    Raises:
+        NumericError: the activations are NaN or infinite.
+    """
+    x = prepare_input(model, sae, read.to(sae.device))
     if not bool(x.isfinite().all()):
         raise NumericError(
             f"The activations at {read_hook(sae)} are not finite.",
@@ -180,7 +187,13 @@ def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -
     # [batch, n_pos, ...] was flattened to [batch * n_pos, d_in]: an SAE that looks back needs the
     # rows apart.
     given = x.reshape(*read.shape[:2], sae.cfg.d_in) if sae.sequential else x
-    acts = sae.encode_sparse(given)
+    return given, sae.encode_sparse(given)
+
+
+def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -> SiteRecord:
+    """Encode and reconstruct recorded activations."""
+    given, acts = encode_site(model, sae, read)
+    x = given.reshape(-1, sae.cfg.d_in)
     sae_out = sae.skip_path(given, sae.decode(acts, like=given)).reshape(-1, sae.cfg.d_out)
     flat = written.reshape(-1, sae.cfg.d_out)
     return SiteRecord(x, flat.to(sae.dtype) if sae.cfg.transcoder else x, acts, sae_out, flat)

@@ -5,10 +5,24 @@ import pytest
 import torch
 from tests.core.oracle import kl
 
-from saescope.metrics import explained_variance, kl_divergence, mean_cosine, pearson, score_between
+from saescope.metrics import RunningFit, kl_divergence, pearson, score_between
 
 RNG = np.random.default_rng(0)
 TARGET, OUT = RNG.normal(size=(9, 5)) + 3, RNG.normal(size=(9, 5)) + 3
+
+
+def fit_of(target: torch.Tensor, out: torch.Tensor) -> RunningFit:
+    fit = RunningFit()
+    fit.add(target, out)
+    return fit
+
+
+def explained_variance(target: torch.Tensor, out: torch.Tensor) -> float | None:
+    return fit_of(target, out).explained_variance
+
+
+def mean_cosine(target: torch.Tensor, out: torch.Tensor) -> float | None:
+    return fit_of(target, out).mean_cosine
 
 
 def test_explained_variance_is_about_the_mean_over_positions() -> None:

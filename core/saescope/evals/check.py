@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.hooks import edit_activations
-from saescope.metrics import explained_variance, score_between
+from saescope.metrics import RunningFit, score_between
 from saescope.models import LanguageModel, counted
 from saescope.saes import SAE
 from saescope.sinks import PROBE_TEXT
@@ -45,7 +45,9 @@ def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = No
     ids = model.batch(tokens.ids)
     site = read_site(model, sae, ids)
     mask = counted(tokens, sinks=site.sinks).to(model.device)
-    ev = explained_variance(site.target[mask], site.sae_out[mask])
+    fit = RunningFit()
+    fit.add(site.target[mask], site.sae_out[mask])
+    ev = fit.explained_variance
     l0 = float(site.acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
     ce = _ce_score(model, sae, ids, mask) if bool(mask[:-1].any()) else None
     verdict = _verdict(ev, ce)

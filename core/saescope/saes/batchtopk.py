@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ConfigError
-from saescope.ops import SparseActs, batch_topk_acts, from_dense
+from saescope.ops import SparseActs, acts_above, batch_topk_acts
 from saescope.saes.base import SAE
 from saescope.saes.disk import shared_fields
 from saescope.saes.topk import NormScaledConfig, NormScaledSAE
@@ -47,19 +47,18 @@ class MatryoshkaConfig(BatchTopKConfig):
 
     def __post_init__(self) -> None:
         super(MatryoshkaConfig, self).__post_init__()
-        widths = self.matryoshka_widths
-        if (
-            not widths
-            or widths[0] < 1
-            or list(widths) != sorted(set(widths))
-            or widths[-1] != self.d_sae
-        ):
-            raise ConfigError(
-                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, "
-                f"got {widths}.",
-                field="matryoshka_widths",
-                got=widths,
-            )
+        check_widths(self.matryoshka_widths, d_sae=self.d_sae)
+
+
+def check_widths(widths: tuple[int, ...], *, d_sae: int) -> None:
+    """Raise ConfigError unless these are prefix lengths of `d_sae` features."""
+    ascending = list(widths) == sorted(set(widths))
+    if not widths or widths[0] < 1 or not ascending or widths[-1] != d_sae:
+        raise ConfigError(
+            f"matryoshka_widths must ascend from at least 1 to d_sae={d_sae}, got {widths}.",
+            field="matryoshka_widths",
+            got=widths,
+        )
 
 
 class BatchTopKSAE(NormScaledSAE):
@@ -71,9 +70,7 @@ class BatchTopKSAE(NormScaledSAE):
     threshold: Float[Tensor, " d_sae"]
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
-        # relu as well: a threshold estimated on few batches may end below 0.
-        hidden_pre = self._hidden_pre(x)
-        return from_dense(hidden_pre.relu() * (hidden_pre > self.threshold))
+        return acts_above(self._hidden_pre(x), self.threshold)
 
     def encode_batch(self, x: Tensor) -> SparseActs:
         """The k * n_pos largest activations over all positions of `x` together."""

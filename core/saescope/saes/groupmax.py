@@ -10,7 +10,6 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, from_entries
-from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -42,12 +41,7 @@ class GroupMaxSAE(SAE):
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         k, d_sae = self.cfg.k, self.cfg.d_sae
-        values, within = (
-            times_rows(x, self.encoder, self.b_enc)
-            .relu()
-            .unflatten(-1, (k, d_sae // k))
-            .max(dim=-1)
-        )
+        values, within = self._linear(x).relu().unflatten(-1, (k, d_sae // k)).max(dim=-1)
         # [n_pos, k]: the winner of each group; group g begins at feature g * d_sae / k.
         features = within + torch.arange(0, d_sae, d_sae // k, device=x.device)
         positions = torch.arange(len(x), device=x.device).repeat_interleave(k)

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.ops import SparseActs, from_dense
-from saescope.products import times_rows
+from saescope.ops import SparseActs, acts_above
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -29,6 +28,4 @@ class JumpReLUSAE(SAE):
     threshold: Float[Tensor, " d_sae"]
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
-        hidden_pre = times_rows(x, self.encoder, self.b_enc)
-        # relu, too: a threshold below zero would let negative pre-activations through.
-        return from_dense(hidden_pre.relu() * (hidden_pre > self.threshold))
+        return acts_above(self._linear(x), self.threshold)

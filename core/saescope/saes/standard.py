@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.ops import SparseActs, from_dense
-from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -26,4 +25,4 @@ class StandardSAE(SAE):
     b_enc: Float[Tensor, " d_sae"]
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
-        return from_dense(times_rows(x, self.encoder, self.b_enc).relu())
+        return from_dense(self._linear(x).relu())

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, topk_acts
-from saescope.products import times_rows
 from saescope.saes.base import SAE
 from saescope.saes.config import SAEConfig
 
@@ -50,7 +49,7 @@ class NormScaledSAE(SAE):
     b_enc: Float[Tensor, " d_sae"]
 
     def _hidden_pre(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
-        hidden_pre = times_rows(x, self.encoder, self.b_enc)
+        hidden_pre = self._linear(x)
         # Ranked with the norm: a feature with a long row matters more for the reconstruction at the
         # same pre-activation.
         return (

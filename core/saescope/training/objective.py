@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.recipes import RECIPES, Architecture, Revival, TrainingRecipe
+from saescope.saes.batchtopk import check_widths
 
 SparsityMode = Literal["step", "tanh", "quadratic"]
 
@@ -63,30 +64,14 @@ class Objective:
                 field="k",
                 got=self.k,
             )
-        self._check_widths()
+        if self.recipe.nested:
+            check_widths(self.matryoshka_widths, d_sae=self.d_sae)
         if self.jumprelu_sparsity_loss_mode == "quadratic" and not 0 < self.target_l0 <= self.d_sae:
             raise ConfigError(
                 f"The quadratic loss needs target_l0 in (0, d_sae={self.d_sae}], got "
                 f"{self.target_l0}.",
                 field="target_l0",
                 got=self.target_l0,
-            )
-
-    def _check_widths(self) -> None:
-        widths = self.matryoshka_widths
-        if not self.recipe.nested:
-            return
-        if (
-            not widths
-            or widths[0] < 1
-            or list(widths) != sorted(set(widths))
-            or widths[-1] != self.d_sae
-        ):
-            raise ConfigError(
-                f"matryoshka_widths must ascend from at least 1 to d_sae={self.d_sae}, "
-                f"got {widths}.",
-                field="matryoshka_widths",
-                got=widths,
             )
 
 

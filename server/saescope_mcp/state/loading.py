@@ -146,7 +146,7 @@ def _device(name: str) -> str:
 
 async def _load_model(state: AppState, name: str, placement: Placement, say: Say) -> ModelSlot:
     say(f"loading the model {name}")
-    model = await state.loaders.run(partial(_read_model, name, placement, state.settings, say))
+    model = await state.loaders.run(partial(read_model, name, placement, state.settings, say))
     if same := next((slot for slot in state.models.values() if _is_same(slot.model, model)), None):
         same.names.add(name)
         return same
@@ -165,7 +165,9 @@ def _is_same(one: "LanguageModel", other: "LanguageModel") -> bool:
     return (one.name, one.revision) == (other.name, other.revision) and "local" not in one.revision
 
 
-def _read_model(name: str, placement: Placement, settings: Settings, say: Say) -> "LanguageModel":
+def read_model(name: str, placement: Placement, settings: Settings, say: Say) -> "LanguageModel":
+    """The model alone, with the settings that its numbers depend on; for this process and for
+    workers."""
     from saescope.models import load_model
 
     model = load_model(

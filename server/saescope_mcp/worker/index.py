@@ -8,8 +8,8 @@ from saescope.errors import Cancelled, ConfigError
 from saescope_mcp.replies.facts import versions
 from saescope_mcp.schemas.index import IndexFeatures
 from saescope_mcp.settings import Settings
-from saescope_mcp.state import Source
-from saescope_mcp.state.loading import read_sae
+from saescope_mcp.state import Placement, Source
+from saescope_mcp.state.loading import read_model, read_sae
 from saescope_mcp.state.measured import keep_sparsity
 from saescope_mcp.worker.base import Worker
 
@@ -74,21 +74,22 @@ class IndexWorker(Worker):
         self.latest = at
 
     def _loaded(self) -> "tuple[LanguageModel, list[SAE]]":
-        from saescope.models import load_model, model_fingerprint
+        from saescope.models import model_fingerprint
         from saescope.origin import settle
 
         said = self.run.settings
         device, dtype = said["device"], said["dtype"]
-        self.say("loading the model")
-        model = load_model(
-            said["model"], device=device, dtype=dtype, offline=said["offline"], progress=self.say
+        settings = Settings(
+            offline=said["offline"],
+            allow_pickle=said["allow_pickle"],
+            sink_factor=said["sink_factor"],
         )
-        model.sink_factor = said["sink_factor"]
+        self.say("loading the model")
+        model = read_model(said["model"], Placement(device, dtype), settings, self.say)
         known = said.get("model_fingerprint")  # a job of an earlier version has none
         if known and model_fingerprint(model) != known:
             raise _changed("MODEL_CHANGED", "model", said["model_handle"])
         self.say("loading the SAE")
-        settings = Settings(offline=said["offline"], allow_pickle=said["allow_pickle"])
         saes = [
             read_sae(Source(**row["source"]), device, row["dtype"], settings, self.say)
             for row in said["saes"]

@@ -10,7 +10,9 @@ from saescope.errors import Cancelled, ResourceError
 from saescope.names import home
 from saescope_mcp.replies.facts import versions
 from saescope_mcp.schemas.train import TrainSae
+from saescope_mcp.settings import Settings
 from saescope_mcp.state import Placement, Source
+from saescope_mcp.state.loading import read_model
 from saescope_mcp.state.sources import KnownHandles
 from saescope_mcp.worker.base import Worker
 
@@ -143,17 +145,9 @@ class TrainWorker(Worker):
         return self.newest() is not None
 
     def _model(self) -> "LanguageModel":
-        from saescope.models import load_model
-
-        settings = self.run.settings
-        model = load_model(
-            settings["model"],
-            device=settings["device"],
-            offline=settings["offline"],
-            progress=self.say,
-        )
-        model.sink_factor = settings["sink_factor"]
-        return model
+        said = self.run.settings
+        settings = Settings(offline=said["offline"], sink_factor=said["sink_factor"])
+        return read_model(said["model"], Placement(said["device"]), settings, self.say)
 
     def _config(self, model: "LanguageModel") -> "TrainConfig":
         from saescope.training import run_settings, train_config

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.activations import EMBEDDED, Dataset, Harvester, open_dataset
-from saescope.errors import Cancelled, ConfigError, FormatError, NumericError
+from saescope.errors import Cancelled, ConfigError, FormatError
 from saescope.features.index.accumulate import Accumulator
 from saescope.features.index.config import IndexConfig
 from saescope.features.index.corpus import Corpus
@@ -27,10 +26,9 @@ from saescope.features.index.manifest import FORMAT
 from saescope.features.index.store import IndexOrigin, folder_of, index_root, write_index
 from saescope.features.index.texts import ContextLog
 from saescope.models import LanguageModel, model_fingerprint
-from saescope.ops import SparseActs
 from saescope.saes import SAE
 from saescope.sinks import find_sinks, many_sinks
-from saescope.splice import check_fits, prepare_input, read_hook, site_hooks
+from saescope.splice import check_fits, encode_site, read_hook, site_hooks
 
 CHECKPOINT_S = 300.0
 
@@ -148,7 +146,7 @@ class IndexRun:
     def _step(self) -> None:
         ids = self.corpus.peek()
         found = self.harvester(ids.clamp(min=0).long())
-        acts = [_encode(self.model, sae, found[read_hook(sae)]) for sae in self.saes]
+        acts = [encode_site(self.model, sae, found[read_hook(sae)])[1] for sae in self.saes]
         # Whatever runs the model comes before the log: an error or a cancel leaves these contexts
         # to the next step.
         sinks = [
@@ -276,18 +274,6 @@ def index_features(
     run = IndexRun(model, several, opened, IndexConfig(**settings), folder=folder, root=root)
     run.go(report=report)
     return run.indexes()[0] if isinstance(saes, SAE) else run.indexes()
-
-
-def _encode(model: LanguageModel, sae: SAE, activation: Tensor) -> SparseActs:
-    x = prepare_input(model, sae, activation.to(sae.device))
-    if not bool(x.float().sum().isfinite()):
-        raise NumericError(
-            f"The activations at {read_hook(sae)} are not finite.",
-            hint='Load the model with dtype="float32".',
-        )
-    return sae.encode_sparse(
-        x.reshape(*activation.shape[:2], sae.cfg.d_in) if sae.sequential else x
-    )
 
 
 def shared_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> bool:

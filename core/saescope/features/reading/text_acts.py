@@ -9,13 +9,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saescope.activations import Harvester
-from saescope.errors import NumericError
 from saescope.hooks import record_activations
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
 from saescope.sinks import find_sinks
-from saescope.splice import prepare_input, read_hook, site_hooks
+from saescope.splice import encode_site, read_hook, site_hooks
 
 FEW = 8
 """Below so many texts a harvester costs more (two forward passes to prove itself) than it saves."""
@@ -39,7 +38,6 @@ def text_acts(
     Raises:
         NumericError: the activations are NaN or infinite.
     """
-    hook_name = read_hook(sae)
     record: Callable[[Tensor], dict[str, Tensor]] = partial(
         record_activations, model, hook_names=site_hooks(sae)
     )
@@ -49,13 +47,7 @@ def text_acts(
         with torch.no_grad():
             recorded = record(model.batch(tokens.ids))
             sinks = find_sinks(model, recorded)[0]
-            x = prepare_input(model, sae, recorded[hook_name].to(sae.device))
-            if not bool(x.isfinite().all()):
-                raise NumericError(
-                    f"The activations at {hook_name} are not finite.",
-                    hint='Load the model with dtype="float32".',
-                )
-            acts = sae.encode_sparse(x[None] if sae.sequential else x)
+            _, acts = encode_site(model, sae, recorded[read_hook(sae)])
         usual = counted(tokens, (), include_special)
         mask = counted(tokens, (), include_special, sinks=sinks)
         yield TextActs(
