@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 from tests.core.fake_hub import FakeHub
+from tests.server.folders import write_llama_scope, write_pickled, write_sparsify
 from tests.server.helpers import call, refuse, save_random_sae
 
 from saescope.formats import pickles
@@ -22,7 +21,6 @@ from saescope_mcp.tools.load import source_of
 
 DIALECTS = Path(__file__).parents[1] / "data" / "dialects"
 REPO = "someone/saes"
-D_IN, D_SAE = 128, 256
 
 
 @pytest.fixture
@@ -33,44 +31,6 @@ def online(settings: Settings) -> AppState:
 @pytest.fixture
 def anywhere(settings: Settings) -> AppState:
     return AppState(settings.model_copy(update={"read_anywhere": True}))
-
-
-def write_sparsify(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    rng = torch.Generator().manual_seed(0)
-    tensors = {
-        "encoder.weight": torch.randn(D_SAE, D_IN, generator=rng),
-        "encoder.bias": torch.zeros(D_SAE),
-    }
-    save_file(
-        tensors | {"W_dec": torch.randn(D_SAE, D_IN, generator=rng), "b_dec": torch.zeros(D_IN)},
-        folder / "sae.safetensors",
-    )
-    (folder / "cfg.json").write_text(
-        json.dumps({"expansion_factor": 2, "num_latents": 0, "k": 4, "d_in": D_IN})
-    )
-    return folder
-
-
-def write_llama_scope(folder: Path) -> Path:
-    (folder / "checkpoints").mkdir(parents=True)
-    rng = torch.Generator().manual_seed(1)
-    W_dec = torch.randn(D_IN, D_SAE, generator=rng) * torch.linspace(0.1, 3, D_SAE)
-    tensors = {
-        "encoder.weight": torch.randn(D_SAE, D_IN, generator=rng),
-        "encoder.bias": torch.zeros(D_SAE),
-    }
-    save_file(
-        tensors | {"decoder.weight": W_dec, "decoder.bias": torch.zeros(D_IN)},
-        folder / "checkpoints" / "final.safetensors",
-    )
-    said = {
-        "hook_point_in": "blocks.2.hook_resid_post",
-        "jump_relu_threshold": 2.0,
-        "norm_activation": "inference",
-    }
-    (folder / "hyperparams.json").write_text(json.dumps(said))
-    return folder
 
 
 async def test_a_revision_is_loaded_reported_and_remembered(
@@ -256,24 +216,7 @@ async def test_a_pickle_loads_only_where_the_settings_allow_it(
     monkeypatch: pytest.MonkeyPatch,
     allowed: bool,
 ) -> None:
-    folder = tmp_path / "resid_post_layer_2"
-    folder.mkdir()
-    said = {
-        "dict_class": "AutoEncoderTopK",
-        "k": 4,
-        "activation_dim": D_IN,
-        "dict_size": D_SAE,
-        "submodule_name": folder.name,
-    }
-    (folder / "config.json").write_text(json.dumps({"trainer": said | {"lm_name": ""}}))
-    W_dec = torch.randn(D_IN, D_SAE, generator=torch.Generator().manual_seed(2))
-    tensors = {
-        "encoder.weight": W_dec.T.contiguous(),
-        "encoder.bias": torch.zeros(D_SAE),
-        "decoder.weight": W_dec,
-        "b_dec": torch.zeros(D_IN),
-    }
-    torch.save(tensors | {"k": torch.tensor(4)}, folder / "ae.pt")
+    folder = write_pickled(tmp_path / "resid_post_layer_2")
     monkeypatch.setattr(
         pickles, "_run_child", lambda path, out: {"values": pickles.convert(path, out)}
     )  # its own process: core's tests
