@@ -28,7 +28,7 @@ async def known_at_the_older_commit(
     commits = [hub.add_folder(REPO, folder, "some/sae") for folder in folders]
     asked = {"release": REPO, "sae_id": "some/sae", "model": str(glass_dir)}
     reply = await call(online, "load_sae", **asked, revision=commits[0])
-    return reply["sae"], online.saes[reply["sae"]].weights_hash
+    return reply["sae"], ss.load_sae(folders[0]).weights_hash
 
 
 async def test_a_pinned_revision_is_what_is_published(
