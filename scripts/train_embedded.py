@@ -18,7 +18,7 @@ import torch
 import saescope as ss
 from saescope.names import home
 from saescope.saes import SAE
-from saescope.training import Progress, TrainingRun
+from saescope.training import TrainingProgress, TrainingRun
 
 HOOK = "blocks.14.hook_resid_post"
 RECIPE: dict[str, Any] = {
@@ -65,7 +65,7 @@ def main() -> None:
     model = ss.load_model(dtype="bfloat16")
     cfg = ss.train_config(model, HOOK, dataset=args.text, seed=args.seed, **RECIPE)
 
-    def tell(at: Progress) -> None:
+    def tell(at: TrainingProgress) -> None:
         shown = {
             name: round(value, 4)
             for name, value in at.point.items()

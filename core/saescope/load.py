@@ -2,7 +2,7 @@
 embedded default."""
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from fnmatch import fnmatchcase
@@ -18,6 +18,7 @@ from saescope.errors import ArgumentError, ConfigError, FormatError, NotFoundErr
 from saescope.formats import BY_NAME, Dialect, FileSource
 from saescope.formats.detect import CONFIGS, belongs_to, closest, detect, local_sae
 from saescope.formats.unknown import unknown_locally, unknown_remotely
+from saescope.progress import Say
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
 
 _OVERRULED_BY = {
@@ -33,7 +34,7 @@ class _Fetch(NamedTuple):
 
     revision: str
     offline: bool
-    progress: Callable[[str], None] | None = None
+    progress: Say | None = None
 
 
 class SAEInfo(NamedTuple):
@@ -70,7 +71,7 @@ def load_sae(
     dtype: str = "auto",
     revision: str = "",
     offline: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
     known: Mapping[str, Any] | None = None,
 ) -> SAE:
     """The SAE of a folder or file, of a release (`release` and `sae_id`; or a repository

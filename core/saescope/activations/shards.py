@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from saescope.devices import DTYPES
 from saescope.errors import ConfigError, FormatError, NotFoundError, cannot_write
 from saescope.fence import open_own, read_own
 from saescope.names import home
+from saescope.progress import Progress
 
 MANIFEST, POSITION = "manifest.json", "position.json"
 SAVE_EVERY_S = 600.0
@@ -34,7 +34,7 @@ def cached(
     store: ActivationStore,
     *,
     folder: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     save_every_s: float = SAVE_EVERY_S,
 ) -> "ShardSource":
     """The activations of a store on disk: those that are there, if they are the same, else written
@@ -141,7 +141,7 @@ def _write(
     store: ActivationStore,
     folder: Path,
     key: str,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     save_every_s: float,
 ) -> None:
     """Shards first, the manifest last: a folder without one is unfinished, and goes on from its
@@ -176,7 +176,7 @@ def _write(
 
 
 def _write_shards(
-    store: ActivationStore, folder: Path, progress: Callable[[int, int], None], save_every_s: float
+    store: ActivationStore, folder: Path, progress: Progress, save_every_s: float
 ) -> list[dict[str, Any]]:
     from safetensors.torch import save
 

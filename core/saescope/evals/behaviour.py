@@ -11,6 +11,7 @@ from torch import Tensor
 from saescope.evals.sums import GroupedSums, block_of
 from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
+from saescope.progress import Advance
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, add_at_site, site_record
 from saescope.stack import as_stack
@@ -37,7 +38,7 @@ def compare(
     text: EvalText,
     stand_ins: Mapping[str, StandIn],
     sums: GroupedSums,
-    done: Callable[[int], None] = lambda n_tokens: None,
+    done: Advance = lambda n_tokens: None,
 ) -> None:
     """Add to `sums`, by block of contexts: `n_ce` and `ce.<name>`, `n_kl` and `kl.<name>`, and
     `sse.<name>` of each stand-in.

@@ -1,8 +1,6 @@
 """Is this SAE any good? Every metric of the field on held-out text, with intervals, baselines and a
 verdict."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -13,11 +11,11 @@ from saescope.evals.reconstruction import Reconstruction, reconstruct
 from saescope.evals.report import report
 from saescope.evals.text import evaluation_text
 from saescope.models import LanguageModel
+from saescope.progress import Advance, Progress
 from saescope.records.evaluation import Evaluation
 from saescope.saes import SAE
 from saescope.splice import check_fits
 
-Progress = Callable[[int, int], None]
 """Called with the tokens done and the tokens in all, both passes counted."""
 
 
@@ -63,7 +61,7 @@ def evaluate(
     return report(sae, text, found, fitted, warnings=(*warnings, *text.warnings))
 
 
-def _counter(progress: Progress | None, n_all: int) -> Callable[[int], None]:
+def _counter(progress: Progress | None, n_all: int) -> Advance:
     n_done = 0
 
     def done(n_tokens: int) -> None:

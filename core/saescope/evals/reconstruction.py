@@ -1,7 +1,7 @@
 """First pass: what the SAE makes of each position, summed up in bounded memory. The model runs no
 further than the site."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from saescope.evals.sums import GroupedSums, block_of, n_blocks
 from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.ops import SparseActs
+from saescope.progress import Advance
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, read_site
 
@@ -52,7 +53,7 @@ def reconstruct(
     text: EvalText,
     *,
     covariance: bool,
-    done: Callable[[int], None] = lambda n_tokens: None,
+    done: Advance = lambda n_tokens: None,
 ) -> Reconstruction:
     """Encode and reconstruct every counted position."""
     found: Reconstruction | None = None

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from saescope.fence import read_own, real_path
 from saescope.hub import transfer
 from saescope.hub.failures import passes, translate
 from saescope.names import home
+from saescope.progress import Progress, Say
 
 _SAFE_ETAG = re.compile(r"[0-9A-Za-z_.-]{1,128}")
 _PROGRESS_S = 0.5
@@ -28,9 +28,7 @@ class _Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def fetch(
-    url: str, what: str, *, into: Path, etag: str, size: int, say: Callable[[str], None]
-) -> None:
+def fetch(url: str, what: str, *, into: Path, etag: str, size: int, say: Say) -> None:
     """Make the file `etag` in `into` hold the `size` bytes at `url`.
 
     Raises:
@@ -78,14 +76,14 @@ def fetch(
     mark_verified(blob)
 
 
-def _complete(url: str, what: str, part: Path, size: int, say: Callable[[str], None]) -> None:
+def _complete(url: str, what: str, part: Path, size: int, say: Say) -> None:
     """Append to `part` until it has `size` bytes."""
     failures = 0
     while (have := part.stat().st_size if part.exists() else 0) < size:
         _check_room(what, part.parent, size - have)
         failed: Exception = ConnectionError()
         try:
-            _append(url, part, have, size, lambda n: say(f"{what}: {_mb(n)} of {_mb(size)}"))
+            _append(url, part, have, size, lambda n, size: say(f"{what}: {_mb(n)} of {_mb(size)}"))
         except transfer.errors() as error:
             if isinstance(error, OSError) and error.errno:  # the disk, not the network
                 raise
@@ -99,20 +97,20 @@ def _complete(url: str, what: str, part: Path, size: int, say: Callable[[str], N
         transfer.pause(max(failures, 1), failed)
 
 
-def _append(url: str, part: Path, have: int, size: int, say: Callable[[int], None]) -> None:
+def _append(url: str, part: Path, have: int, size: int, progress: Progress) -> None:
     with transfer.get(url, have, None) as response:
         start = transfer.first_byte(response)
         with part.open("r+b" if part.exists() else "wb") as file:
             file.truncate(min(start, have))
             file.seek(0, 2)
-            at, said = file.tell(), time.monotonic()
+            at, told_at = file.tell(), time.monotonic()
             for content in transfer.body(response):
                 at += file.write(content)
                 if at > size:  # more than was promised: let the hash decide on what was
                     break
-                if time.monotonic() - said > _PROGRESS_S:
-                    said = time.monotonic()
-                    say(at)
+                if time.monotonic() - told_at > _PROGRESS_S:
+                    told_at = time.monotonic()
+                    progress(at, size)
             file.truncate(min(at, size))
 
 

@@ -1,7 +1,6 @@
 """A repository at one commit: its files by name, from the cache or from the hub."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +9,7 @@ from saescope.errors import OfflineError, SaescopeError
 from saescope.fence import check_linked
 from saescope.hub import download, transfer
 from saescope.hub.location import checked_path
+from saescope.progress import Say, silent
 
 _ONCE = (
     "saescope.catalogue.on_this_machine() lists what is cached here; "
@@ -27,7 +27,7 @@ class Repository:
         revision: str,
         commit: str,
         names: frozenset[str],
-        say: Callable[[str], None],
+        say: Say,
         *,
         offline: bool,
     ) -> None:
@@ -138,7 +138,7 @@ def repository(
     *,
     revision: str = "",
     offline: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
 ) -> Repository:
     """The repository at the commit that `revision` (a branch, tag or commit; "": main) means now;
     offline: at its last use.
@@ -147,7 +147,7 @@ def repository(
         NotFoundError: no such repository or revision, or it is private or gated.
         OfflineError: it is not cached, and the network may not or cannot be used.
     """
-    say = progress or (lambda _: None)
+    say = progress or silent
     checked_path(revision)
     if offline or _offline_mode():
         return _from_cache(repo_id, revision, say)
@@ -185,7 +185,7 @@ def _offline_mode() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _from_cache(repo_id: str, revision: str, say: Callable[[str], None]) -> Repository:
+def _from_cache(repo_id: str, revision: str, say: Say) -> Repository:
     commit = _cached_commit(repo_id, revision)
     if not commit:
         raise OfflineError(

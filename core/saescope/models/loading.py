@@ -2,7 +2,7 @@
 place that imports transformers."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
 from saescope.models.tokens import Tokenizer, check_tokenizer
+from saescope.progress import Say
 
 _reading = threading.Lock()
 
@@ -53,7 +54,7 @@ def load_model(
     dtype: str = "auto",
     revision: str = "",
     offline: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Say | None = None,
 ) -> LanguageModel:
     """The model of a hub name, a local folder or a GGUF file; without a name the embedded one.
 
@@ -114,7 +115,7 @@ def canonical_name(name: str) -> str:
 
 
 def _locate(
-    name_or_path: str | Path, revision: str, offline: bool, progress: Callable[[str], None] | None
+    name_or_path: str | Path, revision: str, offline: bool, progress: Say | None
 ) -> _ModelFiles:
     name = str(name_or_path)
     if name == EMBEDDED_HANDLE:

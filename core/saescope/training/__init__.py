@@ -5,16 +5,22 @@ from saescope.training.door import check_run, run_settings
 from saescope.training.loggers import mode_of_wandb, require_logger
 from saescope.training.plan import Plan, make_plan
 from saescope.training.run import TrainingRun, train, train_config
-from saescope.training.trainer import Batches, ListBatches, Progress, Trainer, stop_on_signals
+from saescope.training.trainer import (
+    Batches,
+    ListBatches,
+    Trainer,
+    TrainingProgress,
+    stop_on_signals,
+)
 
 __all__ = [
     "OPTIONS",
     "Batches",
     "ListBatches",
     "Plan",
-    "Progress",
     "TrainConfig",
     "Trainer",
+    "TrainingProgress",
     "TrainingRun",
     "check_run",
     "make_plan",

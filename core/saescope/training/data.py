@@ -3,7 +3,7 @@ where nothing gets lost."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from saescope.activations import (
 from saescope.activations.buffer import Rows, n_rows
 from saescope.errors import Cancelled
 from saescope.models import LanguageModel
+from saescope.progress import Say
 from saescope.training.config import TrainConfig
 
 PREPEND_BOS: dict[str, bool | None] = {"auto": None, "true": True, "false": False}
@@ -147,7 +148,7 @@ def row_source(
     *,
     roots: Sequence[Path],
     stop: threading.Event,
-    say: Callable[[str], None],
+    say: Say,
 ) -> RowSource:
     """The rows of a run; with cache_activations they are written to disk first, unless they are
     there."""

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from saescope.activations import ActivationStore
 from saescope.errors import Cancelled, FormatError, ResourceError
 from saescope.hooks import hook_shape
 from saescope.models import LanguageModel, load_model, model_fingerprint
+from saescope.progress import Report, Say, silent
 from saescope.saes import SAE
 from saescope.saes.disk import not_in_saelens, saelens_name
 from saescope.training.config import TrainConfig
 from saescope.training.data import StoreBatches, WatchedSource, row_source, store_config
-from saescope.training.trainer import Progress, Trainer
+from saescope.training.trainer import Trainer, TrainingProgress
 
 EXPANSION_FACTOR = 8
 CONTEXT_SIZE = 256
@@ -54,7 +55,7 @@ def train(
     *,
     model: LanguageModel | None = None,
     folder: Path | None = None,
-    report: Callable[[Progress], None] | None = None,
+    report: Report[TrainingProgress] | None = None,
 ) -> SAE:
     """The SAE that this configuration trains. With a `folder`, checkpoints are kept there, and a
     run that was cut off goes on."""
@@ -76,7 +77,7 @@ class TrainingRun:
         folder: Path | None = None,
         roots: Sequence[Path] = (),
         stop: threading.Event | None = None,
-        say: Callable[[str], None] = lambda message: None,
+        say: Say = silent,
     ) -> None:
         """Goes on from the newest good checkpoint in `folder`, if there is one.
 
@@ -100,7 +101,7 @@ class TrainingRun:
         name = saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip)
         self.warnings += [warning for warning in (not_in_saelens(name),) if warning]
 
-    def go(self, *, report: Callable[[Progress], None] | None = None) -> Progress:
+    def go(self, *, report: Report[TrainingProgress] | None = None) -> TrainingProgress:
         """Train to the end or to a stop; the state is "done" or "stopped"."""
         try:
             return self.trainer.run(stop=self.stop, report=report)

@@ -4,7 +4,7 @@ interval."""
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NumericError
+from saescope.progress import Report
 from saescope.saes import SAE
 from saescope.training.config import TrainConfig
 from saescope.training.history import History, Point, measure
@@ -44,7 +45,7 @@ class Batches(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """Where a run is."""
 
     state: State | Literal["running"]
@@ -140,8 +141,8 @@ class Trainer:
         self,
         *,
         stop: threading.Event | None = None,
-        report: Callable[[Progress], None] | None = None,
-    ) -> Progress:
+        report: Report[TrainingProgress] | None = None,
+    ) -> TrainingProgress:
         """Train to the end, or until `stop` is set; either way the last checkpoint is of the last
         step.
 
@@ -171,8 +172,8 @@ class Trainer:
         self.save()
         return self.progress(state)
 
-    def progress(self, state: State | Literal["running"]) -> Progress:
-        return Progress(
+    def progress(self, state: State | Literal["running"]) -> TrainingProgress:
+        return TrainingProgress(
             state,
             self.step,
             self.cfg.n_steps,

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from saescope.progress import Say
 from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
@@ -29,7 +30,7 @@ def call(
     tool: Tool,
     arguments: dict[str, Any],
     loading: Mapping[str, Any],
-    say: Callable[[str], None],
+    say: Say,
     *,
     settings: Settings | None = None,
 ) -> Outcome:
@@ -45,7 +46,7 @@ def loads_first(tool: Tool) -> bool:
 
 
 async def with_progress(
-    state: AppState, work: Callable[[], Awaitable[Outcome]], say: Callable[[str], None]
+    state: AppState, work: Callable[[], Awaitable[Outcome]], say: Say
 ) -> Outcome:
     """The outcome of the work; each new message of its jobs is said."""
     async with anyio.create_task_group() as group:
@@ -61,7 +62,7 @@ async def _call(
     tool: Tool,
     arguments: dict[str, Any],
     loading: Mapping[str, Any],
-    say: Callable[[str], None],
+    say: Say,
 ) -> Outcome:
     async def work() -> Outcome:
         if tool is LOAD_SAE:
@@ -113,7 +114,7 @@ def _loads(
     return loads
 
 
-async def _watch(state: AppState, say: Callable[[str], None]) -> None:
+async def _watch(state: AppState, say: Say) -> None:
     said = ""
     while True:
         for job in state.jobs.all()[:1]:

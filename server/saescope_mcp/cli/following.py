@@ -2,7 +2,7 @@
 complete checkpoint."""
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from saescope.progress import Say
 from saescope_mcp.binding import Outcome, Tool, document
 from saescope_mcp.cli.calls import FOREVER_S, call, person_settings
 from saescope_mcp.cli.flags import arguments_from
@@ -29,7 +30,7 @@ def start_and_follow(
     loading: Mapping[str, Any],
     *,
     console: Console,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Outcome:
     """The document of the job once it has ended or was stopped; with --wait-s, what it is after
     that long."""

@@ -1,6 +1,5 @@
 """The steps of a load, in order; each may be cancelled, and a failure leaves nothing behind."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError
 from saescope.notices import collected
+from saescope.progress import Say
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import LoadedSAE
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from saescope.load import SAEInfo
     from saescope.models import LanguageModel
     from saescope.saes import SAE
-
-Say = Callable[[str], None]
 
 
 class Need(NamedTuple):

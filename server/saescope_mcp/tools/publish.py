@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, Cancelled, NotFoundError, OfflineError
+from saescope.progress import Say
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job, Runs
 from saescope_mcp.replies import Tool
 from saescope_mcp.schemas.publish import PublishedFile, PublishSae, PublishSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Source, writable
-from saescope_mcp.state.loading import Say, read_sae
+from saescope_mcp.state.loading import read_sae
 from saescope_mcp.state.measured import recall
 
 if TYPE_CHECKING:

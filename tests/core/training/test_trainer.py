@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NotFoundError, NumericError
-from saescope.training import ListBatches, Progress, TrainConfig, Trainer
+from saescope.training import ListBatches, TrainConfig, Trainer, TrainingProgress
 from saescope.training.history import History
 from saescope.training.losses import output
 from saescope.training.objective import Batch
@@ -36,7 +36,9 @@ def same(a: Trainer, b: Trainer) -> bool:
     )
 
 
-def stopped_after(cfg: TrainConfig, folder: Path, step: int, data: list[Tensor]) -> Progress:
+def stopped_after(
+    cfg: TrainConfig, folder: Path, step: int, data: list[Tensor]
+) -> TrainingProgress:
     stop = threading.Event()
     return Trainer(cfg, ListBatches(data), folder=folder).run(
         stop=stop, report=lambda at: stop.set() if at.step >= step else None

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -26,6 +26,7 @@ from saescope.features.index.manifest import FORMAT
 from saescope.features.index.store import IndexOrigin, folder_of, index_root, write_index
 from saescope.features.index.texts import ContextLog
 from saescope.models import LanguageModel, model_fingerprint
+from saescope.progress import Report
 from saescope.saes import SAE
 from saescope.sinks import find_sinks, many_sinks
 from saescope.splice import check_fits, encode_site, read_hook, site_hooks
@@ -92,7 +93,7 @@ class IndexRun:
     def go(
         self,
         *,
-        report: Callable[[IndexProgress], None] | None = None,
+        report: Report[IndexProgress] | None = None,
         stop: threading.Event | None = None,
     ) -> IndexProgress:
         """Read to the end, or until `stop` is set; the state is "done" or "stopped"."""
@@ -225,9 +226,6 @@ class IndexRun:
         )
 
 
-Report = Callable[[IndexProgress], None] | None
-
-
 @overload
 def index_features(
     model: LanguageModel,
@@ -236,7 +234,7 @@ def index_features(
     *,
     folder: Path | None = ...,
     root: Path | None = ...,
-    report: Report = ...,
+    report: Report[IndexProgress] | None = ...,
     **settings: Any,
 ) -> FeatureIndex: ...
 
@@ -249,7 +247,7 @@ def index_features(
     *,
     folder: Path | None = ...,
     root: Path | None = ...,
-    report: Report = ...,
+    report: Report[IndexProgress] | None = ...,
     **settings: Any,
 ) -> list[FeatureIndex]: ...
 
@@ -261,7 +259,7 @@ def index_features(
     *,
     folder: Path | None = None,
     root: Path | None = None,
-    report: Report = None,
+    report: Report[IndexProgress] | None = None,
     **settings: Any,
 ) -> FeatureIndex | list[FeatureIndex]:
     """Index one SAE, or several in one pass (a list for a list). `settings` are those of

@@ -5,7 +5,6 @@ import lzma
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextLog
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.names import home
+from saescope.progress import Say, silent
 from saescope.saes import SAE
 from saescope.splice import read_hook
 
@@ -94,7 +94,7 @@ def find_index(
     model: LanguageModel | None = None,
     *,
     root: Path | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    say: Say = silent,
 ) -> FeatureIndex | None:
     """The index of this SAE on this model with most tokens, the newest of equals; `say` hears why
     one was passed over."""
@@ -125,7 +125,7 @@ def _worth(manifest: IndexManifest) -> tuple[int, str]:
     return manifest.n_tokens + manifest.n_sinks, manifest.created
 
 
-def _read(folder: Path, weights_hash: str, say: Callable[[str], None]) -> IndexManifest | None:
+def _read(folder: Path, weights_hash: str, say: Say) -> IndexManifest | None:
     try:
         return read_manifest(folder)
     except FormatError:
@@ -133,7 +133,7 @@ def _read(folder: Path, weights_hash: str, say: Callable[[str], None]) -> IndexM
         return index and index.manifest
 
 
-def _open(folder: Path, weights_hash: str, say: Callable[[str], None]) -> FeatureIndex | None:
+def _open(folder: Path, weights_hash: str, say: Say) -> FeatureIndex | None:
     """An index that is whole; a damaged one stays where it is, unless it is the packed one, which
     is unpacked again."""
     try:
