@@ -2,6 +2,8 @@
 out in NumPy."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from saescope.models import Tokens
 from saescope.saes import SAE
 from saescope.splice import read_hook, write_hook
 from saescope.stack import as_stack
-from saescope.steering import FeatureEdit, intervene, steer
+from saescope.steering import FeatureEdit, IndexedMaxima, intervene, steer
 from saescope.variants import run_variants
 
 TEXT = "The old man saw the little house by the"
@@ -243,6 +245,36 @@ def test_steering_with_several_saes_writes_what_a_plain_model_writes(family: Fam
         ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
     assert done.steered[0].text == family.model.tokenizer.join(ids[0, len(tokens) :].tolist())
     assert len(done.controls) == 1 and done.unit_values == [1.0, 1.0]
+    (control,) = done.controls
+    assert [ref.sae for ref in control.features] == [0, 1]
+    assert all(
+        f"feature {ref.feature} of the SAE at {write_hook(saes[ref.sae])}" in control.label
+        for ref in control.features
+    )
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["bottom first", "top first"])
+def test_a_unit_is_what_is_known_of_the_edits_own_sae(gpt2: Family, swapped: bool) -> None:
+    """Feature 3 of the first SAE in the list has a maximum of 2, that of the second 5."""
+    saes, tokens = saes_of(gpt2, "neighbouring layers", swapped=swapped), tokens_of(gpt2)
+    indexed: list[IndexedMaxima | None] = [
+        IndexedMaxima(torch.full((48,), value), f"text {value}") for value in (2.0, 5.0)
+    ]
+    edits = [FeatureEdit(3, 1.5, sae=1), FeatureEdit(3, 1.5, sae=0), FeatureEdit(4, 1.0, sae=1)]
+    asked: dict[str, Any] = {"target": TARGET, "n_controls": 0}
+    done = intervene(gpt2.model, saes, tokens, edits, unit="max", indexed=indexed, **asked)
+    assert done.unit_values == [5.0, 2.0, 5.0]
+    for sae, value in zip(saes, (2.0, 5.0), strict=True):
+        assert f"SAE at {write_hook(sae)}: indexed maximum over text {value}" in done.unit_source
+    raw = [
+        replace(edit, strength=edit.strength * value)
+        for edit, value in zip(edits, done.unit_values, strict=True)
+    ]
+    same = intervene(gpt2.model, saes, tokens, raw, unit="raw", **asked)
+    assert done.delta_logit == same.delta_logit != 0
+    assert steer(
+        gpt2.model, saes, tokens, edits, indexed=indexed, max_new_tokens=1, n_controls=0
+    ).unit_values == [5.0, 2.0, 5.0]
 
 
 @pytest.mark.parametrize("series", IN_SERIES)

@@ -2,6 +2,7 @@
 plain PyTorch hooks."""
 
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -367,7 +368,11 @@ async def test_steering_two_saes_writes_what_a_plain_model_writes(desk: Desk) ->
         ids = torch.cat([ids, following], dim=1)
     written = tokenizer.decode(ids[0, desk.ids.shape[1] :])
     assert reply["steered"][0]["text"].split() == written.split()
-    assert len(reply["controls"]) == 1
+    (control,) = reply["controls"]
+    assert re.fullmatch(
+        r"control: " + ", ".join(rf"feature \d+ of {re.escape(sae)}" for sae in desk.handles),
+        control["label"],
+    )
 
 
 @one_family
@@ -383,6 +388,54 @@ async def test_units_are_each_saes_own(desk: Desk) -> None:
     assert all(
         f"SAE at {hook}: {alone[0]['unit_source']}" in reply["unit_source"] for hook in HOOKS
     )
+
+
+@pytest.fixture(params=["together", "apart"])
+def maxima(
+    request: pytest.FixtureRequest, desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> list[Tensor]:
+    """Each SAE's largest activations over its index, in a home where nothing else is indexed."""
+    from saescope.features.index import index_features
+
+    monkeypatch.setenv("SAESCOPE_HOME", str(tmp_path))
+    loaded = [desk.state.saes[handle] for handle in desk.handles]
+    found: dict[int, Tensor] = {}
+    for places in [[0, 1]] if request.param == "together" else [[1], [0]]:
+        saes = [loaded[n].sae for n in places]
+        done = index_features(loaded[0].model, saes, n_tokens=2048, context_size=32)
+        found |= {n: index.maxima for n, index in zip(places, done, strict=True)}
+    return [found[0], found[1]]
+
+
+@one_family
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_a_unit_is_the_maximum_in_the_index_of_the_edits_own_sae(
+    desk: Desk, maxima: list[Tensor], order: tuple[int, int]
+) -> None:
+    """Both edits name one index of a feature, so that a mix-up of SAEs shows."""
+    feature = int((maxima[0].minimum(maxima[1]) * (maxima[0] - maxima[1]).abs()).argmax())
+    units = [float(maxima[n][feature]) for n in order]
+    assert min(units) > 0 and abs(units[0] / units[1] - 1) > 0.05
+    edits = [{"sae": desk.handles[n], "feature": feature, "strength": 2.0} for n in order]
+    asked = {"prompt": TEXT, "target": f"#{TARGET}"}
+    reply = await call(desk.state, "intervene", edits=edits, **asked)
+    assert reply["unit_values"] == pytest.approx(units, rel=1e-3)
+    assert reply["unit_source"].count("indexed maximum over 2,0") == 2
+    added = {
+        n: lambda acts, unit=unit: acts + 2.0 * unit * at_counted(desk, acts, feature)
+        for n, unit in zip(order, units, strict=True)
+    }
+    close(reply["delta_logit"], desk.logits(added)[TARGET] - desk.logits()[TARGET])
+    steered = await call(
+        desk.state, "steer_generate", prompt=TEXT, features=edits, max_new_tokens=1
+    )
+    assert steered["unit_values"] == reply["unit_values"]
+
+
+def at_counted(desk: Desk, acts: Tensor, feature: int) -> Tensor:
+    there = torch.zeros_like(acts)
+    there[..., desk.counted, feature] = 1
+    return there
 
 
 @one_family

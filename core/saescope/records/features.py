@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureRef:
+    """Which feature, where there may be several SAEs."""
+
+    sae: int
+    """Its SAE, by its place in the list that was given; 0 for one SAE alone."""
+    feature: int
+
+
+@dataclass(frozen=True, slots=True)
 class RankedFeature:
     """One feature over all counted tokens of the texts."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from saescope.records.features import FeatureRef
 from saescope.records.prediction import Readout
 from saescope.verdicts import Effect, Judgement
 
@@ -41,6 +42,8 @@ class Arm:
     repetition: float
     """1 - distinct / total 3-grams."""
     kl: float | None
+    features: list[FeatureRef] = field(default_factory=list[FeatureRef])
+    """The random features of a control, one for every edit."""
 
 
 @dataclass(frozen=True, slots=True)

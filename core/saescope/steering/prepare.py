@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.models import Tokens, counted
+from saescope.records.features import FeatureRef
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
 from saescope.steering.edits import EditPlan, FeatureEdit, control_plan, make_plan
@@ -37,7 +38,7 @@ class Prepared(NamedTuple):
     """Positions of the prompt that no edit touches for their norm at the site alone."""
     units: Units
     plans: Plans
-    drawn: list[list[int]]
+    drawn: list[list[FeatureRef]]
     """Features of each control, one for every edit."""
     controls: list[Plans]
 
@@ -113,13 +114,19 @@ def _joint_units(stack: Stack, parts: Mapping[int, _SAEEdits]) -> Units:
     )
 
 
-def _controls(stack: Stack, parts: Mapping[int, _SAEEdits]) -> tuple[list[list[int]], list[Plans]]:
+def _controls(
+    stack: Stack, parts: Mapping[int, _SAEEdits]
+) -> tuple[list[list[FeatureRef]], list[Plans]]:
     """Each control's features, one for every edit, and its plans: as many as can be drawn for every
     SAE."""
-    drawn: list[list[int]] = []
+    drawn: list[list[FeatureRef]] = []
     plans: list[Plans] = []
     for n in range(min(len(part.drawn) for part in parts.values())):
-        drawn.append(_in_order([(part.own, part.drawn[n]) for part in parts.values()]))
+        named = [
+            (part.own, [FeatureRef(stack.given[i], feature) for feature in part.drawn[n]])
+            for i, part in parts.items()
+        ]
+        drawn.append(_in_order(named))
         plans.append(
             {i: control_plan(stack.saes[i], part.plan, part.drawn[n]) for i, part in parts.items()}
         )

@@ -1,6 +1,7 @@
 """Steering with features: what changes, and whether it is more than random features do."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from saescope.effects import logit_effects
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
+from saescope.records.features import FeatureRef
 from saescope.records.steering import Arm, Steering
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
@@ -74,24 +76,28 @@ def steer(
         use_cache=use_cache and not any(each.sequential for each in stack.saes),
     )
     concept = list(concept_tokens) or _promoted(stack, edits)
-    return _report(model, rows, ready, concept, n_samples)
+    return _report(stack, rows, ready, concept, n_samples)
 
 
 def _report(
-    model: LanguageModel,
+    stack: Stack,
     rows: Sequence[Generation],
     ready: Prepared,
     concept: list[int],
     n_samples: int,
 ) -> Steering:
-    controls_of = (", ".join(map(str, features)) for features in ready.drawn)
+    model = stack.model
     labels = [
         "baseline",
         *(f"steered {i + 1}" for i in range(n_samples)),
-        *(f"control: feature {features}" for features in controls_of),
+        *(f"control: {_in_words(stack, features)}" for features in ready.drawn),
     ]
     arms = [_arm(model, label, row, set(concept)) for label, row in zip(labels, rows, strict=True)]
-    baseline, steered, controls = arms[0], arms[1 : n_samples + 1], arms[n_samples + 1 :]
+    baseline, steered = arms[0], arms[1 : n_samples + 1]
+    controls = [
+        replace(arm, features=features)
+        for arm, features in zip(arms[n_samples + 1 :], ready.drawn, strict=True)
+    ]
     n_edited = int(ready.masks.any(0).sum())
     no_concept = (
         "This site is no linear write to the residual stream: name concept_tokens to have "
@@ -113,6 +119,14 @@ def _report(
             *many_sinks(ready.n_sinks, n_edited),
         ],
     )
+
+
+def _in_words(stack: Stack, features: Sequence[FeatureRef]) -> str:
+    """Features with the SAE of each where there are several."""
+    if len(stack.saes) == 1:
+        return f"feature {', '.join(str(ref.feature) for ref in features)}"
+    names = {given: stack.name(i) for i, given in enumerate(stack.given)}
+    return ", ".join(f"feature {ref.feature} of the {names[ref.sae]}" for ref in features)
 
 
 def _check(model: LanguageModel, tokens: Tokens, n_samples: int, temperature: float) -> None:

@@ -117,9 +117,9 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         next=_next(request, done.verdict.level),
         evidence="controlled" if done.controls else "intervened",
         provenance=provenance_of(stack, request.seed),
-        baseline=_arm(done.baseline),
-        steered=[_arm(arm) for arm in done.steered],
-        controls=[_arm(arm) for arm in done.controls],
+        baseline=_arm(done.baseline, stack),
+        steered=[_arm(arm, stack) for arm in done.steered],
+        controls=[_arm(arm, stack) for arm in done.controls],
         unit_value=done.unit_values[0],
         unit_values=done.unit_values,
         unit_source=done.unit_source,
@@ -255,14 +255,20 @@ def _said(feature: SteeringFeature) -> dict[str, object]:
     return feature.model_dump(include={"sae", "feature", "strength", "mode"}, exclude_defaults=True)
 
 
-def _arm(arm: "core.Arm") -> Arm:
+def _arm(arm: "core.Arm", stack: LoadedStack) -> Arm:
+    named = [
+        f"feature {ref.feature} of {handle}"
+        for ref in arm.features
+        if (handle := stack.handle(ref.sae))
+    ]
     metrics = Metrics(
         concept_score=arm.concept_score,
         perplexity=arm.perplexity,
         repetition=arm.repetition,
         kl=arm.kl,
     )
-    return Arm(label=arm.label, text=arm.text, n_tokens=arm.n_tokens, metrics=metrics)
+    label = f"control: {', '.join(named)}" if named else arm.label
+    return Arm(label=label, text=arm.text, n_tokens=arm.n_tokens, metrics=metrics)
 
 
 TOOLS = [
