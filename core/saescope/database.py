@@ -63,8 +63,8 @@ class Table(NamedTuple):
         )
 
     def digest(self, row: Mapping[str, Any]) -> str:
-        said = json.dumps([self.name, *(row[column] for column in self.columns)], default=repr)
-        return hashlib.sha256(said.encode()).hexdigest()[:32]
+        text = json.dumps([self.name, *(row[column] for column in self.columns)], default=repr)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class Database:
         self, db: sqlite3.Connection, table: Table, rest: str = "", given: Sequence[Any] = ()
     ) -> list[Row]:
         """Rows that are as they were written; others are said and left out."""
-        found = [
+        rows = [
             _row(table, values)
             for values in db.execute(f"SELECT {table.listed} FROM {table.name} {rest}", given)
         ]
-        good = [row for row in found if self._is_good(table, row)]
-        if len(good) < len(found):
-            tell(f"{len(found) - len(good)} rows of the {self.what} are damaged and were left out.")
+        good = [row for row in rows if self._is_good(table, row)]
+        if len(good) < len(rows):
+            tell(f"{len(rows) - len(good)} rows of the {self.what} are damaged and were left out.")
         return [{name: row[name] for name in table.columns} for row in good]
 
     def insert(self, db: sqlite3.Connection, table: Table, row: Row) -> bool:
@@ -141,8 +141,8 @@ class Database:
         return True
 
     def _is_good(self, table: Table, row: Row) -> bool:
-        said = {name: row[name] for name in table.columns}
-        return row["digest"] == table.digest(said) and self.sound(table.name, said)
+        values = {name: row[name] for name in table.columns}
+        return row["digest"] == table.digest(values) and self.sound(table.name, values)
 
     @contextmanager
     def _errors(self, path: Path) -> Generator[None]:
@@ -216,8 +216,8 @@ class Database:
         now."""
         with _readable() as trouble, closing(connect(path)) as db:
             self._prepare(db)
-            if (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
-                return said.strip().splitlines()[-1]
+            if (verdict := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+                return verdict.strip().splitlines()[-1]
             for table in self.tables:
                 rows = db.execute(f"SELECT {table.listed} FROM {table.name} NOT INDEXED")
                 if any(not self._is_good(table, _row(table, values)) for values in rows):
@@ -395,8 +395,8 @@ def _alone(path: Path) -> Generator[None]:
 
 
 def _looks(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _copy_of(path: Path) -> Path:

@@ -110,20 +110,20 @@ def cause_of(error: BaseException, *, replace: Mapping[str, str] | None = None) 
     raised it. `replace` maps text that is not for the reader, such as a private path, to what
     stands there instead.
     """
-    said = ""
+    cause = ""
     for line in filter(None, map(str.strip, str(error).splitlines())):
-        said = f"{said} {line}".strip()
-        if not said.endswith(":"):
+        cause = f"{cause} {line}".strip()
+        if not cause.endswith(":"):
             break
     kind, frames = type(error).__name__, traceback.extract_tb(error.__traceback__)
-    if not said:
-        said = f"{kind}: {frames[-1].line}" if frames and frames[-1].line else kind
+    if not cause:
+        cause = f"{kind}: {frames[-1].line}" if frames and frames[-1].line else kind
     elif isinstance(error, KeyError | ArithmeticError):
-        said = f"{kind}: {said}"
+        cause = f"{kind}: {cause}"
     for text, instead in (replace or {}).items():
-        said = said.replace(text, instead)
+        cause = cause.replace(text, instead)
     half = _MOST_CAUSE // 2  # the value that is wrong may be named at the end
-    return said if len(said) <= _MOST_CAUSE else f"{said[:half]} ... {said[-half + 5 :]}"
+    return cause if len(cause) <= _MOST_CAUSE else f"{cause[:half]} ... {cause[-half + 5 :]}"
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -273,11 +273,11 @@ def _own() -> Generator[None]:
             raise OSError(error.message) from error
 
 
-def _check(said: os.stat_result, name: str, limit: int | None, field: str) -> None:
-    if not stat.S_ISREG(said.st_mode):
-        raise _suspicious(name, _kind(said.st_mode), field)
-    if limit is not None and said.st_size > limit:
-        raise _too_large(name, said.st_size, limit, field)
+def _check(status: os.stat_result, name: str, limit: int | None, field: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _suspicious(name, _kind(status.st_mode), field)
+    if limit is not None and status.st_size > limit:
+        raise _too_large(name, status.st_size, limit, field)
 
 
 def _check_opened(handle: int, path: str | Path, field: str) -> None:

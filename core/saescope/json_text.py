@@ -19,12 +19,12 @@ def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         TwiceError: a key stands there twice; the message completes "it ...".
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise TwiceError(f"has two values for {twice!r}")
-    return found
+    return fields
 
 
 BOM = "\ufeff"

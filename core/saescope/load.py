@@ -86,16 +86,16 @@ def load_sae(
             not read.
     """
     fetch = _Fetch(revision, offline, progress)
-    found = _locate(path, release, sae_id, known=known, fetch=fetch)
+    located = _locate(path, release, sae_id, known=known, fetch=fetch)
     where = pick_device(device)
-    with _advised(found):
+    with _advised(located):
         stored = getattr(
-            torch, found.dialect.peek(found.source)[0].dtype
+            torch, located.dialect.peek(located.source)[0].dtype
         )  # refuses what will not load before a weight is fetched
-        for name in _wanted(found):
-            found.source.local(name)
-        cfg, tensors = found.dialect.read(found.source, pick_dtype(dtype, where, stored))
-        return ARCHITECTURES[cfg.architecture][1](_signed(found, cfg), tensors).to(where)
+        for name in _wanted(located):
+            located.source.local(name)
+        cfg, tensors = located.dialect.read(located.source, pick_dtype(dtype, where, stored))
+        return ARCHITECTURES[cfg.architecture][1](_signed(located, cfg), tensors).to(where)
 
 
 def peek_sae(
@@ -110,18 +110,18 @@ def peek_sae(
     """Configuration and size of an SAE, from its configuration and the header of its weights: of a
     remote one no weight is fetched."""
     fetch = _Fetch(revision, offline)
-    found = _locate(path, release, sae_id, known=known, fetch=fetch)
-    with _advised(found):
-        cfg, header = found.dialect.peek(found.source)
+    located = _locate(path, release, sae_id, known=known, fetch=fetch)
+    with _advised(located):
+        cfg, header = located.dialect.peek(located.source)
     n_bytes = sum(4 * math.prod(info.shape) for info in header.values())
     return SAEInfo(
-        cfg=_signed(found, cfg),
+        cfg=_signed(located, cfg),
         weights_bytes=n_bytes,
-        source=found.name,
-        dialect=found.dialect.name,
-        repo_id=found.source.repo_id,
-        revision=found.revision,
-        files=tuple(_wanted(found)),
+        source=located.name,
+        dialect=located.dialect.name,
+        repo_id=located.source.repo_id,
+        revision=located.revision,
+        files=tuple(_wanted(located)),
     )
 
 
@@ -175,8 +175,8 @@ def _on_hub(
     dialect = BY_NAME.get(location.dialect) if location.dialect else detect(source)
     if dialect is None:
         raise unknown_remotely(source)
-    found = _LocatedSAE(source, dialect, hub_name, repository.commit, dict(known or {}))
-    if not _wanted(found) and not fetch.offline:
+    located = _LocatedSAE(source, dialect, hub_name, repository.commit, dict(known or {}))
+    if not _wanted(located) and not fetch.offline:
         close = closest(source)
         raise NotFoundError(
             f"{location.repo_id} has no {location.path!r}.",
@@ -188,32 +188,32 @@ def _on_hub(
             if close
             else "Check the repository's list of files.",
         )
-    return found
+    return located
 
 
-def _wanted(found: _LocatedSAE) -> list[str]:
+def _wanted(located: _LocatedSAE) -> list[str]:
     """Names of the files that a load reads."""
-    patterns = found.dialect.files(found.source)
+    patterns = located.dialect.files(located.source)
     return sorted(
         name
-        for name in found.source.names
+        for name in located.source.names
         if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
     )
 
 
 @contextmanager
-def _advised(found: _LocatedSAE) -> Generator[None]:
+def _advised(located: _LocatedSAE) -> Generator[None]:
     """An error in an SAE's files that leaves open what to do says which file to correct, or what
     else to load."""
     try:
         yield
     except (ConfigError, FormatError) as error:
-        error.hint = error.hint or _advice(found, error)
+        error.hint = error.hint or _advice(located, error)
         raise
 
 
-def _advice(found: _LocatedSAE, error: SaescopeError) -> str:
-    config = next((Path(name).name for name in _wanted(found) if name.endswith(CONFIGS)), "")
+def _advice(located: _LocatedSAE, error: SaescopeError) -> str:
+    config = next((Path(name).name for name in _wanted(located) if name.endswith(CONFIGS)), "")
     steps = {
         "UNSUPPORTED_ARCHITECTURE": ANOTHER,
         "UNSUPPORTED_DTYPE": f"Save its weights as float32, float16 or bfloat16. {ANOTHER}",
@@ -226,18 +226,18 @@ def _advice(found: _LocatedSAE, error: SaescopeError) -> str:
     if isinstance(error, FormatError) or not config:
         return f"Get the SAE's files again from where they were published. {ANOTHER}"
     correct = f"Correct {error.field or 'that'} in {config}"
-    if found.source.repo_id:
-        return f"{correct} of a copy of {found.source.repo_id}, and load its folder. {ANOTHER}"
+    if located.source.repo_id:
+        return f"{correct} of a copy of {located.source.repo_id}, and load its folder. {ANOTHER}"
     return f"{correct}, then load it again."
 
 
-def _signed(found: _LocatedSAE, cfg: SAEConfig) -> SAEConfig:
+def _signed(located: _LocatedSAE, cfg: SAEConfig) -> SAEConfig:
     """The configuration as the user wants it, with a note of where the SAE came from, which travels
     with it when it is saved."""
     asked = {
-        field.name: found.asked[field.name]
+        field.name: located.asked[field.name]
         for field in fields(SAEMetadata)
-        if field.name in found.asked
+        if field.name in located.asked
     }
     if asked:
         kept = {
@@ -246,15 +246,15 @@ def _signed(found: _LocatedSAE, cfg: SAEConfig) -> SAEConfig:
             if _OVERRULED_BY.get(key) not in asked  # a hook that the user names is not looked for
         }
         cfg = replace(cfg, metadata=replace(cfg.metadata, **asked, raw=kept | asked))
-    if not found.revision:
+    if not located.revision:
         return cfg
     origin = {
-        "repo_id": found.source.repo_id,
-        "path": found.source.path,
-        "revision": found.revision,
-        "dialect": found.dialect.name,
+        "repo_id": located.source.repo_id,
+        "path": located.source.path,
+        "revision": located.revision,
+        "dialect": located.dialect.name,
     }
-    published = {"l0": found.source.known["l0"]} if "l0" in found.source.known else {}
+    published = {"l0": located.source.known["l0"]} if "l0" in located.source.known else {}
     return replace(
         cfg,
         metadata=replace(cfg.metadata, raw=published | dict(cfg.metadata.raw) | {"source": origin}),

@@ -61,9 +61,9 @@ class SparseActs:
         # in `keys` are read.
         place = torch.searchsorted(keys, wanted)
         fires = torch.isin(wanted, keys)
-        found = self.values.new_zeros(len(wanted))
-        found[fires] = self.values[order[place[fires]]]
-        return found
+        values = self.values.new_zeros(len(wanted))
+        values[fires] = self.values[order[place[fires]]]
+        return values
 
     def maxima(self) -> Float[Tensor, " d_sae"]:
         """Each feature's largest activation; 0 where it never fires."""

@@ -50,15 +50,15 @@ def require_settled(model: LanguageModel, sae: SAE) -> None:
 def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
     """For each of the SAE's sites that a module stands for: the hooks of this model that carry it,
     the usual name first."""
-    meta, found = sae.cfg.metadata, dict[str, tuple[str, ...]]()
+    meta, hooks = sae.cfg.metadata, dict[str, tuple[str, ...]]()
     for field, module, side in (
         ("hook_name", meta.module, meta.module_side),
         ("hook_name_out", meta.module_out, "output"),
     ):
         if not module:
             continue
-        found[field] = model.hooks_of_module(module, side)
-        if not found[field]:
+        hooks[field] = model.hooks_of_module(module, side)
+        if not hooks[field]:
             raise HookError(
                 f"The SAE was trained on the {side} of {module!r}, and no hook of "
                 f"{model.name} has that tensor.",
@@ -70,4 +70,4 @@ def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
                 'ss.load_sae(..., known={"hook_name": "blocks.5.hook_mlp_out"}).',
                 facts={"example": "blocks.5.hook_mlp_out"},
             )
-    return found
+    return hooks

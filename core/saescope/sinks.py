@@ -47,10 +47,10 @@ def typical_norm(model: LanguageModel, hook_name: str) -> float:
         tokens = model.tokenize(PROBE_TEXT, limit=model.n_ctx)
         x = record_activations(model, model.batch(tokens.ids), [hook_name])[hook_name]
         norms = _norms(x)[0][counted(tokens).to(x.device)]
-        found = float(norms.median()) if len(norms) else 0.0
+        typical = float(norms.median()) if len(norms) else 0.0
         if not model.n_editing:
-            model.typical_norms[hook_name] = found
-        return found
+            model.typical_norms[hook_name] = typical
+        return typical
 
 
 def find_sinks(model: LanguageModel, recorded: Mapping[str, Tensor]) -> Bool[Tensor, "batch n_pos"]:

@@ -54,8 +54,8 @@ class Harvester:
         if self.plain is None:
             return self._through_bridge(ids)
         with self.model.lock:
-            found = self.plain(ids)
-        return {name: found[name].flatten(2) for name in self.widths}
+            activations = self.plain(ids)
+        return {name: activations[name].flatten(2) for name in self.widths}
 
     def _through_bridge(
         self, ids: Int[Tensor, "batch n_pos"]

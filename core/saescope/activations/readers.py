@@ -128,10 +128,10 @@ def _cut_point(text: str, start: int, size: int) -> int:
 def _parquet_kinds(file: Any, path: Path) -> dict[str, Any]:
     """The columns and their types, once the footer can be believed: few bytes may claim to be any
     number of rows or gigabytes."""
-    said, n_bytes = file.metadata, path.stat().st_size
-    n_unpacked = sum(said.row_group(i).total_byte_size for i in range(said.num_row_groups))
-    if said.num_rows > max(PLAIN_ROWS, MAX_ROWS_A_BYTE * n_bytes):
-        claim = f"{said.num_rows} rows"
+    footer, n_bytes = file.metadata, path.stat().st_size
+    n_unpacked = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    if footer.num_rows > max(PLAIN_ROWS, MAX_ROWS_A_BYTE * n_bytes):
+        claim = f"{footer.num_rows} rows"
     elif n_unpacked > max(PLAIN_BYTES, MAX_RATIO * n_bytes):
         claim = f"{n_unpacked} bytes, unpacked"
     else:

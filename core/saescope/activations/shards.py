@@ -220,8 +220,8 @@ def _save_position(store: ActivationStore, shards: list[dict[str, Any]], folder:
     data = save({name: x.cpu().contiguous() for name, x in store.state_dict().items()})
     name = f"position-{len(shards):05d}.safetensors"
     _put(folder / name, data)
-    said = {"state": name, "sha256": hashlib.sha256(data).hexdigest(), "shards": shards}
-    _put(folder / POSITION, json.dumps(said).encode())
+    position = {"state": name, "sha256": hashlib.sha256(data).hexdigest(), "shards": shards}
+    _put(folder / POSITION, json.dumps(position).encode())
     _drop_positions(folder, keep=name)
 
 
@@ -237,14 +237,14 @@ def _go_on(store: ActivationStore, folder: Path) -> list[dict[str, Any]]:
     from safetensors.torch import load_file
 
     try:
-        said = json.loads(read_own(folder / POSITION))
-        files = {said["state"]: said["sha256"]} | {
-            shard["file"]: shard["sha256"] for shard in said["shards"]
+        position = json.loads(read_own(folder / POSITION))
+        files = {position["state"]: position["sha256"]} | {
+            shard["file"]: shard["sha256"] for shard in position["shards"]
         }
         if any(_sha256(folder / Path(name).name) != sha256 for name, sha256 in files.items()):
             return []
-        store.load_state_dict(load_file(folder / said["state"]))
-        return said["shards"]
+        store.load_state_dict(load_file(folder / position["state"]))
+        return position["shards"]
     except (
         OSError,
         ValueError,

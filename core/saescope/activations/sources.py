@@ -63,14 +63,14 @@ class TextSource(RowSource):
             1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // cfg.context_size
         )
         self.max_rows = self.n_contexts * (cfg.context_size - 1)
-        said = (
+        identity = (
             model_fingerprint(model),
             model.sink_factor,
             *self.widths,
             dataset.fingerprint,
             cfg,
         )
-        self.fingerprint = hashlib.sha256(repr(said).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
         self.memory_bytes = self.stream.memory_bytes
         self.epoch, self.n_supplied = 0, 0
         self._taken = self._none = torch.empty(0, cfg.context_size, dtype=torch.int32)
@@ -88,10 +88,10 @@ class TextSource(RowSource):
             self._taken if len(self._taken) else self.stream.take(self.n_contexts)
         )
         mask = counted_positions(contexts, self.harvester.model.tokenizer.special_ids)
-        found = self.harvester(contexts.clamp(min=0).long())
-        mask = mask.to(self.device) & ~find_sinks(self.harvester.model, found)
+        activations = self.harvester(contexts.clamp(min=0).long())
+        mask = mask.to(self.device) & ~find_sinks(self.harvester.model, activations)
         where = mask.flatten().nonzero().squeeze(1)
-        rows = {name: x.flatten(0, 1).index_select(0, where) for name, x in found.items()}
+        rows = {name: x.flatten(0, 1).index_select(0, where) for name, x in activations.items()}
         self.epoch = self.stream.epoch
         if self.epoch and not self.n_supplied + n_rows(rows):
             raise empty_error(self.stream.dataset, self.stream.cfg)

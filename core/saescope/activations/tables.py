@@ -127,11 +127,11 @@ def _dialect(path: Path, column: str) -> CsvDialect:
         return CsvDialect(named[1], named=True)
     candidates = TSV if path.suffix.lower() == ".tsv" else CSV
     judged = [(_judge(head, dialect, path, whole=whole), dialect) for dialect in candidates]
-    (n_records, width), dialect = max(judged, key=lambda found: found[0])
+    (n_records, width), dialect = max(judged, key=lambda size: size[0])
     first = next((line.strip() for line in head if line.strip()), "")
     if not n_records and width < 2 and column != first.strip('"'):
         _check_parted(path, head, first)
-    equal = [other for found, other in judged if found == (n_records, 0) and n_records > 1]
+    equal = [other for size, other in judged if size == (n_records, 0) and n_records > 1]
     if len({other.delimiter for other in equal}) > 1:
         dialect = _of_two(path, first, equal, column)
     spaced = all(name.startswith(" ") for name in first.split(dialect.delimiter)[1:])

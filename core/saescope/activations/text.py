@@ -129,8 +129,8 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             )
         return [path]
     there = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
-    found = [file for file in there if file.suffix.lower() in READERS]
-    if not found:
+    readable = [file for file in there if file.suffix.lower() in READERS]
+    if not readable:
         raise NotFoundError(
             f"The folder {path.name!r} holds no text file.",
             code="DATASET_EMPTY",
@@ -138,9 +138,9 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
             got=path,
             allowed=", ".join(READERS),
         )
-    _check_inside(found, [real_path(path), *roots])
+    _check_inside(readable, [real_path(path), *roots])
     _tell_of_others(path, [file.name for file in there if file.suffix.lower() not in READERS])
-    return found
+    return readable
 
 
 def _tell_of_others(folder: Path, names: Sequence[str]) -> None:

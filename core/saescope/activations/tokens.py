@@ -88,8 +88,8 @@ class Packer:
 
     def _separator(self, asked: Separator, bos: int | None, eos: int | None) -> list[int]:
         wanted = {"auto": (eos, bos), "bos": (bos,), "eos": (eos,), "none": ()}[asked]
-        found = next(([i] for i in wanted if i is not None), [])
-        if asked in ("bos", "eos") and not found:
+        separator = next(([i] for i in wanted if i is not None), [])
+        if asked in ("bos", "eos") and not separator:
             raise ArgumentError(
                 f"The model's tokenizer has no {asked.upper()} token to put between documents.",
                 code="NO_SUCH_TOKEN",
@@ -103,7 +103,7 @@ class Packer:
                 ),
                 hint='Use document_separator="auto".',
             )
-        return found
+        return separator
 
     def _encode(self, documents: list[str]) -> list[list[int]]:
         pieces = [list(cut([document], PIECE_CHARS)) for document in documents]

@@ -45,8 +45,8 @@ def releases() -> dict[str, dict[str, Entry]]:
         gzip.decompress(files("saescope.catalogue").joinpath("data.json.gz").read_bytes())
     )
     return {
-        said["name"]: {row[0]: _entry(said, row) for row in said["saes"]}
-        for said in document["releases"]
+        release["name"]: {row[0]: _entry(release, row) for row in release["saes"]}
+        for release in document["releases"]
     }
 
 
@@ -57,8 +57,8 @@ def get(release: str, sae_id: str) -> Entry:
         NotFoundError: there is no such release, or no such SAE in it; the nearest names are in the
             message.
     """
-    found = releases().get(release)
-    if found is None:
+    saes = releases().get(release)
+    if saes is None:
         close = nearest_releases(release)
         query = (close or [release])[0]
         raise NotFoundError(
@@ -71,8 +71,8 @@ def get(release: str, sae_id: str) -> Entry:
             "repository as owner/name.",
             facts={"query": query},
         )
-    if sae_id not in found:
-        close = nearest(sae_id, found, 5) or [*found][:5]
+    if sae_id not in saes:
+        close = nearest(sae_id, saes, 5) or [*saes][:5]
         raise NotFoundError(
             f"Release {release!r} has no SAE {sae_id!r}. Nearest: {', '.join(close)}.",
             code="SAE_NOT_FOUND",
@@ -81,7 +81,7 @@ def get(release: str, sae_id: str) -> Entry:
             allowed=close,
             hint=f'Call ss.load_sae(release="{release}", sae_id="{close[0]}").',
         )
-    return found[sae_id]
+    return saes[sae_id]
 
 
 def nearest_releases(release: str, n: int = 3) -> list[str]:
@@ -90,13 +90,17 @@ def nearest_releases(release: str, n: int = 3) -> list[str]:
     return list(dict.fromkeys([*sorted(begins, key=len), *nearest(release, releases(), n)]))[:n]
 
 
-def _entry(said: Mapping[str, Any], row: list[Any]) -> Entry:
+def _entry(release: Mapping[str, Any], row: list[Any]) -> Entry:
     sae_id, path, l0, explained_variance, neuronpedia_id, factor = row + [None] * (6 - len(row))
     path = path or sae_id
-    place = sites.PublishedName(said["dialect"], said["name"], said["repo_id"], sae_id, path)
-    hook_name = said["known"].get("hook_name") or sites.hook_name(place)
+    place = sites.PublishedName(
+        release["dialect"], release["name"], release["repo_id"], sae_id, path
+    )
+    hook_name = release["known"].get("hook_name") or sites.hook_name(place)
     # SAELens's own files name their model, often more exactly.
-    known = ({} if said["dialect"] == "sae_lens" else {"model_name": said["model"]}) | said["known"]
+    known = (
+        {} if release["dialect"] == "sae_lens" else {"model_name": release["model"]}
+    ) | release["known"]
     known |= {
         key: value
         for key, value in (
@@ -107,12 +111,12 @@ def _entry(said: Mapping[str, Any], row: list[Any]) -> Entry:
         if value is not None
     }
     return Entry(
-        release=said["name"],
+        release=release["name"],
         sae_id=sae_id,
-        repo_id=said["repo_id"],
+        repo_id=release["repo_id"],
         path=path,
-        dialect=said["dialect"],
-        model=said["model"],
+        dialect=release["dialect"],
+        model=release["model"],
         hook_name=hook_name,
         layer=sites.layer(place),
         d_sae=sites.d_sae(place),

@@ -92,7 +92,7 @@ def find(
         )
     at, named_site = split_hook(site) if site.startswith("blocks.") else (layer, site)
     models, words, site_word = _models(model), _words(query), _site(named_site)
-    found = [
+    entries = [
         row.entry
         for row in _index()
         if (not model or row.model in models)
@@ -108,9 +108,9 @@ def find(
     ]
     if query:  # a release of exactly that name first
         name = query.strip()
-        found.sort(key=lambda entry: entry.release != name)
-    rows = [_row(entry) for entry in found[offset : offset + limit]]
-    return Page(rows, len(found), [] if found else _nearest(query, model))
+        entries.sort(key=lambda entry: entry.release != name)
+    rows = [_row(entry) for entry in entries[offset : offset + limit]]
+    return Page(rows, len(entries), [] if entries else _nearest(query, model))
 
 
 def on_this_machine() -> list[Entry]:
@@ -120,12 +120,12 @@ def on_this_machine() -> list[Entry]:
     files = {
         repo_id: files_of(repo_id) for repo_id in dict.fromkeys(entry.repo_id for entry in entries)
     }
-    found = (
+    cached = (
         entry
         for entry in entries
         if files[entry.repo_id] and weights_file(entry.dialect, entry.path) in files[entry.repo_id]
     )
-    return [*{(entry.repo_id, entry.path): entry for entry in reversed([*found])}.values()][::-1]
+    return [*{(entry.repo_id, entry.path): entry for entry in reversed([*cached])}.values()][::-1]
 
 
 def canonical_model(name: str) -> str:

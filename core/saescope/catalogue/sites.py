@@ -147,7 +147,7 @@ def architecture(place: PublishedName) -> str:
     if place.dialect in _ARCHITECTURES:
         return _ARCHITECTURES[place.dialect]
     names = f"{place.release}/{place.path}".lower()
-    return next((found for word, found in _NAMED_ARCHITECTURES if word in names), "")
+    return next((architecture for word, architecture in _NAMED_ARCHITECTURES if word in names), "")
 
 
 def weights_file(dialect: str, path: str) -> str:

@@ -58,29 +58,29 @@ class Fitted(NamedTuple):
     pca: PCA
 
 
-def fit_pca(found: Reconstruction, sae: SAE, l0: float) -> PCA:
+def fit_pca(fit: Reconstruction, sae: SAE, l0: float) -> PCA:
     """As many directions as features fire at a position, fitted to the evaluated positions
     themselves."""
-    assert found.second_moment is not None, "reconstruct(covariance=True) comes first"
-    offset = found.mean - found.shift
-    covariance = found.second_moment / found.n_tokens - torch.outer(offset, offset)
+    assert fit.second_moment is not None, "reconstruct(covariance=True) comes first"
+    offset = fit.mean - fit.shift
+    covariance = fit.second_moment / fit.n_tokens - torch.outer(offset, offset)
     variances, directions = torch.linalg.eigh(covariance)
     variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)
     rank = min(max(1, round(l0)), len(variances))
     explained = variances.cumsum(0) / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
     basis = directions[:, :rank].float().contiguous()
-    return PCA(found.mean.float().to(sae.device), basis.to(sae.device), explained)
+    return PCA(fit.mean.float().to(sae.device), basis.to(sae.device), explained)
 
 
 def fit_random(
-    model: LanguageModel, sae: SAE, text: EvalText, found: Reconstruction, *, l0: float, seed: int
+    model: LanguageModel, sae: SAE, text: EvalText, fit: Reconstruction, *, l0: float, seed: int
 ) -> RandomSAE:
     """Directions from the seed; the scale of the output fitted by least squares to the first batch
     of the text."""
     contexts = next(batches(text))
     site = read_site(model, sae, text.ids[contexts])
     keep = text.mask[contexts].flatten().to(site.x.device)
-    x, mean = site.x[keep], found.mean.float().to(sae.device)
+    x, mean = site.x[keep], fit.mean.float().to(sae.device)
     drawn = _random_topk(
         sae, mean.to(sae.dtype), x.mean(0), k=min(max(1, round(l0)), sae.cfg.d_sae), seed=seed
     )

@@ -49,16 +49,16 @@ def evaluate(
         model, sae, dataset, n_tokens=n_tokens, seed=seed, include_special=include_special
     )
     done = _counter(progress, 2 * text.ids.numel())
-    found = reconstruct(model, sae, text, covariance=baselines, done=done)
-    text = text.without(found.sinks)
-    l0 = float(found.by_block.table["l0"].sum()) / found.n_tokens
+    fit = reconstruct(model, sae, text, covariance=baselines, done=done)
+    text = text.without(fit.sinks)
+    l0 = float(fit.by_block.table["l0"].sum()) / fit.n_tokens
     fitted = None
     if baselines:
         fitted = Fitted(
-            fit_random(model, sae, text, found, l0=l0, seed=text.seed), fit_pca(found, sae, l0)
+            fit_random(model, sae, text, fit, l0=l0, seed=text.seed), fit_pca(fit, sae, l0)
         )
-    compare(model, sae, text, _stand_ins(found, sae, fitted), found.by_block, done)
-    return report(sae, text, found, fitted, warnings=(*warnings, *text.warnings))
+    compare(model, sae, text, _stand_ins(fit, sae, fitted), fit.by_block, done)
+    return report(sae, text, fit, fitted, warnings=(*warnings, *text.warnings))
 
 
 def _counter(progress: Progress | None, n_all: int) -> Advance:
@@ -73,8 +73,8 @@ def _counter(progress: Progress | None, n_all: int) -> Advance:
     return done
 
 
-def _stand_ins(found: Reconstruction, sae: SAE, fitted: Fitted | None) -> dict[str, StandIn]:
-    mean = found.mean.float().to(sae.device)
+def _stand_ins(fit: Reconstruction, sae: SAE, fitted: Fitted | None) -> dict[str, StandIn]:
+    mean = fit.mean.float().to(sae.device)
     simple: dict[str, StandIn] = {
         WITH_SAE: lambda site: site.sae_out,
         MEAN: lambda site: mean.expand_as(site.target),

@@ -56,17 +56,17 @@ def reconstruct(
     done: Advance = lambda n_tokens: None,
 ) -> Reconstruction:
     """Encode and reconstruct every counted position."""
-    found: Reconstruction | None = None
+    fit: Reconstruction | None = None
     for contexts in batches(text):
         site = read_site(model, sae, text.ids[contexts])
-        if found is None:
-            found = _empty(sae, text, site, covariance)
+        if fit is None:
+            fit = _empty(sae, text, site, covariance)
         if not text.counts_sinks and site.sinks is not None:
-            found.sinks[contexts] = site.sinks.reshape(len(contexts), -1).cpu()
-        _add(found, site, text, contexts)
+            fit.sinks[contexts] = site.sinks.reshape(len(contexts), -1).cpu()
+        _add(fit, site, text, contexts)
         done(text.ids[contexts].numel())
-    assert found is not None, "a text has contexts"
-    return found
+    assert fit is not None, "a text has contexts"
+    return fit
 
 
 def batches(text: EvalText) -> Iterator[Int[Tensor, " n"]]:
@@ -100,29 +100,29 @@ def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reco
 
 
 def _add(
-    found: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[Tensor, " n"]
+    fit: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[Tensor, " n"]
 ) -> None:
-    keep = (text.mask & ~found.sinks)[contexts].flatten()
+    keep = (text.mask & ~fit.sinks)[contexts].flatten()
     n_pos = text.ids.shape[1]
     blocks = block_of(contexts, len(text)).repeat_interleave(n_pos)[keep]
     ranges = (
-        torch.bucketize(torch.arange(n_pos), torch.tensor(found.edges), right=True)
+        torch.bucketize(torch.arange(n_pos), torch.tensor(fit.edges), right=True)
         .sub(1)
         .repeat(len(contexts))[keep]
     )
     keep = keep.to(site.target.device)
     target, out = site.target[keep].float(), site.sae_out[keep].float()
-    centred = target - found.shift.to(target)
+    centred = target - fit.shift.to(target)
     for name, values in _by_position(centred, target, out).items():
-        found.by_block.add(name, blocks, values)
+        fit.by_block.add(name, blocks, values)
         if name in ("n", "sse", "target", "target2"):
-            found.by_position.add(name, ranges, values)
-    found.by_block.add("l0", blocks, site.acts.l0[keep])
-    found.by_block.add("l1", blocks, _l1(site.acts)[keep])
+            fit.by_position.add(name, ranges, values)
+    fit.by_block.add("l0", blocks, site.acts.l0[keep])
+    fit.by_block.add("l1", blocks, _l1(site.acts)[keep])
     fired = site.acts.features[keep[site.acts.positions]]
-    found.n_fired += torch.bincount(fired, minlength=len(found.n_fired)).cpu()
-    if found.second_moment is not None:
-        found.second_moment += (centred.T @ centred).cpu().double()
+    fit.n_fired += torch.bincount(fired, minlength=len(fit.n_fired)).cpu()
+    if fit.second_moment is not None:
+        fit.second_moment += (centred.T @ centred).cpu().double()
 
 
 def _by_position(

@@ -36,7 +36,7 @@ _SAELENS_ONLY = ("zero_everywhere", "_legacy", "l2_norm_in", "l2_norm_out", "l1"
 def report(
     sae: SAE,
     text: EvalText,
-    found: Reconstruction,
+    fit: Reconstruction,
     fitted: Fitted | None,
     *,
     warnings: tuple[str, ...],
@@ -44,16 +44,16 @@ def report(
     """The evaluation that the sums of both passes make."""
     value = {
         name: _number(float(values))
-        for name, values in metrics(found.by_block, once(found.by_block.n_groups)).items()
+        for name, values in metrics(fit.by_block, once(fit.by_block.n_groups)).items()
     }
-    intervals = _intervals(found.by_block, text.seed)
-    density = found.n_fired.double() / found.n_tokens
+    intervals = _intervals(fit.by_block, text.seed)
+    density = fit.n_fired.double() / fit.n_tokens
     made, ce, kl = _baselines(value, fitted), _cross_entropy(value), _kl(value)
     return Evaluation(
         dataset=text.name,
         hook_name=read_hook(sae),
         hook_name_out=write_hook(sae),
-        n_tokens=found.n_tokens,
+        n_tokens=fit.n_tokens,
         n_sinks=text.n_sinks,
         n_contexts=len(text),
         context_size=text.ids.shape[1],
@@ -70,13 +70,13 @@ def report(
         dense_share=float((density > DENSE).double().mean()),
         shrinkage=Shrinkage(value["l2_ratio"] or 0.0, value["relative_reconstruction_bias"]),
         density=density_histogram(density),
-        positions=_positions(found),
+        positions=_positions(fit),
         baselines=made,
         intervals=intervals,
         saelens=_saelens(value),
-        verdict=judge(_measured(sae, found, value, density, made, intervals)),
+        verdict=judge(_measured(sae, fit, value, density, made, intervals)),
         warnings=warnings,
-        n_fired=tuple(found.n_fired.tolist()),
+        n_fired=tuple(fit.n_fired.tolist()),
     )
 
 
@@ -127,13 +127,13 @@ def _intervals(sums: GroupedSums, seed: int) -> dict[str, Interval]:
     made = {
         name: interval(values) for name, values in drawn.items() if not name.endswith(_SAELENS_ONLY)
     }
-    return {name: found for name, found in made.items() if found is not None}
+    return {name: each for name, each in made.items() if each is not None}
 
 
 def _cross_entropy(value: Mapping[str, float | None]) -> CrossEntropy | None:
-    found = [value[f"ce.{each.name}"] for each in fields(CrossEntropy)]
-    known = [number for number in found if number is not None]
-    return CrossEntropy(*known) if len(known) == len(found) else None
+    values = [value[f"ce.{each.name}"] for each in fields(CrossEntropy)]
+    known = [number for number in values if number is not None]
+    return CrossEntropy(*known) if len(known) == len(values) else None
 
 
 def _kl(value: Mapping[str, float | None]) -> KLDivergence | None:
@@ -166,15 +166,15 @@ def density_histogram(density: Float[Tensor, " d_sae"]) -> tuple[DensityBin, ...
     )
 
 
-def _positions(found: Reconstruction) -> tuple[PositionBin, ...]:
+def _positions(fit: Reconstruction) -> tuple[PositionBin, ...]:
     """Explained variance by range of positions; the variance is about the mean of all, so that the
     ranges add up to the whole."""
-    table, offset = found.by_position.table, (found.mean - found.shift).cpu()
+    table, offset = fit.by_position.table, (fit.mean - fit.shift).cpu()
     n = table["n"]
     variance = table["target2"] - 2 * table["target"] @ offset + n * offset.square().sum()
     explained = (1 - table["sse"] / variance).tolist()
-    lasts = [edge - 1 for edge in (*found.edges[1:], found.context_size)]
-    rows = zip(found.edges, lasts, n.int().tolist(), explained, strict=True)
+    lasts = [edge - 1 for edge in (*fit.edges[1:], fit.context_size)]
+    rows = zip(fit.edges, lasts, n.int().tolist(), explained, strict=True)
     return tuple(
         PositionBin(first, last, count, _number(ev)) for first, last, count, ev in rows if count
     )
@@ -213,7 +213,7 @@ def _saelens(value: Mapping[str, float | None]) -> dict[str, float]:
 
 def _measured(
     sae: SAE,
-    found: Reconstruction,
+    fit: Reconstruction,
     value: Mapping[str, float | None],
     density: Float[Tensor, " d_sae"],
     baselines: Baselines | None,
@@ -221,7 +221,7 @@ def _measured(
 ) -> Measured:
     zero, clean = value["ce.zero_ablation"], value["ce.clean"]
     return Measured(
-        n_tokens=found.n_tokens,
+        n_tokens=fit.n_tokens,
         l0=value["l0"] or 0.0,
         explained_variance=value["explained_variance"],
         ce_score=value["ce_score"],

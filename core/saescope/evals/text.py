@@ -173,8 +173,12 @@ def _draw(
 def _trained_on(sae: SAE, dataset: Dataset) -> bool:
     """Trainings keep only the last part of a path, so that a published file does not tell of its
     machine: then names decide."""
-    said = sae.cfg.metadata.dataset_path
-    if not said or said in (dataset.name, EMBEDDED) or dataset.name.startswith("hf:"):
-        return said == dataset.name
-    trained, given = Path(said).expanduser(), real_path(Path(dataset.name).expanduser())
-    return real_path(trained) == given or said == given.name
+    dataset_path = sae.cfg.metadata.dataset_path
+    if (
+        not dataset_path
+        or dataset_path in (dataset.name, EMBEDDED)
+        or dataset.name.startswith("hf:")
+    ):
+        return dataset_path == dataset.name
+    trained, given = Path(dataset_path).expanduser(), real_path(Path(dataset.name).expanduser())
+    return real_path(trained) == given or dataset_path == given.name

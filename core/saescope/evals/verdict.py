@@ -55,9 +55,9 @@ class Measured:
     transcoder: bool
 
 
-def judge(found: Measured) -> Verdict:
+def judge(measured: Measured) -> Verdict:
     """The level is that of the worst finding; every finding is a reason."""
-    ev = found.explained_variance
+    ev = measured.explained_variance
     if ev is None:
         return Verdict(
             Quality.UNKNOWN,
@@ -66,11 +66,11 @@ def judge(found: Measured) -> Verdict:
         )
     findings: list[Finding] = [
         _reconstruction(ev),
-        *_predictions(found.ce_score, found.ablation_cost),
-        *_sparsity(found),
-        *_shrinkage(found.l2_ratio),
-        *_against(found.baselines, ev, transcoder=found.transcoder),
-        *_certainty(found.intervals, found.n_tokens),
+        *_predictions(measured.ce_score, measured.ablation_cost),
+        *_sparsity(measured),
+        *_shrinkage(measured.l2_ratio),
+        *_against(measured.baselines, ev, transcoder=measured.transcoder),
+        *_certainty(measured.intervals, measured.n_tokens),
     ]
     ordered = sorted(findings, key=lambda finding: _RANK[finding[0]])
     level = ordered[0][0]
@@ -78,7 +78,7 @@ def judge(found: Measured) -> Verdict:
 
 
 def _reconstruction(ev: float) -> Finding:
-    said = f"The features explain {ev:.0%} of the activation's variance"
+    finding = f"The features explain {ev:.0%} of the activation's variance"
     if ev < 0:
         return Quality.WRONG, Reason(
             f"The reconstruction is worse than the mean activation (explained variance {ev:.2g}).",
@@ -87,17 +87,17 @@ def _reconstruction(ev: float) -> Finding:
         )
     if ev < FAIR_EV:
         return Quality.DOUBTFUL, Reason(
-            f"{said}: more than half is lost.",
+            f"{finding}: more than half is lost.",
             "Check model and hook; when training, use more tokens, a larger k (or "
             "smaller l1/l0 coefficient) or a wider SAE.",
         )
     if ev < GOOD_EV:
         return Quality.FAIR, Reason(
-            f"{said}.",
+            f"{finding}.",
             "More training tokens, a larger k (or smaller l1/l0 coefficient) or a "
             "wider SAE raise it.",
         )
-    return Quality.GOOD, Reason(f"{said}.")
+    return Quality.GOOD, Reason(f"{finding}.")
 
 
 def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
@@ -111,7 +111,7 @@ def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
                 ),
             )
         ]
-    said = (
+    finding = (
         f"With the SAE in its place the model keeps {ce:.0%} of what the site is worth to "
         "its predictions"
     )
@@ -120,28 +120,28 @@ def _predictions(ce: float | None, cost: float | None) -> list[Finding]:
             (
                 Quality.GOOD,
                 Reason(
-                    f"{said}; but the site is worth only {cost:.2g} nats a token, so "
+                    f"{finding}; but the site is worth only {cost:.2g} nats a token, so "
                     "that is little evidence."
                 ),
             )
         ]
     if ce >= GOOD_CE:
-        return [(Quality.GOOD, Reason(f"{said} (CE score)."))]
+        return [(Quality.GOOD, Reason(f"{finding} (CE score)."))]
     advice = (
         "What the model needs is in the part that is lost: raise k or the width, or train longer."
     )
     return [
         (
             Quality.FAIR if ce >= FAIR_CE else Quality.DOUBTFUL if ce > 0 else Quality.WRONG,
-            Reason(f"{said} (CE score).", advice),
+            Reason(f"{finding} (CE score).", advice),
         )
     ]
 
 
-def _sparsity(found: Measured) -> list[Finding]:
+def _sparsity(measured: Measured) -> list[Finding]:
     findings = list[Finding]()
-    dead, dense, n_tokens = found.dead_share, found.dense_share, found.n_tokens
-    if found.l0 == 0:
+    dead, dense, n_tokens = measured.dead_share, measured.dense_share, measured.n_tokens
+    if measured.l0 == 0:
         findings.append(
             (
                 Quality.WRONG,
@@ -228,9 +228,9 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
             "The features are not worth their number yet: train on more tokens, or with a "
             "larger d_sae."
         )
-        said = f"A PCA with {pca.size} directions explains more ({pca.explained_variance:.0%})."
-        return [*findings, (Quality.DOUBTFUL, Reason(said, advice))]
-    said = (
+        finding = f"A PCA with {pca.size} directions explains more ({pca.explained_variance:.0%})."
+        return [*findings, (Quality.DOUBTFUL, Reason(finding, advice))]
+    finding = (
         f"A PCA with as many directions as features fire ({pca.size}) explains "
         f"{pca.explained_variance:.0%}"
     )
@@ -238,7 +238,7 @@ def _against(baselines: Baselines | None, ev: float, *, transcoder: bool) -> lis
         *findings,
         (
             Quality.GOOD,
-            Reason(f"{said}; it needs {baselines.pca_rank_to_match} for as much as the SAE."),
+            Reason(f"{finding}; it needs {baselines.pca_rank_to_match} for as much as the SAE."),
         ),
     ]
 

@@ -19,10 +19,10 @@ def agree(*claims: tuple[str, object], code: str = "") -> None:
     Raises:
         ConfigError: two differ; both places are named.
     """
-    said = [(where, value) for where, value in claims if value is not None and value != ""]
-    for claim in said[1:]:
-        if not same(claim[1], said[0][1]):
-            raise contradiction(said[0], claim, code=code)
+    stated = [(where, value) for where, value in claims if value is not None and value != ""]
+    for claim in stated[1:]:
+        if not same(claim[1], stated[0][1]):
+            raise contradiction(stated[0], claim, code=code)
 
 
 def contradiction(
@@ -51,16 +51,16 @@ def same(one: object, other: object) -> bool:
 def agree_along(path: str, pattern: re.Pattern[str]) -> None:
     """Raise unless every name on a path that the pattern finds says the same, as a file and the
     folder that is called after it."""
-    found = [match[0] for match in pattern.finditer(path)]
-    agree(*((f"the name {name!r}", name) for name in found))
+    names = [match[0] for match in pattern.finditer(path)]
+    agree(*((f"the name {name!r}", name) for name in names))
 
 
 def layer_in(hook_name: object) -> int | None:
     """The block that a hook name counts."""
-    found = _LAYER.search(hook_name) if isinstance(hook_name, str) else None
-    return int(found[1]) if found else None
+    match = _LAYER.search(hook_name) if isinstance(hook_name, str) else None
+    return int(match[1]) if match else None
 
 
-def whole(said: Mapping[str, Any], key: str) -> int | None:
+def whole(settings: Mapping[str, Any], key: str) -> int | None:
     """A whole number, if the key has one; what has another type is judged elsewhere."""
-    return said[key] if type(said.get(key)) is int else None
+    return settings[key] if type(settings.get(key)) is int else None

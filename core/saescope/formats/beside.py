@@ -46,7 +46,7 @@ class _Claim(NamedTuple):
     """It was asked for when training began."""
 
     @property
-    def said(self) -> tuple[str, object]:
+    def where_and_value(self) -> tuple[str, object]:
         return self.place, self.value
 
 
@@ -96,7 +96,9 @@ def check_claims(source: FileSource, cfg: SAEConfig, said: Mapping[str, Any], fi
             if value is None or what not in read_as or _is_silent(claim, what, cfg):
                 continue
             if not any(same(value, ours) for ours in read_as[what]):
-                raise contradiction((f"what was read as {what}", read_as[what][0]), claim.said)
+                raise contradiction(
+                    (f"what was read as {what}", read_as[what][0]), claim.where_and_value
+                )
 
 
 def refuse_changes(said: Mapping[str, Any], file: str) -> None:
@@ -294,11 +296,11 @@ _WORDS: dict[str, tuple[tuple[str, ...], Callable[[object], object]]] = {
 
 def check_width(name: str, d_sae: int) -> None:
     """A width in a folder's name ("16k", "1m") against the weights."""
-    found = re.fullmatch(r"(\d+)([km])", name.lower())
-    if not found or d_sae < _SMALLEST:
+    match = re.fullmatch(r"(\d+)([km])", name.lower())
+    if not match or d_sae < _SMALLEST:
         return
-    claimed = int(found[1])
-    if not any(d_sae // scale == claimed for scale in _SCALES[found[2]]):
+    claimed = int(match[1])
+    if not any(d_sae // scale == claimed for scale in _SCALES[match[2]]):
         agree(
             ("the width in the folder's name", name),
             ("the width of the weights", d_sae),

@@ -49,14 +49,14 @@ def _wanted(path: str) -> tuple[str, ...]:
 
 
 def _recipe(source: FileSource) -> Recipe:
-    layer, said = _FILE.search(source.path), _said(source)
+    layer, settings = _FILE.search(source.path), _settings(source)
     if not layer:
-        raise _no_layer(source, said)
+        raise _no_layer(source, settings)
     header = header_of(source, source.path)
     d_sae, d_in = matrix(source.path, header, "W_enc")
     _check_widths(source, d_in, d_sae)
     # k and the activation count in this order: config.yaml, then what the file itself holds.
-    activation = said.get("activation") or (
+    activation = settings.get("activation") or (
         "topk" if "k" in header else "jump_relu" if _THRESHOLD in header else "relu"
     )
     if activation not in ("relu", "topk", "jump_relu", "jumprelu"):
@@ -71,7 +71,7 @@ def _recipe(source: FileSource) -> Recipe:
         "apply_b_dec_to_input": False,
         "transcoder": True,
         "skip": "W_skip" in header,
-        "metadata": _metadata(source, said, layer[1]),
+        "metadata": _metadata(source, settings, layer[1]),
     }
     stored = {"W_enc": Stored("W_enc", turned=True)} | {
         name: Stored(name) for name in ("W_dec", "b_enc", "b_dec")
@@ -79,7 +79,7 @@ def _recipe(source: FileSource) -> Recipe:
     stored |= {"W_skip": Stored("W_skip")} if "W_skip" in header else {}
     if activation == "topk":
         return Recipe(
-            cfg=TopKConfig(k=_k(source, said, header), **shared),
+            cfg=TopKConfig(k=_k(source, settings, header), **shared),
             file=source.path,
             stored=stored,
             ignored=["k"],
@@ -93,12 +93,12 @@ def _recipe(source: FileSource) -> Recipe:
     )
 
 
-def _k(source: FileSource, said: dict[str, Any], header: dict[str, TensorInfo]) -> int:
+def _k(source: FileSource, settings: dict[str, Any], header: dict[str, TensorInfo]) -> int:
     if "k" not in header:
-        return need(said, "k", int, CONFIG)
+        return need(settings, "k", int, CONFIG)
     with open_file(source, source.path) as weights:
         k = weights.whole_number("k")
-    agree((f"{CONFIG}: k", said.get("k")), (f"k in {source.path.rpartition('/')[2]}", k))
+    agree((f"{CONFIG}: k", settings.get("k")), (f"k in {source.path.rpartition('/')[2]}", k))
     return k
 
 
@@ -107,15 +107,15 @@ def _check_widths(source: FileSource, d_in: int, d_sae: int) -> None:
     for name in (name for name in WANDB_CONFIGS if source.exists(source.at(name))):
         run = source.yaml(source.at(name))
         for key, width in (("d_model", d_in), ("d_feature", d_sae)):
-            said = run.get(key)
-            value = said.get("value") if isinstance(said, dict) else None
+            entry = run.get(key)
+            value = entry.get("value") if isinstance(entry, dict) else None
             agree((f"{name}: {key}", value), ("the shape of W_enc", width), code="SHAPE_MISMATCH")
 
 
-def _metadata(source: FileSource, said: dict[str, Any], layer: str) -> SAEMetadata:
+def _metadata(source: FileSource, settings: dict[str, Any], layer: str) -> SAEMetadata:
     size = re.search(r"qwen3-(\d+(?:\.\d+)?)b", place(source, source.path))
     hooks = [
-        str(said.get(key) or usual)
+        str(settings.get(key) or usual)
         for key, usual in (("feature_input_hook", _READS), ("feature_output_hook", _WRITES))
     ]
     for hook in hooks:
@@ -126,7 +126,7 @@ def _metadata(source: FileSource, said: dict[str, Any], layer: str) -> SAEMetada
                 got=hook,
                 allowed=_HOOKS,
             )
-    model_name = str(said.get("model_name") or (f"Qwen/Qwen3-{size[1]}B" if size else ""))
+    model_name = str(settings.get("model_name") or (f"Qwen/Qwen3-{size[1]}B" if size else ""))
     module = {"hf_module_out": f"layers.{layer}.mlp"} if hooks[1] == "mlp.hook_out" else {}
     if module and is_written_as_is(model_name):
         hooks[1] = _WRITES  # the same tensor, by its usual name
@@ -136,35 +136,35 @@ def _metadata(source: FileSource, said: dict[str, Any], layer: str) -> SAEMetada
         model_name=model_name,
         hook_name=f"blocks.{layer}.{hooks[0]}",
         hook_name_out=f"blocks.{layer}.{hooks[1]}",
-        context_size=said.get("context_size"),
+        context_size=settings.get("context_size"),
         **module,
     )
 
 
-def _said(source: FileSource) -> dict[str, Any]:
+def _settings(source: FileSource) -> dict[str, Any]:
     """config.yaml; what wandb kept of the training run fills in."""
     name = source.at(CONFIG)
-    said = source.yaml(name) if source.exists(name) else {}
-    kind = said.get("model_kind", "transcoder_set")
+    settings = source.yaml(name) if source.exists(name) else {}
+    kind = settings.get("model_kind", "transcoder_set")
     if kind != "transcoder_set":
         raise unsupported("model_kind", file=CONFIG, got=kind, allowed=["transcoder_set"])
     for name in map(source.at, WANDB_CONFIGS):
         if source.exists(name):
             size = source.yaml(name).get("batch_size")
             value = size.get("value") if isinstance(size, dict) else None
-            return said | ({"context_size": value} if type(value) is int else {})
-    if not said:
+            return settings | ({"context_size": value} if type(value) is int else {})
+    if not settings:
         raise ConfigError(
             f"There is no {CONFIG} beside {source.path}: it says which hooks the "
             "transcoder reads and writes.",
             field=CONFIG,
             hint=f'Put a {CONFIG} there with "feature_input_hook" and "feature_output_hook".',
         )
-    return said
+    return settings
 
 
-def _no_layer(source: FileSource, said: dict[str, Any]) -> FormatError:
-    references = said.get("transcoders")
+def _no_layer(source: FileSource, settings: dict[str, Any]) -> FormatError:
+    references = settings.get("transcoders")
     if references:
         return FormatError(
             f"{CONFIG} only lists transcoders of other repositories: {str(references)[:200]}.",

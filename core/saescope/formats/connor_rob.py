@@ -25,31 +25,31 @@ def _config_file(path: str) -> str:
     return path.removesuffix(".pt") + "_cfg.json"
 
 
-def _check(path: str, said: dict[str, Any], hook_name: str) -> None:
+def _check(path: str, settings: dict[str, Any], hook_name: str) -> None:
     """The layer stands in the hook's name, in the file's, and in older configurations by itself;
     the place is attention's z."""
-    found = re.search(r"_L(\d+)_Hcat_z_", path)
+    match = re.search(r"_L(\d+)_Hcat_z_", path)
     agree(
         ("the layer in act_name", layer_in(hook_name)),
-        ("the layer in the file's name", int(found[1]) if found else None),
-        ("layer", said.get("layer")),
+        ("the layer in the file's name", int(match[1]) if match else None),
+        ("layer", settings.get("layer")),
     )
     agree(("the file's name: place", "hook_z"), ("act_name", hook_name.rpartition(".")[2]))
 
 
 def _recipe(source: FileSource) -> Recipe:
     file = _config_file(source.path)
-    said = source.json(file)
-    _check(source.path, said, need(said, "act_name", str, file))
+    settings = source.json(file)
+    _check(source.path, settings, need(settings, "act_name", str, file))
     cfg = StandardConfig(
-        d_in=need(said, "act_size", int, file),
-        d_sae=need(said, "dict_size", int, file),
+        d_in=need(settings, "act_size", int, file),
+        d_sae=need(settings, "dict_size", int, file),
         reshape_activations="hook_z",
         metadata=metadata(
             source,
             NAME,
             model_name="gpt2-small",
-            hook_name=need(said, "act_name", str, file),
+            hook_name=need(settings, "act_name", str, file),
             prepend_bos=True,
             context_size=CONTEXT_SIZE,
             fold_value_biases=True,

@@ -30,17 +30,17 @@ def _of_name(source: FileSource) -> Recipe:
 
 
 def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
-    found = _FILE.search(source.path)
+    match = _FILE.search(source.path)
     agree_along(place(source, source.path), _NAME)
-    said = metadata(
+    meta = metadata(
         source,
         NAME,
-        model_name=f"deepseek-ai/{found[1]}" if found else "",
-        hook_name=f"blocks.{found[2]}.hook_resid_post" if found else "",
+        model_name=f"deepseek-ai/{match[1]}" if match else "",
+        hook_name=f"blocks.{match[2]}.hook_resid_post" if match else "",
         context_size=1024,
     )
     cfg = StandardConfig(
-        d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said
+        d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=meta
     )
     return Recipe(cfg=cfg, file=source.path, stored=STORED)
 

@@ -81,11 +81,11 @@ def _is_sae(file: str) -> bool:
 def _weights(source: FileSource, folder: str, *, of: str = "") -> set[str]:
     """Weights in a folder that its format alone tells from others, by their names; `of` a
     configuration, those that it is for."""
-    found = (dialect.wanted(folder) for dialect in DIALECTS)
+    patterns = (dialect.wanted(folder) for dialect in DIALECTS)
     inside = f"{folder}/" if folder else ""
     return {
         file
-        for wanted in found
+        for wanted in patterns
         for file in wanted
         if (not of or of in wanted)
         and file in source.names

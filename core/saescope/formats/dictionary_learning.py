@@ -103,17 +103,17 @@ def _spread(tensors: dict[str, Tensor], cfg: SAEConfig) -> None:
 
 def _config(source: FileSource) -> tuple[SAEConfig, _Class]:
     file = source.at(CONFIG)
-    said = source.json(file)
-    name = need(said, "trainer.dict_class", str, file)
+    settings = source.json(file)
+    name = need(settings, "trainer.dict_class", str, file)
     if name not in CLASSES:
         raise unsupported("dict_class", file=file, got=name, allowed=[*CLASSES])
-    kind, trainer, own = CLASSES[name], said["trainer"], dict[str, Any]()
-    for key in sorted(said.keys() & trainer.keys()):
-        agree((f"{CONFIG}: {key}", said[key]), (f"{CONFIG}: trainer.{key}", trainer[key]))
+    kind, trainer, own = CLASSES[name], settings["trainer"], dict[str, Any]()
+    for key in sorted(settings.keys() & trainer.keys()):
+        agree((f"{CONFIG}: {key}", settings[key]), (f"{CONFIG}: trainer.{key}", trainer[key]))
     _check(source, trainer, kind)
     architecture = kind.architecture
     if "topk" in architecture:
-        own["k"] = need(said, "trainer.k", int, file)
+        own["k"] = need(settings, "trainer.k", int, file)
     if architecture == "matryoshka_batchtopk":
         widths = _widths(trainer, file)
         own |= {"matryoshka_widths": widths} if widths else {}
@@ -124,18 +124,18 @@ def _config(source: FileSource) -> tuple[SAEConfig, _Class]:
         own["k"] = float(own["k"])
     cfg = ARCHITECTURES[architecture][0](
         architecture=architecture,
-        d_in=_d_in(said, file),
-        d_sae=need(said, "trainer.dict_size", int, file),
+        d_in=_d_in(settings, file),
+        d_sae=need(settings, "trainer.dict_size", int, file),
         apply_b_dec_to_input=kind.centred,
-        metadata=_metadata(source, said, name),
+        metadata=_metadata(source, settings, name),
         **own,
     )
     return cfg, kind
 
 
-def _d_in(said: Mapping[str, Any], file: str) -> int:
-    d_in = need(said, "trainer.activation_dim", int, file)
-    buffer = said.get("buffer")
+def _d_in(settings: Mapping[str, Any], file: str) -> int:
+    d_in = need(settings, "trainer.activation_dim", int, file)
+    buffer = settings.get("buffer")
     width = buffer.get("d_submodule") if isinstance(buffer, dict) else None
     agree((f"{CONFIG}: trainer.activation_dim", d_in), (f"{CONFIG}: buffer.d_submodule", width))
     return d_in
@@ -158,9 +158,9 @@ def _check(source: FileSource, trainer: Mapping[str, Any], kind: _Class) -> None
             (f"{CONFIG}: trainer.layer", trainer["layer"]),
         )
     folders = [
-        found
+        folder_match
         for part in place(source, source.at(CONFIG)).split("/")[-3:]
-        if (found := _SUBMODULE.search(part))
+        if (folder_match := _SUBMODULE.search(part))
     ]
     if match and folders:
         agree(
@@ -186,8 +186,8 @@ def _widths(trainer: Mapping[str, Any], file: str) -> tuple[int, ...]:
     return tuple(accumulate(sizes))
 
 
-def _metadata(source: FileSource, said: Mapping[str, Any], dict_class: str) -> Any:
-    trainer, buffer = said["trainer"], said.get("buffer")
+def _metadata(source: FileSource, settings: Mapping[str, Any], dict_class: str) -> Any:
+    trainer, buffer = settings["trainer"], settings.get("buffer")
     buffer = buffer if isinstance(buffer, dict) else {}
     model_name = str(trainer.get("lm_name") or "")
     module = _module(source, trainer, str(buffer.get("io") or "out"))
@@ -209,17 +209,17 @@ def _module(source: FileSource, trainer: Mapping[str, Any], io: str) -> tuple[st
     name; empty if neither says it."""
     layer = trainer.get("layer")
     names = (str(trainer.get("submodule_name") or ""), *reversed(source.path.split("/")))
-    found = next((match for name in names if (match := _SUBMODULE.search(name))), None)
+    match = next((match for name in names if (match := _SUBMODULE.search(name))), None)
     side = "input" if io == "in" else "output"
-    if found:
+    if match:
         modules = {
             "resid_post": "layers.{}",
             "mlp_out": "layers.{}.mlp",
             "attn_out": "layers.{}.attn",
         }
-        if found[1] == "resid_pre":
-            return f"layers.{found[2]}", "input"
-        return modules[found[1]].format(found[2]), side
+        if match[1] == "resid_pre":
+            return f"layers.{match[2]}", "input"
+        return modules[match[1]].format(match[2]), side
     if type(layer) is int and not names[0]:
         # Without a submodule_name the library's own training scripts record the residual stream.
         return f"layers.{layer}", side

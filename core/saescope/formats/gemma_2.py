@@ -48,9 +48,9 @@ def _wanted(path: str) -> tuple[str, ...]:
 def _where(source: FileSource) -> _Where:
     """Layer, site and model as the names say."""
     path = place(source, source.at(FILE))
-    found = next(reversed([*_REPOSITORY.finditer(path)]), None)
-    size, kind, site = found.groups() if found else ("", "", "")
-    inside = path[found.end() :] if found else path
+    match = next(reversed([*_REPOSITORY.finditer(path)]), None)
+    size, kind, site = match.groups() if match else ("", "", "")
+    inside = path[match.end() :] if match else path
     for pattern in (_LAYER, _WIDTH):
         agree_along(inside, pattern)
     layer, width = _LAYER.search(inside), _WIDTH.search(inside)
@@ -84,7 +84,7 @@ def _recipe(source: FileSource) -> Recipe:
         "att": f"blocks.{at.layer}.attn.hook_z",
     }
     hook_name = "hook_embed" if at.embedding else sites.get(at.site, "") if at.layer else ""
-    said = metadata(
+    meta = metadata(
         source,
         NAME,
         model_name=at.model_name,
@@ -97,15 +97,15 @@ def _recipe(source: FileSource) -> Recipe:
         d_sae=d_sae,
         dtype=stored_dtype(header, W_enc),
         apply_b_dec_to_input=False,
-        reshape_activations="hook_z" if said.hook_name.endswith("hook_z") else "none",
-        metadata=said,
+        reshape_activations="hook_z" if meta.hook_name.endswith("hook_z") else "none",
+        metadata=meta,
     )
     check_width(at.width, d_sae)
     stored = {"W_enc": Stored(W_enc), "W_dec": Stored(W_dec)} | {
         name: Stored(name) for name in ("b_enc", "b_dec", "threshold")
     }
     # In a folder of another name the user says where it belongs.
-    fix = _scale_embedding if said.hook_name == "hook_embed" else lambda _: None
+    fix = _scale_embedding if meta.hook_name == "hook_embed" else lambda _: None
     return Recipe(cfg=cfg, file=file, stored=stored, fix=fix)
 
 
@@ -120,7 +120,7 @@ def _transcoder(source: FileSource) -> Recipe:
     _, d_out = matrix(file, header, stored.get("W_dec", Stored("W_dec")).tensor)
     hook_name = f"blocks.{at.layer}.ln2.hook_normalized" if at.layer else ""
     hook_name_out = f"blocks.{at.layer}.hook_mlp_out" if at.layer else ""
-    said = metadata(
+    meta = metadata(
         source,
         f"{NAME}_transcoder",
         model_name=at.model_name,
@@ -136,7 +136,7 @@ def _transcoder(source: FileSource) -> Recipe:
         dtype=stored_dtype(header, W_enc),
         apply_b_dec_to_input=False,
         transcoder=True,
-        metadata=said,
+        metadata=meta,
     )
     check_width(at.width, d_sae)
     return Recipe(cfg=cfg, file=file, stored=stored or {"W_enc": Stored("W_enc")})

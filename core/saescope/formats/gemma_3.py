@@ -71,18 +71,18 @@ def _weights_file(path: str) -> str:
 
 def _recipe(source: FileSource) -> Recipe:
     clt, file = _is_clt(source.path), _weights_file(source.path)
-    said, path = _said(source, clt), place(source, file)
+    settings, path = _settings(source, clt), place(source, file)
     header = header_of(source, file)
     d_in, d_sae = matrix(file, header, "w_enc")
-    if type(said.get("width")) is int:
+    if type(settings.get("width")) is int:
         agree(
-            (f"{CONFIG}: width", said["width"]),
+            (f"{CONFIG}: width", settings["width"]),
             ("the width of w_enc", d_sae),
             code="SHAPE_MISMATCH",
         )
-    affine = _is_affine(said, path, header)
-    read_from, write_to, layer = _sites(said, path, clt)
-    model_name = _model_name(said, path)
+    affine = _is_affine(settings, path, header)
+    read_from, write_to, layer = _sites(settings, path, clt)
+    model_name = _model_name(settings, path)
     hook_name, hook_name_out = _hook(read_from, model_name), _hook(write_to, model_name)
     transcoder = clt or bool(hook_name_out)
     decoder = header.get("w_dec", TensorInfo((), ""))
@@ -126,21 +126,21 @@ def _decoder(info: TensorInfo, cfg: SAEConfig, layer: int) -> Stored:
     return Stored("w_dec", shape=(cfg.d_sae, max(n_layers, layer + 1), cfg.d_out), sum_from=layer)
 
 
-def _said(source: FileSource, clt: bool) -> dict[str, Any]:
+def _settings(source: FileSource, clt: bool) -> dict[str, Any]:
     """config.json, where there is one."""
     name = source.at(CONFIG)
-    said = source.json(name) if not clt and source.exists(name) else {}
-    architecture = said.get("architecture", "jump_relu")
+    settings = source.json(name) if not clt and source.exists(name) else {}
+    architecture = settings.get("architecture", "jump_relu")
     if architecture != "jump_relu":
         raise unsupported("architecture", file=name, got=architecture, allowed=["jump_relu"])
-    return said
+    return settings
 
 
-def _is_affine(said: dict[str, Any], path: str, header: dict[str, TensorInfo]) -> bool:
+def _is_affine(settings: dict[str, Any], path: str, header: dict[str, TensorInfo]) -> bool:
     """Whether there is a skip connection; if its tensor is then missing, the weights are refused
     for that."""
     named = bool(re.search(r"_affine(?:/|\.|$)", path))
-    said_so = said.get("affine_connection")
+    said_so = settings.get("affine_connection")
     if said_so is False:
         agree(
             (f"{CONFIG}: affine_connection", False),
@@ -157,29 +157,29 @@ def _part(module: str) -> str:
     return "MLP" if "layernorm" in module or "mlp" in module else "residual stream"
 
 
-def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
+def _sites(settings: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
     """The module that is read, the one that is written, and the layer: as config.json says, else as
     the folder is called."""
-    found = re.search(r"layer_(\d+)", path.rpartition("/")[2]) or re.search(r"layer_(\d+)", path)
+    match = re.search(r"layer_(\d+)", path.rpartition("/")[2]) or re.search(r"layer_(\d+)", path)
     kinds = (re.sub(r"_all$", "", part) for part in reversed(path.split("/")))
     kind = "clt" if clt else next((kind for kind in kinds if kind in _SITES), "")
-    layer = f"model.layers.{found[1]}" if found else ""
+    layer = f"model.layers.{match[1]}" if match else ""
     read_from, write_to = (
         site.format(layer=layer) for site in (_SITES[kind] if kind and layer else ("", ""))
     )
-    if read_from and said.get("hf_hook_point_in"):
+    if read_from and settings.get("hf_hook_point_in"):
         agree(
             (f"what the folder {kind!r} reads", _part(read_from)),
-            (f"{CONFIG}: hf_hook_point_in", _part(str(said["hf_hook_point_in"]))),
+            (f"{CONFIG}: hf_hook_point_in", _part(str(settings["hf_hook_point_in"]))),
         )
     read_from, write_to = (
-        str(said.get("hf_hook_point_in") or read_from),
-        str(said.get("hf_hook_point_out") or write_to),
+        str(settings.get("hf_hook_point_in") or read_from),
+        str(settings.get("hf_hook_point_out") or write_to),
     )
     inside = layer_of(read_from)
-    if found and inside is not None and inside != int(found[1]):
+    if match and inside is not None and inside != int(match[1]):
         raise ConfigError(
-            f"{CONFIG} says {read_from}, the folder is called {found[0]}: one of them is wrong.",
+            f"{CONFIG} says {read_from}, the folder is called {match[0]}: one of them is wrong.",
             field="hf_hook_point_in",
             got=read_from,
         )
@@ -192,7 +192,7 @@ def _sites(said: dict[str, Any], path: str, clt: bool) -> tuple[str, str, int]:
     return (
         read_from,
         write_to if write_to != read_from else "",
-        int(found[1]) if found else inside or 0,
+        int(match[1]) if match else inside or 0,
     )
 
 
@@ -216,9 +216,9 @@ def _hook(module: str, model_name: str) -> str:
     return hook_name
 
 
-def _model_name(said: dict[str, Any], path: str) -> str:
-    found = re.search(r"gemma-scope-2-((?:270m|1b|4b|12b|27b)-(?:pt|it))", path)
-    name = str(said.get("model_name") or (f"gemma-3-{found[1]}" if found else "")).replace(
+def _model_name(settings: dict[str, Any], path: str) -> str:
+    match = re.search(r"gemma-scope-2-((?:270m|1b|4b|12b|27b)-(?:pt|it))", path)
+    name = str(settings.get("model_name") or (f"gemma-3-{match[1]}" if match else "")).replace(
         "-v3", "-3"
     )
     if not name:

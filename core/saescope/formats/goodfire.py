@@ -26,23 +26,23 @@ def _of_file(source: FileSource) -> Recipe:
 
 def _of_name(source: FileSource) -> Recipe:
     """On the hub, where the width of the model is known."""
-    found = _FILE.search(source.path)
-    if found and source.repo_id and found[2] in _WIDTHS:
-        return _recipe(source, *_WIDTHS[found[2]], "float32")
+    match = _FILE.search(source.path)
+    if match and source.repo_id and match[2] in _WIDTHS:
+        return _recipe(source, *_WIDTHS[match[2]], "float32")
     return _of_file(source)
 
 
 def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
-    found = _FILE.search(source.path)
+    match = _FILE.search(source.path)
     agree_along(place(source, source.path), _NAME)
-    said = metadata(
+    meta = metadata(
         source,
         NAME,
-        model_name=f"meta-llama/{found[1]}" if found else "",
-        hook_name=f"blocks.{found[3]}.hook_resid_post" if found else "",
+        model_name=f"meta-llama/{match[1]}" if match else "",
+        hook_name=f"blocks.{match[3]}.hook_resid_post" if match else "",
     )
     cfg = StandardConfig(
-        d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=said
+        d_in=d_in, d_sae=d_sae, dtype=dtype, apply_b_dec_to_input=False, metadata=meta
     )
     stored = {
         "W_enc": Stored("encoder_linear.weight", turned=True),

@@ -47,8 +47,8 @@ def origin(module: str, side: str, *, writes: str = "") -> dict[str, str]:
     nothing where it is no module's name."""
     if layer_of(module) is None and not _EMBEDDING.search(module):
         return {}
-    said = {"hf_module": module, "hf_side": side}
-    return said | ({"hf_module_out": writes} if writes else {})
+    sides = {"hf_module": module, "hf_side": side}
+    return sides | ({"hf_module_out": writes} if writes else {})
 
 
 def is_written_as_is(model_name: str) -> bool:

@@ -58,10 +58,13 @@ class Norms(NamedTuple):
 
 def _recipe(source: FileSource) -> Recipe:
     file = source.at(CONFIG)
-    said = source.json(file)
-    cfg = config(source, said, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
-    norms, theta = _norms(source, said, cfg), need(said, "jump_relu_threshold", (int, float), file)
-    gate, by_norm = pick_gate(source), bool(said.get("sparsity_include_decoder_norm", True))
+    settings = source.json(file)
+    cfg = config(source, settings, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
+    norms, theta = (
+        _norms(source, settings, cfg),
+        need(settings, "jump_relu_threshold", (int, float), file),
+    )
+    gate, by_norm = pick_gate(source), bool(settings.get("sparsity_include_decoder_norm", True))
 
     def fix(tensors: dict[str, Tensor]) -> None:
         # In float32 whatever the weights are: sae-lens rounds these to bfloat16's three digits.
@@ -86,7 +89,7 @@ STORED = {
 
 def config(
     source: FileSource,
-    said: Mapping[str, Any],
+    settings: Mapping[str, Any],
     files: tuple[str, str],
     *,
     model_name: str,
@@ -95,20 +98,20 @@ def config(
     """The recipe of an lm_saes configuration and its weights, `files`; whatever would make it
     another function is refused."""
     config_file, weights_file = files
-    _check(said, config_file)
+    _check(settings, config_file)
     header = header_of(source, weights_file)
     d_sae, d_in = matrix(weights_file, header, "encoder.weight")
     d_out, _ = matrix(weights_file, header, "decoder.weight")
     for key, value in (("d_model", d_in), ("d_sae", d_sae)):
-        if said.get(key) not in (None, value):
+        if settings.get(key) not in (None, value):
             raise ConfigError(
-                f"{config_file} says {key}={said[key]!r}, the weights have {value}.",
+                f"{config_file} says {key}={settings[key]!r}, the weights have {value}.",
                 code="SHAPE_MISMATCH",
                 field=key,
             )
-    hook_name = need(said, "hook_point_in", str, config_file)
-    hook_name_out = str(said.get("hook_point_out") or "")
-    _check_places(source, said, weights_file=weights_file, d_in=d_in, d_sae=d_sae)
+    hook_name = need(settings, "hook_point_in", str, config_file)
+    hook_name_out = str(settings.get("hook_point_out") or "")
+    _check_places(source, settings, weights_file=weights_file, d_in=d_in, d_sae=d_sae)
     transcoder = hook_name_out not in ("", hook_name)
     return JumpReLUConfig(
         d_in=d_in,
@@ -124,33 +127,33 @@ def config(
 
 
 def _check_places(
-    source: FileSource, said: Mapping[str, Any], *, weights_file: str, d_in: int, d_sae: int
+    source: FileSource, settings: Mapping[str, Any], *, weights_file: str, d_in: int, d_sae: int
 ) -> None:
     """Expansion, layers and the folder's name (...L5R...: layer 5, residual stream) against the
     rest."""
-    times = said.get("expansion_factor")
+    times = settings.get("expansion_factor")
     if type(times) in (int, float):
         agree(
             ("d_model * expansion_factor", d_in * float(str(times))),
             ("the width of encoder.weight", d_sae),
             code="SHAPE_MISMATCH",
         )
-    read_from, write_to = str(said["hook_point_in"]), str(said.get("hook_point_out") or "")
+    read_from, write_to = str(settings["hook_point_in"]), str(settings.get("hook_point_out") or "")
     agree(
         ("the layer in hook_point_in", layer_in(read_from)),
         ("the layer in hook_point_out", layer_in(write_to)),
     )
     folder = place(source, weights_file).removesuffix(f"/{weights_file}").rpartition("/")[2]
-    found = re.search(r"(?:^|-)L(\d+)(R|A|M)(?:-|$)", folder)
-    if not found:
+    match = re.search(r"(?:^|-)L(\d+)(R|A|M)(?:-|$)", folder)
+    if not match:
         return
     agree(
-        ("the folder's name: layer", int(found[1])),
+        ("the folder's name: layer", int(match[1])),
         ("the layer in hook_point_in", layer_in(read_from)),
     )
-    if not read_from.endswith(_PLACES[found[2]]):
+    if not read_from.endswith(_PLACES[match[2]]):
         raise contradiction(
-            (f"the folder's name: {found[0]}", found[2]), ("hook_point_in", read_from)
+            (f"the folder's name: {match[0]}", match[2]), ("hook_point_in", read_from)
         )
 
 
@@ -195,15 +198,15 @@ def factor(source: FileSource, norm: object, d_model: int, what: str) -> float:
     )
 
 
-def _norms(source: FileSource, said: Mapping[str, Any], cfg: SAEConfig) -> Norms:
-    mode = said.get("norm_activation", "dataset-wise")
+def _norms(source: FileSource, settings: Mapping[str, Any], cfg: SAEConfig) -> Norms:
+    mode = settings.get("norm_activation", "dataset-wise")
     if mode == "inference":
         return Norms(1.0, 1.0)
     if mode != "dataset-wise":
         raise unsupported(
             "norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise", "inference"]
         )
-    norms = said.get("dataset_average_activation_norm")
+    norms = settings.get("dataset_average_activation_norm")
     norms = norms if isinstance(norms, dict) else {}
     read_norm = factor(source, norms.get("in"), cfg.d_in, "dataset_average_activation_norm.in")
     written = (
@@ -214,7 +217,7 @@ def _norms(source: FileSource, said: Mapping[str, Any], cfg: SAEConfig) -> Norms
     return Norms(read_norm, written)
 
 
-def _check(said: Mapping[str, Any], config_file: str) -> None:
+def _check(settings: Mapping[str, Any], config_file: str) -> None:
     refused = {
         "act_fn": ("jumprelu", ["jumprelu"]),
         "use_glu_encoder": (False, ["false"]),
@@ -223,10 +226,11 @@ def _check(said: Mapping[str, Any], config_file: str) -> None:
     }
     for key, (value, allowed) in refused.items():
         if (
-            key in said
-            and (said[key].lower() if isinstance(said[key], str) else said[key]) != value
+            key in settings
+            and (settings[key].lower() if isinstance(settings[key], str) else settings[key])
+            != value
         ):
-            raise unsupported(key, file=config_file, got=said[key], allowed=allowed)
+            raise unsupported(key, file=config_file, got=settings[key], allowed=allowed)
 
 
 def _metadata(

@@ -21,13 +21,13 @@ _NORM = "dataset_average_activation_norm."
 
 
 def _recipe(source: FileSource) -> Recipe:
-    said = source.json(source.at(CONFIG))
-    cfg = config(source, said, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
-    mode = said.get("norm_activation", "dataset-wise")
+    settings = source.json(source.at(CONFIG))
+    cfg = config(source, settings, (CONFIG, source.at(FILE)), model_name=MODEL, dialect=NAME)
+    mode = settings.get("norm_activation", "dataset-wise")
     if mode != "dataset-wise":
         raise unsupported("norm_activation", file=CONFIG, got=mode, allowed=["dataset-wise"])
     upstream = pick_gate(source) == "upstream" and bool(
-        said.get("sparsity_include_decoder_norm", True)
+        settings.get("sparsity_include_decoder_norm", True)
     )
 
     def fix(tensors: dict[str, Tensor]) -> None:

@@ -28,8 +28,8 @@ _ENCODER = re.compile(r"W_enc_(\d+)\.safetensors")
 
 
 def _wanted(path: str) -> tuple[str, ...]:
-    found = _layer(path)
-    return _files(path.rpartition("/")[0], int(found[1])) if found else ()
+    match = _layer(path)
+    return _files(path.rpartition("/")[0], int(match[1])) if match else ()
 
 
 def _files(folder: str, layer: int) -> tuple[str, ...]:
@@ -41,8 +41,8 @@ def _files(folder: str, layer: int) -> tuple[str, ...]:
 
 def _where(path: str) -> tuple[str, int]:
     """The folder, and the layer: the catalogue says "5", a user the encoder's file."""
-    found = _layer(path)
-    if not found:
+    match = _layer(path)
+    if not match:
         raise FormatError(
             f"{path!r} names no layer of a cross-layer transcoder.",
             code="AMBIGUOUS_SAE",
@@ -51,7 +51,7 @@ def _where(path: str) -> tuple[str, int]:
             allowed="W_enc_<layer>.safetensors",
             hint='Name its encoder: ".../W_enc_5.safetensors".',
         )
-    return path.rpartition("/")[0], int(found[1])
+    return path.rpartition("/")[0], int(match[1])
 
 
 def _layer(path: str) -> re.Match[str] | None:
@@ -59,8 +59,8 @@ def _layer(path: str) -> re.Match[str] | None:
     return _ENCODER.fullmatch(name) or re.fullmatch(r"(?:layer_)?(\d+)", name)
 
 
-def _check_activation(said: dict[str, Any], jump: bool) -> None:
-    activation = said.get("activation")
+def _check_activation(settings: dict[str, Any], jump: bool) -> None:
+    activation = settings.get("activation")
     if activation not in (None, "relu", "jump_relu", "jumprelu"):
         raise unsupported("activation", file=CONFIG, got=activation, allowed=["relu", "jump_relu"])
     if activation is not None and jump == (activation == "relu"):
@@ -72,17 +72,20 @@ def _check_activation(said: dict[str, Any], jump: bool) -> None:
 def _recipe(source: FileSource) -> Recipe:
     folder, layer = _where(source.path)
     config, encoder_file, decoder_file = _files(folder, layer)
-    said = source.yaml(config)
-    if said.get("model_kind", "cross_layer_transcoder") != "cross_layer_transcoder":
+    settings = source.yaml(config)
+    if settings.get("model_kind", "cross_layer_transcoder") != "cross_layer_transcoder":
         raise unsupported(
-            "model_kind", file=config, got=said["model_kind"], allowed=["cross_layer_transcoder"]
+            "model_kind",
+            file=config,
+            got=settings["model_kind"],
+            allowed=["cross_layer_transcoder"],
         )
     encoder, decoder = header_of(source, encoder_file), header_of(source, decoder_file)
     d_sae, d_in = matrix(encoder_file, encoder, f"W_enc_{layer}")
     on_disk = decoder.get(f"W_dec_{layer}", TensorInfo((), "")).shape
     n_layers, d_out = on_disk[1:] if len(on_disk) == 3 else (1, d_in)
     jump = f"threshold_{layer}" in encoder
-    _check_activation(said, jump)
+    _check_activation(settings, jump)
     cfg = (JumpReLUConfig if jump else StandardConfig)(
         d_in=d_in,
         d_sae=d_sae,
@@ -93,9 +96,9 @@ def _recipe(source: FileSource) -> Recipe:
         metadata=metadata(
             source,
             NAME,
-            model_name=need(said, "model_name", str, config),
-            hook_name=f"blocks.{layer}.{need(said, 'feature_input_hook', str, config)}",
-            hook_name_out=f"blocks.{layer}.{need(said, 'feature_output_hook', str, config)}",
+            model_name=need(settings, "model_name", str, config),
+            hook_name=f"blocks.{layer}.{need(settings, 'feature_input_hook', str, config)}",
+            hook_name_out=f"blocks.{layer}.{need(settings, 'feature_output_hook', str, config)}",
             note=NOTE_CLT,
         ),
     )

@@ -57,7 +57,7 @@ class NpzWeights(Weights):
             entry.filename.removesuffix(".npy"): self._array(entry)
             for entry in self._zip.infolist()
         }
-        self.header = {array: said.info for array, said in self._arrays.items()}
+        self.header = {array: entry.info for array, entry in self._arrays.items()}
 
     def take(
         self,
@@ -89,8 +89,8 @@ class NpzWeights(Weights):
     def _array(self, entry: zipfile.ZipInfo) -> _Array:
         try:
             with self._zip.open(entry) as file:
-                said, length = _npy_header(file)
-            descr, fortran, shape = said["descr"], said["fortran_order"], tuple(said["shape"])
+                header, length = _npy_header(file)
+            descr, fortran, shape = header["descr"], header["fortran_order"], tuple(header["shape"])
             if type(fortran) is not bool or any(type(n) is not int for n in shape):
                 raise TypeError("neither a shape nor an order")
         except ZIP_ERRORS as error:
@@ -154,9 +154,9 @@ def _directory(file: BinaryIO, name: str) -> zipfile.ZipFile:
     file.seek(0)
     if file.read(16).lstrip()[:1] == b"<":
         raise _corrupt(name, "it looks like an HTML page, not weights")
-    found = _end_of(file)
-    if found and found[_DIRECTORY_SIZE] > MAX_DIRECTORY_BYTES:  # each entry becomes an object
-        raise _suspicious(name, f"its directory has {found[_DIRECTORY_SIZE]} bytes")
+    end = _end_of(file)
+    if end and end[_DIRECTORY_SIZE] > MAX_DIRECTORY_BYTES:  # each entry becomes an object
+        raise _suspicious(name, f"its directory has {end[_DIRECTORY_SIZE]} bytes")
     archive = zipfile.ZipFile(file)
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -193,10 +193,10 @@ def _npy_header(file: Any) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(file.read(width), "little")
     if length > MAX_HEADER_BYTES:
         raise ValueError("an oversized header")
-    said = ast.literal_eval(file.read(length).decode("latin-1").strip())
-    if not isinstance(said, dict):
+    header = ast.literal_eval(file.read(length).decode("latin-1").strip())
+    if not isinstance(header, dict):
         raise TypeError("the header is no dictionary")
-    return said, 8 + width + length
+    return header, 8 + width + length
 
 
 def _corrupt(name: str, why: str) -> FormatError:

@@ -88,13 +88,13 @@ def _activation(values: Mapping[str, Any], shared: Mapping[str, Any]) -> SAEConf
 def _check_names(source: FileSource, cfg: SAEConfig) -> None:
     """Version and width in the names of the folders against what the file holds."""
     path = place(source, source.path)
-    for found in re.finditer(r"_v(1|4|5)(?:_(\d+k))?(?=[/_]|$)", path):
-        expected = "topk" if found[1] == "5" else "standard"
+    for match in re.finditer(r"_v(1|4|5)(?:_(\d+k))?(?=[/_]|$)", path):
+        expected = "topk" if match[1] == "5" else "standard"
         agree(
-            (f"the activation of version {found[1]}, as the folder is called", expected),
+            (f"the activation of version {match[1]}, as the folder is called", expected),
             ("the activation in the file", cfg.architecture),
         )
-        check_width(found[2] or "", cfg.d_sae)
+        check_width(match[2] or "", cfg.d_sae)
 
 
 def _hook(source: FileSource) -> str:

@@ -85,8 +85,8 @@ def pickles_allowed(allowed: bool) -> Generator[None]:
 
 def is_allowed() -> bool:
     """Whether the user's settings allow .pt files."""
-    said = _allowed.get()
-    return os.environ.get(SETTING, "").lower() in YES if said is None else said
+    allowed = _allowed.get()
+    return os.environ.get(SETTING, "").lower() in YES if allowed is None else allowed
 
 
 @contextmanager
@@ -142,8 +142,8 @@ def _convert(path: Path, target: Path) -> None:
             if "error" in answer:
                 code, why = answer["error"]
                 raise _refused(path.name, why, code)
-            said = {"sha256": _sha256(out), "values": answer["values"], "from": path.name}
-            Path(staging, "out.json").write_text(json.dumps(said), encoding="utf-8")
+            report = {"sha256": _sha256(out), "values": answer["values"], "from": path.name}
+            Path(staging, "out.json").write_text(json.dumps(report), encoding="utf-8")
             os.replace(out, target)
             os.replace(Path(staging, "out.json"), _sidecar(target))
     except OSError as error:
@@ -219,7 +219,7 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
     except ZIP_ERRORS as error:
         raise FormatError("it is torn") from error
     try:
-        said = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (
         Exception
     ) as error:  # whatever it is: torch's advice (weights_only=False) must not be passed on
@@ -227,7 +227,7 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
             "it holds more than tensors, or is torn", code="PICKLE_REFUSED"
         ) from error
     tensors, values = dict[str, Tensor](), dict[str, Any]()
-    _flatten(said, "", tensors, values)
+    _flatten(content, "", tensors, values)
     if sum(tensor.nbytes for tensor in tensors.values()) > MAX_GROWTH * size + SLACK_BYTES:
         raise FormatError(
             f"its {size} bytes claim to be more weights than that", code="FILE_SUSPICIOUS"
@@ -244,29 +244,29 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
     return values
 
 
-def _flatten(said: object, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    if isinstance(said, dict):
-        for key, value in said.items():
+def _flatten(node: object, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    if isinstance(node, dict):
+        for key, value in node.items():
             if type(key) is not str or len(key) > 200 or name.count(".") > 8:
                 raise FormatError("it is no dictionary of named tensors", code="PICKLE_REFUSED")
             _flatten(value, f"{name}.{key}" if name else key, tensors, values)
-    elif isinstance(said, Tensor):
+    elif isinstance(node, Tensor):
         if (
-            said.layout is not torch.strided
-            or said.is_quantized
-            or said.is_meta
-            or said.is_complex()
+            node.layout is not torch.strided
+            or node.is_quantized
+            or node.is_meta
+            or node.is_complex()
         ):
             raise FormatError(f"{name} is no plain tensor", code="UNSUPPORTED_DTYPE")
-        if said.is_floating_point():
-            tensors[name] = said
-        elif said.numel() <= MAX_LISTED:
-            values[name] = said.tolist()
-    elif said is None or type(said) in (bool, int, float, str):
-        values[name] = said
+        if node.is_floating_point():
+            tensors[name] = node
+        elif node.numel() <= MAX_LISTED:
+            values[name] = node.tolist()
+    elif node is None or type(node) in (bool, int, float, str):
+        values[name] = node
     else:
         raise FormatError(
-            f"{name or 'it'} is a {type(said).__name__}, no tensor", code="PICKLE_REFUSED"
+            f"{name or 'it'} is a {type(node).__name__}, no tensor", code="PICKLE_REFUSED"
         )
 
 
@@ -371,8 +371,8 @@ def _refused(name: str, why: str = "", code: str = "PICKLE_REFUSED") -> FormatEr
 
 
 def _sha256(path: Path) -> str:
-    said = path.stat()
-    return _digest(real_path(path), said.st_size, said.st_mtime_ns)
+    status = path.stat()
+    return _digest(real_path(path), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

@@ -35,9 +35,9 @@ def _of_file(source: FileSource) -> Recipe:
 
 def _of_name(source: FileSource) -> Recipe:
     """On the hub, where the repository's name says both widths."""
-    found = _REPOSITORY.search(place(source, source.path))
-    if found and found[1] in _D_MODEL and source.repo_id:
-        return _recipe(source, _D_MODEL[found[1]], int(found[2]) * 1024, "float32")
+    match = _REPOSITORY.search(place(source, source.path))
+    if match and match[1] in _D_MODEL and source.repo_id:
+        return _recipe(source, _D_MODEL[match[1]], int(match[2]) * 1024, "float32")
     return _of_file(source)
 
 
@@ -45,9 +45,9 @@ def _k(source: FileSource, named: int | None) -> int:
     """As the repository is called, as its config.json says, or as the catalogue does: whoever
     speaks must agree."""
     config = source.at(CONFIG)
-    said = source.json(config) if source.exists(config) else {}
+    settings = source.json(config) if source.exists(config) else {}
     claims: list[tuple[str, object]] = [("L0_ in the repository's name", named)]
-    claims += [(f"{CONFIG}: {key}", said[key]) for key in _KEYS_OF_K if key in said]
+    claims += [(f"{CONFIG}: {key}", settings[key]) for key in _KEYS_OF_K if key in settings]
     claims.append(("the catalogue's k", source.known.get("k")))
     agree(*claims)
     k = next((value for _, value in claims if value is not None), None)
@@ -65,19 +65,19 @@ def _k(source: FileSource, named: int | None) -> int:
 
 
 def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
-    found = _REPOSITORY.search(place(source, source.path))
+    match = _REPOSITORY.search(place(source, source.path))
     agree_along(place(source, source.path), _REPOSITORY)
     layer = _FILE.search(source.path)
-    k = _k(source, int(found[3]) if found else None)
-    said = metadata(
+    k = _k(source, int(match[3]) if match else None)
+    meta = metadata(
         source,
         NAME,
-        model_name=f"Qwen/{found[1]}" if found else "",
+        model_name=f"Qwen/{match[1]}" if match else "",
         hook_name=f"blocks.{layer[1]}.hook_resid_post" if layer else "",
         hf_hook_name=f"model.layers.{layer[1]}" if layer else "",
     )
     cfg = TopKConfig(
-        d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=said
+        d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=meta
     )
     stored = {
         "W_enc": Stored("W_enc", turned=True),

@@ -187,14 +187,14 @@ def header_of(source: FileSource, file: str) -> dict[str, TensorInfo]:
         return weights.header
 
 
-def metadata(source: FileSource, dialect: str, **said: Any) -> SAEMetadata:
-    """Where the SAE belongs: as its files say (`said`), else as the catalogue or the user does.
+def metadata(source: FileSource, dialect: str, **stated: Any) -> SAEMetadata:
+    """Where the SAE belongs: as its files say (`stated`), else as the catalogue or the user does.
 
     Raises:
         FormatError: somebody asks for trust_remote_code.
     """
     known = {key: value for key, value in source.known.items() if key not in _NOT_METADATA}
-    facts = known | {key: value for key, value in said.items() if value not in ("", None)}
+    facts = known | {key: value for key, value in stated.items() if value not in ("", None)}
     kwargs = facts.get("model_from_pretrained_kwargs") or {}
     if not isinstance(kwargs, Mapping) or kwargs.get("trust_remote_code"):
         raise FormatError(
@@ -222,13 +222,13 @@ def place(source: FileSource, file: str) -> str:
     return source.local(file).absolute().as_posix()
 
 
-def need(said: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file: str) -> Any:
+def need(settings: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file: str) -> Any:
     """The value at a dotted path of a configuration file.
 
     Raises:
         ConfigError: it is not there, of another type, or a number that float32 does not hold.
     """
-    value: Any = said
+    value: Any = settings
     for key in path.split("."):
         if not isinstance(value, Mapping) or key not in value:
             raise ConfigError(

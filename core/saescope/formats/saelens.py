@@ -115,16 +115,16 @@ _LEGACY_METADATA = {
 
 def _recipe(source: FileSource) -> Recipe:
     header = read_header(source, source.at(WEIGHTS_FILE))
-    said = source.json(source.at(CFG_FILE))
+    settings = source.json(source.at(CFG_FILE))
     if source.exists(source.at(RUNNER_FILE)):
-        _check_runner(said, source.json(source.at(RUNNER_FILE)))
+        _check_runner(settings, source.json(source.at(RUNNER_FILE)))
     known = {key: value for key, value in source.known.items() if key not in _NOT_METADATA}
     choices = {key: source.known[key] for key in _CHOICES if key in source.known}
-    _check_agreement(said, _object(said, "metadata"))
-    said = said | choices | {"metadata": _object(said, "metadata") | known}
-    cfg = parse_config(said, set(header))
+    _check_agreement(settings, _object(settings, "metadata"))
+    settings = settings | choices | {"metadata": _object(settings, "metadata") | known}
+    cfg = parse_config(settings, set(header))
     _check_widths(cfg, header)
-    check_claims(source, cfg, {"metadata": _object(said, "metadata")}, CFG_FILE)
+    check_claims(source, cfg, {"metadata": _object(settings, "metadata")}, CFG_FILE)
     # Every tensor is read, as it lies there: the SAE itself refuses what is missing or too much.
     stored = {name: Stored(name, shape=info.shape) for name, info in header.items()}
     factor = _scale_of_training(source, cfg)
@@ -185,54 +185,59 @@ def _scale_of_training(source: FileSource, cfg: SAEConfig) -> float:
     return float(source.known.get("norm_scaling_factor") or 0) if by_average else 0.0
 
 
-def parse_config(said: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
+def parse_config(settings: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
     """Our configuration from what `cfg.json` says.
 
     Raises:
         ConfigError: a key is missing, unknown or has a value that is not allowed.
     """
-    metadata = _object(said, "metadata")
-    version = str(said.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
+    metadata = _object(settings, "metadata")
+    version = str(settings.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
     if not version.split(".")[0].isdigit() or int(version.split(".")[0]) < 6:
-        said = _modernise(said, tensor_names)
+        settings = _modernise(settings, tensor_names)
     else:
-        said = _without_repeated_metadata(said, metadata)
-    _require(said, _REQUIRED)
-    kind, architecture, transcoder, skip = _architecture(str(said["architecture"]))
+        settings = _without_repeated_metadata(settings, metadata)
+    _require(settings, _REQUIRED)
+    kind, architecture, transcoder, skip = _architecture(str(settings["architecture"]))
     _require(
-        said,
+        settings,
         [
             field.name
             for field in fields(kind)
             if field.default is MISSING and field.default_factory is MISSING
         ],
     )
-    values = {name: said[name] for name in {field.name for field in fields(kind)} & said.keys()}
+    values = {
+        name: settings[name] for name in {field.name for field in fields(kind)} & settings.keys()
+    }
     values |= {
         "architecture": architecture,
         "transcoder": transcoder,
         "skip": skip,
-        "metadata": _metadata(said.get("metadata") or {}),
+        "metadata": _metadata(settings.get("metadata") or {}),
     }
-    values["dtype"] = str(said.get("dtype", "float32")).removeprefix("torch.")
+    values["dtype"] = str(settings.get("dtype", "float32")).removeprefix("torch.")
     if architecture == "matryoshka_batchtopk":
-        widths = tuple(_widths(said))
+        widths = tuple(_widths(settings))
         values["matryoshka_widths"] = (
-            widths if widths[-1:] == (said["d_sae"],) else (*widths, said["d_sae"])
+            widths if widths[-1:] == (settings["d_sae"],) else (*widths, settings["d_sae"])
         )
     _check_values(
         values,
-        said.keys() - values.keys() - _TRAINING_ONLY - {"device", "metadata", "sae_lens_version"},
+        settings.keys()
+        - values.keys()
+        - _TRAINING_ONLY
+        - {"device", "metadata", "sae_lens_version"},
     )
     if "batchtopk" in architecture:
         values["k"] = float(values["k"])
     return kind(**values)
 
 
-def _check_agreement(said: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+def _check_agreement(settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """What cfg.json says twice, in today's words, yesterday's, or in its metadata."""
     facts: dict[str, tuple[str, object]] = {}
-    for prefix, part in (("", said), ("metadata.", metadata)):
+    for prefix, part in (("", settings), ("metadata.", metadata)):
         for key, value in part.items():
             claim = (f"{CFG_FILE}: {prefix}{key}", _plain(value))
             agree(facts.setdefault(_LEGACY_NAMES.get(key, key), claim), claim)
@@ -278,26 +283,26 @@ def _check_layer(hook_name: tuple[str, object] | None, layer: tuple[str, object]
         agree((f"the layer in {hook_name[0]}", layer_in(hook_name[1])), layer)
 
 
-def _check_runner(said: Mapping[str, Any], runner: Mapping[str, Any]) -> None:
+def _check_runner(settings: Mapping[str, Any], runner: Mapping[str, Any]) -> None:
     """That it is an SAE on the same head; the rest is compared as in any neighbour."""
-    key, metadata = "hook_head_index", _object(said, "metadata")
-    claim = said.get(key, metadata.get(key))
+    key, metadata = "hook_head_index", _object(settings, "metadata")
+    claim = settings.get(key, metadata.get(key))
     agree((f"{CFG_FILE}: {key}", claim), (f"{RUNNER_FILE}: {key}", runner.get(key)))
 
 
 def _without_repeated_metadata(
-    said: Mapping[str, Any], metadata: Mapping[str, Any]
+    settings: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Keys of the metadata may stand above it as well: they are equal, or the file would have been
     refused."""
     own = {field.name for kind, _ in ARCHITECTURES.values() for field in fields(kind)}
-    outside = {key for key in said if key in _LEGACY_METADATA or key in metadata} - own
-    rest = {key: value for key, value in said.items() if key not in outside}
-    return rest | {"metadata": {key: said[key] for key in sorted(outside)} | dict(metadata)}
+    outside = {key for key in settings if key in _LEGACY_METADATA or key in metadata} - own
+    rest = {key: value for key, value in settings.items() if key not in outside}
+    return rest | {"metadata": {key: settings[key] for key in sorted(outside)} | dict(metadata)}
 
 
-def _require(said: Mapping[str, Any], keys: Iterable[str]) -> None:
-    missing = [key for key in keys if key not in said]
+def _require(settings: Mapping[str, Any], keys: Iterable[str]) -> None:
+    missing = [key for key in keys if key not in settings]
     if missing:
         raise ConfigError(
             f"{CFG_FILE} lacks {', '.join(missing)}.",
@@ -306,8 +311,8 @@ def _require(said: Mapping[str, Any], keys: Iterable[str]) -> None:
         )
 
 
-def _object(said: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = said.get(key)
+def _object(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = settings.get(key)
     if value is not None and not isinstance(value, dict):
         raise ConfigError(
             f"{CFG_FILE}: {key} must be an object, got {value!r}.", field=key, got=value
@@ -315,8 +320,8 @@ def _object(said: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value or {}
 
 
-def _widths(said: Mapping[str, Any]) -> list[int]:
-    widths = said["matryoshka_widths"]
+def _widths(settings: Mapping[str, Any]) -> list[int]:
+    widths = settings["matryoshka_widths"]
     if not isinstance(widths, list) or not all(type(width) is int for width in widths):
         raise ConfigError(
             f"{CFG_FILE}: matryoshka_widths must be a list of whole numbers, got {widths!r}.",
@@ -374,23 +379,23 @@ def _check_values(values: Mapping[str, Any], unknown: set[str]) -> None:
             )
 
 
-def _check_types(said: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
+def _check_types(settings: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
     # type() and not isinstance: true is no width, and "false" is no false.
     for name, kinds in types.items():
-        if name in said and type(said[name]) not in kinds:
+        if name in settings and type(settings[name]) not in kinds:
             allowed = in_words(kinds)
             raise ConfigError(
-                f"{CFG_FILE}: {name} must be {allowed}, got {said[name]!r}.",
+                f"{CFG_FILE}: {name} must be {allowed}, got {settings[name]!r}.",
                 field=name,
-                got=said[name],
+                got=settings[name],
                 allowed=allowed,
             )
 
 
-def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
-    kwargs = _object(said, "model_from_pretrained_kwargs")
-    _check_types(said, {"prepend_bos": (bool, NoneType), "context_size": (int, NoneType)})
-    _check_slice(said.get("seqpos_slice"))
+def _metadata(fields_: Mapping[str, Any]) -> SAEMetadata:
+    kwargs = _object(fields_, "model_from_pretrained_kwargs")
+    _check_types(fields_, {"prepend_bos": (bool, NoneType), "context_size": (int, NoneType)})
+    _check_slice(fields_.get("seqpos_slice"))
     if kwargs.get("trust_remote_code"):
         raise FormatError(
             f"{CFG_FILE} asks for trust_remote_code=True: that would run code from a repository.",
@@ -399,26 +404,26 @@ def _metadata(said: Mapping[str, Any]) -> SAEMetadata:
             "does not need it.",
         )
     for key in ("hook_head_index", "hook_head_index_out"):
-        if said.get(key) is not None:
+        if fields_.get(key) is not None:
             raise ConfigError(
-                f"SAEs on a single attention head are not supported: {key} is {said[key]!r}.",
+                f"SAEs on a single attention head are not supported: {key} is {fields_[key]!r}.",
                 code="UNSUPPORTED_ARCHITECTURE",
                 field=key,
-                got=said[key],
+                got=fields_[key],
                 allowed="null",
             )
-    hook_names, modules = _sites(said)
+    hook_names, modules = _sites(fields_)
     return SAEMetadata(
-        model_name=str(said.get("model_name") or ""),
+        model_name=str(fields_.get("model_name") or ""),
         hook_name=hook_names[0],
         hook_name_out=hook_names[1],
-        prepend_bos=said.get("prepend_bos"),
-        context_size=said.get("context_size"),
-        neuronpedia_id=str(said.get("neuronpedia_id") or ""),
+        prepend_bos=fields_.get("prepend_bos"),
+        context_size=fields_.get("context_size"),
+        neuronpedia_id=str(fields_.get("neuronpedia_id") or ""),
         center_writing_weights=bool(kwargs.get("center_writing_weights", False)),
-        fold_value_biases=bool(said.get("fold_value_biases")),
-        note=str(said.get("note") or ""),
-        raw=dict(said) | modules,
+        fold_value_biases=bool(fields_.get("fold_value_biases")),
+        note=str(fields_.get("note") or ""),
+        raw=dict(fields_) | modules,
     )
 
 
@@ -441,26 +446,26 @@ def _check_slice(value: object) -> None:
         )
 
 
-def _sites(said: Mapping[str, Any]) -> tuple[tuple[str, str], dict[str, str]]:
+def _sites(settings: Mapping[str, Any]) -> tuple[tuple[str, str], dict[str, str]]:
     """Names of hooks; with the model class AutoModelForCausalLM they are modules, whose output
     sae-lens takes."""
-    read, written = (str(said.get(key) or "") for key in ("hook_name", "hook_name_out"))
+    read, written = (str(settings.get(key) or "") for key in ("hook_name", "hook_name_out"))
     if (
         "hook_" in read
-        or "hf_module" in said
+        or "hf_module" in settings
         or not (modules := origin(read, "output", writes=written))
     ):
         return (read, written), {}
-    model_name = str(said.get("model_name") or "")
+    model_name = str(settings.get("model_name") or "")
     return (
         hook_of(read, "output", model_name),
         hook_of(written, "output", model_name) if written else "",
     ), modules
 
 
-def _modernise(said: Mapping[str, Any], tensor_names: set[str]) -> dict[str, Any]:
+def _modernise(settings: Mapping[str, Any], tensor_names: set[str]) -> dict[str, Any]:
     """The legacy form (SAELens before 6) in the words of version 6."""
-    old = {_LEGACY_NAMES.get(key, key): value for key, value in said.items()}
+    old = {_LEGACY_NAMES.get(key, key): value for key, value in settings.items()}
     _refuse_ambiguous(old, tensor_names)
     refuse_changes(old, CFG_FILE)
     architecture = (

@@ -139,14 +139,14 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> FileSou
     root = place if place.is_dir() else place.parent
 
     def local(name: str) -> Path:
-        found = root / name
-        if not check_inside(found).exists():
+        file = root / name
+        if not check_inside(file).exists():
             raise NotFoundError(
-                f"There is no {found.name} in {found.parent.name or found.parent}.",
+                f"There is no {file.name} in {file.parent.name or file.parent}.",
                 code="FILE_MISSING",
                 got=name,
             )
-        return found
+        return file
 
     def opened(name: str) -> BinaryIO:
         with present(name):
@@ -210,10 +210,10 @@ def _refuse_two_values(name: str, node: yaml.Node | None) -> None:
                 )
 
 
-def _object(name: str, said: object, kind: str) -> dict[str, Any]:
-    if not isinstance(said, dict):
-        raise ConfigError(f"{_base(name)} must hold a {kind} object, got {type(said).__name__}.")
-    return {str(key): value for key, value in said.items()}
+def _object(name: str, content: object, kind: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{_base(name)} must hold a {kind} object, got {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
 
 
 def _base(name: str) -> str:

@@ -61,15 +61,15 @@ def _run_configs(folder: str) -> tuple[str, ...]:
 
 def _recipe(source: FileSource) -> Recipe:
     config, file = source.at(CONFIG), source.at(FILE)
-    said, run, header = source.json(config), _run(source), header_of(source, file)
-    kind = _kind(said, run, header)
+    settings, run, header = source.json(config), _run(source), header_of(source, file)
+    kind = _kind(settings, run, header)
     d_sae, d_in = matrix(file, header, "encoder.weight")
-    expected = said.get("num_latents") or need(said, "d_in", int, config) * need(
-        said, "expansion_factor", int, config
+    expected = settings.get("num_latents") or need(settings, "d_in", int, config) * need(
+        settings, "expansion_factor", int, config
     )
-    if (d_in, d_sae) != (said.get("d_in"), expected):
+    if (d_in, d_sae) != (settings.get("d_in"), expected):
         raise ConfigError(
-            f"{CONFIG} says d_in={said.get('d_in')} and {expected} latents, the "
+            f"{CONFIG} says d_in={settings.get('d_in')} and {expected} latents, the "
             f"weights are {d_in} by {d_sae}.",
             code="SHAPE_MISMATCH",
         )
@@ -80,11 +80,11 @@ def _recipe(source: FileSource) -> Recipe:
         d_out=(decoder[1] if "W_dec" in header else decoder[0])
         if kind.transcoder and len(decoder) == 2
         else d_in,
-        k=need(said, "k", int, config),
+        k=need(settings, "k", int, config),
         dtype=stored_dtype(header, "encoder.weight"),
         apply_b_dec_to_input=not kind.transcoder,
         transcoder=kind.transcoder,
-        skip=bool(said.get("skip_connection", False)),
+        skip=bool(settings.get("skip_connection", False)),
         metadata=_metadata(source, run, kind.transcoder),
     )
     fix = _centre if kind.transcoder and kind.centred else lambda _: None
@@ -105,34 +105,34 @@ def _run(source: FileSource) -> dict[str, Any]:
 
 
 def _kind(
-    said: Mapping[str, Any], run: Mapping[str, Any], header: Mapping[str, TensorInfo]
+    settings: Mapping[str, Any], run: Mapping[str, Any], header: Mapping[str, TensorInfo]
 ) -> _Computation:
     sae: dict[str, Any] = run["sae"] if isinstance(run.get("sae"), dict) else {}
-    _agree_with_run(said, run, sae)
-    of_today = {"transcode"} & (said.keys() | sae.keys())
-    transcoder = {**run, **sae, **said}.get("transcode", False)
+    _agree_with_run(settings, run, sae)
+    of_today = {"transcode"} & (settings.keys() | sae.keys())
+    transcoder = {**run, **sae, **settings}.get("transcode", False)
     if not isinstance(transcoder, bool):
         raise unsupported("transcode", file=CONFIG, got=transcoder, allowed=["true", "false"])
-    _check(said, header)
-    if "skip_connection" in said and "transcode" not in said and not run:
+    _check(settings, header)
+    if "skip_connection" in settings and "transcode" not in settings and not run:
         raise _ambiguous()
-    if said.get("skip_connection") and not transcoder:
+    if settings.get("skip_connection") and not transcoder:
         raise unsupported(
             "skip_connection", file=CONFIG, got=True, allowed=["only together with transcode"]
         )
-    activation = str(said.get("activation") or "topk")
+    activation = str(settings.get("activation") or "topk")
     if activation not in ("topk", "groupmax"):
         raise unsupported("activation", file=CONFIG, got=activation, allowed=["topk", "groupmax"])
     return _Computation(activation, transcoder, centred=not (transcoder and of_today))
 
 
 def _agree_with_run(
-    said: Mapping[str, Any], run: Mapping[str, Any], sae: Mapping[str, Any]
+    settings: Mapping[str, Any], run: Mapping[str, Any], sae: Mapping[str, Any]
 ) -> None:
     """The run keeps the SAE's own configuration; 0 latents are those of the expansion_factor."""
     for name in (*sae, "transcode"):
         claims = [
-            (f"{CONFIG}: {name}", said.get(name)),
+            (f"{CONFIG}: {name}", settings.get(name)),
             (f"the run's {RUN_CONFIG}: sae.{name}", sae.get(name)),
         ]
         if name == "transcode":
@@ -154,10 +154,10 @@ def _stored(header: Mapping[str, TensorInfo], cfg: SAEConfig) -> dict[str, Store
     return stored | ({"W_skip": Stored("W_skip")} if cfg.skip else {})
 
 
-def _check(said: Mapping[str, Any], header: Mapping[str, TensorInfo]) -> None:
-    if said.get("signed"):
+def _check(settings: Mapping[str, Any], header: Mapping[str, TensorInfo]) -> None:
+    if settings.get("signed"):
         raise unsupported("signed", file=CONFIG, got=True, allowed=["false"])
-    skip = bool(said.get("skip_connection"))
+    skip = bool(settings.get("skip_connection"))
     if skip != ("W_skip" in header):
         raise contradiction(
             (f"{CONFIG}: skip_connection", skip), (f"W_skip in {FILE}", "W_skip" in header)
@@ -202,8 +202,8 @@ def _module(source: FileSource, run: Mapping[str, Any]) -> str:
         raise contradiction(
             ("the folder's name", name), (f"the run's {RUN_CONFIG}: layers", layers)
         )
-    said = run.get("hookpoints")
-    trained = [str(module) for module in said] if isinstance(said, list) else []
+    hookpoints = run.get("hookpoints")
+    trained = [str(module) for module in hookpoints] if isinstance(hookpoints, list) else []
     if not trained or any(_is_called(module, name) for module in trained):
         return name
     if hook_of(name, "output"):

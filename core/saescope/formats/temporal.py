@@ -24,10 +24,11 @@ CONFIG, FILE = "conf.yaml", "latest_ckpt.safetensors"
 
 def _recipe(source: FileSource) -> Recipe:
     config, file = source.at(CONFIG), source.at(FILE)
-    said, header = source.yaml(config), header_of(source, file)
+    settings, header = source.yaml(config), header_of(source, file)
     d_sae, d_in = matrix(file, header, "D")
     expected = int(
-        need(said, "llm.dimin", int, config) * need(said, "sae.exp_factor", (int, float), config)
+        need(settings, "llm.dimin", int, config)
+        * need(settings, "sae.exp_factor", (int, float), config)
     )
     if expected != d_sae:
         raise ConfigError(
@@ -36,16 +37,16 @@ def _recipe(source: FileSource) -> Recipe:
             field="sae.exp_factor",
         )
     agree(
-        (f"{CONFIG}: llm.dimin", said["llm"]["dimin"]),
+        (f"{CONFIG}: llm.dimin", settings["llm"]["dimin"]),
         ("the width of D", d_in),
         code="SHAPE_MISMATCH",
     )
-    tied = need(said, "sae.tied_weights", bool, config)
+    tied = need(settings, "sae.tied_weights", bool, config)
     layer = re.search(r"layer_(\d+)", place(source, config))
     if layer:
         agree(
             ("the folder's name: layer", int(layer[1])),
-            (f"{CONFIG}: llm.layer", said["llm"].get("layer")),
+            (f"{CONFIG}: llm.layer", settings["llm"].get("layer")),
         )
     cfg = TemporalConfig(
         d_in=d_in,
@@ -53,13 +54,13 @@ def _recipe(source: FileSource) -> Recipe:
         dtype=stored_dtype(header, "D"),
         normalize_activations="constant_scalar_rescale",
         activation_normalization_factor=float(
-            need(said, "sae.scaling_factor", (int, float), config)
+            need(settings, "sae.scaling_factor", (int, float), config)
         ),
-        n_heads=need(said, "sae.n_heads", int, config),
-        n_attn_layers=need(said, "sae.n_attn_layers", int, config),
-        bottleneck_factor=need(said, "sae.bottleneck_factor", int, config),
-        sae_diff_type=need(said, "sae.sae_diff_type", str, config),
-        kval_topk=need(said, "sae.kval_topk", (int, type(None)), config),
+        n_heads=need(settings, "sae.n_heads", int, config),
+        n_attn_layers=need(settings, "sae.n_attn_layers", int, config),
+        bottleneck_factor=need(settings, "sae.bottleneck_factor", int, config),
+        sae_diff_type=need(settings, "sae.sae_diff_type", str, config),
+        kval_topk=need(settings, "sae.kval_topk", (int, type(None)), config),
         tied_weights=tied,
         metadata=metadata(
             source, NAME, hook_name=f"blocks.{layer[1]}.hook_resid_post" if layer else ""

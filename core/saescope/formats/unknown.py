@@ -97,7 +97,7 @@ def _unknown_pickle(source: FileSource, name: str, field: str) -> FormatError:
         )
     with open_pickle(source, name) as weights:
         held = [f"{tensor} {list(info.shape)}" for tensor, info in sorted(weights.header.items())]
-        held += [f"{value}={said!r}"[:60] for value, said in sorted(weights.values.items())]
+        held += [f"{value}={number!r}"[:60] for value, number in sorted(weights.values.items())]
     return FormatError(
         f"{base} is of no format that saescope reads. It holds "
         f"{', '.join(held[:12])}{' ...' if len(held) > 12 else ''}.",

@@ -180,7 +180,7 @@ def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _TensorEntry], int]:
     try:
         header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        entries = {tensor: _entry(said) for tensor, said in header.items()}
+        entries = {tensor: _entry(row) for tensor, row in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise _corrupt(name, "its header cannot be read") from error
     if len(entries) > MAX_TENSORS:
@@ -189,10 +189,10 @@ def _entries(file: BinaryIO, name: str) -> tuple[dict[str, _TensorEntry], int]:
     return entries, 8 + length
 
 
-def _entry(said: dict[str, Any]) -> _TensorEntry:
-    start, end = map(operator.index, said["data_offsets"])
+def _entry(row: dict[str, Any]) -> _TensorEntry:
+    start, end = map(operator.index, row["data_offsets"])
     return _TensorEntry(
-        TensorInfo(tuple(map(operator.index, said["shape"])), str(said["dtype"])), start, end
+        TensorInfo(tuple(map(operator.index, row["shape"])), str(row["dtype"])), start, end
     )
 
 

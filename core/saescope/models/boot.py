@@ -75,12 +75,12 @@ def boot(name: str, model: Any, tokenizer: Any) -> tuple[Any, Fires]:
         give_norms_their_weight(bridge)
         make_stoppable(bridge)
         with watching(bridge, (2, _N_TOKENS)) as fires:
-            found, changed = _logits(bridge, torch.cat([ids, later]))
+            logits, changed = _logits(bridge, torch.cat([ids, later]))
     except _FAILURES as error:
         raise _cannot_hold(name, family, error, model.dtype) from error
-    _compare(name, family, found, expected)
-    _require_causal(name, family, found[:-1], changed[:-1])
-    fires.padded = _heeds_padding(bridge, ids, found)
+    _compare(name, family, logits, expected)
+    _require_causal(name, family, logits[:-1], changed[:-1])
+    fires.padded = _heeds_padding(bridge, ids, logits)
     return bridge, fires
 
 
@@ -153,10 +153,10 @@ def _heeds_padding(bridge: Any, ids: Tensor, alone: Tensor) -> bool:
     mask = torch.ones_like(padded)
     mask[:, :_N_PADDED] = 0
     try:
-        found = _logits(bridge, padded, attention_mask=mask)[0, _N_PADDED:]
+        logits = _logits(bridge, padded, attention_mask=mask)[0, _N_PADDED:]
     except _FAILURES:
         return False
-    off = float((found.float() - alone.float()).norm() / alone.float().norm().clamp_min(1e-9))
+    off = float((logits.float() - alone.float()).norm() / alone.float().norm().clamp_min(1e-9))
     return not off > _MOST_OFF.get(alone.dtype, _MOST_OFF_IN_HALF)
 
 
@@ -193,11 +193,11 @@ def _cannot_hold(name: str, family: str, error: Exception, dtype: torch.dtype) -
     )
 
 
-def _require_causal(name: str, family: str, found: Tensor, changed: Tensor) -> None:
+def _require_causal(name: str, family: str, logits: Tensor, changed: Tensor) -> None:
     """Raise where another last token changes what is predicted before it: every number of saescope
     takes that for impossible."""
-    off = float((changed.float() - found.float()).norm() / found.float().norm().clamp_min(1e-9))
-    if off > _MOST_OFF.get(found.dtype, _MOST_OFF_IN_HALF):
+    off = float((changed.float() - logits.float()).norm() / logits.float().norm().clamp_min(1e-9))
+    if off > _MOST_OFF.get(logits.dtype, _MOST_OFF_IN_HALF):
         raise ModelError(
             f"{family} is no causal language model: a later token changes the logits "
             f"of earlier positions by {off:.0%}.",
@@ -209,12 +209,12 @@ def _require_causal(name: str, family: str, found: Tensor, changed: Tensor) -> N
         )
 
 
-def _compare(name: str, family: str, found: Tensor, expected: Tensor) -> None:
+def _compare(name: str, family: str, logits: Tensor, expected: Tensor) -> None:
     if not bool(expected.isfinite().all()):
         return  # of a half precision that overflows: every forward pass checks that for itself
     allowed = _MOST_OFF.get(expected.dtype, _MOST_OFF_IN_HALF)
-    found, expected = found.float(), expected.float()
-    off = float((found - expected).norm() / expected.norm().clamp_min(1e-9))
+    logits, expected = logits.float(), expected.float()
+    off = float((logits - expected).norm() / expected.norm().clamp_min(1e-9))
     if not off <= allowed:
         raise ModelError(
             f"transformer-lens computes other logits than transformers for {family}: "

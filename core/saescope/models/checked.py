@@ -85,16 +85,16 @@ def _check_cached(source: str, revision: str, offline: bool) -> None:
     snapshots = set[Path]()
     for name in ("config.json", INDEX, "tokenizer_config.json"):
         try:
-            found = Path(cached_file(source, name, local_files_only=offline, **at) or "")
+            cached = Path(cached_file(source, name, local_files_only=offline, **at) or "")
         except (OSError, ValueError):
             continue
-        snapshots.add(found.parent)
+        snapshots.add(cached.parent)
         if name == INDEX:
-            check_names(source, found.parent, present=False)
+            check_names(source, cached.parent, present=False)
         else:
-            said = read_json(found)
-            check_counts(said if name == "config.json" else {})
-            check_references(source, name, said)
+            content = read_json(cached)
+            check_counts(content if name == "config.json" else {})
+            check_references(source, name, content)
     for snapshot in snapshots:
         for file in snapshot.rglob("*"):
             check_linked(file, snapshot.parent.parent, field="model")  # the blobs lie beside it

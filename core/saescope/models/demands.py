@@ -22,18 +22,18 @@ _PACKED_TENSORS = (
 )
 
 
-def check_demands(said: Mapping[str, Any], name: str) -> None:
+def check_demands(config: Mapping[str, Any], name: str) -> None:
     """That a model of this configuration can be loaded with transformers' own code, and its weights
     read as they are stored.
 
     Raises:
         ModelError: REMOTE_CODE_REFUSED, UNSUPPORTED_MODEL, QUANTIZED_MODEL, MODEL_CONFIG_INVALID.
     """
-    _check_family(said, name)
-    method = quantization(said)
+    _check_family(config, name)
+    method = quantization(config)
     if method and method.split()[0] not in _UNPACKED:
         raise is_quantized(name, method)
-    for part in (said, said.get("text_config")):
+    for part in (config, config.get("text_config")):
         if isinstance(part, Mapping):
             _check_sizes(part, name)
 
@@ -59,10 +59,10 @@ def check_decoder(config: Any, name: str) -> None:
         )
 
 
-def quantization(said: Mapping[str, Any]) -> str:
+def quantization(model_config: Mapping[str, Any]) -> str:
     """How the weights are quantized, as "gptq (4 bits)"; empty if they are not."""
-    inner = said.get("text_config")
-    parts = [said, inner] if isinstance(inner, Mapping) else [said]
+    inner = model_config.get("text_config")
+    parts = [model_config, inner] if isinstance(inner, Mapping) else [model_config]
     for part in parts:
         config = part.get("quantization_config") or part.get("compression_config")
         if isinstance(config, Mapping):
@@ -90,13 +90,13 @@ def has_packed_tensors(names: Iterable[str]) -> bool:
     return any(name.endswith(_PACKED_TENSORS) for name in names)
 
 
-def _check_family(said: Mapping[str, Any], name: str) -> None:
+def _check_family(config: Mapping[str, Any], name: str) -> None:
     from transformers import CONFIG_MAPPING, __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    family = said.get("model_type")
+    family = config.get("model_type")
     held = isinstance(family, str) and family in CONFIG_MAPPING
-    if said.get("auto_map") and not (held and family in CAUSAL):
+    if config.get("auto_map") and not (held and family in CAUSAL):
         raise needs_code(name, f"transformers holds no causal language model {family!r}")
     if not family or not isinstance(family, str):
         raise ModelError(
@@ -138,9 +138,9 @@ def _method(config: Mapping[str, Any]) -> str:
     return f"{method} ({bits} bits)" if isinstance(bits, int) else method
 
 
-def _check_sizes(said: Mapping[str, Any], name: str) -> None:
+def _check_sizes(config: Mapping[str, Any], name: str) -> None:
     for field in _SIZES:
-        value = said.get(field)
+        value = config.get(field)
         if value is None or isinstance(value, list | dict):  # some families say it for each layer
             continue
         if type(value) is not int or value < 1:

@@ -111,10 +111,10 @@ def _without_memory(config: Any, name: str) -> torch.nn.Module:
         ) from error
 
 
-def _named(said: Mapping[str, Any], value: object) -> str:
+def _named(config: Mapping[str, Any], value: object) -> str:
     """The name under which a configuration says a value, as "rope_parameters.rope_type", or ""
     where it does not."""
-    for name, there in said.items():
+    for name, there in config.items():
         if isinstance(there, Mapping) and (inner := _named(there, value)):
             return f"{name}.{inner}"
         if isinstance(value, str) and isinstance(there, str) and there == value:
@@ -123,16 +123,16 @@ def _named(said: Mapping[str, Any], value: object) -> str:
 
 
 def _integers(
-    said: object, name: str = "", listed: bool = False
+    node: object, name: str = "", listed: bool = False
 ) -> Iterator[tuple[str, int, bool]]:
     """Every integer, the name it stands under, and whether in a list."""
-    if isinstance(said, bool):
+    if isinstance(node, bool):
         return
-    if isinstance(said, int):
-        yield name, said, listed
-    elif isinstance(said, Mapping):
-        for key, value in said.items():
+    if isinstance(node, int):
+        yield name, node, listed
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
             yield from _integers(value, str(key))
-    elif isinstance(said, list | tuple):
-        for value in said:
+    elif isinstance(node, list | tuple):
+        for value in node:
             yield from _integers(value, name, True)

@@ -38,11 +38,11 @@ def model_fingerprint(model: LanguageModel) -> str:
     """
     tensors = dict(_tensors(model.bridge.original_model))
     versions = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
-    before, found = _known.get(model, ((), ""))
-    if not found or before != versions:
-        found = _hash(model, tensors)
-        _known[model] = versions, found
-    return found
+    before, fingerprint = _known.get(model, ((), ""))
+    if not fingerprint or before != versions:
+        fingerprint = _hash(model, tensors)
+        _known[model] = versions, fingerprint
+    return fingerprint
 
 
 def _hash(model: LanguageModel, tensors: Mapping[str, Tensor]) -> str:
@@ -70,10 +70,10 @@ def _bits(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def _settings(said: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         str(name): _settings(value) if isinstance(value, Mapping) else value
-        for name, value in said.items()
+        for name, value in config.items()
         if name not in _NAMES and not str(name).startswith("_")
     }
 
@@ -81,11 +81,11 @@ def _settings(said: Mapping[str, Any]) -> dict[str, Any]:
 def _of_tokenizer(tokenizer: Tokenizer) -> list[Any]:
     """How text becomes tokens, and which are special."""
     hf = tokenizer.hf
-    said = json.loads(hf.backend_tokenizer.to_str()) if hf.is_fast else {"vocab": hf.get_vocab()}
-    lasting = {name: said[name] for name in said if name not in _PASSING}
+    state = json.loads(hf.backend_tokenizer.to_str()) if hf.is_fast else {"vocab": hf.get_vocab()}
+    lasting = {name: state[name] for name in state if name not in _PASSING}
     ids = [tokenizer.bos_id, tokenizer.eos_id, *tokenizer.special_ids.tolist()]
     return [lasting, ids, tokenizer.adds_bos]
 
 
-def _text(said: Any) -> str:
-    return json.dumps(said, sort_keys=True, default=str)
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -85,18 +85,18 @@ def read_json(path: Path, *, limit: int = CONFIG_BYTES) -> dict[str, Any]:
         FileNotFoundError, ArgumentError, FormatError: as `open_file`.
     """
     try:
-        said = parse(read_file(path, limit=limit, field="model"))
+        content = parse(read_file(path, limit=limit, field="model"))
     except ValueError as error:
         raise _invalid(path, str(error)) from error
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise _invalid(path, "holds no JSON object")
-    if _is_deep(said):
+    if _is_deep(content):
         raise _invalid(path, f"is nested more than {MAX_DEPTH} deep")
-    return said
+    return content
 
 
-def _is_deep(said: Any) -> bool:
-    level = [said]
+def _is_deep(content: Any) -> bool:
+    level = [content]
     for _ in range(MAX_DEPTH):
         level = [
             value
@@ -117,10 +117,10 @@ def check_names(model: str, folder: Path, *, present: bool = True) -> None:
     """
     if not (folder / INDEX).exists():
         return
-    said = read_json(folder / INDEX, limit=INDEX_BYTES).get("weight_map")
-    if not isinstance(said, Mapping):
+    weight_map = read_json(folder / INDEX, limit=INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, Mapping):
         raise _invalid(folder / INDEX, "has no weight_map")
-    for name in {str(value) for value in said.values()}:
+    for name in {str(value) for value in weight_map.values()}:
         if Path(name).name != name or name in ("", "..") or "\\" in name or "\0" in name:
             raise _named(model, INDEX, repr(name))
         if present and not (folder / name).exists():
@@ -133,13 +133,13 @@ def check_names(model: str, folder: Path, *, present: bool = True) -> None:
             )
 
 
-def check_references(model: str, name: str, said: Mapping[str, Any]) -> None:
+def check_references(model: str, name: str, content: Mapping[str, Any]) -> None:
     """That a configuration from the hub names no file of this machine.
 
     Raises:
         ArgumentError: PATH_NOT_ALLOWED.
     """
-    for key, value in _references(said):
+    for key, value in _references(content):
         if Path(value).expanduser().exists():
             raise _named(model, name, f"{key}={value!r}")
 
@@ -150,25 +150,25 @@ def _is_reference(key: str, value: object) -> bool:
     return isinstance(value, str) and bool(_REFERENCE.search(key))
 
 
-def _references(said: object) -> Iterator[tuple[str, str]]:
+def _references(node: object) -> Iterator[tuple[str, str]]:
     """Every name of a file in a configuration, with its key, however deep."""
-    if isinstance(said, dict):
-        for key, value in cast(dict[str, object], said).items():
+    if isinstance(node, dict):
+        for key, value in cast(dict[str, object], node).items():
             if _is_reference(key, value):
                 yield key, str(value)
             yield from _references(value)
-    elif isinstance(said, list):
-        for value in cast(list[object], said):
+    elif isinstance(node, list):
+        for value in cast(list[object], node):
             yield from _references(value)
 
 
-def _without_references(said: Any) -> Any:
-    if isinstance(said, dict):
-        kept = cast(dict[str, object], said).items()
+def _without_references(node: Any) -> Any:
+    if isinstance(node, dict):
+        kept = cast(dict[str, object], node).items()
         return {
             key: _without_references(value) for key, value in kept if not _is_reference(key, value)
         }
-    return [*map(_without_references, cast(list[object], said))] if isinstance(said, list) else said
+    return [*map(_without_references, cast(list[object], node))] if isinstance(node, list) else node
 
 
 def _files(folder: Path) -> list[Path]:
@@ -208,11 +208,11 @@ def _harmless(file: Path) -> dict[str, Any]:
     Raises:
         ArgumentError: PATH_NOT_ALLOWED: a path leads out of the folder, which no program writes.
     """
-    said = read_json(file)
-    for key, value in _references(said):
+    content = read_json(file)
+    for key, value in _references(content):
         if ".." in value.replace("\\", "/").split("/"):
             raise _named(file.parent.name, file.name, f"{key}={value!r}")
-    return _without_references(said)
+    return _without_references(content)
 
 
 def _link(stack: ExitStack, file: Path, target: Path) -> None:

@@ -48,8 +48,8 @@ class _Header:
         n_tensors, n_fields = self._number("Q"), self._number("Q")
         if n_tensors > MAX_TENSORS or n_fields > MAX_FIELDS:
             raise self._bad(f"it claims {n_tensors} tensors and {n_fields} fields")
-        said = dict(self._field() for _ in range(n_fields))
-        check_counts({key: value for key, value in said.items() if value is not None})
+        fields = dict(self._field() for _ in range(n_fields))
+        check_counts({key: value for key, value in fields.items() if value is not None})
         return sum(self._tensor() for _ in range(n_tensors))
 
     def _field(self) -> tuple[str, int | None]:

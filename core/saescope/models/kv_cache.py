@@ -30,14 +30,14 @@ def steady_tokens(config: Any) -> float:
     return min(_steady(config.to_dict(), {}), default=float("inf"))
 
 
-def _steady(said: Mapping[str, Any], around: Mapping[str, Any]) -> Generator[float]:
+def _steady(rope: Mapping[str, Any], around: Mapping[str, Any]) -> Generator[float]:
     """For each rotary embedding in a configuration or a part of it; some models have one for each
     type of layer. `around` has what stands outside of the part."""
-    known = {**around, **{name: said[name] for name in _SWITCHES.values() if said.get(name)}}
-    kind = said.get("rope_type") or said.get("type")
+    known = {**around, **{name: rope[name] for name in _SWITCHES.values() if rope.get(name)}}
+    kind = rope.get("rope_type") or rope.get("type")
     if isinstance(kind, str) and kind in _SWITCHES:
         yield known.get(_SWITCHES[kind], 0)
-    for part in said.values():
+    for part in rope.values():
         if isinstance(part, Mapping):
             yield from _steady(part, known)
 

@@ -269,8 +269,8 @@ class LanguageModel:
     @property
     def end_ids(self) -> Int[Tensor, " n"]:
         """The tokens that end a generation, the tokenizer's and those that the model names."""
-        said = self.bridge.original_model.generation_config.eos_token_id
-        listed = said if isinstance(said, list) else [said]
+        eos = self.bridge.original_model.generation_config.eos_token_id
+        listed = eos if isinstance(eos, list) else [eos]
         ends = sorted({i for i in (*listed, self.tokenizer.eos_id) if i is not None})
         return torch.tensor(ends, dtype=torch.long, device=self.device)
 
@@ -380,13 +380,13 @@ class LanguageModel:
             hint=f"Use a hook that there is (nearest: {self._nearest(hook_name)}){layers}.",
         )
 
-    def _nearest(self, said: str) -> str:
-        return ", ".join(self._offered(said)) or "none"
+    def _nearest(self, hook_name: str) -> str:
+        return ", ".join(self._offered(hook_name)) or "none"
 
-    def _offered(self, said: str) -> list[str]:
-        """Hooks that can be used, those with names most like `said`; else the residual stream after
-        a layer."""
-        return nearest(said, self._hook_names(), 3) or self._sites_of(said)
+    def _offered(self, hook_name: str) -> list[str]:
+        """Hooks that can be used: those with names most like `hook_name`, else the residual stream
+        after a layer."""
+        return nearest(hook_name, self._hook_names(), 3) or self._sites_of(hook_name)
 
     @property
     def _layers(self) -> list[int]:
@@ -396,10 +396,10 @@ class LanguageModel:
             i for i in range(self.n_layers) if f"blocks.{i}.hook_resid_post" in self.fires.sites
         ]
 
-    def _sites_of(self, said: str) -> list[str]:
-        """The residual stream after the layer that `said` has the number of ("layer 2"), else after
-        the middle one."""
-        number = re.search(r"\d+", said)
+    def _sites_of(self, hook_name: str) -> list[str]:
+        """The residual stream after the layer that `hook_name` has the number of ("layer 2"), else
+        after the middle one."""
+        number = re.search(r"\d+", hook_name)
         layer = int(number[0]) if number else self.n_layers // 2
         return [f"blocks.{min(layer, self.n_layers - 1)}.hook_resid_post"] if self._layers else []
 

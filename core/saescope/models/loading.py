@@ -68,8 +68,10 @@ def load_model(
         place = _locate(name_or_path, revision, offline, progress)
     if progress:
         progress(f"loading {place.name}")
-    found = checked(place.source, local=place.local, revision=place.revision, offline=offline)
-    with present(place.name, field="model"), _one_at_a_time(), found as source:
+    checked_source = checked(
+        place.source, local=place.local, revision=place.revision, offline=offline
+    )
+    with present(place.name, field="model"), _one_at_a_time(), checked_source as source:
         model, tokenizer, notes = _read(
             place._replace(source=source), where, dtype, revision, offline
         )
@@ -139,7 +141,7 @@ def _locate(
             path.name,
             path.stem.lower() if path.is_file() else path.name.lower(),
             "local files",
-            _said_identity(path),
+            _named_identity(path),
         )
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise NotFoundError(
@@ -160,10 +162,10 @@ def _locate(
     )
 
 
-def _said_identity(path: Path) -> frozenset[str]:
+def _named_identity(path: Path) -> frozenset[str]:
     config = path / "config.json"
-    said = read_json(config).get("_name_or_path") if config.exists() else None
-    return frozenset({canonical_name(said)}) if said and isinstance(said, str) else frozenset()
+    name = read_json(config).get("_name_or_path") if config.exists() else None
+    return frozenset({canonical_name(name)}) if name and isinstance(name, str) else frozenset()
 
 
 def _check_local(path: Path) -> None:
@@ -222,8 +224,8 @@ def _read(
     if revision and not place.local:
         common["revision"] = revision
     with of("config.json"):
-        said, _ = PretrainedConfig.get_config_dict(place.source, **common)
-        check_demands(said, place.name)
+        stored_config, _ = PretrainedConfig.get_config_dict(place.source, **common)
+        check_demands(stored_config, place.name)
         config = AutoConfig.from_pretrained(place.source, **common)
         check_decoder(config, place.name)
     stored = DTYPES.get(
@@ -236,7 +238,7 @@ def _read(
     with of("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place.source, **common)
         check_tokenizer(tokenizer)
-    method = quantization(said)
+    method = quantization(stored_config)
     with of("weights", method=method):
         model, notes = _read_weights(place, method, **common, dtype=wanted)
     return model.eval(), tokenizer, notes

@@ -36,13 +36,13 @@ def hooks_of_module(bridge: Any, module: str, side: str) -> tuple[str, ...]:
             tensor is the one there.
         NumericError: what is there is not finite, so nothing can be compared.
     """
-    found = _module(bridge, module)
-    if found is None:
+    part = _module(bridge, module)
+    if part is None:
         return ()
     table = bridge.original_model.get_input_embeddings().weight
     ids = (torch.arange(_N_TOKENS, device=table.device) + table.shape[0] // 2) % table.shape[0]
     names = _candidates(bridge, module)
-    there, seen = _run(bridge, ids[None], names, found, side)
+    there, seen = _run(bridge, ids[None], names, part, side)
     if len(seen) > 1:
         raise HookError(
             f"The model runs its module {module!r} {len(seen)} times in one forward "

@@ -39,18 +39,18 @@ class PlainModel:
     @torch.no_grad()
     def __call__(self, ids: Int[Tensor, "batch n_pos"]) -> dict[str, Tensor]:
         """Activations by hook; one whose module did not run is missing."""
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for name, module, is_input in self.sites:
-                stack.callback(self._attach(module, is_input, self._keep(name, found)).remove)
+                stack.callback(self._attach(module, is_input, self._keep(name, activations)).remove)
             with suppress(_Stop):
                 self.root(input_ids=ids, use_cache=False)
-        return found
+        return activations
 
-    def _keep(self, name: str, found: dict[str, Tensor]) -> Callable[[Tensor], None]:
+    def _keep(self, name: str, activations: dict[str, Tensor]) -> Callable[[Tensor], None]:
         def keep(x: Tensor) -> None:
-            found[name] = x
-            if len(found) == len(self.sites):
+            activations[name] = x
+            if len(activations) == len(self.sites):
                 raise _Stop
 
         return keep
@@ -79,8 +79,8 @@ def plain_model(model: LanguageModel, hook_names: Sequence[str]) -> PlainModel |
     twins: dict[int, nn.Module] = {}
     root = _twin(original, twins, {})
     sites = [_site(model, name, twins) for name in hook_names]
-    found = [site for site in sites if site is not None]
-    return PlainModel(root, found) if len(found) == len(sites) else None
+    sites_ = [site for site in sites if site is not None]
+    return PlainModel(root, sites_) if len(sites_) == len(sites) else None
 
 
 def _site(

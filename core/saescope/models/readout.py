@@ -111,9 +111,9 @@ def reads_linearly(bridge: Any, readout: Unembedding, last_layer: int) -> bool:
             bridge(ids)
     if not told:  # where norms stand behind the sums, as in GPT-1, there is no such site
         return False
-    found = torch.cosine_similarity(logits[0] - logits[1], told[0], dim=-1)
+    cosines = torch.cosine_similarity(logits[0] - logits[1], told[0], dim=-1)
     # A padding token without embedding may leave the stream empty: no step of that has a direction.
-    return bool(found.nanmedian() >= _LEAST_COSINE)
+    return bool(cosines.nanmedian() >= _LEAST_COSINE)
 
 
 def final_scale(bridge: Any, readout: Unembedding, resid: Float[Tensor, " d_model"]) -> float:

@@ -50,8 +50,8 @@ def peek_n_layers(name_or_path: str | Path = EMBEDDED_HANDLE) -> int | None:
         config = read_json(folder / "config.json")
     except (SaescopeError, OSError):  # the load itself will say what is wrong
         return None
-    said = config.get("num_hidden_layers")
-    return said if isinstance(said, int) and said > 0 else None
+    n_layers = config.get("num_hidden_layers")
+    return n_layers if isinstance(n_layers, int) and n_layers > 0 else None
 
 
 def official_name(name: str) -> str:

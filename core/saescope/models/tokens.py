@@ -249,15 +249,15 @@ class Tokenizer:
         """A warning where the tokenizer by itself adds more than a BOS."""
         before, behind = _around(self.hf)
         lost = before[1:] if self.adds_bos else before
-        said = [
+        added = [
             f"{', '.join(f'{self.text(i)!r} (#{i})' for i in ids)} {where} it"
             for ids, where in ((lost, "before"), (behind, "behind"))
             if ids
         ]
-        if not said:
+        if not added:
             return ()
         return (
-            f"The model's own tokenizer puts more around a text than a BOS: {' and '.join(said)}. "
+            f"The model's own tokenizer puts more around a text than a BOS: {' and '.join(added)}. "
             "saescope leaves these tokens out; write them into the text where they matter.",
         )
 

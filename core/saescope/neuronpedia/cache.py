@@ -66,12 +66,12 @@ class ReplyCache:
 
     def _prune(self) -> None:
         with suppress(OSError):
-            found = sorted(
+            files = sorted(
                 ((path.stat(), path) for path in self._folder.glob("*/*")),
                 key=lambda entry: entry[0].st_mtime,
             )
-            excess = sum(stat.st_size for stat, _ in found) - MOST_BYTES
-            for stat, path in found:
+            excess = sum(stat.st_size for stat, _ in files) - MOST_BYTES
+            for stat, path in files:
                 if excess <= 0:
                     return
                 path.unlink(missing_ok=True)

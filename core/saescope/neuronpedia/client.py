@@ -70,7 +70,7 @@ class Neuronpedia:
             what,
             FRESH_CARD_S,
             lambda: self._transfer.ask("GET", f"/feature/{sae}/{feature}", what),
-            lambda said, retrieval: records.card(said, sae, feature, retrieval),
+            lambda reply, retrieval: records.card(reply, sae, feature, retrieval),
         )
 
     def labels(
@@ -101,16 +101,16 @@ class Neuronpedia:
             for feature in wanted
             if feature not in kept or kept[feature].age_s >= FRESH_CARD_S
         ]
-        found = {
+        labels = {
             feature: records.labels(json.loads(entry.content)) for feature, entry in kept.items()
         }
         try:
             for start in range(0, len(missing), AT_ONCE):
-                found |= self._ask_labels(sae, missing[start : start + AT_ONCE])
+                labels |= self._ask_labels(sae, missing[start : start + AT_ONCE])
         except (OfflineError, FormatError):
-            if any(feature not in found for feature in missing):
+            if any(feature not in labels for feature in missing):
                 raise
-        return {feature: found.get(feature, ()) for feature in wanted}
+        return {feature: labels.get(feature, ()) for feature in wanted}
 
     def search_labels(self, neuronpedia_id: str, query: str, *, k: int = 10) -> list[RemoteHit]:
         """Features of this SAE whose labels mean something like `query`, nearest first: at most 20.
@@ -135,7 +135,7 @@ class Neuronpedia:
             what,
             FRESH_SEARCH_S,
             lambda: self._transfer.ask("POST", path, what, body=body),
-            lambda said, _: records.hits(said, sae),
+            lambda reply, _: records.hits(reply, sae),
         )[:k]
 
     def _known(
@@ -174,36 +174,36 @@ class Neuronpedia:
             for feature in features
         ]
         try:
-            said: Any = json.loads(self._transfer.ask("POST", "/features", what, body=body))
+            reply: Any = json.loads(self._transfer.ask("POST", "/features", what, body=body))
         except SaescopeError as error:
             if error.code not in (failures.MISSING, failures.REFUSED):
                 raise
             return self._labels_of_cards(sae, features)
-        if not isinstance(said, list):
+        if not isinstance(reply, list):
             raise failures.unreadable(what, "has another shape than its route gives")
         rows = {
-            str(row.get("index")): row.get("explanations") for row in said if isinstance(row, dict)
+            str(row.get("index")): row.get("explanations") for row in reply if isinstance(row, dict)
         }
-        found: dict[int, tuple[RemoteLabel, ...]] = {}
+        labels: dict[int, tuple[RemoteLabel, ...]] = {}
         for feature in features:
             kept = {"explanations": rows.get(str(feature))}
-            found[feature] = records.labels(kept)
+            labels[feature] = records.labels(kept)
             self._cache.put(_labels_name(sae, feature), json.dumps(kept).encode())
-        return found
+        return labels
 
     def _labels_of_cards(
         self, sae: HostedSAE, features: list[int]
     ) -> dict[int, tuple[RemoteLabel, ...]]:
         """One request a feature, where the route for many is gone: it is not in Neuronpedia's
         documentation."""
-        found: dict[int, tuple[RemoteLabel, ...]] = {}
+        labels: dict[int, tuple[RemoteLabel, ...]] = {}
         for feature in features[:ONE_BY_ONE]:
             try:
-                found[feature] = self.card(str(sae), feature).labels
+                labels[feature] = self.card(str(sae), feature).labels
             except NotFoundError as error:
                 if error.code != failures.MISSING:
                     raise
-        return found
+        return labels
 
 
 def _labels_name(sae: HostedSAE, feature: int) -> str:

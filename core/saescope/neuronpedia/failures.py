@@ -26,23 +26,23 @@ class RateLimit(NamedTuple):
     @classmethod
     def read(cls, body: bytes, retry_after: str) -> "RateLimit":
         try:
-            said: Any = json.loads(body)
+            reply: Any = json.loads(body)
         except (ValueError, RecursionError):
-            said = None
-        said = said if isinstance(said, dict) else {}
-        window = str(said.get("requestWindow"))
+            reply = None
+        reply = reply if isinstance(reply, dict) else {}
+        window = str(reply.get("requestWindow"))
         return cls(
-            _count(said.get("limitPerWindow")),
+            _count(reply.get("limitPerWindow")),
             window if _WINDOW.fullmatch(window) else None,
-            _count(said.get("remainingRequests")),
+            _count(reply.get("remainingRequests")),
             float(retry_after)
             if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 8
             else None,
         )
 
 
-def _count(said: object) -> int | None:
-    return said if isinstance(said, int) and 0 <= said < 10**9 else None
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 10**9 else None
 
 
 def limited(limit: RateLimit) -> OfflineError:

@@ -87,9 +87,9 @@ class RemoteHit:
     """Cosine of the embeddings of query and label."""
 
 
-def card(said: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> RemoteCard:
+def card(reply: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> RemoteCard:
     """Of a neuron's document."""
-    row = _row(said, "card")
+    row = _row(reply, "card")
     if _index(row.get("index")) != feature:
         raise unreadable("card", "is about another feature")
     examples = [example for item in _rows(row, "activations") if (example := _example(item))]
@@ -118,10 +118,10 @@ def card(said: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> Remot
 def labels(row: Row) -> tuple[RemoteLabel, ...]:
     """The explanations in a neuron's document: those with a score first, the best of them
     foremost."""
-    found = [label for item in _rows(row, "explanations") if (label := label_of(item))]
+    labels_ = [label for item in _rows(row, "explanations") if (label := label_of(item))]
     return tuple(
         sorted(
-            found, key=lambda label: -max((score.value for score in label.scores), default=-1.0)
+            labels_, key=lambda label: -max((score.value for score in label.scores), default=-1.0)
         )[:MOST_LABELS]
     )
 
@@ -143,13 +143,13 @@ def label_of(row: Row) -> RemoteLabel | None:
     return RemoteLabel(text, author, method, tuple(scores[:MOST_LABELS]))
 
 
-def hits(said: Any, sae: HostedSAE) -> list[RemoteHit]:
+def hits(reply: Any, sae: HostedSAE) -> list[RemoteHit]:
     """Of a search in labels."""
-    found: list[RemoteHit] = []
-    for row in _rows(_row(said, "search"), "results", required=True):
+    hits_: list[RemoteHit] = []
+    for row in _rows(_row(reply, "search"), "results", required=True):
         feature, label = _index(row.get("index")), label_of(row)
         if feature is not None and label and row.get("layer", sae.source) == sae.source:
-            found.append(
+            hits_.append(
                 RemoteHit(
                     feature,
                     feature_page(str(sae), feature),
@@ -157,7 +157,7 @@ def hits(said: Any, sae: HostedSAE) -> list[RemoteHit]:
                     _number(row.get("cosine_similarity")),
                 )
             )
-    return found
+    return hits_
 
 
 def _example(row: Row) -> RemoteExample | None:
@@ -185,10 +185,10 @@ def _pairs(row: Row, names: str, values: str) -> tuple[tuple[str, float], ...]:
     )[:MOST_PROMOTED]
 
 
-def _row(said: Any, what: str) -> Row:
-    if not isinstance(said, Mapping):
+def _row(reply: Any, what: str) -> Row:
+    if not isinstance(reply, Mapping):
         raise unreadable(what, "has another shape than its route gives")
-    return said
+    return reply
 
 
 def _rows(row: Row, name: str, *, required: bool = False) -> list[Row]:
@@ -198,32 +198,32 @@ def _rows(row: Row, name: str, *, required: bool = False) -> list[Row]:
 
 
 def _list(row: Row, name: str) -> list[Any]:
-    said = row.get(name)
-    if said is not None and not isinstance(said, list):
+    value = row.get(name)
+    if value is not None and not isinstance(value, list):
         raise unreadable(name, "has another shape than its route gives")
-    return said or []
+    return value or []
 
 
 def _text(row: Row, name: str) -> str:
-    said = row.get(name)
-    return said if isinstance(said, str) else ""
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
 
 
-def _number(said: Any) -> float | None:
+def _number(value: Any) -> float | None:
     """A finite number; None for anything else."""
-    if isinstance(said, bool) or not isinstance(said, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(said) if math.isfinite(said) else None
+        return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
 
 
-def _index(said: Any) -> int | None:
+def _index(value: Any) -> int | None:
     """A count from 0; the site writes indices as text."""
-    text = str(said)
+    text = str(value)
     return (
         int(text)
-        if text.isascii() and text.isdigit() and len(text) < 10 and not isinstance(said, bool)
+        if text.isascii() and text.isdigit() and len(text) < 10 and not isinstance(value, bool)
         else None
     )

@@ -152,11 +152,11 @@ def _checked(content: bytes, what: str) -> bytes:
 
 def _endpoint() -> str:
     """`https://host/api`; the path may be left out."""
-    said = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
-    if not said:
+    address = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
+    if not address:
         return f"{SITE}/api"
     try:
-        parts = urlsplit(said)
+        parts = urlsplit(address)
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:

@@ -38,14 +38,14 @@ def model_card(
 
 def _front_matter(sae: SAE) -> str:
     base = sae.cfg.metadata.model_name
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "library_name": "saelens",
         "tags": ["sparse-autoencoder", "interpretability", "saescope"],
     }
     if base.count("/") == 1:
-        said["base_model"] = base
+        fields["base_model"] = base
     return "\n".join(
-        ["---", *(f"{key}: {json.dumps(value)}" for key, value in said.items()), "---"]
+        ["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"]
     )
 
 
@@ -96,41 +96,43 @@ def _shape(sae: SAE) -> str:
     )
 
 
-def _quality(found: Evaluation | None) -> str:
-    if found is None:
+def _quality(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
         return "## Quality\n\nNot evaluated. `saescope evaluate-sae` measures it."
     values = {
-        "L0": ("l0", found.l0),
-        "explained variance": ("explained_variance", found.explained_variance),
-        "CE score": ("ce_score", found.ce_score),
-        "KL score": ("kl_score", found.kl_score),
-        "cosine": ("cosine", found.cosine),
-        "MSE (summed over the width)": ("mse", found.mse),
-        "L2 ratio": ("l2_ratio", found.shrinkage.l2_ratio),
-        "dead features": ("", found.dead_share),
-        "dense features (> 10 % of tokens)": ("", found.dense_share),
+        "L0": ("l0", evaluation.l0),
+        "explained variance": ("explained_variance", evaluation.explained_variance),
+        "CE score": ("ce_score", evaluation.ce_score),
+        "KL score": ("kl_score", evaluation.kl_score),
+        "cosine": ("cosine", evaluation.cosine),
+        "MSE (summed over the width)": ("mse", evaluation.mse),
+        "L2 ratio": ("l2_ratio", evaluation.shrinkage.l2_ratio),
+        "dead features": ("", evaluation.dead_share),
+        "dense features (> 10 % of tokens)": ("", evaluation.dense_share),
     }
-    rows = [(name, _number(value), _range(found, key)) for name, (key, value) in values.items()]
+    rows = [
+        (name, _number(value), _range(evaluation, key)) for name, (key, value) in values.items()
+    ]
     parts = [
         "## Quality",
-        f"**{found.verdict.level}**: {found.verdict.summary}",
+        f"**{evaluation.verdict.level}**: {evaluation.verdict.summary}",
         _table(("metric", "value", "95 % interval"), rows),
     ]
-    if found.baselines is not None:
+    if evaluation.baselines is not None:
         simpler = (
-            ("random SAE of the same L0", found.baselines.random_sae),
-            (f"PCA, {found.baselines.pca.size} directions", found.baselines.pca),
+            ("random SAE of the same L0", evaluation.baselines.random_sae),
+            (f"PCA, {evaluation.baselines.pca.size} directions", evaluation.baselines.pca),
         )
         compared = [
             (name, _number(each.explained_variance), _number(each.ce_score))
             for name, each in simpler
         ]
         parts.append(_table(("for comparison", "explained variance", "CE score"), compared))
-    parts.append("\n".join(f"- {reason.finding}" for reason in found.verdict.reasons))
+    parts.append("\n".join(f"- {reason.finding}" for reason in evaluation.verdict.reasons))
     parts.append(
-        f"Measured on {found.n_tokens:,} tokens of {_text_name(found.dataset)} "
-        f"({found.n_contexts} contexts of {found.context_size}, "
-        f"seed {found.seed}), position 0 and special tokens left out; intervals by "
+        f"Measured on {evaluation.n_tokens:,} tokens of {_text_name(evaluation.dataset)} "
+        f"({evaluation.n_contexts} contexts of {evaluation.context_size}, "
+        f"seed {evaluation.seed}), position 0 and special tokens left out; intervals by "
         "resampling contexts."
     )
     return "\n\n".join(parts)
@@ -138,7 +140,7 @@ def _quality(found: Evaluation | None) -> str:
 
 def _provenance(sae: SAE, version: str) -> str:
     meta = sae.cfg.metadata
-    rows = [("model", meta.model_name or "unknown"), *meta.said(_PROVENANCE).items()]
+    rows = [("model", meta.model_name or "unknown"), *meta.stated(_PROVENANCE).items()]
     if (source := meta.source) is not None:
         rows.append(
             (
@@ -163,10 +165,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _range(found: Evaluation, key: str) -> str:
+def _range(evaluation: Evaluation, key: str) -> str:
     return (
-        f"{found.intervals[key].low:.4g} to {found.intervals[key].high:.4g}"
-        if key in found.intervals
+        f"{evaluation.intervals[key].low:.4g} to {evaluation.intervals[key].high:.4g}"
+        if key in evaluation.intervals
         else ""
     )
 

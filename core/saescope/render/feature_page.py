@@ -120,10 +120,10 @@ def pieces(example: Mapping[str, Any], maximum: int | float | None, *, whole: bo
 
 def bands(examples: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Examples by the part of the range that they stand for, in the order given."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_band: dict[str, list[Mapping[str, Any]]] = {}
     for example in examples:
-        found.setdefault(example["band"], []).append(example)
-    return found
+        by_band.setdefault(example["band"], []).append(example)
+    return by_band
 
 
 def bars(histogram: Sequence[Mapping[str, Any]]) -> list[Bar]:

@@ -281,8 +281,8 @@ class SAE(nn.Module):
 
     def to_saelens(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `cfg.json` says and the tensors beside it, in SAELens's terms."""
-        said = shared_fields(self.cfg, self.cfg.architecture, dtype=self._dtype_name)
-        return said | knobs(self.cfg), self.tensors()
+        shared = shared_fields(self.cfg, self.cfg.architecture, dtype=self._dtype_name)
+        return shared | knobs(self.cfg), self.tensors()
 
     @property
     def _dtype_name(self) -> str:

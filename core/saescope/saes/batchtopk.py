@@ -79,9 +79,11 @@ class BatchTopKSAE(NormScaledSAE):
     def to_saelens(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The JumpReLU SAE with this threshold, as sae-lens writes it too."""
         folded = self.fold_W_dec_norm() if self.cfg.rescale_acts_by_decoder_norm else self
-        said = {"training_architecture": self.cfg.architecture}
+        extra_metadata = {"training_architecture": self.cfg.architecture}
         return (
-            shared_fields(self.cfg, "jumprelu", dtype=self._dtype_name, said=said),
+            shared_fields(
+                self.cfg, "jumprelu", dtype=self._dtype_name, extra_metadata=extra_metadata
+            ),
             folded.tensors(),
         )
 

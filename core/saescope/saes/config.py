@@ -67,8 +67,8 @@ class SAEMetadata:
     @property
     def seqpos_slice(self) -> slice:
         """The positions of a context that it was trained on."""
-        said = self.raw.get("seqpos_slice")
-        return slice(*said) if isinstance(said, list | tuple) and said else slice(None)
+        ends = self.raw.get("seqpos_slice")
+        return slice(*ends) if isinstance(ends, list | tuple) and ends else slice(None)
 
     @property
     def dataset_path(self) -> str:
@@ -83,21 +83,21 @@ class SAEMetadata:
     @property
     def published_l0(self) -> float | None:
         """L0 as its authors measured it on their text."""
-        said = self.raw.get("l0")
-        if isinstance(said, bool) or not isinstance(said, int | float):
+        l0 = self.raw.get("l0")
+        if isinstance(l0, bool) or not isinstance(l0, int | float):
             return None
-        return float(said) if said > 0 else None
+        return float(l0) if l0 > 0 else None
 
     @property
     def source(self) -> Mapping[str, Any] | None:
         """The repository, path and revision that it was loaded from."""
-        said = self.raw.get("source")
-        return said if isinstance(said, Mapping) else None
+        source = self.raw.get("source")
+        return source if isinstance(source, Mapping) else None
 
-    def said(self, names: Iterable[str]) -> dict[str, str]:
+    def stated(self, names: Iterable[str]) -> dict[str, str]:
         """What the file said under these names, for people to read; empty values are left out."""
-        found = {name: self.raw.get(name) for name in names}
-        return {name: str(value) for name, value in found.items() if value not in (None, "")}
+        values = {name: self.raw.get(name) for name in names}
+        return {name: str(value) for name, value in values.items() if value not in (None, "")}
 
     def _text(self, name: str) -> str:
         return str(self.raw.get(name) or "")

@@ -92,16 +92,20 @@ def not_in_saelens(name: str) -> str:
 
 
 def shared_fields(
-    cfg: SAEConfig, architecture: str, *, dtype: str, said: Mapping[str, Any] | None = None
+    cfg: SAEConfig,
+    architecture: str,
+    *,
+    dtype: str,
+    extra_metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What `cfg.json` holds for every architecture; `said` is metadata beside that of the SAE."""
+    """What `cfg.json` holds for every architecture, with `extra_metadata` beside the SAE's own."""
     # The dtype of the weights written now: sae-lens casts to what cfg.json says.
     written = {"dtype": dtype, "device": "cpu"} | ({"d_out": cfg.d_out} if cfg.transcoder else {})
     return (
         {name: getattr(cfg, name) for name in sorted(_OURS)}
         | written
         | {
-            "metadata": _metadata(cfg.metadata) | dict(said or {}),
+            "metadata": _metadata(cfg.metadata) | dict(extra_metadata or {}),
             "architecture": disk_name(architecture, transcoder=cfg.transcoder, skip=cfg.skip),
         }
     )
@@ -132,5 +136,5 @@ def _metadata(metadata: SAEMetadata) -> dict[str, Any]:
         "neuronpedia_id": metadata.neuronpedia_id,
     }
     known |= {"fold_value_biases": metadata.fold_value_biases or None, "note": metadata.note}
-    said = {name: value for name, value in known.items() if value not in ("", None)}
-    return {"sae_lens_version": FORMAT_VERSION} | dict(metadata.raw) | said
+    given = {name: value for name, value in known.items() if value not in ("", None)}
+    return {"sae_lens_version": FORMAT_VERSION} | dict(metadata.raw) | given

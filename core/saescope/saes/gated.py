@@ -37,8 +37,10 @@ class GatedSAE(SAE):
         if not self.cfg.transcoder:
             return super().to_saelens()
         same = self.as_jumprelu()
-        said = {"training_architecture": self.cfg.architecture}
-        cfg = shared_fields(same.cfg, same.cfg.architecture, dtype=same._dtype_name, said=said)
+        extra_metadata = {"training_architecture": self.cfg.architecture}
+        cfg = shared_fields(
+            same.cfg, same.cfg.architecture, dtype=same._dtype_name, extra_metadata=extra_metadata
+        )
         return cfg, same.tensors()
 
     def as_jumprelu(self) -> JumpReLUSAE:

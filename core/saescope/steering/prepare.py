@@ -110,7 +110,7 @@ def _joint_units(stack: Stack, parts: Mapping[int, _SAEEdits]) -> Units:
     return Units(
         _in_order([(part.own, part.units.values) for part in parts.values()]),
         "; ".join(f"{whose[i]}{part.units.source}" for i, part in parts.items()),
-        [f"{whose[i]}{said}" for i, part in parts.items() for said in part.units.warnings],
+        [f"{whose[i]}{warning}" for i, part in parts.items() for warning in part.units.warnings],
     )
 
 

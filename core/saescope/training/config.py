@@ -314,11 +314,11 @@ class TrainConfig:
                 got=self.training_tokens,
             )
         if 0 < self.cached_tokens < batch_size:
-            said = (
+            message = (
                 f"cached_tokens must be 0 or at least one batch ({batch_size}), got "
                 f"{self.cached_tokens}."
             )
-            raise ConfigError(said, field="cached_tokens", got=self.cached_tokens)
+            raise ConfigError(message, field="cached_tokens", got=self.cached_tokens)
         for name in ("lr", "l1_coefficient", "l0_coefficient"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(

@@ -19,8 +19,8 @@ _HOOK = re.compile(r"(\w+\.)*(hook_\w+)")
 
 def run_settings(run: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
     """The arguments of `train_config` from those of a call; `options` win."""
-    said = {**run, **parse_options(options)}
-    return {name: value for name, value in said.items() if name not in _NOT_SETTINGS}
+    settings = {**run, **parse_options(options)}
+    return {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
 
 
 def check_run(
@@ -36,14 +36,14 @@ def check_run(
     if model is not None:
         train_config(model, **settings)
         return
-    said = dict(settings)
-    factor = said.pop("expansion_factor", 0) or EXPANSION_FACTOR
-    said["d_sae"] = said.get("d_sae") or _LARGE * factor
-    said["context_size"] = said.get("context_size") or 1
-    TrainConfig(d_in=_LARGE, **said)
+    complete = dict(settings)
+    factor = complete.pop("expansion_factor", 0) or EXPANSION_FACTOR
+    complete["d_sae"] = complete.get("d_sae") or _LARGE * factor
+    complete["context_size"] = complete.get("context_size") or 1
+    TrainConfig(d_in=_LARGE, **complete)
     for field in ("hook_name", "hook_name_out"):
-        if said.get(field):
-            _check_hook(field, said[field], n_layers)
+        if complete.get(field):
+            _check_hook(field, complete[field], n_layers)
 
 
 def _check_hook(field: str, name: str, n_layers: int | None) -> None:

@@ -33,18 +33,18 @@ class History:
 
 def concerns(point: Mapping[str, float | int]) -> list[str]:
     """What the last point of a run says is wrong with its SAE, and what to change."""
-    said = list[str]()
+    sentences = list[str]()
     if point["explained_variance"] < 0:
-        said.append(
+        sentences.append(
             "The SAE reconstructs worse than the mean activation: train again with a "
             "lower lr, more tokens, or more varied text."
         )
     if point["dead_share"] > MUCH_DEAD:
-        said.append(
+        sentences.append(
             f"{point['dead_share']:.0%} of the features are dead: train on more "
             "tokens, or with a smaller d_sae."
         )
-    return said
+    return sentences
 
 
 def measure(

@@ -64,10 +64,10 @@ def require_logger(logger: str, *, wandb_mode: str = "") -> None:
 def mode_of_wandb(*, offline: bool) -> str:
     """The mode of a run that asks for wandb: the user's WANDB_MODE, which the command line sets
     only where the user has not."""
-    said = "" if WANDB_QUIETED in os.environ else os.environ.get("WANDB_MODE", "")
-    if said == "disabled":
-        return said
-    return "offline" if offline or said in ("offline", "dryrun") else said or "online"
+    mode = "" if WANDB_QUIETED in os.environ else os.environ.get("WANDB_MODE", "")
+    if mode == "disabled":
+        return mode
+    return "offline" if offline or mode in ("offline", "dryrun") else mode or "online"
 
 
 def _has_login() -> bool:

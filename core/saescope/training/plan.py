@@ -206,17 +206,17 @@ def _text_tokens(source: TextSource) -> int:
 
 def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
     name = saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip)
-    said = [warning for warning in (not_in_saelens(name),) if warning]
+    warnings = [warning for warning in (not_in_saelens(name),) if warning]
     n_tokens = _text_tokens(source)
     epochs = cfg.training_tokens / n_tokens if n_tokens else 0
     if epochs > MANY_EPOCHS:
-        said.append(
+        warnings.append(
             f"The text has about {n_tokens:,} tokens: it is read {epochs:,.0f} times. "
             "More text makes a better SAE."
         )
     if cfg.n_steps < FEW_STEPS:
-        said.append(
+        warnings.append(
             f"The run has {cfg.n_steps} steps: too few for a good SAE. Take more "
             "training_tokens or a smaller batch_size."
         )
-    return said
+    return warnings

@@ -143,13 +143,13 @@ class TrainingRun:
         """The SAE as it is now, named after the model and text by their public names."""
         sae = self.trainer.result()
         metadata = sae.cfg.metadata
-        said = {
+        facts = {
             **metadata.raw,
             "dataset_path": public_name(self.cfg.dataset),
             "model_revision": self.model.revision,
         }
-        said["model_fingerprint"] = model_fingerprint(self.model)
-        return sae.with_metadata(replace(metadata, model_name=self.model.name, raw=said))
+        facts["model_fingerprint"] = model_fingerprint(self.model)
+        return sae.with_metadata(replace(metadata, model_name=self.model.name, raw=facts))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

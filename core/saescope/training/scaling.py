@@ -70,8 +70,8 @@ def estimate(cfg: TrainConfig, batches: Sequence[Batch]) -> Scaling:
         return Scaling(whitening=_whitening(torch.cat([batch.x for batch in batches]).double()))
     x = [batch.x for batch in batches]
     y = [batch.y for batch in batches] if cfg.transcoder else x
-    found = dict(zip(CENTRES, (_dominating_centre(x), _dominating_centre(y)), strict=True))
-    centres = {name: centre for name, centre in found.items() if centre is not None}
+    dominating = dict(zip(CENTRES, (_dominating_centre(x), _dominating_centre(y)), strict=True))
+    centres = {name: centre for name, centre in dominating.items() if centre is not None}
     centred = Scaling(centres=centres)
     x, y = (
         [centred.centred(part, name) for part in parts]

@@ -142,13 +142,13 @@ def _separations(
     seed: int,
 ) -> list[Separation]:
     rows: Int[Tensor, " n"] = halves.held_out
-    found = design.compare(columns[rows], rows)
-    p = design.permuted_p(columns[rows], rows, seed) if halves.split else found.p
+    compared = design.compare(columns[rows], rows)
+    p = design.permuted_p(columns[rows], rows, seed) if halves.split else compared.p
     return [
         Separation(
-            float(found.d[i]),
-            float(found.auc[i]),
-            *design.interval(float(found.auc[i]), rows),
+            float(compared.d[i]),
+            float(compared.auc[i]),
+            *design.interval(float(compared.auc[i]), rows),
             float(p[i]),
             spearman(design.centred(columns[rows, i], rows), design.centred(lengths[rows], rows)),
         )

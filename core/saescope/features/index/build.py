@@ -146,12 +146,12 @@ class IndexRun:
 
     def _step(self) -> None:
         ids = self.corpus.peek()
-        found = self.harvester(ids.clamp(min=0).long())
-        acts = [encode_site(self.model, sae, found[read_hook(sae)])[1] for sae in self.saes]
+        activations = self.harvester(ids.clamp(min=0).long())
+        acts = [encode_site(self.model, sae, activations[read_hook(sae)])[1] for sae in self.saes]
         # Whatever runs the model comes before the log: an error or a cancel leaves these contexts
         # to the next step.
         sinks = [
-            find_sinks(self.model, {name: found[name] for name in site_hooks(sae)})
+            find_sinks(self.model, {name: activations[name] for name in site_hooks(sae)})
             for sae in self.saes
         ]
         hashes, mask = hash_contexts(ids), self.corpus.mask(ids)
@@ -282,8 +282,8 @@ def shared_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> b
     """
     if cfg.prepend_bos is not None:
         return cfg.prepend_bos
-    said = [sae.cfg.metadata.prepend_bos for sae in saes]
-    wanted = {model.tokenizer.adds_bos if one is None else one for one in said}
+    prepend_bos = [sae.cfg.metadata.prepend_bos for sae in saes]
+    wanted = {model.tokenizer.adds_bos if one is None else one for one in prepend_bos}
     if len(wanted) != 1:
         raise ConfigError(
             "The SAEs were trained some with and some without BOS: they cannot read "
@@ -300,7 +300,7 @@ def shared_bos(model: LanguageModel, saes: Sequence[SAE], cfg: IndexConfig) -> b
 def _fingerprint(
     model: LanguageModel, saes: Sequence[SAE], dataset: Dataset, cfg: IndexConfig
 ) -> str:
-    said = (
+    identity = (
         FORMAT,
         model_fingerprint(model),
         model.sink_factor,
@@ -308,4 +308,4 @@ def _fingerprint(
         dataset.fingerprint,
         cfg,
     )
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+    return hashlib.sha256(repr(identity).encode()).hexdigest()

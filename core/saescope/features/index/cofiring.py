@@ -37,9 +37,9 @@ class Sample:
 
     def fires(self, feature: int) -> Bool[Tensor, "n_contexts context_size"]:
         """Where a feature fires, as a picture of the contexts."""
-        found = torch.zeros(len(self.contexts) * self.context_size, dtype=torch.bool)
-        found[self.where(feature)] = True
-        return found.reshape(-1, self.context_size)
+        fires = torch.zeros(len(self.contexts) * self.context_size, dtype=torch.bool)
+        fires[self.where(feature)] = True
+        return fires.reshape(-1, self.context_size)
 
 
 def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
@@ -57,21 +57,24 @@ def partners(sample: Sample, feature: int, k: int) -> list[Cofiring]:
     )
     together = torch.bincount(sample.features[entries].long(), minlength=sample.d_sae).double()
     together[feature] = 0
-    found = (together >= LEAST_TOGETHER).nonzero()[:, 0]
-    if not len(found):
+    others = (together >= LEAST_TOGETHER).nonzero()[:, 0]
+    if not len(others):
         return []
     n_all, n_one = float(sample.n_counted), float(len(where))
-    n_other = sample.n_fired[found]
+    n_other = sample.n_fired[others]
     # phi = (n n_11 - n_1. n_.1) / sqrt(n_1. n_.1 (n - n_1.) (n - n_.1)); 0 / 0 where a feature
     # fires at every position.
     spread = (n_one * n_other * (n_all - n_one) * (n_all - n_other)).sqrt()
     phi = torch.where(
-        spread > 0, (together[found] * n_all - n_one * n_other) / spread.clamp(min=1e-9), 0.0
+        spread > 0, (together[others] * n_all - n_one * n_other) / spread.clamp(min=1e-9), 0.0
     )
     best = phi.argsort(descending=True, stable=True)[:k]
     return [
         Cofiring(
-            int(found[i]), int(together[found[i]]), float(together[found[i]]) / n_one, float(phi[i])
+            int(others[i]),
+            int(together[others[i]]),
+            float(together[others[i]]) / n_one,
+            float(phi[i]),
         )
         for i in best.tolist()
     ]

@@ -129,10 +129,10 @@ def best_of(groups: Int[Tensor, " n"], worth: Int[Tensor, " n"]) -> Int[Tensor, 
     """The worthiest entry of each group."""
     order = worth.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
-    found = groups[order]
+    sorted_groups = groups[order]
     # The first of each run of equal groups is the worthiest.
     first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-    first[1:] = found[1:] != found[:-1]
+    first[1:] = sorted_groups[1:] != sorted_groups[:-1]
     return order[first]
 
 

@@ -106,12 +106,18 @@ class FeatureIndex:
 
     def statistics(self, feature: int) -> FeatureStatisticsRow:
         """Everything that is counted of a feature."""
-        found = self._rows(feature, "statistics.n_fired", "statistics.sums", "statistics.histogram")
-        n_fired, total, maximum = int(found["n_fired"]), float(found["sums"]), self.maximum(feature)
+        stored = self._rows(
+            feature, "statistics.n_fired", "statistics.sums", "statistics.histogram"
+        )
+        n_fired, total, maximum = (
+            int(stored["n_fired"]),
+            float(stored["sums"]),
+            self.maximum(feature),
+        )
         n = self.manifest.n_tokens
         if maximum is None:
             return FeatureStatisticsRow(0, 0.0, 0.0, None, None, None, None, [])
-        counts, edges = found["histogram"], _edges(maximum)
+        counts, edges = stored["histogram"], _edges(maximum)
         values = quantiles(counts, edges, QUANTILES, maximum)
         typical = None if self.typical is None else float(self.typical[feature]) or None
         filled = counts.nonzero()[:, 0].tolist()
@@ -133,19 +139,19 @@ class FeatureIndex:
         chosen = self._in_turn(feature, maximum)[offset : offset + n]
         histogram = self._rows(feature, "statistics.histogram")["histogram"]
         top = int(scale_of(torch.tensor([maximum])).octave)
-        found: list[Example] = []
+        examples: list[Example] = []
         spans = read_spans(self.texts, [(kept.context, kept.pos) for _, kept in chosen])
         for (band, kept), span in zip(chosen, spans, strict=True):
             activations = tuple(kept.activations[span.first : span.first + len(span.tokens)])
             scale = scale_of(torch.tensor([kept.value]))
             bin_ = max(0, N_BINS - QUARTERS * (top + 1 - int(scale.octave)) + int(scale.quarter))
             quantile = quantile_of(histogram, bin_)
-            found.append(
+            examples.append(
                 Example(
                     kept.context, span.start, span.tokens, span.pos, activations, band, quantile
                 ),
             )
-        return found
+        return examples
 
     def cofiring(self, feature: int, k: int = 10) -> list[Cofiring]:
         """The features that go with it most (by phi), if they fire together twice or more in the
@@ -222,14 +228,15 @@ class FeatureIndex:
         self._verify(ARRAYS)
         try:
             with safe_open(self.folder / ARRAYS, "pt") as file:
-                found = {
+                arrays = {
                     name: file.get_slice(name)[feature * width : (feature + 1) * width]
                     for name in names
                 }
         except (OSError, SafetensorError) as error:
             raise corrupt(self.folder, str(error)) from error
         return {
-            name.rpartition(".")[2]: rows[0] if width == 1 else rows for name, rows in found.items()
+            name.rpartition(".")[2]: rows[0] if width == 1 else rows
+            for name, rows in arrays.items()
         }
 
     def _verify(self, name: str) -> None:

@@ -97,10 +97,10 @@ def windows(firings: Firings, chosen: Int[Tensor, " m"]) -> UInt8[Tensor, "m win
     )
     inside &= (away >= -BEFORE) & (away <= AFTER)
     codes = encode_relative(firings.values[near], firings.values[own])
-    found = torch.zeros(len(chosen), WINDOW + 1, dtype=torch.uint8, device=chosen.device)
+    table = torch.zeros(len(chosen), WINDOW + 1, dtype=torch.uint8, device=chosen.device)
     # What is not inside goes into one column too many, which is cut off.
-    found.scatter_(1, torch.where(inside, away + BEFORE, WINDOW), codes)
-    return found[:, :WINDOW].contiguous()
+    table.scatter_(1, torch.where(inside, away + BEFORE, WINDOW), codes)
+    return table[:, :WINDOW].contiguous()
 
 
 def encode_relative(values: Tensor, own: Tensor) -> Tensor:

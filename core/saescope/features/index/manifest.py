@@ -48,8 +48,8 @@ class IndexManifest:
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    said = asdict(manifest)
-    text = json.dumps(said | {OWN_HASH: _hash_of(said)}, indent=1)
+    document = asdict(manifest)
+    text = json.dumps(document | {OWN_HASH: _hash_of(document)}, indent=1)
     (folder / FILE).write_text(text, encoding="utf-8")
 
 
@@ -57,9 +57,9 @@ def read_manifest(folder: Path) -> IndexManifest:
     """Raises FormatError INDEX_CORRUPT where it is not as it was written, or a file is missing or
     of another length."""
     try:
-        said: dict[str, Any] = json.loads(read_own(folder / FILE))
-        own_hash, version = said.pop(OWN_HASH, None), said["format"]
-        manifest = IndexManifest(**said)
+        document: dict[str, Any] = json.loads(read_own(folder / FILE))
+        own_hash, version = document.pop(OWN_HASH, None), document["format"]
+        manifest = IndexManifest(**document)
         wrong = [
             name for name, size in manifest.files.items() if (folder / name).stat().st_size != size
         ]
@@ -67,7 +67,7 @@ def read_manifest(folder: Path) -> IndexManifest:
         raise corrupt(folder, f"its manifest cannot be read ({type(error).__name__})") from error
     if version not in (OLD_FORMAT, FORMAT):
         raise corrupt(folder, f"its format is {version}, not {FORMAT}")
-    if own_hash != (_hash_of(said) if version != OLD_FORMAT else None):
+    if own_hash != (_hash_of(document) if version != OLD_FORMAT else None):
         raise corrupt(folder, "its manifest is not as it was written")
     if wrong:
         raise corrupt(folder, f"{wrong[0]} is not as it was written")
@@ -79,8 +79,8 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hash_of(said: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+def _hash_of(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def corrupt(folder: Path, why: str) -> FormatError:

@@ -24,9 +24,9 @@ class KeptFiring(NamedTuple):
     @property
     def activations(self) -> list[float]:
         """At the tokens around it; its own is exact."""
-        found = decode_relative(self.codes, torch.tensor(self.value))
-        found[BEFORE] = self.value
-        return found.tolist()
+        values = decode_relative(self.codes, torch.tensor(self.value))
+        values[BEFORE] = self.value
+        return values.tolist()
 
 
 class Span(NamedTuple):
@@ -97,11 +97,11 @@ def quantiles(
     uniform."""
     counts = histogram.double()
     cumulated = counts.cumsum(0)
-    found: list[float] = []
+    values: list[float] = []
     for share in at:
         target = share * float(cumulated[-1])
         bin_ = int((cumulated < target).sum())
         inside = (target - float(cumulated[bin_] - counts[bin_])) / float(counts[bin_])
         low, high = float(edges[bin_]) or float(edges[1]) / 2, min(float(edges[bin_ + 1]), maximum)
-        found.append(min(maximum, low * (high / low) ** inside))
-    return found
+        values.append(min(maximum, low * (high / low) ** inside))
+    return values

@@ -76,17 +76,17 @@ def _draw(
     """One place of each kind in turn, each in a context of its own, which is `used` from then
     on."""
     queues = [(why, iter(_one_each(there, rng))) for why, there in kinds]
-    found: list[_PassagePlace] = []
-    while queues and len(found) < N_DISTRACTORS:
+    drawn: list[_PassagePlace] = []
+    while queues and len(drawn) < N_DISTRACTORS:
         why, queue = queues.pop(0)
         for row, pos in queue:
             context = int(sample.contexts[row])
             if context not in used:
                 used.add(context)
-                found.append(_PassagePlace(context, pos, why, ()))
+                drawn.append(_PassagePlace(context, pos, why, ()))
                 queues.append((why, queue))
                 break
-    return found
+    return drawn
 
 
 def _one_each(there: Bool[Tensor, "n n_pos"], rng: torch.Generator) -> list[tuple[int, int]]:
@@ -119,12 +119,12 @@ def _ids(sample: Sample, texts: ContextTexts) -> Int[Tensor, "n n_pos"]:
 
 def _passages(texts: ContextTexts, places: Sequence[_PassagePlace]) -> list[QuizPassage]:
     spans = read_spans(texts, [(place.context, place.pos) for place in places])
-    found: list[QuizPassage] = []
+    passages: list[QuizPassage] = []
     for place, span in zip(places, spans, strict=True):
         seen = place.activations[span.first : span.first + len(span.tokens)] or (0.0,) * len(
             span.tokens
         )
-        found.append(
+        passages.append(
             QuizPassage(place.context, span.start, span.tokens, span.pos, tuple(seen), place.why)
         )
-    return found
+    return passages

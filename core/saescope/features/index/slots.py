@@ -78,8 +78,8 @@ class SlotTable:
         # that moved up.
         self.values[touched] = 0
         self.windows[touched] = 0
-        for table, found in zip((self.values, self.contexts, self.positions), entries, strict=True):
-            table.view(-1)[places] = found
+        for table, entry in zip((self.values, self.contexts, self.positions), entries, strict=True):
+            table.view(-1)[places] = entry
         self.windows.flatten(0, 1)[places] = kept
 
     def arrays(self) -> dict[str, Tensor]:

@@ -114,9 +114,9 @@ class FeatureStatistics:
             for counts, wanted in zip(self.counts.split(CHUNK), rank.split(CHUNK), strict=True)
         ]
         bin_ = torch.cat(bins).clamp(max=N_COUNTED - 1)
-        found = (_centres(self.counts.device)[bin_] + self.top_octave).exp2().float()
-        found = torch.where(bin_ > 0, found.minimum(self.maxima), 0)
-        return torch.where(rank >= self.n_fired - 1, self.maxima, found)
+        centres = (_centres(self.counts.device)[bin_] + self.top_octave).exp2().float()
+        centres = torch.where(bin_ > 0, centres.minimum(self.maxima), 0)
+        return torch.where(rank >= self.n_fired - 1, self.maxima, centres)
 
     def _shift(self, n_octaves: Int[Tensor, " d_sae"]) -> None:
         """Room above for features whose maximum grew; what leaves below is counted in the lowest

@@ -101,7 +101,7 @@ def find_index(
     place = folder_of(sae.weights_hash, root)
     _bring_back(place)
     unpack(place.parent, sae.weights_hash)
-    found = list[tuple[IndexManifest, Path]]()
+    candidates = list[tuple[IndexManifest, Path]]()
     for folder in sorted(path for path in place.glob("[!.]*") if path.is_dir()):
         manifest = _read(folder, sae.weights_hash, say)
         if manifest is None:
@@ -110,8 +110,8 @@ def find_index(
         if wrong:
             say(f"An index of {manifest.dataset} is not used: {wrong}.")
         else:
-            found.append((manifest, folder))
-    best_first = sorted(found, key=lambda pair: _worth(pair[0]), reverse=True)
+            candidates.append((manifest, folder))
+    best_first = sorted(candidates, key=lambda pair: _worth(pair[0]), reverse=True)
     opened = (_open(folder, sae.weights_hash, say) for _, folder in best_first)
     best = next((index for index in opened if index), None)  # no other is hashed
     if best is not None and model is not None:

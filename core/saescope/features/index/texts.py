@@ -118,13 +118,13 @@ class ContextTexts:
 
     def ids(self, numbers: Iterable[int]) -> dict[int, Int[Tensor, " context_size"]]:
         """Token ids by the number of their context; -1 where the text had ended."""
-        found = self._ask(
+        rows = self._ask(
             "SELECT number, ids FROM contexts WHERE number IN (SELECT value FROM json_each(?))",
             numbers,
         )
         return {
             number: torch.from_numpy(np.frombuffer(ids, _IDS).astype(np.int64))
-            for number, ids in found
+            for number, ids in rows
         }
 
     def strings(self, ids: Iterable[int]) -> dict[int, str]:

@@ -74,11 +74,13 @@ def sampled_firings(
         )
         for row in rows
     ]
-    found: list[QuizPassage] = []
+    passages: list[QuizPassage] = []
     for row, (context, _), span in zip(rows, places, read_spans(index.texts, places), strict=True):
         acts = fires[row, span.start : span.start + len(span.tokens)].float().tolist()
-        found.append(QuizPassage(context, span.start, span.tokens, span.pos, tuple(acts), SAMPLED))
-    return found
+        passages.append(
+            QuizPassage(context, span.start, span.tokens, span.pos, tuple(acts), SAMPLED)
+        )
+    return passages
 
 
 def _askable(passage: QuizPassage, spent: Collection[str]) -> bool:

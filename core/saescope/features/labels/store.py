@@ -61,10 +61,10 @@ class LabelStore:
         with LABELS_DB.open(self.path) as db:
             rows = LABELS_DB.select(db, LABELS, rest, (weights_hash, json.dumps(list(features))))
         labels = [_label(row) for row in rows]
-        found: dict[int, list[Label]] = {}
+        by_feature: dict[int, list[Label]] = {}
         for label in sorted(labels, key=_trust):
-            found.setdefault(label.feature, []).append(label)
-        return found
+            by_feature.setdefault(label.feature, []).append(label)
+        return by_feature
 
     def search(
         self, weights_hash: str, query: str, *, k: int = 10, offset: int = 0

@@ -103,8 +103,8 @@ def _sinks_of(against: Sequence[Encoded]) -> list[str]:
     """A warning where the other texts have many; those of the texts themselves are counted in the
     ranking."""
     most = max(against, key=lambda each: each.n_sinks, default=None)
-    found = many_sinks(most.n_sinks, most.n_tokens) if most else []
-    return [f"`against`: {warning}" for warning in found]
+    warnings = many_sinks(most.n_sinks, most.n_tokens) if most else []
+    return [f"`against`: {warning}" for warning in warnings]
 
 
 def _counts(encoded: Sequence[Encoded], scored: Sequence[_Scored]) -> list[SAECount]:
@@ -152,7 +152,7 @@ def _listed(
     for n, sae in enumerate(stack.as_given):
         own = [feature for which, feature in page if which == n]
         words = promoted_tokens(stack.model, sae, own, N_PROMOTED)
-        promotes |= {(n, feature): said for feature, said in zip(own, words, strict=True)}
+        promotes |= {(n, feature): tokens for feature, tokens in zip(own, words, strict=True)}
     return [
         _ranked(n, feature, scored[n], encoded[n].texts, promotes[n, feature])
         for n, feature in page

@@ -192,9 +192,9 @@ def _divergence(p: Float[Tensor, " n"], q: Float[Tensor, " n"]) -> Float[Tensor,
 
 
 def _fires(fired: int, n: int, usual: float | None) -> str:
-    said = f"fires on {fired} of {n} tokens"
+    count = f"fires on {fired} of {n} tokens"
     return (
-        said
+        count
         if usual is None
-        else f"{said}, {fired / n / usual:.3g} times as often as in the corpus"
+        else f"{count}, {fired / n / usual:.3g} times as often as in the corpus"
     )

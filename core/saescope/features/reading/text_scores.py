@@ -80,10 +80,10 @@ def score_texts(
     Raises:
         ArgumentError: a text has no counted token.
     """
-    found = _Scoring(sae, by, [counted(tokens, (), include_special) for tokens in texts])
+    scoring = _Scoring(sae, by, [counted(tokens, (), include_special) for tokens in texts])
     for every in text_acts(model, sae, texts, include_special=include_special):
-        found.add(every.acts, every.counted)
-    return found.scores()
+        scoring.add(every.acts, every.counted)
+    return scoring.scores()
 
 
 def score_changes(
@@ -102,12 +102,12 @@ def score_changes(
         ArgumentError: a text has no counted token.
     """
     usual = [counted(tokens, (), False) for tokens in texts]
-    found = [_Scoring(sae, by, usual) for _ in (model, other)]
+    scorings = [_Scoring(sae, by, usual) for _ in (model, other)]
     for pair in zip(*(text_acts(each, sae, texts) for each in (model, other)), strict=True):
         here, there = pair
-        for scoring, every in zip(found, pair, strict=True):
+        for scoring, every in zip(scorings, pair, strict=True):
             scoring.add(every.acts, here.counted & there.counted)
-    after, before = (scoring.scores() for scoring in found)
+    after, before = (scoring.scores() for scoring in scorings)
     return after.minus(before)
 
 

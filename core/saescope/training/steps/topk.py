@@ -253,22 +253,23 @@ class BatchTopKStep(TopKStep):
 
     def _select(self, ranking: RankingEncoder, block: DeadBlock | None) -> SparseSupport:
         wanted = int(self.objective.k * len(ranking.x))
-        found, cut = self._candidates(ranking, self.cut, block)
-        while len(found.values) < wanted and cut > 0:
-            found, cut = self._candidates(ranking, cut / 2 if cut > 1e-6 else 0.0, block)
-        n_found = len(found.values)
+        entries, cut = self._candidates(ranking, self.cut, block)
+        while len(entries.values) < wanted and cut > 0:
+            entries, cut = self._candidates(ranking, cut / 2 if cut > 1e-6 else 0.0, block)
+        n_found = len(entries.values)
         if n_found <= wanted:
-            return found
-        smallest = found.values.kthvalue(n_found - wanted + 1).values
+            return entries
+        smallest = entries.values.kthvalue(n_found - wanted + 1).values
         # All above the smallest wanted value, and of those equal to it as many as are left: exactly
         # `wanted` entries.
-        keep = found.values > smallest
-        ties = (found.values == smallest).nonzero().flatten()
+        keep = entries.values > smallest
+        ties = (entries.values == smallest).nonzero().flatten()
         keep[ties[: wanted - int(keep.sum())]] = True
         self.cut = 0.9 * float(smallest)
-        counts = torch.bincount(found.positions[keep], minlength=len(ranking.x))
+        counts = torch.bincount(entries.positions[keep], minlength=len(ranking.x))
         return join(
-            [SparseEntries(found.values[keep], found.features[keep], counts)], self.objective.d_sae
+            [SparseEntries(entries.values[keep], entries.features[keep], counts)],
+            self.objective.d_sae,
         )
 
     def _candidates(
