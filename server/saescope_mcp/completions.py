@@ -17,11 +17,11 @@ async def complete(state: AppState, name: str, typed: str) -> Completion:
     """Values of the argument `name` that contain what was typed; those that begin with it come
     first."""
     typed = typed.lower()
-    found = sorted(
+    matches = sorted(
         (value for value in dict.fromkeys(await _values(state, name)) if typed in value.lower()),
         key=lambda v: not v.lower().startswith(typed),
     )
-    return Completion(values=found[:MOST], total=len(found), has_more=len(found) > MOST)
+    return Completion(values=matches[:MOST], total=len(matches), has_more=len(matches) > MOST)
 
 
 async def _values(state: AppState, name: str) -> Iterable[str]:
@@ -44,9 +44,9 @@ async def _run_ids(state: AppState) -> list[str]:
 def _published(name: str) -> Iterable[str]:
     from saescope.catalogue import releases
 
-    found = releases()
+    published = releases()
     return (
-        found
+        published
         if name == "release"
-        else sorted({entry.model for saes in found.values() for entry in saes.values()})
+        else sorted({entry.model for saes in published.values() for entry in saes.values()})
     )

@@ -111,7 +111,7 @@ def train_an_sae(
     ] = "",
 ) -> str:
     """Plan, train and judge an SAE on your own model and text."""
-    said = {
+    arguments = {
         name: value
         for name, value in (("model", model), ("hook_name", hook_name), ("dataset", dataset))
         if value
@@ -123,7 +123,7 @@ def train_an_sae(
     )
     return f"""Train an \
 SAE{f" on {model}" if model else ""}{f" with the text in {dataset}" if dataset else ""}.{site}
-1. Plan first: {next_call("train_sae", **said, dry_run=True)}. Show me time, memory, disk and \
+1. Plan first: {next_call("train_sae", **arguments, dry_run=True)}. Show me time, memory, disk and \
 every warning, then ask before you start.
 2. After my yes: the same call without dry_run. Note the job_id.
 3. Follow it with job_status(job_id="...", wait_s=30), not more often than needed. Loss should \

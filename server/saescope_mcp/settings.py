@@ -135,15 +135,15 @@ class Settings(BaseModel):
         Raises:
             ConfigError: a value cannot be read; the message names the variable.
         """
-        said = {
+        stated = {
             name: environ[PREFIX + name.upper()]
             for name in cls.model_fields
             if environ.get(PREFIX + name.upper())
         }
-        values: dict[str, object] = dict(said)
-        for name in set(ROOTS) & set(said):
+        values: dict[str, object] = dict(stated)
+        for name in set(ROOTS) & set(stated):
             values[name] = tuple(
-                Path(part).expanduser() for part in said[name].split(os.pathsep) if part
+                Path(part).expanduser() for part in stated[name].split(os.pathsep) if part
             )
         try:
             return cls.model_validate(values)

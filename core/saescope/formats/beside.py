@@ -77,18 +77,20 @@ def check_beside(source: FileSource, cfg: SAEConfig, *, own: Collection[str] = (
         name = file.rpartition("/")[2]
         if name in own or not source.exists(file):
             continue
-        said = source.yaml(file) if name.endswith(".yaml") else source.json(file)
-        if "architectures" in said:  # a language model's
+        settings = source.yaml(file) if name.endswith(".yaml") else source.json(file)
+        if "architectures" in settings:  # a language model's
             continue
-        check_claims(source, cfg, said, name)
+        check_claims(source, cfg, settings, name)
         if name not in RUNS:
-            refuse_changes(said, name)
+            refuse_changes(settings, name)
 
 
-def check_claims(source: FileSource, cfg: SAEConfig, said: Mapping[str, Any], file: str) -> None:
+def check_claims(
+    source: FileSource, cfg: SAEConfig, settings: Mapping[str, Any], file: str
+) -> None:
     """Raise where a file says something else of the SAE than what it is read as."""
     read_as = _read_as(source, cfg)
-    claims = [*_claims(said, file)]
+    claims = [*_claims(settings, file)]
     keys = {claim.key for claim in claims}
     for claim in (claim for claim in claims if not _is_left_over(claim, keys, cfg)):
         for what, (words, plain) in _WORDS.items():
@@ -101,7 +103,7 @@ def check_claims(source: FileSource, cfg: SAEConfig, said: Mapping[str, Any], fi
                 )
 
 
-def refuse_changes(said: Mapping[str, Any], file: str) -> None:
+def refuse_changes(settings: Mapping[str, Any], file: str) -> None:
     """Raise where a file asks for a step of the computation that no format has.
 
     Raises:
@@ -110,7 +112,7 @@ def refuse_changes(said: Mapping[str, Any], file: str) -> None:
     unset = (None, False, 0, 1, "", "none")
     odd = [
         claim
-        for claim in _claims(said, file)
+        for claim in _claims(settings, file)
         if not (claim.value in unset and claim.value is not True)
         and _CHANGES.fullmatch(claim.key)
         and not _HARMLESS.search(claim.key)
@@ -125,9 +127,9 @@ def refuse_changes(said: Mapping[str, Any], file: str) -> None:
         )
 
 
-def _claims(said: Mapping[str, Any], file: str, prefix: str = "") -> Generator[_Claim]:
+def _claims(settings: Mapping[str, Any], file: str, prefix: str = "") -> Generator[_Claim]:
     """Every field; W&B writes {"value": 3} for 3."""
-    for key, value in ((str(key), value) for key, value in said.items()):  # YAML has others
+    for key, value in ((str(key), value) for key, value in settings.items()):  # YAML has others
         plain = value["value"] if isinstance(value, dict) and "value" in value else value
         if not isinstance(plain, dict):
             trained = file in RUNS or prefix.startswith(_TRAINED)

@@ -50,12 +50,12 @@ _ALLOWED = {
 
 def of_arguments(tool: str, error: ValidationError, request: type[BaseModel]) -> dict[str, str]:
     # An unknown name comes first: it is often why another is missing.
-    found = sorted(
+    problems = sorted(
         error.errors(include_url=False)[:50], key=lambda e: e["type"] != "extra_forbidden"
     )
     first, others = (
-        _problem(tool, found[0], request),
-        [_problem(tool, e, request) for e in found[1:4]],
+        _problem(tool, problems[0], request),
+        [_problem(tool, e, request) for e in problems[1:4]],
     )
     if others:
         first["message"] += " Also: " + " ".join(

@@ -65,8 +65,8 @@ def tidy(value: Any, where: str = "result") -> Any:
 
 
 def _result_id(tool: str, arguments: Document, reply: Reply) -> str:
-    said = [tool, arguments, reply.provenance and reply.provenance.model_dump()]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+    identity = [tool, arguments, reply.provenance and reply.provenance.model_dump()]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _within(done: Document, reply: Reply, arguments: Document, *, max_bytes: int) -> Document:

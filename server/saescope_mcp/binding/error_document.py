@@ -13,7 +13,7 @@ _SECRET = re.compile(
 def error_document(
     code: str, message: str, *, hint: str, field: str = "", got: str = "", allowed: str = ""
 ) -> dict[str, str]:
-    said = {
+    fields = {
         "code": code,
         "message": message,
         "field": field,
@@ -21,7 +21,7 @@ def error_document(
         "allowed": allowed,
         "hint": hint,
     }
-    return {name: _clean(value, 300 if name == "got" else 1500) for name, value in said.items()}
+    return {name: _clean(value, 300 if name == "got" else 1500) for name, value in fields.items()}
 
 
 def refusal_text(document: Mapping[str, str]) -> str:

@@ -103,8 +103,8 @@ def _of_the_disk(error: OSError) -> dict[str, str]:
             f"The disk of {folder} fails: {error.strerror} ({free_space(folder)}).",
             hint="Check that disk, or set SAESCOPE_HOME to a folder on another one.",
         )
-    said = cannot_write(place.name or "A file", folder, error)
-    return error_document(said.code, said.message, got=said.got, hint=said.hint)
+    refused = cannot_write(place.name or "A file", folder, error)
+    return error_document(refused.code, refused.message, got=refused.got, hint=refused.hint)
 
 
 def _argument(field: str, request: type[BaseModel] | None, wording: Wording) -> str:

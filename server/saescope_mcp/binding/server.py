@@ -62,8 +62,8 @@ class Server(MCPServer[Any]):
     """Also answers a tool, a prompt or a prompt's argument that does not exist with an error that
     names the nearest one."""
 
-    def __init__(self, *words: Any, max_message_bytes: int, **said: Any) -> None:
-        super().__init__(*words, **said)
+    def __init__(self, *words: Any, max_message_bytes: int, **options: Any) -> None:
+        super().__init__(*words, **options)
         self.max_message_bytes = max_message_bytes
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:

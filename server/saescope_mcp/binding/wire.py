@@ -109,11 +109,13 @@ def id_in(raw: bytes) -> int | str | None:
 def _is_response(raw: bytes) -> bool:
     """An answer to an answer might be answered again, without end."""
     try:
-        said = json.loads(raw)
+        message = json.loads(raw)
     except (ValueError, RecursionError):
         return False
     return (
-        isinstance(said, dict) and "method" not in said and bool({"result", "error"} & said.keys())
+        isinstance(message, dict)
+        and "method" not in message
+        and bool({"result", "error"} & message.keys())
     )
 
 

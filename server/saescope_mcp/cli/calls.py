@@ -108,17 +108,17 @@ def _loads(
     loads: list[tuple[str, dict[str, Any]]] = []
     for n, handle in enumerate(handles):
         source = {name: v for part in known.get(handle, ()) for name, v in asdict(part).items()}
-        said = dict(loading) if n == 0 else {}
-        if source or said or not handle:
-            loads.append((handle, {**source, **said}))
+        extra = dict(loading) if n == 0 else {}
+        if source or extra or not handle:
+            loads.append((handle, {**source, **extra}))
     return loads
 
 
 async def _watch(state: AppState, say: Say) -> None:
-    said = ""
+    last_message = ""
     while True:
         for job in state.jobs.all()[:1]:
-            if job.state == "running" and job.message != said:
-                said = job.message
-                say(said)
+            if job.state == "running" and job.message != last_message:
+                last_message = job.message
+                say(last_message)
         await anyio.sleep(0.1)

@@ -54,8 +54,8 @@ def _command() -> str:
     """The plain name where a shell finds this installation by it, else its path: clients start it
     from any folder."""
     ours = Path(sys.executable).with_name("saescope")
-    found = shutil.which("saescope")
-    return "saescope" if found and Path(found).resolve() == ours.resolve() else str(ours)
+    installed = shutil.which("saescope")
+    return "saescope" if installed and Path(installed).resolve() == ours.resolve() else str(ours)
 
 
 class StepFailed(Exception):
@@ -100,13 +100,13 @@ class Demo:
         self._heading(
             2, "Which features fire on a text?", next_call("top_features", text=TEXT, k=6)
         )
-        found = await self._call("top_features", "reading", sae=sae, text=TEXT, k=6)
-        rows = [{**row, "token": row["top_token"]["token"]} for row in found["features"]]
+        ranking = await self._call("top_features", "reading", sae=sae, text=TEXT, k=6)
+        rows = [{**row, "token": row["top_token"]["token"]} for row in ranking["features"]]
         self.console.print(
             table(rows, columns=("feature", "max_activation", "n_tokens", "token", "promotes"))
         )
         self.console.print(
-            f"{found['total']} features fire; each has a token where it is strongest, "
+            f"{ranking['total']} features fire; each has a token where it is strongest, "
             "and tokens that it promotes."
         )
 
@@ -117,7 +117,7 @@ class Demo:
             f"Why {TARGET!r} and not {AGAINST!r} after: {PROMPT!r}?",
             next_call("attribute_logit", prompt="...", target=TARGET, against=AGAINST),
         )
-        found = await self._call(
+        attribution = await self._call(
             "attribute_logit",
             "attributing and ablating",
             sae=sae,
@@ -128,16 +128,16 @@ class Demo:
         )
         self.console.print(
             table(
-                found["features"],
+                attribution["features"],
                 columns=("feature", "pos", "token", "activation", "attribution", "measured_effect"),
             )
         )
-        self.console.print(escape(found["summary"].split(" No BOS")[0].split(" BOS")[0]))
+        self.console.print(escape(attribution["summary"].split(" No BOS")[0].split(" BOS")[0]))
         self.console.print(
             "[dim]attribution: a cheap estimate; measured: the logit difference lost "
             "when just that feature is removed.[/]"
         )
-        return max(found["features"], key=lambda row: row["measured_effect"])["feature"]
+        return max(attribution["features"], key=lambda row: row["measured_effect"])["feature"]
 
     async def _check(self, sae: str, feature: int) -> None:
         edits = [{"feature": feature, "mode": "ablate"}]

@@ -118,7 +118,7 @@ def _part(text: str, kind: type[int] | type[bool]) -> int | float | bool | str:
 def _item(text: str) -> dict[str, Any]:
     """ "1234=4:clamp@3,4" as the object that the tool takes."""
     match = _ITEM.fullmatch(text.strip())
-    said = (
+    given = (
         {name: value for name, value in match.groupdict().items() if value is not None}
         if match
         else {"feature": text}
@@ -130,7 +130,7 @@ def _item(text: str) -> dict[str, Any]:
         "mode": str,
         "positions": lambda value: [_number(part, int) for part in value.split(",")],
     }
-    return {name: readers[name](value) for name, value in said.items()}
+    return {name: readers[name](value) for name, value in given.items()}
 
 
 def _number(text: str, kind: type[int] | type[float]) -> int | float | str:

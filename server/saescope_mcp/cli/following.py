@@ -78,11 +78,11 @@ def follow(state: AppState, run_id: str, console: Console) -> Run:
 
 
 def _show(state: AppState, run_id: str, console: Console) -> Run:
-    said = False
+    planned_shown = False
     with live_display(console) as (display, task):
         while (run := state.runs.get(run_id)).live:
-            if run.plan and not said:
-                said = True
+            if run.plan and not planned_shown:
+                planned_shown = True
                 _tell_plan(run, console)
             display.update(task, **fields_of(run))
             time.sleep(LOOK_S)
@@ -99,13 +99,13 @@ def _tell_plan(run: Run, console: Console) -> None:
 @contextmanager
 def live_display(console: Console) -> Generator[tuple[Progress, TaskID]]:
     # one text, which breaks between words: columns of their own would be cut within numbers
-    said = TextColumn(
+    message = TextColumn(
         "{task.description}  {task.fields[count]}  {task.fields[measured]}  "
         "[dim]{task.fields[left]}[/]",
         table_column=Column(overflow="fold"),
     )
     bar = [BarColumn(bar_width=20)] if console.width >= ROOM_FOR_BAR else []
-    with Progress(*bar, said, console=console) as display:
+    with Progress(*bar, message, console=console) as display:
         yield display, display.add_task("starting", total=None, count="", measured="", left="")
 
 

@@ -75,9 +75,9 @@ def answering(app: ASGIApp, *, max_bytes: int) -> ASGIApp:
         if body is None:
             return
         if refused := refusal_of(body, max_bytes):
-            said = refused.model_dump_json(by_alias=True)
+            error = refused.model_dump_json(by_alias=True)
             status = 413 if len(body) > max_bytes else 400
-            reply = Response(said, status_code=status, media_type="application/json")
+            reply = Response(error, status_code=status, media_type="application/json")
             await reply(scope, receive, send)
             return
         whole: list[Message] = [{"type": "http.request", "body": body}]

@@ -168,10 +168,10 @@ class Runs:
         now = self.table.get(run.id)  # it may have ended since its row was read
         if now is None or not now.live or now.heartbeat != run.heartbeat:
             return now or run
-        said = {"state": "interrupted", "message": "its process ended", "ended": run.heartbeat}
+        changes = {"state": "interrupted", "message": "its process ended", "ended": run.heartbeat}
         with suppress(ResourceError):  # a full disk: it is so all the same
-            self.table.update(run.id, only_if=LIVE, **said)
-        return replace(run, **said)
+            self.table.update(run.id, only_if=LIVE, **changes)
+        return replace(run, **changes)
 
     def _spawn(self, run: Run) -> Run:
         folder = self.folder(run.id)

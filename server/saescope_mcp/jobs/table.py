@@ -131,9 +131,11 @@ def kept_text(run: Run) -> str:
 def kept_run(file: Path) -> Run | None:
     """None for a file that is torn, of another version, or not as it was written."""
     try:
-        said = json.loads(read_own(file))
-        row = said["row"] if "row" in said else _row(Run(**said))  # older files had no digest
-        good = "row" not in said or said["digest"] == _TABLE.digest(row)
+        content = json.loads(read_own(file))
+        row = (
+            content["row"] if "row" in content else _row(Run(**content))
+        )  # older files had no digest
+        good = "row" not in content or content["digest"] == _TABLE.digest(row)
         return _run(row) if good and _is_sound("runs", row) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -178,12 +180,12 @@ def _row(run: Run) -> Row:
 
 
 def _run(row: Row) -> Run:
-    said: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in row.items():
-        said[name] = (
+        values[name] = (
             json.loads(value) if name in _JSON else bool(value) if name in _FLAGS else value
         )
-    return Run(**said)
+    return Run(**values)
 
 
 def _is_sound(_table: str, row: Row) -> bool:

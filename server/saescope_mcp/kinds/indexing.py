@@ -8,7 +8,7 @@ from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply, IndexS
 
 def index_reply(run: Run) -> IndexFeaturesReply:
     """What an indexing has come to."""
-    said, progress = run.result, run.progress
+    result, progress = run.result, run.progress
     return IndexFeaturesReply(
         summary=_summary(run),
         warnings=run.warnings,
@@ -16,11 +16,11 @@ def index_reply(run: Run) -> IndexFeaturesReply:
         **provenance_of(run),
         state=run.state,  # type: ignore[arg-type]  # one of JobState's
         job_id=run.id,
-        sae=said.get("sae"),
-        dataset=said.get("dataset"),
+        sae=result.get("sae"),
+        dataset=result.get("dataset"),
         n_tokens=progress.get("n_tokens"),
         eta_s=progress.get("eta_s") if run.live else None,
-        indexes=[IndexSummary(**row) for row in said.get("indexes", [])],
+        indexes=[IndexSummary(**row) for row in result.get("indexes", [])],
         checkpoint=run.checkpoint,
     )
 

@@ -50,21 +50,21 @@ async def ended(state: AppState, run: Run, *, within_s: Callable[[Run], float]) 
 
 def error_of(run: Run) -> SaescopeError:
     """The error that ended a run, as if it had happened in this call."""
-    said = run.error
+    error = run.error
     return SaescopeError(
-        said["message"],
-        code=said["code"],
-        field=said["field"],
-        got=said["got"],
-        allowed=said["allowed"],
-        hint=said["hint"],
+        error["message"],
+        code=error["code"],
+        field=error["field"],
+        got=error["got"],
+        allowed=error["allowed"],
+        hint=error["hint"],
     )
 
 
 def provenance_of(run: Run) -> dict[str, Any]:
     """The fields of a reply that rest on the result."""
-    said = run.result.get("provenance")
-    return {"evidence": "observed" if said else None, "provenance": said}
+    provenance = run.result.get("provenance")
+    return {"evidence": "observed" if provenance else None, "provenance": provenance}
 
 
 def duration(seconds: float) -> str:
@@ -75,5 +75,5 @@ def duration(seconds: float) -> str:
 
 def to_go(run: Run) -> float | None:
     """Seconds, as the job or else its plan says."""
-    said = run.progress.get("eta_s")
-    return said if said is not None else run.plan.get("eta_s")
+    eta_s = run.progress.get("eta_s")
+    return eta_s if eta_s is not None else run.plan.get("eta_s")

@@ -40,13 +40,13 @@ def provenance_of(stack: LoadedStack, seed: int | None = None) -> Provenance:
 @cache
 def versions() -> dict[str, str]:
     """The version of everything that the numbers may depend on."""
-    found = {"saescope": __version__, "python": python_version()}
+    by_package = {"saescope": __version__, "python": python_version()}
     for name in ("torch", "transformers", "transformer-lens", "tokenizers", "safetensors"):
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+            by_package[name] = "missing"
+    return by_package
 
 
 _T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}

@@ -41,7 +41,7 @@ async def labels_of_stack(stack: LoadedStack, features: Iterable[tuple[int, int]
     return told
 
 
-def said(label: Label) -> ShortLabel:
+def short_label(label: Label) -> ShortLabel:
     return ShortLabel(label.text, label.source, label.score, label.verdict)
 
 
@@ -59,5 +59,5 @@ def _labels_of(loaded: LoadedSAE, features: list[int]) -> Labels:
         best = LabelStore().best(loaded.weights_hash, features)
     except SaescopeError as error:
         return Labels({}, [f"Labels cannot be read: {error.message}"])
-    short = {feature: in_short(said(label)) for feature, label in best.items()}
+    short = {feature: in_short(short_label(label)) for feature, label in best.items()}
     return Labels({feature: label for feature, label in short.items() if label}, [])

@@ -43,8 +43,11 @@ def _fetch(loaded: LoadedSAE, features: Sequence[int], *, offline: bool) -> None
     from saescope.neuronpedia import Neuronpedia
 
     with Neuronpedia(offline=offline) as site:
-        found = site.labels(loaded.sae.cfg.metadata.neuronpedia_id, features)
-    _keep(loaded, [(feature, label) for feature, labels in found.items() for label in labels])
+        labels_by_feature = site.labels(loaded.sae.cfg.metadata.neuronpedia_id, features)
+    _keep(
+        loaded,
+        [(feature, label) for feature, labels in labels_by_feature.items() for label in labels],
+    )
 
 
 def _search(loaded: LoadedSAE, query: str, k: int, *, offline: bool) -> None:

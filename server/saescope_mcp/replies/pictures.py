@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from saescope_mcp.jobs import Run
 
 
-def of_evaluation(found: "Evaluation", name: str, *, d_sae: int) -> list[str]:
+def of_evaluation(evaluation: "Evaluation", name: str, *, d_sae: int) -> list[str]:
     """How often features fire, and explained variance along the context."""
     from saescope.render import density_histogram, variance_by_position
 
-    n_dead = round(found.dead_share * d_sae)
+    n_dead = round(evaluation.dead_share * d_sae)
     return [
-        _save(f"{name}-density.png", density_histogram(found.density, n_dead=n_dead)),
+        _save(f"{name}-density.png", density_histogram(evaluation.density, n_dead=n_dead)),
         _save(
             f"{name}-positions.png",
-            variance_by_position(found.positions, overall=found.explained_variance),
+            variance_by_position(evaluation.positions, overall=evaluation.explained_variance),
         ),
     ]
 

@@ -32,8 +32,8 @@ _SWITCH = re.compile(rf"\b({'|'.join(_SWITCHES)})=(True|False)\b")
 def as_tools_say(text: str) -> str:
     """A text of the library with its functions under the names of their tools, and JSON's true and
     false."""
-    text = _FUNCTION.sub(lambda found: _TOOLS[found[0]], text)
-    return _SWITCH.sub(lambda found: found[0].lower(), text)
+    text = _FUNCTION.sub(lambda match: _TOOLS[match[0]], text)
+    return _SWITCH.sub(lambda match: match[0].lower(), text)
 
 
 def next_step(error: SaescopeError) -> str:

@@ -127,5 +127,5 @@ class SkillExtension(Extension):
         )
 
 
-def _complete(**said: Any) -> dict[str, Any]:
-    return {**said, "ttlMs": _CACHED_MS, "cacheScope": "public", "resultType": "complete"}
+def _complete(**fields: Any) -> dict[str, Any]:
+    return {**fields, "ttlMs": _CACHED_MS, "cacheScope": "public", "resultType": "complete"}

@@ -10,7 +10,7 @@ from saescope.verdicts import LabelVerdict
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
-from saescope_mcp.replies.labels import said
+from saescope_mcp.replies.labels import short_label
 from saescope_mcp.schemas.features import (
     LabelFeature,
     LabelFeatureReply,
@@ -82,10 +82,10 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
         evidence="observed",
         provenance=provenance(entry),
         feature=request.feature,
-        label=said(label),
+        label=short_label(label),
         detection=score and score.detection,
         fuzzing=score and score.fuzzing,
-        labels=[said(each) for each in others[:N_LABELS]],
+        labels=[short_label(each) for each in others[:N_LABELS]],
     )
 
 

@@ -186,11 +186,11 @@ class Worker:
         }
 
     def _refusal(self, error: Exception) -> dict[str, str]:
-        said = refusal(self.run.tool, error, kind_of(self.run).request)
+        document = refusal(self.run.tool, error, kind_of(self.run).request)
         if not self.can_resume or isinstance(error, NumericError):  # which would come again
-            return said
-        return said | {
-            "hint": f"{said['hint'].rstrip('.')}. {kind_of(self.run).resume(self.run)} goes on."
+            return document
+        return document | {
+            "hint": f"{document['hint'].rstrip('.')}. {kind_of(self.run).resume(self.run)} goes on."
         }
 
     def _beat(self) -> None:

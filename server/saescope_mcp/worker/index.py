@@ -77,36 +77,36 @@ class IndexWorker(Worker):
         from saescope.models import model_fingerprint
         from saescope.origin import settle
 
-        said = self.run.settings
-        device, dtype = said["device"], said["dtype"]
+        stored = self.run.settings
+        device, dtype = stored["device"], stored["dtype"]
         settings = Settings(
-            offline=said["offline"],
-            allow_pickle=said["allow_pickle"],
-            sink_factor=said["sink_factor"],
+            offline=stored["offline"],
+            allow_pickle=stored["allow_pickle"],
+            sink_factor=stored["sink_factor"],
         )
         self.say("loading the model")
-        model = read_model(said["model"], Placement(device, dtype), settings, self.say)
-        known = said.get("model_fingerprint")  # a job of an earlier version has none
+        model = read_model(stored["model"], Placement(device, dtype), settings, self.say)
+        known = stored.get("model_fingerprint")  # a job of an earlier version has none
         if known and model_fingerprint(model) != known:
-            raise _changed("MODEL_CHANGED", "model", said["model_handle"])
+            raise _changed("MODEL_CHANGED", "model", stored["model_handle"])
         self.say("loading the SAE")
         saes = [
             read_sae(Source(**row["source"]), device, row["dtype"], settings, self.say)
-            for row in said["saes"]
+            for row in stored["saes"]
         ]
-        for sae, row in zip(saes, said["saes"], strict=True):
+        for sae, row in zip(saes, stored["saes"], strict=True):
             if sae.weights_hash != row["weights_hash"]:
                 raise _changed("SAE_CHANGED", "sae", row["sae"])
         return model, [settle(model, sae) for sae in saes]
 
     def _done(self, indexing: "IndexRun", model: "LanguageModel") -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
-        for index, said in zip(indexing.indexes(), self.run.settings["saes"], strict=True):
+        for index, row in zip(indexing.indexes(), self.run.settings["saes"], strict=True):
             fired = index.densities[index.densities > 0]
-            keep_sparsity(said["source"]["path"], index)
+            keep_sparsity(row["source"]["path"], index)
             rows.append(
                 {
-                    "sae": said["sae"],
+                    "sae": row["sae"],
                     "weights_hash": index.manifest.weights_hash,
                     "n_features": index.manifest.d_sae,
                     "n_fired": len(fired),

@@ -46,35 +46,35 @@ class TrainWorker(Worker):
         self._unmute(cfg)
         self.say("measuring the speed on this machine")
         plan = make_plan(cfg, model, folder=self.runs.root, roots=self._roots)
-        said = {name: value for name, value in asdict(plan).items() if name != "warnings"}
-        said |= {
+        summary = {name: value for name, value in asdict(plan).items() if name != "warnings"}
+        summary |= {
             "n_steps": cfg.n_steps,
             "d_in": cfg.d_in,
             "d_sae": cfg.d_sae,
             "context_size": cfg.context_size,
         }
-        said |= {"lr": cfg.chosen.lr, "device": str(model.device)}
+        summary |= {"lr": cfg.chosen.lr, "device": str(model.device)}
         self.run = replace(
             self.run,
             config=cfg.to_dict() | {"threads": n_threads()},
-            plan=said,
+            plan=summary,
             warnings=plan.warnings,
         )
-        self.surely(config=self.run.config, plan=said, warnings=plan.warnings)
+        self.surely(config=self.run.config, plan=summary, warnings=plan.warnings)
         self.keep()
         if not plan.fits and not self.run.dry_run:
-            raise does_not_fit(said)
+            raise does_not_fit(summary)
 
     def do(self) -> dict[str, Any]:
         from saescope.training import TrainConfig, TrainingRun
         from saescope.training.machine import use_threads
 
-        said = dict(self.run.config)
-        use_threads(said.pop("threads"))
+        config = dict(self.run.config)
+        use_threads(config.pop("threads"))
         self.say("loading the model")
         with cancellable(self.stop):
             model = self._model()
-            cfg = TrainConfig.from_dict(said)
+            cfg = TrainConfig.from_dict(config)
             self._unmute(cfg)
             self.say("reading text")
             training = TrainingRun(
@@ -145,17 +145,17 @@ class TrainWorker(Worker):
         return self.newest() is not None
 
     def _model(self) -> "LanguageModel":
-        said = self.run.settings
-        settings = Settings(offline=said["offline"], sink_factor=said["sink_factor"])
-        return read_model(said["model"], Placement(said["device"]), settings, self.say)
+        stored = self.run.settings
+        settings = Settings(offline=stored["offline"], sink_factor=stored["sink_factor"])
+        return read_model(stored["model"], Placement(stored["device"]), settings, self.say)
 
     def _config(self, model: "LanguageModel") -> "TrainConfig":
         from saescope.training import run_settings, train_config
 
         request, settings = TrainSae.model_validate(self.run.request), self.run.settings
-        said = run_settings(request.run, request.options)
-        said |= {"dataset": settings["dataset"], "name": self.run.name}
-        return train_config(model, **said)
+        arguments = run_settings(request.run, request.options)
+        arguments |= {"dataset": settings["dataset"], "name": self.run.name}
+        return train_config(model, **arguments)
 
     @property
     def _roots(self) -> list[Path]:
