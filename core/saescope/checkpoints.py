@@ -41,8 +41,8 @@ _SPARE_BYTES = 1 << 20
 
 
 class Schedule:
-    """When the next checkpoint is due: the first after a minute, then after twice as long each
-    time, up to the interval."""
+    """Decides when the next checkpoint is due: the first after a minute, then after twice as long
+    each time, up to the interval."""
 
     def __init__(self, every_s: float) -> None:
         self.every_s, self.wait_s = every_s, min(FIRST_S, every_s)
@@ -60,7 +60,7 @@ class Checkpoint(NamedTuple):
     """What a run was saved as."""
 
     tensors: dict[str, dict[str, Tensor]]
-    """By file (without its suffix), then by name."""
+    """The tensors, by file (without its suffix) and then by name."""
     state: dict[str, Any]
 
 

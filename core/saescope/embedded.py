@@ -15,7 +15,7 @@ READY_MARK = "ready"
 
 
 def model_dir() -> Path:
-    """Where the prepared model lies, once it does."""
+    """The folder of the prepared model; it is there once `prepare` has run."""
     return home() / "models" / EMBEDDED_HANDLE
 
 

@@ -153,7 +153,7 @@ def cannot_write(
 
 
 def free_space(folder: Path) -> str:
-    """In words, on the disk where the folder is or would be."""
+    """Say how much space is free on the disk where the folder is or would be."""
     there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     try:
         free = shutil.disk_usage(there).free

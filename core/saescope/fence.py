@@ -33,7 +33,7 @@ _SYSTEM = (
     *("/private/etc", "/private/var/db", "/private/var/log", "/nix", "/snap", "/lost+found"),
     *("/System", "/Library", "/Applications", "/private/var/root"),
 )
-"""With all that lies below."""
+"""Folders of the system; everything below them is closed as well."""
 _SHARED = (
     *("/home", "/Users", "/usr", "/usr/local", "/var", "/var/lib", "/var/cache", "/run", "/opt"),
     *("/srv", "/mnt", "/media", "/private", "/private/var", "/Volumes", "/Network"),
@@ -91,8 +91,8 @@ def fenced(fence: Fence | None) -> Generator[None]:
 
 
 def real_path(path: str | Path) -> Path:
-    """Where a path leads, every link followed; a loop of links stays as it is (`Path.resolve`
-    raises RuntimeError of it).
+    """Resolve a path, every link followed; a loop of links stays as it is (`Path.resolve` raises
+    RuntimeError of it).
 
     Raises:
         FormatError: FILE_READ_ERROR: a link on the way is exchanged again and again.

@@ -30,7 +30,7 @@ WANDB_QUIETED = "_SAESCOPE_QUIETED_WANDB"
 
 
 def home() -> Path:
-    """Where models, handles and results are kept: `SAESCOPE_HOME`, else the platform's data
-    folder."""
+    """The folder in which models, handles and results are kept: `SAESCOPE_HOME`, else the
+    platform's data folder."""
     chosen = os.environ.get("SAESCOPE_HOME")
     return Path(chosen).expanduser() if chosen else platformdirs.user_data_path("saescope")

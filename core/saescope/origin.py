@@ -48,8 +48,8 @@ def require_settled(model: LanguageModel, sae: SAE) -> None:
 
 
 def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
-    """For each of the SAE's sites that a module stands for: the hooks of this model that carry it,
-    the usual name first."""
+    """Find for each of the SAE's sites that a module stands for the hooks of this model that carry
+    it, the usual name first."""
     meta, hooks = sae.cfg.metadata, dict[str, tuple[str, ...]]()
     for field, module, side in (
         ("hook_name", meta.module, meta.module_side),

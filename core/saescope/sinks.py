@@ -54,8 +54,8 @@ def typical_norm(model: LanguageModel, hook_name: str) -> float:
 
 
 def find_sinks(model: LanguageModel, recorded: Mapping[str, Tensor]) -> Bool[Tensor, "batch n_pos"]:
-    """Where the norm at any of these hooks exceeds `model.sink_factor` times the typical one there;
-    nowhere if that is 0."""
+    """Mark positions whose norm at any of these hooks exceeds `model.sink_factor` times the typical
+    one there; none if that is 0."""
     return torch.stack([_beyond(model, name, x) for name, x in recorded.items()]).any(0)
 
 

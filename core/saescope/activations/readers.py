@@ -113,8 +113,8 @@ def cut(blocks: Iterable[str], size: int) -> Iterator[str]:
 
 
 def _cut_point(text: str, start: int, size: int) -> int:
-    """Where the piece that begins at `start` ends; depends on its next `4 * size` characters
-    only."""
+    """Find where the piece that begins at `start` ends, from its next `4 * size` characters
+    alone."""
     last = min(len(text), start + 4 * size)
     blank = text.find("\n\n", start + size, last)
     if blank >= 0:
@@ -154,7 +154,7 @@ def _by_name(schema: Any, path: Path) -> dict[str, Any]:
 
 
 def _parquet_samples(file: Any, names: list[str], texts: list[str]) -> dict[str, list[Any]]:
-    """By the types, and by the first rows of the columns of text."""
+    """Sample the columns: their types, and the first rows of those that hold text."""
     batch = next(file.iter_batches(batch_size=64, columns=texts), None)
     rows = zip(*batch.columns, strict=True) if batch is not None else ()
     samples = samples_of(

@@ -1,4 +1,4 @@
-"""Where rows of activations come from: a language model that reads text."""
+"""Rows of activations, taken from a language model while it reads text."""
 
 import hashlib
 from abc import ABC, abstractmethod

@@ -1,5 +1,5 @@
-"""Where text comes from: the packaged excerpt, local files and folders, the hub; as documents, a
-part of which is held out."""
+"""Texts as documents, a part of them held out: the packaged excerpt, local files and folders, data
+sets on the hub."""
 
 import hashlib
 import lzma
@@ -22,9 +22,9 @@ HELD_OUT = 0.02
 """Share of the documents that training never sees."""
 
 WHOLE_BYTES = 64 << 20
-"""Of a file up to this size every byte enters the fingerprint."""
+"""Every byte of a file up to this size enters the fingerprint."""
 N_BLOCKS, BLOCK_BYTES = 256, 64 << 10
-"""Of a larger one."""
+"""This many blocks of this many bytes of a larger file enter the fingerprint."""
 
 MOST_BLANK = 10_000
 """Blank documents after which a dataset is called empty before its work is begun."""
@@ -90,7 +90,8 @@ def require_text(dataset: Dataset) -> None:
 
 
 def is_held_out(document: str, share: float = HELD_OUT) -> bool:
-    """By the document's own hash: a copy of it anywhere else falls into the same part."""
+    """Whether a document is held out; its own hash decides, so a copy of it anywhere else falls
+    into the same part."""
     digest = hashlib.sha256(document.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 

@@ -194,8 +194,8 @@ class ContextStream:
         return self.pool[rows]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Where the stream stands; loaded into one of the same configuration it goes on with the
-        same contexts."""
+        """The position of the stream; a stream of the same configuration that loads it goes on with
+        the same contexts."""
         counts = [self.epoch, self.n_documents, self.n_contexts, self.ended, self.packer.started]
         rest = torch.tensor(self.packer.rest, dtype=torch.int32)
         named = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def hub_cache() -> Path:
-    """Where huggingface_hub keeps its files: the same environment variables, in the same order."""
+    """The folder in which huggingface_hub keeps its files, by the same environment variables in the
+    same order."""
     given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if given:
         return Path(given).expanduser()

@@ -59,7 +59,7 @@ class Fitted(NamedTuple):
 
 
 def fit_pca(fit: Reconstruction, sae: SAE, l0: float) -> PCA:
-    """As many directions as features fire at a position, fitted to the evaluated positions
+    """Fit as many directions as features fire at a position to the evaluated positions
     themselves."""
     assert fit.second_moment is not None, "reconstruct(covariance=True) comes first"
     offset = fit.mean - fit.shift

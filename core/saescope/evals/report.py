@@ -1,4 +1,4 @@
-"""From the sums of both passes to what is reported."""
+"""Turns the sums of both passes into the numbers that are reported."""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -27,8 +27,8 @@ from saescope.sinks import many_sinks
 
 NOTHING = -1
 DEFAULT_CONTEXT, LONGEST_CONTEXT = 256, 1024
-"""For an SAE that does not say what it was trained with; and a bound on the memory that one context
-takes."""
+"""The context of an SAE that does not say what it was trained with, and a bound on the memory that
+one context takes (tokens)."""
 POOL = 4
 """Contexts are drawn from the first text that holds this many times the wanted tokens."""
 

@@ -1,4 +1,4 @@
-"""From numbers to a verdict that a newcomer understands: how good, why, and what to change."""
+"""Turns numbers into a verdict that a newcomer understands: how good, why, and what to change."""
 
 from dataclasses import dataclass
 

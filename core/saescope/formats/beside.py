@@ -39,7 +39,7 @@ class _Claim(NamedTuple):
     """What a file says of the SAE."""
 
     place: str
-    """Where it stands: the file and the dotted key."""
+    """The file and the dotted key at which the claim stands."""
     key: str
     value: object
     trained: bool
@@ -51,12 +51,12 @@ class _Claim(NamedTuple):
 
 
 def neighbours(path: str) -> tuple[str, ...]:
-    """Where such configurations would be, of a file at `path`."""
+    """The configurations that may lie beside the file at `path`."""
     return beside(path.rpartition("/")[0])
 
 
 def beside(folder: str) -> tuple[str, ...]:
-    """Where such configurations would be in a folder."""
+    """The configurations that may lie in a folder."""
     return tuple(join(folder, name) for name in (*FILES, *RUNS))
 
 

@@ -95,7 +95,7 @@ def _weights(source: FileSource, folder: str, *, of: str = "") -> set[str]:
 
 
 def _refuse_several(source: FileSource, weights: Collection[str]) -> None:
-    """Of two SAEs in one folder the first format's would be taken in silence."""
+    """Refuse a folder with two SAEs: the first format's would be taken in silence."""
     if len(weights) > 1:
         names = [_base(file) for file in sorted(weights)]
         raise FormatError(

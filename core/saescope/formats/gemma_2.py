@@ -143,8 +143,8 @@ def _transcoder(source: FileSource) -> Recipe:
 
 
 def _is_transcoder(source: FileSource, at: _Where) -> bool:
-    """As the repository is called; in a folder of another name, as the user says where it writes
-    to."""
+    """Whether it is a transcoder, as the name of the repository tells; in a folder of another name
+    the user says where it writes to."""
     writes = str(source.known.get("hook_name_out") or "")
     if writes and (at.embedding or at.site not in ("", "transcoders")):
         raise contradiction(

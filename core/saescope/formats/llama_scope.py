@@ -177,8 +177,8 @@ def row_norms(W_dec: Tensor) -> Tensor:
 
 
 def fold(tensors: dict[str, Tensor], norms: Norms) -> None:
-    """From activations that were scaled for training to raw ones; thresholds and b_enc live in the
-    scaled space."""
+    """Fold the scale of training into the weights, so that they take raw activations; thresholds
+    and b_enc live in the scaled space."""
     tensors["W_enc"].mul_(norms.read)
     tensors["W_dec"].div_(norms.written)
     tensors["b_dec"].div_(norms.written)

@@ -210,7 +210,8 @@ def _why_it_died(status: int, seconds: float) -> list[str]:
 
 
 def convert(path: Path, out: Path) -> dict[str, Any]:
-    """In the child: the tensors of `path` to `out`; the plain values, by dotted name."""
+    """Write the tensors of `path` to `out`, and return its plain values by dotted name; it runs in
+    the child."""
     from safetensors.torch import save_file
 
     size = path.stat().st_size

@@ -42,8 +42,8 @@ def _of_name(source: FileSource) -> Recipe:
 
 
 def _k(source: FileSource, named: int | None) -> int:
-    """As the repository is called, as its config.json says, or as the catalogue does: whoever
-    speaks must agree."""
+    """Read k from the name of the repository, its config.json or the catalogue: those that name it
+    must agree."""
     config = source.at(CONFIG)
     settings = source.json(config) if source.exists(config) else {}
     claims: list[tuple[str, object]] = [("L0_ in the repository's name", named)]

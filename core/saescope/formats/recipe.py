@@ -36,7 +36,7 @@ MOST = torch.finfo(torch.float32).max
 
 
 class Stored(NamedTuple):
-    """Where one of our tensors is on disk."""
+    """The place of one of our tensors on disk."""
 
     tensor: str
     turned: bool = False
@@ -188,7 +188,8 @@ def header_of(source: FileSource, file: str) -> dict[str, TensorInfo]:
 
 
 def metadata(source: FileSource, dialect: str, **stated: Any) -> SAEMetadata:
-    """Where the SAE belongs: as its files say (`stated`), else as the catalogue or the user does.
+    """Gather where the SAE belongs: as its files say (`stated`), else as the catalogue or the user
+    does.
 
     Raises:
         FormatError: somebody asks for trust_remote_code.

@@ -1,5 +1,4 @@
-"""Where an SAE's files are: a folder on this disk, or a repository on the hub, read the same
-way."""
+"""The files of an SAE: a folder on this disk or a repository on the hub, read the same way."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -21,8 +20,8 @@ _MAX_NAMES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSource:
-    """Where an SAE's files are, and what is known of it beside their content. Names are relative to
-    the repository root."""
+    """The files of an SAE, and what is known of it beside their content. Names are relative to the
+    repository root."""
 
     opener: Callable[[str], BinaryIO]
     """Name -> open file; of a repository on the hub only the ranges that are read are fetched."""

@@ -50,8 +50,8 @@ def _wanted(path: str) -> tuple[str, ...]:
 
 
 def _run_configs(folder: str) -> tuple[str, ...]:
-    """Where the training run's configuration is: beside the SAE, or above it; with several seeds
-    each has a folder in the module's."""
+    """Paths at which the training run's configuration may be: beside the SAE, or above it; with
+    several seeds each has a folder in the module's."""
     if not folder:
         return (RUN_CONFIG, *RUN_CONFIGS)
     above = folder.rpartition("/")[0]

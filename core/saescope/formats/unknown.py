@@ -15,7 +15,7 @@ _PICKLES = (*ENDINGS, ".bin", ".pkl", ".ckpt")
 
 
 def unknown_locally(place: Path, source: FileSource) -> NotFoundError | FormatError:
-    """Of a place on this disk."""
+    """Explain why no format reads a place on this disk."""
     files = {source.path} if source.path else children(source.names, "")
     missing = sorted(set(_SAELENS_FILES) - files)
     if len(missing) < len(_SAELENS_FILES):
@@ -37,7 +37,7 @@ def unknown_locally(place: Path, source: FileSource) -> NotFoundError | FormatEr
 
 
 def unknown_remotely(source: FileSource) -> NotFoundError | FormatError:
-    """Of a path in a repository of the hub."""
+    """Explain why no format reads a path in a repository on the hub."""
     inside, held = children(source.names, source.path), folders(source.names)
     if (
         source.path

@@ -1,4 +1,4 @@
-"""From the names that a person gives to a place on the hub. No network."""
+"""Turns the names that a person gives into a place on the hub. No network."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 class Location(NamedTuple):
-    """Where an SAE is on the hub, before its repository has been asked."""
+    """The place of an SAE on the hub, before its repository has been asked."""
 
     repo_id: str
     path: str

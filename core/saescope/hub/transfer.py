@@ -15,7 +15,7 @@ from saescope.hub.failures import passes, translate
 T = TypeVar("T")
 
 TIMEOUT_S = 10.0
-"""For connecting, and for each pause in an answer."""
+"""The longest wait for a connection, and for each pause in an answer."""
 ATTEMPTS = 4
 BACKOFF_S = 0.5
 STALL_S = 30.0
@@ -116,7 +116,7 @@ def body(response: Any) -> Generator[bytes]:
 
 
 def first_byte(response: Any) -> int:
-    """Where in the file the body begins: a server may ignore the range."""
+    """The offset in the file at which the body begins: a server may ignore the range."""
     if response.status_code != 206:
         return 0
     return int(

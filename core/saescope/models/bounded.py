@@ -58,8 +58,8 @@ def bounded_template(seconds: float = TEMPLATE_S) -> Generator[None]:
 
 @cache
 def _bound_steps() -> None:
-    """From now on transformers compiles templates for a sandbox in which no single step makes
-    something huge."""
+    """Make transformers compile templates for a sandbox in which no single step makes something
+    huge."""
     from jinja2.exceptions import SecurityError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from transformers.utils import chat_template_utils as compiler

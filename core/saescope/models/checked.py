@@ -20,7 +20,8 @@ from saescope.models.sizes import peek_model_bytes
 
 @contextmanager
 def checked(source: str, *, local: bool, revision: str, offline: bool) -> Generator[str]:
-    """Where transformers may read: of a local model a private folder, of one on the hub its name.
+    """Yield what transformers may read: a private folder for a local model, its name for one on the
+    hub.
 
     Raises:
         ArgumentError, FormatError, ModelError: as `staged`.

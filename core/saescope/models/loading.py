@@ -37,7 +37,7 @@ _reading = threading.Lock()
 
 
 class _ModelFiles(NamedTuple):
-    """Where a model's files are, and what it is called."""
+    """The place of a model's files, and its name."""
 
     source: str
     local: bool

@@ -22,7 +22,7 @@ _SITES = (
     *("mlp.hook_in", "mlp.hook_out", "hook_resid_mid", "attn.hook_out", "attn.hook_z"),
     *("mlp.hook_post", "ln2.hook_out", "ln1.hook_out", "ln1_post.hook_out", "ln2_post.hook_out"),
 )
-"""In the order in which one is chosen where several carry the same tensor."""
+"""Sites, in the order in which one is chosen where several carry the same tensor."""
 _N_TOKENS = 7
 _MOST_OFF = 1e-5
 

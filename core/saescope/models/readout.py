@@ -1,5 +1,5 @@
-"""From a site to the residual stream, and what the last norm and the unembedding make of a
-direction there."""
+"""Leads from a site to the residual stream, and from a direction there through the last norm and
+the unembedding to logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

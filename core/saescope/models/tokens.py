@@ -195,7 +195,7 @@ class Tokenizer:
         return list(encoded.input_ids), torch.tensor(outside)
 
     def _shown(self, text: str) -> tuple[int, str]:
-        """Where the template puts a message, and what it leaves of `text`: some templates trim
+        """Find where the template puts a message, and what it leaves of `text`: some templates trim
         white space at its ends."""
         body = text.strip()
         lead, trail = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]

@@ -146,7 +146,8 @@ class Neuronpedia:
         ask: Callable[[], bytes],
         read: Callable[[Any, Retrieval], T],
     ) -> T:
-        """From the cache while it is fresh, else asked anew; the cache again if nobody answers."""
+        """Return an answer from the cache while it is fresh, else ask anew; the cache again if
+        nobody answers."""
         kept = self._cache.get(name)
         problem = ""
         if not kept or kept.age_s >= fresh_s:

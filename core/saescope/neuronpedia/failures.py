@@ -21,7 +21,7 @@ class RateLimit(NamedTuple):
     """Such as "60 m"."""
     n_left: int | None
     wait_s: float | None
-    """From Retry-After."""
+    """The seconds that the header Retry-After asks to wait."""
 
     @classmethod
     def read(cls, body: bytes, retry_after: str) -> "RateLimit":

@@ -19,7 +19,7 @@ class HostedSAE(NamedTuple):
 
     @classmethod
     def parse(cls, neuronpedia_id: str) -> "HostedSAE":
-        """From `<model>/<source>`, as the catalogue and an SAE's metadata have it.
+        """Read `<model>/<source>`, as the catalogue and an SAE's metadata have it.
 
         Raises:
             ArgumentError: NOT_ON_NEURONPEDIA, it is empty or no such name.

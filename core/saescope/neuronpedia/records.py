@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """Where an answer comes from."""
+    """The age of an answer, and the problem for which an old one had to do."""
 
     age_s: float
     """0 if it came just now."""
@@ -88,7 +88,7 @@ class RemoteHit:
 
 
 def card(reply: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> RemoteCard:
-    """Of a neuron's document."""
+    """Read the card of a feature from a neuron's document."""
     row = _row(reply, "card")
     if _index(row.get("index")) != feature:
         raise unreadable("card", "is about another feature")
@@ -144,7 +144,7 @@ def label_of(row: Row) -> RemoteLabel | None:
 
 
 def hits(reply: Any, sae: HostedSAE) -> list[RemoteHit]:
-    """Of a search in labels."""
+    """Read the hits of a search in labels."""
     hits_: list[RemoteHit] = []
     for row in _rows(_row(reply, "search"), "results", required=True):
         feature, label = _index(row.get("index")), label_of(row)

@@ -27,9 +27,9 @@ class Patience:
     """How long to insist."""
 
     pause_s: float = 10.0
-    """For connecting, and for each pause in an answer."""
+    """The longest wait for a connection, and for each pause in an answer."""
     total_s: float = 25.0
-    """For everything that one call asks, tries and waits."""
+    """The longest time that everything of one call may take: asking, trying again and waiting."""
     attempts: int = 3
     backoff_s: float = 0.5
     """Before the second try; doubled before each further one, and shortened at random by up to a
@@ -58,7 +58,7 @@ class Transfer:
         """
         self.endpoint = _endpoint()
         self.n_requests_left: int | None = None
-        """As the last answer said."""
+        """The number of requests left, as the last answer gave it."""
         self._patience = patience
         self._client = httpx.Client(follow_redirects=False, headers=_headers(self.endpoint))
 
@@ -171,7 +171,7 @@ def _endpoint() -> str:
 
 
 def _headers(endpoint: str) -> dict[str, str]:
-    """With the key, if there is one and nobody on the way can read it."""
+    """Headers with the key, if there is one and nobody on the way can read it."""
     headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "saescope"}
     key, address = os.environ.get(KEY_VARIABLE, "").strip(), urlsplit(endpoint)
     if not all("!" <= char <= "~" for char in key):

@@ -24,7 +24,7 @@ class CardExample:
     activations: list[float]
     """One a token; 0 where it is silent."""
     pos: int
-    """In `tokens`: the token that the example was taken for."""
+    """The position in `tokens` of the token that the example was taken for."""
     token: str
     activation: float
     band: str
@@ -93,7 +93,7 @@ class FeatureCard:
     max_activation: float | None
     """None without an index, and where it never fired."""
     mean_activation: float | None
-    """Where it fires."""
+    """The mean activation over the tokens where it fires."""
     typical_activation: float | None
     """99th percentile where it fires, to 2 %: what is strong for it. None without an index, or with
     one of an earlier version."""

@@ -136,7 +136,7 @@ class Evaluation:
     positions: tuple[PositionBin, ...]
     baselines: Baselines | None
     intervals: Mapping[str, Interval]
-    """By metric; empty where there are too few contexts to resample."""
+    """Intervals by metric; empty where there are too few contexts to resample."""
     saelens: Mapping[str, float]
     """These metrics under the names and definitions of sae-lens's `run_evals`, which zero-ablates
     position 0 and special tokens as well."""

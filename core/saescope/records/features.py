@@ -30,7 +30,7 @@ class RankedFeature:
     text_index: int
     pos: int
     token: str
-    """Where it fires most."""
+    """The token at which it fires most."""
     promotes: list[str]
 
 
@@ -57,7 +57,7 @@ class Ranking:
     n_left_out: int
     n_sinks: int
     counts: list[SAECount]
-    """By SAE, in the order in which they were given."""
+    """Counts of each SAE, in the order in which they were given."""
     warnings: list[str]
 
 

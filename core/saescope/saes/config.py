@@ -21,7 +21,7 @@ MOST_WIDE = 2**45
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SAEMetadata:
-    """Where an SAE belongs: the fields that we act on, and in `raw` everything that the file
+    """Says where an SAE belongs: the fields that we act on, and in `raw` everything that the file
     said."""
 
     model_name: str = ""

@@ -51,7 +51,7 @@ class Unit(NamedTuple):
         indexed: OneOrEach[IndexedMaxima],
         n_saes: int,
     ) -> "Unit":
-        """From what is given for one SAE, or in lists for several."""
+        """Make it of what is given for one SAE, or in lists for several."""
         return cls(
             name,
             _for_each(reference, n_saes, "reference"),
@@ -146,8 +146,8 @@ def draw_features(
     writes: Bool[Tensor, " d_sae"],
     controls: Controls,
 ) -> list[list[int]]:
-    """For each draw one random other feature for every edit, from those that are known to fire if
-    there are enough.
+    """Draw for every edit one random other feature, once per draw, from those that are known to
+    fire if there are enough.
 
     Only features that write something are drawn: a decoder row of zeros has no direction for a
     control to take.

@@ -13,7 +13,7 @@ from saescope.training.config import TrainConfig
 
 Log = Callable[[int, Mapping[str, float | int]], None]
 DEFAULT_HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}
-"""Where wandb sends to unless told otherwise, before and after it moved."""
+"""Hosts that wandb sends to unless told otherwise, before and after it moved."""
 _SAME = "the run's history has the same numbers."
 
 
@@ -71,8 +71,8 @@ def mode_of_wandb(*, offline: bool) -> str:
 
 
 def _has_login() -> bool:
-    """Where wandb looks: the environment, its settings (which may name another server: it must tell
-    itself), and netrc."""
+    """Whether there is a login in the places that wandb reads: the environment, its settings (which
+    may name another server: it must tell itself), and netrc."""
     if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
     if Path("~/.config/wandb/settings").expanduser().exists():

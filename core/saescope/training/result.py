@@ -18,7 +18,7 @@ _SEPARATOR: dict[str, dict[str, str | None]] = {
     "none": {"sequence_separator_token": None},
     **{token: {"sequence_separator_token": token} for token in ("bos", "eos")},
 }
-"""In sae-lens's words."""
+"""The separators of documents in sae-lens's words."""
 
 
 def finished_sae(

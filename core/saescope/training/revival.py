@@ -69,8 +69,8 @@ def resample(
 
 
 def _bias(params: Params, x: Tensor, dead: Tensor, rate: float) -> Float[Tensor, " n_dead"]:
-    """With which each resampled feature fires as often as features do on average: at 0 it would
-    fire on half of all positions."""
+    """The bias with which each resampled feature fires as often as features do on average: at 0 it
+    would fire on half of all positions."""
     values = x[: max(64, _MOST_ENTRIES // len(dead))] @ params["encoder"][dead].T
     n_below = min(len(values), max(1, round(len(values) * (1 - rate))))
     threshold = params["threshold"][dead] if "threshold" in params else 0.0

@@ -1,5 +1,5 @@
-"""Where a run starts from: random directions, then fitted to the first batches, so that nothing is
-dead and nothing has far to go."""
+"""The start of a run: random directions, then fitted to the first batches, so that nothing is dead
+and nothing has far to go."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ _MOST_ENTRIES = 2**23
 
 
 def fit_start(params: Params, objective: Objective, batches: Sequence[Batch], *, l0: float) -> None:
-    """In place: b_dec at the geometric median of the outputs (as Gao et al. 2024, A.1), inputs
-    centred where b_dec does not do that.
+    """Fit the start to data in place: b_dec at the geometric median of the outputs (Gao et al.
+    2024, A.1), inputs centred where b_dec does not do that.
 
     Where the L0 is free, the bias, or the threshold of a JumpReLU, is set so that START_DENSITY *
     l0 features are active a position.

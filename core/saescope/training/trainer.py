@@ -35,8 +35,8 @@ State = Literal["done", "stopped", "exhausted"]
 
 @runtime_checkable
 class Batches(Protocol):
-    """Where batches come from: [n, d_in], or a pair of input and output activations for a
-    transcoder; its position can be saved."""
+    """Yields batches: [n, d_in], or a pair of input and output activations for a transcoder; its
+    position can be saved."""
 
     def __next__(self) -> Tensor | tuple[Tensor, Tensor]: ...
 
@@ -46,7 +46,7 @@ class Batches(Protocol):
 
 
 class TrainingProgress(NamedTuple):
-    """Where a run is."""
+    """How far a run is, and its latest numbers."""
 
     state: State | Literal["running"]
     step: int

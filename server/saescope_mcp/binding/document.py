@@ -1,4 +1,4 @@
-"""From a reply to the document that is sent: rounded, clean, within the token budget, with an
+"""Makes of a reply the document that is sent: rounded, clean, within the token budget, with an
 id."""
 
 import hashlib

@@ -38,8 +38,8 @@ class FileLock:
             self._handle = None
 
     def is_held(self) -> bool:
-        """By another, or by another FileLock of this process. Nothing is written: the folder may be
-        one that can only be read."""
+        """Whether another holds it, or another FileLock of this process. Nothing is written: the
+        folder may be one that can only be read."""
         try:
             handle = _opened(self.path)
         except FileNotFoundError:

@@ -193,8 +193,8 @@ class Runs:
 
 
 def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
-    """In a group of its own: what ends this process, or a Ctrl-C in its terminal, does not reach
-    it."""
+    """Start the worker in a process group of its own: what ends this process, or a Ctrl-C in its
+    terminal, does not reach it."""
     # It finds what this process finds, from another folder; nothing is imported from that folder
     # itself.
     env = {
@@ -212,8 +212,8 @@ def start_worker(run_id: str, folder: Path) -> subprocess.Popen[Any]:
 
 
 def _kept_progress(run: Run) -> dict[str, Any]:
-    """Where a run goes on: at its checkpoint, not where it was cut off; without one at the
-    start."""
+    """The progress from which a run goes on: its checkpoint's, not where it was cut off; without a
+    checkpoint the start's."""
     if not (run.checkpoint and run.progress):
         return {}
     progress: dict[str, Any] = {**run.progress, "eta_s": None}

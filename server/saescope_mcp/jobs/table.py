@@ -24,10 +24,10 @@ class Run:
     state: str
     created: float
     queued: float
-    """When it last entered the queue."""
+    """The time at which it last entered the queue."""
     heartbeat: float
     started: float | None = None
-    """When its work began; waiting does not count."""
+    """The time at which its work began; waiting does not count."""
     ended: float | None = None
     pid: int | None = None
     name: str = ""

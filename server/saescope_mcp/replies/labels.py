@@ -46,7 +46,7 @@ def short_label(label: Label) -> ShortLabel:
 
 
 def in_short(label: ShortLabel | None) -> ShortLabel | None:
-    """With its text cut to what fits beside a number."""
+    """Cut the label's text to what fits beside a number."""
     if label is None or len(label.text) <= MOST_CHARS:
         return label
     return replace(label, text=f"{label.text[: MOST_CHARS - 1]}…")

@@ -30,7 +30,8 @@ _TYPES = {
 
 
 def skill_folder() -> Path | None:
-    """In an installed package, or in a checkout; None where somebody has removed it."""
+    """The skill's folder in an installed package or in a checkout; None where somebody has removed
+    it."""
     package = Path(__file__).parents[1]
     folders = (package / "_skill" / NAME, package.parents[1] / "skills" / NAME)
     return next((folder for folder in folders if (folder / "SKILL.md").is_file()), None)

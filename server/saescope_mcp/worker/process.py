@@ -20,7 +20,7 @@ SECOND_WORKER = 3
 
 
 PATIENCE_S = 300.0
-"""For a table that another program keeps locked while this worker starts."""
+"""The longest wait for a table that another program keeps locked while this worker starts."""
 
 
 def main(words: list[str]) -> int:

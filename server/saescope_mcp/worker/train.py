@@ -99,8 +99,8 @@ class TrainWorker(Worker):
             os.environ["WANDB_MODE"] = mode_of_wandb(offline=self.run.settings["offline"])
 
     def _place(self) -> Path:
-        """Where the SAE goes: by its name; if something else is there by now, beside it. Written
-        down first, for a resume to know."""
+        """Name the folder the SAE goes to; if something else is there by now, one beside it.
+        Written down first, for a resume to know."""
         if "path" in self.run.result:
             return Path(self.run.result["path"])
         path = home() / "saes" / self.run.name
@@ -189,7 +189,8 @@ class TrainWorker(Worker):
 
 
 def thinned(points: "list[Point]", n: int = HISTORY_POINTS) -> "list[Point]":
-    """At most `n` of them, evenly, the last one included; the fields that make a curve."""
+    """Thin to at most `n` points, evenly, the last one included, with the fields that make a
+    curve."""
     every = (
         [points[round(i * (len(points) - 1) / (n - 1))] for i in range(n)]
         if len(points) > n

@@ -159,8 +159,8 @@ def _separations(
 def _sum_of(
     columns: Float[Tensor, "n_texts k"], rises: Bool[Tensor, " k"], chosen_on: Int[Tensor, " n"]
 ) -> Float[Tensor, "n_texts 1"]:
-    """Of the chosen features, each with its sign and in its standard deviations where it was
-    chosen."""
+    """Add up the chosen features, each with its sign and in standard deviations of the texts where
+    it was chosen."""
     spread = (columns[chosen_on] - columns[chosen_on].mean(0)).square().mean(0).sqrt()
     weights = torch.where(rises, 1.0, -1.0).double() / spread.clamp(min=1e-12)
     return (columns * weights).sum(1, keepdim=True)
@@ -172,8 +172,8 @@ def _confounds(
     held_out: Int[Tensor, " n"],
     position_correlation: float,
 ) -> list[str]:
-    """Where the sets differ in length: "length" if texts of equal length are not told apart,
-    "position" if the feature tracks that.
+    """Name what may explain a difference where the sets differ in length: "length" if texts of
+    equal length are not told apart, "position" if the feature tracks that.
 
     Late positions are only in the longer texts, so the second is a way of the first.
     """

@@ -25,7 +25,7 @@ Moments = tuple[int, Tensor, Tensor]
 
 
 class Difference(NamedTuple):
-    """Of each feature, first group against second."""
+    """How far each feature's scores in the first group lie from those in the second."""
 
     d: Float[Tensor, " n_features"]
     """Cohen's d: difference of means over the pooled standard deviation."""

@@ -1,4 +1,4 @@
-"""From a text to an index: one forward pass for several SAEs, stoppable and resumable to the
+"""Makes an index of a text: one forward pass for several SAEs, stoppable and resumable to the
 bit."""
 
 import hashlib

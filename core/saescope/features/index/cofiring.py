@@ -27,7 +27,7 @@ class Sample:
 
     @cached_property
     def n_fired(self) -> Float64[Tensor, " d_sae"]:
-        """At how many positions each feature fires."""
+        """The number of positions at which each feature fires."""
         return torch.bincount(self.features.long(), minlength=self.d_sae).double()
 
     def where(self, feature: int) -> Int[Tensor, " n"]:
@@ -36,7 +36,7 @@ class Sample:
         return torch.searchsorted(self.offsets, entries.int(), right=True) - 1
 
     def fires(self, feature: int) -> Bool[Tensor, "n_contexts context_size"]:
-        """Where a feature fires, as a picture of the contexts."""
+        """Whether a feature fires at each position, as a picture of the contexts."""
         fires = torch.zeros(len(self.contexts) * self.context_size, dtype=torch.bool)
         fires[self.where(feature)] = True
         return fires.reshape(-1, self.context_size)

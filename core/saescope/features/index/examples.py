@@ -23,8 +23,8 @@ sixteenth of the maximum."""
 
 
 class Examples:
-    """For each feature `n_top` contexts for cards, and of each half octave `n_range` for cards and
-    `n_quiz` for quizzes."""
+    """Keeps for each feature `n_top` contexts for cards, and of each half octave `n_range` for
+    cards and `n_quiz` for quizzes."""
 
     def __init__(self, d_sae: int, cfg: IndexConfig, device: torch.device) -> None:
         self.top = SlotTable(d_sae, cfg.n_top, device)
@@ -116,8 +116,8 @@ def by_strength(keys: Int[Tensor, " n"], entries: Entries) -> Int[Tensor, " n"]:
 def by_hash(
     seed: int, top_band: Int[Tensor, " d_sae"], keys: Int[Tensor, " n"], entries: Entries
 ) -> Int[Tensor, " n"]:
-    """At random; what the growing maximum has left `N_BANDS` bands below is worth nothing any
-    more."""
+    """Rank entries at random; what the growing maximum has left `N_BANDS` bands below is worth
+    nothing any more."""
     features = keys // N_BANDS
     alive = (entries.values > 0) & (band_of(entries.values) > top_band[features] - N_BANDS)
     return torch.where(

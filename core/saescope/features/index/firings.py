@@ -30,7 +30,7 @@ class Contexts:
     """Which have not come before; the others count, but are no examples again."""
 
     def without(self, positions: Bool[Tensor, "n context_size"]) -> "Contexts":
-        """The same, fewer positions counted."""
+        """Return the same firings with fewer positions counted."""
         return replace(self, mask=self.mask & ~positions.to(self.mask.device))
 
     def to(self, device: torch.device) -> "Contexts":
@@ -50,7 +50,7 @@ class Firings:
     rows: Int[Tensor, " n"]
     """Which context of the batch."""
     positions: Int[Tensor, " n"]
-    """In the context."""
+    """The position of each firing in its context."""
     values: Tensor
     """float32 [n]."""
 

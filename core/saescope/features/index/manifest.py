@@ -26,10 +26,10 @@ class IndexManifest:
     hook_name: str
     model: str
     model_fingerprint: str = ""
-    """Of its weights, in the dtype that `settings` has, configuration and tokenizer; empty in an
-    index of an earlier version."""
+    """The hash of the model's weights (in the dtype that `settings` has), configuration and
+    tokenizer; empty in an index of an earlier version."""
     dataset: str
-    """By its public name: a local file or folder without the folders above it."""
+    """The public name of the text: a local file or folder without the folders above it."""
     n_tokens: int
     """Counted positions that were read."""
     n_sinks: int = 0

@@ -23,7 +23,7 @@ class KeptFiring(NamedTuple):
 
     @property
     def activations(self) -> list[float]:
-        """At the tokens around it; its own is exact."""
+        """The activations at the tokens around it; its own is exact."""
         values = decode_relative(self.codes, torch.tensor(self.value))
         values[BEFORE] = self.value
         return values.tolist()

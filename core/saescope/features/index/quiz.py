@@ -26,7 +26,7 @@ class _PassagePlace(NamedTuple):
     pos: int
     why: str
     activations: tuple[float, ...]
-    """At the tokens of the full window; empty where all are silent."""
+    """The activations at the tokens of the full window; empty where all are silent."""
 
 
 def make_pool(

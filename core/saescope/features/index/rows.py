@@ -76,7 +76,7 @@ class Passage:
 
     @property
     def firing(self) -> tuple[int, ...]:
-        """Where it fires."""
+        """The positions at which it fires."""
         return tuple(i for i, activation in enumerate(self.activations) if activation > 0)
 
 

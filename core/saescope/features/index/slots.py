@@ -20,7 +20,7 @@ class Entries(NamedTuple):
 
 
 Priority = Callable[[Int[Tensor, " n"], Entries], Int[Tensor, " n"]]
-"""Of entries under their keys: the larger the better, below 0 none at all."""
+"""Rates entries under their keys: the larger the better; an entry below 0 is not kept."""
 Windows = Callable[[Int[Tensor, " m"]], UInt8[Tensor, "m window"]]
 
 

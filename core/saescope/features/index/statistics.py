@@ -27,7 +27,7 @@ TYPICAL = 0.99
 
 
 class OctaveBins(NamedTuple):
-    """Where values lie on the scale of powers of two: `2^octave <= value < 2^(octave + 1)`."""
+    """The places of values on the scale of powers of two: `2^octave <= value < 2^(octave + 1)`."""
 
     octave: Int[Tensor, " n"]
     step: Int[Tensor, " n"]

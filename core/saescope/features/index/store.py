@@ -37,7 +37,7 @@ PACKED = EMBEDDED_SAE_DIR.parent / "index.zip"
 
 
 class IndexOrigin(NamedTuple):
-    """Where the numbers of an index come from."""
+    """The SAE, model and text that the numbers of an index belong to."""
 
     model: LanguageModel
     dataset: str
@@ -49,12 +49,12 @@ class IndexOrigin(NamedTuple):
 
 
 def index_root() -> Path:
-    """Where indexes are kept."""
+    """The folder in which indexes are kept."""
     return home() / "indexes"
 
 
 def folder_of(weights_hash: str, root: Path | None = None) -> Path:
-    """Where the indexes of an SAE are kept, each in a folder of its own."""
+    """The folder in which the indexes of one SAE are kept, each in a folder of its own."""
     return (root or index_root()) / weights_hash[:HASH_CHARS]
 
 
@@ -120,8 +120,8 @@ def find_index(
 
 
 def _worth(manifest: IndexManifest) -> tuple[int, str]:
-    """By the positions read, those left out as sinks as well: an index made anew comes before its
-    old form."""
+    """Rank an index by the positions read, those left out as sinks as well: an index made anew
+    comes before its old form."""
     return manifest.n_tokens + manifest.n_sinks, manifest.created
 
 

@@ -42,7 +42,7 @@ LABELS_DB = Database(
 
 
 def labels_path() -> Path:
-    """Where labels and quizzes are kept."""
+    """The database in which labels and quizzes are kept."""
     return home() / "labels.db"
 
 

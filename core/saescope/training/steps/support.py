@@ -1,5 +1,5 @@
-"""Where activations may be non-zero, dense or sparse, with the handful of products that a backward
-pass is made of.
+"""The places where activations may be non-zero, dense or sparse, with the handful of products that
+a backward pass is made of.
 
 A family writes its maths once over `values`; whether those are a dense `[n, d_sae]` chunk or the
 entries of a whole batch is decided by their number. Indices are int32: `embedding_bag` reads them

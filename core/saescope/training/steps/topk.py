@@ -169,7 +169,7 @@ class TopKStep(Step):
 
 
 def _suffix_sums(per_level: Float[Tensor, "n_levels n d"]) -> Float[Tensor, "n_levels n d"]:
-    """In place: each level plus all later ones."""
+    """Add to each level all later ones, in place."""
     for level in reversed(range(len(per_level) - 1)):
         per_level[level] += per_level[level + 1]
     return per_level
@@ -233,7 +233,8 @@ class BatchTopKStep(TopKStep):
         """Exponential mean, from 0, of each batch's smallest kept activation."""
         self.n_thresholds = 0.0
         self.cut = -1.0
-        """Where candidates of the next batch start; a guess that never changes the result."""
+        """The threshold at which candidates of the next batch start; a guess that never changes the
+        result."""
 
     @property
     def threshold(self) -> float:
