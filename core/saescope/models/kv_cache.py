@@ -31,8 +31,8 @@ def steady_tokens(config: Any) -> float:
 
 
 def _steady(rope: Mapping[str, Any], around: Mapping[str, Any]) -> Generator[float]:
-    """Yield that length for each rotary embedding in a configuration or a part of it; some models have
-    one for each type of layer. `around` has what stands outside of the part."""
+    """Yield that length for each rotary embedding in a configuration or a part of it; some models
+    have one for each type of layer. `around` has what stands outside of the part."""
     known = {**around, **{name: rope[name] for name in _SWITCHES.values() if rope.get(name)}}
     kind = rope.get("rope_type") or rope.get("type")
     if isinstance(kind, str) and kind in _SWITCHES:
