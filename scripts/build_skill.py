@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOURCE, TARGET = ROOT / "skill", ROOT / "skills" / "saescope"
 PARTS = ("references", "scripts", "assets")
-"""Folders of skill/ that a user's agent needs; evals/ stays here."""
+"""Folders of skill/ that a user's agent needs; trigger_queries.json stays here."""
 MARKER = re.compile(rb"(?m)^<!-- check: [^>]+ -->\n| *<!-- check: [^>]+ -->")
 """How a call or block is tested (tests/docs/pages.py): nothing for a reader."""
 

@@ -1,5 +1,5 @@
-"""Train the SAE of the agent evaluation, `evals/data/glass-l2`: 256 features on layer 2 of the tiny
-model, a minute on one core."""
+"""Train the SAE of the agent evaluation, `agent_evals/data/glass-l2`: 256 features on layer 2 of the
+tiny model, a minute on one core."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "evals" / "data" / "glass-l2"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "agent_evals" / "data" / "glass-l2"
     model = ss.load_model(str(ROOT / "tests" / "data" / "glassllm-en"), device="cpu")
     config = ss.train_config(
         model,

@@ -13,7 +13,7 @@ WEB = "https://github.com/saescope/saescope/blob/main"
 ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "evals/README.md": "evaluation.md",
+    "agent_evals/README.md": "evaluation.md",
 }
 PARTS = {
     "Load": ("load_model", "load_sae", "peek_sae", "settle", "SAE"),

@@ -11,7 +11,7 @@ LONGEST = (
     "docs/test_python.py",
     "core/training/test_run.py",
     "core/test_stack.py",
-    "evals/test_tasks.py",
+    "agent_evals/test_tasks.py",
     "server/test_texts_file.py",
     "core/test_splice.py",
     "attack/test_own_files.py",

@@ -174,7 +174,7 @@ def _files() -> set[str]:
 
 
 def test_there_are_ten_queries_that_should_and_ten_that_should_not_wake_the_skill() -> None:
-    queries = json.loads((ROOT / "skill/evals/trigger_queries.json").read_text(encoding="utf-8"))
+    queries = json.loads((ROOT / "skill/trigger_queries.json").read_text(encoding="utf-8"))
     assert all(set(query) == {"query", "should_trigger"} for query in queries)
     assert [query["should_trigger"] for query in queries].count(True) == 10 == len(queries) / 2
     assert len({query["query"] for query in queries}) == 20

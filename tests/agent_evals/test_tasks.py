@@ -10,12 +10,12 @@ from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
-from evals import agents
-from evals.judge import judge, sentences
-from evals.play import desk_of, play, play_reference, play_with_spoilt
-from evals.record import calls_of
-from evals.task import Number, Step, Task, Words, load_tasks
-from evals.transcript import Call, Transcript
+from agent_evals import agents
+from agent_evals.judge import judge, sentences
+from agent_evals.play import desk_of, play, play_reference, play_with_spoilt
+from agent_evals.record import calls_of
+from agent_evals.task import Number, Step, Task, Words, load_tasks
+from agent_evals.transcript import Call, Transcript
 from tests.server.workers import Forked, prepare
 
 from saescope_mcp.app import ALL_TOOLS

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from evals.task import Number, Step, Task
-from evals.transcript import Call, Transcript
+from agent_evals.task import Number, Step, Task
+from agent_evals.transcript import Call, Transcript
 
 Recompute = Callable[[str, dict[str, Any]], float]
-"""A function of `evals.truth` by name, with arguments in which every place is filled in."""
+"""A function of `agent_evals.truth` by name, with arguments in which every place is filled in."""
 
 LEVELS = ("observed", "correlational", "intervened", "controlled")
 CAUSAL = re.compile(

@@ -13,10 +13,10 @@ import anyio
 import httpx
 from mcp import Client
 
-from evals.play import Desk, Player
-from evals.record import calls_of
-from evals.task import Task
-from evals.transcript import Call, Transcript
+from agent_evals.play import Desk, Player
+from agent_evals.record import calls_of
+from agent_evals.task import Task
+from agent_evals.transcript import Call, Transcript
 from saescope_mcp.app import INSTRUCTIONS, build_server
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def command(line: str, *, timeout_s: float = 900) -> Player:
 def _server(trace: Path, desk: Desk) -> dict[str, Any]:
     """The real server behind a recorder, in the task's own home."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "core"), str(ROOT / "server")])
-    arguments = ["-m", "evals.record", str(trace), sys.executable, "-m", "saescope_mcp"]
+    arguments = ["-m", "agent_evals.record", str(trace), sys.executable, "-m", "saescope_mcp"]
     return {
         "command": sys.executable,
         "args": arguments,

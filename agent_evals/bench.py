@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 GLASS = ROOT / "tests" / "data" / "glassllm-en"
-SAE = ROOT / "evals" / "data" / "glass-l2"
+SAE = ROOT / "agent_evals" / "data" / "glass-l2"
 """A TopK SAE trained by `scripts/make_eval_sae.py`: 256 features on layer 2 of the tiny model."""
 
 

@@ -15,10 +15,10 @@ from jinja2 import Environment, StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
 from mcp import Client
 
-from evals.bench import lay_out
-from evals.judge import Fault, judge
-from evals.task import Spoilt, Task
-from evals.transcript import Call, Transcript
+from agent_evals.bench import lay_out
+from agent_evals.judge import Fault, judge
+from agent_evals.task import Spoilt, Task
+from agent_evals.transcript import Call, Transcript
 from saescope.names import home
 from saescope_mcp.app import build_server
 from saescope_mcp.settings import Settings
@@ -186,6 +186,6 @@ def spoil(good: Transcript, spoilt: Spoilt, places: Mapping[str, Any]) -> Transc
 
 
 def _recompute(places: Mapping[str, Any], name: str, arguments: dict[str, Any]) -> float:
-    from evals.truth import recompute
+    from agent_evals.truth import recompute
 
     return recompute(name, {"model": places["model"], **fill(arguments, places)})

@@ -1,5 +1,5 @@
-"""Play the tasks and say how they went: `python -m evals.run` by the reference, with --command or
---url by a live agent."""
+"""Play the tasks and say how they went: `python -m agent_evals.run` by the reference, with
+--command or --url by a live agent."""
 
 import argparse
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import anyio
 
-from evals import agents
-from evals.play import Player, Verdict, play, play_reference
-from evals.task import Task, load_tasks
+from agent_evals import agents
+from agent_evals.play import Player, Verdict, play, play_reference
+from agent_evals.task import Task, load_tasks
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m evals.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m agent_evals.run", description=__doc__)
     parser.add_argument("tasks", nargs="*", help="names of tasks; none: all")
     parser.add_argument("--list", action="store_true", help="only name the tasks and their traps")
     parser.add_argument(

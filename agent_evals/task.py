@@ -29,12 +29,12 @@ class Step(_Strict):
 
 
 class Number(_Strict):
-    """A number that the report must give, worked out again by `evals.truth`."""
+    """A number that the report must give, worked out again by `agent_evals.truth`."""
 
     near: str
     """A regular expression for the words in whose sentence it stands."""
     truth: dict[str, dict[str, Any]]
-    """One function of `evals.truth` with its arguments."""
+    """One function of `agent_evals.truth` with its arguments."""
     tolerance: float = 0.02
     """Relative; rounding to what is written is allowed besides."""
 
@@ -59,14 +59,14 @@ class Spoilt(_Strict):
 
 
 class Task(_Strict):
-    """One file of `evals/tasks/`."""
+    """One file of `agent_evals/tasks/`."""
 
     name: str
     prompt: str
     trap: str
     model: Literal["tiny", "embedded"] = "tiny"
     things: list[str] = ["good"]
-    """What `evals.bench` lays out; prompts and calls name it as {{ good }}."""
+    """What `agent_evals.bench` lays out; prompts and calls name it as {{ good }}."""
     before: list[dict[str, dict[str, Any]]] = []
     """Calls that were made before the user came."""
     settings: dict[str, Any] = {}

@@ -1,5 +1,5 @@
 """A server's stdin and stdout, passed on and written down, so that what an agent saw is judged:
-`python -m evals.record TRACE COMMAND`."""
+`python -m agent_evals.record TRACE COMMAND`."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from evals.transcript import Call
+from agent_evals.transcript import Call
 
 
 def main() -> int:
