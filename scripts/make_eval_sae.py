@@ -1,5 +1,5 @@
-"""Train the SAE of the agent evaluation, `agent_evals/data/glass-l2`: 256 features on layer 2 of the
-tiny model, a minute on one core."""
+"""Train the SAE of the agent evaluation, `agent_evals/data/glass-l2`: 256 features on layer 2 of
+the tiny model, a minute on one core."""
 
 import json
 import sys
