@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("saescope")
 
 
-def remember(weights_hash: str, found: "Evaluation") -> None:
+def remember(weights_hash: str, evaluation: "Evaluation") -> None:
     from saescope.evals import Evaluation
 
     file = _file(weights_hash)
     aside = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(TypeAdapter(Evaluation).dump_json(found))
+        aside.write_bytes(TypeAdapter(Evaluation).dump_json(evaluation))
         aside.replace(file)
     except OSError as error:
         with suppress(OSError):
@@ -35,7 +35,7 @@ def remember(weights_hash: str, found: "Evaluation") -> None:
         log.warning("the evaluation is not kept for a model card: %s", type(error).__name__)
 
 
-def keep_sparsity(path: str, found: "Evaluation | FeatureIndex") -> None:
+def keep_sparsity(path: str, evaluation: "Evaluation | FeatureIndex") -> None:
     """sae-lens's sparsity.safetensors beside an SAE of our own, one that train_sae made; nothing is
     written beside others."""
     from saescope.saes.sparsity import write_sparsity
@@ -43,7 +43,7 @@ def keep_sparsity(path: str, found: "Evaluation | FeatureIndex") -> None:
     if not path or not real_path(path).is_relative_to(real_path(trained_saes())):
         return
     try:
-        write_sparsity(Path(path), found.densities)
+        write_sparsity(Path(path), evaluation.densities)
     except ResourceError as error:
         log.warning("%s", error)
 

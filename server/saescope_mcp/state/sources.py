@@ -42,8 +42,8 @@ class Source:
 
     @property
     def digest(self) -> str:
-        said = {name: value for name, value in asdict(self).items() if value}
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:6]
+        given = {name: value for name, value in asdict(self).items() if value}
+        return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:6]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Placement:
 
 def load_call(source: Source, placement: Placement) -> str:
     """The exact call that loads this."""
-    said = asdict(source) | asdict(placement)
-    changed = {name: value for name, value in said.items() if value not in ("", "auto", False)}
+    arguments = asdict(source) | asdict(placement)
+    changed = {name: value for name, value in arguments.items() if value not in ("", "auto", False)}
     return (
         f"load_sae({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})"
     )
@@ -133,9 +133,9 @@ class KnownHandles:
 
     def all(self) -> dict[str, tuple[Source, Placement]]:
         try:
-            said = json.loads(read_own(self._file))
+            rows = json.loads(read_own(self._file))
             return {
-                handle: (_only(Source, row), _only(Placement, row)) for handle, row in said.items()
+                handle: (_only(Source, row), _only(Placement, row)) for handle, row in rows.items()
             }
         except FileNotFoundError:
             return {}

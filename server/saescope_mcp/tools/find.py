@@ -50,22 +50,22 @@ def _search(request: FindSaes) -> "tuple[Page, dict[str, int]]":
     """What fits; and if nothing does, how much would without each one of the arguments."""
     from saescope.catalogue import find
 
-    said = _said(request)
-    page = find(**said, limit=request.limit, offset=request.offset)
-    if page.total or len(said) < 2:
+    filters = _filters(request)
+    page = find(**filters, limit=request.limit, offset=request.offset)
+    if page.total or len(filters) < 2:
         return page, {}
     counts = {
         name: find(
-            **{other: value for other, value in said.items() if other != name}, limit=1
+            **{other: value for other, value in filters.items() if other != name}, limit=1
         ).total
-        for name in said
+        for name in filters
     }
     return page, {name: total for name, total in counts.items() if total}
 
 
-def _said(request: FindSaes) -> dict[str, Any]:
-    said = request.model_dump(include={*_FILTERS}, exclude_defaults=True)
-    return {name: said[name] for name in _FILTERS if name in said}
+def _filters(request: FindSaes) -> dict[str, Any]:
+    filters = request.model_dump(include={*_FILTERS}, exclude_defaults=True)
+    return {name: filters[name] for name in _FILTERS if name in filters}
 
 
 def _summary(request: FindSaes, page: "Page", without: dict[str, int]) -> str:
@@ -99,7 +99,7 @@ def _warnings(page: "Page", *, allowed: bool) -> list[str]:
 def _next(
     request: FindSaes, page: "Page", without: dict[str, int], offset: int | None
 ) -> list[str]:
-    said = _said(request)
+    filters = _filters(request)
     if page.saes:
         limit = request.model_dump(include={"limit"}, exclude_defaults=True)
         first = load_call(
@@ -107,10 +107,10 @@ def _next(
         )
         return [
             first,
-            *([next_call("find_saes", **said, **limit, offset=offset)] if offset else []),
+            *([next_call("find_saes", **filters, **limit, offset=offset)] if offset else []),
         ]
     if page.total:
-        return [next_call("find_saes", **said)]
+        return [next_call("find_saes", **filters)]
     if page.nearest:
         from saescope.catalogue import releases
 
@@ -124,7 +124,7 @@ def _next(
     return [
         next_call(
             "find_saes",
-            **{name: value for name, value in said.items() if name != most} if most else {},
+            **{name: value for name, value in filters.items() if name != most} if most else {},
         )
     ]
 

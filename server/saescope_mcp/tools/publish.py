@@ -128,9 +128,9 @@ def _publish(
 
 def _with_model(load: "Loading", model: str) -> "Loading":
     """The calls for this machine, where the model is a folder."""
-    said = json.dumps(model)
+    quoted = json.dumps(model)
     return load._replace(
-        tool=f"{load.tool[:-1]}, model={said})", command=f"{load.command} --model {said}"
+        tool=f"{load.tool[:-1]}, model={quoted})", command=f"{load.command} --model {quoted}"
     )
 
 
@@ -141,14 +141,14 @@ def _reply(
     missing = (
         [] if evaluation else ["The model card has no metrics: run evaluate_sae on this SAE first."]
     )
-    said = f"{len(done.files)} files, {size / 1e6:,.1f} MB"
+    amount = f"{len(done.files)} files, {size / 1e6:,.1f} MB"
     again = request.model_dump(include=request.model_fields_set - {"wait_s", "response_format"}) | {
         "dry_run": False
     }
     return PublishSaeReply(
-        summary=f"Published to {done.target}: {said}."
+        summary=f"Published to {done.target}: {amount}."
         if done.written
-        else f"Dry run: {said} would be written to {done.target}.",
+        else f"Dry run: {amount} would be written to {done.target}.",
         warnings=[*done.warnings, *missing],
         next=[done.load.tool] if done.written else [next_call("publish_sae", **again)],
         state="done" if done.written else "planned",

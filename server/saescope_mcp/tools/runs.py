@@ -40,8 +40,8 @@ async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
 async def _cancel_task(state: AppState, job: Job) -> CancelJobReply:
     job.task.cancel()
     await state.jobs.watch(job, state.settings.cancel_grace_s)
-    said = f"{job.id} is {job.state}."
-    return CancelJobReply(summary=said, job_id=job.id, state=job.state, checkpoint=None)  # type: ignore[arg-type]
+    sentence = f"{job.id} is {job.state}."
+    return CancelJobReply(summary=sentence, job_id=job.id, state=job.state, checkpoint=None)  # type: ignore[arg-type]
 
 
 _STOP = ToolAnnotations(

@@ -197,14 +197,14 @@ def _row(job: Job) -> JobRow:
 
 
 def _run_row(run: Run) -> JobRow:
-    said = {
+    row = {
         "job_id": run.id,
         "tool": run.tool,
         "state": run.state,
         "message": run.message,
         "elapsed_s": run.elapsed_s(time.time()),
     }
-    return JobRow.model_validate(said)
+    return JobRow.model_validate(row)
 
 
 def _device() -> str:
@@ -258,9 +258,9 @@ def cached_saes(state: AppState) -> list[Cached]:
     rows = [Cached(name=f"{EMBEDDED_MODEL} (embedded)", call="load_sae()")] if is_ready() else []
     published = {(entry.release, entry.sae_id) for entry in on_this_machine()}
     known = {
-        handle: said for handle, said in state.known.all().items() if _is_here(said[0], published)
+        handle: load for handle, load in state.known.all().items() if _is_here(load[0], published)
     }
-    rows += [Cached(name=handle, call=load_call(*said)) for handle, said in known.items()]
+    rows += [Cached(name=handle, call=load_call(*load)) for handle, load in known.items()]
     listed = {(source.release, source.sae_id) for source, _ in known.values()}
     fresh = (
         Source(release=release, sae_id=sae_id) for release, sae_id in sorted(published - listed)

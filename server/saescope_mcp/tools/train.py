@@ -103,12 +103,12 @@ def _look(
     from saescope.models import peek_n_layers
     from saescope.training import check_run, mode_of_wandb, require_logger, run_settings
 
-    said, roots = run_settings(request.run, request.options), list(settings.read_roots)
+    asked, roots = run_settings(request.run, request.options), list(settings.read_roots)
     mode = mode_of_wandb(offline=settings.offline)
-    require_logger(said.get("logger", "none"), wandb_mode=mode)
+    require_logger(asked.get("logger", "none"), wandb_mode=mode)
     loaded, n_layers = slot and slot.model, peek_n_layers(model)
-    check_run(said, model=loaded, n_layers=n_layers, device=request.device)
-    require_text(open_dataset(dataset, text_column=said.get("text_column", ""), roots=roots))
+    check_run(asked, model=loaded, n_layers=n_layers, device=request.device)
+    require_text(open_dataset(dataset, text_column=asked.get("text_column", ""), roots=roots))
     require_writable(trained_saes())
 
 
