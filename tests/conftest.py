@@ -1,19 +1,15 @@
 """For every test: one torch thread, no network, and a home folder of its own. Models are loaded
 once."""
 
-import ast
 import gc
-import importlib
 import os
-import re
 import socket
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import pytest
+from tests import shapes
 from tests.core.fake_hub import FakeHub
 from tests.longest import LONGEST
 
@@ -33,61 +29,7 @@ os.environ |= {
 DATA = Path(__file__).parent / "data"
 
 
-def _read_bytecode_of_others() -> None:
-    """jaxtyping names its own bytecode while a module runs, and with it that of all that the module
-    imports: torch and the rest would be compiled from source (8 s) where no bytecode may be
-    written. Here the name holds while the module itself is read."""
-    hook: Any = importlib.import_module("jaxtyping._import_hook")
-
-    def get_code(self: Any, name: str) -> Any:
-        tag = f"{self._typechecker.get_hash()}shapes"
-        with patch(
-            "importlib._bootstrap_external.cache_from_source",
-            lambda path, *words, **said: hook._optimized_cache_from_source(
-                tag, path, *words, **said
-            ),
-        ):
-            return SourceFileLoader.get_code(self, name)
-
-    hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
-    hook._JaxtypingLoader.get_code = get_code
-
-
-_SHAPE = re.compile(r"\b(Bool|Float|Int|UInt)\d*\[")
-
-
-def _check_shapes_alone() -> None:
-    """jaxtyping wraps every function, which doubles the time of the tests. Here it wraps what names
-    a shape in its signature or fields:
-    of all other types pyright knows as much."""
-    transformer: Any = importlib.import_module("jaxtyping._import_hook").JaxtypingTransformer
-    for kind in ("visit_FunctionDef", "visit_ClassDef"):
-        whole = getattr(transformer, kind)
-
-        def visit(self: Any, node: Any, wrap: Any = whole) -> Any:
-            if _SHAPE.search(_annotations(node)):
-                return wrap(self, node)
-            self._parents.append(node)
-            self.generic_visit(node)
-            self._parents.pop()
-            return node
-
-        setattr(transformer, kind, visit)
-
-
-def _annotations(node: ast.FunctionDef | ast.ClassDef) -> str:
-    """Of a function's parameters and result, or of a class's fields, as they are written."""
-    if isinstance(node, ast.ClassDef):
-        noted = [each.annotation for each in node.body if isinstance(each, ast.AnnAssign)]
-    else:
-        given = node.args
-        every = (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
-        noted = [each.annotation for each in every if each] + [node.returns]
-    return " ".join(ast.unparse(each) for each in noted if each)
-
-
-_read_bytecode_of_others()
-_check_shapes_alone()
+shapes.set_up()
 gc.disable()
 
 

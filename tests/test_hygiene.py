@@ -15,10 +15,13 @@ from pathlib import Path
 import anyio
 import pytest
 import torch
-from jaxtyping import TypeCheckError
+from beartype import beartype
+from jaxtyping import Float, TypeCheckError
 from mcp import Client
 from mcp.types import Tool
 from tests.longest import LONGEST
+from tests.shapes import CHECKED, remembering
+from torch import Tensor
 
 import saescope
 from saescope.ops import SparseActs, topk_acts
@@ -79,15 +82,32 @@ def test_every_function_fits_on_a_screen() -> None:
 
 
 def test_shapes_are_checked_in_every_test_and_bound_within_a_call() -> None:
-    """By jaxtyping's import hook, which tests/conftest.py sets on functions and records that name a
+    """By jaxtyping's import hook, which tests/shapes.py sets on functions and records that name a
     shape."""
     code = torch.zeros(2, 3)
     assert topk_acts(code, 1).n_pos == 2
     for wrong in (code[0], code[None], code.long()):
         with pytest.raises(TypeCheckError):
             topk_acts(wrong, 1)
+    assert topk_acts(code, 1).n_pos == 2
     with pytest.raises(TypeCheckError):
         SparseActs(torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.zeros(2).long(), 4)
+
+
+def test_a_check_of_shapes_that_held_is_made_again_for_other_shapes() -> None:
+    """Of arguments and of results, whose shapes may depend on what is in the arguments."""
+
+    def rows(x: Float[Tensor, "n d"], first: int) -> Float[Tensor, "m d"]:
+        calls.append(first)
+        return x[first:] if first < 4 else x[:, :1]
+
+    calls, x = list[int](), torch.zeros(4, 2)
+    function = remembering(rows, CHECKED(typechecker=beartype))
+    assert [len(function(x, first)) for first in (1, 2)] == [3, 2]
+    for wrong in ((x[0], 1), (x.long(), 1), (x, "a"), (x, 4)):
+        with pytest.raises(TypeCheckError):
+            function(*wrong)
+    assert calls == [1, 2, 4]
 
 
 def test_no_function_takes_more_than_six_parameters() -> None:

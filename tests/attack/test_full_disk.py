@@ -40,7 +40,13 @@ def mounted(folder: Path) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["full", pytest.param("readonly", marks=pytest.mark.attack)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("full", marks=pytest.mark.slow),
+        pytest.param("readonly", marks=pytest.mark.attack),
+    ],
+)
 def test_every_write_says_folder_and_space_and_leaves_nothing_half(
     tmp_path: Path, kind: str
 ) -> None:

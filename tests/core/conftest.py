@@ -91,6 +91,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts are drawn from a pool of some documents: a source does not tokenize the whole
+    corpus for its first batch."""
+    monkeypatch.setattr("saescope.activations.tokens.POOL_TOKENS", 2**13)
+    monkeypatch.setattr("saescope.activations.tokens.BATCH_CHARS", 2**14)
+
+
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory, glass_dir: Path) -> Callable[[str], Path]:
     """The model folder of a family, written by save_pretrained; norms and biases are not at their

@@ -99,6 +99,7 @@ def wrong_clock(file: str) -> Callable[[], float]:
 
 
 def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int, clock: str) -> None:
+    from saescope.activations import tokens
     from saescope.features.index import build
     from saescope.training import plan
     from saescope_mcp.worker import base, process
@@ -115,5 +116,6 @@ def _work(run_id: str, folder: Path, environment: dict[str, str], fsize: int, cl
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fsize, fsize))
     build.CHECKPOINT_S = 0.2
+    tokens.POOL_TOKENS, tokens.BATCH_CHARS = 2**13, 2**14  # not the whole corpus for a first batch
     plan.MEASURE_S, base.HEARTBEAT_S, process.LOCK_WAIT_S = 0.02, 0.05, 0.5
     os._exit(process.main([run_id]))

@@ -30,7 +30,7 @@ N = 5000
 
 
 @pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_shards(monkeypatch: pytest.MonkeyPatch, small_pool: None) -> None:
     monkeypatch.setattr("saescope.activations.shards.SHARD_ROWS", 2048)
     monkeypatch.setattr("saescope.activations.shards.READ_ROWS", 500)
 

@@ -28,6 +28,8 @@ from saescope.errors import Cancelled, SaescopeError
 from saescope.hooks import record_activations
 from saescope.models import LanguageModel
 
+pytestmark = pytest.mark.usefixtures("small_pool")
+
 PRE, MID, POST = "blocks.1.hook_resid_pre", "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
 
 

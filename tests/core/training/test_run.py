@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, small_pool: None) -> None:
     monkeypatch.setattr(plan, "MEASURE_S", 0.01)
 
 
@@ -317,7 +317,10 @@ def test_a_plan_measures_and_leaves_nothing(glass: LanguageModel, tmp_path: Path
     assert not (tmp_path / "not").exists()
 
 
-def test_a_plan_holds_for_the_disk(glass: LanguageModel, tmp_path: Path) -> None:
+def test_a_plan_holds_for_the_disk(
+    glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saescope.activations.tokens.POOL_TOKENS", 2**20)  # as in a user's run
     found = made(glass, tmp_path, keep_checkpoints=1)
     train(small(glass, keep_checkpoints=1), model=glass, folder=tmp_path / "run")
     taken = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())

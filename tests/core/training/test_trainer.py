@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,12 +17,16 @@ from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NotFoundError, NumericError
-from saescope.training import ListBatches, TrainConfig, Trainer, TrainingProgress
+from saescope.training import (
+    ListBatches,
+    TrainConfig,
+    Trainer,
+    TrainingProgress,
+    stop_on_signals,
+)
 from saescope.training.history import History
 from saescope.training.losses import output
 from saescope.training.objective import Batch
-
-ROOT = Path(__file__).parents[3]
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -154,33 +158,35 @@ def test_a_diverging_run_stops_and_keeps_the_checkpoint_from_before(tmp_path: Pa
     assert disk.load_latest(tmp_path).state["step"] == 9
 
 
-def test_sigterm_leaves_a_complete_checkpoint_and_the_run_goes_on(tmp_path: Path) -> None:
-    script = (
-        "from pathlib import Path\n"
-        "from saescope.training import ListBatches, Trainer, stop_on_signals\n"
-        "from tests.core.training.helpers import batches, config\n"
-        "import torch; torch.set_num_threads(1)\n"
-        "cfg = config(n_steps=100000)\n"
-        f"trainer = Trainer(cfg, ListBatches(batches(50) * 2000), folder=Path({str(tmp_path)!r}))\n"
-        "with stop_on_signals() as stop:\n"
-        "    print('ready', flush=True)\n"
-        "    print(trainer.run(stop=stop).state, trainer.step)\n"
-    )
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(ROOT), str(ROOT / "core"), os.environ.get("PYTHONPATH", "")]
-        ),
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-        state, step = process.stdout.readline().split()
-    assert (process.returncode, state) == (0, "stopped")
-    assert disk.load_latest(tmp_path).state["step"] == int(step)
+@pytest.fixture
+def unhandled() -> Iterator[Callable[[int, FrameType | None], Any]]:
+    """What answers SIGTERM where nothing else does."""
+
+    def fail(_signal: int, _frame: FrameType | None) -> None:
+        pytest.fail("SIGTERM was not handled")
+
+    before = signal.signal(signal.SIGTERM, fail)
+    yield fail
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_leaves_a_complete_checkpoint_and_the_run_goes_on(
+    tmp_path: Path, unhandled: Callable[[int, FrameType | None], Any]
+) -> None:
+    data, cfg = batches(30), config(log_every=1)
+    straight = Trainer(cfg, ListBatches(data))
+    straight.run()
+    trainer = Trainer(cfg, ListBatches(data), folder=tmp_path)
+    with stop_on_signals() as stop:
+        progress = trainer.run(
+            stop=stop,
+            report=lambda at: os.kill(os.getpid(), signal.SIGTERM) if at.step == 7 else None,
+        )
+    assert signal.getsignal(signal.SIGTERM) is unhandled
+    assert progress[:2] == ("stopped", trainer.step) and 7 <= trainer.step < 30
+    assert disk.load_latest(tmp_path).state["step"] == trainer.step
+    resumed = Trainer.resume(tmp_path, ListBatches(data))
+    assert resumed.run().state == "done" and same(straight, resumed)
 
 
 def test_periodic_checkpoints_keep_only_the_newest(
