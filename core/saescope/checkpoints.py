@@ -57,7 +57,7 @@ class Schedule:
 
 
 class Checkpoint(NamedTuple):
-    """What a run was saved as."""
+    """What a run was saved as: tensors, plain values and files."""
 
     tensors: dict[str, dict[str, Tensor]]
     """The tensors, by file (without its suffix) and then by name."""
@@ -158,7 +158,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_latest(folder: Path) -> Checkpoint:
-    """The newest good checkpoint.
+    """Read the newest good checkpoint.
 
     Raises:
         NotFoundError: there is none.
@@ -197,7 +197,7 @@ def split_state(
 
 
 def join_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `split_state`."""
+    """Join what `split_state` took apart."""
     state: dict[str, Any] = {
         name: join_state({}, value) if isinstance(value, Mapping) else value
         for name, value in plain.items()

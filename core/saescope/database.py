@@ -76,7 +76,7 @@ class Database:
     """The code of the error where it cannot be used."""
     tables: tuple[Table, ...]
     more: str = ""
-    """Indexes and triggers."""
+    """The statements that make indexes and triggers."""
     sound: Callable[[str, Row], bool] = lambda table, row: True
     """Whether a row of a table can be what we wrote; asked of rows whose digest is right, too."""
     probe: str = ""
@@ -116,7 +116,7 @@ class Database:
         return [{name: row[name] for name in table.columns} for row in good]
 
     def insert(self, db: sqlite3.Connection, table: Table, row: Row) -> bool:
-        """Whether it is new."""
+        """Insert a row, and tell whether it is new."""
         names = (*table.columns, "digest")
         sql = (
             f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES "
@@ -128,7 +128,7 @@ class Database:
         )
 
     def update(self, db: sqlite3.Connection, table: Table, key: Any, changes: Row) -> bool:
-        """Whether there was such a row."""
+        """Change a row, and tell whether there was such a one."""
         rows = self.select(db, table, f"WHERE {table.key} = ?", [key])
         if not rows:
             return False
@@ -312,7 +312,7 @@ class Database:
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Generator[None]:
-    """All or nothing of what the block writes."""
+    """Keep all of what the block writes, or after an exception nothing."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

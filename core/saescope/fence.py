@@ -133,7 +133,7 @@ def is_kept_by_programs(folder: Path) -> bool:
 
 
 def check_inside(path: str | Path, *, field: str = "path") -> Path:
-    """The path with links resolved.
+    """Return the path with its links resolved, once it is known to lie inside.
 
     Raises:
         ArgumentError: PATH_NOT_ALLOWED: it lies outside the fence.

@@ -14,7 +14,7 @@ class TwiceError(ValueError):
 
 
 def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of its keys and values, for `parse`.
+    """Make an object of its keys and values, for `parse`; a key that comes twice is an error.
 
     Raises:
         TwiceError: a key stands there twice; the message completes "it ...".

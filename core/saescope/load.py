@@ -42,7 +42,7 @@ class SAEInfo(NamedTuple):
 
     cfg: SAEConfig
     weights_bytes: int
-    """Size in memory as float32."""
+    """The bytes that the weights take in memory as float32."""
     source: str
     dialect: str
     repo_id: str

@@ -45,7 +45,7 @@ class RunningFit:
 def kl_divergence(
     logits: Float[Tensor, "*n vocab"], reference: Float[Tensor, "*n vocab"]
 ) -> Float[Tensor, "*n"]:
-    """KL(softmax(logits) || softmax(reference)) in nats."""
+    """KL(softmax(logits) || softmax(reference)) of each position, in nats."""
     log_p, log_q = logits.double().log_softmax(-1), reference.double().log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
 

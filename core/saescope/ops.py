@@ -28,24 +28,24 @@ class SparseActs:
 
     @property
     def l0(self) -> Int[Tensor, " n_pos"]:
-        """Number of active features of each position."""
+        """The number of active features of each position."""
         return self.offsets.diff()
 
     @property
     def positions(self) -> Int[Tensor, " nnz"]:
-        """The position of each entry."""
+        """The position of each entry, [nnz]."""
         return torch.repeat_interleave(
             torch.arange(self.n_pos, device=self.offsets.device), self.l0
         )
 
     def select(self, keep: Bool[Tensor, " nnz"]) -> "SparseActs":
-        """These positions with only some of their entries."""
+        """Keep all positions with only some of their entries."""
         return from_entries(
             self.values[keep], self.features[keep], self.positions[keep], self.n_pos, self.d_sae
         )
 
     def of_feature(self, feature: int) -> Float[Tensor, " n_pos"]:
-        """One feature's activation at every position."""
+        """Return one feature's activation at every position, [n_pos]."""
         here = self.features == feature
         return self.values.new_zeros(self.n_pos).index_put(
             (self.positions[here],), self.values[here]
@@ -84,19 +84,19 @@ def from_entries(
     n_pos: int,
     d_sae: int,
 ) -> SparseActs:
-    """Entries sorted by position, as CSR."""
+    """Make CSR of entries that are sorted by position."""
     counts = torch.bincount(positions, minlength=n_pos)
     return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), d_sae)
 
 
 def from_dense(acts: Float[Tensor, "n_pos d_sae"]) -> SparseActs:
-    """The non-zero entries of dense activations."""
+    """Take the non-zero entries of dense activations."""
     positions, features = acts.nonzero(as_tuple=True)
     return from_entries(acts[positions, features], features, positions, *acts.shape)
 
 
 def concat(parts: list[SparseActs]) -> SparseActs:
-    """Positions of all parts, one after another."""
+    """Join parts: the positions of all of them, one after another."""
     counts = torch.cat([part.l0 for part in parts])
     values, features = (
         torch.cat([part.values for part in parts]),

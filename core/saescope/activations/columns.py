@@ -83,7 +83,7 @@ def _may_be_text(values: list[Any]) -> bool:
 
 
 def existing(column: str, samples: Samples, where: str) -> str:
-    """The column, if it is there.
+    """Return the column, if it is there.
 
     Raises:
         NotFoundError: COLUMN_NOT_FOUND, with the columns that there are.

@@ -21,7 +21,7 @@ _NAME = re.compile(
 
 
 class HubName(NamedTuple):
-    """`hf:owner/name[/config][:split]`."""
+    """A data set on the hub, as written: `hf:owner/name[/config][:split]`."""
 
     repo: str
     config: str
@@ -43,7 +43,7 @@ def parse_name(name: str) -> HubName:
 
 
 def read_hub(name: HubName, column: str) -> Iterator[str]:
-    """One document a row."""
+    """Yield the rows of a data set on the hub, one document a row."""
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()

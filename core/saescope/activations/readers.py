@@ -55,7 +55,7 @@ def read_jsonl(path: Path, column: str) -> Iterator[str]:
 
 
 def read_parquet(path: Path, column: str) -> Iterator[str]:
-    """One document a row."""
+    """Yield the rows of a parquet file, one document a row."""
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -19,13 +19,13 @@ class Slots:
         return len(self.order) - self.n_filled
 
     def claim(self, n: int) -> Int[Tensor, " n"]:
-        """`n` free rows, filled from now on."""
+        """Take `n` free rows, which count as filled from now on."""
         assert n <= self.n_free, f"{n} rows claimed, {self.n_free} free"
         self.n_filled += n
         return self.order[self.n_filled - n : self.n_filled].clone()
 
     def draw(self, n: int) -> Int[Tensor, " n"]:
-        """`n` filled rows at random, free from now on."""
+        """Draw `n` filled rows at random, which count as free from now on."""
         assert n <= self.n_filled, f"{n} rows drawn, {self.n_filled} filled"
         chosen = torch.randperm(self.n_filled, generator=self.rng)[:n]
         rows, left = self.order[chosen], self.n_filled - n

@@ -38,7 +38,7 @@ class Dataset:
 
     name: str
     fingerprint: str
-    """Changes when the text does."""
+    """A hash that changes when the text does."""
     read: Callable[[], Iterator[str]]
 
     def documents(self, *, start: int = 0) -> Iterator[str]:

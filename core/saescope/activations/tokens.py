@@ -69,7 +69,7 @@ class Packer:
         self.started = False
 
     def add(self, documents: list[str]) -> Int[Tensor, "n context_size"]:
-        """The rows that these documents fill."""
+        """Add documents, and return the rows that they fill."""
         for ids in self._encode(documents):
             if not self.join:  # filled up to whole rows: nothing is lost, and nothing is shared
                 self.rest += [*ids, *[NOTHING] * (-len(ids) % (self.context_size - len(self.head)))]
@@ -171,7 +171,7 @@ class ContextStream:
 
     @property
     def memory_bytes(self) -> int:
-        """The most that the pool and its index take."""
+        """The most bytes that the pool and its index take."""
         return self.pool.nbytes + self.slots.order.nbytes
 
     @property

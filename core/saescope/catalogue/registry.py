@@ -20,7 +20,7 @@ class Entry(NamedTuple):
     sae_id: str
     repo_id: str
     path: str
-    """Folder or file in the repository."""
+    """The folder or file of the SAE in the repository."""
     dialect: str
     """Name of the on-disk dialect: `NAME` of a module in saescope.formats."""
     model: str
@@ -51,7 +51,7 @@ def releases() -> dict[str, dict[str, Entry]]:
 
 
 def get(release: str, sae_id: str) -> Entry:
-    """The SAE of that release and id.
+    """Return the published SAE of that release and id.
 
     Raises:
         NotFoundError: there is no such release, or no such SAE in it; the nearest names are in the

@@ -52,7 +52,7 @@ class PCA:
 
 
 class Fitted(NamedTuple):
-    """Both, ready to stand in for the SAE."""
+    """Both baselines, ready to stand in for the SAE."""
 
     random_sae: RandomSAE
     pca: PCA

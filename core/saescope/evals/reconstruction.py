@@ -28,7 +28,7 @@ class Reconstruction:
     by_block: GroupedSums
     by_position: GroupedSums
     edges: list[int]
-    """First position of each range."""
+    """The first position of each range."""
     context_size: int
     n_fired: Int[Tensor, " d_sae"]
     sinks: Bool[Tensor, "n_contexts context_size"]
@@ -43,7 +43,7 @@ class Reconstruction:
 
     @property
     def mean(self) -> Float[Tensor, " d_out"]:
-        """Mean target."""
+        """The mean of the target activations, [d_out]."""
         return self.shift + self.by_block.table["target"].sum(0) / self.n_tokens
 
 

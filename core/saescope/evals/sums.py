@@ -58,7 +58,7 @@ def resampled(n_groups: int, seed: int) -> Float[Tensor, "n_draws n_groups"]:
 
 
 def interval(values: Float[Tensor, " n_draws"]) -> Interval | None:
-    """The middle 95 %; None if no draw has a value."""
+    """The interval that holds the middle 95 % of the draws; None if no draw has a value."""
     finite = values[values.isfinite()]
     if not len(finite):
         return None

@@ -48,7 +48,7 @@ class EvalText:
     n_sinks: int = 0
     """The number of sinks that were taken out of the mask."""
     seed: int = 0
-    """What drew the contexts."""
+    """The seed with which the contexts were drawn."""
     warnings: tuple[str, ...] = ()
 
     def without(self, sinks: Bool[Tensor, "n_contexts n_pos"]) -> "EvalText":

@@ -28,7 +28,7 @@ def agree(*claims: tuple[str, object], code: str = "") -> None:
 def contradiction(
     one: tuple[str, object], other: tuple[str, object], *, code: str = ""
 ) -> ConfigError:
-    """Two claims of which at most one can be right."""
+    """Make the error for two claims of which at most one can be right."""
     (first, expected), (where, value) = one, other
     return ConfigError(
         f"{first} is {expected!r}, yet {where} is {value!r}: one of them is wrong.",
@@ -56,7 +56,7 @@ def agree_along(path: str, pattern: re.Pattern[str]) -> None:
 
 
 def layer_in(hook_name: object) -> int | None:
-    """The block that a hook name counts."""
+    """Read the number of the block from a hook name."""
     match = _LAYER.search(hook_name) if isinstance(hook_name, str) else None
     return int(match[1]) if match else None
 

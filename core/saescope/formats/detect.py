@@ -19,7 +19,7 @@ def dialect_of(files: set[str]) -> Dialect | None:
 
 
 def detect(source: FileSource) -> Dialect | None:
-    """The dialect of the SAE's own files."""
+    """Recognise the dialect of the SAE's own files."""
     is_file = source.path in source.names
     return dialect_of({_base(source.path)} if is_file else children(source.names, source.path))
 
@@ -130,7 +130,7 @@ def _only(files: list[str], source: FileSource) -> str:
 
 
 def children(names: frozenset[str], folder: str) -> set[str]:
-    """Names of the files in a folder."""
+    """List the files of a folder by name."""
     prefix = f"{folder}/" if folder else ""
     return {
         name[len(prefix) :]
@@ -140,7 +140,7 @@ def children(names: frozenset[str], folder: str) -> set[str]:
 
 
 def folders(names: frozenset[str]) -> list[str]:
-    """Folders and files that hold an SAE."""
+    """List the folders and files that hold an SAE."""
     files: dict[str, set[str]] = {}
     for name in names:
         folder, _, file = name.rpartition("/")

@@ -20,7 +20,7 @@ class Dialect:
     """One way in which SAEs lie on disk."""
 
     name: str
-    """Its name in the catalogue."""
+    """The dialect's name in the catalogue."""
     matches: Callable[[set[str]], bool]
     """Whether these are the files of the SAE's own folder (or {file name}, if the SAE is one
     file)."""
@@ -53,12 +53,12 @@ class Dialect:
 
 
 def folder_with(*files: str) -> Callable[[set[str]], bool]:
-    """Matches a folder that holds all of these files."""
+    """Match a folder that holds all of these files."""
     return lambda names: {*files} <= names
 
 
 def file_named(pattern: re.Pattern[str]) -> Callable[[set[str]], bool]:
-    """Matches an SAE that is one file with such a name."""
+    """Match an SAE that is one file with such a name."""
     return lambda names: len(names) == 1 and bool(pattern.fullmatch(next(iter(names))))
 
 
@@ -69,5 +69,5 @@ def never(names: set[str]) -> bool:
 
 
 def inside(*files: str) -> Callable[[str], tuple[str, ...]]:
-    """Wants these files of the SAE's folder."""
+    """Want these files of the SAE's folder."""
     return lambda path: tuple(join(path, file) for file in files)

@@ -158,7 +158,7 @@ def _check_places(
 
 
 def pick_gate(source: FileSource) -> str:
-    """ "upstream" unless the user asks for "saelens"."""
+    """The gate to use: "upstream" unless the user asks for "saelens"."""
     gate = str(source.known.get("gate") or "upstream")
     if gate not in GATES:
         raise ArgumentError(

@@ -63,7 +63,7 @@ class Recipe:
     """Disk name of a tensor -> the file that it is in, if not `file`."""
 
     def infos(self) -> dict[str, TensorInfo]:
-        """The tensors as they end up."""
+        """The shape and dtype of each tensor as it ends up."""
         shapes = ARCHITECTURES[self.cfg.architecture][1].shapes(self.cfg)
         return {name: TensorInfo(shape, _SHORT[self.cfg.dtype]) for name, shape in shapes.items()}
 
@@ -151,7 +151,7 @@ def check_header(
 
 
 def matrix(file: str, header: Mapping[str, TensorInfo], tensor: str) -> tuple[int, int]:
-    """The shape of a matrix that must be there."""
+    """Return the shape of a matrix that must be there."""
     info = header.get(tensor)
     if info is None or len(info.shape) != 2:
         raise FormatError(
@@ -165,7 +165,7 @@ def matrix(file: str, header: Mapping[str, TensorInfo], tensor: str) -> tuple[in
 
 
 def stored_dtype(header: Mapping[str, TensorInfo], tensor: str) -> str:
-    """The dtype on disk, in torch's words."""
+    """Return the dtype on disk, in torch's words."""
     return _DTYPES.get(header[tensor].dtype, "float32")
 
 
@@ -224,7 +224,7 @@ def place(source: FileSource, file: str) -> str:
 
 
 def need(settings: Mapping[str, Any], path: str, kind: type | tuple[type, ...], file: str) -> Any:
-    """The value at a dotted path of a configuration file.
+    """Return the value at a dotted path of a configuration file.
 
     Raises:
         ConfigError: it is not there, of another type, or a number that float32 does not hold.
@@ -261,7 +261,7 @@ def need(settings: Mapping[str, Any], path: str, kind: type | tuple[type, ...], 
 
 
 def in_words(kinds: Collection[type]) -> str:
-    """What the values of these types are called in JSON."""
+    """Name these types as JSON does."""
     return " or ".join(_WORDS[kind] for kind in kinds if kind is not int or float not in kinds)
 
 

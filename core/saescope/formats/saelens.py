@@ -186,7 +186,7 @@ def _scale_of_training(source: FileSource, cfg: SAEConfig) -> float:
 
 
 def parse_config(settings: dict[str, Any], tensor_names: set[str]) -> SAEConfig:
-    """Our configuration from what `cfg.json` says.
+    """Make our configuration of what `cfg.json` says.
 
     Raises:
         ConfigError: a key is missing, unknown or has a value that is not allowed.

@@ -32,13 +32,13 @@ class FileSource:
     path: str = ""
     """The SAE inside the root: a sub-folder, a file, or "" (the root itself)."""
     repo_id: str = ""
-    """Empty for a local folder."""
+    """The repository on the hub; empty for a local folder."""
     known: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What a catalogue or the user says and the files may not: model_name, hook_name,
     neuronpedia_id, norm_scaling_factor, l0 ..."""
 
     def open(self, name: str) -> BinaryIO:
-        """The file, to be closed by the caller.
+        """Open the file, which the caller closes.
 
         Raises:
             NotFoundError: there is none of that name.
@@ -66,7 +66,7 @@ class FileSource:
         return self.path.rpartition("/")[0] if self.path in self.names else self.path
 
     def json(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file of at most 1 MiB.
+        """Read the object in a JSON file of at most 1 MiB.
 
         Raises:
             NotFoundError, ConfigError, FormatError: it is not there, no JSON object, or
@@ -98,7 +98,7 @@ class FileSource:
             ) from error
 
     def text(self, name: str) -> str:
-        """A text file of at most 1 MiB."""
+        """Read a text file of at most 1 MiB."""
         with self.open(name) as file:
             content = file.read(MAX_TEXT_BYTES + 1)
         if len(content) > MAX_TEXT_BYTES:
@@ -115,7 +115,7 @@ class FileSource:
 
 
 def join(folder: str, name: str) -> str:
-    """`name` in `folder`, where "" is the root."""
+    """Join `name` to `folder`, where "" is the root."""
     return f"{folder}/{name}" if folder else name
 
 

@@ -108,7 +108,7 @@ class Weights:
         return out if transpose or sum_from is not None else out.reshape(shape)
 
     def whole_number(self, tensor: str) -> int:
-        """A single integer."""
+        """Read a tensor that holds a single integer."""
         (shape, dtype), start, end = self._entries[tensor]
         if math.prod(shape) != 1 or dtype not in ("I64", "I32"):
             raise FormatError(

@@ -34,7 +34,7 @@ def endpoint() -> str:
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """Whatever a request may fail with."""
+    """Everything that a request may fail with."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # huggingface_hub 1 speaks through httpx, 2 through httpx2: its own error derives from the root
@@ -99,7 +99,7 @@ def get(url: str, first: int, last: int | None) -> Generator[Any]:
 
 
 def body(response: Any) -> Generator[bytes]:
-    """The parts of the body as they arrive.
+    """Yield the parts of the body as they arrive.
 
     Raises:
         TimeoutError: hardly anything arrives any more.

@@ -24,7 +24,7 @@ class Target(NamedTuple):
     commit: str
     private: bool
     names: frozenset[str]
-    """Its files."""
+    """The names of its files."""
 
     @property
     def url(self) -> str:
@@ -54,7 +54,7 @@ def has_token() -> bool:
 
 
 def look(repo_id: str) -> Target:
-    """What is there now.
+    """Look up what is there now.
 
     Raises:
         OfflineError: the hub cannot be asked.

@@ -43,7 +43,7 @@ def check_fits(config: Any, source: str, *, local: bool, name: str, dtype: torch
 
 
 def check_gguf_file(path: Path, name: str) -> None:
-    """That a GGUF file can be what it says.
+    """Check that a GGUF file can be what it says.
 
     Raises:
         FormatError, ModelError, ResourceError: as `check_gguf` and `check_size`.

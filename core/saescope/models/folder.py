@@ -78,7 +78,7 @@ def staged(path: Path) -> Generator[Path]:
 
 
 def read_json(path: Path, *, limit: int = CONFIG_BYTES) -> dict[str, Any]:
-    """The object in a JSON file of a model.
+    """Read the object in a JSON file of a model.
 
     Raises:
         ModelError: MODEL_CONFIG_INVALID: it holds none.

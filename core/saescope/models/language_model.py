@@ -111,7 +111,7 @@ class LanguageModel:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What its files leave in doubt, said at the load."""
+        """Warnings for what its files leave in doubt, given when it is loaded."""
         return (*self.notes, *self.tokenizer.warnings)
 
     @cached_property
@@ -201,7 +201,7 @@ class LanguageModel:
         return self.tokenizer.single(text, self.d_vocab, field)
 
     def batch(self, ids: Int[Tensor, "*n_pos"]) -> Int[Tensor, "batch n_pos"]:
-        """Ids on the model's device, with a batch dimension."""
+        """Put ids on the model's device, with a batch dimension: [1, n]."""
         return (ids if ids.ndim == 2 else ids[None]).to(self.device)
 
     def forward(

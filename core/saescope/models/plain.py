@@ -29,7 +29,7 @@ class _Stop(Exception):
 
 
 class PlainModel:
-    """Runs to the last of the given hooks and no further."""
+    """Runs the model up to the last of the given hooks and no further."""
 
     def __init__(self, root: nn.Module, sites: Sequence[tuple[str, nn.Module, bool]]) -> None:
         self.root = root

@@ -19,7 +19,7 @@ def read_token(
 def top_tokens(
     model: LanguageModel, logits: Float[Tensor, " d_vocab"], n: int
 ) -> list[TargetLogit]:
-    """The `n` most likely tokens."""
+    """List the `n` most likely tokens."""
     probs, ids = logits.double().softmax(-1), logits.topk(n).indices.tolist()
     return [
         TargetLogit(model.token_text(i), i, float(logits[i]), float(probs[i]), rank)

@@ -91,7 +91,7 @@ class Tokenizer:
         )
 
     def text(self, token_id: int) -> str:
-        """The text of one token, its leading space kept."""
+        """Decode one token, its leading space kept."""
         text: str = self.hf.decode([token_id], clean_up_tokenization_spaces=False)
         piece = self.hf.convert_ids_to_tokens(token_id)
         return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text

@@ -33,7 +33,7 @@ class ReplyCache:
         self._folder, self._endpoint, self._n_put = home() / "neuronpedia", endpoint, 0
 
     def get(self, name: str) -> CachedAnswer | None:
-        """What was kept under `name`."""
+        """Return what was kept under `name`."""
         path = self._path(name)
         try:
             # A date in the future is that of a clock which was wrong, now or then: not fresh.

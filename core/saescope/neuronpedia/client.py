@@ -58,7 +58,7 @@ class Neuronpedia:
         return self._transfer.n_requests_left
 
     def card(self, neuronpedia_id: str, feature: int) -> RemoteCard:
-        """All that is known of one feature.
+        """Return all that is known of one feature.
 
         Raises:
             NotFoundError, OfflineError, FormatError, ArgumentError: coded NEURONPEDIA_... or

@@ -16,9 +16,9 @@ class RateLimit(NamedTuple):
     """What a 429 says; None where it does not."""
 
     n_requests: int | None
-    """Allowed in one window."""
+    """The number of requests that one window allows."""
     window: str | None
-    """Such as "60 m"."""
+    """The length of a window, such as "60 m"."""
     n_left: int | None
     wait_s: float | None
     """The seconds that the header Retry-After asks to wait."""
@@ -46,7 +46,7 @@ def _count(value: object) -> int | None:
 
 
 def limited(limit: RateLimit) -> OfflineError:
-    """429."""
+    """The error for an answer 429: too many requests."""
     allowed = (
         f" ({limit.n_requests} requests in {limit.window})"
         if limit.n_requests and limit.window
@@ -66,7 +66,7 @@ def limited(limit: RateLimit) -> OfflineError:
 
 
 def refused(what: str, status: int) -> SaescopeError:
-    """Any other answer that is not a success."""
+    """The error for any other answer that is not a success."""
     if 300 <= status < 400:
         return OfflineError(
             f"Neuronpedia's answer for {what} leads to another address, which is not followed.",
@@ -102,7 +102,7 @@ def refused(what: str, status: int) -> SaescopeError:
 
 
 def unreachable(what: str, error: Exception) -> OfflineError:
-    """No answer at all, or none in time."""
+    """The error where no answer came at all, or none in time."""
     kind = type(error).__name__
     if "Timeout" in kind:
         return OfflineError(
@@ -120,7 +120,7 @@ def unreachable(what: str, error: Exception) -> OfflineError:
 
 
 def offline(what: str) -> OfflineError:
-    """The caller allows no network."""
+    """The error where the caller allows no network."""
     return OfflineError(
         f"saescope is offline (SAESCOPE_OFFLINE), and {what} of Neuronpedia is not cached.",
         code="NEURONPEDIA_OFFLINE",
@@ -131,7 +131,7 @@ def offline(what: str) -> OfflineError:
 
 
 def unreadable(what: str, why: str) -> FormatError:
-    """An answer that is not what its route gives."""
+    """The error for an answer that is not what its route gives."""
     return FormatError(
         f"Neuronpedia's answer for {what} {why}.",
         code="NEURONPEDIA_BAD_REPLY",
@@ -141,7 +141,7 @@ def unreadable(what: str, why: str) -> FormatError:
 
 
 def too_large(what: str, most_bytes: int) -> FormatError:
-    """More than we read."""
+    """The error for an answer that has more bytes than we read."""
     return FormatError(
         f"Neuronpedia's answer for {what} is larger than {most_bytes >> 20} MiB.",
         code="NEURONPEDIA_TOO_LARGE",

@@ -24,7 +24,7 @@ class Retrieval:
     """The age of an answer, and the problem for which an old one had to do."""
 
     age_s: float
-    """0 if it came just now."""
+    """The age of the answer in seconds; 0 if it came just now."""
     problem: str = ""
     """Code of the error for which an old answer had to do; empty if it is fresh enough."""
 
@@ -127,7 +127,7 @@ def labels(row: Row) -> tuple[RemoteLabel, ...]:
 
 
 def label_of(row: Row) -> RemoteLabel | None:
-    """One explanation; None if it has no words."""
+    """Read one explanation; None if it has no words."""
     text = clean_line(_text(row, "description"))
     if not text:
         return None

@@ -24,7 +24,7 @@ _PROVENANCE = (
 def model_card(
     sae: SAE, load: Loading, evaluation: Evaluation | None, *, title: str, version: str
 ) -> str:
-    """README.md, front matter included."""
+    """Write the README.md of an SAE, front matter included."""
     sections = [
         _front_matter(sae),
         f"# {title}\n\n{_what(sae)}",

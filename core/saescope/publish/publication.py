@@ -10,7 +10,7 @@ class PublishedFile(NamedTuple):
 
 
 class Loading(NamedTuple):
-    """How others load it."""
+    """The ways in which others load it."""
 
     saescope: str
     """Python, with `import saescope as ss`."""
@@ -30,10 +30,10 @@ class Publication:
     files: tuple[PublishedFile, ...]
     load: Loading
     card: str
-    """The README."""
+    """The text of the README."""
     written: bool
     private: bool | None
-    """None for a folder."""
+    """Whether the repository is private; None for a folder."""
     commit: str
     """The commit of the repository; empty for a folder or a dry run."""
     warnings: tuple[str, ...]

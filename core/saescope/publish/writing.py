@@ -124,7 +124,7 @@ def _densities(sae: SAE, evaluation: Evaluation | None) -> Densities | None:
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Size of a safetensors file, before it is written."""
+    """The size of a safetensors file in bytes, before it is written."""
     header, offset = dict[str, Any](), 0
     for name, tensor in sorted(tensors.items()):
         dtype = _SAFETENSORS[str(tensor.dtype).removeprefix("torch.")]

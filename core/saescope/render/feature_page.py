@@ -85,7 +85,7 @@ def _shown(char: str) -> str:
 
 
 def number(value: int | float | None, digits: int = 3) -> str:
-    """Short: `0.00886`, `22.7`, `1,234`."""
+    """Write a number short: `0.00886`, `22.7`, `1,234`."""
     if value is None or not math.isfinite(value):
         return "unknown"
     if value == int(value) or abs(value) >= 1000:
@@ -94,7 +94,7 @@ def number(value: int | float | None, digits: int = 3) -> str:
 
 
 def density(value: int | float | None) -> str:
-    """`0.89 % of tokens, 1 in 113`."""
+    """Write a density in words: `0.89 % of tokens, 1 in 113`."""
     if value is None:
         return "unknown"
     return f"{number(100 * value)} % of tokens" + (

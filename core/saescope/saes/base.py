@@ -97,7 +97,7 @@ class SAE(nn.Module):
 
     @cached_property
     def weights_hash(self) -> str:
-        """sha256 of all weights, by name."""
+        """The sha256 of all weights, by name."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors().items()):
             digest.update(name.encode())
@@ -149,7 +149,7 @@ class SAE(nn.Module):
         return concat(parts)
 
     def encode(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
-        """Feature activations of every position, dense."""
+        """Return the feature activations of every position, dense."""
         return self.encode_sparse(x).to_dense().reshape(*self._positions(x), self.cfg.d_sae)
 
     def hidden_pre(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:

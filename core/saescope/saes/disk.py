@@ -112,7 +112,7 @@ def shared_fields(
 
 
 def knobs(cfg: SAEConfig) -> dict[str, Any]:
-    """The fields that only this architecture has."""
+    """Return the fields that only this architecture has."""
     own = {field.name for field in fields(cfg)} - {field.name for field in fields(SAEConfig)}
     return {name: getattr(cfg, name) for name in sorted(own)}
 

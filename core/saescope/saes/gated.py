@@ -44,7 +44,7 @@ class GatedSAE(SAE):
         return cfg, same.tensors()
 
     def as_jumprelu(self) -> JumpReLUSAE:
-        """An equal SAE in another form.
+        """Return an equal SAE in another form: a JumpReLU SAE.
 
         With p = (x @ W_enc) * exp(r_mag) + b_mag, the gate x @ W_enc + b_gate > 0 is
         p > b_mag - exp(r_mag) * b_gate.

@@ -38,12 +38,12 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen; greedy at temperature 0."""
+    """How tokens are chosen: greedily at temperature 0, else at random."""
 
     max_new_tokens: int
     temperature: float = 0.0
     seeds: Sequence[int]
-    """One for each row."""
+    """The seeds, one for each row."""
 
 
 @dataclass(slots=True)

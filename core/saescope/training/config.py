@@ -64,7 +64,7 @@ class TrainConfig:
     architecture: Architecture = "topk"
     d_in: int
     d_out: int = 0
-    """Width at hook_name_out; 0 = d_in."""
+    """The width at hook_name_out; 0 stands for d_in."""
     d_sae: int
     k: Real = 32.0
     """TopK family: features kept a position. Else the L0 that the coefficient is steered to, while
@@ -380,19 +380,20 @@ class TrainConfig:
 
     @property
     def harvested_tokens(self) -> int:
-        """Positions for which the language model runs."""
+        """The number of positions for which the language model runs."""
         n_tokens = self.n_steps * self.chosen.batch_size
         return min(self.cached_tokens or n_tokens, n_tokens) if self.cache_activations else n_tokens
 
     @property
     def l0(self) -> float:
-        """The L0 to aim at."""
+        """The L0 that the run aims at."""
         aimed = self.target_l0 if self.recipe.sets_l0 == "l0_coefficient" else 0.0
         return float(aimed or self.k)
 
     @property
     def sparsity_coefficient(self) -> float:
-        """0 = none (topk family), or steered."""
+        """The coefficient of the sparsity loss; 0 where there is none (topk family) or it is
+        steered."""
         return 0.0 if self.recipe.ranks else float(getattr(self, self.recipe.sets_l0))
 
     @property

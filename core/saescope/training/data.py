@@ -44,7 +44,7 @@ class Rate:
 
     @property
     def s_per_token(self) -> float | None:
-        """None before anything was measured."""
+        """Seconds a token takes; None before anything was measured."""
         return self.seconds / self.n_tokens if self.n_tokens else None
 
 

@@ -18,7 +18,7 @@ _SAME = "the run's history has the same numbers."
 
 
 def make_log(cfg: TrainConfig, folder: Path | None) -> Log | None:
-    """A function of step and metrics, or None.
+    """Return a function of step and metrics, or None where nothing is logged.
 
     Raises:
         ConfigError: the library is not installed, knows no account, or does not start.

@@ -23,7 +23,7 @@ Loss = Callable[[Objective, Params, Batch, Coefficients, Tensor | None], Losses]
 
 
 def squared_error(out: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Summed over the vector, averaged over positions."""
+    """The squared error, summed over the vector and averaged over positions."""
     return (out - target).square().sum(-1).mean()
 
 

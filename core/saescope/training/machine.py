@@ -28,7 +28,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that may still be taken on the device."""
+    """The bytes that may still be taken on the device."""
     if device.type == "cuda":
         return (
             torch.cuda.mem_get_info(device)[0]
@@ -49,7 +49,7 @@ def use_threads(n: int) -> None:
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """On the disk that the folder is on, or will be."""
+    """The bytes free on the disk that the folder is on, or will be."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
 

@@ -54,7 +54,7 @@ class Adam:
         return counts
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor under one name."""
+        """Every tensor of the state under one name."""
         parts = {"mean": self.mean, "square": self.square, "steps": self.steps}
         return {
             f"{part}.{name}": tensor

@@ -29,7 +29,7 @@ class Pace:
         return math.exp(self.log + self.error)
 
     def update(self, l0: float) -> None:
-        """`l0` of the batch that was just trained on."""
+        """Take in the `l0` of the batch that was just trained on."""
         l0 = max(l0, 1e-3)
         self.first = self.first or max(l0, self.target)
         left = max(0.0, 1 - self.step / (RAMP * self.n_steps))

@@ -15,7 +15,7 @@ _MOST_ENTRIES = 2**23
 
 
 class Deadness:
-    """Steps since each feature last fired."""
+    """Counts the steps since each feature last fired."""
 
     def __init__(self, d_sae: int, window: int, device: torch.device) -> None:
         self.window = window
@@ -27,7 +27,7 @@ class Deadness:
 
     @property
     def mask(self) -> Bool[Tensor, " d_sae"]:
-        """Silent for more than `window` steps."""
+        """The features that were silent for more than `window` steps, bool [d_sae]."""
         return self.idle > self.window
 
 

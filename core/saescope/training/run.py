@@ -153,12 +153,12 @@ class TrainingRun:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Whole or not."""
+    """Find the newest checkpoint, whole or not."""
     return max((path for path in folder.glob(f"{disk.PREFIX}*") if path.is_dir()), default=None)
 
 
 def public_name(dataset: str) -> str:
-    """A dataset without the folders of this machine."""
+    """Name a dataset without the folders of this machine."""
     return dataset if dataset == "embedded" or dataset.startswith("hf:") else Path(dataset).name
 
 

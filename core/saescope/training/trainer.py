@@ -182,7 +182,7 @@ class Trainer:
         )
 
     def result(self) -> SAE:
-        """The SAE as it is now, for raw activations."""
+        """Return the SAE as it is now, for raw activations."""
         threshold = self.compute.threshold if isinstance(self.compute, BatchTopKStep) else 0.0
         params = {name: tensor.cpu() for name, tensor in self.params.items()}
         return finished_sae(

@@ -55,7 +55,7 @@ class Design(Protocol):
 
 
 class Groups:
-    """Two sets of texts."""
+    """Two sets of texts, compared as groups."""
 
     def __init__(self, first: Bool[Tensor, " n_texts"], lengths: Float[Tensor, " n_texts"]) -> None:
         self.first = first

@@ -32,7 +32,7 @@ class Difference(NamedTuple):
     auc: Float[Tensor, " n_features"]
     """Chance that a text of the first group scores higher than one of the second, ties half."""
     p: Float[Tensor, " n_features"]
-    """Two-sided."""
+    """The two-sided p value."""
 
 
 def compare(
@@ -170,7 +170,7 @@ def d_of_moments(first: Moments, second: Moments) -> Float[Tensor, " m"]:
 def standardised(
     difference: Float[Tensor, " m"], spread: Float[Tensor, " m"]
 ) -> Float[Tensor, " m"]:
-    """`difference / spread`, within +-100."""
+    """Divide a difference by its spread, and clip the result to +-100."""
     return torch.where(difference == 0, 0, difference / spread.clamp(min=1e-300)).clamp(
         -MOST_D, MOST_D
     )

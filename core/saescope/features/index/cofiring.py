@@ -19,7 +19,7 @@ class Sample:
     offsets: Int32[Tensor, " n_pos_plus_1"]
     features: Int16[Tensor, " n"] | Int32[Tensor, " n"]
     contexts: Int32[Tensor, " n_contexts"]
-    """Their numbers in the index."""
+    """The numbers of the contexts in the index."""
     n_counted: Int[Tensor, ""]
     context_size: int
     d_sae: int

@@ -49,11 +49,11 @@ class Corpus:
         return self.waiting
 
     def mask(self, contexts: Int[Tensor, "n context_size"]) -> Tensor:
-        """Which of their positions count."""
+        """The positions of these contexts that count."""
         return counted_positions(contexts, self.special_ids)
 
     def counted(self, n_tokens: int) -> None:
-        """The contexts that wait are done."""
+        """Count the contexts that wait as done."""
         self.n_tokens += n_tokens
         self.waiting = self.waiting[:0]
 

@@ -99,7 +99,7 @@ class Examples:
 
 
 def band_of(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """`2^(band / 2) <= value < 2^((band + 1) / 2)`."""
+    """The half octave of each value: `2^(band / 2) <= value < 2^((band + 1) / 2)`."""
     # frexp has mantissas in [0.5, 1): the upper half octave starts at 0.5 * sqrt(2) = sqrt(0.5).
     mantissa, exponent = torch.frexp(values)
     return 2 * (exponent.long() - 1) + (mantissa >= 0.5**0.5)
@@ -126,7 +126,7 @@ def by_hash(
 
 
 def best_of(groups: Int[Tensor, " n"], worth: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
-    """The worthiest entry of each group."""
+    """Find the worthiest entry of each group."""
     order = worth.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
     sorted_groups = groups[order]

@@ -89,7 +89,7 @@ class FeatureIndex:
 
     @cached_property
     def maxima(self) -> Float[Tensor, " d_sae"]:
-        """0 where a feature never fired."""
+        """The largest activation of each feature, [d_sae]; 0 where it never fired."""
         return self._whole("statistics.maxima")
 
     @cached_property
@@ -101,11 +101,11 @@ class FeatureIndex:
         return float(self.densities[self._checked(feature)])
 
     def maximum(self, feature: int) -> float | None:
-        """None if it never fired."""
+        """The largest activation of a feature; None if it never fired."""
         return float(self.maxima[self._checked(feature)]) or None
 
     def statistics(self, feature: int) -> FeatureStatisticsRow:
-        """Everything that is counted of a feature."""
+        """Return everything that is counted of a feature."""
         stored = self._rows(
             feature, "statistics.n_fired", "statistics.sums", "statistics.histogram"
         )

@@ -23,9 +23,9 @@ class Contexts:
 
     hashes: Int[Tensor, " n"]
     mask: Bool[Tensor, "n context_size"]
-    """Counted positions."""
+    """The positions that are counted."""
     quiz: Bool[Tensor, " n"]
-    """Which only quizzes may show."""
+    """Whether only quizzes may show the context."""
     fresh: Bool[Tensor, " n"]
     """Which have not come before; the others count, but are no examples again."""
 
@@ -48,24 +48,24 @@ class Firings:
 
     features: Int[Tensor, " n"]
     rows: Int[Tensor, " n"]
-    """Which context of the batch."""
+    """The context of the batch in which each feature fired."""
     positions: Int[Tensor, " n"]
     """The position of each firing in its context."""
     values: Tensor
-    """float32 [n]."""
+    """The activations, float32."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def select(self, keep: Tensor) -> "Firings":
-        """A part of them by mask or by index."""
+        """Take some of the firings, by mask or by index."""
         return Firings(
             self.features[keep], self.rows[keep], self.positions[keep], self.values[keep]
         )
 
 
 def firings_of(acts: SparseActs, mask: Bool[Tensor, "n context_size"]) -> Firings:
-    """What fires at the counted positions."""
+    """List what fires at the counted positions."""
     positions = acts.positions
     keep = (mask.flatten()[positions] & (acts.values > 0)).nonzero()[:, 0]
     positions, features = positions[keep], acts.features[keep].long()
@@ -116,5 +116,5 @@ def encode_relative(values: Tensor, own: Tensor) -> Tensor:
 
 
 def decode_relative(codes: Tensor, own: Tensor) -> Tensor:
-    """The inverse; 0 stays 0."""
+    """Turn codes of `encode_relative` into activations again; 0 stays 0."""
     return torch.where(codes == 0, 0.0, own * ((codes.float() - CENTRE) / STEPS).exp2())

@@ -43,7 +43,7 @@ def hash_entries(
 
 
 def hash_order(seed: int, contexts: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """A random order of contexts."""
+    """Give each context a number by which they are in random order, the same for the same seed."""
     return mixed(contexts + (seed % 2**31 + 1) * _STEP)
 
 

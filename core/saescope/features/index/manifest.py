@@ -31,17 +31,17 @@ class IndexManifest:
     dataset: str
     """The public name of the text: a local file or folder without the folders above it."""
     n_tokens: int
-    """Counted positions that were read."""
+    """The counted positions that were read."""
     n_sinks: int = 0
     """Positions read beside them whose norm at the site is out of proportion."""
     n_contexts: int
     context_size: int
     seed: int
     created: str
-    """UTC, ISO 8601."""
+    """The time at which it was written: UTC, ISO 8601."""
     settings: dict[str, Any]
     files: dict[str, int]
-    """Sizes in bytes."""
+    """The size of each file in bytes."""
     sha256: dict[str, str] = field(default_factory=dict[str, str])
     """The hash of each file."""
     format: int = FORMAT

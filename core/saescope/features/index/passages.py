@@ -30,7 +30,7 @@ class KeptFiring(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The tokens of a passage."""
+    """The tokens of a passage, and where they stand."""
 
     start: int
     pos: int
@@ -75,7 +75,7 @@ def span(ids: Int[Tensor, " context_size"], pos: int, strings: Mapping[int, str]
 
 
 def read_spans(texts: ContextTexts, places: Iterable[tuple[int, int]]) -> list[Span]:
-    """The passages around (context, position) pairs."""
+    """Read the passages around (context, position) pairs."""
     places = list(places)
     ids = texts.ids(context for context, _ in places)
     strings = texts.strings(i for row in ids.values() for i in row.tolist())
@@ -83,7 +83,7 @@ def read_spans(texts: ContextTexts, places: Iterable[tuple[int, int]]) -> list[S
 
 
 def quantile_of(histogram: Int[Tensor, " n_bins"], bin_: int) -> float:
-    """Share of the firings in this bin or below."""
+    """The share of the firings that lie in this bin or below."""
     return float(histogram[: bin_ + 1].sum()) / max(1, int(histogram.sum()))
 
 

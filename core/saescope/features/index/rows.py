@@ -8,7 +8,7 @@ TOP = "top"
 
 @dataclass(frozen=True, slots=True)
 class HistogramBin:
-    """Activations in [low, high)."""
+    """A bar of a histogram: how many activations lie in [low, high)."""
 
     low: float
     high: float

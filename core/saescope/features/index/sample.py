@@ -24,7 +24,7 @@ class SampledContext(NamedTuple):
     context: int
     features: Int32[Tensor, " n"]
     positions: Int16[Tensor, " n"]
-    """Ascending."""
+    """The positions of the firings, ascending."""
     n_counted: int
 
 

@@ -15,7 +15,7 @@ class Entries(NamedTuple):
 
     values: Float[Tensor, " n"]
     contexts: Int[Tensor, " n"]
-    """Hashes."""
+    """Hashes of the contexts."""
     positions: Int16[Tensor, " n"]
 
 
@@ -37,7 +37,7 @@ class SlotTable:
         self.windows = torch.zeros(n_keys, n_slots, WINDOW, dtype=torch.uint8, device=device)
 
     def last(self, keys: Int[Tensor, " n"]) -> Entries:
-        """What a new entry of each key must beat."""
+        """The entry that a new one of each key must beat."""
         return Entries(self.values[keys, -1], self.contexts[keys, -1], self.positions[keys, -1])
 
     def merge(

@@ -31,7 +31,7 @@ class OctaveBins(NamedTuple):
 
     octave: Int[Tensor, " n"]
     step: Int[Tensor, " n"]
-    """Which twentieth of the octave."""
+    """The twentieth of the octave in which each value lies."""
 
     @property
     def quarter(self) -> Int[Tensor, " n"]:
@@ -39,7 +39,7 @@ class OctaveBins(NamedTuple):
 
 
 def scale_of(values: Float[Tensor, " n"]) -> OctaveBins:
-    """Exact, by mantissa and exponent; 0 is in octave -1."""
+    """Place values on the scale exactly, by mantissa and exponent; 0 is in octave -1."""
     mantissa, exponent = torch.frexp(values)
     edges = torch.tensor(_EDGES, device=values.device)
     return OctaveBins(exponent.long() - 1, torch.bucketize(mantissa, edges, right=True))

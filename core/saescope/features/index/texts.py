@@ -42,7 +42,7 @@ class ContextLog:
     def add(
         self, hashes: Int[Tensor, " n"], ids: Int[Tensor, "n context_size"]
     ) -> Bool[Tensor, " n"]:
-        """Which of them are new."""
+        """Add contexts, and tell which of them are new."""
         fresh = list[bool]()
         with _disk_errors(self.file.parent):
             for hash_, row in zip(hashes.tolist(), ids.cpu().numpy().astype(_IDS), strict=True):
@@ -128,7 +128,7 @@ class ContextTexts:
         }
 
     def strings(self, ids: Iterable[int]) -> dict[int, str]:
-        """The text of each token."""
+        """Decode each token to its text."""
         return dict(
             self._ask(
                 "SELECT id, text FROM tokens WHERE id IN (SELECT value FROM json_each(?))", ids

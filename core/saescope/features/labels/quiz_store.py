@@ -36,7 +36,7 @@ class StoredItem:
 
 
 class QuizStore:
-    """Beside the labels, in the same file."""
+    """Keeps quizzes beside the labels, in the same file."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or labels_path()
@@ -141,7 +141,7 @@ class QuizStore:
 
 
 def passage_key(tokens: Sequence[str]) -> str:
-    """Names a passage by its tokens."""
+    """Name a passage by its tokens."""
     return hashlib.sha256("\0".join(tokens).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -88,7 +88,7 @@ def score(detection: AnswerCounts, fuzzing: AnswerCounts) -> LabelScore:
 
 
 def verdict(value: float, low: float, high: float) -> LabelVerdict:
-    """What a score and its interval mean."""
+    """Say what a score and its interval mean."""
     if high < 0.5:
         return LabelVerdict.WRONG
     if low <= 0.5:

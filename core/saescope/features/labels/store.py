@@ -48,13 +48,13 @@ class LabelStore:
         return self.of_many(weights_hash, [feature]).get(feature, [])
 
     def best(self, weights_hash: str, features: Sequence[int]) -> dict[int, Label]:
-        """The first label of each feature that has one."""
+        """Return the first label of each feature that has one."""
         return {
             feature: labels[0] for feature, labels in self.of_many(weights_hash, features).items()
         }
 
     def of_many(self, weights_hash: str, features: Sequence[int]) -> dict[int, list[Label]]:
-        """All labels of each feature that has any."""
+        """Return all labels of each feature that has any."""
         if not self.path.exists() or not features:
             return {}
         rest = "WHERE weights_hash = ? AND feature IN (SELECT value FROM json_each(?))"
@@ -89,7 +89,7 @@ class LabelStore:
         return list(first.values())[offset : offset + k], len(first)
 
     def remove(self, label_id: int) -> bool:
-        """Whether there was such a label."""
+        """Remove a label, and tell whether there was such a one."""
         with LABELS_DB.open(self.path) as db:
             there = db.execute("DELETE FROM labels WHERE id = ?", [label_id]).rowcount == 1
             LABELS_DB.copy(db, self.path, every_s=0.0)
@@ -97,7 +97,7 @@ class LabelStore:
 
 
 def clean_label(text: str) -> str:
-    """One line of plain text.
+    """Make a label one line of plain text.
 
     Raises:
         ArgumentError: nothing is left, or more than 300 characters.
@@ -150,7 +150,7 @@ def add_score(
 
 
 def now() -> str:
-    """The time, as it is stored."""
+    """The present time, as it is stored."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -13,7 +13,7 @@ from saescope.training.steps.support import Grads
 
 
 class StepResult(NamedTuple):
-    """What one batch gave."""
+    """The losses and statistics of one batch."""
 
     grads: Grads
     losses: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Step:
         return x - self.params["b_dec"] if self.objective.apply_b_dec_to_input else x
 
     def error(self, decoded: Float[Tensor, "n d_out"], batch: Batch) -> Float[Tensor, "n d_out"]:
-        """sae_out - y, in place of `decoded`."""
+        """sae_out - y, computed in place of `decoded`."""
         decoded += self.params["b_dec"]
         if self.objective.skip:
             decoded += times_rows(batch.x, self.params["W_skip"])

@@ -18,7 +18,7 @@ near the caches."""
 
 
 class Chunk(NamedTuple):
-    """Pre-activations of the positions from `start` on."""
+    """The pre-activations of the positions from `start` on."""
 
     start: int
     values: Float[Tensor, "n d_sae"]
@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
 def chunks(
     x: Float[Tensor, "n d_in"], weights: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"]
 ) -> Iterator[Chunk]:
-    """`x @ weights.T + bias`, some positions at a time."""
+    """Yield `x @ weights.T + bias`, some positions at a time."""
     budget = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES["cpu"])
     n_rows = max(64, budget // (len(weights) * x.element_size()))
     for start in range(0, len(x), n_rows):
@@ -58,7 +58,7 @@ def top_of_rows(
 
 
 class SparseEntries(NamedTuple):
-    """Entries of one chunk in row order."""
+    """The entries of one chunk in row order."""
 
     values: Float[Tensor, " nnz"]
     features: Int[Tensor, " nnz"]

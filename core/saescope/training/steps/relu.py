@@ -27,7 +27,7 @@ class BatchPart(NamedTuple):
     """The batch, or the chunk of it that a support covers."""
 
     x: Float[Tensor, "n d_in"]
-    """Centred, as the encoder reads it."""
+    """The inputs, centred as the encoder reads them."""
     batch: Batch
     n_pos: int
     """Positions of the whole batch, over which losses are averaged."""
@@ -159,7 +159,7 @@ class Squared(NamedTuple):
     per_position: Float[Tensor, " n"]
     loss: Float[Tensor, ""]
     to_output: Float[Tensor, "n d_out"]
-    """d loss / d sae_out."""
+    """The gradient of the loss at sae_out."""
 
 
 def squared(error: Float[Tensor, "n d_out"], part: BatchPart) -> Squared:

@@ -34,11 +34,11 @@ class DenseSupport:
         self.values = values
 
     def take(self, per_feature: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
-        """`per_feature`, laid beside `values`."""
+        """Lay `per_feature` beside `values`."""
         return per_feature
 
     def spread(self, per_position: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
-        """`per_position`, laid beside `values`."""
+        """Lay `per_position` beside `values`."""
         return per_position[:, None]
 
     def by_feature(self, values: Tensor) -> Float[Tensor, " d_sae"]:
@@ -48,15 +48,15 @@ class DenseSupport:
         return values.sum(1)
 
     def count(self, active: Tensor) -> Int[Tensor, " d_sae"]:
-        """On how many positions each feature is active."""
+        """Count on how many positions each feature is active."""
         return active.sum(0)
 
     def decode(self, values: Tensor, rows: Float[Tensor, "d_sae d"]) -> Float[Tensor, "n d"]:
-        """sum_i values_i rows_i of each position."""
+        """Sum values_i rows_i over the entries i of each position."""
         return times_rows(values, rows.T)
 
     def dots(self, at: Float[Tensor, "n d"], rows: Float[Tensor, "d_sae d"]) -> Tensor:
-        """rows_i . at of each entry."""
+        """Multiply rows_i with `at` for each entry i."""
         return times_rows(at, rows)
 
     def add_outer(self, grads: Grads, name: str, values: Tensor, at: Float[Tensor, "n d"]) -> None:

@@ -41,7 +41,7 @@ class RankingEncoder(NamedTuple):
 
 
 class TopKStep(Step):
-    """k features of each position."""
+    """The step of a TopK SAE: k features of each position."""
 
     loss = staticmethod(topk_loss)
 
@@ -195,7 +195,7 @@ class Levels:
     def decode(
         self, acts: Float[Tensor, " nnz"], decoder: Float[Tensor, "d_sae d"]
     ) -> Float[Tensor, "n_levels n d"]:
-        """What each prefix sums to, without b_dec."""
+        """Compute what each prefix sums to, without b_dec."""
         values = acts if self.order is None else acts[self.order]
         parts = bag(self.features, decoder, self.offsets, values).view(
             self.n_levels, self.n_pos, -1
@@ -214,7 +214,7 @@ class Levels:
     def outer(
         self, acts: Float[Tensor, " nnz"], to_output: Float[Tensor, "n_levels n d"]
     ) -> Float[Tensor, "d_sae d"]:
-        """The decoder's gradient."""
+        """Compute the decoder's gradient."""
         if self.order is None:
             return self.kept.outer(acts, to_output[0])
         virtual = SparseSupport(acts[self.order], self.features, self.offsets, self.kept.d_sae)
