@@ -10,10 +10,11 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath, PureWindowsPath
 
 from saescope.errors import ArgumentError, FormatError
@@ -76,14 +77,15 @@ class Fence:
         )
 
 
-_fence: ContextVar[Fence | None] = ContextVar("saescope_fence", default=None)
+AskFence = Callable[[], Fence | None]
+_fence: ContextVar[AskFence] = ContextVar("saescope_fence", default=lambda: None)
 
 
 @contextmanager
-def fenced(fence: Fence | None) -> Generator[None]:
+def fenced(fence: Fence | AskFence | None) -> Generator[None]:
     """Every file that saescope opens for a caller inside the block must lie inside the fence; None:
-    anywhere."""
-    token = _fence.set(fence)
+    anywhere. A function is asked for the fence once, when the first file is opened."""
+    token = _fence.set(cache(fence) if callable(fence) else lambda: fence)
     try:
         yield
     finally:
@@ -138,7 +140,7 @@ def check_inside(path: str | Path, *, field: str = "path") -> Path:
     Raises:
         ArgumentError: PATH_NOT_ALLOWED: it lies outside the fence.
     """
-    place, fence = resolve(path), _fence.get()
+    place, fence = resolve(path), _fence.get()()
     if fence is not None and not fence.holds(place):
         raise outside(path, fence, field)
     return place
@@ -157,7 +159,7 @@ def check_linked(path: str | Path, folder: str | Path, *, field: str = "path") -
 
 def is_inside(path: str | Path) -> bool:
     """Whether `check_inside` lets it pass."""
-    fence = _fence.get()
+    fence = _fence.get()()
     return fence is None or fence.holds(resolve(path))
 
 
@@ -283,7 +285,7 @@ def _check(status: os.stat_result, name: str, limit: int | None, field: str) -> 
 def _check_opened(handle: int, path: str | Path, field: str) -> None:
     """A folder on the way may have become a link since the path was resolved: ask the descriptor
     where it is."""
-    fence, place = _fence.get(), _place_of(handle)
+    fence, place = _fence.get()(), _place_of(handle)
     if fence is not None and place is not None and not fence.holds(place):
         raise outside(path, fence, field)
 

@@ -550,7 +550,7 @@ async def test_no_sae_of_a_call_is_unloaded_while_it_runs(desk: Desk) -> None:
         for _ in range(5):
             await anyio.lowlevel.checkpoint()
         assert not gone and [*state.saes] == handles
-        assert [entry.handle for entry in stack] == handles
+        assert [entry.handle for entry in stack.entries] == handles
     assert gone == handles[1:] and [*state.saes] == handles[:1]
     state.close()
 

@@ -15,26 +15,23 @@ if TYPE_CHECKING:
     from saescope.models import Tokens
 
 
-def provenance(loaded: LoadedSAE, seed: int | None = None) -> Provenance:
+def provenance(used: LoadedSAE | LoadedStack, seed: int | None = None) -> Provenance:
+    """The provenance of what one SAE, or several of one model, computed."""
+    entries = used.entries if isinstance(used, LoadedStack) else (used,)
+    only, model = entries[0] if len(entries) == 1 else None, used.model
     return Provenance(
-        model=loaded.model.name,
-        revision=loaded.model.revision,
-        sae=loaded.handle,
-        weights_hash=loaded.weights_hash,
-        dtype=str(loaded.model.dtype).removeprefix("torch."),
-        device=str(loaded.model.device),
+        model=model.name,
+        revision=model.revision,
+        sae=only and only.handle,
+        weights_hash=only and only.weights_hash,
+        saes=[]
+        if only
+        else [SAEUsed(sae=each.handle, weights_hash=each.weights_hash) for each in entries],
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
         seed=seed,
         versions=versions(),
     )
-
-
-def provenance_of(stack: LoadedStack, seed: int | None = None) -> Provenance:
-    """The provenance of one SAE or of several."""
-    alone = provenance(stack.first, seed)
-    if len(stack.entries) == 1:
-        return alone
-    used = [SAEUsed(sae=entry.handle, weights_hash=entry.weights_hash) for entry in stack]
-    return alone.model_copy(update={"sae": None, "weights_hash": None, "saes": used})
 
 
 @cache

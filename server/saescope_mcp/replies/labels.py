@@ -34,7 +34,7 @@ class StackLabels(NamedTuple):
 async def labels_of_stack(stack: LoadedStack, features: Iterable[tuple[int, int]]) -> StackLabels:
     """The labels of features, each named by the place of its SAE in the stack and by its index."""
     named, told = [*features], StackLabels({}, [])
-    for n, entry in enumerate(stack):
+    for n, entry in enumerate(stack.entries):
         own = await labels_of(entry, [feature for sae, feature in named if sae == n])
         told.by_feature.update({(n, feature): label for feature, label in own.by_feature.items()})
         told.warnings.extend(warning for warning in own.warnings if warning not in told.warnings)

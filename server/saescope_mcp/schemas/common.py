@@ -1,5 +1,6 @@
 """What every request and every reply has."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -40,7 +41,11 @@ class _Sent(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_meant(cls, sent: Any) -> Any:
-        return as_meant(cls, sent)
+        # What does not fit stays as it was sent, and is refused.
+        if not isinstance(sent, Mapping):
+            return sent
+        kinds = {info.alias or name: info.annotation for name, info in cls.model_fields.items()}
+        return {name: as_meant(kinds.get(name), value) for name, value in sent.items()}
 
 
 class Item(_Sent):
@@ -108,26 +113,23 @@ class SAEsRequest(Request):
 
     @field_validator("sae")
     @classmethod
-    def _one_at_least(cls, sae: str, info: Any) -> str:
-        # A missing argument is said beside all else that is wrong, so it is looked for here: `saes`
-        # comes before.
-        if not sae and info.data.get("saes") == []:
+    def _one_or_several(cls, sae: str, info: Any) -> str:
+        # Either fault is said beside all else that is wrong, so it is looked for here: `saes` comes
+        # before.
+        saes = info.data.get("saes")
+        if sae and saes:
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "sae and saes are both given",
+                {"field": "saes", "allowed": "one of sae and saes"},
+            )
+        if not sae and saes == []:
             raise PydanticCustomError(
                 "missing_argument",
                 "'sae' is missing, or saes for several",
                 {"allowed": "sae, a handle from load_sae"},
             )
         return sae
-
-    @model_validator(mode="after")
-    def _one_or_several(self) -> "SAEsRequest":
-        if self.sae and self.saes:
-            raise PydanticCustomError(
-                "conflicting_arguments",
-                "sae and saes are both given",
-                {"field": "saes", "allowed": "one of sae and saes"},
-            )
-        return self
 
     @property
     def handles(self) -> list[str]:

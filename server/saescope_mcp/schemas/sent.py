@@ -2,22 +2,13 @@
 text, 2.0 for 2."""
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 
-def as_meant(model: type[BaseModel], sent: Any) -> Any:
-    """The arguments with such values replaced. All else stays as it was sent, and is refused if it
-    does not fit."""
-    if not isinstance(sent, Mapping):
-        return sent
-    kinds = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
-    return {name: _meant(kinds.get(name), value) for name, value in sent.items()}
-
-
-def _meant(kind: Any, value: Any) -> Any:
+def as_meant(kind: Any, value: Any) -> Any:
+    """The value of an argument of this type with such values replaced; all else as it was sent."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -25,7 +16,7 @@ def _meant(kind: Any, value: Any) -> Any:
     if get_origin(kind) is list:
         value = _parsed(value, list)
         inner = get_args(kind)[0]
-        return [_meant(inner, item) for item in value] if isinstance(value, list) else value
+        return [as_meant(inner, item) for item in value] if isinstance(value, list) else value
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return _parsed(value, dict)
     return value

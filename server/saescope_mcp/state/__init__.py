@@ -2,7 +2,7 @@
 model."""
 
 from saescope_mcp.state.app_state import AppState
-from saescope_mcp.state.entries import Indexed, LoadedSAE
+from saescope_mcp.state.entries import Indexed, LoadedSAE, void_quizzes
 from saescope_mcp.state.fences import readable, reading, said_roots, trained_saes, writable
 from saescope_mcp.state.sources import (
     Placement,
@@ -30,5 +30,6 @@ __all__ = [
     "reading",
     "said_roots",
     "trained_saes",
+    "void_quizzes",
     "writable",
 ]

@@ -75,7 +75,7 @@ class AppState:
             ResourceError: BUSY.
         """
         async with self.use_all([handle]) as stack:
-            yield stack.first
+            yield stack.entries[0]
 
     @asynccontextmanager
     async def use_all(self, handles: Sequence[str]) -> AsyncGenerator[LoadedStack]:
@@ -87,8 +87,8 @@ class AppState:
             ResourceError: BUSY.
         """
         stack = self.require_all(handles)
-        async with stack.first.slot.turn():
-            for entry in stack:
+        async with stack.slot.turn():
+            for entry in stack.entries:
                 if self.saes.get(entry.handle) is not entry:  # unloaded while this call waited
                     raise self._not_loaded(entry.handle)
                 entry.last_used = time.monotonic()

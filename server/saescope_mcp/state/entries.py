@@ -1,11 +1,10 @@
 """An SAE in memory, together with its model."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, SaescopeError
 from saescope_mcp.settings import Settings
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from saescope.features.index import FeatureIndex
     from saescope.models import LanguageModel, Tokens
     from saescope.saes import SAE
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Indexed(NamedTuple):
@@ -54,10 +50,6 @@ class LoadedSAE:
     def model(self) -> "LanguageModel":
         return self.slot.model
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A core function in a worker thread, which stops when the call is cancelled."""
-        return await self.slot.run(function, *args, **kwargs)
-
     async def indexed(self) -> Indexed:
         """Its best index on this machine; looked for again whenever one was added."""
         if self._indexed is None or self._indexed.changed != self._indexes_changed():
@@ -73,17 +65,7 @@ class LoadedSAE:
         Raises:
             ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
         """
-        return await self.run(self._tokenize, texts, chat, from_file)
-
-    async def void_quizzes(self, texts: Sequence[str]) -> None:
-        """Quizzes that show one of these texts can no longer be answered: their features are about
-        to be told."""
-        await self.slot.workers.run(partial(_void, texts))
-
-    def token_id(self, text: str, field: str) -> int | None:
-        """The one token of that text or "#id"; None for an empty text. An error names the argument
-        `field`."""
-        return self.model.single_token(text, field) if text else None
+        return await self.slot.run(self._tokenize, texts, chat, from_file)
 
     def _find_index(self) -> Indexed:
         from saescope.features.index import find_index
@@ -122,7 +104,9 @@ class LoadedSAE:
         return tokens
 
 
-def _void(texts: Sequence[str]) -> None:
+def void_quizzes(texts: Sequence[str]) -> None:
+    """Quizzes that show one of these texts can no longer be answered: their features are about to
+    be told."""
     from saescope.features import QuizStore
 
     with suppress(SaescopeError):  # a file that cannot be read holds no quiz that could be answered

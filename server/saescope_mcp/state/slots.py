@@ -47,7 +47,8 @@ class ModelSlot:
         with anyio.move_on_after(self.settings.lock_wait_s):
             await self.lock.acquire()
             try:
-                await self._settled()
+                if self.work is not None:
+                    await self.work.settled()
                 mine = True
             finally:
                 if not mine:
@@ -65,10 +66,6 @@ class ModelSlot:
         """The function in a thread; only within `turn`."""
         self.work = self.workers.start(partial(function, *args, **kwargs))
         return await self.work.result()
-
-    async def _settled(self) -> None:
-        if self.work is not None:
-            await self.work.settled()
 
     def _busy(self, why: str) -> ResourceError:
         return ResourceError(

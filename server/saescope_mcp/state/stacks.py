@@ -1,18 +1,16 @@
 """SAEs of one model in memory that a call works with together; one SAE is a stack of one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from saescope.errors import ArgumentError, MismatchError
 from saescope_mcp.state.entries import LoadedSAE
+from saescope_mcp.state.slots import ModelSlot
 
 if TYPE_CHECKING:
-    from saescope.models import LanguageModel, Tokens
+    from saescope.models import LanguageModel
     from saescope.saes import SAE
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +19,11 @@ class LoadedStack:
     SAEs."""
 
     entries: tuple[LoadedSAE, ...]
+    saes: "list[SAE]"
+    slot: ModelSlot
+    model: "LanguageModel"
+    reader: LoadedSAE
+    """As this one was trained, with BOS or without, texts are tokenized: the first that says so."""
 
     @classmethod
     def of(cls, entries: Sequence[LoadedSAE]) -> "LoadedStack":
@@ -30,49 +33,23 @@ class LoadedStack:
             ArgumentError: an SAE is named twice.
             MismatchError: SAEs of several models, or two that write one site.
         """
-        _require_different(entries)
-        _require_one_model(entries)
-        _require_own_sites(entries)
-        return cls(tuple(entries))
-
-    def __iter__(self) -> Iterator[LoadedSAE]:
-        return iter(self.entries)
-
-    @property
-    def first(self) -> LoadedSAE:
-        return self.entries[0]
-
-    @property
-    def saes(self) -> "list[SAE]":
-        return [entry.sae for entry in self.entries]
-
-    @property
-    def model(self) -> "LanguageModel":
-        return self.first.model
+        if len(entries) > 1:
+            _require_different(entries)
+            _require_one_model(entries)
+            _require_own_sites(entries)
+        says = (entry for entry in entries if entry.sae.cfg.metadata.prepend_bos is not None)
+        slot, saes = entries[0].slot, [entry.sae for entry in entries]
+        return cls(tuple(entries), saes, slot, slot.model, next(says, entries[0]))
 
     def handle(self, n: int) -> str | None:
         """For a row of a reply: which SAE it is about, or None where there is but one."""
         return self.entries[n].handle if len(self.entries) > 1 else None
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A core function in a worker thread, which stops when the call is cancelled."""
-        return await self.first.run(function, *args, **kwargs)
-
-    async def tokenize(
-        self, texts: Sequence[str], *, chat: bool = False, from_file: bool = False
-    ) -> "list[Tokens]":
-        """Tokens of each text, with BOS as the first SAE wants it that says so.
-
-        Raises:
-            ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
-        """
-        return await self._speaker.tokenize(texts, chat=chat, from_file=from_file)
-
     def disagreement(self, *, chat: bool = False) -> list[str]:
         """A warning where SAEs were trained with and without BOS: a text can be read in one way
         only."""
         wanting, doing_without = (
-            [entry.handle for entry in self if entry.sae.cfg.metadata.prepend_bos is wish]
+            [entry.handle for entry in self.entries if entry.sae.cfg.metadata.prepend_bos is wish]
             for wish in (True, False)
         )
         if chat or not (wanting and doing_without):
@@ -80,22 +57,9 @@ class LoadedStack:
         return [
             f"{', '.join(wanting)} was trained with BOS, {', '.join(doing_without)} "
             "without: the text is read as "
-            f"{self._speaker.handle} was trained. Name another SAE first to read it in "
+            f"{self.reader.handle} was trained. Name another SAE first to read it in "
             "the other way."
         ]
-
-    async def void_quizzes(self, texts: Sequence[str]) -> None:
-        await self.first.void_quizzes(texts)
-
-    def token_id(self, text: str, field: str) -> int | None:
-        """The one token of that text or "#id"; None for an empty text. An error names the argument
-        `field`."""
-        return self.first.token_id(text, field)
-
-    @property
-    def _speaker(self) -> LoadedSAE:
-        says = (entry for entry in self if entry.sae.cfg.metadata.prepend_bos is not None)
-        return next(says, self.first)
 
 
 def _require_different(entries: Sequence[LoadedSAE]) -> None:

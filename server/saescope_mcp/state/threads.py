@@ -5,38 +5,24 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import anyio
 
 from saescope.cancel import cancellable
-from saescope.fence import Fence, fenced
+from saescope.fence import AskFence, fenced
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, eq=False)
 class Work(Generic[T]):
     """A function that runs in a thread, and the event that asks it to stop."""
 
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        function: Callable[[], T],
-        *,
-        grace_s: float,
-        fence: Callable[[], Fence | None] = lambda: None,
-    ) -> None:
-        self.stop = threading.Event()
-        self._fence = fence
-        self._grace_s = grace_s
-        self.future: Future[T] = pool.submit(copy_context().run, self._run, function)
-
-    def _run(self, function: Callable[[], T]) -> T:
-        with (
-            cancellable(self.stop),
-            fenced(self._fence()),
-        ):  # links of a slow disk are followed here
-            return function()
+    future: Future[T]
+    stop: threading.Event
+    grace_s: float
 
     async def result(self) -> T:
         """The function's result; when cancelled, asks it to stop and waits a little for that."""
@@ -44,7 +30,7 @@ class Work(Generic[T]):
             return await asyncio.wrap_future(self.future)
         finally:
             self.stop.set()
-            with anyio.move_on_after(self._grace_s, shield=True):
+            with anyio.move_on_after(self.grace_s, shield=True):
                 await self.settled()
 
     async def settled(self) -> None:
@@ -56,17 +42,22 @@ class Work(Generic[T]):
 class Workers:
     """A few threads of our own: anyio's 40 would run 40 models at once."""
 
-    def __init__(
-        self, threads: int, grace_s: float, *, fence: Callable[[], Fence | None] = lambda: None
-    ) -> None:
+    def __init__(self, threads: int, grace_s: float, *, fence: AskFence = lambda: None) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="saescope")
         self._grace_s, self._fence = grace_s, fence
         self._works: list[Work[Any]] = []
 
     def start(self, function: Callable[[], T]) -> Work[T]:
-        work = Work(self._pool, function, grace_s=self._grace_s, fence=self._fence)
+        stop = threading.Event()
+        future = self._pool.submit(copy_context().run, self._work, function, stop)
+        work = Work(future, stop, self._grace_s)
         self._works = [other for other in self._works if not other.future.done()] + [work]
         return work
+
+    def _work(self, function: Callable[[], T], stop: threading.Event) -> T:
+        # The fence is asked for here, not in the event loop: links of a slow disk are followed.
+        with cancellable(stop), fenced(self._fence):
+            return function()
 
     async def run(self, function: Callable[[], T]) -> T:
         return await self.start(function).result()

@@ -12,7 +12,7 @@ from saescope_mcp.replies.facts import (
     brief,
     feature_url,
     left_out,
-    provenance_of,
+    provenance,
     spread,
     stands_out,
 )
@@ -25,7 +25,7 @@ from saescope_mcp.schemas.attribute import (
     ShareOf,
 )
 from saescope_mcp.schemas.common import Evidence
-from saescope_mcp.state import AppState, LoadedStack
+from saescope_mcp.state import AppState, LoadedStack, void_quizzes
 
 if TYPE_CHECKING:
     from saescope.models import Tokens
@@ -45,7 +45,7 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         warnings=[*found.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=_next(request, found, tokens, stack),
         evidence=_evidence(found),
-        provenance=provenance_of(stack, request.seed),
+        provenance=provenance(stack, request.seed),
         target=found.target,
         against=found.against,
         position=found.position,
@@ -70,15 +70,15 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
 async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Tokens, Attribution]":
     from saescope.attribution import attribute
 
-    tokens = (await stack.tokenize([request.prompt], chat=request.chat))[0]
-    await stack.void_quizzes([request.prompt])
-    found = await stack.run(
+    tokens = (await stack.reader.tokenize([request.prompt], chat=request.chat))[0]
+    await stack.slot.run(void_quizzes, [request.prompt])
+    found = await stack.slot.run(
         attribute,
         stack.model,
         stack.saes,
         tokens,
-        target=stack.token_id(request.target, "target"),
-        against=stack.token_id(request.against, "against"),
+        target=request.target or None,
+        against=request.against or None,
         position=request.position,
         method=request.method,
         k=request.k,

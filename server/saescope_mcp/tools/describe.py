@@ -91,7 +91,7 @@ async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int
         from saescope.features import QuizStore, feature_card
 
         index = (await loaded.indexed()).best
-        card = await loaded.run(
+        card = await loaded.slot.run(
             feature_card,
             loaded.model,
             loaded.sae,

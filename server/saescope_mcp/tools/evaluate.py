@@ -36,11 +36,11 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     async def work(job: Job) -> EvaluateSaeReply:
         async with state.use(request.sae) as loaded:
             job.say("reading the text")
-            found = await loaded.run(partial(_evaluate, loaded, request, dataset, job))
+            found = await loaded.slot.run(partial(_evaluate, loaded, request, dataset, job))
             remember(loaded.weights_hash, found)
             name, d_sae = loaded.weights_hash[:12], loaded.sae.cfg.d_sae
             pictures = (
-                await loaded.run(partial(of_evaluation, found, name, d_sae=d_sae))
+                await loaded.slot.run(partial(of_evaluation, found, name, d_sae=d_sae))
                 if request.picture
                 else []
             )

@@ -14,7 +14,7 @@ from saescope_mcp.replies.facts import (
     left_out,
     many_sinks_of,
     nothing_left,
-    provenance_of,
+    provenance,
 )
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.schemas.read import (
@@ -29,7 +29,7 @@ from saescope_mcp.schemas.read import (
     TopFeaturesReply,
     TopToken,
 )
-from saescope_mcp.state import AppState, Given, LoadedStack, given_texts
+from saescope_mcp.state import AppState, Given, LoadedStack, given_texts, void_quizzes
 
 if TYPE_CHECKING:
     from saescope.features import Encoded, RankedFeature, Ranking
@@ -67,7 +67,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
         if more
         else [next_call("top_features", **request.named, **_texts(request))],
         evidence="observed",
-        provenance=provenance_of(stack),
+        provenance=provenance(stack),
         tokens=[
             _token_row(stack, encoded, place, request.top_k)
             for place in islice(_places(encoded), request.offset, end)
@@ -112,7 +112,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
         ],
         next=[*steps, *(_read_on(request, end) if more else [])],
         evidence="observed",
-        provenance=provenance_of(stack),
+        provenance=provenance(stack),
         features=[_feature_row(row, stack, labels) for row in ranking.features],
         by_sae=_counted_by(stack, ranking),
         total=ranking.total,
@@ -131,11 +131,11 @@ async def _encode(
     from saescope.features import encode_stack
     from saescope.stack import as_stack
 
-    tokens = await stack.tokenize(given.texts, from_file=given.from_file)
-    await stack.void_quizzes(given.texts)
-    encoded = await stack.run(
+    tokens = await stack.reader.tokenize(given.texts, from_file=given.from_file)
+    await stack.slot.run(void_quizzes, given.texts)
+    encoded = await stack.slot.run(
         encode_stack,
-        await stack.run(as_stack, stack.model, stack.saes),
+        await stack.slot.run(as_stack, stack.model, stack.saes),
         tokens,
         positions=request.positions,
         include_special=request.include_special,
@@ -148,12 +148,14 @@ async def _rank(
 ) -> "tuple[list[Tokens], Ranking]":
     from saescope.features import rank_features
 
-    tokens = await stack.tokenize(given.texts, from_file=given.from_file)
+    tokens = await stack.reader.tokenize(given.texts, from_file=given.from_file)
     against = (
-        await stack.tokenize(given.against, from_file=given.from_file) if given.against else []
+        await stack.reader.tokenize(given.against, from_file=given.from_file)
+        if given.against
+        else []
     )
-    await stack.void_quizzes(given.all)
-    ranking = await stack.run(
+    await stack.slot.run(void_quizzes, given.all)
+    ranking = await stack.slot.run(
         rank_features,
         stack.model,
         stack.saes,
@@ -198,7 +200,7 @@ def _encoded_by(stack: LoadedStack, encoded: "Sequence[Encoded]") -> list[Encode
             n_left_out=each.n_left_out,
             n_sinks=each.n_sinks,
         )
-        for entry, each in zip(stack, encoded, strict=True)
+        for entry, each in zip(stack.entries, encoded, strict=True)
     ]
 
 

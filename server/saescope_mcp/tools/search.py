@@ -20,7 +20,7 @@ from saescope_mcp.schemas.features import (
     Separation,
     Together,
 )
-from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts
+from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts, void_quizzes
 
 if TYPE_CHECKING:
     from saescope import features as core
@@ -84,15 +84,19 @@ async def _search(loaded: LoadedSAE, request: FindFeatures, given: Given) -> "co
 
     page = {"k": request.k, "offset": request.offset}
     if request.query:
-        return await loaded.run(
+        return await loaded.slot.run(
             find_by_label, LabelStore(), loaded.weights_hash, request.query, **page
         )
     if request.tokens:
-        return await loaded.run(find_by_tokens, loaded.model, loaded.sae, request.tokens, **page)
+        return await loaded.slot.run(
+            find_by_tokens, loaded.model, loaded.sae, request.tokens, **page
+        )
     index = (await loaded.indexed()).best
     tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
-    await loaded.void_quizzes(given.texts)
-    return await loaded.run(find_by_texts, loaded.model, loaded.sae, tokens, index=index, **page)
+    await loaded.slot.run(void_quizzes, given.texts)
+    return await loaded.slot.run(
+        find_by_texts, loaded.model, loaded.sae, tokens, index=index, **page
+    )
 
 
 async def _contrast(state: AppState, request: FindFeatures, given: Given) -> FindFeaturesReply:
@@ -103,14 +107,14 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
         k = min(request.k, MOST_CONTRASTED)
         _check_room(state, loaded, len(given.all))
         texts = await loaded.tokenize(given.texts, from_file=given.from_file)
-        await loaded.void_quizzes(given.all)
+        await loaded.slot.run(void_quizzes, given.all)
         if other is None:
             against = await loaded.tokenize(given.against, from_file=given.from_file)
-            done = await loaded.run(
+            done = await loaded.slot.run(
                 contrast_texts, loaded.model, loaded.sae, texts, against=against, k=k, seed=SEED
             )
         else:
-            done = await loaded.run(
+            done = await loaded.slot.run(
                 contrast_models, loaded.model, loaded.sae, texts, other=other.model, k=k, seed=SEED
             )
     labels = await labels_of(loaded, [row.feature for row in done.features])

@@ -12,7 +12,7 @@ from saescope_mcp.replies.facts import (
     feature_url,
     left_out,
     nothing_left,
-    provenance_of,
+    provenance,
     spread,
     stands_out,
 )
@@ -30,7 +30,7 @@ from saescope_mcp.schemas.steer import (
     SteerGenerateReply,
     SteeringFeature,
 )
-from saescope_mcp.state import AppState, LoadedSAE, LoadedStack
+from saescope_mcp.state import AppState, LoadedSAE, LoadedStack, void_quizzes
 
 if TYPE_CHECKING:
     from saescope import steering as core
@@ -51,17 +51,17 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         from saescope.steering import intervene as core_intervene
 
         tokens = await _tokens(stack, request)
-        done = await stack.run(
+        done = await stack.slot.run(
             core_intervene,
             stack.model,
             stack.saes,
             tokens,
             _edits(request),
             unit=request.unit,
-            reference=[entry.check.maxima for entry in stack],
-            indexed=[await _indexed(entry) for entry in stack],
-            target=stack.token_id(request.target, "target"),
-            against=stack.token_id(request.against, "against"),
+            reference=[entry.check.maxima for entry in stack.entries],
+            indexed=[await _indexed(entry) for entry in stack.entries],
+            target=request.target or None,
+            against=request.against or None,
             n_controls=request.n_controls,
             seed=request.seed,
         )
@@ -78,7 +78,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
             _next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])
         ],
         evidence="controlled" if done.control_n else "intervened",
-        provenance=provenance_of(stack, request.seed),
+        provenance=provenance(stack, request.seed),
         before=done.before,
         after=done.after,
         delta_logit=done.delta_logit,
@@ -116,7 +116,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         ],
         next=_next(request, done.verdict.level),
         evidence="controlled" if done.controls else "intervened",
-        provenance=provenance_of(stack, request.seed),
+        provenance=provenance(stack, request.seed),
         baseline=_arm(done.baseline, stack),
         steered=[_arm(arm, stack) for arm in done.steered],
         controls=[_arm(arm, stack) for arm in done.controls],
@@ -132,8 +132,8 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
 
 
 async def _tokens(stack: LoadedStack, request: ChangingRequest) -> "Tokens":
-    tokens = (await stack.tokenize([request.prompt], chat=request.chat))[0]
-    await stack.void_quizzes([request.prompt])
+    tokens = (await stack.reader.tokenize([request.prompt], chat=request.chat))[0]
+    await stack.slot.run(void_quizzes, [request.prompt])
     return tokens
 
 
@@ -141,15 +141,15 @@ async def _steer(stack: LoadedStack, request: SteerGenerate, tokens: "Tokens") -
     from saescope.steering import steer
 
     concept = [stack.model.single_token(text, "concept_tokens") for text in request.concept_tokens]
-    return await stack.run(
+    return await stack.slot.run(
         steer,
         stack.model,
         stack.saes,
         tokens,
         _edits(request),
         unit=request.unit,
-        reference=[entry.check.maxima for entry in stack],
-        indexed=[await _indexed(entry) for entry in stack],
+        reference=[entry.check.maxima for entry in stack.entries],
+        indexed=[await _indexed(entry) for entry in stack.entries],
         max_new_tokens=request.max_new_tokens,
         n_samples=request.n_samples,
         temperature=request.temperature,
