@@ -34,10 +34,9 @@ def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generat
             fired inside the block.
     """
     fired: set[str] = set()
-    with ExitStack() as stack:
-        stack.enter_context(model.lock)
+    with model.lock, ExitStack() as stack:
+        stack.callback(setattr, model, "n_editing", model.n_editing)
         model.n_editing += 1
-        stack.callback(_no_longer_editing, model)
         for hook_name, edit in edits.items():
             stack.callback(model.mid_edits.pop, hook_name, None)
             hooks = _hooks(model, hook_name, edit, fired)
@@ -51,10 +50,6 @@ def edit_activations(model: LanguageModel, edits: Mapping[str, Edit]) -> Generat
             got=silent[0],
             hint="Run the model inside the block, far enough up to reach the hook.",
         )
-
-
-def _no_longer_editing(model: LanguageModel) -> None:
-    model.n_editing -= 1
 
 
 def record_activations(

@@ -227,7 +227,12 @@ def chained_edits(
     """Hooks that put each `edit(read, written)` where its SAE writes; what one SAE writes is what
     others read there."""
     hooks: dict[str, Edit] = {}
-    for sae, edit in sorted(zip(saes, edits, strict=True), key=lambda pair: _turn(pair[0])):
+    # Hooks at one place run in this order: what reads there comes after what writes there.
+    in_turn = sorted(
+        zip(saes, edits, strict=True),
+        key=lambda pair: (pair[0].cfg.transcoder, write_hook(pair[0]).endswith(".hook_resid_mid")),
+    )
+    for sae, edit in in_turn:
         for hook_name, hook in site_edits(sae, edit).items():
             hooks[hook_name] = _chain(hooks[hook_name], hook) if hook_name in hooks else hook
     return hooks
@@ -367,12 +372,6 @@ def _store(
     }
     cache |= {f"{name}.hook_sae_{key}": value.reshape(*batch, -1) for key, value in values.items()}
     cache[f"{name}.hook_sae_output"] = out
-
-
-def _turn(sae: SAE) -> tuple[bool, bool]:
-    """Hooks at one place run in the order of the SAEs: what reads there comes after what writes
-    there."""
-    return sae.cfg.transcoder, write_hook(sae).endswith(".hook_resid_mid")
 
 
 def require_own_sites(saes: Sequence[SAE]) -> None:

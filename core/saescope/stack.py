@@ -68,8 +68,7 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
         MismatchError: two SAEs write the same site, or one of several does not fit the model.
         HookError: a site does not exist or is never reached.
     """
-    if isinstance(saes, SAE):
-        return Stack(model, (saes,), (0,))
+    saes = [saes] if isinstance(saes, SAE) else [*saes]
     if not saes:
         raise ArgumentError(
             "No SAE is named.",
@@ -77,10 +76,11 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
             field="sae",
             hint="Give one SAE, or a list of at least one.",
         )
+    if len(saes) == 1:
+        return Stack(model, (saes[0],), (0,))
     require_own_sites(saes)
-    if len(saes) > 1:
-        for sae in saes:
-            check_fits(model, sae, allow_mismatch=True)
+    for sae in saes:
+        check_fits(model, sae, allow_mismatch=True)
     turns = _turns(model, saes)
     # given[i]: the place in the caller's list of the SAE that comes i-th in a forward pass.
     given = tuple(sorted(range(len(saes)), key=lambda i: turns[i]))
@@ -90,8 +90,6 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
 def _turns(model: LanguageModel, saes: Sequence[SAE]) -> list[int]:
     """When each SAE's written site is reached: found out by a pass over a few tokens, since no list
     of hooks is in that order."""
-    if len(saes) < 2:
-        return [0] * len(saes)
     hooks = list(dict.fromkeys(name for sae in saes for name in site_hooks(sae)))
     # Recording notes hooks in the order in which they fire, which is what is asked.
     ids = torch.arange(_PROBE_TOKENS)[None] % model.d_vocab

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.errors import NumericError
-from saescope.hooks import Edit, edit_activations
+from saescope.hooks import edit_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, add_at_site, read_hook, site_edits, site_record, write_hook
@@ -83,7 +83,8 @@ def forward_variants(
     if that is given."""
     widened = variants.n == 1 or widens(stack.model, stack.saes[0])
     rows = ids if widened else ids.expand(variants.n, -1)
-    return _forward(stack.model, stack.edits(variants.at_site), rows, last=last, grad=grad)
+    with edit_activations(stack.model, stack.edits(variants.at_site)):
+        return stack.model.forward(rows, last=last, grad=grad)[0]
 
 
 def widens(model: LanguageModel, sae: SAE) -> bool:
@@ -110,12 +111,13 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
         logits."""
         scale = written[:1].reshape(1, _POSITIONS, -1).float().norm(dim=-1, keepdim=True)
         change = noise * scale / noise.norm(dim=-1, keepdim=True)
-        return add_at_site(_rows(written, _ROWS), change)
+        return add_at_site(written.expand(_ROWS, *written.shape[1:]), change)
 
     hooks = site_edits(sae, vary)
     try:
-        widened = _forward(model, hooks, ids)
-        expected = _forward(model, hooks, ids.expand(_ROWS, -1))
+        with edit_activations(model, hooks):
+            widened = model.forward(ids)[0]
+            expected = model.forward(ids.expand(_ROWS, -1))[0]
     except _WIDENING_FAILS:
         return False
     # Another batch shape brings some rounding; a wrong row is off by as much as the changes make.
@@ -125,22 +127,10 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
     )
 
 
-def _forward(
-    model: LanguageModel,
-    hooks: Mapping[str, Edit],
-    ids: Tensor,
-    *,
-    last: int = 0,
-    grad: bool = False,
-) -> Tensor:
-    with edit_activations(model, hooks):
-        return model.forward(ids, last=last, grad=grad)[0]
-
-
 def _varying(stack: Stack, sites: Sequence[SiteRecord], variants: Sequence[Variant]) -> Variants:
     def edit(i: int, read: Tensor, written: Tensor) -> Tensor:
         # A transcoder may read below the site where the batch was widened, and write above it.
-        read, written = _rows(read, len(variants)), _rows(written, len(variants))
+        read, written = (x.expand(len(variants), *x.shape[1:]) for x in (read, written))
         changes = sites[i].sae_out.new_zeros(len(variants), *sites[i].sae_out.shape)
         for row, variant in enumerate(variants):
             if i in variant:
@@ -154,8 +144,3 @@ def _varying(stack: Stack, sites: Sequence[SiteRecord], variants: Sequence[Varia
         return add_at_site(written, changes)
 
     return Variants(len(variants), edit)
-
-
-def _rows(x: Tensor, n: int) -> Tensor:
-    """One row repeated `n` times; `n` rows as they are."""
-    return x.expand(n, *x.shape[1:])

@@ -1,8 +1,11 @@
 """Which features make the model predict a token: attributed cheaply, then measured by ablation,
 beside matched controls."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 from statistics import mean, stdev
 
 import torch
@@ -67,43 +70,21 @@ class _Question:
     masks: list[Bool[Tensor, " n_pos"]]
     sites: list[SiteRecord]
     logits: Float[Tensor, " d_vocab"]
-    target: int
-    against: int | None
+    metric: Metric
     position: int
     method: str = "gradient"
     n_controls: int = 0
     """Draws that were asked for."""
 
-    @property
-    def model(self) -> LanguageModel:
-        return self.stack.model
-
-    @property
-    def mask(self) -> Bool[Tensor, " n_pos"]:
-        """Positions that count for at least one SAE."""
-        return torch.stack(self.masks).any(0)
-
-    @property
-    def metric(self) -> Metric:
-        return Metric(self.target, self.against, self.position - self.ids.shape[1])
-
-    def n_sinks(self, mask: Bool[Tensor, " n_pos"]) -> int:
-        return int(self.usual.sum() - mask.sum())
-
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What every active pair of one SAE, and its error, are attributed."""
+    """What every active pair of one SAE is attributed, and what that comes to."""
 
     acts: SparseActs
     attributions: Float[Tensor, " n"]
-    error: float
+    share: SAEShare
     completeness: float | None
-
-    @property
-    def error_share(self) -> float | None:
-        total = float(self.attributions.abs().sum()) + abs(self.error)
-        return abs(self.error) / total if total else None
 
 
 def attribute(
@@ -147,8 +128,8 @@ def attribute(
     asked = {"method": method, "n_controls": n_controls if validate else 0}
     question = replace(_ask(stack, tokens, *pair, at, include_special), **asked)
     parts = _score(question)
-    chosen = _strongest(torch.cat([part.attributions for part in parts]), k, sign)
-    if validate and len(chosen):
+    chosen = _strongest(parts, k, sign)
+    if validate and chosen:
         effects, joint = _validate(question, parts, chosen, seed)
     else:
         effects, joint = [None] * len(chosen), None
@@ -184,105 +165,87 @@ def _ask(
         for sinks in (None, *(site.sinks for site in sites))
     )
     wanted = int(logits.argmax()) if target is None else target
-    return _Question(stack, tokens, ids, usual, masks, sites, logits, wanted, against, position)
+    metric = Metric(wanted, against, position - ids.shape[1])
+    return _Question(stack, tokens, ids, usual, masks, sites, logits, metric, position)
 
 
 def _score(question: _Question) -> list[_Part]:
-    q = question
-    gradients, spans = _gradients(question)
-    return [
-        _part(sae, site, mask, gradient, span)
-        for sae, site, mask, gradient, span in zip(
-            q.stack.saes, q.sites, q.masks, gradients, spans, strict=True
+    q, parts = question, list[_Part]()
+    for i, (gradient, span) in enumerate(zip(*_gradients(question), strict=True)):
+        sae, site, mask = q.stack.saes[i], q.sites[i], q.masks[i]
+        acts = site.acts.select(mask[site.acts.positions])
+        attributions = sae.contributions(acts, gradient, like=site.x).double()
+        error = float((site.error.double() * gradient)[mask].sum())
+        whole = float(attributions.abs().sum()) + abs(error)
+        share = SAEShare(
+            sae=q.stack.given[i],
+            total=len(attributions),
+            error_attribution=error,
+            error_share=abs(error) / whole if whole else None,
+            n_tokens=int(mask.sum()),
+            n_left_out=int((~mask).sum()),
+            n_sinks=int(q.usual.sum() - mask.sum()),
         )
-    ]
-
-
-def _part(sae: SAE, site: SiteRecord, mask: Tensor, gradient: Tensor, span: float) -> _Part:
-    acts = site.acts.select(mask[site.acts.positions])
-    attributions = sae.contributions(acts, gradient, like=site.x).double()
-    error = float((site.error.double() * gradient)[mask].sum())
-    # Where no position is counted, clean and baseline are one run: their difference is rounding.
-    explains = bool(span) and bool(mask.any())
-    completeness = (float(attributions.sum()) + error) / span if explains else None
-    return _Part(acts, attributions, error, completeness)
+        # Where no position is counted, clean and baseline are one run: their difference is
+        # rounding.
+        explains = bool(span) and bool(mask.any())
+        completeness = (float(attributions.sum()) + error) / span if explains else None
+        parts.append(_Part(acts, attributions, share, completeness))
+    return parts
 
 
 def _report(
     question: _Question,
     parts: Sequence[_Part],
-    chosen: Tensor,
+    chosen: Sequence[tuple[int, int]],
     effects: Sequence[float | None],
     joint: Joint | None,
 ) -> Attribution:
-    q = question
+    q, model, metric = question, question.stack.model, question.metric
     only = parts[0] if len(parts) == 1 else None
+    counts = torch.stack(q.masks).any(0)
     features = [
-        _effect(q, parts, i, effect) for i, effect in zip(chosen.tolist(), effects, strict=True)
+        _effect(q, parts[which], i, effect)
+        for (which, i), effect in zip(chosen, effects, strict=True)
+    ]
+    measured = [
+        (row.attribution, row.measured_effect)
+        for row in features
+        if row.measured_effect is not None
     ]
     return Attribution(
-        target=read_token(q.model, q.logits, q.target),
-        against=None if q.against is None else read_token(q.model, q.logits, q.against),
+        target=read_token(model, q.logits, metric.target),
+        against=None if metric.against is None else read_token(model, q.logits, metric.against),
         position=q.position,
         features=features,
-        total=sum(len(part.attributions) for part in parts),
-        error_attribution=only and only.error,
-        error_share=only and only.error_share,
-        agreement_pearson=_agreement(features),
+        total=sum(part.share.total for part in parts),
+        error_attribution=only and only.share.error_attribution,
+        error_share=only and only.share.error_share,
+        agreement_pearson=pearson([a for a, _ in measured], [m for _, m in measured]),
         agreement_n=len(features) if joint else 0,
         joint=joint,
         completeness=only and only.completeness,
-        n_tokens=int(q.mask.sum()),
-        n_left_out=int((~q.mask).sum()),
-        n_sinks=q.n_sinks(q.mask),
+        n_tokens=int(counts.sum()),
+        n_left_out=int((~counts).sum()),
+        n_sinks=int(q.usual.sum() - counts.sum()),
         left_out=METHODS[q.method],
-        shares=_shares(question, parts),
+        shares=sorted((part.share for part in parts), key=lambda share: share.sae),
         warnings=_warnings(question, parts, len(chosen), joint),
     )
 
 
-def _effect(
-    question: _Question, parts: Sequence[_Part], i: int, measured: float | None
-) -> FeatureEffect:
-    """The pair `i` of all SAEs' pairs in a row."""
-    which, i = _locate(parts, i)
-    acts = parts[which].acts
-    pos = int(acts.positions[i])
+def _effect(question: _Question, part: _Part, i: int, measured: float | None) -> FeatureEffect:
+    """Pair `i` of one SAE's."""
+    pos = int(part.acts.positions[i])
     return FeatureEffect(
-        question.stack.given[which],
-        int(acts.features[i]),
+        part.share.sae,
+        int(part.acts.features[i]),
         pos,
         question.tokens.strings[pos],
-        float(acts.values[i]),
-        float(parts[which].attributions[i]),
+        float(part.acts.values[i]),
+        float(part.attributions[i]),
         measured,
     )
-
-
-def _locate(parts: Sequence[_Part], i: int) -> tuple[int, int]:
-    """The SAE of pair `i` of all SAEs' pairs in a row, and its place among that SAE's own."""
-    for which, part in enumerate(parts):
-        if i < len(part.attributions):
-            return which, i
-        i -= len(part.attributions)
-    raise IndexError(i)
-
-
-def _shares(question: _Question, parts: Sequence[_Part]) -> list[SAEShare]:
-    """By SAE, in the order in which they were given."""
-    shares = [
-        SAEShare(
-            sae=given,
-            total=len(part.attributions),
-            error_attribution=part.error,
-            error_share=part.error_share,
-            n_tokens=int(mask.sum()),
-            n_left_out=int((~mask).sum()),
-            n_sinks=question.n_sinks(mask),
-        )
-        for given, part, mask in zip(question.stack.given, parts, question.masks, strict=True)
-    ]
-    return sorted(shares, key=lambda share: share.sae)
 
 
 def _gradients(
@@ -304,33 +267,42 @@ def _gradients(
     return found, [0.0] * len(found)
 
 
-def _strongest(attributions: Float[Tensor, " n"], k: int, sign: str) -> Int[Tensor, " k"]:
+def _strongest(parts: Sequence[_Part], k: int, sign: str) -> list[tuple[int, int]]:
+    """The `k` pairs of all SAEs together: each one's SAE, and its place among that SAE's own."""
+    # [all pairs], SAE after SAE: starts[i] is where those of SAE i begin.
+    attributions = torch.cat([part.attributions for part in parts])
+    starts = [0, *accumulate(part.share.total for part in parts)]
     strength = {"any": attributions.abs(), "positive": attributions, "negative": -attributions}[
         sign
     ]
     order = strength.sort(descending=True, stable=True).indices
-    return order[strength[order] > 0][:k]
+    chosen = order[strength[order] > 0][:k].tolist()
+    return [(which := bisect_right(starts, i) - 1, i - starts[which]) for i in chosen]
 
 
 def _validate(
     question: _Question,
     parts: Sequence[_Part],
-    chosen: Int[Tensor, " k"],
+    chosen: Sequence[tuple[int, int]],
     seed: int,
 ) -> tuple[list[float], Joint]:
-    q, located = question, [_locate(parts, i) for i in chosen.tolist()]
+    q, entries_of = question, partial(torch.tensor, device=parts[0].attributions.device)
     together = {
-        which: chosen.new_tensor([i for w, i in located if w == which])
-        for which in sorted({which for which, _ in located})
+        which: entries_of([i for w, i in chosen if w == which])
+        for which in sorted({which for which, _ in chosen})
     }
     # One batch of runs: each listed pair alone, all of them together, then the controls.
     draws = _draw(question, parts, together, seed)
-    groups = [*({which: chosen.new_tensor([i])} for which, i in located), together, *draws]
+    groups = [*({which: entries_of([i])} for which, i in chosen), together, *draws]
+    acts = [part.acts for part in parts]
     measured = measure_ablations(
         q.stack,
         q.ids,
         q.sites,
-        [{w: _pairs(parts[w].acts, entries) for w, entries in group.items()} for group in groups],
+        [
+            {w: Pairs(acts[w].features[rows], acts[w].positions[rows]) for w, rows in group.items()}
+            for group in groups
+        ],
         q.metric,
     )
     # measured: [k alone, 1 together, the controls].
@@ -366,30 +338,15 @@ def _draw(
     return [draw for draw in draws if draw]
 
 
-def _pairs(acts: SparseActs, entries: Tensor) -> Pairs:
-    return Pairs(acts.features[entries], acts.positions[entries])
-
-
-def _agreement(features: list[FeatureEffect]) -> float | None:
-    measured = [
-        (f.attribution, f.measured_effect) for f in features if f.measured_effect is not None
-    ]
-    return pearson([a for a, _ in measured], [m for _, m in measured])
-
-
 def _warnings(
     question: _Question,
     parts: Sequence[_Part],
     n_listed: int,
     joint: Joint | None,
 ) -> list[str]:
-    n_pairs, stack, several = (
-        sum(len(part.attributions) for part in parts),
-        question.stack,
-        len(parts) > 1,
-    )
-    whose = [f"{stack.name(i)}: " if several else "" for i in range(len(parts))]
-    if not bool(question.mask.any()):
+    n_pairs, several = sum(part.share.total for part in parts), len(parts) > 1
+    whose = [f"{question.stack.name(i)}: " if several else "" for i in range(len(parts))]
+    if not any(part.share.n_tokens for part in parts):
         return [
             "No position is left: position 0 and special tokens are left out unless "
             "include_special=True."
@@ -397,10 +354,9 @@ def _warnings(
     if not n_pairs:
         return ["No feature fires at the positions considered."]
     warnings = [OVERLAP] if several else []
-    for name, mask in zip(whose, question.masks, strict=True):
-        warnings += [
-            f"{name}{said}" for said in many_sinks(question.n_sinks(mask), int(mask.sum()))
-        ]
+    for name, part in zip(whose, parts, strict=True):
+        sinks = many_sinks(part.share.n_sinks, part.share.n_tokens)
+        warnings += [f"{name}{said}" for said in sinks]
     if not any(bool(part.attributions.any()) for part in parts):
         warnings.append(
             "Nothing that is counted comes before this prediction: choose a later position."

@@ -31,11 +31,6 @@ class Metric:
     def __post_init__(self) -> None:
         assert self.position < 0, "logits may be those of the last positions only"
 
-    @property
-    def last(self) -> int:
-        """Positions at the end whose logits are needed."""
-        return -self.position
-
     def __call__(self, logits: Float[Tensor, "n n_out d_vocab"]) -> Float[Tensor, " n"]:
         return logit_of(logits[:, self.position], self.target, self.against)
 
@@ -70,7 +65,8 @@ def site_gradients(
         # The sum over rows: each row depends on its own leaf alone, so one backward pass gives
         # every row's gradient.
         variants = Variants(1 if changes is None else len(changes), attach)
-        value = metric(forward_variants(stack, ids, variants, last=metric.last, grad=True))
+        # Of no position before the metric's are logits needed.
+        value = metric(forward_variants(stack, ids, variants, last=-metric.position, grad=True))
         gradients = torch.autograd.grad(value.sum(), [leaves[i] for i in range(len(stack.saes))])
     return [g.reshape(*g.shape[:2], -1).detach() for g in gradients], value.detach()
 
