@@ -3,6 +3,7 @@ never fired is an error."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,19 +71,16 @@ def record_activations(
     pending = list(dict.fromkeys(hook_names))
     recorded: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook_fn(x: Any, hook: object) -> None:
-            _require_tensor(name, x)
-            recorded[name] = x.detach()
-            if len(recorded) == len(pending):
-                raise StopForward(x)
-            recorded[name] = recorded[name].clone()  # some families add to it in place later on
-
-        return hook_fn
+    def keep(name: str, x: Any, hook: object) -> None:
+        _require_tensor(name, x)
+        recorded[name] = x.detach()
+        if len(recorded) == len(pending):
+            raise StopForward(x)
+        recorded[name] = recorded[name].clone()  # some families add to it in place later on
 
     for name in pending:
         model.require_hook(name)
-    model.run(ids, [(name, keep(name)) for name in pending], mask=mask)
+    model.run(ids, [(name, partial(keep, name)) for name in pending], mask=mask)
     silent = [name for name in pending if name not in recorded]
     if silent:
         raise HookError(

@@ -7,6 +7,7 @@ norm is that of a fixed text, so whether a position counts never depends on the 
 the window, or on what comes after it.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -56,7 +57,14 @@ def typical_norm(model: LanguageModel, hook_name: str) -> float:
 def find_sinks(model: LanguageModel, recorded: Mapping[str, Tensor]) -> Bool[Tensor, "batch n_pos"]:
     """Mark positions whose norm at any of these hooks exceeds `model.sink_factor` times the typical
     one there; none if that is 0."""
-    return torch.stack([_beyond(model, name, x) for name, x in recorded.items()]).any(0)
+    beyond: list[Tensor] = []
+    for hook_name, x in recorded.items():
+        limit = model.sink_factor and model.sink_factor * typical_norm(model, hook_name)
+        norms = _norms(x)
+        # A site that is typically zero has no proportion to be out of. What is infinite is no sink
+        # but an error, which whoever reads the activations raises.
+        beyond.append((norms > (limit if limit > 0 else math.inf)) & norms.isfinite())
+    return torch.stack(beyond).any(0)
 
 
 def many_sinks(n_sinks: int, n_tokens: int) -> list[str]:
@@ -70,18 +78,6 @@ def many_sinks(n_sinks: int, n_tokens: int) -> list[str]:
         "above the typical one. Name positions, or set include_special=True where "
         "there is such an argument, to count them."
     ]
-
-
-def _beyond(model: LanguageModel, hook_name: str, x: Tensor) -> Bool[Tensor, "batch n_pos"]:
-    if not model.sink_factor:
-        return torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-    typical = typical_norm(model, hook_name)
-    norms = _norms(x)
-    # A site that is typically zero has no proportion to be out of.
-    if not typical > 0:
-        return torch.zeros_like(norms).bool()
-    # What is infinite is no sink but an error, which whoever reads the activations raises.
-    return (norms > model.sink_factor * typical) & norms.isfinite()
 
 
 def _norms(x: Tensor) -> Tensor:

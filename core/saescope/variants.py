@@ -2,6 +2,7 @@
 right, else from the start."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -64,7 +65,8 @@ def run_variants(
     size = max(1, MAX_TOKENS // ids.shape[1])
     for start in range(0, len(variants), size):
         group = variants[start : start + size]
-        rows = _varying(stack, sites, [{}, *group])
+        at_site = partial(_vary, stack=stack, sites=sites, variants=[{}, *group])
+        rows = Variants(1 + len(group), at_site)
         logits = forward_variants(stack, ids, rows, last=-at)[:, at]
         clean.append(logits[:1].expand(len(group), -1))
         changed.append(logits[1:])
@@ -127,20 +129,26 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
     )
 
 
-def _varying(stack: Stack, sites: Sequence[SiteRecord], variants: Sequence[Variant]) -> Variants:
-    def edit(i: int, read: Tensor, written: Tensor) -> Tensor:
-        # A transcoder may read below the site where the batch was widened, and write above it.
-        read, written = (x.expand(len(variants), *x.shape[1:]) for x in (read, written))
-        changes = sites[i].sae_out.new_zeros(len(variants), *sites[i].sae_out.shape)
-        for row, variant in enumerate(variants):
-            if i in variant:
-                own, upstream = slice(row, row + 1), any(j < i for j in variant)
-                seen = (
-                    site_record(stack.model, stack.saes[i], read[own], written[own])
-                    if upstream
-                    else sites[i]
-                )
-                changes[row] = variant[i](seen)
-        return add_at_site(written, changes)
-
-    return Variants(len(variants), edit)
+def _vary(
+    i: int,
+    read: Tensor,
+    written: Tensor,
+    *,
+    stack: Stack,
+    sites: Sequence[SiteRecord],
+    variants: Sequence[Variant],
+) -> Tensor:
+    """What stands where SAE `i` writes, one row for each variant."""
+    # A transcoder may read below the site where the batch was widened, and write above it.
+    read, written = (x.expand(len(variants), *x.shape[1:]) for x in (read, written))
+    changes = sites[i].sae_out.new_zeros(len(variants), *sites[i].sae_out.shape)
+    for row, variant in enumerate(variants):
+        if i in variant:
+            own, upstream = slice(row, row + 1), any(j < i for j in variant)
+            seen = (
+                site_record(stack.model, stack.saes[i], read[own], written[own])
+                if upstream
+                else sites[i]
+            )
+            changes[row] = variant[i](seen)
+    return add_at_site(written, changes)

@@ -28,10 +28,8 @@ class Metric:
     position: int
     """Counted from the end: -1 is the last."""
 
-    def __post_init__(self) -> None:
-        assert self.position < 0, "logits may be those of the last positions only"
-
     def __call__(self, logits: Float[Tensor, "n n_out d_vocab"]) -> Float[Tensor, " n"]:
+        assert self.position < 0, "logits may be those of the last positions only"
         return logit_of(logits[:, self.position], self.target, self.against)
 
 

@@ -57,6 +57,7 @@ class LanguageModel:
     ) -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer
+        self.n_ctx = tokenizer.n_ctx
         self.name = name
         self.handle = handle
         self.revision = revision
@@ -104,10 +105,6 @@ class LanguageModel:
     @property
     def d_vocab(self) -> int:
         return int(self.bridge.W_U.shape[1])
-
-    @property
-    def n_ctx(self) -> int:
-        return self.tokenizer.n_ctx
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -295,7 +295,7 @@ class SAE(nn.Module):
     def _linear(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_sae"]:
         """The encoder's map of prepared inputs; a decoder's norm that activations carry comes after
         it."""
-        return times_rows(x, self.encoder, self.tensors()["b_enc"])
+        return times_rows(x, self.encoder, self.get_buffer("b_enc"))
 
     def _prepare(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_in"]:
         scale = self.scale(x)
@@ -328,7 +328,7 @@ class SAE(nn.Module):
         return tuple(x.shape[:-1] if x.shape[-1] == self.cfg.d_in else x.shape[:-2])
 
     def _shift_biases(self, shift: Tensor) -> dict[str, Tensor]:
-        return {"b_enc": self.tensors()["b_enc"] + shift}
+        return {"b_enc": self.get_buffer("b_enc") + shift}
 
     def _with(self, cfg: SAEConfig, changed: Mapping[str, Tensor]) -> "SAE":
         return type(self)(cfg, self.tensors() | dict(changed))

@@ -1,7 +1,8 @@
 """Labels of features in replies: each says who gave it and whether it was tested."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from saescope.errors import SaescopeError
@@ -19,11 +20,6 @@ class Labels(NamedTuple):
     warnings: list[str]
 
 
-async def labels_of(loaded: LoadedSAE, features: Iterable[int]) -> Labels:
-    """A file of labels that cannot be read must not fail a call that is about something else."""
-    return await loaded.slot.workers.run(lambda: _labels_of(loaded, [*features]))
-
-
 class StackLabels(NamedTuple):
     """The best label of each feature that has one, by the place of its SAE and by its index."""
 
@@ -31,14 +27,15 @@ class StackLabels(NamedTuple):
     warnings: list[str]
 
 
+async def labels_of(loaded: LoadedSAE, features: Iterable[int]) -> Labels:
+    """The labels of features of one SAE."""
+    told = await loaded.slot.workers.run(partial(_best, [loaded], [(0, f) for f in features]))
+    return Labels({f: label for (_, f), label in told.by_feature.items()}, told.warnings)
+
+
 async def labels_of_stack(stack: LoadedStack, features: Iterable[tuple[int, int]]) -> StackLabels:
     """The labels of features, each named by the place of its SAE in the stack and by its index."""
-    named, told = [*features], StackLabels({}, [])
-    for n, entry in enumerate(stack.entries):
-        own = await labels_of(entry, [feature for sae, feature in named if sae == n])
-        told.by_feature.update({(n, feature): label for feature, label in own.by_feature.items()})
-        told.warnings.extend(warning for warning in own.warnings if warning not in told.warnings)
-    return told
+    return await stack.slot.workers.run(partial(_best, stack.entries, [*features]))
 
 
 def short_label(label: Label) -> ShortLabel:
@@ -52,12 +49,16 @@ def in_short(label: ShortLabel | None) -> ShortLabel | None:
     return replace(label, text=f"{label.text[: MOST_CHARS - 1]}…")
 
 
-def _labels_of(loaded: LoadedSAE, features: list[int]) -> Labels:
+def _best(entries: Sequence[LoadedSAE], named: Sequence[tuple[int, int]]) -> StackLabels:
     from saescope.features import LabelStore
 
+    found: dict[tuple[int, int], ShortLabel] = {}
     try:
-        best = LabelStore().best(loaded.weights_hash, features)
+        for n, entry in enumerate(entries):
+            best = LabelStore().best(entry.weights_hash, [f for sae, f in named if sae == n])
+            short = {(n, f): in_short(short_label(label)) for f, label in best.items()}
+            found |= {key: label for key, label in short.items() if label}
     except SaescopeError as error:
-        return Labels({}, [f"Labels cannot be read: {error.message}"])
-    short = {feature: in_short(short_label(label)) for feature, label in best.items()}
-    return Labels({feature: label for feature, label in short.items() if label}, [])
+        # A file of labels that cannot be read must not fail a call that is about something else.
+        return StackLabels(found, [f"Labels cannot be read: {error.message}"])
+    return StackLabels(found, [])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, SaescopeError
-from saescope_mcp.settings import Settings
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, Source
 
@@ -81,18 +80,16 @@ class LoadedSAE:
         return folder.stat().st_mtime_ns if folder.is_dir() else None
 
     def _tokenize(self, texts: Sequence[str], chat: bool, from_file: bool) -> "list[Tokens]":
-        settings: Settings = self.slot.settings
+        model, settings = self.slot.model, self.slot.settings
         prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
         tokens: list[Tokens] = []
         for i, text in enumerate(texts):
             try:
-                tokens.append(self.model.tokenize(text, prepend_bos=prepend_bos, chat=chat))
+                tokens.append(model.tokenize(text, prepend_bos=prepend_bos, chat=chat))
             except ArgumentError as error:
                 raise _of_text(i, error) if len(texts) > 1 else error from None
         longest = max(map(len, tokens))
-        limit = min(
-            self.model.n_ctx, settings.max_tokens * (1 if self.model.device.type == "cpu" else 2)
-        )
+        limit = min(model.n_ctx, settings.max_tokens * (1 if model.device.type == "cpu" else 2))
         if longest > limit:
             which = [len(each) for each in tokens].index(longest)
             what = f"Text {which} of the list (the first is 0)" if len(texts) > 1 else "A text"

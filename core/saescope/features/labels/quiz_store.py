@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from saescope.database import Row
@@ -35,11 +35,11 @@ class StoredItem:
     """The key of the passage, whichever token is marked in it."""
 
 
+@dataclass(frozen=True)
 class QuizStore:
     """Keeps quizzes beside the labels, in the same file."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or labels_path()
+    path: Path = field(default_factory=labels_path)
 
     def add(
         self, weights_hash: str, feature: int, items: Sequence[StoredItem], *, n: int, seed: int

@@ -5,6 +5,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,11 +20,11 @@ MOST_MATCHES = 1000
 _NOTHING = AnswerCounts(0, 0, 0, 0)
 
 
+@dataclass(frozen=True)
 class LabelStore:
     """The labels of all SAEs, by the hash of their weights."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or labels_path()
+    path: Path = field(default_factory=labels_path)
 
     def add(self, weights_hash: str, feature: int, text: str, *, source: str) -> Label:
         """Store a label; one that is there already keeps its source and its score.
