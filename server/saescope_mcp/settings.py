@@ -130,7 +130,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Defaults, changed by `SAESCOPE_<NAME>`.
+        """Read the settings: defaults, changed by `SAESCOPE_<NAME>`.
 
         Raises:
             ConfigError: a value cannot be read; the message names the variable.

@@ -22,7 +22,7 @@ log = logging.getLogger("saescope")
 
 
 class Link(NamedTuple):
-    """A resource."""
+    """A resource that a result names."""
 
     name: str
     uri: str
@@ -30,7 +30,7 @@ class Link(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A result, or a refusal."""
+    """What a call came to: a result, or a refusal."""
 
     document: Document
     is_error: bool
@@ -78,7 +78,7 @@ class Tool:
         return self.function.__annotations__["return"]
 
     async def call(self, state: State, arguments: Mapping[str, Any]) -> Outcome:
-        """Never raises but when cancelled."""
+        """Answer the call; nothing is raised but a cancel."""
         started = time.monotonic()
         with collected() as told:
             outcome = await self._outcome(state, arguments, told)

@@ -17,7 +17,7 @@ def compact(value: object) -> str:
 
 
 def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> Document:
-    """The reply as plain data.
+    """Make plain data of the reply.
 
     Raises:
         NumericError: a number in it is not finite.

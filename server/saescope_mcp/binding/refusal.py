@@ -34,7 +34,7 @@ def refusal(
     *,
     wording: Wording = PLAIN,
 ) -> dict[str, str]:
-    """What to send instead of a result."""
+    """Make the document that is sent instead of a result."""
     if isinstance(error, ValidationError) and request is not None:
         return of_arguments(tool, error, request)
     if isinstance(error, SaescopeError):

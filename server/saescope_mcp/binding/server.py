@@ -38,7 +38,7 @@ class BoundTool(SDKTool):
 
 
 def bind(tool: Tool, state: State) -> BoundTool:
-    """The tool as the SDK registers it."""
+    """Make of the tool what the SDK registers."""
     bound = BoundTool(
         fn=tool.function,
         name=tool.name,

@@ -21,7 +21,7 @@ class Wording(NamedTuple):
     arguments: Mapping[str, str] = MappingProxyType({})
     """What a tool may call an argument of the library, by the library's name for it."""
     out_of_memory: str = "Use a shorter text."
-    """What to do when memory runs out."""
+    """The advice for when memory runs out."""
     still_works: str = "Other calls still work."
     """What a client may do after a crash."""
     at_a_loss: str = "Call again."

@@ -20,7 +20,7 @@ LOAD_SAE = load.TOOLS[0]
 
 
 def person_settings() -> Settings:
-    """A person typed the path, and waits."""
+    """Settings for a person, who typed the path and waits."""
     return Settings.from_env().model_copy(
         update={"read_anywhere": True, "label_source": "you", "max_wait_s": FOREVER_S}
     )

@@ -75,7 +75,7 @@ def serve(context: typer.Context) -> None:
 
 
 def command_for(tool: Tool) -> Callable[..., None]:
-    """A function that typer can make a command of."""
+    """Make a function that typer can turn into a command."""
     needs_sae = loads_first(tool)
 
     def command(**given: Any) -> None:

@@ -63,7 +63,7 @@ class StepFailed(Exception):
 
 
 class Demo:
-    """The story, step by step."""
+    """Tells the story, step by step."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -221,7 +221,7 @@ class Demo:
 
 
 def run_demo() -> int:
-    """Tell the story; the exit status."""
+    """Tell the story, and return the exit status."""
     console = Terminal(soft_wrap=False)  # a story to be read, in a file too
     try:
         anyio.run(Demo(console).tell)

@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"[(\[]*[+-]?\d[\d.,:%e+-]*[)\],;%]*")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's cells as they are shown."""
+    """The cells of a column as they are shown."""
 
     heading: str
     cells: list[str]
@@ -31,7 +31,7 @@ class Column:
 
     @property
     def least(self) -> int:
-        """The narrowest that shows every number whole."""
+        """The narrowest width that shows every number whole."""
         heading = min(MOST_WORD, _width(self.heading))
         if self.numeric:
             return max(heading, *map(_width, self.cells))
@@ -89,7 +89,7 @@ class Rows:
 
 
 def pairs(values: Mapping[str, str]) -> Rows:
-    """Names and values in two columns."""
+    """Lay names and values out in two columns."""
     return Rows([Column("", list(values)), Column("", list(values.values()))])
 
 

@@ -41,7 +41,7 @@ class Runs:
 
     @property
     def turn(self) -> FileLock:
-        """Held by the one run that is training."""
+        """The lock that is held by the one run that trains."""
         return FileLock(self.root / "turn")
 
     def all(self) -> list[Run]:
@@ -70,7 +70,7 @@ class Runs:
         return next((run for run in self.all() if run.id == run_id), None)
 
     def get(self, run_id: str) -> Run:
-        """Raises: NotFoundError."""
+        """Return the run of that id; raises NotFoundError."""
         if run := self.find(run_id):
             return run
         known = [run.id for run in self.all()]
@@ -94,7 +94,7 @@ class Runs:
         settings: dict[str, Any],
         dry_run: bool,
     ) -> Run:
-        """A new run in a process of its own.
+        """Start a new run in a process of its own.
 
         Raises:
             ResourceError: TOO_MANY_JOBS; JOBS_UNAVAILABLE.
@@ -158,7 +158,7 @@ class Runs:
         return self.get(run_id)
 
     def forget(self, run_id: str) -> None:
-        """A dry run that was reported."""
+        """Forget a dry run that was reported."""
         self.table.delete(run_id)
         shutil.rmtree(self.folder(run_id), ignore_errors=True)
 

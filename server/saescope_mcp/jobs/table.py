@@ -34,12 +34,12 @@ class Run:
     """The name of the SAE that it makes; empty for a dry run."""
     dry_run: bool = False
     cancel: bool = False
-    """Somebody asked it to stop."""
+    """Whether somebody asked it to stop."""
     phase: str = "starting"
     message: str = "starting"
     checkpoint: str | None = None
     request: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The arguments of the call."""
+    """The arguments of the call that started it."""
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the worker needs beside them: resolved names, folders that may be read."""
     config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -81,7 +81,7 @@ class RunTable:
         self.path = path
 
     def all(self) -> list[Run]:
-        """Newest first."""
+        """Return all runs, newest first."""
         return self._found("ORDER BY created DESC")
 
     def get(self, run_id: str) -> Run | None:
@@ -106,7 +106,7 @@ class RunTable:
             return _change(db, run_id, only_if, changes)
 
     def restore(self, runs: Sequence[Run]) -> None:
-        """Add those that are not there."""
+        """Add those runs that are not there."""
         with _DATABASE.open(self.path) as db, transaction(db):
             for run in runs:
                 _DATABASE.insert(db, _TABLE, _row(run))
@@ -123,7 +123,7 @@ class RunTable:
 
 
 def kept_text(run: Run) -> str:
-    """A run as it is kept in its own folder."""
+    """Write a run as it is kept in its own folder."""
     row = _row(run)
     return json.dumps({"digest": _TABLE.digest(row), "row": row})
 

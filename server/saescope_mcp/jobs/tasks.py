@@ -42,7 +42,7 @@ class Job:
 
 
 class Jobs:
-    """The newest jobs of this process."""
+    """Holds the newest jobs of this process."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
@@ -51,7 +51,7 @@ class Jobs:
     def start(
         self, tool: str, key: object, request: Any, work: Callable[[Job], Awaitable[Any]]
     ) -> Job:
-        """A new job, or the running one with this key."""
+        """Start a new job, or return the running one with this key."""
         if running := self.running(key):
             return running
         job = Job(
@@ -95,7 +95,7 @@ class Jobs:
         )
 
     def all(self) -> list[Job]:
-        """Newest first."""
+        """Return all jobs, newest first."""
         return [*reversed(self._jobs.values())]
 
     def find(self, job_id: str) -> Job | None:

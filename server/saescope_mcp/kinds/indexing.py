@@ -7,7 +7,7 @@ from saescope_mcp.schemas.index import IndexFeatures, IndexFeaturesReply, IndexS
 
 
 def index_reply(run: Run) -> IndexFeaturesReply:
-    """What an indexing has come to."""
+    """Say what an indexing has come to."""
     result, progress = run.result, run.progress
     return IndexFeaturesReply(
         summary=_summary(run),

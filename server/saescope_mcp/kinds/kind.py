@@ -62,7 +62,7 @@ def error_of(run: Run) -> SaescopeError:
 
 
 def provenance_of(run: Run) -> dict[str, Any]:
-    """The fields of a reply that rest on the result."""
+    """Return the fields of a reply that rest on the result."""
     provenance = run.result.get("provenance")
     return {"evidence": "observed" if provenance else None, "provenance": provenance}
 
@@ -74,6 +74,6 @@ def duration(seconds: float) -> str:
 
 
 def to_go(run: Run) -> float | None:
-    """Seconds, as the job or else its plan says."""
+    """The seconds that are left, as the job or else its plan says."""
     eta_s = run.progress.get("eta_s")
     return eta_s if eta_s is not None else run.plan.get("eta_s")

@@ -15,7 +15,7 @@ PLAN = TypeAdapter(TrainPlan)
 
 
 def train_reply(run: Run) -> TrainSaeReply:
-    """What a training has come to."""
+    """Say what a training has come to."""
     latest = run.progress.get("metrics", {}).get("latest")
     return TrainSaeReply(
         summary=_summary(run),
@@ -35,7 +35,7 @@ def train_reply(run: Run) -> TrainSaeReply:
 
 
 def planned(plan: dict[str, Any]) -> str:
-    """A plan in a sentence or two."""
+    """Put a plan into a sentence or two."""
     memory, disk = plan["memory_bytes"] / 1e9, plan["disk_bytes"] / 1e9
     takes = f"{memory:.2g} GB of memory and {disk:.2g} GB of disk"
     if not plan["fits"]:

@@ -28,7 +28,7 @@ def of_evaluation(evaluation: "Evaluation", name: str, *, d_sae: int) -> list[st
 
 
 def of_training(run: "Run") -> list[str]:
-    """Loss and L0 so far; none before the first step."""
+    """Draw loss and L0 so far; nothing before the first step."""
     from saescope.render import training_curves
 
     points = _points(run)

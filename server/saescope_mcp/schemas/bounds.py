@@ -13,7 +13,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from saescope_mcp.settings import Settings
 
 MARK = "x-at-most"
-"""In a schema before it is published: the setting that bounds this value."""
+"""The key in a schema, before it is published, for the setting that bounds this value."""
 
 
 @cache

@@ -12,12 +12,12 @@ from saescope_mcp.settings import Settings
 
 
 def trained_saes() -> Path:
-    """Where train_sae puts what it makes; always readable."""
+    """The folder in which train_sae puts what it makes; always readable."""
     return home() / "saes"
 
 
 def reading(settings: Settings) -> Fence | None:
-    """What tools may open; None: anything."""
+    """The fence around what tools may open; None where anything may be."""
     if settings.read_anywhere:
         return None
     own = (trained_saes(), home() / "models", home() / "converted", hub_cache())
@@ -25,13 +25,13 @@ def reading(settings: Settings) -> Fence | None:
 
 
 def said_roots(settings: Settings) -> list[str] | None:
-    """`reading` as a worker's process is told of it."""
+    """Give `reading` in the form in which a worker's process is told of it."""
     fence = reading(settings)
     return fence and [str(root) for root in fence.roots]
 
 
 def readable(path: str, settings: Settings, field: str) -> str:
-    """The path with links and `..` resolved.
+    """Resolve links and `..` of a path that may be read.
 
     Raises:
         ArgumentError: PATH_NOT_ALLOWED: it lies outside the folders that may be read.

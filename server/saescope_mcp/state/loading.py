@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Need(NamedTuple):
-    """Bytes that a load takes."""
+    """The bytes that a load takes."""
 
     sae_bytes: int
     model_bytes: int | None
@@ -64,7 +64,7 @@ async def load(state: AppState, source: Source, placement: Placement, say: Say) 
 
 
 def peek(source: Source, settings: Settings) -> "SAEInfo":
-    """What is known before a weight is fetched."""
+    """Read what is known before a weight is fetched."""
     from saescope.formats.pickles import pickles_allowed
     from saescope.load import peek_sae
 

@@ -1,4 +1,4 @@
-"""Where an SAE comes from, what it is called, and the handles known from earlier runs."""
+"""The sources of SAEs, their handles, and those known from earlier runs."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How it is loaded."""
+    """How an SAE is loaded: device, dtype and leniency."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -56,7 +56,7 @@ class Placement:
 
 
 def load_call(source: Source, placement: Placement) -> str:
-    """The exact call that loads this."""
+    """Write the exact call that loads this."""
     arguments = asdict(source) | asdict(placement)
     changed = {name: value for name, value in arguments.items() if value not in ("", "auto", False)}
     return (
@@ -65,7 +65,7 @@ def load_call(source: Source, placement: Placement) -> str:
 
 
 def handle_for(model_handle: str, source: Source, hook_name: str) -> str:
-    """`<model>/<layer>.<site>[/<tag>]`."""
+    """Make the handle `<model>/<layer>.<site>[/<tag>]`."""
     layer, site = split_hook(hook_name)
     base = f"{model_handle}/{site}" if layer is None else f"{model_handle}/{layer}.{site}"
     tag = Path(source.path).name
@@ -146,7 +146,7 @@ class KnownHandles:
             return {}
 
     def name(self, model_handle: str, source: Source, hook_name: str) -> str:
-        """The handle that this source has, or a free one."""
+        """Return the handle that this source has, or a free one."""
         known = self.all()
         old = next(
             (

@@ -41,7 +41,7 @@ class Worker:
         """What comes before the run's turn: measuring, refusing."""
 
     def do(self) -> dict[str, Any]:
-        """The work; returns the result."""
+        """Do the work, and return the result."""
         raise NotImplementedError
 
     def progress(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Worker:
         return False
 
     def work(self) -> None:
-        """Never raises; how it ended is in the row."""
+        """Work to the end and never raise; how it ended is in the row."""
         beat = threading.Thread(target=self._beat, daemon=True)
         beat.start()
         try:
@@ -97,7 +97,7 @@ class Worker:
             time.sleep(HEARTBEAT_S)
 
     def keep(self, **changes: Any) -> None:
-        """Writes as `write` does, into the run's folder."""
+        """Write as `write` does, into the run's folder."""
         try:
             self.runs.keep(replace(self.run, **changes))
         except OSError as error:
@@ -112,7 +112,7 @@ class Worker:
         return self.runs.folder(self.run.id) / "checkpoints"
 
     def newest(self) -> Path | None:
-        """Its newest checkpoint, whole or not."""
+        """Find its newest checkpoint, whole or not."""
         if "torch" not in sys.modules:  # the run has not begun
             return None
         from saescope.training.run import newest_checkpoint
