@@ -36,7 +36,7 @@ class SiteRecord:
     written: Float[Tensor, "n_pos d_out"]
     """The activation at the site that the SAE writes, as the model has it."""
     sinks: Bool[Tensor, " n_pos"] | None = None
-    """Where its norm is out of proportion; None inside a forward pass, where nobody asks."""
+    """Positions whose norm is out of proportion; None inside a forward pass, where nobody asks."""
 
     @property
     def error(self) -> Float[Tensor, "n_pos d_out"]:
@@ -93,10 +93,10 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
 
 
 def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) -> list[str]:
-    said = canonical_name(meta.model_name) if meta.model_name else ""
-    if said and (said in model.identities or meta.model_fingerprint == model_fingerprint(model)):
+    named = canonical_name(meta.model_name) if meta.model_name else ""
+    if named and (named in model.identities or meta.model_fingerprint == model_fingerprint(model)):
         return []
-    if said and model.identities and not allow_mismatch:
+    if named and model.identities and not allow_mismatch:
         raise MismatchError(
             f"The SAE was trained on {meta.model_name}, the model is {model.name}.",
             field="model",
@@ -108,10 +108,10 @@ def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) 
         )
     trained = (
         f"was trained on {meta.model_name}"
-        if said
+        if named
         else "does not say which model it was trained on"
     )
-    this = "this model, of the same name," if said == canonical_name(model.name) else model.name
+    this = "this model, of the same name," if named == canonical_name(model.name) else model.name
     return [
         f"The SAE {trained}; whether {this} is that model is not known from its files: "
         "judge by the measured check."

@@ -35,7 +35,7 @@ class Stack:
     model: LanguageModel
     saes: tuple[SAE, ...]
     given: tuple[int, ...]
-    """Where each SAE stood in the list that the stack was made of."""
+    """The place of each SAE in the list that the stack was made of."""
 
     def read(self, ids: Int[Tensor, "batch n_pos"]) -> list[SiteRecord]:
         """What each SAE sees and makes of a batch, from one forward pass that goes no further than
@@ -88,8 +88,8 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
 
 
 def _turns(model: LanguageModel, saes: Sequence[SAE]) -> list[int]:
-    """When each SAE's written site is reached: found out by a pass over a few tokens, since no list
-    of hooks is in that order."""
+    """Find when each SAE's written site is reached, by a pass over a few tokens: no list of hooks
+    is in that order."""
     hooks = list(dict.fromkeys(name for sae in saes for name in site_hooks(sae)))
     # Recording notes hooks in the order in which they fire, which is what is asked.
     ids = torch.arange(_PROBE_TOKENS)[None] % model.d_vocab

@@ -76,8 +76,8 @@ def draw_controls(
     n_controls: int,
     seed: int,
 ) -> list[Int[Tensor, " k"]]:
-    """For each draw, as many entries outside `chosen`, each near in activation to one of them;
-    fewer if there are not enough.
+    """Draw, once per draw, as many entries outside `chosen`, each near in activation to one of
+    them; fewer if there are not enough.
 
     Features that write nothing are never drawn: ablating them is no control.
     """

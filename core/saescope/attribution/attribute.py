@@ -263,8 +263,8 @@ def _gradients(
     else:
         gradients = [rows[0] for rows in site_gradients(stack, q.ids, q.metric)[0]]
     # No run without the features was made: there is no difference for them to add up to.
-    found = [g.to(site.x) for g, site in zip(gradients, q.sites, strict=True)]
-    return found, [0.0] * len(found)
+    moved = [g.to(site.x) for g, site in zip(gradients, q.sites, strict=True)]
+    return moved, [0.0] * len(moved)
 
 
 def _strongest(parts: Sequence[_Part], k: int, sign: str) -> list[tuple[int, int]]:
@@ -356,7 +356,7 @@ def _warnings(
     warnings = [OVERLAP] if several else []
     for name, part in zip(whose, parts, strict=True):
         sinks = many_sinks(part.share.n_sinks, part.share.n_tokens)
-        warnings += [f"{name}{said}" for said in sinks]
+        warnings += [f"{name}{warning}" for warning in sinks]
     if not any(bool(part.attributions.any()) for part in parts):
         warnings.append(
             "Nothing that is counted comes before this prediction: choose a later position."

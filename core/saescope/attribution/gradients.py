@@ -76,8 +76,8 @@ def path_gradient(
     site: SiteRecord,
     mask: Bool[Tensor, " n_pos"],
 ) -> tuple[Float[Tensor, "n_pos d_out"], float]:
-    """For a stack of one: mean gradient from the zero baseline (no features, no error at `mask`) to
-    the clean run, and clean minus baseline.
+    """Integrate for a stack of one: the mean gradient from the zero baseline (no features, no error
+    at `mask`) to the clean run, and clean minus baseline.
 
     Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) by Gauss-Legendre quadrature
     with 32 points.
@@ -141,7 +141,7 @@ def _require_map(model: LanguageModel, hook_name: str) -> Callable[[Tensor], Ten
 def _residual_gradient(
     model: LanguageModel, ids: Int[Tensor, "1 n_pos"], metric: Metric
 ) -> Float[Tensor, " d_model"]:
-    """At the end of the residual stream, the final norm's scale held fixed."""
+    """The gradient at the end of the residual stream, the final norm's scale held fixed."""
     leaf: list[Tensor] = []
 
     def attach(normed: Tensor) -> Tensor:

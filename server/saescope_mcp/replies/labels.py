@@ -52,13 +52,13 @@ def in_short(label: ShortLabel | None) -> ShortLabel | None:
 def _best(entries: Sequence[LoadedSAE], named: Sequence[tuple[int, int]]) -> StackLabels:
     from saescope.features import LabelStore
 
-    found: dict[tuple[int, int], ShortLabel] = {}
+    shown: dict[tuple[int, int], ShortLabel] = {}
     try:
         for n, entry in enumerate(entries):
             best = LabelStore().best(entry.weights_hash, [f for sae, f in named if sae == n])
             short = {(n, f): in_short(short_label(label)) for f, label in best.items()}
-            found |= {key: label for key, label in short.items() if label}
+            shown |= {key: label for key, label in short.items() if label}
     except SaescopeError as error:
         # A file of labels that cannot be read must not fail a call that is about something else.
-        return StackLabels(found, [f"Labels cannot be read: {error.message}"])
-    return StackLabels(found, [])
+        return StackLabels(shown, [f"Labels cannot be read: {error.message}"])
+    return StackLabels(shown, [])

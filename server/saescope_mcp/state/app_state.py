@@ -37,8 +37,8 @@ class AppState:
         """Threads apart for what opens files that a call names: a disk that does not answer holds
         up no other tool."""
         self.records = Workers(RECORD_THREADS, 0.0)
-        """For the table of runs alone: work that takes long must not keep anybody from asking about
-        it."""
+        """Threads for the table of runs alone: work that takes long must not keep anybody from
+        asking about it."""
         self.jobs = Jobs(settings.keep_jobs)
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}

@@ -122,9 +122,9 @@ def _too_long(what: str, n_tokens: int, limit: int) -> ArgumentError:
 
 
 def _of_text(i: int, error: ArgumentError) -> ArgumentError:
-    said = f"Text {i} of the list (the first is 0): {error.message}"
+    message = f"Text {i} of the list (the first is 0): {error.message}"
     return ArgumentError(
-        said,
+        message,
         code=error.code,
         field=error.field,
         got=error.got,

@@ -23,7 +23,8 @@ class LoadedStack:
     slot: ModelSlot
     model: "LanguageModel"
     reader: LoadedSAE
-    """As this one was trained, with BOS or without, texts are tokenized: the first that says so."""
+    """The SAE whose training decides how texts are tokenized, with BOS or without: the first that
+    says so."""
 
     @classmethod
     def of(cls, entries: Sequence[LoadedSAE]) -> "LoadedStack":
@@ -42,7 +43,7 @@ class LoadedStack:
         return cls(tuple(entries), saes, slot, slot.model, next(says, entries[0]))
 
     def handle(self, n: int) -> str | None:
-        """For a row of a reply: which SAE it is about, or None where there is but one."""
+        """The handle that a row of a reply names, or None where there is but one SAE."""
         return self.entries[n].handle if len(self.entries) > 1 else None
 
     def disagreement(self, *, chat: bool = False) -> list[str]:
@@ -78,9 +79,9 @@ def _require_different(entries: Sequence[LoadedSAE]) -> None:
 
 def _require_one_model(entries: Sequence[LoadedSAE]) -> None:
     if len({id(entry.slot) for entry in entries}) > 1:
-        said = ", ".join(f"{entry.handle} (model {entry.slot.handle})" for entry in entries)
+        models = ", ".join(f"{entry.handle} (model {entry.slot.handle})" for entry in entries)
         raise MismatchError(
-            f"SAEs that work together must be of one loaded model: {said}.",
+            f"SAEs that work together must be of one loaded model: {models}.",
             code="DIFFERENT_MODELS",
             field="saes",
             got=[entry.handle for entry in entries],

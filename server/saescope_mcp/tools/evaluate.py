@@ -36,15 +36,15 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     async def work(job: Job) -> EvaluateSaeReply:
         async with state.use(request.sae) as loaded:
             job.say("reading the text")
-            found = await loaded.slot.run(partial(_evaluate, loaded, request, dataset, job))
-            remember(loaded.weights_hash, found)
+            evaluation = await loaded.slot.run(partial(_evaluate, loaded, request, dataset, job))
+            remember(loaded.weights_hash, evaluation)
             name, d_sae = loaded.weights_hash[:12], loaded.sae.cfg.d_sae
             pictures = (
-                await loaded.slot.run(partial(of_evaluation, found, name, d_sae=d_sae))
+                await loaded.slot.run(partial(of_evaluation, evaluation, name, d_sae=d_sae))
                 if request.picture
                 else []
             )
-            return _reply(loaded, request, found, pictures)
+            return _reply(loaded, request, evaluation, pictures)
 
     key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
     job = state.jobs.start("evaluate_sae", key, request, work)
@@ -86,7 +86,7 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
     def progress(done: int, total: int) -> None:
         job.say(f"evaluating: {done / max(1, total):.0%}")
 
-    found = evaluate(
+    evaluation = evaluate(
         loaded.model,
         loaded.sae,
         text,
@@ -95,54 +95,54 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
         seed=request.seed,
         progress=progress,
     )
-    keep_sparsity(loaded.source.path, found)
-    return found
+    keep_sparsity(loaded.source.path, evaluation)
+    return evaluation
 
 
 def _reply(
-    loaded: LoadedSAE, request: EvaluateSae, found: "Evaluation", pictures: list[str]
+    loaded: LoadedSAE, request: EvaluateSae, evaluation: "Evaluation", pictures: list[str]
 ) -> EvaluateSaeReply:
     same = (
         set(EvaluateSaeReply.model_fields)
         - set(Reply.model_fields)
         - {"state", "job_id", "verdict", "reasons", "pictures", *DETAILS}
     )
-    said = {name: getattr(found, name) for name in same}
+    numbers = {name: getattr(evaluation, name) for name in same}
     if request.response_format == "detailed":
-        said |= {name: getattr(found, name) for name in DETAILS}
-    verdict = found.verdict
+        numbers |= {name: getattr(evaluation, name) for name in DETAILS}
+    verdict = evaluation.verdict
     return EvaluateSaeReply.model_validate(
-        said
+        numbers
         | {
-            "summary": _summary(loaded, found),
-            "warnings": list(found.warnings),
+            "summary": _summary(loaded, evaluation),
+            "warnings": list(evaluation.warnings),
             "next": [
                 next_call("top_features", sae=request.sae, text="..."),
                 next_call("publish_sae", sae=request.sae, path="..."),
             ],
-            "evidence": "intervened" if found.ce else "observed",
+            "evidence": "intervened" if evaluation.ce else "observed",
             "provenance": provenance(loaded, request.seed),
             "state": "done",
             "verdict": f"{verdict.level}: {verdict.summary}",
             "reasons": list(verdict.reasons),
-            "intervals": dict(found.intervals),
+            "intervals": dict(evaluation.intervals),
             "pictures": pictures,
         },
         from_attributes=True,
     )
 
 
-def _summary(loaded: LoadedSAE, found: "Evaluation") -> str:
-    parts = [f"L0 {found.l0:.1f}"]
+def _summary(loaded: LoadedSAE, evaluation: "Evaluation") -> str:
+    parts = [f"L0 {evaluation.l0:.1f}"]
     parts += (
-        [f"explained variance {found.explained_variance:.2f}"]
-        if found.explained_variance is not None
+        [f"explained variance {evaluation.explained_variance:.2f}"]
+        if evaluation.explained_variance is not None
         else []
     )
-    parts += [f"CE score {found.ce_score:.2f}"] if found.ce_score is not None else []
-    parts.append(f"{found.dead_share:.1%} of the features never fire")
-    said = f"{loaded.handle} on {found.n_tokens:,} held-out tokens: {', '.join(parts)}."
-    return f"{said} Verdict: {found.verdict.level}. {found.verdict.summary}"
+    parts += [f"CE score {evaluation.ce_score:.2f}"] if evaluation.ce_score is not None else []
+    parts.append(f"{evaluation.dead_share:.1%} of the features never fire")
+    sentence = f"{loaded.handle} on {evaluation.n_tokens:,} held-out tokens: {', '.join(parts)}."
+    return f"{sentence} Verdict: {evaluation.verdict.level}. {evaluation.verdict.summary}"
 
 
 TOOLS = [
