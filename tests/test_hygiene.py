@@ -135,6 +135,14 @@ def test_a_class_name_means_one_thing() -> None:
     assert {name for name, n in names.items() if n > 1} == SAID_TWICE
 
 
+def test_a_callback_that_hears_of_progress_has_its_type_in_one_module() -> None:
+    callback = re.compile(r"Callable\[\[(int|int, int|str)\], None\]")
+    holders = {
+        module_name(path) for path in SOURCES if callback.search(path.read_text(encoding="utf-8"))
+    }
+    assert holders == {"saescope.progress"}
+
+
 def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:
     """`Path.resolve` raises RuntimeError there: `fence.real_path` does not. What is given without a
     caller's path may use it."""
