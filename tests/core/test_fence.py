@@ -30,6 +30,25 @@ def code_of(path: Path, *roots: Path, limit: int | None = None) -> str:
     return ""
 
 
+def test_a_fence_that_is_asked_for_is_asked_once_and_only_when_a_file_is_opened(
+    inside: Path,
+) -> None:
+    (inside / "file").write_text("x")
+    asked: list[Path] = []
+
+    def ask() -> Fence:
+        asked.append(inside)
+        return Fence.around([inside])
+
+    with fenced(ask):
+        assert not asked
+        for _ in range(2):
+            assert read_file(inside / "file") == b"x"
+        with pytest.raises(SaescopeError) as caught:
+            read_file(inside.parent / "secret.json")
+    assert (caught.value.code, asked) == ("PATH_NOT_ALLOWED", [inside])
+
+
 @pytest.mark.timeout(10)
 def test_only_a_regular_file_is_opened_and_nothing_blocks(inside: Path) -> None:
     os.mkfifo(inside / "pipe")
