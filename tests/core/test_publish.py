@@ -55,6 +55,7 @@ EVALUATION = Evaluation(
     n_tokens=20_000,
     n_sinks=0,
     n_contexts=160,
+    n_documents=140,
     context_size=128,
     seed=0,
     l0=8.0,

@@ -18,8 +18,10 @@ from saescope.activations.text import (
 from saescope.activations.tokens import (
     ContextConfig,
     ContextStream,
+    OwnedContexts,
     counted_positions,
     read_contexts,
+    read_owned_contexts,
 )
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "ContextStream",
     "Dataset",
     "Harvester",
+    "OwnedContexts",
     "RowSource",
     "ShardSource",
     "Split",
@@ -40,6 +43,7 @@ __all__ = [
     "is_held_out",
     "open_dataset",
     "read_contexts",
+    "read_owned_contexts",
     "read_texts",
     "require_text",
 ]

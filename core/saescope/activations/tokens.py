@@ -4,7 +4,7 @@ context once, in random order."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -70,13 +70,14 @@ class Packer:
 
     def add(self, documents: list[str]) -> Int[Tensor, "n context_size"]:
         """Add documents, and return the rows that they fill."""
-        for ids in self._encode(documents):
-            if not self.join:  # filled up to whole rows: nothing is lost, and nothing is shared
-                self.rest += [*ids, *[NOTHING] * (-len(ids) % (self.context_size - len(self.head)))]
-                continue
-            self.rest += [*(self.between if self.started else []), *ids]
-            self.started = True
-        return self._rows(len(self.rest) // (self.context_size - len(self.head)))
+        for ids in self.encode(documents):
+            self._push(ids)
+        return self._full_rows()
+
+    def add_one(self, ids: list[int]) -> Int[Tensor, "n context_size"]:
+        """Add a document that is encoded already, and return the rows that it fills."""
+        self._push(ids)
+        return self._full_rows()
 
     def flush(self) -> Int[Tensor, "n context_size"]:
         """What is left, as one row filled up with NOTHING; then the packer is as new."""
@@ -105,7 +106,8 @@ class Packer:
             )
         return separator
 
-    def _encode(self, documents: list[str]) -> list[list[int]]:
+    def encode(self, documents: list[str]) -> list[list[int]]:
+        """The ids of each document."""
         pieces = [list(cut([document], PIECE_CHARS)) for document in documents]
         flat = [piece for parts in pieces for piece in parts]
         hf: Any = self.tokenizer.hf
@@ -114,6 +116,16 @@ class Packer:
             self.tokenizer.require_embedded(ids)
         rest = iter(encoded)
         return [[i for ids in islice(rest, len(parts)) for i in ids] for parts in pieces]
+
+    def _push(self, ids: list[int]) -> None:
+        if not self.join:  # filled up to whole rows: nothing is lost, and nothing is shared
+            self.rest += [*ids, *[NOTHING] * (-len(ids) % (self.context_size - len(self.head)))]
+            return
+        self.rest += [*(self.between if self.started else []), *ids]
+        self.started = True
+
+    def _full_rows(self) -> Int[Tensor, "n context_size"]:
+        return self._rows(len(self.rest) // (self.context_size - len(self.head)))
 
     def _rows(self, n: int) -> Int[Tensor, "n context_size"]:
         n_content = self.context_size - len(self.head)
@@ -139,12 +151,41 @@ def counted_positions(
 def read_contexts(
     model: LanguageModel, dataset: Dataset, cfg: ContextConfig
 ) -> Iterator[Int[Tensor, "n context_size"]]:
-    """One pass over a split in reading order, some contexts at a time: for evaluation and
-    indexing."""
+    """One pass over a split in reading order, some contexts at a time."""
+    for part in read_owned_contexts(model, dataset, cfg):
+        yield part.ids
+
+
+class OwnedContexts(NamedTuple):
+    """Contexts, and for each the number of the document that it begins in."""
+
+    ids: Int[Tensor, "n context_size"]
+    documents: Int[Tensor, " n"]
+    """Copies of one text share a number."""
+
+
+def read_owned_contexts(
+    model: LanguageModel, dataset: Dataset, cfg: ContextConfig
+) -> Iterator[OwnedContexts]:
+    """The contexts of `read_contexts`, with their documents: those of one document are no
+    independent sample."""
     packer, documents = Packer(model, cfg), dataset.documents()
+    numbers, owner = dict[int, int](), 0
     while batch := _next_batch(documents):
-        yield packer.add([d for d in batch if _is_in(d, cfg)])
-    yield packer.flush()
+        kept = [d for d in batch if _is_in(d, cfg)]
+        for text, ids in zip(kept, packer.encode(kept), strict=True):
+            number = numbers.setdefault(hash(text), len(numbers))
+            begun = bool(packer.rest)
+            rows = packer.add_one(ids)
+            owners = torch.full((len(rows),), number)
+            if begun:
+                owners[:1] = owner
+            # what is left goes on with the old document only where no row was filled
+            owner = owner if begun and not len(rows) else number
+            if len(rows):
+                yield OwnedContexts(rows, owners)
+    rows = packer.flush()
+    yield OwnedContexts(rows, torch.full((len(rows),), owner))
 
 
 class ContextStream:

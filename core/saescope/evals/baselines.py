@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.evals.reconstruction import Reconstruction, batches
+from saescope.evals.reconstruction import Moments, Reconstruction, batches
 from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.saes import SAE, TopKConfig, TopKSAE
@@ -24,25 +24,28 @@ class RandomSAE:
     mean: Float[Tensor, " d_out"]
     scale: float
 
-    def __call__(self, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
+    def __call__(self, site: SiteRecord, fold: int) -> Float[Tensor, "n_pos d_out"]:
         return self.mean + self.scale * (self.sae(site.x).float() - self.mean)
 
 
 @dataclass(frozen=True, slots=True)
 class PCA:
-    """Projection onto the directions of the largest variance."""
+    """Projection onto the directions of the largest variance: each half of the documents onto those
+    of the other half."""
 
-    mean: Float[Tensor, " d_out"]
-    basis: Float[Tensor, "d_out rank"]
+    means: tuple[Float[Tensor, " d_out"], Float[Tensor, " d_out"]]
+    bases: tuple[Float[Tensor, "d_out rank"], Float[Tensor, "d_out rank"]]
+    """What stands in for each half."""
     explained: Float[Tensor, " d_out"]
     """Share of the variance that the first 1, 2, ... directions explain."""
 
-    def __call__(self, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
-        return self.mean + (site.target.float() - self.mean) @ self.basis @ self.basis.T
+    def __call__(self, site: SiteRecord, fold: int) -> Float[Tensor, "n_pos d_out"]:
+        mean, basis = self.means[fold], self.bases[fold]
+        return mean + (site.target.float() - mean) @ basis @ basis.T
 
     @property
     def rank(self) -> int:
-        return self.basis.shape[1]
+        return self.bases[0].shape[1]
 
     def rank_to_match(self, explained_variance: float | None) -> int | None:
         """Directions needed for as much explained variance; None if the SAE has none to match."""
@@ -55,21 +58,50 @@ class Fitted(NamedTuple):
     """Both baselines, ready to stand in for the SAE."""
 
     random_sae: RandomSAE
-    pca: PCA
+    pca: PCA | None
+    """The projection; None where the text has no two halves."""
 
 
-def fit_pca(fit: Reconstruction, sae: SAE, l0: float) -> PCA:
-    """Fit as many directions as features fire at a position to the evaluated positions
-    themselves."""
-    assert fit.second_moment is not None, "reconstruct(covariance=True) comes first"
+def fit_pca(fit: Reconstruction, sae: SAE, l0: float) -> PCA | None:
+    """Fit as many directions as features fire at a position to each half of the documents, for the
+    other half; None where there are no two halves."""
+    assert fit.moments is not None, "reconstruct(covariance=True) comes first"
+    if min(half.n for half in fit.moments) < 2:
+        return None
+    rank = min(max(1, round(l0)), sae.cfg.d_out)
     offset = fit.mean - fit.shift
-    covariance = fit.second_moment / fit.n_tokens - torch.outer(offset, offset)
-    variances, directions = torch.linalg.eigh(covariance)
-    variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)
-    rank = min(max(1, round(l0)), len(variances))
-    explained = variances.cumsum(0) / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    basis = directions[:, :rank].float().contiguous()
-    return PCA(fit.mean.float().to(sae.device), basis.to(sae.device), explained)
+    means, bases, total = list[Tensor](), list[Tensor](), 0.0
+    errors = torch.zeros(sae.cfg.d_out, dtype=torch.float64)
+    for judged, fitted in zip(fit.moments, fit.moments[::-1], strict=True):
+        directions = _directions_of_variance(fitted)
+        means.append(fitted.first / fitted.n)
+        bases.append(directions[:, :rank])
+        around = _about(judged, means[-1])
+        along = ((around @ directions) * directions).sum(0)
+        errors += around.trace() - along.cumsum(0)
+        total += float(_about(judged, offset).trace())
+    explained = 1 - errors / max(total, torch.finfo(torch.float64).tiny)
+    here = sae.device
+    return PCA(
+        means=_pair([(fit.shift + mean).float().to(here) for mean in means]),
+        bases=_pair([basis.float().contiguous().to(here) for basis in bases]),
+        explained=explained,
+    )
+
+
+def _directions_of_variance(half: Moments) -> Float[Tensor, "d_out d_out"]:
+    """The principal directions as columns, that of the largest variance first."""
+    return torch.linalg.eigh(_about(half, half.first / half.n)).eigenvectors.flip(1)
+
+
+def _about(half: Moments, mean: Float[Tensor, " d_out"]) -> Float[Tensor, "d_out d_out"]:
+    """The sum of outer products about a mean."""
+    across = torch.outer(half.first, mean)
+    return half.second - across - across.T + half.n * torch.outer(mean, mean)
+
+
+def _pair(two: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return two[0], two[1]
 
 
 def fit_random(

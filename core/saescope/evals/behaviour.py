@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.evals.sums import GroupedSums, block_of
+from saescope.evals.sums import GroupedSums
 from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.progress import Advance
@@ -20,8 +20,8 @@ from saescope.variants import Variants, forward_variants
 MAX_LOGITS = 2**26
 """Logits held at a time (256 MB as float32)."""
 
-StandIn = Callable[[SiteRecord], Tensor]
-"""What stands there instead of the target, `[n_pos, d_out]`."""
+StandIn = Callable[[SiteRecord, int], Tensor]
+"""What stands there instead of the target, `[n_pos, d_out]`, in a fold of the text."""
 
 CLEAN, WITH_SAE, MEAN, ZERO, ZERO_EVERYWHERE = (
     "clean",
@@ -40,7 +40,7 @@ def compare(
     sums: GroupedSums,
     done: Advance = lambda n_tokens: None,
 ) -> None:
-    """Add to `sums`, by block of contexts: `n_ce` and `ce.<name>`, `n_kl` and `kl.<name>`, and
+    """Add to `sums`, by group of documents: `n_ce` and `ce.<name>`, `n_kl` and `kl.<name>`, and
     `sse.<name>` of each stand-in.
 
     <name> is a stand-in ("with_sae" and "mean_ablation" are among them), "clean", "zero_ablation"
@@ -79,18 +79,19 @@ class _SecondPass:
         """The logits of a context with each of the stand-ins; their errors at the site are added on
         the way."""
         mask = self.text.mask[context].to(self.model.device)
-        block = self._block(context, int(mask.sum()))
+        group = self._group(context, int(mask.sum()))
+        fold = int(self.text.folds(torch.tensor([context])))
 
         def change(name: str, site: SiteRecord) -> Float[Tensor, "n_pos d_out"]:
             if name not in self.stand_ins:
                 return _ablation(name, site.written, mask).float()
             target = site.target.float()
-            change = self.stand_ins[name](site).float() - target
+            change = self.stand_ins[name](site, fold).float() - target
             errors = change[mask].square().sum(-1)
-            self.sums.add(f"sse.{name}", block, errors)
+            self.sums.add(f"sse.{name}", group, errors)
             if name == WITH_SAE:
-                around_mean = (self.stand_ins[MEAN](site) - target)[mask].square().sum(-1)
-                self.sums.add("legacy", block, 1 - errors / around_mean)
+                around_mean = (self.stand_ins[MEAN](site, fold) - target)[mask].square().sum(-1)
+                self.sums.add("legacy", group, 1 - errors / around_mean)
             return change * mask[:, None]
 
         def vary(i: int, read: Tensor, written: Tensor) -> Tensor:
@@ -114,18 +115,18 @@ class _SecondPass:
         mask = self.text.mask[context].to(log_p.device)
         predicts = (mask & self.text.has_next[context].to(log_p.device)).nonzero()[:, 0]
         losses = -log_p[predicts, self.text.ids[context].to(log_p.device)[predicts + 1]]
-        block = self._block(context, len(losses))
-        self.sums.add(f"ce.{name}", block, losses)
+        group = self._group(context, len(losses))
+        self.sums.add(f"ce.{name}", group, losses)
         if name == CLEAN:
-            self.sums.add("n_ce", block, torch.ones_like(losses))
-            self.sums.add("n_kl", self._block(context, 1), mask.sum()[None])
+            self.sums.add("n_ce", group, torch.ones_like(losses))
+            self.sums.add("n_kl", self._group(context, 1), mask.sum()[None])
             return
         kl = (clean_log_p[mask].exp() * (clean_log_p[mask] - log_p[mask])).sum(-1)
-        self.sums.add(f"kl.{name}", self._block(context, len(kl)), kl)
+        self.sums.add(f"kl.{name}", self._group(context, len(kl)), kl)
 
-    def _block(self, context: int, n: int) -> Int[Tensor, " n"]:
-        """Which block of contexts this one's `n` values belong to."""
-        return block_of(torch.tensor([context]), len(self.text)).expand(n)
+    def _group(self, context: int, n: int) -> Int[Tensor, " n"]:
+        """Which group of documents a context's `n` values belong to."""
+        return self.text.groups(torch.tensor([context])).expand(n)
 
 
 def _ablation(

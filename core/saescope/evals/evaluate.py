@@ -37,7 +37,7 @@ def evaluate(
     `include_special` counts and edits position 0, special tokens and attention sinks as well. The
     text is read twice, a batch at a time: up to the site for everything about the reconstruction,
     and through the model for its predictions. `baselines` needs the memory of a second decoder and
-    of a matrix d_out x d_out.
+    of two matrices d_out x d_out.
 
     Raises:
         NotFoundError: there is no such text.
@@ -51,13 +51,13 @@ def evaluate(
     done = _counter(progress, 2 * text.ids.numel())
     fit = reconstruct(model, sae, text, covariance=baselines, done=done)
     text = text.without(fit.sinks)
-    l0 = float(fit.by_block.table["l0"].sum()) / fit.n_tokens
+    l0 = float(fit.by_group.table["l0"].sum()) / fit.n_tokens
     fitted = None
     if baselines:
         fitted = Fitted(
             fit_random(model, sae, text, fit, l0=l0, seed=text.seed), fit_pca(fit, sae, l0)
         )
-    compare(model, sae, text, _stand_ins(fit, sae, fitted), fit.by_block, done)
+    compare(model, sae, text, _stand_ins(fit, sae, fitted), fit.by_group, done)
     return report(sae, text, fit, fitted, warnings=(*warnings, *text.warnings))
 
 
@@ -76,9 +76,10 @@ def _counter(progress: Progress | None, n_all: int) -> Advance:
 def _stand_ins(fit: Reconstruction, sae: SAE, fitted: Fitted | None) -> dict[str, StandIn]:
     mean = fit.mean.float().to(sae.device)
     simple: dict[str, StandIn] = {
-        WITH_SAE: lambda site: site.sae_out,
-        MEAN: lambda site: mean.expand_as(site.target),
+        WITH_SAE: lambda site, fold: site.sae_out,
+        MEAN: lambda site, fold: mean.expand_as(site.target),
     }
-    return (
-        simple if fitted is None else simple | {"random_sae": fitted.random_sae, "pca": fitted.pca}
-    )
+    if fitted is None:
+        return simple
+    pca: dict[str, StandIn] = {} if fitted.pca is None else {"pca": fitted.pca}
+    return simple | {"random_sae": fitted.random_sae} | pca

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.evals.sums import GroupedSums, block_of, n_blocks
+from saescope.evals.sums import GroupedSums
 from saescope.evals.text import EvalText
 from saescope.models import LanguageModel
 from saescope.ops import SparseActs
@@ -21,11 +21,30 @@ TINY_NORM = 1e-4
 
 
 @dataclass(slots=True)
-class Reconstruction:
-    """Sums by block of contexts and by range of positions. Target vectors are summed about `shift`,
-    which keeps variances exact."""
+class Moments:
+    """Sums of vectors and of their outer products, about `Reconstruction.shift`."""
 
-    by_block: GroupedSums
+    n: int
+    first: Float[Tensor, " d_out"]
+    second: Float[Tensor, "d_out d_out"]
+
+    @classmethod
+    def empty(cls, d_out: int) -> "Moments":
+        shape = torch.zeros(d_out, dtype=torch.float64)
+        return cls(0, shape, torch.zeros(d_out, d_out, dtype=torch.float64))
+
+    def add(self, vectors: Float[Tensor, "n d_out"]) -> None:
+        self.n += len(vectors)
+        self.first += vectors.sum(0).cpu().double()
+        self.second += (vectors.T @ vectors).cpu().double()
+
+
+@dataclass(slots=True)
+class Reconstruction:
+    """Sums by group of documents and by range of positions. Target vectors are summed about
+    `shift`, which keeps variances exact."""
+
+    by_group: GroupedSums
     by_position: GroupedSums
     edges: list[int]
     """The first position of each range."""
@@ -34,17 +53,17 @@ class Reconstruction:
     sinks: Bool[Tensor, "n_contexts context_size"]
     """Positions that were left out because their norm at the site is out of proportion."""
     shift: Float[Tensor, " d_out"]
-    second_moment: Float[Tensor, "d_out d_out"] | None
-    """The second moments of the target about `shift`; only for PCA."""
+    moments: tuple[Moments, Moments] | None
+    """Of the target in each half of the documents; only for PCA."""
 
     @property
     def n_tokens(self) -> int:
-        return int(self.by_block.table["n"].sum())
+        return int(self.by_group.table["n"].sum())
 
     @property
     def mean(self) -> Float[Tensor, " d_out"]:
         """The mean of the target activations, [d_out]."""
-        return self.shift + self.by_block.table["target"].sum(0) / self.n_tokens
+        return self.shift + self.by_group.table["target"].sum(0) / self.n_tokens
 
 
 def reconstruct(
@@ -88,14 +107,14 @@ def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reco
     first = site.target[counts] if bool(counts.any()) else site.target
     d_out = sae.cfg.d_out
     return Reconstruction(
-        by_block=GroupedSums(n_blocks(len(text))),
+        by_group=GroupedSums(text.n_groups),
         by_position=GroupedSums(len(edges)),
         edges=edges,
         context_size=text.ids.shape[1],
         n_fired=torch.zeros(sae.cfg.d_sae, dtype=torch.long),
         sinks=torch.zeros_like(text.mask),
         shift=first.float().mean(0).cpu().double(),
-        second_moment=torch.zeros(d_out, d_out, dtype=torch.float64) if covariance else None,
+        moments=(Moments.empty(d_out), Moments.empty(d_out)) if covariance else None,
     )
 
 
@@ -104,7 +123,8 @@ def _add(
 ) -> None:
     keep = (text.mask & ~fit.sinks)[contexts].flatten()
     n_pos = text.ids.shape[1]
-    blocks = block_of(contexts, len(text)).repeat_interleave(n_pos)[keep]
+    groups = text.groups(contexts).repeat_interleave(n_pos)[keep]
+    folds = text.folds(contexts).repeat_interleave(n_pos)[keep]
     ranges = (
         torch.bucketize(torch.arange(n_pos), torch.tensor(fit.edges), right=True)
         .sub(1)
@@ -114,15 +134,15 @@ def _add(
     target, out = site.target[keep].float(), site.sae_out[keep].float()
     centred = target - fit.shift.to(target)
     for name, values in _by_position(centred, target, out).items():
-        fit.by_block.add(name, blocks, values)
+        fit.by_group.add(name, groups, values)
         if name in ("n", "sse", "target", "target2"):
             fit.by_position.add(name, ranges, values)
-    fit.by_block.add("l0", blocks, site.acts.l0[keep])
-    fit.by_block.add("l1", blocks, _l1(site.acts)[keep])
+    fit.by_group.add("l0", groups, site.acts.l0[keep])
+    fit.by_group.add("l1", groups, _l1(site.acts)[keep])
     fired = site.acts.features[keep[site.acts.positions]]
     fit.n_fired += torch.bincount(fired, minlength=len(fit.n_fired)).cpu()
-    if fit.second_moment is not None:
-        fit.second_moment += (centred.T @ centred).cpu().double()
+    for fold, moments in enumerate(fit.moments or ()):
+        moments.add(centred[(folds == fold).to(centred.device)])
 
 
 def _by_position(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saescope.evals.baselines import Fitted
 from saescope.evals.reconstruction import Reconstruction
-from saescope.evals.sums import MIN_BLOCKS, GroupedSums, interval, once, resampled
+from saescope.evals.sums import GroupedSums, interval, once, resampled
 from saescope.evals.text import EvalText
 from saescope.evals.verdict import DENSE, Measured, judge
 from saescope.records.evaluation import (
@@ -29,8 +29,11 @@ from saescope.splice import read_hook, write_hook
 
 Metrics = dict[str, Float[Tensor, " n_draws"]]
 BINS_A_DECADE = 2
-_SAELENS_ONLY = ("zero_everywhere", "_legacy", "l2_norm_in", "l2_norm_out", "l1")
-"""Metrics of which no interval is reported."""
+_NO_INTERVAL = (
+    *("zero_everywhere", "_legacy", "l2_norm_in", "l2_norm_out", "l1"),
+    *("ce.random_sae", "ce.pca", "kl.random_sae", "kl.pca", "kl.mean_ablation"),
+)
+"""Metrics of which no interval is reported: those of sae-lens alone, and parts of a score."""
 
 
 def report(
@@ -44,9 +47,9 @@ def report(
     """The evaluation that the sums of both passes make."""
     value = {
         name: _number(float(values))
-        for name, values in metrics(fit.by_block, once(fit.by_block.n_groups)).items()
+        for name, values in metrics(fit.by_group, once(fit.by_group.n_groups)).items()
     }
-    intervals = _intervals(fit.by_block, text.seed)
+    intervals = _intervals(fit.by_group, text.seed)
     density = fit.n_fired.double() / fit.n_tokens
     made, ce, kl = _baselines(value, fitted), _cross_entropy(value), _kl(value)
     return Evaluation(
@@ -56,6 +59,7 @@ def report(
         n_tokens=fit.n_tokens,
         n_sinks=text.n_sinks,
         n_contexts=len(text),
+        n_documents=text.n_documents,
         context_size=text.ids.shape[1],
         seed=text.seed,
         l0=value["l0"] or 0.0,
@@ -82,7 +86,8 @@ def report(
 
 def metrics(sums: GroupedSums, weights: Float[Tensor, "n_draws n_groups"]) -> Metrics:
     """Each metric for each draw of the text; NaN where it is undefined. Variances are about the
-    mean of the whole text in every draw."""
+    mean of the whole text in every draw. "over_<name>" is the explained variance beyond that of a
+    baseline, of the same draw."""
     total = sums.totals(weights)
     n, mean = total["n"], sums.table["target"].sum(0) / sums.table["n"].sum()
     variance = total["target2"] - 2 * total["target"] @ mean + n * mean.square().sum()
@@ -106,6 +111,7 @@ def metrics(sums: GroupedSums, weights: Float[Tensor, "n_draws n_groups"]) -> Me
     made |= {name: total[name] / total["n_ce"] for name in total if name.startswith("ce.")}
     made |= {name: total[name] / total["n_kl"] for name in total if name.startswith("kl.")}
     zero, clean = made["ce.zero_ablation"], made["ce.clean"]
+    made["ablation_cost"] = zero - clean
     made["ce_score"] = (zero - made["ce.with_sae"]) / (zero - clean)
     made |= {
         f"{name}.ce_score": (zero - made[f"ce.{name}"]) / (zero - clean)
@@ -113,6 +119,11 @@ def metrics(sums: GroupedSums, weights: Float[Tensor, "n_draws n_groups"]) -> Me
         if f"ce.{name}" in made
     }
     made["kl_score"] = 1 - made["kl.with_sae"] / made["kl.zero_ablation"]
+    made |= {
+        f"over_{name}": made["explained_variance"] - made[f"{name}.explained_variance"]
+        for name in ("random_sae", "pca")
+        if f"{name}.explained_variance" in made
+    }
     return made
 
 
@@ -121,11 +132,11 @@ def _number(value: float) -> float | None:
 
 
 def _intervals(sums: GroupedSums, seed: int) -> dict[str, Interval]:
-    if sums.n_groups < MIN_BLOCKS:
-        return {}
     drawn = metrics(sums, resampled(sums.n_groups, seed))
     made = {
-        name: interval(values) for name, values in drawn.items() if not name.endswith(_SAELENS_ONLY)
+        name: interval(values, sums.n_groups)
+        for name, values in drawn.items()
+        if not name.endswith(_NO_INTERVAL)
     }
     return {name: each for name, each in made.items() if each is not None}
 
@@ -144,11 +155,15 @@ def _kl(value: Mapping[str, float | None]) -> KLDivergence | None:
 def _baselines(value: Mapping[str, float | None], fitted: Fitted | None) -> Baselines | None:
     if fitted is None:
         return None
-    random_sae, pca = (
-        Baseline(size, value[f"{name}.explained_variance"], value[f"{name}.ce_score"])
-        for name, size in (("random_sae", fitted.random_sae.sae.cfg.k), ("pca", fitted.pca.rank))
-    )
-    return Baselines(random_sae, pca, fitted.pca.rank_to_match(value["explained_variance"]))
+
+    def baseline(name: str, size: int) -> Baseline:
+        return Baseline(size, value[f"{name}.explained_variance"], value[f"{name}.ce_score"])
+
+    random_sae, pca = baseline("random_sae", fitted.random_sae.sae.cfg.k), fitted.pca
+    if pca is None:
+        return Baselines(random_sae, None, None)
+    rank_to_match = pca.rank_to_match(value["explained_variance"])
+    return Baselines(random_sae, baseline("pca", pca.rank), rank_to_match)
 
 
 def density_histogram(density: Float[Tensor, " d_sae"]) -> tuple[DensityBin, ...]:
@@ -219,13 +234,14 @@ def _measured(
     baselines: Baselines | None,
     intervals: dict[str, Interval],
 ) -> Measured:
-    zero, clean = value["ce.zero_ablation"], value["ce.clean"]
     return Measured(
         n_tokens=fit.n_tokens,
+        n_documents=fit.by_group.n_groups,
         l0=value["l0"] or 0.0,
         explained_variance=value["explained_variance"],
         ce_score=value["ce_score"],
-        ablation_cost=None if zero is None or clean is None else zero - clean,
+        clean_loss=value["ce.clean"],
+        ablation_cost=value["ablation_cost"],
         dead_share=float((density == 0).double().mean()),
         dense_share=float((density > DENSE).double().mean()),
         l2_ratio=value["l2_ratio"] or 0.0,

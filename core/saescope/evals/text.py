@@ -1,7 +1,6 @@
 """The text of an evaluation: contexts at random from what training never saw, position 0 and
 special tokens masked."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from saescope.activations import (
     EMBEDDED,
     ContextConfig,
     Dataset,
+    OwnedContexts,
     Split,
     counted_positions,
     open_dataset,
-    read_contexts,
+    read_owned_contexts,
 )
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import NotFoundError
@@ -29,8 +29,12 @@ NOTHING = -1
 DEFAULT_CONTEXT, LONGEST_CONTEXT = 256, 1024
 """The context of an SAE that does not say what it was trained with, and a bound on the memory that
 one context takes (tokens)."""
-POOL = 4
-"""Contexts are drawn from the first text that holds this many times the wanted tokens."""
+MOST_TOKENS = 2**20
+"""Contexts are drawn from the whole split, up to so many tokens (4 MB of text)."""
+MAX_GROUPS = 256
+"""More documents than this are resampled in runs of neighbours."""
+STREAMED = 16
+"""Of a dataset on the hub, which is streamed, from as many times the wanted tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,9 @@ class EvalText:
     mask: Bool[Tensor, "n_contexts n_pos"]
     has_next: Bool[Tensor, "n_contexts n_pos"]
     """Positions whose next token is known."""
+    documents: Int[Tensor, " n_contexts"]
+    """The document that each context begins in, numbered from 0; a given context is one of its
+    own."""
     counts_sinks: bool = False
     """Whether positions count whose norm at the site is out of proportion."""
     n_sinks: int = 0
@@ -71,6 +78,24 @@ class EvalText:
     def n_tokens(self) -> int:
         return int(self.mask.sum())
 
+    @property
+    def n_documents(self) -> int:
+        return 1 + int(self.documents.max())
+
+    @property
+    def n_groups(self) -> int:
+        """What is resampled: documents, or runs of neighbouring ones where there are many."""
+        return min(self.n_documents, MAX_GROUPS)
+
+    def groups(self, contexts: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The group of each context, by its number."""
+        return self.documents[contexts] * self.n_groups // self.n_documents
+
+    def folds(self, contexts: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """0 or 1: what is fitted to one half of the groups is judged on the other; halves of the
+        contexts where all are of one document."""
+        return (self.groups(contexts) if self.n_groups > 1 else contexts) % 2
+
 
 def evaluation_text(
     model: LanguageModel,
@@ -94,30 +119,41 @@ def evaluation_text(
         given = masked_text("the given contexts", dataset, model, include_special=include_special)
         return replace(given, seed=seed)
     opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
-    pool, warnings = _read(model, sae, opened, n_tokens), list[str]()
-    n_held_out = _n_counted(pool, model)
+    pool = _read(model, sae, opened, n_tokens)
+    drawn, warnings = _draw(pool, model, n_tokens, seed), pool.warnings
+    n_held_out = _n_counted(pool.contexts.ids, model)
     if n_held_out < n_tokens and not _trained_on(sae, opened):
-        pool = torch.cat([pool, _read(model, sae, opened, n_tokens - n_held_out, split="train")])
-        warnings.append(
+        others = _read(model, sae, opened, n_tokens - n_held_out, split="train")
+        drawn = _joined(drawn, _draw(others, model, n_tokens - n_held_out, seed))
+        warnings = (
+            *warnings,
             f"The held-out part of {opened.name} has {n_held_out} tokens; other "
             f"documents fill up to {n_tokens}. "
-            "If the SAE was trained on them, its numbers are a little too good."
+            "If the SAE was trained on them, its numbers are a little too good.",
         )
     text = masked_text(
-        opened.name, _draw(pool, model, n_tokens, seed), model, include_special=include_special
+        opened.name, drawn.ids, model, documents=drawn.documents, include_special=include_special
     )
     if text.n_tokens < n_tokens:
-        warnings.append(
-            f"{opened.name} holds {text.n_tokens} tokens to evaluate on; {n_tokens} were asked for."
+        warnings = (
+            *warnings,
+            f"{opened.name} holds {text.n_tokens} tokens to evaluate on; {n_tokens} were asked "
+            "for.",
         )
-    return replace(text, seed=seed, warnings=tuple(warnings))
+    return replace(text, seed=seed, warnings=warnings)
 
 
 def masked_text(
-    name: str, contexts: Int[Tensor, "n n_pos"], model: LanguageModel, *, include_special: bool
+    name: str,
+    contexts: Int[Tensor, "n n_pos"],
+    model: LanguageModel,
+    *,
+    documents: Int[Tensor, " n"] | None = None,
+    include_special: bool,
 ) -> EvalText:
     """Raises NotFoundError where no position counts."""
     contexts = contexts.cpu()
+    documents = torch.arange(len(contexts)) if documents is None else documents
     mask = (
         contexts != NOTHING
         if include_special
@@ -127,7 +163,8 @@ def masked_text(
         raise _nothing_counts(name)
     has_next = torch.zeros_like(mask)
     has_next[:, :-1] = contexts[:, 1:] != NOTHING
-    return EvalText(name, contexts.long().clamp(min=0), mask, has_next, include_special)
+    ids, numbers = contexts.long().clamp(min=0), documents.unique(return_inverse=True)[1]
+    return EvalText(name, ids, mask, has_next, numbers, include_special)
 
 
 def _nothing_counts(name: str) -> NotFoundError:
@@ -141,33 +178,54 @@ def _nothing_counts(name: str) -> NotFoundError:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """What contexts are drawn from."""
+
+    contexts: OwnedContexts
+    warnings: tuple[str, ...]
+    """Where the split holds more."""
+
+
 def _read(
     model: LanguageModel, sae: SAE, dataset: Dataset, n_tokens: int, split: Split = "held_out"
-) -> Int[Tensor, "n n_pos"]:
-    """The first contexts of a split, with up to POOL times `n_tokens` counted positions."""
+) -> _Pool:
+    """A split, up to a bound on its counted positions."""
     size = min(sae.cfg.metadata.context_size or DEFAULT_CONTEXT, model.n_ctx, LONGEST_CONTEXT)
     cfg = ContextConfig(context_size=size, prepend_bos=sae.cfg.metadata.prepend_bos, split=split)
-    contexts: Iterator[Tensor] = read_contexts(model, dataset, cfg)
-    parts, n_read = [torch.zeros(0, size, dtype=torch.int32)], 0
-    while n_read < POOL * n_tokens and (part := next(contexts, None)) is not None:
+    contexts = read_owned_contexts(model, dataset, cfg)
+    at_most = STREAMED * n_tokens
+    at_most = at_most if dataset.name.startswith("hf:") else max(MOST_TOKENS, at_most)
+    none = OwnedContexts(torch.zeros(0, size, dtype=torch.int32), torch.zeros(0, dtype=torch.long))
+    parts, n_read = [none], 0
+    while n_read < at_most and (part := next(contexts, None)) is not None:
         stop_if_cancelled()
         parts.append(part)
-        n_read += _n_counted(part, model)
-    return torch.cat(parts)
+        n_read += _n_counted(part.ids, model)
+    warnings = (
+        (f"Contexts were drawn from the first {n_read:,} tokens of {dataset.name}.",)
+        if n_read >= at_most
+        else ()
+    )
+    return _Pool(_joined(*parts), warnings)
+
+
+def _joined(*parts: OwnedContexts) -> OwnedContexts:
+    ids, documents = zip(*parts, strict=True)
+    return OwnedContexts(torch.cat(ids), torch.cat(documents))
 
 
 def _n_counted(contexts: Int[Tensor, "n n_pos"], model: LanguageModel) -> int:
     return int(counted_positions(contexts, model.tokenizer.special_ids).sum())
 
 
-def _draw(
-    pool: Int[Tensor, "n n_pos"], model: LanguageModel, n_tokens: int, seed: int
-) -> Int[Tensor, "m n_pos"]:
+def _draw(pool: _Pool, model: LanguageModel, n_tokens: int, seed: int) -> OwnedContexts:
     """Contexts at random, in reading order, until they hold `n_tokens` counted positions."""
-    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
-    so_far = counted_positions(pool, model.tokenizer.special_ids).sum(1)[order].cumsum(0)
-    n = 1 + int((so_far < n_tokens).sum())
-    return pool[order[:n].sort().values]
+    ids, documents = pool.contexts
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
+    so_far = counted_positions(ids, model.tokenizer.special_ids).sum(1)[order].cumsum(0)
+    kept = order[: 1 + int((so_far < n_tokens).sum())].sort().values
+    return OwnedContexts(ids[kept], documents[kept])
 
 
 def _trained_on(sae: SAE, dataset: Dataset) -> bool:

@@ -119,10 +119,12 @@ def _quality(evaluation: Evaluation | None) -> str:
         _table(("metric", "value", "95 % interval"), rows),
     ]
     if evaluation.baselines is not None:
-        simpler = (
-            ("random SAE of the same L0", evaluation.baselines.random_sae),
-            (f"PCA, {evaluation.baselines.pca.size} directions", evaluation.baselines.pca),
+        simpler, pca = (
+            [("random SAE of the same L0", evaluation.baselines.random_sae)],
+            evaluation.baselines.pca,
         )
+        if pca is not None:
+            simpler.append((f"PCA, {pca.size} directions", pca))
         compared = [
             (name, _number(each.explained_variance), _number(each.ce_score))
             for name, each in simpler
@@ -131,9 +133,9 @@ def _quality(evaluation: Evaluation | None) -> str:
     parts.append("\n".join(f"- {reason.finding}" for reason in evaluation.verdict.reasons))
     parts.append(
         f"Measured on {evaluation.n_tokens:,} tokens of {_text_name(evaluation.dataset)} "
-        f"({evaluation.n_contexts} contexts of {evaluation.context_size}, "
-        f"seed {evaluation.seed}), position 0 and special tokens left out; intervals by "
-        "resampling contexts."
+        f"({evaluation.n_contexts} contexts of {evaluation.context_size} from "
+        f"{evaluation.n_documents} documents, seed {evaluation.seed}), position 0 and special "
+        "tokens left out; intervals by resampling documents, PCA fitted to the other half of them."
     )
     return "\n\n".join(parts)
 

@@ -9,7 +9,7 @@ from saescope.verdicts import Quality
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The middle 95 % of the values over resampled contexts."""
+    """95 %, from values over resampled documents."""
 
     low: float
     high: float
@@ -77,9 +77,9 @@ class Baseline:
 class Baselines:
     random_sae: Baseline
     """Random directions, tied, of the same shape and L0, the scale of the output fitted."""
-    pca: Baseline
-    """The best linear subspace of as many directions as features fire, fitted to these
-    positions."""
+    pca: Baseline | None
+    """The linear subspace of as many directions as features fire that is best for one half of the
+    documents, judged on the other half; None where the text has no two halves."""
     pca_rank_to_match: int | None
     """Directions that PCA needs for the SAE's explained variance."""
 
@@ -114,6 +114,8 @@ class Evaluation:
     n_sinks: int
     """Left out beside position 0 and special tokens: the norm at the site is out of proportion."""
     n_contexts: int
+    n_documents: int
+    """Documents that the contexts begin in: what intervals are resampled from."""
     context_size: int
     seed: int
     l0: float
@@ -136,7 +138,8 @@ class Evaluation:
     positions: tuple[PositionBin, ...]
     baselines: Baselines | None
     intervals: Mapping[str, Interval]
-    """Intervals by metric; empty where there are too few contexts to resample."""
+    """Intervals by metric; empty where there are too few documents to resample.
+    "over_random_sae" and "over_pca" are differences of explained variance on the same documents."""
     saelens: Mapping[str, float]
     """These metrics under the names and definitions of sae-lens's `run_evals`, which zero-ablates
     position 0 and special tokens as well."""

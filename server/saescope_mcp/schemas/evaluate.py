@@ -73,6 +73,8 @@ class EvaluateSaeReply(Reply):
     hook_name_out: str | None = None
     """The site that is reconstructed."""
     n_contexts: int | None = None
+    n_documents: int | None = None
+    """What the intervals are resampled from."""
     context_size: int | None = None
     pictures: list[str] = Field(default_factory=list[str])
     density: list[DensityBin] = Field(default_factory=list[DensityBin])

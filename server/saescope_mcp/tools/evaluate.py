@@ -139,7 +139,9 @@ def _summary(loaded: LoadedSAE, evaluation: "Evaluation") -> str:
         if evaluation.explained_variance is not None
         else []
     )
-    parts += [f"CE score {evaluation.ce_score:.2f}"] if evaluation.ce_score is not None else []
+    if evaluation.ce_score is not None and evaluation.ce is not None:
+        own = f"the model's own loss is {evaluation.ce.clean:.2f} nats a token"
+        parts.append(f"CE score {evaluation.ce_score:.2f} ({own})")
     parts.append(f"{evaluation.dead_share:.1%} of the features never fire")
     sentence = f"{loaded.handle} on {evaluation.n_tokens:,} held-out tokens: {', '.join(parts)}."
     return f"{sentence} Verdict: {evaluation.verdict.level}. {evaluation.verdict.summary}"

@@ -15,6 +15,7 @@ from saescope.activations import (
     counted_positions,
     is_held_out,
     read_contexts,
+    read_owned_contexts,
 )
 from saescope.activations.tokens import NOTHING, Packer
 from saescope.errors import ArgumentError, SaescopeError
@@ -59,6 +60,26 @@ def test_packed_contexts_are_all_tokens_in_order(
     assert content[content != NOTHING].tolist() == expected
     assert int((content == NOTHING).sum()) < context_size
     assert not bos or set(contexts[:, 0].tolist()) == {tokenizer.bos_id}
+
+
+@pytest.mark.parametrize("join", [True, False])
+@pytest.mark.parametrize("bos", [True, False])
+def test_each_context_names_the_document_that_it_begins_in(
+    glass: LanguageModel, join: bool, bos: bool
+) -> None:
+    cfg = ContextConfig(context_size=48, prepend_bos=bos, join_documents=join, held_out=0.0)
+    documents, encode = [*DOCUMENTS[:60], *DOCUMENTS[:2]], glass.tokenizer.hf
+    n, between = 48 - bos, join
+    owner = list[int]()  # of each token, separators with the document that follows
+    for i, document in enumerate(documents):
+        ids = encode(document, add_special_tokens=False).input_ids
+        length = len(ids) + (between and i > 0)
+        owner += [i % 60] * (length if join else length + -length % n)
+    parts = list(read_owned_contexts(glass, dataset(documents), cfg))
+    said = torch.cat([part.documents for part in parts]).tolist()
+    assert said == owner[::n] and len(set(said)) > 10
+    contexts = list(read_contexts(glass, dataset(documents), cfg))
+    assert torch.equal(torch.cat([part.ids for part in parts]), torch.cat(contexts))
 
 
 def test_bos_follows_the_models_tokenizer_unless_said(glass: LanguageModel) -> None:
