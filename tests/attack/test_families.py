@@ -17,7 +17,7 @@ from saescope.attribution.gradients import Metric, site_gradients
 from saescope.errors import HookError, ModelError
 from saescope.evals import evaluate
 from saescope.hooks import hook_shape, record_activations
-from saescope.models import LanguageModel, load_model
+from saescope.models import LanguageModel, Target, load_model
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
 from saescope.splice import write_hook
 from saescope.stack import as_stack
@@ -100,7 +100,7 @@ def check_gradient(model: LanguageModel, sae: SAE, plain: Plain) -> None:
     """As integrated gradients run them: several rows at once."""
     there = record_activations(model, IDS, [write_hook(sae)])[write_hook(sae)]
     changes = torch.stack([torch.zeros(IDS.shape[1], sae.cfg.d_in), -0.3 * there[0].flatten(1)])
-    (found,), _ = site_gradients(as_stack(model, sae), IDS, Metric(7, None, -1), changes)
+    (found,), _ = site_gradients(as_stack(model, sae), IDS, Metric(Target(7), -1), changes)
     expected = plain.gradient(IDS, write_hook(sae), -0.3 * there[0])
     close(found[1], expected.reshape(found[1].shape))
 

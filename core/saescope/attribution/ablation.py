@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.attribution.gradients import Metric
-from saescope.models import logit_of
 from saescope.ops import SparseActs, from_entries
 from saescope.saes import SAE
 from saescope.splice import SiteRecord
@@ -48,7 +47,7 @@ def measure_ablations(
     ]
     position = metric.position + ids.shape[1]
     clean, ablated = (
-        logit_of(logits.double(), metric.target, metric.against)
+        metric.target.logit(logits.double())
         for logits in run_variants(stack, ids, sites, variants, position=position)
     )
     return (clean - ablated).tolist()

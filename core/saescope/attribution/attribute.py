@@ -23,11 +23,10 @@ from saescope.errors import ArgumentError
 from saescope.metrics import pearson
 from saescope.models import (
     LanguageModel,
+    NamedTarget,
     Tokens,
     counted,
-    read_token,
     resolve_position,
-    token_pair,
 )
 from saescope.ops import SparseActs
 from saescope.records.attribution import Attribution, FeatureEffect, Joint, SAEShare
@@ -122,11 +121,11 @@ def attribute(
         MismatchError: two SAEs write the same site.
     """
     _check(method, sign)
-    pair = token_pair(model, target, against)
+    named = NamedTarget.of(model, target, against)
     stack = as_stack(model, sae)
     at = resolve_position(position, len(tokens))
     asked = {"method": method, "n_controls": n_controls if validate else 0}
-    question = replace(_ask(stack, tokens, *pair, at, include_special), **asked)
+    question = replace(_ask(stack, tokens, named, at, include_special), **asked)
     parts = _score(question)
     chosen = _strongest(parts, k, sign)
     if validate and chosen:
@@ -151,8 +150,7 @@ def _check(method: str, sign: str) -> None:
 def _ask(
     stack: Stack,
     tokens: Tokens,
-    target: int | None,
-    against: int | None,
+    named: NamedTarget,
     position: int,
     include_special: bool,
 ) -> _Question:
@@ -164,8 +162,7 @@ def _ask(
         counted(tokens, include_special=include_special, sinks=sinks).to(model.device)
         for sinks in (None, *(site.sinks for site in sites))
     )
-    wanted = int(logits.argmax()) if target is None else target
-    metric = Metric(wanted, against, position - ids.shape[1])
+    metric = Metric(named.on(logits), position - ids.shape[1])
     return _Question(stack, tokens, ids, usual, masks, sites, logits, metric, position)
 
 
@@ -201,9 +198,10 @@ def _report(
     effects: Sequence[float | None],
     joint: Joint | None,
 ) -> Attribution:
-    q, model, metric = question, question.stack.model, question.metric
+    q, model = question, question.stack.model
     only = parts[0] if len(parts) == 1 else None
     counts = torch.stack(q.masks).any(0)
+    target, against = q.metric.target.read(model, q.logits)
     features = [
         _effect(q, parts[which], i, effect)
         for (which, i), effect in zip(chosen, effects, strict=True)
@@ -214,8 +212,8 @@ def _report(
         if row.measured_effect is not None
     ]
     return Attribution(
-        target=read_token(model, q.logits, metric.target),
-        against=None if metric.against is None else read_token(model, q.logits, metric.against),
+        target=target,
+        against=against,
         position=q.position,
         features=features,
         total=sum(part.share.total for part in parts),

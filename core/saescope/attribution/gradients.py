@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.hooks import edit_activations, record_activations
-from saescope.models import LanguageModel, logit_of
+from saescope.models import LanguageModel, Target
 from saescope.splice import SiteRecord, write_hook
 from saescope.stack import Stack
 from saescope.variants import MAX_TOKENS, Variants, forward_variants
@@ -21,16 +21,15 @@ N_STEPS = 32
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A logit, or a difference of two, at one position."""
+    """A target's logit at one position."""
 
-    target: int
-    against: int | None
+    target: Target
     position: int
     """Counted from the end: -1 is the last."""
 
     def __call__(self, logits: Float[Tensor, "n n_out d_vocab"]) -> Float[Tensor, " n"]:
         assert self.position < 0, "logits may be those of the last positions only"
-        return logit_of(logits[:, self.position], self.target, self.against)
+        return self.target.logit(logits[:, self.position])
 
 
 def site_gradients(

@@ -7,11 +7,11 @@ from saescope.models.language_model import SINK_FACTOR, LanguageModel, StopForwa
 from saescope.models.loading import canonical_name, load_model
 from saescope.models.plain import PlainModel, plain_model
 from saescope.models.predictions import (
+    NamedTarget,
+    Target,
     TargetLogit,
-    logit_of,
     read_token,
     resolve_position,
-    token_pair,
     top_tokens,
 )
 from saescope.models.readout import Unembedding
@@ -21,15 +21,16 @@ from saescope.models.tokens import Tokens, counted
 __all__ = [
     "SINK_FACTOR",
     "LanguageModel",
+    "NamedTarget",
     "PlainModel",
     "StopForward",
+    "Target",
     "TargetLogit",
     "Tokens",
     "Unembedding",
     "canonical_name",
     "counted",
     "load_model",
-    "logit_of",
     "model_fingerprint",
     "peek_model_bytes",
     "peek_n_layers",
@@ -37,6 +38,5 @@ __all__ = [
     "plain_model",
     "read_token",
     "resolve_position",
-    "token_pair",
     "top_tokens",
 ]

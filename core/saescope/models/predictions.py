@@ -1,11 +1,68 @@
 """Reading next-token predictions off logits."""
 
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.models.language_model import LanguageModel
 from saescope.records.prediction import TargetLogit
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The quantity that effects are measured in: a token's logit, or its difference to that of
+    another."""
+
+    token: int
+    against: int | None = None
+
+    def logit(self, logits: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n"]:
+        mine = logits[..., self.token]
+        return mine if self.against is None else mine - logits[..., self.against]
+
+    def read(
+        self, model: LanguageModel, logits: Float[Tensor, " d_vocab"]
+    ) -> tuple[TargetLogit, TargetLogit | None]:
+        """What one prediction says of the token, and of the one that it is compared with."""
+        token = read_token(model, logits, self.token)
+        return token, None if self.against is None else read_token(model, logits, self.against)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTarget:
+    """A target as it is asked for; without a token it is the one that the model predicts."""
+
+    token: int | None
+    against: int | None
+
+    @classmethod
+    def of(
+        cls, model: LanguageModel, target: int | str | None, against: int | str | None
+    ) -> "NamedTarget":
+        """From ids or texts; a text must be exactly one token.
+
+        Raises:
+            ArgumentError: a text is no single token, or both are the same.
+        """
+        named = {"target": target, "against": against}
+        ids = {
+            name: model.single_token(token, name) if isinstance(token, str) else token
+            for name, token in named.items()
+        }
+        if target is not None and ids["target"] == ids["against"]:
+            raise ArgumentError(
+                "target and against are the same token.",
+                field="against",
+                got=against,
+                hint="Leave against out.",
+            )
+        return cls(ids["target"], ids["against"])
+
+    def on(self, logits: Float[Tensor, " d_vocab"]) -> Target:
+        """The target for a prediction."""
+        return Target(int(logits.argmax()) if self.token is None else self.token, self.against)
 
 
 def read_token(
@@ -27,14 +84,6 @@ def top_tokens(
     ]
 
 
-def logit_of(
-    logits: Float[Tensor, "*n d_vocab"], target: int, against: int | None
-) -> Float[Tensor, "*n"]:
-    """The quantity that effects are measured in: the target's logit, or its difference to that of
-    `against`."""
-    return logits[..., target] if against is None else logits[..., target] - logits[..., against]
-
-
 def resolve_position(position: int, n_pos: int) -> int:
     """A position counted from 0, of one that may count from the end.
 
@@ -50,26 +99,3 @@ def resolve_position(position: int, n_pos: int) -> int:
             allowed=f"{-n_pos}..{n_pos - 1}",
         )
     return position % n_pos
-
-
-def token_pair(
-    model: LanguageModel, target: int | str | None, against: int | str | None
-) -> tuple[int | None, int | None]:
-    """Ids of a target and of what it is compared with; a text must be exactly one token.
-
-    Raises:
-        ArgumentError: a text is no single token, or both are the same.
-    """
-    named = {"target": target, "against": against}
-    ids = {
-        name: model.single_token(token, name) if isinstance(token, str) else token
-        for name, token in named.items()
-    }
-    if target is not None and ids["target"] == ids["against"]:
-        raise ArgumentError(
-            "target and against are the same token.",
-            field="against",
-            got=against,
-            hint="Leave against out.",
-        )
-    return ids["target"], ids["against"]

@@ -12,10 +12,9 @@ from torch import Tensor
 from saescope.metrics import kl_divergence
 from saescope.models import (
     LanguageModel,
+    NamedTarget,
+    Target,
     Tokens,
-    logit_of,
-    read_token,
-    token_pair,
     top_tokens,
 )
 from saescope.records.prediction import Readout
@@ -63,13 +62,14 @@ def intervene(
     sites, masks, n_sinks, units, plans, _, controls = prepare(
         stack, tokens, edits, unit=meant, controls=Controls(n_controls, seed)
     )
-    target, against = token_pair(model, target, against)
+    named = NamedTarget.of(model, target, against)
     variants = [_variant(stack, each) for each in (plans, *controls)]
     clean, changed = run_variants(stack, model.batch(tokens.ids), sites, variants, position=-1)
-    wanted, effects = _effects(clean, changed, target, against)
+    wanted = named.on(clean[0])
+    effects = (wanted.logit(changed.double()) - wanted.logit(clean.double())).tolist()
     return Intervention(
-        before=_readout(model, clean[0], wanted, against),
-        after=_readout(model, changed[0], wanted, against),
+        before=_readout(model, clean[0], wanted),
+        after=_readout(model, changed[0], wanted),
         delta_logit=effects[0],
         kl=float(kl_divergence(changed[0], clean[0])),
         **_of_controls(effects[1:]),
@@ -88,16 +88,6 @@ def _variant(stack: Stack, plans: Plans) -> Variant:
     return {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in plans.items()}
 
 
-def _effects(
-    clean: Tensor, changed: Tensor, target: int | None, against: int | None
-) -> tuple[int, list[float]]:
-    """The target (the model's own choice, if none is named), and how its logit changes in each
-    row."""
-    wanted = int(clean[0].argmax()) if target is None else target
-    before, after = (logit_of(rows.double(), wanted, against) for rows in (clean, changed))
-    return wanted, (after - before).tolist()
-
-
 class _ControlFields(TypedDict):
     control_mean: float | None
     control_sd: float | None
@@ -112,12 +102,8 @@ def _of_controls(effects: list[float]) -> _ControlFields:
     }
 
 
-def _readout(model: LanguageModel, logits: Tensor, target: int, against: int | None) -> Readout:
-    return Readout(
-        read_token(model, logits, target),
-        None if against is None else read_token(model, logits, against),
-        top_tokens(model, logits, N_TOP),
-    )
+def _readout(model: LanguageModel, logits: Tensor, target: Target) -> Readout:
+    return Readout(*target.read(model, logits), top_tokens(model, logits, N_TOP))
 
 
 def _silence(

@@ -27,7 +27,7 @@ OFTEN = ("gpt_neox", "gemma2", "llama", "opt", "mamba")
 attention."""
 RARELY = (
     *("gpt2", "gpt_neox_serial", "gptj", "bloom", "falcon", "mpt", "phi", "cohere", "granite"),
-    *("olmo2", "qwen3", "mixtral", "stablelm_parallel", "gemma3", "mamba2", "starcoder2"),
+    *("olmo2", "qwen3", "stablelm_parallel", "gemma3", "mamba2", "starcoder2"),
 )
 JUMPRELU: tuple[str, dict[str, Any]] = ("jumprelu", {"normalize_activations": "layer_norm"})
 TOPK: tuple[str, dict[str, Any]] = ("topk", {"k": 6})
@@ -110,7 +110,8 @@ def removing(sae: SAE, own: Sequence[tuple[int, int]]) -> dict[str, Change]:
 
 
 def flat(x: Tensor) -> Array:
-    return as_array(x).reshape(-1, x.shape[-1])
+    # A copy: Falcon adds attention's output in place to what its MLP gave.
+    return as_array(x).reshape(-1, x.shape[-1]).copy()
 
 
 def random_sae(plain: Plain, ids: Tensor, hook_names: Sequence[str], kind: Any) -> SAE:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError, NumericError
 from saescope.hooks import edit_activations
-from saescope.models import load_model, logit_of, read_token, resolve_position, top_tokens
+from saescope.models import Target, load_model, read_token, resolve_position, top_tokens
 
 
 def test_logits_are_those_of_the_plain_model(family: Family, ids: Tensor) -> None:
@@ -99,8 +99,8 @@ def test_a_predicted_token_is_read_with_logit_probability_and_rank(
 
 def test_an_effect_is_the_targets_logit_or_the_difference_of_two() -> None:
     logits = torch.tensor([[1.0, 5.0, 2.5]])
-    assert logit_of(logits, 1, None).tolist() == [5.0]
-    assert logit_of(logits, 1, 2).tolist() == [2.5]
+    assert Target(1).logit(logits).tolist() == [5.0]
+    assert Target(1, 2).logit(logits).tolist() == [2.5]
 
 
 @pytest.mark.parametrize(("position", "expected"), [(0, 0), (3, 3), (-1, 3), (-4, 0)])
