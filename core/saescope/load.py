@@ -18,6 +18,7 @@ from saescope.errors import ArgumentError, ConfigError, FormatError, NotFoundErr
 from saescope.formats import BY_NAME, Dialect, FileSource
 from saescope.formats.detect import CONFIGS, belongs_to, closest, detect, local_sae
 from saescope.formats.unknown import unknown_locally, unknown_remotely
+from saescope.hub import Fetch
 from saescope.progress import Say
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
 
@@ -27,14 +28,6 @@ _OVERRULED_BY = {
     "hf_module_out": "hook_name_out",
 }
 ANOTHER = "To load another SAE, call saescope.catalogue.find(): it lists those that are published."
-
-
-class _Fetch(NamedTuple):
-    """How files come from the hub."""
-
-    revision: str
-    offline: bool
-    progress: Say | None = None
 
 
 class SAEInfo(NamedTuple):
@@ -85,7 +78,7 @@ def load_sae(
         ConfigError, FormatError: its files are incomplete, torn or in a dialect that saescope does
             not read.
     """
-    fetch = _Fetch(revision, offline, progress)
+    fetch = Fetch(revision, offline, progress)
     located = _locate(path, release, sae_id, known=known, fetch=fetch)
     where = pick_device(device)
     with _advised(located):
@@ -109,7 +102,7 @@ def peek_sae(
 ) -> SAEInfo:
     """Configuration and size of an SAE, from its configuration and the header of its weights: of a
     remote one no weight is fetched."""
-    fetch = _Fetch(revision, offline)
+    fetch = Fetch(revision, offline)
     located = _locate(path, release, sae_id, known=known, fetch=fetch)
     with _advised(located):
         cfg, header = located.dialect.peek(located.source)
@@ -131,7 +124,7 @@ def _locate(
     sae_id: str,
     *,
     known: Mapping[str, Any] | None,
-    fetch: _Fetch,
+    fetch: Fetch,
 ) -> _LocatedSAE:
     if path and release:
         raise ArgumentError(
@@ -158,7 +151,7 @@ def _on_hub(
     location: hub.Location,
     *,
     hub_name: str,
-    fetch: _Fetch,
+    fetch: Fetch,
     known: Mapping[str, Any] | None,
 ) -> _LocatedSAE:
     repository = hub.repository(location.repo_id, **fetch._asdict())

@@ -7,6 +7,14 @@ what happened.
 
 from saescope.hub.failures import invalid_config_error
 from saescope.hub.location import Location, first_name, resolve
-from saescope.hub.repository import Repository, repository
+from saescope.hub.repository import Fetch, Repository, repository
 
-__all__ = ["Location", "Repository", "first_name", "invalid_config_error", "repository", "resolve"]
+__all__ = [
+    "Fetch",
+    "Location",
+    "Repository",
+    "first_name",
+    "invalid_config_error",
+    "repository",
+    "resolve",
+]

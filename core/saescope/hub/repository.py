@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from saescope.catalogue.cached import hub_cache, snapshots
 from saescope.errors import OfflineError, SaescopeError
@@ -16,6 +16,15 @@ _ONCE = (
     "this one needs the network once, then works offline."
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Fetch(NamedTuple):
+    """How files come from the hub: a branch, tag or commit ("": main), whether only what is here
+    already is taken, and who is told of downloads."""
+
+    revision: str = ""
+    offline: bool = False
+    progress: Say | None = None
 
 
 class Repository:

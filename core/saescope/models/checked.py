@@ -11,6 +11,7 @@ import torch
 from saescope.embedded import model_dir
 from saescope.errors import ModelError
 from saescope.fence import check_linked, open_file
+from saescope.hub import Fetch
 from saescope.models.demands import has_packed_tensors
 from saescope.models.estimate import check_counts, check_size
 from saescope.models.folder import INDEX, check_names, check_references, read_json, staged
@@ -19,7 +20,7 @@ from saescope.models.sizes import peek_model_bytes
 
 
 @contextmanager
-def checked(source: str, *, local: bool, revision: str, offline: bool) -> Generator[str]:
+def checked(source: str, fetch: Fetch, *, local: bool) -> Generator[str]:
     """Yield what transformers may read: a private folder for a local model, its name for one on the
     hub.
 
@@ -32,7 +33,7 @@ def checked(source: str, *, local: bool, revision: str, offline: bool) -> Genera
         with staged(Path(source)) as private:
             yield str(private)
     else:
-        _check_cached(source, revision, offline)
+        _check_cached(source, fetch)
         yield source
 
 
@@ -77,16 +78,16 @@ def _is_own(source: str) -> bool:
     return Path(source) == model_dir()
 
 
-def _check_cached(source: str, revision: str, offline: bool) -> None:
+def _check_cached(source: str, fetch: Fetch) -> None:
     """The configurations of a model on the hub, and where its files in the cache lead; what is not
     there, the load will say."""
     from transformers.utils.hub import cached_file
 
-    at = {} if revision == "main" else {"revision": revision}
+    at = {"revision": fetch.revision} if fetch.revision else {}
     snapshots = set[Path]()
     for name in ("config.json", INDEX, "tokenizer_config.json"):
         try:
-            cached = Path(cached_file(source, name, local_files_only=offline, **at) or "")
+            cached = Path(cached_file(source, name, local_files_only=fetch.offline, **at) or "")
         except (OSError, ValueError):
             continue
         snapshots.add(cached.parent)

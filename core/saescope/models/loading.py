@@ -15,6 +15,7 @@ from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError
 from saescope.fence import check_regular, present, real_path
+from saescope.hub import Fetch
 from saescope.models.boot import boot
 from saescope.models.checked import check_fits, check_gguf_file, checked
 from saescope.models.demands import (
@@ -63,18 +64,14 @@ def load_model(
         ModelError: its files are torn, need remote code, or are of an architecture that
             transformer-lens does not hold.
     """
-    where = pick_device(device)
+    where, fetch = pick_device(device), Fetch(revision, offline, progress)
     with present(Path(name_or_path).name, field="model"):
-        place = _locate(name_or_path, revision, offline, progress)
+        place = _locate(name_or_path, fetch)
     if progress:
         progress(f"loading {place.name}")
-    checked_source = checked(
-        place.source, local=place.local, revision=place.revision, offline=offline
-    )
+    checked_source = checked(place.source, fetch, local=place.local)
     with present(place.name, field="model"), _one_at_a_time(), checked_source as source:
-        model, tokenizer, notes = _read(
-            place._replace(source=source), where, dtype, revision, offline
-        )
+        model, tokenizer, notes = _read(place._replace(source=source), where, dtype, fetch)
         return _wrap(place, _in_memory(model.to(where)), tokenizer, notes)
 
 
@@ -116,14 +113,12 @@ def canonical_name(name: str) -> str:
     return official_name(name).rsplit("/", 1)[-1].lower()
 
 
-def _locate(
-    name_or_path: str | Path, revision: str, offline: bool, progress: Say | None
-) -> _ModelFiles:
+def _locate(name_or_path: str | Path, fetch: Fetch) -> _ModelFiles:
     name = str(name_or_path)
     if name == EMBEDDED_HANDLE:
         ids = frozenset({canonical_name(EMBEDDED_MODEL)})
         return _ModelFiles(
-            str(prepare(progress, offline=offline)),
+            str(prepare(fetch.progress, offline=fetch.offline)),
             True,
             EMBEDDED_MODEL,
             EMBEDDED_HANDLE,
@@ -132,7 +127,7 @@ def _locate(
         )
     path = Path(name).expanduser()
     if path.exists() and real_path(path) == real_path(model_dir()):
-        return _locate(EMBEDDED_HANDLE, revision, offline, progress)
+        return _locate(EMBEDDED_HANDLE, fetch)
     if path.exists():
         _check_local(path)
         return _ModelFiles(
@@ -157,7 +152,7 @@ def _locate(
         False,
         official,
         official.rsplit("/", 1)[-1].lower(),
-        revision or "main",
+        fetch.revision or "main",
         frozenset({canonical_name(official)}),
     )
 
@@ -201,7 +196,7 @@ def _check_local(path: Path) -> None:
 
 
 def _read(
-    place: _ModelFiles, where: torch.device, dtype: str, revision: str, offline: bool
+    place: _ModelFiles, where: torch.device, dtype: str, fetch: Fetch
 ) -> tuple[Any, Any, tuple[str, ...]]:
     """Model and tokenizer, and warnings about the files."""
     from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
@@ -218,11 +213,11 @@ def _read(
             check_tokenizer(tokenizer)
         return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer, ()
     common: dict[str, Any] = {
-        "local_files_only": offline or place.local,
+        "local_files_only": fetch.offline or place.local,
         "trust_remote_code": False,
     }
-    if revision and not place.local:
-        common["revision"] = revision
+    if fetch.revision and not place.local:
+        common["revision"] = fetch.revision
     with of("config.json"):
         stored_config, _ = PretrainedConfig.get_config_dict(place.source, **common)
         check_demands(stored_config, place.name)

@@ -36,7 +36,7 @@ def peek_model_bytes(
     if path.exists():
         return 0
     try:
-        return _on_hub(official_name(str(name_or_path)), dtype, revision, offline)
+        return _on_hub(official_name(str(name_or_path)), dtype, hub.Fetch(revision, offline))
     except SaescopeError:  # the load itself will say what is wrong
         return 0
 
@@ -61,8 +61,8 @@ def official_name(name: str) -> str:
     return next((official for official, aliases in MODEL_ALIASES.items() if name in aliases), name)
 
 
-def _on_hub(name: str, dtype: str, revision: str, offline: bool) -> int:
-    repository = hub.repository(name, revision=revision, offline=offline)
+def _on_hub(name: str, dtype: str, fetch: hub.Fetch) -> int:
+    repository = hub.repository(name, **fetch._asdict())
     files = [file for file in repository.names if file.endswith(".safetensors") and "/" not in file]
     if INDEX in repository.names:  # some repositories hold the weights once more in other files
         with repository.open(INDEX) as index:
