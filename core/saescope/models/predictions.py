@@ -22,6 +22,12 @@ class Target:
         mine = logits[..., self.token]
         return mine if self.against is None else mine - logits[..., self.against]
 
+    def change(
+        self, before: Float[Tensor, "n d_vocab"], after: Float[Tensor, "n d_vocab"]
+    ) -> list[float]:
+        """How much more it is after than before, row by row."""
+        return (self.logit(after.double()) - self.logit(before.double())).tolist()
+
     def read(
         self, model: LanguageModel, logits: Float[Tensor, " d_vocab"]
     ) -> tuple[TargetLogit, TargetLogit | None]:

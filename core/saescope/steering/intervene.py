@@ -65,8 +65,7 @@ def intervene(
     named = NamedTarget.of(model, target, against)
     variants = [_variant(stack, each) for each in (plans, *controls)]
     clean, changed = run_variants(stack, model.batch(tokens.ids), sites, variants, position=-1)
-    wanted = named.on(clean[0])
-    effects = (wanted.logit(changed.double()) - wanted.logit(clean.double())).tolist()
+    effects = (wanted := named.on(clean[0])).change(clean, changed)
     return Intervention(
         before=_readout(model, clean[0], wanted),
         after=_readout(model, changed[0], wanted),
