@@ -15,7 +15,7 @@ from saescope.hub.location import checked_path
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,47}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
-class Target(NamedTuple):
+class Destination(NamedTuple):
     """A repository as it is before anything is written."""
 
     repo_id: str
@@ -53,7 +53,7 @@ def has_token() -> bool:
     return bool(get_token())
 
 
-def look(repo_id: str) -> Target:
+def look(repo_id: str) -> Destination:
     """Look up what is there now.
 
     Raises:
@@ -61,20 +61,20 @@ def look(repo_id: str) -> Target:
     """
     from huggingface_hub import HfApi
 
-    def ask() -> Target:
+    def ask() -> Destination:
         info = HfApi(endpoint=transfer.endpoint()).model_info(repo_id, timeout=transfer.TIMEOUT_S)
         names = frozenset(sibling.rfilename for sibling in info.siblings or [])
-        return Target(repo_id, True, str(info.sha or ""), bool(info.private), names)
+        return Destination(repo_id, True, str(info.sha or ""), bool(info.private), names)
 
     try:
         return transfer.patiently(f"repository {repo_id}", ask)
     except NotFoundError as error:
         if error.code != "REPO_NOT_FOUND":
             raise
-        return Target(repo_id, False, "", True, frozenset())
+        return Destination(repo_id, False, "", True, frozenset())
 
 
-def push(target: Target, files: Mapping[str, Path], *, private: bool, message: str) -> str:
+def push(target: Destination, files: Mapping[str, Path], *, private: bool, message: str) -> str:
     """Commit `files`, by their names in the repository, which is created if need be; returns the
     commit.
 

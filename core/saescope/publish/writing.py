@@ -18,7 +18,7 @@ from saescope.evals import Evaluation
 from saescope.features.index import find_index
 from saescope.fence import real_path
 from saescope.hub.location import checked_path
-from saescope.hub.upload import Target, check_repo_id, has_token, look, push
+from saescope.hub.upload import Destination, check_repo_id, has_token, look, push
 from saescope.publish.card import model_card
 from saescope.publish.publication import Loading, Publication, PublishedFile
 from saescope.publish.sharing import shareable
@@ -41,7 +41,7 @@ class _PublishPlan(NamedTuple):
     """Our file to its name at the target."""
     load: Loading
     warnings: tuple[str, ...]
-    repository: Target | None = None
+    repository: Destination | None = None
 
 
 def publish(
@@ -192,7 +192,7 @@ def _to_repository(
     except OfflineError:
         if not dry_run:
             raise
-        target = Target(repo_id, False, "", True, frozenset())
+        target = Destination(repo_id, False, "", True, frozenset())
         warnings.append(
             f"The hub cannot be reached: whether {repo_id} holds {folder} already is not known."
         )
@@ -216,7 +216,7 @@ def _to_repository(
     return _PublishPlan(target.url, names, load, (*warnings, *missing), target)
 
 
-def _check_repository(target: Target, folder: str, *, private: bool) -> None:
+def _check_repository(target: Destination, folder: str, *, private: bool) -> None:
     taken = sorted(name for name in target.names if name.startswith(f"{folder}/"))
     if taken:
         raise ArgumentError(
