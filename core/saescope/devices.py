@@ -1,4 +1,6 @@
-"""Which device and which dtype "auto" means here."""
+"""Which device and which dtype "auto" means here, and how fast a device computes."""
+
+import time
 
 import torch
 
@@ -10,6 +12,9 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+
+MEASURE_S = 0.1
+_SIDE = 1024
 
 
 def available_devices() -> list[str]:
@@ -54,3 +59,14 @@ def pick_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dt
             allowed=["auto", *DTYPES],
         )
     return DTYPES[name]
+
+
+def operations_per_s(device: torch.device) -> float:
+    """Multiplications and additions a second in a float32 matrix product, tried for MEASURE_S."""
+    square = torch.ones(_SIDE, _SIDE, device=device)
+    n, started = 0, time.monotonic()
+    while n < 2 or time.monotonic() - started < MEASURE_S:
+        (square @ square)[0, 0].item()
+        started = time.monotonic() if n == 0 else started  # the first one warms up
+        n += 1
+    return (n - 1) * 2 * _SIDE**3 / (time.monotonic() - started)

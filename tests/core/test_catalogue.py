@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saescope import catalogue
-from saescope.catalogue import Entry, find, get, hub_cache, releases
+from saescope.catalogue import Entry, find, get, hub_cache, model_size, releases
 from saescope.catalogue.search import canonical_model
 from saescope.catalogue.sites import weights_file
 from saescope.errors import ArgumentError, NotFoundError
@@ -210,6 +210,81 @@ def test_find_counts_what_fits(wanted: dict[str, object], total: int) -> None:
 def test_width_and_l0_can_be_asked_for() -> None:
     page = find(query="width 16k l0 71", model="gemma-2-2b", limit=100)
     assert page.total == 4 and all((row.d_sae, row.l0) == (16384, 71) for row in page.saes)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ({"model": "gemma 2 9b"}, {"model": "gemma-2-9b"}),
+        ({"model": "Llama 3.1 8B"}, {"model": "meta-llama/Llama-3.1-8B"}),
+        ({"model": "gpt2 small"}, {"model": "gpt2-small"}),
+        ({"model": "llama8b"}, {"model": "llama-8b"}),
+        ({"query": "gpt-2-small-res-jb"}, {"query": "gpt2-small-res-jb"}),
+        ({"query": "gemmascope 9b"}, {"query": "gemma-scope 9b"}),
+        ({"query": "layer-12 width-16k"}, {"query": "layer 12 width 16k"}),
+        ({"site": "resid post"}, {"site": "resid_post"}),
+        ({"site": "mlp-out"}, {"site": "mlp_out"}),
+        ({"architecture": "jump-relu"}, {"architecture": "jumprelu"}),
+        ({"architecture": "matryoshka batch topk"}, {"architecture": "matryoshka_batchtopk"}),
+    ],
+)
+def test_hyphens_and_blanks_do_not_matter(said: dict[str, str], meant: dict[str, str]) -> None:
+    found, wanted = (find(**each, limit=1000) for each in (said, meant))  # pyright: ignore[reportArgumentType]
+    assert found.total == wanted.total > 0
+    assert {(row.release, row.sae_id) for row in found.saes} == {
+        (row.release, row.sae_id) for row in wanted.saes
+    }
+
+
+def test_a_release_of_that_name_comes_first_however_it_is_written() -> None:
+    for query in ("gpt2-small-res-jb", "gpt2 small res jb", "GPT2_small res-jb"):
+        assert find(query=query).saes[0].release == "gpt2-small-res-jb"
+
+
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "EleutherAI/pythia-70m-deduped": 70_426_624,
+    "EleutherAI/pythia-12b": 11_846_072_320,
+    "google/gemma-2b-it": 2_506_172_416,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma 2 9b it": 9_241_705_984,
+    "google/gemma-2-27b": 27_227_128_320,
+    "google/gemma-3-270m": 268_098_176,
+    "google/gemma-3-1b-pt": 999_885_952,
+    "meta-llama/Llama-3.1-8B-Instruct": 8_030_261_248,
+    "meta-llama/Llama-3.3-70B-Instruct": 70_553_706_496,
+    "mistralai/Mistral-7B-Instruct-v0.1": 7_241_732_096,
+    "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+    "Qwen/Qwen3-30B-A3B-Base": 30_532_122_624,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+}
+"""The number of weights that each model's page publishes."""
+
+
+@pytest.mark.parametrize(("name", "n_weights"), PUBLISHED.items())
+def test_a_known_model_has_as_many_weights_as_its_page_says(name: str, n_weights: int) -> None:
+    size = model_size(name)
+    assert size is not None and size.counted
+    assert size.n_parameters == n_weights
+    assert size.n_bytes("float32") == 4 * n_weights == 2 * size.n_bytes("bfloat16")
+    assert 0 < size.n_inner < size.n_parameters
+
+
+def test_most_models_of_the_catalogue_have_a_size_and_a_name_is_the_last_resort() -> None:
+    models = {entry.model for saes in releases().values() for entry in saes.values()}
+    sizes = {model: model_size(model) for model in models}
+    assert None not in sizes.values()
+    assert {model for model, size in sizes.items() if size and not size.counted} == {
+        "openai/gpt-oss-20b",
+        "Qwen/Qwen3.5-2B-Base",
+        "Qwen/Qwen3.5-27B",
+    }
+    said = model_size("someone/new-1.5b-chat")
+    assert said and (said.n_parameters, said.counted) == (1_500_000_000, False)
+    mixture = model_size("someone/mixture-8x7b")
+    assert mixture and mixture.n_parameters == 56_000_000_000
+    assert model_size("someone/nameless") is None
 
 
 def test_layer_1_is_not_layer_12() -> None:

@@ -94,7 +94,7 @@ async def test_what_is_not_known_is_null(state: AppState) -> None:
     ("asked", "step"),
     [
         ({"query": "gpt2-small-res-jbb"}, 'find_saes(query="gpt2-small-res-jb")'),
-        ({"model": "llama8b"}, 'find_saes(model="meta-llama/Llama-3.1-8B")'),
+        ({"model": "llama31-8b"}, 'find_saes(model="meta-llama/Llama-3.1-8B")'),
         ({"model": "gpt2", "layer": 99}, 'find_saes(model="gpt2")'),
         ({"query": "banana"}, "find_saes()"),
         ({"query": "gpt2", "offset": 10_000}, 'find_saes(query="gpt2")'),

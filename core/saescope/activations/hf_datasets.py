@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
+from saescope import hub
 from saescope.activations.columns import (
     SAMPLE_ROWS,
     existing,
@@ -42,8 +43,16 @@ def parse_name(name: str) -> HubName:
     return HubName(match["repo"], match["config"] or "", match["split"] or "train")
 
 
+def require_hub(name: HubName) -> None:
+    """Raise OfflineError where the hub takes no connection; what HF_HUB_OFFLINE leaves is for
+    `datasets` and its cache to say."""
+    if not (hub.offline_mode() or hub.hub_answers()):
+        raise _unreachable(name, "it takes no connection")
+
+
 def read_hub(name: HubName, column: str) -> Iterator[str]:
     """Yield the rows of a data set on the hub, one document a row."""
+    require_hub(name)
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
@@ -87,12 +96,7 @@ def _reachable(name: HubName) -> Generator[None]:
             hint='Name them: "hf:owner/name/config:split".',
         ) from error
     except (HTTPError, OSError) as error:
-        raise OfflineError(
-            f"The dataset {name.repo} cannot be reached ({type(error).__name__}).",
-            field="dataset",
-            got=name.repo,
-            hint='Connect to the network, or use local files or dataset="embedded".',
-        ) from error
+        raise _unreachable(name, type(error).__name__) from error
     except (
         RuntimeError,
         KeyError,
@@ -101,3 +105,12 @@ def _reachable(name: HubName) -> Generator[None]:
             f"The dataset {name.repo} cannot be read: {cause_of(error)}",
             field="dataset",
         ) from error
+
+
+def _unreachable(name: HubName, why: str) -> OfflineError:
+    return OfflineError(
+        f"The dataset {name.repo} cannot be reached ({why}).",
+        field="dataset",
+        got=name.repo,
+        hint='Connect to the network, or use what is here: local files or dataset="embedded".',
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from saescope.activations.files import readable
-from saescope.activations.hf_datasets import parse_name, read_hub
+from saescope.activations.hf_datasets import parse_name, read_hub, require_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.fence import check_regular, open_file, real_path
@@ -73,8 +73,10 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
 
 
 def require_text(dataset: Dataset) -> None:
-    """Raises NotFoundError where the documents are none or blank; looks at the first ones, and at
-    no hub."""
+    """Raises NotFoundError where the documents are none or blank, which the first ones tell, and
+    OfflineError where the hub that has them cannot be reached."""
+    if dataset.name.startswith("hf:"):
+        require_hub(parse_name(dataset.name))
     if dataset.name == EMBEDDED or dataset.name.startswith("hf:"):
         return
     if not any(

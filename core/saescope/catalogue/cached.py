@@ -32,6 +32,30 @@ def is_cached_repository(repo_id: str) -> bool:
     return bool(_commits(repo_id))
 
 
+def models_here() -> list[str]:
+    """Names of the models whose configuration and weights are in the hub's cache; an SAE's
+    repository seldom has a config.json at its root that names a causal language model."""
+    folders = hub_cache().glob("models--*/snapshots/*/config.json")
+    names = {
+        config.parents[2].name.removeprefix("models--").replace("--", "/", 1)
+        for config in folders
+        if any(config.parent.glob("*.safetensors")) and _is_language_model(_head(config))
+    }
+    return sorted(names)
+
+
+def _is_language_model(config: bytes) -> bool:
+    return b"ForCausalLM" in config or b"LMHeadModel" in config
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(1 << 16)
+    except OSError:
+        return b""
+
+
 def files_of(repo_id: str) -> set[str]:
     """All files of the repository that are here, at any commit."""
     commits = _commits(repo_id)

@@ -7,17 +7,11 @@ from typing import NamedTuple
 from saescope.catalogue.cached import files_of, is_cached
 from saescope.catalogue.registry import Entry, nearest_releases, releases
 from saescope.catalogue.sites import weights_file
+from saescope.catalogue.spelling import canonical_model, squeezed
 from saescope.errors import ArgumentError
 from saescope.names import nearest, split_hook
 
 MAX_LIMIT = 1000
-_MODEL_ALIASES = {
-    "gpt2": "gpt2-small",
-    "mistral-7b-v0.1": "mistral-7b",
-    "gemma-3-270m-pt": "gemma-3-270m",
-    "llama-3-8b-instruct": "meta-llama-3-8b-instruct",
-    "llama-3-8b-it": "meta-llama-3-8b-instruct",
-}
 _SITE_ALIASES = {
     "res": "resid",
     "att": "attn",
@@ -26,7 +20,10 @@ _SITE_ALIASES = {
     "z": "attn.z",
     "embedding": "embed",
 }
-_PAIR = re.compile(r"\b(layer|width|l0|d_sae)\s*[:= ]\s*(\d+[km]?)\b", re.IGNORECASE)
+_PAIR = re.compile(r"(?<!\w)(layer|width|l0|d_sae)\s*[-_:= ]\s*(\d+[km]?)(?!\w)", re.IGNORECASE)
+_SHORTEST = 3
+"""A word without its hyphens is looked for among names without theirs if it has so many
+characters: "2b" would be found everywhere."""
 
 
 class CatalogueRow(NamedTuple):
@@ -58,8 +55,17 @@ class Page(NamedTuple):
 class _Searchable(NamedTuple):
     entry: Entry
     text: str
+    squeezed: str
+    """Its names without what people write differently, apart from each other."""
     model: str
     site: str
+
+
+class _Word(NamedTuple):
+    """As it was said, and without what people write differently; "" where that says nothing."""
+
+    text: str
+    bare: str
 
 
 def find(
@@ -77,7 +83,7 @@ def find(
     query: words that must all occur in release, id, model, site or architecture, and pairs such as
     "layer 12", "width 16k", "l0 71". model: a model's name, in any of its usual spellings; if no
     model has that name, every model whose name contains it. site: "resid_post", "mlp_out", "attn.z"
-    ..., a part of it, or a whole hook name.
+    ..., a part of it, or a whole hook name. Hyphens and blanks do not matter.
 
     Raises:
         ArgumentError: limit or offset out of range.
@@ -91,10 +97,11 @@ def find(
             allowed=f"1..{MAX_LIMIT}",
         )
     at, named_site = split_hook(site) if site.startswith("blocks.") else (layer, site)
-    models, words, site_word = _models(model), _words(query), _site(named_site)
+    models, site_word = _models(model), _site(named_site)
+    kind = squeezed(architecture)
     entries = [
         row.entry
-        for row in _index()
+        for row in _with(_words(query))
         if (not model or row.model in models)
         and (layer is None or row.entry.layer == layer)
         and (at is None or row.entry.layer == at)
@@ -103,12 +110,11 @@ def find(
             or site_word == row.site
             or (site_word != "attn.z" and site_word in row.site)
         )
-        and (not architecture or architecture.lower() in row.entry.architecture)
-        and all(word in row.text for word in words)
+        and (not kind or kind in squeezed(row.entry.architecture))
     ]
     if query:  # a release of exactly that name first
-        name = query.strip()
-        entries.sort(key=lambda entry: entry.release != name)
+        name = squeezed(query)
+        entries.sort(key=lambda entry: squeezed(entry.release) != name)
     rows = [_row(entry) for entry in entries[offset : offset + limit]]
     return Page(rows, len(entries), [] if entries else _nearest(query, model))
 
@@ -126,13 +132,6 @@ def on_this_machine() -> list[Entry]:
         if files[entry.repo_id] and weights_file(entry.dialect, entry.path) in files[entry.repo_id]
     )
     return [*{(entry.repo_id, entry.path): entry for entry in reversed([*cached])}.values()][::-1]
-
-
-def canonical_model(name: str) -> str:
-    """One spelling for a model's many names: "google/gemma-2-2b", "gemma2-2b" -> "gemma2-2b"."""
-    short = name.strip().rpartition("/")[2].lower().replace("_", "-")
-    short = re.sub(r"^([a-z]+)-(?=\d)", r"\1", _MODEL_ALIASES.get(short, short))
-    return _MODEL_ALIASES.get(short, short)
 
 
 @cache
@@ -156,7 +155,11 @@ def _index() -> list[_Searchable]:
             )
             rows.append(
                 _Searchable(
-                    entry, " ".join(names).lower() + pairs, canonical_model(entry.model), site
+                    entry,
+                    " ".join(names).lower() + pairs,
+                    "|".join(map(squeezed, names)),
+                    canonical_model(entry.model),
+                    site,
                 )
             )
     return rows
@@ -169,25 +172,47 @@ def _short(width: int | None) -> str:
     return f"{width // 1000}k" if width < 1_000_000 else f"{width // 1_000_000}m"
 
 
+def _with(words: list[_Word]) -> list[_Searchable]:
+    """The SAEs in whose names all of these words occur."""
+    rows = _index()
+    for text, bare in words:
+        rows = [row for row in rows if text in row.text or (bare and bare in row.squeezed)]
+    return rows
+
+
 def _models(model: str) -> set[str]:
-    known = {row.model for row in _index()}
-    word = canonical_model(model)
-    return {word} if word in known else {name for name in known if word and word in name}
+    known = _model_names()
+    word = squeezed(canonical_model(model))
+    if word in known:
+        return {known[word]}
+    return {name for bare, name in known.items() if word and word in bare}
+
+
+@cache
+def _model_names() -> dict[str, str]:
+    """Each model, by its name without what people write differently."""
+    return {squeezed(model): model for model in {row.model for row in _index()}}
 
 
 def _site(site: str) -> str:
-    word = ".".join(part.removeprefix("hook_") for part in site.strip().lower().split("."))
+    word = ".".join(
+        re.sub(r"[- ]+", "_", part.strip()).removeprefix("hook_")
+        for part in site.strip().lower().split(".")
+    )
     return _SITE_ALIASES.get(word, word)
 
 
-def _words(query: str) -> list[str]:
+def _words(query: str) -> list[_Word]:
     pairs = [f" {key.lower()}_{value.lower()} " for key, value in _PAIR.findall(query)]
-    return pairs + _PAIR.sub(" ", query).lower().split()
+    words = _PAIR.sub(" ", query).lower().split()
+    return [_Word(pair, "") for pair in pairs] + [
+        _Word(word, bare if len(bare := squeezed(word)) >= _SHORTEST else "") for word in words
+    ]
 
 
 def _nearest(query: str, model: str) -> list[str]:
     if model and not _models(model):
-        names = {canonical_model(entry.model): entry.model for entry, *_ in _index()}
+        names = {row.model: row.entry.model for row in _index()}
         return [names[name] for name in nearest(canonical_model(model), names)]
     return nearest_releases(query.strip()) if query else []
 

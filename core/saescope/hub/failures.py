@@ -3,11 +3,17 @@ original text."""
 
 from typing import NamedTuple
 
+from saescope.catalogue import on_this_machine
+from saescope.embedded import is_ready
 from saescope.errors import ArgumentError, NotFoundError, OfflineError, SaescopeError
+from saescope.network import Unreached
+
+MOST_NAMED = 3
+"""Of the published SAEs that are on this machine, an error names so many."""
 
 _LOG_IN = "log in (`hf auth login`, or set HF_TOKEN)"
 _NO_HEADER = ("UnicodeEncodeError", "LocalProtocolError")
-_FINAL = (*_NO_HEADER, "OfflineModeIsEnabled", "UnsupportedProtocol")
+_FINAL = (*_NO_HEADER, "OfflineModeIsEnabled", "UnsupportedProtocol", "Unreached")
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -84,12 +90,35 @@ def translate(what: str, error: Exception) -> SaescopeError:
             got=what,
             hint="Call again later, or set HF_ENDPOINT to a mirror.",
         )
-    return OfflineError(
-        f"{what} is not cached and the hub cannot be reached ({kind}).",
-        got=what,
-        hint="Connect to the network (or set HF_ENDPOINT to a mirror) and call again; once "
+    why = str(error) if isinstance(error, Unreached) else kind
+    return not_cached(
+        what,
+        f"the hub cannot be reached ({why})",
+        "Connect to the network (or set HF_ENDPOINT to a mirror) and call again; once "
         "cached it works offline.",
     )
+
+
+def not_cached(what: str, why: str, hint: str) -> OfflineError:
+    """What is not on this machine, and what is."""
+    here = what_is_here()
+    return OfflineError(
+        f"{what} is not cached and {why}.",
+        got=what,
+        hint=f"{hint} Here without it: {', '.join(here) or 'no published SAE'}.",
+        facts={"cached": False, "here": here},
+    )
+
+
+def what_is_here() -> list[str]:
+    """Calls that load SAEs whose files are on this machine: the embedded one, and some of those
+    that are published."""
+    embedded = ["ss.load_sae()"] if is_ready() else []
+    cached = [
+        f'ss.load_sae(release="{entry.release}", sae_id="{entry.sae_id}")'
+        for entry in on_this_machine()[:MOST_NAMED]
+    ]
+    return embedded + cached
 
 
 def passes(error: Exception) -> bool:

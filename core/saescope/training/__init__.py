@@ -12,6 +12,7 @@ from saescope.training.trainer import (
     TrainingProgress,
     stop_on_signals,
 )
+from saescope.training.unseen import Unseen, plan_unseen
 
 __all__ = [
     "OPTIONS",
@@ -22,10 +23,12 @@ __all__ = [
     "Trainer",
     "TrainingProgress",
     "TrainingRun",
+    "Unseen",
     "check_run",
     "make_plan",
     "mode_of_wandb",
     "parse_options",
+    "plan_unseen",
     "require_logger",
     "run_settings",
     "stop_on_signals",

@@ -56,7 +56,7 @@ def make_plan(
         disk_bytes=disk,
         disk_free_bytes=disk_free,
         fits=memory <= free and disk + SPARE_DISK_BYTES <= disk_free,
-        change=_memory_advice(cfg, memory, free) + _disk_advice(cfg, disk, disk_free),
+        change=memory_advice(cfg, memory, free) + disk_advice(cfg, disk, disk_free),
         warnings=_warnings(cfg, source),
     )
 
@@ -143,7 +143,8 @@ def _time_step(
     return (time.monotonic() - started) / (n_steps * cfg.chosen.batch_size)
 
 
-def _memory_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
+def memory_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
+    """What to change so that `need` bytes of memory become at most `free`."""
     if need <= free:
         return []
     spare = free - (need - run_bytes(cfg))
@@ -176,7 +177,8 @@ def _as_arguments(change: dict[str, int]) -> str:
     return ", ".join([*plain, *([f"options=[{', '.join(options)}]"] if options else [])])
 
 
-def _disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
+def disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
+    """The same for the disk."""
     if need + SPARE_DISK_BYTES <= free:
         return []
     short = (

@@ -12,7 +12,10 @@ from typing import Any
 
 from saescope.errors import SaescopeError
 from saescope_mcp.binding.document import next_call
+from saescope_mcp.state.sources import KnownHandles
 
+MOST_NAMED = 3
+"""Of the SAEs in the user's own files, an error for want of a network names so many."""
 _TOOLS = {
     "ss.load_sae": "load_sae",
     "ss.index_features": "index_features",
@@ -60,16 +63,20 @@ def _a_quiz(facts: Mapping[str, Any]) -> str:
 
 def _not_cached(hint: str, facts: Mapping[str, Any]) -> str:
     """A model's files, those of the embedded model, or an SAE's."""
+    here = facts.get("here", [])
     if "model" in facts:
         return (
             "Connect to the network, or use a local folder: "
-            'load_sae(..., model="/path/to/folder"); load_sae() alone needs no hub.'
+            'load_sae(..., model="/path/to/folder"); load_sae() alone needs no hub. '
+            f"Models cached here: {', '.join(here) or 'none'}."
         )
     if "embedded" in facts:
         return hint.replace('ss.load_model("...")', 'load_sae(path="...", model="...")')
+    here = [*map(as_tools_say, here), *KnownHandles().local()[:MOST_NAMED]]
     return (
-        "Call server_status(): it lists what is cached here; "
-        "this one needs the network once (the user decides), then works offline."
+        f"Here without the network: {', '.join(here) or 'nothing published'}. "
+        "Call server_status(): it lists what is cached here and says whether the network is there; "
+        "this one needs it once (the user decides), then works offline."
     )
 
 

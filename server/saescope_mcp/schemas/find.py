@@ -1,11 +1,11 @@
 """find_saes."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
 from saescope_mcp.schemas.bounds import AtMost, Identifier
-from saescope_mcp.schemas.common import ListReply, Page, Request
+from saescope_mcp.schemas.common import ListReply, Page, Request, is_empty
 
 
 class FindSaes(Request):
@@ -36,11 +36,32 @@ class PublishedSAE(BaseModel):
     """Its weights are on this machine."""
 
 
+class ModelHere(BaseModel):
+    """Whether a model can be loaded here, by known sizes; bytes."""
+
+    name: str
+    n_parameters: int
+    float32_bytes: int
+    bfloat16_bytes: int
+    disk_bytes: int
+    """As it is published."""
+    free_bytes: int
+    """Of the memory budget."""
+    fits: Literal["float32", "bfloat16"] | None
+    """In which dtype; null: in neither."""
+    counted: bool
+    """From its configuration; otherwise only its name says how large it is."""
+    here: bool
+    """Its files are on this machine."""
+
+
 class FindSaesReply(ListReply):
     """Published SAEs that fit."""
 
     listed: ClassVar[str] = "saes"
 
     saes: list[PublishedSAE]
+    fit: ModelHere | None = Field(default=None, exclude_if=is_empty)
+    """Of the model that is asked for, or the only one of those listed."""
     nearest: list[str]
     """If nothing fits: releases or models with names like those that were asked for."""

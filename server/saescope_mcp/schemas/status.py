@@ -63,6 +63,7 @@ class ServerStatusReply(Reply):
     jobs: list[JobRow]
     limits: dict[str, int | float]
     offline: bool
+    """Whether nothing can be fetched from the hub now: forbidden, or it takes no connection."""
     cached: list[Cached]
     cached_total: int
     truncated: bool = False

@@ -1,5 +1,6 @@
 """The steps of a load, in order; each may be cancelled, and a failure leaves nothing behind."""
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from saescope_mcp.state.sources import Placement, Source, load_call, model_name
 from saescope_mcp.state.warm import warm
 
 if TYPE_CHECKING:
+    from saescope.catalogue import Entry, ModelSize
     from saescope.load import SAEInfo
     from saescope.models import LanguageModel
     from saescope.saes import SAE
@@ -28,6 +30,14 @@ class Need(NamedTuple):
     model_bytes: int | None
     """0 if the model is loaded; None if its size is not known before the download."""
     device: str
+
+
+class UnseenSAE(NamedTuple):
+    """What is known of a published SAE without its files, and what a load of it takes."""
+
+    entry: "Entry"
+    model: "ModelSize"
+    need: Need
 
 
 async def load(state: AppState, source: Source, placement: Placement, say: Say) -> LoadedSAE:
@@ -123,17 +133,40 @@ def needed(
     state: AppState, info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None
 ) -> Need:
     """What a load would take, from headers; this may ask the hub."""
-    from saescope.models import peek_model_bytes
-
     device = str(slot.model.device) if slot else _device(placement.device)
     dtype = "float32" if placement.dtype == "auto" and device == "cpu" else placement.dtype
     stored = info.cfg.dtype if dtype == "auto" else dtype
-    model_bytes = (
-        0 if slot else peek_model_bytes(model, dtype=dtype, offline=state.settings.offline) or None
-    )
+    model_bytes = 0 if slot else _model_bytes(model, dtype, state.settings)
     return Need(
         info.weights_bytes // (2 if stored in ("float16", "bfloat16") else 1), model_bytes, device
     )
+
+
+def by_catalogue(source: Source, placement: Placement) -> UnseenSAE | None:
+    """A published SAE whose files cannot be had; None where the catalogue does not know it, or not
+    how large it is."""
+    from saescope.catalogue import BYTES, model_size, releases
+
+    entry = releases().get(source.release, {}).get(source.sae_id)
+    size = model_size(source.model or entry.model) if entry else None
+    if entry is None or entry.d_sae is None or size is None or size.d_model is None:
+        return None
+    device = _device(placement.device)
+    dtype = "float32" if placement.dtype == "auto" and device == "cpu" else placement.dtype
+    n_weights = 2 * size.d_model * entry.d_sae + 2 * entry.d_sae + size.d_model
+    bytes_each = BYTES.get(dtype, BYTES["float32"])
+    return UnseenSAE(entry, size, Need(n_weights * bytes_each, size.n_bytes(dtype), device))
+
+
+def _model_bytes(model: str, dtype: str, settings: Settings) -> int | None:
+    """From the headers of its files, else by what is known of its name."""
+    from saescope.catalogue import model_size
+    from saescope.models import peek_model_bytes
+
+    if n_bytes := peek_model_bytes(model, dtype=dtype, offline=settings.offline):
+        return n_bytes
+    size = None if os.path.exists(model) else model_size(model)
+    return size.n_bytes(dtype) if size and size.counted else None
 
 
 def _device(name: str) -> str:

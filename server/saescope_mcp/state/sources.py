@@ -145,6 +145,14 @@ class KnownHandles:
             )
             return {}
 
+    def local(self) -> list[str]:
+        """The calls that load SAEs from this machine's own files."""
+        return [
+            load_call(source, placement)
+            for source, placement in self.all().values()
+            if source.path and Path(source.path).exists()
+        ]
+
     def name(self, model_handle: str, source: Source, hook_name: str) -> str:
         """Return the handle that this source has, or a free one."""
         known = self.all()

@@ -7,7 +7,7 @@ from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
-from saescope_mcp.schemas.find import FindSaes, FindSaesReply, PublishedSAE
+from saescope_mcp.schemas.find import FindSaes, FindSaesReply, ModelHere, PublishedSAE
 from saescope_mcp.state import AppState, Placement, Source, load_call
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ async def find_saes(state: AppState, request: FindSaes) -> FindSaesReply:
     the network. Any other Hugging Face repository loads as well:
     load_sae(release="owner/name", sae_id="folder")."""
     page, without = await state.workers.run(partial(_search, request))
+    fit = await state.workers.run(partial(_fit, state, request, page))
     end = request.offset + len(page.saes)
     more = end < page.total
     return FindSaesReply(
-        summary=_summary(request, page, without),
+        summary=_summary(request, page, without) + (_fits(fit) if fit else ""),
         warnings=_warnings(page, allowed=state.settings.allow_pickle),
         next=_next(request, page, without, end if more else None),
         saes=[
@@ -42,7 +43,42 @@ async def find_saes(state: AppState, request: FindSaes) -> FindSaesReply:
         total=page.total,
         truncated=more,
         next_offset=end if more else None,
+        fit=fit,
         nearest=page.nearest,
+    )
+
+
+def _fit(state: AppState, request: FindSaes, page: "Page") -> ModelHere | None:
+    """Whether the model can be loaded here, where the SAEs are of one and something is known of
+    it."""
+    from saescope.catalogue import is_model_here, model_size
+
+    models = {row.model for row in page.saes} if page.total == len(page.saes) else set[str]()
+    name = request.model or (models.pop() if len(models) == 1 else "")
+    size = model_size(name) if name else None
+    if size is None:
+        return None
+    sizes, room = {dtype: size.n_bytes(dtype) for dtype in ("float32", "bfloat16")}, state.room()
+    return ModelHere(
+        name=size.name,
+        n_parameters=size.n_parameters,
+        float32_bytes=sizes["float32"],
+        bfloat16_bytes=sizes["bfloat16"],
+        disk_bytes=size.disk_bytes,
+        free_bytes=room.free,
+        fits=next((dtype for dtype in sizes if sizes[dtype] <= room.free), None),  # type: ignore[arg-type]  # one of the two
+        counted=size.counted,
+        here=is_model_here(name),
+    )
+
+
+def _fits(fit: ModelHere) -> str:
+    said = "" if fit.counted else "about "
+    does = f"fits as {fit.fits}" if fit.fits else "does not fit"
+    return (
+        f" {fit.name} ({said}{fit.n_parameters / 1e9:.3g} B weights: {fit.float32_bytes / 1e9:.3g} "
+        f"GB as float32, {fit.bfloat16_bytes / 1e9:.3g} GB as bfloat16; {fit.free_bytes / 1e9:.3g} "
+        f"GB are free for models here) {does}."
     )
 
 

@@ -1,10 +1,11 @@
 """load_sae and unload."""
 
 from functools import partial
+from pathlib import Path
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import Cancelled
+from saescope.errors import Cancelled, OfflineError
 from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job
@@ -29,7 +30,15 @@ from saescope_mcp.state import (
     model_name,
     readable,
 )
-from saescope_mcp.state.loading import load, model_of, needed, peek
+from saescope_mcp.state.loading import (
+    Need,
+    UnseenSAE,
+    by_catalogue,
+    load,
+    model_of,
+    needed,
+    peek,
+)
 
 
 async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
@@ -176,7 +185,12 @@ def _running(job: Job) -> LoadSaeReply:
 
 
 async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:
-    info = await state.loaders.run(partial(peek, source, state.settings))
+    try:
+        info = await state.loaders.run(partial(peek, source, state.settings))
+    except OfflineError:
+        if unseen := await state.loaders.run(partial(by_catalogue, source, placement)):
+            return _unseen(state, source, placement, unseen)
+        raise
     model, warnings = model_of(source, info, state)
     need = await state.loaders.run(
         partial(needed, state, info, model, placement, state.slot_of(model, placement))
@@ -189,13 +203,15 @@ async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSa
     )
     return LoadSaeReply(
         summary=f"Dry run: {cfg.architecture} SAE with {cfg.d_sae} features at "
-        f"{cfg.metadata.hook_name}, format {info.dialect}. " + _size(total, room.free, fits),
+        f"{cfg.metadata.hook_name}, format {info.dialect}. {_size(total, room.free, fits)}"
+        + _in_half(need, room.free, fits),
         warnings=[
             *warnings,
+            *_foreign(source),
             *([cfg.metadata.note] if cfg.metadata.note else []),
             *_pickles(info.files, state),
         ],
-        next=[load_call(source, placement)],
+        next=_planned_next(source, placement),
         state="planned",
         sae=known,
         model=model,
@@ -210,6 +226,68 @@ async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSa
         memory=Memory(need=total, free=room.free, budget=room.budget),
         fits=fits,
     )
+
+
+def _unseen(
+    state: AppState, source: Source, placement: Placement, unseen: UnseenSAE
+) -> LoadSaeReply:
+    """The plan for an SAE whose files cannot be had now."""
+    entry, need = unseen.entry, unseen.need
+    room = state.room(need.device)
+    total = need.sae_bytes + (need.model_bytes or 0)
+    fits, disk = total <= room.free, unseen.model.disk_bytes + need.sae_bytes
+    return LoadSaeReply(
+        summary=f"Dry run: {entry.release}/{entry.sae_id} is published, its files are not here and "
+        "cannot be had now. By the catalogue and known sizes: "
+        f"{_size(total, room.free, fits)}{_in_half(need, room.free, fits)} "
+        f"Its download would take about {disk / 1e9:.2g} GB of disk.",
+        next=[load_call(source, placement), next_call("find_saes", model=entry.model)],
+        state="planned",
+        model=unseen.model.name,
+        architecture=entry.architecture or None,
+        hook_name=entry.hook_name or None,
+        d_in=unseen.model.d_model,
+        d_sae=entry.d_sae,
+        weights_bytes=need.sae_bytes,
+        memory=Memory(need=total, free=room.free, budget=room.budget),
+        fits=fits,
+    )
+
+
+def _in_half(need: Need, free: int, fits: bool | None) -> str:
+    """What half precision would change where float32 does not fit."""
+    if fits is not False or need.model_bytes is None or need.device != "cpu":
+        return ""
+    half = (need.sae_bytes + need.model_bytes) // 2
+    does = "fits" if half <= free else "does not fit either"
+    return f' With dtype="bfloat16" {half / 1e6:,.0f} MB: that {does}.'
+
+
+def _is_foreign(source: Source) -> bool:
+    """Whether the call names a model and no SAE, so that the embedded SAE is meant, which is of
+    another one."""
+    from saescope.catalogue.spelling import canonical_model
+    from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL
+
+    own = {canonical_model(EMBEDDED_MODEL), EMBEDDED_HANDLE}
+    named = source.model and not Path(source.model).exists()
+    return (
+        bool(named)
+        and not (source.release or source.path)
+        and canonical_model(source.model) not in own
+    )
+
+
+def _foreign(source: Source) -> list[str]:
+    if not _is_foreign(source):
+        return []
+    return [f"The embedded SAE is not of {source.model}: find_saes lists those that are."]
+
+
+def _planned_next(source: Source, placement: Placement) -> list[str]:
+    if _is_foreign(source):
+        return [next_call("find_saes", model=source.model)]
+    return [load_call(source, placement)]
 
 
 def _size(total: int, free: int, fits: bool | None) -> str:

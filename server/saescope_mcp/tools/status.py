@@ -47,9 +47,10 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
     )
     names = ", ".join(row.handle for row in loaded) or "nothing"
     rows, broken = await _rows_if_readable(state)
+    why_offline = await state.workers.run(partial(_why_offline, state))
     return ServerStatusReply(
         summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} "
-        "MB of the memory budget are free.",
+        f"MB of the memory budget are free.{f' Offline: {why_offline}.' if why_offline else ''}",
         warnings=broken,
         next=[next_call("top_features", sae=handle, text="...") for handle in [*state.saes][:1]]
         or ["load_sae()"],
@@ -63,7 +64,7 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
             for name, value in state.settings.model_dump().items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         },
-        offline=state.settings.offline,
+        offline=bool(why_offline),
         cached=cached[:MOST_CACHED],
         cached_total=len(cached),
         truncated=len(cached) > MOST_CACHED,
@@ -80,6 +81,17 @@ async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     if job := state.jobs.find(request.job_id):
         return await _task_status(state, job, request.wait_s)
     return await _run_status(state, request)
+
+
+def _why_offline(state: AppState) -> str:
+    """Why nothing can be fetched from the hub now; "" if it answers. This asks it."""
+    from saescope.hub import hub_answers, offline_mode
+
+    if state.settings.offline:
+        return "SAESCOPE_OFFLINE is set"
+    if offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    return "" if hub_answers(again=True) else "the Hugging Face hub takes no connection"
 
 
 def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:

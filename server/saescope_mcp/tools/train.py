@@ -1,19 +1,22 @@
 """train_sae."""
 
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.types import ToolAnnotations
 
 from saescope.embedded import EMBEDDED_HANDLE
 from saescope.errors import ConfigError
+from saescope.names import home
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.kinds import TRAINING, ended, error_of
-from saescope_mcp.kinds.training import train_reply
+from saescope_mcp.kinds.training import planned, train_reply
 from saescope_mcp.replies import Tool
-from saescope_mcp.schemas.train import TrainSae, TrainSaeReply
+from saescope_mcp.schemas.train import TrainPlan, TrainSae, TrainSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import (
     AppState,
@@ -23,6 +26,10 @@ from saescope_mcp.state import (
     trained_saes,
 )
 from saescope_mcp.state.slots import ModelSlot
+
+if TYPE_CHECKING:
+    from saescope.catalogue import ModelSize
+    from saescope.training import Unseen
 
 
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
@@ -34,11 +41,14 @@ async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
     if request.resume:
         run = await _resume(state, request)
     else:
+        prepared = await _prepared(state, request)
+        if unseen := await _unseen(state, request):
+            return unseen
         run = await state.ask(
             Runs.start,
             tool=TRAINING.tool,
             name=request.name,
-            **await _prepared(state, request),
+            **prepared,
             dry_run=request.dry_run,
         )
     try:
@@ -85,6 +95,43 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
             "fence": said_roots(settings),
         },
     }
+
+
+async def _unseen(state: AppState, request: TrainSae) -> TrainSaeReply | None:
+    """What a dry run says of a model that is not here: an estimate, for which nothing is
+    fetched."""
+    from saescope.catalogue import find, is_model_here, model_size
+
+    name, size = request.model, model_size(request.model) if request.model else None
+    if not request.dry_run or size is None or any(name in s.names for s in state.models.values()):
+        return None
+    if Path(name).expanduser().exists() or is_model_here(name):
+        return None
+    unseen = await state.loaders.run(partial(_plan_unseen, request, size))
+    if unseen is None:
+        return None
+    cfg, plan = unseen
+    said = {name: value for name, value in asdict(plan).items() if name != "warnings"}
+    said |= {key: getattr(cfg, key) for key in ("n_steps", "d_in", "d_sae", "context_size")}
+    said |= {"lr": cfg.chosen.lr, "device": request.device}
+    published = find(model=name, limit=1).total
+    return TrainSaeReply(
+        summary=f"Dry run: {name} is not on this machine. By known sizes: {planned(said)} "
+        f"{published:,} published SAEs fit it. Nothing was downloaded or started.",
+        warnings=plan.warnings,
+        next=[next_call("train_sae", **request.given)] * plan.fits
+        + [next_call("find_saes", model=name)] * bool(published),
+        state="planned",
+        plan=TrainPlan(**said),
+    )
+
+
+def _plan_unseen(request: TrainSae, size: "ModelSize") -> "Unseen | None":
+    from saescope.models import pick_device
+    from saescope.training import plan_unseen, run_settings
+
+    said = run_settings(request.run, request.options)
+    return plan_unseen(said, size, device=pick_device(request.device), folder=home())
 
 
 def _idle_slot(state: AppState, model: str) -> ModelSlot | None:
