@@ -15,7 +15,9 @@ REMEMBERED_S = 180.0
 _PORTS = {"http": 80, "https": 443}
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
+    """Whether a host took a connection, and when it was asked."""
+
     reached: bool
     at: float
 
@@ -24,26 +26,27 @@ class Unreached(ConnectionError):
     """A host that took no connection; its message says which."""
 
 
-_seen: dict[tuple[str, int], _Seen] = {}
+seen: dict[tuple[str, int], Seen] = {}
+"""What was found out, by host and port."""
 
 
 def reachable(url: str, *, again: bool = False) -> bool:
     """Whether the host of a URL, or the proxy on the way to it, takes a connection; `again` asks
     anew where the answer is known."""
-    place = _first_hop(url)
-    seen = _seen.get(place)
-    if again or seen is None or time.monotonic() - seen.at > REMEMBERED_S:
-        seen = _seen[place] = _Seen(_connects(*place), time.monotonic())
-    return seen.reached
+    place = first_hop(url)
+    known = seen.get(place)
+    if again or known is None or time.monotonic() - known.at > REMEMBERED_S:
+        known = seen[place] = Seen(connects(*place), time.monotonic())
+    return known.reached
 
 
 def require(url: str) -> None:
     """Raise Unreached where `reachable` says no."""
     if not reachable(url):
-        raise Unreached(f"{_first_hop(url)[0]} took no connection within {TEST_S:g} s")
+        raise Unreached(f"{first_hop(url)[0]} took no connection within {TEST_S:g} s")
 
 
-def _first_hop(url: str) -> tuple[str, int]:
+def first_hop(url: str) -> tuple[str, int]:
     """Host and port that a request for this URL connects to."""
     asked = urlsplit(url)
     host = asked.hostname or ""
@@ -54,8 +57,9 @@ def _first_hop(url: str) -> tuple[str, int]:
     return asked.hostname or host, asked.port or _PORTS.get(asked.scheme, 443)
 
 
-def _connects(host: str, port: int) -> bool:
-    """In a thread of its own: no timeout holds for looking a name up."""
+def connects(host: str, port: int) -> bool:
+    """Whether a host takes a connection in time; asked in a thread of its own, since no timeout
+    holds for looking a name up."""
     reached = threading.Event()
 
     def connect() -> None:

@@ -18,9 +18,9 @@ CLOSED = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def nothing_seen() -> Iterator[None]:
-    network._seen.clear()
+    network.seen.clear()
     yield
-    network._seen.clear()
+    network.seen.clear()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_behind_a_proxy_the_proxy_is_what_must_answer(monkeypatch: pytest.Monkey
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "inside.example")
         assert network.reachable("https://hub.example")
-        assert network._first_hop("https://inside.example") == ("inside.example", 443)
+        assert network.first_hop("https://inside.example") == ("inside.example", 443)
 
 
 @pytest.mark.usefixtures("no_hub")

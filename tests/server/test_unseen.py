@@ -117,6 +117,6 @@ async def test_server_status_says_that_the_hub_takes_no_connection(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     reply = await call(online, "server_status")
     assert reply["offline"] is True and "takes no connection" in reply["summary"]
-    monkeypatch.setattr(network, "_connects", lambda *_: True)
+    monkeypatch.setattr(network, "connects", lambda *_: True)
     reply = await call(online, "server_status")  # it asks anew
     assert reply["offline"] is False and "Offline" not in reply["summary"]

@@ -49,12 +49,12 @@ def plan_unseen(
     """What `make_plan` would say, without the model; None where its width is not known."""
     if size.d_model is None:
         return None
-    said = dict(settings)
+    said: dict[str, Any] = {"model": size.name, "d_in": size.d_model, **settings}
     factor = said.pop("expansion_factor", 0) or EXPANSION_FACTOR
     said["d_sae"] = said.get("d_sae") or size.d_model * factor
     said["context_size"] = said.get("context_size") or CONTEXT_SIZE
     said["d_out"] = size.d_model if said.get("hook_name_out") else 0
-    cfg = TrainConfig(**{"model": size.name, "d_in": size.d_model} | said)
+    cfg = TrainConfig(**said)
     model_bytes = size.n_parameters * pick_dtype("auto", device, DTYPES[size.dtype]).itemsize
     held, free = PROCESS_BYTES + model_bytes, free_bytes(device)
     memory, disk = held + run_bytes(cfg), size.disk_bytes + disk_bytes(cfg)
@@ -76,8 +76,8 @@ def plan_unseen(
 
 def _speeds(cfg: TrainConfig, size: ModelSize, per_s: float) -> dict[str, float]:
     layer, _ = split_hook(cfg.hook_name)
-    known = layer is not None and size.n_layers
-    share = min(1.0, (layer + 1) / size.n_layers) if known and layer is not None else 1.0
+    n_layers = size.n_layers
+    share = min(1.0, (layer + 1) / n_layers) if n_layers and layer is not None else 1.0
     harvest = per_s / (READ_OPERATIONS * size.n_inner * share)
     step = per_s / (STEP_OPERATIONS * cfg.d_in * cfg.d_sae)
     n_tokens = cfg.n_steps * cfg.chosen.batch_size
