@@ -13,15 +13,20 @@ from saescope.splice import write_hook
 def logit_effects(
     model: LanguageModel, sae: SAE, features: Int[Tensor, " n"]
 ) -> Float[Tensor, "n d_vocab"] | None:
-    """How one unit of each feature moves every logit directly, up to the norm's positive scale;
-    None where the site is no linear write."""
+    """How one unit of each feature moves every logit directly, beside the mean over the vocabulary
+    and up to the norm's positive scale; None where the site is no linear write.
+
+    What raises all logits alike changes no prediction (softmax does not see it), so that is taken
+    out.
+    """
     to_residual = model.residual_map(write_hook(sae))
     if to_residual is None:
         return None
     with torch.no_grad():
-        return model.readout.logit_effects(
+        effects = model.readout.logit_effects(
             to_residual(sae.directions(features).to(model.device, model.dtype))
-        )
+        ).float()
+    return effects - effects.mean(-1, keepdim=True)
 
 
 def promoted_tokens(model: LanguageModel, sae: SAE, features: list[int], n: int) -> list[list[str]]:

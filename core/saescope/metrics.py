@@ -4,6 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LEAST_POSITIONS = 16
+"""The variance of fewer positions about their own mean is mostly that of the draw: explained
+variance is not reported."""
+
 
 class RunningFit:
     """Explained variance and mean cosine of positions that come in parts, of which none is kept
@@ -33,8 +37,9 @@ class RunningFit:
     @property
     def explained_variance(self) -> float | None:
         """1 - sum of squared errors / total variance about the mean over positions; None if there
-        is no variance."""
-        return None if self.n < 2 or self._spread == 0 else 1 - self._squares / self._spread
+        is no variance, or from fewer than LEAST_POSITIONS."""
+        known = self.n >= LEAST_POSITIONS and self._spread > 0
+        return 1 - self._squares / self._spread if known else None
 
     @property
     def mean_cosine(self) -> float | None:

@@ -8,7 +8,7 @@ from tests.core.oracle import kl
 from saescope.metrics import RunningFit, kl_divergence, pearson, score_between
 
 RNG = np.random.default_rng(0)
-TARGET, OUT = RNG.normal(size=(9, 5)) + 3, RNG.normal(size=(9, 5)) + 3
+TARGET, OUT = RNG.normal(size=(16, 5)) + 3, RNG.normal(size=(16, 5)) + 3
 
 
 def fit_of(target: torch.Tensor, out: torch.Tensor) -> RunningFit:
@@ -31,14 +31,19 @@ def test_explained_variance_is_about_the_mean_over_positions() -> None:
         expected, rel=1e-12
     )
     assert explained_variance(torch.tensor(TARGET), torch.tensor(TARGET)) == 1
-    mean = torch.tensor(TARGET).mean(0, keepdim=True).expand(9, 5)
+    mean = torch.tensor(TARGET).mean(0, keepdim=True).expand(16, 5)
     assert explained_variance(torch.tensor(TARGET), mean) == pytest.approx(0, abs=1e-12)
 
 
 def test_explained_variance_of_nothing_to_explain_is_none() -> None:
     assert explained_variance(torch.ones(1, 3), torch.zeros(1, 3)) is None
-    assert explained_variance(torch.ones(4, 3), torch.zeros(4, 3)) is None
+    assert explained_variance(torch.ones(20, 3), torch.zeros(20, 3)) is None
     assert explained_variance(torch.ones(0, 3), torch.zeros(0, 3)) is None
+
+
+def test_few_positions_have_no_explained_variance() -> None:
+    fifteen = torch.tensor(TARGET[:15]), torch.tensor(OUT[:15])
+    assert explained_variance(*fifteen) is None and mean_cosine(*fifteen) is not None
 
 
 def test_cosine_is_averaged_over_positions() -> None:

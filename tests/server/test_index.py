@@ -78,6 +78,9 @@ async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(
 ) -> None:
     state, sae = server
     assert (await call(state, "describe_feature", sae=sae, feature=0))["density"] is None
+    text = bench.text.read_text(encoding="utf-8")[:600]
+    top = (await call(state, "top_features", sae=sae, text=text))["features"][0]
+    assert top["density"] is None and top["share"] > 0
     done = await index(server, bench.text, n_tokens=5000)
     assert (
         done["state"] == "done"
@@ -88,6 +91,11 @@ async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(
     assert (row["n_features"], row["n_fired"], row["n_tokens"] >= 5000) == (12, 12, True)
     card = await call(state, "describe_feature", sae=sae, feature=0)
     assert card["density"] > 0 and card["corpus"]["n_tokens"] == row["n_tokens"]
+    top = (await call(state, "top_features", sae=sae, text=text))["features"]
+    for found in top:
+        own = await call(state, "describe_feature", sae=sae, feature=found["feature"])
+        assert found["density"] == own["density"] and 0 < found["share"] <= 1
+    assert any(found["density"] != found["share"] for found in top)
     status = await call(state, "job_status", job_id=done["job_id"])
     assert status["result"] == done and status["sae"] == sae
     assert (await index(server, bench.text, n_tokens=5000))["job_id"] == done[

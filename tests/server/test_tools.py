@@ -61,6 +61,15 @@ async def test_nothing_left_is_an_empty_list_with_a_warning(tiny: AppState, sae:
         assert "include_special=true" in reply["warnings"][0]
 
 
+async def test_few_tokens_have_no_explained_variance(tiny: AppState, sae: str) -> None:
+    few = await call(tiny, "encode_text", sae=sae, text="a b")
+    assert few["n_tokens"] < 16 and few["explained_variance"] is None and few["cosine"]
+    assert "too few for explained variance, which takes 16" in few["summary"]
+    many = await call(tiny, "encode_text", sae=sae, text="The cat sat on the mat. " * 5)
+    assert many["n_tokens"] >= 16 and many["explained_variance"] is not None
+    assert "explained variance" in many["summary"] and "too few" not in many["summary"]
+
+
 async def test_top_features_agree_with_encode_text(tiny: AppState, sae: str) -> None:
     tokens = (await call(tiny, "encode_text", sae=sae, text=PROMPT, limit=100))["tokens"]
     top = (await call(tiny, "top_features", sae=sae, text=PROMPT))["features"][0]
@@ -75,6 +84,7 @@ async def test_top_features_agree_with_encode_text(tiny: AppState, sae: str) -> 
     assert {
         "mean_activation",
         "n_tokens",
+        "share",
         "density",
         "promotes",
         "label",

@@ -13,6 +13,7 @@ from saescope.evals.reconstruction import Reconstruction
 from saescope.evals.sums import GroupedSums, interval, once, resampled
 from saescope.evals.text import EvalText
 from saescope.evals.verdict import DENSE, Measured, judge
+from saescope.metrics import LEAST_POSITIONS
 from saescope.records.evaluation import (
     Baseline,
     Baselines,
@@ -89,8 +90,11 @@ def metrics(sums: GroupedSums, weights: Float[Tensor, "n_draws n_groups"]) -> Me
     mean of the whole text in every draw. "over_<name>" is the explained variance beyond that of a
     baseline, of the same draw."""
     total = sums.totals(weights)
-    n, mean = total["n"], sums.table["target"].sum(0) / sums.table["n"].sum()
+    n, n_all = total["n"], sums.table["n"].sum()
+    mean = sums.table["target"].sum(0) / n_all
     variance = total["target2"] - 2 * total["target"] @ mean + n * mean.square().sum()
+    if n_all < LEAST_POSITIONS:
+        variance = torch.full_like(variance, torch.nan)
     made = {
         "l0": total["l0"] / n,
         "l1": total["l1"] / n,

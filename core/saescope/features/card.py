@@ -155,8 +155,8 @@ def _effects(
     )
     centred = "mean taken out, " if model.readout.centred else ""
     how = (
-        f"decoder row, {centred}times the final norm's gain, times the unembedding; the "
-        "norm's scale at each position is left out"
+        f"decoder row, {centred}times the final norm's gain, times the unembedding, centred over "
+        "the vocabulary; the norm's scale at each position is left out"
     )
     return promotes, suppresses, how
 

@@ -99,9 +99,11 @@ def _shape(sae: SAE) -> str:
 def _quality(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "## Quality\n\nNot evaluated. `saescope evaluate-sae` measures it."
+    clean = None if evaluation.ce is None else evaluation.ce.clean
     values = {
         "L0": ("l0", evaluation.l0),
         "explained variance": ("explained_variance", evaluation.explained_variance),
+        "the model's own loss (nats a token)": ("ce.clean", clean),
         "CE score": ("ce_score", evaluation.ce_score),
         "KL score": ("kl_score", evaluation.kl_score),
         "cosine": ("cosine", evaluation.cosine),

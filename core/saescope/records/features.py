@@ -25,8 +25,9 @@ class RankedFeature:
     """Over all counted tokens, those where it is silent included."""
     n_tokens: int
     """Counted tokens on which it fires."""
-    density: float
-    """`n_tokens` as a share of the counted tokens."""
+    share: float
+    """`n_tokens` as a share of the counted tokens; how often it fires in a corpus is its density,
+    which an index knows."""
     text_index: int
     pos: int
     token: str

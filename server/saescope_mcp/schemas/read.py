@@ -73,6 +73,7 @@ class EncodeTextReply(ListReply):
     """For several SAEs; the three numbers below are null then."""
     l0_mean: float | None
     explained_variance: float | None
+    """Null on fewer than 16 tokens."""
     cosine: float | None
     n_tokens: int
     n_left_out: int
@@ -114,8 +115,10 @@ class FeatureRow(BaseModel):
     mean_activation: float
     n_tokens: int
     top_token: TopToken
-    density: float
+    share: float
     """Share of the counted tokens on which it fires."""
+    density: float | None
+    """The same for the indexed corpus; null without an index."""
     promotes: list[str]
     label: ShortLabel | None
     url: str | None

@@ -8,6 +8,7 @@ from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
+from saescope_mcp.replies.corpus import Densities, densities_of_stack
 from saescope_mcp.replies.facts import (
     brief,
     feature_url,
@@ -94,7 +95,8 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     given = await given_texts(state, request)
     async with state.use_all(request.handles) as stack:
         tokens, ranking = await _rank(stack, request, given)
-    labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in ranking.features])
+    named = [(row.sae, row.feature) for row in ranking.features]
+    labels, corpus = await labels_of_stack(stack, named), await densities_of_stack(stack, named)
     end = request.offset + len(ranking.features)
     more = end < ranking.total
     first = ranking.features[0] if ranking.features else None
@@ -109,11 +111,12 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
             *stack.disagreement(),
             *ranking.warnings,
             *labels.warnings,
+            *corpus.warnings,
         ],
         next=[*steps, *(_read_on(request, end) if more else [])],
         evidence="observed",
         provenance=provenance(stack),
-        features=[_feature_row(row, stack, labels) for row in ranking.features],
+        features=[_feature_row(row, stack, labels, corpus) for row in ranking.features],
         by_sae=_counted_by(stack, ranking),
         total=ranking.total,
         truncated=more,
@@ -182,11 +185,19 @@ def _means(stack: LoadedStack, encoded: "Sequence[Encoded]") -> str:
     for n, each in enumerate(encoded):
         if each.l0_mean is None:
             continue
-        explained = each.explained_variance
-        quality = "" if explained is None else f", explained variance {explained:.2f}"
+        quality = _quality(each)
         whose = f"{handle}: " if (handle := stack.handle(n)) else ""
         said += f"{whose}{each.l0_mean:.1f} features fire per token{quality}. "
     return said
+
+
+def _quality(each: "Encoded") -> str:
+    from saescope.metrics import LEAST_POSITIONS
+
+    if each.explained_variance is not None:
+        return f", explained variance {each.explained_variance:.2f}"
+    few = each.n_tokens < LEAST_POSITIONS
+    return f" (too few for explained variance, which takes {LEAST_POSITIONS})" if few else ""
 
 
 def _encoded_by(stack: LoadedStack, encoded: "Sequence[Encoded]") -> list[EncodedBy]:
@@ -266,7 +277,9 @@ def _token_row(
     )
 
 
-def _feature_row(row: "RankedFeature", stack: LoadedStack, labels: StackLabels) -> FeatureRow:
+def _feature_row(
+    row: "RankedFeature", stack: LoadedStack, labels: StackLabels, corpus: Densities
+) -> FeatureRow:
     return FeatureRow(
         sae=stack.handle(row.sae),
         feature=row.feature,
@@ -275,7 +288,8 @@ def _feature_row(row: "RankedFeature", stack: LoadedStack, labels: StackLabels) 
         mean_activation=row.mean_activation,
         n_tokens=row.n_tokens,
         top_token=TopToken(text_index=row.text_index, pos=row.pos, token=row.token),
-        density=row.density,
+        share=row.share,
+        density=corpus.by_feature.get((row.sae, row.feature)),
         promotes=row.promotes,
         label=labels.by_feature.get((row.sae, row.feature)),
         url=feature_url(stack.entries[row.sae], row.feature),

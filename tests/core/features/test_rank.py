@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests.core.features.test_encode import counted_by_hand, numpy_of, tokens_of
 from tests.core.oracle import KINDS, LAYER, Array, Family, NumpySAE, as_array, close, make_sae
 
 from saescope.errors import ArgumentError
-from saescope.features import promoted_tokens, rank_features
+from saescope.features import logit_effects, promoted_tokens, rank_features
 from saescope.models import Tokens
 from saescope.saes import SAE
 
@@ -57,7 +58,7 @@ def test_the_order_and_the_numbers_are_numpys(family: Family, rank_by: str) -> N
     close([feature.max_activation for feature in ranking.features], acts.max(axis=0)[found])
     close([feature.mean_activation for feature in ranking.features], mean[found])
     assert [feature.n_tokens for feature in ranking.features] == count[found].tolist()
-    close([feature.density for feature in ranking.features], count[found] / n)
+    close([feature.share for feature in ranking.features], count[found] / n)
 
 
 def test_the_top_token_is_where_the_feature_fires_most(family: Family) -> None:
@@ -128,3 +129,23 @@ def test_promoted_tokens_are_those_whose_logits_the_decoder_row_raises(
     effects = (rows * family.hf.gain()) @ as_array(family.hf.unembed.weight).T
     top = np.argsort(-effects, axis=1)[:, :5]
     assert found == [[family.model.token_text(int(i)) for i in row] for row in top]
+    told = logit_effects(family.model, sae, torch.tensor([3, 11]))
+    assert told is not None
+    close(as_array(told), effects - effects.mean(axis=1, keepdims=True), 1e-4)
+
+
+def test_what_raises_all_logits_alike_is_no_effect(gpt2: Family) -> None:
+    """A direction that lifts every logit as much as it can."""
+    sae, readout = make_sae(gpt2, "standard"), gpt2.model.readout
+    W_U = readout.W_U.double() * readout.gain.double()[:, None]
+    lift = torch.linalg.lstsq(W_U.T, torch.ones(W_U.shape[1], 1).double()).solution[:, 0]
+    rows = sae.W_dec.clone()
+    rows[3] = lift - lift.mean()
+    lifting = type(sae)(sae.cfg, sae.tensors() | {"W_dec": rows})
+    raw, told = (
+        readout.logit_effects(rows[3:4]),
+        logit_effects(gpt2.model, lifting, torch.tensor([3])),
+    )
+    assert told is not None and float(told.double().mean()) == pytest.approx(0, abs=1e-6)
+    assert float(raw.mean()) > 0.01
+    close(as_array(told), as_array(raw - raw.mean()), 1e-3)
