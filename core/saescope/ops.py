@@ -1,5 +1,6 @@
 """Sparse feature activations, and the few tensor operations that everything else is made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 CHUNK = 1024
 """Positions encoded at a time: the dense pre-activations of one chunk are all that ever exists at
 once."""
+
+
+TYPICAL = 0.99
+"""The quantile of a feature's firing activations that is called typical of it when it is strong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,24 @@ class SparseActs:
             0, self.features, self.values, "amax"
         )
 
+    def typical(self) -> Float[Tensor, " d_sae"]:
+        """The 99th percentile of each feature's activations above zero, between order statistics
+        as numpy's; 0 where it never fires."""
+        fires = self.values > 0
+        values, features = self.values[fires], self.features[fires]
+        # By feature, and within a feature by value: two stable sorts.
+        by_value = values.argsort(stable=True)
+        order = by_value[features[by_value].argsort(stable=True)]
+        values, counts = values[order], torch.bincount(features, minlength=self.d_sae)
+        place = TYPICAL * (counts - 1).clamp(min=0).double()
+        first, fired = counts.cumsum(0) - counts, counts > 0
+        lower = (first + place.floor().long())[fired]
+        upper = (first + place.ceil().long())[fired]
+        found = torch.lerp(
+            values[lower].double(), values[upper].double(), (place - place.floor())[fired]
+        )
+        return self.values.new_zeros(self.d_sae).index_put((fired.nonzero()[:, 0],), found.float())
+
     def to_dense(self) -> Float[Tensor, "n_pos d_sae"]:
         dense = self.values.new_zeros(self.n_pos, self.d_sae)
         dense[self.positions, self.features] = self.values
@@ -87,6 +110,18 @@ def from_entries(
     """Make CSR of entries that are sorted by position."""
     counts = torch.bincount(positions, minlength=n_pos)
     return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), d_sae)
+
+
+def joined(parts: Sequence[SparseActs]) -> SparseActs:
+    """The positions of several texts one after another."""
+    first = parts[0]
+    counts = torch.cat([part.l0.to(first.offsets) for part in parts])
+    return SparseActs(
+        torch.cat([part.values.to(first.values) for part in parts]),
+        torch.cat([part.features.to(first.features) for part in parts]),
+        F.pad(counts.cumsum(0), (1, 0)),
+        first.d_sae,
+    )
 
 
 def from_dense(acts: Float[Tensor, "n_pos d_sae"]) -> SparseActs:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.core.oracle import Array, Change, Family, NumpySAE, close, flat, make_sae, softmax
+from tests.core.steering.reference import fires
 from torch import Tensor
 
 from saescope.attribution import Attribution, attribute
@@ -19,7 +20,7 @@ from saescope.models import Tokens
 from saescope.saes import SAE
 from saescope.splice import read_hook, write_hook
 from saescope.stack import as_stack
-from saescope.steering import FeatureEdit, IndexedMaxima, intervene, steer
+from saescope.steering import FeatureEdit, IndexedActivations, intervene, steer
 from saescope.variants import run_variants
 
 TEXT = "The old man saw the little house by the"
@@ -257,8 +258,9 @@ def test_steering_with_several_saes_writes_what_a_plain_model_writes(family: Fam
 def test_a_unit_is_what_is_known_of_the_edits_own_sae(gpt2: Family, swapped: bool) -> None:
     """Feature 3 of the first SAE in the list has a maximum of 2, that of the second 5."""
     saes, tokens = saes_of(gpt2, "neighbouring layers", swapped=swapped), tokens_of(gpt2)
-    indexed: list[IndexedMaxima | None] = [
-        IndexedMaxima(torch.full((48,), value), f"text {value}") for value in (2.0, 5.0)
+    indexed: list[IndexedActivations | None] = [
+        IndexedActivations(torch.full((48,), value), torch.full((48,), value / 2), f"text {value}")
+        for value in (2.0, 5.0)
     ]
     edits = [FeatureEdit(3, 1.5, sae=1), FeatureEdit(3, 1.5, sae=0), FeatureEdit(4, 1.0, sae=1)]
     asked: dict[str, Any] = {"target": TARGET, "n_controls": 0}
@@ -274,7 +276,7 @@ def test_a_unit_is_what_is_known_of_the_edits_own_sae(gpt2: Family, swapped: boo
     assert done.delta_logit == same.delta_logit != 0
     assert steer(
         gpt2.model, saes, tokens, edits, indexed=indexed, max_new_tokens=1, n_controls=0
-    ).unit_values == [5.0, 2.0, 5.0]
+    ).unit_values == [2.5, 1.0, 2.5]  # the default, "typical"
 
 
 @pytest.mark.parametrize("series", IN_SERIES)
@@ -358,7 +360,9 @@ def test_an_edit_of_an_sae_that_is_not_in_the_list_is_refused(gpt2: Family) -> N
 def test_one_reference_for_two_saes_is_refused(gpt2: Family) -> None:
     saes = saes_of(gpt2, "neighbouring layers")
     with pytest.raises(ArgumentError, match="2 SAEs"):
-        intervene(gpt2.model, saes, tokens_of(gpt2), [FeatureEdit(1)], reference=torch.ones(48))
+        intervene(
+            gpt2.model, saes, tokens_of(gpt2), [FeatureEdit(1)], reference=fires(48, {1: 1.0})
+        )
 
 
 def test_what_is_said_of_one_of_several_saes_names_its_site(gpt2: Family) -> None:

@@ -391,10 +391,10 @@ async def test_units_are_each_saes_own(desk: Desk) -> None:
 
 
 @pytest.fixture(params=["together", "apart"])
-def maxima(
+def typical(
     request: pytest.FixtureRequest, desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> list[Tensor]:
-    """Each SAE's largest activations over its index, in a home where nothing else is indexed."""
+    """Each SAE's typical activations over its index, in a home where nothing else is indexed."""
     from saescope.features.index import index_features
 
     monkeypatch.setenv("SAESCOPE_HOME", str(tmp_path))
@@ -403,24 +403,24 @@ def maxima(
     for places in [[0, 1]] if request.param == "together" else [[1], [0]]:
         saes = [loaded[n].sae for n in places]
         done = index_features(loaded[0].model, saes, n_tokens=2048, context_size=32)
-        found |= {n: index.maxima for n, index in zip(places, done, strict=True)}
+        found |= {n: index.typical for n, index in zip(places, done, strict=True)}
     return [found[0], found[1]]
 
 
 @one_family
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-async def test_a_unit_is_the_maximum_in_the_index_of_the_edits_own_sae(
-    desk: Desk, maxima: list[Tensor], order: tuple[int, int]
+async def test_a_unit_is_typical_in_the_index_of_the_edits_own_sae(
+    desk: Desk, typical: list[Tensor], order: tuple[int, int]
 ) -> None:
     """Both edits name one index of a feature, so that a mix-up of SAEs shows."""
-    feature = int((maxima[0].minimum(maxima[1]) * (maxima[0] - maxima[1]).abs()).argmax())
-    units = [float(maxima[n][feature]) for n in order]
+    feature = int((typical[0].minimum(typical[1]) * (typical[0] - typical[1]).abs()).argmax())
+    units = [float(typical[n][feature]) for n in order]
     assert min(units) > 0 and abs(units[0] / units[1] - 1) > 0.05
     edits = [{"sae": desk.handles[n], "feature": feature, "strength": 2.0} for n in order]
     asked = {"prompt": TEXT, "target": f"#{TARGET}"}
     reply = await call(desk.state, "intervene", edits=edits, **asked)
     assert reply["unit_values"] == pytest.approx(units, rel=1e-3)
-    assert reply["unit_source"].count("indexed maximum over 2,0") == 2
+    assert reply["unit_source"].count("indexed 99th percentile over 2,0") == 2
     added = {
         n: lambda acts, unit=unit: acts + 2.0 * unit * at_counted(desk, acts, feature)
         for n, unit in zip(order, units, strict=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from saescope.hooks import edit_activations
 from saescope.metrics import RunningFit, score_between
 from saescope.models import LanguageModel, counted
+from saescope.ops import SparseActs
 from saescope.saes import SAE
 from saescope.sinks import PROBE_TEXT
 from saescope.splice import add_at_site, read_site, site_edits, splice
@@ -33,8 +34,9 @@ class Check:
     published_l0: float | None
     """The L0 that its authors measured on their texts; None if that is not known."""
     verdict: Judgement[Quality]
-    maxima: Float[Tensor, " d_sae"]
-    """Each feature's largest activation; 0 where it never fired."""
+    acts: SparseActs
+    """What fires at the positions that are measured: `acts.typical()` and `acts.maxima()` are what
+    units are made of."""
 
 
 def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = None) -> Check:
@@ -61,7 +63,7 @@ def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = No
         ce,
         published_l0,
         verdict,
-        site.acts.select(mask[site.acts.positions]).maxima(),
+        site.acts.select(mask[site.acts.positions]),
     )
 
 

@@ -125,12 +125,13 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
 def _example(example: Example) -> CardExample:
     tokens = [clean_token(token) for token in example.tokens]
     return CardExample(
-        tokens,
-        list(example.activations),
-        example.pos,
-        tokens[example.pos],
-        example.activation,
-        example.band,
+        start=example.start,
+        tokens=tokens,
+        activations=list(example.activations),
+        pos=example.pos,
+        token=tokens[example.pos],
+        activation=example.activation,
+        band=example.band,
     )
 
 

@@ -20,6 +20,9 @@ class CardToken:
 class CardExample:
     """A context from the corpus in which the feature fires."""
 
+    start: int
+    """The position of the first token in its context of the corpus: a feature whose strongest
+    places all stand at the beginning fires on beginnings."""
     tokens: list[str]
     activations: list[float]
     """One a token; 0 where it is silent."""

@@ -3,13 +3,13 @@
 from saescope.steering.edits import MODES, FeatureEdit
 from saescope.steering.intervene import Intervention, Readout, intervene
 from saescope.steering.steer import Arm, Steering, steer
-from saescope.steering.units import IndexedMaxima
+from saescope.steering.units import IndexedActivations
 
 __all__ = [
     "MODES",
     "Arm",
     "FeatureEdit",
-    "IndexedMaxima",
+    "IndexedActivations",
     "Intervention",
     "Readout",
     "Steering",

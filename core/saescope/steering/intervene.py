@@ -6,7 +6,6 @@ from functools import partial
 from statistics import mean, stdev
 from typing import TypedDict
 
-from jaxtyping import Float
 from torch import Tensor
 
 from saescope.metrics import kl_divergence
@@ -17,6 +16,7 @@ from saescope.models import (
     Tokens,
     top_tokens,
 )
+from saescope.ops import SparseActs
 from saescope.records.prediction import Readout
 from saescope.records.steering import Intervention
 from saescope.saes import SAE
@@ -25,7 +25,7 @@ from saescope.splice import SiteRecord
 from saescope.stack import Stack, as_stack
 from saescope.steering.edits import FeatureEdit, change_at_site, check_edits
 from saescope.steering.prepare import Plans, prepare
-from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit
+from saescope.steering.units import Controls, IndexedActivations, OneOrEach, Unit
 from saescope.variants import Variant, run_variants
 
 N_TOP = 5
@@ -37,9 +37,9 @@ def intervene(
     tokens: Tokens,
     edits: Sequence[FeatureEdit],
     *,
-    unit: str = "max",
-    reference: OneOrEach[Float[Tensor, " d_sae"]] = None,
-    indexed: OneOrEach[IndexedMaxima] = None,
+    unit: str = "typical",
+    reference: OneOrEach[SparseActs] = None,
+    indexed: OneOrEach[IndexedActivations] = None,
     target: int | str | None = None,
     against: int | str | None = None,
     n_controls: int = 5,
@@ -48,9 +48,9 @@ def intervene(
     """Edit features of one SAE, or of several, and read the last position's logits.
 
     Edits act at the positions named, else at all that count. A control makes each edit's change, of
-    the same norm, along another feature's row. `unit="max"` is indexed, else of prompt and
-    `reference`. With several SAEs these are lists, an edit names its SAE, and an upper one sees the
-    run that holds the edits below it.
+    the same norm, along another feature's row. Units are indexed, else of prompt and
+    `reference` (`ss.check_sae(...).acts`). With several SAEs these are lists, an edit names its
+    SAE, and an upper one sees the run that holds the edits below it.
 
     Raises:
         ArgumentError: an edit names no such SAE, feature, mode or position.

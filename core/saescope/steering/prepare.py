@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from saescope.models import Tokens, counted
+from saescope.ops import joined
 from saescope.records.features import FeatureRef
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
 from saescope.steering.edits import EditPlan, FeatureEdit, control_plan, make_plan
 from saescope.steering.units import (
     Controls,
-    IndexedMaxima,
+    Known,
     Unit,
     Units,
     draw_features,
@@ -74,12 +75,11 @@ def prepare(
         if not own:
             continue
         here = counted(tokens, sinks=sinks[given]).to(stack.model.device)
-        maxima, indexed = _known_maxima(sites[i], here, unit, given)
+        known = _known(sites[i], here, unit, given)
         mine = [edits[n] for n in own]
-        units = resolve_units(mine, maxima, unit.name, indexed=indexed)
+        units = resolve_units(mine, known, unit.name)
         plan = make_plan(stack.saes[i], mine, units.values, masks[own])
-        fires = maxima if indexed is None else maxima.maximum(indexed.values)
-        drawn = draw_features(mine, fires, writes=stack.saes[i].writes, controls=controls)
+        drawn = draw_features(mine, known.maxima, writes=stack.saes[i].writes, controls=controls)
         parts[i] = _SAEEdits(own, units, plan, drawn)
     n_sinks = int(usual.any(0).sum() - masks.any(0).sum())
     return Prepared(
@@ -92,16 +92,15 @@ def prepare(
     )
 
 
-def _known_maxima(
-    site: SiteRecord, mask: Tensor, unit: Unit, given: int
-) -> tuple[Float[Tensor, " d_sae"], IndexedMaxima | None]:
-    """Each feature's largest activation on the reference text and at the prompt's counted
-    positions, and the index's."""
-    maxima = site.acts.select(mask[site.acts.positions]).maxima()
+def _known(site: SiteRecord, mask: Tensor, unit: Unit, given: int) -> Known:
+    """How strongly an SAE's features fire at the prompt's counted positions, on the reference
+    texts, and over the index."""
+    here = site.acts.select(mask[site.acts.positions])
     reference, indexed = unit.references[given], unit.indexed[given]
+    texts = "this prompt"
     if reference is not None:
-        maxima = maxima.maximum(reference.to(maxima))
-    return maxima, indexed and indexed._replace(values=indexed.values.to(maxima))
+        here, texts = joined([here, reference]), "the probe text and this prompt"
+    return Known(here, indexed and indexed.on(here.values.device), texts)
 
 
 def _joint_units(stack: Stack, parts: Mapping[int, _SAEEdits]) -> Units:

@@ -5,12 +5,11 @@ from dataclasses import replace
 from statistics import mean
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from saescope.effects import logit_effects
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
+from saescope.ops import SparseActs
 from saescope.records.features import FeatureRef
 from saescope.records.steering import Arm, Steering
 from saescope.saes import SAE
@@ -19,7 +18,7 @@ from saescope.stack import Stack, as_stack
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.generate import Generation, Sampling, generate
 from saescope.steering.prepare import Prepared, prepare
-from saescope.steering.units import Controls, IndexedMaxima, OneOrEach, Unit
+from saescope.steering.units import Controls, IndexedActivations, OneOrEach, Unit
 from saescope.verdicts import Effect, Judgement
 
 N_CONCEPT = 20
@@ -33,9 +32,9 @@ def steer(
     tokens: Tokens,
     edits: Sequence[FeatureEdit],
     *,
-    unit: str = "max",
-    reference: OneOrEach[Float[Tensor, " d_sae"]] = None,
-    indexed: OneOrEach[IndexedMaxima] = None,
+    unit: str = "typical",
+    reference: OneOrEach[SparseActs] = None,
+    indexed: OneOrEach[IndexedActivations] = None,
     max_new_tokens: int = 48,
     n_samples: int = 1,
     temperature: float = 0.0,
@@ -47,8 +46,8 @@ def steer(
     """Generate unsteered, steered, and with equal changes of random features, all in one batch.
 
     Edits act at every position of prompt and continuation but position 0, special tokens and
-    attention sinks. `reference` are maxima on another text; `indexed`, over a corpus, come before
-    these. With several SAEs both are lists, and an edit names its SAE.
+    attention sinks. Units are indexed, else of prompt and `reference` (`ss.check_sae(...).acts`);
+    with several SAEs both are lists, and an edit names its SAE.
 
     Raises:
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that

@@ -8,9 +8,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.errors import ArgumentError
+from saescope.ops import SparseActs
 from saescope.steering.edits import FeatureEdit
 
 MIN_POOL = 32
+UNITS = {"typical": "99th percentile", "max": "maximum", "raw": "unit"}
+"""What strength 1 may stand for, in words; "typical" is of the activations above zero."""
 
 
 class Units(NamedTuple):
@@ -21,12 +24,34 @@ class Units(NamedTuple):
     warnings: list[str]
 
 
-class IndexedMaxima(NamedTuple):
-    """Each feature's largest activation over a corpus, 0 where it never fired, and what the corpus
+class IndexedActivations(NamedTuple):
+    """How strongly each feature fires over a corpus, 0 where it never fired, and what the corpus
     is, in words."""
 
-    values: Float[Tensor, " d_sae"]
+    maxima: Float[Tensor, " d_sae"]
+    typical: Float[Tensor, " d_sae"] | None
+    """The 99th percentile of its activations above zero; None in an index of an earlier version."""
     corpus: str
+
+    def on(self, device: torch.device) -> "IndexedActivations":
+        typical = None if self.typical is None else self.typical.to(device)
+        return IndexedActivations(self.maxima.to(device), typical, self.corpus)
+
+
+class Known(NamedTuple):
+    """What is known of how strongly one SAE's features fire."""
+
+    here: SparseActs
+    """At the counted positions of the prompt, and of the probe text where there is one."""
+    indexed: IndexedActivations | None
+    texts: str
+    """What `here` was read from, in words."""
+
+    @property
+    def maxima(self) -> Float[Tensor, " d_sae"]:
+        """Each feature's largest activation that was seen anywhere."""
+        maxima = self.here.maxima()
+        return maxima if self.indexed is None else maxima.maximum(self.indexed.maxima.to(maxima))
 
 
 T = TypeVar("T")
@@ -39,16 +64,16 @@ class Unit(NamedTuple):
     SAE in the order given."""
 
     name: str
-    references: list[Float[Tensor, " d_sae"] | None]
-    """Each feature's largest activation on another text."""
-    indexed: list[IndexedMaxima | None]
+    references: list[SparseActs | None]
+    """What fires on other texts."""
+    indexed: list[IndexedActivations | None]
 
     @classmethod
     def of(
         cls,
         name: str,
-        reference: OneOrEach[Float[Tensor, " d_sae"]],
-        indexed: OneOrEach[IndexedMaxima],
+        reference: OneOrEach[SparseActs],
+        indexed: OneOrEach[IndexedActivations],
         n_saes: int,
     ) -> "Unit":
         """Make it of what is given for one SAE, or in lists for several."""
@@ -85,58 +110,62 @@ def _for_each(given: OneOrEach[T], n_saes: int, field: str) -> list[T | None]:
     return values
 
 
-def resolve_units(
-    edits: Sequence[FeatureEdit],
-    maxima: Float[Tensor, " d_sae"],
-    unit: str,
-    *,
-    indexed: IndexedMaxima | None = None,
-) -> Units:
-    """Strength 1 as "raw", the SAE's own unit, or as "max": the feature's maximum over the index,
-    else in `maxima`, else a median.
+def resolve_units(edits: Sequence[FeatureEdit], known: Known, unit: str) -> Units:
+    """Strength 1 as "raw", the SAE's own unit; as "typical", the 99th percentile of the feature's
+    firing activations; or as "max", the largest: over the index, else on the texts here, else the
+    median of the features that fired.
 
     Raises:
         ArgumentError: an unknown unit.
     """
-    if unit not in ("max", "raw"):
+    if unit not in UNITS:
         raise ArgumentError(
             f"unit {unit!r} is unknown.",
             code="INVALID_CHOICE",
             field="unit",
             got=unit,
-            allowed=["max", "raw"],
+            allowed=[*UNITS],
         )
     if unit == "raw":
         return Units([1.0] * len(edits), "raw: the SAE's own activation units", [])
-    known = maxima if indexed is None else torch.where(indexed.values > 0, indexed.values, maxima)
-    fired = known[known > 0]
+    here, indexed = known.here.typical() if unit == "typical" else known.here.maxima(), None
+    if known.indexed is not None:
+        indexed = known.indexed.typical if unit == "typical" else known.indexed.maxima
+    values = here if indexed is None else torch.where(indexed > 0, indexed.to(here), here)
+    fired = values[values > 0]
     median = float(fired.median()) if len(fired) else 1.0
     silent = dict.fromkeys(
-        edit.feature for edit in edits if known[edit.feature] <= 0 and edit.mode in ("add", "clamp")
+        edit.feature
+        for edit in edits
+        if values[edit.feature] <= 0 and edit.mode in ("add", "clamp")
     )
-    where = f"over {indexed.corpus}, " if indexed else ""
-    more = "more text may" if indexed else "a corpus would"
-    warnings = [
-        f"Feature {feature} fired neither {where}on the probe text nor on this prompt: "
-        "its unit is the median maximum of the features that "
-        f"did ({median:.4g}). ss.index_features over {more} give its own."
-        for feature in silent
-    ]
-    values = [float(known[edit.feature]) or median for edit in edits]
-    return Units(values, _source(edits, indexed, bool(silent)), warnings)
+    missing = indexed is None or any(indexed[edit.feature] <= 0 for edit in edits)
+    return Units(
+        [float(values[edit.feature]) or median for edit in edits],
+        _source(known, unit, len(silent), missing=missing),
+        [_silence(feature, known, unit, median) for feature in silent],
+    )
 
 
-def _source(edits: Sequence[FeatureEdit], indexed: IndexedMaxima | None, silent: bool) -> str:
-    here, median = (
-        "maximum on the probe text and this prompt",
-        ", or the median of all such maxima" if silent else "",
+def _silence(feature: int, known: Known, unit: str, median: float) -> str:
+    where = f"over {known.indexed.corpus} nor " if known.indexed else ""
+    more = "more text may" if known.indexed else "a corpus would"
+    return (
+        f"Feature {feature} fired {'neither ' if where else 'nowhere '}{where}on {known.texts}: "
+        f"its unit is the median {UNITS[unit]} of the features that did ({median:.4g}). "
+        f"ss.index_features over {more} give its own."
     )
-    if indexed is None:
-        return here + median
-    missing = any(indexed.values[edit.feature] <= 0 for edit in edits)
-    return f"indexed maximum over {indexed.corpus}" + (
-        f"; where a feature never fired there, {here}{median}" if missing else ""
-    )
+
+
+def _source(known: Known, unit: str, n_silent: int, *, missing: bool) -> str:
+    median = ", or the median of all such values" if n_silent else ""
+    here = f"{UNITS[unit]} on {known.texts}{median}"
+    if known.indexed is None:
+        return here
+    if unit == "typical" and known.indexed.typical is None:
+        return f"{here} (the index, of an earlier version, has none)"
+    indexed = f"indexed {UNITS[unit]} over {known.indexed.corpus}"
+    return f"{indexed}; where there is none, {here}" if missing else indexed
 
 
 def draw_features(

@@ -89,8 +89,8 @@ Controls = Annotated[
     int, Field(ge=0, description="Random controls; 0: none."), AtMost("max_controls")
 ]
 Unit = Annotated[
-    Literal["max", "raw"],
-    Field(description='"max": strength 1 = the feature\'s maximum; "raw": activation units.'),
+    Literal["typical", "max", "raw"],
+    Field(description='Strength 1 is: "typical", the 99th percentile of firings; "max"; "raw".'),
 ]
 Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 

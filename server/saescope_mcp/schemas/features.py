@@ -37,6 +37,8 @@ class DescribeFeature(Request):
 class ExampleText(BaseModel):
     """A stretch of the corpus; ⟦ and ⟧ mark the token of this activation."""
 
+    pos: int
+    """The token's position in its context of the corpus."""
     text: str
     token: str
     activation: float

@@ -83,7 +83,7 @@ class Check(BaseModel):
 
 
 class IndexFound(BaseModel):
-    """What describe_feature and unit="max" will use."""
+    """What describe_feature and units will use."""
 
     dataset: str
     n_tokens: int

@@ -40,8 +40,7 @@ class SteeringFeature(Item):
     )
     mode: Mode = Field(
         default="add",
-        description="add strength, clamp to it, scale by it, ablate (to 0), project_out (the "
-        "direction).",
+        description="project_out removes the direction.",
     )
 
 
@@ -89,7 +88,7 @@ class Intervene(ChangingRequest):
     edits: Annotated[list[Edit], AtMost("max_edits")] = Field(
         min_length=1, description='e.g. [{"feature": 1234, "mode": "ablate", "positions": [3]}].'
     )
-    unit: Unit = "max"
+    unit: Unit = "typical"
     target: Target = ""
     against: Against = ""
     n_controls: Controls = 5
@@ -145,7 +144,7 @@ class SteerGenerate(ChangingRequest):
     features: Annotated[list[SteeringFeature], AtMost("max_edits")] = Field(
         min_length=1, description='e.g. [{"feature": 1234, "strength": 4}].'
     )
-    unit: Unit = "max"
+    unit: Unit = "typical"
     max_new_tokens: Annotated[int, AtMost("max_new_tokens")] = Field(
         default=48, ge=1, description="Tokens to generate."
     )

@@ -162,6 +162,7 @@ def _example(example: "CardExample") -> ExampleText:
     ends = ("…" if first else "", "…" if last < len(tokens) else "")
     text = "".join(tokens[first:last])
     return ExampleText(
+        pos=example.start + example.pos,
         text=f"{ends[0]}{text}{ends[1]}",
         token=example.token,
         activation=example.activation,

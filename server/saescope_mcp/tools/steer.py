@@ -58,7 +58,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
             tokens,
             _edits(request),
             unit=request.unit,
-            reference=[entry.check.maxima for entry in stack.entries],
+            reference=[entry.check.acts for entry in stack.entries],
             indexed=[await _indexed(entry) for entry in stack.entries],
             target=request.target or None,
             against=request.against or None,
@@ -98,8 +98,8 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
 async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
     """Generate with features changed, next to the unsteered text and the same with random features;
     use it to see what a feature does to behaviour. Compare concept_score, perplexity, repetition
-    and kl with the controls: a text that only falls apart shows nothing. Start at strength 1 (unit
-    "max") and go up."""
+    and kl with the controls: a text that only falls apart shows nothing. Start at strength 1 and
+    go up."""
     async with state.use_all(request.handles) as stack:
         tokens = await _tokens(stack, request)
         done = await _steer(stack, request, tokens)
@@ -148,7 +148,7 @@ async def _steer(stack: LoadedStack, request: SteerGenerate, tokens: "Tokens") -
         tokens,
         _edits(request),
         unit=request.unit,
-        reference=[entry.check.maxima for entry in stack.entries],
+        reference=[entry.check.acts for entry in stack.entries],
         indexed=[await _indexed(entry) for entry in stack.entries],
         max_new_tokens=request.max_new_tokens,
         n_samples=request.n_samples,
@@ -159,12 +159,14 @@ async def _steer(stack: LoadedStack, request: SteerGenerate, tokens: "Tokens") -
     )
 
 
-async def _indexed(loaded: LoadedSAE) -> "core.IndexedMaxima | None":
-    from saescope.steering import IndexedMaxima
+async def _indexed(loaded: LoadedSAE) -> "core.IndexedActivations | None":
+    from saescope.steering import IndexedActivations
 
     index = (await loaded.indexed()).best
-    return index and IndexedMaxima(
-        index.maxima, f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}"
+    return index and IndexedActivations(
+        index.maxima,
+        index.typical,
+        f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}",
     )
 
 
@@ -228,7 +230,7 @@ def _next(request: SteerGenerate, effect: Effect) -> list[str]:
 
 
 def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: object) -> str:
-    said = ({"unit": request.unit} if request.unit != "max" else {}) | (
+    said = ({"unit": request.unit} if request.unit != "typical" else {}) | (
         {"chat": True} if request.chat else {}
     )
     sae = {"sae": request.sae} if request.sae else {}

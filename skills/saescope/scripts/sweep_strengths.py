@@ -24,7 +24,7 @@ def main() -> int:
         type=float,
         nargs="+",
         default=[0.25, 0.5, 1, 2],
-        help="in units of the feature's maximum",
+        help="in units of the feature's typical activation",
     )
     parser.add_argument("--mode", default="add", help="add, clamp, scale, ablate or project_out")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to generate")
@@ -57,7 +57,7 @@ def sweep(ss, said):
     name = said.model or (sae.cfg.metadata.model_name if said.release or said.path else "")
     model = ss.load_model(name) if name else ss.load_model()
     tokens = model.tokenize(said.prompt, prepend_bos=sae.cfg.metadata.prepend_bos)
-    reference = ss.check_sae(model, sae).maxima
+    reference = ss.check_sae(model, sae).acts
     print("strength  concept  controls  perplexity  repetition  text")
     for strength in said.strengths:
         edit = ss.FeatureEdit(feature=said.feature, strength=strength, mode=said.mode)

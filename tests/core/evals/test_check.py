@@ -83,7 +83,7 @@ def test_the_check_is_what_numpy_and_the_plain_model_say(
     )
     assert check.explained_variance == pytest.approx(expected["explained_variance"], abs=1e-3)
     assert check.ce_score == pytest.approx(expected["ce_score"], rel=1e-2, abs=1e-2)
-    close(as_array(check.maxima), expected["maxima"], 1e-3)
+    close(as_array(check.acts.maxima()), expected["maxima"], 1e-3)
 
 
 def identity_sae(family: Family) -> SAE:

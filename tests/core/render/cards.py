@@ -51,7 +51,7 @@ def example(band: str, activation: float, *, hostile: bool = False) -> CardExamp
     tokens[30] = " puppy"
     activations = [0.0] * 64
     activations[29], activations[30] = 0.4 * activation, activation
-    return CardExample(tokens, activations, 30, " puppy", activation, band)
+    return CardExample(8, tokens, activations, 30, " puppy", activation, band)
 
 
 FULL = FeatureCard(

@@ -1,6 +1,6 @@
 """Steering written out in NumPy and a naive greedy loop over a plain Hugging Face model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from tests.core.oracle import Array, Family, NumpySAE, Reference, as_array, flat
 from torch import Tensor
 
 from saescope.models import Tokens
+from saescope.ops import SparseActs, from_dense
 from saescope.saes import SAE
 from saescope.splice import read_hook, write_hook
 from saescope.steering import FeatureEdit
@@ -18,6 +19,14 @@ TEXT = "The old man saw the little house<eos> by the"
 
 def tokens_of(family: Family) -> Tokens:
     return family.model.tokenize(TEXT, prepend_bos=True)
+
+
+def fires(d_sae: int, activations: Mapping[int, float]) -> SparseActs:
+    """One position at which these features fire."""
+    dense = torch.zeros(1, d_sae)
+    for feature, activation in activations.items():
+        dense[0, feature] = activation
+    return from_dense(dense)
 
 
 SPECIAL = 4

@@ -24,11 +24,13 @@ from tests.core.steering.reference import (
     change_by_hand,
     change_for,
     edited_positions,
+    fires,
     steered_logits,
     tokens_of,
 )
 
 from saescope.errors import ArgumentError
+from saescope.models import Tokens
 from saescope.saes import SAE
 from saescope.splice import read_hook, read_site, write_hook
 from saescope.steering import FeatureEdit, intervene
@@ -170,29 +172,45 @@ def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
     assert result.control_sd == pytest.approx(np.std(effects, ddof=1), rel=1e-3, abs=1e-3)
 
 
-def test_the_unit_is_the_features_maximum_on_the_prompt_and_the_reference(gpt2: Family) -> None:
-    sae, tokens = make_sae(gpt2, "standard"), tokens_of(gpt2)
+def acts_by_hand(gpt2: Family, sae: SAE, tokens: Tokens) -> Array:
+    """Activations at the positions that count, 0 elsewhere."""
     x = flat(gpt2.hf.record(tokens.ids[None], [read_hook(sae)])[read_hook(sae)])
     mask = edited_positions(as_array(tokens.ids), FeatureEdit(0), len(tokens))
-    here = (NumpySAE(sae).encode(x) * mask[:, None]).max(axis=0)
+    return NumpySAE(sae).encode(x) * mask[:, None]
+
+
+def test_the_default_unit_is_the_99th_percentile_on_the_prompt_and_the_reference(
+    gpt2: Family,
+) -> None:
+    sae, tokens = make_sae(gpt2, "standard"), tokens_of(gpt2)
+    acts = acts_by_hand(gpt2, sae, tokens)
+    feature = int((acts > 0).sum(axis=0).argmax())
+    firings = acts[acts[:, feature] > 0, feature]
+    assert len(firings) > 3
+    alone = intervene(gpt2.model, sae, tokens, [FeatureEdit(feature)], n_controls=0)
+    close(alone.unit_values, [np.quantile(firings, 0.99)])
+    assert alone.unit_source == "99th percentile on this prompt" and alone.warnings == []
+    louder = fires(sae.cfg.d_sae, {feature: 100.0})
+    both = intervene(gpt2.model, sae, tokens, [FeatureEdit(feature)], reference=louder)
+    close(both.unit_values, [np.quantile([*firings, 100.0], 0.99)])
+    assert both.unit_source == "99th percentile on the probe text and this prompt"
+
+
+def test_unit_max_is_the_features_maximum_on_the_prompt_and_the_reference(gpt2: Family) -> None:
+    sae, tokens = make_sae(gpt2, "standard"), tokens_of(gpt2)
+    here = acts_by_hand(gpt2, sae, tokens).max(axis=0)
     fired = int(here.argmax())
-    alone = intervene(gpt2.model, sae, tokens, [FeatureEdit(fired)], n_controls=0)
+    edit, asked = FeatureEdit(fired), {"target": TARGET}
+    alone = intervene(gpt2.model, sae, tokens, [edit], unit="max", n_controls=0)
     close(alone.unit_values, [here[fired]])
-    louder = torch.zeros(sae.cfg.d_sae)
-    louder[fired] = 100.0
-    assert intervene(
-        gpt2.model, sae, tokens, [FeatureEdit(fired)], reference=louder
-    ).unit_values == [100.0]
-    assert alone.warnings == [] and "maximum" in alone.unit_source
-    strong = intervene(gpt2.model, sae, tokens, [FeatureEdit(fired, 2.0)], target=TARGET)
-    raw = intervene(
-        gpt2.model,
-        sae,
-        tokens,
-        [FeatureEdit(fired, 2 * float(here[fired]))],
-        target=TARGET,
-        unit="raw",
-    )
+    assert alone.warnings == [] and alone.unit_source == "maximum on this prompt"
+    louder = fires(sae.cfg.d_sae, {fired: 100.0})
+    assert intervene(gpt2.model, sae, tokens, [edit], unit="max", reference=louder).unit_values == [
+        100.0
+    ]
+    strong = intervene(gpt2.model, sae, tokens, [FeatureEdit(fired, 2.0)], unit="max", **asked)
+    double = FeatureEdit(fired, 2 * float(here[fired]))
+    raw = intervene(gpt2.model, sae, tokens, [double], unit="raw", **asked)
     assert strong.delta_logit == pytest.approx(raw.delta_logit, rel=1e-3, abs=1e-3)
 
 

@@ -21,13 +21,15 @@ from tests.core.oracle import (
     make_sae,
     softmax,
 )
-from tests.core.steering.reference import Choose, continuation, steered_logits, tokens_of
+from tests.core.steering.reference import Choose, continuation, fires, steered_logits, tokens_of
 from torch import Tensor
 
 from saescope.cancel import cancellable
 from saescope.errors import ArgumentError, Cancelled
 from saescope.models import LanguageModel
+from saescope.ops import joined
 from saescope.saes import SAE
+from saescope.splice import read_site
 from saescope.steering import FeatureEdit, steer
 from saescope.steering.steer import Arm, Steering
 
@@ -316,35 +318,21 @@ def test_a_set_event_stops_everything_before_its_first_forward(gpt2: Family) -> 
     assert watch.n_forwards == 0
 
 
-def test_the_default_unit_is_the_maximum_and_a_silent_feature_gets_the_median(gpt2: Family) -> None:
-    sae = make_sae(gpt2, "standard")
-    reference = torch.zeros(sae.cfg.d_sae)
-    reference[5] = 1000.0
-    result = steer(
-        gpt2.model,
-        sae,
-        tokens_of(gpt2),
-        [FeatureEdit(5, 0.001)],
-        reference=reference,
-        max_new_tokens=3,
-        n_controls=0,
-    )
-    assert result.unit_values == [1000.0] and result.warnings == []
-    silent = type(sae)(
-        sae.cfg,
-        sae.tensors()
-        | {"b_enc": torch.where(torch.arange(sae.cfg.d_sae) == 5, -1e6, sae.tensors()["b_enc"])},
-    )
-    warned = steer(
-        gpt2.model, silent, tokens_of(gpt2), [FeatureEdit(5)], max_new_tokens=3, n_controls=0
-    )
-    from saescope.splice import read_site
-
-    acts = read_site(gpt2.model, silent, tokens_of(gpt2).ids[None]).acts.to_dense()
-    kept = [pos for pos, token in enumerate(tokens_of(gpt2).ids.tolist()) if pos and token > 3]
-    maxima = acts[kept].amax(0)
-    close(warned.unit_values, [float(maxima[maxima > 0].median())])
-    assert "index_features" in warned.warnings[0]
+def test_the_default_unit_is_typical_and_a_silent_feature_gets_the_median(gpt2: Family) -> None:
+    sae, tokens = make_sae(gpt2, "standard"), tokens_of(gpt2)
+    loud = joined([fires(sae.cfg.d_sae, {5: 1000.0})] * 5000)  # the prompt's firings are below 1 %
+    asked: dict[str, Any] = {"max_new_tokens": 3, "n_controls": 0}
+    known = steer(gpt2.model, sae, tokens, [FeatureEdit(5, 0.001)], reference=loud, **asked)
+    assert known.unit_values == [1000.0] and "99th percentile" in known.unit_source
+    never = torch.where(torch.arange(sae.cfg.d_sae) == 5, -1e6, sae.tensors()["b_enc"])
+    silent = type(sae)(sae.cfg, sae.tensors() | {"b_enc": never})
+    warned = steer(gpt2.model, silent, tokens, [FeatureEdit(5)], **asked)
+    acts = read_site(gpt2.model, silent, tokens.ids[None]).acts.to_dense().numpy()
+    kept = [pos for pos, token in enumerate(tokens.ids.tolist()) if pos and token > 3]
+    columns = [column[column > 0] for column in acts[kept].T]
+    typical = [np.quantile(column, 0.99) for column in columns if len(column)]
+    close(warned.unit_values, [np.sort(typical)[(len(typical) - 1) // 2]])
+    assert "index_features" in " ".join(warned.warnings)
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,10 @@ from saescope.features.index.rows import (
     HistogramBin,
     QuizPool,
 )
-from saescope.features.index.statistics import N_BINS, QUARTERS, TYPICAL, scale_of
+from saescope.features.index.statistics import N_BINS, QUARTERS, scale_of
 from saescope.features.index.texts import FILE as TEXTS
 from saescope.features.index.texts import ContextTexts
+from saescope.ops import TYPICAL
 
 ARRAYS = "arrays.safetensors"
 QUANTILES = (0.5, 0.9, 0.99)

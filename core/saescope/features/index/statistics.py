@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.features.index.firings import Firings
+from saescope.ops import TYPICAL
 
 QUARTERS, N_BINS = 4, 40
 """Bins of an octave, and of a histogram, as it is shown."""
@@ -22,8 +23,6 @@ N_COUNTED = STEPS * N_OCTAVES
 CHUNK = 4096
 """Features whose percentile is looked for together."""
 _EDGES = tuple(2 ** (i / STEPS - 1) for i in range(1, STEPS))
-TYPICAL = 0.99
-"""The quantile of a feature's firing activations that is called typical of it when it is strong."""
 
 
 class OctaveBins(NamedTuple):
