@@ -116,7 +116,7 @@ class Settings(BaseModel):
     max_options: int = Field(default=40, ge=1)
     max_evaluation_tokens: int = Field(default=10**6, ge=1)
     plan_wait_s: float = Field(default=45.0, ge=0)
-    """How long train_sae waits for its plan, even with wait_s=0."""
+    """How long train_sae waits for its plan where the call does not say how long."""
 
     @field_validator(*ROOTS)
     @classmethod

@@ -8,14 +8,22 @@ from typing import Any
 import anyio
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.server.helpers import call, refuse, save_random_sae
+from tests.server.helpers import PROMPT, call, refuse, save_random_sae
 
+from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 
 
 async def load(state: AppState, sae_dir: Path, glass_dir: Path, **more: Any) -> dict[str, Any]:
     return await call(state, "load_sae", path=str(sae_dir), model=str(glass_dir), **more)
+
+
+async def refused(state: AppState, tool: str, **arguments: Any) -> dict[str, Any]:
+    """The error of a call after which the server goes on."""
+    outcome = await next(each for each in ALL_TOOLS if each.name == tool).call(state, arguments)
+    assert outcome.is_error, outcome.text
+    return outcome.document
 
 
 async def test_a_load_returns_a_readable_handle_and_a_check(
@@ -86,13 +94,54 @@ async def test_a_cancelled_load_leaves_nothing(
     assert (await load(state, sae_dir, glass_dir))["state"] == "done"
 
 
-async def test_after_a_restart_a_known_handle_names_the_call_that_loads_it(
+async def test_after_a_restart_a_known_handle_loads_itself_when_a_tool_needs_it(
     settings: Settings, sae_dir: Path, glass_dir: Path
 ) -> None:
     handle = (await load(AppState(settings), sae_dir, glass_dir))["sae"]
-    error = await refuse(AppState(settings), "top_features", sae=handle, text="a")
-    assert error["code"] == "SAE_NOT_LOADED"
-    assert error["hint"] == f'load_sae(path="{sae_dir}", model="{glass_dir}")'
+    state = AppState(settings)
+    reply = await call(state, "top_features", sae=handle, text=PROMPT)
+    assert reply["features"] and [*state.saes] == [handle]
+    assert f"{handle} was not in memory: it was loaded for this call." in reply["warnings"]
+    again = await call(state, "top_features", sae=handle, text=PROMPT)
+    assert again["features"] == reply["features"] and not again["warnings"]
+    assert (await load(state, sae_dir, glass_dir))["check"]["verdict"]
+
+
+async def test_a_known_handle_whose_load_takes_longer_names_the_job_to_wait_for(
+    settings: Settings, sae_dir: Path, glass_dir: Path
+) -> None:
+    handle = (await load(AppState(settings), sae_dir, glass_dir))["sae"]
+    state = AppState(settings.model_copy(update={"lock_wait_s": 0.01}))
+    for tool, more in (("top_features", {"text": PROMPT}), ("evaluate_sae", {})):
+        error = await refused(state, tool, sae=handle, **more)
+        assert error["code"] == "LOADING" and state.jobs.all()[0].id in error["hint"]
+    assert len(state.jobs.all()) == 1
+    status = await call(state, "job_status", job_id=state.jobs.all()[0].id, wait_s=30)
+    assert (status["state"], status["sae"]) == ("done", handle)
+    await call(state, "top_features", sae=handle, text=PROMPT)
+
+
+async def test_a_known_handle_outside_the_fence_is_not_loaded(
+    settings: Settings, sae_dir: Path, glass_dir: Path, tmp_path: Path
+) -> None:
+    handle = (await load(AppState(settings), sae_dir, glass_dir))["sae"]
+    fenced = AppState(settings.model_copy(update={"read_roots": (tmp_path,)}))
+    error = await refuse(fenced, "top_features", sae=handle, text="a")
+    assert error["code"] == "PATH_NOT_ALLOWED" and not fenced.saes
+
+
+async def test_a_load_waits_in_line_for_its_model(
+    settings: Settings, sae_dir: Path, glass_dir: Path
+) -> None:
+    state = AppState(settings.model_copy(update={"lock_wait_s": 0.05}))
+    loaded = await load(state, sae_dir, glass_dir)
+    other = save_random_sae(sae_dir.parent / "late", hook_name="blocks.1.hook_resid_pre")
+    slot = state.saes[loaded["sae"]].slot
+    async with slot.turn():
+        begun = await load(state, other, glass_dir, wait_s=0.5)
+        assert begun["state"] == "running"
+    status = await call(state, "job_status", job_id=begun["job_id"], wait_s=30)
+    assert (status["state"], status["sae"]) == ("done", "glassllm-en/1.resid_pre/late")
 
 
 async def test_unload_frees_and_the_handle_stays_known(

@@ -1,5 +1,6 @@
 """One call at a time on a model, whatever happens to the calls."""
 
+import re
 import threading
 import time
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ResourceError
+from saescope_mcp.jobs import CURRENT, Current
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.threads import Workers
@@ -102,3 +104,40 @@ async def test_an_error_in_a_call_frees_the_model() -> None:
             await model.run(lambda: 1 // 0)
     async with model.turn():
         assert await model.run(threading.active_count)
+
+
+async def test_where_the_work_ahead_is_known_to_last_a_call_is_told_at_once() -> None:
+    model, work = slot(), Busy()  # which would wait for half a minute
+
+    async def evaluate() -> None:
+        CURRENT.set(Current("evaluate_sae", "evaluate-1a2b3c"))
+        with anyio.move_on_after(3):
+            await use(model, work, 60)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(evaluate)
+        await anyio.sleep(1.2)
+        model.done(0.01)
+        began = time.monotonic()
+        with pytest.raises(ResourceError, match=r"evaluate_sae \(evaluate-1a2b3c\)") as caught:
+            await use(model, work, 0.01)
+        assert time.monotonic() - began < 1
+        assert re.search(r"about 1[12]\d s to go", caught.value.message)
+        assert 'job_status(job_id="evaluate-1a2b3c"' in caught.value.hint
+        model.done(0.99)  # nearly over: it is worth waiting
+        await use(model, work, 0.01)
+    assert work.most == 1
+
+
+async def test_one_that_is_patient_waits_beyond_the_time_and_the_queue_of_calls() -> None:
+    model, work = slot(lock_wait_s=0.05, max_queue=0), Busy()
+
+    async def job() -> None:
+        async with model.turn(patient=True):
+            await model.run(work, 0.01)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(use, model, work, 0.4)
+        await anyio.sleep(0.02)
+        group.start_soon(job)
+    assert (work.most, work.ended) == (1, 2)

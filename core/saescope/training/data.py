@@ -65,6 +65,8 @@ class WatchedSource(RowSource):
             source.epoch,
         )
         self.rate = Rate()
+        self.spent_s = 0.0
+        """All the time that reading has taken so far."""
 
     def next_rows(self) -> Rows:
         """Raises Cancelled before any work once `stop` is set."""
@@ -72,7 +74,9 @@ class WatchedSource(RowSource):
             raise Cancelled("The run was asked to stop.")
         started = time.monotonic()
         rows = self.source.next_rows()
-        self.rate.add(time.monotonic() - started, n_rows(rows))
+        took_s = time.monotonic() - started
+        self.rate.add(took_s, n_rows(rows))
+        self.spent_s += took_s
         self.epoch = self.source.epoch
         return rows
 
@@ -88,17 +92,21 @@ class StoreBatches(Iterator[Tensor | tuple[Tensor, Tensor]]):
     """A store's batches as the trainer takes them: one site, or for a transcoder what it reads and
     what it should write. Timed."""
 
-    def __init__(self, store: ActivationStore, cfg: TrainConfig) -> None:
-        self.store, self.cfg = store, cfg
+    def __init__(
+        self, store: ActivationStore, cfg: TrainConfig, *, source: WatchedSource | None = None
+    ) -> None:
+        self.store, self.cfg, self._source = store, cfg, source
         self.rate = Rate()
-        """The rate of the work between two batches: steps and checkpoints."""
-        self._given_at: float | None = None
+        """The rate of all work but reading: steps, checkpoints, and drawing from the buffer."""
+        self._last: tuple[float, float] | None = None
 
     def __next__(self) -> Tensor | tuple[Tensor, Tensor]:
-        if self._given_at is not None:
-            self.rate.add(time.monotonic() - self._given_at, self.cfg.chosen.batch_size)
         rows = next(self.store)
-        self._given_at = time.monotonic()
+        now = time.monotonic(), self._source.spent_s if self._source else 0.0
+        if self._last is not None:
+            work_s = now[0] - self._last[0] - (now[1] - self._last[1])
+            self.rate.add(work_s, self.cfg.chosen.batch_size)
+        self._last = now
         return (
             (rows[self.cfg.hook_name], rows[self.cfg.hook_name_out])
             if self.cfg.transcoder

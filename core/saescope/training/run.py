@@ -92,7 +92,7 @@ class TrainingRun:
             row_source(cfg, model, roots=roots, stop=self.stop, say=say), self.stop
         )
         self.store = ActivationStore(self.source, store_config(cfg))
-        self.batches, self.warnings = StoreBatches(self.store, cfg), list[str]()
+        self.batches, self.warnings = StoreBatches(self.store, cfg, source=self.source), list[str]()
         if folder is not None and (newest := newest_checkpoint(folder)):
             self.warnings += _judged(newest, disk.latest(folder))
             self.trainer = Trainer.resume(folder, self.batches, cfg=cfg, device=model.device)

@@ -14,7 +14,7 @@ from saescope_mcp.binding.document import Document, compact, document
 from saescope_mcp.binding.error_document import refusal_text
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.wording import PLAIN, Wording
-from saescope_mcp.jobs import Jobs
+from saescope_mcp.jobs import CURRENT, Current, Jobs
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.settings import Settings
 
@@ -51,6 +51,10 @@ class State(Protocol):
     def jobs(self) -> Jobs: ...
 
 
+async def _nothing(state: Any, request: Any) -> None:
+    """A tool that needs nothing before its call."""
+
+
 @dataclass(frozen=True)
 class Tool:
     """A function of state and request; its name and docstring are the tool's."""
@@ -64,6 +68,8 @@ class Tool:
     """Resources that a result names, as blocks beside it."""
     wording: Wording = PLAIN
     """The words of its errors and warnings."""
+    prepare: Callable[[Any, Any], Awaitable[None]] = _nothing
+    """What is done with state and request before the function is called."""
 
     @property
     def name(self) -> str:
@@ -80,6 +86,7 @@ class Tool:
     async def call(self, state: State, arguments: Mapping[str, Any]) -> Outcome:
         """Answer the call; nothing is raised but a cancel."""
         started = time.monotonic()
+        CURRENT.set(Current(self.name))
         with collected() as told:
             outcome = await self._outcome(state, arguments, told)
         log.info(
@@ -97,6 +104,7 @@ class Tool:
             request = self.request.model_validate(
                 dict(arguments), context={"settings": state.settings}
             )
+            await self.prepare(state, request)
             reply = await self.function(state, request)
             warnings = [self.wording.text(warning) for warning in (*reply.warnings, *told)]
             reply = reply.model_copy(update={"warnings": warnings})

@@ -40,8 +40,7 @@ def start_and_follow(
     if arguments.get("dry_run"):
         console.print("[dim]measuring: loading the model, reading some text, taking some steps…[/]")
         return call(tool, {**arguments, "wait_s": FOREVER_S}, loading, say)
-    at_once = person_settings().model_copy(update={"plan_wait_s": 0.0})
-    begun = call(tool, {**arguments, "wait_s": 0.0}, loading, say, settings=at_once)
+    begun = call(tool, {**arguments, "wait_s": 0.0}, loading, say)
     if begun.is_error:
         return begun
     state = AppState(person_settings())
@@ -125,5 +124,5 @@ def fields_of(run: Run) -> dict[str, Any]:
         "total": total or None,
         "count": f"{done}/{total or '?'}",
         "measured": measured,
-        "left": f"{duration(eta_s)} to go" if run.state == "running" and eta_s else "",
+        "left": f"{duration(max(1.0, eta_s))} to go" if run.state == "running" and eta_s else "",
     }

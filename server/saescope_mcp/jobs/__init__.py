@@ -4,6 +4,18 @@ their own (trainings)."""
 from saescope_mcp.jobs.locks import FileLock
 from saescope_mcp.jobs.runs import Runs
 from saescope_mcp.jobs.table import LIVE, RESUMABLE, ROW_FILE, Run, RunTable
-from saescope_mcp.jobs.tasks import Job, Jobs
+from saescope_mcp.jobs.tasks import CURRENT, Current, Job, Jobs
 
-__all__ = ["LIVE", "RESUMABLE", "ROW_FILE", "FileLock", "Job", "Jobs", "Run", "RunTable", "Runs"]
+__all__ = [
+    "CURRENT",
+    "LIVE",
+    "RESUMABLE",
+    "ROW_FILE",
+    "Current",
+    "FileLock",
+    "Job",
+    "Jobs",
+    "Run",
+    "RunTable",
+    "Runs",
+]

@@ -101,7 +101,10 @@ class Runs:
             ConfigError: EXISTS: another run makes an SAE of this name.
         """
         now, run_id = time.time(), f"{tool.split('_')[0]}-{uuid.uuid4().hex[:6]}"
-        live = [run.id for run in self.all() if run.live]
+        runs = self.all()
+        live = [run.id for run in runs if run.live]
+        for planned in (run for run in runs if run.dry_run and not run.live):
+            self.forget(planned.id)
         run = Run(
             id=run_id,
             tool=tool,
@@ -109,7 +112,7 @@ class Runs:
             created=now,
             queued=now,
             heartbeat=now,
-            name=name or ("" if dry_run else run_id),
+            name="" if dry_run else name or run_id,
             dry_run=dry_run,
             request=request,
             settings=settings,

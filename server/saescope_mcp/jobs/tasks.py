@@ -5,8 +5,21 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Current(NamedTuple):
+    """What is being done: the tool of a call, and the job where the call has become one."""
+
+    tool: str = ""
+    job_id: str = ""
+
+
+NOBODY = Current()
+CURRENT: ContextVar[Current] = ContextVar("saescope_current", default=NOBODY)
+"""Read by whoever must say who keeps others waiting."""
 
 
 @dataclass(eq=False)
@@ -59,6 +72,7 @@ class Jobs:
         )
 
         async def run() -> Any:
+            CURRENT.set(Current(tool, job.id))
             try:
                 return await work(job)
             finally:

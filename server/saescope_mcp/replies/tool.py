@@ -1,11 +1,15 @@
 """The binder in this server's words: errors and warnings name the calls of its tools."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
 from saescope_mcp import binding
 from saescope_mcp.replies.steps import as_tools_say, next_step
+from saescope_mcp.state import AppState
+from saescope_mcp.state.loading import load_known
 
 WORDING = binding.Wording(
     text=as_tools_say,
@@ -18,11 +22,30 @@ WORDING = binding.Wording(
 )
 
 
+async def load_named(state: AppState, request: BaseModel) -> None:
+    """Load the SAEs that a call names and that are known here, where they are not in memory."""
+    for handle in handles_of(request):
+        await load_known(state, handle)
+
+
+async def by_itself(state: AppState, request: BaseModel) -> None:
+    """A tool that reads by itself what it needs of an SAE that is not in memory."""
+
+
+def handles_of(request: BaseModel) -> list[str]:
+    """The handles of SAEs that a call names, each once."""
+    given = [getattr(request, name, "") for name in ("sae", "against_sae")]
+    for name in ("saes", "also", "handles"):
+        given += getattr(request, name, [])
+    return [handle for handle in dict.fromkeys(given) if handle]
+
+
 @dataclass(frozen=True)
 class Tool(binding.Tool):
     """A tool whose errors and warnings say what to call in the words of the tools."""
 
     wording: binding.Wording = WORDING
+    prepare: Callable[[Any, Any], Awaitable[None]] = load_named
 
 
 def refusal(

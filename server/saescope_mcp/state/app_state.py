@@ -67,18 +67,20 @@ class AppState:
         return await self.records.run(partial(question, self.runs, *args, **kwargs))
 
     @asynccontextmanager
-    async def use(self, handle: str) -> AsyncGenerator[LoadedSAE]:
-        """The SAE and its model, for this call alone.
+    async def use(self, handle: str, *, patient: bool = False) -> AsyncGenerator[LoadedSAE]:
+        """The SAE and its model, for this call alone; `patient` as in `ModelSlot.turn`.
 
         Raises:
             NotFoundError: SAE_NOT_LOADED, with the call that loads it.
             ResourceError: BUSY.
         """
-        async with self.use_all([handle]) as stack:
+        async with self.use_all([handle], patient=patient) as stack:
             yield stack.entries[0]
 
     @asynccontextmanager
-    async def use_all(self, handles: Sequence[str]) -> AsyncGenerator[LoadedStack]:
+    async def use_all(
+        self, handles: Sequence[str], *, patient: bool = False
+    ) -> AsyncGenerator[LoadedStack]:
         """SAEs of one model, and it, for this call alone: none of them can be unloaded meanwhile.
 
         Raises:
@@ -87,7 +89,7 @@ class AppState:
             ResourceError: BUSY.
         """
         stack = self.require_all(handles)
-        async with stack.slot.turn():
+        async with stack.slot.turn(patient=patient):
             for entry in stack.entries:
                 if self.saes.get(entry.handle) is not entry:  # unloaded while this call waited
                     raise self._not_loaded(entry.handle)

@@ -6,14 +6,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from saescope.errors import ArgumentError
-from saescope.notices import collected
+from saescope.errors import ArgumentError, Cancelled, ResourceError
+from saescope.notices import collected, tell
 from saescope.progress import Say
+from saescope_mcp.jobs import Job
+from saescope_mcp.schemas.load import LoadSae, LoadSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import LoadedSAE
 from saescope_mcp.state.slots import ModelSlot
-from saescope_mcp.state.sources import Placement, Source, load_call, model_name
+from saescope_mcp.state.sources import Placement, Source, load_call, model_name, readable
 from saescope_mcp.state.warm import warm
 
 if TYPE_CHECKING:
@@ -71,6 +73,39 @@ async def load(state: AppState, source: Source, placement: Placement, say: Say) 
     state.saes[entry.handle] = entry
     await state.workers.run(partial(state.known.remember, entry.handle, source, placement))
     return entry
+
+
+async def load_known(state: AppState, handle: str) -> None:
+    """Load the SAE of a handle that is known and not in memory; any other is left to the call that
+    names it.
+
+    Raises:
+        ResourceError: LOADING: it takes longer than calls wait, and goes on as a job.
+    """
+    source, placement = state.known.all().get(handle, (None, None))
+    if handle in state.saes or source is None or placement is None:
+        return
+    if source.path:
+        readable(source.path, state.settings, "sae")
+    model_name(source.model, state.settings)
+
+    async def work(job: Job) -> LoadSaeReply:
+        entry = await load(state, source, placement, job.say)
+        ready = f"{entry.handle} is ready."
+        return LoadSaeReply(summary=ready, state="done", sae=entry.handle, model=entry.model.name)
+
+    job = state.jobs.start("load_sae", source, LoadSae(), work)
+    await state.jobs.wait(job, state.settings.lock_wait_s)
+    if not job.task.done():
+        raise ResourceError(
+            f"{handle} was not in memory; it is being loaded for this call ({job.message}).",
+            code="LOADING",
+            hint=f'Call job_status(job_id="{job.id}", wait_s=30), then the same call again.',
+        )
+    if job.task.cancelled():
+        raise Cancelled(f"The load {job.id} was cancelled.", hint=load_call(source, placement))
+    job.task.result()
+    tell(f"{handle} was not in memory: it was loaded for this call.")
 
 
 def peek(source: Source, settings: Settings) -> "SAEInfo":
@@ -227,7 +262,7 @@ async def _load_sae(
             partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say)
         )
     say("checking the SAE on a probe text")
-    async with slot.turn():
+    async with slot.turn(patient=True):
         sae = await slot.run(settle, slot.model, sae)
         warnings = await slot.run(
             check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch

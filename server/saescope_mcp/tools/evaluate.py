@@ -34,7 +34,7 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     await state.loaders.run(partial(_look, dataset, request, state.settings))
 
     async def work(job: Job) -> EvaluateSaeReply:
-        async with state.use(request.sae) as loaded:
+        async with state.use(request.sae, patient=True) as loaded:
             job.say("reading the text")
             evaluation = await loaded.slot.run(partial(_evaluate, loaded, request, dataset, job))
             remember(loaded.weights_hash, evaluation)
@@ -85,6 +85,7 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
 
     def progress(done: int, total: int) -> None:
         job.say(f"evaluating: {done / max(1, total):.0%}")
+        loaded.slot.done(done / max(1, total))
 
     evaluation = evaluate(
         loaded.model,

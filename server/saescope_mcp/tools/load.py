@@ -66,7 +66,10 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     await state.jobs.wait(job, request.wait_s)
     if job.task.cancelled():
         raise Cancelled(f"The load {job.id} was cancelled.", hint=load_call(source, placement))
-    return job.task.result() if job.task.done() else _running(job)
+    if not job.task.done():
+        return _running(job)
+    there = state.loaded_from(source, placement)  # a call that named it may have begun the load
+    return await loaded_reply(state, there) if there else job.task.result()
 
 
 async def unload(state: AppState, request: Unload) -> UnloadReply:

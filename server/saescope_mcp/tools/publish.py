@@ -12,7 +12,7 @@ from saescope.errors import ArgumentError, Cancelled, NotFoundError, OfflineErro
 from saescope.progress import Say
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job, Runs
-from saescope_mcp.replies import Tool
+from saescope_mcp.replies import Tool, by_itself
 from saescope_mcp.schemas.publish import PublishedFile, PublishSae, PublishSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Source, writable
@@ -176,5 +176,6 @@ TOOLS = [
             idempotent_hint=False,
             open_world_hint=True,
         ),
+        prepare=by_itself,
     )
 ]

@@ -188,8 +188,9 @@ async def _wait(state: AppState, run: Run, request: TrainSae) -> Run:
     """Until the plan is there, then until the end or as long as was asked for."""
     if request.resume and request.dry_run:
         return run
-    least_s = max(request.wait_s, state.settings.plan_wait_s)
-    return await ended(state, run, within_s=lambda run: request.wait_s if run.plan else least_s)
+    asked = "wait_s" in request.model_fields_set
+    plan_s = request.wait_s if asked else max(request.wait_s, state.settings.plan_wait_s)
+    return await ended(state, run, within_s=lambda run: request.wait_s if run.plan else plan_s)
 
 
 _START = ToolAnnotations(

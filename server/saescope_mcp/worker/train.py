@@ -167,7 +167,6 @@ class TrainWorker(Worker):
             return {}
         trainer, points = training.trainer, training.trainer.history.points
         speed = self.run.plan.get("step_tokens_per_s")
-        buffered = trainer.step == 0 and training.store.n_received
         newest = self.newest()
         progress = {
             "step": trainer.step,
@@ -176,16 +175,21 @@ class TrainWorker(Worker):
             "eta_s": training.eta_s(step_s_per_token=1 / speed if speed else 0.0),
             "metrics": {"latest": points[-1] if points else None, "history": thinned(points)},
         }
-        message = (
-            f"filling the buffer: {training.store.n_received:,} tokens read"
-            if buffered
-            else self.message
-        )
         return {
             "progress": progress,
-            "message": message,
+            "message": self._phase(training),
             "checkpoint": str(newest) if newest else None,
         }
+
+    def _phase(self, training: "TrainingRun") -> str:
+        """What the run is at, in words."""
+        store, step = training.store, training.trainer.step
+        if self.message != "training" or step >= training.cfg.n_steps:
+            return self.message
+        if step == 0 and store.n_received:
+            return f"filling the buffer: {store.n_received:,} tokens read"
+        read = store.n_received >= store.cfg.n_tokens
+        return "training on the last of the text" if read else self.message
 
 
 def thinned(points: "list[Point]", n: int = HISTORY_POINTS) -> "list[Point]":
