@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saescope.activations import (
     EMBEDDED,
+    HELD_OUT,
     ContextConfig,
     Dataset,
     OwnedContexts,
@@ -26,6 +27,7 @@ from saescope.saes import SAE
 from saescope.sinks import many_sinks
 
 NOTHING = -1
+SEEN = "If the SAE was trained on them, its numbers are a little too good."
 DEFAULT_CONTEXT, LONGEST_CONTEXT = 256, 1024
 """The context of an SAE that does not say what it was trained with, and a bound on the memory that
 one context takes (tokens)."""
@@ -109,8 +111,9 @@ def evaluation_text(
     """Contexts with at least `n_tokens` counted positions, as far as the text holds them; all of
     them if they are given as a tensor.
 
-    Held-out documents come first. Others are taken only where those do not suffice and the SAE does
-    not say that it was trained on them.
+    A file or folder that the SAE does not say it was trained on is held out as a whole. Of any
+    other text held-out documents come first; the rest is taken only where those do not suffice and
+    the SAE does not say that it was trained on them.
 
     Raises:
         NotFoundError: DATASET_EMPTY: there is no such text.
@@ -119,17 +122,20 @@ def evaluation_text(
         given = masked_text("the given contexts", dataset, model, include_special=include_special)
         return replace(given, seed=seed)
     opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
-    pool = _read(model, sae, opened, n_tokens)
+    own, trained_on = _is_local(opened), _trained_on(sae, opened)
+    held_out = 1.0 if own and not trained_on else HELD_OUT
+    pool = _read(model, sae, opened, n_tokens, held_out=held_out)
     drawn, warnings = _draw(pool, model, n_tokens, seed), pool.warnings
     n_held_out = _n_counted(pool.contexts.ids, model)
-    if n_held_out < n_tokens and not _trained_on(sae, opened):
+    if own and not sae.cfg.metadata.dataset_path:
+        warnings = (*warnings, f"The SAE does not name the texts that it was trained on. {SEEN}")
+    if n_held_out < n_tokens and not (trained_on or own):
         others = _read(model, sae, opened, n_tokens - n_held_out, split="train")
         drawn = _joined(drawn, _draw(others, model, n_tokens - n_held_out, seed))
         warnings = (
             *warnings,
             f"The held-out part of {opened.name} has {n_held_out} tokens; other "
-            f"documents fill up to {n_tokens}. "
-            "If the SAE was trained on them, its numbers are a little too good.",
+            f"documents fill up to {n_tokens}. {SEEN}",
         )
     text = masked_text(
         opened.name, drawn.ids, model, documents=drawn.documents, include_special=include_special
@@ -188,11 +194,18 @@ class _Pool:
 
 
 def _read(
-    model: LanguageModel, sae: SAE, dataset: Dataset, n_tokens: int, split: Split = "held_out"
+    model: LanguageModel,
+    sae: SAE,
+    dataset: Dataset,
+    n_tokens: int,
+    *,
+    split: Split = "held_out",
+    held_out: float = HELD_OUT,
 ) -> _Pool:
     """A split, up to a bound on its counted positions."""
     size = min(sae.cfg.metadata.context_size or DEFAULT_CONTEXT, model.n_ctx, LONGEST_CONTEXT)
-    cfg = ContextConfig(context_size=size, prepend_bos=sae.cfg.metadata.prepend_bos, split=split)
+    bos = sae.cfg.metadata.prepend_bos
+    cfg = ContextConfig(context_size=size, prepend_bos=bos, split=split, held_out=held_out)
     contexts = read_owned_contexts(model, dataset, cfg)
     at_most = STREAMED * n_tokens
     at_most = at_most if dataset.name.startswith("hf:") else max(MOST_TOKENS, at_most)
@@ -226,6 +239,10 @@ def _draw(pool: _Pool, model: LanguageModel, n_tokens: int, seed: int) -> OwnedC
     so_far = counted_positions(ids, model.tokenizer.special_ids).sum(1)[order].cumsum(0)
     kept = order[: 1 + int((so_far < n_tokens).sum())].sort().values
     return OwnedContexts(ids[kept], documents[kept])
+
+
+def _is_local(dataset: Dataset) -> bool:
+    return dataset.name != EMBEDDED and Path(dataset.name).expanduser().exists()
 
 
 def _trained_on(sae: SAE, dataset: Dataset) -> bool:

@@ -420,6 +420,21 @@ def test_the_folder_of_the_training_is_known_by_its_name_from_any_working_folder
         assert (text.n_tokens >= 2000) is filled_up, said
 
 
+def test_a_file_of_the_users_own_is_held_out_as_a_whole(
+    glass: LanguageModel, tmp_path: Path
+) -> None:
+    stories = tmp_path / "mine.txt"
+    stories.write_text("\n\n".join(documents(60).documents()), encoding="utf-8")
+    sae = trained_on("hf:somebody/else", perfect_sae(glass))
+    text = evaluation_text(glass, sae, str(stories), n_tokens=10**6)
+    # all of its text counts, not the fiftieth part that a hash holds out
+    n_tokens = sum(len(glass.tokenize(each).ids) for each in documents(60).documents())
+    assert 0.9 * n_tokens < text.n_tokens <= n_tokens
+    assert not any("held-out part" in warning for warning in text.warnings)
+    unnamed = evaluation_text(glass, perfect_sae(glass), str(stories), n_tokens=300)
+    assert "does not name the texts" in unnamed.warnings[0]
+
+
 def trained_on(dataset: str, sae: SAE) -> SAE:
     cfg = replace(sae.cfg, metadata=replace(sae.cfg.metadata, raw={"dataset_path": dataset}))
     return StandardSAE(cfg, sae.tensors())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import saescope as ss
-from saescope.activations import Harvester, sources
+from saescope.activations import ActivationStore, Harvester, sources
 from saescope.activations.buffer import Rows
 from saescope.activations.sources import FORWARD_TOKENS
 from saescope.errors import ConfigError, FormatError, HookError, NotFoundError, ResourceError
@@ -278,6 +278,26 @@ def test_time_to_go_follows_both_speeds(glass: LanguageModel) -> None:
     assert run.eta_s(step_s_per_token=0.001) == pytest.approx(4096 * (0.002 + 0.001))
     run.batches.rate.add(4.0, 1000)
     assert run.eta_s(step_s_per_token=0.001) == pytest.approx(4096 * (0.002 + 0.004))
+
+
+def test_time_to_go_knows_what_drawing_from_the_buffer_takes(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once all text is read, drawing and steps are all that is left: it said 3 s with 124 steps to
+    go."""
+    run, now = TrainingRun(small(glass), glass), [0.0]
+    monkeypatch.setattr("saescope.training.data.time.monotonic", lambda: now[0])
+
+    def slow(store: ActivationStore) -> dict[str, Tensor]:
+        now[0] += 0.5 + 0.25  # of which a quarter of a second reads the text
+        run.source.spent_s += 0.25
+        return {run.cfg.hook_name: torch.zeros(1, run.cfg.d_in)}
+
+    monkeypatch.setattr(ActivationStore, "__next__", slow)
+    for _ in range(3):
+        next(run.batches)
+        now[0] += 0.1  # the step
+    assert run.batches.rate.s_per_token == pytest.approx(0.6 / run.cfg.chosen.batch_size)
 
 
 def test_an_old_speed_is_forgotten() -> None:
