@@ -24,7 +24,7 @@ class EvaluateSae(Request):
     dataset: LocalPath = Field(
         default="embedded",
         description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or '
-        '"hf:owner/name[:split]"; held-out part, all of a file of your own.',
+        '"hf:owner/name[:split]"; held-out part; all of your own file.',
     )
     text_column: Identifier = Field(
         default="", description="Column of the text, where it is not obvious."

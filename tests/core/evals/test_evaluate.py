@@ -429,7 +429,7 @@ def test_a_file_of_the_users_own_is_held_out_as_a_whole(
     text = evaluation_text(glass, sae, str(stories), n_tokens=10**6)
     # all of its text counts, not the fiftieth part that a hash holds out
     n_tokens = sum(len(glass.tokenize(each).ids) for each in documents(60).documents())
-    assert 0.9 * n_tokens < text.n_tokens <= n_tokens
+    assert 0.9 * n_tokens < text.n_tokens < 1.1 * n_tokens
     assert not any("held-out part" in warning for warning in text.warnings)
     unnamed = evaluation_text(glass, perfect_sae(glass), str(stories), n_tokens=300)
     assert "does not name the texts" in unnamed.warnings[0]
