@@ -2,6 +2,9 @@
 that tell the truth."""
 
 import ast
+import dataclasses
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import anyio
 import pytest
@@ -24,8 +28,11 @@ from tests.shapes import CHECKED, remembering
 from torch import Tensor
 
 import saescope
+from saescope import records
 from saescope.ops import SparseActs, topk_acts
+from saescope_mcp import schemas
 from saescope_mcp.app import build_server
+from saescope_mcp.schemas.common import Request
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("server/**/*.py")])
@@ -43,8 +50,10 @@ KEYWORDS_ARE_PROMISED = {
 }
 """Public functions, whose keywords are promised: a TypedDict would take a misspelt one in
 silence."""
+MAY_MIRROR = {"EvaluateSaeReply"}
+"""While an evaluation runs, every field of its reply is null: none of `Evaluation` may be."""
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
-SAID_TWICE = {"Arm", "Check", "FeatureEffect", "PublishedFile", "Separation", "Tool"}
+SAID_TWICE = {"PublishedFile", "Tool"}
 """The core's result and the form in which the server answers with it; the binder's `Tool`, and its
 subclass that speaks of tools."""
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -349,6 +358,42 @@ def test_no_code_reads_a_verdict_as_text() -> None:
     parsed = re.compile(r"verdict\w*(\[\w+\])?\.(split|r?partition|startswith|endswith|find)\(")
     found = [path.name for path in SOURCES if parsed.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def fields_of(package: ModuleType) -> dict[type, set[str]]:
+    """The classes of a package's modules with the fields that each writes itself."""
+    modules = [
+        importlib.import_module(each.name)
+        for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    return {
+        kind: {*kind.__annotations__}
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+        if "__annotations__" in vars(kind)
+    }
+
+
+def test_no_reply_writes_the_fields_of_a_record_again() -> None:
+    """A reply that says more than a record inherits it (docs/decisions/012)."""
+    written = fields_of(records)
+    whole = {
+        record: {field.name for field in dataclasses.fields(record)}
+        for record in written
+        if dataclasses.is_dataclass(record)
+    }
+    replies = {
+        kind: own for kind, own in fields_of(schemas).items() if not issubclass(kind, Request)
+    }
+    again = {
+        kind.__name__
+        for kind, own in replies.items()
+        for names in whole.values()
+        if len(own & names) >= max(3, len(names) / 2)
+    }
+    assert len(whole) > 40 and len(replies) > 30
+    assert again == MAY_MIRROR
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:

@@ -156,14 +156,14 @@ def test_each_saes_attributions_are_those_it_has_alone(
         )
         ours = [(row.feature, row.pos, row.attribution) for row in found.features if row.sae == n]
         assert ours == [(row.feature, row.pos, row.attribution) for row in alone.features]
-        share = found.shares[n]
+        share = found.by_sae[n]
         assert (share.sae, share.error_attribution, share.error_share, share.total) == (
             n,
             alone.error_attribution,
             alone.error_share,
             alone.total,
         )
-    assert found.total == sum(share.total for share in found.shares)
+    assert found.total == sum(share.total for share in found.by_sae)
     assert found.error_share is found.error_attribution is found.completeness is None
     strengths = [abs(row.attribution) for row in found.features]
     assert strengths == sorted(strengths, reverse=True)
@@ -212,7 +212,7 @@ def test_an_upper_sae_is_edited_in_the_run_that_holds_the_lower_edit(
     ids = tokens.ids[None]
     expected = metric(family.hf.logits(ids, hooks)) - metric(family.hf.logits(ids))
     close([done.delta_logit], [expected], 2e-3)
-    assert done.control_n == 2
+    assert done.control.n == 2
 
 
 def test_steering_with_several_saes_writes_what_a_plain_model_writes(family: Family) -> None:

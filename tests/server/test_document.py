@@ -19,7 +19,7 @@ PROVENANCE = Provenance(
 )
 
 
-class Numbers(ListReply):
+class Numbers(ListReply, frozen=True):
     listed: ClassVar[str] = "numbers"
     numbers: list[str]
 

@@ -22,7 +22,7 @@ class Count(Request):
     up_to: int = 3
 
 
-class Counted(Reply):
+class Counted(Reply, frozen=True):
     """What it has come to."""
 
     counted: int

@@ -29,7 +29,7 @@ from saescope.models import (
     resolve_position,
 )
 from saescope.ops import SparseActs
-from saescope.records.attribution import Attribution, FeatureEffect, Joint, SAEShare
+from saescope.records.attribution import Agreement, Attribution, FeatureEffect, Joint, SAEShare
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
@@ -219,15 +219,17 @@ def _report(
         total=sum(part.share.total for part in parts),
         error_attribution=only and only.share.error_attribution,
         error_share=only and only.share.error_share,
-        agreement_pearson=pearson([a for a, _ in measured], [m for _, m in measured]),
-        agreement_n=len(features) if joint else 0,
+        agreement=Agreement(
+            pearson([a for a, _ in measured], [m for _, m in measured]),
+            len(features) if joint else 0,
+        ),
         joint=joint,
         completeness=only and only.completeness,
         n_tokens=int(counts.sum()),
         n_left_out=int((~counts).sum()),
         n_sinks=int(q.usual.sum() - counts.sum()),
         left_out=METHODS[q.method],
-        shares=sorted((part.share for part in parts), key=lambda share: share.sae),
+        by_sae=sorted((part.share for part in parts), key=lambda share: share.sae),
         warnings=_warnings(question, parts, len(chosen), joint),
     )
 
@@ -236,13 +238,13 @@ def _effect(question: _Question, part: _Part, i: int, measured: float | None) ->
     """Pair `i` of one SAE's."""
     pos = int(part.acts.positions[i])
     return FeatureEffect(
-        part.share.sae,
-        int(part.acts.features[i]),
-        pos,
-        question.tokens.strings[pos],
-        float(part.acts.values[i]),
-        float(part.attributions[i]),
-        measured,
+        sae=part.share.sae,
+        feature=int(part.acts.features[i]),
+        pos=pos,
+        token=question.tokens.strings[pos],
+        activation=float(part.acts.values[i]),
+        attribution=float(part.attributions[i]),
+        measured_effect=measured,
     )
 
 

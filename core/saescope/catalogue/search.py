@@ -1,6 +1,7 @@
 """Finding published SAEs: by words, model, layer, site and architecture, a page at a time."""
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from saescope.catalogue.sites import weights_file
 from saescope.catalogue.spelling import canonical_model, squeezed
 from saescope.errors import ArgumentError
 from saescope.names import nearest, split_hook
+from saescope.records.catalogue import PublishedSAE
 
 MAX_LIMIT = 1000
 _SITE_ALIASES = {
@@ -26,19 +28,10 @@ _SHORTEST = 3
 characters: "2b" would be found everywhere."""
 
 
-class CatalogueRow(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueRow(PublishedSAE):
     """One published SAE as a list shows it."""
 
-    release: str
-    sae_id: str
-    model: str
-    hook_name: str
-    architecture: str
-    d_sae: int | None
-    l0: float | None
-    explained_variance: float | None
-    neuronpedia_id: str
-    cached: bool
     file: str
     """What holds its weights, relative to its repository's root."""
 
@@ -223,12 +216,12 @@ def _row(entry: Entry) -> CatalogueRow:
         release=entry.release,
         sae_id=entry.sae_id,
         model=entry.model,
-        hook_name=entry.hook_name,
-        architecture=entry.architecture,
+        hook_name=entry.hook_name or None,
+        architecture=entry.architecture or None,
         d_sae=entry.d_sae,
         l0=entry.l0,
         explained_variance=entry.explained_variance,
-        neuronpedia_id=entry.neuronpedia_id,
+        neuronpedia_id=entry.neuronpedia_id or None,
         cached=is_cached(entry.repo_id, file),
         file=file,
     )

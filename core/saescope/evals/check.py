@@ -11,6 +11,7 @@ from saescope.hooks import edit_activations
 from saescope.metrics import RunningFit, score_between
 from saescope.models import LanguageModel, counted
 from saescope.ops import SparseActs
+from saescope.records.evaluation import ProbeCheck
 from saescope.saes import SAE
 from saescope.sinks import PROBE_TEXT
 from saescope.splice import add_at_site, read_site, site_edits, splice
@@ -20,20 +21,10 @@ L0_FACTOR = 2
 """Texts differ, and so does L0 on them: only beyond this factor does a difference say something."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Quality on the probe text, position 0 and special tokens left out."""
+@dataclass(frozen=True, kw_only=True)
+class Check(ProbeCheck):
+    """Quality on the probe text, and what fires there."""
 
-    n_tokens: int
-    n_sinks: int
-    """Left out beside them: the norm at the site is out of proportion."""
-    l0: float
-    explained_variance: float | None
-    ce_score: float | None
-    """(zero ablation - with SAE) / (zero ablation - clean), of the next-token cross-entropy."""
-    published_l0: float | None
-    """The L0 that its authors measured on their texts; None if that is not known."""
-    verdict: Judgement[Quality]
     acts: SparseActs
     """What fires at the positions that are measured: `acts.typical()` and `acts.maxima()` are what
     units are made of."""
@@ -56,14 +47,14 @@ def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = No
     if published_l0 is not None and bool(mask.any()):
         verdict = _against_published(verdict, l0, published_l0)
     return Check(
-        int(mask.sum()),
-        int(counted(tokens).sum() - mask.sum()),
-        l0,
-        ev,
-        ce,
-        published_l0,
-        verdict,
-        site.acts.select(mask[site.acts.positions]),
+        n_tokens=int(mask.sum()),
+        n_sinks=int(counted(tokens).sum() - mask.sum()),
+        l0=l0,
+        explained_variance=ev,
+        ce_score=ce,
+        published_l0=published_l0,
+        verdict=verdict,
+        acts=site.acts.select(mask[site.acts.positions]),
     )
 
 

@@ -16,7 +16,7 @@ from saescope.features.card import (
 from saescope.features.contrast.contrast import (
     Contrast,
     ContrastFeature,
-    Separation,
+    HeldOut,
     contrast_models,
     contrast_texts,
 )
@@ -49,6 +49,7 @@ __all__ = [
     "FeatureCard",
     "FoundFeature",
     "FoundFeatures",
+    "HeldOut",
     "Label",
     "LabelScore",
     "LabelStore",
@@ -58,7 +59,6 @@ __all__ = [
     "QuizStore",
     "RankedFeature",
     "Ranking",
-    "Separation",
     "TextFeatures",
     "card_label",
     "contrast_models",

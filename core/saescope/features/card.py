@@ -117,7 +117,12 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
         "histogram": [CardBin(each.low, each.high, each.count) for each in row.histogram],
         "examples": [_example(each) for each in index.examples(feature, n_examples)],
         "corpus": CardCorpus(
-            made.dataset, made.n_tokens, made.n_contexts, made.context_size, made.seed, made.created
+            dataset=made.dataset,
+            n_tokens=made.n_tokens,
+            created=made.created,
+            n_contexts=made.n_contexts,
+            context_size=made.context_size,
+            seed=made.seed,
         ),
     }
 
@@ -126,12 +131,12 @@ def _example(example: Example) -> CardExample:
     tokens = [clean_token(token) for token in example.tokens]
     return CardExample(
         start=example.start,
-        tokens=tokens,
-        activations=list(example.activations),
-        pos=example.pos,
         token=tokens[example.pos],
         activation=example.activation,
         band=example.band,
+        tokens=tokens,
+        activations=list(example.activations),
+        pos=example.pos,
     )
 
 

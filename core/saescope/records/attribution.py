@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from saescope.records.prediction import TargetLogit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureEffect:
     """One feature at one position: what it adds to the logit, and what is lost when it is
     ablated."""
@@ -30,7 +30,7 @@ class Joint:
     n_controls: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SAEShare:
     """What one SAE sees and does not see of the logit."""
 
@@ -48,10 +48,18 @@ class SAEShare:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """Correlation of attribution and measured effect over the n listed features."""
+
+    pearson: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attribution:
     """An explanation of one logit (or difference of two) with its evidence.
 
-    With several SAEs, what belongs to one of them stands in `shares`, and error and completeness
+    With several SAEs, what belongs to one of them stands in `by_sae`, and error and completeness
     here are None: attributions of SAEs in series overlap, so that their sum means nothing.
     """
 
@@ -61,17 +69,17 @@ class Attribution:
     features: list[FeatureEffect]
     total: int
     """Active (feature, position) pairs that were considered, of all SAEs."""
+    by_sae: list[SAEShare]
     error_attribution: float | None
     error_share: float | None
-    agreement_pearson: float | None
-    agreement_n: int
+    agreement: Agreement
     joint: Joint | None
     completeness: float | None
+    left_out: str
+    """What the method does not see."""
     n_tokens: int
     """Positions that count for at least one of the SAEs."""
     n_left_out: int
     n_sinks: int
     """How many of those left out are positions whose norm at the site is out of proportion."""
-    left_out: str
-    shares: list[SAEShare]
     warnings: list[str] = field(default_factory=list[str])

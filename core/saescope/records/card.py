@@ -16,8 +16,18 @@ class CardToken:
     within one feature."""
 
 
-@dataclass(frozen=True, slots=True)
-class CardExample:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The token of the corpus that an example was taken for."""
+
+    token: str
+    activation: float
+    band: str
+    """"top", or the part of the activation range that it was sampled from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardExample(Peak):
     """A context from the corpus in which the feature fires."""
 
     start: int
@@ -28,10 +38,6 @@ class CardExample:
     """One a token; 0 where it is silent."""
     pos: int
     """The position in `tokens` of the token that the example was taken for."""
-    token: str
-    activation: float
-    band: str
-    """"top", or the part of the activation range that it was sampled from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +71,29 @@ class CardBin:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class CardCorpus:
-    """The text that the index was made from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedText:
+    """The text that an index was made from."""
 
     dataset: str
     n_tokens: int
-    n_contexts: int
-    context_size: int
-    seed: int
     created: str
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureCard:
-    """`dataclasses.asdict` of it is what a page is rendered from. Without an index `corpus`,
-    `density` and the maximum are None."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardCorpus(IndexedText):
+    """The text that the index was made from, and how it was cut."""
+
+    n_contexts: int
+    context_size: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureFacts:
+    """What is known of a feature. Without an index `corpus`, `density` and the maximum are None."""
 
     feature: int
-    sae: str
-    """How the SAE is called here."""
-    model: str
-    hook_name: str
-    hook_name_out: str
-    architecture: str
-    d_sae: int
-    weights_hash: str
     density: float | None
     n_fired: int | None
     max_activation: float | None
@@ -102,18 +105,32 @@ class FeatureCard:
     one of an earlier version."""
     quantiles: dict[str, float]
     """"0.5", "0.9", "0.99" of the activations above zero."""
-    histogram: list[CardBin]
-    examples: list[CardExample]
-    promotes: list[CardToken]
-    suppresses: list[CardToken]
     effects_through: str
     """How promoted and suppressed tokens were found, in one sentence; why not, where there are
     none."""
     neighbours: list[CardNeighbour]
     cofiring: list[CardPartner]
+    corpus: CardCorpus | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCard(FeatureFacts):
+    """`dataclasses.asdict` of it is what a page is rendered from."""
+
+    sae: str
+    """How the SAE is called here."""
+    model: str
+    hook_name: str
+    hook_name_out: str
+    architecture: str
+    d_sae: int
+    weights_hash: str
+    histogram: list[CardBin]
+    examples: list[CardExample]
+    promotes: list[CardToken]
+    suppresses: list[CardToken]
     labels: list[CardLabel]
     """Best first."""
-    corpus: CardCorpus | None
     url: str
     """Its page on Neuronpedia, or empty."""
     warnings: list[str]

@@ -4,7 +4,24 @@ with reasons."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from saescope.verdicts import Quality
+from saescope.verdicts import Judgement, Quality
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeCheck:
+    """The SAE on a probe text: does it belong to this model and site? Position 0 and special tokens
+    are left out."""
+
+    n_tokens: int
+    n_sinks: int
+    """Left out beside them: the norm at the site is out of proportion."""
+    l0: float
+    explained_variance: float | None
+    ce_score: float | None
+    """(zero ablation - with SAE) / (zero ablation - clean), of the next-token cross-entropy."""
+    published_l0: float | None
+    """The L0 that its authors measured on their texts; None if that is not known."""
+    verdict: Judgement[Quality]
 
 
 @dataclass(frozen=True, slots=True)

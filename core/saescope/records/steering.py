@@ -8,6 +8,15 @@ from saescope.verdicts import Effect, Judgement
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """delta_logit of the same edits on n random features."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Intervention:
     """Effect of an edit on the next-token prediction."""
 
@@ -17,11 +26,10 @@ class Intervention:
     """After minus before, of the target's logit (of its difference to `against`)."""
     kl: float
     """KL(after, before) in nats."""
-    control_mean: float | None
-    control_sd: float | None
-    control_n: int
+    control: Control
     unit_values: list[float]
     unit_source: str
+    """Where the maxima come from: the index if there is one."""
     n_tokens: int
     n_left_out: int
     n_sinks: int
@@ -29,25 +37,38 @@ class Intervention:
     warnings: list[str] = field(default_factory=list[str])
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One continuation and its numbers; None where there is nothing to measure."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """What can be counted on a generated text, as far as it has tokens."""
 
-    label: str
-    text: str
-    n_tokens: int
     concept_score: float | None
     """Share of the generated tokens that are concept tokens."""
     perplexity: float | None
     repetition: float
     """1 - distinct / total 3-grams."""
     kl: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """One generated text."""
+
+    label: str
+    text: str
+    n_tokens: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Arm(GeneratedText):
+    """A generated text with what was changed at random."""
+
     features: list[FeatureRef] = field(default_factory=list[FeatureRef])
     """The random features of a control, one for every edit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Steering:
+@dataclass(frozen=True, kw_only=True)
+class SteeredTexts:
     """Baseline, steered samples and controls of one prompt."""
 
     baseline: Arm
@@ -55,10 +76,18 @@ class Steering:
     controls: list[Arm]
     unit_values: list[float]
     unit_source: str
+    """Where the maxima come from: the index if there is one."""
     concept_tokens: list[str]
+    n_sinks: int
+    """Positions of the prompt that are not edited because their norm at the site is out of
+    proportion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering(SteeredTexts):
+    """What was generated, and what to make of it."""
+
     verdict: Judgement[Effect]
     n_left_out: int
-    """Positions of the prompt that are not edited."""
-    n_sinks: int
-    """How many of these have a norm at the site that is out of proportion."""
+    """Positions of the prompt that are not edited, sinks included."""
     warnings: list[str] = field(default_factory=list[str])

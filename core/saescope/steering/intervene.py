@@ -4,7 +4,6 @@ features."""
 from collections.abc import Sequence
 from functools import partial
 from statistics import mean, stdev
-from typing import TypedDict
 
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from saescope.models import (
 )
 from saescope.ops import SparseActs
 from saescope.records.prediction import Readout
-from saescope.records.steering import Intervention
+from saescope.records.steering import Control, Intervention
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
@@ -71,7 +70,7 @@ def intervene(
         after=_readout(model, changed[0], wanted),
         delta_logit=effects[0],
         kl=float(kl_divergence(changed[0], clean[0])),
-        **_of_controls(effects[1:]),
+        control=_control(effects[1:]),
         unit_values=units.values,
         unit_source=units.source,
         n_tokens=(n_edited := int(masks.any(0).sum())),
@@ -87,18 +86,12 @@ def _variant(stack: Stack, plans: Plans) -> Variant:
     return {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in plans.items()}
 
 
-class _ControlFields(TypedDict):
-    control_mean: float | None
-    control_sd: float | None
-    control_n: int
-
-
-def _of_controls(effects: list[float]) -> _ControlFields:
-    return {
-        "control_mean": mean(effects) if effects else None,
-        "control_sd": stdev(effects) if len(effects) > 1 else None,
-        "control_n": len(effects),
-    }
+def _control(effects: list[float]) -> Control:
+    return Control(
+        mean(effects) if effects else None,
+        stdev(effects) if len(effects) > 1 else None,
+        len(effects),
+    )
 
 
 def _readout(model: LanguageModel, logits: Tensor, target: Target) -> Readout:

@@ -11,7 +11,7 @@ from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.ops import SparseActs
 from saescope.records.features import FeatureRef
-from saescope.records.steering import Arm, Steering
+from saescope.records.steering import Arm, Metrics, Steering
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.stack import Stack, as_stack
@@ -173,10 +173,7 @@ def _arm(model: LanguageModel, label: str, row: Generation, concept: set[int]) -
         label,
         model.tokenizer.join(row.ids),
         len(row.ids),
-        score,
-        row.perplexity,
-        repetition,
-        row.kl,
+        Metrics(concept_score=score, perplexity=row.perplexity, repetition=repetition, kl=row.kl),
     )
 
 
@@ -185,7 +182,7 @@ def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> 
         return Judgement(
             Effect.NONE, "the text is the unsteered one; raise the strength, if the mode has one"
         )
-    if mean(arm.repetition for arm in steered) > 0.5:
+    if mean(arm.metrics.repetition for arm in steered) > 0.5:
         why = "the steered text repeats itself; lower the strength"
         return Judgement(Effect.DEGENERATE, why)
     if _perplexity(steered) > MOST_PERPLEXED * max(_perplexity([baseline]), 1.0):
@@ -217,9 +214,9 @@ def _verdict(baseline: Arm, steered: Sequence[Arm], controls: Sequence[Arm]) -> 
 
 
 def _perplexity(arms: Sequence[Arm]) -> float:
-    return max((arm.perplexity for arm in arms if arm.perplexity is not None), default=1.0)
+    return max((each for arm in arms if (each := arm.metrics.perplexity) is not None), default=1.0)
 
 
 def _mean_score(arms: Sequence[Arm]) -> float | None:
-    scores = [arm.concept_score for arm in arms if arm.concept_score is not None]
+    scores = [each for arm in arms if (each := arm.metrics.concept_score) is not None]
     return mean(scores) if scores else None

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from saescope.errors import NumericError
-from saescope_mcp.schemas.common import Reply, Request
+from saescope_mcp.schemas.common import Reply, Request, in_order
 
 Document = dict[str, Any]
 
@@ -31,7 +31,7 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
             reply = reply.model_copy(
                 update={"provenance": reply.provenance and reply.provenance.brief()}
             )
-    done: Document = tidy(reply.model_dump(mode="json"))
+    done: Document = tidy(in_order(type(reply), reply.model_dump(mode="json")))
     return _within(done, reply, arguments, max_bytes=3 * max_tokens)
 
 

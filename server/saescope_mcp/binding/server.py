@@ -20,6 +20,7 @@ from saescope_mcp.binding.progress import reported
 from saescope_mcp.binding.refusal import unknown_tool
 from saescope_mcp.binding.wire import Lines, private_stdin
 from saescope_mcp.schemas.bounds import MARK, publish_bounds
+from saescope_mcp.schemas.common import Reply, in_order
 from saescope_mcp.settings import Settings
 
 
@@ -47,7 +48,7 @@ def bind(tool: Tool, state: State) -> BoundTool:
         parameters=input_schema(tool.request, state.settings),
         fn_metadata=FuncMetadata(
             arg_model=ArgModelBase,
-            output_schema=_published(tool.reply, _limits(state.settings), "serialization"),
+            output_schema=output_schema(tool.reply, state.settings),
         ),
         is_async=True,
         context_kwarg=None,
@@ -127,6 +128,11 @@ def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]
     properties = dict(schema["properties"])
     properties["response_format"] = properties.pop("response_format")
     return schema | {"properties": properties}
+
+
+def output_schema(reply: type[Reply], settings: Settings) -> dict[str, Any]:
+    schema = _published(reply, _limits(settings), "serialization")
+    return schema | {"properties": in_order(reply, schema["properties"])}
 
 
 def _limits(settings: Settings) -> Any:

@@ -1,12 +1,12 @@
 """attribute_logit: which features a prediction rests on."""
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from saescope.records.attribution import Joint
+from saescope.records.attribution import Attribution, FeatureEffect, SAEShare
 from saescope.records.labels import ShortLabel
-from saescope.records.prediction import TargetLogit
 from saescope_mcp.schemas.bounds import AtMost
 from saescope_mcp.schemas.common import (
     Against,
@@ -52,60 +52,29 @@ class AttributeLogit(SAEsRequest):
     chat: Chat = False
 
 
-class FeatureEffect(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectRow(FeatureEffect):
     """What one feature at one position adds to the logit: estimated, and measured by ablation."""
 
     sae: OneOfSeveral = None
-    feature: int
-    pos: int
-    token: str
-    activation: float
-    attribution: float
-    measured_effect: float | None
     label: ShortLabel | None
     url: str | None
 
 
-class Agreement(BaseModel):
-    """Correlation of attribution and measured effect over the n listed features."""
-
-    pearson: float | None
-    n: int
-
-
-class ShareOf(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareOf(SAEShare):
     """What one of several SAEs sees and does not see of the logit."""
 
     sae: str
-    total: int
-    error_attribution: float
-    error_share: float | None
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
 
 
-class AttributeLogitReply(ListReply):
+class AttributeLogitReply(ListReply, Attribution, frozen=True):
     """Features by size of attribution, of all SAEs together."""
 
     listed: ClassVar[str] = "features"
 
-    target: TargetLogit
-    against: TargetLogit | None
-    position: int
     method: str
-    features: list[FeatureEffect]
+    features: list[EffectRow]
     by_sae: list[ShareOf] = Field(default=[], exclude_if=is_empty)
-    """For several SAEs; the two numbers below are null then."""
-    error_attribution: float | None
-    error_share: float | None
-    agreement: Agreement
-    joint: Joint | None
-    completeness: float | None
-    left_out: str
-    """What the method does not see."""
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-    """How many are left out because their norm at the site is out of proportion."""
+    """For several SAEs; error and completeness are null then."""
     bos_prepended: bool

@@ -256,7 +256,7 @@ class Provenance(BaseModel):
         )
 
 
-class Reply(BaseModel):
+class Reply(BaseModel, frozen=True):
     """Result of a tool; `summary` says no more than `evidence` allows."""
 
     model_config = ConfigDict(extra="forbid")
@@ -271,9 +271,17 @@ class Reply(BaseModel):
     provenance: Provenance | None = None
 
 
-class ListReply(Reply):
+class ListReply(Reply, frozen=True):
     """A reply whose main part is one list."""
 
     total: int
     truncated: bool = False
     next_offset: int | None = None
+
+
+def in_order(kind: type[Reply], named: dict[str, Any]) -> dict[str, Any]:
+    """With what replies of each kind have in common first: fields of a record that a reply inherits
+    would stand before the summary."""
+    common = ListReply if issubclass(kind, ListReply) else Reply
+    first = [name for name in common.model_fields if name in named]
+    return {name: named[name] for name in dict.fromkeys([*first, *named])}

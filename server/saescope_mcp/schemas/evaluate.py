@@ -42,7 +42,7 @@ class EvaluateSae(Request):
     )
 
 
-class EvaluateSaeReply(Reply):
+class EvaluateSaeReply(Reply, frozen=True):
     """State "running": call job_status with `job_id`; what is not known yet, or cannot be measured
     on this text, is null."""
 

@@ -1,11 +1,19 @@
 """describe_feature, find_features, quiz_feature and label_feature: knowing a feature."""
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from saescope.records.card import CardCorpus, CardNeighbour, CardPartner
+from saescope.records.card import FeatureFacts, Peak
+from saescope.records.features import (
+    Auc,
+    Confirmation,
+    ContrastedSets,
+    FoundFeature,
+    Separation,
+)
 from saescope.records.labels import QuizItem, ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
 from saescope_mcp.schemas.common import (
@@ -34,42 +42,25 @@ class DescribeFeature(Request):
     neuronpedia: AskNeuronpedia = False
 
 
-class ExampleText(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleText(Peak):
     """A stretch of the corpus; ⟦ and ⟧ mark the token of this activation."""
 
     pos: int
     """The token's position in its context of the corpus."""
     text: str
-    token: str
-    activation: float
-    band: str
-    """ "top", or the part of the activation range that it was sampled from."""
 
 
-class DescribeFeatureReply(Reply):
+class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
     """Without an index, what only a corpus can tell is null or empty."""
 
     listed: ClassVar[str] = "examples"
 
-    feature: int
     label: ShortLabel | None
     labels: list[ShortLabel]
-    density: float | None
-    n_fired: int | None
-    max_activation: float | None
-    mean_activation: float | None
-    """Where it fires."""
-    typical_activation: float | None
-    """99th percentile where it fires: what is strong for it."""
-    quantiles: dict[str, float]
     examples: list[ExampleText]
     promotes: list[str]
     suppresses: list[str]
-    effects_through: str
-    """How promoted and suppressed tokens were found."""
-    neighbours: list[CardNeighbour]
-    cofiring: list[CardPartner]
-    corpus: CardCorpus | None
     url: str | None
     page: str
     """The whole card as a resource: text/html."""
@@ -142,7 +133,7 @@ class QuizFeature(Request):
     seed: Seed = 0
 
 
-class QuizFeatureReply(Reply):
+class QuizFeatureReply(Reply, frozen=True):
     """The answers stay here."""
 
     listed: ClassVar[str] = ""
@@ -170,7 +161,7 @@ class LabelFeature(Request):
         return self
 
 
-class LabelFeatureReply(Reply):
+class LabelFeatureReply(Reply, frozen=True):
     """The label as it is now known."""
 
     feature: int
@@ -183,59 +174,42 @@ class LabelFeatureReply(Reply):
     """All of this feature, best first."""
 
 
-class Found(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRow(FoundFeature):
     """A feature, and why it is listed; what was not measured is null."""
 
-    feature: int
-    score: float
-    why: str
     label: ShortLabel | None
     url: str | None
 
 
-class Separation(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested(Separation):
     """On the texts that had no part in the choice (all, if none were held out)."""
 
-    d: float
-    """Cohen's d; positive: higher on `texts`."""
-    auc: float
-    low: float
-    high: float
-    p: float
     q: float
     """The false discovery rate of p among the chosen (Benjamini-Hochberg)."""
 
 
-class Contrasted(Found):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrasted(Confirmation, FoundRow):
     """A feature that tells the two sides apart."""
 
-    separation: Separation
-    confirmed: bool
-    auc_equal_length: float
-    """With every text cut to the shortest one's length."""
-    position_correlation: float
-    confounds: list[str]
+    separation: Tested
 
 
-class Together(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together(ContrastedSets, Auc):
     """All listed features summed, on the held-out texts."""
 
-    auc: float
-    low: float
-    high: float
-    n_texts: int
-    n_against: int
     n_held_out: list[int] | None
-    length_auc: float
-    """How well the length of the texts alone tells them apart."""
 
 
-class FindFeaturesReply(ListReply):
+class FindFeaturesReply(ListReply, frozen=True):
     """Features, best first."""
 
     listed: ClassVar[str] = "features"
 
     by: str
     """What was searched by, and what the score is."""
-    features: list[Contrasted | Found]
+    features: list[Contrasted | FoundRow]
     together: Together | None = None

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from saescope.records.catalogue import PublishedSAE
 from saescope_mcp.schemas.bounds import AtMost, Identifier
 from saescope_mcp.schemas.common import ListReply, Page, Request, is_empty
 
@@ -18,22 +19,6 @@ class FindSaes(Request):
     architecture: Identifier = Field(default="", description='Part of it, e.g. "topk".')
     limit: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="SAEs to list.")
     offset: Page = 0
-
-
-class PublishedSAE(BaseModel):
-    """One published SAE; null where its publication does not say."""
-
-    release: str
-    sae_id: str
-    model: str
-    hook_name: str | None
-    architecture: str | None
-    d_sae: int | None
-    l0: float | None
-    explained_variance: float | None
-    neuronpedia_id: str | None
-    cached: bool
-    """Its weights are on this machine."""
 
 
 class ModelHere(BaseModel):
@@ -55,7 +40,7 @@ class ModelHere(BaseModel):
     """Its files are on this machine."""
 
 
-class FindSaesReply(ListReply):
+class FindSaesReply(ListReply, frozen=True):
     """Published SAEs that fit."""
 
     listed: ClassVar[str] = "saes"

@@ -45,7 +45,7 @@ class IndexSummary(BaseModel):
     path: str
 
 
-class IndexFeaturesReply(Reply):
+class IndexFeaturesReply(Reply, frozen=True):
     """State "queued" or "running": call job_status with `job_id`."""
 
     state: Literal["done"] | JobState

@@ -1,10 +1,13 @@
 """load_sae and unload."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saescope.records.card import IndexedText
+from saescope.records.evaluation import ProbeCheck
 from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
 from saescope_mcp.schemas.common import Reply, Request
 
@@ -68,29 +71,19 @@ class Memory(BaseModel):
     budget: int
 
 
-class Check(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRow(ProbeCheck):
     """The SAE on a probe text: does it belong to this model and site?"""
 
-    n_tokens: int
-    n_sinks: int
-    """Left out beside them: the norm at the site is out of proportion."""
-    l0: float
-    explained_variance: float | None
-    ce_score: float | None
-    published_l0: float | None
-    """Null if its publication does not say."""
     verdict: str
 
 
-class IndexFound(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFound(IndexedText):
     """What describe_feature and units will use."""
 
-    dataset: str
-    n_tokens: int
-    created: str
 
-
-class LoadSaeReply(Reply):
+class LoadSaeReply(Reply, frozen=True):
     """State "running": call job_status with `job_id`; what is not known yet is null."""
 
     state: Literal["done", "running", "planned"]
@@ -110,7 +103,7 @@ class LoadSaeReply(Reply):
     memory: Memory | None = None
     fits: bool | None = None
     """Whether it fits, in a dry run; null if the model's size is not known before its download."""
-    check: Check | None = None
+    check: CheckRow | None = None
     index: IndexFound | None = None
     """Null: none yet; index_features makes one."""
 
@@ -121,7 +114,7 @@ class Unload(Request):
     handle: Identifier = Field(description="An SAE's, or a model's (\"smollm2-135m\").")
 
 
-class UnloadReply(Reply):
+class UnloadReply(Reply, frozen=True):
     """What was let go of."""
 
     handle: str

@@ -53,7 +53,7 @@ class PublishedFile(BaseModel):
     bytes: int
 
 
-class PublishSaeReply(Reply):
+class PublishSaeReply(Reply, frozen=True):
     """State "planned": nothing was written."""
 
     state: Literal["done", "planned", "running"]

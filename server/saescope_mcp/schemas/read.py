@@ -1,9 +1,11 @@
 """encode_text and top_features: reading features off texts."""
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from saescope.records.features import Fit, RankedFeature, Ranking, SAECount, TextToken
 from saescope.records.labels import ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Text
 from saescope_mcp.schemas.common import (
@@ -40,45 +42,30 @@ class Activation(BaseModel):
     activation: float
 
 
-class TokenRow(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRow(TextToken):
     """One token with the strongest features of an SAE there."""
 
     sae: OneOfSeveral = None
-    text_index: int
-    pos: int
-    token: str
     l0: int
     features: list[Activation]
 
 
-class EncodedBy(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBy(Fit):
     """How one of several SAEs reconstructs the texts."""
 
     sae: str
-    l0_mean: float | None
-    explained_variance: float | None
-    cosine: float | None
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
 
 
-class EncodeTextReply(ListReply):
+class EncodeTextReply(ListReply, Fit, frozen=True):
     """Tokens in reading order; with several SAEs each has a row for every SAE."""
 
     listed: ClassVar[str] = "tokens"
 
     tokens: list[TokenRow]
     by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
-    """For several SAEs; the three numbers below are null then."""
-    l0_mean: float | None
-    explained_variance: float | None
-    """Null on fewer than 16 tokens."""
-    cosine: float | None
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-    """How many are left out because their norm at the site is out of proportion."""
+    """For several SAEs; what only one can have is null then."""
     bos_prepended: bool
 
 
@@ -97,45 +84,25 @@ class TopFeatures(TextsRequest, ContrastFile):
     include_special: IncludeSpecial = False
 
 
-class TopToken(BaseModel):
-    """Where a feature fires most."""
-
-    text_index: int
-    pos: int
-    token: str
-
-
-class FeatureRow(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureRow(RankedFeature):
     """A feature over all counted tokens of the texts."""
 
     sae: OneOfSeveral = None
-    feature: int
-    score: float
-    max_activation: float
-    mean_activation: float
-    n_tokens: int
-    top_token: TopToken
-    share: float
-    """Share of the counted tokens on which it fires."""
     density: float | None
-    """The same for the indexed corpus; null without an index."""
-    promotes: list[str]
+    """The share of tokens at which it fires in the indexed corpus; null without an index."""
     label: ShortLabel | None
     url: str | None
 
 
-class CountedBy(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedBy(SAECount):
     """What one of several SAEs sees of the texts."""
 
     sae: str
-    total: int
-    """Its features that fire."""
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
 
 
-class TopFeaturesReply(ListReply):
+class TopFeaturesReply(ListReply, Ranking, frozen=True):
     """Features by score, of all SAEs together."""
 
     listed: ClassVar[str] = "features"
@@ -143,8 +110,4 @@ class TopFeaturesReply(ListReply):
     features: list[FeatureRow]
     by_sae: list[CountedBy] = Field(default=[], exclude_if=is_empty)
     """For several SAEs."""
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-    """How many are left out because their norm at the site is out of proportion."""
     bos_prepended: bool

@@ -51,7 +51,7 @@ class JobRow(BaseModel):
     elapsed_s: float
 
 
-class ServerStatusReply(Reply):
+class ServerStatusReply(Reply, frozen=True):
     """What is here and what is allowed."""
 
     listed: ClassVar[str] = "cached"
@@ -80,7 +80,7 @@ class JobStatus(Request):
     picture: bool = Field(default=False, description="Also draw a training's curves (PNG).")
 
 
-class JobStatusReply(ListReply):
+class JobStatusReply(ListReply, frozen=True):
     """One job in full, or with an empty job_id all of them in `jobs`."""
 
     listed: ClassVar[str] = "jobs"

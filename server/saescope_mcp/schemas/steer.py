@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from saescope.records.labels import ShortLabel
-from saescope.records.prediction import Readout
+from saescope.records.steering import GeneratedText, Intervention, SteeredTexts
 from saescope_mcp.schemas.bounds import AtMost, Identifier
 from saescope_mcp.schemas.common import (
     Against,
@@ -99,14 +99,6 @@ class Intervene(ChangingRequest):
         return self.edits
 
 
-class Control(BaseModel):
-    """delta_logit of the same edits on n random features."""
-
-    mean: float | None
-    sd: float | None
-    n: int
-
-
 class Named(BaseModel):
     """A changed feature and what is said of it."""
 
@@ -116,25 +108,12 @@ class Named(BaseModel):
     url: str | None
 
 
-class InterveneReply(Reply):
+class InterveneReply(Reply, Intervention, frozen=True):
     """The prediction before and after."""
 
-    before: Readout
-    after: Readout
-    delta_logit: float
-    kl: float
-    """KL(after, before) in nats."""
-    control: Control
     unit_value: float
     """The unit of the first edit; `unit_values` has them all."""
-    unit_values: list[float]
-    unit_source: str
-    """Where the maxima come from: the index if there is one."""
     features: list[Named]
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-    """How many are left out because their norm at the site is out of proportion."""
     bos_prepended: bool
 
 
@@ -173,41 +152,17 @@ class SteerGenerate(ChangingRequest):
         return self
 
 
-class Metrics(BaseModel):
-    """What can be counted on a generated text; null where it has no token."""
-
-    concept_score: float | None
-    perplexity: float | None
-    repetition: float | None
-    kl: float | None
-
-
-class Arm(BaseModel):
-    """One generated text."""
-
-    label: str
-    text: str
-    n_tokens: int
-    metrics: Metrics
-
-
-class SteerGenerateReply(Reply):
+class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     """Unsteered, steered, and steered with random features instead."""
 
     listed: ClassVar[str] = "controls"
 
-    baseline: Arm
-    steered: list[Arm]
-    controls: list[Arm]
+    baseline: GeneratedText
+    steered: list[GeneratedText]
+    controls: list[GeneratedText]
     unit_value: float
     """The unit of the first feature; `unit_values` has them all."""
-    unit_values: list[float]
-    unit_source: str
-    """Where the maxima come from: the index if there is one."""
     features: list[Named]
-    concept_tokens: list[str]
     verdict: str
-    n_sinks: int
-    """Positions of the prompt that are not edited for their norm at the site."""
     bos_prepended: bool
     truncated: bool = False

@@ -126,7 +126,7 @@ class TrainPlan(Estimate):
     device: str
 
 
-class TrainSaeReply(Reply):
+class TrainSaeReply(Reply, frozen=True):
     """State "queued" or "running": call job_status with `job_id`."""
 
     state: Literal["planned"] | JobState
@@ -148,7 +148,7 @@ class CancelJob(Request):
     job_id: Identifier = Field(description='Job, e.g. "train-1a2b3c".')
 
 
-class CancelJobReply(Reply):
+class CancelJobReply(Reply, frozen=True):
     """State after at most the longest wait; "running" if it has not stopped yet."""
 
     job_id: str

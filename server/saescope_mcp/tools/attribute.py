@@ -5,23 +5,21 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.records.attribution import Attribution, Joint
-from saescope.records.attribution import FeatureEffect as Effect
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import (
     brief,
-    feature_url,
     left_out,
     provenance,
     spread,
     stands_out,
 )
-from saescope_mcp.replies.labels import StackLabels, labels_of_stack
+from saescope_mcp.replies.labels import labels_of_stack
+from saescope_mcp.replies.rows import extended, names_of
 from saescope_mcp.schemas.attribute import (
-    Agreement,
     AttributeLogit,
     AttributeLogitReply,
-    FeatureEffect,
+    EffectRow,
     ShareOf,
 )
 from saescope_mcp.schemas.common import Evidence
@@ -39,30 +37,26 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
     async with state.use_all(request.handles) as stack:
         tokens, found = await _attribute(stack, request)
     labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in found.features])
-    return AttributeLogitReply(
+    return extended(
+        AttributeLogitReply,
+        found,
         summary=f"{_summary(found, stack)} "
         f"{left_out(found.n_left_out, [tokens], n_sinks=found.n_sinks)}",
         warnings=[*found.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=_next(request, found, tokens, stack),
         evidence=_evidence(found),
         provenance=provenance(stack, request.seed),
-        target=found.target,
-        against=found.against,
-        position=found.position,
         method=request.method,
-        features=[_effect(row, stack, labels) for row in found.features],
-        total=found.total,
+        features=[
+            extended(EffectRow, row, **names_of(stack, labels, row.sae, row.feature))
+            for row in found.features
+        ],
         truncated=len(found.features) < found.total,
-        by_sae=_shares(found, stack),
-        error_attribution=found.error_attribution,
-        error_share=found.error_share,
-        agreement=Agreement(pearson=found.agreement_pearson, n=found.agreement_n),
-        joint=found.joint,
-        completeness=found.completeness,
-        left_out=found.left_out,
-        n_tokens=found.n_tokens,
-        n_left_out=found.n_left_out,
-        n_sinks=found.n_sinks,
+        by_sae=[
+            extended(ShareOf, share, sae=handle)
+            for share in found.by_sae
+            if (handle := stack.handle(share.sae))
+        ],
         bos_prepended=tokens.bos_prepended,
     )
 
@@ -91,22 +85,6 @@ async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Toke
     return tokens, found
 
 
-def _shares(found: Attribution, stack: LoadedStack) -> list[ShareOf]:
-    return [
-        ShareOf(
-            sae=handle,
-            total=share.total,
-            error_attribution=share.error_attribution,
-            error_share=share.error_share,
-            n_tokens=share.n_tokens,
-            n_left_out=share.n_left_out,
-            n_sinks=share.n_sinks,
-        )
-        for share in found.shares
-        if (handle := stack.handle(share.sae))
-    ]
-
-
 def _evidence(found: Attribution) -> Evidence:
     if found.joint is None:
         return "correlational"
@@ -125,7 +103,7 @@ def _summary(found: Attribution, stack: LoadedStack) -> str:
 
 
 def _in_errors(found: Attribution, stack: LoadedStack) -> str:
-    shares = [(each.sae, each.error_share) for each in found.shares if each.error_share is not None]
+    shares = [(each.sae, each.error_share) for each in found.by_sae if each.error_share is not None]
     if not shares:
         return "nothing is attributed."
     if found.error_share is not None:
@@ -176,20 +154,6 @@ def _next(
             **same,
         )
     ]
-
-
-def _effect(row: Effect, stack: LoadedStack, labels: StackLabels) -> FeatureEffect:
-    return FeatureEffect(
-        sae=stack.handle(row.sae),
-        feature=row.feature,
-        pos=row.pos,
-        token=row.token,
-        activation=row.activation,
-        attribution=row.attribution,
-        measured_effect=row.measured_effect,
-        label=labels.by_feature.get((row.sae, row.feature)),
-        url=feature_url(stack.entries[row.sae], row.feature),
-    )
 
 
 TOOLS = [

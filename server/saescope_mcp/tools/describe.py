@@ -13,6 +13,7 @@ from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.labels import in_short
 from saescope_mcp.replies.neuronpedia import fetch_labels
 from saescope_mcp.replies.pictures import of_feature
+from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.features import (
     DescribeFeature,
     DescribeFeatureReply,
@@ -51,28 +52,21 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     if request.picture:
         path, pictures = await state.workers.run(partial(of_feature, asdict(card)))
     labels: list[ShortLabel] = [*card.labels[:N_LABELS]]
-    return DescribeFeatureReply(
+    return extended(
+        DescribeFeatureReply,
+        card,
         summary=_summary(card, labels),
         warnings=[*card.warnings, *warnings],
         next=_next(request, card),
         evidence="observed",
         provenance=provenance(entry),
-        feature=card.feature,
         label=labels[0] if labels else None,
         labels=labels,
-        density=card.density,
-        n_fired=card.n_fired,
-        max_activation=card.max_activation,
-        mean_activation=card.mean_activation,
-        typical_activation=card.typical_activation,
-        quantiles=card.quantiles,
         examples=[_example(example) for example in card.examples[: request.n_examples]],
         promotes=[row.token for row in card.promotes[:N_PROMOTED]],
         suppresses=[row.token for row in card.suppresses[:N_PROMOTED]],
-        effects_through=card.effects_through,
         neighbours=[replace(row, label=in_short(row.label)) for row in card.neighbours[:N_RELATED]],
         cofiring=[replace(row, label=in_short(row.label)) for row in card.cofiring[:N_RELATED]],
-        corpus=card.corpus,
         url=card.url or None,
         page=PAGE_URI.format(sae=request.sae, feature=request.feature),
         page_path=path,
@@ -161,12 +155,8 @@ def _example(example: "CardExample") -> ExampleText:
     tokens[example.pos] = f"{space}⟦{word[len(space) :]}⟧"
     ends = ("…" if first else "", "…" if last < len(tokens) else "")
     text = "".join(tokens[first:last])
-    return ExampleText(
-        pos=example.start + example.pos,
-        text=f"{ends[0]}{text}{ends[1]}",
-        token=example.token,
-        activation=example.activation,
-        band=example.band,
+    return extended(
+        ExampleText, example, pos=example.start + example.pos, text=f"{ends[0]}{text}{ends[1]}"
     )
 
 

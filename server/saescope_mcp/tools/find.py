@@ -7,7 +7,7 @@ from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
-from saescope_mcp.schemas.find import FindSaes, FindSaesReply, ModelHere, PublishedSAE
+from saescope_mcp.schemas.find import FindSaes, FindSaesReply, ModelHere
 from saescope_mcp.state import AppState, Placement, Source, load_call
 
 if TYPE_CHECKING:
@@ -30,16 +30,7 @@ async def find_saes(state: AppState, request: FindSaes) -> FindSaesReply:
         summary=_summary(request, page, without) + (_fits(fit) if fit else ""),
         warnings=_warnings(page, allowed=state.settings.allow_pickle),
         next=_next(request, page, without, end if more else None),
-        saes=[
-            PublishedSAE.model_validate(
-                {
-                    name: None if value == "" else value
-                    for name, value in row._asdict().items()
-                    if name != "file"
-                }
-            )
-            for row in page.saes
-        ],
+        saes=[*page.saes],
         total=page.total,
         truncated=more,
         next_offset=end if more else None,

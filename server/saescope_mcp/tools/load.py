@@ -11,8 +11,9 @@ from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
+from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.load import (
-    Check,
+    CheckRow,
     IndexFound,
     LoadSae,
     LoadSaeReply,
@@ -144,17 +145,8 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
         k=getattr(cfg, "k", None),
         weights_bytes=entry.sae.weights_bytes,
         memory=Memory(need=need, free=room.free, budget=room.budget),
-        check=Check(
-            n_tokens=check.n_tokens,
-            n_sinks=check.n_sinks,
-            l0=check.l0,
-            explained_variance=check.explained_variance,
-            ce_score=check.ce_score,
-            published_l0=check.published_l0,
-            verdict=str(check.verdict),
-        ),
-        index=indexed.best
-        and IndexFound.model_validate(indexed.best.manifest, from_attributes=True),
+        check=extended(CheckRow, check, verdict=str(check.verdict)),
+        index=indexed.best and extended(IndexFound, indexed.best.manifest),
     )
 
 

@@ -8,16 +8,16 @@ from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
-from saescope_mcp.replies.corpus import Densities, densities_of_stack
+from saescope_mcp.replies.corpus import densities_of_stack
 from saescope_mcp.replies.facts import (
     brief,
-    feature_url,
     left_out,
     many_sinks_of,
     nothing_left,
     provenance,
 )
-from saescope_mcp.replies.labels import StackLabels, labels_of_stack
+from saescope_mcp.replies.labels import labels_of_stack
+from saescope_mcp.replies.rows import extended, names_of
 from saescope_mcp.schemas.read import (
     Activation,
     CountedBy,
@@ -28,12 +28,11 @@ from saescope_mcp.schemas.read import (
     TokenRow,
     TopFeatures,
     TopFeaturesReply,
-    TopToken,
 )
 from saescope_mcp.state import AppState, Given, LoadedStack, given_texts, void_quizzes
 
 if TYPE_CHECKING:
-    from saescope.features import Encoded, RankedFeature, Ranking
+    from saescope.features import Encoded, Ranking
     from saescope.models import Tokens
 
 _TEXTS = {"text", "texts", "against"}
@@ -53,11 +52,14 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     async with state.use_all(request.handles) as stack:
         tokens, encoded = await _encode(stack, request, given)
     total, most = sum(each.n_tokens for each in encoded), max(encoded, key=lambda e: e.n_tokens)
-    only = encoded[0] if len(encoded) == 1 else None
+    several = len(encoded) > 1
+    unknown = dict.fromkeys(("l0_mean", "explained_variance", "cosine")) if several else {}
     end = request.offset + request.limit
     more = end < total
     omitted = left_out(most.n_left_out, tokens, named=bool(request.positions), n_sinks=most.n_sinks)
-    return EncodeTextReply(
+    return extended(
+        EncodeTextReply,
+        most,
         summary=f"{given.said}{most.n_tokens} tokens: {_means(stack, encoded)}{omitted}",
         warnings=[
             *nothing_left(most.n_tokens),
@@ -73,17 +75,16 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
             _token_row(stack, encoded, place, request.top_k)
             for place in islice(_places(encoded), request.offset, end)
         ],
-        by_sae=[] if only else _encoded_by(stack, encoded),
+        by_sae=[
+            extended(EncodedBy, each, sae=entry.handle)
+            for entry, each in zip(stack.entries, encoded, strict=True)
+            if several
+        ],
         total=total,
         truncated=more,
         next_offset=end if more else None,
-        l0_mean=only and only.l0_mean,
-        explained_variance=only and only.explained_variance,
-        cosine=only and only.cosine,
-        n_tokens=most.n_tokens,
-        n_left_out=most.n_left_out,
-        n_sinks=most.n_sinks,
         bos_prepended=tokens[0].bos_prepended,
+        **unknown,
     )
 
 
@@ -101,13 +102,15 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     more = end < ranking.total
     first = ranking.features[0] if ranking.features else None
     steps = _about(stack.entries[first.sae].handle, first.feature) if first else []
-    return TopFeaturesReply(
+    return extended(
+        TopFeaturesReply,
+        ranking,
         summary=f"{given.said}{ranking.total} features fire on {ranking.n_tokens} tokens; "
         f"listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens, n_sinks=ranking.n_sinks),
         warnings=[
             *nothing_left(ranking.n_tokens),
-            *many_sinks_of(stack, ranking.counts),
+            *many_sinks_of(stack, ranking.by_sae),
             *stack.disagreement(),
             *ranking.warnings,
             *labels.warnings,
@@ -116,14 +119,22 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
         next=[*steps, *(_read_on(request, end) if more else [])],
         evidence="observed",
         provenance=provenance(stack),
-        features=[_feature_row(row, stack, labels, corpus) for row in ranking.features],
-        by_sae=_counted_by(stack, ranking),
-        total=ranking.total,
+        features=[
+            extended(
+                FeatureRow,
+                row,
+                density=corpus.by_feature.get((row.sae, row.feature)),
+                **names_of(stack, labels, row.sae, row.feature),
+            )
+            for row in ranking.features
+        ],
+        by_sae=[
+            extended(CountedBy, each, sae=handle)
+            for each in ranking.by_sae
+            if (handle := stack.handle(each.sae))
+        ],
         truncated=more,
         next_offset=end if more else None,
-        n_tokens=ranking.n_tokens,
-        n_left_out=ranking.n_left_out,
-        n_sinks=ranking.n_sinks,
         bos_prepended=tokens[0].bos_prepended,
     )
 
@@ -200,35 +211,6 @@ def _quality(each: "Encoded") -> str:
     return f" (too few for explained variance, which takes {LEAST_POSITIONS})" if few else ""
 
 
-def _encoded_by(stack: LoadedStack, encoded: "Sequence[Encoded]") -> list[EncodedBy]:
-    return [
-        EncodedBy(
-            sae=entry.handle,
-            l0_mean=each.l0_mean,
-            explained_variance=each.explained_variance,
-            cosine=each.cosine,
-            n_tokens=each.n_tokens,
-            n_left_out=each.n_left_out,
-            n_sinks=each.n_sinks,
-        )
-        for entry, each in zip(stack.entries, encoded, strict=True)
-    ]
-
-
-def _counted_by(stack: LoadedStack, ranking: "Ranking") -> list[CountedBy]:
-    return [
-        CountedBy(
-            sae=handle,
-            total=each.total,
-            n_tokens=each.n_tokens,
-            n_left_out=each.n_left_out,
-            n_sinks=each.n_sinks,
-        )
-        for each in ranking.counts
-        if (handle := stack.handle(each.sae))
-    ]
-
-
 def _about(sae: str, feature: int) -> list[str]:
     """Calls that go on from one feature."""
     edit = {"feature": feature, "strength": 1}
@@ -274,25 +256,6 @@ def _token_row(
         token=text.tokens.strings[pos],
         l0=text.l0(pos),
         features=features,
-    )
-
-
-def _feature_row(
-    row: "RankedFeature", stack: LoadedStack, labels: StackLabels, corpus: Densities
-) -> FeatureRow:
-    return FeatureRow(
-        sae=stack.handle(row.sae),
-        feature=row.feature,
-        score=row.score,
-        max_activation=row.max_activation,
-        mean_activation=row.mean_activation,
-        n_tokens=row.n_tokens,
-        top_token=TopToken(text_index=row.text_index, pos=row.pos, token=row.token),
-        share=row.share,
-        density=corpus.by_feature.get((row.sae, row.feature)),
-        promotes=row.promotes,
-        label=labels.by_feature.get((row.sae, row.feature)),
-        url=feature_url(stack.entries[row.sae], row.feature),
     )
 
 

@@ -12,12 +12,13 @@ from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import brief, feature_url, provenance
 from saescope_mcp.replies.labels import Labels, labels_of
 from saescope_mcp.replies.neuronpedia import search_labels
+from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.features import (
     Contrasted,
     FindFeatures,
     FindFeaturesReply,
-    Found,
-    Separation,
+    FoundRow,
+    Tested,
     Together,
 )
 from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts, void_quizzes
@@ -64,10 +65,9 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
         provenance=provenance(entry, SEED),
         by=f"{by}: {found.score_is}",
         features=[
-            Found(
-                feature=row.feature,
-                score=row.score,
-                why=row.why,
+            extended(
+                FoundRow,
+                row,
                 label=labels.by_feature.get(row.feature),
                 url=feature_url(entry, row.feature),
             )
@@ -164,20 +164,15 @@ def _contrasted(row: "core.ContrastFeature", loaded: LoadedSAE, labels: Labels) 
     side = "more on texts" if held.auc > 0.5 else "less on texts"
     confirmed = "confirmed on the held-out half" if row.confirmed else "not confirmed"
     doubt = f"; may reflect {' and '.join(row.confounds)}" if row.confounds else ""
-    return Contrasted(
-        feature=row.feature,
+    return extended(
+        Contrasted,
+        row,
         score=held.d,
         why=f"fires {side}: AUC {held.auc:.2f} ({held.low:.2f} to {held.high:.2f}), q "
         f"{row.q:.2g}, {confirmed}{doubt}",
         label=labels.by_feature.get(row.feature),
         url=feature_url(loaded, row.feature),
-        separation=Separation(
-            d=held.d, auc=held.auc, low=held.low, high=held.high, p=held.p, q=row.q
-        ),
-        confirmed=row.confirmed,
-        auc_equal_length=row.auc_equal_length,
-        position_correlation=row.position_correlation,
-        confounds=row.confounds,
+        separation=extended(Tested, held, q=row.q),
     )
 
 
@@ -185,15 +180,8 @@ def _together(done: "core.Contrast") -> Together | None:
     at = done.together
     if at is None:
         return None
-    return Together(
-        auc=at.auc,
-        low=at.low,
-        high=at.high,
-        n_texts=done.n_texts,
-        n_against=done.n_against,
-        n_held_out=[*done.n_held_out] if done.n_held_out else None,
-        length_auc=done.length_auc,
-    )
+    held_out = [*done.n_held_out] if done.n_held_out else None
+    return extended(Together, done, auc=at.auc, low=at.low, high=at.high, n_held_out=held_out)
 
 
 def _summary(found: "core.FoundFeatures", by: str) -> str:

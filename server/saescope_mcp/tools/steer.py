@@ -1,5 +1,6 @@
 """intervene and steer_generate."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
@@ -9,7 +10,6 @@ from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import (
     brief,
-    feature_url,
     left_out,
     nothing_left,
     provenance,
@@ -17,14 +17,12 @@ from saescope_mcp.replies.facts import (
     stands_out,
 )
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
+from saescope_mcp.replies.rows import extended, names_of
 from saescope_mcp.schemas.steer import (
-    Arm,
     ChangingRequest,
-    Control,
     Edit,
     Intervene,
     InterveneReply,
-    Metrics,
     Named,
     SteerGenerate,
     SteerGenerateReply,
@@ -70,27 +68,19 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         f" minus that of {done.before.against.token!r}" if done.before.against else ""
     )
     named = any(edit.positions for edit in request.edits)
-    return InterveneReply(
+    return extended(
+        InterveneReply,
+        done,
         summary=f"{_effect(done, what)} "
         f"{left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks)}",
         warnings=[*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=[
             _next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])
         ],
-        evidence="controlled" if done.control_n else "intervened",
+        evidence="controlled" if done.control.n else "intervened",
         provenance=provenance(stack, request.seed),
-        before=done.before,
-        after=done.after,
-        delta_logit=done.delta_logit,
-        kl=done.kl,
-        control=Control(mean=done.control_mean, sd=done.control_sd, n=done.control_n),
         unit_value=done.unit_values[0],
-        unit_values=done.unit_values,
-        unit_source=done.unit_source,
         features=_named(request, stack, labels),
-        n_tokens=done.n_tokens,
-        n_left_out=done.n_left_out,
-        n_sinks=done.n_sinks,
         bos_prepended=tokens.bos_prepended,
     )
 
@@ -105,7 +95,9 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         done = await _steer(stack, request, tokens)
     labels = await labels_of_stack(stack, _changed(request))
     verdict = str(done.verdict)
-    return SteerGenerateReply(
+    return extended(
+        SteerGenerateReply,
+        done,
         summary=f"{verdict[0].upper()}{verdict[1:]}. "
         f"{left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
         warnings=[
@@ -117,16 +109,10 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         next=_next(request, done.verdict.level),
         evidence="controlled" if done.controls else "intervened",
         provenance=provenance(stack, request.seed),
-        baseline=_arm(done.baseline, stack),
-        steered=[_arm(arm, stack) for arm in done.steered],
-        controls=[_arm(arm, stack) for arm in done.controls],
+        controls=[_named_control(arm, stack) for arm in done.controls],
         unit_value=done.unit_values[0],
-        unit_values=done.unit_values,
-        unit_source=done.unit_source,
         features=_named(request, stack, labels),
-        concept_tokens=done.concept_tokens,
         verdict=verdict,
-        n_sinks=done.n_sinks,
         bos_prepended=tokens.bos_prepended,
     )
 
@@ -180,12 +166,7 @@ def _changed(request: ChangingRequest) -> list[tuple[int, int]]:
 
 def _named(request: ChangingRequest, stack: LoadedStack, labels: StackLabels) -> list[Named]:
     return [
-        Named(
-            sae=stack.handle(sae),
-            feature=feature,
-            label=labels.by_feature.get((sae, feature)),
-            url=feature_url(stack.entries[sae], feature),
-        )
+        Named(feature=feature, **names_of(stack, labels, sae, feature))
         for sae, feature in _changed(request)
     ]
 
@@ -196,10 +177,11 @@ def _effect(done: "core.Intervention", what: str) -> str:
         f", whose probability goes from {100 * done.before.target.prob:.3g}% to "
         f"{100 * done.after.target.prob:.3g}%"
     )
-    if done.control_mean is None:
+    control = done.control
+    if control.mean is None:
         return f"The edit causes a change of {change} in the {what}."
-    controls = f"random features edited alike: {spread(done.control_mean, done.control_sd)}"
-    if stands_out(done.delta_logit, done.control_mean, done.control_sd, done.control_n):
+    controls = f"random features edited alike: {spread(control.mean, control.sd)}"
+    if stands_out(done.delta_logit, control.mean, control.sd, control.n):
         return f"The edit causes a change of {change} in the {what} ({controls})."
     return (
         f"With the edit comes a change of {change} in the {what}: not clearly more than "
@@ -257,20 +239,14 @@ def _said(feature: SteeringFeature) -> dict[str, object]:
     return feature.model_dump(include={"sae", "feature", "strength", "mode"}, exclude_defaults=True)
 
 
-def _arm(arm: "core.Arm", stack: LoadedStack) -> Arm:
+def _named_control(arm: "core.Arm", stack: LoadedStack) -> "core.Arm":
+    """Where there are several SAEs, labelled with the handle of each feature's SAE."""
     named = [
         f"feature {ref.feature} of {handle}"
         for ref in arm.features
         if (handle := stack.handle(ref.sae))
     ]
-    metrics = Metrics(
-        concept_score=arm.concept_score,
-        perplexity=arm.perplexity,
-        repetition=arm.repetition,
-        kl=arm.kl,
-    )
-    label = f"control: {', '.join(named)}" if named else arm.label
-    return Arm(label=label, text=arm.text, n_tokens=arm.n_tokens, metrics=metrics)
+    return replace(arm, label=f"control: {', '.join(named)}") if named else arm
 
 
 TOOLS = [

@@ -153,7 +153,7 @@ def test_gradient_attribution_is_the_activation_times_autograds_gradient(
         family.model, sae, site.tokens, target=TARGET, against=against, validate=False
     )
     assert_attributed(result, site, site.gradient())
-    assert result.joint is None and result.agreement_n == 0 and result.completeness is None
+    assert result.joint is None and result.agreement.n == 0 and result.completeness is None
     assert all(feature.measured_effect is None for feature in result.features)
 
 
@@ -282,7 +282,7 @@ def test_measured_effects_are_the_differences_of_two_plain_runs(family: Family, 
     expected = np.corrcoef(
         [feature.attribution for feature in result.features], np.array(measured, dtype=float)
     )[0, 1]
-    assert result.agreement_pearson == pytest.approx(expected, abs=1e-6) and result.agreement_n == 5
+    assert result.agreement.pearson == pytest.approx(expected, abs=1e-6) and result.agreement.n == 5
 
 
 def test_controls_are_measured_as_the_listed_pairs_are(family: Family) -> None:

@@ -186,7 +186,7 @@ def close(ours: Any, expected: Any, tolerance: float = 1e-3) -> None:
 def test_attributions_and_errors_are_those_of_total_gradients(case: Case) -> None:
     found = attribute(case.model, case.saes, case.tokens, target=TARGET, k=10**6, validate=False)
     assert found.error_share is found.completeness is None
-    for n, (sae, share) in enumerate(zip(case.saes, found.shares, strict=True)):
+    for n, (sae, share) in enumerate(zip(case.saes, found.by_sae, strict=True)):
         x, y = case.record(read_hook(sae)), case.record(write_hook(sae))
         plain, gradient = NumpySAE(sae), case.gradient(sae)
         acts = plain.encode(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.features import contrast_models, contrast_texts
-from saescope.features.contrast.contrast import Separation, contrast_scores
+from saescope.features.contrast.contrast import HeldOut, contrast_scores
 from saescope.features.contrast.designs import Groups, PairedTexts
 from saescope.features.reading.text_scores import TextScores, score_texts
 from saescope.models import LanguageModel, Tokens
@@ -169,7 +169,7 @@ def test_every_number_of_the_held_out_half_is_what_loops_make_of_it() -> None:
     rows, half = held_out.numpy(), chosen_on.numpy()
     ours = first.numpy()
 
-    def check(held: Separation, column: NDArray[Any]) -> None:
+    def check(held: HeldOut, column: NDArray[Any]) -> None:
         a, b = column[rows][ours[rows]], column[rows][~ours[rows]]
         assert held.auc == pytest.approx(
             np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b])

@@ -11,6 +11,7 @@ from tests.core.oracle import KINDS, LAYER, Array, Family, NumpySAE, as_array, c
 from saescope.errors import ArgumentError
 from saescope.features import logit_effects, promoted_tokens, rank_features
 from saescope.models import Tokens
+from saescope.records.features import TextToken
 from saescope.saes import SAE
 
 AGAINST = "Once upon a time there was a dog"
@@ -67,11 +68,7 @@ def test_the_top_token_is_where_the_feature_fires_most(family: Family) -> None:
     for feature in rank_features(family.model, sae, texts, k=100).features:
         row = int(acts[:, feature.feature].argmax())
         text_index, pos = (0, row) if row < len(texts[0]) else (1, row - len(texts[0]))
-        assert (feature.text_index, feature.pos, feature.token) == (
-            text_index,
-            pos,
-            texts[text_index].strings[pos],
-        )
+        assert feature.top_token == TextToken(text_index, pos, texts[text_index].strings[pos])
 
 
 def test_pages_are_the_whole_in_parts(gpt2: Family) -> None:

@@ -51,7 +51,15 @@ def example(band: str, activation: float, *, hostile: bool = False) -> CardExamp
     tokens[30] = " puppy"
     activations = [0.0] * 64
     activations[29], activations[30] = 0.4 * activation, activation
-    return CardExample(8, tokens, activations, 30, " puppy", activation, band)
+    return CardExample(
+        start=8,
+        token=" puppy",
+        activation=activation,
+        band=band,
+        tokens=tokens,
+        activations=activations,
+        pos=30,
+    )
 
 
 FULL = FeatureCard(
@@ -105,7 +113,14 @@ FULL = FeatureCard(
         label("pets <script>window.pwned=1</script>", "neuronpedia:gpt-4o-mini", None),
         label("nouns", "you", POOR),
     ],
-    corpus=CardCorpus("embedded", 200000, 1563, 128, 0, "2026-11-21T09:00:00"),
+    corpus=CardCorpus(
+        dataset="embedded",
+        n_tokens=200000,
+        created="2026-11-21T09:00:00",
+        n_contexts=1563,
+        context_size=128,
+        seed=0,
+    ),
     url="https://www.neuronpedia.org/gpt2-small/8-res-jb/1234",
     warnings=["The corpus is small: a rare feature may fire elsewhere."],
 )

@@ -166,10 +166,10 @@ def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
         )
         after = as_array(gpt2.hf.logits(tokens.ids[None], {write_hook(sae): shifted_by(change)}))
         effects.append(float(after[0, -1, TARGET] - clean))
-    assert result.control_n == 3 and result.control_mean == pytest.approx(
+    assert result.control.n == 3 and result.control.mean == pytest.approx(
         np.mean(effects), rel=1e-3, abs=1e-3
     )
-    assert result.control_sd == pytest.approx(np.std(effects, ddof=1), rel=1e-3, abs=1e-3)
+    assert result.control.sd == pytest.approx(np.std(effects, ddof=1), rel=1e-3, abs=1e-3)
 
 
 def acts_by_hand(gpt2: Family, sae: SAE, tokens: Tokens) -> Array:

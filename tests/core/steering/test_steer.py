@@ -31,7 +31,7 @@ from saescope.ops import joined
 from saescope.saes import SAE
 from saescope.splice import read_site
 from saescope.steering import FeatureEdit, steer
-from saescope.steering.steer import Arm, Steering
+from saescope.steering.steer import Arm, Metrics, Steering
 
 N_NEW = 8
 STRONG = {
@@ -97,8 +97,8 @@ def test_strength_0_of_add_and_1_of_scale_leave_the_text_as_it_is(
 ) -> None:
     for kind in ("standard", "skip_transcoder"):
         result = ours(family, make_sae(family, kind), edits, max_new_tokens=5)
-        assert result.steered[0].text == result.baseline.text and result.steered[0].kl == 0
-        assert result.steered[0].perplexity == result.baseline.perplexity
+        assert result.steered[0].text == result.baseline.text and result.steered[0].metrics.kl == 0
+        assert result.steered[0].metrics.perplexity == result.baseline.metrics.perplexity
         assert result.verdict.level == "no visible effect"
 
 
@@ -166,7 +166,8 @@ def test_a_generation_that_ends_at_once_has_no_numbers(
         gpt2.model.tokenizer, "eos_id", continuation(gpt2.hf, None, tokens_of(gpt2), 1)[0]
     )
     arm = ours(gpt2, make_sae(gpt2, "standard"), STRONG["add"]).baseline
-    assert arm == Arm("baseline", "", 0, None, None, 0.0, None)
+    nothing = Metrics(concept_score=None, perplexity=None, repetition=0.0, kl=None)
+    assert arm == Arm("baseline", "", 0, nothing)
 
 
 def test_generation_stops_where_the_context_ends(gpt2: Family) -> None:
@@ -190,17 +191,19 @@ def test_metrics_are_those_of_naive_recomputation(family: Family, kind: str) -> 
         clean = as_array(family.hf.logits(whole))[0]
         losses = cross_entropy(clean, as_array(whole)[0])[len(tokens) - 1 :]
         assert arm.n_tokens == len(ids) == len(losses)
-        assert arm.perplexity == pytest.approx(np.exp(losses.mean()), rel=1e-3)
+        assert arm.metrics.perplexity == pytest.approx(np.exp(losses.mean()), rel=1e-3)
         grams = [tuple(ids[i : i + 3]) for i in range(len(ids) - 2)]
-        assert arm.repetition == pytest.approx(1 - len(set(grams)) / len(grams))
-        assert arm.concept_score == pytest.approx(np.mean([i in concept for i in ids]))
+        assert arm.metrics.repetition == pytest.approx(1 - len(set(grams)) / len(grams))
+        assert arm.metrics.concept_score == pytest.approx(np.mean([i in concept for i in ids]))
         moved = (
             clean
             if arm is result.baseline
             else steered_logits(family.hf, sae, whole, edits, [1.0], len(tokens))
         )
         here = slice(len(tokens) - 1, -1)
-        assert arm.kl == pytest.approx(kl(moved[here], clean[here]).mean(), rel=1e-2, abs=1e-6)
+        assert arm.metrics.kl == pytest.approx(
+            kl(moved[here], clean[here]).mean(), rel=1e-2, abs=1e-6
+        )
     assert result.concept_tokens == [family.model.token_text(i) for i in concept]
 
 
@@ -227,7 +230,7 @@ def test_without_a_linear_write_there_is_no_concept_score_and_that_is_said(
     )
     assert (
         result.concept_tokens == []
-        and result.baseline.concept_score is None
+        and result.baseline.metrics.concept_score is None
         and "concept_tokens" in result.warnings[0]
     )
 

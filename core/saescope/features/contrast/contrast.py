@@ -13,7 +13,7 @@ from saescope.features.contrast.designs import LEAST_HALF, Design, Groups, Halve
 from saescope.features.contrast.separation import adjusted, spearman
 from saescope.features.reading.text_scores import Summary, TextScores, score_changes, score_texts
 from saescope.models import LanguageModel, Tokens
-from saescope.records.features import Contrast, ContrastFeature, Separation
+from saescope.records.features import Contrast, ContrastFeature, HeldOut
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import check_fits
@@ -140,19 +140,23 @@ def _separations(
     lengths: Float[Tensor, " n_texts"],
     halves: Halves,
     seed: int,
-) -> list[Separation]:
+) -> list[HeldOut]:
     rows: Int[Tensor, " n"] = halves.held_out
     compared = design.compare(columns[rows], rows)
     p = design.permuted_p(columns[rows], rows, seed) if halves.split else compared.p
     return [
-        Separation(
-            float(compared.d[i]),
-            float(compared.auc[i]),
-            *design.interval(float(compared.auc[i]), rows),
-            float(p[i]),
-            spearman(design.centred(columns[rows, i], rows), design.centred(lengths[rows], rows)),
+        HeldOut(
+            auc=auc,
+            low=low,
+            high=high,
+            d=float(compared.d[i]),
+            p=float(p[i]),
+            length_correlation=spearman(
+                design.centred(columns[rows, i], rows), design.centred(lengths[rows], rows)
+            ),
         )
-        for i in range(columns.shape[1])
+        for i, auc in enumerate(compared.auc.tolist())
+        for low, high in [design.interval(auc, rows)]
     ]
 
 

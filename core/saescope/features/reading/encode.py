@@ -9,6 +9,7 @@ from torch import Tensor
 from saescope.metrics import RunningFit
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
+from saescope.records.features import Fit
 from saescope.saes import SAE
 from saescope.splice import SiteRecord
 from saescope.stack import Stack, as_stack
@@ -39,18 +40,11 @@ class TextFeatures:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Fit):
     """Texts with their features, and how well the SAE reconstructs the counted positions."""
 
     texts: list[TextFeatures]
-    n_tokens: int
-    n_left_out: int
-    n_sinks: int
-    """How many of those left out are positions whose norm at the site is out of proportion."""
-    l0_mean: float | None
-    explained_variance: float | None
-    cosine: float | None
 
 
 def encode_texts(
@@ -108,11 +102,11 @@ class _ReadSoFar:
     def encoded(self) -> Encoded:
         n = self.fit.n
         return Encoded(
-            self.texts,
-            n,
-            sum(len(text.tokens) for text in self.texts) - n,
-            self.n_usual - n,
-            self.n_active / n if n else None,
-            self.fit.explained_variance,
-            self.fit.mean_cosine,
+            l0_mean=self.n_active / n if n else None,
+            explained_variance=self.fit.explained_variance,
+            cosine=self.fit.mean_cosine,
+            n_tokens=n,
+            n_left_out=sum(len(text.tokens) for text in self.texts) - n,
+            n_sinks=self.n_usual - n,
+            texts=self.texts,
         )

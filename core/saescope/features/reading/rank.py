@@ -12,7 +12,7 @@ from saescope.errors import ArgumentError
 from saescope.features.contrast.separation import d_of_moments
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack
 from saescope.models import LanguageModel, Tokens
-from saescope.records.features import RankedFeature, Ranking, SAECount
+from saescope.records.features import RankedFeature, Ranking, SAECount, TextToken
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.stack import Stack, as_stack
@@ -73,13 +73,13 @@ def rank_features(
     warnings = [UNITS] if len(encoded) > 1 and rank_by in ("max", "mean") else []
     warnings += _sinks_of(others)
     return Ranking(
-        features,
-        len(order),
-        most.n_tokens,
-        most.n_left_out,
-        most.n_sinks,
-        _counts(encoded, scored),
-        warnings,
+        features=features,
+        total=len(order),
+        by_sae=_counts(encoded, scored),
+        n_tokens=most.n_tokens,
+        n_left_out=most.n_left_out,
+        n_sinks=most.n_sinks,
+        warnings=warnings,
     )
 
 
@@ -110,7 +110,11 @@ def _sinks_of(against: Sequence[Encoded]) -> list[str]:
 def _counts(encoded: Sequence[Encoded], scored: Sequence[_Scored]) -> list[SAECount]:
     return [
         SAECount(
-            n, int(own.sums.count.count_nonzero()), each.n_tokens, each.n_left_out, each.n_sinks
+            sae=n,
+            total=int(own.sums.count.count_nonzero()),
+            n_tokens=each.n_tokens,
+            n_left_out=each.n_left_out,
+            n_sinks=each.n_sinks,
         )
         for n, (each, own) in enumerate(zip(encoded, scored, strict=True))
     ]
@@ -185,17 +189,15 @@ def _ranked(
     sums = scored.sums
     n = int(sums.count[feature])
     return RankedFeature(
-        sae,
-        feature,
-        float(scored.scores[feature]),
-        float(sums.maximum[feature]),
-        float(sums.total[feature]) / sums.n_tokens,
-        n,
-        n / sums.n_tokens,
-        text_index,
-        pos,
-        texts[text_index].tokens.strings[pos],
-        promotes,
+        sae=sae,
+        feature=feature,
+        score=float(scored.scores[feature]),
+        max_activation=float(sums.maximum[feature]),
+        mean_activation=float(sums.total[feature]) / sums.n_tokens,
+        n_tokens=n,
+        top_token=TextToken(text_index, pos, texts[text_index].tokens.strings[pos]),
+        share=n / sums.n_tokens,
+        promotes=promotes,
     )
 
 

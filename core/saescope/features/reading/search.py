@@ -28,7 +28,11 @@ def find_by_label(
     """Features with a label that shares words with `query`."""
     rows, total = labels.search(weights_hash, query, k=k, offset=offset)
     features = [
-        FoundFeature(label.feature, 1 / (offset + i), f"label: {label.text} ({label.verdict})")
+        FoundFeature(
+            feature=label.feature,
+            score=1 / (offset + i),
+            why=f"label: {label.text} ({label.verdict})",
+        )
         for i, label in enumerate(rows, 1)
     ]
     untested = sum(label.score is None for label in rows)
@@ -65,9 +69,9 @@ def find_by_tokens(
     names = [model.token_text(i) for i in ids]
     features = [
         FoundFeature(
-            feature,
-            float(mean[feature]),
-            "writes "
+            feature=feature,
+            score=float(mean[feature]),
+            why="writes "
             + ", ".join(
                 f"{name!r} ({value:.2g} sd)"
                 for name, value in zip(names, scores[feature].tolist(), strict=True)
@@ -156,9 +160,9 @@ def find_by_texts(
     best = enriched[offset : offset + k].tolist()
     features = [
         FoundFeature(
-            i,
-            float(scores[i]),
-            _fires(int(fired[i]), n, None if usual is None else float(usual[i])),
+            feature=i,
+            score=float(scores[i]),
+            why=_fires(int(fired[i]), n, None if usual is None else float(usual[i])),
         )
         for i in best
     ]
