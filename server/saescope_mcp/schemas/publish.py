@@ -32,14 +32,14 @@ class PublishSae(Request):
         for one, other in (("sae", "job_id"), ("repo_id", "path")):
             given = bool(getattr(self, one)) + bool(getattr(self, other))
             if given != 1:
-                kind, said = (
+                kind, what = (
                     ("conflicting_arguments", "are both given")
                     if given
                     else ("missing_argument", "are both missing")
                 )
                 context = {
                     "field": one,
-                    "said": f"{one} and {other} {said}",
+                    "said": f"{one} and {other} {what}",
                     "allowed": f"one of {one} and {other}",
                 }
                 raise PydanticCustomError(kind, "{said}", context)

@@ -18,7 +18,7 @@ class Given(NamedTuple):
     texts: list[str]
     against: list[str]
     from_file: bool
-    said: str
+    about: str
     """How many came from where; empty if all stood in the call."""
 
     @property
@@ -30,16 +30,16 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
     """Raises: ArgumentError, NotFoundError, FormatError: a file may not be read, or holds no such
     texts."""
     single = [request.text] if isinstance(request, TextsRequest) and request.text else []
-    texts, against, said = request.texts or single, list[str](), list[str]()
+    texts, against, files_in_words = request.texts or single, list[str](), list[str]()
     if request.texts_file:
         texts = await _read(state, request, "texts_file")
-        said.append(f"{len(texts):,} texts of {Path(request.texts_file).name}")
+        files_in_words.append(f"{len(texts):,} texts of {Path(request.texts_file).name}")
     if isinstance(request, ContrastFile):
         against = request.against
         if request.against_file:
             against = await _read(state, request, "against_file", column=request.against_column)
-            said.append(f"{len(against):,} of {Path(request.against_file).name}")
-    if said and against and texts == against:
+            files_in_words.append(f"{len(against):,} of {Path(request.against_file).name}")
+    if files_in_words and against and texts == against:
         raise ArgumentError(
             "The texts and those that they are contrasted with are the same: nothing "
             "sets them apart.",
@@ -49,8 +49,8 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
             allowed="another column of the file, or another file",
             hint="Name the column of the other texts: against_column.",
         )
-    about = f"{' against '.join(said)}: " if said else ""
-    return Given(texts or [""], against, bool(said), about)
+    about = f"{' against '.join(files_in_words)}: " if files_in_words else ""
+    return Given(texts or [""], against, bool(files_in_words), about)
 
 
 async def _read(

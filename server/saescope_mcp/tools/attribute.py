@@ -35,26 +35,26 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
     with random features of like activation; `error_share` is what the SAE does not see; `agreement`
     correlates estimate and measurement. Trust measured_effect over attribution."""
     async with state.use_all(request.handles) as stack:
-        tokens, found = await _attribute(stack, request)
-    labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in found.features])
+        tokens, attribution = await _attribute(stack, request)
+    labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in attribution.features])
     return extended(
         AttributeLogitReply,
-        found,
-        summary=f"{_summary(found, stack)} "
-        f"{left_out(found.n_left_out, [tokens], n_sinks=found.n_sinks)}",
-        warnings=[*found.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
-        next=_next(request, found, tokens, stack),
-        evidence=_evidence(found),
+        attribution,
+        summary=f"{_summary(attribution, stack)} "
+        f"{left_out(attribution.n_left_out, [tokens], n_sinks=attribution.n_sinks)}",
+        warnings=[*attribution.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
+        next=_next(request, attribution, tokens, stack),
+        evidence=_evidence(attribution),
         provenance=provenance(stack, request.seed),
         method=request.method,
         features=[
             extended(EffectRow, row, **names_of(stack, labels, row.sae, row.feature))
-            for row in found.features
+            for row in attribution.features
         ],
-        truncated=len(found.features) < found.total,
+        truncated=len(attribution.features) < attribution.total,
         by_sae=[
             extended(ShareOf, share, sae=handle)
-            for share in found.by_sae
+            for share in attribution.by_sae
             if (handle := stack.handle(share.sae))
         ],
         bos_prepended=tokens.bos_prepended,
@@ -66,7 +66,7 @@ async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Toke
 
     tokens = (await stack.reader.tokenize([request.prompt], chat=request.chat))[0]
     await stack.slot.run(void_quizzes, [request.prompt])
-    found = await stack.slot.run(
+    attribution = await stack.slot.run(
         attribute,
         stack.model,
         stack.saes,
@@ -82,34 +82,40 @@ async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Toke
         seed=request.seed,
         include_special=request.include_special,
     )
-    return tokens, found
+    return tokens, attribution
 
 
-def _evidence(found: Attribution) -> Evidence:
-    if found.joint is None:
+def _evidence(attribution: Attribution) -> Evidence:
+    if attribution.joint is None:
         return "correlational"
-    return "controlled" if found.joint.n_controls else "intervened"
+    return "controlled" if attribution.joint.n_controls else "intervened"
 
 
-def _summary(found: Attribution, stack: LoadedStack) -> str:
-    rank = f" (the model's choice no. {found.target.rank})" if found.target.rank > 1 else ""
-    what = f"logit of {found.target.token!r}{rank}" + (
-        f" minus that of {found.against.token!r}" if found.against else ""
+def _summary(attribution: Attribution, stack: LoadedStack) -> str:
+    rank = (
+        f" (the model's choice no. {attribution.target.rank})"
+        if attribution.target.rank > 1
+        else ""
     )
-    share = _in_errors(found, stack)
-    if found.joint is None:
+    what = f"logit of {attribution.target.token!r}{rank}" + (
+        f" minus that of {attribution.against.token!r}" if attribution.against else ""
+    )
+    share = _in_errors(attribution, stack)
+    if attribution.joint is None:
         return f"Features that the {what} is attributed to, not measured; {share}"
-    return f"{_measured(found.joint, len(found.features), what)}; {share}"
+    return f"{_measured(attribution.joint, len(attribution.features), what)}; {share}"
 
 
-def _in_errors(found: Attribution, stack: LoadedStack) -> str:
-    shares = [(each.sae, each.error_share) for each in found.by_sae if each.error_share is not None]
+def _in_errors(attribution: Attribution, stack: LoadedStack) -> str:
+    shares = [
+        (each.sae, each.error_share) for each in attribution.by_sae if each.error_share is not None
+    ]
     if not shares:
         return "nothing is attributed."
-    if found.error_share is not None:
-        return f"{100 * found.error_share:.0f}% of the attribution lies in the SAE's error."
-    said = ", ".join(f"{100 * share:.0f}% ({stack.handle(sae)})" for sae, share in shares)
-    return f"of each SAE's own attribution this much lies in its error: {said}."
+    if attribution.error_share is not None:
+        return f"{100 * attribution.error_share:.0f}% of the attribution lies in the SAE's error."
+    listed = ", ".join(f"{100 * share:.0f}% ({stack.handle(sae)})" for sae, share in shares)
+    return f"of each SAE's own attribution this much lies in its error: {listed}."
 
 
 def _measured(joint: Joint, n: int, what: str) -> str:
@@ -135,14 +141,16 @@ def _beside(joint: Joint, *, sign: int) -> str:
 
 
 def _next(
-    request: AttributeLogit, found: Attribution, tokens: "Tokens", stack: LoadedStack
+    request: AttributeLogit, attribution: Attribution, tokens: "Tokens", stack: LoadedStack
 ) -> list[str]:
     # intervene reads the last position only
-    if not found.features or found.position != len(tokens) - 1:
+    if not attribution.features or attribution.position != len(tokens) - 1:
         return [next_call("encode_text", **request.named, text=brief(request.prompt))]
-    top = found.features[0]
+    top = attribution.features[0]
     edits = [{"feature": top.feature, "mode": "ablate", "positions": [top.pos]}]
-    same: dict[str, object] = {"against": f"#{found.against.id}"} if found.against else {}
+    same: dict[str, object] = (
+        {"against": f"#{attribution.against.id}"} if attribution.against else {}
+    )
     same |= {"chat": True} if request.chat else {}
     return [
         next_call(
@@ -150,7 +158,7 @@ def _next(
             sae=stack.entries[top.sae].handle,
             prompt=brief(request.prompt),
             edits=edits,
-            target=f"#{found.target.id}",
+            target=f"#{attribution.target.id}",
             **same,
         )
     ]

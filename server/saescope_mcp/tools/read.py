@@ -60,7 +60,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     return extended(
         EncodeTextReply,
         most,
-        summary=f"{given.said}{most.n_tokens} tokens: {_means(stack, encoded)}{omitted}",
+        summary=f"{given.about}{most.n_tokens} tokens: {_means(stack, encoded)}{omitted}",
         warnings=[
             *nothing_left(most.n_tokens),
             *many_sinks_of(stack, encoded),
@@ -105,7 +105,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     return extended(
         TopFeaturesReply,
         ranking,
-        summary=f"{given.said}{ranking.total} features fire on {ranking.n_tokens} tokens; "
+        summary=f"{given.about}{ranking.total} features fire on {ranking.n_tokens} tokens; "
         f"listed by {request.rank_by}. "
         + left_out(ranking.n_left_out, tokens, n_sinks=ranking.n_sinks),
         warnings=[
@@ -192,14 +192,14 @@ def _places(encoded: "Sequence[Encoded]") -> Iterator[tuple[int, int, int]]:
 
 
 def _means(stack: LoadedStack, encoded: "Sequence[Encoded]") -> str:
-    said = ""
+    text = ""
     for n, each in enumerate(encoded):
         if each.l0_mean is None:
             continue
         quality = _quality(each)
         whose = f"{handle}: " if (handle := stack.handle(n)) else ""
-        said += f"{whose}{each.l0_mean:.1f} features fire per token{quality}. "
-    return said
+        text += f"{whose}{each.l0_mean:.1f} features fire per token{quality}. "
+    return text
 
 
 def _quality(each: "Encoded") -> str:
@@ -232,12 +232,16 @@ def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
 
 def _read_on(request: EncodeText | TopFeatures, offset: int) -> list[str]:
     """The call that reads on from there."""
-    said = request.model_dump(exclude_defaults=True) | {"offset": offset}
-    said |= {
-        name: brief(said[name]) if name == "text" else [brief(text) for text in said[name]]
-        for name in _TEXTS & said.keys()
+    arguments = request.model_dump(exclude_defaults=True) | {"offset": offset}
+    arguments |= {
+        name: brief(arguments[name])
+        if name == "text"
+        else [brief(text) for text in arguments[name]]
+        for name in _TEXTS & arguments.keys()
     }
-    return [next_call("encode_text" if isinstance(request, EncodeText) else "top_features", **said)]
+    return [
+        next_call("encode_text" if isinstance(request, EncodeText) else "top_features", **arguments)
+    ]
 
 
 def _token_row(

@@ -49,21 +49,21 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     if request.is_contrast:
         return await _contrast(state, request, given)
     async with state.use(request.sae) as loaded:
-        found = await _search(loaded, request, given)
-    labels = await labels_of(entry, [row.feature for row in found.features])
-    end = request.offset + len(found.features)
-    more = end < found.total and bool(found.features)
+        page = await _search(loaded, request, given)
+    labels = await labels_of(entry, [row.feature for row in page.features])
+    end = request.offset + len(page.features)
+    more = end < page.total and bool(page.features)
     by = "label" if request.query else "tokens" if request.tokens else "texts"
     return FindFeaturesReply(
-        summary=given.said + _summary(found, by),
-        warnings=[*found.warnings, *labels.warnings, *asked],
+        summary=given.about + _summary(page, by),
+        warnings=[*page.warnings, *labels.warnings, *asked],
         next=[
-            *_describe(request, [row.feature for row in found.features]),
+            *_describe(request, [row.feature for row in page.features]),
             *([_read_on(request, end)] if more else []),
         ],
         evidence="correlational" if request.tokens else "observed",
         provenance=provenance(entry, SEED),
-        by=f"{by}: {found.score_is}",
+        by=f"{by}: {page.score_is}",
         features=[
             extended(
                 FoundRow,
@@ -71,9 +71,9 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
                 label=labels.by_feature.get(row.feature),
                 url=feature_url(entry, row.feature),
             )
-            for row in found.features
+            for row in page.features
         ],
-        total=found.total,
+        total=page.total,
         truncated=more,
         next_offset=end if more else None,
     )
@@ -119,7 +119,7 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
             )
     labels = await labels_of(loaded, [row.feature for row in done.features])
     return FindFeaturesReply(
-        summary=f"{given.said}{done.verdict} {done.total} features fire on these texts.",
+        summary=f"{given.about}{done.verdict} {done.total} features fire on these texts.",
         warnings=[*done.warnings, *labels.warnings],
         next=_describe(request, [row.feature for row in done.features]),
         evidence="correlational",
@@ -184,17 +184,17 @@ def _together(done: "core.Contrast") -> Together | None:
     return extended(Together, done, auc=at.auc, low=at.low, high=at.high, n_held_out=held_out)
 
 
-def _summary(found: "core.FoundFeatures", by: str) -> str:
-    if not found.features:
+def _summary(page: "core.FoundFeatures", by: str) -> str:
+    if not page.features:
         return {
             "label": "No label has these words: labels come from label_feature (or "
             "neuronpedia=true); tokens and texts need none.",
             "tokens": "No feature promotes these tokens.",
             "texts": "No feature fires on these texts more often than usual.",
         }[by]
-    best = found.features[0]
+    best = page.features[0]
     return (
-        f"{found.total:,} features by {by}, {len(found.features)} listed; first feature "
+        f"{page.total:,} features by {by}, {len(page.features)} listed; first feature "
         f"{best.feature}: {best.why}."
     )
 
@@ -225,12 +225,12 @@ def _check_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:
 
 
 def _read_on(request: FindFeatures, offset: int) -> str:
-    said: dict[str, Any] = request.model_dump(exclude_defaults=True, exclude={"neuronpedia"}) | {
-        "offset": offset
-    }
-    if "texts" in said:
-        said["texts"] = [brief(text) for text in said["texts"]]
-    return next_call("find_features", **said)
+    arguments: dict[str, Any] = request.model_dump(
+        exclude_defaults=True, exclude={"neuronpedia"}
+    ) | {"offset": offset}
+    if "texts" in arguments:
+        arguments["texts"] = [brief(text) for text in arguments["texts"]]
+    return next_call("find_features", **arguments)
 
 
 TOOLS = [

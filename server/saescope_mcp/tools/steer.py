@@ -75,7 +75,9 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         f"{left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks)}",
         warnings=[*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=[
-            _next_call("steer_generate", request, features=[_said(edit) for edit in request.edits])
+            _next_call(
+                "steer_generate", request, features=[_as_argument(edit) for edit in request.edits]
+            )
         ],
         evidence="controlled" if done.control.n else "intervened",
         provenance=provenance(stack, request.seed),
@@ -200,23 +202,26 @@ def _next(request: SteerGenerate, effect: Effect) -> list[str]:
     )
     if factor and tunable:
         changed = [
-            _said(feature) | {"strength": factor * feature.strength} for feature in request.features
+            _as_argument(feature) | {"strength": factor * feature.strength}
+            for feature in request.features
         ]
         return [_next_call("steer_generate", request, features=changed)]
     if effect is Effect.UNSPECIFIC and not request.concept_tokens:
-        features = [_said(feature) for feature in request.features]
+        features = [_as_argument(feature) for feature in request.features]
         return [_next_call("steer_generate", request, features=features, concept_tokens=["..."])]
     return [
-        _next_call("intervene", request, edits=[_said(feature) for feature in request.features])
+        _next_call(
+            "intervene", request, edits=[_as_argument(feature) for feature in request.features]
+        )
     ]
 
 
 def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: object) -> str:
-    said = ({"unit": request.unit} if request.unit != "typical" else {}) | (
+    unit = ({"unit": request.unit} if request.unit != "typical" else {}) | (
         {"chat": True} if request.chat else {}
     )
     sae = {"sae": request.sae} if request.sae else {}
-    return next_call(name, **sae, prompt=brief(request.prompt), **arguments, **said)
+    return next_call(name, **sae, prompt=brief(request.prompt), **arguments, **unit)
 
 
 def _edits(request: ChangingRequest) -> "list[core.FeatureEdit]":
@@ -235,7 +240,7 @@ def _edits(request: ChangingRequest) -> "list[core.FeatureEdit]":
     ]
 
 
-def _said(feature: SteeringFeature) -> dict[str, object]:
+def _as_argument(feature: SteeringFeature) -> dict[str, object]:
     return feature.model_dump(include={"sae", "feature", "strength", "mode"}, exclude_defaults=True)
 
 
