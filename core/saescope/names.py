@@ -19,6 +19,11 @@ def split_hook(hook_name: str) -> tuple[int | None, str]:
     return layer, ".".join(part.removeprefix("hook_") for part in site.split("."))
 
 
+def same_site(hook_name: str, layer: int) -> str:
+    """`("blocks.8.hook_resid_pre", 3) -> "blocks.3.hook_resid_pre"`."""
+    return _BLOCK.sub(rf"blocks.{layer}.\2", hook_name)
+
+
 def nearest(word: str, choices: Iterable[str], n: int = 3) -> list[str]:
     """The `n` choices most like `word`, best first; case does not count."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -45,6 +45,27 @@ async def test_a_load_returns_a_readable_handle_and_a_check(
     )
 
 
+async def test_a_scan_measures_every_layer_and_the_peak_is_named(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
+    plain = await load(state, sae_dir, glass_dir)
+    check, n_layers = plain["check"], next(iter(state.models.values())).model.n_layers
+    assert "layers" not in check and check["peak"]["ce_score"] is None
+    assert f"Of the site's {n_layers} layers it explains most at" in plain["summary"]
+    assert f"the model's own loss is {check['clean_loss']:.2f} nats" in plain["summary"]
+    scanned = (await load(state, sae_dir, glass_dir, scan=True, wait_s=55))["check"]
+    layers = scanned["layers"]
+    assert [row["hook_name"] for row in layers] == [
+        f"blocks.{i}.hook_resid_post" for i in range(n_layers)
+    ]
+    assert all(row["ce_score"] is not None for row in layers)
+    best = max(layers, key=lambda row: row["explained_variance"])
+    assert scanned["peak"] == best
+    assert {key: scanned[key] for key in ("l0", "scale", "ce_score")} == {
+        key: check[key] for key in ("l0", "scale", "ce_score")
+    }
+
+
 async def test_loading_twice_is_free(state: AppState, sae_dir: Path, glass_dir: Path) -> None:
     first, second = [await load(state, sae_dir, glass_dir) for _ in range(2)]
     assert first == second

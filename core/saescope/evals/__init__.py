@@ -3,6 +3,7 @@ held-out text."""
 
 from saescope.evals.check import PROBE_TEXT, Check, check_sae
 from saescope.evals.evaluate import evaluate
+from saescope.evals.verdict import what_a_score_means
 from saescope.records.evaluation import (
     Baseline,
     Baselines,
@@ -11,6 +12,7 @@ from saescope.records.evaluation import (
     Evaluation,
     Interval,
     KLDivergence,
+    LayerFit,
     PositionBin,
     Reason,
     Shrinkage,
@@ -27,10 +29,12 @@ __all__ = [
     "Evaluation",
     "Interval",
     "KLDivergence",
+    "LayerFit",
     "PositionBin",
     "Reason",
     "Shrinkage",
     "Verdict",
     "check_sae",
     "evaluate",
+    "what_a_score_means",
 ]

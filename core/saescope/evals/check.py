@@ -1,24 +1,40 @@
 """A measured answer to "does this SAE belong here?": reconstruction and CE score on a short probe
 text."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.errors import HookError
+from saescope.evals.layers import (
+    LEAST_GAIN,
+    Scale,
+    best_elsewhere,
+    best_scale,
+    fit_layers,
+    n_positions,
+    peak,
+    tried_at,
+)
+from saescope.evals.verdict import FAIR_CE, FAIR_EV, GOOD_CE, GOOD_EV, LITTLE_COST
 from saescope.hooks import edit_activations
-from saescope.metrics import RunningFit, score_between
+from saescope.metrics import LEAST_POSITIONS, RunningFit, score_between
 from saescope.models import LanguageModel, counted
 from saescope.ops import SparseActs
-from saescope.records.evaluation import ProbeCheck
+from saescope.records.evaluation import LayerFit, ProbeCheck
 from saescope.saes import SAE
 from saescope.sinks import PROBE_TEXT
-from saescope.splice import add_at_site, read_site, site_edits, splice
+from saescope.splice import add_at_site, read_hook, read_site, site_edits, site_hooks, splice
 from saescope.verdicts import Judgement, Quality
 
 L0_FACTOR = 2
 """Texts differ, and so does L0 on them: only beyond this factor does a difference say something."""
+_RANK = (Quality.UNKNOWN, Quality.WRONG, Quality.DOUBTFUL, Quality.FAIR, Quality.GOOD)
+"""From the level that decides against all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,38 +46,106 @@ class Check(ProbeCheck):
     units are made of."""
 
 
-def check_sae(model: LanguageModel, sae: SAE, *, published_l0: float | None = None) -> Check:
+def check_sae(
+    model: LanguageModel, sae: SAE, *, published_l0: float | None = None, scan: bool = False
+) -> Check:
     """Encode the probe text and run the model with the SAE in place, clean and with the site
-    zeroed; compare L0."""
+    zeroed; compare L0, and how the SAE fits at other layers. `scan` measures the CE score at every
+    layer as well."""
     limit = min(model.n_ctx, sae.cfg.metadata.context_size or model.n_ctx)
     tokens = model.tokenize(PROBE_TEXT, prepend_bos=sae.cfg.metadata.prepend_bos, limit=limit)
     ids = model.batch(tokens.ids)
     site = read_site(model, sae, ids)
     mask = counted(tokens, sinks=site.sinks).to(model.device)
-    fit = RunningFit()
+    fit, scale = RunningFit(), best_scale(site.target[mask], site.sae_out[mask])
     fit.add(site.target[mask], site.sae_out[mask])
-    ev = fit.explained_variance
     l0 = float(site.acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
-    ce = _ce_score(model, sae, ids, mask) if bool(mask[:-1].any()) else None
-    verdict = _verdict(ev, ce)
-    if published_l0 is not None and bool(mask.any()):
-        verdict = _against_published(verdict, l0, published_l0)
+    known = bool(mask[:-1].any())
+    ce, layers = _predictions(model, sae, ids, mask, scan=scan) if known else (None, ())
+    findings = [
+        *_reconstruction(fit.explained_variance),
+        *_of_predictions(ce),
+        *_elsewhere(layers, read_hook(sae)),
+        *_scaled(scale),
+        *_published(l0, published_l0 if bool(mask.any()) else None),
+    ]
     return Check(
         n_tokens=int(mask.sum()),
         n_sinks=int(counted(tokens).sum() - mask.sum()),
         l0=l0,
-        explained_variance=ev,
-        ce_score=ce,
+        explained_variance=fit.explained_variance,
+        ce_score=ce and ce.score,
+        clean_loss=ce and ce.clean,
+        ablation_cost=ce and ce.zeroed - ce.clean,
+        scale=scale and scale.factor,
+        peak=peak([*layers]),
+        layers=layers,
         published_l0=published_l0,
-        verdict=verdict,
+        verdict=_verdict(findings),
         acts=site.acts.select(mask[site.acts.positions]),
     )
 
 
-def _ce_score(
+@dataclass(frozen=True, slots=True)
+class ProbeLoss:
+    """Next-token cross-entropy in nats, by what stands at the site."""
+
+    clean: float
+    with_sae: float
+    zeroed: float
+
+    @property
+    def score(self) -> float | None:
+        return score_between(self.zeroed, self.clean, self.with_sae)
+
+
+def _predictions(
+    model: LanguageModel,
+    sae: SAE,
+    ids: Int[Tensor, "1 n_pos"],
+    mask: Bool[Tensor, " n_pos"],
+    *,
+    scan: bool,
+) -> tuple[ProbeLoss, tuple[LayerFit, ...]]:
+    """The losses, and the fit at every layer, whose activations come from the clean pass."""
+    tried = tried_at(model, sae)
+    n = min(n_positions(sae.cfg, len(tried)), len(mask))
+    recorded: dict[str, Tensor] = {}
+
+    def keep(name: str, x: Tensor, hook: object) -> None:
+        recorded[name] = x[:, :n].detach().clone()
+
+    hooks = {name: partial(keep, name) for each in tried for name in site_hooks(each)}
+    with model.lock, model.hooked([*hooks.items()]):
+        clean = _cross_entropy(model.forward(ids)[0], ids, mask)
+    layers = fit_layers(model, tried, recorded, mask[:n])
+    if scan:
+        of_hook = {read_hook(each): each for each in tried}
+        layers = [
+            replace(fit, ce_score=_score(model, of_hook[fit.hook_name], ids[:, :n], mask[:n]))
+            for fit in layers
+        ]
+    return _losses(model, sae, ids, mask, clean), tuple(layers)
+
+
+def _score(
     model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]
 ) -> float | None:
+    """None where the site can be read and not edited."""
     clean = _cross_entropy(model.forward(ids)[0], ids, mask)
+    try:
+        return _losses(model, sae, ids, mask, clean).score
+    except HookError:
+        return None
+
+
+def _losses(
+    model: LanguageModel,
+    sae: SAE,
+    ids: Int[Tensor, "1 n_pos"],
+    mask: Bool[Tensor, " n_pos"],
+    clean: float,
+) -> ProbeLoss:
     with splice(model, [sae], positions=mask[None]):
         with_sae = _cross_entropy(model.forward(ids)[0], ids, mask)
 
@@ -70,8 +154,7 @@ def _ce_score(
         return add_at_site(written, -flat * mask[:, None])
 
     with edit_activations(model, site_edits(sae, to_zero)):
-        zeroed = _cross_entropy(model.forward(ids)[0], ids, mask)
-    return score_between(zeroed, clean, with_sae)
+        return ProbeLoss(clean, with_sae, _cross_entropy(model.forward(ids)[0], ids, mask))
 
 
 def _cross_entropy(
@@ -84,35 +167,78 @@ def _cross_entropy(
     return float(losses[mask[:-1]].mean())
 
 
-def _verdict(ev: float | None, ce: float | None) -> Judgement[Quality]:
+def _verdict(findings: Sequence[Judgement[Quality]]) -> Judgement[Quality]:
+    """The worst finding decides and says why; what was measured well beside it is named."""
+    level = min((finding.level for finding in findings), key=_RANK.index, default=Quality.GOOD)
+    if level is Quality.GOOD:
+        return Judgement(level, "reconstructs what the model does here")
+    return Judgement(level, "; ".join(each.why for each in findings if each.level is level))
+
+
+def _reconstruction(ev: float | None) -> list[Judgement[Quality]]:
     if ev is None:
-        why = "too few positions to measure on, or the activation never varies there"
-        return Judgement(Quality.UNKNOWN, why)
+        why = (
+            f"fewer than {LEAST_POSITIONS} positions are too few to measure on, or the activation "
+            "never varies there"
+        )
+        return [Judgement(Quality.UNKNOWN, why)]
     if ev < 0:
         why = (
             "reconstructs worse than the mean; this is not the model, hook or preparation that "
             "the SAE was trained on"
         )
-        return Judgement(Quality.WRONG, why)
-    if ev < 0.5 or (ce is not None and ce < 0.7):
-        why = "loses much of the activation; check model and hook, or use a better SAE"
-        return Judgement(Quality.DOUBTFUL, why)
-    if ev >= 0.75 and (ce is None or ce >= 0.9):
-        return Judgement(Quality.GOOD, "reconstructs what the model does here")
-    return Judgement(Quality.FAIR, "usable, with a noticeable error term")
+        return [Judgement(Quality.WRONG, why)]
+    if ev < FAIR_EV:
+        why = "loses more than half of the activation; check model and hook, or use a better SAE"
+        return [Judgement(Quality.DOUBTFUL, why)]
+    if ev < GOOD_EV:
+        return [Judgement(Quality.FAIR, f"usable, with {1 - ev:.0%} of the activation unexplained")]
+    return []
 
 
-def _against_published(
-    verdict: Judgement[Quality], l0: float, published: float
-) -> Judgement[Quality]:
-    """A verdict is no better than doubtful where far more or far fewer features fire than when the
-    SAE was published."""
-    if published <= L0_FACTOR * l0 and l0 <= L0_FACTOR * published:
-        return verdict
-    off = (
+def _of_predictions(loss: ProbeLoss | None) -> list[Judgement[Quality]]:
+    """None where the site is worth so little that a score says nothing."""
+    score = None if loss is None else loss.score
+    if loss is None or score is None or loss.zeroed - loss.clean < LITTLE_COST or score >= GOOD_CE:
+        return []
+    level = Quality.FAIR if score >= FAIR_CE else Quality.DOUBTFUL
+    why = f"the model's predictions keep {score:.0%} of what the site is worth to them"
+    return [Judgement(level, why)]
+
+
+def _elsewhere(layers: Sequence[LayerFit], own: str) -> list[Judgement[Quality]]:
+    best = best_elsewhere([*layers], own)
+    here = next((fit for fit in layers if fit.hook_name == own), None)
+    if best is None or here is None or best.explained_variance < FAIR_EV:
+        return []
+    why = (
+        f"explains {best.explained_variance:.2f} at {best.hook_name} and "
+        f"{here.explained_variance:.2f} at its own {own}: it may have been trained there"
+    )
+    return [Judgement(Quality.DOUBTFUL, why)]
+
+
+def _scaled(scale: Scale | None) -> list[Judgement[Quality]]:
+    """An L1 penalty makes reconstructions too short; none makes them too long."""
+    if scale is None or scale.gain < LEAST_GAIN or scale.factor <= 0:
+        return []
+    fits = f"multiplied by {scale.factor:.2f} it would explain {scale.gain:.2f} more"
+    if scale.factor < 1:
+        why = (
+            f"reconstructions are {1 / scale.factor:.2g} times as large as fits ({fits}): the "
+            "encoder, or the activations that it was trained on, have another scale"
+        )
+        return [Judgement(Quality.DOUBTFUL, why)]
+    why = f"reconstructions are too small ({fits}), by an L1 penalty or another scale"
+    return [Judgement(Quality.FAIR, why)]
+
+
+def _published(l0: float, published: float | None) -> list[Judgement[Quality]]:
+    """Far more or far fewer features fire than when the SAE was published."""
+    if published is None or (published <= L0_FACTOR * l0 and l0 <= L0_FACTOR * published):
+        return []
+    why = (
         f"{l0:.3g} features fire at a position, {published:.3g} were published: "
         "the gate, the site or the model may be another"
     )
-    if verdict.level in (Quality.GOOD, Quality.FAIR):
-        return Judgement(Quality.DOUBTFUL, f"{off} (reconstruction alone: {verdict.level})")
-    return Judgement(verdict.level, f"{verdict.why}; {off}")
+    return [Judgement(Quality.DOUBTFUL, why)]

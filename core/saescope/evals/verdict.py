@@ -180,11 +180,24 @@ def _predictions(measured: Measured) -> list[GradedReason]:
     return [GradedReason(level, f"{short}, predictions suffer", Reason(statement, advice)), *odd]
 
 
-def _high_loss(clean: float) -> GradedReason:
-    finding = (
-        f"The model's own loss is {clean:.1f} nats a token: it hardly knows this kind of text, and "
-        "what an SAE keeps of that says little about other text."
+def what_a_score_means(clean: float | None, cost: float | None) -> list[str]:
+    """A sentence where a CE score says little: a model that does not know the text, a site that is
+    worth next to nothing."""
+    high = (
+        f"The model's own loss is {clean or 0:.1f} nats a token: it hardly knows this kind of "
+        "text, and what an SAE keeps of that says little about other text."
     )
+    little = (
+        f"Zeroing the site costs {cost or 0:.2g} nats a token: a CE score of so little says little."
+    )
+    return [
+        *([high] if clean is not None and clean > HIGH_LOSS else []),
+        *([little] if cost is not None and cost < LITTLE_COST else []),
+    ]
+
+
+def _high_loss(clean: float) -> GradedReason:
+    (finding,) = what_a_score_means(clean, None)
     advice = "Evaluate on text of the kind that the model was trained on."
     return GradedReason(Quality.GOOD, "", Reason(finding, advice))
 

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 from saescope.verdicts import Judgement, Quality
 
 
+@dataclass(frozen=True, slots=True)
+class LayerFit:
+    """How an SAE reconstructs the site of its kind at one layer."""
+
+    hook_name: str
+    explained_variance: float
+    scale: float
+    """The factor that fits the reconstruction best to its target, both about their means."""
+    ce_score: float | None = None
+    """Measured by a scan alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeCheck:
     """The SAE on a probe text: does it belong to this model and site? Position 0 and special tokens
@@ -19,6 +31,16 @@ class ProbeCheck:
     explained_variance: float | None
     ce_score: float | None
     """(zero ablation - with SAE) / (zero ablation - clean), of the next-token cross-entropy."""
+    clean_loss: float | None
+    """The model's own cross-entropy, in nats a token; `ablation_cost` is what zeroing the site
+    adds."""
+    ablation_cost: float | None
+    scale: float | None
+    """The factor that fits the reconstruction best to its target: 1 is right."""
+    peak: LayerFit | None
+    """The layer at which the SAE explains most; None where its site is in no layer."""
+    layers: tuple[LayerFit, ...] = ()
+    """Every layer, on at most 128 positions."""
     published_l0: float | None
     """The L0 that its authors measured on their texts; None if that is not known."""
     verdict: Judgement[Quality]

@@ -21,6 +21,9 @@ class Estimate:
     fits: bool
     change: list[str]
     """What to change so that it fits, as arguments of the call."""
+    load: float | None = None
+    """Work that wanted each processor of the machine, this one's included, in the minute before the
+    speeds were measured (1 is busy); None where nothing was measured or the system does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

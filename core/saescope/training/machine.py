@@ -38,6 +38,13 @@ def free_bytes(device: torch.device) -> int:
     return min([_available_bytes(), *_left_in_container()])
 
 
+def load_average() -> float | None:
+    """The load of the last minute for each processor; None on a system that does not say."""
+    if sys.platform == "win32":
+        return None
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
 def n_threads() -> int:
     return torch.get_num_threads()
 

@@ -18,7 +18,7 @@ from saescope.saes.disk import not_in_saelens, saelens_name
 from saescope.training.config import TrainConfig
 from saescope.training.data import BUFFER_DTYPE, store_config, text_source
 from saescope.training.loggers import require_logger
-from saescope.training.machine import free_bytes, free_disk_bytes, peak_bytes
+from saescope.training.machine import free_bytes, free_disk_bytes, load_average, peak_bytes
 from saescope.training.trainer import ListBatches, Trainer
 
 MEASURE_S = 2.0
@@ -34,7 +34,7 @@ def make_plan(
 ) -> Plan:
     """Reads some text and takes some steps with the settings of the run; leaves nothing behind."""
     require_logger(cfg.logger)
-    source = text_source(cfg, model, roots=roots)
+    source, load = text_source(cfg, model, roots=roots), load_average()
     harvest_s, rows = _time_harvest(source)
     there = peak_bytes(model.device)
     memory, free = there + run_bytes(cfg), there + free_bytes(model.device)
@@ -57,6 +57,7 @@ def make_plan(
         disk_free_bytes=disk_free,
         fits=memory <= free and disk + SPARE_DISK_BYTES <= disk_free,
         change=memory_advice(cfg, memory, free) + disk_advice(cfg, disk, disk_free),
+        load=load,
         warnings=_warnings(cfg, source),
     )
 

@@ -43,8 +43,13 @@ def planned(plan: dict[str, Any]) -> str:
         return f"The run needs {takes}: it does not fit.{change}"
     return (
         f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} "
-        f"tokens/s, {takes}."
+        f"tokens/s{_measured_under(plan.get('load'))}, {takes}."
     )
+
+
+def _measured_under(load: float | None) -> str:
+    """Under what load of the machine a speed was measured: other work slows it."""
+    return "" if load is None else f" (measured under a load of {load:.1f} for each processor)"
 
 
 def _summary(run: Run) -> str:

@@ -32,10 +32,10 @@ class EvaluateSae(Request):
     n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(
         default=20_000, ge=1, description="Tokens to evaluate on."
     )
-    baselines: bool = Field(default=True, description="Compare with a random SAE and with PCA.")
+    baselines: bool = Field(default=True, description="Compare with a random SAE and PCA.")
     seed: Seed = 0
     picture: bool = Field(
-        default=False, description="Also draw densities and explained variance by position (PNG)."
+        default=False, description="Also draw densities and quality by position (PNG)."
     )
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait, then a job_id."

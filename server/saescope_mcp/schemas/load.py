@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from saescope.records.card import IndexedText
-from saescope.records.evaluation import ProbeCheck
+from saescope.records.evaluation import LayerFit, ProbeCheck
 from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
-from saescope_mcp.schemas.common import Reply, Request
+from saescope_mcp.schemas.common import Reply, Request, is_empty
 
 
 class LoadSae(Request):
@@ -47,6 +47,7 @@ class LoadSae(Request):
     dry_run: bool = Field(
         default=False, description="Only report format, site, sizes, and whether it fits."
     )
+    scan: bool = Field(default=False, description="Also CE score and scale at each layer.")
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
         default=30.0, ge=0, description="Seconds to wait, then a job_id."
     )
@@ -75,6 +76,8 @@ class Memory(BaseModel):
 class CheckRow(ProbeCheck):
     """The SAE on a probe text: does it belong to this model and site?"""
 
+    layers: Annotated[tuple[LayerFit, ...], Field(exclude_if=is_empty)] = ()
+    """Every layer, with scan=true."""
     verdict: str
 
 

@@ -49,6 +49,11 @@ class LoadedSAE:
     def model(self) -> "LanguageModel":
         return self.slot.model
 
+    @property
+    def scanned(self) -> bool:
+        """Whether its check measured the CE score at every layer."""
+        return any(fit.ce_score is not None for fit in self.check.layers)
+
     async def indexed(self) -> Indexed:
         """Its best index on this machine; looked for again whenever one was added."""
         if self._indexed is None or self._indexed.changed != self._indexes_changed():

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
@@ -41,6 +42,9 @@ from saescope_mcp.state.loading import (
     peek,
 )
 
+if TYPE_CHECKING:
+    from saescope.evals import Check as MeasuredCheck
+
 
 async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     """Load an SAE and its language model, before any other tool: a release of find_saes, any
@@ -57,13 +61,17 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     if request.dry_run:
         return await _plan(state, source, placement)
     there = state.loaded_from(source, placement)
-    if there:
+    if there and (there.scanned or not request.scan):
         return await loaded_reply(state, there)
 
     async def work(job: Job) -> LoadSaeReply:
-        return await loaded_reply(state, await load(state, source, placement, job.say))
+        entry = await load(state, source, placement, job.say)
+        if request.scan:
+            job.say("measuring every layer")
+            await scan(state, entry)
+        return await loaded_reply(state, entry)
 
-    job = state.jobs.start("load_sae", source, request, work)
+    job = state.jobs.start("load_sae", (source, request.scan), request, work)
     await state.jobs.wait(job, request.wait_s)
     if job.task.cancelled():
         raise Cancelled(f"The load {job.id} was cancelled.", hint=load_call(source, placement))
@@ -109,24 +117,32 @@ def source_of(request: LoadSae, state: AppState) -> Source:
     )
 
 
+async def scan(state: AppState, entry: LoadedSAE) -> None:
+    """Check the SAE once more, with the CE score at every layer."""
+    from saescope.evals import check_sae
+
+    published = entry.sae.cfg.metadata.published_l0
+    async with state.use(entry.handle) as loaded:
+        loaded.check = await loaded.slot.run(
+            partial(check_sae, loaded.model, loaded.sae, published_l0=published, scan=True)
+        )
+
+
 async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
+    from saescope.evals import what_a_score_means
+
     cfg, check, indexed = entry.sae.cfg, entry.check, await entry.indexed()
     room = state.room(str(entry.model.device))
     need = entry.sae.weights_bytes + entry.model.weights_bytes
-    quality = (
-        [f"explained variance {check.explained_variance:.2f}"]
-        if check.explained_variance is not None
-        else []
-    )
-    quality += [f"CE score {check.ce_score:.2f}"] if check.ce_score is not None else []
     return LoadSaeReply(
         summary=f"{entry.handle} is ready: {cfg.architecture} SAE with {cfg.d_sae} features at "
         f"{cfg.metadata.hook_name} "
         f"of {entry.model.name}. On the probe text: "
-        f"{', '.join([f'L0 {check.l0:.1f}', *quality])}; {check.verdict}. "
+        f"{_quality(check)}; {check.verdict}. {_peak(check)}"
         f"{_said_of(indexed)}",
         warnings=[
             *entry.warnings,
+            *what_a_score_means(check.clean_loss, check.ablation_cost),
             *indexed.passed_over,
             *(indexed.best.warnings if indexed.best else []),
         ],
@@ -145,8 +161,33 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
         k=getattr(cfg, "k", None),
         weights_bytes=entry.sae.weights_bytes,
         memory=Memory(need=need, free=room.free, budget=room.budget),
-        check=extended(CheckRow, check, verdict=str(check.verdict)),
+        check=extended(
+            CheckRow,
+            check,
+            verdict=str(check.verdict),
+            layers=check.layers if entry.scanned else (),
+        ),
         index=indexed.best and extended(IndexFound, indexed.best.manifest),
+    )
+
+
+def _quality(check: "MeasuredCheck") -> str:
+    parts = [f"L0 {check.l0:.1f}"]
+    if check.explained_variance is not None:
+        parts.append(f"explained variance {check.explained_variance:.2f}")
+    if check.ce_score is not None and check.clean_loss is not None:
+        own = f"the model's own loss is {check.clean_loss:.2f} nats a token"
+        parts.append(f"CE score {check.ce_score:.2f} ({own})")
+    return ", ".join(parts)
+
+
+def _peak(check: "MeasuredCheck") -> str:
+    """Which layer fits best, where there are several."""
+    if check.peak is None or len(check.layers) < 2:
+        return ""
+    return (
+        f"Of the site's {len(check.layers)} layers it explains most at {check.peak.hook_name} "
+        f"({check.peak.explained_variance:.2f}). "
     )
 
 

@@ -334,6 +334,7 @@ def test_a_plan_measures_and_leaves_nothing(glass: LanguageModel, tmp_path: Path
         1 / found.harvest_tokens_per_s + 1 / found.step_tokens_per_s
     )
     assert found.eta_s == pytest.approx(4096 / found.tokens_per_s)
+    assert found.load is not None and 0 <= found.load < 1000
     assert not (tmp_path / "not").exists()
 
 
