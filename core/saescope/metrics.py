@@ -1,7 +1,9 @@
 """Pure numbers about reconstructions and logits."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 LEAST_POSITIONS = 16
@@ -53,6 +55,12 @@ def kl_divergence(
     """KL(softmax(logits) || softmax(reference)) of each position, in nats."""
     log_p, log_q = logits.double().log_softmax(-1), reference.double().log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+
+
+def log_mass(logits: Float[Tensor, "*n vocab"], tokens: Sequence[int]) -> Float64[Tensor, "*n"]:
+    """The log of the summed probability of some tokens, at each position."""
+    precise = logits.double()
+    return precise[..., [*tokens]].logsumexp(-1) - precise.logsumexp(-1)
 
 
 def pearson(a: list[float], b: list[float]) -> float | None:

@@ -21,6 +21,7 @@ class Effect(StrEnum):
     NONE = "no visible effect"
     DEGENERATE = "degenerate"
     CHANGED = "changed"
+    OWN_TOKENS = "promotes its own tokens"
     UNCONTROLLED = "changed, not controlled"
     UNSPECIFIC = "unspecific"
     SPECIFIC = "specific"

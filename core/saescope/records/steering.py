@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from saescope.records.controls import Comparison
 from saescope.records.features import FeatureRef
 from saescope.records.prediction import Readout
 from saescope.verdicts import Effect, Judgement
@@ -43,10 +44,14 @@ class Metrics:
 
     concept_score: float | None
     """Share of the generated tokens that are concept tokens."""
+    concept_logprob: float | None
+    """Along this text: how much steering changes the log of the concept tokens' summed probability,
+    in nats, averaged over its tokens."""
     perplexity: float | None
     repetition: float
     """1 - distinct / total 3-grams."""
     kl: float | None
+    """KL(unsteered || steered) in nats, averaged over its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,9 @@ class SteeredTexts:
     unit_values: list[float]
     unit_source: str
     """Where the maxima come from: the index if there is one."""
-    concept_tokens: list[str]
+    concept_logprob: float | None
+    """The headline: on the unsteered text, token by token as it stands, how much steering changes
+    the log of the concept tokens' summed probability, in nats, averaged over its tokens."""
     n_sinks: int
     """Positions of the prompt that are not edited because their norm at the site is out of
     proportion."""
@@ -88,6 +95,10 @@ class Steering(SteeredTexts):
     """What was generated, and what to make of it."""
 
     verdict: Judgement[Effect]
+    concept_tokens: list[str]
+    concept_control: Comparison
+    """`concept_logprob` of 19 random features changed alike; none where no concept was named,
+    since the tokens that a feature promotes are its own."""
     n_left_out: int
     """Positions of the prompt that are not edited, sinks included."""
     warnings: list[str] = field(default_factory=list[str])

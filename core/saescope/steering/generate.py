@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.hooks import edit_activations
-from saescope.metrics import kl_divergence
+from saescope.metrics import kl_divergence, log_mass
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.sinks import find_sinks, typical_norm
@@ -34,6 +34,7 @@ class Generation:
     ids: list[int]
     kl: float | None
     perplexity: float | None
+    concept_logprob: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Sampling:
     temperature: float = 0.0
     seeds: Sequence[int]
     """The seeds, one for each row."""
+    use_cache: bool = True
 
 
 @dataclass(slots=True)
@@ -58,17 +60,36 @@ def generate(
     stack: Stack,
     prompt: Int[Tensor, " n_prompt"],
     plans: Sequence[Plans],
-    sampling: Sampling,
     *,
-    use_cache: bool = True,
+    sampling: Sampling,
+    concept: Sequence[int],
 ) -> list[Generation]:
-    """One row for each run's plans (none: unsteered), each sampled with its own seed."""
+    """One row for each run's plans (none: unsteered), each sampled with its own seed, and what is
+    measured along it."""
+    rows = write(stack, prompt, plans, sampling=sampling)
+    return [
+        _measure(stack, prompt, row, each, concept) for row, each in zip(rows, plans, strict=True)
+    ]
+
+
+def write(
+    stack: Stack,
+    prompt: Int[Tensor, " n_prompt"],
+    plans: Sequence[Plans],
+    *,
+    sampling: Sampling,
+) -> list[list[int]]:
+    """The tokens of one row for each run's plans."""
     model = stack.model
     ids = model.batch(prompt).repeat(len(plans), 1)
     cursor = Cursor(torch.ones_like(ids, dtype=torch.bool))
     stop, rngs = model.end_ids, [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
     n_new = min(sampling.max_new_tokens, model.n_ctx - len(prompt))
-    use_cache = use_cache and model.caches_up_to(len(prompt) + n_new)
+    use_cache = (
+        sampling.use_cache
+        and not any(sae.sequential for sae in stack.saes)
+        and model.caches_up_to(len(prompt) + n_new)
+    )
     done, past = torch.zeros(len(plans), dtype=torch.bool, device=ids.device), None
     with steered_by(stack, plans, cursor):
         for _ in range(n_new):
@@ -83,8 +104,7 @@ def generate(
             done |= torch.isin(chosen, stop)
             if bool(done.all()):
                 break
-    rows = [_until_stop(row, stop) for row in ids[:, len(prompt) :]]
-    return [_judge(stack, prompt, row, each) for row, each in zip(rows, plans, strict=True)]
+    return [_until_stop(row, stop) for row in ids[:, len(prompt) :]]
 
 
 def steered_by(
@@ -143,24 +163,35 @@ def _until_stop(row: Int[Tensor, " n"], stop: Int[Tensor, " m"]) -> list[int]:
     return row[: int(ends[0]) if len(ends) else None].tolist()
 
 
-def _judge(
-    stack: Stack, prompt: Int[Tensor, " n_prompt"], row: list[int], plans: Plans
+def repetition_of(row: Sequence[int]) -> float:
+    """1 - distinct / total 3-grams."""
+    grams = list(zip(row, row[1:], row[2:], strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _measure(
+    stack: Stack,
+    prompt: Int[Tensor, " n_prompt"],
+    row: list[int],
+    plans: Plans,
+    concept: Sequence[int],
 ) -> Generation:
-    """Perplexity of the continuation under the unsteered model, and the mean KL(steered, clean)
-    over its positions."""
+    """Perplexity of the continuation under the unsteered model; over its positions the mean
+    KL(clean || steered), and by how much steering changes the log of the concept's probability."""
     if not row:
-        return Generation(row, None, None)
+        return Generation(row, None, None, None)
     model = stack.model
     ids = model.batch(torch.cat([prompt.cpu(), torch.tensor(row)]))
     clean = model.forward(ids, last=len(row) + 1)[0][0, :-1]
     losses = torch.nn.functional.cross_entropy(
         clean.double(), ids[0, len(prompt) :], reduction="none"
     )
-    kl = 0.0
-    if plans:
-        mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
-        with steered_by(stack, [plans], Cursor(mask)):
-            kl = float(
-                kl_divergence(model.forward(ids, last=len(row) + 1)[0][0, :-1], clean).mean()
-            )
-    return Generation(row, kl, float(losses.mean().exp()))
+    perplexity = float(losses.mean().exp())
+    if not plans:
+        return Generation(row, 0.0, perplexity, 0.0 if concept else None)
+    mask = ~torch.isin(ids, model.tokenizer.special_ids.to(ids))
+    with steered_by(stack, [plans], Cursor(mask)):
+        steered = model.forward(ids, last=len(row) + 1)[0][0, :-1]
+    kl = float(kl_divergence(clean, steered).mean())
+    gain = float((log_mass(steered, concept) - log_mass(clean, concept)).mean())
+    return Generation(row, kl, perplexity, gain if concept else None)

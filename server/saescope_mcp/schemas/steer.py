@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saescope.records.controls import Comparison
 from saescope.records.labels import ShortLabel
 from saescope.records.steering import GeneratedText, Intervention, SteeredTexts
 from saescope_mcp.schemas.bounds import AtMost, Identifier
@@ -23,6 +24,7 @@ from saescope_mcp.schemas.common import (
     Seed,
     Target,
     Unit,
+    is_empty,
 )
 
 Mode = Literal["add", "clamp", "scale", "ablate", "project_out"]
@@ -105,7 +107,7 @@ class Named(BaseModel):
     sae: OneOfSeveral = None
     feature: int
     label: ShortLabel | None
-    url: str | None
+    url: str | None = Field(exclude_if=is_empty)
 
 
 class InterveneReply(Reply, Intervention, frozen=True):
@@ -134,7 +136,9 @@ class SteerGenerate(ChangingRequest):
     seed: Seed = 0
     n_controls: Controls = 2
     concept_tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
-        default=[], description="Tokens of concept_score; empty: the 20 most promoted."
+        default=[],
+        description="Tokens to judge by, leading space kept; empty: the 20 most promoted, and no "
+        "verdict.",
     )
 
     @property
@@ -160,9 +164,11 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     baseline: GeneratedText
     steered: list[GeneratedText]
     controls: list[GeneratedText]
-    unit_value: float
-    """The unit of the first feature; `unit_values` has them all."""
+    promoted_tokens: list[str] = Field(default=[], exclude_if=is_empty)
+    """The concept_tokens, where none were named: those that the features promote most."""
+    concept_control: Comparison | None = Field(default=None, exclude_if=is_empty)
+    """concept_logprob of 19 random features changed alike, where a concept was named."""
     features: list[Named]
     verdict: str
-    bos_prepended: bool
-    truncated: bool = False
+    """The level; the summary says why."""
+    truncated: bool = Field(default=False, exclude_if=is_empty)

@@ -18,6 +18,7 @@ from saescope_mcp.replies.facts import (
 )
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.replies.rows import extended, names_of
+from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.schemas.steer import (
     ChangingRequest,
     Edit,
@@ -89,9 +90,8 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
 
 async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
     """Generate with features changed, next to the unsteered text and the same with random features;
-    use it to see what a feature does to behaviour. Compare concept_score, perplexity, repetition
-    and kl with the controls: a text that only falls apart shows nothing. Start at strength 1 and
-    go up."""
+    use it to see what a feature does to behaviour. The verdict rests on concept_logprob: name
+    concept_tokens. A text that only falls apart shows nothing. Start at strength 1 and go up."""
     async with state.use_all(request.handles) as stack:
         tokens = await _tokens(stack, request)
         done = await _steer(stack, request, tokens)
@@ -109,14 +109,21 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
             *labels.warnings,
         ],
         next=_next(request, done.verdict.level),
-        evidence="controlled" if done.controls else "intervened",
+        evidence=_evidence(done),
         provenance=provenance(stack, request.seed),
         controls=[_named_control(arm, stack) for arm in done.controls],
-        unit_value=done.unit_values[0],
+        promoted_tokens=[] if request.concept_tokens else done.concept_tokens,
+        concept_control=done.concept_control if done.concept_control.n else None,
         features=_named(request, stack, labels),
-        verdict=verdict,
-        bos_prepended=tokens.bos_prepended,
+        verdict=done.verdict.level.value,
     )
+
+
+def _evidence(done: "core.Steering") -> Evidence:
+    """What touched nothing was looked at, whatever stands beside it."""
+    if not done.concept_logprob and not any(text.metrics.kl for text in done.steered):
+        return "observed"
+    return "controlled" if done.controls or done.concept_control.n else "intervened"
 
 
 async def _tokens(stack: LoadedStack, request: ChangingRequest) -> "Tokens":
@@ -193,7 +200,7 @@ def _effect(done: "core.Intervention", what: str) -> str:
 
 def _next(request: SteerGenerate, effect: Effect) -> list[str]:
     """Half the strength where the text fell apart, twice where nothing is to be seen, the user's
-    concept where the feature's own tokens were counted in vain, else a measured look at one
+    concept where only the feature's own tokens are known, else a measured look at one
     prediction."""
     factor = {Effect.DEGENERATE: 0.5, Effect.NONE: 2.0}.get(effect)
     tunable = all(
@@ -206,7 +213,7 @@ def _next(request: SteerGenerate, effect: Effect) -> list[str]:
             for feature in request.features
         ]
         return [_next_call("steer_generate", request, features=changed)]
-    if effect is Effect.UNSPECIFIC and not request.concept_tokens:
+    if effect in (Effect.OWN_TOKENS, Effect.CHANGED) and not request.concept_tokens:
         features = [_as_argument(feature) for feature in request.features]
         return [_next_call("steer_generate", request, features=features, concept_tokens=["..."])]
     return [

@@ -200,7 +200,8 @@ def test_unit_max_is_the_features_maximum_on_the_prompt_and_the_reference(gpt2: 
     sae, tokens = make_sae(gpt2, "standard"), tokens_of(gpt2)
     here = acts_by_hand(gpt2, sae, tokens).max(axis=0)
     fired = int(here.argmax())
-    edit, asked = FeatureEdit(fired), {"target": TARGET}
+    edit = FeatureEdit(fired)
+    asked: dict[str, Any] = {"target": TARGET}
     alone = intervene(gpt2.model, sae, tokens, [edit], unit="max", n_controls=0)
     close(alone.unit_values, [here[fired]])
     assert alone.warnings == [] and alone.unit_source == "maximum on this prompt"

@@ -32,6 +32,7 @@ from saescope.saes import SAE
 from saescope.splice import read_site
 from saescope.steering import FeatureEdit, steer
 from saescope.steering.steer import Arm, Metrics, Steering
+from saescope.verdicts import Effect
 
 N_NEW = 8
 STRONG = {
@@ -166,7 +167,9 @@ def test_a_generation_that_ends_at_once_has_no_numbers(
         gpt2.model.tokenizer, "eos_id", continuation(gpt2.hf, None, tokens_of(gpt2), 1)[0]
     )
     arm = ours(gpt2, make_sae(gpt2, "standard"), STRONG["add"]).baseline
-    nothing = Metrics(concept_score=None, perplexity=None, repetition=0.0, kl=None)
+    nothing = Metrics(
+        concept_score=None, concept_logprob=None, perplexity=None, repetition=0.0, kl=None
+    )
     assert arm == Arm("baseline", "", 0, nothing)
 
 
@@ -181,7 +184,7 @@ def test_generation_stops_where_the_context_ends(gpt2: Family) -> None:
 def test_metrics_are_those_of_naive_recomputation(family: Family, kind: str) -> None:
     sae, edits, tokens = sae_for(family, kind), STRONG["add"], tokens_of(family)
     steered = continuation(family.hf, (sae, edits, [1.0]), tokens, N_NEW)
-    concept = [steered[0], steered[-1], 9]
+    concept = [*dict.fromkeys([steered[0], steered[-1], 9])]
     result = ours(family, sae, edits, concept_tokens=concept)
     for arm, ids in (
         (result.steered[0], steered),
@@ -202,8 +205,10 @@ def test_metrics_are_those_of_naive_recomputation(family: Family, kind: str) -> 
         )
         here = slice(len(tokens) - 1, -1)
         assert arm.metrics.kl == pytest.approx(
-            kl(moved[here], clean[here]).mean(), rel=1e-2, abs=1e-6
+            kl(clean[here], moved[here]).mean(), rel=1e-2, abs=1e-6
         )
+        gain = log_mass_of(moved[here], concept) - log_mass_of(clean[here], concept)
+        assert arm.metrics.concept_logprob == pytest.approx(gain.mean(), rel=1e-3, abs=1e-4)
     assert result.concept_tokens == [family.model.token_text(i) for i in concept]
 
 
@@ -251,27 +256,113 @@ def test_a_control_is_steered_along_another_row_of_the_same_norm(gpt2: Family) -
     assert again == result
 
 
-@pytest.mark.parametrize(
-    ("n_controls", "concept", "verdict"),
-    [
-        (2, "steered", "specific"),
-        (2, "none", "unspecific"),
-        (0, "steered", "changed, not controlled"),
-    ],
-)
-def test_the_verdict_compares_with_the_controls(
-    gpt2: Family, n_controls: int, concept: str, verdict: str
+def log_mass_of(logits: Array, concept: Sequence[int]) -> Array:
+    """The log of the summed probability of tokens, position by position."""
+    return np.log(np.array([softmax(row)[[*concept]].sum() for row in logits]))
+
+
+@pytest.mark.parametrize("kind", ["standard", "layer_norm", "skip_transcoder"])
+def test_the_headline_is_read_on_the_unsteered_text(family: Family, kind: str) -> None:
+    sae, edits, tokens = sae_for(family, kind), STRONG["add"], tokens_of(family)
+    concept = [300, 301, 9]
+    result = ours(family, sae, edits, concept_tokens=concept)
+    text = [*tokens.ids.tolist(), *continuation(family.hf, None, tokens, N_NEW)]
+    whole, here = torch.tensor([text]), slice(len(tokens) - 1, -1)
+    clean = as_array(family.hf.logits(whole))[0][here]
+    moved = steered_logits(family.hf, sae, whole, edits, [1.0], len(tokens))[here]
+    gain = (log_mass_of(moved, concept) - log_mass_of(clean, concept)).mean()
+    assert result.concept_logprob == pytest.approx(gain, rel=1e-3, abs=1e-4)
+    assert result.concept_control.n == 19 and result.concept_control.p is not None
+
+
+def test_the_concept_is_compared_with_nineteen_random_features_changed_alike(gpt2: Family) -> None:
+    sae, edits, tokens = make_sae(gpt2, "standard"), STRONG["add"], tokens_of(gpt2)
+    concept = [300, 301, 9]
+    result = ours(gpt2, sae, edits, n_controls=19, concept_tokens=concept)
+    text = [*tokens.ids.tolist(), *continuation(gpt2.hf, None, tokens, N_NEW)]
+    whole, here = torch.tensor([text]), slice(len(tokens) - 1, -1)
+    clean = log_mass_of(as_array(gpt2.hf.logits(whole))[0][here], concept)
+    rows, gains = NumpySAE(sae).rows(), []
+    for arm in result.controls:
+        (ref,) = arm.features
+        strength = 8.0 * np.linalg.norm(rows[5]) / np.linalg.norm(rows[ref.feature])
+        edit = FeatureEdit(ref.feature, float(strength))
+        moved = steered_logits(gpt2.hf, sae, whole, [edit], [1.0], len(tokens))[here]
+        gains.append((log_mass_of(moved, concept) - clean).mean())
+    control = result.concept_control
+    assert control.mean == pytest.approx(np.mean(gains), rel=1e-3, abs=1e-4)
+    assert control.sd == pytest.approx(np.std(gains, ddof=1), rel=1e-3, abs=1e-4)
+    fewer = ours(gpt2, sae, edits, n_controls=0, concept_tokens=concept)
+    assert fewer.concept_control == control and fewer.controls == []
+
+
+CONCEPT = [300, 301, 302]
+
+
+def planted(gpt2: Family, *, sign: float = 1.0) -> SAE:
+    """An SAE whose feature 5 writes the unembedding of the concept's tokens."""
+    sae = make_sae(gpt2, "standard")
+    rows = sae.tensors()["W_dec"].clone()
+    towards = gpt2.hf.unembed.weight[CONCEPT].mean(0).detach()
+    rows[5] = sign * towards / towards.norm() * rows[5].norm()
+    return type(sae)(sae.cfg, sae.tensors() | {"W_dec": rows})
+
+
+@pytest.mark.parametrize(("sign", "direction"), [(1.0, 1), (-1.0, -1)])
+def test_a_feature_that_writes_the_concept_is_specific_both_ways(
+    gpt2: Family, sign: float, direction: int
 ) -> None:
-    sae, edits = make_sae(gpt2, "standard"), STRONG["add"]
-    steered = continuation(gpt2.hf, (sae, edits, [1.0]), tokens_of(gpt2), N_NEW)
-    plain = continuation(gpt2.hf, None, tokens_of(gpt2), N_NEW)
-    wanted = (
-        sorted(set(steered) - set(plain))
-        if concept == "steered"
-        else [next(i for i in range(4, 1024) if i not in steered)]
+    result = ours(gpt2, planted(gpt2, sign=sign), [FeatureEdit(5, 3.0)], concept_tokens=CONCEPT)
+    assert result.concept_logprob is not None and result.concept_logprob * direction > 0
+    assert result.verdict.level == Effect.SPECIFIC and "nats" in result.verdict.why
+    assert result.concept_control.p == pytest.approx(0.05)
+
+
+def test_the_default_concept_earns_no_verdict(gpt2: Family) -> None:
+    result = ours(gpt2, planted(gpt2), [FeatureEdit(5, 8.0)])
+    assert result.verdict.level == Effect.OWN_TOKENS and "concept_tokens" in result.verdict.why
+    assert result.concept_control.n == 0 and result.concept_logprob is not None
+
+
+def test_random_features_are_specific_to_an_unrelated_concept_in_a_twentieth_of_draws(
+    gpt2: Family,
+) -> None:
+    """60 draws: more than 8 have a chance of 0.2 % where the true rate is a twentieth."""
+    sae = make_sae(gpt2, "standard", d_sae=256)
+    draw = torch.Generator().manual_seed(5)
+    levels: list[Effect] = []
+    for seed in range(60):
+        feature = int(torch.randint(sae.cfg.d_sae, (1,), generator=draw))
+        concept = torch.randint(4, 1024, (3,), generator=draw).tolist()
+        asked = {"concept_tokens": concept, "seed": seed, "max_new_tokens": 4}
+        levels.append(ours(gpt2, sae, [FeatureEdit(feature, 8.0)], **asked).verdict.level)
+    assert levels.count(Effect.SPECIFIC) <= 8
+    assert levels.count(Effect.UNSPECIFIC) > 20
+
+
+def test_an_edit_that_touches_nothing_is_no_visible_effect(gpt2: Family) -> None:
+    sae = make_sae(gpt2, "standard")
+    never = torch.where(torch.arange(sae.cfg.d_sae) == 5, -1e6, sae.tensors()["b_enc"])
+    silent = type(sae)(sae.cfg, sae.tensors() | {"b_enc": never})
+    result = ours(gpt2, silent, [FeatureEdit(5, mode="ablate")], concept_tokens=CONCEPT)
+    assert result.verdict.level == Effect.NONE and result.concept_logprob == 0
+    assert result.concept_control.p == 1 and not result.concept_control.outside
+
+
+def test_a_word_without_its_space_brings_a_warning_that_names_the_other_form(gpt2: Family) -> None:
+    word = next(
+        text.strip()
+        for i in range(4, 1024)
+        if (text := gpt2.model.token_text(i)).startswith(" ")
+        and text.strip().isalpha()
+        and text.strip() in gpt2.model.tokenizer.hf.get_vocab()
     )
-    found = ours(gpt2, sae, edits, n_controls=n_controls, concept_tokens=wanted).verdict
-    assert found.level == verdict and str(found).startswith(f"{verdict}: ")
+    bare, spaced = (gpt2.model.single_token(text) for text in (word, f" {word}"))
+    sae, edits = make_sae(gpt2, "standard"), [FeatureEdit(5, 1.0)]
+    warned = ours(gpt2, sae, edits, concept_tokens=[bare], max_new_tokens=1).warnings
+    assert f'" {word}"' in " ".join(warned)
+    for concept in ([spaced], [bare, spaced]):
+        assert ours(gpt2, sae, edits, concept_tokens=concept, max_new_tokens=1).warnings == []
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
