@@ -137,8 +137,7 @@ class SteerGenerate(ChangingRequest):
     n_controls: Controls = 2
     concept_tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
         default=[],
-        description="Tokens to judge by, leading space kept; empty: the 20 most promoted, and no "
-        "verdict.",
+        description='Tokens to judge by, e.g. [" sea"]; empty: no verdict.',
     )
 
     @property

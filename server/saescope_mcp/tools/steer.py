@@ -90,7 +90,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
 
 async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
     """Generate with features changed, next to the unsteered text and the same with random features;
-    use it to see what a feature does to behaviour. The verdict rests on concept_logprob: name
+    use it to see what a feature does to behaviour. The verdict rests on the probability of
     concept_tokens. A text that only falls apart shows nothing. Start at strength 1 and go up."""
     async with state.use_all(request.handles) as stack:
         tokens = await _tokens(stack, request)
