@@ -131,7 +131,10 @@ def evaluation_text(
         warnings = (*warnings, f"The SAE does not name the texts that it was trained on. {SEEN}")
     if n_held_out < n_tokens and not (trained_on or own):
         others = _read(model, sae, opened, n_tokens - n_held_out, split="train")
-        drawn = _joined(drawn, _draw(others, model, n_tokens - n_held_out, seed))
+        ids, documents = _draw(others, model, n_tokens - n_held_out, seed)
+        # both splits number their documents from 0
+        n_known = 1 + max(pool.contexts.documents.tolist(), default=-1)
+        drawn = _joined(drawn, OwnedContexts(ids, documents + n_known))
         warnings = (
             *warnings,
             f"The held-out part of {opened.name} has {n_held_out} tokens; other "

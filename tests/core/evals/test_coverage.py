@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.core.evals.test_evaluate import perfect_sae, trained_on
 
-from saescope.activations import Dataset
+from saescope.activations import Dataset, is_held_out
 from saescope.evals import evaluate
 from saescope.evals.reconstruction import reconstruct
 from saescope.evals.report import metrics
@@ -165,6 +165,24 @@ def test_contexts_come_from_the_whole_split_and_those_of_a_document_go_together(
         return found.high - found.low
 
     assert text.n_documents < len(text) and width(together) > 1.15 * width(apart)
+
+
+def test_documents_of_both_splits_are_apart_where_others_fill_up(glass: LanguageModel) -> None:
+    """Every document is one context long, and no two begin alike."""
+    texts = [f"{i} the cat number {i} sat on the mat and looked at {i} ships." for i in range(400)]
+    dataset = Dataset("hf:own/words", "0", lambda: iter(texts))
+    text = evaluation_text(glass, faint_sae(glass), dataset, n_tokens=3000)
+    assert any("fill up" in warning for warning in text.warnings)
+    starts = {tuple(row) for row in text.ids.tolist()}
+    assert len(starts) == len(text)
+    held_out = [t for t in texts if is_held_out(t)]
+    alone = evaluation_text(
+        glass, trained_on("hf:own/words", faint_sae(glass)), dataset, n_tokens=3000
+    )
+    n_first = alone.n_documents
+    assert 0 < n_first <= len(held_out)
+    assert text.documents[: len(alone)].tolist() == alone.documents.tolist()
+    assert int(text.documents[len(alone) :].min()) == n_first
 
 
 def test_a_split_beyond_the_bound_is_said(
