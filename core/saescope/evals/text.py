@@ -122,24 +122,7 @@ def evaluation_text(
         given = masked_text("the given contexts", dataset, model, include_special=include_special)
         return replace(given, seed=seed)
     opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
-    own, trained_on = _is_local(opened), _trained_on(sae, opened)
-    held_out = 1.0 if own and not trained_on else HELD_OUT
-    pool = _read(model, sae, opened, n_tokens, held_out=held_out)
-    drawn, warnings = _draw(pool, model, n_tokens, seed), pool.warnings
-    n_held_out = _n_counted(pool.contexts.ids, model)
-    if own and not sae.cfg.metadata.dataset_path:
-        warnings = (*warnings, f"The SAE does not name the texts that it was trained on. {SEEN}")
-    if n_held_out < n_tokens and not (trained_on or own):
-        others = _read(model, sae, opened, n_tokens - n_held_out, split="train")
-        ids, documents = _draw(others, model, n_tokens - n_held_out, seed)
-        # both splits number their documents from 0
-        n_known = 1 + max(pool.contexts.documents.tolist(), default=-1)
-        drawn = _joined(drawn, OwnedContexts(ids, documents + n_known))
-        warnings = (
-            *warnings,
-            f"The held-out part of {opened.name} has {n_held_out} tokens; other "
-            f"documents fill up to {n_tokens}. {SEEN}",
-        )
+    drawn, warnings = _drawn(model, sae, opened, n_tokens=n_tokens, seed=seed)
     text = masked_text(
         opened.name, drawn.ids, model, documents=drawn.documents, include_special=include_special
     )
@@ -194,6 +177,31 @@ class _Pool:
     contexts: OwnedContexts
     warnings: tuple[str, ...]
     """Where the split holds more."""
+
+
+def _drawn(
+    model: LanguageModel, sae: SAE, dataset: Dataset, *, n_tokens: int, seed: int
+) -> tuple[OwnedContexts, tuple[str, ...]]:
+    """Contexts of what is held out, then of the rest where that may be taken; and what to say of
+    the choice."""
+    own, trained_on = _is_local(dataset), _trained_on(sae, dataset)
+    held_out = 1.0 if own and not trained_on else HELD_OUT
+    pool = _read(model, sae, dataset, n_tokens, held_out=held_out)
+    drawn, warnings = _draw(pool, model, n_tokens, seed), pool.warnings
+    n_held_out = _n_counted(pool.contexts.ids, model)
+    if own and not sae.cfg.metadata.dataset_path:
+        warnings = (*warnings, f"The SAE does not name the texts that it was trained on. {SEEN}")
+    if n_held_out >= n_tokens or trained_on or own:
+        return drawn, warnings
+    others = _read(model, sae, dataset, n_tokens - n_held_out, split="train")
+    ids, documents = _draw(others, model, n_tokens - n_held_out, seed)
+    # both splits number their documents from 0
+    n_known = 1 + max(pool.contexts.documents.tolist(), default=-1)
+    fills = (
+        f"The held-out part of {dataset.name} has {n_held_out} tokens; other "
+        f"documents fill up to {n_tokens}. {SEEN}"
+    )
+    return _joined(drawn, OwnedContexts(ids, documents + n_known)), (*warnings, fills)
 
 
 def _read(
