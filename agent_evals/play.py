@@ -121,7 +121,10 @@ async def _settled(client: Client, tool: str, document: dict[str, Any]) -> dict[
         "evaluate_sae",
     ):
         job = (
-            await client.call_tool("job_status", {"job_id": document["job_id"], "wait_s": 30})
+            await client.call_tool(
+                "job_status",
+                {"job_id": document["job_id"], "wait_s": 30, "response_format": "detailed"},
+            )
         ).structured_content or {}
         document = document if job["state"] == "running" else dict(job["result"] or job["error"])
     return document

@@ -187,7 +187,9 @@ async def _ended(state: AppState, document: dict[str, Any]) -> dict[str, Any]:
     """The result of a job, however long it takes: fixtures have no time limit."""
     job_id = document["job_id"]
     while document["state"] in ("queued", "running"):
-        said = await _must(state, "job_status", job_id=job_id, wait_s=10.0)
+        said = await _must(
+            state, "job_status", job_id=job_id, wait_s=10.0, response_format="detailed"
+        )
         document = said["result"] if said["state"] == "done" else said
     assert document["state"] == "done", document
     return {**document, "job_id": job_id}

@@ -108,7 +108,14 @@ async def test_a_long_evaluation_is_a_job_with_the_same_result(
 ) -> None:
     running = await call(tiny, "evaluate_sae", sae=sae, n_tokens=FEW, wait_s=0.0)
     assert running["state"] == "running" and running["l0"] is None
-    status = await call(tiny, "job_status", job_id=running["job_id"], wait_s=30)
+    waiting = {"job_id": running["job_id"], "wait_s": 30}
+    brief = await call(tiny, "job_status", **waiting)
+    assert brief["state"] == "done" and brief["result"] is None
+    assert evaluated["summary"].removesuffix(".") in brief["summary"]
+    status = await call(tiny, "job_status", **waiting, response_format="detailed")
+    assert brief["next"][0] == (
+        f'job_status(job_id="{running["job_id"]}", response_format="detailed")'
+    )
     assert (status["state"], status["result"]) == ("done", evaluated)
 
 

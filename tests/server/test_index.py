@@ -96,7 +96,7 @@ async def test_a_call_indexes_and_a_loaded_sae_finds_it_at_once(
         own = await call(state, "describe_feature", sae=sae, feature=found["feature"])
         assert found["density"] == own["density"] and 0 < found["share"] <= 1
     assert any(found["density"] != found["share"] for found in top)
-    status = await call(state, "job_status", job_id=done["job_id"])
+    status = await call(state, "job_status", job_id=done["job_id"], response_format="detailed")
     assert status["result"] == done and status["sae"] == sae
     assert (await index(server, bench.text, n_tokens=5000))["job_id"] == done[
         "job_id"

@@ -69,7 +69,7 @@ def test_a_row_agrees_with_its_tool_and_its_worker(kind: Kind) -> None:
 @pytest.mark.usefixtures("counting")
 async def test_a_new_row_is_all_that_job_status_and_the_terminal_need(tiny: AppState) -> None:
     tiny.runs.table.restore([row("done")])
-    status = await call(tiny, "job_status", job_id="count-1")
+    status = await call(tiny, "job_status", job_id="count-1", response_format="detailed")
     assert status["summary"] == "count-1 counted to 2." and status["tool"] == "count_up"
     assert status["result"]["counted"] == 2
     assert fields_of(row("running"))["count"] == "2/3"

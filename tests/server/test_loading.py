@@ -91,7 +91,8 @@ async def test_a_load_that_takes_longer_is_a_job_with_the_same_result(
 ) -> None:
     running = await load(state, sae_dir, glass_dir, wait_s=0)
     assert (running["state"], running["sae"]) == ("running", None)
-    status = await call(state, "job_status", job_id=running["job_id"], wait_s=30)
+    waiting = {"job_id": running["job_id"], "wait_s": 30}
+    status = await call(state, "job_status", **waiting, response_format="detailed")
     assert (status["state"], status["sae"]) == ("done", "glassllm-en/2.resid_post/random")
     assert status["result"] == await load(state, sae_dir, glass_dir)
 

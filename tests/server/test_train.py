@@ -3,6 +3,7 @@ take, whatever comes between."""
 
 import ast
 import asyncio
+import json
 import os
 import random
 import signal
@@ -136,8 +137,12 @@ async def test_from_a_call_to_a_feature_through_the_protocol(
         begun = await done(
             "train_sae", model=str(glass_dir), hook_name=HOOK, name="first", wait_s=0.0, **SMALL
         )
-        assert (begun["state"], begun["plan"]) == ("queued", None)  # it did not wait for the plan
-        status = await done("job_status", job_id=begun["job_id"], wait_s=WAIT_S)
+        assert begun["state"] == "queued" and "plan" not in begun  # it did not wait for the plan
+        brief = await done("job_status", job_id=begun["job_id"], wait_s=WAIT_S)
+        assert len(json.dumps(brief).encode()) / 4 < 300 and not {"plan", "result"} & brief.keys()
+        assert brief["metrics"].keys() == {"latest"}
+        waiting = {"job_id": begun["job_id"], "wait_s": WAIT_S, "response_format": "detailed"}
+        status = await done("job_status", **waiting)
         assert (status["state"], status["sae"], status["step"], status["n_tokens"]) == (
             "done",
             "glassllm-en/2.resid_post/first",
@@ -157,7 +162,7 @@ async def test_job_status_carries_what_the_call_would_have_returned(
 ) -> None:
     reply = await train(**SMALL)
     assert (reply["state"], reply["evidence"]) == ("done", "observed")
-    status = await call(state, "job_status", job_id=reply["job_id"])
+    status = await call(state, "job_status", job_id=reply["job_id"], response_format="detailed")
     assert status["result"] == reply
     again = await call(state, "train_sae", resume=reply["job_id"])  # nothing left to do
     assert again == reply | {"result_id": again["result_id"]}
@@ -263,7 +268,8 @@ async def test_an_sae_never_overwrites_what_took_its_name_meanwhile(
     other = home() / "saes" / "mine"
     other.mkdir(parents=True)
     (other / "cfg.json").write_text("another's")
-    status = await call(state, "job_status", job_id=job_id, wait_s=WAIT_S)
+    waiting = {"job_id": job_id, "wait_s": WAIT_S, "response_format": "detailed"}
+    status = await call(state, "job_status", **waiting)
     assert (
         other / "cfg.json"
     ).read_text() == "another's" and "Something else is called 'mine'" in status["warnings"][-1]
@@ -357,7 +363,8 @@ async def kill_and_compare(train: Train, state: AppState, *, n: int, seed: int) 
             break
         assert seen.state == "interrupted"
         await call(state, "train_sae", resume=job_id, wait_s=0.0)
-    status = await call(state, "job_status", job_id=job_id, wait_s=WAIT_S)
+    waiting = {"job_id": job_id, "wait_s": WAIT_S, "response_format": "detailed"}
+    status = await call(state, "job_status", **waiting)
     assert status["state"] == "done", status
     assert weights(status["result"]) == weights(straight)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from mcp.types import ToolAnnotations
 
 from saescope.notices import collected
-from saescope_mcp.binding.document import Document, compact, document
+from saescope_mcp.binding.document import Document, compact, document, in_short
 from saescope_mcp.binding.error_document import refusal_text
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.wording import PLAIN, Wording
@@ -34,10 +34,17 @@ class Outcome(NamedTuple):
 
     document: Document
     is_error: bool
+    spare: frozenset[str] | None = None
+    """The fields that a concise reply goes without; None: the document is sent as a whole."""
+
+    @property
+    def sent(self) -> Document:
+        """What the client gets."""
+        return self.document if self.spare is None else in_short(self.document, self.spare)
 
     @property
     def text(self) -> str:
-        return refusal_text(self.document) if self.is_error else compact(self.document)
+        return refusal_text(self.document) if self.is_error else compact(self.sent)
 
 
 @runtime_checkable
@@ -111,6 +118,7 @@ class Tool:
             return Outcome(
                 document(self.name, request, reply, max_tokens=state.settings.max_result_tokens),
                 is_error=False,
+                spare=None if request.response_format == "detailed" else reply.spare,
             )
         except (Exception, SystemExit) as error:
             for message in told:

@@ -35,6 +35,37 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
     return _within(done, reply, arguments, max_bytes=3 * max_tokens)
 
 
+IN_SHORT = frozenset({"model", "sae", "saes", "versions"})
+"""What a concise reply says of its provenance; the rest is in a detailed one of the same id."""
+
+
+def in_short(done: Document, spare: frozenset[str]) -> Document:
+    """The document of a concise reply as it is sent: without what is empty, without the fields that
+    only a detailed one has (`spare`, as "rows.field"), and with as much of its provenance as names
+    the model, the SAE and the version."""
+    kept = {
+        name: {key: said for key, said in value.items() if key in IN_SHORT}
+        if name == "provenance" and value
+        else value
+        for name, value in done.items()
+        if not (name == "truncated" and value is False)
+    }
+    return _filled(kept, spare)
+
+
+def _filled(value: Any, spare: frozenset[str], where: str = "") -> Any:
+    """Without null, empty lists and empty objects; rows keep their place."""
+    if isinstance(value, dict):
+        return {
+            name: _filled(item, spare, f"{where}{name}.")
+            for name, item in value.items()
+            if item not in (None, [], {}) and f"{where}{name}" not in spare
+        }
+    if isinstance(value, list):
+        return [_filled(item, spare, where) for item in value]
+    return value
+
+
 def next_call(tool: str, **arguments: object) -> str:
     """A call as one would write it: `tool(name="...", k=3)`."""
     given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())

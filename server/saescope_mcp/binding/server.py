@@ -16,6 +16,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from saescope.names import nearest
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
+from saescope_mcp.binding.document import IN_SHORT
 from saescope_mcp.binding.progress import reported
 from saescope_mcp.binding.refusal import unknown_tool
 from saescope_mcp.binding.wire import Lines, private_stdin
@@ -131,8 +132,37 @@ def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]
 
 
 def output_schema(reply: type[Reply], settings: Settings) -> dict[str, Any]:
-    schema = _published(reply, _limits(settings), "serialization")
+    """The reply's own schema; what may be empty is left out of a concise reply."""
+    schema = _left_out(_published(reply, _limits(settings), "serialization"), reply.spare)
     return schema | {"properties": in_order(reply, schema["properties"])}
+
+
+def _left_out(node: Any, spare: frozenset[str], where: str = "") -> Any:
+    """The schema with nothing required that a concise reply goes without."""
+    if isinstance(node, list):
+        return [_left_out(item, spare, where) for item in node]
+    if not isinstance(node, dict):
+        return node
+    properties = node.get("properties", {})
+    done = {key: _left_out(value, spare, where) for key, value in node.items()}
+    if isinstance(node.get("properties"), dict) and isinstance(node.get("required"), list):
+        short = where == "provenance."
+        done["properties"] = {
+            name: _left_out(value, spare, f"{where}{name}.") for name, value in properties.items()
+        }
+        done["required"] = [
+            name
+            for name in node["required"]
+            if not _may_be_empty(properties[name])
+            and f"{where}{name}" not in spare
+            and (name in IN_SHORT or not short)
+        ]
+    return done
+
+
+def _may_be_empty(schema: dict[str, Any]) -> bool:
+    kinds = [schema, *schema.get("anyOf", [])]
+    return any(kind.get("type") in ("null", "array", "object") for kind in kinds)
 
 
 def _limits(settings: Settings) -> Any:
@@ -155,7 +185,7 @@ def _result(outcome: Outcome, links: Sequence[Link] = ()) -> CallToolResult:
     ]
     return CallToolResult(
         content=[TextContent(type="text", text=outcome.text), *blocks],
-        structured_content=outcome.document,
+        structured_content=outcome.sent,
         is_error=outcome.is_error,
     )
 

@@ -73,10 +73,9 @@ def _summary(run: Run) -> str:
                 f" {planned(plan)}" if plan else ""
             )
         case "running":
-            sentence = f" {planned(plan)}" if plan else ""
             eta_s = to_go(run)
             left = f" About {duration(eta_s)} to go." if eta_s else ""
-            return f"{run.id} is running, at {at}: {run.message}.{sentence}{left}"
+            return f"{run.id} is running, at {at}: {run.message}.{left}"
         case "failed":
             return f"{run.id} failed at {at}: {run.error.get('message', '')}"
         case _:

@@ -13,6 +13,7 @@ from saescope_mcp.state import LoadedSAE, LoadedStack
 
 if TYPE_CHECKING:
     from saescope.models import Tokens
+    from saescope.records.prediction import TargetLogit
 
 
 def provenance(used: LoadedSAE | LoadedStack, seed: int | None = None) -> Provenance:
@@ -115,9 +116,32 @@ def nothing_left(n_tokens: int) -> list[str]:
     )
 
 
+MOST_ECHOED = 120
+"""Characters of the user's text that a suggested call repeats."""
+
+
 def brief(text: str) -> str:
     """A prompt as it stands in a suggested call; a long one is not repeated."""
-    return text if len(text) <= 300 else "..."
+    return text if len(text) <= MOST_ECHOED else "..."
+
+
+def brief_all(texts: Sequence[str]) -> list[str]:
+    """Texts as they stand in a suggested call; many are not repeated."""
+    return [*texts] if sum(map(len, texts)) <= MOST_ECHOED else ["..."]
+
+
+def named_token(stack: LoadedStack, token: "TargetLogit") -> str:
+    """A token as a further call names it: as text where that text is this one token, else by its
+    number."""
+    from saescope.errors import ArgumentError
+
+    model = stack.model
+    try:
+        read = model.tokenizer.single(token.token, model.d_vocab, "target")
+        same = bool(token.token) and read == token.id
+    except ArgumentError:
+        same = False
+    return token.token if same else f"#{token.id}"
 
 
 def feature_url(loaded: LoadedSAE, feature: int) -> str | None:

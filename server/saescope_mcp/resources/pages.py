@@ -14,7 +14,11 @@ from saescope_mcp.binding import Server
 from saescope_mcp.binding.error_document import refusal_text
 from saescope_mcp.replies import refusal
 from saescope_mcp.state import AppState
-from saescope_mcp.tools.describe import APP_URI, ON_PAGE, PAGE_URI, card_of
+from saescope_mcp.tools.describe import APP_URI, PAGE_URI, card_of
+
+IN_RESOURCE = 4
+"""Examples of a page that is read as a resource, which a client may put before its model; the file
+of `picture=true` has them all."""
 
 
 def apps() -> Apps:
@@ -36,7 +40,7 @@ def serve_pages(server: Server, state: AppState) -> None:
 
     async def page(sae: str, feature: str) -> str:
         try:
-            card = await card_of(state, sae, _index(feature), n_examples=ON_PAGE)
+            card = await card_of(state, sae, _index(feature), n_examples=IN_RESOURCE)
         except SaescopeError as error:
             kind = ResourceNotFoundError if isinstance(error, NotFoundError) else ResourceError
             raise kind(refusal_text(refusal("describe_feature", error))) from error

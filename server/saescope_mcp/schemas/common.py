@@ -262,6 +262,8 @@ class Reply(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid")
     listed: ClassVar[str] = ""
     """The list that is shortened when a reply would be too long."""
+    spare: ClassVar[frozenset[str]] = frozenset()
+    """Fields that only a detailed reply sends: they follow from others, or the summary has them."""
 
     summary: str
     warnings: list[str] = []

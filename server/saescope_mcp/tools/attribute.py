@@ -10,6 +10,7 @@ from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import (
     brief,
     left_out,
+    named_token,
     provenance,
     spread,
     stands_out,
@@ -149,7 +150,7 @@ def _next(
     top = attribution.features[0]
     edits = [{"feature": top.feature, "mode": "ablate", "positions": [top.pos]}]
     same: dict[str, object] = (
-        {"against": f"#{attribution.against.id}"} if attribution.against else {}
+        {"against": named_token(stack, attribution.against)} if attribution.against else {}
     )
     same |= {"chat": True} if request.chat else {}
     return [
@@ -158,7 +159,7 @@ def _next(
             sae=stack.entries[top.sae].handle,
             prompt=brief(request.prompt),
             edits=edits,
-            target=f"#{attribution.target.id}",
+            target=named_token(stack, attribution.target),
             **same,
         )
     ]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from saescope.evals import Evaluation
 
 DETAILS = ("density", "positions", "saelens")
+JUDGED = ("explained_variance", "ce_score", "kl_score", "over_random_sae", "over_pca")
+"""What a concise reply gives intervals of."""
 
 
 async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeReply:

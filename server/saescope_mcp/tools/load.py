@@ -198,10 +198,7 @@ def _after(entry: LoadedSAE) -> list[str]:
             next_call("unload", handle=entry.handle),
             next_call("find_saes", model=entry.model.name),
         ]
-    return [
-        next_call("top_features", sae=entry.handle, text="..."),
-        next_call("attribute_logit", sae=entry.handle, prompt="..."),
-    ]
+    return [next_call("top_features", sae=entry.handle, text="...")]
 
 
 def _said_of(indexed: Indexed) -> str:

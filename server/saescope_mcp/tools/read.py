@@ -11,6 +11,7 @@ from saescope_mcp.replies import Tool
 from saescope_mcp.replies.corpus import densities_of_stack
 from saescope_mcp.replies.facts import (
     brief,
+    brief_all,
     left_out,
     many_sinks_of,
     nothing_left,
@@ -223,20 +224,14 @@ def _about(sae: str, feature: int) -> list[str]:
 def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
     if request.texts_file:
         return request.model_dump(include={"texts_file", "texts_column"}, exclude_defaults=True)
-    return (
-        {"texts": [brief(text) for text in request.texts]}
-        if request.texts
-        else {"text": brief(request.text)}
-    )
+    return {"texts": brief_all(request.texts)} if request.texts else {"text": brief(request.text)}
 
 
 def _read_on(request: EncodeText | TopFeatures, offset: int) -> list[str]:
     """The call that reads on from there."""
     arguments = request.model_dump(exclude_defaults=True) | {"offset": offset}
     arguments |= {
-        name: brief(arguments[name])
-        if name == "text"
-        else [brief(text) for text in arguments[name]]
+        name: brief(arguments[name]) if name == "text" else brief_all(arguments[name])
         for name in _TEXTS & arguments.keys()
     }
     return [

@@ -73,14 +73,23 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
 
 async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     """How a job is doing, after a call that returned a job_id; wait_s waits for its end. A training
-    tells step, curve and time to go, when done the handle `sae`. `result` is the document that the
-    call would have returned. Without job_id: all jobs, trainings and indexings of every server on
-    this machine included."""
+    tells step, latest metrics and time to go, when done the handle `sae`; "detailed" adds plan,
+    curve and `result`, the document that the call would have returned. Without job_id: all jobs,
+    trainings and indexings of every server on this machine included."""
     if not request.job_id:
         return _listed(await _rows(state), request.offset)
     if job := state.jobs.find(request.job_id):
-        return await _task_status(state, job, request.wait_s)
-    return await _run_status(state, request)
+        reply = await _task_status(state, job, request.wait_s)
+    else:
+        reply = await _run_status(state, request)
+    return reply if request.response_format == "detailed" else _brief(reply)
+
+
+def _brief(reply: JobStatusReply) -> JobStatusReply:
+    """Without what does not change from poll to poll: plan and curve, and the result, of which what
+    it says and calls next are in the reply."""
+    metrics = {"latest": reply.metrics.get("latest")} if reply.metrics else None
+    return reply.model_copy(update={"plan": None, "result": None, "metrics": metrics})
 
 
 def _why_offline(state: AppState) -> str:
@@ -111,18 +120,26 @@ def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:
 async def _task_status(state: AppState, job: Job, wait_s: float) -> JobStatusReply:
     await state.jobs.watch(job, wait_s)
     row, outcome = _row(job), _outcome(job, state)
+    result = outcome.get("result") or {}
+    said = job.message if row.state == "running" else result.get("summary", "")
     return JobStatusReply(
         summary=f"{job.id} ({job.tool}) is {row.state} after {row.elapsed_s:.0f} s"
-        + (f": {job.message}." if row.state == "running" else "."),
-        next=[next_call("job_status", job_id=job.id, wait_s=30)]
-        if row.state == "running"
-        else (outcome.get("result") or {}).get("next", []),
-        sae=(outcome.get("result") or {}).get("sae"),
+        + (f": {said.removesuffix('.')}." if said else "."),
+        warnings=result.get("warnings", []),
+        next=_task_next(job, row, result),
+        sae=result.get("sae"),
         jobs=[],
         total=1,
         **row.model_dump(),
         **outcome,
     )
+
+
+def _task_next(job: Job, row: JobRow, result: dict[str, Any]) -> list[str]:
+    if row.state == "running":
+        return [next_call("job_status", job_id=job.id, wait_s=30)]
+    whole = next_call("job_status", job_id=job.id, response_format="detailed")
+    return [whole, *result.get("next", [])] if result else []
 
 
 async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
