@@ -1,11 +1,17 @@
 import json
 from typing import Any, ClassVar
 
+import jsonschema
 import pytest
+from tests.server.helpers import PROMPT, call
 
 from saescope.errors import NumericError
-from saescope_mcp.binding.document import compact, document, next_call, tidy
+from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import Outcome
+from saescope_mcp.binding.document import compact, document, in_short, next_call, tidy
+from saescope_mcp.binding.server import output_schema
 from saescope_mcp.schemas.common import ListReply, Provenance, Reply, Request
+from saescope_mcp.state import AppState
 
 PROVENANCE = Provenance(
     model="m",
@@ -89,3 +95,60 @@ def test_a_suggested_call_reads_as_one_would_write_it() -> None:
 
 def test_text_is_the_same_document_without_blanks() -> None:
     assert json.loads(compact({"a": ["é"]})) == {"a": ["é"]} and compact({"a": 1}) == '{"a":1}'
+
+
+def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_whole() -> None:
+    whole = {
+        "summary": "s",
+        "next": [],
+        "truncated": False,
+        "n": 0,
+        "label": None,
+        "provenance": {"model": "m", "sae": "a", "device": "cpu", "versions": {"saescope": "1"}},
+        "rows": [{"x": 1.5, "url": None, "spare": 2, "text": ""}, {"x": None}],
+    }
+    short = in_short(whole, frozenset({"rows.spare"}))
+    assert short == {
+        "summary": "s",
+        "n": 0,
+        "provenance": {"model": "m", "sae": "a", "versions": {"saescope": "1"}},
+        "rows": [{"x": 1.5, "text": ""}, {}],
+    }
+    assert Outcome(whole, is_error=False, spare=frozenset({"rows.spare"})).sent == short
+    assert Outcome(whole, is_error=False).sent is whole
+
+
+async def test_what_is_sent_keeps_to_the_published_schema(tiny: AppState, sae: str) -> None:
+    for tool, said in CALLS.items():
+        bound = next(each for each in ALL_TOOLS if each.name == tool)
+        schema = output_schema(bound.reply, tiny.settings)
+        for kind in ("concise", "detailed"):
+            outcome = await bound.call(tiny, {"sae": sae, **said, "response_format": kind})
+            assert not outcome.is_error, outcome.text
+            jsonschema.validate(outcome.sent, schema)
+            if kind == "detailed":
+                assert outcome.sent["provenance"]["versions"]["torch"]
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "top_features": {"text": PROMPT},
+    "encode_text": {"text": PROMPT},
+    "attribute_logit": {"prompt": PROMPT},
+    "intervene": {"prompt": PROMPT, "edits": [{"feature": 3, "mode": "ablate"}]},
+    "steer_generate": {"prompt": PROMPT, "features": [{"feature": 3}], "max_new_tokens": 4},
+    "describe_feature": {"feature": 3},
+}
+
+
+async def test_a_next_call_names_a_token_by_its_text_and_repeats_no_long_one(
+    tiny: AppState, sae: str
+) -> None:
+    reply = await call(tiny, "attribute_logit", sae=sae, prompt=PROMPT, k=1)
+    said = json.dumps(reply["target"]["token"], ensure_ascii=False)
+    assert f"target={said}" in reply["next"][0] and "#" not in reply["next"][0]
+    longest = PROMPT * 8
+    reply = await call(tiny, "attribute_logit", sae=sae, prompt=longest, k=1)
+    assert longest not in reply["next"][0] and 'prompt="..."' in reply["next"][0]
+    texts = [f"{PROMPT} {i}" for i in range(8)]
+    reply = await call(tiny, "top_features", sae=sae, texts=texts, k=1)
+    assert 'texts=["..."]' in reply["next"][-1]

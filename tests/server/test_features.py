@@ -55,7 +55,7 @@ async def test_from_an_index_to_a_tested_name_through_the_protocol(server: Serve
         )
         assert (
             len(card["promotes"]) == 8
-            and card["label"] is None
+            and "label" not in card
             and "quiz_feature(" in card["next"][0]
         )
         assert (await done("find_features", tokens=[" King"]))["features"][0]["feature"] == KING
@@ -230,6 +230,7 @@ async def test_results_are_short_and_pages_whole(server: Server) -> None:
         )
         page = (await client.read_resource(link.uri)).contents[0]
         assert isinstance(page, TextResourceContents) and page.mime_type == "text/html"
+        assert len(page.text.encode()) / 4 < 6500  # tokens, with its style sheet
         assert page.text.count("<mark") >= 10 and "http" not in page.text.split("</head>")[
             0
         ].replace("http-equiv", "")

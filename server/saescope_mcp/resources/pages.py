@@ -16,7 +16,7 @@ from saescope_mcp.replies import refusal
 from saescope_mcp.state import AppState
 from saescope_mcp.tools.describe import APP_URI, PAGE_URI, card_of
 
-IN_RESOURCE = 4
+IN_RESOURCE = 6
 """Examples of a page that is read as a resource, which a client may put before its model; the file
 of `picture=true` has them all."""
 

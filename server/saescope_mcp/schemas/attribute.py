@@ -72,6 +72,9 @@ class AttributeLogitReply(ListReply, Attribution, frozen=True):
     """Features by size of attribution, of all SAEs together."""
 
     listed: ClassVar[str] = "features"
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"left_out", "method", "n_tokens", "n_left_out", "bos_prepended", "features.url"}
+    )
 
     method: str
     features: list[EffectRow]

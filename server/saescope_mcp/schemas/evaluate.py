@@ -1,6 +1,6 @@
 """evaluate_sae."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,10 @@ class EvaluateSae(Request):
 class EvaluateSaeReply(Reply, frozen=True):
     """State "running": call job_status with `job_id`; what is not known yet, or cannot be measured
     on this text, is null."""
+
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"hook_name", "hook_name_out", "n_contexts", "context_size"}
+    )
 
     state: Literal["done", "running"]
     job_id: str | None = None

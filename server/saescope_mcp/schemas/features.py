@@ -55,6 +55,7 @@ class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
     """Without an index, what only a corpus can tell is null or empty."""
 
     listed: ClassVar[str] = "examples"
+    spare: ClassVar[frozenset[str]] = frozenset({"effects_through"})
 
     label: ShortLabel | None
     labels: list[ShortLabel]

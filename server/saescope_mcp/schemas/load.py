@@ -1,7 +1,7 @@
 """load_sae and unload."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -88,6 +88,18 @@ class IndexFound(IndexedText):
 
 class LoadSaeReply(Reply, frozen=True):
     """State "running": call job_status with `job_id`; what is not known yet is null."""
+
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {
+            "dialect",
+            "revision",
+            "d_in",
+            "weights_bytes",
+            "memory",
+            "check.n_tokens",
+            "check.n_sinks",
+        }
+    )
 
     state: Literal["done", "running", "planned"]
     job_id: str | None = None

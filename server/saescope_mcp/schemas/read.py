@@ -62,6 +62,7 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     """Tokens in reading order; with several SAEs each has a row for every SAE."""
 
     listed: ClassVar[str] = "tokens"
+    spare: ClassVar[frozenset[str]] = frozenset({"n_left_out", "bos_prepended"})
 
     tokens: list[TokenRow]
     by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
@@ -106,6 +107,15 @@ class TopFeaturesReply(ListReply, Ranking, frozen=True):
     """Features by score, of all SAEs together."""
 
     listed: ClassVar[str] = "features"
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {
+            "features.mean_activation",
+            "features.share",
+            "features.url",
+            "n_left_out",
+            "bos_prepended",
+        }
+    )
 
     features: list[FeatureRow]
     by_sae: list[CountedBy] = Field(default=[], exclude_if=is_empty)

@@ -55,6 +55,7 @@ class ServerStatusReply(Reply, frozen=True):
     """What is here and what is allowed."""
 
     listed: ClassVar[str] = "cached"
+    spare: ClassVar[frozenset[str]] = frozenset({"limits"})
 
     version: str
     device: str

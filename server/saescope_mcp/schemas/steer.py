@@ -113,6 +113,21 @@ class Named(BaseModel):
 class InterveneReply(Reply, Intervention, frozen=True):
     """The prediction before and after."""
 
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {
+            "before.top.id",
+            "before.top.logit",
+            "before.top.rank",
+            "after.top.id",
+            "after.top.logit",
+            "after.top.rank",
+            "unit_values",
+            "n_tokens",
+            "n_left_out",
+            "bos_prepended",
+        }
+    )
+
     unit_value: float
     """The unit of the first edit; `unit_values` has them all."""
     features: list[Named]
@@ -159,6 +174,15 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     """Unsteered, steered, and steered with random features instead."""
 
     listed: ClassVar[str] = "controls"
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {
+            "unit_values",
+            "baseline.n_tokens",
+            "steered.n_tokens",
+            "controls.n_tokens",
+            "bos_prepended",
+        }
+    )
 
     baseline: GeneratedText
     steered: list[GeneratedText]

@@ -135,9 +135,7 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     room = state.room(str(entry.model.device))
     need = entry.sae.weights_bytes + entry.model.weights_bytes
     return LoadSaeReply(
-        summary=f"{entry.handle} is ready: {cfg.architecture} SAE with {cfg.d_sae} features at "
-        f"{cfg.metadata.hook_name} "
-        f"of {entry.model.name}. On the probe text: "
+        summary=f"{entry.handle} is ready: {cfg.architecture}, {cfg.d_sae} features. Probe text: "
         f"{_quality(check)}; {check.verdict}. {_peak(check)}"
         f"{_said_of(indexed)}",
         warnings=[
