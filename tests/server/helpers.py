@@ -46,3 +46,12 @@ async def refuse(state: AppState, tool: str, **arguments: Any) -> dict[str, Any]
         f"{result.structured_content['code']}: "
     )
     return result.structured_content
+
+
+async def empties(client: Client) -> dict[str, dict[str, Any]]:
+    """What a client takes the fields for that a tool's concise reply is sent without."""
+    lists = {"warnings": [], "next": [], "truncated": False}
+    return {
+        tool.name: dict.fromkeys((tool.output_schema or {})["properties"]) | lists
+        for tool in (await client.list_tools()).tools
+    }

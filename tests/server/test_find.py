@@ -44,13 +44,7 @@ async def test_without_arguments_it_lists_the_first_of_all_in_few_tokens() -> No
         True,
         10,
     )
-    empty = {
-        "explained_variance",
-        "l0",
-        "d_sae",
-        "neuronpedia_id",
-        "hook_name",
-    }  # where unpublished
+    unpublished = {"explained_variance", "l0", "d_sae", "neuronpedia_id", "hook_name"}
     assert all(row.keys() | unpublished >= PROMISED for row in found["saes"])
     assert result.content[0].type == "text" and len(result.content[0].text.encode()) / 3 <= 1500
 

@@ -73,9 +73,9 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
 
 async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     """How a job is doing, after a call that returned a job_id; wait_s waits for its end. A training
-    tells step, latest metrics and time to go, when done the handle `sae`; "detailed" adds plan,
-    curve and `result`, the document that the call would have returned. Without job_id: all jobs,
-    trainings and indexings of every server on this machine included."""
+    tells step, metrics and time to go, when done the handle `sae`; "detailed" adds plan, curve and
+    `result`, what the call would have returned. Without job_id: all jobs, of every server on this
+    machine."""
     if not request.job_id:
         return _listed(await _rows(state), request.offset)
     if job := state.jobs.find(request.job_id):
