@@ -121,7 +121,6 @@ class InterveneReply(Reply, Intervention, frozen=True):
             "after.top.id",
             "after.top.logit",
             "after.top.rank",
-            "unit_values",
             "n_tokens",
             "n_left_out",
             "bos_prepended",
@@ -176,7 +175,6 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     listed: ClassVar[str] = "controls"
     spare: ClassVar[frozenset[str]] = frozenset(
         {
-            "unit_values",
             "baseline.n_tokens",
             "steered.n_tokens",
             "controls.n_tokens",
