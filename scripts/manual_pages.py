@@ -27,7 +27,7 @@ PARTS = {
         "index_features",
         "find_index",
     ),
-    "Explain and change": ("attribute", "FeatureEdit", "intervene", "steer"),
+    "Explain and change": ("attribute", "FeatureEdit", "intervene", "steer", "sweep"),
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
     "Train and judge": (
         "train_config",

@@ -47,6 +47,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.publish.writing.publish",
     "saescope.steering.intervene.intervene",
     "saescope.steering.steer.steer",
+    "saescope.steering.sweep.sweep",
 }
 """Public functions, whose keywords are promised: a TypedDict would take a misspelt one in
 silence."""

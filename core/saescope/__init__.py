@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from saescope.steering import FeatureEdit as FeatureEdit
     from saescope.steering import intervene as intervene
     from saescope.steering import steer as steer
+    from saescope.steering import sweep as sweep
     from saescope.training import TrainConfig as TrainConfig
     from saescope.training import train as train
     from saescope.training import train_config as train_config
@@ -61,6 +62,7 @@ _HOME = {
     "run_with_saes": "splice",
     "settle": "origin",
     "steer": "steering",
+    "sweep": "steering",
     "train": "training",
     "train_config": "training",
 }

@@ -83,6 +83,7 @@ class Settings(BaseModel):
     max_positions: int = Field(default=256, ge=1)
     max_new_tokens: int = Field(default=256, ge=1)
     max_samples: int = Field(default=4, ge=1)
+    max_strengths: int = Field(default=8, ge=1)
     max_controls: int = Field(default=20, ge=0)
     max_top_k: int = Field(default=10, ge=1)
     max_k: int = Field(default=100, ge=1)

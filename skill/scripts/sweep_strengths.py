@@ -1,5 +1,5 @@
-"""Steer with one feature at several strengths, and print the texts and their numbers beside
-random-feature controls.
+"""Steer with one feature at several strengths, and print the texts with the change of the concept's
+log-probability (nats) and its rank p among 19 random features.
 
     python sweep_strengths.py --feature 1234 --prompt "I went to the window and saw" --strengths
     0.25 0.5 1 2
@@ -10,7 +10,6 @@ what to do, if something is wrong.
 
 import argparse
 import sys
-from statistics import mean
 
 
 def main() -> int:
@@ -28,7 +27,9 @@ def main() -> int:
     )
     parser.add_argument("--mode", default="add", help="add, clamp, scale, ablate or project_out")
     parser.add_argument("--tokens", type=int, default=32, help="tokens to generate")
-    parser.add_argument("--controls", type=int, default=2, help="random features to compare with")
+    parser.add_argument(
+        "--concept", nargs="*", default=[], help='tokens to judge by, leading space kept: " sea"'
+    )
     parser.add_argument(
         "--model", default="", help="hub name or folder; default: the one that the SAE names"
     )
@@ -57,36 +58,35 @@ def sweep(ss, said):
     name = said.model or (sae.cfg.metadata.model_name if said.release or said.path else "")
     model = ss.load_model(name) if name else ss.load_model()
     tokens = model.tokenize(said.prompt, prepend_bos=sae.cfg.metadata.prepend_bos)
-    reference = ss.check_sae(model, sae).acts
-    print("strength  concept  controls  perplexity  repetition  text")
-    for strength in said.strengths:
-        edit = ss.FeatureEdit(feature=said.feature, strength=strength, mode=said.mode)
-        done = ss.steer(
-            model,
-            sae,
-            tokens,
-            [edit],
-            reference=reference,
-            max_new_tokens=said.tokens,
-            n_controls=said.controls,
-        )
-        if strength == said.strengths[0]:
-            print(row("none", done.baseline, []))
-        print(row(f"{strength:g}", done.steered[0], done.controls))
-        print(f"          {done.verdict}")
+    concept = [model.single_token(text) for text in said.concept]
+    table = ss.sweep(
+        model,
+        sae,
+        [tokens],
+        [ss.FeatureEdit(feature=said.feature, mode=said.mode)],
+        strengths=said.strengths,
+        reference=ss.check_sae(model, sae).acts,
+        concept_tokens=concept,
+        max_new_tokens=said.tokens,
+    )
+    print("strength  concept        p  perplexity  repetition  verdict and text")
+    metrics = table.baseline.metrics
+    plain = [None, None, metrics.perplexity, metrics.repetition]
+    print(row("none", plain, table.baseline.text))
+    for each in table.rows:
+        cells = [each.concept_logprob, each.p, each.perplexity, each.repetition]
+        print(row(f"{each.strength:g}", cells, f"{each.verdict}: {each.text}"))
     print(
-        f"unit: {done.unit_values[0]:.4g} ({done.unit_source}); concept tokens: "
-        f"{', '.join(map(repr, done.concept_tokens[:8]))} ..."
+        f"unit: {table.unit_values[0]:.4g} ({table.unit_source}); concept tokens: "
+        f"{', '.join(map(repr, table.concept_tokens[:8]))}"
     )
 
 
-def row(label, arm, controls):
-    scores = [each.concept_score for each in controls if each.concept_score is not None]
-    cells = [arm.concept_score, mean(scores) if scores else None, arm.perplexity, arm.repetition]
+def row(label, cells, text):
     return (
         f"{label:>8}  "
         + "  ".join(f"{'-' if cell is None else f'{cell:.3g}':>9}" for cell in cells)
-        + f"  {arm.text.strip()!r}"
+        + f"  {text.strip()!r}"
     )
 
 

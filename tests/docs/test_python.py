@@ -137,7 +137,7 @@ def test_the_sweep_prints_every_strength_beside_its_controls(
     library: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--feature", str(FEATURE), "--prompt", "I went to the window and saw"]
-    words += ["--strengths", "0.5", "4", "--tokens", "4", "--controls", "1"]
+    words += ["--strengths", "0.5", "4", "--tokens", "4", "--concept", " sea"]
     assert run_script("skill/scripts/sweep_strengths.py", words, monkeypatch) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed if line[:8].strip()] == [

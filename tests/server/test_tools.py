@@ -328,3 +328,53 @@ async def test_status_lists_what_is_loaded_and_every_limit(tiny: AppState, sae: 
     assert status["limits"]["max_new_tokens"] == 256 and status["offline"] is True
     assert status["memory"]["used"] == sum(row["weights_bytes"] for row in status["loaded"])
     assert status["device"]
+
+
+async def test_strengths_make_one_table_beside_one_baseline(tiny: AppState, sae: str) -> None:
+    asked = {"sae": sae, "prompt": PROMPT, "max_new_tokens": 5, "concept_tokens": ["#300"]}
+    reply = await call(
+        tiny, "steer_generate", features=[{"feature": 5}], strengths=[1, 30], **asked
+    )
+    assert [row["strength"] for row in reply["table"]] == [1, 30]
+    assert reply["steered"] == reply["controls"] == [] and reply["evidence"] == "controlled"
+    for row in reply["table"]:
+        features = [{"feature": 5, "strength": row["strength"]}]
+        one = await call(tiny, "steer_generate", features=features, n_controls=0, **asked)
+        assert row["text"] == one["steered"][0]["text"] and row["p"] == one["concept_control"]["p"]
+        assert row["concept_logprob"] == pytest.approx(one["concept_logprob"], abs=1e-3)
+        assert reply["baseline"]["text"] == one["baseline"]["text"]
+    assert "coherent" in reply["summary"]
+
+
+async def test_several_prompts_bring_an_interval(tiny: AppState, sae: str) -> None:
+    reply = await call(
+        tiny,
+        "steer_generate",
+        sae=sae,
+        prompts=[PROMPT, f"{PROMPT} {PROMPT}"],
+        features=[{"feature": 5, "strength": 3}],
+        concept_tokens=["#300"],
+        max_new_tokens=4,
+    )
+    (row,) = reply["table"]
+    low, high = row["interval"]
+    assert low <= row["concept_logprob"] <= high
+
+
+async def test_without_features_the_text_is_the_plain_one(tiny: AppState, sae: str) -> None:
+    asked = {"sae": sae, "prompt": PROMPT, "max_new_tokens": 5}
+    plain = await call(tiny, "steer_generate", **asked)
+    steered = await call(tiny, "steer_generate", features=[{"feature": 5}], **asked)
+    assert plain["baseline"]["text"] == steered["baseline"]["text"]
+    assert plain["evidence"] == "observed" and "table" not in plain
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [({}, "MISSING_ARGUMENT"), ({"prompt": "a", "prompts": ["b"]}, "CONFLICTING_ARGUMENTS")],
+)
+async def test_steering_takes_one_prompt_or_several(
+    tiny: AppState, sae: str, given: dict[str, Any], code: str
+) -> None:
+    error = await refuse(tiny, "steer_generate", sae=sae, features=[{"feature": 5}], **given)
+    assert error["code"] == code and "prompt" in error["allowed"]

@@ -72,6 +72,40 @@ class Arm(GeneratedText):
     """The random features of a control, one for every edit."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepRow:
+    """One strength, averaged over prompts and samples; None where there is nothing to measure."""
+
+    strength: float
+    concept_logprob: float | None
+    interval: tuple[float, float] | None
+    """95 % of the mean over prompts (Student's t); None with one prompt."""
+    p: float | None
+    """The rank of `concept_logprob` among those of 19 random features changed alike."""
+    perplexity: float | None
+    repetition: float
+    kl: float | None
+    verdict: Effect
+    text: str
+    """The first sample of the first prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Several strengths beside one unsteered text of each prompt."""
+
+    baseline: GeneratedText
+    """The first prompt's text with the means over prompts."""
+    rows: list[SweepRow]
+    unit_values: list[float]
+    unit_source: str
+    concept_tokens: list[str]
+    n_left_out: int
+    """Positions of the prompts that are not edited, sinks included."""
+    n_sinks: int
+    warnings: list[str] = field(default_factory=list[str])
+
+
 @dataclass(frozen=True, kw_only=True)
 class SteeredTexts:
     """Baseline, steered samples and controls of one prompt."""

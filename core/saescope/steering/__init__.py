@@ -3,6 +3,7 @@
 from saescope.steering.edits import MODES, FeatureEdit
 from saescope.steering.intervene import Intervention, Readout, intervene
 from saescope.steering.steer import Arm, Steering, steer
+from saescope.steering.sweep import Sweep, sweep
 from saescope.steering.units import IndexedActivations
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Intervention",
     "Readout",
     "Steering",
+    "Sweep",
     "intervene",
     "steer",
+    "sweep",
 ]

@@ -46,7 +46,7 @@ def _promoted(stack: Stack, edits: Sequence[FeatureEdit]) -> list[int]:
         if (own := [edit.feature for edit in edits if edit.sae == given])
     ]
     known = [each for each in effects if each is not None]
-    if len(known) < len(effects):
+    if not known or len(known) < len(effects):
         return []
     shares = [each / each.norm(dim=-1, keepdim=True).clamp(min=1e-12) for each in known]
     return torch.cat(shares).sum(0).topk(N_PROMOTED).indices.tolist()

@@ -132,6 +132,12 @@ def control_plan(sae: SAE, plan: EditPlan, features: Sequence[int]) -> EditPlan:
     return replace(plan, rows=rows * (plan.rows.norm(dim=-1) / rows.norm(dim=-1))[:, None])
 
 
+def scaled(plan: EditPlan, factor: float) -> EditPlan:
+    """The same edits at a multiple of their strengths."""
+    edits = [replace(edit, strength=factor * edit.strength) for edit in plan.edits]
+    return replace(plan, edits=tuple(edits))
+
+
 def change_at_site(sae: SAE, site: SiteRecord, plan: EditPlan) -> Float[Tensor, "n_pos d_out"]:
     """What the plan adds where the SAE writes: `decode(f') - decode(f)` for the edited features,
     then the projection of what is there."""

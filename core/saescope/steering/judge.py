@@ -27,15 +27,15 @@ class ConceptChange(NamedTuple):
 
 
 def judge(
-    baseline: GeneratedText,
+    baselines: Sequence[GeneratedText],
     steered: Sequence[GeneratedText],
     concept: ConceptChange,
     relief: Comparison | None,
 ) -> Judgement[Effect]:
-    """`relief`: the repetition of the steered texts beside that of enough controls, where it is
-    worth a comparison."""
-    broken = _broken(baseline, steered)
-    if all(text.text == baseline.text for text in steered):
+    """Each steered text with its own unsteered one; `relief`: the repetition of the steered texts
+    beside that of enough controls, where it is worth a comparison."""
+    broken = _broken(baselines, steered)
+    if all(text.text == other.text for text, other in zip(steered, baselines, strict=True)):
         why = "the text is the unsteered one; raise the strength, if the mode has one"
         return Judgement(Effect.NONE, f"{why}{_beneath(concept)}")
     if broken:
@@ -43,7 +43,7 @@ def judge(
     if is_beyond(concept.change, concept.control) and concept.is_named:
         return Judgement(Effect.SPECIFIC, _further(concept))
     if relief is not None and relief.outside:
-        before, after = repetition([baseline]), repetition(steered)
+        before, after = repetition(baselines), repetition(steered)
         why = (
             f"repetition falls from {before:.2g} to {after:.2g}, with {relief.n} random features "
             f"to {relief.mean:.2g} on average (p = {relief.p:.2g})"
@@ -94,11 +94,11 @@ def _beneath(concept: ConceptChange) -> str:
     return f" ({_further(concept)})" if shows else ""
 
 
-def _broken(baseline: GeneratedText, steered: Sequence[GeneratedText]) -> str:
+def _broken(baselines: Sequence[GeneratedText], steered: Sequence[GeneratedText]) -> str:
     """How the steered texts fell apart where the unsteered one did not; nothing if they did not."""
-    if repetition(steered) > max(MOST_REPEATED, repetition([baseline]) + LEAST_RELIEF):
+    if repetition(steered) > max(MOST_REPEATED, repetition(baselines) + LEAST_RELIEF):
         return "the steered text repeats itself"
-    if _perplexity(steered) > MOST_PERPLEXED * max(_perplexity([baseline]), 1.0):
+    if _perplexity(steered) > MOST_PERPLEXED * max(_perplexity(baselines), 1.0):
         return "the unsteered model finds the steered text most unlikely"
     return ""
 

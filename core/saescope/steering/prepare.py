@@ -99,7 +99,7 @@ def _known(site: SiteRecord, mask: Tensor, unit: Unit, given: int) -> Known:
     reference, indexed = unit.references[given], unit.indexed[given]
     texts = "this prompt"
     if reference is not None:
-        here, texts = joined([here, reference]), "the probe text and this prompt"
+        here, texts = joined([here, reference]), unit.texts
     return Known(here, indexed and indexed.on(here.values.device), texts)
 
 

@@ -109,7 +109,9 @@ def _report(what: _Written, rows: Sequence[Generation], n_samples: int) -> Steer
         concept_tokens=[model.token_text(i) for i in concept.ids],
         concept_logprob=change.change,
         concept_control=change.control,
-        verdict=judge(baseline, steered, change, _relief(what, baseline, steered, controls)),
+        verdict=judge(
+            [baseline] * n_samples, steered, change, _relief(what, baseline, steered, controls)
+        ),
         n_left_out=ready.masks.shape[1] - n_edited,
         n_sinks=ready.n_sinks,
         warnings=[

@@ -67,6 +67,8 @@ class Unit(NamedTuple):
     references: list[SparseActs | None]
     """What fires on other texts."""
     indexed: list[IndexedActivations | None]
+    texts: str = "the probe text and this prompt"
+    """What `references` and the prompt are, in words."""
 
     @classmethod
     def of(

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from saescope.records.controls import Comparison
 from saescope.records.labels import ShortLabel
-from saescope.records.steering import GeneratedText, Intervention, SteeredTexts
+from saescope.records.steering import GeneratedText, Intervention, SteeredTexts, SweepRow
 from saescope_mcp.schemas.bounds import AtMost, Identifier
 from saescope_mcp.schemas.common import (
     Against,
@@ -23,6 +23,7 @@ from saescope_mcp.schemas.common import (
     SAEHandle,
     Seed,
     Target,
+    Text,
     Unit,
     is_empty,
 )
@@ -36,14 +37,11 @@ class SteeringFeature(Item):
     """A feature to change at every position."""
 
     sae: ItsSAE = ""
-    feature: int = Field(ge=0, description="Feature index, e.g. 1234.")
+    feature: int = Field(ge=0)
     strength: Strength = Field(
         default=1.0, description="In units for add and clamp, a factor for scale."
     )
-    mode: Mode = Field(
-        default="add",
-        description="project_out removes the direction.",
-    )
+    mode: Mode = "add"
 
 
 class Edit(SteeringFeature):
@@ -67,8 +65,9 @@ class ChangingRequest(Request):
 
     @property
     def handles(self) -> list[str]:
-        """The SAEs whose features are changed, each once."""
-        return [*dict.fromkeys(feature.sae or self.sae for feature in self.changed)]
+        """The SAEs whose features are changed, each once; without any, that of the call."""
+        named = dict.fromkeys(feature.sae or self.sae for feature in self.changed)
+        return [*named] or [self.sae]
 
     @model_validator(mode="after")
     def _each_has_an_sae(self) -> "ChangingRequest":
@@ -137,14 +136,21 @@ class SteerGenerate(ChangingRequest):
     """Arguments of steer_generate."""
 
     features: Annotated[list[SteeringFeature], AtMost("max_edits")] = Field(
-        min_length=1, description='e.g. [{"feature": 1234, "strength": 4}].'
+        default=[], description='e.g. [{"feature": 1234, "strength": 4}]; empty: the plain text.'
+    )
+    prompt: Prompt = ""
+    prompts: Annotated[list[Text], AtMost("max_texts")] = Field(
+        default=[], description="Several instead: one table."
+    )
+    strengths: Annotated[list[Strength], AtMost("max_strengths")] = Field(
+        default=[], description="Several, e.g. [0.5, 1, 2]: one table."
     )
     unit: Unit = "typical"
     max_new_tokens: Annotated[int, AtMost("max_new_tokens")] = Field(
         default=48, ge=1, description="Tokens to generate."
     )
     n_samples: Annotated[int, AtMost("max_samples")] = Field(
-        default=1, ge=1, description="Steered texts; > 1 needs temperature > 0."
+        default=1, ge=1, description="Samples; > 1 needs temperature > 0."
     )
     temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy.")
     seed: Seed = 0
@@ -157,6 +163,25 @@ class SteerGenerate(ChangingRequest):
     @property
     def changed(self) -> Sequence[SteeringFeature]:
         return self.features
+
+    @property
+    def texts(self) -> list[str]:
+        return self.prompts or [self.prompt]
+
+    @property
+    def is_table(self) -> bool:
+        """Several strengths or prompts, or no edit at all."""
+        return bool(self.strengths or self.prompts or not self.features)
+
+    @model_validator(mode="after")
+    def _one_prompt_or_several(self) -> "SteerGenerate":
+        if bool(self.prompt) == bool(self.prompts):
+            raise PydanticCustomError(
+                "conflicting_arguments" if self.prompt else "missing_argument",
+                "prompt and prompts are both given" if self.prompt else "'prompt' is missing",
+                {"field": "prompt", "allowed": "one of prompt and prompts"},
+            )
+        return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "SteerGenerate":
@@ -189,7 +214,9 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     """The concept_tokens, where none were named: those that the features promote most."""
     concept_control: Comparison | None = Field(default=None, exclude_if=is_empty)
     """concept_logprob of 19 random features changed alike, where a concept was named."""
+    table: list[SweepRow] = Field(default=[], exclude_if=is_empty)
+    """A row a strength: means over prompts and samples, beside one baseline."""
     features: list[Named]
     verdict: str
-    """The level; the summary says why."""
+    """The level; the summary says why. Of a table each row has its own."""
     truncated: bool = Field(default=False, exclude_if=is_empty)

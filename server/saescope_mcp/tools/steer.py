@@ -1,7 +1,7 @@
 """intervene and steer_generate."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from mcp.types import ToolAnnotations
 
@@ -28,12 +28,26 @@ from saescope_mcp.schemas.steer import (
     SteerGenerate,
     SteerGenerateReply,
     SteeringFeature,
+    SweepRow,
 )
 from saescope_mcp.state import AppState, LoadedSAE, LoadedStack, void_quizzes
 
 if TYPE_CHECKING:
     from saescope import steering as core
     from saescope.models import Tokens
+    from saescope.ops import SparseActs
+
+
+class _Options(TypedDict):
+    unit: str
+    reference: "list[SparseActs | None]"
+    indexed: "list[core.IndexedActivations | None]"
+    max_new_tokens: int
+    n_samples: int
+    temperature: float
+    seed: int
+    concept_tokens: list[int]
+
 
 MOST_DOUBLED = 500
 """Strengths beyond this are not proposed to be doubled."""
@@ -91,7 +105,9 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
 async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
     """Generate with features changed, next to the unsteered text and the same with random features;
     use it to see what a feature does to behaviour. The verdict rests on the probability of
-    concept_tokens. A text that only falls apart shows nothing. Start at strength 1 and go up."""
+    concept_tokens."""
+    if request.is_table:
+        return await _table(state, request)
     async with state.use_all(request.handles) as stack:
         tokens = await _tokens(stack, request)
         done = await _steer(stack, request, tokens)
@@ -135,23 +151,93 @@ async def _tokens(stack: LoadedStack, request: ChangingRequest) -> "Tokens":
 async def _steer(stack: LoadedStack, request: SteerGenerate, tokens: "Tokens") -> "core.Steering":
     from saescope.steering import steer
 
-    concept = [stack.model.single_token(text, "concept_tokens") for text in request.concept_tokens]
     return await stack.slot.run(
         steer,
         stack.model,
         stack.saes,
         tokens,
         _edits(request),
-        unit=request.unit,
-        reference=[entry.check.acts for entry in stack.entries],
-        indexed=[await _indexed(entry) for entry in stack.entries],
-        max_new_tokens=request.max_new_tokens,
-        n_samples=request.n_samples,
-        temperature=request.temperature,
-        seed=request.seed,
         n_controls=request.n_controls,
-        concept_tokens=concept,
+        **await _options(stack, request),
     )
+
+
+async def _options(stack: LoadedStack, request: SteerGenerate) -> "_Options":
+    """What one text and a table are asked alike."""
+    concept = [stack.model.single_token(text, "concept_tokens") for text in request.concept_tokens]
+    return {
+        "unit": request.unit,
+        "reference": [entry.check.acts for entry in stack.entries],
+        "indexed": [await _indexed(entry) for entry in stack.entries],
+        "max_new_tokens": request.max_new_tokens,
+        "n_samples": request.n_samples,
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "concept_tokens": concept,
+    }
+
+
+async def _table(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
+    """Several strengths or prompts beside one baseline, or the plain text."""
+    async with state.use_all(request.handles) as stack:
+        from saescope.steering import sweep
+
+        texts = await stack.reader.tokenize(request.texts, chat=request.chat)
+        await stack.slot.run(void_quizzes, request.texts)
+        done = await stack.slot.run(
+            sweep,
+            stack.model,
+            stack.saes,
+            texts,
+            _edits(request),
+            strengths=request.strengths or [1.0],
+            **await _options(stack, request),
+        )
+    labels = await labels_of_stack(stack, _changed(request))
+    return SteerGenerateReply(
+        summary=f"{_of_table(done)} {left_out(done.n_left_out, texts, n_sinks=done.n_sinks)}",
+        warnings=[
+            *done.warnings,
+            *stack.disagreement(chat=request.chat),
+            *labels.warnings,
+        ],
+        evidence=_evidence_of_rows(done),
+        provenance=provenance(stack, request.seed),
+        baseline=done.baseline,
+        steered=[],
+        controls=[],
+        table=done.rows,
+        promoted_tokens=[] if request.concept_tokens else done.concept_tokens,
+        unit_values=done.unit_values,
+        unit_source=done.unit_source,
+        concept_logprob=None,
+        n_sinks=done.n_sinks,
+        features=_named(request, stack, labels),
+        verdict="",
+    )
+
+
+def _of_table(done: "core.Sweep") -> str:
+    """At which strengths the text holds, and at which the concept is beyond controls."""
+    if not done.rows:
+        return "The plain text: nothing was edited."
+    whole = [row for row in done.rows if row.verdict is not Effect.DEGENERATE]
+    specific = [row for row in whole if row.verdict is Effect.SPECIFIC]
+    holds = f"The text stays coherent at {_listed(whole)}" if whole else "No text stays coherent"
+    if not any(row.p is not None for row in done.rows):
+        return f"{holds}; name concept_tokens to test for a concept."
+    at = f"at {_listed(specific)}" if specific else "at none of these"
+    return f"{holds}; the concept changes beyond 19 random features {at}."
+
+
+def _listed(rows: "list[SweepRow]") -> str:
+    return "strength " + ", ".join(f"{row.strength:g}" for row in rows)
+
+
+def _evidence_of_rows(done: "core.Sweep") -> Evidence:
+    if not any(row.kl for row in done.rows):
+        return "observed"
+    return "controlled" if any(row.p is not None for row in done.rows) else "intervened"
 
 
 async def _indexed(loaded: LoadedSAE) -> "core.IndexedActivations | None":

@@ -34,29 +34,29 @@ PLAIN, OTHER = text("plain"), [text("other")]
 @pytest.mark.parametrize("nats", [1.3, -1.3])
 def test_more_and_less_of_the_concept_than_all_controls_are_specific(nats: float) -> None:
     """3.7 times the mass is 1.3 nats; the count of its tokens stays 0."""
-    verdict = judge(PLAIN, OTHER, change(nats), None)
+    verdict = judge([PLAIN], OTHER, change(nats), None)
     assert verdict.level == Effect.SPECIFIC and f"{nats:+.2g} nats" in verdict.why
 
 
 def test_as_much_as_a_control_is_unspecific() -> None:
-    assert judge(PLAIN, OTHER, change(0.85), None).level == Effect.UNSPECIFIC
+    assert judge([PLAIN], OTHER, change(0.85), None).level == Effect.UNSPECIFIC
 
 
 def test_less_than_random_features_give_is_unspecific() -> None:
     """Outside the controls, but between them and no effect."""
     nearer = change(0.2, others=[2 + other for other in OTHERS])
     assert nearer.control.outside
-    assert judge(PLAIN, OTHER, nearer, None).level == Effect.UNSPECIFIC
+    assert judge([PLAIN], OTHER, nearer, None).level == Effect.UNSPECIFIC
 
 
 def test_tokens_that_nobody_named_earn_no_verdict() -> None:
     for nats, level in ((3.0, Effect.OWN_TOKENS), (-3.0, Effect.CHANGED)):
-        assert judge(PLAIN, OTHER, change(nats, is_named=False), None).level == level
+        assert judge([PLAIN], OTHER, change(nats, is_named=False), None).level == level
 
 
 def test_too_few_features_to_compare_with_are_said() -> None:
     few = change(3.0, others=[0.1, 0.2])
-    assert judge(PLAIN, OTHER, few, None).level == Effect.UNCONTROLLED
+    assert judge([PLAIN], OTHER, few, None).level == Effect.UNCONTROLLED
 
 
 def test_an_ablation_that_ends_a_loop_is_specific() -> None:
@@ -66,15 +66,15 @@ def test_an_ablation_that_ends_a_loop_is_specific() -> None:
     shown = [text("loop", repetition=0.65), text("loop", repetition=0.6)]
     assert is_relief(loop, freed, shown)
     relief = compare_with(0.13, [0.65] * 10 + [0.6] * 9)
-    verdict = judge(loop, freed, change(0.3, is_named=False), relief)
+    verdict = judge([loop], freed, change(0.3, is_named=False), relief)
     assert verdict.level == Effect.SPECIFIC and "from 0.65 to 0.13" in verdict.why
 
 
 def test_a_loop_that_was_there_before_is_not_degenerate() -> None:
     loop = text("loop", repetition=0.65)
     stays = [text("still a loop", repetition=0.66)]
-    assert judge(loop, stays, change(0.3), None).level == Effect.UNSPECIFIC
-    assert judge(PLAIN, stays, change(0.3), None).level == Effect.DEGENERATE
+    assert judge([loop], stays, change(0.3), None).level == Effect.UNSPECIFIC
+    assert judge([PLAIN], stays, change(0.3), None).level == Effect.DEGENERATE
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_no_relief(steered: list[GeneratedText], shown: list[GeneratedText]) -> 
 
 
 def test_a_text_that_stays_the_same_says_what_it_does_not_show() -> None:
-    same = judge(PLAIN, [text("plain")], change(1.3), None)
+    same = judge([PLAIN], [text("plain")], change(1.3), None)
     assert same.level == Effect.NONE and "+1.3 nats" in same.why
-    assert "nats" not in judge(PLAIN, [text("plain")], change(0.1), None).why
+    assert "nats" not in judge([PLAIN], [text("plain")], change(0.1), None).why

@@ -1,0 +1,222 @@
+"""One edit at several strengths, or on several prompts, as one table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, stdev
+
+from saescope.controls import ENOUGH, compare_with
+from saescope.errors import ArgumentError
+from saescope.models import LanguageModel, Tokens, counted
+from saescope.ops import SparseActs, joined
+from saescope.records.steering import Arm, GeneratedText, Metrics, Sweep, SweepRow
+from saescope.saes import SAE
+from saescope.stack import Stack, as_stack
+from saescope.steering.concept import ConceptTokens
+from saescope.steering.edits import FeatureEdit, check_edits, scaled
+from saescope.steering.forced import concept_changes
+from saescope.steering.generate import Sampling, generate
+from saescope.steering.judge import ConceptChange, judge
+from saescope.steering.prepare import Plans, Prepared, prepare
+from saescope.steering.steer import arm_of, check_writing
+from saescope.steering.units import Controls, IndexedActivations, OneOrEach, Unit
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16)
+"""Student's t at 97.5 % by degrees of freedom, from 1; with more, the last is a little wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OnPrompt:
+    """One prompt at every strength."""
+
+    baseline: Arm
+    steered: list[list[Arm]]
+    """Samples by strength."""
+    changes: list[list[float]]
+    """By strength: how the concept's log-probability changes, and with each control."""
+
+
+def sweep(
+    model: LanguageModel,
+    sae: SAE | Sequence[SAE],
+    prompts: Sequence[Tokens],
+    edits: Sequence[FeatureEdit],
+    *,
+    strengths: Sequence[float] = (1.0,),
+    unit: str = "typical",
+    reference: OneOrEach[SparseActs] = None,
+    indexed: OneOrEach[IndexedActivations] = None,
+    max_new_tokens: int = 48,
+    n_samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    concept_tokens: Sequence[int] = (),
+) -> Sweep:
+    """Steer at multiples of the edits' strengths on every prompt, beside one unsteered text of each
+    and the same 19 random features for all. Without edits: the unsteered texts alone.
+
+    Raises:
+        ArgumentError: as `steer`, or strengths of edits that have none.
+    """
+    stack = as_stack(model, sae)
+    for tokens in prompts:
+        check_writing(model, tokens, n_samples, temperature)
+    factors = _checked(stack, edits, strengths)
+    meant = Unit.of(unit, reference, indexed, len(stack.saes))
+    ready = [
+        prepare(stack, tokens, edits, unit=each, controls=Controls(ENOUGH, seed))
+        for tokens, each in zip(prompts, _units(stack, prompts, meant), strict=True)
+        if edits
+    ]
+    seeds = [seed, *[*range(seed, seed + n_samples)] * len(factors)]
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds)
+    concept = ConceptTokens.of(stack, edits, concept_tokens)
+    found = [
+        _on_prompt(stack, tokens, ready[n] if ready else None, factors, concept, sampling)
+        for n, tokens in enumerate(prompts)
+    ]
+    return _report(stack, found, ready, factors, concept)
+
+
+def _checked(
+    stack: Stack, edits: Sequence[FeatureEdit], strengths: Sequence[float]
+) -> Sequence[float]:
+    if not edits:
+        return ()
+    check_edits(stack.as_given, edits)
+    if len(strengths) > 1 and all(edit.mode in ("ablate", "project_out") for edit in edits):
+        raise ArgumentError(
+            "These edits have no strength.",
+            code="CONFLICTING_ARGUMENTS",
+            field="strengths",
+            got=[*strengths],
+            allowed="one strength for ablate and project_out",
+            hint="Leave strengths out, or use mode='scale'.",
+        )
+    return strengths
+
+
+def _units(stack: Stack, prompts: Sequence[Tokens], unit: Unit) -> list[Unit]:
+    """For each prompt what fires on all the others, so that a unit is the same for all."""
+    if len(prompts) == 1:
+        return [unit]
+    acts: list[list[SparseActs]] = []
+    for tokens in prompts:
+        sites = stack.read(stack.model.batch(tokens.ids))
+        by_given = sorted(zip(stack.given, sites, strict=True), key=lambda pair: pair[0])
+        acts.append(
+            [
+                site.acts.select(
+                    counted(tokens, sinks=site.sinks).to(stack.model.device)[site.acts.positions]
+                )
+                for _, site in by_given
+            ]
+        )
+    probe = "the probe text and " if any(each is not None for each in unit.references) else ""
+    return [
+        unit._replace(
+            references=[
+                joined(
+                    [own[n] for k, own in enumerate(acts) if k != i]
+                    + ([given] if given is not None else [])
+                )
+                for n, given in enumerate(unit.references)
+            ],
+            texts=f"{probe}these prompts",
+        )
+        for i in range(len(prompts))
+    ]
+
+
+def _on_prompt(
+    stack: Stack,
+    tokens: Tokens,
+    ready: Prepared | None,
+    factors: Sequence[float],
+    concept: ConceptTokens,
+    sampling: Sampling,
+) -> _OnPrompt:
+    n_samples = (len(sampling.seeds) - 1) // max(1, len(factors))
+    ours = [_times(ready.plans, factor) for factor in factors] if ready else []
+    runs: list[Plans] = [{}, *(plans for plans in ours for _ in range(n_samples))]
+    rows = generate(stack, tokens.ids, runs, sampling=sampling, concept=concept.ids)
+    arms = [arm_of(stack.model, "", row, concept.ids) for row in rows]
+    steered = [arms[1 + n * n_samples : 1 + (n + 1) * n_samples] for n, _ in enumerate(factors)]
+    changes: list[list[float]] = []
+    for factor, plans in zip(factors, ours, strict=True):
+        others = ready.controls if ready and concept.is_named else []
+        each = [plans, *(_times(other, factor) for other in others)] if concept.ids else []
+        changes.append(concept_changes(stack, tokens.ids, rows[0].ids, each, concept.ids))
+    return _OnPrompt(arms[0], steered, changes)
+
+
+def _times(plans: Plans, factor: float) -> Plans:
+    return {i: scaled(plan, factor) for i, plan in plans.items()}
+
+
+def _report(
+    stack: Stack,
+    found: Sequence[_OnPrompt],
+    ready: Sequence[Prepared],
+    factors: Sequence[float],
+    concept: ConceptTokens,
+) -> Sweep:
+    baselines = [each.baseline for each in found]
+    units = ready[0].units if ready else None
+    return Sweep(
+        baseline=GeneratedText(
+            "baseline", baselines[0].text, baselines[0].n_tokens, _averaged(baselines)
+        ),
+        rows=[_row(found, n, factor, concept) for n, factor in enumerate(factors)],
+        unit_values=units.values if units else [],
+        unit_source=units.source if units else "",
+        concept_tokens=[stack.model.token_text(i) for i in concept.ids],
+        n_left_out=sum(int((~each.masks.any(0)).sum()) for each in ready),
+        n_sinks=sum(each.n_sinks for each in ready),
+        warnings=[*(units.warnings if units else []), *(concept.warnings if ready else [])],
+    )
+
+
+def _row(found: Sequence[_OnPrompt], n: int, factor: float, concept: ConceptTokens) -> SweepRow:
+    steered = [arm for each in found for arm in each.steered[n]]
+    baselines = [each.baseline for each in found for _ in each.steered[n]]
+    metrics = _averaged(steered)
+    own = [each.changes[n][0] for each in found if each.changes[n]]
+    # [n_prompts][1 + n_controls] -> each control's mean over prompts: they are the same features.
+    means = [mean(values) for values in zip(*(each.changes[n] for each in found), strict=True)]
+    control = compare_with(means[0], means[1:]) if means else compare_with(0.0, [])
+    change = ConceptChange(means[0] if means else None, control, concept.is_named)
+    return SweepRow(
+        strength=factor,
+        concept_logprob=change.change,
+        interval=t_interval(own),
+        p=control.p,
+        perplexity=metrics.perplexity,
+        repetition=metrics.repetition,
+        kl=metrics.kl,
+        verdict=judge(baselines, steered, change, None).level,
+        text=steered[0].text,
+    )
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """A 95 % interval of the mean; None with fewer than two values."""
+    if len(values) < 2:
+        return None
+    half = T_975[min(len(values) - 1, len(T_975)) - 1] * stdev(values) / sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def _averaged(arms: Sequence[Arm]) -> Metrics:
+    def over(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return mean(known) if known else None
+
+    all_metrics = [arm.metrics for arm in arms]
+    return Metrics(
+        concept_score=over([each.concept_score for each in all_metrics]),
+        concept_logprob=over([each.concept_logprob for each in all_metrics]),
+        perplexity=over([each.perplexity for each in all_metrics]),
+        repetition=mean(each.repetition for each in all_metrics),
+        kl=over([each.kl for each in all_metrics]),
+    )
