@@ -77,12 +77,12 @@ def test_without_edits_there_is_the_plain_text_and_no_row(gpt2: Family) -> None:
 
 def test_samples_are_averaged_and_come_from_their_seeds(gpt2: Family) -> None:
     sae, tokens = make_sae(gpt2, "standard"), tokens_of(gpt2)
-    asked = ASKED | {"n_samples": 3, "temperature": 1.5}
+    asked: dict[str, Any] = ASKED | {"n_samples": 3, "temperature": 1.5}
     (row,) = sweep(gpt2.model, sae, [tokens], EDITS, unit="raw", **asked).rows
     one = steer(gpt2.model, sae, tokens, EDITS, unit="raw", n_controls=0, **asked)
     assert row.text == one.steered[0].text
     assert row.perplexity == pytest.approx(
-        np.mean([arm.metrics.perplexity for arm in one.steered]), rel=1e-3
+        np.mean([arm.metrics.perplexity or 0.0 for arm in one.steered]), rel=1e-3
     )
 
 
