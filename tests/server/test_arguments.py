@@ -37,7 +37,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("top_features", {**SAE, "texts": "a"}, "INVALID_TYPE", "texts as a list"),
     ("top_features", {**SAE, "text": None}, "INVALID_TYPE", "text as a string"),
     ("steer_generate", {**STEER, "features": [3]}, "INVALID_TYPE", "features[0] as an object"),
-    ("steer_generate", {**STEER, "features": []}, "TOO_FEW_ITEMS", "at least one"),
+    ("intervene", {**SAE, "prompt": "a", "edits": []}, "TOO_FEW_ITEMS", "at least one"),
     (
         "steer_generate",
         {**STEER, "features": [{"feature": 1}] * 17},
