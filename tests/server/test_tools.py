@@ -378,3 +378,23 @@ async def test_steering_takes_one_prompt_or_several(
 ) -> None:
     error = await refuse(tiny, "steer_generate", sae=sae, features=[{"feature": 5}], **given)
     assert error["code"] == code and "prompt" in error["allowed"]
+
+
+async def test_a_subject_at_position_0_is_named_with_the_call_that_counts_it(
+    tiny: AppState, sae: str
+) -> None:
+    reply = await call(tiny, "top_features", sae=sae, text="Mary went to the sea")
+    first = await call(tiny, "encode_text", sae=sae, text="Mary went", include_special=True)
+    word = first["tokens"][0]["token"]
+    assert f"Position 0 is {word!r}" in reply["summary"]
+    assert "include_special=true" in reply["summary"]
+    counted = await call(
+        tiny, "top_features", sae=sae, text="Mary went to the sea", include_special=True
+    )
+    assert counted["n_tokens"] == reply["n_tokens"] + 1
+    assert "Position 0 is" not in counted["summary"]
+    led = await call(tiny, "encode_text", sae=sae, text="\nMary went to the sea")
+    assert word in [row["token"] for row in led["tokens"]]  # it stands at position 1 now
+    edit = {"feature": 3, "mode": "ablate"}
+    changed = await call(tiny, "intervene", sae=sae, prompt="Mary went", edits=[edit])
+    assert "positions=[0]" in changed["summary"]

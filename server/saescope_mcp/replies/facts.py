@@ -65,9 +65,14 @@ def spread(control_mean: float, control_sd: float | None) -> str:
 
 
 def left_out(
-    n_left_out: int, tokens: "Sequence[Tokens]", *, named: bool = False, n_sinks: int = 0
+    n_left_out: int,
+    tokens: "Sequence[Tokens]",
+    *,
+    named: bool = False,
+    n_sinks: int = 0,
+    count_it: str = "include_special=true",
 ) -> str:
-    """A sentence for the summary."""
+    """A sentence for the summary; `count_it`: what makes the call count position 0."""
     bos = "BOS was prepended" if tokens[0].bos_prepended else "No BOS was prepended"
     usual = (
         "position 0, special tokens and attention sinks"
@@ -75,10 +80,23 @@ def left_out(
         else "position 0 and special tokens"
     )
     which = "all positions but those named" if named else usual
+    first = "" if named else _first_of(tokens, count_it)
     return (
-        f"{bos}; {which} were left out ({n_left_out})."
+        f"{bos}; {which} were left out ({n_left_out}).{first}"
         if n_left_out
         else f"{bos}; no position was left out."
+    )
+
+
+def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
+    """What to do where a word stands at position 0, which no BOS keeps free."""
+    words = [each.strings[0] for each in tokens if len(each) and not bool(each.special[0])]
+    if not words or tokens[0].bos_prepended:
+        return ""
+    word = words[0].strip() or words[0]
+    return (
+        f" Position 0 is {word!r}: where that matters, call again with {count_it}, or begin the "
+        r'text with "\n", which then stands there.'
     )
 
 

@@ -98,6 +98,9 @@ class LoadSaeReply(Reply, frozen=True):
             "memory",
             "check.n_tokens",
             "check.n_sinks",
+            "check.clean_loss",
+            "check.ablation_cost",
+            "check.peak",
         }
     )
 

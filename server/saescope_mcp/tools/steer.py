@@ -55,6 +55,9 @@ READ_ONLY = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
 
+FIRST = "intervene and positions=[0] in the edit"
+"""What changes position 0 too."""
+
 
 async def intervene(state: AppState, request: Intervene) -> InterveneReply:
     """What changing features does to the next token: the prediction before and after; use it to
@@ -87,7 +90,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         InterveneReply,
         done,
         summary=f"{_effect(done, what)} "
-        f"{left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks)}",
+        f"{left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks, count_it=FIRST)}",
         warnings=[*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=[
             _next_call(
@@ -117,7 +120,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         SteerGenerateReply,
         done,
         summary=f"{verdict[0].upper()}{verdict[1:]}. "
-        f"{left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks)}",
+        f"{left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks, count_it=FIRST)}",
         warnings=[
             *done.warnings,
             *nothing_left(len(tokens) - done.n_left_out),
