@@ -94,10 +94,7 @@ def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
     if not words or tokens[0].bos_prepended:
         return ""
     word = words[0].strip() or words[0]
-    return (
-        f" Position 0 is {word!r}: where that matters, call again with {count_it}, or begin the "
-        r'text with "\n", which then stands there.'
-    )
+    return f' Position 0 is {word!r}: {count_it} counts it, and "\\n" before the text frees it.'
 
 
 @runtime_checkable
