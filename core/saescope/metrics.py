@@ -63,6 +63,26 @@ def log_mass(logits: Float[Tensor, "*n vocab"], tokens: Sequence[int]) -> Float6
     return precise[..., [*tokens]].logsumexp(-1) - precise.logsumexp(-1)
 
 
+def average_ranks(scores: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, " m"]]:
+    """Ranks from 1 within each column, ties at their average; and the sum of t^3 - t over its
+    groups of ties."""
+    ordered, order = scores.sort(dim=0)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    group = new.long().cumsum(0) - 1
+    sizes = torch.zeros_like(ordered).scatter_add_(0, group, torch.ones_like(ordered))
+    ranks = (sizes.cumsum(0) - (sizes - 1) / 2).gather(0, group)
+    return torch.zeros_like(ranks).scatter_(0, order, ranks), (sizes**3 - sizes).sum(0)
+
+
+def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:
+    """Rank correlation; None with fewer than three pairs or without spread."""
+    if len(a) < 3:
+        return None
+    ranks = average_ranks(torch.stack([a.double(), b.double()], dim=1))[0]
+    return None if bool((ranks.std(0) == 0).any()) else float(torch.corrcoef(ranks.T)[0, 1])
+
+
 def pearson(a: list[float], b: list[float]) -> float | None:
     """Correlation coefficient; None with fewer than three pairs or without spread."""
     if len(a) < 3:

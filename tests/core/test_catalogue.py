@@ -289,7 +289,7 @@ def test_most_models_of_the_catalogue_have_a_size_and_a_name_is_the_last_resort(
 
 def test_layer_1_is_not_layer_12() -> None:
     assert {
-        row.hook_name.split(".")[1]
+        (row.hook_name or "").split(".")[1]
         for row in find(query="layer 1", model="gpt2-small", limit=100).saes
     } == {"1"}
 

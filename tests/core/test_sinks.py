@@ -91,7 +91,7 @@ def test_maxima_means_and_lists_leave_it_out_unless_it_is_named(sinking: Family,
     assert ranking.n_sinks == 1 and ranking.features
     for row in ranking.features:
         assert row.max_activation == pytest.approx(float(acts[kept, row.feature].max()), rel=1e-5)
-        assert row.pos != AT
+        assert row.top_token.pos != AT
     assert encode_texts(model, sae, [tokens], positions=[AT]).n_tokens == 1
     whole = encode_texts(model, sae, [tokens], include_special=True)
     assert (whole.n_tokens, whole.n_sinks) == (12, 0)

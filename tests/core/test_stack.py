@@ -173,8 +173,8 @@ def test_controls_are_as_many_pairs_of_each_sae_as_are_listed_of_it(gpt2: Family
     saes, tokens = saes_of(gpt2, "neighbouring layers"), tokens_of(gpt2)
     found = attribute(gpt2.model, saes, tokens, target=TARGET, k=5, n_controls=3)
     again = attribute(gpt2.model, saes, tokens, target=TARGET, k=5, n_controls=3)
-    assert found.joint and found.joint.n_controls == 3
-    assert found.joint.control_sd and found == again
+    assert found.joint and found.joint.control.n == 3
+    assert found.joint.control.sd and found == again
 
 
 @pytest.mark.parametrize("mode", ["ablate", "scale", "clamp", "add"])

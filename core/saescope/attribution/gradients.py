@@ -21,7 +21,7 @@ N_STEPS = 32
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A target's logit at one position."""
+    """A target at one position."""
 
     target: Target
     position: int
@@ -29,7 +29,7 @@ class Metric:
 
     def __call__(self, logits: Float[Tensor, "n n_out d_vocab"]) -> Float[Tensor, " n"]:
         assert self.position < 0, "logits may be those of the last positions only"
-        return self.target.logit(logits[:, self.position])
+        return self.target.of(logits[:, self.position])
 
 
 def site_gradients(

@@ -16,7 +16,6 @@ from saescope.features.card import (
 from saescope.features.contrast.contrast import (
     Contrast,
     ContrastFeature,
-    HeldOut,
     contrast_models,
     contrast_texts,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "FeatureCard",
     "FoundFeature",
     "FoundFeatures",
-    "HeldOut",
     "Label",
     "LabelScore",
     "LabelStore",

@@ -9,24 +9,37 @@ from saescope.errors import ArgumentError
 from saescope.models.language_model import LanguageModel
 from saescope.records.prediction import TargetLogit
 
+MEASURES = ("logprob", "logit")
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The quantity that effects are measured in: a token's logit, or its difference to that of
-    another."""
+    """The quantity that effects are measured in: a token's log-probability in nats or its logit, or
+    the difference of its logit to that of another, which is that of the log-probabilities too.
+
+    A logit alone says nothing of a probability: an edit may move all logits alike.
+    """
 
     token: int
     against: int | None = None
+    measure: str = "logprob"
 
-    def logit(self, logits: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n"]:
-        mine = logits[..., self.token]
-        return mine if self.against is None else mine - logits[..., self.against]
+    @property
+    def quantity(self) -> str:
+        """What effects are effects on, in a word."""
+        return self.measure if self.against is None else "difference"
+
+    def of(self, logits: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n"]:
+        """The quantity of each prediction."""
+        if self.against is not None:
+            return logits[..., self.token] - logits[..., self.against]
+        return (logits.log_softmax(-1) if self.measure == "logprob" else logits)[..., self.token]
 
     def change(
         self, before: Float[Tensor, "n d_vocab"], after: Float[Tensor, "n d_vocab"]
     ) -> list[float]:
         """How much more it is after than before, row by row."""
-        return (self.logit(after.double()) - self.logit(before.double())).tolist()
+        return (self.of(after.double()) - self.of(before.double())).tolist()
 
     def read(
         self, model: LanguageModel, logits: Float[Tensor, " d_vocab"]
@@ -42,16 +55,30 @@ class NamedTarget:
 
     token: int | None
     against: int | None
+    measure: str
 
     @classmethod
     def of(
-        cls, model: LanguageModel, target: int | str | None, against: int | str | None
+        cls,
+        model: LanguageModel,
+        target: int | str | None,
+        against: int | str | None,
+        measure: str = "logprob",
     ) -> "NamedTarget":
         """From ids or texts; a text must be exactly one token.
 
         Raises:
-            ArgumentError: a text is no single token, or both are the same.
+            ArgumentError: a text is no single token, both are the same, or there is no such
+                measure.
         """
+        if measure not in MEASURES:
+            raise ArgumentError(
+                f"measure {measure!r} is unknown.",
+                code="INVALID_CHOICE",
+                field="measure",
+                got=measure,
+                allowed=MEASURES,
+            )
         named = {"target": target, "against": against}
         ids = {
             name: model.single_token(token, name) if isinstance(token, str) else token
@@ -64,11 +91,12 @@ class NamedTarget:
                 got=against,
                 hint="Leave against out.",
             )
-        return cls(ids["target"], ids["against"])
+        return cls(ids["target"], ids["against"], measure)
 
     def on(self, logits: Float[Tensor, " d_vocab"]) -> Target:
         """The target for a prediction."""
-        return Target(int(logits.argmax()) if self.token is None else self.token, self.against)
+        token = int(logits.argmax()) if self.token is None else self.token
+        return Target(token, self.against, self.measure)
 
 
 def read_token(

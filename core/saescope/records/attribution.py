@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from saescope.records.controls import Comparison
 from saescope.records.prediction import TargetLogit
 
 
@@ -20,27 +21,40 @@ class FeatureEffect:
     measured_effect: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Joint:
-    """All listed pairs ablated at once, beside as many matched pairs from outside the list."""
+    """Listed pairs ablated at once, beside as many pairs that match them in position and size."""
 
     measured_effect: float
-    control_mean: float | None
-    control_sd: float | None
-    n_controls: int
+    control: Comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointOfSign(Joint):
+    """Those listed pairs alone that are attributed to the target, or against it."""
+
+    sign: str
+    """"positive" or "negative"."""
+    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SAEShare:
-    """What one SAE sees and does not see of the logit."""
+    """What one SAE sees and does not see of the prediction."""
 
     sae: int
     total: int
     """Active (feature, position) pairs that were considered."""
     error_attribution: float
+    """What the model has at the site and the SAE does not reconstruct, with its sign, added up over
+    positions."""
     error_share: float | None
-    """|error attribution| as a share of it and all this SAE's attributions together, in absolute
-    value."""
+    """The error as one node a position, in absolute value, as a share of all nodes: of these and of
+    every active pair's attribution in absolute value."""
+    features_attribution: float
+    """All active pairs with their signs: what the features say together."""
+    error_effect: float | None
+    """Measured: what is lost when the error is taken away at all positions that count."""
     n_tokens: int
     n_left_out: int
     n_sinks: int
@@ -49,15 +63,20 @@ class SAEShare:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Correlation of attribution and measured effect over the n listed features."""
+    """How well estimates say what is measured."""
 
     pearson: float | None
+    """Correlation over the n listed pairs, which were chosen for large estimates."""
     n: int
+    sample_spearman: float | None
+    """Rank correlation over a random sample of all active pairs."""
+    sample_n: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """An explanation of one logit (or difference of two) with its evidence.
+    """An explanation of one prediction with its evidence; effects are contributions: what the
+    measure has with a part and loses without it.
 
     With several SAEs, what belongs to one of them stands in `by_sae`, and error and completeness
     here are None: attributions of SAEs in series overlap, so that their sum means nothing.
@@ -66,14 +85,21 @@ class Attribution:
     target: TargetLogit
     against: TargetLogit | None
     position: int
+    measure: str
+    """What effects are effects on: "logprob" (nats) or "logit" of the target, or "difference", of
+    the logits of target and `against`."""
     features: list[FeatureEffect]
     total: int
     """Active (feature, position) pairs that were considered, of all SAEs."""
     by_sae: list[SAEShare]
     error_attribution: float | None
     error_share: float | None
+    features_attribution: float | None
+    error_effect: float | None
     agreement: Agreement
     joint: Joint | None
+    by_sign: list[JointOfSign]
+    """Where listed pairs have both signs, so that together they cancel: those of each sign."""
     completeness: float | None
     left_out: str
     """What the method does not see."""

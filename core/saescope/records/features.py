@@ -1,6 +1,7 @@
 """What is known of features: ranked on texts, searched for, told apart by a contrast."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,12 @@ class FoundFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auc:
-    """How often a score tells a text of one set from one of the other, on texts that had no part in
-    choosing it (all texts, where they are too few to halve)."""
+    """How often a score tells a text of one set from one of the other: the mean over halves of the
+    texts that had no part in choosing it (over all texts, where they are too few to halve)."""
 
     auc: float
-    """Chance that one of `texts` scores higher than one of `against`, ties half."""
+    """Chance that one of `texts` scores higher than one of `against`, ties half (for two models:
+    the share of texts on which it rises)."""
     low: float
     high: float
     """A 95 % interval of `auc`."""
@@ -121,68 +123,91 @@ class Separation(Auc):
 
     d: float
     """Cohen's d; positive: higher in `texts` (for two models: in the model under study)."""
-    p: float
-    """Two-sided, by 9,999 random regroupings of the texts; by the normal approximation where there
-    is no held-out half."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOut(Separation):
-    """A separation, and what it has to do with the length of the texts."""
+class ContrastBaseline(Auc):
+    """How well something tells the texts apart that had no part in fitting it."""
 
-    length_correlation: float | None
-    """Rank correlation with the number of tokens, within the two sets."""
+    name: str
+    """`best_feature`: the one that each half likes best; `all_features`, `bag_of_words`,
+    `mean_activation` (of the model, at the SAE's site) and `length` (in tokens): ridge classifiers
+    fitted on the other half."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideLevel:
+    """How a feature fires on one side of a contrast."""
+
+    mean: float
+    """The mean over texts of the text's score (its largest activation)."""
+    share: float
+    """Share of the texts on which it fires at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopPlace:
+    """The place where a feature fires most in the texts that were given."""
+
+    text_index: int
+    """Number of the text: `texts` first, then `against`, from 0."""
+    pos: int
+    token: str
+    activation: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confirmation:
-    """What speaks for and against a feature that was chosen because it differs."""
+class ContrastFeature:
+    """A feature that differs between the two sides."""
 
+    feature: int
+    side: Literal["texts", "against"]
+    """The side on which it fires more."""
+    held_out: Separation
+    p: float
+    """The chance that any feature differs as much after random regrouping of the texts
+    (Westfall & Young's maxT): corrected for all features that were looked at."""
     confirmed: bool
-    """q <= 0.05 on the held-out half, the same sign on both."""
+    """p <= 0.05, with enough texts to hold a half out."""
+    levels: tuple[SideLevel, SideLevel]
+    """On `texts` and on `against`; in the model under study and in the other."""
+    top: TopPlace | None
+    """Where it fires most on its side."""
     auc_equal_length: float
-    """`auc` with every text cut to the shortest one's length: what is left once length explains
-    nothing."""
+    """The area over all texts with every text cut to the shortest one's length: what is left once
+    length explains nothing."""
+    length_correlation: float | None
+    """Rank correlation of its score with the number of tokens, within the two sets."""
     position_correlation: float
     """The correlation of its activation with the position in the text."""
     confounds: list[str]
     """"length", "position": what else than the contrast might explain it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ContrastFeature(Confirmation):
-    """A feature that differs."""
-
-    feature: int
-    held_out: HeldOut
-    q: float
-    """The false discovery rate of `held_out.p` among the features chosen (Benjamini-Hochberg)."""
-    q_chosen: float
-    """On the half that chose it, among all features that fire there."""
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastedSets:
-    """The two sets of texts of a contrast."""
+    """What was contrasted, and how well it can be told apart at all."""
 
     n_texts: int
     n_against: int
-    n_held_out: tuple[int, int] | None
-    """Texts of each set that were held out; None where there are too few to hold a half out."""
+    held_out: bool
+    """There were enough texts to hold halves out."""
+    n_confirmed: int
+    n_candidates: int
+    """Features that at least half of the halves chose and that are not confirmed."""
+    baselines: list[ContrastBaseline]
     length_auc: float
     """Chance that one of `texts` is longer than one of `against`: 0.5 when lengths do not
     differ."""
+    length_p: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast(ContrastedSets):
-    """Features by how well they separate on the half that chose them, and what to make of it."""
+    """Features that differ, those of `texts` first, and what to make of them."""
 
     features: list[ContrastFeature]
     total: int
     """Features that fire at all: the number of comparisons."""
-    together: HeldOut | None
-    """The sum of the chosen features, each in its own standard deviations and with its sign."""
-    length_p: float
     verdict: str
     warnings: list[str]

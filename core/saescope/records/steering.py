@@ -8,26 +8,28 @@ from saescope.records.prediction import Readout
 from saescope.verdicts import Effect, Judgement
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """delta_logit of the same edits on n random features."""
-
-    mean: float | None
-    sd: float | None
-    n: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Intervention:
     """Effect of an edit on the next-token prediction."""
 
     before: Readout
     after: Readout
+    measure: str
+    """What `effect` is on: "logprob" (nats) or "logit" of the target, or "difference", of the
+    logits of target and `against`."""
+    effect: float
+    """After minus before."""
     delta_logit: float
-    """After minus before, of the target's logit (of its difference to `against`)."""
+    """After minus before, of the target's logit (of its difference to `against`); it may be that
+    all logits moved."""
+    delta_logprob: float
+    """After minus before, of the target's log-probability in nats."""
     kl: float
-    """KL(after, before) in nats."""
-    control: Control
+    """KL(before || after) in nats."""
+    control: Comparison
+    """The effects of the same edits on random features."""
+    touched: bool
+    """False: the edits change nothing of this run, so that the effect is none."""
     unit_values: list[float]
     unit_source: str
     """Where the maxima come from: the index if there is one."""

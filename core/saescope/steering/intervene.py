@@ -2,11 +2,12 @@
 features."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from statistics import mean, stdev
 
 from torch import Tensor
 
+from saescope.controls import ENOUGH, compare_with
 from saescope.metrics import kl_divergence
 from saescope.models import (
     LanguageModel,
@@ -17,7 +18,7 @@ from saescope.models import (
 )
 from saescope.ops import SparseActs
 from saescope.records.prediction import Readout
-from saescope.records.steering import Control, Intervention
+from saescope.records.steering import Intervention
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
@@ -41,10 +42,13 @@ def intervene(
     indexed: OneOrEach[IndexedActivations] = None,
     target: int | str | None = None,
     against: int | str | None = None,
-    n_controls: int = 5,
+    measure: str = "logprob",
+    n_controls: int = ENOUGH,
     seed: int = 0,
 ) -> Intervention:
-    """Edit features of one SAE, or of several, and read the last position's logits.
+    """Edit features of one SAE, or of several, and read the prediction at the last position: the
+    effect is on the target's log-probability (`measure="logit"`: on its logit; with `against`: on
+    its logit's difference to that token's).
 
     Edits act at the positions named, else at all that count. A control makes each edit's change, of
     the same norm, along another feature's row. Units are indexed, else of prompt and
@@ -61,16 +65,22 @@ def intervene(
     sites, masks, n_sinks, units, plans, _, controls = prepare(
         stack, tokens, edits, unit=meant, controls=Controls(n_controls, seed)
     )
-    named = NamedTarget.of(model, target, against)
+    named = NamedTarget.of(model, target, against, measure)
     variants = [_variant(stack, each) for each in (plans, *controls)]
     clean, changed = run_variants(stack, model.batch(tokens.ids), sites, variants, position=-1)
-    effects = (wanted := named.on(clean[0])).change(clean, changed)
+    wanted = named.on(clean[0])
+    effect, *controlled = wanted.change(clean, changed)
+    before, after = (_readout(model, rows[0], wanted) for rows in (clean, changed))
     return Intervention(
-        before=_readout(model, clean[0], wanted),
-        after=_readout(model, changed[0], wanted),
-        delta_logit=effects[0],
-        kl=float(kl_divergence(changed[0], clean[0])),
-        control=_control(effects[1:]),
+        before=before,
+        after=after,
+        measure=wanted.quantity,
+        effect=effect,
+        delta_logit=replace(wanted, measure="logit").change(clean, changed)[0],
+        delta_logprob=Target(wanted.token).change(clean, changed)[0],
+        kl=float(kl_divergence(clean[0], changed[0])),
+        control=compare_with(effect, controlled),
+        touched=_touched(stack, sites, plans),
         unit_values=units.values,
         unit_source=units.source,
         n_tokens=(n_edited := int(masks.any(0).sum())),
@@ -86,12 +96,10 @@ def _variant(stack: Stack, plans: Plans) -> Variant:
     return {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in plans.items()}
 
 
-def _control(effects: list[float]) -> Control:
-    return Control(
-        mean(effects) if effects else None,
-        stdev(effects) if len(effects) > 1 else None,
-        len(effects),
-    )
+def _touched(stack: Stack, sites: Sequence[SiteRecord], plans: Plans) -> bool:
+    """The edits change something of the clean run."""
+    changes = (change_at_site(stack.saes[i], sites[i], plan) for i, plan in plans.items())
+    return any(bool(change.any()) for change in changes)
 
 
 def _readout(model: LanguageModel, logits: Tensor, target: Target) -> Readout:

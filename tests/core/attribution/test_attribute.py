@@ -1,8 +1,10 @@
 """Attributions against autograd, finite differences and closed formulas on plain Hugging Face
 models; effects against separate runs."""
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,12 +27,24 @@ from tests.core.oracle import (
 from torch import Tensor
 
 from saescope.attribution import Attribution, attribute
-from saescope.attribution.ablation import N_NEAREST, Pairs, draw_controls, removal
+from saescope.attribution.ablation import (
+    N_NEAREST,
+    Pairs,
+    draw_controls,
+    measure_ablations,
+    removal,
+    without_pairs,
+)
+from saescope.attribution.gradients import Metric
+from saescope.controls import compare_with
 from saescope.errors import ArgumentError
-from saescope.models import Tokens, load_model
+from saescope.metrics import spearman
+from saescope.models import Target, Tokens, load_model
 from saescope.ops import from_dense
+from saescope.records.controls import Comparison
 from saescope.saes import SAE
 from saescope.splice import read_hook, read_site, write_hook
+from saescope.stack import as_stack
 
 TEXT = "The old man saw the little house<eos> by the"
 TARGET, AGAINST = 300, 41
@@ -50,9 +64,13 @@ def sae_for(family: Family, kind: str, **options: Any) -> SAE:
     return make_sae(family, kind, **options)
 
 
-def metric_of(logits: Tensor, against: int | None, position: int = -1) -> Tensor:
+def metric_of(
+    logits: Tensor, against: int | None, position: int = -1, measure: str = "logprob"
+) -> Tensor:
     row = logits[0, position].double()
-    return row[TARGET] if against is None else row[TARGET] - row[against]
+    if against is not None:
+        return row[TARGET] - row[against]
+    return row[TARGET] - (torch.logsumexp(row, 0) if measure == "logprob" else 0)
 
 
 class Site:
@@ -66,7 +84,9 @@ class Site:
         against: int | None,
         position: int = -1,
         hf: Reference | None = None,
+        measure: str = "logprob",
     ) -> None:
+        self.measure = measure
         self.hf, self.sae, self.against, self.position = (
             hf or family.hf,
             NumpySAE(sae),
@@ -84,7 +104,8 @@ class Site:
 
     def metric(self, change: Array | None = None) -> float:
         changes: dict[str, Change] = {} if change is None else {self.name: shifted_by(change)}
-        return float(metric_of(self.hf.logits(self.ids, changes), self.against, self.position))
+        logits = self.hf.logits(self.ids, changes)
+        return float(metric_of(logits, self.against, self.position, self.measure))
 
     def gradient(self, change: Array | None = None) -> Array:
         leaf: list[Tensor] = []
@@ -95,9 +116,8 @@ class Site:
             )
             return leaf[0]
 
-        value = metric_of(
-            self.hf.logits(self.ids, {self.name: attach}, grad=True), self.against, self.position
-        )
+        logits = self.hf.logits(self.ids, {self.name: attach}, grad=True)
+        value = metric_of(logits, self.against, self.position, self.measure)
         return flat(torch.autograd.grad(value, leaf[0])[0])
 
     def attributions(self, gradient: Array) -> Array:
@@ -134,10 +154,11 @@ def assert_attributed(
     assert [feature.token for feature in result.features] == [
         site.tokens.strings[feature.pos] for feature in result.features
     ]
-    error = float((site.error * gradient * site.mask[:, None]).sum())
-    total = np.abs(expected).sum() + abs(error)
-    assert result.error_attribution == pytest.approx(error, abs=tolerance * total)
-    assert result.error_share == pytest.approx(abs(error) / total, abs=tolerance)
+    errors = (site.error * gradient * site.mask[:, None]).sum(1)  # one node a position
+    total = np.abs(expected).sum() + np.abs(errors).sum()
+    assert result.error_attribution == pytest.approx(errors.sum(), abs=tolerance * total)
+    assert result.error_share == pytest.approx(np.abs(errors).sum() / total, abs=tolerance)
+    assert result.features_attribution == pytest.approx(expected.sum(), abs=tolerance * total)
     assert result.total == ((site.acts * site.mask[:, None]) > 0).sum()
     assert (result.n_tokens, result.n_left_out) == (site.mask.sum(), (1 - site.mask).sum())
 
@@ -211,7 +232,12 @@ def direct_gradient(family: Family, site: Site, position: int) -> Array:
         else 1 - (logits / family.hf.soft_cap) ** 2
     )
     unembed = as_array(family.hf.unembed.weight) * slope[:, None]
-    wanted = unembed[TARGET] - (0 if site.against is None else unembed[site.against])
+    if site.against is not None:
+        other = unembed[site.against]
+    else:  # d log p = d logit - sum_v p_v d logit_v
+        probs = np.exp(logits - logits.max())
+        other = (probs / probs.sum()) @ unembed if site.measure == "logprob" else 0
+    wanted = unembed[TARGET] - other
     at_residual = wanted * family.hf.gain() / scale
     at_residual = at_residual - at_residual.mean() if family.hf.is_layer_norm else at_residual
     gradient = np.zeros_like(site.written)
@@ -275,30 +301,119 @@ def test_measured_effects_are_the_differences_of_two_plain_runs(family: Family, 
     assert result.joint.measured_effect == pytest.approx(
         site.effect(pairs_of(result)), rel=2e-3, abs=1e-3
     )
-    assert (
-        result.joint.control_mean is result.joint.control_sd is None
-        and result.joint.n_controls == 0
-    )
+    assert result.joint.control == Comparison(None, None, 0, None, False)
+    gone = -site.error * site.mask[:, None]
+    lost = site.metric() - site.metric(gone)
+    assert result.error_effect == pytest.approx(lost, rel=2e-3, abs=2e-3)
     expected = np.corrcoef(
         [feature.attribution for feature in result.features], np.array(measured, dtype=float)
     )[0, 1]
-    assert result.agreement.pearson == pytest.approx(expected, abs=1e-6) and result.agreement.n == 5
+    assert result.agreement.pearson == pytest.approx(expected, abs=1e-6)
+    assert (result.agreement.n, result.agreement.sample_n) == (5, min(20, result.total))
+
+
+@pytest.mark.parametrize("measure", ["logprob", "logit"])
+def test_effects_are_on_the_measure_that_was_asked_for(gpt2: Family, measure: str) -> None:
+    sae = make_sae(gpt2, "standard")
+    site = Site(gpt2, sae, None, measure=measure)
+    result = attribute(
+        gpt2.model, sae, site.tokens, target=TARGET, measure=measure, k=4, n_controls=0
+    )
+    assert_attributed(result, site, site.gradient())
+    measured = [feature.measured_effect for feature in result.features]
+    close(measured, [site.effect([pair]) for pair in pairs_of(result)], 2e-3)
+    assert result.measure == measure
+
+
+def listed_draws(
+    site: Site, sae: SAE, listed: Sequence[tuple[int, int]], *, n: int, seed: int
+) -> list[list[tuple[int, int]]]:
+    sparse = from_dense(torch.tensor(site.acts * site.mask[:, None], dtype=torch.float32))
+    entries = list(zip(sparse.features.tolist(), sparse.positions.tolist(), strict=True))
+    chosen = torch.tensor([entries.index(pair) for pair in listed])
+    sizes = sparse.values * sae.W_dec.norm(dim=-1)[sparse.features]
+    draws = draw_controls(sparse, chosen, sizes=sizes, n_controls=n, seed=seed)
+    return [[entries[i] for i in draw.tolist()] for draw in draws]
 
 
 def test_controls_are_measured_as_the_listed_pairs_are(family: Family) -> None:
     sae = make_sae(family, "standard")
     site = Site(family, sae, None)
-    result = attribute(family.model, sae, site.tokens, target=TARGET, k=4, n_controls=3, seed=7)
-    acts = torch.tensor(site.acts * site.mask[:, None], dtype=torch.float32)
-    sparse = from_dense(acts)
-    entries = list(zip(sparse.features.tolist(), sparse.positions.tolist(), strict=True))
-    chosen = torch.tensor([entries.index(pair) for pair in pairs_of(result)])
-    draws = draw_controls(sparse, chosen, writes=sae.writes, n_controls=3, seed=7)
-    effects = [site.effect([entries[i] for i in draw.tolist()]) for draw in draws]
-    assert result.joint is not None and result.joint.n_controls == 3
+    result = attribute(
+        family.model, sae, site.tokens, target=TARGET, k=4, n_controls=3, seed=7, sign="positive"
+    )
+    draws = listed_draws(site, sae, pairs_of(result), n=3, seed=7)
+    effects = [site.effect(draw) for draw in draws]
+    assert result.joint is not None and result.joint.control.n == 3 and not result.by_sign
     scale = max(abs(effect) for effect in effects)
-    assert result.joint.control_mean == pytest.approx(np.mean(effects), abs=3e-3 * scale)
-    assert result.joint.control_sd == pytest.approx(np.std(effects, ddof=1), abs=3e-3 * scale)
+    assert result.joint.control.mean == pytest.approx(np.mean(effects), abs=3e-3 * scale)
+    assert result.joint.control.sd == pytest.approx(np.std(effects, ddof=1), abs=3e-3 * scale)
+
+
+def test_pairs_of_both_signs_are_measured_apart(gpt2: Family) -> None:
+    sae = make_sae(gpt2, "standard")
+    site = Site(gpt2, sae, None)
+    result = attribute(gpt2.model, sae, site.tokens, target=TARGET, k=8, n_controls=3, seed=7)
+    signs = {
+        "positive": [
+            p
+            for p, row in zip(pairs_of(result), result.features, strict=True)
+            if row.attribution > 0
+        ],
+        "negative": [
+            p
+            for p, row in zip(pairs_of(result), result.features, strict=True)
+            if row.attribution < 0
+        ],
+    }
+    assert [part.sign for part in result.by_sign] == ["positive", "negative"]
+    for part in result.by_sign:
+        listed = signs[part.sign]
+        assert part.n == len(listed) > 0
+        assert part.measured_effect == pytest.approx(site.effect(listed), rel=3e-3, abs=1e-3)
+        effects = [site.effect(draw) for draw in listed_draws(site, sae, listed, n=3, seed=7)]
+        scale = max(abs(effect) for effect in effects)
+        assert part.control.mean == pytest.approx(np.mean(effects), abs=3e-3 * scale)
+
+
+def test_the_sample_is_of_all_pairs_and_its_rank_correlation_is_numpys(gpt2: Family) -> None:
+    sae = make_sae(gpt2, "standard")
+    site = Site(gpt2, sae, AGAINST)
+    result = attribute(
+        gpt2.model, sae, site.tokens, target=TARGET, against=AGAINST, k=1, n_controls=0, seed=5
+    )
+    expected = site.attributions(site.gradient())
+    sparse = from_dense(torch.tensor(site.acts * site.mask[:, None], dtype=torch.float32))
+    rng = torch.Generator().manual_seed(5)
+    drawn = torch.randperm(len(sparse.values), generator=rng)[:20]
+    pairs = [(int(sparse.features[i]), int(sparse.positions[i])) for i in drawn]
+    estimates = [expected[pos, feature] for feature, pos in pairs]
+    effects = [site.effect([pair]) for pair in pairs]
+    correlation = spearman(torch.tensor(estimates), torch.tensor(effects))
+    assert result.agreement.sample_spearman == pytest.approx(correlation, abs=0.02)
+
+
+def test_random_lists_are_outside_of_their_controls_as_rarely_as_the_rule_says(
+    gpt2: Family,
+) -> None:
+    """At the last position too, where every change counts."""
+    sae, outside, n_lists = make_sae(gpt2, "standard"), [0, 0], 40
+    site = Site(gpt2, sae, AGAINST)
+    sparse = from_dense(torch.tensor(site.acts * site.mask[:, None], dtype=torch.float32))
+    entries = list(zip(sparse.features.tolist(), sparse.positions.tolist(), strict=True))
+    last = [pair for pair in entries if pair[1] == len(site.acts) - 1]
+    stack = as_stack(gpt2.model, sae)
+    sites = stack.read(site.ids)
+    metric = Metric(Target(TARGET, AGAINST), -1)
+    rng = random.Random(0)
+    for pool, seed in product((0, 1), range(n_lists)):
+        listed = rng.sample(last if pool else entries, 5)
+        groups = [listed, *listed_draws(site, sae, listed, n=19, seed=seed)]
+        variants = [without_pairs(stack, {0: Pairs(*torch.tensor(each).T)}) for each in groups]
+        effect, *controls = measure_ablations(stack, site.ids, sites, variants, metric)
+        outside[pool] += compare_with(effect, controls).outside
+    allowed = 0.05 * n_lists + 2 * (0.05 * 0.95 * n_lists) ** 0.5
+    assert outside[0] <= allowed and outside[1] <= allowed, outside
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -331,10 +446,9 @@ def test_the_site_itself_moves_by_minus_the_activation_times_the_decoder_row(
         result = attribute(family.model, sae, tokens_of(family), target=TARGET, k=3, n_controls=0)
     finally:
         handle.remove()
-    site, rows = Site(family, sae, None), as_array(seen[0])
-    assert len(rows) == 1 + 3 + 1
+    site, rows = Site(family, sae, None), as_array(seen[-1])
     for row, pairs in zip(
-        rows[1:], [*([pair] for pair in pairs_of(result)), pairs_of(result)], strict=True
+        rows[1:5], [*([pair] for pair in pairs_of(result)), pairs_of(result)], strict=True
     ):
         change = site.without(pairs)
         np.testing.assert_allclose(
@@ -451,17 +565,16 @@ def test_too_few_features_for_controls_are_said(gpt2: Family) -> None:
     result = attribute(
         gpt2.model, make_sae(gpt2, "standard"), tokens_of(gpt2), k=10_000, n_controls=2
     )
-    assert (
-        result.joint is not None
-        and result.joint.n_controls == 0
-        and "control" in result.warnings[0]
-    )
+    assert result.joint is not None and "draws are much alike" in result.warnings[0]
+    assert result.joint.control.mean == pytest.approx(result.joint.measured_effect, abs=1e-4)
+    assert not result.joint.control.outside
 
 
 @pytest.mark.parametrize(
     ("options", "code"),
     [
         ({"method": "guess"}, "INVALID_CHOICE"),
+        ({"measure": "probability"}, "INVALID_CHOICE"),
         ({"sign": "both"}, "INVALID_CHOICE"),
         ({"position": 99}, "POSITION_OUT_OF_RANGE"),
     ],
@@ -496,7 +609,7 @@ def test_the_same_question_has_the_same_answer(gpt2: Family) -> None:
     assert (
         first.joint is not None
         and other.joint is not None
-        and first.joint.control_mean != other.joint.control_mean
+        and first.joint.control.mean != other.joint.control.mean
     )
 
 
@@ -504,48 +617,47 @@ class TestControls:
     acts = from_dense(
         torch.rand(6, 20, generator=torch.Generator().manual_seed(0)) * (torch.arange(20) % 2)
     )
+    sizes = acts.values * (1 + torch.arange(len(acts.values)) % 3)
     chosen = torch.tensor([4, 17, 30])
-    writes = torch.ones(20, dtype=torch.bool)
 
-    def test_are_as_many_pairs_none_of_them_listed_and_none_twice(self) -> None:
-        for draw in draw_controls(
-            self.acts, self.chosen, writes=self.writes, n_controls=20, seed=0
-        ):
-            assert len(set(draw.tolist())) == 3 and not set(draw.tolist()) & set(
-                self.chosen.tolist()
-            )
+    def draws(self, n: int = 20, seed: int = 0, sizes: Tensor | None = None) -> list[list[int]]:
+        sizes = self.sizes if sizes is None else sizes
+        drawn = draw_controls(self.acts, self.chosen, sizes=sizes, n_controls=n, seed=seed)
+        return [draw.tolist() for draw in drawn]
 
-    def test_are_nearest_in_activation(self) -> None:
-        values = self.acts.values.numpy()
-        for draw in draw_controls(
-            self.acts, self.chosen, writes=self.writes, n_controls=20, seed=0
-        ):
-            free = [i for i in range(len(values)) if i not in self.chosen.tolist()]
-            for entry, pick in zip(self.chosen.tolist(), draw.tolist(), strict=True):
-                nearest = sorted(free, key=lambda i: abs(values[i] - values[entry]))[:N_NEAREST]
-                assert pick in nearest
-                free.remove(pick)
+    def test_are_as_many_pairs_none_of_them_twice(self) -> None:
+        assert all(len(set(draw)) == 3 for draw in self.draws())
+
+    def test_stand_at_the_position_of_the_listed_pair_where_it_has_enough(self) -> None:
+        here = self.acts.positions
+        for draw in self.draws():
+            assert here[draw].tolist() == here[self.chosen].tolist()
+
+    def test_are_nearest_in_size_the_listed_pair_among_them(self) -> None:
+        sizes, here = self.sizes.numpy(), self.acts.positions.numpy()
+        for draw in self.draws():
+            used: list[int] = []
+            for entry, pick in zip(self.chosen.tolist(), draw, strict=True):
+                free = [i for i in np.flatnonzero(here == here[entry]) if i not in used]
+                nearest = sorted(free, key=lambda i: abs(np.log(sizes[i] / sizes[entry])))
+                assert pick in nearest[:N_NEAREST]
+                used.append(pick)
+        first = [draw[0] for draw in self.draws(400)]
+        share = first.count(int(self.chosen[0])) / 400
+        assert share == pytest.approx(1 / N_NEAREST, abs=0.06), "a draw may be the pair itself"
+
+    def test_come_from_neighbouring_positions_where_few_fire(self) -> None:
+        acts = from_dense(torch.eye(12) + 0.1)
+        acts = acts.select(acts.values > 1)  # one feature a position
+        sizes = torch.ones(12)
+        drawn = draw_controls(acts, torch.tensor([6]), sizes=sizes, n_controls=60, seed=0)
+        assert {int(draw[0]) for draw in drawn} == {*range(2, 10)}
+
+    def test_never_have_a_feature_that_writes_nothing(self) -> None:
+        silent = torch.where(self.acts.features == 3, 0.0, self.sizes)
+        drawn = {pick for draw in self.draws(100, sizes=silent) for pick in draw}
+        assert not bool((self.acts.features[[*drawn]] == 3).any())
 
     def test_come_from_the_seed(self) -> None:
-        draws = [
-            [
-                d.tolist()
-                for d in draw_controls(
-                    self.acts, self.chosen, writes=self.writes, n_controls=4, seed=seed
-                )
-            ]
-            for seed in (1, 1, 2)
-        ]
+        draws = [self.draws(4, seed) for seed in (1, 1, 2)]
         assert draws[0] == draws[1] != draws[2] and len({tuple(draw) for draw in draws[0]}) > 1
-
-    def test_are_none_where_nothing_is_left(self) -> None:
-        assert (
-            draw_controls(
-                self.acts,
-                torch.arange(len(self.acts.values)),
-                writes=self.writes,
-                n_controls=3,
-                seed=0,
-            )
-            == []
-        )

@@ -46,7 +46,9 @@ def test_direct_is_right_whatever_the_final_norm_is_made_of(
     model, plain = load_model(folder, device="cpu"), Plain(folder)
     sae = make_sae(SITE, (32, 1.0))
     tokens = model.tokenize("Once upon a time", prepend_bos=True)
-    found = attribute(model, sae, tokens, target="#7", method="direct", k=2, validate=False)
+    found = attribute(
+        model, sae, tokens, target="#7", method="direct", measure="logit", k=2, validate=False
+    )
     gradient = frozen_gradient(plain, tokens.ids[None])
     assert found.features
     for each in found.features:

@@ -3,6 +3,7 @@ explains is said."""
 
 import random
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.features import contrast_models, contrast_texts
-from saescope.features.contrast.contrast import HeldOut, contrast_scores
+from saescope.features.contrast.baselines import PENALTIES, probe_auc
+from saescope.features.contrast.contrast import contrast_scores
 from saescope.features.contrast.designs import Groups, PairedTexts
 from saescope.features.reading.text_scores import TextScores, score_texts
+from saescope.metrics import average_ranks
 from saescope.models import LanguageModel, Tokens
+from saescope.records.features import SideLevel
 
 QUEEN, AND = WORDS.index(" Queen"), WORDS.index(" and")
 
@@ -88,27 +92,32 @@ def test_the_correlation_with_position_is_numpys(glass: LanguageModel) -> None:
 def test_the_planted_difference_is_found_and_confirmed_on_held_out_texts(
     glass: LanguageModel, texts: tuple[list[str], list[str]]
 ) -> None:
-    found = contrast_texts(
-        glass,
-        planted_sae(glass),
-        tokens_of(glass, texts[0]),
-        against=tokens_of(glass, texts[1]),
-        k=5,
-    )
-    best, *rest = found.features
-    assert (
-        best.feature == QUEEN
-        and best.confirmed
-        and best.held_out.auc == 1.0
-        and best.held_out.d > 5
-    )
-    assert (
-        0.5 < best.held_out.low < 1 == best.held_out.high
-        and best.q <= 0.05
-        and best.confounds == []
-    )
-    assert not any(feature.confirmed for feature in rest)
-    assert found.n_held_out == (8, 8) and found.verdict.startswith("1 of the 5 features")
+    sae, one, other = planted_sae(glass), *(tokens_of(glass, part) for part in texts)
+    found = contrast_texts(glass, sae, one, against=other, k=5)
+    (best,) = found.features
+    assert (best.feature, best.side, best.confirmed) == (QUEEN, "texts", True)
+    assert best.held_out.auc == 1.0 and best.held_out.d > 5 and best.confounds == []
+    assert 0.5 < best.held_out.low < 1 == best.held_out.high and best.p == 1 / 2000
+    assert best.levels[0].share == 1 and best.levels[0].mean == pytest.approx(1, abs=1e-3)
+    assert best.levels[1] == SideLevel(mean=0, share=0)
+    assert found.held_out and found.n_confirmed == 1
+    assert found.verdict.startswith("1 of 12 features are confirmed")
+    more = contrast_texts(glass, sae, one, against=other, k=5, unconfirmed=True)
+    assert more.features[0] == best and len(more.features) > 1
+    assert not any(feature.confirmed for feature in more.features[1:])
+    assert {feature.side for feature in more.features[1:]} == {"texts", "against"}
+
+
+def test_a_feature_says_where_it_fires_most_in_the_texts_of_its_side(
+    glass: LanguageModel, texts: tuple[list[str], list[str]]
+) -> None:
+    one, other = (tokens_of(glass, part) for part in texts)
+    for mine, against in ((one, other), (other, one)):
+        found = contrast_texts(glass, planted_sae(glass), mine, against=against)
+        top = found.features[0].top
+        assert top and top.token == " Queen" and top.activation == pytest.approx(1, abs=1e-3)
+        assert [*mine, *against][top.text_index].strings[top.pos] == " Queen"
+        assert (top.text_index < 16) == (found.features[0].side == "texts")
 
 
 def test_the_other_way_round_the_sign_changes_and_nothing_else(
@@ -134,7 +143,11 @@ def test_what_only_length_explains_is_flagged_and_the_real_difference_is_not(
     ]
     short = ["".join(rng.choice([*FILLERS, " and"]) for _ in range(6)) for _ in range(20)]
     found = contrast_texts(
-        glass, planted_sae(glass), tokens_of(glass, long), against=tokens_of(glass, short), k=5
+        glass,
+        planted_sae(glass),
+        tokens_of(glass, long),
+        against=tokens_of(glass, short),
+        unconfirmed=True,
     )
     by_feature = {feature.feature: feature for feature in found.features}
     assert by_feature[AND].held_out.auc > 0.7 and "length" in by_feature[AND].confounds
@@ -157,44 +170,64 @@ def test_what_follows_the_position_is_flagged_where_lengths_differ(glass: Langua
     assert "may only reflect the length" in found.verdict
 
 
-def test_every_number_of_the_held_out_half_is_what_loops_make_of_it() -> None:
+def test_every_effect_is_the_mean_of_what_loops_make_of_the_halves_that_chose_it() -> None:
     scores, first = made_up(16, 20, 60, seed=3)
-    scores = replace(
-        scores, lengths=torch.rand(36, generator=torch.Generator().manual_seed(1)).double() * 30
-    )
+    lengths = torch.rand(36, generator=torch.Generator().manual_seed(1)).double() * 30
+    scores = replace(scores, lengths=lengths)
+    scores.scores[first, :3] += 1
+    scores.scores[::3] += 0.1  # no half without spread
     design = Groups(first, scores.lengths)
-    chosen_on, held_out, split = design.halves(5)
-    assert split and sorted([*chosen_on.tolist(), *held_out.tolist()]) == list(range(36))
-    found, table = contrast_scores(design, scores, k=4, seed=5), scores.scores.double().numpy()
-    rows, half = held_out.numpy(), chosen_on.numpy()
-    ours = first.numpy()
+    folds = design.folds(5)
+    for one, other in zip(folds[::2], folds[1::2], strict=True):
+        assert sorted([*one.chosen_on.tolist(), *one.held_out.tolist()]) == list(range(36))
+        assert torch.equal(one.chosen_on, other.held_out)
+    found = contrast_scores(design, scores, k=60, seed=5, unconfirmed=True)
+    table, ours = scores.scores.double().numpy(), first.numpy()
+    assert len(folds) == 10 and len(found.features) == 60
 
-    def check(held: HeldOut, column: NDArray[Any]) -> None:
-        a, b = column[rows][ours[rows]], column[rows][~ours[rows]]
-        assert held.auc == pytest.approx(
-            np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b])
-        )
-        pooled = np.sqrt(
-            ((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / (len(rows) - 2)
-        )
-        assert held.d == pytest.approx((a.mean() - b.mean()) / pooled)
-        lengths = scores.lengths.numpy()[rows]
-        ranks = [rank_within(values, ours[rows]) for values in (column[rows], lengths)]
-        assert held.length_correlation == pytest.approx(np.corrcoef(np.stack(ranks))[0, 1])
+    def area(a: NDArray[Any], b: NDArray[Any]) -> float:
+        return float(np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b]))
 
-    def rank_within(values: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
-        centred = np.where(group, values - values[group].mean(), values - values[~group].mean())
-        return np.array([np.mean(np.flatnonzero(np.isclose(np.sort(centred), x))) for x in centred])
+    def effect(a: NDArray[Any], b: NDArray[Any]) -> float:
+        squares = (len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)
+        return float((a.mean() - b.mean()) / np.sqrt(squares / (len(a) + len(b) - 2)))
 
-    total = np.zeros(36)
     for feature in found.features:
         column = table[:, feature.feature]
-        check(feature.held_out, column)
-        a, b = column[half][ours[half]], column[half][~ours[half]]
-        rises = np.mean([float(x > y) + 0.5 * float(x == y) for x in a for y in b]) > 0.5
-        total += (1 if rises else -1) * column / column[half].std()
-    assert found.together
-    check(found.together, total)
+        halves = [
+            (column[rows][ours[rows]], column[rows][~ours[rows]])
+            for rows in (fold.held_out.numpy() for fold in folds)
+        ]  # with 60 features every half chooses all of them
+        assert feature.held_out.auc == pytest.approx(np.mean([area(a, b) for a, b in halves]))
+        assert feature.held_out.d == pytest.approx(np.mean([effect(a, b) for a, b in halves]))
+        assert feature.levels[0].mean == pytest.approx(column[ours].mean())
+        assert feature.levels[1].share == pytest.approx((column[~ours] > 0).mean())
+        ranks = [rank_within(values, ours) for values in (column, lengths.numpy())]
+        correlation = np.corrcoef(np.stack(ranks))[0, 1]
+        assert feature.length_correlation == pytest.approx(correlation)
+
+
+def rank_within(values: NDArray[Any], group: NDArray[Any]) -> NDArray[Any]:
+    centred = np.where(group, values - values[group].mean(), values - values[~group].mean())
+    return np.array([np.mean(np.flatnonzero(np.isclose(np.sort(centred), x))) for x in centred])
+
+
+def test_p_is_the_share_of_regroupings_in_which_any_feature_differs_as_much() -> None:
+    scores, first = made_up(4, 5, 12, seed=2)
+    table = scores.scores[:, scores.scores.std(0) > 0]
+    ranks = average_ranks(table.double())[0] - 5
+    every = torch.stack(
+        [
+            ranks[list(rows)].mean(0) - ranks[[i for i in range(9) if i not in rows]].mean(0)
+            for rows in combinations(range(9), 4)
+        ]
+    )
+    spread = every.square().mean(0).sqrt()
+    most = (every.abs() / spread).amax(1)
+    observed = (every[0].abs() / spread)[:, None]  # the first draw is the grouping itself
+    exact = (most >= observed - 1e-9).double().mean(1)
+    assert bool(first[:4].all()) and float(exact.min()) < 0.5
+    assert torch.allclose(Groups(first, torch.ones(9)).family_p(table, 0), exact, atol=0.04)
 
 
 @pytest.mark.parametrize("n1, n2", [(20, 20), (10, 30), (8, 8)])
@@ -203,8 +236,52 @@ def test_without_a_difference_hardly_ever_anything_is_confirmed(n1: int, n2: int
     for seed in range(n_runs):
         scores, first = made_up(n1, n2, 400, seed=seed)
         found = contrast_scores(Groups(first, scores.lengths), scores, k=10, seed=seed)
-        false += any(feature.confirmed for feature in found.features)
+        false += found.n_confirmed > 0
     assert false <= 0.05 * n_runs + 2 * (0.05 * 0.95 * n_runs) ** 0.5
+
+
+def passages(n_documents: int, each: int, *, seed: int) -> tuple[TextScores, list[str]]:
+    """Passages of documents, each document with features of its own strength, in its order."""
+    rng = torch.Generator().manual_seed(seed)
+    own = torch.randn(n_documents, 200, generator=rng).repeat_interleave(each, 0)
+    noise = torch.randn(n_documents * each, 200, generator=rng)
+    scores = (own + noise).clamp(min=0)
+    ones = torch.ones(len(scores)).double()
+    made = TextScores(torch.arange(200), scores, scores, 20, ones * 20, torch.zeros(200).double())
+    return made, [f"document {i // each}" for i in range(len(scores))]
+
+
+def test_passages_of_documents_are_no_discoveries_once_their_documents_are_named() -> None:
+    named, unnamed, warned, n_runs = 0, 0, 0, 10
+    for seed in range(n_runs):
+        scores, documents = passages(16, 5, seed=seed)
+        first = torch.arange(80) < 40
+        by_text = contrast_scores(Groups(first, scores.lengths), scores, seed=seed)
+        by_document = contrast_scores(Groups(first, scores.lengths, documents), scores, seed=seed)
+        unnamed += by_text.n_confirmed > 0
+        named += by_document.n_confirmed > 0
+        warned += any("beside each other" in warning for warning in by_text.warnings)
+        assert not any("beside each other" in warning for warning in by_document.warnings)
+    assert unnamed >= 5, "the trap is there: texts taken for independent find something"
+    assert named <= 0.05 * n_runs + 2 * (0.05 * 0.95 * n_runs) ** 0.5
+    assert warned >= 0.9 * n_runs
+
+
+def test_a_difference_within_documents_is_found_where_each_has_texts_on_both_sides() -> None:
+    scores, documents = passages(16, 4, seed=1)
+    first = torch.arange(64) % 2 == 0
+    scores.scores[first, 7] += 2
+    found = contrast_scores(Groups(first, scores.lengths, documents), scores)
+    assert [feature.feature for feature in found.features] == [7]
+
+
+def test_independent_texts_in_any_order_are_not_called_alike() -> None:
+    warned = 0
+    for seed in range(20):
+        scores, first = made_up(20, 20, 200, seed=seed)
+        found = contrast_scores(Groups(first, scores.lengths), scores, seed=seed)
+        warned += any("beside each other" in warning for warning in found.warnings)
+    assert warned <= 2
 
 
 def test_among_many_features_the_planted_ones_are_confirmed_and_few_others() -> None:
@@ -212,16 +289,69 @@ def test_among_many_features_the_planted_ones_are_confirmed_and_few_others() -> 
     for seed in range(10):
         scores, first = made_up(24, 24, 400, seed=seed)
         scores.scores[first, :5] += 2.5
-        confirmed = [
-            f.feature
-            for f in contrast_scores(
-                Groups(first, scores.lengths), scores, k=10, seed=seed
-            ).features
-            if f.confirmed
-        ]
+        found = contrast_scores(Groups(first, scores.lengths), scores, k=10, seed=seed)
+        confirmed = [feature.feature for feature in found.features if feature.confirmed]
         true += sum(feature < 5 for feature in confirmed)
         false += sum(feature >= 5 for feature in confirmed)
-    assert true >= 45 and false <= 0.1 * true
+    assert true >= 45 and false <= 1
+
+
+def test_which_features_are_listed_hardly_depends_on_the_seed() -> None:
+    scores, first = made_up(24, 24, 400, seed=1)
+    scores.scores[first, :5] += torch.linspace(1.5, 3.5, 5)
+    design = Groups(first, scores.lengths)
+    listed = [
+        [feature.feature for feature in contrast_scores(design, scores, seed=seed).features]
+        for seed in range(5)
+    ]
+    assert all({*features} == {*listed[0]} for features in listed) and len(listed[0]) >= 4
+
+
+def test_words_that_tell_the_sets_apart_are_said_beside_the_features(
+    glass: LanguageModel, texts: tuple[list[str], list[str]]
+) -> None:
+    one, other = (tokens_of(glass, part) for part in texts)
+    found = contrast_texts(glass, planted_sae(glass), one, against=other)
+    areas = {baseline.name: baseline.auc for baseline in found.baselines}
+    assert list(areas) == [
+        "best_feature",
+        "all_features",
+        "bag_of_words",
+        "mean_activation",
+        "length",
+    ]
+    assert areas["best_feature"] == pytest.approx(1) and areas["all_features"] > 0.95
+    assert areas["bag_of_words"] > 0.8 and areas["mean_activation"] > 0.5
+    nothing = contrast_texts(glass, planted_sae(glass), one[::2], against=one[1::2])
+    assert all(abs(baseline.auc - 0.5) < 0.35 for baseline in nothing.baselines)
+
+
+def test_a_probe_is_the_ridge_classifier_that_explicit_leaving_out_chooses() -> None:
+    rng = torch.Generator().manual_seed(3)
+    x = torch.randn(24, 5, generator=rng).double()
+    first = torch.arange(24) % 2 == 0
+    x[first, 0] += 1
+    design = Groups(first, torch.ones(24))
+    (fold,) = design.folds(0)[:1]
+    own, y = x[fold.chosen_on], first[fold.chosen_on].double() * 2 - 1
+    scaled, y = (own - own.mean(0)) / own.std(0), y - y.mean()
+    mean_eigenvalue = scaled.square().sum() / len(own)
+
+    def fit(rows: Tensor, penalty: Tensor) -> Tensor:
+        a = scaled[rows]
+        return torch.linalg.solve(a.T @ a + penalty * torch.eye(5).double(), a.T @ y[rows])
+
+    def error(penalty: Tensor) -> float:
+        rows = torch.arange(len(own))
+        left_out = [(y[i] - scaled[i] @ fit(rows[rows != i], penalty)) ** 2 for i in rows]
+        return float(sum(left_out))
+
+    best = min((penalty * mean_eigenvalue for penalty in PENALTIES), key=error)
+    weights = fit(torch.arange(len(own)), best)
+    scores = ((x - own.mean(0)) / own.std(0) @ weights)[fold.held_out]
+    a, b = scores[first[fold.held_out]], scores[~first[fold.held_out]]
+    naive = float((a[:, None] > b).double().mean())
+    assert probe_auc(x, design, [fold]) == pytest.approx(naive)
 
 
 def test_too_few_texts_are_said_to_be_too_few(
@@ -230,12 +360,12 @@ def test_too_few_texts_are_said_to_be_too_few(
     one, other = (tokens_of(glass, part[:4]) for part in texts)
     found = contrast_texts(glass, planted_sae(glass), one, against=other)
     assert (
-        found.n_held_out is None
+        not found.held_out
         and "Too few texts (4" in found.verdict
         and not any(f.confirmed for f in found.features)
     )
-    assert found.features[0].feature == QUEEN and found.features[0].held_out.p == pytest.approx(
-        2 / 70, rel=0.6
+    assert found.features[0].feature == QUEEN and found.features[0].p == pytest.approx(
+        2 / 70, rel=0.2
     )
     with pytest.raises(ArgumentError) as caught:
         contrast_texts(glass, planted_sae(glass), one[:1], against=other)
@@ -245,11 +375,8 @@ def test_too_few_texts_are_said_to_be_too_few(
 def test_texts_on_which_nothing_fires_give_an_empty_list(glass: LanguageModel) -> None:
     quiet = tokens_of(glass, [" said that"] * 10)
     found = contrast_texts(glass, planted_sae(glass), quiet, against=quiet)
-    assert (found.features, found.total, found.together) == (
-        [],
-        0,
-        None,
-    ) and "No feature fires" in found.verdict
+    assert (found.features, found.total, found.baselines) == ([], 0, [])
+    assert "No feature fires" in found.verdict
 
 
 def test_a_fine_tuned_model_differs_where_it_was_changed(
@@ -266,7 +393,32 @@ def test_a_fine_tuned_model_differs_where_it_was_changed(
     signs = {feature.feature: feature.held_out.d for feature in found.features if feature.confirmed}
     assert signs[WORDS.index(" door")] < 0 and set(signs) <= {WORDS.index(" door"), QUEEN}
     same = contrast_models(glass, sae, texts, other=glass)
-    assert not any(feature.confirmed for feature in same.features)
+    assert same.n_confirmed == 0
+    door = next(row for row in found.features if row.feature == WORDS.index(" door"))
+    assert door.side == "against" and door.levels[0].mean == 0
+    assert door.levels[1].mean == pytest.approx(1, abs=1e-3) and door.levels[1].share == 1
+
+
+def test_a_change_that_all_texts_share_is_none_beside_other_texts(
+    glass: LanguageModel, glass_dir: str
+) -> None:
+    from saescope.models import load_model
+
+    sae, tuned = planted_sae(glass), load_model(str(glass_dir), device="cpu")
+    embedding = tuned.bridge.original_model.get_input_embeddings().weight
+    with torch.no_grad():
+        embedding[tuned.single_token(" door")] = embedding[tuned.single_token(" Queen")].clone()
+    one, other = (
+        tokens_of(glass, [text + " door" for text in corpus(12, n_words=25, share=0, seed=seed)])
+        for seed in (1, 2)
+    )
+    alone = contrast_models(tuned, sae, one, other=glass)
+    assert {row.feature for row in alone.features} == {WORDS.index(" door"), QUEEN}
+    beside = contrast_models(tuned, sae, one, other=glass, against=other)
+    assert beside.n_confirmed == 0
+    without = tokens_of(glass, corpus(12, n_words=26, share=0, seed=2))
+    beside = contrast_models(tuned, sae, one, other=glass, against=without)
+    assert {row.feature for row in beside.features} == {WORDS.index(" door"), QUEEN}
 
 
 def test_changes_without_direction_are_not_confirmed() -> None:
@@ -276,5 +428,5 @@ def test_changes_without_direction_are_not_confirmed() -> None:
         changes = scores.scores[first] - scores.scores[~first]
         made = replace(scores, scores=changes, equal_length=changes, lengths=scores.lengths[first])
         found = contrast_scores(PairedTexts(24), made, k=10, seed=seed)
-        false += any(feature.confirmed for feature in found.features)
+        false += found.n_confirmed > 0
     assert false <= 0.05 * 20 + 2 * (0.05 * 0.95 * 20) ** 0.5

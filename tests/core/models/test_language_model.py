@@ -1,5 +1,6 @@
 """Logits and their reading against plain Hugging Face models, in every family."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,11 @@ def test_a_predicted_token_is_read_with_logit_probability_and_rank(
     close([token.logit, token.prob], [expected[300], probs[300]])
 
 
-def test_an_effect_is_the_targets_logit_or_the_difference_of_two() -> None:
+def test_an_effect_is_the_targets_log_probability_its_logit_or_the_difference_of_two() -> None:
     logits = torch.tensor([[1.0, 5.0, 2.5]])
-    assert Target(1).logit(logits).tolist() == [5.0]
-    assert Target(1, 2).logit(logits).tolist() == [2.5]
+    assert Target(1, measure="logit").of(logits).tolist() == [5.0]
+    assert Target(1, 2).of(logits).tolist() == [2.5]
+    assert Target(1).of(logits + 100).item() == pytest.approx(-math.log1p(0.018315638 + 0.0820850))
 
 
 @pytest.mark.parametrize(("position", "expected"), [(0, 0), (3, 3), (-1, 3), (-4, 0)])

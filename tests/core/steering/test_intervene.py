@@ -100,7 +100,30 @@ def test_the_prediction_is_the_one_of_the_plain_model_with_that_change(
     assert [token.id for token in result.after.top] == np.argsort(-after)[:5].tolist()
     effect = (after[TARGET] - after[AGAINST]) - (clean[TARGET] - clean[AGAINST])
     assert result.delta_logit == pytest.approx(effect, rel=2e-3, abs=2e-3)
-    assert result.kl == pytest.approx(kl(after, clean), rel=1e-2, abs=1e-5)
+    assert result.effect == result.delta_logit and result.measure == "difference"
+    logprob = logprob_of(after) - logprob_of(clean)
+    assert result.delta_logprob == pytest.approx(logprob, rel=2e-3, abs=2e-3)
+    assert result.kl == pytest.approx(kl(clean, after), rel=1e-2, abs=1e-5)
+    assert result.touched
+
+
+def logprob_of(logits: Array) -> float:
+    return float(logits[TARGET] - np.logaddexp.reduce(logits))
+
+
+@pytest.mark.parametrize("measure", ["logprob", "logit"])
+def test_an_effect_is_on_the_measure_that_was_asked_for(gpt2: Family, measure: str) -> None:
+    sae, tokens, edits = make_sae(gpt2, "standard"), tokens_of(gpt2), [FeatureEdit(5, 40.0)]
+    asked: dict[str, Any] = {"target": TARGET, "measure": measure}
+    result = intervene(gpt2.model, sae, tokens, edits, unit="raw", **asked)
+    clean = as_array(gpt2.hf.logits(tokens.ids[None]))[0, -1]
+    after = steered_logits(gpt2.hf, sae, tokens.ids[None], edits, [1.0], len(tokens))[-1]
+    logprob = logprob_of(after) - logprob_of(clean)
+    assert abs(logprob - (after - clean)[TARGET]) > 0.01, "the two are told apart"
+    wanted = logprob if measure == "logprob" else (after - clean)[TARGET]
+    assert result.effect == pytest.approx(wanted, rel=2e-3, abs=2e-3)
+    assert result.delta_logit == pytest.approx((after - clean)[TARGET], rel=2e-3, abs=2e-3)
+    assert result.control.n == 19 and result.control.p is not None
 
 
 @pytest.mark.parametrize("edits", [[FeatureEdit(5, 0.0)], [FeatureEdit(7, 1.0, "scale")]])
@@ -154,7 +177,7 @@ def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
     acts, rows = NumpySAE(sae).encode(x), NumpySAE(sae).rows()
     mask = edited_positions(as_array(tokens.ids), edits[0], len(tokens))
     maxima = torch.tensor((acts * mask[:, None]).max(axis=0))
-    clean = as_array(gpt2.hf.logits(tokens.ids[None]))[0, -1, TARGET]
+    clean = logprob_of(as_array(gpt2.hf.logits(tokens.ids[None]))[0, -1])
     effects: list[float] = []
     for (feature,) in draw_features(edits, maxima, writes=sae.writes, controls=Controls(3, 5)):
         change = (
@@ -165,7 +188,7 @@ def test_controls_are_measured_in_the_plain_model(gpt2: Family) -> None:
             * rows[feature]
         )
         after = as_array(gpt2.hf.logits(tokens.ids[None], {write_hook(sae): shifted_by(change)}))
-        effects.append(float(after[0, -1, TARGET] - clean))
+        effects.append(logprob_of(after[0, -1]) - clean)
     assert result.control.n == 3 and result.control.mean == pytest.approx(
         np.mean(effects), rel=1e-3, abs=1e-3
     )
@@ -206,9 +229,8 @@ def test_unit_max_is_the_features_maximum_on_the_prompt_and_the_reference(gpt2: 
     close(alone.unit_values, [here[fired]])
     assert alone.warnings == [] and alone.unit_source == "maximum on this prompt"
     louder = fires(sae.cfg.d_sae, {fired: 100.0})
-    assert intervene(gpt2.model, sae, tokens, [edit], unit="max", reference=louder).unit_values == [
-        100.0
-    ]
+    loud = intervene(gpt2.model, sae, tokens, [edit], unit="max", reference=louder)
+    assert loud.unit_values == [100.0]
     strong = intervene(gpt2.model, sae, tokens, [FeatureEdit(fired, 2.0)], unit="max", **asked)
     double = FeatureEdit(fired, 2 * float(here[fired]))
     raw = intervene(gpt2.model, sae, tokens, [double], unit="raw", **asked)
@@ -236,6 +258,7 @@ def test_an_edit_of_a_feature_that_does_not_fire_says_that_it_changes_nothing(gp
     silent = int((site.acts.maxima() == 0).nonzero()[0])
     result = intervene(gpt2.model, sae, tokens, [FeatureEdit(silent, mode="ablate")])
     assert result.delta_logit == 0 and f"Feature {silent} does not fire" in result.warnings[0]
+    assert not result.touched and not result.control.outside
 
 
 def test_no_position_left_to_edit_is_said(gpt2: Family) -> None:

@@ -1,36 +1,53 @@
 """Which features tell two sets of texts apart, or two models on the same texts: chosen on one half,
-tested on the other."""
+tested on the other, by turns."""
 
-from collections.abc import Sequence
-from typing import TypedDict, Unpack
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
-from saescope.features.contrast.designs import LEAST_HALF, Design, Groups, Halves, PairedTexts
-from saescope.features.contrast.separation import adjusted, spearman
+from saescope.features.contrast.alike import neighbours_alike
+from saescope.features.contrast.baselines import probe_auc, word_counts
+from saescope.features.contrast.designs import LEAST_HALF, Design, Fold, Groups, PairedTexts
+from saescope.features.contrast.separation import Difference
 from saescope.features.reading.text_scores import Summary, TextScores, score_changes, score_texts
+from saescope.metrics import spearman
 from saescope.models import LanguageModel, Tokens
-from saescope.records.features import Contrast, ContrastFeature, HeldOut
+from saescope.records.features import (
+    Contrast,
+    ContrastBaseline,
+    ContrastFeature,
+    Separation,
+    SideLevel,
+    TopPlace,
+)
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import check_fits
 
 LEVEL = 0.05
-"""False discovery rate, and level of the single tests."""
+"""Chance of any false confirmation at all, and level of the single tests."""
 LEAST = 2
 TRACKS_POSITION = 0.3
+POOL = 100
+"""Features of each direction that a half chooses."""
+WORDS = "bag_of_words"
 
 
 class Draw(TypedDict, total=False):
     """What a contrast chooses."""
 
+    by: Summary
+    """The number that stands for a text: "max" unless it is given."""
     k: int
-    """Features: 10 unless it is given."""
+    """Features of each direction: 10 unless it is given."""
     seed: int
-    """Draws the halves: 0 unless it is given."""
+    """Draws halves and regroupings: 0 unless it is given."""
+    unconfirmed: bool
+    """List features too that are not confirmed: False unless it is given."""
 
 
 def contrast_texts(
@@ -39,25 +56,28 @@ def contrast_texts(
     texts: Sequence[Tokens],
     *,
     against: Sequence[Tokens],
-    by: Summary = "max",
+    documents: Sequence[str] = (),
     **draw: Unpack[Draw],
 ) -> Contrast:
-    """The `k` features that tell `texts` from `against` best, either way round (`Draw`).
+    """The features that tell `texts` from `against` best, `k` of each direction (`Draw`).
 
-    Each text gives one number a feature (its maximum or mean over counted tokens). Half of each
-    set, drawn by `seed`, chooses features by Mann & Whitney's test; the other half tests just
-    those.
+    Each text gives one number a feature (its maximum or mean over counted tokens). The texts are
+    halved five times, and each half chooses features that the other tests: the effects listed are
+    those of the testing halves. A feature is confirmed if its rank sum over all texts beats every
+    feature's in 95 % of random regroupings. `documents` names the document of each text (those of
+    `texts`, then those of `against`): texts of one document are halved and regrouped together.
 
     Raises:
         ArgumentError: a set has fewer than two texts, or a text with no counted token.
     """
     _check(min(len(texts), len(against)))
-    scores = score_texts(model, sae, [*texts, *against], by=by)
-    return contrast_scores(
-        Groups(torch.arange(len(scores.lengths)) < len(texts), scores.lengths),
-        scores,
-        **draw,
-    )
+    both = [*texts, *against]
+    scores = score_texts(model, sae, both, by=draw.get("by", "max"))
+    first = torch.arange(len(both)) < len(texts)
+    assert scores.means is not None
+    inputs = {WORDS: word_counts(both), "mean_activation": scores.means}
+    design = Groups(first, scores.lengths, documents)
+    return contrast_scores(design, scores, inputs=inputs, **draw)
 
 
 def contrast_models(
@@ -66,166 +86,276 @@ def contrast_models(
     texts: Sequence[Tokens],
     *,
     other: LanguageModel,
-    by: Summary = "max",
+    against: Sequence[Tokens] = (),
+    documents: Sequence[str] = (),
     **draw: Unpack[Draw],
 ) -> Contrast:
-    """The `k` features that the same texts make fire otherwise in `model` than in `other` (a
-    fine-tuned model and its base; `Draw`).
+    """The features that the same texts make fire otherwise in `model` than in `other` (a fine-tuned
+    model and its base), `k` of each direction (`Draw`).
 
     One SAE and one tokenization serve both; the numbers are changes of each text, tested by
-    Wilcoxon's signed ranks.
+    Wilcoxon's signed ranks. With `against` the changes of `texts` are compared with those of
+    `against`: a difference of differences, which a change common to all texts does not move.
 
     Raises:
         ArgumentError: fewer than two texts, or a text with no counted token.
         MismatchError: the SAE has another width than `other` at its hook.
     """
-    _check(len(texts))
+    _check(min(len(texts), len(against)) if against else len(texts))
     check_fits(other, sae, allow_mismatch=True)
-    changes = score_changes(model, other, sae, texts, by=by)
-    return contrast_scores(PairedTexts(len(texts)), changes, **draw)
+    changes = score_changes(model, other, sae, [*texts, *against], by=draw.get("by", "max"))
+    if not against:
+        return contrast_scores(PairedTexts(len(texts), documents), changes, **draw)
+    first = torch.arange(len(changes.lengths)) < len(texts)
+    return contrast_scores(Groups(first, changes.lengths, documents), changes, **draw)
 
 
-def contrast_scores(design: Design, scores: TextScores, *, k: int = 10, seed: int = 0) -> Contrast:
-    """The contrast of scores that are there already."""
-    halves = design.halves(seed)
-    chosen = design.compare(scores.scores[halves.chosen_on], halves.chosen_on)
-    by_effect = chosen.d.abs().argsort(descending=True, stable=True)
-    order = by_effect[chosen.p[by_effect].argsort(stable=True)][:k]
-    columns, equal = scores.scores[:, order].double(), scores.equal_length[:, order].double()
-    rises = chosen.auc[order] > 0.5
-    both = torch.cat([columns, _sum_of(columns, rises, halves.chosen_on)], dim=1)
-    *held_out, together = _separations(design, both, scores.lengths, halves, seed)
-    q_chosen = adjusted(chosen.p)[order]
-    q = (
-        adjusted(torch.tensor([each.p for each in held_out], dtype=torch.float64))
-        if halves.split
-        else q_chosen
-    )
-    rest = design.compare(equal[halves.held_out], halves.held_out).auc
+def contrast_scores(
+    design: Design,
+    scores: TextScores,
+    *,
+    inputs: Mapping[str, Float[Tensor, "n_texts _"]] | None = None,
+    **draw: Unpack[Draw],
+) -> Contrast:
+    """The contrast of scores that are there already; `inputs` are what the texts are without an
+    SAE, each a baseline."""
+    if not len(scores.features):
+        return _nothing(design, scores)
+    k, seed = draw.get("k", 10), draw.get("seed", 0)
+    inputs = {"all_features": scores.scores, **(inputs or {}), "length": scores.lengths[:, None]}
+    folds = design.folds(seed)
+    effects = _effects(design, scores, folds)
+    p = design.family_p(scores.scores, seed)
+    confirmed = (p <= LEVEL) & design.splits
+    listed = confirmed | (draw.get("unconfirmed", False) or not design.splits)
+    candidates = effects.stable & listed
+    sides = [
+        _best(effects, confirmed, candidates & side, k) for side in (effects.rises, ~effects.rises)
+    ]
     features = [
-        ContrastFeature(
-            feature=int(scores.features[column]),
-            held_out=each,
-            q=float(q[i]),
-            q_chosen=float(q_chosen[i]),
-            confirmed=halves.split and float(q[i]) <= LEVEL and (each.auc > 0.5) == bool(rises[i]),
-            auc_equal_length=float(rest[i]),
-            position_correlation=float(scores.position_correlation[column]),
-            confounds=_confounds(
-                design, float(rest[i]), halves.held_out, float(scores.position_correlation[column])
-            ),
-        )
-        for i, (column, each) in enumerate(zip(order.tolist(), held_out, strict=True))
+        _row(design, scores, effects, int(column), float(p[column])) for column in torch.cat(sides)
     ]
     return Contrast(
         features=features,
         total=len(scores.features),
-        together=together if features else None,
+        n_confirmed=int(confirmed.sum()),
+        n_candidates=int((effects.stable & ~confirmed).sum()),
+        baselines=_baselines(design, folds, effects.best, inputs),
         n_texts=design.n[0],
         n_against=design.n[1],
-        n_held_out=design.sizes(halves.held_out) if halves.split else None,
+        held_out=bool(folds),
         length_auc=design.length_auc,
         length_p=design.length_p,
-        verdict=verdict(features, split=halves.split, least=min(design.n)),
-        warnings=[
-            *_warnings(design, features, scores.n_equal),
-            *many_sinks(scores.n_sinks, int(scores.lengths.sum())),
-        ],
+        verdict=_verdict(design, features, int(confirmed.sum()), len(scores.features)),
+        warnings=_warnings(design, scores, features, seed),
     )
 
 
-def _separations(
+def _nothing(design: Design, scores: TextScores) -> Contrast:
+    return Contrast(
+        features=[],
+        total=0,
+        n_confirmed=0,
+        n_candidates=0,
+        baselines=[],
+        n_texts=design.n[0],
+        n_against=design.n[1],
+        held_out=False,
+        length_auc=design.length_auc,
+        length_p=design.length_p,
+        verdict="No feature fires on these texts.",
+        warnings=many_sinks(scores.n_sinks, int(scores.lengths.sum())),
+    )
+
+
+class _Effects(NamedTuple):
+    """What the testing halves say of each feature; all texts, where they are too few to halve."""
+
+    d: Float[Tensor, " m"]
+    auc: Float[Tensor, " m"]
+    stable: Bool[Tensor, " m"]
+    """At least half of the halves chose it."""
+    rises: Bool[Tensor, " m"]
+    """More on `texts`, over all texts."""
+    best: float = 0.5
+    """Mean held-out area of the one feature that a half likes best, turned upwards."""
+
+
+def _effects(design: Design, scores: TextScores, folds: Sequence[Fold]) -> _Effects:
+    table = scores.scores.double()
+    whole = design.compare(table, torch.arange(len(table)))
+    if not folds:
+        return _Effects(whole.d, whole.auc, torch.ones_like(whole.auc).bool(), whole.auc > 0.5)
+    sums, best = torch.zeros(3, table.shape[1], dtype=torch.float64), 0.0  # d, area, times chosen
+    for fold in folds:
+        there = design.compare(table[fold.chosen_on], fold.chosen_on)
+        order, rises = _by_p(there), there.auc > 0.5
+        columns = torch.cat([order[rises[order]][:POOL], order[~rises[order]][:POOL]])
+        held_out = design.compare(table[fold.held_out][:, columns], fold.held_out)
+        sums[:, columns] += torch.stack([held_out.d, held_out.auc, torch.ones(len(columns))])
+        area = float(held_out.auc[columns == order[0]])
+        best += (area if rises[order[0]] else 1 - area) / len(folds)
+    n = sums[2].clamp(min=1)
+    return _Effects(sums[0] / n, sums[1] / n, sums[2] >= len(folds) / 2, whole.auc > 0.5, best)
+
+
+def _by_p(there: Difference) -> Int[Tensor, " m"]:
+    """The surest first, of those equally sure the largest effect."""
+    by_effect = there.d.abs().argsort(descending=True, stable=True)
+    return by_effect[there.p[by_effect].argsort(stable=True)]
+
+
+def _best(
+    effects: _Effects, confirmed: Bool[Tensor, " m"], candidates: Bool[Tensor, " m"], k: int
+) -> Int[Tensor, " _"]:
+    """Confirmed ones first, each part by held-out area, then by effect."""
+    columns = candidates.nonzero()[:, 0]
+    rank = sorted(
+        columns.tolist(),
+        key=lambda i: (
+            not confirmed[i],
+            -abs(float(effects.auc[i]) - 0.5),
+            -abs(float(effects.d[i])),
+        ),
+    )
+    return torch.tensor(rank[:k], dtype=torch.long)
+
+
+def _row(
+    design: Design, scores: TextScores, effects: _Effects, i: int, p: float
+) -> ContrastFeature:
+    auc, rises = float(effects.auc[i]), bool(effects.rises[i])
+    equal = design.compare(scores.equal_length[:, [i]].double(), torch.arange(len(scores.scores)))
+    column, correlation = scores.scores[:, i].double(), float(scores.position_correlation[i])
+    return ContrastFeature(
+        feature=int(scores.features[i]),
+        side="texts" if rises else "against",
+        held_out=_separation(design, float(effects.d[i]), auc),
+        p=p,
+        confirmed=design.splits and p <= LEVEL,
+        levels=_levels(design, scores, i),
+        top=_top(scores, int(scores.features[i]), design.side(rises)),
+        auc_equal_length=float(equal.auc),
+        length_correlation=spearman(design.centred(column), design.centred(scores.lengths)),
+        position_correlation=correlation,
+        confounds=_confounds(design, float(equal.auc), correlation),
+    )
+
+
+def _separation(design: Design, d: float, auc: float) -> Separation:
+    low, high = design.interval(auc)
+    return Separation(d=d, auc=auc, low=low, high=high)
+
+
+def _levels(design: Design, scores: TextScores, i: int) -> tuple[SideLevel, SideLevel]:
+    """Of `texts` and `against`; of the model under study and the other."""
+    column = scores.scores[:, i].double()
+    parts = [column[rows] for rows in design.sets()]
+    if isinstance(design, PairedTexts):
+        base = torch.zeros_like(column) if scores.other is None else scores.other[:, i].double()
+        parts = [column + base, base]
+    one, other = (
+        SideLevel(mean=float(part.mean()), share=float((part > 0).double().mean()))
+        for part in parts
+    )
+    return one, other
+
+
+def _top(scores: TextScores, feature: int, rows: Int[Tensor, " _"]) -> TopPlace | None:
+    """Where the feature fires most on these texts; None where it fires on none of them."""
+    best = max(
+        ((*scores.strongest[i].of(feature), -i) for i in rows.tolist() if scores.strongest),
+        key=lambda place: (place[0], place[2]),
+        default=(0.0, 0, 0),
+    )
+    activation, pos, i = best
+    if not activation:
+        return None
+    return TopPlace(
+        text_index=-i,
+        pos=pos,
+        token=scores.strongest[-i].tokens.strings[pos],
+        activation=activation,
+    )
+
+
+def _baselines(
     design: Design,
-    columns: Float[Tensor, "n_texts k"],
-    lengths: Float[Tensor, " n_texts"],
-    halves: Halves,
-    seed: int,
-) -> list[HeldOut]:
-    rows: Int[Tensor, " n"] = halves.held_out
-    compared = design.compare(columns[rows], rows)
-    p = design.permuted_p(columns[rows], rows, seed) if halves.split else compared.p
+    folds: Sequence[Fold],
+    best: float,
+    inputs: Mapping[str, Float[Tensor, "n_texts _"]],
+) -> list[ContrastBaseline]:
+    """What the testing halves make of the best feature, and of each of `inputs`; nothing fits two
+    models' changes of the same texts."""
+    if not folds:
+        return []
+    areas = {"best_feature": best}
+    if isinstance(design, Groups):
+        areas |= {name: probe_auc(each, design, folds) for name, each in inputs.items()}
+    intervals = {name: design.interval(auc) for name, auc in areas.items()}
     return [
-        HeldOut(
-            auc=auc,
-            low=low,
-            high=high,
-            d=float(compared.d[i]),
-            p=float(p[i]),
-            length_correlation=spearman(
-                design.centred(columns[rows, i], rows), design.centred(lengths[rows], rows)
-            ),
-        )
-        for i, auc in enumerate(compared.auc.tolist())
-        for low, high in [design.interval(auc, rows)]
+        ContrastBaseline(name=name, auc=areas[name], low=low, high=high)
+        for name, (low, high) in intervals.items()
     ]
 
 
-def _sum_of(
-    columns: Float[Tensor, "n_texts k"], rises: Bool[Tensor, " k"], chosen_on: Int[Tensor, " n"]
-) -> Float[Tensor, "n_texts 1"]:
-    """Add up the chosen features, each with its sign and in standard deviations of the texts where
-    it was chosen."""
-    spread = (columns[chosen_on] - columns[chosen_on].mean(0)).square().mean(0).sqrt()
-    weights = torch.where(rises, 1.0, -1.0).double() / spread.clamp(min=1e-12)
-    return (columns * weights).sum(1, keepdim=True)
-
-
-def _confounds(
-    design: Design,
-    auc_equal_length: float,
-    held_out: Int[Tensor, " n"],
-    position_correlation: float,
-) -> list[str]:
-    """Name what may explain a difference where the sets differ in length: "length" if texts of
-    equal length are not told apart, "position" if the feature tracks that.
+def _confounds(design: Design, auc_equal_length: float, position_correlation: float) -> list[str]:
+    """Where the sets differ in length: "length" if texts of equal length are not told apart,
+    "position" if the feature tracks that.
 
     Late positions are only in the longer texts, so the second is a way of the first.
     """
     if design.length_p >= LEVEL:
         return []
-    low, high = design.interval(auc_equal_length, held_out)
+    low, high = design.interval(auc_equal_length)
     tracks = abs(position_correlation) >= TRACKS_POSITION
     return [name for name, is_so in (("length", low <= 0.5 <= high), ("position", tracks)) if is_so]
 
 
-def verdict(features: Sequence[ContrastFeature], *, split: bool, least: int) -> str:
+def _verdict(
+    design: Design, features: Sequence[ContrastFeature], n_confirmed: int, total: int
+) -> str:
     """What may be claimed, in a sentence."""
-    if not features:
-        return "No feature fires on these texts."
-    if not split:
+    if not design.splits:
+        unit = "texts" if len(design.unit) == len(design.unit.unique()) else "documents"
         return (
-            f"Too few texts ({least} in the smaller set) to choose features on one "
+            f"Too few {unit} ({min(design.n_units)} in the smaller set) to choose features on one "
             "half and test them on the other: these are candidates, "
-            f"nothing is confirmed. Give at least {2 * LEAST_HALF} texts a set, better 30."
+            f"nothing is confirmed. Give at least {2 * LEAST_HALF} {unit} a set, better 30."
         )
-    confirmed = [feature for feature in features if feature.confirmed]
-    clean = [feature for feature in confirmed if not feature.confounds]
-    if not confirmed:
+    if not n_confirmed:
         return (
-            f"None of the {len(features)} features chosen on one half separates the other "
-            f"half (false discovery rate {LEVEL:g})."
+            f"None of {total:,} features is confirmed: differences as large as the largest "
+            f"here come up by chance in more than {LEVEL:.0%} of regroupings of these texts."
         )
+    doubted = sum(bool(feature.confounds) for feature in features if feature.confirmed)
     doubt = (
-        ""
-        if len(clean) == len(confirmed)
-        else f"; {len(confirmed) - len(clean)} of them may only reflect the length of the texts"
+        f"; {doubted} of those listed may only reflect the length of the texts" if doubted else ""
     )
     return (
-        f"{len(confirmed)} of the {len(features)} features chosen on one half separate the "
-        f"other half too{doubt}."
+        f"{n_confirmed:,} of {total:,} features are confirmed: they differ more than any "
+        f"feature does in {1 - LEVEL:.0%} of random regroupings of these texts{doubt}."
     )
 
 
-def _warnings(design: Design, features: Sequence[ContrastFeature], n_equal: int) -> list[str]:
-    if design.length_p >= LEVEL:
-        return []
-    flagged = sum(bool(feature.confounds) for feature in features)
-    return [
-        f"The sets differ in length (AUC {design.length_auc:.3g}, p "
-        f"{design.length_p:.2g}): {flagged} of {len(features)} features do not "
-        f"separate texts that are cut to {n_equal} tokens, or follow the position. "
-        "Match the lengths to be sure."
-    ]
+def _warnings(
+    design: Design, scores: TextScores, features: Sequence[ContrastFeature], seed: int
+) -> list[str]:
+    warnings = many_sinks(scores.n_sinks, int(scores.lengths.sum()))
+    if design.length_p < LEVEL:
+        flagged = sum(bool(feature.confounds) for feature in features)
+        warnings.append(
+            f"The sets differ in length (AUC {design.length_auc:.3g}, p {design.length_p:.2g}): "
+            f"{flagged} of {len(features)} features do not separate texts that are cut to "
+            f"{scores.n_equal} tokens, or follow the position. Match the lengths to be sure."
+        )
+    if neighbours_alike(design, scores.scores, seed):
+        warnings.append(
+            "Texts that stand beside each other are more alike than others: if they are passages "
+            "of the same documents, they count as independent here and differences are found too "
+            "easily. Name the document of each text."
+        )
+    return warnings
 
 
 def _check(n: int) -> None:

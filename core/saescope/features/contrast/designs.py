@@ -1,6 +1,8 @@
 """What is compared with what: two sets of texts, or the same texts in two models."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,120 +13,243 @@ from saescope.features.contrast.separation import (
     auc_interval,
     compare,
     compare_pairs,
-    flipped_p,
-    permuted_p,
 )
 from saescope.features.labels.scores import wilson
+from saescope.metrics import average_ranks
 
 LEAST_HALF = 4
-"""Texts of each set that a half needs."""
+"""Texts (or documents) of each set that a half needs."""
+REPEATS = 5
+"""How often the texts are halved; each half chooses once and tests once."""
+N_DRAWS = 1999
+"""Random regroupings of the texts that stand for "no difference"."""
+COLUMNS = 1024
+"""Features that are regrouped at a time."""
 
 
-class Halves(NamedTuple):
-    """Texts that choose features, and texts that test them; all texts twice where they are too
-    few."""
+class Fold(NamedTuple):
+    """Texts that choose features, and texts that test them."""
 
     chosen_on: Int[Tensor, " n"]
     held_out: Int[Tensor, " m"]
-    split: bool
 
 
-@runtime_checkable
-class Design(Protocol):
-    """`rows` are the numbers of the texts that `scores` belong to."""
+class Design(ABC):
+    """A comparison; `rows` are the numbers of the texts that scores belong to, and `unit` is the
+    document of each text: what is drawn or halved together."""
 
     n: tuple[int, int]
+    n_units: tuple[int, int]
+    unit: Int[Tensor, " n_texts"]
     length_auc: float
     length_p: float
 
-    def halves(self, seed: int) -> Halves: ...
-
-    def sizes(self, rows: Int[Tensor, " n"]) -> tuple[int, int]: ...
-
+    @abstractmethod
     def compare(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"]) -> Difference: ...
 
-    def permuted_p(
-        self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int
-    ) -> Float[Tensor, " m"]: ...
+    @abstractmethod
+    def interval(self, auc: float) -> tuple[float, float]:
+        """A 95 % interval of an area under the curve over all texts."""
 
-    def interval(self, auc: float, rows: Int[Tensor, " n"]) -> tuple[float, float]: ...
+    @abstractmethod
+    def centred(self, values: Float[Tensor, "n_texts ..."]) -> Float[Tensor, "n_texts ..."]:
+        """Values of all texts without what the contrast itself explains."""
 
-    def centred(self, values: Float[Tensor, " n"], rows: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Values without what the contrast itself explains."""
-        ...
+    @abstractmethod
+    def sets(self) -> list[Int[Tensor, " _"]]:
+        """The texts of each list that was given, in its order."""
+
+    @abstractmethod
+    def side(self, rises: bool) -> Int[Tensor, " _"]:
+        """The texts on which a feature of that direction fires more."""
+
+    @abstractmethod
+    def _strata(self) -> list[Int[Tensor, " n_units"]]:
+        """Units of each kind; a half gets half of every kind."""
+
+    @abstractmethod
+    def _ranked(self, scores: Float[Tensor, "n_texts m"]) -> Float[Tensor, "n_texts m"]:
+        """What the test adds up, weighted by what `_draws` gives."""
+
+    @abstractmethod
+    def _draws(self, seed: int) -> Float[Tensor, "n_weights n_texts"]:
+        """Weights of the texts: as they are, then as they might be if nothing differed."""
+
+    @abstractmethod
+    def _spread(
+        self, ranked: Float[Tensor, "n_texts m"], moved: Float[Tensor, "n_draws m"]
+    ) -> Float[Tensor, " m"]:
+        """Standard deviation of what is added up, over all regroupings."""
+
+    @property
+    def splits(self) -> bool:
+        """There are enough texts to choose on one half and test on the other."""
+        return min(self.n_units) >= 2 * LEAST_HALF
+
+    def folds(self, seed: int) -> list[Fold]:
+        """The texts halved `REPEATS` times, each half choosing once; none if they are too few."""
+        if not self.splits:
+            return []
+        rng = torch.Generator().manual_seed(seed)
+        return [fold for _ in range(REPEATS) for fold in self._halved(rng)]
+
+    def _halved(self, rng: torch.Generator) -> Iterator[Fold]:
+        in_first = torch.zeros(len(self.unit), dtype=torch.bool)
+        for units in self._strata():
+            chosen = units[torch.randperm(len(units), generator=rng)[: (len(units) + 1) // 2]]
+            in_first |= torch.isin(self.unit, chosen)
+        one, other = in_first.nonzero()[:, 0], (~in_first).nonzero()[:, 0]
+        yield from (Fold(one, other), Fold(other, one))
+
+    def family_p(
+        self, scores: Float[Tensor, "n_texts n_features"], seed: int
+    ) -> Float[Tensor, " n_features"]:
+        """Each feature's p, corrected for all features that were looked at: the share of random
+        regroupings in which *any* feature differs as much, in its own standard deviations.
+
+        Westfall & Young 1993, single-step maxT: the chance of one or more false findings is at most
+        the level, whatever the features have to do with each other.
+        """
+        weights = self._draws(seed)
+        most = torch.zeros(len(weights) - 1, dtype=torch.float64)
+        observed: list[Tensor] = []
+        for columns in scores.split(COLUMNS, dim=1):
+            ranked = self._ranked(columns.double())
+            moved = weights @ ranked
+            spread = self._spread(ranked, moved[1:])
+            z = torch.where(spread > 1e-9, moved.abs() / spread.clamp(min=1e-9), 0)
+            most = torch.maximum(most, z[1:].amax(1))
+            observed.append(z[0])
+        ordered, z = most.sort().values, torch.cat(observed)
+        beyond = len(ordered) - torch.searchsorted(ordered, z - 1e-9)
+        return (beyond + 1).double() / (len(ordered) + 1)
 
 
-class Groups:
-    """Two sets of texts, compared as groups."""
+class Groups(Design):
+    """Two sets of texts.
 
-    def __init__(self, first: Bool[Tensor, " n_texts"], lengths: Float[Tensor, " n_texts"]) -> None:
+    Texts of one document (`documents`) are not independent: they are halved and regrouped
+    together where the document stands in one set, and within the document where it stands in
+    both.
+    """
+
+    def __init__(
+        self,
+        first: Bool[Tensor, " n_texts"],
+        lengths: Float[Tensor, " n_texts"],
+        documents: Sequence[str] = (),
+    ) -> None:
         self.first = first
         self.n = int(first.sum()), int((~first).sum())
+        self.unit = _numbered(documents) if documents else torch.arange(len(first))
+        ones, others = self.unit[first].unique(), self.unit[~first].unique()
+        self.n_units = len(ones), len(others)
+        shared = torch.isin(ones, others)
+        self.own = ones[~shared], others[~torch.isin(others, ones)]
+        self.shared = ones[shared]
         length = compare(lengths[:, None], first)
         self.length_auc, self.length_p = float(length.auc), float(length.p)
-
-    def halves(self, seed: int) -> Halves:
-        parts = [_halve(group.nonzero()[:, 0], seed) for group in (self.first, ~self.first)]
-        everything = torch.arange(len(self.first))
-        if min(self.n) < 2 * LEAST_HALF:
-            return Halves(everything, everything, False)
-        return Halves(
-            torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]), True
-        )
-
-    def sizes(self, rows: Int[Tensor, " n"]) -> tuple[int, int]:
-        return int(self.first[rows].sum()), int((~self.first[rows]).sum())
 
     def compare(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"]) -> Difference:
         return compare(scores, self.first[rows])
 
-    def permuted_p(
-        self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int
+    def interval(self, auc: float) -> tuple[float, float]:
+        return auc_interval(auc, *self.n_units)
+
+    def sets(self) -> list[Int[Tensor, " _"]]:
+        return [self.first.nonzero()[:, 0], (~self.first).nonzero()[:, 0]]
+
+    def side(self, rises: bool) -> Int[Tensor, " _"]:
+        return self.sets()[not rises]
+
+    def centred(self, values: Float[Tensor, "n_texts ..."]) -> Float[Tensor, "n_texts ..."]:
+        centred = torch.empty_like(values)
+        for rows in self.sets():
+            centred[rows] = values[rows] - values[rows].mean(0)
+        return centred
+
+    def _strata(self) -> list[Int[Tensor, " n_units"]]:
+        return [*self.own, self.shared]
+
+    def _ranked(self, scores: Float[Tensor, "n_texts m"]) -> Float[Tensor, "n_texts m"]:
+        return average_ranks(scores)[0] - (len(scores) + 1) / 2
+
+    def _draws(self, seed: int) -> Float[Tensor, "n_weights n_texts"]:
+        first = torch.cat([self.first[None], self._regrouped(seed)]).double()
+        n_first = first.sum(1, keepdim=True)
+        return first / n_first - (1 - first) / (len(self.first) - n_first)
+
+    def _spread(
+        self, ranked: Float[Tensor, "n_texts m"], moved: Float[Tensor, "n_draws m"]
     ) -> Float[Tensor, " m"]:
-        return permuted_p(scores, self.first[rows], seed=seed)
+        if len(self.unit.unique()) < len(self.unit):
+            return moved.square().mean(0).sqrt()
+        # the difference of two means drawn without replacement; ranks are centred
+        n = len(ranked)
+        return (ranked.square().sum(0) / (n - 1) * (1 / self.n[0] + 1 / self.n[1])).sqrt()
 
-    def interval(self, auc: float, rows: Int[Tensor, " n"]) -> tuple[float, float]:
-        return auc_interval(auc, *self.sizes(rows))
+    def _regrouped(self, seed: int) -> Bool[Tensor, "n_draws n_texts"]:
+        rng = torch.Generator().manual_seed(seed)
+        drawn = self.first.repeat(N_DRAWS, 1)
+        # documents of one set change sets as a whole ...
+        one, other = self.own
+        side = torch.arange(len(one) + len(other)) < len(one)
+        sides = side[torch.rand(N_DRAWS, len(side), generator=rng).argsort(dim=1)]
+        units, order = torch.cat([one, other]).sort()
+        whole = torch.isin(self.unit, units)
+        drawn[:, whole] = sides[:, order][:, torch.searchsorted(units, self.unit[whole])]
+        # ... and texts of a document in both change places within it
+        within = (~whole).nonzero()[:, 0]
+        within = within[self.unit[within].argsort(stable=True)]
+        keys = self.unit[within] + torch.rand(N_DRAWS, len(within), generator=rng).double()
+        drawn[:, within] = self.first[within][keys.argsort(dim=1)]
+        return drawn
 
-    def centred(self, values: Float[Tensor, " n"], rows: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        first = self.first[rows]
-        return torch.where(first, values - values[first].mean(), values - values[~first].mean())
 
-
-class PairedTexts:
+class PairedTexts(Design):
     """Texts that two models read: scores are changes, and lengths are equal by design."""
 
-    def __init__(self, n: int) -> None:
-        self.n = n, n
+    def __init__(self, n: int, documents: Sequence[str] = ()) -> None:
+        self.unit = _numbered(documents) if documents else torch.arange(n)
+        n_units = len(self.unit.unique())
+        self.n, self.n_units = (n, n), (n_units, n_units)
         self.length_auc, self.length_p = 0.5, 1.0
-
-    def halves(self, seed: int) -> Halves:
-        everything = torch.arange(self.n[0])
-        if self.n[0] < 2 * LEAST_HALF:
-            return Halves(everything, everything, False)
-        return Halves(*_halve(everything, seed), True)
-
-    def sizes(self, rows: Int[Tensor, " n"]) -> tuple[int, int]:
-        return len(rows), len(rows)
 
     def compare(self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"]) -> Difference:
         return compare_pairs(scores)
 
-    def permuted_p(
-        self, scores: Float[Tensor, "n m"], rows: Int[Tensor, " n"], seed: int
+    def interval(self, auc: float) -> tuple[float, float]:
+        return wilson(auc * self.n_units[0], self.n_units[0])
+
+    def sets(self) -> list[Int[Tensor, " _"]]:
+        return [torch.arange(self.n[0])]
+
+    def side(self, rises: bool) -> Int[Tensor, " _"]:
+        return torch.arange(self.n[0])
+
+    def centred(self, values: Float[Tensor, "n_texts ..."]) -> Float[Tensor, "n_texts ..."]:
+        return values - values.mean(0)
+
+    def _strata(self) -> list[Int[Tensor, " n_units"]]:
+        return [self.unit.unique()]
+
+    def _ranked(self, scores: Float[Tensor, "n_texts m"]) -> Float[Tensor, "n_texts m"]:
+        return average_ranks(scores.abs())[0] * scores.sign()
+
+    def _draws(self, seed: int) -> Float[Tensor, "n_weights n_texts"]:
+        """A model makes no difference: each document's changes might as well have the other
+        sign."""
+        rng = torch.Generator().manual_seed(seed)
+        signs = torch.randint(2, (N_DRAWS, self.n_units[0]), generator=rng).double() * 2 - 1
+        return torch.cat([torch.ones(1, self.n[0]).double(), signs[:, self.unit]])
+
+    def _spread(
+        self, ranked: Float[Tensor, "n_texts m"], moved: Float[Tensor, "n_draws m"]
     ) -> Float[Tensor, " m"]:
-        return flipped_p(scores, seed=seed)
-
-    def interval(self, auc: float, rows: Int[Tensor, " n"]) -> tuple[float, float]:
-        return wilson(auc * len(rows), len(rows))
-
-    def centred(self, values: Float[Tensor, " n"], rows: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        return values - values.mean()
+        by_unit = ranked.new_zeros(self.n_units[0], ranked.shape[1])
+        return by_unit.index_add_(0, self.unit, ranked).square().sum(0).sqrt()
 
 
-def _halve(
-    rows: Int[Tensor, " n"], seed: int
-) -> tuple[Int[Tensor, " n_chosen"], Int[Tensor, " n_held_out"]]:
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    half = len(rows) // 2
-    return rows[order[:half]].sort().values, rows[order[half:]].sort().values
+def _numbered(documents: Sequence[str]) -> Int[Tensor, " n_texts"]:
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(documents))}
+    return torch.tensor([numbers[name] for name in documents])

@@ -1,5 +1,4 @@
-"""How well numbers tell two groups of texts apart: effect size, area under the curve, p values,
-false discovery rate."""
+"""How well numbers tell two groups of texts apart: effect size, area under the curve, p values."""
 
 from collections.abc import Callable
 from math import comb, sqrt
@@ -10,11 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.features.labels.scores import Z
+from saescope.metrics import average_ranks
 
 COLUMNS = 1024
 """Features whose ranks are computed at a time."""
 MOST_D = 100.0
-N_PERMUTATIONS = 9999
 RARE = 5
 """Expected firing texts in the smaller group below which ranks say no more than yes or no, and that
 must be counted exactly."""
@@ -97,56 +96,10 @@ def compare_pairs(changes: Float[Tensor, "n_texts n_features"]) -> Difference:
     return Difference(d, auc, p)
 
 
-def permuted_p(
-    scores: Float[Tensor, "n_texts n_features"], first: Bool[Tensor, " n_texts"], *, seed: int
-) -> Float[Tensor, " n_features"]:
-    """Two-sided p of each feature's rank sum among random regroupings of the texts: valid for any
-    number of texts and ties."""
-    ranks = average_ranks(scores.double())[0]
-    ranks = ranks - ranks.mean(0)
-    rng = torch.Generator().manual_seed(seed)
-    draws = first[torch.rand(N_PERMUTATIONS, len(first), generator=rng).argsort(dim=1)]
-    return _share_beyond(draws.double() @ ranks, first.double() @ ranks)
-
-
-def flipped_p(
-    changes: Float[Tensor, "n_texts n_features"], *, seed: int
-) -> Float[Tensor, " n_features"]:
-    """Two-sided p of each feature's signed rank sum among random flips of the changes' signs."""
-    signed = average_ranks(changes.double().abs())[0] * changes.double().sign()
-    flips = (
-        torch.randint(
-            2, (N_PERMUTATIONS, len(changes)), generator=torch.Generator().manual_seed(seed)
-        ).double()
-        * 2
-        - 1
-    )
-    return _share_beyond(flips @ signed, signed.sum(0))
-
-
-def _share_beyond(
-    drawn: Float[Tensor, "n_draws n_features"], observed: Float[Tensor, " n_features"]
-) -> Float[Tensor, " n_features"]:
-    beyond = (drawn.abs() >= observed.abs() - 1e-9).sum(0)
-    return (beyond + 1).double() / (len(drawn) + 1)
-
-
 def _two_sided(deviation: Tensor, variance: Tensor) -> Tensor:
     """p of a deviation, half a unit taken off for continuity; 1 where nothing can vary."""
     z = (deviation.abs() - 0.5).clamp(min=0) / variance.clamp(min=1e-12).sqrt()
     return torch.where(variance > 1e-9, torch.special.erfc(z / sqrt(2)), torch.ones_like(z))
-
-
-def average_ranks(scores: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, " m"]]:
-    """Ranks from 1 within each column, ties at their average; and the sum of t^3 - t over its
-    groups of ties."""
-    ordered, order = scores.sort(dim=0)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    group = new.long().cumsum(0) - 1
-    sizes = torch.zeros_like(ordered).scatter_add_(0, group, torch.ones_like(ordered))
-    ranks = (sizes.cumsum(0) - (sizes - 1) / 2).gather(0, group)
-    return torch.zeros_like(ranks).scatter_(0, order, ranks), (sizes**3 - sizes).sum(0)
 
 
 def cohens_d(a: Float[Tensor, "n1 m"], b: Float[Tensor, "n2 m"]) -> Float[Tensor, " m"]:
@@ -182,23 +135,6 @@ def least_p(n1: int, n2: int) -> float:
     return min(1.0, 2 / comb(n1 + n2, n1))
 
 
-def adjusted(p: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-    """q values: the false discovery rate at which each would be found (Benjamini & Hochberg
-    1995)."""
-    if not len(p):
-        return p
-    ordered, order = p.sort()
-    n = len(p)
-    q = (
-        (ordered * n / torch.arange(1, n + 1, dtype=p.dtype, device=p.device))
-        .flip(0)
-        .cummin(0)
-        .values.flip(0)
-        .clamp(max=1)
-    )
-    return torch.zeros_like(q).scatter_(0, order, q)
-
-
 def auc_interval(auc: float, n1: int, n2: int) -> tuple[float, float]:
     """95 % interval of an area under the curve: Wilson's form of Hanley & McNeil 1982 (Newcombe
     2006, method 5), never of zero width.
@@ -221,11 +157,3 @@ def _edge(refuted: Callable[[float], bool], inside: float, end: float) -> float:
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if refuted(middle) else (middle, outside)
     return inside
-
-
-def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:
-    """Rank correlation; None with fewer than three pairs or without spread."""
-    if len(a) < 3:
-        return None
-    ranks = average_ranks(torch.stack([a.double(), b.double()], dim=1))[0]
-    return None if bool((ranks.std(0) == 0).any()) else float(torch.corrcoef(ranks.T)[0, 1])

@@ -182,7 +182,7 @@ def _firing_counts(
     how many sinks were left out."""
     n, n_sinks = 0, 0
     fired, total = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
-    for acts, mask, sinks in text_acts(model, sae, texts):
+    for acts, mask, sinks, _ in text_acts(model, sae, texts):
         own = acts.select(mask[acts.positions])
         fired += torch.bincount(own.features, minlength=len(fired))
         total += torch.bincount(own.features, own.values.double(), minlength=len(total))

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.activations import Harvester
@@ -28,6 +28,8 @@ class TextActs(NamedTuple):
     counted: Bool[Tensor, " n_pos"]
     n_sinks: int
     """Positions that do not count for their norm alone."""
+    mean: Float[Tensor, " d_in"]
+    """The SAE's input, averaged over the positions that count: what a probe would read."""
 
 
 def text_acts(
@@ -47,7 +49,7 @@ def text_acts(
         with torch.no_grad():
             recorded = record(model.batch(tokens.ids))
             sinks = find_sinks(model, recorded)[0]
-            _, acts = encode_site(model, sae, recorded[read_hook(sae)])
+            x, acts = encode_site(model, sae, recorded[read_hook(sae)])
         usual = counted(tokens, (), include_special)
         mask = counted(tokens, (), include_special, sinks=sinks)
         yield TextActs(
@@ -56,4 +58,5 @@ def text_acts(
             ),
             mask,
             int(usual.sum() - mask.sum()),
+            x.flatten(0, -2).float().cpu()[mask].mean(0),
         )

@@ -1,8 +1,8 @@
 """One number a feature and text: what a comparison of texts is made of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,23 @@ from saescope.ops import SparseActs
 from saescope.saes import SAE
 
 Summary = Literal["max", "mean"]
+
+
+class Strongest(NamedTuple):
+    """Where the features of one text fire most."""
+
+    tokens: Tokens
+    features: Int[Tensor, " n"]
+    """Those that fire, ascending."""
+    positions: Int[Tensor, " n"]
+    values: Float[Tensor, " n"]
+
+    def of(self, feature: int) -> tuple[float, int]:
+        """The largest activation of a feature and its position; (0, 0) where it is silent."""
+        i = int(torch.searchsorted(self.features, feature))
+        if i == len(self.features) or int(self.features[i]) != feature:
+            return 0.0, 0
+        return float(self.values[i]), int(self.positions[i])
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,12 @@ class TextScores:
     texts; 0 without spread."""
     n_sinks: int = 0
     """Positions left out for their norm alone."""
+    strongest: Sequence[Strongest] = ()
+    """Where each feature fires most, one entry a text."""
+    means: Float[Tensor, "n_texts d_in"] | None = None
+    """The SAE's input, averaged over the counted tokens of each text."""
+    other: Float[Tensor, "n_texts n_features"] | None = None
+    """Of changes: what they are changes from."""
 
     def minus(self, other: "TextScores") -> "TextScores":
         """Changes from `other`, which is of the same positions of the same texts, over the features
@@ -55,6 +78,8 @@ class TextScores:
             self.lengths,
             correlation,
             self.n_sinks,
+            strongest=self.strongest,
+            other=full_0,
         )
 
 
@@ -81,9 +106,12 @@ def score_texts(
         ArgumentError: a text has no counted token.
     """
     scoring = _Scoring(sae, by, [counted(tokens, (), include_special) for tokens in texts])
-    for every in text_acts(model, sae, texts, include_special=include_special):
-        scoring.add(every.acts, every.counted)
-    return scoring.scores()
+    every_text = text_acts(model, sae, texts, include_special=include_special)
+    means: list[Tensor] = []
+    for tokens, every in zip(texts, every_text, strict=True):
+        scoring.add(tokens, every.acts, every.counted)
+        means.append(every.mean)
+    return replace(scoring.scores(), means=torch.stack(means))
 
 
 def score_changes(
@@ -103,10 +131,11 @@ def score_changes(
     """
     usual = [counted(tokens, (), False) for tokens in texts]
     scorings = [_Scoring(sae, by, usual) for _ in (model, other)]
-    for pair in zip(*(text_acts(each, sae, texts) for each in (model, other)), strict=True):
+    readings = (text_acts(each, sae, texts) for each in (model, other))
+    for tokens, *pair in zip(texts, *readings, strict=True):
         here, there = pair
         for scoring, every in zip(scorings, pair, strict=True):
-            scoring.add(every.acts, here.counted & there.counted)
+            scoring.add(tokens, every.acts, here.counted & there.counted)
     after, before = (scoring.scores() for scoring in scorings)
     return after.minus(before)
 
@@ -123,8 +152,9 @@ class _Scoring:
         self.masks: list[Tensor] = []
         self.full: list[Tensor] = []
         self.early: list[SparseActs] = []
+        self.strongest: list[Strongest] = []
 
-    def add(self, acts: SparseActs, mask: Bool[Tensor, " n_pos"]) -> None:
+    def add(self, tokens: Tokens, acts: SparseActs, mask: Bool[Tensor, " n_pos"]) -> None:
         """The next text, and which of its positions count."""
         self.masks.append(mask)
         self.n_equal = min(self.n_equal, int(mask.sum()))
@@ -133,6 +163,7 @@ class _Scoring:
         # The shortest text so far bounds what the shortest of all will need.
         self.early.append(_first(acts, mask, self.n_equal))
         self.full.append(_summary(acts, int(mask.sum()), self.by).to_sparse())
+        self.strongest.append(_strongest(tokens, acts))
 
     def scores(self) -> TextScores:
         n_equal = _shortest(self.masks)
@@ -151,7 +182,19 @@ class _Scoring:
             torch.tensor(lengths, dtype=torch.float64),
             _correlation(self.moments[:, fired], positions),
             n_sinks=sum(int(mask.sum()) for mask in self.usual) - sum(lengths),
+            strongest=self.strongest,
         )
+
+
+def _strongest(tokens: Tokens, acts: SparseActs) -> Strongest:
+    """Of equal activations the first counts."""
+    order = acts.values.argsort(descending=True, stable=True)
+    order = order[acts.features[order].argsort(stable=True)]
+    features = acts.features[order]
+    first = torch.ones_like(features, dtype=torch.bool)
+    first[1:] = features[1:] != features[:-1]
+    kept = order[first]
+    return Strongest(tokens, acts.features[kept], acts.positions[kept], acts.values[kept])
 
 
 def _shortest(masks: Sequence[Bool[Tensor, " _"]]) -> int:
