@@ -197,8 +197,8 @@ STEPS = [
     ),
     (
         "find_features",
-        {**SAE, "texts": ["a"], "against": ["b"], "against_sae": "c/d"},
-        "with one of against and against_sae.",
+        {**SAE, "texts": ["a"], "unconfirmed": True},
+        "with against beside documents and unconfirmed.",
     ),
     (
         "find_features",

@@ -1,23 +1,27 @@
-"""When an effect may be called one, beside what controls do."""
+"""What a summary says of an effect beside its controls."""
 
 import pytest
 
-from saescope_mcp.replies.facts import stands_out
+from saescope.records.controls import Comparison
+from saescope_mcp.replies.facts import beside
+
+OUTSIDE = Comparison(0.1, 0.2, 19, 0.05, True)
 
 
 @pytest.mark.parametrize(
-    ("effect", "mean", "sd", "n", "expected"),
+    ("control", "expected"),
     [
-        (6.8, -0.28, 0.27, 5, True),
-        (-0.096, 0.16, 0.66, 5, False),
-        (-1.02, -0.85, 0.002, 2, False),  # two controls that happen to agree do nearly as much
-        (-1.02, -0.85, None, 1, False),
-        (5.0, 0.1, None, 1, True),
-        (1.0, None, None, 0, True),
-        (1.0, 0.1, 0.2, 2, False),  # two draws say little about a third
+        (OUTSIDE, " (19 random ones: 0.1 ± 0.2; outside of theirs, p 0.05)"),
+        (
+            Comparison(0.1, 0.2, 19, 0.4, False),
+            " (19 random ones: 0.1 ± 0.2; not told apart from theirs, p 0.4)",
+        ),
+        (
+            Comparison(0.1, None, 1, 0.5, False),
+            " (1 random ones: 0.1; too few to tell, n_controls=19 would do)",
+        ),
+        (Comparison(None, None, 0, None, False), ""),
     ],
 )
-def test_an_effect_stands_out_only_beyond_what_controls_do(
-    effect: float, mean: float | None, sd: float | None, n: int, expected: bool
-) -> None:
-    assert stands_out(effect, mean, sd, n) is expected
+def test_an_effect_is_told_beside_its_controls(control: Comparison, expected: str) -> None:
+    assert beside(control, "random ones") == expected

@@ -274,10 +274,22 @@ async def test_what_tells_two_sets_of_texts_apart_is_found_and_confirmed(server:
     assert (
         best["feature"] == KING
         and best["confirmed"]
-        and best["separation"]["auc"] == 1
-        and best["separation"]["q"] < 0.05
+        and best["held_out"]["auc"] == 1
+        and best["p"] < 0.05
     )
-    assert found["together"]["n_held_out"] == [12, 12] and found["evidence"] == "correlational"
+    assert found["features"][1:] == [] and best["side"] == "texts"
+    assert best["top"]["token"] == " King" and " King" in kings[best["top"]["text_index"]]
+    assert found["contrast"]["held_out"] and found["evidence"] == "correlational"
+    names = [baseline["name"] for baseline in found["contrast"]["baselines"]]
+    assert "bag_of_words" in names and "bag of words" in found["summary"]
+    more = await call(
+        state, "find_features", sae=sae, texts=kings, against=none, unconfirmed=True, k=3
+    )
+    assert {row["side"] for row in more["features"]} == {"texts", "against"}
+    assert [row["confirmed"] for row in more["features"]].count(True) == 1
+    halves = [sentence(rng, 13) for _ in range(24)]
+    nothing = await call(state, "find_features", sae=sae, texts=halves, against=none)
+    assert nothing["features"] == [] and "unconfirmed=true" in nothing["next"][0]
     few = await call(state, "find_features", sae=sae, texts=kings[:3], against=none[:3])
     assert "Too few texts" in few["summary"] and not any(
         row["confirmed"] for row in few["features"]

@@ -278,13 +278,18 @@ async def test_effects_are_measured_in_the_run_that_holds_the_edits_below(desk: 
         (desk.handles.index(row["sae"]), row["feature"], row["pos"]) for row in reply["features"]
     ]
     assert {sae for sae, _, _ in places} == {0, 1}
-    clean = desk.logits()[TARGET]
+    clean = desk.logits().log_softmax(-1)[TARGET]
     close(
         [row["measured_effect"] for row in reply["features"]],
-        torch.stack([clean - desk.logits(ablated([place]))[TARGET] for place in places]),
+        torch.stack(
+            [clean - desk.logits(ablated([place])).log_softmax(-1)[TARGET] for place in places]
+        ),
     )
-    close(reply["joint"]["measured_effect"], clean - desk.logits(ablated(places))[TARGET])
-    assert reply["joint"]["n_controls"] == 5 and reply["evidence"] == "controlled"
+    close(
+        reply["joint"]["measured_effect"],
+        clean - desk.logits(ablated(places)).log_softmax(-1)[TARGET],
+    )
+    assert reply["joint"]["control"]["n"] == 19 and reply["evidence"] == "controlled"
     top = reply["features"][0]
     assert f'intervene(sae="{top["sae"]}"' in reply["next"][0]
     assert all(handle in reply["summary"] for handle in desk.handles)

@@ -121,7 +121,8 @@ async def test_an_attribution_claims_what_was_done(
 ) -> None:
     reply = await call(tiny, "attribute_logit", sae=sae, prompt=PROMPT, k=3, **more)
     assert reply["evidence"] == evidence
-    assert ("cause" in reply["summary"]) is (evidence != "correlational")
+    assert ("contribute" in reply["summary"]) is (evidence != "correlational")
+    assert reply["measure"] == "logprob" and "log-probability of" in reply["summary"]
     assert (
         reply["target"].keys() == {"token", "id", "logit", "prob", "rank"}
         and reply["target"]["rank"] == 1
@@ -137,12 +138,17 @@ async def test_an_attribution_claims_what_was_done(
         "label",
     } <= row.keys()
     assert (row["measured_effect"] is None) is (evidence == "correlational")
-    assert reply["agreement"].keys() == {"pearson", "n"} and reply["completeness"] is None
-    assert (reply["joint"] or {}).get("n_controls") == {
-        "correlational": None,
-        "intervened": 0,
-        "controlled": 2,
-    }[evidence]
+    assert reply["agreement"].keys() == {"pearson", "n", "sample_spearman", "sample_n"}
+    assert reply["completeness"] is None
+    joint = reply["joint"] or {"control": {"n": None}}
+    assert (
+        joint["control"]["n"]
+        == {
+            "correlational": None,
+            "intervened": 0,
+            "controlled": 2,
+        }[evidence]
+    )
 
 
 async def test_a_target_is_one_token_or_an_id(tiny: AppState, sae: str) -> None:
@@ -160,8 +166,9 @@ async def test_an_ablation_by_intervene_is_the_measured_effect(tiny: AppState, s
     row = (await call(tiny, "attribute_logit", sae=sae, prompt=PROMPT, k=1))["features"][0]
     edits = [{"feature": row["feature"], "mode": "ablate", "positions": [row["pos"]]}]
     reply = await call(tiny, "intervene", sae=sae, prompt=PROMPT, edits=edits)
-    assert reply["delta_logit"] == pytest.approx(-row["measured_effect"], rel=2e-3, abs=1e-4)
-    assert reply["evidence"] == "controlled" and reply["control"]["n"] == 5
+    assert reply["effect"] == pytest.approx(-row["measured_effect"], rel=2e-3, abs=1e-4)
+    assert reply["effect"] == reply["delta_logprob"] and reply["measure"] == "logprob"
+    assert reply["evidence"] == "controlled" and reply["control"]["n"] == 19
     assert reply["before"]["target"]["logit"] + reply["delta_logit"] == pytest.approx(
         reply["after"]["target"]["logit"], rel=1e-3
     )
@@ -174,7 +181,7 @@ async def test_without_controls_an_intervention_is_not_controlled(tiny: AppState
     )
     assert (reply["evidence"], reply["control"]) == (
         "intervened",
-        {"mean": None, "sd": None, "n": 0},
+        {"mean": None, "sd": None, "n": 0, "p": None, "outside": False},
     )
 
 

@@ -13,6 +13,7 @@ from saescope_mcp.state import LoadedSAE, LoadedStack
 
 if TYPE_CHECKING:
     from saescope.models import Tokens
+    from saescope.records.controls import Comparison
     from saescope.records.prediction import TargetLogit
 
 
@@ -47,21 +48,28 @@ def versions() -> dict[str, str]:
     return by_package
 
 
-_T95 = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Student's t for a two-sided 95 % interval from n draws."""
+def beside(control: "Comparison", who: str) -> str:
+    """What controls do, in brackets, and whether the effect is one of theirs; nothing without
+    controls."""
+    from saescope.controls import ENOUGH
+
+    if control.mean is None or control.p is None:
+        return ""
+    spread = f"{control.mean:.3g}" + (f" ± {control.sd:.2g}" if control.sd is not None else "")
+    if control.outside:
+        rule = f"outside of theirs, p {control.p:.2g}"
+    elif control.n < ENOUGH:
+        rule = f"too few to tell, n_controls={ENOUGH} would do"
+    else:
+        rule = f"not told apart from theirs, p {control.p:.2g}"
+    return f" ({control.n} {who}: {spread}; {rule})"
 
 
-def stands_out(effect: float, mean: float | None, sd: float | None, n: int) -> bool:
-    """Whether an effect is twice what controls do on average, and outside the 95 % interval in
-    which one more control would fall."""
-    if mean is None:
-        return True
-    far = sd is None or abs(effect - mean) > _T95.get(n, 2.1) * sd * (1 + 1 / n) ** 0.5
-    return far and abs(effect) >= 2 * abs(mean)
-
-
-def spread(control_mean: float, control_sd: float | None) -> str:
-    return f"{control_mean:.3g}" + (f" ± {control_sd:.2g}" if control_sd is not None else "")
+def quantity_of(measure: str, target: "TargetLogit", against: "TargetLogit | None") -> str:
+    """What effects are effects on, in words."""
+    name = {"logprob": "log-probability", "logit": "logit"}.get(measure, "logit")
+    other = f" minus that of {against.token!r}" if against else ""
+    return f"{name} of {target.token!r}{other}"
 
 
 def left_out(

@@ -14,6 +14,7 @@ from saescope_mcp.schemas.common import (
     Controls,
     IncludeSpecial,
     ListReply,
+    Measure,
     OneOfSeveral,
     Prompt,
     SAEsRequest,
@@ -32,9 +33,10 @@ class AttributeLogit(SAEsRequest):
     position: int = Field(
         default=-1, ge=-(2**31), le=2**31, description="Position to explain; -1: the last."
     )
+    measure: Measure = "logprob"
     method: Literal["gradient", "direct", "integrated_gradients"] = Field(
         default="gradient",
-        description="gradient: f * dlogit/df; direct: through the final norm only; "
+        description="gradient: f * d measure/df; direct: through the final norm only; "
         "integrated_gradients: averaged from zero.",
     )
     k: Annotated[int, AtMost("max_k")] = Field(
@@ -46,7 +48,7 @@ class AttributeLogit(SAEsRequest):
     validate_: bool = Field(
         default=True, alias="validate", description="Measure by ablation, with controls."
     )
-    n_controls: Controls = 5
+    n_controls: Controls = 19
     seed: Seed = 0
     include_special: IncludeSpecial = False
     chat: Chat = False
@@ -54,7 +56,7 @@ class AttributeLogit(SAEsRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectRow(FeatureEffect):
-    """What one feature at one position adds to the logit: estimated, and measured by ablation."""
+    """What one feature at one position contributes: estimated, and measured by ablation."""
 
     sae: OneOfSeveral = None
     label: ShortLabel | None
@@ -63,7 +65,7 @@ class EffectRow(FeatureEffect):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareOf(SAEShare):
-    """What one of several SAEs sees and does not see of the logit."""
+    """What one of several SAEs sees and does not see of the prediction."""
 
     sae: str
 

@@ -88,6 +88,10 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed.")]
 Controls = Annotated[
     int, Field(ge=0, description="Random controls; 0: none."), AtMost("max_controls")
 ]
+Measure = Annotated[
+    Literal["logprob", "logit"],
+    Field(description="What effects are on, where there is no against: nats, or the raw logit."),
+]
 Unit = Annotated[
     Literal["typical", "max", "raw"],
     Field(description='Strength 1 is: "typical", the 99th percentile of firings; "max"; "raw".'),

@@ -8,11 +8,9 @@ from pydantic_core import PydanticCustomError
 
 from saescope.records.card import FeatureFacts, Peak
 from saescope.records.features import (
-    Auc,
-    Confirmation,
     ContrastedSets,
+    ContrastFeature,
     FoundFeature,
-    Separation,
 )
 from saescope.records.labels import QuizItem, ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
@@ -91,7 +89,17 @@ class FindFeatures(ContrastFile):
         default="",
         description="The same SAE loaded on another model: how the models differ on texts.",
     )
-    k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
+    documents: Annotated[list[Identifier], AtMost("max_file_texts")] = Field(
+        default=[],
+        description="In a contrast: the document of each text (texts, then against), where several "
+        "come from one.",
+    )
+    unconfirmed: bool = Field(
+        default=False, description="In a contrast: list unconfirmed features too."
+    )
+    k: Annotated[int, AtMost("max_k")] = Field(
+        default=10, ge=1, description="Features; of a contrast per side."
+    )
     offset: Page = 0
     neuronpedia: AskNeuronpedia = False
 
@@ -105,8 +113,8 @@ class FindFeatures(ContrastFile):
             _refuse(
                 "texts", "texts or texts_file beside against, against_file and against_sae", False
             )
-        if others and self.against_sae:
-            _refuse("against_sae", "one of against and against_sae", True)
+        if (self.documents or self.unconfirmed) and not self.is_contrast:
+            _refuse("against", "against beside documents and unconfirmed", False)
         if self.offset and self.is_contrast:
             _refuse("offset", "offset=0: the features of a contrast are tested together", True)
         if self.neuronpedia and not self.query:
@@ -183,26 +191,9 @@ class FoundRow(FoundFeature):
     url: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tested(Separation):
-    """On the texts that had no part in the choice (all, if none were held out)."""
-
-    q: float
-    """The false discovery rate of p among the chosen (Benjamini-Hochberg)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contrasted(Confirmation, FoundRow):
+@dataclass(frozen=True, kw_only=True)
+class Contrasted(ContrastFeature, FoundRow):
     """A feature that tells the two sides apart."""
-
-    separation: Tested
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Together(ContrastedSets, Auc):
-    """All listed features summed, on the held-out texts."""
-
-    n_held_out: list[int] | None
 
 
 class FindFeaturesReply(ListReply, frozen=True):
@@ -213,4 +204,4 @@ class FindFeaturesReply(ListReply, frozen=True):
     by: str
     """What was searched by, and what the score is."""
     features: list[Contrasted | FoundRow]
-    together: Together | None = None
+    contrast: ContrastedSets | None = None

@@ -16,6 +16,7 @@ from saescope_mcp.schemas.common import (
     Controls,
     Item,
     ItsSAE,
+    Measure,
     OneOfSeveral,
     Prompt,
     Reply,
@@ -92,7 +93,8 @@ class Intervene(ChangingRequest):
     unit: Unit = "typical"
     target: Target = ""
     against: Against = ""
-    n_controls: Controls = 5
+    measure: Measure = "logprob"
+    n_controls: Controls = 19
     seed: Seed = 0
 
     @property

@@ -8,12 +8,12 @@ from saescope.records.attribution import Attribution, Joint
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import (
+    beside,
     brief,
     left_out,
     named_token,
     provenance,
-    spread,
-    stands_out,
+    quantity_of,
 )
 from saescope_mcp.replies.labels import labels_of_stack
 from saescope_mcp.replies.rows import extended, names_of
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 async def attribute_logit(state: AppState, request: AttributeLogit) -> AttributeLogitReply:
-    """Why the model predicts a token: the features that its logit rests on, each estimated and then
-    measured by ablation; use it to explain a prediction. `joint` ablates all together and compares
-    with random features of like activation; `error_share` is what the SAE does not see; `agreement`
-    correlates estimate and measurement. Trust measured_effect over attribution."""
+    """Why the model predicts a token: the features that its log-probability rests on, each
+    estimated and then measured by ablation; use it to explain a prediction. `joint` ablates all
+    together, beside random pairs of like position and size; `error_*` is what the SAE does not see;
+    `agreement` compares estimate and measurement. Trust measured_effect over attribution."""
     async with state.use_all(request.handles) as stack:
         tokens, attribution = await _attribute(stack, request)
     labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in attribution.features])
@@ -75,6 +75,7 @@ async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Toke
         target=request.target or None,
         against=request.against or None,
         position=request.position,
+        measure=request.measure,
         method=request.method,
         k=request.k,
         sign=request.sign,
@@ -86,59 +87,51 @@ async def _attribute(stack: LoadedStack, request: AttributeLogit) -> "tuple[Toke
     return tokens, attribution
 
 
-def _evidence(attribution: Attribution) -> Evidence:
-    if attribution.joint is None:
+def _evidence(found: Attribution) -> Evidence:
+    if found.joint is None:
         return "correlational"
-    return "controlled" if attribution.joint.n_controls else "intervened"
+    return "controlled" if found.joint.control.n else "intervened"
 
 
-def _summary(attribution: Attribution, stack: LoadedStack) -> str:
-    rank = (
-        f" (the model's choice no. {attribution.target.rank})"
-        if attribution.target.rank > 1
-        else ""
-    )
-    what = f"logit of {attribution.target.token!r}{rank}" + (
-        f" minus that of {attribution.against.token!r}" if attribution.against else ""
-    )
-    share = _in_errors(attribution, stack)
-    if attribution.joint is None:
-        return f"Features that the {what} is attributed to, not measured; {share}"
-    return f"{_measured(attribution.joint, len(attribution.features), what)}; {share}"
+def _summary(found: Attribution, stack: LoadedStack) -> str:
+    rank = f", the model's choice no. {found.target.rank}" if found.target.rank > 1 else ""
+    what = quantity_of(found.measure, found.target, found.against)
+    what += f" ({100 * found.target.prob:.3g}%{rank})"
+    error = _in_errors(found, stack)
+    if found.joint is None:
+        return f"Features that the {what} is attributed to, not measured; {error}"
+    return f"{_measured(found, found.joint, what)}; {error}"
 
 
-def _in_errors(attribution: Attribution, stack: LoadedStack) -> str:
-    shares = [
-        (each.sae, each.error_share) for each in attribution.by_sae if each.error_share is not None
+def _measured(found: Attribution, joint: Joint, what: str) -> str:
+    """What the listed features contribute: those of each sign apart, since together they cancel."""
+    who = "random choices of pairs like these"
+    if not found.by_sign:
+        n = len(found.features)
+        listed = f"Together the {n} listed features contribute" if n > 1 else "The feature adds"
+        return (
+            f"{listed} {joint.measured_effect:+.3g} to the {what}, measured by ablation"
+            f"{beside(joint.control, who)}"
+        )
+    parts = [
+        f"{part.n} with a {part.sign} estimate {part.measured_effect:+.3g}"
+        f"{beside(part.control, who)}"
+        for part in found.by_sign
     ]
-    if not shares:
+    return f"Of the {what} the listed features contribute, measured by ablation, {', '.join(parts)}"
+
+
+def _in_errors(found: Attribution, stack: LoadedStack) -> str:
+    parts = [each for each in found.by_sae if each.error_share is not None]
+    if not parts:
         return "nothing is attributed."
-    if attribution.error_share is not None:
-        return f"{100 * attribution.error_share:.0f}% of the attribution lies in the SAE's error."
-    listed = ", ".join(f"{100 * share:.0f}% ({stack.handle(sae)})" for sae, share in shares)
-    return f"of each SAE's own attribution this much lies in its error: {listed}."
-
-
-def _measured(joint: Joint, n: int, what: str) -> str:
-    if stands_out(joint.measured_effect, joint.control_mean, joint.control_sd, joint.n_controls):
-        who = f"Together the {n} listed features cause" if n > 1 else "The listed feature causes"
-        effect = f"{joint.measured_effect:.3g} of the {what}, measured by ablation"
-        return f"{who} {effect}{_beside(joint, sign=1)}"
-    change = (
-        f"Ablating what is listed, all together, changes the {what} by "
-        f"{-joint.measured_effect:+.3g}"
-    )
-    return f"{change}: not clearly more than controls do{_beside(joint, sign=-1)}"
-
-
-def _beside(joint: Joint, *, sign: int) -> str:
-    """What controls do, counted as the sentence counts the effect: what features cause (1), or the
-    change when they are ablated (-1)."""
-    if joint.control_mean is None:
-        return ""
-    return (
-        f" (as many other active features: {spread(sign * joint.control_mean, joint.control_sd)})"
-    )
+    errors = [
+        f"{100 * (part.error_share or 0):.0f}% of all nodes"
+        + ("" if part.error_effect is None else f", {part.error_effect:+.3g} measured")
+        + (f" ({handle})" if (handle := stack.handle(part.sae)) else "")
+        for part in parts
+    ]
+    return f"what the SAE does not reconstruct holds {'; '.join(errors)}."
 
 
 def _next(

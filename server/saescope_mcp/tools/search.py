@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, ResourceError
+from saescope.records.features import ContrastedSets
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import brief, feature_url, provenance
@@ -18,8 +19,6 @@ from saescope_mcp.schemas.features import (
     FindFeatures,
     FindFeaturesReply,
     FoundRow,
-    Tested,
-    Together,
 )
 from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts, void_quizzes
 
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 
 
 MOST_CONTRASTED = 40
-"""Features of a contrast: its half that is held out tests all of them, so they come in one
-reply."""
+"""Features of each side of a contrast: they come in one reply."""
 SCORE_BYTES = 24
 """Memory that a contrast takes per text and feature: scores, those of equal length, and ranks."""
 SEED = 0
@@ -39,8 +37,8 @@ SEED = 0
 async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:
     """Find features by words of their labels (query), by tokens that they promote (tokens), by
     texts that they fire on (texts), or by what tells these texts from others (against) or two
-    models apart (against_sae): chosen on one half, tested on the other. Give 30 texts a side; fewer
-    than 8 confirm nothing."""
+    models apart (against_sae): chosen on one half, tested on the other, by turns, beside what words
+    alone tell. Give 30 texts a side; fewer than 8 confirm nothing."""
     entry = state.require(request.sae)
     asked = (
         await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
@@ -108,29 +106,77 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
         _check_room(state, loaded, len(given.all))
         texts = await loaded.tokenize(given.texts, from_file=given.from_file)
         await loaded.slot.run(void_quizzes, given.all)
+        asked: dict[str, Any] = {
+            "against": await loaded.tokenize(given.against, from_file=given.from_file)
+            if given.against
+            else [],
+            "documents": _documents(request, given),
+            "k": k,
+            "seed": SEED,
+            "unconfirmed": request.unconfirmed,
+        }
         if other is None:
-            against = await loaded.tokenize(given.against, from_file=given.from_file)
-            done = await loaded.slot.run(
-                contrast_texts, loaded.model, loaded.sae, texts, against=against, k=k, seed=SEED
-            )
+            done = await loaded.slot.run(contrast_texts, loaded.model, loaded.sae, texts, **asked)
         else:
-            done = await loaded.slot.run(
-                contrast_models, loaded.model, loaded.sae, texts, other=other.model, k=k, seed=SEED
-            )
+            asked["other"] = other.model
+            done = await loaded.slot.run(contrast_models, loaded.model, loaded.sae, texts, **asked)
     labels = await labels_of(loaded, [row.feature for row in done.features])
     return FindFeaturesReply(
-        summary=f"{given.about}{done.verdict} {done.total} features fire on these texts.",
+        summary=f"{given.about}{done.verdict}{_rest(done, request)}{_beside_words(done)}",
         warnings=[*done.warnings, *labels.warnings],
-        next=_describe(request, [row.feature for row in done.features]),
+        next=_after_contrast(request, done, given),
         evidence="correlational",
         provenance=provenance(loaded, SEED),
-        by="contrast: Cohen's d on the held-out half"
-        if done.n_held_out
-        else "contrast: Cohen's d, nothing held out",
+        by="contrast: area under the curve (AUC) of the texts' largest activations, "
+        + ("on texts held out by turns" if done.held_out else "nothing held out"),
         features=[_contrasted(row, loaded, labels) for row in done.features],
         total=len(done.features),
-        together=_together(done),
+        contrast=extended(ContrastedSets, done),
     )
+
+
+def _documents(request: FindFeatures, given: Given) -> list[str]:
+    """Raises: ArgumentError: there is not one for each text."""
+    n = len(given.all)
+    if request.documents and len(request.documents) != n:
+        raise ArgumentError(
+            f"There are {n} texts and {len(request.documents)} documents.",
+            field="documents",
+            got=len(request.documents),
+            allowed=n,
+            hint="Name the document of each text: those of texts, then those of against.",
+        )
+    return request.documents
+
+
+def _rest(done: "core.Contrast", request: FindFeatures) -> str:
+    if request.unconfirmed or not done.held_out or not done.n_candidates:
+        return ""
+    return f" {done.n_candidates:,} candidates that are not confirmed are not listed."
+
+
+def _beside_words(done: "core.Contrast") -> str:
+    """What the texts' words alone tell, beside the best feature."""
+    areas = {each.name: each.auc for each in done.baselines}
+    if "bag_of_words" not in areas:
+        return ""
+    words, best = areas["bag_of_words"], areas["best_feature"]
+    alone = " (the words alone tell the sets apart as well)" if words >= best else ""
+    return (
+        f" AUC of the best feature {best:.3g}, of a bag of words {words:.3g}{alone}, of a probe on "
+        f"the model's activations {areas['mean_activation']:.3g}."
+    )
+
+
+def _after_contrast(request: FindFeatures, done: "core.Contrast", given: Given) -> list[str]:
+    if done.features:
+        return _describe(request, [row.feature for row in done.features])
+    if not done.n_candidates:
+        return []
+    again = request.model_dump(exclude_defaults=True, exclude={"texts", "against", "k"})
+    again |= {"texts": ["..."]} if request.texts else {}
+    again |= {"against": ["..."]} if request.against else {}
+    return [next_call("find_features", **again, unconfirmed=True)]
 
 
 @asynccontextmanager
@@ -161,27 +207,17 @@ async def _both(
 
 def _contrasted(row: "core.ContrastFeature", loaded: LoadedSAE, labels: Labels) -> Contrasted:
     held = row.held_out
-    side = "more on texts" if held.auc > 0.5 else "less on texts"
-    confirmed = "confirmed on the held-out half" if row.confirmed else "not confirmed"
+    confirmed = "confirmed" if row.confirmed else "not confirmed"
     doubt = f"; may reflect {' and '.join(row.confounds)}" if row.confounds else ""
     return extended(
         Contrasted,
         row,
-        score=held.d,
-        why=f"fires {side}: AUC {held.auc:.2f} ({held.low:.2f} to {held.high:.2f}), q "
-        f"{row.q:.2g}, {confirmed}{doubt}",
+        score=held.auc,
+        why=f"fires more on {row.side}: AUC {held.auc:.2f} ({held.low:.2f} to {held.high:.2f}), "
+        f"{confirmed}{doubt}",
         label=labels.by_feature.get(row.feature),
         url=feature_url(loaded, row.feature),
-        separation=extended(Tested, held, q=row.q),
     )
-
-
-def _together(done: "core.Contrast") -> Together | None:
-    at = done.together
-    if at is None:
-        return None
-    held_out = [*done.n_held_out] if done.n_held_out else None
-    return extended(Together, done, auc=at.auc, low=at.low, high=at.high, n_held_out=held_out)
 
 
 def _summary(page: "core.FoundFeatures", by: str) -> str:

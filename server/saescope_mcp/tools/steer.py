@@ -9,12 +9,12 @@ from saescope.verdicts import Effect
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import (
+    beside,
     brief,
     left_out,
     nothing_left,
     provenance,
-    spread,
-    stands_out,
+    quantity_of,
 )
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.replies.rows import extended, names_of
@@ -78,18 +78,16 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
             indexed=[await _indexed(entry) for entry in stack.entries],
             target=request.target or None,
             against=request.against or None,
+            measure=request.measure,
             n_controls=request.n_controls,
             seed=request.seed,
         )
     labels = await labels_of_stack(stack, _changed(request))
-    what = f"logit of {done.before.target.token!r}" + (
-        f" minus that of {done.before.against.token!r}" if done.before.against else ""
-    )
     named = any(edit.positions for edit in request.edits)
     return extended(
         InterveneReply,
         done,
-        summary=f"{_effect(done, what)} "
+        summary=f"{_effect(done)} "
         f"{left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks, count_it=FIRST)}",
         warnings=[*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=[
@@ -97,7 +95,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
                 "steer_generate", request, features=[_as_argument(edit) for edit in request.edits]
             )
         ],
-        evidence="controlled" if done.control.n else "intervened",
+        evidence=_evidence(done),
         provenance=provenance(stack, request.seed),
         unit_value=done.unit_values[0],
         features=_named(request, stack, labels),
@@ -269,22 +267,23 @@ def _named(request: ChangingRequest, stack: LoadedStack, labels: StackLabels) ->
     ]
 
 
-def _effect(done: "core.Intervention", what: str) -> str:
-    change = f"{done.delta_logit:+.3g}"
-    what += (
-        f", whose probability goes from {100 * done.before.target.prob:.3g}% to "
-        f"{100 * done.after.target.prob:.3g}%"
+def _evidence(done: "core.Intervention") -> Evidence:
+    """An edit that touches nothing is a look at the prediction."""
+    if not done.touched:
+        return "observed"
+    return "controlled" if done.control.n else "intervened"
+
+
+def _effect(done: "core.Intervention") -> str:
+    what = quantity_of(done.measure, done.before.target, done.before.against)
+    probability = (
+        f"probability {100 * done.before.target.prob:.3g}% before, "
+        f"{100 * done.after.target.prob:.3g}% after"
     )
-    control = done.control
-    if control.mean is None:
-        return f"The edit causes a change of {change} in the {what}."
-    controls = f"random features edited alike: {spread(control.mean, control.sd)}"
-    if stands_out(done.delta_logit, control.mean, control.sd, control.n):
-        return f"The edit causes a change of {change} in the {what} ({controls})."
-    return (
-        f"With the edit comes a change of {change} in the {what}: not clearly more than "
-        f"with controls ({controls})."
-    )
+    if not done.touched:
+        return f"The edit changes nothing here: the {what} stays as it is ({probability})."
+    controls = beside(done.control, "random features edited alike")
+    return f"The edit causes a change of {done.effect:+.3g} in the {what}{controls}; {probability}."
 
 
 def _next(request: SteerGenerate, effect: Effect) -> list[str]:
