@@ -406,7 +406,9 @@ def typical(
     for places in [[0, 1]] if request.param == "together" else [[1], [0]]:
         saes = [loaded[n].sae for n in places]
         done = index_features(loaded[0].model, saes, n_tokens=2048, context_size=32)
-        found |= {n: index.typical for n, index in zip(places, done, strict=True)}
+        for n, index in zip(places, done, strict=True):
+            assert index.typical is not None
+            found[n] = index.typical
     return [found[0], found[1]]
 
 

@@ -90,7 +90,7 @@ Controls = Annotated[
 ]
 Measure = Annotated[
     Literal["logprob", "logit"],
-    Field(description="What effects are on, where there is no against: nats, or the raw logit."),
+    Field(description="Of effects without against."),
 ]
 Unit = Annotated[
     Literal["typical", "max", "raw"],

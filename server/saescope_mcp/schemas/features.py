@@ -91,12 +91,9 @@ class FindFeatures(ContrastFile):
     )
     documents: Annotated[list[Identifier], AtMost("max_file_texts")] = Field(
         default=[],
-        description="In a contrast: the document of each text (texts, then against), where several "
-        "come from one.",
+        description="In a contrast: the document of each text (texts, then against).",
     )
-    unconfirmed: bool = Field(
-        default=False, description="In a contrast: list unconfirmed features too."
-    )
+    unconfirmed: bool = Field(default=False, description="In a contrast: list unconfirmed too.")
     k: Annotated[int, AtMost("max_k")] = Field(
         default=10, ge=1, description="Features; of a contrast per side."
     )

@@ -31,10 +31,9 @@ if TYPE_CHECKING:
 
 
 async def attribute_logit(state: AppState, request: AttributeLogit) -> AttributeLogitReply:
-    """Why the model predicts a token: the features that its log-probability rests on, each
-    estimated and then measured by ablation; use it to explain a prediction. `joint` ablates all
-    together, beside random pairs of like position and size; `error_*` is what the SAE does not see;
-    `agreement` compares estimate and measurement. Trust measured_effect over attribution."""
+    """Explain a prediction: the features that a token's log-probability rests on, each estimated,
+    then measured by ablation. `joint` ablates all, beside random pairs like them; `error_*` is what
+    the SAE does not see. Trust measured_effect over attribution."""
     async with state.use_all(request.handles) as stack:
         tokens, attribution = await _attribute(stack, request)
     labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in attribution.features])

@@ -37,9 +37,8 @@ APP_URI = "ui://saescope/feature.html"
 
 async def describe_feature(state: AppState, request: DescribeFeature) -> DescribeFeatureReply:
     """What one feature is: how often and strongly it fires, examples over its range, promoted and
-    suppressed tokens, near and co-firing features, labels with scores. Use it before naming or
-    steering a feature. Examples need index_features. `page` is the whole card. A label without a
-    score is a guess."""
+    suppressed tokens, near and co-firing features, labels with scores. Examples need
+    index_features. `page` is the whole card. A label without a score is a guess."""
     entry = state.require(request.sae)
     warnings = await fetch_labels(state, entry, [request.feature]) if request.neuronpedia else []
     card = await card_of(

@@ -28,9 +28,8 @@ JUDGED = ("explained_variance", "ce_score", "kl_score", "over_random_sae", "over
 
 async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeReply:
     """How good a loaded SAE is, on held-out text: sparsity, reconstruction, what predictions lose,
-    dead and dense features, shrinkage, with 95 % intervals, beside a random SAE and PCA; a verdict
-    with reasons and what to change. Use it after train_sae, or before trusting features. "detailed"
-    adds the density histogram, explained variance by position and sae-lens's metrics."""
+    with 95 % intervals, beside a random SAE and PCA; a verdict with reasons and what to change. Use
+    it after train_sae, or before trusting features."""
     state.require(request.sae)
     dataset = dataset_name(request.dataset, state.settings)
     await state.loaders.run(partial(_look, dataset, request, state.settings))

@@ -23,8 +23,8 @@ _SAME = ("saes", "model", "model_fingerprint", "dataset", "text")
 async def index_features(state: AppState, request: IndexFeatures) -> IndexFeaturesReply:
     """Read a corpus once and keep for every feature of a loaded SAE densities, maxima, examples,
     co-firing partners and quiz texts: what describe_feature, quiz_feature and units rest on.
-    Once per SAE and corpus; load_sae finds it. A job in a process of its own:
-    follow it with job_status; the same call goes on where it was cut off."""
+    Once per SAE and corpus; load_sae finds it. A job: follow it with job_status; the same call
+    goes on where it was cut off."""
     loaded = [state.require(handle) for handle in dict.fromkeys([request.sae, *request.also])]
     _require_one_model(loaded)
     settings = await _settings(state, loaded, request)

@@ -51,8 +51,7 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
     Hugging Face repository as "owner/name", or a local folder or file in any known format (SAELens,
     Gemma Scope and 15 more); without arguments the embedded SmolLM2-135M SAE (first use downloads
     93 MB). Returns the handle `sae` that the other tools take ("smollm2-135m/14.resid_post"), and a
-    check on a probe text: read its verdict. Longer than wait_s: call job_status. Loading the same
-    thing twice is free."""
+    check on a probe text: read its verdict. Longer than wait_s: call job_status."""
     look_up = partial(source_of, request, state)
     source = (
         await state.loaders.run(look_up) if request.release else look_up()

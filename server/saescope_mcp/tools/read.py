@@ -90,9 +90,8 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
 
 
 async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesReply:
-    """Which features fire on a text, strongest first; the start of most questions about what a
-    model represents. Each comes with where it fires most and the tokens that it promotes.
-    rank_by="contrast" with `against` finds what sets the texts apart from others."""
+    """Which features fire on a text, strongest first; the start of most questions. Each comes with
+    where it fires most and the tokens that it promotes."""
     state.require_all(request.handles)
     given = await given_texts(state, request)
     async with state.use_all(request.handles) as stack:

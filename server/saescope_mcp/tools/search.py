@@ -37,8 +37,8 @@ SEED = 0
 async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:
     """Find features by words of their labels (query), by tokens that they promote (tokens), by
     texts that they fire on (texts), or by what tells these texts from others (against) or two
-    models apart (against_sae): chosen on one half, tested on the other, by turns, beside what words
-    alone tell. Give 30 texts a side; fewer than 8 confirm nothing."""
+    models apart (against_sae), tested on held-out texts. Give 30 a side; fewer than 8 confirm
+    nothing."""
     entry = state.require(request.sae)
     asked = (
         await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []

@@ -60,9 +60,9 @@ FIRST = "intervene and positions=[0] in the edit"
 
 
 async def intervene(state: AppState, request: Intervene) -> InterveneReply:
-    """What changing features does to the next token: the prediction before and after; use it to
-    test a claim about a feature without generating. The SAE's error is kept, so only the named
-    features change. Random features edited alike are the control."""
+    """What changing features does to the next token: the prediction before and after; tests a claim
+    about a feature without generating. Only the named features change; random features edited alike
+    are the control."""
     async with state.use_all(request.handles) as stack:
         from saescope.steering import intervene as core_intervene
 
@@ -95,7 +95,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
                 "steer_generate", request, features=[_as_argument(edit) for edit in request.edits]
             )
         ],
-        evidence=_evidence(done),
+        evidence=_edit_evidence(done),
         provenance=provenance(stack, request.seed),
         unit_value=done.unit_values[0],
         features=_named(request, stack, labels),
@@ -267,7 +267,7 @@ def _named(request: ChangingRequest, stack: LoadedStack, labels: StackLabels) ->
     ]
 
 
-def _evidence(done: "core.Intervention") -> Evidence:
+def _edit_evidence(done: "core.Intervention") -> Evidence:
     """An edit that touches nothing is a look at the prediction."""
     if not done.touched:
         return "observed"
