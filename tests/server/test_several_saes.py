@@ -245,7 +245,7 @@ async def test_attributions_are_total_gradients_and_the_errors_of_all_saes_are_k
         reply = await ask(
             "attribute_logit",
             **{"saes": desk.handles, "prompt": TEXT, "target": f"#{TARGET}"},
-            **{"k": 12, "validate": False},
+            **{"k": 12, "validate": False, "measure": "logit"},
         )
     expected: list[Tensor] = []
     for n, row in enumerate(reply["by_sae"]):
@@ -256,7 +256,8 @@ async def test_attributions_are_total_gradients_and_the_errors_of_all_saes_are_k
         expected.append((acts * (gradient @ w["W_dec"].T))[desk.counted])
         errors = ((x - acts @ w["W_dec"] - w["b_dec"]) * gradient)[desk.counted]
         close(row["error_attribution"], errors.sum())
-        share = errors.sum().abs() / (errors.sum().abs() + expected[n].abs().sum())
+        nodes = errors.sum(-1).abs().sum()  # one node a position
+        share = nodes / (nodes + expected[n].abs().sum())
         close(row["error_share"], share)
         assert row["sae"] == desk.handles[n] and row["total"] == int((acts[1:] > 0).sum())
     strongest = torch.cat([each.flatten() for each in expected]).abs().sort(descending=True).values

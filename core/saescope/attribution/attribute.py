@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from saescope.attribution.measure import Measured, Pair, measure_pairs, strongest
+from saescope.attribution.measure import Ablations, Pair, measure_pairs, strongest
 from saescope.attribution.question import Part, Question, ask, score
 from saescope.controls import ENOUGH
 from saescope.errors import ArgumentError
@@ -109,7 +109,7 @@ def _report(
     question: Question,
     parts: Sequence[Part],
     chosen: Sequence[Pair],
-    measured: Measured | None,
+    measured: Ablations | None,
 ) -> Attribution:
     q = question
     wanted, other = q.metric.target.read(q.stack.model, q.logits)

@@ -30,7 +30,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class Ablations:
     """What the ablations gave."""
 
     alone: list[float]
@@ -60,7 +60,7 @@ def located(parts: Sequence[Part], places: Int[Tensor, " n"]) -> list[Pair]:
 
 def measure_pairs(
     question: Question, parts: Sequence[Part], chosen: Sequence[Pair], seed: int
-) -> Measured:
+) -> Ablations:
     """One batch of runs: each listed pair alone, all of them and those of each sign together with
     their controls, a random sample of pairs, and each SAE's error."""
     q = question
@@ -87,7 +87,7 @@ def measure_pairs(
     }
     sampled = torch.tensor([float(parts[which].attributions[i]) for which, i in sample])
     rank = spearman(sampled, torch.tensor(measured["sample"]))
-    return Measured(
+    return Ablations(
         alone=measured["alone"],
         joint=Joint(measured_effect=measured["all"][0], control=controls["all"]),
         by_sign=[

@@ -4,6 +4,7 @@ features."""
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypedDict
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from saescope.models import (
     top_tokens,
 )
 from saescope.ops import SparseActs
+from saescope.records.controls import Comparison
 from saescope.records.prediction import Readout
 from saescope.records.steering import Intervention
 from saescope.saes import SAE
@@ -68,18 +70,8 @@ def intervene(
     named = NamedTarget.of(model, target, against, measure)
     variants = [_variant(stack, each) for each in (plans, *controls)]
     clean, changed = run_variants(stack, model.batch(tokens.ids), sites, variants, position=-1)
-    wanted = named.on(clean[0])
-    effect, *controlled = wanted.change(clean, changed)
-    before, after = (_readout(model, rows[0], wanted) for rows in (clean, changed))
     return Intervention(
-        before=before,
-        after=after,
-        measure=wanted.quantity,
-        effect=effect,
-        delta_logit=replace(wanted, measure="logit").change(clean, changed)[0],
-        delta_logprob=Target(wanted.token).change(clean, changed)[0],
-        kl=float(kl_divergence(clean[0], changed[0])),
-        control=compare_with(effect, controlled),
+        **_change(model, named.on(clean[0]), clean, changed),
         touched=_touched(stack, sites, plans),
         unit_values=units.values,
         unit_source=units.source,
@@ -94,6 +86,32 @@ def intervene(
 
 def _variant(stack: Stack, plans: Plans) -> Variant:
     return {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in plans.items()}
+
+
+class _Change(TypedDict):
+    before: Readout
+    after: Readout
+    measure: str
+    effect: float
+    delta_logit: float
+    delta_logprob: float
+    kl: float
+    control: Comparison
+
+
+def _change(model: LanguageModel, target: Target, clean: Tensor, changed: Tensor) -> _Change:
+    """What the first row says of the edit, and the others of its controls."""
+    effect, *controlled = target.change(clean, changed)
+    return {
+        "before": _readout(model, clean[0], target),
+        "after": _readout(model, changed[0], target),
+        "measure": target.quantity,
+        "effect": effect,
+        "delta_logit": replace(target, measure="logit").change(clean, changed)[0],
+        "delta_logprob": Target(target.token).change(clean, changed)[0],
+        "kl": float(kl_divergence(clean[0], changed[0])),
+        "control": compare_with(effect, controlled),
+    }
 
 
 def _touched(stack: Stack, sites: Sequence[SiteRecord], plans: Plans) -> bool:
