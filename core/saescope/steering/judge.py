@@ -42,14 +42,16 @@ def judge(
         return Judgement(Effect.DEGENERATE, f"{broken}; lower the strength, if the mode has one")
     if is_beyond(concept.change, concept.control) and concept.is_named:
         return Judgement(Effect.SPECIFIC, _further(concept))
-    if relief is not None and relief.outside:
-        before, after = repetition(baselines), repetition(steered)
-        why = (
-            f"repetition falls from {before:.2g} to {after:.2g}, with {relief.n} random features "
-            f"to {relief.mean:.2g} on average (p = {relief.p:.2g})"
-        )
-        return Judgement(Effect.SPECIFIC, why)
-    return _not_specific(concept)
+    if relief is None:
+        return _not_specific(concept)
+    falls = (
+        f"repetition falls from {repetition(baselines):.2g} to {repetition(steered):.2g}, with "
+        f"{relief.n} random features to {relief.mean:.2g} on average (p = {relief.p:.2g})"
+    )
+    if relief.outside:
+        return Judgement(Effect.SPECIFIC, falls)
+    other = _not_specific(concept)
+    return Judgement(other.level, f"{other.why}; {falls}")
 
 
 def _not_specific(concept: ConceptChange) -> Judgement[Effect]:

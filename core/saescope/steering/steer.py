@@ -145,7 +145,8 @@ def _relief(
         *(arm.metrics.repetition for arm in shown),
         *(repetition_of(row) for row in rows),
     ]
-    return compare_with(mean(arm.metrics.repetition for arm in steered), others)
+    ours = mean(arm.metrics.repetition for arm in steered)
+    return compare_with(ours, others) if others else None
 
 
 def _in_words(stack: Stack, features: Sequence[FeatureRef]) -> str:

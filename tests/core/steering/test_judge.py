@@ -70,6 +70,13 @@ def test_an_ablation_that_ends_a_loop_is_specific() -> None:
     assert verdict.level == Effect.SPECIFIC and "from 0.65 to 0.13" in verdict.why
 
 
+def test_a_loop_that_random_features_end_too_is_said_and_not_specific() -> None:
+    loop, freed = text("loop", repetition=0.65), [text("freed", repetition=0.2)]
+    relief = compare_with(0.2, [0.65] * 15 + [0.1] * 4)
+    verdict = judge([loop], freed, change(0.3), relief)
+    assert verdict.level == Effect.UNSPECIFIC and "from 0.65 to 0.2," in verdict.why
+
+
 def test_a_loop_that_was_there_before_is_not_degenerate() -> None:
     loop = text("loop", repetition=0.65)
     stays = [text("still a loop", repetition=0.66)]
