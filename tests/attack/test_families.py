@@ -100,7 +100,9 @@ def check_gradient(model: LanguageModel, sae: SAE, plain: Plain) -> None:
     """As integrated gradients run them: several rows at once."""
     there = record_activations(model, IDS, [write_hook(sae)])[write_hook(sae)]
     changes = torch.stack([torch.zeros(IDS.shape[1], sae.cfg.d_in), -0.3 * there[0].flatten(1)])
-    (found,), _ = site_gradients(as_stack(model, sae), IDS, Metric(Target(7), -1), changes)
+    (found,), _ = site_gradients(
+        as_stack(model, sae), IDS, Metric(Target(7, measure="logit"), -1), changes
+    )
     expected = plain.gradient(IDS, write_hook(sae), -0.3 * there[0])
     close(found[1], expected.reshape(found[1].shape))
 

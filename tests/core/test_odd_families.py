@@ -122,8 +122,9 @@ def test_generation_is_that_of_full_passes_whatever_the_rotary_embedding_depends
     n_new = 96 - len(prompt) if case == "llama, dynamic" else 30
     for _ in range(n_new):
         ids = torch.cat([ids, plain.logits(ids)[:, -1].argmax(-1)[:, None]], dim=1)
-    made = generate(Stack(model, (), ()), prompt, [{}], Sampling(max_new_tokens=n_new, seeds=[0]))
-    assert made[0].ids == ids[0, len(prompt) :].tolist()
+    sampling = Sampling(max_new_tokens=n_new, seeds=[0])
+    (made,) = generate(Stack(model, (), ()), prompt, [{}], sampling=sampling, concept=())
+    assert made.ids == ids[0, len(prompt) :].tolist()
 
 
 def test_a_row_that_padding_would_make_too_long_for_its_rotary_embedding_is_refused(
