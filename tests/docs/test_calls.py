@@ -3,6 +3,7 @@ or as its marker says."""
 
 import re
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -73,6 +74,9 @@ def check_call(piece: Piece, desk: Desk, *, whole: bool) -> None:
         validate(TOOLS[tool], arguments)
         return
     answer = desk.call(tool, arguments, whole=whole)
+    while answer.is_error and answer.document["code"] == "BUSY":  # an evaluation is still at work
+        time.sleep(2)
+        answer = desk.call(tool, arguments, whole=whole)
     if piece.check.startswith("refused "):
         assert answer.is_error and answer.document["code"] == piece.check.removeprefix(
             "refused "

@@ -217,6 +217,7 @@ def test_the_default_concept_is_what_the_features_promote_most(family: Family) -
     rows = NumpySAE(sae).rows()[[5, 9]]
     rows = rows - rows.mean(axis=1, keepdims=True) if family.hf.is_layer_norm else rows
     effects = (rows * family.hf.gain()) @ as_array(family.hf.unembed.weight).T
+    effects = effects - effects.mean(axis=1, keepdims=True)  # what lifts all logits promotes none
     together = (effects / np.linalg.norm(effects, axis=1, keepdims=True)).sum(axis=0)
     result = ours(family, sae, [FeatureEdit(5), FeatureEdit(9)], max_new_tokens=1)
     assert result.concept_tokens == [
