@@ -286,6 +286,11 @@ async def test_what_tells_two_sets_of_texts_apart_is_found_and_confirmed(server:
         state, "find_features", sae=sae, texts=kings, against=none, unconfirmed=True, k=3
     )
     assert [row["confirmed"] for row in more["features"]].count(True) == 1
+    assert "of the confirmed are not listed" not in more["summary"]
+    doors = [sentence(rng, 11, [" King", " door"], n=6) for _ in range(24)]
+    first = await call(state, "find_features", sae=sae, texts=doors, against=none, k=1)
+    assert first["contrast"]["n_confirmed"] == 2 and len(first["features"]) == 1
+    assert "1 of the confirmed are not listed" in first["summary"]
     words = [sentence(rng, 12, [" door", " room"]) for _ in range(48)]
     nothing = await call(state, "find_features", sae=sae, texts=words[::2], against=words[1::2])
     assert nothing["features"] == [] and nothing["contrast"]["n_confirmed"] == 0

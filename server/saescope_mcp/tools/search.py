@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 MOST_CONTRASTED = 40
 """Features of each side of a contrast: they come in one reply."""
-SCORE_BYTES = 24
-"""Memory that a contrast takes per text and feature: scores, those of equal length, and ranks."""
+SCORE_BYTES = 48
+"""Memory that a contrast takes per text and feature: scores, those of equal length, ranks, and what
+a probe makes of them."""
 SEED = 0
 """The seed of the halves into which texts are split."""
 
@@ -124,7 +125,7 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
     return FindFeaturesReply(
         summary=f"{given.about}{done.verdict}{_rest(done, request)}{_beside_words(done)}",
         warnings=[*done.warnings, *labels.warnings],
-        next=_after_contrast(request, done, given),
+        next=_after_contrast(request, done),
         evidence="correlational",
         provenance=provenance(loaded, SEED),
         by="contrast: area under the curve (AUC) of the texts' largest activations, "
@@ -150,9 +151,12 @@ def _documents(request: FindFeatures, given: Given) -> list[str]:
 
 
 def _rest(done: "core.Contrast", request: FindFeatures) -> str:
+    """What is known and not listed."""
+    more = done.n_confirmed - sum(row.confirmed for row in done.features)
+    unlisted = f" {more:,} of the confirmed are not listed." if more else ""
     if request.unconfirmed or not done.held_out or not done.n_candidates:
-        return ""
-    return f" {done.n_candidates:,} candidates that are not confirmed are not listed."
+        return unlisted
+    return f"{unlisted} {done.n_candidates:,} candidates that are not confirmed are not listed."
 
 
 def _beside_words(done: "core.Contrast") -> str:
@@ -168,7 +172,7 @@ def _beside_words(done: "core.Contrast") -> str:
     )
 
 
-def _after_contrast(request: FindFeatures, done: "core.Contrast", given: Given) -> list[str]:
+def _after_contrast(request: FindFeatures, done: "core.Contrast") -> list[str]:
     if done.features:
         return _describe(request, [row.feature for row in done.features])
     if not done.n_candidates:

@@ -2,6 +2,7 @@
 explains is said."""
 
 import random
+import threading
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from tests.core.features.planted import FILLERS, WORDS, corpus, planted_sae, sentence
 from torch import Tensor
 
-from saescope.errors import ArgumentError
+from saescope.cancel import cancellable
+from saescope.errors import ArgumentError, Cancelled
 from saescope.features import contrast_models, contrast_texts
 from saescope.features.contrast.baselines import PENALTIES, probe_auc
 from saescope.features.contrast.contrast import contrast_scores
@@ -430,3 +432,28 @@ def test_changes_without_direction_are_not_confirmed() -> None:
         found = contrast_scores(PairedTexts(24), made, k=10, seed=seed)
         false += found.n_confirmed > 0
     assert false <= 0.05 * 20 + 2 * (0.05 * 0.95 * 20) ** 0.5
+
+
+def test_a_probe_of_thousands_of_texts_is_fitted_to_a_sample_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+
+    def seen(kernel: Tensor, y: Tensor) -> Tensor:
+        sizes.append(len(kernel))
+        return y
+
+    monkeypatch.setattr("saescope.features.contrast.baselines._ridge", seen)
+    first = torch.arange(5000) % 2 == 0
+    design = Groups(first, torch.ones(5000))
+    inputs = first.double()[:, None] + torch.arange(5000)[:, None] / 1e4
+    assert probe_auc(inputs, design, design.folds(0)[:2]) > 0.99
+    assert sizes == [834, 834]
+
+
+def test_a_contrast_stops_when_it_is_cancelled() -> None:
+    scores, first = made_up(12, 12, 50, seed=0)
+    stop = threading.Event()
+    stop.set()
+    with cancellable(stop), pytest.raises(Cancelled):
+        contrast_scores(Groups(first, scores.lengths), scores)

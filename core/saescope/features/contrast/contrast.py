@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError
 from saescope.features.contrast.alike import neighbours_alike
 from saescope.features.contrast.baselines import probe_auc, word_counts
@@ -188,6 +189,7 @@ def _effects(design: Design, scores: TextScores, folds: Sequence[Fold]) -> _Effe
         return _Effects(whole.d, whole.auc, torch.ones_like(whole.auc).bool(), whole.auc > 0.5)
     sums, best = torch.zeros(3, table.shape[1], dtype=torch.float64), 0.0  # d, area, times chosen
     for fold in folds:
+        stop_if_cancelled()
         there = design.compare(table[fold.chosen_on], fold.chosen_on)
         order, rises = _by_p(there), there.auc > 0.5
         columns = torch.cat([order[rises[order]][:POOL], order[~rises[order]][:POOL]])

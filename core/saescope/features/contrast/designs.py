@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.cancel import stop_if_cancelled
 from saescope.features.contrast.separation import (
     Difference,
     auc_interval,
@@ -114,6 +115,7 @@ class Design(ABC):
         most = torch.zeros(len(weights) - 1, dtype=torch.float64)
         observed: list[Tensor] = []
         for columns in scores.split(COLUMNS, dim=1):
+            stop_if_cancelled()
             ranked = self._ranked(columns.double())
             moved = weights @ ranked
             spread = self._spread(ranked, moved[1:])
