@@ -120,16 +120,19 @@ class Desk:
         return known[name]
 
     def call(self, tool: str, arguments: Mapping[str, Any], *, whole: bool = False) -> Answer:
-        """The server's answer, through the protocol; asked only once."""
+        """The server's answer, through the protocol; asked only once, unless the model was busy."""
         said = {name: self.fill(name, value) for name, value in arguments.items()}
         for name, most in ({} if whole else SMALLER.get(tool, {})).items():
             said[name] = min(said.get(name, most), most)
         if "quiz_id" in said:
             said |= self._quizzed(said)
         key = f"{tool} {said}"
-        if key not in self.answers:
-            self.answers[key] = self.portal.call(_asked, self.state, tool, said)
-        return self.answers[key]
+        if key in self.answers:
+            return self.answers[key]
+        answer = self.portal.call(_asked, self.state, tool, said)
+        if answer.document.get("code") != "BUSY":
+            self.answers[key] = answer
+        return answer
 
     def _quizzed(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """A quiz as it was just given, and as many answers as it has items."""
