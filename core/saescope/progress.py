@@ -18,5 +18,18 @@ Report = Callable[[_Record], None]
 """Called with a record of how far a run is: `Report[TrainingProgress]`, `Report[IndexProgress]`."""
 
 
+def counting(progress: Progress | None, n_all: int) -> Advance:
+    """Tell `progress` how much of `n_all` units is done in all, each time that some are."""
+    n_done = 0
+
+    def done(n: int) -> None:
+        nonlocal n_done
+        n_done += n
+        if progress is not None:
+            progress(n_done, n_all)
+
+    return done
+
+
 def silent(message: str) -> None:
     """The `Say` of a caller that wants to hear nothing."""

@@ -32,7 +32,7 @@ FEATURE = 4432
 for any feature."""
 ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
 SMALLER: dict[str, dict[str, int]] = {
-    "steer_generate": {"max_new_tokens": 2, "n_controls": 1},
+    "steer_generate": {"max_new_tokens": 2, "n_controls": 1, "wait_s": 50},
     "attribute_logit": {"k": 4, "n_controls": 2},
     "evaluate_sae": {"n_tokens": 64, "baselines": False, "wait_s": 50},
 }

@@ -368,6 +368,54 @@ async def test_several_prompts_bring_an_interval(tiny: AppState, sae: str) -> No
     assert low <= row["concept_logprob"] <= high
 
 
+@pytest.mark.parametrize("more", [{}, {"strengths": [1, 3]}])
+async def test_a_long_generation_is_a_job_with_the_same_result(
+    tiny: AppState, sae: str, more: dict[str, Any]
+) -> None:
+    asked = {"sae": sae, "prompt": PROMPT, "features": [{"feature": 5}], "max_new_tokens": 12}
+    at_once = await call(tiny, "steer_generate", **asked, **more)
+    assert at_once["state"] == "done" and at_once["job_id"] is None
+    running = await call(tiny, "steer_generate", **asked, **more, wait_s=0)
+    job_id = running["job_id"]
+    assert running["state"] == "running" and running["baseline"] is None
+    assert running["next"] == [f'job_status(job_id="{job_id}", wait_s=30)']
+    assert (await call(tiny, "steer_generate", **asked, **more, wait_s=0))["job_id"] == job_id
+    waiting = {"job_id": job_id, "wait_s": 30}
+    brief = await call(tiny, "job_status", **waiting)
+    assert brief["state"] == "done" and at_once["summary"].removesuffix(".") in brief["summary"]
+    assert brief["message"] == "generating: 100%"
+    whole = await call(tiny, "job_status", **waiting, response_format="detailed")
+    assert whole["result"] == at_once
+
+
+@pytest.mark.parametrize("more", [{}, {"strengths": [1, 3]}])
+async def test_a_cancelled_generation_leaves_the_model_as_before(
+    tiny: AppState, sae: str, more: dict[str, Any]
+) -> None:
+    asked = {"sae": sae, "prompt": PROMPT, "features": [{"feature": 5}], **more}
+    before = await call(tiny, "top_features", sae=sae, text=PROMPT)
+    running = await call(tiny, "steer_generate", **asked, max_new_tokens=200, wait_s=0)
+    with anyio.fail_after(30):
+        while (
+            "generating"
+            not in (await call(tiny, "job_status", job_id=running["job_id"]))["message"]
+        ):
+            await anyio.sleep(0.01)
+    assert (await call(tiny, "cancel_job", job_id=running["job_id"]))["state"] == "cancelled"
+    again = await call(tiny, "job_status", job_id=running["job_id"], response_format="detailed")
+    assert again["state"] == "cancelled" and again["result"] is None
+    assert await call(tiny, "top_features", sae=sae, text=PROMPT) == before
+
+
+async def test_what_is_wrong_with_a_generation_is_refused_and_not_a_job(
+    tiny: AppState, sae: str
+) -> None:
+    asked = {"sae": sae, "features": [{"feature": 5}], "wait_s": 0}
+    assert (await refuse(tiny, "steer_generate", **{**asked, "sae": "zz"}, prompt="a"))[
+        "code"
+    ] == "SAE_NOT_LOADED"
+
+
 async def test_without_features_the_text_is_the_plain_one(tiny: AppState, sae: str) -> None:
     asked = {"sae": sae, "prompt": PROMPT, "max_new_tokens": 5}
     plain = await call(tiny, "steer_generate", **asked)

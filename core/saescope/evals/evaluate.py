@@ -11,7 +11,7 @@ from saescope.evals.reconstruction import Reconstruction, reconstruct
 from saescope.evals.report import report
 from saescope.evals.text import evaluation_text
 from saescope.models import LanguageModel
-from saescope.progress import Advance, Progress
+from saescope.progress import Progress, counting
 from saescope.records.evaluation import Evaluation
 from saescope.saes import SAE
 from saescope.splice import check_fits
@@ -48,7 +48,7 @@ def evaluate(
     text = evaluation_text(
         model, sae, dataset, n_tokens=n_tokens, seed=seed, include_special=include_special
     )
-    done = _counter(progress, 2 * text.ids.numel())
+    done = counting(progress, 2 * text.ids.numel())
     fit = reconstruct(model, sae, text, covariance=baselines, done=done)
     text = text.without(fit.sinks)
     l0 = float(fit.by_group.table["l0"].sum()) / fit.n_tokens
@@ -59,18 +59,6 @@ def evaluate(
         )
     compare(model, sae, text, _stand_ins(fit, sae, fitted), fit.by_group, done)
     return report(sae, text, fit, fitted, warnings=(*warnings, *text.warnings))
-
-
-def _counter(progress: Progress | None, n_all: int) -> Advance:
-    n_done = 0
-
-    def done(n_tokens: int) -> None:
-        nonlocal n_done
-        n_done += n_tokens
-        if progress is not None:
-            progress(n_done, n_all)
-
-    return done
 
 
 def _stand_ins(fit: Reconstruction, sae: SAE, fitted: Fitted | None) -> dict[str, StandIn]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from saescope.hooks import edit_activations
 from saescope.metrics import kl_divergence, log_mass
 from saescope.models import LanguageModel
+from saescope.progress import Advance, counting
 from saescope.saes import SAE
 from saescope.sinks import find_sinks, typical_norm
 from saescope.splice import (
@@ -37,6 +38,9 @@ class Generation:
     concept_logprob: float | None
 
 
+NOBODY: Advance = counting(None, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How tokens are chosen: greedily at temperature 0, else at random."""
@@ -46,6 +50,8 @@ class Sampling:
     seeds: Sequence[int]
     """The seeds, one for each row."""
     use_cache: bool = True
+    advance: Advance = NOBODY
+    """Told of each token that all rows have, and of each row that is measured."""
 
 
 @dataclass(slots=True)
@@ -67,9 +73,11 @@ def generate(
     """One row for each run's plans (none: unsteered), each sampled with its own seed, and what is
     measured along it."""
     rows = write(stack, prompt, plans, sampling=sampling)
-    return [
-        _measure(stack, prompt, row, each, concept) for row, each in zip(rows, plans, strict=True)
-    ]
+    found: list[Generation] = []
+    for row, each in zip(rows, plans, strict=True):
+        found.append(_measure(stack, prompt, row, each, concept))
+        sampling.advance(1)
+    return found
 
 
 def write(
@@ -102,8 +110,10 @@ def write(
             special = torch.isin(chosen, model.tokenizer.special_ids.to(chosen))
             cursor.mask = torch.cat([cursor.mask, ~special[:, None]], dim=1)
             done |= torch.isin(chosen, stop)
+            sampling.advance(1)
             if bool(done.all()):
                 break
+    sampling.advance(sampling.max_new_tokens - (ids.shape[1] - len(prompt)))
     return [_until_stop(row, stop) for row in ids[:, len(prompt) :]]
 
 

@@ -8,6 +8,7 @@ from saescope.controls import ENOUGH, compare_with
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.ops import SparseActs
+from saescope.progress import Progress, counting
 from saescope.records.controls import Comparison
 from saescope.records.features import FeatureRef
 from saescope.records.steering import Arm, Metrics, Steering
@@ -17,7 +18,14 @@ from saescope.stack import Stack, as_stack
 from saescope.steering.concept import ConceptTokens
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.forced import concept_changes
-from saescope.steering.generate import Generation, Sampling, generate, repetition_of, write
+from saescope.steering.generate import (
+    NOBODY,
+    Generation,
+    Sampling,
+    generate,
+    repetition_of,
+    write,
+)
 from saescope.steering.judge import ConceptChange, is_relief, judge
 from saescope.steering.prepare import Plans, Prepared, prepare
 from saescope.steering.units import Controls, IndexedActivations, OneOrEach, Unit
@@ -39,13 +47,15 @@ def steer(
     n_controls: int = 2,
     concept_tokens: Sequence[int] = (),
     use_cache: bool = True,
+    progress: Progress | None = None,
 ) -> Steering:
     """Generate unsteered, steered, and with equal changes of random features, all in one batch.
 
     Edits act at every position of prompt and continuation but position 0, special tokens and
     attention sinks. Units are indexed, else of prompt and `reference` (`ss.check_sae(...).acts`);
     with several SAEs both are lists, and an edit names its SAE. `n_controls` are texts to see: the
-    concept's probability is compared with 19 controls whatever it is.
+    concept's probability is compared with 19 controls whatever it is. `progress` counts tokens and
+    texts that are measured.
 
     Raises:
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that
@@ -67,6 +77,7 @@ def steer(
         temperature=temperature,
         seeds=[seed, *range(seed, seed + n_samples), *[seed] * (len(runs) - n_samples - 1)],
         use_cache=use_cache,
+        advance=counting(progress, max_new_tokens + len(runs)),
     )
     concept = ConceptTokens.of(stack, edits, concept_tokens)
     rows = generate(stack, tokens.ids, runs, sampling=sampling, concept=concept.ids)
@@ -139,7 +150,8 @@ def _relief(
     if not is_relief(baseline, steered, shown):
         return None
     more: list[Plans] = what.ready.controls[len(shown) :]
-    sampling = replace(what.sampling, seeds=[what.sampling.seeds[0]] * len(more))
+    seeds = [what.sampling.seeds[0]] * len(more)
+    sampling = replace(what.sampling, seeds=seeds, advance=NOBODY)
     rows = write(what.stack, what.tokens.ids, more, sampling=sampling) if more else []
     others = [
         *(arm.metrics.repetition for arm in shown),

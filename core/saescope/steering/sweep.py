@@ -9,6 +9,7 @@ from saescope.controls import ENOUGH, compare_with
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs, joined
+from saescope.progress import Progress, counting
 from saescope.records.steering import Arm, GeneratedText, Metrics, Sweep, SweepRow
 from saescope.saes import SAE
 from saescope.stack import Stack, as_stack
@@ -51,6 +52,7 @@ def sweep(
     temperature: float = 0.0,
     seed: int = 0,
     concept_tokens: Sequence[int] = (),
+    progress: Progress | None = None,
 ) -> Sweep:
     """Steer at multiples of the edits' strengths on every prompt, beside one unsteered text of each
     and the same 19 random features for all. Without edits: the unsteered texts alone.
@@ -69,7 +71,12 @@ def sweep(
         if edits
     ]
     seeds = [seed, *[*range(seed, seed + n_samples)] * len(factors)]
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seeds=seeds)
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seeds=seeds,
+        advance=counting(progress, len(prompts) * (max_new_tokens + len(seeds))),
+    )
     concept = ConceptTokens.of(stack, edits, concept_tokens)
     found = [
         _on_prompt(stack, tokens, ready[n] if ready else None, factors, concept, sampling)

@@ -1,13 +1,14 @@
-"""Work that outlasts a call: tasks of this process (loads, evaluations), and runs in processes of
-their own (trainings)."""
+"""Work that outlasts a call: tasks of this process (loads, evaluations, generations), and runs in
+processes of their own (trainings)."""
 
 from saescope_mcp.jobs.locks import FileLock
 from saescope_mcp.jobs.runs import Runs
 from saescope_mcp.jobs.table import LIVE, RESUMABLE, ROW_FILE, Run, RunTable
-from saescope_mcp.jobs.tasks import CURRENT, Current, Job, Jobs
+from saescope_mcp.jobs.tasks import CURRENT, IN_LINE, Current, Job, Jobs
 
 __all__ = [
     "CURRENT",
+    "IN_LINE",
     "LIVE",
     "RESUMABLE",
     "ROW_FILE",

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from saescope.errors import Cancelled
+
 
 class Current(NamedTuple):
     """What is being done: the tool of a call, and the job where the call has become one."""
@@ -20,6 +22,10 @@ class Current(NamedTuple):
 NOBODY = Current()
 CURRENT: ContextVar[Current] = ContextVar("saescope_current", default=NOBODY)
 """Read by whoever must say who keeps others waiting."""
+
+
+IN_LINE = "waiting for the model"
+"""What a job says that is not at work yet."""
 
 
 @dataclass(eq=False)
@@ -98,6 +104,17 @@ class Jobs:
             raise
         finally:
             job.waiting -= 1
+
+    async def outcome(self, job: Job, seconds: float, *, again: str) -> Any:
+        """What the job comes to within that long; None while it runs.
+
+        Raises:
+            Cancelled: it was cancelled; `again` is the call that starts it anew.
+        """
+        await self.wait(job, seconds)
+        if job.task.cancelled():
+            raise Cancelled(f"{job.id} was cancelled.", hint=again)
+        return job.task.result() if job.task.done() else None
 
     async def watch(self, job: Job, seconds: float) -> None:
         """Waits as `wait` does, for a call that the job does not depend on."""

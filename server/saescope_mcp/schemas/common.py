@@ -96,6 +96,9 @@ Unit = Annotated[
     Literal["typical", "max", "raw"],
     Field(description='Strength 1 is: "typical", the 99th percentile of firings; "max"; "raw".'),
 ]
+WaitS = Annotated[
+    float, AtMost("max_wait_s"), Field(ge=0, description="Seconds to wait, then a job_id.")
+]
 Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 
 

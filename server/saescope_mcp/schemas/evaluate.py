@@ -14,7 +14,7 @@ from saescope.records.evaluation import (
     Shrinkage,
 )
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath
-from saescope_mcp.schemas.common import Reply, Request, SAEHandle, Seed
+from saescope_mcp.schemas.common import Reply, Request, SAEHandle, Seed, WaitS
 
 
 class EvaluateSae(Request):
@@ -37,9 +37,7 @@ class EvaluateSae(Request):
     picture: bool = Field(
         default=False, description="Also draw densities and quality by position (PNG)."
     )
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait, then a job_id."
-    )
+    wait_s: WaitS = 30.0
 
 
 class EvaluateSaeReply(Reply, frozen=True):

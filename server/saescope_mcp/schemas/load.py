@@ -8,8 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from saescope.records.card import IndexedText
 from saescope.records.evaluation import LayerFit, ProbeCheck
-from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
-from saescope_mcp.schemas.common import Reply, Request, is_empty
+from saescope_mcp.schemas.bounds import Identifier, InsideRelease, LocalPath, Repository
+from saescope_mcp.schemas.common import Reply, Request, WaitS, is_empty
 
 
 class LoadSae(Request):
@@ -48,9 +48,7 @@ class LoadSae(Request):
         default=False, description="Only report format, site, sizes, and whether it fits."
     )
     scan: bool = Field(default=False, description="Also CE score and scale at each layer.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait, then a job_id."
-    )
+    wait_s: WaitS = 30.0
 
     @model_validator(mode="after")
     def _of_a_release(self) -> "LoadSae":

@@ -1,12 +1,12 @@
 """publish_sae."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
-from saescope_mcp.schemas.common import Reply, Request
+from saescope_mcp.schemas.bounds import Identifier, InsideRelease, LocalPath, Repository
+from saescope_mcp.schemas.common import Reply, Request, WaitS
 
 
 class PublishSae(Request):
@@ -23,9 +23,7 @@ class PublishSae(Request):
     sae_id: InsideRelease = Field(default="", description="Folder in it; empty: the hook's name.")
     private: bool = Field(default=True, description="Make a new repository private.")
     dry_run: bool = Field(default=True, description="false writes it.")
-    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait, then a job_id."
-    )
+    wait_s: WaitS = 30.0
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "PublishSae":

@@ -26,6 +26,7 @@ from saescope_mcp.schemas.common import (
     Target,
     Text,
     Unit,
+    WaitS,
     is_empty,
 )
 
@@ -161,6 +162,7 @@ class SteerGenerate(ChangingRequest):
         default=[],
         description='Tokens to judge by, e.g. [" sea"]; empty: no verdict.',
     )
+    wait_s: WaitS = 30.0
 
     @property
     def changed(self) -> Sequence[SteeringFeature]:
@@ -197,7 +199,8 @@ class SteerGenerate(ChangingRequest):
 
 
 class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
-    """Unsteered, steered, and steered with random features instead."""
+    """Unsteered, steered, and steered with random features instead; state "running": call
+    job_status with `job_id`."""
 
     listed: ClassVar[str] = "controls"
     spare: ClassVar[frozenset[str]] = frozenset(
@@ -209,16 +212,22 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
         }
     )
 
-    baseline: GeneratedText
-    steered: list[GeneratedText]
-    controls: list[GeneratedText]
+    state: Literal["done", "running"] = "done"
+    job_id: str | None = None
+    baseline: GeneratedText | None = None
+    steered: list[GeneratedText] = Field(default=[])
+    controls: list[GeneratedText] = Field(default=[])
+    unit_values: list[float] = Field(default=[])
+    unit_source: str = ""
+    concept_logprob: float | None = None
+    n_sinks: int = 0
     promoted_tokens: list[str] = Field(default=[], exclude_if=is_empty)
     """The concept_tokens, where none were named: those that the features promote most."""
     concept_control: Comparison | None = Field(default=None, exclude_if=is_empty)
     """concept_logprob of 19 random features changed alike, where a concept was named."""
     table: list[SweepRow] = Field(default=[], exclude_if=is_empty)
     """A row a strength: means over prompts and samples, beside one baseline."""
-    features: list[Named]
-    verdict: str
+    features: list[Named] = Field(default=[])
+    verdict: str = ""
     """The level; the summary says why. Of a table each row has its own."""
     truncated: bool = Field(default=False, exclude_if=is_empty)

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import Cancelled
 from saescope_mcp.binding import next_call
-from saescope_mcp.jobs import Job
+from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.pictures import of_evaluation
@@ -35,6 +34,7 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     await state.loaders.run(partial(_look, dataset, request, state.settings))
 
     async def work(job: Job) -> EvaluateSaeReply:
+        job.say(IN_LINE)
         async with state.use(request.sae, patient=True) as loaded:
             job.say("reading the text")
             evaluation = await loaded.slot.run(partial(_evaluate, loaded, request, dataset, job))
@@ -49,15 +49,9 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
 
     key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
     job = state.jobs.start("evaluate_sae", key, request, work)
-    await state.jobs.wait(job, request.wait_s)
-    if job.task.cancelled():
-        raise Cancelled(
-            f"The evaluation {job.id} was cancelled.",
-            hint=next_call("evaluate_sae", sae=request.sae),
-        )
-    if job.task.done():
-        return job.task.result()
-    return EvaluateSaeReply(
+    again = next_call("evaluate_sae", sae=request.sae)
+    done = await state.jobs.outcome(job, request.wait_s, again=again)
+    return done or EvaluateSaeReply(
         summary=f"The evaluation goes on as {job.id}: {job.message}.",
         state="running",
         job_id=job.id,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import Cancelled, OfflineError
+from saescope.errors import OfflineError
 from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job
@@ -71,13 +71,12 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
         return await loaded_reply(state, entry)
 
     job = state.jobs.start("load_sae", (source, request.scan), request, work)
-    await state.jobs.wait(job, request.wait_s)
-    if job.task.cancelled():
-        raise Cancelled(f"The load {job.id} was cancelled.", hint=load_call(source, placement))
-    if not job.task.done():
+    again = load_call(source, placement)
+    done = await state.jobs.outcome(job, request.wait_s, again=again)
+    if done is None:
         return _running(job)
     there = state.loaded_from(source, placement)  # a call that named it may have begun the load
-    return await loaded_reply(state, there) if there else job.task.result()
+    return await loaded_reply(state, there) if there else done
 
 
 async def unload(state: AppState, request: Unload) -> UnloadReply:

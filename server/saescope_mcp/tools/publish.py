@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import ArgumentError, Cancelled, NotFoundError, OfflineError
+from saescope.errors import ArgumentError, NotFoundError, OfflineError
 from saescope.progress import Say
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job, Runs
@@ -46,13 +46,9 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
 
     key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
     job = state.jobs.start("publish_sae", key, request, work)
-    await state.jobs.wait(job, request.wait_s)
-    if job.task.cancelled():
-        raise Cancelled(f"The publication {job.id} was cancelled.", hint="Call publish_sae again.")
-    if job.task.done():
-        return job.task.result()
+    done = await state.jobs.outcome(job, request.wait_s, again="Call publish_sae again.")
     next_step = [next_call("job_status", job_id=job.id, wait_s=30)]
-    return PublishSaeReply(
+    return done or PublishSaeReply(
         summary=f"The publication goes on as {job.id}.",
         state="running",
         job_id=job.id,

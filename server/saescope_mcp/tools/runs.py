@@ -14,7 +14,8 @@ from saescope_mcp.state import AppState
 
 async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
     """Stop a job: a training or an indexing leaves a complete checkpoint, from which the call in
-    `next` goes on; a load or an evaluation leaves nothing. What has ended stays as it is."""
+    `next` goes on; a load, an evaluation or a generation leaves nothing. What has ended stays as
+    it is."""
     if job := state.jobs.find(request.job_id):
         return await _cancel_task(state, job)
     run = await state.ask(Runs.cancel, request.job_id)

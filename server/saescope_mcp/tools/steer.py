@@ -7,10 +7,12 @@ from mcp.types import ToolAnnotations
 
 from saescope.verdicts import Effect
 from saescope_mcp.binding import next_call
+from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import (
     beside,
     brief,
+    brief_all,
     left_out,
     nothing_left,
     provenance,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from saescope import steering as core
     from saescope.models import Tokens
     from saescope.ops import SparseActs
+    from saescope.progress import Progress
 
 
 class _Options(TypedDict):
@@ -107,11 +110,32 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
     """Generate with features changed, next to the unsteered text and the same with random features;
     use it to see what a feature does to behaviour. The verdict rests on the probability of
     concept_tokens."""
-    if request.is_table:
-        return await _table(state, request)
-    async with state.use_all(request.handles) as stack:
+    state.require_all(request.handles)
+    kind = _table if request.is_table else _texts
+
+    async def work(job: Job) -> SteerGenerateReply:
+        job.say(IN_LINE)
+        return await kind(state, request, job)
+
+    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
+    job = state.jobs.start("steer_generate", key, request, work)
+    named = {"features": [_as_argument(each) for each in request.features]}
+    several = {"strengths": request.strengths} if request.strengths else {}
+    again = _next_call("steer_generate", request, **named, **several)
+    done = await state.jobs.outcome(job, request.wait_s, again=again)
+    return done or SteerGenerateReply(
+        summary=f"The generation goes on as {job.id}: {job.message}.",
+        state="running",
+        job_id=job.id,
+        next=[next_call("job_status", job_id=job.id, wait_s=30)],
+    )
+
+
+async def _texts(state: AppState, request: SteerGenerate, job: Job) -> SteerGenerateReply:
+    """Unsteered, steered and control texts of one prompt."""
+    async with state.use_all(request.handles, patient=True) as stack:
         tokens = await _tokens(stack, request)
-        done = await _steer(stack, request, tokens)
+        done = await _steer(stack, request, tokens, job)
     labels = await labels_of_stack(stack, _changed(request))
     verdict = str(done.verdict)
     return extended(
@@ -149,7 +173,9 @@ async def _tokens(stack: LoadedStack, request: ChangingRequest) -> "Tokens":
     return tokens
 
 
-async def _steer(stack: LoadedStack, request: SteerGenerate, tokens: "Tokens") -> "core.Steering":
+async def _steer(
+    stack: LoadedStack, request: SteerGenerate, tokens: "Tokens", job: Job
+) -> "core.Steering":
     from saescope.steering import steer
 
     return await stack.slot.run(
@@ -159,8 +185,17 @@ async def _steer(stack: LoadedStack, request: SteerGenerate, tokens: "Tokens") -
         tokens,
         _edits(request),
         n_controls=request.n_controls,
+        progress=_told(stack, job),
         **await _options(stack, request),
     )
+
+
+def _told(stack: LoadedStack, job: Job) -> "Progress":
+    def progress(done: int, total: int) -> None:
+        job.say(f"generating: {done / total:.0%}")
+        stack.slot.done(done / total)
+
+    return progress
 
 
 async def _options(stack: LoadedStack, request: SteerGenerate) -> "_Options":
@@ -178,9 +213,9 @@ async def _options(stack: LoadedStack, request: SteerGenerate) -> "_Options":
     }
 
 
-async def _table(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
+async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGenerateReply:
     """Several strengths or prompts beside one baseline, or the plain text."""
-    async with state.use_all(request.handles) as stack:
+    async with state.use_all(request.handles, patient=True) as stack:
         from saescope.steering import sweep
 
         texts = await stack.reader.tokenize(request.texts, chat=request.chat)
@@ -192,6 +227,7 @@ async def _table(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
             texts,
             _edits(request),
             strengths=request.strengths or [1.0],
+            progress=_told(stack, job),
             **await _options(stack, request),
         )
     labels = await labels_of_stack(stack, _changed(request))
@@ -205,16 +241,12 @@ async def _table(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
         evidence=_evidence_of_rows(done),
         provenance=provenance(stack, request.seed),
         baseline=done.baseline,
-        steered=[],
-        controls=[],
         table=done.rows,
         promoted_tokens=[] if request.concept_tokens else done.concept_tokens,
         unit_values=done.unit_values,
         unit_source=done.unit_source,
-        concept_logprob=None,
         n_sinks=done.n_sinks,
         features=_named(request, stack, labels),
-        verdict="",
     )
 
 
@@ -316,7 +348,14 @@ def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: objec
         {"chat": True} if request.chat else {}
     )
     sae = {"sae": request.sae} if request.sae else {}
-    return next_call(name, **sae, prompt=brief(request.prompt), **arguments, **unit)
+    return next_call(name, **sae, **_prompted(request), **arguments, **unit)
+
+
+def _prompted(request: Intervene | SteerGenerate) -> dict[str, object]:
+    """The prompt or prompts as they stand in a suggested call."""
+    if isinstance(request, SteerGenerate) and request.prompts:
+        return {"prompts": brief_all(request.prompts)}
+    return {"prompt": brief(request.prompt)}
 
 
 def _edits(request: ChangingRequest) -> "list[core.FeatureEdit]":
