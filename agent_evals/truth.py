@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from statistics import mean, variance
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
@@ -137,16 +137,12 @@ def explained_variance(on: Bench, text: str) -> float:
 
 
 def contrast(on: Bench, texts: Sequence[str], against: Sequence[str], feature: int) -> float:
-    """Cohen's d over positions: the difference of the two means in units of the pooled standard
-    deviation."""
+    """The share of pairs of texts, one of each side, in which that of `texts` has the larger
+    largest activation; ties half."""
     here, there = (
-        torch.cat([_acts(on, text)[:, feature] for text in side]).tolist()
-        for side in (texts, against)
+        [_acts(on, text)[:, feature].max().item() for text in side] for side in (texts, against)
     )
-    spread = ((len(here) - 1) * variance(here) + (len(there) - 1) * variance(there)) / (
-        len(here) + len(there) - 2
-    )
-    return (mean(here) - mean(there)) / spread**0.5
+    return mean((a > b) + (a == b) / 2 for a in here for b in there)
 
 
 def effect(

@@ -42,7 +42,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.catalogue.search.find",
     "saescope.errors.__init__",
     "saescope.evals.evaluate.evaluate",
-    "saescope.features.reading.rank.rank_features",
+    "saescope.features.rank.rank_features",
     "saescope.load.load_sae",
     "saescope.publish.writing.publish",
     "saescope.steering.intervene.intervene",

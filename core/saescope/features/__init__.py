@@ -24,8 +24,8 @@ from saescope.features.labels.quiz_store import Quiz, QuizItem, QuizStore
 from saescope.features.labels.scores import LabelScore
 from saescope.features.labels.store import Label, LabelStore
 from saescope.features.neighbours import Neighbour, nearest_features
+from saescope.features.rank import RankedFeature, Ranking, rank_features
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
-from saescope.features.reading.rank import RankedFeature, Ranking, rank_features
 from saescope.features.reading.search import (
     FoundFeature,
     FoundFeatures,

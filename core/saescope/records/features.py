@@ -23,6 +23,16 @@ class TextToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SideLevel:
+    """How a feature fires on one side of a contrast."""
+
+    mean: float
+    """The mean over texts of the text's score (its largest activation)."""
+    share: float
+    """Share of the texts on which it fires at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankedFeature:
     """One feature over all counted tokens of the texts."""
 
@@ -41,6 +51,10 @@ class RankedFeature:
     """`n_tokens` as a share of the counted tokens; how often it fires in a corpus is its density,
     which an index knows."""
     promotes: list[str]
+    levels: tuple[SideLevel, SideLevel] | None
+    """Of a contrast: on `texts` and on `against`."""
+    confirmed: bool | None
+    """Of a contrast: as `ss.contrast_texts` confirms it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +71,12 @@ class SAECount:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """A page of ranked features; `total` fire at all, of all SAEs."""
+    """A page of ranked features of all SAEs; `total` fire at all (in a contrast: more on `texts`
+    than on `against`)."""
 
     features: list[RankedFeature]
+    score_is: str
+    """What the score measures."""
     total: int
     by_sae: list[SAECount]
     """Counts of each SAE, in the order in which they were given."""
@@ -136,16 +153,6 @@ class ContrastBaseline(Auc):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SideLevel:
-    """How a feature fires on one side of a contrast."""
-
-    mean: float
-    """The mean over texts of the text's score (its largest activation)."""
-    share: float
-    """Share of the texts on which it fires at all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TopPlace:
     """The place where a feature fires most in the texts that were given."""
 
@@ -207,6 +214,8 @@ class Contrast(ContrastedSets):
     """Features that differ, those of `texts` first, and what to make of them."""
 
     features: list[ContrastFeature]
+    score_is: str
+    """What `held_out.auc` of a feature measures."""
     total: int
     """Features that fire at all: the number of comparisons."""
     verdict: str

@@ -78,7 +78,7 @@ class TopFeatures(TextsRequest, ContrastFile):
     )
     rank_by: Literal["max", "mean", "count", "contrast"] = Field(
         default="max",
-        description="max or mean activation, count of tokens, or Cohen's d over tokens (contrast).",
+        description="max or mean activation, count of tokens, or what tells texts from against.",
     )
     k: Annotated[int, AtMost("max_k")] = Field(default=10, ge=1, description="Features per reply.")
     offset: Page = 0
@@ -114,6 +114,7 @@ class TopFeaturesReply(ListReply, Ranking, frozen=True):
             "features.url",
             "n_left_out",
             "bos_prepended",
+            "score_is",
         }
     )
 

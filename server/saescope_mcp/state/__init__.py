@@ -12,7 +12,7 @@ from saescope_mcp.state.sources import (
     model_name,
 )
 from saescope_mcp.state.stacks import LoadedStack
-from saescope_mcp.state.texts import Given, given_texts
+from saescope_mcp.state.texts import Given, check_contrast_room, given_texts
 
 __all__ = [
     "AppState",
@@ -22,6 +22,7 @@ __all__ = [
     "LoadedStack",
     "Placement",
     "Source",
+    "check_contrast_room",
     "dataset_name",
     "given_texts",
     "load_call",

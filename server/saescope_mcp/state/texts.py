@@ -4,12 +4,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, ResourceError
 from saescope_mcp.schemas.common import ContrastFile, FilesRequest, TextsRequest
 from saescope_mcp.schemas.features import FindFeatures
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.app_state import AppState
+from saescope_mcp.state.entries import LoadedSAE
 from saescope_mcp.state.sources import readable
+
+SCORE_BYTES = 48
+"""Memory that a contrast takes per text and feature: scores, those of equal length, ranks, and what
+a probe makes of them."""
 
 
 class Given(NamedTuple):
@@ -51,6 +56,21 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
         )
     about = f"{' against '.join(files_in_words)}: " if files_in_words else ""
     return Given(texts or [""], against, bool(files_in_words), about)
+
+
+def check_contrast_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:
+    """Raises: ResourceError: the scores of so many texts do not fit."""
+    free, each = state.room().free, SCORE_BYTES * loaded.sae.cfg.d_sae
+    if n_texts * each > free:
+        raise ResourceError(
+            f"A contrast of {n_texts:,} texts over {loaded.sae.cfg.d_sae:,} features "
+            f"needs {n_texts * each / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB are free.",
+            field="texts_file",
+            got=n_texts,
+            allowed=f"{free // each} texts",
+            hint="Give fewer texts, or unload what is not needed.",
+        )
 
 
 async def _read(

@@ -30,7 +30,14 @@ from saescope_mcp.schemas.read import (
     TopFeatures,
     TopFeaturesReply,
 )
-from saescope_mcp.state import AppState, Given, LoadedStack, given_texts, void_quizzes
+from saescope_mcp.state import (
+    AppState,
+    Given,
+    LoadedStack,
+    check_contrast_room,
+    given_texts,
+    void_quizzes,
+)
 
 if TYPE_CHECKING:
     from saescope.features import Encoded, Ranking
@@ -95,7 +102,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     state.require_all(request.handles)
     given = await given_texts(state, request)
     async with state.use_all(request.handles) as stack:
-        tokens, ranking = await _rank(stack, request, given)
+        tokens, ranking = await _rank(state, stack, request, given)
     named = [(row.sae, row.feature) for row in ranking.features]
     labels, corpus = await labels_of_stack(stack, named), await densities_of_stack(stack, named)
     end = request.offset + len(ranking.features)
@@ -105,8 +112,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     return extended(
         TopFeaturesReply,
         ranking,
-        summary=f"{given.about}{ranking.total} features fire on {ranking.n_tokens} tokens; "
-        f"listed by {request.rank_by}. "
+        summary=f"{given.about}{_ranked(ranking, request)}"
         + left_out(ranking.n_left_out, tokens, n_sinks=ranking.n_sinks),
         warnings=[
             *nothing_left(ranking.n_tokens),
@@ -117,7 +123,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
             *corpus.warnings,
         ],
         next=[*steps, *(_read_on(request, end) if more else [])],
-        evidence="observed",
+        evidence="correlational" if given.against else "observed",
         provenance=provenance(stack),
         features=[
             extended(
@@ -139,6 +145,15 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     )
 
 
+def _ranked(ranking: "Ranking", request: TopFeatures) -> str:
+    if request.rank_by != "contrast":
+        return (
+            f"{ranking.total} features fire on {ranking.n_tokens} tokens; "
+            f"listed by {request.rank_by}. "
+        )
+    return f"{ranking.total} features fire more on the texts than on against; {ranking.score_is}. "
+
+
 async def _encode(
     stack: LoadedStack, request: EncodeText, given: Given
 ) -> "tuple[list[Tokens], list[Encoded]]":
@@ -158,7 +173,7 @@ async def _encode(
 
 
 async def _rank(
-    stack: LoadedStack, request: TopFeatures, given: Given
+    state: AppState, stack: LoadedStack, request: TopFeatures, given: Given
 ) -> "tuple[list[Tokens], Ranking]":
     from saescope.features import rank_features
 
@@ -168,6 +183,8 @@ async def _rank(
         if given.against
         else []
     )
+    for entry in stack.entries if given.against else ():
+        check_contrast_room(state, entry, len(given.all))
     await stack.slot.run(void_quizzes, given.all)
     ranking = await stack.slot.run(
         rank_features,

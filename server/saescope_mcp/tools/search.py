@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import ArgumentError, ResourceError
+from saescope.errors import ArgumentError
 from saescope.records.features import ContrastedSets
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
@@ -20,7 +20,14 @@ from saescope_mcp.schemas.features import (
     FindFeaturesReply,
     FoundRow,
 )
-from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts, void_quizzes
+from saescope_mcp.state import (
+    AppState,
+    Given,
+    LoadedSAE,
+    check_contrast_room,
+    given_texts,
+    void_quizzes,
+)
 
 if TYPE_CHECKING:
     from saescope import features as core
@@ -28,9 +35,6 @@ if TYPE_CHECKING:
 
 MOST_CONTRASTED = 40
 """Features of each side of a contrast: they come in one reply."""
-SCORE_BYTES = 48
-"""Memory that a contrast takes per text and feature: scores, those of equal length, ranks, and what
-a probe makes of them."""
 SEED = 0
 """The seed of the halves into which texts are split."""
 
@@ -104,7 +108,7 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
         from saescope.features import contrast_models, contrast_texts
 
         k = min(request.k, MOST_CONTRASTED)
-        _check_room(state, loaded, len(given.all))
+        check_contrast_room(state, loaded, len(given.all))
         texts = await loaded.tokenize(given.texts, from_file=given.from_file)
         await loaded.slot.run(void_quizzes, given.all)
         asked: dict[str, Any] = {
@@ -128,8 +132,7 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
         next=_after_contrast(request, done),
         evidence="correlational",
         provenance=provenance(loaded, SEED),
-        by="contrast: area under the curve (AUC) of the texts' largest activations, "
-        + ("on texts held out by turns" if done.held_out else "nothing held out"),
+        by=done.score_is,
         features=[_contrasted(row, loaded, labels) for row in done.features],
         total=len(done.features),
         contrast=extended(ContrastedSets, done),
@@ -247,21 +250,6 @@ def _describe(request: FindFeatures, features: Sequence[int]) -> list[str]:
         if request.query
         else []
     )
-
-
-def _check_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:
-    """Raises: ResourceError: the scores of so many texts do not fit."""
-    free, each = state.room().free, SCORE_BYTES * loaded.sae.cfg.d_sae
-    if n_texts * each > free:
-        raise ResourceError(
-            f"A contrast of {n_texts:,} texts over {loaded.sae.cfg.d_sae:,} features "
-            f"needs {n_texts * each / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free.",
-            field="texts_file",
-            got=n_texts,
-            allowed=f"{free // each} texts",
-            hint="Give fewer texts, or unload what is not needed.",
-        )
 
 
 def _read_on(request: FindFeatures, offset: int) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saescope.cancel import cancellable
 from saescope.errors import ArgumentError, Cancelled
-from saescope.features import contrast_models, contrast_texts
+from saescope.features import contrast_models, contrast_texts, rank_features
 from saescope.features.contrast.baselines import PENALTIES, probe_auc
 from saescope.features.contrast.contrast import contrast_scores
 from saescope.features.contrast.designs import Groups, PairedTexts
@@ -108,6 +108,24 @@ def test_the_planted_difference_is_found_and_confirmed_on_held_out_texts(
     assert more.features[0] == best and len(more.features) > 1
     assert not any(feature.confirmed for feature in more.features[1:])
     assert {feature.side for feature in more.features[1:]} == {"texts", "against"}
+
+
+@pytest.mark.parametrize("n", [2, 5, 16])
+def test_a_ranking_by_contrast_is_the_same_list_with_the_same_values(
+    glass: LanguageModel, texts: tuple[list[str], list[str]], n: int
+) -> None:
+    sae = planted_sae(glass)
+    one, other = (tokens_of(glass, side[:n]) for side in texts)
+    contrast = contrast_texts(glass, sae, one, against=other, k=100, unconfirmed=True)
+    ranked = rank_features(glass, sae, one, against=other, rank_by="contrast", k=100)
+    there = [row for row in contrast.features if row.side == "texts"]
+    assert [(r.feature, r.score, r.confirmed, r.levels) for r in ranked.features] == [
+        (row.feature, row.held_out.auc, row.confirmed, row.levels) for row in there
+    ]
+    assert ranked.score_is == contrast.score_is and ranked.total == len(there) > 0
+    assert ranked.features[0].feature == QUEEN
+    assert ranked.features[0].confirmed is (n == 16)
+    assert any("nothing is confirmed" in each for each in ranked.warnings) is (n < 8)
 
 
 def test_a_feature_says_where_it_fires_most_in_the_texts_of_its_side(

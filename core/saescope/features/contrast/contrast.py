@@ -124,17 +124,12 @@ def contrast_scores(
         return _nothing(design, scores)
     k, seed = draw.get("k", 10), draw.get("seed", 0)
     inputs = {"all_features": scores.scores, **(inputs or {}), "length": scores.lengths[:, None]}
-    folds = design.folds(seed)
-    effects = _effects(design, scores, folds)
-    p = design.family_p(scores.scores, seed)
-    confirmed = (p <= LEVEL) & design.splits
-    listed = confirmed | (draw.get("unconfirmed", False) or not design.splits)
-    candidates = effects.stable & listed
-    sides = [
-        _best(effects, confirmed, candidates & side, k) for side in (effects.rises, ~effects.rises)
-    ]
+    folds, effects, p, confirmed = told = tell_apart(design, scores, seed)
+    unconfirmed = draw.get("unconfirmed", False) or not design.splits
+    columns = [told.best(rises, unconfirmed=unconfirmed)[:k] for rises in (True, False)]
     features = [
-        _row(design, scores, effects, int(column), float(p[column])) for column in torch.cat(sides)
+        _row(design, scores, effects, int(column), float(p[column]))
+        for column in torch.cat(columns)
     ]
     return Contrast(
         features=features,
@@ -145,6 +140,7 @@ def contrast_scores(
         n_texts=design.n[0],
         n_against=design.n[1],
         held_out=bool(folds),
+        score_is=score_is(bool(folds)),
         length_auc=design.length_auc,
         length_p=design.length_p,
         verdict=_verdict(design, features, int(confirmed.sum()), len(scores.features)),
@@ -162,6 +158,7 @@ def _nothing(design: Design, scores: TextScores) -> Contrast:
         n_texts=design.n[0],
         n_against=design.n[1],
         held_out=False,
+        score_is=score_is(False),
         length_auc=design.length_auc,
         length_p=design.length_p,
         verdict="No feature fires on these texts.",
@@ -180,6 +177,38 @@ class _Effects(NamedTuple):
     """More on `texts`, over all texts."""
     best: float = 0.5
     """Mean held-out area of the one feature that a half likes best, turned upwards."""
+
+
+class ToldApart(NamedTuple):
+    """What a contrast finds out about all features, by their columns in the scores."""
+
+    folds: Sequence[Fold]
+    effects: _Effects
+    p: Float[Tensor, " m"]
+    confirmed: Bool[Tensor, " m"]
+
+    def best(self, rises: bool, *, unconfirmed: bool) -> Int[Tensor, " _"]:
+        """Features of one side that enough halves chose: the confirmed first, each part by held-out
+        area, then by effect."""
+        effects = self.effects
+        listed = effects.stable & (self.confirmed | unconfirmed) & (effects.rises == rises)
+        rank = sorted(
+            listed.nonzero()[:, 0].tolist(),
+            key=lambda i: (
+                not self.confirmed[i],
+                -abs(float(effects.auc[i]) - 0.5),
+                -abs(float(effects.d[i])),
+            ),
+        )
+        return torch.tensor(rank, dtype=torch.long)
+
+
+def tell_apart(design: Design, scores: TextScores, seed: int) -> ToldApart:
+    """Effects on the halves that had no part in choosing, and which of them are confirmed."""
+    folds = design.folds(seed)
+    effects = _effects(design, scores, folds)
+    p = design.family_p(scores.scores, seed)
+    return ToldApart(folds, effects, p, (p <= LEVEL) & design.splits)
 
 
 def _effects(design: Design, scores: TextScores, folds: Sequence[Fold]) -> _Effects:
@@ -207,22 +236,6 @@ def _by_p(there: Difference) -> Int[Tensor, " m"]:
     return by_effect[there.p[by_effect].argsort(stable=True)]
 
 
-def _best(
-    effects: _Effects, confirmed: Bool[Tensor, " m"], candidates: Bool[Tensor, " m"], k: int
-) -> Int[Tensor, " _"]:
-    """Confirmed ones first, each part by held-out area, then by effect."""
-    columns = candidates.nonzero()[:, 0]
-    rank = sorted(
-        columns.tolist(),
-        key=lambda i: (
-            not confirmed[i],
-            -abs(float(effects.auc[i]) - 0.5),
-            -abs(float(effects.d[i])),
-        ),
-    )
-    return torch.tensor(rank[:k], dtype=torch.long)
-
-
 def _row(
     design: Design, scores: TextScores, effects: _Effects, i: int, p: float
 ) -> ContrastFeature:
@@ -235,7 +248,7 @@ def _row(
         held_out=_separation(design, float(effects.d[i]), auc),
         p=p,
         confirmed=design.splits and p <= LEVEL,
-        levels=_levels(design, scores, i),
+        levels=levels_of(design, scores, i),
         top=_top(scores, int(scores.features[i]), design.side(rises)),
         auc_equal_length=float(equal.auc),
         length_correlation=spearman(design.centred(column), design.centred(scores.lengths)),
@@ -249,7 +262,7 @@ def _separation(design: Design, d: float, auc: float) -> Separation:
     return Separation(d=d, auc=auc, low=low, high=high)
 
 
-def _levels(design: Design, scores: TextScores, i: int) -> tuple[SideLevel, SideLevel]:
+def levels_of(design: Design, scores: TextScores, i: int) -> tuple[SideLevel, SideLevel]:
     """Of `texts` and `against`; of the model under study and the other."""
     column = scores.scores[:, i].double()
     parts = [column[rows] for rows in design.sets()]
@@ -318,13 +331,8 @@ def _verdict(
     design: Design, features: Sequence[ContrastFeature], n_confirmed: int, total: int
 ) -> str:
     """What may be claimed, in a sentence."""
-    if not design.splits:
-        unit = "texts" if len(design.unit) == len(design.unit.unique()) else "documents"
-        return (
-            f"Too few {unit} ({min(design.n_units)} in the smaller set) to choose features on one "
-            "half and test them on the other: these are candidates, "
-            f"nothing is confirmed. Give at least {2 * LEAST_HALF} {unit} a set, better 30."
-        )
+    if few := too_few(design):
+        return few[0]
     if not n_confirmed:
         return (
             f"None of {total:,} features is confirmed: differences as large as the largest "
@@ -338,6 +346,24 @@ def _verdict(
         f"{n_confirmed:,} of {total:,} features are confirmed: they differ more than any "
         f"feature does in {1 - LEVEL:.0%} of random regroupings of these texts{doubt}."
     )
+
+
+def too_few(design: Design) -> list[str]:
+    """A sentence where nothing can be tested."""
+    if design.splits:
+        return []
+    unit = "texts" if len(design.unit) == len(design.unit.unique()) else "documents"
+    return [
+        f"Too few {unit} ({min(design.n_units)} in the smaller set) to choose features on one "
+        "half and test them on the other: these are candidates, "
+        f"nothing is confirmed. Give at least {2 * LEAST_HALF} {unit} a set, better 30."
+    ]
+
+
+def score_is(held_out: bool) -> str:
+    """What the score of a contrast measures."""
+    where = "on texts held out by turns" if held_out else "nothing held out"
+    return f"contrast: area under the curve (AUC) of the texts' largest activations, {where}"
 
 
 def _warnings(

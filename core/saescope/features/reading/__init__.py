@@ -1,7 +1,6 @@
-"""Features on texts: token by token, ranked, and searched for by what they fire on."""
+"""Features on texts: token by token, and searched for by what they fire on."""
 
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
-from saescope.features.reading.rank import rank_features
 from saescope.features.reading.search import find_by_label, find_by_texts, find_by_tokens
 
 __all__ = [
@@ -12,5 +11,4 @@ __all__ = [
     "find_by_label",
     "find_by_texts",
     "find_by_tokens",
-    "rank_features",
 ]

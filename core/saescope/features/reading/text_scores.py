@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
+from saescope.features.reading.encode import TextFeatures
 from saescope.features.reading.text_acts import text_acts
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
@@ -112,6 +113,23 @@ def score_texts(
         scoring.add(tokens, every.acts, every.counted)
         means.append(every.mean)
     return replace(scoring.scores(), means=torch.stack(means))
+
+
+def scores_of(sae: SAE, texts: Sequence[TextFeatures], *, by: Summary = "max") -> TextScores:
+    """What `score_texts` gives, of texts that are encoded already.
+
+    Raises:
+        ArgumentError: a text has no counted token.
+    """
+    masks = [text.counted.cpu() for text in texts]
+    scoring = _Scoring(sae, by, masks)
+    for text, mask in zip(texts, masks, strict=True):
+        acts = text.acts
+        on_cpu = SparseActs(
+            acts.values.float().cpu(), acts.features.cpu(), acts.offsets.cpu(), acts.d_sae
+        )
+        scoring.add(text.tokens, on_cpu, mask)
+    return scoring.scores()
 
 
 def score_changes(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from saescope.effects import promoted_tokens
 from saescope.errors import ArgumentError
-from saescope.features.contrast.separation import d_of_moments
+from saescope.features.contrast.ranked import DIFFERENCE, Riser, Risers, risers
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack
+from saescope.features.reading.text_scores import scores_of
 from saescope.models import LanguageModel, Tokens
 from saescope.records.features import RankedFeature, Ranking, SAECount, TextToken
 from saescope.saes import SAE
@@ -20,25 +22,41 @@ from saescope.stack import Stack, as_stack
 N_PROMOTED = 3
 UNITS = (
     "Activations of different SAEs have different units: within one SAE the order says "
-    "more than between SAEs. "
-    'rank_by="count" or "contrast" compares them.'
+    'more than between SAEs. rank_by="count" compares them, as does a contrast of several texts '
+    "on each side."
 )
-RANKINGS = ("max", "mean", "count", "contrast")
+RANKINGS = {
+    "max": "largest activation",
+    "mean": "mean activation over all counted tokens",
+    "count": "counted tokens on which it fires",
+    "contrast": "",
+}
+"""What features may be ranked by, and what the score is; a contrast says it itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ActivationSums:
     total: Float[Tensor, " d_sae"]
-    squares: Float[Tensor, " d_sae"]
     count: Float[Tensor, " d_sae"]
     maximum: Float[Tensor, " d_sae"]
     n_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    sums: _ActivationSums
-    scores: Float[Tensor, " d_sae"]
+class _Place(NamedTuple):
+    """A feature in the list."""
+
+    sae: int
+    feature: int
+    score: float
+    riser: Riser | None = None
+
+
+class _Order(NamedTuple):
+    """All features in order."""
+
+    places: list[_Place]
+    score_is: str
+    warnings: list[str]
 
 
 def rank_features(
@@ -52,34 +70,32 @@ def rank_features(
     offset: int = 0,
     include_special: bool = False,
 ) -> Ranking:
-    """Features by maximum, mean or count of tokens, or by Cohen's d over tokens (a contrast).
+    """Features by maximum, mean or count of tokens, or those that fire more on `texts` than on
+    `against` (a contrast): by the statistic and in the order of `contrast_texts`, with one text on
+    a side by the difference of activation.
 
     Features of several SAEs stand in one list.
 
     Raises:
-        ArgumentError: an unknown ranking, or `against` and "contrast" not given together.
+        ArgumentError: an unknown ranking, `against` and "contrast" not given together, or a text of
+            a contrast with no counted token.
     """
     _check_ranking(rank_by, given=bool(against))
     stack = as_stack(model, sae)
     encoded = encode_stack(stack, texts, include_special=include_special)
     others = encode_stack(stack, against, include_special=include_special) if against else []
-    scored = [
-        _score(one, each, others[n] if others else None, rank_by)
-        for n, (one, each) in enumerate(zip(stack.as_given, encoded, strict=True))
-    ]
-    order = _strongest(scored)
-    features = _listed(stack, encoded, scored, order[offset : offset + k])
+    sums = [_sum(each.texts, one) for one, each in zip(stack.as_given, encoded, strict=True)]
+    order = _contrasted(stack, encoded, others) if others else _strongest(sums, rank_by)
     most = max(encoded, key=lambda each: each.n_tokens)
-    warnings = [UNITS] if len(encoded) > 1 and rank_by in ("max", "mean") else []
-    warnings += _sinks_of(others)
     return Ranking(
-        features=features,
-        total=len(order),
-        by_sae=_counts(encoded, scored),
+        features=_listed(stack, encoded, sums, order.places[offset : offset + k]),
+        score_is=order.score_is,
+        total=len(order.places),
+        by_sae=_counts(encoded, sums),
         n_tokens=most.n_tokens,
         n_left_out=most.n_left_out,
         n_sinks=most.n_sinks,
-        warnings=warnings,
+        warnings=[*order.warnings, *_sinks_of(others)],
     )
 
 
@@ -92,7 +108,7 @@ def _check_ranking(rank_by: str, *, given: bool) -> None:
             code="INVALID_CHOICE",
             field="rank_by",
             got=rank_by,
-            allowed=RANKINGS,
+            allowed=[*RANKINGS],
             hint='Add rank_by="contrast", or leave `against` out.'
             if given
             else 'Give against=[...] with rank_by="contrast".',
@@ -107,97 +123,104 @@ def _sinks_of(against: Sequence[Encoded]) -> list[str]:
     return [f"`against`: {warning}" for warning in warnings]
 
 
-def _counts(encoded: Sequence[Encoded], scored: Sequence[_Scored]) -> list[SAECount]:
+def _counts(encoded: Sequence[Encoded], sums: Sequence[_ActivationSums]) -> list[SAECount]:
     return [
         SAECount(
             sae=n,
-            total=int(own.sums.count.count_nonzero()),
+            total=int(own.count.count_nonzero()),
             n_tokens=each.n_tokens,
             n_left_out=each.n_left_out,
             n_sinks=each.n_sinks,
         )
-        for n, (each, own) in enumerate(zip(encoded, scored, strict=True))
+        for n, (each, own) in enumerate(zip(encoded, sums, strict=True))
     ]
 
 
-def _score(sae: SAE, encoded: Encoded, against: Encoded | None, rank_by: str) -> _Scored:
-    sums = _sum(encoded.texts, sae)
-    if against is None:
-        scores = {
-            "max": sums.maximum,
-            "mean": sums.total / max(sums.n_tokens, 1),
-            "count": sums.count.double(),
+def _strongest(sums: Sequence[_ActivationSums], rank_by: str) -> _Order:
+    """All that fire, by score."""
+    scores = [
+        {
+            "max": own.maximum,
+            "mean": own.total / max(own.n_tokens, 1),
+            "count": own.count.double(),
         }[rank_by]
-    else:
-        other = _sum(against.texts, sae)
-        scores = d_of_moments(
-            (sums.n_tokens, sums.total, sums.squares), (other.n_tokens, other.total, other.squares)
-        )
-    return _Scored(sums, scores)
-
-
-def _strongest(scored: Sequence[_Scored]) -> list[tuple[int, int]]:
-    """(SAE, feature) of all that fire, by score."""
-    firing = [each.sums.count.nonzero()[:, 0] for each in scored]
-    scores = torch.cat([each.scores[fires] for each, fires in zip(scored, firing, strict=True)])
+        for own in sums
+    ]
+    firing = [own.count.nonzero()[:, 0] for own in sums]
+    every = torch.cat([each[fires] for each, fires in zip(scores, firing, strict=True)])
     which = [n for n, fires in enumerate(firing) for _ in range(len(fires))]
-    features = torch.cat(firing).tolist()
-    order = scores.sort(descending=True, stable=True).indices.tolist()
-    return [(which[i], features[i]) for i in order]
+    features, values = torch.cat(firing).tolist(), every.tolist()
+    order = every.sort(descending=True, stable=True).indices.tolist()
+    warnings = [UNITS] if len(sums) > 1 and rank_by != "count" else []
+    places = [_Place(which[i], features[i], values[i]) for i in order]
+    return _Order(places, RANKINGS[rank_by], warnings)
+
+
+def _contrasted(stack: Stack, encoded: Sequence[Encoded], others: Sequence[Encoded]) -> _Order:
+    """All that fire more on the texts than on the others."""
+    found: list[Risers] = []
+    for sae, one, other in zip(stack.as_given, encoded, others, strict=True):
+        scores = scores_of(sae, [*one.texts, *other.texts])
+        found.append(risers(scores, len(one.texts)))
+    places = [
+        _Place(n, riser.feature, riser.score, riser)
+        for n, each in enumerate(found)
+        for riser in each.features
+    ]
+    places.sort(key=lambda place: place.riser.order if place.riser else ())
+    in_units = len(found) > 1 and found[0].score_is == DIFFERENCE
+    return _Order(places, found[0].score_is, [*found[0].warnings, *([UNITS] if in_units else [])])
 
 
 def _listed(
     stack: Stack,
     encoded: Sequence[Encoded],
-    scored: Sequence[_Scored],
-    page: Sequence[tuple[int, int]],
+    sums: Sequence[_ActivationSums],
+    page: Sequence[_Place],
 ) -> list[RankedFeature]:
     promotes: dict[tuple[int, int], list[str]] = {}
     for n, sae in enumerate(stack.as_given):
-        own = [feature for which, feature in page if which == n]
+        own = [place.feature for place in page if place.sae == n]
         words = promoted_tokens(stack.model, sae, own, N_PROMOTED)
         promotes |= {(n, feature): tokens for feature, tokens in zip(own, words, strict=True)}
     return [
-        _ranked(n, feature, scored[n], encoded[n].texts, promotes[n, feature])
-        for n, feature in page
+        _ranked(
+            place, sums[place.sae], encoded[place.sae].texts, promotes[place.sae, place.feature]
+        )
+        for place in page
     ]
 
 
 def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _ActivationSums:
     total = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device=sae.device)
-    squares, count, maximum = (
-        torch.zeros_like(total),
-        torch.zeros_like(total),
-        torch.zeros_like(total),
-    )
+    count, maximum = torch.zeros_like(total), torch.zeros_like(total)
     for text in texts:
         kept = text.acts.select(text.counted[text.acts.positions])
         values = kept.values.double()
         total.index_add_(0, kept.features, values)
-        squares.index_add_(0, kept.features, values.square())
         count.index_add_(0, kept.features, torch.ones_like(values))
         maximum.scatter_reduce_(0, kept.features, values, "amax")
-    return _ActivationSums(
-        total, squares, count, maximum, int(sum(text.counted.sum() for text in texts))
-    )
+    return _ActivationSums(total, count, maximum, int(sum(text.counted.sum() for text in texts)))
 
 
 def _ranked(
-    sae: int, feature: int, scored: _Scored, texts: Sequence[TextFeatures], promotes: list[str]
+    place: _Place, sums: _ActivationSums, texts: Sequence[TextFeatures], promotes: list[str]
 ) -> RankedFeature:
+    feature, riser = place.feature, place.riser
     text_index, pos = _top_token(feature, texts)
-    sums = scored.sums
     n = int(sums.count[feature])
     return RankedFeature(
-        sae=sae,
+        sae=place.sae,
         feature=feature,
-        score=float(scored.scores[feature]),
+        score=place.score,
         max_activation=float(sums.maximum[feature]),
         mean_activation=float(sums.total[feature]) / sums.n_tokens,
         n_tokens=n,
         top_token=TextToken(text_index, pos, texts[text_index].tokens.strings[pos]),
         share=n / sums.n_tokens,
         promotes=promotes,
+        levels=riser and riser.levels,
+        confirmed=riser and riser.confirmed,
     )
 
 
