@@ -217,10 +217,6 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     baseline: GeneratedText | None = None
     steered: list[GeneratedText] = Field(default=[])
     controls: list[GeneratedText] = Field(default=[])
-    unit_values: list[float] = Field(default=[])
-    unit_source: str = ""
-    concept_logprob: float | None = None
-    n_sinks: int = 0
     promoted_tokens: list[str] = Field(default=[], exclude_if=is_empty)
     """The concept_tokens, where none were named: those that the features promote most."""
     concept_control: Comparison | None = Field(default=None, exclude_if=is_empty)

@@ -1,7 +1,7 @@
 """intervene and steer_generate."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from mcp.types import ToolAnnotations
 
@@ -58,6 +58,8 @@ READ_ONLY = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
 
+_NOTHING_YET: Any = {"unit_values": [], "unit_source": "", "concept_logprob": None, "n_sinks": 0}
+"""What a generation that goes on says of itself."""
 FIRST = "intervene and positions=[0] in the edit"
 """What changes position 0 too."""
 
@@ -128,6 +130,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         state="running",
         job_id=job.id,
         next=[next_call("job_status", job_id=job.id, wait_s=30)],
+        **_NOTHING_YET,
     )
 
 
@@ -245,6 +248,7 @@ async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
         promoted_tokens=[] if request.concept_tokens else done.concept_tokens,
         unit_values=done.unit_values,
         unit_source=done.unit_source,
+        concept_logprob=None,
         n_sinks=done.n_sinks,
         features=_named(request, stack, labels),
     )
