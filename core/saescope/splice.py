@@ -111,11 +111,8 @@ def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) 
         if named
         else "does not say which model it was trained on"
     )
-    this = "this model, of the same name," if named == canonical_name(model.name) else model.name
-    return [
-        f"The SAE {trained}; whether {this} is that model is not known from its files: "
-        "judge by the measured check."
-    ]
+    this = "this one" if named == canonical_name(model.name) else model.name
+    return [f"The SAE {trained}; whether {this} is that model, only the measured check tells."]
 
 
 def _other_positions(model: LanguageModel, meta: SAEMetadata) -> list[str]:

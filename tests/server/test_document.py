@@ -103,6 +103,7 @@ def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_who
         "next": [],
         "truncated": False,
         "n": 0,
+        "n_sinks": 0,
         "label": None,
         "provenance": {"model": "m", "sae": "a", "device": "cpu", "versions": {"saescope": "1"}},
         "rows": [{"x": 1.5, "url": None, "spare": 2, "text": ""}, {"x": None}],
@@ -111,7 +112,7 @@ def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_who
     assert short == {
         "summary": "s",
         "n": 0,
-        "provenance": {"model": "m", "sae": "a", "versions": {"saescope": "1"}},
+        "provenance": {"sae": "a"},
         "rows": [{"x": 1.5, "text": ""}, {}],
     }
     assert Outcome(whole, is_error=False, spare=frozenset({"rows.spare"})).sent == short

@@ -27,7 +27,7 @@ async def test_encode_text_lists_tokens_with_their_features(tiny: AppState, sae:
     )
     assert (
         reply["n_left_out"] == 1
-        and "position 0 and special tokens were left out (1)" in reply["summary"]
+        and "left out: position 0 and special tokens (1)" in reply["summary"]
     )
 
 

@@ -185,7 +185,7 @@ def what_a_score_means(clean: float | None, cost: float | None) -> list[str]:
     worth next to nothing."""
     high = (
         f"The model's own loss is {clean or 0:.1f} nats a token: it hardly knows this kind of "
-        "text, and what an SAE keeps of that says little about other text."
+        "text, so scores on it say little."
     )
     little = (
         f"Zeroing the site costs {cost or 0:.2g} nats a token: a CE score of so little says little."

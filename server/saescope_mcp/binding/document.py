@@ -35,20 +35,22 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
     return _within(done, reply, arguments, max_bytes=3 * max_tokens)
 
 
-IN_SHORT = frozenset({"model", "sae", "saes", "versions"})
+IN_SHORT = frozenset({"sae", "saes"})
 """What a concise reply says of its provenance; the rest is in a detailed one of the same id."""
+NOTHING_TO_SAY = {"truncated": False, "n_sinks": 0}
+"""What is the usual case, and left out of a concise reply."""
 
 
 def in_short(done: Document, spare: frozenset[str]) -> Document:
-    """The document of a concise reply as it is sent: without what is empty, without the fields that
-    only a detailed one has (`spare`, as "rows.field"), and with as much of its provenance as names
-    the model, the SAE and the version."""
+    """The document of a concise reply as it is sent: without what is empty or the usual case,
+    without the fields that only a detailed one has (`spare`, as "rows.field"), and with as much of
+    its provenance as names the SAE."""
     kept = {
         name: {key: said for key, said in value.items() if key in IN_SHORT}
         if name == "provenance" and value
         else value
         for name, value in done.items()
-        if not (name == "truncated" and value is False)
+        if name not in NOTHING_TO_SAY or value != NOTHING_TO_SAY[name]
     }
     return _filled(kept, spare)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from saescope.names import nearest
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
-from saescope_mcp.binding.document import IN_SHORT
+from saescope_mcp.binding.document import IN_SHORT, NOTHING_TO_SAY
 from saescope_mcp.binding.progress import reported
 from saescope_mcp.binding.refusal import unknown_tool
 from saescope_mcp.binding.wire import Lines, private_stdin
@@ -155,6 +155,7 @@ def _left_out(node: Any, spare: frozenset[str], where: str = "") -> Any:
             for name in node["required"]
             if not _may_be_empty(properties[name])
             and f"{where}{name}" not in spare
+            and name not in NOTHING_TO_SAY
             and (name in IN_SHORT or not short)
         ]
     return done

@@ -81,7 +81,7 @@ def left_out(
     count_it: str = "include_special=true",
 ) -> str:
     """A sentence for the summary; `count_it`: what makes the call count position 0."""
-    bos = "BOS was prepended" if tokens[0].bos_prepended else "No BOS was prepended"
+    bos = "With BOS" if tokens[0].bos_prepended else "No BOS"
     usual = (
         "position 0, special tokens and attention sinks"
         if n_sinks
@@ -90,9 +90,9 @@ def left_out(
     which = "all positions but those named" if named else usual
     first = "" if named else _first_of(tokens, count_it)
     return (
-        f"{bos}; {which} were left out ({n_left_out}).{first}"
+        f"{bos}; left out: {which} ({n_left_out}).{first}"
         if n_left_out
-        else f"{bos}; no position was left out."
+        else f"{bos}; no position is left out."
     )
 
 
@@ -102,7 +102,7 @@ def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
     if not words or tokens[0].bos_prepended:
         return ""
     word = words[0].strip() or words[0]
-    return f' Position 0 is {word!r}: {count_it} counts it, and "\\n" before the text frees it.'
+    return f' Position 0 is {word!r}: {count_it} counts it, "\\n" before the text frees it.'
 
 
 @runtime_checkable

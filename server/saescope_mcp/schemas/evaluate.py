@@ -45,7 +45,17 @@ class EvaluateSaeReply(Reply, frozen=True):
     on this text, is null."""
 
     spare: ClassVar[frozenset[str]] = frozenset(
-        {"hook_name", "hook_name_out", "n_contexts", "context_size"}
+        {
+            "hook_name",
+            "hook_name_out",
+            "n_contexts",
+            "context_size",
+            "mse",
+            "cosine",
+            "ce.zero_ablation",
+            "ce.mean_ablation",
+            "shrinkage.relative_reconstruction_bias",
+        }
     )
 
     state: Literal["done", "running"]

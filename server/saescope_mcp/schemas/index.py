@@ -1,6 +1,6 @@
 """index_features."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -47,6 +47,10 @@ class IndexSummary(BaseModel):
 
 class IndexFeaturesReply(Reply, frozen=True):
     """State "queued" or "running": call job_status with `job_id`."""
+
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"indexes.weights_hash", "indexes.path", "indexes.n_tokens"}
+    )
 
     state: Literal["done"] | JobState
     job_id: str | None = None

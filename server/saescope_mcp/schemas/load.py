@@ -91,14 +91,16 @@ class LoadSaeReply(Reply, frozen=True):
         {
             "dialect",
             "revision",
+            "architecture",
             "d_in",
+            "k",
             "weights_bytes",
             "memory",
             "check.n_tokens",
             "check.n_sinks",
-            "check.clean_loss",
             "check.ablation_cost",
             "check.peak",
+            "check.verdict",
         }
     )
 

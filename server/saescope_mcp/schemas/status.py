@@ -55,7 +55,9 @@ class ServerStatusReply(Reply, frozen=True):
     """What is here and what is allowed."""
 
     listed: ClassVar[str] = "cached"
-    spare: ClassVar[frozenset[str]] = frozenset({"limits"})
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"limits", "memory", "loaded.device", "loaded.weights_bytes"}
+    )
 
     version: str
     device: str

@@ -19,6 +19,7 @@ from saescope_mcp.state.measured import keep_sparsity, remember
 if TYPE_CHECKING:
     from saescope.activations import Dataset
     from saescope.evals import Evaluation
+    from saescope.records.evaluation import Interval
 
 DETAILS = ("density", "positions", "saelens")
 JUDGED = ("explained_variance", "ce_score", "kl_score", "over_random_sae", "over_pca")
@@ -121,11 +122,17 @@ def _reply(
             "state": "done",
             "verdict": f"{verdict.level}: {verdict.summary}",
             "reasons": list(verdict.reasons),
-            "intervals": dict(evaluation.intervals),
+            "intervals": _intervals(evaluation, request),
             "pictures": pictures,
         },
         from_attributes=True,
     )
+
+
+def _intervals(evaluation: "Evaluation", request: EvaluateSae) -> "dict[str, Interval]":
+    if request.response_format == "detailed":
+        return dict(evaluation.intervals)
+    return {name: evaluation.intervals[name] for name in JUDGED if name in evaluation.intervals}
 
 
 def _summary(loaded: LoadedSAE, evaluation: "Evaluation") -> str:

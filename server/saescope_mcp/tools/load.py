@@ -133,9 +133,8 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     room = state.room(str(entry.model.device))
     need = entry.sae.weights_bytes + entry.model.weights_bytes
     return LoadSaeReply(
-        summary=f"{entry.handle} is ready: {cfg.architecture}, {cfg.d_sae} features. Probe text: "
-        f"{_quality(check)}; {check.verdict}. {_peak(check)}"
-        f"{_said_of(indexed)}",
+        summary=f"{entry.handle} is ready: {cfg.architecture}, {cfg.d_sae} features. Check on a "
+        f"probe text: {check.verdict}. {_peak(check, cfg.metadata.hook_name)}{_said_of(indexed)}",
         warnings=[
             *entry.warnings,
             *what_a_score_means(check.clean_loss, check.ablation_cost),
@@ -167,20 +166,12 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     )
 
 
-def _quality(check: "MeasuredCheck") -> str:
-    parts = [f"L0 {check.l0:.1f}"]
-    if check.explained_variance is not None:
-        parts.append(f"explained variance {check.explained_variance:.2f}")
-    if check.ce_score is not None and check.clean_loss is not None:
-        own = f"the model's own loss is {check.clean_loss:.2f} nats a token"
-        parts.append(f"CE score {check.ce_score:.2f} ({own})")
-    return ", ".join(parts)
-
-
-def _peak(check: "MeasuredCheck") -> str:
+def _peak(check: "MeasuredCheck", hook_name: str) -> str:
     """Which layer fits best, where there are several."""
     if check.peak is None or len(check.layers) < 2:
         return ""
+    if check.peak.hook_name == hook_name:
+        return f"Of the site's {len(check.layers)} layers it explains most here. "
     return (
         f"Of the site's {len(check.layers)} layers it explains most at {check.peak.hook_name} "
         f"({check.peak.explained_variance:.2f}). "

@@ -58,7 +58,7 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
         device=device,
         memory=MemoryUse(total=room.total, budget=room.budget, used=room.used, free=room.free),
         loaded=loaded,
-        jobs=rows[:10],
+        jobs=_worth_naming(rows, request)[:10],
         limits={
             name: value
             for name, value in state.settings.model_dump().items()
@@ -101,6 +101,13 @@ def _why_offline(state: AppState) -> str:
     if offline_mode():
         return "HF_HUB_OFFLINE is set"
     return "" if hub_answers(again=True) else "the Hugging Face hub takes no connection"
+
+
+def _worth_naming(rows: list[JobRow], request: ServerStatus) -> list[JobRow]:
+    """All jobs in a detailed reply, else those that may need somebody."""
+    if request.response_format == "detailed":
+        return rows
+    return [row for row in rows if row.state != "done"]
 
 
 def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:
