@@ -92,15 +92,22 @@ class Database:
         Raises:
             ResourceError: the file cannot be read or written, or another program keeps it locked.
         """
-        with self._errors(path):
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._make_good(path)
+            is_new = not path.exists()
+            is_known = not is_new and _verified.get(path) == _looks(path)
+            if not (is_new or is_known):
+                self._make_good(path)
             with closing(connect(path)) as db:
-                self._prepare(db)
+                if not is_known:
+                    self._prepare(db)
                 yield db
                 if db.total_changes:
                     self.copy(db, path)
                     _verified[path] = _looks(path)
+        except (sqlite3.Error, OSError) as error:
+            _verified.pop(path, None)
+            raise self._unavailable(path, error) from error
 
     def select(
         self, db: sqlite3.Connection, table: Table, rest: str = "", given: Sequence[Any] = ()
@@ -144,30 +151,24 @@ class Database:
         values = {name: row[name] for name in table.columns}
         return row["digest"] == table.digest(values) and self.sound(table.name, values)
 
-    @contextmanager
-    def _errors(self, path: Path) -> Generator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            _verified.pop(path, None)
+    def _unavailable(self, path: Path, error: sqlite3.Error | OSError) -> ResourceError:
+        hint = (
+            "Free space on that disk or make the folder of SAESCOPE_HOME writable, then call again."
+        )
+        if isinstance(error, sqlite3.Error) and _code(error) in (
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_LOCKED,
+        ):
             hint = (
-                "Free space on that disk or make the folder of SAESCOPE_HOME writable, "
-                "then call again."
+                f"Another program keeps {path.name} locked: close it, or call again in "
+                "a few seconds."
             )
-            if isinstance(error, sqlite3.Error) and _code(error) in (
-                sqlite3.SQLITE_BUSY,
-                sqlite3.SQLITE_LOCKED,
-            ):
-                hint = (
-                    f"Another program keeps {path.name} locked: close it, or call again in "
-                    "a few seconds."
-                )
-            raise ResourceError(
-                f"The {self.what} in {path.parent} cannot be read or written: {error} "
-                f"({free_space(path.parent)}).",
-                code=self.code,
-                hint=hint,
-            ) from error
+        return ResourceError(
+            f"The {self.what} in {path.parent} cannot be read or written: {error} "
+            f"({free_space(path.parent)}).",
+            code=self.code,
+            hint=hint,
+        )
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         """Take over what older versions wrote."""
@@ -197,8 +198,6 @@ class Database:
                 )
 
     def _make_good(self, path: Path) -> None:
-        if not path.exists() or _verified.get(path) == _looks(path):
-            return
         looks, why = _looks(path), self._damage(path)
         if why:
             with _alone(path):

@@ -39,9 +39,8 @@ class SparseActs:
     @property
     def positions(self) -> Int[Tensor, " nnz"]:
         """The position of each entry, [nnz]."""
-        return torch.repeat_interleave(
-            torch.arange(self.n_pos, device=self.offsets.device), self.l0
-        )
+        counts = self.offsets.diff()
+        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
     def select(self, keep: Bool[Tensor, " nnz"]) -> "SparseActs":
         """Keep all positions with only some of their entries."""
@@ -113,7 +112,7 @@ def from_entries(
 
 
 def joined(parts: Sequence[SparseActs]) -> SparseActs:
-    """The positions of several texts one after another."""
+    """The positions of several parts one after another, where the first one is."""
     first = parts[0]
     counts = torch.cat([part.l0.to(first.offsets) for part in parts])
     return SparseActs(
@@ -128,16 +127,6 @@ def from_dense(acts: Float[Tensor, "n_pos d_sae"]) -> SparseActs:
     """Take the non-zero entries of dense activations."""
     positions, features = acts.nonzero(as_tuple=True)
     return from_entries(acts[positions, features], features, positions, *acts.shape)
-
-
-def concat(parts: list[SparseActs]) -> SparseActs:
-    """Join parts: the positions of all of them, one after another."""
-    counts = torch.cat([part.l0 for part in parts])
-    values, features = (
-        torch.cat([part.values for part in parts]),
-        torch.cat([part.features for part in parts]),
-    )
-    return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), parts[0].d_sae)
 
 
 def acts_above(

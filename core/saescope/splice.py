@@ -4,6 +4,7 @@ nothing changes."""
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import torch
@@ -20,6 +21,9 @@ from saescope.sinks import find_sinks
 
 FeatureEditFn = Callable[[Tensor], Tensor]
 """Takes dense feature activations [n_pos, d_sae] and returns the edited ones."""
+StackEdit = Callable[[int, Tensor, Tensor], Tensor]
+"""Takes an SAE's place among several, what it reads and what stands where it writes; returns what
+stands there instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,19 +222,17 @@ def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, 
     return {read_hook(sae): capture, write_hook(sae): write}
 
 
-def chained_edits(
-    saes: Sequence[SAE], edits: Sequence[Callable[[Tensor, Tensor], Tensor]]
-) -> dict[str, Edit]:
-    """Hooks that put each `edit(read, written)` where its SAE writes; what one SAE writes is what
+def chained_edits(saes: Sequence[SAE], edit: StackEdit) -> dict[str, Edit]:
+    """Hooks that put `edit(i, read, written)` where SAE `i` writes; what one SAE writes is what
     others read there."""
     hooks: dict[str, Edit] = {}
     # Hooks at one place run in this order: what reads there comes after what writes there.
     in_turn = sorted(
-        zip(saes, edits, strict=True),
-        key=lambda pair: (pair[0].cfg.transcoder, write_hook(pair[0]).endswith(".hook_resid_mid")),
+        enumerate(saes),
+        key=lambda pair: (pair[1].cfg.transcoder, write_hook(pair[1]).endswith(".hook_resid_mid")),
     )
-    for sae, edit in in_turn:
-        for hook_name, hook in site_edits(sae, edit).items():
+    for i, sae in in_turn:
+        for hook_name, hook in site_edits(sae, partial(edit, i)).items():
             hooks[hook_name] = _chain(hooks[hook_name], hook) if hook_name in hooks else hook
     return hooks
 
@@ -271,7 +273,8 @@ def splice(
         _spliced(model, sae, error_term, edits.get(write_hook(sae)), positions, cache)
         for sae in saes
     ]
-    with edit_activations(model, chained_edits(saes, replacements)):
+    hooks = chained_edits(saes, lambda i, read, written: replacements[i](read, written))
+    with edit_activations(model, hooks):
         yield
 
 

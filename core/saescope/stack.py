@@ -1,20 +1,18 @@
 """Several SAEs of one model, read and edited in one forward pass. One SAE is a stack of one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from saescope.errors import ArgumentError
-from saescope.hooks import Edit, record_activations
+from saescope.hooks import record_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.splice import (
     SiteRecord,
-    chained_edits,
     check_fits,
     read_sites,
     require_own_sites,
@@ -22,9 +20,6 @@ from saescope.splice import (
     write_hook,
 )
 
-StackEdit = Callable[[int, Tensor, Tensor], Tensor]
-"""Takes an SAE's index in the stack, what it reads and what stands where it writes; returns what
-stands there instead."""
 _PROBE_TOKENS = 4
 
 
@@ -41,10 +36,6 @@ class Stack:
         """What each SAE sees and makes of a batch, from one forward pass that goes no further than
         the last site."""
         return read_sites(self.model, self.saes, ids)
-
-    def edits(self, edit: StackEdit) -> dict[str, Edit]:
-        """Hooks that put `edit(i, read, written)` where SAE `i` writes."""
-        return chained_edits(self.saes, [partial(edit, i) for i in range(len(self.saes))])
 
     def name(self, i: int) -> str:
         """SAE `i` in words: no two of a stack write one site."""

@@ -13,8 +13,17 @@ from saescope.errors import NumericError
 from saescope.hooks import edit_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
-from saescope.splice import SiteRecord, add_at_site, read_hook, site_edits, site_record, write_hook
-from saescope.stack import Stack, StackEdit
+from saescope.splice import (
+    SiteRecord,
+    StackEdit,
+    add_at_site,
+    chained_edits,
+    read_hook,
+    site_edits,
+    site_record,
+    write_hook,
+)
+from saescope.stack import Stack
 
 MAX_TOKENS = 2048
 """Tokens of one forward pass over several variants of a prompt."""
@@ -85,7 +94,7 @@ def forward_variants(
     if that is given."""
     widened = variants.n == 1 or widens(stack.model, stack.saes[0])
     rows = ids if widened else ids.expand(variants.n, -1)
-    with edit_activations(stack.model, stack.edits(variants.at_site)):
+    with edit_activations(stack.model, chained_edits(stack.saes, variants.at_site)):
         return stack.model.forward(rows, last=last, grad=grad)[0]
 
 

@@ -1,22 +1,34 @@
-"""Ablating (feature, position) pairs for real, and matched pairs beside them as controls."""
+"""Measuring what was estimated, by ablation: each listed pair, all of them, random pairs that match
+them, and what the SAEs do not reconstruct."""
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.attribution.gradients import Metric
+from saescope.attribution.question import Part, Question
+from saescope.controls import compare_with
+from saescope.metrics import pearson, spearman
 from saescope.ops import SparseActs, from_entries
+from saescope.records.attribution import Agreement, Joint, JointOfSign
 from saescope.saes import SAE
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
-from saescope.variants import Variant, run_variants
+from saescope.variants import Change, Variant, run_variants
 
 N_NEAREST = 8
 """Each control is drawn from this many pairs that are nearest in position and size."""
+N_SAMPLE = 20
+"""Pairs drawn at random, to compare estimate and measurement where nothing was selected."""
+
+Pair = tuple[int, int]
+"""An SAE of the stack, and the place of one of its active (feature, position) pairs."""
 
 
 class Pairs(NamedTuple):
@@ -26,36 +38,111 @@ class Pairs(NamedTuple):
     positions: Int[Tensor, " n"]
 
 
-def measure_ablations(
-    stack: Stack,
-    ids: Int[Tensor, "1 n_pos"],
-    sites: Sequence[SiteRecord],
-    variants: Sequence[Variant],
-    metric: Metric,
-) -> list[float]:
-    """Clean minus changed metric for each variant."""
-    if not variants:
-        return []
-    position = metric.position + ids.shape[1]
-    clean, ablated = (
-        metric.target.of(logits.double())
-        for logits in run_variants(stack, ids, sites, variants, position=position)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablations:
+    """What the ablations gave."""
+
+    alone: list[float]
+    joint: Joint
+    by_sign: list[JointOfSign]
+    agreement: Agreement
+    errors: list[float]
+    """By SAE, in the order of the stack."""
+
+
+def strongest(parts: Sequence[Part], k: int, sign: str) -> list[Pair]:
+    """The `k` pairs of all SAEs together whose attributions are largest, by `sign`."""
+    attributions = torch.cat([part.attributions for part in parts])
+    strength = {"any": attributions.abs(), "positive": attributions, "negative": -attributions}[
+        sign
+    ]
+    order = strength.sort(descending=True, stable=True).indices
+    return located(parts, order[strength[order] > 0][:k])
+
+
+def located(parts: Sequence[Part], places: Int[Tensor, " n"]) -> list[Pair]:
+    """The pairs at these places of all SAEs' pairs in a row."""
+    # [all pairs], SAE after SAE: starts[i] is where those of SAE i begin.
+    starts = [0, *accumulate(part.share.total for part in parts)]
+    return [(which := bisect_right(starts, i) - 1, i - starts[which]) for i in places.tolist()]
+
+
+def measure_pairs(
+    question: Question, parts: Sequence[Part], chosen: Sequence[Pair], seed: int
+) -> Ablations:
+    """One batch of runs: each listed pair alone, all of them and those of each sign together with
+    their controls, a random sample of pairs, and each SAE's error."""
+    q = question
+    estimates = [float(parts[which].attributions[i]) for which, i in chosen]
+    sets = {"all": [*chosen]}
+    if min(estimates) < 0 < max(estimates):
+        for name, sign in (("positive", 1), ("negative", -1)):
+            sets[name] = [pair for pair, a in zip(chosen, estimates, strict=True) if a * sign > 0]
+    n_pairs, rng = sum(part.share.total for part in parts), torch.Generator().manual_seed(seed)
+    sample = located(parts, torch.randperm(n_pairs, generator=rng)[:N_SAMPLE])
+    groups = {
+        "alone": [[pair] for pair in chosen],
+        **{name: [pairs] for name, pairs in sets.items()},
+        **{f"controls of {name}": _draws(q, parts, pairs, seed) for name, pairs in sets.items()},
+        "sample": [[pair] for pair in sample],
+    }
+    variants = [_without(q.stack, parts, pairs) for runs in groups.values() for pairs in runs]
+    variants += [
+        {i: lambda site, mask=mask: -site.error * mask[:, None]} for i, mask in enumerate(q.masks)
+    ]
+    clean, ablated = run_variants(q.stack, q.ids, q.sites, variants, position=q.position)
+    effects = iter(q.metric.target.change(ablated, clean))
+    measured = {name: [next(effects) for _ in runs] for name, runs in groups.items()}
+    controls = {
+        name: compare_with(measured[name][0], measured[f"controls of {name}"]) for name in sets
+    }
+    sampled = torch.tensor([float(parts[which].attributions[i]) for which, i in sample])
+    rank = spearman(sampled, torch.tensor(measured["sample"]))
+    return Ablations(
+        alone=measured["alone"],
+        joint=Joint(measured_effect=measured["all"][0], control=controls["all"]),
+        by_sign=[
+            JointOfSign(
+                measured_effect=measured[name][0],
+                control=controls[name],
+                sign=name,
+                n=len(sets[name]),
+            )
+            for name in [*sets][1:]
+        ],
+        agreement=Agreement(pearson(estimates, measured["alone"]), len(chosen), rank, len(sample)),
+        errors=list(effects),
     )
-    return (clean - ablated).tolist()
 
 
-def without_pairs(stack: Stack, group: Mapping[int, Pairs]) -> Variant:
-    """A group of pairs set to zero together, the SAEs' errors kept.
+def _draws(
+    question: Question, parts: Sequence[Part], pairs: Sequence[Pair], seed: int
+) -> list[list[Pair]]:
+    """Controls of pairs: of each SAE as many others as there are of it."""
+    draws: list[list[Pair]] = [[] for _ in range(question.n_controls)]
+    for which, part in enumerate(parts):
+        own = torch.tensor([i for w, i in pairs if w == which], dtype=torch.long)
+        drawn = draw_controls(
+            part.acts, own, sizes=part.sizes, n_controls=question.n_controls, seed=seed
+        )
+        for draw, entries in zip(draws, drawn, strict=True):
+            draw += [(which, i) for i in entries.tolist()]
+    return draws
 
-    A group names pairs of some SAEs of the stack, by index. What a pair of an upper SAE loses is
-    its activation in the run in which the group's pairs below it are ablated.
+
+def _without(stack: Stack, parts: Sequence[Part], pairs: Sequence[Pair]) -> Variant:
+    """Pairs set to zero together, the SAEs' errors kept.
+
+    What a pair of an upper SAE loses is its activation in the run in which the pairs below it are
+    ablated.
     """
-    return {i: partial(removal, stack.saes[i], pairs=pairs) for i, pairs in group.items()}
-
-
-def without_error(i: int, mask: Bool[Tensor, " n_pos"]) -> Variant:
-    """What an SAE of the stack does not reconstruct, taken away at the positions that count."""
-    return {i: lambda site: -site.error * mask[:, None]}
+    variant: dict[int, Change] = {}
+    for which in sorted({which for which, _ in pairs}):
+        acts = parts[which].acts
+        rows = acts.features.new_tensor([i for w, i in pairs if w == which])
+        lost = Pairs(acts.features[rows], acts.positions[rows])
+        variant[which] = partial(removal, stack.saes[which], pairs=lost)
+    return variant
 
 
 def removal(sae: SAE, site: SiteRecord, *, pairs: Pairs) -> Float[Tensor, "n_pos d_out"]:

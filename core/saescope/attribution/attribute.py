@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from saescope.attribution.measure import Ablations, Pair, measure_pairs, strongest
+from saescope.attribution.ablation import Ablations, Pair, measure_pairs, strongest
 from saescope.attribution.question import Part, Question, ask, score
 from saescope.controls import ENOUGH
 from saescope.errors import ArgumentError

@@ -228,7 +228,7 @@ class LanguageModel:
             before = cached_lengths(past)
             extra |= {"use_cache": True, cache_argument(self.bridge.original_model): past}
         with self.lock, torch.set_grad_enabled(grad):
-            attention = self.attention_mask(mask)
+            attention = None if mask is None else self.attention_mask(mask)
             logits = self.bridge(ids, return_type="logits", attention_mask=attention, **extra)
         if use_cache:
             require_growth(past, before=before, fed=ids.shape[1])
@@ -251,7 +251,7 @@ class LanguageModel:
         Raises:
             ArgumentError: as `attention_mask`.
         """
-        attention = self.attention_mask(mask)
+        attention = None if mask is None else self.attention_mask(mask)
         stop_if_cancelled()
         with self.lock, torch.no_grad(), self.hooked(hooks):
             self.bridge(self.batch(ids), attention_mask=attention)
@@ -272,7 +272,7 @@ class LanguageModel:
         return torch.tensor(ends, dtype=torch.long, device=self.device)
 
     def attention_mask(
-        self, mask: Bool[Tensor, "batch n_pos"] | None
+        self, mask: Bool[Tensor, "batch n_pos"]
     ) -> Int[Tensor, "batch n_pos"] | None:
         """A mask of padding as the model takes it; none where it sees no padding anyway, or where
         it would misread one.
@@ -281,8 +281,6 @@ class LanguageModel:
             ArgumentError: what is left out is not at the end, and the model counts or sees it; or
                 it makes a row so long that the rotary embedding is another one.
         """
-        if mask is None:
-            return None
         self._require_steady(mask)
         if self.fires.padded:
             return mask.long().to(self.device)

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ConfigError, FormatError, MismatchError
-from saescope.ops import CHUNK, SparseActs, concat, sparse_decode, sparse_dot
+from saescope.ops import CHUNK, SparseActs, joined, sparse_decode, sparse_dot
 from saescope.products import times_rows
 from saescope.saes.config import SAEConfig, SAEMetadata
 from saescope.saes.disk import knobs, shared_fields, write
 
 LAYER_NORM_EPS = 1e-5
+PER_POSITION = ("layer_norm", "constant_norm_rescale")
+"""The normalisations that take a scale from each position's own input."""
 
 
 class InputScale(NamedTuple):
@@ -146,7 +148,7 @@ class SAE(nn.Module):
         for chunk in self.flatten(x).split(CHUNK):
             stop_if_cancelled()
             parts.append(self._activate(self._prepare(chunk)))
-        return concat(parts)
+        return joined(parts)
 
     def encode(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
         """Return the feature activations of every position, dense."""
@@ -313,16 +315,16 @@ class SAE(nn.Module):
         return acts
 
     def _scale_of(self, like: Tensor | None) -> InputScale | None:
-        if like is not None:
-            return self.scale(self.flatten(like))
-        if self.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
+        if self.cfg.normalize_activations not in PER_POSITION:
+            return None
+        if like is None:
             raise ConfigError(
                 "This SAE normalises each position "
                 f"({self.cfg.normalize_activations}), so decode needs the input as "
                 "well.",
                 hint="Call sae.decode(acts, like=x).",
             )
-        return None
+        return self.scale(self.flatten(like))
 
     def _positions(self, x: Tensor) -> tuple[int, ...]:
         return tuple(x.shape[:-1] if x.shape[-1] == self.cfg.d_in else x.shape[:-2])

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saescope.errors import ConfigError
-from saescope.ops import SparseActs, concat, from_dense, topk_acts
+from saescope.ops import SparseActs, from_dense, joined, topk_acts
 from saescope.products import times_rows
 from saescope.saes.base import SAE, InputScale, check_shapes
 from saescope.saes.config import SAEConfig
@@ -146,7 +146,7 @@ class TemporalSAE(SAE):
         sequences = self.flatten(x).reshape(-1, x.shape[-2] if x.ndim > 1 else 1, self.cfg.d_in)
         codes = [self._codes(self._prepare(sequence)) for sequence in sequences]
         return Codes(
-            concat([code.novel for code in codes]), torch.cat([code.predicted for code in codes])
+            joined([code.novel for code in codes]), torch.cat([code.predicted for code in codes])
         )
 
     def hidden_pre(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:

@@ -17,6 +17,7 @@ from saescope.saes import SAE
 from saescope.sinks import find_sinks, typical_norm
 from saescope.splice import (
     add_at_site,
+    chained_edits,
     read_hook,
     site_hooks,
     site_record,
@@ -136,7 +137,7 @@ def steered_by(
                 rows[row] = _edited(stack.model, sae, read[own], written[own], plan)[0]
         return torch.stack(rows)
 
-    return edit_activations(stack.model, stack.edits(edit) if any(plans) else {})
+    return edit_activations(stack.model, chained_edits(stack.saes, edit) if any(plans) else {})
 
 
 def _window(plan: EditPlan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> EditPlan:

@@ -65,7 +65,9 @@ def of_arguments(tool: str, error: ValidationError, request: type[BaseModel]) ->
 
 
 def _problem(tool: str, error: ErrorDetails, request: type[BaseModel]) -> dict[str, str]:
-    path = [*error["loc"]] or [error.get("ctx", {}).get("field", "")]
+    path = [*error["loc"]] or [""]
+    if len(path) == 1:  # what is wrong between two arguments names the one to change
+        path = [error.get("ctx", {}).get("field", path[0])]
     field, value, model = _path(path), error["input"], _model_at(request, path)
     code = (
         "NON_FINITE_ARGUMENT"

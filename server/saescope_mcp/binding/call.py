@@ -78,7 +78,7 @@ class Tool:
     prepare: Callable[[Any, Any], Awaitable[None]] = _nothing
     """What is done with state and request before the function is called."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.function.__name__
 
@@ -92,36 +92,27 @@ class Tool:
 
     async def call(self, state: State, arguments: Mapping[str, Any]) -> Outcome:
         """Answer the call; nothing is raised but a cancel."""
-        started = time.monotonic()
+        started, settings = time.monotonic(), state.settings
         CURRENT.set(Current(self.name))
         with collected() as told:
-            outcome = await self._outcome(state, arguments, told)
-        log.info(
-            "%s %s in %.2f s",
-            self.name,
-            outcome.document.get("code", "done"),
-            time.monotonic() - started,
-        )
+            try:
+                request = self.request.model_validate(
+                    dict(arguments), context={"settings": settings}
+                )
+                await self.prepare(state, request)
+                reply = await self.function(state, request)
+                warnings = [self.wording.text(warning) for warning in (*reply.warnings, *told)]
+                reply = reply.model_copy(update={"warnings": warnings})
+                outcome = Outcome(
+                    document(self.name, request, reply, max_tokens=settings.max_result_tokens),
+                    is_error=False,
+                    spare=None if request.response_format == "detailed" else reply.spare,
+                )
+            except (Exception, SystemExit) as error:
+                for message in told:
+                    log.warning("%s", message)
+                refused = refusal(self.name, error, self.request, wording=self.wording)
+                outcome = Outcome(dict(refused), is_error=True)
+        what, taken = outcome.document.get("code", "done"), time.monotonic() - started
+        log.info("%s %s in %.2f s", self.name, what, taken)
         return outcome
-
-    async def _outcome(
-        self, state: State, arguments: Mapping[str, Any], told: list[str]
-    ) -> Outcome:
-        try:
-            request = self.request.model_validate(
-                dict(arguments), context={"settings": state.settings}
-            )
-            await self.prepare(state, request)
-            reply = await self.function(state, request)
-            warnings = [self.wording.text(warning) for warning in (*reply.warnings, *told)]
-            reply = reply.model_copy(update={"warnings": warnings})
-            return Outcome(
-                document(self.name, request, reply, max_tokens=state.settings.max_result_tokens),
-                is_error=False,
-                spare=None if request.response_format == "detailed" else reply.spare,
-            )
-        except (Exception, SystemExit) as error:
-            for message in told:
-                log.warning("%s", message)
-            refused = refusal(self.name, error, self.request, wording=self.wording)
-            return Outcome(dict(refused), is_error=True)

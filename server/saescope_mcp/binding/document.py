@@ -25,14 +25,14 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
     arguments = request.model_dump(
         mode="json", by_alias=True, exclude={"response_format", "wait_s"}
     )
-    if reply.provenance:
-        reply = reply.model_copy(update={"result_id": _result_id(tool, arguments, reply)})
-        if request.response_format == "concise":
-            reply = reply.model_copy(
-                update={"provenance": reply.provenance and reply.provenance.brief()}
-            )
+    if whole := reply.provenance:
+        identity = json.dumps([tool, arguments, whole.model_dump()], sort_keys=True)
+        result_id = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        told = whole.brief() if request.response_format == "concise" else whole
+        reply = reply.model_copy(update={"result_id": result_id, "provenance": told})
     done: Document = tidy(in_order(type(reply), reply.model_dump(mode="json")))
-    return _within(done, reply, arguments, max_bytes=3 * max_tokens)
+    over = len(compact(done).encode()) - 3 * max_tokens
+    return _shortened(done, reply.listed, arguments, over) if over > 0 and reply.listed else done
 
 
 IN_SHORT = frozenset({"sae", "saes"})
@@ -97,17 +97,9 @@ def tidy(value: Any, where: str = "result") -> Any:
     return value
 
 
-def _result_id(tool: str, arguments: Document, reply: Reply) -> str:
-    identity = [tool, arguments, reply.provenance and reply.provenance.model_dump()]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _within(done: Document, reply: Reply, arguments: Document, *, max_bytes: int) -> Document:
-    """Drop trailing items of the reply's main list until it fits, and say so."""
-    over = len(compact(done).encode()) - max_bytes
-    if over <= 0 or not reply.listed:
-        return done
-    items: list[Any] = done[reply.listed]
+def _shortened(done: Document, listed: str, arguments: Document, over: int) -> Document:
+    """Drop trailing items of the reply's main list until it is `over` bytes shorter, and say so."""
+    items: list[Any] = done[listed]
     over += 300  # the warning, and the flags that change
     while items and over > 0:
         over -= len(compact(items.pop()).encode()) + 1
@@ -122,5 +114,5 @@ def _within(done: Document, reply: Reply, arguments: Document, *, max_bytes: int
         if "offset" in arguments
         else "ask for fewer or shorter ones"
     )
-    done["warnings"].append(f"{reply.listed} was cut to {len(items)} to fit the reply: {advice}.")
+    done["warnings"].append(f"{listed} was cut to {len(items)} to fit the reply: {advice}.")
     return done

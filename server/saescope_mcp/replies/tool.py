@@ -24,20 +24,16 @@ WORDING = binding.Wording(
 
 async def load_named(state: AppState, request: BaseModel) -> None:
     """Load the SAEs that a call names and that are known here, where they are not in memory."""
-    for handle in handles_of(request):
-        await load_known(state, handle)
+    given = [getattr(request, name, "") for name in ("sae", "against_sae")]
+    for name in ("saes", "also", "handles"):
+        given += getattr(request, name, [])
+    for handle in dict.fromkeys(given):
+        if handle and handle not in state.saes:
+            await load_known(state, handle)
 
 
 async def by_itself(state: AppState, request: BaseModel) -> None:
     """A tool that reads by itself what it needs of an SAE that is not in memory."""
-
-
-def handles_of(request: BaseModel) -> list[str]:
-    """The handles of SAEs that a call names, each once."""
-    given = [getattr(request, name, "") for name in ("sae", "against_sae")]
-    for name in ("saes", "also", "handles"):
-        given += getattr(request, name, [])
-    return [handle for handle in dict.fromkeys(given) if handle]
 
 
 @dataclass(frozen=True)

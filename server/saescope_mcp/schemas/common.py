@@ -120,26 +120,23 @@ class SAEsRequest(Request):
 
     @field_validator("sae")
     @classmethod
-    def _one_at_least(cls, sae: str, info: Any) -> str:
-        # A missing argument is said beside all else that is wrong, so it is looked for here: `saes`
-        # comes before.
-        if not sae and info.data.get("saes") == []:
+    def _one_or_several(cls, sae: str, info: Any) -> str:
+        # What is missing or given twice is said beside all else that is wrong, so it is looked for
+        # here: `saes` comes before.
+        saes = info.data.get("saes")
+        if not sae and saes == []:
             raise PydanticCustomError(
                 "missing_argument",
                 "'sae' is missing, or saes for several",
                 {"allowed": "sae, a handle from load_sae"},
             )
-        return sae
-
-    @model_validator(mode="after")
-    def _one_or_several(self) -> "SAEsRequest":
-        if self.sae and self.saes:
+        if sae and saes:
             raise PydanticCustomError(
                 "conflicting_arguments",
                 "sae and saes are both given",
                 {"field": "saes", "allowed": "one of sae and saes"},
             )
-        return self
+        return sae
 
     @property
     def handles(self) -> list[str]:

@@ -76,14 +76,14 @@ async def load(state: AppState, source: Source, placement: Placement, say: Say) 
 
 
 async def load_known(state: AppState, handle: str) -> None:
-    """Load the SAE of a handle that is known and not in memory; any other is left to the call that
-    names it.
+    """Load the SAE of a handle that is not in memory, if it is known; any other is left to the call
+    that names it.
 
     Raises:
         ResourceError: LOADING: it takes longer than calls wait, and goes on as a job.
     """
     source, placement = state.known.all().get(handle, (None, None))
-    if handle in state.saes or source is None or placement is None:
+    if source is None or placement is None:
         return
     if source.path:
         readable(source.path, state.settings, "sae")

@@ -4,7 +4,7 @@ without an error."""
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,6 +75,34 @@ class ModelSlot:
             ResourceError: BUSY: the queue is full, it took too long, or the work ahead is known to
                 take longer.
         """
+        if self.lock.locked() or (self.work is not None and not self.work.future.done()):
+            await self._in_line(patient)
+        else:
+            self.lock.acquire_nowait()
+        self.occupant = Occupant(CURRENT.get(), time.monotonic())
+        try:
+            yield
+        finally:
+            self.occupant = None
+            self.lock.release()
+
+    def run(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, T]:
+        """The function in a thread; only within `turn`."""
+        self.work = work = self.workers.start(partial(function, *args, **kwargs))
+        return work.result()
+
+    def done(self, share: float) -> None:
+        """How much of its work the call has done whose turn it is; may be called from a thread."""
+        if occupant := self.occupant:
+            occupant.share = share
+
+    async def _in_line(self, patient: bool) -> None:
+        """Take the lock once those ahead have let go of the model.
+
+        Raises: ResourceError: as `turn`.
+        """
         waiting = self.lock.statistics().tasks_waiting
         if not patient and self.lock.locked() and waiting >= self.settings.max_queue:
             raise self._busy(f"{waiting} calls wait already (SAESCOPE_MAX_QUEUE)")
@@ -90,22 +118,6 @@ class ModelSlot:
                     self.lock.release()
         if not mine:
             raise self._in_vain()
-        self.occupant = Occupant(CURRENT.get(), time.monotonic())
-        try:
-            yield
-        finally:
-            self.occupant = None
-            self.lock.release()
-
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The function in a thread; only within `turn`."""
-        self.work = self.workers.start(partial(function, *args, **kwargs))
-        return await self.work.result()
-
-    def done(self, share: float) -> None:
-        """How much of its work the call has done whose turn it is; may be called from a thread."""
-        if occupant := self.occupant:
-            occupant.share = share
 
     @contextmanager
     def _waiting(self, most_s: float) -> Generator[None]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ class Workers:
         with cancellable(stop), fenced(self._fence):
             return function()
 
-    async def run(self, function: Callable[[], T]) -> T:
-        return await self.start(function).result()
+    def run(self, function: Callable[[], T]) -> Coroutine[Any, Any, T]:
+        return self.start(function).result()
 
     def stop_all(self) -> None:
         for work in self._works:

@@ -4,6 +4,7 @@ models; effects against separate runs."""
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -31,11 +32,8 @@ from saescope.attribution.ablation import (
     N_NEAREST,
     Pairs,
     draw_controls,
-    measure_ablations,
     removal,
-    without_pairs,
 )
-from saescope.attribution.gradients import Metric
 from saescope.controls import compare_with
 from saescope.errors import ArgumentError
 from saescope.metrics import spearman
@@ -45,6 +43,7 @@ from saescope.records.controls import Comparison
 from saescope.saes import SAE
 from saescope.splice import read_hook, read_site, write_hook
 from saescope.stack import as_stack
+from saescope.variants import run_variants
 
 TEXT = "The old man saw the little house<eos> by the"
 TARGET, AGAINST = 300, 41
@@ -404,13 +403,15 @@ def test_random_lists_are_outside_of_their_controls_as_rarely_as_the_rule_says(
     last = [pair for pair in entries if pair[1] == len(site.acts) - 1]
     stack = as_stack(gpt2.model, sae)
     sites = stack.read(site.ids)
-    metric = Metric(Target(TARGET, AGAINST), -1)
+    target = Target(TARGET, AGAINST)
     rng = random.Random(0)
     for pool, seed in product((0, 1), range(n_lists)):
         listed = rng.sample(last if pool else entries, 5)
         groups = [listed, *listed_draws(site, sae, listed, n=19, seed=seed)]
-        variants = [without_pairs(stack, {0: Pairs(*torch.tensor(each).T)}) for each in groups]
-        effect, *controls = measure_ablations(stack, site.ids, sites, variants, metric)
+        lost = [Pairs(*torch.tensor(each).T) for each in groups]
+        variants = [{0: partial(removal, sae, pairs=pairs)} for pairs in lost]
+        clean, ablated = run_variants(stack, site.ids, sites, variants, position=-1)
+        effect, *controls = target.change(ablated, clean)
         outside[pool] += compare_with(effect, controls).outside
     allowed = 0.05 * n_lists + 2 * (0.05 * 0.95 * n_lists) ** 0.5
     assert outside[0] <= allowed and outside[1] <= allowed, outside
