@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from saescope.attribution import attribute as attribute
     from saescope.evals import check_sae as check_sae
     from saescope.evals import evaluate as evaluate
+    from saescope.features import dataset_passages as dataset_passages
     from saescope.features import encode_stack as encode_stack
     from saescope.features import encode_texts as encode_texts
+    from saescope.features import find_firings as find_firings
     from saescope.features import rank_features as rank_features
+    from saescope.features import text_passages as text_passages
     from saescope.features.index import find_index as find_index
     from saescope.features.index import index_features as index_features
     from saescope.hooks import edit_activations as edit_activations
@@ -45,10 +48,12 @@ _HOME = {
     "as_stack": "stack",
     "attribute": "attribution",
     "check_sae": "evals",
+    "dataset_passages": "features",
     "edit_activations": "hooks",
     "encode_stack": "features",
     "encode_texts": "features",
     "evaluate": "evals",
+    "find_firings": "features",
     "find_index": "features.index",
     "index_features": "features.index",
     "intervene": "steering",
@@ -63,6 +68,7 @@ _HOME = {
     "settle": "origin",
     "steer": "steering",
     "sweep": "steering",
+    "text_passages": "features",
     "train": "training",
     "train_config": "training",
 }

@@ -95,3 +95,15 @@ def score_between(worst: float, best: float, value: float) -> float | None:
     """(worst - value) / (worst - best): 1 = as good as `best`, 0 = as bad as `worst` (the field's
     CE and KL scores)."""
     return None if worst == best else (worst - value) / (worst - best)
+
+
+def student_t(n_free: int) -> float:
+    """The 97.5th percentile of Student's t (Abramowitz and Stegun 26.7.5); to 1 % from four degrees
+    of freedom on."""
+    z, v = 1.959964, n_free
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )

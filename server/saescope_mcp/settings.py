@@ -87,6 +87,8 @@ class Settings(BaseModel):
     max_controls: int = Field(default=20, ge=0)
     max_top_k: int = Field(default=10, ge=1)
     max_k: int = Field(default=100, ge=1)
+    max_named_features: int = Field(default=16, ge=1)
+    """Features that one call reads or describes by their index."""
     max_edits: int = Field(default=16, ge=1)
     max_strength: float = Field(default=1000.0, gt=0)
     max_concept_tokens: int = Field(default=64, ge=1)

@@ -229,7 +229,7 @@ STEPS = [
         "with sae, a handle from load_sae, for the call or in each feature.",
     ),
     ("intervene", {"prompt": "a", **SAE, "edits": []}, "with at least one item in edits."),
-    ("encode_text", {**SAE, "text": "a", "features": [1]}, "without 'features'."),
+    ("encode_text", {**SAE, "text": "a", "quota": [1]}, "without 'quota'."),
     ("load_sae", {"path": "https://x.org/y"}, "with path as a local path, or a plain name."),
 ]
 

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.metrics import student_t
 from saescope.records.evaluation import Interval
 
 MIN_GROUPS = 5
@@ -60,15 +61,3 @@ def interval(values: Float[Tensor, " n_draws"], n_groups: int) -> Interval | Non
     tail = float(torch.special.ndtr(wide.double()))
     low, high = torch.quantile(finite, torch.tensor([tail, 1 - tail], dtype=finite.dtype)).tolist()
     return Interval(low, high)
-
-
-def student_t(n_free: int) -> float:
-    """The 97.5th percentile of Student's t (Abramowitz and Stegun 26.7.5); to 1 % from four degrees
-    of freedom on."""
-    z, v = 1.959964, n_free
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )

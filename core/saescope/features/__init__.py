@@ -26,6 +26,8 @@ from saescope.features.labels.store import Label, LabelStore
 from saescope.features.neighbours import Neighbour, nearest_features
 from saescope.features.rank import RankedFeature, Ranking, rank_features
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
+from saescope.features.reading.firings import NamedFirings, find_firings
+from saescope.features.reading.passages import TextPassage, dataset_passages, text_passages
 from saescope.features.reading.search import (
     FoundFeature,
     FoundFeatures,
@@ -51,6 +53,7 @@ __all__ = [
     "Label",
     "LabelScore",
     "LabelStore",
+    "NamedFirings",
     "Neighbour",
     "Quiz",
     "QuizItem",
@@ -58,18 +61,22 @@ __all__ = [
     "RankedFeature",
     "Ranking",
     "TextFeatures",
+    "TextPassage",
     "card_label",
     "contrast_models",
     "contrast_texts",
+    "dataset_passages",
     "encode_stack",
     "encode_texts",
     "feature_card",
     "find_by_label",
     "find_by_texts",
     "find_by_tokens",
+    "find_firings",
     "logit_effects",
     "make_quiz",
     "nearest_features",
     "promoted_tokens",
     "rank_features",
+    "text_passages",
 ]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from saescope.effects import logit_effects
-from saescope.errors import ArgumentError
 from saescope.features.index import Example, FeatureIndex
 from saescope.features.labels.store import Label, LabelStore
+from saescope.features.named import require_features
 from saescope.features.neighbours import nearest_features
 from saescope.models import LanguageModel
 from saescope.records.card import (
@@ -44,7 +44,7 @@ def feature_card(
     Raises:
         ArgumentError: the SAE has no such feature.
     """
-    _check_feature(sae, feature)
+    require_features(sae, [feature], "feature")
     store, meta = labels or LabelStore(), sae.cfg.metadata
     near = nearest_features(sae, feature, N_RELATED)
     with_it = index.cofiring(feature, N_RELATED) if index else []
@@ -74,17 +74,6 @@ def feature_card(
         url=_page_of(meta.neuronpedia_id, feature),
         warnings=_warnings(index, feature),
     )
-
-
-def _check_feature(sae: SAE, feature: int) -> None:
-    if not 0 <= feature < sae.cfg.d_sae:
-        raise ArgumentError(
-            f"Feature {feature} is outside this SAE.",
-            code="FEATURE_OUT_OF_RANGE",
-            field="feature",
-            got=feature,
-            allowed=f"0..{sae.cfg.d_sae - 1}",
-        )
 
 
 def _page_of(neuronpedia_id: str, feature: int) -> str:

@@ -96,6 +96,33 @@ class Tokenizer:
         piece = self.hf.convert_ids_to_tokens(token_id)
         return f" {text}" if str(piece).startswith("▁") and not text.startswith(" ") else text
 
+    def plain_ids(self, text: str) -> list[int]:
+        """The ids of a text alone, without BOS.
+
+        Raises:
+            ArgumentError: TOKENIZER_FAILED.
+        """
+        return self._plain(text)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """The characters of the text that each of its `plain_ids` stands for: the first, and one
+        after the last.
+
+        Raises:
+            ArgumentError: NO_OFFSETS: this kind of tokenizer does not tell.
+        """
+        if not self.hf.is_fast:
+            raise ArgumentError(
+                "This model's tokenizer does not say where in the text its tokens stand.",
+                code="NO_OFFSETS",
+                field="pattern",
+                hint="Call again without pattern.",
+            )
+        encoded = self.hf(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        return [(start, end) for start, end in encoded.offset_mapping]
+
     def join(self, ids: Iterable[int]) -> str:
         return self.hf.decode(
             list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False

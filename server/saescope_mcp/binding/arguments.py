@@ -26,6 +26,7 @@ _CODES = {
     "invalid_string": "INVALID_STRING",
     "invalid_id": "INVALID_ID",
     "invalid_name": "INVALID_NAME",
+    "invalid_pattern": "INVALID_PATTERN",
     "invalid_repo_id": "INVALID_REPO_ID",
     "less_than_equal": "OUT_OF_RANGE",
     "greater_than_equal": "OUT_OF_RANGE",
@@ -44,6 +45,7 @@ _ALLOWED = {
     "INVALID_STRING": "Unicode text without NUL",
     "INVALID_ID": "visible characters",
     "INVALID_NAME": "a plain name such as stories-l14",
+    "INVALID_PATTERN": "a regular expression as Python's re has them, e.g. \\b(she|her)\\b",
     "INVALID_REPO_ID": "a name, or owner/name, without '..' or a URL",
 }
 
@@ -106,7 +108,7 @@ def _message(code: str, field: str, error: ErrorDetails, allowed: str) -> str:
                 f"{field!r} has length {ctx.get('actual', ctx.get('actual_length'))}, "
                 f"allowed is {allowed}."
             )
-        case "INVALID_STRING" | "INVALID_ID" | "INVALID_NAME" | "INVALID_REPO_ID":
+        case code if code in _ALLOWED:
             torn = error["type"] == "string_unicode"
             return f"{field!r} {'is no valid Unicode text' if torn else error['msg']}."
         case "INVALID_TYPE":

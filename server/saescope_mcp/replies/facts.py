@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel
 
 from saescope import __version__
+from saescope_mcp.binding import next_call
 from saescope_mcp.schemas.common import Provenance, SAEUsed
 from saescope_mcp.state import LoadedSAE, LoadedStack
 
@@ -151,6 +154,15 @@ def brief(text: str) -> str:
 def brief_all(texts: Sequence[str]) -> list[str]:
     """Texts as they stand in a suggested call; many are not repeated."""
     return [*texts] if sum(map(len, texts)) <= MOST_ECHOED else ["..."]
+
+
+def read_on(tool: str, request: BaseModel, offset: int) -> str:
+    """The call that reads on from there; long texts of the user are not repeated."""
+    arguments: dict[str, Any] = request.model_dump(exclude_defaults=True) | {"offset": offset}
+    for name in {"text", "texts", "against"} & arguments.keys():
+        said = arguments[name]
+        arguments[name] = brief(said) if name == "text" else brief_all(said)
+    return next_call(tool, **arguments)
 
 
 def named_token(stack: LoadedStack, token: "TargetLogit") -> str:

@@ -126,9 +126,23 @@ def _local(value: str) -> str:
     return _identifier(value)
 
 
+def _searchable(value: str) -> str:
+    if value:
+        from saescope.errors import ArgumentError
+        from saescope.patterns import Pattern
+
+        try:
+            Pattern(_plain(value))
+        except ArgumentError as error:
+            why = error.message.removesuffix(".").removeprefix("The pattern ")
+            raise PydanticCustomError("invalid_pattern", "{why}", {"why": why}) from None
+    return value
+
+
 Text = Annotated[str, AfterValidator(_plain), AtMost("max_prompt_chars")]
 Identifier = Annotated[str, AfterValidator(_identifier), AtMost("max_id_chars")]
 Repository = Annotated[str, AfterValidator(_repository), AtMost("max_id_chars")]
 InsideRelease = Annotated[str, AfterValidator(_inside), AtMost("max_id_chars")]
 Name = Annotated[str, AfterValidator(_file_name), AtMost("max_id_chars")]
 LocalPath = Annotated[str, AfterValidator(_local), AtMost("max_path_chars")]
+Search = Annotated[str, AfterValidator(_searchable), AtMost("max_id_chars")]

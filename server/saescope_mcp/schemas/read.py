@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from saescope.records.features import Fit, RankedFeature, Ranking, SAECount, TextToken
+from saescope.records.firings import FeatureFirings, FiringPlace
 from saescope.records.labels import ShortLabel
-from saescope_mcp.schemas.bounds import AtMost, Text
+from saescope_mcp.schemas.bounds import AtMost, Search, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
     IncludeSpecial,
@@ -22,6 +24,13 @@ from saescope_mcp.schemas.common import (
 class EncodeText(TextsRequest):
     """Arguments of encode_text."""
 
+    features: Annotated[list[int], AtMost("max_named_features")] = Field(
+        default=[], description="Only these: every place where they fire."
+    )
+    pattern: Search = Field(
+        default="",
+        description="Regular expression: precision and recall of features against its matches.",
+    )
     top_k: Annotated[int, AtMost("max_top_k")] = Field(
         default=3, ge=1, description="Features per token."
     )
@@ -30,9 +39,25 @@ class EncodeText(TextsRequest):
     )
     include_special: IncludeSpecial = False
     limit: Annotated[int, AtMost("max_k")] = Field(
-        default=12, ge=1, description="Tokens per reply."
+        default=12, ge=1, description="Tokens (places) per reply."
     )
     offset: Page = 0
+
+    @model_validator(mode="after")
+    def _of_features(self) -> "EncodeText":
+        if self.pattern and not self.features:
+            raise PydanticCustomError(
+                "missing_argument",
+                "pattern is there to test features, and none is named",
+                {"field": "features", "allowed": "features=[...] beside pattern"},
+            )
+        if self.features and self.saes:
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "features are those of one SAE, and several are given",
+                {"field": "saes", "allowed": "sae, one call for each SAE"},
+            )
+        return self
 
 
 class Activation(BaseModel):
@@ -58,16 +83,36 @@ class EncodedBy(Fit):
     sae: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class NamedRow(FeatureFirings):
+    """A named feature on the texts."""
+
+    density: float | None
+    """The share of tokens at which it fires in the indexed corpus; null without an index."""
+    label: ShortLabel | None
+
+
 class EncodeTextReply(ListReply, Fit, frozen=True):
-    """Tokens in reading order; with several SAEs each has a row for every SAE."""
+    """Tokens in reading order; with several SAEs each has a row for every SAE. Where features are
+    named: these, and the places where they fire."""
 
     listed: ClassVar[str] = "tokens"
     spare: ClassVar[frozenset[str]] = frozenset({"n_left_out", "bos_prepended"})
 
     tokens: list[TokenRow]
+    features: list[NamedRow] = Field(default=[], exclude_if=is_empty)
+    """Where features are named: each of them, in the order of the call."""
+    places: list[FiringPlace] = Field(default=[], exclude_if=is_empty)
+    """Of `features` by turns, each one's strongest place first."""
     by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
     """For several SAEs; what only one can have is null then."""
     bos_prepended: bool
+
+
+class PlacesReply(EncodeTextReply, frozen=True):
+    """The reply where features are named."""
+
+    listed: ClassVar[str] = "places"
 
 
 class TopFeatures(TextsRequest, ContrastFile):

@@ -147,16 +147,16 @@ def _next(request: DescribeFeature, card: "FeatureCard") -> list[str]:
 
 
 def _example(example: "CardExample") -> ExampleText:
+    from saescope.features.excerpt import marked
+
     first, last = max(0, example.pos - BEFORE), example.pos + AFTER + 1
-    tokens = list(example.tokens)
-    word = tokens[example.pos]
-    space = word[: len(word) - len(word.lstrip())]
-    tokens[example.pos] = f"{space}⟦{word[len(space) :]}⟧"
-    ends = ("…" if first else "", "…" if last < len(tokens) else "")
-    text = "".join(tokens[first:last])
-    return extended(
-        ExampleText, example, pos=example.start + example.pos, text=f"{ends[0]}{text}{ends[1]}"
+    text = marked(
+        example.tokens[first:last],
+        example.pos - first,
+        cut_before=first > 0,
+        cut_after=last < len(example.tokens),
     )
+    return extended(ExampleText, example, pos=example.start + example.pos, text=text)
 
 
 TOOLS = [

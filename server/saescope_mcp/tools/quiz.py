@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import ArgumentError, NotFoundError
+from saescope.errors import NotFoundError
 from saescope.verdicts import LabelVerdict
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
@@ -91,8 +91,9 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
 
 def _quiz(entry: LoadedSAE, request: QuizFeature, index: "FeatureIndex | None") -> "Quiz":
     from saescope.features import make_quiz, nearest_features
+    from saescope.features.named import require_features
 
-    _require_feature(entry, request.feature)
+    require_features(entry.sae, [request.feature], "feature")
     if index is None:
         raise NotFoundError(
             f"There is no index of {entry.handle}: a quiz needs texts on which the "
@@ -108,8 +109,9 @@ def _quiz(entry: LoadedSAE, request: QuizFeature, index: "FeatureIndex | None") 
 
 def _label(entry: LoadedSAE, request: LabelFeature, source: str) -> "tuple[Label, list[Label]]":
     from saescope.features import LabelStore, QuizStore
+    from saescope.features.named import require_features
 
-    _require_feature(entry, request.feature)
+    require_features(entry.sae, [request.feature], "feature")
     which = (entry.weights_hash, request.feature)
     if request.quiz_id:
         label = QuizStore().answer(
@@ -123,18 +125,6 @@ def _label(entry: LoadedSAE, request: LabelFeature, source: str) -> "tuple[Label
     else:
         label = LabelStore().add(*which, request.text, source=source)
     return label, LabelStore().of(*which)
-
-
-def _require_feature(entry: LoadedSAE, feature: int) -> None:
-    d_sae = entry.sae.cfg.d_sae
-    if feature >= d_sae:
-        raise ArgumentError(
-            f"Feature {feature} is outside this SAE.",
-            code="FEATURE_OUT_OF_RANGE",
-            field="feature",
-            got=feature,
-            allowed=f"0..{d_sae - 1}",
-        )
 
 
 _WRITES = ToolAnnotations(

@@ -16,6 +16,7 @@ from saescope_mcp.replies.facts import (
     many_sinks_of,
     nothing_left,
     provenance,
+    read_on,
 )
 from saescope_mcp.replies.labels import labels_of_stack
 from saescope_mcp.replies.rows import extended, names_of
@@ -38,12 +39,12 @@ from saescope_mcp.state import (
     given_texts,
     void_quizzes,
 )
+from saescope_mcp.tools.firings import places_of
 
 if TYPE_CHECKING:
     from saescope.features import Encoded, Ranking
     from saescope.models import Tokens
 
-_TEXTS = {"text", "texts", "against"}
 READ_ONLY = ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
@@ -51,9 +52,12 @@ READ_ONLY = ToolAnnotations(
 
 async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
     """Which features fire at each token of a text; use it to see where something happens. Per
-    token: L0 and the strongest features; overall: how well the SAE reconstructs this text. Position
+    token: L0 and the strongest features; overall: how well the SAE reconstructs this text. With
+    features: where and how strongly these fire, and how well that agrees with a pattern. Position
     0 and special tokens are left out unless asked for."""
     state.require_all(request.handles)
+    if request.features:
+        return await places_of(state, request)
     given = await given_texts(
         state, request
     )  # before the model's turn: a slow disk keeps nobody waiting
@@ -74,7 +78,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
             *many_sinks_of(stack, encoded),
             *stack.disagreement(),
         ],
-        next=_read_on(request, end)
+        next=[read_on("encode_text", request, end)]
         if more
         else [next_call("top_features", **request.named, **_texts(request))],
         evidence="observed",
@@ -122,7 +126,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
             *labels.warnings,
             *corpus.warnings,
         ],
-        next=[*steps, *(_read_on(request, end) if more else [])],
+        next=[*steps, *([read_on("top_features", request, end)] if more else [])],
         evidence="correlational" if given.against else "observed",
         provenance=provenance(stack),
         features=[
@@ -241,18 +245,6 @@ def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
     if request.texts_file:
         return request.model_dump(include={"texts_file", "texts_column"}, exclude_defaults=True)
     return {"texts": brief_all(request.texts)} if request.texts else {"text": brief(request.text)}
-
-
-def _read_on(request: EncodeText | TopFeatures, offset: int) -> list[str]:
-    """The call that reads on from there."""
-    arguments = request.model_dump(exclude_defaults=True) | {"offset": offset}
-    arguments |= {
-        name: brief(arguments[name]) if name == "text" else brief_all(arguments[name])
-        for name in _TEXTS & arguments.keys()
-    }
-    return [
-        next_call("encode_text" if isinstance(request, EncodeText) else "top_features", **arguments)
-    ]
 
 
 def _token_row(

@@ -11,8 +11,9 @@ from saescope.activations import Dataset, is_held_out
 from saescope.evals import evaluate
 from saescope.evals.reconstruction import reconstruct
 from saescope.evals.report import metrics
-from saescope.evals.sums import GroupedSums, interval, once, resampled, student_t
+from saescope.evals.sums import GroupedSums, interval, once, resampled
 from saescope.evals.text import evaluation_text
+from saescope.metrics import student_t
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 

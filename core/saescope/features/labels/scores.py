@@ -59,7 +59,7 @@ def interval(counts: AnswerCounts) -> tuple[float, float]:
     return max(0.0, centre - below), min(1.0, centre + above)
 
 
-def wilson(k: int | float, n: int) -> tuple[float, float]:
+def wilson(k: int | float, n: int | float) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share, k of n."""
     p, scale = k / n, 1 + Z * Z / n
     centre, half = (

@@ -1,0 +1,186 @@
+"""encode_text of named features: where they fire, and how well that agrees with a pattern."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from saescope.records.firings import Detection, FeatureFirings, Proportion
+from saescope_mcp.binding import next_call
+from saescope_mcp.replies.corpus import Densities, densities_of_stack
+from saescope_mcp.replies.facts import left_out, many_sinks_of, nothing_left, provenance, read_on
+from saescope_mcp.replies.labels import StackLabels, labels_of_stack
+from saescope_mcp.replies.rows import extended
+from saescope_mcp.schemas.read import EncodeText, NamedRow, PlacesReply
+from saescope_mcp.state import AppState, LoadedSAE, LoadedStack, given_texts, void_quizzes
+
+if TYPE_CHECKING:
+    from saescope.features import NamedFirings, TextPassage
+
+MOST_SAID = 4
+"""Features of which the summary speaks; the rows have all."""
+
+
+class NamedKnown(NamedTuple):
+    """What is known of the named features beside these texts."""
+
+    labels: StackLabels
+    corpus: Densities
+
+    @property
+    def warnings(self) -> list[str]:
+        return [*self.labels.warnings, *self.corpus.warnings]
+
+
+async def places_of(state: AppState, request: EncodeText) -> PlacesReply:
+    """Where the features that the call names fire."""
+    given = await given_texts(state, request)
+    async with state.use_all(request.handles) as stack:
+        loaded = stack.entries[0]
+        # refuses what is too long
+        tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
+        await loaded.slot.run(void_quizzes, given.texts)
+        found = await loaded.slot.run(_find, loaded, request, given.texts)
+    omitted = left_out(
+        found.n_left_out, tokens, named=bool(request.positions), n_sinks=found.n_sinks
+    )
+    summary = f"{given.about}{_where(found)}{_agrees(found)} {omitted}"
+    return _reply(request, found, await _known(stack, found.named), stack=stack, summary=summary)
+
+
+def _find(loaded: LoadedSAE, request: EncodeText, texts: Sequence[str]) -> "NamedFirings":
+    from saescope.features import find_firings, text_passages
+
+    passages: list[TextPassage] = text_passages(
+        loaded.model,
+        texts,
+        pattern=request.pattern,
+        positions=request.positions,
+        prepend_bos=loaded.sae.cfg.metadata.prepend_bos,
+    )
+    return find_firings(
+        loaded.model,
+        loaded.sae,
+        passages,
+        features=request.features,
+        include_special=request.include_special,
+    )
+
+
+async def _known(stack: LoadedStack, features: Sequence[int]) -> NamedKnown:
+    named = [(0, feature) for feature in features]
+    return NamedKnown(await labels_of_stack(stack, named), await densities_of_stack(stack, named))
+
+
+def _reply(
+    request: EncodeText,
+    found: "NamedFirings",
+    known: NamedKnown,
+    *,
+    stack: LoadedStack,
+    summary: str,
+) -> PlacesReply:
+    total = found.total()
+    end = request.offset + request.limit
+    more = end < total
+    return PlacesReply(
+        summary=summary,
+        warnings=[
+            *nothing_left(found.n_tokens),
+            *many_sinks_of(stack, [found]),
+            *_without_match(found),
+            *known.warnings,
+        ],
+        next=_next(request, found, end if more else None),
+        evidence="observed",
+        provenance=provenance(stack),
+        features=[
+            extended(
+                NamedRow,
+                row,
+                density=known.corpus.by_feature.get((0, row.feature)),
+                label=known.labels.by_feature.get((0, row.feature)),
+            )
+            for row in found.features
+        ],
+        places=found.places(request.limit, offset=request.offset),
+        tokens=[],
+        total=total,
+        truncated=more,
+        next_offset=end if more else None,
+        bos_prepended=found.passages[0].tokens.bos_prepended,
+        l0_mean=None,
+        explained_variance=None,
+        cosine=None,
+        n_tokens=found.n_tokens,
+        n_left_out=found.n_left_out,
+        n_sinks=found.n_sinks,
+    )
+
+
+def _next(request: EncodeText, found: "NamedFirings", end: int | None) -> list[str]:
+    on = [read_on("encode_text", request, end)] if end is not None else []
+    fires = next((row.feature for row in found.features if row.n_firing), None)
+    about = {"sae": request.sae, "feature": fires}
+    return [*on, *([next_call("describe_feature", **about)] if fires is not None else [])]
+
+
+def _where(found: "NamedFirings") -> str:
+    """Where each feature fires; those that fire nowhere in one sentence."""
+    silent = [row.feature for row in found.features if not row.n_firing]
+    firing = [row for row in found.features if row.n_firing]
+    tops = {place.feature: place for place in found.places(len(firing))}
+    said = [
+        f"Feature {row.feature} fires on {row.n_firing:,} of {found.n_tokens:,} tokens in "
+        f"{row.n_texts:,} of {found.n_texts:,} texts, most on {tops[row.feature].token!r} "
+        f"({row.max_activation:.3g})."
+        for row in firing[:MOST_SAID]
+    ]
+    said += [f"{len(firing) - MOST_SAID} more fire."] if len(firing) > MOST_SAID else []
+    return " ".join([*said, *([_nowhere(silent, found)] if silent else [])])
+
+
+def _nowhere(silent: Sequence[int], found: "NamedFirings") -> str:
+    many = len(silent) > 1
+    names = ", ".join(map(str, silent))
+    return (
+        f"Feature{'s' if many else ''} {names} fire{'' if many else 's'} nowhere "
+        f"in {found.n_tokens:,} tokens."
+    )
+
+
+def _agrees(found: "NamedFirings") -> str:
+    """How well firing agrees with the pattern; nothing without one."""
+    first = found.features[0].by_token
+    if first is None:
+        return ""
+    positive = (
+        f" Positive is a token that overlaps a match: {first.n_positive:,} "
+        f"({100 * first.base_rate:.2g}%)."
+    )
+    if not first.n_positive:
+        return positive
+    return positive + "".join(map(_agreement, found.features[:MOST_SAID]))
+
+
+def _agreement(row: FeatureFirings) -> str:
+    if row.by_token is None or not row.n_firing:
+        return ""
+    parts = _rates(row.by_token)
+    parts += [f"it fires in {_in_words(row.matches_hit)} of the matches"] if row.matches_hit else []
+    return f" Feature {row.feature}: {', '.join(parts)}."
+
+
+def _rates(one: Detection) -> list[str]:
+    named = (("precision", one.precision), ("recall", one.recall))
+    said = [f"{name} {_in_words(each)}" for name, each in named if each]
+    return [*said, *([f"AUC {one.auc:.2f}"] if one.auc is not None else [])]
+
+
+def _in_words(one: Proportion) -> str:
+    spread = "" if one.low is None else f" ({one.low:.2f} to {one.high:.2f})"
+    return f"{one.value:.2f}{spread}"
+
+
+def _without_match(found: "NamedFirings") -> list[str]:
+    if found.matched is None or bool(found.matched.any()):
+        return []
+    return ["The pattern matches no counted token: there is nothing to find."]
