@@ -1,6 +1,7 @@
 """From an index to a name that was tested: describe, find, quiz, label, steer; and no way to look
 the answers up."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,19 @@ async def test_no_text_of_a_quiz_is_on_any_card(server: Server) -> None:
         for item in (await call(state, "quiz_feature", sae=sae, feature=feature, n=40))["items"]:
             text = "".join(item["text"].replace("⟦", "").replace("⟧", "").split())
             assert not any(text in page for page in plain), item
+
+
+async def test_a_quiz_whose_texts_are_in_a_dataset_that_was_read_is_void(
+    server: Server, bench: Bench
+) -> None:
+    state, sae = server
+    quiz = await call(state, "quiz_feature", sae=sae, feature=KING)
+    path = bench.folder / "seen.jsonl"
+    path.write_text(json.dumps({"text": quiz["items"][3]["text"]}) + "\n", encoding="utf-8")
+    await call(state, "encode_text", sae=sae, features=[0], dataset=str(path))
+    said = {"text": "kings", "quiz_id": quiz["quiz_id"], "answers": [True] * len(quiz["items"])}
+    error = await refuse(state, "label_feature", sae=sae, feature=KING, **said)
+    assert error["code"] == "QUIZ_USED"
 
 
 @pytest.mark.parametrize(

@@ -152,3 +152,76 @@ async def test_a_pattern_that_never_ends_is_stopped(
     error = await refuse(tiny, "encode_text", sae=sae, text=text, features=[1], pattern="(a|aa)+$")
     assert error["code"] == "PATTERN_TOO_SLOW" and error["field"] == "pattern"
     assert (await call(tiny, "encode_text", sae=sae, text=text, features=[1]))["n_tokens"]
+
+
+@pytest.fixture
+def corpus(sae_dir: Path) -> Path:
+    path = sae_dir.parent / "named.csv"
+    path.write_text("id,body\n" + "".join(f'{i},"{t}"\n' for i, t in enumerate(TEXTS * 3)))
+    return path
+
+
+async def test_a_dataset_gives_what_its_texts_give(tiny: AppState, sae: str, corpus: Path) -> None:
+    feature = await most_common(tiny, sae)
+    asked = {"sae": sae, "features": [feature], "pattern": "s", "limit": 100}
+    given = await call(tiny, "encode_text", texts=TEXTS * 3, **asked)
+    read = await call(tiny, "encode_text", dataset=str(corpus), text_column="body", **asked)
+    assert read["features"] == given["features"]
+    assert read["features"][0]["by_text"]["precision"]["low"] is not None
+    best: dict[int, float] = {}
+    for row in given["places"]:
+        best[row["text_index"]] = max(row["activation"], best.get(row["text_index"], 0.0))
+    assert {row["text_index"]: row["activation"] for row in read["places"]} == best
+    assert len(read["places"]) == len(best) == read["total"] == given["features"][0]["n_texts"]
+    assert "tokens of named.csv (9 documents)" in read["summary"]
+
+
+async def test_as_many_tokens_of_a_dataset_are_read_as_asked(tiny: AppState, sae: str) -> None:
+    asked = {"sae": sae, "features": [3], "dataset": "embedded"}
+    reply = await call(tiny, "encode_text", **asked, n_tokens=500)
+    assert reply["n_tokens"] + reply["n_left_out"] == 500
+    assert reply["features"][0]["by_token"] is None and "500 tokens of embedded" in reply["summary"]
+
+
+async def test_a_long_reading_goes_on_as_a_job(
+    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saescope_mcp.tools.firings.WAIT_S", 0.0)
+    asked = {"sae": sae, "features": [3], "dataset": "embedded", "n_tokens": 400}
+    begun = await call(tiny, "encode_text", **asked)
+    assert begun["state"] == "running" and begun["job_id"] in begun["next"][0]
+    status = await call(
+        tiny, "job_status", job_id=begun["job_id"], wait_s=50, response_format="detailed"
+    )
+    assert status["state"] == "done" and status["result"]["features"][0]["feature"] == 3
+    monkeypatch.undo()
+    assert (await call(tiny, "encode_text", **asked))["features"] == status["result"]["features"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "field"),
+    [
+        ({"dataset": "/etc/hostname"}, "PATH_NOT_ALLOWED", "dataset"),
+        ({"dataset": "hf:owner/name"}, "NOT_CACHED_OFFLINE", "dataset"),
+        ({"dataset": "embedded", "text": "a"}, "CONFLICTING_ARGUMENTS", "dataset"),
+        ({"dataset": "embedded", "positions": [1]}, "CONFLICTING_ARGUMENTS", "positions"),
+        ({"dataset": "embedded", "features": []}, "MISSING_ARGUMENT", "features"),
+        ({"dataset": "embedded", "n_tokens": 0}, "OUT_OF_RANGE", "n_tokens"),
+        ({"text": "a", "text_column": "body"}, "MISSING_ARGUMENT", "dataset"),
+        ({"dataset": "embedded", "features": [256]}, "FEATURE_OUT_OF_RANGE", "features"),
+    ],
+)
+async def test_a_dataset_that_cannot_be_read_is_refused(
+    tiny: AppState, sae: str, arguments: dict[str, Any], code: str, field: str
+) -> None:
+    error = await refuse(tiny, "encode_text", **{"sae": sae, "features": [1]} | arguments)
+    assert (error["code"], error["field"]) == (code, field) and error["hint"]
+
+
+async def test_a_column_that_is_not_there_names_the_right_one(
+    tiny: AppState, sae: str, corpus: Path
+) -> None:
+    asked = {"sae": sae, "features": [1], "dataset": str(corpus), "text_column": "boddy"}
+    error = await refuse(tiny, "encode_text", **asked)
+    assert (error["code"], error["field"]) == ("COLUMN_NOT_FOUND", "text_column")
+    assert 'text_column="body"' in error["hint"]

@@ -199,7 +199,9 @@ class ContrastFile(FilesRequest):
 
 
 class TextsRequest(SAEsRequest, FilesRequest):
-    """Exactly one of `text`, `texts` and `texts_file`."""
+    """Exactly one of its `sources`."""
+
+    sources: ClassVar[tuple[str, ...]] = ("text", "texts", "texts_file")
 
     text: Text = Field(default="", description="One text.")
     texts: Annotated[list[Text], AtMost("max_texts")] = Field(
@@ -208,7 +210,7 @@ class TextsRequest(SAEsRequest, FilesRequest):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "TextsRequest":
-        given = [name for name in ("text", "texts", "texts_file") if getattr(self, name)]
+        given = [name for name in self.sources if getattr(self, name)]
         if len(given) > 1:
             named = f"{', '.join(given[:-1])} and {given[-1]}"
             raise PydanticCustomError(
@@ -217,10 +219,15 @@ class TextsRequest(SAEsRequest, FilesRequest):
                 {"field": given[1], "named": named, "allowed": f"one of {named}"},
             )
         if not given and "text" not in self.model_fields_set:
+            listed = f"{', '.join(self.sources[:-1])} and {self.sources[-1]}"
             raise PydanticCustomError(
                 "missing_argument",
-                "There is neither text nor texts nor texts_file",
-                {"field": "text", "allowed": "exactly one of text, texts and texts_file"},
+                "There is neither {sources}",
+                {
+                    "field": "text",
+                    "sources": " nor ".join(self.sources),
+                    "allowed": f"exactly one of {listed}",
+                },
             )
         return self
 

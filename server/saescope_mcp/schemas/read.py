@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from saescope.records.features import Fit, RankedFeature, Ranking, SAECount, TextToken
 from saescope.records.firings import FeatureFirings, FiringPlace
 from saescope.records.labels import ShortLabel
-from saescope_mcp.schemas.bounds import AtMost, Search, Text
+from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Search, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
     IncludeSpecial,
@@ -24,12 +24,23 @@ from saescope_mcp.schemas.common import (
 class EncodeText(TextsRequest):
     """Arguments of encode_text."""
 
+    sources: ClassVar[tuple[str, ...]] = (*TextsRequest.sources, "dataset")
+
     features: Annotated[list[int], AtMost("max_named_features")] = Field(
         default=[], description="Only these: every place where they fire."
     )
     pattern: Search = Field(
         default="",
         description="Regular expression: precision and recall of features against its matches.",
+    )
+    dataset: LocalPath = Field(
+        default="",
+        description='Read features here instead: "embedded", a file or folder, '
+        '"hf:owner/name[:split]".',
+    )
+    text_column: Identifier = Field(default="", description="Column of dataset.")
+    n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(
+        default=20_000, ge=1, description="First tokens of dataset to read."
     )
     top_k: Annotated[int, AtMost("max_top_k")] = Field(
         default=3, ge=1, description="Features per token."
@@ -45,11 +56,24 @@ class EncodeText(TextsRequest):
 
     @model_validator(mode="after")
     def _of_features(self) -> "EncodeText":
-        if self.pattern and not self.features:
+        needs = next((n for n in ("pattern", "dataset") if getattr(self, n)), "")
+        if needs and not self.features:
             raise PydanticCustomError(
                 "missing_argument",
-                "pattern is there to test features, and none is named",
-                {"field": "features", "allowed": "features=[...] beside pattern"},
+                "{name} is for named features, and none is named",
+                {"name": needs, "field": "features", "allowed": f"features=[...] beside {needs}"},
+            )
+        if self.text_column and not self.dataset:
+            raise PydanticCustomError(
+                "missing_argument",
+                "text_column names the column of dataset, which is not given",
+                {"field": "dataset", "allowed": "dataset beside text_column"},
+            )
+        if self.positions and self.dataset:
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "positions are those of texts in the call, and dataset is read whole",
+                {"field": "positions", "allowed": "dataset without positions"},
             )
         if self.features and self.saes:
             raise PydanticCustomError(
@@ -103,10 +127,14 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     features: list[NamedRow] = Field(default=[], exclude_if=is_empty)
     """Where features are named: each of them, in the order of the call."""
     places: list[FiringPlace] = Field(default=[], exclude_if=is_empty)
-    """Of `features` by turns, each one's strongest place first."""
+    """Of `features` by turns, each one's strongest place first; in a dataset the strongest of each
+    document, `pos` counted from the start of its passage of 128 tokens."""
     by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
     """For several SAEs; what only one can have is null then."""
     bos_prepended: bool
+    state: Literal["running"] | None = Field(default=None, exclude_if=is_empty)
+    """Of a dataset that takes long: call job_status with `job_id`."""
+    job_id: str | None = Field(default=None, exclude_if=is_empty)
 
 
 class PlacesReply(EncodeTextReply, frozen=True):

@@ -1,20 +1,37 @@
 """encode_text of named features: where they fire, and how well that agrees with a pattern."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saescope.records.firings import Detection, FeatureFirings, Proportion
 from saescope_mcp.binding import next_call
+from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies.corpus import Densities, densities_of_stack
 from saescope_mcp.replies.facts import left_out, many_sinks_of, nothing_left, provenance, read_on
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.read import EncodeText, NamedRow, PlacesReply
-from saescope_mcp.state import AppState, LoadedSAE, LoadedStack, given_texts, void_quizzes
+from saescope_mcp.settings import Settings
+from saescope_mcp.state import (
+    AppState,
+    LoadedSAE,
+    LoadedStack,
+    dataset_name,
+    given_texts,
+    void_quizzes,
+)
 
 if TYPE_CHECKING:
+    from saescope.activations import Dataset
     from saescope.features import NamedFirings, TextPassage
 
+WAIT_S = 30.0
+"""Seconds after which reading a dataset goes on as a job."""
+_UNKNOWN: Mapping[str, Any] = dict.fromkeys(("l0_mean", "explained_variance", "cosine"))
+"""What a reading of some features does not measure."""
 MOST_SAID = 4
 """Features of which the summary speaks; the rows have all."""
 
@@ -32,13 +49,15 @@ class NamedKnown(NamedTuple):
 
 async def places_of(state: AppState, request: EncodeText) -> PlacesReply:
     """Where the features that the call names fire."""
+    if request.dataset:
+        return await _in_a_dataset(state, request)
     given = await given_texts(state, request)
     async with state.use_all(request.handles) as stack:
         loaded = stack.entries[0]
         # refuses what is too long
         tokens = await loaded.tokenize(given.texts, from_file=given.from_file)
         await loaded.slot.run(void_quizzes, given.texts)
-        found = await loaded.slot.run(_find, loaded, request, given.texts)
+        found = await loaded.slot.run(_find, loaded, request, partial(_passages, given.texts))
     omitted = left_out(
         found.n_left_out, tokens, named=bool(request.positions), n_sinks=found.n_sinks
     )
@@ -46,22 +65,108 @@ async def places_of(state: AppState, request: EncodeText) -> PlacesReply:
     return _reply(request, found, await _known(stack, found.named), stack=stack, summary=summary)
 
 
-def _find(loaded: LoadedSAE, request: EncodeText, texts: Sequence[str]) -> "NamedFirings":
-    from saescope.features import find_firings, text_passages
+async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
+    """A job, since many tokens take long."""
+    dataset = dataset_name(request.dataset, state.settings)
+    text = await state.loaders.run(partial(_opened, dataset, request, state.settings))
 
-    passages: list[TextPassage] = text_passages(
+    async def work(job: Job) -> PlacesReply:
+        job.say(IN_LINE)
+        async with state.use_all(request.handles, patient=True) as stack:
+            loaded = stack.entries[0]
+            passages = partial(_of_dataset, text, job)
+            found = await loaded.slot.run(_find, loaded, request, passages, job)
+        known = await _known(stack, found.named)
+        n_read = found.n_tokens + found.n_left_out
+        read = (
+            f"The first {n_read:,} tokens of {text.name} ({found.n_texts:,} documents), "
+            f"{found.n_left_out:,} of them left out (position 0, special tokens and sinks)."
+        )
+        summary = f"{read} {_where(found)}{_agrees(found)}"
+        return _reply(request, found, known, stack=stack, summary=summary)
+
+    job = state.jobs.start("encode_text", (request.model_dump_json(), dataset), request, work)
+    again = read_on("encode_text", request, request.offset)
+    done = await state.jobs.outcome(job, min(WAIT_S, state.settings.max_wait_s), again=again)
+    return done or PlacesReply(
+        summary=f"The reading goes on as {job.id}: {job.message}.",
+        next=[next_call("job_status", job_id=job.id, wait_s=30)],
+        state="running",
+        job_id=job.id,
+        tokens=[],
+        total=0,
+        n_tokens=0,
+        n_left_out=0,
+        n_sinks=0,
+        bos_prepended=False,
+        **_UNKNOWN,
+    )
+
+
+def _opened(dataset: str, request: EncodeText, settings: Settings) -> "Dataset":
+    """Raises what is wrong with the text, before the call waits for the model."""
+    from saescope.activations import open_dataset, require_text
+
+    roots = list(settings.read_roots)
+    opened = open_dataset(dataset, text_column=request.text_column, roots=roots)
+    require_text(opened)
+    return replace(opened, name=Path(dataset).name) if Path(dataset).is_absolute() else opened
+
+
+def _passages(
+    texts: Sequence[str], loaded: LoadedSAE, request: EncodeText
+) -> "Sequence[TextPassage]":
+    from saescope.features import text_passages
+
+    return text_passages(
         loaded.model,
         texts,
         pattern=request.pattern,
         positions=request.positions,
         prepend_bos=loaded.sae.cfg.metadata.prepend_bos,
     )
+
+
+def _of_dataset(
+    text: "Dataset", job: Job, loaded: LoadedSAE, request: EncodeText
+) -> "Sequence[TextPassage]":
+    from saescope.features import dataset_passages
+
+    job.say("reading the text")
+    passages = dataset_passages(
+        loaded.model,
+        text,
+        n_tokens=request.n_tokens,
+        pattern=request.pattern,
+        prepend_bos=loaded.sae.cfg.metadata.prepend_bos,
+    )
+    join = loaded.model.tokenizer.join
+    void_quizzes([join(passage.tokens.ids.tolist()) for passage in passages])
+    return passages
+
+
+def _find(
+    loaded: LoadedSAE,
+    request: EncodeText,
+    passages: "Callable[[LoadedSAE, EncodeText], Sequence[TextPassage]]",
+    job: Job | None = None,
+) -> "NamedFirings":
+    from saescope.features import find_firings
+    from saescope.features.named import require_features
+
+    def progress(done: int, total: int) -> None:
+        loaded.slot.done(done / total)
+        if job:
+            job.say(f"reading features: {done / total:.0%}")
+
+    require_features(loaded.sae, request.features)
     return find_firings(
         loaded.model,
         loaded.sae,
-        passages,
+        passages(loaded, request),
         features=request.features,
         include_special=request.include_special,
+        progress=progress,
     )
 
 
@@ -78,7 +183,8 @@ def _reply(
     stack: LoadedStack,
     summary: str,
 ) -> PlacesReply:
-    total = found.total()
+    each = bool(request.dataset)
+    total = found.total(one_a_text=each)
     end = request.offset + request.limit
     more = end < total
     return PlacesReply(
@@ -101,18 +207,16 @@ def _reply(
             )
             for row in found.features
         ],
-        places=found.places(request.limit, offset=request.offset),
+        places=found.places(request.limit, offset=request.offset, one_a_text=each),
         tokens=[],
         total=total,
         truncated=more,
         next_offset=end if more else None,
         bos_prepended=found.passages[0].tokens.bos_prepended,
-        l0_mean=None,
-        explained_variance=None,
-        cosine=None,
         n_tokens=found.n_tokens,
         n_left_out=found.n_left_out,
         n_sinks=found.n_sinks,
+        **_UNKNOWN,
     )
 
 
