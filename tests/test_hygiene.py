@@ -53,10 +53,13 @@ KEYWORDS_ARE_PROMISED = {
 silence."""
 MAY_MIRROR = {"EvaluateSaeReply"}
 """While an evaluation runs, every field of its reply is null: none of `Evaluation` may be."""
+FRAGMENT = re.compile(
+    r"(Of|As|Also|Along|Unless|The same for|By its|In which|On which|On how many|After minus) "
+)
+"""How a docstring begins that leans on what stands around it."""
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
-SAID_TWICE = {"PublishedFile", "Tool"}
-"""The core's result and the form in which the server answers with it; the binder's `Tool`, and its
-subclass that speaks of tools."""
+SAID_TWICE = {"Tool"}
+"""The binder's `Tool`, and its subclass that speaks of tools."""
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DOCUMENTS = ["README.md", "SKILL.md"]
 SPEAKS_OF_TOOLS = {"saescope.publish.writing"}
@@ -89,6 +92,26 @@ def test_every_function_fits_on_a_screen() -> None:
     ]
     assert lengths
     assert [(name, length) for name, length in lengths if length > MOST_LINES] == []
+
+
+def docstrings_of(tree: ast.AST) -> Iterator[str]:
+    """The docstrings of modules, classes and functions, and those below a name."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for child in body if isinstance(body, list) else []:
+            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                yield " ".join(str(child.value.value).split())
+
+
+def test_a_docstring_says_by_itself_what_it_is_about() -> None:
+    """In a hover it stands alone: "Of each position." does not."""
+    fragments = [
+        f"{name}: {text[:60]}"
+        for name, tree in TREES.items()
+        for text in docstrings_of(tree)
+        if FRAGMENT.match(text)
+    ]
+    assert FRAGMENT.match("Of each position.") and not fragments
 
 
 def test_shapes_are_checked_in_every_test_and_bound_within_a_call() -> None:

@@ -33,7 +33,7 @@ from saescope.errors import (
 from saescope.fence import open_own, read_own
 
 FIRST_S = 60.0
-"""After this long a run has its first checkpoint, however long the interval is."""
+"""Seconds after which a run has its first checkpoint, however long the interval is."""
 PREFIX, ASIDE = "ckpt-", ".tmp-"
 STATE_FILE, MANIFEST_FILE = "state.json", "MANIFEST.json"
 FORMAT = 1

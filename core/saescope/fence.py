@@ -22,7 +22,7 @@ from saescope.errors import ArgumentError, FormatError
 CONFIG_BYTES = 4 << 20
 """The largest configuration: those of a model with every label that it knows are below 1 MiB."""
 LOOK = "Look whether it is in its place and may be read, then call again."
-"""After a file that cannot be read."""
+"""The next step after a file that cannot be read."""
 OWN_BYTES = 64 << 20
 """The largest record of saescope's own that is read as a whole."""
 _PACKAGE = Path(__file__).resolve().parent

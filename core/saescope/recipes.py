@@ -30,7 +30,7 @@ class TrainingRecipe:
     whole_k: bool = False
     """k is the same at every position, so it is a whole number."""
     has_level: bool = False
-    """After training a feature fires above one level, estimated over the last batches."""
+    """Whether after training a feature fires above one level, estimated over the last batches."""
     nested: bool = False
     """Prefixes of the features reconstruct, too (matryoshka_widths)."""
 

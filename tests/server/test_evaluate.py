@@ -149,9 +149,9 @@ async def test_a_folder_is_published_with_the_metrics_of_the_last_evaluation(
     ) and not target.exists()
     assert plan["next"] == [f'publish_sae(sae="{sae}", path="{target}", dry_run=false)']
     done = await call(tiny, "publish_sae", sae=sae, path=str(target), dry_run=False)
-    assert done["state"] == "done" and {file["name"]: file["bytes"] for file in done["files"]} == {
-        path.name: path.stat().st_size for path in target.iterdir()
-    }
+    assert done["state"] == "done" and {
+        file["name"]: file["n_bytes"] for file in done["files"]
+    } == {path.name: path.stat().st_size for path in target.iterdir()}
     assert (
         f"| explained variance | {evaluated['explained_variance']:.4g} |"
         in (target / "README.md").read_text()

@@ -213,8 +213,8 @@ def _write_shards(
 
 
 def _save_position(store: ActivationStore, shards: list[dict[str, Any]], folder: Path) -> None:
-    """After a shard: what a writer goes on from if this one is killed. The older position is there
-    until the newer one is whole."""
+    """Save after each shard what a writer goes on from if this one is killed. The older position is
+    there until the newer one is whole."""
     from safetensors.torch import save
 
     data = save({name: x.cpu().contiguous() for name, x in store.state_dict().items()})

@@ -34,7 +34,7 @@ class ContextConfig:
 
     context_size: int = 128
     prepend_bos: bool | None = None
-    """None = as the model's own tokenizer does."""
+    """Whether BOS is prepended; None: as the model's own tokenizer does."""
     join_documents: bool = True
     """Whether a context goes on with the next document where one ends; else what is left of it
     stays empty."""

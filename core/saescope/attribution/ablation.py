@@ -47,7 +47,7 @@ class Ablations:
     by_sign: list[JointOfSign]
     agreement: Agreement
     errors: list[float]
-    """By SAE, in the order of the stack."""
+    """The effect of each SAE's error, in the order of the stack."""
 
 
 def strongest(parts: Sequence[Part], k: int, sign: str) -> list[Pair]:
@@ -192,7 +192,7 @@ def _nearest(acts: SparseActs, entry: int, sizes: Tensor, k: int) -> list[int]:
 
 
 def _draw(near: Sequence[Sequence[int]], rng: torch.Generator) -> list[int]:
-    """Without replacement: pairs ablated together must be different ones."""
+    """One draw, without replacement: pairs ablated together must be different ones."""
     drawn: list[int] = []
     for options in near:
         free = [entry for entry in options if entry not in drawn][:N_NEAREST]

@@ -22,14 +22,15 @@ class ModelSize(NamedTuple):
     name: str
     n_parameters: int
     n_inner: int
-    """Without the embedding and what predicts tokens from the last layer: what reading computes
-    with."""
+    """The parameters without the embedding and what predicts tokens from the last layer: what
+    reading computes with."""
     d_model: int | None
     n_layers: int | None
     dtype: str
-    """In which its weights are published."""
+    """The dtype in which the model's weights are published."""
     counted: bool
-    """From its configuration; otherwise only the model's name says how large it is."""
+    """Whether the size is counted from the model's configuration; otherwise it is read off its
+    name."""
 
     def n_bytes(self, dtype: str) -> int:
         """The size of its weights in memory; "auto" as they are published."""
@@ -68,7 +69,7 @@ def _known() -> dict[str, ModelSize]:
 
 
 def _key(name: str) -> str:
-    """The same for a model and its variants, which have the same shape."""
+    """A name without what tells the variants of a model apart, which have the same shape."""
     short = canonical_model(name)
     while (shorter := _VARIANT.sub("", short)) != short:
         short = shorter

@@ -55,7 +55,7 @@ class _Searchable(NamedTuple):
 
 
 class _Word(NamedTuple):
-    """As it was said, and without what people write differently; "" where that says nothing."""
+    """A value as it was said, without what people write differently; "" where that says nothing."""
 
     text: str
     bare: str

@@ -1,4 +1,4 @@
-"""At which layer an SAE fits best: one that was trained elsewhere explains more there."""
+"""The layer at which an SAE fits best: one that was trained elsewhere explains more there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +34,8 @@ class Scale:
 
 
 def moved(sae: SAE, hook_name: str) -> SAE:
-    """The same weights at the site of another layer; a transcoder's two sites stay as far apart."""
+    """A new SAE with the same weights at the site of another layer; a transcoder's two sites stay
+    as far apart."""
     meta = sae.cfg.metadata
     changed = {"hook_name": hook_name}
     if sae.cfg.transcoder:
@@ -55,7 +56,7 @@ def tried_at(model: LanguageModel, sae: SAE) -> list[SAE]:
 
 
 def n_positions(cfg: SAEConfig, n_layers: int) -> int:
-    """On how many positions an SAE of this size is tried at so many layers."""
+    """The number of positions on which an SAE of this size is tried at so many layers."""
     affordable = MOST_FLOPS / (2 * cfg.d_in * cfg.d_sae * max(n_layers, 1))
     return int(min(MOST_POSITIONS, max(2 * LEAST_POSITIONS, affordable)))
 

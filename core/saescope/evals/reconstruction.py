@@ -54,7 +54,7 @@ class Reconstruction:
     """Positions that were left out because their norm at the site is out of proportion."""
     shift: Float[Tensor, " d_out"]
     moments: tuple[Moments, Moments] | None
-    """Of the target in each half of the documents; only for PCA."""
+    """Moments of the target in each half of the documents; only for PCA."""
 
     @property
     def n_tokens(self) -> int:

@@ -36,7 +36,7 @@ MOST_TOKENS = 2**20
 MAX_GROUPS = 256
 """More documents than this are resampled in runs of neighbours."""
 STREAMED = 16
-"""Of a dataset on the hub, which is streamed, from as many times the wanted tokens."""
+"""How many times the wanted tokens are read of a dataset on the hub, which is streamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class _Pool:
 
     contexts: OwnedContexts
     warnings: tuple[str, ...]
-    """Where the split holds more."""
+    """A warning where the split holds more than was taken."""
 
 
 def _drawn(

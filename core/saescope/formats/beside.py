@@ -225,7 +225,8 @@ def _text(value: object) -> str | None:
 
 
 def _architecture(value: object) -> str | None:
-    """Without what `_transcoder` and `_skip` judge; only "standard" and "relu" say the same."""
+    """The architecture that a value names, without what `_transcoder` and `_skip` judge; only
+    "standard" and "relu" say the same."""
     if not isinstance(value, str):
         return None
     name = re.sub(r"[^a-z]", "", value.lower())
@@ -252,7 +253,7 @@ def _normalization(value: object) -> str | None:
 
 
 def _model(value: object) -> str | None:
-    """Without its owner, and in the spelling that its other names share."""
+    """A model's name without its owner, and in the spelling that its other names share."""
     if not isinstance(value, str) or not value:
         return None
     name = value.lower().rpartition("/")[2].replace("-v3-", "-3-").removeprefix("meta-")

@@ -25,7 +25,8 @@ def _of_file(source: FileSource) -> Recipe:
 
 
 def _of_name(source: FileSource) -> Recipe:
-    """On the hub there is one, whose width is known."""
+    """The recipe by the repository's name: on the hub there is one SAE of this kind, of known
+    width."""
     return _recipe(source, _D_IN, _D_SAE, "bfloat16") if source.repo_id else _of_file(source)
 
 

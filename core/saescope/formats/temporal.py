@@ -72,7 +72,7 @@ def _recipe(source: FileSource) -> Recipe:
 
 
 def _known_only(stored: dict[str, Stored], cfg: TemporalConfig) -> dict[str, Stored]:
-    """Without tensors that this configuration has no place for: they are then reported as
+    """The tensors without those that this configuration has no place for: they are then reported as
     unknown."""
     from saescope.saes import TemporalSAE
 

@@ -9,7 +9,7 @@ from saescope.errors import ArgumentError, NotFoundError, OfflineError, Saescope
 from saescope.network import Unreached
 
 MOST_NAMED = 3
-"""Of the published SAEs that are on this machine, an error names so many."""
+"""How many published SAEs that are on this machine an error names."""
 
 _LOG_IN = "log in (`hf auth login`, or set HF_TOKEN)"
 _NO_HEADER = ("UnicodeEncodeError", "LocalProtocolError")

@@ -15,7 +15,7 @@ from saescope.models.sizes import INDEX, shards
 
 Part = Literal["config.json", "tokenizer", "weights", "GGUF file"]
 MOST_NAMED = 5
-"""Of the models that are on this machine, an error names so many."""
+"""How many models that are on this machine an error names."""
 VOCABULARIES = (
     *("tokenizer.json", "vocab.*", "merges.txt", "tokens.txt", "*.model", "*.tiktoken", "*.spm"),
     *("*.bpe", "*.vocab"),

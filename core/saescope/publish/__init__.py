@@ -1,7 +1,8 @@
 """Giving an SAE away: to a folder or a repository, with a card, in a layout that sae-lens and
 saescope both load."""
 
-from saescope.publish.publication import Loading, Publication, PublishedFile
+from saescope.publish.publication import Loading, Publication
 from saescope.publish.writing import publish
+from saescope.records.publication import PublishedFile
 
 __all__ = ["Loading", "Publication", "PublishedFile", "publish"]

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-
-class PublishedFile(NamedTuple):
-    name: str
-    n_bytes: int
+from saescope.records.publication import PublishedFile
 
 
 class Loading(NamedTuple):

@@ -20,8 +20,9 @@ from saescope.fence import real_path
 from saescope.hub.location import checked_path
 from saescope.hub.upload import Destination, check_repo_id, has_token, look, push
 from saescope.publish.card import model_card
-from saescope.publish.publication import Loading, Publication, PublishedFile
+from saescope.publish.publication import Loading, Publication
 from saescope.publish.sharing import shareable
+from saescope.records.publication import PublishedFile
 from saescope.saes import SAE
 from saescope.saes.disk import CFG_FILE, WEIGHTS_FILE, not_in_saelens
 from saescope.saes.sparsity import SPARSITY_FILE, Densities, log_sparsity, write_sparsity
@@ -82,7 +83,7 @@ def publish(
     sizes = _sizes(sae, card, densities)
     return Publication(
         target=plan.target,
-        files=tuple(PublishedFile(plan.names[name], n_bytes) for name, n_bytes in sizes.items()),
+        files=tuple(PublishedFile(name=plan.names[old], n_bytes=n) for old, n in sizes.items()),
         load=plan.load,
         card=card,
         written=not dry_run,

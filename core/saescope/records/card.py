@@ -97,7 +97,7 @@ class FeatureFacts:
     density: float | None
     n_fired: int | None
     max_activation: float | None
-    """None without an index, and where it never fired."""
+    """The largest activation in the corpus; None without an index, and where it never fired."""
     mean_activation: float | None
     """The mean activation over the tokens where it fires."""
     typical_activation: float | None

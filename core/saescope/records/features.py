@@ -52,9 +52,9 @@ class RankedFeature:
     which an index knows."""
     promotes: list[str]
     levels: tuple[SideLevel, SideLevel] | None
-    """Of a contrast: on `texts` and on `against`."""
+    """How the feature fires on `texts` and on `against`, in a contrast."""
     confirmed: bool | None
-    """Of a contrast: as `ss.contrast_texts` confirms it."""
+    """Whether the feature is confirmed, as `ss.contrast_texts` does it, in a contrast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +177,10 @@ class ContrastFeature:
     confirmed: bool
     """p <= 0.05, with enough texts to hold a half out."""
     levels: tuple[SideLevel, SideLevel]
-    """On `texts` and on `against`; in the model under study and in the other."""
+    """How the feature fires on `texts` and on `against`, or in the model under study and the
+    other."""
     top: TopPlace | None
-    """Where it fires most on its side."""
+    """The place where the feature fires most on its side."""
     auc_equal_length: float
     """The area over all texts with every text cut to the shortest one's length: what is left once
     length explains nothing."""

@@ -18,12 +18,12 @@ class Intervention:
     """What `effect` is on: "logprob" (nats) or "logit" of the target, or "difference", of the
     logits of target and `against`."""
     effect: float
-    """After minus before."""
+    """The measured quantity after the edit minus before."""
     delta_logit: float
-    """After minus before, of the target's logit (of its difference to `against`); it may be that
-    all logits moved."""
+    """The target's logit (or its difference to `against`) after the edit minus before; it may be
+    that all logits moved."""
     delta_logprob: float
-    """After minus before, of the target's log-probability in nats."""
+    """The target's log-probability after the edit minus before, in nats."""
     kl: float
     """KL(before || after) in nats."""
     control: Comparison
@@ -47,7 +47,7 @@ class Metrics:
     concept_score: float | None
     """Share of the generated tokens that are concept tokens."""
     concept_logprob: float | None
-    """Along this text: how much steering changes the log of the concept tokens' summed probability,
+    """How much steering changes the log of the concept tokens' summed probability along this text,
     in nats, averaged over its tokens."""
     perplexity: float | None
     repetition: float

@@ -26,7 +26,7 @@ class ConceptTokens(NamedTuple):
     def of(
         cls, stack: Stack, edits: Sequence[FeatureEdit], named: Sequence[int]
     ) -> "ConceptTokens":
-        """Those that are named, else those that the features promote."""
+        """The tokens that are named, else those that the features promote."""
         if named:
             return cls([*dict.fromkeys(named)], True, _other_forms(stack.model, named))
         promoted = _promoted(stack, edits)

@@ -133,7 +133,7 @@ def control_plan(sae: SAE, plan: EditPlan, features: Sequence[int]) -> EditPlan:
 
 
 def scaled(plan: EditPlan, factor: float) -> EditPlan:
-    """The same edits at a multiple of their strengths."""
+    """A plan of the same edits at a multiple of their strengths."""
     edits = [replace(edit, strength=factor * edit.strength) for edit in plan.edits]
     return replace(plan, edits=tuple(edits))
 

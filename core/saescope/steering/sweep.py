@@ -34,7 +34,7 @@ class _OnPrompt:
     steered: list[list[Arm]]
     """Samples by strength."""
     changes: list[list[float]]
-    """By strength: how the concept's log-probability changes, and with each control."""
+    """How the concept's log-probability changes, by strength, and how it does with each control."""
 
 
 def sweep(
@@ -104,7 +104,7 @@ def _checked(
 
 
 def _units(stack: Stack, prompts: Sequence[Tokens], unit: Unit) -> list[Unit]:
-    """For each prompt what fires on all the others, so that a unit is the same for all."""
+    """What fires on all the other prompts, for each one, so that a unit is the same for all."""
     if len(prompts) == 1:
         return [unit]
     acts: list[list[SparseActs]] = []

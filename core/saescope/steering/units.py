@@ -42,7 +42,8 @@ class Known(NamedTuple):
     """What is known of how strongly one SAE's features fire."""
 
     here: SparseActs
-    """At the counted positions of the prompt, and of the probe text where there is one."""
+    """Activations at the counted positions of the prompt, and of the probe text where there is
+    one."""
     indexed: IndexedActivations | None
     texts: str
     """What `here` was read from, in words."""

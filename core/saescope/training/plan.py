@@ -179,7 +179,7 @@ def _as_arguments(change: dict[str, int]) -> str:
 
 
 def disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
-    """The same for the disk."""
+    """What to change so that the run fits on the disk, as arguments of the call."""
     if need + SPARE_DISK_BYTES <= free:
         return []
     short = (

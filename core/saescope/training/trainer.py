@@ -198,7 +198,7 @@ class Trainer:
         return self.scaling(self._pending.popleft() if self._pending else self._fetch())
 
     def _estimate(self) -> Scaling:
-        """Also moves the start to where the first batches are."""
+        """Estimate the scaling; this also moves the start to where the first batches are."""
         wanted = min(self.cfg.n_batches_for_norm_estimate, self.cfg.n_steps)
         with suppress(StopIteration):  # a short source is found out when it is trained on
             while len(self._pending) < wanted:

@@ -24,7 +24,7 @@ from saescope.training.plan import (
 from saescope.training.run import CONTEXT_SIZE, EXPANSION_FACTOR
 
 PROCESS_BYTES = 2**29
-"""Of a process with torch in memory, before it holds a model."""
+"""The bytes of a process with torch in memory, before it holds a model."""
 READ_OPERATIONS = 2
 """A weight and token, for a forward pass."""
 STEP_OPERATIONS = 8

@@ -2,10 +2,11 @@
 compact documents. It knows no SAE, and no tool by name."""
 
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
-from saescope_mcp.binding.document import document, next_call
+from saescope_mcp.binding.document import document
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.server import Server, bind
 from saescope_mcp.binding.wording import PLAIN, Wording
+from saescope_mcp.schemas.calls import next_call
 
 __all__ = [
     "PLAIN",

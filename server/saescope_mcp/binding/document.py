@@ -56,7 +56,7 @@ def in_short(done: Document, spare: frozenset[str]) -> Document:
 
 
 def _filled(value: Any, spare: frozenset[str], where: str = "") -> Any:
-    """Without null, empty lists and empty objects; rows keep their place."""
+    """The value without null, empty lists and empty objects; rows keep their place."""
     if isinstance(value, dict):
         return {
             name: _filled(item, spare, f"{where}{name}.")
@@ -66,12 +66,6 @@ def _filled(value: Any, spare: frozenset[str], where: str = "") -> Any:
     if isinstance(value, list):
         return [_filled(item, spare, where) for item in value]
     return value
-
-
-def next_call(tool: str, **arguments: object) -> str:
-    """A call as one would write it: `tool(name="...", k=3)`."""
-    given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
-    return f"{tool}({', '.join(given)})"
 
 
 def tidy(value: Any, where: str = "result") -> Any:

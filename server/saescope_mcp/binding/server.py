@@ -61,8 +61,8 @@ def bind(tool: Tool, state: State) -> BoundTool:
 
 
 class Server(MCPServer[Any]):
-    """Also answers a tool, a prompt or a prompt's argument that does not exist with an error that
-    names the nearest one."""
+    """A server that answers a tool, a prompt or a prompt's argument that does not exist with an
+    error that names the nearest one."""
 
     def __init__(self, *words: Any, max_message_bytes: int, **options: Any) -> None:
         super().__init__(*words, **options)
@@ -192,8 +192,8 @@ def _result(outcome: Outcome, links: Sequence[Link] = ()) -> CallToolResult:
 
 
 def _plain(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Without `$ref`s, titles and bounds that nobody meets: clients differ in the first, and every
-    word is in every context."""
+    """A schema without `$ref`s, titles and bounds that nobody meets: clients differ in the first,
+    and every word is in every context."""
     definitions = schema.pop("$defs", {})
 
     def walk(node: Any, is_names: bool = False) -> Any:

@@ -157,8 +157,8 @@ def _network() -> list[Finding]:
 
 
 def _offline() -> bool:
-    """Also where the settings cannot be read as a whole: a wrong value elsewhere is no leave to use
-    the network."""
+    """Whether the network is forbidden; read off the environment where the settings cannot be read
+    as a whole: a wrong value elsewhere is no leave to use the network."""
     try:
         return Settings.from_env().offline
     except SaescopeError:

@@ -19,7 +19,7 @@ BODY_S = 60.0
 GRACE_S = 2
 """Asked to end, the server gives open requests this long."""
 LAST_S = 8.0
-"""After which it ends whatever still runs."""
+"""Seconds after which the server ends whatever still runs."""
 
 
 def serve_http(server: Server, *, host: str, port: int) -> None:

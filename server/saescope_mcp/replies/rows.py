@@ -29,7 +29,7 @@ def extended(kind: type[Kind], record: object, **added: object) -> Kind:
 
 
 def names_of(stack: LoadedStack, labels: StackLabels, sae: int, feature: int) -> Names:
-    """Of a feature, which is given by the place of its SAE and by its index."""
+    """How a feature is called, which is given by the place of its SAE and by its index."""
     return {
         "sae": stack.handle(sae),
         "label": labels.by_feature.get((sae, feature)),

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from saescope.errors import SaescopeError
-from saescope_mcp.binding.document import next_call
+from saescope_mcp.binding import next_call
 from saescope_mcp.state.sources import KnownHandles
 
 MOST_NAMED = 3
-"""Of the SAEs in the user's own files, an error for want of a network names so many."""
+"""How many SAEs in the user's own files an error for want of a network names."""
 _TOOLS = {
     "ss.load_sae": "load_sae",
     "ss.index_features": "index_features",

@@ -81,5 +81,5 @@ class AttributeLogitReply(ListReply, Attribution, frozen=True):
     method: str
     features: list[EffectRow]
     by_sae: list[ShareOf] = Field(default=[], exclude_if=is_empty)
-    """For several SAEs; error and completeness are null then."""
+    """The share of each of several SAEs; the reply's own error and completeness are null then."""
     bos_prepended: bool

@@ -28,8 +28,7 @@ def _without_description(schema: dict[str, Any]) -> None:
 
 
 def is_empty(value: object) -> bool:
-    """Leave out of a document what only calls with several SAEs have: those with one stay as they
-    were."""
+    """Tell that a document goes without this field: a call with one SAE has no list of several."""
     return not value
 
 
@@ -69,7 +68,7 @@ SAEHandles = Annotated[
     AtMost("max_saes"),
 ]
 OneOfSeveral = Annotated[str | None, Field(exclude_if=is_empty)]
-"""In a row of a reply: the handle of its SAE; left out where there is but one."""
+"""The handle of the SAE that a row of a reply is about; left out where there is but one."""
 ItsSAE = Annotated[Identifier, Field(description="Its SAE, where several.", exclude_if=is_empty)]
 Prompt = Annotated[Text, Field(description='Prompt, e.g. "Paris is in".')]
 Chat = Annotated[bool, Field(description="Use the chat template.")]
@@ -171,7 +170,7 @@ class FilesRequest(Request):
 
 
 class ContrastFile(FilesRequest):
-    """What they are contrasted with, too."""
+    """Texts, and what they are contrasted with, may stand in files instead."""
 
     against: list[str]
     against_file: LocalPath = Field(default="", description="`against` in a file.")
@@ -248,7 +247,7 @@ class Provenance(BaseModel):
     model: str
     revision: str
     sae: str | None
-    """Null where there are several: see `saes`."""
+    """The handle of the SAE; null where there are several, which `saes` lists."""
     weights_hash: str | None
     """sha256 of the SAE's weights; its first 12 digits in a concise reply."""
     saes: list[SAEUsed] = Field(default=[], exclude_if=is_empty)
@@ -293,7 +292,7 @@ class ListReply(Reply, frozen=True):
 
 
 def in_order(kind: type[Reply], named: dict[str, Any]) -> dict[str, Any]:
-    """With what replies of each kind have in common first: fields of a record that a reply inherits
+    """Put first what replies of each kind have in common: fields of a record that a reply inherits
     would stand before the summary."""
     common = ListReply if issubclass(kind, ListReply) else Reply
     first = [name for name in common.model_fields if name in named]

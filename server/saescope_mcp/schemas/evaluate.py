@@ -74,9 +74,9 @@ class EvaluateSaeReply(Reply, frozen=True):
     ce_score: float | None = None
     kl_score: float | None = None
     dead_share: float | None = None
-    """Features that never fired on this text."""
+    """The share of features that never fired on this text."""
     dense_share: float | None = None
-    """Features that fire at more than a tenth of the tokens."""
+    """The share of features that fire at more than a tenth of the tokens."""
     shrinkage: Shrinkage | None = None
     baselines: Baselines | None = None
     intervals: dict[str, Interval] = Field(default_factory=dict[str, Interval])
@@ -86,11 +86,11 @@ class EvaluateSaeReply(Reply, frozen=True):
     """The site that is reconstructed."""
     n_contexts: int | None = None
     n_documents: int | None = None
-    """What the intervals are resampled from."""
+    """The number of documents, from which the intervals are resampled."""
     context_size: int | None = None
     pictures: list[str] = Field(default_factory=list[str])
     density: list[DensityBin] = Field(default_factory=list[DensityBin])
     """Only in "detailed", like `positions` and `saelens`."""
     positions: list[PositionBin] = Field(default_factory=list[PositionBin])
     saelens: dict[str, float] = Field(default_factory=dict[str, float])
-    """By the definitions of sae-lens's run_evals."""
+    """The same scores by the definitions of sae-lens's run_evals."""

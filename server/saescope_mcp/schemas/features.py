@@ -140,7 +140,7 @@ class QuizFeature(Request):
 
 
 class QuizFeatureReply(Reply, frozen=True):
-    """The answers stay here."""
+    """The questions of a quiz; its answers stay in the server."""
 
     listed: ClassVar[str] = ""
 
@@ -177,7 +177,7 @@ class LabelFeatureReply(Reply, frozen=True):
     fuzzing: float | None
     """Balanced accuracy of the items that ask about the marked token."""
     labels: list[ShortLabel]
-    """All of this feature, best first."""
+    """All labels of this feature, best first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,15 +29,16 @@ class ModelHere(BaseModel):
     float32_bytes: int
     bfloat16_bytes: int
     disk_bytes: int
-    """As it is published."""
+    """The bytes of the model's files as they are published."""
     free_bytes: int
-    """Of the memory budget."""
+    """What is left of the memory budget."""
     fits: Literal["float32", "bfloat16"] | None
-    """In which dtype; null: in neither."""
+    """The widest dtype in which the model fits; null if it fits in neither."""
     counted: bool
-    """From its configuration; otherwise only its name says how large it is."""
+    """Whether the size is counted from the model's configuration; otherwise it is read off its
+    name."""
     here: bool
-    """Its files are on this machine."""
+    """Whether the model's files are on this machine."""
 
 
 class FindSaesReply(ListReply, frozen=True):
@@ -47,6 +48,6 @@ class FindSaesReply(ListReply, frozen=True):
 
     saes: list[PublishedSAE]
     fit: ModelHere | None = Field(default=None, exclude_if=is_empty)
-    """Of the model that is asked for, or the only one of those listed."""
+    """Whether the model fits here: the one that is asked for, or the only one of those listed."""
     nearest: list[str]
-    """If nothing fits: releases or models with names like those that were asked for."""
+    """Releases or models with names like those that were asked for, where nothing fits."""

@@ -37,9 +37,9 @@ class IndexSummary(BaseModel):
     weights_hash: str
     n_features: int
     n_fired: int
-    """Features that fired at all."""
+    """The number of features that fired at all."""
     median_density: float | None
-    """The median share of tokens on which those fire."""
+    """The median share of tokens on which the features that fired at all do."""
     n_tokens: int
     n_contexts: int
     path: str
@@ -57,7 +57,7 @@ class IndexFeaturesReply(Reply, frozen=True):
     sae: str | None = None
     dataset: str | None = None
     n_tokens: int | None = None
-    """Read so far."""
+    """The number of tokens read so far."""
     eta_s: float | None = None
     indexes: list[IndexSummary] = Field(default_factory=list[IndexSummary])
     checkpoint: str | None = None

@@ -75,13 +75,13 @@ class CheckRow(ProbeCheck):
     """The SAE on a probe text: does it belong to this model and site?"""
 
     layers: Annotated[tuple[LayerFit, ...], Field(exclude_if=is_empty)] = ()
-    """Every layer, with scan=true."""
+    """How the SAE fits at every layer; measured with scan=true."""
     verdict: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFound(IndexedText):
-    """What describe_feature and units will use."""
+    """The index that describe_feature and units will use."""
 
 
 class LoadSaeReply(Reply, frozen=True):
@@ -123,7 +123,7 @@ class LoadSaeReply(Reply, frozen=True):
     """Whether it fits, in a dry run; null if the model's size is not known before its download."""
     check: CheckRow | None = None
     index: IndexFound | None = None
-    """Null: none yet; index_features makes one."""
+    """The index of this SAE; null where there is none yet, which index_features makes."""
 
 
 class Unload(Request):

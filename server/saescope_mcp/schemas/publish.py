@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from saescope.records.publication import PublishedFile
 from saescope_mcp.schemas.bounds import Identifier, InsideRelease, LocalPath, Repository
 from saescope_mcp.schemas.common import Reply, Request, WaitS
 
@@ -44,15 +45,8 @@ class PublishSae(Request):
         return self
 
 
-class PublishedFile(BaseModel):
-    """By its name at the target."""
-
-    name: str
-    bytes: int
-
-
 class PublishSaeReply(Reply, frozen=True):
-    """State "planned": nothing was written."""
+    """What was published; with state "planned" nothing was written."""
 
     state: Literal["done", "planned", "running"]
     job_id: str | None = None
@@ -61,11 +55,11 @@ class PublishSaeReply(Reply, frozen=True):
     total_bytes: int | None = None
     private: bool | None = None
     load_call: str | None = None
-    """The tool call that loads it back."""
+    """The tool call that loads the SAE back."""
     load_command: str | None = None
     load_python: str | None = None
     load_sae_lens: str | None = None
-    """Null where sae-lens has no such architecture."""
+    """Python that loads the SAE with sae-lens; null where that has no such architecture."""
     commit: str | None = None
     evaluated: bool | None = None
     """Whether the model card has metrics."""

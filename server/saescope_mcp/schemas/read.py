@@ -130,7 +130,7 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     """Of `features` by turns, each one's strongest place first; in a dataset the strongest of each
     document, `pos` counted from the start of its passage of 128 tokens."""
     by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
-    """For several SAEs; what only one can have is null then."""
+    """How each of several SAEs reconstructs the texts; what only one can have is null then."""
     bos_prepended: bool
     state: Literal["running"] | None = Field(default=None, exclude_if=is_empty)
     """Of a dataset that takes long: call job_status with `job_id`."""
@@ -193,5 +193,5 @@ class TopFeaturesReply(ListReply, Ranking, frozen=True):
 
     features: list[FeatureRow]
     by_sae: list[CountedBy] = Field(default=[], exclude_if=is_empty)
-    """For several SAEs."""
+    """What each of several SAEs sees of the texts."""
     bos_prepended: bool

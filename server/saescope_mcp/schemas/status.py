@@ -33,7 +33,7 @@ class Cached(BaseModel):
 
 
 class MemoryUse(BaseModel):
-    """Bytes; `budget` is what models and SAEs may fill together."""
+    """Memory of one device in bytes; `budget` is what models and SAEs may fill together."""
 
     total: int
     budget: int

@@ -138,7 +138,7 @@ class TrainSaeReply(Reply, frozen=True):
     name: str | None = None
     n_tokens: int | None = None
     metrics: dict[str, Any] | None = None
-    """At the last step, on its batch: `evaluate_sae` measures on held-out text."""
+    """The metrics of the last step, on its batch: `evaluate_sae` measures on held-out text."""
     checkpoint: str | None = None
 
 

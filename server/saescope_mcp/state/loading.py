@@ -194,7 +194,7 @@ def by_catalogue(source: Source, placement: Placement) -> UnseenSAE | None:
 
 
 def _model_bytes(model: str, dtype: str, settings: Settings) -> int | None:
-    """From the headers of its files, else by what is known of its name."""
+    """The bytes of a model, from the headers of its files, else by what is known of its name."""
     from saescope.catalogue import model_size
     from saescope.models import peek_model_bytes
 

@@ -13,6 +13,7 @@ from saescope.errors import ArgumentError, OfflineError
 from saescope.fence import read_own
 from saescope.names import home, split_hook
 from saescope_mcp.jobs.locks import locked
+from saescope_mcp.schemas.calls import next_call
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.fences import readable
 
@@ -59,9 +60,7 @@ def load_call(source: Source, placement: Placement) -> str:
     """Write the exact call that loads this."""
     arguments = asdict(source) | asdict(placement)
     changed = {name: value for name, value in arguments.items() if value not in ("", "auto", False)}
-    return (
-        f"load_sae({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})"
-    )
+    return next_call("load_sae", **changed)
 
 
 def handle_for(model_handle: str, source: Source, hook_name: str) -> str:

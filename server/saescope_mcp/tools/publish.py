@@ -13,7 +13,7 @@ from saescope.progress import Say
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job, Runs
 from saescope_mcp.replies import Tool, by_itself
-from saescope_mcp.schemas.publish import PublishedFile, PublishSae, PublishSaeReply
+from saescope_mcp.schemas.publish import PublishSae, PublishSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Source, writable
 from saescope_mcp.state.loading import read_sae
@@ -149,7 +149,7 @@ def _reply(
         next=[done.load.tool] if done.written else [next_call("publish_sae", **again)],
         state="done" if done.written else "planned",
         target=done.target,
-        files=[PublishedFile(name=file.name, bytes=file.n_bytes) for file in done.files],
+        files=[*done.files],
         total_bytes=size,
         private=done.private,
         load_call=done.load.tool,

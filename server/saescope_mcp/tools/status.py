@@ -212,8 +212,8 @@ async def _rows(state: AppState) -> list[JobRow]:
 
 
 async def _rows_if_readable(state: AppState) -> tuple[list[JobRow], list[str]]:
-    """Without the trainings, and with a warning, where their table cannot be read: the rest of a
-    status is needed then."""
+    """The jobs without the trainings, and with a warning, where their table cannot be read: the
+    rest of a status is needed then."""
     try:
         return await _rows(state), []
     except SaescopeError as error:

@@ -255,7 +255,7 @@ async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
 
 
 def _of_table(done: "core.Sweep") -> str:
-    """At which strengths the text holds, and at which the concept is beyond controls."""
+    """Say at which strengths the text holds, and at which the concept is beyond controls."""
     if not done.rows:
         return "The plain text: nothing was edited."
     whole = [row for row in done.rows if row.verdict is not Effect.DEGENERATE]
@@ -383,7 +383,7 @@ def _as_argument(feature: SteeringFeature) -> dict[str, object]:
 
 
 def _named_control(arm: "core.Arm", stack: LoadedStack) -> "core.Arm":
-    """Where there are several SAEs, labelled with the handle of each feature's SAE."""
+    """The control, its label naming the SAE of each feature where there are several."""
     named = [
         f"feature {ref.feature} of {handle}"
         for ref in arm.features

@@ -263,7 +263,7 @@ def _separation(design: Design, d: float, auc: float) -> Separation:
 
 
 def levels_of(design: Design, scores: TextScores, i: int) -> tuple[SideLevel, SideLevel]:
-    """Of `texts` and `against`; of the model under study and the other."""
+    """How a feature fires on `texts` and on `against`, or in the model studied and the other."""
     column = scores.scores[:, i].double()
     parts = [column[rows] for rows in design.sets()]
     if isinstance(design, PairedTexts):

@@ -17,7 +17,8 @@ class IndexConfig:
     ends before."""
     context_size: int = 128
     prepend_bos: bool | None = None
-    """None = as the SAE was trained, else as the model's own tokenizer does."""
+    """Whether BOS is prepended; None: as the SAE was trained, else as the model's own tokenizer
+    does."""
     seed: int = 0
     """The seed of the order in which contexts are read, and of every sample."""
     n_top: int = 10

@@ -13,7 +13,8 @@ from saescope.fence import open_own, read_own
 FILE = "manifest.json"
 FORMAT = 2
 OLD_FORMAT = 1
-"""Without hashes and typical activations; attention sinks count as any position."""
+"""The version of indexes without hashes and typical activations; attention sinks count as any
+position."""
 OWN_HASH = "sha256_of_the_rest"
 
 

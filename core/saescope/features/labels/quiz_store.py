@@ -162,7 +162,7 @@ def _spent(db: sqlite3.Connection, weights_hash: str, feature: int) -> frozenset
 
 
 def _void(db: sqlite3.Connection, quiz_id: str) -> None:
-    """Unless it has been answered since it was looked at."""
+    """Use up a quiz, unless it has been answered since it was looked at."""
     if LABELS_DB.select(db, QUIZZES, "WHERE id = ? AND answered IS NULL", [quiz_id]):
         LABELS_DB.update(db, QUIZZES, quiz_id, {"answered": VOID})
 

@@ -178,8 +178,8 @@ _NO_INDEX = (
 def _firing_counts(
     model: LanguageModel, sae: SAE, texts: Sequence[Tokens]
 ) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"], int, int]:
-    """On how many counted tokens each feature fires, its activations' sum, how many there are, and
-    how many sinks were left out."""
+    """Count on how many tokens each feature fires, its activations' sum, how many tokens there are,
+    and how many sinks were left out."""
     n, n_sinks = 0, 0
     fired, total = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
     for acts, mask, sinks, _ in text_acts(model, sae, texts):

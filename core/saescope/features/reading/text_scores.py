@@ -19,11 +19,11 @@ Summary = Literal["max", "mean"]
 
 
 class Strongest(NamedTuple):
-    """Where the features of one text fire most."""
+    """The places where the features of one text fire most."""
 
     tokens: Tokens
     features: Int[Tensor, " n"]
-    """Those that fire, ascending."""
+    """The features that fire, ascending."""
     positions: Int[Tensor, " n"]
     values: Float[Tensor, " n"]
 
@@ -57,7 +57,7 @@ class TextScores:
     means: Float[Tensor, "n_texts d_in"] | None = None
     """The SAE's input, averaged over the counted tokens of each text."""
     other: Float[Tensor, "n_texts n_features"] | None = None
-    """Of changes: what they are changes from."""
+    """What changes are changes from; none where the scores are no changes."""
 
     def minus(self, other: "TextScores") -> "TextScores":
         """Changes from `other`, which is of the same positions of the same texts, over the features
@@ -205,7 +205,7 @@ class _Scoring:
 
 
 def _strongest(tokens: Tokens, acts: SparseActs) -> Strongest:
-    """Of equal activations the first counts."""
+    """Find the strongest; of equal activations the first counts."""
     order = acts.values.argsort(descending=True, stable=True)
     order = order[acts.features[order].argsort(stable=True)]
     features = acts.features[order]

@@ -19,7 +19,7 @@ class StepResult(NamedTuple):
     losses: dict[str, Tensor]
     """The terms of the plain loss."""
     fired: Int[Tensor, " d_sae"]
-    """On how many positions each feature was active."""
+    """The number of positions on which each feature was active."""
     squared_error: Float[Tensor, " n_pos"]
     """The squared error of each position's (whole) reconstruction."""
 
