@@ -33,9 +33,9 @@ class Detection:
     base_rate: float
     """The share that is positive: the precision of firing at random."""
     precision: Proportion | None
-    """Of where it fires, the share that is positive; None where it fires nowhere."""
+    """The share that is positive, of where it fires; None where it fires nowhere."""
     recall: Proportion | None
-    """Of what is positive, the share where it fires; None where nothing is positive."""
+    """The share where it fires, of what is positive; None where nothing is positive."""
     auc: float | None
     """The chance that its activation (the largest of a text) is higher on a positive one than on
     another, ties half."""

@@ -127,13 +127,13 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     features: list[NamedRow] = Field(default=[], exclude_if=is_empty)
     """Where features are named: each of them, in the order of the call."""
     places: list[FiringPlace] = Field(default=[], exclude_if=is_empty)
-    """Of `features` by turns, each one's strongest place first; in a dataset the strongest of each
+    """Places of `features` by turns, each one's strongest first; in a dataset the strongest of each
     document, `pos` counted from the start of its passage of 128 tokens."""
     by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
     """How each of several SAEs reconstructs the texts; what only one can have is null then."""
     bos_prepended: bool
     state: Literal["running"] | None = Field(default=None, exclude_if=is_empty)
-    """Of a dataset that takes long: call job_status with `job_id`."""
+    """Given for a dataset that takes long: call job_status with `job_id`."""
     job_id: str | None = Field(default=None, exclude_if=is_empty)
 
 

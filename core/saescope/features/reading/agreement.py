@@ -15,7 +15,7 @@ LEAST_TEXTS = 5
 def agreement(
     scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"], text: Int[Tensor, " n"]
 ) -> Detection:
-    """Of tokens or texts that fire where their score is not 0, each of the text of that number."""
+    """How firing, a score that is not 0, tells positive tokens or texts; `text` numbers their texts."""
     fires = scores != 0
     both = fires & positive
     return Detection(

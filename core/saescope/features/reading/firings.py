@@ -95,7 +95,7 @@ class NamedFirings:
         )
 
     def _by_text(self, scores: Float[Tensor, " n_tokens"]) -> Detection | None:
-        """Of texts with a counted token."""
+        """How firing tells positive texts, of those with a counted token."""
         labels = {passage.text: passage.label for passage in self.passages}
         there, own = self.text.unique(return_inverse=True)
         if not len(there):

@@ -32,7 +32,7 @@ class TextPassage:
     matches: tuple[TokenSpan, ...] | None = None
     """The positions that each match of the pattern overlaps; None without a pattern."""
     label: bool | None = None
-    """Of its text."""
+    """The label of its text."""
     positions: tuple[int, ...] = ()
     """The positions that alone count; none: those that count in any text."""
 
