@@ -15,7 +15,7 @@ LEAST_TEXTS = 5
 def agreement(
     scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"], text: Int[Tensor, " n"]
 ) -> Detection:
-    """How firing, a score that is not 0, tells positive tokens or texts; `text` numbers their texts."""
+    """How firing, a score that is not 0, tells positive tokens or texts; `text` numbers these."""
     fires = scores != 0
     both = fires & positive
     return Detection(
