@@ -2,6 +2,7 @@
 once."""
 
 import gc
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests import shapes
 from tests.core.fake_hub import FakeHub
-from tests.longest import LONGEST
+from tests.longest import LONGEST, SHARING
 
 if TYPE_CHECKING:
     from tests.server.knowing import Bench
@@ -61,18 +62,39 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A process runs a whole file of tests; those that share something costly count as one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid).removeprefix("tests/")
+            return next((first for first, *rest in SHARING if file in rest), file)
+
+    return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Numbered names of folders for homes. `mktemp` lists all that it made before, for each."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """`SAESCOPE_HOME` for this test and the processes that it starts: empty, but for the models
     that are already prepared."""
     from saescope.names import home
 
-    models, own = home() / "models", tmp_path_factory.mktemp("home")
+    models, own = home() / "models", next(homes)
+    own.mkdir()
     if models.is_dir():
         _link(own / "models", models)
     monkeypatch.setenv("SAESCOPE_HOME", str(own))

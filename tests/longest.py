@@ -1,5 +1,4 @@
-"""The files of tests that take longest, longest first: with `--no-loadscope-reorder` pytest-xdist
-hands them out in this order."""
+"""In which order, and together with which others, `make test` hands out the files of tests."""
 
 LONGEST = (
     "server/test_train.py",
@@ -34,3 +33,12 @@ LONGEST = (
     "core/activations/test_store.py",
     "core/activations/test_shards.py",
 )
+"""The files that take longest, longest first: with `--no-loadscope-reorder` pytest-xdist hands them
+out in this order."""
+
+SHARING = (
+    ("docs/test_calls.py", "docs/test_python.py", "docs/test_skill.py"),
+    ("server/test_train.py", "server/test_index.py", "agent_evals/test_tasks.py"),
+)
+"""Files that one process runs, one after the other: what they share takes long to set up (the
+reader's desk, the process that forks workers)."""

@@ -99,8 +99,10 @@ def remember_what_held() -> None:
 
 
 def remembering(function: FunctionType, check: Callable[[Any], Any]) -> Callable[..., Any]:
-    """The function; arguments and results are checked whose like was not seen before."""
-    checked, after = check(function), _checked_afterwards(function, check)
+    """The function; arguments and results are checked whose like was not seen before. A check is
+    built when it is first needed: most processes call few of the functions."""
+    checked = functools.cache(lambda: check(function))
+    after = functools.cache(lambda: _checked_afterwards(function, check))
     held = dict[Hashable, set[Hashable]]()
 
     @functools.wraps(function)
@@ -109,13 +111,13 @@ def remembering(function: FunctionType, check: Callable[[Any], Any]) -> Callable
         given = like((args, kwargs))
         results = held.get(given) if given else None
         if results is None:
-            result = checked(*args, **kwargs)
+            result = checked()(*args, **kwargs)
             if given:
                 held[given] = {like(result)}
             return result
         result = function(*args, **kwargs)
         if (found := like(result)) is None or found not in results:
-            after(result, args, kwargs)
+            after()(result, args, kwargs)
             results.add(found)
         return result
 

@@ -37,6 +37,8 @@ SMALLER: dict[str, dict[str, int]] = {
     "evaluate_sae": {"n_tokens": 64, "baselines": False, "wait_s": 50},
 }
 """The most that a test has time for; the tests marked slow run every call as it is written."""
+CONTEXT = ("saescope.evals.text.LONGEST_CONTEXT", 32)
+"""An evaluation of few tokens reads a whole context all the same, with every stand-in."""
 
 
 def letters() -> str:
@@ -57,7 +59,7 @@ def letters() -> str:
         "sold {} house",
         "wrote to {} friend",
     ]
-    times = ["in May", "on Monday", "after the storm", "before dinner", "in London", "again"]
+    times = ["in May", "on Monday", "after the storm"]
     told = itertools.product(people, deeds, times)
     return "\n\n".join(f"{who} {deed.format(whose)} {when}." for (who, whose), deed, when in told)
 
@@ -179,10 +181,12 @@ def opened(folder: Path) -> Generator[Desk]:
 async def _prepared(state: AppState) -> tuple[str, str]:
     """The embedded SAE, loaded, and a job that is done."""
     loaded = await _ended(state, await _must(state, "load_sae"))
-    judged = await _must(
-        state, "evaluate_sae", sae=loaded["sae"], n_tokens=64, baselines=False, wait_s=0.0
-    )
-    await _ended(state, judged)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*CONTEXT)
+        judged = await _must(
+            state, "evaluate_sae", sae=loaded["sae"], n_tokens=64, baselines=False, wait_s=0.0
+        )
+        await _ended(state, judged)
     return loaded["sae"], judged["job_id"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.docs.desk import FEATURE, Desk
+from tests.docs.desk import CONTEXT, FEATURE, Desk
 from tests.docs.pages import DOCUMENTS, ROOT, Piece, pieces
 
 import saescope as ss
@@ -50,6 +50,7 @@ def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
     def evaluate(*given: Any, **settings: Any) -> Any:
         return evaluated(*given, **{**settings, "n_tokens": 64})
 
+    monkeypatch.setattr(*CONTEXT)
     monkeypatch.setattr("saescope.steering.steer", steer)
     monkeypatch.setattr("saescope.evals.evaluate", evaluate)
     monkeypatch.setattr("saescope.models.load_model", load_model)

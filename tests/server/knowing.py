@@ -11,6 +11,7 @@ from saescope.models import LanguageModel
 from saescope.names import home
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
+from saescope_mcp.state.slots import ModelSlot
 
 KING = WORDS.index(" King")
 
@@ -23,6 +24,7 @@ class Bench:
         from saescope.features.index import index_features
 
         sae = planted_sae(glass)
+        self.model = glass
         self.folder, self.sae, self.text = (
             folder,
             sae.save(folder / "planted"),
@@ -34,10 +36,15 @@ class Bench:
         )
 
     async def loaded(self, glass_dir: Path, *, indexed: bool) -> tuple[AppState, str]:
-        """A new server of a user who has that index, or none; the SAE is loaded."""
+        """A new server of a user who has that index, or none; the SAE is loaded. The model is the
+        one that all tests share."""
         if indexed:
             shutil.copytree(self.folder / "indexes", home() / "indexes")
         state = AppState(Settings(read_roots=(self.folder, glass_dir.parent), offline=True))
+        handle, names = self.model.handle, {str(glass_dir)}
+        state.models[handle] = ModelSlot(
+            handle, self.model, names, state.settings, state.workers
+        )
         reply = await call(state, "load_sae", path=str(self.sae), model=str(glass_dir))
         assert (reply["index"] is not None) is indexed
         return state, reply["sae"]

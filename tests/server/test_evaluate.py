@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,22 @@ from saescope_mcp.state.measured import keep_sparsity, recall
 FEW = 800
 
 
+@pytest.fixture(scope="module")
+async def evaluation(
+    tiny: AppState, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    """The answer, and the home that it was kept in."""
+    home = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAESCOPE_HOME", str(home))
+        return await call(tiny, "evaluate_sae", sae=next(iter(tiny.saes)), n_tokens=FEW), home
+
+
 @pytest.fixture
-async def evaluated(tiny: AppState, sae: str) -> dict[str, Any]:
-    return await call(tiny, "evaluate_sae", sae=sae, n_tokens=FEW)
+def evaluated(evaluation: tuple[dict[str, Any], Path], own_home: Path) -> dict[str, Any]:
+    answer, home = evaluation
+    shutil.copytree(home, own_home, dirs_exist_ok=True)
+    return answer
 
 
 def test_sparsity_is_kept_beside_saes_of_our_own_alone(own_home: Path, tmp_path: Path) -> None:
