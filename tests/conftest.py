@@ -37,16 +37,36 @@ gc.disable()
 RELATIVES = {"glass", "gemma3", "llama", "qwen3"}
 """Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier
 these too."""
+KINDS = ("gpt2", "gemma2", "neox")
+EVERY_PAIR = ("test_hooks.py", "test_language_model.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: of several processes, none is left alone with one at the end."""
+    seen = set[tuple[object, str]]()
     for item in items:
         drawn = getattr(item, "callspec", None)
-        if drawn and RELATIVES & {value for value in drawn.params.values() if type(value) is str}:
+        if drawn and (_is_relative(drawn) or _is_another_pair(item, drawn.id, seen)):
             item.add_marker(pytest.mark.slow)
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def _is_relative(drawn: Any) -> bool:
+    return bool(RELATIVES & {value for value in drawn.params.values() if type(value) is str})
+
+
+def _is_another_pair(item: pytest.Item, case: str, seen: set[tuple[object, str]]) -> bool:
+    """Of a family's model and an SAE, a site or a setting, `make test` tries each with some other;
+    the slow tier tries every pair. What reads a site differs by family: all of that is tried."""
+    family = next((kind for kind in KINDS if kind in case.split("-")), None)
+    if family is None or item.path.name in EVERY_PAIR or item.get_closest_marker("slow"):
+        return False
+    test = item.nodeid.partition("[")[0]
+    pair = {(test, family), (test, case.replace(family, "", 1))}
+    is_known = pair <= seen
+    seen |= pair
+    return is_known
 
 
 def pytest_collection_finish() -> None:

@@ -39,6 +39,12 @@ out in this order."""
 SHARING = (
     ("docs/test_calls.py", "docs/test_python.py", "docs/test_skill.py"),
     ("server/test_train.py", "server/test_index.py", "agent_evals/test_tasks.py"),
+    (
+        "core/models/test_tokens.py",
+        "core/evals/test_check.py",
+        "core/features/index/test_build.py",
+        "core/test_sinks.py",
+    ),
 )
 """Files that one process runs, one after the other: what they share takes long to set up (the
-reader's desk, the process that forks workers)."""
+reader's desk, the process that forks workers, the embedded model)."""

@@ -38,6 +38,9 @@ QUICK = (
     "opt",
     "openai_gpt",
 )
+SAMPLE = ("bloom", "exaone4", "falcon_new", "mamba", "openai_gpt")
+"""A bias from positions, norms behind the blocks, a refusal, no attention, a head of its own: the
+slow tier tries the rest of QUICK."""
 REFUSED = ("falcon_new", "helium", "opt_post", "persimmon", "phimoe")
 """Families that transformer-lens does not hold, or fails on."""
 OWN_HEADS = ("modernbert_decoder", "openai_gpt")
@@ -213,7 +216,10 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory, glass_dir: Path) -> Call
     return lambda family: build(family, root / family, tokenizer)
 
 
-@pytest.mark.parametrize("family", QUICK)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.slow) for name in QUICK],
+)
 def test_a_sample_of_families_against_plain_hooks(
     family: str, folder_of: Callable[[str], Path], attack: Attack
 ) -> None:

@@ -76,7 +76,10 @@ def folder(tmp_path: Path, glass_dir: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("family", QUICK)
+@pytest.mark.parametrize(
+    "family",
+    ["gpt_neox", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "opt"))],
+)
 def test_a_sample_of_families_with_each_switch_turned(
     family: str, folder: Path, attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

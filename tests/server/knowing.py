@@ -42,9 +42,7 @@ class Bench:
             shutil.copytree(self.folder / "indexes", home() / "indexes")
         state = AppState(Settings(read_roots=(self.folder, glass_dir.parent), offline=True))
         handle, names = self.model.handle, {str(glass_dir)}
-        state.models[handle] = ModelSlot(
-            handle, self.model, names, state.settings, state.workers
-        )
+        state.models[handle] = ModelSlot(handle, self.model, names, state.settings, state.workers)
         reply = await call(state, "load_sae", path=str(self.sae), model=str(glass_dir))
         assert (reply["index"] is not None) is indexed
         return state, reply["sae"]

@@ -2,7 +2,8 @@
 every number of an attribution against a plain Hugging Face model in float64 with hooks of its own.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,15 +148,27 @@ def cases() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def pair(
-    request: pytest.FixtureRequest, glass_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[LanguageModel, Plain]:
+def pair_of(
+    glass_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[LanguageModel, Plain]]:
     """One folder, loaded by us in float32, and as a plain Hugging Face model in float64."""
-    folder = tmp_path_factory.mktemp("family") / request.param
-    build(request.param, folder, AutoTokenizer.from_pretrained(glass_dir))
-    plain = Plain(folder)
-    plain.hf.double()
-    return load_model(folder, device="cpu"), plain
+
+    @functools.cache
+    def pair(family: str) -> tuple[LanguageModel, Plain]:
+        folder = tmp_path_factory.mktemp("family") / family
+        build(family, folder, AutoTokenizer.from_pretrained(glass_dir))
+        plain = Plain(folder)
+        plain.hf.double()
+        return load_model(folder, device="cpu"), plain
+
+    return pair
+
+
+@pytest.fixture
+def pair(
+    request: pytest.FixtureRequest, pair_of: Callable[[str], tuple[LanguageModel, Plain]]
+) -> tuple[LanguageModel, Plain]:
+    return pair_of(request.param)
 
 
 @pytest.fixture

@@ -250,7 +250,9 @@ def test_p_is_the_share_of_regroupings_in_which_any_feature_differs_as_much() ->
     assert torch.allclose(Groups(first, torch.ones(9)).family_p(table, 0), exact, atol=0.04)
 
 
-@pytest.mark.parametrize("n1, n2", [(20, 20), (10, 30), (8, 8)])
+@pytest.mark.parametrize(
+    "n1, n2", [(10, 30), *(pytest.param(n, n, marks=pytest.mark.slow) for n in (20, 8))]
+)
 def test_without_a_difference_hardly_ever_anything_is_confirmed(n1: int, n2: int) -> None:
     false, n_runs = 0, 15
     for seed in range(n_runs):

@@ -147,12 +147,14 @@ def test_tensors_that_the_configuration_has_no_place_for_are_said(
     assert glass.warnings == ()
 
 
-@pytest.fixture
-def looped(tmp_path: Path, glass_dir: Path, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+@pytest.fixture(scope="module")
+def looped(tmp_path_factory: pytest.TempPathFactory, glass_dir: Path) -> LanguageModel:
     """A hierarchical reasoning model, which runs its layers again and again within a forward pass
     and has no blocks in one row."""
-    monkeypatch.setitem(FAMILIES, "hrm", ("HrmTextForCausalLM", GROUPED))
-    return load_model(folder_of("hrm", tmp_path, glass_dir), device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, "hrm", ("HrmTextForCausalLM", GROUPED))
+        folder = folder_of("hrm", tmp_path_factory.mktemp("looped"), glass_dir)
+    return load_model(folder, device="cpu")
 
 
 def test_a_hook_that_fires_several_times_is_refused_wherever_it_is_put(

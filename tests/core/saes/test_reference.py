@@ -1,6 +1,7 @@
 """Our numbers against sae-lens's own, for every case that scripts/make_saelens_references.py
 stored."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,17 @@ def cases_with(tensor: str) -> list[str]:
     return [case for case in CASES if tensor in reference(case)]
 
 
+@functools.cache
 def reference(case: str) -> dict[str, Tensor]:
     return load_file(DATA / case / "io.safetensors")
 
 
-def load(case: str) -> SAE:
+def fresh(case: str) -> SAE:
     return load_sae(DATA / case, device="cpu")
+
+
+load = functools.cache(fresh)
+"""Nothing that an SAE computes changes it."""
 
 
 def assert_close(ours: Tensor, expected: Tensor) -> None:
@@ -137,7 +143,7 @@ def test_fold_W_dec_norm(case: str) -> None:
     assert_close(folded(io["x"]), io["folded_out"])
     torch.testing.assert_close(folded.W_dec.norm(dim=-1), torch.ones(sae.cfg.d_sae))
     assert (
-        load(case).weights_hash == before == sae.weights_hash != folded.weights_hash
+        fresh(case).weights_hash == before == sae.weights_hash != folded.weights_hash
         or "exported" in case
     )
 

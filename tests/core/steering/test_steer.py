@@ -325,6 +325,7 @@ def test_the_default_concept_earns_no_verdict(gpt2: Family) -> None:
     assert result.concept_control.n == 0 and result.concept_logprob is not None
 
 
+@pytest.mark.slow
 def test_random_features_are_specific_to_an_unrelated_concept_in_a_twentieth_of_draws(
     gpt2: Family,
 ) -> None:
