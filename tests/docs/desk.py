@@ -12,6 +12,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client
 
+from saescope.embedded import landmarks
 from saescope_mcp.app import ALL_TOOLS, build_server
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
@@ -27,7 +28,7 @@ OTHERS = [
     "The king opened his letter.",
 ]
 PROMPT = "My sister lost her keys and called our mother because"
-FEATURE = 4432
+FEATURE: int = landmarks()["female"]
 """Of the embedded SAE: fires on female words, so on TEXTS and PROMPT; the documents' 1234 stands
 for any feature."""
 ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
