@@ -16,7 +16,7 @@ ELSEWHERE = {
     "agent_evals/README.md": "evaluation.md",
 }
 PARTS = {
-    "Load": ("load_model", "load_sae", "peek_sae", "settle", "SAE"),
+    "Load": ("find_saes", "load_model", "load_sae", "peek_sae", "settle", "SAE"),
     "Read": (
         "record",
         "record_activations",
@@ -30,6 +30,17 @@ PARTS = {
         "index_features",
         "find_index",
     ),
+    "Find and name features": (
+        "find_by_texts",
+        "find_by_tokens",
+        "find_by_label",
+        "contrast_texts",
+        "contrast_models",
+        "feature_card",
+        "make_quiz",
+        "QuizStore",
+        "LabelStore",
+    ),
     "Explain and change": ("attribute", "FeatureEdit", "intervene", "steer", "sweep"),
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
     "Train and judge": (
@@ -39,6 +50,7 @@ PARTS = {
         "ActivationStore",
         "check_sae",
         "evaluate",
+        "publish_sae",
     ),
 }
 

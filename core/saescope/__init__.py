@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saescope.activations import ActivationStore as ActivationStore
     from saescope.attribution import attribute as attribute
+    from saescope.catalogue import find_saes as find_saes
     from saescope.evals import check_sae as check_sae
     from saescope.evals import evaluate as evaluate
+    from saescope.features import LabelStore as LabelStore
+    from saescope.features import QuizStore as QuizStore
+    from saescope.features import contrast_models as contrast_models
+    from saescope.features import contrast_texts as contrast_texts
     from saescope.features import dataset_passages as dataset_passages
     from saescope.features import encode_stack as encode_stack
     from saescope.features import encode_texts as encode_texts
+    from saescope.features import feature_card as feature_card
+    from saescope.features import find_by_label as find_by_label
+    from saescope.features import find_by_texts as find_by_texts
+    from saescope.features import find_by_tokens as find_by_tokens
     from saescope.features import find_firings as find_firings
+    from saescope.features import make_quiz as make_quiz
     from saescope.features import rank_features as rank_features
     from saescope.features import text_passages as text_passages
     from saescope.features.index import find_index as find_index
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
     from saescope.load import peek_sae as peek_sae
     from saescope.models import load_model as load_model
     from saescope.origin import settle as settle
+    from saescope.publish import publish_sae as publish_sae
     from saescope.saes import SAE as SAE
     from saescope.splice import record as record
     from saescope.splice import run_with_cache_with_saes as run_with_cache_with_saes
@@ -41,25 +52,36 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "SAE": "saes",
     "ActivationStore": "activations",
     "FeatureEdit": "steering",
+    "LabelStore": "features",
+    "QuizStore": "features",
+    "SAE": "saes",
     "TrainConfig": "training",
     "as_stack": "stack",
     "attribute": "attribution",
     "check_sae": "evals",
+    "contrast_models": "features",
+    "contrast_texts": "features",
     "dataset_passages": "features",
     "edit_activations": "hooks",
     "encode_stack": "features",
     "encode_texts": "features",
     "evaluate": "evals",
+    "feature_card": "features",
+    "find_by_label": "features",
+    "find_by_texts": "features",
+    "find_by_tokens": "features",
     "find_firings": "features",
     "find_index": "features.index",
+    "find_saes": "catalogue",
     "index_features": "features.index",
     "intervene": "steering",
     "load_model": "models",
     "load_sae": "load",
+    "make_quiz": "features",
     "peek_sae": "load",
+    "publish_sae": "publish",
     "rank_features": "features",
     "record": "splice",
     "record_activations": "hooks",

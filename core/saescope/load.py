@@ -27,7 +27,7 @@ _OVERRULED_BY = {
     "hf_side": "hook_name",
     "hf_module_out": "hook_name_out",
 }
-ANOTHER = "To load another SAE, call saescope.catalogue.find(): it lists those that are published."
+ANOTHER = "To load another SAE, call ss.find_saes(): it lists those that are published."
 
 
 class SAEInfo(NamedTuple):

@@ -20,7 +20,7 @@ from tests.server.workers import FORKED, prepare
 from saescope.errors import SaescopeError
 from saescope.features import LabelStore
 from saescope.load import load_sae
-from saescope.publish import publish
+from saescope.publish import publish_sae
 from saescope_mcp.jobs import Runs
 from saescope_mcp.state import Placement, Source
 from saescope_mcp.state.sources import KnownHandles
@@ -35,7 +35,7 @@ def publications(folder: Path, turn: int) -> Iterator[str]:
     sae = load_sae(folder / "sae", device="cpu")
     yield ""
     for number in range(10_000):
-        publish(sae, path=folder / "published" / f"{turn}-{number}", dry_run=False)
+        publish_sae(sae, path=folder / "published" / f"{turn}-{number}", dry_run=False)
         yield f"{turn}-{number}"
 
 
@@ -73,13 +73,13 @@ def check_publications(folder: Path, done: list[str]) -> None:
             found = load_sae(place / name, device="cpu")
         except SaescopeError:
             assert name not in done
-            assert publish(sae, path=place / name, dry_run=False).written
+            assert publish_sae(sae, path=place / name, dry_run=False).written
             found = load_sae(place / name, device="cpu")
         assert found.weights_hash == sae.weights_hash
         assert {file.name for file in (place / name).iterdir()} == PUBLISHED
     for name in done:
         with pytest.raises(SaescopeError, match="already holds"):
-            publish(sae, path=place / name, dry_run=False)
+            publish_sae(sae, path=place / name, dry_run=False)
     shutil.rmtree(place, ignore_errors=True)
 
 

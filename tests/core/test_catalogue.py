@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saescope import catalogue
-from saescope.catalogue import Entry, find, get, hub_cache, model_size, releases
+from saescope.catalogue import Entry, find_saes, get, hub_cache, model_size, releases
 from saescope.catalogue.search import canonical_model
 from saescope.catalogue.sites import weights_file
 from saescope.errors import ArgumentError, NotFoundError
@@ -204,11 +204,11 @@ def test_a_release_of_many_asks_for_an_id() -> None:
     ],
 )
 def test_find_counts_what_fits(wanted: dict[str, object], total: int) -> None:
-    assert find(**wanted).total == total  # pyright: ignore[reportArgumentType]
+    assert find_saes(**wanted).total == total  # pyright: ignore[reportArgumentType]
 
 
 def test_width_and_l0_can_be_asked_for() -> None:
-    page = find(query="width 16k l0 71", model="gemma-2-2b", limit=100)
+    page = find_saes(query="width 16k l0 71", model="gemma-2-2b", limit=100)
     assert page.total == 4 and all((row.d_sae, row.l0) == (16384, 71) for row in page.saes)
 
 
@@ -229,7 +229,7 @@ def test_width_and_l0_can_be_asked_for() -> None:
     ],
 )
 def test_hyphens_and_blanks_do_not_matter(said: dict[str, str], meant: dict[str, str]) -> None:
-    found, wanted = (find(**each, limit=1000) for each in (said, meant))  # pyright: ignore[reportArgumentType]
+    found, wanted = (find_saes(**each, limit=1000) for each in (said, meant))  # pyright: ignore[reportArgumentType]
     assert found.total == wanted.total > 0
     assert {(row.release, row.sae_id) for row in found.saes} == {
         (row.release, row.sae_id) for row in wanted.saes
@@ -238,7 +238,7 @@ def test_hyphens_and_blanks_do_not_matter(said: dict[str, str], meant: dict[str,
 
 def test_a_release_of_that_name_comes_first_however_it_is_written() -> None:
     for query in ("gpt2-small-res-jb", "gpt2 small res jb", "GPT2_small res-jb"):
-        assert find(query=query).saes[0].release == "gpt2-small-res-jb"
+        assert find_saes(query=query).saes[0].release == "gpt2-small-res-jb"
 
 
 PUBLISHED = {
@@ -290,31 +290,35 @@ def test_most_models_of_the_catalogue_have_a_size_and_a_name_is_the_last_resort(
 def test_layer_1_is_not_layer_12() -> None:
     assert {
         (row.hook_name or "").split(".")[1]
-        for row in find(query="layer 1", model="gpt2-small", limit=100).saes
+        for row in find_saes(query="layer 1", model="gpt2-small", limit=100).saes
     } == {"1"}
 
 
 def test_pages_join_to_the_whole() -> None:
-    whole = find(model="gemma-2-9b", limit=1000).saes
+    whole = find_saes(model="gemma-2-9b", limit=1000).saes
     assert [
         row
         for offset in range(0, 1000, 300)
-        for row in find(model="gemma-2-9b", limit=300, offset=offset).saes
+        for row in find_saes(model="gemma-2-9b", limit=300, offset=offset).saes
     ][:1000] == whole
-    assert find(model="gemma-2-9b", offset=10_000) == ([], find(model="gemma-2-9b").total, [])
+    assert find_saes(model="gemma-2-9b", offset=10_000) == (
+        [],
+        find_saes(model="gemma-2-9b").total,
+        [],
+    )
 
 
 @pytest.mark.parametrize(("name", "value"), [("limit", 0), ("limit", 1001), ("offset", -1)])
 def test_a_page_that_cannot_be_is_refused(name: str, value: int) -> None:
     with pytest.raises(ArgumentError) as caught:
-        find(**{name: value})  # pyright: ignore[reportArgumentType]
+        find_saes(**{name: value})  # pyright: ignore[reportArgumentType]
     assert (caught.value.code, caught.value.field) == ("OUT_OF_RANGE", name)
 
 
 def test_nothing_found_is_no_error_and_names_the_nearest() -> None:
-    assert find(query="gpt2-small-res-jbb").nearest[0] == "gpt2-small-res-jb"
-    assert find(model="gmma-2-2b").nearest[0] == "gemma-2-2b"
-    assert find(query="gpt2").nearest == []
+    assert find_saes(query="gpt2-small-res-jbb").nearest[0] == "gpt2-small-res-jb"
+    assert find_saes(model="gmma-2-2b").nearest[0] == "gemma-2-2b"
+    assert find_saes(query="gpt2").nearest == []
 
 
 @pytest.mark.parametrize(
@@ -335,7 +339,7 @@ def test_a_model_has_many_spellings(one: str, other: str) -> None:
 
 
 def test_looking_up_takes_less_than_50_ms() -> None:
-    find(query="warm up")
+    find_saes(query="warm up")
     for wanted in (
         {"query": "gpt2-small-res-jb"},
         {"query": "gemma resid 16k", "layer": 12},
@@ -345,7 +349,7 @@ def test_looking_up_takes_less_than_50_ms() -> None:
         times: list[float] = []
         for _ in range(20):
             start = time.perf_counter()
-            find(**wanted, limit=100)  # pyright: ignore[reportArgumentType]
+            find_saes(**wanted, limit=100)  # pyright: ignore[reportArgumentType]
             times.append(time.perf_counter() - start)
         assert min(times) < 0.05, (wanted, times)
 
@@ -376,13 +380,13 @@ def test_cached_says_what_is_on_this_machine(
         / ("a" * 40)
         / "blocks.8.hook_resid_pre"
     )
-    assert not any(row.cached for row in find(query="gpt2-small-res-jb", limit=100).saes)
+    assert not any(row.cached for row in find_saes(query="gpt2-small-res-jb", limit=100).saes)
     snapshot.mkdir(parents=True)
     (snapshot / "cfg.json").touch()
-    assert not any(row.cached for row in find(query="gpt2-small-res-jb", limit=100).saes)
+    assert not any(row.cached for row in find_saes(query="gpt2-small-res-jb", limit=100).saes)
     (snapshot / "sae_weights.safetensors").touch()
     assert [
-        row.sae_id for row in find(query="gpt2-small-res-jb", limit=100).saes if row.cached
+        row.sae_id for row in find_saes(query="gpt2-small-res-jb", limit=100).saes if row.cached
     ] == ["blocks.8.hook_resid_pre"]
 
 

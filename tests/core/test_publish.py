@@ -28,7 +28,7 @@ from saescope.evals import (
 )
 from saescope.hub import transfer, upload
 from saescope.load import load_sae
-from saescope.publish import publish
+from saescope.publish import publish_sae
 from saescope.publish.writing import ASIDE
 from saescope.saes import (
     ARCHITECTURES,
@@ -135,9 +135,9 @@ def refused(kind: type[SaescopeError], call: Any) -> SaescopeError:
 
 def test_a_dry_run_writes_nothing_and_says_the_exact_sizes(tmp_path: Path) -> None:
     target, sae = tmp_path / "mine", topk()
-    planned = publish(sae, path=target, evaluation=EVALUATION)
+    planned = publish_sae(sae, path=target, evaluation=EVALUATION)
     assert not target.exists() and not planned.written
-    done = publish(sae, path=target, evaluation=EVALUATION, dry_run=False)
+    done = publish_sae(sae, path=target, evaluation=EVALUATION, dry_run=False)
     assert done.written and done.files == planned.files and done.card == planned.card
     assert {file.name: file.n_bytes for file in done.files} == {
         file.name: file.stat().st_size for file in target.iterdir()
@@ -154,7 +154,7 @@ def test_what_was_published_loads_back_by_the_command_that_is_named(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
     sae = topk(dtype)
-    done = publish(sae, path=tmp_path / "mine", dry_run=False)
+    done = publish_sae(sae, path=tmp_path / "mine", dry_run=False)
     import saescope as ss
 
     again: SAE = eval(done.load.saescope, {"ss": ss})
@@ -166,22 +166,24 @@ def test_what_was_published_loads_back_by_the_command_that_is_named(
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    publish(topk(), path=tmp_path / "mine", dry_run=False)
+    publish_sae(topk(), path=tmp_path / "mine", dry_run=False)
     for dry_run in (True, False):
         error = refused(
             ArgumentError,
-            lambda dry_run=dry_run: publish(topk(), path=tmp_path / "mine", dry_run=dry_run),
+            lambda dry_run=dry_run: publish_sae(topk(), path=tmp_path / "mine", dry_run=dry_run),
         )
         assert error.code == "ALREADY_EXISTS" and "README.md" in error.message
     (tmp_path / "file").write_text("mine")
     assert (
-        refused(ArgumentError, lambda: publish(topk(), path=tmp_path / "file")).code
+        refused(ArgumentError, lambda: publish_sae(topk(), path=tmp_path / "file")).code
         == "ALREADY_EXISTS"
     )
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "README.md").write_text("my notes")
     assert (
-        refused(ArgumentError, lambda: publish(topk(), path=tmp_path / "notes", dry_run=False)).code
+        refused(
+            ArgumentError, lambda: publish_sae(topk(), path=tmp_path / "notes", dry_run=False)
+        ).code
         == "ALREADY_EXISTS"
     )
     assert (tmp_path / "notes" / "README.md").read_text() == "my notes"
@@ -197,43 +199,44 @@ def test_only_a_new_or_an_empty_folder_is_written(
         for dry_run in (True, False):
             error = refused(
                 ArgumentError,
-                lambda path=path, dry=dry_run: publish(topk(), path=path, dry_run=dry),
+                lambda path=path, dry=dry_run: publish_sae(topk(), path=path, dry_run=dry),
             )
             assert error.code == "ALREADY_EXISTS" and there in error.message
     assert [file.name for file in tmp_path.iterdir()] == [there]
-    assert publish(topk(), path=tmp_path / there, dry_run=False).written
+    assert publish_sae(topk(), path=tmp_path / there, dry_run=False).written
 
 
 @pytest.mark.parametrize("left", [[], ["README.md"], ["README.md", "cfg.json"]])
 def test_a_publication_that_was_killed_is_no_sae_and_its_folder_is_taken_again(
     left: list[str], tmp_path: Path
 ) -> None:
-    whole = Path(publish(topk(), path=tmp_path / "whole", dry_run=False).target)
+    whole = Path(publish_sae(topk(), path=tmp_path / "whole", dry_run=False).target)
     cut_off = tmp_path / "cut-off"
     shutil.copytree(whole, cut_off / f"{ASIDE}x1")
     for name in left:
         (cut_off / f"{ASIDE}x1" / name).rename(cut_off / name)
     with pytest.raises(SaescopeError):
         load_sae(cut_off)
-    assert publish(topk(), path=cut_off, dry_run=False).written
+    assert publish_sae(topk(), path=cut_off, dry_run=False).written
     assert {file.name for file in cut_off.iterdir()} == {file.name for file in whole.iterdir()}
     assert load_sae(cut_off).weights_hash == load_sae(whole).weights_hash
     with pytest.raises(ArgumentError, match=r"already holds README\.md"):
-        publish(topk(), path=cut_off)
+        publish_sae(topk(), path=cut_off)
 
 
 def test_what_another_put_into_a_folder_that_was_cut_off_stays(tmp_path: Path) -> None:
     (tmp_path / "mine" / f"{ASIDE}x1").mkdir(parents=True)
     (tmp_path / "mine" / "thesis.md").write_text("mine")
     with pytest.raises(ArgumentError, match=r"already holds thesis\.md"):
-        publish(topk(), path=tmp_path / "mine", dry_run=False)
+        publish_sae(topk(), path=tmp_path / "mine", dry_run=False)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert (
         refused(
-            ResourceError, lambda: publish(topk(), path=tmp_path / "file" / "below", dry_run=False)
+            ResourceError,
+            lambda: publish_sae(topk(), path=tmp_path / "file" / "below", dry_run=False),
         ).code
         == "CANNOT_WRITE"
     )
@@ -242,13 +245,13 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 def test_exactly_one_target_is_needed(tmp_path: Path) -> None:
     for given in ({}, {"path": tmp_path / "mine", "repo_id": REPO}):
         assert (
-            refused(ArgumentError, lambda given=given: publish(topk(), **given)).code
+            refused(ArgumentError, lambda given=given: publish_sae(topk(), **given)).code
             == "MISSING_ARGUMENT"
         )
 
 
 def test_the_card_has_numbers_loading_and_provenance(tmp_path: Path) -> None:
-    card = publish(topk(), path=tmp_path / "mine", evaluation=EVALUATION).card
+    card = publish_sae(topk(), path=tmp_path / "mine", evaluation=EVALUATION).card
     front = card.split("---")[1]
     assert 'base_model: "owner/model"' in front and 'library_name: "saelens"' in front
     for part in (
@@ -266,7 +269,7 @@ def test_the_card_has_numbers_loading_and_provenance(tmp_path: Path) -> None:
         topk().weights_hash,
     ):
         assert part in card
-    assert "Not evaluated" in publish(topk(), path=tmp_path / "mine").card
+    assert "Not evaluated" in publish_sae(topk(), path=tmp_path / "mine").card
 
 
 def test_paths_of_this_machine_stay_here(tmp_path: Path) -> None:
@@ -274,7 +277,7 @@ def test_paths_of_this_machine_stay_here(tmp_path: Path) -> None:
         model_name="/home/someone/models/tiny",
         raw={"dataset_path": "/home/someone/texts/a.txt", "cfg": {"dir": "~/secret/x"}},
     )
-    done = publish(sae, path=tmp_path / "mine", evaluation=EVALUATION, dry_run=False)
+    done = publish_sae(sae, path=tmp_path / "mine", evaluation=EVALUATION, dry_run=False)
     published = (tmp_path / "mine" / "cfg.json").read_text() + done.card.replace(str(tmp_path), "")
     assert "/home/" not in published and "secret" not in published
     said = json.loads((tmp_path / "mine" / "cfg.json").read_text())["metadata"]
@@ -284,7 +287,7 @@ def test_paths_of_this_machine_stay_here(tmp_path: Path) -> None:
 
 def test_an_architecture_that_sae_lens_lacks_is_said(tmp_path: Path) -> None:
     cfg = replace(topk().cfg, transcoder=True, apply_b_dec_to_input=False)
-    done = publish(TopKSAE(cfg, topk().tensors()), path=tmp_path / "mine")
+    done = publish_sae(TopKSAE(cfg, topk().tensors()), path=tmp_path / "mine")
     assert (
         done.load.sae_lens == ""
         and "topk_transcoder" in done.warnings[0]
@@ -300,7 +303,7 @@ def test_a_batchtopk_sae_is_published_as_the_jumprelu_sae_that_sae_lens_reads(
     )
     torch.manual_seed(0)
     tensors = {name: torch.rand(shape) for name, shape in BatchTopKSAE.shapes(cfg).items()}
-    done = publish(BatchTopKSAE(cfg, tensors), path=tmp_path / "mine", dry_run=False)
+    done = publish_sae(BatchTopKSAE(cfg, tensors), path=tmp_path / "mine", dry_run=False)
     assert (
         json.loads((tmp_path / "mine" / "cfg.json").read_text())["architecture"] == "jumprelu"
         and done.load.sae_lens
@@ -314,9 +317,9 @@ def test_a_batchtopk_sae_is_published_as_the_jumprelu_sae_that_sae_lens_reads(
 
 def test_a_new_repository_is_private_and_loads_back(fake: FakeHub) -> None:
     sae = topk()
-    planned = publish(sae, repo_id=REPO, evaluation=EVALUATION)
+    planned = publish_sae(sae, repo_id=REPO, evaluation=EVALUATION)
     assert REPO not in fake.repos and not fake.asked("/api/", "POST") and planned.private is True
-    done = publish(sae, repo_id=REPO, evaluation=EVALUATION, dry_run=False)
+    done = publish_sae(sae, repo_id=REPO, evaluation=EVALUATION, dry_run=False)
     assert REPO in fake.private and fake.refs[REPO]["main"] == done.commit
     files = fake.repos[REPO][done.commit]
     assert set(files) == {
@@ -342,10 +345,10 @@ def test_a_new_repository_is_private_and_loads_back(fake: FakeHub) -> None:
 
 
 def test_a_second_sae_joins_the_first_and_leaves_its_card(fake: FakeHub) -> None:
-    publish(topk(), repo_id=REPO, dry_run=False)
-    error = refused(ArgumentError, lambda: publish(topk(), repo_id=REPO, dry_run=False))
+    publish_sae(topk(), repo_id=REPO, dry_run=False)
+    error = refused(ArgumentError, lambda: publish_sae(topk(), repo_id=REPO, dry_run=False))
     assert error.code == "ALREADY_EXISTS" and HOOK in error.message
-    done = publish(topk(hook_name="blocks.2.hook_mlp_out"), repo_id=REPO, dry_run=False)
+    done = publish_sae(topk(hook_name="blocks.2.hook_mlp_out"), repo_id=REPO, dry_run=False)
     files = fake.repos[REPO][done.commit]
     assert {
         "README.md",
@@ -358,9 +361,11 @@ def test_a_second_sae_joins_the_first_and_leaves_its_card(fake: FakeHub) -> None
 
 def test_a_private_sae_does_not_go_into_a_public_repository(fake: FakeHub) -> None:
     fake.add(REPO, {"a.txt": b"public"})
-    assert refused(ArgumentError, lambda: publish(topk(), repo_id=REPO)).code == "REPO_IS_PUBLIC"
     assert (
-        publish(topk(), repo_id=REPO, private=False, dry_run=False).written
+        refused(ArgumentError, lambda: publish_sae(topk(), repo_id=REPO)).code == "REPO_IS_PUBLIC"
+    )
+    assert (
+        publish_sae(topk(), repo_id=REPO, private=False, dry_run=False).written
         and REPO not in fake.private
     )
 
@@ -374,7 +379,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(
     theirs = fake.add(REPO, {f"{HOOK}/cfg.json": b"theirs"})
     monkeypatch.setattr("saescope.publish.writing.look", lambda repo_id: seen)
     assert (
-        refused(OfflineError, lambda: publish(topk(), repo_id=REPO, dry_run=False)).code
+        refused(OfflineError, lambda: publish_sae(topk(), repo_id=REPO, dry_run=False)).code
         == "REPO_CHANGED"
     )
     assert fake.refs[REPO]["main"] == theirs
@@ -390,7 +395,7 @@ def test_a_refusal_is_coded_and_names_the_next_step(
     fake: FakeHub, path: str, status: int, code: str
 ) -> None:
     fake.fail(path, method="POST", times=99, status=status)
-    error = refused(SaescopeError, lambda: publish(topk(), repo_id=REPO, dry_run=False))
+    error = refused(SaescopeError, lambda: publish_sae(topk(), repo_id=REPO, dry_run=False))
     assert error.code == code and error.hint
     assert all(set(files) <= {".gitattributes"} for files in fake.repos.get(REPO, {}).values())
 
@@ -402,9 +407,9 @@ def test_without_a_token_only_a_dry_run_goes(
 
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    assert "no Hugging Face token" in publish(topk(), repo_id=REPO).warnings[0]
+    assert "no Hugging Face token" in publish_sae(topk(), repo_id=REPO).warnings[0]
     assert (
-        refused(ArgumentError, lambda: publish(topk(), repo_id=REPO, dry_run=False)).code
+        refused(ArgumentError, lambda: publish_sae(topk(), repo_id=REPO, dry_run=False)).code
         == "HUB_TOKEN_MISSING"
     )
     assert not fake.asked("/api/repos/create", "POST")
@@ -415,9 +420,9 @@ def test_without_a_network_a_dry_run_says_that_it_could_not_look(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(transfer, "BACKOFF_S", 0.001)
-    planned = publish(topk(), repo_id=REPO)
+    planned = publish_sae(topk(), repo_id=REPO)
     assert any("cannot be reached" in warning for warning in planned.warnings)
-    assert refused(OfflineError, lambda: publish(topk(), repo_id=REPO, dry_run=False)).hint
+    assert refused(OfflineError, lambda: publish_sae(topk(), repo_id=REPO, dry_run=False)).hint
 
 
 @pytest.mark.parametrize(
@@ -425,7 +430,8 @@ def test_without_a_network_a_dry_run_says_that_it_could_not_look(
 )
 def test_a_bad_repository_name_is_refused_before_anything_else(repo_id: str) -> None:
     assert (
-        refused(ArgumentError, lambda: publish(topk(), repo_id=repo_id)).code == "INVALID_REPO_ID"
+        refused(ArgumentError, lambda: publish_sae(topk(), repo_id=repo_id)).code
+        == "INVALID_REPO_ID"
     )
 
 
@@ -435,8 +441,8 @@ def test_an_evaluated_sae_has_its_sparsity_beside_it(tmp_path: Path) -> None:
     sae = topk()
     n_fired = (0, 1, 20_000, *[7] * (sae.cfg.d_sae - 3))
     evaluation = replace(EVALUATION, n_fired=n_fired)
-    plan = publish(sae, path=tmp_path / "mine", evaluation=evaluation)
-    done = publish(sae, path=tmp_path / "mine", evaluation=evaluation, dry_run=False)
+    plan = publish_sae(sae, path=tmp_path / "mine", evaluation=evaluation)
+    done = publish_sae(sae, path=tmp_path / "mine", evaluation=evaluation, dry_run=False)
     sizes = {Path(file.name).name: file.n_bytes for file in done.files}
     assert done.files == plan.files
     file = tmp_path / "mine" / "sparsity.safetensors"

@@ -27,7 +27,7 @@ def hint_of(code: str, hint: str, facts: dict[str, Any]) -> str:
         ("QUIZ_NOT_FOUND", "make_quiz", {"feature": 7}, 'Call quiz_feature(sae="...", feature=7).'),
         (
             "RELEASE_NOT_FOUND",
-            'Call saescope.catalogue.find(query="gpt2").',
+            'Call ss.find_saes(query="gpt2").',
             {"query": "gpt2"},
             'Call find_saes(query="gpt2").',
         ),

@@ -4,7 +4,7 @@ No torch, no network."""
 from saescope.catalogue.cached import hub_cache, is_cached, is_cached_repository, models_here
 from saescope.catalogue.model_sizes import BYTES, ModelSize, is_model_here, model_size
 from saescope.catalogue.registry import Entry, get, releases
-from saescope.catalogue.search import CatalogueRow, Page, find, on_this_machine
+from saescope.catalogue.search import CatalogueRow, Page, find_saes, on_this_machine
 
 __all__ = [
     "BYTES",
@@ -12,7 +12,7 @@ __all__ = [
     "Entry",
     "ModelSize",
     "Page",
-    "find",
+    "find_saes",
     "get",
     "hub_cache",
     "is_cached",

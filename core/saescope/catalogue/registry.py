@@ -67,7 +67,7 @@ def get(release: str, sae_id: str) -> Entry:
             field="release",
             got=release,
             allowed=[*close, "owner/repository"],
-            hint=f'Call saescope.catalogue.find(query="{query}"), or name a Hugging Face '
+            hint=f'Call ss.find_saes(query="{query}"), or name a Hugging Face '
             "repository as owner/name.",
             facts={"query": query},
         )

@@ -61,7 +61,7 @@ class _Word(NamedTuple):
     bare: str
 
 
-def find(
+def find_saes(
     *,
     query: str = "",
     model: str = "",

@@ -41,7 +41,7 @@ _FAILURES = (
     _Failure(
         ("RemoteEntryNotFoundError", "EntryNotFoundError"), NotFoundError, "FILE_MISSING", "sae_id",
         "The hub has no file {what}.",
-        "Check sae_id; saescope.catalogue.find lists what is published.",
+        "Check sae_id; ss.find_saes lists what is published.",
     ),
     _Failure(
         ("RepositoryNotFoundError", "DisabledRepoError", 404),

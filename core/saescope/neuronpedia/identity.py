@@ -34,7 +34,7 @@ class HostedSAE(NamedTuple):
                 field="neuronpedia_id",
                 got=neuronpedia_id[:80],
                 allowed="<model>/<source>, e.g. gpt2-small/8-res-jb",
-                hint="saescope.catalogue.find lists the SAEs that have one as neuronpedia_id.",
+                hint="ss.find_saes lists the SAEs that have one as neuronpedia_id.",
                 facts={"id": neuronpedia_id},
             )
         return cls(match[1], match[2])

@@ -2,7 +2,7 @@
 saescope both load."""
 
 from saescope.publish.publication import Loading, Publication
-from saescope.publish.writing import publish
+from saescope.publish.writing import publish_sae
 from saescope.records.publication import PublishedFile
 
-__all__ = ["Loading", "Publication", "PublishedFile", "publish"]
+__all__ = ["Loading", "Publication", "PublishedFile", "publish_sae"]

@@ -45,7 +45,7 @@ class _PublishPlan(NamedTuple):
     repository: Destination | None = None
 
 
-def publish(
+def publish_sae(
     sae: SAE,
     *,
     path: str | Path = "",
@@ -99,7 +99,7 @@ def _check_target(path: str | Path, repo_id: str) -> None:
             "Give either path or repo_id.",
             code="MISSING_ARGUMENT",
             field="repo_id",
-            hint='Call publish(sae, path="my-sae").',
+            hint='Call ss.publish_sae(sae, path="my-sae").',
         )
 
 

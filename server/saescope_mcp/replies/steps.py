@@ -21,8 +21,9 @@ _TOOLS = {
     "ss.index_features": "index_features",
     "ss.intervene": "intervene",
     "ss.rank_features": "top_features",
-    "saescope.catalogue.find": "find_saes",
-    "saescope.features.make_quiz": "quiz_feature",
+    "ss.find_saes": "find_saes",
+    "ss.make_quiz": "quiz_feature",
+    "ss.publish_sae": "publish_sae",
 }
 """The tool that does what a function of the library does."""
 _FUNCTION = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in _TOOLS))

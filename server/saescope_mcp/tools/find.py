@@ -75,14 +75,14 @@ def _fits(fit: ModelHere) -> str:
 
 def _search(request: FindSaes) -> "tuple[Page, dict[str, int]]":
     """What fits; and if nothing does, how much would without each one of the arguments."""
-    from saescope.catalogue import find
+    from saescope import catalogue
 
     filters = _filters(request)
-    page = find(**filters, limit=request.limit, offset=request.offset)
+    page = catalogue.find_saes(**filters, limit=request.limit, offset=request.offset)
     if page.total or len(filters) < 2:
         return page, {}
     counts = {
-        name: find(
+        name: catalogue.find_saes(
             **{other: value for other, value in filters.items() if other != name}, limit=1
         ).total
         for name in filters

@@ -104,11 +104,11 @@ def _publish(
     settings: Settings,
     say: Say,
 ) -> PublishSaeReply:
-    from saescope.publish import publish
+    from saescope import publish
 
     sae = read_sae(given, "cpu", "auto", settings, say) if isinstance(given, Source) else given
     evaluation = recall(sae.weights_hash)
-    done = publish(
+    done = publish.publish_sae(
         sae,
         path=path,
         repo_id=request.repo_id,

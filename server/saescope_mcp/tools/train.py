@@ -100,7 +100,7 @@ async def _prepared(state: AppState, request: TrainSae) -> dict[str, Any]:
 async def _unseen(state: AppState, request: TrainSae) -> TrainSaeReply | None:
     """What a dry run says of a model that is not here: an estimate, for which nothing is
     fetched."""
-    from saescope.catalogue import find, is_model_here, model_size
+    from saescope.catalogue import find_saes, is_model_here, model_size
 
     name, size = request.model, model_size(request.model) if request.model else None
     if not request.dry_run or size is None or any(name in s.names for s in state.models.values()):
@@ -114,7 +114,7 @@ async def _unseen(state: AppState, request: TrainSae) -> TrainSaeReply | None:
     said = {name: value for name, value in asdict(plan).items() if name != "warnings"}
     said |= {key: getattr(cfg, key) for key in ("n_steps", "d_in", "d_sae", "context_size")}
     said |= {"lr": cfg.chosen.lr, "device": request.device}
-    published = find(model=name, limit=1).total
+    published = find_saes(model=name, limit=1).total
     return TrainSaeReply(
         summary=f"Dry run: {name} is not on this machine. By known sizes: {planned(said)} "
         f"{published:,} published SAEs fit it. Nothing was downloaded or started.",

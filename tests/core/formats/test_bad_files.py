@@ -582,7 +582,7 @@ def test_a_type_that_is_not_read_says_which_are(dtype: torch.dtype, folder: Path
     error = refused(edit_tensors(folder, W_enc=lambda tensor: tensor.to(dtype)))
     assert (error.code, error.field) == ("UNSUPPORTED_DTYPE", "W_enc")
     assert error.got in ("F8_E4M3", "F8_E5M2", "I8", "I64", "BOOL") and "BF16" in error.allowed
-    assert "Save its weights as float32" in error.hint and "catalogue.find()" in error.hint
+    assert "Save its weights as float32" in error.hint and "find_saes()" in error.hint
 
 
 @pytest.mark.parametrize("key", ["hook_head_index", "hook_head_index_out"])
@@ -590,13 +590,13 @@ def test_an_sae_of_one_head_says_what_else_to_load(key: str, folder: Path) -> No
     said = json.loads((folder / "cfg.json").read_text())["metadata"]
     error = refused(edit_cfg(folder, metadata=said | {key: 3}))
     assert (error.field, error.got, error.allowed) == (key, "3", "null")
-    assert "catalogue.find()" in error.hint
+    assert "find_saes()" in error.hint
 
 
 def test_a_scaling_factor_is_shown(folder: Path) -> None:
     error = refused(edit_tensors(folder, scaling_factor=2.5 * torch.ones(48)))
     assert (error.field, error.got, error.allowed) == ("scaling_factor", "2.5", "1")
-    assert "catalogue.find()" in error.hint
+    assert "find_saes()" in error.hint
 
 
 @pytest.mark.parametrize("said", ["x", [], [1.5], [None, None, 0], [1, 2, 3, 4], {"a": 1}])

@@ -175,7 +175,7 @@ def _checked(
     row: Row | None, quiz_id: str, weights_hash: str, feature: int, *, n_answers: int
 ) -> list[StoredItem]:
     again, facts = (
-        f"Make a quiz of feature {feature} with saescope.features.make_quiz.",
+        f"Make a quiz of feature {feature} with ss.make_quiz.",
         {"feature": feature},
     )
     if row is None:
@@ -223,7 +223,7 @@ def _used(quiz_id: str, feature: int, answered: str | None) -> ArgumentError:
         code="QUIZ_USED",
         field="quiz_id",
         got=quiz_id,
-        hint=f"Make a new quiz of feature {feature} with saescope.features.make_quiz.",
+        hint=f"Make a new quiz of feature {feature} with ss.make_quiz.",
         facts={"feature": feature},
     )
 

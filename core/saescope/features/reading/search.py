@@ -37,10 +37,7 @@ def find_by_label(
     ]
     untested = sum(label.score is None for label in rows)
     warnings = (
-        [
-            f"{untested} of these {len(rows)} labels were never tested: "
-            "saescope.features.make_quiz tests one."
-        ]
+        [f"{untested} of these {len(rows)} labels were never tested: ss.make_quiz tests one."]
         if untested
         else []
     )
