@@ -39,12 +39,12 @@ SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("server/**/*.py")])
 MOST_LINES, MOST_PARAMETERS = 50, 6
 KEYWORDS_ARE_PROMISED = {
     "saescope.attribution.attribute.attribute",
-    "saescope.catalogue.search.find",
+    "saescope.catalogue.search.find_saes",
     "saescope.errors.__init__",
     "saescope.evals.evaluate.evaluate",
     "saescope.features.rank.rank_features",
     "saescope.load.load_sae",
-    "saescope.publish.writing.publish",
+    "saescope.publish.writing.publish_sae",
     "saescope.steering.intervene.intervene",
     "saescope.steering.steer.steer",
     "saescope.steering.sweep.sweep",

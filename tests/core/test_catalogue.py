@@ -358,7 +358,7 @@ def test_the_catalogue_needs_no_torch_and_no_hub() -> None:
     code = """
 import sys
 from saescope import catalogue, hub
-catalogue.find(query="gpt2")
+catalogue.find_saes(query="gpt2")
 hub.resolve("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
 print([name for name in ("torch", "huggingface_hub", "httpx") if name in sys.modules])
 """

@@ -52,9 +52,10 @@ def steer(
     """Generate unsteered, steered, and with equal changes of random features, all in one batch.
 
     Edits act at every position of prompt and continuation but position 0, special tokens and
-    attention sinks. Units are indexed, else of prompt and `reference` (`ss.check_sae(...).acts`);
-    with several SAEs both are lists, and an edit names its SAE. `n_controls` are texts to see: the
-    concept's probability is compared with 19 controls whatever it is. `progress` counts steps.
+    attention sinks. Units and controls are of what is indexed, else of what fires in prompt and
+    `reference` (`ss.check_sae(...).acts`, as the tools do); with several SAEs both are lists, and
+    an edit names its SAE. `n_controls` are texts to see: the concept's probability is compared with
+    19 controls whatever it is. `progress` counts steps.
 
     Raises:
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that
