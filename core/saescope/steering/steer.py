@@ -53,9 +53,8 @@ def steer(
 
     Edits act at every position of prompt and continuation but position 0, special tokens and
     attention sinks. Units and controls are of what is indexed, else of what fires in prompt and
-    `reference` (`ss.check_sae(...).acts`, as the tools do); with several SAEs both are lists, and
-    an edit names its SAE. `n_controls` are texts to see: the concept's probability is compared with
-    19 controls whatever it is. `progress` counts steps.
+    `reference` (`ss.check_sae(...).acts`, as the tools do); with several SAEs these are lists.
+    The concept's probability is compared with 19 controls, whatever `n_controls`, texts to see, is.
 
     Raises:
         ArgumentError: an edit that cannot be, several samples at temperature 0, or a prompt that
