@@ -41,7 +41,14 @@ PARTS = {
         "QuizStore",
         "LabelStore",
     ),
-    "Explain and change": ("attribute", "FeatureEdit", "intervene", "steer", "sweep"),
+    "Explain and change": (
+        "attribute",
+        "FeatureEdit",
+        "intervene",
+        "intervene_all",
+        "steer",
+        "sweep",
+    ),
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
     "Train and judge": (
         "train_config",

@@ -45,7 +45,6 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.features.rank.rank_features",
     "saescope.load.load_sae",
     "saescope.publish.writing.publish_sae",
-    "saescope.steering.intervene.intervene",
     "saescope.steering.steer.steer",
     "saescope.steering.sweep.sweep",
 }

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from saescope.stack import as_stack as as_stack
     from saescope.steering import FeatureEdit as FeatureEdit
     from saescope.steering import intervene as intervene
+    from saescope.steering import intervene_all as intervene_all
     from saescope.steering import steer as steer
     from saescope.steering import sweep as sweep
     from saescope.training import TrainConfig as TrainConfig
@@ -77,6 +78,7 @@ _HOME = {
     "find_saes": "catalogue",
     "index_features": "features.index",
     "intervene": "steering",
+    "intervene_all": "steering",
     "load_model": "models",
     "load_sae": "load",
     "make_quiz": "features",

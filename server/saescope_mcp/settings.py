@@ -75,6 +75,8 @@ class Settings(BaseModel):
     """Tokens of one text on a CPU; a GPU takes twice as many."""
     max_tokens_per_call: int = Field(default=8192, ge=1)
     max_texts: int = Field(default=16, ge=1)
+    max_prompts: int = Field(default=64, ge=1)
+    """Prompts of one intervention."""
     max_file_texts: int = Field(default=10_000, ge=1)
     """Texts that texts_file or against_file may hold."""
     max_file_tokens: int = Field(default=2**19, ge=1)

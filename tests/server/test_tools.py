@@ -2,6 +2,7 @@
 and that it is what the core says."""
 
 import json
+import math
 from typing import Any
 
 import anyio
@@ -183,6 +184,75 @@ async def test_without_controls_an_intervention_is_not_controlled(tiny: AppState
         "intervened",
         {"mean": None, "sd": None, "n": 0, "p": None, "outside": False},
     )
+
+
+MANY = [PROMPT, "She went to the door and", "A king said to him:", "It was late, and", "The boy"]
+
+
+async def test_an_intervention_on_several_prompts_is_one_on_each_and_their_mean(
+    tiny: AppState, sae: str
+) -> None:
+    asked: dict[str, Any] = {"sae": sae, "unit": "raw", "edits": [{"feature": 5, "strength": 3}]}
+    asked |= {"target": "#300"}
+    reply = await call(tiny, "intervene", prompts=MANY, **asked)
+    each = [await call(tiny, "intervene", prompt=prompt, **asked) for prompt in MANY]
+    effects = [one["effect"] for one in each]
+    assert [row["effect"] for row in reply["on_prompts"]] == pytest.approx(effects, abs=1e-3)
+    for row, one in zip(reply["on_prompts"], each, strict=True):
+        before, after = (one[when]["target"]["prob"] for when in ("before", "after"))
+        assert row["logprob_before"] == pytest.approx(math.log(before), abs=1e-3)
+        assert row["logprob_after"] == pytest.approx(math.log(after), abs=1e-3)
+    mean = sum(effects) / len(effects)
+    assert reply["effect"] == pytest.approx(mean, abs=1e-3) and reply["control"]["n"] == 19
+    low, high = reply["interval"]
+    assert low < mean < high and reply["n_touched"] == 5 and reply["evidence"] == "controlled"
+    n_up = sum(effect > 0 for effect in effects)
+    assert (reply["sign_test"]["n_up"], reply["sign_test"]["n_down"]) == (n_up, 5 - n_up)
+    assert f"{n_up} go up, {5 - n_up} go down" in reply["summary"]
+    assert reply["before"] is None and reply["delta_logit"] is None
+
+
+async def test_prompts_on_which_nothing_changes_are_said(tiny: AppState, sae: str) -> None:
+    found = [await call(tiny, "top_features", sae=sae, text=text, k=100) for text in MANY]
+    firing = [{row["feature"] for row in each["features"]} for each in found]
+    feature = next(i for i in sorted(set.union(*firing)) if sum(i in each for each in firing) == 1)
+    asked: dict[str, Any] = {"sae": sae, "prompts": MANY}
+    one = await call(tiny, "intervene", edits=[{"feature": feature, "mode": "ablate"}], **asked)
+    assert one["n_touched"] == 1 and one["interval"] is None
+    assert "It touches nothing on 4 of the 5" in one["summary"]
+    silent = next(i for i in range(256) if not any(i in each for each in firing))
+    none = await call(tiny, "intervene", edits=[{"feature": silent, "mode": "ablate"}], **asked)
+    assert none["evidence"] == "observed" and none["effect"] == 0 and none["n_touched"] == 0
+    assert "nothing on any of the 5 prompts" in none["summary"] and "causes" not in none["summary"]
+
+
+async def test_of_several_edits_each_stands_alone_and_left_out(tiny: AppState, sae: str) -> None:
+    edits = [{"feature": feature, "strength": 3} for feature in (5, 6, 7)]
+    asked: dict[str, Any] = {"sae": sae, "prompt": PROMPT, "unit": "raw", "target": "#300"}
+    reply = await call(tiny, "intervene", edits=edits, **asked)
+    for n, share in enumerate(reply["shares"]):
+        alone = await call(tiny, "intervene", edits=[edits[n]], **asked)
+        others = await call(tiny, "intervene", edits=edits[:n] + edits[n + 1 :], **asked)
+        assert share["feature"] == edits[n]["feature"]
+        assert share["alone"] == pytest.approx(alone["effect"], abs=1e-3)
+        assert share["all_but_this"] == pytest.approx(others["effect"], abs=1e-3)
+        assert alone["shares"] == []
+    assert "Alone the 3 edits add up to" in reply["summary"]
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({}, "MISSING_ARGUMENT"),
+        ({"prompt": "a", "prompts": ["b"]}, "CONFLICTING_ARGUMENTS"),
+        ({"prompts": ["a"] * 65}, "TOO_MANY_ITEMS"),
+    ],
+)
+async def test_an_intervention_takes_one_prompt_or_several(
+    tiny: AppState, sae: str, given: dict[str, Any], code: str
+) -> None:
+    error = await refuse(tiny, "intervene", sae=sae, edits=[{"feature": 5}], **given)
+    assert error["code"] == code
 
 
 async def test_steering_stands_beside_baseline_and_controls(tiny: AppState, sae: str) -> None:

@@ -8,28 +8,35 @@ from saescope.records.prediction import Readout
 from saescope.verdicts import Effect, Judgement
 
 
-@dataclass(frozen=True, kw_only=True)
-class Intervention:
-    """Effect of an edit on the next-token prediction."""
+@dataclass(frozen=True, slots=True)
+class EditShare:
+    """One edit of several, by itself and left out."""
 
-    before: Readout
-    after: Readout
+    feature: int
+    alone: float
+    """The effect of this edit without the others."""
+    all_but_this: float
+    """The effect of the others without this edit: what `effect` goes beyond it is lost by leaving
+    this one out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditEffect:
+    """What edits of features do to the next-token prediction, beside the same along random
+    features."""
+
     measure: str
     """What `effect` is on: "logprob" (nats) or "logit" of the target, or "difference", of the
     logits of target and `against`."""
     effect: float
-    """The measured quantity after the edit minus before."""
-    delta_logit: float
-    """The target's logit (or its difference to `against`) after the edit minus before; it may be
-    that all logits moved."""
-    delta_logprob: float
-    """The target's log-probability after the edit minus before, in nats."""
-    kl: float
-    """KL(before || after) in nats."""
+    """The measured quantity after the edit minus before; of several prompts the mean over those
+    that the edits touch."""
     control: Comparison
-    """The effects of the same edits on random features."""
+    """The effects of the same edits on random features (means over the same prompts)."""
+    shares: list[EditShare]
+    """What each of several edits does alone and left out, in the order of the edits."""
     touched: bool
-    """False: the edits change nothing of this run, so that the effect is none."""
+    """False: the edits change nothing of any run, so that the effect is none."""
     unit_values: list[float]
     unit_source: str
     """Where the maxima come from: the index if there is one."""
@@ -38,6 +45,59 @@ class Intervention:
     n_sinks: int
     """How many of those left out are positions whose norm at the site is out of proportion."""
     warnings: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention(EditEffect):
+    """Effect of edits on one prediction."""
+
+    before: Readout
+    after: Readout
+    delta_logit: float
+    """The target's logit (or its difference to `against`) after the edit minus before; it may be
+    that all logits moved."""
+    delta_logprob: float
+    """The target's log-probability after the edit minus before, in nats."""
+    kl: float
+    """KL(before || after) in nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptEffect:
+    """Effect of edits on one of several prompts."""
+
+    target: str
+    logprob_before: float
+    """The target's log-probability in the clean run, in nats."""
+    logprob_after: float
+    effect: float
+    touched: bool
+    """False: the edits change nothing of this prompt's run; it counts in no mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignTest:
+    """How many effects go each way, and the chance of so uneven a split of fair coins."""
+
+    n_up: int
+    n_down: int
+    n_ties: int
+    """Effects of exactly 0 on prompts that are touched; the test leaves them out."""
+    p: float | None
+    """The exact, two-sided p value; None where there are only ties."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interventions(EditEffect):
+    """Effect of the same edits on the predictions after several prompts."""
+
+    on_prompts: list[PromptEffect]
+    n_touched: int
+    """The number of prompts that the edits touch."""
+    interval: tuple[float, float] | None
+    """A 95 % interval of `effect` over the prompts that are touched (Student's t); None with fewer
+    than 5."""
+    sign_test: SignTest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,15 @@ class EditPlan:
     rows: Float[Tensor, "n_edits d_out"]
     masks: Bool[Tensor, "n_edits n_pos"]
 
+    def only(self, places: Sequence[int]) -> "EditPlan":
+        """Some of the edits, by their places."""
+        return EditPlan(
+            tuple(self.edits[n] for n in places),
+            tuple(self.units[n] for n in places),
+            self.rows[[*places]],
+            self.masks[[*places]],
+        )
+
 
 def check_edits(saes: Sequence[SAE], edits: Sequence[FeatureEdit]) -> None:
     """Raises ArgumentError for an SAE, feature, mode or strength that cannot be."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saescope.models import Tokens, counted
-from saescope.ops import joined
+from saescope.ops import SparseActs, joined
 from saescope.records.features import FeatureRef
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
@@ -90,6 +90,38 @@ def prepare(
         {i: part.plan for i, part in parts.items()},
         *_controls(stack, parts),
     )
+
+
+def units_over(stack: Stack, prompts: Sequence[Tokens], unit: Unit) -> list[Unit]:
+    """What fires on all the other prompts, for each one, so that a unit is the same for all."""
+    if len(prompts) == 1:
+        return [unit]
+    acts: list[list[SparseActs]] = []
+    for tokens in prompts:
+        sites = stack.read(stack.model.batch(tokens.ids))
+        by_given = sorted(zip(stack.given, sites, strict=True), key=lambda pair: pair[0])
+        acts.append(
+            [
+                site.acts.select(
+                    counted(tokens, sinks=site.sinks).to(stack.model.device)[site.acts.positions]
+                )
+                for _, site in by_given
+            ]
+        )
+    probe = "the probe text and " if any(each is not None for each in unit.references) else ""
+    return [
+        unit._replace(
+            references=[
+                joined(
+                    [own[n] for k, own in enumerate(acts) if k != i]
+                    + ([given] if given is not None else [])
+                )
+                for n, given in enumerate(unit.references)
+            ],
+            texts=f"{probe}these prompts",
+        )
+        for i in range(len(prompts))
+    ]
 
 
 def _known(site: SiteRecord, mask: Tensor, unit: Unit, given: int) -> Known:

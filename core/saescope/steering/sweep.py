@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import mean, stdev
+from statistics import mean
 
 from saescope.controls import ENOUGH, compare_with
 from saescope.errors import ArgumentError
-from saescope.models import LanguageModel, Tokens, counted
-from saescope.ops import SparseActs, joined
+from saescope.models import LanguageModel, Tokens
+from saescope.ops import SparseActs
 from saescope.progress import Progress, counting
 from saescope.records.steering import Arm, GeneratedText, Metrics, Sweep, SweepRow
 from saescope.saes import SAE
@@ -18,12 +17,10 @@ from saescope.steering.edits import FeatureEdit, check_edits, scaled
 from saescope.steering.forced import concept_changes
 from saescope.steering.generate import Sampling, generate
 from saescope.steering.judge import ConceptChange, judge
-from saescope.steering.prepare import Plans, Prepared, prepare
+from saescope.steering.means import t_interval
+from saescope.steering.prepare import Plans, Prepared, prepare, units_over
 from saescope.steering.steer import arm_of, check_writing
 from saescope.steering.units import Controls, IndexedActivations, OneOrEach, Unit
-
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16)
-"""Student's t at 97.5 % by degrees of freedom, from 1; with more, the last is a little wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ def sweep(
     meant = Unit.of(unit, reference, indexed, len(stack.saes))
     ready = [
         prepare(stack, tokens, edits, unit=each, controls=Controls(ENOUGH, seed))
-        for tokens, each in zip(prompts, _units(stack, prompts, meant), strict=True)
+        for tokens, each in zip(prompts, units_over(stack, prompts, meant), strict=True)
         if edits
     ]
     seeds = [seed, *[*range(seed, seed + n_samples)] * len(factors)]
@@ -101,38 +98,6 @@ def _checked(
             hint="Leave strengths out, or use mode='scale'.",
         )
     return strengths
-
-
-def _units(stack: Stack, prompts: Sequence[Tokens], unit: Unit) -> list[Unit]:
-    """What fires on all the other prompts, for each one, so that a unit is the same for all."""
-    if len(prompts) == 1:
-        return [unit]
-    acts: list[list[SparseActs]] = []
-    for tokens in prompts:
-        sites = stack.read(stack.model.batch(tokens.ids))
-        by_given = sorted(zip(stack.given, sites, strict=True), key=lambda pair: pair[0])
-        acts.append(
-            [
-                site.acts.select(
-                    counted(tokens, sinks=site.sinks).to(stack.model.device)[site.acts.positions]
-                )
-                for _, site in by_given
-            ]
-        )
-    probe = "the probe text and " if any(each is not None for each in unit.references) else ""
-    return [
-        unit._replace(
-            references=[
-                joined(
-                    [own[n] for k, own in enumerate(acts) if k != i]
-                    + ([given] if given is not None else [])
-                )
-                for n, given in enumerate(unit.references)
-            ],
-            texts=f"{probe}these prompts",
-        )
-        for i in range(len(prompts))
-    ]
 
 
 def _on_prompt(
@@ -204,14 +169,6 @@ def _row(found: Sequence[_OnPrompt], n: int, factor: float, concept: ConceptToke
         verdict=judge(baselines, steered, change, None).level,
         text=steered[0].text,
     )
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """A 95 % interval of the mean; None with fewer than two values."""
-    if len(values) < 2:
-        return None
-    half = T_975[min(len(values) - 1, len(T_975)) - 1] * stdev(values) / sqrt(len(values))
-    return mean(values) - half, mean(values) + half
 
 
 def _averaged(arms: Sequence[Arm]) -> Metrics:

@@ -8,7 +8,15 @@ from pydantic_core import PydanticCustomError
 
 from saescope.records.controls import Comparison
 from saescope.records.labels import ShortLabel
-from saescope.records.steering import GeneratedText, Intervention, SteeredTexts, SweepRow
+from saescope.records.prediction import Readout
+from saescope.records.steering import (
+    EditEffect,
+    GeneratedText,
+    PromptEffect,
+    SignTest,
+    SteeredTexts,
+    SweepRow,
+)
 from saescope_mcp.schemas.bounds import AtMost, Identifier
 from saescope_mcp.schemas.common import (
     Against,
@@ -58,7 +66,10 @@ class ChangingRequest(Request):
     """Features to change, of the call's SAE or each of its own."""
 
     sae: SAEHandle = ""
-    prompt: Prompt
+    prompt: Prompt = ""
+    prompts: Annotated[list[Text], AtMost("max_texts")] = Field(
+        default=[], description="Several instead: one table."
+    )
     chat: Chat = False
 
     @property
@@ -66,10 +77,24 @@ class ChangingRequest(Request):
         raise NotImplementedError
 
     @property
+    def texts(self) -> list[str]:
+        return self.prompts or [self.prompt]
+
+    @property
     def handles(self) -> list[str]:
         """The SAEs whose features are changed, each once; without any, that of the call."""
         named = dict.fromkeys(feature.sae or self.sae for feature in self.changed)
         return [*named] or [self.sae]
+
+    @model_validator(mode="after")
+    def _one_prompt_or_several(self) -> "ChangingRequest":
+        if bool(self.prompt) == bool(self.prompts):
+            raise PydanticCustomError(
+                "conflicting_arguments" if self.prompt else "missing_argument",
+                "prompt and prompts are both given" if self.prompt else "'prompt' is missing",
+                {"field": "prompt", "allowed": "one of prompt and prompts"},
+            )
+        return self
 
     @model_validator(mode="after")
     def _each_has_an_sae(self) -> "ChangingRequest":
@@ -88,6 +113,9 @@ class ChangingRequest(Request):
 class Intervene(ChangingRequest):
     """Arguments of intervene."""
 
+    prompts: Annotated[list[Text], AtMost("max_prompts")] = Field(
+        default=[], description="Several instead: mean, interval, sign test."
+    )
     edits: Annotated[list[Edit], AtMost("max_edits")] = Field(
         min_length=1, description='e.g. [{"feature": 1234, "mode": "ablate", "positions": [3]}].'
     )
@@ -112,8 +140,8 @@ class Named(BaseModel):
     url: str | None = Field(exclude_if=is_empty)
 
 
-class InterveneReply(Reply, Intervention, frozen=True):
-    """The prediction before and after."""
+class InterveneReply(Reply, EditEffect, frozen=True):
+    """The prediction before and after; of several prompts a row each and what they say together."""
 
     spare: ClassVar[frozenset[str]] = frozenset(
         {
@@ -126,9 +154,25 @@ class InterveneReply(Reply, Intervention, frozen=True):
             "n_tokens",
             "n_left_out",
             "bos_prepended",
+            "on_prompts.touched",
         }
     )
 
+    before: Readout | None = None
+    after: Readout | None = None
+    delta_logit: float | None = None
+    """The target's logit (or its difference to `against`) after the edit minus before."""
+    delta_logprob: float | None = None
+    """The target's log-probability after the edit minus before, in nats."""
+    kl: float | None = None
+    """KL(before || after) in nats."""
+    on_prompts: list[PromptEffect] = Field(default=[], exclude_if=is_empty)
+    """In the order of prompts; logprob is the target's."""
+    n_touched: int | None = None
+    """Prompts that the edits touch."""
+    interval: tuple[float, float] | None = None
+    """95 % of `effect` over the prompts that are touched (Student's t); null with fewer than 5."""
+    sign_test: SignTest | None = None
     unit_value: float
     """The unit of the first edit; `unit_values` has them all."""
     features: list[Named]
@@ -140,10 +184,6 @@ class SteerGenerate(ChangingRequest):
 
     features: Annotated[list[SteeringFeature], AtMost("max_edits")] = Field(
         default=[], description='e.g. [{"feature": 1234, "strength": 4}]; empty: the plain text.'
-    )
-    prompt: Prompt = ""
-    prompts: Annotated[list[Text], AtMost("max_texts")] = Field(
-        default=[], description="Several instead: one table."
     )
     strengths: Annotated[list[Strength], AtMost("max_strengths")] = Field(
         default=[], description="Several, e.g. [0.5, 1, 2]: one table."
@@ -169,23 +209,9 @@ class SteerGenerate(ChangingRequest):
         return self.features
 
     @property
-    def texts(self) -> list[str]:
-        return self.prompts or [self.prompt]
-
-    @property
     def is_table(self) -> bool:
         """Several strengths or prompts, or no edit at all."""
         return bool(self.strengths or self.prompts or not self.features)
-
-    @model_validator(mode="after")
-    def _one_prompt_or_several(self) -> "SteerGenerate":
-        if bool(self.prompt) == bool(self.prompts):
-            raise PydanticCustomError(
-                "conflicting_arguments" if self.prompt else "missing_argument",
-                "prompt and prompts are both given" if self.prompt else "'prompt' is missing",
-                {"field": "prompt", "allowed": "one of prompt and prompts"},
-            )
-        return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "SteerGenerate":

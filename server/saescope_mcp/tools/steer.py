@@ -1,5 +1,6 @@
 """intervene and steer_generate."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -67,34 +68,20 @@ FIRST = "intervene and positions=[0] in the edit"
 async def intervene(state: AppState, request: Intervene) -> InterveneReply:
     """What changing features does to the next token: the prediction before and after; tests a claim
     about a feature without generating. Only the named features change; random features edited alike
-    are the control."""
+    are the control. Several edits: each alone and left out, too."""
     async with state.use_all(request.handles) as stack:
-        from saescope.steering import intervene as core_intervene
-
-        tokens = await _tokens(stack, request)
-        done = await stack.slot.run(
-            core_intervene,
-            stack.model,
-            stack.saes,
-            tokens,
-            _edits(request),
-            unit=request.unit,
-            reference=[entry.check.acts for entry in stack.entries],
-            indexed=[await _indexed(entry) for entry in stack.entries],
-            target=request.target or None,
-            against=request.against or None,
-            measure=request.measure,
-            n_controls=request.n_controls,
-            seed=request.seed,
-        )
+        tokens = await stack.reader.tokenize(request.texts, chat=request.chat)
+        await stack.slot.run(void_quizzes, request.texts)
+        indexed = [await _indexed(entry) for entry in stack.entries]
+        done = await stack.slot.run(_intervened, stack, tokens, request=request, indexed=indexed)
     labels = await labels_of_stack(stack, _changed(request))
     named = any(edit.positions for edit in request.edits)
-    return extended(
-        InterveneReply,
-        done,
-        summary=f"{_effect(done)} "
-        f"{left_out(done.n_left_out, [tokens], named=named, n_sinks=done.n_sinks, count_it=FIRST)}",
-        warnings=[*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
+    warnings = [*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings]
+    shown: dict[str, Any] = {**vars(done), "warnings": warnings}
+    return InterveneReply(
+        summary=f"{_effect(done, request)}{_apart(done)} "
+        f"{left_out(done.n_left_out, tokens, named=named, n_sinks=done.n_sinks, count_it=FIRST)}",
+        **shown,
         next=[
             _next_call(
                 "steer_generate", request, features=[_as_argument(edit) for edit in request.edits]
@@ -104,8 +91,38 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         provenance=provenance(stack, request.seed),
         unit_value=done.unit_values[0],
         features=_named(request, stack, labels),
-        bos_prepended=tokens.bos_prepended,
+        bos_prepended=tokens[0].bos_prepended,
     )
+
+
+def _intervened(
+    stack: LoadedStack,
+    tokens: "Sequence[Tokens]",
+    *,
+    request: Intervene,
+    indexed: "list[core.IndexedActivations | None]",
+) -> "core.Intervention | core.Interventions":
+    """On one prompt, or on several."""
+    from saescope.steering import intervene, intervene_all
+
+    asked: core.Asked = {
+        "unit": request.unit,
+        "reference": [entry.check.acts for entry in stack.entries],
+        "indexed": indexed,
+        "target": request.target or None,
+        "against": request.against or None,
+        "measure": request.measure,
+        "n_controls": request.n_controls,
+        "seed": request.seed,
+    }
+    if not request.prompts:
+        return intervene(stack.model, stack.saes, tokens[0], _edits(request), **asked)
+
+    def progress(done: int, total: int) -> None:
+        stack.slot.done(done / total)
+
+    edits = _edits(request)
+    return intervene_all(stack.model, stack.saes, tokens, edits, progress=progress, **asked)
 
 
 async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenerateReply:
@@ -303,14 +320,19 @@ def _named(request: ChangingRequest, stack: LoadedStack, labels: StackLabels) ->
     ]
 
 
-def _edit_evidence(done: "core.Intervention") -> Evidence:
+def _edit_evidence(done: "core.Intervention | core.Interventions") -> Evidence:
     """An edit that touches nothing is a look at the prediction."""
     if not done.touched:
         return "observed"
     return "controlled" if done.control.n else "intervened"
 
 
-def _effect(done: "core.Intervention") -> str:
+def _effect(done: "core.Intervention | core.Interventions", request: Intervene) -> str:
+    """What the edit does: to one prediction, or to several."""
+    from saescope.steering import Intervention
+
+    if not isinstance(done, Intervention):
+        return _mean_effect(done, request)
     what = quantity_of(done.measure, done.before.target, done.before.against)
     probability = (
         f"probability {100 * done.before.target.prob:.3g}% before, "
@@ -320,6 +342,42 @@ def _effect(done: "core.Intervention") -> str:
         return f"The edit changes nothing here: the {what} stays as it is ({probability})."
     controls = beside(done.control, "random features edited alike")
     return f"The edit causes a change of {done.effect:+.3g} in the {what}{controls}; {probability}."
+
+
+def _mean_effect(done: "core.Interventions", request: Intervene) -> str:
+    """How the predictions move together, and how many go each way."""
+    name = {"logprob": "log-probability"}.get(done.measure, "logit")
+    whose = repr(request.target) if request.target else "each prompt's most likely token"
+    what = f"{name} of {whose}" + (f" minus that of {request.against!r}" if request.against else "")
+    n, test = len(done.on_prompts), done.sign_test
+    if not done.touched:
+        return f"The edit changes nothing on any of the {n} prompts: the {what} stays as it is."
+    controls = beside(done.control, "random features edited alike, means over the same prompts")
+    interval = (
+        f"95 % interval {done.interval[0]:.3g} to {done.interval[1]:.3g} (Student's t)"
+        if done.interval
+        else "too few prompts for an interval"
+    )
+    ties = f", {test.n_ties} stay" if test.n_ties else ""
+    p = f" (sign test, p {test.p:.2g})" if test.p is not None else ""
+    untouched = (
+        f" It touches nothing on {n - done.n_touched} of the {n}: they are not in the mean."
+        if done.n_touched < n
+        else ""
+    )
+    return (
+        f"The edit causes a mean change of {done.effect:+.3g} in the {what} over "
+        f"{done.n_touched} prompts{controls}; {interval}; {test.n_up} go up, {test.n_down} go "
+        f"down{ties}{p}.{untouched}"
+    )
+
+
+def _apart(done: "core.Intervention | core.Interventions") -> str:
+    """What the single edits come to."""
+    if not done.shares:
+        return ""
+    alone, n = sum(share.alone for share in done.shares), len(done.shares)
+    return f" Alone the {n} edits add up to {alone:+.3g}, together they do {done.effect:+.3g}."
 
 
 def _next(request: SteerGenerate, effect: Effect) -> list[str]:
@@ -356,10 +414,11 @@ def _next_call(name: str, request: Intervene | SteerGenerate, **arguments: objec
 
 
 def _prompted(request: Intervene | SteerGenerate) -> dict[str, object]:
-    """The prompt or prompts as they stand in a suggested call."""
+    """The prompt or prompts as they stand in a suggested call; of those of an intervention, which
+    may be more than a generation takes, the first."""
     if isinstance(request, SteerGenerate) and request.prompts:
         return {"prompts": brief_all(request.prompts)}
-    return {"prompt": brief(request.prompt)}
+    return {"prompt": brief(request.texts[0])}
 
 
 def _edits(request: ChangingRequest) -> "list[core.FeatureEdit]":

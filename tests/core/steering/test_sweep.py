@@ -12,7 +12,7 @@ from saescope.errors import ArgumentError
 from saescope.models import Tokens
 from saescope.splice import read_site
 from saescope.steering import FeatureEdit, steer, sweep
-from saescope.steering.sweep import t_interval
+from saescope.steering.means import t_interval
 
 CONCEPT = [300, 301, 302]
 ASKED: dict[str, Any] = {"concept_tokens": CONCEPT, "max_new_tokens": 8, "seed": 3}
