@@ -47,6 +47,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.publish.writing.publish_sae",
     "saescope.steering.steer.steer",
     "saescope.steering.sweep.sweep",
+    "saescope.steering.writers.find_by_tokens",
 }
 """Public functions, whose keywords are promised: a TypedDict would take a misspelt one in
 silence."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from saescope.features import feature_card as feature_card
     from saescope.features import find_by_label as find_by_label
     from saescope.features import find_by_texts as find_by_texts
-    from saescope.features import find_by_tokens as find_by_tokens
     from saescope.features import find_firings as find_firings
     from saescope.features import make_quiz as make_quiz
     from saescope.features import rank_features as rank_features
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from saescope.splice import run_with_saes as run_with_saes
     from saescope.stack import as_stack as as_stack
     from saescope.steering import FeatureEdit as FeatureEdit
+    from saescope.steering import find_by_tokens as find_by_tokens
     from saescope.steering import intervene as intervene
     from saescope.steering import intervene_all as intervene_all
     from saescope.steering import steer as steer
@@ -72,7 +72,7 @@ _HOME = {
     "feature_card": "features",
     "find_by_label": "features",
     "find_by_texts": "features",
-    "find_by_tokens": "features",
+    "find_by_tokens": "steering",
     "find_firings": "features",
     "find_index": "features.index",
     "find_saes": "catalogue",

@@ -60,7 +60,11 @@ async def test_from_an_index_to_a_tested_name_through_the_protocol(server: Serve
             and card["label"] is None
             and "quiz_feature(" in card["next"][0]
         )
-        assert (await done("find_features", tokens=[" King"]))["features"][0]["feature"] == KING
+        writers = await done("find_features", tokens=[" King"])
+        assert writers["features"][0]["feature"] == KING and writers["evidence"] == "controlled"
+        assert writers["features"][0]["tokens"][0]["rank"] <= 10
+        assert writers["features"][0]["push"] is not None
+        assert " random features (p = " in writers["features"][0]["why"]
         assert (await done("find_features", texts=[sentence(random.Random(1), 9, [" King"])]))[
             "features"
         ][0]["feature"] == KING

@@ -10,6 +10,7 @@ from tests.server.helpers import call
 
 import saescope as ss
 from saescope.models import Tokens
+from saescope.records.features import Writer
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.state import AppState, LoadedSAE
 
@@ -169,9 +170,15 @@ async def test_writers_of_a_token_are_the_library_s(
     tiny: AppState, sae: str, entry: LoadedSAE
 ) -> None:
     reply = await call(tiny, "find_features", sae=sae, tokens=[" she", " her"], k=4)
-    known = ss.find_by_tokens(entry.model, entry.sae, [" she", " her"], k=4)
-    assert [(row["feature"], row["score"]) for row in reply["features"]] == [
-        (row.feature, near(row.score)) for row in known.features
+    known = ss.find_by_tokens(
+        entry.model, entry.sae, [" she", " her"], reference=entry.check.acts, k=4
+    )
+    rows = [row for row in known.features if isinstance(row, Writer)]
+    assert [(row["feature"], row["score"], row["push"]) for row in reply["features"]] == [
+        (row.feature, near(row.score), near(row.push)) for row in rows
+    ]
+    assert [row["control"]["p"] for row in reply["features"]] == [
+        near(row.control.p) for row in rows if row.control
     ]
 
 

@@ -33,7 +33,6 @@ from saescope.features.reading.search import (
     FoundFeatures,
     find_by_label,
     find_by_texts,
-    find_by_tokens,
 )
 
 __all__ = [
@@ -71,7 +70,6 @@ __all__ = [
     "feature_card",
     "find_by_label",
     "find_by_texts",
-    "find_by_tokens",
     "find_firings",
     "logit_effects",
     "make_quiz",

@@ -1,7 +1,10 @@
 """What is known of features: ranked on texts, searched for, told apart by a contrast."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from saescope.records.controls import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +114,38 @@ class FoundFeature:
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRank:
+    """How far a feature's decoder row raises a token."""
+
+    token: str
+    rank: int
+    """Among all tokens; 1 is raised most."""
+    z: float
+    """Standard deviations above the mean of the feature's effects on all tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer(FoundFeature):
+    """A feature that raises tokens directly, and what it does to their probability."""
+
+    tokens: list[TokenRank]
+    push: float | None
+    """The change of the log of the tokens' summed probability, in nats, when the feature's typical
+    activation is added at the end of neutral prompts; None: not measured."""
+    control: Comparison | None
+    """The same of 19 random features at their typical activation; where the tokens are near the top
+    of what this one raises, with a change as large as its own."""
+    writes: bool | None
+    """The push is positive and outside its controls, and at least half of the tokens are near the
+    top of what the feature raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundFeatures:
     """Best first; `total` could be listed, `score_is` says what the score measures."""
 
-    features: list[FoundFeature]
+    features: Sequence[FoundFeature]
     total: int
     score_is: str
     warnings: list[str]

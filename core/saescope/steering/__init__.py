@@ -12,6 +12,7 @@ from saescope.steering.intervene import (
 from saescope.steering.steer import Arm, Steering, steer
 from saescope.steering.sweep import Sweep, sweep
 from saescope.steering.units import IndexedActivations
+from saescope.steering.writers import find_by_tokens
 
 __all__ = [
     "MODES",
@@ -24,6 +25,7 @@ __all__ = [
     "Readout",
     "Steering",
     "Sweep",
+    "find_by_tokens",
     "intervene",
     "intervene_all",
     "steer",

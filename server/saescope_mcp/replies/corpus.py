@@ -1,10 +1,13 @@
 """How often features fire in the indexed corpus, beside what they do in a user's texts."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import SaescopeError
-from saescope_mcp.state import Indexed, LoadedStack
+from saescope_mcp.state import Indexed, LoadedSAE, LoadedStack
+
+if TYPE_CHECKING:
+    from saescope.steering import IndexedActivations
 
 
 class Densities(NamedTuple):
@@ -13,6 +16,18 @@ class Densities(NamedTuple):
 
     by_feature: dict[tuple[int, int], float]
     warnings: list[str]
+
+
+async def activations_of(loaded: LoadedSAE) -> "IndexedActivations | None":
+    """How strongly the features of an SAE fire in its indexed corpus."""
+    from saescope.steering import IndexedActivations
+
+    index = (await loaded.indexed()).best
+    return index and IndexedActivations(
+        index.maxima,
+        index.typical,
+        f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}",
+    )
 
 
 async def densities_of_stack(stack: LoadedStack, features: Sequence[tuple[int, int]]) -> Densities:

@@ -11,6 +11,7 @@ from saescope.records.features import (
     ContrastedSets,
     ContrastFeature,
     FoundFeature,
+    Writer,
 )
 from saescope.records.labels import QuizItem, ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
@@ -189,6 +190,11 @@ class FoundRow(FoundFeature):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WriterRow(Writer, FoundRow):
+    """A feature that raises the tokens that are asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contrasted(ContrastFeature, FoundRow):
     """A feature that tells the two sides apart."""
 
@@ -200,5 +206,5 @@ class FindFeaturesReply(ListReply, frozen=True):
 
     by: str
     """What was searched by, and what the score is."""
-    features: list[Contrasted | FoundRow]
+    features: list[Contrasted | WriterRow | FoundRow]
     contrast: ContrastedSets | None = None

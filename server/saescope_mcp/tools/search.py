@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Any
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
-from saescope.records.features import ContrastedSets
+from saescope.records.features import ContrastedSets, Writer
 from saescope_mcp.binding import next_call
 from saescope_mcp.replies import Tool
+from saescope_mcp.replies.corpus import activations_of
 from saescope_mcp.replies.facts import brief, feature_url, provenance
 from saescope_mcp.replies.labels import Labels, labels_of
 from saescope_mcp.replies.neuronpedia import search_labels
 from saescope_mcp.replies.rows import extended
+from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.schemas.features import (
     Contrasted,
     FindFeatures,
     FindFeaturesReply,
     FoundRow,
+    WriterRow,
 )
 from saescope_mcp.state import (
     AppState,
@@ -64,12 +67,12 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
             *_describe(request, [row.feature for row in page.features]),
             *([_read_on(request, end)] if more else []),
         ],
-        evidence="correlational" if request.tokens else "observed",
+        evidence=_evidence(page),
         provenance=provenance(entry, SEED),
         by=f"{by}: {page.score_is}",
         features=[
             extended(
-                FoundRow,
+                WriterRow if isinstance(row, Writer) else FoundRow,
                 row,
                 label=labels.by_feature.get(row.feature),
                 url=feature_url(entry, row.feature),
@@ -82,8 +85,17 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     )
 
 
+def _evidence(page: "core.FoundFeatures") -> Evidence:
+    """A push that is listed was measured beside controls."""
+    tokens = [row for row in page.features if isinstance(row, Writer)]
+    if not tokens:
+        return "observed"
+    return "controlled" if any(row.push is not None for row in tokens) else "correlational"
+
+
 async def _search(loaded: LoadedSAE, request: FindFeatures, given: Given) -> "core.FoundFeatures":
-    from saescope.features import LabelStore, find_by_label, find_by_texts, find_by_tokens
+    from saescope.features import LabelStore, find_by_label, find_by_texts
+    from saescope.steering import find_by_tokens
 
     page = {"k": request.k, "offset": request.offset}
     if request.query:
@@ -92,7 +104,14 @@ async def _search(loaded: LoadedSAE, request: FindFeatures, given: Given) -> "co
         )
     if request.tokens:
         return await loaded.slot.run(
-            find_by_tokens, loaded.model, loaded.sae, request.tokens, **page
+            find_by_tokens,
+            loaded.model,
+            loaded.sae,
+            request.tokens,
+            reference=loaded.check.acts,
+            indexed=await activations_of(loaded),
+            seed=SEED,
+            **page,
         )
     index = (await loaded.indexed()).best
     tokens = await loaded.tokenize(given.texts, from_file=given.from_file)

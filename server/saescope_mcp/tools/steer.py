@@ -10,6 +10,7 @@ from saescope.verdicts import Effect
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
+from saescope_mcp.replies.corpus import activations_of
 from saescope_mcp.replies.facts import (
     beside,
     brief,
@@ -33,7 +34,7 @@ from saescope_mcp.schemas.steer import (
     SteeringFeature,
     SweepRow,
 )
-from saescope_mcp.state import AppState, LoadedSAE, LoadedStack, void_quizzes
+from saescope_mcp.state import AppState, LoadedStack, void_quizzes
 
 if TYPE_CHECKING:
     from saescope import steering as core
@@ -72,7 +73,7 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
     async with state.use_all(request.handles) as stack:
         tokens = await stack.reader.tokenize(request.texts, chat=request.chat)
         await stack.slot.run(void_quizzes, request.texts)
-        indexed = [await _indexed(entry) for entry in stack.entries]
+        indexed = [await activations_of(entry) for entry in stack.entries]
         done = await stack.slot.run(_intervened, stack, tokens, request=request, indexed=indexed)
     labels = await labels_of_stack(stack, _changed(request))
     named = any(edit.positions for edit in request.edits)
@@ -224,7 +225,7 @@ async def _options(stack: LoadedStack, request: SteerGenerate) -> "_Options":
     return {
         "unit": request.unit,
         "reference": [entry.check.acts for entry in stack.entries],
-        "indexed": [await _indexed(entry) for entry in stack.entries],
+        "indexed": [await activations_of(entry) for entry in stack.entries],
         "max_new_tokens": request.max_new_tokens,
         "n_samples": request.n_samples,
         "temperature": request.temperature,
@@ -292,17 +293,6 @@ def _evidence_of_rows(done: "core.Sweep") -> Evidence:
     if not any(row.kl for row in done.rows):
         return "observed"
     return "controlled" if any(row.p is not None for row in done.rows) else "intervened"
-
-
-async def _indexed(loaded: LoadedSAE) -> "core.IndexedActivations | None":
-    from saescope.steering import IndexedActivations
-
-    index = (await loaded.indexed()).best
-    return index and IndexedActivations(
-        index.maxima,
-        index.typical,
-        f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}",
-    )
 
 
 def _changed(request: ChangingRequest) -> list[tuple[int, int]]:

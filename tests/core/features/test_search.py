@@ -15,7 +15,6 @@ from saescope.features import (
     LabelStore,
     find_by_label,
     find_by_texts,
-    find_by_tokens,
     logit_effects,
     nearest_features,
 )
@@ -25,7 +24,7 @@ from saescope.hooks import record_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 
-QUEEN, DOOR = WORDS.index(" Queen"), WORDS.index(" door")
+QUEEN = WORDS.index(" Queen")
 
 
 def test_by_label_text_says_which_label_matched_and_that_it_is_untested() -> None:
@@ -52,25 +51,6 @@ def test_token_scores_are_those_of_the_whole_matrix_of_effects(family: Family, k
     dense = effects.double().numpy()
     expected = (dense - dense.mean(axis=1, keepdims=True)) / dense.std(axis=1, keepdims=True)
     assert np.allclose(token_scores(family.model, sae, ids).numpy(), expected[:, ids], atol=2e-3)
-
-
-def test_by_tokens_finds_the_feature_that_was_made_to_write_them(
-    glass: LanguageModel, planted: SAE
-) -> None:
-    for feature, word in enumerate(WORDS):
-        best = find_by_tokens(glass, planted, [word], k=1).features[0]
-        assert (
-            best.feature == feature and best.why.startswith(f"writes {word!r} (") and best.score > 3
-        )
-    both = find_by_tokens(glass, planted, [" Queen", " door"], k=2)
-    assert {row.feature for row in both.features} == {QUEEN, DOOR} and both.total == len(WORDS)
-    assert (
-        find_by_tokens(glass, planted, [" Queen", " door"], k=1, offset=1).features
-        == both.features[1:]
-    )
-    with pytest.raises(ArgumentError) as caught:
-        find_by_tokens(glass, planted, ["several words here"])
-    assert caught.value.field == "tokens"
 
 
 def test_by_texts_finds_what_fires_there_more_than_in_the_corpus(

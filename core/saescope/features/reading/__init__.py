@@ -3,7 +3,7 @@
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
 from saescope.features.reading.firings import NamedFirings, find_firings
 from saescope.features.reading.passages import TextPassage, dataset_passages, text_passages
-from saescope.features.reading.search import find_by_label, find_by_texts, find_by_tokens
+from saescope.features.reading.search import find_by_label, find_by_texts
 
 __all__ = [
     "Encoded",
@@ -15,7 +15,6 @@ __all__ = [
     "encode_texts",
     "find_by_label",
     "find_by_texts",
-    "find_by_tokens",
     "find_firings",
     "text_passages",
 ]

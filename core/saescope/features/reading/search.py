@@ -1,5 +1,5 @@
-"""Features by the words of their labels, by the tokens that they write, or by texts that make them
-fire; each says why it was found."""
+"""Features by the words of their labels or by texts that make them fire, each with why it was
+found; and how far tokens stand out of what each feature writes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,45 +43,6 @@ def find_by_label(
     )
     return FoundFeatures(
         features, total, "1 / rank by the words that label and query share", warnings
-    )
-
-
-def find_by_tokens(
-    model: LanguageModel, sae: SAE, tokens: Sequence[str], *, k: int = 10, offset: int = 0
-) -> FoundFeatures:
-    """Features that write these tokens: how far each token's logit effect stands out among all of
-    the feature's effects, averaged.
-
-    Exact over the whole decoder and vocabulary: mean and variance of a feature's effects come from
-    the unembedding's own.
-
-    Raises:
-        ArgumentError: a text is not one token, or the SAE's site does not write to the residual
-            stream linearly.
-    """
-    ids = [model.single_token(token, "tokens") for token in dict.fromkeys(tokens)]
-    scores = token_scores(model, sae, ids)
-    mean = scores.mean(1)
-    best = mean.topk(min(offset + k, len(mean))).indices[offset:].tolist()
-    names = [model.token_text(i) for i in ids]
-    features = [
-        FoundFeature(
-            feature=feature,
-            score=float(mean[feature]),
-            why="writes "
-            + ", ".join(
-                f"{name!r} ({value:.2g} sd)"
-                for name, value in zip(names, scores[feature].tolist(), strict=True)
-            ),
-        )
-        for feature in best
-    ]
-    return FoundFeatures(
-        features,
-        len(mean),
-        "standard deviations of the tokens' logit effects above the feature's mean "
-        "over the vocabulary",
-        [],
     )
 
 
