@@ -350,8 +350,9 @@ def main() -> int:
         if os.name != "nt":
             os.execv(serve(place)[0], serve(place))
         return subprocess.call(serve(place))
-    for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(encoding="utf-8", newline="\n")  # pyright: ignore[reportAttributeAccessIssue]
+    streams: tuple[Any, ...] = (sys.stdin, sys.stdout)  # of files, which can be set anew
+    for stream in streams:
+        stream.reconfigure(encoding="utf-8", newline="\n")
     place.log.parent.mkdir(parents=True, exist_ok=True)
     with place.log.open("wb") as log:
         words = [sys.executable, str(Path(__file__).resolve()), "--setup", *place.words]

@@ -390,7 +390,8 @@ CASES = {
     "connor_rob": Case(
         "connor_rob_hook_z",
         "ckkissane/attn-saes-gpt2-small-all-layers",
-        "gpt2-small_L3_Hcat_z_lr1.20e-03_l11.80e+00_ds24576_bs4096_dc1.00e-06_rsanthropic_rie25000_nr4_v9.pt",
+        "gpt2-small_L3_Hcat_z_lr1.20e-03_l11.80e+00_ds24576_bs4096_dc1.00e-06_rsanthropic"
+        "_rie25000_nr4_v9.pt",
         connor_rob,
     ),
     "temporal": Case(
@@ -457,7 +458,8 @@ def load(case: Case, tree: Path) -> SAE[Any]:
 
     def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
         with safe_open(local(repo_id, filename), framework="pt") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            names = [*file.keys()]  # it is no dict
+            return {name: list(file.get_slice(name).get_shape()) for name in names}
 
     loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = local, shapes
     overrides = (

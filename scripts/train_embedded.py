@@ -47,7 +47,8 @@ def packaged(sae: SAE) -> SAE:
         "trained_by": "scripts/train_embedded.py",
     }
     metadata = replace(sae.cfg.metadata, prepend_bos=False, raw={**sae.cfg.metadata.raw, **said})
-    cfg: Any = replace(sae.cfg, rescale_acts_by_decoder_norm=False, metadata=metadata)  # type: ignore[call-arg]
+    old: Any = sae.cfg
+    cfg: Any = replace(old, rescale_acts_by_decoder_norm=False, metadata=metadata)
     return type(sae)(cfg, {name: tensor.half() for name, tensor in sae.tensors().items()})
 
 

@@ -6,7 +6,7 @@ import re
 from saescope.errors import ConfigError
 from saescope.formats.agreement import agree, agree_along
 from saescope.formats.dialect import Dialect, file_named
-from saescope.formats.recipe import Recipe, Stored, header_of, matrix, metadata, place, stored_dtype
+from saescope.formats.recipe import Recipe, Stored, Widths, metadata, place
 from saescope.formats.source import FileSource, join
 from saescope.saes import TopKConfig
 
@@ -28,16 +28,14 @@ _D_MODEL = {
 
 
 def _of_file(source: FileSource) -> Recipe:
-    header = header_of(source, source.path)
-    d_sae, d_in = matrix(source.path, header, "W_enc")
-    return _recipe(source, d_in, d_sae, stored_dtype(header, "W_enc"))
+    return _recipe(source, Widths.of(source, "W_enc"))
 
 
 def _of_name(source: FileSource) -> Recipe:
     """On the hub, where the repository's name says both widths."""
     match = _REPOSITORY.search(place(source, source.path))
     if match and match[1] in _D_MODEL and source.repo_id:
-        return _recipe(source, _D_MODEL[match[1]], int(match[2]) * 1024, "float32")
+        return _recipe(source, Widths(_D_MODEL[match[1]], int(match[2]) * 1024, "float32"))
     return _of_file(source)
 
 
@@ -64,7 +62,7 @@ def _k(source: FileSource, named: int | None) -> int:
     return k
 
 
-def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
+def _recipe(source: FileSource, widths: Widths) -> Recipe:
     match = _REPOSITORY.search(place(source, source.path))
     agree_along(place(source, source.path), _REPOSITORY)
     layer = _FILE.search(source.path)
@@ -76,9 +74,7 @@ def _recipe(source: FileSource, d_in: int, d_sae: int, dtype: str) -> Recipe:
         hook_name=f"blocks.{layer[1]}.hook_resid_post" if layer else "",
         hf_hook_name=f"model.layers.{layer[1]}" if layer else "",
     )
-    cfg = TopKConfig(
-        d_in=d_in, d_sae=d_sae, k=k, dtype=dtype, apply_b_dec_to_input=False, metadata=meta
-    )
+    cfg = TopKConfig(**widths._asdict(), k=k, apply_b_dec_to_input=False, metadata=meta)
     stored = {
         "W_enc": Stored("W_enc", turned=True),
         "W_dec": Stored("W_dec", turned=True),

@@ -47,6 +47,21 @@ class Stored(NamedTuple):
     """The decoders of a cross-layer transcoder: summed from this layer on."""
 
 
+class Widths(NamedTuple):
+    """The widths of an SAE, and the dtype that its weights are stored in."""
+
+    d_in: int
+    d_sae: int
+    dtype: str
+
+    @classmethod
+    def of(cls, source: FileSource, encoder: str) -> "Widths":
+        """Read off the header of the file, where the encoder lies as a torch.nn.Linear's weight."""
+        header = header_of(source, source.path)
+        d_sae, d_in = matrix(source.path, header, encoder)
+        return cls(d_in, d_sae, stored_dtype(header, encoder))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How to make an SAE of a weights file."""

@@ -45,6 +45,35 @@ class _PublishPlan(NamedTuple):
     repository: Destination | None = None
 
 
+class _Content(NamedTuple):
+    """What is published: the SAE, the text of its card, and how often its features fire."""
+
+    sae: SAE
+    card: str
+    densities: Densities | None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file."""
+        cfg, tensors = self.sae.to_saelens()
+        sizes = {
+            CFG_FILE: len(json.dumps(cfg, indent=1)),
+            WEIGHTS_FILE: file_bytes(tensors),
+            CARD_FILE: len(self.card.encode()),
+        }
+        if self.densities is not None:
+            sizes[SPARSITY_FILE] = file_bytes(log_sparsity(self.densities))
+        return sizes
+
+    def write(self, folder: Path) -> Path:
+        """Write the files into a folder of their own."""
+        self.sae.save(folder)
+        if self.densities is not None:
+            write_sparsity(folder, self.densities)
+        _write_new(folder / CARD_FILE, self.card)
+        return folder
+
+
 def publish_sae(
     sae: SAE,
     *,
@@ -79,8 +108,9 @@ def publish_sae(
         plan = plan._replace(names={**plan.names, SPARSITY_FILE: beside})
     title = repo_id.partition("/")[2] or Path(path).name
     card = model_card(sae, plan.load, evaluation, title=title, version=__version__)
-    commit = "" if dry_run else _write(sae, card, plan, private=private, densities=densities)
-    sizes = _sizes(sae, card, densities)
+    content = _Content(sae, card, densities)
+    commit = "" if dry_run else _write(content, plan, private=private)
+    sizes = content.sizes
     return Publication(
         target=plan.target,
         files=tuple(PublishedFile(name=plan.names[old], n_bytes=n) for old, n in sizes.items()),
@@ -101,18 +131,6 @@ def _check_target(path: str | Path, repo_id: str) -> None:
             field="repo_id",
             hint='Call ss.publish_sae(sae, path="my-sae").',
         )
-
-
-def _sizes(sae: SAE, card: str, densities: Densities | None) -> dict[str, int]:
-    cfg, tensors = sae.to_saelens()
-    sizes = {
-        CFG_FILE: len(json.dumps(cfg, indent=1)),
-        WEIGHTS_FILE: file_bytes(tensors),
-        CARD_FILE: len(card.encode()),
-    }
-    return sizes | (
-        {} if densities is None else {SPARSITY_FILE: file_bytes(log_sparsity(densities))}
-    )
 
 
 def _densities(sae: SAE, evaluation: Evaluation | None) -> Densities | None:
@@ -247,15 +265,13 @@ def _loading(
     return Loading(python, tool, command, ""), (warning,)
 
 
-def _write(
-    sae: SAE, card: str, plan: _PublishPlan, *, private: bool, densities: Densities | None
-) -> str:
+def _write(content: _Content, plan: _PublishPlan, *, private: bool) -> str:
     """The commit, or "" for a folder."""
     if plan.repository is None:
-        _write_folder(sae, card, Path(plan.target), densities)
+        _write_folder(content, Path(plan.target))
         return ""
     with tempfile.TemporaryDirectory(prefix="saescope-publish-") as staging:
-        folder = _write_files(sae, card, Path(staging), densities)
+        folder = content.write(Path(staging))
         files = {name: folder / own for own, name in plan.names.items()}
         return push(
             plan.repository,
@@ -265,7 +281,7 @@ def _write(
         )
 
 
-def _write_folder(sae: SAE, card: str, folder: Path, densities: Densities | None) -> None:
+def _write_folder(content: _Content, folder: Path) -> None:
     """All of it or nothing. What a kill leaves half has no weights, and the next publication to
     this folder takes its place."""
     was_there = folder.exists()
@@ -273,7 +289,7 @@ def _write_folder(sae: SAE, card: str, folder: Path, densities: Densities | None
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=ASIDE) as aside:
-            made = _write_files(sae, card, Path(aside), densities)
+            made = content.write(Path(aside))
             for name in _IN_ORDER:
                 if (made / name).exists():
                     os.replace(made / name, folder / name)
@@ -295,14 +311,6 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for aside in folder.glob(f"{ASIDE}*"):
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_files(sae: SAE, card: str, folder: Path, densities: Densities | None) -> Path:
-    sae.save(folder)
-    if densities is not None:
-        write_sparsity(folder, densities)
-    _write_new(folder / CARD_FILE, card)
-    return folder
 
 
 def _write_new(file: Path, content: str) -> None:

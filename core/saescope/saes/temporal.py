@@ -130,7 +130,9 @@ class TemporalSAE(SAE):
         return {name: getattr(self, name.replace(".", "_")) for name in self.shapes(self.cfg)}
 
     @property
-    def encoder(self) -> Float[Tensor, "d_sae d_in"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def encoder(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self,
+    ) -> Float[Tensor, "d_sae d_in"]:
         return self.decoder if self.cfg.tied_weights else self.untied
 
     def scale(self, x: Float[Tensor, "n_pos d_in"]) -> InputScale | None:

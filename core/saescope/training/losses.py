@@ -7,7 +7,7 @@ position.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,8 +18,28 @@ from saescope.training.objective import Batch, Coefficients, Objective, Params
 Losses = dict[str, Tensor]
 
 
-Loss = Callable[[Objective, Params, Batch, Coefficients, Tensor | None], Losses]
-"""Takes the dead features last, where the objective revives any."""
+class LossInputs(NamedTuple):
+    """What a loss is computed of."""
+
+    objective: Objective
+    params: Params
+    batch: Batch
+    coefficients: Coefficients
+    dead: Bool[Tensor, " d_sae"] | None
+    """The dead features, where the objective revives any."""
+
+    @property
+    def centred(self) -> Tensor:
+        """The input as the encoder takes it."""
+        x = self.batch.x
+        return x - self.params["b_dec"] if self.objective.apply_b_dec_to_input else x
+
+    @property
+    def hidden_pre(self) -> Tensor:
+        return self.centred @ self.params["encoder"].T + self.params["b_enc"]
+
+
+Loss = Callable[[LossInputs], Losses]
 
 
 def squared_error(out: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -27,27 +47,14 @@ def squared_error(out: Float[Tensor, "n d"], target: Float[Tensor, "n d"]) -> Fl
     return (out - target).square().sum(-1).mean()
 
 
-def centred(objective: Objective, params: Params, x: Tensor) -> Tensor:
-    return x - params["b_dec"] if objective.apply_b_dec_to_input else x
-
-
 def output(params: Params, acts: Tensor, x: Tensor) -> Tensor:
     out = acts @ params["decoder"] + params["b_dec"]
     return out + x @ params["W_skip"].T if "W_skip" in params else out
 
 
-def _hidden_pre(objective: Objective, params: Params, x: Tensor) -> Tensor:
-    return centred(objective, params, x) @ params["encoder"].T + params["b_enc"]
-
-
-def standard_loss(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    coefficients: Coefficients,
-    dead: Tensor | None,
-) -> Losses:
-    hidden_pre = _hidden_pre(objective, params, batch.x)
+def standard_loss(given: LossInputs) -> Losses:
+    objective, params, batch, coefficients, dead = given
+    hidden_pre = given.hidden_pre
     acts = hidden_pre.relu()
     out = output(params, acts, batch.x)
     sparsity = (acts * params["decoder"].norm(dim=1)).norm(p=objective.lp_norm, dim=-1)
@@ -75,14 +82,9 @@ def ghost_loss(
     return (error * (residual.square().sum(-1) / (error + 1e-6)).detach()).mean()
 
 
-def gated_loss(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    coefficients: Coefficients,
-    _: Tensor | None,
-) -> Losses:
-    x, rows = centred(objective, params, batch.x), params["decoder"]
+def gated_loss(given: LossInputs) -> Losses:
+    params, batch = given.params, given.batch
+    x, rows = given.centred, params["decoder"]
     shared = x @ params["encoder"].T
     gate = shared + params["b_gate"]
     magnitude = (shared * params["r_mag"].exp() + params["b_mag"]).relu()
@@ -91,25 +93,20 @@ def gated_loss(
         "mse_loss": squared_error(
             output(params, (gate > 0).to(magnitude) * magnitude, batch.x), batch.y
         ),
-        "l1_loss": coefficients.sparsity * (via_gate * rows.norm(dim=1)).sum(-1).mean(),
+        "l1_loss": given.coefficients.sparsity * (via_gate * rows.norm(dim=1)).sum(-1).mean(),
         # sae-lens trains decoder and b_dec through this term too; the paper stops their gradient.
         "auxiliary_reconstruction_loss": squared_error(output(params, via_gate, batch.x), batch.y),
     }
 
 
-def topk_loss(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    coefficients: Coefficients,
-    dead: Tensor | None,
-) -> Losses:
+def topk_loss(given: LossInputs) -> Losses:
+    objective, params, batch, coefficients, dead = given
     norm = (
         params["decoder"].norm(dim=-1)
         if objective.rescale_acts_by_decoder_norm
         else params["decoder"].new_ones(objective.d_sae)
     )
-    ranked = _hidden_pre(objective, params, batch.x) * norm
+    ranked = given.hidden_pre * norm
     acts = (
         topk(ranked, int(objective.k))
         if objective.recipe.whole_k
@@ -171,21 +168,16 @@ def auxk_loss(
     return min(n_dead / k_aux, 1.0) * squared_error(acts @ rows, residual)
 
 
-def jumprelu_loss(
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    coefficients: Coefficients,
-    dead: Tensor | None,
-) -> Losses:
-    hidden_pre, threshold = _hidden_pre(objective, params, batch.x), params["threshold"]
+def jumprelu_loss(given: LossInputs) -> Losses:
+    objective, params, batch, coefficients, dead = given
+    hidden_pre, threshold = given.hidden_pre, params["threshold"]
     bandwidth, to_input = objective.jumprelu_bandwidth, objective.jumprelu_ste_to_input
-    acts: Tensor = JumpReLU.apply(hidden_pre, threshold, bandwidth, to_input)  # type: ignore[assignment]
+    acts = cast(Tensor, JumpReLU.apply(hidden_pre, threshold, bandwidth, to_input))
     norm = params["decoder"].norm(dim=1)
     if objective.jumprelu_sparsity_loss_mode == "tanh":
         sparsity = torch.tanh(objective.jumprelu_tanh_scale * acts * norm).sum(-1)
     else:
-        fires: Tensor = Heaviside.apply(hidden_pre, threshold, bandwidth, to_input)  # type: ignore[assignment]
+        fires = cast(Tensor, Heaviside.apply(hidden_pre, threshold, bandwidth, to_input))
         sparsity = fires.sum(-1)
         if objective.jumprelu_sparsity_loss_mode == "quadratic":
             sparsity = 2 / objective.target_l0 * (sparsity - objective.target_l0).square()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _SECRET = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|Bearer\s+\S+|(?:X-Amz-Signature|Signature|Key-Pair-Id)=[^&\s]+"
+    r"hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|Bearer\s+\S+"
+    r"|(?:X-Amz-Signature|Signature|Key-Pair-Id)=[^&\s]+"
 )
 
 

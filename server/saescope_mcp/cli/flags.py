@@ -23,7 +23,8 @@ _YES_NO = {
     "0": False,
 }
 _ITEM = re.compile(
-    r"((?P<sae>.+)#)?(?P<feature>[^=:@#]+)(=(?P<strength>[^:@]+))?(:(?P<mode>[^@]+))?(@(?P<positions>.+))?"
+    r"((?P<sae>.+)#)?(?P<feature>[^=:@#]+)(=(?P<strength>[^:@]+))?"
+    r"(:(?P<mode>[^@]+))?(@(?P<positions>.+))?"
 )
 _ITEM_HELP = (
     'Repeat for several: "1234", "1234=4", "1234=4:clamp"; for edits also positions: '

@@ -17,12 +17,13 @@ PLAN = TypeAdapter(TrainPlan)
 def train_reply(run: Run) -> TrainSaeReply:
     """Say what a training has come to."""
     latest = run.progress.get("metrics", {}).get("latest")
+    state: Any = "planned" if run.dry_run and run.state == "done" else run.state
     return TrainSaeReply(
         summary=_summary(run),
         warnings=run.warnings,
         next=_next(run),
         **provenance_of(run),
-        state="planned" if run.dry_run and run.state == "done" else run.state,  # type: ignore[arg-type]
+        state=state,
         job_id=None if run.dry_run and not run.live else run.id,
         plan=PLAN.validate_python(run.plan) if run.plan else None,
         sae=run.result.get("sae"),

@@ -23,7 +23,8 @@ class Names(TypedDict):
 def extended(kind: type[Kind], record: object, **added: object) -> Kind:
     """The record as a kind that inherits the fields of its class; `added` has what the kind adds,
     and what it says otherwise."""
-    inherited: Any = fields(kind)  # pyright: ignore[reportArgumentType] # a dataclass, or a model on top of one
+    # A dataclass, or a model on top of one.
+    inherited: Any = fields(kind)  # pyright: ignore[reportArgumentType]
     own = {each.name: getattr(record, each.name) for each in inherited if each.name not in added}
     return kind(**own, **added)
 

@@ -1,7 +1,7 @@
 """find_saes."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mcp.types import ToolAnnotations
 
@@ -49,7 +49,8 @@ def _fit(state: AppState, request: FindSaes, page: "Page") -> ModelHere | None:
     size = model_size(name) if name else None
     if size is None:
         return None
-    sizes, room = {dtype: size.n_bytes(dtype) for dtype in ("float32", "bfloat16")}, state.room()
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    sizes, room = {dtype: size.n_bytes(dtype) for dtype in dtypes}, state.room()
     return ModelHere(
         name=size.name,
         n_parameters=size.n_parameters,
@@ -57,7 +58,7 @@ def _fit(state: AppState, request: FindSaes, page: "Page") -> ModelHere | None:
         bfloat16_bytes=sizes["bfloat16"],
         disk_bytes=size.disk_bytes,
         free_bytes=room.free,
-        fits=next((dtype for dtype in sizes if sizes[dtype] <= room.free), None),  # type: ignore[arg-type]  # one of the two
+        fits=next((dtype for dtype in dtypes if sizes[dtype] <= room.free), None),
         counted=size.counted,
         here=is_model_here(name),
     )

@@ -1,6 +1,7 @@
 """cancel_job."""
 
 from pathlib import Path
+from typing import Any
 
 from mcp.types import ToolAnnotations
 
@@ -41,8 +42,9 @@ async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
 async def _cancel_task(state: AppState, job: Job) -> CancelJobReply:
     job.task.cancel()
     await state.jobs.watch(job, state.settings.cancel_grace_s)
+    state_now: Any = job.state  # one of JobState's
     sentence = f"{job.id} is {job.state}."
-    return CancelJobReply(summary=sentence, job_id=job.id, state=job.state, checkpoint=None)  # type: ignore[arg-type]
+    return CancelJobReply(summary=sentence, job_id=job.id, state=state_now, checkpoint=None)
 
 
 _STOP = ToolAnnotations(

@@ -4,7 +4,7 @@ using it."""
 from torch import Tensor
 
 from saescope.recipes import Architecture
-from saescope.training.losses import Losses
+from saescope.training.losses import Losses, LossInputs
 from saescope.training.objective import Batch, Coefficients, Objective, Params
 from saescope.training.steps.base import Step, StepResult
 from saescope.training.steps.gated import GatedStep
@@ -36,7 +36,8 @@ def losses(
     dead: Tensor | None = None,
 ) -> Losses:
     """The terms of the plain loss by name; their sum is minimised."""
-    return STEPS[objective.architecture].loss(objective, params, batch, coefficients, dead)
+    given = LossInputs(objective, params, batch, coefficients, dead)
+    return STEPS[objective.architecture].loss(given)
 
 
 __all__ = ["STEPS", "BatchTopKStep", "Step", "StepResult", "losses", "make_step"]
