@@ -157,11 +157,10 @@ def brief_all(texts: Sequence[str]) -> list[str]:
 
 
 def read_on(tool: str, request: BaseModel, offset: int) -> str:
-    """The call that reads on from there; long texts of the user are not repeated."""
+    """The call that reads on from there; texts of the user are not repeated."""
     arguments: dict[str, Any] = request.model_dump(exclude_defaults=True) | {"offset": offset}
     for name in {"text", "texts", "against"} & arguments.keys():
-        said = arguments[name]
-        arguments[name] = brief(said) if name == "text" else brief_all(said)
+        arguments[name] = "..." if name == "text" else ["..."]
     return next_call(tool, **arguments)
 
 

@@ -111,8 +111,10 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
     labels, corpus = await labels_of_stack(stack, named), await densities_of_stack(stack, named)
     end = request.offset + len(ranking.features)
     more = end < ranking.total
-    first = ranking.features[0] if ranking.features else None
-    steps = _about(stack.entries[first.sae].handle, first.feature) if first else []
+    steps = [
+        next_call("describe_feature", sae=stack.entries[row.sae].handle, feature=row.feature)
+        for row in ranking.features[:1]
+    ]
     return extended(
         TopFeaturesReply,
         ranking,
@@ -230,15 +232,6 @@ def _quality(each: "Encoded") -> str:
         return f", explained variance {each.explained_variance:.2f}"
     few = each.n_tokens < LEAST_POSITIONS
     return f" (too few for explained variance, which takes {LEAST_POSITIONS})" if few else ""
-
-
-def _about(sae: str, feature: int) -> list[str]:
-    """Calls that go on from one feature."""
-    edit = {"feature": feature, "strength": 1}
-    return [
-        next_call("describe_feature", sae=sae, feature=feature),
-        next_call("steer_generate", sae=sae, prompt="...", features=[edit]),
-    ]
 
 
 def _texts(request: EncodeText | TopFeatures) -> dict[str, object]:
