@@ -175,6 +175,7 @@ ESCAPES = all_escapes()
 PARTS = 6
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_selection_of_escapes_is_refused(base: Path, attack: Attack) -> None:
     async with fort(base) as server:

@@ -8,7 +8,13 @@ import pytest
 from saescope.controls import ENOUGH, LEVEL, compare_with
 
 
-@pytest.mark.parametrize("draw", [random.gauss, random.paretovariate, random.uniform])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        random.paretovariate,
+        *(pytest.param(draw, marks=pytest.mark.slow) for draw in (random.gauss, random.uniform)),
+    ],
+)
 def test_an_effect_like_its_controls_is_outside_at_the_stated_rate(draw: object) -> None:
     rng = random.Random(0)
     made = {

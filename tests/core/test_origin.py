@@ -1,6 +1,7 @@
 """An SAE that was trained on a module is read and written where that module is, whatever the family
 puts behind it."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from saescope.errors import HookError, MismatchError
 from saescope.formats import BY_NAME
 from saescope.hooks import record_activations
 from saescope.load import load_sae
-from saescope.models import load_model
+from saescope.models import LanguageModel, load_model
 from saescope.origin import settle
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
 from saescope.splice import check_fits, read_site
@@ -45,6 +46,21 @@ def folder_of(tmp_path: Path, glass_dir: Path) -> Callable[[str], Path]:
     return lambda family: build(family, tmp_path / family, AutoTokenizer.from_pretrained(glass_dir))
 
 
+@pytest.fixture(scope="module")
+def pair_of(
+    tmp_path_factory: pytest.TempPathFactory, glass_dir: Path
+) -> Callable[[str], tuple[LanguageModel, Plain]]:
+    """A family's model, loaded by us and as a plain Hugging Face model."""
+    place = tmp_path_factory.mktemp("families")
+
+    @functools.cache
+    def pair(family: str) -> tuple[LanguageModel, Plain]:
+        folder = build(family, place / family, AutoTokenizer.from_pretrained(glass_dir))
+        return load_model(folder, device="cpu"), Plain(folder)
+
+    return pair
+
+
 def write_sparsify(folder: Path, **said: object) -> Path:
     """A folder as sparsify writes it, called as the module."""
     draw = torch.Generator().manual_seed(0)
@@ -68,10 +84,13 @@ def load(folder: Path) -> SAE:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("part", "index"), [("mlp", 0), ("attn", 1), ("", 2)])
 def test_an_sae_reads_what_its_module_gives(
-    family: str, part: str, index: int, folder_of: Callable[[str], Path], tmp_path: Path
+    family: str,
+    part: str,
+    index: int,
+    pair_of: Callable[[str], tuple[LanguageModel, Plain]],
+    tmp_path: Path,
 ) -> None:
-    folder, module = folder_of(family), f"layers.1.{part}".rstrip(".")
-    model, plain = load_model(folder, device="cpu"), Plain(folder)
+    (model, plain), module = pair_of(family), f"layers.1.{part}".rstrip(".")
     sae = settle(model, load(write_sparsify(tmp_path / "saes" / module)))
     wanted = (*FAMILIES[family], "blocks.1.hook_resid_post")[index]
     assert sae.cfg.metadata.hook_name == wanted
@@ -200,12 +219,11 @@ WRITERS: dict[str, tuple[Callable[[Path], SAEMetadata], str, str, str]] = {
 @pytest.mark.parametrize("case", WRITERS)
 @pytest.mark.parametrize("family", ["exaone4", "granite", "llama", "olmo2"])
 def test_every_format_that_names_a_module_gets_its_tensor(
-    case: str, family: str, folder_of: Callable[[str], Path], tmp_path: Path
+    case: str, family: str, pair_of: Callable[[str], tuple[LanguageModel, Plain]], tmp_path: Path
 ) -> None:
     write, module, side, written = WRITERS[case]
-    folder, place = folder_of(family), tmp_path / "sae"
+    (model, plain), place = pair_of(family), tmp_path / "sae"
     place.mkdir()
-    model, plain = load_model(folder, device="cpu"), Plain(folder)
     metadata = settle(model, blank_sae(write(place))).cfg.metadata
     for hook_name, path, at in (
         (metadata.hook_name, module, side),

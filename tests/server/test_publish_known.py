@@ -104,12 +104,11 @@ async def test_pickled_weights_are_published_only_where_the_settings_allow_it(
 
 
 async def test_reading_a_prompt_leaves_quizzes_to_the_tool_that_asked(
-    state: AppState, monkeypatch: pytest.MonkeyPatch
+    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reply = await call(state, "load_sae", wait_s=55.0)
     voided: list[list[str]] = []
     monkeypatch.setattr(QuizStore, "void", lambda self, texts: voided.append(list(texts)))
-    await state.saes[reply["sae"]].tokenize(["A dog."])
+    await tiny.saes[sae].tokenize(["A dog."])
     assert voided == []
-    await call(state, "encode_text", sae=reply["sae"], text="A dog.")
+    await call(tiny, "encode_text", sae=sae, text="A dog.")
     assert voided == [["A dog."]]

@@ -92,7 +92,9 @@ class Desk:
         return self.plain.logits(self.ids, self.changes(wanted or {}))[0, -1].double()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module", params=[*FAMILIES[:-1], pytest.param(FAMILIES[-1], marks=pytest.mark.slow)]
+)
 def desk(
     request: pytest.FixtureRequest,
     glass: "LanguageModel",

@@ -108,8 +108,12 @@ async def test_plain_text_has_no_columns(tiny: AppState, sae: str, folder: Path)
     assert same["code"] == "CONFLICTING_ARGUMENTS"
 
 
-async def test_a_file_may_hold_more_than_a_call(tiny: AppState, sae: str, folder: Path) -> None:
-    many = [f"Number {i} is a cat. " * 4 for i in range(250)]
+async def test_a_file_may_hold_more_than_a_call(
+    tiny: AppState, sae: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tiny.settings.model_copy(update={"max_tokens_per_call": 300})
+    monkeypatch.setattr(tiny, "settings", few)
+    many = [f"Number {i}." for i in range(250)]
     path = str(written(folder, ".csv", many))
     read = await call(tiny, "top_features", sae=sae, texts_file=path, k=1)
     assert read["n_tokens"] > tiny.settings.max_tokens_per_call > len(many)

@@ -163,7 +163,9 @@ class StopAt(threading.Event):
         return self.left == 0
 
 
-@pytest.mark.parametrize("n_checkpoints", [1, 2, 6])
+@pytest.mark.parametrize(
+    "n_checkpoints", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6))]
+)
 def test_a_stop_within_a_forward_pass_loses_no_row(
     glass: LanguageModel, n_checkpoints: int
 ) -> None:

@@ -392,6 +392,7 @@ def test_the_sample_is_of_all_pairs_and_its_rank_correlation_is_numpys(gpt2: Fam
     assert result.agreement.sample_spearman == pytest.approx(correlation, abs=0.02)
 
 
+@pytest.mark.slow
 def test_random_lists_are_outside_of_their_controls_as_rarely_as_the_rule_says(
     gpt2: Family,
 ) -> None:

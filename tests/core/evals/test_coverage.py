@@ -116,6 +116,7 @@ def faint_sae(glass: LanguageModel) -> SAE:
     return type(sae)(sae.cfg, sae.tensors() | {"W_dec": 0.7 * sae.W_dec, "b_enc": shut})
 
 
+@pytest.mark.slow
 def test_an_evaluation_on_a_sample_holds_the_value_of_the_whole_split(
     glass: LanguageModel,
 ) -> None:

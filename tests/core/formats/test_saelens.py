@@ -1,5 +1,6 @@
 """SAELens folders read and written: what we save is what sae-lens would have saved."""
 
+import functools
 import json
 from pathlib import Path
 from shutil import copytree
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from saescope.formats import saelens
 from saescope.load import load_sae, peek_sae
-from saescope.saes import BatchTopKSAE, JumpReLUSAE
+from saescope.saes import SAE, BatchTopKSAE, JumpReLUSAE
 
 DATA = Path(__file__).parents[2] / "data" / "saelens"
 CASES = sorted(path.name for path in DATA.iterdir())
@@ -30,8 +31,13 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "sae_weights.safetensors")
 
 
+@functools.cache
+def loaded(case: str) -> SAE:
+    return load_sae(DATA / case, device="cpu")
+
+
 def resave(case: str, folder: Path) -> Path:
-    return load_sae(DATA / case, device="cpu").save(folder / case)
+    return loaded(case).save(folder / case)
 
 
 def assert_same_tensors(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -50,10 +56,7 @@ def test_saving_what_was_loaded_gives_the_same_files(case: str, tmp_path: Path) 
 @pytest.mark.parametrize("case", CASES)
 def test_what_was_saved_loads_to_the_same_numbers(case: str, tmp_path: Path) -> None:
     x = load_file(DATA / case / "io.safetensors")["x"]
-    before, after = (
-        load_sae(DATA / case, device="cpu"),
-        load_sae(resave(case, tmp_path), device="cpu"),
-    )
+    before, after = loaded(case), load_sae(resave(case, tmp_path), device="cpu")
     torch.testing.assert_close(after.encode(x), before.encode(x), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(after(x), before(x), rtol=1e-5, atol=1e-6)
     assert after.cfg.metadata.hook_name == before.cfg.metadata.hook_name != ""
@@ -86,7 +89,7 @@ def test_a_legacy_configuration_is_saved_in_the_form_of_today(case: str, tmp_pat
 @pytest.mark.parametrize("case", BATCHTOPK)
 def test_a_batchtopk_checkpoint_is_saved_as_sae_lens_exports_it(case: str, tmp_path: Path) -> None:
     exported = DATA / case.replace("_training", "_exported")
-    assert isinstance(load_sae(DATA / case, device="cpu"), BatchTopKSAE)
+    assert isinstance(loaded(case), BatchTopKSAE)
     saved = resave(case, tmp_path)
     assert isinstance(load_sae(saved, device="cpu"), JumpReLUSAE)
     assert cfg_of(saved) == cfg_of(exported)

@@ -11,14 +11,13 @@ from saescope.saes import SAE
 from saescope.training import ListBatches, TrainConfig, Trainer
 
 D, N_TRUE, ACTIVE, N_STEPS, BATCH = 32, 40, 3.0, 500, 256
-ARCHITECTURES = [
-    "topk",
-    "jumprelu",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("batchtopk", "matryoshka_batchtopk", "standard", "gated")
-    ),
-]
+ARCHITECTURES = ("topk", "jumprelu", "batchtopk", "matryoshka_batchtopk", "standard", "gated")
+
+
+def of_default(quick: str) -> list[Any]:
+    """`make test` trains the quick one, the slow tier the others."""
+    marks = {name: [] if name == quick else pytest.mark.slow for name in ARCHITECTURES}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
 
 
 class Toy(NamedTuple):
@@ -76,7 +75,7 @@ def trained(architecture: Any, data: "Toy | Dominated", **knobs: Any) -> SAE:
     return trainer.result()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", of_default("topk"))
 def test_defaults_meet_the_l0_keep_features_alive_and_find_the_true_ones(architecture: str) -> None:
     data = toy(200.0)
     sae, held = trained(architecture, data), data.draw(8192, 1)[0]
@@ -133,7 +132,7 @@ class Dominated:
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("constant", "all large")),
     ],
 )
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", of_default("jumprelu"))
 def test_a_mean_far_beyond_what_varies_costs_nothing(architecture: str, kind: str) -> None:
     """A JumpReLU ended at a twentieth of the L0 with two thirds of its features dead."""
     data = Dominated(kind)
