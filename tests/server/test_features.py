@@ -148,6 +148,81 @@ async def test_no_text_of_a_quiz_is_on_any_card(server: Server) -> None:
             assert not any(text in page for page in plain), item
 
 
+async def test_short_cards_of_several_features(server: Server) -> None:
+    state, sae = server
+    others = [KING + 1, KING]
+    reply = await call(state, "describe_feature", sae=sae, features=others)
+    assert [card["feature"] for card in reply["cards"]] == others and reply["corpus"]
+    for card in reply["cards"]:
+        whole = await call(state, "describe_feature", sae=sae, feature=card["feature"])
+        for name in ("density", "max_activation", "typical_activation", "label"):
+            assert card[name] == whole[name]
+        marks = ("activation", "token", "pos", "band")
+        assert [[each[name] for name in marks] for each in card["examples"]] == [
+            [each[name] for name in marks] for each in whole["examples"][:2]
+        ]
+        assert all(each["text"].count("⟦") == 1 for each in card["examples"])
+        assert card["top_tokens"] == [WORDS[card["feature"]]]
+        assert card["promotes"] == whole["promotes"][:4]
+    assert reply["summary"].startswith("2 features; 0 have a label.")
+    more = await call(state, "describe_feature", sae=sae, features=others, n_examples=0)
+    assert all(card["examples"] == [] for card in more["cards"])
+
+
+async def test_short_cards_through_the_protocol_are_short(server: Server) -> None:
+    state, sae = server
+    async with Client(build_server(state=state)) as client:
+        asked = {"sae": sae, "features": [*range(12)]}
+        result = await client.call_tool("describe_feature", asked)
+    assert not result.is_error and result.structured_content is not None
+    assert len(result.structured_content["cards"]) == 12 and len(result.content) == 1
+    assert result.content[0].type == "text" and len(result.content[0].text) / 3 < 12 * 170
+
+
+async def test_relatives_of_a_feature_are_named(server: Server) -> None:
+    state, sae = server
+    card = await call(state, "describe_feature", sae=sae, feature=KING)
+    assert card["neighbours"]
+    for row in card["neighbours"] + card["cofiring"]:
+        other = await call(state, "describe_feature", sae=sae, feature=row["feature"])
+        assert row["top_token"] == WORDS[row["feature"]]
+        assert row["promoted"] == other["promotes"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "field"),
+    [
+        ({}, "MISSING_ARGUMENT", "feature"),
+        ({"feature": 1, "features": [1]}, "CONFLICTING_ARGUMENTS", "features"),
+        ({"features": [1], "picture": True}, "CONFLICTING_ARGUMENTS", "picture"),
+        ({"features": [1, 12, 13]}, "FEATURE_OUT_OF_RANGE", "features"),
+        ({"features": [*range(17)]}, "TOO_MANY_ITEMS", "features"),
+        ({"feature": -1}, "OUT_OF_RANGE", "feature"),
+    ],
+)
+async def test_features_that_cannot_be_described_are_refused(
+    server: Server, arguments: dict[str, Any], code: str, field: str
+) -> None:
+    state, sae = server
+    error = await refuse(state, "describe_feature", sae=sae, **arguments)
+    assert (error["code"], error["field"]) == (code, field) and error["hint"]
+
+
+async def test_a_label_says_which_items_it_missed(server: Server) -> None:
+    state, sae = server
+    quiz = await call(state, "quiz_feature", sae=sae, feature=KING)
+    right = judged(quiz["items"], "King")
+    answers = [answer ^ (n in (0, 4)) for n, answer in enumerate(right)]
+    said = {"text": "kings", "quiz_id": quiz["quiz_id"], "answers": answers}
+    reply = await call(state, "label_feature", sae=sae, feature=KING, **said)
+    assert reply["missed"] == [
+        quiz["items"][n] | {"answer": answers[n], "fires": right[n]} for n in (0, 4)
+    ]
+    assert "items 1, 5 are wrong" in reply["summary"]
+    untested = await call(state, "label_feature", sae=sae, feature=KING, text="royalty")
+    assert untested["missed"] == []
+
+
 async def test_a_quiz_whose_texts_are_in_a_dataset_that_was_read_is_void(
     server: Server, bench: Bench
 ) -> None:

@@ -9,8 +9,10 @@ from saescope.features.card import (
     CardNeighbour,
     CardPartner,
     CardToken,
+    FeatureBrief,
     FeatureCard,
     card_label,
+    feature_briefs,
     feature_card,
 )
 from saescope.features.contrast.contrast import (
@@ -46,6 +48,7 @@ __all__ = [
     "Contrast",
     "ContrastFeature",
     "Encoded",
+    "FeatureBrief",
     "FeatureCard",
     "FoundFeature",
     "FoundFeatures",
@@ -67,6 +70,7 @@ __all__ = [
     "dataset_passages",
     "encode_stack",
     "encode_texts",
+    "feature_briefs",
     "feature_card",
     "find_by_label",
     "find_by_texts",

@@ -1,11 +1,12 @@
 """A feature's card: all that its page and its description say, as plain data."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from saescope.effects import logit_effects
+from saescope.effects import logit_effects, promoted_tokens
 from saescope.features.index import Example, FeatureIndex
 from saescope.features.labels.store import Label, LabelStore
 from saescope.features.named import require_features
@@ -18,15 +19,20 @@ from saescope.records.card import (
     CardNeighbour,
     CardPartner,
     CardToken,
+    FeatureBrief,
     FeatureCard,
 )
-from saescope.records.labels import CardLabel
+from saescope.records.labels import CardLabel, ShortLabel
 from saescope.saes import SAE
 from saescope.splice import read_hook, write_hook
 from saescope.untrusted import clean_token
 
 N_TOKENS = 10
 N_RELATED = 5
+BRIEF = ("density", "n_fired", "max_activation", "typical_activation", "examples")
+"""What an index tells on a short card."""
+N_TOP, N_WORDS = 10, 4
+"""Strongest places of a feature whose tokens are looked at, and tokens that name it."""
 
 
 def feature_card(
@@ -48,9 +54,7 @@ def feature_card(
     store, meta = labels or LabelStore(), sae.cfg.metadata
     near = nearest_features(sae, feature, N_RELATED)
     with_it = index.cofiring(feature, N_RELATED) if index else []
-    called = store.best(
-        sae.weights_hash, [*(row.feature for row in near), *(row.feature for row in with_it)]
-    )
+    related = _related(model, sae, [row.feature for row in (*near, *with_it)], index, store)
     promotes, suppresses, how = _effects(model, sae, feature)
     return FeatureCard(
         feature=feature,
@@ -65,15 +69,88 @@ def feature_card(
         promotes=promotes,
         suppresses=suppresses,
         effects_through=how,
-        neighbours=[
-            CardNeighbour(row.feature, row.cosine, card_label(called.get(row.feature)))
-            for row in near
+        neighbours=[CardNeighbour(cosine=row.cosine, **related[row.feature]) for row in near],
+        cofiring=[
+            CardPartner(
+                n_together=row.n_together,
+                share=row.share,
+                phi=row.phi,
+                **related[row.feature],
+            )
+            for row in with_it
         ],
-        cofiring=[CardPartner(*row, label=card_label(called.get(row.feature))) for row in with_it],
         labels=[label for label in map(card_label, store.of(sae.weights_hash, feature)) if label],
         url=_page_of(meta.neuronpedia_id, feature),
         warnings=_warnings(index, feature),
     )
+
+
+class _Related(TypedDict):
+    feature: int
+    label: ShortLabel | None
+    top_token: str | None
+    promoted: str | None
+
+
+def _related(
+    model: LanguageModel,
+    sae: SAE,
+    features: Sequence[int],
+    index: FeatureIndex | None,
+    labels: LabelStore,
+) -> dict[int, _Related]:
+    """How other features are named."""
+    features = list(dict.fromkeys(features))
+    called = labels.best(sae.weights_hash, features)
+    promoted = promoted_tokens(model, sae, features, 1)
+    return {
+        feature: {
+            "feature": feature,
+            "label": card_label(called.get(feature)),
+            "top_token": next(iter(top_tokens(index, feature)), None),
+            "promoted": clean_token(words[0]) if words else None,
+        }
+        for feature, words in zip(features, promoted, strict=True)
+    }
+
+
+def feature_briefs(
+    model: LanguageModel,
+    sae: SAE,
+    features: Sequence[int],
+    *,
+    index: FeatureIndex | None = None,
+    labels: LabelStore | None = None,
+    n_examples: int = 2,
+) -> list[FeatureBrief]:
+    """Short cards of several features, in the order in which they are named.
+
+    Raises:
+        ArgumentError: the SAE has no such feature.
+    """
+    features = list(dict.fromkeys(features))
+    require_features(sae, features)
+    called = (labels or LabelStore()).best(sae.weights_hash, features)
+    promoted = promoted_tokens(model, sae, features, N_WORDS)
+    return [
+        FeatureBrief(
+            feature=feature,
+            label=card_label(called.get(feature)),
+            top_tokens=top_tokens(index, feature),
+            promotes=[clean_token(word) for word in words],
+            **{name: known[name] for name in BRIEF},
+        )
+        for feature, words in zip(features, promoted, strict=True)
+        for known in [_measured(index, feature, n_examples)]
+    ]
+
+
+def top_tokens(index: FeatureIndex | None, feature: int) -> list[str]:
+    """The tokens of its strongest places in the corpus, each once, strongest first; none without an
+    index, and where it never fired."""
+    strongest = index.strongest(feature, N_TOP) if index else []
+    tokens = (clean_token(each.tokens[each.pos]) for each in strongest)
+    return list(dict.fromkeys(tokens))[:N_WORDS]
 
 
 def _page_of(neuronpedia_id: str, feature: int) -> str:
@@ -95,7 +172,7 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
         fields = ("density", "n_fired", "max_activation", "mean_activation", "corpus")
         fields += ("typical_activation",)
         return dict.fromkeys(fields) | {"quantiles": {}, "histogram": [], "examples": []}
-    row, made = index.statistics(feature), index.manifest
+    row = index.statistics(feature)
     return {
         "density": row.density,
         "n_fired": row.n_fired,
@@ -105,15 +182,21 @@ def _measured(index: FeatureIndex | None, feature: int, n_examples: int) -> dict
         "quantiles": {f"{share:g}": value for share, value in (row.quantiles or {}).items()},
         "histogram": [CardBin(each.low, each.high, each.count) for each in row.histogram],
         "examples": [_example(each) for each in index.examples(feature, n_examples)],
-        "corpus": CardCorpus(
-            dataset=made.dataset,
-            n_tokens=made.n_tokens,
-            created=made.created,
-            n_contexts=made.n_contexts,
-            context_size=made.context_size,
-            seed=made.seed,
-        ),
+        "corpus": card_corpus(index),
     }
+
+
+def card_corpus(index: FeatureIndex) -> CardCorpus:
+    """The text that an index was made from."""
+    made = index.manifest
+    return CardCorpus(
+        dataset=made.dataset,
+        n_tokens=made.n_tokens,
+        created=made.created,
+        n_contexts=made.n_contexts,
+        context_size=made.context_size,
+        seed=made.seed,
+    )
 
 
 def _example(example: Example) -> CardExample:
@@ -160,15 +243,20 @@ def _token(model: LanguageModel, token_id: int, effect: Tensor) -> CardToken:
     return CardToken(clean_token(model.token_text(token_id)), token_id, float(effect))
 
 
-def _warnings(index: FeatureIndex | None, feature: int) -> list[str]:
+def card_warnings(index: FeatureIndex | None) -> list[str]:
+    """What is to be known of every feature."""
     if index is None:
         return [
             "No index of this SAE: examples, density and maximum are unknown. "
             "ss.index_features makes one."
         ]
-    if index.maximum(feature) is None:
+    return index.warnings
+
+
+def _warnings(index: FeatureIndex | None, feature: int) -> list[str]:
+    if index is not None and index.maximum(feature) is None:
         return [
             f"The feature fired nowhere in {index.manifest.n_tokens} tokens of "
             f"{index.manifest.dataset}: dead, or rare there."
         ]
-    return index.warnings
+    return card_warnings(index)

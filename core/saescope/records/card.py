@@ -40,26 +40,36 @@ class CardExample(Peak):
     """The position in `tokens` of the token that the example was taken for."""
 
 
-@dataclass(frozen=True, slots=True)
-class CardNeighbour:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelatedFeature:
+    """Another feature, so named that it means something without its number."""
+
+    feature: int
+    label: ShortLabel | None
+    top_token: str | None
+    """The token at which it fires most in the indexed corpus; None without an index, and where it
+    never fired."""
+    promoted: str | None
+    """The token that it promotes most; None where what it writes is no linear change of the
+    residual stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardNeighbour(RelatedFeature):
     """Another feature whose decoder direction is close by."""
 
-    feature: int
     cosine: float
-    label: ShortLabel | None
 
 
-@dataclass(frozen=True, slots=True)
-class CardPartner:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardPartner(RelatedFeature):
     """Another feature that fires at the same positions."""
 
-    feature: int
     n_together: int
     share: float
     """The share of the positions where this feature fires at which the partner fires too."""
     phi: float
     """Correlation of the two as yes or no."""
-    label: ShortLabel | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +144,20 @@ class FeatureCard(FeatureFacts):
     url: str
     """Its page on Neuronpedia, or empty."""
     warnings: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureBrief:
+    """A short card: what tells one of several features from the others."""
+
+    feature: int
+    label: ShortLabel | None
+    density: float | None
+    n_fired: int | None
+    max_activation: float | None
+    typical_activation: float | None
+    """99th percentile where it fires."""
+    top_tokens: list[str]
+    """The tokens at which it fires most, strongest first."""
+    promotes: list[str]
+    examples: list[CardExample]

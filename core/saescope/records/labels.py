@@ -89,3 +89,13 @@ class Quiz:
     feature: int
     items: list[QuizItem]
     warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class MissedItem(QuizItem):
+    """A question that was answered wrongly."""
+
+    answer: bool
+    """What was answered."""
+    fires: bool
+    """What is true."""

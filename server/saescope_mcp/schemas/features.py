@@ -1,19 +1,19 @@
 """describe_feature, find_features, quiz_feature and label_feature: knowing a feature."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from saescope.records.card import FeatureFacts, Peak
+from saescope.records.card import FeatureBrief, FeatureFacts, Peak
 from saescope.records.features import (
     ContrastedSets,
     ContrastFeature,
     FoundFeature,
     Writer,
 )
-from saescope.records.labels import QuizItem, ShortLabel
+from saescope.records.labels import MissedItem, QuizItem, ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
@@ -23,22 +23,40 @@ from saescope_mcp.schemas.common import (
     Request,
     SAEHandle,
     Seed,
+    is_empty,
 )
 
 Feature = Annotated[int, Field(ge=0, le=2**31 - 1, description="Feature index, e.g. 1234.")]
 AskNeuronpedia = Annotated[bool, Field(description="Also ask neuronpedia.org.")]
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
 class DescribeFeature(Request):
-    """Arguments of describe_feature."""
+    """Arguments of describe_feature: one of feature and features."""
 
     sae: SAEHandle
-    feature: Feature
+    feature: Feature = Field(default=-1, json_schema_extra=_without_default)
+    features: Annotated[list[int], AtMost("max_named_features")] = Field(
+        default=[], description="Short cards of these instead."
+    )
     n_examples: Annotated[int, AtMost("max_examples")] = Field(
-        default=5, ge=0, description="Examples."
+        default=5, ge=0, description="Examples; 2 on each of several cards."
     )
     picture: bool = Field(default=False, description="Also write page (HTML) and picture (PNG).")
     neuronpedia: AskNeuronpedia = False
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "DescribeFeature":
+        if self.feature < 0 and not self.features:
+            _refuse("feature", "feature, or features for several", False)
+        if self.feature >= 0 and self.features:
+            _refuse("features", "one of feature and features", True)
+        if self.features and self.picture:
+            _refuse("picture", "feature beside picture, which shows one", True)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +68,22 @@ class ExampleText(Peak):
     text: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class BriefRow(FeatureBrief):
+    """A short card; without an index it has what the decoder tells."""
+
+    examples: list[ExampleText]  # pyright: ignore[reportIncompatibleVariableOverride] # as text
+
+
 class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
-    """Without an index, what only a corpus can tell is null or empty."""
+    """Without an index, what only a corpus can tell is null or empty. Of several features `cards`
+    says all."""
 
     listed: ClassVar[str] = "examples"
     spare: ClassVar[frozenset[str]] = frozenset({"effects_through"})
+
+    feature: int | None  # pyright: ignore[reportIncompatibleVariableOverride] # several have none
+    cards: list[BriefRow] = Field(default=[], exclude_if=is_empty)
 
     label: ShortLabel | None
     labels: list[ShortLabel]
@@ -62,11 +91,17 @@ class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
     promotes: list[str]
     suppresses: list[str]
     url: str | None
-    page: str
+    page: str | None
     """The whole card as a resource: text/html."""
     page_path: str | None = None
     pictures: list[str] = Field(default_factory=list[str])
     truncated: bool = False
+
+
+class CardsReply(DescribeFeatureReply, frozen=True):
+    """The reply about several features."""
+
+    listed: ClassVar[str] = "cards"
 
 
 _WAYS = ("query", "tokens", "texts", "texts_file")
@@ -171,14 +206,19 @@ class LabelFeature(Request):
 class LabelFeatureReply(Reply, frozen=True):
     """The label as it is now known."""
 
+    listed: ClassVar[str] = "missed"
+
     feature: int
     label: ShortLabel
     detection: float | None
     """Balanced accuracy of the items that ask whether it fires anywhere in a text."""
     fuzzing: float | None
     """Balanced accuracy of the items that ask about the marked token."""
+    missed: list[MissedItem] = Field(default_factory=list[MissedItem])
+    """The answers in this call that were wrong, with what is true."""
     labels: list[ShortLabel]
     """All labels of this feature, best first."""
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

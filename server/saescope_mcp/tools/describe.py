@@ -1,8 +1,9 @@
 """describe_feature."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp.types import ToolAnnotations
 
@@ -15,6 +16,8 @@ from saescope_mcp.replies.neuronpedia import fetch_labels
 from saescope_mcp.replies.pictures import of_feature
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.features import (
+    BriefRow,
+    CardsReply,
     DescribeFeature,
     DescribeFeatureReply,
     ExampleText,
@@ -22,25 +25,39 @@ from saescope_mcp.schemas.features import (
 from saescope_mcp.state import AppState
 
 if TYPE_CHECKING:
-    from saescope.features import CardExample, FeatureCard
+    from saescope.features import CardCorpus, CardExample, FeatureBrief, FeatureCard
 
 BEFORE, AFTER = 16, 6
 """Tokens around the marked one in an example's text."""
 N_PROMOTED = 8
 N_RELATED = 4
 N_LABELS = 5
+AROUND_SHORT = (8, 4)
+ON_SHORT_CARD = 2
+"""Examples on each of several cards."""
 ON_PAGE = 30
 """Examples on a feature's page."""
 PAGE_URI = "sae://feature/{sae}/{feature}"
+_NO_CARD: Mapping[str, Any] = {
+    **dict.fromkeys(("feature", "density", "n_fired", "max_activation", "mean_activation")),
+    **dict.fromkeys(("typical_activation", "label", "url", "page")),
+    **{name: [] for name in ("neighbours", "cofiring", "labels", "examples")},
+    **{"promotes": [], "suppresses": [], "quantiles": {}, "effects_through": ""},
+}
+"""What a reply about several features says in their cards alone."""
 APP_URI = "ui://saescope/feature.html"
 
 
 async def describe_feature(state: AppState, request: DescribeFeature) -> DescribeFeatureReply:
     """What one feature is: how often and strongly it fires, examples over its range, promoted and
     suppressed tokens, near and co-firing features, labels with scores. Examples need
-    index_features. `page` is the whole card. A label without a score is a guess."""
+    index_features. `page` is the whole card. A label without a score is a guess. With features: a
+    short card of each."""
     entry = state.require(request.sae)
-    warnings = await fetch_labels(state, entry, [request.feature]) if request.neuronpedia else []
+    asked = request.features or [request.feature]
+    warnings = await fetch_labels(state, entry, asked) if request.neuronpedia else []
+    if request.features:
+        return await _cards(state, request, warnings)
     card = await card_of(
         state,
         request.sae,
@@ -73,6 +90,65 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     )
 
 
+async def _cards(
+    state: AppState, request: DescribeFeature, warnings: list[str]
+) -> DescribeFeatureReply:
+    n = request.n_examples if "n_examples" in request.model_fields_set else ON_SHORT_CARD
+    async with state.use(request.sae) as loaded:
+        from saescope.features import feature_briefs
+        from saescope.features.card import card_corpus, card_warnings
+
+        index = (await loaded.indexed()).best
+        briefs = await loaded.slot.run(
+            feature_briefs,
+            loaded.model,
+            loaded.sae,
+            request.features,
+            index=index,
+            n_examples=n,
+        )
+    await _void(state, [each for brief in briefs for each in brief.examples])
+    first, corpus = briefs[0].feature, card_corpus(index) if index else None
+    return CardsReply(
+        summary=_of_several(briefs, corpus),
+        warnings=[*card_warnings(index), *warnings],
+        next=[next_call("describe_feature", sae=request.sae, feature=first)]
+        if index
+        else [next_call("index_features", sae=request.sae)],
+        evidence="observed",
+        provenance=provenance(loaded),
+        cards=[
+            extended(
+                BriefRow,
+                brief,
+                label=in_short(brief.label),
+                examples=[_example(each, *AROUND_SHORT) for each in brief.examples],
+            )
+            for brief in briefs
+        ],
+        corpus=corpus,
+        **_NO_CARD,
+    )
+
+
+def _of_several(briefs: "Sequence[FeatureBrief]", corpus: "CardCorpus | None") -> str:
+    labelled = sum(brief.label is not None for brief in briefs)
+    silent = [str(brief.feature) for brief in briefs if brief.density == 0]
+    said = f"{len(briefs)} features; {labelled} have a label."
+    if corpus is None:
+        return f"{said} Without an index, where they fire is unknown."
+    said += f" Counts are of {corpus.n_tokens:,} tokens of {corpus.dataset}."
+    return f"{said} Never fired: {', '.join(silent)}." if silent else said
+
+
+async def _void(state: AppState, examples: "Sequence[CardExample]") -> None:
+    """Another index than the one that a quiz was made from may show its texts."""
+    from saescope.features import QuizStore
+
+    shown = ["".join(example.tokens) for example in examples]
+    await state.workers.run(lambda: QuizStore().void(shown))
+
+
 async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int) -> "FeatureCard":
     """All that is known of a feature of a loaded SAE.
 
@@ -81,7 +157,7 @@ async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int
         ArgumentError: there is no such feature.
     """
     async with state.use(handle) as loaded:
-        from saescope.features import QuizStore, feature_card
+        from saescope.features import feature_card
 
         index = (await loaded.indexed()).best
         card = await loaded.slot.run(
@@ -92,10 +168,7 @@ async def card_of(state: AppState, handle: str, feature: int, *, n_examples: int
             index=index,
             n_examples=n_examples,
         )
-    # Another index than the one that a quiz was made from may show its texts.
-    await state.workers.run(
-        lambda: QuizStore().void(["".join(example.tokens) for example in card.examples])
-    )
+    await _void(state, card.examples)
     return replace(card, sae=handle)
 
 
@@ -146,10 +219,10 @@ def _next(request: DescribeFeature, card: "FeatureCard") -> list[str]:
     return [*([next_call("quiz_feature", **same)] if untested else []), steer]
 
 
-def _example(example: "CardExample") -> ExampleText:
+def _example(example: "CardExample", before: int = BEFORE, after: int = AFTER) -> ExampleText:
     from saescope.features.excerpt import marked
 
-    first, last = max(0, example.pos - BEFORE), example.pos + AFTER + 1
+    first, last = max(0, example.pos - before), example.pos + after + 1
     text = marked(
         example.tokens[first:last],
         example.pos - first,
@@ -171,8 +244,10 @@ TOOLS = [
             open_world_hint=True,
         ),
         app=APP_URI,
-        links=lambda document: [
-            Link(f"Feature {document['feature']}", document["page"], "text/html")
-        ],
+        links=lambda document: (
+            [Link(f"Feature {document['feature']}", document["page"], "text/html")]
+            if document["page"]
+            else []
+        ),
     )
 ]

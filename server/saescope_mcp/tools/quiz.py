@@ -1,5 +1,6 @@
 """quiz_feature and label_feature."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from saescope_mcp.state import AppState, LoadedSAE
 if TYPE_CHECKING:
     from saescope.features import Label, Quiz
     from saescope.features.index import FeatureIndex
+    from saescope.records.labels import MissedItem
 
 N_LABELS = 5
 N_SIMILAR = 5
@@ -56,10 +58,10 @@ async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureRepl
 
 async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureReply:
     """Store what a feature fires on, in words; with quiz_id and answers also how well the label
-    predicts it: balanced accuracy with a 95 % interval (0.5 is chance). Without a quiz it is kept
-    as not tested."""
+    predicts it: balanced accuracy with a 95 % interval (0.5 is chance), and the items that were
+    missed. Without a quiz it is kept as not tested."""
     entry = state.require(request.sae)
-    label, others = await state.workers.run(
+    label, missed, others = await state.workers.run(
         partial(_label, entry, request, state.settings.label_source)
     )
     score = label.score
@@ -68,6 +70,7 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
         tested = (
             f"Balanced accuracy {score.balanced_accuracy:.2f} "
             f"({score.low:.2f} to {score.high:.2f}) of {score.n} items: {score.verdict}."
+            f"{_missed(missed, len(request.answers))}"
         )
     again = score is None or score.verdict is LabelVerdict.UNDECIDED
     return LabelFeatureReply(
@@ -85,8 +88,17 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
         label=short_label(label),
         detection=score and score.detection,
         fuzzing=score and score.fuzzing,
+        missed=missed,
         labels=[short_label(each) for each in others[:N_LABELS]],
     )
+
+
+def _missed(missed: "Sequence[MissedItem]", n: int) -> str:
+    """Which of the answers just given were wrong."""
+    if not n:
+        return ""
+    which = ", ".join(str(item.n) for item in missed)
+    return f" Of these {n} answers {f'items {which} are' if missed else 'none is'} wrong."
 
 
 def _quiz(entry: LoadedSAE, request: QuizFeature, index: "FeatureIndex | None") -> "Quiz":
@@ -107,14 +119,16 @@ def _quiz(entry: LoadedSAE, request: QuizFeature, index: "FeatureIndex | None") 
     return make_quiz(index, request.feature, n=request.n, seed=request.seed, similar=similar)
 
 
-def _label(entry: LoadedSAE, request: LabelFeature, source: str) -> "tuple[Label, list[Label]]":
+def _label(
+    entry: LoadedSAE, request: LabelFeature, source: str
+) -> "tuple[Label, list[MissedItem], list[Label]]":
     from saescope.features import LabelStore, QuizStore
     from saescope.features.named import require_features
 
     require_features(entry.sae, [request.feature], "feature")
     which = (entry.weights_hash, request.feature)
     if request.quiz_id:
-        label = QuizStore().answer(
+        label, missed = QuizStore().answer(
             request.quiz_id,
             request.answers,
             weights_hash=which[0],
@@ -123,8 +137,8 @@ def _label(entry: LoadedSAE, request: LabelFeature, source: str) -> "tuple[Label
             source=source,
         )
     else:
-        label = LabelStore().add(*which, request.text, source=source)
-    return label, LabelStore().of(*which)
+        label, missed = LabelStore().add(*which, request.text, source=source), []
+    return label, missed, LabelStore().of(*which)
 
 
 _WRITES = ToolAnnotations(

@@ -10,7 +10,7 @@ import torch
 from tests.core.features.planted import WORDS
 
 from saescope.errors import ArgumentError
-from saescope.features import LabelStore, feature_card, logit_effects
+from saescope.features import LabelStore, feature_briefs, feature_card, logit_effects
 from saescope.features.index import FeatureIndex
 from saescope.models import LanguageModel
 from saescope.saes import SAE, StandardSAE
@@ -136,3 +136,50 @@ def test_the_address_on_neuronpedia_is_there_when_the_sae_has_one(
     assert (
         feature_card(glass, hosted, QUEEN).url == f"https://www.neuronpedia.org/glass/0-res/{QUEEN}"
     )
+
+
+def test_relatives_are_named_by_the_token_that_they_fire_on_and_promote(
+    glass: LanguageModel, planted: SAE, planted_index: FeatureIndex
+) -> None:
+    card = feature_card(glass, planted, QUEEN, index=planted_index)
+    without = feature_card(glass, planted, QUEEN)
+    assert card.neighbours and len(card.neighbours) == len(without.neighbours)
+    for row, other in zip(card.neighbours, without.neighbours, strict=True):
+        own = feature_card(glass, planted, row.feature)
+        assert row.top_token == WORDS[row.feature] and other.top_token is None
+        assert row.promoted == other.promoted == own.promotes[0].token
+
+
+def test_short_cards_say_what_the_whole_ones_say(
+    glass: LanguageModel, planted: SAE, planted_index: FeatureIndex
+) -> None:
+    LabelStore().add(planted.weights_hash, 2, "doors", source="you")
+    briefs = feature_briefs(glass, planted, [2, QUEEN, 2], index=planted_index, n_examples=3)
+    assert [brief.feature for brief in briefs] == [2, QUEEN]
+    for brief in briefs:
+        card = feature_card(glass, planted, brief.feature, index=planted_index, n_examples=3)
+        assert (brief.density, brief.max_activation, brief.typical_activation) == (
+            card.density,
+            card.max_activation,
+            card.typical_activation,
+        )
+        assert brief.examples == card.examples and len(brief.examples) == 3
+        assert brief.promotes == [row.token for row in card.promotes[:4]]
+        assert brief.top_tokens == [WORDS[brief.feature]]
+    assert briefs[0].label and briefs[0].label.text == "doors" and briefs[1].label is None
+
+
+def test_short_cards_without_an_index_have_what_the_decoder_tells(
+    glass: LanguageModel, planted: SAE
+) -> None:
+    (brief,) = feature_briefs(glass, planted, [QUEEN])
+    assert brief.promotes[0] == " Queen"
+    assert (brief.density, brief.max_activation, brief.top_tokens, brief.examples) == (
+        None,
+        None,
+        [],
+        [],
+    )
+    with pytest.raises(ArgumentError) as caught:
+        feature_briefs(glass, planted, [QUEEN, len(WORDS)])
+    assert caught.value.code == "FEATURE_OUT_OF_RANGE" and caught.value.field == "features"

@@ -42,7 +42,7 @@ def judge_by(word: str) -> Callable[[QuizItem], bool]:
 def take(quiz: Quiz, index: FeatureIndex, label: str, answer: Callable[[QuizItem], bool]) -> Label:
     answers = [answer(item) for item in quiz.items]
     weights_hash = index.manifest.weights_hash
-    return QuizStore().answer(
+    answered = QuizStore().answer(
         quiz.id,
         answers,
         weights_hash=weights_hash,
@@ -50,6 +50,7 @@ def take(quiz: Quiz, index: FeatureIndex, label: str, answer: Callable[[QuizItem
         text=label,
         source="agent",
     )
+    return answered.label
 
 
 @pytest.mark.parametrize("feature", range(len(WORDS)))
@@ -229,3 +230,20 @@ def test_of_two_answers_at_once_one_counts(planted_index: FeatureIndex) -> None:
         assert sorted(pool.map(attempt, range(4))) == ["QUIZ_USED"] * 3 + ["counted"]
     [label] = LabelStore().of(planted_index.manifest.weights_hash, QUEEN)
     assert label.score and label.score.n == 12
+
+
+def test_the_items_that_were_missed_are_told(planted_index: FeatureIndex) -> None:
+    quiz, right = make_quiz(planted_index, QUEEN), judge_by(" Queen")
+    wrong = {2, 5, 11}
+    answers = [right(item) ^ (item.n in wrong) for item in quiz.items]
+    sae = planted_index.manifest.weights_hash
+    missed = (
+        QuizStore()
+        .answer(quiz.id, answers, weights_hash=sae, feature=QUEEN, text="q", source="agent")
+        .missed
+    )
+    assert [item.n for item in missed] == sorted(wrong)
+    for item in missed:
+        asked = quiz.items[item.n - 1]
+        assert (item.kind, item.text, item.answer) == (asked.kind, asked.text, not right(asked))
+        assert item.fires is right(asked)

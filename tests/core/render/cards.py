@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from saescope.features.card import (
     CardBin,
@@ -40,6 +41,11 @@ def label(text: str, source: str, score: LabelScore | None) -> CardLabel:
     return CardLabel(
         text, source, score, score.verdict if score else "not tested", "2026-11-21T10:00:00"
     )
+
+
+def related(feature: int, called: CardLabel | None) -> dict[str, Any]:
+    """How another feature is named; a hostile token is where it fires."""
+    return {"feature": feature, "label": called, "top_token": HOSTILE[0], "promoted": " wolf"}
 
 
 def example(band: str, activation: float, *, hostile: bool = False) -> CardExample:
@@ -100,13 +106,17 @@ FULL = FeatureCard(
     suppresses=[CardToken(" cat", 5, -0.99), CardToken("\u65e5", 6, -0.6)],
     effects_through="Decoder row through the final norm and the unembedding.",
     neighbours=[
-        CardNeighbour(77, 0.61, label("wolves", "agent", GOOD)),
-        CardNeighbour(9, 0.41, label("<i>cats</i>", "neuronpedia:gpt-4o-mini", None)),
-        CardNeighbour(1001, 0.2, None),
+        CardNeighbour(**related(77, label("wolves", "agent", GOOD)), cosine=0.61),
+        CardNeighbour(
+            **related(9, label("<i>cats</i>", "neuronpedia:gpt-4o-mini", None)), cosine=0.41
+        ),
+        CardNeighbour(**related(1001, None), cosine=0.2),
     ],
     cofiring=[
-        CardPartner(5, 120, 0.33, 0.21, None),
-        CardPartner(66, 50, 0.11, 0.09, label("animals", "you", POOR)),
+        CardPartner(**related(5, None), n_together=120, share=0.33, phi=0.21),
+        CardPartner(
+            **related(66, label("animals", "you", POOR)), n_together=50, share=0.11, phi=0.09
+        ),
     ],
     labels=[
         label("young dogs", "agent", GOOD),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -132,12 +133,24 @@ class FeatureIndex:
         )
 
     def examples(self, feature: int, n: int = 5, *, offset: int = 0) -> list[Example]:
-        """The strongest first, then one of each half octave downwards, then the second strongest,
-        and so on: no context twice."""
+        """By turns one of the strongest and one of the range below, from the weak end and spread
+        over it: no context twice."""
         maximum = self.maximum(feature)
         if maximum is None:
             return []
-        chosen = self._in_turn(feature, maximum)[offset : offset + n]
+        return self._shown(feature, maximum, self._in_turn(feature, maximum)[offset : offset + n])
+
+    def strongest(self, feature: int, n: int = 10) -> list[Example]:
+        """The strongest alone, of those that are kept."""
+        maximum = self.maximum(feature)
+        if maximum is None:
+            return []
+        top = [(TOP, kept) for kept in kept_rows(self._slots("top", feature))]
+        return self._shown(feature, maximum, top[:n])
+
+    def _shown(
+        self, feature: int, maximum: float, chosen: Sequence[tuple[str, KeptFiring]]
+    ) -> list[Example]:
         histogram = self._rows(feature, "statistics.histogram")["histogram"]
         top = int(scale_of(torch.tensor([maximum])).octave)
         examples: list[Example] = []
@@ -192,18 +205,14 @@ class FeatureIndex:
             for band in by_band(self._slots("range", feature), maximum)
         ]
         shown = {kept.context for _, kept in top}
-        columns = [
-            top,
-            *([(name, kept) for name, kept in band if kept.context not in shown] for band in bands),
-        ]
-        turns = [
-            column[i]
-            for i in range(max(map(len, columns)))
-            for column in columns
-            if i < len(column)
-        ]
-        first = {kept.context: (band, kept) for band, kept in reversed(turns)}
-        return [turn for turn in turns if turn[1] is first[turn[1].context][1]]
+        unseen = [[turn for turn in band if turn[1].context not in shown] for band in bands]
+        filled = [band for band in unseen if band]
+        rounds = zip_longest(*(filled[i] for i in _spread(len(filled))))
+        below: dict[int, tuple[str, KeptFiring]] = {}
+        for turn in (turn for each in rounds for turn in each if turn):
+            below.setdefault(turn[1].context, turn)
+        pairs = zip_longest(top, below.values())
+        return [turn for pair in pairs for turn in pair if turn]
 
     def _slots(self, table: str, feature: int) -> dict[str, Tensor]:
         names = [
@@ -270,3 +279,10 @@ def _edges(maximum: float) -> Float[Tensor, " n_bins_plus_1"]:
     edges = (torch.arange(-N_BINS, 1).double() / QUARTERS + top + 1).exp2().float()
     edges[0] = 0
     return edges
+
+
+def _spread(n: int) -> list[int]:
+    """The numbers below `n` so ordered, from the last one, that the first few lie evenly among all:
+    by their binary digits from behind."""
+    width = max(1, (n - 1).bit_length())
+    return sorted(range(n), key=lambda i: int(f"{n - 1 - i:0{width}b}"[::-1], 2))

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from saescope.database import Row
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.features.labels.database import LABELS_DB, QUIZZES, labels_path, transaction
 from saescope.features.labels.scores import count
 from saescope.features.labels.store import Label, add_score, clean_label, insert_label, now
-from saescope.records.labels import Quiz, QuizItem
+from saescope.records.labels import MissedItem, Quiz, QuizItem
 
 MARKS = ("⟦", "⟧")
 """Around the token that a fuzzing item asks about."""
@@ -33,6 +34,13 @@ class StoredItem:
     fires: bool
     key: str
     """The key of the passage, whichever token is marked in it."""
+
+
+class Answered(NamedTuple):
+    """What an answered quiz says of a label."""
+
+    label: Label
+    missed: list[MissedItem]
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,9 @@ class QuizStore:
         feature: int,
         text: str,
         source: str,
-    ) -> Label:
-        """The label `text`, scored by these answers beside those of earlier quizzes; the quiz is
-        used up.
+    ) -> Answered:
+        """The label `text`, scored by these answers beside those of earlier quizzes, and what was
+        missed; the quiz is used up.
 
         Raises:
             NotFoundError: there is no such quiz.
@@ -116,7 +124,7 @@ class QuizStore:
             ]
             label_id = insert_label(db, weights_hash, feature, cleaned, source)
             LABELS_DB.update(db, QUIZZES, quiz_id, {"answered": now()})
-            return add_score(db, label_id, *kinds)
+            return Answered(add_score(db, label_id, *kinds), _missed(items, answers))
 
     def void(self, texts: Sequence[str]) -> list[str]:
         """Use up every open quiz of which an item stands in `texts`: to be called before these are
@@ -153,6 +161,14 @@ def _shown(quiz_id: str, feature: int, items: Sequence[StoredItem], n: int) -> Q
         else []
     )
     return Quiz(quiz_id, feature, shown, short)
+
+
+def _missed(items: Sequence[StoredItem], answers: Sequence[bool]) -> list[MissedItem]:
+    return [
+        MissedItem(i, item.kind, item.text, answer, item.fires)
+        for i, (item, answer) in enumerate(zip(items, answers, strict=True), 1)
+        if answer != item.fires
+    ]
 
 
 def _spent(db: sqlite3.Connection, weights_hash: str, feature: int) -> frozenset[str]:

@@ -17,6 +17,7 @@ from saescope.activations import ContextConfig, Dataset, read_contexts
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.features.index import FeatureIndex, Passage, index_features
 from saescope.features.index.examples import N_BANDS
+from saescope.features.index.feature_index import _spread  # pyright: ignore[reportPrivateUsage]
 from saescope.features.index.firings import AFTER, BEFORE
 from saescope.features.index.statistics import N_BINS
 from saescope.saes import SAE
@@ -240,17 +241,14 @@ def test_samples_lie_in_their_bands_and_cover_the_range(
         assert all([e.band for e in sampled].count(band) <= 2 for band in {e.band for e in sampled})
 
 
-def test_an_example_leads_with_the_strongest_then_one_of_each_band(
+def test_examples_lead_with_the_strongest_and_come_in_pages(
     made: tuple[Brute, FeatureIndex],
 ) -> None:
     index = made[1]
     feature = int(index.densities.argmax())
     whole = index.examples(feature, 100)
     assert whole[0].activation == index.maximum(feature)
-    firsts = [example.activation for example in whole[1:5]]
-    assert firsts == sorted(firsts, reverse=True) and len(
-        {example.context for example in whole}
-    ) == len(whole)
+    assert len({example.context for example in whole}) == len(whole)
     assert [
         e for i in range(0, len(whole), 3) for e in index.examples(feature, 3, offset=i)
     ] == whole
@@ -376,3 +374,31 @@ def test_a_repeated_text_counts_again_but_is_no_second_example(
     for feature in range(48):
         contexts = [example.context for example in often.examples(feature, 100)]
         assert len(contexts) == len(set(contexts)) <= n_row + 1
+
+
+def test_the_first_examples_are_of_the_top_and_of_the_whole_range() -> None:
+    assert _spread(8) == [7, 3, 5, 1, 6, 2, 4, 0] and _spread(1) == [0] and _spread(0) == []
+    assert sorted(_spread(5)) == [0, 1, 2, 3, 4]
+
+
+def test_examples_take_turns_between_the_strongest_and_the_range(
+    made: tuple[Brute, FeatureIndex],
+) -> None:
+    index = made[1]
+    n_both = 0
+    for feature in range(index.manifest.d_sae):
+        examples = index.examples(feature, 5)
+        strongest = index.strongest(feature, 3)
+        assert [e.activation for e in strongest] == sorted(
+            (e.activation for e in strongest), reverse=True
+        )
+        if not examples:
+            continue
+        assert examples[0] == strongest[0]
+        below = [e for e in index.examples(feature, 100) if e.band != "top"]
+        if len(below) >= 2 and len(index.strongest(feature)) >= 3:
+            n_both += 1
+            assert [e.band == "top" for e in examples] == [True, False, True, False, True]
+            assert [examples[0], examples[2], examples[4]] == strongest
+            assert examples[1].band == min(below, key=lambda e: e.activation).band
+    assert n_both
