@@ -6,7 +6,7 @@ from saescope_mcp.binding.document import document
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.server import Server, bind
 from saescope_mcp.binding.wording import PLAIN, Wording
-from saescope_mcp.schemas.calls import next_call
+from saescope_mcp.schemas.common import next_call
 
 __all__ = [
     "PLAIN",

@@ -1,5 +1,6 @@
 """What every request and every reply has."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -289,6 +290,12 @@ class ListReply(Reply, frozen=True):
     total: int
     truncated: bool = False
     next_offset: int | None = None
+
+
+def next_call(tool: str, **arguments: object) -> str:
+    """Write a call as one would: `tool(name="...", k=3)`."""
+    given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    return f"{tool}({', '.join(given)})"
 
 
 def in_order(kind: type[Reply], named: dict[str, Any]) -> dict[str, Any]:

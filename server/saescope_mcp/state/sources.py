@@ -13,7 +13,7 @@ from saescope.errors import ArgumentError, OfflineError
 from saescope.fence import read_own
 from saescope.names import home, split_hook
 from saescope_mcp.jobs.locks import locked
-from saescope_mcp.schemas.calls import next_call
+from saescope_mcp.schemas.common import next_call
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.fences import readable
 

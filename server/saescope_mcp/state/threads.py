@@ -30,8 +30,9 @@ class Work(Generic[T]):
             return await asyncio.wrap_future(self.future)
         finally:
             self.stop.set()
-            with anyio.move_on_after(self.grace_s, shield=True):
-                await self.settled()
+            if not self.future.done():
+                with anyio.move_on_after(self.grace_s, shield=True):
+                    await self.settled()
 
     async def settled(self) -> None:
         """Until the thread has really ended, however its call did."""
