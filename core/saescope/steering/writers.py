@@ -87,7 +87,7 @@ def find_by_tokens(
     order = beyond.sort(descending=True, stable=True).indices[: int((beyond > 0).sum())].tolist()
     first = 0 if offset < N_MEASURED else offset
     last = max(N_MEASURED, offset + k) if first == 0 else offset + k
-    found = _candidates(_Asked(model, sae, ids, own, beyond), order[first:last])
+    found = _candidates(_OnTokens(model, sae, ids, own, beyond), order[first:last])
     measured = found[:N_MEASURED] if first == 0 else []
     known = _known(as_stack(model, sae), reference, indexed)
     pushes, warnings = _pushes(known, measured, ids, seed)
@@ -97,7 +97,9 @@ def find_by_tokens(
     return FoundFeatures([*rows[offset - first :][:k]], len(order), SCORE_IS, warnings)
 
 
-class _Asked(NamedTuple):
+class _OnTokens(NamedTuple):
+    """The effects of an SAE's features on the tokens that are asked for."""
+
     model: LanguageModel
     sae: SAE
     ids: list[int]
@@ -107,7 +109,7 @@ class _Asked(NamedTuple):
     """The same less what is common to all features, averaged over the tokens."""
 
 
-def _candidates(asked: _Asked, features: Sequence[int]) -> list[_Candidate]:
+def _candidates(asked: _OnTokens, features: Sequence[int]) -> list[_Candidate]:
     """The features with the rank of each token among all that they raise."""
     names = [asked.model.token_text(i) for i in asked.ids]
     found: list[_Candidate] = []
