@@ -44,9 +44,11 @@ NOTHING_TO_SAY = {"truncated": False, "n_sinks": 0}
 def in_short(done: Document, spare: frozenset[str]) -> Document:
     """The document of a concise reply as it is sent: without what is empty or the usual case,
     without the fields that only a detailed one has (`spare`, as "rows.field"), and with as much of
-    its provenance as names the SAE."""
+    its provenance as names the SAE, where no other field does."""
     kept = {
-        name: {key: said for key, said in value.items() if key in IN_SHORT}
+        name: {
+            key: said for key, said in value.items() if key in IN_SHORT and said != done.get(key)
+        }
         if name == "provenance" and value
         else value
         for name, value in done.items()

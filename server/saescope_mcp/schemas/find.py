@@ -45,6 +45,15 @@ class FindSaesReply(ListReply, frozen=True):
     """Published SAEs that fit."""
 
     listed: ClassVar[str] = "saes"
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {
+            "fit.n_parameters",
+            "fit.float32_bytes",
+            "fit.bfloat16_bytes",
+            "fit.free_bytes",
+            "fit.counted",
+        }
+    )
 
     saes: list[PublishedSAE]
     fit: ModelHere | None = Field(default=None, exclude_if=is_empty)

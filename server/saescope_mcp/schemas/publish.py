@@ -1,6 +1,6 @@
 """publish_sae."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -47,6 +47,8 @@ class PublishSae(Request):
 
 class PublishSaeReply(Reply, frozen=True):
     """What was published; with state "planned" nothing was written."""
+
+    spare: ClassVar[frozenset[str]] = frozenset({"load_command", "load_python"})
 
     state: Literal["done", "planned", "running"]
     job_id: str | None = None

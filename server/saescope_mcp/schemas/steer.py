@@ -145,6 +145,8 @@ class InterveneReply(Reply, EditEffect, frozen=True):
 
     spare: ClassVar[frozenset[str]] = frozenset(
         {
+            "unit_value",
+            "after.target.id",
             "before.top.id",
             "before.top.logit",
             "before.top.rank",

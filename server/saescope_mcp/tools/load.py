@@ -167,11 +167,9 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
 
 
 def _peak(check: "MeasuredCheck", hook_name: str) -> str:
-    """Which layer fits best, where there are several."""
-    if check.peak is None or len(check.layers) < 2:
+    """Which layer fits best, where that is another than the SAE's own."""
+    if check.peak is None or check.peak.hook_name == hook_name:
         return ""
-    if check.peak.hook_name == hook_name:
-        return f"Of the site's {len(check.layers)} layers it explains most here. "
     return (
         f"Of the site's {len(check.layers)} layers it explains most at {check.peak.hook_name} "
         f"({check.peak.explained_variance:.2f}). "
