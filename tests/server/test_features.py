@@ -410,6 +410,13 @@ async def test_two_models_are_compared_on_one_sae(
     texts = [sentence(random.Random(i), 12, [" King"]) for i in range(8)]
     found = await call(state, "find_features", sae=sae, texts=texts, against_sae=other)
     assert not any(row["confirmed"] for row in found["features"])
+    both: dict[str, Any] = {"sae": sae, "texts": texts, "against_sae": other, "unconfirmed": True}
+    found = await call(state, "find_features", **both)
+    rows = [row["controls"] for row in found["features"]]
+    assert rows and all(row["change"] == row["perturbed"]["mean"] == 0 for row in rows)
+    assert f"Of the {len(rows)} listed changes 0 are larger" in found["summary"]
+    found = await call(state, "find_features", sae=sae, texts=texts, against=texts[::-1])
+    assert "listed changes" not in found["summary"]
     assert (await refuse(state, "find_features", sae=sae, texts=texts, against_sae=sae))[
         "code"
     ] == "NOT_COMPARABLE"

@@ -193,6 +193,21 @@ class TopPlace:
     activation: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeControls:
+    """A feature's change from one model to the other, beside what is none."""
+
+    change: float
+    """The mean over the texts of the feature's score (its maximum in a text) in the model under
+    study less that in the other; with `against` less the mean over those."""
+    halves: Comparison
+    """The same of chance: how far the means of random halves of the texts are apart in the other
+    model."""
+    perturbed: Comparison
+    """The change where the other model's activations are moved in a random direction, at each
+    position as far as the two models are apart."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ContrastFeature:
     """A feature that differs between the two sides."""
@@ -220,6 +235,8 @@ class ContrastFeature:
     """The correlation of its activation with the position in the text."""
     confounds: list[str]
     """"length", "position": what else than the contrast might explain it."""
+    controls: ChangeControls | None = None
+    """What the change stands beside, where two models are compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -243,6 +243,11 @@ class FindFeaturesReply(ListReply, frozen=True):
     """Features, best first."""
 
     listed: ClassVar[str] = "features"
+    spare: ClassVar[frozenset[str]] = frozenset(
+        f"features.controls.{control}.{field}"
+        for control in ("halves", "perturbed")
+        for field in ("n", "outside")
+    )
 
     by: str
     """What was searched by, and what the score is."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MOST_CONTRASTED = 40
 """Features of each side of a contrast: they come in one reply."""
+_CONTROLS = ("halves", "perturbed")
 SEED = 0
 """The seed of the halves into which texts are split."""
 
@@ -146,7 +147,8 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
             done = await loaded.slot.run(contrast_models, loaded.model, loaded.sae, texts, **asked)
     labels = await labels_of(loaded, [row.feature for row in done.features])
     return FindFeaturesReply(
-        summary=f"{given.about}{done.verdict}{_rest(done, request)}{_beside_words(done)}",
+        summary=f"{given.about}{done.verdict}{_rest(done, request)}{_beside_words(done)}"
+        f"{_beside_chance(done)}",
         warnings=[*done.warnings, *labels.warnings],
         next=_after_contrast(request, done),
         evidence="correlational",
@@ -191,6 +193,19 @@ def _beside_words(done: "core.Contrast") -> str:
     return (
         f" AUC of the best feature {best:.3g}, of a bag of words {words:.3g}{alone}, of a probe on "
         f"the model's activations {areas['mean_activation']:.3g}."
+    )
+
+
+def _beside_chance(done: "core.Contrast") -> str:
+    """How many of the listed changes between two models are more than changes that mean nothing."""
+    rows = [row.controls for row in done.features if row.controls]
+    if not rows:
+        return ""
+    halves, moved = (sum(getattr(row, name).outside for row in rows) for name in _CONTROLS)
+    return (
+        f" Of the {len(rows)} listed changes {halves} are larger than the differences between "
+        f"random halves of the texts in one model, {moved} larger than what random changes of the "
+        "activations of equal norm make (controls)."
     )
 
 

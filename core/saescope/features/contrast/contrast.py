@@ -2,6 +2,7 @@
 tested on the other, by turns."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypedDict, Unpack
 
 import torch
@@ -13,6 +14,7 @@ from saescope.errors import ArgumentError
 from saescope.features.contrast.alike import neighbours_alike
 from saescope.features.contrast.baselines import probe_auc, word_counts
 from saescope.features.contrast.designs import LEAST_HALF, Design, Fold, Groups, PairedTexts
+from saescope.features.contrast.model_controls import TwoModels, change_controls
 from saescope.features.contrast.separation import Difference
 from saescope.features.reading.text_scores import Summary, TextScores, score_changes, score_texts
 from saescope.metrics import spearman
@@ -96,7 +98,8 @@ def contrast_models(
 
     One SAE and one tokenization serve both; the numbers are changes of each text, tested by
     Wilcoxon's signed ranks. With `against` the changes of `texts` are compared with those of
-    `against`: a difference of differences, which a change common to all texts does not move.
+    `against`: a difference of differences, which a change common to all texts does not move. Each
+    row has `controls`: random halves of the texts in one model, random changes of equal norm.
 
     Raises:
         ArgumentError: fewer than two texts, or a text with no counted token.
@@ -105,10 +108,23 @@ def contrast_models(
     _check(min(len(texts), len(against)) if against else len(texts))
     check_fits(other, sae, allow_mismatch=True)
     changes = score_changes(model, other, sae, [*texts, *against], by=draw.get("by", "max"))
-    if not against:
-        return contrast_scores(PairedTexts(len(texts), documents), changes, **draw)
     first = torch.arange(len(changes.lengths)) < len(texts)
-    return contrast_scores(Groups(first, changes.lengths, documents), changes, **draw)
+    design = (
+        Groups(first, changes.lengths, documents) if against else PairedTexts(len(texts), documents)
+    )
+    done = contrast_scores(design, changes, **draw)
+    if not done.features:
+        return done
+    controls = change_controls(
+        TwoModels(model, other, sae, draw.get("by", "max")),
+        [*texts, *against],
+        changes,
+        design=design,
+        features=[row.feature for row in done.features],
+        seed=draw.get("seed", 0),
+    )
+    rows = [replace(row, controls=each) for row, each in zip(done.features, controls, strict=True)]
+    return replace(done, features=rows)
 
 
 def contrast_scores(
