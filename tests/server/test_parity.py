@@ -97,6 +97,26 @@ async def test_an_intervention_is_the_library_s(tiny: AppState, sae: str, entry:
     assert reply["control"]["p"] == near(known.control.p)
 
 
+async def test_an_intervention_on_several_prompts_is_the_library_s(
+    tiny: AppState, sae: str, entry: LoadedSAE
+) -> None:
+    prompts, edits = [PROMPT, "She went to the door"], [{"feature": 5}, {"feature": 6}]
+    reply = await call(tiny, "intervene", sae=sae, prompts=prompts, edits=edits, seed=2)
+    known = ss.intervene_all(
+        entry.model,
+        entry.sae,
+        tokens(entry, prompts),
+        [ss.FeatureEdit(5), ss.FeatureEdit(6)],
+        reference=ss.check_sae(entry.model, entry.sae).acts,
+        seed=2,
+    )
+    assert reply["effect"] == near(known.effect) and reply["control"]["p"] == known.control.p
+    assert reply["unit_values"] == [near(value) for value in known.unit_values]
+    for row, share in zip(reply["shares"], known.shares, strict=True):
+        assert row["alone"] == near(share.alone)
+        assert row["all_but_this"] == near(share.all_but_this)
+
+
 async def test_steering_is_the_library_s(tiny: AppState, sae: str, entry: LoadedSAE) -> None:
     asked: dict[str, Any] = {"unit": "raw", "max_new_tokens": 6, "seed": 1, "n_controls": 1}
     features = [{"feature": 5, "strength": 8.0}]

@@ -2,9 +2,9 @@
 
 from saescope.steering.edits import MODES, FeatureEdit
 from saescope.steering.intervene import (
-    Asked,
     Intervention,
     Interventions,
+    Measuring,
     Readout,
     intervene,
     intervene_all,
@@ -17,11 +17,11 @@ from saescope.steering.writers import find_by_tokens
 __all__ = [
     "MODES",
     "Arm",
-    "Asked",
     "FeatureEdit",
     "IndexedActivations",
     "Intervention",
     "Interventions",
+    "Measuring",
     "Readout",
     "Steering",
     "Sweep",

@@ -38,7 +38,7 @@ LEAST_PROMPTS = 5
 """Prompts that the interval of a mean needs."""
 
 
-class Asked(TypedDict, total=False):
+class Measuring(TypedDict, total=False):
     """How an intervention measures."""
 
     unit: str
@@ -61,7 +61,7 @@ def intervene(
     sae: SAE | Sequence[SAE],
     tokens: Tokens,
     edits: Sequence[FeatureEdit],
-    **asked: Unpack[Asked],
+    **asked: Unpack[Measuring],
 ) -> Intervention:
     """Edit features of one SAE, or of several, and read the prediction at the last position: the
     effect is on the target's log-probability (`measure="logit"`: on its logit; with `against`: on
@@ -104,7 +104,7 @@ def intervene_all(
     edits: Sequence[FeatureEdit],
     *,
     progress: Progress | None = None,
-    **asked: Unpack[Asked],
+    **asked: Unpack[Measuring],
 ) -> Interventions:
     """The same edits on several prompts: `ss.intervene` on each, with one unit and the same random
     features for all, and the mean over the prompts that the edits touch.
@@ -232,7 +232,7 @@ class _Intervening:
         model: LanguageModel,
         sae: SAE | Sequence[SAE],
         edits: Sequence[FeatureEdit],
-        asked: Asked,
+        asked: Measuring,
     ) -> "_Intervening":
         stack = as_stack(model, sae)
         check_edits(stack.as_given, edits)

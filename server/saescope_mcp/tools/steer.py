@@ -106,7 +106,7 @@ def _intervened(
     """On one prompt, or on several."""
     from saescope.steering import intervene, intervene_all
 
-    asked: core.Asked = {
+    asked: core.Measuring = {
         "unit": request.unit,
         "reference": [entry.check.acts for entry in stack.entries],
         "indexed": indexed,
