@@ -225,3 +225,26 @@ async def test_a_column_that_is_not_there_names_the_right_one(
     error = await refuse(tiny, "encode_text", **asked)
     assert (error["code"], error["field"]) == ("COLUMN_NOT_FOUND", "text_column")
     assert 'text_column="body"' in error["hint"]
+
+
+async def test_labels_in_a_column_are_a_test_by_document(
+    tiny: AppState, sae: str, sae_dir: Path
+) -> None:
+    feature = await most_common(tiny, sae)
+    fires = {row[0] for row in await by_token(tiny, sae, feature)}
+    path = sae_dir.parent / "labelled.csv"
+    labels = [True, False, False]
+    rows = (f'"{text}",{label}\n' for text, label in zip(TEXTS, labels, strict=True))
+    path.write_text("body,good\n" + "".join(rows), encoding="utf-8")
+    asked = {"sae": sae, "features": [feature], "dataset": str(path), "text_column": "body"}
+    reply = await call(tiny, "encode_text", **asked, label_column="good")
+    test = reply["features"][0]["by_text"]
+    hits = sum(labels[text] for text in fires)
+    assert test["precision"]["value"] == pytest.approx(hits / len(fires), rel=1e-3)
+    assert test["recall"]["value"] == hits and test["n_positive"] == 1
+    assert "By document, positive is a true label: 1 (33%)" in reply["summary"]
+    error = await refuse(tiny, "encode_text", **asked, label_column="bad")
+    assert (error["code"], error["field"]) == ("COLUMN_NOT_FOUND", "label_column")
+    embedded = asked | {"dataset": "embedded", "text_column": ""}
+    error = await refuse(tiny, "encode_text", **embedded, label_column="good")
+    assert (error["code"], error["field"]) == ("UNKNOWN_FORMAT", "dataset")

@@ -2,6 +2,7 @@
 shards on disk."""
 
 from saescope.activations.harvest import Harvester
+from saescope.activations.labelled import LabelledDataset, LabelledText, open_labelled
 from saescope.activations.listed import read_texts
 from saescope.activations.shards import ShardSource, cached
 from saescope.activations.sources import RowSource, TextSource
@@ -32,6 +33,8 @@ __all__ = [
     "ContextStream",
     "Dataset",
     "Harvester",
+    "LabelledDataset",
+    "LabelledText",
     "OwnedContexts",
     "RowSource",
     "ShardSource",
@@ -42,6 +45,7 @@ __all__ = [
     "counted_positions",
     "is_held_out",
     "open_dataset",
+    "open_labelled",
     "read_contexts",
     "read_owned_contexts",
     "read_texts",

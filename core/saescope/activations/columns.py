@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from saescope.errors import FormatError, NotFoundError
 
@@ -18,6 +18,15 @@ MUCH_LONGER = 4
 
 Samples = Mapping[str, list[Any]]
 """The first values of each column."""
+
+
+class Record(NamedTuple):
+    """A row of a table, with the column that holds its text."""
+
+    where: str
+    """Its place, for errors."""
+    column: str
+    cells: Mapping[str, Any]
 
 
 def samples_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:

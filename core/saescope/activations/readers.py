@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saescope.activations.columns import (
+    Record,
     existing,
     likely,
     not_once,
@@ -14,7 +15,7 @@ from saescope.activations.columns import (
     text_column,
 )
 from saescope.activations.files import MAX_LINE_CHARS, lines_of, open_text, readable, too_long
-from saescope.activations.tables import read_table
+from saescope.activations.tables import read_table, table_records
 from saescope.errors import FormatError
 from saescope.fence import open_file
 from saescope.json_text import each_once, parse
@@ -47,11 +48,34 @@ def read_txt(path: Path, column: str) -> Iterator[str]:
 
 def read_jsonl(path: Path, column: str) -> Iterator[str]:
     """One document a line, each a JSON object that has the column."""
+    for record in jsonl_records(path, column):
+        yield from text_at(record.cells, record.column, record.where)
+
+
+def jsonl_records(path: Path, column: str) -> Iterator[Record]:
+    """All objects, one a line."""
     with readable(path):
         samples = {} if column else samples_of(row.columns for row in _rows(path))
         column = column or (text_column(samples, path.name) if samples else "")
         for row in _rows(path):
-            yield from text_at(row.columns, column, f"Line {row.line} of {path.name!r}")
+            yield Record(f"Line {row.line} of {path.name!r}", column, row.columns)
+
+
+def parquet_records(path: Path, column: str) -> Iterator[Record]:
+    """All rows with all of their columns, a few of them at a time."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with readable(path, pa.ArrowException), open_file(path, field="dataset") as opened:
+        file = parquet.ParquetFile(opened)
+        kinds = _parquet_kinds(file, path)
+        texts = [name for name, kind in kinds.items() if _is_text(kind, pa.types)]
+        samples = _parquet_samples(file, [*kinds], texts)
+        named = existing(column, samples, repr(path.name)) if column else ""
+        column = named or text_column(samples, path.name)
+        rows = (row for batch in file.iter_batches(batch_size=64) for row in batch.to_pylist())
+        for number, row in enumerate(rows, 1):
+            yield Record(f"Row {number} of {path.name!r}", column, row)
 
 
 def read_parquet(path: Path, column: str) -> Iterator[str]:
@@ -90,6 +114,15 @@ READERS: dict[str, Reader] = {
     ".csv": read_table,
     ".tsv": read_table,
 }
+
+
+RECORDS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
+    ".jsonl": jsonl_records,
+    ".parquet": parquet_records,
+    ".csv": table_records,
+    ".tsv": table_records,
+}
+"""Readers of all columns, for the kinds of files that have any."""
 
 
 def cut(blocks: Iterable[str], size: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saescope.activations.columns import (
+    Record,
     existing,
     naming,
     not_once,
@@ -56,6 +57,12 @@ _IN_NAMES = " _-.'\"\r\n"
 
 def read_table(path: Path, column: str) -> Iterator[str]:
     """One document a record of a .csv or .tsv file that begins with the names of its columns."""
+    for record in table_records(path, column):
+        yield from text_at(record.cells, record.column, record.where)
+
+
+def table_records(path: Path, column: str) -> Iterator[Record]:
+    """All records of a .csv or .tsv file that begins with the names of its columns."""
     with readable(path):
         dialect = _dialect(path, column)
         rows = _rows(path, dialect)
@@ -63,12 +70,11 @@ def read_table(path: Path, column: str) -> Iterator[str]:
         if not header:
             return
         column = _column(path, header, column, dialect)
-        place = header.index(column)
         for row in rows:
             where = f"Line {row.line} of {path.name!r}"
             if len(row.cells) != len(header):
                 raise _ragged(where, row.cells, header)
-            yield from text_at({column: row.cells[place]}, column, where)
+            yield Record(where, column, dict(zip(header, row.cells, strict=True)))
 
 
 def _column(path: Path, header: list[str], column: str, dialect: CsvDialect) -> str:

@@ -39,6 +39,10 @@ class EncodeText(TextsRequest):
         '"hf:owner/name[:split]".',
     )
     text_column: Identifier = Field(default="", description="Column of dataset.")
+    label_column: Identifier = Field(
+        default="",
+        description='Its column of true/false labels to test features against, or "column=value".',
+    )
     n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(
         default=20_000, ge=1, description="First tokens of dataset to read."
     )
@@ -63,11 +67,12 @@ class EncodeText(TextsRequest):
                 "{name} is for named features, and none is named",
                 {"name": needs, "field": "features", "allowed": f"features=[...] beside {needs}"},
             )
-        if self.text_column and not self.dataset:
+        named = next((n for n in ("text_column", "label_column") if getattr(self, n)), "")
+        if named and not self.dataset:
             raise PydanticCustomError(
                 "missing_argument",
-                "text_column names the column of dataset, which is not given",
-                {"field": "dataset", "allowed": "dataset beside text_column"},
+                "{name} names a column of dataset, which is not given",
+                {"name": named, "field": "dataset", "allowed": f"dataset beside {named}"},
             )
         if self.positions and self.dataset:
             raise PydanticCustomError(

@@ -105,10 +105,14 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
 
 def _opened(dataset: str, request: EncodeText, settings: Settings) -> "Dataset":
     """Raises what is wrong with the text, before the call waits for the model."""
-    from saescope.activations import open_dataset, require_text
+    from saescope.activations import open_dataset, open_labelled, require_text
 
-    roots = list(settings.read_roots)
-    opened = open_dataset(dataset, text_column=request.text_column, roots=roots)
+    roots, column, label = list(settings.read_roots), request.text_column, request.label_column
+    opened = (
+        open_labelled(dataset, label, text_column=column, roots=roots)
+        if label
+        else open_dataset(dataset, text_column=column, roots=roots)
+    )
     require_text(opened)
     return replace(opened, name=Path(dataset).name) if Path(dataset).is_absolute() else opened
 
@@ -252,7 +256,11 @@ def _nowhere(silent: Sequence[int], found: "NamedFirings") -> str:
 
 
 def _agrees(found: "NamedFirings") -> str:
-    """How well firing agrees with the pattern; nothing without one."""
+    """How well firing agrees with the pattern and with labels; nothing without them."""
+    return _of_matches(found) + _of_labels(found)
+
+
+def _of_matches(found: "NamedFirings") -> str:
     first = found.features[0].by_token
     if first is None:
         return ""
@@ -263,6 +271,21 @@ def _agrees(found: "NamedFirings") -> str:
     if not first.n_positive:
         return positive
     return positive + "".join(map(_agreement, found.features[:MOST_SAID]))
+
+
+def _of_labels(found: "NamedFirings") -> str:
+    first = found.features[0].by_text
+    if first is None or not found.labelled:
+        return ""
+    said = (
+        f" Feature {row.feature}: {', '.join(_rates(row.by_text))}."
+        for row in found.features[:MOST_SAID]
+        if row.by_text and row.n_firing
+    )
+    return (
+        f" By document, positive is a true label: {first.n_positive:,} "
+        f"({100 * first.base_rate:.2g}%).{''.join(said)}"
+    )
 
 
 def _agreement(row: FeatureFirings) -> str:

@@ -1,18 +1,21 @@
 """Named features on texts and datasets, against loops over `encode_texts` and plain Python."""
 
+import json
 import random
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from tests.core.features.planted import WORDS, sentence
 from tests.core.oracle import Family, make_sae
 
-from saescope.activations import open_dataset
-from saescope.errors import ArgumentError, NotFoundError
+from saescope.activations import open_dataset, open_labelled
+from saescope.errors import ArgumentError, FormatError, NotFoundError
 from saescope.features import (
     NamedFirings,
     dataset_passages,
@@ -227,6 +230,61 @@ def test_a_dataset_without_text_is_refused(glass: LanguageModel, tmp_path: Path)
     with pytest.raises(NotFoundError) as refused:
         dataset_passages(glass, open_dataset(str(tmp_path / "empty.txt")))
     assert refused.value.code == "DATASET_EMPTY"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_labels_of_documents_are_a_test_by_text(
+    glass: LanguageModel, planted: SAE, tmp_path: Path, suffix: str
+) -> None:
+    rng = random.Random(1)
+    texts = [sentence(rng, 12, [" Queen"] if i % 2 else []).strip() for i in range(20)]
+    royal = [(i % 2 == 1 and i % 5 != 0) or i == 2 for i in range(20)]
+    path = written(tmp_path / f"labelled{suffix}", texts, royal)
+    dataset = open_labelled(str(path), "royal")
+    firings = find_firings(glass, planted, dataset_passages(glass, dataset), features=[QUEEN])
+    fires = ["Queen" in text for text in texts]
+    both = sum(f and r for f, r in zip(fires, royal, strict=True))
+    by_text = firings.features[0].by_text
+    assert by_text and by_text.precision and by_text.recall and firings.labelled
+    assert by_text.n_positive == sum(royal) and by_text.base_rate == sum(royal) / 20
+    assert by_text.precision.value == pytest.approx(both / sum(fires))
+    assert by_text.recall.value == pytest.approx(both / sum(royal))
+    assert firings.features[0].by_token is None
+    turned = open_labelled(str(path), f"royal={'false' if suffix != '.csv' else 'no'}")
+    assert [each.label for each in turned.labelled()] == [not label for label in royal]
+
+
+def written(path: Path, texts: list[str], labels: list[bool]) -> Path:
+    rows = [{"text": t, "royal": r} for t, r in zip(texts, labels, strict=True)]
+    if path.suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = (f"{row['text']},{'yes' if row['royal'] else 'no'}\n" for row in rows)
+        path.write_text("text,royal\n" + "".join(lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("label_column", "code", "hint"),
+    [
+        ("royl", "COLUMN_NOT_FOUND", 'label_column="kind"'),
+        ("kind", "LABEL_INVALID", 'label_column="kind=king"'),
+        ("kinds=king", "COLUMN_NOT_FOUND", "column=value"),
+    ],
+)
+def test_labels_that_are_none_are_refused(
+    tmp_path: Path, label_column: str, code: str, hint: str
+) -> None:
+    path = tmp_path / "kinds.csv"
+    path.write_text("text,kind\nthe king said,king\nthe cat said,cat\n")
+    with pytest.raises((NotFoundError, FormatError)) as refused:
+        open_labelled(str(path), label_column, text_column="text")
+    assert refused.value.code == code and hint in refused.value.hint
+    assert refused.value.field == "label_column"
+    named = open_labelled(str(path), "kind=king", text_column="text")
+    assert [each.label for each in named.labelled()] == [True, False]
 
 
 @pytest.mark.parametrize("n_texts", [12, 60])

@@ -49,6 +49,11 @@ class NamedFirings:
     def n_tokens(self) -> int:
         return len(self.acts)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether every text has a label, which then says what is positive by text."""
+        return all(passage.label is not None for passage in self.passages)
+
     @cached_property
     def n_texts(self) -> int:
         return len({passage.text for passage in self.passages})
@@ -101,7 +106,7 @@ class NamedFirings:
         if not len(there):
             return None
         largest = torch.zeros(len(there)).scatter_reduce(0, own, scores, "amax")
-        if None not in labels.values():
+        if self.labelled:
             positive = torch.tensor([bool(labels[number]) for number in there.tolist()])
         elif self.matched is not None:
             positive = torch.bincount(own, self.matched.double()) > 0

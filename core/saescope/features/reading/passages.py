@@ -3,11 +3,11 @@ matches."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from saescope.activations import Dataset
+from saescope.activations import Dataset, LabelledDataset
 from saescope.activations.readers import cut
 from saescope.activations.tokens import PIECE_CHARS
 from saescope.cancel import stop_if_cancelled
@@ -73,7 +73,7 @@ def dataset_passages(
     prepend_bos: bool | None = None,
 ) -> list[TextPassage]:
     """The first `n_tokens` tokens of a dataset in reading order, each document cut into passages of
-    its own.
+    its own; of one from `open_labelled` with the documents' labels.
 
     Raises:
         NotFoundError: DATASET_EMPTY.
@@ -82,14 +82,14 @@ def dataset_passages(
     cutting = _Cutting(model, Pattern(pattern) if pattern else None, prepend_bos)
     passages: list[TextPassage] = []
     left, number = n_tokens, 0
-    for document in dataset.documents():
+    for document, label in _labelled(dataset):
         if left <= 0:
             break
         if not document.strip():
             continue
         for piece in cut([document], PIECE_CHARS):
             for passage in cutting.of(piece, number, most=left):
-                passages.append(passage)
+                passages.append(replace(passage, label=label))
                 left -= len(passage.tokens) - passage.tokens.bos_prepended
         number += 1
     if not passages:
@@ -101,6 +101,13 @@ def dataset_passages(
             hint='Use more text, or dataset="embedded".',
         )
     return passages
+
+
+def _labelled(dataset: Dataset) -> Iterator[tuple[str, bool | None]]:
+    if isinstance(dataset, LabelledDataset):
+        yield from dataset.labelled()
+    else:
+        yield from ((document, None) for document in dataset.documents())
 
 
 class _Cutting:
