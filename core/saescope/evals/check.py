@@ -4,9 +4,10 @@ text."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saescope.errors import HookError
@@ -61,7 +62,7 @@ def check_sae(
     fit.add(site.target[mask], site.sae_out[mask])
     l0 = float(site.acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
     known = bool(mask[:-1].any())
-    ce, layers = _predictions(model, sae, ids, mask, scan=scan) if known else (None, ())
+    ce, layers = _predictions(_ReadText(model, ids, mask), sae, scan=scan) if known else (None, ())
     findings = [
         *_reconstruction(fit.explained_variance),
         *_of_predictions(ce),
@@ -99,17 +100,26 @@ class ProbeLoss:
         return score_between(self.zeroed, self.clean, self.with_sae)
 
 
+class _ReadText(NamedTuple):
+    """A text as the model reads it, and the positions that count."""
+
+    model: LanguageModel
+    ids: Int[Tensor, "1 n_pos"]
+    mask: Bool[Tensor, " n_pos"]
+
+    def cross_entropy(self) -> float:
+        """Mean next-token cross-entropy in nats at these positions, in the model as it is now."""
+        logits = self.model.forward(self.ids)[0][0, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits, self.ids[0, 1:], reduction="none")
+        return float(losses[self.mask[:-1]].mean())
+
+
 def _predictions(
-    model: LanguageModel,
-    sae: SAE,
-    ids: Int[Tensor, "1 n_pos"],
-    mask: Bool[Tensor, " n_pos"],
-    *,
-    scan: bool,
+    text: _ReadText, sae: SAE, *, scan: bool
 ) -> tuple[ProbeLoss, tuple[LayerFit, ...]]:
     """The losses, and the fit at every layer, whose activations come from the clean pass."""
-    tried = tried_at(model, sae)
-    n = min(n_positions(sae.cfg, len(tried)), len(mask))
+    model, tried = text.model, tried_at(text.model, sae)
+    n = min(n_positions(sae.cfg, len(tried)), len(text.mask))
     recorded: dict[str, Tensor] = {}
 
     def keep(name: str, x: Tensor, hook: object) -> None:
@@ -117,54 +127,34 @@ def _predictions(
 
     hooks = {name: partial(keep, name) for each in tried for name in site_hooks(each)}
     with model.lock, model.hooked([*hooks.items()]):
-        clean = _cross_entropy(model.forward(ids)[0], ids, mask)
-    layers = fit_layers(model, tried, recorded, mask[:n])
+        clean = text.cross_entropy()
+    layers = fit_layers(model, tried, recorded, text.mask[:n])
     if scan:
         of_hook = {read_hook(each): each for each in tried}
-        layers = [
-            replace(fit, ce_score=_score(model, of_hook[fit.hook_name], ids[:, :n], mask[:n]))
-            for fit in layers
-        ]
-    return _losses(model, sae, ids, mask, clean), tuple(layers)
+        start = _ReadText(model, text.ids[:, :n], text.mask[:n])
+        layers = [replace(fit, ce_score=_score(start, of_hook[fit.hook_name])) for fit in layers]
+    return _losses(text, sae, clean), tuple(layers)
 
 
-def _score(
-    model: LanguageModel, sae: SAE, ids: Int[Tensor, "1 n_pos"], mask: Bool[Tensor, " n_pos"]
-) -> float | None:
+def _score(text: _ReadText, sae: SAE) -> float | None:
     """None where the site can be read and not edited."""
-    clean = _cross_entropy(model.forward(ids)[0], ids, mask)
+    clean = text.cross_entropy()
     try:
-        return _losses(model, sae, ids, mask, clean).score
+        return _losses(text, sae, clean).score
     except HookError:
         return None
 
 
-def _losses(
-    model: LanguageModel,
-    sae: SAE,
-    ids: Int[Tensor, "1 n_pos"],
-    mask: Bool[Tensor, " n_pos"],
-    clean: float,
-) -> ProbeLoss:
-    with splice(model, [sae], positions=mask[None]):
-        with_sae = _cross_entropy(model.forward(ids)[0], ids, mask)
+def _losses(text: _ReadText, sae: SAE, clean: float) -> ProbeLoss:
+    with splice(text.model, [sae], positions=text.mask[None]):
+        with_sae = text.cross_entropy()
 
     def to_zero(read: Tensor, written: Tensor) -> Tensor:
-        flat = written.reshape(len(mask), -1)
-        return add_at_site(written, -flat * mask[:, None])
+        flat = written.reshape(len(text.mask), -1)
+        return add_at_site(written, -flat * text.mask[:, None])
 
-    with edit_activations(model, site_edits(sae, to_zero)):
-        return ProbeLoss(clean, with_sae, _cross_entropy(model.forward(ids)[0], ids, mask))
-
-
-def _cross_entropy(
-    logits: Float[Tensor, "1 n_pos d_vocab"],
-    ids: Int[Tensor, "1 n_pos"],
-    mask: Bool[Tensor, " n_pos"],
-) -> float:
-    """Mean next-token cross-entropy in nats, of the predictions made at the positions of `mask`."""
-    losses = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
-    return float(losses[mask[:-1]].mean())
+    with edit_activations(text.model, site_edits(sae, to_zero)):
+        return ProbeLoss(clean, with_sae, text.cross_entropy())
 
 
 def _verdict(findings: Sequence[Judgement[Quality]]) -> Judgement[Quality]:
