@@ -84,13 +84,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A process runs a whole file of tests; those that share something costly count as one file."""
+    """A process runs a whole file of tests; those that share something costly count as one file. In
+    the slow tier each of them takes minutes."""
     from xdist.scheduler import LoadFileScheduling
+
+    together = SHARING if "not slow" in str(config.getoption("markexpr")) else ()
 
     class Sharing(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid).removeprefix("tests/")
-            return next((first for first, *rest in SHARING if file in rest), file)
+            return next((first for first, *rest in together if file in rest), file)
 
     return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
 
