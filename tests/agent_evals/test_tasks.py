@@ -42,7 +42,7 @@ async def check(task: Task) -> None:
 
 @pytest.mark.parametrize(
     "task",
-    [pytest.param(task, marks=[pytest.mark.slow] if i % 6 else []) for i, task in enumerate(TINY)],
+    [pytest.param(task, marks=[pytest.mark.slow] if i % 8 else []) for i, task in enumerate(TINY)],
     ids=lambda task: task.name,
 )
 async def test_the_reference_of_a_task_is_good_and_its_bad_answers_are_found_out(

@@ -273,6 +273,7 @@ def passages(n_documents: int, each: int, *, seed: int) -> tuple[TextScores, lis
     return made, [f"document {i // each}" for i in range(len(scores))]
 
 
+@pytest.mark.slow
 def test_passages_of_documents_are_no_discoveries_once_their_documents_are_named() -> None:
     named, unnamed, warned, n_runs = 0, 0, 0, 10
     for seed in range(n_runs):
@@ -297,6 +298,7 @@ def test_a_difference_within_documents_is_found_where_each_has_texts_on_both_sid
     assert [feature.feature for feature in found.features] == [7]
 
 
+@pytest.mark.slow
 def test_independent_texts_in_any_order_are_not_called_alike() -> None:
     warned = 0
     for seed in range(20):

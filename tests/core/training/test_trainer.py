@@ -227,7 +227,13 @@ def test_the_result_reconstructs_raw_activations_as_training_did_scaled_ones(
         assert torch.allclose(sae(raw), output(trainer.params, acts, scaled), atol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", KNOBS)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=[] if name in ("standard", "topk") else pytest.mark.slow)
+        for name in KNOBS
+    ],
+)
 def test_a_skip_transcoder_predicts_the_other_site(architecture: str) -> None:
     inputs = batches(150)
     mixing = torch.randn(D_IN, 10, generator=torch.Generator().manual_seed(2))
