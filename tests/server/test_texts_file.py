@@ -96,6 +96,82 @@ async def test_two_columns_of_one_file_are_contrasted(
     assert alone["field"] == "against_file"
 
 
+def in_columns(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> str:
+    path = folder / f"columns{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif suffix == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, [*rows[0]])
+            table.writeheader()
+            table.writerows(rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+async def test_a_column_of_labels_makes_two_sides_and_one_of_groups_names_documents(
+    tiny: AppState, sae: str, folder: Path, suffix: str
+) -> None:
+    texts = [f"The {word} sat on a chair." for word in ("cat", "dog", "man", "girl")]
+    others = [f"A {word} was in the house." for word in ("cat", "king", "boy", "fox")]
+    sides = [(text, "no", f"d{i // 2}") for i, text in enumerate(others)]
+    sides += [(text, "yes", f"e{i // 2}") for i, text in enumerate(texts)]
+    rows = [{"body": t, "polite": label, "source": group} for t, label, group in sides]
+    rows.insert(3, {"body": "", "polite": "maybe", "source": "d9"})  # a blank text is no row
+    path = in_columns(folder, suffix, rows)
+    files = {"texts_file": path, "texts_column": "body", "unconfirmed": True}
+    split = await call(tiny, "find_features", sae=sae, **files, label_column="polite")
+    listed = await call(
+        tiny, "find_features", sae=sae, texts=texts, against=others, unconfirmed=True
+    )
+    assert split["features"] == listed["features"] and split["contrast"] == listed["contrast"]
+    assert (
+        f"4 texts of columns{suffix} with polite = yes against 4 with polite = no"
+        in (split["summary"])
+    )
+    assert "Too few texts (4" in split["summary"]
+    turned = await call(tiny, "find_features", sae=sae, **files, label_column="polite=no")
+    back = await call(tiny, "find_features", sae=sae, texts=others, against=texts, unconfirmed=True)
+    assert turned["features"] == back["features"]
+    assert "with polite = no against 4 with polite = not no" in turned["summary"]
+    grouped = await call(
+        tiny, "find_features", sae=sae, **files, label_column="polite", group_column="source"
+    )
+    documents = [row[2] for row in [*sides[4:], *sides[:4]]]
+    named = await call(
+        tiny,
+        "find_features",
+        sae=sae,
+        texts=texts,
+        against=others,
+        documents=documents,
+        unconfirmed=True,
+    )
+    assert grouped["features"] == named["features"]
+    assert "Too few documents (2" in grouped["summary"]
+
+
+async def test_what_is_wrong_with_columns_of_labels_and_groups_is_said(
+    tiny: AppState, sae: str, folder: Path
+) -> None:
+    rows = [{"body": text, "kind": i, "one": "a"} for i, text in enumerate([*TEXTS, *OTHERS])]
+    files = {"texts_file": in_columns(folder, ".csv", rows), "texts_column": "body"}
+    for more, field in (
+        ({"label_column": "kind"}, "label_column"),
+        ({"label_column": "one"}, "label_column"),
+        ({"label_column": "none"}, "label_column"),
+        ({"label_column": "kind", "against": TEXTS}, "label_column"),
+        ({"group_column": "kind"}, "against"),
+        ({"group_column": "none", "label_column": "kind"}, "group_column"),
+    ):
+        wrong = await refuse(tiny, "find_features", sae=sae, **files, **more)
+        assert wrong["field"] == field, more
+    alone = await refuse(tiny, "find_features", sae=sae, texts=TEXTS, label_column="kind")
+    assert alone["field"] == "texts_file"
+
+
 async def test_plain_text_has_no_columns(tiny: AppState, sae: str, folder: Path) -> None:
     lines = str(written(folder, ".txt", TEXTS))
     named = await refuse(tiny, "top_features", sae=sae, texts_file=lines, texts_column="body")

@@ -1,9 +1,10 @@
 """Text to activations: documents, contexts, one forward pass for several hooks, a mixing buffer,
 shards on disk."""
 
+from saescope.activations.columns import ListedText
 from saescope.activations.harvest import Harvester
 from saescope.activations.labelled import LabelledDataset, LabelledText, open_labelled
-from saescope.activations.listed import read_texts
+from saescope.activations.listed import read_rows, read_texts
 from saescope.activations.shards import ShardSource, cached
 from saescope.activations.sources import RowSource, TextSource
 from saescope.activations.store import ActivationStore, StoreConfig
@@ -35,6 +36,7 @@ __all__ = [
     "Harvester",
     "LabelledDataset",
     "LabelledText",
+    "ListedText",
     "OwnedContexts",
     "RowSource",
     "ShardSource",
@@ -48,6 +50,7 @@ __all__ = [
     "open_labelled",
     "read_contexts",
     "read_owned_contexts",
+    "read_rows",
     "read_texts",
     "require_text",
 ]

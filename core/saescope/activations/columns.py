@@ -1,6 +1,6 @@
 """Which column of a table holds the text, and the text of a row."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,14 @@ PROSE_WORDS = 3
 """Words of a mean value from which a column reads as prose."""
 MUCH_LONGER = 4
 """Prose so many times as long as any other column's values is taken for the text."""
+
+
+class ListedText(NamedTuple):
+    """A text and what stands beside it in its row."""
+
+    text: str
+    beside: tuple[Any, ...] = ()
+
 
 Samples = Mapping[str, list[Any]]
 """The first values of each column."""
@@ -109,6 +117,25 @@ def existing(column: str, samples: Samples, where: str) -> str:
         hint=naming(best),
         facts={"column": best or "..."},
     )
+
+
+def beside(record: Record, columns: Sequence[str]) -> tuple[Any, ...]:
+    """The values of other columns in a row.
+
+    Raises:
+        NotFoundError: COLUMN_NOT_FOUND: the row lacks one.
+    """
+    for column in columns:
+        if column not in record.cells:
+            raise NotFoundError(
+                f"{record.where} has no column {column!r}.",
+                code="COLUMN_NOT_FOUND",
+                field="text_column",
+                got=column,
+                allowed=[*record.cells][:20],
+                hint="Name a column that each row has.",
+            )
+    return tuple(record.cells[column] for column in columns)
 
 
 def not_once(path: Path, column: str, n: int) -> FormatError:

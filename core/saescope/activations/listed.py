@@ -1,11 +1,12 @@
 """A list of texts from a file: a line of a .txt file each, or a row of a table."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from saescope.activations.columns import ListedText, beside, text_at
 from saescope.activations.files import lines_of, open_text, readable
-from saescope.activations.readers import READERS
+from saescope.activations.readers import READERS, RECORDS
 from saescope.errors import ArgumentError, FormatError, NotFoundError, SaescopeError
 from saescope.fence import check_regular
 
@@ -27,7 +28,20 @@ def read_texts(
         ArgumentError: it is of another kind, holds more than `most` texts, or a longer one.
         FormatError: it cannot be read.
     """
-    reader = _lines if path.suffix.lower() == ".txt" else READERS.get(path.suffix.lower())
+    rows = read_rows(path, column=column, most=most, most_chars=most_chars, field=field)
+    return [row.text for row in rows]
+
+
+def read_rows(
+    path: Path,
+    *,
+    column: str = "",
+    more: Sequence[str] = (),
+    most: int,
+    most_chars: int | None = None,
+    field: str = "texts_file",
+) -> list[ListedText]:
+    """What `read_texts` gives, with the values of more columns beside each text."""
     check_regular(path, field=field)
     if not path.is_file():
         raise NotFoundError(
@@ -38,7 +52,7 @@ def read_texts(
             allowed=f"a file of texts: {', '.join(READERS)}",
             hint="Give the path of a file that is there.",
         )
-    if reader is None:
+    if path.suffix.lower() not in READERS:
         raise ArgumentError(
             f"{path.name!r} is no file of texts.",
             code="UNKNOWN_FORMAT",
@@ -48,19 +62,37 @@ def read_texts(
             hint="Save it as CSV, or as plain text with a text on each line.",
         )
     try:
-        read = (text for text in reader(path, column) if text.replace("\0", "").strip())
-        texts = list[str]()
-        for text in islice(read, most + 1):
-            if most_chars is not None and len(text) > most_chars:
-                raise _too_long(len(texts), len(text), path, allowed=most_chars)
-            texts.append(text)
+        read = (row for row in _reader(path)(path, column, more) if _says(row.text))
+        texts = list[ListedText]()
+        for row in islice(read, most + 1):
+            if most_chars is not None and len(row.text) > most_chars:
+                raise _too_long(len(texts), len(row.text), path, allowed=most_chars)
+            texts.append(row)
     except (ArgumentError, FormatError, NotFoundError) as error:
         raise _of_texts(error, field) from error
     _check_number(len(texts), path, most, field)
     return texts
 
 
-def _lines(path: Path, column: str) -> Iterator[str]:
+def _says(text: str) -> bool:
+    return bool(text.replace("\0", "").strip())
+
+
+def _reader(path: Path) -> Callable[[Path, str, Sequence[str]], Iterator[ListedText]]:
+    return _lines if path.suffix.lower() == ".txt" else _records
+
+
+def _records(path: Path, column: str, more: Sequence[str]) -> Iterator[ListedText]:
+    if not more:
+        yield from (ListedText(text) for text in READERS[path.suffix.lower()](path, column))
+        return
+    for record in RECORDS[path.suffix.lower()](path, column):
+        for text in text_at(record.cells, record.column, record.where):
+            yield ListedText(text, beside(record, more))
+
+
+def _lines(path: Path, column: str, more: Sequence[str]) -> Iterator[ListedText]:
+    column = column or (more[0] if more else "")
     if column:
         raise NotFoundError(
             f"{path.name!r} is plain text and has no column {column!r}.",
@@ -70,7 +102,7 @@ def _lines(path: Path, column: str) -> Iterator[str]:
             hint="Call again without text_column; each line is a text.",
         )
     with readable(path), open_text(path) as file:
-        yield from (line.removesuffix("\n") for line in lines_of(file, path))
+        yield from (ListedText(line.removesuffix("\n")) for line in lines_of(file, path))
 
 
 def _check_number(n: int, path: Path, most: int, field: str) -> None:

@@ -129,6 +129,12 @@ class FindFeatures(ContrastFile):
         default=[],
         description="In a contrast: the document of each text (texts, then against).",
     )
+    group_column: Identifier = Field(
+        default="", description="The same in files: the column that names a text's document."
+    )
+    label_column: Identifier = Field(
+        default="", description="Of texts_file: its two values make the sides of a contrast."
+    )
     unconfirmed: bool = Field(default=False, description="In a contrast: list unconfirmed too.")
     k: Annotated[int, AtMost("max_k")] = Field(
         default=10, ge=1, description="Features; of a contrast per side."
@@ -148,15 +154,28 @@ class FindFeatures(ContrastFile):
             )
         if (self.documents or self.unconfirmed) and not self.is_contrast:
             _refuse("against", "against beside documents and unconfirmed", False)
+        self._check_columns()
         if self.offset and self.is_contrast:
             _refuse("offset", "offset=0: the features of a contrast are tested together", True)
         if self.neuronpedia and not self.query:
             _refuse("query", "query beside neuronpedia", False)
         return self
 
+    def _check_columns(self) -> None:
+        if (self.group_column or self.label_column) and not self.texts_file:
+            _refuse("texts_file", "texts_file beside group_column and label_column", False)
+        if self.group_column and not self.is_contrast:
+            _refuse("against", "against_file or label_column beside group_column", False)
+        if self.group_column and self.documents:
+            _refuse("group_column", "one of documents and group_column", True)
+        if self.group_column and self.against:
+            _refuse("against_file", "against_file or label_column beside group_column", True)
+        if self.label_column and (self.against or self.against_file):
+            _refuse("label_column", "one of against, against_file and label_column", True)
+
     @property
     def is_contrast(self) -> bool:
-        return bool(self.against or self.against_file or self.against_sae)
+        return bool(self.against or self.against_file or self.against_sae or self.label_column)
 
 
 def _refuse(field: str, wanted: str, conflict: bool) -> None:

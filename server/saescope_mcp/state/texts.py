@@ -1,10 +1,11 @@
 """The texts of a call, given in it or read from the files that it names."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from saescope.errors import ArgumentError, ResourceError
+from saescope.errors import ArgumentError, NotFoundError, ResourceError
 from saescope_mcp.schemas.common import ContrastFile, FilesRequest, TextsRequest
 from saescope_mcp.schemas.features import FindFeatures
 from saescope_mcp.settings import Settings
@@ -12,6 +13,13 @@ from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import LoadedSAE
 from saescope_mcp.state.sources import readable
 
+if TYPE_CHECKING:
+    from saescope.activations import ListedText
+
+NEGATIVE = ("0", "0.0", "no", "false", "none", "")
+"""Labels of the other side."""
+MOST_LABELS = 10
+"""Values of a column of labels that an error names."""
 SCORE_BYTES = 48
 """Memory that a contrast takes per text and feature: scores, those of equal length, ranks, and what
 a probe makes of them."""
@@ -25,6 +33,8 @@ class Given(NamedTuple):
     from_file: bool
     about: str
     """How many came from where; empty if all stood in the call."""
+    groups: list[str]
+    """The document of each text, those of `texts` first, where a column of the files names it."""
 
     @property
     def all(self) -> list[str]:
@@ -35,15 +45,17 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
     """Raises: ArgumentError, NotFoundError, FormatError: a file may not be read, or holds no such
     texts."""
     single = [request.text] if isinstance(request, TextsRequest) and request.text else []
-    texts, against, files_in_words = request.texts or single, list[str](), list[str]()
-    if request.texts_file:
-        texts = await _read(state, request, "texts_file")
-        files_in_words.append(f"{len(texts):,} texts of {Path(request.texts_file).name}")
-    if isinstance(request, ContrastFile):
-        against = request.against
-        if request.against_file:
-            against = await _read(state, request, "against_file", column=request.against_column)
-            files_in_words.append(f"{len(against):,} of {Path(request.against_file).name}")
+    given, others = _Side([*(request.texts or single)]), _Side([])
+    if isinstance(request, FindFeatures) and request.label_column:
+        given, others = _by_label(request, await _read(state, request, "texts_file"))
+    elif request.texts_file:
+        given = _Side.of(request, "texts_file", await _read(state, request, "texts_file"))
+    if isinstance(request, ContrastFile) and request.against:
+        others = _Side([*request.against])
+    elif isinstance(request, ContrastFile) and request.against_file:
+        others = _Side.of(request, "against_file", await _read(state, request, "against_file"))
+    texts, against = given.texts, others.texts
+    files_in_words = [side.about for side in (given, others) if side.about]
     if files_in_words and against and texts == against:
         raise ArgumentError(
             "The texts and those that they are contrasted with are the same: nothing "
@@ -55,7 +67,67 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
             hint="Name the column of the other texts: against_column.",
         )
     about = f"{' against '.join(files_in_words)}: " if files_in_words else ""
-    return Given(texts or [""], against, bool(files_in_words), about)
+    groups = [*given.groups, *others.groups]
+    return Given(texts or [""], against, bool(files_in_words), about, groups)
+
+
+class _Side(NamedTuple):
+    """Texts of one side, how many came from where, and the document of each."""
+
+    texts: list[str]
+    about: str = ""
+    groups: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, request: FilesRequest, field: str, rows: "Sequence[ListedText]") -> "_Side":
+        """From the rows of a file, which end with the group where a column is named for it."""
+        texts, name = [row.text for row in rows], Path(getattr(request, field)).name
+        of = f"{len(texts):,} texts of" if field == "texts_file" else f"{len(texts):,} of"
+        return cls(texts, f"{of} {name}", _groups(request, rows))
+
+
+def _groups(request: FilesRequest, rows: "Sequence[ListedText]") -> list[str]:
+    named = isinstance(request, FindFeatures) and bool(request.group_column)
+    if not named:
+        return []
+    # a row without a group is a document of its own
+    return [
+        str(row.beside[-1]) if row.beside[-1] not in (None, "") else f"{row.text}\0{i}"
+        for i, row in enumerate(rows)
+    ]
+
+
+def _by_label(request: FindFeatures, rows: "Sequence[ListedText]") -> tuple[_Side, _Side]:
+    """The two sides of one file; "no", "false" and 0 are the other side, else what comes later.
+
+    Raises:
+        ArgumentError: the column has not exactly two values.
+    """
+    column, sign, wanted = request.label_column.partition("=")
+    labels = [str(row.beside[0]).strip() for row in rows]
+    if sign:  # that value against all others
+        is_it = [label.casefold() == wanted.casefold() for label in labels]
+        labels = [wanted if it else f"not {wanted}" for it in is_it]
+    values = [*dict.fromkeys(labels)]
+    if len(values) != 2:
+        raise ArgumentError(
+            f"Column {column!r} has {len(values)} different values where two make the sides of a "
+            "contrast.",
+            field="label_column",
+            got=values[:MOST_LABELS],
+            allowed="a column with two values, or column=value for one against all others",
+            hint=f'Name one value: label_column="{column}={values[0][:40]}".',
+        )
+    values.sort(
+        key=lambda value: value == f"not {wanted}" if sign else value.casefold() in NEGATIVE
+    )
+    name, sides = Path(request.texts_file).name, list[_Side]()
+    for value in values:
+        own = [row for row, label in zip(rows, labels, strict=True) if label == value]
+        of = f"{len(own):,} texts of {name}" if not sides else f"{len(own):,}"
+        about = f"{of} with {column} = {value}"
+        sides.append(_Side([row.text for row in own], about, _groups(request, own)))
+    return sides[0], sides[1]
 
 
 def check_contrast_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:
@@ -73,18 +145,39 @@ def check_contrast_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> Non
         )
 
 
-async def _read(
-    state: AppState, request: FilesRequest, field: str, *, column: str = ""
-) -> list[str]:
+async def _read(state: AppState, request: FilesRequest, field: str) -> "list[ListedText]":
     path = getattr(request, field)
     lines = field == "against_file" and path.lower().endswith(".txt")  # it has no columns
-    column = column or ("" if lines else request.texts_column)
-    return await state.loaders.run(partial(_texts, path, column, state.settings, field))
+    own = request.against_column if isinstance(request, ContrastFile) else ""
+    column = (own if field == "against_file" else "") or ("" if lines else request.texts_column)
+    return await state.loaders.run(partial(_rows, request, column, state.settings, field))
 
 
-def _texts(path: str, column: str, settings: Settings, field: str) -> list[str]:
-    from saescope.activations import read_texts
+def _rows(request: FilesRequest, column: str, settings: Settings, field: str) -> "list[ListedText]":
+    from saescope.activations import read_rows
 
-    place, most_chars = Path(readable(path, settings, field)), settings.max_prompt_chars
-    most = settings.max_file_texts
-    return read_texts(place, column=column, most=most, most_chars=most_chars, field=field)
+    named = ("label_column", "group_column")
+    more = {
+        each: getattr(request, each).partition("=")[0]
+        if each == "label_column"
+        else getattr(request, each)
+        for each in named
+        if getattr(request, each, "")
+    }
+    place = Path(readable(getattr(request, field), settings, field))
+    try:
+        return read_rows(
+            place,
+            column=column,
+            more=[*more.values()],
+            most=settings.max_file_texts,
+            most_chars=settings.max_prompt_chars,
+            field=field,
+        )
+    except NotFoundError as error:
+        asked = next((each for each, name in more.items() if name == error.got), None)
+        if asked is None or error.code != "COLUMN_NOT_FOUND":
+            raise
+        raise NotFoundError(
+            error.message, code=error.code, field=asked, got=error.got, allowed=error.allowed
+        ) from error

@@ -171,7 +171,7 @@ def _documents(request: FindFeatures, given: Given) -> list[str]:
             allowed=n,
             hint="Name the document of each text: those of texts, then those of against.",
         )
-    return request.documents
+    return request.documents or given.groups
 
 
 def _rest(done: "core.Contrast", request: FindFeatures) -> str:
