@@ -135,7 +135,7 @@ async def test_a_column_of_labels_makes_two_sides_and_one_of_groups_names_docume
     turned = await call(tiny, "find_features", sae=sae, **files, label_column="polite=no")
     back = await call(tiny, "find_features", sae=sae, texts=others, against=texts, unconfirmed=True)
     assert turned["features"] == back["features"]
-    assert "with polite = no against 4 with polite = not no" in turned["summary"]
+    assert "with polite = no against 4 with polite = yes" in turned["summary"]
     grouped = await call(
         tiny, "find_features", sae=sae, **files, label_column="polite", group_column="source"
     )

@@ -98,36 +98,50 @@ def _groups(request: FilesRequest, rows: "Sequence[ListedText]") -> list[str]:
 
 
 def _by_label(request: FindFeatures, rows: "Sequence[ListedText]") -> tuple[_Side, _Side]:
-    """The two sides of one file; "no", "false" and 0 are the other side, else what comes later.
+    """The two sides of one file, those of the named value first."""
+    column, _, wanted = request.label_column.partition("=")
+    labels = [str(row.beside[0]).strip() for row in rows]
+    first = wanted or _positive(column, labels)
+    chosen = [label.casefold() == first.casefold() for label in labels]
+    if not any(chosen) or all(chosen):
+        raise _no_sides(column, labels)
+    parts = [[row for row, it in zip(rows, chosen, strict=True) if it == side] for side in (1, 0)]
+    name = Path(request.texts_file).name
+    others = [label for label, it in zip(labels, chosen, strict=True) if not it]
+    rest = f"with {column} = {others[0]}" if len(set(others)) == 1 else "otherwise"
+    about = (
+        f"{len(parts[0]):,} texts of {name} with {column} = {first}",
+        f"{len(parts[1]):,} {rest}",
+    )
+    one, other = (
+        _Side([row.text for row in part], words, _groups(request, part))
+        for part, words in zip(parts, about, strict=True)
+    )
+    return one, other
+
+
+def _positive(column: str, labels: Sequence[str]) -> str:
+    """The value that says yes, of two; the first where none does.
 
     Raises:
-        ArgumentError: the column has not exactly two values.
+        ArgumentError: there are not exactly two.
     """
-    column, sign, wanted = request.label_column.partition("=")
-    labels = [str(row.beside[0]).strip() for row in rows]
-    if sign:  # that value against all others
-        is_it = [label.casefold() == wanted.casefold() for label in labels]
-        labels = [wanted if it else f"not {wanted}" for it in is_it]
     values = [*dict.fromkeys(labels)]
     if len(values) != 2:
-        raise ArgumentError(
-            f"Column {column!r} has {len(values)} different values where two make the sides of a "
-            "contrast.",
-            field="label_column",
-            got=values[:MOST_LABELS],
-            allowed="a column with two values, or column=value for one against all others",
-            hint=f'Name one value: label_column="{column}={values[0][:40]}".',
-        )
-    values.sort(
-        key=lambda value: value == f"not {wanted}" if sign else value.casefold() in NEGATIVE
+        raise _no_sides(column, labels)
+    return min(values, key=lambda value: value.casefold() in NEGATIVE)
+
+
+def _no_sides(column: str, labels: Sequence[str]) -> ArgumentError:
+    values = [*dict.fromkeys(labels)]
+    return ArgumentError(
+        f"Column {column!r} makes no two sides of a contrast: it has {len(values)} different "
+        "values.",
+        field="label_column",
+        got=values[:MOST_LABELS],
+        allowed="a column with two values, or column=value for one against all others",
+        hint=f'Name one of several values: label_column="{column}={values[0][:40]}".',
     )
-    name, sides = Path(request.texts_file).name, list[_Side]()
-    for value in values:
-        own = [row for row, label in zip(rows, labels, strict=True) if label == value]
-        of = f"{len(own):,} texts of {name}" if not sides else f"{len(own):,}"
-        about = f"{of} with {column} = {value}"
-        sides.append(_Side([row.text for row in own], about, _groups(request, own)))
-    return sides[0], sides[1]
 
 
 def check_contrast_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:
@@ -157,13 +171,8 @@ def _rows(request: FilesRequest, column: str, settings: Settings, field: str) ->
     from saescope.activations import read_rows
 
     named = ("label_column", "group_column")
-    more = {
-        each: getattr(request, each).partition("=")[0]
-        if each == "label_column"
-        else getattr(request, each)
-        for each in named
-        if getattr(request, each, "")
-    }
+    more = {each: str(getattr(request, each)) for each in named if getattr(request, each, "")}
+    more = {each: name.partition("=")[0] for each, name in more.items()}
     place = Path(readable(getattr(request, field), settings, field))
     try:
         return read_rows(
