@@ -334,8 +334,9 @@ def one_hot(acts: Tensor, pos: int, feature: int) -> Tensor:
 
 async def test_editing_none_of_several_saes_changes_no_bit(desk: Desk) -> None:
     edits = [{"feature": 5, "mode": "scale", "strength": 1.0, "sae": sae} for sae in desk.handles]
+    asked: dict[str, Any] = {"prompt": TEXT, "n_controls": 0, "response_format": "detailed"}
     async with client_of(desk) as ask:
-        reply = await ask("intervene", prompt=TEXT, edits=edits, n_controls=0)
+        reply = await ask("intervene", edits=edits, **asked)
     assert reply["delta_logit"] == 0 == reply["kl"] and reply["before"] == reply["after"]
 
 
