@@ -97,6 +97,21 @@ def test_json_prints_what_the_tool_returns(
     assert code == 0 and json.loads(text) == anyio.run(document)
 
 
+def test_features_of_a_command_may_be_numbers(
+    tiny: AppState, sae: str, sae_dir: Path, glass_dir: Path
+) -> None:
+    where = ["--path", str(sae_dir), "--model", str(glass_dir), "--json"]
+    asked = ["--dataset", "embedded", "--n-tokens", "300", "--features", "3", "--features", "7"]
+    code, text = run("encode-text", *asked, *where)
+
+    async def document() -> dict[str, Any]:
+        given = {"sae": sae, "features": [3, 7], "dataset": "embedded", "n_tokens": 300}
+        return await call(tiny, "encode_text", **given)
+
+    wanted = anyio.run(document)
+    assert code == 0 and json.loads(text)["features"] == wanted["features"]
+
+
 def test_a_person_gets_tables(sae_dir: Path, glass_dir: Path) -> None:
     code, text = run(
         "intervene",

@@ -183,18 +183,14 @@ async def test_as_many_tokens_of_a_dataset_are_read_as_asked(tiny: AppState, sae
     assert reply["features"][0]["by_token"] is None and "500 tokens of embedded" in reply["summary"]
 
 
-async def test_a_long_reading_goes_on_as_a_job(
-    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("saescope_mcp.tools.firings.WAIT_S", 0.0)
+async def test_a_long_reading_goes_on_as_a_job(tiny: AppState, sae: str) -> None:
     asked = {"sae": sae, "features": [3], "dataset": "embedded", "n_tokens": 400}
-    begun = await call(tiny, "encode_text", **asked)
+    begun = await call(tiny, "encode_text", **asked, wait_s=0)
     assert begun["state"] == "running" and begun["job_id"] in begun["next"][0]
     status = await call(
         tiny, "job_status", job_id=begun["job_id"], wait_s=50, response_format="detailed"
     )
     assert status["state"] == "done" and status["result"]["features"][0]["feature"] == 3
-    monkeypatch.undo()
     assert (await call(tiny, "encode_text", **asked))["features"] == status["result"]["features"]
 
 

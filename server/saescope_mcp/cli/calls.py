@@ -89,7 +89,8 @@ async def _call(
 def _handles(arguments: Mapping[str, Any]) -> list[str]:
     """The SAEs that a call names; an empty one stands for the one that is meant where none is
     named."""
-    items = [*arguments.get("edits", []), *arguments.get("features", [])]
+    listed = [*arguments.get("edits", []), *arguments.get("features", [])]
+    items = [item for item in listed if isinstance(item, dict)]  # other features are numbers
     own = [item["sae"] for item in items if "sae" in item]
     named = [*([arguments["sae"]] if "sae" in arguments else []), *arguments.get("saes", [])]
     unnamed = not named and (not items or len(own) < len(items))

@@ -57,6 +57,9 @@ class EncodeText(TextsRequest):
         default=12, ge=1, description="Tokens (places) per reply."
     )
     offset: Page = 0
+    wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
+        default=30.0, ge=0, description="Seconds to wait for dataset, then a job_id."
+    )
 
     @model_validator(mode="after")
     def _of_features(self) -> "EncodeText":

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from saescope.activations import Dataset
     from saescope.features import NamedFirings, TextPassage
 
-WAIT_S = 30.0
-"""Seconds after which reading a dataset goes on as a job."""
 _UNKNOWN: Mapping[str, Any] = dict.fromkeys(("l0_mean", "explained_variance", "cosine"))
 """What a reading of some features does not measure."""
 MOST_SAID = 4
@@ -85,9 +83,10 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
         summary = f"{read} {_where(found)}{_agrees(found)}"
         return _reply(request, found, known, stack=stack, summary=summary)
 
-    job = state.jobs.start("encode_text", (request.model_dump_json(), dataset), request, work)
+    key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
+    job = state.jobs.start("encode_text", key, request, work)
     again = read_on("encode_text", request, request.offset)
-    done = await state.jobs.outcome(job, min(WAIT_S, state.settings.max_wait_s), again=again)
+    done = await state.jobs.outcome(job, request.wait_s, again=again)
     return done or PlacesReply(
         summary=f"The reading goes on as {job.id}: {job.message}.",
         next=[next_call("job_status", job_id=job.id, wait_s=30)],
