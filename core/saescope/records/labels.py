@@ -28,6 +28,9 @@ class LabelScore(Score):
     fuzzing: float | None
     """Balanced accuracy of the items that ask whether it fires on the marked token."""
     verdict: LabelVerdict
+    n_tries: int = 1
+    """Quizzes that were answered about this feature, for any label: the interval is widened for
+    them (Bonferroni)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
             f"({score.low:.2f} to {score.high:.2f}) of {score.n} items: {score.verdict}."
             f"{_missed(missed, len(request.answers))}"
         )
+        if score.n_tries > 1:
+            tested += f" The interval is widened for {score.n_tries} quizzes on this feature."
     again = score is None or score.verdict is LabelVerdict.UNDECIDED
     return LabelFeatureReply(
         summary=f"Feature {request.feature} is labelled {label.text!r}. {tested}",

@@ -77,6 +77,12 @@ def test_quizzes_of_one_label_are_added_up_and_not_picked_from() -> None:
     take_quiz("queens", 6)
     [label] = LabelStore().of(SAE_A, 7)
     assert label.score and label.score.n == 24 and label.score.balanced_accuracy == 0.75
+    assert label.score.n_tries == 2
+    take_quiz("kings", 12)
+    tries = {each.text: each.score and each.score.n_tries for each in LabelStore().of(SAE_A, 7)}
+    assert tries == {"queens": 3, "kings": 3}, "whatever the label, each quiz is a try"
+    again = next(each for each in LabelStore().of(SAE_A, 7) if each.text == "queens").score
+    assert again and again.low < label.score.low and again.n == 24
     assert label.score.detection is not None and label.score.fuzzing is not None
 
 

@@ -87,3 +87,23 @@ def test_a_constant_answer_is_worth_one_half() -> None:
 )
 def test_the_verdict_is_that_of_the_interval(counts: AnswerCounts, says: str) -> None:
     assert score(counts, AnswerCounts(0, 0, 0, 0)).verdict == says
+
+
+def test_several_tries_together_are_wrong_in_five_percent() -> None:
+    """Guessing: the best of five labels, each with its own quiz of 12 and 12, looks good by
+    luck."""
+    rng = random.Random(0)
+    alone, corrected, n_runs = 0, 0, 400
+    for _ in range(n_runs):
+        rights = [[sum(rng.random() < 0.5 for _ in range(12)) for _ in "ab"] for _ in range(5)]
+        quizzes = [AnswerCounts(one, 12, other, 12) for one, other in rights]
+        alone += any(interval(quiz)[0] > 0.5 for quiz in quizzes)
+        corrected += any(interval(quiz, n_tries=5)[0] > 0.5 for quiz in quizzes)
+    assert alone > 0.07 * n_runs and corrected <= 0.05 * n_runs
+
+
+def test_a_try_among_five_has_an_interval_of_99_percent() -> None:
+    edge, z = wilson(7, 12, z=2.5758293)[0], 2.5758293
+    assert 7 / 12 - edge == pytest.approx(z * sqrt(edge * (1 - edge) / 12), rel=1e-6)
+    below = sqrt(2 * (7 / 12 - edge) ** 2) / 2  # both classes alike
+    assert interval(AnswerCounts(7, 12, 7, 12), n_tries=5)[0] == pytest.approx(7 / 12 - below)

@@ -23,6 +23,8 @@ QUIZZES = Table(
         *("INTEGER NOT NULL", "TEXT NOT NULL", "TEXT NOT NULL", "TEXT"),
     ),
 )
+VOID = "void"
+"""Stands for the time of the answer of a quiz that was never answered and cannot be."""
 _MORE = """
 CREATE VIRTUAL TABLE IF NOT EXISTS label_words USING fts5
     (text, content='labels', content_rowid='id', tokenize='porter unicode61');
@@ -46,4 +48,4 @@ def labels_path() -> Path:
     return home() / "labels.db"
 
 
-__all__ = ["LABELS", "LABELS_DB", "QUIZZES", "labels_path", "transaction"]
+__all__ = ["LABELS", "LABELS_DB", "QUIZZES", "VOID", "labels_path", "transaction"]

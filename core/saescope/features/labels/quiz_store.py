@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 from saescope.database import Row
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.features.labels.database import LABELS_DB, QUIZZES, labels_path, transaction
+from saescope.features.labels.database import LABELS_DB, QUIZZES, VOID, labels_path, transaction
 from saescope.features.labels.scores import count
 from saescope.features.labels.store import Label, add_score, clean_label, insert_label, now
 from saescope.records.labels import MissedItem, Quiz, QuizItem
 
 MARKS = ("⟦", "⟧")
 """Around the token that a fuzzing item asks about."""
-VOID = "void"
 LEAST_SHARED = 40
 """A text that shares this many characters with an item is that item's."""
 

@@ -3,6 +3,7 @@ answers to a blind quiz."""
 
 from collections.abc import Sequence
 from math import sqrt
+from statistics import NormalDist
 from typing import NamedTuple
 
 from saescope.records.labels import LabelScore
@@ -42,15 +43,16 @@ def balanced_accuracy(counts: AnswerCounts) -> float | None:
     return (counts.right_firing / counts.n_firing + counts.right_silent / counts.n_silent) / 2
 
 
-def interval(counts: AnswerCounts) -> tuple[float, float]:
+def interval(counts: AnswerCounts, *, n_tries: int = 1) -> tuple[float, float]:
     """95 % interval of balanced accuracy: Wilson's for each class, combined by squares (Newcombe
     1998, method 10, for a mean).
 
     Of 6 + 6 items its coverage is 0.952 on average over all pairs of true rates, 0.87 at the worst
     of them.
     """
+    z = Z if n_tries == 1 else NormalDist().inv_cdf(1 - 0.025 / n_tries)
     parts = [
-        (k / n, *wilson(k, n))
+        (k / n, *wilson(k, n, z=z))
         for k, n in ((counts.right_firing, counts.n_firing), (counts.right_silent, counts.n_silent))
     ]
     centre = sum(p for p, _, _ in parts) / 2
@@ -59,22 +61,26 @@ def interval(counts: AnswerCounts) -> tuple[float, float]:
     return max(0.0, centre - below), min(1.0, centre + above)
 
 
-def wilson(k: int | float, n: int | float) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share, k of n."""
-    p, scale = k / n, 1 + Z * Z / n
+def wilson(k: int | float, n: int | float, *, z: float = Z) -> tuple[float, float]:
+    """Wilson's score interval of a share, k of n; of 95 % unless `z` says otherwise."""
+    p, scale = k / n, 1 + z * z / n
     centre, half = (
-        (p + Z * Z / (2 * n)) / scale,
-        Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / scale,
+        (p + z * z / (2 * n)) / scale,
+        z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale,
     )
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def score(detection: AnswerCounts, fuzzing: AnswerCounts) -> LabelScore:
-    """The score of a label; there must be items of both classes."""
+def score(detection: AnswerCounts, fuzzing: AnswerCounts, *, n_tries: int = 1) -> LabelScore:
+    """The score of a label; there must be items of both classes.
+
+    With several quizzes answered about the feature (for this label or others) its interval is
+    widened so that all of them together hold the truth in 95 % (Bonferroni).
+    """
     counts = detection.plus(fuzzing)
     value = balanced_accuracy(counts)
     assert value is not None, "a quiz has items of both classes"
-    low, high = interval(counts)
+    low, high = interval(counts, n_tries=n_tries)
     n = counts.n_firing + counts.n_silent
     return LabelScore(
         value,
@@ -84,6 +90,7 @@ def score(detection: AnswerCounts, fuzzing: AnswerCounts) -> LabelScore:
         balanced_accuracy(detection),
         balanced_accuracy(fuzzing),
         verdict(value, low, high),
+        n_tries,
     )
 
 

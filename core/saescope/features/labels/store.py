@@ -4,6 +4,7 @@ tests, searchable by their words."""
 import json
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +12,14 @@ from pathlib import Path
 
 from saescope.database import Row
 from saescope.errors import ArgumentError
-from saescope.features.labels.database import LABELS, LABELS_DB, labels_path, transaction
+from saescope.features.labels.database import (
+    LABELS,
+    LABELS_DB,
+    QUIZZES,
+    VOID,
+    labels_path,
+    transaction,
+)
 from saescope.features.labels.scores import AnswerCounts, score
 from saescope.records.labels import Label
 from saescope.untrusted import MOST_CHARS, clean_line
@@ -61,7 +69,7 @@ class LabelStore:
         rest = "WHERE weights_hash = ? AND feature IN (SELECT value FROM json_each(?))"
         with LABELS_DB.open(self.path) as db:
             rows = LABELS_DB.select(db, LABELS, rest, (weights_hash, json.dumps(list(features))))
-        labels = [_label(row) for row in rows]
+            labels = _labels(db, weights_hash, rows)
         by_feature: dict[int, list[Label]] = {}
         for label in sorted(labels, key=_trust):
             by_feature.setdefault(label.feature, []).append(label)
@@ -83,7 +91,7 @@ class LabelStore:
             ORDER BY bm25(label_words), feature, labels.id LIMIT {MOST_MATCHES}"""
         with LABELS_DB.open(self.path) as db:
             rows = LABELS_DB.select(db, LABELS, rest, (" OR ".join(words), weights_hash))
-        labels = [_label(row) for row in rows]
+            labels = _labels(db, weights_hash, rows)
         first: dict[int, Label] = {}
         for label in sorted(labels, key=_failed):
             first.setdefault(label.feature, label)
@@ -147,7 +155,8 @@ def add_score(
         for kind, new in (("detection", detection), ("fuzzing", fuzzing))
     }
     LABELS_DB.update(db, LABELS, label_id, pooled)
-    return _label(row | pooled)
+    (label,) = _labels(db, row["weights_hash"], [row | pooled])
+    return label
 
 
 def now() -> str:
@@ -163,9 +172,21 @@ def _counts(stored: str | None) -> AnswerCounts:
     return AnswerCounts(*json.loads(stored)) if stored else _NOTHING
 
 
-def _label(row: Row) -> Label:
+def _labels(db: sqlite3.Connection, weights_hash: str, rows: Sequence[Row]) -> list[Label]:
+    """Labels with the tries of their features, which the quizzes tell: whoever tests again and
+    again, or label after label, finds a good one by chance."""
+    tested = [row["feature"] for row in rows if row["detection"] or row["fuzzing"]]
+    rest = "WHERE weights_hash = ? AND feature IN (SELECT value FROM json_each(?)) "
+    rest += "AND answered IS NOT NULL AND answered != ?"
+    given = (weights_hash, json.dumps(tested), VOID)
+    quizzes = LABELS_DB.select(db, QUIZZES, rest, given) if tested else []
+    tries = Counter(quiz["feature"] for quiz in quizzes)
+    return [_label(row, max(1, tries[row["feature"]])) for row in rows]
+
+
+def _label(row: Row, n_tries: int) -> Label:
     counts = [_counts(row["detection"]), _counts(row["fuzzing"])]
-    tested = score(*counts) if counts != [_NOTHING, _NOTHING] else None
+    tested = score(*counts, n_tries=n_tries) if counts != [_NOTHING, _NOTHING] else None
     return Label(row["id"], row["feature"], row["text"], row["source"], row["created"], tested)
 
 
