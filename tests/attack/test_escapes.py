@@ -28,8 +28,9 @@ SYSTEM = re.compile(
     r"/(proc/(\d+/(status|stat|statm|maps|cgroup|mounts|mountinfo|task(/\d+(/\w+)?)?|fd)"
     r"|meminfo|cpuinfo|stat|version|filesystems|mounts|sys/.*)"
     r"|sys/(devices|fs/cgroup|bus|class|kernel/mm)(/.*)?|dev/(null|urandom|tty)"
-    r"|etc/(localtime|timezone|mime\.types|os-release|lsb-release|debian_version|ld\.so\.cache|nsswitch\.conf"
-    r"|ssl/.*|hosts|resolv\.conf|apache2/mime\.types|httpd/.*)|usr/(local/)?(lib|lib64|share|etc)(/.*)?|lib(/.*)?)"
+    r"|etc/(localtime|timezone|mime\.types|os-release|lsb-release|debian_version|ld\.so\.cache"
+    r"|nsswitch\.conf|ssl/.*|hosts|resolv\.conf|apache2/mime\.types|httpd/.*)"
+    r"|usr/(local/)?(lib|lib64|share|etc)(/.*)?|lib(/.*)?)"
 )
 """What an interpreter and its libraries look at on their own account."""
 OPENED, READ, CHANGED = 0x20, 0x1, 0x2 | 0x40 | 0x80 | 0x100 | 0x200

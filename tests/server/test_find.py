@@ -122,8 +122,10 @@ async def test_what_is_in_the_hubs_cache_is_said(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     files = [
-        "models--jbloom--GPT2-Small-SAEs-Reformatted/snapshots/abc/blocks.8.hook_resid_pre/sae_weights.safetensors",
-        "models--google--gemma-scope-2b-pt-res/snapshots/abc/layer_20/width_16k/average_l0_71/params.npz",
+        "models--jbloom--GPT2-Small-SAEs-Reformatted/snapshots/abc/blocks.8.hook_resid_pre/"
+        "sae_weights.safetensors",
+        "models--google--gemma-scope-2b-pt-res/snapshots/abc/layer_20/width_16k/average_l0_71/"
+        "params.npz",
     ]
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True)

@@ -246,7 +246,8 @@ def frontmatter() -> dict[str, Any]:
 async def test_the_skills_extension_lists_verbatim_frontmatter_and_digests_of_every_file() -> None:
     extension = SkillExtension(SKILL)
     listing = {method.method: method for method in extension.methods()}["skills/list"]
-    result = await listing.handler(None, PaginatedRequestParams())  # pyright: ignore[reportArgumentType]
+    handler: Any = listing.handler
+    result = await handler(None, PaginatedRequestParams())
     assert isinstance(result, dict)
     [skill] = result["skills"]
     assert skill["frontmatter"] == frontmatter()

@@ -471,7 +471,8 @@ def test_the_child_is_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(pickles.subprocess, "Popen", Hanging)
     monkeypatch.setattr(pickles, "SECONDS", 0.01)
     file = goodfire(tmp_path)
-    assert pickles._run_child(file, tmp_path / "out")["error"][0] == "READ_TIMED_OUT"  # pyright: ignore[reportPrivateUsage]
+    read = pickles._run_child(file, tmp_path / "out")  # pyright: ignore[reportPrivateUsage]
+    assert read["error"][0] == "READ_TIMED_OUT"
     assert (
         not {"HF_TOKEN", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"} & seen["env"].keys()
         and "-P" in seen["command"]

@@ -332,7 +332,8 @@ def test_the_key_is_not_sent_where_others_can_read_it(monkeypatch: pytest.Monkey
     sent = {}
     for endpoint in ("http://nowhere.example/api", "https://nowhere.example/api", ""):
         monkeypatch.setenv("NEURONPEDIA_ENDPOINT", endpoint)
-        sent[endpoint] = "x-api-key" in transfer.Transfer(HASTY)._client.headers  # pyright: ignore[reportPrivateUsage]
+        client = transfer.Transfer(HASTY)._client  # pyright: ignore[reportPrivateUsage]
+        sent[endpoint] = "x-api-key" in client.headers
     assert sent == {
         "http://nowhere.example/api": False,
         "https://nowhere.example/api": True,

@@ -26,7 +26,8 @@ class Reference(NamedTuple):
 def load(path: Path) -> Reference:
     with safe_open(path, framework="pt") as file:
         case: dict[str, Any] = json.loads(file.metadata()["case"])
-        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [*file.keys()]  # it is no dict
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
     known: dict[str, Any] = case["objective"]
     known["k"] = float(known.get("k", 0))
     known["matryoshka_widths"] = tuple(known.get("matryoshka_widths", ()))
