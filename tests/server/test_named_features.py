@@ -185,12 +185,13 @@ async def test_as_many_tokens_of_a_dataset_are_read_as_asked(tiny: AppState, sae
 
 async def test_a_long_reading_goes_on_as_a_job(tiny: AppState, sae: str) -> None:
     asked = {"sae": sae, "features": [3], "dataset": "embedded", "n_tokens": 400}
-    begun = await call(tiny, "encode_text", **asked, wait_s=0)
+    begun = await call(tiny, "encode_text", **asked, limit=1, wait_s=0)
     assert begun["state"] == "running" and begun["job_id"] in begun["next"][0]
     status = await call(
         tiny, "job_status", job_id=begun["job_id"], wait_s=50, response_format="detailed"
     )
     assert status["state"] == "done" and status["result"]["features"][0]["feature"] == 3
+    assert not any("wait_s" in step for step in status["result"]["next"])
     assert (await call(tiny, "encode_text", **asked))["features"] == status["result"]["features"]
 
 

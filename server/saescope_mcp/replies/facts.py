@@ -158,7 +158,9 @@ def brief_all(texts: Sequence[str]) -> list[str]:
 
 def read_on(tool: str, request: BaseModel, offset: int) -> str:
     """The call that reads on from there; texts of the user are not repeated."""
-    arguments: dict[str, Any] = request.model_dump(exclude_defaults=True) | {"offset": offset}
+    arguments: dict[str, Any] = request.model_dump(exclude_defaults=True, exclude={"wait_s"}) | {
+        "offset": offset
+    }
     for name in {"text", "texts", "against"} & arguments.keys():
         arguments[name] = "..." if name == "text" else ["..."]
     return next_call(tool, **arguments)
