@@ -1,7 +1,7 @@
 """Features of texts, ranked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from saescope.effects import promoted_tokens
 from saescope.errors import ArgumentError
 from saescope.features.contrast.ranked import DIFFERENCE, Riser, Risers, risers
+from saescope.features.index import FeatureIndex
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack
 from saescope.features.reading.text_scores import scores_of
 from saescope.models import LanguageModel, Tokens
@@ -69,12 +70,14 @@ def rank_features(
     k: int = 10,
     offset: int = 0,
     include_special: bool = False,
+    index: FeatureIndex | Sequence[FeatureIndex | None] | None = None,
 ) -> Ranking:
     """Features by maximum, mean or count of tokens, or those that fire more on `texts` than on
     `against` (a contrast): by the statistic and in the order of `contrast_texts`, with one text on
     a side by the difference of activation.
 
-    Features of several SAEs stand in one list.
+    Features of several SAEs stand in one list. `index` (one for each SAE) gives each feature's
+    density in its corpus.
 
     Raises:
         ArgumentError: an unknown ranking, `against` and "contrast" not given together, or a text of
@@ -87,8 +90,9 @@ def rank_features(
     sums = [_sum(each.texts, one) for one, each in zip(stack.as_given, encoded, strict=True)]
     order = _contrasted(stack, encoded, others) if others else _strongest(sums, rank_by)
     most = max(encoded, key=lambda each: each.n_tokens)
+    listed = _listed(stack, encoded, sums, order.places[offset : offset + k])
     return Ranking(
-        features=_listed(stack, encoded, sums, order.places[offset : offset + k]),
+        features=_with_density(listed, index),
         score_is=order.score_is,
         total=len(order.places),
         by_sae=_counts(encoded, sums),
@@ -203,6 +207,18 @@ def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _ActivationSums:
     return _ActivationSums(total, count, maximum, int(sum(text.counted.sum() for text in texts)))
 
 
+def _with_density(
+    features: list[RankedFeature], index: FeatureIndex | Sequence[FeatureIndex | None] | None
+) -> list[RankedFeature]:
+    if index is None:
+        return features
+    indexes = [index] if isinstance(index, FeatureIndex) else index
+    return [
+        replace(row, density=of.density(row.feature)) if (of := indexes[row.sae]) else row
+        for row in features
+    ]
+
+
 def _ranked(
     place: _Place, sums: _ActivationSums, texts: Sequence[TextFeatures], promotes: list[str]
 ) -> RankedFeature:
@@ -221,6 +237,7 @@ def _ranked(
         promotes=promotes,
         levels=riser and riser.levels,
         confirmed=riser and riser.confirmed,
+        density=None,
     )
 
 

@@ -58,6 +58,8 @@ class RankedFeature:
     """How the feature fires on `texts` and on `against`, in a contrast."""
     confirmed: bool | None
     """Whether the feature is confirmed, as `ss.contrast_texts` does it, in a contrast."""
+    density: float | None
+    """The share of tokens at which it fires in the indexed corpus; None without an index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,8 +171,6 @@ class FeatureRow(RankedFeature):
     """A feature over all counted tokens of the texts."""
 
     sae: OneOfSeveral = None
-    density: float | None
-    """The share of tokens at which it fires in the indexed corpus; null without an index."""
     label: ShortLabel | None
     url: str | None
 

@@ -10,7 +10,8 @@ from tests.core.oracle import KINDS, LAYER, Array, Family, NumpySAE, as_array, c
 
 from saescope.errors import ArgumentError
 from saescope.features import logit_effects, promoted_tokens, rank_features
-from saescope.models import Tokens
+from saescope.features.index import FeatureIndex
+from saescope.models import LanguageModel, Tokens
 from saescope.records.features import TextToken
 from saescope.saes import SAE
 
@@ -65,6 +66,16 @@ def test_one_text_beside_one_other_is_ranked_by_the_difference_of_activation(
     close([each[0].mean for each in levels if each], here[features])
     close([each[1].mean for each in levels if each], there[features])
     assert "difference" in found.score_is and {r.confirmed for r in found.features} == {None}
+
+
+def test_an_index_gives_the_density_in_its_corpus(
+    glass: LanguageModel, planted: SAE, planted_index: FeatureIndex
+) -> None:
+    texts = [glass.tokenize("The child said that and the King and the Queen", prepend_bos=True)]
+    for index in (planted_index, [planted_index]):
+        for row in rank_features(glass, planted, texts, index=index).features:
+            assert row.density == planted_index.density(row.feature) > 0
+    assert {row.density for row in rank_features(glass, planted, texts).features} == {None}
 
 
 def test_the_top_token_is_where_the_feature_fires_most(family: Family) -> None:
