@@ -23,6 +23,7 @@ FOUND = Attribution(
     by_sae=[],
     error_attribution=None,
     error_share=None,
+    error_positions=[],
     features_attribution=None,
     error_effect=None,
     agreement=Agreement(None, 0, None, 0),

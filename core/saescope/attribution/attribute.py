@@ -134,6 +134,7 @@ def _report(
         by_sae=sorted(shares, key=lambda share: share.sae),
         error_attribution=only and only.error_attribution,
         error_share=only and only.error_share,
+        error_positions=only.error_positions if only else [],
         features_attribution=only and only.features_attribution,
         error_effect=only and only.error_effect,
         agreement=measured.agreement if measured else Agreement(None, 0, None, 0),

@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.attribution.gradients import Metric, direct_gradients, path_gradient, site_gradients
 from saescope.models import NamedTarget, Tokens, counted
 from saescope.ops import SparseActs
-from saescope.records.attribution import SAEShare
+from saescope.records.attribution import PositionError, SAEShare
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
+
+MOST_POSITIONS = 5
+"""Positions of the error that a share names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ def score(question: Question) -> list[Part]:
             total=len(attributions),
             error_attribution=float(errors.sum()),
             error_share=nodes / whole if whole else None,
+            error_positions=_error_positions(q.tokens, mask, errors, acts, attributions),
             features_attribution=total,
             error_effect=None,
             n_tokens=int(mask.sum()),
@@ -89,6 +94,31 @@ def score(question: Question) -> list[Part]:
         sizes = acts.values.abs() * sae.decoder.norm(dim=-1).to(acts.values)[acts.features]
         parts.append(Part(acts, attributions, sizes, share, completeness))
     return parts
+
+
+def _error_positions(
+    tokens: Tokens,
+    mask: Bool[Tensor, " n_pos"],
+    errors: Float[Tensor, " n_counted"],
+    acts: SparseActs,
+    attributions: Float[Tensor, " n"],
+) -> list[PositionError]:
+    here = mask.nonzero()[:, 0]
+    pairs = torch.zeros(len(mask), dtype=torch.float64, device=here.device)
+    pairs.index_add_(0, acts.positions, attributions.abs())
+    nodes = errors.abs()
+    shares = nodes / (nodes + pairs[here]).clamp(min=torch.finfo(torch.float64).tiny)
+    strongest = nodes.argsort(descending=True, stable=True)[:MOST_POSITIONS]
+    return [
+        PositionError(pos=pos, token=tokens.strings[pos], attribution=error, share=share)
+        for pos, error, share in zip(
+            here[strongest].tolist(),
+            errors[strongest].tolist(),
+            shares[strongest].tolist(),
+            strict=True,
+        )
+        if error
+    ]
 
 
 def _gradients(

@@ -39,6 +39,19 @@ class JointOfSign(Joint):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PositionError:
+    """What the SAE does not reconstruct at one position."""
+
+    pos: int
+    token: str
+    attribution: float
+    """With its sign: positions may cancel."""
+    share: float
+    """In absolute value, as a share of the nodes at this position: of it and of the active pairs
+    there, each in absolute value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SAEShare:
     """What one SAE sees and does not see of the prediction."""
 
@@ -51,6 +64,8 @@ class SAEShare:
     error_share: float | None
     """The error as one node a position, in absolute value, as a share of all nodes: of these and of
     every active pair's attribution in absolute value."""
+    error_positions: list[PositionError]
+    """The positions at which the error is attributed most, in absolute value; five at most."""
     features_attribution: float
     """All active pairs with their signs: what the features say together."""
     error_effect: float | None
@@ -94,6 +109,7 @@ class Attribution:
     by_sae: list[SAEShare]
     error_attribution: float | None
     error_share: float | None
+    error_positions: list[PositionError]
     features_attribution: float | None
     error_effect: float | None
     agreement: Agreement

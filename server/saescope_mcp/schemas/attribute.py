@@ -75,7 +75,16 @@ class AttributeLogitReply(ListReply, Attribution, frozen=True):
 
     listed: ClassVar[str] = "features"
     spare: ClassVar[frozenset[str]] = frozenset(
-        {"left_out", "method", "n_tokens", "n_left_out", "bos_prepended", "features.url"}
+        {
+            "left_out",
+            "method",
+            "n_tokens",
+            "n_left_out",
+            "bos_prepended",
+            "features.url",
+            "error_positions",
+            "by_sae.error_positions",
+        }
     )
 
     method: str

@@ -157,6 +157,12 @@ def assert_attributed(
     total = np.abs(expected).sum() + np.abs(errors).sum()
     assert result.error_attribution == pytest.approx(errors.sum(), abs=tolerance * total)
     assert result.error_share == pytest.approx(np.abs(errors).sum() / total, abs=tolerance)
+    named = [each.pos for each in result.error_positions]
+    assert len(named) == min(5, int((errors != 0).sum()))
+    close(np.abs(errors[named]), np.sort(np.abs(errors))[::-1][: len(named)], tolerance)
+    close([each.attribution for each in result.error_positions], errors[named], tolerance)
+    at = np.abs(errors[named]) + np.abs(expected[named]).sum(1)
+    close([each.share for each in result.error_positions], np.abs(errors[named]) / at, tolerance)
     assert result.features_attribution == pytest.approx(expected.sum(), abs=tolerance * total)
     assert result.total == ((site.acts * site.mask[:, None]) > 0).sum()
     assert (result.n_tokens, result.n_left_out) == (site.mask.sum(), (1 - site.mask).sum())
