@@ -16,7 +16,7 @@ from pydantic import BaseModel, PrivateAttr
 
 from saescope.names import nearest
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
-from saescope_mcp.binding.document import IN_SHORT, NOTHING_TO_SAY
+from saescope_mcp.binding.document import NOTHING_TO_SAY
 from saescope_mcp.binding.progress import reported
 from saescope_mcp.binding.refusal import unknown_tool
 from saescope_mcp.binding.wire import Lines, private_stdin
@@ -133,8 +133,11 @@ def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]
 
 def output_schema(reply: type[Reply], settings: Settings) -> dict[str, Any]:
     """The reply's own schema; what may be empty is left out of a concise reply."""
-    schema = _left_out(_published(reply, _limits(settings), "serialization"), reply.spare)
-    return schema | {"properties": in_order(reply, schema["properties"])}
+    schema = _short(_left_out(_published(reply, _limits(settings), "serialization"), reply.spare))
+    properties = in_order(reply, schema["properties"])
+    # the same in every reply, and known from any detailed one
+    properties["provenance"] = {"type": ["object", "null"]}
+    return schema | {"properties": properties}
 
 
 def _left_out(node: Any, spare: frozenset[str], where: str = "") -> Any:
@@ -146,7 +149,6 @@ def _left_out(node: Any, spare: frozenset[str], where: str = "") -> Any:
     properties = node.get("properties", {})
     done = {key: _left_out(value, spare, where) for key, value in node.items()}
     if isinstance(node.get("properties"), dict) and isinstance(node.get("required"), list):
-        short = where == "provenance."
         done["properties"] = {
             name: _left_out(value, spare, f"{where}{name}.") for name, value in properties.items()
         }
@@ -156,8 +158,28 @@ def _left_out(node: Any, spare: frozenset[str], where: str = "") -> Any:
             if not _may_be_empty(properties[name])
             and f"{where}{name}" not in spare
             and name not in NOTHING_TO_SAY
-            and (name in IN_SHORT or not short)
         ]
+    return done
+
+
+def _short(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same schema without what checks nothing, and with null as one more type: a client takes
+    the schemas of all tools at once."""
+    kinds = schema.get("anyOf", [])
+    if len(kinds) == 2 and kinds[1] == {"type": "null"} and isinstance(kinds[0].get("type"), str):
+        schema = kinds[0] | {"type": [kinds[0]["type"], "null"]}
+        schema |= {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    done = {name: value for name, value in schema.items() if name not in ("description", "default")}
+    if done.get("additionalProperties") is False:
+        del done["additionalProperties"]
+    if "properties" in done:
+        done["properties"] = {name: _short(each) for name, each in done["properties"].items()}
+    for name in ("anyOf", "prefixItems"):
+        if name in done:
+            done[name] = [_short(each) for each in done[name]]
+    for name in ("items", "additionalProperties"):
+        if isinstance(done.get(name), dict):
+            done[name] = _short(done[name])
     return done
 
 
