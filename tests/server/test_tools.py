@@ -3,6 +3,7 @@ and that it is what the core says."""
 
 import json
 import math
+import re
 from typing import Any
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 from mcp import Client
 from tests.server.helpers import PROMPT, call, refuse
 
-from saescope_mcp.app import build_server
+from saescope_mcp.app import ALL_TOOLS, build_server
 from saescope_mcp.state import AppState
 
 COMMON = {"summary", "warnings", "next", "result_id", "evidence", "provenance"}
@@ -210,6 +211,31 @@ async def test_an_intervention_on_several_prompts_is_one_on_each_and_their_mean(
     assert (reply["sign_test"]["n_up"], reply["sign_test"]["n_down"]) == (n_up, 5 - n_up)
     assert f"{n_up} go up, {5 - n_up} go down" in reply["summary"]
     assert reply["before"] is None and reply["delta_logit"] is None
+
+
+@pytest.mark.parametrize(
+    ("tool", "asked"),
+    [
+        ("steer_generate", {"prompt": "The sea", "features": [{"feature": 5}], "strengths": [1.0]}),
+        ("steer_generate", {"prompt": "The sea", "features": [{"feature": 5}]}),
+        ("intervene", {"prompts": ["The sea", "A king"], "edits": [{"feature": 5}]}),
+        ("attribute_logit", {"prompt": "The sea"}),
+        ("top_features", {"text": "The sea"}),
+        ("encode_text", {"text": "The sea"}),
+        ("encode_text", {"text": "The sea", "features": [5]}),
+    ],
+)
+async def test_what_is_to_count_position_0_is_an_argument_of_a_tool_that_has_it(
+    tiny: AppState, sae: str, tool: str, asked: dict[str, Any]
+) -> None:
+    summary = (await call(tiny, tool, sae=sae, **asked))["summary"]
+    advice = re.search(r"Position 0 is 'The': (.*?) counts it", summary)
+    assert advice, summary
+    if advice[1] == "include_special=true":
+        request = next(each for each in ALL_TOOLS if each.name == tool).request
+        assert "include_special" in request.model_fields
+    else:
+        assert advice[1] == "intervene and positions=[0] in the edit"
 
 
 async def test_prompts_on_which_nothing_changes_are_said(tiny: AppState, sae: str) -> None:

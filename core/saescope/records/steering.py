@@ -92,8 +92,10 @@ class Interventions(EditEffect):
     """Effect of the same edits on the predictions after several prompts."""
 
     on_prompts: list[PromptEffect]
+    n_distinct: int
+    """The number of prompts without repetitions: each counts once."""
     n_touched: int
-    """The number of prompts that the edits touch."""
+    """The number of distinct prompts that the edits touch."""
     interval: tuple[float, float] | None
     """A 95 % interval of `effect` over the prompts that are touched (Student's t); None with fewer
     than 5."""

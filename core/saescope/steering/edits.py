@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import isfinite
 
 import torch
@@ -102,26 +103,29 @@ def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
 
 def _check_twice(edits: Sequence[FeatureEdit]) -> None:
     named = [(edit.sae, edit.feature) for edit in edits]
-    twice = next(
-        (
-            edit
-            for edit, name in zip(edits, named, strict=True)
-            if named.count(name) > 1 and not edit.positions
-        ),
-        None,
+    for edit, name in zip(edits, named, strict=True):
+        if named.count(name) > 1 and not edit.positions:
+            raise _twice(f"Feature {edit.feature} is edited twice.", edits)
+
+
+def check_apart(edits: Sequence[FeatureEdit], masks: Bool[Tensor, "n_edits n_pos"]) -> None:
+    """Raises ArgumentError: two edits of a feature meet at a position of the prompt, whose names
+    may differ (-1 and the last)."""
+    for (one, its), (other, others) in combinations(zip(edits, masks, strict=True), 2):
+        same = (one.sae, one.feature) == (other.sae, other.feature)
+        if same and bool((its & others).any()):
+            pos = int((its & others).nonzero()[0])
+            raise _twice(f"Feature {one.feature} is edited twice at position {pos}.", edits)
+
+
+def _twice(message: str, edits: Sequence[FeatureEdit]) -> ArgumentError:
+    return ArgumentError(
+        message,
+        code="DUPLICATE_FEATURE",
+        field="feature",
+        got=[edit.feature for edit in edits],
+        hint="Give one edit for each feature and position.",
     )
-    if twice or len(
-        {(edit.sae, edit.feature, pos) for edit in edits for pos in edit.positions}
-    ) < sum(len(edit.positions) for edit in edits):
-        raise ArgumentError(
-            "A feature is edited twice at one position."
-            if not twice
-            else f"Feature {twice.feature} is edited twice.",
-            code="DUPLICATE_FEATURE",
-            field="feature",
-            got=[edit.feature for edit in edits],
-            hint="Give one edit for each feature and position.",
-        )
 
 
 def make_plan(

@@ -29,7 +29,14 @@ from saescope.splice import SiteRecord
 from saescope.stack import Stack, as_stack
 from saescope.steering.edits import EditPlan, FeatureEdit, change_at_site, check_edits
 from saescope.steering.means import sign_test, t_interval
-from saescope.steering.prepare import Plans, Prepared, prepare, units_over
+from saescope.steering.prepare import (
+    Plans,
+    Prepared,
+    distinct,
+    prepare,
+    repeated,
+    units_over,
+)
 from saescope.steering.units import Controls, IndexedActivations, OneOrEach, Unit
 from saescope.variants import Variant, run_variants
 
@@ -111,7 +118,7 @@ def intervene_all(
 
     The controls are means too, over the same prompts. Where an edit touches nothing (a feature that
     does not fire is ablated), the effect is none whatever the feature does: such prompts are
-    counted, not averaged.
+    counted, not averaged. A prompt that is given again has a row and no further weight.
 
     Raises:
         ArgumentError: as `ss.intervene`, or there is no prompt.
@@ -124,18 +131,19 @@ def intervene_all(
             hint="Give at least one prompt.",
         )
     question = _Intervening.of(model, sae, edits, asked)
+    once, places = distinct(prompts)
     found: list[tuple[Prepared, _EditedRun]] = []
-    for tokens, unit in zip(
-        prompts, units_over(question.stack, prompts, question.unit), strict=True
-    ):
+    for tokens, unit in zip(once, units_over(question.stack, once, question.unit), strict=True):
         found.append(question.put(tokens, unit))
         if progress is not None:
-            progress(len(found), len(prompts))
-    return _over_prompts(question, found)
+            progress(len(found), len(once))
+    return _over_prompts(question, found, places)
 
 
 def _over_prompts(
-    question: "_Intervening", found: Sequence[tuple[Prepared, "_EditedRun"]]
+    question: "_Intervening",
+    found: Sequence[tuple[Prepared, "_EditedRun"]],
+    places: Sequence[int],
 ) -> Interventions:
     model, readies, runs = question.stack.model, [each for each, _ in found], [r for _, r in found]
     touched = [run for run in runs if run.touched]
@@ -151,7 +159,8 @@ def _over_prompts(
         control=compare_with(effect, controls),
         shares=question.shares(touched),
         touched=bool(touched),
-        on_prompts=[_on_prompt(model, run) for run in runs],
+        on_prompts=[_on_prompt(model, runs[place]) for place in places],
+        n_distinct=len(runs),
         n_touched=len(touched),
         interval=t_interval(effects, least=LEAST_PROMPTS),
         sign_test=sign_test(effects),
@@ -161,6 +170,7 @@ def _over_prompts(
         n_left_out=sum(ready.masks.shape[1] for ready in readies) - n_edited,
         n_sinks=n_sinks,
         warnings=[
+            *repeated(places),
             *readies[0].units.warnings,
             *_silence_everywhere(question, readies),
             *many_sinks(n_sinks, n_edited),

@@ -13,7 +13,13 @@ from saescope.ops import SparseActs, joined
 from saescope.records.features import FeatureRef
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
-from saescope.steering.edits import EditPlan, FeatureEdit, control_plan, make_plan
+from saescope.steering.edits import (
+    EditPlan,
+    FeatureEdit,
+    check_apart,
+    control_plan,
+    make_plan,
+)
 from saescope.steering.units import (
     Controls,
     Known,
@@ -61,11 +67,13 @@ def prepare(
     """Resolve units and positions, and draw controls.
 
     Raises:
-        ArgumentError: an edit names no such position, or the unit is unknown.
+        ArgumentError: an edit names no such position, two edits of a feature meet at one, or the
+            unit is unknown.
     """
     sites = stack.read(stack.model.batch(tokens.ids))
     sinks = {given: site.sinks for given, site in zip(stack.given, sites, strict=True)}
     usual = torch.stack([counted(tokens, edit.positions) for edit in edits])
+    check_apart(edits, usual)
     masks = torch.stack(
         [counted(tokens, edit.positions, sinks=sinks[edit.sae]) for edit in edits]
     ).to(stack.model.device)
@@ -90,6 +98,23 @@ def prepare(
         {i: part.plan for i, part in parts.items()},
         *_controls(stack, parts),
     )
+
+
+def distinct(prompts: Sequence[Tokens]) -> tuple[list[Tokens], list[int]]:
+    """Each prompt once, in order, and the place of every one that was given among these: the same
+    prompt again is no new evidence."""
+    places: dict[tuple[int, ...], int] = {}
+    keys = [tuple(tokens.ids.tolist()) for tokens in prompts]
+    given = [places.setdefault(key, len(places)) for key in keys]
+    return [prompts[given.index(place)] for place in range(len(places))], given
+
+
+def repeated(places: Sequence[int]) -> list[str]:
+    """What is to be said of prompts that were given more than once."""
+    n = len(places) - len(set(places))
+    if not n:
+        return []
+    return [f"{n} of the {len(places)} prompts repeat{'s' * (n == 1)} another: each counts once."]
 
 
 def units_over(stack: Stack, prompts: Sequence[Tokens], unit: Unit) -> list[Unit]:

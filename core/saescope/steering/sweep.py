@@ -1,7 +1,7 @@
 """One edit at several strengths, or on several prompts, as one table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from saescope.controls import ENOUGH, compare_with
@@ -18,7 +18,7 @@ from saescope.steering.forced import concept_changes
 from saescope.steering.generate import Sampling, generate
 from saescope.steering.judge import ConceptChange, judge
 from saescope.steering.means import t_interval
-from saescope.steering.prepare import Plans, Prepared, prepare, units_over
+from saescope.steering.prepare import Plans, Prepared, distinct, prepare, repeated, units_over
 from saescope.steering.steer import arm_of, check_writing
 from saescope.steering.units import Controls, IndexedActivations, OneOrEach, Unit
 
@@ -52,12 +52,14 @@ def sweep(
     progress: Progress | None = None,
 ) -> Sweep:
     """Steer at multiples of the edits' strengths on every prompt, beside one unsteered text of each
-    and the same 19 random features for all. Without edits: the unsteered texts alone.
+    and the same 19 random features for all. Without edits: the unsteered texts alone. A prompt that
+    is given again counts once.
 
     Raises:
         ArgumentError: as `steer`, or strengths of edits that have none.
     """
     stack = as_stack(model, sae)
+    prompts, places = distinct(prompts)
     for tokens in prompts:
         check_writing(model, tokens, n_samples, temperature)
     factors = _checked(stack, edits, strengths)
@@ -79,7 +81,8 @@ def sweep(
         _on_prompt(stack, tokens, ready[n] if ready else None, factors, concept, sampling)
         for n, tokens in enumerate(prompts)
     ]
-    return _report(stack, found, ready, factors, concept)
+    done = _report(stack, found, ready, factors, concept)
+    return replace(done, warnings=[*repeated(places), *done.warnings])
 
 
 def _checked(

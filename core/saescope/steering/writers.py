@@ -231,20 +231,29 @@ def _unseen(n: int, of: int, known: Known) -> list[str]:
 
 def _row(each: _Candidate, push: _Push | None) -> Writer:
     """Why it is listed; only a measured push makes it a writer."""
-    tokens = ", ".join(
-        f"{token.token!r} (rank {token.rank:,}, {token.z:.2g} sd)" for token in each.ranks
-    )
     writes = push is not None and each.near_top and _is_up(push)
-    verb = "writes" if writes else "promotes"
     return Writer(
         feature=each.feature,
         score=each.score,
-        why=f"{verb} {tokens}; {_in_words(each, push)}",
+        why=f"{_raised(each, writes)}; {_in_words(each, push)}",
         tokens=each.ranks,
         push=push and push.change,
         control=push and push.control,
         writes=None if push is None else writes,
     )
+
+
+def _raised(each: _Candidate, writes: bool) -> str:
+    """The tokens that it writes or promotes, apart from those that it does not."""
+
+    def listed(tokens: Sequence[TokenRank]) -> str:
+        return ", ".join(f"{one.token!r} (rank {one.rank:,}, {one.z:.2g} sd)" for one in tokens)
+
+    its = [one for one in each.ranks if (one.rank <= NEAR_TOP if writes else one.z > 0)]
+    others = [one for one in each.ranks if one not in its]
+    verb = "writes" if writes else "promotes"
+    said = [f"{verb} {listed(its)}"] if its else []
+    return ", ".join([*said, *([f"not {listed(others)}"] if others else [])])
 
 
 def _is_up(push: _Push) -> bool:

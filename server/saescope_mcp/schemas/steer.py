@@ -156,6 +156,7 @@ class InterveneReply(Reply, EditEffect, frozen=True):
             "n_tokens",
             "n_left_out",
             "bos_prepended",
+            "n_distinct",
             "on_prompts.touched",
         }
     )
@@ -170,8 +171,10 @@ class InterveneReply(Reply, EditEffect, frozen=True):
     """KL(before || after) in nats."""
     on_prompts: list[PromptEffect] = Field(default=[], exclude_if=is_empty)
     """In the order of prompts; logprob is the target's."""
+    n_distinct: int | None = None
+    """Prompts without repetitions: each counts once."""
     n_touched: int | None = None
-    """Prompts that the edits touch."""
+    """Distinct prompts that the edits touch."""
     interval: tuple[float, float] | None = None
     """95 % of `effect` over the prompts that are touched (Student's t); null with fewer than 5."""
     sign_test: SignTest | None = None

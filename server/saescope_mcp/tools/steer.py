@@ -253,7 +253,8 @@ async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
         )
     labels = await labels_of_stack(stack, _changed(request))
     return SteerGenerateReply(
-        summary=f"{_of_table(done)} {left_out(done.n_left_out, texts, n_sinks=done.n_sinks)}",
+        summary=f"{_of_table(done)} "
+        f"{left_out(done.n_left_out, texts, n_sinks=done.n_sinks, count_it=FIRST)}",
         warnings=[
             *done.warnings,
             *stack.disagreement(chat=request.chat),
@@ -339,7 +340,7 @@ def _mean_effect(done: "core.Interventions", request: Intervene) -> str:
     name = {"logprob": "log-probability"}.get(done.measure, "logit")
     whose = repr(request.target) if request.target else "each prompt's most likely token"
     what = f"{name} of {whose}" + (f" minus that of {request.against!r}" if request.against else "")
-    n, test = len(done.on_prompts), done.sign_test
+    n, test = done.n_distinct, done.sign_test
     if not done.touched:
         return f"The edit changes nothing on any of the {n} prompts: the {what} stays as it is."
     controls = beside(done.control, "random features edited alike, means over the same prompts")
@@ -357,8 +358,8 @@ def _mean_effect(done: "core.Interventions", request: Intervene) -> str:
     )
     return (
         f"The edit causes a mean change of {done.effect:+.3g} in the {what} over "
-        f"{done.n_touched} prompts{controls}; {interval}; {test.n_up} go up, {test.n_down} go "
-        f"down{ties}{p}.{untouched}"
+        f"{done.n_touched} prompt{'s' * (done.n_touched != 1)}{controls}; {interval}; "
+        f"{test.n_up} go up, {test.n_down} go down{ties}{p}.{untouched}"
     )
 
 

@@ -317,6 +317,15 @@ def test_a_feature_edited_twice_at_one_place_is_refused(
     assert refused.value.code == "DUPLICATE_FEATURE"
 
 
+def test_two_names_of_one_position_are_one_place(gpt2: Family) -> None:
+    tokens = gpt2.model.tokenize("She said it was the best day")
+    last = len(tokens) - 1
+    twice = [FeatureEdit(3, mode="clamp", positions=(pos,)) for pos in (-1, last)]
+    with pytest.raises(ArgumentError, match=f"edited twice at position {last}") as refused:
+        intervene(gpt2.model, make_sae(gpt2, "standard"), tokens, twice)
+    assert refused.value.code == "DUPLICATE_FEATURE"
+
+
 def test_a_feature_may_be_edited_differently_at_different_positions(gpt2: Family) -> None:
     edits = [FeatureEdit(3, mode="ablate", positions=(2,)), FeatureEdit(3, 2.0, positions=(3,))]
     assert (

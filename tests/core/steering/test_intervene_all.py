@@ -162,6 +162,23 @@ def test_without_a_target_each_prompt_has_its_own(gpt2: Family) -> None:
     assert [row.target for row in done.on_prompts] == [gpt2.model.token_text(i) for i in best]
 
 
+def test_a_prompt_that_is_given_again_is_no_new_evidence(gpt2: Family) -> None:
+    sae, prompts = make_sae(gpt2, "standard"), prompts_of(gpt2)
+    once = intervene_all(gpt2.model, sae, prompts, EDITS, **ASKED)
+    copies = [prompts[0], *prompts, prompts[2]]
+    again = intervene_all(gpt2.model, sae, copies, EDITS, **ASKED)
+    assert again.interval == once.interval and again.sign_test == once.sign_test
+    assert (again.effect, again.control, again.shares) == (once.effect, once.control, once.shares)
+    assert again.n_distinct == len(TEXTS) and once.n_distinct == len(TEXTS)
+    assert again.on_prompts == [once.on_prompts[0], *once.on_prompts, once.on_prompts[2]]
+    assert again.warnings == [
+        "2 of the 8 prompts repeat another: each counts once.",
+        *once.warnings,
+    ]
+    alone = intervene_all(gpt2.model, sae, [prompts[0]] * 8, EDITS, **ASKED)
+    assert alone.interval is None and alone.sign_test.p == 1.0
+
+
 def test_no_prompt_is_refused(gpt2: Family) -> None:
     with pytest.raises(ArgumentError, match="no prompt"):
         intervene_all(gpt2.model, make_sae(gpt2, "standard"), [], EDITS)

@@ -58,6 +58,14 @@ def test_several_prompts_give_the_mean_and_its_interval(gpt2: Family) -> None:
     )
 
 
+def test_a_prompt_that_is_given_again_counts_once(gpt2: Family) -> None:
+    sae, prompts = make_sae(gpt2, "standard"), prompts_of(gpt2)[:2]
+    once = sweep(gpt2.model, sae, prompts, EDITS, unit="raw", **ASKED)
+    again = sweep(gpt2.model, sae, [*prompts, prompts[0]], EDITS, unit="raw", **ASKED)
+    assert again.rows == once.rows and again.n_left_out == once.n_left_out
+    assert again.warnings[0] == "1 of the 3 prompts repeats another: each counts once."
+
+
 def test_a_unit_is_one_for_all_prompts(gpt2: Family) -> None:
     sae, prompts = make_sae(gpt2, "standard"), prompts_of(gpt2)
     dense = [read_site(gpt2.model, sae, tokens.ids[None]).acts.to_dense() for tokens in prompts]

@@ -73,6 +73,19 @@ def test_the_feature_that_writes_a_word_is_first_and_what_lifts_many_is_no_write
     assert all("promotes" in row.why and "writes" not in row.why for row in rest)
 
 
+def test_a_token_that_a_writer_of_another_does_not_raise_is_not_said_to_be_written(
+    glass: LanguageModel,
+) -> None:
+    sae = written_sae(glass, " Queen")
+    W_U = glass.readout.W_U * glass.readout.gain[:, None]
+    effects = sae.W_dec[WRITER] @ W_U
+    least = glass.token_text(int(effects.argmin()))
+    found = writers(find_by_tokens(glass, sae, [" Queen", least], indexed=fired(sae, 8.0), k=48))
+    row = next(row for row in found if row.feature == WRITER)
+    written, _, other = row.why.partition("not ")
+    assert "' Queen'" in written and repr(least) not in written and repr(least) in other
+
+
 def test_random_features_are_hardly_ever_called_writers(glass: LanguageModel) -> None:
     """Of the twenty best among random rows for a word."""
     sae = written_sae(glass, " Queen")
