@@ -11,6 +11,7 @@ from saescope_mcp.binding import Outcome, next_call
 from saescope_mcp.binding.document import compact, document, in_short, tidy
 from saescope_mcp.binding.server import output_schema
 from saescope_mcp.schemas.common import ListReply, Provenance, Reply, Request
+from saescope_mcp.schemas.features import FindFeatures
 from saescope_mcp.state import AppState
 
 PROVENANCE = Provenance(
@@ -80,6 +81,14 @@ def test_a_reply_over_the_budget_loses_its_last_items_and_says_where_to_go_on() 
     assert 40 < kept < 60
     assert (cut["truncated"], cut["next_offset"], cut["total"]) == (True, 20 + kept, 1000)
     assert f"offset={20 + kept}" in cut["warnings"][0]
+
+
+def test_a_cut_contrast_names_no_offset_that_would_be_refused() -> None:
+    asked = FindFeatures(sae="a/1.x", texts=["a"], against=["b"])
+    reply = Numbers(summary="", total=1000, numbers=["x" * 50] * 1000)
+    cut = document("find_features", asked, reply, max_tokens=1000)
+    assert cut["truncated"] and cut["next_offset"] is None
+    assert "offset" not in cut["warnings"][0] and "fewer" in cut["warnings"][0]
 
 
 def test_a_reply_within_the_budget_is_left_alone() -> None:

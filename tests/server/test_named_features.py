@@ -240,6 +240,12 @@ async def test_labels_in_a_column_are_a_test_by_document(
     assert test["precision"]["value"] == pytest.approx(hits / len(fires), rel=1e-3)
     assert test["recall"]["value"] == hits and test["n_positive"] == 1
     assert "By document, positive is a true label: 1 (33%)" in reply["summary"]
+    path.write_text("body,good\n" + "".join(f'"{text}",yes\n' for text in TEXTS))
+    sorted_file = await call(tiny, "encode_text", **asked, label_column="good")
+    assert "positive is a true label: 3 (100%)" in sorted_file["summary"]
+    assert "Every document that was read is positive" in sorted_file["warnings"][0]
+    nowhere = await call(tiny, "encode_text", **asked, label_column="good=maybe")
+    assert "No document that was read is positive" in nowhere["warnings"][0]
     error = await refuse(tiny, "encode_text", **asked, label_column="bad")
     assert (error["code"], error["field"]) == ("COLUMN_NOT_FOUND", "label_column")
     embedded = asked | {"dataset": "embedded", "text_column": ""}

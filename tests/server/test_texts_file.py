@@ -20,6 +20,7 @@ from saescope_mcp.state import AppState
 
 TEXTS = ['A cat sat, "well".', "Two dogs ran away; far.", "The old man went\tto the sea."]
 OTHERS = ["It was a dark night.", "She said nothing at all."]
+SIX = [f"The {word} sat on a chair." for word in ("cat", "dog", "man", "girl", "king", "fox")]
 
 
 def written(folder: Path, suffix: str, texts: list[str], column: str = "body") -> Path:
@@ -151,6 +152,32 @@ async def test_a_column_of_labels_makes_two_sides_and_one_of_groups_names_docume
     )
     assert grouped["features"] == named["features"]
     assert "Too few documents (2" in grouped["summary"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+async def test_rows_without_a_label_stand_on_no_side(
+    tiny: AppState, sae: str, folder: Path, suffix: str
+) -> None:
+    labels = [1.0, 0.0, None, 1.0, 0.0, None]  # as tables write 1 and 0 where one is missing
+    rows = [{"body": text, "good": label} for text, label in zip(SIX, labels, strict=True)]
+    files = {"texts_file": in_columns(folder, suffix, rows), "texts_column": "body"}
+    texts, others = ([row["body"] for row in rows if row["good"] == side] for side in (1, 0))
+    asked = {"sae": sae, "unconfirmed": True}
+    listed = await call(tiny, "find_features", **asked, texts=texts, against=others)
+    for column in ("good", "good=1", "good=1.0", "good= 1"):
+        split = await call(tiny, "find_features", **asked, **files, label_column=column)
+        assert split["features"] == listed["features"]
+        assert "2 texts of" in split["summary"]
+        assert "against 2 with good = 0 (2 without a label left out)" in split["summary"]
+
+
+async def test_a_column_of_marks_sets_marked_texts_against_the_rest(
+    tiny: AppState, sae: str, folder: Path
+) -> None:
+    rows = [{"body": text, "mark": "x" if i < 3 else ""} for i, text in enumerate(SIX)]
+    files = {"texts_file": in_columns(folder, ".csv", rows), "texts_column": "body"}
+    split = await call(tiny, "find_features", sae=sae, **files, label_column="mark")
+    assert "3 texts of columns.csv with mark = x against 3 with nothing in mark" in split["summary"]
 
 
 async def test_what_is_wrong_with_columns_of_labels_and_groups_is_said(

@@ -1,7 +1,7 @@
 """Text to activations: documents, contexts, one forward pass for several hooks, a mixing buffer,
 shards on disk."""
 
-from saescope.activations.columns import ListedText
+from saescope.activations.columns import ListedText, label_of
 from saescope.activations.harvest import Harvester
 from saescope.activations.labelled import LabelledDataset, LabelledText, open_labelled
 from saescope.activations.listed import read_rows, read_texts
@@ -46,6 +46,7 @@ __all__ = [
     "cached",
     "counted_positions",
     "is_held_out",
+    "label_of",
     "open_dataset",
     "open_labelled",
     "read_contexts",

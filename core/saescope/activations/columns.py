@@ -1,5 +1,6 @@
 """Which column of a table holds the text, and the text of a row."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -117,6 +118,14 @@ def existing(column: str, samples: Samples, where: str) -> str:
         hint=naming(best),
         facts={"column": best or "..."},
     )
+
+
+def label_of(value: Any) -> str:
+    """A label as text, the same for all kinds of files: 1.0, which tables make of 1 where another
+    row has none, is 1; null and NaN are nothing."""
+    if value is None or value != value:
+        return ""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", str(value).strip())
 
 
 def beside(record: Record, columns: Sequence[str]) -> tuple[Any, ...]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from saescope.activations.columns import Record, text_at
+from saescope.activations.columns import Record, label_of, text_at
 from saescope.activations.readers import RECORDS
 from saescope.activations.text import Dataset, open_dataset
 from saescope.errors import ArgumentError, FormatError, NotFoundError
@@ -17,7 +17,8 @@ class LabelledText(NamedTuple):
     """A document and its label."""
 
     text: str
-    label: bool
+    label: bool | None
+    """None where its row has no label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def open_labelled(
     path: str, label_column: str, *, text_column: str = "", roots: Sequence[Path] = ()
 ) -> LabelledDataset:
     """A .jsonl, .csv, .tsv or .parquet file with a column of true and false, 0 and 1, yes and no;
-    `column=value` makes true what has that value.
+    `column=value` makes true what has that value. A row without a label is a document without one.
 
     Raises:
         ArgumentError, NotFoundError, FormatError: there is no such file, column or label.
@@ -58,9 +59,9 @@ def open_labelled(
     return LabelledDataset(dataset.name, dataset.fingerprint, dataset.read, read)
 
 
-def _label(record: Record, label_column: str) -> bool:
+def _label(record: Record, label_column: str) -> bool | None:
     if label_column in record.cells:
-        return _truth(record.cells[label_column], record, label_column)
+        return _truth(label_of(record.cells[label_column]), record, label_column)
     name, sign, wanted = label_column.partition("=")
     if not sign or name not in record.cells:
         there = list(record.cells)[:20]
@@ -72,14 +73,13 @@ def _label(record: Record, label_column: str) -> bool:
             allowed=there,
             hint=f'Name it: label_column="{there[-1]}", or "column=value".',
         )
-    value = record.cells[name]
-    return str(value).lower() == wanted.lower()
+    said = label_of(record.cells[name])
+    return said.casefold() == label_of(wanted).casefold() if said else None
 
 
-def _truth(value: Any, record: Record, label_column: str) -> bool:
-    said = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    label = _WORDS.get(said.strip().lower())
-    if label is None:
+def _truth(said: str, record: Record, label_column: str) -> bool | None:
+    label = _WORDS.get(said.casefold())
+    if said and label is None:
         raise FormatError(
             f"{record.where} has {said[:40]!r} in column {label_column!r}: neither true nor false.",
             code="LABEL_INVALID",

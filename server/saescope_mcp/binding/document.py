@@ -32,7 +32,8 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
         reply = reply.model_copy(update={"result_id": result_id, "provenance": told})
     done: Document = tidy(in_order(type(reply), reply.model_dump(mode="json")))
     over = len(compact(done).encode()) - 3 * max_tokens
-    return _shortened(done, reply.listed, arguments, over) if over > 0 and reply.listed else done
+    start = arguments["offset"] if request.has_pages else None
+    return _shortened(done, reply.listed, start, over) if over > 0 and reply.listed else done
 
 
 IN_SHORT = frozenset({"sae", "saes"})
@@ -93,21 +94,22 @@ def tidy(value: Any, where: str = "result") -> Any:
     return value
 
 
-def _shortened(done: Document, listed: str, arguments: Document, over: int) -> Document:
-    """Drop trailing items of the reply's main list until it is `over` bytes shorter, and say so."""
+def _shortened(done: Document, listed: str, start: int | None, over: int) -> Document:
+    """Drop trailing items of the reply's main list, which begins at offset `start` if it has pages,
+    until it is `over` bytes shorter, and say so."""
     items: list[Any] = done[listed]
     over += 300  # the warning, and the flags that change
     while items and over > 0:
         over -= len(compact(items.pop()).encode()) + 1
     done["truncated"] = True
-    if "offset" in arguments:
-        was, done["next_offset"] = done["next_offset"], arguments["offset"] + len(items)
+    if start is not None:
+        was, done["next_offset"] = done["next_offset"], start + len(items)
         done["next"] = [
             call.replace(f"offset={was}", f"offset={done['next_offset']}") for call in done["next"]
         ]
     advice = (
         f"go on with offset={done['next_offset']}"
-        if "offset" in arguments
+        if start is not None
         else "ask for fewer or shorter ones"
     )
     done["warnings"].append(f"{listed} was cut to {len(items)} to fit the reply: {advice}.")

@@ -75,6 +75,11 @@ def quantity_of(measure: str, target: "TargetLogit", against: "TargetLogit | Non
     return f"{name} of {target.token!r}{other}"
 
 
+def percent(share: float) -> str:
+    """A share in two digits; one that is nearly all keeps a third."""
+    return f"{100 * share:.{2 if share < 0.995 else 3}g}%"
+
+
 def left_out(
     n_left_out: int,
     tokens: "Sequence[Tokens]",

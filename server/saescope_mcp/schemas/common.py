@@ -61,6 +61,11 @@ class Request(_Sent):
         default="concise", description='More in "detailed".'
     )
 
+    @property
+    def has_pages(self) -> bool:
+        """Whether a call with an offset reads on where a list was cut."""
+        return "offset" in type(self).model_fields
+
 
 SAEHandle = Annotated[Identifier, Field(description="Handle from load_sae.")]
 SAEHandles = Annotated[

@@ -174,6 +174,10 @@ class FindFeatures(ContrastFile):
             _refuse("label_column", "one of against, against_file and label_column", True)
 
     @property
+    def has_pages(self) -> bool:
+        return not self.is_contrast
+
+    @property
     def is_contrast(self) -> bool:
         return bool(self.against or self.against_file or self.against_sae or self.label_column)
 

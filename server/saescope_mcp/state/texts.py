@@ -16,7 +16,7 @@ from saescope_mcp.state.sources import readable
 if TYPE_CHECKING:
     from saescope.activations import ListedText
 
-NEGATIVE = ("0", "0.0", "no", "false", "none", "")
+NEGATIVE = ("0", "no", "false", "none", "")
 """Labels of the other side."""
 MOST_LABELS = 10
 """Values of a column of labels that an error names."""
@@ -99,19 +99,28 @@ def _groups(request: FilesRequest, rows: "Sequence[ListedText]") -> list[str]:
 
 def _by_label(request: FindFeatures, rows: "Sequence[ListedText]") -> tuple[_Side, _Side]:
     """The two sides of one file, those of the named value first."""
+    from saescope.activations import label_of
+
     column, _, wanted = request.label_column.partition("=")
-    labels = [str(row.beside[0]).strip() for row in rows]
-    first = wanted or _positive(column, labels)
+    labels = [label_of(row.beside[0]) for row in rows]
+    first = label_of(wanted) or _positive(column, labels)
+    values = {label.casefold() for label in labels if label}
+    if len(values) > 1:  # a row without a label belongs to no side
+        rows = [row for row, label in zip(rows, labels, strict=True) if label]
+    n_without, labels = len(labels) - len(rows), [label_of(row.beside[0]) for row in rows]
     chosen = [label.casefold() == first.casefold() for label in labels]
     if not any(chosen) or all(chosen):
         raise _no_sides(column, labels)
     parts = [[row for row, it in zip(rows, chosen, strict=True) if it == side] for side in (1, 0)]
     name = Path(request.texts_file).name
     others = [label for label, it in zip(labels, chosen, strict=True) if not it]
-    rest = f"with {column} = {others[0]}" if len(set(others)) == 1 else "otherwise"
+    rest = "otherwise"
+    if len(set(others)) == 1:
+        rest = f"with {column} = {others[0]}" if others[0] else f"with nothing in {column}"
+    left_out = f" ({n_without:,} without a label left out)" if n_without else ""
     about = (
         f"{len(parts[0]):,} texts of {name} with {column} = {first}",
-        f"{len(parts[1]):,} {rest}",
+        f"{len(parts[1]):,} {rest}{left_out}",
     )
     one, other = (
         _Side([row.text for row in part], words, _groups(request, part))
@@ -124,16 +133,17 @@ def _positive(column: str, labels: Sequence[str]) -> str:
     """The value that says yes, of two; the first where none does.
 
     Raises:
-        ArgumentError: there are not exactly two.
+        ArgumentError: there are not exactly two, of which one may be nothing.
     """
     values = [*dict.fromkeys(labels)]
+    values = [value for value in values if value] if len(values) > 2 else values
     if len(values) != 2:
         raise _no_sides(column, labels)
     return min(values, key=lambda value: value.casefold() in NEGATIVE)
 
 
 def _no_sides(column: str, labels: Sequence[str]) -> ArgumentError:
-    values = [*dict.fromkeys(labels)]
+    values = [*filter(None, dict.fromkeys(labels))] or ["..."]
     return ArgumentError(
         f"Column {column!r} makes no two sides of a contrast: it has {len(values)} different "
         "values.",

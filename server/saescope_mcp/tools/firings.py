@@ -10,7 +10,14 @@ from saescope.records.firings import Detection, FeatureFirings, Proportion
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies.corpus import Densities, densities_of_stack
-from saescope_mcp.replies.facts import left_out, many_sinks_of, nothing_left, provenance, read_on
+from saescope_mcp.replies.facts import (
+    left_out,
+    many_sinks_of,
+    nothing_left,
+    percent,
+    provenance,
+    read_on,
+)
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.read import EncodeText, NamedRow, PlacesReply
@@ -196,6 +203,7 @@ def _reply(
             *nothing_left(found.n_tokens),
             *many_sinks_of(stack, [found]),
             *_without_match(found),
+            *_one_sided(found),
             *known.warnings,
         ],
         next=_next(request, found, end if more else None),
@@ -265,7 +273,7 @@ def _of_matches(found: "NamedFirings") -> str:
         return ""
     positive = (
         f" Positive is a token that overlaps a match: {first.n_positive:,} "
-        f"({100 * first.base_rate:.2g}%)."
+        f"({percent(first.base_rate)})."
     )
     if not first.n_positive:
         return positive
@@ -281,9 +289,12 @@ def _of_labels(found: "NamedFirings") -> str:
         for row in found.features[:MOST_SAID]
         if row.by_text and row.n_firing
     )
+    n, without = found.n_unlabelled, ""
+    if n:
+        without = f" {n:,} document{'s have' if n > 1 else ' has'} no label: not in this test."
     return (
         f" By document, positive is a true label: {first.n_positive:,} "
-        f"({100 * first.base_rate:.2g}%).{''.join(said)}"
+        f"({percent(first.base_rate)}).{without}{''.join(said)}"
     )
 
 
@@ -310,3 +321,15 @@ def _without_match(found: "NamedFirings") -> list[str]:
     if found.matched is None or bool(found.matched.any()):
         return []
     return ["The pattern matches no counted token: there is nothing to find."]
+
+
+def _one_sided(found: "NamedFirings") -> list[str]:
+    """A warning where labels, as the first rows of a sorted file may, leave nothing to tell."""
+    by_text = found.features[0].by_text
+    if by_text is None or not found.labelled or 0 < by_text.base_rate < 1:
+        return []
+    which = "Every" if by_text.n_positive else "No"
+    return [
+        f"{which} document that was read is positive: nothing is told apart. Check the label, or "
+        "read more (n_tokens)."
+    ]

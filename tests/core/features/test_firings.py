@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,14 +255,38 @@ def test_labels_of_documents_are_a_test_by_text(
     assert [each.label for each in turned.labelled()] == [not label for label in royal]
 
 
-def written(path: Path, texts: list[str], labels: list[bool]) -> Path:
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_documents_without_a_label_are_read_and_not_in_the_test(
+    glass: LanguageModel, planted: SAE, tmp_path: Path, suffix: str
+) -> None:
+    rng = random.Random(1)
+    texts = [sentence(rng, 12, [" Queen"] if i % 2 else []).strip() for i in range(20)]
+    royal = [None if i % 5 == 0 else float(i % 2 == 1 or i == 2) for i in range(20)]
+    path = written(tmp_path / f"some{suffix}", texts, royal)
+    named = ("royal=yes",) if suffix == ".csv" else ("royal=1", "royal= 1.0")
+    for column in ("royal", *named):
+        passages = dataset_passages(glass, open_labelled(str(path), column))
+        firings = find_firings(glass, planted, passages, features=[QUEEN])
+        by_text = firings.features[0].by_text
+        assert by_text and by_text.precision and by_text.recall and firings.labelled
+        fires = {i for i, text in enumerate(texts) if "Queen" in text and royal[i] is not None}
+        true = {i for i, label in enumerate(royal) if label}
+        assert by_text.n_positive == len(true) and by_text.base_rate == len(true) / 16
+        assert by_text.precision.value == pytest.approx(len(fires & true) / len(fires))
+        assert by_text.recall.value == pytest.approx(len(fires & true) / len(true))
+        assert firings.n_unlabelled == 4 and firings.n_texts == 20
+        assert firings.features[0].n_texts == 10
+
+
+def written(path: Path, texts: Sequence[str], labels: Sequence[bool | float | None]) -> Path:
     rows = [{"text": t, "royal": r} for t, r in zip(texts, labels, strict=True)]
     if path.suffix == ".parquet":
         parquet.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        lines = (f"{row['text']},{'yes' if row['royal'] else 'no'}\n" for row in rows)
+        words = ("" if r is None else "yes" if r else "no" for r in labels)
+        lines = (f"{text},{word}\n" for text, word in zip(texts, words, strict=True))
         path.write_text("text,royal\n" + "".join(lines))
     return path
 

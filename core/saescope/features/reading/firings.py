@@ -51,8 +51,13 @@ class NamedFirings:
 
     @property
     def labelled(self) -> bool:
-        """Whether every text has a label, which then says what is positive by text."""
-        return all(passage.label is not None for passage in self.passages)
+        """Whether texts have labels, which then say what is positive by text."""
+        return any(passage.label is not None for passage in self.passages)
+
+    @property
+    def n_unlabelled(self) -> int:
+        """Texts that have no label where others do: they are in no test by text."""
+        return self.labelled * len({each.text for each in self.passages if each.label is None})
 
     @cached_property
     def n_texts(self) -> int:
@@ -100,14 +105,17 @@ class NamedFirings:
         )
 
     def _by_text(self, scores: Float[Tensor, " n_tokens"]) -> Detection | None:
-        """How firing tells positive texts, of those with a counted token."""
+        """How firing tells positive texts, of those with a counted token and, if texts have labels,
+        with one."""
         labels = {passage.text: passage.label for passage in self.passages}
         there, own = self.text.unique(return_inverse=True)
         if not len(there):
             return None
         largest = torch.zeros(len(there)).scatter_reduce(0, own, scores, "amax")
         if self.labelled:
-            positive = torch.tensor([bool(labels[number]) for number in there.tolist()])
+            known = torch.tensor([labels[number] is not None for number in there.tolist()])
+            there, largest = there[known], largest[known]
+            positive = torch.tensor([bool(labels[number]) for number in there.tolist()]).bool()
         elif self.matched is not None:
             positive = torch.bincount(own, self.matched.double()) > 0
         else:
