@@ -192,7 +192,7 @@ def _beside_words(done: "core.Contrast") -> str:
     alone = " (the words alone tell the sets apart as well)" if words >= best else ""
     return (
         f" AUC of the best feature {best:.3g}, of a bag of words {words:.3g}{alone}, of a probe on "
-        f"the model's activations {areas['mean_activation']:.3g}."
+        f"the model's activations {areas['mean_activation']:.3g} (0.5 is chance)."
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from saescope.cancel import cancellable
 from saescope.errors import ArgumentError, Cancelled
 from saescope.features import contrast_models, contrast_texts, rank_features
+from saescope.features.contrast.alike import counterparts
 from saescope.features.contrast.baselines import PENALTIES, probe_auc
 from saescope.features.contrast.contrast import contrast_scores
 from saescope.features.contrast.designs import Groups, PairedTexts
@@ -479,3 +480,46 @@ def test_a_contrast_stops_when_it_is_cancelled() -> None:
     stop.set()
     with cancellable(stop), pytest.raises(Cancelled):
         contrast_scores(Groups(first, scores.lengths), scores)
+
+
+def test_counterparts_are_each_others_nearest_and_share_half_of_their_words() -> None:
+    rng = torch.Generator().manual_seed(2)
+    words = (torch.rand(40, 30, generator=rng) < 0.5).double()
+    words[20:30] = words[:10]
+    words[20:30, 0] = 1 - words[:10, 0]
+    first = torch.arange(40) < 20
+
+    def share(i: int, j: int) -> float:
+        return float((words[i] * words[j]).sum() / (words[i] + words[j]).clamp(max=1).sum())
+
+    expected = list(range(40))
+    for i in range(20):
+        j = max(range(20, 40), key=lambda j: (share(i, j), i == j - 20, -j))
+        back = max(range(20), key=lambda k: (share(k, j), k == j - 20, -k))
+        if back == i and share(i, j) >= 0.5:
+            expected[j] = i
+    assert expected[20:30] == list(range(10))
+    assert counterparts(words, first).tolist() == expected
+
+
+def test_words_that_counterparts_share_do_not_count_for_the_wrong_side(
+    glass: LanguageModel,
+) -> None:
+    rng = random.Random(5)
+    one = [sentence(rng, 12) + rng.choice(WORDS[1:]) for _ in range(24)]
+    other = [text.rsplit(" ", 1)[0] + rng.choice(WORDS[1:]) for text in one]
+    a, b = tokens_of(glass, one), tokens_of(glass, other)
+    found = contrast_texts(glass, planted_sae(glass), a, against=b[5:] + b[:5])
+    areas = {baseline.name: baseline.auc for baseline in found.baselines}
+    # nothing tells these apart; with the halves drawn text by text the words got 0.1
+    assert areas["bag_of_words"] == pytest.approx(0.5, abs=0.15)
+    assert areas["mean_activation"] == pytest.approx(0.5, abs=0.15)
+
+
+def test_documents_that_are_named_take_the_place_of_counterparts() -> None:
+    first, halved = torch.arange(32) < 16, torch.arange(16).repeat(2)
+    for fold in Groups(first, torch.ones(32), halved=halved).folds(0):
+        assert fold.held_out[:8].tolist() == (fold.held_out[8:] - 16).tolist()
+    documents = [f"d{i // 2}" for i in range(32)]
+    for fold in Groups(first, torch.ones(32), documents, halved=halved).folds(0):
+        assert (fold.held_out[::2] + 1).tolist() == fold.held_out[1::2].tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError
-from saescope.features.contrast.alike import neighbours_alike
+from saescope.features.contrast.alike import counterparts, neighbours_alike
 from saescope.features.contrast.baselines import probe_auc, word_counts
 from saescope.features.contrast.designs import LEAST_HALF, Design, Fold, Groups, PairedTexts
 from saescope.features.contrast.model_controls import TwoModels, change_controls
@@ -69,6 +69,8 @@ def contrast_texts(
     those of the testing halves. A feature is confirmed if its rank sum over all texts beats every
     feature's in 95 % of random regroupings. `documents` names the document of each text (those of
     `texts`, then those of `against`): texts of one document are halved and regrouped together.
+    Without it a text and its counterpart, the same in the other set but for a word, are halved
+    together.
 
     Raises:
         ArgumentError: a set has fewer than two texts, or a text with no counted token.
@@ -78,8 +80,9 @@ def contrast_texts(
     scores = score_texts(model, sae, both, by=draw.get("by", "max"))
     first = torch.arange(len(both)) < len(texts)
     assert scores.means is not None
-    inputs = {WORDS: word_counts(both), "mean_activation": scores.means}
-    design = Groups(first, scores.lengths, documents)
+    words = word_counts(both)
+    inputs = {WORDS: words, "mean_activation": scores.means}
+    design = Groups(first, scores.lengths, documents, halved=counterparts(words, first))
     return contrast_scores(design, scores, inputs=inputs, **draw)
 
 
@@ -108,10 +111,7 @@ def contrast_models(
     _check(min(len(texts), len(against)) if against else len(texts))
     check_fits(other, sae, allow_mismatch=True)
     changes = score_changes(model, other, sae, [*texts, *against], by=draw.get("by", "max"))
-    first = torch.arange(len(changes.lengths)) < len(texts)
-    design = (
-        Groups(first, changes.lengths, documents) if against else PairedTexts(len(texts), documents)
-    )
+    design = _of_changes(texts, against, changes.lengths, documents)
     done = contrast_scores(design, changes, **draw)
     if not done.features:
         return done
@@ -125,6 +125,19 @@ def contrast_models(
     )
     rows = [replace(row, controls=each) for row, each in zip(done.features, controls, strict=True)]
     return replace(done, features=rows)
+
+
+def _of_changes(
+    texts: Sequence[Tokens],
+    against: Sequence[Tokens],
+    lengths: Float[Tensor, " n_texts"],
+    documents: Sequence[str],
+) -> Design:
+    if not against:
+        return PairedTexts(len(texts), documents)
+    both = [*texts, *against]
+    first = torch.arange(len(both)) < len(texts)
+    return Groups(first, lengths, documents, halved=counterparts(word_counts(both), first))
 
 
 def contrast_scores(

@@ -37,11 +37,12 @@ class Fold(NamedTuple):
 
 class Design(ABC):
     """A comparison; `rows` are the numbers of the texts that scores belong to, and `unit` is the
-    document of each text: what is drawn or halved together."""
+    document of each text: what is regrouped together. `halved` numbers what goes to one half."""
 
     n: tuple[int, int]
     n_units: tuple[int, int]
     unit: Int[Tensor, " n_texts"]
+    halved: Int[Tensor, " n_texts"]
     length_auc: float
     length_p: float
 
@@ -65,8 +66,8 @@ class Design(ABC):
         """The texts on which a feature of that direction fires more."""
 
     @abstractmethod
-    def _strata(self) -> list[Int[Tensor, " n_units"]]:
-        """Units of each kind; a half gets half of every kind."""
+    def _strata(self) -> list[Int[Tensor, " _"]]:
+        """Numbers in `halved` of each kind; a half gets half of every kind."""
 
     @abstractmethod
     def _ranked(self, scores: Float[Tensor, "n_texts m"]) -> Float[Tensor, "n_texts m"]:
@@ -95,10 +96,10 @@ class Design(ABC):
         return [fold for _ in range(REPEATS) for fold in self._halved(rng)]
 
     def _halved(self, rng: torch.Generator) -> Iterator[Fold]:
-        in_first = torch.zeros(len(self.unit), dtype=torch.bool)
+        in_first = torch.zeros(len(self.halved), dtype=torch.bool)
         for units in self._strata():
             chosen = units[torch.randperm(len(units), generator=rng)[: (len(units) + 1) // 2]]
-            in_first |= torch.isin(self.unit, chosen)
+            in_first |= torch.isin(self.halved, chosen)
         one, other = in_first.nonzero()[:, 0], (~in_first).nonzero()[:, 0]
         yield from (Fold(one, other), Fold(other, one))
 
@@ -132,7 +133,7 @@ class Groups(Design):
 
     Texts of one document (`documents`) are not independent: they are halved and regrouped
     together where the document stands in one set, and within the document where it stands in
-    both.
+    both. Where no documents are known, `halved` may name texts that go to the same half.
     """
 
     def __init__(
@@ -140,15 +141,15 @@ class Groups(Design):
         first: Bool[Tensor, " n_texts"],
         lengths: Float[Tensor, " n_texts"],
         documents: Sequence[str] = (),
+        *,
+        halved: Int[Tensor, " n_texts"] | None = None,
     ) -> None:
         self.first = first
         self.n = int(first.sum()), int((~first).sum())
         self.unit = _numbered(documents) if documents else torch.arange(len(first))
-        ones, others = self.unit[first].unique(), self.unit[~first].unique()
-        self.n_units = len(ones), len(others)
-        shared = torch.isin(ones, others)
-        self.own = ones[~shared], others[~torch.isin(others, ones)]
-        self.shared = ones[shared]
+        self.halved = self.unit if documents or halved is None else halved
+        self.n_units = len(self.unit[first].unique()), len(self.unit[~first].unique())
+        self.own = _kinds(self.unit, first)[:2]
         length = compare(lengths[:, None], first)
         self.length_auc, self.length_p = float(length.auc), float(length.p)
 
@@ -170,8 +171,8 @@ class Groups(Design):
             centred[rows] = values[rows] - values[rows].mean(0)
         return centred
 
-    def _strata(self) -> list[Int[Tensor, " n_units"]]:
-        return [*self.own, self.shared]
+    def _strata(self) -> list[Int[Tensor, " _"]]:
+        return _kinds(self.halved, self.first)
 
     def _ranked(self, scores: Float[Tensor, "n_texts m"]) -> Float[Tensor, "n_texts m"]:
         return average_ranks(scores)[0] - (len(scores) + 1) / 2
@@ -213,7 +214,7 @@ class PairedTexts(Design):
 
     def __init__(self, n: int, documents: Sequence[str] = ()) -> None:
         self.unit = _numbered(documents) if documents else torch.arange(n)
-        n_units = len(self.unit.unique())
+        self.halved, n_units = self.unit, len(self.unit.unique())
         self.n, self.n_units = (n, n), (n_units, n_units)
         self.length_auc, self.length_p = 0.5, 1.0
 
@@ -232,7 +233,7 @@ class PairedTexts(Design):
     def centred(self, values: Float[Tensor, "n_texts ..."]) -> Float[Tensor, "n_texts ..."]:
         return values - values.mean(0)
 
-    def _strata(self) -> list[Int[Tensor, " n_units"]]:
+    def _strata(self) -> list[Int[Tensor, " _"]]:
         return [self.unit.unique()]
 
     def _ranked(self, scores: Float[Tensor, "n_texts m"]) -> Float[Tensor, "n_texts m"]:
@@ -255,3 +256,12 @@ class PairedTexts(Design):
 def _numbered(documents: Sequence[str]) -> Int[Tensor, " n_texts"]:
     numbers = {name: i for i, name in enumerate(dict.fromkeys(documents))}
     return torch.tensor([numbers[name] for name in documents])
+
+
+def _kinds(
+    unit: Int[Tensor, " n_texts"], first: Bool[Tensor, " n_texts"]
+) -> list[Int[Tensor, " _"]]:
+    """Units of the first set only, of the second only, and of both."""
+    ones, others = unit[first].unique(), unit[~first].unique()
+    shared = torch.isin(ones, others)
+    return [ones[~shared], others[~torch.isin(others, ones)], ones[shared]]
