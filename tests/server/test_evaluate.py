@@ -131,6 +131,9 @@ async def test_a_long_evaluation_is_a_job_with_the_same_result(
         f'job_status(job_id="{running["job_id"]}", response_format="detailed")'
     )
     assert (status["state"], status["result"]) == ("done", evaluated)
+    # nothing is said twice, and the next step is not the call that was just made
+    assert status["next"] == evaluated["next"] and status["warnings"] == []
+    assert evaluated["summary"] not in status["summary"]
 
 
 async def test_an_evaluation_that_cannot_be_is_refused(tiny: AppState, sae: str) -> None:

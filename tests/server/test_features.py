@@ -64,7 +64,10 @@ async def test_from_an_index_to_a_tested_name_through_the_protocol(server: Serve
         assert writers["features"][0]["feature"] == KING and writers["evidence"] == "controlled"
         assert writers["features"][0]["tokens"][0]["rank"] <= 10
         assert writers["features"][0]["push"] is not None
-        assert " random features (p = " in writers["features"][0]["why"]
+        assert " random features (p = " in writers["summary"]
+        assert "why" not in writers["features"][0], "its numbers are in the row"
+        n_writers = sum(bool(row["writes"]) for row in writers["features"])
+        assert f"{n_writers or 'none'} of which write" in writers["summary"]
         assert (await done("find_features", texts=[sentence(random.Random(1), 9, [" King"])]))[
             "features"
         ][0]["feature"] == KING
@@ -219,6 +222,11 @@ async def test_a_label_says_which_items_it_missed(server: Server) -> None:
         quiz["items"][n] | {"answer": answers[n], "fires": right[n]} for n in (0, 4)
     ]
     assert "items 1, 5 are wrong" in reply["summary"]
+    quiz = await call(state, "quiz_feature", sae=sae, feature=KING)
+    answers = [item ^ (n == 2) for n, item in enumerate(judged(quiz["items"], "King"))]
+    said = {"text": "kings", "quiz_id": quiz["quiz_id"], "answers": answers}
+    one = await call(state, "label_feature", sae=sae, feature=KING, **said)
+    assert "that to item 3 is wrong" in one["summary"]
     untested = await call(state, "label_feature", sae=sae, feature=KING, text="royalty")
     assert untested["missed"] == []
 

@@ -229,7 +229,7 @@ async def test_what_is_to_count_position_0_is_an_argument_of_a_tool_that_has_it(
     tiny: AppState, sae: str, tool: str, asked: dict[str, Any]
 ) -> None:
     summary = (await call(tiny, tool, sae=sae, **asked))["summary"]
-    advice = re.search(r"Position 0 is 'The': (.*?) counts it", summary)
+    advice = re.search(r"Position 0 is 'The'(?:, 'A')?: (.*?) counts it", summary)
     assert advice, summary
     if advice[1] == "include_special=true":
         request = next(each for each in ALL_TOOLS if each.name == tool).request
@@ -549,3 +549,11 @@ async def test_a_subject_at_position_0_is_named_with_the_call_that_counts_it(
     edit = {"feature": 3, "mode": "ablate"}
     changed = await call(tiny, "intervene", sae=sae, prompt="Mary went", edits=[edit])
     assert "positions=[0]" in changed["summary"]
+    prompts = [f"{word} went" for word in ("Mary", "Mary", "John", "Anna", "Peter", "Kate")]
+    several = await call(tiny, "intervene", sae=sae, prompts=prompts, edits=[edit])
+    firsts = [
+        await call(tiny, "encode_text", sae=sae, text=p, include_special=True) for p in prompts
+    ]
+    names = list(dict.fromkeys(repr(each["tokens"][0]["token"]) for each in firsts))
+    assert f"Position 0 is {', '.join(names[:4])}" in several["summary"]
+    assert ("and 1 others" in several["summary"]) is (len(names) == 5)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from saescope.records.prediction import TargetLogit
 
 
+N_FIRST = 4
+"""Words at position 0 that are named."""
+
+
 def provenance(used: LoadedSAE | LoadedStack, seed: int | None = None) -> Provenance:
     """The provenance of what one SAE, or several of one model, computed."""
     entries = used.entries if isinstance(used, LoadedStack) else (used,)
@@ -109,8 +113,10 @@ def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
     words = [each.strings[0] for each in tokens if len(each) and not bool(each.special[0])]
     if not words or tokens[0].bos_prepended:
         return ""
-    word = words[0].strip() or words[0]
-    return f' Position 0 is {word!r}: {count_it} counts it, "\\n" before the text frees it.'
+    names = [*dict.fromkeys(repr(word.strip() or word) for word in words)]
+    more = f" and {len(names) - N_FIRST} others" if len(names) > N_FIRST else ""
+    shown = f"{', '.join(names[:N_FIRST])}{more}"
+    return f' Position 0 is {shown}: {count_it} counts it, "\\n" before the text frees it.'
 
 
 @runtime_checkable

@@ -230,6 +230,7 @@ class LabelFeatureReply(Reply, frozen=True):
     """The label as it is now known."""
 
     listed: ClassVar[str] = "missed"
+    spare: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     feature: int
     label: ShortLabel
@@ -267,12 +268,18 @@ class FindFeaturesReply(ListReply, frozen=True):
 
     listed: ClassVar[str] = "features"
     spare: ClassVar[frozenset[str]] = frozenset(
-        f"features.controls.{control}.{field}"
-        for control in ("halves", "perturbed")
+        f"features.{control}.{field}"
+        for control in ("control", "controls.halves", "controls.perturbed")
         for field in ("n", "outside")
-    )
+    ) | {"features.why"}
 
     by: str
     """What was searched by, and what the score is."""
     features: list[Contrasted | WriterRow | FoundRow]
     contrast: ContrastedSets | None = None
+
+
+class PlainFindReply(FindFeaturesReply, frozen=True):
+    """The reply of a search by names or by texts: no other field of a row says what `why` does."""
+
+    spare: ClassVar[frozenset[str]] = FindFeaturesReply.spare - {"features.why"}

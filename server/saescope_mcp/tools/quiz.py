@@ -99,8 +99,9 @@ def _missed(missed: "Sequence[MissedItem]", n: int) -> str:
     """Which of the answers just given were wrong."""
     if not n:
         return ""
-    which = ", ".join(str(item.n) for item in missed)
-    return f" Of these {n} answers {f'items {which} are' if missed else 'none is'} wrong."
+    which = ", ".join(str(item.n) for item in missed) or "none"
+    said = f"those to items {which} are" if len(missed) > 1 else f"that to item {which} is"
+    return f" Of these {n} answers {said if missed else 'none is'} wrong."
 
 
 def _quiz(entry: LoadedSAE, request: QuizFeature, index: "FeatureIndex | None") -> "Quiz":

@@ -21,6 +21,7 @@ from saescope_mcp.schemas.features import (
     FindFeatures,
     FindFeaturesReply,
     FoundRow,
+    PlainFindReply,
     WriterRow,
 )
 from saescope_mcp.state import (
@@ -61,7 +62,8 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
     end = request.offset + len(page.features)
     more = end < page.total and bool(page.features)
     by = "label" if request.query else "tokens" if request.tokens else "texts"
-    return FindFeaturesReply(
+    reply = FindFeaturesReply if request.tokens else PlainFindReply
+    return reply(
         summary=given.about + _summary(page, by),
         warnings=[*page.warnings, *labels.warnings, *asked],
         next=[
@@ -271,9 +273,19 @@ def _summary(page: "core.FoundFeatures", by: str) -> str:
         }[by]
     best = page.features[0]
     return (
-        f"{page.total:,} features by {by}, {len(page.features)} listed; first feature "
-        f"{best.feature}: {best.why}."
+        f"{page.total:,} features by {by}, {len(page.features)} listed"
+        f"{_n_writers(page.features)}; first feature {best.feature}: {best.why}."
     )
+
+
+def _n_writers(features: "Sequence[core.FoundFeature]") -> str:
+    """How many of the rows that were measured write the tokens."""
+    writes = [row.writes for row in features if isinstance(row, Writer)]
+    measured = [each for each in writes if each is not None]
+    if not measured:
+        return ", their push not measured" if writes else ""
+    n = sum(measured)
+    return f", {n or 'none'} of which {'writes' if n < 2 else 'write'} the tokens"
 
 
 def _describe(request: FindFeatures, features: Sequence[int]) -> list[str]:

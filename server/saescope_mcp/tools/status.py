@@ -79,7 +79,7 @@ async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     if not request.job_id:
         return _listed(await _rows(state), request.offset)
     if job := state.jobs.find(request.job_id):
-        reply = await _task_status(state, job, request.wait_s)
+        reply = await _task_status(state, job, request)
     else:
         reply = await _run_status(state, request)
     return reply if request.response_format == "detailed" else _brief(reply)
@@ -124,16 +124,18 @@ def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:
     )
 
 
-async def _task_status(state: AppState, job: Job, wait_s: float) -> JobStatusReply:
-    await state.jobs.watch(job, wait_s)
+async def _task_status(state: AppState, job: Job, request: JobStatus) -> JobStatusReply:
+    await state.jobs.watch(job, request.wait_s)
     row, outcome = _row(job), _outcome(job, state)
     result = outcome.get("result") or {}
-    said = job.message if row.state == "running" else result.get("summary", "")
+    whole = request.response_format == "detailed"  # `result` is there and says the rest itself
+    told = "" if whole else result.get("summary", "")
+    said = job.message if row.state == "running" else told
     return JobStatusReply(
         summary=f"{job.id} ({job.tool}) is {row.state} after {row.elapsed_s:.0f} s"
         + (f": {said.removesuffix('.')}." if said else "."),
-        warnings=result.get("warnings", []),
-        next=_task_next(job, row, result),
+        warnings=[] if whole else result.get("warnings", []),
+        next=_task_next(job, row, result, whole=whole),
         sae=result.get("sae"),
         jobs=[],
         total=1,
@@ -142,11 +144,13 @@ async def _task_status(state: AppState, job: Job, wait_s: float) -> JobStatusRep
     )
 
 
-def _task_next(job: Job, row: JobRow, result: dict[str, Any]) -> list[str]:
+def _task_next(job: Job, row: JobRow, result: dict[str, Any], *, whole: bool) -> list[str]:
     if row.state == "running":
         return [next_call("job_status", job_id=job.id, wait_s=30)]
-    whole = next_call("job_status", job_id=job.id, response_format="detailed")
-    return [whole, *result.get("next", [])] if result else []
+    if not result or whole:
+        return result.get("next", [])
+    more = next_call("job_status", job_id=job.id, response_format="detailed")
+    return [more, *result.get("next", [])]
 
 
 async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
