@@ -400,7 +400,7 @@ def test_an_sae_of_this_model_under_any_name_is_taken_without_a_warning(
 @pytest.mark.parametrize("name", ["", "gpt2-small"])
 def test_what_cannot_be_verified_is_said(gpt2: Family, name: str) -> None:
     (warning,) = check_fits(gpt2.model, make_sae(gpt2, "standard", model_name=name))
-    assert "not known from its files" in warning and name in warning
+    assert "only the measured check tells" in warning and name in warning
 
 
 def test_activations_that_are_not_finite_are_an_error(gpt2: Family, ids: Tensor) -> None:

@@ -127,6 +127,8 @@ class Desk:
         said = {name: self.fill(name, value) for name, value in arguments.items()}
         for name, most in ({} if whole else SMALLER.get(tool, {})).items():
             said[name] = min(said.get(name, most), most)
+        if "strengths" in said and not whole:
+            said["strengths"] = said["strengths"][:1]
         if "quiz_id" in said:
             said |= self._quizzed(said)
         key = f"{tool} {said}"

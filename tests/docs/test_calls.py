@@ -26,7 +26,7 @@ pytestmark = pytest.mark.model
 TOOLS = {tool.name: tool for tool in ALL_TOOLS}
 PIECES = [piece for document in DOCUMENTS for piece in pieces(document)]
 CALLS = [piece for piece in PIECES if piece.kind == "call" and piece.check != "theirs"]
-LONG = ("index_features(", "evaluate_sae(", "train_sae(")
+LONG = ("index_features(", "evaluate_sae(", "train_sae(", 'find_features(sae="...", tokens=')
 FIRST = [
     piece
     for piece in CALLS

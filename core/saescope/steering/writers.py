@@ -3,7 +3,7 @@ push these tokens on neutral prompts."""
 
 from collections.abc import Sequence
 from functools import partial
-from statistics import mean
+from statistics import mean, median
 from typing import NamedTuple
 
 import torch
@@ -74,8 +74,9 @@ def find_by_tokens(
     what is common to all features. The best twenty are added, at their typical activation (of
     `indexed`, else of `reference` and the prompts), at the last position of neutral prompts: `push`
     is the change of the log of the tokens' summed probability, `control` that of 19 random features
-    at their own, or, where the tokens are near the top of what the feature raises, with a change as
-    large as its own. It "writes" if the tokens are near its top and the push is outside of these.
+    at their own, or, where the tokens are near the top of what the feature raises and it pushes
+    more than the usual one of these, with a change as large as its own. It "writes" if the tokens
+    are near its top and the push is outside of these.
 
     Raises:
         ArgumentError: a text is not one token, or the SAE's site does not write to the residual
@@ -182,7 +183,8 @@ def _pushes(
         others = [feature for feature in drawn if feature != each.feature][:ENOUGH]
         change = changes[each.feature]
         controls = [changes[other] for other in others]
-        if each.near_top and change > 0:
+        if each.near_top and change > max(0.0, median(controls)):
+            # one that pushes no more than the usual random feature writes nothing;
             # a loud feature among the controls would hide it, a loud feature would beat them
             runs = [_Added(each.feature, typical[each.feature], other) for other in others]
             controls = _changes(on, runs, ids)

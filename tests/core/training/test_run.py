@@ -80,7 +80,7 @@ def test_a_saved_sae_knows_its_model_by_the_weights(glass: LanguageModel, tmp_pa
         was = weight.flatten()[0].clone()
         weight.view(-1)[0] += 1
         try:
-            assert "is not known" in check_fits(glass, sae)[0]
+            assert "only the measured check tells" in check_fits(glass, sae)[0]
         finally:
             weight.view(-1)[0] = was
 
