@@ -17,7 +17,7 @@ from tests.server.test_cli import run
 from saescope.untrusted import clean_output
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome
-from saescope_mcp.cli.flags import options_of
+from saescope_mcp.cli.commands import own_options
 from saescope_mcp.cli.following import fields_of, live_display
 from saescope_mcp.cli.show import show, text_of
 from saescope_mcp.cli.terminal import Terminal, json_line
@@ -188,7 +188,7 @@ def test_help_names_every_option_in_full(width: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", width)
     for tool in ALL_TOOLS:
         _, out = run(tool.name.replace("_", "-"), "--help")
-        for option in options_of(tool.request):
+        for option in own_options(tool):
             flag = option.default.param_decls[0].split("/")[0]
             assert f" {flag} " in out and "…" not in out, (flag, out)
 

@@ -229,13 +229,13 @@ async def test_what_is_to_count_position_0_is_an_argument_of_a_tool_that_has_it(
     tiny: AppState, sae: str, tool: str, asked: dict[str, Any]
 ) -> None:
     summary = (await call(tiny, tool, sae=sae, **asked))["summary"]
-    advice = re.search(r"Position 0 is 'The'(?:, 'A')?: (.*?) counts it", summary)
+    advice = re.search(r"Position 0 is 'The'(?:, 'A')?: to count it, (.*?), or put", summary)
     assert advice, summary
-    if advice[1] == "include_special=true":
+    if advice[1] == "say include_special=true":
         request = next(each for each in ALL_TOOLS if each.name == tool).request
         assert "include_special" in request.model_fields
     else:
-        assert advice[1] == "intervene and positions=[0] in the edit"
+        assert advice[1] == "intervene with positions=[0] in the edit"
 
 
 async def test_prompts_on_which_nothing_changes_are_said(tiny: AppState, sae: str) -> None:

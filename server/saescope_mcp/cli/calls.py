@@ -1,6 +1,7 @@
 """A tool called from the command line: its SAE is loaded first, and what the load is at goes to
 stderr."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +17,7 @@ from saescope_mcp.tools import load
 from saescope_mcp.tools.status import JOB_STATUS
 
 FOREVER_S = 1e9
+_SHARE = re.compile(r"(\d+)%")
 LOAD_SAE = load.TOOLS[0]
 
 
@@ -43,6 +45,20 @@ def loads_first(tool: Tool) -> bool:
     """Whether it works on SAEs in memory: it cannot do without a handle then, or takes several."""
     sae = tool.request.model_fields.get("sae")
     return hasattr(tool.request, "handles") or (sae is not None and sae.is_required())
+
+
+def sparing(say: Say) -> Say:
+    """Says what is new, and of a share that grows every quarter: a log keeps each line."""
+    last = ""
+
+    def say_it(message: str) -> None:
+        nonlocal last
+        rough = _SHARE.sub(lambda found: str(int(found[1]) // 25), message)
+        if rough != last:
+            last = rough
+            say(message)
+
+    return say_it
 
 
 async def with_progress(

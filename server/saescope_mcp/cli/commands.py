@@ -13,12 +13,13 @@ from saescope.errors import ConfigError
 from saescope.untrusted import clean_output
 from saescope_mcp.app import ALL_TOOLS, log_to_stderr
 from saescope_mcp.binding import Outcome, Tool
-from saescope_mcp.cli.calls import LOAD_SAE, call, loads_first
+from saescope_mcp.cli.calls import LOAD_SAE, call, loads_first, sparing
 from saescope_mcp.cli.flags import arguments_from, options_of
 from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.kinds import KINDS
 from saescope_mcp.replies import refusal
+from saescope_mcp.tools.status import JOB_STATUS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,7 +94,7 @@ def command_for(tool: Tool) -> Callable[..., None]:
         stopped = tool.name in KINDS and outcome.document.get("state") in STOPPED
         raise typer.Exit(INTERRUPTED if stopped else int(outcome.is_error))
 
-    parameters = options_of(tool.request)
+    parameters = own_options(tool)
     if needs_sae:
         parameters += [option for option in options_of(LOAD_SAE.request) if option.name in _LOADING]
     parameters.append(
@@ -111,16 +112,24 @@ def command_for(tool: Tool) -> Callable[..., None]:
     return command
 
 
+def own_options(tool: Tool) -> list[inspect.Parameter]:
+    """One option for each argument that has a meaning here: a job of this process ends with the
+    command, so that nothing could be asked about it later."""
+    outlives = tool.name in KINDS or tool is JOB_STATUS
+    return [each for each in options_of(tool.request) if outlives or each.name != "wait_s"]
+
+
 def _outcome(
     tool: Tool, given: dict[str, Any], loading: dict[str, Any], *, as_json: bool
 ) -> Outcome:
     from saescope_mcp.cli.following import start_and_follow
 
+    say = sparing(_say)
     try:
         if tool.name in KINDS:
             console = Terminal(stderr=True, quiet=as_json)
-            return start_and_follow(tool, given, loading, console=console, say=_say)
-        return call(tool, arguments_from(tool.request, given), loading, _say)
+            return start_and_follow(tool, given, loading, console=console, say=say)
+        return call(tool, arguments_from(tool.request, given), loading, say)
     except ConfigError as error:
         return Outcome(dict(refusal(tool.name, error)), is_error=True)
 

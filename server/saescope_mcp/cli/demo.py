@@ -1,6 +1,7 @@
 """`saescope demo`: features, an explanation, its check and steering on a small real model; each
 step is a tool as an agent calls it."""
 
+import re
 import shutil
 import sys
 from collections.abc import Awaitable
@@ -15,7 +16,7 @@ from rich.markup import escape
 from saescope import embedded
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, next_call
-from saescope_mcp.cli.calls import FOREVER_S, person_settings, with_progress
+from saescope_mcp.cli.calls import FOREVER_S, person_settings, sparing, with_progress
 from saescope_mcp.cli.show import table, text_of
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.state import AppState
@@ -24,6 +25,7 @@ TEXT = "Mary said that she had lost her keys."
 PROMPT = "My sister lost her keys and called our mother because"
 TARGET, AGAINST = " she", " he"
 STEERED = "I went to the window and saw"
+CONCEPT = [" she", " woman"]
 
 Document = dict[str, Any]
 
@@ -68,6 +70,7 @@ class Demo:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.state = AppState(person_settings())
+        self._say = sparing(lambda message: console.print(f"[dim]{escape(message)}[/]"))
 
     async def tell(self) -> None:
         self._begin()
@@ -132,7 +135,7 @@ class Demo:
                 columns=("feature", "pos", "token", "activation", "attribution", "measured_effect"),
             )
         )
-        self.console.print(escape(attribution["summary"].split(" No BOS")[0].split(" BOS")[0]))
+        self.console.print(escape(_without_positions(attribution["summary"])))
         self.console.print(
             "[dim]attribution: a cheap estimate; measured: the logit difference lost "
             "when just that feature is removed.[/]"
@@ -172,11 +175,11 @@ class Demo:
         )
 
     async def _steering(self, sae: str, feature: int) -> None:
-        features = [{"feature": feature, "strength": 0.7}]
+        features = [{"feature": feature, "strength": 0.8}]
         self._heading(
             5,
             f"Steer: add feature {feature} while the model writes",
-            next_call("steer_generate", prompt=STEERED, features=features),
+            next_call("steer_generate", prompt=STEERED, features=features, concept_tokens=CONCEPT),
         )
         done = await self._call(
             "steer_generate",
@@ -184,6 +187,7 @@ class Demo:
             sae=sae,
             prompt=STEERED,
             features=features,
+            concept_tokens=CONCEPT,
             max_new_tokens=24,
             n_controls=1,
         )
@@ -196,7 +200,7 @@ class Demo:
                 f"[bold]{arm['label']}[/] [dim]({score})[/]\n  "
                 f"{escape(STEERED)}[cyan]{escape(_one_line(arm['text']))}[/]"
             )
-        self.console.print(f"Verdict: {escape(done['verdict'])}.")
+        self.console.print(escape(_without_positions(done["summary"])))
 
     def _heading(self, number: int, title: str, call: str) -> None:
         self.console.print(f"\n[bold cyan]{number}. {escape(title)}[/]")
@@ -217,7 +221,7 @@ class Demo:
     def _progress(self, status: Any, message: str) -> None:
         status.update(escape(message) + "…")
         if not self.console.is_terminal:
-            self.console.print(f"[dim]{escape(message)}[/]")
+            self._say(message)
 
 
 def run_demo() -> int:
@@ -236,6 +240,11 @@ def run_demo() -> int:
 
 def _percent(token: Document) -> str:
     return f"{100 * token['prob']:.3g}%"
+
+
+def _without_positions(summary: str) -> str:
+    """A summary without its last part, on the positions that were left out."""
+    return re.split(r" (?:No|With) BOS", summary)[0]
 
 
 def _one_line(text: str) -> str:

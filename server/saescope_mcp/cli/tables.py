@@ -14,6 +14,8 @@ from rich.table import Table
 GAP = 2
 MOST_WORD = 12
 """Words up to this length are not broken; longer ones are where there is no room."""
+ROOMY = 40
+"""What a column of text gets, if it can, where a table is continued below itself."""
 _NUMBER = re.compile(r"[(\[]*[+-]?\d[\d.,:%e+-]*[)\],;%]*")
 
 
@@ -56,29 +58,14 @@ class Rows:
         if self.title:
             yield f"[italic]{escape(self.title)}[/]"
         if widths:
-            whole = options.update(width=sum(widths) + gaps)
-            yield from console.render(self._table(widths), whole)
+            yield from _lines(console, options, _table(self.columns, widths))
+        elif parts := _parts(self.columns, options.max_width):
+            for n, columns in enumerate(parts):
+                yield from [Segment.line()] if n else []
+                fitted = _fitted(columns, options.max_width - GAP * (len(columns) - 1))
+                yield from _lines(console, options, _table(columns, fitted))
         else:
             yield from self._blocks()
-
-    def _table(self, widths: Sequence[int]) -> Table:
-        made = Table(
-            header_style="bold",
-            pad_edge=False,
-            padding=(0, GAP // 2),
-            box=None,
-            show_header=any(column.heading for column in self.columns),
-        )
-        for column, width in zip(self.columns, widths, strict=True):
-            made.add_column(
-                escape(column.heading),
-                justify="right" if column.numeric else "left",
-                overflow="fold",
-                width=width,
-            )
-        for row in zip(*(column.cells for column in self.columns), strict=True):
-            made.add_row(*map(escape, row))
-        return made
 
     def _blocks(self) -> Iterator[str | Segment]:
         """Each cell after its heading, a row below the other."""
@@ -91,6 +78,55 @@ class Rows:
 def pairs(values: Mapping[str, str]) -> Rows:
     """Lay names and values out in two columns."""
     return Rows([Column("", list(values)), Column("", list(values.values()))])
+
+
+def _table(columns: Sequence[Column], widths: Sequence[int]) -> Table:
+    made = Table(
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, GAP // 2),
+        box=None,
+        width=sum(widths) + GAP * (len(widths) - 1),
+        show_header=any(column.heading for column in columns),
+    )
+    for column, width in zip(columns, widths, strict=True):
+        made.add_column(
+            escape(column.heading),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            width=width,
+        )
+    for row in zip(*(column.cells for column in columns), strict=True):
+        made.add_row(*map(escape, row))
+    return made
+
+
+def _lines(console: Console, options: ConsoleOptions, made: Table) -> Iterator[Segment]:
+    """Its lines without the spaces at their ends, with which long cells would fill a pipe."""
+    whole = options.update(width=made.width or options.max_width)
+    for line in console.render_lines(made, whole, pad=False):
+        while line and not line[-1].text.strip():
+            line.pop()
+        if line:
+            line[-1] = line[-1]._replace(text=line[-1].text.rstrip())
+        yield from (*line, Segment.line())
+
+
+def _parts(columns: Sequence[Column], room: int) -> list[list[Column]]:
+    """Tables that fit below each other, each from the first column on; empty if one does not."""
+    first, *others = columns
+    parts: list[list[Column]] = []
+    width = room
+    for column in others:
+        needs = GAP + max(column.least, min(column.natural, ROOMY))
+        if width + needs > room:
+            parts.append([first])
+            width = first.least
+        if width + needs > room:
+            return []
+        parts[-1].append(column)
+        width += needs
+    return parts
 
 
 def _fitted(columns: Sequence[Column], room: int) -> list[int]:

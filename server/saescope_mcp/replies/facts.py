@@ -90,7 +90,7 @@ def left_out(
     *,
     named: bool = False,
     n_sinks: int = 0,
-    count_it: str = "include_special=true",
+    count_it: str = "say include_special=true",
 ) -> str:
     """A sentence for the summary; `count_it`: what makes the call count position 0."""
     bos = "With BOS" if tokens[0].bos_prepended else "No BOS"
@@ -116,7 +116,7 @@ def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
     names = [*dict.fromkeys(repr(word.strip() or word) for word in words)]
     more = f" and {len(names) - N_FIRST} others" if len(names) > N_FIRST else ""
     shown = f"{', '.join(names[:N_FIRST])}{more}"
-    return f' Position 0 is {shown}: {count_it} counts it, "\\n" before the text frees it.'
+    return f' Position 0 is {shown}: to count it, {count_it}, or put "\\n" before the text.'
 
 
 @runtime_checkable

@@ -62,7 +62,7 @@ READ_ONLY = ToolAnnotations(
 
 _NOTHING_YET: Any = {"unit_values": [], "unit_source": "", "concept_logprob": None, "n_sinks": 0}
 """What a generation that goes on says of itself."""
-FIRST = "intervene and positions=[0] in the edit"
+FIRST = "intervene with positions=[0] in the edit"
 """What changes position 0 too."""
 
 
