@@ -1,9 +1,13 @@
-"""What a summary says of an effect beside its controls."""
+"""What a summary says of an effect beside its controls, of what is left out, and of shares."""
+
+from typing import Any
 
 import pytest
+import torch
 
+from saescope.models import Tokens
 from saescope.records.controls import Comparison
-from saescope_mcp.replies.facts import beside
+from saescope_mcp.replies.facts import beside, left_out, percent
 
 OUTSIDE = Comparison(0.1, 0.2, 19, 0.05, True)
 
@@ -25,3 +29,27 @@ OUTSIDE = Comparison(0.1, 0.2, 19, 0.05, True)
 )
 def test_an_effect_is_told_beside_its_controls(control: Comparison, expected: str) -> None:
     assert beside(control, "random ones") == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "position 0 and special tokens (4)"),
+        ({"n_sinks": 1}, "position 0, special tokens and attention sinks (4)"),
+        ({"chat": True}, "position 0, special tokens and the chat template (4)"),
+        (
+            {"chat": True, "n_sinks": 2},
+            "position 0, special tokens, the chat template and attention sinks (4)",
+        ),
+        ({"chat": True, "named": True}, "all positions but those named (4)"),
+    ],
+)
+def test_all_that_is_left_out_is_named(asked: dict[str, Any], expected: str) -> None:
+    tokens = Tokens(torch.arange(6), torch.tensor([True] * 4 + [False] * 2), ("a",) * 6, False)
+    assert left_out(4, [tokens], **asked) == f"No BOS; left out: {expected}."
+
+
+def test_shares_in_words_have_no_exponent() -> None:
+    assert [percent(share) for share in (0.0, 0.0123, 0.3, 1 / 3, 0.996, 1.0)] == [
+        *("0%", "1.2%", "30%", "33%", "99.6%", "100%")
+    ]

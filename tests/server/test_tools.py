@@ -238,6 +238,17 @@ async def test_what_is_to_count_position_0_is_an_argument_of_a_tool_that_has_it(
         assert advice[1] == "intervene with positions=[0] in the edit"
 
 
+async def test_one_edit_at_named_positions_does_not_leave_out_those_of_another(
+    tiny: AppState, sae: str
+) -> None:
+    edits = [{"feature": 5, "positions": [2]}, {"feature": 6}]
+    asked = {"sae": sae, "prompt": PROMPT, "n_controls": 0}
+    mixed = await call(tiny, "intervene", **asked, edits=edits)
+    assert "left out: position 0 and special tokens (1)" in mixed["summary"]
+    named = await call(tiny, "intervene", **asked, edits=edits[:1])
+    assert "left out: all positions but those named" in named["summary"]
+
+
 async def test_prompts_on_which_nothing_changes_are_said(tiny: AppState, sae: str) -> None:
     found = [await call(tiny, "top_features", sae=sae, text=text, k=100) for text in MANY]
     firing = [{row["feature"] for row in each["features"]} for each in found]

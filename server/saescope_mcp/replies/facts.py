@@ -91,15 +91,15 @@ def left_out(
     named: bool = False,
     n_sinks: int = 0,
     count_it: str = "say include_special=true",
+    chat: bool = False,
 ) -> str:
     """A sentence for the summary; `count_it`: what makes the call count position 0."""
     bos = "With BOS" if tokens[0].bos_prepended else "No BOS"
-    usual = (
-        "position 0, special tokens and attention sinks"
-        if n_sinks
-        else "position 0 and special tokens"
-    )
-    which = "all positions but those named" if named else usual
+    usual = ["position 0", "special tokens"]
+    usual += ["the chat template"] if chat else []
+    usual += ["attention sinks"] if n_sinks else []
+    which = f"{', '.join(usual[:-1])} and {usual[-1]}"
+    which = "all positions but those named" if named else which
     first = "" if named else _first_of(tokens, count_it)
     return (
         f"{bos}; left out: {which} ({n_left_out}).{first}"

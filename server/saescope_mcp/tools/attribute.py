@@ -41,7 +41,9 @@ async def attribute_logit(state: AppState, request: AttributeLogit) -> Attribute
         AttributeLogitReply,
         attribution,
         summary=f"{_summary(attribution, stack)} "
-        f"{left_out(attribution.n_left_out, [tokens], n_sinks=attribution.n_sinks)}",
+        + left_out(
+            attribution.n_left_out, [tokens], n_sinks=attribution.n_sinks, chat=request.chat
+        ),
         warnings=[*attribution.warnings, *stack.disagreement(chat=request.chat), *labels.warnings],
         next=_next(request, attribution, tokens, stack),
         evidence=_evidence(attribution),

@@ -76,12 +76,12 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         indexed = [await activations_of(entry) for entry in stack.entries]
         done = await stack.slot.run(_intervened, stack, tokens, request=request, indexed=indexed)
     labels = await labels_of_stack(stack, _changed(request))
-    named = any(edit.positions for edit in request.edits)
+    named = all(edit.positions for edit in request.edits)
     warnings = [*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings]
     shown: dict[str, Any] = {**vars(done), "warnings": warnings}
     return InterveneReply(
         summary=f"{_effect(done, request)}{_apart(done)} "
-        f"{left_out(done.n_left_out, tokens, named=named, n_sinks=done.n_sinks, count_it=FIRST)}",
+        f"{_left_out(done, tokens, request, named=named)}",
         **shown,
         next=[
             _next_call(
@@ -93,6 +93,24 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
         unit_value=done.unit_values[0],
         features=_named(request, stack, labels),
         bos_prepended=tokens[0].bos_prepended,
+    )
+
+
+def _left_out(
+    done: "core.Intervention | core.Interventions | core.Steering | core.Sweep",
+    tokens: "Sequence[Tokens]",
+    request: ChangingRequest,
+    *,
+    named: bool = False,
+) -> str:
+    """What no edit touches, in words."""
+    return left_out(
+        done.n_left_out,
+        tokens,
+        named=named,
+        n_sinks=done.n_sinks,
+        count_it=FIRST,
+        chat=request.chat,
     )
 
 
@@ -162,8 +180,7 @@ async def _texts(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
     return extended(
         SteerGenerateReply,
         done,
-        summary=f"{verdict[0].upper()}{verdict[1:]}. "
-        f"{left_out(done.n_left_out, [tokens], n_sinks=done.n_sinks, count_it=FIRST)}",
+        summary=f"{verdict[0].upper()}{verdict[1:]}. {_left_out(done, [tokens], request)}",
         warnings=[
             *done.warnings,
             *nothing_left(len(tokens) - done.n_left_out),
@@ -253,8 +270,7 @@ async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
         )
     labels = await labels_of_stack(stack, _changed(request))
     return SteerGenerateReply(
-        summary=f"{_of_table(done)} "
-        f"{left_out(done.n_left_out, texts, n_sinks=done.n_sinks, count_it=FIRST)}",
+        summary=f"{_of_table(done)} {_left_out(done, texts, request)}",
         warnings=[
             *done.warnings,
             *stack.disagreement(chat=request.chat),
