@@ -11,6 +11,7 @@ from torch import Tensor
 from saescope.effects import promoted_tokens
 from saescope.errors import ArgumentError
 from saescope.features.contrast.ranked import DIFFERENCE, Riser, Risers, risers
+from saescope.features.contrast.sets import each_once
 from saescope.features.index import FeatureIndex
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack
 from saescope.features.reading.text_scores import scores_of
@@ -163,9 +164,12 @@ def _strongest(sums: Sequence[_ActivationSums], rank_by: str) -> _Order:
 def _contrasted(stack: Stack, encoded: Sequence[Encoded], others: Sequence[Encoded]) -> _Order:
     """All that fire more on the texts than on the others."""
     found: list[Risers] = []
+    texts, against = ([text.tokens for text in each[0].texts] for each in (encoded, others))
+    once = each_once(texts, against)
+    texts, against = [texts[i] for i in once.texts], [against[i] for i in once.against]
     for sae, one, other in zip(stack.as_given, encoded, others, strict=True):
-        scores = scores_of(sae, [*one.texts, *other.texts])
-        found.append(risers(scores, len(one.texts)))
+        kept = [*(one.texts[i] for i in once.texts), *(other.texts[i] for i in once.against)]
+        found.append(risers(scores_of(sae, kept), texts, against=against))
     places = [
         _Place(n, riser.feature, riser.score, riser)
         for n, each in enumerate(found)
@@ -173,7 +177,8 @@ def _contrasted(stack: Stack, encoded: Sequence[Encoded], others: Sequence[Encod
     ]
     places.sort(key=lambda place: place.riser.order if place.riser else ())
     in_units = len(found) > 1 and found[0].score_is == DIFFERENCE
-    return _Order(places, found[0].score_is, [*found[0].warnings, *([UNITS] if in_units else [])])
+    warnings = [*once.warnings, *found[0].warnings, *([UNITS] if in_units else [])]
+    return _Order(places, found[0].score_is, warnings)
 
 
 def _listed(

@@ -16,7 +16,7 @@ from saescope.models.predictions import (
 )
 from saescope.models.readout import Unembedding
 from saescope.models.sizes import peek_model_bytes, peek_n_layers
-from saescope.models.tokens import Tokens, counted
+from saescope.models.tokens import Tokens, counted, first_of_each
 
 __all__ = [
     "SINK_FACTOR",
@@ -30,6 +30,7 @@ __all__ = [
     "Unembedding",
     "canonical_name",
     "counted",
+    "first_of_each",
     "load_model",
     "model_fingerprint",
     "peek_model_bytes",

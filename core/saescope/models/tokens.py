@@ -32,6 +32,14 @@ class Tokens:
         return len(self.ids)
 
 
+def first_of_each(texts: Sequence[Tokens]) -> list[int]:
+    """The places of texts that are not the same, token by token, as an earlier one."""
+    places: dict[tuple[int, ...], int] = {}
+    for place, tokens in enumerate(texts):
+        places.setdefault(tuple(tokens.ids.tolist()), place)
+    return [*places.values()]
+
+
 class Tokenizer:
     """A Hugging Face tokenizer that never adds a token on its own."""
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from saescope.models import Tokens, counted
+from saescope.models import Tokens, counted, first_of_each
 from saescope.ops import SparseActs, joined
 from saescope.records.features import FeatureRef
 from saescope.splice import SiteRecord
@@ -103,10 +103,9 @@ def prepare(
 def distinct(prompts: Sequence[Tokens]) -> tuple[list[Tokens], list[int]]:
     """Each prompt once, in order, and the place of every one that was given among these: the same
     prompt again is no new evidence."""
-    places: dict[tuple[int, ...], int] = {}
-    keys = [tuple(tokens.ids.tolist()) for tokens in prompts]
-    given = [places.setdefault(key, len(places)) for key in keys]
-    return [prompts[given.index(place)] for place in range(len(places))], given
+    once = [prompts[i] for i in first_of_each(prompts)]
+    keys = [tuple(tokens.ids.tolist()) for tokens in once]
+    return once, [keys.index(tuple(tokens.ids.tolist())) for tokens in prompts]
 
 
 def repeated(places: Sequence[int]) -> list[str]:

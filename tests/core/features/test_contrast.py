@@ -397,8 +397,49 @@ def test_too_few_texts_are_said_to_be_too_few(
     assert caught.value.code == "TOO_FEW_TEXTS"
 
 
+def test_copies_of_a_text_are_no_further_texts(
+    glass: LanguageModel, texts: tuple[list[str], list[str]]
+) -> None:
+    sae, (one, other) = planted_sae(glass), (tokens_of(glass, side) for side in texts)
+    few = contrast_texts(glass, sae, one[:3], against=other[:3], unconfirmed=True)
+    copied = contrast_texts(
+        glass, sae, [*one[:3]] * 10, against=[*other[:3]] * 10, unconfirmed=True
+    )
+    assert (copied.n_texts, copied.n_against, copied.n_confirmed) == (3, 3, 0)
+    assert copied.features == few.features
+    said = "54 of the 60 texts repeat others of the same set: each counts once."
+    assert copied.warnings == [said, *few.warnings]
+    ranked = rank_features(
+        glass, sae, [*one[:3]] * 10, against=[*other[:3]] * 10, rank_by="contrast"
+    )
+    assert said in ranked.warnings and not any(row.confirmed for row in ranked.features)
+    with pytest.raises(ArgumentError, match="2 different texts"):
+        contrast_texts(glass, sae, [one[0]] * 10, against=other)
+    documents = [f"d{i % 3}" for i in range(30)]  # what is independent is then said
+    named = contrast_texts(
+        glass, sae, [*one[:3]] * 10, against=other[:3], documents=[*documents, "a", "b", "c"]
+    )
+    assert named.n_texts == 30
+
+
+def test_sentences_that_differ_by_a_word_are_ranked_as_they_are_contrasted(
+    glass: LanguageModel,
+) -> None:
+    rng = random.Random(3)
+    bodies = [sentence(rng, 12) for _ in range(12)]
+    one, other = (
+        tokens_of(glass, [word + body for body in bodies]) for word in (" Queen", " King")
+    )
+    sae = planted_sae(glass)
+    contrast = contrast_texts(glass, sae, one, against=other, k=100, unconfirmed=True)
+    ranked = rank_features(glass, sae, one, against=other, rank_by="contrast", k=100)
+    rows = [row for row in contrast.features if row.side == "texts"]
+    assert [row.feature for row in ranked.features] == [row.feature for row in rows]
+    assert [row.score for row in ranked.features] == [row.held_out.auc for row in rows]
+
+
 def test_texts_on_which_nothing_fires_give_an_empty_list(glass: LanguageModel) -> None:
-    quiet = tokens_of(glass, [" said that"] * 10)
+    quiet = tokens_of(glass, [" said that" * n for n in range(1, 11)])
     found = contrast_texts(glass, planted_sae(glass), quiet, against=quiet)
     assert (found.features, found.total, found.baselines) == ([], 0, [])
     assert "No feature fires" in found.verdict

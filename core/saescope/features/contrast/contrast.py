@@ -11,11 +11,12 @@ from torch import Tensor
 
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError
-from saescope.features.contrast.alike import counterparts, neighbours_alike
+from saescope.features.contrast.alike import neighbours_alike
 from saescope.features.contrast.baselines import probe_auc, word_counts
 from saescope.features.contrast.designs import LEAST_HALF, Design, Fold, Groups, PairedTexts
 from saescope.features.contrast.model_controls import TwoModels, change_controls
 from saescope.features.contrast.separation import Difference
+from saescope.features.contrast.sets import each_once, groups_of
 from saescope.features.reading.text_scores import Summary, TextScores, score_changes, score_texts
 from saescope.metrics import spearman
 from saescope.models import LanguageModel, Tokens
@@ -70,20 +71,20 @@ def contrast_texts(
     feature's in 95 % of random regroupings. `documents` names the document of each text (those of
     `texts`, then those of `against`): texts of one document are halved and regrouped together.
     Without it a text and its counterpart, the same in the other set but for a word, are halved
-    together.
+    together, and a text that a set repeats counts once.
 
     Raises:
         ArgumentError: a set has fewer than two texts, or a text with no counted token.
     """
+    texts, against, repeated = _once(texts, against, documents)
     _check(min(len(texts), len(against)))
     both = [*texts, *against]
     scores = score_texts(model, sae, both, by=draw.get("by", "max"))
-    first = torch.arange(len(both)) < len(texts)
     assert scores.means is not None
-    words = word_counts(both)
-    inputs = {WORDS: words, "mean_activation": scores.means}
-    design = Groups(first, scores.lengths, documents, halved=counterparts(words, first))
-    return contrast_scores(design, scores, inputs=inputs, **draw)
+    inputs = {WORDS: word_counts(both), "mean_activation": scores.means}
+    design = groups_of(texts, against, scores.lengths, documents=documents)
+    done = contrast_scores(design, scores, inputs=inputs, **draw)
+    return replace(done, warnings=[*repeated, *done.warnings])
 
 
 def contrast_models(
@@ -108,11 +109,13 @@ def contrast_models(
         ArgumentError: fewer than two texts, or a text with no counted token.
         MismatchError: the SAE has another width than `other` at its hook.
     """
+    texts, against, repeated = _once(texts, against, documents)
     _check(min(len(texts), len(against)) if against else len(texts))
     check_fits(other, sae, allow_mismatch=True)
     changes = score_changes(model, other, sae, [*texts, *against], by=draw.get("by", "max"))
     design = _of_changes(texts, against, changes.lengths, documents)
     done = contrast_scores(design, changes, **draw)
+    done = replace(done, warnings=[*repeated, *done.warnings])
     if not done.features:
         return done
     controls = change_controls(
@@ -127,6 +130,17 @@ def contrast_models(
     return replace(done, features=rows)
 
 
+def _once(
+    texts: Sequence[Tokens], against: Sequence[Tokens], documents: Sequence[str]
+) -> tuple[list[Tokens], list[Tokens], list[str]]:
+    """Each text of a set once, and what is to be said of the others; where documents are named,
+    these say what is independent."""
+    if documents:
+        return [*texts], [*against], []
+    once = each_once(texts, against)
+    return [texts[i] for i in once.texts], [against[i] for i in once.against], once.warnings
+
+
 def _of_changes(
     texts: Sequence[Tokens],
     against: Sequence[Tokens],
@@ -135,9 +149,7 @@ def _of_changes(
 ) -> Design:
     if not against:
         return PairedTexts(len(texts), documents)
-    both = [*texts, *against]
-    first = torch.arange(len(both)) < len(texts)
-    return Groups(first, lengths, documents, halved=counterparts(word_counts(both), first))
+    return groups_of(texts, against, lengths, documents=documents)
 
 
 def contrast_scores(
@@ -418,7 +430,7 @@ def _warnings(
 def _check(n: int) -> None:
     if n < LEAST:
         raise ArgumentError(
-            f"A contrast needs at least {LEAST} texts in each set.",
+            f"A contrast needs at least {LEAST} different texts in each set.",
             code="TOO_FEW_TEXTS",
             field="texts",
             got=n,

@@ -1,9 +1,8 @@
 """Features that fire more on some texts than on others, in the order and by the statistic of a
 contrast."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
-
-import torch
 
 from saescope.features.contrast.contrast import (
     LEAST,
@@ -13,7 +12,9 @@ from saescope.features.contrast.contrast import (
     too_few,
 )
 from saescope.features.contrast.designs import Groups
+from saescope.features.contrast.sets import groups_of
 from saescope.features.reading.text_scores import TextScores
+from saescope.models import Tokens
 from saescope.records.features import SideLevel
 
 DIFFERENCE = (
@@ -42,11 +43,12 @@ class Risers(NamedTuple):
     warnings: list[str]
 
 
-def risers(scores: TextScores, n_texts: int, *, seed: int = 0) -> Risers:
-    """Rank what fires more on the first `n_texts` texts: as `contrast_texts` does with
+def risers(
+    scores: TextScores, texts: Sequence[Tokens], *, against: Sequence[Tokens], seed: int = 0
+) -> Risers:
+    """Rank what fires more on `texts`, whose scores come first: as `contrast_texts` does with
     `unconfirmed`; with one text on a side by the difference of activation."""
-    first = torch.arange(len(scores.lengths)) < n_texts
-    design = Groups(first, scores.lengths)
+    design = groups_of(texts, against, scores.lengths)
     if min(design.n) < LEAST:
         return Risers(_by_difference(design, scores), DIFFERENCE, [])
     few = too_few(design)
