@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.core.features.planted import FILLERS, WORDS, corpus, planted_sae, sentence
+from tests.core.oracle import Family, make_sae
 from torch import Tensor
 
 from saescope.cancel import cancellable
@@ -422,17 +423,29 @@ def test_copies_of_a_text_are_no_further_texts(
     assert named.n_texts == 30
 
 
-def test_sentences_that_differ_by_a_word_are_ranked_as_they_are_contrasted(
-    glass: LanguageModel,
-) -> None:
-    rng = random.Random(3)
-    bodies = [sentence(rng, 12) for _ in range(12)]
+def test_sentences_that_differ_by_a_word_are_ranked_as_they_are_contrasted(gpt2: Family) -> None:
+    words = [
+        "old",
+        "little",
+        "big",
+        "good",
+        "young",
+        "happy",
+        "poor",
+        "rich",
+        "great",
+        "tall",
+        "small",
+        "new",
+        "kind",
+    ]
     one, other = (
-        tokens_of(glass, [word + body for body in bodies]) for word in (" Queen", " King")
+        tokens_of(gpt2.model, [f"The {word} {who} saw the {word} house" for word in words])
+        for who in ("queen", "king")
     )
-    sae = planted_sae(glass)
-    contrast = contrast_texts(glass, sae, one, against=other, k=100, unconfirmed=True)
-    ranked = rank_features(glass, sae, one, against=other, rank_by="contrast", k=100)
+    sae = make_sae(gpt2, "standard")
+    contrast = contrast_texts(gpt2.model, sae, one, against=other, k=100, unconfirmed=True)
+    ranked = rank_features(gpt2.model, sae, one, against=other, rank_by="contrast", k=100)
     rows = [row for row in contrast.features if row.side == "texts"]
     assert [row.feature for row in ranked.features] == [row.feature for row in rows]
     assert [row.score for row in ranked.features] == [row.held_out.auc for row in rows]
