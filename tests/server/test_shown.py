@@ -166,3 +166,9 @@ def test_a_share_that_grows_is_said_every_quarter() -> None:
         say(message)
     quarters = [f"reading: {n}%" for n in (0, 25, 50, 75, 100)]
     assert said == ["loading", *quarters, "done"]
+
+
+def test_an_error_says_what_is_allowed() -> None:
+    error = {"code": "COLUMN_NOT_FOUND", "message": "No column 'sort'.", "hint": "Correct it."}
+    shown = printed({**error, "got": "sort", "allowed": "text, kind"}, is_error=True)
+    assert shown == "COLUMN_NOT_FOUND No column 'sort' (allowed text, kind).\nNext: Correct it.\n"

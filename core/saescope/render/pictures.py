@@ -140,7 +140,7 @@ def feature_picture(card: Mapping[str, Any]) -> bytes:
     lower.barh(
         range(len(tokens)), effects, color=[BLUE if effect > 0 else ORANGE for effect in effects]
     )
-    lower.set_yticks(range(len(tokens)), [_drawn(row["token"]) for row in tokens])
+    lower.set_yticks(range(len(tokens)), [f"'{_drawn(row['token'])}'" for row in tokens])
     for label in lower.get_yticklabels():
         label.set_parse_math(False)
     lower.invert_yaxis()

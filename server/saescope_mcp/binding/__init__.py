@@ -3,6 +3,7 @@ compact documents. It knows no SAE, and no tool by name."""
 
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
 from saescope_mcp.binding.document import document
+from saescope_mcp.binding.error_document import what_is_wrong
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.server import Server, bind
 from saescope_mcp.binding.wording import PLAIN, Wording
@@ -20,4 +21,5 @@ __all__ = [
     "document",
     "next_call",
     "refusal",
+    "what_is_wrong",
 ]

@@ -27,13 +27,19 @@ def error_document(
 
 def refusal_text(document: Mapping[str, str]) -> str:
     """`CODE: what is wrong (got ...; allowed ...). Next: the exact call.`"""
-    message, details = document["message"], []
-    if document["got"] and document["got"] not in message:
-        details.append(f"got {document['got']}")
-    if document["allowed"] and document["allowed"] not in message:
-        details.append(f"allowed {document['allowed']}")
+    return f"{document['code']}: {what_is_wrong(document)} Next: {document['hint']}"
+
+
+def what_is_wrong(document: Mapping[str, str]) -> str:
+    """The message with what was given and what is allowed, where it does not say so itself."""
+    message = document["message"]
+    details = [
+        f"{name} {document[name]}"
+        for name in ("got", "allowed")
+        if document.get(name) and document[name] not in message
+    ]
     aside = f" ({'; '.join(details)})" if details else ""
-    return f"{document['code']}: {message.removesuffix('.')}{aside}. Next: {document['hint']}"
+    return f"{message.removesuffix('.')}{aside}."
 
 
 def show(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from saescope_mcp.binding import Outcome
+from saescope_mcp.binding import Outcome, what_is_wrong
 from saescope_mcp.cli.tables import Column, Rows, pairs
 from saescope_mcp.cli.typed import as_command
 
@@ -43,7 +43,7 @@ def show(outcome: Outcome, console: Console) -> None:
     """Summary first, then tables, numbers, warnings, and what to do next."""
     document = outcome.document
     if outcome.is_error:
-        console.print(f"[bold red]{document['code']}[/] {escape(document['message'])}")
+        console.print(f"[bold red]{document['code']}[/] {escape(what_is_wrong(document))}")
         console.print(f"[bold]Next:[/] {escape(document['hint'])}", soft_wrap=True)
         return
     console.print(escape(document["summary"]), style="bold")
