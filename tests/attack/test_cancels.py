@@ -25,13 +25,20 @@ TEXT = "The trial began on a cold morning, and the jury listened to the first wi
 LONG = 50 * TEXT
 """About a thousand tokens, the most that one text may have."""
 EDIT = {"feature": 100, "mode": "ablate"}
+
+
+def numbered(n: int) -> list[str]:
+    """Texts that differ, since a repetition counts once."""
+    return [f"{i}. {4 * TEXT}" for i in range(n)]
+
+
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("attribute_logit", {"prompt": LONG, "n_controls": 20, "k": 100}),
     ("attribute_logit", {"prompt": LONG, "method": "integrated_gradients"}),
     ("attribute_logit", {"prompt": 12 * TEXT, "method": "direct", "n_controls": 20, "k": 100}),
     ("encode_text", {"texts": [LONG] * 7}),
     ("top_features", {"texts": [LONG] * 7}),
-    ("top_features", {"texts": [LONG] * 3, "against": [LONG] * 3, "rank_by": "contrast"}),
+    ("top_features", {"texts": numbered(9), "against": numbered(9), "rank_by": "contrast"}),
     ("intervene", {"prompt": LONG, "edits": [EDIT], "n_controls": 20}),
     (
         "steer_generate",
@@ -43,7 +50,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
             "max_new_tokens": 256,
         },
     ),
-    ("find_features", {"texts": [4 * TEXT] * 64, "against": [4 * TEXT] * 64}),
+    ("find_features", {"texts": numbered(64), "against": numbered(64)}),
     ("find_features", {"query": "courts and judges"}),
     ("describe_feature", {"feature": 100, "picture": True, "n_examples": 30}),
     ("quiz_feature", {"feature": 100, "n": 40}),
