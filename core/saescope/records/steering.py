@@ -146,6 +146,8 @@ class SweepRow:
     """95 % of the mean over prompts (Student's t); None with one prompt."""
     p: float | None
     """The rank of `concept_logprob` among those of 19 random features changed alike."""
+    beyond: bool
+    """`concept_logprob` lies outside of these, on the side away from no effect."""
     perplexity: float | None
     repetition: float
     kl: float | None

@@ -41,7 +41,8 @@ def judge(
     if broken:
         return Judgement(Effect.DEGENERATE, f"{broken}; lower the strength, if the mode has one")
     if is_beyond(concept.change, concept.control) and concept.is_named:
-        return Judgement(Effect.SPECIFIC, _further(concept))
+        less = "more" if (concept.change or 0) > 0 else "less"
+        return Judgement(Effect.SPECIFIC, f"{_further(concept)}: {less} of the concept")
     if relief is None:
         return _not_specific(concept)
     falls = (

@@ -16,7 +16,7 @@ from saescope.steering.concept import ConceptTokens
 from saescope.steering.edits import FeatureEdit, check_edits, scaled
 from saescope.steering.forced import concept_changes
 from saescope.steering.generate import Sampling, generate
-from saescope.steering.judge import ConceptChange, judge
+from saescope.steering.judge import ConceptChange, is_beyond, judge
 from saescope.steering.means import t_interval
 from saescope.steering.prepare import Plans, Prepared, distinct, prepare, repeated, units_over
 from saescope.steering.steer import arm_of, check_writing
@@ -166,6 +166,7 @@ def _row(found: Sequence[_OnPrompt], n: int, factor: float, concept: ConceptToke
         concept_logprob=change.change,
         interval=t_interval(own),
         p=control.p,
+        beyond=is_beyond(change.change, control),
         perplexity=metrics.perplexity,
         repetition=metrics.repetition,
         kl=metrics.kl,

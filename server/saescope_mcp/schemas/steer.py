@@ -240,6 +240,10 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
             "steered.n_tokens",
             "controls.n_tokens",
             "bos_prepended",
+            "promoted_tokens",
+            "concept_control.n",
+            "concept_control.outside",
+            "table.beyond",
         }
     )
 

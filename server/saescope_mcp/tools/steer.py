@@ -270,7 +270,7 @@ async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
         )
     labels = await labels_of_stack(stack, _changed(request))
     return SteerGenerateReply(
-        summary=f"{_of_table(done)} {_left_out(done, texts, request)}",
+        summary=f"{of_table(done)} {_left_out(done, texts, request)}",
         warnings=[
             *done.warnings,
             *stack.disagreement(chat=request.chat),
@@ -289,17 +289,30 @@ async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
     )
 
 
-def _of_table(done: "core.Sweep") -> str:
+def of_table(done: "core.Sweep") -> str:
     """Say at which strengths the text holds, and at which the concept is beyond controls."""
     if not done.rows:
         return "The plain text: nothing was edited."
     whole = [row for row in done.rows if row.verdict is not Effect.DEGENERATE]
-    specific = [row for row in whole if row.verdict is Effect.SPECIFIC]
     holds = f"The text stays coherent at {_listed(whole)}" if whole else "No text stays coherent"
     if not any(row.p is not None for row in done.rows):
         return f"{holds}; name concept_tokens to test for a concept."
-    at = f"at {_listed(specific)}" if specific else "at none of these"
-    return f"{holds}; the concept changes beyond 19 random features {at}."
+    same = [row for row in whole if row.verdict is Effect.NONE]
+    kept = f"; it is the unsteered one at {_listed(same)}" if same else ""
+    return f"{holds}{kept}; {_concept_of(whole)}."
+
+
+def _concept_of(rows: "list[SweepRow]") -> str:
+    """At which strengths there is more of the concept, and at which less, beyond controls."""
+    beyond = [(row, row.concept_logprob or 0) for row in rows if row.beyond]
+    ways = {
+        "more": [row for row, change in beyond if change > 0],
+        "less": [row for row, change in beyond if change < 0],
+    }
+    said = [f"{way} likely at {_listed(found)}" for way, found in ways.items() if found]
+    if not said:
+        return "the concept changes beyond 19 random features at none of these"
+    return f"the concept is {', '.join(said)}, beyond 19 random features"
 
 
 def _listed(rows: "list[SweepRow]") -> str:

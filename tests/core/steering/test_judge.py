@@ -36,6 +36,7 @@ def test_more_and_less_of_the_concept_than_all_controls_are_specific(nats: float
     """3.7 times the mass is 1.3 nats; the count of its tokens stays 0."""
     verdict = judge([PLAIN], OTHER, change(nats), None)
     assert verdict.level == Effect.SPECIFIC and f"{nats:+.2g} nats" in verdict.why
+    assert verdict.why.endswith(f"{'more' if nats > 0 else 'less'} of the concept")
 
 
 def test_as_much_as_a_control_is_unspecific() -> None:

@@ -12,6 +12,7 @@ from saescope.errors import ArgumentError
 from saescope.models import Tokens
 from saescope.splice import read_site
 from saescope.steering import FeatureEdit, steer, sweep
+from saescope.steering.judge import is_beyond
 from saescope.steering.means import t_interval
 
 CONCEPT = [300, 301, 302]
@@ -33,6 +34,7 @@ def test_a_row_is_what_a_call_with_that_strength_gives(gpt2: Family) -> None:
         assert row.strength == factor and row.text == one.steered[0].text
         assert row.concept_logprob == pytest.approx(one.concept_logprob, rel=1e-3, abs=1e-4)
         assert row.p == one.concept_control.p and row.interval is None
+        assert row.beyond == is_beyond(one.concept_logprob, one.concept_control)
         assert row.kl == pytest.approx(one.steered[0].metrics.kl, rel=1e-3, abs=1e-5)
         assert row.repetition == one.steered[0].metrics.repetition
         assert table.baseline.text == one.baseline.text
