@@ -60,6 +60,7 @@ async def test_a_dry_run_of_a_published_sae_that_is_not_here_is_answered(
     assert reply["memory"]["need"] == pytest.approx(4 * GEMMA_2_9B + sae_bytes, rel=1e-6)
     assert 'With dtype="bfloat16" 18,718 MB: that fits.' in reply["summary"]
     assert "are not here" in reply["summary"] and "GB of disk" in reply["summary"]
+    assert reply["next"][0] == "server_status()", "a load would fail here"
 
 
 async def test_the_load_itself_says_what_is_here(

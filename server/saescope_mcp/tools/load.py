@@ -259,7 +259,8 @@ def _unseen(
         "cannot be had now. By the catalogue and known sizes: "
         f"{_size(total, room.free, fits)}{_in_half(need, room.free, fits)} "
         f"Its download would take about {disk / 1e9:.2g} GB of disk.",
-        next=[load_call(source, placement), next_call("find_saes", model=entry.model)],
+        # the load itself needs a network: what is here comes first
+        next=[next_call("server_status"), load_call(source, placement)],
         state="planned",
         model=unseen.model.name,
         architecture=entry.architecture or None,
