@@ -167,7 +167,7 @@ async def test_short_cards_of_several_features(server: Server) -> None:
         assert all(each["text"].count("⟦") == 1 for each in card["examples"])
         assert card["top_tokens"] == [WORDS[card["feature"]]]
         assert card["promotes"] == whole["promotes"][:4]
-    assert reply["summary"].startswith("2 features; 0 have a label.")
+    assert reply["summary"].startswith("2 features, 0 with a label.")
     more = await call(state, "describe_feature", sae=sae, features=others, n_examples=0)
     assert all(card["examples"] == [] for card in more["cards"])
 

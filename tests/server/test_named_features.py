@@ -173,7 +173,7 @@ async def test_a_dataset_gives_what_its_texts_give(tiny: AppState, sae: str, cor
         best[row["text_index"]] = max(row["activation"], best.get(row["text_index"], 0.0))
     assert {row["text_index"]: row["activation"] for row in read["places"]} == best
     assert len(read["places"]) == len(best) == read["total"] == given["features"][0]["n_texts"]
-    assert "tokens of named.csv (9 documents)" in read["summary"]
+    assert "tokens of named.csv (documents: 9)" in read["summary"]
 
 
 async def test_as_many_tokens_of_a_dataset_are_read_as_asked(tiny: AppState, sae: str) -> None:

@@ -134,7 +134,7 @@ async def _cards(
 def _of_several(briefs: "Sequence[FeatureBrief]", corpus: "CardCorpus | None") -> str:
     labelled = sum(brief.label is not None for brief in briefs)
     silent = [str(brief.feature) for brief in briefs if brief.density == 0]
-    said = f"{len(briefs)} features; {labelled} have a label."
+    said = f"{len(briefs)} features, {labelled} with a label."
     if corpus is None:
         return f"{said} Without an index, where they fire is unknown."
     said += f" Counts are of {corpus.n_tokens:,} tokens of {corpus.dataset}."

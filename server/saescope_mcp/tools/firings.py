@@ -84,7 +84,7 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
         known = await _known(stack, found.named)
         n_read = found.n_tokens + found.n_left_out
         read = (
-            f"The first {n_read:,} tokens of {text.name} ({found.n_texts:,} documents), "
+            f"The first {n_read:,} tokens of {text.name} (documents: {found.n_texts:,}), "
             f"{found.n_left_out:,} of them left out (position 0, special tokens and sinks)."
         )
         summary = f"{read} {_where(found)}{_agrees(found)}"
