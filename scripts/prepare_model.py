@@ -3,10 +3,14 @@
 
 import sys
 
+from saescope.embedded import is_ready
 from saescope.errors import SaescopeError
-from saescope.models.prepare import prepare
 
 if __name__ == "__main__":
+    if is_ready():
+        sys.exit()  # before anything heavy is imported
+    from saescope.models.prepare import prepare
+
     try:
         prepare(lambda line: print(line, flush=True))
     except SaescopeError as error:

@@ -90,7 +90,7 @@ HELD = {
 )
 @pytest.mark.parametrize(
     "held",
-    [pytest.param(held, marks=[pytest.mark.slow] if i > 1 else []) for i, held in enumerate(HELD)],
+    [pytest.param(held, marks=[pytest.mark.slow] if i > 0 else []) for i, held in enumerate(HELD)],
 )
 def test_no_client_keeps_the_server_from_ending(
     held: str, sig: signal.Signals, tmp_path: Path

@@ -214,9 +214,9 @@ async def test_plain_text_has_no_columns(tiny: AppState, sae: str, folder: Path)
 async def test_a_file_may_hold_more_than_a_call(
     tiny: AppState, sae: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = tiny.settings.model_copy(update={"max_tokens_per_call": 300})
+    few = tiny.settings.model_copy(update={"max_tokens_per_call": 150})
     monkeypatch.setattr(tiny, "settings", few)
-    many = [f"Number {i}." for i in range(250)]
+    many = [f"Number {i}." for i in range(110)]
     path = str(written(folder, ".csv", many))
     read = await call(tiny, "top_features", sae=sae, texts_file=path, k=1)
     assert read["n_tokens"] > tiny.settings.max_tokens_per_call > len(many)

@@ -158,6 +158,7 @@ def test_with_other_texts_beside_all_is_a_difference_of_differences(
         assert controls.perturbed.outside == bool(change)
 
 
+@pytest.mark.slow
 def test_a_change_in_a_random_direction_is_outside_in_a_twentieth_of_cases(
     glass: LanguageModel, tuned: LanguageModel
 ) -> None:

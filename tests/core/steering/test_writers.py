@@ -86,6 +86,7 @@ def test_a_token_that_a_writer_of_another_does_not_raise_is_not_said_to_be_writt
     assert "' Queen'" in written and repr(least) not in written and repr(least) in other
 
 
+@pytest.mark.slow
 def test_random_features_are_hardly_ever_called_writers(glass: LanguageModel) -> None:
     """Of the twenty best among random rows for a word."""
     sae = written_sae(glass, " Queen")
