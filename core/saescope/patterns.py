@@ -45,9 +45,7 @@ class Pattern:
                 text, timeout=max(0.0, min(TEXT_S, self._left_s)), concurrent=True
             )
             return [match.span() for match in found if match.end() > match.start()]
-        except TimeoutError:
-            raise self._too_slow() from None
-        except MemoryError:
+        except (TimeoutError, MemoryError):
             raise self._too_slow() from None
         finally:
             self._left_s -= time.process_time() - started

@@ -101,6 +101,8 @@ async def test_details_and_pictures_are_for_those_who_ask(
         evaluated["saelens"],
         evaluated["pictures"],
     ) == ([], [], {}, [])
+    judged = {"explained_variance", "ce_score", "kl_score", "over_random_sae", "over_pca"}
+    assert evaluated["intervals"].keys() == judged
     full = await call(
         tiny,
         "evaluate_sae",

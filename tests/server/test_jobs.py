@@ -209,6 +209,16 @@ async def test_a_status_survives_a_damaged_table(state: AppState) -> None:
     assert status["jobs"] == [] and "has been made anew" in status["warnings"][0]
 
 
+async def test_a_concise_status_lists_the_jobs_that_are_not_done(state: AppState) -> None:
+    failed = a_run("train-f", state="failed", created=1.0, **DONE)
+    state.runs.table.restore([a_run("train-d", state="done", created=2.0, **DONE), failed])
+    listed = [
+        [row["job_id"] for row in (await call(state, "server_status", **kind))["jobs"]]
+        for kind in ({}, {"response_format": "detailed"})
+    ]
+    assert listed == [["train-f"], ["train-d", "train-f"]]
+
+
 async def test_many_jobs_are_told_page_by_page(state: AppState) -> None:
     state.runs.table.restore(
         [a_run(f"train-{i:06}", state="done", created=float(i), **DONE) for i in range(60)]

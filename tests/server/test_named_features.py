@@ -251,3 +251,16 @@ async def test_labels_in_a_column_are_a_test_by_document(
     embedded = asked | {"dataset": "embedded", "text_column": ""}
     error = await refuse(tiny, "encode_text", **embedded, label_column="good")
     assert (error["code"], error["field"]) == ("UNKNOWN_FORMAT", "dataset")
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [({"features": [256]}, "FEATURE_OUT_OF_RANGE"), ({"pattern": "("}, "INVALID_PATTERN")],
+)
+async def test_what_is_wrong_with_a_reading_is_said_before_it_is_a_job(
+    tiny: AppState, sae: str, said: dict[str, Any], code: str
+) -> None:
+    asked = {"features": [1], "dataset": "embedded", "n_tokens": 50, "wait_s": 0} | said
+    before = len(tiny.jobs.all())
+    assert (await refuse(tiny, "encode_text", sae=sae, **asked))["code"] == code
+    assert len(tiny.jobs.all()) == before

@@ -568,3 +568,26 @@ async def test_a_subject_at_position_0_is_named_with_the_call_that_counts_it(
     names = list(dict.fromkeys(repr(each["tokens"][0]["token"]) for each in firsts))
     assert f"Position 0 is {', '.join(names[:4])}" in several["summary"]
     assert ("and 1 others" in several["summary"]) is (len(names) == 5)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"features": [{"feature": 256}]}, "FEATURE_OUT_OF_RANGE"),
+        (
+            {"features": [{"feature": 1, "mode": "ablate"}], "strengths": [1, 2]},
+            "CONFLICTING_ARGUMENTS",
+        ),
+        (
+            {"features": [{"feature": 1}], "concept_tokens": [" no such single token"]},
+            "NOT_ONE_TOKEN",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_a_generation_is_said_before_it_is_a_job(
+    tiny: AppState, sae: str, said: dict[str, Any], code: str
+) -> None:
+    before = len(tiny.jobs.all())
+    error = await refuse(tiny, "steer_generate", sae=sae, prompt=PROMPT, wait_s=0, **said)
+    assert error["code"] == code
+    assert len(tiny.jobs.all()) == before

@@ -10,7 +10,7 @@ from saescope.steering.intervene import (
     intervene_all,
 )
 from saescope.steering.steer import Arm, Steering, steer
-from saescope.steering.sweep import Sweep, sweep
+from saescope.steering.sweep import Sweep, check_strengths, sweep
 from saescope.steering.units import IndexedActivations
 from saescope.steering.writers import find_by_tokens
 
@@ -25,6 +25,7 @@ __all__ = [
     "Readout",
     "Steering",
     "Sweep",
+    "check_strengths",
     "find_by_tokens",
     "intervene",
     "intervene_all",

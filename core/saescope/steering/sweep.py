@@ -62,7 +62,8 @@ def sweep(
     prompts, places = distinct(prompts)
     for tokens in prompts:
         check_writing(model, tokens, n_samples, temperature)
-    factors = _checked(stack, edits, strengths)
+    check_strengths(stack.as_given, edits, strengths)
+    factors = strengths if edits else ()
     meant = Unit.of(unit, reference, indexed, len(stack.saes))
     ready = [
         prepare(stack, tokens, edits, unit=each, controls=Controls(ENOUGH, seed))
@@ -85,12 +86,14 @@ def sweep(
     return replace(done, warnings=[*repeated(places), *done.warnings])
 
 
-def _checked(
-    stack: Stack, edits: Sequence[FeatureEdit], strengths: Sequence[float]
-) -> Sequence[float]:
+def check_strengths(
+    saes: Sequence[SAE], edits: Sequence[FeatureEdit], strengths: Sequence[float]
+) -> None:
+    """Raises ArgumentError for an edit that cannot be, or strengths of edits that have none;
+    without edits the plain text is meant."""
     if not edits:
-        return ()
-    check_edits(stack.as_given, edits)
+        return
+    check_edits(saes, edits)
     if len(strengths) > 1 and all(edit.mode in ("ablate", "project_out") for edit in edits):
         raise ArgumentError(
             "These edits have no strength.",
@@ -100,7 +103,6 @@ def _checked(
             allowed="one strength for ablate and project_out",
             hint="Leave strengths out, or use mode='scale'.",
         )
-    return strengths
 
 
 def _on_prompt(

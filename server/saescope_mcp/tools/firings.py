@@ -72,6 +72,7 @@ async def places_of(state: AppState, request: EncodeText) -> PlacesReply:
 
 async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
     """A job, since many tokens take long."""
+    _check(state.require(request.sae), request)
     dataset = dataset_name(request.dataset, state.settings)
     text = await state.loaders.run(partial(_opened, dataset, request, state.settings))
 
@@ -107,6 +108,16 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
         bos_prepended=False,
         **_UNKNOWN,
     )
+
+
+def _check(loaded: LoadedSAE, request: EncodeText) -> None:
+    """Raises what is wrong with the call, before it becomes a job."""
+    from saescope.features.named import require_features
+    from saescope.patterns import Pattern
+
+    require_features(loaded.sae, request.features)
+    if request.pattern:
+        Pattern(request.pattern)
 
 
 def _opened(dataset: str, request: EncodeText, settings: Settings) -> "Dataset":
@@ -162,14 +173,12 @@ def _find(
     job: Job | None = None,
 ) -> "NamedFirings":
     from saescope.features import find_firings
-    from saescope.features.named import require_features
 
     def progress(done: int, total: int) -> None:
         loaded.slot.done(done / total)
         if job:
             job.say(f"reading features: {done / total:.0%}")
 
-    require_features(loaded.sae, request.features)
     return find_firings(
         loaded.model,
         loaded.sae,

@@ -148,7 +148,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
     """Generate with features changed, next to the unsteered text and the same with random features;
     use it to see what a feature does to behaviour. The verdict rests on the probability of
     concept_tokens."""
-    state.require_all(request.handles)
+    _check(state.require_all(request.handles), request)
     kind = _table if request.is_table else _texts
 
     async def work(job: Job) -> SteerGenerateReply:
@@ -168,6 +168,15 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
         next=[next_call("job_status", job_id=job.id, wait_s=30)],
         **_NOTHING_YET,
     )
+
+
+def _check(stack: LoadedStack, request: SteerGenerate) -> None:
+    """Raises what is wrong with the call, before it becomes a job or waits for the model."""
+    from saescope.steering import check_strengths
+
+    check_strengths(stack.saes, _edits(request), request.strengths)
+    for text in request.concept_tokens:
+        stack.model.single_token(text, "concept_tokens")
 
 
 async def _texts(state: AppState, request: SteerGenerate, job: Job) -> SteerGenerateReply:

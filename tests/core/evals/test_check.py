@@ -21,6 +21,7 @@ from tests.core.oracle import (
     replaced_by,
 )
 
+from saescope.embedded import landmarks
 from saescope.evals import PROBE_TEXT, check_sae
 from saescope.models import LanguageModel, load_model
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
@@ -197,6 +198,12 @@ def test_the_embedded_sae_is_good_for_the_embedded_model(
     assert check.verdict.level == "good" and check.l0 == pytest.approx(
         getattr(embedded_sae.cfg, "k", 32), rel=0.5
     )
+    known = landmarks()
+    assert known["weights_hash"] == embedded_sae.weights_hash
+    assert {name: getattr(check, name) for name in known["check"]} == {
+        name: pytest.approx(value, abs=0.05 if name == "l0" else 0.005)
+        for name, value in known["check"].items()
+    }
 
 
 @pytest.mark.slow
