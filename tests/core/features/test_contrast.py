@@ -22,6 +22,7 @@ from saescope.features.contrast.alike import counterparts
 from saescope.features.contrast.baselines import PENALTIES, probe_auc
 from saescope.features.contrast.contrast import contrast_scores
 from saescope.features.contrast.designs import Groups, PairedTexts
+from saescope.features.contrast.sets import groups_of
 from saescope.features.reading.text_scores import TextScores, score_texts
 from saescope.metrics import average_ranks
 from saescope.models import LanguageModel, Tokens
@@ -577,3 +578,19 @@ def test_documents_that_are_named_take_the_place_of_counterparts() -> None:
     documents = [f"d{i // 2}" for i in range(32)]
     for fold in Groups(first, torch.ones(32), documents, halved=halved).folds(0):
         assert (fold.held_out[::2] + 1).tolist() == fold.held_out[1::2].tolist()
+
+
+def test_a_search_for_counterparts_stops_when_its_call_is_cancelled() -> None:
+    stop = threading.Event()
+    stop.set()
+    with cancellable(stop), pytest.raises(Cancelled):
+        counterparts(torch.eye(8, dtype=torch.float64), torch.arange(8) < 4)
+
+
+def test_where_documents_are_named_no_counterparts_are_looked_for(
+    glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tokens_of(glass, ["a cat ran", "a dog ran", "a king sat", "a queen sat"])
+    monkeypatch.setattr("saescope.features.contrast.sets.counterparts", None)
+    design = groups_of(texts[:2], texts[2:], torch.ones(4), documents=["a", "b", "c", "c"])
+    assert design.unit.tolist() == design.halved.tolist()

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.cancel import stop_if_cancelled
 from saescope.features.contrast.designs import Design
 
 N_ORDERS = 199
@@ -79,9 +80,12 @@ def _nearest(
 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """For each text the largest share of words in common (Jaccard), and whose it is."""
     sizes, shares, places = other.sum(1), list[Tensor](), list[Tensor]()
+    columns = other.T.float().contiguous()
     for start in range(0, len(own), AT_A_TIME):
+        stop_if_cancelled()
         rows = own[start : start + AT_A_TIME]
-        both = rows @ other.T
+        # sparse: of thousands of words a text has a few
+        both = (rows.float().to_sparse() @ columns).double()
         share = both / (rows.sum(1, keepdim=True) + sizes - both).clamp(min=1)
         same = torch.arange(start, start + len(rows))[:, None] == torch.arange(len(other))
         places.append((share + same * 1e-9).argmax(1))

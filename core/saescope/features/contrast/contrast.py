@@ -82,7 +82,8 @@ def contrast_texts(
     scores = score_texts(model, sae, both, by=draw.get("by", "max"))
     assert scores.means is not None
     inputs = {WORDS: word_counts(both), "mean_activation": scores.means}
-    design = groups_of(texts, against, scores.lengths, documents=documents)
+    words = inputs[WORDS]
+    design = groups_of(texts, against, scores.lengths, documents=documents, words=words)
     done = contrast_scores(design, scores, inputs=inputs, **draw)
     return replace(done, warnings=[*repeated, *done.warnings])
 

@@ -37,9 +37,12 @@ def groups_of(
     lengths: Float[Tensor, " n_texts"],
     *,
     documents: Sequence[str] = (),
+    words: Float[Tensor, "n_texts n_words"] | None = None,
 ) -> Groups:
     """The design of two sets; without documents a text and its counterpart in the other set are
-    halved together."""
-    both = [*texts, *against]
-    first = torch.arange(len(both)) < len(texts)
-    return Groups(first, lengths, documents, halved=counterparts(word_counts(both), first))
+    halved together, which `words` tell, counted here unless they are given."""
+    first = torch.arange(len(texts) + len(against)) < len(texts)
+    if documents:
+        return Groups(first, lengths, documents)
+    words = word_counts([*texts, *against]) if words is None else words
+    return Groups(first, lengths, halved=counterparts(words, first))
