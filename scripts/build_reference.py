@@ -10,7 +10,9 @@ from mcp import Client
 from mcp.types import Tool
 
 from saescope.training.config import OPTIONS, Option
-from saescope_mcp.app import build_server
+from saescope_mcp.app import ALL_TOOLS, build_server
+from saescope_mcp.binding.published import fields_of, output_schema
+from saescope_mcp.settings import Settings
 
 PAGE = Path(__file__).parent.parent / "docs" / "tools.md"
 HEAD = """# The tools
@@ -21,6 +23,8 @@ computed `result_id`, `evidence` and `provenance`. Errors read
 `CODE: what is wrong (got ...; allowed ...). Next: the exact call.`
 """
 COMMON = {"summary", "warnings", "next", "result_id", "evidence", "provenance", "response_format"}
+RESULTS = {tool.name: output_schema(tool.reply, Settings()) for tool in ALL_TOOLS}
+"""The list of tools has results in short."""
 BOUNDS = {
     "minimum": "≥ {}",
     "maximum": "≤ {}",
@@ -74,10 +78,9 @@ def section(tool: Tool) -> str:
         if rows
         else "No arguments.\n"
     )
-    schema = tool.output_schema or {}
     fields = [
-        shape(name, field, schema)
-        for name, field in schema.get("properties", {}).items()
+        shape(name, field)
+        for name, field in RESULTS[tool.name]["properties"].items()
         if name not in COMMON
     ]
     result = f"\nResult: {', '.join(f'`{field}`' for field in fields)}.\n" if fields else ""
@@ -124,16 +127,19 @@ def kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
     return field.get("type", "any") + (f" ({limits})" if limits else "")
 
 
-def shape(name: str, field: dict[str, Any], schema: dict[str, Any]) -> str:
-    """`name`, with `[]` for a list and the names of an object's fields in braces."""
-    field = resolve(field, schema)
-    listed = field.get("type") == "array"
-    item = resolve(field.get("items", {}), schema) if listed else field
-    return (
-        name
-        + ("[]" if listed else "")
-        + (" {" + ", ".join(item["properties"]) + "}" if "properties" in item else "")
-    )
+def shape(name: str, field: dict[str, Any]) -> str:
+    """`name`, with `[]` for a list and the names of a record's fields in braces."""
+    kinds = field.get("anyOf", [field])
+    listed = any(kind.get("type") == "array" for kind in kinds)
+    if listed:
+        kinds = [
+            kind
+            for items in (kind.get("items") for kind in kinds)
+            if isinstance(items, dict)
+            for kind in items.get("anyOf", [items])
+        ]
+    inner = ", ".join(shape(*each) for each in fields_of(kinds).items())
+    return name + ("[]" if listed else "") + (f" {{{inner}}}" if inner else "")
 
 
 def main() -> None:

@@ -50,8 +50,6 @@ async def refuse(state: AppState, tool: str, **arguments: Any) -> dict[str, Any]
 
 async def empties(client: Client) -> dict[str, dict[str, Any]]:
     """What a client takes the fields for that a tool's concise reply is sent without."""
+    await client.list_tools()  # a client that knows the schemas checks every result
     lists = {"warnings": [], "next": [], "truncated": False}
-    return {
-        tool.name: dict.fromkeys((tool.output_schema or {})["properties"]) | lists
-        for tool in (await client.list_tools()).tools
-    }
+    return {tool.name: dict.fromkeys(tool.reply.model_fields) | lists for tool in ALL_TOOLS}

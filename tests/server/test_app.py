@@ -39,10 +39,6 @@ CHANGING = (
     "publish_sae",
 )
 
-BYTES_A_TOKEN = 3.5
-"""Of schemas written without spaces; o200k, cl100k and the published Claude tokenizer take 3.9 to
-4.1 bytes a token of ours."""
-
 
 async def listed() -> list[dict[str, Any]]:
     async with Client(build_server(Settings())) as client:
@@ -62,14 +58,9 @@ def test_listing_the_tools_imports_no_torch() -> None:
     assert done.stdout.splitlines() == ["19", "[]"]
 
 
-async def test_names_descriptions_and_schemas_fit_a_small_part_of_a_context() -> None:
+async def test_the_tools_are_the_known_ones_and_described_in_few_words() -> None:
     tools = await listed()
-    published = [
-        {key: tool[key] for key in ("name", "description", "inputSchema")} for tool in tools
-    ]
     assert {tool["name"] for tool in tools} == NAMES
-    size = len(json.dumps(published, separators=(",", ":")).encode())
-    assert size / BYTES_A_TOKEN <= 9000
     assert all(len(tool["description"]) < 1000 for tool in tools)
     assert len(INSTRUCTIONS.encode()) < 2048
 

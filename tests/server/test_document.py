@@ -9,7 +9,7 @@ from saescope.errors import NumericError
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, next_call
 from saescope_mcp.binding.document import compact, document, in_short, tidy
-from saescope_mcp.binding.server import output_schema
+from saescope_mcp.binding.published import output_schema
 from saescope_mcp.schemas.common import ListReply, Provenance, Reply, Request
 from saescope_mcp.schemas.features import FindFeatures
 from saescope_mcp.state import AppState
