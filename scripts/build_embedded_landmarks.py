@@ -3,8 +3,9 @@ itself.
 
     python scripts/build_embedded_landmarks.py [--check]
 
-Writes `core/saescope/_embedded/landmarks.json` and the feature number in README.md; --check only
-says whether they are what the SAE gives. Run it whenever the embedded SAE changes.
+Writes `core/saescope/_embedded/landmarks.json`, the feature number in README.md and
+docs/ten_minutes.md; --check only says whether they are what the SAE gives. Run it whenever the
+embedded SAE changes.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+import embedded_story
 
 import saescope as ss
 from saescope.embedded import EMBEDDED_SAE_DIR
@@ -28,7 +31,7 @@ def measured() -> dict[str, Any]:
     the check of a load says."""
     model, sae = ss.load_model(), ss.load_sae()
     tokens = model.tokenize(PROMPT, prepend_bos=sae.cfg.metadata.prepend_bos)
-    told = ss.attribute(model, sae, tokens, target=" she", against=" he", sign="positive")
+    told = ss.attribute(model, sae, tokens, target=" she", against=" he", k=6)
     best = max(told.features, key=lambda row: row.measured_effect or 0.0)
     check = ss.check_sae(model, sae)
     return {
@@ -42,6 +45,7 @@ def measured() -> dict[str, Any]:
             "explained_variance": round(check.explained_variance or 0.0, 2),
             "ce_score": round(check.ce_score or 0.0, 2),
         },
+        "story": embedded_story.story(model, sae, prompt=PROMPT, told=told, feature=best.feature),
     }
 
 
@@ -51,10 +55,11 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args()
-    text = json.dumps(landmarks := measured(), indent=2) + "\n"
+    text = json.dumps(landmarks := measured(), indent=2, ensure_ascii=False) + "\n"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     followed = IN_README.sub(str(landmarks["female"]), readme)
-    files = {FILE: text, ROOT / "README.md": followed}
+    told = embedded_story.page(landmarks)
+    files = {FILE: text, ROOT / "README.md": followed, embedded_story.PAGE: told}
     old = [path.name for path, now in files.items() if _text(path) != now]
     if asked.check:
         print(f"Out of date: {', '.join(old)}." if old else "Up to date.")
