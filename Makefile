@@ -8,18 +8,20 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 
 PY := $(VENV)/bin/python
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := $(PY) -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
 
 # Processes that the tests start, and the next run, find bytecode even where the environment forbids writing it.
-test newest attack clients: export PYTHONDONTWRITEBYTECODE :=
+test newest lowest attack clients: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test newest attack clients check fix docs docs-site bench
+.PHONY: help demo test newest lowest attack clients check fix docs docs-site bench
 
 help:
 	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
 	@echo "make test    set up and run the tests"
 	@echo "make newest  the tests on the newest versions of everything, in build/newest"
+	@echo "make lowest  the tests on the lowest versions that pyproject.toml allows, in build/lowest"
 	@echo "make attack  an hour of attacks; goes on where it stopped, and writes docs/attack.md"
 	@echo "make clients fetch the real clients and validators (1.5 GB, needs npm) and run them against the server"
 	@echo "make check   linters, formatting, types, import rules, generated files"
@@ -33,16 +35,25 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(PY) $(PYTEST) $(PYTEST_ARGS)
 
 # What pip, pipx and uvx install: the newest versions that pyproject.toml allows, whatever constraints.txt pins.
 newest:
 	@rm -rf build/newest
 	@$(PYTHON) -m venv build/newest
 	@build/newest/bin/python -m pip install -q --upgrade pip
-	@build/newest/bin/python -m pip install -q $(PIP_ARGS) -e . --group test
+	@build/newest/bin/python -m pip install -q $(PIP_ARGS) -e ".[all]" --group test
 	@build/newest/bin/python scripts/prepare_model.py
-	@build/newest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@build/newest/bin/python $(PYTEST) $(PYTEST_ARGS)
+
+# Only uv resolves to the lowest versions. UV_TORCH_BACKEND=cpu takes the CPU build of torch.
+lowest:
+	@rm -rf build/lowest
+	@$(PYTHON) -m venv build/lowest
+	@build/lowest/bin/python -m pip install -q --upgrade $(PIP_ARGS) uv
+	@build/lowest/bin/uv pip install -q --python build/lowest/bin/python --resolution lowest-direct -e ".[all]" --group test
+	@build/lowest/bin/python scripts/prepare_model.py
+	@build/lowest/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 attack: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
@@ -79,16 +90,16 @@ bench: $(VENV)/.run
 $(VENV)/.run: pyproject.toml constraints.txt | $(PY)
 	@PY="$(PY)" PIP_ARGS="$(PIP_ARGS)" sh scripts/announce_downloads.sh
 	@$(INSTALL) pip
-	@$(INSTALL) -e .
+	@$(INSTALL) -e ".[pictures]"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	@$(INSTALL) -e . --group test
+	@$(INSTALL) -e ".[all]" --group test
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test
 	@echo "Installing the linters: about 80 MB, once."
-	@$(INSTALL) -e . --group dev
+	@$(INSTALL) -e ".[all]" --group dev
 	@touch $@
 
 $(PY):

@@ -5,13 +5,13 @@ if "$PY" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torc
 fi
 case "$(uname -s) $PIP_ARGS" in
 Linux*whl/cpu* | Darwin*)
-    echo "Setting up, once. To download: about 370 MB of packages, half of it torch (2 GB on disk)."
+    echo "Setting up, once. To download: about 360 MB of packages, half of it torch (1.7 GB on disk)."
     ;;
 *)
     cat <<'TEXT'
-Setting up, once. To download: torch, and about 180 MB of other packages.
-  On Linux, the torch of the Python package index is the CUDA build: about 3 GB with NVIDIA's libraries.
-  No NVIDIA GPU? The CPU build is 190 MB (2 GB on disk, all together). Press Ctrl-C and run instead:
+Setting up, once. To download: torch, and about 170 MB of other packages.
+  On Linux, the torch of the Python package index is the CUDA build: 2.7 GB with NVIDIA's libraries (6 GB on disk).
+  No NVIDIA GPU? The CPU build is 190 MB (1.7 GB on disk, all together). Press Ctrl-C and run instead:
     make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 TEXT
     ;;

@@ -31,6 +31,14 @@ WAIT_S = 20.0
 LOOK_S = 0.2
 HANDSHAKE = "saescope-launch"
 """Id of our own initialize request; a client's ids are its own business."""
+UV_DEFAULTS = {
+    "UV_LOCK_TIMEOUT": "3600",
+    "UV_HTTP_TIMEOUT": "120",
+    # A company's proxy signs with a certificate that the system knows and uv's own list does not.
+    "UV_SYSTEM_CERTS": "1",
+    "UV_NATIVE_TLS": "1",  # the same for an older uv
+}
+UNTRUSTED = ("UnknownIssuer", "invalid peer certificate", "CERTIFICATE_VERIFY_FAILED")
 VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 Message = dict[str, Any]
 
@@ -89,8 +97,8 @@ def install(place: Place) -> int:
     if not uv:
         sys.stderr.write("uv is missing: https://docs.astral.sh/uv/getting-started/installation\n")
         return 2
-    os.environ.setdefault("UV_LOCK_TIMEOUT", "3600")
-    os.environ.setdefault("UV_HTTP_TIMEOUT", "120")
+    for name, value in UV_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     if not place.python.exists() and (
         status := run([uv, "venv", "--allow-existing", "--python", sys.executable, str(place.venv)])
     ):
@@ -104,7 +112,7 @@ def install(place: Place) -> int:
         "-c",
         str(ROOT / "constraints.txt"),
         "-e",
-        str(ROOT),
+        f"{ROOT}[all]",
     ]
     # torch for the GPU that is here, or the small build for none; where its index cannot be
     # reached, the one of the package index.
@@ -212,14 +220,18 @@ class Desk:
         )
         if self.failed:
             why = " | ".join(said[-6:])
-            return (
-                f"SETUP_FAILED: saescope could not be installed: {why}. Next: run this in "
-                f"a terminal, then reconnect: {command}"
-            )
+            step = "run this in a terminal, then reconnect"
+            if any(words in line for words in UNTRUSTED for line in said):
+                step = (
+                    "a proxy signs the connection with a certificate that this system does not "
+                    "know: ask who runs it for its file, set SSL_CERT_FILE to that file's path in "
+                    f"a terminal, and {step[4:]}"
+                )
+            return f"SETUP_FAILED: saescope could not be installed: {why}. Next: {step}: {command}"
         seconds = time.monotonic() - self.started
         return (
             "INSTALLING: saescope is being installed, once: torch is 0.2 GB to "
-            f"download, with CUDA 3 GB. {seconds:.0f} s so far; now: "
+            f"download, with CUDA 2.7 GB. {seconds:.0f} s so far; now: "
             f"{said[-1]}. The tools work as soon as it is done. Next: server_status() "
             f"in a minute; to watch, run in a terminal: {command}"
         )

@@ -586,13 +586,18 @@ def test_the_repository_has_one_address() -> None:
 def test_every_direct_dependency_is_pinned_and_no_index_is_named() -> None:
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = {canonical(line.split("==")[0]) for line in text.splitlines() if "==" in line}
-    groups = [*PYPROJECT["dependency-groups"].values(), PYPROJECT["project"]["dependencies"]]
+    project = PYPROJECT["project"]
+    groups = [
+        *PYPROJECT["dependency-groups"].values(),
+        *project["optional-dependencies"].values(),
+        project["dependencies"],
+    ]
     direct = {
         canonical(re.split(r"[\[<>=]", entry)[0])
         for group in groups
         for entry in group
         if isinstance(entry, str)
-    }
+    } - {project["name"]}
     assert direct <= pinned
     assert "://" not in text and "torch==2.13.0\n" in text
 

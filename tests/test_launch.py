@@ -131,6 +131,37 @@ async def test_a_failed_installation_says_why_and_what_to_run(machine: Machine) 
     assert status.is_error and "launch.py" in text(status) and "--setup" in text(status)
 
 
+async def test_a_certificate_that_is_not_trusted_has_a_next_step_of_its_own(
+    machine: Machine,
+) -> None:
+    machine.finish("2 cause: invalid peer certificate: UnknownIssuer")
+    async with machine.client() as client:
+        said = text(await client.call_tool("load_sae", {}))
+    step = said.partition("Next: ")[2]
+    assert "UnknownIssuer" in said and "set SSL_CERT_FILE" in step and "--setup" in step
+    assert "run this in a terminal" not in said and "this in a terminal, then reconnect" in step
+
+
+def test_uv_trusts_what_the_system_trusts_unless_the_user_says_otherwise(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.uv.write_text(
+        machine.uv.read_text().replace(
+            "echo", f'echo "$UV_SYSTEM_CERTS $UV_NATIVE_TLS $*" > {tmp_path / "said"}\necho', 1
+        )
+    )
+    machine.finish("0")
+    for given, seen in (({}, "1 1"), ({"UV_SYSTEM_CERTS": "0", "UV_NATIVE_TLS": "0"}, "0 0")):
+        subprocess.run(
+            [sys.executable, LAUNCH, "--setup", "--data", machine.data],
+            env=machine.environment | given,
+            capture_output=True,
+            check=True,
+        )
+        said = (tmp_path / "said").read_text()
+        assert said.startswith(f"{seen} pip install") and f"-e {ROOT}[all]" in said
+
+
 async def test_once_installed_it_is_the_server(machine: Machine) -> None:
     machine.finish("0")
     done = subprocess.run(

@@ -1,13 +1,14 @@
 """What is wrong with a run and can be known at once is said at once: within two seconds, and no
 process is started."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client
-from tests.server.helpers import HOOK, refuse
+from tests.server.helpers import HOOK, call, refuse
 from tests.server.test_stdio import parameters
 
 from saescope.names import home
@@ -146,3 +147,46 @@ async def test_a_real_server_answers_within_two_seconds(
         assert jobs.structured_content is not None
         assert {job["tool"] for job in jobs.structured_content["jobs"]} <= {"load_sae"}
     assert not list((home() / "jobs").glob("*-*/log.txt"))
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "tool", "arguments"),
+    [
+        ("matplotlib", "pictures", "evaluate_sae", {"picture": True}),
+        ("matplotlib", "pictures", "describe_feature", {"feature": 1, "picture": True}),
+        ("matplotlib", "pictures", "job_status", {"job_id": "train-1a2b3c", "picture": True}),
+        ("datasets", "datasets", "index_features", {"dataset": "hf:owner/name"}),
+        ("datasets", "datasets", "evaluate_sae", {"dataset": "hf:owner/name"}),
+        ("datasets", "datasets", "train_sae", TRAIN | {"dataset": "hf:owner/name"}),
+        ("tensorboard", "tensorboard", "train_sae", TRAIN | {"options": ["logger=tensorboard"]}),
+    ],
+)
+async def test_what_needs_an_extra_that_is_not_installed_names_it_first(
+    tiny: AppState,
+    sae: str,
+    glass_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    extra: str,
+    tool: str,
+    arguments: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(runs_module, "start_worker", None)
+    monkeypatch.setitem(sys.modules, package, None)
+    online = tiny.settings.model_copy(update={"offline": False})  # it is refused before it asks
+    monkeypatch.setattr(tiny, "settings", online)
+    source = {"train_sae": {"model": str(glass_dir)}, "job_status": {}}.get(tool, {"sae": sae})
+    error = await refuse(tiny, tool, **source, **arguments)
+    assert error["code"] == "EXTRA_MISSING" and f"saescope[{extra}]" in error["message"]
+    assert f'-m pip install "saescope[{extra}]"' in error["hint"]
+
+
+async def test_without_any_extra_a_feature_is_described_and_a_sae_evaluated(
+    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("matplotlib", "tensorboard"):  # the model's library brings the others
+        monkeypatch.setitem(sys.modules, package, None)
+    card = await call(tiny, "describe_feature", sae=sae, feature=1)
+    assert card["feature"] == 1
+    done = await call(tiny, "evaluate_sae", sae=sae, n_tokens=2000, wait_s=50)
+    assert done["state"] == "done" and done["verdict"]

@@ -15,10 +15,14 @@ from saescope.activations.columns import (
     text_column,
 )
 from saescope.errors import ArgumentError, FormatError, NotFoundError, OfflineError, cause_of
+from saescope.extras import require_extra
 
 _NAME = re.compile(
     r"hf:(?P<repo>[\w-][\w.-]*/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>[\w.-]+))?"
 )
+
+
+_LOCAL = 'use what is here: local files or dataset="embedded".'
 
 
 class HubName(NamedTuple):
@@ -44,8 +48,9 @@ def parse_name(name: str) -> HubName:
 
 
 def require_hub(name: HubName) -> None:
-    """Raise OfflineError where the hub takes no connection; what HF_HUB_OFFLINE leaves is for
-    `datasets` and its cache to say."""
+    """Raise ConfigError without `datasets`, and OfflineError where the hub takes no connection;
+    what HF_HUB_OFFLINE leaves is for `datasets` and its cache to say."""
+    require_extra("datasets", f"The dataset hf:{name.repo}", field="dataset", without=_LOCAL)
     if not (hub.offline_mode() or hub.hub_answers()):
         raise _unreachable(name, "it takes no connection")
 
@@ -112,5 +117,5 @@ def _unreachable(name: HubName, why: str) -> OfflineError:
         f"The dataset {name.repo} cannot be reached ({why}).",
         field="dataset",
         got=name.repo,
-        hint='Connect to the network, or use what is here: local files or dataset="embedded".',
+        hint=f"Connect to the network, or {_LOCAL}",
     )

@@ -4,6 +4,7 @@ from saescope.render.feature_page import feature_app, feature_page
 from saescope.render.pictures import (
     density_histogram,
     feature_picture,
+    require_pictures,
     training_curves,
     variance_by_position,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "feature_app",
     "feature_page",
     "feature_picture",
+    "require_pictures",
     "training_curves",
     "variance_by_position",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from saescope.extras import require_extra
 from saescope.records.evaluation import DensityBin, PositionBin
 from saescope.render.feature_page import number, visible
 
@@ -17,11 +18,16 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#b8501b", "#8a8880"
 DPI = 150
 
 
+def require_pictures() -> None:
+    """Raise ConfigError where nothing can be drawn."""
+    require_extra("matplotlib", "A picture", field="picture", without="leave the picture out.")
+
+
 def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
     """Loss and L0 over the steps of a run."""
+    figure, (upper, lower) = _figure(2, height=5.6, title="Training")
     from matplotlib.ticker import LogLocator
 
-    figure, (upper, lower) = _figure(2, height=5.6, title="Training")
     upper.sharex(lower)
     for axes, name, colour, label in (
         (upper, "loss", BLUE, "loss"),
@@ -178,6 +184,7 @@ def _spread(points: Sequence[Mapping[str, float | int]], name: str) -> float:
 
 
 def _figure(n_rows: int, *, height: float, title: str) -> "tuple[Figure, list[Axes]]":
+    require_pictures()
     from matplotlib.figure import Figure  # not pyplot: no global state, and safe in any thread
 
     figure = Figure(figsize=(6.4, height), dpi=DPI, facecolor=PAPER, layout="constrained")

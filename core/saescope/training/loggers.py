@@ -3,11 +3,11 @@
 import netrc
 import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from saescope.errors import ConfigError, cause_of
+from saescope.extras import require_extra
 from saescope.names import WANDB_QUIETED
 from saescope.training.config import TrainConfig
 
@@ -41,13 +41,9 @@ def require_logger(logger: str, *, wandb_mode: str = "") -> None:
     """
     if logger == "none":
         return
-    if find_spec(logger) is None:
-        raise ConfigError(
-            f"logger={logger} needs the package {logger}.",
-            field="logger",
-            got=logger,
-            hint=f"Run pip install {logger}, or leave the logger out: {_SAME}",
-        )
+    require_extra(
+        logger, f"logger={logger}", field="logger", without=f"leave the logger out: {_SAME}"
+    )
     mode = wandb_mode or os.environ.get("WANDB_MODE", "online")
     if logger == "wandb" and mode in ("online", "shared", "run") and not _has_login():
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mcp.types import ToolAnnotations
 
 from saescope.records.labels import ShortLabel
+from saescope.render import require_pictures
 from saescope_mcp.binding import Link, next_call
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
@@ -53,6 +54,8 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     suppressed tokens, near and co-firing features, labels with scores. Examples need
     index_features. `page` is the whole card. A label without a score is a guess. With features: a
     short card of each."""
+    if request.picture:
+        require_pictures()
     entry = state.require(request.sae)
     asked = request.features or [request.feature]
     warnings = await fetch_labels(state, entry, asked) if request.neuronpedia else []

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
+from saescope.render import require_pictures
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
@@ -61,9 +62,11 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
 
 
 def _look(dataset: str, request: EvaluateSae, settings: Settings) -> None:
-    """Raises what is wrong with the text, before the call waits for the model."""
+    """Raises what is wrong with the request, before the call waits for the model."""
     from saescope.activations import require_text
 
+    if request.picture:
+        require_pictures()
     require_text(_text(dataset, request, settings))
 
 

@@ -9,6 +9,7 @@ from mcp.types import ToolAnnotations
 
 from saescope import __version__
 from saescope.errors import SaescopeError
+from saescope.render import require_pictures
 from saescope_mcp.binding import document, next_call
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
 from saescope_mcp.kinds import duration, ended, kind_of, to_go
@@ -154,6 +155,8 @@ def _task_next(job: Job, row: JobRow, result: dict[str, Any], *, whole: bool) ->
 
 
 async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
+    if request.picture:
+        require_pictures()
     run = await state.ask(Runs.get, request.job_id)
     run = await ended(state, run, within_s=lambda _: request.wait_s)
     kind, progress = kind_of(run), run.progress

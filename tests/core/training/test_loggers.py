@@ -18,7 +18,7 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("saescope.training.loggers.find_spec", lambda name: name)
+    monkeypatch.setattr("saescope.extras.find_spec", lambda name: name)
     return tmp_path
 
 
@@ -69,7 +69,7 @@ def test_the_mode_is_the_users_unless_offline(monkeypatch: pytest.MonkeyPatch) -
 def test_wandb_that_does_not_start_is_a_coded_error(
     glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("wandb", reason="wandb is no dependency: pip install wandb")
+    pytest.importorskip("wandb", reason="wandb comes with an extra")
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "short")  # which wandb itself refuses, without the network
     with pytest.raises(ConfigError, match=r"wandb does not start: .*API key") as caught:
