@@ -18,7 +18,7 @@ from saescope import catalogue
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.cli import commands
-from saescope_mcp.cli.flags import arguments_from
+from saescope_mcp.cli.calls import loads_first
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.settings import Settings
 
@@ -150,21 +150,21 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
         if piece.check == "schema":
             source = {name: given.pop(name) for name in loading}
             validate(TOOLS["load_sae"], source)
-            validate(tool, {"sae": "x/0.y", **given} if commands.loads_first(tool) else given)
+            validate(tool, {"sae": "x/0.y", **given} if loads_first(tool) else given)
             return Outcome({"summary": "valid"}, is_error=False)
-        needs = {"sae": desk.sae} if commands.loads_first(tool) else {}
+        needs = {"sae": desk.sae} if loads_first(tool) else {}
         answer = desk.call(tool.name, {**needs, **arguments})
         return Outcome(answer.document, answer.is_error)
 
     def in_a_process(tool: Tool, given: Mapping[str, Any], *_: object, **__: object) -> Outcome:
         assert piece.check == "schema", f"{tool.name} takes long: mark it"
-        needs = {"sae": desk.sae} if commands.loads_first(tool) else {}
-        validate(tool, arguments_from(tool.request, {**given, **needs}))
+        needs = {"sae": desk.sae} if loads_first(tool) else {}
+        validate(tool, {**given, **needs})
         ran.append(tool.name)
         return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
 
-    monkeypatch.setattr(commands, "call", call)
-    monkeypatch.setattr(commands, "show", lambda outcome, console: None)
+    monkeypatch.setattr("saescope_mcp.cli.calls.call", call)
+    monkeypatch.setattr("saescope_mcp.cli.show.show", lambda outcome, console, verb: None)
     monkeypatch.setattr("saescope_mcp.cli.following.start_and_follow", in_a_process)
     name = words[0].replace("-", "_")
     done = CliRunner().invoke(commands.app, words if name in TOOLS else [words[0], "--help"])

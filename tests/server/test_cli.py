@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.cli.commands import app
 from saescope_mcp.cli.flags import arguments_from
-from saescope_mcp.schemas.read import EncodeText
-from saescope_mcp.schemas.steer import Intervene, SteerGenerate
+from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.state import AppState
 
 
@@ -39,7 +38,7 @@ def run(*words: str) -> tuple[int, str]:
     ],
 )
 def test_an_edit_is_written_in_one_word(said: str, meant: dict[str, Any]) -> None:
-    assert arguments_from(Intervene, {"edits": [said]}) == {"edits": [meant]}
+    assert arguments_from(VERBS["intervene"], {"edits": [said]}) == {"edits": [meant]}
 
 
 def test_options_become_arguments_of_their_types() -> None:
@@ -51,13 +50,13 @@ def test_options_become_arguments_of_their_types() -> None:
         "texts": [],
         "include_special": True,
     }
-    assert arguments_from(EncodeText, given) == {
+    assert arguments_from(VERBS["encode_text"], given) == {
         "sae": "a",
         "top_k": 5,
         "positions": [1, 2, -1],
         "include_special": True,
     }
-    assert arguments_from(SteerGenerate, {"temperature": "0.5", "n_samples": "many"}) == {
+    assert arguments_from(VERBS["steer_generate"], {"temperature": "0.5", "n_samples": "many"}) == {
         "temperature": 0.5,
         "n_samples": "many",
     }

@@ -20,7 +20,7 @@ from saescope.features import QuizStore
 from saescope_mcp.app import build_server
 from saescope_mcp.cli.commands import app
 from saescope_mcp.cli.flags import arguments_from
-from saescope_mcp.schemas.features import LabelFeature
+from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.state import AppState
 
 Server = tuple[AppState, str]
@@ -525,5 +525,8 @@ async def test_a_store_of_labels_that_cannot_be_read_fails_no_other_tool(server:
 
 def test_answers_on_the_command_line_are_yes_and_no() -> None:
     given = {"feature": "3", "answers": ["yes,no", "true"]}
-    assert arguments_from(LabelFeature, given) == {"feature": 3, "answers": [True, False, True]}
+    assert arguments_from(VERBS["label_feature"], given) == {
+        "feature": 3,
+        "answers": [True, False, True],
+    }
     assert CliRunner().invoke(app, ["describe-feature", "--help"]).exit_code == 0

@@ -18,9 +18,9 @@ from saescope_mcp.cli.flags import arguments_from
 from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.cli.typed import as_command
+from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.schemas.common import next_call
 
-TOOLS = {tool.name: tool for tool in ALL_TOOLS}
 SCORES = {
     "precision": {"value": 0.28, "low": 0.09, "high": 0.6},
     "recall": {"value": 1.0, "low": None, "high": None},
@@ -61,7 +61,7 @@ def test_the_next_command_means_the_same_call(tool: str, arguments: dict[str, An
     assert (program, verb) == ("saescope", tool.replace("_", "-"))
     commands: Any = typer.main.get_command(app)
     given = given_by(words, commands.commands[verb])
-    assert arguments_from(TOOLS[tool].request, given) == arguments
+    assert arguments_from(VERBS[tool], given) == arguments
 
 
 @pytest.mark.parametrize("said", ["Try again.", "no_tool(a=1)", "load_sae(a=b)", "x", "f(", ""])
@@ -134,9 +134,10 @@ def test_a_pipe_gets_no_spaces_at_the_ends_of_lines() -> None:
 
 
 def test_strengths_may_be_typed_with_commas_or_one_by_one() -> None:
-    request = TOOLS["steer_generate"].request
     for typed in (["0.5,1", "-2"], ["0.5", "1", "-2"]):
-        assert arguments_from(request, {"strengths": typed}) == {"strengths": [0.5, 1.0, -2.0]}
+        assert arguments_from(VERBS["steer_generate"], {"strengths": typed}) == {
+            "strengths": [0.5, 1.0, -2.0]
+        }
 
 
 def test_only_what_outlives_the_command_can_be_left_waiting() -> None:
@@ -154,9 +155,9 @@ def test_help_begins_with_what_a_person_gives(monkeypatch: pytest.MonkeyPatch) -
         _, shown = run(name, "--help")
         flags[name] = re.findall(r"^  (--[a-z-]+)", shown, re.MULTILINE)
         assert "Default: -1" not in shown and "[0.5" not in shown and '[" ' not in shown
-    assert flags["encode-text"][:4] == ["--sae", "--text", "--texts", "--texts-file"]
-    assert flags["find-features"][2:6] == ["--tokens", "--texts", "--texts-file", "--texts-column"]
-    assert flags["steer-generate"][1:3] == ["--prompt", "--prompts"]
+    assert flags["encode-text"][:4] == ["--text", "--texts", "--texts-file", "--dataset"]
+    assert flags["find-features"][:4] == ["--query", "--tokens", "--texts", "--texts-file"]
+    assert flags["steer-generate"][:3] == ["--prompt", "--prompts", "--sae"]
 
 
 def test_a_share_that_grows_is_said_every_quarter() -> None:

@@ -17,10 +17,11 @@ from tests.server.test_cli import run
 from saescope.untrusted import clean_output
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome
-from saescope_mcp.cli.commands import own_options
+from saescope_mcp.cli.flags import flag_of
 from saescope_mcp.cli.following import fields_of, live_display
 from saescope_mcp.cli.show import show, text_of
 from saescope_mcp.cli.terminal import Terminal, json_line
+from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.jobs import Run
 
 WIDTHS = (30, 40, 60, 80, 120)
@@ -188,8 +189,9 @@ def test_help_names_every_option_in_full(width: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", width)
     for tool in ALL_TOOLS:
         _, out = run(tool.name.replace("_", "-"), "--help")
-        for option in own_options(tool):
-            flag = option.default.param_decls[0].split("/")[0]
+        verb = VERBS[tool.name]
+        for name in verb.options:
+            flag = flag_of(name, verb.properties[name])
             assert f" {flag} " in out and "…" not in out, (flag, out)
 
 

@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any
 
 import anyio
+from pydantic import ValidationError
 
 from saescope.progress import Say
 from saescope_mcp.binding import Outcome, Tool
+from saescope_mcp.replies import refusal
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 from saescope_mcp.tools import load
@@ -81,6 +83,8 @@ async def _call(
     say: Say,
 ) -> Outcome:
     async def work() -> Outcome:
+        if refused := _refused(state, tool, arguments):
+            return refused
         if tool is LOAD_SAE:
             return await tool.call(state, {"wait_s": FOREVER_S, **arguments})
         patient = (
@@ -100,6 +104,18 @@ async def _call(
         return await tool.call(state, {**named, **patient, **arguments})
 
     return await with_progress(state, work, say)
+
+
+def _refused(state: AppState, tool: Tool, arguments: Mapping[str, Any]) -> Outcome | None:
+    """What the tool says of arguments that are wrong, before any SAE is loaded for it."""
+    given = dict(arguments)
+    if loads_first(tool) and "" in _handles(arguments):
+        given["sae"] = "the embedded SAE"
+    try:
+        tool.request.model_validate(given, context={"settings": state.settings})
+    except ValidationError as error:
+        return Outcome(dict(refusal(tool.name, error, tool.request)), is_error=True)
+    return None
 
 
 def _handles(arguments: Mapping[str, Any]) -> list[str]:

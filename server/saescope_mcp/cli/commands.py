@@ -1,38 +1,40 @@
-"""`saescope <verb>`: a command for every tool, made from its request model, and the commands around
-them."""
+"""`saescope <verb>`: a command for every tool, made from its schema, and the commands around them.
+Nothing heavy is imported before a command is known to be complete."""
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saescope import __version__
 from saescope.errors import ConfigError
 from saescope.untrusted import clean_output
-from saescope_mcp.app import ALL_TOOLS, log_to_stderr
-from saescope_mcp.binding import Outcome, Tool
-from saescope_mcp.cli.calls import LOAD_SAE, call, loads_first, sparing
-from saescope_mcp.cli.flags import arguments_from, options_of
-from saescope_mcp.cli.show import show
-from saescope_mcp.cli.terminal import Terminal, json_line
-from saescope_mcp.kinds import KINDS
-from saescope_mcp.replies import refusal
-from saescope_mcp.tools.status import JOB_STATUS
+from saescope_mcp.cli.flags import arguments_from, flag_of, options_of
+from saescope_mcp.cli.helping import ToolCommand, Tools, example_of
+from saescope_mcp.cli.typed import description_in_shell
+from saescope_mcp.cli.verbs import LOADING, OUTLIVE, SHORT, VERBS, Verb
+
+if TYPE_CHECKING:
+    from saescope_mcp.binding import Outcome
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
+    cls=Tools,
     rich_markup_mode=None,  # the rich help cuts names and numbers on a narrow terminal
-    help="Look inside a language model with sparse autoencoders. Start with: saescope demo",
+    help="Look inside a language model with sparse autoencoders (SAEs). Start with: saescope "
+    "demo. Options and an example of a command: saescope COMMAND --help",
 )
-_LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
 STOPPED = ("cancelled", "interrupted")
 INTERRUPTED = 130
 """The exit status of what Ctrl-C ended."""
+MISUSED = 2
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the tool's document, and nothing else.")
+]
+OpenIt = Annotated[
+    bool, typer.Option("--open", help="Draw the page or picture, and open it in the browser.")
 ]
 
 
@@ -43,15 +45,28 @@ def _version(wanted: bool) -> bool:
     return wanted
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def saescope(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
 ) -> None:
     """Options of all commands."""
     log_to_stderr()
+    if context.invoked_subcommand is None:
+        from saescope_mcp.cli.here import show_what_is_here
+
+        show_what_is_here()
 
 
-@app.command(short_help="Features, an explanation, its check and steering on a small real model.")
+def log_to_stderr() -> None:
+    """Plain lines, as the server's."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command(short_help="The whole story on a small real model, in two minutes.")
 def demo() -> None:
     """The whole story on a small real model: features, an explanation, its check, steering."""
     from saescope_mcp.cli.demo import run_demo
@@ -59,15 +74,19 @@ def demo() -> None:
     raise typer.Exit(run_demo())
 
 
-@app.command(short_help="What is installed and reachable here, and what to do about the rest.")
+@app.command(short_help="What is installed and reachable here, and what to do.")
 def doctor(as_json: AsJson = False) -> None:
-    """What is installed, reachable and cached here, and what to do about the rest."""
+    """What is installed, reachable and cached here, and what to do about the rest; fails if
+    something needed is missing or too old or new."""
     from saescope_mcp.cli.doctor import run_doctor
 
     raise typer.Exit(run_doctor(as_json=as_json))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    short_help="Run the MCP tool server for an agent.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def serve(context: typer.Context) -> None:
     """Run the MCP tool server on stdio (--http: on loopback)."""
     from saescope_mcp.cli.serve import serve
@@ -75,63 +94,90 @@ def serve(context: typer.Context) -> None:
     raise typer.Exit(serve(context.args))
 
 
-def command_for(tool: Tool) -> Callable[..., None]:
+def command_for(verb: Verb) -> Callable[..., None]:
     """Make a function that typer can turn into a command."""
-    needs_sae = loads_first(tool)
 
     def command(**given: Any) -> None:
-        as_json = given.pop("as_json")
-        loading = (
-            arguments_from(LOAD_SAE.request, {name: given.pop(name) for name in _LOADING})
-            if needs_sae
-            else {}
-        )
-        outcome = _outcome(tool, given, loading, as_json=as_json)
-        if as_json:
-            sys.stdout.write(json_line(outcome.document) + "\n")
-        else:
-            show(outcome, Terminal())
-        stopped = tool.name in KINDS and outcome.document.get("state") in STOPPED
+        as_json, open_it = given.pop("as_json"), given.pop("open_it", False)
+        loading = {name: given.pop(name) for name in LOADING} if verb.loads_first else {}
+        arguments = arguments_from(verb, given) | ({"picture": True} if open_it else {})
+        if not as_json:
+            _check_complete(verb, arguments)
+        outcome = _outcome(verb, arguments, loading, as_json=as_json)
+        _print(verb, outcome, as_json=as_json)
+        if open_it and not outcome.is_error:
+            _open(outcome.document)
+        stopped = verb.tool in OUTLIVE and outcome.document.get("state") in STOPPED
         raise typer.Exit(INTERRUPTED if stopped else int(outcome.is_error))
 
-    parameters = own_options(tool)
-    if needs_sae:
-        parameters += [option for option in options_of(LOAD_SAE.request) if option.name in _LOADING]
-    parameters.append(
-        inspect.Parameter(
-            "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson
-        )
-    )
-    command.__doc__ = (
-        f"{tool.description}\n\nWithout --sae, --path or --release: the embedded SAE."
-        if needs_sae
-        else tool.description
-    )
+    parameters = options_of(verb)
+    if verb.loads_first:
+        parameters += options_of(VERBS["load_sae"], *LOADING)
+    parameters += [_switch("open_it", OpenIt)] if verb.draws else []
+    parameters.append(_switch("as_json", AsJson))
+    command.__doc__ = description_in_shell(verb)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__signature__ = inspect.Signature(parameters)
     return command
 
 
-def own_options(tool: Tool) -> list[inspect.Parameter]:
-    """One option for each argument that has a meaning here: a job of this process ends with the
-    command, so that nothing could be asked about it later."""
-    outlives = tool.name in KINDS or tool is JOB_STATUS
-    return [each for each in options_of(tool.request) if outlives or each.name != "wait_s"]
+def _switch(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
+    )
+
+
+def _check_complete(verb: Verb, arguments: dict[str, Any]) -> None:
+    """What is missing is said at once, before anything is imported or loaded."""
+    missing = [
+        " or ".join(flag_of(name, verb.properties[name]) for name in names)
+        for names in verb.missing(arguments)
+    ]
+    if missing:
+        sys.stderr.write(
+            f"Missing: {'; '.join(missing)}.\n{example_of(verb)}"
+            f"All options: saescope {verb.command} --help\n"
+        )
+        raise typer.Exit(MISUSED)
 
 
 def _outcome(
-    tool: Tool, given: dict[str, Any], loading: dict[str, Any], *, as_json: bool
-) -> Outcome:
+    verb: Verb, arguments: dict[str, Any], loading: dict[str, Any], *, as_json: bool
+) -> "Outcome":
+    from saescope_mcp.app import ALL_TOOLS
+    from saescope_mcp.binding import Outcome
+    from saescope_mcp.cli.calls import call, sparing
     from saescope_mcp.cli.following import start_and_follow
+    from saescope_mcp.cli.terminal import Terminal
+    from saescope_mcp.replies import refusal
 
-    say = sparing(_say)
+    tool = next(tool for tool in ALL_TOOLS if tool.name == verb.tool)
+    of_load, say = arguments_from(VERBS["load_sae"], loading), sparing(_say)
     try:
-        if tool.name in KINDS:
+        if verb.tool in OUTLIVE:
             console = Terminal(stderr=True, quiet=as_json)
-            return start_and_follow(tool, given, loading, console=console, say=say)
-        return call(tool, arguments_from(tool.request, given), loading, say)
+            return start_and_follow(tool, arguments, of_load, console=console, say=say)
+        return call(tool, arguments, of_load, say)
     except ConfigError as error:
         return Outcome(dict(refusal(tool.name, error)), is_error=True)
+
+
+def _print(verb: Verb, outcome: "Outcome", *, as_json: bool) -> None:
+    from saescope_mcp.cli.show import show
+    from saescope_mcp.cli.terminal import Terminal, json_line
+
+    if as_json:
+        sys.stdout.write(json_line(outcome.document) + "\n")
+    else:
+        show(outcome, Terminal(), verb)
+
+
+def _open(document: dict[str, Any]) -> None:
+    """Open the page, or the first picture; where there is no browser its path is enough."""
+    place = document.get("page_path") or next(iter(document.get("pictures", [])), None)
+    if place:
+        _say(f"opening {place}")
+        typer.launch(str(place))
 
 
 def _say(message: str) -> None:
@@ -139,8 +185,5 @@ def _say(message: str) -> None:
     sys.stderr.flush()
 
 
-for _tool in ALL_TOOLS:
-    app.command(
-        _tool.name.replace("_", "-"),
-        short_help=_tool.description.split(";")[0].split(". ")[0] + ".",
-    )(command_for(_tool))
+for _verb in VERBS.values():
+    app.command(_verb.command, cls=ToolCommand, short_help=SHORT[_verb.tool])(command_for(_verb))

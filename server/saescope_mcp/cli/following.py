@@ -14,7 +14,6 @@ from rich.table import Column
 from saescope.progress import Say
 from saescope_mcp.binding import Outcome, Tool, document
 from saescope_mcp.cli.calls import FOREVER_S, call, person_settings
-from saescope_mcp.cli.flags import arguments_from
 from saescope_mcp.jobs import Run
 from saescope_mcp.kinds import duration, kind_of
 from saescope_mcp.kinds.training import planned
@@ -26,7 +25,7 @@ ROOM_FOR_BAR = 60
 
 def start_and_follow(
     tool: Tool,
-    given: Mapping[str, Any],
+    arguments: dict[str, Any],
     loading: Mapping[str, Any],
     *,
     console: Console,
@@ -34,7 +33,6 @@ def start_and_follow(
 ) -> Outcome:
     """The document of the job once it has ended or was stopped; with --wait-s, what it is after
     that long."""
-    arguments = arguments_from(tool.request, given)
     if "wait_s" in arguments:
         return call(tool, arguments, loading, say)
     if arguments.get("dry_run"):

@@ -8,7 +8,8 @@ from rich.markup import escape
 
 from saescope_mcp.binding import Outcome, what_is_wrong
 from saescope_mcp.cli.tables import Column, Rows, pairs
-from saescope_mcp.cli.typed import as_command
+from saescope_mcp.cli.typed import as_command, error_in_shell, in_shell
+from saescope_mcp.cli.verbs import Verb
 
 _HEADINGS = {
     "max_activation": "max",
@@ -39,14 +40,28 @@ _COMMON = (
 )
 
 
-def show(outcome: Outcome, console: Console) -> None:
-    """Summary first, then tables, numbers, warnings, and what to do next."""
+def show(outcome: Outcome, console: Console, verb: Verb | None = None) -> None:
+    """Summary first, then what the tool's own renderer shows, warnings, and what to do next."""
     document = outcome.document
     if outcome.is_error:
-        console.print(f"[bold red]{document['code']}[/] {escape(what_is_wrong(document))}")
-        console.print(f"[bold]Next:[/] {escape(document['hint'])}", soft_wrap=True)
+        said = error_in_shell(document, verb)
+        console.print(f"[bold red]{said['code']}[/] {escape(what_is_wrong(said))}")
+        console.print(f"[bold]Next:[/] {escape(said['hint'])}", soft_wrap=True)
         return
-    console.print(escape(document["summary"]), style="bold")
+    console.print(escape(in_shell(document["summary"], verb)), style="bold")
+    render(document, console)
+    for warning in document["warnings"]:
+        console.print(f"[yellow]warning:[/] {escape(in_shell(warning, verb))}")
+    if document["evidence"]:
+        console.print(
+            f"evidence: {document['evidence']}   result: {document['result_id']}", style="dim"
+        )
+    for call in document["next"]:
+        console.print(f"[dim]next:[/] {escape(as_command(call))}", soft_wrap=True)
+
+
+def render(document: Mapping[str, Any], console: Console) -> None:
+    """Tables and numbers of any document."""
     body = {name: value for name, value in document.items() if name not in _COMMON}
     numbers: dict[str, Any] = {}
     for name, value in body.items():
@@ -59,14 +74,6 @@ def show(outcome: Outcome, console: Console) -> None:
     shown = {name: text_of(value, name) for name, value in _flatten(numbers).items()}
     if shown:
         console.print(pairs(shown))
-    for warning in document["warnings"]:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
-    if document["evidence"]:
-        console.print(
-            f"evidence: {document['evidence']}   result: {document['result_id']}", style="dim"
-        )
-    for call in document["next"]:
-        console.print(f"[dim]next:[/] {escape(as_command(call))}", soft_wrap=True)
 
 
 def table(

@@ -1,18 +1,25 @@
-"""The call of a tool, as a reply writes it, as the command that is typed in a shell."""
+"""What a reply says in calls of tools, as it is typed in a shell: the one place that translates."""
 
 import ast
 import json
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saescope_mcp.app import ALL_TOOLS
-from saescope_mcp.cli.flags import flag_of, item_of
+from saescope_mcp.cli.flags import flag_of, is_of_items
+from saescope_mcp.cli.verbs import LOADING, VERBS, Schema, Verb
 
-_TOOLS = {tool.name: tool for tool in ALL_TOOLS}
+_TOOL_CALL = re.compile(rf"\b(?:{'|'.join(VERBS)})\(")
+_TOOL_NAME = re.compile(rf"\b(?:{'|'.join(name for name in VERBS if '_' in name)})\b")
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_VALUE = rf"{_QUOTED}|\[[^\]]*\]|true\b|false\b|-?\d+(?:\.\d+)?"
+_TO_FILL_IN = ("...", "[...]", '["..."]')
+_OF_ARGUMENTS = ("MISSING_ARGUMENT", "CONFLICTING_ARGUMENTS", "UNKNOWN_ARGUMENT")
+"""Errors whose words are names of arguments."""
 
 
 def program() -> str:
@@ -27,41 +34,138 @@ def as_command(call: str) -> str:
     read = _read(call)
     if read is None:
         return call
-    tool, arguments = read
-    fields = _TOOLS[tool].request.model_fields
-    kinds = {info.alias or name: info.annotation for name, info in fields.items()}
-    if not arguments.keys() <= kinds.keys():
-        return call
-    words = [program(), tool.replace("_", "-")]
+    verb, arguments = read
+    words = [program(), verb.command]
     for name, value in arguments.items():
-        words += _words(name, kinds[name], value)
+        if name == "..." or name in verb.options or name == "sae":
+            words += _words(name, verb.properties.get(name, {}), value)
     return shlex.join(words)
 
 
-def _read(call: str) -> tuple[str, dict[str, Any]] | None:
-    """The tool and its arguments, whose values are JSON."""
+def in_shell(text: str, verb: Verb | None = None) -> str:
+    """A text in which calls of tools are commands, and settings of the tool's own arguments its
+    options."""
+    said = "".join(
+        as_command(part) if _TOOL_CALL.match(part) else _in_words(part, verb)
+        for part in _parts(text)
+    )
+    return re.sub(rf"\b([Cc])all (?=saescope |{re.escape(program())} )", _run, said)
+
+
+def _run(found: re.Match[str]) -> str:
+    return "Run " if found[1] == "C" else "run "
+
+
+def description_in_shell(verb: Verb) -> str:
+    """What the tool does, without what is only said of waiting for a server."""
+    sentences = re.split(r"(?<=\.) ", verb.description)
+    waits = "wait_s" in verb.options
+    kept = (each for each in sentences if waits or "wait_s" not in each)
+    return help_in_shell(" ".join(kept), verb)
+
+
+def help_in_shell(text: str, verb: Verb) -> str:
+    """The description of an option, with the other arguments that it names as options."""
+    names = [name for name in _settable(verb) if "_" in name]
+    bare = re.compile(rf"(?<![-\w])({'|'.join(names)})(?![\w=])") if names else None
+    said = in_shell(text, verb)
+    return bare.sub(lambda found: _flag(found[1], verb), said) if bare else said
+
+
+def error_in_shell(document: Mapping[str, str], verb: Verb | None = None) -> dict[str, str]:
+    """The document of an error with its arguments as options."""
+    texts = {
+        name: in_shell(document.get(name, ""), verb) for name in ("message", "allowed", "hint")
+    }
+    if verb and document.get("code") in _OF_ARGUMENTS:
+        names = sorted(_settable(verb), key=len, reverse=True)
+        bare = re.compile(rf"(?<![-\w])'?({'|'.join(names)})'?(?=[\s,;:.)]|$)(?!\.\w)")
+        for name in ("message", "allowed"):
+            texts[name] = bare.sub(lambda found: _flag(found[1], verb), texts[name])
+    elif verb and (field := document.get("field", "")) in _settable(verb):
+        texts["message"] = texts["message"].replace(repr(field), _flag(field, verb))
+    return {**document, **texts}
+
+
+def _in_words(text: str, verb: Verb | None) -> str:
+    if verb:
+        setting = re.compile(rf"(?<![-\w])({'|'.join(_settable(verb))})=({_VALUE})")
+        text = setting.sub(lambda found: _setting(found, verb), text)
+    return _TOOL_NAME.sub(lambda found: f"saescope {found[0].replace('_', '-')}", text)
+
+
+def _setting(found: re.Match[str], verb: Verb) -> str:
+    try:
+        value = json.loads(found[2])
+    except ValueError:
+        return found[0]
+    return shlex.join(_words(found[1], _settable(verb)[found[1]], value))
+
+
+def _settable(verb: Verb) -> Mapping[str, Schema]:
+    """The arguments that a person can set on this command."""
+    loading = LOADING if verb.loads_first else ()
+    return {name: VERBS["load_sae"].properties[name] for name in loading} | dict(verb.properties)
+
+
+def _flag(name: str, verb: Verb) -> str:
+    return flag_of(name, _settable(verb)[name])
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Calls of tools, and what stands between them."""
+    at = 0
+    for found in _TOOL_CALL.finditer(text):
+        end = _end_of_call(text, found.end())
+        if found.start() >= at and end:
+            yield text[at : found.start()]
+            yield text[found.start() : end]
+            at = end
+    yield text[at:]
+
+
+def _end_of_call(text: str, start: int) -> int:
+    """Where the parenthesis before `start` is closed; 0: nowhere."""
+    depth = 1
+    for found in re.compile(rf"{_QUOTED}|[()]").finditer(text, start):
+        depth += {"(": 1, ")": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.end()
+    return 0
+
+
+def _read(call: str) -> tuple[Verb, dict[str, Any]] | None:
+    """The tool and its arguments, whose values are JSON or are to be filled in."""
     try:
         made = ast.parse(call, mode="eval").body
         if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name)):
             return None
-        pieces = {each.arg: ast.get_source_segment(call, each.value) for each in made.keywords}
-        arguments = {str(name): json.loads(piece or "") for name, piece in pieces.items()}
+        arguments = {"..." if isinstance(each, ast.Constant) else "": ... for each in made.args}
+        for each in made.keywords:
+            piece = ast.get_source_segment(call, each.value) or ""
+            arguments[str(each.arg)] = ... if piece in _TO_FILL_IN else json.loads(piece)
     except (SyntaxError, ValueError):
         return None
-    return (made.func.id, arguments) if made.func.id in _TOOLS and not made.args else None
+    verb = VERBS.get(made.func.id)
+    known = verb and arguments.keys() - {"..."} <= verb.properties.keys()
+    return (verb, arguments) if verb and known else None
 
 
-def _words(name: str, kind: Any, value: Any) -> list[str]:
-    flag = flag_of(name, kind)
+def _words(name: str, schema: Schema, value: Any) -> Iterable[str]:
+    if name == "...":
+        return ["..."]
+    flag = flag_of(name, schema)
     if value is None:
         return []
+    if value is ...:
+        return [flag, "..."]
     if isinstance(value, bool):
         return [flag if value else f"--no-{flag[2:]}"]
     if not isinstance(value, list):
         return [flag, str(value)]
     if value and all(isinstance(each, int | float) for each in value):
         return [flag, ",".join(str(each).lower() for each in value)]
-    listed = [_item(each) if item_of(kind) else str(each) for each in value]
+    listed = [_item(each) if is_of_items(schema) else str(each) for each in value]
     return [word for each in listed for word in (flag, each)]
 
 

@@ -1,0 +1,186 @@
+"""The tools as commands of a shell: what the shipped list of tools says of each, and what only a
+person needs. Standard library only: help and completion wait for nothing."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+Schema = Mapping[str, Any]
+_LIST = Path(__file__).parents[1] / "tools.json"
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "start": ("demo", "doctor", "find_saes", "load_sae"),
+    "read": ("encode_text", "top_features"),
+    "explain": ("attribute_logit", "intervene"),
+    "know": (
+        "describe_feature",
+        "find_features",
+        "index_features",
+        "quiz_feature",
+        "label_feature",
+    ),
+    "steer": ("steer_generate",),
+    "train": ("train_sae", "job_status", "cancel_job"),
+    "judge": ("evaluate_sae", "publish_sae"),
+    "serve": ("serve", "server_status", "unload"),
+}
+SHORT: Mapping[str, str] = {
+    "find_saes": "Published SAEs by model, layer, site or words.",
+    "load_sae": "Check that an SAE loads and fits its model.",
+    "encode_text": "Which features fire at each token of a text.",
+    "top_features": "The strongest features of a text, or what sets texts apart.",
+    "attribute_logit": "Which features a prediction rests on, measured by ablation.",
+    "intervene": "What changing features does to the next token.",
+    "describe_feature": "What one feature fires on and promotes.",
+    "find_features": "Features by label, by token, by texts, or by a contrast.",
+    "index_features": "Read a corpus once; the others look features up in it.",
+    "quiz_feature": "A blind test of what you think a feature is.",
+    "label_feature": "Name a feature, with the answers of a quiz.",
+    "steer_generate": "Write on with features changed, beside the plain text.",
+    "train_sae": "Train an SAE on your own model and text.",
+    "job_status": "How trainings and indexings are doing.",
+    "cancel_job": "Stop one; its checkpoint is kept.",
+    "evaluate_sae": "How good an SAE is, with intervals and baselines.",
+    "publish_sae": "Write an SAE with a model card, to a folder or the hub.",
+    "server_status": "What is cached and allowed here.",
+    "unload": "Free memory (in a server: a command frees its own).",
+}
+"""What each is for, on one line of the list of commands."""
+OUTLIVE = ("train_sae", "index_features")
+"""What these start goes on when the command has ended."""
+WAITS = (*OUTLIVE, "job_status")
+LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
+"""Arguments of load_sae that every command on an SAE takes."""
+
+_KEYS = "My sister lost her keys and called our mother because"
+EXAMPLES: Mapping[str, str] = {
+    "find_saes": "find-saes --model gpt2-small --site resid_pre --layer 8",
+    "load_sae": "load-sae --release gpt2-small-res-jb --sae-id blocks.8.hook_resid_pre",
+    "unload": "unload --handle smollm2-135m",
+    "server_status": "server-status",
+    "job_status": "job-status --job-id train-1a2b3c --open",
+    "encode_text": 'encode-text --text "Mary said that she had lost her keys."',
+    "top_features": 'top-features --text "Mary said that she had lost her keys."',
+    "attribute_logit": f'attribute-logit --prompt "{_KEYS}" --target " she" --against " he"',
+    "intervene": f'intervene --prompt "{_KEYS}" --edit 4432:ablate --target " she"',
+    "steer_generate": (
+        'steer-generate --prompt "I went to the window and saw" --feature 4432=0.8 '
+        '--concept-tokens " she"'
+    ),
+    "index_features": "index-features --dataset texts.jsonl --n-tokens 200000",
+    "describe_feature": "describe-feature --feature 4432 --open",
+    "find_features": 'find-features --tokens " she" --tokens " woman"',
+    "quiz_feature": "quiz-feature --feature 4432",
+    "label_feature": 'label-feature --feature 4432 --text "women and girls"',
+    "train_sae": "train-sae --hook-name blocks.14.hook_resid_post --training-tokens 500000",
+    "cancel_job": "cancel-job --job-id train-1a2b3c",
+    "evaluate_sae": "evaluate-sae --n-tokens 5000 --open",
+    "publish_sae": "publish-sae --sae smollm2-135m/14.resid_post --path my-sae",
+}
+"""A command of each tool that works, without the name of the program."""
+
+_ONE_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "encode_text": (("text", "texts", "texts_file", "dataset"),),
+    "top_features": (("text", "texts", "texts_file"),),
+    "intervene": (("prompt", "prompts"),),
+    "steer_generate": (("prompt", "prompts"),),
+    "describe_feature": (("feature", "features"),),
+    "find_features": (("query", "tokens", "texts", "texts_file"),),
+    "train_sae": (("hook_name", "resume"),),
+    "publish_sae": (("sae", "job_id"), ("repo_id", "path")),
+}
+"""Arguments of which a call needs one; a schema does not say so."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A tool as a command."""
+
+    tool: str
+    title: str
+    description: str
+    properties: Mapping[str, Schema]
+    required: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        return self.tool.replace("_", "-")
+
+    @cached_property
+    def loads_first(self) -> bool:
+        """Whether it works on SAEs in memory: it cannot do without a handle then, or takes
+        several."""
+        items = (schema.get("items", {}) for schema in self.properties.values())
+        return (
+            "sae" in self.required
+            or "saes" in self.properties
+            or any("sae" in item.get("properties", {}) for item in items)
+        )
+
+    @cached_property
+    def needed(self) -> tuple[tuple[str, ...], ...]:
+        """What must be given, each with what may stand for it; without an SAE the embedded one is
+        meant."""
+        alone = (name for name in self.required if name != "sae" or not self.loads_first)
+        return (*((name,) for name in alone), *_ONE_OF.get(self.tool, ()))
+
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """Its arguments that have a meaning in a shell, in the order in which a person wants them:
+        a job of this process ends with the command, so nothing could be asked about it later."""
+        return tuple(
+            name
+            for name in _ordered(list(self.properties))
+            if not (name == "sae" and "saes" in self.properties)
+            and (name != "wait_s" or self.tool in WAITS)
+        )
+
+    @property
+    def draws(self) -> bool:
+        """Whether it can make a page or a picture."""
+        return "picture" in self.properties
+
+    def missing(self, given: Iterable[str]) -> list[tuple[str, ...]]:
+        there = set(given)
+        return [names for names in self.needed if not there.intersection(names)]
+
+
+_AFTER = {
+    "texts_file": "texts",
+    "texts_column": "texts",
+    "against": "texts",
+    "against_file": "texts",
+    "against_column": "texts",
+}
+"""Arguments that many tools share, and the one that they follow where the tool has it."""
+
+
+def _ordered(names: list[str]) -> list[str]:
+    """What many tools share comes after what it belongs to, the detail of the reply at the end."""
+
+    def place(name: str) -> tuple[bool, int, bool]:
+        after = _AFTER.get(name, name)
+        follows = after in names and after != name
+        return name == "response_format", names.index(after if follows else name), follows
+
+    return sorted(names, key=place)
+
+
+def _verb(tool: str, listed: Schema) -> Verb:
+    schema = listed["inputSchema"]
+    return Verb(
+        tool,
+        listed["annotations"]["title"],
+        listed["description"],
+        schema["properties"],
+        tuple(schema.get("required", ())),
+    )
+
+
+VERBS: Mapping[str, Verb] = {
+    name: _verb(name, listed)
+    for name, listed in json.loads(_LIST.read_text(encoding="utf-8")).items()
+}
