@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,41 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The tools that the server will offer, from the list that is shipped with it."""
+
+    tools: list[Message]
+    note: str
+    """What the server says of those that are switched off."""
+
+    @classmethod
+    def read(cls) -> "Listing":
+        """What the environment asks for.
+
+        Raises:
+            ValueError: it asks for what is not there.
+        """
+        published: dict[str, Message] = json.loads(
+            (ROOT / "server/saescope_mcp/tools.json").read_text(encoding="utf-8")
+        )
+        rules = runpy.run_path(str(ROOT / "server/saescope_mcp/groups.py"))
+        groups = {name: tool["group"] for name, tool in published.items() if tool["group"]}
+        said = os.environ.get(rules["SETTING"], "")
+        try:
+            offer = rules["Offer"].chosen(said, groups)
+        except ValueError as error:
+            raise ValueError(f"{rules['SETTING']}: {error}") from None
+        # No output schema: what a call answers before the installation is done has no structure.
+        kept = ("title", "description", "inputSchema", "annotations")
+        tools = [
+            {"name": name, **{key: tool[key] for key in kept}}
+            for name, tool in published.items()
+            if offer.lists(name)
+        ]
+        return cls(tools, offer.note())
+
+
 @dataclass
 class Pending:
     """A call that waits for the installation."""
@@ -152,6 +188,7 @@ class Desk:
 
     place: Place
     setup: subprocess.Popen[bytes]
+    listing: Listing
     started: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
     initialize: Message | None = None
@@ -197,7 +234,7 @@ class Desk:
         if method == "tools/call" and not self.failed:
             self.waiting.append(Pending(line, message["id"], time.monotonic() + WAIT_S))
             return None
-        found = self._call() if method == "tools/call" else _listing(method, params)
+        found = self._call() if method == "tools/call" else _said(method, params, self.listing)
         error = {"code": -32601, "message": f"{method} is not there before saescope is installed."}
         return _send(
             {
@@ -281,11 +318,12 @@ class Desk:
         return True
 
 
-def _listing(method: str, params: Message) -> Message | None:
+def _said(method: str, params: Message, listing: Listing) -> Message | None:
     """What can be said without the server; None: nothing."""
     if method == "initialize":
         asked = params.get("protocolVersion")
         changing = {kind: {"listChanged": True} for kind in ("tools", "prompts", "resources")}
+        instructions = (ROOT / "server/saescope_mcp/instructions.md").read_text(encoding="utf-8")
         version = re.search(
             r'__version__ = "(.+)"',
             (ROOT / "core/saescope/__init__.py").read_text(encoding="utf-8"),
@@ -298,28 +336,16 @@ def _listing(method: str, params: Message) -> Message | None:
                 "title": "saescope",
                 "version": version[1] if version else "",
             },
-            "instructions": (ROOT / "server/saescope_mcp/instructions.md").read_text(
-                encoding="utf-8"
-            ),
+            "instructions": f"{instructions.rstrip()}\n{listing.note}".rstrip(),
         }
-    if method == "tools/list":
-        published: dict[str, Message] = json.loads(
-            (ROOT / "server/saescope_mcp/tools.json").read_text(encoding="utf-8")
-        )
-        kept = ("description", "inputSchema", "annotations")
-        return {
-            "tools": [
-                {"name": name, **{key: tool[key] for key in kept}}
-                for name, tool in published.items()
-            ]
-        }
-    empty: dict[str, Message] = {
+    lists: dict[str, Message] = {
+        "tools/list": {"tools": listing.tools},
         "ping": {},
         "prompts/list": {"prompts": []},
         "resources/list": {"resources": []},
         "resources/templates/list": {"resourceTemplates": []},
     }
-    return empty.get(method)
+    return lists.get(method)
 
 
 _stdout = threading.Lock()
@@ -362,6 +388,11 @@ def main() -> int:
         if os.name != "nt":
             os.execv(serve(place)[0], serve(place))
         return subprocess.call(serve(place))
+    try:
+        listing = Listing.read()
+    except ValueError as error:
+        sys.stderr.write(f"saescope: {error}\n")
+        return 2
     streams: tuple[Any, ...] = (sys.stdin, sys.stdout)  # of files, which can be set anew
     for stream in streams:
         stream.reconfigure(encoding="utf-8", newline="\n")
@@ -375,7 +406,7 @@ def main() -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Desk(place, setup).read(sys.stdin)
+    return Desk(place, setup, listing).read(sys.stdin)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from mcp import Client, StdioServerParameters
 from mcp.types import TextContent
 
 from saescope import __version__
-from saescope_mcp.app import ALL_TOOLS, INSTRUCTIONS
+from saescope_mcp.app import ALL_TOOLS, INSTRUCTIONS, build_server
+from saescope_mcp.settings import Settings
+from saescope_mcp.tools.offer import USE_TOOLS
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "scripts" / "launch.py"
@@ -42,6 +44,8 @@ class Machine:
         self.data, self.gate, self.uv = folder / "data", folder / "gate", folder / "uv"
         self.uv.write_text(UV.format(python=sys.executable, gate=self.gate))
         self.uv.chmod(0o755)
+        self.set: dict[str, str] = {}
+        """What the user has set besides."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,6 +54,7 @@ class Machine:
             "UV": str(self.uv),
             "UV_TORCH_BACKEND": "cpu",
             "SAESCOPE_OFFLINE": "1",
+            **self.set,
         }
 
     def client(self, wait_s: float = 0.5) -> Client:
@@ -84,7 +89,7 @@ async def test_while_it_installs_the_tools_are_listed_and_a_call_says_how_far_it
     machine: Machine,
 ) -> None:
     async with machine.client() as client:
-        assert client.instructions == INSTRUCTIONS + "\n"
+        assert client.instructions == INSTRUCTIONS
         assert client.server_info is not None and client.server_info.version == __version__
         assert {tool.name for tool in (await client.list_tools()).tools} == {
             tool.name for tool in ALL_TOOLS
@@ -196,4 +201,31 @@ def test_what_it_lists_before_it_is_installed_is_what_the_server_publishes() -> 
     published = json.loads(
         (ROOT / "server" / "saescope_mcp" / "tools.json").read_text(encoding="utf-8")
     )
-    assert published.keys() == {tool.name for tool in ALL_TOOLS}
+    assert published.keys() == {tool.name for tool in (*ALL_TOOLS, USE_TOOLS)}
+
+
+@pytest.mark.parametrize("setting", ["", "read,-unload", "all"])
+async def test_it_lists_what_the_server_then_lists_in_the_same_order(
+    machine: Machine, setting: str
+) -> None:
+    machine.set["SAESCOPE_TOOLS"] = setting
+    async with machine.client(wait_s=20.0) as client:
+        before, said = (await client.list_tools()).tools, client.instructions
+    async with Client(build_server(Settings(tools=setting))) as client:
+        after = (await client.list_tools()).tools
+        assert said == client.instructions
+    without = {"output_schema": None, "meta": None}  # they are of results, which come later
+    assert before == [tool.model_copy(update=without) for tool in after]
+
+
+def test_it_does_not_start_with_a_misspelt_group(machine: Machine) -> None:
+    done = subprocess.run(
+        [sys.executable, LAUNCH, "--data", machine.data],
+        env=machine.environment | {"SAESCOPE_TOOLS": "raed"},
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and not done.stdout and not machine.data.exists()
+    assert "SAESCOPE_TOOLS: 'raed' is neither a group nor a tool (groups: base" in done.stderr

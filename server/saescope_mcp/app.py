@@ -12,8 +12,10 @@ from mcp.server.mcpserver.prompts import Prompt
 from mcp.types import Completion, CompletionArgument, Icon
 
 from saescope import __version__
+from saescope.errors import ConfigError
 from saescope_mcp.binding import Server, Tool, bind
 from saescope_mcp.completions import complete
+from saescope_mcp.groups import SETTING, Offer
 from saescope_mcp.prompts import PROMPTS
 from saescope_mcp.resources import (
     Resource,
@@ -34,6 +36,7 @@ from saescope_mcp.tools import (
     find,
     index,
     load,
+    offer,
     publish,
     quiz,
     read,
@@ -69,8 +72,13 @@ WEBSITE = "https://github.com/saescope/saescope"
 
 
 def build_server(settings: Settings | None = None, state: AppState | None = None) -> Server:
-    """The server with every tool, and a state of its own unless one is given."""
+    """The server with every tool, and a state of its own unless one is given.
+
+    Raises:
+        ConfigError: the setting `tools` names what is not there.
+    """
     state = state or AppState(settings or Settings())
+    state.offer = _offer(state.settings.tools)
     log_to_stderr()
 
     @asynccontextmanager
@@ -88,15 +96,26 @@ def build_server(settings: Settings | None = None, state: AppState | None = None
         description="Look inside a language model with sparse autoencoders.",
         website_url=WEBSITE,
         icons=[icon()],
-        instructions=INSTRUCTIONS,
+        instructions=f"{INSTRUCTIONS}\n{state.offer.note()}".rstrip(),
         lifespan=lifespan,
-        tools=[bind(tool, state) for tool in ALL_TOOLS],
+        offer=state.offer,
+        tools=[bind(tool, state) for tool in (*ALL_TOOLS, offer.USE_TOOLS)],
         extensions=[apps(), *([SkillExtension(folder)] if folder else [])],
         log_level="WARNING",
         max_message_bytes=state.settings.max_message_bytes,
     )
     _add_voice(server, state)
     return server
+
+
+def _offer(setting: str) -> Offer:
+    groups = {tool.name: tool.group.word for tool in ALL_TOOLS if tool.group}
+    try:
+        return Offer.chosen(setting, groups)
+    except ValueError as error:
+        raise ConfigError(
+            f"{SETTING}: {error}", field=SETTING, got=setting, hint=f"Correct or unset {SETTING}."
+        ) from None
 
 
 def _add_voice(server: Server, state: AppState) -> None:

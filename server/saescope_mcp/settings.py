@@ -51,6 +51,9 @@ class Settings(BaseModel):
     """Folders below which publish_sae may make one; as above. Default: the working folder."""
     read_anywhere: bool = False
     """The command line: a person typed the path. Writes anywhere, too."""
+    tools: str = "default"
+    """The tools that clients are offered: groups and tools, separated by commas; "-train" takes a
+    group away, "all" is every tool. The command line always has all."""
     offline: bool = False
     """Never use the network."""
     allow_pickle: bool = False

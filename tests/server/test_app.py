@@ -10,7 +10,7 @@ from mcp import Client
 
 import saescope_mcp
 from saescope import __version__
-from saescope_mcp.app import INSTRUCTIONS, build_server
+from saescope_mcp.app import ALL_TOOLS, INSTRUCTIONS, build_server
 from saescope_mcp.settings import Settings
 
 SNAPSHOT = Path(saescope_mcp.__file__).parent / "tools.json"
@@ -40,10 +40,13 @@ CHANGING = (
 )
 
 
-async def listed() -> list[dict[str, Any]]:
-    async with Client(build_server(Settings())) as client:
-        tools = (await client.list_tools()).tools
-    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
+KEPT = ("title", "description", "inputSchema", "outputSchema", "annotations")
+
+
+async def listed(tools: str = "default") -> list[dict[str, Any]]:
+    async with Client(build_server(Settings(tools=tools))) as client:
+        found = (await client.list_tools()).tools
+    return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in found]
 
 
 def test_listing_the_tools_imports_no_torch() -> None:
@@ -88,11 +91,11 @@ async def test_every_tool_says_what_it_may_do() -> None:
 
 
 async def test_published_schemas_change_only_on_purpose() -> None:
+    groups = {tool.name: tool.group.word for tool in ALL_TOOLS if tool.group}
+    switch = [tool for tool in await listed("base") if tool["name"] not in groups]
     now = {
-        tool["name"]: {
-            key: tool[key] for key in ("description", "inputSchema", "outputSchema", "annotations")
-        }
-        for tool in await listed()
+        tool["name"]: {"group": groups.get(tool["name"], "")} | {key: tool[key] for key in KEPT}
+        for tool in [*await listed(), *switch]
     }
     text = json.dumps(now, indent=1, ensure_ascii=False) + "\n"
     if os.environ.get("UPDATE_SNAPSHOTS"):

@@ -14,6 +14,7 @@ from saescope_mcp.binding.document import Document, compact, document, in_short
 from saescope_mcp.binding.error_document import refusal_text
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.wording import PLAIN, Wording
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import CURRENT, Current, Jobs
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.settings import Settings
@@ -69,6 +70,8 @@ class Tool:
     function: Callable[[Any, Any], Awaitable[Reply]]
     request: type[Request]
     annotations: ToolAnnotations
+    group: Group | None = None
+    """None: a tool that is offered only while one of a group is switched off."""
     app: str = ""
     """The `ui://` resource that shows its results, for clients with MCP Apps."""
     links: Callable[[Document], list[Link]] = field(default=lambda document: [])

@@ -17,6 +17,7 @@ from saescope.names import home, nearest
 from saescope_mcp.binding.arguments import of_arguments
 from saescope_mcp.binding.error_document import error_document, show
 from saescope_mcp.binding.wording import PLAIN, Wording
+from saescope_mcp.groups import SETTING
 
 log = logging.getLogger("saescope")
 
@@ -112,6 +113,18 @@ def _argument(field: str, request: type[BaseModel] | None, wording: Wording) -> 
     other = wording.arguments.get(field, "")
     names = request.model_fields if request is not None else {}
     return other if other in names and field not in names else field
+
+
+def switched_off(name: str, group: str, setting: str) -> dict[str, str]:
+    more = f"{setting},{name}"
+    return error_document(
+        "TOOL_OFF",
+        f"{name} is switched off on this server.",
+        field="name",
+        got=name,
+        hint=f'use_tools(groups=["{group}"]), then {name} again. To start with it: '
+        f"{SETTING}={more}, or saescope serve --tools {more}.",
+    )
 
 
 def unknown_tool(name: str, known: Sequence[str]) -> dict[str, str]:

@@ -2,23 +2,27 @@
 validation, error results with structure."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from mcp.server import MCPServer
+from mcp.server.lowlevel import NotificationOptions
 from mcp.server.mcpserver.tools import Tool as SDKTool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 from mcp.types import INVALID_PARAMS, CallToolResult, JSONRPCError, ResourceLink, TextContent
+from mcp.types import Tool as ListedTool
 from pydantic import PrivateAttr
 
 from saescope.names import nearest
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
 from saescope_mcp.binding.progress import reported
 from saescope_mcp.binding.published import input_schema, listed_schema
-from saescope_mcp.binding.refusal import unknown_tool
+from saescope_mcp.binding.refusal import switched_off, unknown_tool
 from saescope_mcp.binding.wire import Lines, private_stdin
+from saescope_mcp.groups import Offer
 
 
 class BoundTool(SDKTool):
@@ -60,15 +64,36 @@ class Server(MCPServer[Any]):
     """A server that answers a tool, a prompt or a prompt's argument that does not exist with an
     error that names the nearest one."""
 
-    def __init__(self, *words: Any, max_message_bytes: int, **options: Any) -> None:
+    def __init__(self, *words: Any, offer: Offer, max_message_bytes: int, **options: Any) -> None:
         super().__init__(*words, **options)
+        self.offer = offer
         self.max_message_bytes = max_message_bytes
+        low: Any = self._lowlevel_server
+        low.create_initialization_options = partial(
+            low.create_initialization_options, NotificationOptions(tools_changed=True)
+        )
+
+    async def list_tools(self) -> list[ListedTool]:
+        """The tools that are switched on."""
+        return [tool for tool in await super().list_tools() if self.offer.lists(tool.name)]
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        offer = self.offer
+        if name in offer.off:
+            refused = switched_off(name, offer.groups[name], offer.setting)
+            return _result(Outcome(refused, is_error=True))
         known = [tool.name for tool in self._tool_manager.list_tools()]
         if name not in known:
-            return _result(Outcome(dict(unknown_tool(name, known)), is_error=True))
-        return await super().call_tool(name, arguments, context)
+            shown = [tool for tool in known if offer.lists(tool)]
+            return _result(Outcome(unknown_tool(name, shown), is_error=True))
+        if name in offer.groups:
+            return await super().call_tool(name, arguments, context)
+        listed = set(offer.on)
+        result = await super().call_tool(name, arguments, context)
+        if offer.on != listed and context is not None:
+            await context.session.send_tool_list_changed()  # to clients of the older protocol
+            await context.notify_tools_changed()
+        return result
 
     async def run_stdio_async(self) -> None:
         """Serve on stdin and stdout; every line is answered, whatever it holds."""

@@ -14,6 +14,7 @@ from logging.handlers import QueueHandler, QueueListener
 
 from saescope.errors import ConfigError
 from saescope_mcp.app import build_server
+from saescope_mcp.groups import SETTING, Group
 from saescope_mcp.settings import Settings, unknown_variables
 from saescope_mcp.state import AppState
 
@@ -45,14 +46,16 @@ def serve(words: Sequence[str]) -> int:
         )
     try:
         settings = Settings.from_env()
+        if options.tools is not None:
+            settings = settings.model_copy(update={"tools": options.tools})
+        state = AppState(settings)
+        server = build_server(state=state)
     except ConfigError as error:
         return _refuse(f"{error.message} {error.hint}")
     _log()
     for name in unknown_variables():
         logging.getLogger("saescope").warning("%s is no setting of saescope", name)
     sys.setswitchinterval(SWITCH_S)
-    state = AppState(settings)
-    server = build_server(state=state)
     gc.freeze()  # what lives as long as the server is never searched for garbage
     if options.http:
         shown = f"[{options.host}]" if ":" in options.host else options.host
@@ -87,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="saescope serve",
         description="Run the MCP tool server: on stdio, for a client that starts it.",
+    )
+    parser.add_argument(
+        "--tools",
+        help=f"the tools to offer, in the place of {SETTING}: groups "
+        f"({', '.join(group.word for group in Group)}) and tools, with commas; -train takes away",
     )
     parser.add_argument(
         "--http",

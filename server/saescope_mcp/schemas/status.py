@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from saescope_mcp.groups import Group
 from saescope_mcp.schemas.bounds import AtMost, Identifier
 from saescope_mcp.schemas.common import ListReply, Page, Reply, Request
 
@@ -12,6 +13,22 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled", "interrup
 
 class ServerStatus(Request):
     """server_status has no arguments of its own."""
+
+
+class UseTools(Request):
+    """Arguments of use_tools."""
+
+    groups: list[Identifier] = Field(
+        min_length=1,
+        description=f"Of {', '.join(group.word for group in Group)}; or names of tools.",
+    )
+
+
+class UseToolsReply(Reply, frozen=True):
+    """What a server offers now."""
+
+    tools_on: list[str]
+    tools_off: list[str]
 
 
 class Loaded(BaseModel):
@@ -70,6 +87,9 @@ class ServerStatusReply(Reply, frozen=True):
     cached: list[Cached]
     cached_total: int
     truncated: bool = False
+    groups_on: list[str]
+    """The groups of tools that this server offers; see SAESCOPE_TOOLS."""
+    tools_off: list[str]
 
 
 class JobStatus(Request):

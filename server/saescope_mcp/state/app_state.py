@@ -12,6 +12,7 @@ import anyio
 
 from saescope.errors import NotFoundError, ResourceError
 from saescope.names import home, nearest
+from saescope_mcp.groups import Offer
 from saescope_mcp.jobs import Jobs, Runs
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.entries import LoadedSAE
@@ -43,6 +44,8 @@ class AppState:
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}
         self.loading = anyio.Lock()
+        self.offer = Offer()
+        """The tools that clients are offered; the command line has all."""
 
     def _threads(self) -> Workers:
         settings = self.settings

@@ -6,6 +6,7 @@ from mcp.types import ToolAnnotations
 
 from saescope.records.attribution import Attribution, Joint
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import (
     beside,
@@ -170,5 +171,6 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=False,
         ),
+        group=Group.EXPLAIN,
     )
 ]

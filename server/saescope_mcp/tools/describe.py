@@ -10,6 +10,7 @@ from mcp.types import ToolAnnotations
 from saescope.records.labels import ShortLabel
 from saescope.render import require_pictures
 from saescope_mcp.binding import Link, next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.labels import in_short
@@ -246,6 +247,7 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=True,
         ),
+        group=Group.KNOW,
         app=APP_URI,
         links=lambda document: (
             [Link(f"Feature {document['feature']}", document["page"], "text/html")]

@@ -7,6 +7,7 @@ from mcp.types import ToolAnnotations
 
 from saescope.render import require_pictures
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
@@ -164,5 +165,6 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=True,
         ),
+        group=Group.JUDGE,
     )
 ]

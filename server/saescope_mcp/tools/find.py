@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.schemas.find import FindSaes, FindSaesReply, ModelHere
 from saescope_mcp.state import AppState, Placement, Source, load_call
@@ -168,5 +169,6 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=False,
         ),
+        group=Group.BASE,
     )
 ]

@@ -9,6 +9,7 @@ from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import RESUMABLE, Run, Runs
 from saescope_mcp.kinds import INDEXING, ended, error_of, kind_of
 from saescope_mcp.kinds.indexing import index_reply
@@ -155,5 +156,6 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=True,
         ),
+        group=Group.KNOW,
     )
 ]

@@ -9,6 +9,7 @@ from mcp.types import ToolAnnotations
 from saescope.errors import OfflineError
 from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
@@ -343,6 +344,7 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=True,
         ),
+        group=Group.BASE,
     ),
     Tool(
         unload,
@@ -354,5 +356,6 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=False,
         ),
+        group=Group.BASE,
     ),
 ]

@@ -11,6 +11,7 @@ from mcp.types import ToolAnnotations
 from saescope.errors import ArgumentError, NotFoundError, OfflineError
 from saescope.progress import Say
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Job, Runs
 from saescope_mcp.replies import Tool, by_itself
 from saescope_mcp.schemas.publish import PublishSae, PublishSaeReply
@@ -172,6 +173,7 @@ TOOLS = [
             idempotent_hint=False,
             open_world_hint=True,
         ),
+        group=Group.TRAIN,
         prepare=by_itself,
     )
 ]

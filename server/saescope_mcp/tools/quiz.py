@@ -9,6 +9,7 @@ from mcp.types import ToolAnnotations
 from saescope.errors import NotFoundError
 from saescope.verdicts import LabelVerdict
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.labels import short_label
@@ -152,6 +153,12 @@ TOOLS = [
         quiz_feature,
         QuizFeature,
         _WRITES.model_copy(update={"title": "Quiz on a feature", "idempotent_hint": True}),
+        group=Group.KNOW,
     ),
-    Tool(label_feature, LabelFeature, _WRITES.model_copy(update={"title": "Label a feature"})),
+    Tool(
+        label_feature,
+        LabelFeature,
+        _WRITES.model_copy(update={"title": "Label a feature"}),
+        group=Group.KNOW,
+    ),
 ]

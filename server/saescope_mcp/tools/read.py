@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.corpus import densities_of_stack
 from saescope_mcp.replies.facts import (
@@ -260,8 +261,16 @@ def _token_row(
 
 
 TOOLS = [
-    Tool(encode_text, EncodeText, READ_ONLY.model_copy(update={"title": "Features per token"})),
     Tool(
-        top_features, TopFeatures, READ_ONLY.model_copy(update={"title": "Top features of a text"})
+        encode_text,
+        EncodeText,
+        READ_ONLY.model_copy(update={"title": "Features per token"}),
+        group=Group.READ,
+    ),
+    Tool(
+        top_features,
+        TopFeatures,
+        READ_ONLY.model_copy(update={"title": "Top features of a text"}),
+        group=Group.READ,
     ),
 ]

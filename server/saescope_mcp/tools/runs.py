@@ -6,6 +6,7 @@ from typing import Any
 from mcp.types import ToolAnnotations
 
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import RESUMABLE, Job, Runs
 from saescope_mcp.kinds import ended, kind_of
 from saescope_mcp.replies import Tool
@@ -54,4 +55,4 @@ _STOP = ToolAnnotations(
     idempotent_hint=True,
     open_world_hint=False,
 )
-TOOLS = [Tool(cancel_job, CancelJob, _STOP)]
+TOOLS = [Tool(cancel_job, CancelJob, _STOP, group=Group.BASE)]

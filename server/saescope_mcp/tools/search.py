@@ -9,6 +9,7 @@ from mcp.types import ToolAnnotations
 from saescope.errors import ArgumentError
 from saescope.records.features import ContrastedSets, Writer
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.corpus import activations_of
 from saescope_mcp.replies.facts import brief, feature_url, provenance
@@ -318,5 +319,6 @@ TOOLS = [
             idempotent_hint=True,
             open_world_hint=True,
         ),
+        group=Group.KNOW,
     )
 ]

@@ -11,6 +11,7 @@ from saescope import __version__
 from saescope.errors import SaescopeError
 from saescope.render import require_pictures
 from saescope_mcp.binding import document, next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
 from saescope_mcp.kinds import duration, ended, kind_of, to_go
 from saescope_mcp.replies import Tool, refusal
@@ -69,6 +70,8 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
         cached=cached[:MOST_CACHED],
         cached_total=len(cached),
         truncated=len(cached) > MOST_CACHED,
+        groups_on=state.offer.groups_on,
+        tools_off=state.offer.off,
     )
 
 
@@ -327,7 +330,12 @@ def _is_here(source: Source, published: set[tuple[str, str]]) -> bool:
 
 
 SERVER_STATUS = Tool(
-    server_status, ServerStatus, READ_ONLY.model_copy(update={"title": "Server status"})
+    server_status,
+    ServerStatus,
+    READ_ONLY.model_copy(update={"title": "Server status"}),
+    group=Group.BASE,
 )
-JOB_STATUS = Tool(job_status, JobStatus, READ_ONLY.model_copy(update={"title": "Job status"}))
+JOB_STATUS = Tool(
+    job_status, JobStatus, READ_ONLY.model_copy(update={"title": "Job status"}), group=Group.BASE
+)
 TOOLS = [SERVER_STATUS, JOB_STATUS]

@@ -8,6 +8,7 @@ from mcp.types import ToolAnnotations
 
 from saescope.verdicts import Effect
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.corpus import activations_of
@@ -485,6 +486,12 @@ TOOLS = [
         intervene,
         Intervene,
         READ_ONLY.model_copy(update={"title": "Edit features, read the prediction"}),
+        group=Group.EXPLAIN,
     ),
-    Tool(steer_generate, SteerGenerate, READ_ONLY.model_copy(update={"title": "Steer generation"})),
+    Tool(
+        steer_generate,
+        SteerGenerate,
+        READ_ONLY.model_copy(update={"title": "Steer generation"}),
+        group=Group.STEER,
+    ),
 ]

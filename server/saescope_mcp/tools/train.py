@@ -12,6 +12,7 @@ from saescope.embedded import EMBEDDED_HANDLE
 from saescope.errors import ConfigError
 from saescope.names import home
 from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Run, Runs
 from saescope_mcp.kinds import TRAINING, ended, error_of
 from saescope_mcp.kinds.training import planned, train_reply
@@ -200,4 +201,4 @@ _START = ToolAnnotations(
     idempotent_hint=False,
     open_world_hint=True,
 )
-TOOLS = [Tool(train_sae, TrainSae, _START)]
+TOOLS = [Tool(train_sae, TrainSae, _START, group=Group.TRAIN)]
