@@ -125,7 +125,7 @@ async def test_the_real_server_takes_over_the_same_connection_and_the_calls_that
 
 async def test_a_failed_installation_says_why_and_what_to_run(machine: Machine) -> None:
     machine.finish("1 No space left on device")
-    async with machine.client() as client:
+    async with machine.client(wait_s=20.0) as client:
         result = await client.call_tool("load_sae", {})
         status = await client.call_tool("server_status", {})
     assert (
@@ -140,7 +140,7 @@ async def test_a_certificate_that_is_not_trusted_has_a_next_step_of_its_own(
     machine: Machine,
 ) -> None:
     machine.finish("2 cause: invalid peer certificate: UnknownIssuer")
-    async with machine.client() as client:
+    async with machine.client(wait_s=20.0) as client:
         said = text(await client.call_tool("load_sae", {}))
     step = said.partition("Next: ")[2]
     assert "UnknownIssuer" in said and "set SSL_CERT_FILE" in step and "--setup" in step
