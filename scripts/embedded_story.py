@@ -33,7 +33,7 @@ def page(landmarks: dict[str, Any]) -> str:
 
 def story(model: Any, sae: Any, *, prompt: str, told: Any, feature: int) -> dict[str, Any]:
     """Every figure that the page names; `told` is the attribution of " she" against " he"."""
-    index = ss.find_index(sae, model)
+    index: Any = ss.find_index(sae, model)
     figures = {
         "model_name": model.name.rpartition("/")[2],
         "layer": sae.cfg.metadata.hook_name.split(".")[1],
@@ -114,7 +114,7 @@ def _ablation(model: Any, sae: Any, prompt: str, *, feature: int, indexed: Any) 
 
 
 def _card(model: Any, sae: Any, feature: int, index: Any) -> dict[str, Any]:
-    card = ss.feature_card(model, sae, feature, index=index)
+    card: Any = ss.feature_card(model, sae, feature, index=index)
     partners = [
         f"{near.feature} (strongest on {_quoted([near.top_token])})"
         for near in card.cofiring
@@ -135,7 +135,7 @@ def _agreement(model: Any, sae: Any, feature: int, strong: float) -> dict[str, A
     read = ss.dataset_passages(
         model, open_dataset("embedded"), n_tokens=READ_TOKENS, pattern=FEMALE
     )
-    found = ss.find_firings(model, sae, read, features=[feature])
+    found: Any = ss.find_firings(model, sae, read, features=[feature])
     test, loud = found.features[0].by_token, found.acts[:, 0] >= strong
     return {
         "strong_precision": f"{100 * float(found.matched[loud].float().mean()):.0f} %",
@@ -147,7 +147,7 @@ def _agreement(model: Any, sae: Any, feature: int, strong: float) -> dict[str, A
 
 
 def _steering(model: Any, sae: Any, feature: int, indexed: Any) -> dict[str, Any]:
-    done = ss.steer(
+    done: Any = ss.steer(
         model,
         sae,
         model.tokenize(STEERED, prepend_bos=sae.cfg.metadata.prepend_bos),
