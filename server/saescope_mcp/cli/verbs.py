@@ -183,4 +183,5 @@ def _verb(tool: str, listed: Schema) -> Verb:
 VERBS: Mapping[str, Verb] = {
     name: _verb(name, listed)
     for name, listed in json.loads(_LIST.read_text(encoding="utf-8")).items()
+    if listed["group"]  # use_tools, of none, is for clients of a server
 }
