@@ -70,6 +70,7 @@ check: $(VENV)/.dev
 	$(PY) -m pyright --pythonpath $(PY)
 	$(VENV)/bin/lint-imports
 	$(PY) scripts/build_reference.py --check
+	$(PY) scripts/build_settings.py --check
 	$(PY) scripts/build_skill.py --check
 
 fix: $(VENV)/.dev
@@ -78,6 +79,7 @@ fix: $(VENV)/.dev
 
 docs: $(VENV)/.run
 	$(PY) scripts/build_reference.py
+	$(PY) scripts/build_settings.py
 	$(PY) scripts/build_skill.py
 
 docs-site: $(VENV)/.dev

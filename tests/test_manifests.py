@@ -5,6 +5,7 @@ import ast
 import json
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 import saescope
 from saescope_mcp.app import WEBSITE
+from saescope_mcp.settings import ELSEWHERE, OF_THE_COMMAND_LINE, PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -25,6 +27,8 @@ STARTERS = {
     "gemini-extension.json": ("${extensionPath}", ""),
 }
 """What each client calls the folder of the plugin, and the one that survives its updates."""
+INPUT = {"description", "format", "default", "placeholder", "choices", "isSecret"}
+"""What the registry's schema of 2025-12-11 knows of a variable, of what we say."""
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -117,6 +121,38 @@ def test_the_registry_entry_names_the_package_and_the_readme_claims_it() -> None
     assert f"<!-- mcp-name: {server['name']} -->" in (ROOT / "README.md").read_text(
         encoding="utf-8"
     )
+
+
+def test_the_registry_entry_has_every_variable_that_a_user_may_set_with_its_default() -> None:
+    [package] = manifest("server.json")["packages"]
+    listed = {each["name"]: each for each in package["environmentVariables"]}
+    fields = {PREFIX + name.upper() for name in Settings.model_fields.keys() - OF_THE_COMMAND_LINE}
+    assert listed.keys() == fields | ELSEWHERE.keys() | {"HF_TOKEN", "HF_ENDPOINT"}
+    assert len(package["environmentVariables"]) == len(listed)
+    assert all(each["description"].endswith(".") for each in listed.values())
+    assert listed["HF_TOKEN"]["isSecret"] is True
+    defaults = {name: each["default"] for name, each in listed.items() if "default" in each}
+    assert Settings.from_env(defaults) == Settings() and defaults["SAESCOPE_MAX_K"] == "100"
+    for each in listed.values():
+        assert all(isinstance(each.get(key, ""), str) for key in ("default", "placeholder"))
+        assert each.get("format", "string") in ("string", "number", "boolean", "filepath")
+        assert each.keys() <= {*INPUT, "name"}
+
+
+def test_the_icon_of_the_registry_entry_is_ours() -> None:
+    [icon] = manifest("server.json")["icons"]
+    address = "https://raw.githubusercontent.com/saescope/saescope/main/"
+    assert icon["mimeType"] == "image/png" and icon["src"].startswith(address)
+    with Image.open(ROOT / icon["src"].removeprefix(address)) as picture:
+        assert icon["sizes"] == [f"{picture.width}x{picture.height}"] and picture.format == "PNG"
+
+
+def test_the_settings_page_and_the_registry_entry_are_up_to_date() -> None:
+    script = ROOT / "scripts" / "build_settings.py"
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_launcher_runs_on_the_pythons_of_the_package_and_imports_nothing_else() -> None:

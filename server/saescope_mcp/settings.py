@@ -12,8 +12,13 @@ from saescope.errors import ConfigError
 from saescope.fence import is_kept_by_programs, is_system_folder, resolve
 
 PREFIX = "SAESCOPE_"
-ELSEWHERE = {"SAESCOPE_HOME", "SAESCOPE_LOG_LEVEL"}
+ELSEWHERE = {
+    "SAESCOPE_HOME": "Folder of models, indexes, labels and jobs. Default: the system's for data.",
+    "SAESCOPE_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR; the log goes to stderr.",
+}
 """Read by the core and by the log."""
+OF_THE_COMMAND_LINE = frozenset({"read_anywhere", "label_source"})
+"""For commands that a person types: no variable of a server that is offered to users."""
 
 
 ROOTS = ("read_roots", "write_roots")
@@ -45,10 +50,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     read_roots: tuple[Path, ...] = Field(default_factory=_home_and_here)
-    """Folders below which tools may read, hidden folders excepted; in the environment separated as
-    PATH is. Default: the home folder and the working folder."""
+    """Folders below which tools may read, hidden folders excepted; separated as in PATH. Default:
+    the home folder and the working folder."""
     write_roots: tuple[Path, ...] = Field(default_factory=_here)
-    """Folders below which publish_sae may make one; as above. Default: the working folder."""
+    """Folders below which publish_sae may make one; separated as in PATH. Default: the working
+    folder."""
     read_anywhere: bool = False
     """The command line: a person typed the path. Writes anywhere, too."""
     tools: str = "default"
@@ -61,8 +67,9 @@ class Settings(BaseModel):
     loaded."""
 
     max_models: int = Field(default=16, ge=1)
-    """A guard against loads without end: what is loaded is bounded by memory_share."""
+    """Models in memory at once: a guard, for the bound is memory_share."""
     max_saes: int = Field(default=16, ge=1)
+    """SAEs in memory at once: a guard, as max_models."""
     memory_share: float = Field(default=0.6, gt=0, le=1)
     """Share of the machine's memory that models and SAEs may fill."""
 
@@ -72,12 +79,17 @@ class Settings(BaseModel):
     """Times the typical norm at a site beyond which a position is left out as an attention sink; 0:
     none is."""
     max_prompt_chars: int = Field(default=65536, ge=1)
+    """Characters of one text."""
     max_id_chars: int = Field(default=256, ge=1)
+    """Characters of a name, a handle or a pattern."""
     max_path_chars: int = Field(default=4096, ge=1)
+    """Characters of a path."""
     max_tokens: int = Field(default=1024, ge=1)
     """Tokens of one text on a CPU; a GPU takes twice as many."""
     max_tokens_per_call: int = Field(default=8192, ge=1)
+    """Tokens of all texts of a call."""
     max_texts: int = Field(default=16, ge=1)
+    """Texts of a call."""
     max_prompts: int = Field(default=64, ge=1)
     """Prompts of one intervention."""
     max_file_texts: int = Field(default=10_000, ge=1)
@@ -86,43 +98,64 @@ class Settings(BaseModel):
     """Tokens of all texts of a call that reads them from files, and of all that they are contrasted
     with."""
     max_positions: int = Field(default=256, ge=1)
+    """Positions that a call names."""
     max_new_tokens: int = Field(default=256, ge=1)
+    """Tokens that a call generates for one text."""
     max_samples: int = Field(default=4, ge=1)
+    """Continuations of one prompt."""
     max_strengths: int = Field(default=8, ge=1)
+    """Strengths of one steering."""
     max_controls: int = Field(default=20, ge=0)
+    """Random controls of a call."""
     max_top_k: int = Field(default=10, ge=1)
+    """Features listed for each token."""
     max_k: int = Field(default=100, ge=1)
+    """Rows of a list."""
     max_named_features: int = Field(default=16, ge=1)
     """Features that one call reads or describes by their index."""
     max_edits: int = Field(default=16, ge=1)
+    """Edits of one intervention or steering."""
     max_strength: float = Field(default=1000.0, gt=0)
+    """The strength of an edit, of either sign."""
     max_concept_tokens: int = Field(default=64, ge=1)
+    """Tokens that stand for a concept."""
     max_result_tokens: int = Field(default=6000, ge=500)
-    """A token is counted as three UTF-8 bytes."""
+    """Tokens of one reply, each counted as three UTF-8 bytes."""
 
     max_queue: int = Field(default=32, ge=0)
     """Calls that may wait for one model."""
     lock_wait_s: float = Field(default=30.0, gt=0)
+    """How long a call waits for a model that is at work, before it is refused as BUSY."""
     cancel_grace_s: float = Field(default=0.5, ge=0)
     """How long a cancelled call waits for its work to stop before it lets go."""
     threads: int = Field(default=4, ge=1)
+    """Threads for the work of calls, and as many for loads."""
     max_wait_s: float = Field(default=55.0, ge=0)
+    """How long a call may wait for a job; clients often give up after 60 s."""
     keep_jobs: int = Field(default=50, ge=1)
+    """Ended loads, evaluations and generations whose results are kept."""
 
     max_examples: int = Field(default=30, ge=0)
+    """Examples of one feature."""
     max_group_texts: int = Field(default=64, ge=1)
     """Texts of each of two groups that are told apart."""
     max_answers: int = Field(default=40, ge=1)
+    """Items of one quiz."""
     label_source: Literal["agent", "you"] = "agent"
     """Who labels features here."""
 
     max_queued_jobs: int = Field(default=4, ge=0)
     """Trainings and indexings that may wait while one runs."""
     max_index_tokens: int = Field(default=10**9, ge=1)
+    """Tokens of one index."""
     max_training_tokens: int = Field(default=10**9, ge=1)
+    """Tokens of one training."""
     max_batch_size: int = Field(default=65536, ge=1)
+    """Tokens of one training step."""
     max_options: int = Field(default=40, ge=1)
+    """Options of one training."""
     max_evaluation_tokens: int = Field(default=10**6, ge=1)
+    """Tokens of one evaluation."""
     plan_wait_s: float = Field(default=45.0, ge=0)
     """How long train_sae waits for its plan where the call does not say how long."""
 
@@ -168,5 +201,5 @@ class Settings(BaseModel):
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """`SAESCOPE_` variables that set nothing: most likely misspelt."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | ELSEWHERE
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {*ELSEWHERE}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
