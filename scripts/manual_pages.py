@@ -1,7 +1,9 @@
 """Pages of the manual that stand elsewhere in the repository, and the API page; a hook of
 mkdocs.yml."""
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(Path(__file__).parent))  # mkdocs loads a hook by its file
 WEB = "https://github.com/saescope/saescope/blob/main"
 ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
@@ -68,6 +71,8 @@ def on_files(files: Files, config: Any) -> Files:
         for source, page in ELSEWHERE.items()
     }
     pages |= {"api.md": _api(), "decisions.md": _decisions()}
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")):
+        pages[f"tutorials/{path.stem}.md"] = _notebook(json.loads(path.read_text("utf-8")))
     for page, text in pages.items():
         if not files.get_file_from_path(page):
             files.append(File.generated(config, page, content=text))
@@ -75,13 +80,28 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Links out of docs/ go to the repository."""
-    return re.sub(r"\]\(\.\./([\w./-]+)\)", rf"]({WEB}/\1)", markdown)
+    """Links out of docs/ go to the repository, those to notebooks to their pages."""
+    inside = re.sub(r"\]\(((?:tutorials/)?\w+)\.ipynb\)", r"](\1.md)", markdown)
+    if page.file.src_uri.startswith("tutorials/"):
+        return inside
+    return re.sub(r"\]\(\.\./([\w./-]+)\)", rf"]({WEB}/\1)", inside)
 
 
 def _moved(text: str) -> str:
     """Links of a page at the root, as they are seen from docs/."""
     return re.sub(r"\]\((?:\.\./)?docs/", "](", text)
+
+
+def _notebook(notebook: dict[str, Any]) -> str:
+    """A notebook as a page: code, and what it printed."""
+    parts: list[str] = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+        printed = ["".join(output["text"]).rstrip() for output in cell.get("outputs", [])]
+        parts.extend(f"```text\n{text}\n```" for text in printed)
+    title = next(i for i, part in enumerate(parts) if part.startswith("# "))
+    return "\n\n".join([parts.pop(title), *parts]) + "\n"
 
 
 def _api() -> str:
@@ -103,16 +123,18 @@ def _api() -> str:
 
 
 def _entries(names: tuple[str, ...]) -> Iterator[str]:
+    import parameters
+
     import saescope as ss
 
     for name in names:
         thing = getattr(ss, name)
-        members = (
-            "\n    options:\n      members: [encode, encode_sparse, decode, save]"
-            if name == "SAE"
-            else ""
-        )
-        yield f"::: {thing.__module__}.{thing.__qualname__}{members}\n"
+        members = parameters.METHODS.get(name, ())
+        yield f"::: {thing.__module__}.{thing.__qualname__}\n    options:\n      members: []\n"
+        yield parameters.table(name, thing)
+        for member in members:
+            yield f"::: {thing.__module__}.{thing.__qualname__}.{member}\n"
+            yield parameters.table(f"{name}.{member}", getattr(thing, member))
 
 
 def _decisions() -> str:
