@@ -3,15 +3,14 @@ mkdocs.yml."""
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import parameters
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(Path(__file__).parent))  # mkdocs loads a hook by its file
 WEB = "https://github.com/saescope/saescope/blob/main"
 ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
@@ -123,7 +122,6 @@ def _api() -> str:
 
 
 def _entries(names: tuple[str, ...]) -> Iterator[str]:
-    import parameters
 
     import saescope as ss
 
