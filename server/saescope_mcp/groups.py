@@ -4,7 +4,7 @@ scripts/launch.py runs this file before anything is installed: it imports the st
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -86,6 +86,13 @@ class Offer:
     @property
     def off(self) -> list[str]:
         return [tool for tool in self.groups if tool not in self.on]
+
+    def reached(self, calls: Sequence[str]) -> list[str]:
+        """The calls, after the one that switches on what they need."""
+        named = [call.partition("(")[0] for call in calls]
+        needed = dict.fromkeys(self.groups[tool] for tool in named if tool in self.off)
+        words = ", ".join(f'"{word}"' for word in needed)
+        return [f"use_tools(groups=[{words}])", *calls] if needed else [*calls]
 
     @property
     def groups_on(self) -> list[str]:

@@ -128,6 +128,25 @@ async def test_a_tool_that_is_off_is_not_listed_and_its_call_says_what_switches_
     assert {*status.structured_content["tools_off"]} == {*GROUPS} - BASE - READ - {"steer_generate"}
 
 
+def test_a_next_call_of_a_tool_that_is_off_comes_after_the_one_that_switches_it_on() -> None:
+    offer = Offer.chosen("read", GROUPS)
+    calls = ['describe_feature(feature=3, text="(")', "train_sae(dry_run=true)", "load_sae()"]
+    assert offer.reached(calls) == ['use_tools(groups=["know", "train"])', *calls]
+    assert offer.reached(["load_sae()"]) == ["load_sae()"]
+    assert Offer().reached(calls) == calls
+
+
+async def test_a_reply_says_first_how_to_reach_what_it_suggests(tiny: AppState, sae: str) -> None:
+    read = next(tool for tool in ALL_TOOLS if tool.name == "top_features")
+    plain = await call(tiny, read.name, sae=sae, text="The old man")
+    async with Client(build_server(state=tiny)) as client:
+        tiny.offer.on -= {tool for tool, group in GROUPS.items() if group != "base"} - {read.name}
+        told = await client.call_tool(read.name, {"sae": sae, "text": "The old man"})
+    assert told.structured_content is not None and plain["next"]
+    switch, *others = told.structured_content["next"]
+    assert switch.startswith("use_tools(groups=[") and others == plain["next"]
+
+
 def base_only() -> StdioServerParameters:
     env = {**os.environ, "SAESCOPE_OFFLINE": "1", "SAESCOPE_TOOLS": "judge"}
     words = ["-m", "saescope_mcp", "--tools", "base"]  # the flag wins

@@ -14,7 +14,7 @@ from saescope_mcp.binding.document import Document, compact, document, in_short
 from saescope_mcp.binding.error_document import refusal_text
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.wording import PLAIN, Wording
-from saescope_mcp.groups import Group
+from saescope_mcp.groups import Group, Offer
 from saescope_mcp.jobs import CURRENT, Current, Jobs
 from saescope_mcp.schemas.common import Reply, Request
 from saescope_mcp.settings import Settings
@@ -57,6 +57,9 @@ class State(Protocol):
 
     @property
     def jobs(self) -> Jobs: ...
+
+    @property
+    def offer(self) -> Offer: ...
 
 
 async def _nothing(state: Any, request: Any) -> None:
@@ -105,7 +108,8 @@ class Tool:
                 await self.prepare(state, request)
                 reply = await self.function(state, request)
                 warnings = [self.wording.text(warning) for warning in (*reply.warnings, *told)]
-                reply = reply.model_copy(update={"warnings": warnings})
+                told_next = state.offer.reached(reply.next)
+                reply = reply.model_copy(update={"warnings": warnings, "next": told_next})
                 outcome = Outcome(
                     document(self.name, request, reply, max_tokens=settings.max_result_tokens),
                     is_error=False,
