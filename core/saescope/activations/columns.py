@@ -153,7 +153,7 @@ def not_once(path: Path, column: str, n: int) -> FormatError:
         f"{path.name!r} has {n} columns called {column!r}.",
         field="text_column",
         got=column,
-        hint="Give each column a name of its own.",
+        hint="Give each column its own name.",
     )
 
 

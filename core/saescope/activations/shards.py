@@ -301,5 +301,5 @@ def _torn(path: Path, why: str, code: str = "FILE_CORRUPT") -> FormatError:
         code=code,
         field="folder",
         got=path,
-        hint="Delete the folder; it is written anew.",
+        hint="Delete the folder; it will be written again.",
     )

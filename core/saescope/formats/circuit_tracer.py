@@ -155,7 +155,7 @@ def _settings(source: FileSource) -> dict[str, Any]:
             return settings | ({"context_size": value} if type(value) is int else {})
     if not settings:
         raise ConfigError(
-            f"There is no {CONFIG} beside {source.path}: it says which hooks the "
+            f"There is no {CONFIG} next to {source.path}: it says which hooks the "
             "transcoder reads and writes.",
             field=CONFIG,
             hint=f'Put a {CONFIG} there with "feature_input_hook" and "feature_output_hook".',

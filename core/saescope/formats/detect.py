@@ -105,7 +105,7 @@ def _refuse_several(source: FileSource, weights: Collection[str]) -> None:
             field="sae_id" if source.repo_id else "path",
             got=source.path,
             allowed=sorted(weights)[:10],
-            hint="Put each into a folder of its own, with its configuration, and load that folder.",
+            hint="Put each into its own folder, with its configuration, and load that folder.",
         )
 
 

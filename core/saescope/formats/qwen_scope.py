@@ -52,12 +52,12 @@ def _k(source: FileSource, named: int | None) -> int:
     if type(k) is not int:
         raise ConfigError(
             "A Qwen Scope file does not say its k: the name of its repository does, "
-            f"or a {CONFIG} beside it; got {k!r}.",
+            f"or a {CONFIG} next to it; got {k!r}.",
             code="AMBIGUOUS_ARCHITECTURE",
             field="k",
-            hint="Load it from the hub, keep it in a folder that is called as the "
-            'repository is ("SAE-Res-<model>-W<N>K-L0_<k>"), '
-            f'or put a {CONFIG} with "k" beside it.',
+            hint="Load it from the hub, keep it in a folder named like the "
+            'repository ("SAE-Res-<model>-W<N>K-L0_<k>"), '
+            f'or put a {CONFIG} with "k" next to it.',
         )
     return k
 

@@ -106,7 +106,7 @@ def _unknown_pickle(source: FileSource, name: str, field: str) -> FormatError:
         got=name,
         allowed=[dialect.name for dialect in DIALECTS],
         hint="Give it the name and the neighbours that its format has (docs/formats.md: "
-        "config.json beside ae.pt, layerN.sae.pt, "
+        "config.json next to ae.pt, layerN.sae.pt, "
         "<model>-SAE-lN.pt ...), or convert it to cfg.json and sae_weights.safetensors.",
     )
 

@@ -122,7 +122,7 @@ def _check_family(config: Mapping[str, Any], name: str) -> None:
 
 def needs_code(name: str, why: str) -> ModelError:
     return ModelError(
-        f"The model {name!r} needs code of its own, and saescope runs none: {why}.",
+        f"The model {name!r} needs its own code, and saescope runs none: {why}.",
         code="REMOTE_CODE_REFUSED",
         field="model",
         got=name,

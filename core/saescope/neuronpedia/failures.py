@@ -115,7 +115,7 @@ def unreachable(what: str, error: Exception) -> OfflineError:
         f"Neuronpedia cannot be reached from here, and {what} is not cached.",
         code="NEURONPEDIA_UNREACHABLE",
         got=kind,
-        hint="Connect to the network and call again, or go on without Neuronpedia.",
+        hint="Connect to the network and call again, or continue without Neuronpedia.",
     )
 
 

@@ -175,6 +175,6 @@ def _judged(newest: Path, good: Path | None) -> list[str]:
         []
         if good == newest
         else [
-            f"{newest.name} is damaged ({disk.damage(newest)}); the run goes on from {good.name}."
+            f"{newest.name} is damaged ({disk.damage(newest)}); the run continues from {good.name}."
         ]
     )

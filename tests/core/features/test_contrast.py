@@ -286,8 +286,8 @@ def test_passages_of_documents_are_no_discoveries_once_their_documents_are_named
         by_document = contrast_scores(Groups(first, scores.lengths, documents), scores, seed=seed)
         unnamed += by_text.n_confirmed > 0
         named += by_document.n_confirmed > 0
-        warned += any("beside each other" in warning for warning in by_text.warnings)
-        assert not any("beside each other" in warning for warning in by_document.warnings)
+        warned += any("Neighbouring texts" in warning for warning in by_text.warnings)
+        assert not any("Neighbouring texts" in warning for warning in by_document.warnings)
     assert unnamed >= 5, "the trap is there: texts taken for independent find something"
     assert named <= 0.05 * n_runs + 2 * (0.05 * 0.95 * n_runs) ** 0.5
     assert warned >= 0.9 * n_runs
@@ -307,7 +307,7 @@ def test_independent_texts_in_any_order_are_not_called_alike() -> None:
     for seed in range(20):
         scores, first = made_up(20, 20, 200, seed=seed)
         found = contrast_scores(Groups(first, scores.lengths), scores, seed=seed)
-        warned += any("beside each other" in warning for warning in found.warnings)
+        warned += any("Neighbouring texts" in warning for warning in found.warnings)
     assert warned <= 2
 
 

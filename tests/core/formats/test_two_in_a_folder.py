@@ -66,7 +66,7 @@ def test_two_SAEs_of_two_formats_in_one_folder_are_both_named(
     assert caught.value.code == "AMBIGUOUS_SAE" and named in caught.value.message
     assert (
         caught.value.message.startswith("There are 2 SAEs")
-        and "a folder of its own" in caught.value.hint
+        and "its own folder" in caught.value.hint
     )
 
 

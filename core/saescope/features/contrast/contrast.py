@@ -421,7 +421,7 @@ def _warnings(
         )
     if neighbours_alike(design, scores.scores, seed):
         warnings.append(
-            "Texts that stand beside each other are more alike than others: if they are passages "
+            "Neighbouring texts in the list are more alike than others: if they are passages "
             "of the same documents, they count as independent here and differences are found too "
             "easily. Name the document of each text."
         )

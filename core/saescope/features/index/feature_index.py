@@ -77,7 +77,7 @@ class FeatureIndex:
             *self.doubts,
             f"The index of {self.manifest.dataset} was made by an earlier version: it "
             "has no typical activations and no hashes, and "
-            "attention sinks count in it. ss.index_features makes it anew.",
+            "attention sinks count in it. ss.index_features rebuilds it.",
         ]
 
     @cached_property

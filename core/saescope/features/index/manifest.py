@@ -88,5 +88,5 @@ def corrupt(folder: Path, why: str) -> FormatError:
     return FormatError(
         f"The index {folder.name} is damaged: {why}.",
         code="INDEX_CORRUPT",
-        hint="Make it anew with ss.index_features.",
+        hint="Rebuild it with ss.index_features.",
     )

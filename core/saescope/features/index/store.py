@@ -80,7 +80,7 @@ def write_index(
         _put(aside, folder)
     except (OSError, SafetensorError) as error:
         again = (
-            "Free space there or make it writable, then run it again: it goes on from its "
+            "Free space there or make it writable, then run it again: it continues from its "
             "last checkpoint."
         )
         raise cannot_write("The index", folder.parent, error, hint=again) from error
@@ -189,7 +189,7 @@ def _doubts(index: FeatureIndex, model: LanguageModel) -> list[str]:
     )
     return [
         f"The index of {manifest.dataset} {why}: whether the model is this one, and not only of "
-        "the same name, is not known. ss.index_features makes it anew."
+        "the same name, is not known. ss.index_features rebuilds it."
     ]
 
 

@@ -144,7 +144,7 @@ class ContextTexts:
             raise FormatError(
                 f"The index's texts cannot be read: {error}.",
                 code="INDEX_CORRUPT",
-                hint="Make the index anew with ss.index_features.",
+                hint="Rebuild the index with ss.index_features.",
             ) from error
 
 
