@@ -1,13 +1,14 @@
 """What every request and every reply has."""
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -295,6 +296,21 @@ class ListReply(Reply, frozen=True):
     total: int
     truncated: bool = False
     next_offset: int | None = None
+
+
+def unfinished(record: type, *, without: Collection[str]) -> type[Reply]:
+    """A reply with the fields of a record, but for some, that is sent before they are known: until
+    then collections are empty and the rest is null."""
+    known = {
+        name: _unknown(hint) for name, hint in get_type_hints(record).items() if name not in without
+    }
+    return create_model(f"Unfinished{record.__name__}", __base__=Reply, **known)
+
+
+def _unknown(hint: Any) -> Any:
+    """The type and the default of a field that is not known yet."""
+    empty = {tuple: (), Mapping: {}}.get(get_origin(hint))
+    return (hint | None, None) if empty is None else (hint, empty)
 
 
 def next_call(tool: str, **arguments: object) -> str:
