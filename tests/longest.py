@@ -2,7 +2,6 @@
 
 LONGEST = (
     "server/test_train.py",
-    "docs/test_calls.py",
     "core/steering/test_steer.py",
     "core/training/test_run.py",
     "server/test_features.py",
@@ -21,7 +20,6 @@ LONGEST = (
     "core/formats/test_sites_in_models.py",
     "core/evals/test_check.py",
     "core/training/test_defaults.py",
-    "docs/test_python.py",
     "core/formats/test_bad_files.py",
     "agent_evals/test_tasks.py",
     "server/test_texts_file.py",
@@ -37,7 +35,6 @@ LONGEST = (
 out in this order."""
 
 SHARING = (
-    ("docs/test_calls.py", "docs/test_python.py", "docs/test_skill.py"),
     ("server/test_train.py", "server/test_index.py", "agent_evals/test_tasks.py"),
     (
         "core/models/test_tokens.py",
@@ -47,4 +44,4 @@ SHARING = (
     ),
 )
 """Files that one process runs, one after the other: what they share takes long to set up (the
-reader's desk, the process that forks workers, the embedded model)."""
+process that forks workers, the embedded model)."""

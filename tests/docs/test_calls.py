@@ -1,10 +1,11 @@
-"""Every tool call and every command in the documents is one that works: run on the embedded model,
-or as its marker says."""
+"""Every tool call and every command in the documents is one that works: `make test` reads it as the
+tool or the command line does, the slow tier runs it on the embedded model, or as its marker says.
+"""
 
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,9 @@ from saescope_mcp.cli.calls import loads_first
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.settings import Settings
 
-pytestmark = pytest.mark.model
 TOOLS = {tool.name: tool for tool in ALL_TOOLS}
 PIECES = [piece for document in DOCUMENTS for piece in pieces(document)]
 CALLS = [piece for piece in PIECES if piece.kind == "call" and piece.check != "theirs"]
-LONG = ("index_features(", "evaluate_sae(", "train_sae(", 'find_features(sae="...", tokens=')
-FIRST = [
-    piece
-    for piece in CALLS
-    if piece.document in ("README.md", "SKILL.md") and not piece.code.startswith(LONG)
-]
-"""What a person and an agent read first; the slow tier tries the calls of all documents."""
 COMMANDS = [piece for piece in PIECES if piece.kind == "command"]
 OURS = ("saescope", ".venv/bin/saescope", ".venv\\Scripts\\saescope")
 OTHERS = {
@@ -54,29 +47,25 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("piece", FIRST, ids=str)
-def test_a_call_does_what_the_document_says(piece: Piece, desk: Desk) -> None:
-    check_call(piece, desk, whole=False)
+@pytest.mark.parametrize("piece", CALLS, ids=str)
+def test_a_call_is_one_that_the_tool_takes(piece: Piece) -> None:
+    tool, arguments = arguments_of(piece.code)
+    assert tool in TOOLS, f"there is no tool {tool}"
+    if not piece.check.startswith("refused "):
+        look_up_release(arguments)
+        validate(TOOLS[tool], arguments)
 
 
 @pytest.mark.slow
+@pytest.mark.model
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("piece", CALLS, ids=str)
+@pytest.mark.parametrize("piece", [each for each in CALLS if each.check != "schema"], ids=str)
 def test_a_call_works_exactly_as_it_is_written(piece: Piece, desk: Desk) -> None:
-    check_call(piece, desk, whole=True)
-
-
-def check_call(piece: Piece, desk: Desk, *, whole: bool) -> None:
     tool, arguments = arguments_of(piece.code)
-    assert tool in TOOLS, f"there is no tool {tool}"
-    if piece.check == "schema":
-        look_up_release(arguments)
-        validate(TOOLS[tool], arguments)
-        return
-    answer = desk.call(tool, arguments, whole=whole)
+    answer = desk.call(tool, arguments)
     while answer.is_error and answer.document["code"] == "BUSY":  # an evaluation is still at work
         time.sleep(2)
-        answer = desk.call(tool, arguments, whole=whole)
+        answer = desk.call(tool, arguments)
     if piece.check.startswith("refused "):
         assert answer.is_error and answer.document["code"] == piece.check.removeprefix(
             "refused "
@@ -114,17 +103,32 @@ def look_up_release(arguments: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("piece", COMMANDS, ids=str)
+def test_a_command_is_one_that_a_reader_has(piece: Piece, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in commands_of(piece):
+        if words[0] in OURS:
+            run_ours(piece, words[1:], None, monkeypatch)
+        else:
+            look_up_words(words, piece)
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.parametrize("piece", [each for each in COMMANDS if each.check != "schema"], ids=str)
 def test_a_command_does_what_the_document_says(
-    piece: Piece, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    piece: Piece, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for words in commands_of(piece):
+        if words[0] in OURS:
+            run_ours(piece, words[1:], desk, monkeypatch)
+
+
+def commands_of(piece: Piece) -> Iterator[list[str]]:
+    """The words of each command of a line, without the variables that stand before it."""
     for command in piece.code.split(" && "):
         words = shlex.split(command, posix="\\" not in command)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             assert words.pop(0).split("=")[0] in known_variables()
-        if words[0] in OURS:
-            run_ours(piece, words[1:], request.getfixturevalue("desk"), monkeypatch)
-        else:
-            look_up_words(words, piece)
+        yield words
 
 
 def known_variables() -> set[str]:
@@ -136,9 +140,11 @@ def known_variables() -> set[str]:
     }
 
 
-def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_ours(
+    piece: Piece, words: list[str], desk: Desk | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Our command line reads the words; what it would then do in a process of its own is done at
-    the desk."""
+    the desk, if there is one."""
     ran: list[str] = []
 
     def call(
@@ -147,7 +153,7 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
         given = {**arguments, **loading}
         look_up_release(given)
         ran.append(tool.name)
-        if piece.check == "schema":
+        if desk is None or piece.check == "schema":
             source = {name: given.pop(name) for name in loading}
             validate(TOOLS["load_sae"], source)
             validate(tool, {"sae": "x/0.y", **given} if loads_first(tool) else given)
@@ -158,8 +164,7 @@ def run_ours(piece: Piece, words: list[str], desk: Desk, monkeypatch: pytest.Mon
 
     def in_a_process(tool: Tool, given: Mapping[str, Any], *_: object, **__: object) -> Outcome:
         assert piece.check == "schema", f"{tool.name} takes long: mark it"
-        needs = {"sae": desk.sae} if loads_first(tool) else {}
-        validate(tool, {**given, **needs})
+        validate(tool, {**given, **({"sae": "x/0.y"} if loads_first(tool) else {})})
         ran.append(tool.name)
         return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
 

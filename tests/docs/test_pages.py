@@ -90,7 +90,7 @@ def test_a_release_that_nobody_published_is_found() -> None:
 )
 def test_a_wrong_name_of_the_library_is_found(code: str, kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        check_names(ast.parse(code), "page.md:1")
+        check_names(ast.parse(code), "page.md:1", releases=True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Every Python block in the documents runs, in order, on the embedded model; names in the text are
-names of the library."""
+"""Every Python block in the documents names what the library has, and runs in the slow tier, in
+order, on the embedded model."""
 
 import ast
 import contextlib
@@ -58,14 +58,11 @@ def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return desk
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize(
     "document",
-    [
-        pytest.param(document, marks=[] if document == "README.md" else pytest.mark.slow)
-        for document in DOCUMENTS
-        if any(piece.check == "run" for piece in blocks(document))
-    ],
+    [each for each in DOCUMENTS if any(piece.check == "run" for piece in blocks(each))],
 )
 def test_the_python_of_a_document_runs(
     document: str, library: Desk, monkeypatch: pytest.MonkeyPatch
@@ -87,22 +84,21 @@ def run(piece: Piece, folder: Path, namespace: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_python_that_is_not_run_names_what_the_library_has(document: str) -> None:
+def test_the_python_of_a_document_names_what_the_library_has(document: str) -> None:
     for piece in blocks(document):
-        tree = ast.parse(piece.code)
-        if piece.check == "schema":
-            check_names(tree, str(piece))
+        # What runs may show an error: a release that is not there.
+        check_names(ast.parse(piece.code), str(piece), releases=piece.check == "schema")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_library_has_every_name_that_the_text_names(document: str) -> None:
     for piece in pieces(document):
         if piece.kind == "library" and piece.check == "run":
-            check_names(ast.parse(piece.code), str(piece))
+            check_names(ast.parse(piece.code), str(piece), releases=True)
 
 
-def check_names(tree: ast.AST, where: str) -> None:
-    """`ss.name` exists, takes the arguments that it is given, and knows the release."""
+def check_names(tree: ast.AST, where: str, *, releases: bool) -> None:
+    """`ss.name` exists and takes the arguments that it is given; `releases` are published ones."""
     ours = [
         node
         for node in ast.walk(tree)
@@ -112,6 +108,8 @@ def check_names(tree: ast.AST, where: str) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.func in ours:
             check_arguments(getattr(ss, ast.unparse(node.func).removeprefix("ss.")), node, where)
+            if releases:
+                look_up_release(node)
 
 
 def check_arguments(function: Callable[..., Any], call: ast.Call, where: str) -> None:
@@ -123,6 +121,9 @@ def check_arguments(function: Callable[..., Any], call: ast.Call, where: str) ->
         )
     except TypeError as error:
         raise AssertionError(f"{where}: {ast.unparse(call)}: {error}") from error
+
+
+def look_up_release(call: ast.Call) -> None:
     said = {
         keyword.arg: keyword.value.value
         for keyword in call.keywords

@@ -115,6 +115,7 @@ async def test_text_that_has_changed_is_indexed_anew(
     assert before["job_id"] != after["job_id"] and after["state"] == "done"
 
 
+@pytest.mark.slow
 async def test_killed_stopped_and_resumed_it_is_the_same_index(
     server: tuple[AppState, str], long_text: Path
 ) -> None:

@@ -298,13 +298,13 @@ class ListReply(Reply, frozen=True):
     next_offset: int | None = None
 
 
-def unfinished(record: type, *, without: Collection[str]) -> type[Reply]:
-    """A reply with the fields of a record, but for some, that is sent before they are known: until
-    then collections are empty and the rest is null."""
+def unfinished(record: type, base: type[Reply], *, without: Collection[str]) -> type[Reply]:
+    """A kind of reply that adds to `base` the fields of a record, but for some, and is sent before
+    they are known: until then collections are empty and the rest is null."""
     known = {
         name: _unknown(hint) for name, hint in get_type_hints(record).items() if name not in without
     }
-    return create_model(f"Unfinished{record.__name__}", __base__=Reply, **known)
+    return create_model(f"Unfinished{record.__name__}", __base__=base, **known)
 
 
 def _unknown(hint: Any) -> Any:

@@ -7,6 +7,7 @@ from pydantic import Field
 from saescope.records.evaluation import Evaluation, Reason
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath
 from saescope_mcp.schemas.common import (
+    Reply,
     Request,
     SAEHandle,
     Seed,
@@ -38,7 +39,19 @@ class EvaluateSae(Request):
     wait_s: WaitS = 30.0
 
 
-KNOWN_LATER = unfinished(Evaluation, without={"seed", "kl", "verdict", "warnings", "n_fired"})
+class Judged(Reply, frozen=True):
+    """What is known at once, and what a reader wants first."""
+
+    state: Literal["done", "running"]
+    job_id: str | None = None
+    verdict: str | None = None
+    reasons: list[Reason] = Field(default_factory=list[Reason])
+    pictures: list[str] = Field(default_factory=list[str])
+
+
+KNOWN_LATER = unfinished(
+    Evaluation, Judged, without={"seed", "kl", "verdict", "warnings", "n_fired"}
+)
 
 
 class EvaluateSaeReply(KNOWN_LATER, frozen=True):
@@ -58,9 +71,3 @@ class EvaluateSaeReply(KNOWN_LATER, frozen=True):
             "shrinkage.relative_reconstruction_bias",
         }
     )
-
-    state: Literal["done", "running"]
-    job_id: str | None = None
-    verdict: str | None = None
-    reasons: list[Reason] = Field(default_factory=list[Reason])
-    pictures: list[str] = Field(default_factory=list[str])

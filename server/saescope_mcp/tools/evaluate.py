@@ -12,8 +12,7 @@ from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.pictures import of_evaluation
-from saescope_mcp.schemas.common import Reply
-from saescope_mcp.schemas.evaluate import KNOWN_LATER, EvaluateSae, EvaluateSaeReply
+from saescope_mcp.schemas.evaluate import KNOWN_LATER, EvaluateSae, EvaluateSaeReply, Judged
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name
 from saescope_mcp.state.measured import keep_sparsity, remember
@@ -104,7 +103,7 @@ def _reply(
     loaded: LoadedSAE, request: EvaluateSae, evaluation: "Evaluation", pictures: list[str]
 ) -> EvaluateSaeReply:
     hidden = () if request.response_format == "detailed" else DETAILS
-    known = set(KNOWN_LATER.model_fields) - set(Reply.model_fields) - set(hidden)
+    known = set(KNOWN_LATER.model_fields) - set(Judged.model_fields) - set(hidden)
     numbers = {name: getattr(evaluation, name) for name in known}
     verdict = evaluation.verdict
     return EvaluateSaeReply.model_validate(

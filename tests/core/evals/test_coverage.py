@@ -75,7 +75,8 @@ def grouped(sums: dict[str, np.ndarray], groups: torch.Tensor) -> GroupedSums:
     return made
 
 
-@pytest.mark.parametrize("n_documents", [12, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_documents", [12, 40])
 def test_intervals_hold_the_true_value_in_95_of_100_samples(n_documents: int) -> None:
     population, held = Population(), dict.fromkeys(METRICS, 0)
     for draw in range(N_DRAWS):
