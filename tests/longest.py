@@ -2,6 +2,7 @@
 
 LONGEST = (
     "server/test_train.py",
+    "docs/test_calls.py",
     "core/steering/test_steer.py",
     "core/training/test_run.py",
     "server/test_features.py",
@@ -21,6 +22,7 @@ LONGEST = (
     "core/evals/test_check.py",
     "core/training/test_defaults.py",
     "core/formats/test_bad_files.py",
+    "docs/test_python.py",
     "agent_evals/test_tasks.py",
     "server/test_texts_file.py",
     "attack/test_own_files.py",
