@@ -58,15 +58,15 @@ class Rows(Reply, frozen=True):
     rows: list[Row | OtherRow]
 
 
-def test_a_result_is_listed_with_the_types_of_its_fields_and_the_names_in_its_rows() -> None:
+def test_a_result_is_listed_with_its_fields_and_those_of_its_rows_and_their_types() -> None:
     listed = listed_schema(Rows, Settings())
     assert listed["required"] == ["summary", "state"] and listed["type"] == "object"
     fields = listed["properties"]
     assert [*fields][:3] == ["summary", "warnings", "next"] and "n_spare" not in fields
     assert fields["n"] == {"type": ["number", "null"]}
     assert fields["state"] == {"enum": ["done", "failed", "running"]}
-    score = {"type": ["object", "null"], "properties": {"value": {}, "spread": {}}}
-    assert fields["rows"]["items"]["properties"] == {"feature": {}, "score": score}
+    row = {"feature": {"type": ["integer", "string"]}, "score": {"type": ["object", "null"]}}
+    assert fields["rows"] == {"type": "array", "items": {"type": "object", "properties": row}}
 
 
 def test_listed_schemas_are_json_schemas_without_references() -> None:

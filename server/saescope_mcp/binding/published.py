@@ -11,9 +11,8 @@ from saescope_mcp.schemas.bounds import MARK, publish_bounds
 from saescope_mcp.schemas.common import Reply, in_order
 from saescope_mcp.settings import Settings
 
-TYPED, NAMED = 1, 3
-"""How deep a list of tools has types, and names, of results: a reply's own fields are 1, those of
-its rows 2, those of a record in a row 3."""
+LISTED = 2
+"""How deep a list of tools describes results: a reply's own fields are 1, those of its rows 2."""
 Schema = dict[str, Any]
 
 
@@ -58,8 +57,8 @@ def _left_out(node: Any, spare: frozenset[str], where: str = "") -> Any:
 
 
 def listed_schema(reply: type[Reply], settings: Settings) -> Schema:
-    """What a list of tools says of a concise reply: what it always has, the types of its fields,
-    and the names in its rows and in their records. docs/tools.md has the rest."""
+    """What a list of tools says of a concise reply: its fields and those of its rows, with their
+    types, and what it always has. docs/tools.md has the rest."""
     whole = output_schema(reply, settings)
     fields = _listed_fields(whole["properties"], reply.spare, where="", depth=1)
     return {"type": "object", "properties": fields, "required": whole["required"]}
@@ -77,20 +76,18 @@ def _listed(schema: Schema, spare: frozenset[str], *, where: str, depth: int) ->
     """The schema of one value of a reply, where a value may be of several kinds."""
     kinds = schema.get("anyOf", [schema])
     done: Schema = {}
-    if depth < NAMED and (fields := fields_of(kinds)):
-        done["properties"] = _listed_fields(fields, spare, where=f"{where}.", depth=depth + 1)
-    for kind in kinds:
-        if isinstance(kind.get("items"), dict):
-            inner = _listed(kind["items"], spare, where=where, depth=depth)
-            done |= {"items": inner} if inner else {}
-    if depth <= TYPED and (values := _values(kinds)):
-        return {"enum": values}
+    if depth < LISTED:
+        if values := _values(kinds):
+            return {"enum": values}
+        if fields := fields_of(kinds):
+            done["properties"] = _listed_fields(fields, spare, where=f"{where}.", depth=depth + 1)
+        for kind in kinds:
+            if isinstance(kind.get("items"), dict):
+                done["items"] = _listed(kind["items"], spare, where=where, depth=depth)
     types = dict.fromkeys(kind["type"] for kind in kinds if "type" in kind)
     if {"integer", "number"} <= types.keys():
         del types["integer"]
-    if types and (done or depth <= TYPED):
-        done["type"] = [*types] if len(types) > 1 else next(iter(types))
-    return done
+    return done | {"type": [*types] if len(types) > 1 else next(iter(types))}
 
 
 def fields_of(kinds: list[Schema]) -> Schema:
