@@ -7,15 +7,18 @@ VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 
-PY := $(VENV)/bin/python
+BIN := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+EXE := $(if $(filter Windows_NT,$(OS)),.exe)
+PY := $(VENV)/$(BIN)/python$(EXE)
+PIP := -m pip --disable-pip-version-check install $(PIP_ARGS)
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-INSTALL := $(PY) -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
+INSTALL := $(PY) $(PIP) -c constraints.txt
 
 # Processes that the tests start, and the next run, find bytecode even where the environment forbids writing it.
 test newest lowest attack clients: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test newest lowest attack clients check fix docs docs-site bench
+.PHONY: help demo test newest lowest attack clients check fix docs docs-site dist mcpb bench
 
 help:
 	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
@@ -27,11 +30,13 @@ help:
 	@echo "make check   linters, formatting, types, import rules, generated files"
 	@echo "make fix     let the linter and the formatter fix what they can"
 	@echo "make docs    rebuild the generated pages of docs/, and skills/ from SKILL.md and skill/"
-	@echo "make docs-site  the manual as pages, in build/site"
+	@echo "make docs-site  the manual as pages, in build/site; needs no torch"
+	@echo "make dist    the packages for the index, in dist"
+	@echo "make mcpb    the bundle for Claude Desktop, in build/saescope.mcpb"
 	@echo "make bench   time the server's start against a bare one"
 
 demo: $(VENV)/.run
-	@$(VENV)/bin/saescope demo
+	@$(VENV)/$(BIN)/saescope demo
 
 test: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
@@ -41,19 +46,19 @@ test: $(VENV)/.test
 newest:
 	@rm -rf build/newest
 	@$(PYTHON) -m venv build/newest
-	@build/newest/bin/python -m pip install -q --upgrade pip
-	@build/newest/bin/python -m pip install -q $(PIP_ARGS) -e ".[all]" --group test
-	@build/newest/bin/python scripts/prepare_model.py
-	@build/newest/bin/python $(PYTEST) $(PYTEST_ARGS)
+	@build/newest/$(BIN)/python $(PIP) -q --upgrade pip
+	@build/newest/$(BIN)/python $(PIP) -q -e ".[all]" --group test
+	@build/newest/$(BIN)/python scripts/prepare_model.py
+	@build/newest/$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
-# Only uv resolves to the lowest versions. UV_TORCH_BACKEND=cpu takes the CPU build of torch.
+# Only uv resolves to the lowest versions. UV_TORCH_BACKEND=cpu takes the CPU build of torch. What they say of each other's future is not our fault.
 lowest:
 	@rm -rf build/lowest
 	@$(PYTHON) -m venv build/lowest
-	@build/lowest/bin/python -m pip install -q --upgrade $(PIP_ARGS) uv
-	@build/lowest/bin/uv pip install -q --python build/lowest/bin/python --resolution lowest-direct -e ".[all]" --group test
-	@build/lowest/bin/python scripts/prepare_model.py
-	@build/lowest/bin/python $(PYTEST) $(PYTEST_ARGS)
+	@build/lowest/$(BIN)/python $(PIP) -q --upgrade uv
+	@build/lowest/$(BIN)/uv pip install -q --python build/lowest/$(BIN)/python --resolution lowest-direct -e ".[all]" --group test
+	@build/lowest/$(BIN)/python scripts/prepare_model.py
+	@build/lowest/$(BIN)/python $(PYTEST) -W ignore::DeprecationWarning $(PYTEST_ARGS)
 
 attack: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
@@ -68,8 +73,9 @@ check: $(VENV)/.dev
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m pyright --pythonpath $(PY)
-	$(VENV)/bin/lint-imports
+	$(VENV)/$(BIN)/lint-imports
 	$(PY) scripts/build_reference.py --check
+	$(PY) scripts/build_library_page.py --check
 	$(PY) scripts/build_settings.py --check
 	$(PY) scripts/build_skill.py --check
 
@@ -82,8 +88,15 @@ docs: $(VENV)/.run
 	$(PY) scripts/build_settings.py
 	$(PY) scripts/build_skill.py
 
-docs-site: $(VENV)/.dev
-	$(PY) -m mkdocs build --strict --quiet
+# Griffe reads the sources: neither torch nor saescope itself is installed for it.
+docs-site: build/manual/.ready
+	build/manual/$(BIN)/python -m mkdocs build --strict --quiet
+
+dist: build/packing/.ready
+	build/packing/$(BIN)/python -m build --outdir dist
+
+mcpb:
+	$(PYTHON) scripts/build_mcpb.py
 
 bench: $(VENV)/.run
 	$(PY) scripts/bench_startup.py
@@ -102,6 +115,17 @@ $(VENV)/.test: $(VENV)/.run
 $(VENV)/.dev: $(VENV)/.test
 	@echo "Installing the linters: about 80 MB, once."
 	@$(INSTALL) -e ".[all]" --group dev
+	@touch $@
+
+build/manual/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv build/manual
+	@build/manual/$(BIN)/python $(PIP) -q -c constraints.txt pip
+	@build/manual/$(BIN)/python $(PIP) -q -c constraints.txt --group docs
+	@touch $@
+
+build/packing/.ready:
+	@$(PYTHON) -m venv build/packing
+	@build/packing/$(BIN)/python $(PIP) -q build
 	@touch $@
 
 $(PY):

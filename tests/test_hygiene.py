@@ -443,7 +443,7 @@ def test_every_decision_has_a_number_of_its_own() -> None:
 def test_every_public_name_has_its_place_in_the_manual() -> None:
     """The manual is built by a package that the tests do not need, so the table is read here as it
     stands."""
-    tree = ast.parse((ROOT / "scripts" / "manual_pages.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "scripts" / "build_library_page.py").read_text(encoding="utf-8"))
     (table,) = [
         node.value
         for node in tree.body

