@@ -169,7 +169,7 @@ def run_ours(
         return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
 
     monkeypatch.setattr("saescope_mcp.cli.calls.call", call)
-    monkeypatch.setattr("saescope_mcp.cli.show.show", lambda outcome, console, verb: None)
+    monkeypatch.setattr("saescope_mcp.cli.show.show", lambda *shown: None)
     monkeypatch.setattr("saescope_mcp.cli.following.start_and_follow", in_a_process)
     name = words[0].replace("-", "_")
     done = CliRunner().invoke(commands.app, words if name in TOOLS else [words[0], "--help"])

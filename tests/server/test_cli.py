@@ -123,7 +123,7 @@ def test_a_person_gets_tables(sae_dir: Path, glass_dir: Path) -> None:
         "--edit",
         "7=2",
     )
-    assert code == 0 and "a change of" in text and "delta_logit" in text
+    assert code == 0 and "a change of" in text and "likeliest before" in text
     code, text = run("load-sae", "--path", "/nowhere")
     assert code == 1 and "FILE_MISSING" in text and "Next:" in text
 

@@ -17,9 +17,10 @@ from tests.server.test_cli import run
 from saescope.untrusted import clean_output
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome
+from saescope_mcp.cli.cells import text_of
 from saescope_mcp.cli.flags import flag_of
 from saescope_mcp.cli.following import fields_of, live_display
-from saescope_mcp.cli.show import show, text_of
+from saescope_mcp.cli.show import show
 from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.jobs import Run

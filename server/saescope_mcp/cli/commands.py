@@ -30,6 +30,8 @@ STOPPED = ("cancelled", "interrupted")
 INTERRUPTED = 130
 """The exit status of what Ctrl-C ended."""
 MISUSED = 2
+_FOR_A_PERSON = {"job_status": {"response_format": "detailed"}}
+"""What a display shows, and a concise document goes without: the curves of a training."""
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the tool's document, and nothing else.")
 ]
@@ -103,8 +105,12 @@ def command_for(verb: Verb) -> Callable[..., None]:
         arguments = arguments_from(verb, given) | ({"picture": True} if open_it else {})
         if not as_json:
             _check_complete(verb, arguments)
+            arguments = _FOR_A_PERSON.get(verb.tool, {}) | arguments
         outcome = _outcome(verb, arguments, loading, as_json=as_json)
-        _print(verb, outcome, as_json=as_json)
+        if as_json:
+            _print_json(outcome)
+        else:
+            _show(verb, outcome, arguments)
         if open_it and not outcome.is_error:
             _open(outcome.document)
         stopped = verb.tool in OUTLIVE and outcome.document.get("state") in STOPPED
@@ -162,14 +168,17 @@ def _outcome(
         return Outcome(dict(refusal(tool.name, error)), is_error=True)
 
 
-def _print(verb: Verb, outcome: "Outcome", *, as_json: bool) -> None:
-    from saescope_mcp.cli.show import show
-    from saescope_mcp.cli.terminal import Terminal, json_line
+def _print_json(outcome: "Outcome") -> None:
+    from saescope_mcp.cli.terminal import json_line
 
-    if as_json:
-        sys.stdout.write(json_line(outcome.document) + "\n")
-    else:
-        show(outcome, Terminal(), verb)
+    sys.stdout.write(json_line(outcome.document) + "\n")
+
+
+def _show(verb: Verb, outcome: "Outcome", arguments: dict[str, Any]) -> None:
+    from saescope_mcp.cli.show import show
+    from saescope_mcp.cli.terminal import Terminal
+
+    show(outcome, Terminal(), verb, arguments)
 
 
 def _open(document: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from saescope import embedded
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, next_call
 from saescope_mcp.cli.calls import FOREVER_S, person_settings, sparing, with_progress
-from saescope_mcp.cli.show import table, text_of
+from saescope_mcp.cli.cells import table, text_of
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.state import AppState
 

@@ -14,6 +14,7 @@ from rich.table import Column
 from saescope.progress import Say
 from saescope_mcp.binding import Outcome, Tool, document
 from saescope_mcp.cli.calls import FOREVER_S, call, person_settings
+from saescope_mcp.cli.renderers.parts import spark
 from saescope_mcp.jobs import Run
 from saescope_mcp.kinds import duration, kind_of
 from saescope_mcp.kinds.training import planned
@@ -108,9 +109,11 @@ def live_display(console: Console) -> Generator[tuple[Progress, TaskID]]:
 
 def fields_of(run: Run) -> dict[str, Any]:
     progress, (done, total) = run.progress, kind_of(run).progress(run)
-    latest = progress.get("metrics", {}).get("latest")
+    metrics = progress.get("metrics", {})
+    latest = metrics.get("latest")
+    curve = spark([point["explained_variance"] for point in metrics.get("history", [])])
     measured = (
-        f"L0 {latest['l0']:.1f}  EV {latest['explained_variance']:.3f}  dead "
+        f"L0 {latest['l0']:.1f}  EV {latest['explained_variance']:.3f} {curve}  dead "
         f"{latest['dead_share']:.1%}"
         if latest
         else ""

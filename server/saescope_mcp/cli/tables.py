@@ -2,16 +2,21 @@
 not fit become blocks."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 GAP = 2
+NARROW = 60
+"""On a terminal narrower than this rows that do not fit become a list, a cell a line; on a wider
+one the table goes on below itself."""
 MOST_WORD = 12
 """Words up to this length are not broken; longer ones are where there is no room."""
 ROOMY = 40
@@ -26,10 +31,19 @@ class Column:
     heading: str
     cells: list[str]
     numeric: bool = False
+    paint: Callable[[str], str | Text] = escape
+    """What a cell is shown as; as wide as the cell."""
 
     @property
     def natural(self) -> int:
         return max(map(_width, (self.heading, *self.cells)))
+
+    @property
+    def longest_word(self) -> int:
+        """The narrowest width that breaks no word, such as an id that a person will copy."""
+        return max(
+            cell_len(word) for text in (self.heading, *self.cells) for word in text.split() or [""]
+        )
 
     @property
     def least(self) -> int:
@@ -50,29 +64,50 @@ class Rows:
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
-    ) -> Iterator[str | Segment]:
+    ) -> Iterator[RenderableType | Segment]:
         widths = [column.natural for column in self.columns]
         gaps = GAP * (len(widths) - 1)
+        narrow = options.max_width < NARROW
         if not options.no_wrap:
-            widths = _fitted(self.columns, options.max_width - gaps)
+            widths = _fitted(self.columns, options.max_width - gaps, whole_words=narrow)
         if self.title:
             yield f"[italic]{escape(self.title)}[/]"
         if widths:
             yield from _lines(console, options, _table(self.columns, widths))
-        elif parts := _parts(self.columns, options.max_width):
+        elif not narrow and (parts := _parts(self.columns, options.max_width)):
             for n, columns in enumerate(parts):
                 yield from [Segment.line()] if n else []
                 fitted = _fitted(columns, options.max_width - GAP * (len(columns) - 1))
                 yield from _lines(console, options, _table(columns, fitted))
         else:
-            yield from self._blocks()
+            yield from self._blocks(options.max_width)
 
-    def _blocks(self) -> Iterator[str | Segment]:
-        """Each cell after its heading, a row below the other."""
+    def _blocks(self, room: int) -> Iterator[RenderableType]:
+        """A row as an item of a list: its first cell, then the others with their headings; a long
+        text gets lines of its own."""
         for row in zip(*(column.cells for column in self.columns), strict=True):
-            for column, cell in zip(self.columns, row, strict=True):
-                yield f"[bold]{escape(column.heading)}[/] {escape(cell)}".strip()
-            yield ""
+            cells = zip(self.columns, row, strict=True)
+            told = [self._told(column, cell) for column, cell in cells if cell not in ("", "-")]
+            first, *others = told or [Text()]
+            first.stylize("bold")
+            yield first
+            for line in _packed(others, room - GAP):
+                yield Padding(line, (0, 0, 0, GAP), expand=False)
+
+    def _told(self, column: Column, cell: str) -> Text:
+        return Text(f"{column.heading} " if column.heading else "") + Text(cell)
+
+
+def _packed(pieces: Sequence[Text], room: int) -> Iterator[Text]:
+    """Lines of whole pieces; one that is longer than a line begins one."""
+    dot, line = Text("  ·  "), Text()
+    for piece in pieces:
+        if line.plain and line.cell_len + dot.cell_len + piece.cell_len > room:
+            yield line
+            line = Text()
+        line = line + dot + piece if line.plain else piece
+    if line.plain:
+        yield line
 
 
 def pairs(values: Mapping[str, str]) -> Rows:
@@ -97,7 +132,8 @@ def _table(columns: Sequence[Column], widths: Sequence[int]) -> Table:
             width=width,
         )
     for row in zip(*(column.cells for column in columns), strict=True):
-        made.add_row(*map(escape, row))
+        painted = (column.paint(cell) for column, cell in zip(columns, row, strict=True))
+        made.add_row(*painted)
     return made
 
 
@@ -129,10 +165,13 @@ def _parts(columns: Sequence[Column], room: int) -> list[list[Column]]:
     return parts
 
 
-def _fitted(columns: Sequence[Column], room: int) -> list[int]:
+def _fitted(columns: Sequence[Column], room: int, *, whole_words: bool = False) -> list[int]:
     """Widths that fill no more than the room, the widest columns of text giving way; empty if there
     is none."""
-    least = [column.least for column in columns]
+    least = [
+        max(column.least, column.longest_word) if whole_words else column.least
+        for column in columns
+    ]
     widths = [
         max(min(column.natural, room), low) for column, low in zip(columns, least, strict=True)
     ]

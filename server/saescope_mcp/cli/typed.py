@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from saescope_mcp.cli.flags import flag_of, is_of_items
@@ -17,7 +18,15 @@ _TOOL_CALL = re.compile(rf"\b(?:{'|'.join(VERBS)})\(")
 _TOOL_NAME = re.compile(rf"\b(?:{'|'.join(name for name in VERBS if '_' in name)})\b")
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _VALUE = rf"{_QUOTED}|\[[^\]]*\]|true\b|false\b|-?\d+(?:\.\d+)?"
-_TO_FILL_IN = ("...", "[...]", '["..."]')
+_TO_FILL_IN = ("...", '"..."', "[...]", '["..."]')
+_SWITCHES = {
+    name
+    for verb in VERBS.values()
+    for name, schema in verb.properties.items()
+    if schema["type"] == "boolean"
+}
+_SWITCH = re.compile(rf"(?<![-\w])({'|'.join(sorted(_SWITCHES))})=(true|false)\b")
+_PLACES = re.compile(r"\bpositions=\[([\d, -]+)\] in the edit\b")
 _OF_ARGUMENTS = ("MISSING_ARGUMENT", "CONFLICTING_ARGUMENTS", "UNKNOWN_ARGUMENT")
 """Errors whose words are names of arguments."""
 
@@ -29,14 +38,16 @@ def program() -> str:
     return "saescope" if is_found or typed.name != "saescope" else str(typed)
 
 
-def as_command(call: str) -> str:
-    """`tool(k=3)` as `saescope tool --k 3`; what is no call of a tool stays as it is."""
+def as_command(call: str, given: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """`tool(k=3)` as `saescope tool --k 3`, with what was given in the place of "..."; what is no
+    call of a tool stays as it is."""
     read = _read(call)
     if read is None:
         return call
     verb, arguments = read
     words = [program(), verb.command]
-    for name, value in arguments.items():
+    for name, said in arguments.items():
+        value = given.get(name, said) if said is ... else said
         if name == "..." or name in verb.options or name == "sae":
             words += _words(name, verb.properties.get(name, {}), value)
     return shlex.join(words)
@@ -88,10 +99,16 @@ def error_in_shell(document: Mapping[str, str], verb: Verb | None = None) -> dic
 
 
 def _in_words(text: str, verb: Verb | None) -> str:
+    text = _PLACES.sub(r"--edit FEATURE@\1", text)
+    text = _SWITCH.sub(lambda found: _switch(found[1], found[2]), text)
     if verb:
         setting = re.compile(rf"(?<![-\w])({'|'.join(_settable(verb))})=({_VALUE})")
         text = setting.sub(lambda found: _setting(found, verb), text)
     return _TOOL_NAME.sub(lambda found: f"saescope {found[0].replace('_', '-')}", text)
+
+
+def _switch(name: str, value: str) -> str:
+    return f"--{'' if value == 'true' else 'no-'}{name.replace('_', '-')}"
 
 
 def _setting(found: re.Match[str], verb: Verb) -> str:
