@@ -1,5 +1,5 @@
-"""`saescope doctor`: what is installed, reachable and cached here, and what to do about the
-rest."""
+"""`saescope doctor`: what is installed, reachable and cached here, beside what is supported, and
+what to do about the rest."""
 
 import os
 import platform
@@ -7,8 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.markup import escape
@@ -17,21 +16,21 @@ from saescope import __version__, embedded
 from saescope.catalogue import hub_cache, on_this_machine
 from saescope.errors import SaescopeError
 from saescope.names import home
+from saescope_mcp.cli.installed import (
+    Wanted,
+    fits,
+    folder_size,
+    installed_size,
+    is_of_torch,
+    packages_wanted,
+    python_wanted,
+)
+from saescope_mcp.cli.renderers.parts import listed, size
 from saescope_mcp.cli.tables import Column, Rows
 from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.settings import Settings, unknown_variables
 from saescope_mcp.state import AppState
 
-_PACKAGES = (
-    "torch",
-    "transformer-lens",
-    "transformers",
-    "mcp",
-    "pydantic",
-    "safetensors",
-    "huggingface-hub",
-    "gguf",
-)
 _TIMEOUT_S = 5
 _NEEDED_GB = 2
 
@@ -44,37 +43,50 @@ class Finding:
     found: str
     ok: bool
     todo: str = ""
+    supported: str = ""
+    """The versions that saescope is made for."""
+    needed: bool = False
+    """Whether nothing works without it."""
 
 
 def run_doctor(*, as_json: bool) -> int:
-    """Look at everything; 1 if the embedded model cannot be used."""
-    findings = [finding for look in _LOOKS for finding in look()]
+    """Look at everything; 1 if something needed is missing, or of a version that is not
+    supported."""
+    findings = [finding for look in LOOKS for finding in look()]
     if as_json:
         sys.stdout.write(json_line({"findings": [asdict(finding) for finding in findings]}) + "\n")
     else:
         _print(findings)
-    return int(any(not finding.ok and finding.what in _MUST for finding in findings))
+    return int(any(finding.needed and not finding.ok for finding in findings))
 
 
-def _versions() -> list[Finding]:
-    python = platform.python_version()
+def versions() -> list[Finding]:
     return [
         Finding("saescope", __version__, ok=True),
-        Finding(
-            "python",
-            python,
-            sys.version_info >= (3, 11),
-            "" if sys.version_info >= (3, 11) else "Install Python 3.11 or later.",
-        ),
-        *map(_package, _PACKAGES),
+        _version("python", platform.python_version(), python_wanted(), "Install Python"),
+        *(_package(each) for each in packages_wanted()),
     ]
 
 
-def _package(name: str) -> Finding:
-    try:
-        return Finding(name, version(name), ok=True)
-    except PackageNotFoundError:
-        return Finding(name, "missing", ok=False, todo=f"python -m pip install {name}")
+def _package(wanted: Wanted) -> Finding:
+    """One package; of those that an extra brings it is said which, and none is needed."""
+    found, range_ = wanted.found(), wanted.range
+    if found is None and wanted.extra:
+        install = f'python -m pip install "saescope[{wanted.extra}]"'
+        said = f"not installed (for {wanted.extra}: {install})"
+        return Finding(wanted.name, said, ok=True, supported=range_)
+    install = f'python -m pip install "{wanted.name}{range_.replace(" ", "")}"'
+    if found is None:
+        return Finding(wanted.name, "missing", False, install, range_, needed=True)
+    finding = _version(wanted.name, found, range_, "Install one that is supported:")
+    return replace(finding, todo=finding.todo and install, needed=not wanted.extra)
+
+
+def _version(what: str, found: str, supported: str, todo: str) -> Finding:
+    ok = fits(found, supported)
+    return Finding(
+        what, found, ok, "" if ok else f"{todo} {supported}.", supported=supported, needed=True
+    )
 
 
 def _settings() -> list[Finding]:
@@ -85,7 +97,8 @@ def _settings() -> list[Finding]:
     try:
         Settings.from_env()
     except SaescopeError as error:
-        return [*unknown, Finding("settings", error.message, ok=False, todo=error.hint)]
+        wrong = Finding("settings", error.message, ok=False, todo=error.hint, needed=True)
+        return [*unknown, wrong]
     return unknown
 
 
@@ -99,6 +112,7 @@ def _device() -> list[Finding]:
                 f"torch does not import ({type(error).__name__})",
                 ok=False,
                 todo="python -m pip install --force-reinstall torch",
+                needed=True,
             )
         ]
     there = available_devices()
@@ -208,34 +222,58 @@ def _cached() -> list[Finding]:
     return [
         model,
         Finding("published SAEs here", published, ok=True),
-        Finding("known SAEs", ", ".join(known) or "none yet", ok=True),
+        Finding("known SAEs", listed([*known][::-1]), ok=True),
         Finding(
             "HF token", "present" if token else "absent (needed only for gated models)", ok=True
         ),
-        Finding("data folder", str(home()), ok=True),
+    ]
+
+
+def _sizes() -> list[Finding]:
+    """What saescope and its packages take on the disk."""
+    parts = (
+        ("torch on disk", installed_size(is_of_torch)),
+        ("all packages on disk", installed_size(lambda name: True)),
+    )
+    folders = (("hub cache", hub_cache()), ("data folder", home()))
+    return [
+        *(Finding(what, size(n_bytes), ok=True) for what, n_bytes in parts),
+        *(Finding(what, f"{size(folder_size(at))} in {at}", ok=True) for what, at in folders),
     ]
 
 
 def _print(findings: list[Finding]) -> None:
     console = Terminal()
-    columns = [
-        Column("", ["ok" if finding.ok else "!!" for finding in findings]),
-        Column("", [finding.what for finding in findings]),
-        Column("", [finding.found for finding in findings]),
-    ]
-    console.print(Rows(columns))
+    ranged = [finding for finding in findings if finding.supported]
+    supported = Column("supported", [finding.supported for finding in ranged])
+    console.print(Rows([*_columns(ranged, "version"), supported]))
+    console.print()
+    console.print(Rows(_columns([each for each in findings if not each.supported])))
     todo = [finding for finding in findings if finding.todo]
     console.print("\n[bold]To do[/]" if todo else "\nAll well. Next: saescope demo")
     for finding in todo:
         console.print(f"- {finding.what}: {escape(finding.todo)}", soft_wrap=True)
 
 
-_MUST = ("python", "torch", "transformer-lens", "transformers", "mcp", "device", "settings")
-_LOOKS: tuple[Callable[[], list[Finding]], ...] = (
-    _versions,
+def _columns(findings: list[Finding], found: str = "") -> list[Column]:
+    return [
+        Column("", [_mark(finding) for finding in findings]),
+        Column("", [finding.what for finding in findings]),
+        Column(found, [finding.found for finding in findings]),
+    ]
+
+
+def _mark(finding: Finding) -> str:
+    """Whether it is well, and if not, whether nothing works without it."""
+    return "ok" if finding.ok else "!!" if finding.needed else "!"
+
+
+LOOKS: tuple[Callable[[], list[Finding]], ...] = (
+    versions,
     _settings,
     _device,
     _room,
     _network,
     _cached,
+    _sizes,
 )

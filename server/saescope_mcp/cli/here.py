@@ -11,12 +11,10 @@ from saescope import __version__, embedded
 from saescope.database import connect
 from saescope.names import home
 from saescope_mcp.cli.completing import handles, jobs
+from saescope_mcp.cli.renderers.parts import listed
 from saescope_mcp.cli.tables import pairs
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.cli.typed import program
-
-MOST = 4
-"""Names in a line; of more the number is said."""
 
 
 def show_what_is_here() -> None:
@@ -28,8 +26,8 @@ def show_what_is_here() -> None:
         pairs(
             {
                 "  embedded model": "ready" if embedded.is_ready() else "not fetched yet",
-                "  models": _listed(_models()),
-                "  SAEs": _listed(known),
+                "  models": listed(_models()),
+                "  SAEs": listed(known),
                 "  indexes": str(_count_indexes()),
                 "  labels": str(_n_labels()),
                 "  jobs": ", ".join(f"{n} {state}" for state, n in states.items()) or "none",
@@ -63,11 +61,6 @@ def _models() -> list[str]:
     from saescope.catalogue import models_here
 
     return models_here()
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more if names else "none yet"
 
 
 def _count_indexes() -> int:

@@ -47,7 +47,7 @@ def _predicted(target: Mapping[str, Any] | None, against: Mapping[str, Any] | No
 def intervene(document: Document, console: Console) -> None:
     if prompts := document.get("on_prompts"):
         _on_prompts(prompts, document, console)
-    elif document["before"]:
+    elif document["before"] and document["after"]:
         _before_and_after(document["before"], document["after"], console)
     control = document["control"]
     if control and control["mean"] is not None:
@@ -77,7 +77,11 @@ def _beside(control: Mapping[str, Any]) -> str:
 
 def _before_and_after(before: Document, after: Document, console: Console) -> None:
     """The tokens that were asked for, then the likeliest of both, side by side."""
-    asked = [(before[name], after[name]) for name in ("target", "against") if before[name]]
+    asked = [
+        (before[name], after[name])
+        for name in ("target", "against")
+        if before[name] and after[name]
+    ]
     rows(
         console,
         [

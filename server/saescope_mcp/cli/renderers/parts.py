@@ -38,6 +38,12 @@ def tokens(listed: Iterable[str], most: int = 6) -> str:
     return ", ".join(repr(token) for token in list(listed)[:most])
 
 
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Some names; of more the number is said."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none yet"
+
+
 def label_of(label: Any) -> str | None:
     """A name beside how it did in its test; None without one, so that no column is made for it."""
     return text_of(label) if is_label(label) else None
@@ -61,15 +67,15 @@ def rows(
         console.print(f"[dim]{escape(note)}[/]")
 
 
-def excerpts(console: Console, listed: Sequence[tuple[float, str]], *names: Sequence[str]) -> None:
+def excerpts(console: Console, found: Sequence[tuple[float, str]], *names: Sequence[str]) -> None:
     """Texts in which something fires, each after how strongly and, if told, what."""
-    most = max((activation for activation, _ in listed), default=0.0)
-    if listed:
+    most = max((activation for activation, _ in found), default=0.0)
+    if found:
         columns = [
             *(Column("", list(column), numeric=True) for column in names),
-            Column("", [text_of(activation) for activation, _ in listed], numeric=True),
-            Column("", [bar(activation, most) for activation, _ in listed]),
-            Column("", [" ".join(text.split()) for _, text in listed], paint=marked),
+            Column("", [text_of(activation) for activation, _ in found], numeric=True),
+            Column("", [bar(activation, most) for activation, _ in found]),
+            Column("", [" ".join(text.split()) for _, text in found], paint=marked),
         ]
         console.print()
         console.print(Rows(columns))
