@@ -62,9 +62,12 @@ def site_hooks(sae: SAE) -> list[str]:
     return list(dict.fromkeys([read_hook(sae), write_hook(sae)]))
 
 
-def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) -> list[str]:
+def check_fits(
+    model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False, measured: bool = False
+) -> list[str]:
     """Raise unless the SAE can be used on this model; returns what could not be verified, as
-    warnings.
+    warnings. With `measured` the caller measures how well the SAE fits: whether a model of the
+    right name is the right one is left to its verdict.
 
     Raises:
         HookError: the SAE names no hook, or the model has no such hook, or none that has the tensor
@@ -93,7 +96,9 @@ def check_fits(model: LanguageModel, sae: SAE, *, allow_mismatch: bool = False) 
                 hint="Load it with its own "
                 f"model{f', {meta.model_name}' if meta.model_name else ''}.",
             )
-    return [*_check_model(model, meta, allow_mismatch), *_other_positions(model, meta)]
+    unsure = _check_model(model, meta, allow_mismatch)
+    settled = measured and bool(meta.model_name) and _is_namesake(model, meta)
+    return [*([] if settled else unsure), *_other_positions(model, meta)]
 
 
 def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) -> list[str]:
@@ -115,8 +120,12 @@ def _check_model(model: LanguageModel, meta: SAEMetadata, allow_mismatch: bool) 
         if named
         else "does not say which model it was trained on"
     )
-    this = "this one" if named == canonical_name(model.name) else model.name
+    this = "this one" if _is_namesake(model, meta) else model.name
     return [f"The SAE {trained}; whether {this} is that model, only the measured check tells."]
+
+
+def _is_namesake(model: LanguageModel, meta: SAEMetadata) -> bool:
+    return canonical_name(meta.model_name or "") == canonical_name(model.name)
 
 
 def _other_positions(model: LanguageModel, meta: SAEMetadata) -> list[str]:

@@ -403,6 +403,15 @@ def test_what_cannot_be_verified_is_said(gpt2: Family, name: str) -> None:
     assert "only the measured check tells" in warning and name in warning
 
 
+def test_a_namesake_is_left_to_the_measurement_and_another_name_is_said(gpt2: Family) -> None:
+    namesake = make_sae(gpt2, "standard", model_name=gpt2.model.name)
+    assert check_fits(gpt2.model, namesake, measured=True) == []
+    assert len(check_fits(gpt2.model, namesake)) == 1
+    for name in ("", "pythia-70m"):
+        sae = make_sae(gpt2, "standard", model_name=name)
+        assert len(check_fits(gpt2.model, sae, measured=True)) == 1
+
+
 def test_activations_that_are_not_finite_are_an_error(gpt2: Family, ids: Tensor) -> None:
     with (
         pytest.raises(NumericError),

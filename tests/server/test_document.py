@@ -106,6 +106,15 @@ def test_text_is_the_same_document_without_blanks() -> None:
     assert json.loads(compact({"a": ["é"]})) == {"a": ["é"]} and compact({"a": 1}) == '{"a":1}'
 
 
+class Rows(Reply, frozen=True):
+    """What a concise reply of this kind goes without, of every sort."""
+
+    spare: ClassVar[frozenset[str]] = frozenset({"rows.spare"})
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"rows.kind": "plain"}
+    twins: ClassVar[dict[str, str]] = {"rows.score": "x"}
+    first: ClassVar[dict[str, int]] = {"rows.top": 2}
+
+
 def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_whole() -> None:
     whole = {
         "summary": "s",
@@ -115,17 +124,27 @@ def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_who
         "n_sinks": 0,
         "label": None,
         "provenance": {"model": "m", "sae": "a", "device": "cpu", "versions": {"saescope": "1"}},
-        "rows": [{"x": 1.5, "url": None, "spare": 2, "text": ""}, {"x": None}],
+        "rows": [
+            {"x": 1.5, "url": None, "spare": 2, "text": "", "score": 1.5, "kind": "plain"},
+            {"x": None, "score": 0.0, "kind": "odd", "top": [1, 2, 3]},
+        ],
     }
-    short = in_short(whole, frozenset({"rows.spare"}))
+    short = in_short(whole, Rows)
     assert short == {
         "summary": "s",
         "n": 0,
-        "provenance": {"sae": "a"},
-        "rows": [{"x": 1.5, "text": ""}, {}],
+        "rows": [{"x": 1.5, "text": ""}, {"score": 0.0, "kind": "odd", "top": [1, 2]}],
     }
-    assert Outcome(whole, is_error=False, spare=frozenset({"rows.spare"})).sent == short
+    assert Outcome(whole, is_error=False, concise=Rows).sent == short
     assert Outcome(whole, is_error=False).sent is whole
+
+
+def test_a_concise_document_says_once_where_the_list_goes_on() -> None:
+    steps = ["describe_feature(feature=7)", "top_features(k=5, offset=5)"]
+    whole = {"summary": "s", "next": steps, "truncated": True, "next_offset": 5}
+    assert in_short(whole, Numbers) == whole | {"next": steps[:1]}
+    alone = whole | {"next": steps[1:]}
+    assert in_short(alone, Numbers) == alone
 
 
 async def test_what_is_sent_keeps_to_the_published_schema(tiny: AppState, sae: str) -> None:

@@ -34,19 +34,28 @@ def test_an_effect_is_told_beside_its_controls(control: Comparison, expected: st
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ({}, "position 0 and special tokens (4)"),
-        ({"n_sinks": 1}, "position 0, special tokens and attention sinks (4)"),
-        ({"chat": True}, "position 0, special tokens and the chat template (4)"),
+        ({}, "position 0 and special tokens (4 in all)"),
+        ({"n_sinks": 1}, "position 0, special tokens and attention sinks (4 in all)"),
+        ({"chat": True}, "position 0, special tokens and the chat template (4 in all)"),
         (
             {"chat": True, "n_sinks": 2},
-            "position 0, special tokens, the chat template and attention sinks (4)",
+            "position 0, special tokens, the chat template and attention sinks (4 in all)",
         ),
-        ({"chat": True, "named": True}, "all positions but those named (4)"),
+        ({"chat": True, "named": True}, "all positions but those named"),
     ],
 )
 def test_all_that_is_left_out_is_named(asked: dict[str, Any], expected: str) -> None:
     tokens = Tokens(torch.arange(6), torch.tensor([True] * 4 + [False] * 2), ("a",) * 6, False)
     assert left_out(4, [tokens], **asked) == f"No BOS; left out: {expected}."
+
+
+def test_a_word_at_position_0_is_named_and_tokens_that_are_not_there_are_not() -> None:
+    tokens = Tokens(torch.arange(2), torch.tensor([False, False]), ("The", " sea"), False)
+    counts = """'The'; include_special=true counts it, or "\\n" before the text"""
+    assert left_out(2, [tokens] * 2) == f"No BOS; left out: position 0 ({counts})."
+    with_bos = Tokens(torch.arange(2), torch.tensor([True, False]), ("<s>", " sea"), True)
+    assert left_out(1, [with_bos]) == "With BOS; left out: position 0."
+    assert left_out(0, [tokens]) == "No BOS; no position is left out."
 
 
 def test_shares_in_words_have_no_exponent() -> None:

@@ -186,7 +186,8 @@ def close(ours: Any, expected: Any, tolerance: float = 2e-3) -> None:
 
 async def test_each_token_has_a_row_for_every_sae(desk: Desk) -> None:
     async with client_of(desk) as ask:
-        reply = await ask("encode_text", saes=desk.handles, text=TEXT, top_k=8, limit=100)
+        asked = {"saes": desk.handles, "text": TEXT, "top_k": 8, "limit": 100}
+        reply = await ask("encode_text", **asked, response_format="detailed")
     expected = [desk.acts(n, desk.read(n)) for n in range(2)]
     places = [(row["pos"], row["sae"]) for row in reply["tokens"]]
     assert places == [(pos, sae) for pos in desk.counted for sae in desk.handles]
@@ -220,7 +221,8 @@ async def test_pages_of_tokens_of_several_saes_join_up(desk: Desk) -> None:
 @pytest.mark.parametrize("rank_by", ["max", "count"])
 async def test_features_of_all_saes_stand_in_one_list(desk: Desk, rank_by: str) -> None:
     async with client_of(desk) as ask:
-        reply = await ask("top_features", saes=desk.handles, text=TEXT, rank_by=rank_by, k=40)
+        asked = {"saes": desk.handles, "text": TEXT, "rank_by": rank_by, "k": 40}
+        reply = await ask("top_features", **asked, response_format="detailed")
     scores = torch.stack(
         [
             (acts.amax(0) if rank_by == "max" else (acts > 0).sum(0).double())

@@ -27,10 +27,7 @@ async def test_encode_text_lists_tokens_with_their_features(tiny: AppState, sae:
         3,
         reply["n_tokens"],
     )
-    assert (
-        reply["n_left_out"] == 1
-        and "left out: position 0 and special tokens (1)" in reply["summary"]
-    )
+    assert reply["n_left_out"] == 1 and "left out: position 0 ('The'; " in reply["summary"]
 
 
 async def test_pages_of_tokens_join_up(tiny: AppState, sae: str) -> None:
@@ -229,13 +226,13 @@ async def test_what_is_to_count_position_0_is_an_argument_of_a_tool_that_has_it(
     tiny: AppState, sae: str, tool: str, asked: dict[str, Any]
 ) -> None:
     summary = (await call(tiny, tool, sae=sae, **asked))["summary"]
-    advice = re.search(r"Position 0 is 'The'(?:, 'A')?: to count it, (.*?), or put", summary)
+    advice = re.search(r"position 0 \('The'(?:, 'A')?; (.*?) counts it, or", summary)
     assert advice, summary
-    if advice[1] == "say include_special=true":
+    if advice[1] == "include_special=true":
         request = next(each for each in ALL_TOOLS if each.name == tool).request
         assert "include_special" in request.model_fields
     else:
-        assert advice[1] == "intervene with positions=[0] in the edit"
+        assert advice[1] == "intervene with positions=[0]"
 
 
 async def test_one_edit_at_named_positions_does_not_leave_out_those_of_another(
@@ -244,7 +241,7 @@ async def test_one_edit_at_named_positions_does_not_leave_out_those_of_another(
     edits = [{"feature": 5, "positions": [2]}, {"feature": 6}]
     asked = {"sae": sae, "prompt": PROMPT, "n_controls": 0}
     mixed = await call(tiny, "intervene", **asked, edits=edits)
-    assert "left out: position 0 and special tokens (1)" in mixed["summary"]
+    assert "left out: position 0 (" in mixed["summary"]
     named = await call(tiny, "intervene", **asked, edits=edits[:1])
     assert "left out: all positions but those named" in named["summary"]
 
@@ -548,13 +545,13 @@ async def test_a_subject_at_position_0_is_named_with_the_call_that_counts_it(
     reply = await call(tiny, "top_features", sae=sae, text="Mary went to the sea")
     first = await call(tiny, "encode_text", sae=sae, text="Mary went", include_special=True)
     word = first["tokens"][0]["token"]
-    assert f"Position 0 is {word!r}" in reply["summary"]
+    assert f"position 0 ({word!r};" in reply["summary"]
     assert "include_special=true" in reply["summary"]
     counted = await call(
         tiny, "top_features", sae=sae, text="Mary went to the sea", include_special=True
     )
     assert counted["n_tokens"] == reply["n_tokens"] + 1
-    assert "Position 0 is" not in counted["summary"]
+    assert "position 0" not in counted["summary"]
     led = await call(tiny, "encode_text", sae=sae, text="\nMary went to the sea")
     assert word in [row["token"] for row in led["tokens"]]  # it stands at position 1 now
     edit = {"feature": 3, "mode": "ablate"}
@@ -566,7 +563,7 @@ async def test_a_subject_at_position_0_is_named_with_the_call_that_counts_it(
         await call(tiny, "encode_text", sae=sae, text=p, include_special=True) for p in prompts
     ]
     names = list(dict.fromkeys(repr(each["tokens"][0]["token"]) for each in firsts))
-    assert f"Position 0 is {', '.join(names[:4])}" in several["summary"]
+    assert f"position 0 ({', '.join(names[:4])}" in several["summary"]
     assert ("and 1 others" in several["summary"]) is (len(names) == 5)
 
 

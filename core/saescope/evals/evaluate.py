@@ -44,7 +44,7 @@ def evaluate(
         HookError, MismatchError: the SAE does not fit the model.
         Cancelled: the caller gave up; the model is as before.
     """
-    warnings = check_fits(model, sae, allow_mismatch=True)
+    warnings = check_fits(model, sae, allow_mismatch=True, measured=True)
     text = evaluation_text(
         model, sae, dataset, n_tokens=n_tokens, seed=seed, include_special=include_special
     )

@@ -184,8 +184,8 @@ def what_a_score_means(clean: float | None, cost: float | None) -> list[str]:
     """A sentence where a CE score says little: a model that does not know the text, a site that is
     worth next to nothing."""
     high = (
-        f"The model's own loss is {clean or 0:.1f} nats a token: it hardly knows this kind of "
-        "text, so scores on it say little."
+        f"The model's own loss is {clean or 0:.1f} nats a token: scores on a text that it hardly "
+        "knows say little."
     )
     little = (
         f"Zeroing the site costs {cost or 0:.2g} nats a token: a CE score of so little says little."

@@ -157,10 +157,8 @@ def _tell_of_rounding(tensors: Mapping[str, Tensor], claimed: str, stored: str) 
             for part in torch.atleast_1d(tensor).split(ROWS)
         ):
             tell(
-                f"{CFG_FILE} says dtype {claimed}, and {name} in {WEIGHTS_FILE} holds "
-                f"{stored} values that {claimed} rounds. They are "
-                f'read as they are; sae-lens rounds them: load with dtype="{claimed}" '
-                "for its numbers."
+                f"{name} in {WEIGHTS_FILE} holds {stored} values that the {claimed} of {CFG_FILE} "
+                f'rounds: read as they are; dtype="{claimed}" rounds them as sae-lens does.'
             )
             return
 

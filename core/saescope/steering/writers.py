@@ -32,9 +32,8 @@ N_MEASURED = 20
 NEAR_TOP = 50
 """The rank in the vocabulary up to which a token counts as one of those that a feature writes."""
 SCORE_IS = (
-    "how far the tokens' logit effects stand out of the feature's own, in their standard "
-    "deviations, beyond how far they do in the SAE's features on average; of the best "
-    f"{N_MEASURED} those that write come first"
+    "how far the tokens stand out among what the feature promotes (in standard deviations), less "
+    f"the SAE's average; of the best {N_MEASURED} those that write come first"
 )
 
 
@@ -226,8 +225,8 @@ def _unseen(n: int, of: int, known: Known) -> list[str]:
         return []
     where = f"{known.indexed.corpus} or {known.texts}" if known.indexed else known.texts
     return [
-        f"{n} of the {of} features that were measured fired nowhere on {where}: they were added at "
-        "the median of those that did. ss.index_features gives their own activations."
+        f"{n} of the {of} features measured fired nowhere on {where}: they were added at the "
+        "median of those that did. ss.index_features gives their own activations."
     ]
 
 

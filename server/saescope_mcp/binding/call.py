@@ -35,13 +35,13 @@ class Outcome(NamedTuple):
 
     document: Document
     is_error: bool
-    spare: frozenset[str] | None = None
-    """The fields that a concise reply goes without; None: the document is sent as a whole."""
+    concise: type[Reply] | None = None
+    """The kind of a concise reply; None: the document is sent as a whole."""
 
     @property
     def sent(self) -> Document:
         """What the client gets."""
-        return self.document if self.spare is None else in_short(self.document, self.spare)
+        return in_short(self.document, self.concise) if self.concise else self.document
 
     @property
     def text(self) -> str:
@@ -113,7 +113,7 @@ class Tool:
                 outcome = Outcome(
                     document(self.name, request, reply, max_tokens=settings.max_result_tokens),
                     is_error=False,
-                    spare=None if request.response_format == "detailed" else reply.spare,
+                    concise=None if request.response_format == "detailed" else type(reply),
                 )
             except (Exception, SystemExit) as error:
                 for message in told:

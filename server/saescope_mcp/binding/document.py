@@ -36,39 +36,43 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
     return _shortened(done, reply.listed, start, over) if over > 0 and reply.listed else done
 
 
-IN_SHORT = frozenset({"sae", "saes"})
-"""What a concise reply says of its provenance; the rest is in a detailed one of the same id."""
-NOTHING_TO_SAY = {"truncated": False, "n_sinks": 0}
-"""What is the usual case, and left out of a concise reply."""
+def in_short(done: Document, kind: type[Reply]) -> Document:
+    """The document of a concise reply as it is sent: without what is empty, the usual case or said
+    twice, without the fields that only a detailed one has, and without the provenance, whose SAE
+    the call named."""
+    known = {name: item for name, item in done.items() if name != "provenance"}
+    return _filled(known | {"next": _steps(done)}, kind)
 
 
-def in_short(done: Document, spare: frozenset[str]) -> Document:
-    """The document of a concise reply as it is sent: without what is empty or the usual case,
-    without the fields that only a detailed one has (`spare`, as "rows.field"), and with as much of
-    its provenance as names the SAE, where no other field does."""
-    kept = {
-        name: {
-            key: said for key, said in value.items() if key in IN_SHORT and said != done.get(key)
-        }
-        if name == "provenance" and value
-        else value
-        for name, value in done.items()
-        if name not in NOTHING_TO_SAY or value != NOTHING_TO_SAY[name]
-    }
-    return _filled(kept, spare)
+def _steps(done: Document) -> list[str]:
+    """The suggested calls; not the one that reads on, which `next_offset` says, beside another."""
+    steps, reads_on = done.get("next", []), f"offset={done.get('next_offset')}"
+    return [call for call in steps if len(steps) == 1 or reads_on not in call]
 
 
-def _filled(value: Any, spare: frozenset[str], where: str = "") -> Any:
-    """The value without null, empty lists and empty objects; rows keep their place."""
+def _filled(value: Any, kind: type[Reply], where: str = "") -> Any:
+    """The value without what a concise reply of this kind goes without; rows keep their place."""
     if isinstance(value, dict):
         return {
-            name: _filled(item, spare, f"{where}{name}.")
+            name: _filled(item, kind, f"{where}{name}.")
             for name, item in value.items()
-            if item not in (None, [], {}) and f"{where}{name}" not in spare
+            if not _says_nothing(value, name, kind, f"{where}{name}")
         }
     if isinstance(value, list):
-        return [_filled(item, spare, where) for item in value]
+        most = kind.first.get(where.rstrip("."))
+        return [_filled(item, kind, where) for item in value[:most]]
     return value
+
+
+def _says_nothing(of: Document, name: str, kind: type[Reply], where: str) -> bool:
+    """Whether the field is empty, spare, the usual case, or the same as its twin."""
+    item = of[name]
+    return (
+        item in (None, [], {})
+        or where in kind.spare
+        or (where in kind.usual and item == kind.usual[where])
+        or (where in kind.twins and item == of.get(kind.twins[where]))
+    )
 
 
 def tidy(value: Any, where: str = "result") -> Any:

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from saescope_mcp.binding.document import NOTHING_TO_SAY
 from saescope_mcp.schemas.bounds import MARK, publish_bounds
 from saescope_mcp.schemas.common import Reply, in_order
 from saescope_mcp.settings import Settings
@@ -27,31 +26,29 @@ def input_schema(request: type[BaseModel], settings: Settings) -> dict[str, Any]
 
 def output_schema(reply: type[Reply], settings: Settings) -> dict[str, Any]:
     """The reply's own schema; what may be empty is left out of a concise reply."""
-    schema = _left_out(_published(reply, _limits(settings), "serialization"), reply.spare)
+    schema = _left_out(_published(reply, _limits(settings), "serialization"), reply.may_lack())
     properties = in_order(reply, schema["properties"])
     # the same in every reply, and known from any detailed one
     properties["provenance"] = {"anyOf": [{"type": "object"}, {"type": "null"}]}
     return schema | {"properties": properties}
 
 
-def _left_out(node: Any, spare: frozenset[str], where: str = "") -> Any:
+def _left_out(node: Any, lacking: frozenset[str], where: str = "") -> Any:
     """The schema with nothing required that a concise reply goes without."""
     if isinstance(node, list):
-        return [_left_out(item, spare, where) for item in node]
+        return [_left_out(item, lacking, where) for item in node]
     if not isinstance(node, dict):
         return node
     properties = node.get("properties", {})
-    done = {key: _left_out(value, spare, where) for key, value in node.items()}
+    done = {key: _left_out(value, lacking, where) for key, value in node.items()}
     if isinstance(node.get("properties"), dict) and isinstance(node.get("required"), list):
         done["properties"] = {
-            name: _left_out(value, spare, f"{where}{name}.") for name, value in properties.items()
+            name: _left_out(value, lacking, f"{where}{name}.") for name, value in properties.items()
         }
         done["required"] = [
             name
             for name in node["required"]
-            if not _may_be_empty(properties[name])
-            and f"{where}{name}" not in spare
-            and name not in NOTHING_TO_SAY
+            if not _may_be_empty(properties[name]) and f"{where}{name}" not in lacking
         ]
     return done
 

@@ -61,11 +61,7 @@ def _next(run: Run) -> list[str]:
         return [next_call("job_status", job_id=run.id, wait_s=30)]
     if run.state != "done":
         return [_resume(run)]
-    sae = run.result["sae"]
-    return [
-        next_call("top_features", sae=sae, text="..."),
-        next_call("describe_feature", sae=sae, feature=0),
-    ]
+    return [next_call("describe_feature", sae=run.result["sae"], feature=0)]
 
 
 def _resume(run: Run) -> str:

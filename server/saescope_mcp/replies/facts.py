@@ -90,33 +90,34 @@ def left_out(
     *,
     named: bool = False,
     n_sinks: int = 0,
-    count_it: str = "say include_special=true",
+    count_it: str = "include_special=true",
     chat: bool = False,
 ) -> str:
     """A sentence for the summary; `count_it`: what makes the call count position 0."""
     bos = "With BOS" if tokens[0].bos_prepended else "No BOS"
-    usual = ["position 0", "special tokens"]
-    usual += ["the chat template"] if chat else []
-    usual += ["attention sinks"] if n_sinks else []
-    which = f"{', '.join(usual[:-1])} and {usual[-1]}"
-    which = "all positions but those named" if named else which
-    first = "" if named else _first_of(tokens, count_it)
-    return (
-        f"{bos}; left out: {which} ({n_left_out}).{first}"
-        if n_left_out
-        else f"{bos}; no position is left out."
-    )
+    if not n_left_out:
+        return f"{bos}; no position is left out."
+    if named:
+        return f"{bos}; left out: all positions but those named."
+    more = n_left_out > len(tokens)
+    which = [f"position 0{_first_of(tokens, count_it)}"]
+    which += ["special tokens"] if more else []
+    which += ["the chat template"] if chat else []
+    which += ["attention sinks"] if n_sinks else []
+    listed = " and ".join([", ".join(which[:-1]), which[-1]] if which[1:] else which)
+    return f"{bos}; left out: {listed}{f' ({n_left_out} in all)' if more else ''}."
 
 
 def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
-    """What to do where a word stands at position 0, which no BOS keeps free."""
+    """The word that stands at position 0, which no BOS keeps free, and what makes the call count
+    it."""
     words = [each.strings[0] for each in tokens if len(each) and not bool(each.special[0])]
     if not words or tokens[0].bos_prepended:
         return ""
     names = [*dict.fromkeys(repr(word.strip() or word) for word in words)]
     more = f" and {len(names) - N_FIRST} others" if len(names) > N_FIRST else ""
     shown = f"{', '.join(names[:N_FIRST])}{more}"
-    return f' Position 0 is {shown}: to count it, {count_it}, or put "\\n" before the text.'
+    return f' ({shown}; {count_it} counts it, or "\\n" before the text)'
 
 
 @runtime_checkable

@@ -84,8 +84,10 @@ class AttributeLogitReply(ListReply, Attribution, frozen=True):
             "features.url",
             "error_positions",
             "by_sae.error_positions",
+            "by_sign",
         }
     )
+    usual: ClassVar[dict[str, object]] = ListReply.usual | {"measure": "logprob"}
 
     method: str
     features: list[EffectRow]

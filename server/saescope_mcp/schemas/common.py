@@ -280,7 +280,15 @@ class Reply(BaseModel, frozen=True):
     listed: ClassVar[str] = ""
     """The list that is shortened when a reply would be too long."""
     spare: ClassVar[frozenset[str]] = frozenset()
-    """Fields that only a detailed reply sends: they follow from others, or the summary has them."""
+    """Fields that only a detailed reply sends, as "rows.field": they follow from others, or the
+    summary or the call itself has them."""
+    usual: ClassVar[dict[str, object]] = {"truncated": False, "n_sinks": 0}
+    """Fields that a concise reply is sent without where they have this value: the usual case."""
+    twins: ClassVar[dict[str, str]] = {}
+    """Fields that a concise reply is sent without where the other field of the same object, which
+    is named here, has the same value."""
+    first: ClassVar[dict[str, int]] = {}
+    """How many items of these lists a concise reply has; the summary has what all of them say."""
 
     summary: str
     warnings: list[str] = []
@@ -288,6 +296,11 @@ class Reply(BaseModel, frozen=True):
     result_id: str | None = None
     evidence: Evidence | None = None
     provenance: Provenance | None = None
+
+    @classmethod
+    def may_lack(cls) -> frozenset[str]:
+        """The fields that a concise reply may be sent without."""
+        return frozenset({*cls.spare, *cls.usual, *cls.twins})
 
 
 class ListReply(Reply, frozen=True):

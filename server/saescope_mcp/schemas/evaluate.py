@@ -60,6 +60,8 @@ class EvaluateSaeReply(KNOWN_LATER, frozen=True):
 
     spare: ClassVar[frozenset[str]] = frozenset(
         {
+            "reasons.advice",
+            "dataset",
             "hook_name",
             "hook_name_out",
             "n_contexts",
@@ -71,3 +73,4 @@ class EvaluateSaeReply(KNOWN_LATER, frozen=True):
             "shrinkage.relative_reconstruction_bias",
         }
     )
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done"}

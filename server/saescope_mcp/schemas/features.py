@@ -230,7 +230,7 @@ class LabelFeatureReply(Reply, frozen=True):
     """The label as it is now known."""
 
     listed: ClassVar[str] = "missed"
-    spare: ClassVar[frozenset[str]] = frozenset({"labels"})
+    spare: ClassVar[frozenset[str]] = frozenset({"labels", "missed.answer"})
 
     feature: int
     label: ShortLabel
@@ -271,7 +271,13 @@ class FindFeaturesReply(ListReply, frozen=True):
         f"features.{control}.{field}"
         for control in ("control", "controls.halves", "controls.perturbed")
         for field in ("n", "outside")
-    ) | {"features.why"}
+    ) | {
+        "features.why",
+        "features.held_out.auc",
+        "features.length_correlation",
+        "features.position_correlation",
+    }
+    twins: ClassVar[dict[str, str]] = {"features.auc_equal_length": "score"}
 
     by: str
     """What was searched by, and what the score is."""

@@ -51,6 +51,7 @@ class FindSaesReply(ListReply, frozen=True):
             "fit.float32_bytes",
             "fit.bfloat16_bytes",
             "fit.free_bytes",
+            "fit.name",
             "fit.counted",
         }
     )

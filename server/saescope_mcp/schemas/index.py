@@ -49,8 +49,16 @@ class IndexFeaturesReply(Reply, frozen=True):
     """State "queued" or "running": call job_status with `job_id`."""
 
     spare: ClassVar[frozenset[str]] = frozenset(
-        {"indexes.weights_hash", "indexes.path", "indexes.n_tokens"}
+        {
+            "dataset",
+            "n_tokens",
+            "indexes.weights_hash",
+            "indexes.path",
+            "indexes.n_tokens",
+            "indexes.n_contexts",
+        }
     )
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done"}
 
     state: Literal["done"] | JobState
     job_id: str | None = None

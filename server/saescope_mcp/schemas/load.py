@@ -89,6 +89,7 @@ class LoadSaeReply(Reply, frozen=True):
 
     spare: ClassVar[frozenset[str]] = frozenset(
         {
+            "result_id",
             "dialect",
             "revision",
             "architecture",
@@ -100,9 +101,11 @@ class LoadSaeReply(Reply, frozen=True):
             "check.n_sinks",
             "check.ablation_cost",
             "check.peak",
+            "check.scale",
             "check.verdict",
         }
     )
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "evidence": "observed"}
 
     state: Literal["done", "running", "planned"]
     job_id: str | None = None
@@ -124,6 +127,12 @@ class LoadSaeReply(Reply, frozen=True):
     check: CheckRow | None = None
     index: IndexFound | None = None
     """The index of this SAE; null where there is none yet, which index_features makes."""
+
+
+class ReadyReply(LoadSaeReply, frozen=True):
+    """The reply where the SAE belongs to its site: what follows is for the user to choose."""
+
+    spare: ClassVar[frozenset[str]] = LoadSaeReply.spare | {"next"}
 
 
 class Unload(Request):

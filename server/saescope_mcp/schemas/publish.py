@@ -48,7 +48,9 @@ class PublishSae(Request):
 class PublishSaeReply(Reply, frozen=True):
     """What was published; with state "planned" nothing was written."""
 
-    spare: ClassVar[frozenset[str]] = frozenset({"load_command", "load_python"})
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"target", "total_bytes", "load_command", "load_python", "load_sae_lens"}
+    )
 
     state: Literal["done", "planned", "running"]
     job_id: str | None = None

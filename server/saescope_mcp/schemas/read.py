@@ -129,7 +129,8 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     named: these, and the places where they fire."""
 
     listed: ClassVar[str] = "tokens"
-    spare: ClassVar[frozenset[str]] = frozenset({"n_left_out", "bos_prepended"})
+    spare: ClassVar[frozenset[str]] = frozenset({"n_left_out", "bos_prepended", "n_tokens"})
+    usual: ClassVar[dict[str, object]] = ListReply.usual | {"tokens.text_index": 0}
 
     tokens: list[TokenRow]
     features: list[NamedRow] = Field(default=[], exclude_if=is_empty)
@@ -191,11 +192,14 @@ class TopFeaturesReply(ListReply, Ranking, frozen=True):
             "features.mean_activation",
             "features.share",
             "features.url",
+            "n_tokens",
             "n_left_out",
             "bos_prepended",
             "score_is",
         }
     )
+    usual: ClassVar[dict[str, object]] = ListReply.usual | {"features.top_token.text_index": 0}
+    twins: ClassVar[dict[str, str]] = {"features.score": "max_activation"}
 
     features: list[FeatureRow]
     by_sae: list[CountedBy] = Field(default=[], exclude_if=is_empty)

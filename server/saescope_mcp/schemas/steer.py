@@ -146,7 +146,10 @@ class InterveneReply(Reply, EditEffect, frozen=True):
     spare: ClassVar[frozenset[str]] = frozenset(
         {
             "unit_value",
+            "unit_values",
+            "unit_source",
             "after.target.id",
+            "after.against.id",
             "before.top.id",
             "before.top.logit",
             "before.top.rank",
@@ -160,6 +163,9 @@ class InterveneReply(Reply, EditEffect, frozen=True):
             "on_prompts.touched",
         }
     )
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"measure": "logprob", "touched": True}
+    twins: ClassVar[dict[str, str]] = {"after": "before"}
+    first: ClassVar[dict[str, int]] = {"before.top": 3, "after.top": 3}
 
     before: Readout | None = None
     after: Readout | None = None
@@ -182,6 +188,13 @@ class InterveneReply(Reply, EditEffect, frozen=True):
     """The unit of the first edit; `unit_values` has them all."""
     features: list[Named]
     bos_prepended: bool
+
+
+class InUnitsReply(InterveneReply, frozen=True):
+    """The reply to edits whose strength is counted in units; others ablate, scale or project
+    out."""
+
+    spare: ClassVar[frozenset[str]] = InterveneReply.spare - {"unit_values", "unit_source"}
 
 
 class SteerGenerate(ChangingRequest):
@@ -236,7 +249,10 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     listed: ClassVar[str] = "controls"
     spare: ClassVar[frozenset[str]] = frozenset(
         {
+            "baseline.label",
             "baseline.n_tokens",
+            "baseline.metrics.concept_logprob",
+            "baseline.metrics.kl",
             "steered.n_tokens",
             "controls.n_tokens",
             "bos_prepended",
@@ -246,6 +262,7 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
             "table.beyond",
         }
     )
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done"}
 
     state: Literal["done", "running"] = "done"
     job_id: str | None = None

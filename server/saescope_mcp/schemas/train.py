@@ -1,7 +1,7 @@
 """train_sae and cancel_job."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -128,6 +128,8 @@ class TrainPlan(Estimate):
 
 class TrainSaeReply(Reply, frozen=True):
     """State "queued" or "running": call job_status with `job_id`."""
+
+    twins: ClassVar[dict[str, str]] = {"name": "job_id"}
 
     state: Literal["planned"] | JobState
     job_id: str | None = None

@@ -264,8 +264,9 @@ async def _load_sae(
     say("checking the SAE on a probe text")
     async with slot.turn(patient=True):
         sae = await slot.run(settle, slot.model, sae)
+        mismatch = placement.allow_mismatch
         warnings = await slot.run(
-            check_fits, slot.model, sae, allow_mismatch=placement.allow_mismatch
+            check_fits, slot.model, sae, allow_mismatch=mismatch, measured=True
         )
         check = await slot.run(
             check_sae, slot.model, sae, published_l0=sae.cfg.metadata.published_l0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.render import require_pictures
+from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import IN_LINE, Job
@@ -111,10 +112,7 @@ def _reply(
         | {
             "summary": _summary(loaded, evaluation),
             "warnings": list(evaluation.warnings),
-            "next": [
-                next_call("top_features", sae=request.sae, text="..."),
-                next_call("publish_sae", sae=request.sae, path="..."),
-            ],
+            "next": _next(request, verdict.level),
             "evidence": "intervened" if evaluation.ce else "observed",
             "provenance": provenance(loaded, request.seed),
             "state": "done",
@@ -125,6 +123,16 @@ def _reply(
         },
         from_attributes=True,
     )
+
+
+def _next(request: EvaluateSae, level: Quality) -> list[str]:
+    """What to do with an SAE that is worth it."""
+    if level is Quality.WRONG:
+        return [next_call("unload", handle=request.sae)]
+    return [
+        next_call("top_features", sae=request.sae, text="..."),
+        next_call("publish_sae", sae=request.sae, path="..."),
+    ]
 
 
 def _intervals(evaluation: "Evaluation", request: EvaluateSae) -> "dict[str, Interval]":
@@ -145,7 +153,9 @@ def _summary(loaded: LoadedSAE, evaluation: "Evaluation") -> str:
         parts.append(f"CE score {evaluation.ce_score:.2f} ({own})")
     parts.append(f"{evaluation.dead_share:.1%} of the features never fire")
     sentence = f"{loaded.handle} on {evaluation.n_tokens:,} held-out tokens: {', '.join(parts)}."
-    return f"{sentence} Verdict: {evaluation.verdict.level}. {evaluation.verdict.summary}"
+    verdict = evaluation.verdict
+    advice = next((f" {reason.advice}" for reason in verdict.reasons[:1] if reason.advice), "")
+    return f"{sentence} Verdict: {verdict.level}. {verdict.summary}{advice}"
 
 
 TOOLS = [

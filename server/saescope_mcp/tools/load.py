@@ -20,6 +20,7 @@ from saescope_mcp.schemas.load import (
     LoadSae,
     LoadSaeReply,
     Memory,
+    ReadyReply,
     Unload,
     UnloadReply,
 )
@@ -133,9 +134,10 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     cfg, check, indexed = entry.sae.cfg, entry.check, await entry.indexed()
     room = state.room(str(entry.model.device))
     need = entry.sae.weights_bytes + entry.model.weights_bytes
-    return LoadSaeReply(
-        summary=f"{entry.handle} is ready: {cfg.architecture}, {cfg.d_sae} features. Check on a "
-        f"probe text: {check.verdict}. {_peak(check, cfg.metadata.hook_name)}{_said_of(indexed)}",
+    kind = LoadSaeReply if check.verdict.level is Quality.WRONG else ReadyReply
+    return kind(
+        summary=f"Ready: {cfg.architecture}, {cfg.d_sae} features. Check: "
+        f"{_judged(check)}. {_peak(check, cfg.metadata.hook_name)}{_said_of(indexed)}",
         warnings=[
             *entry.warnings,
             *what_a_score_means(check.clean_loss, check.ablation_cost),
@@ -167,6 +169,12 @@ async def loaded_reply(state: AppState, entry: LoadedSAE) -> LoadSaeReply:
     )
 
 
+def _judged(check: "MeasuredCheck") -> str:
+    """The verdict, with its reasons where it is not simply good."""
+    level = check.verdict.level
+    return level.value if level is Quality.GOOD else str(check.verdict)
+
+
 def _peak(check: "MeasuredCheck", hook_name: str) -> str:
     """Which layer fits best, where that is another than the SAE's own."""
     if check.peak is None or check.peak.hook_name == hook_name:
@@ -189,7 +197,7 @@ def _after(entry: LoadedSAE) -> list[str]:
 
 def _said_of(indexed: Indexed) -> str:
     if indexed.best is None:
-        return "It has no index yet (index_features)."
+        return "No index yet (index_features)."
     made = indexed.best.manifest
     return f"Its index of {made.n_tokens:,} tokens of {made.dataset} was found."
 

@@ -38,8 +38,8 @@ async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureRepl
     quiz = await state.workers.run(partial(_quiz, entry, request, (await entry.indexed()).best))
     return QuizFeatureReply(
         summary=f"Quiz {quiz.id} on feature {request.feature}: {len(quiz.items)} texts. "
-        "Detection items: does the feature fire anywhere in "
-        "the text? Fuzzing items: does it fire on the token between ⟦ and ⟧?",
+        "Detection: does the feature fire anywhere in the text? Fuzzing: on the token between ⟦ "
+        "and ⟧?",
         warnings=quiz.warnings,
         next=[
             next_call(

@@ -29,6 +29,7 @@ from saescope_mcp.schemas.steer import (
     Edit,
     Intervene,
     InterveneReply,
+    InUnitsReply,
     Named,
     SteerGenerate,
     SteerGenerateReply,
@@ -63,7 +64,7 @@ READ_ONLY = ToolAnnotations(
 
 _NOTHING_YET: Any = {"unit_values": [], "unit_source": "", "concept_logprob": None, "n_sinks": 0}
 """What a generation that goes on says of itself."""
-FIRST = "intervene with positions=[0] in the edit"
+FIRST = "intervene with positions=[0]"
 """What changes position 0 too."""
 
 
@@ -80,15 +81,12 @@ async def intervene(state: AppState, request: Intervene) -> InterveneReply:
     named = all(edit.positions for edit in request.edits)
     warnings = [*done.warnings, *stack.disagreement(chat=request.chat), *labels.warnings]
     shown: dict[str, Any] = {**vars(done), "warnings": warnings}
-    return InterveneReply(
+    in_units = any(edit.mode in ("add", "clamp") for edit in request.edits)
+    return (InUnitsReply if in_units else InterveneReply)(
         summary=f"{_effect(done, request)}{_apart(done)} "
         f"{_left_out(done, tokens, request, named=named)}",
         **shown,
-        next=[
-            _next_call(
-                "steer_generate", request, features=[_as_argument(edit) for edit in request.edits]
-            )
-        ],
+        next=_after_edit(done, request),
         evidence=_edit_evidence(done),
         provenance=provenance(stack, request.seed),
         unit_value=done.unit_values[0],
@@ -355,6 +353,14 @@ def _edit_evidence(done: "core.Intervention | core.Interventions") -> Evidence:
     if not done.touched:
         return "observed"
     return "controlled" if done.control.n else "intervened"
+
+
+def _after_edit(done: "core.Intervention | core.Interventions", request: Intervene) -> list[str]:
+    """A generation with the same edits, where the effect is not one that random features have."""
+    if not done.touched or (done.control.n and not done.control.outside):
+        return []
+    features = [_as_argument(edit) for edit in request.edits]
+    return [_next_call("steer_generate", request, features=features)]
 
 
 def _effect(done: "core.Intervention | core.Interventions", request: Intervene) -> str:
