@@ -22,6 +22,7 @@ from saescope_mcp.cli.flags import arguments_from, flag_of, is_of_items
 from saescope_mcp.cli.helping import example_of
 from saescope_mcp.cli.typed import as_command, error_in_shell, in_shell
 from saescope_mcp.cli.verbs import EXAMPLES, GROUPS, LOADING, OUTLIVE, SHORT, VERBS, Verb
+from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Run, RunTable
 from saescope_mcp.kinds import KINDS
 from saescope_mcp.schemas.common import next_call
@@ -111,6 +112,10 @@ def test_an_error_names_options_where_a_call_names_arguments() -> None:
 def test_every_tool_has_a_group_a_line_and_an_example() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
     assert sorted(grouped) == sorted([*VERBS, "demo", "doctor", "serve"])
+    for tool in ALL_TOOLS:
+        assert tool.group
+        if tool.group is not Group.BASE:
+            assert tool.name in GROUPS[tool.group.word]
     assert VERBS.keys() == TOOLS.keys() == EXAMPLES.keys() == SHORT.keys()
 
 
@@ -171,7 +176,15 @@ def test_the_list_of_commands_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("COLUMNS", "80")
     _, shown = run("--help")
     assert len(shown.splitlines()) <= 60
-    for title in ("Read:", "Explain:", "Know a feature:", "Steer:", "Train:", "Judge:", "Serve:"):
+    for title in (
+        "Read:",
+        "Explain:",
+        "Know a feature:",
+        "Steer:",
+        "Train and publish:",
+        "Judge:",
+        "Serve:",
+    ):
         assert f"\n{title}\n" in shown
 
 

@@ -25,8 +25,8 @@ from saescope_mcp.cli.installed import (
     packages_wanted,
     python_wanted,
 )
-from saescope_mcp.cli.renderers.parts import listed, size
-from saescope_mcp.cli.tables import Column, Rows
+from saescope_mcp.cli.renderers.parts import size
+from saescope_mcp.cli.tables import Column, Rows, listed
 from saescope_mcp.cli.terminal import Terminal, json_line
 from saescope_mcp.settings import Settings, unknown_variables
 from saescope_mcp.state import AppState

@@ -17,7 +17,7 @@ _GROUP_TITLES = {
     "explain": "Explain",
     "know": "Know a feature",
     "steer": "Steer",
-    "train": "Train",
+    "train": "Train and publish",
     "judge": "Judge",
     "serve": "Serve",
 }

@@ -11,8 +11,7 @@ from saescope import __version__, embedded
 from saescope.database import connect
 from saescope.names import home
 from saescope_mcp.cli.completing import handles, jobs
-from saescope_mcp.cli.renderers.parts import listed
-from saescope_mcp.cli.tables import pairs
+from saescope_mcp.cli.tables import listed, pairs
 from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.cli.typed import program
 

@@ -110,6 +110,12 @@ def _packed(pieces: Sequence[Text], room: int) -> Iterator[Text]:
         yield line
 
 
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Some names; of more the number is said."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none yet"
+
+
 def pairs(values: Mapping[str, str]) -> Rows:
     """Lay names and values out in two columns."""
     return Rows([Column("", list(values)), Column("", list(values.values()))])

@@ -11,22 +11,13 @@ from typing import Any
 Schema = Mapping[str, Any]
 _LIST = Path(__file__).parents[1] / "tools.json"
 
-GROUPS: Mapping[str, tuple[str, ...]] = {
+_ORDER = ("start", "read", "explain", "know", "steer", "train", "judge", "serve")
+_OF_NO_GROUP: Mapping[str, tuple[str, ...]] = {
     "start": ("demo", "doctor", "find_saes", "load_sae"),
-    "read": ("encode_text", "top_features"),
-    "explain": ("attribute_logit", "intervene"),
-    "know": (
-        "describe_feature",
-        "find_features",
-        "index_features",
-        "quiz_feature",
-        "label_feature",
-    ),
-    "steer": ("steer_generate",),
-    "train": ("train_sae", "job_status", "cancel_job"),
-    "judge": ("evaluate_sae", "publish_sae"),
+    "train": ("job_status", "cancel_job"),
     "serve": ("serve", "server_status", "unload"),
 }
+"""Where a person looks for what every server has, and for what is no tool."""
 SHORT: Mapping[str, str] = {
     "find_saes": "Published SAEs by model, layer, site or words.",
     "load_sae": "Check that an SAE loads and fits its model.",
@@ -104,6 +95,7 @@ class Verb:
     description: str
     properties: Mapping[str, Schema]
     required: tuple[str, ...]
+    group: str = ""
 
     @property
     def command(self) -> str:
@@ -177,6 +169,7 @@ def _verb(tool: str, listed: Schema) -> Verb:
         listed["description"],
         schema["properties"],
         tuple(schema.get("required", ())),
+        listed["group"],
     )
 
 
@@ -185,3 +178,12 @@ VERBS: Mapping[str, Verb] = {
     for name, listed in json.loads(_LIST.read_text(encoding="utf-8")).items()
     if listed["group"]  # use_tools, of none, is for clients of a server
 }
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    group: (
+        *(verb.tool for verb in VERBS.values() if verb.group == group),
+        *_OF_NO_GROUP.get(group, ()),
+    )
+    for group in _ORDER
+}
+"""Commands by what they are for; a tool is in the group by which a server is told to offer it."""

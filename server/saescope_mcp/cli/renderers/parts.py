@@ -38,12 +38,6 @@ def tokens(listed: Iterable[str], most: int = 6) -> str:
     return ", ".join(repr(token) for token in list(listed)[:most])
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """Some names; of more the number is said."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more if names else "none yet"
-
-
 def label_of(label: Any) -> str | None:
     """A name beside how it did in its test; None without one, so that no column is made for it."""
     return text_of(label) if is_label(label) else None
