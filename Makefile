@@ -18,7 +18,7 @@ INSTALL := $(PY) $(PIP) -c constraints.txt
 test newest lowest attack clients: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test newest lowest attack clients check fix docs docs-site dist mcpb bench
+.PHONY: help demo test newest lowest attack clients check fix docs tutorials docs-site dist mcpb bench
 
 help:
 	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
@@ -30,6 +30,7 @@ help:
 	@echo "make check   linters, formatting, types, import rules, generated files"
 	@echo "make fix     let the linter and the formatter fix what they can"
 	@echo "make docs    rebuild the generated pages of docs/, and skills/ from SKILL.md and skill/"
+	@echo "make tutorials  run the notebooks of docs/tutorials again and store what they print"
 	@echo "make docs-site  the manual as pages, in build/site; needs no torch"
 	@echo "make dist    the packages for the index, in dist"
 	@echo "make mcpb    the bundle for Claude Desktop, in build/saescope.mcpb"
@@ -87,6 +88,10 @@ docs: $(VENV)/.run
 	$(PY) scripts/build_reference.py
 	$(PY) scripts/build_settings.py
 	$(PY) scripts/build_skill.py
+
+tutorials: $(VENV)/.dev
+	@$(PY) scripts/prepare_model.py
+	$(PY) scripts/build_tutorials.py
 
 # Griffe reads the sources: neither torch nor saescope itself is installed for it.
 docs-site: build/manual/.ready
