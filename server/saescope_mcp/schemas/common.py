@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Text
 from saescope_mcp.schemas.sent import as_meant
 
+Begun = TypeVar("Begun", bound="Reply")
 Evidence = Literal["observed", "correlational", "intervened", "controlled"]
 
 HASH_DIGITS = 12
@@ -311,7 +312,7 @@ class ListReply(Reply, frozen=True):
     next_offset: int | None = None
 
 
-def unfinished(record: type, base: type[Reply], *, without: Collection[str]) -> type[Reply]:
+def unfinished(record: type, base: type[Begun], *, without: Collection[str]) -> type[Begun]:
     """A kind of reply that adds to `base` the fields of a record, but for some, and is sent before
     they are known: until then collections are empty and the rest is null."""
     known = {
