@@ -153,4 +153,4 @@ def _load(sae: str) -> str:
             f'Use sae="{sae}"; if it is not loaded, the error names the load_sae call that '
             "loads it."
         )
-    return "Call load_sae(), read what its check says, and use the handle that it returns as HANDLE."
+    return "Call load_sae(), read what its check says, and use its handle as HANDLE."
