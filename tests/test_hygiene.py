@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
@@ -69,7 +70,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-TREES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Our modules by name, parsed by the one process that runs these tests."""
+    return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 
 def test_the_longest_files_of_tests_are_there() -> None:
@@ -80,7 +84,7 @@ def test_the_longest_files_of_tests_are_there() -> None:
 def test_every_function_fits_on_a_screen() -> None:
     functions = [
         (name, node)
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, FUNCTION)
     ]
@@ -118,7 +122,7 @@ def test_a_docstring_says_by_itself_what_it_is_about() -> None:
     """In a hover it stands alone: "Of each position." does not."""
     fragments = [
         f"{name}: {text[:60]}"
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for text in docstrings_of(tree)
         if FRAGMENT.match(text)
     ]
@@ -158,7 +162,7 @@ def test_no_function_takes_more_than_six_parameters() -> None:
     """What travels together is a record, or a TypedDict of keywords; self and cls do not count."""
     found = {
         f"{name}.{node.name}"
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, FUNCTION)
         for a in [node.args]
@@ -172,7 +176,7 @@ def test_a_class_name_means_one_thing() -> None:
     """A leading underscore does not tell two of them apart."""
     names = Counter(
         node.name.lstrip("_")
-        for tree in TREES.values()
+        for tree in trees().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
     )
@@ -193,7 +197,7 @@ def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:
     own_paths = {"saescope.fence", "saescope_mcp.cli.demo"}
     found = {
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
@@ -207,7 +211,7 @@ def test_sqlite_opens_a_file_in_one_place() -> None:
     """Then there is one opinion on locks, threads and the journal."""
     opening = [
         f"{name}: {ast.unparse(node)}"
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute | ast.ImportFrom)
         if ast.unparse(node) in ("sqlite3.connect", "sqlite3.Connection.__init__")
@@ -227,7 +231,7 @@ def calls_of(*names: str) -> set[str]:
     """Modules that call one of these functions or methods."""
     return {
         module
-        for module, tree in TREES.items()
+        for module, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         if ast.unparse(node.func).rpartition(".")[2] in names
@@ -249,7 +253,7 @@ def test_the_server_opens_models_and_saes_in_one_place() -> None:
     }
     setting = {
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr == "sink_factor"
         if isinstance(node.ctx, ast.Store)
@@ -259,12 +263,11 @@ def test_the_server_opens_models_and_saes_in_one_place() -> None:
 
 def test_only_models_knows_the_bridge() -> None:
     """Another backend is then another class."""
-    own = ROOT / "core" / "saescope" / "models"
     found = [
-        f"{file.relative_to(ROOT)}:{node.lineno}"
-        for file in SOURCES
-        if not file.is_relative_to(own)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        f"{name}:{node.lineno}"
+        for name, tree in trees().items()
+        if not f"{name}.".startswith("saescope.models.")
+        for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("bridge", "original_model")
     ]
     assert found == []
@@ -272,7 +275,7 @@ def test_only_models_knows_the_bridge() -> None:
 
 def test_no_module_imports_itself_through_others() -> None:
     """Imports inside functions count too: a circle that is closed late is a circle."""
-    graph = {name: set(imported_anywhere(tree)) - {name} for name, tree in TREES.items()}
+    graph = {name: set(imported_anywhere(tree)) - {name} for name, tree in trees().items()}
     TopologicalSorter(graph).prepare()  # raises CycleError, which shows the circle
 
 
@@ -295,12 +298,12 @@ def imported_at_start(tree: ast.Module) -> Iterator[str]:
 def imported_by(node: ast.AST) -> Iterator[str]:
     """Our modules that one import statement names; none for any other node."""
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names if alias.name in TREES)
+        yield from (alias.name for alias in node.names if alias.name in trees())
     elif isinstance(node, ast.ImportFrom) and node.module:
         for alias in node.names:
             inside = f"{node.module}.{alias.name}"
-            name = inside if inside in TREES else node.module
-            yield from [name] if name in TREES else []
+            name = inside if inside in trees() else node.module
+            yield from [name] if name in trees() else []
 
 
 def test_the_walk_over_imports_sees_into_functions_but_not_what_is_for_type_checkers() -> None:
@@ -320,7 +323,7 @@ def test_a_configuration_is_set_once_by_its_owner() -> None:
     """Frozen means that nobody outside swaps it for another."""
     targets = [
         (name, ast.unparse(target))
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for target in ast.walk(tree)
         if isinstance(target, ast.Attribute) and target.attr == "cfg"
         if isinstance(target.ctx, ast.Store)
@@ -339,7 +342,7 @@ def test_no_code_compares_with_the_name_of_a_tool(tools: dict[str, Tool]) -> Non
     assert "launch.py" in scripts
     found = [
         f"{name}: {ast.unparse(node)}"
-        for name, tree in (TREES | scripts).items()
+        for name, tree in (trees() | scripts).items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare | ast.match_case)
         if names_in(node) & {*tools}
@@ -354,7 +357,7 @@ def test_the_library_and_the_binder_speak_of_no_tool(tools: dict[str, Tool]) -> 
     named = re.compile(rf"(?<![\w.])({'|'.join(tools)})\b|\b({'|'.join(arguments)})=(true|false)\b")
     texts = [
         (name, node.value)
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if name.startswith(("saescope.", "saescope_mcp.binding")) and name not in SPEAKS_OF_TOOLS
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
@@ -370,7 +373,7 @@ def test_only_its_own_class_looks_into_what_a_file_said() -> None:
     looked = re.compile(r"\braw(\.get\(|\[)[\"']")
     found = [
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call | ast.Subscript) and looked.search(ast.unparse(node))
     ]
@@ -487,7 +490,7 @@ def test_importing_saescope_brings_nothing_heavy() -> None:
 def test_all_that_needs_no_language_model_imports_without_the_server_and_its_heavy_libraries() -> (
     None
 ):
-    core = [name for name in TREES if name.split(".")[0] == "saescope"]
+    core = [name for name in trees() if name.split(".")[0] == "saescope"]
     light = [
         name
         for name in core
@@ -517,7 +520,7 @@ def brought_in(name: str) -> set[str]:
         parts = left.pop().split(".")
         new = {".".join(parts[:n]) for n in range(1, len(parts) + 1)} - found
         found |= new
-        left += [other for module in new for other in imported_at_start(TREES[module])]
+        left += [other for module in new for other in imported_at_start(trees()[module])]
     return found
 
 

@@ -138,10 +138,11 @@ def test_a_next_call_of_a_tool_that_is_off_comes_after_the_one_that_switches_it_
 
 async def test_a_reply_says_first_how_to_reach_what_it_suggests(tiny: AppState, sae: str) -> None:
     read = next(tool for tool in ALL_TOOLS if tool.name == "top_features")
-    plain = await call(tiny, read.name, sae=sae, text="The old man")
+    asked = {"sae": sae, "text": "The old man", "response_format": "detailed"}
+    plain = await call(tiny, read.name, **asked)
     async with Client(build_server(state=tiny)) as client:
         tiny.offer.on -= {tool for tool, group in GROUPS.items() if group != "base"} - {read.name}
-        told = await client.call_tool(read.name, {"sae": sae, "text": "The old man"})
+        told = await client.call_tool(read.name, asked)
     assert told.structured_content is not None and plain["next"]
     switch, *others = told.structured_content["next"]
     assert switch.startswith("use_tools(groups=[") and others == plain["next"]

@@ -116,7 +116,7 @@ async def test_wandb_without_a_login_is_refused_at_the_door(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("saescope.training.loggers.find_spec", lambda name: name)
+    monkeypatch.setattr("saescope.extras.find_spec", lambda name: name)
     state = AppState(settings.model_copy(update={"offline": False}))
     asked = {**SMALL, "options": ["logger=wandb"], "dry_run": dry_run}
     error = await refuse(state, "train_sae", model=str(glass_dir), hook_name=HOOK, **asked)
@@ -194,6 +194,7 @@ async def test_every_architecture_trains(train: Train, architecture: str) -> Non
     assert reply["state"] == "done" and load_sae(reply["path"]).cfg.metadata.hook_name == HOOK
 
 
+@pytest.mark.slow
 async def test_a_skip_transcoder_is_trained_between_two_sites(train: Train) -> None:
     sites = {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
     reply = await train(**SMALL, **sites, options=["skip=true"])
@@ -261,6 +262,7 @@ async def test_a_name_is_given_once(train: Train, state: AppState, glass_dir: Pa
     assert error["code"] == "EXISTS" and 'name="mine-2"' in error["hint"]
 
 
+@pytest.mark.slow
 async def test_an_sae_never_overwrites_what_took_its_name_meanwhile(
     train: Train, state: AppState
 ) -> None:
@@ -337,7 +339,7 @@ async def test_cancelled_in_the_middle_it_goes_on_to_the_same_sae(
 async def test_killed_at_random_moments_it_goes_on_to_the_same_sae(
     train: Train, state: AppState
 ) -> None:
-    for seed in range(6):
+    for seed in range(3):
         await kill_and_compare(train, state, n=5, seed=seed)
 
 
@@ -461,6 +463,7 @@ async def test_a_new_server_sees_the_runs_of_the_old_one(train: Train, state: Ap
     assert (await stop_and_see(restarted, job_id)).state == "cancelled"
 
 
+@pytest.mark.slow
 async def test_a_full_disk_ends_the_run_and_leaves_its_last_checkpoint(
     train: Train, state: AppState, workers: Forked
 ) -> None:

@@ -629,7 +629,11 @@ def test_weights_that_cfg_json_would_round_are_read_as_they_are_and_that_is_said
         sae = load_sae(folder, device="cpu")
     assert sae.cfg.dtype == stored
     assert all(torch.equal(sae.tensors()[name], tensor) for name, tensor in expected.items())
-    assert len(told) == 1 and told[0].startswith(f"cfg.json says dtype {claimed}, and ")
+    assert len(told) == 1
+    assert told[0].endswith(
+        f'values that the {claimed} of cfg.json rounds: read as they are; dtype="{claimed}" '
+        "rounds them as sae-lens does."
+    )
     with collected() as told:
         rounded = load_sae(folder, device="cpu", dtype=claimed)
     assert not told and rounded.dtype == getattr(torch, claimed)

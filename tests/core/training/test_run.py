@@ -434,10 +434,11 @@ def test_a_site_without_a_vector_a_position_is_refused(
 def test_a_logger_that_is_not_installed_is_refused_before_the_run(
     glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saescope.training.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("saescope.extras.find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         make_plan(small(glass, logger="tensorboard"), glass, folder=tmp_path)
-    assert caught.value.hint.startswith("Run pip install tensorboard, or leave the logger out: ")
+    assert caught.value.code == "EXTRA_MISSING" and caught.value.field == "logger"
+    assert '-m pip install "saescope[tensorboard]", or leave the logger out: ' in caught.value.hint
 
 
 def test_an_sae_of_one_feature_is_trained_saved_and_loaded(
