@@ -34,8 +34,8 @@ computed `result_id`, `evidence` and `provenance`. Errors read
 in the [glossary](glossary.md).
 
 Tools are offered by group: `SAESCOPE_TOOLS` and `saescope serve --tools` name groups and tools,
-separated by commas, as in `read,explain` or `-train`; `default` and `all` are words, too. The base
-group is offered unless it is taken away. While a tool is switched off the server offers
+separated by commas, as in `read,explain` or `-train`; `default` and `all` can be given, too. The
+base group is offered unless it is taken away. While a tool is switched off the server offers
 `use_tools`, which switches it on.
 
 | group | for | tools |

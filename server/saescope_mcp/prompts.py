@@ -42,12 +42,12 @@ def explain_prediction(
 1. {_load(sae)}
 2. Call {explain}. \
 Is the target what the model really predicts (rank, prob)? If not, say so first.
-3. Start from measured_effect and joint, beside the controls. Where agreement is low or \
+3. Start from measured_effect and joint, with their controls. Where agreement is low or \
 error_share is high, say that this SAE does not explain the prediction, and stop there.
 4. Call top_features for the two or three strongest features on other texts: what else do they \
 fire on?
 5. Test the strongest: {test} \
-with its index in place of 0, and read delta_logit beside control.
+with its index in place of 0, and compare effect with control.
 {_REPORT}"""
 
 
@@ -63,14 +63,14 @@ def test_concept(
 2. Write thirty short texts with the concept and thirty like them without it: same length, same \
 topics, same style.
 3. Call find_features(sae="{sae or "HANDLE"}", texts=[with], against=[without]): features are \
-chosen on one half of the texts and tested on the other. Go by the held-out separation. Distrust \
+chosen on one half of the texts and tested on the other. Keep rows that are confirmed. Distrust \
 features that are dense, that fire on one word only, or that follow length.
 4. For the best two or three: describe_feature(sae="{sae or "HANDLE"}", feature=0) with the index \
 in place of 0. Do other texts say the same? Then quiz_feature, answer its items from your idea of \
 the feature alone, and label_feature with the quiz_id: balanced_accuracy is the test.
 5. Steer with the best one: steer_generate(sae="{sae or "HANDLE"}", prompt="...", \
-features=[{{"feature": 0, "strength": 1}}]) with its index in place of 0, at strengths 0.5, 1 and \
-2. Compare steered with baseline and with controls; broken text proves nothing.
+features=[{{"feature": 0}}], strengths=[0.5, 1, 2], concept_tokens=[" word"]) with its index in \
+place of 0 and tokens of the concept. Report concept_logprob with p; broken text proves nothing.
 6. "No such feature in this SAE" is a result: say so rather than keep the least bad one.
 {_REPORT}"""
 
@@ -83,7 +83,7 @@ def judge_sae(sae: Handle = "") -> str:
 one? If the verdict is "wrong", stop.
 3. Call evaluate_sae(sae="{sae or "HANDLE"}"). It may return a job_id: then \
 job_status(job_id="...", wait_s=30).
-4. Report ce_score, explained_variance, l0, dead_share and dense_share beside the baselines (a \
+4. Report ce_score, explained_variance, l0, dead_share and dense_share with the baselines (a \
 random SAE, PCA of the same rank), and the verdict with its reasons. An SAE that is no better than \
 its baselines is not good, whatever its loss.
 5. Say for what it is good enough (reading features, explaining predictions, steering) and for \
@@ -128,14 +128,14 @@ every warning, then ask before you start.
 2. After my yes: the same call without dry_run. Note the job_id.
 3. Follow it with job_status(job_id="...", wait_s=30), not more often than needed. Loss should \
 fall, l0 approach its target, dead_share stay under 5 %. Interrupted or failed: \
-train_sae(resume="...") goes on from the last checkpoint.
+train_sae(resume="...") continues from the last checkpoint.
 4. When it is done: the load_sae call in next, then evaluate_sae(sae="..."), with its baselines.
 5. Look at ten features with top_features on my kind of text, and say what they seem to be.
 6. Publish nothing unless I ask: publish_sae is a dry run by default.
 {_REPORT}"""
 
 
-_REPORT = """Report: handle, feature indices, numbers beside their controls, result_id, and what \
+_REPORT = """Report: handle, feature indices, numbers with their controls, result_id, and what \
 was left out. Claim no more than the evidence field allows; "causes" needs intervened or \
 controlled."""
 

@@ -188,7 +188,7 @@ STEPS = [
     (
         "top_features",
         {**SAE, "text": "a", "texts_column": "b"},
-        "with texts_file beside texts_column.",
+        "with texts_file as well as texts_column.",
     ),
     (
         "find_features",
@@ -198,7 +198,7 @@ STEPS = [
     (
         "find_features",
         {**SAE, "texts": ["a"], "unconfirmed": True},
-        "with against beside documents and unconfirmed.",
+        "with against as well as documents or unconfirmed.",
     ),
     (
         "find_features",

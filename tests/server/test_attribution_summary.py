@@ -40,7 +40,7 @@ FOUND = Attribution(
 def test_an_effect_is_told_as_what_the_features_contribute_beside_their_controls() -> None:
     sentence = _measured(FOUND, Joint(measured_effect=3.26, control=ALIKE), WHAT)
     assert sentence.startswith("Together the 4 listed features contribute +3.26 to the log-prob")
-    assert "1.11 ± 0.71; not told apart from theirs, p 0.2" in sentence
+    assert "1.11 ± 0.71; not outside these, p 0.2" in sentence
 
 
 def test_features_of_both_signs_are_told_apart() -> None:

@@ -15,14 +15,14 @@ OUTSIDE = Comparison(0.1, 0.2, 19, 0.05, True)
 @pytest.mark.parametrize(
     ("control", "expected"),
     [
-        (OUTSIDE, " (19 random ones: 0.1 ± 0.2; outside of theirs, p 0.05)"),
+        (OUTSIDE, " (19 random ones: 0.1 ± 0.2; outside these, p 0.05)"),
         (
             Comparison(0.1, 0.2, 19, 0.4, False),
-            " (19 random ones: 0.1 ± 0.2; not told apart from theirs, p 0.4)",
+            " (19 random ones: 0.1 ± 0.2; not outside these, p 0.4)",
         ),
         (
             Comparison(0.1, None, 1, 0.5, False),
-            " (1 random ones: 0.1; too few to tell, n_controls=19 would do)",
+            " (1 random ones: 0.1; too few to tell: n_controls=19 is enough)",
         ),
         (Comparison(None, None, 0, None, False), ""),
     ],

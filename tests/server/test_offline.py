@@ -161,7 +161,7 @@ def outcomes(wanted: list[list[str]], environ: dict[str, str]) -> dict[str, tupl
 def test_what_fetches_says_that_it_may_not(audited: dict[str, str]) -> None:
     done = outcomes(FETCHING, audited)
     assert "not asked: SAESCOPE_OFFLINE is set" in done["doctor"][1]
-    assert done["demo"][0] == 1 and "The demo cannot go on" in done["demo"][1]
+    assert done["demo"][0] == 1 and "The demo cannot continue" in done["demo"][1]
     assert done["find-saes --query gpt2"][0] == 0
     refused = [said for words, said in done.items() if words.startswith("load-sae")]
     assert all(status == 1 and "OFFLINE" in out for status, out in refused), refused

@@ -41,7 +41,7 @@ def open_labelled(
     records = RECORDS.get(file.suffix.lower())
     if records is None or not file.is_file():
         raise ArgumentError(
-            "Labels stand in a column of one file.",
+            "Labels come from a column of one file.",
             code="UNKNOWN_FORMAT",
             field="dataset",
             got=file.name,

@@ -356,7 +356,7 @@ class LanguageModel:
             raise HookError(
                 f"{hook_name!r} fires {times} times in a forward pass of {self.name}, "
                 "which runs that part of itself again and again: "
-                "no single activation stands there.",
+                "there is no single activation there.",
                 code="HOOK_REPEATED",
                 field="hook_name",
                 got=hook_name,

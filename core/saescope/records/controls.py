@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What controls do, and whether the effect is one of theirs."""
+    """What controls do, and whether the effect is outside them."""
 
     mean: float | None
     sd: float | None

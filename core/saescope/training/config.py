@@ -179,7 +179,8 @@ class TrainConfig:
     join_documents: Annotated[
         bool,
         Knob(
-            "a context goes on with the next document; false = sae-lens's disable_concat_sequences"
+            "a context continues with the next document; false = sae-lens's "
+            "disable_concat_sequences"
         ),
     ] = True
     document_separator: Annotated[

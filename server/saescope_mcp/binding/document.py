@@ -45,7 +45,8 @@ def in_short(done: Document, kind: type[Reply]) -> Document:
 
 
 def _steps(done: Document) -> list[str]:
-    """The suggested calls; not the one that reads on, which `next_offset` says, beside another."""
+    """The suggested calls; where there are several, not the one for the next page, which
+    `next_offset` gives."""
     steps, reads_on = done.get("next", []), f"offset={done.get('next_offset')}"
     return [call for call in steps if len(steps) == 1 or reads_on not in call]
 
@@ -112,7 +113,7 @@ def _shortened(done: Document, listed: str, start: int | None, over: int) -> Doc
             call.replace(f"offset={was}", f"offset={done['next_offset']}") for call in done["next"]
         ]
     advice = (
-        f"go on with offset={done['next_offset']}"
+        f"continue with offset={done['next_offset']}"
         if start is not None
         else "ask for fewer or shorter ones"
     )

@@ -231,7 +231,7 @@ def run_demo() -> int:
         anyio.run(Demo(console).tell)
     except StepFailed as failed:
         console.print(
-            f"\n[bold red]The demo cannot go on.[/] {escape(str(failed))}\nsaescope "
+            f"\n[bold red]The demo cannot continue.[/] {escape(str(failed))}\nsaescope "
             "doctor may tell why."
         )
         return 1

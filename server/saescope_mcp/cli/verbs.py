@@ -30,7 +30,7 @@ SHORT: Mapping[str, str] = {
     "index_features": "Read a corpus once; the others look features up in it.",
     "quiz_feature": "A blind test of what you think a feature is.",
     "label_feature": "Name a feature, with the answers of a quiz.",
-    "steer_generate": "Write on with features changed, beside the plain text.",
+    "steer_generate": "Continue a text with features changed, next to the plain one.",
     "train_sae": "Train an SAE on your own model and text.",
     "job_status": "How trainings and indexings are doing.",
     "cancel_job": "Stop one; its checkpoint is kept.",
@@ -41,7 +41,7 @@ SHORT: Mapping[str, str] = {
 }
 """What each is for, on one line of the list of commands."""
 OUTLIVE = ("train_sae", "index_features")
-"""What these start goes on when the command has ended."""
+"""What these start keeps running when the command has ended."""
 WAITS = (*OUTLIVE, "job_status")
 LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
 """Arguments of load_sae that every command on an SAE takes."""

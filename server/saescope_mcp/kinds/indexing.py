@@ -65,7 +65,7 @@ def _next(run: Run) -> list[str]:
 
 
 def _resume(run: Run) -> str:
-    """The call that goes on where it was cut off."""
+    """The call that resumes it where it was cut off."""
     return next_call("index_features", **run.request)
 
 

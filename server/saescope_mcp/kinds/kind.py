@@ -18,7 +18,7 @@ LOOK_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of job: what starts it, what it has come to, how it goes on and who does the
+    """One kind of job: what starts it, what it has come to, how it is resumed and who does the
     work."""
 
     tool: str
@@ -27,7 +27,7 @@ class Kind:
     reply: Callable[[Run], Reply]
     """What a job has come to, the same from its tool, job_status and the command line."""
     resume: Callable[[Run], str]
-    """The call that goes on with a job that has stopped."""
+    """The call that resumes a job that has stopped."""
     command: Callable[[Run], str]
     """The command for a person at a terminal."""
     progress: Callable[[Run], tuple[int, int]]

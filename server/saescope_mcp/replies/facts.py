@@ -56,7 +56,7 @@ def versions() -> dict[str, str]:
 
 
 def beside(control: "Comparison", who: str) -> str:
-    """What controls do, in brackets, and whether the effect is one of theirs; nothing without
+    """What controls do, in brackets, and whether the effect is outside them; nothing without
     controls."""
     from saescope.controls import ENOUGH
 
@@ -64,11 +64,11 @@ def beside(control: "Comparison", who: str) -> str:
         return ""
     spread = f"{control.mean:.3g}" + (f" ± {control.sd:.2g}" if control.sd is not None else "")
     if control.outside:
-        rule = f"outside of theirs, p {control.p:.2g}"
+        rule = f"outside these, p {control.p:.2g}"
     elif control.n < ENOUGH:
-        rule = f"too few to tell, n_controls={ENOUGH} would do"
+        rule = f"too few to tell: n_controls={ENOUGH} is enough"
     else:
-        rule = f"not told apart from theirs, p {control.p:.2g}"
+        rule = f"not outside these, p {control.p:.2g}"
     return f" ({control.n} {who}: {spread}; {rule})"
 
 

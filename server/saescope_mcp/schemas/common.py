@@ -128,8 +128,8 @@ class SAEsRequest(Request):
     @field_validator("sae")
     @classmethod
     def _one_or_several(cls, sae: str, info: Any) -> str:
-        # What is missing or given twice is said beside all else that is wrong, so it is looked for
-        # here: `saes` comes before.
+        # What is missing or given twice is reported along with all else that is wrong, so it is
+        # looked for here: `saes` comes before.
         saes = info.data.get("saes")
         if not sae and saes == []:
             raise PydanticCustomError(
@@ -172,7 +172,7 @@ class FilesRequest(Request):
             raise PydanticCustomError(
                 "missing_argument",
                 "texts_column names the column of texts_file, which is not given",
-                {"field": "texts_file", "allowed": "texts_file beside texts_column"},
+                {"field": "texts_file", "allowed": "texts_file as well as texts_column"},
             )
         return self
 
@@ -196,7 +196,7 @@ class ContrastFile(FilesRequest):
             raise PydanticCustomError(
                 "missing_argument",
                 "against_column names the column of against_file, which is not given",
-                {"field": "against_file", "allowed": "against_file beside against_column"},
+                {"field": "against_file", "allowed": "against_file as well as against_column"},
             )
         return self
 

@@ -55,7 +55,7 @@ class DescribeFeature(Request):
         if self.feature >= 0 and self.features:
             _refuse("features", "one of feature and features", True)
         if self.features and self.picture:
-            _refuse("picture", "feature beside picture, which shows one", True)
+            _refuse("picture", "feature, not features, with picture", True)
         return self
 
 
@@ -150,26 +150,28 @@ class FindFeatures(ContrastFile):
         others = bool(self.against or self.against_file)
         if (others or self.against_sae) and not (self.texts or self.texts_file):
             _refuse(
-                "texts", "texts or texts_file beside against, against_file and against_sae", False
+                "texts",
+                "texts or texts_file as well as against, against_file or against_sae",
+                False,
             )
         if (self.documents or self.unconfirmed) and not self.is_contrast:
-            _refuse("against", "against beside documents and unconfirmed", False)
+            _refuse("against", "against as well as documents or unconfirmed", False)
         self._check_columns()
         if self.offset and self.is_contrast:
             _refuse("offset", "offset=0: the features of a contrast are tested together", True)
         if self.neuronpedia and not self.query:
-            _refuse("query", "query beside neuronpedia", False)
+            _refuse("query", "query as well as neuronpedia", False)
         return self
 
     def _check_columns(self) -> None:
         if (self.group_column or self.label_column) and not self.texts_file:
-            _refuse("texts_file", "texts_file beside group_column and label_column", False)
+            _refuse("texts_file", "texts_file as well as group_column or label_column", False)
         if self.group_column and not self.is_contrast:
-            _refuse("against", "against_file or label_column beside group_column", False)
+            _refuse("against", "against_file or label_column as well as group_column", False)
         if self.group_column and self.documents:
             _refuse("group_column", "one of documents and group_column", True)
         if self.group_column and self.against:
-            _refuse("against_file", "against_file or label_column beside group_column", True)
+            _refuse("against_file", "against_file or label_column as well as group_column", True)
         if self.label_column and (self.against or self.against_file):
             _refuse("label_column", "one of against, against_file and label_column", True)
 
@@ -216,7 +218,7 @@ class LabelFeature(Request):
     text: Text = Field(description="What it fires on.")
     quiz_id: Identifier = Field(default="", description="From quiz_feature; empty: untested.")
     answers: Annotated[list[bool], AtMost("max_answers")] = Field(
-        default=[], description="Does it fire? One an item, in order."
+        default=[], description="Does it fire? One per item, in order."
     )
 
     @model_validator(mode="after")

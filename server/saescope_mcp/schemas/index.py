@@ -10,7 +10,7 @@ from saescope_mcp.schemas.status import JobState
 
 
 class IndexFeatures(Request):
-    """Arguments of index_features; the same ones again go on with a job that was cut off."""
+    """Arguments of index_features; the same ones again resume a job that was cut off."""
 
     sae: SAEHandle
     also: Annotated[list[Identifier], AtMost("max_saes")] = Field(

@@ -68,14 +68,18 @@ class EncodeText(TextsRequest):
             raise PydanticCustomError(
                 "missing_argument",
                 "{name} is for named features, and none is named",
-                {"name": needs, "field": "features", "allowed": f"features=[...] beside {needs}"},
+                {
+                    "name": needs,
+                    "field": "features",
+                    "allowed": f"features=[...] as well as {needs}",
+                },
             )
         named = next((n for n in ("text_column", "label_column") if getattr(self, n)), "")
         if named and not self.dataset:
             raise PydanticCustomError(
                 "missing_argument",
                 "{name} names a column of dataset, which is not given",
-                {"name": named, "field": "dataset", "allowed": f"dataset beside {named}"},
+                {"name": named, "field": "dataset", "allowed": f"dataset as well as {named}"},
             )
         if self.positions and self.dataset:
             raise PydanticCustomError(

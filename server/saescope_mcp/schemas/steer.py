@@ -274,7 +274,7 @@ class SteerGenerateReply(Reply, SteeredTexts, frozen=True):
     concept_control: Comparison | None = Field(default=None, exclude_if=is_empty)
     """concept_logprob of 19 random features changed alike, where a concept was named."""
     table: list[SweepRow] = Field(default=[], exclude_if=is_empty)
-    """A row a strength: means over prompts and samples, beside one baseline."""
+    """A row a strength: means over prompts and samples, against one baseline."""
     features: list[Named] = Field(default=[])
     verdict: str = ""
     """The level; the summary says why. Of a table each row has its own."""

@@ -52,8 +52,8 @@ class TrainSae(Request):
     name: Name = Field(default="", description='e.g. "stories-l14"; empty: the job\'s id.')
     options: Annotated[list[Identifier], AtMost("max_options")] = Field(
         default=[],
-        description='Rarer knobs as "name=value", e.g. "target_l0=64", "text_column=body". A wrong '
-        "name gets the right ones.",
+        description='Rarer settings as "name=value", e.g. "target_l0=64", "text_column=body". The '
+        "error for a wrong name lists the right ones.",
     )
     device: Identifier = Field(
         default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'
@@ -63,7 +63,7 @@ class TrainSae(Request):
         default=30.0, ge=0, description="Seconds to wait for the end."
     )
     resume: Identifier = Field(
-        default="", description="Job that has stopped: goes on from its checkpoint."
+        default="", description="Job that has stopped, to continue from its checkpoint."
     )
 
     @model_validator(mode="after")

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 async def attribute_logit(state: AppState, request: AttributeLogit) -> AttributeLogitReply:
     """Explain a prediction: the features that a token's log-probability rests on, each estimated,
-    then measured by ablation. `joint` ablates all, beside random pairs like them; `error_*` is what
-    the SAE does not see. Trust measured_effect over attribution."""
+    then measured by ablation. `joint` ablates all, against random pairs like them; `error_*` is
+    what the SAE does not see. Trust measured_effect over attribution."""
     async with state.use_all(request.handles) as stack:
         tokens, attribution = await _attribute(stack, request)
     labels = await labels_of_stack(stack, [(row.sae, row.feature) for row in attribution.features])

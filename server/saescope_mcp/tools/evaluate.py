@@ -30,7 +30,7 @@ JUDGED = ("explained_variance", "ce_score", "kl_score", "over_random_sae", "over
 
 async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeReply:
     """How good a loaded SAE is, on held-out text: sparsity, reconstruction, what predictions lose,
-    with 95 % intervals, beside a random SAE and PCA; a verdict with reasons and what to change. Use
+    with 95 % intervals, against a random SAE and PCA; a verdict with reasons, what to change. Use
     it after train_sae, or before trusting features."""
     state.require(request.sae)
     dataset = dataset_name(request.dataset, state.settings)
@@ -55,7 +55,7 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     again = next_call("evaluate_sae", sae=request.sae)
     done = await state.jobs.outcome(job, request.wait_s, again=again)
     return done or EvaluateSaeReply(
-        summary=f"The evaluation goes on as {job.id}: {job.message}.",
+        summary=f"The evaluation continues as job {job.id}: {job.message}.",
         state="running",
         job_id=job.id,
         next=[next_call("job_status", job_id=job.id, wait_s=30)],

@@ -96,7 +96,7 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
     again = read_on("encode_text", request, request.offset)
     done = await state.jobs.outcome(job, request.wait_s, again=again)
     return done or PlacesReply(
-        summary=f"The reading goes on as {job.id}: {job.message}.",
+        summary=f"The reading continues as job {job.id}: {job.message}.",
         next=[next_call("job_status", job_id=job.id, wait_s=30)],
         state="running",
         job_id=job.id,

@@ -25,7 +25,7 @@ async def index_features(state: AppState, request: IndexFeatures) -> IndexFeatur
     """Read a corpus once and keep for every feature of a loaded SAE densities, maxima, examples,
     co-firing partners and quiz texts: what describe_feature, quiz_feature and units rest on.
     Once per SAE and corpus; load_sae finds it. A job: follow it with job_status; the same call
-    goes on where it was cut off."""
+    resumes it where it was cut off."""
     loaded = [state.require(handle) for handle in dict.fromkeys([request.sae, *request.also])]
     _require_one_model(loaded)
     settings = await _settings(state, loaded, request)
@@ -117,8 +117,8 @@ def _fingerprint(dataset: str) -> list[list[Any]]:
 
 
 async def _begun(state: AppState, request: IndexFeatures, settings: dict[str, Any]) -> Run:
-    """The run of these arguments: the one that is live or done, one that was cut off and goes on,
-    or a new one."""
+    """The run of these arguments: the one that is live or done, one that was cut off and is
+    resumed, or a new one."""
     asked = request.model_dump(exclude={"wait_s", "response_format"}, exclude_defaults=True)
     most_live = 1 + state.settings.max_queued_jobs
     for run in await state.ask(Runs.all):

@@ -204,7 +204,7 @@ def _said_of(indexed: Indexed) -> str:
 
 def _running(job: Job) -> LoadSaeReply:
     return LoadSaeReply(
-        summary=f"The load goes on as {job.id}: {job.message}.",
+        summary=f"The load continues as job {job.id}: {job.message}.",
         state="running",
         job_id=job.id,
         next=[next_call("job_status", job_id=job.id, wait_s=30)],
@@ -258,14 +258,14 @@ async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSa
 def _unseen(
     state: AppState, source: Source, placement: Placement, unseen: UnseenSAE
 ) -> LoadSaeReply:
-    """The plan for an SAE whose files cannot be had now."""
+    """The plan for an SAE whose files cannot be downloaded now."""
     entry, need = unseen.entry, unseen.need
     room = state.room(need.device)
     total = need.sae_bytes + (need.model_bytes or 0)
     fits, disk = total <= room.free, unseen.model.disk_bytes + need.sae_bytes
     return LoadSaeReply(
         summary=f"Dry run: {entry.release}/{entry.sae_id} is published, its files are not here and "
-        "cannot be had now. By the catalogue and known sizes: "
+        "cannot be downloaded now. By the catalogue and known sizes: "
         f"{_size(total, room.free, fits)}{_in_half(need, room.free, fits)} "
         f"Its download would take about {disk / 1e9:.2g} GB of disk.",
         # the load itself needs a network: what is here comes first

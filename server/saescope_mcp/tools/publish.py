@@ -50,7 +50,7 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
     done = await state.jobs.outcome(job, request.wait_s, again="Call publish_sae again.")
     next_step = [next_call("job_status", job_id=job.id, wait_s=30)]
     return done or PublishSaeReply(
-        summary=f"The publication goes on as {job.id}.",
+        summary=f"The publication continues as job {job.id}.",
         state="running",
         job_id=job.id,
         next=next_step,

@@ -32,7 +32,7 @@ N_SIMILAR = 5
 
 async def quiz_feature(state: AppState, request: QuizFeature) -> QuizFeatureReply:
     """A blind test of a label: short texts that no card shows; the feature fires on half. Write the
-    label first, judge each item by it alone, then call label_feature with one boolean an item, in
+    label first, judge each item by it alone, then call label_feature with one boolean per item, in
     order. Running tools on these texts voids the quiz."""
     entry = state.require(request.sae)
     quiz = await state.workers.run(partial(_quiz, entry, request, (await entry.indexed()).best))

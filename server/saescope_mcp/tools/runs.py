@@ -16,8 +16,8 @@ from saescope_mcp.state import AppState
 
 async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
     """Stop a job: a training or an indexing leaves a complete checkpoint, from which the call in
-    `next` goes on; a load, an evaluation or a generation leaves nothing. What has ended stays as
-    it is."""
+    `next` continues; a load, an evaluation or a generation leaves nothing. A job that has ended
+    does not change."""
     if job := state.jobs.find(request.job_id):
         return await _cancel_task(state, job)
     run = await state.ask(Runs.cancel, request.job_id)
@@ -27,7 +27,7 @@ async def cancel_job(state: AppState, request: CancelJob) -> CancelJobReply:
     kept = f" Its last checkpoint is {Path(run.checkpoint).name}." if run.checkpoint else ""
     return CancelJobReply(
         summary=f"{done}{kept}"
-        + (f" {run.tool} goes on from there." if can_resume and run.checkpoint else ""),
+        + (f" {run.tool} continues from there." if can_resume and run.checkpoint else ""),
         next=[next_call("job_status", job_id=run.id)]
         if run.live
         else [kind_of(run).resume(run)]

@@ -77,7 +77,7 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
 
 async def job_status(state: AppState, request: JobStatus) -> JobStatusReply:
     """How a job is doing, after a call that returned a job_id; wait_s waits for its end. A training
-    tells step, metrics and time to go, when done the handle `sae`; "detailed" adds plan, curve and
+    tells step, metrics and time left, when done the handle `sae`; "detailed" adds plan, curve and
     `result`, what the call would have returned. Without job_id: all jobs, of every server on this
     machine."""
     if not request.job_id:

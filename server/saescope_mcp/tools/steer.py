@@ -63,7 +63,7 @@ READ_ONLY = ToolAnnotations(
 )
 
 _NOTHING_YET: Any = {"unit_values": [], "unit_source": "", "concept_logprob": None, "n_sinks": 0}
-"""What a generation that goes on says of itself."""
+"""What a generation that is still running says of itself."""
 FIRST = "intervene with positions=[0]"
 """What changes position 0 too."""
 
@@ -161,7 +161,7 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
     again = _next_call("steer_generate", request, **named, **several)
     done = await state.jobs.outcome(job, request.wait_s, again=again)
     return done or SteerGenerateReply(
-        summary=f"The generation goes on as {job.id}: {job.message}.",
+        summary=f"The generation continues as job {job.id}: {job.message}.",
         state="running",
         job_id=job.id,
         next=[next_call("job_status", job_id=job.id, wait_s=30)],
@@ -207,7 +207,7 @@ async def _texts(state: AppState, request: SteerGenerate, job: Job) -> SteerGene
 
 
 def _evidence(done: "core.Steering") -> Evidence:
-    """What touched nothing was looked at, whatever stands beside it."""
+    """An edit that touched nothing is only observed, whatever it is compared with."""
     if not done.concept_logprob and not any(text.metrics.kl for text in done.steered):
         return "observed"
     return "controlled" if done.controls or done.concept_control.n else "intervened"
@@ -260,7 +260,7 @@ async def _options(stack: LoadedStack, request: SteerGenerate) -> "_Options":
 
 
 async def _table(state: AppState, request: SteerGenerate, job: Job) -> SteerGenerateReply:
-    """Several strengths or prompts beside one baseline, or the plain text."""
+    """Several strengths or prompts against one baseline, or the plain text."""
     async with state.use_all(request.handles, patient=True) as stack:
         from saescope.steering import sweep
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
     """Train an SAE (with hook_name_out a transcoder) on your own model and text. First
     dry_run=true: it measures for some seconds and says time, memory and disk, and what to change if
-    it does not fit; show that to the user. The run is a job in a process of its own that survives
-    this server: job_status, cancel_job; cut off, it goes on with resume=job_id. Then load it, and
+    it does not fit; show that to the user. The run is a job in a separate process that survives
+    this server: job_status, cancel_job; cut off, it resumes with resume=job_id. Then load it, and
     evaluate_sae. Use a million tokens or more."""
     if request.resume:
         run = await _resume(state, request)

@@ -5,8 +5,8 @@ table of jobs to its result.
                     |                        |                      |-> failed
                     '-> done (dry run)'------'----------------------'-> cancelled, interrupted
 
-A run that failed keeps its last checkpoint, from which a resume goes on; one that was cancelled or
-interrupted (SIGTERM) has a complete one.
+A run that failed keeps its last checkpoint, from which a resume continues; one that was cancelled
+or interrupted (SIGTERM) has a complete one.
 
 torch is imported once the run's turn has come. Whoever holds the run's lock is its worker; there is
 never a second one.

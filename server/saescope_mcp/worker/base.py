@@ -50,7 +50,7 @@ class Worker:
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is something that a resume would go on with."""
+        """Whether there is something that a resume would continue from."""
         return False
 
     def work(self) -> None:
@@ -180,7 +180,7 @@ class Worker:
         state = "cancelled" if now is not None and now.cancel else "interrupted"
         return {
             "state": state,
-            "message": f"{state}; resume goes on from the last checkpoint"
+            "message": f"{state}; resume continues from the last checkpoint"
             if self.can_resume
             else state,
         }
@@ -190,7 +190,8 @@ class Worker:
         if not self.can_resume or isinstance(error, NumericError):  # which would come again
             return document
         return document | {
-            "hint": f"{document['hint'].rstrip('.')}. {kind_of(self.run).resume(self.run)} goes on."
+            "hint": f"{document['hint'].rstrip('.')}. Then resume with "
+            f"{kind_of(self.run).resume(self.run)}."
         }
 
     def _beat(self) -> None:

@@ -106,7 +106,7 @@ def test_the_planted_difference_is_found_and_confirmed_on_held_out_texts(
     assert best.levels[0].share == 1 and best.levels[0].mean == pytest.approx(1, abs=1e-3)
     assert best.levels[1] == SideLevel(mean=0, share=0)
     assert found.held_out and found.n_confirmed == 1
-    assert found.verdict.startswith("1 of 12 features are confirmed")
+    assert found.verdict.startswith("1 of 12 features is confirmed: it differs")
     more = contrast_texts(glass, sae, one, against=other, k=5, unconfirmed=True)
     assert more.features[0] == best and len(more.features) > 1
     assert not any(feature.confirmed for feature in more.features[1:])

@@ -384,8 +384,9 @@ def _verdict(
     doubt = (
         f"; {doubted} of those listed may only reflect the length of the texts" if doubted else ""
     )
+    told = "is confirmed: it differs" if n_confirmed == 1 else "are confirmed: they differ"
     return (
-        f"{n_confirmed:,} of {total:,} features are confirmed: they differ more than any "
+        f"{n_confirmed:,} of {total:,} features {told} more than any "
         f"feature does in {1 - LEVEL:.0%} of random regroupings of these texts{doubt}."
     )
 

@@ -71,7 +71,7 @@ def intervene(document: Document, console: Console) -> None:
 
 def _beside(control: Mapping[str, Any]) -> str:
     spread = f" ± {control['sd']:.2g}" if control["sd"] is not None else ""
-    told = {True: " (outside of theirs)", False: " (not told apart from theirs)"}
+    told = {True: " (outside these)", False: " (not outside these)"}
     return f"{signed(control['mean'])}{spread}{told.get(control['outside'], '')}"
 
 
