@@ -22,7 +22,8 @@ def require_extra(package: str, what: str, *, field: str, without: str) -> None:
         ConfigError: EXTRA_MISSING, the package is not installed; the next step installs it into
             the environment that runs.
     """
-    if find_spec(package) is not None:
+    found = find_spec(package)
+    if found is not None and found.origin is not None:  # else a folder of that name, as of runs
         return
     wanted = f"saescope[{EXTRAS[package]}]"
     python = f'"{sys.executable}"' if " " in sys.executable else sys.executable

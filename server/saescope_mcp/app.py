@@ -12,10 +12,8 @@ from mcp.server.mcpserver.prompts import Prompt
 from mcp.types import Completion, CompletionArgument, Icon
 
 from saescope import __version__
-from saescope.errors import ConfigError
 from saescope_mcp.binding import Server, Tool, bind
 from saescope_mcp.completions import complete
-from saescope_mcp.groups import SETTING, Offer
 from saescope_mcp.prompts import PROMPTS
 from saescope_mcp.resources import (
     Resource,
@@ -27,7 +25,7 @@ from saescope_mcp.resources import (
     serve_pages,
     skill_folder,
 )
-from saescope_mcp.settings import Settings
+from saescope_mcp.settings import Settings, offered
 from saescope_mcp.state import AppState
 from saescope_mcp.tools import (
     attribute,
@@ -78,7 +76,8 @@ def build_server(settings: Settings | None = None, state: AppState | None = None
         ConfigError: the setting `tools` names what is not there.
     """
     state = state or AppState(settings or Settings())
-    state.offer = _offer(state.settings.tools)
+    groups = {tool.name: tool.group.word for tool in ALL_TOOLS if tool.group}
+    state.offer = offered(state.settings.tools, groups)
     log_to_stderr()
 
     @asynccontextmanager
@@ -106,16 +105,6 @@ def build_server(settings: Settings | None = None, state: AppState | None = None
     )
     _add_voice(server, state)
     return server
-
-
-def _offer(setting: str) -> Offer:
-    groups = {tool.name: tool.group.word for tool in ALL_TOOLS if tool.group}
-    try:
-        return Offer.chosen(setting, groups)
-    except ValueError as error:
-        raise ConfigError(
-            f"{SETTING}: {error}", field=SETTING, got=setting, hint=f"Correct or unset {SETTING}."
-        ) from None
 
 
 def _add_voice(server: Server, state: AppState) -> None:

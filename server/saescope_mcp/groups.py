@@ -60,11 +60,12 @@ class Offer:
         return offer
 
     def meant_by(self, word: str) -> set[str]:
-        """The tools that a word stands for.
+        """The tools that a word stands for, in the shell's spelling or the protocol's.
 
         Raises:
             ValueError: it is neither a group nor a tool.
         """
+        word = word.strip().lower().replace("-", "_")
         by_default = {group.word for group in Group if group.by_default}
         match word:
             case "all":
@@ -89,10 +90,19 @@ class Offer:
 
     def reached(self, calls: Sequence[str]) -> list[str]:
         """The calls, after the one that switches on what they need."""
-        named = [call.partition("(")[0] for call in calls]
-        needed = dict.fromkeys(self.groups[tool] for tool in named if tool in self.off)
-        words = ", ".join(f'"{word}"' for word in needed)
-        return [f"use_tools(groups=[{words}])", *calls] if needed else [*calls]
+        switch = self._switch(call.partition("(")[0] for call in calls)
+        return [switch, *calls] if switch else [*calls]
+
+    def reached_in(self, text: str) -> str:
+        """A text that names tools, after a sentence that says what switches on what it needs."""
+        switch = self._switch(re.findall(r"\w+", text))
+        return f"First {switch}: tools named below are switched off.\n{text}" if switch else text
+
+    def _switch(self, names: Iterable[str]) -> str:
+        """The call that switches on the groups of those of these tools that are off, if any."""
+        off = self.off
+        words = dict.fromkeys(f'"{self.groups[name]}"' for name in names if name in off)
+        return f"use_tools(groups=[{', '.join(words)}])" if words else ""
 
     @property
     def groups_on(self) -> list[str]:

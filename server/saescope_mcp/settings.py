@@ -1,6 +1,7 @@
 """Every limit and default of the server in one frozen model; `SAESCOPE_<NAME>` in the environment
 changes one."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from saescope.errors import ConfigError
 from saescope.fence import is_kept_by_programs, is_system_folder, resolve
+from saescope_mcp.groups import SETTING, Offer
 
 PREFIX = "SAESCOPE_"
+LOG_LEVEL = "SAESCOPE_LOG_LEVEL"
 ELSEWHERE = {
     "SAESCOPE_HOME": "Folder of models, indexes, labels and jobs. Default: the system's for data.",
-    "SAESCOPE_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR; the log goes to stderr.",
+    LOG_LEVEL: "DEBUG, INFO, WARNING or ERROR; the log goes to stderr.",
 }
 """Read by the core and by the log."""
 OF_THE_COMMAND_LINE = frozenset({"read_anywhere", "label_source"})
@@ -191,15 +194,41 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             variable = PREFIX + str(first["loc"][0]).upper()
-            raise ConfigError(
-                f"{variable}: {first['msg'].removeprefix('Value error, ')}.",
-                field=variable,
-                got=first["input"],
-                hint=f"Correct or unset {variable}.",
-            ) from None
+            why = first["msg"].removeprefix("Value error, ")
+            raise _wrong(variable, why, first["input"]) from None
+
+
+def log_level(environ: Mapping[str, str] = os.environ) -> str:
+    """How much the server's log says.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
+    level = (environ.get(LOG_LEVEL) or "WARNING").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise _wrong(LOG_LEVEL, "there are DEBUG, INFO, WARNING and ERROR", level)
+    return level
+
+
+def offered(setting: str, groups: Mapping[str, str]) -> Offer:
+    """The tools that the setting offers, of those of these groups.
+
+    Raises:
+        ConfigError: it names what is not there.
+    """
+    try:
+        return Offer.chosen(setting, groups)
+    except ValueError as error:
+        raise _wrong(SETTING, str(error).removesuffix("."), setting) from None
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """`SAESCOPE_` variables that set nothing: most likely misspelt."""
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {*ELSEWHERE}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def _wrong(variable: str, why: str, got: object) -> ConfigError:
+    return ConfigError(
+        f"{variable}: {why}.", field=variable, got=got, hint=f"Correct or unset {variable}."
+    )

@@ -46,6 +46,18 @@ def test_a_python_whose_path_has_a_space_can_be_pasted(monkeypatch: pytest.Monke
     assert '"/my tools/bin/python" -m pip' in caught.value.hint
 
 
+def test_a_folder_of_that_name_is_no_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """wandb and TensorBoard write runs to folders of their names, and `python -m` looks in the
+    working folder first."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(ConfigError, match="needs the package wandb"):
+        require_extra("wandb", "x", field="", without="not.")
+
+
 def test_each_extra_is_what_the_manifest_says_and_all_has_them_all() -> None:
     extras: dict[str, list[str]] = PROJECT["optional-dependencies"]
     named = {

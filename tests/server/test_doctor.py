@@ -100,6 +100,41 @@ def test_sizes_are_those_on_the_disk(tmp_path: Path) -> None:
     assert installed_size(lambda name: True) > whole
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SAESCOPE_TOOLS", "raed"), ("SAESCOPE_LOG_LEVEL", "loud"), ("SAESCOPE_MAX_K", "many")],
+)
+def test_a_setting_with_which_no_server_starts_fails(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.settings,))
+    assert run("doctor")[0] == 0
+    monkeypatch.setenv(variable, value)
+    code, shown = run("doctor", "--json")
+    (finding,) = json.loads(shown)["findings"]
+    assert code == 1 and variable in finding["found"] and variable in finding["todo"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HF_ENDPOINT", "http://[bad"),
+        ("HF_ENDPOINT", "mirror.example"),
+        ("HTTPS_PROXY", "odd://proxy"),
+    ],
+)
+def test_an_address_that_is_none_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.delenv("SAESCOPE_OFFLINE", raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.network,))
+    monkeypatch.setenv(variable, value)
+    _, shown = run("doctor", "--json")
+    hub = next(each for each in json.loads(shown)["findings"] if "hub" in each["what"])
+    assert "not reachable" in hub["found"] and hub["todo"]
+
+
 def test_only_what_is_needed_and_missing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     for needed, code in ((False, 0), (True, 1)):
         finding = Finding("x", "missing", ok=False, needed=needed)

@@ -126,17 +126,28 @@ def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_who
         "provenance": {"model": "m", "sae": "a", "device": "cpu", "versions": {"saescope": "1"}},
         "rows": [
             {"x": 1.5, "url": None, "spare": 2, "text": "", "score": 1.5, "kind": "plain"},
-            {"x": None, "score": 0.0, "kind": "odd", "top": [1, 2, 3]},
+            {"x": 0.0, "score": 0.0, "kind": "plain", "top": [1, 2, 3]},
         ],
     }
     short = in_short(whole, Rows)
     assert short == {
         "summary": "s",
         "n": 0,
-        "rows": [{"x": 1.5, "text": ""}, {"score": 0.0, "kind": "odd", "top": [1, 2]}],
+        "rows": [{"x": 1.5, "text": ""}, {"x": 0.0, "top": [1, 2]}],
     }
     assert Outcome(whole, is_error=False, concise=Rows).sent == short
     assert Outcome(whole, is_error=False).sent is whole
+
+
+def test_a_field_that_one_row_needs_stays_in_every_row() -> None:
+    rows = [
+        {"x": 1.5, "score": 1.5, "kind": "plain"},
+        {"x": 2.0, "score": 0.5, "kind": "odd"},
+        {"x": 0.0, "score": None, "kind": "plain"},
+    ]
+    short = in_short({"summary": "s", "rows": rows}, Rows)
+    assert short["rows"] == [*rows[:2], {"x": 0.0, "kind": "plain"}]
+    assert in_short({"summary": "s", "rows": rows[:1]}, Rows)["rows"] == [{"x": 1.5}]
 
 
 def test_a_concise_document_says_once_where_the_list_goes_on() -> None:

@@ -2,6 +2,7 @@
 reached."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from saescope.errors import ConfigError
 from saescope_mcp.app import ALL_TOOLS, INSTRUCTIONS, build_server
+from saescope_mcp.cli import serve
 from saescope_mcp.cli.commands import app
 from saescope_mcp.groups import Group, Offer
 from saescope_mcp.settings import Settings
@@ -46,6 +48,8 @@ def test_every_tool_is_in_a_group_and_every_group_holds_one() -> None:
         (" Read , train,", BASE | READ | TRAIN),
         ("read train", BASE | READ | TRAIN),
         ("top_features", BASE | {"top_features"}),
+        ("top-features", BASE | {"top_features"}),
+        ("-train-sae", {*GROUPS} - {"train_sae"}),
         ("-train", {*GROUPS} - TRAIN),
         ("-train,-read,top_features", {*GROUPS} - TRAIN - READ | {"top_features"}),
         ("read,-base,load_sae", READ | {"load_sae"}),
@@ -69,9 +73,10 @@ def test_a_misspelt_group_is_refused_with_what_there_is(setting: str, own_home: 
     assert "base, read, explain, steer, know, train, judge" in no.value.message
 
 
-@pytest.mark.parametrize("way", ["variable", "flag"])
+@pytest.mark.parametrize("way", ["variable", "flag", "flag that takes away"])
 def test_a_server_does_not_start_with_a_misspelt_group(way: str, own_home: Path) -> None:
-    words = ["--tools", "raed"] if way == "flag" else []
+    flags = {"flag": ["--tools", "raed"], "flag that takes away": ["--tools", "-raed"]}
+    words = flags.get(way, [])
     env = os.environ | ({"SAESCOPE_TOOLS": "raed"} if way == "variable" else {})
     done = subprocess.run(
         [sys.executable, "-m", "saescope_mcp", *words],
@@ -128,6 +133,37 @@ async def test_a_tool_that_is_off_is_not_listed_and_its_call_says_what_switches_
     assert {*status.structured_content["tools_off"]} == {*GROUPS} - BASE - READ - {"steer_generate"}
 
 
+async def test_what_a_refused_tool_says_to_start_with_offers_it(settings: Settings) -> None:
+    state = AppState(settings.model_copy(update={"tools": "-train"}))
+    async with Client(build_server(state=state)) as client:
+        off = await client.call_tool("train_sae", {})
+    text = off.content[0].text  # type: ignore[union-attr]
+    flag = re.search(r"saescope serve (--tools\S+)\.", text)
+    assert flag is not None
+    for words in ([flag[1]], flag[1].split("=")):
+        tools = serve.options_in(words).tools
+        assert Offer.chosen(tools, GROUPS).on == {*GROUPS} - TRAIN | {"train_sae"}
+
+
+async def test_a_group_is_switched_on_however_it_is_spelt(settings: Settings) -> None:
+    state = AppState(settings.model_copy(update={"tools": "base"}))
+    async with Client(build_server(state=state)) as client:
+        done = await client.call_tool("use_tools", {"groups": [" Read ", "train-sae"]})
+        assert {*await names(client)} == BASE | READ | {"train_sae", "use_tools"}
+    assert not done.is_error
+
+
+async def test_a_prompt_says_first_what_switches_on_its_tools(settings: Settings) -> None:
+    said: list[str] = []
+    for tools in ("base,read", "all"):
+        state = AppState(settings.model_copy(update={"tools": tools}))
+        async with Client(build_server(state=state)) as client:
+            prompt = await client.get_prompt("explain_prediction", {"prompt": "Paris is in"})
+            said.append(prompt.messages[0].content.text)  # type: ignore[union-attr]
+    first, rest = said[0].split("\n", 1)
+    assert first.startswith('First use_tools(groups=["explain"]): ') and rest == said[1]
+
+
 def test_a_next_call_of_a_tool_that_is_off_comes_after_the_one_that_switches_it_on() -> None:
     offer = Offer.chosen("read", GROUPS)
     calls = ['describe_feature(feature=3, text="(")', "train_sae(dry_run=true)", "load_sae()"]
@@ -136,7 +172,10 @@ def test_a_next_call_of_a_tool_that_is_off_comes_after_the_one_that_switches_it_
     assert Offer().reached(calls) == calls
 
 
-async def test_a_reply_says_first_how_to_reach_what_it_suggests(tiny: AppState, sae: str) -> None:
+async def test_a_reply_says_first_how_to_reach_what_it_suggests(
+    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny, "offer", tiny.offer)  # others get the state back as it was
     read = next(tool for tool in ALL_TOOLS if tool.name == "top_features")
     asked = {"sae": sae, "text": "The old man", "response_format": "detailed"}
     plain = await call(tiny, read.name, **asked)

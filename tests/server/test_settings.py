@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from saescope.errors import ConfigError
-from saescope_mcp.settings import Settings, unknown_variables
+from saescope_mcp.settings import Settings, log_level, unknown_variables
 
 
 def test_the_environment_changes_a_limit() -> None:
@@ -24,6 +24,13 @@ def test_read_roots_are_separated_as_path_is(
 def test_a_value_that_cannot_be_read_names_its_variable() -> None:
     with pytest.raises(ConfigError, match="SAESCOPE_MAX_K"):
         Settings.from_env({"SAESCOPE_MAX_K": "many"})
+
+
+def test_the_log_has_a_level_that_there_is() -> None:
+    assert log_level({}) == log_level({"SAESCOPE_LOG_LEVEL": ""}) == "WARNING"
+    assert log_level({"SAESCOPE_LOG_LEVEL": "debug"}) == "DEBUG"
+    with pytest.raises(ConfigError, match="SAESCOPE_LOG_LEVEL: there are DEBUG, INFO"):
+        log_level({"SAESCOPE_LOG_LEVEL": "loud"})
 
 
 def test_a_misspelt_variable_is_found() -> None:

@@ -15,7 +15,7 @@ from tests.server.test_cli import run
 from typer.testing import CliRunner
 
 from saescope_mcp.app import ALL_TOOLS
-from saescope_mcp.cli import completing
+from saescope_mcp.cli import completing, typed
 from saescope_mcp.cli.calls import LOAD_SAE, loads_first
 from saescope_mcp.cli.commands import app
 from saescope_mcp.cli.flags import arguments_from, flag_of, is_of_items
@@ -28,6 +28,7 @@ from saescope_mcp.kinds import KINDS
 from saescope_mcp.schemas.common import next_call
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.sources import KnownHandles, Placement, Source
+from saescope_mcp.tools.steer import FIRST
 
 TOOLS = {tool.name: tool for tool in ALL_TOOLS}
 COMMANDS: Any = typer.main.get_command(app)
@@ -73,6 +74,15 @@ def test_a_call_with_any_arguments_is_the_same_call_as_a_command(verb: Verb) -> 
     assert program == "saescope" and meant_by(words) == (verb, given)
 
 
+def test_on_windows_a_command_has_double_quotes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typed, "WINDOWS", True)
+    spaced = ["it's she", 'say "ü"', "two\tlines", "C:\\my files\\", 'a \\"b\\\\"']
+    assert typed.line_of(spaced) == subprocess.list2cmdline(spaced)
+    said = 'top_features(text="it\'s; she & he", sae="m/1.x", k=3)'
+    assert as_command(said) == 'saescope top-features --text "it\'s; she & he" --sae m/1.x --k 3'
+    assert as_command('top_features(text="")') == 'saescope top-features --text ""'
+
+
 def test_how_long_to_wait_is_no_option_of_a_command_that_waits() -> None:
     assert as_command('evaluate_sae(sae="a", wait_s=5)') == "saescope evaluate-sae --sae a"
     assert as_command('job_status(job_id="j", wait_s=5)').endswith("--job-id j --wait-s 5")
@@ -97,6 +107,12 @@ def test_how_long_to_wait_is_no_option_of_a_command_that_waits() -> None:
 )
 def test_calls_within_a_sentence_are_commands(said: str, typed: str) -> None:
     assert in_shell(said, VERBS["top_features"]) == typed
+
+
+@pytest.mark.parametrize("tool", ["intervene", "steer_generate"])
+def test_a_summary_says_which_option_edits_position_0(tool: str) -> None:
+    said = in_shell(f"left out: position 0 ('My'; {FIRST} counts it).", VERBS[tool])
+    assert said.endswith("('My'; saescope intervene with --edit FEATURE@0 counts it).")
 
 
 def test_an_error_names_options_where_a_call_names_arguments() -> None:

@@ -4,6 +4,7 @@ id."""
 import hashlib
 import json
 import math
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from saescope.errors import NumericError
@@ -41,7 +42,7 @@ def in_short(done: Document, kind: type[Reply]) -> Document:
     twice, without the fields that only a detailed one has, and without the provenance, whose SAE
     the call named."""
     known = {name: item for name, item in done.items() if name != "provenance"}
-    return _filled(known | {"next": _steps(done)}, kind)
+    return _filled(known | {"next": _steps(done)}, _without(done, kind), kind.first)
 
 
 def _steps(done: Document) -> list[str]:
@@ -51,29 +52,49 @@ def _steps(done: Document) -> list[str]:
     return [call for call in steps if len(steps) == 1 or reads_on not in call]
 
 
-def _filled(value: Any, kind: type[Reply], where: str = "") -> Any:
-    """The value without what a concise reply of this kind goes without; rows keep their place."""
+def _without(done: Document, kind: type[Reply]) -> set[str]:
+    """The fields that say nothing here: spare ones, and those that in every row of their list are
+    the usual case or the same as their twin. Left out of some rows, they would read as unknown."""
+    usual = {
+        where
+        for where, value in kind.usual.items()
+        if all(item == value for item in _all_at(done, where.split(".")))
+    }
+    twins = {
+        where
+        for where, twin in kind.twins.items()
+        if all(of[where.split(".")[-1]] == of.get(twin) for of in _owners(done, where.split(".")))
+    }
+    return {*kind.spare, *usual, *twins}
+
+
+def _owners(done: Document, names: list[str]) -> list[Document]:
+    """The objects that have the field of this place."""
+    return [of for of in _all_at(done, names[:-1]) if isinstance(of, dict) and names[-1] in of]
+
+
+def _all_at(value: Any, names: list[str]) -> Iterator[Any]:
+    """What stands in this place, in each row of the lists on the way to it."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _all_at(item, names)
+    elif not names:
+        yield value
+    elif isinstance(value, dict) and names[0] in value:
+        yield from _all_at(value[names[0]], names[1:])
+
+
+def _filled(value: Any, without: Set[str], first: Mapping[str, int], where: str = "") -> Any:
+    """The value without these fields and what is empty; rows keep their place."""
     if isinstance(value, dict):
         return {
-            name: _filled(item, kind, f"{where}{name}.")
+            name: _filled(item, without, first, f"{where}{name}.")
             for name, item in value.items()
-            if not _says_nothing(value, name, kind, f"{where}{name}")
+            if item not in (None, [], {}) and f"{where}{name}" not in without
         }
     if isinstance(value, list):
-        most = kind.first.get(where.rstrip("."))
-        return [_filled(item, kind, where) for item in value[:most]]
+        return [_filled(item, without, first, where) for item in value[: first.get(where[:-1])]]
     return value
-
-
-def _says_nothing(of: Document, name: str, kind: type[Reply], where: str) -> bool:
-    """Whether the field is empty, spare, the usual case, or the same as its twin."""
-    item = of[name]
-    return (
-        item in (None, [], {})
-        or where in kind.spare
-        or (where in kind.usual and item == kind.usual[where])
-        or (where in kind.twins and item == of.get(kind.twins[where]))
-    )
 
 
 def tidy(value: Any, where: str = "result") -> Any:

@@ -123,7 +123,7 @@ def switched_off(name: str, group: str, setting: str) -> dict[str, str]:
         field="name",
         got=name,
         hint=f'use_tools(groups=["{group}"]), then {name} again. To start with it: '
-        f"{SETTING}={more}, or saescope serve --tools {more}.",
+        f"{SETTING}={more}, or saescope serve --tools={more}.",
     )
 
 

@@ -130,7 +130,11 @@ class Server(MCPServer[Any]):
                 message=f"{name} needs the argument {', '.join(missing)}.",
                 data={"name": name},
             )
-        return await super().get_prompt(name, arguments, context)
+        result: Any = await super().get_prompt(name, arguments, context)
+        for message in result.messages:
+            if isinstance(message.content, TextContent):
+                message.content.text = self.offer.reached_in(message.content.text)
+        return result
 
 
 def _invalid(what: str, name: str, known: Iterable[str]) -> MCPError:

@@ -28,7 +28,9 @@ from saescope_mcp.cli.installed import (
 from saescope_mcp.cli.renderers.parts import size
 from saescope_mcp.cli.tables import Column, Rows, listed
 from saescope_mcp.cli.terminal import Terminal, json_line
-from saescope_mcp.settings import Settings, unknown_variables
+from saescope_mcp.cli.verbs import VERBS
+from saescope_mcp.groups import SETTING
+from saescope_mcp.settings import Settings, log_level, offered, unknown_variables
 from saescope_mcp.state import AppState
 
 _TIMEOUT_S = 5
@@ -89,17 +91,25 @@ def _version(what: str, found: str, supported: str, todo: str) -> Finding:
     )
 
 
-def _settings() -> list[Finding]:
+def settings() -> list[Finding]:
     unknown = [
         Finding(name, "no such setting", ok=False, todo=f"Check the spelling of {name}.")
         for name in unknown_variables()
     ]
-    try:
-        Settings.from_env()
-    except SaescopeError as error:
-        wrong = Finding("settings", error.message, ok=False, todo=error.hint, needed=True)
-        return [*unknown, wrong]
-    return unknown
+    checks: tuple[Callable[[], object], ...] = (Settings.from_env, log_level, _offered)
+    wrong: list[Finding] = []
+    for check in checks:
+        try:
+            check()
+        except SaescopeError as error:
+            wrong.append(Finding("settings", error.message, False, error.hint, needed=True))
+    return [*unknown, *wrong]
+
+
+def _offered() -> None:
+    """Raises what keeps a server from starting; the rest of the settings has its own check."""
+    setting = os.environ.get(SETTING, "")
+    offered(setting, {verb.tool: verb.group for verb in VERBS.values()})
 
 
 def _device() -> list[Finding]:
@@ -146,7 +156,7 @@ def _room() -> list[Finding]:
     ]
 
 
-def _network() -> list[Finding]:
+def network() -> list[Finding]:
     if _offline():
         return [Finding("network", "not asked: SAESCOPE_OFFLINE is set", ok=True)]
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -182,10 +192,13 @@ def _offline() -> bool:
 def _reach(what: str, url: str, todo: str) -> Finding:
     import httpx
 
-    host = httpx.URL(url).host
+    # a proxy that is no address is a ValueError, one that needs a package an ImportError
+    failures = (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError)
+    host = url
     try:
+        host = httpx.URL(url).host or url
         httpx.head(url, timeout=_TIMEOUT_S, follow_redirects=True)
-    except httpx.HTTPError as error:
+    except failures as error:
         return Finding(
             what, f"{host}: not reachable ({type(error).__name__})", ok=not todo, todo=todo
         )
@@ -270,10 +283,10 @@ def _mark(finding: Finding) -> str:
 
 LOOKS: tuple[Callable[[], list[Finding]], ...] = (
     versions,
-    _settings,
+    settings,
     _device,
     _room,
-    _network,
+    network,
     _cached,
     _sizes,
 )

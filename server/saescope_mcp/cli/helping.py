@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from saescope_mcp.cli.typed import help_in_shell, program
+from saescope_mcp.cli.typed import WINDOWS, help_in_shell, program
 from saescope_mcp.cli.verbs import EXAMPLES, GROUPS, LOADING, VERBS, Verb
 
 _GROUP_TITLES = {
@@ -80,7 +80,8 @@ def _these(names: Sequence[str]) -> str:
 
 
 def example_of(verb: Verb, width: int = 80) -> str:
-    """A command that works, on lines that a shell takes as one."""
+    """A command that works, on lines that a shell takes as one; those of Windows have no mark for
+    that in common."""
     words = shlex.split(EXAMPLES[verb.tool])
     pieces: list[str] = [program()]
     for word in words:
@@ -89,7 +90,7 @@ def example_of(verb: Verb, width: int = 80) -> str:
         pieces = [*pieces, quoted] if apart else [*pieces[:-1], f"{pieces[-1]} {quoted}"]
     lines = [f"  {' '.join(pieces[:2])}"]
     for piece in pieces[2:]:
-        if len(lines[-1]) + len(piece) + 3 > width:
+        if len(lines[-1]) + len(piece) + 3 > width and not WINDOWS:
             lines[-1] += " \\"
             lines.append(f"    {piece}")
         else:

@@ -15,7 +15,7 @@ from logging.handlers import QueueHandler, QueueListener
 from saescope.errors import ConfigError
 from saescope_mcp.app import build_server
 from saescope_mcp.groups import SETTING, Group
-from saescope_mcp.settings import Settings, unknown_variables
+from saescope_mcp.settings import Settings, log_level, unknown_variables
 from saescope_mcp.state import AppState
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -34,7 +34,7 @@ class DroppingHandler(QueueHandler):
 
 def serve(words: Sequence[str]) -> int:
     """Serve until the client goes, then end the process; returns only the status of a refusal."""
-    options = _parser().parse_args(words)
+    options = options_in(words)
     if options.http and options.host not in LOOPBACK:
         return _refuse(
             f"--host {options.host} is refused: saescope has no authentication, so it "
@@ -45,14 +45,14 @@ def serve(words: Sequence[str]) -> int:
             f"port {options.port} cannot be used: {reason}. Name another one with --port."
         )
     try:
-        settings = Settings.from_env()
+        settings, level = Settings.from_env(), log_level()
         if options.tools is not None:
             settings = settings.model_copy(update={"tools": options.tools})
         state = AppState(settings)
         server = build_server(state=state)
     except ConfigError as error:
         return _refuse(f"{error.message} {error.hint}")
-    _log()
+    _log(level)
     for name in unknown_variables():
         logging.getLogger("saescope").warning("%s is no setting of saescope", name)
     sys.setswitchinterval(SWITCH_S)
@@ -113,12 +113,21 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def _log() -> None:
+def options_in(words: Sequence[str]) -> argparse.Namespace:
+    """The options; `--tools -train` is read as one word: argparse would take the second for
+    another option."""
+    joined: list[str] = []
+    for word in words:
+        if joined[-1:] == ["--tools"] and word.startswith("-") and not word.startswith("--"):
+            joined[-1] = f"--tools={word}"
+        else:
+            joined.append(word)
+    return _parser().parse_args(joined)
+
+
+def _log(level: str) -> None:
     lines: queue.Queue[logging.LogRecord] = queue.Queue(1000)
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     QueueListener(lines, output).start()
-    logging.basicConfig(
-        level=os.environ.get("SAESCOPE_LOG_LEVEL", "WARNING").upper(),
-        handlers=[DroppingHandler(lines)],
-    )
+    logging.basicConfig(level=level, handlers=[DroppingHandler(lines)])

@@ -2,11 +2,12 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from saescope_mcp.cli.flags import flag_of, is_of_items
 from saescope_mcp.cli.verbs import LOADING, VERBS, Schema, Verb
 
+WINDOWS = os.name == "nt"
 _TOOL_CALL = re.compile(rf"\b(?:{'|'.join(VERBS)})\(")
 _TOOL_NAME = re.compile(rf"\b(?:{'|'.join(name for name in VERBS if '_' in name)})\b")
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -26,7 +28,7 @@ _SWITCHES = {
     if schema["type"] == "boolean"
 }
 _SWITCH = re.compile(rf"(?<![-\w])({'|'.join(sorted(_SWITCHES))})=(true|false)\b")
-_PLACES = re.compile(r"\bpositions=\[([\d, -]+)\] in the edit\b")
+_PLACES = re.compile(r"\bintervene with positions=\[([\d, -]+)\]")
 _OF_ARGUMENTS = ("MISSING_ARGUMENT", "CONFLICTING_ARGUMENTS", "UNKNOWN_ARGUMENT")
 """Errors whose words are names of arguments."""
 
@@ -50,7 +52,20 @@ def as_command(call: str, given: Mapping[str, Any] = MappingProxyType({})) -> st
         value = given.get(name, said) if said is ... else said
         if name == "..." or name in verb.options or name == "sae":
             words += _words(name, verb.properties.get(name, {}), value)
-    return shlex.join(words)
+    return line_of(words)
+
+
+def line_of(words: Sequence[str]) -> str:
+    """Words as the shell of this system takes them: those of Windows know no single quotes."""
+    return " ".join(map(_in_double_quotes, words)) if WINDOWS else shlex.join(words)
+
+
+def _in_double_quotes(word: str) -> str:
+    """A word by the rules of Windows' own command lines, where it needs quotes."""
+    if re.fullmatch(r"[\w./\\:=+-]+", word):
+        return word
+    escaped = re.sub(r'(\\*)"', r"\1\1\"", word)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
 def in_shell(text: str, verb: Verb | None = None) -> str:
@@ -99,7 +114,7 @@ def error_in_shell(document: Mapping[str, str], verb: Verb | None = None) -> dic
 
 
 def _in_words(text: str, verb: Verb | None) -> str:
-    text = _PLACES.sub(r"--edit FEATURE@\1", text)
+    text = _PLACES.sub(r"saescope intervene with --edit FEATURE@\1", text)
     text = _SWITCH.sub(lambda found: _switch(found[1], found[2]), text)
     if verb:
         setting = re.compile(rf"(?<![-\w])({'|'.join(_settable(verb))})=({_VALUE})")
@@ -116,7 +131,7 @@ def _setting(found: re.Match[str], verb: Verb) -> str:
         value = json.loads(found[2])
     except ValueError:
         return found[0]
-    return shlex.join(_words(found[1], _settable(verb)[found[1]], value))
+    return line_of([*_words(found[1], _settable(verb)[found[1]], value)])
 
 
 def _settable(verb: Verb) -> Mapping[str, Schema]:

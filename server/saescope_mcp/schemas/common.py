@@ -284,10 +284,11 @@ class Reply(BaseModel, frozen=True):
     """Fields that only a detailed reply sends, as "rows.field": they follow from others, or the
     summary or the call itself has them."""
     usual: ClassVar[dict[str, object]] = {"truncated": False, "n_sinks": 0}
-    """Fields that a concise reply is sent without where they have this value: the usual case."""
+    """Fields that a concise reply is sent without where they have this value, the usual case, in
+    every row."""
     twins: ClassVar[dict[str, str]] = {}
     """Fields that a concise reply is sent without where the other field of the same object, which
-    is named here, has the same value."""
+    is named here, has the same value, in every row."""
     first: ClassVar[dict[str, int]] = {}
     """How many items of these lists a concise reply has; the summary has what all of them say."""
 
