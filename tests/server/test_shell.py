@@ -226,6 +226,13 @@ def test_what_is_missing_is_said_before_anything_is_loaded() -> None:
     assert "Missing: --prompt or --prompts." in done.stderr and "Example:" in done.stderr
 
 
+def test_what_to_type_begins_as_the_command_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/saescope"])
+    said = CliRunner().invoke(app, ["quiz-feature"]).stderr
+    assert "\n  /elsewhere/saescope quiz-feature --feature 4432" in said
+    assert "All options: /elsewhere/saescope quiz-feature --help" in said
+
+
 def test_a_wrong_value_is_refused_before_an_sae_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("it was loaded")

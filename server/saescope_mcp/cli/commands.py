@@ -14,7 +14,7 @@ from saescope.errors import ConfigError
 from saescope.untrusted import clean_output
 from saescope_mcp.cli.flags import arguments_from, flag_of, options_of
 from saescope_mcp.cli.helping import ToolCommand, Tools, example_of
-from saescope_mcp.cli.typed import description_in_shell
+from saescope_mcp.cli.typed import description_in_shell, program
 from saescope_mcp.cli.verbs import LOADING, OUTLIVE, SHORT, VERBS, Verb
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _check_complete(verb: Verb, arguments: dict[str, Any]) -> None:
     if missing:
         sys.stderr.write(
             f"Missing: {'; '.join(missing)}.\n{example_of(verb)}"
-            f"All options: saescope {verb.command} --help\n"
+            f"All options: {program()} {verb.command} --help\n"
         )
         raise typer.Exit(MISUSED)
 
