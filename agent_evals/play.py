@@ -113,13 +113,9 @@ async def _make(
 
 
 async def _settled(client: Client, tool: str, document: dict[str, Any]) -> dict[str, Any]:
-    """The result of a load, an indexing or an evaluation that goes on as a job; a training is left
-    to run."""
-    while document.get("state") == "running" and tool in (
-        "load_sae",
-        "index_features",
-        "evaluate_sae",
-    ):
+    """The result of what continues as a job; a training is left to run, and whoever asks for the
+    status of a job gets that."""
+    while document.get("state") == "running" and tool not in ("train_sae", "job_status"):
         job = (
             await client.call_tool(
                 "job_status",

@@ -34,7 +34,7 @@ shapes.set_up()
 gc.disable()
 
 
-RELATIVES = {"glass", "gemma3", "llama", "qwen3"}
+RELATIVES = {"glass", "gemma3", "llama", "qwen3", "gpt_neox"}
 """Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier
 these too."""
 KINDS = ("gpt2", "gemma2", "neox")

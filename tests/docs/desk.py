@@ -37,7 +37,7 @@ SMALLER: dict[str, dict[str, int]] = {
     "attribute_logit": {"k": 4, "n_controls": 2},
     "evaluate_sae": {"n_tokens": 64, "wait_s": 50},
 }
-"""The most that a reference page's call has time for."""
+"""The most that a test has time for."""
 CONTEXT = ("saescope.evals.text.LONGEST_CONTEXT", 32)
 """An evaluation of few tokens reads a whole context all the same, with every stand-in."""
 
@@ -122,10 +122,10 @@ class Desk:
         assert name in known, f'nothing stands for {name}="..."'
         return known[name]
 
-    def call(self, tool: str, arguments: Mapping[str, Any], *, whole: bool = False) -> Answer:
+    def call(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
         """The server's answer, through the protocol; asked only once, unless the model was busy."""
         said = {name: self.fill(name, value) for name, value in arguments.items()}
-        small = {} if whole else SMALLER.get(tool, {})
+        small = SMALLER.get(tool, {})
         said |= {name: min(said.get(name, most), most) for name, most in small.items()}
         if "quiz_id" in said:
             said |= self._quizzed(said)

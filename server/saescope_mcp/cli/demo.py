@@ -74,7 +74,7 @@ class Demo:
 
     async def tell(self) -> None:
         self._begin()
-        loaded = await self._call("load_sae", "loading", wait_s=FOREVER_S)
+        loaded = await self._call("load_sae", "loading")
         sae = loaded["sae"]
         self.console.print(escape(loaded["summary"]))
         await self._features(sae)
@@ -208,6 +208,8 @@ class Demo:
 
     async def _call(self, name: str, doing: str, **arguments: Any) -> Document:
         tool = next(tool for tool in ALL_TOOLS if tool.name == name)
+        if "wait_s" in tool.request.model_fields:
+            arguments["wait_s"] = FOREVER_S
         with self.console.status(f"{doing}…") as status:
 
             def work() -> Awaitable[Outcome]:

@@ -451,7 +451,7 @@ def test_a_text_without_a_counted_position_is_refused(glass: LanguageModel) -> N
 def test_the_embedded_sae_is_good_on_the_embedded_text(
     smollm: LanguageModel, embedded_sae: SAE
 ) -> None:
-    found = evaluate(smollm, embedded_sae, n_tokens=1000)
+    found = evaluate(smollm, embedded_sae, n_tokens=500)
     assert found.verdict.level == "good" and found.baselines is not None
     pca = found.baselines.pca
     assert pca is not None and pca.explained_variance is not None
