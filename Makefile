@@ -86,6 +86,7 @@ fix: $(VENV)/.dev
 
 docs: $(VENV)/.run
 	$(PY) scripts/build_reference.py
+	$(PY) scripts/build_library_page.py
 	$(PY) scripts/build_settings.py
 	$(PY) scripts/build_skill.py
 

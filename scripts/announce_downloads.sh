@@ -3,8 +3,8 @@ if "$PY" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torc
     echo "Updating the packages in the virtual environment."
     exit
 fi
-case "$(uname -s) $PIP_ARGS" in
-Linux*whl/cpu* | Darwin*)
+case "$(uname -s) $PIP_ARGS ${PIP_EXTRA_INDEX_URL:-} ${PIP_INDEX_URL:-}" in
+Linux*whl/cpu* | Darwin* | MINGW* | MSYS* | CYGWIN*)
     echo "Setting up, once. To download: about 360 MB of packages, half of it torch (1.7 GB on disk)."
     ;;
 *)

@@ -3,6 +3,7 @@ buttons and bundles start what the registry entry starts."""
 
 import base64
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -31,10 +32,56 @@ HOSTS = {"download.pytorch.org", "github.com"}
 BUNDLE = runpy.run_path(str(ROOT / "scripts" / "build_mcpb.py"))
 REGISTRY = json.loads((ROOT / "server.json").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    return set(re.findall(r"^([\w-]+):", MAKEFILE, flags=re.MULTILINE))
+
+
+def test_the_gate_calls_targets_that_are_here_and_the_help_lists_all() -> None:
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    called = re.findall(r"^make ([\w-]+)", gate, flags=re.MULTILINE)
+    assert {"test", "check", "docs-site"} <= {*called} <= targets()
+    phony = set(MAKEFILE.partition(".PHONY: ")[2].partition("\n")[0].split())
+    helped = re.findall(r'@echo "make ([\w-]+)', MAKEFILE)
+    assert {*helped, "help"} == phony and len(helped) == len(phony) - 1
+
+
+def test_make_docs_writes_every_page_that_make_check_compares() -> None:
+    recipes = (MAKEFILE.partition(f"\n{target}: ")[2] for target in ("docs", "check"))
+    written, compared = (
+        {*re.findall(r"scripts/(\w+)\.py", recipe.partition("\n\n")[0])} for recipe in recipes
+    )
+    assert written == compared and "build_library_page" in written
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
+@pytest.mark.parametrize(
+    ("system", "environ", "is_small"),
+    [
+        ("Linux", {}, False),
+        ("Linux", {"PIP_ARGS": "--extra-index-url https://download.pytorch.org/whl/cpu"}, True),
+        ("Linux", {"PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cpu"}, True),
+        ("Linux", {"PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cu130"}, False),
+        ("Darwin", {}, True),
+        ("MINGW64_NT-10.0-20348", {}, True),
+    ],
+)
+def test_the_set_up_announces_the_torch_that_the_machine_will_get(
+    system: str, environ: dict[str, str], is_small: bool, tmp_path: Path
+) -> None:
+    for name, says in (("uname", f"echo {system}"), ("python", "exit 1")):  # it has no torch yet
+        (tmp_path / name).write_text(f"#!/bin/sh\n{says}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    said = subprocess.run(
+        ["sh", ROOT / "scripts" / "announce_downloads.sh"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "PY": "python", **environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert ("360 MB" in said) == is_small and ("2.7 GB" in said) == (not is_small)
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)

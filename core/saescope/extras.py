@@ -3,6 +3,7 @@ what it does without having it learns which."""
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 from saescope.errors import ConfigError
 
@@ -22,11 +23,10 @@ def require_extra(package: str, what: str, *, field: str, without: str) -> None:
         ConfigError: EXTRA_MISSING, the package is not installed; the next step installs it into
             the environment that runs.
     """
-    found = find_spec(package)
-    if found is not None and found.origin is not None:  # else a folder of that name, as of runs
+    if is_installed(package):
         return
     wanted = f"saescope[{EXTRAS[package]}]"
-    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    install = pip_install(f'"{wanted}"')
     raise ConfigError(
         f"{what} needs the package {package}, which {wanted} installs and a plain saescope "
         "does not.",
@@ -34,6 +34,19 @@ def require_extra(package: str, what: str, *, field: str, without: str) -> None:
         field=field,
         got=f"no package {package}",
         allowed=wanted,
-        hint=f'Run in a terminal: {python} -m pip install "{wanted}", or {without}',
+        hint=f"Run in a terminal: {install}, or {without}",
         facts={"package": package, "extra": EXTRAS[package]},
     )
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package that an extra brings is there; nothing is imported."""
+    found = find_spec(package)
+    return found is not None and found.origin is not None  # else a folder, as of runs
+
+
+def pip_install(words: str) -> str:
+    """The command that installs into the environment that runs, whatever `python` is in a shell."""
+    python = Path(sys.executable).as_posix()  # PowerShell takes a path with slashes as it is
+    python = f'"{python}"' if " " in python else python
+    return f"{python} -m pip install {words}"

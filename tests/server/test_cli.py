@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -11,8 +12,12 @@ from tests.server.helpers import PROMPT, call
 from typer.testing import CliRunner
 
 from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.binding import Outcome, Tool
+from saescope_mcp.cli.calls import FOREVER_S
 from saescope_mcp.cli.commands import app
+from saescope_mcp.cli.demo import Demo
 from saescope_mcp.cli.flags import arguments_from
+from saescope_mcp.cli.terminal import Terminal
 from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.state import AppState
 
@@ -135,6 +140,23 @@ def test_version_and_help_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("saescope ")
+
+
+async def test_a_step_of_the_demo_lasts_as_long_as_its_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, dict[str, Any]] = {}
+
+    async def call(tool: Tool, state: AppState, arguments: dict[str, Any]) -> Outcome:
+        asked[tool.name] = arguments
+        return Outcome({"summary": "s"}, is_error=False)
+
+    monkeypatch.setattr(Tool, "call", call)
+    story = Demo(Terminal(file=io.StringIO()))
+    for name in ("load_sae", "steer_generate", "top_features"):
+        await story.call(name, "working")
+    forever = {"wait_s": FOREVER_S}
+    assert asked == {"load_sae": forever, "steer_generate": forever, "top_features": {}}
 
 
 @pytest.mark.model

@@ -1,6 +1,7 @@
 """`saescope doctor`: what is installed beside what is supported, and when it fails."""
 
 import json
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,24 @@ def test_a_version_out_of_range_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_an_extra_brings_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     code, found = looking_at(monkeypatch, Wanted("no-such-package", ">=1", "pictures"))
     assert code == 0 and "saescope[pictures]" in found["no-such-package"]["found"]
+    offer = found["no-such-package"]["offer"]
+    assert offer == f'{sys.executable} -m pip install "saescope[pictures]"'
+
+
+def test_a_suggested_installation_is_one_line_for_the_python_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    wanted = [Wanted("no-such-package", ">=1", "pictures"), Wanted("another", ">=2, <3")]
+    monkeypatch.setattr(doctor, "packages_wanted", lambda: wanted)
+    monkeypatch.setattr(doctor, "LOOKS", (doctor.versions,))
+    monkeypatch.setattr(sys, "executable", "/a/long/way/to/the/environment/bin/python")
+    _, shown = run("doctor")
+    python = f"{sys.executable} -m pip install"
+    assert f'\nOptional\n- no-such-package: {python} "saescope[pictures]"\n' in shown
+    assert f'\nTo do\n- another: {python} "another>=2,<3"\n' in shown
+    table = shown.partition("\nOptional")[0]
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_all_well_exits_with_zero_and_shows_both_versions(

@@ -1,5 +1,6 @@
 """The command line speaks shell: help, examples, completion, and what it says first."""
 
+import ast
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from tests.server.test_cli import run
 from typer.testing import CliRunner
 
 from saescope_mcp.app import ALL_TOOLS
-from saescope_mcp.cli import completing, typed
+from saescope_mcp.cli import commands, completing, here, typed
 from saescope_mcp.cli.calls import LOAD_SAE, loads_first
 from saescope_mcp.cli.commands import app
 from saescope_mcp.cli.flags import arguments_from, flag_of, is_of_items
@@ -32,6 +33,13 @@ from saescope_mcp.tools.steer import FIRST
 
 TOOLS = {tool.name: tool for tool in ALL_TOOLS}
 COMMANDS: Any = typer.main.get_command(app)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+TITLES = {
+    "saescope serve",
+    "saescope serve: ",
+    "[bold]saescope demo[/]: inside a small real language model, on this machine.",
+}
+"""What names a command and asks nobody to run it."""
 ODD = ["it's", 'say "ü"', "-c", " she", "a;b $HOME", "x=1#2", "two\nlines"]
 
 
@@ -240,6 +248,10 @@ def test_a_wrong_value_is_refused_before_an_sae_is_loaded(monkeypatch: pytest.Mo
     monkeypatch.setattr("saescope_mcp.tools.load.load_sae", never)
     code, shown = run("top-features", "--text", "a", "--k", "100000")
     assert code == 1 and shown.startswith("OUT_OF_RANGE --k must be")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for words in (["describe-feature", "--feature", "3", "--open"], ["evaluate-sae", "--picture"]):
+        code, shown = run(*words)
+        assert code == 1 and shown.startswith("EXTRA_MISSING A picture needs")
 
 
 def completed(words: str, **environ: str) -> list[str]:
@@ -252,6 +264,26 @@ def completed(words: str, **environ: str) -> list[str]:
     )
     assert done.stderr.endswith("heavy: []"), done.stderr
     return done.stdout.split()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_pipe_of_any_encoding_takes_any_text(encoding: str) -> None:
+    """As on Windows, where a pipe is not UTF-8."""
+    asked = "日本 🙂"
+
+    def told(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "saescope_mcp.cli", "cancel-job", "--job-id", asked, *words],
+            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+            capture_output=True,
+            check=False,
+        )
+        assert not done.stderr, done.stderr.decode()
+        return done.stdout.decode(encoding)
+
+    assert asked in json.dumps(json.loads(told("--json")), ensure_ascii=False)
+    shown = told()
+    assert (asked if encoding == "utf-8" else "\\u65e5\\u672c \\U0001f642") in shown
 
 
 def test_tab_completes_commands_and_releases_without_torch() -> None:
@@ -291,6 +323,59 @@ def test_saescope_alone_tells_what_is_here_and_what_to_do_next(
             COMMANDS.commands[name].make_context(name, rest)
 
 
+def test_what_is_suggested_starts_with_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no shell finds saescope by its name, as in a clone, that name alone is no command."""
+    ours = tmp_path / "saescope"
+    ours.touch()
+    monkeypatch.setattr(sys, "argv", [str(ours)])
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    missing = CliRunner().invoke(app, ["steer-generate", "--feature", "3=1"]).stderr
+    said = [
+        as_command('top_features(text="a")'),
+        in_shell("Call load_sae first, then top_features."),
+        in_shell('Run load_sae(path="a").'),
+        *map(example_of, VERBS.values()),
+        missing,
+    ]
+    commands_of_all = "|".join(verb.command for verb in VERBS.values())
+    for text in said:
+        named = re.findall(rf"(\S*saescope) (?:{commands_of_all})\b", text)
+        assert named and {*named} == {str(ours)}, text
+
+
+def test_no_suggestion_of_the_command_line_has_the_plain_name() -> None:
+    names = {*COMMANDS.commands, "COMMAND", "--help"}
+    for path in Path(typed.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        documented = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(tree)
+            if isinstance(node, DOCUMENTED)
+        }
+        for text in texts:
+            if isinstance(text, str) and text not in documented | TITLES:
+                assert not names & {*re.findall(r"\bsaescope ([\w-]+)", text)}, (path, text)
+
+
+def test_a_page_that_nothing_opens_is_said_to_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(typer, "launch", lambda place: 1)
+    commands.open_page({"page_path": "/p.html"})
+    shown = capsys.readouterr().err
+    assert "opening /p.html" in shown and "nothing here opens it" in shown
+
+
+def test_without_pictures_no_picture_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here.embedded, "is_ready", lambda: True)
+    assert any("--open" in words for words, _ in here.next_steps(running=False))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not any("--open" in words for words, _ in here.next_steps(running=False))
+
+
 def test_open_draws_and_opens_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     from saescope_mcp.binding import Outcome
 
@@ -302,7 +387,7 @@ def test_open_draws_and_opens_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
         return Outcome({"summary": "s", "page_path": "/p.html"}, is_error=False)
 
     monkeypatch.setattr("saescope_mcp.cli.calls.call", call)
-    monkeypatch.setattr(typer, "launch", opened.append)
+    monkeypatch.setattr(typer, "launch", lambda place: opened.append(place) or 0)
     code, shown = run("describe-feature", "--feature", "3", "--open", "--json")
     assert code == 0 and json.loads(shown)["page_path"] == "/p.html"
     assert opened == ["/p.html"] and asked == [{"feature": 3, "picture": True}]

@@ -4,6 +4,7 @@ no typer, no rich."""
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from saescope.names import WANDB_QUIETED
 
@@ -19,9 +20,17 @@ def main(words: Sequence[str] | None = None) -> None:
         from saescope_mcp.cli.serve import serve
 
         sys.exit(serve(words[1:]))
+    write_whatever()
     from saescope_mcp.cli.commands import app
 
     app(args=[*words], prog_name="saescope")
+
+
+def write_whatever() -> None:
+    """A character that the encoding of a terminal or pipe lacks, as on Windows, becomes its code
+    instead of an error."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # stderr does so by itself
 
 
 def quieten() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import anyio
 from pydantic import ValidationError
 
+from saescope.errors import ConfigError
 from saescope.progress import Say
+from saescope.render import require_pictures
 from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.replies import refusal
 from saescope_mcp.settings import Settings
@@ -47,6 +49,13 @@ def loads_first(tool: Tool) -> bool:
     """Whether it works on SAEs in memory: it cannot do without a handle then, or takes several."""
     sae = tool.request.model_fields.get("sae")
     return hasattr(tool.request, "handles") or (sae is not None and sae.is_required())
+
+
+def waiting(tool: Tool) -> dict[str, float]:
+    """The argument with which a call lasts as long as its work, so that it has a result."""
+    # job_status is left out: its wait_s is for whoever asks for it
+    is_work = "wait_s" in tool.request.model_fields and tool is not JOB_STATUS
+    return {"wait_s": FOREVER_S} if is_work else {}
 
 
 def sparing(say: Say) -> Say:
@@ -87,33 +96,30 @@ async def _call(
             return refused
         if tool is LOAD_SAE:
             return await tool.call(state, {"wait_s": FOREVER_S, **arguments})
-        patient = (
-            {"wait_s": FOREVER_S}
-            # job_status is left out: its wait_s is for whoever asks for it
-            if "wait_s" in tool.request.model_fields and tool is not JOB_STATUS
-            else {}
-        )
         if not loads_first(tool):
-            return await tool.call(state, patient | arguments)
+            return await tool.call(state, waiting(tool) | arguments)
         named: dict[str, Any] = {}
         for handle, source in _loads(state, _handles(arguments), loading):
             loaded = await LOAD_SAE.call(state, {**source, "wait_s": FOREVER_S})
             if loaded.is_error:
                 return loaded
             named |= {} if handle else {"sae": loaded.document["sae"]}
-        return await tool.call(state, {**named, **patient, **arguments})
+        return await tool.call(state, {**named, **waiting(tool), **arguments})
 
     return await with_progress(state, work, say)
 
 
 def _refused(state: AppState, tool: Tool, arguments: Mapping[str, Any]) -> Outcome | None:
-    """What the tool says of arguments that are wrong, before any SAE is loaded for it."""
+    """What the tool says of arguments that are wrong, or of a picture that cannot be drawn, before
+    any SAE is loaded for it."""
     given = dict(arguments)
     if loads_first(tool) and "" in _handles(arguments):
         given["sae"] = "the embedded SAE"
     try:
+        if given.get("picture"):
+            require_pictures()
         tool.request.model_validate(given, context={"settings": state.settings})
-    except ValidationError as error:
+    except (ConfigError, ValidationError) as error:
         return Outcome(dict(refusal(tool.name, error, tool.request)), is_error=True)
     return None
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Tools,
     rich_markup_mode=None,  # the rich help cuts names and numbers on a narrow terminal
-    help="Look inside a language model with sparse autoencoders (SAEs). Start with: saescope "
-    "demo. Options and an example of a command: saescope COMMAND --help",
+    help="Look inside a language model with sparse autoencoders (SAEs). Start with: "
+    f"{program()} demo. Options and an example of a command: {program()} COMMAND --help",
 )
 STOPPED = ("cancelled", "interrupted")
 INTERRUPTED = 130
@@ -112,7 +112,7 @@ def command_for(verb: Verb) -> Callable[..., None]:
         else:
             _show(verb, outcome, arguments)
         if open_it and not outcome.is_error:
-            _open(outcome.document)
+            open_page(outcome.document)
         stopped = verb.tool in OUTLIVE and outcome.document.get("state") in STOPPED
         raise typer.Exit(INTERRUPTED if stopped else int(outcome.is_error))
 
@@ -181,12 +181,13 @@ def _show(verb: Verb, outcome: "Outcome", arguments: dict[str, Any]) -> None:
     show(outcome, Terminal(), verb, arguments)
 
 
-def _open(document: dict[str, Any]) -> None:
-    """Open the page, or the first picture; where there is no browser its path is enough."""
+def open_page(document: dict[str, Any]) -> None:
+    """Open the page, or the first picture; where nothing can, its path is said."""
     place = document.get("page_path") or next(iter(document.get("pictures", [])), None)
     if place:
         _say(f"opening {place}")
-        typer.launch(str(place))
+        if typer.launch(str(place)):
+            _say("nothing here opens it: open that file in a browser")
 
 
 def _say(message: str) -> None:

@@ -16,9 +16,10 @@ from rich.markup import escape
 from saescope import embedded
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, next_call
-from saescope_mcp.cli.calls import FOREVER_S, person_settings, sparing, with_progress
+from saescope_mcp.cli.calls import person_settings, sparing, waiting, with_progress
 from saescope_mcp.cli.cells import table, text_of
 from saescope_mcp.cli.terminal import Terminal
+from saescope_mcp.cli.typed import program
 from saescope_mcp.state import AppState
 
 TEXT = "Mary said that she had lost her keys."
@@ -56,8 +57,9 @@ def _command() -> str:
     """The plain name where a shell finds this installation by it, else its path: clients start it
     from any folder."""
     ours = Path(sys.executable).with_name("saescope")
-    installed = shutil.which("saescope")
-    return "saescope" if installed and Path(installed).resolve() == ours.resolve() else str(ours)
+    found = shutil.which("saescope")  # with ".EXE" on Windows
+    is_ours = found and Path(found).resolve().with_suffix("") == ours.resolve()
+    return "saescope" if is_ours else ours.as_posix()
 
 
 class StepFailed(Exception):
@@ -74,7 +76,7 @@ class Demo:
 
     async def tell(self) -> None:
         self._begin()
-        loaded = await self._call("load_sae", "loading")
+        loaded = await self.call("load_sae", "loading")
         sae = loaded["sae"]
         self.console.print(escape(loaded["summary"]))
         await self._features(sae)
@@ -83,7 +85,7 @@ class Demo:
         await self._steering(sae, feature)
         self.console.print()
         self.console.rule("What to do next")
-        self.console.print(NEXT.format(command=_command()), soft_wrap=True)
+        self.console.print(NEXT.format(command=escape(_command())), soft_wrap=True)
 
     def _begin(self) -> None:
         say = self.console.print
@@ -103,7 +105,7 @@ class Demo:
         self._heading(
             2, "Which features fire on a text?", next_call("top_features", text=TEXT, k=6)
         )
-        ranking = await self._call("top_features", "reading", sae=sae, text=TEXT, k=6)
+        ranking = await self.call("top_features", "reading", sae=sae, text=TEXT, k=6)
         rows = [{**row, "token": row["top_token"]["token"]} for row in ranking["features"]]
         self.console.print(
             table(rows, columns=("feature", "max_activation", "n_tokens", "token", "promotes"))
@@ -120,7 +122,7 @@ class Demo:
             f"Why {TARGET!r} and not {AGAINST!r} after: {PROMPT!r}?",
             next_call("attribute_logit", prompt="...", target=TARGET, against=AGAINST),
         )
-        attribution = await self._call(
+        attribution = await self.call(
             "attribute_logit",
             "attributing and ablating",
             sae=sae,
@@ -149,7 +151,7 @@ class Demo:
             f"Check: remove feature {feature} everywhere in the prompt",
             next_call("intervene", prompt="...", edits=edits),
         )
-        done = await self._call(
+        done = await self.call(
             "intervene",
             "ablating",
             sae=sae,
@@ -181,7 +183,7 @@ class Demo:
             f"Steer: add feature {feature} while the model writes",
             next_call("steer_generate", prompt=STEERED, features=features, concept_tokens=CONCEPT),
         )
-        done = await self._call(
+        done = await self.call(
             "steer_generate",
             "generating",
             sae=sae,
@@ -206,14 +208,12 @@ class Demo:
         self.console.print(f"\n[bold cyan]{number}. {escape(title)}[/]")
         self.console.print(f"[dim]{escape(call)}[/]")
 
-    async def _call(self, name: str, doing: str, **arguments: Any) -> Document:
+    async def call(self, name: str, doing: str, **arguments: Any) -> Document:
         tool = next(tool for tool in ALL_TOOLS if tool.name == name)
-        if "wait_s" in tool.request.model_fields:
-            arguments["wait_s"] = FOREVER_S
         with self.console.status(f"{doing}…") as status:
 
             def work() -> Awaitable[Outcome]:
-                return tool.call(self.state, arguments)
+                return tool.call(self.state, waiting(tool) | arguments)
 
             outcome = await with_progress(self.state, work, partial(self._progress, status))
         if outcome.is_error:
@@ -233,8 +233,8 @@ def run_demo() -> int:
         anyio.run(Demo(console).tell)
     except StepFailed as failed:
         console.print(
-            f"\n[bold red]The demo cannot continue.[/] {escape(str(failed))}\nsaescope "
-            "doctor may tell why."
+            f"\n[bold red]The demo cannot continue.[/] {escape(str(failed))}\n"
+            f"{escape(program())} doctor may tell why."
         )
         return 1
     return 0

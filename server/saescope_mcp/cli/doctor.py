@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rich.markup import escape
 from saescope import __version__, embedded
 from saescope.catalogue import hub_cache, on_this_machine
 from saescope.errors import SaescopeError
+from saescope.extras import pip_install
 from saescope.names import home
 from saescope_mcp.cli.installed import (
     Wanted,
@@ -28,6 +29,7 @@ from saescope_mcp.cli.installed import (
 from saescope_mcp.cli.renderers.parts import size
 from saescope_mcp.cli.tables import Column, Rows, listed
 from saescope_mcp.cli.terminal import Terminal, json_line
+from saescope_mcp.cli.typed import program
 from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.groups import SETTING
 from saescope_mcp.settings import Settings, log_level, offered, unknown_variables
@@ -49,6 +51,8 @@ class Finding:
     """The versions that saescope is made for."""
     needed: bool = False
     """Whether nothing works without it."""
+    offer: str = ""
+    """What installs that of which only some commands make use."""
 
 
 def run_doctor(*, as_json: bool) -> int:
@@ -74,10 +78,10 @@ def _package(wanted: Wanted) -> Finding:
     """One package; of those that an extra brings it is said which, and none is needed."""
     found, range_ = wanted.found(), wanted.range
     if found is None and wanted.extra:
-        install = f'python -m pip install "saescope[{wanted.extra}]"'
-        said = f"not installed (for {wanted.extra}: {install})"
-        return Finding(wanted.name, said, ok=True, supported=range_)
-    install = f'python -m pip install "{wanted.name}{range_.replace(" ", "")}"'
+        extra = f"saescope[{wanted.extra}]"
+        said, offer = f"not installed ({extra})", pip_install(f'"{extra}"')
+        return Finding(wanted.name, said, ok=True, supported=range_, offer=offer)
+    install = pip_install(f'"{wanted.name}{range_.replace(" ", "")}"')
     if found is None:
         return Finding(wanted.name, "missing", False, install, range_, needed=True)
     finding = _version(wanted.name, found, range_, "Install one that is supported:")
@@ -121,7 +125,7 @@ def _device() -> list[Finding]:
                 "device",
                 f"torch does not import ({type(error).__name__})",
                 ok=False,
-                todo="python -m pip install --force-reinstall torch",
+                todo=pip_install("--force-reinstall torch"),
                 needed=True,
             )
         ]
@@ -223,7 +227,7 @@ def _cached() -> list[Finding]:
         "embedded model",
         "ready" if ready else "not here yet",
         ok=True,
-        todo="" if ready else f"saescope demo fetches it ({size}, once).",
+        todo="" if ready else f"{program()} demo fetches it ({size}, once).",
     )
     known, entries = AppState(Settings()).known.all(), on_this_machine()
     published = (
@@ -262,10 +266,18 @@ def _print(findings: list[Finding]) -> None:
     console.print(Rows([*_columns(ranged, "version"), supported]))
     console.print()
     console.print(Rows(_columns([each for each in findings if not each.supported])))
-    todo = [finding for finding in findings if finding.todo]
-    console.print("\n[bold]To do[/]" if todo else "\nAll well. Next: saescope demo")
-    for finding in todo:
-        console.print(f"- {finding.what}: {escape(finding.todo)}", soft_wrap=True)
+    _list(console, "Optional", {each.what: each.offer for each in findings if each.offer})
+    todo = {each.what: each.todo for each in findings if each.todo}
+    _list(console, "To do", todo)
+    if not todo:
+        console.print(f"\nAll well. Next: {escape(program())} demo", soft_wrap=True)
+
+
+def _list(console: Terminal, title: str, steps: Mapping[str, str]) -> None:
+    if steps:
+        console.print(f"\n[bold]{title}[/]")
+    for what, step in steps.items():
+        console.print(f"- {what}: {escape(step)}", soft_wrap=True)
 
 
 def _columns(findings: list[Finding], found: str = "") -> list[Column]:

@@ -15,6 +15,7 @@ from saescope.progress import Say
 from saescope_mcp.binding import Outcome, Tool, document
 from saescope_mcp.cli.calls import FOREVER_S, call, person_settings
 from saescope_mcp.cli.renderers.parts import spark
+from saescope_mcp.cli.typed import as_command
 from saescope_mcp.jobs import Run
 from saescope_mcp.kinds import duration, kind_of
 from saescope_mcp.kinds.training import planned
@@ -65,13 +66,13 @@ def follow(state: AppState, run_id: str, console: Console) -> Run:
         _show(state, run_id, console)
     run = state.runs.get(run_id)
     kind = kind_of(run)
-    done, total = kind.progress(run)
+    (done, total), again = kind.progress(run), as_command(kind.resume(run))
     kept = (
         f"A complete checkpoint is kept, at {done:,} of {total:,}."
         if run.checkpoint
         else "There was nothing to keep yet."
     )
-    console.print(f"{kept} Go on with: [bold]{kind.command(run)}[/]")
+    console.print(f"{kept} Go on with: [bold]{escape(again)}[/]", soft_wrap=True)
     return run
 
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from saescope import __version__, embedded
 from saescope.database import connect
+from saescope.extras import is_installed
 from saescope.names import home
 from saescope_mcp.cli.completing import handles, jobs
 from saescope_mcp.cli.tables import listed, pairs
@@ -34,12 +35,12 @@ def show_what_is_here() -> None:
         )
     )
     console.print("\n[bold]Next[/]")
-    for words, why in _next_steps(running=states["running"] > 0):
+    for words, why in next_steps(running=states["running"] > 0):
         console.print(f"  {escape(words)}", style="cyan", soft_wrap=True)
         console.print(f"      [dim]{escape(why)}[/]")
 
 
-def _next_steps(*, running: bool) -> Iterator[tuple[str, str]]:
+def next_steps(*, running: bool) -> Iterator[tuple[str, str]]:
     saescope = program()
     if running:
         yield f"{saescope} job-status", "how the work is doing that runs now"
@@ -51,7 +52,10 @@ def _next_steps(*, running: bool) -> Iterator[tuple[str, str]]:
         text = '"Mary said that she had lost her keys."'
         yield f"{saescope} demo", "the whole story on the small model, in two minutes"
         yield f"{saescope} encode-text --text {text}", "which features fire at each word"
-        yield f"{saescope} describe-feature --feature 4432 --open", "a feature's page"
+        if is_installed("matplotlib"):
+            yield f"{saescope} describe-feature --feature 4432 --open", "a feature's page"
+        else:
+            yield f"{saescope} describe-feature --feature 4432", "what one feature fires on"
     yield f"{saescope} find-saes --model gemma-2-2b", "published SAEs of another model"
     yield f"{saescope} --help", "all commands; --install-completion: Tab completes them"
 

@@ -3,6 +3,7 @@ there, never a command to the terminal."""
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,9 +40,10 @@ class Terminal(Console):
 
 
 def json_line(document: Any) -> str:
-    """A document as one line of JSON; what a terminal would obey stands there as an escape, so
-    nothing is lost."""
-    written = json.dumps(document, ensure_ascii=False)
+    """A document as one line of JSON; what a terminal would obey, or stdout cannot write, stands
+    there as an escape, so nothing is lost."""
+    writes_all = "utf" in (sys.stdout.encoding or "").lower()
+    written = json.dumps(document, ensure_ascii=not writes_all)
     return "".join(_escaped(char) if is_hidden(char) else char for char in written)
 
 

@@ -37,7 +37,8 @@ def program() -> str:
     """What the person typed to start this, or the plain name where a shell finds it by that."""
     typed, found = Path(sys.argv[0]), shutil.which("saescope")
     is_found = found is not None and typed.exists() and typed.samefile(found)
-    return "saescope" if is_found or typed.name != "saescope" else str(typed)
+    # PowerShell runs a path with slashes as it is; with backslashes it would need quotes and "&"
+    return "saescope" if is_found or typed.name != "saescope" else typed.as_posix()
 
 
 def as_command(call: str, given: Mapping[str, Any] = MappingProxyType({})) -> str:
@@ -114,12 +115,13 @@ def error_in_shell(document: Mapping[str, str], verb: Verb | None = None) -> dic
 
 
 def _in_words(text: str, verb: Verb | None) -> str:
-    text = _PLACES.sub(r"saescope intervene with --edit FEATURE@\1", text)
+    edit = f"{program()} intervene with --edit FEATURE@"
+    text = _PLACES.sub(lambda found: f"{edit}{found[1]}", text)
     text = _SWITCH.sub(lambda found: _switch(found[1], found[2]), text)
     if verb:
         setting = re.compile(rf"(?<![-\w])({'|'.join(_settable(verb))})=({_VALUE})")
         text = setting.sub(lambda found: _setting(found, verb), text)
-    return _TOOL_NAME.sub(lambda found: f"saescope {found[0].replace('_', '-')}", text)
+    return _TOOL_NAME.sub(lambda found: f"{program()} {found[0].replace('_', '-')}", text)
 
 
 def _switch(name: str, value: str) -> str:

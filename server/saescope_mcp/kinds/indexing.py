@@ -69,10 +69,6 @@ def _resume(run: Run) -> str:
     return next_call("index_features", **run.request)
 
 
-def _command(run: Run) -> str:
-    return "the same command"
-
-
 def _progress(run: Run) -> tuple[int, int]:
     return run.progress.get("n_tokens", 0), run.progress.get("n_wanted", 0)
 
@@ -82,7 +78,6 @@ INDEXING = Kind(
     request=IndexFeatures,
     reply=index_reply,
     resume=_resume,
-    command=_command,
     progress=_progress,
     worker="saescope_mcp.worker.index:IndexWorker",
 )

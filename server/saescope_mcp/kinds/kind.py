@@ -28,8 +28,6 @@ class Kind:
     """What a job has come to, the same from its tool, job_status and the command line."""
     resume: Callable[[Run], str]
     """The call that resumes a job that has stopped."""
-    command: Callable[[Run], str]
-    """The command for a person at a terminal."""
     progress: Callable[[Run], tuple[int, int]]
     """How much is done, and of how much; 0 while that is not known."""
     worker: str

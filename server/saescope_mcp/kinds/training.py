@@ -103,10 +103,6 @@ def _resume(run: Run) -> str:
     return next_call("train_sae", resume=run.id)
 
 
-def _command(run: Run) -> str:
-    return f"saescope train-sae --resume {run.id}"
-
-
 def _progress(run: Run) -> tuple[int, int]:
     return run.progress.get("step", 0), run.progress.get("n_steps", 0)
 
@@ -116,7 +112,6 @@ TRAINING = Kind(
     request=TrainSae,
     reply=train_reply,
     resume=_resume,
-    command=_command,
     progress=_progress,
     worker="saescope_mcp.worker.train:TrainWorker",
     pictures=of_training,
