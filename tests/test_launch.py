@@ -108,6 +108,7 @@ async def test_while_it_installs_the_tools_are_listed_and_a_call_says_how_far_it
     )
 
 
+@pytest.mark.slow
 async def test_the_real_server_takes_over_the_same_connection_and_the_calls_that_waited(
     machine: Machine,
 ) -> None:

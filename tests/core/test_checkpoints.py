@@ -93,6 +93,7 @@ def test_too_little_space_is_seen_before_writing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE")
 def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path) -> None:
     script = (
@@ -112,6 +113,7 @@ def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path) -> None:
     assert disk.load_latest(tmp_path).state == {"step": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_kill_9_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     script = (

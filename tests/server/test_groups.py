@@ -73,6 +73,7 @@ def test_a_misspelt_group_is_refused_with_what_there_is(setting: str, own_home: 
     assert "base, read, explain, steer, know, train, judge" in no.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["variable", "flag", "flag that takes away"])
 def test_a_server_does_not_start_with_a_misspelt_group(way: str, own_home: Path) -> None:
     flags = {"flag": ["--tools", "raed"], "flag that takes away": ["--tools", "-raed"]}

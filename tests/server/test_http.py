@@ -85,6 +85,7 @@ HELD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sig", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
@@ -139,6 +140,7 @@ async def test_a_body_that_does_not_come_is_answered_in_the_end() -> None:
     assert sent[0]["status"] == 408
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("port", ["70000", "taken"])
 def test_a_port_that_cannot_be_used_is_said_in_one_line(port: str, tmp_path: Path) -> None:
     with socket.socket() as other:

@@ -196,6 +196,7 @@ async def test_weights_that_were_replaced_since_the_load_are_not_indexed_under_t
     assert error["code"] == "SAE_CHANGED" and state.runs.all() == []
 
 
+@pytest.mark.slow
 async def test_a_model_that_was_replaced_since_the_load_is_not_indexed_under_its_name(
     server: tuple[AppState, str], bench: Bench, glass_dir: Path
 ) -> None:

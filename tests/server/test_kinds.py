@@ -35,7 +35,6 @@ COUNTING = Kind(
         summary=f"{run.id} counted to {run.progress['n']}.", counted=run.progress["n"]
     ),
     resume=lambda run: next_call("count_up", **run.request),
-    command=lambda run: "saescope count-up",
     progress=lambda run: (run.progress["n"], 3),
     worker="tests.server.test_kinds:Counter",
 )

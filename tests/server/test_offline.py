@@ -182,6 +182,7 @@ def test_no_command_and_no_tool_uses_the_network(
     assert len(Path(audited["AUDIT_LOG"] + ".watched").read_text().split()) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loads", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_server_uses_no_network(audited: dict[str, str], loads: bool) -> None:
     messages = MESSAGES if loads else MESSAGES[:-1]

@@ -588,6 +588,7 @@ def run(*words: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @one_family
 def test_the_command_line_takes_several_saes_too(desk: Desk) -> None:
     for path in desk.saes:

@@ -116,7 +116,7 @@ async def test_wandb_without_a_login_is_refused_at_the_door(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("saescope.extras.find_spec", lambda name: name)
+    monkeypatch.setattr("saescope.extras.is_installed", lambda package: True)
     state = AppState(settings.model_copy(update={"offline": False}))
     asked = {**SMALL, "options": ["logger=wandb"], "dry_run": dry_run}
     error = await refuse(state, "train_sae", model=str(glass_dir), hook_name=HOOK, **asked)

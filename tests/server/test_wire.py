@@ -89,6 +89,7 @@ async def test_an_answer_is_never_answered() -> None:
     assert not answers
 
 
+@pytest.mark.slow
 def test_the_server_answers_every_line_and_goes_on() -> None:
     ready = '{"jsonrpc":"2.0","method":"notifications/initialized"}'
     ping = '{"jsonrpc":"2.0","id":"last","method":"ping"}'
@@ -112,6 +113,7 @@ def test_the_server_answers_every_line_and_goes_on() -> None:
     assert {a["id"] for a in got if "result" in a} == {1, "last"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NO_MESSAGES)
 def test_over_http_too(url: str, name: str) -> None:
     headers = ACCEPT | {"Content-Type": "application/json"}
@@ -121,6 +123,7 @@ def test_over_http_too(url: str, name: str) -> None:
     assert reply.status_code == 400 and (said["error"]["code"], said["id"]) == (code, ident)
 
 
+@pytest.mark.slow
 def test_a_body_that_is_too_long_is_refused_over_http(url: str) -> None:
     headers = ACCEPT | {"Content-Type": "application/json"}
     reply = httpx.post(url, content=call('"' + "x" * 2**23 + '"'), headers=headers, timeout=30)

@@ -307,6 +307,7 @@ def test_a_perfect_sae_reaches_one_and_a_doubled_one_is_wrong(glass: LanguageMod
     assert evaluate(glass, worse, contexts).verdict.level == "wrong"
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_estimate_and_narrow_with_more_text(glass: LanguageModel) -> None:
     sae = perfect_sae(glass)
     faint = StandardSAE(

@@ -346,6 +346,7 @@ def test_a_refused_repository_is_not_even_downloaded(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_child_process_converts_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, w = goodfire(tmp_path), random_weights()
     monkeypatch.setenv(pickles.SETTING, "1")
@@ -771,6 +772,7 @@ for attempt in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the limits are known to hold")
 def test_the_child_gets_no_more_memory_and_disk_than_the_file_can_need(tmp_path: Path) -> None:
     env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PATH": os.environ["PATH"]}

@@ -417,6 +417,7 @@ def test_the_many_names_of_a_model_are_one(name: str) -> None:
     assert canonical_name(name) == "gpt2"
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_model_predicts_paris(smollm: LanguageModel) -> None:
     tokens = smollm.tokenize("The capital of France is")
@@ -425,6 +426,7 @@ def test_the_embedded_model_predicts_paris(smollm: LanguageModel) -> None:
     assert smollm.handle == "smollm2-135m" and "Q4_1" in smollm.revision
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_embedded_models_folder_is_the_embedded_model(smollm: LanguageModel) -> None:
     from saescope.embedded import model_dir

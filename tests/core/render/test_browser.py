@@ -22,6 +22,7 @@ BROWSER = os.environ.get("SAESCOPE_TEST_BROWSER") or next(
 )
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine"),
 ]
 

@@ -98,6 +98,7 @@ def test_random_features_are_hardly_ever_called_writers(glass: LanguageModel) ->
     assert measured > 100 and called <= 0.1 * measured
 
 
+@pytest.mark.slow
 def test_the_push_is_what_a_loop_over_prompts_measures(glass: LanguageModel) -> None:
     sae, activation = written_sae(glass, " Queen"), 4.0
     ids = [glass.single_token(word) for word in (" Queen", " King")]

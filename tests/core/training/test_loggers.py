@@ -18,7 +18,7 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("saescope.extras.find_spec", lambda name: name)
+    monkeypatch.setattr("saescope.extras.is_installed", lambda package: True)
     return tmp_path
 
 

@@ -338,6 +338,7 @@ def test_a_plan_measures_and_leaves_nothing(glass: LanguageModel, tmp_path: Path
     assert not (tmp_path / "not").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_holds_for_the_disk(
     glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,7 +435,7 @@ def test_a_site_without_a_vector_a_position_is_refused(
 def test_a_logger_that_is_not_installed_is_refused_before_the_run(
     glass: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saescope.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("saescope.extras.is_installed", lambda package: False)
     with pytest.raises(ConfigError) as caught:
         make_plan(small(glass, logger="tensorboard"), glass, folder=tmp_path)
     assert caught.value.code == "EXTRA_MISSING" and caught.value.field == "logger"
