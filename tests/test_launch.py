@@ -168,6 +168,7 @@ def test_uv_trusts_what_the_system_trusts_unless_the_user_says_otherwise(
         assert said.startswith(f"{seen} pip install") and f"-e {ROOT}[all]" in said
 
 
+@pytest.mark.slow
 async def test_once_installed_it_is_the_server(machine: Machine) -> None:
     machine.finish("0")
     done = subprocess.run(

@@ -176,6 +176,7 @@ def test_the_command_prints_the_tools_document() -> None:
     assert done.exit_code == 0 and "gpt2-small-res-jb" in done.stdout
 
 
+@pytest.mark.slow
 def test_finding_needs_no_torch_and_no_network() -> None:
     code = (
         "import sys\nfrom saescope_mcp.cli import main\ntry:\n    main(['find-saes', "

@@ -194,6 +194,7 @@ def base_only() -> StdioServerParameters:
     return StdioServerParameters(command=sys.executable, args=words, env=env)
 
 
+@pytest.mark.slow
 async def test_a_client_of_the_older_protocol_is_told_that_the_list_has_changed(
     own_home: Path,
 ) -> None:

@@ -186,6 +186,7 @@ async def test_found_features_are_the_library_s(
     ]
 
 
+@pytest.mark.slow
 async def test_writers_of_a_token_are_the_library_s(
     tiny: AppState, sae: str, entry: LoadedSAE
 ) -> None:

@@ -77,6 +77,7 @@ def test_it_is_a_png_with_an_opaque_light_background(name: str) -> None:
     assert min(corner[:3]) > 200 and corner[3] == 255
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes_and_others_others() -> None:
     assert training_curves(POINTS) == training_curves(POINTS)
     assert training_curves(POINTS) != training_curves(POINTS[:20])

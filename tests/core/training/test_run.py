@@ -103,7 +103,7 @@ def test_the_same_call_goes_on_where_it_was_cut_off(glass: LanguageModel, tmp_pa
         pytest.param(0, {}, marks=pytest.mark.slow),
         pytest.param(1, {}, marks=pytest.mark.slow),
         pytest.param(2, {}, marks=pytest.mark.slow),
-        (4, {}),
+        pytest.param(4, {}, marks=pytest.mark.slow),
         (1, {"cache_activations": True}),
         pytest.param(2, {"normalize_activations": "none"}, marks=pytest.mark.slow),
     ],
