@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import socket
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ RELATIVES = {"glass", "gemma3", "llama", "qwen3", "gpt_neox"}
 """Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier
 these too."""
 KINDS = ("gpt2", "gemma2", "neox")
+MOST_CASES = 20
 EVERY_PAIR = ("test_hooks.py", "test_language_model.py")
 
 
@@ -48,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         drawn = getattr(item, "callspec", None)
         if drawn and (_is_relative(drawn) or _is_another_pair(item, drawn.id, seen)):
             item.add_marker(pytest.mark.slow)
+    for item in _of_many_cases(items):
+        item.add_marker(pytest.mark.slow)
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
@@ -67,6 +71,18 @@ def _is_another_pair(item: pytest.Item, case: str, seen: set[tuple[object, str]]
     is_known = pair <= seen
     seen |= pair
     return is_known
+
+
+def _of_many_cases(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Of a test with very many cases, `make test` tries some from all over them."""
+    cases = defaultdict[str, list[pytest.Item]](list)
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for each in cases.values():
+        for i, item in enumerate(each):
+            if i and i * MOST_CASES // len(each) == (i - 1) * MOST_CASES // len(each):
+                yield item
 
 
 def pytest_collection_finish() -> None:

@@ -266,6 +266,7 @@ def completed(words: str, **environ: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 def test_a_pipe_of_any_encoding_takes_any_text(encoding: str) -> None:
     """As on Windows, where a pipe is not UTF-8."""
