@@ -93,9 +93,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than cores: tests that wait for a server or a worker leave their core to
-    another."""
-    return (os.cpu_count() or 1) + 2
+    """One process more than cores: tests that wait for a server or a worker leave their core to
+    another. With one more still it takes as long, and the slow tier more memory."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
