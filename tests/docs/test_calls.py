@@ -19,7 +19,7 @@ from saescope import catalogue
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.cli import commands
-from saescope_mcp.cli.calls import loads_first
+from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.settings import Settings
 
@@ -157,15 +157,15 @@ def run_ours(
         if desk is None or piece.check == "schema":
             source = {name: given.pop(name) for name in loading}
             validate(TOOLS["load_sae"], source)
-            validate(tool, {"sae": "x/0.y", **given} if loads_first(tool) else given)
+            validate(tool, {"sae": "x/0.y", **given} if VERBS[tool.name].loads_first else given)
             return Outcome({"summary": "valid"}, is_error=False)
-        needs = {"sae": desk.sae} if loads_first(tool) else {}
+        needs = {"sae": desk.sae} if VERBS[tool.name].loads_first else {}
         answer = desk.call(tool.name, {**needs, **arguments})
         return Outcome(answer.document, answer.is_error)
 
     def in_a_process(tool: Tool, given: Mapping[str, Any], *_: object, **__: object) -> Outcome:
         assert piece.check == "schema", f"{tool.name} takes long: mark it"
-        validate(tool, {**given, **({"sae": "x/0.y"} if loads_first(tool) else {})})
+        validate(tool, {**given, **({"sae": "x/0.y"} if VERBS[tool.name].loads_first else {})})
         ran.append(tool.name)
         return Outcome({"summary": "valid", "state": "planned"}, is_error=False)
 

@@ -119,8 +119,11 @@ async def test_a_tool_that_is_off_is_not_listed_and_its_call_says_what_switches_
         off = await client.call_tool("train_sae", {"model": "a"})
         unknown = await client.call_tool("top_feature", {})
         wrong = await client.call_tool("use_tools", {"groups": ["trian"]})
+        many = await client.call_tool("use_tools", {"groups": ["read"] * 51})
         status = await client.call_tool("server_status", {})
     text = off.content[0].text  # type: ignore[union-attr]
+    assert many.structured_content is not None
+    assert many.structured_content["code"] == "TOO_MANY_ITEMS"
     assert off.is_error and text.startswith("TOOL_OFF: train_sae is switched off on this server")
     assert 'Next: use_tools(groups=["train"])' in text
     assert "SAESCOPE_TOOLS=read,steer_generate,train_sae" in text and "--tools" in text

@@ -235,6 +235,22 @@ async def test_what_is_to_count_position_0_is_an_argument_of_a_tool_that_has_it(
         assert advice[1] == "intervene with positions=[0]"
 
 
+async def test_a_generation_is_suggested_unless_random_features_do_as_much(
+    tiny: AppState, sae: str
+) -> None:
+    seen = set[bool]()
+    for n_controls in (0, 3, 19):
+        for feature in (5, 6, 7, 8):
+            edit = {"feature": feature, "strength": 1.0}
+            asked: dict[str, Any] = {"prompt": PROMPT, "edits": [edit], "n_controls": n_controls}
+            reply = await call(tiny, "intervene", sae=sae, **asked)
+            assert reply["touched"]
+            is_like_them = n_controls == 19 and not reply["control"]["outside"]
+            assert bool(reply["next"]) != is_like_them
+            seen.add(is_like_them)
+    assert seen == {True, False}
+
+
 async def test_one_edit_at_named_positions_does_not_leave_out_those_of_another(
     tiny: AppState, sae: str
 ) -> None:

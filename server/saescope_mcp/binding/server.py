@@ -68,6 +68,8 @@ class Server(MCPServer[Any]):
         super().__init__(*words, **options)
         self.offer = offer
         self.max_message_bytes = max_message_bytes
+        # MCPServer has no argument for it: a client of the older protocol is told here that it will
+        # hear of a list that has changed.
         low: Any = self._lowlevel_server
         low.create_initialization_options = partial(
             low.create_initialization_options, NotificationOptions(tools_changed=True)

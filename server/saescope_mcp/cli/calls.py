@@ -14,6 +14,7 @@ from saescope.errors import ConfigError
 from saescope.progress import Say
 from saescope.render import require_pictures
 from saescope_mcp.binding import Outcome, Tool
+from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.replies import refusal
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
@@ -43,12 +44,6 @@ def call(
     """The tool's outcome, or that of the load before it if that failed."""
     state = AppState(settings or person_settings())
     return anyio.run(partial(_call, state, tool, arguments, loading, say))
-
-
-def loads_first(tool: Tool) -> bool:
-    """Whether it works on SAEs in memory: it cannot do without a handle then, or takes several."""
-    sae = tool.request.model_fields.get("sae")
-    return hasattr(tool.request, "handles") or (sae is not None and sae.is_required())
 
 
 def waiting(tool: Tool) -> dict[str, float]:
@@ -96,7 +91,7 @@ async def _call(
             return refused
         if tool is LOAD_SAE:
             return await tool.call(state, {"wait_s": FOREVER_S, **arguments})
-        if not loads_first(tool):
+        if not VERBS[tool.name].loads_first:
             return await tool.call(state, waiting(tool) | arguments)
         named: dict[str, Any] = {}
         for handle, source in _loads(state, _handles(arguments), loading):
@@ -113,7 +108,7 @@ def _refused(state: AppState, tool: Tool, arguments: Mapping[str, Any]) -> Outco
     """What the tool says of arguments that are wrong, or of a picture that cannot be drawn, before
     any SAE is loaded for it."""
     given = dict(arguments)
-    if loads_first(tool) and "" in _handles(arguments):
+    if VERBS[tool.name].loads_first and "" in _handles(arguments):
         given["sae"] = "the embedded SAE"
     try:
         if given.get("picture"):

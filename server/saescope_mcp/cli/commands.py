@@ -68,7 +68,7 @@ def log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
-@app.command(short_help="The whole story on a small real model, in two minutes.")
+@app.command(short_help="The whole story on a small real model, in half a minute.")
 def demo() -> None:
     """The whole story on a small real model: features, an explanation, its check, steering."""
     from saescope_mcp.cli.demo import run_demo

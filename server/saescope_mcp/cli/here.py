@@ -50,7 +50,7 @@ def next_steps(*, running: bool) -> Iterator[tuple[str, str]]:
         yield f"{saescope} doctor", "is everything here that is needed?"
     else:
         text = '"Mary said that she had lost her keys."'
-        yield f"{saescope} demo", "the whole story on the small model, in two minutes"
+        yield f"{saescope} demo", "the whole story on the small model, in half a minute"
         yield f"{saescope} encode-text --text {text}", "which features fire at each word"
         if is_installed("matplotlib"):
             yield f"{saescope} describe-feature --feature 4432 --open", "a feature's page"

@@ -16,13 +16,13 @@ from importlib.metadata import (
 )
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
 _OF_TORCH = {"triton", "pytorch-triton", "torchvision", "torchaudio"}
 """What a build of torch brings along, beside the packages of NVIDIA."""
-_REQUIREMENT = re.compile(
-    r"(?P<name>[\w.-]+)(?:\[.*?\])?\s*\(?(?P<range>[^;)]*)\)?\s*(?:;(?P<when>.*))?"
-)
-_EXTRA = re.compile(r"""extra\s*==\s*["']([\w-]+)["']""")
-_LIMIT = re.compile(r"(>=|<=|==|!=|<|>|~=)\s*([\w.*+!-]+)")
+_EXTRA = re.compile(r'extra == "([\w-]+)"')
 _ALL = "all"
 """The extra that only lists the others."""
 
@@ -46,20 +46,18 @@ class Wanted:
 
 def packages_wanted() -> list[Wanted]:
     """The packages that saescope's metadata names, those of extras last."""
-    read = (_wanted(line) for line in requires("saescope") or ())
+    read = (_wanted(Requirement(line)) for line in requires("saescope") or ())
     wanted = [each for each in read if each and each.extra != _ALL and each.name != "saescope"]
     return sorted(wanted, key=lambda each: bool(each.extra))
 
 
 def python_wanted() -> str:
-    return _tidy(metadata("saescope")["Requires-Python"])
+    return _tidy(SpecifierSet(metadata("saescope")["Requires-Python"]))
 
 
 def fits(found: str, supported: str) -> bool:
-    """Whether a version lies in a range such as ">=4.3, <4.4"; a build such as "+cpu" is none of
-    the version."""
-    at = _parts(found.split("+")[0])
-    return all(_holds(at, sign, limit) for sign, limit in _LIMIT.findall(supported))
+    """Whether a version lies in a range such as ">=4.3, <4.4", before its release too."""
+    return SpecifierSet(supported).contains(found, prereleases=True)
 
 
 def installed_size(which: Callable[[str], bool]) -> int:
@@ -84,48 +82,21 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def _wanted(line: str) -> Wanted | None:
-    match = _REQUIREMENT.match(line)
-    if not match:
+def _wanted(asked: Requirement) -> Wanted | None:
+    """What a line of the metadata asks for; None where it is for other systems."""
+    extra = _EXTRA.search(str(asked.marker))
+    if asked.marker and not asked.marker.evaluate({"extra": extra[1] if extra else ""}):
         return None
-    when = match["when"] or ""
-    extra = _EXTRA.search(when)
-    return Wanted(match["name"], _tidy(match["range"]), extra[1] if extra else "")
+    return Wanted(asked.name, _tidy(asked.specifier), extra[1] if extra else "")
 
 
-def _tidy(range_: str) -> str:
+def _tidy(range_: SpecifierSet) -> str:
     """The lower end first."""
-    limits = [f"{sign}{limit}" for sign, limit in _LIMIT.findall(range_)]
-    return ", ".join(sorted(limits, key=lambda limit: not limit.startswith((">", "=", "~"))))
-
-
-def _parts(version_: str) -> tuple[int, ...]:
-    """The numbers of a release; what follows them (a1, rc2, .post1) tells nothing here."""
-    numbers = re.match(r"v?(\d+(?:\.\d+)*)", version_)
-    return tuple(int(part) for part in numbers[1].split(".")) if numbers else ()
-
-
-def _holds(at: tuple[int, ...], sign: str, limit: str) -> bool:
-    to = _parts(limit)
-    width = max(len(at), len(to))
-    here, there = (each + (0,) * (width - len(each)) for each in (at, to))
-    if limit.endswith(".*"):
-        return (at[: len(to)] == to) == (sign == "==")
-    if sign == "~=":
-        return here >= there and at[: len(to) - 1] == to[:-1]
-    holds = {
-        ">=": here >= there,
-        "<=": here <= there,
-        "<": here < there,
-        ">": here > there,
-        "==": here == there,
-        "!=": here != there,
-    }
-    return holds[sign]
+    return ", ".join(sorted(map(str, range_), key=lambda limit: limit[0] not in ">=~"))
 
 
 def _name(each: Distribution) -> str:
-    return re.sub(r"[-_.]+", "-", each.name or "").lower()
+    return canonicalize_name(each.name or "")
 
 
 def _size(each: Distribution) -> int:

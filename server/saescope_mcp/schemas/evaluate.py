@@ -40,7 +40,7 @@ class EvaluateSae(Request):
 
 
 class Judged(Reply, frozen=True):
-    """What is known at once, and what a reader wants first."""
+    """How far it is, and what a reader wants first: the verdict and its reasons."""
 
     state: Literal["done", "running"]
     job_id: str | None = None

@@ -15,11 +15,16 @@ class ServerStatus(Request):
     """server_status has no arguments of its own."""
 
 
+MOST_WORDS = 50
+"""More than there are groups and tools."""
+
+
 class UseTools(Request):
     """Arguments of use_tools."""
 
     groups: list[Identifier] = Field(
         min_length=1,
+        max_length=MOST_WORDS,
         description=f"Of {', '.join(group.word for group in Group)}; or names of tools.",
     )
 

@@ -356,8 +356,11 @@ def _edit_evidence(done: "core.Intervention | core.Interventions") -> Evidence:
 
 
 def _after_edit(done: "core.Intervention | core.Interventions", request: Intervene) -> list[str]:
-    """A generation with the same edits, where the effect is not one that random features have."""
-    if not done.touched or (done.control.n and not done.control.outside):
+    """A generation with the same edits, unless nothing changed, or no more than with random
+    features; fewer than enough of these tell nothing."""
+    from saescope.controls import ENOUGH
+
+    if not done.touched or (done.control.n >= ENOUGH and not done.control.outside):
         return []
     features = [_as_argument(edit) for edit in request.edits]
     return [_next_call("steer_generate", request, features=features)]
