@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,19 @@ def check_shown(tool: str, document: Document) -> None:
         assert not any(dump in shown for dump in ("{", "None", "quantiles")), (tool, shown)
     piped = seen(tool, document, width=0)
     assert "\x1b" not in piped and all(line == line.rstrip() for line in piped.splitlines())
+
+
+@pytest.mark.parametrize("n_controls", [3, 19])
+async def test_the_controls_of_an_edit_say_what_the_summary_says_of_them(
+    tiny: AppState, sae: str, n_controls: int
+) -> None:
+    asked: dict[str, Any] = {"prompt": PROMPT, "edits": EDITS, "n_controls": n_controls}
+    document = await document_of(tiny, "intervene", sae=sae, **asked)
+    shown = seen("intervene", document, width=200).splitlines()
+    (line,) = [line for line in shown if line.startswith("effect ")]
+    told = "(outside these)" if document["control"]["outside"] else "(not outside these)"
+    assert line.endswith("(too few to tell)" if n_controls < 19 else told)
+    assert re.search(line.rpartition("(")[2].rstrip(")"), document["summary"])
 
 
 async def test_a_text_is_a_map_of_heat_in_colour_and_bars_without(tiny: AppState, sae: str) -> None:

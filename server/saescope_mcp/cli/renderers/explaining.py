@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from saescope.controls import ENOUGH
 from saescope_mcp.cli.renderers.parts import Document, label_of, percent, rows, signed
 
 
@@ -71,8 +72,9 @@ def intervene(document: Document, console: Console) -> None:
 
 def _beside(control: Mapping[str, Any]) -> str:
     spread = f" ± {control['sd']:.2g}" if control["sd"] is not None else ""
-    told = {True: " (outside these)", False: " (not outside these)"}
-    return f"{signed(control['mean'])}{spread}{told.get(control['outside'], '')}"
+    told = "too few to tell" if control["n"] < ENOUGH else "not outside these"
+    told = "outside these" if control["outside"] else told
+    return f"{signed(control['mean'])}{spread} ({told})"
 
 
 def _before_and_after(before: Document, after: Document, console: Console) -> None:
