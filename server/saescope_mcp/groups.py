@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 SETTING = "SAESCOPE_TOOLS"
+_NAMED = re.compile(r"\b([a-z]+(?:_[a-z]+)+|[a-z]+(?=\())")
+"""What may be the name of a tool; of a single word only where it is called, else it is a verb."""
 
 
 class Group(Enum):
@@ -92,6 +94,11 @@ class Offer:
         """The calls, after the one that switches on what they need."""
         switch = self._switch(call.partition("(")[0] for call in calls)
         return [switch, *calls] if switch else [*calls]
+
+    def reached_by(self, hint: str) -> str:
+        """The next step of an error, after the call that switches on the tools that it calls."""
+        switch = self._switch(_NAMED.findall(hint))
+        return f"First {switch}. {hint}" if switch and switch not in hint else hint
 
     def reached_in(self, text: str) -> str:
         """A text that names tools, after a sentence that says what switches on what it needs."""

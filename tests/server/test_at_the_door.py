@@ -153,7 +153,6 @@ async def test_a_real_server_answers_within_two_seconds(
     ("package", "extra", "tool", "arguments"),
     [
         ("matplotlib", "pictures", "evaluate_sae", {"picture": True}),
-        ("matplotlib", "pictures", "describe_feature", {"feature": 1, "picture": True}),
         ("matplotlib", "pictures", "job_status", {"job_id": "train-1a2b3c", "picture": True}),
         ("datasets", "datasets", "index_features", {"dataset": "hf:owner/name"}),
         ("datasets", "datasets", "evaluate_sae", {"dataset": "hf:owner/name"}),
@@ -190,3 +189,14 @@ async def test_without_any_extra_a_feature_is_described_and_a_sae_evaluated(
     assert card["feature"] == 1
     done = await call(tiny, "evaluate_sae", sae=sae, n_tokens=2000, wait_s=50)
     assert done["state"] == "done" and done["verdict"]
+
+
+async def test_a_feature_s_page_needs_no_extra_and_its_png_is_said_to_be_lacking(
+    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch, own_home: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    card = await call(tiny, "describe_feature", sae=sae, feature=1, picture=True)
+    page = Path(card["page_path"])
+    assert page.parent == own_home / "pictures" and "<html" in page.read_text(encoding="utf-8")
+    assert card["pictures"] == [] and [page] == [*page.parent.iterdir()]
+    assert [text for text in card["warnings"] if 'pip install "saescope[pictures]"' in text]

@@ -51,8 +51,8 @@ def test_all_that_is_left_out_is_named(asked: dict[str, Any], expected: str) -> 
 
 def test_a_word_at_position_0_is_named_and_tokens_that_are_not_there_are_not() -> None:
     tokens = Tokens(torch.arange(2), torch.tensor([False, False]), ("The", " sea"), False)
-    counts = """'The'; include_special=true counts it, or "\\n" before the text"""
-    assert left_out(2, [tokens] * 2) == f"No BOS; left out: position 0 ({counts})."
+    included = """'The'; to include it: include_special=true, or "\\n" before the text"""
+    assert left_out(2, [tokens] * 2) == f"No BOS; left out: position 0 ({included})."
     with_bos = Tokens(torch.arange(2), torch.tensor([True, False]), ("<s>", " sea"), True)
     assert left_out(1, [with_bos]) == "With BOS; left out: position 0."
     assert left_out(0, [tokens]) == "No BOS; no position is left out."

@@ -176,6 +176,28 @@ def test_a_next_call_of_a_tool_that_is_off_comes_after_the_one_that_switches_it_
     assert Offer().reached(calls) == calls
 
 
+def test_the_next_step_of_an_error_comes_after_the_call_that_switches_it_on() -> None:
+    offer = Offer.chosen("base,explain,-intervene", GROUPS)
+    hint = 'Call index_features(sae="a"), or unload what stands in the way.'
+    assert offer.reached_by(hint) == f'First use_tools(groups=["know"]). {hint}'
+    assert offer.reached_by("Call intervene(n_controls=0).").startswith("First use_tools(")
+    for other in ("Load less, or intervene less often.", 'use_tools(groups=["know"]) first.'):
+        assert offer.reached_by(other) == other
+    assert Offer().reached_by(hint) == hint
+
+
+async def test_an_error_of_a_server_with_few_tools_says_how_to_reach_its_next_step(
+    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"sae": sae, "feature": 3, "text": "kings", "quiz_id": "none", "answers": [True]}
+    label = next(tool for tool in ALL_TOOLS if tool.name == "label_feature")
+    plain = (await label.call(tiny, asked)).document
+    assert plain["code"] == "QUIZ_NOT_FOUND" and "quiz_feature(" in plain["hint"]
+    monkeypatch.setattr(tiny, "offer", Offer.chosen("base,label_feature", GROUPS))
+    told = (await label.call(tiny, asked)).document
+    assert told == plain | {"hint": f'First use_tools(groups=["know"]). {plain["hint"]}'}
+
+
 async def test_a_reply_says_first_how_to_reach_what_it_suggests(
     tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,8 +119,8 @@ def test_calls_within_a_sentence_are_commands(said: str, typed: str) -> None:
 
 @pytest.mark.parametrize("tool", ["intervene", "steer_generate"])
 def test_a_summary_says_which_option_edits_position_0(tool: str) -> None:
-    said = in_shell(f"left out: position 0 ('My'; {FIRST} counts it).", VERBS[tool])
-    assert said.endswith("('My'; saescope intervene with --edit FEATURE@0 counts it).")
+    said = in_shell(f"left out: position 0 ('My'; to include it: {FIRST}).", VERBS[tool])
+    assert said.endswith("('My'; to include it: saescope intervene --edit FEATURE@0).")
 
 
 def test_an_error_names_options_where_a_call_names_arguments() -> None:
@@ -252,7 +252,7 @@ def test_a_wrong_value_is_refused_before_an_sae_is_loaded(monkeypatch: pytest.Mo
     code, shown = run("top-features", "--text", "a", "--k", "100000")
     assert code == 1 and shown.startswith("OUT_OF_RANGE --k must be")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for words in (["describe-feature", "--feature", "3", "--open"], ["evaluate-sae", "--picture"]):
+    for words in (["evaluate-sae", "--open"], ["evaluate-sae", "--picture"]):
         code, shown = run(*words)
         assert code == 1 and shown.startswith("EXTRA_MISSING A picture needs")
 
@@ -373,11 +373,12 @@ def test_a_page_that_nothing_opens_is_said_to_be_there(
     assert "opening /p.html" in shown and "nothing here opens it" in shown
 
 
-def test_without_pictures_no_picture_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feature_s_page_is_suggested_whatever_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(here.embedded, "is_ready", lambda: True)
-    assert any("--open" in words for words, _ in here.next_steps(running=False))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert not any("--open" in words for words, _ in here.next_steps(running=False))
+    assert any("--open" in words for words, _ in here.next_steps(running=False))
 
 
 def test_open_draws_and_opens_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

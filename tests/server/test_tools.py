@@ -222,11 +222,11 @@ async def test_an_intervention_on_several_prompts_is_one_on_each_and_their_mean(
         ("encode_text", {"text": "The sea", "features": [5]}),
     ],
 )
-async def test_what_is_to_count_position_0_is_an_argument_of_a_tool_that_has_it(
+async def test_what_includes_position_0_is_an_argument_of_a_tool_that_has_it(
     tiny: AppState, sae: str, tool: str, asked: dict[str, Any]
 ) -> None:
     summary = (await call(tiny, tool, sae=sae, **asked))["summary"]
-    advice = re.search(r"position 0 \('The'(?:, 'A')?; (.*?) counts it, or", summary)
+    advice = re.search(r"position 0 \('The'(?:, 'A')?; to include it: (.*?), or", summary)
     assert advice, summary
     if advice[1] == "include_special=true":
         request = next(each for each in ALL_TOOLS if each.name == tool).request

@@ -119,7 +119,8 @@ class Tool:
                 for message in told:
                     log.warning("%s", message)
                 refused = refusal(self.name, error, self.request, wording=self.wording)
-                outcome = Outcome(dict(refused), is_error=True)
+                hint = state.offer.reached_by(refused["hint"])
+                outcome = Outcome({**refused, "hint": hint}, is_error=True)
         what, taken = outcome.document.get("code", "done"), time.monotonic() - started
         log.info("%s %s in %.2f s", self.name, what, taken)
         return outcome

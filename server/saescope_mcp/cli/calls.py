@@ -111,7 +111,7 @@ def _refused(state: AppState, tool: Tool, arguments: Mapping[str, Any]) -> Outco
     if VERBS[tool.name].loads_first and "" in _handles(arguments):
         given["sae"] = "the embedded SAE"
     try:
-        if given.get("picture"):
+        if given.get("picture") and "page_path" not in tool.reply.model_fields:
             require_pictures()
         tool.request.model_validate(given, context={"settings": state.settings})
     except (ConfigError, ValidationError) as error:

@@ -9,7 +9,6 @@ from rich.markup import escape
 
 from saescope import __version__, embedded
 from saescope.database import connect
-from saescope.extras import is_installed
 from saescope.names import home
 from saescope_mcp.cli.completing import handles, jobs
 from saescope_mcp.cli.tables import listed, pairs
@@ -52,10 +51,7 @@ def next_steps(*, running: bool) -> Iterator[tuple[str, str]]:
         text = '"Mary said that she had lost her keys."'
         yield f"{saescope} demo", "the whole story on the small model, in half a minute"
         yield f"{saescope} encode-text --text {text}", "which features fire at each word"
-        if is_installed("matplotlib"):
-            yield f"{saescope} describe-feature --feature 4432 --open", "a feature's page"
-        else:
-            yield f"{saescope} describe-feature --feature 4432", "what one feature fires on"
+        yield f"{saescope} describe-feature --feature 4432 --open", "a feature's page"
     yield f"{saescope} find-saes --model gemma-2-2b", "published SAEs of another model"
     yield f"{saescope} --help", "all commands; --install-completion: Tab completes them"
 

@@ -115,7 +115,7 @@ def error_in_shell(document: Mapping[str, str], verb: Verb | None = None) -> dic
 
 
 def _in_words(text: str, verb: Verb | None) -> str:
-    edit = f"{program()} intervene with --edit FEATURE@"
+    edit = f"{program()} intervene --edit FEATURE@"
     text = _PLACES.sub(lambda found: f"{edit}{found[1]}", text)
     text = _SWITCH.sub(lambda found: _switch(found[1], found[2]), text)
     if verb:

@@ -93,7 +93,7 @@ def left_out(
     count_it: str = "include_special=true",
     chat: bool = False,
 ) -> str:
-    """A sentence for the summary; `count_it`: what makes the call count position 0."""
+    """A sentence for the summary; `count_it`: what makes the call include position 0."""
     bos = "With BOS" if tokens[0].bos_prepended else "No BOS"
     if not n_left_out:
         return f"{bos}; no position is left out."
@@ -109,7 +109,7 @@ def left_out(
 
 
 def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
-    """The word that stands at position 0, which no BOS keeps free, and what makes the call count
+    """The word that stands at position 0, which no BOS keeps free, and what makes the call include
     it."""
     words = [each.strings[0] for each in tokens if len(each) and not bool(each.special[0])]
     if not words or tokens[0].bos_prepended:
@@ -117,7 +117,7 @@ def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
     names = [*dict.fromkeys(repr(word.strip() or word) for word in words)]
     more = f" and {len(names) - N_FIRST} others" if len(names) > N_FIRST else ""
     shown = f"{', '.join(names[:N_FIRST])}{more}"
-    return f' ({shown}; {count_it} counts it, or "\\n" before the text)'
+    return f' ({shown}; to include it: {count_it}, or "\\n" before the text)'
 
 
 @runtime_checkable

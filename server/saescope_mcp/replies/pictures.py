@@ -3,9 +3,10 @@ numbers that they show."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saescope.errors import cannot_write
+from saescope.extras import is_installed, pip_install
 from saescope.names import home
 
 if TYPE_CHECKING:
@@ -35,14 +36,27 @@ def of_training(run: "Run") -> list[str]:
     return [_save(f"{run.id}-curves.png", training_curves(points))] if points else []
 
 
-def of_feature(card: dict[str, Any]) -> tuple[str, list[str]]:
-    """A feature's page, and a small picture of the same."""
+class FeatureFiles(NamedTuple):
+    """Where a feature's page and its picture were written, and what was not."""
+
+    page: str
+    pictures: list[str]
+    warnings: list[str]
+
+
+def of_feature(card: dict[str, Any]) -> FeatureFiles:
+    """A feature's page, and a small picture of the same where pictures can be drawn: the page needs
+    no package of an extra."""
     from saescope.render import feature_picture
     from saescope.render.feature_page import feature_page
 
     name = f"{card['weights_hash'][:12]}-{card['feature']}"
     page = _save(f"{name}.html", feature_page(card).encode())
-    return page, [_save(f"{name}.png", feature_picture(card))]
+    if not is_installed("matplotlib"):
+        install = pip_install('"saescope[pictures]"')
+        lacking = f"Only the page was written: a PNG needs the package matplotlib ({install})."
+        return FeatureFiles(page, [], [lacking])
+    return FeatureFiles(page, [_save(f"{name}.png", feature_picture(card))], [])
 
 
 def _points(run: "Run") -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from mcp.types import ToolAnnotations
 
 from saescope.records.labels import ShortLabel
-from saescope.render import require_pictures
 from saescope_mcp.binding import Link, next_call
 from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
@@ -55,8 +54,6 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     suppressed tokens, near and co-firing features, labels with scores. Examples need
     index_features. `page` is the whole card. A label without a score is a guess. With features: a
     short card of each."""
-    if request.picture:
-        require_pictures()
     entry = state.require(request.sae)
     asked = request.features or [request.feature]
     warnings = await fetch_labels(state, entry, asked) if request.neuronpedia else []
@@ -68,15 +65,13 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         request.feature,
         n_examples=ON_PAGE if request.picture else request.n_examples,
     )
-    path, pictures = None, []
-    if request.picture:
-        path, pictures = await state.workers.run(partial(of_feature, asdict(card)))
+    files = await state.workers.run(partial(of_feature, asdict(card))) if request.picture else None
     labels: list[ShortLabel] = [*card.labels[:N_LABELS]]
     return extended(
         DescribeFeatureReply,
         card,
         summary=_summary(card, labels),
-        warnings=[*card.warnings, *warnings],
+        warnings=[*card.warnings, *warnings, *(files.warnings if files else [])],
         next=_next(request, card),
         evidence="observed",
         provenance=provenance(entry),
@@ -89,8 +84,8 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         cofiring=[replace(row, label=in_short(row.label)) for row in card.cofiring[:N_RELATED]],
         url=card.url or None,
         page=PAGE_URI.format(sae=request.sae, feature=request.feature),
-        page_path=path,
-        pictures=pictures,
+        page_path=files.page if files else None,
+        pictures=files.pictures if files else [],
     )
 
 
