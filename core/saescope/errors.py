@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+ISSUES = "https://github.com/saescope/saescope/issues"
+"""Where a fault of saescope is reported."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MOST_CAUSE = 300
 

@@ -10,7 +10,7 @@ from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome, next_call
 from saescope_mcp.binding.document import compact, document, in_short, tidy
 from saescope_mcp.binding.published import output_schema
-from saescope_mcp.schemas.common import ListReply, Provenance, Reply, Request
+from saescope_mcp.schemas.common import SHORT_DIGITS, ListReply, Provenance, Reply, Request
 from saescope_mcp.schemas.features import FindFeatures
 from saescope_mcp.state import AppState
 
@@ -123,7 +123,7 @@ def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_who
         "n": 0,
         "n_sinks": 0,
         "label": None,
-        "provenance": {"model": "m", "sae": "a", "device": "cpu", "versions": {"saescope": "1"}},
+        "provenance": {"model": "m", "weights_hash": "0123456789ab", "seed": 0, "device": "cpu"},
         "rows": [
             {"x": 1.5, "url": None, "spare": 2, "text": "", "score": 1.5, "kind": "plain"},
             {"x": 0.0, "score": 0.0, "kind": "plain", "top": [1, 2, 3]},
@@ -133,10 +133,33 @@ def test_a_concise_document_is_sent_without_what_is_empty_and_a_detailed_one_who
     assert short == {
         "summary": "s",
         "n": 0,
+        "provenance": "01234567 seed=0",
         "rows": [{"x": 1.5, "text": ""}, {"x": 0.0, "top": [1, 2]}],
     }
     assert Outcome(whole, is_error=False, concise=Rows).sent == short
     assert Outcome(whole, is_error=False).sent is whole
+
+
+@pytest.mark.parametrize(
+    ("whole", "sent"),
+    [
+        ({"weights_hash": "0123456789ab", "seed": None}, "01234567"),
+        (
+            {
+                "weights_hash": None,
+                "saes": [{"weights_hash": "a" * 12}, {"weights_hash": "b" * 12}],
+                "seed": 7,
+            },
+            "aaaaaaaa bbbbbbbb seed=7",
+        ),
+        ({"weights_hash": None, "seed": None}, None),
+        (None, None),
+    ],
+)
+def test_a_concise_provenance_says_which_weights_and_which_seed(
+    whole: dict[str, Any] | None, sent: str | None
+) -> None:
+    assert in_short({"provenance": whole}, Reply).get("provenance") == sent
 
 
 def test_a_field_that_one_row_needs_stays_in_every_row() -> None:
@@ -162,12 +185,17 @@ async def test_what_is_sent_keeps_to_the_published_schema(tiny: AppState, sae: s
     for tool, said in CALLS.items():
         bound = next(each for each in ALL_TOOLS if each.name == tool)
         schema = output_schema(bound.reply, tiny.settings)
+        short = ""
         for kind in ("concise", "detailed"):
             outcome = await bound.call(tiny, {"sae": sae, **said, "response_format": kind})
             assert not outcome.is_error, outcome.text
             jsonschema.validate(outcome.sent, schema)
+            told = outcome.sent["provenance"]
             if kind == "detailed":
-                assert outcome.sent["provenance"]["versions"]["torch"]
+                assert told["versions"]["torch"] and told["weights_hash"].startswith(short)
+            else:
+                short = told.split()[0]
+                assert len(short) == SHORT_DIGITS and outcome.sent["result_id"]
 
 
 CALLS: dict[str, dict[str, Any]] = {

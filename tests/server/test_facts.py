@@ -51,7 +51,7 @@ def test_all_that_is_left_out_is_named(asked: dict[str, Any], expected: str) -> 
 
 def test_a_word_at_position_0_is_named_and_tokens_that_are_not_there_are_not() -> None:
     tokens = Tokens(torch.arange(2), torch.tensor([False, False]), ("The", " sea"), False)
-    included = """'The'; to include it: include_special=true, or "\\n" before the text"""
+    included = "'The'; to include it: include_special=true"
     assert left_out(2, [tokens] * 2) == f"No BOS; left out: position 0 ({included})."
     with_bos = Tokens(torch.arange(2), torch.tensor([True, False]), ("<s>", " sea"), True)
     assert left_out(1, [with_bos]) == "With BOS; left out: position 0."

@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 from tests.server.helpers import PROMPT, call, refuse, save_random_sae
 
 from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.schemas.common import SHORT_DIGITS
 from saescope_mcp.schemas.load import LoadSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
+from saescope_mcp.tools import load as load_module
 
 
 async def load(state: AppState, sae_dir: Path, glass_dir: Path, **more: Any) -> dict[str, Any]:
@@ -85,6 +87,18 @@ async def test_two_saes_share_one_model(state: AppState, sae_dir: Path, glass_di
     other = save_random_sae(sae_dir.parent / "other", hook_name="blocks.1.hook_resid_pre")
     assert (await load(state, other, glass_dir))["sae"] == "glassllm-en/1.resid_pre/other"
     assert (len(state.models), len(state.saes)) == (1, 2)
+
+
+async def test_a_concise_load_has_what_a_measurement_has(
+    state: AppState, sae_dir: Path, glass_dir: Path
+) -> None:
+    asked = {"path": str(sae_dir), "model": str(glass_dir)}
+    concise = (await load_module.TOOLS[0].call(state, asked)).sent
+    detailed = (
+        await load_module.TOOLS[0].call(state, asked | {"response_format": "detailed"})
+    ).sent
+    assert concise["result_id"] == detailed["result_id"]
+    assert concise["provenance"] == detailed["provenance"]["weights_hash"][:SHORT_DIGITS]
 
 
 async def test_a_load_that_takes_longer_is_a_job_with_the_same_result(

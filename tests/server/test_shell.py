@@ -15,8 +15,9 @@ import typer
 from tests.server.test_cli import run
 from typer.testing import CliRunner
 
+from saescope.errors import ISSUES
 from saescope_mcp.app import ALL_TOOLS
-from saescope_mcp.cli import commands, completing, here, typed
+from saescope_mcp.cli import commands, completing, here, main, typed
 from saescope_mcp.cli.calls import LOAD_SAE
 from saescope_mcp.cli.commands import app
 from saescope_mcp.cli.flags import arguments_from, flag_of, is_of_items
@@ -242,6 +243,34 @@ def test_what_to_type_begins_as_the_command_did(monkeypatch: pytest.MonkeyPatch)
     said = CliRunner().invoke(app, ["quiz-feature"]).stderr
     assert "\n  /elsewhere/saescope quiz-feature --feature 4432" in said
     assert "All options: /elsewhere/saescope quiz-feature --help" in said
+
+
+def test_usage_begins_as_the_command_did_and_completion_keeps_the_plain_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/saescope"])
+    for words in (["top-features", "--nope"], ["top-features", "--help"], ["doctor", "--nope"]):
+        said = CliRunner().invoke(app, words, prog_name="saescope").output
+        assert f"Usage: /elsewhere/saescope {words[0]} [OPTIONS]" in said
+    told = CliRunner().invoke(app, ["top-features", "--nope"], prog_name="saescope").output
+    assert "Try '/elsewhere/saescope top-features --help' for help." in told
+    shown = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="saescope").output
+    assert "_SAESCOPE_COMPLETE=" in shown and "/elsewhere" not in shown
+
+
+def test_a_crash_ends_in_one_line_that_says_where_to_report_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def break_down() -> None:
+        raise KeyError("never foreseen")
+
+    monkeypatch.setattr("saescope_mcp.cli.here.show_what_is_here", break_down)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    *_, last = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert last.startswith("INTERNAL: saescope crashed (KeyError); log id ")
+    assert last.endswith("report it, with the lines above, at " + ISSUES)
 
 
 def test_a_wrong_value_is_refused_before_an_sae_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

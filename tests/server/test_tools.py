@@ -226,7 +226,7 @@ async def test_what_includes_position_0_is_an_argument_of_a_tool_that_has_it(
     tiny: AppState, sae: str, tool: str, asked: dict[str, Any]
 ) -> None:
     summary = (await call(tiny, tool, sae=sae, **asked))["summary"]
-    advice = re.search(r"position 0 \('The'(?:, 'A')?; to include it: (.*?), or", summary)
+    advice = re.search(r"position 0 \('The'(?:, 'A')?; to include it: (.*?)\)\.", summary)
     assert advice, summary
     if advice[1] == "include_special=true":
         request = next(each for each in ALL_TOOLS if each.name == tool).request

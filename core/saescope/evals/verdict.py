@@ -183,10 +183,7 @@ def _predictions(measured: Measured) -> list[GradedReason]:
 def what_a_score_means(clean: float | None, cost: float | None) -> list[str]:
     """A sentence where a CE score says little: a model that does not know the text, a site that is
     worth next to nothing."""
-    high = (
-        f"The model's own loss is {clean or 0:.1f} nats a token: scores on a text that it hardly "
-        "knows say little."
-    )
+    high = f"At {clean or 0:.1f} nats a token the model hardly knows this text: scores say little."
     little = (
         f"Zeroing the site costs {cost or 0:.2g} nats a token: a CE score of so little says little."
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from saescope.errors import NumericError
-from saescope_mcp.schemas.common import Reply, Request, in_order
+from saescope_mcp.schemas.common import SHORT_DIGITS, Reply, Request, in_order
 
 Document = dict[str, Any]
 
@@ -39,10 +39,21 @@ def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> D
 
 def in_short(done: Document, kind: type[Reply]) -> Document:
     """The document of a concise reply as it is sent: without what is empty, the usual case or said
-    twice, without the fields that only a detailed one has, and without the provenance, whose SAE
-    the call named."""
-    known = {name: item for name, item in done.items() if name != "provenance"}
-    return _filled(known | {"next": _steps(done)}, _without(done, kind), kind.first)
+    twice, without the fields that only a detailed one has, and of the provenance what the call did
+    not name."""
+    short = {"next": _steps(done), "provenance": _origin(done.get("provenance"))}
+    known = {name: short.get(name, item) for name, item in done.items()}
+    return _filled(known, _without(done, kind), kind.first)
+
+
+def _origin(provenance: Document | None) -> str | None:
+    """Which weights, by the first digits of their hashes, and the seed if there was one."""
+    if provenance is None:
+        return None
+    hashes = [used["weights_hash"] for used in (provenance, *provenance.get("saes", []))]
+    seed = provenance.get("seed")
+    words = [*(each[:SHORT_DIGITS] for each in hashes if each)]
+    return " ".join(words if seed is None else [*words, f"seed={seed}"]) or None
 
 
 def _steps(done: Document) -> list[str]:

@@ -29,7 +29,8 @@ def output_schema(reply: type[Reply], settings: Settings) -> dict[str, Any]:
     schema = _left_out(_published(reply, _limits(settings), "serialization"), reply.may_lack())
     properties = in_order(reply, schema["properties"])
     # the same in every reply, and known from any detailed one
-    properties["provenance"] = {"anyOf": [{"type": "object"}, {"type": "null"}]}
+    kinds = ("object", "string", "null")  # a string in a concise reply
+    properties["provenance"] = {"anyOf": [{"type": kind} for kind in kinds]}
     return schema | {"properties": properties}
 
 

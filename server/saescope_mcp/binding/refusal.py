@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 import saescope
-from saescope.errors import FormatError, SaescopeError, cannot_write, free_space
+from saescope.errors import ISSUES, FormatError, SaescopeError, cannot_write, free_space
 from saescope.fence import LOOK, real_path
 from saescope.names import home, nearest
 from saescope_mcp.binding.arguments import of_arguments
@@ -60,8 +60,8 @@ def refusal(
     return error_document(
         "INTERNAL",
         f"{tool} crashed ({type(error).__name__}); log id {log_id}.",
-        hint=f"This is a fault of saescope: report it with the server's stderr at {log_id}. "
-        f"{wording.still_works}",
+        hint=f"This is a fault of saescope: report it at {ISSUES} with what stderr says of "
+        f"{log_id}. {wording.still_works}",
     )
 
 

@@ -21,9 +21,14 @@ def main(words: Sequence[str] | None = None) -> None:
 
         sys.exit(serve(words[1:]))
     write_whatever()
-    from saescope_mcp.cli.commands import app
+    try:
+        from saescope_mcp.cli.commands import app
 
-    app(args=[*words], prog_name="saescope")
+        app(args=[*words], prog_name="saescope")
+    except Exception as error:
+        from saescope_mcp.cli.crash import report_crash
+
+        sys.exit(report_crash(" ".join(["saescope", *words[:1]]), error))
 
 
 def write_whatever() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Tools,
+    pretty_exceptions_enable=False,  # `crash` says what to do
     rich_markup_mode=None,  # the rich help cuts names and numbers on a narrow terminal
     help="Look inside a language model with sparse autoencoders (SAEs). Start with: "
     f"{program()} demo. Options and an example of a command: {program()} COMMAND --help",

@@ -30,8 +30,22 @@ def _level(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(f"{name:<{_WIDEST}}", said) for name, said in rows]
 
 
+_Context: Any = TyperGroup.context_class
+
+
+class Shell(_Context):
+    """A call of the program, under the name that the person typed; completion keeps the plain
+    one."""
+
+    @property
+    def command_path(self) -> str:
+        return program() if self.parent is None else super().command_path
+
+
 class Tools(TyperGroup):
     """All commands, in the groups of what a person wants to do."""
+
+    context_class = Shell
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for group, names in GROUPS.items():

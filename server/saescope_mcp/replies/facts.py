@@ -117,7 +117,7 @@ def _first_of(tokens: "Sequence[Tokens]", count_it: str) -> str:
     names = [*dict.fromkeys(repr(word.strip() or word) for word in words)]
     more = f" and {len(names) - N_FIRST} others" if len(names) > N_FIRST else ""
     shown = f"{', '.join(names[:N_FIRST])}{more}"
-    return f' ({shown}; to include it: {count_it}, or "\\n" before the text)'
+    return f" ({shown}; to include it: {count_it})"
 
 
 @runtime_checkable

@@ -21,7 +21,9 @@ Begun = TypeVar("Begun", bound="Reply")
 Evidence = Literal["observed", "correlational", "intervened", "controlled"]
 
 HASH_DIGITS = 12
-"""The digits of a hash in a concise reply."""
+"""The digits of a hash in the document of a concise reply."""
+SHORT_DIGITS = 8
+"""Those of it that a client is sent."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 

@@ -232,7 +232,9 @@ class LabelFeatureReply(Reply, frozen=True):
     """The label as it is now known."""
 
     listed: ClassVar[str] = "missed"
-    spare: ClassVar[frozenset[str]] = frozenset({"labels", "missed.answer"})
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"labels", "missed.answer", "missed.kind", "missed.text"}
+    )
 
     feature: int
     label: ShortLabel

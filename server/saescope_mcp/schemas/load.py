@@ -89,7 +89,6 @@ class LoadSaeReply(Reply, frozen=True):
 
     spare: ClassVar[frozenset[str]] = frozenset(
         {
-            "result_id",
             "dialect",
             "revision",
             "architecture",

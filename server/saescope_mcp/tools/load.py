@@ -197,7 +197,7 @@ def _after(entry: LoadedSAE) -> list[str]:
 
 def _said_of(indexed: Indexed) -> str:
     if indexed.best is None:
-        return "No index yet (index_features)."
+        return "No index yet."
     made = indexed.best.manifest
     return f"Its index of {made.n_tokens:,} tokens of {made.dataset} was found."
 
