@@ -12,7 +12,16 @@ import saescope as ss
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 PARTS = {
-    "Load": ("find_saes", "load_model", "load_sae", "peek_sae", "settle", "SAE"),
+    "Load": (
+        "find_saes",
+        "load_model",
+        "load_sae",
+        "peek_sae",
+        "settle",
+        "SAE",
+        "load_set",
+        "SAESet",
+    ),
     "Read": (
         "record",
         "record_activations",

@@ -13,6 +13,7 @@ import saescope as ss
 FILE = Path(__file__).with_suffix(".toml")
 METHODS = {
     "SAE": ("encode", "encode_sparse", "decode", "save"),
+    "SAESet": ("encode", "decode", "of_layer", "drop", "settled"),
     "LabelStore": ("add", "of", "best", "search", "remove"),
     "QuizStore": ("answer",),
 }

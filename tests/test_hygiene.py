@@ -46,6 +46,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.features.rank.rank_features",
     "saescope.load.load_sae",
     "saescope.publish.writing.publish_sae",
+    "saescope.sets.opening.load_set",
     "saescope.steering.steer.steer",
     "saescope.steering.sweep.sweep",
     "saescope.steering.writers.find_by_tokens",

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from saescope.origin import settle as settle
     from saescope.publish import publish_sae as publish_sae
     from saescope.saes import SAE as SAE
+    from saescope.sets import SAESet as SAESet
+    from saescope.sets import load_set as load_set
     from saescope.splice import record as record
     from saescope.splice import run_with_cache_with_saes as run_with_cache_with_saes
     from saescope.splice import run_with_saes as run_with_saes
@@ -58,6 +60,7 @@ _HOME = {
     "LabelStore": "features",
     "QuizStore": "features",
     "SAE": "saes",
+    "SAESet": "sets",
     "TrainConfig": "training",
     "as_stack": "stack",
     "attribute": "attribution",
@@ -81,6 +84,7 @@ _HOME = {
     "intervene_all": "steering",
     "load_model": "models",
     "load_sae": "load",
+    "load_set": "sets",
     "make_quiz": "features",
     "peek_sae": "load",
     "publish_sae": "publish",

@@ -17,6 +17,7 @@ from saescope.embedded import EMBEDDED_SAE_DIR
 from saescope.errors import ArgumentError, ConfigError, FormatError, NotFoundError, SaescopeError
 from saescope.formats import BY_NAME, Dialect, FileSource
 from saescope.formats.detect import CONFIGS, belongs_to, closest, detect, local_sae
+from saescope.formats.recipe import Recipe
 from saescope.formats.unknown import unknown_locally, unknown_remotely
 from saescope.hub import Fetch
 from saescope.progress import Say
@@ -46,7 +47,9 @@ class SAEInfo(NamedTuple):
     """What a load reads, as far as it is known."""
 
 
-class _LocatedSAE(NamedTuple):
+class LocatedSAE(NamedTuple):
+    """An SAE's files, found and recognised; nothing of them is read yet."""
+
     source: FileSource
     dialect: Dialect
     name: str
@@ -79,16 +82,8 @@ def load_sae(
             not read.
     """
     fetch = Fetch(revision, offline, progress)
-    located = _locate(path, release, sae_id, known=known, fetch=fetch)
-    where = pick_device(device)
-    with _advised(located):
-        stored = getattr(
-            torch, located.dialect.peek(located.source)[0].dtype
-        )  # refuses what will not load before a weight is fetched
-        for name in _wanted(located):
-            located.source.local(name)
-        cfg, tensors = located.dialect.read(located.source, pick_dtype(dtype, where, stored))
-        return ARCHITECTURES[cfg.architecture][1](_signed(located, cfg), tensors).to(where)
+    located = locate(path, release, sae_id, known=known, fetch=fetch)
+    return read_located(located, pick_device(device), dtype)
 
 
 def peek_sae(
@@ -103,12 +98,32 @@ def peek_sae(
     """Configuration and size of an SAE, from its configuration and the header of its weights: of a
     remote one no weight is fetched."""
     fetch = Fetch(revision, offline)
-    located = _locate(path, release, sae_id, known=known, fetch=fetch)
-    with _advised(located):
-        cfg, header = located.dialect.peek(located.source)
-    n_bytes = sum(4 * math.prod(info.shape) for info in header.values())
+    return peek_located(locate(path, release, sae_id, known=known, fetch=fetch))
+
+
+def read_located(located: LocatedSAE, where: torch.device, dtype: str) -> SAE:
+    """The SAE of these files; raises as `ss.load_sae`."""
+    with advised(located):
+        stored = getattr(
+            torch, located.dialect.peek(located.source)[0].dtype
+        )  # refuses what will not load before a weight is fetched
+        for name in _wanted(located):
+            located.source.local(name)
+        cfg, tensors = located.dialect.read(located.source, pick_dtype(dtype, where, stored))
+        return ARCHITECTURES[cfg.architecture][1](_signed(located, cfg), tensors).to(where)
+
+
+def peek_located(located: LocatedSAE) -> SAEInfo:
+    """What these files say before a weight is read; raises as `peek_sae`."""
+    with advised(located):
+        return info_of(located, located.dialect.checked(located.source, preview=True))
+
+
+def info_of(located: LocatedSAE, recipe: Recipe) -> SAEInfo:
+    """What is known of an SAE whose recipe was made."""
+    n_bytes = sum(4 * math.prod(info.shape) for info in recipe.infos().values())
     return SAEInfo(
-        cfg=_signed(located, cfg),
+        cfg=_signed(located, recipe.cfg),
         weights_bytes=n_bytes,
         source=located.name,
         dialect=located.dialect.name,
@@ -118,14 +133,15 @@ def peek_sae(
     )
 
 
-def _locate(
+def locate(
     path: str | Path | None,
     release: str,
     sae_id: str,
     *,
     known: Mapping[str, Any] | None,
     fetch: Fetch,
-) -> _LocatedSAE:
+) -> LocatedSAE:
+    """The files that `ss.load_sae` reads for the same arguments; raises as it does."""
     if path and release:
         raise ArgumentError(
             "Give either a path or a release, not both.",
@@ -133,28 +149,35 @@ def _locate(
             hint="Leave one of them out.",
         )
     if release:
-        return _on_hub(
-            hub.resolve(release, sae_id),
+        location = hub.resolve(release, sae_id)
+        return in_repository(
+            hub.repository(location.repo_id, **fetch._asdict()),
+            location,
             hub_name=f"{release}/{sae_id}".rstrip("/"),
-            fetch=fetch,
             known=known,
+            offline=fetch.offline,
         )
     place = Path(path).expanduser() if path else EMBEDDED_SAE_DIR
     source, place = local_sae(place, dict(known or {}))
     dialect = detect(source)
     if dialect is None:
         raise unknown_locally(place, source)
-    return _LocatedSAE(source, dialect, str(place), "", dict(known or {}))
+    return LocatedSAE(source, dialect, str(place), "", dict(known or {}))
 
 
-def _on_hub(
+def in_repository(
+    repository: hub.Repository,
     location: hub.Location,
     *,
     hub_name: str,
-    fetch: Fetch,
     known: Mapping[str, Any] | None,
-) -> _LocatedSAE:
-    repository = hub.repository(location.repo_id, **fetch._asdict())
+    offline: bool,
+) -> LocatedSAE:
+    """The SAE at a place of a repository.
+
+    Raises:
+        NotFoundError: it is not there.
+    """
     source = FileSource(
         opener=repository.open,
         local=repository.local,
@@ -168,8 +191,8 @@ def _on_hub(
     dialect = BY_NAME.get(location.dialect) if location.dialect else detect(source)
     if dialect is None:
         raise unknown_remotely(source)
-    located = _LocatedSAE(source, dialect, hub_name, repository.commit, dict(known or {}))
-    if not _wanted(located) and not fetch.offline:
+    located = LocatedSAE(source, dialect, hub_name, repository.commit, dict(known or {}))
+    if not _wanted(located) and not offline:
         close = closest(source)
         raise NotFoundError(
             f"{location.repo_id} has no {location.path!r}.",
@@ -184,7 +207,7 @@ def _on_hub(
     return located
 
 
-def _wanted(located: _LocatedSAE) -> list[str]:
+def _wanted(located: LocatedSAE) -> list[str]:
     """Names of the files that a load reads."""
     patterns = located.dialect.files(located.source)
     return sorted(
@@ -195,7 +218,7 @@ def _wanted(located: _LocatedSAE) -> list[str]:
 
 
 @contextmanager
-def _advised(located: _LocatedSAE) -> Generator[None]:
+def advised(located: LocatedSAE) -> Generator[None]:
     """An error in an SAE's files that leaves open what to do says which file to correct, or what
     else to load."""
     try:
@@ -205,7 +228,7 @@ def _advised(located: _LocatedSAE) -> Generator[None]:
         raise
 
 
-def _advice(located: _LocatedSAE, error: SaescopeError) -> str:
+def _advice(located: LocatedSAE, error: SaescopeError) -> str:
     config = next((Path(name).name for name in _wanted(located) if name.endswith(CONFIGS)), "")
     steps = {
         "UNSUPPORTED_ARCHITECTURE": ANOTHER,
@@ -224,7 +247,7 @@ def _advice(located: _LocatedSAE, error: SaescopeError) -> str:
     return f"{correct}, then load it again."
 
 
-def _signed(located: _LocatedSAE, cfg: SAEConfig) -> SAEConfig:
+def _signed(located: LocatedSAE, cfg: SAEConfig) -> SAEConfig:
     """The configuration as the user wants it, with a note of where the SAE came from, which travels
     with it when it is saved."""
     asked = {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from saescope.errors import HookError, MismatchError
 from saescope.models import LanguageModel
-from saescope.saes import SAE
+from saescope.saes import SAE, SAEMetadata
 
 
 def settle(model: LanguageModel, sae: SAE) -> SAE:
@@ -19,22 +19,25 @@ def settle(model: LanguageModel, sae: SAE) -> SAE:
     Raises:
         HookError: no hook of this model has that tensor.
     """
-    meta = sae.cfg.metadata
+    meta = settle_metadata(model, sae.cfg.metadata)
+    return sae if meta is sae.cfg.metadata else sae.with_metadata(meta)
+
+
+def settle_metadata(model: LanguageModel, meta: SAEMetadata) -> SAEMetadata:
+    """What `settle` makes of an SAE's metadata, before its weights are there."""
     changed = {
         field: hooks[0]
-        for field, hooks in _hooks(model, sae).items()
+        for field, hooks in _hooks(model, meta).items()
         # The first hook is the usual name: several may carry one tensor where nothing lies between
         # them.
         if getattr(meta, field) != hooks[0]
     }
-    if not changed:
-        return sae
-    return sae.with_metadata(replace(meta, **changed, raw=dict(meta.raw) | changed))
+    return replace(meta, **changed, raw=dict(meta.raw) | changed) if changed else meta
 
 
 def require_settled(model: LanguageModel, sae: SAE) -> None:
     """Raises MismatchError where the SAE would be used at another tensor than its module's."""
-    for field, hooks in _hooks(model, sae).items():
+    for field, hooks in _hooks(model, sae.cfg.metadata).items():
         if (ours := getattr(sae.cfg.metadata, field)) not in hooks:
             raise MismatchError(
                 f"In {model.name} the SAE's module is at {hooks[0]}, not {ours}.",
@@ -47,10 +50,10 @@ def require_settled(model: LanguageModel, sae: SAE) -> None:
             )
 
 
-def _hooks(model: LanguageModel, sae: SAE) -> dict[str, tuple[str, ...]]:
+def _hooks(model: LanguageModel, meta: SAEMetadata) -> dict[str, tuple[str, ...]]:
     """Find for each of the SAE's sites that a module stands for the hooks of this model that carry
     it, the usual name first."""
-    meta, hooks = sae.cfg.metadata, dict[str, tuple[str, ...]]()
+    hooks = dict[str, tuple[str, ...]]()
     for field, module, side in (
         ("hook_name", meta.module, meta.module_side),
         ("hook_name_out", meta.module_out, "output"),

@@ -149,6 +149,11 @@ def folders(names: frozenset[str]) -> list[str]:
     return whole or sorted(name for name in names if dialect_of({_base(name)}))
 
 
+def files_in(names: frozenset[str], folder: str) -> list[str]:
+    """List the files right in a folder that are an SAE each."""
+    return sorted(name for each in children(names, folder) if _is_sae(name := join(folder, each)))
+
+
 def closest(source: FileSource) -> list[str]:
     """The SAEs of a repository whose names are nearest to the path."""
     return nearest(source.path, folders(source.names), 5)

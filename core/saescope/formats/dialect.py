@@ -40,16 +40,19 @@ class Dialect:
 
     def peek(self, source: FileSource) -> tuple[SAEConfig, dict[str, TensorInfo]]:
         """Configuration, and the tensors as they end up, without reading a weight."""
-        made = (self.preview or self.recipe)(source)
-        check_beside(source, made.cfg, own=self.judges)
+        made = self.checked(source, preview=True)
         return made.cfg, made.infos()
 
     def read(self, source: FileSource, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
         """Configuration, and the tensors under our names in the field's shapes; W_enc
         feature-major."""
-        made = self.recipe(source)
+        return self.checked(source).read(source, dtype)
+
+    def checked(self, source: FileSource, *, preview: bool = False) -> Recipe:
+        """The recipe, compared with what stands beside; no weight is read."""
+        made = ((preview and self.preview) or self.recipe)(source)
         check_beside(source, made.cfg, own=self.judges)
-        return made.read(source, dtype)
+        return made
 
 
 def folder_with(*files: str) -> Callable[[set[str]], bool]:

@@ -1,7 +1,8 @@
 """What the dialects share: how the tensors on disk become ours, and what is said of the SAE's place
 in a model."""
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -99,18 +100,64 @@ class Recipe:
         }
         check_header(file, header, expected, self.ignored)
 
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes of its weights on disk, every decoder of a cross-layer transcoder counted."""
+        numbers = {name: math.prod(info.shape) for name, info in self.infos().items()}
+        decoder = self.stored.get("W_dec")
+        if decoder is not None and decoder.shape is not None:
+            numbers["W_dec"] = math.prod(decoder.shape)
+        return getattr(torch, self.cfg.dtype).itemsize * sum(numbers.values())
+
     def read(self, source: FileSource, dtype: torch.dtype) -> tuple[SAEConfig, dict[str, Tensor]]:
         """Configuration and weights; W_enc is stored feature-major."""
-        tensors: dict[str, Tensor] = {}
-        for file in dict.fromkeys([self.file, *self.other.values()]):
-            with open_file(source, file) as weights:
-                self.check(weights.header, file)
-                for name, at in self.stored.items():
-                    if self.other.get(at.tensor, self.file) == file:
-                        tensors[name] = take(weights, name, at, dtype)
+        tensors = self._taken(source, dtype, self.stored)
         self.fix(tensors)
         require_finite(self.file, tensors)
         return self.cfg, tensors
+
+    def read_encoder(self, source: FileSource, dtype: torch.dtype) -> dict[str, Tensor]:
+        """What a layer of a cross-layer transcoder reads by, without its decoders."""
+        tensors = self._taken(source, dtype, [name for name in self.stored if name != "W_dec"])
+        require_finite(self.file, tensors)
+        return tensors
+
+    def decoder_rows(
+        self, source: FileSource, features: Sequence[int], dtype: torch.dtype, *, later: int
+    ) -> Tensor:
+        """The decoder rows of these features of a cross-layer transcoder for the layer `later`
+        layers after their own, [n, d_out], read from the file one by one."""
+        at = self.stored["W_dec"]
+        assert at.sum_from is not None, "only a cross-layer transcoder has several decoders"
+        file = self.other.get(at.tensor, self.file)
+        with open_file(source, file) as weights:
+            self.check(weights.header, file)
+            return weights.take_rows(at.tensor, features, dtype, block=at.sum_from + later)
+
+    @property
+    def n_written(self) -> int:
+        """How many layers the decoders of a cross-layer transcoder's layer write; 0 for any other
+        SAE."""
+        at = self.stored.get("W_dec")
+        if at is None or at.sum_from is None or at.shape is None:
+            return 0
+        return at.shape[1] - at.sum_from
+
+    def _taken(
+        self, source: FileSource, dtype: torch.dtype, names: Collection[str]
+    ) -> dict[str, Tensor]:
+        """These tensors; a file that holds none of them is left alone."""
+        tensors: dict[str, Tensor] = {}
+        places = {name: self.other.get(self.stored[name].tensor, self.file) for name in names}
+        for file in dict.fromkeys([self.file, *self.other.values()]):
+            if file not in places.values():
+                continue
+            with open_file(source, file) as weights:
+                self.check(weights.header, file)
+                for name, there in places.items():
+                    if there == file:
+                        tensors[name] = take(weights, name, self.stored[name], dtype)
+        return tensors
 
 
 def take(weights: Weights, name: str, at: Stored, dtype: torch.dtype) -> Tensor:

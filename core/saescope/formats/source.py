@@ -119,9 +119,11 @@ def join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def local_source(place: Path, known: Mapping[str, Any] | None = None) -> FileSource:
+def local_source(
+    place: Path, known: Mapping[str, Any] | None = None, *, n_below: int = 2
+) -> FileSource:
     """The source of a folder, or of a single file and its neighbours (an SAE that is one file), on
-    this disk.
+    this disk; its names reach `n_below` folders down, deep enough for every SAE.
 
     Raises:
         NotFoundError: there is no such folder or file.
@@ -154,7 +156,7 @@ def local_source(place: Path, known: Mapping[str, Any] | None = None) -> FileSou
     return FileSource(
         opener=opened,
         local=local,
-        names=_names(root) | _above(root),
+        names=_names(root, n_below) | _above(root),
         path="" if place.is_dir() else place.name,
         known=dict(known or {}),
     )
@@ -166,14 +168,13 @@ def _above(root: Path) -> frozenset[str]:
     return frozenset(name for name in there if is_inside(root / name))
 
 
-def _names(root: Path) -> frozenset[str]:
-    """Files at most two folders deep: deep enough for every dialect, and cheap if someone names a
-    home folder."""
+def _names(root: Path, n_below: int) -> frozenset[str]:
+    """Files at most so many folders deep: cheap if someone names a home folder."""
     names: set[str] = set()
     for folder, below, files in os.walk(root):
         here = Path(folder).relative_to(root)
         names |= {(here / name).as_posix() for name in files}
-        if len(here.parts) >= 2 or len(names) > _MAX_NAMES:
+        if len(here.parts) >= n_below or len(names) > _MAX_NAMES:
             below.clear()
     return frozenset(names)
 

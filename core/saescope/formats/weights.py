@@ -10,7 +10,7 @@ import io
 import json
 import math
 import operator
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -25,6 +25,7 @@ from saescope.formats.source import FileSource
 MAX_HEADER_BYTES = 1 << 20
 MAX_TENSORS = 64
 CHUNK_BYTES = 8 << 20
+ROWS_BETWEEN_LOOKS = 256
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -106,6 +107,31 @@ class Weights:
         if n_bad:
             raise not_finite(self._name, tensor, n_bad)
         return out if transpose or sum_from is not None else out.reshape(shape)
+
+    def take_rows(
+        self, tensor: str, rows: Sequence[int], dtype: torch.dtype, *, block: int = 0
+    ) -> Tensor:
+        """Some rows of a matrix, or of the `block`-th matrix of a tensor [n_rows, n_blocks, width],
+        [n, width] as `dtype`; nothing else of the file is read.
+
+        Raises:
+            FormatError: the file ends early, or there are NaN or infinities in these rows.
+        """
+        shape, disk_dtype = self._begin(tensor)
+        begin, width = self._file.tell(), shape[-1]
+        n_blocks = shape[1] if len(shape) == 3 else 1
+        assert len(shape) in (2, 3) and block < n_blocks, f"{tensor} of shape {shape} has no such"
+        assert not rows or (min(rows) >= 0 and max(rows) < shape[0]), f"rows beyond {shape[0]}"
+        out = torch.empty((len(rows), width), dtype=disk_dtype)
+        for place, row in enumerate(rows):
+            if not place % ROWS_BETWEEN_LOOKS:
+                stop_if_cancelled()
+            self._file.seek(begin + (row * n_blocks + block) * width * disk_dtype.itemsize)
+            self._fill(out[place])
+        taken = out.to(dtype)
+        if n_bad := n_not_finite(taken):
+            raise not_finite(self._name, tensor, n_bad)
+        return taken
 
     def whole_number(self, tensor: str) -> int:
         """Read a tensor that holds a single integer."""

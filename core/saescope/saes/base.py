@@ -32,6 +32,13 @@ class InputScale(NamedTuple):
     outer: Tensor
 
 
+class ReadBy(NamedTuple):
+    """The affine map `x~ @ rows.T + bias` by which features read a prepared input."""
+
+    rows: Float[Tensor, "n d_in"]
+    bias: Float[Tensor, " n"]
+
+
 class SAE(nn.Module):
     """f = activation(x~ @ W_enc + b_enc);  sae_out = f @ W_dec + b_dec.
 
@@ -159,6 +166,21 @@ class SAE(nn.Module):
         hook_sae_acts_pre."""
         chunks = [self._linear(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)]
         return torch.cat(chunks).reshape(*self._positions(x), self.cfg.d_sae)
+
+    def read_by(self, features: Int[Tensor, " n"]) -> "ReadBy":
+        """How some features read a prepared input: what the activation function sees of them, the
+        decoder's norm included where activations carry it.
+
+        Raises:
+            ConfigError: GRAPH_UNSUPPORTED_SAE: what it sees is no affine map of the position alone.
+        """
+        return ReadBy(self.encoder[features], self.get_buffer("b_enc")[features])
+
+    def hidden_pre_of(self, x: Tensor, features: Int[Tensor, " n"]) -> Float[Tensor, "n_pos n"]:
+        """What the activation function sees of some features, positions in reading order: where a
+        feature fires it is its activation."""
+        rows, bias = self.read_by(features)
+        return times_rows(self._prepare(self.flatten(x)), rows, bias)
 
     def decode(self, acts: Tensor | SparseActs, like: Tensor | None = None) -> Tensor:
         """Reconstruction of `acts`; `like` is the input that they came from: its normalisation is

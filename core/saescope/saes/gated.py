@@ -4,12 +4,12 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.ops import SparseActs, from_dense
 from saescope.products import times_rows
-from saescope.saes.base import SAE
+from saescope.saes.base import SAE, ReadBy
 from saescope.saes.config import SAEConfig
 from saescope.saes.disk import shared_fields
 from saescope.saes.jumprelu import JumpReLUConfig, JumpReLUSAE
@@ -60,6 +60,11 @@ class GatedSAE(SAE):
         cfg = replace(JumpReLUConfig(**shared), dtype="float32")
         changed = {"W_enc": tensors["W_enc"] * growth, "b_enc": b_mag, "threshold": threshold}
         return JumpReLUSAE(cfg, tensors | changed)
+
+    def read_by(self, features: Int[Tensor, " n"]) -> ReadBy:
+        """How the magnitude of some features is read; whether they fire is decided by the gate."""
+        growth = self.r_mag[features].exp()
+        return ReadBy(self.encoder[features] * growth[:, None], self.b_mag[features])
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         # One product for gate and magnitude: they differ in a stretch and a bias (arXiv:2404.16014,

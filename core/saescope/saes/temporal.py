@@ -7,13 +7,13 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, from_dense, joined, topk_acts
 from saescope.products import times_rows
-from saescope.saes.base import SAE, InputScale, check_shapes
+from saescope.saes.base import SAE, InputScale, ReadBy, check_shapes
 from saescope.saes.config import SAEConfig
 
 EPS = 1e-6
@@ -156,6 +156,20 @@ class TemporalSAE(SAE):
         return times_rows(unpredicted / (4 * self.cfg.d_in), self.encoder).reshape(
             *self._positions(x), self.cfg.d_sae
         )
+
+    def read_by(self, features: Int[Tensor, " n"]) -> ReadBy:
+        raise ConfigError(
+            "A feature of a temporal SAE reads all positions before its own, through attention: no "
+            "single row says how it reads.",
+            code="GRAPH_UNSUPPORTED_SAE",
+            field="architecture",
+            got=self.cfg.architecture,
+            allowed="an SAE that reads each position by itself",
+            hint="Choose an SAE of another architecture: ss.find_saes() lists them.",
+        )
+
+    def hidden_pre_of(self, x: Tensor, features: Int[Tensor, " n"]) -> Float[Tensor, "n_pos n"]:
+        return self.hidden_pre(x).reshape(-1, self.cfg.d_sae)[:, features]
 
     def encode_sparse(self, x: Tensor) -> SparseActs:
         return self.encode_codes(x).novel

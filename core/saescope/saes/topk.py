@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.errors import ConfigError
 from saescope.ops import SparseActs, topk_acts
-from saescope.saes.base import SAE
+from saescope.saes.base import SAE, ReadBy
 from saescope.saes.config import SAEConfig
 
 
@@ -57,6 +57,13 @@ class NormScaledSAE(SAE):
             if self.cfg.rescale_acts_by_decoder_norm
             else hidden_pre
         )
+
+    def read_by(self, features: Int[Tensor, " n"]) -> ReadBy:
+        rows, bias = super().read_by(features)
+        if not self.cfg.rescale_acts_by_decoder_norm:
+            return ReadBy(rows, bias)
+        norm = self.decoder[features].norm(dim=-1)
+        return ReadBy(rows * norm[:, None], bias * norm)
 
     def row_scale(self, features: Tensor | None = None) -> Tensor:
         if not self.cfg.rescale_acts_by_decoder_norm:
