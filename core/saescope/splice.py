@@ -145,18 +145,21 @@ def _other_positions(model: LanguageModel, meta: SAEMetadata) -> list[str]:
 
 
 def prepare_input(
-    model: LanguageModel, sae: SAE, activation: Tensor
+    model: LanguageModel | None, sae: SAE, activation: Tensor
 ) -> Float[Tensor, "n_pos d_in"]:
     """The activation at its hook as the SAE knows it: heads flattened; without the mean or the
-    value bias that TransformerLens took out."""
+    value bias that TransformerLens took out. Without a model nothing is taken out."""
     x = sae.flatten(activation)
+    if model is None:
+        return x
     if sae.cfg.metadata.fold_value_biases:
         x = x - model.value_bias(read_hook(sae)).to(x)
-    return (
-        x - x.mean(-1, keepdim=True)
-        if sae.cfg.metadata.center_writing_weights and model.readout.centred
-        else x
-    )
+    return x - x.mean(-1, keepdim=True) if is_centred(model, sae) else x
+
+
+def is_centred(model: LanguageModel, sae: SAE) -> bool:
+    """Whether the SAE reads activations without their mean."""
+    return sae.cfg.metadata.center_writing_weights and model.readout.centred
 
 
 def read_site(model: LanguageModel, sae: SAE, ids: Int[Tensor, "batch n_pos"]) -> SiteRecord:
@@ -180,7 +183,7 @@ def read_sites(
 
 
 def encode_site(
-    model: LanguageModel, sae: SAE, read: Tensor
+    model: LanguageModel | None, sae: SAE, read: Tensor
 ) -> tuple[Float[Tensor, "*pos d_in"], SparseActs]:
     """What the SAE takes of a batch's activations at its hook, and the features there; whatever
     reads a model encodes here.

@@ -15,16 +15,16 @@ from saescope.formats.source import FileSource, join, local_source
 from saescope.hub import Fetch
 from saescope.load import LocatedSAE, in_repository, locate
 from saescope.sets.layers import ANY, choose, number_by, number_in
-from saescope.sets.member import Place
+from saescope.sets.member import MemberSource
 
 CONFIG = "config.yaml"
 MOST_LAYERS = 512
 
 
-class Found(NamedTuple):
+class Candidate(NamedTuple):
     """A member before anything of it is read."""
 
-    place: Place
+    place: MemberSource
     locate: Callable[[], LocatedSAE]
 
 
@@ -64,7 +64,7 @@ class Setting(NamedTuple):
     output_hook: str = ""
 
 
-def find_locally(path: Path, asked: Asked) -> tuple[dict[int, Found], Setting]:
+def find_locally(path: Path, asked: Asked) -> tuple[dict[int, Candidate], Setting]:
     """The members below a folder on this disk, or of a path with {layer} in it, by layer."""
     if ANY in str(path):
         places = _matching(path)
@@ -81,7 +81,7 @@ def find_locally(path: Path, asked: Asked) -> tuple[dict[int, Found], Setting]:
     return {layer: _local(root / name, layer, asked) for layer, name in chosen.items()}, Setting()
 
 
-def find_on_hub(release: str, inside: str, asked: Asked) -> tuple[dict[int, Found], Setting]:
+def find_on_hub(release: str, inside: str, asked: Asked) -> tuple[dict[int, Candidate], Setting]:
     """The members of a release of the catalogue, or of a folder of the repository `owner/name`, by
     layer; {layer} in `inside` stands for the number of the layer, and "*" for what differs
     beside it."""
@@ -106,7 +106,7 @@ def find_on_hub(release: str, inside: str, asked: Asked) -> tuple[dict[int, Foun
     }, Setting()
 
 
-def _in_release(release: str, inside: str, asked: Asked) -> dict[int, Found]:
+def _in_release(release: str, inside: str, asked: Asked) -> dict[int, Candidate]:
     entries = catalogue.releases().get(release) or {}
     if not entries:
         catalogue.get(release, inside)  # there is no such release: this says which is near
@@ -120,14 +120,14 @@ def _in_release(release: str, inside: str, asked: Asked) -> dict[int, Found]:
     return {layer: _remote(release, sae_id, layer, asked) for layer, sae_id in chosen.items()}
 
 
-def _local(place: Path, layer: int, asked: Asked) -> Found:
-    return Found(
-        Place(path=str(place)),
+def _local(place: Path, layer: int, asked: Asked) -> Candidate:
+    return Candidate(
+        MemberSource(path=str(place)),
         lambda: locate(place, "", "", known=asked.of(layer), fetch=asked.fetch),
     )
 
 
-def _remote(release: str, sae_id: str, layer: int, asked: Asked, revision: str = "") -> Found:
+def _remote(release: str, sae_id: str, layer: int, asked: Asked, revision: str = "") -> Candidate:
     def located() -> LocatedSAE:
         location = hub.resolve(release, sae_id)
         return in_repository(
@@ -138,8 +138,9 @@ def _remote(release: str, sae_id: str, layer: int, asked: Asked, revision: str =
             offline=asked.fetch.offline,
         )
 
-    return Found(
-        Place(release=release, sae_id=sae_id, revision=revision or asked.fetch.revision), located
+    return Candidate(
+        MemberSource(release=release, sae_id=sae_id, revision=revision or asked.fetch.revision),
+        located,
     )
 
 
@@ -227,14 +228,14 @@ def _references(source: FileSource, folder: str) -> list[str]:
 
 def _referred(
     references: list[str], settings: Mapping[str, Any], asked: Asked
-) -> tuple[dict[int, Found], Setting]:
+) -> tuple[dict[int, Candidate], Setting]:
     """Members that lie in other repositories: the first listed is of layer 0."""
     chosen = choose(dict(enumerate(references)), asked.layers, CONFIG)
     hooks = (str(settings.get(f"feature_{way}_hook") or "") for way in ("input", "output"))
     return {layer: _by_uri(uri, layer, asked) for layer, uri in chosen.items()}, Setting(*hooks)
 
 
-def _by_uri(uri: str, layer: int, asked: Asked) -> Found:
+def _by_uri(uri: str, layer: int, asked: Asked) -> Candidate:
     """`hf://owner/name/path?revision=main`."""
     parts = urlsplit(uri)
     name, _, path = parts.path.lstrip("/").partition("/")

@@ -12,13 +12,15 @@ from torch import Tensor
 from saescope.errors import ArgumentError, ConfigError
 from saescope.formats.recipe import Recipe
 from saescope.load import LocatedSAE, advised, read_located
+from saescope.models import LanguageModel
 from saescope.ops import SparseActs
-from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
+from saescope.saes import ARCHITECTURES, SAE, SAEConfig
 from saescope.saes.base import PER_POSITION
 from saescope.sets.cache import Resident
+from saescope.splice import encode_site, is_centred, prepare_input
 
 
-class Place(NamedTuple):
+class MemberSource(NamedTuple):
     """The arguments with which `ss.load_sae` loads a member by itself."""
 
     path: str = ""
@@ -48,8 +50,11 @@ class Member:
     write_hooks: Mapping[int, str]
     """Index of each member at whose site it writes -> the hook there: only its own, but in a
     cross-layer transcoder all later ones too."""
-    place: Place
+    place: MemberSource
     storage: Storage = field(repr=False)
+    model: LanguageModel | None = field(default=None, repr=False)
+    """The model in which the set is settled: raw activations of SAEs that were trained on a
+    processed model are prepared as it says; without it they are taken to be prepared."""
 
     @property
     def read_hook(self) -> str:
@@ -73,18 +78,24 @@ class Member:
         return self.storage.resident.get(self.index, self.weights_bytes, self._read)
 
     def encode(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
-        """The active features of each position of the raw activation at `read_hook`."""
-        return self._reader().encode_sparse(x)
+        """The active features of each position of the raw activation at `read_hook`.
+
+        Raises:
+            NumericError: it is NaN or infinite.
+        """
+        return encode_site(self.model, self._reader(), x[None])[1]
 
     def hidden_pre(
         self, x: Float[Tensor, "n_pos d_in"], features: Int[Tensor, " n"]
     ) -> Float[Tensor, "n_pos n"]:
         """What the activation function sees of some features: where one fires, its activation."""
         self._check(features)
-        return self._reader().hidden_pre_of(x, features)
+        sae = self._reader()
+        return sae.hidden_pre_of(prepare_input(self.model, sae, x), features)
 
     def read_rows(self, features: Int[Tensor, " n"]) -> Float[Tensor, "n d_in"]:
-        """d hidden_pre_i / d x of some features; of a gated SAE the path of the magnitude.
+        """d hidden_pre_i / d x of some features, x being the raw activation at `read_hook`; of a
+        gated SAE the path of the magnitude.
 
         Raises:
             ConfigError: GRAPH_UNSUPPORTED_SAE: a position is scaled by its own norm first, or the
@@ -92,7 +103,10 @@ class Member:
         """
         self._check(features)
         self._refuse_scaled()
-        return self._reader().read_by(features).rows
+        sae = self._reader()
+        rows = sae.read_by(features).rows
+        centred = self.model is not None and is_centred(self.model, sae)
+        return rows - rows.mean(-1, keepdim=True) if centred else rows
 
     def write_rows(self, features: Int[Tensor, " n"], to: int) -> Float[Tensor, "n d_out"]:
         """d (what is written at member `to`) / d f_i of some features.
@@ -116,11 +130,9 @@ class Member:
         """What the skip connection writes at its own site; None without one."""
         if not self.cfg.skip:
             return None
-        return self._reader().skip_path(x, x.new_zeros(len(x), self.cfg.d_out))
-
-    def at(self, metadata: SAEMetadata) -> "Member":
-        """The member with other metadata, its weights not yet read."""
-        return replace(self, cfg=replace(self.cfg, metadata=metadata))
+        sae = self._reader()
+        x = prepare_input(self.model, sae, x)
+        return sae.skip_path(x, x.new_zeros(len(x), self.cfg.d_out))
 
     def _reader(self) -> SAE:
         return self.sae
@@ -225,8 +237,10 @@ class CrossLayerMember(Member):
         return b_dec if to == self.index else torch.zeros_like(b_dec)
 
     def skip(self, x: Float[Tensor, "n_pos d_in"]) -> Float[Tensor, "n_pos d_out"] | None:
-        W_skip = self._encoder().W_skip if self.cfg.skip else None
-        return None if W_skip is None else x.to(W_skip) @ W_skip.T
+        encoder = self._encoder()
+        if encoder.W_skip is None:
+            return None
+        return prepare_input(self.model, encoder.sae, x) @ encoder.W_skip.T
 
     def _reader(self) -> SAE:
         return self._encoder().sae

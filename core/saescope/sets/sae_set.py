@@ -16,6 +16,7 @@ from saescope.origin import settle_metadata
 from saescope.sets.cache import Resident
 from saescope.sets.layers import written
 from saescope.sets.member import CrossLayerMember, Member
+from saescope.splice import prepare_input
 
 Kind = Literal["transcoders", "cross_layer", "residual"]
 
@@ -109,8 +110,7 @@ class SAESet:
         the inputs `xs` that they came from; skip connections included."""
         if self.kind != "cross_layer":
             return [
-                sae.skip_path(x, sae.decode(acts[i], like=x))
-                for i, (sae, x) in enumerate((each.sae, xs[each.index]) for each in self.members)
+                _reconstruction(each, acts[each.index], xs[each.index]) for each in self.members
             ]
         out = [member.bias(i).expand(acts[i].n_pos, -1) for i, member in enumerate(self.members)]
         for i, member in enumerate(self.members):
@@ -126,29 +126,33 @@ class SAESet:
         return self.resident.drop()
 
     def settled(self, model: LanguageModel) -> "SAESet":
-        """The set at the hooks of this model whose tensors its modules read and gave, as `settle`
-        does for one SAE; itself where it is there already.
+        """The set as it works in this model: at the hooks whose tensors its modules read and gave
+        (as `ss.settle` does for one SAE), and reading raw activations, also where its SAEs were
+        trained on a processed model.
 
         Raises:
             HookError: no hook of this model has that tensor.
         """
         metadata = [settle_metadata(model, each.cfg.metadata) for each in self.members]
-        if all(
-            meta is each.cfg.metadata for meta, each in zip(metadata, self.members, strict=True)
-        ):
-            return self
-        resident = Resident(self.resident.budget)
         writes = [meta.hook_name_out or meta.hook_name for meta in metadata]
+        resident = Resident(self.resident.budget)
         members = tuple(
             replace(
                 each,
                 cfg=replace(each.cfg, metadata=meta),
                 write_hooks={to: writes[to] for to in each.write_hooks},
                 storage=each.storage._replace(resident=resident),
+                model=model,
             )
             for each, meta in zip(self.members, metadata, strict=True)
         )
         return replace(self, members=members, resident=resident)
+
+
+def _reconstruction(member: Member, acts: SparseActs, x: Tensor) -> Tensor:
+    sae = member.sae
+    given = prepare_input(member.model, sae, x)
+    return sae.skip_path(given, sae.decode(acts, like=given))
 
 
 def _written(member: Member, acts: SparseActs, to: int) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from tests.core.fake_hub import FakeHub
+from tests.core.oracle import Family
 from tests.core.sets import written
-from tests.core.sets.written import D_SAE, N_LAYERS, D, Layer, inputs, layers
+from tests.core.sets.written import D_SAE, N_LAYERS, N_POS, D, Layer, inputs, layers
 from torch import Tensor
 
 from saescope.load import load_sae
@@ -243,3 +244,33 @@ def test_where_a_feature_fires_its_pre_activation_is_its_activation(
     step = torch.randn(D, generator=torch.Generator().manual_seed(0)) * 1e-2
     moved = sae.hidden_pre_of(x + step, features)
     close(moved - hidden, (sae.read_by(features).rows @ step).expand_as(hidden))
+
+
+def test_a_settled_set_reads_raw_activations(
+    tmp_path: Path, family_of: Callable[[str], Family]
+) -> None:
+    """SAEs trained on TransformerLens's processed GPT-2 saw activations without their mean."""
+    model = family_of("gpt2").model
+    rng = torch.Generator().manual_seed(3)
+    wide = [
+        Layer(
+            torch.randn(32, D_SAE, generator=rng) / 5,
+            [torch.randn(D_SAE, 32, generator=rng)],
+            torch.zeros(D_SAE),
+            torch.randn(32, generator=rng),
+            *layers()[0][4:],
+        )
+        for _ in range(3)
+    ]
+    metadata: dict[str, object] = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    folder = written.own(tmp_path / "set", wide, transcoder=False, d_in=32, said=metadata)
+    ours = load_set(folder).settled(model)
+    x, features = torch.randn(N_POS, 32, generator=rng) + 3, torch.tensor([2, 9])
+    centred = x - x.mean(-1, keepdim=True) - wide[1].b_dec
+    hidden = centred @ wide[1].W_enc
+    member = ours.members[1]
+    close(member.encode(x).to_dense(), hidden.relu())
+    close(member.hidden_pre(x, features), hidden[:, features])
+    step = torch.randn(32, generator=rng)
+    moved = member.hidden_pre(x + step, features) - member.hidden_pre(x, features)
+    close(moved, (member.read_rows(features) @ step).expand_as(moved))

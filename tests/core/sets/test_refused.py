@@ -202,5 +202,7 @@ def test_a_site_that_no_file_names_is_said_for_all_layers(tmp_path: Path) -> Non
 def test_a_set_settles_at_the_hooks_of_its_model(tmp_path: Path, glass: LanguageModel) -> None:
     ours = load_set(written.sparsify(tmp_path / "set", layers()))
     settled = ours.settled(glass)
-    assert settled is ours or settled.members[1].read_hook == "blocks.1.mlp.hook_in"
-    assert settled.members[1].write_hooks == {1: settled.members[1].cfg.metadata.hook_name_out}
+    assert [each.read_hook for each in settled.members] == [
+        f"blocks.{i}.mlp.hook_in" for i in range(4)
+    ]
+    assert settled.members[1].write_hooks == {1: "blocks.1.hook_mlp_out"}

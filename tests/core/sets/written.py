@@ -212,16 +212,27 @@ def sparsify(folder: Path, made: list[Layer]) -> Path:
     return folder
 
 
-def own(folder: Path, made: list[Layer], *, transcoder: bool = True, **cfg: object) -> Path:
-    """What a set's training here writes: SAELens's layout in layer_<L>/."""
+def own(
+    folder: Path,
+    made: list[Layer],
+    *,
+    transcoder: bool = True,
+    said: dict[str, object] | None = None,
+    **cfg: object,
+) -> Path:
+    """What a set's training here writes: SAELens's layout in layer_<L>/; `said` joins the
+    metadata."""
     for i, layer in enumerate(made):
         place = folder / f"layer_{i}"
         place.mkdir(parents=True)
-        metadata = {"model_name": "test/model", "hook_name": f"blocks.{i}.hook_resid_post"}
+        metadata: dict[str, object] = {
+            "model_name": "test/model",
+            "hook_name": f"blocks.{i}.hook_resid_post",
+        }
         if transcoder:
             metadata["hook_name"] = f"blocks.{i}.mlp.hook_in"
             metadata["hook_name_out"] = f"blocks.{i}.hook_mlp_out"
-        stated = {"sae_lens_version": "6.54.12"} | metadata
+        stated = {"sae_lens_version": "6.54.12"} | metadata | (said or {})
         (place / "cfg.json").write_text(
             json.dumps(
                 {
