@@ -21,7 +21,7 @@ CONFIG = "config.yaml"
 MOST_LAYERS = 512
 
 
-class Candidate(NamedTuple):
+class UnreadMember(NamedTuple):
     """A member before anything of it is read."""
 
     place: MemberSource
@@ -64,7 +64,7 @@ class Setting(NamedTuple):
     output_hook: str = ""
 
 
-def find_locally(path: Path, asked: Asked) -> tuple[dict[int, Candidate], Setting]:
+def find_locally(path: Path, asked: Asked) -> tuple[dict[int, UnreadMember], Setting]:
     """The members below a folder on this disk, or of a path with {layer} in it, by layer."""
     if ANY in str(path):
         places = _matching(path)
@@ -81,7 +81,7 @@ def find_locally(path: Path, asked: Asked) -> tuple[dict[int, Candidate], Settin
     return {layer: _local(root / name, layer, asked) for layer, name in chosen.items()}, Setting()
 
 
-def find_on_hub(release: str, inside: str, asked: Asked) -> tuple[dict[int, Candidate], Setting]:
+def find_on_hub(release: str, inside: str, asked: Asked) -> tuple[dict[int, UnreadMember], Setting]:
     """The members of a release of the catalogue, or of a folder of the repository `owner/name`, by
     layer; {layer} in `inside` stands for the number of the layer, and "*" for what differs
     beside it."""
@@ -106,7 +106,7 @@ def find_on_hub(release: str, inside: str, asked: Asked) -> tuple[dict[int, Cand
     }, Setting()
 
 
-def _in_release(release: str, inside: str, asked: Asked) -> dict[int, Candidate]:
+def _in_release(release: str, inside: str, asked: Asked) -> dict[int, UnreadMember]:
     entries = catalogue.releases().get(release) or {}
     if not entries:
         catalogue.get(release, inside)  # there is no such release: this says which is near
@@ -120,14 +120,16 @@ def _in_release(release: str, inside: str, asked: Asked) -> dict[int, Candidate]
     return {layer: _remote(release, sae_id, layer, asked) for layer, sae_id in chosen.items()}
 
 
-def _local(place: Path, layer: int, asked: Asked) -> Candidate:
-    return Candidate(
+def _local(place: Path, layer: int, asked: Asked) -> UnreadMember:
+    return UnreadMember(
         MemberSource(path=str(place)),
         lambda: locate(place, "", "", known=asked.of(layer), fetch=asked.fetch),
     )
 
 
-def _remote(release: str, sae_id: str, layer: int, asked: Asked, revision: str = "") -> Candidate:
+def _remote(
+    release: str, sae_id: str, layer: int, asked: Asked, revision: str = ""
+) -> UnreadMember:
     def located() -> LocatedSAE:
         location = hub.resolve(release, sae_id)
         return in_repository(
@@ -138,7 +140,7 @@ def _remote(release: str, sae_id: str, layer: int, asked: Asked, revision: str =
             offline=asked.fetch.offline,
         )
 
-    return Candidate(
+    return UnreadMember(
         MemberSource(release=release, sae_id=sae_id, revision=revision or asked.fetch.revision),
         located,
     )
@@ -228,14 +230,14 @@ def _references(source: FileSource, folder: str) -> list[str]:
 
 def _referred(
     references: list[str], settings: Mapping[str, Any], asked: Asked
-) -> tuple[dict[int, Candidate], Setting]:
+) -> tuple[dict[int, UnreadMember], Setting]:
     """Members that lie in other repositories: the first listed is of layer 0."""
     chosen = choose(dict(enumerate(references)), asked.layers, CONFIG)
     hooks = (str(settings.get(f"feature_{way}_hook") or "") for way in ("input", "output"))
     return {layer: _by_uri(uri, layer, asked) for layer, uri in chosen.items()}, Setting(*hooks)
 
 
-def _by_uri(uri: str, layer: int, asked: Asked) -> Candidate:
+def _by_uri(uri: str, layer: int, asked: Asked) -> UnreadMember:
     """`hf://owner/name/path?revision=main`."""
     parts = urlsplit(uri)
     name, _, path = parts.path.lstrip("/").partition("/")

@@ -17,7 +17,7 @@ from saescope.names import split_hook
 from saescope.progress import Say, silent
 from saescope.saes import SAEMetadata
 from saescope.sets.cache import Resident
-from saescope.sets.finding import Asked, Candidate, Setting, find_locally, find_on_hub
+from saescope.sets.finding import Asked, Setting, UnreadMember, find_locally, find_on_hub
 from saescope.sets.layers import parse_layers
 from saescope.sets.member import CrossLayerMember, Member, MemberSource, Storage
 from saescope.sets.sae_set import Kind, SAESet
@@ -90,7 +90,7 @@ def load_set(
     )
 
 
-def _all_peeked(found: Mapping[int, Candidate], say: Say) -> list[_Peeked]:
+def _all_peeked(found: Mapping[int, UnreadMember], say: Say) -> list[_Peeked]:
     peeked: list[_Peeked] = []
     for layer, each in found.items():
         say(f"reading the header of layer {layer} ({len(peeked) + 1} of {len(found)})")
@@ -110,7 +110,7 @@ def _check_place(path: str | Path | None, release: str, sae_id: str) -> None:
         )
 
 
-def _peek(layer: int, found: Candidate) -> _Peeked:
+def _peek(layer: int, found: UnreadMember) -> _Peeked:
     located = found.locate()
     with advised(located):
         recipe = located.dialect.checked(located.source, preview=True)
