@@ -120,7 +120,7 @@ $(VENV)/.test: $(VENV)/.run
 
 $(VENV)/.dev: $(VENV)/.test
 	@echo "Installing the linters: about 80 MB, once."
-	@$(INSTALL) -e ".[all]" --group dev
+	@$(INSTALL) --group dev
 	@touch $@
 
 build/manual/.ready: pyproject.toml constraints.txt

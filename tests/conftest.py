@@ -39,18 +39,21 @@ RELATIVES = {"glass", "gemma3", "llama", "qwen3", "gpt_neox"}
 """Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier
 these too."""
 KINDS = ("gpt2", "gemma2", "neox")
-MOST_CASES = 20
+MOST_CASES = 8
+OTHER_TIERS = ("attack", "network", "gpu", "clients")
+"""What these mark stays there: none of it is for the slow tier."""
 EVERY_PAIR = ("test_hooks.py", "test_language_model.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: of several processes, none is left alone with one at the end."""
     seen = set[tuple[object, str]]()
-    for item in items:
+    ours = [item for item in items if not any(map(item.get_closest_marker, OTHER_TIERS))]
+    for item in ours:
         drawn = getattr(item, "callspec", None)
         if drawn and (_is_relative(drawn) or _is_another_pair(item, drawn.id, seen)):
             item.add_marker(pytest.mark.slow)
-    for item in _of_many_cases(items):
+    for item in _of_many_cases(ours):
         item.add_marker(pytest.mark.slow)
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))

@@ -147,15 +147,28 @@ def _checked_afterwards(
 def like(value: Any) -> Hashable:
     """All that a check can see of a value; None for what it may see more of."""
     kind: Any = type(value)
-    if isinstance(value, (tuple, list, set, frozenset, dict)):
-        if len(value) > MOST_ITEMS:
-            return None
-        items = value.items() if isinstance(value, dict) else value
-        parts = tuple(map(like, items))
-        return None if None in parts else (kind, parts)
-    if isinstance(value, (bool, str)):  # a Literal may name it
-        return None if len(repr(value)) > LONGEST_NAME else (kind, value)
-    if isinstance(value, type):
-        return kind, value
-    dtype = getattr(value, "dtype", None)
-    return kind if dtype is None else (kind, dtype, tuple(getattr(value, "shape", ())))
+    see = _seeing(kind)
+    return see(value) if see else kind
+
+
+@functools.cache
+def _seeing(kind: Any) -> Callable[[Any], Hashable] | None:
+    """What a check can see of a value of this class beside the class, if anything."""
+    if issubclass(kind, dict):
+        return lambda value: _parts(kind, value.items())
+    if issubclass(kind, (tuple, list, set, frozenset)):
+        return lambda value: _parts(kind, value)
+    if issubclass(kind, (bool, str)):  # a Literal may name it
+        return lambda value: None if len(repr(value)) > LONGEST_NAME else (kind, value)
+    if issubclass(kind, type):
+        return lambda value: (kind, value)
+    if hasattr(kind, "dtype"):
+        return lambda value: (kind, value.dtype, tuple(getattr(value, "shape", ())))
+    return None
+
+
+def _parts(kind: Any, items: Any) -> Hashable:
+    if len(items) > MOST_ITEMS:
+        return None
+    parts = tuple(map(like, items))
+    return None if None in parts else (kind, parts)

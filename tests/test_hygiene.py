@@ -77,6 +77,12 @@ def trees() -> dict[str, ast.Module]:
     return {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 
 
+@cache
+def walked() -> dict[str, list[ast.AST]]:
+    """All nodes of our modules: a walk over them takes longer than what most tests look for."""
+    return {name: list(ast.walk(tree)) for name, tree in trees().items()}
+
+
 def test_the_longest_files_of_tests_are_there() -> None:
     assert len(set(LONGEST)) == len(LONGEST)
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
@@ -85,8 +91,8 @@ def test_the_longest_files_of_tests_are_there() -> None:
 def test_every_function_fits_on_a_screen() -> None:
     functions = [
         (name, node)
-        for name, tree in trees().items()
-        for node in ast.walk(tree)
+        for name, nodes in walked().items()
+        for node in nodes
         if isinstance(node, FUNCTION)
     ]
     lengths = [
@@ -163,8 +169,8 @@ def test_no_function_takes_more_than_six_parameters() -> None:
     """What travels together is a record, or a TypedDict of keywords; self and cls do not count."""
     found = {
         f"{name}.{node.name}"
-        for name, tree in trees().items()
-        for node in ast.walk(tree)
+        for name, nodes in walked().items()
+        for node in nodes
         if isinstance(node, FUNCTION)
         for a in [node.args]
         if len({p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)} - {"self", "cls"})
@@ -177,8 +183,8 @@ def test_a_class_name_means_one_thing() -> None:
     """A leading underscore does not tell two of them apart."""
     names = Counter(
         node.name.lstrip("_")
-        for tree in trees().values()
-        for node in ast.walk(tree)
+        for nodes in walked().values()
+        for node in nodes
         if isinstance(node, ast.ClassDef)
     )
     assert {name for name, n in names.items() if n > 1} == SAID_TWICE
@@ -198,8 +204,8 @@ def test_no_path_is_resolved_in_a_way_that_fails_on_a_loop_of_links() -> None:
     own_paths = {"saescope.fence", "saescope_mcp.cli.demo"}
     found = {
         name
-        for name, tree in trees().items()
-        for node in ast.walk(tree)
+        for name, nodes in walked().items()
+        for node in nodes
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "resolve"
@@ -212,8 +218,8 @@ def test_sqlite_opens_a_file_in_one_place() -> None:
     """Then there is one opinion on locks, threads and the journal."""
     opening = [
         f"{name}: {ast.unparse(node)}"
-        for name, tree in trees().items()
-        for node in ast.walk(tree)
+        for name, nodes in walked().items()
+        for node in nodes
         if isinstance(node, ast.Attribute | ast.ImportFrom)
         if ast.unparse(node) in ("sqlite3.connect", "sqlite3.Connection.__init__")
         or (isinstance(node, ast.ImportFrom) and node.module in ("sqlite3", "sqlite3.dbapi2"))
@@ -232,8 +238,8 @@ def calls_of(*names: str) -> set[str]:
     """Modules that call one of these functions or methods."""
     return {
         module
-        for module, tree in trees().items()
-        for node in ast.walk(tree)
+        for module, nodes in walked().items()
+        for node in nodes
         if isinstance(node, ast.Call)
         if ast.unparse(node.func).rpartition(".")[2] in names
     }
@@ -254,8 +260,8 @@ def test_the_server_opens_models_and_saes_in_one_place() -> None:
     }
     setting = {
         name
-        for name, tree in trees().items()
-        for node in ast.walk(tree)
+        for name, nodes in walked().items()
+        for node in nodes
         if isinstance(node, ast.Attribute) and node.attr == "sink_factor"
         if isinstance(node.ctx, ast.Store)
     }
@@ -266,9 +272,9 @@ def test_only_models_knows_the_bridge() -> None:
     """Another backend is then another class."""
     found = [
         f"{name}:{node.lineno}"
-        for name, tree in trees().items()
+        for name, nodes in walked().items()
         if not f"{name}.".startswith("saescope.models.")
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Attribute) and node.attr in ("bridge", "original_model")
     ]
     assert found == []
@@ -324,8 +330,8 @@ def test_a_configuration_is_set_once_by_its_owner() -> None:
     """Frozen means that nobody outside swaps it for another."""
     targets = [
         (name, ast.unparse(target))
-        for name, tree in trees().items()
-        for target in ast.walk(tree)
+        for name, nodes in walked().items()
+        for target in nodes
         if isinstance(target, ast.Attribute) and target.attr == "cfg"
         if isinstance(target.ctx, ast.Store)
     ]
@@ -337,14 +343,14 @@ def test_no_code_compares_with_the_name_of_a_tool(tools: dict[str, Tool]) -> Non
     """What a tool or a kind of job is like stands in its row, not in an `if` elsewhere: not in
     the scripts either, one of which every user of a plugin runs."""
     scripts = {
-        path.name: ast.parse(path.read_text(encoding="utf-8"))
+        path.name: list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         for path in sorted((ROOT / "scripts").glob("*.py"))
     }
     assert "launch.py" in scripts
     found = [
         f"{name}: {ast.unparse(node)}"
-        for name, tree in (trees() | scripts).items()
-        for node in ast.walk(tree)
+        for name, nodes in (walked() | scripts).items()
+        for node in nodes
         if isinstance(node, ast.Compare | ast.match_case)
         if names_in(node) & {*tools}
     ]
@@ -358,9 +364,9 @@ def test_the_library_and_the_binder_speak_of_no_tool(tools: dict[str, Tool]) -> 
     named = re.compile(rf"(?<![\w.])({'|'.join(tools)})\b|\b({'|'.join(arguments)})=(true|false)\b")
     texts = [
         (name, node.value)
-        for name, tree in trees().items()
+        for name, nodes in walked().items()
         if name.startswith(("saescope.", "saescope_mcp.binding")) and name not in SPEAKS_OF_TOOLS
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if not node.value.isidentifier()
     ]
@@ -374,8 +380,8 @@ def test_only_its_own_class_looks_into_what_a_file_said() -> None:
     looked = re.compile(r"\braw(\.get\(|\[)[\"']")
     found = [
         name
-        for name, tree in trees().items()
-        for node in ast.walk(tree)
+        for name, nodes in walked().items()
+        for node in nodes
         if isinstance(node, ast.Call | ast.Subscript) and looked.search(ast.unparse(node))
     ]
     assert {*found} == {"saescope.saes.config"}
@@ -514,6 +520,11 @@ def test_all_that_needs_no_language_model_imports_without_the_server_and_its_hea
     )
 
 
+@cache
+def brought_by(module: str) -> list[str]:
+    return list(imported_at_start(trees()[module]))
+
+
 def brought_in(name: str) -> set[str]:
     """This module and all of ours that importing it imports, packages around them included."""
     found, left = set[str](), [name]
@@ -521,7 +532,7 @@ def brought_in(name: str) -> set[str]:
         parts = left.pop().split(".")
         new = {".".join(parts[:n]) for n in range(1, len(parts) + 1)} - found
         found |= new
-        left += [other for module in new for other in imported_at_start(trees()[module])]
+        left += [other for module in new for other in brought_by(module)]
     return found
 
 

@@ -40,6 +40,8 @@ SMALLER: dict[str, dict[str, int]] = {
 """The most that a test has time for."""
 CONTEXT = ("saescope.evals.text.LONGEST_CONTEXT", 32)
 """An evaluation of few tokens reads a whole context all the same, with every stand-in."""
+MEASURED = ("saescope.steering.writers.N_MEASURED", 4)
+"""Of features that may write a token, each is measured beside 19 random ones."""
 
 
 def letters() -> str:
@@ -232,4 +234,5 @@ def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk
 def desk(shared_desk: tuple[Desk, Path], own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """The one desk, in the home that it was set up in."""
     monkeypatch.setenv("SAESCOPE_HOME", str(shared_desk[1]))
+    monkeypatch.setattr(*MEASURED)
     return shared_desk[0]

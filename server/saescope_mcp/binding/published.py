@@ -57,7 +57,12 @@ def _left_out(node: Any, lacking: frozenset[str], where: str = "") -> Any:
 def listed_schema(reply: type[Reply], settings: Settings) -> Schema:
     """What a list of tools says of a concise reply: its fields and those of its rows, with their
     types, and what it always has. docs/tools.md has the rest."""
-    whole = output_schema(reply, settings)
+    return _listed_reply(reply, _limits(settings))
+
+
+@lru_cache(maxsize=128)
+def _listed_reply(reply: type[Reply], limits: Settings) -> Schema:
+    whole = output_schema(reply, limits)
     fields = _listed_fields(whole["properties"], reply.spare, where="", depth=1)
     return {"type": "object", "properties": fields, "required": whole["required"]}
 

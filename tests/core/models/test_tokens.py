@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from threading import Event, Timer
@@ -18,6 +19,7 @@ from saescope.cancel import cancellable
 from saescope.errors import ArgumentError, Cancelled, ModelError
 from saescope.models import LanguageModel, counted, load_model
 
+WithTemplate = Callable[[str], LanguageModel]
 TEXT = "The old man saw the little house by the sea."
 BOS, EOS = 2, 3
 TEMPLATE = (
@@ -245,10 +247,16 @@ def test_the_embedded_models_template_and_bos(smollm: LanguageModel) -> None:
     )
 
 
-def with_template(glass_dir: Path, folder: Path, template: str) -> LanguageModel:
-    copytree(glass_dir, folder)
-    (folder / "chat_template.jinja").write_text(template)
-    return load_model(folder, device="cpu")
+@pytest.fixture(scope="module")
+def with_template(glass_dir: Path) -> WithTemplate:
+    """The model with another chat template: it is read anew for each message."""
+    model = load_model(glass_dir, device="cpu")
+
+    def give(template: str) -> LanguageModel:
+        model.tokenizer.hf.chat_template = template  # type: ignore[attr-defined]
+        return model
+
+    return give
 
 
 KEEPS = "<bos>user:{% for m in messages %}{{ m['content'] }}{% endfor %}{{ '\\n' }}assistant:"
@@ -260,9 +268,9 @@ TRIMS = KEEPS.replace("m['content']", "m['content'] | trim")
 )
 @pytest.mark.parametrize("template", [KEEPS, TRIMS])
 def test_white_space_at_the_ends_of_a_message_is_the_users_unless_the_template_trims_it(
-    glass_dir: Path, tmp_path: Path, text: str, template: str
+    with_template: WithTemplate, text: str, template: str
 ) -> None:
-    model = with_template(glass_dir, tmp_path / "model", template)
+    model = with_template(template)
     shown = text.strip() if template == TRIMS else text
     rendered = f"<bos>user:{shown}\nassistant:"
     encoded = model.tokenizer.hf(  # type: ignore[attr-defined]
@@ -302,9 +310,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_template_that_fails_is_an_error_with_its_cause(
-    glass_dir: Path, tmp_path: Path, fault: str
+    with_template: WithTemplate, fault: str
 ) -> None:
-    model = with_template(glass_dir, tmp_path / "model", BROKEN[fault])
+    model = with_template(BROKEN[fault])
     caught = error("CHAT_TEMPLATE_FAILED", model, TEXT, chat=True)
     assert caught.field == "chat" and "Leave chat out" in caught.hint
     assert len(caught.message) < 400
@@ -314,9 +322,9 @@ def test_a_template_that_fails_is_an_error_with_its_cause(
 
 
 def test_a_template_that_computes_without_end_can_be_cancelled(
-    glass_dir: Path, tmp_path: Path
+    with_template: WithTemplate,
 ) -> None:
-    model, stop = with_template(glass_dir, tmp_path / "model", BROKEN["loops in loops"]), Event()
+    model, stop = with_template(BROKEN["loops in loops"]), Event()
     before, timer = sys.gettrace(), Timer(0.2, stop.set)
     timer.start()
     with pytest.raises(Cancelled), cancellable(stop):
@@ -336,16 +344,16 @@ HUGE = (
 
 @pytest.mark.parametrize("template", HUGE)
 def test_a_template_whose_one_step_makes_something_huge_is_refused(
-    template: str, glass_dir: Path, tmp_path: Path
+    template: str, with_template: WithTemplate
 ) -> None:
-    model = with_template(glass_dir, tmp_path / "model", template)
+    model = with_template(template)
     started = time.process_time()
     error("CHAT_TEMPLATE_FAILED", model, TEXT, chat=True)
     assert time.process_time() - started < 1.0
 
 
-def test_a_template_that_drops_the_message_is_refused(glass_dir: Path, tmp_path: Path) -> None:
-    model = with_template(glass_dir, tmp_path / "model", "<bos>hello")
+def test_a_template_that_drops_the_message_is_refused(with_template: WithTemplate) -> None:
+    model = with_template("<bos>hello")
     error("NO_CHAT_TEMPLATE", model, TEXT, chat=True)
 
 
