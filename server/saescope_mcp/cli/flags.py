@@ -41,7 +41,7 @@ def arguments_from(verb: Verb, given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: _value(verb.properties[name], value)
         for name, value in given.items()
-        if name in verb.properties and value not in (None, [])
+        if name in verb.properties and value not in (None, [], ())  # (): typer 0.20
     }
 
 
