@@ -61,6 +61,7 @@ PARTS = {
         "train",
         "ActivationStore",
         "check_sae",
+        "check_set",
         "evaluate",
         "publish_sae",
     ),

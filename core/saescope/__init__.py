@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from saescope.attribution import attribute as attribute
     from saescope.catalogue import find_saes as find_saes
     from saescope.evals import check_sae as check_sae
+    from saescope.evals import check_set as check_set
     from saescope.evals import evaluate as evaluate
     from saescope.features import LabelStore as LabelStore
     from saescope.features import QuizStore as QuizStore
@@ -65,6 +66,7 @@ _HOME = {
     "as_stack": "stack",
     "attribute": "attribution",
     "check_sae": "evals",
+    "check_set": "evals",
     "contrast_models": "features",
     "contrast_texts": "features",
     "dataset_passages": "features",

@@ -35,10 +35,10 @@ def settle_metadata(model: LanguageModel, meta: SAEMetadata) -> SAEMetadata:
     return replace(meta, **changed, raw=dict(meta.raw) | changed) if changed else meta
 
 
-def require_settled(model: LanguageModel, sae: SAE) -> None:
+def require_settled(model: LanguageModel, meta: SAEMetadata) -> None:
     """Raises MismatchError where the SAE would be used at another tensor than its module's."""
-    for field, hooks in _hooks(model, sae.cfg.metadata).items():
-        if (ours := getattr(sae.cfg.metadata, field)) not in hooks:
+    for field, hooks in _hooks(model, meta).items():
+        if (ours := getattr(meta, field)) not in hooks:
             raise MismatchError(
                 f"In {model.name} the SAE's module is at {hooks[0]}, not {ours}.",
                 code="SITE_UNSETTLED",

@@ -16,7 +16,7 @@ from saescope.hooks import Edit, edit_activations, hook_shape, record_activation
 from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
 from saescope.origin import require_settled
-from saescope.saes import SAE, SAEMetadata
+from saescope.saes import SAE, SAEConfig, SAEMetadata
 from saescope.sinks import find_sinks
 
 FeatureEditFn = Callable[[Tensor], Tensor]
@@ -74,9 +74,17 @@ def check_fits(
             of the SAE's module.
         MismatchError: another width, or the SAE was trained on another model.
     """
-    meta = sae.cfg.metadata
-    require_settled(model, sae)
-    for hook_name, width in ((read_hook(sae), sae.cfg.d_in), (write_hook(sae), sae.cfg.d_out)):
+    return check_cfg_fits(model, sae.cfg, allow_mismatch=allow_mismatch, measured=measured)
+
+
+def check_cfg_fits(
+    model: LanguageModel, cfg: SAEConfig, *, allow_mismatch: bool = False, measured: bool = False
+) -> list[str]:
+    """Checks what `check_fits` does, before the weights are there."""
+    meta = cfg.metadata
+    require_settled(model, meta)
+    written = meta.hook_name_out if cfg.transcoder else meta.hook_name
+    for hook_name, width in ((meta.hook_name, cfg.d_in), (written, cfg.d_out)):
         if not hook_name:
             raise HookError(
                 "The SAE does not say which hook it belongs to.",

@@ -26,7 +26,7 @@ async def complete(state: AppState, name: str, typed: str) -> Completion:
 
 async def _values(state: AppState, name: str) -> Iterable[str]:
     if name == "sae":
-        return [*state.saes, *state.known.all()]
+        return [*state.saes, *state.sets, *state.known.all()]
     if name == "job_id":
         return [*(job.id for job in state.jobs.all()), *await _run_ids(state)]
     if name in ("release", "model"):

@@ -73,6 +73,9 @@ class Settings(BaseModel):
     """Models in memory at once: a guard, for the bound is memory_share."""
     max_saes: int = Field(default=16, ge=1)
     """SAEs in memory at once: a guard, as max_models."""
+    check_set_bytes: int = Field(default=2**32, ge=0)
+    """Sets with more bytes on disk are checked at some layers alone: the check reads what it
+    measures."""
     memory_share: float = Field(default=0.6, gt=0, le=1)
     """Share of the machine's memory that models and SAEs may fill."""
 

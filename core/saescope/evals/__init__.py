@@ -3,6 +3,7 @@ held-out text."""
 
 from saescope.evals.check import PROBE_TEXT, Check, check_sae
 from saescope.evals.evaluate import evaluate
+from saescope.evals.set_check import check_set
 from saescope.evals.verdict import what_a_score_means
 from saescope.records.evaluation import (
     Baseline,
@@ -15,6 +16,7 @@ from saescope.records.evaluation import (
     LayerFit,
     PositionBin,
     Reason,
+    SetCheck,
     Shrinkage,
     Verdict,
 )
@@ -32,9 +34,11 @@ __all__ = [
     "LayerFit",
     "PositionBin",
     "Reason",
+    "SetCheck",
     "Shrinkage",
     "Verdict",
     "check_sae",
+    "check_set",
     "evaluate",
     "what_a_score_means",
 ]

@@ -64,7 +64,7 @@ def check_sae(
     known = bool(mask[:-1].any())
     ce, layers = _predictions(_ReadText(model, ids, mask), sae, scan=scan) if known else (None, ())
     findings = [
-        *_reconstruction(fit.explained_variance),
+        *of_reconstruction(fit.explained_variance),
         *_of_predictions(ce),
         *_elsewhere(layers, read_hook(sae)),
         *_scaled(scale),
@@ -82,7 +82,7 @@ def check_sae(
         peak=peak([*layers]),
         layers=layers,
         published_l0=published_l0,
-        verdict=_verdict(findings),
+        verdict=judged(findings),
         acts=site.acts.select(mask[site.acts.positions]),
     )
 
@@ -157,7 +157,7 @@ def _losses(text: _ReadText, sae: SAE, clean: float) -> ProbeLoss:
         return ProbeLoss(clean, with_sae, text.cross_entropy())
 
 
-def _verdict(findings: Sequence[Judgement[Quality]]) -> Judgement[Quality]:
+def judged(findings: Sequence[Judgement[Quality]]) -> Judgement[Quality]:
     """The worst finding decides and says why; what was measured well beside it is named."""
     level = min((finding.level for finding in findings), key=_RANK.index, default=Quality.GOOD)
     if level is Quality.GOOD:
@@ -165,7 +165,8 @@ def _verdict(findings: Sequence[Judgement[Quality]]) -> Judgement[Quality]:
     return Judgement(level, "; ".join(each.why for each in findings if each.level is level))
 
 
-def _reconstruction(ev: float | None) -> list[Judgement[Quality]]:
+def of_reconstruction(ev: float | None) -> list[Judgement[Quality]]:
+    """What an explained variance says; nothing where it is good."""
     if ev is None:
         why = (
             f"fewer than {LEAST_POSITIONS} positions are too few to measure on, or the activation "

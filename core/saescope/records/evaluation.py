@@ -46,6 +46,26 @@ class ProbeCheck:
     verdict: Judgement[Quality]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetCheck:
+    """The SAEs of a set on a probe text, a layer at a time: do they belong to this model and these
+    sites? Position 0 and special tokens are left out."""
+
+    n_tokens: int
+    """At the first of the layers."""
+    n_layers: int
+    """Layers that were measured: of a set that is too large to be read for this, some."""
+    l0: float
+    """The median over layers."""
+    explained_variance: float | None
+    """The median over layers."""
+    worst: LayerFit | None
+    """The layer that explains least."""
+    layers: tuple[LayerFit, ...]
+    """Every layer that was measured."""
+    verdict: Judgement[Quality]
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """95 %, from values over resampled documents."""

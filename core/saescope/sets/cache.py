@@ -39,6 +39,10 @@ class Resident:
             self._kept.clear()
             return freed
 
+    def holds(self, weights: object) -> bool:
+        """Whether these are the weights of one of them."""
+        return any(kept.weights is weights for kept in self._kept.values())
+
     @property
     def n_bytes(self) -> int:
         """The bytes in memory now."""

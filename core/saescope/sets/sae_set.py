@@ -13,6 +13,7 @@ from saescope.errors import ArgumentError
 from saescope.models import LanguageModel
 from saescope.ops import CHUNK, SparseActs, sparse_decode
 from saescope.origin import settle_metadata
+from saescope.saes import SAE
 from saescope.sets.cache import Resident
 from saescope.sets.layers import written
 from saescope.sets.member import CrossLayerMember, Member
@@ -108,17 +109,29 @@ class SAESet:
     ) -> list[Float[Tensor, "n_pos d_out"]]:
         """The reconstruction at every member's site, in its order, of all members' activations and
         the inputs `xs` that they came from; skip connections included."""
-        if self.kind != "cross_layer":
-            return [
-                _reconstruction(each, acts[each.index], xs[each.index]) for each in self.members
-            ]
-        out = [member.bias(i).expand(acts[i].n_pos, -1) for i, member in enumerate(self.members)]
-        for i, member in enumerate(self.members):
-            skipped = member.skip(xs[i])
-            out[i] = out[i] if skipped is None else out[i] + skipped
-            for to in member.write_hooks:
-                out[to] = out[to] + _written(member, acts[i], to)
+        return [self.reconstruction(member.index, acts, xs) for member in self.members]
+
+    def reconstruction(
+        self,
+        to: int,
+        acts: Mapping[int, SparseActs] | Sequence[SparseActs],
+        xs: Mapping[int, Tensor],
+    ) -> Float[Tensor, "n_pos d_out"]:
+        """What is written at member `to`'s site: of its own activations and input, in a cross-layer
+        transcoder of those of all members up to it."""
+        member = self.members[to]
+        if not isinstance(member, CrossLayerMember):
+            given = prepare_input(member.model, member.sae, xs[to])
+            return member.sae.skip_path(given, member.sae.decode(acts[to], like=given))
+        out, skipped = member.bias(to).expand(acts[to].n_pos, -1), member.skip(xs[to])
+        out = out if skipped is None else out + skipped
+        for source in self.members[: to + 1]:
+            out = out + _written(source, acts[source.index], to)
         return out
+
+    def holds(self, sae: SAE) -> bool:
+        """Whether this SAE is one of its members', in memory now."""
+        return self.resident.holds(sae)
 
     def drop(self) -> int:
         """Let go of all weights in memory, which are read again when needed; the bytes that they
@@ -126,9 +139,9 @@ class SAESet:
         return self.resident.drop()
 
     def settled(self, model: LanguageModel) -> "SAESet":
-        """The set as it works in this model: at the hooks whose tensors its modules read and gave
-        (as `ss.settle` does for one SAE), and reading raw activations, also where its SAEs were
-        trained on a processed model.
+        """The set as it works in this model: on its device, at the hooks whose tensors its modules
+        read and gave (as `ss.settle` does for one SAE), and reading raw activations, also where its
+        SAEs were trained on a processed model.
 
         Raises:
             HookError: no hook of this model has that tensor.
@@ -141,18 +154,12 @@ class SAESet:
                 each,
                 cfg=replace(each.cfg, metadata=meta),
                 write_hooks={to: writes[to] for to in each.write_hooks},
-                storage=each.storage._replace(resident=resident),
+                storage=each.storage._replace(device=model.device, resident=resident),
                 model=model,
             )
             for each, meta in zip(self.members, metadata, strict=True)
         )
         return replace(self, members=members, resident=resident)
-
-
-def _reconstruction(member: Member, acts: SparseActs, x: Tensor) -> Tensor:
-    sae = member.sae
-    given = prepare_input(member.model, sae, x)
-    return sae.skip_path(given, sae.decode(acts, like=given))
 
 
 def _written(member: Member, acts: SparseActs, to: int) -> Tensor:

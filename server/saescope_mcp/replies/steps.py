@@ -18,6 +18,7 @@ MOST_NAMED = 3
 """How many SAEs in the user's own files an error for want of a network names."""
 _TOOLS = {
     "ss.load_sae": "load_sae",
+    "ss.load_set": "load_sae",
     "ss.index_features": "index_features",
     "ss.intervene": "intervene",
     "ss.rank_features": "top_features",

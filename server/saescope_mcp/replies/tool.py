@@ -10,6 +10,7 @@ from saescope_mcp import binding
 from saescope_mcp.replies.steps import as_tools_say, next_step
 from saescope_mcp.state import AppState
 from saescope_mcp.state.loading import load_known
+from saescope_mcp.state.set_loading import load_known_set
 
 WORDING = binding.Wording(
     text=as_tools_say,
@@ -30,6 +31,13 @@ async def load_named(state: AppState, request: BaseModel) -> None:
     for handle in dict.fromkeys(given):
         if handle and handle not in state.saes:
             await load_known(state, handle)
+
+
+async def load_named_set(state: AppState, request: BaseModel) -> None:
+    """Load the set that a call names, where it is known here and not in memory."""
+    handle = getattr(request, "sae", "")
+    if handle and handle not in state.sets:
+        await load_known_set(state, handle)
 
 
 async def by_itself(state: AppState, request: BaseModel) -> None:

@@ -28,6 +28,11 @@ class LoadSae(Request):
         default="",
         description="Hub name, local folder or .gguf file. Empty: the model that the SAE names.",
     )
+    layers: Identifier = Field(
+        default="",
+        description='A set, one SAE a layer: "all", "0-11", "3,7". {layer} in path, sae_id and '
+        "hook_name is the layer.",
+    )
     hook_name: Identifier = Field(
         default="", description='Site, if the SAE names none, e.g. "blocks.8.hook_resid_pre".'
     )
@@ -68,6 +73,8 @@ class Memory(BaseModel):
     need: int
     free: int
     budget: int
+    least: Annotated[int | None, Field(exclude_if=is_empty)] = None
+    """What a set takes that is read a layer at a time; `need` is for all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +123,10 @@ class LoadSaeReply(Reply, frozen=True):
     """The commit of its repository; null if it is not from the hub."""
     architecture: str | None = None
     hook_name: str | None = None
+    layers: Annotated[str, Field(exclude_if=is_empty)] = ""
+    """Those of a set."""
+    members: Annotated[tuple[str, ...], Field(exclude_if=is_empty)] = ()
+    """The handle of each layer's SAE, in a detailed reply."""
     d_in: int | None = None
     d_sae: int | None = None
     k: int | float | None = None

@@ -40,7 +40,7 @@ class Loaded(BaseModel):
     """A model or an SAE in memory."""
 
     handle: str
-    kind: Literal["model", "sae"]
+    kind: Literal["model", "sae", "set"]
     name: str
     device: str
     dtype: str

@@ -2,7 +2,7 @@
 model."""
 
 from saescope_mcp.state.app_state import AppState
-from saescope_mcp.state.entries import Indexed, LoadedSAE, void_quizzes
+from saescope_mcp.state.entries import Indexed, LoadedSAE, LoadedSet, void_quizzes
 from saescope_mcp.state.fences import readable, reading, said_roots, trained_saes, writable
 from saescope_mcp.state.sources import (
     Placement,
@@ -19,6 +19,7 @@ __all__ = [
     "Given",
     "Indexed",
     "LoadedSAE",
+    "LoadedSet",
     "LoadedStack",
     "Placement",
     "Source",

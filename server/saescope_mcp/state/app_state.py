@@ -6,22 +6,25 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import anyio
 
-from saescope.errors import NotFoundError, ResourceError
+from saescope.errors import ArgumentError, NotFoundError, ResourceError
 from saescope.names import home, nearest
 from saescope_mcp.groups import Offer
 from saescope_mcp.jobs import Jobs, Runs
 from saescope_mcp.settings import Settings
-from saescope_mcp.state.entries import LoadedSAE
+from saescope_mcp.state.entries import LoadedSAE, LoadedSet
 from saescope_mcp.state.fences import reading
 from saescope_mcp.state.memory import Room, total_bytes
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import KnownHandles, Placement, Source, load_call
 from saescope_mcp.state.stacks import LoadedStack
 from saescope_mcp.state.threads import Workers
+
+if TYPE_CHECKING:
+    from saescope.sets import Member
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +46,7 @@ class AppState:
         self.jobs = Jobs(settings.keep_jobs)
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}
+        self.sets: dict[str, LoadedSet] = {}
         self.loading = anyio.Lock()
         self.offer = Offer()
         """The tools that clients are offered; the command line has all."""
@@ -99,6 +103,34 @@ class AppState:
                 entry.last_used = time.monotonic()
             yield stack
 
+    @asynccontextmanager
+    async def use_set(self, handle: str, *, patient: bool = False) -> AsyncGenerator[LoadedSet]:
+        """The set and its model, for this call alone; `patient` as in `ModelSlot.turn`.
+
+        Raises:
+            NotFoundError: SAE_NOT_LOADED, with the call that loads it.
+            ArgumentError: NOT_A_SET.
+            ResourceError: BUSY.
+        """
+        entry = self.require_set(handle)
+        async with entry.slot.turn(patient=patient):
+            if self.sets.get(handle) is not entry:  # unloaded while this call waited
+                raise self._not_loaded(handle)
+            entry.last_used = time.monotonic()
+            yield entry
+
+    def set_from(self, source: Source, placement: Placement) -> LoadedSet | None:
+        """The set from this source, if it is in memory; raises as `loaded_from`."""
+        entry = next((entry for entry in self.sets.values() if entry.source == source), None)
+        if entry:
+            _check_placement(entry.handle, entry.slot, placement)
+        return entry
+
+    def in_a_set(self, source: Source) -> "Member | None":
+        """The member of a loaded set that this source loads."""
+        found = (entry.member_of(source) for entry in self.sets.values())
+        return next((member for member in found if member is not None), None)
+
     def loaded_from(self, source: Source, placement: Placement) -> LoadedSAE | None:
         """The SAE from this source, if it is in memory.
 
@@ -121,7 +153,8 @@ class AppState:
         kind = device.split(":")[0]
         slots = [slot for slot in self.models.values() if slot.model.device.type == kind]
         used = sum(slot.model.weights_bytes for slot in slots)
-        used += sum(entry.sae.weights_bytes for entry in self.saes.values() if entry.slot in slots)
+        used += sum(entry.sae.weights_bytes for entry in self._alone() if entry.slot in slots)
+        used += sum(entry.reserved_bytes for entry in self.sets.values() if entry.slot in slots)
         return Room(total, int(total * self.settings.memory_share), used)
 
     def make_sure_of_counts(self, then: str, *, new_model: bool) -> None:
@@ -134,9 +167,10 @@ class AppState:
                 [*self.models],
                 then,
             )
-        if len(self.saes) >= self.settings.max_saes:
+        n_saes = len(self._alone()) + len(self.sets)
+        if n_saes >= self.settings.max_saes:
             raise _no_room(
-                f"{len(self.saes)} SAEs are loaded, the most allowed (SAESCOPE_MAX_SAES).",
+                f"{n_saes} SAEs are loaded, the most allowed (SAESCOPE_MAX_SAES).",
                 "TOO_MANY_SAES",
                 self._oldest(),
                 then,
@@ -159,7 +193,7 @@ class AppState:
 
     def drop_unused(self, slot: ModelSlot) -> None:
         """Forget a model that no SAE uses."""
-        if not any(entry.slot is slot for entry in self.saes.values()):
+        if not any(entry.slot is slot for entry in (*self.saes.values(), *self.sets.values())):
             self.models.pop(slot.handle, None)
 
     async def unload(self, handle: str) -> tuple[int, list[str]]:
@@ -168,23 +202,18 @@ class AppState:
         Raises:
             NotFoundError: HANDLE_NOT_FOUND.
         """
-        slot = self.models.get(handle) or (self.saes[handle].slot if handle in self.saes else None)
+        named = self.saes.get(handle) or self.sets.get(handle)
+        slot = self.models.get(handle) or (named.slot if named else None)
         if slot is None:
             if any(known == handle or known.startswith(f"{handle}/") for known in self.known.all()):
                 return 0, []
             raise self._unknown(handle)
         async with slot.turn():
-            gone = [
-                entry
-                for entry in self.saes.values()
-                if entry.slot is slot and handle in (entry.handle, slot.handle)
-            ]
-            freed = sum(self.saes.pop(entry.handle).sae.weights_bytes for entry in gone)
-            names = [entry.handle for entry in gone]
+            freed, names = self._let_go(handle, slot)
             if self.models.get(handle) is slot:
                 freed += self.models.pop(handle).model.weights_bytes
                 names.append(handle)
-        del gone, slot
+        del named, slot
         await self.workers.run(_collect)
         return freed, names
 
@@ -201,8 +230,30 @@ class AppState:
             NotFoundError: SAE_NOT_LOADED, with the call that loads it.
         """
         if handle not in self.saes:
+            self._refuse_set(handle)
             raise self._not_loaded(handle)
         return self.saes[handle]
+
+    def require_set(self, handle: str) -> LoadedSet:
+        """The set, for what does not run its model.
+
+        Raises:
+            NotFoundError: SAE_NOT_LOADED, with the call that loads it.
+            ArgumentError: NOT_A_SET.
+        """
+        source, _ = self.known.all().get(handle, (None, None))
+        if handle in self.saes or (source and not source.layers and handle not in self.sets):
+            raise ArgumentError(
+                f"{handle!r} is the SAE of one layer.",
+                code="NOT_A_SET",
+                field="sae",
+                got=handle,
+                allowed=", ".join(self.sets) or "a set, which load_sae(..., layers=...) loads",
+                hint='Load the layers together: load_sae(..., layers="all").',
+            )
+        if handle not in self.sets:
+            raise self._not_loaded(handle)
+        return self.sets[handle]
 
     def require_all(self, handles: Sequence[str]) -> LoadedStack:
         """SAEs of one model, for what does not run it yet.
@@ -213,15 +264,71 @@ class AppState:
         """
         return LoadedStack.of([self.require(handle) for handle in handles])
 
+    def _refuse_set(self, handle: str) -> None:
+        """Raises ArgumentError: SET_HANDLE: it is a set's; the hint names its first SAE."""
+        entry = self.sets.get(handle)
+        source, _ = self.known.all().get(handle, (None, None))
+        if entry is None and not (source and source.layers):
+            return
+        members = [*entry.members] if entry else self._members_of(handle)
+        raise ArgumentError(
+            f"{handle!r} is a set of SAEs, and this call takes one layer's.",
+            code="SET_HANDLE",
+            field="sae",
+            got=handle,
+            allowed=", ".join(members[:3]) + (" ..." if len(members) > 3 else ""),
+            hint=f'Name one of them: sae="{members[0]}".' if members else "Load one SAE.",
+        )
+
+    def _members_of(self, handle: str) -> list[str]:
+        """The known handles of a set's SAEs: `<model>/3.mlp.in/tag` of `<model>/all.mlp.in/tag`."""
+        model, _, rest = handle.partition("/")
+        site = rest.partition(".")[2]
+        known = (each for each in self.known.all() if each.startswith(f"{model}/"))
+        numbers = {each: each[len(model) + 1 :].partition(".") for each in known}
+        found = [each for each, (n, _, end) in numbers.items() if n.isdigit() and end == site]
+        return sorted(found, key=lambda each: int(numbers[each][0]))
+
+    def _alone(self) -> list[LoadedSAE]:
+        """SAEs whose weights are not those of a set."""
+        sets = [entry.sae_set for entry in self.sets.values()]
+        return [
+            entry
+            for entry in self.saes.values()
+            if not any(sae_set.holds(entry.sae) for sae_set in sets)
+        ]
+
+    def _let_go(self, handle: str, slot: ModelSlot) -> tuple[int, list[str]]:
+        """Forget an SAE, a set with those of its SAEs that were loaded, or all of a model."""
+        sets = [
+            entry
+            for entry in self.sets.values()
+            if entry.slot is slot and handle in (entry.handle, slot.handle)
+        ]
+        of_sets = {member for entry in sets for member in entry.members}
+        saes = [
+            entry
+            for entry in self.saes.values()
+            if entry.slot is slot
+            and (handle in (entry.handle, slot.handle) or entry.handle in of_sets)
+        ]
+        alone = self._alone()
+        freed = sum(entry.sae.weights_bytes for entry in saes if entry in alone)
+        for entry in saes:
+            del self.saes[entry.handle]
+        for entry in sets:
+            freed += self.sets.pop(entry.handle).sae_set.drop()
+        return freed, [entry.handle for entry in (*sets, *saes)]
+
     def _not_loaded(self, handle: str) -> NotFoundError:
-        known, there = self.known.all(), ", ".join(self.saes) or "none"
+        known, there = self.known.all(), ", ".join([*self.saes, *self.sets]) or "none"
         source, placement = known.get(handle, (None, None))
         running = [
             job
             for job in self.jobs.all()
             if job.state == "running" and (source is None or job.key == source)
         ]
-        named = [*self.saes, *known]
+        named = [*self.saes, *self.sets, *known]
         close = [each for each in named if each.rpartition("/")[2] == handle]
         close = close or nearest(handle, named, 1)
         if running:
@@ -243,7 +350,7 @@ class AppState:
         )
 
     def _unknown(self, handle: str) -> NotFoundError:
-        there = [*self.models, *self.saes]
+        there = [*self.models, *self.saes, *self.sets]
         close = nearest(handle, there, 1)
         return NotFoundError(
             f"Nothing called {handle!r} is loaded.",
@@ -259,9 +366,13 @@ class AppState:
     def _freed_by_unloading(self) -> dict[str, int]:
         """SAEs least recently used first, then models with all of theirs."""
         freed = {handle: self.saes[handle].sae.weights_bytes for handle in self._oldest()}
+        freed |= {handle: entry.reserved_bytes for handle, entry in self.sets.items()}
         for slot in self.models.values():
             freed[slot.handle] = slot.model.weights_bytes + sum(
-                e.sae.weights_bytes for e in self.saes.values() if e.slot is slot
+                e.sae.weights_bytes for e in self._alone() if e.slot is slot
+            )
+            freed[slot.handle] += sum(
+                e.reserved_bytes for e in self.sets.values() if e.slot is slot
             )
         return freed
 

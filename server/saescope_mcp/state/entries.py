@@ -1,7 +1,7 @@
 """An SAE in memory, together with its model."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from saescope.evals import Check
     from saescope.features.index import FeatureIndex
     from saescope.models import LanguageModel, Tokens
+    from saescope.records.evaluation import SetCheck
     from saescope.saes import SAE
+    from saescope.sets import Member, SAESet
 
 
 class Indexed(NamedTuple):
@@ -104,6 +106,39 @@ class LoadedSAE:
         if together > most:
             raise _too_long("All texts together", together, most)
         return tokens
+
+
+@dataclass(eq=False)
+class LoadedSet:
+    """A set of SAEs of one model: what a tool works with while it is its turn."""
+
+    handle: str
+    sae_set: "SAESet"
+    slot: ModelSlot
+    source: Source
+    placement: Placement
+    check: "SetCheck"
+    warnings: list[str]
+    members: Mapping[str, Source]
+    """The handle of each layer's SAE, in the order of the set, and what loads it by itself."""
+    last_used: float = field(default_factory=time.monotonic)
+
+    @property
+    def model(self) -> "LanguageModel":
+        return self.slot.model
+
+    @property
+    def reserved_bytes(self) -> int:
+        """The most that its weights take in memory."""
+        memory = self.sae_set.memory
+        return memory.whole if memory.budget is None else min(memory.whole, memory.budget)
+
+    def member_of(self, source: Source) -> "Member | None":
+        """The member that this source loads, if it is an SAE by itself."""
+        if self.sae_set.kind == "cross_layer":
+            return None
+        places = zip(self.members.values(), self.sae_set.members, strict=True)
+        return next((member for place, member in places if place == source), None)
 
 
 def void_quizzes(texts: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """The steps of a load, in order; each may be cancelled, and a failure leaves nothing behind."""
 
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from saescope_mcp.jobs import Job
 from saescope_mcp.schemas.load import LoadSae, LoadSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.app_state import AppState
-from saescope_mcp.state.entries import LoadedSAE
+from saescope_mcp.state.entries import LoadedSAE, LoadedSet
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import Placement, Source, load_call, model_name, readable
 from saescope_mcp.state.warm import warm
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from saescope.load import SAEInfo
     from saescope.models import LanguageModel
     from saescope.saes import SAE
+    from saescope.sets import Member
+
+
+LoadIt = Callable[[AppState, Source, Placement, Say], Awaitable[LoadedSAE | LoadedSet]]
+"""How an SAE, or a set, is loaded."""
 
 
 class Need(NamedTuple):
@@ -54,15 +60,17 @@ async def load(state: AppState, source: Source, placement: Placement, say: Say) 
             source = replace(source, path=info.source)
             if there := state.loaded_from(source, placement):
                 return there
-        wanted, warnings = model_of(source, info, state)
+        wanted, warnings = model_of(source, info.cfg.metadata.model_name, state)
         slot = state.slot_of(wanted, placement)
         need = await state.loaders.run(partial(needed, state, info, wanted, placement, slot))
         then = load_call(source, placement)
         state.make_sure_of_counts(then, new_model=slot is None)
+        if state.in_a_set(source):
+            need = need._replace(sae_bytes=0)
         state.make_sure_of_room(need.sae_bytes + (need.model_bytes or 0), then, need.device)
         with ExitStack() as undo:
             if slot is None:
-                slot = await _load_model(state, wanted, placement, say)
+                slot = await load_model_slot(state, wanted, placement, say)
                 undo.callback(state.drop_unused, slot)
                 state.make_sure_of_room(
                     need.sae_bytes, then, str(slot.model.device)
@@ -83,14 +91,27 @@ async def load_known(state: AppState, handle: str) -> None:
         ResourceError: LOADING: it takes longer than calls wait, and goes on as a job.
     """
     source, placement = state.known.all().get(handle, (None, None))
-    if source is None or placement is None:
+    if source is None or placement is None or source.layers:
         return
     if source.path:
         readable(source.path, state.settings, "sae")
     model_name(source.model, state.settings)
 
+    await for_this_call(state, handle, (source, placement), load)
+
+
+async def for_this_call(
+    state: AppState, handle: str, known: tuple[Source, Placement], how: LoadIt
+) -> None:
+    """Load what a call names as a job, for which the call waits a while.
+
+    Raises:
+        ResourceError: LOADING: it takes longer than calls wait, and goes on as a job.
+    """
+    source, placement = known
+
     async def work(job: Job) -> LoadSaeReply:
-        entry = await load(state, source, placement, job.say)
+        entry = await how(state, source, placement, job.say)
         ready = f"{entry.handle} is ready."
         return LoadSaeReply(summary=ready, state="done", sae=entry.handle, model=entry.model.name)
 
@@ -141,12 +162,12 @@ def peek(source: Source, settings: Settings) -> "SAEInfo":
     return info
 
 
-def model_of(source: Source, info: "SAEInfo", state: AppState) -> tuple[str, list[str]]:
-    """The model that was asked for, else the one that the SAE names; and what to say about that
-    choice."""
+def model_of(source: Source, says: str, state: AppState) -> tuple[str, list[str]]:
+    """The model that was asked for, else the one that the SAE names (`says`); and what to say about
+    that choice."""
     from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL
 
-    named = source.model or info.cfg.metadata.model_name
+    named = source.model or says
     if not named:
         raise ArgumentError(
             "This SAE does not say which model it belongs to.",
@@ -168,13 +189,19 @@ def needed(
     state: AppState, info: "SAEInfo", model: str, placement: Placement, slot: ModelSlot | None
 ) -> Need:
     """What a load would take, from headers; this may ask the hub."""
+    need, dtype = model_needed(state, model, placement, slot)
+    stored = info.cfg.dtype if dtype == "auto" else dtype
+    n_bytes = info.weights_bytes // (2 if stored in ("float16", "bfloat16") else 1)
+    return need._replace(sae_bytes=n_bytes)
+
+
+def model_needed(
+    state: AppState, model: str, placement: Placement, slot: ModelSlot | None
+) -> tuple[Need, str]:
+    """What a load would take without its SAE, and the dtype."""
     device = str(slot.model.device) if slot else _device(placement.device)
     dtype = "float32" if placement.dtype == "auto" and device == "cpu" else placement.dtype
-    stored = info.cfg.dtype if dtype == "auto" else dtype
-    model_bytes = 0 if slot else _model_bytes(model, dtype, state.settings)
-    return Need(
-        info.weights_bytes // (2 if stored in ("float16", "bfloat16") else 1), model_bytes, device
-    )
+    return Need(0, 0 if slot else _model_bytes(model, dtype, state.settings), device), dtype
 
 
 def by_catalogue(source: Source, placement: Placement) -> UnseenSAE | None:
@@ -210,7 +237,8 @@ def _device(name: str) -> str:
     return str(pick_device(name))
 
 
-async def _load_model(state: AppState, name: str, placement: Placement, say: Say) -> ModelSlot:
+async def load_model_slot(state: AppState, name: str, placement: Placement, say: Say) -> ModelSlot:
+    """The model in memory, under its handle."""
     say(f"loading the model {name}")
     model = await state.loaders.run(partial(read_model, name, placement, state.settings, say))
     if same := next((slot for slot in state.models.values() if _is_same(slot.model, model)), None):
@@ -257,10 +285,11 @@ async def _load_sae(
     from saescope.splice import check_fits
 
     say("loading the SAE")
+    read = partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say)
+    if member := state.in_a_set(source):
+        read = partial(_shared, member)
     with collected() as told:
-        sae = await state.loaders.run(
-            partial(read_sae, source, str(slot.model.device), placement.dtype, state.settings, say)
-        )
+        sae = await state.loaders.run(read)
     say("checking the SAE on a probe text")
     async with slot.turn(patient=True):
         sae = await slot.run(settle, slot.model, sae)
@@ -291,6 +320,11 @@ async def _load_sae(
         dialect=info.dialect,
         revision=info.revision,
     )
+
+
+def _shared(member: "Member") -> "SAE":
+    """The weights of a set's member, which both use."""
+    return member.sae
 
 
 def read_sae(source: Source, device: str, dtype: str, settings: Settings, say: Say) -> "SAE":

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from saescope_mcp.schemas.common import next_call
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.fences import readable
 
+_ANY = "{layer}"
+"""Stands for the layer in the path or id of a set."""
 log = logging.getLogger("saescope")
 
 
@@ -31,6 +34,8 @@ class Source:
     hook_name: str = ""
     revision: str = ""
     gate: str = ""
+    layers: str = ""
+    """Those of a set, as `load_sae` takes them; empty for one SAE."""
 
     @property
     def known(self) -> dict[str, str]:
@@ -66,13 +71,17 @@ def load_call(source: Source, placement: Placement) -> str:
 def handle_for(model_handle: str, source: Source, hook_name: str) -> str:
     """Make the handle `<model>/<layer>.<site>[/<tag>]`."""
     layer, site = split_hook(hook_name)
+    layer = source.layers or layer
     base = f"{model_handle}/{site}" if layer is None else f"{model_handle}/{layer}.{site}"
-    tag = Path(source.path).name
+    tag = Path(source.path.partition(_ANY)[0] + "x").parent.name if _ANY in source.path else ""
+    tag = tag or Path(source.path).name
     if source.release:
+        inside = source.sae_id.replace(_ANY, "").replace("*", "")
         tag = source.release.rsplit("/", 1)[-1] + (
-            f"-{source.sae_id}" if source.sae_id != hook_name else ""
+            f"-{inside}" if inside and source.sae_id != hook_name else ""
         )
-    return f"{base}/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', tag)[:80]}" if tag else base
+    tag = re.sub(r"[^A-Za-z0-9_.+-]+", "-", tag).rstrip("-")[:80]
+    return f"{base}/{tag}" if tag else base
 
 
 def dataset_name(dataset: str, settings: Settings) -> str:
@@ -152,8 +161,11 @@ class KnownHandles:
             if source.path and Path(source.path).exists()
         ]
 
-    def name(self, model_handle: str, source: Source, hook_name: str) -> str:
-        """Return the handle that this source has, or a free one."""
+    def name(
+        self, model_handle: str, source: Source, hook_name: str, *, tagged: Source | None = None
+    ) -> str:
+        """Return the handle that this source has, or a free one, called after `tagged` if that is
+        given: the SAEs of a set after the set."""
         known = self.all()
         old = next(
             (
@@ -163,22 +175,28 @@ class KnownHandles:
             ),
             None,
         )
-        handle = old or handle_for(model_handle, source, hook_name)
+        handle = old or handle_for(model_handle, tagged or source, hook_name)
         if handle in known and known[handle][0] != source:
             return f"{handle}{'/' if handle.count('/') == 1 else '-'}{source.digest}"
         return handle
 
     def remember(self, handle: str, source: Source, placement: Placement) -> None:
+        self.remember_all({handle: source}, placement)
+
+    def remember_all(self, named: Mapping[str, Source], placement: Placement) -> None:
+        """Keep these handles for the next run."""
         try:
             with locked(self._file.with_suffix(".lock")):
                 rows = {
                     name: asdict(old) | asdict(where) for name, (old, where) in self.all().items()
                 }
-                rows[handle] = asdict(source) | asdict(placement)
+                rows |= {
+                    handle: asdict(source) | asdict(placement) for handle, source in named.items()
+                }
                 _replace(self._file, json.dumps(rows, indent=1))
         except OSError as error:
             log.warning(
-                "the handle %s is not kept for the next run: %s", handle, type(error).__name__
+                "%s are not kept for the next run: %s", ", ".join(named), type(error).__name__
             )
 
 

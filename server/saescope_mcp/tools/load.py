@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope.errors import OfflineError
+from saescope.errors import ArgumentError, OfflineError
+from saescope.progress import silent
 from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
@@ -14,6 +15,7 @@ from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.rows import extended
+from saescope_mcp.replies.sets import planned_set, set_reply
 from saescope_mcp.schemas.load import (
     CheckRow,
     IndexFound,
@@ -43,6 +45,7 @@ from saescope_mcp.state.loading import (
     needed,
     peek,
 )
+from saescope_mcp.state.set_loading import load_set, open_set, set_needed
 
 if TYPE_CHECKING:
     from saescope.evals import Check as MeasuredCheck
@@ -59,6 +62,8 @@ async def load_sae(state: AppState, request: LoadSae) -> LoadSaeReply:
         await state.loaders.run(look_up) if request.release else look_up()
     )  # the catalogue takes a moment to be read
     placement = Placement(request.device, request.dtype, request.allow_mismatch)
+    if request.layers:
+        return await _load_layers(state, request, source, placement)
     if request.dry_run:
         return await _plan(state, source, placement)
     there = state.loaded_from(source, placement)
@@ -105,7 +110,9 @@ def source_of(request: LoadSae, state: AppState) -> Source:
     catalogue has under several."""
     from saescope.hub import first_name
 
-    release, sae_id = first_name(request.release, request.sae_id) if request.release else ("", "")
+    release, sae_id = request.release, request.sae_id
+    if release and not request.layers:
+        release, sae_id = first_name(release, sae_id)
     return Source(
         release=release,
         sae_id=sae_id,
@@ -114,7 +121,43 @@ def source_of(request: LoadSae, state: AppState) -> Source:
         hook_name=request.hook_name,
         revision=request.revision,
         gate=request.gate,
+        layers=_layers(request.layers),
     )
+
+
+def _layers(layers: str) -> str:
+    """Write them as everybody does: "0-2,7"."""
+    from saescope.sets.layers import parse_layers, written
+
+    chosen = parse_layers(layers) if layers else frozenset()
+    return "all" if chosen is None else written([*chosen])
+
+
+async def _load_layers(
+    state: AppState, request: LoadSae, source: Source, placement: Placement
+) -> LoadSaeReply:
+    """The SAEs of several layers as one set."""
+    if request.scan:
+        raise ArgumentError(
+            "scan measures one SAE at every layer; a set has one for each.",
+            code="INVALID_CHOICE",
+            field="scan",
+            got=True,
+            allowed="false with layers",
+            hint="Call load_sae again without scan.",
+        )
+    if request.dry_run:
+        return await _plan_layers(state, source, placement)
+    if there := state.set_from(source, placement):
+        return set_reply(there, state.room(str(there.model.device)), request)
+
+    async def work(job: Job) -> LoadSaeReply:
+        entry = await load_set(state, source, placement, job.say)
+        return set_reply(entry, state.room(str(entry.model.device)), request)
+
+    job = state.jobs.start("load_sae", (source, False), request, work)
+    again = load_call(source, placement)
+    return await state.jobs.outcome(job, request.wait_s, again=again) or _running(job)
 
 
 async def scan(state: AppState, entry: LoadedSAE) -> None:
@@ -211,6 +254,16 @@ def _running(job: Job) -> LoadSaeReply:
     )
 
 
+async def _plan_layers(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:
+    opening = partial(open_set, source, placement, state.settings, silent)
+    opened = await state.loaders.run(opening)
+    model, warnings = model_of(source, opened.model_name, state)
+    slot = state.slot_of(model, placement)
+    need = await state.loaders.run(partial(set_needed, state, opened, model, placement, slot))
+    call = load_call(source, placement)
+    return planned_set(opened, need, state.room(need.model.device), model, [*warnings], call)
+
+
 async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:
     try:
         info = await state.loaders.run(partial(peek, source, state.settings))
@@ -218,7 +271,7 @@ async def _plan(state: AppState, source: Source, placement: Placement) -> LoadSa
         if unseen := await state.loaders.run(partial(by_catalogue, source, placement)):
             return _unseen(state, source, placement, unseen)
         raise
-    model, warnings = model_of(source, info, state)
+    model, warnings = model_of(source, info.cfg.metadata.model_name, state)
     need = await state.loaders.run(
         partial(needed, state, info, model, placement, state.slot_of(model, placement))
     )

@@ -26,7 +26,7 @@ from saescope_mcp.schemas.status import (
     ServerStatus,
     ServerStatusReply,
 )
-from saescope_mcp.state import AppState, Placement, Source, load_call
+from saescope_mcp.state import AppState, LoadedSet, Placement, Source, load_call
 from saescope_mcp.state.warm import put_aside
 
 STALLED_S = 30.0
@@ -292,7 +292,21 @@ def _loaded(state: AppState) -> list[Loaded]:
                     **place,
                 )
             )
+        rows += [_loaded_set(entry) for entry in state.sets.values() if entry.slot is slot]
     return rows
+
+
+def _loaded_set(entry: LoadedSet) -> Loaded:
+    """The row of a set, with the bytes that its weights take now."""
+    first = entry.sae_set.members[0]
+    return Loaded(
+        handle=entry.handle,
+        kind="set",
+        name=f"{first.read_hook} and {len(entry.members) - 1} more",
+        device=str(first.storage.device),
+        dtype=str(first.storage.dtype).removeprefix("torch."),
+        weights_bytes=entry.sae_set.weights_bytes,
+    )
 
 
 def cached_saes(state: AppState) -> list[Cached]:

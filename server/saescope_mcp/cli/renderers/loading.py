@@ -50,6 +50,7 @@ def load_sae(document: Document, console: Console) -> None:
             "SAE": document["sae"],
             "model": document["model"],
             "site": document["hook_name"],
+            "layers": document.get("layers"),
             "kind": document["architecture"],
             "features": f"{document['d_sae']:,}" if document["d_sae"] else None,
             "format": document["dialect"],
