@@ -34,7 +34,7 @@ def check_set(model: LanguageModel, sae_set: SAESet, *, most_bytes: int | None =
     recorded = record_activations(model, model.batch(tokens.ids), hooks)
     xs = {each.index: recorded[each.read_hook].flatten(2)[0] for each in members}
     acts: list[SparseActs] = []
-    fits: list[_Measured] = []
+    fits: list[_LayerOfSet] = []
     for member in members:
         acts.append(member.encode(xs[member.index]))
         here = {name: recorded[name] for name in _sites(member)}
@@ -47,7 +47,7 @@ def check_set(model: LanguageModel, sae_set: SAESet, *, most_bytes: int | None =
     return _summed(fits)
 
 
-class _Measured(NamedTuple):
+class _LayerOfSet(NamedTuple):
     """What was measured of one layer."""
 
     hook_name: str
@@ -80,15 +80,17 @@ def _reconstructed(
 
 def _fit(
     member: Member, acts: SparseActs, mask: Bool[Tensor, " n_pos"], target: Tensor, made: Tensor
-) -> _Measured:
+) -> _LayerOfSet:
     fit, scale = RunningFit(), best_scale(target[mask], made[mask])
     fit.add(target[mask], made[mask])
     l0 = float(acts.l0[mask].float().mean()) if bool(mask.any()) else 0.0
     n_tokens = int(mask.sum())
-    return _Measured(member.read_hook, n_tokens, l0, fit.explained_variance, scale and scale.factor)
+    return _LayerOfSet(
+        member.read_hook, n_tokens, l0, fit.explained_variance, scale and scale.factor
+    )
 
 
-def _summed(fits: Sequence[_Measured]) -> SetCheck:
+def _summed(fits: Sequence[_LayerOfSet]) -> SetCheck:
     layers = tuple(
         LayerFit(fit.hook_name, fit.explained_variance, fit.scale or 0.0)
         for fit in fits
