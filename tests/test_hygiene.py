@@ -44,6 +44,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.errors.__init__",
     "saescope.evals.evaluate.evaluate",
     "saescope.features.rank.rank_features",
+    "saescope.graphs.circuit.trace_circuit",
     "saescope.load.load_sae",
     "saescope.publish.writing.publish_sae",
     "saescope.sets.opening.load_set",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from saescope.features import text_passages as text_passages
     from saescope.features.index import find_index as find_index
     from saescope.features.index import index_features as index_features
+    from saescope.graphs import GraphSettings as GraphSettings
+    from saescope.graphs import trace_circuit as trace_circuit
     from saescope.hooks import edit_activations as edit_activations
     from saescope.hooks import record_activations as record_activations
     from saescope.load import load_sae as load_sae
@@ -58,6 +60,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivationStore": "activations",
     "FeatureEdit": "steering",
+    "GraphSettings": "graphs",
     "LabelStore": "features",
     "QuizStore": "features",
     "SAE": "saes",
@@ -99,6 +102,7 @@ _HOME = {
     "steer": "steering",
     "sweep": "steering",
     "text_passages": "features",
+    "trace_circuit": "graphs",
     "train": "training",
     "train_config": "training",
 }

@@ -245,6 +245,7 @@ class LanguageModel:
         hooks: Sequence[tuple[str, HookFunction]],
         *,
         mask: Bool[Tensor, "batch n_pos"] | None = None,
+        grad: bool = False,
     ) -> None:
         """A forward pass with functions at hooks; whoever raises StopForward in one ends it there.
 
@@ -253,12 +254,24 @@ class LanguageModel:
         """
         attention = None if mask is None else self.attention_mask(mask)
         stop_if_cancelled()
-        with self.lock, torch.no_grad(), self.hooked(hooks):
+        with self.lock, torch.set_grad_enabled(grad), self.hooked(hooks):
             self.bridge(self.batch(ids), attention_mask=attention)
 
     def hooked(self, hooks: Sequence[tuple[str, HookFunction]]) -> AbstractContextManager[object]:
         """Functions at hooks while the block runs: what one returns stands there instead."""
         return self.bridge.hooks(fwd_hooks=[*hooks])
+
+    @property
+    def frozen_hooks(self) -> list[str]:
+        """Hooks of attention patterns, of what makes them, of gates on attention, and of the scales
+        of norms: with these held as they were, and the MLPs' outputs too, what is left of a forward
+        pass is linear. In some families the pattern can be seen but not held: there its queries and
+        keys are."""
+        return [
+            name
+            for name, times in self.fires.times.items()
+            if times == 1 and name.endswith(_HELD) and not name.endswith(_IN_THE_PATTERN)
+        ]
 
     def has_hook(self, hook_name: str) -> bool:
         return hook_name in self.bridge.hook_dict
@@ -419,6 +432,17 @@ _SITES = (
     "mlp.hook_post",
     "ln2.hook_normalized",
 )
+
+
+_HELD = (
+    ".hook_pattern",
+    ".hook_scale",
+    "attn.q.hook_out",
+    "attn.k.hook_out",
+    "attn.gate.hook_out",
+    "attn.hook_q_gate",
+)
+_IN_THE_PATTERN = ("q_norm.hook_scale", "k_norm.hook_scale")
 
 
 def _untouched(x: Tensor, hook: object) -> None:

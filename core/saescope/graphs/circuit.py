@@ -1,0 +1,112 @@
+"""`trace_circuit`: from a prompt to a graph that has been measured."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from saescope.errors import ArgumentError
+from saescope.graphs.members import Members, held
+from saescope.graphs.proof import prove
+from saescope.graphs.replacement import require_linear
+from saescope.graphs.report import as_record
+from saescope.graphs.targets import choose_targets
+from saescope.graphs.trace import Traced, trace
+from saescope.models import LanguageModel, Tokens
+from saescope.progress import Progress
+from saescope.records.graph import Graph, GraphSettings
+from saescope.saes import SAE
+
+MUCH = 0.5
+"""A share from which on a reader is warned."""
+SOME = 0.1
+
+
+def trace_circuit(
+    model: LanguageModel,
+    of: Members | SAE | Sequence[SAE],
+    prompt: str | Tokens,
+    *,
+    targets: Sequence[int | str] = (),
+    against: int | str | None = None,
+    settings: GraphSettings | None = None,
+    progress: Progress | None = None,
+) -> Graph:
+    """The attribution graph of the next token: which features, errors and tokens the targets rest
+    on, through which features, pruned to the part that carries most of it, each kept node measured
+    by ablation.
+
+    `of` is a set of transcoders (`ss.load_set`), or SAEs of several layers that read where they
+    write. Targets are tokens by text or id, by default the likely next tokens; with `against`, the
+    difference of one token's logit to that one's. Weights of edges are parts of a pre-activation,
+    or of a demeaned logit.
+
+    Raises:
+        ArgumentError: PROMPT_TOO_SHORT, or a target that is no single token.
+        ModelError: GRAPH_NOT_LINEAR: attention or a norm of the model cannot be held still.
+        ConfigError: GRAPH_UNSUPPORTED_SAE.
+    """
+    members, settings = _members(model, of), settings or GraphSettings()
+    tokens = _tokens(model, members, prompt) if isinstance(prompt, str) else prompt
+    if len(tokens) < 2:
+        raise ArgumentError(
+            f"A circuit needs at least two tokens (got {len(tokens)}): at the first no feature "
+            "counts.",
+            code="PROMPT_TOO_SHORT",
+            field="prompt",
+            got=len(tokens),
+            hint="Give a longer prompt.",
+        )
+    with model.lock, torch.no_grad():
+        ids = model.batch(tokens.ids)
+        if members.kind != "residual":
+            require_linear(model, members, ids)
+        logits = model.forward(ids, last=1)[0][0, -1]
+        chosen = choose_targets(model, logits, named=targets, against=against, settings=settings)
+        traced = trace(model, members, tokens, chosen, settings, progress=progress)
+        graph = prove(traced) if settings.most_measured else as_record(traced)
+    return replace(graph, warnings=_warnings(model, graph, traced))
+
+
+def _members(model: LanguageModel, of: Members | SAE | Sequence[SAE]) -> Members:
+    if isinstance(of, Members):
+        return of
+    return held(model, of)
+
+
+def _tokens(model: LanguageModel, members: Members, prompt: str) -> Tokens:
+    """The prompt as the members were trained to see it."""
+    return model.tokenize(prompt, prepend_bos=members.members[0].cfg.metadata.prepend_bos)
+
+
+def _warnings(model: LanguageModel, graph: Graph, traced: Traced) -> list[str]:
+    warnings: list[str] = []
+    if (errors := 1 - graph.scores.replacement) > MUCH:
+        warnings.append(
+            f"{100 * errors:.0f}% of the influence ends in errors, which no feature explains: the "
+            "graph is mostly not about features."
+        )
+    if graph.untraced > SOME:
+        left = graph.n_active - graph.n_traced
+        warnings.append(
+            f"{100 * graph.untraced:.0f}% of the influence flows through {left} features whose own "
+            "sources were not computed: raise max_features."
+        )
+    if model.dtype != torch.float32:
+        warnings.append(
+            f"The model runs in {str(model.dtype).removeprefix('torch.')}: weights of edges are "
+            'off by several percent. Load it with dtype="float32".'
+        )
+    if not traced.tokens.bos_prepended:
+        first = traced.tokens.strings[0]
+        warnings.append(
+            f"No BOS stands before the prompt: its first token ({first!r}) has no features and no "
+            "error in the graph."
+        )
+    proof = graph.proof
+    if proof and proof.n_edges and proof.n_confirmed < MUCH * proof.n_edges:
+        warnings.append(
+            f"Of the {proof.n_edges} strongest edges {proof.n_confirmed} were confirmed by "
+            "ablation: the graph does not say what the model does."
+        )
+    return warnings

@@ -1,0 +1,255 @@
+"""Whether a graph is true: its nodes ablated in the model, and what that does to the nodes after
+them beside what the graph predicts; and the kept part beside random parts of equal size."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saescope.cancel import stop_if_cancelled
+from saescope.controls import compare_with
+from saescope.graphs.live import MAX_TOKENS, Live, run_live, without, without_all
+from saescope.graphs.replacement import EMBED, FINAL, Pass
+from saescope.graphs.report import as_record, node_ids
+from saescope.graphs.trace import Traced
+from saescope.metrics import spearman
+from saescope.progress import Progress
+from saescope.records.graph import (
+    Graph,
+    GraphEdge,
+    GraphEffect,
+    GraphNode,
+    GraphProof,
+    KeptOrRandom,
+)
+
+STRONGEST = 50
+"""Edges of which the proof says how many are confirmed."""
+_LINEAR = 8
+"""Nodes for which the algebra is checked."""
+
+
+class Measured(NamedTuple):
+    """What ablating each of some sources does to every kept node, clean minus ablated."""
+
+    sources: list[int]
+    """Columns."""
+    names: list[int]
+    """Kept nodes: columns, then `n + i` for target i."""
+    predicted: Float[Tensor, "n_sources n_names"]
+    frozen: Float[Tensor, "n_sources n_names"]
+    free: Float[Tensor, "n_sources n_names"]
+
+
+def prove(traced: Traced, *, progress: Progress | None = None) -> Graph:
+    """The graph with what was measured of it in `proof`, and in `effect` of nodes and edges.
+
+    Each kept feature and error, the most influential first, is ablated alone: with attention
+    patterns held as in the clean run and all else live, and with nothing held. The prediction is
+    the change along all paths of the linear graph.
+    """
+    graph = as_record(traced)
+    sources = _sources(traced, traced.settings.most_measured)
+    measured = _measure(traced, sources, progress)
+    ids = node_ids(traced, {c: traced.store.columns.place(c) for c in traced.kept.columns.tolist()})
+    ids |= {traced.store.columns.n + i: target.id for i, target in enumerate(graph.targets)}
+    effects = _effects(measured, ids)
+    nodes = [
+        replace(node, effect=effects.get((node.id, graph.targets[0].id))) for node in graph.nodes
+    ]
+    edges = [replace(edge, effect=effects.get((edge.source, edge.target))) for edge in graph.edges]
+    proof = _proof(traced, nodes, edges, measured)
+    return replace(graph, nodes=nodes, edges=edges, proof=proof)
+
+
+def _sources(traced: Traced, most: int) -> list[int]:
+    """The kept features and errors that are ablated."""
+    kept = traced.kept.columns
+    kept = kept[kept < traced.store.columns.tokens_at]
+    order = traced.influence.of[kept].argsort(descending=True, stable=True)
+    return kept[order][:most].tolist()
+
+
+def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> Measured:
+    columns, clean = traced.store.columns, traced.clean
+    names = [*traced.kept.columns[traced.kept.columns < columns.n_features].tolist()]
+    names += [columns.n + i for i in range(len(traced.targets))]
+    before = _values(traced, names, run_live(clean, 1, _nothing, hold_attention=False).read)
+    results: dict[bool, list[Tensor]] = {True: [], False: []}
+    size = max(1, MAX_TOKENS // clean.n_pos)
+    for start in range(0, len(sources), size):
+        stop_if_cancelled()
+        places = [columns.place(column) for column in sources[start : start + size]]
+        for hold in (True, False):
+            live = run_live(clean, len(places), without(columns, places), hold_attention=hold)
+            results[hold].append(before - _values(traced, names, live.read))
+        if progress:
+            progress(min(start + size, len(sources)), len(sources))
+    predicted = predict(traced, sources)[names].T
+    return Measured(sources, names, predicted, torch.cat(results[True]), torch.cat(results[False]))
+
+
+def _nothing(site: int, read: object) -> None:
+    return None
+
+
+def _values(traced: Traced, names: Sequence[int], read: object) -> Float[Tensor, "n n_names"]:
+    """The pre-activation of each feature, and each target's demeaned logit, in every row of a
+    pass."""
+    assert isinstance(read, dict)
+    columns, clean = traced.store.columns, traced.clean
+    n = read[FINAL].shape[0]
+    out = torch.zeros(n, len(names), dtype=torch.float64)
+    features = torch.tensor([name for name in names if name < columns.n], dtype=torch.long)
+    members = columns.member_of(features)
+    for i in members.unique().tolist():
+        own = (members == i).nonzero()[:, 0]
+        acts, at = clean.acts[i], features[own] - columns.starts[i]
+        x = clean.x(i, read[clean.members[i].read_hook]).reshape(n, clean.n_pos, -1)
+        which, place = acts.features[at].unique(return_inverse=True)
+        positions, back = acts.positions[at].unique(return_inverse=True)
+        pre = clean.members[i].hidden_pre(x[:, positions].flatten(0, 1), which)
+        out[:, own] = pre.reshape(n, len(positions), -1)[:, back, place].double()
+    final = read[FINAL][:, -1].double()
+    for k, target in enumerate(traced.targets):
+        out[:, len(features) + k] = final @ target.direction.double()
+    return out
+
+
+def predict(traced: Traced, sources: Sequence[int]) -> Float[Tensor, "n_nodes n_sources"]:
+    """What ablating each source takes from every node along all paths: from a feature u that loses
+    d of its activation a, each of its edges loses the share d / a, and u loses no more than a."""
+    store, clean = traced.store, traced.clean
+    columns, n = store.columns, store.columns.n + len(traced.targets)
+    change = torch.zeros(n, len(sources), dtype=torch.float64)
+    share = torch.zeros(columns.n, len(sources), dtype=torch.float64)
+    share[torch.tensor(sources), torch.arange(len(sources))] = 1
+    values = torch.cat([acts.values for acts in clean.acts]).double()
+    for reader in reversed(store.readers()):
+        for rows in store.parts[reader]:
+            names = rows.targets + (columns.n if reader is None else 0)
+            row = torch.arange(len(names)).repeat_interleave(rows.columns.shape[1])
+            place = torch.stack([row, rows.columns.flatten().long()])
+            matrix = torch.sparse_coo_tensor(
+                place,
+                rows.weights.flatten().double(),
+                (len(names), columns.n),
+                check_invariants=True,
+            )
+            change[names] = torch.sparse.mm(matrix, share)
+            if reader is not None:
+                own = share[names]
+                lost = (change[names] / values[names][:, None]).clamp(max=1)
+                share[names] = torch.where(own == 1, own, lost)
+    return change
+
+
+def _effects(measured: Measured, ids: dict[int, str]) -> dict[tuple[str, str], GraphEffect]:
+    effects: dict[tuple[str, str], GraphEffect] = {}
+    for i, source in enumerate(measured.sources):
+        for j, name in enumerate(measured.names):
+            predicted, frozen = float(measured.predicted[i, j]), float(measured.frozen[i, j])
+            effects[ids[source], ids[name]] = GraphEffect(
+                predicted=predicted,
+                frozen=frozen,
+                free=float(measured.free[i, j]),
+                confirmed=is_confirmed(predicted, frozen),
+            )
+    return effects
+
+
+def is_confirmed(predicted: float, measured: float) -> bool:
+    """Whether the two have one sign, and the measured effect half to twice the predicted size."""
+    return predicted != 0 and 0.5 <= measured / predicted <= 2
+
+
+def _proof(
+    traced: Traced,
+    nodes: Sequence[GraphNode],
+    edges: Sequence[GraphEdge],
+    measured: Measured,
+) -> GraphProof:
+    strongest = [edge.effect for edge in edges if edge.effect][:STRONGEST]
+    tested = [node.effect for node in nodes if node.effect]
+    first = measured.names.index(traced.store.columns.n)
+    return GraphProof(
+        n_edges=len(strongest),
+        n_confirmed=sum(effect.confirmed for effect in strongest),
+        n_nodes=len(tested),
+        n_nodes_confirmed=sum(effect.confirmed for effect in tested),
+        linear_off=_linear_off(traced, measured.sources[:_LINEAR]),
+        rank_correlation=spearman(measured.predicted[:, first], measured.frozen[:, first]),
+        **_parts(traced),
+    )
+
+
+def _linear_off(traced: Traced, sources: list[int]) -> float:
+    """How far the frozen pass without a source is from the edges of that source."""
+    columns, clean = traced.store.columns, traced.clean
+    places = [columns.place(column) for column in sources]
+    change = without(columns, places)
+    index = {site.hook_name: i for i, site in enumerate(clean.sites)}
+
+    def added(hook_name: str, there: Tensor) -> Tensor:
+        lost = None if hook_name == EMBED else change(index[hook_name], {})
+        return there if lost is None else there + lost.reshape(there.shape)
+
+    names = [*traced.kept.columns[traced.kept.columns < columns.n_features].tolist()]
+    names += [columns.n + i for i in range(len(traced.targets))]
+    before = _values(traced, names, Pass(clean, 1, lambda _, there: there).read)
+    lost = before - _values(traced, names, Pass(clean, len(places), added).read)
+    direct = torch.zeros(len(sources), columns.n + len(traced.targets), dtype=torch.float64)
+    for reader, parts in traced.store.parts.items():
+        for rows in parts:
+            targets = rows.targets + (columns.n if reader is None else 0)
+            for i, source in enumerate(sources):
+                direct[i, targets] = ((rows.columns == source) * rows.weights).sum(1).double()
+    edges = direct[:, names]
+    return float((lost - edges).abs().max() / edges.abs().max().clamp(min=1e-10))
+
+
+def _parts(traced: Traced) -> dict[str, KeptOrRandom]:
+    """The kept features ablated, and all but them, beside as many random ones of each member."""
+    columns, clean = traced.store.columns, traced.clean
+    kept = traced.kept.columns[traced.kept.columns < columns.n_features]
+    parts = [kept, *_random_parts(traced, kept)]
+    every = torch.arange(columns.n_features)
+    rest = [every[~torch.isin(every, part)] for part in parts]
+    effects: dict[str, list[float]] = {}
+    before = _quantity(traced, run_live(clean, 1, _nothing, hold_attention=False))[0]
+    for name, sets in (("necessity", parts), ("sufficiency", rest)):
+        effects[name] = []
+        size = max(1, MAX_TOKENS // clean.n_pos)
+        for start in range(0, len(sets), size):
+            group = sets[start : start + size]
+            live = run_live(clean, len(group), without_all(columns, group), hold_attention=False)
+            effects[name] += (before - _quantity(traced, live)).tolist()
+    return {
+        name: KeptOrRandom(kept=all_[0], controls=compare_with(all_[0], all_[1:]))
+        for name, all_ in effects.items()
+    }
+
+
+def _quantity(traced: Traced, live: Live) -> Float[Tensor, " n"]:
+    """The first target's log-probability in nats, or the difference of two logits."""
+    target, logits = traced.targets[0], live.logits.double()
+    if target.against is None:
+        return logits.log_softmax(-1)[:, target.token]
+    return logits[:, target.token] - logits[:, target.against]
+
+
+def _random_parts(traced: Traced, kept: Int[Tensor, " n"]) -> list[Int[Tensor, " n"]]:
+    """As many active features of each member as are kept of it, at random, several times."""
+    columns, parts = traced.store.columns, list[Tensor]()
+    rng = torch.Generator().manual_seed(traced.settings.seed)
+    for _ in range(traced.settings.n_controls):
+        chosen: list[Tensor] = []
+        for i in range(len(columns.clean.acts)):
+            first, last = columns.starts[i], columns.starts[i + 1]
+            wanted = int(((kept >= first) & (kept < last)).sum())
+            chosen.append(first + torch.randperm(last - first, generator=rng)[:wanted])
+        parts.append(torch.cat(chosen).sort().values)
+    return parts

@@ -1,0 +1,73 @@
+"""What a graph explains: the likely next tokens, tokens by name, or the difference of two."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saescope.errors import ArgumentError
+from saescope.models import LanguageModel
+from saescope.records.graph import GraphSettings
+
+
+class Target(NamedTuple):
+    """A logit, or the difference of two, with the direction that reads it before the
+    unembedding."""
+
+    token: int
+    against: int | None
+    prob: float
+    weight: float
+    direction: Float[Tensor, " d_model"]
+
+
+def choose_targets(
+    model: LanguageModel,
+    logits: Float[Tensor, " d_vocab"],
+    *,
+    named: Sequence[int | str],
+    against: int | str | None,
+    settings: GraphSettings,
+) -> list[Target]:
+    """The named tokens, each by its logit minus the mean of all logits; with `against` the
+    difference of one token's logit to that one's; without names the most likely tokens up to
+    `settings.enough_prob`, at most `settings.most_targets`.
+
+    Raises:
+        ArgumentError: `against` without exactly one target, or a text that is no single token.
+    """
+    probs = logits.double().softmax(-1)
+    W_U = model.readout.W_U
+    tokens = [_token(model, each, "target") for each in named]
+    if against is not None:
+        return [_difference(model, probs, tokens, _token(model, against, "against"))]
+    if not tokens:
+        top = probs.topk(min(settings.most_targets, len(probs)))
+        n = 1 + int((top.values.cumsum(0) < settings.enough_prob).sum())
+        tokens = top.indices[:n].tolist()
+    mean = W_U.mean(1)
+    return [
+        Target(token, None, prob, prob, W_U[:, token] - mean)
+        for token in dict.fromkeys(tokens)
+        for prob in [float(probs[token])]
+    ]
+
+
+def _token(model: LanguageModel, named: int | str, field: str) -> int:
+    return model.single_token(named, field) if isinstance(named, str) else named
+
+
+def _difference(model: LanguageModel, probs: Tensor, tokens: list[int], against: int) -> Target:
+    if len(tokens) > 1 or tokens == [against]:
+        raise ArgumentError(
+            "A difference needs one target and another token.",
+            code="ONE_TARGET_AGAINST",
+            field="against",
+            got=len(tokens),
+            allowed="one target, or none for the most likely token",
+            hint="Name one target, or leave against out.",
+        )
+    token = tokens[0] if tokens else int(probs.argmax())
+    W_U = model.readout.W_U
+    return Target(token, against, float(probs[token]), 1.0, W_U[:, token] - W_U[:, against])

@@ -1,0 +1,151 @@
+"""Trace a circuit: the rows of a graph, most influential first, and what is kept of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from saescope.cancel import stop_if_cancelled
+from saescope.graphs.columns import Columns
+from saescope.graphs.influence import Influence, influence
+from saescope.graphs.members import Members
+from saescope.graphs.prune import Pruned, prune
+from saescope.graphs.replacement import Clean, Tape, read_clean
+from saescope.graphs.rows import RowStore
+from saescope.graphs.targets import Target
+from saescope.models import LanguageModel, Tokens
+from saescope.progress import Progress
+from saescope.records.graph import GraphSettings
+
+_GRADIENT_BYTES = 128 << 20
+"""Memory for the gradients of one batch of rows."""
+_MOST_ROWS = 64
+_ROUND = 4
+"""Batches of rows between two looks at what is influential now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A graph with all that it was made of."""
+
+    clean: Clean
+    tokens: Tokens
+    targets: Sequence[Target]
+    store: RowStore
+    influence: Influence
+    kept: Pruned
+    kind: str
+    settings: GraphSettings
+
+    @property
+    def weights(self) -> Tensor:
+        """How much each target counts."""
+        return torch.tensor([target.weight for target in self.targets], dtype=torch.float64)
+
+
+def trace(
+    model: LanguageModel,
+    of: Members,
+    tokens: Tokens,
+    targets: Sequence[Target],
+    settings: GraphSettings,
+    *,
+    progress: Progress | None = None,
+) -> Traced:
+    """The graph of what `targets` after the prompt owe to features, errors and tokens.
+
+    `A[t, s]`, the weight of an edge, is what source s supplies of the pre-activation of feature t
+    (or of the demeaned logit t) in the local replacement model: write vector of s, through the
+    frozen pass, onto the read vector of t (circuit-tracer's definition). Rows are computed for the
+    logits, then for the features with most influence so far, up to `settings.max_features`.
+
+    Raises:
+        ModelError: GRAPH_NOT_LINEAR: attention or a norm of the model cannot be held still.
+        ConfigError: GRAPH_UNSUPPORTED_SAE.
+    """
+    with model.lock:
+        clean = read_clean(model, of, model.batch(tokens.ids), n_left_out=1)
+        tape = Tape(clean)
+        store = RowStore(Columns.of(clean))
+        _add_logits(store, tape, targets)
+        weights = torch.tensor([target.weight for target in targets], dtype=torch.float64)
+        _add_features(store, tape, weights, settings.max_features, progress)
+    found = influence(store, weights)
+    kept = prune(
+        store,
+        found,
+        weights,
+        node_share=settings.node_share,
+        edge_share=settings.edge_share,
+    )
+    return Traced(clean, tokens, targets, store, found, kept, of.kind, settings)
+
+
+def _add_logits(store: RowStore, tape: Tape, targets: Sequence[Target]) -> None:
+    directions = torch.stack([target.direction for target in targets])
+    last = torch.full((len(targets),), tape.clean.n_pos - 1)
+    rows = store.columns.contract(tape.pull(None, directions, last))
+    store.add(None, torch.arange(len(targets)), rows)
+
+
+def _add_features(
+    store: RowStore,
+    tape: Tape,
+    weights: Tensor,
+    max_features: int,
+    progress: Progress | None,
+) -> None:
+    n, n_rows = store.columns.n_features, _rows_at_once(tape.clean)
+    todo = torch.ones(n, dtype=torch.bool)
+    wanted = min(n, max_features)
+    done = 0
+    while done < wanted:
+        # All are wanted: in which order does not matter, and nothing needs to be ranked.
+        if wanted == n:
+            best = todo.nonzero()[:, 0]
+        else:
+            best = _most_influential(store, weights, todo, min(wanted - done, _round(done, n_rows)))
+        if not len(best):
+            return
+        for reader, columns in _by_member(store.columns, best):
+            for part in columns.split(n_rows):
+                stop_if_cancelled()
+                _add_rows(store, tape, reader, part)
+                done += len(part)
+                if progress:
+                    progress(done, wanted)
+        todo[best] = False
+
+
+def _round(done: int, n_rows: int) -> int:
+    """How many features the next round takes: more as the ranking settles."""
+    return max(_ROUND * n_rows, done // 4)
+
+
+def _most_influential(
+    store: RowStore, weights: Tensor, todo: Tensor, most: int
+) -> Int[Tensor, " n"]:
+    scores = influence(store, weights).of[: store.columns.n_features] * todo
+    best = scores.topk(min(most, len(scores)))
+    return best.indices[best.values > 0]
+
+
+def _by_member(columns: Columns, chosen: Int[Tensor, " n"]) -> list[tuple[int, Tensor]]:
+    """The columns of each member's features."""
+    members = columns.member_of(chosen)
+    return [(int(i), chosen[members == i].sort().values) for i in members.unique()]
+
+
+def _add_rows(store: RowStore, tape: Tape, reader: int, columns: Int[Tensor, " n"]) -> None:
+    acts, start = tape.clean.acts[reader], store.columns.starts[reader]
+    rows = tape.clean.members[reader].read_rows(acts.features[columns - start])
+    gradients = tape.pull(reader, rows, acts.positions[columns - start])
+    store.add(reader, columns, store.columns.contract(gradients))
+
+
+def _rows_at_once(clean: Clean) -> int:
+    """As many rows as their gradients leave memory for."""
+    each = 4 * clean.n_pos * clean.model.d_model * (len(clean.sites) + 1)
+    return max(1, min(_MOST_ROWS, _GRADIENT_BYTES // each))
