@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import torch
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, MismatchError
 from saescope.graphs.members import Members, held
 from saescope.graphs.proof import prove
 from saescope.graphs.replacement import require_linear
 from saescope.graphs.report import as_record
 from saescope.graphs.targets import choose_targets
 from saescope.graphs.trace import Traced, trace
+from saescope.hooks import hook_shape
 from saescope.models import LanguageModel, Tokens
 from saescope.progress import Progress
 from saescope.records.graph import Graph, GraphSettings
 from saescope.saes import SAE
+from saescope.sets import SAESet
 
 MUCH = 0.5
 """A share from which on a reader is warned."""
@@ -69,9 +72,27 @@ def trace_circuit(
 
 
 def _members(model: LanguageModel, of: Members | SAE | Sequence[SAE]) -> Members:
-    if isinstance(of, Members):
-        return of
-    return held(model, of)
+    """The set at the hooks of this model.
+
+    Raises:
+        MismatchError: DIM_MISMATCH: the model has another width there.
+    """
+    if not isinstance(of, Members):
+        return held(model, of)
+    if isinstance(of, SAESet) and of.members[0].model is not model:
+        of = of.settled(model)
+    for member in of.members:
+        if (there := prod(hook_shape(model, member.read_hook))) != member.cfg.d_in:
+            raise MismatchError(
+                f"The set has width {member.cfg.d_in} at {member.read_hook}, {model.name} has "
+                f"{there} there.",
+                code="DIM_MISMATCH",
+                field="model",
+                got=there,
+                allowed=member.cfg.d_in,
+                hint="Load the set with its own model.",
+            )
+    return of
 
 
 def _tokens(model: LanguageModel, members: Members, prompt: str) -> Tokens:

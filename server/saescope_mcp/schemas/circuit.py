@@ -1,0 +1,76 @@
+"""trace_circuit: the attribution graph of a prediction."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from saescope.records.graph import GraphNode, GraphProof, GraphScores, GraphTarget
+from saescope.records.labels import ShortLabel
+from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Text
+from saescope_mcp.schemas.common import (
+    Against,
+    Chat,
+    Prompt,
+    Reply,
+    SAEsRequest,
+    Seed,
+    WaitS,
+)
+
+
+class TraceCircuit(SAEsRequest):
+    """Arguments of trace_circuit."""
+
+    prompt: Prompt
+    targets: Annotated[list[Identifier], AtMost("max_targets")] = Field(
+        default=[], description="Next tokens to explain. Empty: the likely ones (to 95 %)."
+    )
+    against: Against = ""
+    also: Annotated[list[Text], AtMost("max_prompts")] = Field(
+        default=[], description="Other prompts: what of the circuit do they share?"
+    )
+    groups: Annotated[list[Text], AtMost("max_groups")] = Field(
+        default=[], description='Nodes as one, "name: id id". Empty: found.'
+    )
+    max_features: Annotated[int, AtMost("max_traced_features")] = Field(
+        default=2000, ge=1, description="Features whose sources are computed."
+    )
+    n_measured: Annotated[int, AtMost("max_traced_features")] = Field(
+        default=100, ge=0, description="Nodes ablated to prove the graph; 0: none."
+    )
+    export: LocalPath = Field(
+        default="", description="Write JSON for circuit-tracer and Neuronpedia."
+    )
+    seed: Seed = 0
+    chat: Chat = False
+    wait_s: WaitS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRow(GraphNode):
+    """A node with what is known of its feature."""
+
+    label: ShortLabel | None
+
+
+class TraceCircuitReply(Reply, frozen=True):
+    """`reading` is the graph in words, `page` all of it. State "running": call job_status."""
+
+    spare: ClassVar[frozenset[str]] = frozenset({"nodes", "kept_scores", "groups"})
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "shared": ""}
+
+    state: Literal["done", "running"]
+    job_id: str | None = None
+    reading: str = ""
+    targets: list[GraphTarget] = []
+    scores: GraphScores | None = None
+    kept_scores: GraphScores | None = None
+    untraced: float | None = None
+    proof: GraphProof | None = None
+    nodes: list[NodeRow] = []
+    groups: list[str] = []
+    shared: str = ""
+    """What the prompts have in common."""
+    page: str | None = None
+    exported: str | None = None
