@@ -1,0 +1,264 @@
+"""An attribution graph in words, short enough for an agent to reason with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from saescope.graphs.flow import Flow
+from saescope.graphs.paths import GraphPath, n_paths, strongest_paths
+from saescope.records.graph import Graph, GraphEdge, GraphNode, GraphProof
+from saescope.untrusted import clean_line, clean_token
+
+MOST_TOKENS = 1200
+"""Tokens of a reading unless told otherwise, counted as UTF-8 bytes / 3."""
+N_PATHS = 8
+_TOKEN_CHARS, _LABEL_CHARS = 16, 48
+_ENOUGH = 0.5
+"""Below this share of influence from tokens the graph begins with a warning."""
+_MOST_PROMPT = 40
+"""Tokens of the prompt that are shown, the last ones."""
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The parts of a reading of one graph."""
+
+    graph: Graph
+    labels: Mapping[str, str]
+    target: str
+
+    @cached_property
+    def flow(self) -> Flow:
+        return Flow.of(self.graph, target=self.target)
+
+    @cached_property
+    def nodes(self) -> dict[str, GraphNode]:
+        return {node.id: node for node in self.graph.nodes}
+
+    @property
+    def replaced_by(self) -> str:
+        return "SAEs" if self.graph.kind == "residual" else "transcoders"
+
+
+def read_graph(
+    graph: Graph,
+    *,
+    labels: Mapping[str, str] | None = None,
+    target: str = "",
+    n_shown: int = N_PATHS,
+    most_tokens: int = MOST_TOKENS,
+) -> str:
+    """Say what a graph shows: its targets, how much of them it explains, the paths that carry most
+    and where the rest ends.
+
+    `labels` maps ids of nodes to what their features stand for; texts are cleaned here. At most
+    `most_tokens` tokens (UTF-8 bytes / 3) come out: paths give way first, the weakest of them.
+
+    Raises:
+        ArgumentError: GRAPH_TARGET_UNKNOWN.
+    """
+    words = _Words(graph, labels or {}, target)
+    fixed = [
+        *_warnings(words),
+        _prompt(graph),
+        *_targets(words),
+        *_scores(words),
+        *_measured(graph.proof, len(graph.edges)),
+        *_endings(words),
+        *_groups(graph),
+        *(f"Note: {clean_line(warning, 160)}" for warning in graph.warnings[:3]),
+    ]
+    room = 3 * most_tokens - _size(fixed)
+    return _cut("\n".join([*fixed, *_paths(words, n_shown, room)]), 3 * most_tokens)
+
+
+def mostly_unexplained(graph: Graph) -> str:
+    """The warning that most of the influence ends in errors or in features that were not traced;
+    empty where the graph explains most."""
+    traced = 1 - min(graph.untraced, 1.0)
+    from_tokens = graph.scores.replacement * traced
+    if from_tokens >= _ENOUGH:
+        return ""
+    what = "SAEs" if graph.kind == "residual" else "transcoders"
+    untraced = (
+        f", {percent(graph.untraced)} in features that were not traced" if graph.untraced else ""
+    )
+    return (
+        f"WARNING: only {percent(from_tokens)} of the influence comes from tokens; "
+        f"{percent((1 - graph.scores.replacement) * traced)} ends in errors (what the {what} do "
+        f"not reconstruct){untraced}. The paths below explain the smaller part."
+    )
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage of two figures: `61 %`, `3.4 %`, `<0.1 %`."""
+    value = 100 * share
+    if 0 < value < 0.1:
+        return "<0.1 %"
+    return f"{value:.0f} %" if value >= 9.95 else f"{value:.2g} %"
+
+
+def _warnings(words: _Words) -> list[str]:
+    warning = mostly_unexplained(words.graph)
+    return [warning] if warning else []
+
+
+def _prompt(graph: Graph) -> str:
+    shown = graph.tokens[-_MOST_PROMPT:]
+    first = len(graph.tokens) - len(shown)
+    text = " ".join(f"{first + at}{_token(token, 12)}" for at, token in enumerate(shown))
+    return f"Prompt, {len(graph.tokens)} tokens{', the last ones' if first else ''}: {text}"
+
+
+def _targets(words: _Words) -> list[str]:
+    targets = [t for t in words.graph.targets if t.id in words.flow.weights]
+    rows = [
+        f"{t.id} {_token(t.label)} p={t.prob:.3g}"
+        + (f" logit difference {t.value:+.3g}" if t.against is not None else f" {t.value:+.3g}")
+        for t in targets[:10]
+    ]
+    more = f"; {len(targets) - 10} more" if len(targets) > 10 else ""
+    unit = "" if any(t.against is not None for t in targets) else " and demeaned logit"
+    return [f"Targets, with probability{unit}: {'; '.join(rows)}{more}"]
+
+
+def _scores(words: _Words) -> list[str]:
+    graph, scores = words.graph, words.graph.scores
+    lines = [
+        f"Replacement {scores.replacement:.2f}: {percent(1 - scores.replacement)} of the influence "
+        f"ends in errors: what the {words.replaced_by} do not reconstruct.",
+        f"Completeness {scores.completeness:.2f}: the share of nodes' inputs that does not come "
+        "from errors.",
+        f"Kept: {len(graph.nodes)} nodes, {len(graph.edges)} edges; with all that was dropped "
+        f"counted as error, replacement {graph.kept_scores.replacement:.2f}, completeness "
+        f"{graph.kept_scores.completeness:.2f}.",
+    ]
+    if graph.untraced > 0.005:
+        lines.append(
+            f"Not traced: {graph.n_active - graph.n_traced:,} of {graph.n_active:,} active "
+            f"features; {percent(graph.untraced)} of the influence ends there."
+        )
+    return lines
+
+
+def _measured(proof: GraphProof | None, n_edges: int) -> list[str]:
+    if proof is None:
+        return [f"Measured: nothing. All {n_edges} edges are claims of the linear model."]
+    said = (
+        f"Measured: {proof.n_confirmed} of the {proof.n_edges} strongest edges and "
+        f"{proof.n_nodes_confirmed} of {proof.n_nodes} nodes confirmed by ablation"
+    )
+    if proof.rank_correlation is not None:
+        said += f"; rank correlation of predicted and measured {proof.rank_correlation:.2f}"
+    lines = [f"{said}."]
+    for what, one in (("without them", proof.necessity), ("with them alone", proof.sufficiency)):
+        mean, sd = one.controls.mean, one.controls.sd
+        beside = "no controls" if mean is None else f"random ones {mean:+.3g}"
+        beside += "" if sd is None else f" (sd {sd:.2g})"
+        lines.append(f"Kept features, target {what}: change {one.kept:+.3g}, {beside}.")
+    return lines
+
+
+def _endings(words: _Words) -> list[str]:
+    kinds = {"token": "tokens", "error": "errors", "feature": "features without kept sources"}
+    parts: list[str] = []
+    for kind, name in kinds.items():
+        ends = {node: share for node, share in words.flow.ends.items() if _is(words, node, kind)}
+        whole = sum(ends.values())
+        if not whole:
+            continue
+        top = ", ".join(
+            f"{_short(words, node)} {percent(share)}" for node, share in list(ends.items())[:4]
+        )
+        parts.append(f"{name} {percent(whole)} ({top})")
+    return [f"In the kept graph the influence comes from: {'; '.join(parts)}."] if parts else []
+
+
+def _groups(graph: Graph) -> list[str]:
+    if not graph.groups:
+        return []
+    named = "; ".join(
+        f"{clean_line(group.name, 30)}: {' '.join(group.nodes[:6])}"
+        + (f" +{len(group.nodes) - 6}" if len(group.nodes) > 6 else "")
+        for group in graph.groups[:8]
+    )
+    more = f"; {len(graph.groups) - 8} more" if len(graph.groups) > 8 else ""
+    return [f"Groups: {named}{more}"]
+
+
+def _paths(words: _Words, n_shown: int, room: int) -> list[str]:
+    """The lines on paths; as many paths as there is room for."""
+    found = strongest_paths(words.flow, n_shown, ends_at=lambda node: _is(words, node, "token"))
+    kind = "from tokens"
+    if not found:
+        found, kind = strongest_paths(words.flow, n_shown), "from errors (none reaches a token)"
+    if not found:
+        return ["Paths: none is kept."]
+    chains = [
+        f"{n}. {percent(path.share)} {'raises' if path.sign > 0 else 'lowers'} it: "
+        f"{_chain(words, path)}"
+        for n, path in enumerate(found, 1)
+    ]
+    for n in range(len(chains), 0, -1):
+        lines = [_carried(words, found[:n], kind), _legend(found[:n]), *chains[:n]]
+        if _size(lines) <= room or n == 1:
+            return lines
+    return []
+
+
+def _carried(words: _Words, paths: Sequence[GraphPath], kind: str) -> str:
+    whole, few = sum(path.share for path in paths), min(3, len(paths))
+    said = f"Of {n_paths(words.flow):,} paths in the kept graph, the {len(paths)} strongest {kind}"
+    said += f" carry {percent(whole)} of its influence"
+    if few < len(paths):
+        said += f", the first {few} of them {percent(sum(path.share for path in paths[:few]))}"
+    return f"{said}:"
+
+
+def _legend(paths: Sequence[GraphPath]) -> str:
+    marks = {_mark(edge) for path in paths for edge in path.edges}
+    said = "(source weight\u2192 target: what it supplies of the target's pre-activation or logit"
+    if "!" in marks:
+        said += '; "!" refuted by ablation'
+    if marks & {"!", "*"}:
+        said += '; "*" confirmed, without a mark not measured'
+    return f"{said})"
+
+
+def _chain(words: _Words, path: GraphPath) -> str:
+    parts = [_named(words, path.nodes[0])]
+    for edge, node in zip(path.edges, path.nodes[1:], strict=True):
+        parts.append(f"{edge.weight:+.3g}{_mark(edge)}\u2192 {_named(words, node)}")
+    return " ".join(parts)
+
+
+def _mark(edge: GraphEdge) -> str:
+    return "" if edge.effect is None else "*" if edge.effect.confirmed else "!"
+
+
+def _named(words: _Words, node: str) -> str:
+    label = words.labels.get(node, "")
+    named = f" “{clean_line(label, _LABEL_CHARS)}”" if label else ""
+    return f"{_short(words, node)}{named}"
+
+
+def _short(words: _Words, node: str) -> str:
+    return f"{node}{_token(words.nodes[node].token)}"
+
+
+def _token(text: str, limit: int = _TOKEN_CHARS) -> str:
+    shown = clean_token(text, limit).replace("\n", "\\n").replace("\t", "\\t")
+    return f"'{shown}'"
+
+
+def _is(words: _Words, node: str, kind: str) -> bool:
+    return words.nodes[node].kind == kind
+
+
+def _size(lines: Sequence[str]) -> int:
+    return sum(len(line.encode()) + 1 for line in lines)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    raw = text.encode()
+    return text if len(raw) <= most_bytes else raw[: most_bytes - 3].decode(errors="ignore") + "…"

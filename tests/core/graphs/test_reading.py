@@ -1,0 +1,84 @@
+"""What a graph says in words: the numbers in it, its warning, its length."""
+
+import dataclasses
+import re
+
+import pytest
+from tests.core.graphs.samples import PROOF, drawn_by_lot, two_steps
+
+from saescope.graphs.reading import percent, read_graph
+from saescope.records.graph import GraphGroup, GraphScores
+
+
+def test_the_paths_and_what_they_carry_are_said() -> None:
+    text = read_graph(two_steps(), labels={"f1.7@1": "animals <script>x</script>\nthat run"})
+    assert (
+        "1. 50 % raises it: t@1' the' +2\u2192 f1.7@1' the' \u201canimals \u2039script\u203ax"
+        "\u2039/script\u203a that run\u201d +3*\u2192 o9' cat'" in text
+    )
+    assert "2. 25 % lowers it: t@1' the' -1!\u2192 o9' cat'" in text
+    assert "Of 3 paths in the kept graph, the 2 strongest from tokens carry 75 %" in text
+    assert "tokens 75 % (t@1' the' 75 %); errors 25 % (e0@1' the' 25 %)" in text
+    assert '"!" refuted by ablation; "*" confirmed' in text
+
+
+def test_the_scores_are_explained() -> None:
+    text = read_graph(two_steps())
+    assert "Replacement 0.80: 20 % of the influence ends in errors: what the transcoders" in text
+    assert "Completeness 0.90" in text and "replacement 0.50, completeness 0.70" in text
+    assert "o9 ' cat' p=0.6 +3.5" in text and "WARNING" not in text
+
+
+@pytest.mark.parametrize(("replacement", "untraced"), [(0.3, 0.0), (0.8, 0.5), (0.0, 0.0)])
+def test_a_graph_that_explains_less_than_half_begins_by_saying_so(
+    replacement: float, untraced: float
+) -> None:
+    scores = GraphScores(replacement=replacement, completeness=0.5)
+    graph = dataclasses.replace(two_steps(), scores=scores, untraced=untraced, n_traced=1)
+    text = read_graph(graph)
+    assert text.startswith("WARNING: only ")
+    shares = [replacement * (1 - untraced), (1 - replacement) * (1 - untraced)]
+    for share in shares:
+        assert f"{100 * share:.0f} %" in text.splitlines()[0]
+    assert ("50 % in features that were not traced" in text) == (untraced > 0)
+
+
+def test_what_was_measured_is_said_and_that_nothing_was() -> None:
+    assert "Measured: nothing. All 4 edges are claims" in read_graph(two_steps())
+    text = read_graph(two_steps(proof=PROOF))
+    assert "3 of the 4 strongest edges and 1 of 2 nodes confirmed" in text
+    assert "measured 0.83" in text
+    assert "without them: change +2.5, random ones +0.1 (sd 0.2)" in text
+    assert "with them alone: change +0.4, no controls" in text
+
+
+@pytest.mark.parametrize("most_tokens", [1200, 600, 400])
+@pytest.mark.parametrize("seed", range(4))
+def test_it_never_takes_more_than_its_tokens(seed: int, most_tokens: int) -> None:
+    graph = drawn_by_lot(seed, n_layers=5, n_pos=8)
+    hostile = "\u65e5\u672c\u8a9e" * 400
+    nodes = [dataclasses.replace(node, token=hostile) for node in graph.nodes]
+    groups = [GraphGroup(name=hostile, nodes=[nodes[0].id] * 50, by_hand=True)] * 30
+    graph = dataclasses.replace(
+        graph, nodes=nodes, groups=groups, warnings=[hostile] * 9, tokens=[hostile] * 500
+    )
+    labels = {node.id: hostile for node in nodes}
+    text = read_graph(graph, labels=labels, n_shown=50, most_tokens=most_tokens)
+    assert len(text.encode()) <= 3 * most_tokens
+
+
+def test_ordinary_graphs_fit_with_all_eight_paths() -> None:
+    text = read_graph(drawn_by_lot(2, n_layers=6, n_pos=6))
+    assert len(re.findall(r"^\d\. ", text, flags=re.MULTILINE)) == 8
+
+
+def test_a_graph_without_a_way_from_a_token_says_so() -> None:
+    graph = two_steps()
+    graph = dataclasses.replace(graph, edges=[e for e in graph.edges if e.source != "t@1"])
+    assert "from errors (none reaches a token) carry 100 %" in read_graph(graph)
+    assert "Paths: none is kept." in read_graph(dataclasses.replace(graph, edges=[]))
+
+
+def test_shares_are_written_with_two_figures() -> None:
+    shares = {0.614: "61 %", 0.0342: "3.4 %", 0.0002: "<0.1 %", 0.0: "0 %", 1.0: "100 %"}
+    assert {share: percent(share) for share in shares} == shares
