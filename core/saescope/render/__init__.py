@@ -1,6 +1,8 @@
 """Pictures and pages from plain data."""
 
 from saescope.render.feature_page import feature_app, feature_page
+from saescope.render.graph_page import graph_app, graph_page
+from saescope.render.graph_picture import graph_picture
 from saescope.render.pictures import (
     density_histogram,
     feature_picture,
@@ -14,6 +16,9 @@ __all__ = [
     "feature_app",
     "feature_page",
     "feature_picture",
+    "graph_app",
+    "graph_page",
+    "graph_picture",
     "require_pictures",
     "training_curves",
     "variance_by_position",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 N_LEVELS = 8
+_APP_SCRIPTS = ("dom.js", "app_feature.js", "app_host.js")
 BEFORE, AFTER = 20, 12
 """Tokens around the marked one that an example shows before it is opened."""
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -45,15 +46,15 @@ class Bar(NamedTuple):
 
 def feature_page(card: Mapping[str, Any]) -> str:
     """`dataclasses.asdict` of a FeatureCard as a page of its own."""
-    script = _asset("page.js")
+    script = asset("page.js")
     policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src "
-        f"{_hash(_asset('page.css'))}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {content_hash(script)}; style-src "
+        f"{content_hash(asset('page.css'))}; base-uri 'none'; form-action 'none'"
     )
     return (
-        _environment()
+        environment()
         .get_template("feature.html.j2")
-        .render(card=card, policy=policy, style=_asset("page.css"), script=script)
+        .render(card=card, policy=policy, style=asset("page.css"), script=script)
     )
 
 
@@ -67,9 +68,9 @@ def feature_app() -> str:
     result).
     """
     return (
-        _environment()
+        environment()
         .get_template("app.html.j2")
-        .render(style=_asset("page.css"), script=_asset("app.js"))
+        .render(style=asset("page.css"), script="\n".join(map(asset, _APP_SCRIPTS)))
     )
 
 
@@ -91,6 +92,11 @@ def number(value: int | float | None, digits: int = 3) -> str:
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
+
+
+def lines(text: str) -> str:
+    """`visible` of each line; the ends of lines stay."""
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def density(value: int | float | None) -> str:
@@ -143,21 +149,23 @@ def bars(histogram: Sequence[Mapping[str, Any]]) -> list[Bar]:
     return made
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A template, script or style by its file name."""
     return files("saescope.render").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _hash(content: str) -> str:
+def content_hash(content: str) -> str:
     """What a content security policy calls this script or style by."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 @cache
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """The templates, with what they write numbers and texts by."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     made = Environment(
-        loader=FunctionLoader(_asset),
+        loader=FunctionLoader(asset),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -166,6 +174,7 @@ def _environment() -> "Environment":
     filters: dict[str, Any] = {
         "visible": visible,
         "number": number,
+        "lines": lines,
         "density": density,
         "pieces": pieces,
         "bars": bars,

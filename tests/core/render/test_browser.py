@@ -1,32 +1,18 @@
 """The feature's page and the app in a real Chromium: themes, keyboard, narrow windows, hostile
 text, the protocol of MCP Apps."""
 
-import html
-import json
-import os
-import re
-import shutil
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.core.render.browser import MARKS, look
 from tests.core.render.cards import FULL
 
 from saescope.render import feature_app, feature_page
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = os.environ.get("SAESCOPE_TEST_BROWSER") or next(
-    (path for name in NAMES if (path := shutil.which(name))), ""
-)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine"),
-]
+pytestmark = MARKS
 
-HARNESS = Path(__file__).with_name("harness.js")
 EVIL = (
     "<script>window.pwned=1</script><img src=x onerror='parent.pwned=1'><p "
     "onclick='pwned=1'><a href='javascript:pwned=1'>x</a></p>"
@@ -60,8 +46,8 @@ RESULT: dict[str, Any] = {
 }
 
 
-def look(folder: Path, *, dark: bool) -> dict[str, Any]:
-    """What the harness saw, in a browser whose user prefers light or dark."""
+def look_at(folder: Path, *, dark: bool) -> dict[str, Any]:
+    """What the harness saw of a full card's page."""
     page = feature_page(asdict(FULL))
     given = {
         "page": page,
@@ -69,70 +55,23 @@ def look(folder: Path, *, dark: bool) -> dict[str, Any]:
         "hostile": page.replace("</main>", f"{EVIL}</main>"),
         "result": RESULT,
     }
-    data = json.dumps(given).replace("<", "\\u003c")
-    file = folder / "harness.html"
-    scripts = (
-        "<script>const given = "
-        f"{data};</script><script>{HARNESS.read_text(encoding='utf-8')}</script>"
+    return look(
+        given,
+        "harness_feature.js",
+        folder,
+        dark=dark,
+        whole=lambda seen: "size" in seen.get("app", {}),
     )
-    file.write_text(f"<!doctype html><meta charset=utf-8><body>{scripts}", encoding="utf-8")
-    found = None
-    for _ in range(3):
-        # on a crowded machine a message of the app may come after the browser's virtual time
-        found = re.search(
-            r'<pre id="seen">(.*)</pre>',
-            dom(file, folder, scheme=0 if dark else 1),
-            flags=re.DOTALL,
-        )
-        if found and "size" in json.loads(html.unescape(found[1])).get("app", {}):
-            break
-    if not found:
-        file.write_text("<p>probe</p>", encoding="utf-8")
-        if "<p>probe</p>" not in dom(file, folder, scheme=0):
-            pytest.skip("Chromium does not open a file here.")
-    assert found, "the harness left nothing"
-    return json.loads(html.unescape(found[1]))
-
-
-def dom(file: Path, folder: Path, *, scheme: int) -> str:
-    """The document once its scripts have run. No sandbox, which many containers refuse: the file is
-    ours, and no host has an address."""
-    command = [
-        BROWSER,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-quic",
-        f"--user-data-dir={folder / 'profile'}",
-    ]
-    command += [
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--blink-settings=preferredColorScheme={scheme}",
-    ]
-    command += ["--virtual-time-budget=20000", "--dump-dom", file.as_uri()]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-        timeout=50,
-        stdin=subprocess.DEVNULL,
-    ).stdout
 
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return look(tmp_path_factory.mktemp("light"), dark=False)
+    return look_at(tmp_path_factory.mktemp("light"), dark=False)
 
 
 @pytest.fixture(scope="module")
 def dark(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return look(tmp_path_factory.mktemp("dark"), dark=True)
+    return look_at(tmp_path_factory.mktemp("dark"), dark=True)
 
 
 def test_nothing_went_wrong_inside(light: dict[str, Any], dark: dict[str, Any]) -> None:
