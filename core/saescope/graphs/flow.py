@@ -117,9 +117,10 @@ def downwards(nodes: Iterable[str], edges: Iterable[GraphEdge]) -> list[str]:
     Raises:
         ArgumentError: GRAPH_HAS_CYCLE: a node supplies itself through others.
     """
-    above: dict[str, set[str]] = {node: set() for node in sorted(nodes)}
+    # lists, not sets: the order, and so the last digits of sums, is the same in every process
+    above: dict[str, list[str]] = {node: [] for node in sorted(nodes)}
     for edge in edges:
-        above[edge.source].add(edge.target)
+        above[edge.source].append(edge.target)
     try:
         return list(TopologicalSorter(above).static_order())
     except CycleError as error:

@@ -30,6 +30,9 @@ text{font:12px ui-monospace,"SF Mono",Consolas,"DejaVu Sans Mono",monospace;fill
 .refuted{stroke-dasharray:7 5}.unmeasured{stroke-dasharray:1.5 4;stroke-linecap:round}
 """
 
+_INNER = ("feature", "group", "error")
+"""Kinds of nodes that have a layer."""
+
 Node = Mapping[str, Any]
 
 
@@ -63,7 +66,7 @@ def graph_picture(
     `most_nodes` features and errors with most influence. `labels` says what nodes stand for, by
     id."""
     plan = _plan(graph, most_nodes)
-    features = [node for node in plan.nodes if node["kind"] == "feature"]
+    features = [node for node in plan.nodes if node["kind"] in ("feature", "group")]
     features.sort(key=lambda node: (-node["influence"], node["id"]))
     numbers = {node["id"]: n for n, node in enumerate(features, 1)}
     top = [title or f"Attribution graph: {_cut(''.join(graph['tokens']), 70)}"]
@@ -108,7 +111,7 @@ def _said(graph: Mapping[str, Any], plan: _Drawing) -> str:
 
 
 def _plan(graph: Mapping[str, Any], most_nodes: int) -> _Drawing:
-    free = [node for node in graph["nodes"] if node["kind"] in ("feature", "error")]
+    free = [node for node in graph["nodes"] if node["kind"] in _INNER]
     free.sort(key=lambda node: (-node["influence"], node["id"]))
     kept = {node["id"] for node in free[:most_nodes]}
     kept |= {node["id"] for node in graph["nodes"] if node["kind"] == "logit"}
@@ -129,7 +132,7 @@ def _plan(graph: Mapping[str, Any], most_nodes: int) -> _Drawing:
 def _bare_tokens(graph: Mapping[str, Any], nodes: Sequence[Node]) -> list[Node]:
     """Tokens below nodes that are drawn, although no edge that is drawn begins there."""
     have = {node["pos"] for node in nodes if node["kind"] == "token"}
-    want = {node["pos"] for node in nodes if node["kind"] in ("feature", "error")} - have
+    want = {node["pos"] for node in nodes if node["kind"] in _INNER} - have
     return [node for node in graph["nodes"] if node["kind"] == "token" and node["pos"] in want]
 
 
@@ -137,7 +140,7 @@ def _lay_out(plan: _Drawing, graph: Mapping[str, Any]) -> None:
     """Set where nodes stand: layers from top to bottom, positions from left to right."""
     cells: dict[tuple[int, int], list[Node]] = defaultdict(list)
     for node in plan.nodes:
-        if node["kind"] in ("feature", "error"):
+        if node["kind"] in _INNER:
             cells[node["layer"], node["pos"]].append(node)
     x, columns = float(_LEFT), dict[int, tuple[float, float, int]]()
     for pos in sorted({node["pos"] for node in plan.nodes if node["kind"] != "logit"}):
@@ -219,7 +222,7 @@ def _edge(edge: Mapping[str, Any], plan: _Drawing) -> str:
 def _mark(node: Node, spot: _Spot, graph: Mapping[str, Any], numbers: Mapping[str, int]) -> str:
     x, y = spot.x, spot.y
     title = f"<title>{_safe(node['id'])}</title>"
-    if node["kind"] == "feature":
+    if node["kind"] in ("feature", "group"):
         inside = _text(x, y + 4, str(numbers[node["id"]]), "in")
         return f'<g>{title}<circle class="feature" cx="{x:.1f}" cy="{y:.1f}" r="10"/>{inside}</g>'
     if node["kind"] == "error":

@@ -26,6 +26,7 @@ function named(id) {
   if (label) return visible(label);
   if (node.kind === "token") return `token ${spaced(node.token)}`;
   if (node.kind === "logit") return `logit of ${spaced(node.token)}`;
+  if (node.kind === "group") return visible(id);
   if (node.kind === "error") return `error of layer ${node.layer}`;
   return `feature ${node.feature} of layer ${node.layer}`;
 }
@@ -59,7 +60,7 @@ function showGraph(data) {
 
 // What part of the influence is reached with each node, from the most influential one on.
 function rankNodes() {
-  const free = view.graph.nodes.filter((node) => node.kind === "feature" || node.kind === "error");
+  const free = view.graph.nodes.filter((node) => ["feature", "group", "error"].includes(node.kind));
   free.sort((a, b) => b.influence - a.influence || compare(a.id, b.id));
   const whole = free.reduce((sum, node) => sum + node.influence, 0) || 1;
   let reached = 0;
@@ -211,6 +212,7 @@ function nodeMark(node) {
 
 function shapeOf(node, at) {
   const touch = drawn("rect", { class: "touch", x: -CELL / 2, y: -LINE / 2, width: CELL, height: LINE });
+  if (node.kind === "group") return [touch, drawn("rect", { class: "shape", x: -10, y: -9, width: 20, height: 18, rx: 5 }), drawn("circle", { class: "ring", r: 13 })];
   if (node.kind === "feature") return [touch, drawn("circle", { class: "shape", r: 8 }), drawn("circle", { class: "ring", r: 11.5 })];
   if (node.kind === "error") return [touch, drawn("path", { class: "shape", d: "M0 -8L8 0L0 8L-8 0Z" }), drawn("circle", { class: "ring", r: 11.5 })];
   const box = { x: -at.width / 2, width: at.width, y: -12, height: 24, rx: 4 };
@@ -375,7 +377,7 @@ function edgeList(title, edges, end) {
     const share = end === "source" ? ` (${percent(Math.abs(edge.weight) / whole)})` : "";
     const other = pressed(cut(named(edge[end]), 60), "other", () => choose(edge[end]));
     const node = view.nodes.get(edge[end]);
-    const where = node.kind === "feature" || node.kind === "error" ? ` at \u201c${cut(spaced(node.token), 12)}\u201d ${node.pos}` : ` ${node.kind === "token" ? node.pos : ""}`;
+    const where = node.layer !== null ? ` at \u201c${cut(spaced(node.token), 12)}\u201d ${node.pos}` : ` ${node.kind === "token" ? node.pos : ""}`;
     return element("li", edge.weight < 0 ? "minus" : "plus", other, element("span", "quiet", where), element("span", "n", ` ${edge.weight > 0 ? "+" : ""}${number(edge.weight)}${share}`), element("span", `badge ${kind}`, said));
   };
   const more = edges.length > MOST_ROWS ? [element("details", "", element("summary", "", `${edges.length - MOST_ROWS} more`), element("ul", "steps", ...edges.slice(MOST_ROWS, 200).map(row)))] : [];
