@@ -29,6 +29,7 @@ from saescope_mcp.settings import Settings, offered
 from saescope_mcp.state import AppState
 from saescope_mcp.tools import (
     attribute,
+    circuit,
     describe,
     evaluate,
     find,
@@ -51,6 +52,7 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *status.TOOLS,
     *read.TOOLS,
     *attribute.TOOLS,
+    *circuit.TOOLS,
     *steer.TOOLS,
     *index.TOOLS,
     *describe.TOOLS,

@@ -19,6 +19,7 @@ class Group(Enum):
     BASE = "find, load and unload SAEs; jobs and the server's status", True
     READ = "which features fire on a text", True
     EXPLAIN = "what a prediction rests on, and what an edit changes", True
+    CIRCUITS = "through which features a prediction comes about", True
     STEER = "text generated with features changed", True
     KNOW = "what a feature is: index, cards, search, labels and their tests", True
     TRAIN = "train an SAE, publish it", True

@@ -117,6 +117,14 @@ class Settings(BaseModel):
     """Features listed for each token."""
     max_k: int = Field(default=100, ge=1)
     """Rows of a list."""
+    max_targets: int = Field(default=16, ge=1)
+    """Tokens that one circuit explains."""
+    max_also: int = Field(default=8, ge=1)
+    """Further prompts of a circuit."""
+    max_groups: int = Field(default=64, ge=1)
+    """Groups of a circuit's nodes."""
+    max_traced_features: int = Field(default=20_000, ge=1)
+    """Features of a circuit whose sources are computed, and nodes that are measured."""
     max_named_features: int = Field(default=16, ge=1)
     """Features that one call reads or describes by their index."""
     max_edits: int = Field(default=16, ge=1)

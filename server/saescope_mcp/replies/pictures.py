@@ -2,15 +2,19 @@
 numbers that they show."""
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from saescope.errors import cannot_write
+from saescope.errors import NotFoundError, cannot_write
 from saescope.extras import is_installed, pip_install
 from saescope.names import home
 
 if TYPE_CHECKING:
     from saescope.evals import Evaluation
+    from saescope.graphs import Graph
+    from saescope.models import LanguageModel
     from saescope_mcp.jobs import Run
 
 
@@ -57,6 +61,63 @@ def of_feature(card: dict[str, Any]) -> FeatureFiles:
         lacking = f"Only the page was written: a PNG needs the package matplotlib ({install})."
         return FeatureFiles(page, [], [lacking])
     return FeatureFiles(page, [_save(f"{name}.png", feature_picture(card))], [])
+
+
+def of_graph(graph: "Graph", cards: dict[str, Any], reading: str, name: str) -> str:
+    """A graph's page."""
+    from saescope.render.graph_page import graph_page
+
+    page = graph_page(asdict(graph), cards=cards, reading=reading)
+    return _save(f"{graph_name(name)}.html", page.encode())
+
+
+def page_of_graph(name: str) -> str:
+    """The page of a graph that was traced here.
+
+    Raises:
+        NotFoundError: GRAPH_NOT_FOUND.
+    """
+    path = home() / "pictures" / f"{graph_name(name)}.html"
+    if not (re.fullmatch(r"[0-9a-f]{12}", name) and path.is_file()):
+        raise NotFoundError(
+            f"There is no graph {name!r} here.",
+            code="GRAPH_NOT_FOUND",
+            field="name",
+            got=name,
+            allowed="the page that trace_circuit names",
+            hint="Call trace_circuit again.",
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def graph_name(name: str) -> str:
+    """How the files of a graph are called."""
+    return f"graph-{name}"
+
+
+def write_graph(
+    graph: "Graph", model: "LanguageModel", prompt: str, labels: dict[str, str], path: str
+) -> str:
+    """Write a graph as circuit-tracer and Neuronpedia read it; returns where."""
+    from saescope.graphs.export import GraphFile, export_text
+
+    file = Path(path)
+    content = export_text(
+        GraphFile(
+            graph=graph,
+            slug=file.stem,
+            scan=model.name,
+            prompt=prompt,
+            n_layers=model.n_layers,
+            labels=labels,
+        )
+    )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise cannot_write("The graph", file.parent, error, field="export") from error
+    return str(file)
 
 
 def _points(run: "Run") -> list[dict[str, Any]]:

@@ -1,5 +1,5 @@
-"""`sae://feature/<sae>/<feature>` as text/html, and `ui://saescope/feature.html` for clients with
-MCP Apps."""
+"""`sae://feature/<sae>/<feature>` and `sae://graph/<name>` as text/html, and the same as `ui://`
+resources for clients with MCP Apps."""
 
 from dataclasses import asdict
 from functools import partial
@@ -10,10 +10,13 @@ from mcp.server.mcpserver.resources import FunctionResource
 
 from saescope.errors import NotFoundError, SaescopeError
 from saescope.render.feature_page import feature_app, feature_page
+from saescope.render.graph_page import graph_app
 from saescope_mcp.binding import Server
 from saescope_mcp.binding.error_document import refusal_text
 from saescope_mcp.replies import refusal
+from saescope_mcp.replies.pictures import page_of_graph
 from saescope_mcp.state import AppState
+from saescope_mcp.tools import circuit
 from saescope_mcp.tools.describe import APP_URI, PAGE_URI, card_of
 
 IN_RESOURCE = 6
@@ -22,16 +25,16 @@ of `picture=true` has them all."""
 
 
 def apps() -> Apps:
-    """The MCP Apps extension, with the one app that we have."""
+    """The MCP Apps extension, with our apps."""
     made = Apps()
-    app = FunctionResource(
-        uri=APP_URI,
-        name="feature",
-        title="A feature's card",
-        mime_type=APP_MIME_TYPE,
-        fn=feature_app,
+    known = (
+        (APP_URI, "feature", "A feature's card", feature_app),
+        (circuit.APP_URI, "graph", "The circuit of a prediction", graph_app),
     )
-    made.add_resource(app)
+    for uri, name, title, app in known:
+        made.add_resource(
+            FunctionResource(uri=uri, name=name, title=title, mime_type=APP_MIME_TYPE, fn=app)
+        )
     return made
 
 
@@ -46,6 +49,19 @@ def serve_pages(server: Server, state: AppState) -> None:
             raise kind(refusal_text(refusal("describe_feature", error))) from error
         return await state.workers.run(partial(feature_page, asdict(card)))
 
+    async def graph(name: str) -> str:
+        try:
+            return await state.workers.run(partial(page_of_graph, name))
+        except SaescopeError as error:
+            raise ResourceNotFoundError(refusal_text(refusal("trace_circuit", error))) from error
+
+    server.resource(
+        circuit.PAGE_URI,
+        name="graph_page",
+        title="A circuit's page",
+        description="The whole graph as HTML.",
+        mime_type="text/html",
+    )(graph)
     uri = PAGE_URI.replace("{sae}", "{+sae}")
     server.resource(
         uri,

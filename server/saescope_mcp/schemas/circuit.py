@@ -27,7 +27,7 @@ class TraceCircuit(SAEsRequest):
         default=[], description="Next tokens to explain. Empty: the likely ones (to 95 %)."
     )
     against: Against = ""
-    also: Annotated[list[Text], AtMost("max_prompts")] = Field(
+    also: Annotated[list[Text], AtMost("max_also")] = Field(
         default=[], description="Other prompts: what of the circuit do they share?"
     )
     groups: Annotated[list[Text], AtMost("max_groups")] = Field(
@@ -59,17 +59,18 @@ class TraceCircuitReply(Reply, frozen=True):
 
     spare: ClassVar[frozenset[str]] = frozenset({"nodes", "kept_scores", "groups"})
     usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "shared": ""}
+    first: ClassVar[dict[str, int]] = {"targets": 3}
 
     state: Literal["done", "running"]
     job_id: str | None = None
     reading: str = ""
-    targets: list[GraphTarget] = []
+    targets: list[GraphTarget] = Field(default_factory=list[GraphTarget])
     scores: GraphScores | None = None
     kept_scores: GraphScores | None = None
     untraced: float | None = None
     proof: GraphProof | None = None
-    nodes: list[NodeRow] = []
-    groups: list[str] = []
+    nodes: list[NodeRow] = Field(default_factory=list[NodeRow])
+    groups: list[str] = Field(default_factory=list[str])
     shared: str = ""
     """What the prompts have in common."""
     page: str | None = None

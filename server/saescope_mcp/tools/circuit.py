@@ -1,0 +1,285 @@
+"""trace_circuit."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mcp.types import ToolAnnotations
+
+from saescope.records.graph import Graph, GraphNode
+from saescope_mcp.binding import Link, next_call
+from saescope_mcp.groups import Group
+from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.facts import brief, percent, provenance
+from saescope_mcp.replies.labels import StackLabels, labels_of_stack
+from saescope_mcp.replies.pictures import of_graph, write_graph
+from saescope_mcp.replies.rows import extended
+from saescope_mcp.schemas.circuit import NodeRow, TraceCircuit, TraceCircuitReply
+from saescope_mcp.schemas.common import Evidence
+from saescope_mcp.state import AppState, LoadedStack, void_quizzes, writable
+
+if TYPE_CHECKING:
+    from saescope.graphs import GraphSettings
+    from saescope.models import Tokens
+
+PAGE_URI = "sae://graph/{name}"
+APP_URI = "ui://saescope/graph.html"
+N_PROMOTED = 5
+READING_TOKENS = {"concise": 900, "detailed": 1200}
+N_HELD = 5
+"""Edges named that all prompts share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """The graphs of a call's prompts, and what is known of the first one's features."""
+
+    graph: Graph
+    others: list[Graph]
+    labels: StackLabels
+    promoted: dict[str, list[str]]
+    """Tokens that features promote, by node."""
+    name: str
+    """Of its files."""
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What features stand for, by node: a label, else the tokens that they promote."""
+        told = {
+            node: f"promotes {', '.join(map(repr, t[:3]))}" for node, t in self.promoted.items()
+        }
+        return told | self.label_texts
+
+    @property
+    def label_texts(self) -> dict[str, str]:
+        """Labels, by node."""
+        by_feature = self.labels.by_feature
+        return {
+            node.id: by_feature[node.sae, node.feature].text
+            for node in self.graph.nodes
+            if node.sae is not None
+            and node.feature is not None
+            and (node.sae, node.feature) in by_feature
+        }
+
+
+async def trace_circuit(state: AppState, request: TraceCircuit) -> TraceCircuitReply:
+    """The circuit of a prediction: which features it rests on, through which others, as a graph
+    over layers and positions, its nodes ablated in the model to prove it. Give a set, or `saes` at
+    several layers. Read `reading`; trust confirmed edges, and mind what goes through errors."""
+    state.require_all(request.handles)
+    export = writable(request.export, state.settings, "export") if request.export else ""
+
+    async def work(job: Job) -> TraceCircuitReply:
+        job.say(IN_LINE)
+        async with state.use_all(request.handles, patient=True) as stack:
+            stack = await stack.slot.run(in_reading_order, stack)
+            traced = await _traced(stack, request, job)
+            return await state.workers.run(partial(_reply, stack, request, traced, export))
+
+    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
+    job = state.jobs.start("trace_circuit", key, request, work)
+    again = next_call("trace_circuit", **request.named, prompt=request.prompt)
+    done = await state.jobs.outcome(job, request.wait_s, again=again)
+    return done or TraceCircuitReply(
+        summary=f"The tracing continues as job {job.id}: {job.message}.",
+        state="running",
+        job_id=job.id,
+        next=[next_call("job_status", job_id=job.id, wait_s=30)],
+    )
+
+
+def in_reading_order(stack: LoadedStack) -> LoadedStack:
+    """The stack with its SAEs in the order in which a forward pass reaches them, which nodes of a
+    graph name them by."""
+    from saescope.stack import as_stack
+
+    given = as_stack(stack.model, stack.saes).given
+    return replace(
+        stack,
+        entries=tuple(stack.entries[n] for n in given),
+        saes=[stack.saes[n] for n in given],
+    )
+
+
+async def _traced(stack: LoadedStack, request: TraceCircuit, job: Job) -> Traced:
+    prompts = [request.prompt, *request.also]
+    await stack.slot.run(void_quizzes, prompts)
+    tokens = await stack.reader.tokenize(prompts, chat=request.chat)
+    graphs: list[Graph] = []
+    for n, each in enumerate(tokens, 1):
+        what = f"prompt {n} of {len(tokens)}: " if len(tokens) > 1 else ""
+        job.say(f"{what}tracing")
+        graphs.append(await stack.slot.run(partial(_trace, stack, request, each, job, what)))
+    first, *others = graphs
+    pairs = [(n.sae, n.feature) for n in first.nodes if n.sae is not None and n.feature is not None]
+    labels = await labels_of_stack(stack, pairs)
+    hashes = [entry.weights_hash for entry in stack.entries]
+    name = hashlib.sha256(f"{hashes}{request.model_dump_json()}".encode()).hexdigest()[:12]
+    traced = Traced(graph=first, others=others, labels=labels, promoted={}, name=name)
+    return await stack.slot.run(partial(_grouped, stack, request, traced))
+
+
+def _trace(
+    stack: LoadedStack, request: TraceCircuit, tokens: "Tokens", job: Job, what: str
+) -> Graph:
+    from saescope.graphs import trace_circuit as trace
+
+    def progress(done: int, total: int) -> None:
+        job.say(f"{what}tracing: {done / max(1, total):.0%}")
+        stack.slot.done(done / max(1, total))
+
+    return trace(
+        stack.model,
+        stack.saes,
+        tokens,
+        targets=request.targets,
+        against=request.against or None,
+        settings=_settings(request),
+        progress=progress,
+    )
+
+
+def _settings(request: TraceCircuit) -> "GraphSettings":
+    from saescope.graphs import GraphSettings
+
+    return GraphSettings(
+        max_features=request.max_features, most_measured=request.n_measured, seed=request.seed
+    )
+
+
+def _grouped(stack: LoadedStack, request: TraceCircuit, traced: Traced) -> Traced:
+    from saescope.graphs import held
+    from saescope.graphs.features import promoted, rows_of
+    from saescope.graphs.grouping import find_groups, parse_groups
+
+    of, graph = held(stack.model, stack.saes), traced.graph
+    told = promoted(stack.model, of, graph.nodes, N_PROMOTED)
+    groups = (
+        parse_groups(graph, request.groups)
+        if request.groups
+        else find_groups(
+            graph, write_rows=partial(rows_of, of), labels=traced.label_texts, promoted=told
+        )
+    )
+    return replace(traced, graph=replace(graph, groups=groups), promoted=told)
+
+
+def _reply(
+    stack: LoadedStack, request: TraceCircuit, traced: Traced, export: str
+) -> TraceCircuitReply:
+    from saescope.graphs.reading import read_graph
+
+    graph, meanings = traced.graph, traced.meanings
+    # The reply has the warnings itself.
+    reading = read_graph(
+        replace(graph, warnings=[]),
+        labels=meanings,
+        most_tokens=READING_TOKENS[request.response_format],
+    )
+    cards = {
+        node: {"label": traced.label_texts.get(node, ""), "promotes": tokens}
+        for node, tokens in traced.promoted.items()
+    }
+    of_graph(graph, cards, reading, traced.name)
+    exported = write_graph(graph, stack.model, request.prompt, meanings, export) if export else None
+    return TraceCircuitReply(
+        summary=_summary(graph),
+        warnings=[*graph.warnings, *traced.labels.warnings, *stack.disagreement(chat=request.chat)],
+        next=_next(stack, request, graph),
+        evidence=_evidence(graph),
+        provenance=provenance(stack, request.seed),
+        state="done",
+        reading=reading,
+        targets=graph.targets,
+        scores=graph.scores,
+        kept_scores=graph.kept_scores,
+        untraced=graph.untraced,
+        proof=graph.proof,
+        nodes=[_row(traced, node) for node in graph.nodes],
+        groups=[f"{group.name}: {' '.join(group.nodes)}" for group in graph.groups],
+        shared=_shared(traced),
+        page=PAGE_URI.format(name=traced.name),
+        exported=exported,
+    )
+
+
+def _row(traced: Traced, node: GraphNode) -> NodeRow:
+    known = traced.labels.by_feature
+    label = None if node.sae is None else known.get((node.sae, node.feature or 0))
+    return extended(NodeRow, node, label=label)
+
+
+def _evidence(graph: Graph) -> Evidence:
+    if graph.proof is None:
+        return "correlational"
+    return "controlled" if graph.proof.necessity.controls.n else "intervened"
+
+
+def _summary(graph: Graph) -> str:
+    features = sum(node.kind == "feature" for node in graph.nodes)
+    names = ", ".join(repr(target.label) for target in graph.targets[:3])
+    more = f" and {len(graph.targets) - 3} more" if len(graph.targets) > 3 else ""
+    said = (
+        f"The circuit of {names}{more}: {features} of {graph.n_active} active features are kept, "
+        f"and {len(graph.edges)} edges; {percent(1 - graph.scores.replacement)} of the influence "
+        "ends in errors, which no feature explains."
+    )
+    proof = graph.proof
+    if proof is None:
+        return f"{said} Nothing was measured: edges are attributions."
+    return (
+        f"{said} Of the {proof.n_edges} strongest edges from features and errors, "
+        f"{proof.n_confirmed} were confirmed by ablation."
+    )
+
+
+def _shared(traced: Traced) -> str:
+    """What the circuits of several prompts have in common."""
+    if not traced.others:
+        return ""
+    from saescope.graphs.comparing import over_prompts
+
+    found = over_prompts([traced.graph, *traced.others])
+    held = "; ".join(f"{edge.source} -> {edge.target}" for edge in found.in_all[:N_HELD])
+    flows = ", ".join(percent(flow) for flow in found.flow_all)
+    return (
+        f"{len(found.in_all)} of {found.n_edges} edges between features, tokens and targets are in "
+        f"the circuits of all {found.n_prompts} prompts with one sign, and carry {flows} of the "
+        f"influence there{f': {held}' if held else ''}."
+    )
+
+
+def _next(stack: LoadedStack, request: TraceCircuit, graph: Graph) -> list[str]:
+    features = [node for node in graph.nodes if node.kind == "feature" and node.sae is not None]
+    if not features:
+        return []
+    top = max(features, key=lambda node: node.influence)
+    sae = stack.entries[top.sae or 0].handle
+    edit = {"feature": top.feature, "mode": "ablate", "positions": [top.pos]}
+    return [
+        next_call("describe_feature", sae=sae, feature=top.feature),
+        next_call("intervene", sae=sae, prompt=brief(request.prompt), edits=[edit]),
+    ]
+
+
+TOOLS = [
+    Tool(
+        trace_circuit,
+        TraceCircuit,
+        ToolAnnotations(
+            title="Trace a circuit",
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=False,
+        ),
+        group=Group.CIRCUITS,
+        app=APP_URI,
+        links=lambda document: (
+            [Link("The circuit", document["page"], "text/html")] if document.get("page") else []
+        ),
+    )
+]
