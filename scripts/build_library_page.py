@@ -48,6 +48,8 @@ PARTS = {
     ),
     "Explain and change": (
         "attribute",
+        "trace_circuit",
+        "GraphSettings",
         "FeatureEdit",
         "intervene",
         "intervene_all",

@@ -24,12 +24,13 @@ NAMES = {
         "encode_text",
         "top_features",
     ),
-    *("attribute_logit", "intervene", "steer_generate"),
+    *("attribute_logit", "trace_circuit", "intervene", "steer_generate"),
     *("index_features", "describe_feature", "find_features", "quiz_feature", "label_feature"),
     *("train_sae", "cancel_job", "evaluate_sae", "publish_sae"),
 }
 CHANGING = (
     "load_sae",
+    "trace_circuit",
     "unload",
     "index_features",
     "quiz_feature",

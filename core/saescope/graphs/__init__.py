@@ -1,7 +1,7 @@
 """Attribution graphs: what a prediction rests on, through which features, each edge measured."""
 
 from saescope.graphs.circuit import trace_circuit
-from saescope.graphs.members import Member, Members, held
+from saescope.graphs.members import GraphMember, GraphMembers, held
 from saescope.records.graph import Graph, GraphSettings
 
-__all__ = ["Graph", "GraphSettings", "Member", "Members", "held", "trace_circuit"]
+__all__ = ["Graph", "GraphMember", "GraphMembers", "GraphSettings", "held", "trace_circuit"]

@@ -1,4 +1,4 @@
-"""`trace_circuit`: from a prompt to a graph that has been measured."""
+"""From a prompt to a graph that has been measured."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from saescope.errors import ArgumentError, MismatchError
-from saescope.graphs.members import Members, held
+from saescope.graphs.members import GraphMembers, held
 from saescope.graphs.proof import prove
 from saescope.graphs.replacement import require_linear
 from saescope.graphs.report import as_record
@@ -27,7 +27,7 @@ SOME = 0.1
 
 def trace_circuit(
     model: LanguageModel,
-    of: Members | SAE | Sequence[SAE],
+    of: GraphMembers | SAE | Sequence[SAE],
     prompt: str | Tokens,
     *,
     targets: Sequence[int | str] = (),
@@ -71,13 +71,13 @@ def trace_circuit(
     return replace(graph, warnings=_warnings(model, graph, traced))
 
 
-def _members(model: LanguageModel, of: Members | SAE | Sequence[SAE]) -> Members:
+def _members(model: LanguageModel, of: GraphMembers | SAE | Sequence[SAE]) -> GraphMembers:
     """The set at the hooks of this model.
 
     Raises:
         MismatchError: DIM_MISMATCH: the model has another width there.
     """
-    if not isinstance(of, Members):
+    if not isinstance(of, GraphMembers):
         return held(model, of)
     if isinstance(of, SAESet) and of.members[0].model is not model:
         of = of.settled(model)
@@ -95,7 +95,7 @@ def _members(model: LanguageModel, of: Members | SAE | Sequence[SAE]) -> Members
     return of
 
 
-def _tokens(model: LanguageModel, members: Members, prompt: str) -> Tokens:
+def _tokens(model: LanguageModel, members: GraphMembers, prompt: str) -> Tokens:
     """The prompt as the members were trained to see it."""
     return model.tokenize(prompt, prepend_bos=members.members[0].cfg.metadata.prepend_bos)
 

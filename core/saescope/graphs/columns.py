@@ -16,7 +16,7 @@ _BLOCK = 32
 """Positions whose decoder rows are gathered at a time."""
 
 
-class Place(NamedTuple):
+class NodePlace(NamedTuple):
     """What a column of a graph is."""
 
     kind: str
@@ -62,15 +62,15 @@ class Columns:
         bounds = torch.tensor(self.starts[1 : len(self.clean.acts) + 1], device=columns.device)
         return torch.searchsorted(bounds, columns, right=True)
 
-    def place(self, column: int) -> Place:
+    def place(self, column: int) -> NodePlace:
         """What a column is."""
         part = next(i for i, start in enumerate(self.starts[1:]) if column < start)
         at, n = column - self.starts[part], len(self.clean.acts)
         if part < n:
             acts = self.clean.acts[part]
-            return Place("feature", part, int(acts.positions[at]), int(acts.features[at]))
+            return NodePlace("feature", part, int(acts.positions[at]), int(acts.features[at]))
         is_error = part < n + len(self.clean.sites)
-        return Place("error" if is_error else "token", part - n if is_error else 0, at, -1)
+        return NodePlace("error" if is_error else "token", part - n if is_error else 0, at, -1)
 
     def contract(
         self, gradients: Sequence[Float[Tensor, "n n_pos d"] | None]

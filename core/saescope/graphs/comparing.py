@@ -101,7 +101,7 @@ class CircuitOverPrompts:
     n_edges: int
     """Edges in any prompt."""
     flow_all: list[float]
-    """Of each prompt the share of influence along edges that the edges in all carry."""
+    """The share of each prompt's influence along edges that the edges in all carry."""
 
 
 def compare_graphs(first: Graph, second: Graph, *, align: Align = "feature") -> GraphComparison:

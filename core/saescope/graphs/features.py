@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.graphs.members import Members
+from saescope.graphs.members import GraphMembers
 from saescope.models import LanguageModel
 from saescope.records.graph import GraphNode
 
 
-def rows_of(of: Members, nodes: Sequence[GraphNode]) -> Float[Tensor, "n d"]:
+def rows_of(of: GraphMembers, nodes: Sequence[GraphNode]) -> Float[Tensor, "n d"]:
     """What each feature writes at its own layer's site; zeros for nodes of other kinds."""
     rows = torch.zeros(len(nodes), of.members[0].cfg.d_out)
     for i, node in enumerate(nodes):
@@ -22,7 +22,7 @@ def rows_of(of: Members, nodes: Sequence[GraphNode]) -> Float[Tensor, "n d"]:
 
 
 def promoted(
-    model: LanguageModel, of: Members, nodes: Sequence[GraphNode], n: int
+    model: LanguageModel, of: GraphMembers, nodes: Sequence[GraphNode], n: int
 ) -> dict[str, list[str]]:
     """The tokens whose logits each feature raises most directly, by the id of its node; nothing
     where what is written at its site reaches the logits by no linear map."""

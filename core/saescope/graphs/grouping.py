@@ -39,7 +39,7 @@ class MergedGraph:
     """A graph in which groups are nodes."""
 
     graph: Graph
-    """Of each group one node, whose id is the group's name and whose kind is "group". Edges are
+    """Each group is one node, whose id is the group's name and whose kind is "group". Edges are
     sums; those inside a group are gone."""
     before: GraphScores
     """The scores of the kept graph alone, and below, those after the merge."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.graphs.columns import Columns, Place
+from saescope.graphs.columns import Columns, NodePlace
 from saescope.graphs.replacement import FINAL, Clean, constant, decoded
 from saescope.ops import SparseActs
 from saescope.splice import add_at_site
@@ -55,7 +55,7 @@ def run_live(clean: Clean, n: int, change: Change, *, hold_attention: bool) -> L
     return Live(read, logits[:, -1])
 
 
-def without(columns: Columns, places: Sequence[Place]) -> Change:
+def without(columns: Columns, places: Sequence[NodePlace]) -> Change:
     """One node ablated in each row: a feature set to zero at its position, or an error taken
     away."""
     clean = columns.clean
@@ -70,7 +70,7 @@ def without(columns: Columns, places: Sequence[Place]) -> Change:
     return change
 
 
-def wrote(clean: Clean, place: Place, site: int) -> Float[Tensor, " d_out"] | None:
+def wrote(clean: Clean, place: NodePlace, site: int) -> Float[Tensor, " d_out"] | None:
     """What a node writes at a site; None where it writes nothing there."""
     if place.kind == "error":
         return clean.errors[site][place.pos] if place.owner == site else None

@@ -18,7 +18,7 @@ from saescope.stack import as_stack
 
 
 @runtime_checkable
-class Member(Protocol):
+class GraphMember(Protocol):
     """One layer's SAE or transcoder; features are read at one hook and written at one or more."""
 
     @property
@@ -43,13 +43,13 @@ class Member(Protocol):
 
 
 @runtime_checkable
-class Members(Protocol):
+class GraphMembers(Protocol):
     """The SAEs of a graph in reading order; `saescope.sets.SAESet` is one."""
 
     @property
     def kind(self) -> str: ...
     @property
-    def members(self) -> Sequence[Member]: ...
+    def members(self) -> Sequence[GraphMember]: ...
     def encode(self, xs: Mapping[int, Tensor]) -> list[SparseActs]: ...
 
 

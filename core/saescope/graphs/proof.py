@@ -32,7 +32,7 @@ _LINEAR = 8
 """Nodes for which the algebra is checked."""
 
 
-class Measured(NamedTuple):
+class NodeEffects(NamedTuple):
     """What ablating each of some sources does to every kept node, clean minus ablated."""
 
     sources: list[int]
@@ -73,7 +73,7 @@ def _sources(traced: Traced, most: int) -> list[int]:
     return kept[order][:most].tolist()
 
 
-def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> Measured:
+def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> NodeEffects:
     columns, clean = traced.store.columns, traced.clean
     names = [*traced.kept.columns[traced.kept.columns < columns.n_features].tolist()]
     names += [columns.n + i for i in range(len(traced.targets))]
@@ -89,7 +89,9 @@ def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> M
         if progress:
             progress(min(start + size, len(sources)), len(sources))
     predicted = predict(traced, sources)[names].T
-    return Measured(sources, names, predicted, torch.cat(results[True]), torch.cat(results[False]))
+    return NodeEffects(
+        sources, names, predicted, torch.cat(results[True]), torch.cat(results[False])
+    )
 
 
 def _nothing(site: int, read: object) -> None:
@@ -147,7 +149,7 @@ def predict(traced: Traced, sources: Sequence[int]) -> Float[Tensor, "n_nodes n_
     return change
 
 
-def _effects(measured: Measured, ids: dict[int, str]) -> dict[tuple[str, str], GraphEffect]:
+def _effects(measured: NodeEffects, ids: dict[int, str]) -> dict[tuple[str, str], GraphEffect]:
     effects: dict[tuple[str, str], GraphEffect] = {}
     for i, source in enumerate(measured.sources):
         for j, name in enumerate(measured.names):
@@ -170,7 +172,7 @@ def _proof(
     traced: Traced,
     nodes: Sequence[GraphNode],
     edges: Sequence[GraphEdge],
-    measured: Measured,
+    measured: NodeEffects,
 ) -> GraphProof:
     strongest = [edge.effect for edge in edges if edge.effect][:STRONGEST]
     tested = [node.effect for node in nodes if node.effect]
@@ -242,7 +244,7 @@ def _quantity(traced: Traced, live: Live) -> Float[Tensor, " n"]:
 
 
 def _random_parts(traced: Traced, kept: Int[Tensor, " n"]) -> list[Int[Tensor, " n"]]:
-    """As many active features of each member as are kept of it, at random, several times."""
+    """Random active features, several times: from each member as many as are kept of it."""
     columns, parts = traced.store.columns, list[Tensor]()
     rng = torch.Generator().manual_seed(traced.settings.seed)
     for _ in range(traced.settings.n_controls):

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.errors import ModelError
-from saescope.graphs.members import Member, Members
+from saescope.graphs.members import GraphMember, GraphMembers
 from saescope.hooks import record_activations
 from saescope.models import LanguageModel, StopForward
 from saescope.names import same_site, split_hook
@@ -42,7 +42,7 @@ class Clean:
     """The clean run of a prompt, in what a graph needs of it."""
 
     model: LanguageModel
-    members: Sequence[Member]
+    members: Sequence[GraphMember]
     sites: Sequence[Site]
     """In reading order."""
     writes: Sequence[Mapping[int, int]]
@@ -78,7 +78,7 @@ class Clean:
 
 
 def read_clean(
-    model: LanguageModel, of: Members, ids: Int[Tensor, "1 n_pos"], n_left_out: int
+    model: LanguageModel, of: GraphMembers, ids: Int[Tensor, "1 n_pos"], n_left_out: int
 ) -> Clean:
     """Run the model once, and encode what every member reads."""
     sites, writes = _sites(model, of)
@@ -109,7 +109,7 @@ def read_clean(
     )
 
 
-def _sites(model: LanguageModel, of: Members) -> tuple[list[Site], list[dict[int, int]]]:
+def _sites(model: LanguageModel, of: GraphMembers) -> tuple[list[Site], list[dict[int, int]]]:
     """Every hook where something is written, in reading order, and who writes there. An MLP that no
     transcoder replaces is all error."""
     own = {i: m.write_hooks[i] for i, m in enumerate(of.members)}
@@ -124,7 +124,7 @@ def _sites(model: LanguageModel, of: Members) -> tuple[list[Site], list[dict[int
     return sites, writes
 
 
-def decoded(member: Member, acts: SparseActs, to: int) -> Float[Tensor, "n_pos d_out"]:
+def decoded(member: GraphMember, acts: SparseActs, to: int) -> Float[Tensor, "n_pos d_out"]:
     """What the features of a member write at member `to`'s site, without bias."""
     features, which = acts.features.unique(return_inverse=True)
     return F.embedding_bag(
@@ -137,7 +137,7 @@ def decoded(member: Member, acts: SparseActs, to: int) -> Float[Tensor, "n_pos d
     )
 
 
-def _skipped(member: Member, x: Tensor) -> Tensor | float:
+def _skipped(member: GraphMember, x: Tensor) -> Tensor | float:
     skip = member.skip(x)
     return 0.0 if skip is None else skip
 
@@ -213,7 +213,7 @@ def constant(value: Tensor) -> Callable[..., Tensor]:
     return lambda x, hook: value.expand_as(x)
 
 
-def require_linear(model: LanguageModel, of: Members, ids: Int[Tensor, "1 n_pos"]) -> None:
+def require_linear(model: LanguageModel, of: GraphMembers, ids: Int[Tensor, "1 n_pos"]) -> None:
     """Raise unless the frozen pass over the first tokens is the clean run, and a straight line in
     what is added.
 

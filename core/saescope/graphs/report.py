@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from saescope.graphs.columns import Place
+from saescope.graphs.columns import NodePlace
 from saescope.graphs.influence import Influence
 from saescope.graphs.replacement import FINAL
 from saescope.graphs.trace import Traced
@@ -96,7 +96,7 @@ def _labels(layers: list[int]) -> list[str]:
     return labels
 
 
-def node_ids(traced: Traced, places: dict[int, Place]) -> dict[int, str]:
+def node_ids(traced: Traced, places: dict[int, NodePlace]) -> dict[int, str]:
     """The id of each column."""
     members, sites = layer_labels(traced)
     forms = {
@@ -125,7 +125,7 @@ def _target(traced: Traced, i: int) -> GraphTarget:
     )
 
 
-def _node(traced: Traced, column: int, place: Place, name: str) -> GraphNode:
+def _node(traced: Traced, column: int, place: NodePlace, name: str) -> GraphNode:
     clean, is_feature = traced.clean, place.kind == "feature"
     acts = clean.acts[place.owner] if is_feature else None
     start = traced.store.columns.starts[place.owner]

@@ -13,8 +13,8 @@ MOST_COLUMNS = 2000
 
 
 @dataclass(slots=True)
-class Rows:
-    """Rows of one reader: a member's features, or the logits."""
+class GraphRows:
+    """GraphRows of one reader: a member's features, or the logits."""
 
     targets: Int[Tensor, " n"]
     """The column of each feature, or the index of each logit target."""
@@ -24,7 +24,7 @@ class Rows:
     total: Float[Tensor, " n"]
     """The sum of absolute weights over every source, kept or not."""
     errors: Float[Tensor, " n"]
-    """Of `total`, what comes from errors, and below, from tokens."""
+    """The part of `total` that comes from errors, and below, from tokens."""
     tokens: Float[Tensor, " n"]
     explained: Float[Tensor, " n"]
     """The sum of weights with their signs, over every source."""
@@ -40,7 +40,9 @@ class RowStore:
     """All rows that have been computed, by reader; None is the logits."""
 
     columns: Columns
-    parts: dict[int | None, list[Rows]] = field(default_factory=dict[int | None, list[Rows]])
+    parts: dict[int | None, list[GraphRows]] = field(
+        default_factory=dict[int | None, list[GraphRows]]
+    )
 
     def add(
         self, reader: int | None, targets: Int[Tensor, " n"], weights: Float[Tensor, "n n_columns"]
@@ -48,7 +50,7 @@ class RowStore:
         """Keep the strongest sources of each row, and the sums over all."""
         sizes, first = weights.abs(), self.columns.n_features
         kept = sizes.topk(min(MOST_COLUMNS, weights.shape[1]), dim=1).indices
-        rows = Rows(
+        rows = GraphRows(
             targets=targets,
             columns=kept.int(),
             weights=weights.gather(1, kept),

@@ -11,7 +11,7 @@ from saescope.models import LanguageModel
 from saescope.records.graph import GraphSettings
 
 
-class Target(NamedTuple):
+class LogitTarget(NamedTuple):
     """A logit, or the difference of two, with the direction that reads it before the
     unembedding."""
 
@@ -29,7 +29,7 @@ def choose_targets(
     named: Sequence[int | str],
     against: int | str | None,
     settings: GraphSettings,
-) -> list[Target]:
+) -> list[LogitTarget]:
     """The named tokens, each by its logit minus the mean of all logits; with `against` the
     difference of one token's logit to that one's; without names the most likely tokens up to
     `settings.enough_prob`, at most `settings.most_targets`.
@@ -48,7 +48,7 @@ def choose_targets(
         tokens = top.indices[:n].tolist()
     mean = W_U.mean(1)
     return [
-        Target(token, None, prob, prob, W_U[:, token] - mean)
+        LogitTarget(token, None, prob, prob, W_U[:, token] - mean)
         for token in dict.fromkeys(tokens)
         for prob in [float(probs[token])]
     ]
@@ -58,7 +58,9 @@ def _token(model: LanguageModel, named: int | str, field: str) -> int:
     return model.single_token(named, field) if isinstance(named, str) else named
 
 
-def _difference(model: LanguageModel, probs: Tensor, tokens: list[int], against: int) -> Target:
+def _difference(
+    model: LanguageModel, probs: Tensor, tokens: list[int], against: int
+) -> LogitTarget:
     if len(tokens) > 1 or tokens == [against]:
         raise ArgumentError(
             "A difference needs one target and another token.",
@@ -70,4 +72,4 @@ def _difference(model: LanguageModel, probs: Tensor, tokens: list[int], against:
         )
     token = tokens[0] if tokens else int(probs.argmax())
     W_U = model.readout.W_U
-    return Target(token, against, float(probs[token]), 1.0, W_U[:, token] - W_U[:, against])
+    return LogitTarget(token, against, float(probs[token]), 1.0, W_U[:, token] - W_U[:, against])

@@ -10,11 +10,11 @@ from torch import Tensor
 from saescope.cancel import stop_if_cancelled
 from saescope.graphs.columns import Columns
 from saescope.graphs.influence import Influence, influence
-from saescope.graphs.members import Members
+from saescope.graphs.members import GraphMembers
 from saescope.graphs.prune import Pruned, prune
 from saescope.graphs.replacement import Clean, Tape, read_clean
 from saescope.graphs.rows import RowStore
-from saescope.graphs.targets import Target
+from saescope.graphs.targets import LogitTarget
 from saescope.models import LanguageModel, Tokens
 from saescope.progress import Progress
 from saescope.records.graph import GraphSettings
@@ -32,7 +32,7 @@ class Traced:
 
     clean: Clean
     tokens: Tokens
-    targets: Sequence[Target]
+    targets: Sequence[LogitTarget]
     store: RowStore
     influence: Influence
     kept: Pruned
@@ -47,9 +47,9 @@ class Traced:
 
 def trace(
     model: LanguageModel,
-    of: Members,
+    of: GraphMembers,
     tokens: Tokens,
-    targets: Sequence[Target],
+    targets: Sequence[LogitTarget],
     settings: GraphSettings,
     *,
     progress: Progress | None = None,
@@ -83,7 +83,7 @@ def trace(
     return Traced(clean, tokens, targets, store, found, kept, of.kind, settings)
 
 
-def _add_logits(store: RowStore, tape: Tape, targets: Sequence[Target]) -> None:
+def _add_logits(store: RowStore, tape: Tape, targets: Sequence[LogitTarget]) -> None:
     directions = torch.stack([target.direction for target in targets])
     last = torch.full((len(targets),), tape.clean.n_pos - 1)
     rows = store.columns.contract(tape.pull(None, directions, last))
@@ -146,6 +146,6 @@ def _add_rows(store: RowStore, tape: Tape, reader: int, columns: Int[Tensor, " n
 
 
 def _rows_at_once(clean: Clean) -> int:
-    """As many rows as their gradients leave memory for."""
+    """How many rows the memory for their gradients allows."""
     each = 4 * clean.n_pos * clean.model.d_model * (len(clean.sites) + 1)
     return max(1, min(_MOST_ROWS, _GRADIENT_BYTES // each))

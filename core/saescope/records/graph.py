@@ -156,15 +156,15 @@ class Graph:
     nodes: list[GraphNode]
     edges: list[GraphEdge]
     scores: GraphScores
-    """Of the whole graph."""
+    """The scores of the whole graph."""
     kept_scores: GraphScores
-    """Of what is kept, with all that was dropped counted as error."""
+    """The scores of what is kept, with all that was dropped counted as error."""
     kind: str
     """What replaces what: "transcoders", "cross_layer" or "residual"."""
     n_active: int
     """Active features at all positions that count."""
     n_traced: int
-    """Of these, those whose own sources were computed."""
+    """Those of them whose own sources were computed."""
     untraced: float
     """The share of the targets that flows through features whose sources were not computed."""
     n_left_out: int

@@ -33,7 +33,7 @@ N_HELD = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traced:
+class TracedPrompts:
     """The graphs of a call's prompts, and what is known of the first one's features."""
 
     graph: Graph
@@ -104,7 +104,7 @@ def in_reading_order(stack: LoadedStack) -> LoadedStack:
     )
 
 
-async def _traced(stack: LoadedStack, request: TraceCircuit, job: Job) -> Traced:
+async def _traced(stack: LoadedStack, request: TraceCircuit, job: Job) -> TracedPrompts:
     prompts = [request.prompt, *request.also]
     await stack.slot.run(void_quizzes, prompts)
     tokens = await stack.reader.tokenize(prompts, chat=request.chat)
@@ -118,7 +118,7 @@ async def _traced(stack: LoadedStack, request: TraceCircuit, job: Job) -> Traced
     labels = await labels_of_stack(stack, pairs)
     hashes = [entry.weights_hash for entry in stack.entries]
     name = hashlib.sha256(f"{hashes}{request.model_dump_json()}".encode()).hexdigest()[:12]
-    traced = Traced(graph=first, others=others, labels=labels, promoted={}, name=name)
+    traced = TracedPrompts(graph=first, others=others, labels=labels, promoted={}, name=name)
     return await stack.slot.run(partial(_grouped, stack, request, traced))
 
 
@@ -150,7 +150,7 @@ def _settings(request: TraceCircuit) -> "GraphSettings":
     )
 
 
-def _grouped(stack: LoadedStack, request: TraceCircuit, traced: Traced) -> Traced:
+def _grouped(stack: LoadedStack, request: TraceCircuit, traced: TracedPrompts) -> TracedPrompts:
     from saescope.graphs import held
     from saescope.graphs.features import promoted, rows_of
     from saescope.graphs.grouping import find_groups, parse_groups
@@ -168,7 +168,7 @@ def _grouped(stack: LoadedStack, request: TraceCircuit, traced: Traced) -> Trace
 
 
 def _reply(
-    stack: LoadedStack, request: TraceCircuit, traced: Traced, export: str
+    stack: LoadedStack, request: TraceCircuit, traced: TracedPrompts, export: str
 ) -> TraceCircuitReply:
     from saescope.graphs.reading import read_graph
 
@@ -206,7 +206,7 @@ def _reply(
     )
 
 
-def _row(traced: Traced, node: GraphNode) -> NodeRow:
+def _row(traced: TracedPrompts, node: GraphNode) -> NodeRow:
     known = traced.labels.by_feature
     label = None if node.sae is None else known.get((node.sae, node.feature or 0))
     return extended(NodeRow, node, label=label)
@@ -236,7 +236,7 @@ def _summary(graph: Graph) -> str:
     )
 
 
-def _shared(traced: Traced) -> str:
+def _shared(traced: TracedPrompts) -> str:
     """What the circuits of several prompts have in common."""
     if not traced.others:
         return ""

@@ -126,7 +126,7 @@ def test_scaling_a_feature_up_and_its_decoder_down_changes_no_logit_edge(llama: 
         StandardSAE(
             sae.cfg,
             sae.tensors()
-            | {"W_enc": 4 * sae.W_enc, "b_enc": 4 * sae.b_enc, "W_dec": sae.W_dec / 4},  # type: ignore[operator]
+            | {"W_enc": 4 * sae.W_enc, "b_enc": 4 * sae.tensors()["b_enc"], "W_dec": sae.W_dec / 4},
         )
         for sae in plain
     ]
