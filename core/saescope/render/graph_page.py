@@ -11,6 +11,9 @@ from typing import Any
 
 from saescope.render.feature_page import asset, content_hash, environment
 
+MOST_EDGES = 20_000
+"""Edges that a page holds, the strongest: a browser walks so many with ease."""
+
 
 def graph_page(
     graph: Mapping[str, Any],
@@ -24,6 +27,7 @@ def graph_page(
     `cards` says of nodes, by id, what is known of their features: `label`, and `promotes` and
     `suppresses`, which are lists of tokens. `reading` is the graph in words.
     """
+    graph, left_out = _bounded(graph)
     known = {name: _card(card) for name, card in (cards or {}).items()}
     script, style = _scripts("graph.js", "graph_page.js", "page.js"), _style()
     policy = (
@@ -37,7 +41,7 @@ def graph_page(
             graph=graph,
             cards=known,
             tokens_of={node["id"]: node["token"] for node in graph["nodes"]},
-            warnings=_warnings(graph),
+            warnings=[*_warnings(graph), *left_out],
             reading=reading,
             title=title,
             data=as_data({"graph": graph, "cards": known}),
@@ -74,6 +78,15 @@ def as_data(value: Any) -> str:
 def _card(card: Mapping[str, Any]) -> dict[str, Any]:
     tokens = {name: list(card.get(name, ())) for name in ("promotes", "suppresses")}
     return {"label": card.get("label", ""), **tokens}
+
+
+def _bounded(graph: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    edges = graph["edges"]
+    if len(edges) <= MOST_EDGES:
+        return graph, []
+    strongest = sorted(edges, key=lambda edge: -abs(edge["flow"]))[:MOST_EDGES]
+    said = f"This page holds the {MOST_EDGES:,} strongest of {len(edges):,} edges."
+    return {**graph, "edges": strongest}, [said]
 
 
 def _warnings(graph: Mapping[str, Any]) -> Sequence[str]:

@@ -70,14 +70,15 @@ def graph_picture(
     features.sort(key=lambda node: (-node["influence"], node["id"]))
     numbers = {node["id"]: n for n, node in enumerate(features, 1)}
     top = [title or f"Attribution graph: {_cut(''.join(graph['tokens']), 70)}"]
-    said = _said(graph, plan)
-    wide = max(plan.width, 560.0, 16 + _CHAR * max(len(said), len(top[0])))
-    listed, height = _listed(features, labels or {}, wide, plan.height + 78)
+    said, marks = _said(graph, plan)
+    wide = max(plan.width, 16 + _CHAR * max(len(said), len(marks), len(top[0])))
+    listed, height = _listed(features, labels or {}, wide, plan.height + 94)
     parts = [
         f'<rect class="paper" width="{wide:.0f}" height="{height:.0f}"/>',
         _text(8, 22, top[0], "title"),
         _text(8, 42, said, "warn" if _explained(graph) < 0.5 else "soft"),
-        '<g transform="translate(0 52)">',
+        _text(8, 60, marks, "soft"),
+        '<g transform="translate(0 70)">',
         *_rules(plan),
         *(_edge(edge, plan) for edge in reversed(plan.edges)),
         *(_mark(node, plan.spots[node["id"]], graph, numbers) for node in plan.nodes),
@@ -95,7 +96,8 @@ def _explained(graph: Mapping[str, Any]) -> float:
     return graph["scores"]["replacement"] * (1 - min(graph["untraced"], 1.0))
 
 
-def _said(graph: Mapping[str, Any], plan: _Drawing) -> str:
+def _said(graph: Mapping[str, Any], plan: _Drawing) -> tuple[str, str]:
+    """How much the graph explains, and what its marks mean."""
     proof = graph["proof"]
     measured = (
         f"{proof['n_confirmed']} of {proof['n_edges']} edges confirmed"
@@ -104,10 +106,8 @@ def _said(graph: Mapping[str, Any], plan: _Drawing) -> str:
     )
     left = len(graph["nodes"]) - len(plan.nodes)
     hidden = f"; {left} nodes not shown" if left else ""
-    return (
-        f"{100 * _explained(graph):.0f} % of the influence comes from tokens; {measured}. "
-        f"Diamonds: errors; dashed: not confirmed; dotted: not measured{hidden}"
-    )
+    said = f"{100 * _explained(graph):.0f} % of the influence comes from tokens; {measured}{hidden}"
+    return said, "Diamonds: errors. Dashed: not confirmed; dotted: not measured."
 
 
 def _plan(graph: Mapping[str, Any], most_nodes: int) -> _Drawing:
@@ -154,13 +154,15 @@ def _lay_out(plan: _Drawing, graph: Mapping[str, Any]) -> None:
     widths = [24 + _CHAR * len(_target_text(node, graph)) for node in logits]
     plan.width = max(x + 8, _LEFT + max([0.0, *widths]) + 8)
     y = _place_logits(plan, logits, widths)
+    gap = 14 if len({layer for layer, _ in cells}) <= 12 else 2
     for layer in sorted({layer for layer, _ in cells}, reverse=True):
         here = {pos: inside for (at, pos), inside in cells.items() if at == layer}
         lines = max(ceil(len(inside) / columns[pos][2]) for pos, inside in here.items())
-        plan.rules.append((y, y + (lines * _LINE + 14) / 2, f"layer {layer}"))
+        height = lines * _LINE + gap
+        plan.rules.append((y, y + height / 2, f"layer {layer}"))
         for pos, inside in here.items():
-            _place_cell(plan, inside, columns[pos], y)
-        y += lines * _LINE + 14
+            _place_cell(plan, inside, columns[pos], y + gap / 2)
+        y += height
     for node in plan.nodes:
         if node["kind"] == "token":
             left, width, _ = columns[node["pos"]]
@@ -193,7 +195,7 @@ def _place_cell(
     across = min(most, len(inside))
     first = left + (width - across * _CELL) / 2 + _CELL / 2
     for at, node in enumerate(inside):
-        y = top + 7 + _LINE / 2 + at // across * _LINE
+        y = top + _LINE / 2 + at // across * _LINE
         plan.spots[node["id"]] = _Spot(first + at % across * _CELL, y, _CELL)
 
 

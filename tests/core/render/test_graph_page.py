@@ -7,6 +7,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -82,6 +83,22 @@ def test_the_data_in_the_page_are_the_graph() -> None:
     data = json.loads(found[1])
     assert data["graph"] == json.loads(json.dumps(asdict(graph)))
     assert data["cards"]["f0.1@1" if "f0.1@1" in data["cards"] else next(iter(data["cards"]))]
+
+
+def test_of_very_many_edges_the_page_holds_the_strongest_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # the package has a function of the module's name
+    monkeypatch.setattr(import_module("saescope.render.graph_page"), "MOST_EDGES", 5)
+    graph = drawn_by_lot(1)
+    edges = [replace(each, flow=at / 1000) for at, each in enumerate(graph.edges)]
+    html = graph_page(asdict(replace(graph, edges=edges)))
+    found = re.search(r'id="graph-data">(.*?)</script>', html)
+    assert found
+    assert [round(1000 * each["flow"]) for each in json.loads(found[1])["graph"]["edges"]] == [
+        len(edges) - n for n in range(1, 6)
+    ]
+    assert f"holds the 5 strongest of {len(edges)} edges" in html
 
 
 def test_data_with_a_number_that_is_none_are_refused() -> None:

@@ -52,6 +52,7 @@ function showGraph(data) {
   byId("pin-clear").onclick = () => { view.pinned.clear(); refresh(); };
   byId("copy").onclick = copyGroups;
   byId("graph").onkeydown = onKey;
+  byId("graph").parentElement.onscroll = holdLayers;
   refresh();
   // The targets stand at the right: a narrow window begins there.
   const canvas = byId("graph").parentElement;
@@ -110,7 +111,7 @@ function place(plan) {
   for (const row of rows) {
     const lines = Math.max(1, ...[...row.cells].map(([pos, nodes]) => Math.ceil(nodes.length / columns.get(pos).across)));
     row.top = y;
-    row.height = lines * LINE + 16;
+    row.height = lines * LINE + (rows.length > 12 ? 4 : 16);
     for (const [pos, nodes] of row.cells) {
       const column = columns.get(pos);
       nodes.sort((a, b) => b.influence - a.influence || compare(a.id, b.id));
@@ -164,8 +165,9 @@ function draw() {
   const nodes = plan.shown.filter((node) => view.places.has(node.id)).sort((a, b) => before(a.id, b.id));
   const edges = drawnEdges();
   svg.replaceChildren(
-    drawn("g", { class: "marks", "aria-hidden": "true" }, ...marks),
-    drawn("g", { class: "edges", "aria-hidden": "true" }, ...edges),
+    drawn("g", { "aria-hidden": "true" }, ...marks.filter((each) => each.tagName === "line")),
+    drawn("g", { "aria-hidden": "true" }, ...edges),
+    drawn("g", { "aria-hidden": "true" }, ...marks.filter((each) => each.tagName === "text")),
     drawn("g", { class: "nodes" }, ...nodes.map(nodeMark)),
   );
   const hidden = view.rank.size - plan.shown.filter((node) => view.rank.has(node.id)).length;
@@ -173,6 +175,13 @@ function draw() {
   byId("share-said").textContent = `${byId("share").value} % of the influence of features and errors`;
   byId("counted").textContent = `${nodes.length} nodes${hidden ? ` (${hidden} hidden)` : ""}, ${edges.length} of ${all} edges drawn${edges.length < all ? ": the strongest; choose a node to see all of its own" : ""}.`;
   mark();
+  holdLayers();
+}
+
+// The names of layers stay in sight where the graph is wider than its frame.
+function holdLayers() {
+  const left = byId("graph").parentElement.scrollLeft;
+  for (const each of byId("graph").querySelectorAll(".layer")) each.setAttribute("transform", `translate(${left} 0)`);
 }
 
 // Left to right, top to bottom.
