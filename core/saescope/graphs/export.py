@@ -128,7 +128,11 @@ def _metadata(file: GraphFile, ids: Mapping[str, str], renamed: list[str]) -> di
         "schema_version": SCHEMA_VERSION,
         "feature_details": details,
         "info": {"description": " ".join(said), "generator": {"name": "saescope"}},
-        "generation_settings": {"max_feature_nodes": graph.settings.max_features},
+        "generation_settings": {
+            "max_n_logits": graph.settings.most_targets,
+            "desired_logit_prob": graph.settings.enough_prob,
+            "max_feature_nodes": graph.settings.max_features,
+        },
         "pruning_settings": {
             "node_threshold": graph.settings.node_share,
             "edge_threshold": graph.settings.edge_share,

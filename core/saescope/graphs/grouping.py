@@ -110,9 +110,9 @@ def name_of(
         top = sorted(tokens.items(), key=lambda item: (-item[1], item[0]))[:2]
         return _plain(f"promotes {', '.join(token for token, _ in top)}")
     layers = sorted({node.layer for node in nodes if node.layer is not None})
-    span = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0] if layers else ''}"
-    where = clean_line(nodes[0].token, 20)
-    return _plain(f"layer {span} at {where or 'a space'}")
+    span = f"s {layers[0]}-{layers[-1]}" if len(layers) > 1 else f" {layers[0] if layers else 0}"
+    where = clean_line(nodes[0].token, 20) or "\u2423"
+    return _plain(f"layer{span} at \u201c{where}\u201d")
 
 
 def parse_groups(graph: Graph, lines: Sequence[str], *, field: str = "groups") -> list[GraphGroup]:
@@ -325,8 +325,8 @@ def _owners(graph: Graph, groups: Sequence[GraphGroup]) -> dict[str, str]:
 def _sums(
     flow: Flow, of: Mapping[str, str]
 ) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], float], dict[str, float]]:
-    """Of each pair of merged nodes the sum of weights and of influence with its sign; of each
-    target the influence that enters it, whatever the sign."""
+    """The sum of weights, and of influence with its sign, for each pair of merged nodes; and the
+    influence that enters each node, whatever the sign."""
     weights: dict[tuple[str, str], float] = defaultdict(float)
     signed: dict[tuple[str, str], float] = defaultdict(float)
     whole: dict[str, float] = defaultdict(float)

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -267,6 +267,10 @@ class _Reader:
                 max_features=_index(asked.get("max_feature_nodes") or n_features, "max_features"),
                 node_share=_share(node_share, 0.8),
                 edge_share=_share(pruning.get("edge_threshold"), 0.98),
+                most_targets=_index(asked.get("max_n_logits") or len(logits), "max_n_logits"),
+                enough_prob=_share(asked.get("desired_logit_prob"), 0.95),
+                most_measured=0,
+                n_controls=0,
             ),
             groups=groups,
         )
@@ -331,11 +335,13 @@ def _alone(graph: Graph) -> Graph:
 
 
 def _settings(said: dict[str, Any]) -> GraphSettings:
-    return GraphSettings(
-        max_features=_index(said.get("max_features"), "max_features"),
-        node_share=_number(said.get("node_share"), "node_share"),
-        edge_share=_number(said.get("edge_share"), "edge_share"),
-    )
+    """All settings that are said; those of a later version are passed over."""
+    numbers: dict[str, Any] = {}
+    for each in fields(GraphSettings):
+        if each.name in said:
+            read = _number if each.type is float else _index
+            numbers[each.name] = read(said[each.name], f"settings.{each.name}")
+    return GraphSettings(**numbers)
 
 
 def _check_names(names: list[str]) -> None:

@@ -31,7 +31,7 @@ from saescope.graphs.export import (
     shares_from_the_top,
 )
 from saescope.graphs.importing import import_graph, parse_graph
-from saescope.records.graph import Graph, GraphEffect, GraphGroup
+from saescope.records.graph import Graph, GraphEffect, GraphGroup, GraphSettings
 
 SCHEMA = json.loads(
     (Path(__file__).parents[2] / "data" / "graphs" / "graph-schema.json").read_text("utf-8")
@@ -65,6 +65,7 @@ def full() -> GraphFile:
         warnings=["few"],
         untraced=0.25,
         token_ids=[1, 2],
+        settings=GraphSettings(max_features=7, enough_prob=0.5, most_measured=3, seed=4),
     )
     nodes = [*graph.nodes[:2], dataclasses.replace(graph.nodes[2], effect=effect), graph.nodes[3]]
     return file_of(

@@ -60,7 +60,7 @@ def test_names_come_from_labels_then_tokens_then_the_place() -> None:
     nodes = [feature(1, 1, 1), feature(3, 2, 1)]
     one = {nodes[0].id: "dogs", nodes[1].id: "wolves that howl"}
     assert name_of(nodes, labels=one) == "dogs and the like"
-    assert name_of(nodes) == "layer 1-3 at the"
+    assert name_of(nodes) == "layers 1-3 at \u201cthe\u201d"
     hostile = {nodes[0].id: "<img src=x>: a\nb" + "c" * 99}
     assert ":" not in name_of(nodes, labels=hostile) and len(name_of(nodes, labels=hostile)) <= 60
 
