@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from saescope.errors import ArgumentError
 from saescope.graphs.flow import Flow
+from saescope.graphs.merging import merged
 from saescope.graphs.paths import GraphPath, n_paths, strongest_paths
 from saescope.records.graph import Graph, GraphEdge, GraphNode, GraphProof
 from saescope.untrusted import clean_line, clean_token
@@ -183,7 +185,20 @@ def _groups(graph: Graph) -> list[str]:
         for group in graph.groups[:8]
     )
     more = f"; {len(graph.groups) - 8} more" if len(graph.groups) > 8 else ""
-    return [f"Groups: {named}{more}"]
+    return [f"Groups: {named}{more}. {_survives(graph)}"]
+
+
+def _survives(graph: Graph) -> str:
+    """What is left of the scores where each group is one node."""
+    try:
+        made = merged(graph, graph.groups)
+    except ArgumentError:
+        return "Merged by them the graph would go in a circle: a node lies between two of a group."
+    return (
+        f"Merged by them, {percent(made.replacement_survives)} of replacement and "
+        f"{percent(made.completeness_survives)} of completeness survive: signs that cancel are "
+        "lost."
+    )
 
 
 def _paths(words: _Words, n_shown: int, room: int) -> list[str]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.graphs.flow import Flow, downwards, scores_alone
-from saescope.graphs.grouping import find_groups, merged, name_of, parse_groups
+from saescope.graphs.grouping import find_groups, name_of, parse_groups
+from saescope.graphs.merging import merged
 from saescope.records.graph import Graph, GraphGroup, GraphNode, GraphScores
 
 

@@ -4,7 +4,16 @@ import dataclasses
 import re
 
 import pytest
-from tests.core.graphs.samples import PROOF, drawn_by_lot, two_steps
+from tests.core.graphs.samples import (
+    PROOF,
+    drawn_by_lot,
+    edge,
+    feature,
+    graph_of,
+    logit,
+    token,
+    two_steps,
+)
 
 from saescope.graphs.reading import percent, read_graph
 from saescope.records.graph import GraphGroup, GraphScores
@@ -65,6 +74,21 @@ def test_it_never_takes_more_than_its_tokens(seed: int, most_tokens: int) -> Non
     labels = {node.id: hostile for node in nodes}
     text = read_graph(graph, labels=labels, n_shown=50, most_tokens=most_tokens)
     assert len(text.encode()) <= 3 * most_tokens
+
+
+def test_what_survives_a_merge_by_the_groups_is_said() -> None:
+    """Two features of opposite signs cancel; one that stands alone loses nothing."""
+    nodes = [token(1), *(feature(layer, 1, 1) for layer in (1, 2, 3)), logit(9, 1)]
+    edges = [edge("t@1", node.id, 1.0) for node in nodes[1:4]]
+    edges += [edge(node.id, "o9", w) for node, w in zip(nodes[1:4], (1.0, -1.0, 2.0), strict=True)]
+    graph = graph_of(nodes, edges, weights=(1.0,))
+    groups = [GraphGroup(name="both", nodes=["f1.1@1", "f2.1@1"], by_hand=True)]
+    text = read_graph(dataclasses.replace(graph, groups=groups))
+    assert "Groups: both: f1.1@1 f2.1@1. Merged by them, 50 % of replacement" in text
+    chain = [edge("f1.1@1", "f2.1@1", 1.0), edge("f2.1@1", "f3.1@1", 1.0)]
+    groups = [GraphGroup(name="ends", nodes=["f1.1@1", "f3.1@1"], by_hand=True)]
+    circle = dataclasses.replace(graph, edges=[*edges, *chain], groups=groups)
+    assert "the graph would go in a circle" in read_graph(circle)
 
 
 def test_ordinary_graphs_fit_with_all_eight_paths() -> None:
