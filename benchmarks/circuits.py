@@ -78,17 +78,20 @@ def ours(folder: Path) -> Trace:
     from saescope.graphs.trace import trace
     from saescope.load import load_sae
     from saescope.models import Tokens, load_model
+    from saescope.records.graph import GraphSettings
 
     torch.set_num_threads(1)
     model = load_model(folder, device="cpu", dtype="float32")
     files = [folder / "set" / f"layer_{i}.safetensors" for i in range(N_LAYERS)]
-    members = held([load_sae(file, device="cpu") for file in files], range(N_LAYERS))
+    members = held(model, [load_sae(file, device="cpu") for file in files])
 
     def run(ids: list[int], n_features: int) -> dict[str, Any]:
         tensor = torch.tensor(ids)
         tokens = Tokens(tensor, torch.zeros(len(ids), dtype=torch.bool), ("",) * len(ids), True)
-        targets = choose_targets(model, model.forward(model.batch(tensor))[0][0, -1])
-        traced = trace(model, members, tokens, targets, max_features=n_features)
+        settings = GraphSettings(max_features=n_features)
+        logits = model.forward(model.batch(tensor))[0][0, -1]
+        targets = choose_targets(model, logits, named=(), against=None, settings=settings)
+        traced = trace(model, members, tokens, targets, settings)
         return {
             "active": traced.store.columns.n_features,
             "rows": traced.store.n,

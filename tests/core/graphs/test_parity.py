@@ -2,96 +2,26 @@
 made them): edges, influence, what is kept, scores."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file
+from tests.core.graphs.made import as_tokens
 from torch import Tensor
 
-from saescope.graphs.members import HeldMember, Members, held
 from saescope.graphs.targets import choose_targets
 from saescope.graphs.trace import Traced, trace
-from saescope.load import load_sae
-from saescope.models import LanguageModel, Tokens, load_model
-from saescope.ops import SparseActs
-from saescope.saes import StandardConfig, StandardSAE
-from saescope.saes.base import SAEMetadata
+from saescope.models import LanguageModel, load_model
+from saescope.records.graph import GraphSettings
+from saescope.sets import load_set
 
 DATA = Path(__file__).parent.parent.parent / "data"
 OURS = DATA / "circuit_tracer"
 CASES = ("gpt2_relu", "gpt2_clt", "llama_skip", "gemma2_jumprelu")
-
-
-@dataclass(frozen=True, eq=False)
-class CrossLayerMember(HeldMember):
-    """One layer of a cross-layer transcoder, which writes there and at every later one."""
-
-    decoders: Float[Tensor, "d_sae n_written d_out"]
-    biases: Float[Tensor, "n_layers d_out"]
-
-    @property
-    def write_hooks(self) -> Mapping[int, str]:
-        n = self.decoders.shape[1]
-        return {to: f"blocks.{to}.hook_mlp_out" for to in range(self.index, self.index + n)}
-
-    def write_rows(self, features: Int[Tensor, " n"], to: int) -> Float[Tensor, "n d_out"]:
-        return self.decoders[features, to - self.index]
-
-    def bias(self, to: int) -> Float[Tensor, " d_out"]:
-        return self.biases[to]
-
-
-@dataclass(frozen=True, eq=False)
-class CrossLayerSet:
-    """A cross-layer transcoder in memory."""
-
-    members: tuple[CrossLayerMember, ...]
-    kind: str = "clt"
-
-    def encode(self, xs: Mapping[int, Tensor]) -> list[SparseActs]:
-        return [member.encode(xs[member.index]) for member in self.members]
-
-
-def cross_layer_set(folder: Path, n_layers: int) -> CrossLayerSet:
-    parts = [
-        load_file(folder / f"W_enc_{i}.safetensors") | load_file(folder / f"W_dec_{i}.safetensors")
-        for i in range(n_layers)
-    ]
-    biases = torch.stack([part[f"b_dec_{i}"] for i, part in enumerate(parts)])
-    members = list[CrossLayerMember]()
-    for i, part in enumerate(parts):
-        d_sae, d_in = part[f"W_enc_{i}"].shape
-        at = f"blocks.{i}.hook_resid_mid", f"blocks.{i}.hook_mlp_out"
-        cfg = StandardConfig(
-            d_in=d_in,
-            d_sae=d_sae,
-            d_out=d_in,
-            dtype="float32",
-            apply_b_dec_to_input=False,
-            transcoder=True,
-            metadata=SAEMetadata(hook_name=at[0], hook_name_out=at[1]),
-        )
-        tensors = {
-            "W_enc": part[f"W_enc_{i}"].T.contiguous(),
-            "b_enc": part[f"b_enc_{i}"],
-            "b_dec": part[f"b_dec_{i}"],
-            "W_dec": part[f"W_dec_{i}"][:, 0].contiguous(),
-        }
-        sae = StandardSAE(cfg, tensors)
-        members.append(CrossLayerMember(i, i, sae, part[f"W_dec_{i}"], biases))
-    return CrossLayerSet(tuple(members))
-
-
-def set_of(case: str, n_layers: int) -> Members:
-    if case == "gpt2_clt":
-        return cross_layer_set(OURS / case, n_layers)
-    files = [OURS / case / f"layer_{i}.safetensors" for i in range(n_layers)]
-    return held([load_sae(file, device="cpu") for file in files], range(n_layers))
 
 
 @dataclass(frozen=True)
@@ -131,9 +61,11 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def graph_of(model: LanguageModel, case: str, ids: Tensor) -> Traced:
-    tokens = Tokens(ids, torch.zeros_like(ids, dtype=torch.bool), tuple(map(str, ids)), True)
-    targets = choose_targets(model, model.forward(model.batch(ids))[0][0, -1])
-    return trace(model, set_of(case, model.n_layers), tokens, targets)
+    logits = model.forward(model.batch(ids))[0][0, -1]
+    settings = GraphSettings()
+    targets = choose_targets(model, logits, named=(), against=None, settings=settings)
+    ours = load_set(OURS / case, device="cpu")
+    return trace(model, ours, as_tokens(ids), targets, settings)
 
 
 def test_the_same_features_are_active_as_strongly(both: Both) -> None:
