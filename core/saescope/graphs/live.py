@@ -101,7 +101,7 @@ def without_all(columns: Columns, rows: Sequence[Tensor]) -> Change:
 
 
 def _chosen(columns: Columns, i: int, rows: Sequence[Tensor], now: SparseActs) -> SparseActs:
-    """Of the activations in a pass, `[rows * n_pos]`, those of the chosen features."""
+    """The activations of the chosen features, of all in a pass, `[rows * n_pos]`."""
     acts, n_pos = columns.clean.acts[i], columns.clean.n_pos
     first, last = columns.starts[i], columns.starts[i + 1]
     keys = list[Tensor]()

@@ -19,7 +19,7 @@ def as_record(traced: Traced) -> Graph:
     targets = [_target(traced, i) for i in range(len(traced.targets))]
     names |= {columns.n + i: target.id for i, target in enumerate(targets)}
     nodes = [_node(traced, column, place, names[column]) for column, place in places.items()]
-    edges = kept.edges
+    edges, whole = kept.edges, float(traced.weights.sum())
     order = kept.scores.argsort(descending=True, stable=True).tolist()
     return Graph(
         tokens=list(traced.tokens.strings),
@@ -31,7 +31,7 @@ def as_record(traced: Traced) -> Graph:
                 source=names[int(edges.sources[i])],
                 target=names[int(edges.targets[i])],
                 weight=float(edges.weights[i]),
-                flow=float(kept.scores[i]),
+                flow=float(kept.scores[i]) / whole,
             )
             for i in order
         ],
@@ -40,7 +40,7 @@ def as_record(traced: Traced) -> Graph:
         kind=traced.kind,
         n_active=columns.n_features,
         n_traced=traced.store.n - len(targets),
-        untraced=traced.influence.rowless / float(traced.weights.sum()),
+        untraced=traced.influence.rowless / whole,
         n_left_out=clean.n_left_out,
         settings=traced.settings,
         warnings=[],

@@ -42,7 +42,7 @@ class TracedPrompts:
     promoted: dict[str, list[str]]
     """Tokens that features promote, by node."""
     name: str
-    """Of its files."""
+    """What its files are called by."""
 
     @property
     def meanings(self) -> dict[str, str]:
