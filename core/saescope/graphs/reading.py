@@ -8,7 +8,7 @@ from saescope.errors import ArgumentError
 from saescope.graphs.flow import Flow
 from saescope.graphs.merging import merged
 from saescope.graphs.paths import GraphPath, n_paths, strongest_paths
-from saescope.records.graph import Graph, GraphEdge, GraphNode, GraphProof
+from saescope.records.graph import Graph, GraphEdge, GraphNode, KeptOrRandom
 from saescope.untrusted import clean_line, clean_token
 
 MOST_TOKENS = 1200
@@ -65,7 +65,7 @@ def read_graph(
         _prompt(graph),
         *_targets(words),
         *_scores(words),
-        *_measured(graph.proof, len(graph.edges)),
+        *_measured(words),
         *_endings(words),
         *_groups(graph),
         *(f"Note: {clean_line(warning, 160)}" for warning in graph.warnings[:3]),
@@ -143,7 +143,8 @@ def _scores(words: _Words) -> list[str]:
     return lines
 
 
-def _measured(proof: GraphProof | None, n_edges: int) -> list[str]:
+def _measured(words: _Words) -> list[str]:
+    proof, n_edges = words.graph.proof, len(words.graph.edges)
     if proof is None:
         return [f"Measured: nothing. All {n_edges} edges are claims of the linear model."]
     said = (
@@ -152,13 +153,24 @@ def _measured(proof: GraphProof | None, n_edges: int) -> list[str]:
     )
     if proof.rank_correlation is not None:
         said += f"; rank correlation of predicted and measured {proof.rank_correlation:.2f}"
-    lines = [f"{said}."]
-    for what, one in (("without them", proof.necessity), ("with them alone", proof.sufficiency)):
+    runs = (
+        ("the kept features are ablated", proof.necessity),
+        ("all features but these are", proof.sufficiency),
+    )
+    return [f"{said}.", f"{_falls(words, runs)}."]
+
+
+def _falls(words: _Words, runs: Sequence[tuple[str, KeptOrRandom]]) -> str:
+    """What the first target loses in runs of the model."""
+    first = words.graph.targets[0]
+    unit = "log-probability (nats)" if first.against is None else "difference of logits"
+    parts: list[str] = []
+    for what, one in runs:
         mean, sd = one.controls.mean, one.controls.sd
-        beside = "no controls" if mean is None else f"random ones {mean:+.3g}"
-        beside += "" if sd is None else f" (sd {sd:.2g})"
-        lines.append(f"Kept features, target {what}: change {one.kept:+.3g}, {beside}.")
-    return lines
+        spread = "" if sd is None else f" (sd {sd:.2g})"
+        random = "" if mean is None else f", of as many random ones by {mean:.3g}{spread}"
+        parts.append(f"by {one.kept:.3g} where {what}{random}")
+    return f"The {unit} of {_token(first.label)} falls {'; '.join(parts)}"
 
 
 def _endings(words: _Words) -> list[str]:

@@ -57,8 +57,11 @@ def test_what_was_measured_is_said_and_that_nothing_was() -> None:
     text = read_graph(two_steps(proof=PROOF))
     assert "3 of the 4 strongest edges and 1 of 2 nodes confirmed" in text
     assert "measured 0.83" in text
-    assert "without them: change +2.5, random ones +0.1 (sd 0.2)" in text
-    assert "with them alone: change +0.4, no controls" in text
+    assert (
+        "falls by 2.5 where the kept features are ablated, of as many random ones by 0.1 (sd 0.2)"
+        in text
+    )
+    assert "by 0.4 where all features but these are." in text
 
 
 @pytest.mark.parametrize("most_tokens", [1200, 600, 400])
