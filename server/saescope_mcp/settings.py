@@ -119,7 +119,7 @@ class Settings(BaseModel):
     """Rows of a list."""
     max_targets: int = Field(default=16, ge=1)
     """Tokens that one circuit explains."""
-    max_also: int = Field(default=8, ge=1)
+    max_other_prompts: int = Field(default=8, ge=1)
     """Further prompts of a circuit."""
     max_groups: int = Field(default=64, ge=1)
     """Groups of a circuit's nodes."""

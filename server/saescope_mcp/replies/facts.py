@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from saescope import __version__
 from saescope_mcp.binding import next_call
 from saescope_mcp.schemas.common import Provenance, SAEUsed
-from saescope_mcp.state import LoadedSAE, LoadedStack
+from saescope_mcp.state import LoadedSAE, LoadedSet, LoadedStack
 
 if TYPE_CHECKING:
     from saescope.models import Tokens
@@ -24,8 +24,8 @@ N_FIRST = 4
 """Words at position 0 that are named."""
 
 
-def provenance(used: LoadedSAE | LoadedStack, seed: int | None = None) -> Provenance:
-    """The provenance of what one SAE, or several of one model, computed."""
+def provenance(used: LoadedSAE | LoadedStack | LoadedSet, seed: int | None = None) -> Provenance:
+    """The provenance of what one SAE, several of one model, or a set computed."""
     entries = used.entries if isinstance(used, LoadedStack) else (used,)
     only, model = entries[0] if len(entries) == 1 else None, used.model
     return Provenance(
@@ -35,7 +35,11 @@ def provenance(used: LoadedSAE | LoadedStack, seed: int | None = None) -> Proven
         weights_hash=only and only.weights_hash,
         saes=[]
         if only
-        else [SAEUsed(sae=each.handle, weights_hash=each.weights_hash) for each in entries],
+        else [
+            SAEUsed(sae=each.handle, weights_hash=each.weights_hash)
+            for each in entries
+            if isinstance(each, LoadedSAE)
+        ],
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         seed=seed,

@@ -1,6 +1,6 @@
 """Labels of features in replies: each says who gave it and whether it was tested."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from saescope.errors import SaescopeError
 from saescope.records.labels import Label, ShortLabel
 from saescope_mcp.state import LoadedSAE, LoadedStack
+from saescope_mcp.state.slots import ModelSlot
 
 MOST_CHARS = 80
 """The most characters of a label that only stands beside a feature."""
@@ -29,13 +30,22 @@ class StackLabels(NamedTuple):
 
 async def labels_of(loaded: LoadedSAE, features: Iterable[int]) -> Labels:
     """The labels of features of one SAE."""
-    told = await loaded.slot.workers.run(partial(_best, [loaded], [(0, f) for f in features]))
+    told = await loaded.slot.workers.run(partial(_best, {0: loaded}, [(0, f) for f in features]))
     return Labels({f: label for (_, f), label in told.by_feature.items()}, told.warnings)
 
 
 async def labels_of_stack(stack: LoadedStack, features: Iterable[tuple[int, int]]) -> StackLabels:
     """The labels of features, each named by the place of its SAE in the stack and by its index."""
-    return await stack.slot.workers.run(partial(_best, stack.entries, [*features]))
+    entries = dict(enumerate(stack.entries))
+    return await labels_of_layers(stack.slot, entries, features)
+
+
+async def labels_of_layers(
+    slot: ModelSlot, entries: Mapping[int, LoadedSAE], features: Iterable[tuple[int, int]]
+) -> StackLabels:
+    """The labels of features of SAEs that are loaded, each named by the place of its SAE and by its
+    index."""
+    return await slot.workers.run(partial(_best, entries, [*features]))
 
 
 def short_label(label: Label) -> ShortLabel:
@@ -49,12 +59,12 @@ def in_short(label: ShortLabel | None) -> ShortLabel | None:
     return replace(label, text=f"{label.text[: MOST_CHARS - 1]}…")
 
 
-def _best(entries: Sequence[LoadedSAE], named: Sequence[tuple[int, int]]) -> StackLabels:
+def _best(entries: Mapping[int, LoadedSAE], named: Sequence[tuple[int, int]]) -> StackLabels:
     from saescope.features import LabelStore
 
     shown: dict[tuple[int, int], ShortLabel] = {}
     try:
-        for n, entry in enumerate(entries):
+        for n, entry in entries.items():
             best = LabelStore().best(entry.weights_hash, [f for sae, f in named if sae == n])
             short = {(n, f): in_short(short_label(label)) for f, label in best.items()}
             shown |= {key: label for key, label in short.items() if label}

@@ -40,6 +40,13 @@ async def load_named_set(state: AppState, request: BaseModel) -> None:
         await load_known_set(state, handle)
 
 
+async def load_named_layers(state: AppState, request: BaseModel) -> None:
+    """Load what a call names that takes a set as well as SAEs."""
+    await load_named_set(state, request)
+    if getattr(request, "sae", "") not in state.sets:
+        await load_named(state, request)
+
+
 async def by_itself(state: AppState, request: BaseModel) -> None:
     """A tool that reads by itself what it needs of an SAE that is not in memory."""
 

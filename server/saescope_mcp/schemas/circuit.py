@@ -27,7 +27,7 @@ class TraceCircuit(SAEsRequest):
         default=[], description="Next tokens to explain. Empty: the likely ones (to 95 %)."
     )
     against: Against = ""
-    also: Annotated[list[Text], AtMost("max_also")] = Field(
+    other_prompts: Annotated[list[Text], AtMost("max_other_prompts")] = Field(
         default=[], description="Other prompts: what of the circuit do they share?"
     )
     groups: Annotated[list[Text], AtMost("max_groups")] = Field(
@@ -58,7 +58,7 @@ class TraceCircuitReply(Reply, frozen=True):
     """`reading` is the graph in words, `page` all of it. State "running": call job_status."""
 
     spare: ClassVar[frozenset[str]] = frozenset({"nodes", "kept_scores", "groups"})
-    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "shared": ""}
+    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "shared": "", "reading": ""}
     first: ClassVar[dict[str, int]] = {"targets": 3}
 
     state: Literal["done", "running"]

@@ -1,5 +1,6 @@
 """An SAE in memory, together with its model."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from saescope.records.evaluation import SetCheck
     from saescope.saes import SAE
     from saescope.sets import Member, SAESet
+
+
+MOST_HASHED_BYTES = 1 << 30
+"""Weights of a set that are hashed for a reply; larger ones would have to be read for that."""
 
 
 class Indexed(NamedTuple):
@@ -87,25 +92,40 @@ class LoadedSAE:
         return folder.stat().st_mtime_ns if folder.is_dir() else None
 
     def _tokenize(self, texts: Sequence[str], chat: bool, from_file: bool) -> "list[Tokens]":
-        model, settings = self.slot.model, self.slot.settings
-        prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
-        tokens: list[Tokens] = []
-        for i, text in enumerate(texts):
-            try:
-                tokens.append(model.tokenize(text, prepend_bos=prepend_bos, chat=chat))
-            except ArgumentError as error:
-                raise _of_text(i, error) if len(texts) > 1 else error from None
-        longest = max(map(len, tokens))
-        limit = min(model.n_ctx, settings.max_tokens * (1 if model.device.type == "cpu" else 2))
-        if longest > limit:
-            which = [len(each) for each in tokens].index(longest)
-            what = f"Text {which} of the list (the first is 0)" if len(texts) > 1 else "A text"
-            raise _too_long(what, longest, limit)
-        together = sum(map(len, tokens))
+        settings = self.slot.settings
         most = settings.max_file_tokens if from_file else settings.max_tokens_per_call
-        if together > most:
-            raise _too_long("All texts together", together, most)
-        return tokens
+        prepend_bos = None if chat else self.sae.cfg.metadata.prepend_bos
+        return tokenize_all(self.slot, texts, prepend_bos=prepend_bos, chat=chat, most=most)
+
+
+def tokenize_all(
+    slot: ModelSlot,
+    texts: Sequence[str],
+    *,
+    prepend_bos: bool | None,
+    chat: bool,
+    most: int,
+) -> "list[Tokens]":
+    """Tokens of each text, at most so many of them together.
+
+    Raises:
+        ArgumentError: PROMPT_TOO_LONG, EMPTY_PROMPT.
+    """
+    model, tokens = slot.model, list["Tokens"]()
+    for i, text in enumerate(texts):
+        try:
+            tokens.append(model.tokenize(text, prepend_bos=prepend_bos, chat=chat))
+        except ArgumentError as error:
+            raise _of_text(i, error) if len(texts) > 1 else error from None
+    longest = max(map(len, tokens))
+    limit = min(model.n_ctx, slot.settings.max_tokens * (1 if model.device.type == "cpu" else 2))
+    if longest > limit:
+        which = [len(each) for each in tokens].index(longest)
+        what = f"Text {which} of the list (the first is 0)" if len(texts) > 1 else "A text"
+        raise _too_long(what, longest, limit)
+    if sum(map(len, tokens)) > most:
+        raise _too_long("All texts together", sum(map(len, tokens)), most)
+    return tokens
 
 
 @dataclass(eq=False)
@@ -126,6 +146,15 @@ class LoadedSet:
     @property
     def model(self) -> "LanguageModel":
         return self.slot.model
+
+    @property
+    def weights_hash(self) -> str | None:
+        """One sha256 of the hashes of all members' weights; None where these are too large to read
+        them for that, and of a cross-layer transcoder, whose decoders stay on disk."""
+        members, memory = self.sae_set.members, self.sae_set.memory
+        if self.sae_set.kind == "cross_layer" or memory.whole > MOST_HASHED_BYTES:
+            return None
+        return hashlib.sha256("".join(m.sae.weights_hash for m in members).encode()).hexdigest()
 
     @property
     def reserved_bytes(self) -> int:

@@ -13,12 +13,14 @@ from saescope_mcp.groups import Group
 from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import brief, percent, provenance
-from saescope_mcp.replies.labels import StackLabels, labels_of_stack
+from saescope_mcp.replies.labels import StackLabels, labels_of_layers
 from saescope_mcp.replies.pictures import of_graph, write_graph
 from saescope_mcp.replies.rows import extended
+from saescope_mcp.replies.tool import load_named_layers
 from saescope_mcp.schemas.circuit import NodeRow, TraceCircuit, TraceCircuitReply
 from saescope_mcp.schemas.common import Evidence
-from saescope_mcp.state import AppState, LoadedStack, void_quizzes, writable
+from saescope_mcp.state import AppState, void_quizzes, writable
+from saescope_mcp.state.traced import Layers, require_layers, use_layers
 
 if TYPE_CHECKING:
     from saescope.graphs import GraphSettings
@@ -69,15 +71,14 @@ async def trace_circuit(state: AppState, request: TraceCircuit) -> TraceCircuitR
     """The circuit of a prediction: which features it rests on, through which others, as a graph
     over layers and positions, its nodes ablated in the model to prove it. Give a set, or `saes` at
     several layers. Read `reading`; trust confirmed edges, and mind what goes through errors."""
-    state.require_all(request.handles)
+    require_layers(state, request.handles)
     export = writable(request.export, state.settings, "export") if request.export else ""
 
     async def work(job: Job) -> TraceCircuitReply:
         job.say(IN_LINE)
-        async with state.use_all(request.handles, patient=True) as stack:
-            stack = await stack.slot.run(in_reading_order, stack)
-            traced = await _traced(stack, request, job)
-            return await state.workers.run(partial(_reply, stack, request, traced, export))
+        async with use_layers(state, request.handles, patient=True) as layers:
+            traced = await _traced(layers, request, job)
+            return await state.workers.run(partial(_reply, layers, request, traced, export))
 
     key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
     job = state.jobs.start("trace_circuit", key, request, work)
@@ -91,49 +92,34 @@ async def trace_circuit(state: AppState, request: TraceCircuit) -> TraceCircuitR
     )
 
 
-def in_reading_order(stack: LoadedStack) -> LoadedStack:
-    """The stack with its SAEs in the order in which a forward pass reaches them, which nodes of a
-    graph name them by."""
-    from saescope.stack import as_stack
-
-    given = as_stack(stack.model, stack.saes).given
-    return replace(
-        stack,
-        entries=tuple(stack.entries[n] for n in given),
-        saes=[stack.saes[n] for n in given],
-    )
-
-
-async def _traced(stack: LoadedStack, request: TraceCircuit, job: Job) -> TracedPrompts:
-    prompts = [request.prompt, *request.also]
-    await stack.slot.run(void_quizzes, prompts)
-    tokens = await stack.reader.tokenize(prompts, chat=request.chat)
+async def _traced(layers: Layers, request: TraceCircuit, job: Job) -> TracedPrompts:
+    prompts = [request.prompt, *request.other_prompts]
+    await layers.slot.run(void_quizzes, prompts)
+    tokens = await layers.tokenize(prompts, chat=request.chat)
     graphs: list[Graph] = []
     for n, each in enumerate(tokens, 1):
         what = f"prompt {n} of {len(tokens)}: " if len(tokens) > 1 else ""
         job.say(f"{what}tracing")
-        graphs.append(await stack.slot.run(partial(_trace, stack, request, each, job, what)))
+        graphs.append(await layers.slot.run(partial(_trace, layers, request, each, job, what)))
     first, *others = graphs
     pairs = [(n.sae, n.feature) for n in first.nodes if n.sae is not None and n.feature is not None]
-    labels = await labels_of_stack(stack, pairs)
-    hashes = [entry.weights_hash for entry in stack.entries]
-    name = hashlib.sha256(f"{hashes}{request.model_dump_json()}".encode()).hexdigest()[:12]
+    labels = await labels_of_layers(layers.slot, layers.entries, pairs)
+    question = f"{layers.handles}{request.model_dump_json()}"
+    name = hashlib.sha256(question.encode()).hexdigest()[:12]
     traced = TracedPrompts(graph=first, others=others, labels=labels, promoted={}, name=name)
-    return await stack.slot.run(partial(_grouped, stack, request, traced))
+    return await layers.slot.run(partial(_grouped, layers, request, traced))
 
 
-def _trace(
-    stack: LoadedStack, request: TraceCircuit, tokens: "Tokens", job: Job, what: str
-) -> Graph:
+def _trace(layers: Layers, request: TraceCircuit, tokens: "Tokens", job: Job, what: str) -> Graph:
     from saescope.graphs import trace_circuit as trace
 
     def progress(done: int, total: int) -> None:
         job.say(f"{what}tracing: {done / max(1, total):.0%}")
-        stack.slot.done(done / max(1, total))
+        layers.slot.done(done / max(1, total))
 
     return trace(
-        stack.model,
-        stack.saes,
+        layers.model,
+        layers.of,
         tokens,
         targets=request.targets,
         against=request.against or None,
@@ -150,13 +136,12 @@ def _settings(request: TraceCircuit) -> "GraphSettings":
     )
 
 
-def _grouped(stack: LoadedStack, request: TraceCircuit, traced: TracedPrompts) -> TracedPrompts:
-    from saescope.graphs import held
+def _grouped(layers: Layers, request: TraceCircuit, traced: TracedPrompts) -> TracedPrompts:
     from saescope.graphs.features import promoted, rows_of
     from saescope.graphs.grouping import find_groups, parse_groups
 
-    of, graph = held(stack.model, stack.saes), traced.graph
-    told = promoted(stack.model, of, graph.nodes, N_PROMOTED)
+    of, graph = layers.of, traced.graph
+    told = promoted(layers.model, of, graph.nodes, N_PROMOTED)
     groups = (
         parse_groups(graph, request.groups)
         if request.groups
@@ -168,7 +153,7 @@ def _grouped(stack: LoadedStack, request: TraceCircuit, traced: TracedPrompts) -
 
 
 def _reply(
-    stack: LoadedStack, request: TraceCircuit, traced: TracedPrompts, export: str
+    layers: Layers, request: TraceCircuit, traced: TracedPrompts, export: str
 ) -> TraceCircuitReply:
     from saescope.graphs.reading import read_graph
 
@@ -184,13 +169,19 @@ def _reply(
         for node, tokens in traced.promoted.items()
     }
     of_graph(graph, cards, reading, traced.name)
-    exported = write_graph(graph, stack.model, request.prompt, meanings, export) if export else None
+    exported = (
+        write_graph(graph, layers.model, request.prompt, meanings, export) if export else None
+    )
     return TraceCircuitReply(
         summary=_summary(graph),
-        warnings=[*graph.warnings, *traced.labels.warnings, *stack.disagreement(chat=request.chat)],
-        next=_next(stack, request, graph),
+        warnings=[
+            *graph.warnings,
+            *traced.labels.warnings,
+            *layers.disagreement(chat=request.chat),
+        ],
+        next=_next(layers, request, graph),
         evidence=_evidence(graph),
-        provenance=provenance(stack, request.seed),
+        provenance=provenance(layers.used, request.seed),
         state="done",
         reading=reading,
         targets=graph.targets,
@@ -252,12 +243,12 @@ def _shared(traced: TracedPrompts) -> str:
     )
 
 
-def _next(stack: LoadedStack, request: TraceCircuit, graph: Graph) -> list[str]:
+def _next(layers: Layers, request: TraceCircuit, graph: Graph) -> list[str]:
     features = [node for node in graph.nodes if node.kind == "feature" and node.sae is not None]
     if not features:
         return []
     top = max(features, key=lambda node: node.influence)
-    sae = stack.entries[top.sae or 0].handle
+    sae = layers.handles[top.sae or 0]
     edit = {"feature": top.feature, "mode": "ablate", "positions": [top.pos]}
     return [
         next_call("describe_feature", sae=sae, feature=top.feature),
@@ -277,6 +268,7 @@ TOOLS = [
             open_world_hint=False,
         ),
         group=Group.CIRCUITS,
+        prepare=load_named_layers,
         app=APP_URI,
         links=lambda document: (
             [Link("The circuit", document["page"], "text/html")] if document.get("page") else []
