@@ -128,6 +128,6 @@ def _warnings(model: LanguageModel, graph: Graph, traced: Traced) -> list[str]:
     if proof and proof.n_edges and proof.n_confirmed < MUCH * proof.n_edges:
         warnings.append(
             f"Of the {proof.n_edges} strongest edges {proof.n_confirmed} were confirmed by "
-            "ablation: the graph does not say what the model does."
+            "ablation (the sign, and half to twice the size): the others are attributions."
         )
     return warnings
