@@ -24,14 +24,20 @@ def dots() -> list[tuple[float, float, float, str]]:
 
 
 def svg() -> str:
+    """Quiet features are the dots of dashed lines, with those that fire drawn over them: the icon
+    goes out with every list of tools."""
+    ends = [8 + 12 * n for n in range(GRID)]
+    lines = "".join(f"M8 {y}H{ends[-1] + 1}" for y in ends)
     circles = "".join(
-        f'<circle cx="{x}" cy="{y}" r="{radius:g}" fill="{colour}"/>'
+        f'<circle cx="{x}" cy="{y}" r="{radius:g}"/>'
         for x, y, radius, colour in dots()
+        if colour == FIRING
     )
-    frame = f'<rect width="{SIDE}" height="{SIDE}" rx="12" fill="{BACKGROUND}"/>'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} '
-        f'{SIDE}">{frame}{circles}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {SIDE} {SIDE}">'
+        f'<rect width="{SIDE}" height="{SIDE}" rx="12" fill="{BACKGROUND}"/>'
+        f'<path d="{lines}" stroke="{QUIET}" stroke-width="4" stroke-linecap="round" '
+        f'stroke-dasharray="0 12"/><g fill="{FIRING}">{circles}</g></svg>\n'
     )
 
 

@@ -59,7 +59,7 @@ def test_listing_the_tools_imports_no_torch() -> None:
         "'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["19", "[]"]
+    assert done.stdout.splitlines() == ["20", "[]"]
 
 
 async def test_the_tools_are_the_known_ones_and_described_in_few_words() -> None:

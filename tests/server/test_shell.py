@@ -425,3 +425,20 @@ def test_open_draws_and_opens_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     code, shown = run("describe-feature", "--feature", "3", "--open", "--json")
     assert code == 0 and json.loads(shown)["page_path"] == "/p.html"
     assert opened == ["/p.html"] and asked == [{"feature": 3, "picture": True}]
+
+
+def test_open_opens_the_page_that_a_circuit_has_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    from saescope_mcp.binding import Outcome
+
+    opened: list[str] = []
+    asked: list[dict[str, Any]] = []
+
+    def call(tool: Any, arguments: dict[str, Any], *_: object) -> Outcome:
+        asked.append(arguments)
+        return Outcome({"summary": "s", "page_path": "/graph.html"}, is_error=False)
+
+    monkeypatch.setattr("saescope_mcp.cli.calls.call", call)
+    monkeypatch.setattr(typer, "launch", lambda place: opened.append(place) or 0)
+    code, shown = run("trace-circuit", "--prompt", "a b", "--open", "--json")
+    assert code == 0 and json.loads(shown)["page_path"] == "/graph.html"
+    assert opened == ["/graph.html"] and asked == [{"prompt": "a b"}]

@@ -28,9 +28,10 @@ def output_schema(reply: type[Reply], settings: Settings) -> dict[str, Any]:
     """The reply's own schema; what may be empty is left out of a concise reply."""
     schema = _left_out(_published(reply, _limits(settings), "serialization"), reply.may_lack())
     properties = in_order(reply, schema["properties"])
-    # the same in every reply, and known from any detailed one
-    kinds = ("object", "string", "null")  # a string in a concise reply
-    properties["provenance"] = {"anyOf": [{"type": kind} for kind in kinds]}
+    if properties["provenance"].get("type") != "null":
+        # the same in every reply, and known from any detailed one
+        kinds = ("object", "string", "null")  # a string in a concise reply
+        properties["provenance"] = {"anyOf": [{"type": kind} for kind in kinds]}
     return schema | {"properties": properties}
 
 

@@ -103,7 +103,8 @@ def command_for(verb: Verb) -> Callable[..., None]:
     def command(**given: Any) -> None:
         as_json, open_it = given.pop("as_json"), given.pop("open_it", False)
         loading = {name: given.pop(name) for name in LOADING} if verb.loads_first else {}
-        arguments = arguments_from(verb, given) | ({"picture": True} if open_it else {})
+        drawn = {"picture": True} if open_it and "picture" in verb.properties else {}
+        arguments = arguments_from(verb, given) | drawn
         if not as_json:
             _check_complete(verb, arguments)
             arguments = _FOR_A_PERSON.get(verb.tool, {}) | arguments

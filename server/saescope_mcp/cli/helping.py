@@ -15,6 +15,7 @@ _GROUP_TITLES = {
     "start": "Start",
     "read": "Read",
     "explain": "Explain",
+    "circuits": "Circuits",
     "know": "Know a feature",
     "steer": "Steer",
     "train": "Train and publish",

@@ -11,7 +11,7 @@ from typing import Any
 Schema = Mapping[str, Any]
 _LIST = Path(__file__).parents[1] / "tools.json"
 
-_ORDER = ("start", "read", "explain", "know", "steer", "train", "judge", "serve")
+_ORDER = ("start", "read", "explain", "circuits", "know", "steer", "train", "judge", "serve")
 _OF_NO_GROUP: Mapping[str, tuple[str, ...]] = {
     "start": ("demo", "doctor", "find_saes", "load_sae"),
     "train": ("job_status", "cancel_job"),
@@ -24,6 +24,7 @@ SHORT: Mapping[str, str] = {
     "encode_text": "Which features fire at each token of a text.",
     "top_features": "The strongest features of a text, or what sets texts apart.",
     "attribute_logit": "Which features a prediction rests on, measured by ablation.",
+    "trace_circuit": "Through which features a prediction comes about, as a graph.",
     "intervene": "What changing features does to the next token.",
     "describe_feature": "What one feature fires on and promotes.",
     "find_features": "Features by label, by token, by texts, or by a contrast.",
@@ -43,6 +44,8 @@ SHORT: Mapping[str, str] = {
 OUTLIVE = ("train_sae", "index_features")
 """What these start keeps running when the command has ended."""
 WAITS = (*OUTLIVE, "job_status")
+PAGED = ("trace_circuit",)
+"""These make a page without being asked for one."""
 LOADING = ("path", "release", "sae_id", "revision", "model", "hook_name", "gate")
 """Arguments of load_sae that every command on an SAE takes."""
 
@@ -56,6 +59,7 @@ EXAMPLES: Mapping[str, str] = {
     "encode_text": 'encode-text --text "Mary said that she had lost her keys."',
     "top_features": 'top-features --text "Mary said that she had lost her keys."',
     "attribute_logit": f'attribute-logit --prompt "{_KEYS}" --target " she" --against " he"',
+    "trace_circuit": f'trace-circuit --prompt "{_KEYS}" --targets " she" --against " he" --open',
     "intervene": f'intervene --prompt "{_KEYS}" --edit 4432:ablate --target " she"',
     "steer_generate": (
         'steer-generate --prompt "I went to the window and saw" --feature 4432=0.8 '
@@ -132,8 +136,8 @@ class Verb:
 
     @property
     def draws(self) -> bool:
-        """Whether it can make a page or a picture."""
-        return "picture" in self.properties
+        """Whether it makes a page or a picture, or can make one."""
+        return "picture" in self.properties or self.tool in PAGED
 
     def missing(self, given: Iterable[str]) -> list[tuple[str, ...]]:
         there = set(given)

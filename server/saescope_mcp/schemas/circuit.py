@@ -18,6 +18,8 @@ from saescope_mcp.schemas.common import (
     WaitS,
 )
 
+CircuitEvidence = Literal["correlational", "intervened", "controlled"]
+
 
 class TraceCircuit(SAEsRequest):
     """Arguments of trace_circuit."""
@@ -57,10 +59,16 @@ class NodeRow(GraphNode):
 class TraceCircuitReply(Reply, frozen=True):
     """`reading` is the graph in words, `page` all of it. State "running": call job_status."""
 
-    spare: ClassVar[frozenset[str]] = frozenset({"nodes", "kept_scores", "groups"})
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("nodes", "saes", "kept_scores", "groups"),
+            *("targets.token", "targets.against", "targets.weight"),
+        }
+    )
     usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "shared": "", "reading": ""}
     first: ClassVar[dict[str, int]] = {"targets": 3}
 
+    evidence: CircuitEvidence | None = None
     state: Literal["done", "running"]
     job_id: str | None = None
     reading: str = ""
@@ -69,9 +77,13 @@ class TraceCircuitReply(Reply, frozen=True):
     kept_scores: GraphScores | None = None
     untraced: float | None = None
     proof: GraphProof | None = None
+    saes: list[str] = Field(default_factory=list[str])
+    """Handles in reading order: `nodes[].sae` is an index of these."""
     nodes: list[NodeRow] = Field(default_factory=list[NodeRow])
     groups: list[str] = Field(default_factory=list[str])
     shared: str = ""
     """What the prompts have in common."""
     page: str | None = None
+    page_path: str | None = None
+    """The page as a file on this machine."""
     exported: str | None = None

@@ -42,6 +42,7 @@ class EvaluateSae(Request):
 class Judged(Reply, frozen=True):
     """How far it is, and what a reader wants first: the verdict and its reasons."""
 
+    evidence: Literal["observed", "intervened"] | None = None
     state: Literal["done", "running"]
     job_id: str | None = None
     verdict: str | None = None

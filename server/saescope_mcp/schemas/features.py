@@ -1,7 +1,7 @@
 """describe_feature, find_features, quiz_feature and label_feature: knowing a feature."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -82,6 +82,7 @@ class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
     listed: ClassVar[str] = "examples"
     spare: ClassVar[frozenset[str]] = frozenset({"effects_through"})
 
+    evidence: Literal["observed"] | None = None
     feature: int | None  # pyright: ignore[reportIncompatibleVariableOverride] # several have none
     cards: list[BriefRow] = Field(default=[], exclude_if=is_empty)
 
@@ -205,6 +206,8 @@ class QuizFeatureReply(Reply, frozen=True):
 
     listed: ClassVar[str] = ""
 
+    evidence: None = None
+    provenance: None = None
     quiz_id: str
     feature: int
     items: list[QuizItem]
@@ -236,6 +239,7 @@ class LabelFeatureReply(Reply, frozen=True):
         {"labels", "missed.answer", "missed.kind", "missed.text"}
     )
 
+    evidence: Literal["observed"] | None = None
     feature: int
     label: ShortLabel
     detection: float | None

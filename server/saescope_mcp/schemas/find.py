@@ -56,6 +56,8 @@ class FindSaesReply(ListReply, frozen=True):
         }
     )
 
+    evidence: None = None
+    provenance: None = None
     saes: list[PublishedSAE]
     fit: ModelHere | None = Field(default=None, exclude_if=is_empty)
     """Whether the model fits here: the one that is asked for, or the only one of those listed."""

@@ -60,6 +60,7 @@ class IndexFeaturesReply(Reply, frozen=True):
     )
     usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done"}
 
+    evidence: Literal["observed"] | None = None
     state: Literal["done"] | JobState
     job_id: str | None = None
     sae: str | None = None

@@ -113,6 +113,7 @@ class LoadSaeReply(Reply, frozen=True):
     )
     usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "evidence": "observed"}
 
+    evidence: Literal["observed"] | None = None
     state: Literal["done", "running", "planned"]
     job_id: str | None = None
     sae: str | None = None
@@ -154,6 +155,8 @@ class Unload(Request):
 class UnloadReply(Reply, frozen=True):
     """What was let go of."""
 
+    evidence: None = None
+    provenance: None = None
     handle: str
     freed_bytes: int
     unloaded: list[str]

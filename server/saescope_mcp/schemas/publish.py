@@ -52,6 +52,8 @@ class PublishSaeReply(Reply, frozen=True):
         {"target", "total_bytes", "load_command", "load_python", "load_sae_lens"}
     )
 
+    evidence: None = None
+    provenance: None = None
     state: Literal["done", "planned", "running"]
     job_id: str | None = None
     target: str | None = None

@@ -136,6 +136,7 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     spare: ClassVar[frozenset[str]] = frozenset({"n_left_out", "bos_prepended", "n_tokens"})
     usual: ClassVar[dict[str, object]] = ListReply.usual | {"tokens.text_index": 0}
 
+    evidence: Literal["observed"] | None = None
     tokens: list[TokenRow]
     features: list[NamedRow] = Field(default=[], exclude_if=is_empty)
     """Where features are named: each of them, in the order of the call."""
@@ -205,6 +206,7 @@ class TopFeaturesReply(ListReply, Ranking, frozen=True):
     usual: ClassVar[dict[str, object]] = ListReply.usual | {"features.top_token.text_index": 0}
     twins: ClassVar[dict[str, str]] = {"features.score": "max_activation"}
 
+    evidence: Literal["observed", "correlational"] | None = None
     features: list[FeatureRow]
     by_sae: list[CountedBy] = Field(default=[], exclude_if=is_empty)
     """What each of several SAEs sees of the texts."""

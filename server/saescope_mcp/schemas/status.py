@@ -32,6 +32,8 @@ class UseTools(Request):
 class UseToolsReply(Reply, frozen=True):
     """What a server offers now."""
 
+    evidence: None = None
+    provenance: None = None
     tools_on: list[str]
     tools_off: list[str]
 
@@ -81,6 +83,8 @@ class ServerStatusReply(Reply, frozen=True):
         {"limits", "memory", "loaded.device", "loaded.weights_bytes"}
     )
 
+    evidence: None = None
+    provenance: None = None
     version: str
     device: str
     memory: MemoryUse
@@ -113,6 +117,8 @@ class JobStatusReply(ListReply, frozen=True):
 
     listed: ClassVar[str] = "jobs"
 
+    evidence: None = None
+    provenance: None = None
     job_id: str | None = None
     tool: str | None = None
     state: JobState | None = None

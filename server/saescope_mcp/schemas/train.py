@@ -131,6 +131,7 @@ class TrainSaeReply(Reply, frozen=True):
 
     twins: ClassVar[dict[str, str]] = {"name": "job_id"}
 
+    evidence: Literal["observed"] | None = None
     state: Literal["planned"] | JobState
     job_id: str | None = None
     plan: TrainPlan | None = None
@@ -153,6 +154,8 @@ class CancelJob(Request):
 class CancelJobReply(Reply, frozen=True):
     """State after at most the longest wait; "running" if it has not stopped yet."""
 
+    evidence: None = None
+    provenance: None = None
     job_id: str
     state: JobState
     checkpoint: str | None

@@ -17,8 +17,12 @@ from saescope_mcp.replies.labels import StackLabels, labels_of_layers
 from saescope_mcp.replies.pictures import of_graph, write_graph
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.replies.tool import load_named_layers
-from saescope_mcp.schemas.circuit import NodeRow, TraceCircuit, TraceCircuitReply
-from saescope_mcp.schemas.common import Evidence
+from saescope_mcp.schemas.circuit import (
+    CircuitEvidence,
+    NodeRow,
+    TraceCircuit,
+    TraceCircuitReply,
+)
 from saescope_mcp.state import AppState, void_quizzes, writable
 from saescope_mcp.state.traced import Layers, require_layers, use_layers
 
@@ -168,7 +172,7 @@ def _reply(
         node: {"label": traced.label_texts.get(node, ""), "promotes": tokens}
         for node, tokens in traced.promoted.items()
     }
-    of_graph(graph, cards, reading, traced.name)
+    page_path = of_graph(graph, cards, reading, traced.name)
     exported = (
         write_graph(graph, layers.model, request.prompt, meanings, export) if export else None
     )
@@ -189,10 +193,12 @@ def _reply(
         kept_scores=graph.kept_scores,
         untraced=graph.untraced,
         proof=graph.proof,
+        saes=layers.handles,
         nodes=[_row(traced, node) for node in graph.nodes],
         groups=[f"{group.name}: {' '.join(group.nodes)}" for group in graph.groups],
         shared=_shared(traced),
         page=PAGE_URI.format(name=traced.name),
+        page_path=page_path,
         exported=exported,
     )
 
@@ -203,7 +209,7 @@ def _row(traced: TracedPrompts, node: GraphNode) -> NodeRow:
     return extended(NodeRow, node, label=label)
 
 
-def _evidence(graph: Graph) -> Evidence:
+def _evidence(graph: Graph) -> CircuitEvidence:
     if graph.proof is None:
         return "correlational"
     return "controlled" if graph.proof.necessity.controls.n else "intervened"

@@ -18,6 +18,7 @@ RENDERERS: Mapping[str, Renderer] = {
     "encode_text": reading.encode_text,
     "top_features": reading.top_features,
     "attribute_logit": explaining.attribute_logit,
+    "trace_circuit": explaining.trace_circuit,
     "intervene": explaining.intervene,
     "steer_generate": steering.steer_generate,
     "index_features": knowing.index_features,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from saescope.controls import ENOUGH
-from saescope_mcp.cli.renderers.parts import Document, label_of, percent, rows, signed
+from saescope_mcp.cli.renderers.parts import Document, facts, label_of, percent, rows, signed
 
 
 def attribute_logit(document: Document, console: Console) -> None:
@@ -43,6 +43,15 @@ def _predicted(target: Mapping[str, Any] | None, against: Mapping[str, Any] | No
         if each
     ]
     return f"predicted: {'  vs  '.join(shown)}" if shown else ""
+
+
+def trace_circuit(document: Document, console: Console) -> None:
+    """The reading, then where all of it is: a graph of hundreds of nodes fits no terminal."""
+    console.print(escape(document["reading"]))
+    if shared := document.get("shared"):
+        console.print(escape(f"\n{shared}"))
+    console.print()
+    facts(console, {"page": document.get("page_path"), "written": document.get("exported")})
 
 
 def intervene(document: Document, console: Console) -> None:
