@@ -39,7 +39,7 @@ def choose_targets(
     """
     probs = logits.double().softmax(-1)
     W_U = model.readout.W_U
-    tokens = [_token(model, each, "target") for each in named]
+    tokens = [_token(model, each, "targets") for each in named]
     if against is not None:
         return [_difference(model, probs, tokens, _token(model, against, "against"))]
     if not tokens:

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
@@ -34,6 +35,8 @@ PAGE_URI = "sae://graph/{name}"
 APP_URI = "ui://saescope/graph.html"
 N_PROMOTED = 5
 READING_TOKENS = {"concise": 900, "detailed": 1200}
+N_NODES, N_GROUPED = 40, 150
+"""Nodes of a reply, the strongest, and ids in its groups: the page and an export have all."""
 N_HELD = 5
 """Edges named that all prompts share."""
 
@@ -182,6 +185,7 @@ def _reply(
             *graph.warnings,
             *traced.labels.warnings,
             *layers.disagreement(chat=request.chat),
+            *_left_out(graph, request),
         ],
         next=_next(layers, request, graph),
         evidence=_evidence(graph),
@@ -194,13 +198,39 @@ def _reply(
         untraced=graph.untraced,
         proof=graph.proof,
         saes=layers.handles,
-        nodes=[_row(traced, node) for node in graph.nodes],
-        groups=[f"{group.name}: {' '.join(group.nodes)}" for group in graph.groups],
+        nodes=[_row(traced, node) for node in _strongest(graph)],
+        groups=_groups(graph),
         shared=_shared(traced),
         page=PAGE_URI.format(name=traced.name),
         page_path=page_path,
         exported=exported,
     )
+
+
+def _strongest(graph: Graph) -> list[GraphNode]:
+    return sorted(graph.nodes, key=lambda node: -node.influence)[:N_NODES]
+
+
+def _groups(graph: Graph) -> list[str]:
+    """As the argument `groups` takes them, as many as have room."""
+    ends = accumulate(len(group.nodes) for group in graph.groups)
+    return [
+        f"{group.name}: {' '.join(group.nodes)}"
+        for group, end in zip(graph.groups, ends, strict=True)
+        if end <= N_GROUPED
+    ]
+
+
+def _left_out(graph: Graph, request: TraceCircuit) -> list[str]:
+    """What a detailed reply has no room for; a concise one lists no nodes."""
+    said: list[str] = []
+    if request.response_format == "concise":
+        return said
+    if (n := len(graph.nodes)) > N_NODES:
+        said.append(f"nodes has the {N_NODES} strongest of {n}: the page and an export have all.")
+    if (n := len(graph.groups)) > (shown := len(_groups(graph))):
+        said.append(f"groups has {shown} of {n}: the page has all.")
+    return said
 
 
 def _row(traced: TracedPrompts, node: GraphNode) -> NodeRow:
