@@ -201,9 +201,9 @@ async def test_a_target_that_is_no_single_token_is_refused(desk: Desk) -> None:
 
 
 async def test_what_prompts_share_is_said(desk: Desk) -> None:
-    same = await trace(desk, also=[PROMPT])
+    same = await trace(desk, other_prompts=[PROMPT])
     assert same["shared"].startswith("4 of 4 edges") and "all 2 prompts" in same["shared"]
-    other = await trace(desk, targets=[], also=[OTHER_PROMPT])
+    other = await trace(desk, targets=[], other_prompts=[OTHER_PROMPT])
     assert other["shared"].startswith("0 of"), other["shared"]
 
 
@@ -281,7 +281,7 @@ def n_hooks(model: "LanguageModel") -> int:
 async def test_a_reply_keeps_to_its_tokens(busy: Desk, form: str) -> None:
     long = "The old man went to the sea and the king was in his garden with the queen. " * 3
     async with Client(build_server(state=busy.state)) as client:
-        asked = {"saes": busy.handles, "prompt": long, "also": [long], "n_measured": 10}
+        asked = {"saes": busy.handles, "prompt": long, "other_prompts": [long], "n_measured": 10}
         result = await client.call_tool(
             "trace_circuit", asked | {"response_format": form, "wait_s": 55}
         )
@@ -302,9 +302,9 @@ async def test_a_reply_keeps_to_its_tokens(busy: Desk, form: str) -> None:
         ({"prompt": " re"}, "PROMPT_TOO_SHORT", "prompt"),
         ({"groups": [f"g{n}: t@1" for n in range(65)]}, "TOO_MANY_ITEMS", "groups"),
         ({"groups": ["no ids"]}, "GRAPH_GROUP_INVALID", "groups"),
-        ({"also": [PROMPT] * 9}, "TOO_MANY_ITEMS", "also"),
+        ({"other_prompts": [PROMPT] * 9}, "TOO_MANY_ITEMS", "other_prompts"),
         ({"max_features": 0}, "OUT_OF_RANGE", "max_features"),
-        ({"also": [" re"]}, "PROMPT_TOO_SHORT", "prompt"),
+        ({"other_prompts": [" re"]}, "PROMPT_TOO_SHORT", "prompt"),
         ({"export": "http://x/y.json"}, "INVALID_REPO_ID", "export"),
     ],
 )

@@ -69,7 +69,8 @@ class GraphEffect:
     """The change along all paths of the linear graph, the edge itself and those through other
     features; clean minus ablated, in units of the target."""
     frozen: float
-    """The same with attention patterns as they were in the clean run and all else live."""
+    """The same with attention patterns as they were in the clean run and all else live; of SAEs
+    between which attention is linearised, with nothing held."""
     free: float
     """The same with nothing held."""
     confirmed: bool

@@ -65,7 +65,11 @@ class TraceCircuitReply(Reply, frozen=True):
             *("targets.token", "targets.against", "targets.weight"),
         }
     )
-    usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "shared": "", "reading": ""}
+    usual: ClassVar[dict[str, object]] = Reply.usual | {
+        "state": "done",
+        "shared": "",
+        "reading": "",
+    }
     first: ClassVar[dict[str, int]] = {"targets": 3}
 
     evidence: CircuitEvidence | None = None
