@@ -212,7 +212,7 @@ def _strongest(graph: Graph) -> list[GraphNode]:
 
 
 def _groups(graph: Graph) -> list[str]:
-    """As the argument `groups` takes them, as many as have room."""
+    """Groups in the form that the argument takes, as many as have room."""
     ends = accumulate(len(group.nodes) for group in graph.groups)
     return [
         f"{group.name}: {' '.join(group.nodes)}"
