@@ -110,8 +110,9 @@ class Columns:
             rows = member.write_rows(acts.features[first:last], to)
             # [n_pos, most, d]: positions side by side, padded to the one with most features, so
             # that one product serves all rows of the graph.
-            row = torch.repeat_interleave(torch.arange(len(counts)), counts)
-            slot = torch.arange(last - first) - (offsets[:-1] - first)[row]
+            where = counts.device
+            row = torch.repeat_interleave(torch.arange(len(counts), device=where), counts)
+            slot = torch.arange(last - first, device=where) - (offsets[:-1] - first)[row]
             padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
             padded[row, slot] = rows * acts.values[first:last, None]
             here = gradient[:, start : start + len(counts)].permute(1, 2, 0).to(padded)

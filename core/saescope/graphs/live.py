@@ -76,9 +76,9 @@ def wrote(clean: Clean, place: NodePlace, site: int) -> Float[Tensor, " d_out"] 
         return clean.errors[site][place.pos] if place.owner == site else None
     if place.kind != "feature" or site not in clean.writes[place.owner]:
         return None
-    pos, feature = torch.tensor([place.pos]), torch.tensor([place.feature])
-    to = clean.writes[place.owner][site]
-    value = clean.acts[place.owner].at(pos, feature)
+    acts, to = clean.acts[place.owner], clean.writes[place.owner][site]
+    pos, feature = acts.features.new_tensor([[place.pos], [place.feature]])
+    value = acts.at(pos, feature)
     return (value[:, None] * clean.members[place.owner].write_rows(feature, to))[0]
 
 
@@ -106,6 +106,6 @@ def _chosen(columns: Columns, i: int, rows: Sequence[Tensor], now: SparseActs) -
     first, last = columns.starts[i], columns.starts[i + 1]
     keys = list[Tensor]()
     for row, chosen in enumerate(rows):
-        own = chosen[(chosen >= first) & (chosen < last)] - first
+        own = (chosen[(chosen >= first) & (chosen < last)] - first).to(acts.features.device)
         keys.append((row * n_pos + acts.positions[own]) * acts.d_sae + acts.features[own])
     return now.select(torch.isin(now.positions * now.d_sae + now.features, torch.cat(keys)))

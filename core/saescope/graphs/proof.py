@@ -114,10 +114,10 @@ def _values(traced: Traced, names: Sequence[int], read: object) -> Float[Tensor,
         which, place = acts.features[at].unique(return_inverse=True)
         positions, back = acts.positions[at].unique(return_inverse=True)
         pre = clean.members[i].hidden_pre(x[:, positions].flatten(0, 1), which)
-        out[:, own] = pre.reshape(n, len(positions), -1)[:, back, place].double()
+        out[:, own] = pre.reshape(n, len(positions), -1)[:, back, place].double().cpu()
     final = read[FINAL][:, -1].double()
     for k, target in enumerate(traced.targets):
-        out[:, len(features) + k] = final @ target.direction.double()
+        out[:, len(features) + k] = (final @ target.direction.to(final)).cpu()
     return out
 
 
@@ -129,7 +129,7 @@ def predict(traced: Traced, sources: Sequence[int]) -> Float[Tensor, "n_nodes n_
     change = torch.zeros(n, len(sources), dtype=torch.float64)
     share = torch.zeros(columns.n, len(sources), dtype=torch.float64)
     share[torch.tensor(sources), torch.arange(len(sources))] = 1
-    values = torch.cat([acts.values for acts in clean.acts]).double()
+    values = torch.cat([acts.values for acts in clean.acts]).double().cpu()
     for reader in reversed(store.readers()):
         for rows in store.parts[reader]:
             names = rows.targets + (columns.n if reader is None else 0)

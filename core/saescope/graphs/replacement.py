@@ -170,12 +170,12 @@ class Pass:
 
     def _keep(self, hook_name: str) -> Callable[..., None]:
         def keep(x: Tensor, hook: object) -> None:
-            self.read[hook_name] = x
+            self.read[hook_name] = x.clone()  # some families write into it later on
 
         return keep
 
     def _embed(self, x: Tensor, hook: object) -> Tensor:
-        return self._added(EMBED, self.clean.there[EMBED].expand_as(x))
+        return self._added(EMBED, self.clean.there[EMBED].expand_as(x)).clone()
 
     def _write(self, i: int) -> Callable[..., Tensor]:
         site, clean = self.clean.sites[i], self.clean
@@ -184,7 +184,8 @@ class Pass:
         ]
 
         def write(x: Tensor, hook: object) -> Tensor:
-            out = self._added(site.hook_name, clean.there[site.hook_name].expand_as(x))
+            # Cloned, because some families write into what they are given: into the clean run.
+            out = self._added(site.hook_name, clean.there[site.hook_name].expand_as(x)).clone()
             for k in skips:
                 out = out + self._skip_change(k).reshape(out.shape)
             if site.cuts and clean.n_left_out:
@@ -204,7 +205,7 @@ class Pass:
         return skipped
 
     def _end(self, x: Tensor, hook: object) -> None:
-        self.read[FINAL] = x
+        self.read[FINAL] = x.clone()
         raise StopForward(x)
 
 

@@ -47,11 +47,12 @@ class RowStore:
     def add(
         self, reader: int | None, targets: Int[Tensor, " n"], weights: Float[Tensor, "n n_columns"]
     ) -> None:
-        """Keep the strongest sources of each row, and the sums over all."""
+        """Keep the strongest sources of each row, and the sums over all; on the CPU."""
+        weights = weights.cpu()
         sizes, first = weights.abs(), self.columns.n_features
         kept = sizes.topk(min(MOST_COLUMNS, weights.shape[1]), dim=1).indices
         rows = GraphRows(
-            targets=targets,
+            targets=targets.cpu(),
             columns=kept.int(),
             weights=weights.gather(1, kept),
             total=sizes.sum(1),
