@@ -106,6 +106,39 @@ def _pickle(folder: Path) -> Path:
     return old
 
 
+def _planted(folder: Path) -> Path:
+    """A model with a circuit of two neurons written into its weights."""
+    from tests.core.graphs import planted
+
+    return planted.save(folder / "planted", GLASS)
+
+
+def _neurons(folder: Path, layer: int, name: str, *, blind: bool = False) -> Path:
+    """A perfect transcoder of a layer of that model; a blind one lacks the neuron of the answer."""
+    from tests.core.graphs import planted
+    from transformers import GPT2LMHeadModel
+
+    if not (folder / "planted").is_dir():
+        _planted(folder)
+    hf: Any = GPT2LMHeadModel.from_pretrained(folder / "planted")
+    sae = planted.transcoder("planted", layer, hf.transformer.h[layer].mlp)
+    if blind:
+        sae.W_dec[planted.RECALL] = 0
+    return sae.save(folder / name)
+
+
+def _early(folder: Path) -> Path:
+    return _neurons(folder, 0, "mlp-0")
+
+
+def _late(folder: Path) -> Path:
+    return _neurons(folder, 1, "mlp-1")
+
+
+def _blind(folder: Path) -> Path:
+    return _neurons(folder, 1, "mlp-1-second-run", blind=True)
+
+
 def _texts(folder: Path) -> Path:
     """A small corpus."""
     lines = [
@@ -164,5 +197,9 @@ _THINGS: dict[str, Callable[[Path], Path]] = {
     "dense": _dense,
     "twin": _twin,
     "pickle": _pickle,
+    "planted": _planted,
+    "early": _early,
+    "late": _late,
+    "blind": _blind,
     "texts": _texts,
 }

@@ -101,6 +101,8 @@ def bench(sae: str, model: str) -> Bench:
 def recompute(name: str, arguments: dict[str, Any]) -> float:
     """A function of this module by its name."""
     said = dict(arguments)
+    if name in OF_NEURONS:
+        return OF_NEURONS[name](**said)
     on = bench(said.pop("sae"), said.pop("model"))
     return float(FUNCTIONS[name](on, **said))
 
@@ -191,4 +193,70 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     if inspect.isfunction(value)
     and next(iter(inspect.signature(value).parameters), "") == "on"
     and not name.startswith("_")
+}
+
+
+# A model whose features are its neurons: no SAE is needed to know what they do.
+
+
+@cache
+def _gpt2(model: str) -> tuple[Any, Any]:
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    return loaded, AutoTokenizer.from_pretrained(model)
+
+
+def _last(model: str, prompt: str, *, without: tuple[int, int, int] | None = None) -> Tensor:
+    """The logits after the prompt, with a neuron (layer, index, position) silent."""
+    loaded, tokenizer = _gpt2(model)
+
+    def silence(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        assert without
+        left = output.clone()
+        left[:, without[2], without[1]] = 0
+        return left
+
+    with ExitStack() as stack, torch.no_grad():
+        if without:
+            act = loaded.transformer.h[without[0]].mlp.act
+            stack.callback(act.register_forward_hook(silence).remove)
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return loaded(torch.tensor([ids])).logits[0, -1]
+
+
+def neuron_effect(model: str, prompt: str, neuron: list[int], target: int, against: int) -> float:
+    """What is lost of logit(target) - logit(against) without a neuron [layer, index, position]."""
+    layer, index, pos = neuron
+    shift = _last(model, prompt) - _last(model, prompt, without=(layer, index, pos))
+    return (shift[target] - shift[against]).item()
+
+
+def unseen_share(model: str, prompt: str, neuron: list[int], target: int, against: int) -> float:
+    """The share of the difference of two logits that one neuron of the last position writes, of
+    all that is written there, with the final norm as it is in this run."""
+    loaded, tokenizer = _gpt2(model)
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    seen: dict[str, Tensor] = {}
+    parts = loaded.transformer
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs: seen.__setitem__(name, inputs[0][0, -1].clone())
+
+    with ExitStack() as stack, torch.no_grad():
+        for n, block in enumerate(parts.h):
+            stack.callback(block.mlp.c_proj.register_forward_pre_hook(keep(str(n))).remove)
+        stack.callback(parts.ln_f.register_forward_pre_hook(keep("last")).remove)
+        loaded(torch.tensor([ids]))
+        row = loaded.lm_head.weight[target] - loaded.lm_head.weight[against]
+        x = seen["last"]
+        row = parts.ln_f.weight * row
+        row = (row - row.mean()) / (x.var(unbiased=False) + parts.ln_f.eps).sqrt()
+        token = (parts.wte.weight[ids[-1]] @ row).abs()
+        written = [seen[str(n)] * (each.mlp.c_proj.weight @ row) for n, each in enumerate(parts.h)]
+        whole = token + sum(each.abs().sum() for each in written)
+        return (written[neuron[0]][neuron[1]].abs() / whole).item()
+
+
+OF_NEURONS: dict[str, Callable[..., float]] = {
+    "neuron_effect": neuron_effect,
+    "unseen_share": unseen_share,
 }

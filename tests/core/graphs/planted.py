@@ -108,10 +108,11 @@ def _set(
 def neurons(model: LanguageModel) -> HeldSet:
     """Perfect transcoders: their features are the neurons."""
     blocks = model.bridge.original_model.transformer.h
-    return held(model, [_transcoder(model, i, block.mlp) for i, block in enumerate(blocks)])
+    return held(model, [transcoder(model.name, i, block.mlp) for i, block in enumerate(blocks)])
 
 
-def _transcoder(model: LanguageModel, layer: int, mlp: Any) -> SAE:
+def transcoder(model_name: str, layer: int, mlp: Any) -> SAE:
+    """A perfect transcoder of one MLP: its features are the neurons."""
     weights = {name: value.detach() for name, value in mlp.named_parameters()}
 
     def of(part: str, kind: str) -> Tensor:
@@ -125,7 +126,7 @@ def _transcoder(model: LanguageModel, layer: int, mlp: Any) -> SAE:
         apply_b_dec_to_input=False,
         transcoder=True,
         metadata=SAEMetadata(
-            model_name=model.name,
+            model_name=model_name,
             hook_name=f"blocks.{layer}.mlp.hook_in",
             hook_name_out=f"blocks.{layer}.hook_mlp_out",
         ),
