@@ -53,6 +53,7 @@ def calls_of(sae: str, place: Path) -> dict[str, dict[str, Any]]:
         "describe_feature": on | {"feature": 1},
         "find_features": on | {"texts": [TEXT]},
         "attribute_logit": on | {"prompt": TEXT},
+        "trace_circuit": on | {"prompt": TEXT, "max_features": 20, "n_measured": 2},
         "intervene": on | {"prompt": TEXT, "edits": [edit]},
         "steer_generate": on
         | {"prompt": TEXT, "features": [{"feature": 1, "strength": 1.0}], "max_new_tokens": 4},

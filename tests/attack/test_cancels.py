@@ -36,6 +36,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("attribute_logit", {"prompt": LONG, "n_controls": 20, "k": 100}),
     ("attribute_logit", {"prompt": LONG, "method": "integrated_gradients"}),
     ("attribute_logit", {"prompt": 12 * TEXT, "method": "direct", "n_controls": 20, "k": 100}),
+    ("trace_circuit", {"prompt": 12 * TEXT}),
     ("encode_text", {"texts": [LONG] * 7}),
     ("top_features", {"texts": [LONG] * 7}),
     ("top_features", {"texts": numbered(9), "against": numbered(9), "rank_by": "contrast"}),

@@ -29,6 +29,7 @@ def calls_of(text: str, sae: str, file: Path) -> list[tuple[str, dict[str, Any]]
         ("encode_text", {"sae": sae, "text": text, "response_format": "detailed"}),
         ("attribute_logit", {"sae": sae, "prompt": text, "target": text}),
         ("attribute_logit", {"sae": sae, "prompt": " King" + text[:200], "n_controls": 0}),
+        ("trace_circuit", {"sae": sae, "prompt": " King" + text[:200], "n_measured": 0}),
         ("intervene", {"sae": sae, "prompt": " King" + text[:200], "edits": [edit]}),
         (
             "steer_generate",

@@ -242,6 +242,13 @@ async def test_the_page_is_a_file_and_a_resource(desk: Desk) -> None:
                 await client.read_resource(f"sae://graph/{name}")
 
 
+async def test_a_page_that_cannot_be_written_costs_no_result(desk: Desk, own_home: Path) -> None:
+    (own_home / "pictures").write_text("a file where the folder would be")
+    reply = await trace(desk, seed=8)
+    assert reply["page"] is reply["page_path"] is None and reply["reading"]
+    assert any(warning.startswith("There is no page.") for warning in reply["warnings"])
+
+
 async def test_without_measurements_a_graph_is_correlational(desk: Desk) -> None:
     reply = await trace(desk, n_measured=0)
     assert reply["evidence"] == "correlational" and reply["proof"] is None

@@ -32,6 +32,7 @@ FUNCTIONS = {
     "quiz_feature": "make_quiz",
     "steer_generate": "steer",
     "top_features": "rank_features",
+    "trace_circuit": "trace_circuit",
     "train_sae": "train",
 }
 OF_THE_SERVER = {"cancel_job", "job_status", "server_status", "unload"}

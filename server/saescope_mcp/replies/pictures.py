@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from saescope.errors import NotFoundError, cannot_write
+from saescope.errors import NotFoundError, ResourceError, cannot_write
 from saescope.extras import is_installed, pip_install
 from saescope.names import home
 
@@ -63,12 +63,22 @@ def of_feature(card: dict[str, Any]) -> FeatureFiles:
     return FeatureFiles(page, [_save(f"{name}.png", feature_picture(card))], [])
 
 
-def of_graph(graph: "Graph", cards: dict[str, Any], reading: str, name: str) -> str:
-    """A graph's page."""
+class GraphPage(NamedTuple):
+    """Where a graph's page was written; empty where it could not be, and why."""
+
+    path: str
+    warnings: list[str]
+
+
+def of_graph(graph: "Graph", cards: dict[str, Any], reading: str, name: str) -> GraphPage:
+    """A graph's page. It comes unasked: what was traced is not lost where it cannot be written."""
     from saescope.render.graph_page import graph_page
 
     page = graph_page(asdict(graph), cards=cards, reading=reading)
-    return _save(f"{graph_name(name)}.html", page.encode())
+    try:
+        return GraphPage(_save(f"{graph_name(name)}.html", page.encode()), [])
+    except ResourceError as error:
+        return GraphPage("", [f"There is no page. {error.message}"])
 
 
 def page_of_graph(name: str) -> str:

@@ -62,7 +62,7 @@ class Request(_Sent):
     """Arguments of a tool: strict, and nothing but what is named."""
 
     response_format: Literal["concise", "detailed"] = Field(
-        default="concise", description='More in "detailed".'
+        default="concise", description="Reply length."
     )
 
     @property

@@ -208,6 +208,7 @@ class QuizFeatureReply(Reply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     quiz_id: str
     feature: int
     items: list[QuizItem]

@@ -58,6 +58,7 @@ class FindSaesReply(ListReply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     saes: list[PublishedSAE]
     fit: ModelHere | None = Field(default=None, exclude_if=is_empty)
     """Whether the model fits here: the one that is asked for, or the only one of those listed."""

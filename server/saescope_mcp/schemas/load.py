@@ -157,6 +157,7 @@ class UnloadReply(Reply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     handle: str
     freed_bytes: int
     unloaded: list[str]

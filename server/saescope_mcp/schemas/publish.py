@@ -54,6 +54,7 @@ class PublishSaeReply(Reply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     state: Literal["done", "planned", "running"]
     job_id: str | None = None
     target: str | None = None

@@ -34,6 +34,7 @@ class UseToolsReply(Reply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     tools_on: list[str]
     tools_off: list[str]
 
@@ -85,6 +86,7 @@ class ServerStatusReply(Reply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     version: str
     device: str
     memory: MemoryUse
@@ -119,6 +121,7 @@ class JobStatusReply(ListReply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     job_id: str | None = None
     tool: str | None = None
     state: JobState | None = None

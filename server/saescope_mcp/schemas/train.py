@@ -156,6 +156,7 @@ class CancelJobReply(Reply, frozen=True):
 
     evidence: None = None
     provenance: None = None
+    result_id: None = None
     job_id: str
     state: JobState
     checkpoint: str | None

@@ -168,7 +168,6 @@ TOOLS = [
             title="Explain a prediction",
             read_only_hint=True,
             destructive_hint=False,
-            idempotent_hint=True,
             open_world_hint=False,
         ),
         group=Group.EXPLAIN,

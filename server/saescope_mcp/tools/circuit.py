@@ -51,7 +51,7 @@ class TracedPrompts:
     promoted: dict[str, list[str]]
     """Tokens that features promote, by node."""
     name: str
-    """What its files are called by."""
+    """The name of its files."""
 
     @property
     def meanings(self) -> dict[str, str]:
@@ -175,7 +175,7 @@ def _reply(
         node: {"label": traced.label_texts.get(node, ""), "promotes": tokens}
         for node, tokens in traced.promoted.items()
     }
-    page_path = of_graph(graph, cards, reading, traced.name)
+    page = of_graph(graph, cards, reading, traced.name)
     exported = (
         write_graph(graph, layers.model, request.prompt, meanings, export) if export else None
     )
@@ -186,6 +186,7 @@ def _reply(
             *traced.labels.warnings,
             *layers.disagreement(chat=request.chat),
             *_left_out(graph, request),
+            *page.warnings,
         ],
         next=_next(layers, request, graph),
         evidence=_evidence(graph),
@@ -201,8 +202,8 @@ def _reply(
         nodes=[_row(traced, node) for node in _strongest(graph)],
         groups=_groups(graph),
         shared=_shared(traced),
-        page=PAGE_URI.format(name=traced.name),
-        page_path=page_path,
+        page=PAGE_URI.format(name=traced.name) if page.path else None,
+        page_path=page.path or None,
         exported=exported,
     )
 
@@ -212,7 +213,7 @@ def _strongest(graph: Graph) -> list[GraphNode]:
 
 
 def _groups(graph: Graph) -> list[str]:
-    """Groups in the form that the argument takes, as many as have room."""
+    """Groups as the argument `groups` takes them, as many as have room."""
     ends = accumulate(len(group.nodes) for group in graph.groups)
     return [
         f"{group.name}: {' '.join(group.nodes)}"

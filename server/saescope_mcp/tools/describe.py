@@ -239,7 +239,6 @@ TOOLS = [
             title="Describe a feature",
             read_only_hint=True,
             destructive_hint=False,
-            idempotent_hint=True,
             open_world_hint=True,
         ),
         group=Group.KNOW,

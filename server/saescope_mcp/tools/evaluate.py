@@ -166,7 +166,6 @@ TOOLS = [
             title="Evaluate an SAE",
             read_only_hint=True,
             destructive_hint=False,
-            idempotent_hint=True,
             open_world_hint=True,
         ),
         group=Group.JUDGE,

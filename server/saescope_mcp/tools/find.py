@@ -166,7 +166,6 @@ TOOLS = [
             title="Find published SAEs",
             read_only_hint=True,
             destructive_hint=False,
-            idempotent_hint=True,
             open_world_hint=False,
         ),
         group=Group.BASE,

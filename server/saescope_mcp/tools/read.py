@@ -46,9 +46,7 @@ if TYPE_CHECKING:
     from saescope.features import Encoded, Ranking
     from saescope.models import Tokens
 
-READ_ONLY = ToolAnnotations(
-    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-)
+READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
 
 
 async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:

@@ -316,7 +316,6 @@ TOOLS = [
             title="Find features",
             read_only_hint=True,
             destructive_hint=False,
-            idempotent_hint=True,
             open_world_hint=True,
         ),
         group=Group.KNOW,

@@ -32,9 +32,7 @@ from saescope_mcp.state.warm import put_aside
 STALLED_S = 30.0
 
 MOST_CACHED, MOST_JOBS = 15, 25
-READ_ONLY = ToolAnnotations(
-    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-)
+READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
 
 
 async def server_status(state: AppState, request: ServerStatus) -> ServerStatusReply:

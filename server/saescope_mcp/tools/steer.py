@@ -58,9 +58,7 @@ class _Options(TypedDict):
 
 MOST_DOUBLED = 500
 """Strengths beyond this are not proposed to be doubled."""
-READ_ONLY = ToolAnnotations(
-    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-)
+READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_world_hint=False)
 
 _NOTHING_YET: Any = {"unit_values": [], "unit_source": "", "concept_logprob": None, "n_sinks": 0}
 """What a generation that is still running says of itself."""
