@@ -37,7 +37,6 @@ SMALLER: dict[str, dict[str, int]] = {
     "attribute_logit": {"k": 4, "n_controls": 2},
     "trace_circuit": {"max_features": 40, "n_measured": 4, "wait_s": 50},
     "evaluate_sae": {"n_tokens": 64, "wait_s": 50},
-    "trace_circuit": {"max_features": 50, "n_measured": 4, "wait_s": 50},
 }
 """The most that a test has time for."""
 CONTEXT = ("saescope.evals.text.LONGEST_CONTEXT", 32)
