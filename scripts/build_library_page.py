@@ -59,6 +59,7 @@ PARTS = {
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
     "Train and judge": (
         "train_config",
+        "train_configs",
         "TrainConfig",
         "train",
         "ActivationStore",

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from saescope.training import TrainConfig as TrainConfig
     from saescope.training import train as train
     from saescope.training import train_config as train_config
+    from saescope.training import train_configs as train_configs
 
 __version__ = "0.1.0"
 
@@ -105,6 +106,7 @@ _HOME = {
     "trace_circuit": "graphs",
     "train": "training",
     "train_config": "training",
+    "train_configs": "training",
 }
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -120,9 +120,16 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that verifies; None if there is none."""
-    return next((path for path in reversed(_all(folder)) if not damage(path)), None)
+def latest(folder: Path, *, up_to: int | None = None) -> Path | None:
+    """The newest checkpoint that verifies, of at most the step `up_to`; None if there is none."""
+    within = [path for path in _all(folder) if up_to is None or step_of(path) <= up_to]
+    return next((path for path in reversed(within) if not damage(path)), None)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint is of."""
+    number = path.name.removeprefix(PREFIX)
+    return int(number) if number.isdecimal() else 0
 
 
 def damage(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Recording and editing activations. Hooks live only inside these context managers, and one that
 never fired is an error."""
 
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -71,17 +72,42 @@ def record_activations(
     pending = list(dict.fromkeys(hook_names))
     recorded: dict[str, Tensor] = {}
 
+    def keep(name: str, x: Tensor) -> None:
+        last = len(recorded) + 1 == len(pending)
+        recorded[name] = x if last else x.clone()  # some families add to it in place later on
+
+    stream_activations(model, ids, pending, take=keep, mask=mask)
+    return recorded
+
+
+def stream_activations(
+    model: LanguageModel,
+    ids: Int[Tensor, "batch n_pos"],
+    hook_names: Iterable[str],
+    *,
+    take: Callable[[str, Tensor], None],
+    mask: Bool[Tensor, "batch n_pos"] | None = None,
+) -> None:
+    """Call `take` with the name and the activation of each hook at the moment it fires; the model
+    may change that tensor in place once `take` is through.
+
+    Raises:
+        HookError: as `record_activations`.
+        ArgumentError: as `record_activations`.
+    """
+    pending, fired = list(dict.fromkeys(hook_names)), set[str]()
+
     def keep(name: str, x: Any, hook: object) -> None:
         _require_tensor(name, x)
-        recorded[name] = x.detach()
-        if len(recorded) == len(pending):
+        fired.add(name)
+        take(name, x.detach())
+        if len(fired) == len(pending):
             raise StopForward(x)
-        recorded[name] = recorded[name].clone()  # some families add to it in place later on
 
     for name in pending:
         model.require_hook(name)
     model.run(ids, [(name, partial(keep, name)) for name in pending], mask=mask)
-    silent = [name for name in pending if name not in recorded]
+    silent = [name for name in pending if name not in fired]
     if silent:
         raise HookError(
             f"{silent[0]!r} never fired in this model's forward pass.",
@@ -89,7 +115,6 @@ def record_activations(
             got=silent[0],
             hint='Use another site, such as "blocks.1.hook_resid_post".',
         )
-    return recorded
 
 
 def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
@@ -115,6 +140,15 @@ def hook_shape(model: LanguageModel, hook_name: str) -> tuple[int, ...]:
             )
         model.shapes[hook_name] = shape[2:]
     return model.shapes[hook_name]
+
+
+def hook_width(model: LanguageModel, hook_name: str) -> int:
+    """Numbers a position at a hook, heads taken together.
+
+    Raises:
+        HookError: as `hook_shape`.
+    """
+    return math.prod(hook_shape(model, hook_name))
 
 
 def _hooks(

@@ -8,7 +8,7 @@ the window, or on what comes after it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Bool
@@ -42,16 +42,24 @@ def typical_norm(model: LanguageModel, hook_name: str) -> float:
     Call it before a forward pass whose hooks ask for sinks: it runs the model. 0 where no position
     counts. While activations are edited it is that of the edited model, and is not kept.
     """
-    if (known := model.typical_norms.get(hook_name)) is not None:
-        return known
+    return typical_norms(model, [hook_name])[hook_name]
+
+
+def typical_norms(model: LanguageModel, hook_names: Iterable[str]) -> dict[str, float]:
+    """`typical_norm` of several hooks, those that are not known from one forward pass."""
+    asked = list(hook_names)
     with model.lock:
+        missing = [name for name in asked if name not in model.typical_norms]
+        found = {name: model.typical_norms[name] for name in asked if name not in missing}
+        if not missing:
+            return found
         tokens = model.tokenize(PROBE_TEXT, limit=model.n_ctx)
-        x = record_activations(model, model.batch(tokens.ids), [hook_name])[hook_name]
-        norms = _norms(x)[0][counted(tokens).to(x.device)]
-        typical = float(norms.median()) if len(norms) else 0.0
+        for name, x in record_activations(model, model.batch(tokens.ids), missing).items():
+            norms = _norms(x)[0][counted(tokens).to(x.device)]
+            found[name] = float(norms.median()) if len(norms) else 0.0
         if not model.n_editing:
-            model.typical_norms[hook_name] = typical
-        return typical
+            model.typical_norms.update(found)
+        return found
 
 
 def find_sinks(model: LanguageModel, recorded: Mapping[str, Tensor]) -> Bool[Tensor, "batch n_pos"]:

@@ -1,8 +1,7 @@
 """Contexts to activations at one or several hooks, from one forward pass that ends at the last of
 them."""
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError
-from saescope.hooks import hook_shape, record_activations
+from saescope.hooks import hook_width, record_activations, stream_activations
 from saescope.models import LanguageModel, plain_model
 
 
@@ -30,7 +29,7 @@ class Harvester:
                 hint='Name one: "blocks.8.hook_resid_pre".',
             )
         self.model = model
-        self.widths = {name: prod(hook_shape(model, name)) for name in dict.fromkeys(hook_names)}
+        self.widths = {name: hook_width(model, name) for name in dict.fromkeys(hook_names)}
         plain = plain_model(model, list(self.widths))
         self.plain = None
         if plain is not None:
@@ -56,6 +55,21 @@ class Harvester:
         with self.model.lock:
             activations = self.plain(ids)
         return {name: activations[name].flatten(2) for name in self.widths}
+
+    def stream(self, ids: Int[Tensor, "batch n_pos"], take: Callable[[str, Tensor], None]) -> None:
+        """Call `take` with each hook's name and activations at the moment they are there: nothing
+        is kept of them here, and the model may change them in place afterwards."""
+        stop_if_cancelled()
+
+        def flat(name: str, x: Tensor) -> None:
+            take(name, x.flatten(2))
+
+        ids = ids.to(self.model.device)
+        if self.plain is None:
+            stream_activations(self.model, ids, self.widths, take=flat)
+            return
+        with self.model.lock:
+            self.plain.stream(ids, flat)
 
     def _through_bridge(
         self, ids: Int[Tensor, "batch n_pos"]

@@ -2,9 +2,10 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from saescope.activations.buffer import Rows, n_rows
@@ -59,18 +60,9 @@ class TextSource(RowSource):
         self.harvester = Harvester(model, hook_names, cfg.context_size)
         self.widths = self.harvester.widths
         self.device = model.device
-        self.n_contexts = max(
-            1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // cfg.context_size
-        )
+        self.n_contexts = contexts_at_once(model, cfg)
         self.max_rows = self.n_contexts * (cfg.context_size - 1)
-        identity = (
-            model_fingerprint(model),
-            model.sink_factor,
-            *self.widths,
-            dataset.fingerprint,
-            cfg,
-        )
-        self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
+        self.fingerprint = text_fingerprint(model, self.widths, dataset, cfg)
         self.memory_bytes = self.stream.memory_bytes
         self.epoch, self.n_supplied = 0, 0
         self._taken = self._none = torch.empty(0, cfg.context_size, dtype=torch.int32)
@@ -89,18 +81,11 @@ class TextSource(RowSource):
         )
         mask = counted_positions(contexts, self.harvester.model.tokenizer.special_ids)
         activations = self.harvester(contexts.clamp(min=0).long())
-        mask = mask.to(self.device) & ~find_sinks(self.harvester.model, activations)
-        where = mask.flatten().nonzero().squeeze(1)
-        rows = {name: x.flatten(0, 1).index_select(0, where) for name, x in activations.items()}
+        rows = counted_rows(self.harvester.model, activations, mask.to(self.device))
         self.epoch = self.stream.epoch
         if self.epoch and not self.n_supplied + n_rows(rows):
             raise empty_error(self.stream.dataset, self.stream.cfg)
-        for name, x in rows.items():
-            if not bool(x.float().sum().isfinite()):
-                raise NumericError(
-                    f"The activations at {name} are not finite.",
-                    hint='Load the model with dtype="float32".',
-                )
+        require_finite(rows)
         self.n_supplied += n_rows(rows)
         self._taken = self._none
         return rows
@@ -116,3 +101,40 @@ class TextSource(RowSource):
         ).cpu()  # none in an earlier version's checkpoint
         self.stream.load_state_dict(state)
         self.epoch = self.stream.epoch
+
+
+def contexts_at_once(model: LanguageModel, cfg: ContextConfig) -> int:
+    """The contexts of one forward pass."""
+    return max(1, FORWARD_TOKENS.get(model.device.type, GPU_FORWARD_TOKENS) // cfg.context_size)
+
+
+def text_fingerprint(
+    model: LanguageModel, hook_names: Iterable[str], dataset: Dataset, cfg: ContextConfig
+) -> str:
+    """Two texts, models and settings with the same one supply the same rows."""
+    identity = (
+        model_fingerprint(model),
+        model.sink_factor,
+        *hook_names,
+        dataset.fingerprint,
+        cfg,
+    )
+    return hashlib.sha256(repr(identity).encode()).hexdigest()
+
+
+def counted_rows(
+    model: LanguageModel, activations: Mapping[str, Tensor], mask: Bool[Tensor, "batch n_pos"]
+) -> Rows:
+    """The rows of the positions in `mask` that are no sink at any of the hooks."""
+    where = (mask & ~find_sinks(model, activations)).flatten().nonzero().squeeze(1)
+    return {name: x.flatten(0, 1).index_select(0, where) for name, x in activations.items()}
+
+
+def require_finite(rows: Rows) -> None:
+    """Raises NumericError where an activation is NaN or infinite."""
+    for name, x in rows.items():
+        if not bool(x.float().sum().isfinite()):
+            raise NumericError(
+                f"The activations at {name} are not finite.",
+                hint='Load the model with dtype="float32".',
+            )

@@ -36,24 +36,29 @@ class PlainModel:
         self.sites = sites
         """Name, module, and whether the activation is the module's input (else its output)."""
 
-    @torch.no_grad()
     def __call__(self, ids: Int[Tensor, "batch n_pos"]) -> dict[str, Tensor]:
         """Activations by hook; one whose module did not run is missing."""
         activations: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            for name, module, is_input in self.sites:
-                stack.callback(self._attach(module, is_input, self._keep(name, activations)).remove)
-            with suppress(_Stop):
-                self.root(input_ids=ids, use_cache=False)
+        self.stream(ids, activations.__setitem__)
         return activations
 
-    def _keep(self, name: str, activations: dict[str, Tensor]) -> Callable[[Tensor], None]:
-        def keep(x: Tensor) -> None:
-            activations[name] = x
-            if len(activations) == len(self.sites):
+    @torch.no_grad()
+    def stream(self, ids: Int[Tensor, "batch n_pos"], take: Callable[[str, Tensor], None]) -> None:
+        """Call `take` with the name and the activation of each hook at the moment it is
+        reached."""
+        fired = set[str]()
+
+        def keep(name: str, x: Tensor) -> None:
+            fired.add(name)
+            take(name, x)
+            if len(fired) == len(self.sites):
                 raise _Stop
 
-        return keep
+        with ExitStack() as stack:
+            for name, module, is_input in self.sites:
+                stack.callback(self._attach(module, is_input, partial(keep, name)).remove)
+            with suppress(_Stop):
+                self.root(input_ids=ids, use_cache=False)
 
     @staticmethod
     def _attach(module: nn.Module, is_input: bool, keep: Callable[[Tensor], None]) -> Any:

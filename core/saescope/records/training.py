@@ -25,6 +25,11 @@ class Estimate:
     """Work that wanted each processor of the machine, this one's included, in the minute before the
     speeds were measured (1 is busy); None where nothing was measured or the system does not say."""
 
+    n_saes: int = 1
+    """SAEs that are trained on the same reading of the text."""
+    n_passes: int = 1
+    """Times that the text is read: once for as many SAEs as fit into memory together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan(Estimate):

@@ -4,7 +4,11 @@ from saescope.training.config import OPTIONS, TrainConfig, parse_options
 from saescope.training.door import check_run, run_settings
 from saescope.training.loggers import mode_of_wandb, require_logger
 from saescope.training.plan import Plan, make_plan
-from saescope.training.run import TrainingRun, train, train_config
+from saescope.training.run import TrainingRun, train_config
+from saescope.training.set_plan import make_set_plan
+from saescope.training.set_run import SetProgress, SetRun
+from saescope.training.sets import check_pattern, read_sweep, train_configs
+from saescope.training.train import TrainedSet, train
 from saescope.training.trainer import (
     Batches,
     ListBatches,
@@ -19,19 +23,26 @@ __all__ = [
     "Batches",
     "ListBatches",
     "Plan",
+    "SetProgress",
+    "SetRun",
     "TrainConfig",
+    "TrainedSet",
     "Trainer",
     "TrainingProgress",
     "TrainingRun",
     "Unseen",
+    "check_pattern",
     "check_run",
     "make_plan",
+    "make_set_plan",
     "mode_of_wandb",
     "parse_options",
     "plan_unseen",
+    "read_sweep",
     "require_logger",
     "run_settings",
     "stop_on_signals",
     "train",
     "train_config",
+    "train_configs",
 ]

@@ -45,6 +45,7 @@ class Chosen(NamedTuple):
     dead_feature_window: int
     resample_every: int
     log_every: int
+    data_seed: int
     revival: Revival
 
 
@@ -194,6 +195,9 @@ class TrainConfig:
     buffer_tokens: Annotated[
         int, Knob("positions that are mixed before batches are drawn", low=1, high=2**24)
     ] = 2**17
+    data_seed: Annotated[
+        int, Knob("order of the text and of what is mixed; -1 = seed", low=-1, high=2**31 - 1)
+    ] = -1
     cache_activations: Annotated[
         bool, Knob("keep the activations on disk: later runs on the same text and site read them")
     ] = False
@@ -274,6 +278,7 @@ class TrainConfig:
             dead_feature_window=window,
             resample_every=self.resample_every or 2 * window,
             log_every=self.log_every or max(1, min(n_steps // 200, 20)),
+            data_seed=self.seed if self.data_seed < 0 else self.data_seed,
             revival=self._revival(),
         )
 

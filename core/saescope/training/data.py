@@ -12,6 +12,7 @@ from torch import Tensor
 from saescope.activations import (
     ActivationStore,
     ContextConfig,
+    Dataset,
     RowSource,
     StoreConfig,
     TextSource,
@@ -35,7 +36,7 @@ class Rate:
     def __init__(self) -> None:
         self.seconds, self.n_tokens = 0.0, 0.0
 
-    def add(self, seconds: float, n_tokens: int) -> None:
+    def add(self, seconds: float, n_tokens: float) -> None:
         self.seconds += seconds
         self.n_tokens += n_tokens
         if self.seconds > FORGET_AFTER_S:
@@ -125,17 +126,27 @@ def text_source(
     cfg: TrainConfig, model: LanguageModel, *, roots: Sequence[Path] = ()
 ) -> TextSource:
     """The activations of the training part of the text; the held-out part is never read."""
-    contexts = ContextConfig(
+    return TextSource(model, hooks_of(cfg), text_of(cfg, roots=roots), context_config(cfg))
+
+
+def text_of(cfg: TrainConfig, *, roots: Sequence[Path] = ()) -> Dataset:
+    return open_dataset(cfg.dataset, text_column=cfg.text_column, roots=roots)
+
+
+def context_config(cfg: TrainConfig) -> ContextConfig:
+    """How the text of a run is cut into contexts."""
+    return ContextConfig(
         context_size=cfg.context_size,
         prepend_bos=PREPEND_BOS[cfg.prepend_bos],
         join_documents=cfg.join_documents,
         separator=cfg.document_separator,
-        seed=cfg.seed,
+        seed=cfg.chosen.data_seed,
     )
-    hooks = [cfg.hook_name, *([cfg.hook_name_out] if cfg.transcoder else [])]
-    return TextSource(
-        model, hooks, open_dataset(cfg.dataset, text_column=cfg.text_column, roots=roots), contexts
-    )
+
+
+def hooks_of(cfg: TrainConfig) -> tuple[str, ...]:
+    """The sites that a run reads: one, or for a transcoder what it reads and what it predicts."""
+    return (cfg.hook_name, cfg.hook_name_out) if cfg.transcoder else (cfg.hook_name,)
 
 
 def store_config(cfg: TrainConfig, *, n_tokens: int = 0) -> StoreConfig:
@@ -146,7 +157,7 @@ def store_config(cfg: TrainConfig, *, n_tokens: int = 0) -> StoreConfig:
         n_tokens=n_tokens,
         buffer_tokens=min(cfg.buffer_tokens, n_tokens),
         dtype=BUFFER_DTYPE,
-        seed=cfg.seed,
+        seed=cfg.chosen.data_seed,
     )
 
 

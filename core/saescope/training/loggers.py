@@ -4,6 +4,7 @@ import netrc
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from saescope.errors import ConfigError, cause_of
@@ -30,6 +31,24 @@ def make_log(cfg: TrainConfig, folder: Path | None) -> Log | None:
         return (_wandb if cfg.logger == "wandb" else _tensorboard)(cfg, folder)
     except (ImportError, OSError) as error:
         raise _failed(cfg.logger, error) from error
+
+
+def make_logs(cfgs: Mapping[str, TrainConfig], folder: Path | None) -> dict[str, Log]:
+    """What `make_log` gives, for each SAE of a set: a folder in TensorBoard; in wandb one run, in
+    which each has its own step."""
+    first = next(iter(cfgs.values()))
+    if first.logger == "none":
+        return {}
+    require_logger(first.logger)
+    try:
+        if first.logger == "tensorboard":
+            return {
+                name: _tensorboard(cfg, folder / "logs" / name if folder else None)
+                for name, cfg in cfgs.items()
+            }
+        return _wandb_of_set(cfgs, folder)
+    except (ImportError, OSError) as error:
+        raise _failed(first.logger, error) from error
 
 
 def require_logger(logger: str, *, wandb_mode: str = "") -> None:
@@ -87,19 +106,37 @@ def _hosts_in(place: str) -> set[str]:
 
 
 def _wandb(cfg: TrainConfig, folder: Path | None) -> Log:
+    run = _wandb_run(cfg.name, cfg.to_dict() | {"chosen": cfg.chosen._asdict()}, folder)
+    return lambda step, metrics: run.log(dict(metrics), step=step)
+
+
+def _wandb_of_set(cfgs: Mapping[str, TrainConfig], folder: Path | None) -> dict[str, Log]:
+    name = next(iter(cfgs.values())).name
+    run = _wandb_run(name, {name: cfg.to_dict() for name, cfg in cfgs.items()}, folder)
+
+    def log_of(member: str) -> Log:
+        # wandb's own step may not fall, and the SAEs of a set are not all at the same one.
+        run.define_metric(f"{member}/*", step_metric=f"{member}/step")
+        return lambda step, metrics: run.log(
+            {f"{member}/{key}": value for key, value in ({"step": step} | dict(metrics)).items()}
+        )
+
+    return {member: log_of(member) for member in cfgs}
+
+
+def _wandb_run(name: str, config: dict[str, Any], folder: Path | None) -> Any:
     import wandb
 
     try:
-        run = wandb.init(
+        return wandb.init(
             project="saescope",
-            name=cfg.name or None,
-            config=cfg.to_dict() | {"chosen": cfg.chosen._asdict()},
+            name=name or None,
+            config=config,
             resume="allow",
             dir=str(folder) if folder else None,
         )
     except wandb.Error as error:
         raise _failed("wandb", error) from error
-    return lambda step, metrics: run.log(dict(metrics), step=step)
 
 
 def _tensorboard(cfg: TrainConfig, folder: Path | None) -> Log:

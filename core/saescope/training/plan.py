@@ -2,28 +2,26 @@
 change where it does not fit."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from saescope.activations import TextSource
+from saescope.activations import ContextStream, TextSource
 from saescope.activations.buffer import n_rows
-from saescope.devices import DTYPES
 from saescope.models import LanguageModel
 from saescope.records.training import Plan
 from saescope.saes.disk import not_in_saelens, saelens_name
 from saescope.training.config import TrainConfig
-from saescope.training.data import BUFFER_DTYPE, store_config, text_source
+from saescope.training.data import text_source
 from saescope.training.loggers import require_logger
 from saescope.training.machine import free_bytes, free_disk_bytes, load_average, peak_bytes
+from saescope.training.memory import disk_bytes, run_bytes
 from saescope.training.trainer import ListBatches, Trainer
 
 MEASURE_S = 2.0
-WORK_BYTES = 2**28
-"""The work of a step: its chunks have a fixed size."""
 SPARE_DISK_BYTES = 2**28
 FEW_STEPS = 300
 MANY_EPOCHS = 4
@@ -39,7 +37,7 @@ def make_plan(
     there = peak_bytes(model.device)
     memory, free = there + run_bytes(cfg), there + free_bytes(model.device)
     disk, disk_free = disk_bytes(cfg), free_disk_bytes(folder)
-    step_s = _time_step(cfg, source, rows, model.device) if memory <= free else None
+    step_s = time_step(cfg, rows, model.device) if memory <= free else None
     n_tokens = cfg.n_steps * cfg.chosen.batch_size
     rate = (
         n_tokens / (cfg.harvested_tokens * harvest_s + n_tokens * step_s)
@@ -58,56 +56,11 @@ def make_plan(
         fits=memory <= free and disk + SPARE_DISK_BYTES <= disk_free,
         change=memory_advice(cfg, memory, free) + disk_advice(cfg, disk, disk_free),
         load=load,
-        warnings=_warnings(cfg, source),
+        warnings=[
+            *not_read_by_saelens([cfg]),
+            *about_the_text(cfg, text_tokens(source.stream, source.n_supplied)),
+        ],
     )
-
-
-def n_parameters(cfg: TrainConfig) -> int:
-    return (
-        cfg.d_sae * (cfg.d_in + cfg.chosen.d_out + 4)
-        + cfg.chosen.d_out
-        + (cfg.d_in * cfg.chosen.d_out if cfg.skip else 0)
-    )
-
-
-def buffer_bytes(cfg: TrainConfig) -> int:
-    width = cfg.d_in + (cfg.chosen.d_out if cfg.transcoder else 0)
-    return store_config(cfg).buffer_tokens * (width * DTYPES[BUFFER_DTYPE].itemsize + 8)
-
-
-def run_bytes(cfg: TrainConfig) -> int:
-    """Memory beside the language model: weights, gradients, Adam, the buffer, a step's work, and
-    the copies that a checkpoint takes."""
-    weights, width = 4 * n_parameters(cfg), cfg.d_in + cfg.chosen.d_out
-    held = 4 * weights + buffer_bytes(cfg)
-    batches = (cfg.n_batches_for_norm_estimate + 6) * cfg.chosen.batch_size * width * 4
-    entries = 0 if cfg.recipe.ranks else cfg.chosen.batch_size * cfg.d_sae * 3
-    copies = max(2 * weights, buffer_bytes(cfg)) + buffer_bytes(cfg)
-    return held + batches + WORK_BYTES + max(weights + entries, copies)
-
-
-def checkpoint_bytes(cfg: TrainConfig) -> int:
-    """The largest one: early in a run the batches that the scaling was estimated on are part of
-    it."""
-    pending = (
-        cfg.n_batches_for_norm_estimate
-        * cfg.chosen.batch_size
-        * (cfg.d_in + (cfg.chosen.d_out if cfg.transcoder else 0))
-        * 4
-    )
-    return 12 * n_parameters(cfg) + buffer_bytes(cfg) + pending + 2**23
-
-
-def disk_bytes(cfg: TrainConfig) -> int:
-    """The checkpoints that are kept, one that is being written, the SAE, and the stored activations
-    where they are asked for."""
-    width = cfg.d_in + (cfg.chosen.d_out if cfg.transcoder else 0)
-    stored = (
-        cfg.harvested_tokens * width * DTYPES[BUFFER_DTYPE].itemsize + 2 * buffer_bytes(cfg)
-        if cfg.cache_activations
-        else 0
-    )
-    return (cfg.keep_checkpoints + 1) * checkpoint_bytes(cfg) + 4 * n_parameters(cfg) + stored
 
 
 def _time_harvest(source: TextSource) -> tuple[float, dict[str, Tensor]]:
@@ -121,11 +74,10 @@ def _time_harvest(source: TextSource) -> tuple[float, dict[str, Tensor]]:
     return (time.monotonic() - started) / n_tokens, rows
 
 
-def _time_step(
-    cfg: TrainConfig, source: TextSource, rows: dict[str, Tensor], device: torch.device
-) -> float:
+def time_step(cfg: TrainConfig, rows: Mapping[str, Tensor], device: torch.device) -> float:
     """Seconds a token of training steps on what was just read, repeated to a whole batch."""
-    again = torch.arange(cfg.chosen.batch_size, device=source.device) % len(rows[cfg.hook_name])
+    read = rows[cfg.hook_name]
+    again = torch.arange(cfg.chosen.batch_size, device=read.device) % len(read)
     x, y = (
         rows[cfg.hook_name][again].float(),
         rows[cfg.hook_name_out or cfg.hook_name][again].float(),
@@ -197,20 +149,27 @@ def disk_advice(cfg: TrainConfig, need: int, free: int) -> list[str]:
     return [short]
 
 
-def _text_tokens(source: TextSource) -> int:
-    """About how many the text has; 0 if it is longer than what was read of it."""
-    stream = source.stream
+def text_tokens(stream: ContextStream, n_supplied: int) -> int:
+    """About how many tokens a text has, of which so many rows were taken; 0 if it is longer than
+    what was read of it."""
     if not stream.ended:
         return 0
     n_contexts = stream.slots.n_filled + len(stream.overflow) + stream.n_contexts
     n_given = stream.epoch * n_contexts + stream.n_contexts
-    return max(1, n_contexts * source.n_supplied // max(1, n_given))
+    return max(1, n_contexts * n_supplied // max(1, n_given))
 
 
-def _warnings(cfg: TrainConfig, source: TextSource) -> list[str]:
-    name = saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip)
-    warnings = [warning for warning in (not_in_saelens(name),) if warning]
-    n_tokens = _text_tokens(source)
+def not_read_by_saelens(cfgs: Iterable[TrainConfig]) -> list[str]:
+    """A warning for each kind of SAE that sae-lens has no class for."""
+    kinds = {
+        saelens_name(cfg.architecture, transcoder=cfg.transcoder, skip=cfg.skip) for cfg in cfgs
+    }
+    return [warning for kind in sorted(kinds) if (warning := not_in_saelens(kind))]
+
+
+def about_the_text(cfg: TrainConfig, n_tokens: int) -> list[str]:
+    """Warnings where a text of that many tokens (0: not known) or the run is short."""
+    warnings = list[str]()
     epochs = cfg.training_tokens / n_tokens if n_tokens else 0
     if epochs > MANY_EPOCHS:
         warnings.append(

@@ -1,6 +1,5 @@
-"""A training run from a model's name to an SAE: what a job does, and `saescope.train`."""
+"""A training run from a model's name to an SAE."""
 
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,8 +9,8 @@ from typing import Any
 from saescope import checkpoints as disk
 from saescope.activations import ActivationStore
 from saescope.errors import Cancelled, FormatError, ResourceError
-from saescope.hooks import hook_shape
-from saescope.models import LanguageModel, load_model, model_fingerprint
+from saescope.hooks import hook_width
+from saescope.models import LanguageModel, model_fingerprint
 from saescope.progress import Report, Say, silent
 from saescope.saes import SAE
 from saescope.saes.disk import not_in_saelens, saelens_name
@@ -33,12 +32,8 @@ def train_config(
         HookError: the model has no such site.
         ConfigError: a setting is out of range, or does not go with another.
     """
-    d_in = math.prod(hook_shape(model, hook_name))
-    d_out = (
-        math.prod(hook_shape(model, settings["hook_name_out"]))
-        if settings.get("hook_name_out")
-        else 0
-    )
+    d_in = hook_width(model, hook_name)
+    d_out = hook_width(model, settings["hook_name_out"]) if settings.get("hook_name_out") else 0
     settings["d_sae"] = settings.get("d_sae") or d_in * (expansion_factor or EXPANSION_FACTOR)
     settings["context_size"] = settings.get("context_size") or min(CONTEXT_SIZE, model.n_ctx)
     decided: dict[str, Any] = {
@@ -48,21 +43,6 @@ def train_config(
         "d_out": d_out,
     }
     return TrainConfig(**decided | settings)
-
-
-def train(
-    config: TrainConfig,
-    *,
-    model: LanguageModel | None = None,
-    folder: Path | None = None,
-    report: Report[TrainingProgress] | None = None,
-) -> SAE:
-    """The SAE that this configuration trains. With a `folder`, checkpoints are kept there, and a
-    run that was cut off goes on."""
-    model = model or load_model(*([config.model] if config.model else []))
-    run = TrainingRun(config, model, folder=folder)
-    run.go(report=report)
-    return run.sae()
 
 
 class TrainingRun:
@@ -141,15 +121,19 @@ class TrainingRun:
 
     def sae(self) -> SAE:
         """The SAE as it is now, named after the model and text by their public names."""
-        sae = self.trainer.result()
-        metadata = sae.cfg.metadata
-        facts = {
-            **metadata.raw,
-            "dataset_path": public_name(self.cfg.dataset),
-            "model_revision": self.model.revision,
-        }
-        facts["model_fingerprint"] = model_fingerprint(self.model)
-        return sae.with_metadata(replace(metadata, model_name=self.model.name, raw=facts))
+        return named(self.trainer.result(), self.cfg, self.model)
+
+
+def named(sae: SAE, cfg: TrainConfig, model: LanguageModel) -> SAE:
+    """A trained SAE that names model and text by their public names."""
+    metadata = sae.cfg.metadata
+    facts = {
+        **metadata.raw,
+        "dataset_path": public_name(cfg.dataset),
+        "model_revision": model.revision,
+    }
+    facts["model_fingerprint"] = model_fingerprint(model)
+    return sae.with_metadata(replace(metadata, model_name=model.name, raw=facts))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

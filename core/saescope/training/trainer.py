@@ -120,21 +120,10 @@ class Trainer:
             ConfigError: `cfg` is given and differs from what the run was started with.
         """
         saved = disk.load_latest(folder)
-        asked = cfg or TrainConfig.from_dict(saved.state["config"])
-        # What was chosen at the start holds, whatever another version would choose now.
-        started = TrainConfig.from_dict(saved.state["config"] | saved.state.get("chosen", {}))
-        now, then = asked.complete, started.complete
-        if cfg is not None and now != then:
-            raise ConfigError(
-                "The run was started with other settings: "
-                f"{ {name: then[name] for name in then if then[name] != now[name]} }.",
-                code="RESUME_MISMATCH",
-                hint="Resume without settings, or start a new run.",
-            )
-        trainer = cls(asked if now == then else started, batches, device=device)
+        trainer = cls(started_with(saved.state, cfg), batches, device=device)
         trainer.folder = folder
         disk.clean(folder)
-        trainer._restore(saved)
+        trainer.restore(saved)
         return trainer
 
     def run(
@@ -171,6 +160,11 @@ class Trainer:
                 schedule.saved()
         self.save()
         return self.progress(state)
+
+    def advance(self) -> bool:
+        """Take one step; whether it added a point to the history. What the batches raise when they
+        have none passes through, and leaves everything as it was."""
+        return self._train(self._next())
 
     def progress(self, state: State | Literal["running"]) -> TrainingProgress:
         return TrainingProgress(
@@ -307,6 +301,14 @@ class Trainer:
         """Write a checkpoint of this moment; None without a folder."""
         if self.folder is None:
             return None
+        return disk.save(self.folder, self.step, self.checkpoint(), keep=self.cfg.keep_checkpoints)
+
+    def checkpoint(self) -> disk.Checkpoint:
+        """All that decides the steps to come.
+
+        Raises:
+            NumericError: the weights are no longer finite.
+        """
         self._require_finite(sum(float(tensor.sum()) for tensor in self.params.values()))
         source, source_plain = disk.split_state(self.batches.state_dict())
         pending = {
@@ -322,8 +324,7 @@ class Trainer:
             "source": source,
             "pending": pending,
         }
-        saved = disk.Checkpoint(tensors, self._plain_state() | {"source": source_plain})
-        return disk.save(self.folder, self.step, saved, keep=self.cfg.keep_checkpoints)
+        return disk.Checkpoint(tensors, self._plain_state() | {"source": source_plain})
 
     def _plain_state(self) -> dict[str, Any]:
         factors = [self.scaling.factor_in, self.scaling.factor_out] if self.scaling else []
@@ -340,7 +341,8 @@ class Trainer:
             "versions": {"torch": str(torch.__version__), "threads": torch.get_num_threads()},
         }
 
-    def _restore(self, saved: disk.Checkpoint) -> None:
+    def restore(self, saved: disk.Checkpoint) -> None:
+        """Go on from a checkpoint of the same settings."""
         state, trainer = saved.state, dict(saved.tensors["trainer"])
         for name, tensor in saved.tensors["sae"].items():
             self.params[name].copy_(tensor)
@@ -365,6 +367,26 @@ class Trainer:
         self.batches.load_state_dict(
             disk.join_state(saved.tensors.get("source", {}), state["source"])
         )
+
+
+def started_with(state: Mapping[str, Any], cfg: TrainConfig | None = None) -> TrainConfig:
+    """The settings of the run whose saved state this is: what was chosen at its start holds,
+    whatever another version would choose now.
+
+    Raises:
+        ConfigError: RESUME_MISMATCH: `cfg` is given, and is another one.
+    """
+    asked = cfg or TrainConfig.from_dict(state["config"])
+    started = TrainConfig.from_dict(state["config"] | state.get("chosen", {}))
+    now, then = asked.complete, started.complete
+    if cfg is not None and now != then:
+        raise ConfigError(
+            "The run was started with other settings: "
+            f"{ {name: then[name] for name in then if then[name] != now[name]} }.",
+            code="RESUME_MISMATCH",
+            hint="Resume without settings, or start a new run.",
+        )
+    return asked if now == then else started
 
 
 def _parts(batch: Batch) -> dict[str, Tensor]:

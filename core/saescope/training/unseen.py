@@ -14,13 +14,8 @@ from saescope.names import split_hook
 from saescope.records.training import Plan
 from saescope.training.config import TrainConfig
 from saescope.training.machine import free_bytes, free_disk_bytes
-from saescope.training.plan import (
-    SPARE_DISK_BYTES,
-    disk_advice,
-    disk_bytes,
-    memory_advice,
-    run_bytes,
-)
+from saescope.training.memory import disk_bytes, run_bytes
+from saescope.training.plan import SPARE_DISK_BYTES, disk_advice, memory_advice
 from saescope.training.run import CONTEXT_SIZE, EXPANSION_FACTOR
 
 PROCESS_BYTES = 2**29
@@ -74,7 +69,7 @@ def plan_unseen(
     return Unseen(cfg, plan if plan.fits else replace(plan, tokens_per_s=None, eta_s=None))
 
 
-def _speeds(cfg: TrainConfig, size: ModelSize, per_s: float) -> dict[str, float]:
+def _speeds(cfg: TrainConfig, size: ModelSize, per_s: float) -> dict[str, Any]:
     layer, _ = split_hook(cfg.hook_name)
     n_layers = size.n_layers
     share = min(1.0, (layer + 1) / n_layers) if n_layers and layer is not None else 1.0

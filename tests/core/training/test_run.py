@@ -24,7 +24,7 @@ from saescope.splice import check_fits
 from saescope.training import Plan, TrainConfig, TrainingRun, make_plan, plan, train, train_config
 from saescope.training.data import Rate, WatchedSource
 from saescope.training.history import concerns
-from saescope.training.plan import buffer_bytes, disk_bytes
+from saescope.training.memory import buffer_bytes, disk_bytes
 from saescope.training.run import newest_checkpoint, public_name
 
 HOOK = "blocks.2.hook_resid_post"
