@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -575,3 +576,77 @@ async def test_a_real_worker_survives_the_process_that_started_it(
     started = time.monotonic()
     assert (await call(state, "job_status", job_id=run.id, wait_s=WAIT_S))["state"] == "done"
     assert time.monotonic() - started < WAIT_S
+
+
+SET: dict[str, Any] = SMALL | {
+    "hook_name": "blocks.{layer}.mlp.hook_in",
+    "hook_name_out": "blocks.{layer}.hook_mlp_out",
+    "layers": "0,2",
+}
+
+
+async def test_a_set_is_trained_as_one_job_and_each_of_its_saes_loads(
+    train: Train, state: AppState, glass_dir: Path
+) -> None:
+    planned = await train(**SET, dry_run=True)
+    assert (planned["plan"]["n_saes"], planned["plan"]["n_passes"]) == (2, 1)
+    assert "for 2 SAEs" in planned["summary"]
+    done = await train(**SET, name="circuit")
+    assert done["state"] == "done" and done["sae"] is None
+    assert done["saes"] == ["glassllm-en/0.mlp.in/circuit", "glassllm-en/2.mlp.in/circuit"]
+    assert "2 of 2 SAEs are trained" in done["summary"]
+    assert done["provenance"]["sae"] is None
+    for layer, line in zip((0, 2), done["members"], strict=True):
+        assert re.match(rf"layer_{layer}: explained variance [\d.-]+, CE score [\d.-]+, L0 4", line)
+        folder = Path(done["path"]) / f"layer_{layer}"
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "cfg.json",
+            "sae_weights.safetensors",
+        ]
+    status = await call(state, "job_status", job_id=done["job_id"])
+    assert status["saes"] == done["saes"] and status["members"] == done["members"]
+    folder = str(Path(done["path"]) / "layer_2")
+    loaded = await call(state, "load_sae", path=folder, model=str(glass_dir))
+    assert loaded["sae"] == done["saes"][1]
+
+
+async def test_options_list_several_saes_of_one_site(train: Train) -> None:
+    one_k = {name: value for name, value in SMALL.items() if name != "k"}
+    done = await train(**one_k, options=["k=4,8"], name="pair")
+    assert [line.partition(":")[0] for line in done["members"]] == ["k4", "k8"]
+    assert [path.name for path in sorted(Path(done["path"]).iterdir())] == ["k4", "k8"]
+
+
+async def test_a_cancelled_set_goes_on_to_the_same_saes(train: Train, state: AppState) -> None:
+    of_set = {name: SET[name] for name in ("hook_name", "hook_name_out", "layers")}
+    long = LONG | of_set | {"training_tokens": 10_000, "d_sae": 64}
+    straight = await train(**long)
+    job_id = (await train(**long, wait_s=0.0))["job_id"]
+    await until(state, job_id, lambda run: run.progress.get("step", 0) > 5)
+    running = await call(state, "job_status", job_id=job_id)
+    assert [line.partition(":")[0] for line in running["members"]] == ["layer_0", "layer_2"]
+    stopped = await stop_and_see(state, job_id)
+    assert stopped.state == "cancelled" and 5 < stopped.progress["step"] < 78
+    resumed = await call(state, "train_sae", resume=job_id, wait_s=WAIT_S)
+    assert resumed["state"] == "done"
+    for name in ("layer_0", "layer_2"):
+        one, other = (load_sae(Path(run["path"]) / name) for run in (straight, resumed))
+        assert one.weights_hash == other.weights_hash
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "field"),
+    [
+        ({"layers": ""}, "CONFLICTING_ARGUMENTS", "hook_name"),
+        ({"layers": "0-99"}, "INVALID_ARGUMENT", "layers"),
+        ({"hook_name": "blocks.1.hook_resid_post"}, "CONFLICTING_ARGUMENTS", "hook_name"),
+        ({"k": 4.0, "options": ["k=4,8"]}, "CONFLICTING_ARGUMENTS", "k"),
+        ({"options": ["seed=1,1"]}, "INVALID_ARGUMENT", "options"),
+        ({"options": ["cache_activations=true"]}, "CONFLICTING_ARGUMENTS", "cache_activations"),
+    ],
+)
+async def test_a_set_that_cannot_be_is_refused_at_once(
+    state: AppState, glass_dir: Path, said: dict[str, Any], code: str, field: str
+) -> None:
+    error = await refuse(state, "train_sae", **{"model": str(glass_dir), **SET, **said})
+    assert (error["code"], error["field"]) == (code, field)

@@ -1,13 +1,13 @@
 """Training SAEs: losses, fast steps, trainer, checkpoints; a whole run from a model's name."""
 
 from saescope.training.config import OPTIONS, TrainConfig, parse_options
-from saescope.training.door import check_run, run_settings
+from saescope.training.door import Asked, asked_of, check_run
 from saescope.training.loggers import mode_of_wandb, require_logger
 from saescope.training.plan import Plan, make_plan
 from saescope.training.run import TrainingRun, train_config
 from saescope.training.set_plan import make_set_plan
 from saescope.training.set_run import SetProgress, SetRun
-from saescope.training.sets import check_pattern, read_sweep, train_configs
+from saescope.training.sets import names_of, read_sweep, train_configs
 from saescope.training.train import TrainedSet, train
 from saescope.training.trainer import (
     Batches,
@@ -20,6 +20,7 @@ from saescope.training.unseen import Unseen, plan_unseen
 
 __all__ = [
     "OPTIONS",
+    "Asked",
     "Batches",
     "ListBatches",
     "Plan",
@@ -31,16 +32,16 @@ __all__ = [
     "TrainingProgress",
     "TrainingRun",
     "Unseen",
-    "check_pattern",
+    "asked_of",
     "check_run",
     "make_plan",
     "make_set_plan",
     "mode_of_wandb",
+    "names_of",
     "parse_options",
     "plan_unseen",
     "read_sweep",
     "require_logger",
-    "run_settings",
     "stop_on_signals",
     "train",
     "train_config",

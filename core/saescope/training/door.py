@@ -3,13 +3,15 @@ where it is loaded."""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 from saescope.errors import HookError
 from saescope.models import LanguageModel, pick_device
 from saescope.names import split_hook
 from saescope.training.config import TrainConfig, parse_options
-from saescope.training.run import EXPANSION_FACTOR, train_config
+from saescope.training.run import CONTEXT_SIZE, EXPANSION_FACTOR, train_config
+from saescope.training.sets import check_set, read_sweep, sites_of, train_configs
 
 _NOT_SETTINGS = ("model", "options", "device")
 _LARGE = 2**24
@@ -17,14 +19,44 @@ _LARGE = 2**24
 _HOOK = re.compile(r"(\w+\.)*(hook_\w+)")
 
 
-def run_settings(run: Mapping[str, Any], options: Sequence[str]) -> dict[str, Any]:
-    """The arguments of `train_config` from those of a call; `options` win."""
-    settings = {**run, **parse_options(options)}
-    return {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
+class Asked(NamedTuple):
+    """What a call asks to be trained."""
+
+    settings: dict[str, Any]
+    """The arguments of `train_config`."""
+    layers: str
+    """Sites of a set, as `read_layers` takes them; empty for one site."""
+    sweep: dict[str, list[Any]]
+    """What several SAEs at one site differ in."""
+
+    @property
+    def many(self) -> bool:
+        return bool(self.layers or self.sweep)
+
+    def configs(self, model: LanguageModel) -> list[TrainConfig]:
+        """The configurations of all SAEs; of a single one with what is its own seed for all.
+
+        Raises:
+            ConfigError, HookError, ArgumentError: as `train_configs`.
+        """
+        if not self.many:
+            return [train_config(model, **self.settings)]
+        return train_configs(model, layers=self.layers, sweep=self.sweep, **self.settings)
+
+
+def asked_of(run: Mapping[str, Any], options: Sequence[str]) -> Asked:
+    """What the arguments of a call ask for; `options` win."""
+    single, sweep = read_sweep(options)
+    settings = {**run, **parse_options(single)}
+    layers = settings.pop("layers", "")
+    known = {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
+    if "d_sae" in sweep:
+        known.pop("expansion_factor", None)
+    return Asked(known, layers, sweep)
 
 
 def check_run(
-    settings: Mapping[str, Any],
+    asked: Asked,
     *,
     model: LanguageModel | None,
     n_layers: int | None = None,
@@ -34,16 +66,36 @@ def check_run(
     widths."""
     pick_device(device)
     if model is not None:
-        train_config(model, **settings)
+        asked.configs(model)
         return
-    complete = dict(settings)
-    factor = complete.pop("expansion_factor", 0) or EXPANSION_FACTOR
-    complete["d_sae"] = complete.get("d_sae") or _LARGE * factor
-    complete["context_size"] = complete.get("context_size") or 1
-    TrainConfig(d_in=_LARGE, **complete)
-    for field in ("hook_name", "hook_name_out"):
-        if complete.get(field):
-            _check_hook(field, complete[field], n_layers)
+    for cfg in unseen_configs(asked, width=_LARGE, n_layers=n_layers):
+        for field in ("hook_name", "hook_name_out"):
+            if name := getattr(cfg, field):
+                _check_hook(field, name, n_layers)
+
+
+def unseen_configs(asked: Asked, *, width: int, n_layers: int | None) -> list[TrainConfig]:
+    """The configurations for a model of which only the width is known, and perhaps how many layers
+    it has: without that, {layer} is the first.
+
+    Raises:
+        ConfigError, ArgumentError: as `train_configs`.
+    """
+    settings = dict(asked.settings)
+    factor = settings.pop("expansion_factor", 0) or EXPANSION_FACTOR
+    settings["d_sae"] = settings.get("d_sae") or width * factor
+    settings["context_size"] = settings.get("context_size") or CONTEXT_SIZE
+    names = settings.pop("hook_name"), settings.pop("hook_name_out", "")
+    layers = asked.layers if n_layers or not asked.layers else "0"
+    sites = sites_of(*names, layers, n_layers or 1)
+    settings |= {"d_in": width, "d_out": width if names[1] else 0}
+    said: list[dict[str, Any]] = [
+        {**settings, **site, **dict(zip(asked.sweep, values, strict=True))}
+        for site in sites
+        for values in product(*asked.sweep.values())
+    ]
+    configs = [TrainConfig(**each) for each in said]
+    return check_set(configs) if asked.many else configs
 
 
 def _check_hook(field: str, name: str, n_layers: int | None) -> None:

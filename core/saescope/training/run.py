@@ -102,22 +102,7 @@ class TrainingRun:
 
     def save_sae(self, folder: Path) -> SAE:
         """Raises: ResourceError: DISK_FULL or CANNOT_WRITE; the checkpoints are untouched."""
-        sae = self.sae()
-        try:
-            sae.save(folder)
-        except ResourceError as error:
-            what = (
-                "Free space on that disk"
-                if error.code == "DISK_FULL"
-                else "Make that folder writable"
-            )
-            raise ResourceError(
-                error.message,
-                code=error.code,
-                field="name",
-                hint=f"{what}, then resume the run: its last checkpoint is complete.",
-            ) from error
-        return sae
+        return saved(self.sae(), folder)
 
     def sae(self) -> SAE:
         """The SAE as it is now, named after the model and text by their public names."""
@@ -134,6 +119,27 @@ def named(sae: SAE, cfg: TrainConfig, model: LanguageModel) -> SAE:
     }
     facts["model_fingerprint"] = model_fingerprint(model)
     return sae.with_metadata(replace(metadata, model_name=model.name, raw=facts))
+
+
+def saved(sae: SAE, folder: Path) -> SAE:
+    """An SAE, once it is written.
+
+    Raises:
+        ResourceError: DISK_FULL or CANNOT_WRITE; the checkpoints are untouched.
+    """
+    try:
+        sae.save(folder)
+    except ResourceError as error:
+        what = (
+            "Free space on that disk" if error.code == "DISK_FULL" else "Make that folder writable"
+        )
+        raise ResourceError(
+            error.message,
+            code=error.code,
+            field="name",
+            hint=f"{what}, then resume the run: its last checkpoint is complete.",
+        ) from error
+    return sae
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

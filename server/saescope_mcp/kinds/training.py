@@ -27,6 +27,8 @@ def train_reply(run: Run) -> TrainSaeReply:
         job_id=None if run.dry_run and not run.live else run.id,
         plan=PLAN.validate_python(run.plan) if run.plan else None,
         sae=run.result.get("sae"),
+        saes=run.result.get("saes", []),
+        members=run.result.get("members") or run.progress.get("members", []),
         path=run.result.get("path") if run.state == "done" else None,
         name=run.name or None,
         n_tokens=run.progress.get("n_tokens"),
@@ -42,9 +44,11 @@ def planned(plan: dict[str, Any]) -> str:
     if not plan["fits"]:
         change = f" It fits with {' or '.join(plan['change'])}." if plan["change"] else ""
         return f"The run needs {takes}: it does not fit.{change}"
+    times = f", the text is read {plan['n_passes']} times" * (plan.get("n_passes", 1) > 1)
+    for_all = f" for {plan['n_saes']} SAEs{times}" * (plan.get("n_saes", 1) > 1)
     return (
         f"The run takes about {duration(plan['eta_s'])} at {plan['tokens_per_s']:,.0f} "
-        f"tokens/s{_measured_under(plan.get('load'))}, {takes}."
+        f"tokens/s{for_all}{_measured_under(plan.get('load'))}, {takes}."
     )
 
 
@@ -61,6 +65,12 @@ def _summary(run: Run) -> str:
             return f"Dry run: {planned(plan)} Nothing was started."
         case "done":
             latest = run.progress["metrics"]["latest"] or {}
+            if saes := run.result.get("saes"):
+                n_all = len(run.result["members"])
+                return (
+                    f"{len(saes)} of {n_all} SAEs are trained{_spread(latest)}. Each loads by its "
+                    "handle."
+                )
             quality = (
                 f": L0 {latest['l0']:.1f}, explained variance "
                 f"{latest['explained_variance']:.2f}, {latest['dead_share']:.1%} dead"
@@ -76,7 +86,8 @@ def _summary(run: Run) -> str:
         case "running":
             eta_s = to_go(run)
             left = f" About {duration(eta_s)} to go." if eta_s else ""
-            return f"{run.id} is running, at {at}: {run.message}.{left}"
+            latest = run.progress.get("metrics", {}).get("latest") or {}
+            return f"{run.id} is running, at {at}{_spread(latest)}: {run.message}.{left}"
         case "failed":
             return f"{run.id} failed at {at}: {run.error.get('message', '')}"
         case _:
@@ -86,11 +97,23 @@ def _summary(run: Run) -> str:
             return f"{run.id} is {run.state} at {at}: {kept}."
 
 
+def _spread(latest: dict[str, Any]) -> str:
+    """The explained variance over the SAEs of a set, on the last batch."""
+    if "explained_variance_worst" not in latest:
+        return ""
+    return (
+        f" (explained variance {latest['explained_variance']:.2f} in the median, "
+        f"{latest['explained_variance_worst']:.2f} at worst)"
+    )
+
+
 def _next(run: Run) -> list[str]:
     if run.dry_run and run.state == "done":
         return [next_call("train_sae", **run.request)] if run.plan["fits"] else []
     if run.live:
         return [next_call("job_status", job_id=run.id, wait_s=30)]
+    if saes := run.result.get("saes"):
+        return [next_call("evaluate_sae", sae=saes[0])]
     if run.state == "done":
         return [
             load_call(Source(path=run.result["path"], model=run.settings["model"]), Placement()),

@@ -136,6 +136,9 @@ class JobStatusReply(ListReply, frozen=True):
     eta_s: float | None = None
     checkpoint: str | None = None
     sae: str | None = None
+    saes: list[str] = Field(default_factory=list[str])
+    members: list[str] = Field(default_factory=list[str])
+    """A line for each SAE of a set that is trained."""
     plan: dict[str, Any] | None = None
     pictures: list[str] = Field(default_factory=list[str])
     result: dict[str, Any] | None = None

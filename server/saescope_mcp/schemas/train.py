@@ -12,6 +12,7 @@ from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Name
 from saescope_mcp.schemas.common import Reply, Request, Seed
 from saescope_mcp.schemas.status import JobState
 
+_SWEPT = ("k", "d_sae", "seed")
 _COEFFICIENTS = ("l1_coefficient", "l0_coefficient")
 _NOT_OF_THE_RUN = {"dry_run", "wait_s", "resume", "response_format"}
 
@@ -25,6 +26,11 @@ class TrainSae(Request):
     )
     hook_name: Identifier = Field(default="", description='Site, e.g. "blocks.14.hook_resid_post".')
     hook_name_out: Identifier = Field(default="", description="Transcoder: the site to predict.")
+    layers: Identifier = Field(
+        default="",
+        description='With {layer} in the hook names: "all", "0-11" or "3,7". An SAE each, all in '
+        "one pass.",
+    )
     dataset: LocalPath = Field(
         default="embedded",
         description='"embedded", a file or folder (.txt .jsonl .csv .tsv .parquet), or '
@@ -53,7 +59,7 @@ class TrainSae(Request):
     options: Annotated[list[Identifier], AtMost("max_options")] = Field(
         default=[],
         description='Rarer settings as "name=value", e.g. "target_l0=64", "text_column=body". The '
-        "error for a wrong name lists the right ones.",
+        'error for a wrong name lists the right ones. "k=16,32" (d_sae, seed): an SAE for each.',
     )
     device: Identifier = Field(
         default="auto", description='"auto", "cpu", "cuda", "cuda:1" or "mps".'
@@ -82,6 +88,9 @@ class TrainSae(Request):
                 "expansion_factor and d_sae are both given",
                 "one of expansion_factor and d_sae",
             )
+        for name in {option.partition("=")[0].strip() for option in self.options} & {*_SWEPT}:
+            if name in self.model_fields_set or (name == "d_sae" and self.expansion_factor):
+                _conflict(name, f"{name} is given twice", f'"{name}=..." in options alone')
         for name in _COEFFICIENTS:
             if getattr(self, name) and RECIPES[self.architecture].sets_l0 != name:
                 _conflict(
@@ -136,8 +145,12 @@ class TrainSaeReply(Reply, frozen=True):
     job_id: str | None = None
     plan: TrainPlan | None = None
     sae: str | None = None
+    saes: list[str] = Field(default_factory=list[str])
+    """The handles of a set's SAEs."""
+    members: list[str] = Field(default_factory=list[str])
+    """A line for each SAE of a set: how good it is so far, in the end on probe text."""
     path: str | None = None
-    """The folder of the trained SAE."""
+    """The folder of the trained SAE, or of those of a set."""
     name: str | None = None
     n_tokens: int | None = None
     metrics: dict[str, Any] | None = None

@@ -74,7 +74,9 @@ def handle_for(model_handle: str, source: Source, hook_name: str) -> str:
     layer = source.layers or layer
     base = f"{model_handle}/{site}" if layer is None else f"{model_handle}/{layer}.{site}"
     tag = Path(source.path.partition(_ANY)[0] + "x").parent.name if _ANY in source.path else ""
-    tag = tag or Path(source.path).name
+    path = Path(source.path)
+    of_set = layer is not None and re.fullmatch(r"layer_\d+", path.name)  # says what base says
+    tag = tag or (path.parent.name if of_set else path.name)
     if source.release:
         inside = source.sae_id.replace(_ANY, "").replace("*", "")
         tag = source.release.rsplit("/", 1)[-1] + (

@@ -174,6 +174,8 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
         eta_s=to_go(run) if run.live else None,
         checkpoint=run.checkpoint,
         sae=run.result.get("sae"),
+        saes=run.result.get("saes", []),
+        members=run.result.get("members") or progress.get("members", []),
         pictures=pictures,
         plan=run.plan or None,
         result=_result(state, run, reply) if run.state == "done" else None,

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 
 async def train_sae(state: AppState, request: TrainSae) -> TrainSaeReply:
-    """Train an SAE (with hook_name_out a transcoder) on your own model and text. First
+    """Train an SAE (with hook_name_out a transcoder), or many in one pass (layers), on your own
+    model and text. First
     dry_run=true: it measures for some seconds and says time, memory and disk, and what to change if
     it does not fit; show that to the user. The run is a job in a separate process that survives
     this server: job_status, cancel_job; cut off, it resumes with resume=job_id. Then load it, and
@@ -129,9 +130,9 @@ async def _unseen(state: AppState, request: TrainSae) -> TrainSaeReply | None:
 
 def _plan_unseen(request: TrainSae, size: "ModelSize") -> "Unseen | None":
     from saescope.models import pick_device
-    from saescope.training import plan_unseen, run_settings
+    from saescope.training import asked_of, plan_unseen
 
-    said = run_settings(request.run, request.options)
+    said = asked_of(request.run, request.options)
     return plan_unseen(said, size, device=pick_device(request.device), folder=home())
 
 
@@ -149,14 +150,16 @@ def _look(
     from saescope.activations import open_dataset, require_text
     from saescope.checkpoints import require_writable
     from saescope.models import peek_n_layers
-    from saescope.training import check_run, mode_of_wandb, require_logger, run_settings
+    from saescope.training import asked_of, check_run, mode_of_wandb, require_logger
 
-    asked, roots = run_settings(request.run, request.options), list(settings.read_roots)
+    asked, roots = asked_of(request.run, request.options), list(settings.read_roots)
     mode = mode_of_wandb(offline=settings.offline)
-    require_logger(asked.get("logger", "none"), wandb_mode=mode)
+    require_logger(asked.settings.get("logger", "none"), wandb_mode=mode)
     loaded, n_layers = slot and slot.model, peek_n_layers(model)
     check_run(asked, model=loaded, n_layers=n_layers, device=request.device)
-    require_text(open_dataset(dataset, text_column=asked.get("text_column", ""), roots=roots))
+    require_text(
+        open_dataset(dataset, text_column=asked.settings.get("text_column", ""), roots=roots)
+    )
     require_writable(trained_saes())
 
 

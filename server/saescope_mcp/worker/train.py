@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 from saescope.cancel import cancellable
 from saescope.errors import Cancelled, ResourceError
 from saescope.names import home
-from saescope_mcp.replies.facts import versions
 from saescope_mcp.schemas.train import TrainSae
 from saescope_mcp.settings import Settings
-from saescope_mcp.state import Placement, Source
+from saescope_mcp.state import Placement
 from saescope_mcp.state.loading import read_model
-from saescope_mcp.state.sources import KnownHandles
 from saescope_mcp.worker.base import Worker
+from saescope_mcp.worker.made import provenance, remembered
+from saescope_mcp.worker.sets import SetJob
 
 if TYPE_CHECKING:
     from saescope.models import LanguageModel
-    from saescope.training import TrainConfig, TrainingRun
+    from saescope.training import Asked, TrainConfig, TrainingRun
     from saescope.training.trainer import Point
 
 HISTORY_POINTS = 16
+SET = "set"
 BEGINS_ANEW = "Its checkpoints are gone: the run began anew."
 
 
@@ -31,21 +32,28 @@ class TrainWorker(Worker):
 
     phase = "training"
     training: "TrainingRun | None" = None
+    set_job: SetJob | None = None
 
     def prepare(self) -> None:
         """Measure, write down the configuration and the plan, and refuse a run that does not
         fit."""
         if self.run.plan:
             return
-        from saescope.training import make_plan
+        from saescope.training import make_plan, make_set_plan
         from saescope.training.machine import n_threads
 
         self.say("loading the model", phase="measuring")
-        model = self._model()
-        cfg = self._config(model)
-        self._unmute(cfg)
+        model = self.model()
+        asked = self._asked()
+        configs = asked.configs(model)
+        cfg = configs[0]
+        self.unmute(cfg)
         self.say("measuring the speed on this machine")
-        plan = make_plan(cfg, model, folder=self.runs.root, roots=self._roots)
+        where: Any = {"folder": self.runs.root, "roots": self.roots}
+        plan = (
+            make_set_plan(configs, model, **where) if asked.many else make_plan(cfg, model, **where)
+        )
+        written = {SET: [cfg.asked for cfg in configs]} if asked.many else cfg.to_dict()
         summary = {name: value for name, value in asdict(plan).items() if name != "warnings"}
         summary |= {
             "n_steps": cfg.n_steps,
@@ -56,7 +64,7 @@ class TrainWorker(Worker):
         summary |= {"lr": cfg.chosen.lr, "device": str(model.device)}
         self.run = replace(
             self.run,
-            config=cfg.to_dict() | {"threads": n_threads()},
+            config=written | {"threads": n_threads()},
             plan=summary,
             warnings=plan.warnings,
         )
@@ -66,39 +74,46 @@ class TrainWorker(Worker):
             raise does_not_fit(summary)
 
     def do(self) -> dict[str, Any]:
-        from saescope.training import TrainConfig, TrainingRun
+        from saescope.training import SetRun, TrainConfig, TrainingRun
         from saescope.training.machine import use_threads
 
         config = dict(self.run.config)
         use_threads(config.pop("threads"))
         self.say("loading the model")
+        many = config.pop(SET, None)
         with cancellable(self.stop):
-            model = self._model()
-            cfg = TrainConfig.from_dict(config)
-            self._unmute(cfg)
+            model = self.model()
+            configs = [TrainConfig.from_dict(settings) for settings in many or [config]]
+            self.unmute(configs[0])
             self.say("reading text")
-            training = TrainingRun(
-                cfg, model, folder=self.checkpoints, roots=self._roots, stop=self.stop, say=self.say
+            where: Any = {"folder": self.checkpoints, "roots": self.roots, "stop": self.stop}
+            training = (
+                SetRun(configs, model, **where)
+                if many
+                else TrainingRun(configs[0], model, say=self.say, **where)
             )
         self.warn(
             *training.warnings,
             *([BEGINS_ANEW] if self.run.checkpoint and not self.newest() else []),
         )
+        if isinstance(training, SetRun):
+            self.set_job = SetJob(self, training)
+            return self.set_job.do(self.place())
         self.training = training
         self.say("training")
         if training.go().state != "done":
             raise Cancelled("Asked to stop.")
         self.say("saving the SAE")
-        return self._done(training, cfg, model)
+        return self._done(training, configs[0], model)
 
-    def _unmute(self, cfg: "TrainConfig") -> None:
+    def unmute(self, cfg: "TrainConfig") -> None:
         """The command line and the server switch wandb off for everybody else."""
         from saescope.training import mode_of_wandb
 
         if cfg.logger == "wandb":
             os.environ["WANDB_MODE"] = mode_of_wandb(offline=self.run.settings["offline"])
 
-    def _place(self) -> Path:
+    def place(self) -> Path:
         """Name the folder the SAE goes to; if something else is there by now, one beside it.
         Written down first, for a resume to know."""
         if "path" in self.run.result:
@@ -118,25 +133,17 @@ class TrainWorker(Worker):
     ) -> dict[str, Any]:
         from saescope.training.history import concerns
 
-        path = self._place()
+        path = self.place()
         sae = training.save_sae(path)
         self.warn(*concerns(training.trainer.history.points[-1]))
-        source = Source(path=str(path), model=self.run.settings["model"])
-        handles = KnownHandles()
-        handle = handles.name(model.handle, source, cfg.hook_name)
-        handles.remember(handle, source, Placement())
+        handle = remembered(path, self.run.settings["model"], model.handle, cfg.hook_name)
         return {
             "sae": handle,
             "path": str(path),
             "provenance": {
-                "model": model.name,
-                "revision": model.revision,
+                **provenance(model, cfg.seed),
                 "sae": handle,
                 "weights_hash": sae.weights_hash,
-                "dtype": str(model.dtype).removeprefix("torch."),
-                "device": str(model.device),
-                "seed": cfg.seed,
-                "versions": versions(),
             },
         }
 
@@ -144,24 +151,37 @@ class TrainWorker(Worker):
     def can_resume(self) -> bool:
         return self.newest() is not None
 
-    def _model(self) -> "LanguageModel":
+    def model(self) -> "LanguageModel":
         stored = self.run.settings
         settings = Settings(offline=stored["offline"], sink_factor=stored["sink_factor"])
         return read_model(stored["model"], Placement(stored["device"]), settings, self.say)
 
-    def _config(self, model: "LanguageModel") -> "TrainConfig":
-        from saescope.training import run_settings, train_config
+    def _asked(self) -> "Asked":
+        from saescope.training import asked_of
 
         request, settings = TrainSae.model_validate(self.run.request), self.run.settings
-        arguments = run_settings(request.run, request.options)
-        arguments |= {"dataset": settings["dataset"], "name": self.run.name}
-        return train_config(model, **arguments)
+        asked = asked_of(request.run, request.options)
+        here = {"dataset": settings["dataset"], "name": self.run.name}
+        return asked._replace(settings=asked.settings | here)
 
     @property
-    def _roots(self) -> list[Path]:
+    def roots(self) -> list[Path]:
         return [Path(root) for root in self.run.settings["roots"]]
 
+    def newest(self) -> Path | None:
+        """Find its newest checkpoint; of a set the folder of those of its sites."""
+        if SET in self.run.config:
+            there = any(self.checkpoints.glob("*/ckpt-*"))
+            return self.checkpoints if there else None
+        return super().newest()
+
     def progress(self) -> dict[str, Any]:
+        if self.set_job is not None:
+            newest = self.newest()
+            return self.set_job.progress(self.run.plan) | {
+                "message": self.message,
+                "checkpoint": str(newest) if newest else None,
+            }
         training = self.training
         if training is None:
             return {}

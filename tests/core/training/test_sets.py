@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.core.training.test_run import SMALL
 
 from saescope.activations import Harvester
 from saescope.errors import ArgumentError, ConfigError, NumericError
+from saescope.evals import check_sae
 from saescope.load import load_sae
 from saescope.models import LanguageModel
 from saescope.names import read_layers
 from saescope.saes import SAE
+from saescope.splice import check_fits
 from saescope.training import (
     SetRun,
     TrainConfig,
@@ -378,3 +382,21 @@ def test_each_sae_of_a_set_has_its_own_curves_in_tensorboard(
     train(transcoders(glass, logger="tensorboard", **FEW)[:2], model=glass, folder=tmp_path)
     for name in ("layer_0", "layer_1"):
         assert list((tmp_path / "logs" / name / "tensorboard").glob("events*"))
+
+
+def test_the_set_that_ships_says_what_made_it_and_is_worth_what_its_scores_say(
+    glass: LanguageModel, glass_dir: Path
+) -> None:
+    folder = glass_dir.parent / "glassllm-transcoders"
+    scores = json.loads((folder / "scores.json").read_text())
+    assert list(scores) == [f"layer_{layer}" for layer in range(glass.n_layers)]
+    for name, score in scores.items():
+        sae = load_sae(folder / name)
+        stored = load_file(folder / name / "sae_weights.safetensors")
+        assert all(tensor.dtype == torch.float16 for tensor in stored.values())
+        assert torch.equal(sae.W_dec, stored["W_dec"].float())  # exactly what is stored
+        assert sae.cfg.metadata.raw["trained_by"] == "scripts/train_circuit_set.py"
+        assert check_fits(glass, sae) == []
+        check = check_sae(glass, sae)
+        assert check.explained_variance is not None
+        assert check.explained_variance == pytest.approx(score["explained_variance"], abs=0.15)
