@@ -55,7 +55,7 @@ def main() -> None:
     }
     configs = train_configs(model, "blocks.{layer}.mlp.hook_in", layers=layers, **settings)
     deepest = configs[-1]
-    kept = list(batches_of(deepest, model))
+    kept = [batch for batch in batches_of(deepest, model) if isinstance(batch, tuple)]
     parts: dict[str, Callable[[], object]] = {
         "harvest": lambda: sum(1 for _ in batches_of(deepest, model)),
         "steps": lambda: Trainer(deepest, ListBatches(kept)).run(),

@@ -1,4 +1,4 @@
-"""Names: SAE references, hook names, layers, folders. Standard library and platformdirs only."""
+"""Names: SAE references, hook names, folders. Standard library and platformdirs only."""
 
 import os
 import re
@@ -8,9 +8,6 @@ from pathlib import Path
 
 import platformdirs
 
-from saescope.errors import ArgumentError
-
-_RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
@@ -25,28 +22,6 @@ def split_hook(hook_name: str) -> tuple[int | None, str]:
 def same_site(hook_name: str, layer: int) -> str:
     """`("blocks.8.hook_resid_pre", 3) -> "blocks.3.hook_resid_pre"`."""
     return _BLOCK.sub(rf"blocks.{layer}.\2", hook_name)
-
-
-def read_layers(text: str, n_layers: int) -> list[int]:
-    """`"all"`, `"0-11"` or `"3,7,9-11"` as layers in rising order.
-
-    Raises:
-        ArgumentError: it is none of these, or the model has no such layer.
-    """
-    layers = set[int]()
-    for part in (f"0-{n_layers - 1}" if text == "all" else text).split(","):
-        match = _RANGE.fullmatch(part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last < n_layers:
-            raise ArgumentError(
-                f"layers={text!r} are none of this model's.",
-                field="layers",
-                got=text,
-                allowed=f'"all", or layers of 0..{n_layers - 1} such as "0-{n_layers - 1}" or '
-                f'"0,{n_layers - 1}"',
-            )
-        layers.update(range(first, last + 1))
-    return sorted(layers)
 
 
 def nearest(word: str, choices: Iterable[str], n: int = 3) -> list[str]:

@@ -638,7 +638,7 @@ async def test_a_cancelled_set_goes_on_to_the_same_saes(train: Train, state: App
     ("said", "code", "field"),
     [
         ({"layers": ""}, "CONFLICTING_ARGUMENTS", "hook_name"),
-        ({"layers": "0-99"}, "INVALID_ARGUMENT", "layers"),
+        ({"layers": "0-99"}, "INVALID_LAYERS", "layers"),
         ({"hook_name": "blocks.1.hook_resid_post"}, "CONFLICTING_ARGUMENTS", "hook_name"),
         ({"k": 4.0, "options": ["k=4,8"]}, "CONFLICTING_ARGUMENTS", "k"),
         ({"options": ["seed=1,1"]}, "INVALID_ARGUMENT", "options"),

@@ -33,7 +33,7 @@ def parse_layers(layers: str) -> frozenset[int] | None:
                 field="layers",
                 got=layers,
                 allowed='"all", "0-11" or "3,7"',
-                hint='Call ss.load_set(..., layers="all").',
+                hint='Write them as layers="all" or layers="0-11,14".',
             )
         chosen |= {*range(first, last + 1)}
     return frozenset(chosen)

@@ -1,7 +1,7 @@
 """Training SAEs: losses, fast steps, trainer, checkpoints; a whole run from a model's name."""
 
 from saescope.training.config import OPTIONS, TrainConfig, parse_options
-from saescope.training.door import Asked, asked_of, check_run
+from saescope.training.door import AskedRun, asked_of, check_run
 from saescope.training.loggers import mode_of_wandb, require_logger
 from saescope.training.plan import Plan, make_plan
 from saescope.training.run import TrainingRun, train_config
@@ -20,7 +20,7 @@ from saescope.training.unseen import Unseen, plan_unseen
 
 __all__ = [
     "OPTIONS",
-    "Asked",
+    "AskedRun",
     "Batches",
     "ListBatches",
     "Plan",

@@ -19,13 +19,13 @@ _LARGE = 2**24
 _HOOK = re.compile(r"(\w+\.)*(hook_\w+)")
 
 
-class Asked(NamedTuple):
+class AskedRun(NamedTuple):
     """What a call asks to be trained."""
 
     settings: dict[str, Any]
     """The arguments of `train_config`."""
     layers: str
-    """Sites of a set, as `read_layers` takes them; empty for one site."""
+    """Sites of a set, as `layers_of` takes them; empty for one site."""
     sweep: dict[str, list[Any]]
     """What several SAEs at one site differ in."""
 
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
         return train_configs(model, layers=self.layers, sweep=self.sweep, **self.settings)
 
 
-def asked_of(run: Mapping[str, Any], options: Sequence[str]) -> Asked:
+def asked_of(run: Mapping[str, Any], options: Sequence[str]) -> AskedRun:
     """What the arguments of a call ask for; `options` win."""
     single, sweep = read_sweep(options)
     settings = {**run, **parse_options(single)}
@@ -52,11 +52,11 @@ def asked_of(run: Mapping[str, Any], options: Sequence[str]) -> Asked:
     known = {name: value for name, value in settings.items() if name not in _NOT_SETTINGS}
     if "d_sae" in sweep:
         known.pop("expansion_factor", None)
-    return Asked(known, layers, sweep)
+    return AskedRun(known, layers, sweep)
 
 
 def check_run(
-    asked: Asked,
+    asked: AskedRun,
     *,
     model: LanguageModel | None,
     n_layers: int | None = None,
@@ -74,7 +74,7 @@ def check_run(
                 _check_hook(field, name, n_layers)
 
 
-def unseen_configs(asked: Asked, *, width: int, n_layers: int | None) -> list[TrainConfig]:
+def unseen_configs(asked: AskedRun, *, width: int, n_layers: int | None) -> list[TrainConfig]:
     """The configurations for a model of which only the width is known, and perhaps how many layers
     it has: without that, {layer} is the first.
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from saescope.errors import ArgumentError, ConfigError
 from saescope.models import LanguageModel
-from saescope.names import read_layers, split_hook
+from saescope.names import split_hook
+from saescope.sets.layers import ANY, parse_layers, written
 from saescope.training.config import TrainConfig
 from saescope.training.data import hooks_of
 from saescope.training.run import train_config
 
-LAYER = "{layer}"
 SWEPT = ("k", "d_sae", "seed")
 """What several SAEs at one site may differ in when a call asks for them."""
 MOST_SAES = 1024
@@ -70,15 +70,34 @@ def sites_of(
     if not layers:
         return [given]
     return [
-        {field: name.replace(LAYER, str(layer)) for field, name in given.items()}
-        for layer in read_layers(layers, n_layers)
+        {field: name.replace(ANY, str(layer)) for field, name in given.items()}
+        for layer in layers_of(layers, n_layers)
     ]
+
+
+def layers_of(layers: str, n_layers: int) -> list[int]:
+    """`("0-2,7", 12) -> [0, 1, 2, 7]`; "all" are those of the model.
+
+    Raises:
+        ArgumentError: INVALID_LAYERS: no layers, or some that the model does not have.
+    """
+    chosen = parse_layers(layers)
+    if beyond := sorted(layer for layer in chosen or () if layer >= n_layers):
+        raise ArgumentError(
+            f"The model has no layer {beyond[0]}: it has {n_layers}.",
+            code="INVALID_LAYERS",
+            field="layers",
+            got=layers,
+            allowed=f'"all", or layers of 0..{n_layers - 1}',
+            hint=f'Take layers="all" or layers="{written([*range(n_layers)])}".',
+        )
+    return sorted(range(n_layers) if chosen is None else chosen)
 
 
 def check_pattern(names: Mapping[str, str], layers: str) -> None:
     """Raises ArgumentError where {layer} and `layers` are not there together."""
     for field, name in names.items():
-        if name and bool(layers) != (LAYER in name):
+        if name and bool(layers) != (ANY in name):
             raise ArgumentError(
                 f"{field}={name!r} and layers={layers!r} do not go together.",
                 code="CONFLICTING_ARGUMENTS",

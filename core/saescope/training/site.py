@@ -65,7 +65,7 @@ class Feed(Batches):
             self.waiting.append(x if y is None else (x, y))
 
 
-class Member:
+class Trainee:
     """One SAE of a set."""
 
     def __init__(self, name: str, cfg: TrainConfig, device: torch.device) -> None:
@@ -127,7 +127,7 @@ class Site:
     ) -> None:
         self.cfg = next(iter(configs.values()))
         self.hook_names = hooks_of(self.cfg)
-        self.members = [Member(name, cfg, device) for name, cfg in configs.items()]
+        self.members = [Trainee(name, cfg, device) for name, cfg in configs.items()]
         self.source = GivenRows(widths, device=device, fingerprint=fingerprint, max_rows=max_rows)
         self.store = ActivationStore(self.source, store_config(self.cfg))
         self.stop, self.n_passes = stop, 0

@@ -21,7 +21,7 @@ from saescope.training.budget import (
     set_disk_bytes,
 )
 from saescope.training.config import TrainConfig
-from saescope.training.door import Asked, unseen_configs
+from saescope.training.door import AskedRun, unseen_configs
 from saescope.training.machine import free_bytes, free_disk_bytes
 from saescope.training.memory import disk_bytes, run_bytes
 from saescope.training.plan import SPARE_DISK_BYTES, disk_advice, memory_advice
@@ -48,7 +48,7 @@ class Unseen(NamedTuple):
 
 
 def plan_unseen(
-    asked: Asked, size: ModelSize, *, device: torch.device, folder: Path
+    asked: AskedRun, size: ModelSize, *, device: torch.device, folder: Path
 ) -> Unseen | None:
     """What `make_plan` would say, without the model; None where its width is not known."""
     if size.d_model is None:

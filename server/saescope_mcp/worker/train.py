@@ -18,7 +18,7 @@ from saescope_mcp.worker.sets import SetJob
 
 if TYPE_CHECKING:
     from saescope.models import LanguageModel
-    from saescope.training import Asked, TrainConfig, TrainingRun
+    from saescope.training import AskedRun, TrainConfig, TrainingRun
     from saescope.training.trainer import Point
 
 HISTORY_POINTS = 16
@@ -102,7 +102,7 @@ class TrainWorker(Worker):
         self.training = training
         self.say("training")
         if training.go().state != "done":
-            raise Cancelled("Asked to stop.")
+            raise Cancelled("AskedRun to stop.")
         self.say("saving the SAE")
         return self._done(training, configs[0], model)
 
@@ -156,7 +156,7 @@ class TrainWorker(Worker):
         settings = Settings(offline=stored["offline"], sink_factor=stored["sink_factor"])
         return read_model(stored["model"], Placement(stored["device"]), settings, self.say)
 
-    def _asked(self) -> "Asked":
+    def _asked(self) -> "AskedRun":
         from saescope.training import asked_of
 
         request, settings = TrainSae.model_validate(self.run.request), self.run.settings

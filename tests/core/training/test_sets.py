@@ -17,7 +17,6 @@ from saescope.errors import ArgumentError, ConfigError, NumericError
 from saescope.evals import check_sae
 from saescope.load import load_sae
 from saescope.models import LanguageModel
-from saescope.names import read_layers
 from saescope.saes import SAE
 from saescope.splice import check_fits
 from saescope.training import (
@@ -34,7 +33,7 @@ from saescope.training import (
 )
 from saescope.training.budget import by_site, group_bytes, grouped, in_order, site_bytes
 from saescope.training.data import text_source
-from saescope.training.sets import names_of
+from saescope.training.sets import layers_of, names_of
 
 IN, OUT = "blocks.{layer}.mlp.hook_in", "blocks.{layer}.hook_mlp_out"
 
@@ -327,13 +326,13 @@ def test_names_tell_sites_and_what_differs(glass: LanguageModel) -> None:
     ("text", "layers"), [("all", [0, 1, 2, 3]), ("0-2", [0, 1, 2]), ("3,1,1-2", [1, 2, 3])]
 )
 def test_layers_are_read(text: str, layers: list[int]) -> None:
-    assert read_layers(text, 4) == layers
+    assert layers_of(text, 4) == layers
 
 
 @pytest.mark.parametrize("text", ["4", "2-1", "0-4", "a", "1,,2", "-1", "1-"])
 def test_layers_that_are_not_there_are_refused(text: str) -> None:
-    with pytest.raises(ArgumentError, match="none of this model's"):
-        read_layers(text, 4)
+    with pytest.raises(ArgumentError, match=r"layers|no layer"):
+        layers_of(text, 4)
 
 
 def test_what_does_not_go_together_is_refused(glass: LanguageModel) -> None:
