@@ -608,6 +608,9 @@ async def test_a_set_is_trained_as_one_job_and_each_of_its_saes_loads(
     folder = str(Path(done["path"]) / "layer_2")
     loaded = await call(state, "load_sae", path=folder, model=str(glass_dir))
     assert loaded["sae"] == done["saes"][1]
+    whole = await call(state, "load_sae", path=done["path"], model=str(glass_dir), layers="all")
+    assert whole["sae"] == "glassllm-en/all.mlp.in/circuit"
+    assert done["next"][0].startswith("load_sae(path=") and 'layers="all"' in done["next"][0]
 
 
 async def test_options_list_several_saes_of_one_site(train: Train) -> None:

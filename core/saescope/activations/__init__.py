@@ -5,7 +5,7 @@ from saescope.activations.columns import ListedText, label_of
 from saescope.activations.harvest import Harvester
 from saescope.activations.labelled import LabelledDataset, LabelledText, open_labelled
 from saescope.activations.listed import read_rows, read_texts
-from saescope.activations.passes import GivenRows, NeedRows, Reader, TextPasses
+from saescope.activations.passes import GivenRows, NeedRows, PassReader, TextPasses
 from saescope.activations.shards import ShardSource, cached
 from saescope.activations.sources import RowSource, TextSource
 from saescope.activations.store import ActivationStore, StoreConfig
@@ -41,7 +41,7 @@ __all__ = [
     "ListedText",
     "NeedRows",
     "OwnedContexts",
-    "Reader",
+    "PassReader",
     "RowSource",
     "ShardSource",
     "Split",

@@ -24,7 +24,7 @@ from saescope.sinks import typical_norms
 
 
 @runtime_checkable
-class Reader(Protocol):
+class PassReader(Protocol):
     """What reads the activations at one hook, or at two that belong together."""
 
     hook_names: tuple[str, ...]
@@ -80,7 +80,11 @@ class TextPasses:
     """
 
     def __init__(
-        self, model: LanguageModel, readers: Sequence[Reader], dataset: Dataset, cfg: ContextConfig
+        self,
+        model: LanguageModel,
+        readers: Sequence[PassReader],
+        dataset: Dataset,
+        cfg: ContextConfig,
     ) -> None:
         self.model, self.readers = model, list(readers)
         self.stream = ContextStream(model, dataset, cfg)
@@ -124,7 +128,7 @@ class TextPasses:
             raise empty_error(self.stream.dataset, self.stream.cfg)
 
     def _hand_out(
-        self, reader: Reader, activations: dict[str, Tensor], mask: Bool[Tensor, "batch n_pos"]
+        self, reader: PassReader, activations: dict[str, Tensor], mask: Bool[Tensor, "batch n_pos"]
     ) -> None:
         rows = counted_rows(self.model, activations, mask)
         try:

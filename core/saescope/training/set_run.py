@@ -29,7 +29,7 @@ from saescope.training.loggers import make_logs
 from saescope.training.plan import not_read_by_saelens
 from saescope.training.run import named, newest_checkpoint
 from saescope.training.sets import check_set, names_of
-from saescope.training.site import MemberProgress, Site
+from saescope.training.site import MemberProgress, TrainingSite
 
 PASSES = "passes"
 KEPT_PASSES = 4
@@ -70,7 +70,7 @@ class SetRun:
         self.cfg = next(iter(self.configs.values()))
         self.groups = grouped(in_order(by_site(self.configs)), room(model.device))
         self.dataset = text_of(self.cfg, roots=roots)
-        self.sites: list[Site] = []
+        self.sites: list[TrainingSite] = []
         """Those of the group that is being trained."""
         self.harvest = Rate()
         self._members = {name: MemberProgress(name, 0, 0, {}) for name in self.configs}
@@ -130,12 +130,12 @@ class SetRun:
         ]
         return self.groups[at[0] + 1 :] if at else self.groups
 
-    def _site(self, configs: SiteConfigs) -> Site:
+    def _site(self, configs: SiteConfigs) -> TrainingSite:
         """A site as its newest good checkpoint has it; without one it begins anew, which costs time
         and changes nothing."""
         hooks = hooks_of(next(iter(configs.values())))
         contexts = context_config(self.cfg)
-        site = Site(
+        site = TrainingSite(
             configs,
             {name: hook_width(self.model, name) for name in hooks},
             device=self.model.device,
@@ -159,7 +159,7 @@ class SetRun:
                 passes.load_state_dict(disk.load(saved).tensors["text"])
         return passes
 
-    def _restore(self, site: Site, folder: Path) -> None:
+    def _restore(self, site: TrainingSite, folder: Path) -> None:
         disk.clean(folder)
         newest, good = newest_checkpoint(folder), disk.latest(folder)
         if newest != good and newest is not None:
@@ -223,6 +223,6 @@ class SetRun:
         self.sites = []
 
 
-def folder_of(site: Site) -> str:
+def folder_of(site: TrainingSite) -> str:
     """The name of the folder of a site's checkpoints."""
     return "-to-".join(site.hook_names)

@@ -112,7 +112,7 @@ class Trainee:
         self.feed.waiting.clear()
 
 
-class Site:
+class TrainingSite:
     """One site's activations, mixed, and the SAEs that are trained on them."""
 
     def __init__(

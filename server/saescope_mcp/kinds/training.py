@@ -113,13 +113,21 @@ def _next(run: Run) -> list[str]:
     if run.live:
         return [next_call("job_status", job_id=run.id, wait_s=30)]
     if saes := run.result.get("saes"):
-        return [next_call("evaluate_sae", sae=saes[0])]
+        one = next_call("evaluate_sae", sae=saes[0])
+        model = run.settings["model"]
+        whole = load_call(Source(path=run.result["path"], model=model, layers="all"), Placement())
+        return [whole, one] if run.request.get("layers") and not _of_kinds(run) else [one]
     if run.state == "done":
         return [
             load_call(Source(path=run.result["path"], model=run.settings["model"]), Placement()),
             next_call("evaluate_sae", sae=run.result["sae"]),
         ]
     return [_resume(run)]
+
+
+def _of_kinds(run: Run) -> bool:
+    """Whether a set has several SAEs at a site: then each kind has its own folder of layers."""
+    return any("/" in line.partition(":")[0] for line in run.result["members"])
 
 
 def _resume(run: Run) -> str:

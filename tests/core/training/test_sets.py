@@ -139,15 +139,15 @@ def test_activations_of_two_sites_are_never_there_at_once(
     glass: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    take = site.Site.take
+    take = site.TrainingSite.take
 
-    def noted(self: site.Site, rows: Any) -> None:
+    def noted(self: site.TrainingSite, rows: Any) -> None:
         order.append(f"in {self.hook_names[0]}")
         take(self, rows)
         assert not self.source.state_dict()
         order.append(f"out {self.hook_names[0]}")
 
-    monkeypatch.setattr(site.Site, "take", noted)
+    monkeypatch.setattr(site.TrainingSite, "take", noted)
     train(transcoders(glass, **FEW), model=glass)
     first = [IN.format(layer=layer) for layer in range(glass.n_layers)]
     assert order[: 2 * len(first)] == [f"{way} {name}" for name in first for way in ("in", "out")]
