@@ -82,6 +82,7 @@ def validate(tool: Tool, arguments: Mapping[str, Any]) -> None:
     request = tool.request.model_validate(dict(arguments), context={"settings": Settings()})
     if isinstance(request, TrainSae) and not request.resume:
         from saescope.training import TrainConfig, parse_options
+        from saescope.training.sets import read_sweep
 
         said: dict[str, Any] = {
             field.name: getattr(request, field.name)
@@ -93,7 +94,12 @@ def validate(tool: Tool, arguments: Mapping[str, Any]) -> None:
             "d_sae": request.d_sae or 4608,
             "context_size": request.context_size or 256,
         }
-        TrainConfig(**said | widths | parse_options(request.options))
+        options, sweep = read_sweep(request.options)
+        plain = said | widths | parse_options(options)
+        TrainConfig(**plain)
+        for name, values in sweep.items():
+            for value in values:
+                TrainConfig(**plain | {name: int(value)})
 
 
 def look_up_release(arguments: Mapping[str, Any]) -> None:

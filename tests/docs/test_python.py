@@ -60,6 +60,7 @@ def library(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 @pytest.mark.slow
 @pytest.mark.model
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "document",
     [each for each in DOCUMENTS if any(piece.check == "run" for piece in blocks(each))],

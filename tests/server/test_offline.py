@@ -120,6 +120,7 @@ def commands(sae_dir: Path, glass_dir: Path) -> list[list[str]]:
         ["encode-text", *sae, "--text", "A cat sat"],
         ["top-features", *sae, "--text", "A cat sat"],
         ["attribute-logit", *sae, "--prompt", "A cat sat", "--k", "1", "--n-controls", "1"],
+        ["trace-circuit", *sae, "--prompt", "A cat sat", "--n-measured", "0"],
         ["intervene", *sae, "--prompt", "A cat sat", "--edit", "7=2"],
         ["steer-generate", *sae, "--prompt", "A cat", "--feature", "7=2", "--max-new-tokens", "2"],
         ["describe-feature", *sae, "--feature", "7", "--neuronpedia"],

@@ -71,7 +71,7 @@ def test_a_good_sae_is_good_and_says_what_it_was_compared_with() -> None:
         ({"intervals": {"over_pca": Interval(-0.01, 0.4)}}, "fair", "does not tell which"),
         ({"intervals": {"over_pca": Interval(-0.1, -0.01)}}, "doubtful", "explains more (50%)"),
         ({"intervals": {}}, "good", "90 documents, too few for an interval"),
-        ({"clean_loss": 5.3}, "good", "loss is 5.3 nats"),
+        ({"clean_loss": 5.3}, "good", "At 5.3 nats a token"),
         (
             {"baselines": replace(BASELINES, random_sae=Baseline(32, 0.1, 0.945))},
             "good",
