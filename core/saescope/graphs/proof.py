@@ -75,8 +75,7 @@ def _sources(traced: Traced, most: int) -> list[int]:
 
 def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> NodeEffects:
     columns, clean = traced.store.columns, traced.clean
-    names = [*traced.kept.columns[traced.kept.columns < columns.n_features].tolist()]
-    names += [columns.n + i for i in range(len(traced.targets))]
+    names = _readers(traced)
     before = _values(traced, names, run_live(clean, 1, _nothing, hold_attention=False).read)
     results: dict[bool, list[Tensor]] = {True: [], False: []}
     size = max(1, MAX_TOKENS // clean.n_pos)
@@ -92,6 +91,13 @@ def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> N
     return NodeEffects(
         sources, names, predicted, torch.cat(results[True]), torch.cat(results[False])
     )
+
+
+def _readers(traced: Traced) -> list[int]:
+    """Kept nodes that owe something to others: features by column, then `n + i` for target i."""
+    columns, kept = traced.store.columns, traced.kept.columns
+    targets = range(columns.n, columns.n + len(traced.targets))
+    return [*kept[kept < columns.n_features].tolist(), *targets]
 
 
 def _nothing(site: int, read: object) -> None:
@@ -189,7 +195,7 @@ def _proof(
 
 
 def _linear_off(traced: Traced, sources: list[int]) -> float:
-    """How far the frozen pass without a source is from the edges of that source."""
+    """How far the replacement model without a source is from the edges of that source."""
     columns, clean = traced.store.columns, traced.clean
     places = [columns.place(column) for column in sources]
     change = without(columns, places)
@@ -199,8 +205,7 @@ def _linear_off(traced: Traced, sources: list[int]) -> float:
         lost = None if hook_name == EMBED else change(index[hook_name], {})
         return there if lost is None else there + lost.reshape(there.shape)
 
-    names = [*traced.kept.columns[traced.kept.columns < columns.n_features].tolist()]
-    names += [columns.n + i for i in range(len(traced.targets))]
+    names = _readers(traced)
     before = _values(traced, names, Pass(clean, 1, lambda _, there: there).read)
     lost = before - _values(traced, names, Pass(clean, len(places), added).read)
     direct = torch.zeros(len(sources), columns.n + len(traced.targets), dtype=torch.float64)

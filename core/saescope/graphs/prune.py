@@ -75,15 +75,26 @@ def edge_scores(
     edges: Edges, kept: Bool[Tensor, " n_nodes"], weights: Float[Tensor, " n_targets"]
 ) -> Float[Tensor, " n_edges"]:
     """The influence that flows along each edge, in the graph of these edges alone."""
-    n = len(kept)
-    shares, flow = edges.shares(n), torch.zeros(n, dtype=torch.float64)
-    flow[n - len(weights) :] = weights.double()
+    shares = edges.shares(len(kept))
+    return shares * through(edges, shares, len(kept), weights)[edges.targets]
+
+
+def through(
+    edges: Edges,
+    shares: Float[Tensor, " n_edges"],
+    n_nodes: int,
+    weights: Float[Tensor, " n_targets"],
+) -> Float[Tensor, " n_nodes"]:
+    """What flows through each node from the targets, which are the last nodes, where each edge
+    passes on its share of what its target has."""
+    flow = torch.zeros(n_nodes, dtype=torch.float64)
+    flow[n_nodes - len(weights) :] = weights.double()
     own = flow
     # Powers of a matrix that is nilpotent: as many as the longest path has edges.
     while bool(flow.any()):
         flow = torch.zeros_like(flow).index_add_(0, edges.sources, flow[edges.targets] * shares)
         own = own + flow
-    return shares * own[edges.targets]
+    return own
 
 
 def _candidates(store: RowStore) -> Bool[Tensor, " n_columns"]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saescope.errors import ModelError
+from saescope.errors import ConfigError, ModelError
 from saescope.graphs.members import GraphMember, GraphMembers
 from saescope.hooks import record_activations
 from saescope.models import LanguageModel, StopForward
@@ -69,8 +69,9 @@ class Clean:
 
     @property
     def patterns(self) -> dict[str, Tensor]:
-        """Attention patterns, by hook."""
-        return {n: x for n, x in self.constants.items() if n.endswith(".hook_pattern")}
+        """What holds attention as it was, by hook: patterns, and what makes them in families where
+        they can be seen but not held."""
+        return {n: x for n, x in self.constants.items() if not n.endswith(".hook_scale")}
 
     def x(self, i: int, activation: Tensor) -> Float[Tensor, "n d_in"]:
         """An activation at member `i`'s hook, positions in rows, heads side by side."""
@@ -112,9 +113,10 @@ def read_clean(
 def _sites(model: LanguageModel, of: GraphMembers) -> tuple[list[Site], list[dict[int, int]]]:
     """Every hook where something is written, in reading order, and who writes there. An MLP that no
     transcoder replaces is all error."""
-    own = {i: m.write_hooks[i] for i, m in enumerate(of.members)}
-    names = list(own.values())
-    if of.kind != "residual":
+    names = [member.write_hooks[i] for i, member in enumerate(of.members)]
+    if of.kind == "residual":
+        _require_cuts(names)
+    else:
         names = [same_site(names[0], layer) for layer in range(model.n_layers)]
     sites = [Site(name, split_hook(name)[0] or 0, of.kind == "residual") for name in names]
     writes = [
@@ -122,6 +124,25 @@ def _sites(model: LanguageModel, of: GraphMembers) -> tuple[list[Site], list[dic
         for member in of.members
     ]
     return sites, writes
+
+
+def _require_cuts(hook_names: Sequence[str]) -> None:
+    """Raise where an edit does not take the place of the whole stream.
+
+    Raises:
+        ConfigError: GRAPH_UNSUPPORTED_SAE: the middle of a block goes on beside what stands there.
+    """
+    middle = next((name for name in hook_names if name.endswith(".hook_resid_mid")), None)
+    if middle:
+        raise ConfigError(
+            f"An SAE at {middle} does not end the stream there: only the MLP reads what is put in "
+            "its place.",
+            code="GRAPH_UNSUPPORTED_SAE",
+            field="saes",
+            got=middle,
+            allowed="SAEs at hook_resid_pre, hook_resid_post, or what attention or an MLP writes",
+            hint="Choose SAEs of another site: ss.find_saes() lists them.",
+        )
 
 
 def decoded(member: GraphMember, acts: SparseActs, to: int) -> Float[Tensor, "n_pos d_out"]:

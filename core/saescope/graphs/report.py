@@ -6,6 +6,7 @@ import torch
 
 from saescope.graphs.columns import NodePlace
 from saescope.graphs.influence import Influence
+from saescope.graphs.prune import through
 from saescope.graphs.replacement import FINAL
 from saescope.graphs.trace import Traced
 from saescope.records.graph import Graph, GraphEdge, GraphNode, GraphScores, GraphTarget
@@ -57,12 +58,7 @@ def kept_influence(traced: Traced) -> Influence:
             total[rows.targets + (columns.n if reader is None else 0)] = rows.total.double()
     shares = edges.weights.abs().double() / total.clamp(min=1e-10)[edges.targets]
     is_error = (edges.sources >= columns.n_features) & (edges.sources < columns.tokens_at)
-    flow = torch.zeros(n, dtype=torch.float64)
-    flow[columns.n :] = weights
-    own = flow
-    while bool(flow.any()):
-        flow = torch.zeros_like(flow).index_add_(0, edges.sources, flow[edges.targets] * shares)
-        own = own + flow
+    own = through(edges, shares, n, weights)
     explained = torch.zeros(n, dtype=torch.float64)
     explained.index_add_(0, edges.targets[~is_error], shares[~is_error])
     reads = torch.zeros(n, dtype=torch.bool)

@@ -106,8 +106,9 @@ class GraphProof:
     """Nodes that were ablated."""
     n_nodes_confirmed: int
     linear_off: float
-    """The largest difference of an edge from the change that its source makes in the frozen pass,
-    as a share of the strongest edge: whether the algebra holds."""
+    """The largest difference of an edge from the change that its source makes in the replacement
+    model, as a share of the strongest edge: whether the algebra holds. For SAEs of the stream,
+    between which nothing is frozen, how far from linear the layers between are."""
     rank_correlation: float | None
     """Spearman's, of predicted and measured (`frozen`) effects on the first target."""
     necessity: KeptOrRandom

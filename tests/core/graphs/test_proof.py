@@ -1,6 +1,7 @@
 """What a proof says of a graph, against plain hooks, dense sums and planted truth."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -73,6 +74,31 @@ def test_with_attention_held_a_head_mixes_positions_as_in_the_clean_run(gpt2: Fa
             run_live(graph.clean, 1, without(graph.store.columns, [place]), hold_attention=hold)
         mixed = torch.einsum("hqk,khd->qhd", pattern, seen["v"].reshape(8, 4, 8))
         assert torch.allclose(seen["z"].reshape(8, 4, 8), mixed, atol=1e-5) == hold
+
+
+def test_attention_is_held_too_where_the_pattern_can_be_seen_but_not_held(
+    tmp_path: Path, glass_dir: Path
+) -> None:
+    """GPT-Neo's attention runs inside transformers."""
+    from tests.attack.families import build
+    from transformers import AutoTokenizer
+
+    folder = build("gpt_neo", tmp_path / "neo", AutoTokenizer.from_pretrained(glass_dir))
+    model = load_model(folder, device="cpu")
+    graph = traced(model, set_of(model))
+    place = next(
+        place
+        for column in graph.kept.columns.tolist()
+        if (place := graph.store.columns.place(column)).kind == "error" and place.owner == 0
+    )
+    name = "blocks.1.attn.hook_pattern"
+    for hold in (True, False):
+        seen: list[Tensor] = []
+        watch = [(name, lambda x, hook, seen=seen: seen.append(x.detach().clone()))]
+        with model.hooked(watch):
+            run_live(graph.clean, 1, without(graph.store.columns, [place]), hold_attention=hold)
+        same = torch.allclose(seen[0], graph.clean.constants[name], atol=1e-6)
+        assert same == hold
 
 
 def test_a_prediction_sums_all_paths(gpt2: Family) -> None:
@@ -231,6 +257,17 @@ def test_what_cannot_be_traced_says_why(llama: Family) -> None:
     codes = [each.value.code for each in (short, two, mixed)]
     assert codes == ["PROMPT_TOO_SHORT", "ONE_TARGET_AGAINST", "GRAPH_UNSUPPORTED_SAE"]
     assert all(each.value.hint for each in (short, two, mixed))
+
+
+def test_an_sae_in_the_middle_of_a_block_is_refused(llama: Family) -> None:
+    """What stands there instead reaches the MLP alone; the stream goes on beside it."""
+    (sae,) = residual(llama.model, [1])
+    middle = sae.with_metadata(
+        replace(sae.cfg.metadata, hook_name="blocks.1.hook_resid_mid", hook_name_out="")
+    )
+    with pytest.raises(ConfigError, match="does not end the stream") as raised:
+        trace_circuit(llama.model, middle, as_tokens(), targets=[5])
+    assert raised.value.code == "GRAPH_UNSUPPORTED_SAE" and raised.value.hint
 
 
 def test_a_model_that_cannot_be_held_still_is_refused(tmp_path: Path, glass_dir: Path) -> None:
