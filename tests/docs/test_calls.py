@@ -99,7 +99,8 @@ def validate(tool: Tool, arguments: Mapping[str, Any]) -> None:
         TrainConfig(**plain)
         for name, values in sweep.items():
             for value in values:
-                TrainConfig(**plain | {name: int(value)})
+                one: dict[str, Any] = plain | {name: int(value)}
+                TrainConfig(**one)
 
 
 def look_up_release(arguments: Mapping[str, Any]) -> None:

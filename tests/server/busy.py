@@ -34,6 +34,7 @@ def calls_of(sae: str) -> list[tuple[str, dict[str, Any]]]:
         ("describe_feature", {"sae": sae, "feature": 100}),
         ("find_features", {"sae": sae, "texts": [TEXT, "She " + TEXT], "against": ["No.", "Yes."]}),
         ("find_saes", {"query": "gemma"}),
+        ("trace_circuit", {"sae": sae, "prompt": TEXT, "prove": False}),
         ("server_status", {}),
         ("top_features", {"sae": sae, "text": 7}),
     ]  # fmt: skip
@@ -71,6 +72,7 @@ async def main(path: str, model: str) -> None:
         return (await tools[name].call(state, arguments)).document
 
     watch, loaded = Watch(), {}
+    await anyio.sleep(0)  # a callback that began before the watch is not timed
     while loaded.get("state") != "done":
         loaded = await call("load_sae", {"path": path, "model": model})
     calls = calls_of(loaded["sae"])

@@ -27,3 +27,14 @@ def test_nothing_keeps_the_event_loop_for_long(
     assert found["n"] > 500
     assert found["callback_s"] < MOST_S, found
     assert found["gc_s"] < MOST_S, found
+
+
+def test_no_first_call_imports_torch_where_others_wait_for_it(
+    sae_dir: Path, glass_dir: Path
+) -> None:
+    roots = f"{sae_dir.parent}{os.pathsep}{glass_dir.parent}"
+    env = {**os.environ, "SAESCOPE_READ_ROOTS": roots, "SAESCOPE_OFFLINE": "1"}
+    command = [sys.executable, "-m", "tests.server.on_loop", str(sae_dir), str(glass_dir)]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout) == []

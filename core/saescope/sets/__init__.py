@@ -1,8 +1,7 @@
 """Sets: the SAEs of several layers as one thing, whose weights are read when they are needed."""
 
-from saescope.sets.layers import parse_layers
 from saescope.sets.member import Member
 from saescope.sets.opening import load_set
 from saescope.sets.sae_set import SAESet, SetMemory
 
-__all__ = ["Member", "SAESet", "SetMemory", "load_set", "parse_layers"]
+__all__ = ["Member", "SAESet", "SetMemory", "load_set"]

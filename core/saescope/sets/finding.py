@@ -13,8 +13,8 @@ from saescope.fence import check_inside
 from saescope.formats.detect import files_in, folders
 from saescope.formats.source import FileSource, join, local_source
 from saescope.hub import Fetch
+from saescope.layers import ANY, choose, number_by, number_in
 from saescope.load import LocatedSAE, in_repository, locate
-from saescope.sets.layers import ANY, choose, number_by, number_in
 from saescope.sets.member import MemberSource
 
 CONFIG = "config.yaml"

@@ -12,13 +12,13 @@ from saescope.formats.agreement import agree, layer_in
 from saescope.formats.hf_sites import layer_of
 from saescope.formats.recipe import Recipe
 from saescope.hub import Fetch
+from saescope.layers import parse_layers
 from saescope.load import LocatedSAE, SAEInfo, advised, info_of
 from saescope.names import split_hook
 from saescope.progress import Say, silent
 from saescope.saes import SAEMetadata
 from saescope.sets.cache import Resident
 from saescope.sets.finding import Asked, Setting, UnreadMember, find_locally, find_on_hub
-from saescope.sets.layers import parse_layers
 from saescope.sets.member import CrossLayerMember, Member, MemberSource, Storage
 from saescope.sets.sae_set import Kind, SAESet
 

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ArgumentError
+from saescope.layers import written
 from saescope.models import LanguageModel
 from saescope.ops import CHUNK, SparseActs, sparse_decode
 from saescope.origin import settle_metadata
 from saescope.saes import SAE
 from saescope.sets.cache import Resident
-from saescope.sets.layers import written
 from saescope.sets.member import CrossLayerMember, Member
 from saescope.splice import prepare_input
 

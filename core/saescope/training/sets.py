@@ -8,9 +8,9 @@ from itertools import product
 from typing import Any
 
 from saescope.errors import ArgumentError, ConfigError
+from saescope.layers import ANY, parse_layers, written
 from saescope.models import LanguageModel
 from saescope.names import split_hook
-from saescope.sets.layers import ANY, parse_layers, written
 from saescope.training.config import TrainConfig
 from saescope.training.data import hooks_of
 from saescope.training.run import train_config

@@ -15,8 +15,9 @@ from importlib import import_module
 
 MODULES = (
     *("saescope.attribution", "saescope.embedded", "saescope.evals", "saescope.features"),
-    *("saescope.features.index", "saescope.load", "saescope.models", "saescope.origin"),
-    *("saescope.saes.sparsity", "saescope.sinks", "saescope.splice", "saescope.steering"),
+    *("saescope.features.index", "saescope.graphs", "saescope.load", "saescope.models"),
+    *("saescope.origin", "saescope.saes.sparsity", "saescope.sets", "saescope.sinks"),
+    *("saescope.splice", "saescope.steering"),
 )
 """What the tools import on the event loop once an SAE is loaded."""
 _turn = threading.Lock()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, OfflineError
+from saescope.layers import parse_layers, written
 from saescope.progress import silent
 from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
@@ -46,6 +47,7 @@ from saescope_mcp.state.loading import (
     peek,
 )
 from saescope_mcp.state.set_loading import load_set, open_set, set_needed
+from saescope_mcp.state.warm import warm
 
 if TYPE_CHECKING:
     from saescope.evals import Check as MeasuredCheck
@@ -127,8 +129,6 @@ def source_of(request: LoadSae, state: AppState) -> Source:
 
 def _layers(layers: str) -> str:
     """Write them as everybody does: "0-2,7"."""
-    from saescope.sets.layers import parse_layers, written
-
     chosen = parse_layers(layers) if layers else frozenset()
     return "all" if chosen is None else written([*chosen])
 
@@ -255,6 +255,7 @@ def _running(job: Job) -> LoadSaeReply:
 
 
 async def _plan_layers(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:
+    await state.loaders.run(warm)
     opening = partial(open_set, source, placement, state.settings, silent)
     opened = await state.loaders.run(opening)
     model, warnings = model_of(source, opened.model_name, state)

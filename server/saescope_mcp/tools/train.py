@@ -27,6 +27,7 @@ from saescope_mcp.state import (
     trained_saes,
 )
 from saescope_mcp.state.slots import ModelSlot
+from saescope_mcp.state.warm import put_aside
 
 if TYPE_CHECKING:
     from saescope.catalogue import ModelSize
@@ -147,10 +148,11 @@ def _look(
     dataset: str, model: str, request: TrainSae, settings: Settings, slot: ModelSlot | None
 ) -> None:
     """Raises what is wrong with the settings, the sites, the text, or where the SAE is to go."""
-    from saescope.activations import open_dataset, require_text
-    from saescope.checkpoints import require_writable
-    from saescope.models import peek_n_layers
-    from saescope.training import asked_of, check_run, mode_of_wandb, require_logger
+    with put_aside():
+        from saescope.activations import open_dataset, require_text
+        from saescope.checkpoints import require_writable
+        from saescope.models import peek_n_layers
+        from saescope.training import asked_of, check_run, mode_of_wandb, require_logger
 
     asked, roots = asked_of(request.run, request.options), list(settings.read_roots)
     mode = mode_of_wandb(offline=settings.offline)

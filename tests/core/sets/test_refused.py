@@ -12,10 +12,10 @@ from tests.core.sets import written
 from tests.core.sets.written import D_SAE, layers
 
 from saescope.errors import SaescopeError
+from saescope.layers import number_by, number_in, parse_layers
+from saescope.layers import written as as_written
 from saescope.models import LanguageModel
-from saescope.sets import load_set, parse_layers
-from saescope.sets.layers import number_by, number_in
-from saescope.sets.layers import written as as_written
+from saescope.sets import load_set
 
 
 def refusal(call: Callable[[], object]) -> SaescopeError:
