@@ -35,8 +35,9 @@ in the [glossary](glossary.md).
 
 Tools are offered by group: `SAESCOPE_TOOLS` and `saescope serve --tools` name groups and tools,
 separated by commas, as in `read,explain` or `-train`; `default` and `all` can be given, too. The
-base group is offered unless it is taken away. While a tool is switched off the server offers
-`use_tools`, which switches it on.
+base group is offered unless it is taken away. Groups that are not offered by default rest: a call
+of one of their tools switches it on. While a tool is switched off the server offers `use_tools`,
+which switches it on.
 
 | group | for | tools |
 |---|---|---|
@@ -56,7 +57,7 @@ BOUNDS = {
 
 async def list_tools() -> list[Tool]:
     """Every tool, as a client sees it; the one that switches others on comes last."""
-    async with Client(build_server()) as client:
+    async with Client(build_server(Settings(tools="all"))) as client:
         tools = (await client.list_tools()).tools
     async with Client(build_server(Settings(tools=Group.BASE.word))) as client:
         return [*tools, (await client.list_tools()).tools[-1]]
@@ -69,7 +70,8 @@ def page(tools: list[Tool]) -> str:
 
 def group_row(group: Group) -> str:
     held = ", ".join(f"`{tool.name}`" for tool in ALL_TOOLS if tool.group is group)
-    return f"| `{group.word}` | {group.purpose} | {held} |\n"
+    rests = "" if group.by_default else " (not by default)"
+    return f"| `{group.word}`{rests} | {group.purpose} | {held} |\n"
 
 
 def training_options() -> str:

@@ -34,6 +34,7 @@ from saescope.ops import SparseActs, topk_acts
 from saescope_mcp import schemas
 from saescope_mcp.app import build_server
 from saescope_mcp.schemas.common import Request
+from saescope_mcp.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("core/**/*.py"), *ROOT.glob("server/**/*.py")])
@@ -540,7 +541,7 @@ def brought_in(name: str) -> set[str]:
 @pytest.fixture(scope="module")
 def tools() -> dict[str, Tool]:
     async def published() -> list[Tool]:
-        async with Client(build_server()) as client:
+        async with Client(build_server(Settings(tools="all"))) as client:
             return (await client.list_tools()).tools
 
     return {tool.name: tool for tool in anyio.run(published)}

@@ -22,8 +22,9 @@ class Group(Enum):
     CIRCUITS = "through which features a prediction comes about", True
     STEER = "text generated with features changed", True
     KNOW = "what a feature is: index, cards, search, labels and their tests", True
-    TRAIN = "train an SAE, publish it", True
+    TRAIN = "train an SAE", True
     JUDGE = "how good an SAE is", True
+    PUBLISH = "publish an SAE", False
 
     def __init__(self, purpose: str, by_default: bool) -> None:
         self.purpose = purpose
@@ -43,6 +44,10 @@ class Offer:
     """The group of each tool. A tool that is not in here is offered while another is off."""
     on: set[str] = field(default_factory=set[str])
 
+    resting: set[str] = field(default_factory=set[str])
+    """The tools that are not listed only because nobody asked for their group: a call of one
+    switches it on."""
+
     setting: str = ""
     """What the server was started with."""
 
@@ -60,6 +65,9 @@ class Offer:
         for word in [first, *words]:
             meant = offer.meant_by(word.removeprefix("-"))
             offer.on = offer.on - meant if word.startswith("-") else offer.on | meant
+            offer.resting -= meant
+            if word == "default":
+                offer.resting |= {*groups} - meant
         return offer
 
     def meant_by(self, word: str) -> set[str]:
@@ -111,6 +119,11 @@ class Offer:
         off = self.off
         words = dict.fromkeys(f'"{self.groups[name]}"' for name in names if name in off)
         return f"use_tools(groups=[{', '.join(words)}])" if words else ""
+
+    def wake(self, tool: str) -> None:
+        """Switch a tool on that is called, if it is off only because nobody asked for its group."""
+        if tool in self.resting:
+            self.on.add(tool)
 
     @property
     def groups_on(self) -> list[str]:

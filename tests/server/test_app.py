@@ -44,7 +44,7 @@ CHANGING = (
 KEPT = ("title", "description", "inputSchema", "outputSchema", "annotations")
 
 
-async def listed(tools: str = "default") -> list[dict[str, Any]]:
+async def listed(tools: str = "all") -> list[dict[str, Any]]:
     async with Client(build_server(Settings(tools=tools))) as client:
         found = (await client.list_tools()).tools
     return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in found]
@@ -108,6 +108,6 @@ async def test_published_schemas_change_only_on_purpose() -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_both_protocol_eras_are_served(mode: Any) -> None:
-    async with Client(build_server(Settings()), mode=mode) as client:
+    async with Client(build_server(Settings(tools="all")), mode=mode) as client:
         assert client.server_info is not None and client.server_info.version == __version__
         assert {tool.name for tool in (await client.list_tools()).tools} == NAMES

@@ -27,7 +27,10 @@ from saescope_mcp.state import AppState
 GROUPS = {tool.name: tool.group.word for tool in ALL_TOOLS if tool.group}
 BASE = {"find_saes", "load_sae", "unload", "server_status", "job_status", "cancel_job"}
 READ = {"encode_text", "top_features"}
-TRAIN = {"train_sae", "publish_sae"}
+TRAIN = {"train_sae"}
+RESTING = {"publish_sae"}
+"""Offered by name or by `use_tools` only; a call switches one on."""
+DEFAULT = GROUPS.keys() - RESTING
 SOON_S = 20
 
 
@@ -40,8 +43,8 @@ def test_every_tool_is_in_a_group_and_every_group_holds_one() -> None:
 @pytest.mark.parametrize(
     ("setting", "on"),
     [
-        ("", {*GROUPS}),
-        ("default", {*GROUPS}),
+        ("", DEFAULT),
+        ("default", DEFAULT),
         ("all", {*GROUPS}),
         ("base", BASE),
         ("read", BASE | READ),
@@ -49,9 +52,9 @@ def test_every_tool_is_in_a_group_and_every_group_holds_one() -> None:
         ("read train", BASE | READ | TRAIN),
         ("top_features", BASE | {"top_features"}),
         ("top-features", BASE | {"top_features"}),
-        ("-train-sae", {*GROUPS} - {"train_sae"}),
-        ("-train", {*GROUPS} - TRAIN),
-        ("-train,-read,top_features", {*GROUPS} - TRAIN - READ | {"top_features"}),
+        ("-train-sae", DEFAULT - {"train_sae"}),
+        ("-train", DEFAULT - TRAIN),
+        ("-train,-read,top_features", DEFAULT - TRAIN - READ | {"top_features"}),
         ("read,-base,load_sae", READ | {"load_sae"}),
     ],
 )
@@ -60,17 +63,34 @@ def test_a_setting_names_groups_and_tools(setting: str, on: set[str]) -> None:
 
 
 def test_a_group_may_be_left_out_of_what_a_server_offers_unasked() -> None:
-    assert {group.word for group in Group if group.by_default} == {group.word for group in Group}
-    later = GROUPS | {"draw": "pictures"}  # a group that no server starts with
-    assert "draw" not in Offer.chosen("default", later).on
-    assert "draw" in Offer.chosen("default,pictures", later).on & Offer.chosen("all", later).on
+    assert {GROUPS[tool] for tool in RESTING} == {
+        group.word for group in Group if not group.by_default
+    }
+    assert "publish_sae" in Offer.chosen("default,publish", GROUPS).on
+    assert "publish_sae" in Offer.chosen("all", GROUPS).on
+
+
+@pytest.mark.parametrize(
+    ("setting", "runs"),
+    [("", True), ("default", True), ("-train", True), ("-publish", False), ("read", False)],
+)
+async def test_a_tool_that_nobody_asked_for_or_took_away_is_switched_on_by_its_call(
+    setting: str, runs: bool, settings: Settings
+) -> None:
+    state = AppState(settings.model_copy(update={"tools": setting}))
+    async with Client(build_server(state=state)) as client:
+        assert "publish_sae" not in await names(client)
+        done = await client.call_tool("publish_sae", {"sae": "zz", "repo_id": "a/b"})
+        assert ("publish_sae" in await names(client)) is runs
+    assert done.structured_content is not None
+    assert (done.structured_content["code"] == "TOOL_OFF") is not runs
 
 
 @pytest.mark.parametrize("setting", ["raed", "-raed", "read,raed", "read;train"])
 def test_a_misspelt_group_is_refused_with_what_there_is(setting: str, own_home: Path) -> None:
     with pytest.raises(ConfigError, match=r"SAESCOPE_TOOLS: .* is neither a group") as no:
         build_server(Settings(tools=setting))
-    assert "base, read, explain, circuits, steer, know, train, judge" in no.value.message
+    assert "base, read, explain, circuits, steer, know, train, judge, publish" in no.value.message
 
 
 @pytest.mark.slow
@@ -96,7 +116,8 @@ async def names(client: Client) -> list[str]:
     return [tool.name for tool in (await client.list_tools()).tools]
 
 
-async def test_with_every_tool_on_there_is_nothing_to_switch(state: AppState) -> None:
+async def test_with_every_tool_on_there_is_nothing_to_switch(settings: Settings) -> None:
+    state = AppState(settings.model_copy(update={"tools": "all"}))
     async with Client(build_server(state=state)) as client:
         assert await names(client) == [tool.name for tool in ALL_TOOLS]
         assert client.instructions == INSTRUCTIONS
@@ -115,7 +136,7 @@ async def test_a_tool_that_is_off_is_not_listed_and_its_call_says_what_switches_
     async with Client(build_server(state=state)) as client:
         assert {*await names(client)} == BASE | READ | {"steer_generate", "use_tools"}
         assert client.instructions is not None and len(client.instructions.encode()) < 2048
-        assert "train (train_sae, publish_sae)" in client.instructions
+        assert "train (train_sae)" in client.instructions
         off = await client.call_tool("train_sae", {"model": "a"})
         unknown = await client.call_tool("top_feature", {})
         wrong = await client.call_tool("use_tools", {"groups": ["trian"]})
@@ -146,7 +167,7 @@ async def test_what_a_refused_tool_says_to_start_with_offers_it(settings: Settin
     assert flag is not None
     for words in ([flag[1]], flag[1].split("=")):
         tools = serve.options_in(words).tools
-        assert Offer.chosen(tools, GROUPS).on == {*GROUPS} - TRAIN | {"train_sae"}
+        assert Offer.chosen(tools, GROUPS).on == DEFAULT
 
 
 async def test_a_group_is_switched_on_however_it_is_spelt(settings: Settings) -> None:

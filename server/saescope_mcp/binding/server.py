@@ -80,7 +80,8 @@ class Server(MCPServer[Any]):
         return [tool for tool in await super().list_tools() if self.offer.lists(tool.name)]
 
     async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
-        offer = self.offer
+        offer, listed = self.offer, set(self.offer.on)
+        offer.wake(name)
         if name in offer.off:
             refused = switched_off(name, offer.groups[name], offer.setting)
             return _result(Outcome(refused, is_error=True))
@@ -88,9 +89,6 @@ class Server(MCPServer[Any]):
         if name not in known:
             shown = [tool for tool in known if offer.lists(tool)]
             return _result(Outcome(unknown_tool(name, shown), is_error=True))
-        if name in offer.groups:
-            return await super().call_tool(name, arguments, context)
-        listed = set(offer.on)
         result = await super().call_tool(name, arguments, context)
         if offer.on != listed and context is not None:
             await context.session.send_tool_list_changed()  # to clients of the older protocol

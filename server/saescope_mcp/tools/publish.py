@@ -173,7 +173,7 @@ TOOLS = [
             idempotent_hint=False,
             open_world_hint=True,
         ),
-        group=Group.TRAIN,
+        group=Group.PUBLISH,
         prepare=by_itself,
     )
 ]
