@@ -48,6 +48,12 @@ class SparseActs:
             self.values[keep], self.features[keep], self.positions[keep], self.n_pos, self.d_sae
         )
 
+    def between(self, start: int, end: int) -> "SparseActs":
+        """The positions from `start` up to `end`, which is left out."""
+        offsets = self.offsets[start : end + 1]
+        here = slice(int(offsets[0]), int(offsets[-1]))
+        return SparseActs(self.values[here], self.features[here], offsets - offsets[0], self.d_sae)
+
     def of_feature(self, feature: int) -> Float[Tensor, " n_pos"]:
         """Return one feature's activation at every position, [n_pos]."""
         here = self.features == feature

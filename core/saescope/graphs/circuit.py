@@ -66,9 +66,20 @@ def trace_circuit(
             require_linear(model, members, ids)
         logits = model.forward(ids, last=1)[0][0, -1]
         chosen = choose_targets(model, logits, named=targets, against=against, settings=settings)
-        traced = trace(model, members, tokens, chosen, settings, progress=progress)
-        graph = prove(traced) if settings.most_measured else as_record(traced)
+        rows, proof = _halves(progress) if settings.most_measured else (progress, None)
+        traced = trace(model, members, tokens, chosen, settings, progress=rows)
+        graph = prove(traced, progress=proof) if settings.most_measured else as_record(traced)
     return replace(graph, warnings=_warnings(model, graph, traced))
+
+
+def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
+    """Progress of the rows, then of the proof: on a long prompt either may take minutes."""
+    if progress is None:
+        return None, None
+    return (
+        lambda done, total: progress(done, 2 * total),
+        lambda done, total: progress(total + done, 2 * total),
+    )
 
 
 def _members(model: LanguageModel, of: GraphMembers | SAE | Sequence[SAE]) -> GraphMembers:

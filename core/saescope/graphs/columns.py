@@ -7,13 +7,15 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.graphs.replacement import EMBED, Clean
+from saescope.ops import SparseActs
 
-_BLOCK = 32
-"""Positions whose decoder rows are gathered at a time."""
+_ROW_BYTES = 256 << 20
+"""Memory for the decoder rows of the features of as many positions as are looked at together."""
 
 
 class NodePlace(NamedTuple):
@@ -62,6 +64,10 @@ class Columns:
         bounds = torch.tensor(self.starts[1 : len(self.clean.acts) + 1], device=columns.device)
         return torch.searchsorted(bounds, columns, right=True)
 
+    def positions_of(self, columns: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """The position of each of these columns, all features."""
+        return torch.cat([acts.positions for acts in self.clean.acts]).to(columns)[columns]
+
     def place(self, column: int) -> NodePlace:
         """What a column is."""
         part = next(i for i, start in enumerate(self.starts[1:]) if column < start)
@@ -76,45 +82,62 @@ class Columns:
         self, gradients: Sequence[Float[Tensor, "n n_pos d"] | None]
     ) -> Float[Tensor, "n n_columns"]:
         """`(what the source writes) . gradient` for every source; gradients at the embedding and
-        at each site, as `Tape.pull` gives them."""
+        at each site, as `Tape.pull` gives them. They may end before the prompt does: later sources
+        supply nothing."""
         clean, (at_embed, *at_sites) = self.clean, gradients
-        n = next(len(g) for g in gradients if g is not None)
+        n, n_pos = next(g.shape[:2] for g in gradients if g is not None)
         out = clean.errors[0].new_zeros(n, self.n)
         for i in range(len(clean.members)):
             into = out[:, self.starts[i] : self.starts[i + 1]]
             for site, to in clean.writes[i].items():
                 if (gradient := at_sites[site]) is not None and into.shape[1]:
-                    into += self._features(i, to, gradient.to(out))
+                    found = self._features(i, to, gradient.to(out))
+                    into[:, : found.shape[1]] += found
         first = len(clean.acts)
         for site, gradient in enumerate(at_sites):
             if gradient is not None:
                 start = self.starts[first + site]
-                errors = torch.einsum("pd,npd->np", clean.errors[site], gradient.to(out))
-                out[:, start : start + clean.n_pos] = errors
+                errors = clean.errors[site][:n_pos]
+                found = torch.einsum("pd,npd->np", errors, gradient.to(out))
+                out[:, start : start + n_pos] = found
         if at_embed is not None:
-            tokens = clean.there[EMBED].reshape(clean.n_pos, -1).to(out)
-            out[:, self.tokens_at :] = torch.einsum("pd,npd->np", tokens, at_embed.to(out))
+            tokens = clean.there[EMBED].reshape(clean.n_pos, -1)[:n_pos].to(out)
+            start = self.tokens_at
+            out[:, start : start + n_pos] = torch.einsum("pd,npd->np", tokens, at_embed.to(out))
         return out
 
     def _features(
         self, i: int, to: int, gradient: Float[Tensor, "n n_pos d"]
     ) -> Float[Tensor, "n nnz"]:
-        """`f W_dec . gradient` of member `i`'s entries, in their order."""
-        acts, member = self.clean.acts[i], self.clean.members[i]
-        parts: list[Tensor] = []
-        for start in range(0, acts.n_pos, _BLOCK):
-            offsets = acts.offsets[start : start + _BLOCK + 1]
-            first, last, counts = int(offsets[0]), int(offsets[-1]), offsets.diff()
-            if first == last:
-                continue
-            rows = member.write_rows(acts.features[first:last], to)
-            # [n_pos, most, d]: positions side by side, padded to the one with most features, so
-            # that one product serves all rows of the graph.
-            where = counts.device
-            row = torch.repeat_interleave(torch.arange(len(counts), device=where), counts)
-            slot = torch.arange(last - first, device=where) - (offsets[:-1] - first)[row]
-            padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
-            padded[row, slot] = rows * acts.values[first:last, None]
-            here = gradient[:, start : start + len(counts)].permute(1, 2, 0).to(padded)
-            parts.append((padded @ here)[row, slot])
-        return torch.cat(parts).T
+        """`f W_dec . gradient` of member `i`'s entries, in their order, up to the last position of
+        the gradient."""
+        n_pos = gradient.shape[1]
+        acts = self.clean.acts[i].between(0, n_pos)
+        most = max(1, _ROW_BYTES // (4 * gradient.shape[2]))
+        # As many whole positions at a time as have `most` entries.
+        step = max(1, most // max(1, int(acts.l0.max())))
+        parts = [
+            self._dots(i, to, acts.between(start, start + step), gradient[:, start : start + step])
+            for start in range(0, n_pos, step)
+        ]
+        return torch.cat(parts, dim=1) * acts.values.to(gradient)
+
+    def _dots(
+        self, i: int, to: int, acts: SparseActs, gradient: Float[Tensor, "n n_pos d"]
+    ) -> Float[Tensor, "n nnz"]:
+        """`W_dec . gradient` of every entry: the derivative of what they write together by each of
+        them, so that no decoder row is copied for each."""
+        features, which = acts.features.unique(return_inverse=True)
+        rows = self.clean.members[i].write_rows(features, to).to(gradient)
+        with torch.enable_grad():
+            scales = rows.new_ones(len(which)).requires_grad_()
+            written = F.embedding_bag(
+                which,
+                rows,
+                acts.offsets,
+                mode="sum",
+                per_sample_weights=scales,
+                include_last_offset=True,
+            )
+        found = [torch.autograd.grad(written, scales, g, retain_graph=True)[0] for g in gradient]
+        return torch.stack(found)

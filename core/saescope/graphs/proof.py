@@ -14,6 +14,7 @@ from saescope.controls import compare_with
 from saescope.graphs.live import MAX_TOKENS, Live, run_live, without, without_all
 from saescope.graphs.replacement import EMBED, FINAL, Pass
 from saescope.graphs.report import as_record, node_ids
+from saescope.graphs.rows import GraphRows
 from saescope.graphs.trace import Traced
 from saescope.metrics import spearman
 from saescope.progress import Progress
@@ -87,7 +88,7 @@ def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> N
             results[hold].append(before - _values(traced, names, live.read))
         if progress:
             progress(min(start + size, len(sources)), len(sources))
-    predicted = predict(traced, sources)[names].T
+    predicted = predict(traced, sources, names).T
     return NodeEffects(
         sources, names, predicted, torch.cat(results[True]), torch.cat(results[False])
     )
@@ -127,32 +128,47 @@ def _values(traced: Traced, names: Sequence[int], read: object) -> Float[Tensor,
     return out
 
 
-def predict(traced: Traced, sources: Sequence[int]) -> Float[Tensor, "n_nodes n_sources"]:
-    """What ablating each source takes from every node along all paths: from a feature u that loses
-    d of its activation a, each of its edges loses the share d / a, and u loses no more than a."""
-    store, clean = traced.store, traced.clean
-    columns, n = store.columns, store.columns.n + len(traced.targets)
-    change = torch.zeros(n, len(sources), dtype=torch.float64)
-    share = torch.zeros(columns.n, len(sources), dtype=torch.float64)
-    share[torch.tensor(sources), torch.arange(len(sources))] = 1
-    values = torch.cat([acts.values for acts in clean.acts]).double().cpu()
+def predict(
+    traced: Traced, sources: Sequence[int], names: Sequence[int]
+) -> Float[Tensor, "n_names n_sources"]:
+    """What ablating each source takes from each of `names` along all paths: from a feature u that
+    loses d of its activation a, each of its edges loses the share d / a, and u loses no more than
+    a."""
+    columns, store = traced.store.columns, traced.store
+    known, place = _places(traced, [*sources, *names])
+    change = torch.zeros(len(known), len(sources), dtype=torch.float64)
+    share = torch.zeros(len(known), len(sources), dtype=torch.float64)
+    share[place[torch.tensor(sources, dtype=torch.long)], torch.arange(len(sources))] = 1
+    values = torch.cat([acts.values for acts in traced.clean.acts]).double().cpu()
     for reader in reversed(store.readers()):
         for rows in store.parts[reader]:
-            names = rows.targets + (columns.n if reader is None else 0)
-            row = torch.arange(len(names)).repeat_interleave(rows.columns.shape[1])
-            place = torch.stack([row, rows.columns.flatten().long()])
-            matrix = torch.sparse_coo_tensor(
-                place,
-                rows.weights.flatten().double(),
-                (len(names), columns.n),
-                check_invariants=True,
-            )
-            change[names] = torch.sparse.mm(matrix, share)
+            targets = rows.targets + (columns.n if reader is None else 0)
+            at = place[targets]
+            change[at] = _edges(rows, place, len(known)) @ share
             if reader is not None:
-                own = share[names]
-                lost = (change[names] / values[names][:, None]).clamp(max=1)
-                share[names] = torch.where(own == 1, own, lost)
-    return change
+                own = share[at]
+                lost = (change[at] / values[targets][:, None]).clamp(max=1)
+                share[at] = torch.where(own == 1, own, lost)
+    return change[place[torch.tensor(names, dtype=torch.long)]]
+
+
+def _places(traced: Traced, also: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The nodes that have rows, and these: of a long prompt's million columns no others lose
+    anything. And the place of each node among them, -1 for the others."""
+    columns, parts = traced.store.columns, traced.store.parts
+    n = columns.n + len(traced.targets)
+    rows = [rows.targets for reader in parts if reader is not None for rows in parts[reader]]
+    asked = torch.tensor([*also, *range(columns.n, n)], dtype=torch.long)
+    known = torch.cat([asked, *rows]).unique()
+    return known, torch.full((n,), -1).index_put((known,), torch.arange(len(known)))
+
+
+def _edges(rows: GraphRows, place: Tensor, n_known: int) -> Float[Tensor, "n n_known"]:
+    """The weights of rows over those columns that have a place."""
+    row, slot = (place[rows.columns.long()] >= 0).nonzero(as_tuple=True)
+    known = place[rows.columns[row, slot].long()]
+    out = torch.zeros(len(rows.targets), n_known, dtype=torch.float64)
+    return out.index_put((row, known), rows.weights[row, slot].double())
 
 
 def _effects(measured: NodeEffects, ids: dict[int, str]) -> dict[tuple[str, str], GraphEffect]:

@@ -8,7 +8,7 @@ stream at their sites, and what lies between two of them is linearised at the cl
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -272,43 +272,3 @@ def _not_linear(model: LanguageModel, hook_name: str, off: float) -> ModelError:
         allowed="models whose attention shows its pattern and whose norms show their scale",
         hint="Use SAEs of the residual stream: between them the model is linearised as it is.",
     )
-
-
-class Tape:
-    """The clean pass with its graph of gradients: from a read vector back to every source."""
-
-    def __init__(self, clean: Clean) -> None:
-        self.clean, self._leaves = clean, dict[str, Tensor]()
-        self._read = Pass(clean, 1, self._attach, grad=True).read
-        with torch.enable_grad():
-            self._x = [
-                clean.x(i, self._read[member.read_hook])[None]
-                for i, member in enumerate(clean.members)
-            ]
-        self.hook_names = [EMBED, *(site.hook_name for site in clean.sites)]
-
-    def _attach(self, hook_name: str, there: Tensor) -> Tensor:
-        self._leaves[hook_name] = there.detach().clone().requires_grad_()
-        return self._leaves[hook_name].clone()  # some families add in place to what they are given
-
-    def pull(
-        self,
-        reader: int | None,
-        rows: Float[Tensor, "n d_read"],
-        positions: Int[Tensor, " n"],
-    ) -> list[Float[Tensor, "n n_pos d"] | None]:
-        """The gradient of each `rows[b] . x[positions[b]]` at the embedding and at every site, in
-        this order; `x` is what member `reader` takes, or without one the input of the
-        unembedding. None where nothing written can reach it."""
-        at = self._read[FINAL] if reader is None else self._x[reader]
-        seeds = at.new_zeros(len(rows), *at.shape)
-        seeds[torch.arange(len(rows)), 0, positions] = rows.to(at)
-        grads: Any = torch.autograd.grad(
-            at,
-            [self._leaves[name] for name in self.hook_names],
-            seeds,
-            retain_graph=True,
-            allow_unused=True,
-            is_grads_batched=True,
-        )
-        return [None if g is None else g[:, 0].flatten(2).detach() for g in grads]

@@ -12,18 +12,24 @@ from saescope.graphs.columns import Columns
 from saescope.graphs.influence import Influence, influence
 from saescope.graphs.members import GraphMembers
 from saescope.graphs.prune import Pruned, prune
-from saescope.graphs.replacement import Clean, Tape, read_clean
+from saescope.graphs.replacement import Clean, read_clean
 from saescope.graphs.rows import RowStore
+from saescope.graphs.tape import Tape, Tapes
 from saescope.graphs.targets import LogitTarget
 from saescope.models import LanguageModel, Tokens
 from saescope.progress import Progress
 from saescope.records.graph import GraphSettings
 
-_GRADIENT_BYTES = 128 << 20
+_GRADIENT_BYTES = 512 << 20
 """Memory for the gradients of one batch of rows."""
+_PATTERN_BYTES = 64 << 20
+"""Memory for one layer's attention pattern, copied for each row of a batch."""
 _MOST_ROWS = 64
-_ROUND = 4
-"""Batches of rows between two looks at what is influential now."""
+_STEP, _N_LENGTHS = 64, 8
+"""A row is computed over the beginning of the prompt that reaches its feature: by steps of so many
+positions, at most so many."""
+_ROUND = 256
+"""Features, at least, between two looks at what is influential now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,11 @@ def trace(
     """
     with model.lock:
         clean = read_clean(model, of, model.batch(tokens.ids), n_left_out=1)
-        tape = Tape(clean)
+        tapes = Tapes(clean)
         store = RowStore(Columns.of(clean))
-        _add_logits(store, tape, targets)
+        _add_logits(store, tapes.reaching(clean.n_pos), targets)
         weights = torch.tensor([target.weight for target in targets], dtype=torch.float64)
-        _add_features(store, tape, weights, settings.max_features, progress)
+        _add_features(store, tapes, weights, settings.max_features, progress)
     found = influence(store, weights)
     kept = prune(
         store,
@@ -92,12 +98,12 @@ def _add_logits(store: RowStore, tape: Tape, targets: Sequence[LogitTarget]) -> 
 
 def _add_features(
     store: RowStore,
-    tape: Tape,
+    tapes: Tapes,
     weights: Tensor,
     max_features: int,
     progress: Progress | None,
 ) -> None:
-    n, n_rows = store.columns.n_features, _rows_at_once(tape.clean)
+    n = store.columns.n_features
     todo = torch.ones(n, dtype=torch.bool)
     wanted = min(n, max_features)
     done = 0
@@ -106,11 +112,12 @@ def _add_features(
         if wanted == n:
             best = todo.nonzero()[:, 0]
         else:
-            best = _most_influential(store, weights, todo, min(wanted - done, _round(done, n_rows)))
+            best = _most_influential(store, weights, todo, min(wanted - done, _round(done)))
         if not len(best):
             return
-        for reader, columns in _by_member(store.columns, best):
-            for part in columns.split(n_rows):
+        for n_pos, reader, columns in _batches(store.columns, best):
+            tape = tapes.reaching(n_pos)
+            for part in columns.split(_rows_at_once(tape.clean)):
                 stop_if_cancelled()
                 _add_rows(store, tape, reader, part)
                 done += len(part)
@@ -119,9 +126,9 @@ def _add_features(
         todo[best] = False
 
 
-def _round(done: int, n_rows: int) -> int:
+def _round(done: int) -> int:
     """How many features the next round takes: more as the ranking settles."""
-    return max(_ROUND * n_rows, done // 4)
+    return max(_ROUND, done // 4)
 
 
 def _most_influential(
@@ -132,10 +139,23 @@ def _most_influential(
     return best.indices[best.values > 0]
 
 
-def _by_member(columns: Columns, chosen: Int[Tensor, " n"]) -> list[tuple[int, Tensor]]:
-    """The columns of each member's features."""
+def _batches(columns: Columns, chosen: Int[Tensor, " n"]) -> list[tuple[int, int, Tensor]]:
+    """The columns of features by how many positions their rows need, then by member."""
     members = columns.member_of(chosen)
-    return [(int(i), chosen[members == i].sort().values) for i in members.unique()]
+    lengths = _lengths(columns.positions_of(chosen), columns.clean.n_pos)
+    batches = torch.stack([lengths, members], dim=1)
+    return [
+        (int(length), int(i), chosen[(batches == key).all(1)].sort().values)
+        for key in batches.unique(dim=0)
+        for length, i in [key]
+    ]
+
+
+def _lengths(positions: Int[Tensor, " n"], n_pos: int) -> Int[Tensor, " n"]:
+    """How many positions of the prompt are run for a row: what comes after a feature supplies
+    nothing to it. A few lengths, since each needs a clean run of its own."""
+    step = max(_STEP, -(-n_pos // _N_LENGTHS))
+    return ((positions // step + 1) * step).clamp(max=n_pos)
 
 
 def _add_rows(store: RowStore, tape: Tape, reader: int, columns: Int[Tensor, " n"]) -> None:
@@ -146,6 +166,9 @@ def _add_rows(store: RowStore, tape: Tape, reader: int, columns: Int[Tensor, " n
 
 
 def _rows_at_once(clean: Clean) -> int:
-    """How many rows the memory for their gradients allows."""
-    each = 4 * clean.n_pos * clean.model.d_model * (len(clean.sites) + 1)
-    return max(1, min(_MOST_ROWS, _GRADIENT_BYTES // each))
+    """How many rows the memory for their gradients, and for copies of an attention pattern, one for
+    each row, allows."""
+    gradients = 4 * clean.n_pos * clean.model.d_model * (len(clean.sites) + 1)
+    pattern = 4 * max((x.numel() for x in clean.patterns.values()), default=0)
+    most = min(_GRADIENT_BYTES // gradients, _PATTERN_BYTES // max(1, pattern))
+    return max(1, min(_MOST_ROWS, most))

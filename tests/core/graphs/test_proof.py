@@ -108,7 +108,7 @@ def test_a_prediction_sums_all_paths(gpt2: Family) -> None:
     matrix, columns = dense(graph), graph.store.columns
     values = torch.cat([acts.values for acts in graph.clean.acts]).double()
     sources = graph.kept.columns[graph.kept.columns < columns.tokens_at][:5].tolist()
-    found = predict(graph, sources)
+    found = predict(graph, sources, range(columns.n + len(graph.targets)))
     for i, source in enumerate(sources):
         share = torch.zeros(columns.n, dtype=torch.float64)
         share[source] = 1
@@ -232,6 +232,20 @@ def test_sae_s_of_the_stream_are_traced_and_proved(llama: Family) -> None:
     graph = trace_circuit(llama.model, residual(llama.model, [0, 1]), as_tokens(), targets=[5])
     assert graph.kind == "residual" and {node.layer for node in graph.nodes} <= {0, 1, None}
     assert graph.proof and graph.proof.n_edges > 0
+
+
+def test_progress_goes_once_through_rows_and_proof(llama: Family) -> None:
+    told: list[float] = []
+    prompt = as_tokens()
+    settings = GraphSettings(most_targets=2, n_controls=1)
+    trace_circuit(
+        llama.model,
+        set_of(llama.model),
+        prompt,
+        settings=settings,
+        progress=lambda done, total: told.append(done / total),
+    )
+    assert told == sorted(told) and told[-1] == 1 and any(0 < at < 0.5 for at in told)
 
 
 def test_the_model_is_as_before_after_a_graph(gpt2: Family) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from saescope.graphs.live import wrote
 from saescope.graphs.members import held
-from saescope.graphs.replacement import EMBED, FINAL, Clean, Pass, Tape, read_clean
+from saescope.graphs.replacement import EMBED, FINAL, Clean, Pass, read_clean
+from saescope.graphs.tape import Tape
 from saescope.graphs.trace import Traced
 from saescope.models import LanguageModel
 from saescope.records.graph import GraphSettings
@@ -172,8 +173,26 @@ def test_rows_in_batches_of_any_size_are_the_same(
 ) -> None:
     whole = dense(traced(gpt2.model, set_of(gpt2.model)))
     monkeypatch.setattr("saescope.graphs.trace._MOST_ROWS", 3)
-    monkeypatch.setattr("saescope.graphs.columns._BLOCK", 2)
+    monkeypatch.setattr("saescope.graphs.columns._ROW_BYTES", 4 * 40 * gpt2.model.d_model)
     assert torch.allclose(dense(traced(gpt2.model, set_of(gpt2.model))), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["transcoders", "residual"])
+def test_a_row_over_the_beginning_that_reaches_its_feature_is_the_whole_row(
+    family: Family, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = family.model
+    of = set_of(model) if kind == "transcoders" else held(model, residual(model, [0, 1]))
+    ids = torch.cat([IDS, IDS])
+    whole = dense(traced(model, of, ids=ids))
+    tapes: list[int] = []
+    made = Tape.__init__
+    monkeypatch.setattr(
+        Tape, "__init__", lambda tape, clean: (tapes.append(clean.n_pos), made(tape, clean))[1]
+    )
+    monkeypatch.setattr("saescope.graphs.trace._STEP", 3)
+    assert torch.allclose(dense(traced(model, of, ids=ids)), whole, atol=1e-6)
+    assert tapes == [16, 3, 6, 9, 12, 15, 16]
 
 
 def test_what_is_not_kept_of_a_row_is_in_its_sums(
