@@ -3,23 +3,20 @@
     python benchmarks/circuit_lengths.py SET [--tokens 64 128 256 512 1000] [--features 2000]
 
 SET is a folder that `ss.load_set` opens (scripts/train_circuit_set.py writes one for SmolLM2-135M).
-Each length is a process of its own, which loads model and set, traces 16 tokens to warm up, and
-then the first tokens of TEXT (the embedded corpus without --text): the graph of the likely next
-tokens, `--features` rows, `--measured` nodes ablated, 19 random parts. "Rows" is from the clean run
-to the pruned graph, "proof" all that is measured by ablation. Peak memory is the highest resident
-set of the process above that of the loaded, warm one.
-
-Then, by arithmetic from the model's and the set's sizes alone, the memory that other lengths take.
+After 16 tokens to warm up, each length is the graph of the likely next tokens after the first
+tokens of TEXT (the embedded corpus without --text): `--features` rows, `--measured` nodes ablated,
+`--controls` random parts. "Rows" is from the clean run to the pruned graph, "proof" all that is
+measured by ablation. Peak memory is the highest resident set of the process above that of the
+loaded, warm one. Then, by arithmetic from the sizes of model and set, what other lengths hold.
 """
 
 import argparse
 import ctypes
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,7 @@ def resident(field: str) -> float:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """One length, in this process; a line of JSON."""
+    """The graph of every length."""
     import torch
 
     import saescope as ss
@@ -45,14 +42,18 @@ def measure(args: argparse.Namespace) -> None:
     model = ss.load_model(*([args.model] if args.model else []), device="cpu", dtype="float32")
     of = ss.load_set(args.set, device="cpu", dtype="float32").settled(model)
     text = args.text.read_text() if args.text else _unpacked(EMBEDDED_CORPUS)
-    few, tokens = (model.tokenize(text[: 12 * n], limit=n) for n in (WARM_UP, args.one))
-    assert len(tokens) == args.one, f"the text has {len(tokens)} tokens"
-    _graph(args, model, of, few)
-    ctypes.CDLL(None).malloc_trim(0)
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the highest from here on
-    found = _graph(args, model, of, tokens)
-    print(json.dumps({"tokens": args.one, "mb": resident("VmHWM") - before, **found}), flush=True)
+    rows: list[dict[str, Any]] = []
+    for n in (WARM_UP, *args.tokens):
+        tokens = model.tokenize(text[: 12 * n], limit=n)
+        assert len(tokens) == n, f"the text has {len(tokens)} tokens"
+        ctypes.CDLL(None).malloc_trim(0)
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the highest from here on
+        found = {"tokens": n, "load": os.getloadavg()[0], **_graph(args, model, of, tokens)}
+        rows.append(found | {"mb": resident("VmHWM") - before})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    table(rows[1:])
+    longer(rows[-1], weights=_weights(model, of), patterns=_patterns(model))
 
 
 def _unpacked(file: Path) -> str:
@@ -69,7 +70,9 @@ def _graph(args: argparse.Namespace, model: Any, of: Any, tokens: Any) -> dict[s
     from saescope.graphs.trace import trace
     from saescope.records.graph import GraphSettings
 
-    settings = GraphSettings(max_features=args.features, most_measured=args.measured)
+    settings = GraphSettings(
+        max_features=args.features, most_measured=args.measured, n_controls=args.controls
+    )
     with torch.no_grad():
         logits = model.forward(model.batch(tokens.ids), last=1)[0][0, -1]
         targets = choose_targets(model, logits, named=(), against=None, settings=settings)
@@ -85,6 +88,34 @@ def _graph(args: argparse.Namespace, model: Any, of: Any, tokens: Any) -> dict[s
         **rows,
         **proof,
     }
+
+
+def _weights(model: Any, of: Any) -> float:
+    """MB of the model and of the whole set."""
+    held = sum(p.numel() * p.element_size() for p in model.bridge.parameters())
+    return (held + of.memory.whole) / 2**20
+
+
+def _patterns(model: Any) -> float:
+    """MB of all attention patterns over one token and one other."""
+    return 4 * model.n_layers * model.bridge.cfg.n_heads / 2**20
+
+
+def longer(last: Mapping[str, Any], *, weights: float, patterns: float) -> None:
+    """The memory of longer prompts: what grows with the square of the length is the patterns, which
+    are held; all else of the longest measured peak is taken to grow with the length."""
+    n, quadratic = last["tokens"], patterns * last["tokens"] ** 2
+    print(
+        f"\nweights {weights:,.0f} MB; peak at {n:,} tokens {last['mb']:,.0f} MB, of it patterns "
+        f"{quadratic:,.0f} MB\n| tokens | patterns GB | all else GB | with weights GB |\n"
+        "|---|---|---|---|"
+    )
+    for tokens in (1000, 2000, 4000, 6000, 8000):
+        held, rest = patterns * tokens**2, (last["mb"] - quadratic) * tokens / n
+        print(
+            f"| {tokens:,} | {held / 1024:.1f} | {rest / 1024:.1f} | "
+            f"{(held + rest + weights) / 1024:.1f} |"
+        )
 
 
 def timed(work: Callable[[], Any], name: str) -> tuple[Any, dict[str, float]]:
@@ -107,20 +138,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 128, 256, 512, 1000])
     parser.add_argument("--features", type=int, default=2000)
     parser.add_argument("--measured", type=int, default=100)
+    parser.add_argument("--controls", type=int, default=19)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        measure(args)
-        return
-    rows: list[dict[str, Any]] = []
-    for n in args.tokens:
-        command = [sys.executable, __file__, *sys.argv[1:], "--one", str(n)]
-        load = os.getloadavg()[0]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append({"load": load, **json.loads(done.stdout)})
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    table(rows)
+    measure(parser.parse_args())
 
 
 def table(rows: list[dict[str, Any]]) -> None:

@@ -161,6 +161,7 @@ async def test_a_step_of_the_demo_lasts_as_long_as_its_work(
 
 @pytest.mark.model
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_demo_tells_the_whole_story_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     # As in an activated environment: elsewhere the demo names the executable's path, however long
     # it is.
@@ -172,6 +173,10 @@ def test_the_demo_tells_the_whole_story_in_80_columns(monkeypatch: pytest.Monkey
         "Which features fire",
         "measured",
         "after",
+        "Trace the circuit",
+        "→ f14.",
+        "of the influence ends in errors",
+        "strongest edges",
         "steered 1",
         "control",
         "claude mcp add sae -- saescope serve",

@@ -1,5 +1,5 @@
-"""`saescope demo`: features, an explanation, its check and steering on a small real model; each
-step is a tool as an agent calls it."""
+"""`saescope demo`: features, an explanation, its check, a circuit and steering on a small real
+model; each step is a tool as an agent calls it."""
 
 import re
 import shutil
@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from saescope import embedded
 from saescope_mcp.app import ALL_TOOLS
@@ -27,6 +28,7 @@ PROMPT = "My sister lost her keys and called our mother because"
 TARGET, AGAINST = " she", " he"
 STEERED = "I went to the window and saw"
 CONCEPT = [" she", " woman"]
+N_PATHS = 3
 
 Document = dict[str, Any]
 
@@ -82,6 +84,7 @@ class Demo:
         await self._features(sae)
         feature = await self._explanation(sae)
         await self._check(sae, feature)
+        await self._circuit(sae)
         await self._steering(sae, feature)
         self.console.print()
         self.console.rule("What to do next")
@@ -176,10 +179,39 @@ class Demo:
             f"along random features: {control:+.3g}."
         )
 
+    async def _circuit(self, sae: str) -> None:
+        """The strongest paths, and what the ablation of their nodes says of them."""
+        self._heading(
+            5,
+            "Trace the circuit: from which words, through which features?",
+            next_call("trace_circuit", prompt="...", targets=[TARGET], against=AGAINST),
+        )
+        traced = await self.call(
+            "trace_circuit",
+            "tracing and ablating",
+            sae=sae,
+            prompt=PROMPT,
+            targets=[TARGET],
+            against=AGAINST,
+        )
+        self.console.print("The strongest paths, and what share of the influence each carries:")
+        for path in _paths(traced["reading"])[:N_PATHS]:
+            self.console.print(Padding(escape(path), (0, 0, 0, 2)))
+        self.console.print(
+            "[dim]f14.4432@1: feature 4432 of layer 14 at token 1; numbers: what the source "
+            'supplies of what the target reads. "*": confirmed when the source is ablated; '
+            '"!": it does less than half or more than twice of what the path says.[/]'
+        )
+        self.console.print(escape(_proved(traced)))
+        self.console.print(
+            "[dim]One SAE is one step. The steps between layers need a set of transcoders: "
+            f"{escape(next_call('load_sae', path='...', layers='all'))}[/]"
+        )
+
     async def _steering(self, sae: str, feature: int) -> None:
         features = [{"feature": feature, "strength": 0.8}]
         self._heading(
-            5,
+            6,
             f"Steer: add feature {feature} while the model writes",
             next_call("steer_generate", prompt=STEERED, features=features, concept_tokens=CONCEPT),
         )
@@ -242,6 +274,25 @@ def run_demo() -> int:
 
 def _percent(token: Document) -> str:
     return f"{100 * token['prob']:.3g}%"
+
+
+def _paths(reading: str) -> list[str]:
+    """The paths of a graph in words."""
+    return re.findall(r"^\d+\. (.*)$", reading, re.MULTILINE)
+
+
+def _proved(traced: Document) -> str:
+    """How much of a circuit is explained, and what of it was measured."""
+    proof, errors = traced["proof"], 1 - traced["scores"]["replacement"]
+    without, alone = proof["necessity"], proof["sufficiency"]
+    return (
+        f"{100 * errors:.0f}% of the influence ends in errors, which no feature explains. "
+        f"Confirmed: {proof['n_confirmed']} of the {proof['n_edges']} strongest edges. The "
+        f"difference of {traced['targets'][0]['value']:.3g} falls by {without['kept']:.3g} without "
+        f"the kept features (without as many random ones: {without['controls']['mean']:.2g}), and "
+        f"by {alone['kept']:.2g} with these alone (random ones alone: "
+        f"{alone['controls']['mean']:.3g})."
+    )
 
 
 def _without_positions(summary: str) -> str:
