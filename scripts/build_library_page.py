@@ -41,6 +41,7 @@ PARTS = {
         "find_by_label",
         "contrast_texts",
         "contrast_models",
+        "match_features",
         "feature_card",
         "make_quiz",
         "QuizStore",
@@ -48,6 +49,7 @@ PARTS = {
     ),
     "Explain and change": (
         "attribute",
+        "compare_prompts",
         "trace_circuit",
         "GraphSettings",
         "FeatureEdit",

@@ -48,6 +48,8 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.graphs.circuit.trace_circuit",
     "saescope.load.load_sae",
     "saescope.publish.writing.publish_sae",
+    "saescope.search.matching.match_features",
+    "saescope.search.pairs.compare_prompts",
     "saescope.sets.opening.load_set",
     "saescope.steering.steer.steer",
     "saescope.steering.sweep.sweep",

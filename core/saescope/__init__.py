@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from saescope.origin import settle as settle
     from saescope.publish import publish_sae as publish_sae
     from saescope.saes import SAE as SAE
+    from saescope.search import compare_prompts as compare_prompts
+    from saescope.search import match_features as match_features
     from saescope.sets import SAESet as SAESet
     from saescope.sets import load_set as load_set
     from saescope.splice import record as record
@@ -71,6 +73,7 @@ _HOME = {
     "attribute": "attribution",
     "check_sae": "evals",
     "check_set": "evals",
+    "compare_prompts": "search",
     "contrast_models": "features",
     "contrast_texts": "features",
     "dataset_passages": "features",
@@ -92,6 +95,7 @@ _HOME = {
     "load_sae": "load",
     "load_set": "sets",
     "make_quiz": "features",
+    "match_features": "search",
     "peek_sae": "load",
     "publish_sae": "publish",
     "rank_features": "features",

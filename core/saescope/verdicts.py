@@ -27,6 +27,16 @@ class Effect(StrEnum):
     SPECIFIC = "specific"
 
 
+class Carrier(StrEnum):
+    """What carries the difference between two prompts at the sites that were patched."""
+
+    FEW = "the listed features"
+    MANY = "many features"
+    ERROR = "the error"
+    ELSEWHERE = "not these sites"
+    UNTOLD = "not told"
+
+
 class LabelVerdict(StrEnum):
     """What the score of a label means; the value is the whole sentence."""
 

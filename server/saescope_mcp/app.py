@@ -36,6 +36,7 @@ from saescope_mcp.tools import (
     index,
     load,
     offer,
+    pairs,
     publish,
     quiz,
     read,
@@ -61,6 +62,7 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *train.TOOLS,
     *runs.TOOLS,
     *evaluate.TOOLS,
+    *pairs.TOOLS,
     *publish.TOOLS,
 )
 

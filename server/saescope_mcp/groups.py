@@ -24,6 +24,7 @@ class Group(Enum):
     KNOW = "what a feature is: index, cards, search, labels and their tests", True
     TRAIN = "train an SAE", True
     JUDGE = "how good an SAE is", True
+    BENCH = "find a strength, compare prompts", False
     PUBLISH = "publish an SAE", False
 
     def __init__(self, purpose: str, by_default: bool) -> None:

@@ -46,6 +46,7 @@ def calls_of(sae: str, model: str) -> list[tuple[str, dict[str, Any]]]:
         ("top_features", {"sae": sae, "text": "The sea"}),
         ("attribute_logit", {"sae": sae, "prompt": "The sea"}),
         ("trace_circuit", {"sae": sae, "prompt": "The sea", "groups": ["a: 1"]}),
+        ("compare_prompts", {"sae": sae, "a": "The sea", "b": "The man"}),
         ("intervene", {"sae": sae, "prompt": "The sea", "edits": edits}),
         ("steer_generate", {"sae": sae, "prompt": "The sea", "features": [{"feature": 3}]}),
         ("index_features", {"sae": sae, "dataset": model}),

@@ -24,7 +24,7 @@ NAMES = {
         "encode_text",
         "top_features",
     ),
-    *("attribute_logit", "trace_circuit", "intervene", "steer_generate"),
+    *("attribute_logit", "trace_circuit", "compare_prompts", "intervene", "steer_generate"),
     *("index_features", "describe_feature", "find_features", "quiz_feature", "label_feature"),
     *("train_sae", "cancel_job", "evaluate_sae", "publish_sae"),
 }

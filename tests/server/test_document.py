@@ -203,6 +203,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "encode_text": {"text": PROMPT},
     "attribute_logit": {"prompt": PROMPT},
     "trace_circuit": {"prompt": PROMPT, "max_features": 20, "n_measured": 4},
+    "compare_prompts": {"a": "The old man saw the sea", "b": "The little man saw the sea"},
     "intervene": {"prompt": PROMPT, "edits": [{"feature": 3, "mode": "ablate"}]},
     "steer_generate": {"prompt": PROMPT, "features": [{"feature": 3}], "max_new_tokens": 4},
     "describe_feature": {"feature": 3},

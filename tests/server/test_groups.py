@@ -28,7 +28,7 @@ GROUPS = {tool.name: tool.group.word for tool in ALL_TOOLS if tool.group}
 BASE = {"find_saes", "load_sae", "unload", "server_status", "job_status", "cancel_job"}
 READ = {"encode_text", "top_features"}
 TRAIN = {"train_sae"}
-RESTING = {"publish_sae"}
+RESTING = {"compare_prompts", "publish_sae"}
 """Offered by name or by `use_tools` only; a call switches one on."""
 DEFAULT = GROUPS.keys() - RESTING
 SOON_S = 20
@@ -90,7 +90,8 @@ async def test_a_tool_that_nobody_asked_for_or_took_away_is_switched_on_by_its_c
 def test_a_misspelt_group_is_refused_with_what_there_is(setting: str, own_home: Path) -> None:
     with pytest.raises(ConfigError, match=r"SAESCOPE_TOOLS: .* is neither a group") as no:
         build_server(Settings(tools=setting))
-    assert "base, read, explain, circuits, steer, know, train, judge, publish" in no.value.message
+    words = "base, read, explain, circuits, steer, know, train, judge, bench, publish"
+    assert words in no.value.message
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ CALLS: list[tuple[str, Document]] = [
     ("top_features", {"text": PROMPT}),
     ("attribute_logit", {"prompt": PROMPT, "k": 3, "n_controls": 1}),
     ("trace_circuit", {"prompt": PROMPT, "max_features": 20, "n_measured": 4}),
+    ("compare_prompts", {"a": "The sea", "b": "The man", "k": 3, "n_controls": 1}),
     ("intervene", {"prompt": PROMPT, "edits": EDITS, "n_controls": 1}),
     ("intervene", {"prompts": [PROMPT, "a cat sat"], "edits": EDITS, "n_controls": 1}),
     ("describe_feature", {"feature": 7}),

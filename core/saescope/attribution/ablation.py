@@ -166,23 +166,32 @@ def draw_controls(
     sizes: Float[Tensor, " nnz"],
     n_controls: int,
     seed: int,
+    others_only: bool = False,
 ) -> list[Int[Tensor, " k"]]:
     """For each draw as many active pairs as are chosen, each at or near the position of one of them
     and of like size (`sizes`: |f| times the norm of the decoder row).
 
     The chosen pairs may be drawn like any other: a draw is what a random choice among pairs that
     match would have been, so that a random choice is outside of its controls as rarely as the rule
-    says. Features that write nothing are never drawn.
+    says. With `others_only` they are not drawn: of few chosen ones, most draws would hold one.
+    Features that write nothing are never drawn.
     """
-    near = [_nearest(acts, entry, sizes, len(chosen)) for entry in chosen.tolist()]
+    free = sizes > 0
+    if others_only:
+        free = free.index_fill(0, chosen, False)
+    pool = free.nonzero()[:, 0]
+    near = [_nearest(acts, entry, sizes, pool, len(chosen)) for entry in chosen.tolist()]
     rng = torch.Generator().manual_seed(seed)
     return [chosen.new_tensor(_draw(near, rng)) for _ in range(n_controls)]
 
 
-def _nearest(acts: SparseActs, entry: int, sizes: Tensor, k: int) -> list[int]:
+def _nearest(
+    acts: SparseActs, entry: int, sizes: Tensor, pool: Int[Tensor, " m"], k: int
+) -> list[int]:
     """Pairs that match, best first: those at the position, with its neighbours where it has few, by
     ratio of sizes; then farther ones, of which a draw of many pairs may need some."""
-    pool = (sizes > 0).nonzero()[:, 0]
+    if not len(pool):
+        return []
     apart = (acts.positions[pool] - acts.positions[entry]).abs()
     unlike = (sizes[pool].log() - sizes[entry].log()).abs()
     order = unlike.argsort(stable=True)

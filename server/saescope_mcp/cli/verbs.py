@@ -11,7 +11,18 @@ from typing import Any
 Schema = Mapping[str, Any]
 _LIST = Path(__file__).parents[1] / "tools.json"
 
-_ORDER = ("start", "read", "explain", "circuits", "know", "steer", "train", "judge", "serve")
+_ORDER = (
+    "start",
+    "read",
+    "explain",
+    "circuits",
+    "know",
+    "steer",
+    "bench",
+    "train",
+    "judge",
+    "serve",
+)
 _OF_NO_GROUP: Mapping[str, tuple[str, ...]] = {
     "start": ("demo", "doctor", "find_saes", "load_sae"),
     "train": ("job_status", "cancel_job"),
@@ -25,6 +36,7 @@ SHORT: Mapping[str, str] = {
     "top_features": "The strongest features of a text, or what sets texts apart.",
     "attribute_logit": "Which features a prediction rests on, measured by ablation.",
     "trace_circuit": "Through which features a prediction comes about, as a graph.",
+    "compare_prompts": "Which features make two prompts predict different tokens.",
     "intervene": "What changing features does to the next token.",
     "describe_feature": "What one feature fires on and promotes.",
     "find_features": "Features by label, by token, by texts, or by a contrast.",
@@ -60,6 +72,10 @@ EXAMPLES: Mapping[str, str] = {
     "top_features": 'top-features --text "Mary said that she had lost her keys."',
     "attribute_logit": f'attribute-logit --prompt "{_KEYS}" --target " she" --against " he"',
     "trace_circuit": f'trace-circuit --prompt "{_KEYS}" --targets " she" --against " he" --open',
+    "compare_prompts": (
+        'compare-prompts --a "The man said that" --b "The woman said that" '
+        '--target " she" --against " he"'
+    ),
     "intervene": f'intervene --prompt "{_KEYS}" --edit 4432:ablate --target " she"',
     "steer_generate": (
         'steer-generate --prompt "I went to the window and saw" --feature 4432=0.8 '
@@ -83,7 +99,7 @@ _ONE_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "intervene": (("prompt", "prompts"),),
     "steer_generate": (("prompt", "prompts"),),
     "describe_feature": (("feature", "features"),),
-    "find_features": (("query", "tokens", "texts", "texts_file"),),
+    "find_features": (("query", "tokens", "texts", "texts_file", "match"),),
     "train_sae": (("hook_name", "resume"),),
     "publish_sae": (("sae", "job_id"), ("repo_id", "path")),
 }

@@ -25,7 +25,7 @@ WORDING = binding.Wording(
 
 async def load_named(state: AppState, request: BaseModel) -> None:
     """Load the SAEs that a call names and that are known here, where they are not in memory."""
-    given = [getattr(request, name, "") for name in ("sae", "against_sae")]
+    given = [getattr(request, name, "") for name in ("sae", "against_sae", "match")]
     for name in ("saes", "also", "handles"):
         given += getattr(request, name, [])
     for handle in dict.fromkeys(given):

@@ -14,6 +14,7 @@ from saescope.records.features import (
     Writer,
 )
 from saescope.records.labels import MissedItem, QuizItem, ShortLabel
+from saescope.records.pairs import MatchedFeature, MatchedSAEs
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
@@ -106,6 +107,11 @@ class CardsReply(DescribeFeatureReply, frozen=True):
 
 
 _WAYS = ("query", "tokens", "texts", "texts_file")
+_NOT_MATCHED = (
+    *("query", "tokens", "against", "against_file", "against_sae", "documents", "group_column"),
+    *("label_column", "unconfirmed", "neuronpedia"),
+)
+"""What has no meaning where two SAEs are matched."""
 
 
 class FindFeatures(ContrastFile):
@@ -125,6 +131,10 @@ class FindFeatures(ContrastFile):
     against_sae: Identifier = Field(
         default="",
         description="The same SAE loaded on another model: how the models differ on texts.",
+    )
+    match: Identifier = Field(default="", description="Another SAE: partners there.")
+    features: Annotated[list[int], AtMost("max_named_features")] = Field(
+        default=[], description="Of a match."
     )
     documents: Annotated[list[Identifier], AtMost("max_file_texts")] = Field(
         default=[],
@@ -146,6 +156,11 @@ class FindFeatures(ContrastFile):
     @model_validator(mode="after")
     def _one_way(self) -> "FindFeatures":
         given = [name for name in _WAYS if getattr(self, name)]
+        if self.match:
+            self._check_match(given)
+            return self
+        if self.features:
+            _refuse("match", "match as well as features", False)
         if len(given) != 1:
             _refuse("query", "exactly one of query, tokens, texts and texts_file", bool(given))
         others = bool(self.against or self.against_file)
@@ -163,6 +178,13 @@ class FindFeatures(ContrastFile):
         if self.neuronpedia and not self.query:
             _refuse("query", "query as well as neuronpedia", False)
         return self
+
+    def _check_match(self, ways: list[str]) -> None:
+        for name in (*_NOT_MATCHED, *ways[1:]):
+            if getattr(self, name):
+                _refuse(name, f"match without {name}", True)
+        if self.features and self.offset:
+            _refuse("offset", "offset=0: features names all that are listed", True)
 
     def _check_columns(self) -> None:
         if (self.group_column or self.label_column) and not self.texts_file:
@@ -272,6 +294,14 @@ class Contrasted(ContrastFeature, FoundRow):
     """A feature that tells the two sides apart."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedRow(MatchedFeature):
+    """A feature and its partner in the other SAE."""
+
+    label: ShortLabel | None
+    partner_label: ShortLabel | None
+
+
 class FindFeaturesReply(ListReply, frozen=True):
     """Features, best first."""
 
@@ -285,13 +315,16 @@ class FindFeaturesReply(ListReply, frozen=True):
         "features.held_out.auc",
         "features.length_correlation",
         "features.position_correlation",
+        "features.partner_tokens",
+        *(f"match.{said}" for said in ("n_features", "low", "high", "chance", "n_tokens")),
     }
     twins: ClassVar[dict[str, str]] = {"features.auc_equal_length": "score"}
 
     by: str
     """What was searched by, and what the score is."""
-    features: list[Contrasted | WriterRow | FoundRow]
+    features: list[Contrasted | WriterRow | FoundRow | MatchedRow]
     contrast: ContrastedSets | None = None
+    match: MatchedSAEs | None = Field(default=None, exclude_if=is_empty)
 
 
 class PlainFindReply(FindFeaturesReply, frozen=True):

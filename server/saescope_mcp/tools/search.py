@@ -33,6 +33,7 @@ from saescope_mcp.state import (
     given_texts,
     void_quizzes,
 )
+from saescope_mcp.tools.partners import find_partners
 
 if TYPE_CHECKING:
     from saescope import features as core
@@ -48,13 +49,15 @@ SEED = 0
 async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:
     """Find features by words of their labels (query), by tokens that they promote (tokens), by
     texts that they fire on (texts), or by what tells these texts from others (against) or two
-    models apart (against_sae), tested on held-out texts. Give 30 a side; fewer than 8 confirm
-    nothing."""
+    models apart (against_sae), tested on held-out texts; or partners in another SAE (match). Give
+    30 a side; fewer than 8 confirm nothing."""
     entry = state.require(request.sae)
     asked = (
         await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []
     )
     given = await given_texts(state, request)  # before the model's turn
+    if request.match:
+        return await find_partners(state, request, given)
     if request.is_contrast:
         return await _contrast(state, request, given)
     async with state.use(request.sae) as loaded:

@@ -19,6 +19,7 @@ RENDERERS: Mapping[str, Renderer] = {
     "top_features": reading.top_features,
     "attribute_logit": explaining.attribute_logit,
     "trace_circuit": explaining.trace_circuit,
+    "compare_prompts": explaining.compare_prompts,
     "intervene": explaining.intervene,
     "steer_generate": steering.steer_generate,
     "index_features": knowing.index_features,

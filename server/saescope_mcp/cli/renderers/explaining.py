@@ -54,6 +54,58 @@ def trace_circuit(document: Document, console: Console) -> None:
     facts(console, {"page": document.get("page_path"), "written": document.get("exported")})
 
 
+def compare_prompts(document: Document, console: Console) -> None:
+    """What differs, what carries it, then each feature in both prompts."""
+    console.print(_predicted(document["target"], document["against"]))
+    rows(
+        console,
+        [
+            {"a": repr(each["text_a"]), "b": repr(each["text_b"])}
+            for each in document["differences"]
+        ],
+        title="what differs",
+    )
+    parts = {
+        "all_features": "all features",
+        "together": "those listed",
+        "error": "the error alone",
+        "whole": "features and error",
+    }
+    rows(
+        console,
+        [
+            {
+                "patched": name,
+                "of the difference": _closed(part["difference"]),
+                "of the KL": _closed(part["kl"]),
+            }
+            for field, name in parts.items()
+            if (part := document[field])
+        ],
+    )
+    rows(
+        console,
+        [
+            {
+                "sae": row.get("sae"),
+                "feature": row["feature"],
+                "pos": row["pos_a"],
+                "token": row["token_a"],
+                "on a": row["activation_a"],
+                "on b": row["activation_b"],
+                "closes": _closed(row["closed"]),
+                "label": label_of(row["label"]),
+            }
+            for row in document["features"]
+        ],
+        note="closes: the share of the way from a's prediction to b's when this alone is patched.",
+    )
+
+
+def _closed(share: float | None) -> str | None:
+    return None if share is None else percent(share)
+
+
 def intervene(document: Document, console: Console) -> None:
     if prompts := document.get("on_prompts"):
         _on_prompts(prompts, document, console)
