@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ if [ "$1" = venv ]; then
     exit
 fi
 echo "Downloading torch (183.2MiB)"
+echo $PPID >> "{pids}"
 while [ ! -f "{gate}" ]; do sleep 0.1; done
 cat "{gate}"
 exit "$(cut -c 1 "{gate}")"
@@ -42,7 +45,11 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.data, self.gate, self.uv = folder / "data", folder / "gate", folder / "uv"
-        self.uv.write_text(UV.format(python=sys.executable, gate=self.gate))
+        self.pids = folder / "pids"
+        """A line for each installation that began: the process of its `--setup`."""
+        self.uv.write_text(
+            UV.format(python=sys.executable, gate=self.gate, pids=self.pids), encoding="utf-8"
+        )
         self.uv.chmod(0o755)
         self.set: dict[str, str] = {}
         """What the user has set besides."""
@@ -70,14 +77,34 @@ class Machine:
             )
         )
 
+    def end(self) -> None:
+        """No installation outlives its test: they go on when a client has left, as they should."""
+        if not self.gate.exists():
+            self.finish("1 the test is over")
+        begun = self.pids.read_text(encoding="utf-8").split() if self.pids.exists() else []
+        until = time.monotonic() + 20
+        while still := [pid for pid in begun if _is_setup(pid)]:
+            assert time.monotonic() < until, f"still installing: {still}"
+            time.sleep(0.05)
+
     def finish(self, said: str) -> None:
         self.gate.with_suffix(".new").write_text(said)
         self.gate.with_suffix(".new").rename(self.gate)
 
 
+def _is_setup(pid: str) -> bool:
+    words = Path("/proc") / pid / "cmdline"
+    try:
+        return b"--setup" in words.read_bytes()
+    except OSError:
+        return False
+
+
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    yield made
+    made.end()
 
 
 def text(result: Any) -> str:
@@ -120,7 +147,7 @@ async def test_the_real_server_takes_over_the_same_connection_and_the_calls_that
             found.structured_content is not None
             and found.structured_content["saes"][0]["release"] == "gpt2-small-res-jb"
         )
-        assert len((await client.list_prompts()).prompts) == 4
+        assert len((await client.list_prompts()).prompts) == 5
     assert (machine.data / "venv" / "saescope-ready").exists()
 
 
@@ -181,7 +208,7 @@ async def test_once_installed_it_is_the_server(machine: Machine) -> None:
     assert "saescope is ready." in done.stdout
     machine.uv.unlink()
     async with machine.client() as client:
-        assert len((await client.list_prompts()).prompts) == 4
+        assert len((await client.list_prompts()).prompts) == 5
 
 
 def test_a_variable_that_the_client_did_not_fill_in_means_the_checkout_itself() -> None:

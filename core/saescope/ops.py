@@ -97,7 +97,9 @@ class SparseActs:
         found = torch.lerp(
             values[lower].double(), values[upper].double(), (place - place.floor())[fired]
         )
-        return self.values.new_zeros(self.d_sae).index_put((fired.nonzero()[:, 0],), found.float())
+        return self.values.new_zeros(self.d_sae).index_put(
+            (fired.nonzero()[:, 0],), found.to(self.values)
+        )
 
     def to_dense(self) -> Float[Tensor, "n_pos d_sae"]:
         dense = self.values.new_zeros(self.n_pos, self.d_sae)

@@ -51,6 +51,44 @@ with its index in place of 0, and compare effect with control.
 {_REPORT}"""
 
 
+def trace_a_circuit(
+    prompt: Annotated[
+        str, Field(description='Text that the model continues, e.g. "The capital of France is".')
+    ],
+    target: Annotated[
+        str, Field(description="Token to explain, leading space kept; empty: the likely ones.")
+    ] = "",
+    against: Annotated[str, Field(description='Token to compare with, e.g. " London".')] = "",
+    sae: Annotated[str, Field(description="Handle of a loaded set, or SAE; empty: load one.")] = "",
+) -> str:
+    """Find through which features a prediction comes about, and what of that was proved."""
+    given: dict[str, object] = {"targets": [target]} if target else {}
+    given |= {"against": against} if against else {}
+    same: dict[str, object] = {"sae": sae or "HANDLE", "prompt": prompt, **given}
+    load = (
+        _load(sae)
+        if sae
+        else 'Load SAEs of several layers: load_sae(path="...", layers="all") for a set of '
+        "transcoders or SAEs (find_saes lists published ones). One SAE, load_sae(), gives one "
+        "step. Use the handle as HANDLE."
+    )
+    edits = [{"sae": "MEMBER", "feature": 0, "mode": "ablate", "positions": [0]}]
+    return f"""Explain through which steps the model comes to \
+{f"{target!r}" if target else "its most likely token"} after this text: {prompt!r}.
+1. {load}
+2. Call {next_call("trace_circuit", **same)}. If it returns a job_id: job_status(job_id="...", \
+wait_s=30).
+3. Before any path, say how much ends in errors (scores.replacement). Below 0.5 say that the graph \
+explains the smaller part, and stop at what is confirmed.
+4. Read the paths in reading: "*" was confirmed by ablation, "!" was refuted, and no mark was not \
+measured. Name features only after describe_feature(sae="MEMBER", feature=0) says the same; \
+MEMBER is the handle in saes of the node's layer.
+5. Test the main step together: {next_call("intervene", prompt=prompt, edits=edits)} with its \
+nodes, and compare effect with control.
+6. The same call with other_prompts=["..."], two paraphrases: which edges hold?
+{_REPORT}"""
+
+
 def test_concept(
     concept: Annotated[
         str, Field(description='What to look for, e.g. "sarcasm" or "French text".')
@@ -141,6 +179,7 @@ controlled."""
 
 PROMPTS = [
     ReadyPrompt(explain_prediction, "Explain a prediction"),
+    ReadyPrompt(trace_a_circuit, "Trace a circuit"),
     ReadyPrompt(test_concept, "Find and test a concept"),
     ReadyPrompt(judge_sae, "Judge an SAE"),
     ReadyPrompt(train_an_sae, "Train an SAE"),

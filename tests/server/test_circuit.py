@@ -147,6 +147,17 @@ async def test_a_reply_says_what_the_library_says(desk: Desk) -> None:
     assert reply["evidence"] == "controlled" and reply["provenance"]["seed"] == 3
 
 
+async def test_the_tool_and_the_library_do_the_same_without_settings(desk: Desk) -> None:
+    import saescope as ss
+
+    reply = await trace(desk)
+    graph = ss.trace_circuit(desk.model, desk.saes, PROMPT, targets=[planted.ANSWER])
+    said = asdict(graph)
+    said["nodes"].sort(key=lambda node: -node["influence"])
+    for field in ("targets", "nodes", "scores", "kept_scores", "untraced", "proof"):
+        assert close(reply[field], said[field]), field
+
+
 async def test_the_planted_circuit_is_found_and_confirmed(desk: Desk) -> None:
     reply = await trace(desk, export=str(desk.folder / "found.json"))
     assert edges_of(reply["exported"]) == EDGES
@@ -215,6 +226,7 @@ async def test_groups_by_hand_are_kept_and_unknown_nodes_are_refused(desk: Desk)
     asked = desk.asked | {"groups": ["facts: f1.77@3"]}
     error = await refuse(desk.state, "trace_circuit", **asked)
     assert error["code"] == "GRAPH_NODE_UNKNOWN" and recall in error["allowed"]
+    assert recall in error["hint"] and "leave groups out" in error["hint"]
 
 
 async def test_an_export_loads_again_and_goes_nowhere_else(desk: Desk, tmp_path: Path) -> None:
@@ -226,9 +238,29 @@ async def test_an_export_loads_again_and_goes_nowhere_else(desk: Desk, tmp_path:
     graph = import_graph(file).graph
     assert {node.id for node in graph.nodes} == {node["id"] for node in reply["nodes"]}
     assert close(reply["scores"], asdict(graph.scores))
+    others = json.loads((file.parent / "graph-metadata.json").read_text("utf-8"))["graphs"]
+    assert [each["slug"] for each in others] == ["graph"] and others[0]["prompt"] == PROMPT
+    said = json.loads(file.read_text("utf-8"))
+    assert f"0_{planted.LOOKUP}_1" in said["qParams"]["pinnedIds"]
     asked = desk.asked | {"export": str(tmp_path / "graph.json")}
     error = await refuse(desk.state, "trace_circuit", **asked)
     assert error["field"] == "export" and not [*tmp_path.iterdir()]
+
+
+async def test_a_file_that_is_no_list_of_graphs_is_left_alone(desk: Desk, tmp_path: Path) -> None:
+    folder, elsewhere = desk.folder / "mine", tmp_path / "elsewhere.json"
+    folder.mkdir()
+    listing = folder / "graph-metadata.json"
+    for content in ("mine", "[1]", '{"graphs": {}}', "[" * 9999):
+        listing.write_text(content)
+        reply = await trace(desk, export=str(folder / "a.json"), seed=len(content))
+        assert listing.read_text() == content
+        assert any("graph-metadata.json there is no list" in each for each in reply["warnings"])
+    listing.unlink()
+    elsewhere.write_text('{"graphs": []}')
+    listing.symlink_to(elsewhere)
+    await trace(desk, export=str(folder / "a.json"), seed=3)
+    assert elsewhere.read_text() == '{"graphs": []}'
 
 
 async def test_the_page_is_a_file_and_a_resource(desk: Desk) -> None:
@@ -311,7 +343,7 @@ async def test_a_reply_keeps_to_its_tokens(busy: Desk, form: str) -> None:
         ({"groups": ["no ids"]}, "GRAPH_GROUP_INVALID", "groups"),
         ({"other_prompts": [PROMPT] * 9}, "TOO_MANY_ITEMS", "other_prompts"),
         ({"max_features": 0}, "OUT_OF_RANGE", "max_features"),
-        ({"other_prompts": [" re"]}, "PROMPT_TOO_SHORT", "prompt"),
+        ({"other_prompts": [" re"]}, "PROMPT_TOO_SHORT", "other_prompts"),
         ({"export": "http://x/y.json"}, "INVALID_REPO_ID", "export"),
     ],
 )

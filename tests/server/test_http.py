@@ -61,7 +61,7 @@ def serving(home: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
 async def test_both_protocol_eras_are_served_at_one_address(url: str, mode: Any) -> None:
     async with Client(url, mode=mode) as client:
         found = await client.call_tool("find_saes", {"query": "gpt2-small-res-jb", "limit": 1})
-        assert not found.is_error and len((await client.list_prompts()).prompts) == 4
+        assert not found.is_error and len((await client.list_prompts()).prompts) == 5
 
 
 def test_a_page_of_another_site_gets_no_answer(url: str) -> None:

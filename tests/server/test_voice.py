@@ -33,6 +33,7 @@ from saescope_mcp.state import AppState, Placement, Source
 
 NEEDED = {
     "explain_prediction": {"prompt": "The capital of France is"},
+    "trace_a_circuit": {"prompt": "The capital of France is"},
     "test_concept": {"concept": "irony"},
 }
 SKILL = Path(__file__).parents[2] / "skills" / "saescope"
@@ -59,6 +60,7 @@ async def test_a_prompt_for_each_investigation_with_described_arguments() -> Non
         prompts = (await client.list_prompts()).prompts
     assert {prompt.name for prompt in prompts} == {
         "explain_prediction",
+        "trace_a_circuit",
         "test_concept",
         "judge_sae",
         "train_an_sae",

@@ -16,7 +16,7 @@ from saescope.graphs.trace import Traced, trace
 from saescope.hooks import hook_shape
 from saescope.models import LanguageModel, Tokens
 from saescope.progress import Progress
-from saescope.records.graph import Graph, GraphSettings
+from saescope.records.graph import Graph, GraphSettings, smaller_part
 from saescope.saes import SAE
 from saescope.sets import SAESet
 
@@ -51,15 +51,7 @@ def trace_circuit(
     """
     members, settings = _members(model, of), settings or GraphSettings()
     tokens = _tokens(model, members, prompt) if isinstance(prompt, str) else prompt
-    if len(tokens) < 2:
-        raise ArgumentError(
-            f"A circuit needs at least two tokens (got {len(tokens)}): at the first no feature "
-            "counts.",
-            code="PROMPT_TOO_SHORT",
-            field="prompt",
-            got=len(tokens),
-            hint="Give a longer prompt.",
-        )
+    require_two(tokens)
     with model.lock, torch.no_grad():
         ids = model.batch(tokens.ids)
         if members.kind != "residual":
@@ -80,6 +72,19 @@ def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None
         lambda done, total: progress(done, 2 * total),
         lambda done, total: progress(total + done, 2 * total),
     )
+
+
+def require_two(tokens: Tokens, *, field: str = "prompt") -> None:
+    """Raises ArgumentError: PROMPT_TOO_SHORT: a single token has no circuit."""
+    if len(tokens) < 2:
+        raise ArgumentError(
+            f"A circuit needs at least two tokens (got {len(tokens)}): at the first no feature "
+            "counts.",
+            code="PROMPT_TOO_SHORT",
+            field=field,
+            got=len(tokens),
+            hint="Give a longer prompt.",
+        )
 
 
 def _members(model: LanguageModel, of: GraphMembers | SAE | Sequence[SAE]) -> GraphMembers:
@@ -113,18 +118,15 @@ def _tokens(model: LanguageModel, members: GraphMembers, prompt: str) -> Tokens:
 
 def _warnings(model: LanguageModel, graph: Graph, traced: Traced) -> list[str]:
     warnings: list[str] = []
-    if (errors := 1 - graph.scores.replacement) > MUCH:
-        warnings.append(
-            f"{100 * errors:.0f}% of the influence ends in errors, which no feature explains: the "
-            "graph is mostly not about features."
-        )
+    if said := smaller_part(graph.scores.replacement, graph.untraced):
+        warnings.append(said)
     if graph.untraced > SOME:
         left = graph.n_active - graph.n_traced
         warnings.append(
             f"{100 * graph.untraced:.0f}% of the influence flows through {left} features whose own "
             "sources were not computed: raise max_features."
         )
-    if model.dtype != torch.float32:
+    if model.dtype not in (torch.float32, torch.float64):
         warnings.append(
             f"The model runs in {str(model.dtype).removeprefix('torch.')}: weights of edges are "
             'off by several percent. Load it with dtype="float32".'

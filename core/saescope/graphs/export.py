@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from saescope.graphs.flow import Flow
+from saescope.graphs.paths import strongest_paths
 from saescope.records.graph import Graph, GraphEdge, GraphNode
 from saescope.untrusted import clean_line
 
@@ -72,6 +74,39 @@ def export_text(file: GraphFile) -> str:
     return json.dumps(export_graph(file), allow_nan=False)
 
 
+def first_shown(graph: Graph, n_paths: int = 5) -> list[str]:
+    """Nodes for a page to begin with, which draws edges between pinned nodes alone: those of the
+    strongest paths, and whole groups of which one is among them."""
+    paths = strongest_paths(Flow.of(graph), n_paths)
+    shown = dict.fromkeys(node for path in paths for node in path.nodes)
+    for group in graph.groups:
+        if any(node in shown for node in group.nodes):
+            shown |= dict.fromkeys(group.nodes)
+    return [*shown]
+
+
+def listed(listing: Any, file: GraphFile) -> dict[str, Any]:
+    """circuit-tracer's list of the graphs in a folder, `graph-metadata.json`, with this one in it;
+    its page opens no graph that is not listed. `listing` is what is there, None if nothing is.
+
+    Raises:
+        ValueError: what is there is no such list.
+    """
+    there = {"graphs": []} if listing is None else listing
+    graphs = there.get("graphs") if isinstance(there, dict) else None
+    if not isinstance(graphs, list) or not all(isinstance(each, dict) for each in graphs):
+        raise ValueError("no list of graphs")
+    others = [each for each in graphs if each.get("slug") != file.slug]
+    own = _metadata(file, *exported_ids(file))
+    return {**there, "graphs": [*others, {name: own[name] for name in _LISTED}]}
+
+
+_LISTED = (
+    *("slug", "scan", "transcoder_list", "prompt_tokens", "prompt"),
+    *("node_threshold", "schema_version"),
+)
+
+
 def exported_ids(file: GraphFile) -> tuple[dict[str, str], list[str]]:
     """The schema's id of each node, and the nodes that lost theirs to another one: features keep
     it, errors give way."""
@@ -106,7 +141,9 @@ def shares_from_the_top(graph: Graph) -> dict[str, float]:
     whole, reached, shares = sum(node.influence for node in nodes), 0.0, dict[str, float]()
     for node in nodes:
         reached += node.influence
-        shares[node.id] = graph.settings.node_share * reached / whole if whole else 1.0
+        share = reached / whole if whole else 1.0
+        # Pages hide what is above the threshold: rounding must not put the last node there.
+        shares[node.id] = graph.settings.node_share * min(share, 1.0)
     return shares
 
 

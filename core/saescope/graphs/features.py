@@ -13,11 +13,11 @@ from saescope.records.graph import GraphNode
 
 def rows_of(of: GraphMembers, nodes: Sequence[GraphNode]) -> Float[Tensor, "n d"]:
     """What each feature writes at its own layer's site; zeros for nodes of other kinds."""
-    rows = torch.zeros(len(nodes), of.members[0].cfg.d_out)
+    rows = torch.zeros(len(nodes), of.members[0].cfg.d_out, dtype=torch.float64)
     for i, node in enumerate(nodes):
         if node.sae is not None and node.feature is not None:
             member = of.members[node.sae]
-            rows[i] = member.write_rows(torch.tensor([node.feature]), node.sae)[0].float().cpu()
+            rows[i] = member.write_rows(torch.tensor([node.feature]), node.sae)[0].double().cpu()
     return rows
 
 

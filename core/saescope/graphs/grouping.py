@@ -289,5 +289,5 @@ def _unknown(name: str, known: Mapping[str, GraphNode], field: str) -> ArgumentE
         field=field,
         got=name[:60],
         allowed=f"the nodes that are kept, such as {', '.join(close)}",
-        hint=f"Name {close[0]}, or trace again with more nodes kept.",
+        hint=f"Name {close[0]}, or leave groups out to have them found.",
     )

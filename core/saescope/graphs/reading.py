@@ -8,15 +8,15 @@ from saescope.errors import ArgumentError
 from saescope.graphs.flow import Flow
 from saescope.graphs.merging import merged
 from saescope.graphs.paths import GraphPath, n_paths, strongest_paths
-from saescope.records.graph import Graph, GraphEdge, GraphNode, KeptOrRandom
+from saescope.records.graph import Graph, GraphEdge, GraphNode, KeptOrRandom, smaller_part
 from saescope.untrusted import clean_line, clean_token
 
 MOST_TOKENS = 1200
 """Tokens of a reading unless told otherwise, counted as UTF-8 bytes / 3."""
 N_PATHS = 8
+WARNING = "WARNING: "
+"""How the first line begins where a graph explains the smaller part."""
 _TOKEN_CHARS, _LABEL_CHARS = 16, 48
-_ENOUGH = 0.5
-"""Below this share of influence from tokens the graph begins with a warning."""
 _MOST_PROMPT = 40
 """Tokens of the prompt that are shown, the last ones."""
 
@@ -68,28 +68,10 @@ def read_graph(
         *_measured(words),
         *_endings(words),
         *_groups(graph),
-        *(f"Note: {clean_line(warning, 160)}" for warning in graph.warnings[:3]),
+        *_notes(words),
     ]
     room = 3 * most_tokens - _size(fixed)
     return _cut("\n".join([*fixed, *_paths(words, n_shown, room)]), 3 * most_tokens)
-
-
-def mostly_unexplained(graph: Graph) -> str:
-    """The warning that most of the influence ends in errors or in features that were not traced;
-    empty where the graph explains most."""
-    traced = 1 - min(graph.untraced, 1.0)
-    from_tokens = graph.scores.replacement * traced
-    if from_tokens >= _ENOUGH:
-        return ""
-    what = "SAEs" if graph.kind == "residual" else "transcoders"
-    untraced = (
-        f", {percent(graph.untraced)} in features that were not traced" if graph.untraced else ""
-    )
-    return (
-        f"WARNING: only {percent(from_tokens)} of the influence comes from tokens; "
-        f"{percent((1 - graph.scores.replacement) * traced)} ends in errors (what the {what} do "
-        f"not reconstruct){untraced}. The paths below explain the smaller part."
-    )
 
 
 def percent(share: float) -> str:
@@ -100,9 +82,19 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.2g} %"
 
 
+def _unexplained(words: _Words) -> str:
+    return smaller_part(words.graph.scores.replacement, words.graph.untraced)
+
+
 def _warnings(words: _Words) -> list[str]:
-    warning = mostly_unexplained(words.graph)
-    return [warning] if warning else []
+    said = _unexplained(words)
+    return [f"{WARNING}{said}"] if said else []
+
+
+def _notes(words: _Words) -> list[str]:
+    """Warnings of the graph beside the one at the top."""
+    others = [each for each in words.graph.warnings if each != _unexplained(words)]
+    return [f"Note: {clean_line(warning, 160)}" for warning in others[:3]]
 
 
 def _prompt(graph: Graph) -> str:

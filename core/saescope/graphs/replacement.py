@@ -257,7 +257,9 @@ def require_linear(model: LanguageModel, of: GraphMembers, ids: Int[Tensor, "1 n
             still, once, twice = (each[name].double() for each in passes)
             size = float((once - still).norm() + there.double().norm())
             bent = float((twice - 2 * once + still).norm() + (still - there.double()).norm())
-            if bent > torch.finfo(there.dtype).eps ** 0.5 * size:
+            # No finer than float32: transformers' norms compute in it whatever the model's dtype.
+            finest = max(torch.finfo(there.dtype).eps, torch.finfo(torch.float32).eps)
+            if bent > finest**0.5 * size:
                 raise _not_linear(model, name, bent / size)
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from saescope.records.controls import Comparison
 
+ENOUGH_EXPLAINED = 0.5
+"""The share of influence from tokens below which a graph explains the smaller part."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphTarget:
@@ -132,7 +135,7 @@ class GraphScores:
 class GraphSettings:
     """How a graph is made, pruned and proved."""
 
-    max_features: int = 4000
+    max_features: int = 2000
     """Features whose own sources are computed, the most influential first."""
     node_share: float = 0.8
     """Nodes are kept that together hold this share of the influence, the strongest first."""
@@ -141,7 +144,7 @@ class GraphSettings:
     most_targets: int = 10
     enough_prob: float = 0.95
     """Without named targets, the most likely tokens up to this probability, at most so many."""
-    most_measured: int = 200
+    most_measured: int = 100
     """Kept nodes that are ablated in the model, the most influential first; 0 measures nothing."""
     n_controls: int = 19
     """Random parts of the graph that the kept part is compared with."""
@@ -175,3 +178,18 @@ class Graph:
     groups: list[GraphGroup] = field(default_factory=list[GraphGroup])
     proof: GraphProof | None = None
     warnings: list[str] = field(default_factory=list[str])
+
+
+def smaller_part(replacement: float, untraced: float) -> str:
+    """The warning that most of the influence ends in errors or in features that were not traced;
+    empty where a graph explains most."""
+    traced = 1 - min(untraced, 1.0)
+    from_tokens = replacement * traced
+    if from_tokens >= ENOUGH_EXPLAINED:
+        return ""
+    others = f" and {untraced:.0%} in features that were not traced" if untraced else ""
+    said = (
+        f"Only {from_tokens:.0%} of the influence comes from tokens; {traced - from_tokens:.0%} "
+        f"ends in errors{others}: the graph explains the smaller part."
+    )
+    return said.replace("%", " %")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from saescope.records.graph import smaller_part
 from saescope.render.feature_page import asset, content_hash, environment
 
 MOST_EDGES = 20_000
@@ -42,7 +43,7 @@ def graph_page(
             cards=known,
             tokens_of={node["id"]: node["token"] for node in graph["nodes"]},
             warnings=[*_warnings(graph), *left_out],
-            reading=reading,
+            reading=_without_warnings(reading),
             title=title,
             data=as_data({"graph": graph, "cards": known}),
             policy=policy,
@@ -90,17 +91,14 @@ def _bounded(graph: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _warnings(graph: Mapping[str, Any]) -> Sequence[str]:
-    traced = 1 - min(graph["untraced"], 1.0)
-    from_tokens = graph["scores"]["replacement"] * traced
-    if from_tokens >= 0.5:
-        return graph["warnings"]
-    others = f" and {graph['untraced']:.0%} in features that were not traced"
-    others = others if graph["untraced"] else ""
-    said = (
-        f"Only {from_tokens:.0%} of the influence comes from tokens; {traced - from_tokens:.0%} "
-        f"ends in errors{others}: the graph explains the smaller part."
-    )
-    return [said.replace("%", " %"), *graph["warnings"]]
+    """What the graph warns of, first that it explains the smaller part; each once."""
+    said = smaller_part(graph["scores"]["replacement"], graph["untraced"])
+    return [*dict.fromkeys([said, *graph["warnings"]] if said else graph["warnings"])]
+
+
+def _without_warnings(reading: str) -> str:
+    """The page says above what a reading warns of."""
+    return "\n".join(line for line in reading.split("\n") if not line.startswith("WARNING: "))
 
 
 def _scripts(*names: str) -> str:

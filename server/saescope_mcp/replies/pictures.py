@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from saescope import json_text
 from saescope.errors import NotFoundError, ResourceError, cannot_write
 from saescope.extras import is_installed, pip_install
 from saescope.names import home
@@ -14,8 +15,13 @@ from saescope.names import home
 if TYPE_CHECKING:
     from saescope.evals import Evaluation
     from saescope.graphs import Graph
+    from saescope.graphs.export import GraphFile
     from saescope.models import LanguageModel
     from saescope_mcp.jobs import Run
+
+
+MOST_LISTED_BYTES = 64 << 20
+"""The largest list of graphs that another one is added to."""
 
 
 def of_evaluation(evaluation: "Evaluation", name: str, *, d_sae: int) -> list[str]:
@@ -105,29 +111,71 @@ def graph_name(name: str) -> str:
     return f"graph-{name}"
 
 
+class GraphExport(NamedTuple):
+    """Where a graph's JSON was written, and what was not."""
+
+    path: str
+    warnings: list[str]
+
+
 def write_graph(
     graph: "Graph", model: "LanguageModel", prompt: str, labels: dict[str, str], path: str
-) -> str:
-    """Write a graph as circuit-tracer and Neuronpedia read it; returns where."""
-    from saescope.graphs.export import GraphFile, export_text
+) -> GraphExport:
+    """Write a graph as circuit-tracer and Neuronpedia read it, and put it on the list of graphs
+    beside it, which circuit-tracer's page opens first."""
+    from saescope.graphs.export import GraphFile, export_text, first_shown
 
     file = Path(path)
-    content = export_text(
-        GraphFile(
-            graph=graph,
-            slug=file.stem,
-            scan=model.name,
-            prompt=prompt,
-            n_layers=model.n_layers,
-            labels=labels,
-        )
+    made = GraphFile(
+        graph=graph,
+        slug=file.stem,
+        scan=model.name,
+        prompt=prompt,
+        n_layers=model.n_layers,
+        labels=labels,
+        pinned=first_shown(graph),
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
+        file.write_text(export_text(made), encoding="utf-8")
+        warnings = _list_graph(made, file.parent / "graph-metadata.json")
     except OSError as error:
         raise cannot_write("The graph", file.parent, error, field="export") from error
-    return str(file)
+    return GraphExport(str(file), warnings)
+
+
+def _list_graph(made: "GraphFile", listing: Path) -> list[str]:
+    """Add it to the list; a file of that name that is none stays as it is."""
+    from saescope.graphs.export import listed
+
+    try:
+        content = json.dumps(listed(_read_list(listing), made), indent=2, allow_nan=False)
+    except ValueError:
+        return [
+            f"{listing.name} there is no list of graphs and was left alone: circuit-tracer's page "
+            "will not show this one. Export to another folder."
+        ]
+    # Put in its place whole: a link that somebody laid there is not followed.
+    new = listing.with_name(f".{listing.name}.new")
+    new.unlink(missing_ok=True)
+    new.write_text(content, encoding="utf-8")
+    new.replace(listing)
+    return []
+
+
+def _read_list(listing: Path) -> Any:
+    """What is there; None without a file.
+
+    Raises:
+        ValueError: no JSON, or more than a list would have.
+    """
+    if listing.is_symlink() or (listing.exists() and not listing.is_file()):
+        raise ValueError("no file")
+    if not listing.is_file():
+        return None
+    if listing.stat().st_size > MOST_LISTED_BYTES:
+        raise ValueError("too large")
+    return json_text.parse(listing.read_bytes())
 
 
 def _points(run: "Run") -> list[dict[str, Any]]:

@@ -5,7 +5,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from saescope.records.graph import GraphNode, GraphProof, GraphScores, GraphTarget
+from saescope.records.graph import (
+    GraphNode,
+    GraphProof,
+    GraphScores,
+    GraphSettings,
+    GraphTarget,
+)
 from saescope.records.labels import ShortLabel
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Text
 from saescope_mcp.schemas.common import (
@@ -18,6 +24,7 @@ from saescope_mcp.schemas.common import (
     WaitS,
 )
 
+_USUAL = GraphSettings()
 CircuitEvidence = Literal["correlational", "intervened", "controlled"]
 
 
@@ -36,10 +43,10 @@ class TraceCircuit(SAEsRequest):
         default=[], description='Nodes as one, "name: id id". Empty: found.'
     )
     max_features: Annotated[int, AtMost("max_traced_features")] = Field(
-        default=2000, ge=1, description="Features whose sources are computed."
+        default=_USUAL.max_features, ge=1, description="Features whose sources are computed."
     )
     n_measured: Annotated[int, AtMost("max_traced_features")] = Field(
-        default=100, ge=0, description="Nodes ablated to prove the graph; 0: none."
+        default=_USUAL.most_measured, ge=0, description="Nodes ablated to prove the graph; 0: none."
     )
     export: LocalPath = Field(
         default="", description="Write JSON for circuit-tracer and Neuronpedia."

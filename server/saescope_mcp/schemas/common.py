@@ -259,7 +259,8 @@ class Provenance(BaseModel):
     sae: str | None
     """The handle of the SAE; null where there are several, which `saes` lists."""
     weights_hash: str | None
-    """sha256 of the SAE's weights; its first 12 digits in a concise reply."""
+    """sha256 of the SAE's weights, of a large set of samples of its files; its first 12 digits in a
+    concise reply."""
     saes: list[SAEUsed] = Field(default=[], exclude_if=is_empty)
     dtype: str
     device: str

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, SaescopeError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 MOST_HASHED_BYTES = 1 << 30
-"""Weights of a set that are hashed for a reply; larger ones would have to be read for that."""
+"""Weights of a set that are hashed for a reply; of larger ones samples are."""
 
 
 class Indexed(NamedTuple):
@@ -147,13 +148,16 @@ class LoadedSet:
     def model(self) -> "LanguageModel":
         return self.slot.model
 
-    @property
-    def weights_hash(self) -> str | None:
-        """One sha256 of the hashes of all members' weights; None where these are too large to read
-        them for that, and of a cross-layer transcoder, whose decoders stay on disk."""
+    @cached_property
+    def weights_hash(self) -> str:
+        """One sha256 of the hashes of all members' weights; where these are too large to read them
+        for that, and of a cross-layer transcoder, whose decoders stay on disk, of samples of their
+        files."""
+        from saescope.sets.identity import files_hash
+
         members, memory = self.sae_set.members, self.sae_set.memory
         if self.sae_set.kind == "cross_layer" or memory.whole > MOST_HASHED_BYTES:
-            return None
+            return files_hash(members)
         return hashlib.sha256("".join(m.sae.weights_hash for m in members).encode()).hexdigest()
 
     @property

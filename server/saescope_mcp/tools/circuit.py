@@ -103,6 +103,7 @@ async def _traced(layers: Layers, request: TraceCircuit, job: Job) -> TracedProm
     prompts = [request.prompt, *request.other_prompts]
     await layers.slot.run(void_quizzes, prompts)
     tokens = await layers.tokenize(prompts, chat=request.chat)
+    await layers.slot.run(_require_two, tokens)
     graphs: list[Graph] = []
     for n, each in enumerate(tokens, 1):
         what = f"prompt {n} of {len(tokens)}: " if len(tokens) > 1 else ""
@@ -115,6 +116,14 @@ async def _traced(layers: Layers, request: TraceCircuit, job: Job) -> TracedProm
     name = hashlib.sha256(question.encode()).hexdigest()[:12]
     traced = TracedPrompts(graph=first, others=others, labels=labels, promoted={}, name=name)
     return await layers.slot.run(partial(_grouped, layers, request, traced))
+
+
+def _require_two(tokens: "list[Tokens]") -> None:
+    """Raises ArgumentError: PROMPT_TOO_SHORT, before any prompt takes its time."""
+    from saescope.graphs.circuit import require_two
+
+    for n, each in enumerate(tokens):
+        require_two(each, field="other_prompts" if n else "prompt")
 
 
 def _trace(layers: Layers, request: TraceCircuit, tokens: "Tokens", job: Job, what: str) -> Graph:
@@ -187,6 +196,7 @@ def _reply(
             *layers.disagreement(chat=request.chat),
             *_left_out(graph, request),
             *page.warnings,
+            *(exported.warnings if exported else []),
         ],
         next=_next(layers, request, graph),
         evidence=_evidence(graph),
@@ -204,7 +214,7 @@ def _reply(
         shared=_shared(traced),
         page=PAGE_URI.format(name=traced.name) if page.path else None,
         page_path=page.path or None,
-        exported=exported,
+        exported=exported and exported.path,
     )
 
 

@@ -1,7 +1,7 @@
 """Transcoders and SAEs with random weights for every layer of a tiny model, and graphs of them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,17 @@ def residual(model: LanguageModel, layers: list[int], *, d_sae: int = 40) -> lis
         )
         made.append(StandardSAE(cfg, _weights(cfg, rng)))
     return made
+
+
+def in_float64(saes: Sequence[SAE]) -> list[SAE]:
+    """The same SAEs in double precision."""
+    return [
+        StandardSAE(
+            replace(sae.cfg, dtype="float64"),  # pyright: ignore[reportArgumentType]
+            {name: tensor.double() for name, tensor in sae.tensors().items()},
+        )
+        for sae in saes
+    ]
 
 
 def _weights(cfg: Any, rng: torch.Generator) -> dict[str, Tensor]:

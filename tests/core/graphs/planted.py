@@ -111,7 +111,9 @@ def neurons(model: LanguageModel) -> HeldSet:
     return held(model, [transcoder(model.name, i, block.mlp) for i, block in enumerate(blocks)])
 
 
-def transcoder(model_name: str, layer: int, mlp: Any) -> SAE:
+def transcoder(
+    model_name: str, layer: int, mlp: Any, d: int = D, n_neurons: int = N_NEURONS
+) -> SAE:
     """A perfect transcoder of one MLP: its features are the neurons."""
     weights = {name: value.detach() for name, value in mlp.named_parameters()}
 
@@ -119,9 +121,9 @@ def transcoder(model_name: str, layer: int, mlp: Any) -> SAE:
         return next(v for name, v in weights.items() if f"{part}." in name and name.endswith(kind))
 
     cfg = StandardConfig(
-        d_in=D,
-        d_sae=N_NEURONS,
-        d_out=D,
+        d_in=d,
+        d_sae=n_neurons,
+        d_out=d,
         dtype="float32",
         apply_b_dec_to_input=False,
         transcoder=True,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pickle
 import sys
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from saescope.graphs.export import (
     export_graph,
     export_text,
     exported_ids,
+    first_shown,
+    listed,
     shares_from_the_top,
 )
 from saescope.graphs.importing import import_graph, parse_graph
@@ -135,6 +138,54 @@ def test_influence_is_the_share_that_is_reached_from_the_top() -> None:
     nodes = [feature(0, n, 1, influence=value) for n, value in enumerate((0.1, 0.6, 0.3))]
     shares = shares_from_the_top(graph_of([*nodes, logit(9, 1)], []))
     assert shares == pytest.approx({"f0.1@1": 0.48, "f0.2@1": 0.72, "f0.0@1": 0.8})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_page_of_circuit_tracer_shows_all_of_it(seed: int) -> None:
+    """By what its script (0.5.0) does with a file: it hides what lies above the threshold, takes
+    the layer of the logits for the height of its axis, unpairs the number of a feature for the
+    title of its card, reads a logit's share from its text, and follows links by the ids of
+    nodes."""
+    graph = drawn_by_lot(seed)
+    said = export_graph(file_of(graph, n_layers=7, pinned=first_shown(graph)))
+    metadata, nodes = said["metadata"], said["nodes"]
+    assert isinstance(metadata["scan"], str) and not metadata["scan"].startswith("custom-")
+    ids = {node["node_id"] for node in nodes}
+    assert len(ids) == len(nodes)
+    assert {end for link in said["links"] for end in (link["source"], link["target"])} <= ids
+    pinned = set(said["qParams"]["pinnedIds"])
+    assert pinned <= ids
+    assert any({link["source"], link["target"]} <= pinned for link in said["links"])
+    for node, own in zip(nodes, graph.nodes, strict=True):
+        assert 0 <= node["ctx_idx"] < len(metadata["prompt_tokens"])
+        if node["feature_type"] == "logit":
+            share = node["clerp"].split("(p=")[1].split(")")[0]
+            assert float(share) == pytest.approx(node["token_prob"], abs=6e-4)
+            assert int(node["layer"]) == 8
+        elif node["feature_type"] != "embedding":
+            assert node["influence"] <= metadata["node_threshold"]
+        if own.kind == "feature":
+            diagonal = (math.isqrt(8 * node["feature"] + 1) - 1) // 2
+            index = node["feature"] - diagonal * (diagonal + 1) // 2
+            assert (diagonal - index, index) == (own.layer, own.feature)
+            assert node["activation"] is not None and int(node["layer"]) == own.layer
+
+
+def test_a_list_of_graphs_keeps_the_others_and_has_each_once() -> None:
+    file = file_of(two_steps(), prompt="the old")
+    first = listed(None, file)
+    assert [each["slug"] for each in first["graphs"]] == ["old-dog"]
+    assert first["graphs"][0]["prompt"] == "the old" and "saescope" not in first["graphs"][0]
+    others = {"graphs": [{"slug": "theirs", "more": 1}, *first["graphs"]], "theirs": 2}
+    again = listed(others, dataclasses.replace(file, prompt="new"))
+    assert [(each["slug"], each.get("prompt")) for each in again["graphs"]] == [
+        ("theirs", None),
+        ("old-dog", "new"),
+    ]
+    assert again["theirs"] == 2
+    for wrong in ([], {}, {"graphs": 1}, {"graphs": [1]}, "x"):
+        with pytest.raises(ValueError, match="no list of graphs"):
+            listed(wrong, file)
 
 
 def test_what_is_written_comes_back_whole() -> None:

@@ -16,7 +16,7 @@ from tests.core.graphs.samples import (
 )
 
 from saescope.graphs.reading import percent, read_graph
-from saescope.records.graph import GraphGroup, GraphScores
+from saescope.records.graph import GraphGroup, GraphScores, smaller_part
 
 
 def test_the_paths_and_what_they_carry_are_said() -> None:
@@ -45,11 +45,13 @@ def test_a_graph_that_explains_less_than_half_begins_by_saying_so(
     scores = GraphScores(replacement=replacement, completeness=0.5)
     graph = dataclasses.replace(two_steps(), scores=scores, untraced=untraced, n_traced=1)
     text = read_graph(graph)
-    assert text.startswith("WARNING: only ")
+    assert text.startswith("WARNING: Only ")
     shares = [replacement * (1 - untraced), (1 - replacement) * (1 - untraced)]
     for share in shares:
         assert f"{100 * share:.0f} %" in text.splitlines()[0]
     assert ("50 % in features that were not traced" in text) == (untraced > 0)
+    told = dataclasses.replace(graph, warnings=[smaller_part(replacement, untraced), "few tokens"])
+    assert read_graph(told) == text.replace("\nOf 3 paths", "\nNote: few tokens\nOf 3 paths")
 
 
 def test_what_was_measured_is_said_and_that_nothing_was() -> None:

@@ -57,7 +57,7 @@ def plus(graph: Traced, column: int) -> Pass:
     return Pass(clean, 1, added)
 
 
-def check_columns(graph: Traced) -> None:
+def check_columns(graph: Traced, *, atol: float = 2e-5) -> None:
     """Adding a source changes every pre-activation and logit by its edge."""
     columns, matrix = graph.store.columns, dense(graph)
     read = [*range(columns.n_features), *range(columns.n, len(matrix))]
@@ -65,7 +65,7 @@ def check_columns(graph: Traced) -> None:
     tried = [*range(0, columns.n_features, 11), *range(columns.n_features, columns.n, 3)]
     for column in tried:
         change = values(graph, plus(graph, column)) - before
-        assert torch.allclose(change, matrix[read, column], rtol=0, atol=2e-5), column
+        assert torch.allclose(change, matrix[read, column], rtol=0, atol=atol), column
 
 
 def test_an_edge_is_what_its_source_supplies_in_the_frozen_pass(family: Family) -> None:
@@ -90,29 +90,32 @@ def test_a_transcoder_for_some_layers_leaves_the_other_mlps_as_errors(llama: Fam
     check_columns(graph)
 
 
-def test_the_edges_of_a_row_and_a_constant_make_the_pre_activation(family: Family) -> None:
-    """The constant is what is left when no source writes anything: biases, and position 0."""
-    graph = traced(family.model, set_of(family.model))
-    clean, matrix = graph.clean, dense(graph)
-    features = dict(enumerate(clean.acts))
+def constant(graph: Traced) -> Tensor:
+    """What is left of every pre-activation and logit when no source writes anything: biases, and
+    position 0."""
+    clean = graph.clean
 
     def nothing(hook_name: str, there: Tensor) -> Tensor:
         if hook_name == EMBED:
             return torch.zeros_like(there)
         at = [site.hook_name for site in clean.sites].index(hook_name)
-        member = clean.members[at]
+        member, acts = clean.members[at], clean.acts[at]
         made = torch.zeros_like(there[0]).reshape(clean.n_pos, -1)
-        acts = features[at]
         for pos, feature, value in zip(
             acts.positions.tolist(), acts.features.tolist(), acts.values, strict=True
         ):
             made[pos] += value * member.write_rows(torch.tensor([feature]), at)[0]
         return there - (made + clean.errors[at]).reshape(there.shape)
 
-    constant = values(graph, Pass(clean, 1, nothing))
-    whole = values(graph, Pass(clean, 1, lambda _, there: there))
+    return values(graph, Pass(clean, 1, nothing))
+
+
+def test_the_edges_of_a_row_and_a_constant_make_the_pre_activation(family: Family) -> None:
+    graph = traced(family.model, set_of(family.model))
+    matrix = dense(graph)
+    whole = values(graph, Pass(graph.clean, 1, lambda _, there: there))
     read = [*range(graph.store.columns.n_features), *range(graph.store.columns.n, len(matrix))]
-    assert torch.allclose(matrix[read].sum(1) + constant, whole, rtol=0, atol=1e-4)
+    assert torch.allclose(matrix[read].sum(1) + constant(graph), whole, rtol=0, atol=1e-4)
 
 
 def test_a_cross_layer_set_with_own_decoders_alone_is_a_set_of_transcoders(gpt2: Family) -> None:

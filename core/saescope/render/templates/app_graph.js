@@ -17,7 +17,9 @@ async function receive(result) {
     return;
   }
   byId("status").textContent = visible(said.summary ?? "");
-  byId("reading").textContent = visible(said.reading ?? "").replaceAll("\u21b5", "\n");
+  // What a reading warns of stands among the warnings.
+  const lines = visible(said.reading ?? "").replaceAll("\u21b5", "\n").split("\n");
+  byId("reading").textContent = lines.filter((line) => !line.startsWith("WARNING: ")).join("\n");
   byId("reading-part").hidden = !said.reading;
   byId("warnings").replaceChildren(...(said.warnings ?? []).map((warning) => element("li", "", visible(warning))));
   const uri = pageOf(result);
