@@ -106,6 +106,7 @@ def _recipe(source: FileSource) -> Recipe:
             prepend_bos=True,
             context_size=CONTEXT_SIZE,
             note=NOTE_CLT if clt else "",
+            sums_decoders=(clt and decoder.shape[1:2] > (layer + 1,)) or None,
         ),
     )
     stored = {"W_enc": Stored("w_enc")} | {

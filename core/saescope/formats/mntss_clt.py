@@ -100,6 +100,7 @@ def _recipe(source: FileSource) -> Recipe:
             hook_name=f"blocks.{layer}.{need(settings, 'feature_input_hook', str, config)}",
             hook_name_out=f"blocks.{layer}.{need(settings, 'feature_output_hook', str, config)}",
             note=NOTE_CLT,
+            sums_decoders=n_layers > 1 or None,
         ),
     )
     stored = {

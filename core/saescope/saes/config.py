@@ -81,6 +81,12 @@ class SAEMetadata:
         return self._text("model_fingerprint")
 
     @property
+    def sums_decoders(self) -> bool:
+        """Whether its decoder is the sum of several that write at different layers: one layer of a
+        cross-layer transcoder by itself."""
+        return self.raw.get("sums_decoders") is True
+
+    @property
     def published_l0(self) -> float | None:
         """L0 as its authors measured it on their text."""
         l0 = self.raw.get("l0")

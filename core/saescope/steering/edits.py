@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saescope.errors import ArgumentError
+from saescope.errors import ArgumentError, ConfigError
 from saescope.saes import SAE
-from saescope.splice import SiteRecord
+from saescope.splice import SiteRecord, write_hook
 
 MODES = ("add", "clamp", "scale", "ablate", "project_out")
 
@@ -52,7 +52,8 @@ class EditPlan:
 
 
 def check_edits(saes: Sequence[SAE], edits: Sequence[FeatureEdit]) -> None:
-    """Raises ArgumentError for an SAE, feature, mode or strength that cannot be."""
+    """Raises ArgumentError for an SAE, feature, mode or strength that cannot be, ConfigError
+    CROSS_LAYER_FEATURE for a layer of a cross-layer transcoder."""
     if not edits:
         raise ArgumentError(
             "No feature is named.",
@@ -83,6 +84,19 @@ def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
             allowed=f"0..{saes[edit.sae].cfg.d_sae - 1}",
             hint="An index belongs to one SAE: name the SAE that it was found with, or find "
             "features of this one with ss.rank_features.",
+        )
+    if saes[edit.sae].cfg.metadata.sums_decoders:
+        raise ConfigError(
+            f"Feature {edit.feature} of a cross-layer transcoder writes at several layers, and "
+            "this SAE has the sum of its decoders alone: an edit would write all of it at the "
+            "first.",
+            code="CROSS_LAYER_FEATURE",
+            field="sae",
+            got=write_hook(saes[edit.sae]),
+            allowed="SAEs and transcoders that write at one layer",
+            hint="Trace a circuit of the whole set: ss.trace_circuit(model, ss.load_set(...), "
+            "prompt) ablates such features at every layer that they write.",
+            facts={"feature": edit.feature},
         )
     if edit.mode not in MODES:
         raise ArgumentError(

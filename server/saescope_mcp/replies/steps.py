@@ -101,6 +101,10 @@ def _without_logger(hint: str, facts: Mapping[str, Any]) -> str:
 STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "COLUMN_NOT_FOUND": _column,
     "COLUMN_NOT_TEXT": _column,
+    "CROSS_LAYER_FEATURE": lambda hint, facts: (
+        'Call trace_circuit with the handle of the whole set (load_sae with layers="all"): it '
+        "ablates such features at every layer that they write."
+    ),
     "HOOK_UNKNOWN": _another_hook,
     "LOGGER_FAILED": _without_logger,
     "LOGIN_MISSING": _without_logger,
