@@ -21,7 +21,8 @@ from tests.core.graphs.test_rows import check_columns, constant, values
 
 from saescope.graphs import trace_circuit
 from saescope.graphs.members import HeldSet, held
-from saescope.graphs.replacement import FINAL, Pass, Tape
+from saescope.graphs.replacement import FINAL, Pass
+from saescope.graphs.tape import Tape
 from saescope.graphs.trace import Traced
 from saescope.models import LanguageModel, load_model
 from saescope.records.graph import GraphSettings

@@ -194,7 +194,8 @@ def test_a_row_over_the_beginning_that_reaches_its_feature_is_the_whole_row(
         Tape, "__init__", lambda tape, clean: (tapes.append(clean.n_pos), made(tape, clean))[1]
     )
     monkeypatch.setattr("saescope.graphs.trace._STEP", 3)
-    assert torch.allclose(dense(traced(model, of, ids=ids)), whole, atol=1e-6)
+    # Of weights up to 15, in float32.
+    assert torch.allclose(dense(traced(model, of, ids=ids)), whole, atol=1e-5)
     assert tapes == [16, 3, 6, 9, 12, 15, 16]
 
 
