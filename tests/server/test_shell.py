@@ -209,8 +209,10 @@ def test_the_list_of_commands_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> 
         "Explain:",
         "Know a feature:",
         "Steer:",
-        "Train and publish:",
+        "The scientist's bench:",
+        "Train:",
         "Judge:",
+        "Publish:",
         "Serve:",
     ):
         assert f"\n{title}\n" in shown

@@ -18,8 +18,10 @@ _GROUP_TITLES = {
     "circuits": "Circuits",
     "know": "Know a feature",
     "steer": "Steer",
-    "train": "Train and publish",
+    "bench": "The scientist's bench",
+    "train": "Train",
     "judge": "Judge",
+    "publish": "Publish",
     "serve": "Serve",
 }
 _WIDEST = max(len(name) for names in GROUPS.values() for name in names)

@@ -21,6 +21,7 @@ _ORDER = (
     "bench",
     "train",
     "judge",
+    "publish",
     "serve",
 )
 _OF_NO_GROUP: Mapping[str, tuple[str, ...]] = {
