@@ -39,6 +39,7 @@ PARTS = {
         "find_by_texts",
         "find_by_tokens",
         "find_by_label",
+        "find_causes",
         "contrast_texts",
         "contrast_models",
         "match_features",

@@ -48,6 +48,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.graphs.circuit.trace_circuit",
     "saescope.load.load_sae",
     "saescope.publish.writing.publish_sae",
+    "saescope.search.causes.find_causes",
     "saescope.search.matching.match_features",
     "saescope.search.pairs.compare_prompts",
     "saescope.sets.opening.load_set",

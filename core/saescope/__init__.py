@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from saescope.publish import publish_sae as publish_sae
     from saescope.saes import SAE as SAE
     from saescope.search import compare_prompts as compare_prompts
+    from saescope.search import find_causes as find_causes
     from saescope.search import match_features as match_features
     from saescope.sets import SAESet as SAESet
     from saescope.sets import load_set as load_set
@@ -85,6 +86,7 @@ _HOME = {
     "find_by_label": "features",
     "find_by_texts": "features",
     "find_by_tokens": "steering",
+    "find_causes": "search",
     "find_firings": "features",
     "find_index": "features.index",
     "find_saes": "catalogue",

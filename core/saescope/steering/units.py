@@ -131,12 +131,8 @@ def resolve_units(edits: Sequence[FeatureEdit], known: Known, unit: str) -> Unit
         )
     if unit == "raw":
         return Units([1.0] * len(edits), "raw: the SAE's own activation units", [])
-    here, indexed = known.here.typical() if unit == "typical" else known.here.maxima(), None
-    if known.indexed is not None:
-        indexed = known.indexed.typical if unit == "typical" else known.indexed.maxima
-    values = here if indexed is None else torch.where(indexed > 0, indexed.to(here), here)
-    fired = values[values > 0]
-    median = float(fired.median()) if len(fired) else 1.0
+    values, indexed = _known_values(known, unit)
+    median = _median(values)
     silent = dict.fromkeys(
         edit.feature
         for edit in edits
@@ -148,6 +144,29 @@ def resolve_units(edits: Sequence[FeatureEdit], known: Known, unit: str) -> Unit
         _source(known, unit, len(silent), missing=missing),
         [_silence(feature, known, unit, median) for feature in silent],
     )
+
+
+def typical_of_all(known: Known) -> Float[Tensor, " d_sae"]:
+    """Each feature's typical activation, what strength 1 is for it; of those that were never seen
+    firing the median of the others'."""
+    values = _known_values(known, "typical")[0]
+    return torch.where(values > 0, values, _median(values))
+
+
+def _known_values(
+    known: Known, unit: str
+) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"] | None]:
+    """The activation that strength 1 stands for, 0 where a feature never fired; and that of the
+    index alone, where there is one."""
+    here, indexed = known.here.typical() if unit == "typical" else known.here.maxima(), None
+    if known.indexed is not None:
+        indexed = known.indexed.typical if unit == "typical" else known.indexed.maxima
+    return here if indexed is None else torch.where(indexed > 0, indexed.to(here), here), indexed
+
+
+def _median(values: Float[Tensor, " d_sae"]) -> float:
+    fired = values[values > 0]
+    return float(fired.median()) if len(fired) else 1.0
 
 
 def _silence(feature: int, known: Known, unit: str, median: float) -> str:

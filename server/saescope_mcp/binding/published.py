@@ -87,11 +87,17 @@ def _listed(schema: Schema, spare: frozenset[str], *, where: str, depth: int) ->
             done["properties"] = _listed_fields(fields, spare, where=f"{where}.", depth=depth + 1)
         for kind in kinds:
             if isinstance(kind.get("items"), dict):
-                done["items"] = _listed(kind["items"], spare, where=where, depth=depth)
+                done |= _items(_listed(kind["items"], spare, where=where, depth=depth))
     types = dict.fromkeys(kind["type"] for kind in kinds if "type" in kind)
     if {"integer", "number"} <= types.keys():
         del types["integer"]
     return done | {"type": [*types] if len(types) > 1 else next(iter(types))}
+
+
+def _items(listed: Schema) -> Schema:
+    """What is said of a list's items: of records and choices all, of bare strings and numbers
+    nothing, as of lists further in."""
+    return {"items": listed} if {"properties", "enum"} & listed.keys() else {}
 
 
 def fields_of(kinds: list[Schema]) -> Schema:

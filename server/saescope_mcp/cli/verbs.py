@@ -40,7 +40,7 @@ SHORT: Mapping[str, str] = {
     "compare_prompts": "Which features make two prompts predict different tokens.",
     "intervene": "What changing features does to the next token.",
     "describe_feature": "What one feature fires on and promotes.",
-    "find_features": "Features by label, by token, by texts, or by a contrast.",
+    "find_features": "Features by label, token or texts, by a contrast, or by what they cause.",
     "index_features": "Read a corpus once; the others look features up in it.",
     "quiz_feature": "A blind test of what you think a feature is.",
     "label_feature": "Name a feature, with the answers of a quiz.",
@@ -100,7 +100,7 @@ _ONE_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "intervene": (("prompt", "prompts"),),
     "steer_generate": (("prompt", "prompts"),),
     "describe_feature": (("feature", "features"),),
-    "find_features": (("query", "tokens", "texts", "texts_file", "match"),),
+    "find_features": (("query", "tokens", "texts", "texts_file", "causes", "metric", "match"),),
     "train_sae": (("hook_name", "resume"),),
     "publish_sae": (("sae", "job_id"), ("repo_id", "path")),
 }

@@ -15,6 +15,7 @@ from saescope.records.features import (
 )
 from saescope.records.labels import MissedItem, QuizItem, ShortLabel
 from saescope.records.pairs import MatchedFeature, MatchedSAEs
+from saescope.records.search import CausalSets, Cause
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
@@ -24,6 +25,7 @@ from saescope_mcp.schemas.common import (
     Request,
     SAEHandle,
     Seed,
+    WaitS,
     is_empty,
 )
 
@@ -106,16 +108,16 @@ class CardsReply(DescribeFeatureReply, frozen=True):
     listed: ClassVar[str] = "cards"
 
 
-_WAYS = ("query", "tokens", "texts", "texts_file")
+_WAYS = ("query", "tokens", "texts", "texts_file", "causes")
 _NOT_MATCHED = (
     *("query", "tokens", "against", "against_file", "against_sae", "documents", "group_column"),
-    *("label_column", "unconfirmed", "neuronpedia"),
+    *("label_column", "unconfirmed", "neuronpedia", "causes", "prompts"),
 )
 """What has no meaning where two SAEs are matched."""
 
 
 class FindFeatures(ContrastFile):
-    """Arguments of find_features: one of query, tokens, texts and texts_file."""
+    """Arguments of find_features: one of query, tokens, texts, texts_file and causes."""
 
     sae: SAEHandle
     query: Identifier = Field(default="", description='Words of a label, e.g. "animals".')
@@ -147,11 +149,23 @@ class FindFeatures(ContrastFile):
         default="", description="Of texts_file: its two values make the sides of a contrast."
     )
     unconfirmed: bool = Field(default=False, description="In a contrast: list unconfirmed too.")
+    causes: Annotated[list[Text], AtMost("max_concept_tokens")] = Field(
+        default=[],
+        description='Tokens or continuations to make likelier (than `against`), e.g. [" sea"].',
+    )
+    metric: Literal["logprob", "repetition"] = Field(
+        default="logprob", description="repetition: of the prompts, instead of causes."
+    )
+    sign: Literal["raise", "lower"] = Field(default="raise", description="Of causes.")
+    prompts: Annotated[list[Text], AtMost("max_prompts")] = Field(
+        default=[], description="What causes follow; default: 10 that ship."
+    )
     k: Annotated[int, AtMost("max_k")] = Field(
         default=10, ge=1, description="Features; of a contrast per side."
     )
     offset: Page = 0
     neuronpedia: AskNeuronpedia = False
+    wait_s: WaitS = 30.0
 
     @model_validator(mode="after")
     def _one_way(self) -> "FindFeatures":
@@ -161,10 +175,12 @@ class FindFeatures(ContrastFile):
             return self
         if self.features:
             _refuse("match", "match as well as features", False)
+        given += ["metric"] if self.metric == "repetition" else []
         if len(given) != 1:
-            _refuse("query", "exactly one of query, tokens, texts and texts_file", bool(given))
+            _refuse("query", f"exactly one of {', '.join(_WAYS[:-1])} and causes", bool(given))
         others = bool(self.against or self.against_file)
-        if (others or self.against_sae) and not (self.texts or self.texts_file):
+        pair = self.causes and self.against
+        if (others or self.against_sae) and not (self.texts or self.texts_file or pair):
             _refuse(
                 "texts",
                 "texts or texts_file as well as against, against_file or against_sae",
@@ -173,6 +189,8 @@ class FindFeatures(ContrastFile):
         if (self.documents or self.unconfirmed) and not self.is_contrast:
             _refuse("against", "against as well as documents or unconfirmed", False)
         self._check_columns()
+        if (self.prompts or self.sign != "raise") and not self.is_causal:
+            _refuse("causes", "causes as well as prompts or sign", False)
         if self.offset and self.is_contrast:
             _refuse("offset", "offset=0: the features of a contrast are tested together", True)
         if self.neuronpedia and not self.query:
@@ -183,6 +201,8 @@ class FindFeatures(ContrastFile):
         for name in (*_NOT_MATCHED, *ways[1:]):
             if getattr(self, name):
                 _refuse(name, f"match without {name}", True)
+        if self.is_causal:
+            _refuse("metric", "match without metric", True)
         if self.features and self.offset:
             _refuse("offset", "offset=0: features names all that are listed", True)
 
@@ -203,8 +223,13 @@ class FindFeatures(ContrastFile):
         return not self.is_contrast
 
     @property
+    def is_causal(self) -> bool:
+        return bool(self.causes) or self.metric == "repetition"
+
+    @property
     def is_contrast(self) -> bool:
-        return bool(self.against or self.against_file or self.against_sae or self.label_column)
+        others = self.against or self.against_file or self.against_sae or self.label_column
+        return bool(others) and not self.is_causal
 
 
 def _refuse(field: str, wanted: str, conflict: bool) -> None:
@@ -290,6 +315,11 @@ class WriterRow(Writer, FoundRow):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CauseRow(Cause, FoundRow):
+    """A feature that makes a concept likelier, or might."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contrasted(ContrastFeature, FoundRow):
     """A feature that tells the two sides apart."""
 
@@ -303,7 +333,7 @@ class MatchedRow(MatchedFeature):
 
 
 class FindFeaturesReply(ListReply, frozen=True):
-    """Features, best first."""
+    """Features, best first; state "running": call job_status with `job_id`."""
 
     listed: ClassVar[str] = "features"
     spare: ClassVar[frozenset[str]] = frozenset(
@@ -312,6 +342,9 @@ class FindFeaturesReply(ListReply, frozen=True):
         for field in ("n", "outside")
     ) | {
         "features.why",
+        "features.equal_norm",
+        "search.n_causes",
+        "search.kl",
         "features.held_out.auc",
         "features.length_correlation",
         "features.position_correlation",
@@ -319,11 +352,15 @@ class FindFeaturesReply(ListReply, frozen=True):
         *(f"match.{said}" for said in ("n_features", "low", "high", "chance", "n_tokens")),
     }
     twins: ClassVar[dict[str, str]] = {"features.auc_equal_length": "score"}
+    usual: ClassVar[dict[str, object]] = ListReply.usual | {"state": "done", "features.fires": True}
 
+    state: Literal["done", "running"] = "done"
+    job_id: str | None = None
     by: str
     """What was searched by, and what the score is."""
-    features: list[Contrasted | WriterRow | FoundRow | MatchedRow]
+    features: list[Contrasted | WriterRow | CauseRow | FoundRow | MatchedRow]
     contrast: ContrastedSets | None = None
+    search: CausalSets | None = Field(default=None, exclude_if=is_empty)
     match: MatchedSAEs | None = Field(default=None, exclude_if=is_empty)
 
 

@@ -33,6 +33,7 @@ from saescope_mcp.state import (
     given_texts,
     void_quizzes,
 )
+from saescope_mcp.tools.causal import search_causes
 from saescope_mcp.tools.partners import find_partners
 
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ SEED = 0
 async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:
     """Find features by words of their labels (query), by tokens that they promote (tokens), by
     texts that they fire on (texts), or by what tells these texts from others (against) or two
-    models apart (against_sae), tested on held-out texts; or partners in another SAE (match). Give
-    30 a side; fewer than 8 confirm nothing."""
+    models apart (against_sae), tested on held-out texts; or by what they do (causes): which of all
+    features make tokens likelier, pushed beside controls; or partners in another SAE (match). Give
+    30 texts a side; fewer than 8 confirm nothing."""
+    if request.is_causal:
+        return await search_causes(state, request)
     entry = state.require(request.sae)
     asked = (
         await search_labels(state, entry, request.query, request.k) if request.neuronpedia else []

@@ -1,6 +1,6 @@
 """What a feature is: cards, searches, quizzes, labels and the index that they rest on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -79,10 +79,57 @@ def _relative(row: Mapping[str, Any], measure: str) -> dict[str, Any]:
 
 def find_features(document: Document, console: Console) -> None:
     found: Sequence[Mapping[str, Any]] = document["features"]
-    show = _contrasted if any("held_out" in row for row in found) else _found
-    rows(console, [show(row) for row in found])
+    rows(console, [_way_of(row)(row) for row in found])
+    if search := document.get("search"):
+        _controls(search, console)
     if sets := document.get("contrast"):
         _baselines(sets, console)
+
+
+def _way_of(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """How a row is shown, by what it was found."""
+    if "held_out" in row:
+        return _contrasted
+    return _caused if "screen" in row else _found
+
+
+def _caused(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature that makes a concept likelier."""
+    pushed = row["causes"] is not None
+    return {
+        "feature": row["feature"],
+        "causes": row["causes"],
+        "per nat of KL": _score(row) if pushed else None,
+        "at strength": row["strength"],
+        "by gradient": signed(row["screen"]),
+        "p": row["p"],
+        "label": label_of(row["label"]),
+    }
+
+
+def _score(row: Mapping[str, Any]) -> str | None:
+    low, high = row["interval"] or (None, None)
+    return interval(row["score"], low, high)
+
+
+def _controls(search: Mapping[str, Any], console: Console) -> None:
+    """What pushes reach that should do nothing."""
+    named = {
+        "random features": search["random_features"],
+        "best random directions": search["random_directions"],
+    }
+    rows(
+        console,
+        [
+            {
+                "instead of a feature": name,
+                "n": each["n"],
+                "mean": each["mean"],
+                "best": each["best"],
+            }
+            for name, each in named.items()
+        ],
+    )
 
 
 def _found(row: Mapping[str, Any]) -> dict[str, Any]:

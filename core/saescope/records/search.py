@@ -1,0 +1,76 @@
+"""What features are found by: which of them make a concept likelier."""
+
+from dataclasses import dataclass
+
+from saescope.records.features import FoundFeature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause(FoundFeature):
+    """A feature that moves the concept, by its gradient and, if it is one of the best, by pushes.
+
+    Effects are changes of the concept's log-probability, in nats, on average of the prompts;
+    `score` is the effect per nat of KL where a push changes predictions by 0.5 nats: all features
+    at the same damage.
+    """
+
+    screen: float
+    """The first-order effect of a push of typical strength: activation times gradient."""
+    equal_norm: float
+    """The same of a push as long as the usual feature's."""
+    strengths: list[float]
+    """Strengths of the pushes that were measured, in units of the typical activation."""
+    effects: list[float]
+    kl: list[float]
+    """KL(clean || pushed) of the same predictions, in nats: what else changes."""
+    strength: float | None
+    """Where the push changes predictions by 0.5 nats: a strength to begin with."""
+    interval: tuple[float, float] | None
+    """95 % of `score` over the prompts (Student's t); None with fewer than five."""
+    p: float | None
+    """The larger of two: beside random features, and beside the best of as many random
+    directions as there are features."""
+    causes: bool | None
+    """Measured, outside both kinds of controls, and in the interval of one sign."""
+    fires: bool
+    """It was seen firing; of a silent feature strength 1 is the median of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlScores:
+    """Scores of pushes that should do nothing."""
+
+    n: int
+    mean: float | None
+    best: float | None
+    """The one that moves the concept most in the direction asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CausalSets:
+    """What was searched for and on what."""
+
+    concept: str
+    """The quantity whose change is an effect, in words."""
+    n_prompts: int
+    n_measured: int
+    n_causes: int
+    kl: float
+    """The KL, in nats, at which scores are compared."""
+    random_features: ControlScores
+    """Features drawn at random, pushed as far as the usual candidate."""
+    random_directions: ControlScores
+    """Random directions, each the best by gradient of as many as there are features: what a
+    search finds where there is nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundCauses:
+    """A page of the features that move a concept, best first."""
+
+    features: list[Cause]
+    total: int
+    """Features whose first-order effect has the sign that is asked for."""
+    score_is: str
+    search: CausalSets
+    warnings: list[str]

@@ -1,0 +1,177 @@
+"""What find_features does with causes: the search by gradient and by pushes, as a job."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from saescope.records.search import Cause, FoundCauses
+from saescope_mcp.binding import next_call
+from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.replies.corpus import activations_of
+from saescope_mcp.replies.facts import feature_url, provenance
+from saescope_mcp.replies.labels import labels_of
+from saescope_mcp.replies.rows import extended
+from saescope_mcp.schemas.common import Evidence
+from saescope_mcp.schemas.features import CauseRow, FindFeatures, FindFeaturesReply
+from saescope_mcp.state import AppState, LoadedSAE, void_quizzes
+
+if TYPE_CHECKING:
+    from saescope.models import Tokens
+    from saescope.steering import IndexedActivations
+
+SEED = 0
+"""Decides the controls."""
+
+
+async def search_causes(state: AppState, request: FindFeatures) -> FindFeaturesReply:
+    """Features that make the texts likelier, at once or as a job."""
+    entry = state.require(request.sae)
+    for text in (*request.causes, *request.against):
+        await state.loaders.run(partial(_check, entry, text))
+
+    async def work(job: Job) -> FindFeaturesReply:
+        job.say(IN_LINE)
+        async with state.use(request.sae, patient=True) as loaded:
+            prompts = await loaded.tokenize(request.prompts) if request.prompts else []
+            await loaded.slot.run(void_quizzes, request.prompts)
+            indexed = await activations_of(loaded)
+            found = await loaded.slot.run(partial(_search, loaded, request, prompts, indexed, job))
+        return await _reply(loaded, request, found)
+
+    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
+    job = state.jobs.start("find_features", key, request, work)
+    done = await state.jobs.outcome(job, request.wait_s, again=_again(request, offset=0))
+    return done or FindFeaturesReply(
+        summary=f"The search continues as job {job.id}: {job.message}.",
+        state="running",
+        job_id=job.id,
+        next=[next_call("job_status", job_id=job.id, wait_s=30)],
+        by="",
+        features=[],
+        total=0,
+    )
+
+
+def _check(entry: LoadedSAE, text: str) -> None:
+    """Raises what is wrong with a text before the call waits for the model."""
+    from saescope.search.concept import token_ids
+
+    token_ids(entry.model, text)
+
+
+def _search(
+    loaded: LoadedSAE,
+    request: FindFeatures,
+    prompts: "list[Tokens]",
+    indexed: "IndexedActivations | None",
+    job: Job,
+) -> FoundCauses:
+    from saescope.search import find_causes
+
+    def progress(done: int, total: int) -> None:
+        job.say(f"pushing features: {done / total:.0%}")
+        loaded.slot.done(done / total)
+
+    return find_causes(
+        loaded.model,
+        loaded.sae,
+        request.causes,
+        prompts=prompts,
+        over=request.against,
+        metric=request.metric,
+        sign=request.sign,
+        reference=loaded.check.acts,
+        indexed=indexed,
+        k=request.k,
+        offset=request.offset,
+        seed=SEED,
+        progress=progress,
+    )
+
+
+async def _reply(loaded: LoadedSAE, request: FindFeatures, found: FoundCauses) -> FindFeaturesReply:
+    labels = await labels_of(loaded, [row.feature for row in found.features])
+    end = request.offset + len(found.features)
+    more = end < found.total and bool(found.features)
+    return FindFeaturesReply(
+        summary=_summary(request, found),
+        warnings=[*found.warnings, *labels.warnings],
+        next=_next(loaded, request, found, end if more else None),
+        evidence=_evidence(found),
+        provenance=provenance(loaded, SEED),
+        by=found.score_is,
+        features=[
+            extended(
+                CauseRow,
+                row,
+                label=labels.by_feature.get(row.feature),
+                url=feature_url(loaded, row.feature),
+            )
+            for row in found.features
+        ],
+        total=found.total,
+        truncated=more,
+        next_offset=end if more else None,
+        search=found.search,
+    )
+
+
+def _evidence(found: FoundCauses) -> Evidence:
+    """Rows that were pushed were pushed beside controls."""
+    pushed = any(row.causes is not None for row in found.features)
+    if not pushed:
+        return "correlational"
+    return "controlled" if found.search.random_directions.n else "intervened"
+
+
+def _summary(request: FindFeatures, found: FoundCauses) -> str:
+    search = found.search
+    goes = "lower" if request.sign == "lower" else "raise"
+    what = f"the {search.concept}, over {search.n_prompts} prompts"
+    if not found.features:
+        return f"No feature moves {what}, to first order."
+    first = found.features[0]
+    if first.causes is None:
+        return f"{found.total:,} features may {goes} {what}: none on this page was pushed."
+    said = (
+        f"{search.n_causes or 'None'} of the {search.n_measured} best of {found.total:,} features"
+    )
+    verb = "causes" if search.n_causes < 2 else "cause"
+    change = "a fall" if request.sign == "lower" else "a rise"
+    return (
+        f"{said} {verb} {change} of {what}, beyond random features and the best of random "
+        f"directions; first feature {first.feature}: {first.why}."
+    )
+
+
+def _next(
+    loaded: LoadedSAE, request: FindFeatures, found: FoundCauses, offset: int | None
+) -> list[str]:
+    calls: list[str] = []
+    first = found.features[0] if found.features else None
+    if first and first.causes:
+        calls.append(next_call("describe_feature", sae=request.sae, feature=first.feature))
+        calls.append(_steer(loaded, request, first))
+    return [*calls, *([_again(request, offset=offset)] if offset is not None else [])]
+
+
+def _steer(loaded: LoadedSAE, request: FindFeatures, first: Cause) -> str:
+    """The text with the best feature, from half to twice the strength at which it was compared."""
+    from saescope.search.concept import token_ids
+
+    strengths = [float(f"{factor * (first.strength or 1):.2g}") for factor in (0.5, 1, 2)]
+    single = [text for text in request.causes if len(token_ids(loaded.model, text)) == 1]
+    return next_call(
+        "steer_generate",
+        sae=request.sae,
+        prompt="...",
+        features=[{"feature": first.feature}],
+        strengths=strengths,
+        **({"concept_tokens": single} if single else {}),
+    )
+
+
+def _again(request: FindFeatures, *, offset: int) -> str:
+    arguments = request.model_dump(exclude_defaults=True, exclude={"wait_s", "response_format"})
+    if request.prompts:
+        arguments["prompts"] = ["..."]
+    return next_call("find_features", **arguments | ({"offset": offset} if offset else {}))
