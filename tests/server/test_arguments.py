@@ -193,7 +193,7 @@ STEPS = [
     (
         "find_features",
         {**SAE, "query": "a", "tokens": ["b"]},
-        "with exactly one of query, tokens, texts and texts_file.",
+        "with exactly one of query, tokens, texts, texts_file and causes.",
     ),
     (
         "find_features",
