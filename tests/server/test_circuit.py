@@ -242,6 +242,8 @@ async def test_an_export_loads_again_and_goes_nowhere_else(desk: Desk, tmp_path:
     assert [each["slug"] for each in others] == ["graph"] and others[0]["prompt"] == PROMPT
     said = json.loads(file.read_text("utf-8"))
     assert f"0_{planted.LOOKUP}_1" in said["qParams"]["pinnedIds"]
+    folder = await refuse(desk.state, "trace_circuit", **desk.asked | {"export": str(desk.folder)})
+    assert folder["code"] == "EXPORT_IS_FOLDER" and "graph.json" in folder["hint"]
     asked = desk.asked | {"export": str(tmp_path / "graph.json")}
     error = await refuse(desk.state, "trace_circuit", **asked)
     assert error["field"] == "export" and not [*tmp_path.iterdir()]

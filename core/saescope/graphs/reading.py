@@ -106,20 +106,22 @@ def _prompt(graph: Graph) -> str:
 
 def _targets(words: _Words) -> list[str]:
     targets = [t for t in words.graph.targets if t.id in words.flow.weights]
+    known = any(t.value for t in targets)  # files by others do not hold logits
+    what = " logit difference" if any(t.against is not None for t in targets) else ""
     rows = [
-        f"{t.id} {_token(t.label)} p={t.prob:.3g}"
-        + (f" logit difference {t.value:+.3g}" if t.against is not None else f" {t.value:+.3g}")
+        f"{t.id} {_token(t.label)} p={t.prob:.3g}" + (f"{what} {t.value:+.3g}" if known else "")
         for t in targets[:10]
     ]
     more = f"; {len(targets) - 10} more" if len(targets) > 10 else ""
-    unit = "" if any(t.against is not None for t in targets) else " and demeaned logit"
+    unit = " and demeaned logit" if known and not what else ""
     return [f"Targets, with probability{unit}: {'; '.join(rows)}{more}"]
 
 
 def _scores(words: _Words) -> list[str]:
     graph, scores = words.graph, words.graph.scores
+    of = "influence that reaches an end" if graph.untraced > 0.005 else "influence"
     lines = [
-        f"Replacement {scores.replacement:.2f}: {percent(1 - scores.replacement)} of the influence "
+        f"Replacement {scores.replacement:.2f}: {percent(1 - scores.replacement)} of the {of} "
         f"ends in errors: what the {words.replaced_by} do not reconstruct.",
         f"Completeness {scores.completeness:.2f}: the share of nodes' inputs that does not come "
         "from errors.",

@@ -187,7 +187,7 @@ def smaller_part(replacement: float, untraced: float) -> str:
     from_tokens = replacement * traced
     if from_tokens >= ENOUGH_EXPLAINED:
         return ""
-    others = f" and {untraced:.0%} in features that were not traced" if untraced else ""
+    others = f" and {untraced:.0%} in features that were not traced" if untraced >= 0.005 else ""
     said = (
         f"Only {from_tokens:.0%} of the influence comes from tokens; {traced - from_tokens:.0%} "
         f"ends in errors{others}: the graph explains the smaller part."

@@ -60,6 +60,16 @@ class SAESet:
         return written([member.layer for member in self.members])
 
     @property
+    def saes(self) -> list[SAE]:
+        """The SAE of each layer, all in memory: what `ss.intervene` and `ss.steer` take, which then
+        change features of several layers in one call.
+
+        Raises:
+            ConfigError: NO_SINGLE_SAE: a cross-layer transcoder has none.
+        """
+        return [member.sae for member in self.members]
+
+    @property
     def model_name(self) -> str:
         """The model that it was trained on, as its files say."""
         return self.members[0].cfg.metadata.model_name

@@ -4,10 +4,12 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
+from saescope.errors import ArgumentError
 from saescope.records.graph import Graph, GraphNode
 from saescope_mcp.binding import Link, next_call
 from saescope_mcp.groups import Group
@@ -79,7 +81,7 @@ async def trace_circuit(state: AppState, request: TraceCircuit) -> TraceCircuitR
     over layers and positions, its nodes ablated in the model to prove it. Give a set, or `saes` at
     several layers. Read `reading`; trust confirmed edges, and mind what goes through errors."""
     require_layers(state, request.handles)
-    export = writable(request.export, state.settings, "export") if request.export else ""
+    export = _file(writable(request.export, state.settings, "export")) if request.export else ""
 
     async def work(job: Job) -> TraceCircuitReply:
         job.say(IN_LINE)
@@ -97,6 +99,24 @@ async def trace_circuit(state: AppState, request: TraceCircuit) -> TraceCircuitR
         job_id=job.id,
         next=[next_call("job_status", job_id=job.id, wait_s=30)],
     )
+
+
+def _file(export: str) -> str:
+    """Where the graph will be written, looked at before anything is traced.
+
+    Raises:
+        ArgumentError: EXPORT_IS_FOLDER.
+    """
+    if Path(export).is_dir():
+        raise ArgumentError(
+            "The export is one file, and this is a folder.",
+            code="EXPORT_IS_FOLDER",
+            field="export",
+            got=export,
+            allowed="a file",
+            hint=f'Name a file in it: export="{Path(export) / "graph.json"}".',
+        )
+    return export
 
 
 async def _traced(layers: Layers, request: TraceCircuit, job: Job) -> TracedPrompts:
@@ -258,12 +278,18 @@ def _evidence(graph: Graph) -> CircuitEvidence:
 
 def _summary(graph: Graph) -> str:
     features = sum(node.kind == "feature" for node in graph.nodes)
+    errors = (1 - graph.scores.replacement) * (1 - min(graph.untraced, 1.0))
+    untraced = (
+        f", {percent(graph.untraced)} in features that were not traced"
+        if graph.untraced >= 0.005
+        else ""
+    )
     names = ", ".join(repr(target.label) for target in graph.targets[:3])
     more = f" and {len(graph.targets) - 3} more" if len(graph.targets) > 3 else ""
     said = (
         f"The circuit of {names}{more}: {features} of {graph.n_active} active features are kept, "
-        f"and {len(graph.edges)} edges; {percent(1 - graph.scores.replacement)} of the influence "
-        "ends in errors, which no feature explains."
+        f"and {len(graph.edges)} edges; {percent(errors)} of the influence ends in errors, which "
+        f"no feature explains{untraced}."
     )
     proof = graph.proof
     if proof is None:

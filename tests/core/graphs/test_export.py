@@ -34,6 +34,7 @@ from saescope.graphs.export import (
     shares_from_the_top,
 )
 from saescope.graphs.importing import import_graph, parse_graph
+from saescope.graphs.reading import read_graph
 from saescope.records.graph import Graph, GraphEffect, GraphGroup, GraphSettings
 
 SCHEMA = json.loads(
@@ -286,6 +287,9 @@ def test_a_file_of_circuit_tracer_is_read() -> None:
     assert [(group.name, group.nodes) for group in graph.groups] == [("Texas", ["f1.40@1"])]
     assert file.pinned == ["f1.40@1"] and graph.nodes[0].activation == 2.5
     assert [each.influence for each in graph.nodes] == [0.25, 0.75, 0.25, 1.0]
+    assert "Targets, with probability: o42 ' (p=\u201d x' p=0.411\n" in read_graph(graph).replace(
+        '"', "\u201d"
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_a_graph_that_explains_less_than_half_begins_by_saying_so(
     for share in shares:
         assert f"{100 * share:.0f} %" in text.splitlines()[0]
     assert ("50 % in features that were not traced" in text) == (untraced > 0)
+    assert "0 % in features" not in smaller_part(replacement, 1e-9)
     told = dataclasses.replace(graph, warnings=[smaller_part(replacement, untraced), "few tokens"])
     assert read_graph(told) == text.replace("\nOf 3 paths", "\nNote: few tokens\nOf 3 paths")
 
