@@ -34,6 +34,10 @@ PARTS = {
         "find_firings",
         "index_features",
         "find_index",
+        "read_lens",
+        "fit_lens",
+        "find_lens",
+        "open_lens",
     ),
     "Find and name features": (
         "find_by_texts",

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from saescope.graphs import trace_circuit as trace_circuit
     from saescope.hooks import edit_activations as edit_activations
     from saescope.hooks import record_activations as record_activations
+    from saescope.lens import find_lens as find_lens
+    from saescope.lens import fit_lens as fit_lens
+    from saescope.lens import open_lens as open_lens
+    from saescope.lens import read_lens as read_lens
     from saescope.load import load_sae as load_sae
     from saescope.load import peek_sae as peek_sae
     from saescope.models import load_model as load_model
@@ -89,7 +93,9 @@ _HOME = {
     "find_causes": "search",
     "find_firings": "features",
     "find_index": "features.index",
+    "find_lens": "lens",
     "find_saes": "catalogue",
+    "fit_lens": "lens",
     "index_features": "features.index",
     "intervene": "steering",
     "intervene_all": "steering",
@@ -98,9 +104,11 @@ _HOME = {
     "load_set": "sets",
     "make_quiz": "features",
     "match_features": "search",
+    "open_lens": "lens",
     "peek_sae": "load",
     "publish_sae": "publish",
     "rank_features": "features",
+    "read_lens": "lens",
     "record": "splice",
     "record_activations": "hooks",
     "run_with_cache_with_saes": "splice",

@@ -48,6 +48,14 @@ class LabelVerdict(StrEnum):
     NOT_TESTED = "not tested"
 
 
+class Signal(StrEnum):
+    """Whether a lens says more of a model's predictions than its controls do."""
+
+    SIGNAL = "signal"
+    NONE = "no signal at this size"
+    UNKNOWN = "unknown: too few positions"
+
+
 Level = TypeVar("Level", bound=StrEnum)
 
 

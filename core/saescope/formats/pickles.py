@@ -248,9 +248,10 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
 def _flatten(node: object, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     if isinstance(node, dict):
         for key, value in node.items():
-            if type(key) is not str or len(key) > 200 or name.count(".") > 8:
+            # A number is the layer of a matrix, in the files of Jacobian lenses.
+            if type(key) not in (str, int) or len(str(key)) > 200 or name.count(".") > 8:
                 raise FormatError("it is no dictionary of named tensors", code="PICKLE_REFUSED")
-            _flatten(value, f"{name}.{key}" if name else key, tensors, values)
+            _flatten(value, f"{name}.{key}" if name else str(key), tensors, values)
     elif isinstance(node, Tensor):
         if (
             node.layout is not torch.strided
@@ -263,12 +264,18 @@ def _flatten(node: object, name: str, tensors: dict[str, Tensor], values: dict[s
             tensors[name] = node
         elif node.numel() <= MAX_LISTED:
             values[name] = node.tolist()
-    elif node is None or type(node) in (bool, int, float, str):
+    elif _is_plain(node) or (
+        type(node) is list and len(node) <= MAX_LISTED and all(map(_is_plain, node))
+    ):
         values[name] = node
     else:
         raise FormatError(
             f"{name or 'it'} is a {type(node).__name__}, no tensor", code="PICKLE_REFUSED"
         )
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _check_zip(path: Path, size: int) -> None:
