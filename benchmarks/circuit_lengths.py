@@ -102,19 +102,20 @@ def _patterns(model: Any) -> float:
 
 
 def longer(last: Mapping[str, Any], *, weights: float, patterns: float) -> None:
-    """The memory of longer prompts: what grows with the square of the length is the patterns, which
-    are held; all else of the longest measured peak is taken to grow with the length."""
-    n, quadratic = last["tokens"], patterns * last["tokens"] ** 2
+    """The memory of longer prompts. What grows with the square of the length is the patterns: those
+    that are held, and a copy of their beginning, at most 7/8 of the prompt, in a tape; all else of
+    the longest measured peak is taken to grow with the length."""
+    n, quadratic = last["tokens"], patterns * (1 + (7 / 8) ** 2)
+    rest = (last["mb"] - quadratic * n**2) / n
     print(
-        f"\nweights {weights:,.0f} MB; peak at {n:,} tokens {last['mb']:,.0f} MB, of it patterns "
-        f"{quadratic:,.0f} MB\n| tokens | patterns GB | all else GB | with weights GB |\n"
-        "|---|---|---|---|"
+        f"\nweights {weights:,.0f} MB; peak at {n:,} tokens {last['mb']:,.0f} MB\n"
+        "| tokens | patterns GB | all else GB | with weights GB |\n|---|---|---|---|"
     )
-    for tokens in (1000, 2000, 4000, 6000, 8000):
-        held, rest = patterns * tokens**2, (last["mb"] - quadratic) * tokens / n
+    for tokens in (1000, 2000, 3000, 4000, 6000, 8000):
+        held, other = quadratic * tokens**2, rest * tokens
         print(
-            f"| {tokens:,} | {held / 1024:.1f} | {rest / 1024:.1f} | "
-            f"{(held + rest + weights) / 1024:.1f} |"
+            f"| {tokens:,} | {held / 1024:.1f} | {other / 1024:.1f} | "
+            f"{(held + other + weights) / 1024:.1f} |"
         )
 
 

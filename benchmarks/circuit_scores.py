@@ -5,9 +5,9 @@
 SET is a folder that `ss.load_set` opens, such as the one that scripts/train_circuit_set.py writes;
 its scores.json (explained variance and CE score of each layer on held-out text) is shown too. The
 prompts are of usual kinds: facts, induction, plain text, code. Each graph is that of the likely
-next tokens, with the tool's defaults: 2,000 features whose sources are computed, 100 nodes that are
-ablated, 19 random parts. An interval is the exact one of a median at 95 % (order statistics). Last,
-all transcoders take the place of all MLPs at once, without errors.
+next tokens; without options with the tool's defaults: 2,000 features whose sources are computed,
+100 nodes that are ablated, 19 random parts. An interval is the exact one of a median at 95 % (order
+statistics). Before that, all transcoders take the place of all MLPs at once, without errors.
 
 FILE gets a line of JSON a prompt; prompts that it has are not traced again.
 """
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 import saescope as ss
+from saescope.evals.set_check import check_set
 from saescope.models import LanguageModel
 from saescope.records.graph import Graph, GraphSettings
 from saescope.sets import SAESet
@@ -99,22 +100,30 @@ def scores_of(graph: Graph) -> dict[str, float | None]:
     }
 
 
-def traced(model: LanguageModel, of: SAESet, known: dict[str, Any], out: Path | None) -> None:
+def traced(
+    model: LanguageModel,
+    of: SAESet,
+    known: dict[str, Any],
+    *,
+    settings: GraphSettings,
+    out: Path | None,
+) -> None:
     """Trace the prompts that are not known yet."""
-    settings = GraphSettings(max_features=2000, most_measured=100)
-    for kind, prompts in PROMPTS.items():
-        for prompt in prompts:
-            if prompt in known:
-                continue
-            wall, cpu = time.perf_counter(), time.process_time()
-            graph = ss.trace_circuit(model, of, prompt, settings=settings)
-            known[prompt] = {"prompt": prompt, "kind": kind, "target": graph.targets[0].label}
-            known[prompt] |= scores_of(graph)
-            known[prompt] |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            print(json.dumps(known[prompt]), flush=True)
-            if out is not None:
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(known[prompt]) + "\n")
+    turns = zip(
+        *([(kind, one) for one in prompts] for kind, prompts in PROMPTS.items()), strict=True
+    )
+    for kind, prompt in (pair for turn in turns for pair in turn):
+        if prompt in known:
+            continue
+        wall, cpu = time.perf_counter(), time.process_time()
+        graph = ss.trace_circuit(model, of, prompt, settings=settings)
+        known[prompt] = {"prompt": prompt, "kind": kind, "target": graph.targets[0].label}
+        known[prompt] |= scores_of(graph)
+        known[prompt] |= {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        print(json.dumps(known[prompt]), flush=True)
+        if out is not None:
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[prompt]) + "\n")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -193,9 +202,14 @@ def _replace(of: SAESet, i: int, read: dict[str, Tensor]) -> Any:
     return replace
 
 
-def by_layer(folder: Path) -> None:
-    """The scores that the recipe wrote."""
-    if not (file := folder / "scores.json").is_file():
+def by_layer(model: LanguageModel, of: SAESet, folder: Path) -> None:
+    """The scores that the recipe wrote on held-out text; without them the check of a load."""
+    file = folder / "scores.json"
+    if not file.is_file():
+        check = check_set(model, of)
+        print(f"\n| layer | explained variance on {check.n_tokens} tokens |\n|---|---|")
+        for layer in check.layers:
+            print(f"| {layer.hook_name.split('.')[1]} | {layer.explained_variance:.3f} |")
         return
     print("\n| layer | explained variance | CE score | never fired |\n|---|---|---|---|")
     for name, score in json.loads(file.read_text(encoding="utf-8")).items():
@@ -212,6 +226,9 @@ def main() -> None:
     parser.add_argument("set", type=Path)
     parser.add_argument("--model", default="", help="folder or hub name; SmolLM2-135M without it")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--features", type=int, default=2000)
+    parser.add_argument("--measured", type=int, default=100)
+    parser.add_argument("--controls", type=int, default=19)
     args = parser.parse_args()
     model = ss.load_model(*([args.model] if args.model else []), dtype="float32")
     of = ss.load_set(args.set, device=str(model.device), dtype="float32").settled(model)
@@ -225,9 +242,12 @@ def main() -> None:
         f" cross-entropy of the prompts {whole.before:.2f} -> {whole.after:.2f} nats",
         flush=True,
     )
-    traced(model, of, known, args.out)
-    table([known[prompt] for prompts in PROMPTS.values() for prompt in prompts])
-    by_layer(args.set)
+    settings = GraphSettings(
+        max_features=args.features, most_measured=args.measured, n_controls=args.controls
+    )
+    traced(model, of, known, settings=settings, out=args.out)
+    table([known[prompt] for prompts in PROMPTS.values() for prompt in prompts if prompt in known])
+    by_layer(model, of, args.set)
 
 
 if __name__ == "__main__":

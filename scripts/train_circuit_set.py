@@ -42,7 +42,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--buffer-tokens", type=int, default=2**14)
     parser.add_argument("--dtype", default="float32", help="what the model runs in")
-    parser.add_argument("--judge-tokens", type=int, default=8_000, help="0: no scores")
+    parser.add_argument(
+        "--judge-tokens",
+        type=int,
+        default=1_000,
+        help="held-out tokens that each layer is scored on, four forward passes each; 0: no scores",
+    )
     parser.add_argument("--half", action="store_true", help="store weights at half precision")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
