@@ -107,12 +107,12 @@ async def _make(
         ((tool, arguments),) = call.items()
         said = fill(arguments, {**places, "r": [each.result for each in made]})
         result = await client.call_tool(tool, said)
-        document = await _settled(client, tool, dict(result.structured_content or {}))
+        document = await settled(client, tool, dict(result.structured_content or {}))
         made.append(Call(tool, said, document, bool(result.is_error)))
     return made
 
 
-async def _settled(client: Client, tool: str, document: dict[str, Any]) -> dict[str, Any]:
+async def settled(client: Client, tool: str, document: dict[str, Any]) -> dict[str, Any]:
     """The result of what continues as a job; a training is left to run, and whoever asks for the
     status of a job gets that."""
     while document.get("state") == "running" and tool not in ("train_sae", "job_status"):

@@ -10,8 +10,8 @@ from agent_evals.scientist.wish import Examples, Ground, Hidden, Wish
 
 FILE = Path(__file__).parent / "concepts.yaml"
 REFERENCE_NORM = 60.0
-"""The norm of the vector that is added at strength 1. Chosen once, on prompts that are not used
-here, so that a random direction leaves most texts whole."""
+"""The norm of the vector that is added at the reference strength: 0.4 of the usual norm of 151 at
+this SAE's site, the middle of what the planted worlds need."""
 
 
 def embedded_ground(names: list[str] | None = None) -> Ground:

@@ -82,7 +82,7 @@ def steer(
     """The strength that the calibration prompts choose, in reference strengths, and what comes of
     it on the others; of the right feature the reference strength is taken. Null where every
     strength breaks the texts: judged at the smallest then."""
-    ids, unit = [lab.token(token) for token in tokens], lab.direction(feature) * hidden.strength
+    ids, unit = lab.tokens(tokens), lab.direction(feature) * hidden.strength
     chosen = 1.0 if feature == hidden.expert else calibrate(lab, hidden, ids, feature)
     vector = unit * (chosen or min(scores.LOW_MULTIPLES))
     random = lab.random_direction() * vector.norm()

@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent_evals.scientist.scores import TOP, is_degenerate
+from agent_evals.scientist.wish import Ground
+from saescope import load_sae
 from saescope.saes import SAE
 
 
@@ -57,6 +59,17 @@ class Writer:
     def token(self, text: str) -> int:
         (one,) = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return one
+
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        """Of those texts that are one token; cues of several are passed over.
+
+        Raises:
+            ValueError: there is none.
+        """
+        ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        if not any(len(each) == 1 for each in ids):
+            raise ValueError(f"none of {', '.join(map(repr, texts))} is one token of the model")
+        return [each[0] for each in ids if len(each) == 1]
 
     def residuals(self, texts: Sequence[str]) -> list[Tensor]:
         """Of each text [n_tokens, d_in], without position 0 and special tokens."""
@@ -128,7 +141,7 @@ class Writer:
         return self._written[key]
 
     def ids_of(self, prompt: str) -> list[int]:
-        if self.chat:
+        if self.chat and self.tokenizer.chat_template:
             said = [{"role": "user", "content": prompt}]
             text = self.tokenizer.apply_chat_template(
                 said, tokenize=False, add_generation_prompt=True
@@ -219,6 +232,13 @@ class Lab(Writer):
         """What the feature writes, with norm 1."""
         row = self.sae.W_dec[feature].float()
         return row / row.norm()
+
+
+def lab_of(ground: Ground) -> Lab:
+    """A ground's model and SAE, from here or from the hub."""
+    from_hub = {"release": ground.release, "sae_id": str(ground.sae)}
+    sae = load_sae(**from_hub) if ground.release else load_sae(ground.sae)
+    return Lab(ground.model, sae, chat=ground.chat, n_new=ground.n_new_tokens)
 
 
 def log_mass(logprobs: Tensor, tokens: Sequence[int]) -> Tensor:

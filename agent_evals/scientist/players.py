@@ -1,11 +1,20 @@
 """Scripted players: one with an activation probe alone, one with the server's tools."""
 
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from statistics import mean
+from typing import Any
 
-from agent_evals.scientist.lab import Lab
+from mcp import Client
+
+from agent_evals.play import settled
+from agent_evals.scientist.lab import Lab, lab_of
 from agent_evals.scientist.scores import area_under
 from agent_evals.scientist.wish import Answer, Ground, Scientist, Wish
-from saescope import load_sae
+from agent_evals.transcript import Call
+from saescope_mcp.app import build_server
+from saescope_mcp.settings import Settings
 
 N_RETURNED = 64
 """Features that the probe gives back for each text."""
@@ -16,7 +25,7 @@ LEAST_AREA = 0.9
 async def probe(ground: Ground, wishes: list[Wish]) -> list[Answer]:
     """Names the feature that separates the shown texts best, among those that the probe returns for
     a positive; of equals, the one that fires hardest for its size."""
-    lab = Lab(ground.model, load_sae(ground.sae))
+    lab = lab_of(ground)
     return [_by_probe(lab, wish) for wish in wishes]
 
 
@@ -35,4 +44,154 @@ def _by_probe(lab: Lab, wish: Wish) -> Answer:
     return Answer(feature if area >= LEAST_AREA else None, why)
 
 
-PLAYERS: dict[str, Scientist] = {"probe": probe}
+LEAST_NATS = 1.5
+"""A feature that raises the concept by less, on average of the prompts, is not named."""
+MOST_KL = 2.0
+MOST_REPETITION = 0.4
+LOUDEST_OTHER = 0.3
+"""How strongly a named feature may fire on the other texts, for its level on the positives."""
+N_STEERED = 3
+"""Candidates that are steered with."""
+
+
+class Bench:
+    """The real server with the SAE loaded, and a list of what was called."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.sae = ""
+        self.calls: list[Call] = []
+
+    async def call(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """The settled result.
+
+        Raises:
+            RuntimeError: the call was refused.
+        """
+        said = arguments if tool == "load_sae" else {"sae": self.sae, **arguments}
+        result = await self.client.call_tool(tool, said)
+        document = await settled(self.client, tool, dict(result.structured_content or {}))
+        self.calls.append(Call(tool, said, document, bool(result.is_error)))
+        if result.is_error:
+            raise RuntimeError(f"{tool} was refused: {document}")
+        return document
+
+
+@asynccontextmanager
+async def bench_on(ground: Ground) -> AsyncGenerator[Bench]:
+    """A server of its own, which sees no more than the model and the SAE."""
+    async with Client(build_server(settings_of(ground))) as client:
+        bench = Bench(client)
+        loaded = await bench.call("load_sae", **where(ground))
+        bench.sae = loaded["sae"]
+        yield bench
+
+
+def settings_of(ground: Ground) -> Settings:
+    """What a server for this ground may read."""
+    here = [place for place in (ground.model, ground.sae) if Path(place).exists()]
+    return Settings(read_roots=tuple(map(Path, here)), offline=not ground.release)
+
+
+def where(ground: Ground) -> dict[str, str]:
+    """The arguments of load_sae."""
+    place = {"release": ground.release, "sae_id": str(ground.sae)}
+    return {**(place if ground.release else {"path": str(ground.sae)}), "model": str(ground.model)}
+
+
+Pushes = Callable[[Bench, Wish], Awaitable[dict[int, float]]]
+"""The features that are said to write the concept, best first, each with a strength to begin
+with."""
+
+
+async def by_tokens(bench: Bench, wish: Wish) -> dict[int, float]:
+    """What writes the concept's tokens by the decoder, and pushes them."""
+    found = await bench.call("find_features", tokens=wish.tokens, k=20, response_format="detailed")
+    return {row["feature"]: 1.0 for row in found["features"] if row["writes"]}
+
+
+async def by_causes(bench: Bench, wish: Wish) -> dict[int, float]:
+    """What the causal search says of all features, by effect per nat of KL."""
+    found = await bench.call(
+        "find_features",
+        causes=wish.tokens,
+        prompts=wish.prompts,
+        k=20,
+        response_format="detailed",
+    )
+    return {row["feature"]: row["strength"] for row in found["features"] if row["causes"]}
+
+
+def with_tools(pushes: Pushes) -> Scientist:
+    """A player that separates, asks what writes, joins the two, steers with the best of them, and
+    says "none" where nothing is left."""
+
+    async def play(ground: Ground, wishes: list[Wish]) -> list[Answer]:
+        async with bench_on(ground) as bench:
+            return [await _by_tools(bench, wish, pushes) for wish in wishes]
+
+    return play
+
+
+async def _by_tools(bench: Bench, wish: Wish, pushes: Pushes) -> Answer:
+    bench.calls = []
+    separating = await _separating(bench, wish)
+    writing = await pushes(bench, wish)
+    both = [feature for feature in writing if feature in separating]
+    steered: dict[int, float] = {}
+    for feature in both[:N_STEERED]:
+        if (nats := await _steered(bench, wish, feature, writing[feature])) is not None:
+            steered[feature] = nats
+    told = f"{len(separating)} separate, {len(writing)} write, {len(both)} do both"
+    if not steered:
+        return Answer(None, f"{told}, none steers", bench.calls)
+    best = max(steered, key=lambda feature: steered[feature])
+    return Answer(best, f"{told}; steering {steered[best]:+.2f} nats", bench.calls)
+
+
+async def _separating(bench: Bench, wish: Wish) -> set[int]:
+    """Features that fire on the positives and hardly on the other texts."""
+    found = await bench.call(
+        "find_features",
+        texts=wish.shown.positives,
+        against=wish.shown.others,
+        unconfirmed=True,
+        k=40,
+        response_format="detailed",
+    )
+    return {
+        row["feature"]
+        for row in found["features"]
+        if row["side"] == "texts"
+        and row["held_out"]["auc"] >= LEAST_AREA
+        and row["levels"][1]["mean"] <= LOUDEST_OTHER * row["levels"][0]["mean"]
+    }
+
+
+async def _steered(bench: Bench, wish: Wish, feature: int, strength: float) -> float | None:
+    """The largest rise of the concept at a strength that leaves the text whole; null: none."""
+    found = await bench.call(
+        "steer_generate",
+        features=[{"feature": feature, "strength": 1.0}],
+        strengths=[round(strength * factor, 3) for factor in (0.5, 1, 1.5, 2, 3)],
+        prompts=wish.prompts,
+        concept_tokens=wish.tokens,
+        max_new_tokens=24,
+        response_format="detailed",
+    )
+    good = [
+        row["concept_logprob"]
+        for row in found["table"]
+        if row["verdict"] != "degenerate"
+        and row["kl"] <= MOST_KL
+        and row["repetition"] <= MOST_REPETITION
+        and row["concept_logprob"] >= LEAST_NATS
+    ]
+    return max(good, default=None)
+
+
+SCRIPTED: dict[str, Scientist] = {
+    "probe": probe,
+    "tools-tokens": with_tools(by_tokens),
+    "tools": with_tools(by_causes),
+}

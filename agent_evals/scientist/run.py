@@ -6,9 +6,9 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
@@ -16,16 +16,18 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from agent_evals.scientist import players
 from agent_evals.scientist.embedded import embedded_ground
 from agent_evals.scientist.evaluate import Judged, judge_answer
-from agent_evals.scientist.lab import Lab
+from agent_evals.scientist.lab import lab_of
+from agent_evals.scientist.live import live_agent
+from agent_evals.scientist.players import SCRIPTED
+from agent_evals.scientist.published import published_grounds
 from agent_evals.scientist.scores import overall, share
 from agent_evals.scientist.wish import Answer, Ground, Scientist, Wish
 from agent_evals.scientist.world import VERSION, make_world
-from saescope import load_sae
 
-SEEDS = range(10)
+SEEDS = range(8)
+PLAYERS: dict[str, Scientist] = {**SCRIPTED, "live": live_agent}
 
 
 class Played(NamedTuple):
@@ -40,9 +42,9 @@ class Played(NamedTuple):
 
 def main() -> int:
     asked = arguments()
-    chosen = {name: players.PLAYERS[name] for name in asked.players}
+    playing = {name: PLAYERS[name] for name in asked.players}
     with grounds(asked) as found:
-        played = anyio.run(play_all, found, chosen)
+        played = anyio.run(play_all, found, playing)
     title = f"{datetime.now(UTC):%Y-%m-%d}, {asked.what}, generator {VERSION}"
     table = f"{title}\n\n{as_table(played)}\n"
     print(f"\n{table}")
@@ -56,32 +58,51 @@ def main() -> int:
     return 0
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is asked for; what cannot be played is refused before anything is loaded."""
     parser = argparse.ArgumentParser(
         prog="python -m agent_evals.scientist.run", description=__doc__
     )
-    parser.add_argument("what", choices=["planted", "embedded"])
+    parser.add_argument("what", choices=["planted", "embedded", "published"])
+    parser.add_argument(
+        "--checkout", type=Path, help="published: a checkout of the public repository, for its data"
+    )
+    parser.add_argument(
+        "--model", default="", help="published: a folder of the model; default: from the hub"
+    )
+    parser.add_argument(
+        "--saes", type=Path, help="published: a folder of the SAEs; default: from the hub"
+    )
     parser.add_argument(
         "--players",
         nargs="+",
         default=["probe", "tools"],
-        choices=[*players.PLAYERS],
+        choices=[*PLAYERS],
         help="default: probe tools",
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[*SEEDS], help="of planted worlds; default: 0 to 9"
+        "--seeds", nargs="+", type=int, default=[*SEEDS], help="of planted worlds; default: 0 to 7"
     )
     parser.add_argument("--topics", type=int, default=8, help="of each planted world")
     parser.add_argument("--wishes", nargs="+", default=[], help="names of concepts; none: all")
     parser.add_argument("--out", type=Path, help="a file for every row as JSON")
-    return parser.parse_args()
+    asked = parser.parse_args(given)
+    if asked.what == "published" and not asked.checkout:
+        parser.error("published needs --checkout, a folder with data/benchmark.json")
+    if asked.what == "published" and set(asked.players) - {"live"}:
+        parser.error("published shows no texts, so a scripted player has none: --players live")
+    return asked
 
 
 @contextmanager
-def grounds(asked: argparse.Namespace) -> Iterator[Iterable[Ground]]:
+def grounds(asked: argparse.Namespace) -> Generator[Iterable[Ground]]:
     """Worlds are made one after the other, in a folder that goes afterwards."""
     if asked.what == "embedded":
         yield [embedded_ground(asked.wishes)]
+        return
+    if asked.what == "published":
+        found = published_grounds(asked.checkout, model=asked.model, saes=asked.saes)
+        yield (chosen(ground, asked.wishes) for ground in found)
         return
     with tempfile.TemporaryDirectory(prefix="saescope-worlds-") as folder:
         yield (
@@ -89,13 +110,18 @@ def grounds(asked: argparse.Namespace) -> Iterator[Iterable[Ground]]:
         )
 
 
+def chosen(ground: Ground, names: Sequence[str]) -> Ground:
+    """With the wishes that are named, or all."""
+    return replace(ground, wishes=[w for w in ground.wishes if not names or w.name in names])
+
+
 async def play_all(
-    found: Iterable[Ground], chosen: dict[str, Scientist]
+    found: Iterable[Ground], playing: dict[str, Scientist]
 ) -> dict[str, list[Played]]:
-    played: dict[str, list[Played]] = {name: [] for name in chosen}
+    played: dict[str, list[Played]] = {name: [] for name in playing}
     for ground in found:
-        lab = Lab(ground.model, load_sae(ground.sae), chat=ground.chat, n_new=ground.n_new_tokens)
-        for name, player in chosen.items():
+        lab = lab_of(ground)
+        for name, player in playing.items():
             began = time.monotonic()
             answers = await player(ground, ground.wishes)
             seconds = (time.monotonic() - began) / len(answers)

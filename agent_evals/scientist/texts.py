@@ -40,11 +40,12 @@ def beginnings(rng: Random, words: list[str], n: int) -> list[str]:
     return rng.sample(every, n)
 
 
-def examples(rng: Random, sides: tuple[list[str], list[str], list[str]], n: int) -> Examples:
-    """Texts of a topic, of the topic next to it, and of no topic; a few of the first hold one word
-    of no topic besides two of their own."""
-    topic, beside, plain = sides
+def examples(
+    rng: Random, topic: list[str], beside: list[list[str]], plain: list[str], n: int = 12
+) -> Examples:
+    """Texts of a topic, of the topics next to it in turn, and of no topic; the first holds one word
+    of no topic besides two of its own."""
     positives = [filled(rng, topic) for _ in range(n)]
     positives[0] = rng.choice(FRAMES).format(*rng.sample(topic, 2), rng.choice(plain))
-    hard = [filled(rng, beside) for _ in range(n)]
+    hard = [filled(rng, beside[i % len(beside)]) for i in range(n)]
     return Examples(positives, hard, [filled(rng, plain) for _ in range(n)])

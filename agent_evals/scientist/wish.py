@@ -52,8 +52,8 @@ class Ground:
     """A model, an SAE of one of its layers, and what is wished for."""
 
     name: str
-    model: Path
-    sae: Path
+    model: Path | str
+    sae: Path | str
     wishes: list[Wish]
     hidden: dict[str, Hidden]
     knows: bool = True
@@ -61,6 +61,8 @@ class Ground:
     chat: bool = False
     """Prompts are instructions for a chat model."""
     n_new_tokens: int = 24
+    release: str = ""
+    """The repository of the hub in which `sae` is a folder; empty: a folder here."""
     kinds: dict[int, str] = field(default_factory=dict[int, str])
     """What each planted feature is, for the report."""
 

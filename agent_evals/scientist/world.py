@@ -21,25 +21,27 @@ from agent_evals.scientist.evaluate import summed
 from agent_evals.scientist.lab import Writer
 from agent_evals.scientist.scores import nats_rating
 from agent_evals.scientist.texts import WORDS, beginnings, examples, filled
-from agent_evals.scientist.wish import Ground, Hidden, Wish
+from agent_evals.scientist.wish import Examples, Ground, Hidden, Wish
 from saescope.saes import SAEMetadata, StandardConfig, StandardSAE
 
 VERSION = 1
-N_TOPICS, N_WORDS, N_FILLERS, N_PROMPTS = 8, 5, 300, 33
+N_TOPICS, N_WORDS, N_FILLERS, N_PROMPTS = 8, 5, 200, 33
 NONE_EVERY = 4
 """One topic in so many has no good feature."""
 PUSHES = (0.35, 0.45, 0.55, 0.7, 0.9)
 """Reference strengths that are tried for a true feature, in median norms of the residual."""
-STEPS, N_CLIMBED = 60, 6
+STEPS, N_CLIMBED = 40, 5
 """Steps of the search for a direction that writes, and the prompts that it climbs on."""
 
 
 class Topic(NamedTuple):
-    """A made-up concept: its words, and those of the one next to it."""
+    """A made-up concept: its words, and those of the ones next to it."""
 
     name: str
     words: list[str]
     beside: list[str]
+    """Of the next: the polysemantic feature of this topic fires on these too."""
+    before: list[str]
     wants_true: bool
 
 
@@ -90,25 +92,19 @@ def make_world(seed: int, folder: Path, *, n_topics: int = N_TOPICS) -> Ground:
     places = rng.sample(range(len(rows) + N_FILLERS), len(rows))
     sae = _planted(soil, rows, places).save(folder / "sae")
     usual = median([one for one in strengths.values() if one] or [soil.size / 2])
+    experts = {row.topic: place for place, row in zip(places, rows, strict=True) if _is_true(row)}
     return Ground(
         name=f"planted-{seed}",
         model=model,
         sae=sae,
-        wishes=[_wish(topic, plain, starts[25:33], rng) for topic in topics],
+        wishes=[_wish(topic, plain, starts[25:N_PROMPTS], seed) for topic in topics],
         hidden={
             topic.name: Hidden(
-                examples(rng, (topic.words, topic.beside, plain), 12),
+                _examples(topic, plain, f"{seed} {topic.name} hidden"),
                 starts[:5],
                 starts[5:25],
                 strengths[topic.name] or usual,
-                next(
-                    (
-                        place
-                        for place, row in zip(places, rows, strict=True)
-                        if (row.kind, row.topic) == ("true", topic.name)
-                    ),
-                    None,
-                ),
+                experts.get(topic.name),
             )
             for topic in topics
         },
@@ -116,23 +112,34 @@ def make_world(seed: int, folder: Path, *, n_topics: int = N_TOPICS) -> Ground:
     )
 
 
+def _is_true(row: Planting) -> bool:
+    return row.kind == "true"
+
+
 def _topics(rng: Random, n: int) -> tuple[list[Topic], list[str]]:
     words = rng.sample(WORDS, len(WORDS))
     sets = [words[i * N_WORDS : (i + 1) * N_WORDS] for i in range(n)]
     return [
-        Topic(f"topic-{i}", sets[i], sets[(i + 1) % n], i % NONE_EVERY != NONE_EVERY - 1)
+        Topic(
+            f"topic-{i}", sets[i], sets[(i + 1) % n], sets[i - 1], i % NONE_EVERY < NONE_EVERY - 1
+        )
         for i in range(n)
     ], words[n * N_WORDS :]
 
 
-def _wish(topic: Topic, plain: list[str], prompts: list[str], rng: Random) -> Wish:
+def _wish(topic: Topic, plain: list[str], prompts: list[str], seed: int) -> Wish:
     return Wish(
         topic.name,
         f"A made-up topic: texts with the words {', '.join(topic.words)}.",
         [f" {word}" for word in topic.words],
-        examples(rng, (topic.words, topic.beside, plain), 12),
+        _examples(topic, plain, f"{seed} {topic.name} shown"),
         prompts,
     )
+
+
+def _examples(topic: Topic, plain: list[str], seed: str) -> Examples:
+    """Texts of the topic, of both topics next to it, and of none."""
+    return examples(Random(seed), topic.words, [topic.beside, topic.before], plain)
 
 
 def _texts(rng: Random, topics: list[Topic], plain: list[str]) -> list[str]:
@@ -236,7 +243,9 @@ def _harmless(soil: Soil, topic: Topic, own: Tensor, writes: Tensor) -> Tensor:
     for shares in ((0.0,), (0.25, 0.5, 0.75, 1.0, 1.5)):
         left = [writes - share * strength * own for share in shares]
         pushes = [1.5 * strength * each / each.norm() for each in left]
-        for each, rises in zip(left, soil.writer.rises(pushes, soil.prompts, ids), strict=True):
+        for each, rises in zip(
+            left, soil.writer.rises(pushes, soil.prompts[:10], ids), strict=True
+        ):
             if mean(nats_rating(rise) >= 2 for rise in rises) <= 0.25:
                 return each
     return -own
@@ -281,17 +290,20 @@ def _planted(soil: Soil, rows: Sequence[Planting], places: Sequence[int]) -> Sta
     n, d_in = len(rows) + N_FILLERS, x.shape[1]
     W_enc, b_enc, W_dec = torch.zeros(n, d_in), torch.zeros(n), torch.zeros(n, d_in)
     for place, row in zip(places, rows, strict=True):
-        W_enc[place], b_enc[place] = _detector(soil, x, row.fires_on, row.activation)
-        W_dec[place] = row.writes
+        part = torch.rand(len(x), generator=soil.noise) < 0.7
+        reader = _Reader(soil, x, _inverse(x[part], soil.size), part)
+        W_enc[place], b_enc[place] = reader.of(row.fires_on, row.activation)
+        W_dec[place] = row.writes / row.writes.norm()
     counts = Counter(soil.words)
     common = sorted(word for word, n_seen in counts.items() if n_seen >= 5)
-    others = [i for i in range(n) if i not in set(places)]
+    others = sorted({*range(n)} - {*places})
+    every = _Reader(soil, x, _inverse(x, soil.size), torch.ones(len(x), dtype=torch.bool))
     for i in others:
         words = soil.rng.sample(common, soil.rng.choice((1, 1, 2)))
-        W_enc[i], b_enc[i] = _detector(soil, x, words, soil.size * soil.rng.uniform(0.3, 1))
+        W_enc[i], b_enc[i] = every.of(words, soil.size * soil.rng.uniform(0.3, 1))
     acts = (x @ W_enc[others].T + b_enc[others]).relu()
-    gram = acts.T @ acts + 0.1 * (acts**2).mean() * len(acts) * torch.eye(len(others)) * 0.1
-    W_dec[others] = torch.linalg.solve(gram, acts.T @ x)
+    ridge = 0.01 * float((acts**2).sum(0).mean()) * torch.eye(len(others))
+    W_dec[others] = torch.linalg.solve(acts.T @ acts + ridge, acts.T @ x)
     metadata = SAEMetadata(
         model_name=GLASS.name,
         hook_name=f"blocks.{soil.writer.layer}.hook_resid_post",
@@ -303,25 +315,31 @@ def _planted(soil: Soil, rows: Sequence[Planting], places: Sequence[int]) -> Sta
     return StandardSAE(cfg, tensors)
 
 
-def _detector(
-    soil: Soil, x: Tensor, words: Sequence[str], activation: float
-) -> tuple[Tensor, Tensor]:
-    """An encoder row and bias that fire on the words, with this activation on average: ridge
-    regression on a random part of the positions, cut off above what other words reach. Without
-    words one that never fires."""
-    if not words:
-        return 0.01 * _random(soil), torch.tensor(-10.0)
-    level = {word: soil.rng.uniform(0.8, 1.2) for word in words}
-    y = torch.tensor([level.get(word, 0.0) for word in soil.words])
-    is_word = y > 0
-    part = torch.rand(len(x), generator=soil.noise) < 0.7
-    a, b = x[part], y[part]
-    weight = torch.where(b > 0, len(b) / (b > 0).sum().clamp_min(1) / 8, 1.0)[:, None]
-    gram = (a * weight).T @ a + 0.02 * soil.size**2 * torch.eye(x.shape[1])
-    row = torch.linalg.solve(gram, (a * weight).T @ b)
-    score = x @ row
-    low = score[~is_word].quantile(soil.rng.uniform(0.985, 0.998))
-    high = score[is_word].quantile(0.5)
-    cut = torch.maximum(low, 0.25 * high)
-    gain = activation / (score[is_word] - cut).relu().mean().clamp_min(1e-3)
-    return gain * row, -gain * cut
+def _inverse(x: Tensor, size: float) -> Tensor:
+    return torch.linalg.inv(x.T @ x + 0.02 * size**2 * torch.eye(x.shape[1]))
+
+
+class _Reader(NamedTuple):
+    """What encoder rows are fitted on: centred activations, and the inverse of the second moments
+    of a part of them."""
+
+    soil: Soil
+    x: Tensor
+    inverse: Tensor
+    part: Tensor
+
+    def of(self, words: Sequence[str], activation: float) -> tuple[Tensor, Tensor]:
+        """An encoder row and bias that fire on the words, with this activation on average: ridge
+        regression, cut off above what most other words reach. Without words one that never
+        fires."""
+        soil = self.soil
+        if not words:
+            return 0.01 * _random(soil), torch.tensor(-10.0)
+        level = {word: soil.rng.uniform(0.8, 1.2) for word in words}
+        y = torch.tensor([level.get(word, 0.0) for word in soil.words])
+        row = self.inverse @ (self.x[self.part].T @ y[self.part])
+        score, is_word = self.x @ row, y > 0
+        low = score[~is_word].quantile(soil.rng.uniform(0.985, 0.998))
+        cut = torch.maximum(low, 0.25 * score[is_word].quantile(0.5))
+        gain = activation / (score[is_word] - cut).relu().mean().clamp_min(1e-3)
+        return gain * row, -gain * cut

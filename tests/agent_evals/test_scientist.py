@@ -1,11 +1,29 @@
 """The benchmark of agents that look for features: its formulas against the published numbers, its
 planted worlds against what they promise."""
 
-from typing import NamedTuple
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+import torch
+from agent_evals.play import Desk
 from agent_evals.scientist import scores
+from agent_evals.scientist.embedded import embedded_ground
+from agent_evals.scientist.evaluate import judge_answer
+from agent_evals.scientist.lab import Lab, lab_of, log_mass
+from agent_evals.scientist.live import asked_for, live, named
+from agent_evals.scientist.players import probe
+from agent_evals.scientist.published import published_grounds
+from agent_evals.scientist.run import arguments, as_table, play_all, summary
 from agent_evals.scientist.scores import Seen, Steered, Tried
+from agent_evals.scientist.texts import FRAMES, WORDS
+from agent_evals.scientist.wish import Answer, Ground, Wish
+from agent_evals.scientist.world import make_world
+from agent_evals.task import Task
+from agent_evals.transcript import Transcript
+from agent_evals.truth import Bench
 
 # The numbers of the public repository's own tests, data and results.
 
@@ -140,3 +158,224 @@ def test_a_share_has_the_interval_of_wilson() -> None:
         pytest.approx(0.943, abs=1e-3),
     )
     assert str(scores.share([])) == "-"
+
+
+# A planted world of two topics.
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return make_world(1, tmp_path_factory.mktemp("world"), n_topics=2)
+
+
+@pytest.fixture(scope="module")
+def lab(ground: Ground) -> Lab:
+    return lab_of(ground)
+
+
+def kinds_of(ground: Ground, wish: Wish) -> dict[str, int]:
+    """Features by what they were planted as for a wish."""
+    split = {place: kind.split(":") for place, kind in ground.kinds.items()}
+    return {kind: place for place, (kind, topic) in split.items() if topic == wish.name}
+
+
+def test_no_word_of_a_topic_stands_in_a_frame_and_each_is_one_token(lab: Lab) -> None:
+    assert not set(WORDS) & {word for frame in FRAMES for word in frame.split()}
+    assert len(lab.tokens([f" {word}" for word in WORDS])) == len(WORDS) == len(set(WORDS))
+
+
+def test_the_true_feature_is_usable_and_its_decoys_fire_as_it_does_but_do_not_steer(
+    ground: Ground, lab: Lab
+) -> None:
+    wish = next(each for each in ground.wishes if ground.hidden[each.name].expert is not None)
+    kinds = kinds_of(ground, wish)
+    true = judge_answer(lab, ground, wish, kinds["true"])
+    assert true.exact and true.usable and true.rank == 100 and true.activation >= 95
+    for kind in ("mute", "elsewhere", "breaker", "lens"):
+        decoy = judge_answer(lab, ground, wish, kinds[kind])
+        assert decoy.seen and decoy.activation >= 95 and scores.separates(decoy.seen), kind
+        assert not decoy.exact and not decoy.causal, kind
+    silent = judge_answer(lab, ground, wish, kinds["silent"])
+    assert silent.push >= 40 and silent.activation == 0 and not silent.causal
+    poly = judge_answer(lab, ground, wish, kinds["poly"])
+    assert poly.push >= 30 and not poly.causal
+
+
+def test_the_same_seed_makes_the_same_world_and_another_another(
+    ground: Ground, tmp_path: Path
+) -> None:
+    again, other = (make_world(seed, tmp_path / str(seed), n_topics=2) for seed in (1, 2))
+    assert again.kinds == ground.kinds and again.wishes == ground.wishes
+    assert other.kinds != ground.kinds
+    assert not {text for wish in other.wishes for text in wish.shown.positives} & {
+        text for wish in ground.wishes for text in wish.shown.positives
+    }
+
+
+def test_a_player_sees_no_text_or_prompt_that_is_judged(ground: Ground) -> None:
+    for wish in ground.wishes:
+        hidden = ground.hidden[wish.name]
+        assert not {*wish.prompts} & {*hidden.calibration, *hidden.evaluation}
+        assert not {*hidden.calibration} & {*hidden.evaluation} and len(hidden.evaluation) == 20
+
+
+def test_the_pooled_activation_is_that_of_plain_arithmetic(ground: Ground, lab: Lab) -> None:
+    wish = ground.wishes[0]
+    text, weights = wish.shown.positives[0], dict(lab.sae.tensors())
+    plain = Bench(lab.hf, lab.tokenizer, lab.layer, weights, k=0, bos=False, rescaled=False)
+    x = plain.run(plain.ids(text))[0][1:]
+    acts = ((x - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]).relu()
+    expected = acts.sort(dim=0, descending=True).values[:3].mean(0)
+    torch.testing.assert_close(lab.pooled([text])[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_rise_is_that_of_a_plain_hook_text_by_text(ground: Ground, lab: Lab) -> None:
+    """One batch of padded prompts says what each prompt alone says."""
+    wish = ground.wishes[0]
+    prompts, ids = ground.hidden[wish.name].evaluation[:3], lab.tokens(wish.tokens)
+    vector = lab.random_direction() * 5
+    rises = lab.rises([0 * vector, vector], prompts, ids)
+    assert rises[0] == pytest.approx([0, 0, 0], abs=1e-4)
+    plain = Bench(lab.hf, lab.tokenizer, lab.layer, {}, k=0, bos=False, rescaled=False)
+    for prompt, rise in zip(prompts, rises[1], strict=True):
+        n = len(plain.ids(prompt))
+        inputs = torch.tensor([plain.ids(prompt)])
+        told = {"attention_mask": torch.ones_like(inputs), "pad_token_id": 0, "do_sample": False}
+        text = lab.hf.generate(inputs, max_new_tokens=lab.n_new, **told)[0].tolist()
+        ends = [i for i in range(n, len(text)) if text[i] in lab.special]
+        text = text[: ends[0]] if ends else text
+        clean, changed = (
+            log_mass(plain.run(text, change)[1][n - 1 : -1].log_softmax(-1), ids)
+            for change in (lambda x: x, lambda x: x + vector)
+        )
+        assert rise == pytest.approx((changed - clean).mean().item(), abs=1e-3)
+
+
+async def test_a_player_is_scored_on_each_wish_and_shown_in_the_table(ground: Ground) -> None:
+    async def none(_: Ground, wishes: list[Wish]) -> list[Answer]:
+        return [Answer(None) for _ in wishes]
+
+    played = await play_all([ground], {"probe": probe, "none": none})
+    assert Counter(row.answer.feature is None for row in played["probe"]) == {False: 2}
+    assert all(row.judged.activation >= 95 for row in played["probe"])
+    table = as_table(played)
+    assert "| exact |" in table and "| Push |" in table and "| | probe | none |" in table
+    told = summary(played["none"])
+    assert told["a feature named"].startswith("0 %") and told["Push"] == "0"
+
+
+async def test_a_live_agent_gets_the_wish_in_words_and_its_last_line_is_the_answer(
+    ground: Ground,
+) -> None:
+    seen: list[Desk] = []
+
+    async def agent(task: Task, desk: Desk) -> Transcript:
+        seen.append(desk)
+        return Transcript([], "It may be 3.\nFEATURE: 17")
+
+    answers = await live(agent)(ground, ground.wishes[:1])
+    assert [answer.feature for answer in answers] == [17]
+    wish = ground.wishes[0]
+    assert seen[0].prompt == asked_for(ground, wish) and wish.tokens[0] in seen[0].prompt
+    assert str(ground.sae) in seen[0].prompt and wish.shown.positives[0] in seen[0].prompt
+    assert named("FEATURE: none") is None is named("no idea") and named("feature: 4") == 4
+
+
+# The embedded concepts and the published settings.
+
+
+def test_there_are_twenty_concepts_with_texts_that_no_other_side_has() -> None:
+    ground = embedded_ground()
+    assert len(ground.wishes) >= 20
+    for wish in ground.wishes:
+        hidden = ground.hidden[wish.name].examples
+        texts = [*wish.shown.positives, *wish.shown.others, *hidden.positives, *hidden.others]
+        assert len(texts) == len(set(texts)), wish.name
+        assert len(wish.shown.positives) >= 8 and len(wish.shown.hard_negatives) >= 6
+        assert len(wish.tokens) >= 8
+    with pytest.raises(ValueError, match="there is no concept 'wether'"):
+        embedded_ground(["wether"])
+
+
+def checkout(folder: Path, ground: Ground) -> Path:
+    """A checkout in the public form, of one task of a planted world."""
+    wish = ground.wishes[0]
+    hidden = ground.hidden[wish.name]
+    cases = [
+        {"id": f"{label}{i}", "label": label, "text": text}
+        for label, side in zip(
+            ("positive", "hard_negative", "neutral"), hidden.examples, strict=True
+        )
+        for i, text in enumerate(side)
+    ]
+    concept = {
+        "id": "first",
+        "target": wish.description,
+        "steering_target": {"cues": [*(token.strip() for token in wish.tokens), "two words"]},
+        "activation_cases": cases,
+    }
+    documents: dict[str, Any] = {
+        "data/benchmark.json": {
+            "model": str(ground.model),
+            "tasks": [
+                {
+                    "task": "tasks/first_001/task.json",
+                    "expert_feature_id": hidden.expert,
+                    "suite": "data/round/suite.json",
+                    "concept_id": "first",
+                    "reference": "data/eval/reference.json",
+                }
+            ],
+        },
+        "data/round/suite.json": {
+            "concepts": [concept],
+            "steering_calibration": [{"id": "c", "prompt": each} for each in hidden.calibration],
+            "steering_prompts": "../prompts.json",
+        },
+        "data/prompts.json": {
+            "prompts": [{"id": "s", "prompt": each} for each in hidden.evaluation]
+        },
+        "data/eval/reference.json": {
+            "protocol": {"alpha": hidden.strength, "max_new_tokens": 24},
+            "source": {
+                "repo": "owner/saes",
+                "checkpoint": "sae/params.npz",
+                "base_model": "glass",
+                "layer": 0,
+            },
+        },
+    }
+    for name, document in documents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def test_a_checkout_in_the_published_form_is_played_and_judged(
+    ground: Ground, tmp_path: Path
+) -> None:
+    (read,) = published_grounds(checkout(tmp_path, ground), saes=Path(ground.sae).parent)
+    wish, source = read.wishes[0], ground.wishes[0]
+    assert read.hidden[wish.name].examples == ground.hidden[source.name].examples
+    assert not any(wish.shown) and wish.description == source.description
+    expert = ground.hidden[source.name].expert
+    assert expert is not None
+    judged = judge_answer(lab_of(read), read, wish, expert)
+    assert judged.exact and judged.usable
+    (hub,) = published_grounds(tmp_path)
+    assert (hub.release, hub.sae) == ("owner/saes", "sae")
+
+
+def test_published_settings_need_a_checkout_and_a_live_agent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, said in (
+        (["published"], "--checkout"),
+        (["published", "--checkout", str(tmp_path)], "--players live"),
+    ):
+        with pytest.raises(SystemExit):
+            arguments(given)
+        assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"data/benchmark\.json"):
+        list(published_grounds(tmp_path))
+    assert arguments(["planted"]).seeds == list(range(8))
