@@ -3,15 +3,12 @@
 import json
 import os
 import re
-import tempfile
-from pathlib import Path
 
 from agent_evals import agents
 from agent_evals.play import Desk, Player
-from agent_evals.scientist.players import settings_of, where
+from agent_evals.scientist.players import own_home, settings_of, where
 from agent_evals.scientist.wish import Answer, Ground, Scientist, Wish
 from agent_evals.task import Task
-from saescope.names import home as saescope_home
 
 PROMPT = """The SAE is loaded by load_sae({where}).
 Find its one feature for this concept: {description}. It must fire on texts of the concept and not
@@ -33,10 +30,9 @@ def live(agent: Player) -> Scientist:
 async def _by_agent(agent: Player, ground: Ground, wish: Wish) -> Answer:
     settings = settings_of(ground)
     roots = os.pathsep.join(map(str, settings.read_roots))
-    with tempfile.TemporaryDirectory(prefix="saescope-scientist-") as home:
-        (Path(home) / "models").symlink_to((saescope_home() / "models").resolve())
+    with own_home() as home:
         environment = {
-            "SAESCOPE_HOME": home,
+            "SAESCOPE_HOME": str(home),
             "SAESCOPE_READ_ROOTS": roots,
             "SAESCOPE_OFFLINE": str(int(settings.offline)),
         }

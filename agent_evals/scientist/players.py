@@ -1,7 +1,9 @@
 """Scripted players: one with an activation probe alone, one with the server's tools."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import os
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,6 +15,7 @@ from agent_evals.scientist.lab import Lab, lab_of
 from agent_evals.scientist.scores import area_under
 from agent_evals.scientist.wish import Answer, Ground, Scientist, Wish
 from agent_evals.transcript import Call
+from saescope.names import home as saescope_home
 from saescope_mcp.app import build_server
 from saescope_mcp.settings import Settings
 
@@ -77,14 +80,29 @@ class Bench:
         return document
 
 
+@contextmanager
+def own_home() -> Generator[Path]:
+    """A SAESCOPE_HOME that goes afterwards, in which the prepared models are found."""
+    before, models = os.environ.get("SAESCOPE_HOME"), (saescope_home() / "models").absolute()
+    with tempfile.TemporaryDirectory(prefix="saescope-scientist-") as folder:
+        (Path(folder) / "models").symlink_to(models, target_is_directory=True)
+        os.environ["SAESCOPE_HOME"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("SAESCOPE_HOME")
+            os.environ.update({"SAESCOPE_HOME": before} if before is not None else {})
+
+
 @asynccontextmanager
 async def bench_on(ground: Ground) -> AsyncGenerator[Bench]:
-    """A server of its own, which sees no more than the model and the SAE."""
-    async with Client(build_server(settings_of(ground))) as client:
-        bench = Bench(client)
-        loaded = await bench.call("load_sae", **where(ground))
-        bench.sae = loaded["sae"]
-        yield bench
+    """A server with a home of its own, which sees no more than the model and the SAE."""
+    with own_home():
+        async with Client(build_server(settings_of(ground))) as client:
+            bench = Bench(client)
+            loaded = await bench.call("load_sae", **where(ground))
+            bench.sae = loaded["sae"]
+            yield bench
 
 
 def settings_of(ground: Ground) -> Settings:

@@ -79,7 +79,7 @@ def make_world(seed: int, folder: Path, *, n_topics: int = N_TOPICS) -> Ground:
     """A world of its own for each seed: topics, layer, features and their order differ."""
     rng, noise = Random(seed), torch.Generator().manual_seed(seed)
     model = Path(shutil.copytree(GLASS, folder / "model", dirs_exist_ok=True))
-    topics, plain = _topics(rng, n_topics)
+    topics, plain = topics_of(rng, n_topics)
     starts = beginnings(rng, plain, N_PROMPTS + N_CLIMBED)
     soil = _soil(Writer(model, seed % 3), _texts(rng, topics, plain), rng, noise)
     soil = soil._replace(prompts=starts[:25])
@@ -116,7 +116,8 @@ def _is_true(row: Planting) -> bool:
     return row.kind == "true"
 
 
-def _topics(rng: Random, n: int) -> tuple[list[Topic], list[str]]:
+def topics_of(rng: Random, n: int) -> tuple[list[Topic], list[str]]:
+    """Topics of different words, and the words that are left."""
     words = rng.sample(WORDS, len(WORDS))
     sets = [words[i * N_WORDS : (i + 1) * N_WORDS] for i in range(n)]
     return [

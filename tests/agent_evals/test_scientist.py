@@ -4,6 +4,7 @@ planted worlds against what they promise."""
 import json
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,9 +19,9 @@ from agent_evals.scientist.players import probe
 from agent_evals.scientist.published import published_grounds
 from agent_evals.scientist.run import arguments, as_table, play_all, summary
 from agent_evals.scientist.scores import Seen, Steered, Tried
-from agent_evals.scientist.texts import FRAMES, WORDS
+from agent_evals.scientist.texts import FRAMES, WORDS, examples
 from agent_evals.scientist.wish import Answer, Ground, Wish
-from agent_evals.scientist.world import make_world
+from agent_evals.scientist.world import make_world, topics_of
 from agent_evals.task import Task
 from agent_evals.transcript import Transcript
 from agent_evals.truth import Bench
@@ -201,15 +202,33 @@ def test_the_true_feature_is_usable_and_its_decoys_fire_as_it_does_but_do_not_st
     assert poly.push >= 30 and not poly.causal
 
 
-def test_the_same_seed_makes_the_same_world_and_another_another(
-    ground: Ground, tmp_path: Path
-) -> None:
-    again, other = (make_world(seed, tmp_path / str(seed), n_topics=2) for seed in (1, 2))
+@pytest.mark.slow
+def test_the_same_seed_makes_the_same_world(ground: Ground, tmp_path: Path) -> None:
+    again = make_world(1, tmp_path, n_topics=2)
     assert again.kinds == ground.kinds and again.wishes == ground.wishes
-    assert other.kinds != ground.kinds
-    assert not {text for wish in other.wishes for text in wish.shown.positives} & {
-        text for wish in ground.wishes for text in wish.shown.positives
-    }
+    assert again.hidden == ground.hidden
+
+
+def test_another_seed_has_other_topics_and_some_have_no_good_feature() -> None:
+    worlds = [topics_of(Random(seed), 8)[0] for seed in range(8)]
+    assert len({word for topic in worlds[0] for word in topic.words}) == 40
+    assert all(
+        set(one.words) != set(other.words)
+        for one in worlds[0]
+        for world in worlds[1:]
+        for other in world
+    )
+    assert [topic.wants_true for topic in worlds[0]] == [True, True, True, False] * 2
+
+
+def test_hard_negatives_are_texts_of_the_topics_on_either_side() -> None:
+    """Then a feature of two topics is no good one of either."""
+    topics, plain = topics_of(Random(1), 8)
+    shown = examples(Random(0), topics[2].words, [topics[2].beside, topics[2].before], plain)
+    sides = [{*topics[3].words}, {*topics[1].words}]
+    for i, text in enumerate(shown.hard_negatives):
+        assert len(sides[i % 2] & set(text.split())) == 3
+        assert not {*topics[2].words} & set(text.split())
 
 
 def test_a_player_sees_no_text_or_prompt_that_is_judged(ground: Ground) -> None:
