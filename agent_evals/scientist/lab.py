@@ -236,8 +236,10 @@ class Lab(Writer):
 
 def lab_of(ground: Ground) -> Lab:
     """A ground's model and SAE, from here or from the hub."""
-    from_hub = {"release": ground.release, "sae_id": str(ground.sae)}
-    sae = load_sae(**from_hub) if ground.release else load_sae(ground.sae)
+    if ground.release:
+        sae = load_sae(release=ground.release, sae_id=str(ground.sae))
+    else:
+        sae = load_sae(ground.sae)
     return Lab(ground.model, sae, chat=ground.chat, n_new=ground.n_new_tokens)
 
 
