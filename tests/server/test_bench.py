@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from mcp import Client
 from tests.server.helpers import call, refuse, save_random_sae
+from tests.server.test_renderers import check_shown, document_of, seen
 
 import saescope as ss
 from saescope_mcp.app import build_server
@@ -38,7 +39,7 @@ async def test_two_prompts_are_compared_as_in_the_library(tiny: AppState, sae: s
     assert reply["whole"]["kl"] == pytest.approx(known.whole.kl, rel=1e-3)
     assert reply["verdict"]["level"] == known.verdict.level and reply["total"] == known.total
     assert reply["evidence"] == "controlled" and reply["unchanged"]
-    assert f"Carried by {known.verdict.level}" in reply["summary"]
+    assert f"What carries it: {known.verdict.level} (" in reply["summary"]
     assert reply["differences"][0]["text_a"] == " old" and "by_sae" not in reply
 
 
@@ -117,3 +118,10 @@ async def test_a_match_that_cannot_be_is_refused_by_the_argument(
 async def test_an_sae_is_not_matched_with_itself(tiny: AppState, sae: str) -> None:
     error = await refuse(tiny, "find_features", sae=sae, match=sae)
     assert (error["code"], error["field"]) == ("DUPLICATE_SAE", "match")
+
+
+async def test_partners_fit_the_terminal(tiny: AppState, sae: str, other: str) -> None:
+    asked = {"sae": sae, "match": other, "texts": [A, B], "k": 3, "features": [3, 5]}
+    document = await document_of(tiny, "find_features", **asked)
+    check_shown("find_features", document)
+    assert "partner" in seen("find_features", document)

@@ -178,7 +178,7 @@ def draw_controls(
     """
     free = sizes > 0
     if others_only:
-        free = free.index_fill(0, chosen, False)
+        free = free.index_fill(0, chosen.to(free.device), False)
     pool = free.nonzero()[:, 0]
     near = [_nearest(acts, entry, sizes, pool, len(chosen)) for entry in chosen.tolist()]
     rng = torch.Generator().manual_seed(seed)

@@ -97,8 +97,8 @@ class PairComparison:
     error: Closed
     whole: Closed
     control: Comparison
-    """The listed features' share beside that of as many random ones that differ too, of like size
-    and position."""
+    """The share that the listed features close (the smaller of both) beside that of as many random
+    ones that differ too, of like size and position."""
     placebo: Comparison
     """The same beside moves as long at the same positions in random subspaces."""
     unchanged: bool

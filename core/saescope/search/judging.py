@@ -9,36 +9,41 @@ CARRIES = 0.5
 
 
 def share_of(closed: Closed) -> float | None:
-    """The share of the logit difference, or where that hardly changes, of the KL."""
-    return closed.kl if closed.difference is None else closed.difference
+    """The smaller of both shares, as far as they are known: a push that moves one logit difference
+    as it should may take the rest of the prediction anywhere."""
+    known = [share for share in (closed.difference, closed.kl) if share is not None]
+    return min(known, default=None)
 
 
 def judge(found: PairComparison) -> Judgement[Carrier]:
     """From the whole site down: what a site does not carry, no feature of it does."""
-    shares = (found.whole, found.all_features, found.error, found.together)
-    whole, features, error, listed = (share_of(each) for each in shares)
-    if whole is None or features is None or error is None or listed is None:
+    shares = (found.whole, found.all_features, found.together)
+    whole, features, listed = (share_of(each) for each in shares)
+    if whole is None or features is None or listed is None:
         return Judgement(Carrier.UNTOLD, "both prompts predict the same")
     if not found.total:
         return Judgement(Carrier.ELSEWHERE, "no feature differs at positions that are patched")
     if whole < CARRIES:
         return Judgement(
             Carrier.ELSEWHERE,
-            f"the activation itself, patched there, closes {whole:.2f}: the rest goes by other "
-            "sites or by positions that were not patched",
+            f"the activation itself, patched there, closes {_both(found.whole)}: the rest goes by "
+            "other sites or by positions that were not patched",
         )
     if features < CARRIES * whole:
         return Judgement(
             Carrier.ERROR,
-            f"all features close {features:.2f} of the {whole:.2f} that the site carries; the "
-            f"error alone {error:.2f}",
+            f"all features close {_both(found.all_features)}, the site {_both(found.whole)}; the "
+            f"error alone {_both(found.error)}",
         )
     return _of_features(found, features, listed)
 
 
 def _of_features(found: PairComparison, features: float, listed: float) -> Judgement[Carrier]:
     n, control = len(found.features), found.control
-    said = f"the {n} listed close {listed:.2f} of the {features:.2f} of all {found.total}"
+    said = (
+        f"the {n} listed close {_both(found.together)}, all {found.total} "
+        f"{_both(found.all_features)}"
+    )
     if listed < CARRIES * features:
         return Judgement(Carrier.MANY, said)
     if n == found.total:
@@ -48,3 +53,13 @@ def _of_features(found: PairComparison, features: float, listed: float) -> Judge
     if not control.outside:
         return Judgement(Carrier.MANY, f"{said}, random ones no less")
     return Judgement(Carrier.FEW, said)
+
+
+def _both(closed: Closed) -> str:
+    """Both shares in words; what is not known is left out."""
+    parts = [
+        f"{share:.2f} of the {name}"
+        for share, name in ((closed.difference, "difference"), (closed.kl, "KL"))
+        if share is not None
+    ]
+    return " and ".join(parts)

@@ -49,9 +49,7 @@ class MatchSide:
         rows = sae.decoder.detach().float().cpu()
         unit = rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
         is_there = rows.any(dim=-1) if has_cosines else spread > 0
-        return cls(
-            unit if has_cosines else None, acts, n_fires, mean.float(), spread.float(), is_there
-        )
+        return cls(unit if has_cosines else None, acts, n_fires, mean, spread, is_there)
 
     def shuffled(self, rng: torch.Generator) -> "MatchSide":
         """What is alike by chance: its tokens in another order, and random rows with the second
@@ -116,8 +114,10 @@ def nearest_pairs(
 def _dense(acts: SparseActs, columns: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
     first, last = int(columns[0]), int(columns[-1])
     here = (acts.features >= first) & (acts.features <= last)
-    dense = torch.zeros(acts.n_pos, len(columns))
-    dense[acts.positions[here], acts.features[here] - first] = acts.values[here]
+    # In float64: of a feature that fires alike everywhere, mean of squares and square of the
+    # mean are equal to many digits.
+    dense = torch.zeros(acts.n_pos, len(columns), dtype=torch.float64)
+    dense[acts.positions[here], acts.features[here] - first] = acts.values[here].double()
     return dense
 
 
@@ -153,8 +153,9 @@ def _correlations(
     here = number[acts.features] >= 0
     places = torch.stack([number[acts.features[here]], acts.positions[here]])
     size = (len(rows), acts.n_pos)
-    sparse = torch.sparse_coo_tensor(places, acts.values[here], size, check_invariants=False)
+    values = acts.values[here].double()
+    sparse = torch.sparse_coo_tensor(places, values, size, check_invariants=False)
     both = torch.sparse.mm(sparse, fires) / max(acts.n_pos, 1)
     centred = both - one.mean[rows][:, None] * two.mean[columns]
     scale = one.spread[rows][:, None] * two.spread[columns]
-    return torch.where(scale > 0, centred / scale.clamp(min=1e-30), torch.nan)
+    return torch.where(scale > 0, centred / scale.clamp(min=1e-30), torch.nan).float()

@@ -98,7 +98,8 @@ def whole_site(pair: SitePair) -> Change:
     """Patch the activation itself: what the SAE says of it, and its error."""
 
     def change(site: SiteRecord) -> Tensor:
-        return (pair.written - site.written) * pair.patched[:, None]
+        wide = torch.promote_types(site.written.dtype, torch.float32)
+        return (pair.written.to(wide) - site.written.to(wide)) * pair.patched[:, None]
 
     return change
 

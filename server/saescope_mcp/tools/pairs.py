@@ -98,15 +98,14 @@ def _summary(found: PairComparison) -> str:
     what = f"logit({found.target.token!r}) - logit({found.against.token!r})"
     said = (
         f"{what} is {found.difference_a:.3g} on a and {found.difference_b:.3g} on b (KL "
-        f"{found.kl:.2g} nats). Carried by {found.verdict.level}: {found.verdict.why}."
+        f"{found.kl:.2g} nats). What carries it: {found.verdict.level} ({found.verdict.why})."
     )
     if not found.features:
         return said
     moved = beside(found.placebo, "moves as long in random directions")
     return (
-        f"{said} Patched from b into a, all {found.total} features that differ close "
-        f"{_share(found.all_features)}, the {len(found.features)} listed {_share(found.together)}"
-        f"{beside(found.control, 'random choices of as many')}{moved}; the SAE's error alone "
+        f"{said} Patches go from b into a; the smaller share of the listed"
+        f"{beside(found.control, 'random choices of others')}{moved}; the SAE's error alone closes "
         f"{_share(found.error)}, features and error {_share(found.whole)}."
     )
 

@@ -25,11 +25,12 @@ from torch import Tensor
 from saescope.errors import ArgumentError
 from saescope.models import Tokens
 from saescope.models.analysis import norm_matched_placebo
-from saescope.records.pairs import PairComparison
+from saescope.records.pairs import Closed, PairComparison
 from saescope.saes import SAE, SAEMetadata
 from saescope.saes.standard import StandardConfig, StandardSAE
 from saescope.search import compare_prompts
 from saescope.search.alignment import align, in_words
+from saescope.search.judging import share_of
 from saescope.splice import read_hook, write_hook
 from saescope.verdicts import Carrier
 
@@ -200,6 +201,12 @@ def test_an_upper_sae_is_set_to_b_in_the_run_that_holds_the_patch_below(family: 
     alone = plain.closed({write_hook(lower): changes[write_hook(lower)]})
     close([found.by_sae[1].features.difference, found.by_sae[1].features.kl], alone, 5e-3)
     assert any("do not add up" in warning for warning in found.warnings)
+
+
+def test_a_push_that_moves_only_the_logit_difference_carries_nothing() -> None:
+    """The rest of the prediction goes elsewhere: the smaller share counts."""
+    assert share_of(Closed(0.98, -4.4)) == -4.4 and share_of(Closed(None, 0.5)) == 0.5
+    assert share_of(Closed(0.3, None)) == 0.3 and share_of(Closed(None, None)) is None
 
 
 def test_the_default_tokens_are_those_that_the_prompts_predict(gpt2: Family) -> None:

@@ -133,7 +133,9 @@ def _controls(search: Mapping[str, Any], console: Console) -> None:
 
 
 def _found(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A feature by words, by tokens or by texts."""
+    """A feature by words, by tokens, by texts, or with its partner in another SAE."""
+    if "partner" in row:
+        return _matched(row)
     if "tokens" not in row:
         return {"feature": row["feature"], "score": row["score"], "why": row["why"]}
     ranks = (f"{each['token']!r} (rank {each['rank']:,})" for each in row["tokens"])
@@ -143,6 +145,20 @@ def _found(row: Mapping[str, Any]) -> dict[str, Any]:
         "push": signed(row["push"]) if row["push"] is not None else None,
         "raises": ", ".join(ranks),
         "label": label_of(row["label"]),
+    }
+
+
+def _matched(row: Mapping[str, Any]) -> dict[str, Any]:
+    correlation = row["correlation"]
+    told = row["low"] is not None and correlation is not None
+    return {
+        "feature": row["feature"],
+        "partner": row["partner"],
+        "score": row["score"],
+        "cosine": row["cosine"],
+        "correlation": interval(correlation, row["low"], row["high"]) if told else correlation,
+        "label": label_of(row["label"]),
+        "its label": label_of(row["partner_label"]),
     }
 
 
