@@ -36,9 +36,10 @@ def shuffled(sae: Any) -> tuple[Any, torch.Tensor]:
 
 
 def timed(what: str, function: Callable[[], Any]) -> Any:
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     done = function()
-    print(f"| {what} | {time.perf_counter() - began:.1f} s |", flush=True)
+    spent = f"{time.process_time() - cpu:.1f} s | {time.perf_counter() - began:.1f} s"
+    print(f"| {what} | {spent} |", flush=True)
     return done
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{date.today()}, {platform.processor() or platform.machine()}, {threads} threads\n")
     a, b = (model.tokenize(text) for text in (A, B))
-    print("| what | time |\n|---|---|")
+    print("| what | CPU | wall |\n|---|---|---|")
     ss.compare_prompts(model, sae, a, b, k=1, n_controls=0)  # what is measured once for all
     found = timed(
         f"compare_prompts, {len(a)} tokens, k=10, 19 + 19 controls",
