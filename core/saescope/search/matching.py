@@ -40,9 +40,9 @@ STRETCH, LEAST_STRETCHES, N_RESAMPLED = 64, 8, 400
 """Tokens of text that are resampled as one, how many such stretches an interval needs, and how
 often they are drawn."""
 N_UNMATCHED = 10
-SAME_START = 0.05
-"""The share of pairs with one index from which both SAEs began with the same weights: by chance it
-is one in as many as there are features."""
+SAME_START = 10
+"""How many times as many pairs with one index as chance makes, three at least, say that both SAEs
+began with the same weights."""
 
 
 class SharedText(NamedTuple):
@@ -292,7 +292,8 @@ def _without_partner(side: MatchSide, matched: Collection[int]) -> list[int]:
 def _warnings(found: _Matched) -> list[str]:
     pairs, warnings = found.pairs, list[str]()
     same = sum(i == partner for i, partner in pairs.items())
-    if same > 2 and same > SAME_START * len(pairs):
+    by_chance = len(pairs) / len(found.two.n_fires)
+    if same > max(2, SAME_START * by_chance):
         warnings.append(
             f"{same} of {len(pairs)} partners have the same index in both SAEs: these began with "
             "the same weights, as one seed makes them, and what they share may come of that. A "

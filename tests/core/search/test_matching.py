@@ -114,11 +114,11 @@ def test_correlation_and_cosine_are_numpys_own(gpt2: Family) -> None:
 def test_features_that_fire_alike_everywhere_are_not_alike_by_rounding(gpt2: Family) -> None:
     """Far from zero, the mean of squares and the square of the mean agree in seven digits."""
     one, other = original(gpt2), original(gpt2, seed=7)
-    shifted: list[SAE] = []
-    for sae in (one, other):
-        tensors = sae.tensors() | {"b_enc": sae.tensors()["b_enc"] + 3e4}
-        shifted.append(type(sae)(sae.cfg, {name: each.clone() for name, each in tensors.items()}))
-    found = match_features(gpt2.model, *shifted, texts_of(gpt2), k=D_SAE)
+
+    def shifted(sae: SAE) -> SAE:
+        return type(sae)(sae.cfg, sae.tensors() | {"b_enc": sae.tensors()["b_enc"] + 3e4})
+
+    found = match_features(gpt2.model, shifted(one), shifted(other), texts_of(gpt2), k=D_SAE)
     assert found.chance < 0.7 and found.n_matched <= 0.1 * D_SAE
     assert all(abs(row.correlation or 0) <= 1 for row in found.features)
 
