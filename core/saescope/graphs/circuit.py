@@ -9,8 +9,9 @@ import torch
 from saescope.errors import ArgumentError, MismatchError
 from saescope.graphs.members import GraphMembers, held
 from saescope.graphs.proof import prove
+from saescope.graphs.prune import candidates_of
 from saescope.graphs.replacement import require_linear
-from saescope.graphs.report import as_record
+from saescope.graphs.report import as_record, node_ids
 from saescope.graphs.targets import choose_targets
 from saescope.graphs.trace import Traced, trace
 from saescope.hooks import hook_shape
@@ -23,6 +24,9 @@ from saescope.sets import SAESet
 MUCH = 0.5
 """A share from which on a reader is warned."""
 SOME = 0.1
+LITTLE = 0.05
+"""A share of the influence that a reader is told of if pruning took it away."""
+N_NAMED = 3
 
 
 def trace_circuit(
@@ -116,6 +120,25 @@ def _tokens(model: LanguageModel, members: GraphMembers, prompt: str) -> Tokens:
     return model.tokenize(prompt, prepend_bos=members.members[0].cfg.metadata.prepend_bos)
 
 
+def _pruned(traced: Traced) -> list[str]:
+    """What much of the influence flows through, and pruning left out: in a small graph the ends of
+    its paths hold most of what is kept."""
+    columns, flow = traced.store.columns, traced.influence.of / traced.weights.sum()
+    lost = flow * candidates_of(traced.store)
+    lost[traced.kept.columns] = 0
+    largest = (lost >= LITTLE).nonzero()[:, 0]
+    largest = largest[lost[largest].argsort(descending=True, stable=True)].tolist()
+    if not largest:
+        return []
+    names = node_ids(traced, {column: columns.place(column) for column in largest[:N_NAMED]})
+    shown = ", ".join(f"{name} {float(lost[column]):.0%}" for column, name in names.items())
+    more = f" and {len(largest) - N_NAMED} more" if len(largest) > N_NAMED else ""
+    return [
+        f"Pruned, though {LITTLE:.0%} of the influence or more flows through each: {shown}{more}. "
+        "In the library GraphSettings(node_share=0.98) keeps more."
+    ]
+
+
 def _warnings(model: LanguageModel, graph: Graph, traced: Traced) -> list[str]:
     warnings: list[str] = []
     if said := smaller_part(graph.scores.replacement, graph.untraced):
@@ -126,6 +149,7 @@ def _warnings(model: LanguageModel, graph: Graph, traced: Traced) -> list[str]:
             f"{100 * graph.untraced:.0f}% of the influence flows through {left} features whose own "
             "sources were not computed: raise max_features."
         )
+    warnings += _pruned(traced)
     if model.dtype not in (torch.float32, torch.float64):
         warnings.append(
             f"The model runs in {str(model.dtype).removeprefix('torch.')}: weights of edges are "

@@ -99,7 +99,7 @@ class _Reader:
 
     def __init__(self, said: dict[str, Any]) -> None:
         self.metadata = _typed(said.get("metadata"), dict, "metadata")
-        self.params = _typed(said.get("qParams", {}), dict, "qParams")
+        self.params = _typed(said.get("qParams") or {}, dict, "qParams")
         self.own = _typed(self.metadata.get(OWN, {}), dict, f"metadata.{OWN}")
         self.tokens = _texts(self.metadata.get("prompt_tokens"), "metadata.prompt_tokens")
         if not 0 < len(self.tokens) <= MOST_POSITIONS:
@@ -130,7 +130,7 @@ class _Reader:
             prompt=_text(self.metadata, "prompt", "metadata"),
             n_layers=None if layers is None else _index(layers, f"metadata.{OWN}.n_layers"),
             labels={each.node.id: each.label for each in read if each.label},
-            pinned=self._known(self.params.get("pinnedIds", []), ids),
+            pinned=self._known(_shown(self.params, "pinnedIds"), ids),
             source_set=str(
                 _typed(details, dict, "feature_details").get("neuronpedia_source_set", "")
             ),
@@ -228,7 +228,7 @@ class _Reader:
 
     def _graph(self, read: list[_Read], edges: list[GraphEdge], ids: Mapping[str, str]) -> Graph:
         by_hand = _many(self.own.get("by_hand", []), "by_hand", MOST_NODES)
-        supernodes = _many(self.params.get("supernodes", []), "qParams.supernodes", MOST_NODES)
+        supernodes = _many(_shown(self.params, "supernodes"), "qParams.supernodes", MOST_NODES)
         groups = [
             GraphGroup(
                 name=clean_line(group[0]),
@@ -366,6 +366,17 @@ _WORDS: dict[type, str] = {
     int: "integer",
     float: "number",
 }
+
+
+def _shown(params: Mapping[str, Any], name: str) -> Any:
+    """A list of what a page shows. circuit-tracer's page saves the texts of its address: ids with
+    commas between them, groups as JSON, null for what is not there."""
+    value = params.get(name)
+    if value is None or value == "":
+        return []
+    if not isinstance(value, str):
+        return value
+    return value.split(",") if name == "pinnedIds" else json_text.parse(value)
 
 
 def _many(value: Any, where: str, most: int) -> list[Any]:

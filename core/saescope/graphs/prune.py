@@ -52,7 +52,7 @@ def prune(
     """The nodes that together hold `node_share` of the influence, then the edges that hold
     `edge_share` of what is left, then no node without a way in and out. Tokens and logits stay."""
     columns, n = store.columns, store.columns.n
-    candidates = _candidates(store)
+    candidates = candidates_of(store)
     kept = torch.zeros(n + len(weights), dtype=torch.bool)
     kept[:n] = candidates & (found.of >= threshold(found.of[candidates], node_share))
     kept[columns.tokens_at :] = True
@@ -97,7 +97,7 @@ def through(
     return own
 
 
-def _candidates(store: RowStore) -> Bool[Tensor, " n_columns"]:
+def candidates_of(store: RowStore) -> Bool[Tensor, " n_columns"]:
     """Columns that may be nodes: features whose rows were computed, errors, tokens."""
     mask = torch.ones(store.columns.n, dtype=torch.bool)
     mask[: store.columns.n_features] = False

@@ -292,6 +292,27 @@ def test_a_file_of_circuit_tracer_is_read() -> None:
     )
 
 
+def test_a_file_that_circuit_tracers_page_has_saved_is_read() -> None:
+    """It puts the texts of its address in the place of what was there."""
+    said = circuit_tracers()
+    said["qParams"] = {
+        "pinnedIds": "1_40_1,E_777_1,25_1_0",
+        "supernodes": '[["Texas", "1_40_1"]]',
+        "linkType": None,
+        "clickedId": "27_42_1",
+        "sg_pos": None,
+    }
+    file = parse_graph(json.dumps(said))
+    assert file.pinned == ["f1.40@1", "t@1"]
+    assert [(group.name, group.nodes) for group in file.graph.groups] == [("Texas", ["f1.40@1"])]
+    said["qParams"] = dict.fromkeys(said["qParams"])
+    assert parse_graph(json.dumps(said)).pinned == []
+    for wrong in ("[[", '{"a": 1}', "[[1]]", "7"):
+        said["qParams"] = {"supernodes": wrong}
+        with pytest.raises(FormatError):
+            parse_graph(json.dumps(said))
+
+
 @pytest.mark.parametrize(
     ("node_id", "number", "index"),
     [("1_40_1", 901, 40), ("1_40_1", 40, 40), ("x", 901, 40), ("x", 7, 7), ("1_3_1_feature", 0, 3)],

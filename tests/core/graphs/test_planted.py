@@ -1,6 +1,7 @@
 """Circuits that were written into weights: what is kept of the graph is what was written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def graph_of(plan: Plan, folder: Path, tokenizer: Path, idle: int) -> Graph:
         against=plan.against,
         settings=GraphSettings(node_share=plan.node_share),
     )
+
+
+def test_a_branch_that_pruning_leaves_out_is_named(tmp_path: Path, glass_dir: Path) -> None:
+    """A third of the difference flows through neuron 14, and 0.8 of the influence is kept without
+    it."""
+    plan = replace(wired.greater_than(), node_share=0.8)
+    graph = graph_of(plan, tmp_path / "wired", glass_dir, 0)
+    assert "f1.14@4" not in {node.id for node in graph.nodes}
+    (said,) = [warning for warning in graph.warnings if warning.startswith("Pruned")]
+    assert "f1.14@4 3" in said and "node_share=0.98" in said
+    whole = graph_of(wired.greater_than(), tmp_path / "again", glass_dir, 0)
+    assert not any(warning.startswith("Pruned") for warning in whole.warnings)
 
 
 @pytest.mark.parametrize("idle", [0, 60])
