@@ -62,6 +62,7 @@ PARTS = {
         "intervene_all",
         "steer",
         "sweep",
+        "steer_search",
     ),
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
     "Train and judge": (

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from saescope.search import compare_prompts as compare_prompts
     from saescope.search import find_causes as find_causes
     from saescope.search import match_features as match_features
+    from saescope.search import steer_search as steer_search
     from saescope.sets import SAESet as SAESet
     from saescope.sets import load_set as load_set
     from saescope.splice import record as record
@@ -115,6 +116,7 @@ _HOME = {
     "run_with_saes": "splice",
     "settle": "origin",
     "steer": "steering",
+    "steer_search": "search",
     "sweep": "steering",
     "text_passages": "features",
     "trace_circuit": "graphs",

@@ -14,6 +14,7 @@ from saescope.saes import SAE
 from saescope.splice import (
     SiteRecord,
     check_fits,
+    read_hook,
     read_sites,
     require_own_sites,
     site_hooks,
@@ -45,6 +46,11 @@ class Stack:
     def as_given(self) -> list[SAE]:
         """The SAEs in the order of the list that the stack was made of."""
         return [self.saes[self.given.index(n)] for n in range(len(self.saes))]
+
+    def reads_in_time(self, i: int, j: int) -> bool:
+        """Whether SAE `i` reads no later than SAE `j` writes: found by a pass over a few tokens."""
+        read, written = read_hook(self.saes[i]), write_hook(self.saes[j])
+        return i == j or read == written or _reached(self.model, [read, written])[0] == read
 
     def alone(self, i: int) -> "Stack":
         """SAE `i` as a stack of one."""
@@ -81,8 +87,12 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
 def _turns(model: LanguageModel, saes: Sequence[SAE]) -> list[int]:
     """Find when each SAE's written site is reached, by a pass over a few tokens: no list of hooks
     is in that order."""
-    hooks = list(dict.fromkeys(name for sae in saes for name in site_hooks(sae)))
+    reached = _reached(model, [name for sae in saes for name in site_hooks(sae)])
+    return [reached.index(write_hook(sae)) for sae in saes]
+
+
+def _reached(model: LanguageModel, hooks: Sequence[str]) -> list[str]:
+    """The hooks in the order in which a forward pass reaches them."""
     # Recording notes hooks in the order in which they fire, which is what is asked.
     ids = torch.arange(_PROBE_TOKENS)[None] % model.d_vocab
-    reached = list(record_activations(model, ids, hooks))
-    return [reached.index(write_hook(sae)) for sae in saes]
+    return list(record_activations(model, ids, list(dict.fromkeys(hooks))))

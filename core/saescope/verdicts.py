@@ -37,6 +37,16 @@ class Carrier(StrEnum):
     UNTOLD = "not told"
 
 
+class Steerability(StrEnum):
+    """Whether features bring a concept about without much damage, on prompts that no strength was
+    chosen on."""
+
+    NONE = "none"
+    NOT_BETTER = "not better than a control"
+    WEAK = "weak"
+    USABLE = "usable"
+
+
 class LabelVerdict(StrEnum):
     """What the score of a label means; the value is the whole sentence."""
 

@@ -44,6 +44,7 @@ from saescope_mcp.tools import (
     search,
     status,
     steer,
+    strength,
     train,
 )
 
@@ -55,6 +56,7 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *attribute.TOOLS,
     *circuit.TOOLS,
     *steer.TOOLS,
+    *strength.TOOLS,
     *index.TOOLS,
     *describe.TOOLS,
     *search.TOOLS,

@@ -35,6 +35,7 @@ ANY_FEATURE, ANY_JOB = 1234, "train-1a2b3c"
 SMALLER: dict[str, dict[str, int]] = {
     "steer_generate": {"max_new_tokens": 2, "n_controls": 1, "wait_s": 50},
     "compare_prompts": {"k": 3, "n_controls": 2},
+    "steer_search": {"max_new_tokens": 2, "wait_s": 50},
     "attribute_logit": {"k": 4, "n_controls": 2},
     "trace_circuit": {"max_features": 40, "n_measured": 4, "wait_s": 50},
     "evaluate_sae": {"n_tokens": 64, "wait_s": 50},

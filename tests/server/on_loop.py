@@ -49,6 +49,7 @@ def calls_of(sae: str, model: str) -> list[tuple[str, dict[str, Any]]]:
         ("compare_prompts", {"sae": sae, "a": "The sea", "b": "The man"}),
         ("intervene", {"sae": sae, "prompt": "The sea", "edits": edits}),
         ("steer_generate", {"sae": sae, "prompt": "The sea", "features": [{"feature": 3}]}),
+        ("steer_search", {"sae": sae, "features": [{"feature": 3}], "concept": [" sea"]}),
         ("index_features", {"sae": sae, "dataset": model}),
         ("describe_feature", one),
         ("find_features", {"sae": sae, "texts": ["a"], "against": ["b"]}),

@@ -32,6 +32,7 @@ FUNCTIONS = {
     "publish_sae": "publish_sae",
     "quiz_feature": "make_quiz",
     "steer_generate": "steer",
+    "steer_search": "steer_search",
     "top_features": "rank_features",
     "trace_circuit": "trace_circuit",
     "train_sae": "train",

@@ -122,6 +122,16 @@ STEERED = {"prompt": PROMPT, "features": EDITS, "max_new_tokens": 4}
 LONG_CALLS: list[tuple[str, Document]] = [
     ("steer_generate", STEERED),
     ("steer_generate", {**STEERED, "strengths": [1, 2]}),
+    (
+        "steer_search",
+        {
+            "features": [{"feature": 7}, {"feature": 3}],
+            "concept": [" a"],
+            "prompts": [PROMPT, "a cat sat"],
+            "held_out": ["a dog and", "the sea was"],
+            "max_new_tokens": 3,
+        },
+    ),
     ("find_features", {"tokens": [" a"]}),
     ("find_features", {"texts": [PROMPT, "a b"], "against": ["c d", "e f"]}),
     ("evaluate_sae", {"n_tokens": 64, "baselines": False}),

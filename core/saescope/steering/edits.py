@@ -29,6 +29,19 @@ class FeatureEdit:
     tokens."""
     sae: int = 0
     """Its SAE, by its place in the list that is given; 0 for one SAE alone."""
+    when_feature: int | None = None
+    """Edit only where this feature fires above `when_above`, as it is read in the same forward
+    pass before anything is changed at its site; None: wherever edits act."""
+    when_sae: int | None = None
+    """The SAE of `when_feature`, by its place in the list; None: that of the edit. It reads no
+    later than the edited SAE writes."""
+    when_above: float = 0.0
+    """An activation of `when_feature`, in the SAE's own unit."""
+
+    @property
+    def read_from(self) -> int:
+        """The SAE whose feature decides where it acts, by its place in the list."""
+        return self.sae if self.when_sae is None else self.when_sae
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,45 @@ def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
             code="NON_FINITE_ARGUMENT",
             field="strength",
             got=edit.strength,
+        )
+    _check_condition(saes, edit)
+
+
+def _check_condition(saes: Sequence[SAE], edit: FeatureEdit) -> None:
+    if edit.when_feature is None:
+        if edit.when_sae is not None or edit.when_above != 0:
+            raise ArgumentError(
+                "A condition names no feature.",
+                code="MISSING_ARGUMENT",
+                field="when_feature",
+                hint="Name when_feature, the feature that decides where the edit acts.",
+            )
+        return
+    if not 0 <= edit.read_from < len(saes):
+        raise ArgumentError(
+            f"There is no SAE {edit.read_from} in the list.",
+            code="OUT_OF_RANGE",
+            field="when_sae",
+            got=edit.read_from,
+            allowed=f"0..{len(saes) - 1}",
+        )
+    last = saes[edit.read_from].cfg.d_sae - 1
+    if not 0 <= edit.when_feature <= last:
+        raise ArgumentError(
+            f"Feature {edit.when_feature} does not exist.",
+            code="FEATURE_OUT_OF_RANGE",
+            field="when_feature",
+            got=edit.when_feature,
+            allowed=f"0..{last}",
+            hint="An index belongs to one SAE: name that of when_feature as when_sae.",
+        )
+    if not (isfinite(edit.when_above) and edit.when_above >= 0):
+        raise ArgumentError(
+            f"No activation is compared with {edit.when_above}.",
+            code="OUT_OF_RANGE",
+            field="when_above",
+            got=edit.when_above,
+            allowed="0 (wherever it fires) or more, finite",
         )
 
 

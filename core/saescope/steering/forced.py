@@ -27,13 +27,13 @@ def concept_changes(
     nats: the mean over the predictions of the continuation's tokens, with the text as it is given
     (of the token after the prompt, where nothing was written)."""
     changes: list[float] = []
-    for logits in _runs(stack, prompt, continuation, plans):
+    for logits in forced_logits(stack, prompt, continuation, plans):
         masses = torch.stack([log_mass(row, concept) for row in logits])
         changes += (masses[1:] - masses[0]).mean(1).tolist()
     return changes
 
 
-def _runs(
+def forced_logits(
     stack: Stack,
     prompt: Int[Tensor, " n_prompt"],
     continuation: Sequence[int],

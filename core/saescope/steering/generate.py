@@ -24,6 +24,7 @@ from saescope.splice import (
     write_hook,
 )
 from saescope.stack import Stack
+from saescope.steering.conditions import Conditions
 from saescope.steering.edits import EditPlan, change_at_site
 from saescope.steering.prepare import Plans
 
@@ -122,7 +123,8 @@ def steered_by(
     stack: Stack, plans: Sequence[Plans], cursor: Cursor
 ) -> AbstractContextManager[None]:
     """Edit each row by its plans while the block runs; what one SAE's plan changes, the SAEs above
-    see."""
+    see. Conditions are read row by row, before the edits at their hooks."""
+    conditions = Conditions(stack)
     for hook_name in (name for sae in stack.saes for name in site_hooks(sae)):
         typical_norm(stack.model, hook_name)  # before the hooks below run
 
@@ -132,12 +134,13 @@ def steered_by(
         rows = [written[row] for row in range(len(plans))]
         for row, of_row in enumerate(plans):
             if i in of_row:
-                plan = _window(of_row[i], cursor, row, sinks[row])
+                plan = conditions.narrowed(_window(of_row[i], cursor, row, sinks[row]), row)
                 own = slice(row, row + 1)
                 rows[row] = _edited(stack.model, sae, read[own], written[own], plan)[0]
         return torch.stack(rows)
 
-    return edit_activations(stack.model, chained_edits(stack.saes, edit) if any(plans) else {})
+    hooks = conditions.watched(plans, chained_edits(stack.saes, edit)) if any(plans) else {}
+    return edit_activations(stack.model, hooks)
 
 
 def _window(plan: EditPlan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> EditPlan:

@@ -27,6 +27,7 @@ from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
 from saescope.stack import Stack, as_stack
+from saescope.steering.conditions import narrowed_to
 from saescope.steering.edits import EditPlan, FeatureEdit, change_at_site, check_edits
 from saescope.steering.means import sign_test, t_interval
 from saescope.steering.prepare import (
@@ -260,6 +261,10 @@ class _Intervening:
     def put(self, tokens: Tokens, unit: Unit) -> tuple[Prepared, _EditedRun]:
         """Ask it of one prompt, in one batch of runs."""
         ready = prepare(self.stack, tokens, self.edits, unit=unit, controls=self.controls)
+        ready = ready._replace(
+            plans=self._where(ready.plans, ready.sites),
+            controls=[self._where(each, ready.sites) for each in ready.controls],
+        )
         plans = [ready.plans, *self._apart(ready.plans), *ready.controls]
         variants = [_variant(self.stack, each) for each in plans]
         ids = self.stack.model.batch(tokens.ids)
@@ -268,6 +273,10 @@ class _Intervening:
         effects = target.change(clean, changed)
         touched = _touched(self.stack, ready.sites, ready.plans)
         return ready, _EditedRun(target, clean, changed, effects, len(self.edits), touched)
+
+    def _where(self, plans: Plans, sites: Sequence[SiteRecord]) -> Plans:
+        """The plans where their conditions hold in the clean run."""
+        return {i: narrowed_to(self.stack, plan, sites) for i, plan in plans.items()}
 
     def _apart(self, plans: Plans) -> list[Plans]:
         """Each of several edits alone, then all but each."""

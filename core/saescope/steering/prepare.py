@@ -13,6 +13,7 @@ from saescope.ops import SparseActs, joined
 from saescope.records.features import FeatureRef
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
+from saescope.steering.conditions import check_in_time
 from saescope.steering.edits import (
     EditPlan,
     FeatureEdit,
@@ -67,13 +68,14 @@ def prepare(
     """Resolve units and positions, and draw controls.
 
     Raises:
-        ArgumentError: an edit names no such position, two edits of a feature meet at one, or the
-            unit is unknown.
+        ArgumentError: an edit names no such position, two edits of a feature meet at one, the
+            unit is unknown, or a condition is read too late.
     """
     sites = stack.read(stack.model.batch(tokens.ids))
     sinks = {given: site.sinks for given, site in zip(stack.given, sites, strict=True)}
     usual = torch.stack([counted(tokens, edit.positions) for edit in edits])
     check_apart(edits, usual)
+    check_in_time(stack, edits)
     masks = torch.stack(
         [counted(tokens, edit.positions, sinks=sinks[edit.sae]) for edit in edits]
     ).to(stack.model.device)

@@ -16,6 +16,7 @@ from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.stack import Stack, as_stack
 from saescope.steering.concept import ConceptTokens
+from saescope.steering.conditions import silent_conditions
 from saescope.steering.edits import FeatureEdit, check_edits
 from saescope.steering.forced import concept_changes
 from saescope.steering.generate import (
@@ -127,6 +128,7 @@ def _report(what: _Written, rows: Sequence[Generation], n_samples: int) -> Steer
         warnings=[
             *ready.units.warnings,
             *concept.warnings,
+            *silent_conditions(what.stack, ready.sites, ready.plans),
             *many_sinks(ready.n_sinks, n_edited),
         ],
     )

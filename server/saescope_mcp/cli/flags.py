@@ -24,8 +24,9 @@ _YES_NO = {
 _LISTED = re.compile(r"\[([^\[\]{}]+)\]")
 """The items of a list in an example, as JSON."""
 _ITEM = re.compile(
-    r"((?P<sae>.+)#)?(?P<feature>[^=:@#]+)(=(?P<strength>[^:@]+))?"
-    r"(:(?P<mode>[^@]+))?(@(?P<positions>.+))?"
+    r"((?P<sae>[^#?]+)#)?(?P<feature>[^=:@#?]+)(=(?P<strength>[^:@?]+))?"
+    r"(:(?P<mode>[^@?]+))?(@(?P<positions>[^?]+))?"
+    r"(\?((?P<when_sae>[^#]+)#)?(?P<when_feature>[^>#]+)(>(?P<when_above>.+))?)?"
 )
 _NUMBERS = {"integer": int, "number": float}
 
@@ -96,9 +97,12 @@ def _help(name: str, verb: Verb) -> str:
 def _item_help(fields: Schema) -> str:
     modes = ", ".join(fields["mode"]["enum"])
     where, example = ("[@POSITIONS]", ', "1234:ablate@3,4"') if "positions" in fields else ("", "")
+    only = (
+        ' Only where feature 99 fires above 3: "1234=4?99>3".' if "when_feature" in fields else ""
+    )
     return (
         f'FEATURE[=STRENGTH][:MODE]{where}, e.g. "1234", "1234=4:clamp"{example}; modes: {modes}; '
-        'of another SAE than --sae: "HANDLE#1234=4". Repeat for each.'
+        f'of another SAE than --sae: "HANDLE#1234=4".{only} Repeat for each.'
     )
 
 
@@ -149,6 +153,9 @@ def _item(text: str) -> dict[str, Any]:
         "strength": lambda value: _number(value, float),
         "mode": str,
         "positions": lambda value: [_number(part, int) for part in value.split(",")],
+        "when_sae": str,
+        "when_feature": lambda value: _number(value, int),
+        "when_above": lambda value: _number(value, float),
     }
     return {name: readers[name](value) for name, value in given.items()}
 

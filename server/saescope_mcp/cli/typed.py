@@ -209,4 +209,13 @@ def _item(item: Mapping[str, Any]) -> str:
     strength = f"={item['strength']}" if "strength" in item else ""
     mode = f":{item['mode']}" if "mode" in item else ""
     places = ",".join(map(str, item.get("positions", [])))
-    return f"{sae}{item['feature']}{strength}{mode}{f'@{places}' if places else ''}"
+    return f"{sae}{item['feature']}{strength}{mode}{f'@{places}' if places else ''}{_when(item)}"
+
+
+def _when(item: Mapping[str, Any]) -> str:
+    """The condition of an edit, if it has one."""
+    if item.get("when_feature", -1) < 0:
+        return ""
+    sae = f"{item['when_sae']}#" if item.get("when_sae") else ""
+    above = f">{item['when_above']}" if item.get("when_above") else ""
+    return f"?{sae}{item['when_feature']}{above}"

@@ -45,6 +45,7 @@ SHORT: Mapping[str, str] = {
     "quiz_feature": "A blind test of what you think a feature is.",
     "label_feature": "Name a feature, with the answers of a quiz.",
     "steer_generate": "Continue a text with features changed, next to the plain one.",
+    "steer_search": "How strongly to push features for a concept, tested.",
     "train_sae": "Train an SAE on your own model and text.",
     "job_status": "How trainings and indexings are doing.",
     "cancel_job": "Stop one; its checkpoint is kept.",
@@ -82,6 +83,7 @@ EXAMPLES: Mapping[str, str] = {
         'steer-generate --prompt "I went to the window and saw" --feature 4432=0.8 '
         '--concept-tokens " she"'
     ),
+    "steer_search": 'steer-search --feature 4432 --concept " she" --concept " woman"',
     "index_features": "index-features --dataset texts.jsonl --n-tokens 200000",
     "describe_feature": "describe-feature --feature 4432 --open",
     "find_features": 'find-features --tokens " she" --tokens " woman"',

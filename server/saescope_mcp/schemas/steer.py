@@ -54,6 +54,24 @@ class SteeringFeature(Item):
     mode: Mode = "add"
 
 
+class ConditionalFeature(SteeringFeature):
+    """A feature to change where another one fires, or at every position."""
+
+    when_sae: ItsSAE = Field(default="", exclude_if=is_empty)
+    when_feature: int = Field(default=-1, ge=-1, description="Only where this fires; -1: anywhere.")
+    when_above: float = Field(default=0.0, ge=0, description="Activation it must exceed.")
+
+    @model_validator(mode="after")
+    def _condition_is_whole(self) -> "ConditionalFeature":
+        if self.when_feature < 0 and (self.when_sae or self.when_above):
+            raise PydanticCustomError(
+                "missing_argument",
+                "'when_feature' is missing: when_sae and when_above are about it",
+                {"field": "when_feature", "allowed": "the feature that decides where"},
+            )
+        return self
+
+
 class Edit(SteeringFeature):
     """A feature to change at some positions."""
 
@@ -62,42 +80,29 @@ class Edit(SteeringFeature):
     )
 
 
-class ChangingRequest(Request):
+class ChangedFeatures(Request):
     """Features to change, of the call's SAE or each of its own."""
 
     sae: SAEHandle = ""
-    prompt: Prompt = ""
-    prompts: Annotated[list[Text], AtMost("max_texts")] = Field(
-        default=[], description="Several instead: one table."
-    )
-    chat: Chat = False
 
     @property
     def changed(self) -> Sequence[SteeringFeature]:
         raise NotImplementedError
 
     @property
-    def texts(self) -> list[str]:
-        return self.prompts or [self.prompt]
-
-    @property
     def handles(self) -> list[str]:
-        """The SAEs whose features are changed, each once; without any, that of the call."""
-        named = dict.fromkeys(feature.sae or self.sae for feature in self.changed)
-        return [*named] or [self.sae]
+        """The SAEs whose features are changed or looked at, each once; without any, that of the
+        call."""
+        named = [feature.sae or self.sae for feature in self.changed]
+        named += [
+            feature.when_sae
+            for feature in self.changed
+            if isinstance(feature, ConditionalFeature) and feature.when_sae
+        ]
+        return [*dict.fromkeys(named)] or [self.sae]
 
     @model_validator(mode="after")
-    def _one_prompt_or_several(self) -> "ChangingRequest":
-        if bool(self.prompt) == bool(self.prompts):
-            raise PydanticCustomError(
-                "conflicting_arguments" if self.prompt else "missing_argument",
-                "prompt and prompts are both given" if self.prompt else "'prompt' is missing",
-                {"field": "prompt", "allowed": "one of prompt and prompts"},
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _each_has_an_sae(self) -> "ChangingRequest":
+    def _each_has_an_sae(self) -> "ChangedFeatures":
         if not all(self.handles):
             raise PydanticCustomError(
                 "missing_argument",
@@ -106,6 +111,30 @@ class ChangingRequest(Request):
                     "field": "sae",
                     "allowed": "sae, a handle from load_sae, for the call or in each feature",
                 },
+            )
+        return self
+
+
+class ChangingRequest(ChangedFeatures):
+    """Features to change on a prompt, or on several."""
+
+    prompt: Prompt = ""
+    prompts: Annotated[list[Text], AtMost("max_texts")] = Field(
+        default=[], description="Several instead: one table."
+    )
+    chat: Chat = False
+
+    @property
+    def texts(self) -> list[str]:
+        return self.prompts or [self.prompt]
+
+    @model_validator(mode="after")
+    def _one_prompt_or_several(self) -> "ChangingRequest":
+        if bool(self.prompt) == bool(self.prompts):
+            raise PydanticCustomError(
+                "conflicting_arguments" if self.prompt else "missing_argument",
+                "prompt and prompts are both given" if self.prompt else "'prompt' is missing",
+                {"field": "prompt", "allowed": "one of prompt and prompts"},
             )
         return self
 
@@ -200,7 +229,7 @@ class InUnitsReply(InterveneReply, frozen=True):
 class SteerGenerate(ChangingRequest):
     """Arguments of steer_generate."""
 
-    features: Annotated[list[SteeringFeature], AtMost("max_edits")] = Field(
+    features: Annotated[list[ConditionalFeature], AtMost("max_edits")] = Field(
         default=[], description='e.g. [{"feature": 1234, "strength": 4}]; empty: the plain text.'
     )
     strengths: Annotated[list[Strength], AtMost("max_strengths")] = Field(

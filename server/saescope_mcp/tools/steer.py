@@ -1,6 +1,6 @@
 """intervene and steer_generate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -26,6 +26,7 @@ from saescope_mcp.replies.rows import extended, names_of
 from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.schemas.steer import (
     ChangingRequest,
+    ConditionalFeature,
     Edit,
     Intervene,
     InterveneReply,
@@ -435,6 +436,8 @@ def _next(request: SteerGenerate, effect: Effect) -> list[str]:
     if effect in (Effect.OWN_TOKENS, Effect.CHANGED) and not request.concept_tokens:
         features = [_as_argument(feature) for feature in request.features]
         return [_next_call("steer_generate", request, features=features, concept_tokens=["..."])]
+    if any(feature.when_feature >= 0 for feature in request.features):
+        return []  # intervene knows no conditions
     return [
         _next_call(
             "intervene", request, edits=[_as_argument(feature) for feature in request.features]
@@ -469,13 +472,30 @@ def _edits(request: ChangingRequest) -> "list[core.FeatureEdit]":
             mode=each.mode,
             positions=tuple(each.positions) if isinstance(each, Edit) else (),
             sae=places[each.sae or request.sae],
+            **_condition(each, places),
         )
         for each in request.changed
     ]
 
 
+class _Condition(TypedDict, total=False):
+    when_feature: int
+    when_sae: int | None
+    when_above: float
+
+
+def _condition(each: SteeringFeature, places: Mapping[str, int]) -> _Condition:
+    if not isinstance(each, ConditionalFeature) or each.when_feature < 0:
+        return {}
+    return {
+        "when_feature": each.when_feature,
+        "when_sae": places[each.when_sae] if each.when_sae else None,
+        "when_above": each.when_above,
+    }
+
+
 def _as_argument(feature: SteeringFeature) -> dict[str, object]:
-    return feature.model_dump(include={"sae", "feature", "strength", "mode"}, exclude_defaults=True)
+    return feature.model_dump(exclude={"positions"}, exclude_defaults=True)
 
 
 def _named_control(arm: "core.Arm", stack: LoadedStack) -> "core.Arm":

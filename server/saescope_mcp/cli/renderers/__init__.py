@@ -22,6 +22,7 @@ RENDERERS: Mapping[str, Renderer] = {
     "compare_prompts": explaining.compare_prompts,
     "intervene": explaining.intervene,
     "steer_generate": steering.steer_generate,
+    "steer_search": steering.steer_search,
     "index_features": knowing.index_features,
     "describe_feature": knowing.describe_feature,
     "find_features": knowing.find_features,

@@ -86,3 +86,40 @@ def _of_strengths(table: Sequence[Mapping[str, Any]], document: Document, consol
     ]
     rows(console, [first, *steered])
     console.print("[dim]concept: the change of the concept tokens' log-probability, in nats[/]")
+
+
+def steer_search(document: Document, console: Console) -> None:
+    """What the strength does beside other ways, then the text that it makes."""
+    steered = document.get("steered")
+    listed = [
+        *([{"arm": "steered", **steered}] if steered else []),
+        *document.get("controls", ()),
+    ]
+    rows(console, [_way(row) for row in listed])
+    rows(console, [_at_strength(row) for row in document.get("curve", ())], title="Other strengths")
+    lost = [
+        {"feature": row["feature"], "lost": signed(row["lost"])}
+        for row in document.get("leave_one_out", ())
+    ]
+    rows(console, lost, title="Lost without")
+    for name in ("baseline_text", "steered_text"):
+        if text := document.get(name):
+            prompt = (
+                f"{escape(document.get('prompt', ''))} [bold]{escape(' '.join(text.split()))}[/]"
+            )
+            console.print(f"[dim]{name.removesuffix('_text')}[/] {prompt}")
+
+
+def _way(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "way": row["arm"],
+        "concept": signed(row["concept_logprob"]),
+        "kl": row["kl"],
+        "perplexity": row.get("perplexity"),
+        "repetition": row.get("repetition"),
+    }
+
+
+def _at_strength(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    shown = {name: value for name, value in _way(row).items() if name != "way"}
+    return {"strength": row["strength"], **shown}
