@@ -56,7 +56,6 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *attribute.TOOLS,
     *circuit.TOOLS,
     *steer.TOOLS,
-    *strength.TOOLS,
     *index.TOOLS,
     *describe.TOOLS,
     *search.TOOLS,
@@ -64,6 +63,7 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *train.TOOLS,
     *runs.TOOLS,
     *evaluate.TOOLS,
+    *strength.TOOLS,
     *pairs.TOOLS,
     *publish.TOOLS,
 )

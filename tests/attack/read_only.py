@@ -58,8 +58,13 @@ def calls_of(sae: str, place: Path) -> dict[str, dict[str, Any]]:
         "steer_generate": on
         | {"prompt": TEXT, "features": [{"feature": 1, "strength": 1.0}], "max_new_tokens": 4},
         "steer_search": on
-        | {"features": [{"feature": 1}], "concept": [" sea"], "prompts": [TEXT, "The sea"],
-           "held_out": ["A king", "She saw"], "max_new_tokens": 2},
+        | {
+            "features": [{"feature": 1}],
+            "concept": [" sea"],
+            "prompts": [TEXT, "The sea"],
+            "held_out": ["A king", "She saw"],
+            "max_new_tokens": 2,
+        },
         "evaluate_sae": on | {"n_tokens": 300},
         "load_sae": {"path": str(place / "other"), "model": str(GLASS)},
         "quiz_feature": on | {"feature": 1},

@@ -39,6 +39,20 @@ def run(*words: str) -> tuple[int, str]:
             "1234=0:ablate@3,-1",
             {"feature": 1234, "strength": 0.0, "mode": "ablate", "positions": [3, -1]},
         ),
+        (
+            "1234=2?99>3.5",
+            {"feature": 1234, "strength": 2.0, "when_feature": 99, "when_above": 3.5},
+        ),
+        (
+            "m/1.resid_pre#7:clamp?m/0.resid_pre#99",
+            {
+                "sae": "m/1.resid_pre",
+                "feature": 7,
+                "mode": "clamp",
+                "when_sae": "m/0.resid_pre",
+                "when_feature": 99,
+            },
+        ),
         ("twelve", {"feature": "twelve"}),
     ],
 )

@@ -38,7 +38,7 @@ class HeldOutRow:
 
     arm: str
     strength: float | None
-    """As `strength` of the search; None where none is added."""
+    """Counted as the strength of the search; None where none is added."""
     concept_logprob: float
     """The change of the concept's log-probability, in nats: the mean over the prompts."""
     interval: tuple[float, float] | None
@@ -83,17 +83,17 @@ class StrengthSearch:
     """The one held-out trial that the verdict rests on."""
     random: Comparison
     """`concept_logprob` of 19 mixes of as many random features, of the norm of this mix."""
-    curve: list[HeldOutRow]
+    curve: tuple[HeldOutRow, ...]
     """Other strengths, to see how steep it is; none of them was chosen by these numbers."""
-    controls: list[HeldOutRow]
+    controls: tuple[HeldOutRow, ...]
     """Other ways to bring the concept about."""
-    leave_one_out: list[LeftOut]
+    leave_one_out: tuple[LeftOut, ...]
     baseline: HeldOutRow
     """The unsteered model: `concept_logprob` is the log-probability itself."""
-    unit_values: list[float]
+    unit_values: tuple[float, ...]
     unit_source: str
     budget: DamageBudget
-    trials: list[StrengthTrial]
+    trials: tuple[StrengthTrial, ...]
     """Every strength that was tried, the smallest first."""
     n_trials: int
     n_calibration: int

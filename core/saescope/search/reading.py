@@ -76,7 +76,7 @@ class Reading(NamedTuple):
     """KL(unsteered || run) in nats, averaged over the text."""
 
 
-class Read(NamedTuple):
+class RunReadings(NamedTuple):
     """What several runs do on one prompt."""
 
     level: float
@@ -86,7 +86,7 @@ class Read(NamedTuple):
 
 def read_runs(
     stack: Stack, prompt: SearchPrompt, plans: Sequence[Plans], concept: SoughtConcept
-) -> Read:
+) -> RunReadings:
     """Each run on the unsteered text, in batches that hold the clean run too."""
     level, runs = 0.0, list[Reading]()
     for logits in forced_logits(stack, prompt.tokens.ids, prompt.written, plans):
@@ -95,10 +95,10 @@ def read_runs(
         for row in logits[1:]:
             runs.append(read_against(clean, row.double().log_softmax(-1), concept))
     if concept.tokens:
-        return Read(level, runs)
+        return RunReadings(level, runs)
     level, *levels = _levels(stack, prompt, plans, concept)
     after = [Reading(own - level, run.kl) for own, run in zip(levels, runs, strict=True)]
-    return Read(level, after)
+    return RunReadings(level, after)
 
 
 def read_against(clean: LogProbs, run: LogProbs, concept: SoughtConcept) -> Reading:

@@ -90,40 +90,35 @@ def steer_search(
     """Find how strongly to push features (`add` or `clamp`; their strengths are shares of one mix)
     so that the concept becomes more likely, or less (`sign="lower"`), without much damage.
 
-    Strengths are bisected on calibration prompts, a third of `prompts` or, with `held_out`, all of
-    them (without any: neutral prompts), to the best concept log-probability whose KL and
-    whose texts' perplexity keep to the budget. The one that is chosen is measured on the other
-    prompts, once, beside 19 mixes of random features of equal norm, the difference of means of
-    `texts` and `against` at the same norm and at the same KL, the other mode at the same KL, an
-    instruction before the prompt, and the mix without each of its features.
+    Strengths are bisected on calibration prompts (a third of `prompts`, or all where `held_out` is
+    given; neutral ones without any) to the best concept log-probability within the budget. The one
+    chosen is measured once on the other prompts, beside 19 random mixes of equal norm, the
+    difference of means of `texts` and `against`, the other mode at the same KL, an instruction, and
+    the mix without each feature.
 
     Raises:
-        ArgumentError: an edit, sign, budget or concept that cannot be, or fewer than two prompts on
-            a side.
+        ArgumentError: an edit, sign, budget or concept that cannot be, or too few prompts.
     """
     stack = as_stack(model, sae)
     _check(stack.as_given, edits, sign, (texts, against))
-    budget = _budget(max_kl, max_perplexity)
-    asked = _Asked(
+    asked = _StrengthAsked(
         stack=stack,
         edits=edits,
         concept=SoughtConcept.of(model, concept),
         sign=SIGNS[sign],
-        budget=budget,
+        budget=_budget(max_kl, max_perplexity),
         unit=Unit.of(unit, reference, indexed, len(stack.saes)),
         chat=chat,
         instruction=instruction,
-        texts=[asked_as(stack, text) for text in texts],
-        against=[asked_as(stack, text) for text in against],
+        contrast=tuple([read_as(stack, text) for text in side] for side in (texts, against)),
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    sides = _sides(asked, prompts, held_out)
-    return _search(asked, sides, progress)
+    return _search(asked, _sides(asked, prompts, held_out), progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class _StrengthAsked:
     """What is searched for, and how."""
 
     stack: Stack
@@ -134,8 +129,8 @@ class _Asked:
     unit: Unit
     chat: bool
     instruction: str
-    texts: list[Tokens]
-    against: list[Tokens]
+    contrast: tuple[list[Tokens], ...]
+    """Texts that have the concept, and texts that lack it."""
     max_new_tokens: int
     seed: int
 
@@ -151,7 +146,7 @@ class _Sides:
     warnings: list[str]
 
 
-def asked_as(stack: Stack, text: str, *, chat: bool = False) -> Tokens:
+def read_as(stack: Stack, text: str, *, chat: bool = False) -> Tokens:
     """A text read as the first SAE that says so was trained."""
     says = (sae.cfg.metadata.prepend_bos for sae in stack.as_given)
     bos = next((each for each in says if each is not None), None)
@@ -213,7 +208,7 @@ def _budget(max_kl: float, max_perplexity: float) -> DamageBudget:
     return DamageBudget(max_kl=max_kl, max_perplexity=max_perplexity)
 
 
-def _sides(asked: _Asked, prompts: Sequence[str], held_out: Sequence[str]) -> _Sides:
+def _sides(asked: _StrengthAsked, prompts: Sequence[str], held_out: Sequence[str]) -> _Sides:
     """Two lists of prompts without one in common."""
     given = [*prompts] or [*(QUESTIONS if asked.chat else BEGINNINGS)]
     shown = given
@@ -223,8 +218,8 @@ def _sides(asked: _Asked, prompts: Sequence[str], held_out: Sequence[str]) -> _S
         ).tolist()
         n = max(LEAST, round(CALIBRATING * len(given)))
         shown, held_out = [given[i] for i in order[:n]], [given[i] for i in order[n:]]
-    tried, _ = distinct([asked_as(asked.stack, text, chat=asked.chat) for text in shown])
-    read = [asked_as(asked.stack, text, chat=asked.chat) for text in held_out]
+    tried, _ = distinct([read_as(asked.stack, text, chat=asked.chat) for text in shown])
+    read = [read_as(asked.stack, text, chat=asked.chat) for text in held_out]
     once, places = distinct(read)
     seen = {tuple(tokens.ids.tolist()) for tokens in tried}
     kept = [n for n, tokens in enumerate(once) if tuple(tokens.ids.tolist()) not in seen]
@@ -250,7 +245,7 @@ def _sides(asked: _Asked, prompts: Sequence[str], held_out: Sequence[str]) -> _S
     )
 
 
-def _search(asked: _Asked, sides: _Sides, progress: Progress | None) -> StrengthSearch:
+def _search(asked: _StrengthAsked, sides: _Sides, progress: Progress | None) -> StrengthSearch:
     n_cal, n_held = len(sides.calibration), len(sides.held_out)
     total = MOST_PASSES * n_cal + 2 * n_held
     advance = counting(progress, total)
@@ -280,7 +275,9 @@ def _few(n_held: int) -> list[str]:
     return [f"{n_held} held-out prompts: the intervals are wide; 10 or more tell more."]
 
 
-def _ready(asked: _Asked, prompts: Sequence[Tokens], advance: Advance) -> list[SearchPrompt]:
+def _ready(
+    asked: _StrengthAsked, prompts: Sequence[Tokens], advance: Advance
+) -> list[SearchPrompt]:
     """Each prompt with its unsteered text, and the edits with one unit and the same random features
     for all."""
     stack, made = asked.stack, list[SearchPrompt]()
@@ -309,7 +306,7 @@ class _Way:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
+class _WayEffects:
     """What one way does on each held-out prompt."""
 
     readings: list[Reading]
@@ -326,7 +323,7 @@ class _HeldOut:
     """The prompts that no strength was chosen on."""
 
     on: Trying
-    asked: _Asked
+    asked: _StrengthAsked
     calibration: list[SearchPrompt]
     prompts: list[SearchPrompt]
     texts: list[str]
@@ -357,10 +354,10 @@ class _HeldOut:
         mode = OTHER_MODE[self.asked.edits[0].mode]
         other = self._as_strong(lambda prompt: in_mode(at(prompt), mode), kl)
         ways = [_Way(f"{mode}, same KL", strength * other[0], other[1])]
-        if not self.asked.texts:
+        if not self.asked.contrast[0]:
             return ways
         stack = self.asked.stack
-        directions = mean_difference(stack, self.asked.texts, self.asked.against)
+        directions = mean_difference(stack, *self.asked.contrast)
         if self.asked.sign < 0:
             directions = {i: -each for i, each in directions.items()}
 
@@ -405,7 +402,7 @@ class _HeldOut:
         n_drawn = min(len(prompt.ready.controls) for prompt in self.prompts)
         return [_Way(f"random {n}", strength, draw(n)) for n in range(n_drawn)]
 
-    def _measure(self, ways: Sequence[_Way]) -> tuple[list[float], list[_Measured]]:
+    def _measure(self, ways: Sequence[_Way]) -> tuple[list[float], list[_WayEffects]]:
         """The concept's log-probability in the unsteered model on each prompt, and what each way
         does."""
         levels, readings, written = list[float](), list[list[Reading]](), list[list[list[int]]]()
@@ -419,32 +416,32 @@ class _HeldOut:
             written.append(self.on.write(prompt, rows) if rows else [])
             self.on.advance(1)
         return levels, [
-            _Measured(
+            _WayEffects(
                 [runs[n] for runs in readings],
                 [rows[writing.index(way)] for rows in written] if way.writes else [],
             )
             for n, way in enumerate(ways)
         ]
 
-    def _instructed(self) -> "tuple[_Way, _Measured] | None":
+    def _instructed(self) -> "tuple[_Way, _WayEffects] | None":
         """The unsteered model with the instruction before each prompt."""
         asked, told = self.asked, list[Reading]()
         if not asked.instruction:
             return None
         rows: list[list[int]] = []
         for prompt, text in zip(self.prompts, self.texts, strict=True):
-            tokens = asked_as(asked.stack, f"{asked.instruction}\n\n{text}", chat=asked.chat)
+            tokens = read_as(asked.stack, f"{asked.instruction}\n\n{text}", chat=asked.chat)
             told.append(read_instructed(asked.stack.model, prompt, tokens, asked.concept))
             sampling = Sampling(max_new_tokens=asked.max_new_tokens, seeds=[0])
             rows += write(asked.stack, tokens.ids, [{}], sampling=sampling)
-        return _Way(INSTRUCTION, None, lambda prompt: {}), _Measured(told, rows)
+        return _Way(INSTRUCTION, None, lambda prompt: {}), _WayEffects(told, rows)
 
     def _report(
         self,
         strength: float | None,
         trials: Trials,
         levels: Sequence[float],
-        found: "dict[_Way, _Measured]",
+        found: "dict[_Way, _WayEffects]",
     ) -> StrengthSearch:
         named = {way.arm: (way, done) for way, done in found.items()}
         told = self._instructed()
@@ -465,17 +462,19 @@ class _HeldOut:
             strength=strength,
             steered=steered and replace(steered, arm="steered"),
             random=random,
-            curve=sorted(
-                (row for arm, row in rows.items() if arm.endswith(" x") and row is not steered),
-                key=lambda row: row.strength or 0.0,
+            curve=tuple(
+                sorted(
+                    (row for arm, row in rows.items() if arm.endswith(" x") and row is not steered),
+                    key=lambda row: row.strength or 0.0,
+                )
             ),
-            controls=controls,
-            leave_one_out=self._lost(ours, named) if ours else [],
+            controls=tuple(controls),
+            leave_one_out=tuple(self._lost(ours, named)) if ours else (),
             baseline=baseline,
-            unit_values=units.values,
+            unit_values=tuple(units.values),
             unit_source=units.source,
             budget=self.asked.budget,
-            trials=trials.rows(),
+            trials=tuple(trials.rows()),
             n_trials=len(trials.readings),
             n_calibration=len(self.calibration),
             n_held_out=len(self.prompts),
@@ -487,7 +486,7 @@ class _HeldOut:
     def _verdict(
         self,
         steered: HeldOutRow | None,
-        ours: "_Measured | None",
+        ours: "_WayEffects | None",
         random: Comparison,
         controls: Sequence[HeldOutRow],
         baseline: HeldOutRow,
@@ -502,7 +501,7 @@ class _HeldOut:
             holds=holds and bool(steered) and steered.kl <= self.asked.budget.max_kl,
         )
 
-    def _row(self, way: _Way, done: _Measured, ours: _Measured | None) -> HeldOutRow:
+    def _row(self, way: _Way, done: _WayEffects, ours: _WayEffects | None) -> HeldOutRow:
         ahead = None
         if ours is not None and done is not ours:
             pairs = zip(ours.changes, done.changes, strict=True)
@@ -541,7 +540,9 @@ class _HeldOut:
         known = [each for each in logs if each is not None]
         return exp(mean(known)) if known else None
 
-    def _lost(self, ours: _Measured, named: "dict[str, tuple[_Way, _Measured]]") -> list[LeftOut]:
+    def _lost(
+        self, ours: _WayEffects, named: "dict[str, tuple[_Way, _WayEffects]]"
+    ) -> list[LeftOut]:
         lost: list[LeftOut] = []
         for n, edit in enumerate(self.asked.edits):
             if (found := named.get(f"without {n}")) is None:
@@ -564,7 +565,7 @@ class _HeldOut:
         return self.asked.stack.model.tokenizer.join(row)
 
 
-def _beside(ours: _Measured | None, random: Sequence[_Measured]) -> Comparison:
+def _beside(ours: _WayEffects | None, random: Sequence[_WayEffects]) -> Comparison:
     if ours is None:
         return compare_with(0.0, [])
     return compare_with(mean(ours.changes), [mean(each.changes) for each in random])

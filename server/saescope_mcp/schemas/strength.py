@@ -7,15 +7,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from saescope.records.controls import Comparison
-from saescope.records.search_strength import (
-    DamageBudget,
-    HeldOutRow,
-    LeftOut,
-    StrengthTrial,
-)
+from saescope.records.search_strength import LeftOut, StrengthSearch
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
-from saescope_mcp.schemas.common import Chat, OneOfSeveral, Reply, Seed, Unit, WaitS, is_empty
+from saescope_mcp.schemas.common import (
+    Chat,
+    OneOfSeveral,
+    Reply,
+    Seed,
+    Unit,
+    WaitS,
+    is_empty,
+    unfinished,
+)
 from saescope_mcp.schemas.steer import ChangedFeatures, Named, SteeringFeature
 
 
@@ -86,7 +89,23 @@ class LostRow(LeftOut):
     sae: OneOfSeveral = None
 
 
-class SteerSearchReply(Reply, frozen=True):
+class StrengthReply(Reply, frozen=True):
+    """How far a search is, and its verdict."""
+
+    state: Literal["done", "running"] = "done"
+    job_id: str | None = None
+    verdict: str = ""
+    """The level; the summary says why."""
+    features: list[Named] = Field(default=[])
+    truncated: bool = Field(default=False, exclude_if=is_empty)
+
+
+STRENGTH_LATER = unfinished(
+    StrengthSearch, StrengthReply, without={"verdict", "warnings", "leave_one_out"}
+)
+
+
+class SteerSearchReply(STRENGTH_LATER, frozen=True):
     """The strength found on calibration prompts, measured on held-out ones; state "running": call
     job_status with `job_id`."""
 
@@ -115,34 +134,5 @@ class SteerSearchReply(Reply, frozen=True):
     )
     usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done"}
 
-    state: Literal["done", "running"] = "done"
-    job_id: str | None = None
-    verdict: str = ""
-    """The level; the summary says why."""
-    strength: float | None = None
-    """Times the shares of the features; null: none keeps to the budget."""
-    steered: HeldOutRow | None = None
-    """The one held-out trial that the verdict rests on."""
-    baseline: HeldOutRow | None = None
-    """Unsteered: concept_logprob is the log-probability itself."""
-    random: Comparison | None = None
-    """concept_logprob of 19 mixes of random features of equal norm."""
-    controls: list[HeldOutRow] = Field(default=[], exclude_if=is_empty)
-    """Other ways; ahead: how far the steering goes beyond it, 95 %."""
-    curve: list[HeldOutRow] = Field(default=[], exclude_if=is_empty)
-    """Other strengths; none was chosen by these numbers."""
     leave_one_out: list[LostRow] = Field(default=[], exclude_if=is_empty)
-    trials: list[StrengthTrial] = Field(default=[], exclude_if=is_empty)
-    """Every strength that was tried on the calibration prompts."""
-    n_trials: int = 0
-    n_calibration: int = 0
-    n_held_out: int = 0
-    budget: DamageBudget | None = None
-    unit_values: list[float] = Field(default=[], exclude_if=is_empty)
-    unit_source: str = ""
-    prompt: str = ""
-    """The first held-out prompt."""
-    baseline_text: str = ""
-    steered_text: str = ""
-    features: list[Named] = Field(default=[])
-    truncated: bool = Field(default=False, exclude_if=is_empty)
+    """What is lost without each of several features."""

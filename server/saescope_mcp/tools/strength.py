@@ -93,7 +93,6 @@ async def _searched(
         leave_one_out=[
             extended(LostRow, row, sae=stack.handle(row.sae)) for row in done.leave_one_out
         ],
-        random=done.random if done.random.n else None,
         features=[
             Named(feature=feature, **names_of(stack, labels, sae, feature))
             for sae, feature in dict.fromkeys(pairs)
@@ -102,7 +101,7 @@ async def _searched(
 
 
 _AS_THEY_ARE = (
-    *("strength", "steered", "baseline", "controls", "curve", "trials", "n_trials"),
+    *("strength", "steered", "random", "baseline", "controls", "curve", "trials", "n_trials"),
     *("n_calibration", "n_held_out", "budget", "unit_values", "unit_source"),
 )
 
