@@ -57,9 +57,9 @@ class SteeringFeature(Item):
 class ConditionalFeature(SteeringFeature):
     """A feature to change where another one fires, or at every position."""
 
-    when_sae: ItsSAE = Field(default="", exclude_if=is_empty)
-    when_feature: int = Field(default=-1, ge=-1, description="Only where this fires; -1: anywhere.")
-    when_above: float = Field(default=0.0, ge=0, description="Activation it must exceed.")
+    when_sae: Annotated[Identifier, Field(exclude_if=is_empty)] = ""
+    when_feature: int = Field(default=-1, ge=-1, description="Only where this fires.")
+    when_above: float = Field(default=0.0, ge=0, description="Above this.")
 
     @model_validator(mode="after")
     def _condition_is_whole(self) -> "ConditionalFeature":
