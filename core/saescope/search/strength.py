@@ -31,7 +31,8 @@ from saescope.search.arms import (
     without,
 )
 from saescope.search.calibrate import Trials, Trying, calibrate
-from saescope.search.neutral import BEGINNINGS, QUESTIONS
+from saescope.search.prompts import neutral_prompts
+from saescope.search.questions import QUESTIONS
 from saescope.search.reading import (
     Reading,
     SearchPrompt,
@@ -210,7 +211,7 @@ def _budget(max_kl: float, max_perplexity: float) -> DamageBudget:
 
 def _sides(asked: _StrengthAsked, prompts: Sequence[str], held_out: Sequence[str]) -> _Sides:
     """Two lists of prompts without one in common."""
-    given = [*prompts] or [*(QUESTIONS if asked.chat else BEGINNINGS)]
+    given = [*prompts] or _neutral(asked.chat)
     shown = given
     if not held_out:
         order = torch.randperm(
@@ -243,6 +244,10 @@ def _sides(asked: _StrengthAsked, prompts: Sequence[str], held_out: Sequence[str
             *([f"{both} held-out prompts are calibration prompts too: left out."] * (both > 0)),
         ],
     )
+
+
+def _neutral(chat: bool) -> list[str]:
+    return [*QUESTIONS] if chat else neutral_prompts()[: len(QUESTIONS)]
 
 
 def _search(asked: _StrengthAsked, sides: _Sides, progress: Progress | None) -> StrengthSearch:
