@@ -322,7 +322,7 @@ def test_a_pipe_of_any_encoding_takes_any_text(encoding: str) -> None:
 
 
 def test_tab_completes_commands_and_releases_without_torch() -> None:
-    assert completed("ste") == ["steer-generate"]
+    assert completed("ste") == ["steer-generate", "steer-search"]
     assert "gpt2-small-res-jb" in completed("top-features --release gpt2-small-res")
 
 

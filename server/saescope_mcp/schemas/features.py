@@ -122,7 +122,7 @@ class FindFeatures(ContrastFile):
     sae: SAEHandle
     query: Identifier = Field(default="", description='Words of a label, e.g. "animals".')
     tokens: Annotated[list[Identifier], AtMost("max_concept_tokens")] = Field(
-        default=[], description='Tokens to promote, e.g. [" Paris"].'
+        default=[], description='To promote, e.g. [" Paris"].'
     )
     texts: Annotated[list[Text], AtMost("max_group_texts")] = Field(
         default=[], description="Texts to fire on."
@@ -132,7 +132,7 @@ class FindFeatures(ContrastFile):
     )
     against_sae: Identifier = Field(
         default="",
-        description="The same SAE loaded on another model: how the models differ on texts.",
+        description="The SAE on another model: do models differ?",
     )
     match: Identifier = Field(default="", description="Another SAE: partners there.")
     features: Annotated[list[int], AtMost("max_named_features")] = Field(
@@ -143,22 +143,22 @@ class FindFeatures(ContrastFile):
         description="In a contrast: the document of each text (texts, then against).",
     )
     group_column: Identifier = Field(
-        default="", description="The same in files: the column that names a text's document."
+        default="", description="In files: the column of a text's document."
     )
     label_column: Identifier = Field(
-        default="", description="Of texts_file: its two values make the sides of a contrast."
+        default="", description="Of texts_file: two values make the sides."
     )
     unconfirmed: bool = Field(default=False, description="In a contrast: list unconfirmed too.")
     causes: Annotated[list[Text], AtMost("max_concept_tokens")] = Field(
         default=[],
-        description='Tokens or continuations to make likelier (than `against`), e.g. [" sea"].',
+        description='To make likelier, e.g. [" sea"].',
     )
     metric: Literal["logprob", "repetition"] = Field(
-        default="logprob", description="repetition: of the prompts, instead of causes."
+        default="logprob", description="Or repetition, of the prompts."
     )
     sign: Literal["raise", "lower"] = Field(default="raise", description="Of causes.")
     prompts: Annotated[list[Text], AtMost("max_prompts")] = Field(
-        default=[], description="What causes follow; default: 10 that ship."
+        default=[], description="Prompts for causes; 10 ship."
     )
     k: Annotated[int, AtMost("max_k")] = Field(
         default=10, ge=1, description="Features; of a contrast per side."

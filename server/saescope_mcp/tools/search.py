@@ -48,11 +48,10 @@ SEED = 0
 
 
 async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesReply:
-    """Find features by words of their labels (query), by tokens that they promote (tokens), by
-    texts that they fire on (texts), or by what tells these texts from others (against) or two
-    models apart (against_sae), tested on held-out texts; or by what they do (causes): which of all
-    features make tokens likelier, pushed beside controls; or partners in another SAE (match). Give
-    30 texts a side; fewer than 8 confirm nothing."""
+    """Find features by words of their labels (query), tokens that they promote (tokens), texts that
+    they fire on (texts), or what tells these from others (against) or two models apart
+    (against_sae), tested on held-out texts; by what they do (causes), pushed beside controls; or
+    partners in another SAE (match). Give 30 texts a side; fewer than 8 confirm nothing."""
     if request.is_causal:
         return await search_causes(state, request)
     entry = state.require(request.sae)
