@@ -14,6 +14,7 @@ from saescope.records.features import (
     Writer,
 )
 from saescope.records.labels import MissedItem, QuizItem, ShortLabel
+from saescope.records.lens import LensTokens
 from saescope.records.pairs import MatchedFeature, MatchedSAEs
 from saescope.records.search import CausalSets, Cause
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
@@ -50,6 +51,7 @@ class DescribeFeature(Request):
     )
     picture: bool = Field(default=False, description="Also write page (HTML) and picture (PNG).")
     neuronpedia: AskNeuronpedia = False
+    through: Literal["", "jlens"] = Field(default="", description="Also through this lens.")
 
     @model_validator(mode="after")
     def _one_or_several(self) -> "DescribeFeature":
@@ -59,6 +61,8 @@ class DescribeFeature(Request):
             _refuse("features", "one of feature and features", True)
         if self.features and self.picture:
             _refuse("picture", "feature, not features, with picture", True)
+        if self.features and self.through:
+            _refuse("through", "feature, not features, with through", True)
         return self
 
 
@@ -83,7 +87,10 @@ class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
     says all."""
 
     listed: ClassVar[str] = "examples"
-    spare: ClassVar[frozenset[str]] = frozenset({"effects_through"})
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"effects_through", "through_lens.lens", "through_lens.layer", "through_lens.how"}
+        | {f"corpus.{name}" for name in ("created", "n_contexts", "context_size", "seed")}
+    )
 
     evidence: Literal["observed"] | None = None
     feature: int | None  # pyright: ignore[reportIncompatibleVariableOverride] # several have none
@@ -94,6 +101,8 @@ class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
     examples: list[ExampleText]
     promotes: list[str]
     suppresses: list[str]
+    through_lens: LensTokens | None = Field(default=None, exclude_if=is_empty)
+    """What it promotes and suppresses through the Jacobian lens, where that is asked for."""
     url: str | None
     page: str | None
     """The whole card as a resource: text/html."""

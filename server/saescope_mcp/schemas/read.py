@@ -9,6 +9,8 @@ from pydantic_core import PydanticCustomError
 from saescope.records.features import Fit, RankedFeature, Ranking, SAECount, TextToken
 from saescope.records.firings import FeatureFirings, FiringPlace
 from saescope.records.labels import ShortLabel
+from saescope.records.lens import LensFacts, ReaderAgreement, ReadLayer, ReadPrediction
+from saescope.verdicts import Signal
 from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Search, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
@@ -31,7 +33,7 @@ class EncodeText(TextsRequest):
     )
     pattern: Search = Field(
         default="",
-        description="Regular expression: precision and recall of features against its matches.",
+        description="Regular expression to test features against: precision, recall.",
     )
     dataset: LocalPath = Field(
         default="",
@@ -41,7 +43,7 @@ class EncodeText(TextsRequest):
     text_column: Identifier = Field(default="", description="Column of dataset.")
     label_column: Identifier = Field(
         default="",
-        description='Its column of true/false labels to test features against, or "column=value".',
+        description='Its true/false labels to test features against, or "column=value".',
     )
     n_tokens: Annotated[int, AtMost("max_evaluation_tokens")] = Field(
         default=20_000, ge=1, description="First tokens of dataset to read."
@@ -52,13 +54,17 @@ class EncodeText(TextsRequest):
     positions: Annotated[list[int], AtMost("max_positions")] = Field(
         default=[], description="Only these (0-based, BOS included; -1: last)."
     )
+    lens: LocalPath = Field(
+        default="",
+        description='Read through "logit", "jacobian" or a published one.',
+    )
     include_special: IncludeSpecial = False
     limit: Annotated[int, AtMost("max_k")] = Field(
         default=12, ge=1, description="Tokens (places) per reply."
     )
     offset: Page = 0
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait for dataset, then a job_id."
+        default=30.0, ge=0, description="Seconds to wait, then a job_id."
     )
 
     @model_validator(mode="after")
@@ -86,6 +92,12 @@ class EncodeText(TextsRequest):
                 "conflicting_arguments",
                 "positions are those of texts in the call, and dataset is read whole",
                 {"field": "positions", "allowed": "dataset without positions"},
+            )
+        if self.lens and (self.features or self.dataset):
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "lens reads positions of texts in the call, with the strongest features there",
+                {"field": "lens", "allowed": "lens without features and dataset"},
             )
         if self.features and self.saes:
             raise PydanticCustomError(
@@ -128,12 +140,33 @@ class NamedRow(FeatureFirings):
     label: ShortLabel | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPosition(ReadPrediction):
+    """A position, what the model predicts there, and what is read there on the way."""
+
+    layers: list[ReadLayer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LensSaid:
+    """The lens, and how far readers agree beyond chance; the summary has it in words."""
+
+    facts: LensFacts
+    agreement: list[ReaderAgreement]
+    signal: Signal
+    """Whether the lens says more of the model's predictions than a random lens and shuffled
+    positions."""
+
+
 class EncodeTextReply(ListReply, Fit, frozen=True):
     """Tokens in reading order; with several SAEs each has a row for every SAE. Where features are
     named: these, and the places where they fire."""
 
     listed: ClassVar[str] = "tokens"
-    spare: ClassVar[frozenset[str]] = frozenset({"n_left_out", "bos_prepended", "n_tokens"})
+    spare: ClassVar[frozenset[str]] = frozenset(
+        {"n_left_out", "bos_prepended", "n_tokens"}
+        | {"by_sae.n_left_out", "by_sae.n_tokens", "by_sae.n_sinks", "lens"}
+    )
     usual: ClassVar[dict[str, object]] = ListReply.usual | {"tokens.text_index": 0}
 
     evidence: Literal["observed"] | None = None
@@ -145,6 +178,9 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     document, `pos` counted from the start of its passage of 128 tokens."""
     by_sae: list[EncodedBy] = Field(default=[], exclude_if=is_empty)
     """How each of several SAEs reconstructs the texts; what only one can have is null then."""
+    readings: list[ReadPosition] = Field(default=[], exclude_if=is_empty)
+    """With a lens: each position, layer by layer and reader by reader."""
+    lens: LensSaid | None = Field(default=None, exclude_if=is_empty)
     bos_prepended: bool
     state: Literal["running"] | None = Field(default=None, exclude_if=is_empty)
     """Given for a dataset that takes long: call job_status with `job_id`."""
@@ -155,6 +191,23 @@ class PlacesReply(EncodeTextReply, frozen=True):
     """The reply where features are named."""
 
     listed: ClassVar[str] = "places"
+
+
+class LensReply(EncodeTextReply, frozen=True):
+    """The reply where texts are read through a lens."""
+
+    listed: ClassVar[str] = "readings"
+    spare: ClassVar[frozenset[str]] = EncodeTextReply.spare | {
+        "readings.layers.text_index",
+        "readings.layers.pos",
+    }
+    usual: ClassVar[dict[str, object]] = EncodeTextReply.usual | {
+        "readings.text_index": 0,
+        "readings.layers.features.sae": 0,
+        "readings.layers.jacobian": None,
+        "readings.layers.jacobian_rank": None,
+        "readings.layers.logit_rank": None,
+    }
 
 
 class TopFeatures(TextsRequest, ContrastFile):

@@ -27,6 +27,7 @@ from saescope_mcp.state import AppState
 
 if TYPE_CHECKING:
     from saescope.features import CardCorpus, CardExample, FeatureBrief, FeatureCard
+    from saescope.records.lens import LensTokens
 
 BEFORE, AFTER = 16, 6
 """Tokens around the marked one in an example's text."""
@@ -52,7 +53,7 @@ APP_URI = "ui://saescope/feature.html"
 async def describe_feature(state: AppState, request: DescribeFeature) -> DescribeFeatureReply:
     """What one feature is: how often and strongly it fires, examples over its range, promoted and
     suppressed tokens, near and co-firing features, labels with scores. Examples need
-    index_features. `page` is the whole card. A label without a score is a guess. With features: a
+    index_features. A label without a score is a guess. With features: a
     short card of each."""
     entry = state.require(request.sae)
     asked = request.features or [request.feature]
@@ -67,11 +68,12 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     )
     files = await state.workers.run(partial(of_feature, asdict(card))) if request.picture else None
     labels: list[ShortLabel] = [*card.labels[:N_LABELS]]
+    through, unread = await _through(state, request)
     return extended(
         DescribeFeatureReply,
         card,
         summary=_summary(card, labels),
-        warnings=[*card.warnings, *warnings, *(files.warnings if files else [])],
+        warnings=[*card.warnings, *warnings, *unread, *(files.warnings if files else [])],
         next=_next(request, card),
         evidence="observed",
         provenance=provenance(entry),
@@ -80,6 +82,7 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         examples=[_example(example) for example in card.examples[: request.n_examples]],
         promotes=[row.token for row in card.promotes[:N_PROMOTED]],
         suppresses=[row.token for row in card.suppresses[:N_PROMOTED]],
+        through_lens=through,
         neighbours=[replace(row, label=in_short(row.label)) for row in card.neighbours[:N_RELATED]],
         cofiring=[replace(row, label=in_short(row.label)) for row in card.cofiring[:N_RELATED]],
         url=card.url or None,
@@ -87,6 +90,26 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         page_path=files.page if files else None,
         pictures=files.pictures if files else [],
     )
+
+
+async def _through(
+    state: AppState, request: DescribeFeature
+) -> "tuple[LensTokens | None, list[str]]":
+    """What the feature writes through the Jacobian lens, where asked for; else why not."""
+    if not request.through:
+        return None, []
+    async with state.use(request.sae) as loaded:
+        from saescope.lens import find_lens, tokens_through
+
+        lens = await loaded.slot.run(find_lens, loaded.model)
+        if lens is None:
+            fit = next_call("encode_text", sae=request.sae, text="...", lens="jacobian")
+            return None, [f"No Jacobian lens of this model is kept: {fit} fits one."]
+        found = await loaded.slot.run(
+            tokens_through, loaded.model, loaded.sae, request.feature, lens
+        )
+    nothing = "What this SAE writes cannot be carried through the lens."
+    return found, [] if found else [nothing]
 
 
 async def _cards(

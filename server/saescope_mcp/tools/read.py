@@ -41,6 +41,7 @@ from saescope_mcp.state import (
     void_quizzes,
 )
 from saescope_mcp.tools.firings import places_of
+from saescope_mcp.tools.lens import readings_of
 
 if TYPE_CHECKING:
     from saescope.features import Encoded, Ranking
@@ -50,13 +51,14 @@ READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, open_wo
 
 
 async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
-    """Which features fire at each token of a text; use it to see where something happens. Per
-    token: L0 and the strongest features; overall: how well the SAE reconstructs this text. With
-    features: where and how strongly these fire, and how well that agrees with a pattern. Position
-    0 and special tokens are left out unless asked for."""
+    """The strongest features at each token of a text, and how well the SAE reconstructs it.
+    With features: where and how strongly these fire, and how well that agrees with a pattern.
+    Position 0 and special tokens are left out unless asked for."""
     state.require_all(request.handles)
     if request.features:
         return await places_of(state, request)
+    if request.lens:
+        return await readings_of(state, request)
     given = await given_texts(
         state, request
     )  # before the model's turn: a slow disk keeps nobody waiting

@@ -17,12 +17,17 @@ from saescope_mcp.cli.renderers.parts import (
     percent,
     rows,
     shaded,
+    tokens,
 )
 
 
 def encode_text(document: Document, console: Console) -> None:
     if document.get("features"):
         _named(document, console)
+        return
+    if document.get("readings"):
+        read = [(at, row) for at in document["readings"] for row in at["layers"]]
+        rows(console, [_reading(at, row) for at, row in read])
         return
     listed: Sequence[Mapping[str, Any]] = document.get("tokens", [])
     most = max((_heat(row) for row in listed), default=0.0)
@@ -67,6 +72,21 @@ def _named(document: Document, console: Console) -> None:
     places: Sequence[Mapping[str, Any]] = document.get("places", [])
     told = [(place["activation"], place["text"]) for place in places]
     excerpts(console, told, [str(place["feature"]) for place in places])
+
+
+def _reading(at: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer at one position, a column for each reader."""
+    return {
+        "pos": at["pos"],
+        "layer": row["layer"],
+        "logit lens": tokens(row["logit"], 4),
+        "Jacobian lens": tokens(row["jacobian"], 4) if row.get("jacobian") else None,
+        "rank of the next": row.get("jacobian_rank") or row.get("logit_rank"),
+        "features through it": "  ".join(
+            f"{each['feature']} ({tokens(each['promotes'], 2)})" for each in row["features"]
+        )
+        or None,
+    }
 
 
 def _as_test(row: Mapping[str, Any]) -> dict[str, Any]:

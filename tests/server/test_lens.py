@@ -1,0 +1,68 @@
+"""encode_text through a lens, and what describe_feature says through it."""
+
+import pytest
+from tests.server.helpers import PROMPT, call, refuse
+
+from saescope_mcp.state import AppState
+from saescope_mcp.tools import lens as tool
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lens of two short prompts: a fit of the tiny model takes a second."""
+    monkeypatch.setattr(tool, "N_PROMPTS", {"cpu": 2})
+    monkeypatch.setattr(tool, "CONTEXT_SIZE", {"cpu": 24})
+
+
+async def test_the_logit_lens_reads_the_last_position_layer_by_layer(
+    tiny: AppState, sae: str
+) -> None:
+    reply = await call(tiny, "encode_text", sae=sae, text=PROMPT, lens="logit")
+    (at,) = reply["readings"]
+    layers = [row["layer"] for row in at["layers"]]
+    assert layers == sorted(layers) and len(layers) == 4 and reply["total"] == 1
+    assert at["layers"][-1]["logit"] == at["predicts"]
+    assert at["next"] is None and "Verdict: " in reply["summary"]
+    whole = await call(
+        tiny, "encode_text", sae=sae, text=PROMPT, lens="logit", response_format="detailed"
+    )
+    assert f"Verdict: {whole['lens']['signal']}" in whole["summary"]
+    assert whole["lens"]["agreement"][0]["readers"] == ["logit", "model"]
+    assert any(row["features"] for row in at["layers"])
+
+
+async def test_a_jacobian_lens_is_fitted_once_and_then_read_and_described_through(
+    tiny: AppState, sae: str, few: None
+) -> None:
+    asked = {"sae": sae, "text": PROMPT, "lens": "jacobian", "positions": [2, 3]}
+    before = await call(tiny, "describe_feature", sae=sae, feature=0, through="jlens")
+    assert "through_lens" not in before and "encode_text" in before["warnings"][-1]
+    reply = await call(tiny, "encode_text", **asked, wait_s=55)
+    assert "jacobian lens of 2 prompts of embedded" in reply["summary"]
+    assert [at["pos"] for at in reply["readings"]] == [2, 3]
+    assert all(row["jacobian"] for at in reply["readings"] for row in at["layers"])
+    again = await call(tiny, "encode_text", **asked)
+    assert again["readings"] == reply["readings"]
+    card = await call(tiny, "describe_feature", sae=sae, feature=0, through="jlens")
+    assert len(card["through_lens"]["promotes"]) == 8
+
+
+async def test_readings_come_in_pages(tiny: AppState, sae: str) -> None:
+    asked = {"sae": sae, "text": PROMPT, "lens": "logit", "positions": [2, 3]}
+    whole = await call(tiny, "encode_text", **asked, response_format="detailed")
+    first = await call(tiny, "encode_text", **asked, limit=1, response_format="detailed")
+    rest = await call(tiny, "encode_text", **asked, offset=1, response_format="detailed")
+    assert first["next_offset"] == 1 and len(first["readings"]) == 1
+    assert [*first["readings"], *rest["readings"]] == whole["readings"]
+
+
+async def test_what_is_no_lens_and_what_does_not_go_with_one_is_refused(
+    tiny: AppState, sae: str
+) -> None:
+    asked = {"sae": sae, "text": PROMPT}
+    error = await refuse(tiny, "encode_text", **asked, lens="logits")
+    assert error["code"] == "LENS_NOT_FOUND" and "logit" in error["allowed"]
+    error = await refuse(tiny, "encode_text", **asked, lens="logit", features=[1])
+    assert error["code"] == "CONFLICTING_ARGUMENTS"
+    error = await refuse(tiny, "describe_feature", sae=sae, features=[1, 2], through="jlens")
+    assert error["code"] == "CONFLICTING_ARGUMENTS"
