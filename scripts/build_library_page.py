@@ -44,6 +44,7 @@ PARTS = {
         "find_by_tokens",
         "find_by_label",
         "find_causes",
+        "select_features",
         "contrast_texts",
         "contrast_models",
         "match_features",

@@ -51,6 +51,7 @@ KEYWORDS_ARE_PROMISED = {
     "saescope.search.causes.find_causes",
     "saescope.search.matching.match_features",
     "saescope.search.pairs.compare_prompts",
+    "saescope.search.selection.select_features",
     "saescope.search.strength.steer_search",
     "saescope.sets.opening.load_set",
     "saescope.steering.steer.steer",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from saescope.search import compare_prompts as compare_prompts
     from saescope.search import find_causes as find_causes
     from saescope.search import match_features as match_features
+    from saescope.search import select_features as select_features
     from saescope.search import steer_search as steer_search
     from saescope.sets import SAESet as SAESet
     from saescope.sets import load_set as load_set
@@ -114,6 +115,7 @@ _HOME = {
     "record_activations": "hooks",
     "run_with_cache_with_saes": "splice",
     "run_with_saes": "splice",
+    "select_features": "search",
     "settle": "origin",
     "steer": "steering",
     "steer_search": "search",

@@ -47,6 +47,14 @@ class Steerability(StrEnum):
     USABLE = "usable"
 
 
+class Choice(StrEnum):
+    """What is to be taken for a concept."""
+
+    ONE = "one feature"
+    GROUP = "a group"
+    NONE = "none is good enough"
+
+
 class LabelVerdict(StrEnum):
     """What the score of a label means; the value is the whole sentence."""
 

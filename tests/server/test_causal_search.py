@@ -81,3 +81,19 @@ async def test_what_does_not_go_together_is_refused(
 ) -> None:
     error = await refuse(tiny, "find_features", sae=sae, **arguments)
     assert (error["code"], error["field"]) == (code, field)
+
+
+async def test_texts_and_causes_together_choose_and_say_what_is_wrong_with_the_texts(
+    tiny: AppState, sae: str
+) -> None:
+    texts = [f"My sister lost her {word} in May." for word in ("keys", "hat", "book", "dog")]
+    against = [f"My brother lost his {word}." for word in ("keys", "hat", "book", "dog")]
+    asked = {**ASKED, "texts": texts, "against": against}
+    reply = await call(tiny, "find_features", sae=sae, **asked)
+    assert reply["choice"]["verdict"] == "none is good enough"
+    assert reply["summary"].startswith("None is good enough: no feature both fires")
+    assert any("Too few texts (4 and 4)" in warning for warning in reply["warnings"])
+    assert reply["features"] and all(row["lost"] for row in reply["features"][1:])
+    assert reply["evidence"] == "controlled" and len(compact(reply).encode()) / 3 < 1900
+    alone = await refuse(tiny, "find_features", sae=sae, causes=[" a"], texts=texts)
+    assert (alone["code"], alone["field"]) == ("MISSING_ARGUMENT", "against")

@@ -74,3 +74,66 @@ class FoundCauses:
     score_is: str
     search: CausalSets
     warnings: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectedFeature(FoundFeature):
+    """A candidate for a concept: how it tells texts, what it does, and why it is not the first."""
+
+    auc: float
+    """Chance that one of `texts` scores higher than one of `against`, by the mean of its three
+    largest activations; held out where it was chosen by texts."""
+    auc_interval: tuple[float, float]
+    separates: bool
+    """Clearly above chance, corrected for all that were looked at."""
+    effect: float
+    """Effect on the concept's log-probability per nat of KL, as `ss.find_causes` has it."""
+    interval: tuple[float, float] | None
+    """95 % of `effect` over the prompts."""
+    causes: bool
+    strength: float
+    """Where a push changes predictions by 0.5 nats."""
+    perplexity: float | None
+    """The factor by which a push of that strength raises the perplexity of `against`: damage; of
+    the first few."""
+    lost: str | None
+    """Why it is not the first; None of the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureGroup:
+    """Features that are pushed together, each at its own strength times one factor."""
+
+    features: list[int]
+    strengths: list[float]
+    effect: float
+    interval: tuple[float, float] | None
+    auc: float
+    """The area of the sum of their activations, each in its typical one."""
+    causes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionFacts:
+    """What was chosen, and what to think of the texts that it was chosen by."""
+
+    verdict: str
+    """The level: one feature, a group, or none is good enough."""
+    group: FeatureGroup | None
+    """Two to five features that do clearly more together than the best alone."""
+    faults: list[str]
+    """What is wrong with the texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Candidates, best first, and the choice."""
+
+    features: list[SelectedFeature]
+    total: int
+    score_is: str
+    why: str
+    """The verdict in a sentence."""
+    choice: SelectionFacts
+    search: CausalSets
+    warnings: list[str]

@@ -16,7 +16,7 @@ from saescope.records.features import (
 from saescope.records.labels import MissedItem, QuizItem, ShortLabel
 from saescope.records.lens import LensTokens
 from saescope.records.pairs import MatchedFeature, MatchedSAEs
-from saescope.records.search import CausalSets, Cause
+from saescope.records.search import CausalSets, Cause, SelectedFeature, SelectionFacts
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
@@ -185,6 +185,9 @@ class FindFeatures(ContrastFile):
         if self.features:
             _refuse("match", "match as well as features", False)
         given += ["metric"] if self.metric == "repetition" else []
+        if self.is_selection:  # both are asked: what fires on the texts and what it does
+            self._check_selection()
+            given = given[:1]
         if len(given) != 1:
             _refuse("query", f"exactly one of {', '.join(_WAYS[:-1])} and causes", bool(given))
         others = bool(self.against or self.against_file)
@@ -215,6 +218,15 @@ class FindFeatures(ContrastFile):
         if self.features and self.offset:
             _refuse("offset", "offset=0: features names all that are listed", True)
 
+    def _check_selection(self) -> None:
+        if not (self.against or self.against_file or self.label_column):
+            _refuse("against", "against as well as texts and causes", False)
+        for name in ("against_sae", "documents", "group_column", "unconfirmed", "offset"):
+            if getattr(self, name):
+                _refuse(name, f"texts and causes without {name}", True)
+        if self.metric == "repetition" or self.sign != "raise":
+            _refuse("metric", "texts and causes without metric and sign", True)
+
     def _check_columns(self) -> None:
         if (self.group_column or self.label_column) and not self.texts_file:
             _refuse("texts_file", "texts_file as well as group_column or label_column", False)
@@ -229,11 +241,15 @@ class FindFeatures(ContrastFile):
 
     @property
     def has_pages(self) -> bool:
-        return not self.is_contrast
+        return not (self.is_contrast or self.is_selection)
 
     @property
     def is_causal(self) -> bool:
         return bool(self.causes) or self.metric == "repetition"
+
+    @property
+    def is_selection(self) -> bool:
+        return bool(self.causes) and bool(self.texts or self.texts_file)
 
     @property
     def is_contrast(self) -> bool:
@@ -329,6 +345,11 @@ class CauseRow(Cause, FoundRow):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectedRow(SelectedFeature, FoundRow):
+    """A candidate for a concept, by its texts and by what it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contrasted(ContrastFeature, FoundRow):
     """A feature that tells the two sides apart."""
 
@@ -367,9 +388,10 @@ class FindFeaturesReply(ListReply, frozen=True):
     job_id: str | None = None
     by: str
     """What was searched by, and what the score is."""
-    features: list[Contrasted | WriterRow | CauseRow | FoundRow | MatchedRow]
+    features: list[Contrasted | WriterRow | CauseRow | SelectedRow | FoundRow | MatchedRow]
     contrast: ContrastedSets | None = None
     search: CausalSets | None = Field(default=None, exclude_if=is_empty)
+    choice: SelectionFacts | None = Field(default=None, exclude_if=is_empty)
     match: MatchedSAEs | None = Field(default=None, exclude_if=is_empty)
 
 

@@ -1,9 +1,9 @@
 """What find_features does with causes: the search by gradient and by pushes, as a job."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from saescope.records.search import Cause, FoundCauses
+from saescope.records.search import FoundCauses, Selection
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import IN_LINE, Job
 from saescope_mcp.replies.corpus import activations_of
@@ -11,13 +11,16 @@ from saescope_mcp.replies.facts import feature_url, provenance
 from saescope_mcp.replies.labels import labels_of
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.common import Evidence
-from saescope_mcp.schemas.features import CauseRow, FindFeatures, FindFeaturesReply
-from saescope_mcp.state import AppState, LoadedSAE, void_quizzes
+from saescope_mcp.schemas.features import CauseRow, FindFeatures, FindFeaturesReply, SelectedRow
+from saescope_mcp.state import AppState, LoadedSAE, given_texts, void_quizzes
 
 if TYPE_CHECKING:
     from saescope.models import Tokens
+    from saescope.progress import Progress
     from saescope.steering import IndexedActivations
 
+MOST_CHOSEN = 8
+"""Candidates of a choice: each says why it was not taken."""
 SEED = 0
 """Decides the controls."""
 
@@ -25,8 +28,11 @@ SEED = 0
 async def search_causes(state: AppState, request: FindFeatures) -> FindFeaturesReply:
     """Features that make the texts likelier, at once or as a job."""
     entry = state.require(request.sae)
-    for text in (*request.causes, *request.against):
+    over = [] if request.is_selection else request.against
+    for text in (*request.causes, *over):
         await state.loaders.run(partial(_check, entry, text))
+
+    given = await given_texts(state, request)
 
     async def work(job: Job) -> FindFeaturesReply:
         job.say(IN_LINE)
@@ -34,6 +40,16 @@ async def search_causes(state: AppState, request: FindFeatures) -> FindFeaturesR
             prompts = await loaded.tokenize(request.prompts) if request.prompts else []
             await loaded.slot.run(void_quizzes, request.prompts)
             indexed = await activations_of(loaded)
+            if request.is_selection:
+                asked = _ChoiceTexts(
+                    await loaded.tokenize(given.texts, from_file=given.from_file),
+                    await loaded.tokenize(given.against, from_file=given.from_file),
+                    prompts,
+                    indexed,
+                )
+                await loaded.slot.run(void_quizzes, given.all)
+                chosen = await loaded.slot.run(partial(_select, loaded, request, asked, job))
+                return await _selection(loaded, request, chosen, given.about)
             found = await loaded.slot.run(partial(_search, loaded, request, prompts, indexed, job))
         return await _reply(loaded, request, found)
 
@@ -58,6 +74,69 @@ def _check(entry: LoadedSAE, text: str) -> None:
     token_ids(entry.model, text)
 
 
+class _ChoiceTexts(NamedTuple):
+    """What a feature is chosen by."""
+
+    texts: "list[Tokens]"
+    against: "list[Tokens]"
+    prompts: "list[Tokens]"
+    indexed: "IndexedActivations | None"
+
+
+def _select(loaded: LoadedSAE, request: FindFeatures, asked: _ChoiceTexts, job: Job) -> Selection:
+    from saescope.search import select_features
+
+    return select_features(
+        loaded.model,
+        loaded.sae,
+        asked.texts,
+        against=asked.against,
+        causes=request.causes,
+        prompts=asked.prompts,
+        reference=loaded.check.acts,
+        indexed=asked.indexed,
+        k=min(request.k, MOST_CHOSEN),
+        seed=SEED,
+        progress=_told(loaded, job),
+    )
+
+
+async def _selection(
+    loaded: LoadedSAE, request: FindFeatures, chosen: Selection, about: str
+) -> FindFeaturesReply:
+    labels = await labels_of(loaded, [row.feature for row in chosen.features])
+    first = chosen.features[0] if chosen.features else None
+    take = bool(first and first.causes and first.separates)
+    return FindFeaturesReply(
+        summary=f"{about}{chosen.choice.verdict.capitalize()}: {chosen.why}.",
+        warnings=[*chosen.choice.faults, *chosen.warnings, *labels.warnings],
+        next=[_steer(loaded, request, first.feature, first.strength)] if first and take else [],
+        evidence="controlled" if chosen.search.random_directions.n else "intervened",
+        provenance=provenance(loaded, SEED),
+        by=chosen.score_is,
+        features=[
+            extended(
+                SelectedRow,
+                row,
+                label=labels.by_feature.get(row.feature),
+                url=feature_url(loaded, row.feature),
+            )
+            for row in chosen.features
+        ],
+        total=chosen.total,
+        search=chosen.search,
+        choice=chosen.choice,
+    )
+
+
+def _told(loaded: LoadedSAE, job: Job) -> "Progress":
+    def progress(done: int, total: int) -> None:
+        job.say(f"pushing features: {done / total:.0%}")
+        loaded.slot.done(done / total)
+
+    return progress
+
+
 def _search(
     loaded: LoadedSAE,
     request: FindFeatures,
@@ -66,10 +145,6 @@ def _search(
     job: Job,
 ) -> FoundCauses:
     from saescope.search import find_causes
-
-    def progress(done: int, total: int) -> None:
-        job.say(f"pushing features: {done / total:.0%}")
-        loaded.slot.done(done / total)
 
     return find_causes(
         loaded.model,
@@ -84,7 +159,7 @@ def _search(
         k=request.k,
         offset=request.offset,
         seed=SEED,
-        progress=progress,
+        progress=_told(loaded, job),
     )
 
 
@@ -150,21 +225,21 @@ def _next(
     first = found.features[0] if found.features else None
     if first and first.causes:
         calls.append(next_call("describe_feature", sae=request.sae, feature=first.feature))
-        calls.append(_steer(loaded, request, first))
+        calls.append(_steer(loaded, request, first.feature, first.strength))
     return [*calls, *([_again(request, offset=offset)] if offset is not None else [])]
 
 
-def _steer(loaded: LoadedSAE, request: FindFeatures, first: Cause) -> str:
+def _steer(loaded: LoadedSAE, request: FindFeatures, feature: int, strength: float | None) -> str:
     """The text with the best feature, from half to twice the strength at which it was compared."""
     from saescope.search.concept import token_ids
 
-    strengths = [float(f"{factor * (first.strength or 1):.2g}") for factor in (0.5, 1, 2)]
+    strengths = [float(f"{factor * (strength or 1):.2g}") for factor in (0.5, 1, 2)]
     single = [text for text in request.causes if len(token_ids(loaded.model, text)) == 1]
     return next_call(
         "steer_generate",
         sae=request.sae,
         prompt="...",
-        features=[{"feature": first.feature}],
+        features=[{"feature": feature}],
         strengths=strengths,
         **({"concept_tokens": single} if single else {}),
     )

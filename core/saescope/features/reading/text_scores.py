@@ -15,7 +15,9 @@ from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.saes import SAE
 
-Summary = Literal["max", "mean"]
+Summary = Literal["max", "mean", "top3"]
+"""What stands for a text: its largest activation, the mean, or the mean of its three largest."""
+TOP = 3
 
 
 class Strongest(NamedTuple):
@@ -243,9 +245,25 @@ def _columns(
 def _summary(acts: SparseActs, n_tokens: int, by: Summary) -> Float[Tensor, " d_sae"]:
     if by == "max":
         return acts.maxima()
+    if by == "top3":
+        return _top_mean(acts, n_tokens)
     return acts.values.new_zeros(acts.d_sae).index_add_(0, acts.features, acts.values) / max(
         n_tokens, 1
     )
+
+
+def _top_mean(acts: SparseActs, n_tokens: int) -> Float[Tensor, " d_sae"]:
+    """The mean of the three largest activations of each feature (of all, in a shorter text); where
+    fewer tokens fire, the others are zeros."""
+    by_value = acts.values.argsort(descending=True, stable=True)
+    order = by_value[acts.features[by_value].argsort(stable=True)]
+    features, values = acts.features[order], acts.values[order]
+    counts = torch.bincount(features, minlength=acts.d_sae)
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(len(features), device=features.device) - first[features]
+    kept = rank < TOP
+    total = values.new_zeros(acts.d_sae).index_add_(0, features[kept], values[kept])
+    return total / max(1, min(TOP, n_tokens))
 
 
 def _add_moments(moments: Float[Tensor, "3 d_sae"], acts: SparseActs) -> None:
