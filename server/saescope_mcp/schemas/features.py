@@ -373,7 +373,9 @@ class FindFeaturesReply(ListReply, frozen=True):
     ) | {
         "features.why",
         "features.equal_norm",
+        "search.concept",
         "search.n_causes",
+        "choice.faults",
         "search.kl",
         "features.held_out.auc",
         "features.length_correlation",
