@@ -375,6 +375,8 @@ class FindFeaturesReply(ListReply, frozen=True):
         "features.equal_norm",
         "search.concept",
         "search.n_causes",
+        "search.n_prompts",
+        "features.auc_interval",
         "choice.faults",
         "search.kl",
         "features.held_out.auc",
