@@ -40,8 +40,8 @@ def targets() -> set[str]:
 
 
 def test_the_gate_calls_targets_that_are_here_and_the_help_lists_all() -> None:
-    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    called = re.findall(r"^make ([\w-]+)", gate, flags=re.MULTILINE)
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    called = re.findall(r"\bmake ([\w-]+)", "\n".join(x for x in gate if not x.startswith("#")))
     assert {"test", "check", "docs-site"} <= {*called} <= targets()
     phony = set(MAKEFILE.partition(".PHONY: ")[2].partition("\n")[0].split())
     helped = re.findall(r'@echo "make ([\w-]+)', MAKEFILE)

@@ -69,8 +69,9 @@ def test_there_are_twenty_tasks_and_each_can_be_failed() -> None:
 def test_the_tasks_use_every_tool_there_is() -> None:
     called = {tool for task in TASKS for call in [*task.before, *task.calls] for tool in call}
     assert {tool.name for tool in ALL_TOOLS} - called == {
-        "describe_feature"
-    }  # nothing is asked that it alone can answer
+        "describe_feature",  # nothing is asked that it alone can answer
+        *("compare_prompts", "steer_search"),  # agent_evals/scientist asks for what they find
+    }
 
 
 # The judge itself, on answers that are written out.
@@ -214,9 +215,8 @@ async def test_an_endpoint_gets_skill_and_tools_and_its_calls_are_made(endpoint:
     verdict = await play(load_tasks(["misspelt-release"])[0], agents.endpoint(endpoint, "any"))
     assert not verdict.faults, verdict.transcript
     first = Endpoint.asked[0]
-    assert {tool["function"]["name"] for tool in first["tools"]} == {
-        tool.name for tool in ALL_TOOLS
-    }
+    listed = {tool.name for tool in ALL_TOOLS if tool.group and tool.group.by_default}
+    assert {tool["function"]["name"] for tool in first["tools"]} == listed | {"use_tools"}
     assert (
         "Gotchas" in first["messages"][0]["content"]
         and "gpt2-smal-res-jb" in first["messages"][1]["content"]

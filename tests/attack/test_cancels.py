@@ -51,6 +51,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
             "max_new_tokens": 256,
         },
     ),
+    ("compare_prompts", {"a": LONG, "b": f"Then {LONG}"}),
     ("steer_search", {"features": [{"feature": 100}], "concept": [" sea"]}),
     ("find_features", {"texts": numbered(64), "against": numbered(64)}),
     ("find_features", {"query": "courts and judges"}),

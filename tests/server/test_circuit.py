@@ -135,8 +135,8 @@ def close(ours: Any, expected: Any) -> bool:
 async def test_a_reply_says_what_the_library_says(desk: Desk) -> None:
     import saescope as ss
 
-    reply = await trace(desk, seed=3, max_features=50, n_measured=20)
-    settings = ss.GraphSettings(max_features=50, most_measured=20, seed=3)
+    reply = await trace(desk, seed=3, max_features=50, n_measured=20, node_share=0.95)
+    settings = ss.GraphSettings(max_features=50, most_measured=20, node_share=0.95, seed=3)
     graph = ss.trace_circuit(
         desk.model, desk.saes, PROMPT, targets=[planted.ANSWER], settings=settings
     )

@@ -78,7 +78,7 @@ async def test_a_prompt_for_each_investigation_with_described_arguments() -> Non
 
 async def test_a_prompt_names_only_tools_and_arguments_that_there_are() -> None:
     requests = {tool.name: tool.request for tool in ALL_TOOLS}
-    async with Client(build_server(Settings())) as client:
+    async with Client(build_server(Settings(tools="all"))) as client:
         for name, handle in itertools.product(
             [prompt.function.__name__ for prompt in PROMPTS], ["", "smollm2-135m/14.resid_post"]
         ):

@@ -135,7 +135,7 @@ def _pruned(traced: Traced) -> list[str]:
     more = f" and {len(largest) - N_NAMED} more" if len(largest) > N_NAMED else ""
     return [
         f"Pruned, though {LITTLE:.0%} of the influence or more flows through each: {shown}{more}. "
-        "In the library GraphSettings(node_share=0.98) keeps more."
+        "node_share=0.98 keeps more."
     ]
 
 

@@ -48,6 +48,9 @@ class TraceCircuit(SAEsRequest):
     n_measured: Annotated[int, AtMost("max_traced_features")] = Field(
         default=_USUAL.most_measured, ge=0, description="Nodes ablated to prove the graph; 0: none."
     )
+    node_share: float = Field(
+        default=_USUAL.node_share, gt=0, le=1, description="Influence that the kept nodes hold."
+    )
     export: LocalPath = Field(
         default="", description="Write JSON for circuit-tracer and Neuronpedia."
     )

@@ -74,14 +74,14 @@ class Request(_Sent):
 SAEHandle = Annotated[Identifier, Field(description="Handle from load_sae.")]
 SAEHandles = Annotated[
     list[Identifier],
-    Field(description="Several SAEs of one model instead.", exclude_if=is_empty),
+    Field(description="Several SAEs of one model.", exclude_if=is_empty),
     AtMost("max_saes"),
 ]
 OneOfSeveral = Annotated[str | None, Field(exclude_if=is_empty)]
 """The handle of the SAE that a row of a reply is about; left out where there is but one."""
 ItsSAE = Annotated[Identifier, Field(description="Its SAE, where several.", exclude_if=is_empty)]
 Prompt = Annotated[Text, Field(description='Prompt, e.g. "Paris is in".')]
-Chat = Annotated[bool, Field(description="Use the chat template.")]
+Chat = Annotated[bool, Field(description="Chat template.")]
 IncludeSpecial = Annotated[bool, Field(description="Count position 0 and special tokens too.")]
 Target = Annotated[
     Identifier,
@@ -91,9 +91,9 @@ Target = Annotated[
     ),
 ]
 Against = Annotated[
-    Identifier, Field(description="Second token: effects are of logit(target) - logit(against).")
+    Identifier, Field(description="Second token: effects on logit(target) - logit(against).")
 ]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed.")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed.")]
 Controls = Annotated[
     int, Field(ge=0, description="Random controls; 0: none."), AtMost("max_controls")
 ]
@@ -105,9 +105,7 @@ Unit = Annotated[
     Literal["typical", "max", "raw"],
     Field(description='Strength 1 is: "typical", the 99th percentile of firings; "max"; "raw".'),
 ]
-WaitS = Annotated[
-    float, AtMost("max_wait_s"), Field(ge=0, description="Seconds to wait, then a job_id.")
-]
+WaitS = Annotated[float, AtMost("max_wait_s"), Field(ge=0, description="Seconds, then a job_id.")]
 Page = Annotated[int, Field(ge=0, description="Skip this many.")]
 
 

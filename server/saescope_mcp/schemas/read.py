@@ -64,7 +64,7 @@ class EncodeText(TextsRequest):
     )
     offset: Page = 0
     wait_s: Annotated[float, AtMost("max_wait_s")] = Field(
-        default=30.0, ge=0, description="Seconds to wait, then a job_id."
+        default=30.0, ge=0, description="Seconds, then a job_id."
     )
 
     @model_validator(mode="after")

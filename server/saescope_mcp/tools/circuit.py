@@ -168,7 +168,10 @@ def _settings(request: TraceCircuit) -> "GraphSettings":
     from saescope.graphs import GraphSettings
 
     return GraphSettings(
-        max_features=request.max_features, most_measured=request.n_measured, seed=request.seed
+        max_features=request.max_features,
+        most_measured=request.n_measured,
+        node_share=request.node_share,
+        seed=request.seed,
     )
 
 
