@@ -39,7 +39,7 @@ RELATIVES = {"glass", "gemma3", "llama", "qwen3", "gpt_neox"}
 """Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier
 these too."""
 KINDS = ("gpt2", "gemma2", "neox")
-MOST_CASES = 5
+MOST_CASES = 3
 OTHER_TIERS = ("attack", "network", "gpu", "clients")
 """What these mark stays there: none of it is for the slow tier."""
 EVERY_PAIR = ("test_hooks.py", "test_language_model.py")

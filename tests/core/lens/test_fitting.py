@@ -118,6 +118,7 @@ def test_a_published_file_is_read_only_where_pickles_are_allowed_and_gives_the_s
     assert all(torch.equal(matrices(opened)[n], matrices(lens)[n]) for n in (0, 1))
 
 
+@pytest.mark.slow
 def test_a_file_that_would_run_code_is_refused_even_where_pickles_are_allowed(
     gpt2: Family, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_file_that_would_run_code_is_refused_even_where_pickles_are_allowed(
     assert raised.value.code == "PICKLE_REFUSED" and not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_file_without_matrices_and_one_of_another_width_are_refused(
     gpt2: Family, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_file_without_matrices_and_one_of_another_width_are_refused(
                 open_lens(gpt2.model, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_lens_on_the_hub_is_fetched_by_its_place(
     gpt2: Family, ids: torch.Tensor, fake_hub: FakeHub, tmp_path: Path
 ) -> None:
@@ -158,6 +161,7 @@ def test_a_lens_on_the_hub_is_fetched_by_its_place(
     assert opened.facts.revision == commit
 
 
+@pytest.mark.slow
 def test_a_name_that_is_listed_leads_to_its_place_and_warns_of_another_model(
     gpt2: Family, ids: torch.Tensor, fake_hub: FakeHub, tmp_path: Path
 ) -> None:

@@ -180,6 +180,7 @@ def test_of_features_that_write_something_else_hardly_one_passes(
     assert Steerability.USABLE not in levels and useless >= 18
 
 
+@pytest.mark.slow
 def test_a_concept_is_lowered_too(planted: tuple[Family, SAE]) -> None:
     """By the writer backwards; forwards it is no way to lower it."""
     back = search(planted, FeatureEdit(WRITER, -1.0), sign="lower")
@@ -189,6 +190,7 @@ def test_a_concept_is_lowered_too(planted: tuple[Family, SAE]) -> None:
     assert forth.verdict.level is Steerability.NONE
 
 
+@pytest.mark.slow
 def test_what_each_feature_adds_is_what_is_lost_without_it(planted: tuple[Family, SAE]) -> None:
     helped = with_helper(planted)
     done = search(helped, FeatureEdit(WRITER), FeatureEdit(DECOY), FeatureEdit(HELPER, 0.5))
@@ -204,6 +206,7 @@ def test_what_each_feature_adds_is_what_is_lost_without_it(planted: tuple[Family
     assert abs(done.leave_one_out[1].lost) < 1e-3 < done.leave_one_out[0].lost
 
 
+@pytest.mark.slow
 def test_random_mixes_are_as_long_as_the_mix(planted: tuple[Family, SAE]) -> None:
     """Rows that add up are longer than rows that do not: each mix is stretched to the same norm."""
     planted = with_helper(planted)
@@ -219,6 +222,7 @@ def test_random_mixes_are_as_long_as_the_mix(planted: tuple[Family, SAE]) -> Non
     assert len(norms) == 19 and norms == pytest.approx([wanted] * 19, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_difference_of_means_stands_beside_it_at_the_same_norm_and_the_same_kl(
     planted: tuple[Family, SAE],
 ) -> None:
@@ -255,6 +259,7 @@ def test_a_difference_of_means_stands_beside_it_at_the_same_norm_and_the_same_kl
     assert equal.ahead is not None and equal.ahead[0] > 0 and equal.perplexity is not None
 
 
+@pytest.mark.slow
 def test_a_difference_of_means_that_does_better_is_said(planted: tuple[Family, SAE]) -> None:
     """The concept is what a difference of means promotes; the feature has a part of that, beside
     much else."""
@@ -282,6 +287,7 @@ def test_a_difference_of_means_that_does_better_is_said(planted: tuple[Family, S
     assert "difference of means, same KL" in done.verdict.why
 
 
+@pytest.mark.slow
 def test_an_instruction_is_the_same_text_after_another_prompt(planted: tuple[Family, SAE]) -> None:
     done = search(planted, FeatureEdit(WRITER), instruction="Tell of the sea.")
     family = planted[0]
@@ -300,6 +306,7 @@ def test_an_instruction_is_the_same_text_after_another_prompt(planted: tuple[Fam
     assert row.strength is None and row.ahead is not None
 
 
+@pytest.mark.slow
 def test_continuations_of_several_tokens_are_read_after_the_prompt(
     planted: tuple[Family, SAE],
 ) -> None:
@@ -326,6 +333,7 @@ def test_continuations_of_several_tokens_are_read_after_the_prompt(
     assert done.steered.concept_logprob == pytest.approx(np.mean(gains), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_texts_that_fall_apart_cost_strength(planted: tuple[Family, SAE]) -> None:
     loose = search(planted, FeatureEdit(WRITER), max_kl=3.0, max_new_tokens=8)
     tight = search(planted, FeatureEdit(WRITER), max_kl=3.0, max_new_tokens=8, max_perplexity=1.05)
@@ -335,6 +343,7 @@ def test_texts_that_fall_apart_cost_strength(planted: tuple[Family, SAE]) -> Non
     assert over and not any(trial.within for trial in over)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search_and_splits_once(planted: tuple[Family, SAE]) -> None:
     asked = {"prompts": PROMPTS, "held_out": ()}
     one, again = (search(planted, FeatureEdit(WRITER), **asked, seed=3) for _ in range(2))
@@ -344,6 +353,7 @@ def test_the_same_seed_gives_the_same_search_and_splits_once(planted: tuple[Fami
     assert both.warnings[0] == "2 held-out prompts are calibration prompts too: left out."
 
 
+@pytest.mark.slow
 def test_neutral_prompts_ship(planted: tuple[Family, SAE]) -> None:
     done = search(planted, FeatureEdit(WRITER), prompts=(), held_out=(), max_new_tokens=1)
     assert done.n_calibration >= 5 and done.n_held_out >= 10
@@ -366,6 +376,7 @@ def test_a_cancelled_search_leaves_the_model_as_before(planted: tuple[Family, SA
         assert torch.equal(family.model.forward(ids)[0], before)
 
 
+@pytest.mark.slow
 def test_progress_never_goes_back_or_beyond(planted: tuple[Family, SAE]) -> None:
     told: list[tuple[int, int]] = []
     search(
