@@ -180,11 +180,13 @@ def kinds_of(ground: Ground, wish: Wish) -> dict[str, int]:
     return {kind: place for place, (kind, topic) in split.items() if topic == wish.name}
 
 
+@pytest.mark.slow
 def test_no_word_of_a_topic_stands_in_a_frame_and_each_is_one_token(lab: Lab) -> None:
     assert not set(WORDS) & {word for frame in FRAMES for word in frame.split()}
     assert len(lab.tokens([f" {word}" for word in WORDS])) == len(WORDS) == len(set(WORDS))
 
 
+@pytest.mark.slow
 def test_the_true_feature_is_usable_and_its_decoys_fire_as_it_does_but_do_not_steer(
     ground: Ground, lab: Lab
 ) -> None:

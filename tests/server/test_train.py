@@ -113,6 +113,7 @@ async def stop_and_see(state: AppState, job_id: str) -> Run:
     return state.runs.get(job_id)
 
 
+@pytest.mark.slow
 async def test_a_dry_run_measures_and_leaves_nothing(train: Train, state: AppState) -> None:
     reply = await train(**SMALL, dry_run=True)
     plan = reply["plan"]

@@ -191,6 +191,7 @@ def test_the_check_leaves_the_model_as_before(gpt2: Family, ids: torch.Tensor) -
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_embedded_sae_is_good_for_the_embedded_model(
     smollm: LanguageModel, embedded_sae: SAE
 ) -> None:

@@ -235,6 +235,7 @@ def test_a_position_outside_the_text_is_refused(glass: LanguageModel, position: 
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_embedded_models_template_and_bos(smollm: LanguageModel) -> None:
     chat, text = smollm.tokenize("Where is Paris?", chat=True), smollm.tokenize("Where is Paris?")
     assert chat.ids[~chat.special].tolist() == text.ids.tolist() and not text.bos_prepended
