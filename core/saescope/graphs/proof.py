@@ -250,10 +250,16 @@ def _parts(traced: Traced) -> dict[str, KeptOrRandom]:
             group = sets[start : start + size]
             live = run_live(clean, len(group), without_all(columns, group), hold_attention=False)
             effects[name] += (before - _quantity(traced, live)).tolist()
-    return {
-        name: KeptOrRandom(kept=all_[0], controls=compare_with(all_[0], all_[1:]))
-        for name, all_ in effects.items()
-    }
+    return {name: _beyond(all_, more=name == "necessity") for name, all_ in effects.items()}
+
+
+def _beyond(effects: list[float], *, more: bool) -> KeptOrRandom:
+    """The kept features beside random ones: outside them only where they cost more without them
+    (necessity), or less alone (sufficiency)."""
+    kept, *random = effects
+    controls = compare_with(kept, random)
+    better = controls.mean is not None and (kept > controls.mean) is more
+    return KeptOrRandom(kept=kept, controls=replace(controls, outside=controls.outside and better))
 
 
 def _quantity(traced: Traced, live: Live) -> Float[Tensor, " n"]:

@@ -274,7 +274,7 @@ def _row(traced: TracedPrompts, node: GraphNode) -> NodeRow:
 
 
 def _evidence(graph: Graph) -> CircuitEvidence:
-    if graph.proof is None:
+    if graph.proof is None or not graph.proof.n_nodes:
         return "correlational"
     return "controlled" if graph.proof.necessity.controls.n else "intervened"
 
@@ -295,7 +295,7 @@ def _summary(graph: Graph) -> str:
         f"no feature explains{untraced}."
     )
     proof = graph.proof
-    if proof is None:
+    if proof is None or not proof.n_nodes:
         return f"{said} Nothing was measured: edges are attributions."
     return (
         f"{said} Of the {proof.n_edges} strongest edges from features and errors, "
@@ -326,9 +326,11 @@ def _next(layers: Layers, request: TraceCircuit, graph: Graph) -> list[str]:
     top = max(features, key=lambda node: node.influence)
     sae = layers.handles[top.sae or 0]
     edit = {"feature": top.feature, "mode": "ablate", "positions": [top.pos]}
+    asked = {"target": request.targets[0]} if request.targets else {}
+    asked |= {"against": request.against} if request.against else {}
     return [
         next_call("describe_feature", sae=sae, feature=top.feature),
-        next_call("intervene", sae=sae, prompt=brief(request.prompt), edits=[edit]),
+        next_call("intervene", sae=sae, prompt=brief(request.prompt), edits=[edit], **asked),
     ]
 
 
