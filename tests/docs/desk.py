@@ -123,6 +123,8 @@ class Desk:
             "prompt": PROMPT,
             "dataset": str(self.folder / "texts"),
             "quiz_id": "",
+            "a": OTHERS[0],
+            "b": TEXTS[0],
         }
         assert name in known, f'nothing stands for {name}="..."'
         return known[name]

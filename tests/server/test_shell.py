@@ -178,7 +178,9 @@ def test_what_the_help_calls_required_is_what_the_tool_requires(verb: Verb) -> N
     plain = {"string": "a", "integer": 3, "array": ["a"]}
     edits = [{"feature": 3}]
     whole = {
-        names[0]: edits if names[0] == "edits" else plain[verb.properties[names[0]]["type"]]
+        names[0]: edits
+        if names[0] in ("edits", "features")
+        else plain[verb.properties[names[0]]["type"]]
         for names in verb.needed
     }
     request.model_validate({**sae, **whole}, context={"settings": settings})

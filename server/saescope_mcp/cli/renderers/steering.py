@@ -105,7 +105,7 @@ def steer_search(document: Document, console: Console) -> None:
     for name in ("baseline_text", "steered_text"):
         if text := document.get(name):
             prompt = (
-                f"{escape(document.get('prompt', ''))} [bold]{escape(' '.join(text.split()))}[/]"
+                f"{escape(document.get('prompt') or '')} [bold]{escape(' '.join(text.split()))}[/]"
             )
             console.print(f"[dim]{name.removesuffix('_text')}[/] {prompt}")
 
