@@ -80,7 +80,12 @@ class ToolCommand(TyperCommand):
         said = {*loading, *_ALWAYS, *alone, *(name for names in several for name in names)}
         return {
             "Required": alone,
-            **{f"Required, one of {_these(names)}": names for names in several},
+            **{
+                "Required, one of these"
+                if len(names) > 4
+                else f"Required, one of {_these(names)}": names
+                for names in several
+            },
             "Options": [name for param in self.params if (name := param.name or "") not in said],
             "Which SAE (with neither --sae nor one of these: the embedded one)": loading,
             "Of every command": _ALWAYS,
