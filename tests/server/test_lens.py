@@ -10,8 +10,7 @@ from saescope_mcp.tools import lens as tool
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lens of two short prompts: a fit of the tiny model takes a second."""
-    monkeypatch.setattr(tool, "N_PROMPTS", {"cpu": 2})
-    monkeypatch.setattr(tool, "CONTEXT_SIZE", {"cpu": 24})
+    monkeypatch.setattr(tool, "FITTED_ON_CPU", {"n_prompts": 2, "context_size": 24})
 
 
 async def test_the_logit_lens_reads_the_last_position_layer_by_layer(

@@ -25,9 +25,8 @@ def parameters(*roots: Path) -> StdioServerParameters:
 async def test_a_client_loads_reads_and_is_refused(sae_dir: Path, glass_dir: Path) -> None:
     async with Client(parameters(sae_dir.parent, glass_dir.parent)) as client:
         listed = [tool.name for tool in (await client.list_tools()).tools]
-        assert set(listed) >= {
-            tool.name for tool in ALL_TOOLS if tool.group and tool.group.by_default
-        }
+        by_default = [tool.name for tool in ALL_TOOLS if tool.group and tool.group.by_default]
+        assert listed == [*by_default, "use_tools"]
         loaded = await client.call_tool("load_sae", {"path": str(sae_dir), "model": str(glass_dir)})
         assert not loaded.is_error and loaded.structured_content is not None
         read = await client.call_tool(

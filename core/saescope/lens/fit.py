@@ -25,9 +25,8 @@ POOL_TOKENS = 2**15
 HELD_OUT = 0.1
 """The share of the documents on which a lens is not fitted: agreement is measured there."""
 CHECKPOINT_S = 300.0
-_DIM_BATCH = {"cpu": 8}
-"""Rows of the Jacobian in one backward pass, by device; on a GPU more."""
-_GPU_DIM_BATCH = 64
+_DIM_BATCH, _CPU_DIM_BATCH = 64, 8
+"""Rows of the Jacobian in one backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +168,7 @@ class _LensFit:
             ids,
             layers=layers,
             skip_first=self.skip,
-            dim_batch=_DIM_BATCH.get(device, _GPU_DIM_BATCH),
+            dim_batch=_CPU_DIM_BATCH if device == "cpu" else _DIM_BATCH,
         )
         for layer, matrix in matrices.items():
             # In double: the mean of many must not depend on where a run was cut.

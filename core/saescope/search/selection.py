@@ -62,9 +62,9 @@ class TextBench:
     scores: TextScores
     by_texts: list[int]
     """Features that halves of the texts like best, whether or not they are confirmed."""
-    told: dict[int, tuple[float, float, bool]]
-    """What is known of features that enough halves chose: held-out area, corrected p, and whether
-    they are confirmed."""
+    told: dict[int, tuple[float, bool]]
+    """What is known of features that enough halves chose: held-out area, and whether they are
+    confirmed."""
     n_others: int
     """Candidates that were chosen without the texts."""
 
@@ -86,11 +86,7 @@ class TextBench:
         told = tell_apart(design, scores, seed)
         columns = told.best(True, unconfirmed=True).tolist()
         known = {
-            int(scores.features[i]): (
-                float(told.effects.auc[i]),
-                float(told.p[i]),
-                bool(told.confirmed[i]),
-            )
+            int(scores.features[i]): (float(told.effects.auc[i]), bool(told.confirmed[i]))
             for i in columns
         }
         return cls(design, scores, [*known][:N_SEPARATING], known, N_CAUSAL)
@@ -102,14 +98,19 @@ class TextBench:
         n = len(self.scores.lengths)
         return self.scores.scores[:, i].double() if known else torch.zeros(n).double()
 
-    def separates(self, column: Float[Tensor, " n_texts"], feature: int | None) -> Separated:
+    def judged(self, feature: int, *, by_texts: bool) -> Separated:
+        return self.separates(self.column(feature), feature, by_texts=by_texts)
+
+    def separates(
+        self, column: Float[Tensor, " n_texts"], feature: int | None, *, by_texts: bool
+    ) -> Separated:
         """A feature that halves chose is judged by those that did not; one that the texts had no
-        part in choosing by all of them, corrected for the number of such."""
+        part in choosing (not `by_texts`) by all of them, corrected for the number of such."""
         every = torch.arange(len(column))
         whole = self.design.compare(column[:, None], every)
-        auc, clear = float(whole.auc), float(whole.p) * self.n_others <= LEVEL
+        auc, clear = float(whole.auc), not by_texts and float(whole.p) * self.n_others <= LEVEL
         if feature in self.told:
-            auc, _, confirmed = self.told[feature]
+            auc, confirmed = self.told[feature]
             clear = clear or confirmed
         low, high = self.design.interval(auc)
         share = float((column[self.design.first] > 0).double().mean())
@@ -146,9 +147,10 @@ def select_features(
     fired = (reference, indexed)
     bench = CausalBench.of(model, sae, concept, prompts, fired=fired, draw=(1, seed))
     told = TextBench.of(model, sae, texts, against, seed=seed)
-    candidates = [*dict.fromkeys([*bench.screen.order[:N_CAUSAL], *told.by_texts])]
+    by_gradient = bench.screen.order[:N_CAUSAL]
+    candidates = [*dict.fromkeys([*by_gradient, *told.by_texts])]
     results, beside = measure(bench, candidates, progress)
-    rows = _ranked(results, {i: told.separates(told.column(i), i) for i in candidates})
+    rows = _ranked(results, {i: told.judged(i, by_texts=i not in by_gradient) for i in results})
     group = _group(bench, told, rows, beside, results)
     rows = _with_damage(bench, rows, against)
     level, why = _verdict(rows, group)
@@ -219,11 +221,14 @@ def _row(feature: int, found: Tested, told: Separated, best: float) -> SelectedF
 def _lost(row: SelectedFeature, first: SelectedFeature, told: Separated) -> str:
     """Why it is not the first."""
     if not row.causes and not row.separates:
-        return "neither makes the concept likelier nor tells the texts apart"
+        return "neither clearly makes the concept likelier nor clearly tells the texts apart"
     if not row.causes:
-        return f"fires on the concept but does not write it ({row.effect:+.2g} per nat of KL)"
+        return (
+            "fires on the concept but does not clearly write it "
+            f"({row.effect:+.2g} per nat of KL, no further than controls)"
+        )
     if not row.separates:
-        silent = "never fires on the texts" if not told.share else "fires as much on against"
+        silent = "never fires on the texts" if not told.share else "hardly tells them from against"
         return f"writes the concept but {silent} (AUC {row.auc:.2f})"
     if row.effect < first.effect:
         return f"weaker: {row.effect:+.2g} per nat of KL against {first.effect:+.2g}"
@@ -270,7 +275,7 @@ def _group(
         strengths=[found.curve.at.strength * strength[i] for i in members],
         effect=best,
         interval=found.curve.interval,
-        auc=told.separates(column, None).auc,
+        auc=told.separates(column, None, by_texts=True).auc,
         causes=found.causes,
     )
 
@@ -332,8 +337,8 @@ def _verdict(rows: Sequence[SelectedFeature], group: FeatureGroup | None) -> tup
     parts = [
         f"feature {row.feature} {what}"
         for row, what in (
-            (writer, "writes the concept's tokens without firing on it"),
-            (reader, "fires on it without writing them"),
+            (writer, "writes the concept's tokens, but does not clearly fire on it"),
+            (reader, "fires on it, but does not clearly write them"),
         )
         if row
     ]

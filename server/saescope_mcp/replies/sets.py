@@ -28,7 +28,7 @@ def set_reply(entry: LoadedSet, room: Room, request: LoadSae) -> LoadSaeReply:
         next=[
             next_call("unload", handle=entry.handle)
             if wrong
-            else next_call("top_features", sae=handles[len(handles) // 2], text="...")
+            else next_call("trace_circuit", sae=entry.handle, prompt="..."),
         ],
         evidence="observed",
         state="done",

@@ -299,8 +299,15 @@ def _summary(graph: Graph) -> str:
         return f"{said} Nothing was measured: edges are attributions."
     return (
         f"{said} Of the {proof.n_edges} strongest edges from features and errors, "
-        f"{proof.n_confirmed} were confirmed by ablation."
+        f"{proof.n_confirmed} were confirmed by ablation{_of_errors(graph)}."
     )
+
+
+def _of_errors(graph: Graph) -> str:
+    """How many of the confirmed edges explain nothing, as they come from errors."""
+    errors = {node.id for node in graph.nodes if node.kind == "error"}
+    n = sum(e.source in errors for e in graph.edges if e.effect and e.effect.confirmed)
+    return f", {n} of them from errors" if n else ""
 
 
 def _shared(traced: TracedPrompts) -> str:
@@ -309,13 +316,16 @@ def _shared(traced: TracedPrompts) -> str:
         return ""
     from saescope.graphs.comparing import over_prompts
 
-    found = over_prompts([traced.graph, *traced.others])
+    graphs = [traced.graph, *traced.others]
+    found = over_prompts(graphs)
     held = "; ".join(f"{edge.source} -> {edge.target}" for edge in found.in_all[:N_HELD])
     flows = ", ".join(percent(flow) for flow in found.flow_all)
+    probs = ", ".join(f"{graph.targets[0].prob:.2g}" for graph in graphs)
     return (
         f"{len(found.in_all)} of {found.n_edges} edges between features, tokens and targets are in "
         f"the circuits of all {found.n_prompts} prompts with one sign, and carry {flows} of the "
-        f"influence there{f': {held}' if held else ''}."
+        f"influence there{f': {held}' if held else ''}. The first target has a probability of "
+        f"{probs} there."
     )
 
 

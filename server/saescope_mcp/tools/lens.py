@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from saescope.models import LanguageModel, Tokens
     from saescope.records.lens import LensReading, ReadLayer, ReadPrediction
 
-N_PROMPTS = {"cpu": 10}
-"""Prompts that a lens is fitted on where none is kept, by device; on a GPU more."""
-GPU_PROMPTS = 100
-CONTEXT_SIZE = {"cpu": 64}
-GPU_CONTEXT_SIZE = 128
+FITTED: dict[str, Any] = {"n_prompts": 100, "context_size": 128}
+FITTED_ON_CPU: dict[str, Any] = {"n_prompts": 10, "context_size": 64}
+"""What a lens is fitted on where none is kept."""
 _NOT_READ: dict[str, Any] = {
     "tokens": [],
     "n_tokens": 0,
@@ -85,14 +83,9 @@ def _fitted(stack: LoadedStack, job: Job) -> "Lens":
         stack.slot.done(done / wanted)
         job.say(f"fitting a Jacobian lens: {done} of {wanted} prompts")
 
-    device = stack.model.device.type
     job.say("fitting a Jacobian lens")
-    return fit_lens(
-        stack.model,
-        n_prompts=N_PROMPTS.get(device, GPU_PROMPTS),
-        context_size=CONTEXT_SIZE.get(device, GPU_CONTEXT_SIZE),
-        progress=progress,
-    )
+    size = FITTED_ON_CPU if stack.model.device.type == "cpu" else FITTED
+    return fit_lens(stack.model, **size, progress=progress)
 
 
 async def _read(stack: LoadedStack, request: EncodeText, given: Given, lens: "Lens") -> LensReply:

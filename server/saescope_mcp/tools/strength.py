@@ -154,7 +154,8 @@ def _edits(request: SteerSearch) -> "list[FeatureEdit]":
 
 
 def _summary(done: "StrengthSearch", request: SteerSearch) -> str:
-    verdict = str(done.verdict)
+    nothing = done.verdict.level is Steerability.NONE
+    verdict = f"no usable strength: {done.verdict.why}" if nothing else str(done.verdict)
     at = (
         f"Strength {done.strength:.3g} is the best of {done.n_trials} tried on "
         f"{done.n_calibration} prompts"
@@ -187,7 +188,7 @@ def _next(request: SteerSearch, done: "StrengthSearch") -> list[str]:
     level = done.verdict.level
     if done.strength is None or level in (Steerability.NONE, Steerability.NOT_BETTER):
         sae = request.handles[0]
-        return [next_call("find_features", sae=sae, tokens=request.concept[:3])]
+        return [next_call("find_features", sae=sae, causes=request.concept[:3])]
     features = [
         as_argument(each) | {"strength": float(f"{each.strength * done.strength:.4g}")}
         for each in request.features

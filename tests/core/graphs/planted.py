@@ -37,15 +37,14 @@ TRUE_EDGES = {
 }
 
 
-def save(folder: Path, tokenizer: Path) -> Path:
-    """Write the model's folder as transformers does."""
-    torch.manual_seed(0)
+def blank(*, width: int, n_layers: int, n_neurons: int) -> GPT2LMHeadModel:
+    """A GPT-2 with ReLU, one head a layer, whose weights are 0 and norms 1."""
     config = GPT2Config(
         vocab_size=VOCAB,
-        n_embd=D,
-        n_layer=2,
+        n_embd=width,
+        n_layer=n_layers,
         n_head=1,
-        n_inner=N_NEURONS,
+        n_inner=n_neurons,
         n_positions=32,
         activation_function="relu",
         tie_word_embeddings=False,
@@ -59,6 +58,14 @@ def save(folder: Path, tokenizer: Path) -> Path:
         for module in hf.modules():
             if isinstance(module, torch.nn.LayerNorm):
                 module.weight.fill_(1)
+    return hf
+
+
+def save(folder: Path, tokenizer: Path) -> Path:
+    """Write the model's folder as transformers does."""
+    torch.manual_seed(0)
+    hf = blank(width=D, n_layers=2, n_neurons=N_NEURONS)
+    with torch.no_grad():
         _write(hf)
     hf.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.core.graphs.planted import transcoder
+from tests.core.graphs.planted import blank, transcoder
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer
 
 from saescope.graphs.members import HeldSet, held
 from saescope.models import LanguageModel
@@ -90,25 +90,8 @@ def save(plan: Plan, folder: Path, tokenizer: Path, *, noise: float = 0.0001) ->
     """Write the model's folder as transformers does; `noise` is in all weights that the plan does
     not use."""
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=VOCAB,
-        n_embd=D,
-        n_layer=plan.n_layers,
-        n_head=1,
-        n_inner=N_NEURONS,
-        n_positions=N_POSITIONS,
-        activation_function="relu",
-        tie_word_embeddings=False,
-        bos_token_id=BOS,
-        eos_token_id=3,
-    )
-    hf: Any = GPT2LMHeadModel(config)
+    hf = blank(width=D, n_layers=plan.n_layers, n_neurons=N_NEURONS)
     with torch.no_grad():
-        for parameter in hf.parameters():
-            parameter.zero_()
-        for module in hf.modules():
-            if isinstance(module, torch.nn.LayerNorm):
-                module.weight.fill_(1)
         _write(hf, plan, noise)
     hf.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
