@@ -2,6 +2,7 @@
 the documents."""
 
 import itertools
+import shutil
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ SMALLER: dict[str, dict[str, int]] = {
 """The most that a test has time for."""
 CONTEXT = ("saescope.evals.text.LONGEST_CONTEXT", 32)
 """An evaluation of few tokens reads a whole context all the same, with every stand-in."""
+SHORT_LENS: dict[str, Any] = {"n_prompts": 1, "context_size": 12, "skip_first": 4, "first_layer": 14}
+"""A Jacobian lens for the layers of the desk's SAEs; a real one takes minutes."""
 MEASURED = ("saescope.steering.writers.N_MEASURED", 4)
 """Of features that may write a token, each is measured beside 19 random ones."""
 
@@ -86,6 +89,8 @@ class Desk:
     state: AppState
     folder: Path
     sae: str
+    upper: str
+    """The handle of the same weights one layer further up, the documents' UPPER."""
     job_id: str
     answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
 
@@ -106,6 +111,8 @@ class Desk:
             return {key: self.fill(key, item) for key, item in value.items()}
         if name == "feature" and value == ANY_FEATURE:
             return FEATURE
+        if value in ("LOWER", "UPPER"):
+            return self.sae if value == "LOWER" else self.upper
         if name in ("job_id", "resume") and value in ("...", ANY_JOB):
             return self.job_id
         if isinstance(value, str) and value.startswith("/path/to/"):
@@ -134,6 +141,8 @@ class Desk:
         said = {name: self.fill(name, value) for name, value in arguments.items()}
         small = SMALLER.get(tool, {})
         said |= {name: min(said.get(name, most), most) for name, most in small.items()}
+        if said.get("lens") == "jacobian" or "through" in said:
+            self._fit_a_lens()
         if "quiz_id" in said:
             said |= self._quizzed(said)
         key = f"{tool} {said}"
@@ -143,6 +152,13 @@ class Desk:
         if answer.document.get("code") != "BUSY":
             self.answers[key] = answer
         return answer
+
+    def _fit_a_lens(self) -> None:
+        """Keep a small Jacobian lens of the model, once: fitted by the call it takes minutes."""
+        from saescope.lens import find_lens, fit_lens
+
+        if find_lens(self.model) is None:
+            fit_lens(self.model, **SHORT_LENS)
 
     def _quizzed(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """A quiz as it was just given, and as many answers as it has items."""
@@ -174,6 +190,7 @@ def opened(folder: Path) -> Generator[Desk]:
         sae, job_id = portal.call(_prepared, state)
         entry = state.saes[sae]
         entry.sae.save(folder / "sae")
+        upper = portal.call(_upper_loaded, state, folder)
         ss.index_features(
             entry.model,
             entry.sae,
@@ -182,7 +199,7 @@ def opened(folder: Path) -> Generator[Desk]:
             quiz_share=0.5,
             n_quiz=10,
         )
-        yield Desk(portal, state, folder, sae, job_id)
+        yield Desk(portal, state, folder, sae, upper, job_id)
         state.close()
 
 
@@ -196,6 +213,17 @@ async def _prepared(state: AppState) -> tuple[str, str]:
         )
         await _ended(state, judged)
     return loaded["sae"], judged["job_id"]
+
+
+async def _upper_loaded(state: AppState, folder: Path) -> str:
+    """A second SAE of the model: the weights in `folder / "sae"`, one layer further up."""
+    shutil.copytree(folder / "sae", folder / "upper")
+    cfg = folder / "upper" / "cfg.json"
+    told = cfg.read_text(encoding="utf-8")
+    assert "blocks.14." in told
+    cfg.write_text(told.replace("blocks.14.", "blocks.15."), encoding="utf-8")
+    loaded = await _ended(state, await _must(state, "load_sae", path=str(folder / "upper")))
+    return loaded["sae"]
 
 
 async def _ended(state: AppState, document: dict[str, Any]) -> dict[str, Any]:
