@@ -44,7 +44,12 @@ SMALLER: dict[str, dict[str, int]] = {
 """The most that a test has time for."""
 CONTEXT = ("saescope.evals.text.LONGEST_CONTEXT", 32)
 """An evaluation of few tokens reads a whole context all the same, with every stand-in."""
-SHORT_LENS: dict[str, Any] = {"n_prompts": 1, "context_size": 12, "skip_first": 4, "first_layer": 14}
+SHORT_LENS: dict[str, Any] = {
+    "n_prompts": 1,
+    "context_size": 12,
+    "skip_first": 4,
+    "first_layer": 14,
+}
 """A Jacobian lens for the layers of the desk's SAEs; a real one takes minutes."""
 MEASURED = ("saescope.steering.writers.N_MEASURED", 4)
 """Of features that may write a token, each is measured beside 19 random ones."""
