@@ -9,7 +9,8 @@ from saescope.records.features import FoundFeature
 class Cause(FoundFeature):
     """A feature that moves the concept, by its gradient and, if it is one of the best, by pushes.
 
-    Effects are changes of the concept's log-probability, in nats, on average of the prompts;
+    Effects are changes of the log of the summed probability of the concept's texts, in nats, on
+    average of the prompts;
     `score` is the effect per nat of KL where a push changes predictions by 0.5 nats: all features
     at the same damage.
     """

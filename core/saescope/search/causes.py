@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from saescope.controls import ENOUGH, compare_with
+from saescope.controls import ENOUGH, LEVEL, compare_with
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.ops import SparseActs
@@ -76,9 +76,9 @@ def find_causes(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> FoundCauses:
-    """The features that raise (or lower) the log-probability of tokens or continuations after
-    neutral prompts: all features by the gradient where the SAE writes, silent ones too, then the
-    best by real pushes at three strengths, each compared at the same KL.
+    """The features that raise (or lower) the log of the summed probability of tokens or
+    continuations after neutral prompts: all features by the gradient where the SAE writes, silent
+    ones too, then the best by real pushes at three strengths, each compared at the same KL.
 
     A push is added at every position that counts, as in steering. `causes`, one token or several
     each, are teacher-forced; `over` are texts that they are to gain on. A feature "causes" if its
@@ -106,8 +106,19 @@ def find_causes(
         total=len(order),
         score_is=SCORE_IS,
         search=sets_of(bench, concept, [*results.values()], beside),
-        warnings=warnings_of(bench, best),
+        warnings=[*warnings_of(bench, best), *_by_chance([*results.values()])],
     )
+
+
+def _by_chance(found: Sequence[Tested]) -> list[str]:
+    """Each feature is compared by itself: of twenty that do nothing one passes."""
+    n, expected = sum(each.causes for each in found), LEVEL * len(found)
+    if not 0 < n <= max(1.0, expected):
+        return []
+    return [
+        f"{n} of {len(found)} may pass by chance, for each is tested at p = {LEVEL:g}: measure it "
+        "on other prompts before you rely on it."
+    ]
 
 
 def _turn(sign: str) -> int:

@@ -2,7 +2,7 @@
 likely the prompt is to be said again."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -32,22 +32,53 @@ class ForcedText:
     """Which of these, from 0."""
     tokens: Int[Tensor, " n_read"]
     weights: Float64[Tensor, " n_read"]
+    alternatives: bool = False
+    """The tokens are read at one place, and their probabilities are summed: those with a positive
+    weight, and apart from these those with a negative one, which they are to gain on."""
+    side: int = 1
+    """-1: the other texts of the prompt are to gain on this one."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Texts of one shape may be one batch."""
         return len(self.ids), self.n_out
 
-    def summed(self, logprobs: Float64[Tensor, "*n n_out d_vocab"]) -> Float64[Tensor, "*n"]:
-        """The weighted log-probabilities of the tokens, summed."""
+    def value(self, logprobs: Float64[Tensor, "*n n_out d_vocab"]) -> Float64[Tensor, "*n"]:
+        """The text's log-probability: the weighted sum over its tokens; of alternatives the log of
+        their summed probability, less that of those to gain on."""
         at, tokens = self.at.to(logprobs.device), self.tokens.to(logprobs.device)
-        return (logprobs[..., at, tokens] * self.weights.to(logprobs)).sum(-1)
+        read = logprobs[..., at, tokens]
+        if not self.alternatives:
+            return (read * self.weights.to(logprobs)).sum(-1)
+        ours = self.weights > 0
+        value = read[..., ours].logsumexp(-1)
+        return value if bool(ours.all()) else value - read[..., ~ours].logsumexp(-1)
+
+
+def shares_of(
+    texts: Sequence[ForcedText], values: Float64[Tensor, " n_texts"]
+) -> Float64[Tensor, " n_texts"]:
+    """Each text's part of the summed probability of the texts on its side of its prompt, from their
+    log-probabilities."""
+    shares = torch.empty_like(values)
+    for places in sides_of(texts).values():
+        shares[places] = values[places].softmax(0)
+    return shares
+
+
+def sides_of(texts: Sequence[ForcedText]) -> dict[tuple[int, int], list[int]]:
+    """The places of the texts of each prompt and side."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for i, text in enumerate(texts):
+        found.setdefault((text.prompt, text.side), []).append(i)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class ConceptTexts:
-    """The concept: the mean over its texts of their log-probability after a prompt (of a text of
-    several tokens their sum, teacher-forced), less that of the texts that it is to beat."""
+    """The concept: the log of the summed probability of its texts after a prompt (that of a text of
+    several tokens is teacher-forced), less that of the texts that it is to beat. Averaged over
+    prompts it is what steering is judged by."""
 
     texts: tuple[tuple[int, ...], ...]
     over: tuple[tuple[int, ...], ...]
@@ -64,7 +95,7 @@ class ConceptTexts:
             words = "mean log-probability of each prompt's tokens when it is said a second time"
             return cls((), (), True, words)
         sides = [[*dict.fromkeys(side)] for side in (causes, over)]
-        words = f"mean log-probability of {_listed(sides[0])} after the prompt"
+        words = f"log-probability of {_listed(sides[0])} after the prompt"
         if over:
             words += f", less that of {_listed(sides[1])}"
         texts, others = (tuple(token_ids(model, text) for text in side) for side in sides)
@@ -99,16 +130,21 @@ class ConceptTexts:
         return found
 
     def _following(self, model: LanguageModel, n: int, tokens: Tokens) -> Iterator[ForcedText]:
-        """One text for all single tokens, and one for each continuation."""
-        weighted = [(text, 1 / len(self.texts)) for text in self.texts]
-        weighted += [(text, -1 / len(self.over)) for text in self.over]
-        single = [(0, text[0], weight) for text, weight in weighted if len(text) == 1]
-        if single:
-            yield _forced(model, n, tokens, (), single)
-        for text, weight in weighted:
-            if len(text) > 1:
-                reads = [(at, token, weight) for at, token in enumerate(text)]
-                yield _forced(model, n, tokens, text[:-1], reads)
+        """One text for all single tokens of a side, or of both where there are no others, and one
+        for each continuation."""
+        signed = [(text, 1) for text in self.texts] + [(text, -1) for text in self.over]
+        single = [(text[0], sign) for text, sign in signed if len(text) == 1]
+        longer = [(text, sign) for text, sign in signed if len(text) > 1]
+        if single and not longer:
+            reads = [(0, token, float(sign)) for token, sign in single]
+            yield replace(_forced(model, n, tokens, (), reads), alternatives=True)
+            return
+        for side in (1, -1):
+            if own := [(0, token, 1.0) for token, sign in single if sign == side]:
+                yield replace(_forced(model, n, tokens, (), own), alternatives=True, side=side)
+        for text, side in longer:
+            reads = [(at, token, 1.0) for at, token in enumerate(text)]
+            yield replace(_forced(model, n, tokens, text[:-1], reads), side=side)
 
     def _again(self, model: LanguageModel, n: int, tokens: Tokens) -> ForcedText:
         text = model.tokenizer.join(tokens.ids[~tokens.special].tolist()).strip()
@@ -153,8 +189,8 @@ def token_ids(model: LanguageModel, text: str) -> tuple[int, ...]:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
-    return f"{', '.join(map(repr, texts[:MOST_NAMED]))}{more}"
+    more = [f"{len(texts) - MOST_NAMED} more"] if len(texts) > MOST_NAMED else []
+    return " or ".join([*map(repr, texts[:MOST_NAMED]), *more])
 
 
 def _check(causes: Iterable[str], over: Iterable[str], metric: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from saescope.hooks import edit_activations
 from saescope.ops import SparseActs, joined
 from saescope.progress import Advance
-from saescope.search.concept import ForcedText
+from saescope.search.concept import ForcedText, shares_of, sides_of
 from saescope.splice import add_at_site, site_edits
 from saescope.stack import Stack
 from saescope.variants import MAX_TOKENS, Variants, forward_variants
@@ -109,17 +109,23 @@ def concept_gradients(read: ReadTexts) -> Float64[Tensor, "n_prompts d_out"]:
     """For each prompt d concept / d push: the gradient where the SAE writes, summed over the
     positions that a push changes. Times a decoder row it is that feature's first-order effect."""
     stack, texts = read.stack, read.texts
-    total = torch.zeros(read.n_prompts, stack.saes[0].cfg.d_out, dtype=torch.float64)
+    own = torch.zeros(len(texts), stack.saes[0].cfg.d_out, dtype=torch.float64)
+    values = torch.zeros(len(texts), dtype=torch.float64)
     for group in _groups(stack, texts):
-        gradient = _gradient(stack, [texts[i] for i in group])
+        values[group], gradient = _gradient(stack, [texts[i] for i in group])
         for n, i in enumerate(group):
-            own = (read.profiles[i].to(gradient)[:, None] * gradient[n]).sum(0)
-            total[texts[i].prompt] += own.double().cpu()
-    return total
+            summed = (read.profiles[i].to(gradient)[:, None] * gradient[n]).sum(0)
+            own[i] = summed.double().cpu()
+    shares = shares_of(texts, values) * torch.tensor([text.side for text in texts])
+    total = torch.zeros(read.n_prompts, own.shape[1], dtype=torch.float64)
+    prompts = torch.tensor([text.prompt for text in texts])
+    return total.index_add_(0, prompts, shares[:, None] * own)
 
 
-def _gradient(stack: Stack, texts: Sequence[ForcedText]) -> Float[Tensor, "n n_pos d_out"]:
-    """The gradient of the texts' values at the site, from one pass forward and back."""
+def _gradient(
+    stack: Stack, texts: Sequence[ForcedText]
+) -> tuple[Float64[Tensor, " n"], Float[Tensor, "n n_pos d_out"]]:
+    """The texts' values and their gradients at the site, from one pass forward and back."""
     model, leaves = stack.model, list[Tensor]()
 
     def attach(read: Tensor, written: Tensor) -> Tensor:
@@ -132,31 +138,45 @@ def _gradient(stack: Stack, texts: Sequence[ForcedText]) -> Float[Tensor, "n n_p
             logits = model.forward(ids, last=n_out, grad=True)[0][:, -n_out:]
         # Each row depends on its own leaf alone: one backward pass gives every row's gradient.
         told = logits.double().log_softmax(-1)
-        values = [text.summed(row) for text, row in zip(texts, told, strict=True)]
-        (gradient,) = torch.autograd.grad(torch.stack(values).sum(), leaves[0])
-    return gradient.detach().flatten(2).float()
+        values = torch.stack([text.value(row) for text, row in zip(texts, told, strict=True)])
+        (gradient,) = torch.autograd.grad(values.sum(), leaves[0])
+    return values.detach().cpu(), gradient.detach().flatten(2).float()
+
+
+class _Pushed(NamedTuple):
+    """Pushes on one text."""
+
+    value: Float64[Tensor, ""]
+    """The clean one."""
+    moved: Float64[Tensor, " n"]
+    kl: Float64[Tensor, " n"]
 
 
 def push(read: ReadTexts, vectors: Float[Tensor, "n d_out"], advance: Advance) -> PushEffects:
     """Add each vector at every position that counts, and measure. The clean run stands beside each
     group of pushes, so that a difference is free of the noise of another batch shape."""
-    n_all = len(vectors), read.n_prompts
-    concept, kl = torch.zeros(2, *n_all, dtype=torch.float64)
-    n_texts = torch.zeros(read.n_prompts, dtype=torch.float64)
+    found: list[_Pushed] = []
     for text, profile in zip(read.texts, read.profiles, strict=True):
         size = max(1, _rows_at_once(read.stack, text.shape) - 1)
-        found = [_push(read.stack, text, profile, part) for part in vectors.split(size)]
-        own, changed = (torch.cat([each[n] for each in found]) for n in range(2))
-        concept[:, text.prompt] += own
-        kl[:, text.prompt] += changed
-        n_texts[text.prompt] += 1
+        parts = [_push(read.stack, text, profile, part) for part in vectors.split(size)]
+        moved, kl = (torch.cat([part[n] for part in parts]) for n in (1, 2))
+        found.append(_Pushed(parts[0].value, moved, kl))
         advance(len(vectors))
+    concept, kl = torch.zeros(2, len(vectors), read.n_prompts, dtype=torch.float64)
+    shares = shares_of(read.texts, torch.stack([one.value for one in found]))
+    for (prompt, side), places in sides_of(read.texts).items():
+        grown = torch.stack([found[i].moved + shares[i].log() for i in places])
+        concept[:, prompt] += side * grown.logsumexp(0)
+    n_texts = torch.zeros(read.n_prompts, dtype=torch.float64)
+    for text, one in zip(read.texts, found, strict=True):
+        kl[:, text.prompt] += one.kl
+        n_texts[text.prompt] += 1
     return PushEffects(concept, kl / n_texts)
 
 
 def _push(
     stack: Stack, text: ForcedText, profile: Tensor, vectors: Float[Tensor, "n d_out"]
-) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+) -> _Pushed:
     """Change of the text's value, and KL, of each push."""
     added = torch.cat([torch.zeros_like(vectors[:1]), vectors])
     changes = added[:, None, :] * profile.to(added)[None, :, None]
@@ -169,9 +189,9 @@ def _push(
     variants = Variants(len(changes), at_site)
     logits = forward_variants(stack, ids, variants, last=n_out)[:, -n_out:]
     logprobs = logits.double().log_softmax(-1)
-    values, clean = text.summed(logprobs), logprobs[:1]
+    values, clean = text.value(logprobs).cpu(), logprobs[:1]
     kl = (clean.exp() * (clean - logprobs[1:])).sum(-1).clamp(min=0).mean(1)
-    return (values[1:] - values[0]).cpu(), kl.cpu()
+    return _Pushed(values[0], values[1:] - values[0], kl.cpu())
 
 
 def at_kl(strengths: Sequence[float], concept: Tensor, kl: Tensor, *, target: float) -> AtKL:

@@ -112,6 +112,8 @@ def test_where_nothing_is_planted_a_feature_is_hardly_ever_said_to_cause(
     sae = world(glass, words, seed=seed + 1, plant=False)
     found = find_causes(glass, sae, words, prompts=prompts_of(glass), indexed=fired(sae), k=20)
     assert found.search.n_measured == 20 and found.search.n_causes <= 1
+    said = any("may pass by chance" in warning for warning in found.warnings)
+    assert said is (found.search.n_causes == 1)
 
 
 def logprobs(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
@@ -140,8 +142,8 @@ def test_effects_and_kl_are_those_of_plain_hooks(family: Family) -> None:
             ids = tokens.ids[None]
             clean = family.hf.logits(ids)[0, -1]
             pushed = family.hf.logits(ids, {site: add})[0, -1]
-            both = logprobs(pushed, [300, 41]) - logprobs(clean, [300, 41])
-            values.append(float(both.mean()))
+            both = [logprobs(one, [300, 41]).logsumexp(-1) for one in (pushed, clean)]
+            values.append(float(both[0] - both[1]))
             p = clean.double().log_softmax(-1)
             kls.append(float((p.exp() * (p - pushed.double().log_softmax(-1))).sum()))
         return sum(values) / 2, sum(kls) / 2
@@ -174,20 +176,35 @@ def test_the_first_order_effect_is_the_slope_of_a_push_whatever_the_sae(
     assert slopes.tolist() == pytest.approx(bench.screen.typical[best].tolist(), rel=0.03, abs=1e-3)
 
 
-def test_continuations_are_summed_teacher_forced_and_some_gain_on_others(gpt2: Family) -> None:
+@pytest.mark.parametrize(
+    ("causes", "over"),
+    [
+        ([" one of them", "#300"], [" not here"]),
+        ([" one of them", " not here"], ["#300", "#41"]),
+        (["#300", "#41"], ["#55", "#12"]),
+        (["#300"], [" not here", "#12"]),
+    ],
+    ids=["longer", "longer over tokens", "tokens", "a token"],
+)
+def test_a_concept_is_the_summed_probability_of_its_texts_over_that_of_others(
+    gpt2: Family, causes: list[str], over: list[str]
+) -> None:
+    """Teacher-forced, by plain hooks; the gradient is the slope of the same."""
     model, sae = gpt2.model, make_sae(gpt2, "standard")
     tokens = model.tokenize("They said that", prepend_bos=True)
-    long, short, other = " one of them", model.token_text(300), " not here"
-    concept = ConceptTexts.of(model, [long, short], over=[other], metric="logprob")
+    concept = ConceptTexts.of(model, causes, over=over, metric="logprob")
     bench = CausalBench.of(model, sae, concept, [tokens], fired=(None, None), draw=(1, 0))
     from saescope.search.pushes import push
 
     vector = 3 * sae.W_dec[:1]
+    longer = max(len(ids) for ids in (*concept.texts, *concept.over))
+    assert (longer > 1) == any(not text.startswith("#") for text in (*causes, *over))
 
     def value(texts: Sequence[str], change: torch.Tensor) -> float:
-        total = 0.0
+        each: list[torch.Tensor] = []
         for text in texts:
-            ids = model.tokenizer.plain_ids(text)
+            alone = text.startswith("#")
+            ids = [int(text[1:])] if alone else model.tokenizer.plain_ids(text)
             row = torch.cat([tokens.ids, torch.tensor(ids)])[None]
 
             def add(x: torch.Tensor) -> torch.Tensor:
@@ -197,16 +214,17 @@ def test_continuations_are_summed_teacher_forced_and_some_gain_on_others(gpt2: F
 
             logits = gpt2.hf.logits(row, {sae.cfg.metadata.hook_name: add})[0]
             said = logits.double().log_softmax(-1)[len(tokens) - 1 : -1]
-            total += float(said[range(len(ids)), ids].sum())
-        return total / len(texts)
+            each.append(said[range(len(ids)), ids].sum())
+        return float(torch.stack(each).logsumexp(0))
+
+    def gain(change: torch.Tensor) -> float:
+        return value(causes, change) - value(over, change)
 
     zero = torch.zeros_like(vector[0])
-    expected = (value([long, short], vector[0]) - value([other], vector[0])) - (
-        value([long, short], zero) - value([other], zero)
-    )
     effect = float(push(bench.read, vector, lambda n: None).concept.mean())
-    assert len(model.tokenizer.plain_ids(long)) > 1
-    assert effect == pytest.approx(expected, rel=1e-2, abs=1e-3)
+    assert effect == pytest.approx(gain(vector[0]) - gain(zero), rel=1e-2, abs=1e-3)
+    slope = (gain(vector[0] / 50) - gain(-vector[0] / 50)) * 25
+    assert float(bench.gradient @ vector[0].double()) == pytest.approx(slope, rel=0.03, abs=1e-3)
 
 
 def test_repetition_is_the_probability_of_the_prompt_said_again(glass: LanguageModel) -> None:
@@ -219,7 +237,7 @@ def test_repetition_is_the_probability_of_the_prompt_said_again(glass: LanguageM
     ids = torch.cat([tokens.ids, torch.tensor(again)])
     logits = glass.forward(ids[None])[0][0, len(tokens) - 1 : -1]
     expected = logits.double().log_softmax(-1)[range(len(again)), again].mean()
-    assert float(forced.summed(logits.double().log_softmax(-1))) == pytest.approx(float(expected))
+    assert float(forced.value(logits.double().log_softmax(-1))) == pytest.approx(float(expected))
     found = find_causes(glass, sae, metric="repetition", prompts=[tokens], k=3, n_measured=1)
     assert found.features and "second time" in found.search.concept
     (shipped, *_) = neutral_prompts(sentences=True)

@@ -138,8 +138,8 @@ def test_of_texts_without_a_difference_hardly_a_feature_that_they_chose_separate
 
 
 def parts(model: LanguageModel, words: Sequence[str]) -> SAE:
-    """At the last layer: a feature for each word, which writes that word alone and fires where the
-    texts of all of them differ from the others."""
+    """At the last layer: a feature for each word, which writes that word and much else, and fires
+    where the texts of all of them differ from the others. Together what else they write cancels."""
     hook, (texts, against) = "blocks.3.hook_resid_post", sides(model, words)
     means = [
         torch.cat(
@@ -153,6 +153,9 @@ def parts(model: LanguageModel, words: Sequence[str]) -> SAE:
     rows *= W_U.norm(dim=0).mean() / rows.norm(dim=1, keepdim=True)
     own = [model.single_token(word) for word in words]
     rows[: len(words)] = W_U[:, own].T - W_U.mean(1)
+    else_too = torch.randn(len(words), model.d_model, generator=torch.Generator().manual_seed(1))
+    else_too -= else_too.mean(0)
+    rows[: len(words)] += 4 * W_U.norm(dim=0).mean() * else_too / else_too.norm(dim=1, keepdim=True)
     b_enc = torch.full((N_ALL,), -1e6)
     b_enc[: len(words)] = -float((means[1] @ apart).mean())
     meta = SAEMetadata(model_name=model.name, hook_name=hook, prepend_bos=True)
@@ -167,7 +170,8 @@ def parts(model: LanguageModel, words: Sequence[str]) -> SAE:
 
 
 def test_a_concept_in_parts_is_a_group(glass: LanguageModel) -> None:
-    """Each of three features fires on the texts and writes one word of the concept."""
+    """Each of three features fires on the texts and writes one word of the concept beside much
+    that the others take away."""
     words = [" Queen", " door", " child"]
     done = chosen(glass, parts(glass, words), words, words)
     group = done.choice.group
