@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from saescope import hub
 from saescope.devices import pick_device, pick_dtype
@@ -21,7 +23,7 @@ from saescope.formats.recipe import Recipe
 from saescope.formats.unknown import unknown_locally, unknown_remotely
 from saescope.hub import Fetch
 from saescope.progress import Say
-from saescope.saes import ARCHITECTURES, SAE, SAEConfig, SAEMetadata
+from saescope.saes import ARCHITECTURES, SAE, Decoders, SAEConfig, SAEMetadata
 
 _OVERRULED_BY = {
     "hf_module": "hook_name",
@@ -56,6 +58,24 @@ class LocatedSAE(NamedTuple):
     revision: str
     asked: Mapping[str, Any]
     """What the user says of it: this wins over its files."""
+
+
+class DecoderFiles(NamedTuple):
+    """Where the decoders of a layer of a cross-layer transcoder are, and how rows of them come into
+    memory."""
+
+    located: LocatedSAE
+    recipe: Recipe
+    device: torch.device
+    dtype: torch.dtype
+
+    def rows(self, features: Int[Tensor, " n"], later: int) -> Float[Tensor, "n d_out"]:
+        """What features write `later` layers after their own, a unit of each."""
+        with advised(self.located):
+            rows = self.recipe.decoder_rows(
+                self.located.source, features.tolist(), self.dtype, later=later
+            )
+        return rows.to(self.device)
 
 
 def load_sae(
@@ -109,8 +129,13 @@ def read_located(located: LocatedSAE, where: torch.device, dtype: str) -> SAE:
         )  # refuses what will not load before a weight is fetched
         for name in _wanted(located):
             located.source.local(name)
-        cfg, tensors = located.dialect.read(located.source, pick_dtype(dtype, where, stored))
-        return ARCHITECTURES[cfg.architecture][1](_signed(located, cfg), tensors).to(where)
+        recipe, as_dtype = located.dialect.checked(located.source), pick_dtype(dtype, where, stored)
+        cfg, tensors = recipe.read(located.source, as_dtype)
+        sae = ARCHITECTURES[cfg.architecture][1](_signed(located, cfg), tensors).to(where)
+        if recipe.n_written > 1:
+            files = DecoderFiles(located, recipe, where, sae.dtype)
+            sae.decoders = Decoders(recipe.n_written, files.rows)
+        return sae
 
 
 def peek_located(located: LocatedSAE) -> SAEInfo:

@@ -242,10 +242,12 @@ def site_edits(sae: SAE, edit: Callable[[Tensor, Tensor], Tensor]) -> dict[str, 
     return {read_hook(sae): capture, write_hook(sae): write}
 
 
-def chained_edits(saes: Sequence[SAE], edit: StackEdit) -> dict[str, Edit]:
+def chained_edits(
+    saes: Sequence[SAE], edit: StackEdit, first: Mapping[str, Edit] | None = None
+) -> dict[str, Edit]:
     """Hooks that put `edit(i, read, written)` where SAE `i` writes; what one SAE writes is what
-    others read there."""
-    hooks: dict[str, Edit] = {}
+    others read there. At one place the hooks of `first` come before."""
+    hooks: dict[str, Edit] = dict(first or {})
     # Hooks at one place run in this order: what reads there comes after what writes there.
     in_turn = sorted(
         enumerate(saes),

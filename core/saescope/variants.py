@@ -2,7 +2,7 @@
 right, else from the start."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from saescope.splice import (
     site_record,
     write_hook,
 )
+from saescope.spread import Later, Spread
 from saescope.stack import Stack
 
 MAX_TOKENS = 2048
@@ -39,8 +40,10 @@ _WIDENING_FAILS = (
     NumericError,
 )
 
-Change = Callable[[SiteRecord], Tensor]
+ChangeHere = Callable[[SiteRecord], Tensor]
 """Takes what an SAE sees in a run and returns what is added where it writes, `[n_pos, d_out]`."""
+Change = Callable[[SiteRecord], Tensor | Spread]
+"""A change that may go on at later layers."""
 Variant = Mapping[int, Change]
 """What is changed in one run: for some SAEs of a stack, by index, the change at each one's site."""
 
@@ -52,6 +55,8 @@ class Variants(NamedTuple):
     at_site: StackEdit
     """Both what an SAE reads and what stands where it writes have one row, or one for each variant;
     what is returned has the latter."""
+    later: Later = Later()
+    """What `at_site` leaves to sites further up."""
 
 
 def run_variants(
@@ -73,11 +78,10 @@ def run_variants(
     at = position if position < 0 else position - ids.shape[1]  # counted from the end
     size = max(1, MAX_TOKENS // ids.shape[1])
     for start in range(0, len(variants), size):
-        group = variants[start : start + size]
-        at_site = partial(_vary, stack=stack, sites=sites, variants=[{}, *group])
-        rows = Variants(1 + len(group), at_site)
+        group = _Widened(stack, sites, [{}, *variants[start : start + size]])
+        rows = Variants(len(group.variants), group.vary, group.later)
         logits = forward_variants(stack, ids, rows, last=-at)[:, at]
-        clean.append(logits[:1].expand(len(group), -1))
+        clean.append(logits[:1].expand(rows.n - 1, -1))
         changed.append(logits[1:])
     return torch.cat(clean), torch.cat(changed)
 
@@ -94,7 +98,8 @@ def forward_variants(
     if that is given."""
     widened = variants.n == 1 or widens(stack.model, stack.saes[0])
     rows = ids if widened else ids.expand(variants.n, -1)
-    with edit_activations(stack.model, chained_edits(stack.saes, variants.at_site)):
+    further = variants.later.hooks(stack.saes)
+    with edit_activations(stack.model, chained_edits(stack.saes, variants.at_site, further)):
         return stack.model.forward(rows, last=last, grad=grad)[0]
 
 
@@ -138,26 +143,28 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
     )
 
 
-def _vary(
-    i: int,
-    read: Tensor,
-    written: Tensor,
-    *,
-    stack: Stack,
-    sites: Sequence[SiteRecord],
-    variants: Sequence[Variant],
-) -> Tensor:
-    """What stands where SAE `i` writes, one row for each variant."""
-    # A transcoder may read below the site where the batch was widened, and write above it.
-    read, written = (x.expand(len(variants), *x.shape[1:]) for x in (read, written))
-    changes = sites[i].sae_out.new_zeros(len(variants), *sites[i].sae_out.shape)
-    for row, variant in enumerate(variants):
-        if i in variant:
-            own, upstream = slice(row, row + 1), any(j < i for j in variant)
-            seen = (
-                site_record(stack.model, stack.saes[i], read[own], written[own])
-                if upstream
-                else sites[i]
-            )
-            changes[row] = variant[i](seen)
-    return add_at_site(written, changes)
+@dataclass(frozen=True, slots=True)
+class _Widened:
+    """Variants that run in one batch, a row for each."""
+
+    stack: Stack
+    sites: Sequence[SiteRecord]
+    variants: Sequence[Variant]
+    later: Later = field(default_factory=Later)
+
+    def vary(self, i: int, read: Tensor, written: Tensor) -> Tensor:
+        """What stands where SAE `i` writes, one row for each variant."""
+        stack, sites, n = self.stack, self.sites, len(self.variants)
+        # A transcoder may read below the site where the batch was widened, and write above it.
+        read, written = (x.expand(n, *x.shape[1:]) for x in (read, written))
+        changes = sites[i].sae_out.new_zeros(n, *sites[i].sae_out.shape)
+        for row, variant in enumerate(self.variants):
+            if i in variant:
+                own, upstream = slice(row, row + 1), any(j < i for j in variant)
+                seen = (
+                    site_record(stack.model, stack.saes[i], read[own], written[own])
+                    if upstream
+                    else sites[i]
+                )
+                changes[row] = self.later.here(variant[i](seen), i, row)
+        return add_at_site(written, changes)

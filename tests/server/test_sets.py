@@ -222,3 +222,22 @@ async def test_a_layer_of_a_cross_layer_transcoder_has_a_handle_for_its_features
     assert any(token["features"] for token in one["tokens"])
     clt = state.sets[reply["sae"]].sae_set
     assert state.saes["glassllm-en/1.resid_mid/clt"].sae.cfg.d_sae == clt.members[1].cfg.d_sae
+    edit = {"feature": one["tokens"][-1]["features"][0]["feature"], "mode": "ablate"}
+    done = await call(
+        state,
+        "intervene",
+        sae="glassllm-en/1.resid_mid/clt",
+        prompt=PROMPT,
+        edits=[edit],
+        n_controls=2,
+    )
+    assert done["effect"] and done["evidence"] == "controlled"
+    written = await call(
+        state,
+        "steer_generate",
+        prompt=PROMPT,
+        features=[{**edit, "sae": "glassllm-en/1.resid_mid/clt"}],
+        max_new_tokens=3,
+        n_controls=0,
+    )
+    assert written["steered"][0]["metrics"]["kl"] > 0

@@ -11,6 +11,7 @@ from saescope.models import NamedTarget, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.records.attribution import PositionError, SAEShare
 from saescope.splice import SiteRecord
+from saescope.spread import require_one_site
 from saescope.stack import Stack
 
 MOST_POSITIONS = 5
@@ -52,7 +53,12 @@ class Part:
 def ask(
     stack: Stack, tokens: Tokens, named: NamedTarget, *, position: int, include_special: bool
 ) -> Question:
-    """The clean run, and what is asked of its prediction at `position`."""
+    """The clean run, and what is asked of its prediction at `position`.
+
+    Raises:
+        ConfigError: CROSS_LAYER_FEATURE: a layer of a cross-layer transcoder.
+    """
+    require_one_site(stack.saes, "attribution")
     model = stack.model
     ids = model.batch(tokens.ids)
     logits = model.forward(ids)[0][0, position]

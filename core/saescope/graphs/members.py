@@ -1,7 +1,7 @@
 """What a graph needs of each SAE: how its features read, and what they write."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from saescope.ops import SparseActs
 from saescope.saes import SAE, SAEConfig
 from saescope.saes.base import PER_POSITION
 from saescope.splice import encode_site, is_centred, prepare_input, read_hook, write_hook
+from saescope.spread import later_hooks, own_rows, require_decoders
 from saescope.stack import as_stack
 
 
@@ -61,6 +62,8 @@ class HeldMember:
     layer: int
     sae: SAE
     model: LanguageModel
+    later: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Members of later layers that it writes too, and where: a cross-layer transcoder's."""
 
     @property
     def cfg(self) -> SAEConfig:
@@ -72,7 +75,7 @@ class HeldMember:
 
     @property
     def write_hooks(self) -> Mapping[int, str]:
-        return {self.index: write_hook(self.sae)}
+        return {self.index: write_hook(self.sae), **self.later}
 
     def encode(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         return encode_site(self.model, self.sae, x[None])[1]
@@ -87,7 +90,10 @@ class HeldMember:
         return rows - rows.mean(-1, keepdim=True) if is_centred(self.model, self.sae) else rows
 
     def write_rows(self, features: Int[Tensor, " n"], to: int) -> Float[Tensor, "n d_out"]:
-        return self.sae.directions(features)
+        if to == self.index or self.sae.decoders is None:
+            return own_rows(self.sae, features)
+        further = 1 + later_hooks(self.sae).index(self.later[to])
+        return self.sae.decoders.rows(features, further)
 
     def bias(self, to: int) -> Float[Tensor, " d_out"]:
         return self.sae.b_dec
@@ -115,7 +121,8 @@ def held(model: LanguageModel, saes: SAE | Sequence[SAE]) -> HeldSet:
 
     Raises:
         ConfigError: GRAPH_UNSUPPORTED_SAE: transcoders and others together, or one that scales
-            each position by its own norm.
+            each position by its own norm. CROSS_LAYER_FEATURE: a layer of a cross-layer
+            transcoder without its decoders.
         MismatchError: two write one site, or one does not fit the model.
     """
     saes = as_stack(model, saes).saes
@@ -131,7 +138,12 @@ def held(model: LanguageModel, saes: SAE | Sequence[SAE]) -> HeldSet:
             got=got,
             hint="Name SAEs of one kind; ss.find_saes() lists them.",
         )
-    members = tuple(
-        HeldMember(i, split_hook(read_hook(sae))[0] or 0, sae, model) for i, sae in enumerate(saes)
-    )
-    return HeldSet(members, "transcoders" if kinds == {True} else "residual")
+    for sae in saes:
+        require_decoders(sae)
+    at, members = {write_hook(sae): i for i, sae in enumerate(saes)}, list[HeldMember]()
+    for i, sae in enumerate(saes):
+        later = {at[name]: name for name in later_hooks(sae) if name in at}
+        members.append(HeldMember(i, split_hook(read_hook(sae))[0] or 0, sae, model, later))
+    if any(sae.decoders for sae in saes):
+        return HeldSet(tuple(members), "cross_layer")
+    return HeldSet(tuple(members), "transcoders" if kinds == {True} else "residual")

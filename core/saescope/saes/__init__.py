@@ -1,6 +1,6 @@
 """Architectures: one file each, found by name in `ARCHITECTURES`."""
 
-from saescope.saes.base import SAE, InputScale
+from saescope.saes.base import SAE, Decoders, InputScale
 from saescope.saes.batchtopk import BatchTopKConfig, BatchTopKSAE, MatryoshkaConfig, MatryoshkaSAE
 from saescope.saes.config import SAEConfig, SAEMetadata
 from saescope.saes.gated import GatedConfig, GatedSAE
@@ -26,6 +26,7 @@ __all__ = [
     "SAE",
     "BatchTopKConfig",
     "BatchTopKSAE",
+    "Decoders",
     "GatedConfig",
     "GatedSAE",
     "GroupMaxConfig",

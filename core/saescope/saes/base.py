@@ -1,7 +1,7 @@
 """The SAE contract: weights kept feature-major, encode and decode without hidden state."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,15 @@ class ReadBy(NamedTuple):
     bias: Float[Tensor, " n"]
 
 
+class Decoders(NamedTuple):
+    """The decoders of one layer of a cross-layer transcoder, each for itself."""
+
+    n: int
+    """How many layers it writes: its own and those after it."""
+    rows: Callable[[Int[Tensor, " n"], int], Float[Tensor, "n d_out"]]
+    """Takes features and a number of layers after its own; reads their decoder rows for it."""
+
+
 class SAE(nn.Module):
     """f = activation(x~ @ W_enc + b_enc);  sae_out = f @ W_dec + b_dec.
 
@@ -55,6 +64,9 @@ class SAE(nn.Module):
     decoder: Float[Tensor, "d_sae d_out"]
     b_dec: Float[Tensor, " d_out"]
     W_skip: Float[Tensor, "d_out d_in"] | None
+    decoders: Decoders | None = None
+    """What a layer of a cross-layer transcoder has beside `W_dec`, which is their sum; an SAE that
+    is made of another's tensors has none."""
 
     def __init__(self, cfg: SAEConfig, tensors: Mapping[str, Tensor]) -> None:
         """`tensors` in the field's shapes: W_enc [d_in, d_sae], W_dec [d_sae, d_out], b_dec, and
@@ -249,7 +261,9 @@ class SAE(nn.Module):
 
     def with_metadata(self, metadata: SAEMetadata) -> "SAE":
         """A new SAE with the same weights that belongs elsewhere: `cfg` never changes."""
-        return self._with(replace(self.cfg, metadata=metadata), {})
+        moved = self._with(replace(self.cfg, metadata=metadata), {})
+        moved.decoders = self.decoders
+        return moved
 
     def fold_W_dec_norm(self) -> "SAE":
         """A new SAE with unit decoder rows: activations grow by the old norms, the reconstruction

@@ -26,6 +26,7 @@ from saescope.search.pushes import (
     push,
     read_texts,
 )
+from saescope.spread import require_one_site
 from saescope.stack import as_stack
 from saescope.steering.means import t_interval
 from saescope.steering.units import MIN_POOL, IndexedActivations, Known, typical_of_all
@@ -91,7 +92,12 @@ class CausalBench:
         draw: tuple[int, int],
     ) -> "CausalBench":
         """Read the prompts; `fired` is what is known of activations elsewhere, `draw` the sign and
-        the seed."""
+        the seed.
+
+        Raises:
+            ConfigError: CROSS_LAYER_FEATURE: a layer of a cross-layer transcoder.
+        """
+        require_one_site([sae], "a causal search")
         given = prompts_or_neutral(model, sae, prompts, sentences=concept.repetition)
         read = read_texts(as_stack(model, sae), concept.forced(model, given))
         reference, indexed = fired

@@ -30,6 +30,7 @@ from saescope.search.patching import (
     whole_site,
 )
 from saescope.splice import SiteRecord, add_at_site, site_record
+from saescope.spread import require_one_site
 from saescope.stack import Stack, as_stack
 from saescope.variants import Variant, Variants, forward_variants, run_variants
 from saescope.verdicts import Carrier, Judgement
@@ -128,8 +129,11 @@ def compare_prompts(
     Raises:
         ArgumentError: the prompts are the same, or a target is no token.
         MismatchError: two SAEs write the same site.
+        ConfigError: CROSS_LAYER_FEATURE: a layer of a cross-layer transcoder.
     """
-    pair = _read(as_stack(model, sae), a, b, include_special, (target, against))
+    stack = as_stack(model, sae)
+    require_one_site(stack.saes, "a patch")
+    pair = _read(stack, a, b, include_special, (target, against))
     estimates = _estimates(pair)
     chosen = _strongest(estimates, k)
     rows = _run(pair, chosen, n_controls, seed)

@@ -14,7 +14,7 @@ from saescope.saes import SAE
 from saescope.search.alignment import Alignment
 from saescope.splice import SiteRecord
 from saescope.stack import Stack
-from saescope.variants import Change, Variant
+from saescope.variants import ChangeHere, Variant
 
 PairOf = tuple[int, int]
 """An SAE of the stack, and the place of one of its (feature, position) pairs that differ."""
@@ -69,21 +69,21 @@ def site_pair(
     )
 
 
-def some_features(pair: SitePair, places: Sequence[int]) -> Change:
+def some_features(pair: SitePair, places: Sequence[int]) -> ChangeHere:
     """Patch these of the pairs that differ, whatever they are in the run at hand."""
     rows = pair.differ.features.new_tensor(sorted(places))  # entries are in order of position
     positions, features = pair.differ.positions[rows], pair.differ.features[rows]
     return partial(_set_to, pair.sae, positions, features, pair.there.at(positions, features))
 
 
-def own_features(pair: SitePair) -> Change:
+def own_features(pair: SitePair) -> ChangeHere:
     """Patch what differs with a's own values: no change, if the patching is right."""
     positions, features = pair.differ.positions, pair.differ.features
     own = pair.before.acts.at(positions, features)
     return partial(_set_to, pair.sae, positions, features, own)
 
 
-def every_feature(pair: SitePair) -> Change:
+def every_feature(pair: SitePair) -> ChangeHere:
     """Patch all features at the patched positions: also those that a patch below has woken, which
     are silent in both prompts."""
 
@@ -94,7 +94,7 @@ def every_feature(pair: SitePair) -> Change:
     return change
 
 
-def whole_site(pair: SitePair) -> Change:
+def whole_site(pair: SitePair) -> ChangeHere:
     """Patch the activation itself: what the SAE says of it, and its error."""
 
     def change(site: SiteRecord) -> Tensor:
@@ -104,7 +104,7 @@ def whole_site(pair: SitePair) -> Change:
     return change
 
 
-def error_alone(pair: SitePair) -> Change:
+def error_alone(pair: SitePair) -> ChangeHere:
     """Patch what the features leave of the activation: the error and what the SAE's scale adds."""
 
     def change(site: SiteRecord) -> Tensor:
@@ -114,7 +114,7 @@ def error_alone(pair: SitePair) -> Change:
     return change
 
 
-def placebo(pair: SitePair, places: Sequence[int], seed: int) -> Change:
+def placebo(pair: SitePair, places: Sequence[int], seed: int) -> ChangeHere:
     """Move each position that a patch of these features moves as far, in a random subspace of as
     many dimensions as there are features."""
     patch = some_features(pair, places)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError, ConfigError
 from saescope.formats.recipe import Recipe
-from saescope.load import LocatedSAE, advised, read_located
+from saescope.load import DecoderFiles, LocatedSAE, advised, read_located
 from saescope.models import LanguageModel
 from saescope.ops import SparseActs
 from saescope.saes import ARCHITECTURES, SAE, SAEConfig
@@ -207,29 +207,17 @@ class CrossLayerMember(Member):
 
     @property
     def sae(self) -> SAE:
-        """There is none: a feature of a cross-layer transcoder has a decoder for each later layer.
-
-        Raises:
-            ConfigError: NO_SINGLE_SAE.
-        """
-        raise ConfigError(
-            f"Layer {self.layer} of a cross-layer transcoder is no SAE by itself: it writes to "
-            f"{len(self.write_hooks)} layers.",
-            code="NO_SINGLE_SAE",
-            field="sae",
-            hint="Use the member's encode, read_rows and write_rows; ss.load_sae of its own file "
-            "gives its features, with its decoders summed.",
-        )
+        """The layer as `ss.load_sae` of its own file gives it: an edit of its features writes at
+        every later layer, while `W_dec`, the sum of its decoders, is no reconstruction. Reading it
+        reads all of them, so take it of the layers that you edit."""
+        beside = -1 - self.index  # its encoder, which a graph takes, is kept apart
+        return self.storage.resident.get(beside, super().weights_bytes, self._read)
 
     def write_rows(self, features: Int[Tensor, " n"], to: int) -> Float[Tensor, "n d_out"]:
         self._check(features)
         self._check_written(to)
         at, later = self.storage, self.layers_after[to]
-        with advised(at.located):
-            rows = at.recipe.decoder_rows(
-                at.located.source, features.tolist(), at.dtype, later=later
-            )
-        return rows.to(at.device)
+        return DecoderFiles(at.located, at.recipe, at.device, at.dtype).rows(features, later)
 
     def bias(self, to: int) -> Float[Tensor, " d_out"]:
         self._check_written(to)

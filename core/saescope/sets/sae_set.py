@@ -62,11 +62,7 @@ class SAESet:
     @property
     def saes(self) -> list[SAE]:
         """The SAE of each layer, all in memory: what `ss.intervene` and `ss.steer` take, which then
-        change features of several layers in one call.
-
-        Raises:
-            ConfigError: NO_SINGLE_SAE: a cross-layer transcoder has none.
-        """
+        change features of several layers in one call."""
         return [member.sae for member in self.members]
 
     @property

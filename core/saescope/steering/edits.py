@@ -1,7 +1,7 @@
 """Edits of features, and the change that they make where the SAE writes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import isfinite
 
@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saescope.errors import ArgumentError, ConfigError
+from saescope.errors import ArgumentError
 from saescope.saes import SAE
-from saescope.splice import SiteRecord, write_hook
+from saescope.splice import SiteRecord
+from saescope.spread import Spread, later_rows, own_rows, require_decoders
 
 MODES = ("add", "clamp", "scale", "ablate", "project_out")
 
@@ -53,6 +54,8 @@ class EditPlan:
     units: tuple[float, ...]
     rows: Float[Tensor, "n_edits d_out"]
     masks: Bool[Tensor, "n_edits n_pos"]
+    later: Mapping[str, Float[Tensor, "n_edits d_out"]] = field(default_factory=dict[str, Tensor])
+    """The rows of a cross-layer transcoder's features at later layers, by hook."""
 
     def only(self, places: Sequence[int]) -> "EditPlan":
         """Some of the edits, by their places."""
@@ -61,12 +64,13 @@ class EditPlan:
             tuple(self.units[n] for n in places),
             self.rows[[*places]],
             self.masks[[*places]],
+            {hook_name: rows[[*places]] for hook_name, rows in self.later.items()},
         )
 
 
 def check_edits(saes: Sequence[SAE], edits: Sequence[FeatureEdit]) -> None:
     """Raises ArgumentError for an SAE, feature, mode or strength that cannot be, ConfigError
-    CROSS_LAYER_FEATURE for a layer of a cross-layer transcoder."""
+    CROSS_LAYER_FEATURE for a layer of a cross-layer transcoder without its decoders."""
     if not edits:
         raise ArgumentError(
             "No feature is named.",
@@ -98,19 +102,7 @@ def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
             hint="An index belongs to one SAE: name the SAE that it was found with, or find "
             "features of this one with ss.rank_features.",
         )
-    if saes[edit.sae].cfg.metadata.sums_decoders:
-        raise ConfigError(
-            f"Feature {edit.feature} of a cross-layer transcoder writes at several layers, and "
-            "this SAE has the sum of its decoders alone: an edit would write all of it at the "
-            "first.",
-            code="CROSS_LAYER_FEATURE",
-            field="sae",
-            got=write_hook(saes[edit.sae]),
-            allowed="SAEs and transcoders that write at one layer",
-            hint="Trace a circuit of the whole set: ss.trace_circuit(model, ss.load_set(...), "
-            "prompt) ablates such features at every layer that they write.",
-            facts={"feature": edit.feature},
-        )
+    _check_layers(saes[edit.sae], edit)
     if edit.mode not in MODES:
         raise ArgumentError(
             f"Mode {edit.mode!r} is unknown.",
@@ -127,6 +119,21 @@ def _check_edit(saes: Sequence[SAE], edit: FeatureEdit) -> None:
             got=edit.strength,
         )
     _check_condition(saes, edit)
+
+
+def _check_layers(sae: SAE, edit: FeatureEdit) -> None:
+    """A feature of a cross-layer transcoder writes along another direction at each layer."""
+    require_decoders(sae)
+    if sae.decoders is not None and edit.mode == "project_out":
+        raise ArgumentError(
+            f"Feature {edit.feature} of a cross-layer transcoder has no direction to project out: "
+            f"it writes along another one at each of {sae.decoders.n} layers.",
+            code="INVALID_CHOICE",
+            field="mode",
+            got=edit.mode,
+            allowed=[mode for mode in MODES if mode != "project_out"],
+            hint='Take mode "ablate": what the feature writes is then gone from all of them.',
+        )
 
 
 def _check_condition(saes: Sequence[SAE], edit: FeatureEdit) -> None:
@@ -201,20 +208,42 @@ def make_plan(
     masks: Bool[Tensor, "n_edits n_pos"],
 ) -> EditPlan:
     features = torch.tensor([edit.feature for edit in edits], device=sae.device)
-    return EditPlan(tuple(edits), tuple(units), sae.directions(features), masks)
+    rows, later = own_rows(sae, features), later_rows(sae, features)
+    return EditPlan(tuple(edits), tuple(units), rows, masks, later)
 
 
 def control_plan(sae: SAE, plan: EditPlan, features: Sequence[int]) -> EditPlan:
     """Each edit's change, position by position and of the same norm, along another feature's
-    decoder row (project_out removes that row)."""
-    rows = sae.directions(torch.tensor(list(features), device=sae.device))
-    return replace(plan, rows=rows * (plan.rows.norm(dim=-1) / rows.norm(dim=-1))[:, None])
+    decoder row (project_out removes that row); of a cross-layer transcoder at each layer."""
+    drawn = torch.tensor(list(features), device=sae.device)
+    later = {
+        hook_name: _as_long(rows, plan.later[hook_name])
+        for hook_name, rows in later_rows(sae, drawn).items()
+    }
+    return replace(plan, rows=_as_long(own_rows(sae, drawn), plan.rows), later=later)
+
+
+def _as_long(rows: Float[Tensor, "n d_out"], model: Float[Tensor, "n d_out"]) -> Tensor:
+    """Rows as long as those of `model`; one of zeros, which a feature may have at a later layer,
+    stays as it is."""
+    longer = model.norm(dim=-1) / rows.norm(dim=-1)
+    return rows * torch.where(longer.isfinite(), longer, 0)[:, None]
 
 
 def scaled(plan: EditPlan, factor: float) -> EditPlan:
     """A plan of the same edits at a multiple of their strengths."""
     edits = [replace(edit, strength=factor * edit.strength) for edit in plan.edits]
     return replace(plan, edits=tuple(edits))
+
+
+def written_by(sae: SAE, site: SiteRecord, plan: EditPlan) -> Tensor | Spread:
+    """What the plan adds where the SAE writes, and at the later layers that it writes too."""
+    here = change_at_site(sae, site, plan)
+    if not plan.later:
+        return here
+    pairs = zip(plan.edits, plan.units, plan.masks, strict=True)
+    amounts = [_difference(site, edit, unit) * mask for edit, unit, mask in pairs]
+    return Spread(here, torch.stack(amounts), plan.later)
 
 
 def change_at_site(sae: SAE, site: SiteRecord, plan: EditPlan) -> Float[Tensor, "n_pos d_out"]:

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from saescope.hooks import edit_activations
 from saescope.metrics import kl_divergence, log_mass
-from saescope.models import LanguageModel
 from saescope.progress import Advance, counting
-from saescope.saes import SAE
 from saescope.sinks import find_sinks, typical_norm
 from saescope.splice import (
     add_at_site,
@@ -23,9 +21,10 @@ from saescope.splice import (
     site_record,
     write_hook,
 )
+from saescope.spread import Later
 from saescope.stack import Stack
 from saescope.steering.conditions import Conditions
-from saescope.steering.edits import EditPlan, change_at_site
+from saescope.steering.edits import EditPlan, written_by
 from saescope.steering.prepare import Plans
 
 
@@ -124,7 +123,7 @@ def steered_by(
 ) -> AbstractContextManager[None]:
     """Edit each row by its plans while the block runs; what one SAE's plan changes, the SAEs above
     see. Conditions are read row by row, before the edits at their hooks."""
-    conditions = Conditions(stack)
+    conditions, later = Conditions(stack), Later()
     for hook_name in (name for sae in stack.saes for name in site_hooks(sae)):
         typical_norm(stack.model, hook_name)  # before the hooks below run
 
@@ -136,11 +135,13 @@ def steered_by(
             if i in of_row:
                 plan = conditions.narrowed(_window(of_row[i], cursor, row, sinks[row]), row)
                 own = slice(row, row + 1)
-                rows[row] = _edited(stack.model, sae, read[own], written[own], plan)[0]
+                site = site_record(stack.model, sae, read[own], written[own])
+                change = later.here(written_by(sae, site, plan), i, row)
+                rows[row] = add_at_site(written[own], change)[0]
         return torch.stack(rows)
 
-    hooks = conditions.watched(plans, chained_edits(stack.saes, edit)) if any(plans) else {}
-    return edit_activations(stack.model, hooks)
+    edits = chained_edits(stack.saes, edit, later.hooks(stack.saes))
+    return edit_activations(stack.model, conditions.watched(plans, edits) if any(plans) else {})
 
 
 def _window(plan: EditPlan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_new"]) -> EditPlan:
@@ -153,13 +154,6 @@ def _window(plan: EditPlan, cursor: Cursor, row: int, sinks: Bool[Tensor, " n_ne
     n_old = min(max(n_prompt - cursor.start, 0), len(sinks))
     masks[:, n_old:] &= ~sinks[n_old:]
     return replace(plan, masks=masks)
-
-
-def _edited(
-    model: LanguageModel, sae: SAE, read: Tensor, written: Tensor, plan: EditPlan
-) -> Tensor:
-    site = site_record(model, sae, read, written)
-    return add_at_site(written, change_at_site(sae, site, plan))
 
 
 def _choose(

@@ -26,9 +26,10 @@ from saescope.records.steering import EditShare, Intervention, Interventions, Pr
 from saescope.saes import SAE
 from saescope.sinks import many_sinks
 from saescope.splice import SiteRecord
+from saescope.spread import Spread
 from saescope.stack import Stack, as_stack
 from saescope.steering.conditions import narrowed_to
-from saescope.steering.edits import EditPlan, FeatureEdit, change_at_site, check_edits
+from saescope.steering.edits import EditPlan, FeatureEdit, check_edits, written_by
 from saescope.steering.means import sign_test, t_interval
 from saescope.steering.prepare import (
     Plans,
@@ -310,7 +311,7 @@ class _Intervening:
 
 
 def _variant(stack: Stack, plans: Plans) -> Variant:
-    return {i: partial(change_at_site, stack.saes[i], plan=plan) for i, plan in plans.items()}
+    return {i: partial(written_by, stack.saes[i], plan=plan) for i, plan in plans.items()}
 
 
 class _Change(TypedDict):
@@ -339,8 +340,10 @@ def _change(model: LanguageModel, run: _EditedRun) -> _Change:
 
 def _touched(stack: Stack, sites: Sequence[SiteRecord], plans: Plans) -> bool:
     """The edits change something of the clean run."""
-    changes = (change_at_site(stack.saes[i], sites[i], plan) for i, plan in plans.items())
-    return any(bool(change.any()) for change in changes)
+    changes = (written_by(stack.saes[i], sites[i], plan) for i, plan in plans.items())
+    return any(
+        change.is_change if isinstance(change, Spread) else bool(change.any()) for change in changes
+    )
 
 
 def _readout(model: LanguageModel, logits: Tensor, target: Target) -> Readout:

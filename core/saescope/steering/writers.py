@@ -21,7 +21,7 @@ from saescope.records.features import FoundFeatures, TokenRank, Writer
 from saescope.saes import SAE
 from saescope.splice import SiteRecord
 from saescope.stack import Stack, as_stack
-from saescope.steering.edits import FeatureEdit, change_at_site, control_plan, make_plan
+from saescope.steering.edits import FeatureEdit, control_plan, make_plan, written_by
 from saescope.steering.judge import is_beyond
 from saescope.steering.units import MIN_POOL, IndexedActivations, Known, resolve_units
 from saescope.variants import Variant, run_variants
@@ -213,7 +213,7 @@ def _changes(on: _OnPrompts, runs: Sequence[_Added], ids: Sequence[int]) -> list
         for run in runs:
             plan = make_plan(sae, [FeatureEdit(run.feature)], [run.activation], last)
             plan = plan if run.along is None else control_plan(sae, plan, [run.along])
-            variants.append({0: partial(change_at_site, sae, plan=plan)})
+            variants.append({0: partial(written_by, sae, plan=plan)})
         batch = on.stack.model.batch(tokens.ids)
         clean, changed = run_variants(on.stack, batch, [site], variants, position=len(tokens) - 1)
         changes.append((log_mass(changed, ids) - log_mass(clean, ids)).tolist())

@@ -102,8 +102,11 @@ STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "COLUMN_NOT_FOUND": _column,
     "COLUMN_NOT_TEXT": _column,
     "CROSS_LAYER_FEATURE": lambda hint, facts: (
-        'Call trace_circuit with the handle of the whole set (load_sae with layers="all"): it '
-        "ablates such features at every layer that they write."
+        'Call load_sae(path=".../W_enc_5.safetensors"), or with the release of the cross-layer '
+        "transcoder: its own files have the decoder of every layer."
+        if facts["copy"]
+        else 'Call trace_circuit with the handle of the whole set (load_sae with layers="all"), or '
+        "change features with intervene or steer_generate."
     ),
     "HOOK_UNKNOWN": _another_hook,
     "LOGGER_FAILED": _without_logger,

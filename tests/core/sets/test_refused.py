@@ -182,7 +182,6 @@ def test_a_feature_or_a_target_that_is_not_there_is_refused(tmp_path: Path) -> N
         error = refusal(lambda wrong=wrong: last.write_rows(torch.tensor([wrong]), 3))
         assert error.code == "FEATURE_OUT_OF_RANGE"
     assert refusal(lambda: last.write_rows(torch.tensor([0]), 2)).code == "NOT_WRITTEN"
-    assert refusal(lambda: last.sae).code == "NO_SINGLE_SAE"
     assert refusal(lambda: ours.of_layer(9)).code == "LAYER_NOT_FOUND"
 
 

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.core.sets import written
 from torch import Tensor
 
-from saescope.errors import ConfigError
 from saescope.hooks import edit_activations
-from saescope.load import load_sae
 from saescope.models import LanguageModel
 from saescope.saes import SAE
 from saescope.sets import SAESet, load_set
@@ -103,21 +100,3 @@ def test_a_text_is_written_with_features_of_several_layers_changed(
     done = steer(glass, ours.saes, tokens, edits, max_new_tokens=6, n_controls=0)
     want = "".join(glass.token_text(int(i)) for i in ids[len(tokens.ids) :])
     assert done.steered[0].text == want != done.baseline.text
-
-
-def test_one_layer_of_a_cross_layer_transcoder_is_not_edited(
-    tmp_path: Path, glass: LanguageModel
-) -> None:
-    """Its decoders are summed: all that a feature writes would come at its own layer."""
-    folder = written.cross_layer(tmp_path / "clt", written.layers(n_decoders=True))
-    sae = load_sae(folder / "W_enc_1.safetensors", device="cpu")
-    assert sae.cfg.metadata.sums_decoders
-    assert not load_sae(folder / "W_enc_3.safetensors", device="cpu").cfg.metadata.sums_decoders
-    saved = load_sae(sae.save(tmp_path / "saved"), device="cpu")
-    for each in (sae, saved):
-        with pytest.raises(ConfigError, match="writes at several layers") as raised:
-            intervene(glass, each, glass.tokenize(TEXT), [FeatureEdit(1, mode="ablate")])
-        assert raised.value.code == "CROSS_LAYER_FEATURE" and raised.value.hint
-    with pytest.raises(ConfigError) as alone:
-        load_set(folder, device="cpu").saes  # noqa: B018
-    assert alone.value.code == "NO_SINGLE_SAE"
