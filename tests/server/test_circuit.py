@@ -206,6 +206,36 @@ async def test_against_asks_for_the_difference_of_two_logits(desk: Desk) -> None
     assert close(target["value"], expected.value) and "logit difference" in reply["reading"]
 
 
+@pytest.mark.parametrize("against", ["", OTHER_ANSWER])
+async def test_the_suggested_ablation_says_what_the_summary_says(desk: Desk, against: str) -> None:
+    reply = await trace(desk, against=against)
+    sentence = r"ablated alone the .* changes by (\S+?)( nats)?: the `effect`"
+    said = re.search(sentence, reply["summary"])
+    assert said and bool(said[2]) != bool(against)
+    top = max(reply["nodes"], key=lambda node: node["influence"] * (node["kind"] == "feature"))
+    edit = {"feature": top["feature"], "mode": "ablate", "positions": [top["pos"]]}
+    done = await call(
+        desk.state,
+        "intervene",
+        sae=reply["saes"][top["sae"]],
+        prompt=PROMPT,
+        edits=[edit],
+        target=desk.asked["targets"][0],
+        against=against,
+        n_controls=0,
+    )
+    assert done["effect"] == pytest.approx(float(said[1]), rel=0.01)
+    assert top["lost"] == pytest.approx(-done["effect"], rel=0.01)
+
+
+async def test_an_edge_shared_with_a_prompt_after_which_the_target_is_unlikely_is_no_reason(
+    desk: Desk,
+) -> None:
+    reply = await trace(desk, other_prompts=[OTHER_PROMPT, PROMPT])
+    (warning,) = [each for each in reply["warnings"] if "is unlikely after" in each]
+    assert "other prompt 1" in warning and "other prompt 2" not in warning
+
+
 async def test_a_target_that_is_no_single_token_is_refused(desk: Desk) -> None:
     error = await refuse(desk.state, "trace_circuit", **desk.asked | {"targets": ["many words"]})
     assert error["field"] == "targets" and "token" in error["message"]

@@ -18,6 +18,8 @@ from saescope.records.graph import Graph, GraphNode
 Align = Literal["feature", "end"]
 MOST = 0.75
 """The share of prompts that "most" means."""
+UNLIKELY = 0.05
+"""The probability below which a target is not what the model predicts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,9 @@ class CircuitOverPrompts:
     """Edges in any prompt."""
     flow_all: list[float]
     """The share of each prompt's influence along edges that the edges in all carry."""
+    unlikely: list[int]
+    """Prompts, by place, after which the first target has a probability below 0.05: edges shared
+    with these say what would raise it there, not why it is predicted."""
 
 
 def compare_graphs(first: Graph, second: Graph, *, align: Align = "feature") -> GraphComparison:
@@ -170,6 +175,7 @@ def over_prompts(
         in_most=[e for e in held if e.same_sign and needed <= len(e.prompts) < len(graphs)],
         n_edges=len(pairs),
         flow_all=[_of_whole(each, names) for each in keyed],
+        unlikely=[at for at, graph in enumerate(graphs) if graph.targets[0].prob < UNLIKELY],
     )
 
 

@@ -43,6 +43,8 @@ class NodeEffects(NamedTuple):
     predicted: Float[Tensor, "n_sources n_names"]
     frozen: Float[Tensor, "n_sources n_names"]
     free: Float[Tensor, "n_sources n_names"]
+    lost: Float[Tensor, " n_sources"]
+    """What the first target's quantity loses, with nothing held."""
 
 
 def prove(traced: Traced, *, progress: Progress | None = None) -> Graph:
@@ -58,8 +60,14 @@ def prove(traced: Traced, *, progress: Progress | None = None) -> Graph:
     ids = node_ids(traced, {c: traced.store.columns.place(c) for c in traced.kept.columns.tolist()})
     ids |= {traced.store.columns.n + i: target.id for i, target in enumerate(graph.targets)}
     effects = _effects(measured, ids)
+    lost = {ids[c]: float(n) for c, n in zip(measured.sources, measured.lost, strict=True)}
     nodes = [
-        replace(node, effect=effects.get((node.id, graph.targets[0].id))) for node in graph.nodes
+        replace(
+            node,
+            effect=effects.get((node.id, graph.targets[0].id)),
+            lost=lost.get(node.id),
+        )
+        for node in graph.nodes
     ]
     edges = [replace(edge, effect=effects.get((edge.source, edge.target))) for edge in graph.edges]
     proof = _proof(traced, nodes, edges, measured)
@@ -77,8 +85,10 @@ def _sources(traced: Traced, most: int) -> list[int]:
 def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> NodeEffects:
     columns, clean = traced.store.columns, traced.clean
     names = _readers(traced)
-    before = _values(traced, names, run_live(clean, 1, _nothing, hold_attention=False).read)
+    unchanged = run_live(clean, 1, _nothing, hold_attention=False)
+    before, quantity = _values(traced, names, unchanged.read), _quantity(traced, unchanged)
     results: dict[bool, list[Tensor]] = {True: [], False: []}
+    lost: list[Tensor] = []
     size = max(1, MAX_TOKENS // clean.n_pos)
     for start in range(0, len(sources), size):
         stop_if_cancelled()
@@ -86,12 +96,12 @@ def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> N
         for hold in (True, False):
             live = run_live(clean, len(places), without(columns, places), hold_attention=hold)
             results[hold].append(before - _values(traced, names, live.read))
+            lost += [] if hold else [quantity - _quantity(traced, live)]
         if progress:
             progress(min(start + size, len(sources)), len(sources))
     predicted = predict(traced, sources, names).T
-    return NodeEffects(
-        sources, names, predicted, torch.cat(results[True]), torch.cat(results[False])
-    )
+    frozen, free = (torch.cat(results[hold]) for hold in (True, False))
+    return NodeEffects(sources, names, predicted, frozen, free, torch.cat(lost).cpu())
 
 
 def _readers(traced: Traced) -> list[int]:

@@ -1,8 +1,9 @@
 """An attribution graph in words, short enough for an agent to reason with."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from saescope.errors import ArgumentError
 from saescope.graphs.flow import Flow
@@ -14,6 +15,9 @@ from saescope.untrusted import clean_line, clean_token
 MOST_TOKENS = 1200
 """Tokens of a reading unless told otherwise, counted as UTF-8 bytes / 3."""
 N_PATHS = 8
+N_LAYERS_NAMED = 5
+MUCH_IN_ERRORS = 0.1
+"""The share of the kept graph's influence from errors above which their paths are shown too."""
 WARNING = "WARNING: "
 """How the first line begins where a graph explains the smaller part."""
 _TOKEN_CHARS, _LABEL_CHARS = 16, 48
@@ -180,8 +184,19 @@ def _endings(words: _Words) -> list[str]:
         top = ", ".join(
             f"{_short(words, node)} {percent(share)}" for node, share in list(ends.items())[:4]
         )
-        parts.append(f"{name} {percent(whole)} ({top})")
+        layers = f"; {_by_layer(words, ends)}" if kind == "error" and len(ends) > 4 else ""
+        parts.append(f"{name} {percent(whole)} ({top}{layers})")
     return [f"In the kept graph the influence comes from: {'; '.join(parts)}."] if parts else []
+
+
+def _by_layer(words: _Words, ends: Mapping[str, float]) -> str:
+    """The layers whose errors matter most."""
+    shares: dict[int | None, float] = {}
+    for node, share in ends.items():
+        layer = words.nodes[node].layer
+        shares[layer] = shares.get(layer, 0.0) + share
+    top = sorted(shares.items(), key=lambda item: -item[1])[:N_LAYERS_NAMED]
+    return "by layer " + ", ".join(f"{layer}: {percent(share)}" for layer, share in top)
 
 
 def _groups(graph: Graph) -> list[str]:
@@ -210,23 +225,50 @@ def _survives(graph: Graph) -> str:
 
 
 def _paths(words: _Words, n_shown: int, room: int) -> list[str]:
-    """The lines on paths; as many paths as there is room for."""
-    found = strongest_paths(words.flow, n_shown, ends_at=lambda node: _is(words, node, "token"))
-    kind = "from tokens"
-    if not found:
-        found, kind = strongest_paths(words.flow, n_shown), "from errors (none reaches a token)"
+    """The lines on paths from tokens and from errors; as many paths as there is room for."""
+    shown = {"token": n_shown, "error": _n_from_errors(words, n_shown)}
+    found = {
+        kind: strongest_paths(words.flow, n, ends_at=partial(_is, words, kind=kind))
+        for kind, n in shown.items()
+        if n
+    }
+    found = {kind: paths for kind, paths in found.items() if paths}
+    if not found and (others := strongest_paths(words.flow, n_shown)):
+        found = {"feature": others}
     if not found:
         return ["Paths: none is kept."]
-    chains = [
-        f"{n}. {percent(path.share)} {'raises' if path.sign > 0 else 'lowers'} it: "
-        f"{_chain(words, path)}"
-        for n, path in enumerate(found, 1)
-    ]
-    for n in range(len(chains), 0, -1):
-        lines = [_carried(words, found[:n], kind), _legend(found[:n]), *chains[:n]]
-        if _size(lines) <= room or n == 1:
+    while True:
+        lines, longest = _listed(words, found), max(found.values(), key=len)
+        if _size(lines) <= room or len(longest) == 1:
             return lines
-    return []
+        longest.pop()
+
+
+def _n_from_errors(words: _Words, n_shown: int) -> int:
+    """How many paths from errors are told: half as many as from tokens where these carry less, all
+    where no path begins at a token."""
+    ends: defaultdict[str, float] = defaultdict(float)
+    for node, share in words.flow.ends.items():
+        ends[words.nodes[node].kind] += share
+    if not ends["token"]:
+        return n_shown
+    if ends["error"] < MUCH_IN_ERRORS:
+        return 0
+    return max(1, n_shown // 2 if ends["error"] > ends["token"] else n_shown // 4)
+
+
+def _listed(words: _Words, found: Mapping[str, Sequence[GraphPath]]) -> list[str]:
+    lines = [_legend([path for paths in found.values() for path in paths])]
+    for kind, paths in found.items():
+        alone = " (none reaches a token)" if "token" not in found else ""
+        lines.append(_carried(words, paths, f"from {kind}s{alone}"))
+        lines += [
+            f"{n}. {percent(path.share)} {'raises' if path.sign > 0 else 'lowers'} it: "
+            f"{_chain(words, path)}"
+            for n, path in enumerate(paths, 1)
+        ]
+    # What the numbers mean stands below the first heading.
+    return [lines[1], lines[0], *lines[2:]]
 
 
 def _carried(words: _Words, paths: Sequence[GraphPath], kind: str) -> str:

@@ -49,6 +49,9 @@ class GraphNode:
     """The share of the targets that flows through it, in the whole graph."""
     effect: "GraphEffect | None" = None
     """What ablating it does to the first target; None where that was not measured."""
+    lost: float | None = None
+    """What the first target's log-probability (nats), or its difference of logits, loses with the
+    node ablated and nothing held: the `effect` of `ss.intervene` with the other sign."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from saescope_mcp.state.traced import Layers, require_layers, use_layers
 
 if TYPE_CHECKING:
     from saescope.graphs import GraphSettings
+    from saescope.graphs.comparing import CircuitOverPrompts
     from saescope.models import Tokens
 
 PAGE_URI = "sae://graph/{name}"
@@ -211,10 +212,12 @@ def _reply(
     exported = (
         write_graph(graph, layers.model, request.prompt, meanings, export) if export else None
     )
+    shared = _over_prompts(traced)
     return TraceCircuitReply(
-        summary=_summary(graph),
+        summary=" ".join([_summary(graph), *_expected(graph)]),
         warnings=[
             *graph.warnings,
+            *_unlikely(traced, shared),
             *traced.labels.warnings,
             *layers.disagreement(chat=request.chat),
             *_left_out(graph, request),
@@ -234,7 +237,7 @@ def _reply(
         saes=layers.handles,
         nodes=[_row(traced, node) for node in _strongest(graph)],
         groups=_groups(graph),
-        shared=_shared(traced),
+        shared=_shared(traced, shared),
         page=PAGE_URI.format(name=traced.name) if page.path else None,
         page_path=page.path or None,
         exported=exported and exported.path,
@@ -310,14 +313,33 @@ def _of_errors(graph: Graph) -> str:
     return f", {n} of them from errors" if n else ""
 
 
-def _shared(traced: TracedPrompts) -> str:
-    """What the circuits of several prompts have in common."""
-    if not traced.others:
-        return ""
+def _over_prompts(traced: TracedPrompts) -> "CircuitOverPrompts | None":
     from saescope.graphs.comparing import over_prompts
 
+    return over_prompts([traced.graph, *traced.others]) if traced.others else None
+
+
+def _unlikely(traced: TracedPrompts, found: "CircuitOverPrompts | None") -> list[str]:
+    """A warning of prompts after which the target is not what the model says."""
     graphs = [traced.graph, *traced.others]
-    found = over_prompts(graphs)
+    if found is None or not found.unlikely:
+        return []
+    where = "; ".join(
+        f"{'the prompt' if at == 0 else f'other prompt {at}'} "
+        f"({graphs[at].targets[0].label!r}: {graphs[at].targets[0].prob:.2g})"
+        for at in found.unlikely
+    )
+    return [
+        f"The first target is unlikely after {where}: edges shared with it say what would raise "
+        "the target there, not why it is predicted."
+    ]
+
+
+def _shared(traced: TracedPrompts, found: "CircuitOverPrompts | None") -> str:
+    """What the circuits of several prompts have in common."""
+    if found is None:
+        return ""
+    graphs = [traced.graph, *traced.others]
     held = "; ".join(f"{edge.source} -> {edge.target}" for edge in found.in_all[:N_HELD])
     flows = ", ".join(percent(flow) for flow in found.flow_all)
     probs = ", ".join(f"{graph.targets[0].prob:.2g}" for graph in graphs)
@@ -329,15 +351,36 @@ def _shared(traced: TracedPrompts) -> str:
     )
 
 
-def _next(layers: Layers, request: TraceCircuit, graph: Graph) -> list[str]:
+def _top(graph: Graph) -> GraphNode | None:
+    """The feature through which most flows."""
     features = [node for node in graph.nodes if node.kind == "feature" and node.sae is not None]
-    if not features:
+    return max(features, key=lambda node: node.influence, default=None)
+
+
+def _expected(graph: Graph) -> list[str]:
+    """What the suggested ablation will say."""
+    top, target = _top(graph), graph.targets[0]
+    if top is None or top.lost is None:
         return []
-    top = max(features, key=lambda node: node.influence)
+    what = f"difference of logits {target.label!r}"
+    if target.against is None:
+        what = f"log-probability of {target.label!r}"
+    unit = " nats" if target.against is None else ""
+    return [
+        f"With {top.id} ablated alone the {what} changes by {-top.lost:+.3g}{unit}: the `effect` "
+        "of the intervene in `next`."
+    ]
+
+
+def _next(layers: Layers, request: TraceCircuit, graph: Graph) -> list[str]:
+    top = _top(graph)
+    if top is None:
+        return []
     sae = layers.handles[top.sae or 0]
     edit = {"feature": top.feature, "mode": "ablate", "positions": [top.pos]}
     asked = {"target": request.targets[0]} if request.targets else {}
     asked |= {"against": request.against} if request.against else {}
+    asked |= {"chat": True} if request.chat else {}
     return [
         next_call("describe_feature", sae=sae, feature=top.feature),
         next_call("intervene", sae=sae, prompt=brief(request.prompt), edits=[edit], **asked),

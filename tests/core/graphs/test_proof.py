@@ -22,6 +22,7 @@ from saescope.hooks import edit_activations
 from saescope.models import LanguageModel, load_model
 from saescope.records.graph import GraphNode, GraphSettings
 from saescope.saes import StandardSAE
+from saescope.steering import FeatureEdit, intervene
 
 
 def lost(graph: Traced, node: GraphNode) -> Callable[[Tensor], Tensor]:
@@ -294,3 +295,19 @@ def test_a_model_that_cannot_be_held_still_is_refused(tmp_path: Path, glass_dir:
     with pytest.raises(ModelError, match="still not linear") as raised:
         trace_circuit(model, set_of(model), as_tokens())
     assert raised.value.code == "GRAPH_NOT_LINEAR" and "residual stream" in raised.value.hint
+
+
+def test_what_a_node_loses_is_what_intervene_reports(gpt2: Family) -> None:
+    """The log-probability, where edges and effects speak of a demeaned logit."""
+    model, saes = gpt2.model, transcoders(gpt2.model)
+    graph = prove(traced(model, held(model, saes)))
+    tested = [node for node in graph.nodes if node.effect and node.sae is not None][:4]
+    for node in tested:
+        assert node.feature is not None and node.sae is not None and node.lost is not None
+        edit = FeatureEdit(node.feature, mode="ablate", positions=(node.pos,), sae=node.sae)
+        target = graph.targets[0].token
+        done = intervene(model, saes, as_tokens(), [edit], target=target, n_controls=0)
+        assert done.effect == done.delta_logprob == pytest.approx(-node.lost, abs=1e-4)
+        assert done.delta_logit != done.delta_logprob
+    assert any(abs(n.lost - n.effect.free) > 0.01 for n in tested if n.lost and n.effect)
+    assert tested and all(node.lost is None for node in graph.nodes if node.kind == "token")

@@ -8,6 +8,7 @@ from tests.core.graphs.samples import (
     PROOF,
     drawn_by_lot,
     edge,
+    error,
     feature,
     graph_of,
     logit,
@@ -52,7 +53,7 @@ def test_a_graph_that_explains_less_than_half_begins_by_saying_so(
     assert ("50 % in features that were not traced" in text) == (untraced > 0)
     assert "0 % in features" not in smaller_part(replacement, 1e-9)
     told = dataclasses.replace(graph, warnings=[smaller_part(replacement, untraced), "few tokens"])
-    assert read_graph(told) == text.replace("\nOf 3 paths", "\nNote: few tokens\nOf 3 paths")
+    assert read_graph(told) == text.replace("\nOf 3 paths", "\nNote: few tokens\nOf 3 paths", 1)
 
 
 def test_what_was_measured_is_said_and_that_nothing_was() -> None:
@@ -99,7 +100,9 @@ def test_what_survives_a_merge_by_the_groups_is_said() -> None:
 
 def test_ordinary_graphs_fit_with_all_eight_paths() -> None:
     text = read_graph(drawn_by_lot(2, n_layers=6, n_pos=6))
-    assert len(re.findall(r"^\d\. ", text, flags=re.MULTILINE)) == 8
+    from_tokens, from_errors = text.split("strongest from tokens")[1].split("strongest from errors")
+    assert len(re.findall(r"^\d\. .*: t@", from_tokens, flags=re.MULTILINE)) == 8
+    assert len(re.findall(r"^\d\. .*: e\d", from_errors, flags=re.MULTILINE)) == 4
 
 
 def test_a_graph_without_a_way_from_a_token_says_so() -> None:
@@ -112,3 +115,37 @@ def test_a_graph_without_a_way_from_a_token_says_so() -> None:
 def test_shares_are_written_with_two_figures() -> None:
     shares = {0.614: "61 %", 0.0342: "3.4 %", 0.0002: "<0.1 %", 0.0: "0 %", 1.0: "100 %"}
     assert {share: percent(share) for share in shares} == shares
+
+
+def test_paths_that_begin_in_errors_are_told_with_their_share() -> None:
+    """Errors of two layers hold 80 % of the influence, a token 20 %: both kinds are listed."""
+    graph = graph_of(
+        [token(1), error(0, 1), error(3, 1), feature(1, 7, 1), logit(9, 1)],
+        [
+            edge("t@1", "o9", 2.0),
+            edge("e3@1", "o9", 5.0),
+            edge("f1.7@1", "o9", 3.0),
+            edge("e0@1", "f1.7@1", 1.0),
+        ],
+    )
+    text = read_graph(graph)
+    assert "Of 3 paths in the kept graph, the 1 strongest from tokens carry 20 %" in text
+    assert "Of 3 paths in the kept graph, the 2 strongest from errors carry 80 %" in text
+    assert text.index("strongest from tokens") < text.index("strongest from errors")
+    assert "1. 50 % raises it: e3@1' the' +5\u2192 o9' cat'" in text
+    assert "2. 30 % raises it: e0@1' the' +1\u2192 f1.7@1' the' +3\u2192 o9' cat'" in text
+    assert text.count("(source weight") == 1
+
+
+def test_many_errors_are_added_up_by_layer() -> None:
+    places = [(layer, pos) for layer in (0, 2) for pos in (1, 2, 3)]
+    graph = graph_of(
+        [token(1), *(error(*place) for place in places), logit(9, 3)],
+        [
+            edge("t@1", "o9", 4.0),
+            *(edge(f"e{layer}@{pos}", "o9", layer + 1.0) for layer, pos in places),
+        ],
+    )
+    assert "by layer 2: 56 %, 0: 19 %" in read_graph(graph)
+    few = dataclasses.replace(graph, edges=graph.edges[:3])
+    assert "by layer" not in read_graph(few)
