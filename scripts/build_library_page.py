@@ -65,6 +65,7 @@ PARTS = {
         "sweep",
         "steer_search",
     ),
+    "The record": ("Ledger",),
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
     "Train and judge": (
         "train_config",

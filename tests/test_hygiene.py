@@ -368,7 +368,9 @@ def test_the_library_and_the_binder_speak_of_no_tool(tools: dict[str, Tool]) -> 
     """`ss.load_sae` is a function of the library, `load_sae` a tool; a card tells readers of both
     how to load. What the binder says of tools is handed to it."""
     arguments = {name for tool in tools.values() for name in tool.input_schema["properties"]}
-    named = re.compile(rf"(?<![\w.])({'|'.join(tools)})\b|\b({'|'.join(arguments)})=(true|false)\b")
+    # A name that is a word of the language is meant only where it is called.
+    words = [name if "_" in name else rf"{name}(?=\()" for name in tools]
+    named = re.compile(rf"(?<![\w.])({'|'.join(words)})\b|\b({'|'.join(arguments)})=(true|false)\b")
     texts = [
         (name, node.value)
         for name, nodes in walked().items()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from saescope.graphs import trace_circuit as trace_circuit
     from saescope.hooks import edit_activations as edit_activations
     from saescope.hooks import record_activations as record_activations
+    from saescope.ledger import Ledger as Ledger
     from saescope.lens import find_lens as find_lens
     from saescope.lens import fit_lens as fit_lens
     from saescope.lens import open_lens as open_lens
@@ -72,6 +73,7 @@ _HOME = {
     "FeatureEdit": "steering",
     "GraphSettings": "graphs",
     "LabelStore": "features",
+    "Ledger": "ledger",
     "QuizStore": "features",
     "SAE": "saes",
     "SAESet": "sets",

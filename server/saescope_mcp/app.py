@@ -21,6 +21,7 @@ from saescope_mcp.resources import (
     apps,
     catalogue,
     jobs,
+    kept,
     register,
     serve_pages,
     skill_folder,
@@ -40,6 +41,7 @@ from saescope_mcp.tools import (
     publish,
     quiz,
     read,
+    results,
     runs,
     search,
     status,
@@ -66,11 +68,12 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *strength.TOOLS,
     *pairs.TOOLS,
     *publish.TOOLS,
+    *results.TOOLS,
 )
 
 INSTRUCTIONS = (Path(__file__).parent / "instructions.md").read_text(encoding="utf-8").rstrip()
 """What every client tells its model of this server, before any tool is called."""
-ALL_RESOURCES: tuple[Resource, ...] = (*catalogue.RESOURCES, *jobs.RESOURCES)
+ALL_RESOURCES: tuple[Resource, ...] = (*catalogue.RESOURCES, *jobs.RESOURCES, *kept.RESOURCES)
 
 WEBSITE = "https://github.com/saescope/saescope"
 

@@ -26,6 +26,7 @@ class Group(Enum):
     JUDGE = "how good an SAE is", True
     BENCH = "find a strength, compare prompts", False
     PUBLISH = "publish an SAE", False
+    RECORD = "bring back earlier results", False
 
     def __init__(self, purpose: str, by_default: bool) -> None:
         self.purpose = purpose

@@ -136,6 +136,16 @@ class Settings(BaseModel):
     max_result_tokens: int = Field(default=6000, ge=500)
     """Tokens of one reply, each counted as three UTF-8 bytes."""
 
+    ledger: bool = True
+    """Keep results on this machine, below SAESCOPE_HOME, so that they can be brought back by their
+    result_id."""
+    max_ledger_bytes: int = Field(default=2**27, ge=2**20)
+    """Bytes of all kept results; then the oldest go."""
+    max_ledger_days: int = Field(default=365, ge=1)
+    """Days after which a result that was not seen again goes, unless an investigation names it."""
+    max_noted: int = Field(default=100, ge=1)
+    """Results that one call puts into an investigation or rests on."""
+
     max_queue: int = Field(default=32, ge=0)
     """Calls that may wait for one model."""
     lock_wait_s: float = Field(default=30.0, gt=0)

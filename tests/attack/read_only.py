@@ -72,6 +72,7 @@ def calls_of(sae: str, place: Path) -> dict[str, dict[str, Any]]:
         "index_features": on | {"n_tokens": 500},
         "train_sae": {"model": str(GLASS), "hook_name": HOOK, "training_tokens": 512},
         "publish_sae": on | {"path": str(place / "home" / "published"), "dry_run": False},
+        "results": {},
         "cancel_job": {"job_id": "train-cut"},
         "unload": {"handle": sae},
     }

@@ -58,6 +58,8 @@ def calls_of(sae: str, model: str) -> list[tuple[str, dict[str, Any]]]:
         ("train_sae", {"model": model, "dataset": model, "hook_name": site, "layers": "0-1"}),
         ("evaluate_sae", {"sae": sae}),
         ("publish_sae", {"sae": sae, "repo_id": "a/b"}),
+        ("results", {"text": "The sea"}),
+        ("results", {"result_id": "0123456789ab"}),
     ]
 
 

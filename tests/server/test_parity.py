@@ -31,6 +31,7 @@ FUNCTIONS = {
     "load_sae": "load_sae",
     "publish_sae": "publish_sae",
     "quiz_feature": "make_quiz",
+    "results": "Ledger",
     "steer_generate": "steer",
     "steer_search": "steer_search",
     "top_features": "rank_features",

@@ -4,6 +4,7 @@ compact documents. It knows no SAE, and no tool by name."""
 from saescope_mcp.binding.call import Link, Outcome, State, Tool
 from saescope_mcp.binding.document import document
 from saescope_mcp.binding.error_document import what_is_wrong
+from saescope_mcp.binding.kept import kept_document, nothing
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.server import Server, bind
 from saescope_mcp.binding.wording import PLAIN, Wording
@@ -19,7 +20,9 @@ __all__ = [
     "Wording",
     "bind",
     "document",
+    "kept_document",
     "next_call",
+    "nothing",
     "refusal",
     "what_is_wrong",
 ]

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from mcp.types import ToolAnnotations
 
 from saescope.notices import collected
-from saescope_mcp.binding.document import Document, compact, document, in_short
+from saescope_mcp.binding.document import Document, compact, in_short
 from saescope_mcp.binding.error_document import refusal_text
+from saescope_mcp.binding.kept import Keeper, Keeps, kept_document, whole
 from saescope_mcp.binding.refusal import refusal
 from saescope_mcp.binding.wording import PLAIN, Wording
 from saescope_mcp.groups import Group, Offer
@@ -61,6 +62,9 @@ class State(Protocol):
     @property
     def offer(self) -> Offer: ...
 
+    @property
+    def keeper(self) -> Keeper: ...
+
 
 async def _nothing(state: Any, request: Any) -> None:
     """A tool that needs nothing before its call."""
@@ -83,6 +87,8 @@ class Tool:
     """The words of its errors and warnings."""
     prepare: Callable[[Any, Any], Awaitable[None]] = _nothing
     """What is done with state and request before the function is called."""
+    keeps: Keeps = whole
+    """What the ledger keeps of a result."""
 
     @cached_property
     def name(self) -> str:
@@ -111,7 +117,9 @@ class Tool:
                 told_next = state.offer.reached(reply.next)
                 reply = reply.model_copy(update={"warnings": warnings, "next": told_next})
                 outcome = Outcome(
-                    document(self.name, request, reply, max_tokens=settings.max_result_tokens),
+                    await kept_document(
+                        state, reply, tool=self.name, request=request, keeps=self.keeps
+                    ),
                     is_error=False,
                     concise=None if request.response_format == "detailed" else type(reply),
                 )

@@ -1,13 +1,15 @@
 """Makes of a reply the document that is sent: rounded, clean, within the token budget, with an
 id."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from saescope.errors import NumericError
+from saescope.ledger import KeptEntry
 from saescope_mcp.schemas.common import SHORT_DIGITS, Reply, Request, in_order
 
 Document = dict[str, Any]
@@ -17,24 +19,63 @@ def compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
+@dataclass(frozen=True)
+class Result:
+    """A reply as plain data, before it is made short for whoever asked."""
+
+    tool: str
+    request: Request
+    reply: Reply
+
+    @cached_property
+    def arguments(self) -> Document:
+        """What was asked, without what only the sending of the answer depends on."""
+        without = {"response_format", "wait_s"}
+        return self.request.model_dump(mode="json", by_alias=True, exclude=without)
+
+    @cached_property
+    def whole(self) -> Document:
+        """The document with all of its provenance.
+
+        Raises:
+            NumericError: a number in it is not finite.
+        """
+        return tidy(in_order(type(self.reply), self.reply.model_dump(mode="json")))
+
+    @cached_property
+    def entry(self) -> KeptEntry:
+        """Call and document, with the id that they make."""
+        left_out = self.reply.momentary
+        whole = {name: item for name, item in self.whole.items() if name != "result_id"}
+        return KeptEntry(
+            tool=self.tool, arguments=self.arguments, document=whole, left_out=left_out
+        )
+
+    def told(self, max_tokens: int, *, result_id: str) -> Document:
+        """The document within the token budget; the id is told where numbers were computed."""
+        done = {name: _own(item) for name, item in self.whole.items()}
+        if origin := self.reply.provenance:
+            short = self.request.response_format == "concise"
+            told = origin.brief() if short else origin
+            done |= {"result_id": result_id, "provenance": tidy(told.model_dump(mode="json"))}
+        listed, over = self.reply.listed, len(compact(done).encode()) - 3 * max_tokens
+        start = self.arguments["offset"] if self.request.has_pages else None
+        return _shortened(done, listed, start, over) if over > 0 and listed else done
+
+
 def document(tool: str, request: Request, reply: Reply, *, max_tokens: int) -> Document:
     """Make plain data of the reply.
 
     Raises:
         NumericError: a number in it is not finite.
     """
-    arguments = request.model_dump(
-        mode="json", by_alias=True, exclude={"response_format", "wait_s"}
-    )
-    if whole := reply.provenance:
-        identity = json.dumps([tool, arguments, whole.model_dump()], sort_keys=True)
-        result_id = hashlib.sha256(identity.encode()).hexdigest()[:12]
-        told = whole.brief() if request.response_format == "concise" else whole
-        reply = reply.model_copy(update={"result_id": result_id, "provenance": told})
-    done: Document = tidy(in_order(type(reply), reply.model_dump(mode="json")))
-    over = len(compact(done).encode()) - 3 * max_tokens
-    start = arguments["offset"] if request.has_pages else None
-    return _shortened(done, reply.listed, start, over) if over > 0 and reply.listed else done
+    result = Result(tool, request, reply)
+    return result.told(max_tokens, result_id=result.entry.result_id)
+
+
+def _own(item: Any) -> Any:
+    """A list that may be cut without the loss of what it was."""
+    return [*item] if isinstance(item, list) else item
 
 
 def in_short(done: Document, kind: type[Reply]) -> Document:

@@ -43,7 +43,14 @@ def call(
 ) -> Outcome:
     """The tool's outcome, or that of the load before it if that failed."""
     state = AppState(settings or person_settings())
-    return anyio.run(partial(_call, state, tool, arguments, loading, say))
+    return settled(state, anyio.run(partial(_call, state, tool, arguments, loading, say)))
+
+
+def settled(state: AppState, outcome: Outcome) -> Outcome:
+    """The outcome, once the ledger has been written: the command ends with it."""
+    if (warnings := state.keeper.settle()) and not outcome.is_error:
+        outcome.document["warnings"] += warnings
+    return outcome
 
 
 def waiting(tool: Tool) -> dict[str, float]:

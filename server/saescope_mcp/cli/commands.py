@@ -31,8 +31,10 @@ STOPPED = ("cancelled", "interrupted")
 INTERRUPTED = 130
 """The exit status of what Ctrl-C ended."""
 MISUSED = 2
-_FOR_A_PERSON = {"job_status": {"response_format": "detailed"}}
-"""What a display shows, and a concise document goes without: the curves of a training."""
+_WHOLE = {"response_format": "detailed"}
+_FOR_A_PERSON: dict[str, dict[str, str]] = {"job_status": _WHOLE, "results": _WHOLE}
+"""What a display shows, and a concise document goes without: the curves of a training, all of a
+kept result."""
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the tool's document, and nothing else.")
 ]

@@ -4,16 +4,18 @@ complete checkpoint."""
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
+import anyio
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from saescope.progress import Say
-from saescope_mcp.binding import Outcome, Tool, document
-from saescope_mcp.cli.calls import FOREVER_S, call, person_settings
+from saescope_mcp.binding import Outcome, Tool, kept_document
+from saescope_mcp.cli.calls import FOREVER_S, call, person_settings, settled
 from saescope_mcp.cli.renderers.parts import spark
 from saescope_mcp.cli.typed import as_command
 from saescope_mcp.jobs import Run
@@ -50,8 +52,9 @@ def start_and_follow(
             state.runs.forget(run.id)
         return Outcome(run.error, is_error=True)
     kind = kind_of(run)
-    request, limit = kind.request.model_validate(run.request), state.settings.max_result_tokens
-    return Outcome(document(run.tool, request, kind.reply(run), max_tokens=limit), is_error=False)
+    request = kind.request.model_validate(run.request)
+    keep = partial(kept_document, state, kind.reply(run), tool=run.tool, request=request)
+    return settled(state, Outcome(anyio.run(keep), is_error=False))
 
 
 def follow(state: AppState, run_id: str, console: Console) -> Run:

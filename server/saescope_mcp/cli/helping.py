@@ -15,13 +15,14 @@ _GROUP_TITLES = {
     "start": "Start",
     "read": "Read",
     "explain": "Explain",
-    "circuits": "Circuits",
+    "circuits": "Explain",
     "know": "Know a feature",
     "steer": "Steer",
     "bench": "The scientist's bench",
     "train": "Train",
     "judge": "Judge",
     "publish": "Publish",
+    "record": "The record",
     "serve": "Serve",
 }
 _WIDEST = max(len(name) for names in GROUPS.values() for name in names)
@@ -46,15 +47,18 @@ class Shell(_Context):
 
 
 class Tools(TyperGroup):
-    """All commands, in the groups of what a person wants to do."""
+    """All commands, by what a person wants to do; groups of one title stand together."""
 
     context_class = Shell
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
+        by_title: dict[str, list[str]] = {}
         for group, names in GROUPS.items():
+            by_title.setdefault(_GROUP_TITLES[group], []).extend(names)
+        for title, names in by_title.items():
             commands = [self.get_command(ctx, name.replace("_", "-")) for name in names]
             rows = [(each.name or "", each.short_help or "") for each in commands if each]
-            with formatter.section(_GROUP_TITLES[group]):
+            with formatter.section(title):
                 formatter.write_dl(_level(rows))
 
 

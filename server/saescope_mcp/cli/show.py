@@ -45,8 +45,10 @@ def show(
 
 
 def _show_result(document: Mapping[str, Any], console: Console) -> None:
-    """What came of a job, as its own tool shows it."""
-    renderer, result = RENDERERS.get(document.get("tool") or ""), document.get("result")
+    """What came of a job, or is brought back, as its own tool shows it."""
+    kept = document.get("document")
+    tool = document["results"][0]["tool"] if kept else document.get("tool")
+    renderer, result = RENDERERS.get(tool or ""), kept or document.get("result")
     if renderer and result:
         metrics = document.get("metrics")
         renderer({**result, "metrics": metrics} if metrics else result, console)

@@ -22,6 +22,7 @@ _ORDER = (
     "train",
     "judge",
     "publish",
+    "record",
     "serve",
 )
 _OF_NO_GROUP: Mapping[str, tuple[str, ...]] = {
@@ -34,23 +35,24 @@ SHORT: Mapping[str, str] = {
     "find_saes": "Published SAEs by model, layer, site or words.",
     "load_sae": "Check that an SAE loads and fits its model.",
     "encode_text": "Which features fire at each token of a text.",
-    "top_features": "The strongest features of a text, or what sets texts apart.",
+    "top_features": "The strongest features of a text, or of a contrast.",
     "attribute_logit": "Which features a prediction rests on, measured.",
     "trace_circuit": "Through which features a prediction comes about.",
     "compare_prompts": "Which features make two prompts predict different tokens.",
     "intervene": "What changing features does to the next token.",
     "describe_feature": "What one feature fires on and promotes.",
-    "find_features": "Features by label, token or texts, by a contrast, or by what they cause.",
+    "find_features": "Features by label, token, texts, contrast or effect.",
     "index_features": "Read a corpus once; the others look features up in it.",
     "quiz_feature": "A blind test of what you think a feature is.",
     "label_feature": "Name a feature, with the answers of a quiz.",
-    "steer_generate": "Continue a text with features changed, next to the plain one.",
+    "steer_generate": "Continue a text with features changed, beside it plain.",
     "steer_search": "How strongly to push features for a concept, tested.",
     "train_sae": "Train an SAE on your own model and text.",
     "job_status": "How trainings and indexings are doing.",
     "cancel_job": "Stop one; its checkpoint is kept.",
     "evaluate_sae": "How good an SAE is, with intervals and baselines.",
     "publish_sae": "Write an SAE with a model card, to a folder or the hub.",
+    "results": "Earlier results: by id, or a list.",
     "server_status": "What is cached and allowed here.",
     "unload": "Free memory (in a server: a command frees its own).",
 }
@@ -92,6 +94,7 @@ EXAMPLES: Mapping[str, str] = {
     "train_sae": "train-sae --hook-name blocks.14.hook_resid_post --training-tokens 500000",
     "cancel_job": "cancel-job --job-id train-1a2b3c",
     "evaluate_sae": "evaluate-sae --n-tokens 5000 --open",
+    "results": "results --tool attribute_logit --day 2026-11",
     "publish_sae": "publish-sae --sae smollm2-135m/14.resid_post --path my-sae",
 }
 """A command of each tool that works, without the name of the program."""

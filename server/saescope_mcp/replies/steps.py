@@ -122,6 +122,7 @@ STEPS: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     "QUIZ_MISMATCH": _quiz,
     "QUIZ_NOT_FOUND": _quiz,
     "QUIZ_USED": _another_quiz,
+    "RESULT_NOT_FOUND": lambda hint, facts: "Call results(): it lists what is kept.",
     "SITE_NOT_FOUND": _another_hook,
     "TOO_FEW_TEXTS": lambda hint, facts: (
         "For one text against one other, call top_features(text=..., against=[...], "

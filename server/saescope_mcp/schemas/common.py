@@ -292,6 +292,9 @@ class Reply(BaseModel, frozen=True):
     is named here, has the same value, in every row."""
     first: ClassVar[dict[str, int]] = {}
     """How many items of these lists a concise reply has; the summary has what all of them say."""
+    momentary: ClassVar[tuple[str, ...]] = ()
+    """Fields that may differ from one call to the same call: the id of a result does not rest on
+    them."""
 
     summary: str
     warnings: list[str] = []

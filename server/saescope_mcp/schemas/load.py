@@ -112,6 +112,7 @@ class LoadSaeReply(Reply, frozen=True):
         }
     )
     usual: ClassVar[dict[str, object]] = Reply.usual | {"state": "done", "evidence": "observed"}
+    momentary = ("memory", "fits", "index")
 
     evidence: Literal["observed"] | None = None
     state: Literal["done", "running", "planned"]

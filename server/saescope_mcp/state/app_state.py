@@ -17,6 +17,7 @@ from saescope_mcp.jobs import Jobs, Runs
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.entries import LoadedSAE, LoadedSet
 from saescope_mcp.state.fences import reading
+from saescope_mcp.state.keeper import LedgerKeeper
 from saescope_mcp.state.memory import Room, total_bytes
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import KnownHandles, Placement, Source, load_call
@@ -43,6 +44,7 @@ class AppState:
         self.records = Workers(RECORD_THREADS, 0.0)
         """Threads for the table of runs alone: work that takes long must not keep anybody from
         asking about it."""
+        self.keeper = LedgerKeeper(settings)
         self.jobs = Jobs(settings.keep_jobs)
         self.models: dict[str, ModelSlot] = {}
         self.saes: dict[str, LoadedSAE] = {}

@@ -10,7 +10,7 @@ from saescope.errors import ArgumentError, OfflineError
 from saescope.layers import parse_layers, written
 from saescope.progress import silent
 from saescope.verdicts import Quality
-from saescope_mcp.binding import next_call
+from saescope_mcp.binding import next_call, nothing
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
@@ -419,5 +419,6 @@ TOOLS = [
             open_world_hint=False,
         ),
         group=Group.BASE,
+        keeps=nothing,
     ),
 ]

@@ -3,6 +3,7 @@
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
+from saescope_mcp.binding import nothing
 from saescope_mcp.replies import Tool
 from saescope_mcp.schemas.status import UseTools, UseToolsReply
 from saescope_mcp.state import AppState
@@ -39,4 +40,5 @@ USE_TOOLS = Tool(
         idempotent_hint=True,
         open_world_hint=False,
     ),
+    keeps=nothing,
 )

@@ -1,14 +1,17 @@
 """quiz_feature and label_feature."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
 from saescope.errors import NotFoundError
+from saescope.ledger import KeptEntry
+from saescope.records.labels import MissedItem
 from saescope.verdicts import LabelVerdict
-from saescope_mcp.binding import next_call
+from saescope_mcp.binding import next_call, nothing
 from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
@@ -24,7 +27,6 @@ from saescope_mcp.state import AppState, LoadedSAE
 if TYPE_CHECKING:
     from saescope.features import Label, Quiz
     from saescope.features.index import FeatureIndex
-    from saescope.records.labels import MissedItem
 
 N_LABELS = 5
 N_SIMILAR = 5
@@ -96,7 +98,7 @@ async def label_feature(state: AppState, request: LabelFeature) -> LabelFeatureR
     )
 
 
-def _missed(missed: "Sequence[MissedItem]", n: int) -> str:
+def _missed(missed: Sequence[MissedItem], n: int) -> str:
     """Which of the answers just given were wrong."""
     if not n:
         return ""
@@ -145,6 +147,17 @@ def _label(
     return label, missed, LabelStore().of(*which)
 
 
+def _without_items(entry: KeptEntry) -> KeptEntry:
+    """What the ledger keeps of a label: its score, and nothing of the quiz's items or answers."""
+    answers, missed = entry.arguments.get("answers", []), entry.document["missed"]
+    told = _missed([MissedItem(**item) for item in missed], len(answers))
+    said = entry.summary.replace(told, "") if told else entry.summary
+    arguments = {name: value for name, value in entry.arguments.items() if name != "answers"}
+    return replace(
+        entry, arguments=arguments, document=entry.document | {"summary": said, "missed": []}
+    )
+
+
 _WRITES = ToolAnnotations(
     read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False
 )
@@ -154,11 +167,13 @@ TOOLS = [
         QuizFeature,
         _WRITES.model_copy(update={"title": "Quiz on a feature", "idempotent_hint": True}),
         group=Group.KNOW,
+        keeps=nothing,
     ),
     Tool(
         label_feature,
         LabelFeature,
         _WRITES.model_copy(update={"title": "Label a feature"}),
         group=Group.KNOW,
+        keeps=_without_items,
     ),
 ]

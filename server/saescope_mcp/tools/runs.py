@@ -5,7 +5,7 @@ from typing import Any
 
 from mcp.types import ToolAnnotations
 
-from saescope_mcp.binding import next_call
+from saescope_mcp.binding import next_call, nothing
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import RESUMABLE, Job, Runs
 from saescope_mcp.kinds import ended, kind_of
@@ -55,4 +55,4 @@ _STOP = ToolAnnotations(
     idempotent_hint=True,
     open_world_hint=False,
 )
-TOOLS = [Tool(cancel_job, CancelJob, _STOP, group=Group.BASE)]
+TOOLS = [Tool(cancel_job, CancelJob, _STOP, group=Group.BASE, keeps=nothing)]

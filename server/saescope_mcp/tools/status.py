@@ -10,7 +10,7 @@ from mcp.types import ToolAnnotations
 from saescope import __version__
 from saescope.errors import SaescopeError
 from saescope.render import require_pictures
-from saescope_mcp.binding import document, next_call
+from saescope_mcp.binding import kept_document, next_call, nothing
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
 from saescope_mcp.kinds import duration, ended, kind_of, to_go
@@ -128,7 +128,7 @@ def _listed(rows: list[JobRow], offset: int) -> JobStatusReply:
 
 async def _task_status(state: AppState, job: Job, request: JobStatus) -> JobStatusReply:
     await state.jobs.watch(job, request.wait_s)
-    row, outcome = _row(job), _outcome(job, state)
+    row, outcome = _row(job), await _outcome(job, state)
     result = outcome.get("result") or {}
     whole = request.response_format == "detailed"  # `result` is there and says the rest itself
     told = "" if whole else result.get("summary", "")
@@ -178,7 +178,7 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
         members=run.result.get("members") or progress.get("members", []),
         pictures=pictures,
         plan=run.plan or None,
-        result=_result(state, run, reply) if run.state == "done" else None,
+        result=await _result(state, run, reply) if run.state == "done" else None,
         error=run.error or None,
         jobs=[],
         total=1,
@@ -186,9 +186,9 @@ async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
     )
 
 
-def _result(state: AppState, run: Run, reply: Reply) -> dict[str, Any]:
+async def _result(state: AppState, run: Run, reply: Reply) -> dict[str, Any]:
     request = kind_of(run).request.model_validate(run.request)
-    return document(run.tool, request, reply, max_tokens=state.settings.max_result_tokens)
+    return await kept_document(state, reply, tool=run.tool, request=request)
 
 
 def _stalled(run: Run) -> str:
@@ -200,18 +200,15 @@ def _stalled(run: Run) -> str:
     )
 
 
-def _outcome(job: Job, state: AppState) -> dict[str, Any]:
+async def _outcome(job: Job, state: AppState) -> dict[str, Any]:
     """The result or the error of a job that has ended."""
     if not job.task.done() or job.task.cancelled():
         return {}
     error = job.task.exception()
     if isinstance(error, Exception | SystemExit):
         return {"error": refusal(job.tool, error)}
-    return {
-        "result": document(
-            job.tool, job.request, job.task.result(), max_tokens=state.settings.max_result_tokens
-        )
-    }
+    reply = job.task.result()
+    return {"result": await kept_document(state, reply, tool=job.tool, request=job.request)}
 
 
 async def _rows(state: AppState) -> list[JobRow]:
@@ -348,8 +345,13 @@ SERVER_STATUS = Tool(
     ServerStatus,
     READ_ONLY.model_copy(update={"title": "Server status"}),
     group=Group.BASE,
+    keeps=nothing,
 )
 JOB_STATUS = Tool(
-    job_status, JobStatus, READ_ONLY.model_copy(update={"title": "Job status"}), group=Group.BASE
+    job_status,
+    JobStatus,
+    READ_ONLY.model_copy(update={"title": "Job status"}),
+    group=Group.BASE,
+    keeps=nothing,
 )
 TOOLS = [SERVER_STATUS, JOB_STATUS]

@@ -5,7 +5,15 @@ from typing import Any
 
 from rich.console import Console
 
-from saescope_mcp.cli.renderers import explaining, judging, knowing, loading, reading, steering
+from saescope_mcp.cli.renderers import (
+    explaining,
+    judging,
+    knowing,
+    loading,
+    reading,
+    record,
+    steering,
+)
 from saescope_mcp.cli.renderers import training as trained
 
 Renderer = Callable[[Mapping[str, Any], Console], None]
@@ -33,4 +41,5 @@ RENDERERS: Mapping[str, Renderer] = {
     "cancel_job": trained.cancel_job,
     "evaluate_sae": judging.evaluate_sae,
     "publish_sae": judging.publish_sae,
+    "results": record.results,
 }
