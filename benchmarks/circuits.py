@@ -11,12 +11,7 @@ its default holds the forward pass of 512 copies of the prompt, which does not f
 find as many active features, and the same targets. Peak memory is the highest resident set of the
 process above that of the loaded, warm one.
 
-2026-11-30, 2 cores that others used too (load 13 to 18); CPU times say more than wall times:
-
-| tokens | active | nodes | rounds | wall s | CPU s | peak MB | ours / theirs: wall, CPU, peak |
-|---|---|---|---|---|---|---|---|
-| 64 | 20,160 | 500 | 2 | 11.0, 92.0 | 2.3, 21.0 | 129, 1,025 | 0.12, 0.11, 0.13 |
-| 256 | 81,600 | 100 | 1 | 19.7, 112.8 | 5.4, 28.3 | 299, 1,678 | 0.17, 0.19, 0.18 |
+What came of it is in docs/benchmarks.md ("Circuits beside circuit-tracer").
 
 Most of our time is the backward pass (63 % of the CPU time at 64 tokens and 1,000 nodes, 62 % at
 256 and 300), then the products with decoder rows (20 and 27 %).
