@@ -58,6 +58,7 @@ PARTS = {
         "compare_prompts",
         "trace_circuit",
         "GraphSettings",
+        "read_graph",
         "FeatureEdit",
         "intervene",
         "intervene_all",

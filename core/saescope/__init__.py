@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from saescope.features.index import find_index as find_index
     from saescope.features.index import index_features as index_features
     from saescope.graphs import GraphSettings as GraphSettings
+    from saescope.graphs import read_graph as read_graph
     from saescope.graphs import trace_circuit as trace_circuit
     from saescope.hooks import edit_activations as edit_activations
     from saescope.hooks import record_activations as record_activations
@@ -112,6 +113,7 @@ _HOME = {
     "peek_sae": "load",
     "publish_sae": "publish",
     "rank_features": "features",
+    "read_graph": "graphs",
     "read_lens": "lens",
     "record": "splice",
     "record_activations": "hooks",

@@ -361,6 +361,9 @@ async def test_a_reply_keeps_to_its_tokens(busy: Desk, form: str) -> None:
     sent = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     assert len(sent.encode()) / 3 <= MOST_TOKENS[form]
     assert "ends in errors" in document["reading"] and document["warnings"]
+    assert "strongest from errors carry" in document["reading"]
+    told = re.search(r"(\d+) were confirmed by ablation, (\d+) of them", document["summary"])
+    assert told and int(told[2]) <= int(told[1]) <= 50
     if form == "detailed":
         shares = [node["influence"] for node in document["nodes"]]
         assert shares == sorted(shares, reverse=True) and len(shares) == 40

@@ -206,7 +206,7 @@ def _proof(
     edges: Sequence[GraphEdge],
     measured: NodeEffects,
 ) -> GraphProof:
-    strongest = [edge.effect for edge in edges if edge.effect][:STRONGEST]
+    strongest = [edge.effect for edge in strongest_edges(edges) if edge.effect]
     tested = [node.effect for node in nodes if node.effect]
     first = measured.names.index(traced.store.columns.n)
     return GraphProof(
@@ -218,6 +218,12 @@ def _proof(
         rank_correlation=spearman(measured.predicted[:, first], measured.frozen[:, first]),
         **_parts(traced),
     )
+
+
+def strongest_edges(edges: Sequence[GraphEdge]) -> list[GraphEdge]:
+    """The edges of which a proof says how many are confirmed: those with the most influence of all
+    whose source was ablated."""
+    return [edge for edge in edges if edge.effect][:STRONGEST]
 
 
 def _linear_off(traced: Traced, sources: list[int]) -> float:

@@ -184,19 +184,20 @@ def _endings(words: _Words) -> list[str]:
         top = ", ".join(
             f"{_short(words, node)} {percent(share)}" for node, share in list(ends.items())[:4]
         )
-        layers = f"; {_by_layer(words, ends)}" if kind == "error" and len(ends) > 4 else ""
+        layers = _by_layer(words, ends) if kind == "error" and len(ends) > 4 else ""
         parts.append(f"{name} {percent(whole)} ({top}{layers})")
     return [f"In the kept graph the influence comes from: {'; '.join(parts)}."] if parts else []
 
 
 def _by_layer(words: _Words, ends: Mapping[str, float]) -> str:
-    """The layers whose errors matter most."""
+    """The layers whose errors matter most, where there are several."""
     shares: dict[int | None, float] = {}
     for node, share in ends.items():
         layer = words.nodes[node].layer
         shares[layer] = shares.get(layer, 0.0) + share
     top = sorted(shares.items(), key=lambda item: -item[1])[:N_LAYERS_NAMED]
-    return "by layer " + ", ".join(f"{layer}: {percent(share)}" for layer, share in top)
+    told = ", ".join(f"{percent(share)} in {layer}" for layer, share in top)
+    return f"; by layer: {told}" if len(shares) > 1 else ""
 
 
 def _groups(graph: Graph) -> list[str]:
@@ -259,9 +260,9 @@ def _n_from_errors(words: _Words, n_shown: int) -> int:
 
 def _listed(words: _Words, found: Mapping[str, Sequence[GraphPath]]) -> list[str]:
     lines = [_legend([path for paths in found.values() for path in paths])]
+    alone = " (none reaches a token)" if "token" not in found else ""
     for kind, paths in found.items():
-        alone = " (none reaches a token)" if "token" not in found else ""
-        lines.append(_carried(words, paths, f"from {kind}s{alone}"))
+        lines.append(_carried(words, paths, f"from {kind}s{alone}", again=len(lines) > 1))
         lines += [
             f"{n}. {percent(path.share)} {'raises' if path.sign > 0 else 'lowers'} it: "
             f"{_chain(words, path)}"
@@ -271,10 +272,10 @@ def _listed(words: _Words, found: Mapping[str, Sequence[GraphPath]]) -> list[str
     return [lines[1], lines[0], *lines[2:]]
 
 
-def _carried(words: _Words, paths: Sequence[GraphPath], kind: str) -> str:
+def _carried(words: _Words, paths: Sequence[GraphPath], kind: str, *, again: bool) -> str:
     whole, few = sum(path.share for path in paths), min(3, len(paths))
-    said = f"Of {n_paths(words.flow):,} paths in the kept graph, the {len(paths)} strongest {kind}"
-    said += f" carry {percent(whole)} of its influence"
+    begin = "The" if again else f"Of {n_paths(words.flow):,} paths in the kept graph, the"
+    said = f"{begin} {len(paths)} strongest {kind} carry {percent(whole)} of its influence"
     if few < len(paths):
         said += f", the first {few} of them {percent(sum(path.share for path in paths[:few]))}"
     return f"{said}:"

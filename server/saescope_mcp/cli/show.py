@@ -37,9 +37,8 @@ def show(
     for warning in document["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(_typed(warning, verb))}")
     if document["evidence"]:
-        console.print(
-            f"evidence: {document['evidence']}   result: {document['result_id']}", style="dim"
-        )
+        result = f"   result: {document['result_id']}" if document["result_id"] else ""
+        console.print(f"evidence: {document['evidence']}{result}", style="dim")
     for call in document["next"]:
         console.print(f"[dim]next:[/] {escape(as_command(call, given or {}))}", soft_wrap=True)
 

@@ -308,8 +308,11 @@ def _summary(graph: Graph) -> str:
 
 def _of_errors(graph: Graph) -> str:
     """How many of the confirmed edges explain nothing, as they come from errors."""
+    from saescope.graphs.proof import strongest_edges
+
     errors = {node.id for node in graph.nodes if node.kind == "error"}
-    n = sum(e.source in errors for e in graph.edges if e.effect and e.effect.confirmed)
+    tested = [edge for edge in strongest_edges(graph.edges) if edge.source in errors]
+    n = sum(edge.effect is not None and edge.effect.confirmed for edge in tested)
     return f", {n} of them from errors" if n else ""
 
 

@@ -130,7 +130,7 @@ def test_paths_that_begin_in_errors_are_told_with_their_share() -> None:
     )
     text = read_graph(graph)
     assert "Of 3 paths in the kept graph, the 1 strongest from tokens carry 20 %" in text
-    assert "Of 3 paths in the kept graph, the 2 strongest from errors carry 80 %" in text
+    assert "\nThe 2 strongest from errors carry 80 % of its influence:" in text
     assert text.index("strongest from tokens") < text.index("strongest from errors")
     assert "1. 50 % raises it: e3@1' the' +5\u2192 o9' cat'" in text
     assert "2. 30 % raises it: e0@1' the' +1\u2192 f1.7@1' the' +3\u2192 o9' cat'" in text
@@ -146,6 +146,6 @@ def test_many_errors_are_added_up_by_layer() -> None:
             *(edge(f"e{layer}@{pos}", "o9", layer + 1.0) for layer, pos in places),
         ],
     )
-    assert "by layer 2: 56 %, 0: 19 %" in read_graph(graph)
+    assert "; by layer: 56 % in 2, 19 % in 0)" in read_graph(graph)
     few = dataclasses.replace(graph, edges=graph.edges[:3])
     assert "by layer" not in read_graph(few)
