@@ -15,10 +15,10 @@ PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reor
 INSTALL := $(PY) $(PIP) -c constraints.txt
 
 # Processes that the tests start, and the next run, find bytecode even where the environment forbids writing it.
-test newest lowest attack clients: export PYTHONDONTWRITEBYTECODE :=
+test newest lowest attack thorough clients: export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test newest lowest attack clients check fix docs tutorials docs-site dist mcpb bench
+.PHONY: help demo test newest lowest attack thorough clients check fix docs tutorials docs-site dist mcpb bench
 
 help:
 	@echo "make demo    set up and run the main job on a real model: read features, explain, steer"
@@ -26,6 +26,7 @@ help:
 	@echo "make newest  the tests on the newest versions of everything, in build/newest"
 	@echo "make lowest  the tests on the lowest versions that pyproject.toml allows, in build/lowest"
 	@echo "make attack  an hour of attacks; continues where it stopped, and writes docs/attack.md"
+	@echo "make thorough  every family of models with every kind of SAE, and the like: what the slow tests try apart"
 	@echo "make clients fetch the real clients and validators (1.5 GB, needs npm) and run them against the server"
 	@echo "make check   linters, formatting, types, import rules, generated files"
 	@echo "make fix     let the linter and the formatter fix what they can"
@@ -64,6 +65,10 @@ lowest:
 attack: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py
 	@$(PY) scripts/attack.py
+
+thorough: $(VENV)/.test
+	@$(PY) scripts/prepare_model.py
+	@$(PY) $(PYTEST) -m thorough $(PYTEST_ARGS)
 
 clients: $(VENV)/.test
 	@$(PY) scripts/prepare_model.py

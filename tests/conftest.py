@@ -5,7 +5,7 @@ import gc
 import itertools
 import os
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,10 @@ RELATIVES = {"glass", "gemma3", "llama", "qwen3", "gpt_neox"}
 """Families that resemble one of the others: `make test` tries gpt2, gemma2 and neox, the slow tier
 these too."""
 KINDS = ("gpt2", "gemma2", "neox")
-MOST_CASES = 3
+MOST_CASES = 2
+ENOUGH = 2
+"""The slow tier tries a case whose values of parameters, each by itself, were tried less often than
+this; the rest is marked `thorough`."""
 OTHER_TIERS = ("attack", "network", "gpu", "clients")
 """What these mark stays there: none of it is for the slow tier."""
 EVERY_PAIR = ("test_hooks.py", "test_language_model.py")
@@ -55,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     for item in _of_many_cases(ours):
         item.add_marker(pytest.mark.slow)
+    for item in _of_values_tried_enough(ours):
+        item.add_marker(pytest.mark.thorough)
     ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
@@ -86,6 +91,22 @@ def _of_many_cases(items: list[pytest.Item]) -> Iterator[pytest.Item]:
         for i, item in enumerate(each):
             if i and i * MOST_CASES // len(each) == (i - 1) * MOST_CASES // len(each):
                 yield item
+
+
+def _of_values_tried_enough(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Slow cases that only join what others have tried: of eight families with eight kinds of SAE,
+    each family and each kind is tried twice at least, not every family with every kind."""
+    tried = Counter[tuple[str, int, str]]()
+    for item in sorted(items, key=lambda item: bool(item.get_closest_marker("slow"))):
+        drawn = getattr(item, "callspec", None)
+        if not drawn:
+            continue
+        test = item.nodeid.partition("[")[0]
+        values = [(test, i, value) for i, value in enumerate(drawn.id.split("-"))]
+        if item.get_closest_marker("slow") and min(tried[value] for value in values) >= ENOUGH:
+            yield item
+        else:
+            tried.update(values)
 
 
 def pytest_collection_finish() -> None:

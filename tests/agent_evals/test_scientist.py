@@ -233,6 +233,7 @@ def test_hard_negatives_are_texts_of_the_topics_on_either_side() -> None:
         assert not {*topics[2].words} & set(text.split())
 
 
+@pytest.mark.slow
 def test_a_player_sees_no_text_or_prompt_that_is_judged(ground: Ground) -> None:
     for wish in ground.wishes:
         hidden = ground.hidden[wish.name]

@@ -51,8 +51,12 @@ SHORT_LENS: dict[str, Any] = {
     "first_layer": 14,
 }
 """A Jacobian lens for the layers of the desk's SAEs; a real one takes minutes."""
-MEASURED = ("saescope.steering.writers.N_MEASURED", 4)
-"""Of features that may write a token, each is measured beside 19 random ones."""
+FEWER = {
+    "saescope.steering.writers.N_MEASURED": 4,
+    "saescope.search.prompts.N_PROMPTS": 3,
+}
+"""Of features that may write a token, each is measured beside 19 random ones; a causal search does
+so on every neutral prompt."""
 
 
 def letters() -> str:
@@ -272,5 +276,6 @@ def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk
 def desk(shared_desk: tuple[Desk, Path], own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """The one desk, in the home that it was set up in."""
     monkeypatch.setenv("SAESCOPE_HOME", str(shared_desk[1]))
-    monkeypatch.setattr(*MEASURED)
+    for name, fewer in FEWER.items():
+        monkeypatch.setattr(name, fewer)
     return shared_desk[0]

@@ -348,7 +348,7 @@ def n_hooks(model: "LanguageModel") -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
-@pytest.mark.parametrize("form", ["concise", "detailed"])
+@pytest.mark.parametrize("form", ["concise", pytest.param("detailed", marks=pytest.mark.slow)])
 async def test_a_reply_keeps_to_its_tokens(busy: Desk, form: str) -> None:
     long = "The old man went to the sea and the king was in his garden with the queen. " * 3
     async with Client(build_server(state=busy.state)) as client:

@@ -235,7 +235,7 @@ async def test_base_tuned_and_one_more_model_fit_where_memory_allows(
     state: AppState, sae_dir: Path, glass_dir: Path
 ) -> None:
     models = [glass_dir]
-    for name in ("tuned", "another"):
+    for name in ("tuned-model", "another-model"):
         models.append(copytree(glass_dir, sae_dir.parent / name))
         weights = load_file(models[-1] / "model.safetensors")
         save_file({key: t * 1.01 for key, t in weights.items()}, models[-1] / "model.safetensors")
@@ -245,7 +245,7 @@ async def test_base_tuned_and_one_more_model_fit_where_memory_allows(
     free = state.room()
     share = free.used / free.total * 1.2
     state.settings = state.settings.model_copy(update={"memory_share": share})
-    fourth = copytree(models[-1], sae_dir.parent / "another-fourth")
+    fourth = copytree(models[-1], sae_dir.parent / "fourth-model")
     error = await refuse(
         state, "load_sae", path=str(sae_dir), model=str(fourth), allow_mismatch=True
     )

@@ -258,7 +258,8 @@ def test_usage_begins_as_the_command_did_and_completion_keeps_the_plain_name(
         assert f"Usage: /elsewhere/saescope {words[0]} [OPTIONS]" in said
     told = CliRunner().invoke(app, ["top-features", "--nope"], prog_name="saescope").output
     assert "Try '/elsewhere/saescope top-features --help' for help." in told
-    shown = CliRunner().invoke(app, ["--show-completion", "bash"], prog_name="saescope").output
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
+    shown = CliRunner().invoke(app, ["--show-completion"], prog_name="saescope").output
     assert "_SAESCOPE_COMPLETE=" in shown and "/elsewhere" not in shown
 
 

@@ -42,6 +42,7 @@ async def test_a_search_is_the_library_s_and_its_reply_is_short(tiny: AppState, 
     assert f"{known.n_trials} tried on 2 prompts" in reply["summary"]
 
 
+@pytest.mark.slow
 async def test_a_strength_that_will_do_leads_to_a_text_and_none_to_a_search(
     tiny: AppState, sae: str
 ) -> None:

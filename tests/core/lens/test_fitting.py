@@ -104,6 +104,7 @@ def test_settings_out_of_range_are_refused(gpt2: Family) -> None:
         assert raised.value.code == "OUT_OF_RANGE"
 
 
+@pytest.mark.slow
 def test_a_published_file_is_read_only_where_pickles_are_allowed_and_gives_the_same_matrices(
     gpt2: Family, ids: torch.Tensor, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_where_no_feature_does_both_none_is_good_enough(glass: LanguageModel, se
     assert not any(row.causes and row.separates for row in done.features)
 
 
+@pytest.mark.slow
 def test_of_texts_without_a_difference_hardly_a_feature_that_they_chose_separates(
     glass: LanguageModel,
 ) -> None:

@@ -120,6 +120,7 @@ def row_of(planted: tuple[Family, SAE], feature: int) -> Array:
     return as_array(planted[1].decoder[feature])
 
 
+@pytest.mark.slow
 def test_the_strength_is_the_best_within_the_budget(planted: tuple[Family, SAE]) -> None:
     """A fine grid of plain runs on the calibration prompts knows the limit: the writer's concept
     grows with strength, so the best strength is where the KL reaches its bound."""
@@ -143,6 +144,7 @@ def test_the_strength_is_the_best_within_the_budget(planted: tuple[Family, SAE])
         assert best - np.mean(changes) < 0.05
 
 
+@pytest.mark.slow
 def test_what_is_reported_is_of_the_held_out_prompts(
     planted: tuple[Family, SAE], found: StrengthSearch
 ) -> None:
