@@ -72,6 +72,20 @@ class ConfigError(SaescopeError):
     default_code = "CONFIG_INVALID"
 
 
+def require_ranges(cfg: object, allowed: Mapping[str, tuple[int, int]]) -> None:
+    """Raises ConfigError: OUT_OF_RANGE: a field of the settings is not within its bounds, both of
+    which are allowed."""
+    for field, (low, high) in allowed.items():
+        if not low <= getattr(cfg, field) <= high:
+            raise ConfigError(
+                f"{field} is out of range.",
+                code="OUT_OF_RANGE",
+                field=field,
+                got=getattr(cfg, field),
+                allowed=f"{low}..{high}",
+            )
+
+
 class FormatError(SaescopeError):
     default_code = "FILE_CORRUPT"
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.records.search import FoundCauses, Selection
 from saescope_mcp.binding import next_call
-from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.jobs import Job
 from saescope_mcp.replies.corpus import activations_of
 from saescope_mcp.replies.facts import feature_url, provenance
 from saescope_mcp.replies.labels import labels_of
 from saescope_mcp.replies.rows import extended
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.schemas.features import CauseRow, FindFeatures, FindFeaturesReply, SelectedRow
 from saescope_mcp.state import AppState, LoadedSAE, given_texts, void_quizzes
@@ -35,7 +36,6 @@ async def search_causes(state: AppState, request: FindFeatures) -> FindFeaturesR
     given = await given_texts(state, request)
 
     async def work(job: Job) -> FindFeaturesReply:
-        job.say(IN_LINE)
         async with state.use(request.sae, patient=True) as loaded:
             prompts = await loaded.tokenize(request.prompts) if request.prompts else []
             await loaded.slot.run(void_quizzes, request.prompts)
@@ -53,17 +53,10 @@ async def search_causes(state: AppState, request: FindFeatures) -> FindFeaturesR
             found = await loaded.slot.run(partial(_search, loaded, request, prompts, indexed, job))
         return await _reply(loaded, request, found)
 
-    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
-    job = state.jobs.start("find_features", key, request, work)
-    done = await state.jobs.outcome(job, request.wait_s, again=_again(request, offset=0))
+    again = _again(request, offset=0)
+    done, job = await result_or_job(state, request, work, tool="find_features", again=again)
     return done or FindFeaturesReply(
-        summary=f"The search continues as job {job.id}: {job.message}.",
-        state="running",
-        job_id=job.id,
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
-        by="",
-        features=[],
-        total=0,
+        **still_running(job, "The search"), by="", features=[], total=0
     )
 
 

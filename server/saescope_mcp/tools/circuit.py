@@ -13,13 +13,14 @@ from saescope.errors import ArgumentError
 from saescope.records.graph import Graph, GraphNode
 from saescope_mcp.binding import Link, next_call
 from saescope_mcp.groups import Group
-from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import brief, percent, provenance
 from saescope_mcp.replies.labels import StackLabels, labels_of_layers
 from saescope_mcp.replies.pictures import of_graph, write_graph
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.replies.tool import load_named_layers
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.circuit import (
     CircuitEvidence,
     NodeRow,
@@ -85,21 +86,13 @@ async def trace_circuit(state: AppState, request: TraceCircuit) -> TraceCircuitR
     export = _file(writable(request.export, state.settings, "export")) if request.export else ""
 
     async def work(job: Job) -> TraceCircuitReply:
-        job.say(IN_LINE)
         async with use_layers(state, request.handles, patient=True) as layers:
             traced = await _traced(layers, request, job)
             return await state.workers.run(partial(_reply, layers, request, traced, export))
 
-    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
-    job = state.jobs.start("trace_circuit", key, request, work)
     again = next_call("trace_circuit", **request.named, prompt=request.prompt)
-    done = await state.jobs.outcome(job, request.wait_s, again=again)
-    return done or TraceCircuitReply(
-        summary=f"The tracing continues as job {job.id}: {job.message}.",
-        state="running",
-        job_id=job.id,
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
-    )
+    done, job = await result_or_job(state, request, work, tool="trace_circuit", again=again)
+    return done or TraceCircuitReply(**still_running(job, "The tracing"))
 
 
 def _file(export: str) -> str:

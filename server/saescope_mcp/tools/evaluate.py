@@ -9,10 +9,11 @@ from saescope.render import require_pictures
 from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
-from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.pictures import of_evaluation
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.evaluate import KNOWN_LATER, EvaluateSae, EvaluateSaeReply, Judged
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, LoadedSAE, dataset_name
@@ -37,7 +38,6 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     await state.loaders.run(partial(_look, dataset, request, state.settings))
 
     async def work(job: Job) -> EvaluateSaeReply:
-        job.say(IN_LINE)
         async with state.use(request.sae, patient=True) as loaded:
             job.say("reading the text")
             evaluation = await loaded.slot.run(partial(_evaluate, loaded, request, dataset, job))
@@ -50,16 +50,11 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
             )
             return _reply(loaded, request, evaluation, pictures)
 
-    key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
-    job = state.jobs.start("evaluate_sae", key, request, work)
     again = next_call("evaluate_sae", sae=request.sae)
-    done = await state.jobs.outcome(job, request.wait_s, again=again)
-    return done or EvaluateSaeReply(
-        summary=f"The evaluation continues as job {job.id}: {job.message}.",
-        state="running",
-        job_id=job.id,
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
+    done, job = await result_or_job(
+        state, request, work, tool="evaluate_sae", again=again, about=dataset
     )
+    return done or EvaluateSaeReply(**still_running(job, "The evaluation"))
 
 
 def _look(dataset: str, request: EvaluateSae, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saescope.records.firings import Detection, FeatureFirings, Proportion
 from saescope_mcp.binding import next_call
-from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.jobs import Job
 from saescope_mcp.replies.corpus import Densities, densities_of_stack
 from saescope_mcp.replies.facts import (
     left_out,
@@ -20,6 +20,7 @@ from saescope_mcp.replies.facts import (
 )
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.replies.rows import extended
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.read import EncodeText, NamedRow, PlacesReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import (
@@ -77,7 +78,6 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
     text = await state.loaders.run(partial(_opened, dataset, request, state.settings))
 
     async def work(job: Job) -> PlacesReply:
-        job.say(IN_LINE)
         async with state.use_all(request.handles, patient=True) as stack:
             loaded = stack.entries[0]
             passages = partial(_of_dataset, text, job)
@@ -91,15 +91,12 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
         summary = f"{read} {_where(found)}{_agrees(found)}"
         return _reply(request, found, known, stack=stack, summary=summary)
 
-    key = (request.model_copy(update={"wait_s": 0.0}).model_dump_json(), dataset)
-    job = state.jobs.start("encode_text", key, request, work)
     again = read_on("encode_text", request, request.offset)
-    done = await state.jobs.outcome(job, request.wait_s, again=again)
+    done, job = await result_or_job(
+        state, request, work, tool="encode_text", again=again, about=dataset
+    )
     return done or PlacesReply(
-        summary=f"The reading continues as job {job.id}: {job.message}.",
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
-        state="running",
-        job_id=job.id,
+        **still_running(job, "The reading"),
         tokens=[],
         total=0,
         n_tokens=0,

@@ -17,6 +17,7 @@ from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.replies.sets import planned_set, set_reply
+from saescope_mcp.replies.waiting import still_running
 from saescope_mcp.schemas.load import (
     CheckRow,
     IndexFound,
@@ -246,12 +247,7 @@ def _said_of(indexed: Indexed) -> str:
 
 
 def _running(job: Job) -> LoadSaeReply:
-    return LoadSaeReply(
-        summary=f"The load continues as job {job.id}: {job.message}.",
-        state="running",
-        job_id=job.id,
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
-    )
+    return LoadSaeReply(**still_running(job, "The load"))
 
 
 async def _plan_layers(state: AppState, source: Source, placement: Placement) -> LoadSaeReply:

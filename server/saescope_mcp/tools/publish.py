@@ -14,6 +14,7 @@ from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Job, Runs
 from saescope_mcp.replies import Tool, by_itself
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.publish import PublishSae, PublishSaeReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Source, writable
@@ -45,16 +46,9 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
         publishing = partial(_publish, given, request, path=path, model=model)
         return await state.loaders.run(partial(publishing, settings=state.settings, say=job.say))
 
-    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
-    job = state.jobs.start("publish_sae", key, request, work)
-    done = await state.jobs.outcome(job, request.wait_s, again="Call publish_sae again.")
-    next_step = [next_call("job_status", job_id=job.id, wait_s=30)]
-    return done or PublishSaeReply(
-        summary=f"The publication continues as job {job.id}.",
-        state="running",
-        job_id=job.id,
-        next=next_step,
-    )
+    again = "Call publish_sae again."
+    done, job = await result_or_job(state, request, work, tool="publish_sae", again=again)
+    return done or PublishSaeReply(**still_running(job, "The publication"))
 
 
 async def _given(state: AppState, request: PublishSae) -> "Source | SAE":

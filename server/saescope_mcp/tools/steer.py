@@ -9,7 +9,7 @@ from mcp.types import ToolAnnotations
 from saescope.verdicts import Effect
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
-from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.corpus import activations_of
 from saescope_mcp.replies.facts import (
@@ -23,6 +23,7 @@ from saescope_mcp.replies.facts import (
 )
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.replies.rows import extended, names_of
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.schemas.steer import (
     ChangingRequest,
@@ -150,22 +151,13 @@ async def steer_generate(state: AppState, request: SteerGenerate) -> SteerGenera
     kind = _table if request.is_table else _texts
 
     async def work(job: Job) -> SteerGenerateReply:
-        job.say(IN_LINE)
         return await kind(state, request, job)
 
-    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
-    job = state.jobs.start("steer_generate", key, request, work)
     named = {"features": [_as_argument(each) for each in request.features]}
     several = {"strengths": request.strengths} if request.strengths else {}
     again = _next_call("steer_generate", request, **named, **several)
-    done = await state.jobs.outcome(job, request.wait_s, again=again)
-    return done or SteerGenerateReply(
-        summary=f"The generation continues as job {job.id}: {job.message}.",
-        state="running",
-        job_id=job.id,
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
-        **_NOTHING_YET,
-    )
+    done, job = await result_or_job(state, request, work, tool="steer_generate", again=again)
+    return done or SteerGenerateReply(**still_running(job, "The generation"), **_NOTHING_YET)
 
 
 def _check(stack: LoadedStack, request: SteerGenerate) -> None:

@@ -9,12 +9,13 @@ from mcp.types import ToolAnnotations
 from saescope.verdicts import Steerability
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
-from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.jobs import Job
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.corpus import activations_of
 from saescope_mcp.replies.facts import brief, provenance
 from saescope_mcp.replies.labels import labels_of_stack
 from saescope_mcp.replies.rows import extended, names_of
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.schemas.steer import Named, SteeringFeature
 from saescope_mcp.schemas.strength import LostRow, SteerSearch, SteerSearchReply
@@ -37,21 +38,13 @@ async def steer_search(state: AppState, request: SteerSearch) -> SteerSearchRepl
     before = _earlier(state, request)
 
     async def work(job: Job) -> SteerSearchReply:
-        job.say(IN_LINE)
         return await _searched(state, request, job, before)
 
-    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
-    job = state.jobs.start("steer_search", key, request, work)
     again = next_call(
         "steer_search", **_named(request), concept=request.concept, features=_features(request)
     )
-    done = await state.jobs.outcome(job, request.wait_s, again=again)
-    return done or SteerSearchReply(
-        summary=f"The search continues as job {job.id}: {job.message}.",
-        state="running",
-        job_id=job.id,
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
-    )
+    done, job = await result_or_job(state, request, work, tool="steer_search", again=again)
+    return done or SteerSearchReply(**still_running(job, "The search"))
 
 
 def _earlier(state: AppState, request: SteerSearch) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from saescope.errors import ConfigError
+from saescope.errors import ConfigError, require_ranges
 
 MOST_TOKENS = 2**31 - 1
 """Counts of one histogram bin are kept in 32 bits."""
@@ -34,23 +34,17 @@ class IndexConfig:
     feature is known to be silent."""
 
     def __post_init__(self) -> None:
-        allowed = {
-            "n_tokens": (1, MOST_TOKENS),
-            "context_size": (2, 2**15),
-            "n_top": (1, 100),
-            "n_range": (1, 20),
-            "n_quiz": (1, 20),
-        }
-        allowed |= {"sample_tokens": (0, 2**16)}
-        for field, (low, high) in allowed.items():
-            if not low <= getattr(self, field) <= high:
-                raise ConfigError(
-                    f"{field} is out of range.",
-                    code="OUT_OF_RANGE",
-                    field=field,
-                    got=getattr(self, field),
-                    allowed=f"{low}..{high}",
-                )
+        require_ranges(
+            self,
+            {
+                "n_tokens": (1, MOST_TOKENS),
+                "context_size": (2, 2**15),
+                "n_top": (1, 100),
+                "n_range": (1, 20),
+                "n_quiz": (1, 20),
+                "sample_tokens": (0, 2**16),
+            },
+        )
         if not 0 < self.quiz_share < 1:
             raise ConfigError(
                 "quiz_share is out of range.",
