@@ -36,6 +36,7 @@ PARTS = {
         "find_index",
         "read_lens",
         "fit_lens",
+        "plan_lens",
         "find_lens",
         "open_lens",
     ),

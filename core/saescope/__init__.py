@@ -111,6 +111,7 @@ _HOME = {
     "match_features": "search",
     "open_lens": "lens",
     "peek_sae": "load",
+    "plan_lens": "lens",
     "publish_sae": "publish",
     "rank_features": "features",
     "read_graph": "graphs",

@@ -18,9 +18,10 @@ Report = Callable[[_Record], None]
 """Called with a record of how far a run is: `Report[TrainingProgress]`, `Report[IndexProgress]`."""
 
 
-def counting(progress: Progress | None, n_all: int) -> Advance:
-    """Tell `progress` how much of `n_all` units is done in all, each time that some are."""
-    n_done = 0
+def counting(progress: Progress | None, n_all: int, *, n_before: int = 0) -> Advance:
+    """Tell `progress` how much of `n_all` units is done in all, each time that some are; `n_before`
+    were done before."""
+    n_done = n_before
 
     def done(n: int) -> None:
         nonlocal n_done

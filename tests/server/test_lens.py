@@ -4,13 +4,12 @@ import pytest
 from tests.server.helpers import PROMPT, call, refuse
 
 from saescope_mcp.state import AppState
-from saescope_mcp.tools import lens as tool
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lens of two short prompts: a fit of the tiny model takes a second."""
-    monkeypatch.setattr(tool, "FITTED_ON_CPU", {"n_prompts": 2, "context_size": 24})
+    """A lens of few prompts: a fit of the tiny model takes a second."""
+    monkeypatch.setattr("saescope.lens.plan.CPU_FLOPS", 0.0)
 
 
 async def test_the_logit_lens_reads_the_last_position_layer_by_layer(
@@ -37,7 +36,7 @@ async def test_a_jacobian_lens_is_fitted_once_and_then_read_and_described_throug
     before = await call(tiny, "describe_feature", sae=sae, feature=0, through="jlens")
     assert "through_lens" not in before and "encode_text" in before["warnings"][-1]
     reply = await call(tiny, "encode_text", **asked, wait_s=55)
-    assert "jacobian lens of 2 prompts of embedded" in reply["summary"]
+    assert "jacobian lens of 4 prompts of embedded (standard error" in reply["summary"]
     assert [at["pos"] for at in reply["readings"]] == [2, 3]
     assert all(row["jacobian"] for at in reply["readings"] for row in at["layers"])
     again = await call(tiny, "encode_text", **asked)

@@ -3,6 +3,7 @@ what features write through them."""
 
 from saescope.lens.fit import LensConfig, fit_lens
 from saescope.lens.lens import JACOBIAN, LOGIT, Lens, layer_written, logit_lens_of
+from saescope.lens.plan import LensPlan, plan_lens
 from saescope.lens.published import open_lens
 from saescope.lens.read import read_lens
 from saescope.lens.store import find_lens, lens_root
@@ -14,6 +15,7 @@ __all__ = [
     "LOGIT",
     "Lens",
     "LensConfig",
+    "LensPlan",
     "effects_through",
     "find_lens",
     "fit_lens",
@@ -21,6 +23,7 @@ __all__ = [
     "lens_root",
     "logit_lens_of",
     "open_lens",
+    "plan_lens",
     "published_lenses",
     "read_lens",
     "tokens_through",

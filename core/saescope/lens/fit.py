@@ -12,21 +12,18 @@ from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.activations import EMBEDDED, ContextConfig, ContextStream, Dataset, open_dataset
-from saescope.cancel import stop_if_cancelled
-from saescope.errors import ConfigError, NotFoundError
+from saescope.errors import ConfigError, NotFoundError, require_ranges
 from saescope.lens.lens import Lens
-from saescope.lens.store import KEPT, lens_root, opened, place_of
+from saescope.lens.store import KEPT, SQUARES, lens_root, opened, place_of
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.models.analysis import fit_jacobian
-from saescope.progress import Progress
+from saescope.progress import Progress, counting
 
 POOL_TOKENS = 2**15
 """Contexts are drawn from so many tokens: the order must not depend on how many are wanted."""
 HELD_OUT = 0.1
 """The share of the documents on which a lens is not fitted: agreement is measured there."""
 CHECKPOINT_S = 300.0
-_DIM_BATCH, _CPU_DIM_BATCH = 64, 8
-"""Rows of the Jacobian in one backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,20 +40,15 @@ class LensConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, low, high in (
-            ("n_prompts", 1, 10_000),
-            ("context_size", 4, 2**13),
-            ("skip_first", 0, self.context_size - 3),
-            ("first_layer", 0, 2**10),
-        ):
-            if not low <= getattr(self, field) <= high:
-                raise ConfigError(
-                    f"{field} is out of range.",
-                    code="OUT_OF_RANGE",
-                    field=field,
-                    got=getattr(self, field),
-                    allowed=f"{low}..{high}",
-                )
+        require_ranges(
+            self,
+            {
+                "n_prompts": (1, 10_000),
+                "context_size": (4, 2**13),
+                "skip_first": (0, self.context_size - 3),
+                "first_layer": (0, 2**10),
+            },
+        )
 
 
 def fit_lens(
@@ -71,7 +63,8 @@ def fit_lens(
     "lenses"`). `settings` are those of `LensConfig`: n_prompts=100, context_size=128, ...
 
     One that was cut off, or is wanted with more prompts, goes on where it ended: prompts come in
-    one order. A prompt of SmolLM2 takes minutes on a CPU, and no time on a GPU.
+    one order. `plan_lens` says what a fit takes; `progress` hears of the rows of the Jacobians that
+    are done, d_model of them a prompt.
 
     Raises:
         ModelError: a lens cannot be fitted on a model of this kind.
@@ -112,6 +105,8 @@ class _LensFit:
         )
         self.folder = place_of(model, root) / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
         self.sums = dict[int, Tensor]()
+        self.squares = dict[int, float]()
+        """Sums of the squared norms of the prompts' matrices, for the error of their mean."""
         self.n_done = 0
 
     def go(self, progress: Progress | None) -> None:
@@ -121,9 +116,7 @@ class _LensFit:
         kept, schedule = self.n_done, disk.Schedule(CHECKPOINT_S)
         try:
             for ids in self._prompts():
-                self._add(ids)
-                if progress is not None:
-                    progress(self.n_done, self.cfg.n_prompts)
+                self._add(ids, progress)
                 if schedule.due:
                     self._save()
                     kept = self.n_done
@@ -159,21 +152,22 @@ class _LensFit:
                 break
         return wanted[self.n_done :]
 
-    def _add(self, ids: Int[Tensor, " n_pos"]) -> None:
-        stop_if_cancelled()
-        layers = range(self.cfg.first_layer, self.model.n_layers - 1)
-        device = self.model.device.type
+    def _add(self, ids: Int[Tensor, " n_pos"], progress: Progress | None) -> None:
+        d_model, before = self.model.d_model, self.n_done * self.model.d_model
+        heard = counting(progress, self.cfg.n_prompts * d_model, n_before=before)
         matrices = fit_jacobian(
             self.model,
             ids,
-            layers=layers,
+            layers=range(self.cfg.first_layer, self.model.n_layers - 1),
             skip_first=self.skip,
-            dim_batch=_CPU_DIM_BATCH if device == "cpu" else _DIM_BATCH,
+            advance=heard,
         )
         for layer, matrix in matrices.items():
             # In double: the mean of many must not depend on where a run was cut.
-            before = self.sums.get(layer, torch.zeros_like(matrix, dtype=torch.float64))
-            self.sums[layer] = before + matrix.double()
+            double = matrix.double()
+            self.sums[layer] = self.sums.get(layer, torch.zeros_like(double)) + double
+            squares = float(double.square().sum())
+            self.squares[layer] = self.squares.get(layer, 0.0) + squares
         self.n_done += 1
 
     def _resume(self) -> None:
@@ -181,6 +175,7 @@ class _LensFit:
         if path := disk.latest(self.folder):
             tensors, state = disk.load(path)
             self.sums = {int(layer): each for layer, each in tensors[KEPT].items()}
+            self.squares = {int(layer): each for layer, each in state[SQUARES].items()}
             self.n_done = int(state["n_prompts"])
 
     def _save(self) -> None:
@@ -190,6 +185,7 @@ class _LensFit:
             "model_fingerprint": model_fingerprint(self.model),
             "n_prompts": self.n_done,
             "n_tokens": self.size,
+            SQUARES: {str(layer): each for layer, each in self.squares.items()},
             "corpus": name if plain else Path(name).name,
         }
         tensors = {KEPT: {str(layer): each for layer, each in self.sums.items()}}

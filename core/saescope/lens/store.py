@@ -1,7 +1,10 @@
 """Fitted lenses on disk: `<home>/lenses/<model>/<text and settings>/`, a checkpoint that is whole
 or not there."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.lens.lens import JACOBIAN, Lens
@@ -12,6 +15,8 @@ from saescope.records.lens import LensFacts
 
 KEPT = "sums"
 """The file of the summed Jacobians, one tensor a layer."""
+SQUARES = "squares"
+"""The sums of the squared norms of the prompts' Jacobians, one number a layer."""
 _CHARS = 16
 
 
@@ -25,13 +30,19 @@ def place_of(model: LanguageModel, root: Path) -> Path:
     return root / model_fingerprint(model)[:_CHARS]
 
 
-def find_lens(model: LanguageModel, *, root: Path | None = None) -> Lens | None:
-    """The lens of this model that was fitted on most prompts; None where none was."""
+def find_lens(
+    model: LanguageModel, *, layers: Collection[int] = (), root: Path | None = None
+) -> Lens | None:
+    """The lens of this model that was fitted on most prompts, of those that can be read at these
+    layers; None where there is none."""
     place = place_of(model, root or lens_root())
     folders = sorted(path for path in place.glob("[!.]*") if path.is_dir())
     newest = [path for folder in folders if (path := disk.latest(folder))]
-    best = max(newest, key=disk.step_of, default=None)
-    return best and opened(model, best.parent)
+    for path in sorted(newest, key=disk.step_of, reverse=True):
+        lens = opened(model, path.parent)
+        if lens is not None and {*layers} <= {*lens.facts.layers, model.n_layers - 1}:
+            return lens
+    return None
 
 
 def opened(model: LanguageModel, folder: Path) -> Lens | None:
@@ -50,5 +61,16 @@ def opened(model: LanguageModel, folder: Path) -> Lens | None:
         n_tokens=int(state["n_tokens"]),
         corpus=str(state["corpus"]),
         revision=None,
+        errors=_errors(tensors[KEPT], state[SQUARES], n_prompts),
     )
     return Lens(facts, lens)
+
+
+def _errors(sums: Mapping[str, Tensor], squares: Mapping[str, float], n: int) -> list[float] | None:
+    """The standard error of each layer's mean over prompts, as a share of its norm."""
+    if n < 2:
+        return None
+    means = {layer: float(sums[layer].norm()) / n for layer in sorted(sums, key=int)}
+    # sum of |J_p - mean|^2 over prompts, by the sums alone
+    spread = {layer: max(0.0, squares[layer] - n * mean**2) for layer, mean in means.items()}
+    return [(spread[each] / (n - 1) / n) ** 0.5 / mean for each, mean in means.items()]

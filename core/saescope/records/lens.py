@@ -21,6 +21,9 @@ class LensFacts:
     """The text that the prompts are from."""
     revision: str | None
     """The commit of a published one."""
+    errors: list[float] | None = None
+    """How uncertain the matrix of each layer is: its standard error over prompts, as a share of its
+    norm; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,12 +99,14 @@ async def _through(
     if not request.through:
         return None, []
     async with state.use(request.sae) as loaded:
-        from saescope.lens import find_lens, tokens_through
+        from saescope.lens import find_lens, layer_written, tokens_through
 
-        lens = await loaded.slot.run(find_lens, loaded.model)
+        layer = layer_written(loaded.sae)
+        layers = [] if layer is None else [layer]
+        lens = await loaded.slot.run(partial(find_lens, loaded.model, layers=layers))
         if lens is None:
             fit = next_call("encode_text", sae=request.sae, text="...", lens="jacobian")
-            return None, [f"No Jacobian lens of this model is kept: {fit} fits one."]
+            return None, [f"No Jacobian lens of this model is kept for this layer: {fit} fits one."]
         found = await loaded.slot.run(
             tokens_through, loaded.model, loaded.sae, request.feature, lens
         )

@@ -1,25 +1,24 @@
 """encode_text through a lens: readers side by side at positions of texts."""
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saescope.verdicts import Signal
 from saescope_mcp.binding import next_call
-from saescope_mcp.jobs import IN_LINE, Job
+from saescope_mcp.jobs import Job
+from saescope_mcp.kinds.kind import duration
 from saescope_mcp.replies.facts import provenance, read_on
 from saescope_mcp.replies.rows import extended
+from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.read import EncodeText, LensReply, LensSaid, ReadPosition
-from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState, Given, LoadedStack, given_texts, void_quizzes
 
 if TYPE_CHECKING:
     from saescope.lens import Lens
-    from saescope.models import LanguageModel, Tokens
-    from saescope.records.lens import LensReading, ReadLayer, ReadPrediction
+    from saescope.models import Tokens
+    from saescope.records.lens import LensFacts, LensReading, ReadLayer, ReadPrediction
 
-FITTED: dict[str, Any] = {"n_prompts": 100, "context_size": 128}
-FITTED_ON_CPU: dict[str, Any] = {"n_prompts": 10, "context_size": 64}
-"""What a lens is fitted on where none is kept."""
 _NOT_READ: dict[str, Any] = {
     "tokens": [],
     "n_tokens": 0,
@@ -36,56 +35,71 @@ async def readings_of(state: AppState, request: EncodeText) -> LensReply:
     async with state.use_all(request.handles) as stack:
         # what is too long, and what no lens is called, is refused now
         await stack.reader.tokenize(given.texts, from_file=given.from_file)
-        lens = await stack.slot.run(_there, stack.model, request.lens, state.settings)
+        lens = await stack.slot.run(_there, stack, request.lens)
         if lens is not None:
             return await _read(stack, request, given, lens)
 
     async def work(job: Job) -> LensReply:
-        job.say(IN_LINE)
         async with state.use_all(request.handles, patient=True) as stack:
             fitted = await stack.slot.run(_fitted, stack, job)
             return await _read(stack, request, given, fitted)
 
-    key = request.model_copy(update={"wait_s": 0.0}).model_dump_json()
-    job = state.jobs.start("encode_text", key, request, work)
     again = read_on("encode_text", request, request.offset)
-    done = await state.jobs.outcome(job, request.wait_s, again=again)
-    return done or LensReply(
-        summary=f"A Jacobian lens is being fitted, as job {job.id}: {job.message}. Prompts that "
-        "are done are kept: the same call goes on where one was cut off.",
-        next=[next_call("job_status", job_id=job.id, wait_s=30)],
-        state="running",
-        job_id=job.id,
+    done, job = await result_or_job(state, request, work, tool="encode_text", again=again)
+    if done is not None:
+        return done
+    running = still_running(job, "The fit of a Jacobian lens")
+    kept = " Prompts that are done are kept: the same call goes on where one was cut off."
+    return LensReply(
+        **running | {"summary": running["summary"] + kept},
         total=0,
         bos_prepended=False,
         **_NOT_READ,
     )
 
 
-def _there(model: "LanguageModel", name: str, settings: Settings) -> "Lens | None":
+def _there(stack: LoadedStack, name: str) -> "Lens | None":
     """The lens of that name, of those that need no fitting; None where it is to be fitted."""
     from saescope.formats.pickles import pickles_allowed
     from saescope.hub import Fetch
     from saescope.lens import JACOBIAN, LOGIT, find_lens, logit_lens_of, open_lens
 
+    settings = stack.slot.settings
     if name == LOGIT:
-        return logit_lens_of(model)
+        return logit_lens_of(stack.model)
     if name == JACOBIAN:
-        return find_lens(model)
+        return find_lens(stack.model, layers=_written(stack))
     with pickles_allowed(settings.allow_pickle):
-        return open_lens(model, name, fetch=Fetch(offline=settings.offline))
+        return open_lens(stack.model, name, fetch=Fetch(offline=settings.offline))
+
+
+def _written(stack: LoadedStack) -> list[int]:
+    """The layers that the SAEs write at."""
+    from saescope.lens import layer_written
+
+    return [layer for sae in stack.saes if (layer := layer_written(sae)) is not None]
 
 
 def _fitted(stack: LoadedStack, job: Job) -> "Lens":
-    from saescope.lens import fit_lens
+    """A lens for the layers of the SAEs and all above; its job says the size and the minutes."""
+    from saescope.lens import fit_lens, plan_lens
+
+    model = stack.model
+    # At the last layer the model is read itself.
+    first = max(0, min([*(_written(stack) or [0]), model.n_layers - 2]))
+    plan, begun = plan_lens(model, first_layer=first), list[tuple[int, float]]()
 
     def progress(done: int, wanted: int) -> None:
         stack.slot.done(done / wanted)
-        job.say(f"fitting a Jacobian lens: {done} of {wanted} prompts")
+        # What an earlier call has done is no measure of the pace.
+        begun.append((done, time.monotonic()))
+        (before, since), (_, now) = begun[0], begun[-1]
+        to_go = (wanted - done) * (now - since) / (done - before) if done > before else None
+        left = "" if to_go is None else f", about {duration(to_go)} left"
+        job.say(f"{plan}; {done // model.d_model} of {plan.n_prompts} prompts done{left}")
 
-    job.say("fitting a Jacobian lens")
-    size = FITTED_ON_CPU if stack.model.device.type == "cpu" else FITTED
-    return fit_lens(stack.model, **size, progress=progress)
+    job.say(f"{plan}")
+    return fit_lens(model, **plan.settings, progress=progress)
 
 
 async def _read(stack: LoadedStack, request: EncodeText, given: Given, lens: "Lens") -> LensReply:
@@ -130,15 +144,20 @@ def _layers_at(reading: "LensReading", at: "ReadPrediction") -> "list[ReadLayer]
 
 def _summary(reading: "LensReading") -> str:
     facts, last = reading.lens, reading.positions[-1]
-    fitted = (
-        f" of {facts.n_prompts} prompts{f' of {facts.corpus}' if facts.corpus else ''}"
-        if facts.n_prompts
-        else ""
-    )
     return (
-        f"Read through the {facts.lens} lens{fitted}. {_prediction(last)} "
+        f"Read through the {facts.lens} lens{_fitted_on(facts)}. {_prediction(last)} "
         f"Verdict: {reading.signal}: {reading.why}"
     )
+
+
+def _fitted_on(facts: "LensFacts") -> str:
+    if not facts.n_prompts:
+        return ""
+    corpus = f" of {facts.corpus}" if facts.corpus else ""
+    errors = (
+        f" (standard error of its matrices up to {max(facts.errors):.0%})" if facts.errors else ""
+    )
+    return f" of {facts.n_prompts} prompts{corpus}{errors}"
 
 
 def _prediction(row: "ReadPrediction") -> str:

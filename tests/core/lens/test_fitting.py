@@ -9,11 +9,20 @@ import torch
 from tests.core.fake_hub import FakeHub
 from tests.core.lens.test_reading import lens_of
 from tests.core.oracle import Family
+from torch.utils.flop_counter import FlopCounterMode
 
 from saescope.activations import Dataset, open_dataset
 from saescope.errors import Cancelled, ConfigError, FormatError, MismatchError, NotFoundError
 from saescope.formats.pickles import pickles_allowed
-from saescope.lens import Lens, find_lens, fit_lens, lens_root, open_lens, published_lenses
+from saescope.lens import (
+    Lens,
+    find_lens,
+    fit_lens,
+    lens_root,
+    open_lens,
+    plan_lens,
+    published_lenses,
+)
 from saescope.models import LanguageModel
 from saescope.models.analysis import fit_jacobian
 
@@ -47,6 +56,11 @@ def test_a_fit_is_the_mean_over_its_prompts(
     assert len(seen) == 3 and not torch.equal(seen[0], seen[1])
     torch.testing.assert_close(matrices(lens)[0], torch.stack(seen).mean(0))
     assert lens.facts.n_prompts == 3 and lens.facts.layers == [0, 1]
+    deviation = torch.stack(seen).std(0).norm() / 3**0.5
+    assert lens.facts.errors is not None
+    assert lens.facts.errors[0] == pytest.approx(
+        float(deviation / matrices(lens)[0].norm()), rel=1e-4
+    )
     assert (lens.facts.lens, lens.facts.corpus) == ("jacobian", "stories.txt")
 
 
@@ -54,11 +68,12 @@ def test_a_fit_goes_on_where_it_ended_with_the_prompts_of_one_that_was_not_cut(
     gpt2: Family, text: Dataset, tmp_path: Path
 ) -> None:
     whole = fit_lens(gpt2.model, text, root=tmp_path / "whole", n_prompts=4, **SMALL)
-    calls = list[int]()
+    rows, calls = gpt2.model.d_model, list[int]()
 
     def stop(done: int, wanted: int) -> None:
         calls.append(done)
-        if len(calls) == 2:
+        assert wanted == 4 * rows
+        if done > 2 * rows:
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
@@ -69,11 +84,11 @@ def test_a_fit_goes_on_where_it_ended_with_the_prompts_of_one_that_was_not_cut(
     resumed = fit_lens(
         gpt2.model, text, n_prompts=4, progress=lambda done, _: rest.append(done), **SMALL
     )
-    assert calls == [1, 2] and rest == [3, 4]
+    assert calls == [rows, 2 * rows, 3 * rows] and rest == [3 * rows, 4 * rows]
     assert all(torch.equal(matrices(resumed)[n], matrices(whole)[n]) for n in (0, 1))
     # and what is there is not fitted again
     fit_lens(gpt2.model, text, n_prompts=4, progress=lambda done, _: rest.append(done), **SMALL)
-    assert rest == [3, 4]
+    assert len(rest) == 2
 
 
 def test_the_lens_of_most_prompts_is_found_and_only_by_its_own_model(
@@ -85,6 +100,30 @@ def test_the_lens_of_most_prompts_is_found_and_only_by_its_own_model(
     found = find_lens(gpt2.model)
     assert found is not None and found.facts.n_prompts == 2
     assert find_lens(llama.model) is None
+
+
+def test_a_lens_that_lacks_a_wanted_layer_is_passed_over(gpt2: Family, text: Dataset) -> None:
+    fit_lens(gpt2.model, text, n_prompts=2, first_layer=1, **SMALL)
+    upper = find_lens(gpt2.model, layers=[1])
+    assert upper is not None and upper.facts.layers == [1]
+    assert find_lens(gpt2.model, layers=[0]) is None
+    assert find_lens(gpt2.model, layers=[1, 2]) is not None, "the last layer needs no matrix"
+    fit_lens(gpt2.model, text, n_prompts=1, **SMALL)
+    whole = find_lens(gpt2.model, layers=[0])
+    assert whole is not None and whole.facts.n_prompts == 1
+
+
+def test_a_plan_has_the_cost_that_torch_counts(llama: Family, text: Dataset) -> None:
+    plan = plan_lens(llama.model)
+    ids = torch.arange(1, plan.context_size + 1)
+    with FlopCounterMode(display=False) as counter:
+        fit_jacobian(llama.model, ids, layers=range(2), skip_first=plan.skip_first)
+    counted = plan.n_prompts * counter.get_total_flops()
+    # Attention's own products, and the one pass forwards, are not in the plan.
+    assert plan.flops < counted < 2 * plan.flops
+    upper = plan_lens(llama.model, first_layer=1)
+    assert upper.flops / upper.n_prompts == pytest.approx(plan.flops / plan.n_prompts / 2)
+    assert "layers 1 to 1" in str(upper)
 
 
 def test_a_lens_that_was_damaged_on_disk_is_not_used(gpt2: Family, text: Dataset) -> None:

@@ -34,7 +34,7 @@ SKIP = 2
 def lens_of(model: LanguageModel, ids: Tensor, *, skip_first: int = SKIP) -> Lens:
     """A lens of one prompt, at every layer."""
     layers = range(model.n_layers - 1)
-    matrices = fit_jacobian(model, ids, layers=layers, skip_first=skip_first, dim_batch=5)
+    matrices = fit_jacobian(model, ids, layers=layers, skip_first=skip_first)
     facts = LensFacts(
         lens=JACOBIAN, layers=[*layers], n_prompts=1, n_tokens=len(ids), corpus=None, revision=None
     )
@@ -303,3 +303,24 @@ def test_the_bound_is_below_the_mean_and_unknown_for_few_blocks() -> None:
     low = lower_bound(differences, torch.arange(40) // 4, 0.05)
     assert low is not None and 0.2 < low < 0.26
     assert lower_bound(differences[:16], torch.arange(16) // 4, 0.05) is None
+
+
+@pytest.mark.parametrize("skip_first", [0, 3])
+def test_a_jacobian_is_that_of_transformer_lens(family: Family, skip_first: int) -> None:
+    from transformer_lens.tools.analysis.jacobian_lens import JacobianLens
+
+    model = family.model
+    ids = model.tokenize(TEXT).ids[:10]
+    layers = range(model.n_layers - 1)
+    ours = fit_jacobian(model, ids, layers=layers, skip_first=skip_first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(model.bridge), "to_tokens", lambda _prompt: model.batch(ids))
+        theirs = JacobianLens.fit(
+            model.bridge,
+            ["the prompt"],
+            corpus="one",
+            skip_first_positions=skip_first,
+            show_progress=False,
+        )
+    for layer in layers:
+        torch.testing.assert_close(ours[layer], theirs.jacobians[layer], rtol=1e-4, atol=1e-5)
