@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from statistics import mean
@@ -16,6 +16,7 @@ from agent_evals.scientist.scores import area_under
 from agent_evals.scientist.wish import Answer, Ground, Scientist, Wish
 from agent_evals.transcript import Call
 from saescope.names import home as saescope_home
+from saescope.verdicts import Choice
 from saescope_mcp.app import build_server
 from saescope_mcp.settings import Settings
 
@@ -47,17 +48,7 @@ def _by_probe(lab: Lab, wish: Wish) -> Answer:
     return Answer(feature if area >= LEAST_AREA else None, why)
 
 
-LEAST_NATS = 1.5
-"""A feature that raises the concept by less, on average of the prompts, is not named."""
-MOST_KL = 2.0
-MOST_REPETITION = 0.4
-LOUDEST_OTHER = 0.15
-"""How strongly a named feature may fire on the other texts, for its level on the positives: half of
-these are hard negatives, of which a feature of two topics fires on half."""
-LEAST_SCORE = 2.0
-"""Nats per nat of KL, at a KL of half a nat, below which a push is not tried in a text."""
-N_STEERED = 1
-"""Candidates that are steered with: one costs as much as six searches."""
+N_STEERED_TOKENS = 16
 
 
 class Bench:
@@ -120,103 +111,35 @@ def where(ground: Ground) -> dict[str, str]:
     return {**(place if ground.release else {"path": str(ground.sae)}), "model": str(ground.model)}
 
 
-Pushes = Callable[[Bench, Wish], Awaitable[dict[int, float]]]
-"""The features that are said to write the concept, best first, each with a strength to begin
-with."""
+async def tools(ground: Ground, wishes: list[Wish]) -> list[Answer]:
+    """Asks the server to choose by texts and by pushes, then how strongly to push what it chose."""
+    async with bench_on(ground) as bench:
+        return [await _by_tools(bench, wish) for wish in wishes]
 
 
-async def by_tokens(bench: Bench, wish: Wish) -> dict[int, float]:
-    """What writes the concept's tokens by the decoder, and pushes them."""
-    found = await bench.call("find_features", tokens=wish.tokens, k=20, response_format="detailed")
-    return {row["feature"]: 1.0 for row in found["features"] if row["writes"]}
-
-
-async def by_causes(bench: Bench, wish: Wish) -> dict[int, float]:
-    """What the causal search ranks first of all features, by effect per nat of KL. Its own word,
-    `causes`, is not asked for: on a narrow model it is held back from features that do write,
-    because the best of as many random directions come close."""
-    found = await bench.call(
-        "find_features",
-        causes=wish.tokens,
-        prompts=wish.prompts,
-        k=20,
-        response_format="detailed",
-    )
-    pushed = [row for row in found["features"] if row["strength"] and row["causes"] is not None]
-    pushed.sort(key=lambda row: -row["score"])
-    return {row["feature"]: row["strength"] for row in pushed if row["score"] >= LEAST_SCORE}
-
-
-def with_tools(pushes: Pushes) -> Scientist:
-    """A player that separates, asks what writes, joins the two, steers with the best of them, and
-    says "none" where nothing is left."""
-
-    async def play(ground: Ground, wishes: list[Wish]) -> list[Answer]:
-        async with bench_on(ground) as bench:
-            return [await _by_tools(bench, wish, pushes) for wish in wishes]
-
-    return play
-
-
-async def _by_tools(bench: Bench, wish: Wish, pushes: Pushes) -> Answer:
+async def _by_tools(bench: Bench, wish: Wish) -> Answer:
     bench.calls = []
-    separating = await _separating(bench, wish)
-    writing = await pushes(bench, wish)
-    both = [feature for feature in writing if feature in separating]
-    steered: dict[int, float] = {}
-    for feature in both[:N_STEERED]:
-        if (nats := await _steered(bench, wish, feature, writing[feature])) is not None:
-            steered[feature] = nats
-    told = f"{len(separating)} separate, {len(writing)} write, {len(both)} do both"
-    if not steered:
-        return Answer(None, f"{told}, none steers", bench.calls)
-    best = max(steered, key=lambda feature: steered[feature])
-    return Answer(best, f"{told}; steering {steered[best]:+.2f} nats", bench.calls)
-
-
-async def _separating(bench: Bench, wish: Wish) -> set[int]:
-    """Features that fire on the positives and hardly on the other texts."""
     found = await bench.call(
         "find_features",
         texts=wish.shown.positives,
         against=wish.shown.others,
-        unconfirmed=True,
-        k=40,
-        response_format="detailed",
-    )
-    return {
-        row["feature"]
-        for row in found["features"]
-        if row["side"] == "texts"
-        and row["held_out"]["auc"] >= LEAST_AREA
-        and row["levels"][1]["mean"] <= LOUDEST_OTHER * row["levels"][0]["mean"]
-    }
-
-
-async def _steered(bench: Bench, wish: Wish, feature: int, strength: float) -> float | None:
-    """The largest rise of the concept at a strength that leaves the text whole; null: none."""
-    found = await bench.call(
-        "steer_generate",
-        features=[{"feature": feature, "strength": 1.0}],
-        strengths=[round(strength * factor, 3) for factor in (1, 2)],
+        causes=wish.tokens,
         prompts=wish.prompts,
-        concept_tokens=wish.tokens,
-        max_new_tokens=16,
-        response_format="detailed",
+        k=1,
     )
-    good = [
-        row["concept_logprob"]
-        for row in found["table"]
-        if row["verdict"] != "degenerate"
-        and row["kl"] <= MOST_KL
-        and row["repetition"] <= MOST_REPETITION
-        and row["concept_logprob"] >= LEAST_NATS
-    ]
-    return max(good, default=None)
+    verdict, why = found["choice"]["verdict"], found["summary"]
+    if verdict == Choice.NONE:
+        return Answer(None, why, bench.calls)
+    feature = found["features"][0]["feature"]
+    steered = await bench.call(
+        "steer_search",
+        features=[{"feature": feature}],
+        concept=wish.tokens,
+        prompts=wish.prompts,
+        max_new_tokens=N_STEERED_TOKENS,
+    )
+    why = f"{why} {steered['summary']}"
+    return Answer(None if steered["strength"] is None else feature, why, bench.calls)
 
 
-SCRIPTED: dict[str, Scientist] = {
-    "probe": probe,
-    "tools-tokens": with_tools(by_tokens),
-    "tools": with_tools(by_causes),
-}
+SCRIPTED: dict[str, Scientist] = {"probe": probe, "tools": tools}

@@ -87,6 +87,12 @@ class SelectedFeature(FoundFeature):
     auc_interval: tuple[float, float]
     separates: bool
     """Clearly above chance, corrected for all that were looked at."""
+    also_on: int
+    """Texts of `against` on which it fires at least half as strongly as on the usual text on which
+    it fires."""
+    clean: bool
+    """It separates with an area of 0.95 or more, and is `also_on` one in twenty of `against` at
+    most (or on one): what it fires on is the concept, not something wider."""
     effect: float
     """Effect on the concept's log-probability per nat of KL, as `ss.find_causes` has it."""
     interval: tuple[float, float] | None
@@ -111,6 +117,8 @@ class FeatureGroup:
     interval: tuple[float, float] | None
     auc: float
     """The area of the sum of their activations, each in its typical one."""
+    clean: bool
+    """The sum tells nearly all texts and keeps off the others, as is asked of one feature."""
     causes: bool
 
 

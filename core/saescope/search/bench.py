@@ -36,8 +36,9 @@ KL = 0.5
 differ, before it breaks."""
 LEAST_PROMPTS = 5
 """Prompts that an interval needs."""
-STRONGEST = 16.0
-"""The largest strength that is tried, and one over the least."""
+LONGEST = 16.0
+"""How many times as long as the usual push the longest is that is tried, and as short the
+shortest; or so many times strength 1, where that goes further."""
 ROWS = 4096
 """Decoder rows that are multiplied at a time."""
 
@@ -171,8 +172,11 @@ class CausalBench:
         n = len(vectors)
         advance = counting(progress, (2 * n + n_fine) * len(self.read.texts))
         one = push(self.read, vectors, advance)
-        roots = (KL / one.kl.mean(1).clamp(min=1e-12)).sqrt()
-        full = roots.clamp(1 / STRONGEST, STRONGEST).to(vectors)
+        roots = (KL / one.kl.mean(1).clamp(min=1e-12)).sqrt().to(vectors)
+        # Bounded by length: the unit of a feature that was only seen hardly firing is tiny.
+        usual = self.usual_norm / vectors.norm(dim=1).clamp(min=1e-12)
+        ends = usual.clamp(max=1) / LONGEST, usual.clamp(min=1) * LONGEST
+        full = roots.maximum(ends[0]).minimum(ends[1])
         # A push of strength 1 that hits the mark is not measured twice.
         full = torch.where((full - 1).abs() < 0.05, full.new_tensor(2.0), full)
         scaled = vectors * full[:, None]

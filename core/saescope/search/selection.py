@@ -2,19 +2,13 @@
 neither alone decides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import exp, sqrt
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from saescope.errors import ArgumentError
-from saescope.features.contrast.contrast import tell_apart
-from saescope.features.contrast.designs import Groups
-from saescope.features.contrast.sets import each_once, groups_of
-from saescope.features.reading.text_scores import TextScores, score_texts
+from saescope.features.contrast.sets import each_once
 from saescope.models import LanguageModel, Tokens, counted
 from saescope.ops import SparseActs
 from saescope.progress import Progress
@@ -25,12 +19,10 @@ from saescope.search.causes import Against, Tested, measure, sets_of, tested, wa
 from saescope.search.choice_texts import faults_of
 from saescope.search.concept import ConceptTexts, ForcedText
 from saescope.search.pushes import push, read_texts
+from saescope.search.text_bench import LEAST_AREA, N_CAUSAL, Separated, TextBench
 from saescope.steering.units import IndexedActivations
 from saescope.verdicts import Choice
 
-N_CAUSAL, N_SEPARATING = 20, 10
-"""Candidates by gradient, and by texts."""
-LEVEL = 0.05
 N_POOLED, MOST_GROUPED = 6, 5
 """Features that groups are made of, and of one group."""
 GAIN, ENOUGH_GAIN = 1.1, 1.25
@@ -40,81 +32,8 @@ N_NEUTRAL, LONGEST = 8, 48
 N_DAMAGE = 5
 SCORE_IS = (
     "effect per nat of KL as a share of the best one's, times the root of 2 AUC - 1; what both "
-    "causes and separates comes first, then what causes"
+    "causes and separates comes first, of these what is clean, then what causes"
 )
-
-
-class Separated(NamedTuple):
-    """How a feature tells the texts."""
-
-    auc: float
-    interval: tuple[float, float]
-    clear: bool
-    share: float
-    """How many of `texts` it fires on, as a share."""
-
-
-@dataclass(frozen=True)
-class TextBench:
-    """Scores of the texts, and what separates them."""
-
-    design: Groups
-    scores: TextScores
-    by_texts: list[int]
-    """Features that halves of the texts like best, whether or not they are confirmed."""
-    told: dict[int, tuple[float, bool]]
-    """What is known of features that enough halves chose: held-out area, and whether they are
-    confirmed."""
-    n_others: int
-    """Candidates that were chosen without the texts."""
-
-    @classmethod
-    def of(
-        cls,
-        model: LanguageModel,
-        sae: SAE,
-        texts: Sequence[Tokens],
-        against: Sequence[Tokens],
-        *,
-        seed: int,
-    ) -> "TextBench":
-        both = [*texts, *against]
-        scores = score_texts(model, sae, both, by="top3")
-        design = groups_of(texts, against, scores.lengths)
-        if not len(scores.features):
-            return cls(design, scores, [], {}, N_CAUSAL)
-        told = tell_apart(design, scores, seed)
-        columns = told.best(True, unconfirmed=True).tolist()
-        known = {
-            int(scores.features[i]): (float(told.effects.auc[i]), bool(told.confirmed[i]))
-            for i in columns
-        }
-        return cls(design, scores, [*known][:N_SEPARATING], known, N_CAUSAL)
-
-    def column(self, feature: int) -> Float[Tensor, " n_texts"]:
-        """A feature's score in each text."""
-        i = int(torch.searchsorted(self.scores.features, feature))
-        known = i < len(self.scores.features) and int(self.scores.features[i]) == feature
-        n = len(self.scores.lengths)
-        return self.scores.scores[:, i].double() if known else torch.zeros(n).double()
-
-    def judged(self, feature: int, *, by_texts: bool) -> Separated:
-        return self.separates(self.column(feature), feature, by_texts=by_texts)
-
-    def separates(
-        self, column: Float[Tensor, " n_texts"], feature: int | None, *, by_texts: bool
-    ) -> Separated:
-        """A feature that halves chose is judged by those that did not; one that the texts had no
-        part in choosing (not `by_texts`) by all of them, corrected for the number of such."""
-        every = torch.arange(len(column))
-        whole = self.design.compare(column[:, None], every)
-        auc, clear = float(whole.auc), not by_texts and float(whole.p) * self.n_others <= LEVEL
-        if feature in self.told:
-            auc, confirmed = self.told[feature]
-            clear = clear or confirmed
-        low, high = self.design.interval(auc)
-        share = float((column[self.design.first] > 0).double().mean())
-        return Separated(auc, (low, high), clear and low > 0.5, share)
 
 
 def select_features(
@@ -136,8 +55,9 @@ def select_features(
 
     `against` are hard negatives and neutral texts; a text scores the mean of its three largest
     activations. Candidates are the best of all features by gradient (as `ss.find_causes`) and the
-    best by the texts; all are pushed. A feature has to cause *and* to separate to be chosen: what
-    separates best does not outvote what a push shows.
+    best by the texts; all are pushed. A feature has to cause *and* to separate to be chosen, nearly
+    all texts and without firing on others as well: what separates best does not outvote what a push
+    shows.
 
     Raises:
         ArgumentError: no text on a side, or as `ss.find_causes`.
@@ -150,13 +70,13 @@ def select_features(
     by_gradient = bench.screen.order[:N_CAUSAL]
     candidates = [*dict.fromkeys([*by_gradient, *told.by_texts])]
     results, beside = measure(bench, candidates, progress)
-    rows = _ranked(results, {i: told.judged(i, by_texts=i not in by_gradient) for i in results})
-    group = _group(bench, told, rows, beside, results)
+    separated = {i: told.judged(i, by_texts=i not in by_gradient) for i in results}
+    rows = _ranked(results, separated)
+    group = _group(bench, told, _pool(rows, separated), beside, results)
     rows = _with_damage(bench, rows, against)
-    level, why = _verdict(rows, group)
-    faults = faults_of(
-        model, texts, against, design=told.design, scores=told.scores.scores, seed=seed
-    )
+    level, why = _verdict(rows, group, separated)
+    scores = told.scores.scores
+    faults = faults_of(model, texts, against, design=told.design, scores=scores, seed=seed)
     return Selection(
         features=rows[:k],
         total=len(rows),
@@ -187,14 +107,23 @@ def _different(
 
 
 def _ranked(results: dict[int, Tested], separated: dict[int, Separated]) -> list[SelectedFeature]:
-    """What causes and separates first, then what causes, then the rest; within each by both."""
+    """What causes and separates first, the clean ones at the top, then what causes, then the rest;
+    within each by both."""
     best = max((each.curve.score for each in results.values()), default=0.0)
     rows = [_row(i, each, separated[i], best) for i, each in results.items()]
-    rows.sort(key=lambda row: (not (row.causes and row.separates), not row.causes, -row.score))
+    rows.sort(key=lambda row: (not _is_good(row), not _does_both(row), not row.causes, -row.score))
     return [
         replace(row, lost=_lost(row, rows[0], separated[row.feature]) if n else None)
         for n, row in enumerate(rows)
     ]
+
+
+def _does_both(row: SelectedFeature) -> bool:
+    return row.causes and row.separates
+
+
+def _is_good(row: SelectedFeature) -> bool:
+    return row.causes and row.clean
 
 
 def _row(feature: int, found: Tested, told: Separated, best: float) -> SelectedFeature:
@@ -209,6 +138,8 @@ def _row(feature: int, found: Tested, told: Separated, best: float) -> SelectedF
         auc=told.auc,
         auc_interval=told.interval,
         separates=told.clear,
+        also_on=told.also_on,
+        clean=told.clean,
         effect=effect,
         interval=found.curve.interval,
         causes=found.causes,
@@ -230,24 +161,43 @@ def _lost(row: SelectedFeature, first: SelectedFeature, told: Separated) -> str:
     if not row.separates:
         silent = "never fires on the texts" if not told.share else "hardly tells them from against"
         return f"writes the concept but {silent} (AUC {row.auc:.2f})"
+    if not row.clean:
+        return f"does both, but {_unclean(told)}"
     if row.effect < first.effect:
         return f"weaker: {row.effect:+.2g} per nat of KL against {first.effect:+.2g}"
     return f"tells the texts less well: AUC {row.auc:.2f} against {first.auc:.2f}"
 
 
+def _unclean(told: Separated) -> str:
+    """Why it does not stand for the concept alone, or for all of it."""
+    if not told.keeps_off:
+        return f"fires on {told.also_on} of {told.n_against} of against as well"
+    return (
+        f"tells the texts from against with an AUC of {told.auc:.2f} only ({LEAST_AREA:g} is asked "
+        f"for): it fires on {told.share:.0%} of texts"
+    )
+
+
+def _pool(
+    rows: Sequence[SelectedFeature], separated: dict[int, Separated]
+) -> list[SelectedFeature]:
+    """The first features that a group may be made of: none that fires on other texts as well."""
+    able = [row for row in rows if row.effect > 0 and row.separates]
+    return [row for row in able if separated[row.feature].keeps_off][:N_POOLED]
+
+
 def _group(
     bench: CausalBench,
     told: TextBench,
-    rows: Sequence[SelectedFeature],
+    pool: Sequence[SelectedFeature],
     beside: Against,
     results: dict[int, Tested],
 ) -> FeatureGroup | None:
-    """Features added one by one while the effect at the same KL rises; None where the best alone
-    does nearly as much."""
-    pool = [row for row in rows if row.effect > 0 and row.separates][:N_POOLED]
+    """Features of the pool added one by one while the effect at the same KL rises; None where the
+    best alone does nearly as much."""
     if len(pool) < 2:
         return None
-    pool.sort(key=lambda row: -row.effect)
+    pool = sorted(pool, key=lambda row: -row.effect)
     unit = {row.feature: row.strength * bench.vectors([row.feature])[0] for row in pool}
     members, alone = [pool[0].feature], pool[0].effect
     best, found = alone, results[pool[0].feature]
@@ -270,12 +220,14 @@ def _group(
         (told.column(i) / float(bench.units[i]) for i in members), torch.zeros(()).double()
     )
     strength = {row.feature: row.strength for row in pool}
+    together = told.separates(column, None, by_texts=True)
     return FeatureGroup(
         features=members,
         strengths=[found.curve.at.strength * strength[i] for i in members],
         effect=best,
         interval=found.curve.interval,
-        auc=told.separates(column, None, by_texts=True).auc,
+        auc=together.auc,
+        clean=together.auc >= LEAST_AREA and together.keeps_off,
         causes=found.causes,
     )
 
@@ -318,20 +270,35 @@ def _whole(n: int, tokens: Tokens) -> ForcedText:
     )
 
 
-def _verdict(rows: Sequence[SelectedFeature], group: FeatureGroup | None) -> tuple[Choice, str]:
+def _verdict(
+    rows: Sequence[SelectedFeature],
+    group: FeatureGroup | None,
+    separated: dict[int, Separated],
+) -> tuple[Choice, str]:
     """What to take, and why."""
-    good = [row for row in rows if row.causes and row.separates]
-    if group and group.causes:
+    if group and group.causes and group.clean:
         return Choice.GROUP, (
             f"{len(group.features)} features together ({', '.join(map(str, group.features))}) do "
             f"clearly more than the best alone: {group.effect:+.2g} nats per nat of KL"
         )
-    if good:
-        first = good[0]
+    if rows and _is_good(rows[0]):
+        first = rows[0]
         return Choice.ONE, (
             f"feature {first.feature} fires on the concept (AUC {first.auc:.2f}) and makes it "
             f"likelier ({first.effect:+.2g} nats per nat of KL, beyond controls)"
         )
+    if rows and _does_both(rows[0]):
+        told = separated[rows[0].feature]
+        less = "is less" if told.keeps_off else "is more"
+        return Choice.NONE, (
+            f"feature {rows[0].feature} makes the concept likelier, but {_unclean(told)}; what it "
+            f"stands for {less} than the concept, or a text is on the wrong side"
+        )
+    return Choice.NONE, f"no feature both fires on the concept and makes it likelier{_halves(rows)}"
+
+
+def _halves(rows: Sequence[SelectedFeature]) -> str:
+    """The best that does one of the two alone."""
     writer = next((row for row in rows if row.causes), None)
     reader = next((row for row in rows if row.separates), None)
     parts = [
@@ -342,5 +309,4 @@ def _verdict(rows: Sequence[SelectedFeature], group: FeatureGroup | None) -> tup
         )
         if row
     ]
-    rest = f" ({'; '.join(parts)})" if parts else ""
-    return Choice.NONE, f"no feature both fires on the concept and makes it likelier{rest}"
+    return f" ({'; '.join(parts)})" if parts else ""

@@ -377,6 +377,7 @@ class FindFeaturesReply(ListReply, frozen=True):
         "search.n_causes",
         "search.n_prompts",
         "features.auc_interval",
+        "features.also_on",
         "choice.faults",
         "search.kl",
         "features.held_out.auc",

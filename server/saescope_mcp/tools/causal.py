@@ -99,7 +99,7 @@ async def _selection(
 ) -> FindFeaturesReply:
     labels = await labels_of(loaded, [row.feature for row in chosen.features])
     first = chosen.features[0] if chosen.features else None
-    take = bool(first and first.causes and first.separates)
+    take = bool(first and first.causes and first.clean)
     return FindFeaturesReply(
         summary=f"{about}{chosen.choice.verdict.capitalize()}: {chosen.why}.",
         warnings=[*chosen.choice.faults, *chosen.warnings, *labels.warnings],

@@ -256,13 +256,18 @@ def test_a_curve_is_read_where_the_kl_is_what_is_asked() -> None:
     assert beyond.strength == 6.0 and beyond.effects.tolist() == [12.0, 12.0]
 
 
-def test_features_are_compared_where_predictions_change_alike(glass: LanguageModel) -> None:
-    """A writer whose row is twice as long at half the activation has the same score."""
+@pytest.mark.parametrize("faintly", [6.0, 0.02], ids=["as others", "faintly"])
+def test_features_are_compared_where_predictions_change_alike(
+    glass: LanguageModel, faintly: float
+) -> None:
+    """A writer whose row is five times as long has the same score, and so has one that was only
+    seen hardly firing."""
     plain = world(glass, [" door"])
     rows = plain.W_dec.clone()
     rows[SILENT] *= 5
     sae = with_rows(plain, rows)
     typical = torch.full((D_SAE,), 6.0)
+    typical[WRITER] = faintly
     known = IndexedActivations(typical, typical, "a corpus")
     found = rows_of(
         find_causes(
@@ -270,7 +275,7 @@ def test_features_are_compared_where_predictions_change_alike(glass: LanguageMod
         )
     )
     one, other = found[WRITER], found[SILENT]
-    assert other.screen == pytest.approx(5 * one.screen, rel=1e-3)
+    assert other.screen == pytest.approx(5 * one.screen * 6 / faintly, rel=1e-3)
     assert one.equal_norm == pytest.approx(other.equal_norm, rel=1e-3)
     assert one.score == pytest.approx(other.score, rel=0.1)
     for row in (one, other):
