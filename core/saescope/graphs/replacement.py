@@ -196,7 +196,7 @@ class Pass:
         return keep
 
     def _embed(self, x: Tensor, hook: object) -> Tensor:
-        return self._added(EMBED, self.clean.there[EMBED].expand_as(x)).clone()
+        return self._added(EMBED, as_in_each_row(self.clean.there[EMBED], x)).clone()
 
     def _write(self, i: int) -> Callable[..., Tensor]:
         site, clean = self.clean.sites[i], self.clean
@@ -206,7 +206,8 @@ class Pass:
 
         def write(x: Tensor, hook: object) -> Tensor:
             # Cloned, because some families write into what they are given: into the clean run.
-            out = self._added(site.hook_name, clean.there[site.hook_name].expand_as(x)).clone()
+            there = as_in_each_row(clean.there[site.hook_name], x)
+            out = self._added(site.hook_name, there).clone()
             for k in skips:
                 out = out + self._skip_change(k).reshape(out.shape)
             if site.cuts and clean.n_left_out:
@@ -232,7 +233,14 @@ class Pass:
 
 def constant(value: Tensor) -> Callable[..., Tensor]:
     """A hook that puts this in the place of whatever comes."""
-    return lambda x, hook: value.expand_as(x)
+    return lambda x, hook: as_in_each_row(value, x)
+
+
+def as_in_each_row(value: Tensor, x: Tensor) -> Tensor:
+    """A clean run's activation for each row of `x`. Copied, not expanded: some families have the
+    positions of all rows on one axis (OPT), some take a `view` of what they are given (Falcon)."""
+    n = x.shape[0] // value.shape[0]
+    return value if n == 1 else value.repeat(n, *[1] * (value.ndim - 1))
 
 
 def require_linear(model: LanguageModel, of: GraphMembers, ids: Int[Tensor, "1 n_pos"]) -> None:

@@ -117,7 +117,7 @@ def _target(traced: Traced, i: int) -> GraphTarget:
         against=target.against,
         prob=target.prob,
         weight=target.weight,
-        value=float(target.direction.double() @ final.double()),
+        value=float(target.direction.double() @ final.double()) + target.constant,
     )
 
 

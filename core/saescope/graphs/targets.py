@@ -12,14 +12,15 @@ from saescope.records.graph import GraphSettings
 
 
 class LogitTarget(NamedTuple):
-    """A logit, or the difference of two, with the direction that reads it before the
-    unembedding."""
+    """A logit, or the difference of two, with the direction that reads it before the unembedding:
+    its value, before a soft cap, is `direction . x + constant`."""
 
     token: int
     against: int | None
     prob: float
     weight: float
     direction: Float[Tensor, " d_model"]
+    constant: float
 
 
 def choose_targets(
@@ -38,7 +39,6 @@ def choose_targets(
         ArgumentError: `against` without exactly one target, or a text that is no single token.
     """
     probs = logits.double().softmax(-1)
-    W_U = model.readout.W_U
     tokens = [_token(model, each, "targets") for each in named]
     if against is not None:
         return [_difference(model, probs, tokens, _token(model, against, "against"))]
@@ -46,12 +46,21 @@ def choose_targets(
         top = probs.topk(min(settings.most_targets, len(probs)))
         n = 1 + int((top.values.cumsum(0) < settings.enough_prob).sum())
         tokens = top.indices[:n].tolist()
-    mean = W_U.mean(1)
     return [
-        LogitTarget(token, None, prob, prob, W_U[:, token] - mean)
+        LogitTarget(token, None, prob, prob, *_read(model, token))
         for token in dict.fromkeys(tokens)
         for prob in [float(probs[token])]
     ]
+
+
+def _read(
+    model: LanguageModel, token: int, against: int | None = None
+) -> tuple[Float[Tensor, " d_model"], float]:
+    """Direction and constant of a logit minus the mean of all, or minus another token's."""
+    W_U, head = model.readout.W_U, model.head
+    other = W_U.mean(1) if against is None else W_U[:, against]
+    bias = head.bias.mean() if against is None else head.bias[against]
+    return head.scale * (W_U[:, token] - other), head.scale * float(head.bias[token] - bias)
 
 
 def _token(model: LanguageModel, named: int | str, field: str) -> int:
@@ -71,5 +80,4 @@ def _difference(
             hint="Name one target, or leave against out.",
         )
     token = tokens[0] if tokens else int(probs.argmax())
-    W_U = model.readout.W_U
-    return LogitTarget(token, against, float(probs[token]), 1.0, W_U[:, token] - W_U[:, against])
+    return LogitTarget(token, against, float(probs[token]), 1.0, *_read(model, token, against))

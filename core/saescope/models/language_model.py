@@ -25,8 +25,10 @@ from saescope.models.kv_cache import (
 )
 from saescope.models.modules import hooks_of_module
 from saescope.models.readout import (
+    Head,
     Unembedding,
     final_scale,
+    read_head,
     read_readout,
     reads_linearly,
     residual_map,
@@ -122,6 +124,11 @@ class LanguageModel:
     def readout(self) -> Unembedding:
         with self.lock, torch.no_grad():
             return read_readout(self.bridge, self.d_model, self.device, self.dtype)
+
+    @cached_property
+    def head(self) -> Head:
+        with self.lock:
+            return read_head(self.bridge, self.readout.W_U)
 
     def caches_up_to(self, n_tokens: int) -> bool:
         """Whether it generates rightly from a cache until the text has so many tokens."""

@@ -3,7 +3,7 @@ the unembedding to logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,34 @@ class Unembedding:
         if self.centred:
             directions = directions - directions.mean(-1, keepdim=True)
         return (directions * self.gain) @ self.W_U
+
+
+class Head(NamedTuple):
+    """How logits come from what the unembedding reads: `scale (x @ W_U + bias)`, before a soft
+    cap."""
+
+    scale: float
+    """Granite divides its logits by a number, Cohere multiplies them by one."""
+    bias: Float[Tensor, " d_vocab"]
+
+
+def read_head(bridge: Any, W_U: Float[Tensor, "d_model d_vocab"]) -> Head:
+    """The scale, measured on a few tokens, and the bias."""
+    read: list[Tensor] = []
+
+    def keep(x: Tensor, hook: object) -> None:
+        read.append(x.detach())
+
+    bias = bridge.b_U.detach().to(W_U)
+    if getattr(bridge.cfg, "output_logits_soft_cap", 0.0) > 0:  # without one it is -1
+        return Head(1.0, bias)
+    ids = torch.arange(_N_TOKENS, device=W_U.device)[None] % W_U.shape[1]
+    with torch.no_grad(), bridge.hooks(fwd_hooks=[("unembed.hook_in", keep)]):
+        logits = bridge(ids).double()
+    plain = (read[0].to(W_U) @ W_U + bias).double()
+    scale = float((logits * plain).sum() / plain.square().sum())
+    # Exactly 1 nearly always, and then so are the numbers.
+    return Head(1.0 if abs(scale - 1) < torch.finfo(W_U.dtype).eps ** 0.5 else scale, bias)
 
 
 def read_readout(
