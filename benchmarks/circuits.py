@@ -3,13 +3,13 @@
     PYTHONPATH=core .venv/bin/python benchmarks/circuits.py PEERS/bin/python [--rounds 3]
 
 PEERS is an environment of its own with circuit-tracer==0.5.0 and transformer-lens==3.2.1. Both read
-the same files: a random Llama of 10 layers, d_model 384, with a TopK transcoder of 2,304 features a
-layer, k 32. Each side is a process that loads everything, traces a prompt of 16 tokens to warm up,
-and then takes its turn (A B A B): one graph of the most likely tokens with `--features` feature
-nodes, one thread, float32, all weights in memory. circuit-tracer takes batches of 4,096 positions:
-its default holds the forward pass of 512 copies of the prompt, which does not fit here. Both must
-find as many active features, and the same targets. Peak memory is the highest resident set of the
-process above that of the loaded, warm one.
+the same files: a random Llama of 10 layers, d_model 384 (`--smollm2`: 30 layers, 576), with a TopK
+transcoder of 2,304 features a layer, k 32. Each side is a process that loads everything, traces a
+prompt of 16 tokens to warm up, and then takes its turn (A B A B): one graph of the most likely
+tokens with `--features` feature nodes, one thread, float32, all weights in memory. circuit-tracer
+takes batches of 4,096 positions: its default holds the forward pass of 512 copies of the prompt,
+which does not fit here. Both must find as many active features, and the same targets. Peak memory
+is the highest resident set of the process above that of the loaded, warm one.
 
 What came of it is in docs/benchmarks.md ("Circuits beside circuit-tracer").
 
@@ -29,18 +29,31 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 GLASS = Path(__file__).parent.parent / "tests" / "data" / "glassllm-en"
-D, D_SAE, K, N_LAYERS, VOCAB = 384, 2304, 32, 10, 1024
+D_SAE, K, VOCAB = 2304, 32, 1024
 WARM_UP = 16
 POSITIONS = 4096
 Trace = Callable[[list[int], int], dict[str, Any]]
 
 
-def write_files(folder: Path) -> None:
+class Shape(NamedTuple):
+    """The size of the model."""
+
+    d_model: int
+    d_mlp: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+
+
+SMALL, SMOLLM2 = Shape(384, 1024, 10, 6, 2), Shape(576, 1536, 30, 9, 3)
+
+
+def write_files(folder: Path, shape: Shape) -> None:
     """The model and its transcoders; the folder's name says no family, or transformer-lens 3 takes
     the sizes of a published model."""
     import shutil
@@ -52,11 +65,11 @@ def write_files(folder: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB,
-        hidden_size=D,
-        intermediate_size=1024,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=6,
-        num_key_value_heads=2,
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_mlp,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
         max_position_embeddings=512,
         bos_token_id=2,
         eos_token_id=3,
@@ -69,10 +82,17 @@ def write_files(folder: Path) -> None:
     settings += ["feature_output_hook: hook_mlp_out", "activation: topk", f"k: {K}"]
     (folder / "set").mkdir()
     (folder / "set" / "config.yaml").write_text("\n".join(settings))
-    for layer in range(N_LAYERS):
-        tensors = {"W_enc": torch.randn(D_SAE, D) / D**0.5, "b_enc": torch.zeros(D_SAE)}
-        tensors |= {"W_dec": torch.randn(D_SAE, D) / D**0.5 / K, "b_dec": torch.zeros(D)}
+    d = shape.d_model
+    for layer in range(shape.n_layers):
+        tensors = {"W_enc": torch.randn(D_SAE, d) / d**0.5, "b_enc": torch.zeros(D_SAE)}
+        tensors |= {"W_dec": torch.randn(D_SAE, d) / d**0.5 / K, "b_dec": torch.zeros(d)}
         save_file(tensors, folder / "set" / f"layer_{layer}.safetensors")
+
+
+def layer_files(folder: Path) -> list[Path]:
+    """The transcoders' files, layer by layer."""
+    n_layers = len([*(folder / "set").glob("layer_*")])
+    return [folder / "set" / f"layer_{i}.safetensors" for i in range(n_layers)]
 
 
 def ours(folder: Path) -> Trace:
@@ -87,7 +107,7 @@ def ours(folder: Path) -> Trace:
 
     torch.set_num_threads(1)
     model = load_model(folder, device="cpu", dtype="float32")
-    files = [folder / "set" / f"layer_{i}.safetensors" for i in range(N_LAYERS)]
+    files = layer_files(folder)
     members = held(model, [load_sae(file, device="cpu") for file in files])
 
     def run(ids: list[int], n_features: int) -> dict[str, Any]:
@@ -125,7 +145,7 @@ def theirs(folder: Path) -> Trace:
 
     torch.set_num_threads(1)
     transcoders = load_transcoder_set(
-        {i: str(folder / "set" / f"layer_{i}.safetensors") for i in range(N_LAYERS)},
+        {i: str(file) for i, file in enumerate(layer_files(folder))},
         scan="random",
         feature_input_hook="mlp.hook_in",
         feature_output_hook="hook_mlp_out",
@@ -254,6 +274,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--features", type=int, default=1000)
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--smollm2", action="store_true", help="a model of SmolLM2-135M's shape")
     parser.add_argument("--serve")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
@@ -267,7 +288,7 @@ def measure(arguments: argparse.Namespace) -> None:
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        write_files(Path(folder))
+        write_files(Path(folder), SMOLLM2 if arguments.smollm2 else SMALL)
         pythons = {"ours": sys.executable, "theirs": arguments.peer}
         sides = {name: Side(python, name, Path(folder)) for name, python in pythons.items()}
         print(f"load {os.getloadavg()[0]:.1f}, {arguments.rounds} rounds, {arguments.features}")

@@ -169,7 +169,8 @@ def _falls(words: _Words, runs: Sequence[tuple[str, KeptOrRandom]]) -> str:
         random = "" if mean is None else f", of as many random ones by {mean:.3g}{spread}"
         if one.controls.p is not None and not one.controls.outside:
             random += f": no better than random (p {one.controls.p:.2g})"
-        parts.append(f"by {one.kept:.3g} where {what}{random}")
+        rises = " (it rises)" if one.kept < 0 else ""
+        parts.append(f"by {one.kept:.3g}{rises} where {what}{random}")
     return f"The {unit} of {_token(first.label)} falls {'; '.join(parts)}"
 
 

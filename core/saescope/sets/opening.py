@@ -222,7 +222,8 @@ def _notes(kind: Kind, peeked: Sequence[_Peeked], setting: Setting) -> tuple[str
     if kind == "cross_layer" and len(peeked) <= last:
         notes.append(
             f"Of this cross-layer transcoder's layers 0-{last} only some are here: what the others "
-            "write is missing in its reconstructions."
+            "write is missing in its reconstructions, and what these write at the others' layers "
+            "in its graphs (ss.intervene writes there too)."
         )
     elif kind != "cross_layer":
         notes.extend(dict.fromkeys(each.metadata.note for each in peeked if each.metadata.note))

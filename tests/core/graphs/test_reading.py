@@ -66,6 +66,9 @@ def test_what_was_measured_is_said_and_that_nothing_was() -> None:
         in text
     )
     assert "by 0.4 where all features but these are." in text
+    worse = dataclasses.replace(PROOF.necessity, kept=-2.5)
+    text = read_graph(two_steps(proof=dataclasses.replace(PROOF, necessity=worse)))
+    assert "falls by -2.5 (it rises) where the kept features are ablated" in text
 
 
 @pytest.mark.parametrize("most_tokens", [1200, 600, 400])

@@ -314,6 +314,22 @@ def test_layers_that_are_loaded_one_by_one_make_the_graph_of_the_set(
     )
 
 
+def test_of_some_layers_alone_features_still_write_at_every_later_one(
+    folder: Path, gpt2: Family
+) -> None:
+    model = gpt2.model
+    low = firing(in_model(folder, model), model, 0, 1)[0]
+    some = load_set(folder, device="cpu", layers="0,2").settled(model)
+    assert "writes there too" in some.notes[0]
+    edits = [FeatureEdit(low, mode="ablate")]
+    clean, want = (gpt2.hf.logits(IDS[None], hooks)[0, -1] for hooks in ({}, plain(edits)))
+    target = int((want - clean).abs().argmax())
+    done = intervene(
+        model, some.saes, as_tokens(), edits, target=target, measure="logit", n_controls=0
+    )
+    assert done.effect == pytest.approx(float(want[target] - clean[target]), abs=2e-4)
+
+
 def test_what_looks_at_one_site_alone_is_refused(folder: Path, gpt2: Family) -> None:
     sae, model = load_sae(folder / "W_enc_1.safetensors", device="cpu"), gpt2.model
     for call in (
