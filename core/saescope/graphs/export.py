@@ -208,7 +208,14 @@ def _nodes(file: GraphFile, ids: Mapping[str, str]) -> list[dict[str, Any]]:
     for node in graph.nodes:
         prob = probs.get(node.id, 0.0)
         label = f'Output "{node.token}" (p={prob:.3f})' if node.kind == "logit" else ""
-        own = {"id": node.id, "influence": node.influence, "sae": node.sae, "token": node.token}
+        own: dict[str, Any] = {
+            "id": node.id,
+            "influence": node.influence,
+            "sae": node.sae,
+            "token": node.token,
+        }
+        own |= {"effect": asdict(node.effect)} if node.effect else {}
+        own |= {} if node.lost is None else {"lost": node.lost}
         made.append(
             {
                 "node_id": ids[node.id],
@@ -224,7 +231,7 @@ def _nodes(file: GraphFile, ids: Mapping[str, str]) -> list[dict[str, Any]]:
                 "clerp": label or clean_line(file.labels.get(node.id, "")),
                 "influence": shares.get(node.id),
                 "activation": node.activation,
-                OWN: own | ({"effect": asdict(node.effect)} if node.effect else {}),
+                OWN: own,
             }
         )
     return made

@@ -155,6 +155,7 @@ class _Reader:
             sae=None if sae is None else _index(sae, f"{where}.{OWN}.sae"),
             influence=_number(own.get("influence", 0.0), f"{where}.{OWN}.influence"),
             effect=_effect(own.get("effect"), where),
+            lost=None if own.get("lost") is None else _number(own["lost"], f"{where}.{OWN}.lost"),
         )
         label = given.get("clerp") or "" if node.kind == "feature" else ""
         prob = _number(given.get("token_prob") or 0.0, f"{where}.token_prob")

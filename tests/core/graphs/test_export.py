@@ -71,7 +71,8 @@ def full() -> GraphFile:
         token_ids=[1, 2],
         settings=GraphSettings(max_features=7, enough_prob=0.5, most_measured=3, seed=4),
     )
-    nodes = [*graph.nodes[:2], dataclasses.replace(graph.nodes[2], effect=effect), graph.nodes[3]]
+    measured = dataclasses.replace(graph.nodes[2], effect=effect, lost=0.25)
+    nodes = [*graph.nodes[:2], measured, graph.nodes[3]]
     return file_of(
         dataclasses.replace(graph, nodes=nodes),
         labels={"f1.7@1": "animals that run"},
