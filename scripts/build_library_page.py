@@ -67,7 +67,7 @@ PARTS = {
         "sweep",
         "steer_search",
     ),
-    "The record": ("Ledger",),
+    "The record": ("Ledger", "judge_claim"),
     "Splice": ("run_with_saes", "run_with_cache_with_saes", "edit_activations"),
     "Train and judge": (
         "train_config",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from saescope.hooks import edit_activations as edit_activations
     from saescope.hooks import record_activations as record_activations
     from saescope.ledger import Ledger as Ledger
+    from saescope.ledger import judge_claim as judge_claim
     from saescope.lens import find_lens as find_lens
     from saescope.lens import fit_lens as fit_lens
     from saescope.lens import open_lens as open_lens
@@ -104,6 +105,7 @@ _HOME = {
     "index_features": "features.index",
     "intervene": "steering",
     "intervene_all": "steering",
+    "judge_claim": "ledger",
     "load_model": "models",
     "load_sae": "load",
     "load_set": "sets",

@@ -31,6 +31,7 @@ from saescope_mcp.state import AppState
 from saescope_mcp.tools import (
     attribute,
     circuit,
+    claim,
     describe,
     evaluate,
     find,
@@ -69,6 +70,7 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *pairs.TOOLS,
     *publish.TOOLS,
     *results.TOOLS,
+    *claim.TOOLS,
 )
 
 INSTRUCTIONS = (Path(__file__).parent / "instructions.md").read_text(encoding="utf-8").rstrip()

@@ -26,7 +26,7 @@ class Group(Enum):
     JUDGE = "how good an SAE is", True
     BENCH = "find a strength, compare prompts", False
     PUBLISH = "publish an SAE", False
-    RECORD = "bring back earlier results", False
+    RECORD = "bring back earlier results, check a claim against them", False
 
     def __init__(self, purpose: str, by_default: bool) -> None:
         self.purpose = purpose

@@ -73,6 +73,9 @@ def calls_of(sae: str, place: Path) -> dict[str, dict[str, Any]]:
         "train_sae": {"model": str(GLASS), "hook_name": HOOK, "training_tokens": 512},
         "publish_sae": on | {"path": str(place / "home" / "published"), "dry_run": False},
         "results": {},
+        "claim": on
+        | {"text": "It fires.", "feature": 1, "effect": "a", "direction": "fires", "level": "seen"}
+        | {"results": ["0123456789ab"]},
         "cancel_job": {"job_id": "train-cut"},
         "unload": {"handle": sae},
     }

@@ -29,6 +29,12 @@ class NoTorch(MetaPathFinder):
             raise ImportError("no torch in this process")
 
 
+CLAIM: dict[str, Any] = {
+    **{"text": "It fires.", "feature": 3, "effect": " sea", "direction": "fires"},
+    **{"level": "seen", "results": ["0123456789ab"]},
+}
+
+
 def calls_of(sae: str, model: str) -> list[tuple[str, dict[str, Any]]]:
     """A call of each tool, on a handle that is not in memory."""
     site = "blocks.1.hook_resid_post"
@@ -58,6 +64,7 @@ def calls_of(sae: str, model: str) -> list[tuple[str, dict[str, Any]]]:
         ("train_sae", {"model": model, "dataset": model, "hook_name": site, "layers": "0-1"}),
         ("evaluate_sae", {"sae": sae}),
         ("publish_sae", {"sae": sae, "repo_id": "a/b"}),
+        ("claim", CLAIM),
         ("results", {"text": "The sea"}),
         ("results", {"result_id": "0123456789ab"}),
     ]

@@ -25,6 +25,7 @@ NAMES = {
         "top_features",
     ),
     *("attribute_logit", "trace_circuit", "compare_prompts", "intervene", "steer_generate"),
+    "claim",
     "results",
     "steer_search",
     *("index_features", "describe_feature", "find_features", "quiz_feature", "label_feature"),

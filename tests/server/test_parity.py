@@ -19,6 +19,7 @@ TEXTS = ["My sister went to her house.", "Our mother saw her.", "She was a queen
 AGAINST = ["My brother went to his house.", "Our father saw him.", "He was a king."]
 FUNCTIONS = {
     "attribute_logit": "attribute",
+    "claim": "judge_claim",
     "compare_prompts": "compare_prompts",
     "describe_feature": "feature_card",
     "encode_text": "encode_texts",

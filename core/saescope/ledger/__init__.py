@@ -1,7 +1,18 @@
 """Results by id: what was computed is kept, found again and verified when it is read."""
 
+from saescope.ledger.claims import judge_claim
 from saescope.ledger.entry import KeptEntry, result_id_of
+from saescope.ledger.findings import findings
 from saescope.ledger.investigations import Investigations
 from saescope.ledger.store import Ledger, ResultFilter, ledger_path
 
-__all__ = ["Investigations", "KeptEntry", "Ledger", "ResultFilter", "ledger_path", "result_id_of"]
+__all__ = [
+    "Investigations",
+    "KeptEntry",
+    "Ledger",
+    "ResultFilter",
+    "findings",
+    "judge_claim",
+    "ledger_path",
+    "result_id_of",
+]

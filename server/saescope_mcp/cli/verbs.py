@@ -53,6 +53,7 @@ SHORT: Mapping[str, str] = {
     "evaluate_sae": "How good an SAE is, with intervals and baselines.",
     "publish_sae": "Write an SAE with a model card, to a folder or the hub.",
     "results": "Earlier results: by id, or a list.",
+    "claim": "What earlier results allow you to say of a feature.",
     "server_status": "What is cached and allowed here.",
     "unload": "Free memory (in a server: a command frees its own).",
 }
@@ -95,6 +96,10 @@ EXAMPLES: Mapping[str, str] = {
     "cancel_job": "cancel-job --job-id train-1a2b3c",
     "evaluate_sae": "evaluate-sae --n-tokens 5000 --open",
     "results": "results --tool attribute_logit --day 2026-11",
+    "claim": (
+        'claim --text "Feature 4432 raises the probability of she." --feature 4432 '
+        '--effect " she" --direction raises --level controlled --results 0123456789ab'
+    ),
     "publish_sae": "publish-sae --sae smollm2-135m/14.resid_post --path my-sae",
 }
 """A command of each tool that works, without the name of the program."""
@@ -108,6 +113,7 @@ _ONE_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "find_features": (("query", "tokens", "texts", "texts_file", "causes", "metric", "match"),),
     "train_sae": (("hook_name", "resume"),),
     "publish_sae": (("sae", "job_id"), ("repo_id", "path")),
+    "claim": (("results", "investigation"),),
 }
 """Arguments of which a call needs one; a schema does not say so."""
 

@@ -42,4 +42,5 @@ RENDERERS: Mapping[str, Renderer] = {
     "evaluate_sae": judging.evaluate_sae,
     "publish_sae": judging.publish_sae,
     "results": record.results,
+    "claim": record.claim,
 }

@@ -1,4 +1,4 @@
-"""What was kept: a list of results, or the call of one."""
+"""What was kept: a list of results, or the call of one; and claims that rest on them."""
 
 from typing import Any
 
@@ -18,6 +18,27 @@ def results(document: Document, console: Console) -> None:
     rows(console, [_line(each) for each in document["results"]])
     named = [_investigation(each) for each in document.get("investigations", [])]
     rows(console, named, title="investigations")
+
+
+def claim(document: Document, console: Console) -> None:
+    """The sentence as it may be written, what each result says of it, and what it still lacks."""
+    if document["printed"]:
+        console.print(document["printed"], markup=False)
+    for reason in document["reasons"]:
+        console.print(f"- {reason}", markup=False)
+    named = [_check(each) for each in document["checks"]]
+    rows(console, named, title="results")
+    rows(console, [_check(each) for each in document["contradicting"]], title="against it")
+    rows(console, [dict(each) for each in document["missing"]], title="missing")
+    looks = document["looks"]
+    left = {"p": text_of(looks["p"]), "after the looks": text_of(looks["corrected"])}
+    console.print()
+    tried = f"{looks['n_tests']}, of {looks['n_features']} features on {looks['n_prompts']} prompts"
+    facts(console, {"looks": tried, **(left if looks["p"] is not None else {})})
+
+
+def _check(row: Document) -> dict[str, Any]:
+    return {"result": row["result_id"], "it": row["counts"], "said": row["why"]}
 
 
 def _line(row: Document) -> dict[str, Any]:

@@ -1,0 +1,152 @@
+"""claim."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mcp.types import ToolAnnotations
+
+from saescope.errors import ArgumentError, SaescopeError
+from saescope.ledger import KeptEntry, Ledger, ResultFilter, judge_claim
+from saescope.records.claims import ClaimVerdict, FeatureClaim
+from saescope_mcp.binding import next_call
+from saescope_mcp.groups import Group
+from saescope_mcp.replies import Tool
+from saescope_mcp.replies.tool import by_itself
+from saescope_mcp.schemas.claim import ClaimReply, ClaimRequest
+from saescope_mcp.schemas.common import Evidence, Provenance
+from saescope_mcp.state import AppState
+
+MOST_OTHERS = 400
+"""How many of the newest results of the SAE are looked at for what speaks against a claim."""
+MOST_LISTED = 10
+_EVIDENCE: Mapping[str | None, Evidence] = {
+    None: "observed",
+    "seen": "observed",
+    "correlates": "correlational",
+    "intervened": "intervened",
+    "controlled": "controlled",
+    "replicated": "controlled",
+}
+
+
+async def claim(state: AppState, request: ClaimRequest) -> ClaimReply:
+    """Check a sentence about a feature against kept results before you write it: the level that
+    they allow is computed (seen, correlates, intervened, controlled, replicated), words above it
+    are refused, missing tests named with their calls, looks counted, and results that speak
+    against it shown."""
+    named, others, warnings = await state.keeper.ask(_entries, request)
+    request = request.model_copy(update={"sae": request.sae or _their_sae(named)})
+    done = judge_claim(_claim(request), named, others=others)
+    supporting = [each.result_id for each in done.checks if each.counts == "supports"]
+    rests = [entry for entry in named if entry.result_id in supporting]
+    origins = [origin for entry in rests if (origin := entry.document.get("provenance"))]
+    shown = replace(done, contradicting=done.contradicting[:MOST_LISTED])
+    return ClaimReply(
+        summary=_summary(done, request),
+        warnings=warnings,
+        next=_next(request, done, rests or named),
+        evidence=_EVIDENCE[done.level],
+        provenance=Provenance.model_validate(origins[0]) if origins else None,
+        **{name: getattr(shown, name) for name in ClaimVerdict.__dataclass_fields__},
+    )
+
+
+def _claim(request: ClaimRequest) -> FeatureClaim:
+    fields = FeatureClaim.__dataclass_fields__
+    return FeatureClaim(**{name: getattr(request, name) for name in fields})
+
+
+def _their_sae(named: Sequence[KeptEntry]) -> str:
+    """The one SAE that the results are about.
+
+    Raises:
+        ArgumentError: they are about several, or none.
+    """
+    saes = [*dict.fromkeys(sae for entry in named for sae in entry.saes)]
+    if len(saes) == 1:
+        return saes[0]
+    raise ArgumentError(
+        "'sae' is missing: these results are about several SAEs or none.",
+        code="MISSING_ARGUMENT",
+        field="sae",
+        allowed=", ".join(saes) or "a handle from load_sae",
+        hint="Name the SAE of the claim's feature.",
+    )
+
+
+def _entries(
+    ledger: Ledger, request: ClaimRequest
+) -> tuple[list[KeptEntry], list[KeptEntry], list[str]]:
+    """The results that the claim names, and the others about its SAE; damaged ones of these are
+    said and left out."""
+    ids = [*request.results]
+    if request.investigation:
+        ids += ledger.investigations.of(request.investigation).result_ids
+    named = [ledger.bring(result_id) for result_id in dict.fromkeys(ids)]
+    sae = request.sae or _their_sae(named)
+    rows, total = ledger.find(ResultFilter(sae=sae), limit=MOST_OTHERS)
+    others, n_damaged = list[KeptEntry](), 0
+    for row in rows:
+        if row.result_id not in ids:
+            try:
+                others.append(ledger.bring(row.result_id))
+            except SaescopeError:
+                n_damaged += 1
+    warnings = [f"{n_damaged} results of this SAE are damaged and were not looked at."]
+    more = [f"Only the newest {MOST_OTHERS} of {total} results of this SAE were looked at."]
+    return named, others, warnings * bool(n_damaged) + more * (total > MOST_OTHERS)
+
+
+def _summary(done: ClaimVerdict, request: ClaimRequest) -> str:
+    # Words that are refused stand in the reasons alone: a summary says what is shown.
+    said = [reason.partition(": '")[0] for reason in done.reasons]
+    why = f": {'; '.join(said)}" if said else ""
+    against = len(done.contradicting)
+    more = f" {against} other result{'s' * (against != 1)} speak against it." if against else ""
+    match done.verdict:
+        case "refused":
+            return f"Refused{why}.{more}"
+        case "lowered":
+            return f"Lowered to {done.level}{why}.{more}"
+        case _:
+            return f"Stands as {request.level}; the results allow {done.level}{why}.{more}"
+
+
+def _next(request: ClaimRequest, done: ClaimVerdict, entries: Sequence[KeptEntry]) -> list[str]:
+    """The call of each test that is missing."""
+    said = {each.what for each in done.missing}
+    given = [entry.arguments.get("prompt") for entry in entries]
+    prompt = next((each for each in given if each and len(each) < 200), "...")
+    edit: dict[str, Any] = {"feature": request.feature, "mode": "ablate"}
+    target = {"target": request.effect.partition("|")[0]}
+    target |= {"against": request.against} if request.against else {}
+    on = {"sae": request.sae}
+    calls = {
+        "intervention": next_call("intervene", **on, prompt=prompt, edits=[edit], **target),
+        "controls": next_call(
+            "intervene", **on, prompt=prompt, edits=[edit], **target, n_controls=19
+        ),
+        "prompts": next_call("intervene", **on, prompts=["...", "..."], edits=[edit], **target),
+        "fresh prompts": next_call(
+            "intervene", **on, prompts=["...", "..."], edits=[edit], **target
+        ),
+        "contrast": next_call("find_features", **on, texts=["...", "..."], against=["...", "..."]),
+    }
+    return [call for what, call in calls.items() if what in said]
+
+
+TOOLS = [
+    Tool(
+        claim,
+        ClaimRequest,
+        ToolAnnotations(
+            title="Check a claim",
+            read_only_hint=True,
+            destructive_hint=False,
+            open_world_hint=False,
+        ),
+        group=Group.RECORD,
+        prepare=by_itself,
+    )
+]
