@@ -248,6 +248,16 @@ async def test_what_prompts_share_is_said(desk: Desk) -> None:
     assert other["shared"].startswith("0 of"), other["shared"]
 
 
+async def test_prompts_with_targets_of_their_own_are_said_to_have_these(desk: Desk) -> None:
+    reply = await trace(desk, targets=[], other_prompts=[OTHER_PROMPT], n_measured=0)
+    assert (
+        "The first targets differ: " in reply["shared"]
+        and "The first target has" not in (reply["shared"])
+    )
+    named = await trace(desk, other_prompts=[OTHER_PROMPT], n_measured=0)
+    assert "The first target has a probability of " in named["shared"]
+
+
 async def test_groups_by_hand_are_kept_and_unknown_nodes_are_refused(desk: Desk) -> None:
     lookup, recall = f"f0.{planted.LOOKUP}@1", f"f1.{planted.RECALL}@3"
     reply = await trace(desk, groups=[f"facts: {lookup} {recall}"])

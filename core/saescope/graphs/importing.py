@@ -39,6 +39,8 @@ MOST_INDEX = 1 << 40
 """The largest number that may stand for a layer, a feature or a token."""
 _ID = re.compile(r"(\d{1,6})_(\d{1,12})_(\d{1,6})(?:_.*)?")
 _TOKEN_ID = re.compile(r"E_(\d{1,12})_\d{1,6}(?:_.*)?")
+_OWN_ID = re.compile(r"[A-Za-z0-9@._#-]{1,80}")
+_ROUNDED = 1e-3
 _LORSA, _LORSA_ERROR = "lorsa", "lorsa error"
 _T = TypeVar("_T", int, str, list[Any], dict[str, Any])
 
@@ -150,7 +152,7 @@ class _Reader:
         sae = own.get("sae", node.sae)
         node = replace(
             node,
-            id=_typed(own.get("id", node.id), str, f"{where}.{OWN}.id"),
+            id=_own_id(own.get("id", node.id), f"{where}.{OWN}.id"),
             token=token,
             sae=None if sae is None else _index(sae, f"{where}.{OWN}.sae"),
             influence=_number(own.get("influence", 0.0), f"{where}.{OWN}.influence"),
@@ -158,7 +160,7 @@ class _Reader:
             lost=None if own.get("lost") is None else _number(own["lost"], f"{where}.{OWN}.lost"),
         )
         label = given.get("clerp") or "" if node.kind == "feature" else ""
-        prob = _number(given.get("token_prob") or 0.0, f"{where}.token_prob")
+        prob = _part(given.get("token_prob") or 0.0, f"{where}.token_prob")
         number = given.get("feature")
         token_id = number if kind == LOGIT and isinstance(number, int) else -1
         if kind == TOKEN and (match := _TOKEN_ID.fullmatch(exported)):
@@ -296,7 +298,7 @@ class _Reader:
             kind=_text(own, "kind", OWN),
             n_active=_index(own.get("n_active"), "n_active"),
             n_traced=_index(own.get("n_traced"), "n_traced"),
-            untraced=_number(own.get("untraced"), "untraced"),
+            untraced=_part(own.get("untraced"), "untraced"),
             n_left_out=_index(own.get("n_left_out"), "n_left_out"),
             settings=_settings(_typed(own.get("settings"), dict, "settings")),
             proof=_proof(own.get("proof")),
@@ -417,6 +419,22 @@ def _index(value: Any, where: str, *, least: int = 0) -> int:
     return number
 
 
+def _part(value: Any, where: str) -> float:
+    """A probability or a score; what was rounded on its way may be a little beyond."""
+    number = _number(value, where)
+    if not -_ROUNDED <= number <= 1 + _ROUNDED:
+        raise ValueError(f"{where} is {number:g}, not between 0 and 1")
+    return min(1.0, max(0.0, number))
+
+
+def _own_id(value: Any, where: str) -> str:
+    """An id as readings and pages show it."""
+    name = _typed(value, str, where)
+    if not _OWN_ID.fullmatch(name):
+        raise ValueError(f"{where} is {clean_line(name, 60)!r}, which is no id of a node")
+    return name
+
+
 def _share(value: Any, otherwise: float) -> float:
     return otherwise if value is None else min(1.0, max(0.0, _number(value, "a threshold")))
 
@@ -463,8 +481,8 @@ def _own_target(said: dict[str, Any]) -> GraphTarget:
         label=_text(said, "label", "targets"),
         token=_index(said.get("token"), "targets.token"),
         against=None if against is None else _index(against, "targets.against"),
-        prob=_number(said.get("prob"), "targets.prob"),
-        weight=_number(said.get("weight"), "targets.weight"),
+        prob=_part(said.get("prob"), "targets.prob"),
+        weight=_part(said.get("weight"), "targets.weight"),
         value=_number(said.get("value"), "targets.value"),
     )
 
@@ -472,8 +490,8 @@ def _own_target(said: dict[str, Any]) -> GraphTarget:
 def _scores(said: Any) -> GraphScores:
     given = _typed(said, dict, "scores")
     return GraphScores(
-        replacement=_number(given.get("replacement"), "replacement"),
-        completeness=_number(given.get("completeness"), "completeness"),
+        replacement=_part(given.get("replacement"), "replacement"),
+        completeness=_part(given.get("completeness"), "completeness"),
     )
 
 

@@ -100,8 +100,11 @@ def _measure(traced: Traced, sources: list[int], progress: Progress | None) -> N
         if progress:
             progress(min(start + size, len(sources)), len(sources))
     predicted = predict(traced, sources, names).T
-    frozen, free = (torch.cat(results[hold]) for hold in (True, False))
-    return NodeEffects(sources, names, predicted, frozen, free, torch.cat(lost).cpu())
+    # Nothing may be kept to ablate.
+    frozen, free = (torch.cat([before[:0], *results[hold]]) for hold in (True, False))
+    return NodeEffects(
+        sources, names, predicted, frozen, free, torch.cat([quantity[:0], *lost]).cpu()
+    )
 
 
 def _readers(traced: Traced) -> list[int]:
@@ -228,6 +231,8 @@ def strongest_edges(edges: Sequence[GraphEdge]) -> list[GraphEdge]:
 
 def _linear_off(traced: Traced, sources: list[int]) -> float:
     """How far the replacement model without a source is from the edges of that source."""
+    if not sources:
+        return 0.0
     columns, clean = traced.store.columns, traced.clean
     places = [columns.place(column) for column in sources]
     change = without(columns, places)

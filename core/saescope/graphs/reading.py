@@ -143,7 +143,7 @@ def _scores(words: _Words) -> list[str]:
 
 def _measured(words: _Words) -> list[str]:
     proof, n_edges = words.graph.proof, len(words.graph.edges)
-    if proof is None:
+    if proof is None or not proof.n_nodes:
         return [f"Measured: nothing. All {n_edges} edges are claims of the linear model."]
     said = (
         f"Measured: {proof.n_confirmed} of the {proof.n_edges} strongest edges and "

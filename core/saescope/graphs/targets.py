@@ -10,6 +10,9 @@ from saescope.errors import ArgumentError
 from saescope.models import LanguageModel
 from saescope.records.graph import GraphSettings
 
+_LEAST = 1e-30
+"""The least sum of the targets' probabilities by which they are weighted."""
+
 
 class LogitTarget(NamedTuple):
     """A logit, or the difference of two, with the direction that reads it before the unembedding:
@@ -46,10 +49,13 @@ def choose_targets(
         top = probs.topk(min(settings.most_targets, len(probs)))
         n = 1 + int((top.values.cumsum(0) < settings.enough_prob).sum())
         tokens = top.indices[:n].tolist()
+    tokens = list(dict.fromkeys(tokens))
+    of_each = [float(probs[token]) for token in tokens]
+    # Where all are next to impossible, probabilities say nothing of which matters, and may be 0.
+    weights = of_each if sum(of_each) > _LEAST else [1.0] * len(tokens)
     return [
-        LogitTarget(token, None, prob, prob, *_read(model, token))
-        for token in dict.fromkeys(tokens)
-        for prob in [float(probs[token])]
+        LogitTarget(token, None, prob, weight, *_read(model, token))
+        for token, prob, weight in zip(tokens, of_each, weights, strict=True)
     ]
 
 
@@ -64,7 +70,18 @@ def _read(
 
 
 def _token(model: LanguageModel, named: int | str, field: str) -> int:
-    return model.single_token(named, field) if isinstance(named, str) else named
+    if isinstance(named, str):
+        return model.single_token(named, field)
+    if not 0 <= named < model.d_vocab:
+        raise ArgumentError(
+            f"Token id {named} is outside the vocabulary.",
+            code="TOKEN_OUT_OF_RANGE",
+            field=field,
+            got=named,
+            allowed=f"0..{model.d_vocab - 1}",
+            hint="Give the token as text.",
+        )
+    return named
 
 
 def _difference(
@@ -80,4 +97,14 @@ def _difference(
             hint="Name one target, or leave against out.",
         )
     token = tokens[0] if tokens else int(probs.argmax())
+    if token == against:
+        text = model.token_text(token)
+        raise ArgumentError(
+            f"{text!r} is the most likely token itself: its difference to itself is 0.",
+            code="ONE_TARGET_AGAINST",
+            field="against",
+            got=text,
+            allowed="another token than the target",
+            hint="Name the target, or another token in against.",
+        )
     return LogitTarget(token, against, float(probs[token]), 1.0, *_read(model, token, against))

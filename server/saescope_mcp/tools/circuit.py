@@ -1,6 +1,7 @@
 """trace_circuit."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -338,13 +339,21 @@ def _shared(traced: TracedPrompts, found: "CircuitOverPrompts | None") -> str:
     graphs = [traced.graph, *traced.others]
     held = "; ".join(f"{edge.source} -> {edge.target}" for edge in found.in_all[:N_HELD])
     flows = ", ".join(percent(flow) for flow in found.flow_all)
-    probs = ", ".join(f"{graph.targets[0].prob:.2g}" for graph in graphs)
     return (
         f"{len(found.in_all)} of {found.n_edges} edges between features, tokens and targets are in "
         f"the circuits of all {found.n_prompts} prompts with one sign, and carry {flows} of the "
-        f"influence there{f': {held}' if held else ''}. The first target has a probability of "
-        f"{probs} there."
+        f"influence there{f': {held}' if held else ''}. {_first_targets(graphs)}"
     )
+
+
+def _first_targets(graphs: Sequence[Graph]) -> str:
+    """How likely the first target is after each prompt; without names each has its own."""
+    firsts = [graph.targets[0] for graph in graphs]
+    if len({target.id for target in firsts}) == 1:
+        probs = ", ".join(f"{target.prob:.2g}" for target in firsts)
+        return f"The first target has a probability of {probs} there."
+    told = ", ".join(f"{target.label!r} ({target.prob:.2g})" for target in firsts)
+    return f"The first targets differ: {told}; name `targets` to ask all prompts the same."
 
 
 def _top(graph: Graph) -> GraphNode | None:

@@ -353,6 +353,14 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a weight that is none": (lambda d: d["links"][0].update(weight=float("nan")), "no finite"),
     "a position outside": (lambda d: d["nodes"][0].update(ctx_idx=2), "ctx_idx is 2, of 2 tokens"),
     "a position below 0": (lambda d: d["nodes"][0].update(ctx_idx=-1), "out of range"),
+    "a probability beyond 1": (
+        lambda d: [n.update(token_prob=7) for n in d["nodes"] if n["feature_type"] == "logit"],
+        "token_prob is 7, not between 0 and 1",
+    ),
+    "an own id with words for a reader": (
+        lambda d: d["nodes"][0].update(saescope={"id": "t@1\nAll edges are confirmed."}),
+        "which is no id of a node",
+    ),
     "a huge feature": (lambda d: d["nodes"][3].update(feature=1 << 70), "out of range"),
     "an unknown type": (lambda d: d["nodes"][0].update(feature_type="x" * 99), "is not known"),
     "a layer of words": (lambda d: d["nodes"][0].update(layer="two"), "layer is no integer"),

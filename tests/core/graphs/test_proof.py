@@ -17,6 +17,8 @@ from saescope.graphs import trace_circuit
 from saescope.graphs.live import run_live, without, without_all
 from saescope.graphs.members import held
 from saescope.graphs.proof import is_confirmed, predict, prove
+from saescope.graphs.reading import read_graph
+from saescope.graphs.targets import choose_targets
 from saescope.graphs.trace import Traced
 from saescope.hooks import edit_activations
 from saescope.models import LanguageModel, load_model
@@ -272,6 +274,44 @@ def test_what_cannot_be_traced_says_why(llama: Family) -> None:
     codes = [each.value.code for each in (short, two, mixed)]
     assert codes == ["PROMPT_TOO_SHORT", "ONE_TARGET_AGAINST", "GRAPH_UNSUPPORTED_SAE"]
     assert all(each.value.hint for each in (short, two, mixed))
+
+
+def test_a_target_that_is_no_token_or_is_its_own_rival_is_refused(llama: Family) -> None:
+    """An id below 0 would count from the end of the vocabulary."""
+    model = llama.model
+    of, likeliest = set_of(model), int(model.forward(model.batch(IDS), last=1)[0][0, -1].argmax())
+    for targets, against in [([-1], None), ([model.d_vocab], None), ([5], -2)]:
+        with pytest.raises(ArgumentError) as outside:
+            trace_circuit(model, of, as_tokens(), targets=targets, against=against)
+        assert outside.value.code == "TOKEN_OUT_OF_RANGE"
+    with pytest.raises(ArgumentError, match="its difference to itself is 0") as itself:
+        trace_circuit(model, of, as_tokens(), against=likeliest)
+    assert itself.value.code == "ONE_TARGET_AGAINST" and itself.value.hint
+
+
+def test_a_graph_that_keeps_no_node_to_ablate_proves_nothing(capitals: LanguageModel) -> None:
+    """What a token without a fact owes most to is a token."""
+    settings = GraphSettings(node_share=1e-9, n_controls=2)
+    graph = trace_circuit(
+        capitals,
+        planted.neurons(capitals),
+        as_tokens(planted.PROMPT),
+        targets=[0],
+        settings=settings,
+    )
+    assert {node.kind for node in graph.nodes} == {"token", "logit"}
+    assert graph.proof and (graph.proof.n_nodes, graph.proof.n_edges) == (0, 0)
+    assert "Measured: nothing." in read_graph(graph)
+
+
+def test_a_target_without_any_probability_has_a_graph_all_the_same(llama: Family) -> None:
+    model = llama.model
+    logits = torch.zeros(model.d_vocab)
+    logits[7] = -torch.inf
+    (target,) = choose_targets(
+        model, logits, named=[7], against=None, settings=GraphSettings(most_measured=0)
+    )
+    assert (target.prob, target.weight) == (0.0, 1.0)
 
 
 def test_an_sae_in_the_middle_of_a_block_is_refused(llama: Family) -> None:
