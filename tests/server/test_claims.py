@@ -249,7 +249,7 @@ async def test_an_estimate_supports_an_association(record: Record) -> None:
     assert (done["verdict"], done["evidence"]) == ("stands", "correlational")
 
 
-async def test_what_is_missing_is_named_with_its_call_and_the_call_makes_up_for_it(
+async def test_what_is_missing_is_named_with_the_call_that_makes_up_for_it(
     record: Record,
 ) -> None:
     state = record.state()
@@ -259,6 +259,7 @@ async def test_what_is_missing_is_named_with_its_call_and_the_call_makes_up_for_
     (step,) = [each for each in done["next"] if "n_controls=19" in each]
     assert step.startswith('intervene(sae="') and f'"feature": {WRITER}' in step
     assert f'target="{TOKEN}"' in step and "my mother" in step.lower()
+    assert '"mode": "add"' in step and 'unit="raw"' in step, "the same edit as before"
     done = await call(state, "claim", **asked(record, "one prompt"))
     assert done["missing"][0]["what"] == "prompts" and "prompts=[" in done["next"][-1]
 

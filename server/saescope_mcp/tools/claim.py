@@ -118,22 +118,29 @@ def _next(request: ClaimRequest, done: ClaimVerdict, entries: Sequence[KeptEntry
     said = {each.what for each in done.missing}
     given = [entry.arguments.get("prompt") for entry in entries]
     prompt = next((each for each in given if each and len(each) < 200), "...")
-    edit: dict[str, Any] = {"feature": request.feature, "mode": "ablate"}
-    target = {"target": request.effect.partition("|")[0]}
-    target |= {"against": request.against} if request.against else {}
+    how = _as_before(request, entries)
+    how |= {"target": request.effect.partition("|")[0]}
+    how |= {"against": request.against} if request.against else {}
     on = {"sae": request.sae}
+    several = next_call("intervene", **on, prompts=["...", "..."], **how)
     calls = {
-        "intervention": next_call("intervene", **on, prompt=prompt, edits=[edit], **target),
-        "controls": next_call(
-            "intervene", **on, prompt=prompt, edits=[edit], **target, n_controls=19
-        ),
-        "prompts": next_call("intervene", **on, prompts=["...", "..."], edits=[edit], **target),
-        "fresh prompts": next_call(
-            "intervene", **on, prompts=["...", "..."], edits=[edit], **target
-        ),
+        "intervention": next_call("intervene", **on, prompt=prompt, **how),
+        "controls": next_call("intervene", **on, prompt=prompt, **how, n_controls=19),
+        "prompts": several,
+        "fresh prompts": several,
         "contrast": next_call("find_features", **on, texts=["...", "..."], against=["...", "..."]),
     }
     return [call for what, call in calls.items() if what in said]
+
+
+def _as_before(request: ClaimRequest, entries: Sequence[KeptEntry]) -> dict[str, Any]:
+    """The edit of a result that the claim rests on; where there is none, an ablation."""
+    for entry in entries:
+        edits, unit = entry.arguments.get("edits") or [], entry.arguments.get("unit", "typical")
+        if len(edits) == 1 and edits[0]["feature"] == request.feature:
+            edit = {name: value for name, value in edits[0].items() if value not in ([], "")}
+            return {"edits": [edit]} | ({"unit": unit} if unit != "typical" else {})
+    return {"edits": [{"feature": request.feature, "mode": "ablate"}]}
 
 
 TOOLS = [
