@@ -16,7 +16,6 @@ from agent_evals.scientist.scores import area_under
 from agent_evals.scientist.wish import Answer, Ground, Scientist, Wish
 from agent_evals.transcript import Call
 from saescope.names import home as saescope_home
-from saescope.verdicts import Choice
 from saescope_mcp.app import build_server
 from saescope_mcp.settings import Settings
 
@@ -78,7 +77,10 @@ class Bench:
 def own_home() -> Generator[Path]:
     """A SAESCOPE_HOME that goes afterwards, in which the prepared models are found."""
     before, models = os.environ.get("SAESCOPE_HOME"), (saescope_home() / "models").absolute()
-    with tempfile.TemporaryDirectory(prefix="saescope-scientist-") as folder:
+    # A server that is closing may still keep a result there.
+    with tempfile.TemporaryDirectory(
+        prefix="saescope-scientist-", ignore_cleanup_errors=True
+    ) as folder:
         (Path(folder) / "models").symlink_to(models, target_is_directory=True)
         os.environ["SAESCOPE_HOME"] = folder
         try:
@@ -112,7 +114,8 @@ def where(ground: Ground) -> dict[str, str]:
 
 
 async def tools(ground: Ground, wishes: list[Wish]) -> list[Answer]:
-    """Asks the server to choose by texts and by pushes, then how strongly to push what it chose."""
+    """Asks the server to choose by texts and by pushes, then how strongly to push what it chose; of
+    a group, of which one feature is to be named, the first, where that is good by itself."""
     async with bench_on(ground) as bench:
         return [await _by_tools(bench, wish) for wish in wishes]
 
@@ -127,10 +130,10 @@ async def _by_tools(bench: Bench, wish: Wish) -> Answer:
         prompts=wish.prompts,
         k=1,
     )
-    verdict, why = found["choice"]["verdict"], found["summary"]
-    if verdict == Choice.NONE:
+    first, why = (found["features"] or [{}])[0], found["summary"]
+    if not (first.get("causes") and first.get("clean")):
         return Answer(None, why, bench.calls)
-    feature = found["features"][0]["feature"]
+    feature = first["feature"]
     steered = await bench.call(
         "steer_search",
         features=[{"feature": feature}],
