@@ -42,9 +42,9 @@ def choose_targets(
         ArgumentError: `against` without exactly one target, or a text that is no single token.
     """
     probs = logits.double().softmax(-1)
-    tokens = [_token(model, each, "targets") for each in named]
+    tokens = [model.token_id(each, "targets") for each in named]
     if against is not None:
-        return [_difference(model, probs, tokens, _token(model, against, "against"))]
+        return [_difference(model, probs, tokens, model.token_id(against, "against"))]
     if not tokens:
         top = probs.topk(min(settings.most_targets, len(probs)))
         n = 1 + int((top.values.cumsum(0) < settings.enough_prob).sum())
@@ -67,21 +67,6 @@ def _read(
     other = W_U.mean(1) if against is None else W_U[:, against]
     bias = head.bias.mean() if against is None else head.bias[against]
     return head.scale * (W_U[:, token] - other), head.scale * float(head.bias[token] - bias)
-
-
-def _token(model: LanguageModel, named: int | str, field: str) -> int:
-    if isinstance(named, str):
-        return model.single_token(named, field)
-    if not 0 <= named < model.d_vocab:
-        raise ArgumentError(
-            f"Token id {named} is outside the vocabulary.",
-            code="TOKEN_OUT_OF_RANGE",
-            field=field,
-            got=named,
-            allowed=f"0..{model.d_vocab - 1}",
-            hint="Give the token as text.",
-        )
-    return named
 
 
 def _difference(

@@ -204,6 +204,25 @@ class LanguageModel:
         """The id of a text that is exactly one token, or of "#id"; an error names `field`."""
         return self.tokenizer.single(text, self.d_vocab, field)
 
+    def token_id(self, named: int | str, field: str = "") -> int:
+        """The id of a token by text or id.
+
+        Raises:
+            ArgumentError: as `single_token`; TOKEN_OUT_OF_RANGE.
+        """
+        if isinstance(named, str):
+            return self.single_token(named, field)
+        if not 0 <= named < self.d_vocab:
+            raise ArgumentError(
+                f"Token id {named} is outside the vocabulary.",
+                code="TOKEN_OUT_OF_RANGE",
+                field=field,
+                got=named,
+                allowed=f"0..{self.d_vocab - 1}",
+                hint="Give the token as text.",
+            )
+        return named
+
     def batch(self, ids: Int[Tensor, "*n_pos"]) -> Int[Tensor, "batch n_pos"]:
         """Put ids on the model's device, with a batch dimension: [1, n]."""
         return (ids if ids.ndim == 2 else ids[None]).to(self.device)

@@ -81,7 +81,7 @@ class NamedTarget:
             )
         named = {"target": target, "against": against}
         ids = {
-            name: model.single_token(token, name) if isinstance(token, str) else token
+            name: None if token is None else model.token_id(token, name)
             for name, token in named.items()
         }
         if target is not None and ids["target"] == ids["against"]:
@@ -94,8 +94,20 @@ class NamedTarget:
         return cls(ids["target"], ids["against"], measure)
 
     def on(self, logits: Float[Tensor, " d_vocab"]) -> Target:
-        """The target for a prediction."""
+        """The target for a prediction.
+
+        Raises:
+            ArgumentError: the likeliest token, which is meant without one, is `against` itself.
+        """
         token = int(logits.argmax()) if self.token is None else self.token
+        if token == self.against:
+            raise ArgumentError(
+                "against is the most likely token itself: its difference to itself is 0.",
+                field="against",
+                got=token,
+                allowed="another token than the target",
+                hint="Name the target, or another token in against.",
+            )
         return Target(token, self.against, self.measure)
 
 
