@@ -73,9 +73,6 @@ def calls_of(sae: str, place: Path) -> dict[str, dict[str, Any]]:
         "train_sae": {"model": str(GLASS), "hook_name": HOOK, "training_tokens": 512},
         "publish_sae": on | {"path": str(place / "home" / "published"), "dry_run": False},
         "results": {},
-        "claim": on
-        | {"text": "It fires.", "feature": 1, "effect": "a", "direction": "fires", "level": "seen"}
-        | {"results": ["0123456789ab"]},
         "cancel_job": {"job_id": "train-cut"},
         "unload": {"handle": sae},
     }
@@ -108,6 +105,7 @@ async def main(place: Path, where: str) -> dict[str, Any]:
         calls = {name: calls[name] for name in ("job_status", "server_status", "cancel_job")} | {
             "train_sae": {"resume": "train-cut"}
         }
+    state.keeper.settle()
     closed(home / "jobs" / "train-cut" if where == "run" else home, place)
     told = dict[str, Any]()
     for name, arguments in calls.items():

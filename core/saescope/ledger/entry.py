@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from saescope.json_text import parse
@@ -48,7 +49,7 @@ class KeptEntry:
     """Fields of this document that its id does not rest on, beside the usual ones."""
     created: str = field(default_factory=now)
 
-    @property
+    @cached_property
     def result_id(self) -> str:
         return result_id_of(self.tool, self.arguments, self.document, left_out=self.left_out)
 

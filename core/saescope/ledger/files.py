@@ -37,6 +37,17 @@ def file_of(folder: Path, result_id: str) -> Path:
     return folder / "results" / result_id[:2] / f"{result_id}.json"
 
 
+def is_there(path: Path) -> bool:
+    """Whether something is there. What may not be looked at is: opening it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +104,7 @@ def opened(folder: Path) -> Generator[sqlite3.Connection]:
         ResourceError: LEDGER_UNAVAILABLE.
     """
     path = folder / "ledger.db"
-    is_gone = not path.exists() and (folder / "results").is_dir()
+    is_gone = not is_there(path) and is_there(folder / "results")
     with LEDGER_DB.open(path) as db:
         if is_gone:
             with transaction(db):

@@ -8,6 +8,7 @@ from pathlib import Path
 from saescope.database import Database, Row, Table, transaction
 from saescope.errors import ArgumentError, NotFoundError
 from saescope.ledger.entry import now
+from saescope.ledger.files import is_there
 from saescope.names import nearest
 from saescope.records.ledger import Investigation
 
@@ -100,7 +101,7 @@ class Investigations:
         return frozenset(row["result_id"] for row in self._rows("", []))
 
     def _rows(self, rest: str, given: Sequence[object]) -> list[Row]:
-        if not self.path.exists():
+        if not is_there(self.path):
             return []
         with _DATABASE.open(self.path) as db:
             return _DATABASE.select(db, _ITEMS, rest, given)

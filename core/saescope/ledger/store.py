@@ -19,6 +19,7 @@ from saescope.ledger.files import (
     MOST_BYTES,
     RESULTS,
     file_of,
+    is_there,
     opened,
     row_of,
     write,
@@ -58,7 +59,7 @@ class Ledger:
 
     @property
     def _is_there(self) -> bool:
-        return (self.folder / "results").is_dir()
+        return is_there(self.folder / "results")
 
     @property
     def investigations(self) -> Investigations:
