@@ -25,6 +25,8 @@ async def test_the_logit_lens_reads_the_last_position_layer_by_layer(
         tiny, "encode_text", sae=sae, text=PROMPT, lens="logit", response_format="detailed"
     )
     assert f"Verdict: {whole['lens']['signal']}" in whole["summary"]
+    settled = whole["readings"][0]["logit_from"]
+    assert f"the logit lens from layer {settled} on" in reply["summary"]
     assert whole["lens"]["agreement"][0]["readers"] == ["logit", "model"]
     assert any(row["features"] for row in at["layers"])
 
@@ -43,6 +45,23 @@ async def test_a_jacobian_lens_is_fitted_once_and_then_read_and_described_throug
     assert again["readings"] == reply["readings"]
     card = await call(tiny, "describe_feature", sae=sae, feature=0, through="jlens")
     assert len(card["through_lens"]["promotes"]) == 8
+    asked = {"sae": sae, "feature": 0, "through": "jlens", "response_format": "detailed"}
+    whole = await call(tiny, "describe_feature", **asked)
+    error = whole["through_lens"]["error"]
+    assert (error > 0.2) == any("uncertain" in each for each in whole["warnings"])
+
+
+async def test_a_reading_that_takes_longer_than_the_call_waits_is_a_job(
+    tiny: AppState, sae: str
+) -> None:
+    asked = {"sae": sae, "text": PROMPT, "lens": "logit"}
+    begun = await call(tiny, "encode_text", **asked, wait_s=0)
+    assert begun["state"] == "running" and "readings" not in begun
+    done = await call(
+        tiny, "job_status", job_id=begun["job_id"], wait_s=55, response_format="detailed"
+    )
+    whole = await call(tiny, "encode_text", **asked, response_format="detailed")
+    assert done["result"]["readings"] == whole["readings"]
 
 
 async def test_readings_come_in_pages(tiny: AppState, sae: str) -> None:

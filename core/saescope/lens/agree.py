@@ -2,6 +2,7 @@
 beyond what the same readers name at other positions."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -39,16 +40,27 @@ class _Turn(NamedTuple):
     out: Float[Tensor, "d d"]
 
 
-class _Layer(NamedTuple):
-    """What is read at one layer."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What is read at one layer; each reading is made once, for all pairs of readers."""
 
     model: LanguageModel
     lens: Lens
     layer: int
     rows: ReadRows
+    turns: Sequence[_Turn]
+    read: dict[tuple[str, int | None], Int[Tensor, "n k"]] = field(
+        default_factory=dict[tuple[str, int | None], Int[Tensor, "n k"]]
+    )
 
-    def top(self, reader: str, turn: _Turn | None = None) -> Int[Tensor, "n k"]:
+    def top(self, reader: str, turn: int | None = None) -> Int[Tensor, "n k"]:
         """The top tokens of a reader, its lens turned if wanted."""
+        if (reader, turn) not in self.read:
+            stop_if_cancelled()
+            self.read[reader, turn] = self._top(reader, None if turn is None else self.turns[turn])
+        return self.read[reader, turn]
+
+    def _top(self, reader: str, turn: _Turn | None) -> Int[Tensor, "n k"]:
         if reader == MODEL:
             return top_ids(self.rows.logits, K)
         if reader == FEATURES:
@@ -72,6 +84,7 @@ def agreement(model: LanguageModel, lens: Lens, rows: ReadRows) -> list[ReaderAg
     """
     layers = [layer for layer in rows.residual if layer < model.n_layers - 1]
     turns = _turns(model)
+    read = {n: _Layer(model, lens, n, rows, turns) for n in layers}
     blocks = _blocks(rows)
     reader = JACOBIAN if lens.is_fitted else LOGIT
     pairs = [(reader, MODEL)]
@@ -80,10 +93,7 @@ def agreement(model: LanguageModel, lens: Lens, rows: ReadRows) -> list[ReaderAg
     found = list[ReaderAgreement]()
     for first, second in pairs:
         there = [n for n in layers if first != FEATURES or n in rows.written]
-        each = [
-            _compared(_Layer(model, lens, n, rows), (first, second), turns, blocks, len(layers))
-            for n in there
-        ]
+        each = [_compared(read[n], (first, second), blocks, len(layers)) for n in there]
         if each:
             found.append(
                 ReaderAgreement(
@@ -109,17 +119,15 @@ class _Compared(NamedTuple):
 def _compared(
     layer: _Layer,
     readers: tuple[str, str],
-    turns: Sequence[_Turn],
     blocks: Int[Tensor, " n"],
     n_layers: int,
 ) -> _Compared:
-    stop_if_cancelled()
     first, second = (layer.top(reader) for reader in readers)
     common = shared(first, second)
     own = common.diagonal()
     elsewhere = (common.sum(1) - own) / max(1, len(own) - 1)
     turned = torch.stack(
-        [shared(layer.top(readers[0], turn), second).diagonal() for turn in turns]
+        [shared(layer.top(readers[0], i), second).diagonal() for i in range(len(layer.turns))]
     ).mean(0)
     beyond = [own - other for other in (turned, elsewhere)]
     lows = [lower_bound(each, blocks, LEVEL / n_layers) for each in beyond]

@@ -38,6 +38,12 @@ class Lens:
         layer."""
         return None if self.jacobian is None else self.jacobian.jacobians.get(layer)
 
+    def error(self, layer: int) -> float | None:
+        """The standard error of a layer's matrix over prompts, as a share of its norm; None where
+        it is not known, or there is none."""
+        known = dict(zip(self.facts.layers, self.facts.errors or [], strict=False))
+        return known.get(layer)
+
     def carry(self, x: Float[Tensor, "*n d_model"], layer: int) -> Float[Tensor, "*n d_model"]:
         """Take a residual stream after a layer's block to where the last block ends."""
         if self.matrix(layer) is None:

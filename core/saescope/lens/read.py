@@ -2,6 +2,7 @@
 features write through it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,15 +62,20 @@ def read_lens(
         for i, tokens in enumerate(texts)
         for position in positions
     ]
-    rows = read_rows(model, saes, texts, named, layers=layers)
+    readable = [n for n in range(model.n_layers) if reads_at(model, lens, n)]
+    rows = read_rows(model, saes, texts, named, layers=readable)
+    settled = _settled(model, rows, lens)
     scored, n_given = _scored(model, texts)
     compared = read_rows(model, saes, scored.texts, scored.places, layers=layers)
     found = agreement(model, lens, compared)
     signal, why = judged(lens, found, n_given)
     return LensReading(
         lens=lens.facts,
-        positions=[_prediction(model, texts, rows, i, top_k) for i in range(len(rows.places))],
-        layers=[*_layers(model, saes, rows, lens, top_k)],
+        positions=[
+            _prediction(model, texts, rows, i, top_k=top_k, settled=settled)
+            for i in range(len(rows.places))
+        ],
+        layers=[*_layers(model, saes, rows.at(layers), lens, top_k)],
         agreement=found,
         signal=signal,
         why=why,
@@ -94,11 +100,11 @@ def layers_of(model: LanguageModel, saes: Sequence[SAE], lens: Lens) -> list[int
     return wanted
 
 
-class _Scored:
+class _Scored(NamedTuple):
     """Texts, and the places in them on which agreement is measured."""
 
-    def __init__(self, texts: list[Tokens], places: list[ReadAt]) -> None:
-        self.texts, self.places = texts, places
+    texts: list[Tokens]
+    places: list[ReadAt]
 
 
 def _scored(model: LanguageModel, texts: Sequence[Tokens]) -> tuple[_Scored, int]:
@@ -143,8 +149,37 @@ def _as_tokens(model: LanguageModel, ids: Tensor) -> Tokens:
     return Tokens(ids, special, strings, bool(ids[0] == (model.tokenizer.bos_id or -1)))
 
 
+class _Settled(NamedTuple):
+    """By row, the lowest layer from which on a reader's top token is the model's own."""
+
+    logit: list[int]
+    jacobian: list[int] | None
+
+
+def _settled(model: LanguageModel, rows: ReadRows, lens: Lens) -> _Settled:
+    own = rows.logits.argmax(-1)
+
+    def lowest(fitted: bool) -> list[int]:
+        found, so_far = torch.full_like(own, model.n_layers - 1), torch.ones_like(own).bool()
+        # The last layer is the model itself; the bridge's head may differ from it by a rounding.
+        for layer in sorted(rows.residual, reverse=True)[1:]:
+            x = rows.residual[layer]
+            read = read_vocabulary(model, lens.carry(x, layer) if fitted else x)
+            so_far &= read.argmax(-1) == own
+            found[so_far] = layer
+        return found.tolist()
+
+    return _Settled(lowest(False), lowest(True) if lens.is_fitted else None)
+
+
 def _prediction(
-    model: LanguageModel, texts: Sequence[Tokens], rows: ReadRows, i: int, top_k: int
+    model: LanguageModel,
+    texts: Sequence[Tokens],
+    rows: ReadRows,
+    i: int,
+    *,
+    top_k: int,
+    settled: _Settled,
 ) -> ReadPrediction:
     place, following = rows.places[i], rows.next_ids[i]
     strings = texts[place.text].strings
@@ -155,6 +190,8 @@ def _prediction(
         predicts=_tokens(model, rows.logits[i], top_k),
         next=None if following is None else strings[place.pos + 1],
         next_rank=_rank(rows.logits[i], following),
+        logit_from=settled.logit[i],
+        jacobian_from=None if settled.jacobian is None else settled.jacobian[i],
     )
 
 

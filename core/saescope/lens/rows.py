@@ -2,7 +2,7 @@
 few passes over each text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -42,6 +42,10 @@ class ReadRows:
     """By SAE and row: the strongest features with their activations."""
     written: dict[int, Float[Tensor, "n d_model"]]
     """What the strongest features write together, by the layer that their SAE writes at."""
+
+    def at(self, layers: Sequence[int]) -> "ReadRows":
+        """The same places at some of the layers."""
+        return replace(self, residual={layer: self.residual[layer] for layer in layers})
 
 
 def read_rows(

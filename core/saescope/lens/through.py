@@ -64,7 +64,12 @@ def tokens_through(
         for sign in (1, -1)
     )
     return LensTokens(
-        lens=lens.facts.lens, promotes=up, suppresses=down, layer=layer, how=_how(model, sae, lens)
+        lens=lens.facts.lens,
+        promotes=up,
+        suppresses=down,
+        layer=layer,
+        how=_how(model, sae, lens),
+        error=lens.error(layer),
     )
 
 

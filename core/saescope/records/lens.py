@@ -39,6 +39,11 @@ class ReadPrediction:
     """The token that comes next in the text; None at its end."""
     next_rank: int | None
     """The rank that the model gives it; 1 is the most likely."""
+    logit_from: int
+    """The lowest layer from which on, at every layer up to the last, the logit lens's top token is
+    the model's own, of all layers and not those alone that are listed."""
+    jacobian_from: int | None
+    """The same of the Jacobian lens, of all layers that it can be read at; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +120,6 @@ class LensTokens:
     """The layer whose matrix its decoder row goes through."""
     how: str
     """How it was computed, in one sentence."""
+    error: float | None = None
+    """The standard error of that matrix over the prompts of its fit, as a share of its norm; None
+    where it is not known, or no matrix is used."""

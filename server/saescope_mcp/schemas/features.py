@@ -88,7 +88,8 @@ class DescribeFeatureReply(Reply, FeatureFacts, frozen=True):
 
     listed: ClassVar[str] = "examples"
     spare: ClassVar[frozenset[str]] = frozenset(
-        {"effects_through", "through_lens.lens", "through_lens.layer", "through_lens.how"}
+        {"effects_through"}
+        | {f"through_lens.{name}" for name in ("lens", "layer", "how", "error")}
         | {f"corpus.{name}" for name in ("created", "n_contexts", "context_size", "seed")}
     )
 

@@ -166,6 +166,7 @@ class EncodeTextReply(ListReply, Fit, frozen=True):
     spare: ClassVar[frozenset[str]] = frozenset(
         {"n_left_out", "bos_prepended", "n_tokens"}
         | {"by_sae.n_left_out", "by_sae.n_tokens", "by_sae.n_sinks", "lens"}
+        | {"readings.logit_from", "readings.jacobian_from"}
     )
     usual: ClassVar[dict[str, object]] = ListReply.usual | {"tokens.text_index": 0}
 

@@ -92,6 +92,10 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
     )
 
 
+_UNCERTAIN = 0.2
+"""A matrix of so large a standard error gives other top tokens with other prompts."""
+
+
 async def _through(
     state: AppState, request: DescribeFeature
 ) -> "tuple[LensTokens | None, list[str]]":
@@ -110,8 +114,14 @@ async def _through(
         found = await loaded.slot.run(
             tokens_through, loaded.model, loaded.sae, request.feature, lens
         )
-    nothing = "What this SAE writes cannot be carried through the lens."
-    return found, [] if found else [nothing]
+    if found is None:
+        return None, ["What this SAE writes cannot be carried through the lens."]
+    if found.error is None or found.error <= _UNCERTAIN:
+        return found, []
+    return found, [
+        f"The lens's matrix of layer {found.layer} is uncertain (standard error {found.error:.0%} "
+        "of its norm): take no single token of through_lens for granted, or fit more prompts."
+    ]
 
 
 async def _cards(

@@ -36,26 +36,22 @@ async def readings_of(state: AppState, request: EncodeText) -> LensReply:
         # what is too long, and what no lens is called, is refused now
         await stack.reader.tokenize(given.texts, from_file=given.from_file)
         lens = await stack.slot.run(_there, stack, request.lens)
-        if lens is not None:
-            return await _read(stack, request, given, lens)
 
     async def work(job: Job) -> LensReply:
         async with state.use_all(request.handles, patient=True) as stack:
-            fitted = await stack.slot.run(_fitted, stack, job)
-            return await _read(stack, request, given, fitted)
+            there = lens or await stack.slot.run(_fitted, stack, job)
+            job.say("reading")
+            return await _read(stack, request, given, there)
 
     again = read_on("encode_text", request, request.offset)
     done, job = await result_or_job(state, request, work, tool="encode_text", again=again)
     if done is not None:
         return done
-    running = still_running(job, "The fit of a Jacobian lens")
-    kept = " Prompts that are done are kept: the same call goes on where one was cut off."
-    return LensReply(
-        **running | {"summary": running["summary"] + kept},
-        total=0,
-        bos_prepended=False,
-        **_NOT_READ,
-    )
+    running = still_running(job, "The reading" if lens else "The fit of a Jacobian lens")
+    if lens is None:
+        running["summary"] += " Prompts that are done are kept: the same call goes on where one "
+        running["summary"] += "was cut off."
+    return LensReply(**running, total=0, bos_prepended=False, **_NOT_READ)
 
 
 def _there(stack: LoadedStack, name: str) -> "Lens | None":
@@ -162,6 +158,12 @@ def _fitted_on(facts: "LensFacts") -> str:
 
 def _prediction(row: "ReadPrediction") -> str:
     said = f"After {row.token!r} (position {row.pos}) the model predicts {row.predicts[0]!r}"
+    found = [
+        f"the {name} lens from layer {layer} on"
+        for name, layer in (("logit", row.logit_from), ("Jacobian", row.jacobian_from))
+        if layer is not None
+    ]
+    said += f", the top token of {' and of '.join(found)}"
     return f"{said}; {row.next!r} comes next, its rank {row.next_rank}." if row.next else f"{said}."
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError
-from saescope.records.pairs import Closed, PairComparison
+from saescope.records.pairs import Closed, PairComparison, PatchedFeature
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
@@ -102,12 +102,19 @@ def _summary(found: PairComparison) -> str:
     )
     if not found.features:
         return said
+    best = _strongest(found)
+    alone = _share(Closed(difference=best.closed, kl=best.closed_kl))
     moved = beside(found.placebo, "moves as long in random directions")
     return (
-        f"{said} Patches go from b into a; the smaller share of the listed"
+        f"{said} Strongest alone: feature {best.feature} at {best.token_b!r}, {alone}. Patches go "
+        "from b into a; beside the listed, by the smaller of both shares, are controls"
         f"{beside(found.control, 'random choices of others')}{moved}; the SAE's error alone closes "
         f"{_share(found.error)}, features and error {_share(found.whole)}."
     )
+
+
+def _strongest(found: PairComparison) -> PatchedFeature:
+    return max(found.features, key=lambda row: abs(row.closed or row.closed_kl or 0.0))
 
 
 def _share(closed: Closed) -> str:
@@ -121,13 +128,17 @@ def _share(closed: Closed) -> str:
 def _next(request: ComparePrompts, found: PairComparison, stack: LoadedStack) -> list[str]:
     if not found.features:
         return [next_call("encode_text", **request.named, texts=[brief(request.a), "..."])]
-    best = max(found.features, key=lambda row: abs(row.closed or row.closed_kl or 0.0))
+    best = _strongest(found)
+    # A feature that carries the difference at several positions is ablated at all of them.
+    same = [
+        row.pos_b for row in found.features if (row.sae, row.feature) == (best.sae, best.feature)
+    ]
     sae = stack.entries[best.sae].handle
     tokens: dict[str, object] = {
         "target": named_token(stack, found.target),
         "against": named_token(stack, found.against),
     }
-    edit = {"feature": best.feature, "mode": "ablate", "positions": [best.pos_b]}
+    edit = {"feature": best.feature, "mode": "ablate", "positions": sorted(same)}
     chat: dict[str, object] = {"chat": True} if request.chat else {}
     return [
         next_call("describe_feature", sae=sae, feature=best.feature),

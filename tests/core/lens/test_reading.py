@@ -324,3 +324,23 @@ def test_a_jacobian_is_that_of_transformer_lens(family: Family, skip_first: int)
         )
     for layer in layers:
         torch.testing.assert_close(ours[layer], theirs.jacobians[layer], rtol=1e-4, atol=1e-5)
+
+
+def test_a_reader_has_settled_where_it_names_the_models_token_up_to_the_end(
+    glass: LanguageModel,
+) -> None:
+    tokens = glass.tokenize(TEXT)
+    reading = read_lens(glass, [tokens], positions=range(1, len(tokens)))
+    with torch.no_grad():
+        out = glass.bridge.original_model(tokens.ids[None], output_hidden_states=True)
+    hidden, own = out.hidden_states, out.logits[0].argmax(-1)
+    head = glass.bridge.original_model
+    for at in reading.positions:
+        expected = glass.n_layers - 1
+        for layer in range(glass.n_layers - 2, -1, -1):
+            top = head.lm_head(head.model.norm(hidden[layer + 1][0, at.pos])).argmax()
+            if top != own[at.pos]:
+                break
+            expected = layer
+        assert at.logit_from == expected and at.jacobian_from is None
+    assert len({at.logit_from for at in reading.positions}) > 1
