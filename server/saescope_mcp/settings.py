@@ -63,6 +63,8 @@ class Settings(BaseModel):
     tools: str = "default"
     """The tools that clients are offered: groups and tools, separated by commas; "-train" takes a
     group away, "all" is every tool. The command line always has all."""
+    view: bool = False
+    """Show the window in a browser on this machine; server_status says its address."""
     offline: bool = False
     """Never use the network."""
     allow_pickle: bool = False

@@ -38,6 +38,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 TITLES = {
     "saescope serve",
     "saescope serve: ",
+    "saescope view: ",
     "[bold]saescope demo[/]: inside a small real language model, on this machine.",
 }
 """What names a command and asks nobody to run it."""
@@ -136,7 +137,7 @@ def test_an_error_names_options_where_a_call_names_arguments() -> None:
 
 def test_every_tool_has_a_group_a_line_and_an_example() -> None:
     grouped = [name for names in GROUPS.values() for name in names]
-    assert sorted(grouped) == sorted([*VERBS, "demo", "doctor", "serve"])
+    assert sorted(grouped) == sorted([*VERBS, "demo", "doctor", "serve", "view"])
     for tool in ALL_TOOLS:
         assert tool.group
         if tool.group is not Group.BASE:

@@ -25,6 +25,7 @@ from saescope.features.labels.quiz import make_quiz
 from saescope.features.labels.quiz_store import Quiz, QuizItem, QuizStore
 from saescope.features.labels.scores import LabelScore
 from saescope.features.labels.store import Label, LabelStore
+from saescope.features.listing import ListedFeature, list_features
 from saescope.features.neighbours import Neighbour, nearest_features
 from saescope.features.rank import RankedFeature, Ranking, rank_features
 from saescope.features.reading.encode import Encoded, TextFeatures, encode_stack, encode_texts
@@ -55,6 +56,7 @@ __all__ = [
     "Label",
     "LabelScore",
     "LabelStore",
+    "ListedFeature",
     "NamedFirings",
     "Neighbour",
     "Quiz",
@@ -75,6 +77,7 @@ __all__ = [
     "find_by_label",
     "find_by_texts",
     "find_firings",
+    "list_features",
     "logit_effects",
     "make_quiz",
     "nearest_features",

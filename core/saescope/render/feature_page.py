@@ -44,8 +44,9 @@ class Bar(NamedTuple):
     label: str
 
 
-def feature_page(card: Mapping[str, Any]) -> str:
-    """`dataclasses.asdict` of a FeatureCard as a page of its own."""
+def feature_page(card: Mapping[str, Any], *, link: str = "") -> str:
+    """`dataclasses.asdict` of a FeatureCard as a page of its own; where `link` is given, it and the
+    number of a related feature are the address of that one's page."""
     script = asset("page.js")
     policy = (
         f"default-src 'none'; script-src {content_hash(script)}; style-src "
@@ -54,7 +55,7 @@ def feature_page(card: Mapping[str, Any]) -> str:
     return (
         environment()
         .get_template("feature.html.j2")
-        .render(card=card, policy=policy, style=asset("page.css"), script=script)
+        .render(card=card, link=link, policy=policy, style=asset("page.css"), script=script)
     )
 
 

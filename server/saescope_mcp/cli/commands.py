@@ -88,6 +88,22 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(run_doctor(as_json=as_json))
 
 
+@app.command(short_help="The window: look at features, texts, trainings in a browser.")
+def view(
+    port: Annotated[
+        int, typer.Option("--port", help="The port; 0: any that is free.", min=0, max=65535)
+    ] = 0,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Only say the address; open no browser.")
+    ] = False,
+) -> None:
+    """The window: a page on this machine to browse features, read texts, explain predictions,
+    steer, watch trainings and find earlier results. Its address holds a secret; Ctrl-C ends it."""
+    from saescope_mcp.cli.window import show_window
+
+    raise typer.Exit(show_window(port, open_it=not no_open))
+
+
 @app.command(
     short_help="Run the MCP tool server for an agent.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

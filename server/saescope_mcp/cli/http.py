@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from saescope_mcp.binding import Server
 from saescope_mcp.binding.wire import refusal_of
+from saescope_mcp.cli.window import Beside
 
 BODY_S = 60.0
 """Between two parts of a request's body."""
@@ -22,8 +23,8 @@ LAST_S = 8.0
 """Seconds after which the server ends whatever still runs."""
 
 
-def serve_http(server: Server, *, host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM."""
+def serve_http(server: Server, *, host: str, port: int, window: Beside | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, with the window where there is one."""
     limit = server.max_message_bytes
     served = server.streamable_http_app(host=host, max_request_body_size=limit)
     app = within(answering(served, max_bytes=limit), body_s=BODY_S)
@@ -31,7 +32,8 @@ def serve_http(server: Server, *, host: str, port: int) -> None:
         app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=GRACE_S
     )
     with suppress(KeyboardInterrupt):
-        anyio.run(_Endpoint(config).serve)
+        endpoint = _Endpoint(config)
+        anyio.run(window(endpoint.serve) if window else endpoint.serve)
 
 
 def within(app: ASGIApp, *, body_s: float) -> ASGIApp:

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
 
+import anyio
+
 from saescope.errors import ConfigError
 from saescope_mcp.app import build_server
+from saescope_mcp.cli.window import window_of
 from saescope_mcp.groups import SETTING, Group
 from saescope_mcp.settings import Settings, log_level, unknown_variables
 from saescope_mcp.state import AppState
@@ -50,6 +53,7 @@ def serve(words: Sequence[str]) -> int:
             settings = settings.model_copy(update={"tools": options.tools})
         state = AppState(settings)
         server = build_server(state=state)
+        window = window_of(state) if options.view or settings.view else None
     except ConfigError as error:
         return _refuse(f"{error.message} {error.hint}")
     _log(level)
@@ -64,10 +68,10 @@ def serve(words: Sequence[str]) -> int:
         )
         from saescope_mcp.cli.http import serve_http
 
-        serve_http(server, host=options.host, port=options.port)
+        serve_http(server, host=options.host, port=options.port, window=window)
     else:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C waits until stdin closes
-        server.run("stdio")
+        anyio.run(window(server.run_stdio_async) if window else server.run_stdio_async)
     state.close()
     sys.stdout.flush()
     # taking torch apart in good order, or waiting for a load, takes longer than a client waits
@@ -105,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="with --http: 127.0.0.1, localhost or ::1"
     )
     parser.add_argument("--port", type=int, default=8000, help="with --http")
+    parser.add_argument(
+        "--view",
+        action="store_true",
+        help="show the window of this server too (as SAESCOPE_VIEW): server_status says where",
+    )
     return parser
 
 

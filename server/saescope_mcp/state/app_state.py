@@ -50,6 +50,8 @@ class AppState:
         self.saes: dict[str, LoadedSAE] = {}
         self.sets: dict[str, LoadedSet] = {}
         self.loading = anyio.Lock()
+        self.view_url = ""
+        """Where the window of this server is; empty: it has none."""
         self.offer = Offer()
         """The tools that clients are offered; the command line has all."""
 

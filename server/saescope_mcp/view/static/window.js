@@ -1,0 +1,121 @@
+// What all pages share: elements made of text alone, calls of tools, the choice of an SAE.
+export const main = document.getElementById("main");
+export const asked = new URLSearchParams(location.search);
+const status = document.getElementById("said");
+
+// An element; strings among the children are text, never markup.
+export function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  return made;
+}
+
+export const say = (text) => { status.textContent = text; };
+
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu;
+const SHOWN = { "\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d" };
+
+// Text whose characters all show: what would turn others around is shown by its code point.
+export const visible = (text) => String(text).replace(HIDDEN, (char) => SHOWN[char] ?? `\u27e8U+${char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`);
+export const bdi = (text) => el("bdi", {}, visible(text));
+export const token = (text) => el("code", {}, visible(text).replaceAll(" ", "\u2423"));
+
+export function number(value, digits = 3) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "\u2013";
+  if (Number.isInteger(value) || Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
+  return String(Number(value.toPrecision(digits)));
+}
+
+export class Refused extends Error {
+  constructor(error) {
+    super(error.message ?? "The server did not answer.");
+    this.error = error;
+  }
+}
+
+async function answered(response) {
+  const document = await response.json().catch(() => ({ code: `HTTP_${response.status}`, message: "The window gave no answer: is the server still running?" }));
+  if (!response.ok) throw new Refused(document);
+  return document;
+}
+
+export const ask = async (path, given = {}) => answered(await fetch(`${path}?${new URLSearchParams(given)}`));
+
+// A tool's document; a job that it starts is followed to its end.
+export async function call(tool, given = {}) {
+  const body = JSON.stringify({ response_format: "detailed", ...given });
+  const send = (name, text) => fetch(`call/${name}`, { method: "POST", body: text, headers: { "Content-Type": "application/json" } });
+  const started = await answered(await send(tool, body));
+  if (started.state !== "running" || !started.job_id || tool === "job_status") return started;
+  for (;;) {
+    const job = await answered(await send("job_status", JSON.stringify({ job_id: started.job_id, wait_s: 5, response_format: "detailed" })));
+    if (job.error) throw new Refused(job.error);
+    if (job.state !== "running" && job.state !== "queued") return job.result ?? job;
+    say(job.message ?? job.summary);
+  }
+}
+
+// All rows of a paged list; `most` bounds them.
+export async function all(tool, given, rows, most = 2000) {
+  const found = [];
+  let page = { next_offset: 0 };
+  while (page.next_offset !== null && page.next_offset !== undefined && found.length < most) {
+    page = await call(tool, { ...given, offset: page.next_offset });
+    found.push(...page[rows]);
+    if (!page[rows].length) break;
+  }
+  return { ...page, [rows]: found };
+}
+
+export function refusal(error) {
+  const told = error instanceof Refused ? error.error : { code: "ERROR", message: error.message };
+  return el("div", { class: "refused", role: "alert" }, el("strong", {}, told.code ?? "ERROR"), " ", bdi(told.message ?? ""), told.hint ? el("p", {}, bdi(told.hint)) : "");
+}
+
+// Runs `work` while `place` says so, then shows what it returns or why it failed.
+export async function within(place, what, work) {
+  place.replaceChildren(el("p", { class: "quiet busy" }, what));
+  place.setAttribute("aria-busy", "true");
+  try {
+    const made = await work();
+    if (made !== undefined) place.replaceChildren(...[made].flat());
+    say("Done.");
+  } catch (error) {
+    place.replaceChildren(refusal(error));
+    say("Refused.");
+  }
+  place.removeAttribute("aria-busy");
+}
+
+export const field = (label, input) => el("label", { class: "field" }, el("span", {}, label), input);
+export const section = (title, ...children) => el("section", {}, el("h2", {}, title), ...children);
+export const evidence = (done) => el("div", { class: "summary" }, el("p", {}, bdi(done.summary ?? "")), ...(done.warnings ?? []).map((each) => el("p", { class: "warnings" }, bdi(each))), done.result_id ? el("p", { class: "quiet" }, "Evidence: ", done.evidence ?? "none", ". Kept as ", el("code", {}, done.result_id), ".") : "");
+
+// A label as text, with whether it was tested.
+export function named(row) {
+  if (row.label) return el("span", {}, bdi(row.label.text), el("span", { class: "quiet" }, row.label.score ? ` (${number(row.label.score.balanced_accuracy, 2)}: ${row.label.verdict})` : " (not tested)"));
+  return el("span", { class: "quiet" }, "no label");
+}
+
+export const toFeature = (sae, feature) => el("a", { href: `features?${new URLSearchParams({ sae, feature })}` }, String(feature));
+
+// A choice among the loaded SAEs; null, and a way out, where there are none.
+export async function choice(chosen = asked.get("sae")) {
+  const { loaded } = await ask("saes");
+  if (!loaded.length) {
+    main.append(el("p", {}, "No SAE is loaded. ", el("a", { href: "./" }, "Load one on the first page"), "."));
+    return null;
+  }
+  const select = el("select", {}, ...loaded.map((row) => el("option", { value: row.handle, selected: row.handle === chosen }, row.handle)));
+  return { select, loaded, row: () => loaded.find((row) => row.handle === select.value) };
+}
+
+// A form whose submission never leaves the page.
+export function form(submit, ...children) {
+  return el("form", { onsubmit: (event) => { event.preventDefault(); submit(); } }, ...children);
+}
