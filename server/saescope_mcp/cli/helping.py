@@ -20,8 +20,8 @@ _GROUP_TITLES = {
     "steer": "Steer",
     "bench": "The scientist's bench",
     "train": "Train",
-    "judge": "Judge",
-    "publish": "Publish",
+    "judge": "Judge and publish",
+    "publish": "Judge and publish",
     "record": "The record",
     "serve": "Serve",
 }
