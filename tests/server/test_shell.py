@@ -214,8 +214,7 @@ def test_the_list_of_commands_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> 
         "Steer:",
         "The scientist's bench:",
         "Train:",
-        "Judge:",
-        "Publish:",
+        "Judge and publish:",
         "Serve:",
     ):
         assert f"\n{title}\n" in shown
