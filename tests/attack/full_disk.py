@@ -81,6 +81,7 @@ async def main(folder: Path, kind: str) -> dict[str, Any]:
     loaded, text = state.saes[sae], folder.parent / "text.txt"
     text.write_text("The old man went to the sea. " * 400)
     await call(state, "label_feature", sae=sae, feature=1, text="before")
+    state.keeper.settle()  # the ledger has its results
     before, told = there(folder), dict[str, Any]()
     model: Any = loaded.model
     small: dict[str, Any] = {"n_tokens": 500, "context_size": 32}

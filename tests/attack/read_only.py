@@ -2,6 +2,7 @@
 tests.attack.read_only FOLDER WHERE`."""
 
 import asyncio
+import codecs
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ def closed(folder: Path, place: Path) -> None:
     place."""
     for place in (folder, *folder.rglob("*")):
         place.chmod(0o555 if place.is_dir() else 0o444)
+    codecs.lookup("unicode-escape")  # templates need it; nobody may read a Python of root's
     if os.geteuid() == 0:
         for each in (place, *place.rglob("*")):
             os.chown(each, NOBODY, NOBODY)

@@ -24,8 +24,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-LOOK_S = 0.2
-"""How often a call that waits looks whether it waits in vain."""
+LOOK_S, FIRST_LOOK_S = 0.2, 0.02
+"""How often a call that waits looks whether it waits in vain. Not at once: work that was just
+cancelled has yet to let go."""
 KNOWN_AFTER_S = 1.0
 """Before it has worked so long, nobody says how long work will take."""
 
@@ -132,7 +133,7 @@ class ModelSlot:
                     scope.cancel()
                 timer = loop.call_later(LOOK_S, look)
 
-            timer = loop.call_soon(look)
+            timer = loop.call_later(FIRST_LOOK_S, look)
             try:
                 yield
             finally:
