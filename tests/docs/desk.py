@@ -38,7 +38,7 @@ SMALLER: dict[str, dict[str, int]] = {
     "compare_prompts": {"k": 3, "n_controls": 2},
     "steer_search": {"max_new_tokens": 2, "wait_s": 50},
     "attribute_logit": {"k": 4, "n_controls": 2},
-    "trace_circuit": {"max_features": 40, "n_measured": 4, "wait_s": 50},
+    "trace_circuit": {"max_features": 20, "n_measured": 2, "wait_s": 50},
     "evaluate_sae": {"n_tokens": 64, "wait_s": 50},
 }
 """The most that a test has time for."""

@@ -28,6 +28,7 @@ def test_a_feature_that_a_page_gives_to_the_command_line_is_a_landmark(page: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.model
 @pytest.mark.timeout(600)
 def test_the_landmarks_are_what_the_model_and_the_sae_give() -> None:

@@ -18,6 +18,9 @@ SCRIPT = runpy.run_path(str(ROOT / "scripts/build_tutorials.py"))
 SOURCES = {path.stem for path in (ROOT / "scripts/tutorials").glob("*.md")}
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
+SHORT = ("quick_start", "explain_a_prediction")
+"""What the slow tier runs of them; the others take minutes."""
+
 
 def notebook(name: str) -> dict[str, Any]:
     return json.loads((ROOT / f"docs/tutorials/{name}.ipynb").read_text(encoding="utf-8"))
@@ -63,7 +66,13 @@ def test_the_code_of_a_notebook_names_what_the_library_has(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", sorted(SOURCES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in SHORT else pytest.mark.thorough)
+        for name in sorted(SOURCES)
+    ],
+)
 def test_a_notebook_gives_the_numbers_that_it_shows(
     name: str, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

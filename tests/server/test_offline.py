@@ -107,6 +107,17 @@ def commands(sae_dir: Path, glass_dir: Path) -> list[list[str]]:
     sae = ["--path", str(sae_dir), "--model", str(glass_dir)]
     train = ["train-sae", "--model", str(glass_dir), "--hook-name", "blocks.1.hook_resid_post"]
     small = ["--training-tokens", "4096", "--d-sae", "64"]
+    claim = [
+        "claim",
+        "--text",
+        "It writes.",
+        "--feature",
+        "7",
+        "--effect",
+        " sea",
+        "--level",
+        "seen",
+    ]
     few_prompts = ["--prompts", "A cat", "--held-out", "A dog", "--max-new-tokens", "2"]
     handle = "glassllm-en/2.resid_post/random"
     return [
@@ -138,6 +149,8 @@ def commands(sae_dir: Path, glass_dir: Path) -> list[list[str]]:
         ["evaluate-sae", *sae, "--n-tokens", "1000"],
         [*train, "--dataset", "hf:owner/name"],
         [*train, *small, "--options", "logger=wandb"],
+        ["results"],
+        [*claim, "--direction", "raises", "--investigation", "none"],
         ["publish-sae", "--sae", handle, "--repo-id", "owner/name"],
     ]
 
@@ -168,7 +181,7 @@ def test_no_command_and_no_tool_uses_the_network(
 ) -> None:
     wanted = commands(sae_dir, glass_dir)
     named = set(typer.main.get_group(app).commands)
-    assert {words[0] for words in wanted} == named - {"serve"}
+    assert {words[0] for words in wanted} == named - {"serve", "view"}
     assert {tool.name.replace("_", "-") for tool in ALL_TOOLS} < named
     done = outcomes(wanted, audited)
     check_refusals(done)

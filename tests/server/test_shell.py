@@ -181,7 +181,7 @@ def test_what_the_help_calls_required_is_what_the_tool_requires(verb: Verb) -> N
     whole = {
         names[0]: edits
         if names[0] in ("edits", "features")
-        else plain[verb.properties[names[0]]["type"]]
+        else verb.properties[names[0]].get("enum", [plain[verb.properties[names[0]]["type"]]])[0]
         for names in verb.needed
     }
     request.model_validate({**sae, **whole}, context={"settings": settings})

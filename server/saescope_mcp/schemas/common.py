@@ -332,7 +332,7 @@ def _unknown(hint: Any) -> Any:
     return (hint | None, None) if empty is None else (hint, empty)
 
 
-def next_call(tool: str, **arguments: object) -> str:
+def next_call(tool: str, /, **arguments: object) -> str:
     """Write a call as one would: `tool(name="...", k=3)`."""
     given = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
     return f"{tool}({', '.join(given)})"

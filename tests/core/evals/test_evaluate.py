@@ -448,6 +448,7 @@ def test_a_text_without_a_counted_position_is_refused(glass: LanguageModel) -> N
 
 @pytest.mark.model
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_the_embedded_sae_is_good_on_the_embedded_text(
     smollm: LanguageModel, embedded_sae: SAE

@@ -820,6 +820,7 @@ def test_processor_time_counts_from_after_the_import() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_on_a_busy_machine_good_files_are_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -98,7 +98,13 @@ def test_defaults_work_for_transcoders(architecture: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=() if name in ("topk", "jumprelu") else pytest.mark.thorough)
+        for name in ARCHITECTURES
+    ],
+)
 def test_a_skip_path_helps_and_never_raises_the_l0(architecture: str) -> None:
     data = toy(50.0)
     sae, (x, y) = trained(architecture, data, hook_name_out="y", skip=True), data.draw(8192, 1)
