@@ -54,9 +54,10 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self._servers = [self._serve("hub"), self._serve("content")]
-        self.url, self.content_url = (
-            f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers
-        )
+        hub, content = (server.server_address[1] for server in self._servers)
+        self.url = f"http://127.0.0.1:{hub}"
+        self.content_url = f"http://localhost:{content}"
+        """On another host: a redirect within one is followed by huggingface-hub 1."""
 
     def close(self) -> None:
         for server in self._servers:

@@ -143,10 +143,13 @@ class LanguageModel:
         checked = bool(supported and cache_argument(hf) and cached_lengths(new_cache(hf)))
         try:
             return checked and self._steps_are_right()
-        except ModelError:
-            if all(hasattr(layer, "get_seq_length") for layer in new_cache(hf).layers):
+        except ModelError as error:
+            # RecurrentGemma keeps the state of its recurrent layers elsewhere: in the cache they
+            # have no length, or one of 0 (before transformers 5.24).
+            has_lengths = all(hasattr(layer, "get_seq_length") for layer in new_cache(hf).layers)
+            if has_lengths and not error.facts.get("some_alone"):
                 raise
-            return False  # RecurrentGemma keeps the state of its recurrent layers elsewhere
+            return False
 
     def _steps_are_right(self) -> bool:
         """Whether steps with a cache give the logits of a full pass, on a few tokens: in
