@@ -1,6 +1,7 @@
 """`saescope view`, and the window beside a server: the address, the browser, what the terminal
 says."""
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,7 +18,8 @@ MISUSED = 2
 
 
 def show_window(port: int, *, open_it: bool) -> int:
-    """Serve the window until Ctrl-C."""
+    """Serve the window until Ctrl-C, then end the process; returns only the status of a
+    refusal."""
     import typer
 
     from saescope.errors import ConfigError
@@ -40,12 +42,12 @@ def show_window(port: int, *, open_it: bool) -> int:
         if open_it and typer.launch(address):
             sys.stderr.write("Nothing here opens it: open that address in a browser.\n")
 
-    try:
-        serve_view(view_app(state, token=token, port=port), port=port, opened=opened)
-    finally:
-        state.close()
-        state.keeper.settle()
-    return 0
+    serve_view(view_app(state, token=token, port=port), port=port, opened=opened)
+    state.close()
+    state.keeper.settle()
+    sys.stderr.flush()
+    # waiting for a load, or taking torch apart in good order, takes longer than a person waits
+    os._exit(0)
 
 
 def window_of(state: AppState) -> Beside:

@@ -34,6 +34,10 @@ PAGES: Mapping[str, str] = {
     "home": "Home",
     "features": "Features",
     "text": "Text",
+    "prediction": "Prediction",
+    "steering": "Steering",
+    "trainings": "Trainings",
+    "ledger": "Ledger",
 }
 """The views by the name of their script, in the order of the navigation."""
 ASKED = (
@@ -42,7 +46,7 @@ ASKED = (
     *("attribute_logit", "trace_circuit", "steer_generate"),
 )
 """Tools that a page may call: none that writes outside of saescope's own folder."""
-SCRIPTS = {f"{name}.js": "text/javascript" for name in (*PAGES, "window", "list")}
+SCRIPTS = {f"{name}.js": "text/javascript" for name in (*PAGES, "window", "list", "chart")}
 STYLES = {"window.css": "text/css"}
 EVERY_S = 1.0
 """How often a live page hears of jobs."""
@@ -99,7 +103,8 @@ class _Window:
     async def page(self, request: WebRequest) -> Response:
         """A feature's page, whose relations are links."""
         sae, feature = request.query_params.get("sae", ""), request.query_params.get("feature", "")
-        number = int(feature) if feature.isascii() and feature.isdigit() else -1
+        is_number = feature.isascii() and feature.isdigit() and len(feature) < 11
+        number = int(feature) if is_number else -1
         try:
             card = await card_of(self.state, sae, min(number, 2**31), n_examples=ON_PAGE)
         except SaescopeError as error:

@@ -130,7 +130,9 @@ def test_a_hostile_label_is_shown_as_text(page: Page, shown: Window) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("name", ["", "features", "text"])
+@pytest.mark.parametrize(
+    "name", ["", "features", "text", "prediction", "steering", "trainings", "ledger"]
+)
 def test_each_view_is_readable_and_fits_a_narrow_window(
     page: Page, shown: Window, name: str, dark: bool
 ) -> None:

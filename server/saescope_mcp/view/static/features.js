@@ -6,12 +6,15 @@ const page = el("iframe", { class: "page", title: "The feature's page", sandbox:
 const order = el("select", {}, ...[["density", "density"], ["peak", "peak"], ["feature", "number"]].map(([value, said]) => el("option", { value }, said)));
 const kind = el("select", {}, ...[["label", "in labels"], ["token", "that promote the token"]].map(([value, said]) => el("option", { value }, said)));
 const words = el("input", { type: "search", maxlength: "200", autocomplete: "off", placeholder: "words, a token, or a number" });
+const more = el("p");
 let sae = null;
 
 function open(row) {
   page.hidden = false;
   page.src = `page?${new URLSearchParams({ sae: sae.select.value, feature: row.feature })}`;
   page.title = `The page of feature ${row.feature}`;
+  const given = new URLSearchParams({ sae: sae.select.value, feature: row.feature });
+  more.replaceChildren(`Feature ${row.feature}: `, el("a", { href: `text?${given}` }, "see it on a text"), ", ", el("a", { href: `steering?${given}` }, "steer with it"));
   history.replaceState(null, "", `features?${new URLSearchParams({ sae: sae.select.value, feature: row.feature })}`);
   say(`Feature ${row.feature} is shown.`);
 }
@@ -65,6 +68,7 @@ async function start() {
     form(() => shown(search), field("SAE", sae.select), field("Order", order), field("Search", words), field("Where", kind), el("button", {}, "Search")),
     found,
     el("div", { class: "browser" }, list.box, page),
+    more,
     el("p", { class: "quiet" }, "Keys: ", el("kbd", {}, "/"), " searches, arrows and Page keys move in the list, ", el("kbd", {}, "Enter"), " opens the feature."),
   );
   document.addEventListener("keydown", (event) => {

@@ -11,7 +11,7 @@ function listOf(rows, empty) {
 
 function links(handle) {
   const to = (page) => `${page}?${new URLSearchParams({ sae: handle })}`;
-  return [["features", "browse"], ["text", "read a text"]].flatMap(([page, said]) => [" ", el("a", { href: to(page) }, said)]);
+  return [["features", "browse"], ["text", "read a text"], ["prediction", "explain"], ["steering", "steer"]].flatMap(([page, said]) => [" ", el("a", { href: to(page) }, said)]);
 }
 
 async function showSaes() {
@@ -50,12 +50,12 @@ function load(row, said) {
 
 async function showJobs() {
   const told = await call("job_status");
-  jobs.replaceChildren(listOf(told.jobs.slice(0, 8).map((row) => [el("strong", {}, row.state), " ", row.job_id, " ", bdi(row.message)]), "None."));
+  jobs.replaceChildren(listOf(told.jobs.slice(0, 8).map((row) => [el("strong", {}, row.state), " ", row.tool === "train_sae" ? el("a", { href: `trainings?${new URLSearchParams({ job: row.job_id })}` }, row.job_id) : row.job_id, " ", bdi(row.message)]), "None."));
 }
 
 async function showResults() {
   const told = await call("results", { limit: 8 });
-  last.replaceChildren(listOf(told.results.map((row) => [el("code", {}, row.tool), " ", bdi(row.says), el("span", { class: "quiet" }, ` ${row.created}`)]), "None yet."));
+  last.replaceChildren(listOf(told.results.map((row) => [el("a", { href: `ledger?${new URLSearchParams({ result: row.result_id })}` }, row.tool), " ", bdi(row.says), el("span", { class: "quiet" }, ` ${row.created}`)]), "None yet."));
 }
 
 async function showMachine() {

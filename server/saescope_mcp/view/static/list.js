@@ -42,7 +42,7 @@ export class List {
   row(index) {
     const page = Math.floor(index / PAGE), known = this.pages.get(page);
     if (known) return known[index % PAGE];
-    if (this.settled !== page) this.want(page);
+    this.want(page);
     return undefined;
   }
 

@@ -94,7 +94,7 @@ export async function within(place, what, work) {
 
 export const field = (label, input) => el("label", { class: "field" }, el("span", {}, label), input);
 export const section = (title, ...children) => el("section", {}, el("h2", {}, title), ...children);
-export const evidence = (done) => el("div", { class: "summary" }, el("p", {}, bdi(done.summary ?? "")), ...(done.warnings ?? []).map((each) => el("p", { class: "warnings" }, bdi(each))), done.result_id ? el("p", { class: "quiet" }, "Evidence: ", done.evidence ?? "none", ". Kept as ", el("code", {}, done.result_id), ".") : "");
+export const evidence = (done) => el("div", { class: "summary" }, el("p", {}, bdi(done.summary ?? "")), ...(done.warnings ?? []).map((each) => el("p", { class: "warnings" }, bdi(each))), done.result_id ? el("p", { class: "quiet" }, "Evidence: ", done.evidence ?? "none", ". Kept as ", el("a", { href: `ledger?${new URLSearchParams({ result: done.result_id })}` }, done.result_id), ".") : "");
 
 // A label as text, with whether it was tested.
 export function named(row) {
