@@ -109,8 +109,9 @@ def test_a_kept_result_is_found_shown_and_put_into_an_investigation(
 ) -> None:
     done = shown.call("top_features", sae=shown.sae, text=PROMPT).json()
     page.open(f"{shown.url}ledger")
-    page.until("document.querySelector('ul.rows li a')")
-    page.eval("document.querySelector('ul.rows li a').click()")
+    row = f"""document.querySelector('ul.rows li a[href*="{done["result_id"]}"]')"""
+    page.until(row)
+    page.eval(f"{row}.click()")
     page.until(f"document.body.innerText.includes('Result {done['result_id']}')")
     page.until("document.querySelectorAll('pre').length === 2")
     assert PROMPT in page.eval("document.querySelector('pre').textContent")
