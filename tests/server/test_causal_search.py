@@ -1,10 +1,12 @@
 """find_features with causes, through the protocol: the same numbers as the library's, short, and a
 job where it takes long."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client
+from tests.core.search.test_selection import parts, sides
 from tests.server.helpers import call, empties, refuse
 
 import saescope as ss
@@ -97,3 +99,33 @@ async def test_texts_and_causes_together_choose_and_say_what_is_wrong_with_the_t
     assert reply["evidence"] == "controlled" and len(compact(reply).encode()) / 3 < 1900
     alone = await refuse(tiny, "find_features", sae=sae, causes=[" a"], texts=texts)
     assert (alone["code"], alone["field"]) == ("MISSING_ARGUMENT", "against")
+
+
+@pytest.mark.slow
+async def test_the_next_call_of_a_group_steers_with_all_of_it(
+    tiny: AppState, sae: str, sae_dir: Path, glass_dir: Path
+) -> None:
+    words, model = [" Queen", " door", " child"], tiny.saes[sae].model
+    path = parts(model, words).save(sae_dir.parent / "parts")
+    loaded = await call(tiny, "load_sae", path=str(path), model=str(glass_dir), allow_mismatch=True)
+    texts, against = (
+        ["".join(tokens.strings[tokens.bos_prepended :]) for tokens in side]
+        for side in sides(model, words)
+    )
+    found = await call(
+        tiny,
+        "find_features",
+        sae=loaded["sae"],
+        texts=texts,
+        against=against,
+        causes=words,
+        prompts=PROMPTS,
+        wait_s=50,
+    )
+    group = found["choice"]["group"]
+    assert found["choice"]["verdict"] == "a group", found["summary"]
+    (step,) = found["next"]
+    rows = zip(group["features"], group["strengths"], strict=True)
+    for feature, strength in rows:
+        assert f'{{"feature": {feature}, "strength": {float(f"{strength:.2g}")}}}' in step
+    assert '" Queen", " door", " child"' in step and "strengths" not in step

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.activations import EMBEDDED, ContextConfig, ContextStream, Dataset, open_dataset
-from saescope.errors import ConfigError, NotFoundError, require_ranges
+from saescope.errors import NotFoundError, require_ranges
 from saescope.lens.lens import Lens
+from saescope.lens.plan import require_layers_above
 from saescope.lens.store import KEPT, SQUARES, lens_root, opened, place_of
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.models.analysis import fit_jacobian
@@ -85,14 +86,7 @@ class _LensFit:
 
     def __init__(self, model: LanguageModel, text: Dataset, cfg: LensConfig, root: Path) -> None:
         self.model, self.text, self.cfg = model, text, cfg
-        if not cfg.first_layer < model.n_layers - 1:
-            raise ConfigError(
-                f"{model.name} has no lens from layer {cfg.first_layer} on.",
-                code="OUT_OF_RANGE",
-                field="first_layer",
-                got=cfg.first_layer,
-                allowed=f"0..{model.n_layers - 2}",
-            )
+        require_layers_above(model, cfg.first_layer)
         self.size = min(cfg.context_size, model.n_ctx)
         self.skip = min(cfg.skip_first, self.size - 3)
         key = (

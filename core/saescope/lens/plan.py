@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from saescope.errors import ConfigError
 from saescope.models import LanguageModel
 from saescope.models.analysis import jacobian_flops
 
@@ -38,9 +39,31 @@ class LensPlan:
         )
 
 
+def require_layers_above(model: LanguageModel, first_layer: int) -> None:
+    """Raise where no lens can begin: at the last layer the model is read itself.
+
+    Raises:
+        ConfigError: OUT_OF_RANGE.
+    """
+    if not 0 <= first_layer < model.n_layers - 1:
+        raise ConfigError(
+            f"{model.name} has no lens from layer {first_layer} on.",
+            code="OUT_OF_RANGE",
+            field="first_layer",
+            got=first_layer,
+            allowed=f"0..{model.n_layers - 2}" if model.n_layers > 1 else "none: it has one layer",
+            hint="The logit lens reads every layer.",
+        )
+
+
 def plan_lens(model: LanguageModel, *, first_layer: int = 0) -> LensPlan:
     """A fit of usual size: on a GPU 100 prompts of 128 tokens, on a CPU as many of 48 as take about
-    ten minutes of two cores, from 4 to 100. Its cost grows with the layers above the first."""
+    ten minutes of two cores, from 4 to 100. Its cost grows with the layers above the first.
+
+    Raises:
+        ConfigError: OUT_OF_RANGE: the model has no layer below its last from the first one on.
+    """
+    require_layers_above(model, first_layer)
     on_cpu = model.device.type == "cpu"
     size = min(_CPU_CONTEXT_SIZE if on_cpu else _CONTEXT_SIZE, model.n_ctx)
     skip = min(16, size // 2)

@@ -62,8 +62,7 @@ def read_lens(
         for i, tokens in enumerate(texts)
         for position in positions
     ]
-    readable = [n for n in range(model.n_layers) if reads_at(model, lens, n)]
-    rows = read_rows(model, saes, texts, named, layers=readable)
+    rows = read_rows(model, saes, texts, named, layers=range(model.n_layers))
     settled = _settled(model, rows, lens)
     scored, n_given = _scored(model, texts)
     compared = read_rows(model, saes, scored.texts, scored.places, layers=layers)
@@ -162,7 +161,9 @@ def _settled(model: LanguageModel, rows: ReadRows, lens: Lens) -> _Settled:
     def lowest(fitted: bool) -> list[int]:
         found, so_far = torch.full_like(own, model.n_layers - 1), torch.ones_like(own).bool()
         # The last layer is the model itself; the bridge's head may differ from it by a rounding.
-        for layer in sorted(rows.residual, reverse=True)[1:]:
+        for layer in range(model.n_layers - 2, -1, -1):
+            if fitted and not reads_at(model, lens, layer):
+                continue
             x = rows.residual[layer]
             read = read_vocabulary(model, lens.carry(x, layer) if fitted else x)
             so_far &= read.argmax(-1) == own

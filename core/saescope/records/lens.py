@@ -43,7 +43,8 @@ class ReadPrediction:
     """The lowest layer from which on, at every layer up to the last, the logit lens's top token is
     the model's own, of all layers and not those alone that are listed."""
     jacobian_from: int | None
-    """The same of the Jacobian lens, of all layers that it can be read at; None without one."""
+    """The same of the Jacobian lens, of the layers that it has a matrix for: never below its first;
+    None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,8 @@ class SelectedFeature(FoundFeature):
     it fires."""
     clean: bool
     """It separates with an area of 0.95 or more, and is `also_on` one in twenty of `against` at
-    most (or on one): what it fires on is the concept, not something wider."""
+    most (or on one). No proof that it stands for nothing wider: that takes the right texts in
+    `against`."""
     effect: float
     """Effect on the concept's log-probability per nat of KL, as `ss.find_causes` has it."""
     interval: tuple[float, float] | None
@@ -116,9 +117,10 @@ class FeatureGroup:
     effect: float
     interval: tuple[float, float] | None
     auc: float
-    """The area of the sum of their activations, each in its typical one."""
+    """The area of the sum of their activations, each in its typical one, on all the texts: those
+    that chose the features are among them."""
     clean: bool
-    """The sum tells nearly all texts and keeps off the others, as is asked of one feature."""
+    """The sum has an area of 0.95 or more and keeps off the others; nothing is held out."""
     causes: bool
 
 
@@ -129,7 +131,7 @@ class SelectionFacts:
     verdict: str
     """The level: one feature, a group, or none is good enough."""
     group: FeatureGroup | None
-    """Two to five features that do clearly more together than the best alone."""
+    """Two to five features that do clearly more together than the best of them alone."""
     faults: list[str]
     """What is wrong with the texts."""
 

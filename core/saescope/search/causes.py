@@ -1,6 +1,7 @@
 """The features that make a concept likelier: all of them by one gradient, the best by pushes."""
 
 from collections.abc import Sequence
+from math import comb
 from statistics import mean
 from typing import NamedTuple
 
@@ -106,19 +107,27 @@ def find_causes(
         total=len(order),
         score_is=SCORE_IS,
         search=sets_of(bench, concept, [*results.values()], beside),
-        warnings=[*warnings_of(bench, best), *_by_chance([*results.values()])],
+        warnings=warnings_of(bench, best) + by_chance([each.causes for each in results.values()]),
     )
 
 
-def _by_chance(found: Sequence[Tested]) -> list[str]:
-    """Each feature is compared by itself: of twenty that do nothing one passes."""
-    n, expected = sum(each.causes for each in found), LEVEL * len(found)
-    if not 0 < n <= max(1.0, expected):
+def by_chance(causes: Sequence[bool], which: str = "") -> list[str]:
+    """A warning where so few of the features pass that as many may do so if none does anything:
+    each is compared by itself, and of twenty that do nothing one passes."""
+    n = sum(causes)
+    if not n or at_least(n, len(causes)) <= LEVEL:
         return []
     return [
-        f"{n} of {len(found)} may pass by chance, for each is tested at p = {LEVEL:g}: measure it "
-        "on other prompts before you rely on it."
+        f"{n} of {len(causes)}{which} may pass by chance, for each is tested at p = {LEVEL:g}: "
+        "measure it on other prompts before you rely on it."
     ]
+
+
+def at_least(n: int, of: int) -> float:
+    """How likely it is that so many or more of tests at LEVEL pass where there is nothing: the
+    upper tail of the binomial distribution."""
+    fewer = sum(comb(of, k) * LEVEL**k * (1 - LEVEL) ** (of - k) for k in range(n))
+    return round(1 - fewer, 12)
 
 
 def _turn(sign: str) -> int:

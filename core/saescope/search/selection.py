@@ -15,7 +15,15 @@ from saescope.progress import Progress
 from saescope.records.search import FeatureGroup, SelectedFeature, Selection, SelectionFacts
 from saescope.saes import SAE
 from saescope.search.bench import CausalBench
-from saescope.search.causes import Against, Tested, measure, sets_of, tested, warnings_of
+from saescope.search.causes import (
+    Against,
+    Tested,
+    by_chance,
+    measure,
+    sets_of,
+    tested,
+    warnings_of,
+)
 from saescope.search.choice_texts import faults_of
 from saescope.search.concept import ConceptTexts, ForcedText
 from saescope.search.pushes import push, read_texts
@@ -84,8 +92,14 @@ def select_features(
         why=why,
         choice=SelectionFacts(verdict=level.value, group=group, faults=faults),
         search=sets_of(bench, concept, [*results.values()], beside),
-        warnings=[*repeated, *warnings_of(bench, candidates)],
+        warnings=[*repeated, *warnings_of(bench, candidates), *_by_chance(results, separated)],
     )
+
+
+def _by_chance(results: dict[int, Tested], separated: dict[int, Separated]) -> list[str]:
+    """A choice is made of what separates: only these may cause by chance and be chosen."""
+    able = [each.causes for i, each in results.items() if separated[i].clear]
+    return by_chance(able, " that separate")
 
 
 def _different(
@@ -171,10 +185,14 @@ def _lost(row: SelectedFeature, first: SelectedFeature, told: Separated) -> str:
 def _unclean(told: Separated) -> str:
     """Why it does not stand for the concept alone, or for all of it."""
     if not told.keeps_off:
-        return f"fires on {told.also_on} of {told.n_against} of against as well"
+        return (
+            f"fires at least half as strongly on {told.also_on} of {told.n_against} of against as "
+            "well"
+        )
+    on = f": it fires on {told.share:.0%} of texts" if told.share < 1 else ""
     return (
         f"tells the texts from against with an AUC of {told.auc:.2f} only ({LEAST_AREA:g} is asked "
-        f"for): it fires on {told.share:.0%} of texts"
+        f"for){on}"
     )
 
 
@@ -279,7 +297,7 @@ def _verdict(
     if group and group.causes and group.clean:
         return Choice.GROUP, (
             f"{len(group.features)} features together ({', '.join(map(str, group.features))}) do "
-            f"clearly more than the best alone: {group.effect:+.2g} nats per nat of KL"
+            f"clearly more than the best of them alone: {group.effect:+.2g} nats per nat of KL"
         )
     if rows and _is_good(rows[0]):
         first = rows[0]
@@ -289,12 +307,20 @@ def _verdict(
         )
     if rows and _does_both(rows[0]):
         told = separated[rows[0].feature]
-        less = "is less" if told.keeps_off else "is more"
         return Choice.NONE, (
-            f"feature {rows[0].feature} makes the concept likelier, but {_unclean(told)}; what it "
-            f"stands for {less} than the concept, or a text is on the wrong side"
+            f"feature {rows[0].feature} makes the concept likelier, but {_unclean(told)}"
+            f"{_perhaps(told)}"
         )
     return Choice.NONE, f"no feature both fires on the concept and makes it likelier{_halves(rows)}"
+
+
+def _perhaps(told: Separated) -> str:
+    """What that may mean, where the texts speak for one thing."""
+    if not told.keeps_off:
+        return "; it may stand for more than the concept, or a text is on the wrong side"
+    if told.share < LEAST_AREA:
+        return "; it may stand for a part of the concept, or a text is on the wrong side"
+    return ""
 
 
 def _halves(rows: Sequence[SelectedFeature]) -> str:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saescope.controls import LEVEL
 from saescope.features.contrast.contrast import tell_apart
 from saescope.features.contrast.designs import Groups
 from saescope.features.contrast.sets import groups_of
@@ -17,12 +18,12 @@ from saescope.saes import SAE
 
 N_CAUSAL, N_SEPARATING = 20, 10
 """Candidates by gradient, and by texts."""
-LEVEL = 0.05
 LEAST_AREA = 0.95
 """The area at which the public protocol takes a feature for that of a concept."""
 AS_STRONG, MOST_ALSO = 0.5, 0.05
 """A feature is also on a text where it fires as strongly as this share of its usual level; on a
-larger share of `against`, and on more than one text, it stands for something wider."""
+larger share of `against`, and on more than one text, it is not chosen. Both were set on planted
+worlds (docs/log.md); on others three of 25 features of two topics were chosen all the same."""
 
 
 class Separated(NamedTuple):
@@ -57,8 +58,6 @@ class TextBench:
     told: dict[int, tuple[float, bool]]
     """What is known of features that enough halves chose: held-out area, and whether they are
     confirmed."""
-    n_others: int
-    """Candidates that were chosen without the texts."""
 
     @classmethod
     def of(
@@ -74,14 +73,14 @@ class TextBench:
         scores = score_texts(model, sae, both, by="top3")
         design = groups_of(texts, against, scores.lengths)
         if not len(scores.features):
-            return cls(design, scores, [], {}, N_CAUSAL)
+            return cls(design, scores, [], {})
         told = tell_apart(design, scores, seed)
         columns = told.best(True, unconfirmed=True).tolist()
         known = {
             int(scores.features[i]): (float(told.effects.auc[i]), bool(told.confirmed[i]))
             for i in columns
         }
-        return cls(design, scores, [*known][:N_SEPARATING], known, N_CAUSAL)
+        return cls(design, scores, [*known][:N_SEPARATING], known)
 
     def column(self, feature: int) -> Float[Tensor, " n_texts"]:
         """A feature's score in each text."""
@@ -97,10 +96,10 @@ class TextBench:
         self, column: Float[Tensor, " n_texts"], feature: int | None, *, by_texts: bool
     ) -> Separated:
         """A feature that halves chose is judged by those that did not; one that the texts had no
-        part in choosing (not `by_texts`) by all of them, corrected for the number of such."""
+        part in choosing (not `by_texts`) by all of them, corrected for the N_CAUSAL of such."""
         every = torch.arange(len(column))
         whole = self.design.compare(column[:, None], every)
-        auc, clear = float(whole.auc), not by_texts and float(whole.p) * self.n_others <= LEVEL
+        auc, clear = float(whole.auc), not by_texts and float(whole.p) * N_CAUSAL <= LEVEL
         if feature in self.told:
             auc, confirmed = self.told[feature]
             clear = clear or confirmed

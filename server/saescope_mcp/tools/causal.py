@@ -4,6 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.records.search import FoundCauses, Selection
+from saescope.verdicts import Choice
 from saescope_mcp.binding import next_call
 from saescope_mcp.jobs import Job
 from saescope_mcp.replies.corpus import activations_of
@@ -98,12 +99,10 @@ async def _selection(
     loaded: LoadedSAE, request: FindFeatures, chosen: Selection, about: str
 ) -> FindFeaturesReply:
     labels = await labels_of(loaded, [row.feature for row in chosen.features])
-    first = chosen.features[0] if chosen.features else None
-    take = bool(first and first.causes and first.clean)
     return FindFeaturesReply(
         summary=f"{about}{chosen.choice.verdict.capitalize()}: {chosen.why}.",
         warnings=[*chosen.choice.faults, *chosen.warnings, *labels.warnings],
-        next=[_steer(loaded, request, first.feature, first.strength)] if first and take else [],
+        next=_take(loaded, request, chosen),
         evidence="controlled" if chosen.search.random_directions.n else "intervened",
         provenance=provenance(loaded, SEED),
         by=chosen.score_is,
@@ -218,22 +217,40 @@ def _next(
     first = found.features[0] if found.features else None
     if first and first.causes:
         calls.append(next_call("describe_feature", sae=request.sae, feature=first.feature))
-        calls.append(_steer(loaded, request, first.feature, first.strength))
+        calls.append(_from_half_to_twice(loaded, request, first.feature, first.strength))
     return [*calls, *([_again(request, offset=offset)] if offset is not None else [])]
 
 
-def _steer(loaded: LoadedSAE, request: FindFeatures, feature: int, strength: float | None) -> str:
-    """The text with the best feature, from half to twice the strength at which it was compared."""
+def _take(loaded: LoadedSAE, request: FindFeatures, chosen: Selection) -> list[str]:
+    """The text with what was chosen, if anything was."""
+    group, verdict = chosen.choice.group, chosen.choice.verdict
+    if group and verdict == Choice.GROUP:
+        pairs = zip(group.features, group.strengths, strict=True)
+        rows = [{"feature": i, "strength": float(f"{by:.2g}")} for i, by in pairs]
+        return [_steer(loaded, request, features=rows)]
+    if verdict == Choice.ONE:
+        first = chosen.features[0]
+        return [_from_half_to_twice(loaded, request, first.feature, first.strength)]
+    return []
+
+
+def _from_half_to_twice(
+    loaded: LoadedSAE, request: FindFeatures, feature: int, strength: float | None
+) -> str:
+    """The text with one feature, at strengths around that at which it was compared."""
+    strengths = [float(f"{factor * (strength or 1):.2g}") for factor in (0.5, 1, 2)]
+    return _steer(loaded, request, features=[{"feature": feature}], strengths=strengths)
+
+
+def _steer(loaded: LoadedSAE, request: FindFeatures, **given: object) -> str:
     from saescope.search.concept import token_ids
 
-    strengths = [float(f"{factor * (strength or 1):.2g}") for factor in (0.5, 1, 2)]
     single = [text for text in request.causes if len(token_ids(loaded.model, text)) == 1]
     return next_call(
         "steer_generate",
         sae=request.sae,
         prompt="...",
-        features=[{"feature": feature}],
-        strengths=strengths,
+        **given,
         **({"concept_tokens": single} if single else {}),
     )
 

@@ -135,6 +135,13 @@ def test_a_lens_that_was_damaged_on_disk_is_not_used(gpt2: Family, text: Dataset
     assert find_lens(gpt2.model) is None
 
 
+def test_a_plan_from_the_last_layer_is_refused_as_its_fit_is(gpt2: Family) -> None:
+    for first in (gpt2.model.n_layers - 1, -1):
+        with pytest.raises(ConfigError) as raised:
+            plan_lens(gpt2.model, first_layer=first)
+        assert raised.value.code == "OUT_OF_RANGE" and "logit lens" in raised.value.hint
+
+
 def test_settings_out_of_range_are_refused(gpt2: Family) -> None:
     cases: list[dict[str, Any]] = [{"n_prompts": 0}, {"context_size": 2}, {"first_layer": 2}]
     for settings in cases:

@@ -31,14 +31,22 @@ TEXT = "Once upon a time there was a little girl who said that she would like to
 SKIP = 2
 
 
-def lens_of(model: LanguageModel, ids: Tensor, *, skip_first: int = SKIP) -> Lens:
-    """A lens of one prompt, at every layer."""
-    layers = range(model.n_layers - 1)
+def lens_of(
+    model: LanguageModel, ids: Tensor, *, skip_first: int = SKIP, first_layer: int = 0
+) -> Lens:
+    """A lens of one prompt, at every layer from the first one on."""
+    layers = range(first_layer, model.n_layers - 1)
     matrices = fit_jacobian(model, ids, layers=layers, skip_first=skip_first)
     facts = LensFacts(
         lens=JACOBIAN, layers=[*layers], n_prompts=1, n_tokens=len(ids), corpus=None, revision=None
     )
     return Lens(facts, jacobian_lens(model, matrices, n_prompts=1))
+
+
+def matrix_of(lens: Lens, layer: int) -> Tensor:
+    matrix = lens.matrix(layer)
+    assert matrix is not None
+    return matrix.float()
 
 
 def sae_of(model: LanguageModel, hook_name: str, rows: Tensor) -> SAE:
@@ -326,21 +334,30 @@ def test_a_jacobian_is_that_of_transformer_lens(family: Family, skip_first: int)
         torch.testing.assert_close(ours[layer], theirs.jacobians[layer], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("first_layer", [None, 0, 1])
 def test_a_reader_has_settled_where_it_names_the_models_token_up_to_the_end(
-    glass: LanguageModel,
+    glass: LanguageModel, first_layer: int | None
 ) -> None:
-    tokens = glass.tokenize(TEXT)
-    reading = read_lens(glass, [tokens], positions=range(1, len(tokens)))
+    """The logit lens reads every layer, whatever the Jacobian lens has matrices for."""
+    tokens, head = glass.tokenize(TEXT), glass.bridge.original_model
+    lens = None if first_layer is None else lens_of(glass, tokens.ids, first_layer=first_layer)
+    reading = read_lens(glass, [tokens], lens=lens, positions=range(1, len(tokens)))
     with torch.no_grad():
-        out = glass.bridge.original_model(tokens.ids[None], output_hidden_states=True)
-    hidden, own = out.hidden_states, out.logits[0].argmax(-1)
-    head = glass.bridge.original_model
-    for at in reading.positions:
-        expected = glass.n_layers - 1
-        for layer in range(glass.n_layers - 2, -1, -1):
-            top = head.lm_head(head.model.norm(hidden[layer + 1][0, at.pos])).argmax()
-            if top != own[at.pos]:
+        out = head(tokens.ids[None], output_hidden_states=True)
+    own = out.logits[0].argmax(-1)
+
+    def from_on(pos: int, matrices: dict[int, Tensor]) -> int:
+        layer = glass.n_layers - 1
+        while layer - 1 in matrices:
+            carried = out.hidden_states[layer][0, pos] @ matrices[layer - 1].T
+            if head.lm_head(head.model.norm(carried)).argmax() != own[pos]:
                 break
-            expected = layer
-        assert at.logit_from == expected and at.jacobian_from is None
-    assert len({at.logit_from for at in reading.positions}) > 1
+            layer -= 1
+        return layer
+
+    logit = dict.fromkeys(range(glass.n_layers), torch.eye(out.hidden_states[0].shape[-1]))
+    fitted = None if lens is None else {n: matrix_of(lens, n) for n in lens.facts.layers}
+    for at in reading.positions:
+        assert at.logit_from == from_on(at.pos, logit)
+        assert at.jacobian_from == (None if fitted is None else from_on(at.pos, fitted))
+    assert min(at.logit_from for at in reading.positions) < (first_layer or 1)

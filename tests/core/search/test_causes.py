@@ -15,6 +15,7 @@ from saescope.records.search import Cause, FoundCauses
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
 from saescope.search import find_causes, neutral_prompts
 from saescope.search.bench import KL, CausalBench
+from saescope.search.causes import at_least, by_chance
 from saescope.search.concept import ConceptTexts
 from saescope.search.pushes import at_kl
 from saescope.steering.units import IndexedActivations
@@ -114,6 +115,18 @@ def test_where_nothing_is_planted_a_feature_is_hardly_ever_said_to_cause(
     assert found.search.n_measured == 20 and found.search.n_causes <= 1
     said = any("may pass by chance" in warning for warning in found.warnings)
     assert said is (found.search.n_causes == 1)
+
+
+@pytest.mark.parametrize(
+    ("n", "of", "said"),
+    [(0, 20, False), (1, 20, True), (3, 20, True), (4, 20, False), (1, 1, False), (4, 30, True)],
+)
+def test_so_few_that_as_many_pass_by_chance_are_said_to(n: int, of: int, said: bool) -> None:
+    """What four of twenty pass with, and one of one, is likely in less than a twentieth of cases;
+    counted here over all outcomes."""
+    draws = torch.rand(200_000, of, generator=torch.Generator().manual_seed(0)) < 0.05
+    assert at_least(n, of) == pytest.approx(float((draws.sum(1) >= n).double().mean()), abs=3e-3)
+    assert bool(by_chance([i < n for i in range(of)])) is said
 
 
 def logprobs(logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
