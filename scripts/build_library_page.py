@@ -50,6 +50,8 @@ PARTS = {
         "contrast_models",
         "match_features",
         "feature_card",
+        "export_features",
+        "read_features",
         "make_quiz",
         "QuizStore",
         "LabelStore",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from saescope.features import dataset_passages as dataset_passages
     from saescope.features import encode_stack as encode_stack
     from saescope.features import encode_texts as encode_texts
+    from saescope.features import export_features as export_features
     from saescope.features import feature_card as feature_card
     from saescope.features import find_by_label as find_by_label
     from saescope.features import find_by_texts as find_by_texts
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from saescope.load import load_sae as load_sae
     from saescope.load import peek_sae as peek_sae
     from saescope.models import load_model as load_model
+    from saescope.neuronpedia import read_features as read_features
     from saescope.origin import settle as settle
     from saescope.publish import publish_sae as publish_sae
     from saescope.saes import SAE as SAE
@@ -92,6 +94,7 @@ _HOME = {
     "encode_stack": "features",
     "encode_texts": "features",
     "evaluate": "evals",
+    "export_features": "features",
     "feature_card": "features",
     "find_by_label": "features",
     "find_by_texts": "features",
@@ -116,6 +119,7 @@ _HOME = {
     "plan_lens": "lens",
     "publish_sae": "publish",
     "rank_features": "features",
+    "read_features": "neuronpedia",
     "read_graph": "graphs",
     "read_lens": "lens",
     "record": "splice",

@@ -37,6 +37,7 @@ from saescope.features.reading.search import (
     find_by_label,
     find_by_texts,
 )
+from saescope.features.sharing import export_features, neuronpedia_name
 
 __all__ = [
     "CardBin",
@@ -72,6 +73,7 @@ __all__ = [
     "dataset_passages",
     "encode_stack",
     "encode_texts",
+    "export_features",
     "feature_briefs",
     "feature_card",
     "find_by_label",
@@ -81,6 +83,7 @@ __all__ = [
     "logit_effects",
     "make_quiz",
     "nearest_features",
+    "neuronpedia_name",
     "promoted_tokens",
     "rank_features",
     "text_passages",

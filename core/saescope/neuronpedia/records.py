@@ -90,13 +90,13 @@ class RemoteHit:
 def card(reply: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> RemoteCard:
     """Read the card of a feature from a neuron's document."""
     row = _row(reply, "card")
-    if _index(row.get("index")) != feature:
+    if index_of(row.get("index")) != feature:
         raise unreadable("card", "is about another feature")
-    examples = [example for item in _rows(row, "activations") if (example := _example(item))]
+    examples = [example for item in _rows(row, "activations") if (example := example_of(item))]
     return RemoteCard(
         feature=feature,
         url=feature_page(str(sae), feature),
-        density=_number(row.get("frac_nonzero")),
+        density=_density(row.get("frac_nonzero")),
         max_activation=_number(row.get("maxActApprox")),
         labels=labels(row),
         promotes=_pairs(row, "pos_str", "pos_values"),
@@ -106,7 +106,7 @@ def card(reply: Any, sae: HostedSAE, feature: int, retrieval: Retrieval) -> Remo
             for name, cosine in zip(
                 _list(row, "topkCosSimIndices"), _list(row, "topkCosSimValues"), strict=False
             )
-            if (index := _index(name)) is not None
+            if (index := index_of(name)) is not None
             and index != feature
             and (value := _number(cosine)) is not None
         ),
@@ -147,7 +147,7 @@ def hits(reply: Any, sae: HostedSAE) -> list[RemoteHit]:
     """Read the hits of a search in labels."""
     hits_: list[RemoteHit] = []
     for row in _rows(_row(reply, "search"), "results", required=True):
-        feature, label = _index(row.get("index")), label_of(row)
+        feature, label = index_of(row.get("index")), label_of(row)
         if feature is not None and label and row.get("layer", sae.source) == sae.source:
             hits_.append(
                 RemoteHit(
@@ -160,7 +160,8 @@ def hits(reply: Any, sae: HostedSAE) -> list[RemoteHit]:
     return hits_
 
 
-def _example(row: Row) -> RemoteExample | None:
+def example_of(row: Row) -> RemoteExample | None:
+    """Read one activation: a text with a value a token; None where it is none."""
     tokens, values = _list(row, "tokens"), [_number(value) for value in _list(row, "values")]
     if not tokens or len(values) != len(tokens) or None in values:
         return None
@@ -219,7 +220,13 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _index(value: Any) -> int | None:
+def _density(value: Any) -> float | None:
+    """A share; the site writes -1 where it is unknown."""
+    number = _number(value)
+    return number if number is not None and 0 <= number <= 1 else None
+
+
+def index_of(value: Any) -> int | None:
     """A count from 0; the site writes indices as text."""
     text = str(value)
     return (

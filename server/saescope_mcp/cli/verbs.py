@@ -110,7 +110,7 @@ _ONE_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "top_features": (("text", "texts", "texts_file"),),
     "intervene": (("prompt", "prompts"),),
     "steer_generate": (("prompt", "prompts"),),
-    "describe_feature": (("feature", "features"),),
+    "describe_feature": (("feature", "features", "labels_file"),),
     "find_features": (("query", "tokens", "texts", "texts_file", "causes", "metric", "match"),),
     "train_sae": (("hook_name", "resume"),),
     "publish_sae": (("sae", "job_id"), ("repo_id", "path")),

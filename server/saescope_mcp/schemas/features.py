@@ -17,7 +17,7 @@ from saescope.records.labels import MissedItem, QuizItem, ShortLabel
 from saescope.records.lens import LensTokens
 from saescope.records.pairs import MatchedFeature, MatchedSAEs
 from saescope.records.search import CausalSets, Cause, SelectedFeature, SelectionFacts
-from saescope_mcp.schemas.bounds import AtMost, Identifier, Text
+from saescope_mcp.schemas.bounds import AtMost, Identifier, LocalPath, Text
 from saescope_mcp.schemas.common import (
     ContrastFile,
     ListReply,
@@ -39,7 +39,7 @@ def _without_default(schema: dict[str, Any]) -> None:
 
 
 class DescribeFeature(Request):
-    """Arguments of describe_feature: one of feature and features."""
+    """Arguments of describe_feature: one of feature and features, or features of labels_file."""
 
     sae: SAEHandle
     feature: Feature = Field(default=-1, json_schema_extra=_without_default)
@@ -47,21 +47,22 @@ class DescribeFeature(Request):
         default=[], description="Short cards of these instead."
     )
     n_examples: Annotated[int, AtMost("max_examples")] = Field(
-        default=5, ge=0, description="Examples; 2 on each of several cards."
+        default=5, ge=0, description="Examples; 2 a card of several."
     )
-    picture: bool = Field(default=False, description="Also write page (HTML) and picture (PNG).")
+    picture: bool = Field(default=False, description="Write a page and a picture.")
     neuronpedia: AskNeuronpedia = False
+    labels_file: LocalPath = Field(default="", description="Neuronpedia's export or list.")
     through: Literal["", "jlens"] = Field(default="", description="Also through this lens.")
 
     @model_validator(mode="after")
     def _one_or_several(self) -> "DescribeFeature":
-        if self.feature < 0 and not self.features:
+        if self.feature < 0 and not self.features and not self.labels_file:
             _refuse("feature", "feature, or features for several", False)
         if self.feature >= 0 and self.features:
             _refuse("features", "one of feature and features", True)
-        if self.features and self.picture:
+        if self.feature < 0 and self.picture:
             _refuse("picture", "feature, not features, with picture", True)
-        if self.features and self.through:
+        if self.feature < 0 and self.through:
             _refuse("through", "feature, not features, with through", True)
         return self
 

@@ -1,12 +1,12 @@
 """publish_sae."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from saescope.records.publication import PublishedFile
-from saescope_mcp.schemas.bounds import Identifier, InsideRelease, LocalPath, Repository
+from saescope_mcp.schemas.bounds import AtMost, Identifier, InsideRelease, LocalPath, Repository
 from saescope_mcp.schemas.common import Reply, Request, WaitS
 
 
@@ -22,6 +22,9 @@ class PublishSae(Request):
     )
     path: LocalPath = Field(default="", description="New folder in a write root.")
     sae_id: InsideRelease = Field(default="", description="Folder in it; empty: the hook's name.")
+    features: Annotated[list[int], AtMost("max_named_features")] = Field(
+        default=[], description="Write these for Neuronpedia to path instead."
+    )
     private: bool = Field(default=True, description="Make a new repository private.")
     dry_run: bool = Field(default=True, description="false writes it.")
     wait_s: WaitS = 30.0
@@ -42,6 +45,13 @@ class PublishSae(Request):
                     "allowed": f"one of {one} and {other}",
                 }
                 raise PydanticCustomError(kind, "{said}", context)
+        if self.features and not (self.sae and self.path):
+            context = {
+                "field": "features",
+                "said": "features go to a folder, and their SAE is loaded",
+                "allowed": "sae and path with features",
+            }
+            raise PydanticCustomError("conflicting_arguments", "{said}", context)
         return self
 
 

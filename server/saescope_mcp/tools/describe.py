@@ -13,7 +13,7 @@ from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.labels import in_short
-from saescope_mcp.replies.neuronpedia import fetch_labels
+from saescope_mcp.replies.neuronpedia import fetch_labels, labels_of_file
 from saescope_mcp.replies.pictures import of_feature
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.schemas.features import (
@@ -51,15 +51,18 @@ APP_URI = "ui://saescope/feature.html"
 
 
 async def describe_feature(state: AppState, request: DescribeFeature) -> DescribeFeatureReply:
-    """What one feature is: how often and strongly it fires, examples over its range, promoted and
+    """What a feature is: how often and strongly it fires, examples over its range, promoted and
     suppressed tokens, near and co-firing features, labels with scores. Examples need
-    index_features. A label without a score is a guess. With features: a
-    short card of each."""
+    index_features. A label without a score is a guess."""
     entry = state.require(request.sae)
-    asked = request.features or [request.feature]
-    warnings = await fetch_labels(state, entry, asked) if request.neuronpedia else []
-    if request.features:
-        return await _cards(state, request, warnings)
+    named = request.features or ([request.feature] if request.feature >= 0 else [])
+    warnings: list[str] = []
+    if request.labels_file:
+        named, warnings = await labels_of_file(state, entry, request.labels_file, named)
+    if request.neuronpedia:
+        warnings += await fetch_labels(state, entry, named)
+    if request.feature < 0:
+        return await _cards(state, request, named, warnings)
     card = await card_of(
         state,
         request.sae,
@@ -125,7 +128,7 @@ async def _through(
 
 
 async def _cards(
-    state: AppState, request: DescribeFeature, warnings: list[str]
+    state: AppState, request: DescribeFeature, features: Sequence[int], warnings: list[str]
 ) -> DescribeFeatureReply:
     n = request.n_examples if "n_examples" in request.model_fields_set else ON_SHORT_CARD
     async with state.use(request.sae) as loaded:
@@ -137,7 +140,7 @@ async def _cards(
             feature_briefs,
             loaded.model,
             loaded.sae,
-            request.features,
+            features,
             index=index,
             n_examples=n,
         )

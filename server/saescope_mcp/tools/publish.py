@@ -14,6 +14,7 @@ from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import Job, Runs
 from saescope_mcp.replies import Tool, by_itself
+from saescope_mcp.replies.tool import load_named
 from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.publish import PublishSae, PublishSaeReply
 from saescope_mcp.settings import Settings
@@ -31,7 +32,8 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
     """Write an SAE, with a model card (metrics, provenance, how to load it), into a new folder or a
     Hugging Face repository, in a layout that sae-lens and saescope load. A dry run unless
     dry_run=false: show the user what would be written where, and ask. Nothing is overwritten. Run
-    evaluate_sae before. The token comes from HF_TOKEN."""
+    evaluate_sae before. The token comes from HF_TOKEN. With features: these alone, in
+    Neuronpedia's formats (its export, uploads, a list)."""
     if request.repo_id and state.settings.offline:
         raise OfflineError(
             "A repository needs the network, which SAESCOPE_OFFLINE forbids.",
@@ -39,6 +41,8 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
             hint="Call publish_sae again with path, a new folder, in place of repo_id.",
         )
     path = writable(request.path, state.settings, "path") if request.path else ""
+    if request.features:
+        return await _features(state, request, path)
     given, model = await _given(state, request), await _local_model(state, request)
 
     async def work(job: Job) -> PublishSaeReply:
@@ -49,6 +53,47 @@ async def publish_sae(state: AppState, request: PublishSae) -> PublishSaeReply:
     again = "Call publish_sae again."
     done, job = await result_or_job(state, request, work, tool="publish_sae", again=again)
     return done or PublishSaeReply(**still_running(job, "The publication"))
+
+
+async def _prepare(state: AppState, request: PublishSae) -> None:
+    """Features are described in the loaded SAE; weights alone are read by the tool itself."""
+    await (load_named if request.features else by_itself)(state, request)
+
+
+async def _features(state: AppState, request: PublishSae, path: str) -> PublishSaeReply:
+    """Features of a loaded SAE as files that Neuronpedia reads."""
+    async with state.use(request.sae) as loaded:
+        from saescope.features import export_features
+
+        done = await loaded.slot.run(
+            partial(
+                export_features,
+                loaded.model,
+                loaded.sae,
+                request.features,
+                folder=path,
+                index=(await loaded.indexed()).best,
+                dry_run=request.dry_run,
+            )
+        )
+    size = sum(file.n_bytes for file in done.files)
+    amount = (
+        f"{done.n_features} features, {done.n_examples} examples and {done.n_labels} labels of "
+        f"{done.neuronpedia_id} in {len(done.files)} files, {size / 1e3:,.1f} kB"
+    )
+    shown = f" Neuronpedia shows them side by side: {done.url}"
+    hosted = bool(loaded.sae.cfg.metadata.neuronpedia_id)
+    return PublishSaeReply(
+        summary=f"Written to {done.folder}: {amount}.{shown if hosted else ''}"
+        if done.written
+        else f"Dry run: {amount} would be written to {done.folder}.",
+        warnings=[*done.warnings],
+        next=[] if done.written else [_again(request)],
+        state="done" if done.written else "planned",
+        target=str(done.folder),
+        files=[*done.files],
+        total_bytes=size,
+    )
 
 
 async def _given(state: AppState, request: PublishSae) -> "Source | SAE":
@@ -133,15 +178,12 @@ def _reply(
         [] if evaluation else ["The model card has no metrics: run evaluate_sae on this SAE first."]
     )
     amount = f"{len(done.files)} files, {size / 1e6:,.1f} MB"
-    again = request.model_dump(include=request.model_fields_set - {"wait_s", "response_format"}) | {
-        "dry_run": False
-    }
     return PublishSaeReply(
         summary=f"Published to {done.target}: {amount}."
         if done.written
         else f"Dry run: {amount} would be written to {done.target}.",
         warnings=[*done.warnings, *missing],
-        next=[done.load.tool] if done.written else [next_call("publish_sae", **again)],
+        next=[done.load.tool] if done.written else [_again(request)],
         state="done" if done.written else "planned",
         target=done.target,
         files=[*done.files],
@@ -156,6 +198,11 @@ def _reply(
     )
 
 
+def _again(request: PublishSae) -> str:
+    given = request.model_dump(include=request.model_fields_set - {"wait_s", "response_format"})
+    return next_call("publish_sae", **given | {"dry_run": False})
+
+
 TOOLS = [
     Tool(
         publish_sae,
@@ -168,6 +215,6 @@ TOOLS = [
             open_world_hint=True,
         ),
         group=Group.PUBLISH,
-        prepare=by_itself,
+        prepare=_prepare,
     )
 ]
