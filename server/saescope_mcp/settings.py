@@ -64,7 +64,7 @@ class Settings(BaseModel):
     """The tools that clients are offered: groups and tools, separated by commas; "-train" takes a
     group away, "all" is every tool. The command line always has all."""
     view: bool = False
-    """Show the window in a browser on this machine; server_status says its address."""
+    """Show the window in a browser on this machine; server_status says how to open it."""
     offline: bool = False
     """Never use the network."""
     allow_pickle: bool = False

@@ -9,7 +9,7 @@ passes that the others do not look at.
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from saescope.activations.buffer import Rows
 from saescope.errors import Cancelled, ConfigError, NumericError
 from saescope.training.config import TrainConfig
 from saescope.training.data import Rate, hooks_of, store_config
+from saescope.training.firings import FiringCounts
 from saescope.training.history import Point
 from saescope.training.loggers import Log
 from saescope.training.trainer import Batches, Trainer, started_with
@@ -37,6 +38,10 @@ class MemberProgress(NamedTuple):
     """The newest point of its history; empty before the first."""
     error: str = ""
     """Why it is not trained any further."""
+    points: Sequence[Point] = ()
+    """Its history, the newest point last; it grows."""
+    firings: FiringCounts | None = None
+    """How often its features fired between the last two points."""
 
 
 class Feed(Batches):
@@ -85,7 +90,15 @@ class Trainee:
         trainer = self.trainer
         point = trainer.history.points[-1] if trainer.history.points else {}
         error = self.error.message if self.error else ""
-        return MemberProgress(self.name, trainer.step, trainer.n_tokens, point, error)
+        return MemberProgress(
+            self.name,
+            trainer.step,
+            trainer.n_tokens,
+            point,
+            error,
+            points=trainer.history.points,
+            firings=trainer.firings.last,
+        )
 
     def drain(self, stop: threading.Event) -> None:
         """Take the steps that its batches allow.

@@ -18,6 +18,7 @@ from saescope.errors import ConfigError, NumericError
 from saescope.progress import Report
 from saescope.saes import SAE
 from saescope.training.config import TrainConfig
+from saescope.training.firings import FiringCounter
 from saescope.training.history import History, Point, measure
 from saescope.training.loggers import make_log
 from saescope.training.objective import Batch, Coefficients, initial_params
@@ -87,6 +88,7 @@ class Trainer:
             self.compute.threshold_lr = max(BatchTopKStep.threshold_lr, min(1.0, 10 / cfg.n_steps))
         self.adam = Adam(self.params, beta1=float(cfg.adam_beta1), beta2=float(cfg.adam_beta2))
         self.deadness = Deadness(cfg.d_sae, cfg.chosen.dead_feature_window, self.device)
+        self.firings = FiringCounter(cfg.d_sae, self.device)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.scaling: Scaling | None = None
         self.history = History(cfg.chosen.log_every)  # a long run thins its points as it goes
@@ -244,6 +246,7 @@ class Trainer:
             dead=self.deadness.mask,
         )
         self.deadness.update(result.fired)
+        self.firings.add(result.fired, len(batch.x))
         if self.pace:
             self.pace.update(float(result.fired.sum()) / len(batch.x))
         if cfg.decoder_norm == "unit":
@@ -281,6 +284,7 @@ class Trainer:
 
     def _record(self, point: Point, rate: float, sparsity: float, norm: Tensor) -> None:
         self._require_finite(point["loss"] + float(norm))
+        self.firings.close()
         self.history.add(
             {"step": self.step, "n_tokens": self.n_tokens}
             | point

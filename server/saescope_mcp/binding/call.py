@@ -65,6 +65,8 @@ class State(Protocol):
     @property
     def keeper(self) -> Keeper: ...
 
+    def address_of(self, result_id: str) -> str: ...
+
 
 async def _nothing(state: Any, request: Any) -> None:
     """A tool that needs nothing before its call."""

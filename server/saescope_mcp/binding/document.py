@@ -51,13 +51,15 @@ class Result:
             tool=self.tool, arguments=self.arguments, document=whole, left_out=left_out
         )
 
-    def told(self, max_tokens: int, *, result_id: str) -> Document:
-        """The document within the token budget; the id is told where numbers were computed."""
+    def told(self, max_tokens: int, *, result_id: str, url: str = "") -> Document:
+        """The document within the token budget; the id, and the `url` at which a person sees the
+        result, are told where numbers were computed. A reply with a `url` of its own keeps it."""
         done = {name: _own(item) for name, item in self.whole.items()}
         if origin := self.reply.provenance:
             short = self.request.response_format == "concise"
             told = origin.brief() if short else origin
             done |= {"result_id": result_id, "provenance": tidy(told.model_dump(mode="json"))}
+            done |= {"url": url} if url and not done.get("url") else {}
         listed, over = self.reply.listed, len(compact(done).encode()) - 3 * max_tokens
         start = self.arguments["offset"] if self.request.has_pages else None
         return _shortened(done, listed, start, over) if over > 0 and listed else done

@@ -33,6 +33,10 @@ class Keeping(Protocol):
     @property
     def keeper(self) -> Keeper: ...
 
+    def address_of(self, result_id: str) -> str:
+        """Where a person sees a kept result; empty: nowhere."""
+        ...
+
 
 def whole(entry: KeptEntry) -> KeptEntry | None:
     """All of the result."""
@@ -56,7 +60,9 @@ async def kept_document(
     result = Result(tool, request, reply)
     kept = keeps(result.entry)
     result_id = (kept or result.entry).result_id
-    done = result.told(state.settings.max_result_tokens, result_id=result_id)
-    if kept is None or done.get("state") in UNFINISHED:
+    unkept = kept is None or result.whole.get("state") in UNFINISHED
+    url = "" if unkept else state.address_of(result_id)
+    done = result.told(state.settings.max_result_tokens, result_id=result_id, url=url)
+    if kept is None or unkept:
         return done
     return done | {"warnings": [*done["warnings"], *await state.keeper.keep(kept)]}

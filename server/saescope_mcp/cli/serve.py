@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--view",
         action="store_true",
-        help="show the window of this server too (as SAESCOPE_VIEW): server_status says where",
+        help="show this server's window too (as SAESCOPE_VIEW); server_status says how to open it",
     )
     return parser
 

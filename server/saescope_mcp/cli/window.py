@@ -4,10 +4,9 @@ says."""
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
-from saescope_mcp.state import AppState
+from saescope_mcp.state import AppState, Showing
 
 Main = Callable[[], Awaitable[Any]]
 Beside = Callable[[Main], Main]
@@ -24,25 +23,24 @@ def show_window(port: int, *, open_it: bool) -> int:
 
     from saescope.errors import ConfigError
     from saescope_mcp.cli.calls import person_settings
-    from saescope_mcp.view import address_of, free_port, new_token, serve_view, view_app
+    from saescope_mcp.view import opened_view, serve_view
 
     try:
-        settings = person_settings().model_copy(update=IN_A_WINDOW)
-        port = free_port(port)
+        state = AppState(person_settings().model_copy(update=IN_A_WINDOW))
+        view = opened_view(state, port=port)
     except ConfigError as error:
         return _refuse(f"{error.message} {error.hint}")
-    except OSError as error:
-        return _refuse(f"port {port} cannot be used: {error.strerror}. Name another with --port.")
-    state, token = AppState(settings), new_token()
-    address = address_of(port, token)
+    except (OSError, OverflowError) as error:
+        return _refuse(f"port {port} cannot be used: {_why(error)}. Name another with --port.")
 
     def opened() -> None:
-        sys.stderr.write(f"The window is at {address} on this machine; Ctrl-C ends it.\n")
+        sys.stderr.write(f"The window is at {view.address} on this machine; Ctrl-C ends it.\n")
         sys.stderr.flush()
-        if open_it and typer.launch(address):
+        if open_it and (view.door.path is None or typer.launch(str(view.door.path))):
             sys.stderr.write("Nothing here opens it: open that address in a browser.\n")
 
-    serve_view(view_app(state, token=token, port=port), port=port, opened=opened)
+    serve_view(view.served, opened=opened)
+    view.door.close()
     state.close()
     state.keeper.settle()
     sys.stderr.flush()
@@ -50,16 +48,35 @@ def show_window(port: int, *, open_it: bool) -> int:
     os._exit(0)
 
 
-def window_of(state: AppState) -> Beside:
-    """The window of a server, at a port that is free; its address is said on stderr and by
-    server_status."""
-    from saescope_mcp.view import address_of, beside, free_port, new_token, view_app
+def window_of(state: AppState) -> Beside | None:
+    """The window of a server, at a port that is free: its address is said on stderr, and where it
+    is opened by server_status. None where there can be none; server_status says why."""
+    from saescope_mcp.view import beside, opened_view
 
-    port, token = free_port(), new_token()
-    state.view_url = address_of(port, token)
-    sys.stderr.write(f"The window is at {state.view_url} on this machine.\n")
-    app = view_app(state, token=token, port=port)
-    return lambda main: partial(beside, main, app, port=port)
+    try:
+        view = opened_view(state)
+    except OSError as error:
+        state.showing = Showing(trouble=_why(error))
+        sys.stderr.write(f"There is no window: {_why(error)}.\n")
+        return None
+    door = view.door.path
+    state.showing = Showing(results=view.results, door=door.as_uri() if door else "")
+    sys.stderr.write(f"The window is at {view.address} on this machine.\n")
+
+    def with_window(main: Main) -> Main:
+        async def both() -> None:
+            try:
+                await beside(main, view.served)
+            finally:
+                view.door.close()
+
+        return both
+
+    return with_window
+
+
+def _why(error: OSError | OverflowError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or "it must be 0-65535"
 
 
 def _refuse(message: str) -> int:

@@ -4,6 +4,7 @@ model."""
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import Indexed, LoadedSAE, LoadedSet, void_quizzes
 from saescope_mcp.state.fences import readable, reading, said_roots, trained_saes, writable
+from saescope_mcp.state.showing import Showing
 from saescope_mcp.state.sources import (
     Placement,
     Source,
@@ -22,6 +23,7 @@ __all__ = [
     "LoadedSet",
     "LoadedStack",
     "Placement",
+    "Showing",
     "Source",
     "check_contrast_room",
     "dataset_name",

@@ -19,6 +19,7 @@ from saescope_mcp.state.entries import LoadedSAE, LoadedSet
 from saescope_mcp.state.fences import reading
 from saescope_mcp.state.keeper import LedgerKeeper
 from saescope_mcp.state.memory import Room, total_bytes
+from saescope_mcp.state.showing import Showing
 from saescope_mcp.state.slots import ModelSlot
 from saescope_mcp.state.sources import KnownHandles, Placement, Source, load_call
 from saescope_mcp.state.stacks import LoadedStack
@@ -50,8 +51,7 @@ class AppState:
         self.saes: dict[str, LoadedSAE] = {}
         self.sets: dict[str, LoadedSet] = {}
         self.loading = anyio.Lock()
-        self.view_url = ""
-        """Where the window of this server is; empty: it has none."""
+        self.showing = Showing()
         self.offer = Offer()
         """The tools that clients are offered; the command line has all."""
 
@@ -60,6 +60,11 @@ class AppState:
         return Workers(
             settings.threads, settings.cancel_grace_s, fence=lambda: reading(self.settings)
         )
+
+    def address_of(self, result_id: str) -> str:
+        """Where a person sees a kept result; empty where there is no window or no ledger."""
+        shown = self.showing.results if self.settings.ledger else ""
+        return shown and f"{shown}{result_id}"
 
     @property
     def known(self) -> KnownHandles:

@@ -51,7 +51,7 @@ async def server_status(state: AppState, request: ServerStatus) -> ServerStatusR
     return ServerStatusReply(
         summary=f"saescope {__version__} on {device}; loaded: {names}; {room.free / 1e6:,.0f} "
         f"MB of the memory budget are free.{f' Offline: {why_offline}.' if why_offline else ''}"
-        f"{f' For people, the window: {state.view_url}' if state.view_url else ''}",
+        f"{f' {state.showing.said}' if state.showing.said else ''}",
         warnings=broken,
         next=[next_call("top_features", sae=handle, text="...") for handle in [*state.saes][:1]]
         or ["load_sae()"],

@@ -1,8 +1,8 @@
 """The window: what the tools know, in a browser on this machine. Every number on a page comes from
-a call of a tool, by the binding that answers clients, or from the index that the tools read."""
+a call of a tool, by the binding that answers clients, or from the files that the tools read."""
 
-from saescope_mcp.view.app import view_app
-from saescope_mcp.view.guard import address_of, new_token
-from saescope_mcp.view.running import beside, free_port, serve_view
+from saescope_mcp.view.door import Door
+from saescope_mcp.view.opening import opened_view
+from saescope_mcp.view.running import Served, beside, listening, serve_view
 
-__all__ = ["address_of", "beside", "free_port", "new_token", "serve_view", "view_app"]
+__all__ = ["Door", "Served", "beside", "listening", "opened_view", "serve_view"]

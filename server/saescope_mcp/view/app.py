@@ -1,7 +1,7 @@
 """The window's pages and what they ask for."""
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from dataclasses import asdict
 from functools import cache, partial
 from html import unescape
@@ -19,13 +19,21 @@ from starlette.types import ASGIApp
 from saescope.errors import SaescopeError
 from saescope.render.feature_page import asset, feature_page
 from saescope_mcp.app import ALL_TOOLS
-from saescope_mcp.binding import Outcome, Tool
+from saescope_mcp.binding import Outcome
 from saescope_mcp.replies import refusal
 from saescope_mcp.replies.pictures import page_of_graph
 from saescope_mcp.state import AppState
 from saescope_mcp.tools.describe import ON_PAGE, card_of
-from saescope_mcp.view.guard import guarded
-from saescope_mcp.view.known import known_saes, listed_features
+from saescope_mcp.view.asked import check_asked
+from saescope_mcp.view.guard import OUTSIDE, guarded
+from saescope_mcp.view.known import (
+    densities,
+    known_saes,
+    listed_features,
+    load_arguments,
+    machine,
+)
+from saescope_mcp.view.watched import trainings, watched
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,65 +48,86 @@ PAGES: Mapping[str, str] = {
     "ledger": "Ledger",
 }
 """The views by the name of their script, in the order of the navigation."""
-ASKED = (
-    *("server_status", "job_status", "cancel_job", "load_sae", "unload", "results"),
-    *("find_features", "describe_feature", "encode_text", "top_features"),
-    *("attribute_logit", "trace_circuit", "steer_generate"),
-)
-"""Tools that a page may call: none that writes outside of saescope's own folder."""
 SCRIPTS = {f"{name}.js": "text/javascript" for name in (*PAGES, "window", "list", "chart")}
 STYLES = {"window.css": "text/css"}
 EVERY_S = 1.0
 """How often a live page hears of jobs."""
 
 
-def view_app(state: AppState, *, token: str, port: int) -> ASGIApp:
-    """The window over this state, for whoever has the token."""
-    window = _Window(state)
+def view_app(state: AppState, *, token: str, port: int, ended: anyio.Event) -> ASGIApp:
+    """The window over this state, for whoever has the token; live pages are let go once `ended` is
+    set."""
+    window, page = _Window(state, ended), partial(partial, _page, state.settings.ledger)
     routes = [
         *(
-            Route("/" if name == "home" else f"/{name}", partial(_page, name), methods=["GET"])
+            Route("/" if name == "home" else f"/{name}", page(name), methods=["GET"])
             for name in PAGES
         ),
         Route("/static/{name}", _static, methods=["GET"]),
         Route("/saes", window.saes, methods=["GET"]),
+        Route("/machine", window.machine, methods=["GET"]),
         Route("/list", window.listed, methods=["GET"]),
+        Route("/densities", window.densities, methods=["GET"]),
         Route("/page", window.page, methods=["GET"]),
         Route("/graph", window.graph, methods=["GET"]),
         Route("/events", window.events, methods=["GET"]),
+        Route("/load", window.load, methods=["POST"]),
         Route("/call/{tool}", window.call, methods=["POST"]),
     ]
-    return guarded(Starlette(routes=routes), token=token, port=port)
+    outside = Starlette(
+        routes=[
+            Route(f"/{OUTSIDE}/static/{{name}}", _outside_static, methods=["GET"]),
+            Route(f"/{OUTSIDE}/{{result_id}}", _outside_page, methods=["GET"]),
+        ]
+    )
+    return guarded(Starlette(routes=routes), outside=outside, token=token, port=port)
 
 
 class _Window:
     """What the pages ask of a state."""
 
-    def __init__(self, state: AppState) -> None:
-        self.state = state
-        self.tools = {tool.name: tool for tool in ALL_TOOLS if tool.name in ASKED}
+    def __init__(self, state: AppState, ended: anyio.Event) -> None:
+        self.state, self.ended = state, ended
+        self.tools = {tool.name: tool for tool in ALL_TOOLS}
 
     async def call(self, request: WebRequest) -> Response:
         """A call of a tool: the document, or with 400 the error document."""
-        tool = self.tools.get(request.path_params["tool"])
-        try:
-            arguments = json.loads(await request.body())
-        except ValueError:
-            arguments = None
-        if tool is None or not isinstance(arguments, dict):
+        tool, arguments = request.path_params["tool"], await _arguments(request)
+        if arguments is None:
             return Response(status_code=404)
+        try:
+            check_asked(tool, arguments)
+        except SaescopeError as error:
+            return JSONResponse(dict(refusal(tool, error)), status_code=400)
         return _answer(await self._called(tool, arguments))
+
+    async def load(self, request: WebRequest) -> Response:
+        """A load of an SAE that was loaded here before, by its handle; "" is the embedded one."""
+        asked = await _arguments(request)
+        if asked is None or not isinstance(handle := asked.get("handle"), str):
+            return Response(status_code=404)
+        try:
+            known = await load_arguments(self.state, handle)
+        except SaescopeError as error:
+            return JSONResponse(dict(refusal("load_sae", error)), status_code=400)
+        dry = {"dry_run": asked.get("dry_run") is True, "response_format": "detailed"}
+        return _answer(await self._called("load_sae", known | dry))
 
     async def saes(self, request: WebRequest) -> Response:
         """What is loaded and what was loaded before; nothing is imported for it."""
-        return JSONResponse(await self.state.workers.run(partial(known_saes, self.state)))
+        return JSONResponse(await known_saes(self.state))
+
+    async def machine(self, request: WebRequest) -> Response:
+        """What this machine has, without asking another."""
+        return JSONResponse(await machine(self.state))
 
     async def listed(self, request: WebRequest) -> Response:
         """A part of the list of an SAE's features."""
-        try:
-            return JSONResponse(await listed_features(self.state, request.query_params))
-        except SaescopeError as error:
-            return JSONResponse(dict(refusal("find_features", error)), status_code=400)
+        return await _found(listed_features(self.state, request.query_params))
+
+    async def densities(self, request: WebRequest) -> Response:
+        """How many features of an SAE fire how often."""
+        return await _found(densities(self.state, request.query_params.get("sae", "")))
 
     async def page(self, request: WebRequest) -> Response:
         """A feature's page, whose relations are links."""
@@ -128,41 +157,68 @@ class _Window:
 
     async def _told(self, named: list[str]) -> AsyncGenerator[str]:
         last = ""
-        while True:
-            tool = self.tools["job_status"]
-            jobs = (await self._called(tool, {})).document.get("jobs", [])
-            whole = [
-                (await self._called(tool, {"job_id": job, "response_format": "detailed"})).document
-                for job in named
-            ]
-            told = json.dumps({"jobs": jobs, "named": whole})
+        while not self.ended.is_set():
+            jobs = (await self._called("job_status", {})).document
+            runs = [await watched(self.state, job) for job in named]
+            heard = {name: jobs.get(name, []) for name in ("jobs", "warnings")}
+            told = json.dumps({**heard, "runs": await trainings(self.state), "named": runs})
             yield f"data: {told}\n\n" if told != last else ": same\n\n"
             last = told
-            await anyio.sleep(EVERY_S)
+            with anyio.move_on_after(EVERY_S):
+                await self.ended.wait()
 
-    async def _called(self, tool: Tool, arguments: dict[str, Any]) -> Outcome:
-        return await tool.call(self.state, arguments)
+    async def _called(self, tool: str, arguments: dict[str, Any]) -> Outcome:
+        return await self.tools[tool].call(self.state, arguments)
+
+
+async def _arguments(request: WebRequest) -> dict[str, Any] | None:
+    """The object that a page sends; None where it is none."""
+    try:
+        given = json.loads(await request.body())
+    except ValueError:
+        return None
+    return given if isinstance(given, dict) else None
+
+
+async def _found(answer: Awaitable[dict[str, Any]]) -> Response:
+    try:
+        return JSONResponse(await answer)
+    except SaescopeError as error:
+        return JSONResponse(dict(refusal("find_features", error)), status_code=400)
 
 
 def _answer(outcome: Outcome) -> Response:
     return JSONResponse(outcome.sent, status_code=400 if outcome.is_error else 200)
 
 
-async def _page(name: str, request: WebRequest) -> Response:
+async def _page(keeps: bool, name: str, request: WebRequest) -> Response:
     template = _templates().get_template("window.html.j2")
-    return HTMLResponse(template.render(pages=PAGES, name=name, title=PAGES[name]))
+    return HTMLResponse(template.render(pages=PAGES, name=name, title=PAGES[name], keeps=keeps))
 
 
 async def _static(request: WebRequest) -> Response:
-    name = request.path_params["name"]
+    return _file_of(request.path_params["name"], SCRIPTS | STYLES)
+
+
+async def _outside_static(request: WebRequest) -> Response:
+    return _file_of(request.path_params["name"], {"outside.js": "text/javascript"})
+
+
+async def _outside_page(request: WebRequest) -> Response:
+    """The address of a result without the token: a browser that has opened the window goes on to
+    it; any other is told the same, whichever result it asks for."""
+    html = _templates().get_template("outside.html.j2").render()
+    return HTMLResponse(html, status_code=404)
+
+
+def _file_of(name: str, kinds: Mapping[str, str]) -> Response:
     if name == "page.css":
         return Response(asset(name), media_type="text/css")
     if name == "icon.svg":
         return Response(_icon(), media_type="image/svg+xml")
-    kind = (SCRIPTS | STYLES).get(name)
-    if kind is None:
+    if name not in kinds:
         return Response(status_code=404)
-    return Response(_file("static", name), media_type=kind)
+    return Response(_file("static", name), media_type=kinds[name])
 
 
 def _embedded(html: str) -> Response:

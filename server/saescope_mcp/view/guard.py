@@ -8,6 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
+OUTSIDE = "r"
+"""The first part of the paths that need no token; no token is as short."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,8 +37,15 @@ def address_of(port: int, token: str) -> str:
     return f"http://{HOST}:{port}/{token}/"
 
 
-def guarded(app: ASGIApp, *, token: str, port: int) -> ASGIApp:
-    """The application for those who may look; anybody else learns nothing.
+def address_of_results(port: int) -> str:
+    """What the id of a result is put behind: an address without the token, that says nothing to
+    whoever lacks it."""
+    return f"http://{HOST}:{port}/{OUTSIDE}/"
+
+
+def guarded(app: ASGIApp, *, outside: ASGIApp, token: str, port: int) -> ASGIApp:
+    """The application for those who may look; anybody else learns nothing, and may read what
+    `outside` answers.
 
     The Host header must name this machine: else a page of another site, whose name was turned to
     127.0.0.1, would be of our origin. The token is no longer in the path that `app` sees.
@@ -54,6 +63,8 @@ def guarded(app: ASGIApp, *, token: str, port: int) -> ASGIApp:
         given, slash, inner = rest.partition("/")
         if headers.get("host", "") not in hosts:
             refusal = PlainTextResponse("This is not a name of this machine.", status_code=421)
+        elif given == OUTSIDE and scope["method"] in ("GET", "HEAD"):
+            refusal = outside
         elif not (slash and secrets.compare_digest(given.encode(), token.encode())):
             refusal = PlainTextResponse("Not found.", status_code=404)
         elif scope["method"] not in ("GET", "HEAD") and not _is_ours(headers):

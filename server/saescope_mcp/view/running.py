@@ -1,9 +1,14 @@
 """The window served on loopback: by itself, or beside a server on the same event loop."""
 
+import logging
+import os
+import signal
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
 
 import anyio
 import uvicorn
@@ -11,57 +16,70 @@ from starlette.types import ASGIApp
 
 from saescope_mcp.view.guard import HOST
 
-GRACE_S = 1
-"""Asked to end, the window gives open requests this long; live pages hold one."""
+GRACE_S = 0.4
+"""Asked to end, the window gives open requests this long; live pages are told, and end at once."""
+log = logging.getLogger("saescope")
 
 
-def free_port(wanted: int = 0) -> int:
-    """The port, or any that is free for 0.
+class Served(NamedTuple):
+    """An application at the socket that it is to be served at."""
+
+    app: ASGIApp
+    listener: socket.socket
+    ended: anyio.Event
+    """Set when the window ends: pages that wait for news are answered then."""
+
+
+def listening(port: int = 0) -> socket.socket:
+    """A socket that is bound to the port, or to any that is free for 0: nobody else can take it
+    any more.
 
     Raises:
         OSError, OverflowError: nothing can listen there.
     """
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        trial.bind((HOST, wanted))
-        return trial.getsockname()[1]
+    listener = socket.socket()
+    try:
+        if os.name != "nt":  # there it would share a port that is taken
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
-def serve_view(app: ASGIApp, *, port: int, opened: Callable[[], None]) -> None:
+def serve_view(served: Served, *, opened: Callable[[], None]) -> None:
     """Serve the window until Ctrl-C; `opened` is called once it can be looked at."""
 
     async def run() -> None:
-        server = uvicorn.Server(_config(app, port))
+        server = _ViewServer(served)
         async with anyio.create_task_group() as group:
             group.start_soon(_when_started, server, opened)
-            await server.serve()
+            await server.serve(sockets=[served.listener])
             group.cancel_scope.cancel()
 
-    with suppress(KeyboardInterrupt):
-        anyio.run(run)
+    anyio.run(run)
 
 
-async def beside(main: Callable[[], Awaitable[Any]], app: ASGIApp, *, port: int) -> None:
-    """Serve the window as long as `main` runs; the signals are main's."""
-    window = _Quiet(_config(app, port))
-    async with anyio.create_task_group() as group:
-        group.start_soon(window.serve)
-        await main()
-        window.should_exit = window.force_exit = True
-        group.cancel_scope.cancel()
+async def beside(main: Callable[[], Awaitable[Any]], served: Served) -> None:
+    """Serve the window as long as `main` runs; the signals are main's, and what befalls the window
+    is not."""
+    window = _BesideServer(served)
+    with served.listener:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_apart, window, served)
+            await main()
+            served.ended.set()
+            window.should_exit = window.force_exit = True
+            group.cancel_scope.cancel()
 
 
-def _config(app: ASGIApp, port: int) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host=HOST,
-        port=port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-    )
+async def _apart(window: uvicorn.Server, served: Served) -> None:
+    try:
+        await window.serve(sockets=[served.listener])
+    except Exception as error:
+        log.warning("The window has ended: %s: %s", type(error).__name__, error)
 
 
 async def _when_started(server: uvicorn.Server, opened: Callable[[], None]) -> None:
@@ -70,7 +88,48 @@ async def _when_started(server: uvicorn.Server, opened: Callable[[], None]) -> N
     opened()
 
 
-class _Quiet(uvicorn.Server):
+class _ViewServer(uvicorn.Server):
+    """Ends within a second of Ctrl-C, without a word, whatever is open."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__(
+            uvicorn.Config(
+                served.app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,  # type: ignore[arg-type]  # seconds
+            )
+        )
+        self._ended = served.ended
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Hear signals as uvicorn does, but raise none of them once more at the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit, self.force_exit = True, self.should_exit
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ended.set()
+        # requests that are cancelled now are no faults
+        logging.getLogger("uvicorn.error").disabled = True
+        await super().shutdown(sockets)
+
+
+class _BesideServer(_ViewServer):
     """Leaves signals to the server that it stands beside."""
 
     @contextmanager

@@ -1,12 +1,14 @@
 """The training of a set: many SAEs from one pass of the model, each saved and checked as soon as
 it is there."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from saescope.errors import Cancelled
 from saescope_mcp.worker.base import Worker
+from saescope_mcp.worker.curves import curves, densities, evenly, medians
 from saescope_mcp.worker.made import provenance, remembered
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from saescope.training.site import MemberProgress
 
 WATCHED = ("loss", "l0", "explained_variance", "dead_share")
+HISTORY_POINTS = 16
 
 
 class SetJob:
@@ -66,6 +69,8 @@ class SetJob:
         training, at = self.training, self.training.progress()
         harvest, step = plan.get("harvest_tokens_per_s"), plan.get("step_tokens_per_s")
         points = [member.point for member in at.members if member.point]
+        runs = {member.name: member.points for member in at.members}
+        middle = medians(runs)
         latest: dict[str, Any] | None = None
         if points:
             latest = {"step": at.step} | {
@@ -81,10 +86,17 @@ class SetJob:
                     harvest_s_per_token=1 / harvest if harvest else 0.0,
                     step_s_per_token=1 / (step * len(at.members)) if step else 0.0,
                 ),
-                "metrics": {"latest": latest, "history": []},
+                "metrics": {"latest": latest, "history": watched(evenly(middle, HISTORY_POINTS))},
+                "curves": curves({"": middle, **runs}),
+                "densities": densities({member.name: member.firings for member in at.members}),
                 "members": [line_of(member, at.n_steps) for member in at.members],
             }
         }
+
+
+def watched(points: "Sequence[Mapping[str, Any]]") -> list[dict[str, Any]]:
+    """The points with the numbers that a result has."""
+    return [{name: point[name] for name in ("step", *WATCHED)} for point in points]
 
 
 def line_of(member: "MemberProgress", n_steps: int) -> str:

@@ -13,15 +13,14 @@ from saescope_mcp.settings import Settings
 from saescope_mcp.state import Placement
 from saescope_mcp.state.loading import read_model
 from saescope_mcp.worker.base import Worker
+from saescope_mcp.worker.curves import curves, densities, evenly
 from saescope_mcp.worker.made import provenance, remembered
-from saescope_mcp.worker.sets import SetJob
+from saescope_mcp.worker.sets import HISTORY_POINTS, SetJob, watched
 
 if TYPE_CHECKING:
     from saescope.models import LanguageModel
     from saescope.training import AskedRun, TrainConfig, TrainingRun
-    from saescope.training.trainer import Point
 
-HISTORY_POINTS = 16
 SET = "set"
 BEGINS_ANEW = "Its checkpoints are gone: the run began anew."
 
@@ -193,7 +192,12 @@ class TrainWorker(Worker):
             "n_steps": trainer.cfg.n_steps,
             "n_tokens": trainer.n_tokens,
             "eta_s": training.eta_s(step_s_per_token=1 / speed if speed else 0.0),
-            "metrics": {"latest": points[-1] if points else None, "history": thinned(points)},
+            "metrics": {
+                "latest": points[-1] if points else None,
+                "history": watched(evenly(points, HISTORY_POINTS)),
+            },
+            "curves": curves({"": points}),
+            "densities": densities({"": trainer.firings.last}),
         }
         return {
             "progress": progress,
@@ -210,20 +214,6 @@ class TrainWorker(Worker):
             return f"filling the buffer: {store.n_received:,} tokens read"
         read = store.n_received >= store.cfg.n_tokens
         return "training on the last of the text" if read else self.message
-
-
-def thinned(points: "list[Point]", n: int = HISTORY_POINTS) -> "list[Point]":
-    """Thin to at most `n` points, evenly, the last one included, with the fields that make a
-    curve."""
-    every = (
-        [points[round(i * (len(points) - 1) / (n - 1))] for i in range(n)]
-        if len(points) > n
-        else points
-    )
-    return [
-        {name: point[name] for name in ("step", "loss", "l0", "explained_variance", "dead_share")}
-        for point in every
-    ]
 
 
 def does_not_fit(plan: dict[str, Any]) -> ResourceError:

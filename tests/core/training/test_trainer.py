@@ -300,6 +300,23 @@ def test_a_history_is_thinned_evenly_however_long_the_run() -> None:
     assert {b - a for a, b in pairwise(steps[:-1])} == {history.every}
 
 
+def test_firings_are_those_of_the_steps_since_the_last_point() -> None:
+    each, fourth = (
+        Trainer(config("topk", n_steps=12, log_every=n), ListBatches(batches(12))) for n in (1, 4)
+    )
+    counts = list[Tensor]()
+    for step in range(1, 13):
+        each.advance()
+        fourth.advance()
+        one, last = each.firings.last, fourth.firings.last
+        assert one is not None and one.n_tokens == BATCH
+        assert float(one.counts.sum()) / BATCH == each.history.points[-1]["l0"]
+        counts.append(one.counts)
+        if step % 4 == 0:
+            assert last is not None and last.n_tokens == 4 * BATCH
+            assert last.counts.equal(torch.stack(counts[-4:]).sum(0))
+
+
 def test_resampling_revives_dead_features() -> None:
     cfg = config(
         "standard",

@@ -1,6 +1,7 @@
 """Who may look at the window, over a real port: whoever has the token, from this machine, from a
 page of ours."""
 
+import re
 import secrets
 import socket
 from pathlib import Path
@@ -9,7 +10,14 @@ import httpx
 import pytest
 from tests.server.view.conftest import Window
 
-from saescope_mcp.view.app import ASKED, PAGES, SCRIPTS
+import saescope_mcp.view
+from saescope_mcp.app import ALL_TOOLS
+from saescope_mcp.state import AppState
+from saescope_mcp.view import opened_view
+from saescope_mcp.view.app import PAGES, SCRIPTS
+from saescope_mcp.view.asked import ASKED
+
+STATIC = Path(saescope_mcp.view.__file__).parent / "static"
 
 
 @pytest.mark.parametrize("name", [*PAGES])
@@ -36,9 +44,37 @@ def test_without_the_token_there_is_nothing(shown: Window, path: str) -> None:
         assert (answer.status_code, answer.text) == (404, "Not found.")
 
 
-def test_a_token_is_long_and_never_the_same(shown: Window) -> None:
-    token = shown.url.split("/")[3]
-    assert len(token) == 32 and len({token[:n] for n in (4, 8)}) == 2
+def test_each_window_has_a_long_token_of_its_own(shown: Window) -> None:
+    views = [opened_view(AppState(shown.state.settings)) for _ in range(3)]
+    tokens = [view.address.split("/")[3] for view in views]
+    for view in views:
+        view.served.listener.close()
+        view.door.close()
+    assert len({*tokens, shown.url.split("/")[3]}) == 4 and {*map(len, tokens)} == {32}
+    positions = [{token[at] for token in tokens} for at in range(32)]
+    assert sum(len(chars) > 1 for chars in positions) > 20, tokens
+
+
+@pytest.mark.parametrize("result_id", ["0123456789abcdef", "x", "..%2f..%2f", "%3Cscript%3E", "{}"])
+def test_the_address_of_a_result_tells_a_stranger_nothing(shown: Window, result_id: str) -> None:
+    done = shown.call("encode_text", sae=shown.sae, text="The old man").json()
+    there = httpx.get(done["url"])
+    assert done["url"].endswith(done["result_id"]) and shown.url.split("/")[3] not in done["url"]
+    other = httpx.get(f"{shown.origin}/r/{result_id}")
+    for answer in (there, other):
+        answer.headers.pop("date", None)
+    if "%2f" not in result_id:
+        assert (there.text, there.headers) == (other.text, other.headers)
+    assert other.status_code == 404 and done["result_id"] not in other.text
+    assert shown.url.split("/")[3] not in other.text and shown.sae not in other.text
+
+
+@pytest.mark.parametrize("path", ["r/static/window.js", "r/static/home.js", "r/static/../saes"])
+def test_only_the_page_s_own_files_are_outside(shown: Window, path: str) -> None:
+    answer = httpx.get(f"{shown.origin}/{path}")
+    assert answer.status_code == 404 and not answer.text.startswith("//")
+    assert httpx.post(f"{shown.origin}/r/x").status_code == 404
+    assert httpx.get(f"{shown.origin}/r/x", headers={"Host": "evil.example"}).status_code == 421
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "", "[::1]"])
@@ -70,9 +106,36 @@ def test_another_site_cannot_ask_even_with_the_token(
     assert answer.status_code == 403 and len(shown.state.saes) == before
 
 
-def test_only_tools_of_the_views_can_be_asked(shown: Window) -> None:
-    for tool in ("publish_sae", "train_sae", "use_tools", "__init__", "evaluate_sae"):
-        assert tool not in ASKED and shown.call(tool).status_code == 404
+def test_only_tools_of_the_views_can_be_asked_and_only_with_their_arguments(
+    shown: Window, tmp_path: Path
+) -> None:
+    for tool in ALL_TOOLS:
+        for name in tool.request.model_fields:
+            if name in (*ASKED.get(tool.name, ()), "response_format"):
+                continue
+            refused = shown.call(tool.name, **{name: str(tmp_path / "x")})
+            assert refused.status_code == 400, (tool.name, name)
+            assert refused.json()["code"] == "NOT_FROM_THE_WINDOW", (tool.name, name)
+    assert shown.call("__init__").json()["code"] == "NOT_FROM_THE_WINDOW"
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_may_be_asked_is_what_the_scripts_ask() -> None:
+    scripts = "".join(path.read_text("utf-8") for path in STATIC.glob("*.js"))
+    tools = {tool.name: tool for tool in ALL_TOOLS}
+    for tool, arguments in ASKED.items():
+        assert f'"{tool}"' in scripts, tool
+        assert arguments <= {*tools[tool].request.model_fields}, tool
+        for name in arguments:
+            assert re.search(rf"\b{name}\b\s*[:,}}]", scripts), (tool, name)
+        for name in ("path", "export", "texts_file", "against_file", "save", "dataset"):
+            assert name not in arguments
+
+
+@pytest.mark.parametrize("handle", ["zz", "../x", None, 3, "/etc/passwd"])
+def test_only_an_sae_that_is_known_is_loaded(shown: Window, handle: object) -> None:
+    refused = shown.post("load", {"handle": handle, "path": "/etc"})
+    assert refused.status_code in (400, 404)
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{", "1", '"x"', "\xff"])
@@ -102,9 +165,8 @@ def test_no_other_file_is_given_out(shown: Window, path: str) -> None:
 
 
 def test_scripts_ask_only_this_window_and_make_no_markup_of_texts() -> None:
-    folder = Path(__import__("saescope_mcp.view.app", fromlist=["x"]).__file__).parent / "static"
-    assert {path.name for path in folder.glob("*.js")} == set(SCRIPTS)
-    for path in folder.glob("*.js"):
+    assert {path.name for path in STATIC.glob("*.js")} == {*SCRIPTS, "outside.js"}
+    for path in STATIC.glob("*.js"):
         script = path.read_text(encoding="utf-8")
         for way in (
             "innerHTML",

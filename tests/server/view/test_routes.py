@@ -1,31 +1,81 @@
 """What the window answers: the documents of the tools, lists, embedded pages."""
 
+import socket
+
+import anyio
 import httpx
 import pytest
 from tests.server.view.conftest import Window
 
+from saescope_mcp.state import AppState
+from saescope_mcp.view.app import PAGES
+from saescope_mcp.view.known import known_saes
+
 
 def test_a_call_is_the_tool_s_own_document(shown: Window) -> None:
     given = {"sae": shown.sae, "text": "The old man went to the sea"}
-    asked = shown.call("top_features", **given)
+    asked = shown.call("encode_text", **given)
     assert asked.status_code == 200
     document = asked.json()
     kept = shown.call("results", result_id=document["result_id"], response_format="detailed")
     assert kept.json()["document"]["summary"] == document["summary"]
-    assert document["features"] and document["evidence"] == "observed"
+    assert document["tokens"] and document["evidence"] == "observed"
 
 
 def test_an_error_is_the_tool_s_own_with_the_next_step(shown: Window) -> None:
-    refused = shown.call("top_features", sae=shown.sae, text="x", k=0)
-    assert refused.status_code == 400 and refused.json()["field"] == "k"
-    unknown = shown.call("top_features", sae="zz", text="x").json()
+    refused = shown.call("encode_text", sae=shown.sae, text="x", top_k=0)
+    assert refused.status_code == 400 and refused.json()["field"] == "top_k"
+    unknown = shown.call("encode_text", sae="zz", text="x").json()
     assert unknown["code"] == "SAE_NOT_LOADED" and unknown["hint"]
 
 
 def test_what_is_loaded_is_listed_with_what_loads_the_rest(shown: Window) -> None:
     here = httpx.get(f"{shown.url}saes").json()
+    assert here["sets"] == []
     assert [row["handle"] for row in here["loaded"]] == [shown.sae]
     assert here["loaded"][0]["n_features"] == 256 and here["known"] == []
+
+
+async def test_what_is_loaded_is_told_while_it_changes(shown: Window) -> None:
+    (entry,) = shown.state.saes.values()
+    state = AppState(shown.state.settings)
+    state.saes |= {f"sae-{at}": entry for at in range(3000)}
+
+    async def change() -> None:
+        while True:
+            for at in range(3000):
+                state.saes[f"new-{at}"] = entry
+                if at % 100 == 0:
+                    await anyio.sleep(0)
+            for at in range(3000):
+                del state.saes[f"new-{at}"]
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(change)
+        for _ in range(40):
+            assert len((await known_saes(state))["loaded"]) >= 3000
+        group.cancel_scope.cancel()
+
+
+def test_looking_asks_no_other_machine(shown: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refused(self: socket.socket, address: object) -> None:
+        if str(address).find(str(shown.port)) < 0:
+            asked.append(address)
+        raise ConnectionRefusedError
+
+    with httpx.Client() as browser:
+        browser.get(f"{shown.url}saes")  # the connection is there, and stays
+        open_ = AppState(shown.state.settings.model_copy(update={"offline": False}))
+        monkeypatch.setattr(shown.state, "settings", open_.settings)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **_: asked.append(given) or [])
+        monkeypatch.setattr(socket.socket, "connect", refused)
+        given = {"sae": shown.sae, "feature": "1", "limit": "3"}
+        for path in ("", *PAGES, "saes", "machine", "list", "densities", "page"):
+            answer = browser.get(shown.url + path.replace("home", ""), params=given, timeout=60)
+            assert answer.status_code == 200, path
+    assert asked == []
 
 
 def test_a_list_of_features_comes_in_parts(shown: Window) -> None:

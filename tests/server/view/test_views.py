@@ -1,6 +1,7 @@
 """The views on predictions, steering, trainings and kept results, and a list of 100,000 features,
 in a real Chromium."""
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.core.render.browser import MARKS
 from tests.server.helpers import HOOK, PROMPT, call
 from tests.server.test_train import SMALL
 from tests.server.view.chromium import Page, chromium
-from tests.server.view.conftest import Window, showing
+from tests.server.view.conftest import Window, remember, showing
 
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
@@ -89,31 +90,34 @@ def test_two_trainings_are_drawn_over_each_other(
 ) -> None:
     state = AppState(shown.state.settings)
     where = {"model": str(glass_dir), "hook_name": HOOK, "wait_s": 50.0}
+    names = ("one", "two")
     runs = [
         anyio.run(partial(call, state, "train_sae", **where, **SMALL, name=name))["job_id"]
-        for name in ("one", "two")
+        for name in names
     ]
     state.close()
     page.open(f"{shown.url}trainings?job={runs[0]}&beside={runs[1]}")
     page.until("document.querySelectorAll('svg.chart').length >= 3")
     page.until("document.querySelectorAll('svg.chart path.two').length >= 3")
     said = page.eval("document.querySelector('svg.chart').getAttribute('aria-label')")
-    assert said.startswith("explained variance.") and runs[0] in said and runs[1] in said
+    assert said.startswith("Explained variance.") and all(f"{name}: " in said for name in names)
     latest = shown.call("job_status", job_id=runs[0], response_format="detailed").json()
-    value = latest["metrics"]["latest"]["explained_variance"]
-    assert f"{runs[0]}: {float(f'{value:.3g}'):g} at step" in said
+    value = float(f"{latest['metrics']['latest']['explained_variance']:.3g}")
+    assert re.search(rf"{names[0]}: -?{abs(value):g} at step 16", said), (said, value)
+    assert page.complaints() == []
 
 
 def test_a_kept_result_is_found_shown_and_put_into_an_investigation(
     page: Page, shown: Window
 ) -> None:
-    done = shown.call("top_features", sae=shown.sae, text=PROMPT).json()
+    done = shown.call("encode_text", sae=shown.sae, text=PROMPT).json()
     page.open(f"{shown.url}ledger")
     row = f"""document.querySelector('ul.rows li a[href*="{done["result_id"]}"]')"""
     page.until(row)
     page.eval(f"{row}.click()")
     page.until(f"document.body.innerText.includes('Result {done['result_id']}')")
     page.until("document.querySelectorAll('pre').length === 2")
+    page.until("!document.querySelector('[aria-busy]')")
     assert PROMPT in page.eval("document.querySelector('pre').textContent")
     fill(page, "Put it into the investigation", "the-sea")
     page.eval("document.querySelector('section form button').click()")
@@ -138,11 +142,8 @@ def many(
     cfg = TopKConfig(d_in=128, d_sae=N_MANY, k=8, metadata=SAEMetadata(hook_name=HOOK))
     path = TopKSAE(cfg, tensors).save(folder / "sae")
     state = AppState(Settings(read_roots=(folder, glass_dir.parent), offline=True))
-    with showing(state, "") as window:
-        where = {"path": str(path), "model": str(glass_dir)}
-        while (done := window.call("load_sae", **where).json()).get("state") == "running":
-            pass
-        yield window._replace(sae=done["sae"])
+    with showing(state) as window:
+        yield window._replace(sae=window.load(remember(path, glass_dir, HOOK)))
     state.close()
 
 

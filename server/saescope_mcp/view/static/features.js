@@ -1,21 +1,23 @@
-import { all, ask, asked, bdi, choice, el, field, form, main, named, number, refusal, say, token } from "./window.js";
+import { all, ask, asked, choice, el, evidence, field, form, main, named, number, refusal, say, token, turn } from "./window.js";
 import { List } from "./list.js";
+import { histogram } from "./chart.js";
 
-const found = el("p", { class: "quiet", role: "status" });
+const found = el("div", { class: "quiet", role: "status" });
 const page = el("iframe", { class: "page", title: "The feature's page", sandbox: "allow-scripts allow-popups allow-top-navigation-by-user-activation", hidden: true });
 const order = el("select", {}, ...[["density", "density"], ["peak", "peak"], ["feature", "number"]].map(([value, said]) => el("option", { value }, said)));
 const kind = el("select", {}, ...[["label", "in labels"], ["token", "that promote the token"]].map(([value, said]) => el("option", { value }, said)));
 const words = el("input", { type: "search", maxlength: "200", autocomplete: "off", placeholder: "words, a token, or a number" });
-const more = el("p");
+const more = el("p", { class: "more" }), densities = el("div");
 let sae = null;
 
-function open(row) {
+// The feature's page beside the list, and what can be done with it.
+function open(row, handle = sae.select.value) {
+  const given = new URLSearchParams({ sae: handle, feature: row.feature });
   page.hidden = false;
-  page.src = `page?${new URLSearchParams({ sae: sae.select.value, feature: row.feature })}`;
+  page.src = `page?${given}`;
   page.title = `The page of feature ${row.feature}`;
-  const given = new URLSearchParams({ sae: sae.select.value, feature: row.feature });
-  more.replaceChildren(`Feature ${row.feature}: `, el("a", { href: `text?${given}` }, "see it on a text"), ", ", el("a", { href: `steering?${given}` }, "steer with it"));
-  history.replaceState(null, "", `features?${new URLSearchParams({ sae: sae.select.value, feature: row.feature })}`);
+  more.replaceChildren(`Feature ${row.feature}: `, el("a", { href: `text?${given}` }, "see it on a text"), ", ", el("a", { href: `steering?${given}` }, "steer with it"), ", ", el("a", { href: `page?${given}` }, "its page alone"));
+  history.replaceState(null, "", `features?${given}`);
   say(`Feature ${row.feature} is shown.`);
 }
 
@@ -28,49 +30,45 @@ function draw(row) {
 const list = new List({ label: "Features", draw, open });
 list.box.addEventListener("refused", (event) => found.replaceChildren(refusal(event.detail)));
 
-async function showAll(at = 0) {
-  const given = { sae: sae.select.value, by: order.value };
+async function showAll(newest, at = 0) {
+  const given = { sae: sae.select.value, by: order.value }, by = order.selectedOptions[0].textContent;
   const first = await ask("list", { ...given, limit: 0 });
-  const by = first.corpus ? `by ${order.selectedOptions[0].textContent}; counted on ${number(first.corpus.n_tokens)} tokens of ${first.corpus.dataset}. Columns: number, share of tokens, peak.` : "by number: without an index (index_features), density and peak are not known.";
-  found.replaceChildren(`${number(first.total)} features, ${by}`);
+  if (!newest()) return;
+  const said = first.corpus ? `by ${by}; counted on ${number(first.corpus.n_tokens)} tokens of ${first.corpus.dataset}. Columns: number, share of tokens, peak.` : "by number: without an index (index_features), density and peak are not known.";
+  found.replaceChildren(`${number(first.total)} features, ${said}`);
   list.show(first.total, async (offset, limit) => (await ask("list", { ...given, offset, limit })).features, at);
 }
 
-async function search() {
-  const text = words.value;
-  if (!text.trim()) return showAll();
-  if (/^\s*\d+\s*$/.test(text)) {
-    open({ feature: Number(text) });
-    return undefined;
-  }
+async function search(newest) {
+  const text = words.value, handle = sae.select.value, what = kind.value === "label" ? { query: text } : { tokens: [text] };
+  if (!text.trim()) return showAll(newest);
+  if (/^\s*\d+\s*$/.test(text)) return open({ feature: Number(text) }, handle);
   found.replaceChildren("Searching\u2026");
-  const what = kind.value === "label" ? { query: text } : { tokens: [text] };
-  const rows = await all("find_features", { sae: sae.select.value, ...what, k: 50 }, "features", 300);
-  found.replaceChildren(bdi(rows.summary));
+  const rows = await all("find_features", { sae: handle, ...what, k: 50 }, "features", 300);
+  if (!newest()) return undefined;
+  found.replaceChildren(evidence(rows));
   list.show(rows.features.length, async (offset, limit) => rows.features.slice(offset, offset + limit));
   return undefined;
 }
 
-async function shown(work) {
+async function showDensities(newest) {
+  const handle = sae.select.value, told = await ask("densities", { sae: handle });
+  if (!newest()) return;
+  const drawn = told.corpus ? histogram(told.bins, told.n_never, `How often features of ${handle} fire, on ${number(told.corpus.n_tokens)} tokens of ${told.corpus.dataset}: how many at which share of tokens.`) : "";
+  densities.replaceChildren(drawn ? el("details", {}, el("summary", {}, "How often features fire"), drawn) : "");
+}
+
+// Only the newest question of a place is answered.
+async function shown(work, place = found, ...given) {
+  const newest = turn(place);
   try {
-    await work();
+    await work(newest, ...given);
   } catch (error) {
-    found.replaceChildren(refusal(error));
+    if (newest()) place.replaceChildren(refusal(error));
   }
 }
 
-async function start() {
-  sae = await choice();
-  if (!sae) return;
-  sae.select.addEventListener("change", () => shown(showAll));
-  order.addEventListener("change", () => shown(showAll));
-  main.append(
-    form(() => shown(search), field("SAE", sae.select), field("Order", order), field("Search", words), field("Where", kind), el("button", {}, "Search")),
-    found,
-    el("div", { class: "browser" }, list.box, page),
-    more,
-    el("p", { class: "quiet" }, "Keys: ", el("kbd", {}, "/"), " searches, arrows and Page keys move in the list, ", el("kbd", {}, "Enter"), " opens the feature."),
-  );
+function keys() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {
       event.preventDefault();
@@ -78,9 +76,24 @@ async function start() {
     }
   });
   words.addEventListener("keydown", (event) => { if (event.key === "ArrowDown") { list.box.focus(); event.preventDefault(); } });
+}
+
+async function start() {
+  sae = await choice();
+  if (!sae) return;
+  sae.select.addEventListener("change", () => { shown(showAll); shown(showDensities, densities); });
+  order.addEventListener("change", () => shown(showAll));
+  main.append(
+    form(() => shown(search), field("SAE", sae.select), field("Order", order), field("Search", words), field("Where", kind), el("button", {}, "Search")),
+    found, densities,
+    el("div", { class: "browser" }, list.box, el("div", {}, more, page)),
+    el("p", { class: "quiet" }, "Keys: ", el("kbd", {}, "/"), " searches, arrows and Page keys move in the list, ", el("kbd", {}, "Enter"), " opens the feature."),
+  );
+  keys();
   const feature = asked.get("feature");
   if (feature !== null) order.value = "feature";
-  await shown(() => showAll(Number(feature ?? 0) || 0));
+  shown(showDensities, densities);
+  await shown(showAll, found, Number(feature ?? 0) || 0);
   if (feature !== null && /^\d+$/.test(feature)) open({ feature: Number(feature) });
 }
 

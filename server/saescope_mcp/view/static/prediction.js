@@ -1,4 +1,4 @@
-import { asked, bdi, call, choice, el, evidence, field, form, main, named, number, section, toFeature, token, within } from "./window.js";
+import { asked, bdi, call, choice, el, evidence, facts, field, form, main, named, number, section, table, toFeature, token, turn, within } from "./window.js";
 import { svg } from "./chart.js";
 
 const prompt = el("textarea", { required: true, rows: "3", maxlength: "20000" });
@@ -17,9 +17,7 @@ function bar(row, top) {
 
 function rows(done, sae) {
   const top = Math.max(1e-9, ...done.features.flatMap((row) => [Math.abs(row.attribution), Math.abs(row.measured_effect ?? 0)]));
-  const heads = ["feature", "at", "estimated", "measured", "", "label"];
-  const body = done.features.map((row) => el("tr", {}, el("td", { class: "n" }, toFeature(row.sae ?? sae, row.feature)), el("td", {}, token(row.token), el("span", { class: "quiet" }, ` ${row.pos}`)), el("td", { class: "n" }, number(row.attribution)), el("td", { class: "n" }, number(row.measured_effect)), el("td", { class: "size" }, bar(row, top)), el("td", {}, named(row))));
-  return el("div", { class: "scroll-x", tabindex: "0", role: "region", "aria-label": "Features of the prediction" }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((each) => el("th", { scope: "col" }, each)))), el("tbody", {}, ...body)));
+  return table("Features of the prediction", ["feature", "at", "estimated", "measured", "", "label"], done.features.map((row) => [el("td", { class: "n" }, toFeature(row.sae ?? sae, row.feature)), el("td", {}, token(row.token), el("span", { class: "quiet" }, ` ${row.pos}`)), el("td", { class: "n" }, number(row.attribution)), el("td", { class: "n" }, number(row.measured_effect)), el("td", { class: "size" }, bar(row, top)), el("td", {}, named(row))]));
 }
 
 function joint(done) {
@@ -29,19 +27,20 @@ function joint(done) {
   return el("p", {}, `All listed pairs ablated at once take ${number(effect)}${beside}.`);
 }
 
-async function explain(sae) {
-  const given = { sae, prompt: prompt.value, target: target.value, against: against.value };
+// How far the estimates can be trusted.
+const checks = (done) => facts([["estimates and measurements agree (correlation)", done.agreement?.pearson], ["of so many pairs", done.agreement?.n], ["share of the SAE's error", done.error_share], ["completeness", done.completeness]]);
+
+async function explain(given) {
   const done = await call("attribute_logit", given);
-  const what = el("p", {}, "Predicted: ", token(done.target.token), ` (probability ${number(done.target.prob)}, rank ${done.target.rank})`, done.against ? [" against ", token(done.against.token)] : "", `. Effects are on its ${done.measure}: blue estimated by gradient, orange measured by ablation.`);
-  const button = el("button", { type: "button", onclick: () => trace(sae, given) }, "Trace its circuit");
-  circuit.replaceChildren(el("p", {}, button, el("span", { class: "quiet" }, " Through which features it comes about; it takes longer.")));
-  return section("Which features it rests on", what, rows(done, sae), joint(done), evidence(done));
+  const what = el("p", {}, "Predicted: ", token(done.target.token), ` (probability ${number(done.target.prob)}, rank ${done.target.rank})`, ...(done.against ? [" against ", token(done.against.token)] : []), `. Effects are on its ${done.measure}: blue estimated by gradient, orange measured by ablation.`);
+  const button = el("button", { type: "button", onclick: () => trace(given) }, "Trace its circuit");
+  return [section("Which features it rests on", what, rows(done, given.sae), joint(done), checks(done), evidence(done)), el("p", {}, button, el("span", { class: "quiet" }, " Through which features it comes about; it takes longer."))];
 }
 
-function trace(sae, given) {
+function trace(given) {
   const targets = given.target ? [given.target] : [];
   return within(circuit, "Tracing the circuit\u2026", async () => {
-    const done = await call("trace_circuit", { sae, prompt: given.prompt, targets, against: given.against });
+    const done = await call("trace_circuit", { sae: given.sae, prompt: given.prompt, targets, against: given.against });
     const page = `graph?${new URLSearchParams({ name: done.page.split("/").pop() })}`;
     return section("Its circuit", el("details", {}, el("summary", {}, "In words"), ...done.reading.split("\n").map((line) => el("p", {}, bdi(line)))), el("p", {}, el("a", { href: page }, "The circuit on a page of its own")), el("iframe", { class: "page", src: page, title: "The circuit", sandbox: "allow-scripts" }), evidence(done));
   });
@@ -50,7 +49,12 @@ function trace(sae, given) {
 async function start() {
   const sae = await choice();
   if (!sae) return;
-  const submit = () => within(out, "Explaining; every listed feature is ablated\u2026", () => explain(sae.select.value));
+  const submit = () => {
+    const given = { sae: sae.select.value, prompt: prompt.value, target: target.value, against: against.value };
+    turn(circuit); // a circuit of an earlier question is not shown any more
+    circuit.replaceChildren();
+    return within(out, "Explaining; every listed feature is ablated\u2026", () => explain(given));
+  };
   main.append(
     form(submit, el("label", { class: "field wide" }, el("span", {}, "Prompt"), prompt), field("SAE", sae.select), field("Predicted token (a leading space counts)", target), field("Against the token", against), el("button", {}, "Explain")),
     out, circuit,

@@ -1,4 +1,4 @@
-import { asked, call, choice, el, evidence, field, form, main, number, refusal, section, toFeature, within } from "./window.js";
+import { asked, call, choice, el, evidence, facts, field, form, main, number, refusal, section, toFeature, within } from "./window.js";
 
 const prompt = el("textarea", { required: true, rows: "3", maxlength: "20000" });
 const feature = el("input", { type: "number", min: "0", step: "1", required: true });
@@ -11,46 +11,46 @@ feature.value = asked.get("feature") ?? "";
 
 const listed = () => strengths.value.split(/[\s,;]+/).filter(Boolean).map(Number);
 const lines = (text) => text.split("\n").filter((line) => line.trim());
-
-function given(sae) {
-  return { sae, prompt: prompt.value, max_new_tokens: Number(tokens.value), concept_tokens: lines(concept.value), features: [{ feature: Number(feature.value), strength: listed()[0] }] };
-}
-
-const facts = (pairs) => el("dl", {}, ...pairs.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, typeof value === "number" ? number(value) : value))));
+const textOut = (text) => el("p", { class: "panel text-out", dir: "auto" }, text);
 
 function column(title, each) {
   const { concept_score: share, concept_logprob: rise, perplexity, repetition, kl } = each.metrics;
-  return el("div", {}, el("h3", {}, title), el("p", { class: "panel text-out", dir: "auto" }, each.text), facts([["concept tokens", share], ["change of their log probability", rise], ["perplexity", perplexity], ["repetition", repetition], ["KL", kl]]));
+  const said = rise === null || rise === undefined ? null : typeof rise === "number" ? rise : `${number(rise.change)} (${number(rise.low)} to ${number(rise.high)})`;
+  return el("div", {}, el("h3", {}, title), textOut(each.text), facts([["concept tokens", share], ["change of their log probability", said], ["perplexity", perplexity], ["repetition", repetition], ["KL", kl]]));
 }
 
-async function once(sae) {
-  const done = await call("steer_generate", given(sae));
+async function once(given, number_, strength) {
+  const done = await call("steer_generate", { ...given, features: [{ feature: number_, strength }] });
   const columns = [column("Plain", done.baseline), ...done.steered.map((each) => column("Steered", each)), ...done.controls.map((each, at) => column(`Control ${at + 1}: a random feature`, each))];
-  const verdict = el("p", {}, "Feature ", toFeature(sae, feature.value), ` at strength ${listed()[0]}: `, el("strong", {}, done.verdict || "no verdict"), ".");
+  const verdict = el("p", {}, "Feature ", toFeature(given.sae, number_), ` at strength ${strength}: `, el("strong", {}, done.verdict || "no verdict"), ".");
   return section("Side by side", verdict, el("div", { class: "beside" }, ...columns), evidence(done));
 }
 
-async function sweep(sae) {
-  const { features, ...rest } = given(sae);
-  const done = await call("steer_generate", { ...rest, features: [{ feature: features[0].feature }], strengths: listed() });
+async function sweep(given, number_, several) {
+  const done = await call("steer_generate", { ...given, features: [{ feature: number_ }], strengths: several });
   const shown = el("div", { class: "beside", "aria-live": "polite" });
   const show = (at) => {
     const row = done.table[at], p = row.p === null ? null : `${number(row.p)} beside 19 random features`;
     slider.setAttribute("aria-valuetext", `strength ${row.strength}`);
-    const control = el("button", { type: "button", onclick: () => { strengths.value = String(row.strength); submit(sae); } }, "Beside texts of random features");
-    shown.replaceChildren(el("div", {}, el("h3", {}, "Plain"), el("p", { class: "panel text-out", dir: "auto" }, done.baseline.text)), el("div", {}, el("h3", {}, `Strength ${row.strength}: ${row.verdict}`), el("p", { class: "panel text-out", dir: "auto" }, row.text), facts([["change of the concept's log probability", row.concept_logprob], ["p", p], ["perplexity", row.perplexity], ["repetition", row.repetition], ["KL", row.kl]]), control));
+    const control = el("button", { type: "button", onclick: () => run(given, number_, [row.strength]) }, "Beside texts of random features");
+    shown.replaceChildren(el("div", {}, el("h3", {}, "Plain"), textOut(done.baseline.text)), el("div", {}, el("h3", {}, `Strength ${row.strength}: ${row.verdict}`), textOut(row.text), facts([["change of the concept's log probability", row.concept_logprob], ["p", p], ["perplexity", row.perplexity], ["repetition", row.repetition], ["KL", row.kl]]), control));
   };
   const slider = el("input", { type: "range", min: "0", max: String(done.table.length - 1), value: "0", oninput: () => show(Number(slider.value)) });
   show(0);
-  return section("Over strengths", field("Strength", slider), shown, evidence(done));
+  return section("Over strengths", el("p", {}, "Feature ", toFeature(given.sae, number_), "."), field("Strength", slider), shown, evidence(done));
+}
+
+function run(given, number_, several) {
+  return within(out, "Generating: plain, steered and with random features\u2026", () => (several.length > 1 ? sweep(given, number_, several) : once(given, number_, several[0])));
 }
 
 function submit(sae) {
-  if (listed().some((each) => !Number.isFinite(each)) || !listed().length) {
+  const several = listed();
+  if (several.some((each) => !Number.isFinite(each)) || !several.length) {
     out.replaceChildren(refusal(new Error(`Strengths are numbers, such as 1, or 0.5 1 2; got ${strengths.value}.`)));
     return undefined;
   }
-  return within(out, "Generating: plain, steered and with random features\u2026", () => (listed().length > 1 ? sweep(sae) : once(sae)));
+  return run({ sae, prompt: prompt.value, max_new_tokens: Number(tokens.value), concept_tokens: lines(concept.value) }, Number(feature.value), several);
 }
 
 async function start() {

@@ -1,53 +1,78 @@
-import { all, asked, bdi, choice, el, evidence, field, form, main, number, refusal, section, toFeature, visible, within } from "./window.js";
+import { all, asked, bdi, call, choice, el, evidence, field, form, main, number, refusal, section, table, toFeature, turn, visible, within } from "./window.js";
 
-const LEVELS = 8;
+const LEVELS = 8, PAGE = 100;
 const text = el("textarea", { required: true, maxlength: "20000", rows: "5" });
 const feature = el("input", { type: "number", min: "0", step: "1", placeholder: "strongest" });
 const out = el("div");
 text.value = asked.get("text") ?? "";
 feature.value = asked.get("feature") ?? "";
 
-// One SAE on the text: tokens coloured by a feature, or by the strongest of each.
-async function read(sae) {
-  const done = await all("encode_text", { sae, text: text.value, top_k: 10, limit: 50 }, "tokens");
-  const view = { sae, done, heat: new Map(), top: 0, pinned: null };
+// One SAE on the text, a page of tokens after the other: coloured by a feature, or by the strongest of each.
+async function read(sae, given) {
+  const view = { sae, text: given.text, chosen: given.feature, rows: [], buttons: [], next: 0 };
   view.says = el("p", { class: "quiet" });
   view.detail = el("div", { class: "panel", "aria-live": "polite" }, el("p", { class: "quiet" }, "Point at a token, or go to it with the Tab key, to see its features."));
   view.tokens = el("p", { class: "tokens", dir: "ltr" });
-  view.buttons = done.tokens.map((row) => {
+  view.more = el("div");
+  view.kept = el("div");
+  await page(view);
+  await colour(view, view.chosen);
+  return section(sae, view.says, view.tokens, view.more, view.detail, view.kept);
+}
+
+async function page(view) {
+  const done = await call("encode_text", { sae: view.sae, text: view.text, top_k: 10, limit: PAGE, offset: view.next });
+  const made = done.tokens.map((row) => {
     const show = () => detail(view, row);
     return el("button", { type: "button", onmouseenter: show, onfocus: show, onclick: show }, visible(row.token));
   });
-  view.tokens.append(...view.buttons);
-  await colour(view, feature.value === "" ? null : Number(feature.value));
-  return section(sae, view.says, view.tokens, view.detail, evidence(done));
+  view.rows.push(...done.tokens);
+  view.buttons.push(...made);
+  view.tokens.append(...made);
+  view.next = done.next_offset;
+  view.kept.replaceChildren(evidence(done));
+  const on = el("button", { type: "button", onclick: () => onward(view, on) }, `Next ${Math.min(PAGE, done.total - view.rows.length)} tokens`);
+  view.more.replaceChildren(view.next === null || view.next === undefined ? "" : el("p", {}, `${number(view.rows.length)} of ${number(done.total)} tokens are shown. `, on));
 }
 
-async function colour(view, chosen) {
-  const rows = view.done.tokens;
-  if (chosen === null) {
-    view.heat = new Map(rows.map((row) => [row.pos, row.features[0]?.activation ?? 0]));
-    view.says.replaceChildren("Coloured by the strongest feature of each token.");
-  } else {
-    const found = await all("encode_text", { sae: view.sae, text: text.value, features: [chosen], limit: 50 }, "places");
-    view.heat = new Map(found.places.map((row) => [row.pos, row.activation]));
-    const peak = Math.max(0, ...view.heat.values());
-    view.says.replaceChildren("Coloured by feature ", toFeature(view.sae, chosen), peak ? `: it fires on ${view.heat.size} tokens, at most ${number(peak)}.` : ": it does not fire on this text.");
+async function onward(view, button) {
+  button.disabled = true;
+  const first = view.buttons.length;
+  try {
+    await page(view);
+    await colour(view, view.chosen);
+    view.buttons[first]?.focus();
+  } catch (error) {
+    view.more.replaceChildren(refusal(error));
   }
-  const peak = Math.max(0, ...view.heat.values()) || 1;
-  rows.forEach((row, index) => {
-    const value = view.heat.get(row.pos) ?? 0, button = view.buttons[index];
+}
+
+// Where the feature fires on the whole text is asked once; the newest choice is the one that is shown.
+async function colour(view, chosen) {
+  const newest = turn(view.says);
+  view.chosen = chosen;
+  if (chosen !== null && view.fires?.feature !== chosen) {
+    const found = await all("encode_text", { sae: view.sae, text: view.text, features: [chosen], limit: PAGE }, "places");
+    if (!newest()) return;
+    view.fires = { feature: chosen, heat: new Map(found.places.map((row) => [row.pos, row.activation])) };
+  }
+  const heat = chosen === null ? new Map(view.rows.map((row) => [row.pos, row.features[0]?.activation ?? 0])) : view.fires.heat;
+  const peak = Math.max(0, ...heat.values());
+  if (chosen === null) view.says.replaceChildren("Coloured by the strongest feature of each token.");
+  else view.says.replaceChildren("Coloured by feature ", toFeature(view.sae, chosen), peak ? `: it fires on ${heat.size} ${heat.size === 1 ? "token" : "tokens"} of the text, at most ${number(peak)}.` : ": it does not fire on this text.");
+  view.rows.forEach((row, index) => {
+    const value = heat.get(row.pos) ?? 0, button = view.buttons[index];
     button.className = value > 0 ? `a${Math.min(LEVELS, Math.ceil((LEVELS * value) / peak))}` : "";
     button.title = value > 0 ? number(value) : "";
   });
 }
 
 function detail(view, row) {
-  view.buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(view.done.tokens[index] === row)));
-  const choose = (number_) => colour(view, number_).catch((error) => view.says.replaceChildren(refusal(error)));
+  view.buttons.forEach((button, index) => button.setAttribute("aria-pressed", String(view.rows[index] === row)));
+  const choose = (chosen) => colour(view, chosen).catch((error) => view.says.replaceChildren(refusal(error)));
   view.detail.replaceChildren(
     el("p", {}, "Token ", el("code", {}, visible(row.token).replaceAll(" ", "\u2423")), ` at position ${row.pos}: ${row.l0} features fire`),
-    el("table", {}, el("thead", {}, el("tr", {}, ...["feature", "activation", ""].map((each) => el("th", { scope: "col" }, each)))), el("tbody", {}, ...row.features.map((each) => el("tr", {}, el("td", { class: "n" }, toFeature(view.sae, each.feature)), el("td", { class: "n" }, number(each.activation)), el("td", {}, el("button", { type: "button", onclick: () => choose(each.feature) }, "colour by it")))))),
+    table("Features of the token", ["feature", "activation", ""], row.features.map((each) => [el("td", { class: "n" }, toFeature(view.sae, each.feature)), el("td", { class: "n" }, number(each.activation)), el("td", {}, el("button", { type: "button", "aria-label": `colour by feature ${each.feature}`, onclick: () => choose(each.feature) }, "colour by it"))])),
   );
 }
 
@@ -56,12 +81,15 @@ async function start() {
   if (!sae) return;
   const boxes = sae.loaded.map((row) => el("label", {}, el("input", { type: "checkbox", value: row.handle, checked: row.handle === sae.select.value }), bdi(row.handle)));
   const chosen = () => boxes.map((box) => box.firstChild).filter((box) => box.checked).map((box) => box.value);
-  const submit = () => within(out, "Reading the text\u2026", async () => {
-    if (!chosen().length) throw new Error("No SAE is chosen: tick one or more.");
-    const made = [];
-    for (const handle of chosen()) made.push(await read(handle));
-    return el("div", { class: "beside" }, ...made);
-  });
+  const submit = () => {
+    const given = { text: text.value, feature: feature.value === "" ? null : Number(feature.value) }, handles = chosen();
+    return within(out, "Reading the text\u2026", async () => {
+      if (!handles.length) throw new Error("No SAE is chosen: tick one or more.");
+      const made = [];
+      for (const handle of handles) made.push(await read(handle, given));
+      return el("div", { class: "beside" }, ...made);
+    });
+  };
   main.append(
     form(submit, el("label", { class: "field wide" }, el("span", {}, "Text"), text), el("fieldset", {}, el("legend", {}, "SAEs, side by side"), ...boxes), field("Feature", feature), el("button", {}, "Read")),
     el("p", { class: "quiet" }, "Position 0 and special tokens are left out, as everywhere."),

@@ -46,14 +46,21 @@ async function answered(response) {
 
 export const ask = async (path, given = {}) => answered(await fetch(`${path}?${new URLSearchParams(given)}`));
 
+const send = async (path, given) => answered(await fetch(path, { method: "POST", body: JSON.stringify(given), headers: { "Content-Type": "application/json" } }));
+
 // A tool's document; a job that it starts is followed to its end.
 export async function call(tool, given = {}) {
-  const body = JSON.stringify({ response_format: "detailed", ...given });
-  const send = (name, text) => fetch(`call/${name}`, { method: "POST", body: text, headers: { "Content-Type": "application/json" } });
-  const started = await answered(await send(tool, body));
-  if (started.state !== "running" || !started.job_id || tool === "job_status") return started;
+  const done = await send(`call/${tool}`, { response_format: "detailed", ...given });
+  return tool === "job_status" ? done : followed(done);
+}
+
+// An SAE that is known here, by its handle; "" is the embedded one.
+export const load = async (handle, dryRun = false) => followed(await send("load", { handle, dry_run: dryRun }));
+
+async function followed(started) {
+  if (started.state !== "running" || !started.job_id) return started;
   for (;;) {
-    const job = await answered(await send("job_status", JSON.stringify({ job_id: started.job_id, wait_s: 5, response_format: "detailed" })));
+    const job = await call("job_status", { job_id: started.job_id, wait_s: 5 });
     if (job.error) throw new Refused(job.error);
     if (job.state !== "running" && job.state !== "queued") return job.result ?? job;
     say(job.message ?? job.summary);
@@ -62,14 +69,15 @@ export async function call(tool, given = {}) {
 
 // All rows of a paged list; `most` bounds them.
 export async function all(tool, given, rows, most = 2000) {
-  const found = [];
+  const found = [], warnings = new Set();
   let page = { next_offset: 0 };
   while (page.next_offset !== null && page.next_offset !== undefined && found.length < most) {
     page = await call(tool, { ...given, offset: page.next_offset });
     found.push(...page[rows]);
+    for (const each of page.warnings ?? []) warnings.add(each);
     if (!page[rows].length) break;
   }
-  return { ...page, [rows]: found };
+  return { ...page, warnings: [...warnings], [rows]: found };
 }
 
 export function refusal(error) {
@@ -77,24 +85,52 @@ export function refusal(error) {
   return el("div", { class: "refused", role: "alert" }, el("strong", {}, told.code ?? "ERROR"), " ", bdi(told.message ?? ""), told.hint ? el("p", {}, bdi(told.hint)) : "");
 }
 
+const turns = new WeakMap();
+
+// Takes the place for some work; the answer says whether it still has it. What comes late for a place that was taken since is not shown.
+export function turn(place) {
+  const mine = (turns.get(place) ?? 0) + 1;
+  turns.set(place, mine);
+  return () => turns.get(place) === mine;
+}
+
 // Runs `work` while `place` says so, then shows what it returns or why it failed.
 export async function within(place, what, work) {
+  const newest = turn(place);
   place.replaceChildren(el("p", { class: "quiet busy" }, what));
   place.setAttribute("aria-busy", "true");
+  say(what);
+  let made, done = "Done.";
   try {
-    const made = await work();
-    if (made !== undefined) place.replaceChildren(...[made].flat());
-    say("Done.");
+    made = await work();
   } catch (error) {
-    place.replaceChildren(refusal(error));
-    say("Refused.");
+    made = refusal(error);
+    done = "Refused.";
   }
+  if (!newest()) return;
+  if (made !== undefined) place.replaceChildren(...[made].flat().filter((each) => each !== ""));
+  say(done);
   place.removeAttribute("aria-busy");
 }
 
 export const field = (label, input) => el("label", { class: "field" }, el("span", {}, label), input);
 export const section = (title, ...children) => el("section", {}, el("h2", {}, title), ...children);
-export const evidence = (done) => el("div", { class: "summary" }, el("p", {}, bdi(done.summary ?? "")), ...(done.warnings ?? []).map((each) => el("p", { class: "warnings" }, bdi(each))), done.result_id ? el("p", { class: "quiet" }, "Evidence: ", done.evidence ?? "none", ". Kept as ", el("a", { href: `ledger?${new URLSearchParams({ result: done.result_id })}` }, done.result_id), ".") : "");
+export const toResult = (id) => el("a", { href: `ledger?${new URLSearchParams({ result: id })}` }, id);
+export const warned = (done) => (done.warnings ?? []).map((each) => el("p", { class: "warnings" }, el("span", { class: "sr" }, "Warning: "), bdi(each)));
+
+function kept(done) {
+  if (!done.result_id) return "";
+  const where = document.body.dataset.keeps === "yes" ? ["Kept as ", toResult(done.result_id), "."] : ["Not kept: the ledger is switched off."];
+  return el("p", { class: "quiet" }, "Evidence: ", done.evidence ?? "none", ". ", ...where);
+}
+
+// What a result says of itself: its summary, its warnings, what it rests on, where it is kept.
+export const evidence = (done) => el("div", { class: "summary" }, el("p", {}, bdi(done.summary ?? "")), ...warned(done), kept(done));
+
+export const facts = (pairs) => el("dl", {}, ...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, typeof value === "number" ? number(value) : value))));
+
+// A table that scrolls by itself where it is too wide.
+export const table = (label, heads, rows) => el("div", { class: "scroll-x", tabindex: "0", role: "region", "aria-label": label }, el("table", {}, el("thead", {}, el("tr", {}, ...heads.map((each) => el("th", { scope: "col" }, each)))), el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row)))));
 
 // A label as text, with whether it was tested.
 export function named(row) {
@@ -103,6 +139,13 @@ export function named(row) {
 }
 
 export const toFeature = (sae, feature) => el("a", { href: `features?${new URLSearchParams({ sae, feature })}` }, String(feature));
+
+// With the key of this window its browser finds the way from the address of a result, which has none.
+try {
+  localStorage.setItem("key", location.pathname.split("/")[1]);
+} catch {
+  say("This browser keeps nothing: addresses of results do not lead here.");
+}
 
 // A choice among the loaded SAEs; null, and a way out, where there are none.
 export async function choice(chosen = asked.get("sae")) {
