@@ -16,6 +16,7 @@ METHODS = {
     "SAESet": ("encode", "decode", "of_layer", "drop", "settled"),
     "LabelStore": ("add", "of", "best", "search", "remove"),
     "QuizStore": ("answer",),
+    "Rerun": ("versions", "model", "weights", "result", "compare", "not_run", "end"),
     "Ledger": ("keep", "bring", "find", "forget"),
 }
 """Methods that the library page shows."""

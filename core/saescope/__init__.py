@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from saescope.neuronpedia import read_features as read_features
     from saescope.origin import settle as settle
     from saescope.publish import publish_sae as publish_sae
+    from saescope.reports import Rerun as Rerun
+    from saescope.reports import check_report as check_report
+    from saescope.reports import export_report as export_report
     from saescope.saes import SAE as SAE
     from saescope.search import compare_prompts as compare_prompts
     from saescope.search import find_causes as find_causes
@@ -59,8 +62,10 @@ if TYPE_CHECKING:
     from saescope.splice import run_with_cache_with_saes as run_with_cache_with_saes
     from saescope.splice import run_with_saes as run_with_saes
     from saescope.stack import as_stack as as_stack
+    from saescope.stack import tokenize as tokenize
     from saescope.steering import FeatureEdit as FeatureEdit
     from saescope.steering import find_by_tokens as find_by_tokens
+    from saescope.steering import indexed_activations as indexed_activations
     from saescope.steering import intervene as intervene
     from saescope.steering import intervene_all as intervene_all
     from saescope.steering import steer as steer
@@ -79,11 +84,13 @@ _HOME = {
     "LabelStore": "features",
     "Ledger": "ledger",
     "QuizStore": "features",
+    "Rerun": "reports",
     "SAE": "saes",
     "SAESet": "sets",
     "TrainConfig": "training",
     "as_stack": "stack",
     "attribute": "attribution",
+    "check_report": "reports",
     "check_sae": "evals",
     "check_set": "evals",
     "compare_prompts": "search",
@@ -95,6 +102,7 @@ _HOME = {
     "encode_texts": "features",
     "evaluate": "evals",
     "export_features": "features",
+    "export_report": "reports",
     "feature_card": "features",
     "find_by_label": "features",
     "find_by_texts": "features",
@@ -106,6 +114,7 @@ _HOME = {
     "find_saes": "catalogue",
     "fit_lens": "lens",
     "index_features": "features.index",
+    "indexed_activations": "steering",
     "intervene": "steering",
     "intervene_all": "steering",
     "judge_claim": "ledger",
@@ -132,6 +141,7 @@ _HOME = {
     "steer_search": "search",
     "sweep": "steering",
     "text_passages": "features",
+    "tokenize": "stack",
     "trace_circuit": "graphs",
     "train": "training",
     "train_config": "training",

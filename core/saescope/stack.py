@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.hooks import record_activations
-from saescope.models import LanguageModel
+from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
 from saescope.splice import (
     SiteRecord,
@@ -82,6 +82,22 @@ def as_stack(model: LanguageModel, saes: SAE | Sequence[SAE]) -> Stack:
     # given[i]: the place in the caller's list of the SAE that comes i-th in a forward pass.
     given = tuple(sorted(range(len(saes)), key=lambda i: turns[i]))
     return Stack(model, tuple(saes[i] for i in given), given)
+
+
+def tokenize(
+    model: LanguageModel, saes: SAE | Sequence[SAE], text: str, *, chat: bool = False
+) -> Tokens:
+    """The tokens of a text as the SAEs were trained to read it: BOS as the first SAE that says so
+    wants it, else as the model's own tokenizer does. `chat` wraps the text in the model's chat
+    template, which decides by itself.
+
+    Raises:
+        ArgumentError: EMPTY_PROMPT, or the model has no chat template.
+    """
+    given = [saes] if isinstance(saes, SAE) else [*saes]
+    says = (sae.cfg.metadata.prepend_bos for sae in given)
+    wish = next((each for each in says if each is not None), None)
+    return model.tokenize(text, prepend_bos=None if chat else wish, chat=chat)
 
 
 def _turns(model: LanguageModel, saes: Sequence[SAE]) -> list[int]:

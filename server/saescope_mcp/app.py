@@ -42,6 +42,7 @@ from saescope_mcp.tools import (
     publish,
     quiz,
     read,
+    report,
     results,
     runs,
     search,
@@ -71,6 +72,7 @@ ALL_TOOLS: tuple[Tool, ...] = (
     *publish.TOOLS,
     *results.TOOLS,
     *claim.TOOLS,
+    *report.TOOLS,
 )
 
 INSTRUCTIONS = (Path(__file__).parent / "instructions.md").read_text(encoding="utf-8").rstrip()

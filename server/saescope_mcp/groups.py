@@ -26,7 +26,7 @@ class Group(Enum):
     JUDGE = "how good an SAE is", True
     BENCH = "find a strength, compare prompts", False
     PUBLISH = "publish an SAE", False
-    RECORD = "bring back earlier results, check a claim against them", False
+    RECORD = "earlier results: brought back, checked against a claim, exported as a report", False
 
     def __init__(self, purpose: str, by_default: bool) -> None:
         self.purpose = purpose

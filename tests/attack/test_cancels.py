@@ -65,7 +65,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 ]
 APART = {"index_features", "train_sae", "cancel_job", "job_status"}
 """Runs in processes of their own outlive their calls: tests/attack/test_kills.py."""
-AT_ONCE = {"unload", "label_feature", "results", "claim"}
+AT_ONCE = {"unload", "label_feature", "results", "claim", "export_report"}
 
 
 def tool(name: str) -> Tool:

@@ -65,6 +65,7 @@ def calls_of(sae: str, model: str) -> list[tuple[str, dict[str, Any]]]:
         ("evaluate_sae", {"sae": sae}),
         ("publish_sae", {"sae": sae, "repo_id": "a/b"}),
         ("claim", CLAIM),
+        ("export_report", {"path": model, "results": ["0123456789ab"]}),
         ("results", {"text": "The sea"}),
         ("results", {"result_id": "0123456789ab"}),
     ]

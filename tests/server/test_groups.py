@@ -28,7 +28,9 @@ GROUPS = {tool.name: tool.group.word for tool in ALL_TOOLS if tool.group}
 BASE = {"find_saes", "load_sae", "unload", "server_status", "job_status", "cancel_job"}
 READ = {"encode_text", "top_features"}
 TRAIN = {"train_sae"}
-RESTING = {"claim", "compare_prompts", "publish_sae", "results", "steer_search"}
+RESTING = {
+    *("claim", "compare_prompts", "export_report", "publish_sae", "results", "steer_search"),
+}
 """Offered by name or by `use_tools` only; a call switches one on."""
 DEFAULT = GROUPS.keys() - RESTING
 SOON_S = 20

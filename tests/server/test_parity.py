@@ -24,6 +24,7 @@ FUNCTIONS = {
     "describe_feature": "feature_card",
     "encode_text": "encode_texts",
     "evaluate_sae": "evaluate",
+    "export_report": "export_report",
     "find_features": "contrast_texts",
     "find_saes": "find_saes",
     "index_features": "index_features",

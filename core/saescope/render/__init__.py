@@ -1,5 +1,6 @@
 """Pictures and pages from plain data."""
 
+from saescope.render.bar_picture import bar_picture
 from saescope.render.feature_page import feature_app, feature_page
 from saescope.render.graph_page import graph_app, graph_page
 from saescope.render.graph_picture import graph_picture
@@ -10,8 +11,10 @@ from saescope.render.pictures import (
     training_curves,
     variance_by_position,
 )
+from saescope.render.report_page import report_page
 
 __all__ = [
+    "bar_picture",
     "density_histogram",
     "feature_app",
     "feature_page",
@@ -19,6 +22,7 @@ __all__ = [
     "graph_app",
     "graph_page",
     "graph_picture",
+    "report_page",
     "require_pictures",
     "training_curves",
     "variance_by_position",

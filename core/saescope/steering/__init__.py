@@ -1,6 +1,7 @@
 """Changing features: one prediction, or a whole continuation."""
 
 from saescope.steering.edits import MODES, FeatureEdit
+from saescope.steering.indexed import activations_in, indexed_activations
 from saescope.steering.intervene import (
     Intervention,
     Interventions,
@@ -25,8 +26,10 @@ __all__ = [
     "Readout",
     "Steering",
     "Sweep",
+    "activations_in",
     "check_strengths",
     "find_by_tokens",
+    "indexed_activations",
     "intervene",
     "intervene_all",
     "steer",

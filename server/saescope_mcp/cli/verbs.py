@@ -55,6 +55,7 @@ SHORT: Mapping[str, str] = {
     "publish_sae": "Write an SAE with a model card, to a folder or the hub.",
     "results": "Earlier results: by id, or a list.",
     "claim": "What earlier results allow you to say of a feature.",
+    "export_report": "Results as a report that runs again; or check one.",
     "server_status": "What is cached and allowed here.",
     "unload": "Free memory (in a server: a command frees its own).",
 }
@@ -101,6 +102,7 @@ EXAMPLES: Mapping[str, str] = {
         'claim --text "Feature 4432 raises the probability of she." --feature 4432 '
         '--effect " she" --direction raises --level controlled --results 0123456789ab'
     ),
+    "export_report": "export-report --investigation sea-feature --path report",
     "publish_sae": "publish-sae --sae smollm2-135m/14.resid_post --path my-sae",
 }
 """A command of each tool that works, without the name of the program."""
@@ -115,6 +117,7 @@ _ONE_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "train_sae": (("hook_name", "resume"),),
     "publish_sae": (("sae", "job_id"), ("repo_id", "path")),
     "claim": (("results", "investigation"),),
+    "export_report": (("path", "check"),),
 }
 """Arguments of which a call needs one; a schema does not say so."""
 

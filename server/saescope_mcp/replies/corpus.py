@@ -20,14 +20,10 @@ class Densities(NamedTuple):
 
 async def activations_of(loaded: LoadedSAE) -> "IndexedActivations | None":
     """How strongly the features of an SAE fire in its indexed corpus."""
-    from saescope.steering import IndexedActivations
+    from saescope.steering import activations_in
 
     index = (await loaded.indexed()).best
-    return index and IndexedActivations(
-        index.maxima,
-        index.typical,
-        f"{index.manifest.n_tokens:,} tokens of {index.manifest.dataset}",
-    )
+    return index and activations_in(index)
 
 
 async def densities_of_stack(stack: LoadedStack, features: Sequence[tuple[int, int]]) -> Densities:

@@ -25,6 +25,7 @@ _TOOLS = {
     "ss.find_saes": "find_saes",
     "ss.make_quiz": "quiz_feature",
     "ss.publish_sae": "publish_sae",
+    "ss.export_report": "export_report",
 }
 """The tool that does what a function of the library does."""
 _FUNCTION = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in _TOOLS))

@@ -1,6 +1,6 @@
 """results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,10 +46,15 @@ async def brought(state: AppState, result_id: str) -> KeptEntry:
         ResourceError: LEDGER_UNAVAILABLE.
     """
     entry = await state.keeper.ask(Ledger.bring, result_id)
-    texts = [text for text in _texts((entry.arguments, entry.document)) if len(text) > LEAST_CHARS]
-    # A quiz may ask today about a text that was read yesterday.
-    await state.workers.run(partial(void_open_quizzes, texts))
+    await void_shown(state, [entry])
     return entry
+
+
+async def void_shown(state: AppState, entries: Iterable[KeptEntry]) -> None:
+    """Void the quizzes that ask today about a text that these results show."""
+    said = (text for each in entries for text in _texts((each.arguments, each.document)))
+    texts = [text for text in said if len(text) > LEAST_CHARS]
+    await state.workers.run(partial(void_open_quizzes, texts))
 
 
 def whole_document(entry: KeptEntry) -> dict[str, Any]:

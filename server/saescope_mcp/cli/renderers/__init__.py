@@ -43,4 +43,5 @@ RENDERERS: Mapping[str, Renderer] = {
     "publish_sae": judging.publish_sae,
     "results": record.results,
     "claim": record.claim,
+    "export_report": record.report,
 }

@@ -37,6 +37,29 @@ def claim(document: Document, console: Console) -> None:
     facts(console, {"looks": tried, **(left if looks["p"] is not None else {})})
 
 
+def report(document: Document, console: Console) -> None:
+    """The files that were written; of a check what differs, and on what it rests."""
+    facts(console, dict(document.get("files") or {}))
+    rows(console, [_moved(each) for each in document.get("moved") or []], title="differs")
+    changed = document.get("changed") or []
+    rows(console, [_changed(each) for each in changed], title="changed since")
+    for name, title in (("failed", "stopped with an error"), ("not_run", "NOT run again")):
+        left = [
+            {"result": e["result_id"], "tool": e["tool"], "why": e["why"]}
+            for e in document.get(name) or []
+        ]
+        rows(console, left, title=title)
+
+
+def _moved(row: Document) -> dict[str, Any]:
+    shown = {"result": row["result_id"], "value": row["name"]}
+    return shown | {name: text_of(row[name]) for name in ("stored", "now", "moved")}
+
+
+def _changed(row: Document) -> dict[str, Any]:
+    return {"what": row["what"], "stored": row["stored"], "now": row["now"]}
+
+
 def _check(row: Document) -> dict[str, Any]:
     return {"result": row["result_id"], "it": row["counts"], "said": row["why"]}
 

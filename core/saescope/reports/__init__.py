@@ -1,0 +1,19 @@
+"""Kept results as reports that others can read, run again and check."""
+
+from saescope.reports.checking import check_report, checked
+from saescope.reports.comparison import Rerun, said
+from saescope.reports.data import ReportData, read_data
+from saescope.reports.export import export_report, gathered, require_new, write_report
+
+__all__ = [
+    "ReportData",
+    "Rerun",
+    "check_report",
+    "checked",
+    "export_report",
+    "gathered",
+    "read_data",
+    "require_new",
+    "said",
+    "write_report",
+]

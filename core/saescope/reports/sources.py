@@ -1,0 +1,48 @@
+"""Where the SAEs of kept results come from: the load call of every handle, which a server
+remembers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL
+from saescope.fence import read_own
+from saescope.names import home
+from saescope.records.report import SAESource
+
+_FIELDS = frozenset(each.name for each in fields(SAESource))
+
+
+def known_sources() -> dict[str, SAESource]:
+    """What loads the SAE, or the set, of each handle that was used on this machine; none where
+    there was no server."""
+    try:
+        rows = json.loads(read_own(home() / "handles.json"))
+        return {handle: source_of(row) for handle, row in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def source_of(row: Mapping[str, Any]) -> SAESource:
+    """A source as it is kept, or as the arguments of `ss.load_sae` say it."""
+    return SAESource(**{name: value for name, value in row.items() if name in _FIELDS})
+
+
+def model_to_load(source: SAESource, named: str) -> str:
+    """What `ss.load_model` is to be given, where results are of the model `named`."""
+    if source.model:
+        return source.model
+    # Where nobody names another one, the model's embedded copy was used.
+    return EMBEDDED_HANDLE if named == EMBEDDED_MODEL else named
+
+
+def missing_files(source: SAESource) -> list[str]:
+    """Files and folders of this machine that the source names and that are gone."""
+    places = [source.path.partition("{layer}")[0], source.model if _is_local(source.model) else ""]
+    return [place for place in places if place and not Path(place).expanduser().exists()]
+
+
+def _is_local(model: str) -> bool:
+    return model.startswith(("/", ".", "~")) or Path(model).is_absolute()
