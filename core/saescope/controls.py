@@ -2,7 +2,7 @@
 steering."""
 
 from collections.abc import Sequence
-from math import isclose
+from math import comb, isclose
 from statistics import mean, median, stdev
 
 from saescope.records.controls import Comparison
@@ -29,3 +29,10 @@ def compare_with(effect: float, controls: Sequence[float]) -> Comparison:
     p = (1 + beyond) / (1 + len(controls))
     spread = stdev(controls) if len(controls) > 1 else None
     return Comparison(mean(controls), spread, len(controls), p, p <= LEVEL)
+
+
+def at_least(n: int, of: int) -> float:
+    """How likely it is that so many or more of tests at LEVEL pass where there is nothing: the
+    upper tail of the binomial distribution."""
+    fewer = sum(comb(of, k) * LEVEL**k * (1 - LEVEL) ** (of - k) for k in range(n))
+    return round(1 - fewer, 12)

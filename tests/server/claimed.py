@@ -1,11 +1,14 @@
 """An SAE in which one feature writes a known token, and kept results of tests of it: some are good,
-some show nothing."""
+some show nothing. All come from calls of the tools."""
 
+import random
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.core.features.planted import planted_sae, sentence
 from tests.server.helpers import call, save_random_sae
 
 from saescope.models import LanguageModel
@@ -18,6 +21,8 @@ HOOK = "blocks.3.hook_resid_post"
 STRONG = 12.0
 CHANCE = 21
 """Of these features one moves the token further than its controls on the first prompt."""
+RANGED, ROAD = 27, "We went down the road to"
+"""A feature that lowers the token a little more than its controls do after this prompt."""
 PROMPTS = [
     "The old man went to the sea",
     "A king and his son saw the",
@@ -49,10 +54,13 @@ def planted(folder: Path, model: LanguageModel, *, seed: int) -> Path:
 class Record:
     """The results of one session, made once; each test has the ledger anew."""
 
-    def __init__(self, folder: Path, model: LanguageModel, model_dir: Path) -> None:
+    def __init__(
+        self, folder: Path, model: LanguageModel, model_dir: Path, *, is_long: bool = False
+    ) -> None:
         self.folder, self.model, self.model_dir = folder, model, model_dir
+        self.is_long = is_long
         self.ids: dict[str, str] = {}
-        self.sae = self.twin = ""
+        self.sae = self.twin = self.words = self.low = self.replaced = ""
 
     def state(self) -> AppState:
         """A server with nothing in memory."""
@@ -68,10 +76,87 @@ class Record:
         for name, seed in (("sae", 0), ("twin", 1)):
             path = planted(self.folder / name, self.model, seed=seed)
             setattr(self, name, (await load(path=str(path)))["sae"])
-        for name, (tool, said) in self._calls().items():
-            done = await call(state, tool, **({"sae": self.sae} | said))
-            self.ids[name] = done["result_id"]
+        await self._run(state, self._calls())
+        if self.is_long:
+            await self._load_more(load)
+            await self._run(state, self._more_calls())
+            await self._replace_weights(state, load)
         state.keeper.settle()
+
+    async def _run(self, state: AppState, calls: Mapping[str, tuple[str, dict[str, Any]]]) -> None:
+        for name, (tool, said) in calls.items():
+            one = {} if "saes" in said else {"sae": self.sae}
+            done = await call(state, tool, **(one | said))
+            self.ids[name] = done["result_id"]
+
+    async def _load_more(self, load: Any) -> None:
+        low = save_random_sae(self.folder / "low", hook_name="blocks.1.hook_resid_post", seed=3)
+        self.low = (await load(path=str(low)))["sae"]
+        words = planted_sae(self.model).save(self.folder / "words")
+        self.words = (await load(path=str(words)))["sae"]
+
+    async def _replace_weights(self, state: AppState, load: Any) -> None:
+        """The same test of one handle, before and after its file was written anew."""
+        for name, seed in (("before", 5), ("after", 6)):
+            path = planted(self.folder / "replaced", self.model, seed=seed)
+            self.replaced = (await load(path=str(path)))["sae"]
+            push = _push(prompt=PROMPTS[0], feature=WRITER, strength=STRONG, sae=self.replaced)
+            await self._run(state, {f"{name} the change": ("intervene", push)})
+            await call(state, "unload", handle=self.replaced)
+
+    def _more_calls(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        push, text = partial(_push, feature=WRITER, strength=STRONG), PROMPTS[0]
+        clamp = [{"feature": WRITER, "mode": "clamp", "strength": STRONG}]
+        away = [{"feature": WRITER, "mode": "project_out"}]
+        steer = {"features": [{"feature": WRITER, "strength": STRONG}], "unit": "raw"}
+        steer |= {"max_new_tokens": 4}
+        rng, king = random.Random(0), [" King"]
+        kings, plain = ([sentence(rng, 10, w) for _ in range(12)] for w in (king, []))
+        trace = {"saes": [self.low, self.sae], "prompt": text, "targets": [TOKEN], "wait_s": 50.0}
+        push_range = partial(_push, feature=RANGED, prompt=ROAD)
+        search = {"features": [{"feature": WRITER}], "concept": [TOKEN], "wait_s": 50.0}
+        return {
+            "another seed": ("intervene", push(prompt=text, seed=1)),
+            "the prompt in other letters": ("intervene", push(prompt=f" {text.upper()}.")),
+            "logit": ("intervene", push(prompt=text, measure="logit")),
+            "clamped": ("intervene", push(prompt=text, edits=clamp)),
+            "projected out": ("intervene", push(prompt=text, edits=away)),
+            "any targets": ("intervene", push(prompts=PROMPTS, target="")),
+            "weak alone": (
+                "intervene",
+                _push(prompt=text, feature=WEAK, strength=STRONG, n_controls=0),
+            ),
+            "sum": ("steer_generate", steer | {"prompt": text, "concept_tokens": [TOKEN, OTHER]}),
+            "text": ("steer_generate", steer | {"prompt": text, "concept_tokens": [TOKEN]}),
+            "table": (
+                "steer_generate",
+                steer
+                | {"prompt": ROAD, "features": [{"feature": RANGED}], "concept_tokens": [TOKEN]}
+                | {"strengths": [3.0, 6.0, 9.0, STRONG]},
+            ),
+            "the best strength": ("intervene", push_range(strength=15.0)),
+            "search": ("find_features", {"causes": [TOKEN], "wait_s": 50.0}),
+            "writers": ("find_features", {"tokens": [TOKEN]}),
+            "strength": (
+                "steer_search",
+                search | {"prompts": PROMPTS[4:], "held_out": PROMPTS[:4], "max_new_tokens": 4},
+            ),
+            "measured": ("attribute_logit", {"prompt": text, "target": TOKEN, "k": 6}),
+            "strongest": ("attribute_logit", {"prompt": text, "target": TOKEN, "k": 1}),
+            "circuit": ("trace_circuit", trace | {"against": OTHER, "n_measured": 20}),
+            "graph": ("trace_circuit", trace | {"n_measured": 0}),
+            "contrast": ("find_features", {"sae": self.words, "texts": kings, "against": plain}),
+            "pair": ("compare_prompts", {"a": text, "b": PROMPTS[3], "sae": self.low}),
+            "concept": (
+                "find_features",
+                {
+                    "causes": [TOKEN, OTHER],
+                    "against": [" the", " to"],
+                    "prompts": PROMPTS,
+                    "wait_s": 50.0,
+                },
+            ),
+        }
 
     def _calls(self) -> dict[str, tuple[str, dict[str, Any]]]:
         push = partial(_push, feature=WRITER, strength=STRONG)

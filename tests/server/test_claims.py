@@ -13,6 +13,7 @@ from saescope.ledger import Ledger, findings
 from saescope.models import LanguageModel
 
 RAISES = f"Adding feature {WRITER} raises the probability of ' and'."
+MORE_THAN = f"Adding feature {WRITER} raises ' and' against ' of'."
 SAYS = f"Feature {WRITER} has to do with ' and'."
 
 
@@ -134,6 +135,13 @@ FALSE: dict[str, tuple[tuple[str, ...], dict[str, Any], str, str | None, str]] =
         "no more than its controls",
     ),
     "a difference told as one token": (("difference",), {}, "refused", None, "against"),
+    "a difference told as a probability": (
+        ("difference",),
+        {"against": OTHER},
+        "refused",
+        "controlled",
+        "does not say against what",
+    ),
     "the one of seven features that moved": (
         (NAMED,),
         {**LOWERS, "feature": CHANCE},
@@ -211,7 +219,7 @@ TRUE: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "two prompts": (("one prompt", "another prompt"), {"level": "replicated"}, "replicated"),
     "no more than was done": (("no controls",), {"level": "intervened"}, "intervened"),
     "less than was done": (("many prompts",), {"text": SAYS, "level": "seen"}, "replicated"),
-    "a difference": (("difference",), {"against": OTHER}, "controlled"),
+    "a difference": (("difference",), {"against": OTHER, "text": MORE_THAN}, "controlled"),
     "it fires": (
         ("fires",),
         {

@@ -84,6 +84,40 @@ async def test_results_are_listed_by_words_tool_sae_and_day(here: AppState, sae:
     assert page["truncated"] and page["next_offset"] == 1 and "offset=1" in page["next"][-1]
 
 
+@pytest.mark.parametrize(
+    ("asked", "field", "named"),
+    [
+        ({"tool": "intervent"}, "tool", 'tool="intervene"'),
+        ({"tool": "zzzz"}, "tool", "leave it out"),
+        ({"day": "yesterday"}, "day", "2026-11"),
+        ({"day": "2026-02-30"}, "day", "2026-11"),
+        ({"day": "2026-1"}, "day", "2026-11"),
+        ({"result_id": "0" * 12, "sae": "x"}, "sae", "result_id without sae"),
+        ({"result_id": "0" * 12, "limit": 3}, "limit", "result_id without limit"),
+        (
+            {"result_id": "0" * 12, "investigation": "sea", "note": "n"},
+            "investigation",
+            "to name it in an investigation, add",
+        ),
+    ],
+)
+async def test_what_no_result_can_fit_is_refused_with_what_may(
+    here: AppState, asked: dict[str, Any], field: str, named: str
+) -> None:
+    outcome = await results.TOOLS[0].call(here, asked)
+    assert outcome.is_error and outcome.document["field"] == field
+    assert named in f"{outcome.document['allowed']} {outcome.document['hint']}", outcome.document
+
+
+async def test_arguments_that_are_cut_are_said_to_be(here: AppState, sae: str) -> None:
+    texts = [f"{PROMPT} {i}" for i in range(9)]
+    long = await call(here, "encode_text", sae=sae, texts=texts, limit=100, top_k=10)
+    back = await call(here, "results", result_id=long["result_id"], response_format="detailed")
+    assert len(back["arguments"]["texts"]) < 9
+    said = f"Long arguments were cut: the resource sae://result/{long['result_id']} has all."
+    assert said in back["warnings"]
+
+
 async def test_an_investigation_names_results_that_are_kept(here: AppState, sae: str) -> None:
     one = (await call(here, "top_features", sae=sae, **TEXT))["result_id"]
     await call(here, "encode_text", sae=sae, **TEXT)
@@ -206,8 +240,7 @@ async def test_a_home_that_cannot_be_written_costs_one_warning_and_no_result(
     for text in texts:
         done = await call(state, "top_features", sae=sae, text=text)
         assert done["features"] and done["result_id"]
-        told += [each for each in done["warnings"] if "ledger" in each]
-        state.keeper.settle()
+        told += [each for each in done["warnings"] if "ledger" in each] + state.keeper.settle()
     assert len(told) == 1 and "SAESCOPE_LEDGER=false" in told[0]
     (own_home / "ledger").unlink()
     done = await call(state, "top_features", sae=sae, text=texts[0])

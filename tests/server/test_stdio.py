@@ -1,14 +1,19 @@
 """The server as a client starts it."""
 
+import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mcp import Client, StdioServerParameters
 from tests.server.helpers import PROMPT
 
+from saescope.ledger import KeptEntry, Ledger
 from saescope_mcp.app import ALL_TOOLS
 
 
@@ -48,6 +53,50 @@ def test_stdout_carries_only_the_protocol_and_the_server_ends_with_its_input() -
         check=True,
     )
     assert not [line for line in done.stdout.splitlines() if not line.startswith('{"jsonrpc"')]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["its input ends", "SIGTERM", "SIGINT"])
+def test_a_server_that_ends_writes_its_last_result_first(end: str, own_home: Path) -> None:
+    """A table that another program keeps locked holds the writer up; when the server is told to end
+    it waits for that, not for ever."""
+    if os.name == "nt" and end != "its input ends":
+        pytest.skip("a process there gets no signal of another one")
+    ledger = Ledger()
+    ledger.keep(KeptEntry(tool="t", arguments={}, document={"summary": "first"}))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "saescope_mcp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert server.stdin and server.stdout
+    with server, closing(sqlite3.connect(ledger.folder / "ledger.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for message in _HANDSHAKE:
+            server.stdin.write(json.dumps(message).encode() + b"\n")
+        server.stdin.flush()
+        answers = [json.loads(server.stdout.readline()) for _ in range(2)]
+        assert answers[1]["result"]["structuredContent"]["saes"]
+        if end == "its input ends":
+            server.stdin.close()
+        else:
+            server.send_signal(getattr(signal, end))
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(0.2)
+        other.rollback()
+        assert server.wait(10) == {"SIGTERM": -15, "SIGINT": -2}.get(end, 0)
+    assert [row.tool for row in ledger.find()[0]] == ["find_saes", "t"]
+
+
+_ASKED = {"name": "find_saes", "arguments": {"query": "gemma", "limit": 1}}
+_HELLO = {
+    "protocolVersion": "2025-06-18",
+    "capabilities": {},
+    "clientInfo": {"name": "t", "version": "1"},
+}
+_HANDSHAKE = (
+    {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": _HELLO},
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+    {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": _ASKED},
+)
 
 
 def test_http_is_for_this_machine_only() -> None:

@@ -2,11 +2,12 @@
 
 from saescope.ledger.claims import judge_claim
 from saescope.ledger.entry import KeptEntry, result_id_of
-from saescope.ledger.findings import findings
+from saescope.ledger.findings import CHANGING, findings
 from saescope.ledger.investigations import Investigations
 from saescope.ledger.store import Ledger, ResultFilter, ledger_path
 
 __all__ = [
+    "CHANGING",
     "Investigations",
     "KeptEntry",
     "Ledger",

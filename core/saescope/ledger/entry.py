@@ -55,9 +55,11 @@ class KeptEntry:
 
     @property
     def saes(self) -> tuple[str, ...]:
-        """The handles that it is about: those of its provenance, else those that the call names."""
+        """The handles that it is about: those of its provenance, and of a set those of its layers;
+        else those that the call names."""
         origin = self.document.get("provenance") or {}
-        used = [origin.get("sae"), *(each["sae"] for each in origin.get("saes", []))]
+        used = [origin.get("sae"), *(each["sae"] for each in origin.get("saes") or [])]
+        used += [each for each in self.document.get("saes") or [] if isinstance(each, str)]
         asked = [
             self.arguments.get("sae"),
             *self.arguments.get("saes", []),

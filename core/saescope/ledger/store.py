@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from saescope.database import Row, transaction
-from saescope.errors import FormatError, NotFoundError
+from saescope.errors import ArgumentError, FormatError, NotFoundError
 from saescope.fence import read_own
 from saescope.ledger.entry import KeptEntry, now
 from saescope.ledger.files import (
@@ -46,7 +46,30 @@ class ResultFilter:
     tool: str = ""
     sae: str = ""
     day: str = ""
-    """The beginning of a date, such as "2026-11-30" or "2026-11"."""
+    """The beginning of a date, such as "2026-11-30", "2026-11" or "2026"."""
+    tools: tuple[str, ...] = ()
+    """Any of these tools; empty: all."""
+
+    def __post_init__(self) -> None:
+        if self.day and not _is_day(self.day):
+            raise ArgumentError(
+                f"{self.day!r} is no day.",
+                code="INVALID_DAY",
+                field="day",
+                got=self.day,
+                allowed="a date in UTC, or its beginning: 2026-11-30, 2026-11 or 2026",
+                hint=f'Use day="{now()[:10]}" for today.',
+            )
+
+
+def _is_day(text: str) -> bool:
+    """Whether it is the beginning of a date that exists."""
+    forms = {4: "%Y", 7: "%Y-%m", 10: "%Y-%m-%d"}
+    try:
+        datetime.strptime(text, forms.get(len(text), ""))
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -223,6 +246,8 @@ def _conditions(wanted: ResultFilter, among: Collection[str] | None) -> tuple[st
     words = re.findall(r"\S+", wanted.text.casefold())
     found = [("instr(words, ?) > 0", word) for word in words]
     found += [("tool = ?", wanted.tool)] if wanted.tool else []
+    among_tools = "tool IN (SELECT value FROM json_each(?))"
+    found += [(among_tools, json.dumps(wanted.tools))] if wanted.tools else []
     found += [("? IN (SELECT value FROM json_each(saes))", wanted.sae)] if wanted.sae else []
     found += [("substr(created, 1, length(?)) = ?", wanted.day)] if wanted.day else []
     if among is not None:

@@ -27,26 +27,44 @@ class FeatureTest:
     result_id: str
     sae: str
     weights: str
+    """The hash of the SAE's weights; empty where the result does not say it."""
     feature: int
+    kind: str
+    """"effect": the feature was changed; "estimate": nothing was; "token": it was seen firing on
+    one; "concept": a label passed its blind quiz; "texts": it fires more on some than on others."""
     effect: str
     against: str
+    measure: str
+    """"logprob", "logit" or "difference" (of two logits); empty where it fires."""
     direction: str
-    """"raises", "lowers", "fires" or "none"."""
+    """"raises", "lowers", "fires", "none", or "" where nothing says whether the edit made more or
+    less of the feature."""
     level: str
     """The kind of test: "seen", "correlates", "intervened" or "controlled"."""
     beyond: bool | None
-    """Whether it is beyond its controls; None where there were too few."""
+    """Whether it goes further than its controls do, away from no effect; None where there were too
+    few."""
     size: float | None
+    """The measure after the change minus before; of an estimate, what the feature adds."""
+    unit: str
     p: float | None
-    """How likely an effect as large is among its controls: by Student's t from their mean and
-    deviation, else by rank."""
+    """How likely an effect as far off is among its controls."""
+    p_by: str
+    """What `p` comes from, in words."""
     n_controls: int
     prompts: tuple[str, ...]
     n_prompts: int
+    """How many the effect is the mean of; 0 where that is not said."""
     consistent: bool
-    """Whether the prompts agree: a sign test or an interval without 0, over six or more."""
+    """Whether the prompts agree, six or more: all go one way, or an interval of their mean does not
+    hold 0."""
     setting: str
-    """How strongly and in which way the feature was changed."""
+    """What was done to the feature, in words."""
+    chosen: str
+    """Why it may be no more than the best of many; empty where nothing says so."""
+    texts: tuple[str, ...]
+    """Texts on which it fires more than on `other_texts`."""
+    other_texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +92,8 @@ class Looks:
     """How often it was looked, and what that leaves of the best p."""
 
     n_tests: int
-    """Tests of this effect by changing the model, of any feature of the SAE."""
+    """Looks at this effect, at one that shares a token with it, or at this feature on the same
+    prompts: each strength of a table and each candidate of a search is one."""
     n_counted: int
     """Those that the best p pays for: of this feature, or on the same prompts."""
     n_features: int
@@ -83,7 +102,7 @@ class Looks:
     p: float | None
     """The smallest of those that support the claim."""
     corrected: float | None
-    """It times the number of those tests."""
+    """It times the number of those looks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,12 @@
 """The features that make a concept likelier: all of them by one gradient, the best by pushes."""
 
 from collections.abc import Sequence
-from math import comb
 from statistics import mean
 from typing import NamedTuple
 
 import torch
 
-from saescope.controls import ENOUGH, LEVEL, compare_with
+from saescope.controls import ENOUGH, LEVEL, at_least, compare_with
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.ops import SparseActs
@@ -121,13 +120,6 @@ def by_chance(causes: Sequence[bool], which: str = "") -> list[str]:
         f"{n} of {len(causes)}{which} may pass by chance, for each is tested at p = {LEVEL:g}: "
         "measure it on other prompts before you rely on it."
     ]
-
-
-def at_least(n: int, of: int) -> float:
-    """How likely it is that so many or more of tests at LEVEL pass where there is nothing: the
-    upper tail of the binomial distribution."""
-    fewer = sum(comb(of, k) * LEVEL**k * (1 - LEVEL) ** (of - k) for k in range(n))
-    return round(1 - fewer, 12)
 
 
 def _turn(sign: str) -> int:

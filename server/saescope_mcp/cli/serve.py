@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
+from types import FrameType
 
 import anyio
 
@@ -20,6 +21,7 @@ from saescope_mcp.cli.window import window_of
 from saescope_mcp.groups import SETTING, Group
 from saescope_mcp.settings import Settings, log_level, unknown_variables
 from saescope_mcp.state import AppState
+from saescope_mcp.state.keeper import LAST_S
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SWITCH_S = 0.0005
@@ -70,12 +72,26 @@ def serve(words: Sequence[str]) -> int:
 
         serve_http(server, host=options.host, port=options.port, window=window)
     else:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C waits until stdin closes
+        _end_by_signals(state)
         anyio.run(window(server.run_stdio_async) if window else server.run_stdio_async)
     state.close()
+    for warning in state.keeper.settle(LAST_S):
+        logging.getLogger("saescope").warning("%s", warning)
     sys.stdout.flush()
     # taking torch apart in good order, or waiting for a load, takes longer than a client waits
     os._exit(0)
+
+
+def _end_by_signals(state: AppState) -> None:
+    """End at a signal, once the last results are written; Python would wait until stdin closes."""
+
+    def end(sig: int, frame: FrameType | None) -> None:
+        signal.signal(sig, signal.SIG_DFL)
+        state.keeper.settle(LAST_S)
+        signal.raise_signal(sig)
+
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, end)
 
 
 def _not_free(host: str, port: int) -> str:

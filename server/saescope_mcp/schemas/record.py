@@ -9,6 +9,8 @@ from saescope.records.ledger import KeptResult
 from saescope_mcp.schemas.bounds import AtMost, Identifier, Name, Text
 from saescope_mcp.schemas.common import ListReply, Page, Request, is_empty
 
+_OF_ONE = ("result_id", "response_format")
+"""Arguments with which one result is brought back."""
 ResultIds = Annotated[list[Identifier], AtMost("max_noted")]
 
 
@@ -30,6 +32,22 @@ class Results(Request):
     offset: Page = 0
 
     @model_validator(mode="after")
+    def _one_alone(self) -> "Results":
+        others = (name for name in type(self).model_fields if name not in _OF_ONE)
+        given = [name for name in others if getattr(self, name) != _default(name)]
+        if self.result_id and given:
+            raise PydanticCustomError(
+                "conflicting_arguments",
+                "result_id brings one result back, and {given} is about a list",
+                {
+                    "given": given[0],
+                    "field": given[0],
+                    "allowed": f"result_id without {given[0]}; to name it in an investigation, add",
+                },
+            )
+        return self
+
+    @model_validator(mode="after")
     def _of_an_investigation(self) -> "Results":
         given = [name for name in ("add", "remove", "note") if getattr(self, name)]
         if given and not self.investigation:
@@ -48,6 +66,10 @@ class Results(Request):
     def changes(self) -> bool:
         """Whether the call changes an investigation."""
         return bool(self.add or self.remove or self.note)
+
+
+def _default(name: str) -> object:
+    return Results.model_fields[name].default
 
 
 class InvestigationRow(BaseModel):

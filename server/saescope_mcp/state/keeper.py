@@ -21,6 +21,8 @@ FIRST_S = 0.003
 read-only says so at once, and is told with this call's result."""
 MOST_PENDING = 64
 SETTLE_S = 20.0
+LAST_S = 1.0
+"""How long a server that is told to end waits for what is still to be written."""
 
 
 class LedgerKeeper:
@@ -61,10 +63,10 @@ class LedgerKeeper:
         """A function of the ledger, once what was handed over before is written."""
         return await self._writer.run(partial(question, self.ledger, *args, **kwargs))
 
-    def settle(self) -> list[str]:
-        """Wait until all is written, and return what there is to warn of: for a command, which ends
-        with its call."""
-        wait(self._pending, timeout=SETTLE_S)
+    def settle(self, most_s: float = SETTLE_S) -> list[str]:
+        """Wait until all is written, for so many seconds at most, and return what there is to warn
+        of: for a process that ends."""
+        wait({*self._pending}, timeout=most_s)
         return self._news()
 
     def _written(self, future: "Future[Any]") -> None:

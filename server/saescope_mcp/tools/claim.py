@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from mcp.types import ToolAnnotations
 
 from saescope.errors import ArgumentError, SaescopeError
-from saescope.ledger import KeptEntry, Ledger, ResultFilter, judge_claim
+from saescope.ledger import CHANGING, KeptEntry, Ledger, ResultFilter, judge_claim
 from saescope.records.claims import ClaimVerdict, FeatureClaim
-from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
 from saescope_mcp.replies import Tool
 from saescope_mcp.replies.tool import by_itself
 from saescope_mcp.schemas.claim import ClaimReply, ClaimRequest
 from saescope_mcp.schemas.common import Evidence, Provenance
 from saescope_mcp.state import AppState
+from saescope_mcp.tools.further import further_tests
+from saescope_mcp.tools.results import void_shown
 
 MOST_OTHERS = 400
-"""How many of the newest results of the SAE are looked at for what speaks against a claim."""
+"""How many of the newest tests of the SAE are looked at for what speaks against a claim."""
 MOST_LISTED = 10
 _EVIDENCE: Mapping[str | None, Evidence] = {
     None: "observed",
@@ -37,7 +37,9 @@ async def claim(state: AppState, request: ClaimRequest) -> ClaimReply:
     against it shown."""
     named, others, warnings = await state.keeper.ask(_entries, request)
     request = request.model_copy(update={"sae": request.sae or _their_sae(named)})
-    done = judge_claim(_claim(request), named, others=others)
+    done = judge_claim(_claim(request), named, others=others, weights=_weights_now(state, request))
+    shown_ids = {each.result_id for each in done.contradicting[:MOST_LISTED]}
+    await void_shown(state, [*named, *(each for each in others if each.result_id in shown_ids)])
     supporting = [each.result_id for each in done.checks if each.counts == "supports"]
     rests = [entry for entry in named if entry.result_id in supporting]
     origins = [origin for entry in rests if (origin := entry.document.get("provenance"))]
@@ -45,7 +47,7 @@ async def claim(state: AppState, request: ClaimRequest) -> ClaimReply:
     return ClaimReply(
         summary=_summary(done, request),
         warnings=warnings,
-        next=_next(request, done, rests or named),
+        next=further_tests(request, done, rests or named),
         evidence=_EVIDENCE[done.level],
         provenance=Provenance.model_validate(origins[0]) if origins else None,
         **{name: getattr(shown, name) for name in ClaimVerdict.__dataclass_fields__},
@@ -55,6 +57,12 @@ async def claim(state: AppState, request: ClaimRequest) -> ClaimReply:
 def _claim(request: ClaimRequest) -> FeatureClaim:
     fields = FeatureClaim.__dataclass_fields__
     return FeatureClaim(**{name: getattr(request, name) for name in fields})
+
+
+def _weights_now(state: AppState, request: ClaimRequest) -> str:
+    """The hash of the weights that the handle stands for, as far as it is in memory."""
+    loaded = state.saes.get(request.sae)
+    return loaded.weights_hash if loaded else ""
 
 
 def _their_sae(named: Sequence[KeptEntry]) -> str:
@@ -85,7 +93,7 @@ def _entries(
         ids += ledger.investigations.of(request.investigation).result_ids
     named = [ledger.bring(result_id) for result_id in dict.fromkeys(ids)]
     sae = request.sae or _their_sae(named)
-    rows, total = ledger.find(ResultFilter(sae=sae), limit=MOST_OTHERS)
+    rows, total = ledger.find(ResultFilter(sae=sae, tools=CHANGING), limit=MOST_OTHERS)
     others, n_damaged = list[KeptEntry](), 0
     for row in rows:
         if row.result_id not in ids:
@@ -94,7 +102,7 @@ def _entries(
             except SaescopeError:
                 n_damaged += 1
     warnings = [f"{n_damaged} results of this SAE are damaged and were not looked at."]
-    more = [f"Only the newest {MOST_OTHERS} of {total} results of this SAE were looked at."]
+    more = [f"Only the newest {MOST_OTHERS} of {total} tests of this SAE were looked at."]
     return named, others, warnings * bool(n_damaged) + more * (total > MOST_OTHERS)
 
 
@@ -111,36 +119,6 @@ def _summary(done: ClaimVerdict, request: ClaimRequest) -> str:
             return f"Lowered to {done.level}{why}.{more}"
         case _:
             return f"Stands as {request.level}; the results allow {done.level}{why}.{more}"
-
-
-def _next(request: ClaimRequest, done: ClaimVerdict, entries: Sequence[KeptEntry]) -> list[str]:
-    """The call of each test that is missing."""
-    said = {each.what for each in done.missing}
-    given = [entry.arguments.get("prompt") for entry in entries]
-    prompt = next((each for each in given if each and len(each) < 200), "...")
-    how = _as_before(request, entries)
-    how |= {"target": request.effect.partition("|")[0]}
-    how |= {"against": request.against} if request.against else {}
-    on = {"sae": request.sae}
-    several = next_call("intervene", **on, prompts=["...", "..."], **how)
-    calls = {
-        "intervention": next_call("intervene", **on, prompt=prompt, **how),
-        "controls": next_call("intervene", **on, prompt=prompt, **how, n_controls=19),
-        "prompts": several,
-        "fresh prompts": several,
-        "contrast": next_call("find_features", **on, texts=["...", "..."], against=["...", "..."]),
-    }
-    return [call for what, call in calls.items() if what in said]
-
-
-def _as_before(request: ClaimRequest, entries: Sequence[KeptEntry]) -> dict[str, Any]:
-    """The edit of a result that the claim rests on; where there is none, an ablation."""
-    for entry in entries:
-        edits, unit = entry.arguments.get("edits") or [], entry.arguments.get("unit", "typical")
-        if len(edits) == 1 and edits[0]["feature"] == request.feature:
-            edit = {name: value for name, value in edits[0].items() if value not in ([], "")}
-            return {"edits": [edit]} | ({"unit": unit} if unit != "typical" else {})
-    return {"edits": [{"feature": request.feature, "mode": "ablate"}]}
 
 
 TOOLS = [

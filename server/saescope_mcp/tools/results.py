@@ -1,13 +1,17 @@
 """results."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mcp.types import ToolAnnotations
 
+from saescope.errors import ArgumentError
 from saescope.ledger import KeptEntry, Ledger, ResultFilter
+from saescope.names import nearest
 from saescope.records.ledger import Investigation, KeptResult
 from saescope_mcp.binding import next_call, nothing
 from saescope_mcp.binding.document import compact, in_short
@@ -20,6 +24,8 @@ from saescope_mcp.state import AppState
 from saescope_mcp.state.quizzes import void_open_quizzes
 
 RESULT_URI = "sae://result/{result_id}"
+TOOLS_LIST = Path(__file__).parents[1] / "tools.json"
+"""The shipped list of tools."""
 MOST_ROWS = 5
 """How many rows of each list a result in short has."""
 AROUND_BYTES = 1500
@@ -67,26 +73,30 @@ async def _one(state: AppState, request: Results) -> ResultsReply:
     document, room = whole_document(entry), 3 * state.settings.max_result_tokens - AROUND_BYTES
     if request.response_format == "concise":
         document = _with_rows(in_short(document, Reply), MOST_ROWS)
-    fitted, warnings = document, list[str]()
+    fitted, cut, warnings = document, list[str](), list[str]()
     most = max([len(item) for item in _lists(document)], default=0)
     arguments = entry.arguments
     if len(compact([fitted, arguments]).encode()) > room:
         arguments = _cut_texts(arguments)
+        if arguments != entry.arguments:
+            warnings.append(f"Long arguments were cut: {_whole_at(entry)}")
     while len(compact([fitted, arguments]).encode()) > room and most > 1:
         most //= 2
         fitted = _with_rows(document, most)
-        warnings = [
-            f"Lists were cut to {most} rows: the resource sae://result/{entry.result_id} has all."
-        ]
+        cut = [f"Lists were cut to {most} rows: {_whole_at(entry)}"]
     return ResultsReply(
         summary=f"Result {entry.result_id}, a call of {entry.tool} of {entry.created} (UTC).",
-        warnings=[*warnings, *_off(state)],
+        warnings=[*cut, *warnings, *_off(state)],
         next=entry.document.get("next", [])[:1],
         total=1,
         results=[_row(entry)],
         arguments=arguments,
         document=fitted,
     )
+
+
+def _whole_at(entry: KeptEntry) -> str:
+    return f"the resource {RESULT_URI.format(result_id=entry.result_id)} has all."
 
 
 def _row(entry: KeptEntry) -> KeptResult:
@@ -101,6 +111,7 @@ def _row(entry: KeptEntry) -> KeptResult:
 
 
 async def _several(state: AppState, request: Results) -> ResultsReply:
+    _check_tool(request.tool.replace("-", "_"))
     if request.text:
         await state.workers.run(partial(void_open_quizzes, [request.text]))
     rows, total, named = await state.keeper.ask(_listed, request)
@@ -121,6 +132,21 @@ async def _several(state: AppState, request: Results) -> ResultsReply:
         results=rows,
         investigations=named,
     )
+
+
+def _check_tool(name: str) -> None:
+    """Raises ArgumentError: INVALID_CHOICE: no tool has this name."""
+    known = [*json.loads(TOOLS_LIST.read_text(encoding="utf-8"))] if name else []
+    if name and name not in known:
+        close = nearest(name, known)
+        raise ArgumentError(
+            f"There is no tool {name!r}.",
+            code="INVALID_CHOICE",
+            field="tool",
+            got=name,
+            allowed=", ".join(close or known),
+            hint=f'Use tool="{close[0]}".' if close else "Use one of these, or leave it out.",
+        )
 
 
 def _listed(

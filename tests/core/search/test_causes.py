@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.core.oracle import Family, make_sae
 
+from saescope.controls import at_least
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
 from saescope.ops import SparseActs
@@ -15,7 +16,7 @@ from saescope.records.search import Cause, FoundCauses
 from saescope.saes import SAE, SAEMetadata, StandardConfig, StandardSAE
 from saescope.search import find_causes, neutral_prompts
 from saescope.search.bench import KL, CausalBench
-from saescope.search.causes import at_least, by_chance
+from saescope.search.causes import by_chance
 from saescope.search.concept import ConceptTexts
 from saescope.search.pushes import at_kl
 from saescope.steering.units import IndexedActivations

@@ -1,0 +1,101 @@
+"""What the sentence of a claim says beside its fields, and why it may not be written."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from saescope.ledger.found import same_words, tokens_in
+from saescope.ledger.words import (
+    absolute_words,
+    compares,
+    denied,
+    is_of_size,
+    layers_named,
+    nats_told,
+    other_features,
+    plain,
+    prompts_told,
+    quoted,
+    told_direction,
+    words_above,
+)
+from saescope.records.claims import FeatureClaim, FeatureTest
+
+
+def refusals(
+    claim: FeatureClaim,
+    supports: Sequence[FeatureTest],
+    *,
+    level: int,
+    order: tuple[str, ...],
+    quotable: Sequence[str],
+) -> list[str]:
+    """Why a claim's text may not stand above its fields; `quotable` is what its results were
+    given."""
+    text = plain(claim.text)
+    found = [*_beside_fields(claim, text, quotable), *_direction(claim, text)]
+    if level < 0:
+        return found
+    found += _numbers(text, supports)
+    above: dict[str, list[str]] = {}
+    for word, needed in words_above(text, level, order):
+        above.setdefault(needed, []).append(repr(word))
+    found += [
+        f"words of the level {needed}, where the results allow {order[level]}: "
+        f"{', '.join(dict.fromkeys(words))}"
+        for needed, words in above.items()
+    ]
+    if absolute := absolute_words(text):
+        found.append(
+            "words that no number of tests shows (say on how many prompts): "
+            f"{', '.join(map(repr, absolute))}"
+        )
+    return found
+
+
+def _beside_fields(claim: FeatureClaim, text: str, quotable: Sequence[str]) -> Iterator[str]:
+    """What the text names that the fields do not."""
+    for other in other_features(text, claim.feature):
+        yield f"the text names feature {other}, the claim is about {claim.feature}"
+    tokens = {*tokens_in(claim.effect), *tokens_in(claim.against)}
+    spelled = {token.strip().casefold() for token in tokens}
+    for each in quoted(text):
+        is_text = len(each.split()) > 1 and any(each in other for other in quotable)
+        known = is_text or each.strip().casefold() in spelled
+        if not known:
+            yield f"the text names another token or text than the claim: {each!r}"
+    where = re.search(r"/(\d+)\.", claim.sae)
+    for layer in layers_named(text):
+        if where and layer != int(where[1]):
+            yield f"the text names layer {layer}, the SAE is of layer {where[1]}"
+    if claim.against and not _names_against(claim, text):
+        yield f"the text does not say against what: {claim.against!r}"
+
+
+def _names_against(claim: FeatureClaim, text: str) -> bool:
+    """Whether it says what the effect is against: in quotes, or after a word of comparison."""
+    in_quotes = {each.strip().casefold() for each in quoted(text)}
+    words = {*re.findall(r"\S+", text.casefold().replace(".", " "))}
+    tokens = [token.strip().casefold() for token in tokens_in(claim.against)]
+    compared = words if compares(text) else set[str]()
+    return all(token in in_quotes | compared for token in tokens)
+
+
+def _direction(claim: FeatureClaim, text: str) -> Iterator[str]:
+    if words := denied(text):
+        yield f"the text denies what the claim says: {words!r}"
+    told = told_direction(text)
+    if claim.direction != "fires" and told and told != claim.direction:
+        yield f"the text says that it {told} it, the claim says {claim.direction}"
+
+
+def _numbers(text: str, supports: Sequence[FeatureTest]) -> Iterator[str]:
+    """Numbers of the text that its results do not have."""
+    n = len({same_words(prompt) for test in supports for prompt in test.prompts})
+    n = max([n, *(test.n_prompts for test in supports)])
+    if prompts_told(text) > n:
+        yield f"the text says {prompts_told(text)} prompts, its results have {n}"
+    sizes = [test.size for test in supports if test.size is not None]
+    for told in nats_told(text):
+        if not is_of_size(told, sizes):
+            there = ", ".join(f"{size:+.3g}" for size in sizes[:3])
+            yield f"the text says {told} nats, its results say {there or 'no size'}"
