@@ -284,6 +284,7 @@ def test_what_is_not_kept_is_known_by_name() -> None:
 
     assert {tool.name for tool in ALL_TOOLS if tool.keeps is nothing} == {
         "cancel_job",
+        "export_report",
         "job_status",
         "quiz_feature",
         "results",
