@@ -71,7 +71,7 @@ class Page:
         end = time.monotonic() + LONGEST_S
         while not self.eval(f"Boolean({condition})"):
             assert time.monotonic() < end, (condition, self.eval("document.body.innerText"))
-            self.eval("new Promise((done) => setTimeout(done, 50))")
+            time.sleep(0.05)  # in the page, a wait would be lost where it goes elsewhere
         return self.eval(condition)
 
     def press(self, key: str) -> None:

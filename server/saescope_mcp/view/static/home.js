@@ -1,4 +1,4 @@
-import { ask, bdi, call, el, evidence, facts, load, main, number, section, toResult, warned, within } from "./window.js";
+import { ask, bdi, call, el, evidence, facts, load, main, number, section, toResult, warned, when, within } from "./window.js";
 
 const loaded = el("div"), known = el("div"), jobs = el("div"), last = el("div"), memory = el("div");
 main.append(section("SAEs in memory", loaded), section("Load an SAE", known), section("Jobs", jobs), section("Last results", last), section("This machine", memory));
@@ -59,7 +59,7 @@ async function showJobs() {
 
 async function showResults() {
   const told = await call("results", { limit: 8 });
-  return [...warned(told), listOf(told.results.map((row) => [el("strong", {}, row.tool), " ", toResult(row.result_id), el("span", { class: "quiet" }, ` ${row.created}`), el("p", {}, bdi(row.says))]), "None yet.")];
+  return [...warned(told), listOf(told.results.map((row) => [el("strong", {}, row.tool), " ", toResult(row.result_id), el("span", { class: "quiet" }, ` ${when(row.created)}`), el("p", {}, bdi(row.says))]), "None yet.")];
 }
 
 async function showMachine() {

@@ -1,4 +1,4 @@
-import { asked, bdi, call, el, evidence, facts, field, form, main, number, refusal, section, table, toFeature, toResult, warned, within } from "./window.js";
+import { asked, bdi, call, el, evidence, facts, field, form, main, number, refusal, section, table, toFeature, toResult, warned, when, within } from "./window.js";
 
 const words = el("input", { type: "search", maxlength: "200" }), tool = el("input", { maxlength: "60", placeholder: "any" });
 const sae = el("input", { maxlength: "200", placeholder: "any" }), day = el("input", { maxlength: "10", placeholder: "2026-11-30 or 2026-11" });
@@ -17,7 +17,7 @@ async function saying(place, work) {
 
 function rowOf(row) {
   const out = investigation ? el("button", { type: "button", "aria-label": `Take ${row.result_id} out`, onclick: () => take(row.result_id) }, "Take out") : "";
-  return el("li", {}, el("strong", {}, row.tool), " ", toResult(row.result_id), el("span", { class: "quiet" }, ` ${row.created} ${row.about.join(", ")}`), el("p", {}, bdi(row.says)), row.note ? el("p", { class: "note" }, "Note: ", bdi(row.note)) : "", out);
+  return el("li", {}, el("strong", {}, row.tool), " ", toResult(row.result_id), el("span", { class: "quiet" }, ` ${when(row.created)} ${row.about.join(", ")}`), el("p", {}, bdi(row.says)), row.note ? el("p", { class: "note" }, "Note: ", bdi(row.note)) : "", out);
 }
 
 function show() {
@@ -34,7 +34,7 @@ function show() {
 const gone = (row) => (row.gone.length ? el("span", { class: "warnings" }, ` ${row.gone.length} of them no longer kept: ${row.gone.join(", ")}`) : "");
 
 function showLists(rows) {
-  if (!investigation && rows.length) lists.replaceChildren(el("ul", { class: "rows" }, ...rows.map((row) => el("li", {}, el("a", { href: `ledger?${new URLSearchParams({ investigation: row.name })}` }, row.name), ` ${row.n} results `, bdi(row.note), gone(row)))));
+  if (!investigation && rows.length) lists.replaceChildren(el("ul", { class: "rows" }, ...rows.map((row) => el("li", {}, el("a", { href: `ledger?${new URLSearchParams({ investigation: row.name })}` }, row.name), ` ${number(row.n)} ${row.n === 1 ? "result" : "results"} `, bdi(row.note), gone(row)))));
   if (investigation && rows.length && !about.childElementCount) about.replaceChildren(...aboutOf(rows[0]));
 }
 

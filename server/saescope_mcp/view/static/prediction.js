@@ -4,6 +4,7 @@ import { svg } from "./chart.js";
 const prompt = el("textarea", { required: true, rows: "3", maxlength: "20000" });
 const target = el("input", { placeholder: "the likeliest", maxlength: "200" });
 const against = el("input", { placeholder: "none", maxlength: "200" });
+const MEASURES = { logprob: "log-probability (nats)", logit: "logit", difference: "difference of two logits" };
 const out = el("div"), circuit = el("div");
 prompt.value = asked.get("prompt") ?? "";
 
@@ -32,7 +33,7 @@ const checks = (done) => facts([["estimates and measurements agree (correlation)
 
 async function explain(given) {
   const done = await call("attribute_logit", given);
-  const what = el("p", {}, "Predicted: ", token(done.target.token), ` (probability ${number(done.target.prob)}, rank ${done.target.rank})`, ...(done.against ? [" against ", token(done.against.token)] : []), `. Effects are on its ${done.measure}: blue estimated by gradient, orange measured by ablation.`);
+  const what = el("p", {}, "Predicted: ", token(done.target.token), ` (probability ${number(done.target.prob)}, rank ${done.target.rank})`, ...(done.against ? [" against ", token(done.against.token)] : []), `. Effects are on the ${MEASURES[done.measure] ?? done.measure}: blue estimated by gradient, orange measured by ablation.`);
   const button = el("button", { type: "button", onclick: () => trace(given) }, "Trace its circuit");
   return [section("Which features it rests on", what, rows(done, given.sae), joint(done), checks(done), evidence(done)), el("p", {}, button, el("span", { class: "quiet" }, " Through which features it comes about; it takes longer."))];
 }

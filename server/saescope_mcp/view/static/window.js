@@ -73,9 +73,9 @@ export async function all(tool, given, rows, most = 2000) {
   let page = { next_offset: 0 };
   while (page.next_offset !== null && page.next_offset !== undefined && found.length < most) {
     page = await call(tool, { ...given, offset: page.next_offset });
-    found.push(...page[rows]);
+    found.push(...(page[rows] ?? [])); // an empty list may be left out
     for (const each of page.warnings ?? []) warnings.add(each);
-    if (!page[rows].length) break;
+    if (!page[rows]?.length) break;
   }
   return { ...page, warnings: [...warnings], [rows]: found };
 }
@@ -115,6 +115,8 @@ export async function within(place, what, work) {
 
 export const field = (label, input) => el("label", { class: "field" }, el("span", {}, label), input);
 export const section = (title, ...children) => el("section", {}, el("h2", {}, title), ...children);
+// A time in UTC as a person reads it.
+export const when = (created) => `${created.slice(0, 16).replace("T", " ")} UTC`;
 export const toResult = (id) => el("a", { href: `ledger?${new URLSearchParams({ result: id })}` }, id);
 export const warned = (done) => (done.warnings ?? []).map((each) => el("p", { class: "warnings" }, el("span", { class: "sr" }, "Warning: "), bdi(each)));
 
