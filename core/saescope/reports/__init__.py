@@ -3,7 +3,7 @@
 from saescope.reports.checking import check_report, checked
 from saescope.reports.comparison import Rerun, said
 from saescope.reports.data import ReportData, read_data
-from saescope.reports.export import export_report, gathered, require_new, write_report
+from saescope.reports.export import export_report, gathered, report_html, require_new, write_report
 
 __all__ = [
     "ReportData",
@@ -13,6 +13,7 @@ __all__ = [
     "export_report",
     "gathered",
     "read_data",
+    "report_html",
     "require_new",
     "said",
     "write_report",

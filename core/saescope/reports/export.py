@@ -92,6 +92,11 @@ def program_of(data: ReportData) -> Program:
     return program(data.entries, data.sources, title=data.title, notes=data.notes)
 
 
+def report_html(data: ReportData) -> str:
+    """The report to read, without files."""
+    return html(data, program_of(data))
+
+
 def write_report(folder: Path, data: ReportData) -> ExportedReport:
     """Write all files, or none; raises as `ss.export_report`."""
     require_new(folder)

@@ -18,12 +18,14 @@ from starlette.types import ASGIApp
 
 from saescope.errors import SaescopeError
 from saescope.render.feature_page import asset, feature_page
+from saescope.reports import gathered, report_html
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.binding import Outcome
 from saescope_mcp.replies import refusal
 from saescope_mcp.replies.pictures import page_of_graph
 from saescope_mcp.state import AppState
 from saescope_mcp.tools.describe import ON_PAGE, card_of
+from saescope_mcp.tools.results import void_shown
 from saescope_mcp.view.asked import check_asked
 from saescope_mcp.view.guard import OUTSIDE, guarded
 from saescope_mcp.view.known import (
@@ -70,6 +72,7 @@ def view_app(state: AppState, *, token: str, port: int, ended: anyio.Event) -> A
         Route("/densities", window.densities, methods=["GET"]),
         Route("/page", window.page, methods=["GET"]),
         Route("/graph", window.graph, methods=["GET"]),
+        Route("/report", window.report, methods=["GET"]),
         Route("/events", window.events, methods=["GET"]),
         Route("/load", window.load, methods=["POST"]),
         Route("/call/{tool}", window.call, methods=["POST"]),
@@ -149,6 +152,19 @@ class _Window:
             return _embedded(await self.state.workers.run(partial(page_of_graph, name)))
         except SaescopeError as error:
             return _message(dict(refusal("trace_circuit", error)))
+
+    async def report(self, request: WebRequest) -> Response:
+        """The report of a result or of an investigation, as export_report writes it."""
+        asked = request.query_params
+        results = [asked["result"]] if asked.get("result") else []
+        try:
+            data = await self.state.keeper.ask(
+                gathered, results, investigation=asked.get("investigation", ""), title=""
+            )
+            await void_shown(self.state, data.entries)
+            return _embedded(await self.state.workers.run(partial(report_html, data)))
+        except SaescopeError as error:
+            return _message(dict(refusal("export_report", error)))
 
     async def events(self, request: WebRequest) -> Response:
         """The jobs, and those named in full, again and again as server-sent events."""

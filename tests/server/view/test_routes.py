@@ -116,6 +116,21 @@ def test_a_hostile_handle_is_text(shown: Window) -> None:
     assert page.status_code == 404 and "<script>" not in page.text and "&lt;script&gt;" in page.text
 
 
+def test_a_report_is_the_one_that_is_written_and_stands_by_itself(shown: Window) -> None:
+    done = shown.call("encode_text", sae=shown.sae, text="The old <b>man").json()
+    put = {"investigation": "a-report", "add": [done["result_id"]], "note": "<i>mine"}
+    assert shown.call("results", **put).status_code == 200
+    for asked in ({"result": done["result_id"]}, {"investigation": "a-report"}):
+        page = httpx.get(f"{shown.url}report", params=asked, timeout=60)
+        policy = page.headers["content-security-policy"]
+        assert page.status_code == 200 and done["result_id"] in page.text
+        assert "old <b>man" not in page.text and "<i>mine" not in page.text
+        assert policy.startswith("default-src 'none'") and "frame-ancestors 'self'" in policy
+    for asked in ({}, {"result": "<script>x"}, {"investigation": "no-such"}):
+        page = httpx.get(f"{shown.url}report", params=asked)
+        assert page.status_code == 404 and "<script>" not in page.text
+
+
 def test_a_circuit_that_was_not_traced_here_is_not_read(shown: Window) -> None:
     for name in ("../x", "0123456789ab", ""):
         page = httpx.get(f"{shown.url}graph", params={"name": name})

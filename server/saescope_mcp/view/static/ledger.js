@@ -42,8 +42,11 @@ function showLists(rows) {
 function aboutOf(row) {
   const note = el("input", { maxlength: "1000", value: row.note }), said = el("div", { role: "status" });
   const write = () => saying(said, async () => bdi((await call("results", { investigation, note: note.value })).summary));
-  return [row.note ? el("p", { class: "note" }, bdi(row.note)) : "", gone(row), form(write, field("Note on the investigation", note), el("button", {}, "Write it")), said, claimForm(() => ids, null)];
+  return [row.note ? el("p", { class: "note" }, bdi(row.note)) : "", gone(row), form(write, field("Note on the investigation", note), el("button", {}, "Write it")), said, reportOf({ investigation }), claimForm(() => ids, null)];
 }
+
+// The report that export_report would write, to read and to print.
+const reportOf = (what) => el("p", {}, el("a", { href: `report?${new URLSearchParams(what)}` }, "Its report"), el("span", { class: "quiet" }, " on a page of its own; export_report writes it with a script that computes the numbers again."));
 
 async function take(id) {
   try {
@@ -108,7 +111,7 @@ function bring(id) {
     const link = asked_.sae && Number.isInteger(feature) ? el("p", {}, "Feature ", toFeature(asked_.sae, feature)) : "";
     const said = kind === "claim" ? [el("p", {}, "Claimed: ", bdi(asked_.text), ` (level: ${asked_.level})`), verdictOf(told.document)] : [];
     const after = kind === "claim" ? "" : claimForm(() => [id], feature);
-    return section(`Result ${id}`, el("p", { class: "quiet" }, bdi(told.summary)), ...warned(told), link, ...said, evidence({ ...told.document, result_id: null }), putForm(id), after, el("h3", {}, "What was asked"), json(asked_), el("h3", {}, "What came of it"), json(told.document));
+    return section(`Result ${id}`, el("p", { class: "quiet" }, bdi(told.summary)), ...warned(told), link, ...said, evidence({ ...told.document, result_id: null }), reportOf({ result: id }), putForm(id), after, el("h3", {}, "What was asked"), json(asked_), el("h3", {}, "What came of it"), json(told.document));
   });
 }
 
