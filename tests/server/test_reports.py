@@ -201,6 +201,90 @@ async def test_export_takes_results_or_checks_a_report(desk: Desk) -> None:
     assert (await refuse(desk.state, "export_report", **nowhere))["code"] == "REPORT_NOT_FOUND"
 
 
+STEERED: dict[str, Any] = {"features": [{"feature": 5, "strength": 2.0}], "max_new_tokens": 4}
+PAIRS = {
+    "texts": [f"{start} {end}" for start in TEXTS for end in ("It was so.", "Then she came.")] * 2,
+    "against": ["My brother went to his house.", "Our father saw him and his dog."] * 4,
+}
+PLANTED: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "reading": [
+        ("encode_text", {"texts": TEXTS}),
+        ("encode_text", {"texts": TEXTS, "features": [5, 6], "pattern": "her"}),
+        ("encode_text", {"text": PROMPT, "positions": [2, -1], "top_k": 5}),
+    ],
+    "lens": [("encode_text", {"text": PROMPT, "lens": "logit"})],
+    "ranking": [
+        ("top_features", {"texts": TEXTS, "rank_by": "mean", "k": 3, "offset": 2}),
+        ("top_features", {**PAIRS, "rank_by": "contrast", "k": 3}),
+    ],
+    "explaining": [
+        ("attribute_logit", {"prompt": PROMPT, "k": 3, "measure": "logit"}),
+        ("attribute_logit", {"prompt": PROMPT, "target": " of", "against": ".", "seed": 7}),
+        ("attribute_logit", {"prompt": PROMPT, "method": "integrated_gradients", "k": 2}),
+    ],
+    "editing": [
+        ("intervene", {"prompt": PROMPT, "edits": [{"feature": 5, "positions": [2, 3]}]}),
+        ("intervene", {"prompts": [PROMPT, "A cat"], "edits": [{"feature": 6, "mode": "clamp"}]}),
+    ],
+    "steering": [
+        ("steer_generate", {"prompt": PROMPT, "concept_tokens": [" she"], **STEERED}),
+        ("steer_generate", {"prompt": PROMPT, "strengths": [0.5, 1.0], **STEERED}),
+        ("steer_generate", {"prompt": PROMPT, "temperature": 1.0, "n_samples": 2, **STEERED}),
+    ],
+    "finding": [
+        ("find_features", {"texts": TEXTS, "k": 3}),
+        ("find_features", {"tokens": [" she"], "k": 3}),
+        ("find_features", {**PAIRS, "k": 3, "unconfirmed": True}),
+        ("find_features", {"causes": [" she"], "k": 3}),
+    ],
+    "searching": [
+        (
+            "steer_search",
+            {
+                **{"features": [{"feature": 5}], "concept": [" she"], "max_new_tokens": 2},
+                **{"prompts": [PROMPT, "The sea"], "held_out": ["A king", "She saw"]},
+            },
+        ),
+    ],
+    "comparing": [("compare_prompts", {"a": "The man said", "b": "The woman said", "k": 3})],
+    "judging": [
+        ("describe_feature", {"feature": 5}),
+        ("evaluate_sae", {"n_tokens": 300, "seed": 4}),
+        ("trace_circuit", {"prompt": "The old man", "max_features": 20, "n_measured": 3}),
+    ],
+}
+
+
+async def ask(desk: Desk, tool: str, arguments: dict[str, Any]) -> str:
+    """The id of a result that may take its time."""
+    while (done := await call(desk.state, tool, sae=desk.sae, **arguments)).get(
+        "state"
+    ) == "running":
+        pass
+    return done["result_id"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED)
+async def test_an_investigation_is_computed_again_by_its_script(desk: Desk, name: str) -> None:
+    results = [await ask(desk, tool, arguments) for tool, arguments in PLANTED[name]]
+    done = await desk.export(*results, title=name)
+    assert not done.get("not_run")
+    ran = run(Path(done["files"]["script"]))
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
+    assert f"{done['n_values']} of {done['n_values']} values are the same" in ran.stdout
+
+
+@pytest.mark.slow
+async def test_the_cells_of_a_notebook_compute_the_same(desk: Desk) -> None:
+    done = await desk.export(await desk.say("intervene", prompt=PROMPT, edits=[{"feature": 5}]))
+    cells = json.loads(Path(done["files"]["notebook"]).read_text())["cells"]
+    file = Path(desk.path, "cells.py")
+    file.write_text("".join(line for cell in cells for line in code_of(cell)))
+    ran = run(file)
+    assert ran.returncode == 0 and "Reproduced." in ran.stdout, ran.stdout + ran.stderr
+
+
 @pytest.mark.slow
 async def test_script_and_check_reproduce_every_number(desk: Desk) -> None:
     done = await desk.export(*await explained(desk))

@@ -56,10 +56,19 @@ class Desk:
             self.loads.append(call("check.model", identity))
         return self._names[key]
 
+    def other_model(self, entry: KeptEntry, handle: str) -> str:
+        """The model of another SAE than those of the result, loaded as the result's is."""
+        source, dtype = self._source(handle), entry.document["provenance"]["dtype"]
+        load = model_to_load(source, entry.document["provenance"]["model"])
+        made = call("ss.load_model", [literal(load)], {"dtype": literal(dtype)})
+        return self._named(("model", load, dtype), "model", self.loads, made)
+
     def sae(self, entry: KeptEntry, handle: str) -> str:
         """An SAE at its place in its model, its weights compared with those of the result."""
         stored = _hashes(entry).get(handle, "")
         key, model = ("sae", handle, stored), self.model(entry, handle)
+        if not stored:  # a partner, whose weights the result does not tell
+            key = next((known for known in self._names if _is_of(known, handle)), key)
         if key not in self._names:
             load = call("ss.load_sae", *_loading(self._source(handle), entry))
             name = self._named(key, "sae", self.loads, f"ss.settle({model}, {load})")
@@ -143,6 +152,11 @@ class Desk:
             self._names[key] = name
             lines.append(f"{name} = {made}")
         return self._names[key]
+
+
+def _is_of(key: object, handle: str) -> bool:
+    """Whether a name is that of the handle's SAE."""
+    return isinstance(key, tuple) and key[:2] == ("sae", handle)
 
 
 def handles_of(entry: KeptEntry) -> list[str]:

@@ -104,7 +104,7 @@ def _section(entry: KeptEntry, desk: Desk, note: str) -> Section:
         if handle in desk.sources and (gone := missing_files(desk.sources[handle])):
             raise CannotReplayError(f"{', '.join(gone)} is gone, from which {handle} was loaded")
     replay = REPLAYS[entry.tool](entry, desk)
-    compared = call("check.compare", ["found", literal(replay.stored, 0, 23)])
+    compared = call("check.compare", [replay.compared, literal(replay.stored, 0, 23)])
     head = call("with check.result", [literal(entry.result_id), literal(entry.tool)])
     code = f"{head}:\n{indented(replay.code)}\n{indented(compared)}"
     return Section(entry=entry, note=note, code=code, n_values=n_values(replay.stored))

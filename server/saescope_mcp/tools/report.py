@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp.types import ToolAnnotations
 
@@ -53,6 +53,7 @@ async def export_report(state: AppState, request: ExportReport) -> ExportReportR
 
 def _written(done: ExportedReport, folder: Path) -> ExportReportReply:
     n, left = len(done.result_ids), len(done.not_run)
+    shown: Any = {"not_run": done.not_run}
     again = f"; {left} of them cannot be run again" if left else ""
     return ExportReportReply(
         summary=f"Report of {n} result{'s' * (n != 1)} written to {folder}{again}; rerun.py and "
@@ -61,7 +62,7 @@ def _written(done: ExportedReport, folder: Path) -> ExportReportReply:
         next=[next_call("export_report", check=str(folder))] if left < n else [],
         files=done.files,
         n_values=done.n_numbers,
-        **{"not_run": done.not_run},
+        **shown,
     )
 
 
@@ -92,12 +93,13 @@ def _require_readable(data: ReportData, settings: "Settings") -> None:
 
 def _compared(done: ReportCheck) -> ExportReportReply:
     more, shown = done.n_moved - MOST_MOVED, replace(done, moved=done.moved[:MOST_MOVED])
+    fields: Any = {name: getattr(shown, name) for name in ReportCheck.__dataclass_fields__}
     return ExportReportReply(
         summary=said(done),
         warnings=[f"{more} more values differ: rerun.py prints all."] if more > 0 else [],
         n_values=done.n_same + done.n_moved,
         reproduced=done.reproduced,
-        **{name: getattr(shown, name) for name in ReportCheck.__dataclass_fields__},
+        **fields,
     )
 
 

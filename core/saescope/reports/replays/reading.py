@@ -3,9 +3,14 @@
 from typing import Any
 
 from saescope.ledger import KeptEntry
-from saescope.records.features import Ranking
+from saescope.records.features import Fit, Ranking
+from saescope.records.firings import FeatureFirings, FiringPlace
+from saescope.records.lens import ReadLayer, ReadPrediction
+from saescope.reports.code import call, literal
 from saescope.reports.desk import Desk, handles_of
+from saescope.reports.picking import picked
 from saescope.reports.replays.replay import (
+    CannotReplayError,
     Replay,
     found,
     options,
@@ -35,3 +40,94 @@ def top_features(entry: KeptEntry, desk: Desk) -> Replay:
 def texts_of(entry: KeptEntry) -> list[str]:
     """The texts of a call."""
     return entry.arguments.get("texts") or [entry.arguments.get("text", "")]
+
+
+def encode_text(entry: KeptEntry, desk: Desk) -> Replay:
+    """Features at tokens, places of named features, or readings through a lens."""
+    refuse_files(entry, "texts_file")
+    if entry.arguments.get("features"):
+        return _places(entry, desk)
+    return _readings(entry, desk) if entry.arguments.get("lens") else _tokens(entry, desk)
+
+
+def _tokens(entry: KeptEntry, desk: Desk) -> Replay:
+    asked, handles, document = entry.arguments, handles_of(entry), entry.document
+    model, saes = desk.model(entry, handles[0]), desk.saes(entry, handles)
+    texts = desk.tokens_of(entry, handles, texts_of(entry))
+    named = options(entry, {"positions": [], "include_special": False})
+    code = found("ss.encode_stack", [f"ss.as_stack({model}, {saes})", texts], named)
+    first, last = asked["offset"], asked["offset"] + asked["limit"]
+    code += f"""
+rows = [
+    (each.texts[n], pos)
+    for n, text in enumerate(found[0].texts)
+    for pos in range(len(text.tokens))
+    for each in found
+    if each.texts[n].counted[pos]
+][{first}:{last}]
+tokens = [
+    {{
+        "token": text.tokens.strings[pos],
+        "l0": text.l0(pos),
+        "features": text.at(pos, {asked["top_k"]}),
+    }}
+    for text, pos in rows
+]"""
+    rows = [
+        {
+            "token": row["token"],
+            "l0": row["l0"],
+            "features": [[each["feature"], each["activation"]] for each in row["features"]],
+        }
+        for row in document["tokens"]
+    ]
+    fits = document.get("by_sae") or [document]
+    kept = {"tokens": rows, "fit": picked(fits, list[Fit] | tuple[Fit, ...], places={})}
+    return Replay(code, kept, '{"tokens": tokens, "fit": found}')
+
+
+def _places(entry: KeptEntry, desk: Desk) -> Replay:
+    asked, (handle, *_) = entry.arguments, handles_of(entry)
+    if asked.get("dataset"):
+        raise CannotReplayError(
+            f"it reads the data set {asked['dataset']}, of which no copy is kept"
+        )
+    model, sae = desk.model(entry, handle), desk.sae(entry, handle)
+    named = options(entry, {"pattern": "", "positions": []})
+    named["prepend_bos"] = f"{sae}.cfg.metadata.prepend_bos"
+    texts = call("ss.text_passages", [model, desk.list_of(texts_of(entry))], named)
+    named = {"features": literal(asked["features"])} | options(entry, {"include_special": False})
+    code = found("ss.find_firings", [model, sae, texts], named)
+    kept = {
+        "features": picked(entry.document["features"], list[FeatureFirings], places={}),
+        "places": picked(entry.document.get("places", []), list[FiringPlace], places={}),
+        **{name: entry.document[name] for name in ("n_tokens", "n_left_out", "n_sinks")},
+    }
+    listed = call("found.places", [literal(asked["limit"])], {"offset": literal(asked["offset"])})
+    counts = ", ".join(f'"{name}": found.{name}' for name in ("n_tokens", "n_left_out", "n_sinks"))
+    return Replay(code, kept, f'{{"features": found.features, "places": {listed}, {counts}}}')
+
+
+def _readings(entry: KeptEntry, desk: Desk) -> Replay:
+    asked, handles = entry.arguments, handles_of(entry)
+    if asked["lens"] != "logit":
+        raise CannotReplayError(
+            f"it is read through the lens {asked['lens']!r}, which was fitted or fetched: "
+            "ss.find_lens or ss.open_lens gives it to ss.read_lens"
+        )
+    saes = [desk.sae(entry, handle) for handle in handles]
+    texts = desk.tokens_of(entry, handles, texts_of(entry))
+    named = {"saes": f"[{', '.join(saes)}]"} | options(entry, {"positions": []})
+    code = found("ss.read_lens", [desk.model(entry, handles[0]), texts], named)
+    first, last = asked["offset"], asked["offset"] + asked["limit"]
+    code += f"""
+positions = found.positions[{first}:{last}]
+places = [(at.text_index, at.pos) for at in positions]
+layers = [row for row in found.layers if (row.text_index, row.pos) in places]"""
+    rows = entry.document["readings"]
+    flat = [layer for row in rows for layer in row["layers"]]
+    kept = {
+        "positions": picked(rows, list[ReadPrediction], places={}),
+        "layers": picked(flat, list[ReadLayer], places={}),
+    }
+    return Replay(code, kept, '{"positions": positions, "layers": layers}')

@@ -18,7 +18,9 @@ class Replay:
     code: str
     """Lines; the last makes `found`."""
     stored: Mapping[str, Any]
-    """What `found` is compared with."""
+    """What it is compared with."""
+    compared: str = "found"
+    """What is compared, as source text, where it is not all of `found`."""
 
 
 Writer: TypeAlias = Callable[[KeptEntry, Desk], Replay]
@@ -45,6 +47,12 @@ def options(
         if value != usual and not (value == "" and usual is None):
             named[(renamed or {}).get(name, name)] = literal(value)
     return named
+
+
+def given(entry: KeptEntry, *names: str) -> dict[str, str]:
+    """Arguments of the tool that the library takes under the same name, but for empty ones."""
+    asked = {name: entry.arguments.get(name) for name in names}
+    return {name: literal(value) for name, value in asked.items() if value not in ("", [], None)}
 
 
 def stored(entry: KeptEntry, kind: Any, *, without: Collection[str] = ()) -> dict[str, Any]:
