@@ -262,6 +262,13 @@ FALSE: dict[str, tuple[str, dict[str, Any], str, str | None, str]] = {
         "controlled",
         "9 nats, its results say",
     ),
+    "the text has a share that no result has": (
+        "one prompt",
+        {"text": "It raises ' and' to 95%."},
+        "refused",
+        "controlled",
+        "95 %, which its results do not",
+    ),
     "the text denies it": (
         "one prompt",
         {"text": "It does not raise ' and'."},
@@ -370,6 +377,12 @@ TRUE: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "controlled",
         "by +2.66 nats on one prompt, further than 19 random features (p ",
     ),
+    "the probability that its result tells": (
+        "one prompt",
+        {"text": "It raises the probability of ' and' from 4.14% to 59.3%."},
+        "controlled",
+        "further than 19",
+    ),
     "many prompts": (
         "many prompts",
         {"level": "replicated", "text": "It consistently raises ' and', on all 8 prompts."},
@@ -445,12 +458,12 @@ async def test_every_call_that_is_suggested_runs(record: Record, glass_dir: Path
 def _parsed(step: str) -> tuple[str, dict[str, Any]]:
     """A suggested call, with prompts of our own where it leaves them to the reader."""
     tool, _, given = step.partition("(")
-    said = re.sub(r'\["\.\.\.", "\.\.\."\]', json.dumps(PROMPTS[:2]), given.removesuffix(")"))
+    said = re.sub(r'\["\.\.\.", "\.\.\."\]', json.dumps(PROMPTS[:4]), given.removesuffix(")"))
     constants = {"true": True, "false": False, "null": None}
     found: dict[str, Any] = eval(f"dict({said})", constants)
     return tool, found | {
-        "steer_search": {"wait_s": 55.0, "max_new_tokens": 2},
-        "steer_generate": {"wait_s": 55.0, "max_new_tokens": 2},
+        "steer_search": {"wait_s": 55.0, "max_new_tokens": 4},
+        "steer_generate": {"wait_s": 55.0, "max_new_tokens": 4},
         "find_features": {"wait_s": 55.0},
     }.get(tool, {})
 

@@ -319,7 +319,8 @@ class _Case:
 
     def _refusals(self, level: int, reasons: Sequence[str]) -> list[str]:
         claim = self.claim
-        quotable = [text for entry in self.named for text in _texts_of(entry.arguments)]
+        said = [[entry.arguments, entry.summary] for entry in self.named]
+        quotable = [*_texts_of(said)]
         found = refusals(claim, self.supports, level=level, order=LEVELS, quotable=quotable)
         if level >= 0:
             return found

@@ -8,6 +8,7 @@ from saescope.ledger.words import (
     absolute_words,
     compares,
     denied,
+    factors_told,
     is_of_size,
     layers_named,
     nats_told,
@@ -15,6 +16,7 @@ from saescope.ledger.words import (
     plain,
     prompts_told,
     quoted,
+    shares_told,
     told_direction,
     words_above,
 )
@@ -30,12 +32,12 @@ def refusals(
     quotable: Sequence[str],
 ) -> list[str]:
     """Why a claim's text may not stand above its fields; `quotable` is what its results were
-    given."""
+    given, and their summaries."""
     text = plain(claim.text)
     found = [*_beside_fields(claim, text, quotable), *_direction(claim, text)]
     if level < 0:
         return found
-    found += _numbers(text, supports)
+    found += [*_numbers(text, supports), *_shares(text, quotable)]
     above: dict[str, list[str]] = {}
     for word, needed in words_above(text, level, order):
         above.setdefault(needed, []).append(repr(word))
@@ -99,3 +101,12 @@ def _numbers(text: str, supports: Sequence[FeatureTest]) -> Iterator[str]:
         if not is_of_size(told, sizes):
             there = ", ".join(f"{size:+.3g}" for size in sizes[:3])
             yield f"the text says {told} nats, its results say {there or 'no size'}"
+
+
+def _shares(text: str, quotable: Sequence[str]) -> Iterator[str]:
+    """Sizes in a form that no result of the claim has."""
+    for share in shares_told(text):
+        if not any(f"{share}%" in said.replace(" %", "%") for said in quotable):
+            yield f"the text says {share} %, which its results do not: say it in nats"
+    for factor in factors_told(text):
+        yield f"the text tells a factor, which its results do not: say it in nats: {factor!r}"

@@ -22,7 +22,7 @@ _NEED: Mapping[str, str] = {
     r"push(?:es|ed|ing)|pull(?:s|ed|ing)|shift(?:s|ed|ing)|affect\w*|impact\w*|contribut\w+|"
     r"yield(?:s|ed|ing)?|generat(?:e|es|ed|ing)|creat(?:e|es|ed|ing)|turn(?:s|ed|ing) \w+ "
     r"(?:on|off|into)|switch(?:es|ed|ing)? \w+ (?:on|off)|(?:more|less) (?:likely|probable)|"
-    r"likelier|unlikelier",
+    r"likelier|unlikelier|kill\w*|eliminat\w+|destroy\w*|extinguish\w*",
     "correlates": r"associat\w+|correlat\w+|represents?|encod(?:e|es|ed|ing)|means|stands for|"
     r"detect\w*|predict(?:s|ed)?|track(?:s|ed|ing)?|is (?:a|an|the) [\w' -]{0,40}feature|"
     r"selective",
@@ -31,7 +31,10 @@ _NEED: Mapping[str, str] = {
 NEEDED = {level: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for level, words in _NEED.items()}
 _ABSOLUTE = re.compile(
     r"\b(?:always|never|in general|universal(?:ly)?|(?:every|all|any) (?:prompts?|texts?|contexts?|"
-    r"cases?)|(?:every|any) time|everywhere|whatever the (?:prompt|text)|without exception|"
+    r"cases?|(?:\w+ )?(?:languages|words|tokens|models))|(?:every|any) time|everywhere|"
+    r"whatever the (?:prompt|text)|without exception|regardless|no matter|"
+    r"across (?:all )?(?:contexts|prompts)|"
+    r"certain(?:ly|ty)|impossible|cannot|needed|the mechanism|(?:it|feature \d+) alone|"
     r"proves?|proven|proof|necessary|sufficient|essential|indispensable|crucial|required|"
     r"guarantee\w*|sole(?:ly)?|exclusive(?:ly)?|unique(?:ly)?|the only|only (?:this|the|feature)|"
     r"(?:fir(?:es?|ing)|activ(?:e|ates?)|respon(?:ds?|sive)) only)\b",
@@ -54,33 +57,43 @@ _UPWARD = (
 )
 _DOWNWARD = (
     r"lower\w*|decreas\w+|reduc\w+|suppress\w*|inhibit\w*|less likely|less probable|unlikelier|"
-    r"weaken\w*|drops?|falls?|prevent\w*|block(?:s|ed|ing)"
+    r"weaken\w*|drops?|falls?|prevent\w*|block(?:s|ed|ing)|kill\w*|eliminat\w+|destroy\w*|"
+    r"extinguish\w*"
 )
 _UP = re.compile(rf"\b(?:{_UPWARD})\b", re.IGNORECASE)
 _DOWN = re.compile(rf"\b(?:{_DOWNWARD})\b", re.IGNORECASE)
 _DENIED = re.compile(
+    r"\bno (?:effect|influence|impact|role)\b|\b(?:does|do|did) nothing\b|"
     r"(?:\b(?:not|never|cannot|hardly|neither|nor|fails? to|failed to|no longer|stops?)|n't)\s+"
     rf"(?:\w+\s+){{0,2}}?(?:{_UPWARD}|{_DOWNWARD}|{_NEED['intervened']}|"
     r"fir(?:e|es|ing)|activ\w+)\b",
     re.IGNORECASE,
 )
+_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_IN_WORDS = re.compile(rf"\b(?:feature|latent|neuron) ({'|'.join(_NUMBERS)})\b", re.IGNORECASE)
 _COMPARED = re.compile(
     r"\b(?:differences?|against|over|than|relative to|compared|versus|vs)\b", re.IGNORECASE
 )
-_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _PROMPTS = re.compile(
-    rf"\b(\d[\d,]*|{'|'.join(_NUMBERS)}|dozens|hundreds|thousands|many) "
-    r"(?:\w+ ){0,2}?(?:prompts|contexts)\b",
+    rf"\b(\d[\d,]*|{'|'.join(_NUMBERS)}|dozens?|hundreds?|thousands?|many) "
+    r"(?:of )?(?:\w+ ){0,2}?(?:prompts|contexts)\b",
     re.IGNORECASE,
 )
-_MANY = {"many": 5, "dozens": 24, "hundreds": 200, "thousands": 2000}
+_MANY = {"many": 5, "dozen": 12, "hundred": 100, "thousand": 1000}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?) ?(?:%|per ?cent\b)", re.IGNORECASE)
+_FACTOR = re.compile(
+    r"\b(?:doubl|tripl|quadrupl|halv)(?:es|ed|ing)\b|\b\w+fold\b|"
+    r"\b(?:times|twice) (?:as|more|less|likelier)\b",
+    re.IGNORECASE,
+)
 _NATS = re.compile(r"([+\N{MINUS SIGN}-]?\d+(?:\.\d+)?) nats?\b", re.IGNORECASE)
 _QUOTED = re.compile(
     r"(?<!\w)'([^'\n]+)'(?!\w)|\"([^\"\n]+)\"|`([^`\n]+)`|\N{LEFT DOUBLE QUOTATION MARK}([^\n]+?)"
     r"\N{RIGHT DOUBLE QUOTATION MARK}|\N{LEFT SINGLE QUOTATION MARK}([^\n]+?)"
-    r"\N{RIGHT SINGLE QUOTATION MARK}(?!\w)"
+    r"\N{RIGHT SINGLE QUOTATION MARK}(?!\w)|\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}([^\n]+?)"
+    r"\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}"
 )
-_LAYER = re.compile(r"\blayers?\s*(?:no\.?|number|#)?\s*(\d+)", re.IGNORECASE)
+_LAYER = re.compile(r"\b(?:layer|block)s?\s*(?:no\.?|number|#)?\s*(\d+)", re.IGNORECASE)
 _LOGIT = re.compile(r"\blogits?\b", re.IGNORECASE)
 _CHANCE = re.compile(r"prob|likel", re.IGNORECASE)
 
@@ -107,7 +120,8 @@ def absolute_words(text: str) -> list[str]:
 
 def other_features(text: str, feature: int) -> list[int]:
     """Features that a text names, but for the one that it is about."""
-    named = (int(n) for match in _NAMED.finditer(text) for n in re.findall(r"\d+", match[1]))
+    named = [int(n) for match in _NAMED.finditer(text) for n in re.findall(r"\d+", match[1])]
+    named += [_number(match[1].lower()) for match in _IN_WORDS.finditer(text)]
     return [each for each in dict.fromkeys(named) if each != feature]
 
 
@@ -154,12 +168,22 @@ def prompts_told(text: str) -> int:
 def _number(word: str) -> int:
     if word in _NUMBERS:
         return _NUMBERS.index(word) + 2
-    return _MANY.get(word) or int(word)
+    return _MANY.get(word.rstrip("s")) or int(word)
 
 
 def nats_told(text: str) -> list[str]:
     """The sizes in nats that a text names, as they are written."""
     return [match[1] for match in _NATS.finditer(text)]
+
+
+def shares_told(text: str) -> list[str]:
+    """The percentages that a text names, without their sign."""
+    return [match[1] for match in _SHARE.finditer(text)]
+
+
+def factors_told(text: str) -> list[str]:
+    """Words that tell a size as a factor."""
+    return [match[0] for match in _FACTOR.finditer(text)]
 
 
 def is_of_size(told: str, sizes: Iterable[float]) -> bool:

@@ -303,6 +303,15 @@ def test_what_stands_in_quotes_is_told_from_apostrophes() -> None:
         ("It doesn't raise ' sea'.", "denies"),
         ("In layer 4 it raises ' sea'.", "layer 4, the SAE is of layer 1"),
         ("Features 3 and 4 raise ' sea'.", "names feature 4"),
+        ("It raises ' sea', as feature four does.", "names feature 4"),
+        ("It raises the probability of ' sea' by 40 %.", "40 %, which its results do not"),
+        ("It doubles the probability of ' sea'.", "a factor"),
+        ("It has no effect on ' sea'.", "denies"),
+        ("It kills ' sea'.", "says that it lowers it"),
+        ("It raises ' sea' on a hundred prompts.", "says 100 prompts"),
+        ("It raises « land ».", "another token"),
+        ("It raises ' sea' regardless of the prompt.", "'regardless'"),
+        ("It raises ' sea' in all languages.", "'all languages'"),
     ],
 )
 def test_a_sentence_that_says_something_else_than_its_fields_is_refused(
