@@ -1,5 +1,5 @@
-import { all, ask, asked, choice, el, evidence, field, form, main, named, number, refusal, say, token, turn } from "./window.js";
-import { List } from "./list.js";
+import { ask, asked, call, choice, el, evidence, field, form, main, named, number, refusal, say, token, turn } from "./window.js";
+import { List, PAGE } from "./list.js";
 import { histogram } from "./chart.js";
 
 const found = el("div", { class: "quiet", role: "status" });
@@ -39,15 +39,26 @@ async function showAll(newest, at = 0) {
   list.show(first.total, async (offset, limit) => (await ask("list", { ...given, offset, limit })).features, at);
 }
 
+// What was found is asked for as far as it is looked at; a reply may have fewer rows than were asked for.
+async function rowsOf(given, first, offset, limit) {
+  const rows = offset ? [] : [...first.features], end = Math.min(limit, first.total - offset);
+  while (rows.length < end) {
+    const more = await call("find_features", { ...given, k: end - rows.length, offset: offset + rows.length });
+    if (!more.features.length) break;
+    rows.push(...more.features);
+  }
+  return rows;
+}
+
 async function search(newest) {
   const text = words.value, handle = sae.select.value, what = kind.value === "label" ? { query: text } : { tokens: [text] };
   if (!text.trim()) return showAll(newest);
   if (/^\s*\d+\s*$/.test(text)) return open({ feature: Number(text) }, handle);
   found.replaceChildren("Searching\u2026");
-  const rows = await all("find_features", { sae: handle, ...what, k: 50 }, "features", 300);
+  const given = { sae: handle, ...what }, first = await call("find_features", { ...given, k: PAGE });
   if (!newest()) return undefined;
-  found.replaceChildren(evidence(rows));
-  list.show(rows.features.length, async (offset, limit) => rows.features.slice(offset, offset + limit));
+  found.replaceChildren(evidence(first));
+  list.show(first.total, (offset, limit) => rowsOf(given, first, offset, limit));
   return undefined;
 }
 

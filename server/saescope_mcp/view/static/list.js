@@ -2,7 +2,8 @@
 import { el } from "./window.js";
 
 export const ROW = 44;
-const PAGE = 60, AROUND = 8;
+export const PAGE = 60;
+const AROUND = 8;
 
 export class List {
   // fetchRows(offset, limit) gives rows; draw(row) the children of one; open(row) what Enter does.
