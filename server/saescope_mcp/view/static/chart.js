@@ -1,7 +1,7 @@
 // Curves of runs over each other and histograms, as SVG with ticks, as wide as their place.
 import { el, number } from "./window.js";
 
-const H = 260, LEFT = 56, BOTTOM = 28, TOP = 14, RIGHT = 12, FAR = 3;
+const H = 260, LEFT = 56, BOTTOM = 28, TOP = 14, RIGHT = 12, FAR = 3, FEW = 0.05;
 const KINDS = ["one", "two"];
 
 export function svg(tag, attributes = {}, ...children) {
@@ -31,13 +31,14 @@ export function ticks(low, high, n = 5) {
   return found;
 }
 
-// What is drawn of each curve: its values but those farther from the middle half of them than three times its width; the last one always.
+// What is drawn of each curve: its values but a few (two, or one in twenty) farther from the middle half of them than three times its width; the last one always.
 export function range(series) {
   let low = Infinity, high = -Infinity;
   for (const { points } of series) {
     const values = points.map(([, y]) => y).sort((a, b) => a - b), last = points.at(-1)[1];
     const at = (share) => values[Math.round(share * (values.length - 1))];
-    const reach = FAR * (at(0.75) - at(0.25)), near = reach ? values.filter((y) => y >= at(0.25) - reach && y <= at(0.75) + reach) : values;
+    const reach = FAR * (at(0.75) - at(0.25)), inside = values.filter((y) => y >= at(0.25) - reach && y <= at(0.75) + reach);
+    const near = reach && values.length - inside.length <= Math.max(2, FEW * values.length) ? inside : values; // many are no spikes
     low = Math.min(low, near[0], last);
     high = Math.max(high, near.at(-1), last);
   }
