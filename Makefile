@@ -116,7 +116,7 @@ bench: $(VENV)/.run
 $(VENV)/.run: pyproject.toml constraints.txt | $(PY)
 	@PY="$(PY)" PIP_ARGS="$(PIP_ARGS)" sh scripts/announce_downloads.sh
 	@$(INSTALL) pip
-	@$(INSTALL) -e ".[pictures]"
+	@$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -8,7 +8,6 @@ from pathlib import Path
 from saescope.errors import ConfigError
 
 EXTRAS = {
-    "matplotlib": "pictures",
     "datasets": "datasets",
     "wandb": "wandb",
     "tensorboard": "tensorboard",

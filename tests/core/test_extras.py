@@ -11,13 +11,10 @@ import pytest
 from saescope.activations import open_dataset, require_text
 from saescope.errors import ConfigError
 from saescope.extras import EXTRAS, require_extra
-from saescope.render import density_histogram, training_curves
 from saescope.training import require_logger
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 USES: list[tuple[str, Callable[[], object], str]] = [
-    ("matplotlib", lambda: training_curves([{"step": 1, "loss": 1.0, "l0": 2.0}]), "picture"),
-    ("matplotlib", lambda: density_histogram([]), "picture"),
     ("datasets", lambda: require_text(open_dataset("hf:owner/name")), "dataset"),
     ("datasets", lambda: next(open_dataset("hf:owner/name").documents()), "dataset"),
     ("wandb", lambda: require_logger("wandb"), "logger"),

@@ -1,10 +1,12 @@
 """What is wrong with a run and can be known at once is said at once: within two seconds, and no
 process is started."""
 
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from mcp import Client
@@ -17,6 +19,7 @@ from saescope_mcp.state import AppState
 
 MOST_S = 2.0
 """In this process of computing: tests run beside others."""
+SVG = "{http://www.w3.org/2000/svg}svg"
 TRAIN: dict[str, Any] = {"hook_name": HOOK, "training_tokens": 4096, "d_sae": 64, "k": 4.0}
 
 
@@ -152,8 +155,6 @@ async def test_a_real_server_answers_within_two_seconds(
 @pytest.mark.parametrize(
     ("package", "extra", "tool", "arguments"),
     [
-        ("matplotlib", "pictures", "evaluate_sae", {"picture": True}),
-        ("matplotlib", "pictures", "job_status", {"job_id": "train-1a2b3c", "picture": True}),
         ("datasets", "datasets", "index_features", {"dataset": "hf:owner/name"}),
         ("datasets", "datasets", "evaluate_sae", {"dataset": "hf:owner/name"}),
         ("datasets", "datasets", "train_sae", TRAIN | {"dataset": "hf:owner/name"}),
@@ -183,20 +184,34 @@ async def test_what_needs_an_extra_that_is_not_installed_names_it_first(
 async def test_without_any_extra_a_feature_is_described_and_a_sae_evaluated(
     tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for package in ("matplotlib", "tensorboard"):  # the model's library brings the others
-        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # the model's library brings the others
     card = await call(tiny, "describe_feature", sae=sae, feature=1)
     assert card["feature"] == 1
-    done = await call(tiny, "evaluate_sae", sae=sae, n_tokens=2000, wait_s=50)
+    done = await call(tiny, "evaluate_sae", sae=sae, n_tokens=2000, wait_s=50, picture=True)
     assert done["state"] == "done" and done["verdict"]
+    for path in done["pictures"]:
+        assert Path(path).suffix == ".svg" and ElementTree.parse(path).getroot().tag == SVG
+    assert len(done["pictures"]) == 2
 
 
-async def test_a_feature_s_page_needs_no_extra_and_its_png_is_said_to_be_lacking(
-    tiny: AppState, sae: str, monkeypatch: pytest.MonkeyPatch, own_home: Path
+async def test_a_feature_s_page_and_picture_need_no_extra(
+    tiny: AppState, sae: str, own_home: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     card = await call(tiny, "describe_feature", sae=sae, feature=1, picture=True)
-    page = Path(card["page_path"])
+    page, (picture,) = Path(card["page_path"]), map(Path, card["pictures"])
     assert page.parent == own_home / "pictures" and "<html" in page.read_text(encoding="utf-8")
-    assert card["pictures"] == [] and [page] == [*page.parent.iterdir()]
-    assert [text for text in card["warnings"] if 'pip install "saescope[pictures]"' in text]
+    assert {page, picture} == {*page.parent.iterdir()}
+    assert ElementTree.parse(picture).getroot().tag == SVG
+
+
+async def test_pages_written_one_after_the_other_link_to_each_other(
+    tiny: AppState, sae: str, own_home: Path
+) -> None:
+    first = await call(tiny, "describe_feature", sae=sae, feature=1, picture=True)
+    near = first["neighbours"][0]["feature"]
+    assert f"-{near}.html" not in Path(first["page_path"]).read_text(encoding="utf-8")
+    await call(tiny, "describe_feature", sae=sae, feature=near, picture=True)
+    again = await call(tiny, "describe_feature", sae=sae, feature=1, picture=True)
+    page = Path(again["page_path"])
+    (link,) = re.findall(rf'href="([0-9a-f]+-{near}\.html)"', page.read_text(encoding="utf-8"))[:1]
+    assert (page.parent / link).is_file()

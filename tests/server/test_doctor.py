@@ -53,7 +53,7 @@ def test_the_supported_versions_are_those_of_the_metadata() -> None:
     [
         ("torch<3,>=2.10", Wanted("torch", ">=2.10, <3")),
         ("pip", Wanted("pip", "")),
-        ('matplotlib>=3.10; extra == "pictures"', Wanted("matplotlib", ">=3.10", "pictures")),
+        ('wandb>=0.22; extra == "wandb"', Wanted("wandb", ">=0.22", "wandb")),
         ("mcp (>=2.3,<2.4) ; extra == 'x'", Wanted("mcp", ">=2.3, <2.4", "x")),
         ('rich[a]>=14; python_version >= "3"', Wanted("rich", ">=14")),
     ],

@@ -19,6 +19,7 @@ from saescope.names import home
 from saescope_mcp.cli.commands import app
 from saescope_mcp.jobs import ROW_FILE, FileLock, Run, Runs, RunTable
 from saescope_mcp.jobs import runs as runs_module
+from saescope_mcp.replies.pictures import of_training
 from saescope_mcp.state import AppState
 
 DONE: dict[str, Any] = {"started": 1.0, "ended": 3.0}
@@ -316,3 +317,16 @@ def test_a_resumed_run_says_where_it_goes_on(
     runs.table.add(run, most_live=1)
     resumed = runs.resume(run, most_live=1)
     assert (resumed.progress.get("step"), resumed.progress.get("n_tokens")) == (step, n_tokens)
+
+
+def test_a_training_is_drawn_with_another_over_it(own_home: Path) -> None:
+    points = [{"step": step, "loss": 1.0 / (1 + step), "l0": 32.0} for step in range(9)]
+    one, other = (
+        a_run(name, progress={"metrics": {"history": points[:n]}})
+        for name, n in (("train-1", 9), ("train-2", 5))
+    )
+    (alone,), (both,) = of_training(one), of_training(one, other)
+    assert Path(alone).name == "train-1-curves.svg" and Path(both).name == "train-1-train-2.svg"
+    assert "train-2, step 4: loss 0.2" in Path(both).read_text(encoding="utf-8")
+    assert "train-2" not in Path(alone).read_text(encoding="utf-8")
+    assert of_training(a_run("train-3")) == []

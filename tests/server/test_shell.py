@@ -285,10 +285,6 @@ def test_a_wrong_value_is_refused_before_an_sae_is_loaded(monkeypatch: pytest.Mo
     monkeypatch.setattr("saescope_mcp.tools.load.load_sae", never)
     code, shown = run("top-features", "--text", "a", "--k", "100000")
     assert code == 1 and shown.startswith("OUT_OF_RANGE --k must be")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for words in (["evaluate-sae", "--open"], ["evaluate-sae", "--picture"]):
-        code, shown = run(*words)
-        assert code == 1 and shown.startswith("EXTRA_MISSING A picture needs")
 
 
 def completed(words: str, **environ: str) -> list[str]:
@@ -411,7 +407,6 @@ def test_a_feature_s_page_is_suggested_whatever_is_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(here.embedded, "is_ready", lambda: True)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert any("--open" in words for words, _ in here.next_steps(running=False))
 
 

@@ -7,7 +7,6 @@ from saescope.render.graph_picture import graph_picture
 from saescope.render.pictures import (
     density_histogram,
     feature_picture,
-    require_pictures,
     training_curves,
     variance_by_position,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "graph_page",
     "graph_picture",
     "report_page",
-    "require_pictures",
     "training_curves",
     "variance_by_position",
 ]

@@ -44,9 +44,11 @@ class Bar(NamedTuple):
     label: str
 
 
-def feature_page(card: Mapping[str, Any], *, link: str = "") -> str:
-    """`dataclasses.asdict` of a FeatureCard as a page of its own; where `link` is given, it and the
-    number of a related feature are the address of that one's page."""
+def feature_page(
+    card: Mapping[str, Any], *, link: str = "", pages: Mapping[int, str] | None = None
+) -> str:
+    """`dataclasses.asdict` of a FeatureCard as a page of its own. Where `link` is given, it and the
+    number of a related feature are the address of that one's page; `pages` are those of some."""
     script = asset("page.js")
     policy = (
         f"default-src 'none'; script-src {content_hash(script)}; style-src "
@@ -55,7 +57,14 @@ def feature_page(card: Mapping[str, Any], *, link: str = "") -> str:
     return (
         environment()
         .get_template("feature.html.j2")
-        .render(card=card, link=link, policy=policy, style=asset("page.css"), script=script)
+        .render(
+            card=card,
+            link=link,
+            pages=pages or {},
+            policy=policy,
+            style=asset("page.css"),
+            script=script,
+        )
     )
 
 
@@ -107,6 +116,28 @@ def density(value: int | float | None) -> str:
     return f"{number(100 * value)} % of tokens" + (
         f", 1 in {1 / value:,.0f}" if 0 < value < 0.5 else ""
     )
+
+
+def card_sentence(card: Mapping[str, Any]) -> str:
+    """What a feature is, in one or two sentences."""
+    label = card["labels"][0] if card["labels"] else None
+    called = "It has no label."
+    if label:
+        score = label["score"]
+        tested = (
+            f"balanced accuracy {score['balanced_accuracy']:.2f} of {score['n']} items"
+            if score
+            else "not tested"
+        )
+        called = f"Called \u201c{visible(label['text'])}\u201d ({tested})."
+    if card["density"] is None:
+        return f"{called} Without an index, where it fires is unknown."
+    if not card["density"]:
+        return f"{called} It never fired."
+    fires = f"It fires on {density(card['density'])}"
+    top = card["examples"][0]["token"] if card["examples"] else ""
+    most = f", most of all on {visible(top).strip() or visible(top)!r}" if top else ""
+    return f"{called} {fires}{most}; at most {number(card['max_activation'])}."
 
 
 def pieces(example: Mapping[str, Any], maximum: int | float | None, *, whole: bool) -> list[Piece]:
@@ -179,6 +210,7 @@ def environment() -> "Environment":
         "density": density,
         "pieces": pieces,
         "bars": bars,
+        "sentence": card_sentence,
         "bands": bands,
     }
     made.filters.update(filters)

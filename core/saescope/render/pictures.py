@@ -1,209 +1,231 @@
-"""PNG pictures of a training, an evaluation and a feature, each with a background of its own: they
-read on light and dark pages."""
+"""Pictures of a training, an evaluation and a feature as SVG: the numbers that the results have,
+light or dark as the reader prefers. No package beside the templates' is needed."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from math import log10
+from typing import Any
 
-from saescope.extras import require_extra
 from saescope.records.evaluation import DensityBin, PositionBin
-from saescope.render.feature_page import number, visible
+from saescope.render.feature_page import card_sentence, number, pieces
+from saescope.render.svg import (
+    CHAR,
+    LEFT,
+    RIGHT,
+    WIDTH,
+    AxisSpan,
+    HistogramBar,
+    Line,
+    Panel,
+    PlacedText,
+    Shape,
+    bars,
+    curves,
+    cut,
+    key,
+    picture,
+    usual,
+    widened,
+)
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Point = Mapping[str, float | int]
+_CURVES = {
+    "loss": "loss",
+    "explained_variance": "explained variance",
+    "dead_share": "share of dead features",
+    "l0": "L0, features a token",
+    "lr": "learning rate",
+}
+N_TEXTS, N_PROMOTED, N_SUPPRESSED = 6, 8, 4
+_ROOM = int((WIDTH - 16) / CHAR)
+"""Characters of a line."""
 
-PAPER, INK, GRID = "#f6f5f1", "#22262b", "#c9c7bf"
-BLUE, ORANGE, GREY = "#1f5fa8", "#b8501b", "#8a8880"
-DPI = 150
+
+def training_curves(
+    points: Sequence[Point],
+    *,
+    over: Sequence[Point] = (),
+    names: tuple[str, str] = ("this run", "the other"),
+) -> str:
+    """Loss, explained variance, dead share, L0 and learning rate over the steps of a run; a second
+    run may lie `over` it."""
+    runs = [points, over] if over else [points]
+    panels = [key([Line(name, ()) for name in names])] if over else []
+    for name, title in _CURVES.items():
+        lines = [
+            Line(called, [(point["step"], point[name]) for point in run if name in point])
+            for called, run in zip(names, runs, strict=False)
+        ]
+        if any(line.points for line in lines):
+            panels.append(curves(title, lines, span=_span(name, lines)))
+    said = " ".join(
+        _last(run, called if over else "") for called, run in zip(names, runs, strict=False)
+    )
+    return picture("Training", said, panels)
 
 
-def require_pictures() -> None:
-    """Raise ConfigError where nothing can be drawn."""
-    require_extra("matplotlib", "A picture", field="picture", without="leave the picture out.")
-
-
-def training_curves(points: Sequence[Mapping[str, float | int]]) -> bytes:
-    """Loss and L0 over the steps of a run."""
-    figure, (upper, lower) = _figure(2, height=5.6, title="Training")
-    from matplotlib.ticker import LogLocator
-
-    upper.sharex(lower)
-    for axes, name, colour, label in (
-        (upper, "loss", BLUE, "loss"),
-        (lower, "l0", ORANGE, "L0 (features a token)"),
-    ):
-        known = [(point["step"], point[name]) for point in points if name in point]
-        axes.plot(
-            [x for x, _ in known],
-            [y for _, y in known],
-            color=colour,
-            linewidth=1.8,
-            marker="o" if len(known) == 1 else "",
+def _span(name: str, lines: Sequence[Line]) -> AxisSpan | None:
+    """Shares and rates show 0; a loss has its usual range."""
+    values = [value for line in lines for _, value in line.points]
+    if name in ("dead_share", "lr"):
+        return widened(0.0, max([0.0, *values]))
+    if name == "explained_variance":
+        return widened(max(min([0.0, *values]), -0.25), max([0.0, *values]))
+    if name == "l0":
+        return AxisSpan(
+            0.0, usual(values, [line.points[-1][1] for line in lines if line.points]).high
         )
-        axes.set_ylabel(label)
-    if (
-        all(point["loss"] > 0 for point in points if "loss" in point)
-        and _spread(points, "loss") > 10
-    ):
-        upper.set_yscale("log")
-        upper.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        upper.yaxis.set_minor_formatter(lambda value, _: "")
-    upper.tick_params(labelbottom=False)
-    lower.set_ylim(bottom=0)
-    lower.set_xlabel("step")
-    return _png(figure)
+    return None
+
+
+def _last(points: Sequence[Point], called: str) -> str:
+    """What the last point says."""
+    if not points:
+        return "No point yet."
+    last = points[-1]
+    said = [f"{_CURVES[name]} {number(last[name])}" for name in _CURVES if name in last]
+    whose = f"{called}, step" if called else "Step"
+    return f"{whose} {number(last['step'])}: {'; '.join(said)}."
 
 
 def density_histogram(
     bins: Sequence[DensityBin], *, n_dead: int = 0, dense_above: float = 0.1
-) -> bytes:
+) -> str:
     """How many features fire how often; those that never fired stand apart on the left."""
-    figure, (axes,) = _figure(1, height=3.6, title="How often features fire")
-    edges = (*(each.low for each in bins), *(each.high for each in bins[-1:]))
-    labels, counts = [f"{edge:.1g}" for edge in edges], [each.n_features for each in bins]
-    colours = [ORANGE if each.low >= dense_above * 0.99 else BLUE for each in bins]
-    bars = axes.bar(range(len(bins)), counts, width=0.96, align="edge", color=colours)
-    axes.bar_label(
-        bars, labels=[str(n) if n else "" for n in counts], color=INK, fontsize=8, padding=1
+    edges = [f"{edge:.1g}" for edge in (*(b.low for b in bins), *(b.high for b in bins[-1:]))]
+    dead = (
+        [HistogramBar(n_dead, "fill grey", number(n_dead), f"never: {n_dead:,}")] if n_dead else []
     )
-    if n_dead:
-        axes.bar_label(
-            axes.bar([-1.5], [n_dead], width=0.96, align="edge", color=GREY),
-            color=INK,
-            fontsize=8,
-            padding=1,
+    rows = [
+        HistogramBar(
+            each.n_features,
+            "fill two" if each.low >= dense_above * 0.99 else "fill one",
+            number(each.n_features) if each.n_features else "",
+            f"{each.low:.1g} to {each.high:.1g}: {each.n_features:,}",
         )
-    axes.set_xticks(
-        [*([-1.02] if n_dead else []), *range(len(labels))],
-        [*(["never"] if n_dead else []), *labels],
+        for each in bins
+    ]
+    total = n_dead + sum(each.n_features for each in bins)
+    dense = sum(each.n_features for each in bins if each.low >= dense_above * 0.99)
+    said = f"Of {total:,} features {n_dead:,} never fired and {dense:,} fire on more than "
+    panel = bars(
+        "features",
+        [*dead, *rows],
+        [*(["never"] if dead else []), *edges],
+        x_name="share of tokens",
     )
-    axes.set_xlabel(f"share of tokens at which a feature fires (orange: more than {dense_above:g})")
-    axes.set_ylabel("features")
-    axes.margins(y=0.12)
-    return _png(figure)
+    return picture("How often features fire", f"{said}{dense_above:g} of the tokens.", [panel])
 
 
-def variance_by_position(bins: Sequence[PositionBin], *, overall: float | None = None) -> bytes:
+def variance_by_position(bins: Sequence[PositionBin], *, overall: float | None = None) -> str:
     """Explained variance along the context, position 0 left out."""
-    figure, (axes,) = _figure(1, height=3.6, title="Explained variance by position")
     known = [
-        (each.first, each.last, each.explained_variance)
+        ((each.first + each.last) / 2, each.explained_variance)
         for each in bins
         if each.explained_variance is not None
     ]
-    axes.plot(
-        [(first + last) / 2 for first, last, _ in known],
-        [ev for *_, ev in known],
-        color=BLUE,
-        linewidth=1.8,
-        marker="o",
-        markersize=4,
+    lowest = min((value for _, value in known), default=0.0)
+    lines = [Line("explained variance", known)]
+    said = "Each point is the variance explained at some positions, without the first."
+    if overall is not None and known:
+        lines.append(Line("all positions", [(known[0][0], overall), (known[-1][0], overall)]))
+        said += f" Over all positions (second line) it is {overall:.2f}."
+    panel = curves(
+        "explained variance",
+        lines,
+        span=AxisSpan(min(0.0, max(lowest, -1.0)), 1.0),
+        height=170.0,
+        x_name="pos",
+        x_scale="log2",
     )
-    if overall is not None:
-        axes.axhline(
-            overall,
-            color=ORANGE,
-            linewidth=1.2,
-            linestyle="--",
-            label=f"all positions: {overall:.2f}",
+    return picture("Explained variance by position", said, [panel])
+
+
+def feature_picture(card: Mapping[str, Any]) -> str:
+    """Where a feature fires, how strongly, and which tokens it promotes and suppresses; `card` as
+    for the page."""
+    panels = [_texts(card), _strengths(card), _written(card)]
+    return picture(f"Feature {card['feature']}", card_sentence(card), panels)
+
+
+def _texts(card: Mapping[str, Any]) -> Panel:
+    """Texts in which it fires, a line each, with each token's activation behind it."""
+    shown = card["examples"][:N_TEXTS]
+    panel = Panel(24.0 + 20 * len(shown) + 10 * bool(shown))
+    name = "Where it fires" if shown else "Where it fires is unknown, or it never fired."
+    panel.words.append(PlacedText(name, 8, 14, "name"))
+    for n, each in enumerate(shown):
+        y, tokens = 36.0 + 20 * n, pieces(each, card["max_activation"], whole=False)
+        peak = next(at for at, piece in enumerate(tokens) if piece.is_peak)
+        before = 0
+        first = peak
+        while first > 0 and before + len(cut(tokens[first - 1].text, 24)) < _ROOM // 2:
+            first -= 1
+            before += len(cut(tokens[first].text, 24))
+        x = 8.0
+        for piece in tokens[first:]:
+            text = cut(piece.text, 24)
+            wide = CHAR * len(text)
+            if x + wide > WIDTH - 8:
+                break
+            if piece.level:
+                box = f"M{x:.1f} {y - 11:.1f}h{wide:.1f}v15h{-wide:.1f}Z"
+                kind = f"glow a{piece.level}" + (" peak" if piece.is_peak else "")
+                panel.shapes.append(Shape(kind, box, number(piece.activation)))
+            panel.words.append(PlacedText(text, x, y, "", wide))
+            x += wide
+    return panel
+
+
+def _strengths(card: Mapping[str, Any]) -> Panel:
+    """How often it fires how strongly; heights are logarithms, counts stand above."""
+    filled = [at for at, row in enumerate(card["histogram"]) if row["count"]]
+    rows = card["histogram"][filled[0] : filled[-1] + 1] if filled else []
+    made = [
+        HistogramBar(
+            log10(row["count"]) + 0.3 if row["count"] else 0.0,
+            "fill one",
+            number(row["count"]) if row["count"] else "",
+            f"{number(row['low'])} to {number(row['high'])}: {row['count']:,}",
         )
-        axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    lowest = min((ev for *_, ev in known), default=0.0)
-    axes.set_ylim(min(0.0, max(lowest, -1.0)), 1.02)
-    axes.set_xlabel("position in the context")
-    axes.set_ylabel("explained variance")
-    return _png(figure)
+        for row in rows
+    ]
+    edges = [number(row["low"]) for row in rows] + [number(row["high"]) for row in rows[-1:]]
+    title = "How often, by activation (bars: logarithm)" if rows else "No histogram"
+    panel = bars(title, made, edges, x_name="activation")
+    if not rows:
+        panel.height = 24.0
+        del panel.words[1:]
+    return panel
 
 
-def feature_picture(card: Mapping[str, Any]) -> bytes:
-    """How strongly a feature fires, and the tokens it promotes (blue) and suppresses (orange);
-    `card` as for the page."""
-    figure, (upper, lower) = _figure(
-        2, height=5.2, title=f"Feature {card['feature']}{_named(card['labels'])}"
-    )
-    upper.title.set_parse_math(False)
-    rows = [row for row in card["histogram"] if row["count"]]
-    upper.bar(
-        [row["low"] for row in rows],
-        [row["count"] for row in rows],
-        [row["high"] - row["low"] for row in rows],
-        align="edge",
-        color=BLUE,
-    )
-    upper.set_xlabel(
-        f"activation (maximum {number(card['max_activation'])})" if rows else "never seen firing"
-    )
-    if rows:
-        upper.set(xscale="log", yscale="log", ylabel="times", ylim=(0.8, None))
-        upper.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        upper.xaxis.set_minor_formatter(lambda value, _: "")
-    tokens = [*card["promotes"][:8], *reversed(card["suppresses"][:4])]
+def _written(card: Mapping[str, Any]) -> Panel:
+    """The distinct tokens that it promotes and suppresses."""
+    tokens = [
+        *distinct(card["promotes"])[:N_PROMOTED],
+        *reversed(distinct(card["suppresses"])[:N_SUPPRESSED]),
+    ]
+    panel = Panel(26.0 + 18 * len(tokens))
+    name = "What one unit adds to tokens' logits" if tokens else "It writes to no token directly."
+    panel.words.append(PlacedText(name, 8, 14, "name"))
     effects = [row["effect"] for row in tokens]
-    lower.barh(
-        range(len(tokens)), effects, color=[BLUE if effect > 0 else ORANGE for effect in effects]
-    )
-    lower.set_yticks(range(len(tokens)), [f"'{_drawn(row['token'])}'" for row in tokens])
-    for label in lower.get_yticklabels():
-        label.set_parse_math(False)
-    lower.invert_yaxis()
-    lower.set_xlabel(
-        "change of a token's logit by one unit, before the norm's scale"
-        if tokens
-        else "writes to no token directly"
-    )
-    return _png(figure)
+    low, high = min([0.0, *effects]), max([0.0, *effects])
+    left, room = LEFT + 100.0, WIDTH - LEFT - 100 - RIGHT - 44
+    zero = left + room * (-low / (high - low) if high > low else 0.0)
+    for n, row in enumerate(tokens):
+        y, effect = 34.0 + 18 * n, row["effect"]
+        wide = room * effect / (high - low) if high > low else 0.0
+        panel.words.append(
+            PlacedText(cut(row["token"], 18).replace(" ", "\u2423"), left - 8, y, "end")
+        )
+        kind = "fill one" if effect > 0 else "fill two"
+        panel.shapes.append(Shape(kind, f"M{zero:.1f} {y - 10:.1f}h{wide:.1f}v12h{-wide:.1f}Z"))
+        panel.words.append(PlacedText(number(effect), WIDTH - RIGHT, y, "soft end"))
+    return panel
 
 
-def _named(labels: Sequence[Mapping[str, Any]]) -> str:
-    """The best label and whether it was tested."""
-    if not labels:
-        return ": no label"
-    score = labels[0]["score"]
-    tested = f"{score['balanced_accuracy']:.2f} balanced accuracy" if score else "not tested"
-    return f": {_drawn(labels[0]['text'], 60)} ({tested})"
-
-
-def _drawn(text: str, limit: int = 24) -> str:
-    """What matplotlib's own font can draw of a text; other characters by their code points."""
-    from matplotlib.font_manager import findfont, get_font
-
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    drawn = "".join(
-        char if ord(char) in known else f"U+{ord(char):04X}" for char in visible(text[: limit + 1])
-    )
-    return drawn if len(text) <= limit else f"{drawn[:limit]}\u2026"
-
-
-def _spread(points: Sequence[Mapping[str, float | int]], name: str) -> float:
-    values = [point[name] for point in points if name in point]
-    return max(values) / min(values) if values else 1.0
-
-
-def _figure(n_rows: int, *, height: float, title: str) -> "tuple[Figure, list[Axes]]":
-    require_pictures()
-    from matplotlib.figure import Figure  # not pyplot: no global state, and safe in any thread
-
-    figure = Figure(figsize=(6.4, height), dpi=DPI, facecolor=PAPER, layout="constrained")
-    made: Any = figure.subplots(n_rows, 1, squeeze=False)
-    axes: list[Axes] = list(made[:, 0])
-    for each in axes:
-        each.set_facecolor(PAPER)
-        each.grid(color=GRID, linewidth=0.6)
-        each.set_axisbelow(True)
-        each.tick_params(colors=INK, labelsize=9)
-        each.xaxis.label.set_color(INK)
-        each.yaxis.label.set_color(INK)
-        each.spines[["top", "right"]].set_visible(False)
-        each.spines[["left", "bottom"]].set_color(INK)
-    axes[0].set_title(title, color=INK, fontsize=11, loc="left")
-    return figure, axes
-
-
-def _png(figure: "Figure") -> bytes:
-    out = BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+def distinct(tokens: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first of those that differ in case or spaces alone."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in tokens:
+        first.setdefault(row["token"].strip().casefold() or row["token"], row)
+    return list(first.values())

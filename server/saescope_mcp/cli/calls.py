@@ -10,9 +10,7 @@ from typing import Any
 import anyio
 from pydantic import ValidationError
 
-from saescope.errors import ConfigError
 from saescope.progress import Say
-from saescope.render import require_pictures
 from saescope_mcp.binding import Outcome, Tool
 from saescope_mcp.cli.verbs import VERBS
 from saescope_mcp.replies import refusal
@@ -112,16 +110,13 @@ async def _call(
 
 
 def _refused(state: AppState, tool: Tool, arguments: Mapping[str, Any]) -> Outcome | None:
-    """What the tool says of arguments that are wrong, or of a picture that cannot be drawn, before
-    any SAE is loaded for it."""
+    """What the tool says of arguments that are wrong, before any SAE is loaded for it."""
     given = dict(arguments)
     if VERBS[tool.name].loads_first and "" in _handles(arguments):
         given["sae"] = "the embedded SAE"
     try:
-        if given.get("picture") and "page_path" not in tool.reply.model_fields:
-            require_pictures()
         tool.request.model_validate(given, context={"settings": state.settings})
-    except (ConfigError, ValidationError) as error:
+    except ValidationError as error:
         return Outcome(dict(refusal(tool.name, error, tool.request)), is_error=True)
     return None
 

@@ -32,8 +32,8 @@ class Kind:
     """How much is done, and of how much; 0 while that is not known."""
     worker: str
     """`module:class`, imported in the process of the job alone."""
-    pictures: Callable[[Run], list[str]] = lambda run: []
-    """Files with the curves so far."""
+    pictures: Callable[[Run, Run | None], list[str]] = lambda run, over: []
+    """Files with the curves so far, and those of another run over them."""
 
 
 async def ended(state: AppState, run: Run, *, within_s: Callable[[Run], float]) -> Run:

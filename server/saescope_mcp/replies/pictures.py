@@ -1,4 +1,4 @@
-"""Pictures and pages that were asked for: PNG and HTML files below SAESCOPE_HOME, always beside the
+"""Pictures and pages that were asked for: SVG and HTML files below SAESCOPE_HOME, always beside the
 numbers that they show."""
 
 import json
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saescope import json_text
 from saescope.errors import NotFoundError, ResourceError, cannot_write
-from saescope.extras import is_installed, pip_install
 from saescope.names import home
 
 if TYPE_CHECKING:
@@ -30,43 +29,49 @@ def of_evaluation(evaluation: "Evaluation", name: str, *, d_sae: int) -> list[st
 
     n_dead = round(evaluation.dead_share * d_sae)
     return [
-        _save(f"{name}-density.png", density_histogram(evaluation.density, n_dead=n_dead)),
+        _save(f"{name}-density.svg", density_histogram(evaluation.density, n_dead=n_dead)),
         _save(
-            f"{name}-positions.png",
+            f"{name}-positions.svg",
             variance_by_position(evaluation.positions, overall=evaluation.explained_variance),
         ),
     ]
 
 
-def of_training(run: "Run") -> list[str]:
-    """Draw loss and L0 so far; nothing before the first step."""
+def of_training(run: "Run", over: "Run | None" = None) -> list[str]:
+    """Draw the metrics of a run so far, and those of another over them; nothing before the first
+    step."""
     from saescope.render import training_curves
 
     points = _points(run)
-    return [_save(f"{run.id}-curves.png", training_curves(points))] if points else []
+    if not points:
+        return []
+    name = f"{run.id}-{over.id}" if over else f"{run.id}-curves"
+    drawn = training_curves(
+        points, over=_points(over) if over else (), names=(run.id, over.id if over else "")
+    )
+    return [_save(f"{name}.svg", drawn)]
 
 
 class FeatureFiles(NamedTuple):
-    """Where a feature's page and its picture were written, and what was not."""
+    """Where a feature's page and its picture were written."""
 
     page: str
     pictures: list[str]
-    warnings: list[str]
 
 
 def of_feature(card: dict[str, Any]) -> FeatureFiles:
-    """A feature's page, and a small picture of the same where pictures can be drawn: the page needs
-    no package of an extra."""
+    """A feature's page, which links to those of its relatives that were written before, and a
+    picture of the same."""
     from saescope.render import feature_picture
     from saescope.render.feature_page import feature_page
 
-    name = f"{card['weights_hash'][:12]}-{card['feature']}"
-    page = _save(f"{name}.html", feature_page(card).encode())
-    if not is_installed("matplotlib"):
-        install = pip_install('"saescope[pictures]"')
-        lacking = f"Only the page was written: a PNG needs the package matplotlib ({install})."
-        return FeatureFiles(page, [], [lacking])
-    return FeatureFiles(page, [_save(f"{name}.png", feature_picture(card))], [])
+    of_sae = card["weights_hash"][:12]
+    name = f"{of_sae}-{card['feature']}"
+    related = [row["feature"] for row in (*card["neighbours"], *card["cofiring"])]
+    files = {feature: f"{of_sae}-{feature}.html" for feature in related}
+    there = {n: file for n, file in files.items() if (home() / "pictures" / file).is_file()}
+    page = _save(f"{name}.html", feature_page(card, pages=there))
+    return FeatureFiles(page, [_save(f"{name}.svg", feature_picture(card))])
 
 
 class GraphPage(NamedTuple):
@@ -82,7 +87,7 @@ def of_graph(graph: "Graph", cards: dict[str, Any], reading: str, name: str) -> 
 
     page = graph_page(asdict(graph), cards=cards, reading=reading)
     try:
-        return GraphPage(_save(f"{graph_name(name)}.html", page.encode()), [])
+        return GraphPage(_save(f"{graph_name(name)}.html", page), [])
     except ResourceError as error:
         return GraphPage("", [f"There is no page. {error.message}"])
 
@@ -188,11 +193,11 @@ def _points(run: "Run") -> list[dict[str, Any]]:
     return known + [point for point in history if point["step"] > last]
 
 
-def _save(name: str, picture: bytes) -> str:
+def _save(name: str, picture: str) -> str:
     folder = home() / "pictures"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(picture)
+        (folder / name).write_text(picture, encoding="utf-8")
     except OSError as error:
         without = "Call again without picture."
         raise cannot_write("The picture", folder, error, field="picture", hint=without) from error

@@ -33,9 +33,7 @@ class EvaluateSae(Request):
     )
     baselines: bool = Field(default=True, description="Compare with a random SAE and PCA.")
     seed: Seed = 0
-    picture: bool = Field(
-        default=False, description="Also draw densities and quality by position (PNG)."
-    )
+    picture: bool = Field(default=False, description="Draw pictures.")
     wait_s: WaitS = 30.0
 
 

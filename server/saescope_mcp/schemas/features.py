@@ -49,9 +49,9 @@ class DescribeFeature(Request):
     n_examples: Annotated[int, AtMost("max_examples")] = Field(
         default=5, ge=0, description="Examples; 2 a card of several."
     )
-    picture: bool = Field(default=False, description="Write a page and a picture.")
+    picture: bool = Field(default=False, description="Write page and picture.")
     neuronpedia: AskNeuronpedia = False
-    labels_file: LocalPath = Field(default="", description="Neuronpedia's export or list.")
+    labels_file: LocalPath = Field(default="", description="Neuronpedia's export, list.")
     through: Literal["", "jlens"] = Field(default="", description="Also through this lens.")
 
     @model_validator(mode="after")

@@ -111,7 +111,8 @@ class JobStatus(Request):
         default=0.0, ge=0, description="Seconds to wait for its end."
     )
     offset: Page = 0
-    picture: bool = Field(default=False, description="Also draw a training's curves (PNG).")
+    picture: bool = Field(default=False, description="Draw its curves.")
+    over: Identifier = Field(default="", description="Another run over them.")
 
 
 class JobStatusReply(ListReply, frozen=True):

@@ -76,7 +76,7 @@ async def describe_feature(state: AppState, request: DescribeFeature) -> Describ
         DescribeFeatureReply,
         card,
         summary=_summary(card, labels),
-        warnings=[*card.warnings, *warnings, *unread, *(files.warnings if files else [])],
+        warnings=[*card.warnings, *warnings, *unread],
         next=_next(request, card),
         evidence="observed",
         provenance=provenance(entry),

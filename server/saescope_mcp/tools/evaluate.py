@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from mcp.types import ToolAnnotations
 
-from saescope.render import require_pictures
 from saescope.verdicts import Quality
 from saescope_mcp.binding import next_call
 from saescope_mcp.groups import Group
@@ -61,8 +60,6 @@ def _look(dataset: str, request: EvaluateSae, settings: Settings) -> None:
     """Raises what is wrong with the request, before the call waits for the model."""
     from saescope.activations import require_text
 
-    if request.picture:
-        require_pictures()
     require_text(_text(dataset, request, settings))
 
 

@@ -9,7 +9,6 @@ from mcp.types import ToolAnnotations
 
 from saescope import __version__
 from saescope.errors import SaescopeError
-from saescope.render import require_pictures
 from saescope_mcp.binding import kept_document, next_call, nothing
 from saescope_mcp.groups import Group
 from saescope_mcp.jobs import LIVE, Job, Run, Runs
@@ -157,13 +156,13 @@ def _task_next(job: Job, row: JobRow, result: dict[str, Any], *, whole: bool) ->
 
 
 async def _run_status(state: AppState, request: JobStatus) -> JobStatusReply:
-    if request.picture:
-        require_pictures()
     run = await state.ask(Runs.get, request.job_id)
+    over = await state.ask(Runs.get, request.over) if request.over else None
     run = await ended(state, run, within_s=lambda _: request.wait_s)
     kind, progress = kind_of(run), run.progress
     reply = kind.reply(run)
-    pictures = await state.workers.run(partial(kind.pictures, run)) if request.picture else []
+    draw = request.picture or over is not None
+    pictures = await state.workers.run(partial(kind.pictures, run, over)) if draw else []
     return JobStatusReply(
         summary=reply.summary + _stalled(run),
         warnings=reply.warnings,
