@@ -32,6 +32,9 @@ def test_the_recording_lasts_twenty_seconds_and_stands_still_for_who_asks_for_it
     assert "prefers-reduced-motion:no-preference){.step{animation:" in text
 
 
-@pytest.mark.parametrize("name", [*SESSIONS, "feature-light.webp", "feature-dark.webp"])
+@pytest.mark.parametrize(
+    "name",
+    [*SESSIONS, "feature-light.webp", "feature-dark.webp", "window-light.webp", "window-dark.webp"],
+)
 def test_a_picture_is_small(name: str) -> None:
     assert 1000 < (PICTURES / name).stat().st_size < 200_000
