@@ -18,8 +18,13 @@ _SIDE = 1024
 
 
 def available_devices() -> list[str]:
-    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    return ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+    """The CPU, and every accelerator that torch finds here: `cuda:0`, `mps`, `xpu:0`."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None:
+        return ["cpu"]
+    if kind.type == "mps":
+        return ["cpu", "mps"]
+    return ["cpu", *(f"{kind.type}:{i}" for i in range(torch.accelerator.device_count()))]
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,7 +35,7 @@ def pick_device(name: str) -> torch.device:
     """
     there = available_devices()
     chosen = next((d for d in there if d != "cpu"), "cpu") if name == "auto" else name
-    if ("cuda:0" if chosen == "cuda" else chosen) not in there:
+    if chosen not in there and f"{chosen}:0" not in there:
         raise ArgumentError(
             f"Device {name!r} is not available here.",
             code="DEVICE_UNAVAILABLE",

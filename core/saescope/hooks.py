@@ -21,6 +21,7 @@ _PROBE = (3, 7)
 """Texts and tokens: numbers that are not likely to be those of heads."""
 
 
+_OF_NORMS = (".hook_normalized", ".hook_scale")
 _MID_PARTS = ("hook_resid_pre", "hook_attn_out")
 """The residual stream in the middle of a block is their sum."""
 _MOST_OFF = 0.02
@@ -162,7 +163,8 @@ def _hooks(
         edited = edit(x).to(x.dtype)
         # After a norm's hook returns another tensor, equal or not, the bridge computes the norm
         # anew: off by a rounding.
-        return x if not edited.requires_grad and torch.equal(edited, x) else edited
+        is_kept = hook_name.endswith(_OF_NORMS) and not edited.requires_grad
+        return x if is_kept and torch.equal(edited, x) else edited
 
     if not hook_name.endswith(".hook_resid_mid"):
         return [(hook_name, apply)]

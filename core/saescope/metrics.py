@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from saescope.precision import wide
+
 LEAST_POSITIONS = 16
 """The variance of fewer positions about their own mean is mostly that of the draw: explained
 variance is not reported."""
@@ -26,14 +28,22 @@ class RunningFit:
         n = len(target)
         if not n:
             return
-        target, reconstruction = target.double(), reconstruction.double()
+        target, reconstruction = wide(target), wide(reconstruction)
         mean, total = target.mean(0), self.n + n
         apart = mean - self._mean.to(mean)
-        self._spread += float((target - mean).square().sum())
-        self._spread += float(apart.square().sum()) * self.n * n / total
+        # One copy to the host: each number by itself would be a wait.
+        within, between, squares, cosines = torch.stack(
+            [
+                (target - mean).square().sum(),
+                apart.square().sum(),
+                (target - reconstruction).square().sum(),
+                torch.cosine_similarity(target, reconstruction, dim=-1).sum(),
+            ]
+        ).tolist()
+        self._spread += within + between * self.n * n / total
         self._mean = self._mean.to(mean) + apart * n / total
-        self._squares += float((target - reconstruction).square().sum())
-        self._cosines += float(torch.cosine_similarity(target, reconstruction, dim=-1).sum())
+        self._squares += squares
+        self._cosines += cosines
         self.n = total
 
     @property
@@ -53,13 +63,13 @@ def kl_divergence(
     logits: Float[Tensor, "*n vocab"], reference: Float[Tensor, "*n vocab"]
 ) -> Float[Tensor, "*n"]:
     """KL(softmax(logits) || softmax(reference)) of each position, in nats."""
-    log_p, log_q = logits.double().log_softmax(-1), reference.double().log_softmax(-1)
+    log_p, log_q = wide(logits).log_softmax(-1), wide(reference).log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
 
 
 def log_mass(logits: Float[Tensor, "*n vocab"], tokens: Sequence[int]) -> Float64[Tensor, "*n"]:
     """The log of the summed probability of some tokens, at each position."""
-    precise = logits.double()
+    precise = wide(logits)
     return precise[..., [*tokens]].logsumexp(-1) - precise.logsumexp(-1)
 
 

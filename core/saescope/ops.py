@@ -8,13 +8,25 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.precision import wide_device
+
 CHUNK = 1024
-"""Positions encoded at a time: the dense pre-activations of one chunk are all that ever exists at
-once."""
+"""Positions encoded at a time on a CPU: the dense pre-activations of one chunk are all that ever
+exists at once."""
+CHUNK_BYTES = 2**30
+"""What the pre-activations of a chunk may take on an accelerator, which each chunk makes the host
+wait for."""
 
 
 TYPICAL = 0.99
 """The quantile of a feature's firing activations that is called typical of it when it is strong."""
+
+
+def chunk_of(x: Float[Tensor, "n_pos d_in"], d_sae: int) -> int:
+    """How many positions are encoded at a time."""
+    if x.device.type == "cpu":
+        return CHUNK
+    return max(CHUNK, CHUNK_BYTES // (d_sae * x.element_size()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +52,27 @@ class SparseActs:
     def positions(self) -> Int[Tensor, " nnz"]:
         """The position of each entry, [nnz]."""
         counts = self.offsets.diff()
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        rows = torch.arange(len(counts), device=counts.device)
+        # With the size said, an accelerator's host need not wait for the counts.
+        return torch.repeat_interleave(rows, counts, output_size=len(self.values))
 
     def select(self, keep: Bool[Tensor, " nnz"]) -> "SparseActs":
         """Keep all positions with only some of their entries."""
+        here = keep.nonzero()[:, 0]
         return from_entries(
-            self.values[keep], self.features[keep], self.positions[keep], self.n_pos, self.d_sae
+            self.values[here], self.features[here], self.positions[here], self.n_pos, self.d_sae
         )
 
     def between(self, start: int, end: int) -> "SparseActs":
         """The positions from `start` up to `end`, which is left out."""
         offsets = self.offsets[start : end + 1]
-        here = slice(int(offsets[0]), int(offsets[-1]))
+        here = slice(*offsets[[0, -1]].tolist())
         return SparseActs(self.values[here], self.features[here], offsets - offsets[0], self.d_sae)
 
     def of_feature(self, feature: int) -> Float[Tensor, " n_pos"]:
         """Return one feature's activation at every position, [n_pos]."""
-        here = self.features == feature
-        return self.values.new_zeros(self.n_pos).index_put(
-            (self.positions[here],), self.values[here]
-        )
+        own = torch.where(self.features == feature, self.values, 0)
+        return self.values.new_zeros(self.n_pos).index_add(0, self.positions, own)
 
     def at(self, positions: Int[Tensor, " n"], features: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Activations at (position, feature) pairs; 0 where the feature does not fire."""
@@ -67,13 +80,17 @@ class SparseActs:
         # the keys are sorted first.
         keys, order = (self.positions * self.d_sae + self.features).sort()
         wanted = positions * self.d_sae + features
-        # For a pair that is not there `place` points at its successor, or past the end: only those
-        # in `keys` are read.
-        place = torch.searchsorted(keys, wanted)
-        fires = torch.isin(wanted, keys)
-        values = self.values.new_zeros(len(wanted))
-        values[fires] = self.values[order[place[fires]]]
-        return values
+        if not len(keys):
+            return self.values.new_zeros(len(wanted))
+        # For a pair that is not there `place` points at its successor, or past the end.
+        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        return torch.where(keys[place] == wanted, self.values[order[place]], 0)
+
+    def to(self, device: torch.device | str) -> "SparseActs":
+        """The same activations on another device."""
+        return SparseActs(
+            self.values.to(device), self.features.to(device), self.offsets.to(device), self.d_sae
+        )
 
     def maxima(self) -> Float[Tensor, " d_sae"]:
         """Each feature's largest activation; 0 where it never fires."""
@@ -84,6 +101,9 @@ class SparseActs:
     def typical(self) -> Float[Tensor, " d_sae"]:
         """The 99th percentile of each feature's activations above zero, between order statistics
         as numpy's; 0 where it never fires."""
+        place = wide_device(self.values.device)
+        if place != self.values.device:
+            return self.to(place).typical().to(self.values.device)
         fires = self.values > 0
         values, features = self.values[fires], self.features[fires]
         # By feature, and within a feature by value: two stable sorts.
@@ -115,8 +135,8 @@ def from_entries(
     d_sae: int,
 ) -> SparseActs:
     """Make CSR of entries that are sorted by position."""
-    counts = torch.bincount(positions, minlength=n_pos)
-    return SparseActs(values, features, F.pad(counts.cumsum(0), (1, 0)), d_sae)
+    edges = torch.arange(n_pos + 1, device=positions.device)
+    return SparseActs(values, features, torch.searchsorted(positions.contiguous(), edges), d_sae)
 
 
 def joined(parts: Sequence[SparseActs]) -> SparseActs:
@@ -147,17 +167,22 @@ def acts_above(
     return from_dense(hidden_pre.relu() * (hidden_pre > threshold))
 
 
-def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
-    """relu(topk(hidden_pre)): at most k positive entries a position (Gao et al. 2024,
-    arXiv:2406.04093)."""
+def topk_entries(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
+    """relu(topk(hidden_pre)) with k entries for each position, zeros where fewer are positive (Gao
+    et al. 2024, arXiv:2406.04093)."""
     values, features = hidden_pre.topk(k, dim=-1, sorted=False)
     # [n_pos, k] -> [n_pos * k]: row-major flattening keeps entries sorted by position, as CSR
     # needs.
-    positions = torch.arange(len(values), device=values.device).repeat_interleave(k)
-    keep = values.flatten() > 0
-    return from_entries(
-        values.flatten()[keep], features.flatten()[keep], positions[keep], *hidden_pre.shape
+    offsets = torch.arange(0, k * len(values) + 1, k, device=values.device)
+    return SparseActs(
+        values.relu().flatten(), features.flatten(), offsets, d_sae=hidden_pre.shape[1]
     )
+
+
+def topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: int) -> SparseActs:
+    """relu(topk(hidden_pre)): at most k positive entries a position."""
+    entries = topk_entries(hidden_pre, k)
+    return entries.select(entries.values > 0)
 
 
 def batch_topk_acts(hidden_pre: Float[Tensor, "n_pos d_sae"], k: float) -> SparseActs:

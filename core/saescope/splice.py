@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.errors import HookError, MismatchError, NumericError
+from saescope.finite import require_finite
 from saescope.hooks import Edit, edit_activations, hook_shape, record_activations
 from saescope.models import LanguageModel, canonical_name, model_fingerprint
 from saescope.ops import SparseActs, from_dense
@@ -200,15 +201,18 @@ def encode_site(
         NumericError: the activations are NaN or infinite.
     """
     x = prepare_input(model, sae, read.to(sae.device))
-    if not bool(x.isfinite().all()):
-        raise NumericError(
-            f"The activations at {read_hook(sae)} are not finite.",
-            hint='Load the model with dtype="float32".',
-        )
+    require_finite(x, lambda: _not_finite(sae))
     # [batch, n_pos, ...] was flattened to [batch * n_pos, d_in]: an SAE that looks back needs the
     # rows apart.
     given = x.reshape(*read.shape[:2], sae.cfg.d_in) if sae.sequential else x
     return given, sae.encode_sparse(given)
+
+
+def _not_finite(sae: SAE) -> NumericError:
+    return NumericError(
+        f"The activations at {read_hook(sae)} are not finite.",
+        hint='Load the model with dtype="float32".',
+    )
 
 
 def site_record(model: LanguageModel, sae: SAE, read: Tensor, written: Tensor) -> SiteRecord:

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.attribution.question import Part, Question
@@ -88,7 +88,7 @@ def measure_pairs(
     }
     variants = [_without(q.stack, parts, pairs) for runs in groups.values() for pairs in runs]
     variants += [
-        {i: lambda site, mask=mask: -site.error * mask[:, None]} for i, mask in enumerate(q.masks)
+        {i: partial(_without_error, mask=mask.to(q.ids.device))} for i, mask in enumerate(q.masks)
     ]
     clean, ablated = run_variants(q.stack, q.ids, q.sites, variants, position=q.position)
     effects = iter(q.metric.target.change(ablated, clean))
@@ -145,10 +145,17 @@ def _without(stack: Stack, parts: Sequence[Part], pairs: Sequence[Pair]) -> Vari
     return variant
 
 
+def _without_error(
+    site: SiteRecord, *, mask: Bool[Tensor, " n_pos"]
+) -> Float[Tensor, "n_pos d_out"]:
+    """What taking the SAE's error away adds at the positions that count."""
+    return -site.error * mask[:, None]
+
+
 def removal(sae: SAE, site: SiteRecord, *, pairs: Pairs) -> Float[Tensor, "n_pos d_out"]:
     """What ablating the pairs adds at the site: `-f_i W_dec_i` at each one's position."""
-    order = pairs.positions.argsort(stable=True)
-    features, positions = pairs.features[order], pairs.positions[order]
+    order, here = pairs.positions.argsort(stable=True), site.acts.values.device
+    features, positions = pairs.features[order].to(here), pairs.positions[order].to(here)
     gone = from_entries(
         -site.acts.at(positions, features),
         features,
@@ -176,9 +183,11 @@ def draw_controls(
     says. With `others_only` they are not drawn: of few chosen ones, most draws would hold one.
     Features that write nothing are never drawn.
     """
+    # A choice among few pairs, one after the other: an accelerator's host would wait for each.
+    acts, sizes, chosen = acts.to("cpu"), sizes.cpu(), chosen.cpu()
     free = sizes > 0
     if others_only:
-        free = free.index_fill(0, chosen.to(free.device), False)
+        free = free.index_fill(0, chosen, False)
     pool = free.nonzero()[:, 0]
     near = [_nearest(acts, entry, sizes, pool, len(chosen)) for entry in chosen.tolist()]
     rng = torch.Generator().manual_seed(seed)

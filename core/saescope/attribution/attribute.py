@@ -10,6 +10,7 @@ from saescope.attribution.ablation import Ablations, Pair, measure_pairs, strong
 from saescope.attribution.question import Part, Question, ask, score
 from saescope.controls import ENOUGH
 from saescope.errors import ArgumentError
+from saescope.finite import finite_together
 from saescope.models import (
     LanguageModel,
     NamedTarget,
@@ -79,17 +80,18 @@ def attribute(
         MismatchError: two SAEs write the same site.
     """
     _check(method, sign)
-    question = ask(
-        as_stack(model, sae),
-        tokens,
-        NamedTarget.of(model, target, against, measure),
-        position=resolve_position(position, len(tokens)),
-        include_special=include_special,
-    )
-    question = replace(question, method=method, n_controls=n_controls if validate else 0)
-    parts = score(question)
-    chosen = strongest(parts, k, sign)
-    measured = measure_pairs(question, parts, chosen, seed) if validate and chosen else None
+    with finite_together():
+        question = ask(
+            as_stack(model, sae),
+            tokens,
+            NamedTarget.of(model, target, against, measure),
+            position=resolve_position(position, len(tokens)),
+            include_special=include_special,
+        )
+        question = replace(question, method=method, n_controls=n_controls if validate else 0)
+        parts = score(question)
+        chosen = strongest(parts, k, sign)
+        measured = measure_pairs(question, parts, chosen, seed) if validate and chosen else None
     return _report(question, parts, chosen, measured)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from saescope.attribution.gradients import Metric, direct_gradients, path_gradient, site_gradients
 from saescope.models import NamedTarget, Tokens, counted
 from saescope.ops import SparseActs
+from saescope.precision import wide
 from saescope.records.attribution import PositionError, SAEShare
 from saescope.splice import SiteRecord
 from saescope.spread import require_one_site
@@ -40,7 +41,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What every active pair of one SAE is attributed, and what that comes to."""
+    """What every active pair of one SAE is attributed, and what that comes to; on the CPU, where
+    pairs are chosen."""
 
     acts: SparseActs
     attributions: Float[Tensor, " n"]
@@ -64,7 +66,7 @@ def ask(
     logits = model.forward(ids)[0][0, position]
     sites = stack.read(ids)
     usual, *masks = (
-        counted(tokens, include_special=include_special, sinks=sinks).to(model.device)
+        counted(tokens, include_special=include_special, sinks=sinks)
         for sinks in (None, *(site.sinks for site in sites))
     )
     metric = Metric(named.on(logits), position - ids.shape[1])
@@ -76,9 +78,19 @@ def score(question: Question) -> list[Part]:
     q, parts = question, list[Part]()
     for i, (gradient, span) in enumerate(zip(*_gradients(question), strict=True)):
         sae, site, mask = q.stack.saes[i], q.sites[i], q.masks[i]
-        acts = site.acts.select(mask[site.acts.positions])
-        attributions = sae.contributions(acts, gradient, like=site.x).double()
-        errors = (site.error.double() * gradient)[mask].sum(-1)  # one node a position
+        counts = mask.to(site.acts.values.device)
+        acts = site.acts.select(counts[site.acts.positions])
+        nodes = (wide(site.error) * wide(gradient)).sum(-1)  # one a position
+        errors = torch.where(counts.to(nodes.device), nodes, 0.0).cpu()
+        # [3, n], in one copy: where the host waits for each, it waits as long for three.
+        values, attributions, sizes = torch.stack(
+            [
+                wide(acts.values),
+                wide(sae.contributions(acts, gradient, like=site.x)),
+                wide(acts.values.abs() * sae.decoder.norm(dim=-1).to(acts.values)[acts.features]),
+            ]
+        ).cpu()
+        acts = SparseActs(values, acts.features.cpu(), acts.offsets.cpu(), acts.d_sae)
         nodes, total = float(errors.abs().sum()), float(attributions.sum())
         whole = float(attributions.abs().sum()) + nodes
         share = SAEShare(
@@ -86,44 +98,41 @@ def score(question: Question) -> list[Part]:
             total=len(attributions),
             error_attribution=float(errors.sum()),
             error_share=nodes / whole if whole else None,
-            error_positions=_error_positions(q.tokens, mask, errors, acts, attributions),
+            error_positions=_error_positions(q.tokens, errors, acts, attributions),
             features_attribution=total,
             error_effect=None,
             n_tokens=int(mask.sum()),
             n_left_out=int((~mask).sum()),
-            n_sinks=int(q.usual.sum() - mask.sum()),
+            n_sinks=int(q.usual.sum()) - int(mask.sum()),
         )
         # Where no position is counted, clean and baseline are one run: their difference is
         # rounding.
         explains = bool(span) and bool(mask.any())
         completeness = (total + share.error_attribution) / span if explains else None
-        sizes = acts.values.abs() * sae.decoder.norm(dim=-1).to(acts.values)[acts.features]
         parts.append(Part(acts, attributions, sizes, share, completeness))
     return parts
 
 
 def _error_positions(
     tokens: Tokens,
-    mask: Bool[Tensor, " n_pos"],
-    errors: Float[Tensor, " n_counted"],
+    errors: Float[Tensor, " n_pos"],
     acts: SparseActs,
     attributions: Float[Tensor, " n"],
 ) -> list[PositionError]:
-    here = mask.nonzero()[:, 0]
-    pairs = torch.zeros(len(mask), dtype=torch.float64, device=here.device)
+    pairs = torch.zeros(len(errors), dtype=torch.float64)
     pairs.index_add_(0, acts.positions, attributions.abs())
     nodes = errors.abs()
-    shares = nodes / (nodes + pairs[here]).clamp(min=torch.finfo(torch.float64).tiny)
-    strongest = nodes.argsort(descending=True, stable=True)[:MOST_POSITIONS]
+    shares = nodes / (nodes + pairs).clamp(min=torch.finfo(torch.float64).tiny)
+    strongest = nodes.argsort(descending=True, stable=True)[:MOST_POSITIONS].tolist()
     return [
-        PositionError(pos=pos, token=tokens.strings[pos], attribution=error, share=share)
-        for pos, error, share in zip(
-            here[strongest].tolist(),
-            errors[strongest].tolist(),
-            shares[strongest].tolist(),
-            strict=True,
+        PositionError(
+            pos=pos,
+            token=tokens.strings[pos],
+            attribution=float(errors[pos]),
+            share=float(shares[pos]),
         )
-        if error
+        for pos in strongest
+        if errors[pos]
     ]
 
 
@@ -133,8 +142,8 @@ def _gradients(
     q, stack = question, question.stack
     if q.method == "integrated_gradients":
         paths = [
-            path_gradient(stack.alone(i), q.ids, q.metric, q.sites[i], q.masks[i])
-            for i in range(len(stack.saes))
+            path_gradient(stack.alone(i), q.ids, q.metric, site, mask.to(site.x.device))
+            for i, (site, mask) in enumerate(zip(q.sites, q.masks, strict=True))
         ]
         return [gradient for gradient, _ in paths], [span for _, span in paths]
     if q.method == "direct":

@@ -66,13 +66,14 @@ def fit_pca(fit: Reconstruction, sae: SAE, l0: float) -> PCA | None:
     """Fit as many directions as features fire at a position to each half of the documents, for the
     other half; None where there are no two halves."""
     assert fit.moments is not None, "reconstruct(covariance=True) comes first"
-    if min(half.n for half in fit.moments) < 2:
+    halves = [half.cpu() for half in fit.moments]
+    if min(half.n for half in halves) < 2:
         return None
     rank = min(max(1, round(l0)), sae.cfg.d_out)
     offset = fit.mean - fit.shift
     means, bases, total = list[Tensor](), list[Tensor](), 0.0
     errors = torch.zeros(sae.cfg.d_out, dtype=torch.float64)
-    for judged, fitted in zip(fit.moments, fit.moments[::-1], strict=True):
+    for judged, fitted in zip(halves, halves[::-1], strict=True):
         directions = _directions_of_variance(fitted)
         means.append(fitted.first / fitted.n)
         bases.append(directions[:, :rank])

@@ -50,8 +50,8 @@ def evaluate(
     )
     done = counting(progress, 2 * text.ids.numel())
     fit = reconstruct(model, sae, text, covariance=baselines, done=done)
-    text = text.without(fit.sinks)
-    l0 = float(fit.by_group.table["l0"].sum()) / fit.n_tokens
+    text = text.without(fit.sinks.cpu())
+    l0 = float(fit.by_group.total("l0")) / fit.n_tokens
     fitted = None
     if baselines:
         fitted = Fitted(

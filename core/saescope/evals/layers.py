@@ -10,6 +10,7 @@ from torch import Tensor
 from saescope.metrics import LEAST_POSITIONS, RunningFit
 from saescope.models import LanguageModel
 from saescope.names import same_site, split_hook
+from saescope.precision import wide
 from saescope.records.evaluation import LayerFit
 from saescope.saes import SAE, SAEConfig
 from saescope.splice import read_hook, site_hooks, site_record, write_hook
@@ -105,7 +106,7 @@ def best_scale(
     one or the other never varies."""
     if len(target) < LEAST_POSITIONS:
         return None
-    target, made = target.double(), reconstruction.double()
+    target, made = wide(target), wide(reconstruction)
     target, made = target - target.mean(0), made - made.mean(0)
     size, total = float(made.square().sum()), float(target.square().sum())
     if not size or not total:

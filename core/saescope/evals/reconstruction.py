@@ -10,8 +10,10 @@ from torch import Tensor
 
 from saescope.evals.sums import GroupedSums
 from saescope.evals.text import EvalText
+from saescope.finite import finite_together
 from saescope.models import LanguageModel
 from saescope.ops import SparseActs
+from saescope.precision import wide_device
 from saescope.progress import Advance
 from saescope.saes import SAE
 from saescope.splice import SiteRecord, read_site
@@ -22,21 +24,32 @@ TINY_NORM = 1e-4
 
 @dataclass(slots=True)
 class Moments:
-    """Sums of vectors and of their outer products, about `Reconstruction.shift`."""
+    """Sums of vectors and of their outer products, about `Reconstruction.shift`; they stay where
+    the vectors are."""
 
-    n: int
+    count: Int[Tensor, ""]
     first: Float[Tensor, " d_out"]
     second: Float[Tensor, "d_out d_out"]
 
     @classmethod
-    def empty(cls, d_out: int) -> "Moments":
-        shape = torch.zeros(d_out, dtype=torch.float64)
-        return cls(0, shape, torch.zeros(d_out, d_out, dtype=torch.float64))
+    def empty(cls, d_out: int, device: torch.device) -> "Moments":
+        count = torch.zeros((), dtype=torch.long, device=device)
+        first = torch.zeros(d_out, dtype=torch.float64, device=wide_device(device))
+        return cls(count, first, first.new_zeros(d_out, d_out))
 
-    def add(self, vectors: Float[Tensor, "n d_out"]) -> None:
-        self.n += len(vectors)
-        self.first += vectors.sum(0).cpu().double()
-        self.second += (vectors.T @ vectors).cpu().double()
+    def add(self, vectors: Float[Tensor, "n d_out"], where: Bool[Tensor, " n"]) -> None:
+        """Add those vectors `where` it says."""
+        chosen = torch.where(where[:, None], vectors, 0.0)
+        self.count += where.sum()
+        self.first += chosen.sum(0).to(self.first)
+        self.second += (chosen.T @ chosen).to(self.second)
+
+    @property
+    def n(self) -> int:
+        return int(self.count)
+
+    def cpu(self) -> "Moments":
+        return Moments(self.count.cpu(), self.first.cpu(), self.second.cpu())
 
 
 @dataclass(slots=True)
@@ -58,12 +71,12 @@ class Reconstruction:
 
     @property
     def n_tokens(self) -> int:
-        return int(self.by_group.table["n"].sum())
+        return int(self.by_group.total("n"))
 
     @property
     def mean(self) -> Float[Tensor, " d_out"]:
         """The mean of the target activations, [d_out]."""
-        return self.shift + self.by_group.table["target"].sum(0) / self.n_tokens
+        return self.shift + self.by_group.total("target") / self.n_tokens
 
 
 def reconstruct(
@@ -77,12 +90,13 @@ def reconstruct(
     """Encode and reconstruct every counted position."""
     fit: Reconstruction | None = None
     for contexts in batches(text):
-        site = read_site(model, sae, text.ids[contexts])
-        if fit is None:
-            fit = _empty(sae, text, site, covariance)
-        if not text.counts_sinks and site.sinks is not None:
-            fit.sinks[contexts] = site.sinks.reshape(len(contexts), -1).cpu()
-        _add(fit, site, text, contexts)
+        with finite_together():
+            site = read_site(model, sae, text.ids[contexts])
+            if fit is None:
+                fit = _empty(sae, text, site, covariance)
+            if not text.counts_sinks and site.sinks is not None:
+                fit.sinks[contexts.to(fit.sinks.device)] = site.sinks.reshape(len(contexts), -1)
+            _add(fit, site, text, contexts)
         done(text.ids[contexts].numel())
     assert fit is not None, "a text has contexts"
     return fit
@@ -106,43 +120,41 @@ def _empty(sae: SAE, text: EvalText, site: SiteRecord, covariance: bool) -> Reco
         counts = counts & ~site.sinks
     first = site.target[counts] if bool(counts.any()) else site.target
     d_out = sae.cfg.d_out
+    halves = Moments.empty(d_out, first.device), Moments.empty(d_out, first.device)
     return Reconstruction(
         by_group=GroupedSums(text.n_groups),
         by_position=GroupedSums(len(edges)),
         edges=edges,
         context_size=text.ids.shape[1],
-        n_fired=torch.zeros(sae.cfg.d_sae, dtype=torch.long),
-        sinks=torch.zeros_like(text.mask),
+        n_fired=torch.zeros(sae.cfg.d_sae, dtype=torch.long, device=first.device),
+        sinks=torch.zeros_like(text.mask, device=first.device),
         shift=first.float().mean(0).cpu().double(),
-        moments=(Moments.empty(d_out), Moments.empty(d_out)) if covariance else None,
+        moments=halves if covariance else None,
     )
 
 
 def _add(
     fit: Reconstruction, site: SiteRecord, text: EvalText, contexts: Int[Tensor, " n"]
 ) -> None:
-    keep = (text.mask & ~fit.sinks)[contexts].flatten()
-    n_pos = text.ids.shape[1]
-    groups = text.groups(contexts).repeat_interleave(n_pos)[keep]
-    folds = text.folds(contexts).repeat_interleave(n_pos)[keep]
-    ranges = (
-        torch.bucketize(torch.arange(n_pos), torch.tensor(fit.edges), right=True)
-        .sub(1)
-        .repeat(len(contexts))[keep]
-    )
-    keep = keep.to(site.target.device)
-    target, out = site.target[keep].float(), site.sae_out[keep].float()
+    here, n_pos = site.target.device, text.ids.shape[1]
+    # What does not count is added as zero: choosing the rest would make the host wait for its size.
+    keep = text.mask[contexts].to(here).flatten()
+    keep &= ~fit.sinks[contexts.to(here)].flatten()
+    groups = text.groups(contexts).repeat_interleave(n_pos).to(here)
+    folds = text.folds(contexts).repeat_interleave(n_pos).to(here)
+    edges = torch.tensor(fit.edges)
+    ranges = torch.bucketize(torch.arange(n_pos), edges, right=True).sub(1).repeat(len(contexts))
+    target, out = site.target.float(), site.sae_out.float()
     centred = target - fit.shift.to(target)
     for name, values in _by_position(centred, target, out).items():
-        fit.by_group.add(name, groups, values)
+        fit.by_group.add(name, groups, values, where=keep)
         if name in ("n", "sse", "target", "target2"):
-            fit.by_position.add(name, ranges, values)
-    fit.by_group.add("l0", groups, site.acts.l0[keep])
-    fit.by_group.add("l1", groups, _l1(site.acts)[keep])
-    fired = site.acts.features[keep[site.acts.positions]]
-    fit.n_fired += torch.bincount(fired, minlength=len(fit.n_fired)).cpu()
+            fit.by_position.add(name, ranges, values, where=keep)
+    fit.by_group.add("l0", groups, site.acts.l0, where=keep)
+    fit.by_group.add("l1", groups, _l1(site.acts), where=keep)
+    fit.n_fired.index_add_(0, site.acts.features.long(), keep[site.acts.positions].long())
     for fold, moments in enumerate(fit.moments or ()):
-        moments.add(centred[(folds == fold).to(centred.device)])
+        moments.add(centred, keep & (folds == fold))
 
 
 def _by_position(

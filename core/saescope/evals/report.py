@@ -51,7 +51,7 @@ def report(
         for name, values in metrics(fit.by_group, once(fit.by_group.n_groups)).items()
     }
     intervals = _intervals(fit.by_group, text.seed)
-    density = fit.n_fired.double() / fit.n_tokens
+    density = fit.n_fired.cpu().double() / fit.n_tokens
     made, ce, kl = _baselines(value, fitted), _cross_entropy(value), _kl(value)
     return Evaluation(
         dataset=text.name,
@@ -90,8 +90,8 @@ def metrics(sums: GroupedSums, weights: Float[Tensor, "n_draws n_groups"]) -> Me
     mean of the whole text in every draw. "over_<name>" is the explained variance beyond that of a
     baseline, of the same draw."""
     total = sums.totals(weights)
-    n, n_all = total["n"], sums.table["n"].sum()
-    mean = sums.table["target"].sum(0) / n_all
+    n, n_all = total["n"], sums.total("n")
+    mean = sums.total("target") / n_all
     variance = total["target2"] - 2 * total["target"] @ mean + n * mean.square().sum()
     if n_all < LEAST_POSITIONS:
         variance = torch.full_like(variance, torch.nan)

@@ -2,10 +2,11 @@
 text."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saescope.metrics import student_t
+from saescope.precision import wide_device
 from saescope.records.evaluation import Interval
 
 MIN_GROUPS = 5
@@ -14,19 +15,39 @@ N_RESAMPLES = 1000
 
 
 class GroupedSums:
-    """Named sums of numbers or vectors, one row for each group."""
+    """Named sums of numbers or vectors, one row for each group; they stay where the values are
+    until they are asked for."""
 
     def __init__(self, n_groups: int) -> None:
         self.n_groups = n_groups
-        self.table: dict[str, Float[Tensor, "n_groups ..."]] = {}
+        self._sums: dict[str, Float[Tensor, "n_groups ..."]] = {}
 
-    def add(self, name: str, groups: Int[Tensor, " n"], values: Tensor) -> None:
-        """Add `values` [n, ...] to the rows `groups`, in float64 where the device has it."""
-        wide = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
-        part = wide.new_zeros(self.n_groups, *values.shape[1:]).index_add_(
-            0, groups.to(values.device), wide
-        )
-        self.table[name] = self.table.get(name, 0) + part.cpu().double()
+    def add(
+        self,
+        name: str,
+        groups: Int[Tensor, " n"],
+        values: Tensor,
+        *,
+        where: Bool[Tensor, " n"] | None = None,
+    ) -> None:
+        """Add `values` [n, ...] to the rows `groups`: those `where` it says, the others count
+        nothing."""
+        wide = values.to(wide_device(values.device)).double()
+        if where is not None:
+            keep = where.to(wide.device).reshape(-1, *[1] * (wide.ndim - 1))
+            wide = torch.where(keep, wide, 0.0)
+        if name not in self._sums:
+            self._sums[name] = wide.new_zeros(self.n_groups, *values.shape[1:])
+        self._sums[name].index_add_(0, groups.to(wide.device), wide)
+
+    def total(self, name: str) -> Float[Tensor, "..."]:
+        """One sum over all groups, float64 on the CPU."""
+        return self._sums[name].sum(0).cpu()
+
+    @property
+    def table(self) -> dict[str, Float[Tensor, "n_groups ..."]]:
+        """Every sum by its name, float64 on the CPU."""
+        return {name: sums.cpu() for name, sums in self._sums.items()}
 
     def totals(self, weights: Float[Tensor, "n_draws n_groups"]) -> dict[str, Tensor]:
         """Each sum over the groups, with every group counted as often as its weight says."""

@@ -201,7 +201,7 @@ def _listed(
 
 
 def _sum(texts: Sequence[TextFeatures], sae: SAE) -> _ActivationSums:
-    total = torch.zeros(sae.cfg.d_sae, dtype=torch.float64, device=sae.device)
+    total = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
     count, maximum = torch.zeros_like(total), torch.zeros_like(total)
     for text in texts:
         kept = text.acts.select(text.counted[text.acts.positions])

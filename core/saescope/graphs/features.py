@@ -17,7 +17,7 @@ def rows_of(of: GraphMembers, nodes: Sequence[GraphNode]) -> Float[Tensor, "n d"
     for i, node in enumerate(nodes):
         if node.sae is not None and node.feature is not None:
             member = of.members[node.sae]
-            rows[i] = member.write_rows(torch.tensor([node.feature]), node.sae)[0].double().cpu()
+            rows[i] = member.write_rows(torch.tensor([node.feature]), node.sae)[0].cpu().double()
     return rows
 
 

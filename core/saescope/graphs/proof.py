@@ -17,6 +17,7 @@ from saescope.graphs.report import as_record, node_ids
 from saescope.graphs.rows import GraphRows
 from saescope.graphs.trace import Traced
 from saescope.metrics import spearman
+from saescope.precision import wide
 from saescope.progress import Progress
 from saescope.records.graph import (
     Graph,
@@ -134,8 +135,8 @@ def _values(traced: Traced, names: Sequence[int], read: object) -> Float[Tensor,
         which, place = acts.features[at].unique(return_inverse=True)
         positions, back = acts.positions[at].unique(return_inverse=True)
         pre = clean.members[i].hidden_pre(x[:, positions].flatten(0, 1), which)
-        out[:, own] = pre.reshape(n, len(positions), -1)[:, back, place].double().cpu()
-    final = read[FINAL][:, -1].double()
+        out[:, own] = pre.reshape(n, len(positions), -1)[:, back, place].cpu().double()
+    final = wide(read[FINAL][:, -1])
     for k, target in enumerate(traced.targets):
         out[:, len(features) + k] = (final @ target.direction.to(final)).cpu()
     return out
@@ -152,7 +153,7 @@ def predict(
     change = torch.zeros(len(known), len(sources), dtype=torch.float64)
     share = torch.zeros(len(known), len(sources), dtype=torch.float64)
     share[place[torch.tensor(sources, dtype=torch.long)], torch.arange(len(sources))] = 1
-    values = torch.cat([acts.values for acts in traced.clean.acts]).double().cpu()
+    values = torch.cat([acts.values for acts in traced.clean.acts]).cpu().double()
     for reader in reversed(store.readers()):
         for rows in store.parts[reader]:
             targets = rows.targets + (columns.n if reader is None else 0)
@@ -285,7 +286,7 @@ def _beyond(effects: list[float], *, more: bool) -> KeptOrRandom:
 
 def _quantity(traced: Traced, live: Live) -> Float[Tensor, " n"]:
     """The first target's log-probability in nats, or the difference of two logits."""
-    target, logits = traced.targets[0], live.logits.double()
+    target, logits = traced.targets[0], wide(live.logits)
     if target.against is None:
         return logits.log_softmax(-1)[:, target.token]
     return logits[:, target.token] - logits[:, target.against]

@@ -21,6 +21,7 @@ from saescope.hooks import record_activations
 from saescope.models import LanguageModel, StopForward
 from saescope.names import same_site, split_hook
 from saescope.ops import SparseActs
+from saescope.precision import wide
 
 EMBED, FINAL = "hook_embed", "unembed.hook_in"
 _PROBE = 16
@@ -262,9 +263,9 @@ def require_linear(model: LanguageModel, of: GraphMembers, ids: Int[Tensor, "1 n
     ]
     for name, there in clean.there.items():
         if name in passes[0]:
-            still, once, twice = (each[name].double() for each in passes)
-            size = float((once - still).norm() + there.double().norm())
-            bent = float((twice - 2 * once + still).norm() + (still - there.double()).norm())
+            still, once, twice = (wide(each[name]) for each in passes)
+            size = float((once - still).norm() + wide(there).norm())
+            bent = float((twice - 2 * once + still).norm() + (still - wide(there)).norm())
             # No finer than float32: transformers' norms compute in it whatever the model's dtype.
             finest = max(torch.finfo(there.dtype).eps, torch.finfo(torch.float32).eps)
             if bent > finest**0.5 * size:

@@ -9,6 +9,7 @@ from saescope.graphs.influence import Influence
 from saescope.graphs.prune import through
 from saescope.graphs.replacement import FINAL
 from saescope.graphs.trace import Traced
+from saescope.precision import wide
 from saescope.records.graph import Graph, GraphEdge, GraphNode, GraphScores, GraphTarget
 
 
@@ -117,7 +118,7 @@ def _target(traced: Traced, i: int) -> GraphTarget:
         against=target.against,
         prob=target.prob,
         weight=target.weight,
-        value=float(target.direction.double() @ final.double()) + target.constant,
+        value=float(wide(target.direction) @ wide(final)) + target.constant,
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel
+from saescope.precision import wide
 from saescope.records.graph import GraphSettings
 
 _LEAST = 1e-30
@@ -41,7 +42,7 @@ def choose_targets(
     Raises:
         ArgumentError: `against` without exactly one target, or a text that is no single token.
     """
-    probs = logits.double().softmax(-1)
+    probs = wide(logits).softmax(-1)
     tokens = [model.token_id(each, "targets") for each in named]
     if against is not None:
         return [_difference(model, probs, tokens, model.token_id(against, "against"))]

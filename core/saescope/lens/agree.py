@@ -157,7 +157,7 @@ def lower_bound(
         return None
     sums = torch.zeros(n_blocks, dtype=torch.float64)
     sizes = torch.zeros(n_blocks, dtype=torch.float64)
-    sums.index_add_(0, blocks, differences.double().cpu())
+    sums.index_add_(0, blocks, differences.cpu().double())
     sizes.index_add_(0, blocks, torch.ones(len(blocks), dtype=torch.float64))
     draws = torch.randint(n_blocks, (N_DRAWS, n_blocks), generator=torch.Generator().manual_seed(0))
     means = sums[draws].sum(1) / sizes[draws].sum(1)

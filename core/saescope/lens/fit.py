@@ -18,6 +18,7 @@ from saescope.lens.plan import require_layers_above
 from saescope.lens.store import KEPT, SQUARES, lens_root, opened, place_of
 from saescope.models import LanguageModel, model_fingerprint
 from saescope.models.analysis import fit_jacobian
+from saescope.precision import wide
 from saescope.progress import Progress, counting
 
 POOL_TOKENS = 2**15
@@ -158,7 +159,7 @@ class _LensFit:
         )
         for layer, matrix in matrices.items():
             # In double: the mean of many must not depend on where a run was cut.
-            double = matrix.double()
+            double = wide(matrix)
             self.sums[layer] = self.sums.get(layer, torch.zeros_like(double)) + double
             squares = float(double.square().sum())
             self.squares[layer] = self.squares.get(layer, 0.0) + squares

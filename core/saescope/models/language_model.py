@@ -15,6 +15,7 @@ from transformer_lens.model_bridge.exceptions import StopAtLayerException as Sto
 
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ArgumentError, HookError, ModelError, NumericError, cause_of
+from saescope.finite import require_finite
 from saescope.models.fires import Fires
 from saescope.models.kv_cache import (
     cache_argument,
@@ -261,11 +262,7 @@ class LanguageModel:
             logits = self.bridge(ids, return_type="logits", attention_mask=attention, **extra)
         if use_cache:
             require_growth(past, before=before, fed=ids.shape[1])
-        if not bool(logits.detach().isfinite().all()):
-            raise NumericError(
-                "The model's logits are not finite.",
-                hint='Use a smaller strength, or load the model with dtype="float32".',
-            )
+        require_finite(logits, _not_finite)
         return logits, past if use_cache else None
 
     def run(
@@ -476,3 +473,10 @@ _IN_THE_PATTERN = ("q_norm.hook_scale", "k_norm.hook_scale")
 
 def _untouched(x: Tensor, hook: object) -> None:
     return None
+
+
+def _not_finite() -> NumericError:
+    return NumericError(
+        "The model's logits are not finite.",
+        hint='Use a smaller strength, or load the model with dtype="float32".',
+    )

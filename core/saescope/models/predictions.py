@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.models.language_model import LanguageModel
+from saescope.precision import wide
 from saescope.records.prediction import TargetLogit
 
 MEASURES = ("logprob", "logit")
@@ -39,7 +41,7 @@ class Target:
         self, before: Float[Tensor, "n d_vocab"], after: Float[Tensor, "n d_vocab"]
     ) -> list[float]:
         """How much more it is after than before, row by row."""
-        return (self.of(after.double()) - self.of(before.double())).tolist()
+        return (self.of(wide(after)) - self.of(wide(before))).tolist()
 
     def read(
         self, model: LanguageModel, logits: Float[Tensor, " d_vocab"]
@@ -114,19 +116,23 @@ class NamedTarget:
 def read_token(
     model: LanguageModel, logits: Float[Tensor, " d_vocab"], token_id: int
 ) -> TargetLogit:
-    prob = float(logits.double().softmax(-1)[token_id])
-    rank = 1 + int((logits > logits[token_id]).sum())
-    return TargetLogit(model.token_text(token_id), token_id, float(logits[token_id]), prob, rank)
+    known = wide(logits)
+    prob, above = known.softmax(-1)[token_id], (known > known[token_id]).sum()
+    # One copy to the host: each number by itself would be a wait.
+    logit, prob, above = torch.stack([known[token_id], prob, above.double()]).tolist()
+    return TargetLogit(model.token_text(token_id), token_id, logit, prob, 1 + int(above))
 
 
 def top_tokens(
     model: LanguageModel, logits: Float[Tensor, " d_vocab"], n: int
 ) -> list[TargetLogit]:
     """List the `n` most likely tokens."""
-    probs, ids = logits.double().softmax(-1), logits.topk(n).indices.tolist()
+    known = wide(logits)
+    ids = known.topk(n).indices
+    rows = torch.stack([ids.double(), known[ids], known.softmax(-1)[ids]], dim=1).tolist()
     return [
-        TargetLogit(model.token_text(i), i, float(logits[i]), float(probs[i]), rank)
-        for rank, i in enumerate(ids, 1)
+        TargetLogit(model.token_text(int(i)), int(i), logit, prob, rank)
+        for rank, (i, logit, prob) in enumerate(rows, 1)
     ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saescope.errors import ModelError
 from saescope.names import split_hook
+from saescope.precision import wide
 
 _LARGE = 100.0
 """A norm's epsilon does not count beside it."""
@@ -62,8 +63,8 @@ def read_head(bridge: Any, W_U: Float[Tensor, "d_model d_vocab"]) -> Head:
         return Head(1.0, bias)
     ids = torch.arange(_N_TOKENS, device=W_U.device)[None] % W_U.shape[1]
     with torch.no_grad(), bridge.hooks(fwd_hooks=[("unembed.hook_in", keep)]):
-        logits = bridge(ids).double()
-    plain = (read[0].to(W_U) @ W_U + bias).double()
+        logits = wide(bridge(ids))
+    plain = wide(read[0].to(W_U) @ W_U + bias)
     scale = float((logits * plain).sum() / plain.square().sum())
     # Exactly 1 nearly always, and then so are the numbers.
     return Head(1.0 if abs(scale - 1) < torch.finfo(W_U.dtype).eps ** 0.5 else scale, bias)
@@ -89,9 +90,8 @@ def read_readout(
             allowed=("LN", "RMS"),
             hint="Use another model: there is no setting that helps.",
         )
-    probe = torch.randn(
-        1, 1, d_model, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0)
-    )
+    draw = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, 1, d_model, generator=draw).to(device, dtype)
     outputs: list[Tensor] = []
     for value in (1.0, 0.0):
         with bridge.hooks(fwd_hooks=[("ln_final.hook_normalized", _constant(value))]):

@@ -1,7 +1,7 @@
 """The SAE contract: weights kept feature-major, encode and decode without hidden state."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from saescope.cancel import stop_if_cancelled
 from saescope.errors import ConfigError, FormatError, MismatchError
-from saescope.ops import CHUNK, SparseActs, joined, sparse_decode, sparse_dot
+from saescope.ops import SparseActs, chunk_of, joined, sparse_decode, sparse_dot
 from saescope.products import times_rows
 from saescope.saes.config import SAEConfig, SAEMetadata
 from saescope.saes.disk import knobs, shared_fields, write
@@ -163,11 +163,7 @@ class SAE(nn.Module):
 
     def encode_sparse(self, x: Tensor) -> SparseActs:
         """Active features of each position of `x` `[*pos, d_in]`, positions in reading order."""
-        parts: list[SparseActs] = []
-        for chunk in self.flatten(x).split(CHUNK):
-            stop_if_cancelled()
-            parts.append(self._activate(self._prepare(chunk)))
-        return joined(parts)
+        return joined([self._activate(chunk) for chunk in self._chunks(x)])
 
     def encode(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
         """Return the feature activations of every position, dense."""
@@ -176,7 +172,7 @@ class SAE(nn.Module):
     def hidden_pre(self, x: Tensor) -> Float[Tensor, "*pos d_sae"]:
         """What the activation function sees of every position, dense, as at sae-lens's
         hook_sae_acts_pre."""
-        chunks = [self._linear(self._prepare(chunk)) for chunk in self.flatten(x).split(CHUNK)]
+        chunks = [self._linear(chunk) for chunk in self._chunks(x)]
         return torch.cat(chunks).reshape(*self._positions(x), self.cfg.d_sae)
 
     def read_by(self, features: Int[Tensor, " n"]) -> "ReadBy":
@@ -321,6 +317,13 @@ class SAE(nn.Module):
         """What `cfg.json` says and the tensors beside it, in SAELens's terms."""
         shared = shared_fields(self.cfg, self.cfg.architecture, dtype=self._dtype_name)
         return shared | knobs(self.cfg), self.tensors()
+
+    def _chunks(self, x: Tensor) -> Iterator[Float[Tensor, "n_pos d_in"]]:
+        """Prepared inputs, some positions at a time."""
+        rows = self.flatten(x)
+        for chunk in rows.split(chunk_of(rows, self.cfg.d_sae)):
+            stop_if_cancelled()
+            yield self._prepare(chunk)
 
     @property
     def _dtype_name(self) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.errors import ConfigError
-from saescope.ops import SparseActs, topk_acts
+from saescope.ops import SparseActs, joined, topk_acts, topk_entries
 from saescope.saes.base import SAE, ReadBy
 from saescope.saes.config import SAEConfig
 
@@ -84,6 +84,12 @@ class TopKSAE(NormScaledSAE):
 
     def _activate(self, x: Float[Tensor, "n_pos d_in"]) -> SparseActs:
         return topk_acts(self._hidden_pre(x), self.cfg.k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction of `x`, from k entries for each position: an accelerator's host need not
+        wait for how many are positive."""
+        entries = [topk_entries(self._hidden_pre(chunk), self.cfg.k) for chunk in self._chunks(x)]
+        return self.skip_path(x, self.decode(joined(entries), like=x))
 
     def fold_W_dec_norm(self) -> SAE:
         """An equal SAE with decoder rows of norm 1, but only where activations are ranked with the

@@ -14,6 +14,7 @@ from saescope.attribution.gradients import Metric, site_gradients
 from saescope.controls import ENOUGH, compare_with
 from saescope.metrics import kl_divergence
 from saescope.models import LanguageModel, NamedTarget, Target, Tokens, counted, read_token
+from saescope.precision import wide
 from saescope.records.pairs import Closed, PairComparison, PatchedFeature, SitePatch
 from saescope.saes import SAE
 from saescope.search.alignment import Alignment, align, in_words
@@ -168,7 +169,7 @@ def _counts(
 def _target(model: LanguageModel, logits: Sequence[Tensor], asked: Asked) -> tuple[Target, bool]:
     """The tokens whose logit difference is asked for; without any, those that the prompts predict.
     Where both predict one token, those that add most to the KL of each way."""
-    on_a, on_b = (rows.double().log_softmax(-1) for rows in logits)
+    on_a, on_b = (wide(rows).log_softmax(-1) for rows in logits)
     named = NamedTarget.of(model, *asked)
     top_a, top_b = int(on_a.argmax()), int(on_b.argmax())
     token, against = named.token, named.against
@@ -190,7 +191,7 @@ def _estimates(pair: _Pair) -> list[Float[Tensor, " n"]]:
     """What each pair that differs adds to the logit difference, by the gradient on a."""
     gradients, _ = site_gradients(pair.stack, pair.ids, Metric(pair.target, -1))
     return [
-        each.sae.contributions(each.differ, rows[0].to(site.x), like=site.x).double()
+        wide(each.sae.contributions(each.differ, rows[0].to(site.x), like=site.x))
         for each, rows, site in zip(pair.pairs, gradients, pair.sites, strict=True)
     ]
 
@@ -274,8 +275,8 @@ def _report(
     found = PairComparison(
         target=read_token(model, pair.logits_b, pair.target.token),
         against=read_token(model, pair.logits_a, pair.target.against or 0),
-        difference_a=float(pair.target.of(pair.logits_a.double())),
-        difference_b=float(pair.target.of(pair.logits_b.double())),
+        difference_a=float(pair.target.of(wide(pair.logits_a))),
+        difference_b=float(pair.target.of(wide(pair.logits_b))),
         kl=pair.kl,
         differences=in_words(pair.a, pair.b, pair.aligned.spans),
         n_aligned=len(pair.aligned.a),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from saescope.hooks import edit_activations
 from saescope.ops import SparseActs, joined
+from saescope.precision import wide
 from saescope.progress import Advance
 from saescope.search.concept import ForcedText, shares_of, sides_of
 from saescope.splice import add_at_site, site_edits
@@ -115,7 +116,7 @@ def concept_gradients(read: ReadTexts) -> Float64[Tensor, "n_prompts d_out"]:
         values[group], gradient = _gradient(stack, [texts[i] for i in group])
         for n, i in enumerate(group):
             summed = (read.profiles[i].to(gradient)[:, None] * gradient[n]).sum(0)
-            own[i] = summed.double().cpu()
+            own[i] = summed.cpu().double()
     shares = shares_of(texts, values) * torch.tensor([text.side for text in texts])
     total = torch.zeros(read.n_prompts, own.shape[1], dtype=torch.float64)
     prompts = torch.tensor([text.prompt for text in texts])
@@ -137,7 +138,7 @@ def _gradient(
         with edit_activations(model, site_edits(stack.saes[0], attach)):
             logits = model.forward(ids, last=n_out, grad=True)[0][:, -n_out:]
         # Each row depends on its own leaf alone: one backward pass gives every row's gradient.
-        told = logits.double().log_softmax(-1)
+        told = wide(logits).log_softmax(-1)
         values = torch.stack([text.value(row) for text, row in zip(texts, told, strict=True)])
         (gradient,) = torch.autograd.grad(values.sum(), leaves[0])
     return values.detach().cpu(), gradient.detach().flatten(2).float()
@@ -188,7 +189,7 @@ def _push(
     ids, n_out = stack.model.batch(text.ids), text.n_out
     variants = Variants(len(changes), at_site)
     logits = forward_variants(stack, ids, variants, last=n_out)[:, -n_out:]
-    logprobs = logits.double().log_softmax(-1)
+    logprobs = wide(logits).log_softmax(-1)
     values, clean = text.value(logprobs).cpu(), logprobs[:1]
     kl = (clean.exp() * (clean - logprobs[1:])).sum(-1).clamp(min=0).mean(1)
     return _Pushed(values[0], values[1:] - values[0], kl.cpu())

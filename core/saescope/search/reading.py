@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saescope.errors import ArgumentError
 from saescope.models import LanguageModel, Tokens
+from saescope.precision import wide
 from saescope.stack import Stack
 from saescope.steering.forced import forced_logits
 from saescope.steering.prepare import Plans, Prepared
@@ -90,10 +91,10 @@ def read_runs(
     """Each run on the unsteered text, in batches that hold the clean run too."""
     level, runs = 0.0, list[Reading]()
     for logits in forced_logits(stack, prompt.tokens.ids, prompt.written, plans):
-        clean = logits[0].double().log_softmax(-1)
+        clean = wide(logits[0]).log_softmax(-1)
         level = float(_mass(clean, concept).mean())
         for row in logits[1:]:
-            runs.append(read_against(clean, row.double().log_softmax(-1), concept))
+            runs.append(read_against(clean, wide(row).log_softmax(-1), concept))
     if concept.tokens:
         return RunReadings(level, runs)
     level, *levels = _levels(stack, prompt, plans, concept)
@@ -131,7 +132,7 @@ def _levels(
 
 
 def _of_tokens(logits: Tensor, ids: Sequence[int]) -> Tensor:
-    log_probs = logits.double().log_softmax(-1)
+    log_probs = wide(logits).log_softmax(-1)
     return log_probs[range(len(ids)), [*ids]].sum()
 
 
@@ -159,7 +160,7 @@ def _clean(model: LanguageModel, tokens: Tokens, written: Sequence[int]) -> LogP
     n_out = max(1, len(written))
     ids = model.batch(torch.cat([tokens.ids.cpu(), torch.tensor([*written], dtype=torch.long)]))
     last = len(written) + 1
-    return model.forward(ids, last=last)[0][0, -last:][:n_out].double().log_softmax(-1)
+    return wide(model.forward(ids, last=last)[0][0, -last:][:n_out]).log_softmax(-1)
 
 
 def log_perplexity(model: LanguageModel, tokens: Tokens, row: Sequence[int]) -> float | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saescope.hooks import edit_activations
 from saescope.metrics import kl_divergence, log_mass
+from saescope.precision import wide
 from saescope.progress import Advance, counting
 from saescope.sinks import find_sinks, typical_norm
 from saescope.splice import (
@@ -192,7 +193,7 @@ def _measure(
     ids = model.batch(torch.cat([prompt.cpu(), torch.tensor(row)]))
     clean = model.forward(ids, last=len(row) + 1)[0][0, :-1]
     losses = torch.nn.functional.cross_entropy(
-        clean.double(), ids[0, len(prompt) :], reduction="none"
+        known := wide(clean), ids[0, len(prompt) :].to(known.device), reduction="none"
     )
     perplexity = float(losses.mean().exp())
     if not plans:

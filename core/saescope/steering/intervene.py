@@ -20,6 +20,7 @@ from saescope.models import (
     top_tokens,
 )
 from saescope.ops import SparseActs
+from saescope.precision import wide
 from saescope.progress import Progress
 from saescope.records.prediction import Readout
 from saescope.records.steering import EditShare, Intervention, Interventions, PromptEffect
@@ -190,7 +191,7 @@ def _silence_everywhere(question: "_Intervening", readies: Sequence[Prepared]) -
 
 def _on_prompt(model: LanguageModel, run: "_EditedRun") -> PromptEffect:
     token = Target(run.target.token)
-    before, after = (float(token.of(rows[:1].double())[0]) for rows in (run.clean, run.changed))
+    before, after = (float(token.of(wide(rows[:1]))[0]) for rows in (run.clean, run.changed))
     return PromptEffect(
         target=model.token_text(run.target.token),
         logprob_before=before,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saescope.errors import NumericError
+from saescope.precision import wide
 from saescope.saes import SAE
 from saescope.training.config import TrainConfig
 from saescope.training.objective import Batch
@@ -67,7 +68,7 @@ def estimate(cfg: TrainConfig, batches: Sequence[Batch]) -> Scaling:
     if cfg.normalize_activations == "none":
         return Scaling()
     if cfg.normalize_activations == "covariance_whitening":
-        return Scaling(whitening=_whitening(torch.cat([batch.x for batch in batches]).double()))
+        return Scaling(whitening=_whitening(wide(torch.cat([batch.x for batch in batches]))))
     x = [batch.x for batch in batches]
     y = [batch.y for batch in batches] if cfg.transcoder else x
     dominating = dict(zip(CENTRES, (_dominating_centre(x), _dominating_centre(y)), strict=True))

@@ -122,7 +122,7 @@ def _moved(
     directions = directions / directions.norm(dim=-1, keepdim=True)
     shift = (apart[:, None] * directions[:, None]).reshape(ENOUGH, *base.shape[1:])
     _, acts = encode_site(models.other, sae, base + shift.to(base))
-    values = torch.stack([acts.of_feature(i) for i in features], dim=-1).double().cpu()
+    values = torch.stack([acts.of_feature(i) for i in features], dim=-1).cpu().double()
     return _scores(values.reshape(ENOUGH, len(tokens), len(features)), mask, models.by)
 
 

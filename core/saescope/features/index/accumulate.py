@@ -9,6 +9,7 @@ from saescope.features.index.firings import Contexts, firings_of
 from saescope.features.index.sample import ContextSample
 from saescope.features.index.statistics import FeatureStatistics
 from saescope.ops import SparseActs
+from saescope.precision import wide_device
 
 
 def bytes_per_feature(cfg: IndexConfig) -> int:
@@ -22,13 +23,14 @@ class Accumulator:
     bit."""
 
     def __init__(self, d_sae: int, cfg: IndexConfig, device: torch.device) -> None:
-        self.statistics = FeatureStatistics(d_sae, device)
-        self.examples = Examples(d_sae, cfg, device)
+        self.device = wide_device(device)
+        self.statistics = FeatureStatistics(d_sae, self.device)
+        self.examples = Examples(d_sae, cfg, self.device)
         self.sample = ContextSample(cfg)
 
     def add(self, acts: SparseActs, contexts: Contexts) -> None:
         """A batch: `acts` at every position of the contexts, in reading order."""
-        contexts = contexts.to(acts.values.device)
+        acts, contexts = acts.to(self.device), contexts.to(self.device)
         firings = firings_of(acts, contexts.mask)
         self.statistics.add(firings, int(contexts.mask.sum()))
         # After the statistics: which bands are still alive depends on the maximum, this batch

@@ -17,7 +17,7 @@ from saescope.stack import Stack, as_stack
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """Active features at every position of one text."""
+    """Active features at every position of one text, on the CPU."""
 
     tokens: Tokens
     counted: Bool[Tensor, " n_pos"]
@@ -80,7 +80,7 @@ def encode_stack(
         usual = int(counted(tokens, named, include_special).sum())
         for given, site in zip(stack.given, sites, strict=True):
             mask = counted(tokens, named, include_special, sinks=site.sinks)
-            sums[given].add(tokens, site, mask.to(stack.model.device), usual)
+            sums[given].add(tokens, site, mask, usual)
     return [each.encoded() for each in sums]
 
 
@@ -94,10 +94,11 @@ class _ReadSoFar:
     n_usual: int = 0
 
     def add(self, tokens: Tokens, site: SiteRecord, mask: Tensor, usual: int) -> None:
+        counts, acts = mask.nonzero()[:, 0].to(site.target.device), site.acts.to("cpu")
         self.n_usual += usual
-        self.n_active += int(site.acts.l0[mask].sum())
-        self.fit.add(site.target[mask], site.sae_out[mask])
-        self.texts.append(TextFeatures(tokens, mask, site.acts))
+        self.n_active += int(acts.l0[mask].sum())
+        self.fit.add(site.target[counts], site.sae_out[counts])
+        self.texts.append(TextFeatures(tokens, mask, acts))
 
     def encoded(self) -> Encoded:
         n = self.fit.n

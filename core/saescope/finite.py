@@ -1,0 +1,64 @@
+"""NaN and infinity found at once, or together: each question whether a tensor is finite makes the
+host wait for an accelerator, so that a batch asks all of its own in one."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saescope.errors import NumericError
+
+
+class _FiniteCheck(NamedTuple):
+    answer: Tensor
+    error: Callable[[], NumericError]
+
+
+_asked: ContextVar[list[_FiniteCheck] | None] = ContextVar("saescope_finite", default=None)
+
+
+def require_finite(x: Tensor, error: Callable[[], NumericError]) -> None:
+    """Raise the error if a number of `x` is NaN or infinite: here, or at the end of the surrounding
+    `finite_together`.
+
+    Raises:
+        NumericError: what `error` makes.
+    """
+    check = _FiniteCheck(x.detach().isfinite().all(), error)
+    asked = _asked.get()
+    if asked is None:
+        _require([check])
+    else:
+        asked.append(check)
+
+
+@contextmanager
+def finite_together() -> Generator[None]:
+    """What is asked inside the block is answered at its end, with one wait for the device; within a
+    block that does so already, at the end of that.
+
+    Raises:
+        NumericError: of the first that is not finite.
+    """
+    if _asked.get() is not None:
+        yield
+        return
+    token = _asked.set(asked := [])
+    try:
+        yield
+    finally:
+        # Also where something else failed: what is not finite is why.
+        _asked.reset(token)
+        _require(asked)
+
+
+def _require(checks: list[_FiniteCheck]) -> None:
+    if not checks:
+        return
+    answers = torch.stack([each.answer.to(checks[-1].answer.device) for each in checks])
+    for each, is_finite in zip(checks, answers.tolist(), strict=True):
+        if not is_finite:
+            raise each.error()
