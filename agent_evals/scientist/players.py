@@ -16,6 +16,7 @@ from agent_evals.scientist.scores import area_under
 from agent_evals.scientist.wish import Answer, Ground, Scientist, Wish
 from agent_evals.transcript import Call
 from saescope.names import home as saescope_home
+from saescope.verdicts import Choice
 from saescope_mcp.app import build_server
 from saescope_mcp.settings import Settings
 
@@ -131,7 +132,8 @@ async def _by_tools(bench: Bench, wish: Wish) -> Answer:
         k=1,
     )
     first, why = (found["features"] or [{}])[0], found["summary"]
-    if not (first.get("causes") and first.get("clean")):
+    is_none = found["choice"]["verdict"] == Choice.NONE
+    if is_none or not (first["causes"] and first["clean"]):
         return Answer(None, why, bench.calls)
     feature = first["feature"]
     steered = await bench.call(

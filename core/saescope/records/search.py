@@ -90,15 +90,23 @@ class SelectedFeature(FoundFeature):
     also_on: int
     """Texts of `against` on which it fires at least half as strongly as on the usual text on which
     it fires."""
+    also_writes: float | None
+    """Of the probability that its push gives to the concept's tokens and to tokens that only
+    `against` has (those that rise nearly as far), the share of the latter, each as far as the
+    feature fires on its texts; of features that cause and separate. None too where a text of
+    `causes` has several tokens."""
     clean: bool
-    """It separates with an area of 0.95 or more, and is `also_on` one in twenty of `against` at
-    most (or on one). No proof that it stands for nothing wider: that takes the right texts in
-    `against`."""
+    """It separates with an area of 0.95 or more (or one whose interval reaches that), is `also_on`
+    one in twenty of `against` at most (or on one), and `also_writes` 0.07 at most. No proof that it
+    stands for nothing wider: that takes the right texts in `against`."""
     effect: float
     """Effect on the concept's log-probability per nat of KL, as `ss.find_causes` has it."""
     interval: tuple[float, float] | None
     """95 % of `effect` over the prompts."""
     causes: bool
+    chance: float | None
+    """p of its effect among the random directions (Student's t), corrected for all candidates that
+    separate; above 0.05 it is not chosen. Of features that cause and separate."""
     strength: float
     """Where a push changes predictions by 0.5 nats."""
     perplexity: float | None
@@ -119,9 +127,13 @@ class FeatureGroup:
     auc: float
     """The area of the sum of their activations, each in its typical one, on all the texts: those
     that chose the features are among them."""
+    also_writes: float | None
+    """As of a feature, by the sum of their pushes and of their activations."""
     clean: bool
-    """The sum has an area of 0.95 or more and keeps off the others; nothing is held out."""
+    """The sum has an area of 0.95 or more and keeps off the others and their words; nothing is held
+    out."""
     causes: bool
+    """As of a feature, and not by chance, corrected for all the sums that were tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

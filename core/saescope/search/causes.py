@@ -110,14 +110,14 @@ def find_causes(
     )
 
 
-def by_chance(causes: Sequence[bool], which: str = "") -> list[str]:
+def by_chance(causes: Sequence[bool]) -> list[str]:
     """A warning where so few of the features pass that as many may do so if none does anything:
     each is compared by itself, and of twenty that do nothing one passes."""
     n = sum(causes)
     if not n or at_least(n, len(causes)) <= LEVEL:
         return []
     return [
-        f"{n} of {len(causes)}{which} may pass by chance, for each is tested at p = {LEVEL:g}: "
+        f"{n} of {len(causes)} may pass by chance, for each is tested at p = {LEVEL:g}: "
         "measure it on other prompts before you rely on it."
     ]
 

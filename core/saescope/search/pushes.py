@@ -179,6 +179,16 @@ def _push(
     stack: Stack, text: ForcedText, profile: Tensor, vectors: Float[Tensor, "n d_out"]
 ) -> _Pushed:
     """Change of the text's value, and KL, of each push."""
+    logprobs = _pushed_logprobs(stack, text, profile, vectors)
+    values, clean = text.value(logprobs).cpu(), logprobs[:1]
+    kl = (clean.exp() * (clean - logprobs[1:])).sum(-1).clamp(min=0).mean(1)
+    return _Pushed(values[0], values[1:] - values[0], kl.cpu())
+
+
+def _pushed_logprobs(
+    stack: Stack, text: ForcedText, profile: Tensor, vectors: Float[Tensor, "n d_out"]
+) -> Float[Tensor, "n_and_clean n_out d_vocab"]:
+    """The predictions that are read: as they are, then with each vector added."""
     added = torch.cat([torch.zeros_like(vectors[:1]), vectors])
     changes = added[:, None, :] * profile.to(added)[None, :, None]
 
@@ -189,10 +199,21 @@ def _push(
     ids, n_out = stack.model.batch(text.ids), text.n_out
     variants = Variants(len(changes), at_site)
     logits = forward_variants(stack, ids, variants, last=n_out)[:, -n_out:]
-    logprobs = wide(logits).log_softmax(-1)
-    values, clean = text.value(logprobs).cpu(), logprobs[:1]
-    kl = (clean.exp() * (clean - logprobs[1:])).sum(-1).clamp(min=0).mean(1)
-    return _Pushed(values[0], values[1:] - values[0], kl.cpu())
+    return wide(logits).log_softmax(-1)
+
+
+def next_probabilities(
+    read: ReadTexts, vectors: Float[Tensor, "n d_out"]
+) -> Float64[Tensor, "n_and_clean d_vocab"]:
+    """The probability of each token after the texts, on average: as it is, then with each vector
+    added at every position that counts."""
+    total = torch.zeros(1 + len(vectors), read.stack.model.d_vocab, dtype=torch.float64)
+    for text, profile in zip(read.texts, read.profiles, strict=True):
+        size = max(1, _rows_at_once(read.stack, text.shape) - 1)
+        parts = [_pushed_logprobs(read.stack, text, profile, part) for part in vectors.split(size)]
+        rows = [parts[0][:1], *(part[1:] for part in parts)]
+        total += torch.cat(rows)[:, -1].exp().cpu().double()
+    return total / len(read.texts)
 
 
 def at_kl(strengths: Sequence[float], concept: Tensor, kl: Tensor, *, target: float) -> AtKL:

@@ -4,9 +4,13 @@ neither alone decides."""
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, sqrt
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from saescope.controls import LEVEL
 from saescope.errors import ArgumentError
 from saescope.features.contrast.sets import each_once
 from saescope.models import LanguageModel, Tokens, counted
@@ -14,20 +18,14 @@ from saescope.ops import SparseActs
 from saescope.progress import Progress
 from saescope.records.search import FeatureGroup, SelectedFeature, Selection, SelectionFacts
 from saescope.saes import SAE
-from saescope.search.bench import CausalBench
-from saescope.search.causes import (
-    Against,
-    Tested,
-    by_chance,
-    measure,
-    sets_of,
-    tested,
-    warnings_of,
-)
+from saescope.search.bench import CausalBench, Curve
+from saescope.search.causes import Against, Tested, measure, sets_of, tested, warnings_of
 from saescope.search.choice_texts import faults_of
 from saescope.search.concept import ConceptTexts, ForcedText
+from saescope.search.others import OtherWords
 from saescope.search.pushes import push, read_texts
-from saescope.search.text_bench import LEAST_AREA, N_CAUSAL, Separated, TextBench
+from saescope.search.standing import Standing, chance_of, shared_words, standings
+from saescope.search.text_bench import LEAST_AREA, N_CAUSAL, TextBench
 from saescope.steering.units import IndexedActivations
 from saescope.verdicts import Choice
 
@@ -78,11 +76,13 @@ def select_features(
     by_gradient = bench.screen.order[:N_CAUSAL]
     candidates = [*dict.fromkeys([*by_gradient, *told.by_texts])]
     results, beside = measure(bench, candidates, progress)
-    separated = {i: told.judged(i, by_texts=i not in by_gradient) for i in results}
-    rows = _ranked(results, separated)
-    group = _group(bench, told, _pool(rows, separated), beside, results)
+    others = OtherWords.of(model, texts, against, concept=concept.texts)
+    found = {i: (results[i], told.judged(i, by_texts=i not in by_gradient)) for i in results}
+    stand = standings(bench, told, others, found, beside)
+    rows = _ranked(results, stand)
+    group = _group(bench, told, others, _pool(rows, stand), (beside, results))
     rows = _with_damage(bench, rows, against)
-    level, why = _verdict(rows, group, separated)
+    level, why = _verdict(rows, group, stand)
     scores = told.scores.scores
     faults = faults_of(model, texts, against, design=told.design, scores=scores, seed=seed)
     return Selection(
@@ -92,14 +92,8 @@ def select_features(
         why=why,
         choice=SelectionFacts(verdict=level.value, group=group, faults=faults),
         search=sets_of(bench, concept, [*results.values()], beside),
-        warnings=[*repeated, *warnings_of(bench, candidates), *_by_chance(results, separated)],
+        warnings=[*repeated, *warnings_of(bench, candidates)],
     )
-
-
-def _by_chance(results: dict[int, Tested], separated: dict[int, Separated]) -> list[str]:
-    """A choice is made of what separates: only these may cause by chance and be chosen."""
-    able = [each.causes for i, each in results.items() if separated[i].clear]
-    return by_chance(able, " that separate")
 
 
 def _different(
@@ -120,14 +114,14 @@ def _different(
     return [texts[i] for i in once.texts], [against[i] for i in once.against], once.warnings
 
 
-def _ranked(results: dict[int, Tested], separated: dict[int, Separated]) -> list[SelectedFeature]:
+def _ranked(results: dict[int, Tested], stand: dict[int, Standing]) -> list[SelectedFeature]:
     """What causes and separates first, the clean ones at the top, then what causes, then the rest;
     within each by both."""
     best = max((each.curve.score for each in results.values()), default=0.0)
-    rows = [_row(i, each, separated[i], best) for i, each in results.items()]
+    rows = [_row(i, each, stand[i], best) for i, each in results.items()]
     rows.sort(key=lambda row: (not _is_good(row), not _does_both(row), not row.causes, -row.score))
     return [
-        replace(row, lost=_lost(row, rows[0], separated[row.feature]) if n else None)
+        replace(row, lost=_lost(row, rows[0], stand[row.feature]) if n else None)
         for n, row in enumerate(rows)
     ]
 
@@ -137,11 +131,11 @@ def _does_both(row: SelectedFeature) -> bool:
 
 
 def _is_good(row: SelectedFeature) -> bool:
-    return row.causes and row.clean
+    return row.causes and row.clean and not (row.chance or 0) > LEVEL
 
 
-def _row(feature: int, found: Tested, told: Separated, best: float) -> SelectedFeature:
-    effect = found.curve.score
+def _row(feature: int, found: Tested, stand: Standing, best: float) -> SelectedFeature:
+    effect, told = found.curve.score, stand.told
     share = max(0.0, effect) / best if best > 0 else 0.0
     ends = f" ({told.interval[0]:.2f} to {told.interval[1]:.2f})"
     does = "causes" if found.causes else "moves no further than controls:"
@@ -153,17 +147,19 @@ def _row(feature: int, found: Tested, told: Separated, best: float) -> SelectedF
         auc_interval=told.interval,
         separates=told.clear,
         also_on=told.also_on,
-        clean=told.clean,
+        also_writes=stand.shared and stand.shared.share,
+        clean=stand.clean,
         effect=effect,
         interval=found.curve.interval,
         causes=found.causes,
+        chance=stand.chance,
         strength=found.curve.at.strength,
         perplexity=None,
         lost=None,
     )
 
 
-def _lost(row: SelectedFeature, first: SelectedFeature, told: Separated) -> str:
+def _lost(row: SelectedFeature, first: SelectedFeature, stand: Standing) -> str:
     """Why it is not the first."""
     if not row.causes and not row.separates:
         return "neither clearly makes the concept likelier nor clearly tells the texts apart"
@@ -173,80 +169,93 @@ def _lost(row: SelectedFeature, first: SelectedFeature, told: Separated) -> str:
             f"({row.effect:+.2g} per nat of KL, no further than controls)"
         )
     if not row.separates:
-        silent = "never fires on the texts" if not told.share else "hardly tells them from against"
+        silent = (
+            "never fires on the texts" if not stand.told.share else "hardly tells them from against"
+        )
         return f"writes the concept but {silent} (AUC {row.auc:.2f})"
-    if not row.clean:
-        return f"does both, but {_unclean(told)}"
+    if not _is_good(row):
+        return f"does both, but {stand.flaw}"
     if row.effect < first.effect:
         return f"weaker: {row.effect:+.2g} per nat of KL against {first.effect:+.2g}"
     return f"tells the texts less well: AUC {row.auc:.2f} against {first.auc:.2f}"
 
 
-def _unclean(told: Separated) -> str:
-    """Why it does not stand for the concept alone, or for all of it."""
-    if not told.keeps_off:
-        return (
-            f"fires at least half as strongly on {told.also_on} of {told.n_against} of against as "
-            "well"
-        )
-    on = f": it fires on {told.share:.0%} of texts" if told.share < 1 else ""
-    return (
-        f"tells the texts from against with an AUC of {told.auc:.2f} only ({LEAST_AREA:g} is asked "
-        f"for){on}"
-    )
-
-
-def _pool(
-    rows: Sequence[SelectedFeature], separated: dict[int, Separated]
-) -> list[SelectedFeature]:
+def _pool(rows: Sequence[SelectedFeature], stand: dict[int, Standing]) -> list[SelectedFeature]:
     """The first features that a group may be made of: none that fires on other texts as well."""
     able = [row for row in rows if row.effect > 0 and row.separates]
-    return [row for row in able if separated[row.feature].keeps_off][:N_POOLED]
+    return [row for row in able if stand[row.feature].told.keeps_off][:N_POOLED]
+
+
+class _Grown(NamedTuple):
+    """Features added one by one, and what their sum does."""
+
+    features: list[int]
+    vector: Float[Tensor, " d_out"]
+    """The sum of their pushes, each at its own strength."""
+    found: Tested
+    n_tried: int
+    """Sums that were pushed on the way."""
+
+
+def _grow(
+    bench: CausalBench, pool: Sequence[SelectedFeature], beside: Against, first: Tested
+) -> _Grown:
+    """From the strongest of the pool on, as long as the effect at the same KL rises."""
+    left = {row.feature: row.strength * bench.vectors([row.feature])[0] for row in pool}
+    feature = pool[0].feature
+    grown = _Grown([feature], left.pop(feature), first, 0)
+    while left and len(grown.features) < MOST_GROUPED:
+        together = torch.stack([grown.vector + each for each in left.values()])
+        curves = bench.curves(together, n_fine=len(left), progress=None)
+        n_tried, place = grown.n_tried + len(left), max(enumerate(curves), key=_score)[0]
+        if curves[place].score < GAIN * grown.found.curve.score:
+            return grown._replace(n_tried=n_tried)
+        feature = [*left][place]
+        left.pop(feature)
+        found = tested(curves[place], beside, bench.sign)
+        grown = _Grown([*grown.features, feature], together[place], found, n_tried)
+    return grown
+
+
+def _score(numbered: tuple[int, Curve]) -> float:
+    return numbered[1].score
 
 
 def _group(
     bench: CausalBench,
     told: TextBench,
+    others: OtherWords | None,
     pool: Sequence[SelectedFeature],
-    beside: Against,
-    results: dict[int, Tested],
+    measured: tuple[Against, dict[int, Tested]],
 ) -> FeatureGroup | None:
-    """Features of the pool added one by one while the effect at the same KL rises; None where the
-    best alone does nearly as much."""
+    """Features of the pool that do clearly more together; None where the best alone does nearly as
+    much."""
     if len(pool) < 2:
         return None
     pool = sorted(pool, key=lambda row: -row.effect)
-    unit = {row.feature: row.strength * bench.vectors([row.feature])[0] for row in pool}
-    members, alone = [pool[0].feature], pool[0].effect
-    best, found = alone, results[pool[0].feature]
-    while len(members) < MOST_GROUPED:
-        others = [row.feature for row in pool if row.feature not in members]
-        if not others:
-            break
-        together = torch.stack(
-            [torch.stack([unit[i] for i in [*members, each]]).sum(0) for each in others]
-        )
-        curves = bench.curves(together, n_fine=len(others), progress=None)
-        place = max(range(len(others)), key=lambda n: curves[n].score)
-        if curves[place].score < GAIN * best:
-            break
-        members, best = [*members, others[place]], curves[place].score
-        found = tested(curves[place], beside, bench.sign)
-    if len(members) < 2 or best < ENOUGH_GAIN * alone:
+    beside, results = measured
+    grown = _grow(bench, pool, beside, results[pool[0].feature])
+    members, curve = grown.features, grown.found.curve
+    if len(members) < 2 or curve.score < ENOUGH_GAIN * pool[0].effect:
         return None
     column = sum(
         (told.column(i) / float(bench.units[i]) for i in members), torch.zeros(()).double()
     )
     strength = {row.feature: row.strength for row in pool}
     together = told.separates(column, None, by_texts=True)
+    push_of_all = curve.at.strength * grown.vector[None]
+    (shared,) = shared_words(bench, told, others, push_of_all, [column])
+    chance = chance_of(grown.found, beside, bench.sign, len(pool) + grown.n_tried)
+    stand = Standing(together, shared, chance)
     return FeatureGroup(
         features=members,
-        strengths=[found.curve.at.strength * strength[i] for i in members],
-        effect=best,
-        interval=found.curve.interval,
+        strengths=[curve.at.strength * strength[i] for i in members],
+        effect=curve.score,
+        interval=curve.interval,
         auc=together.auc,
-        clean=together.auc >= LEAST_AREA and together.keeps_off,
-        causes=found.causes,
+        also_writes=shared and shared.share,
+        clean=together.auc >= LEAST_AREA and together.keeps_off and stand.writes_off,
+        causes=grown.found.causes and not stand.is_chance,
     )
 
 
@@ -291,7 +300,7 @@ def _whole(n: int, tokens: Tokens) -> ForcedText:
 def _verdict(
     rows: Sequence[SelectedFeature],
     group: FeatureGroup | None,
-    separated: dict[int, Separated],
+    stand: dict[int, Standing],
 ) -> tuple[Choice, str]:
     """What to take, and why."""
     if group and group.causes and group.clean:
@@ -306,21 +315,11 @@ def _verdict(
             f"likelier ({first.effect:+.2g} nats per nat of KL, beyond controls)"
         )
     if rows and _does_both(rows[0]):
-        told = separated[rows[0].feature]
+        told = stand[rows[0].feature]
         return Choice.NONE, (
-            f"feature {rows[0].feature} makes the concept likelier, but {_unclean(told)}"
-            f"{_perhaps(told)}"
+            f"feature {rows[0].feature} makes the concept likelier, but {told.flaw}{told.perhaps}"
         )
     return Choice.NONE, f"no feature both fires on the concept and makes it likelier{_halves(rows)}"
-
-
-def _perhaps(told: Separated) -> str:
-    """What that may mean, where the texts speak for one thing."""
-    if not told.keeps_off:
-        return "; it may stand for more than the concept, or a text is on the wrong side"
-    if told.share < LEAST_AREA:
-        return "; it may stand for a part of the concept, or a text is on the wrong side"
-    return ""
 
 
 def _halves(rows: Sequence[SelectedFeature]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saescope.controls import LEVEL
@@ -18,12 +18,13 @@ from saescope.saes import SAE
 
 N_CAUSAL, N_SEPARATING = 20, 10
 """Candidates by gradient, and by texts."""
-LEAST_AREA = 0.95
-"""The area at which the public protocol takes a feature for that of a concept."""
+LEAST_AREA, NEAR_AREA = 0.95, 0.9
+"""The area at which the public protocol takes a feature for that of a concept; few texts cannot
+tell it from one of the second."""
 AS_STRONG, MOST_ALSO = 0.5, 0.05
 """A feature is also on a text where it fires as strongly as this share of its usual level; on a
 larger share of `against`, and on more than one text, it is not chosen. Both were set on planted
-worlds (docs/log.md); on others three of 25 features of two topics were chosen all the same."""
+worlds (docs/log.md)."""
 
 
 class Separated(NamedTuple):
@@ -43,8 +44,13 @@ class Separated(NamedTuple):
         return self.also_on <= max(1, MOST_ALSO * self.n_against)
 
     @property
+    def tells(self) -> bool:
+        """The area is the one asked for, or so near that the interval reaches it."""
+        return self.auc >= NEAR_AREA and self.interval[1] >= LEAST_AREA
+
+    @property
     def clean(self) -> bool:
-        return self.clear and self.auc >= LEAST_AREA and self.keeps_off
+        return self.clear and self.tells and self.keeps_off
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,13 @@ class TextBench:
         n = len(self.scores.lengths)
         return self.scores.scores[:, i].double() if known else torch.zeros(n).double()
 
+    def levels(self, column: Float[Tensor, " n_texts"]) -> Float64[Tensor, " n_against"]:
+        """The scores on the other texts in units of the usual one on those of the concept on which
+        it fires."""
+        usual = _usual(column[self.design.first])
+        theirs = column[~self.design.first].double()
+        return theirs / usual if usual else torch.zeros_like(theirs)
+
     def judged(self, feature: int, *, by_texts: bool) -> Separated:
         return self.separates(self.column(feature), feature, by_texts=by_texts)
 
@@ -101,17 +114,23 @@ class TextBench:
         whole = self.design.compare(column[:, None], every)
         auc, clear = float(whole.auc), not by_texts and float(whole.p) * N_CAUSAL <= LEVEL
         if feature in self.told:
-            auc, confirmed = self.told[feature]
+            held_out, confirmed = self.told[feature]
+            auc = held_out if by_texts else auc
             clear = clear or confirmed
         low, high = self.design.interval(auc)
         ours, theirs = column[self.design.first], column[~self.design.first]
-        firing = ours[ours > 0]
-        level = AS_STRONG * float(firing.median()) if len(firing) else 0.0
+        level = AS_STRONG * _usual(ours)
         return Separated(
             auc=auc,
             interval=(low, high),
             clear=clear and low > 0.5,
-            share=len(firing) / len(ours),
+            share=float((ours > 0).double().mean()),
             also_on=int(((theirs > 0) & (theirs >= level)).sum()),
             n_against=len(theirs),
         )
+
+
+def _usual(ours: Float[Tensor, " n_texts"]) -> float:
+    """The median score of the texts on which it fires; 0 where there are none."""
+    firing = ours[ours > 0]
+    return float(firing.median()) if len(firing) else 0.0
