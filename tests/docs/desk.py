@@ -141,6 +141,7 @@ class Desk:
             "quiz_id": "",
             "a": OTHERS[0],
             "b": TEXTS[0],
+            "match": self.upper,
         }
         assert name in known, f'nothing stands for {name}="..."'
         return known[name]
@@ -195,6 +196,8 @@ def opened(folder: Path) -> Generator[Desk]:
 
     (folder / "texts").mkdir()
     (folder / "texts" / "letters.txt").write_text(letters(), encoding="utf-8")
+    lines = letters().replace("\n\n", "\n")
+    (folder / "texts.txt").write_text(lines, encoding="utf-8")
     with start_blocking_portal() as portal:
         sae, job_id = portal.call(_prepared, state)
         entry = state.saes[sae]
