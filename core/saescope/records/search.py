@@ -91,10 +91,9 @@ class SelectedFeature(FoundFeature):
     """Texts of `against` on which it fires at least half as strongly as on the usual text on which
     it fires."""
     also_writes: float | None
-    """Of the probability that its push gives to the concept's tokens and to tokens that only
-    `against` has (those that rise nearly as far), the share of the latter, each as far as the
-    feature fires on its texts; of features that cause and separate. None too where a text of
-    `causes` has several tokens."""
+    """The share of tokens that only `against` has (those that rise nearly as far), each as far as
+    the feature fires on its texts, in the probability that its push gives to these and to the
+    concept's; known where it causes and separates, and each text of `causes` is one token."""
     clean: bool
     """It separates with an area of 0.95 or more (or one whose interval reaches that), is `also_on`
     one in twenty of `against` at most (or on one), and `also_writes` 0.07 at most. No proof that it
@@ -128,12 +127,12 @@ class FeatureGroup:
     """The area of the sum of their activations, each in its typical one, on all the texts: those
     that chose the features are among them."""
     also_writes: float | None
-    """As of a feature, by the sum of their pushes and of their activations."""
+    """The same share as a feature has, by the sum of their pushes and of their activations."""
     clean: bool
     """The sum has an area of 0.95 or more and keeps off the others and their words; nothing is held
     out."""
     causes: bool
-    """As of a feature, and not by chance, corrected for all the sums that were tried."""
+    """It causes as a feature does, and not by chance, corrected for all sums that were tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

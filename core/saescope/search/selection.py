@@ -62,8 +62,7 @@ def select_features(
     `against` are hard negatives and neutral texts; a text scores the mean of its three largest
     activations. Candidates are the best of all features by gradient (as `ss.find_causes`) and the
     best by the texts; all are pushed. A feature has to cause *and* to separate to be chosen, nearly
-    all texts and without firing on others as well: what separates best does not outvote what a push
-    shows.
+    all texts and without firing on others as well.
 
     Raises:
         ArgumentError: no text on a side, or as `ss.find_causes`.
@@ -82,8 +81,7 @@ def select_features(
     rows = _ranked(results, stand)
     group = _group(bench, told, others, _pool(rows, stand), (beside, results))
     rows = _with_damage(bench, rows, against)
-    level, why = _verdict(rows, group, stand)
-    scores = told.scores.scores
+    scores, (level, why) = told.scores.scores, _verdict(rows, group, stand)
     faults = faults_of(model, texts, against, design=told.design, scores=scores, seed=seed)
     return Selection(
         features=rows[:k],
@@ -92,7 +90,7 @@ def select_features(
         why=why,
         choice=SelectionFacts(verdict=level.value, group=group, faults=faults),
         search=sets_of(bench, concept, [*results.values()], beside),
-        warnings=[*repeated, *warnings_of(bench, candidates)],
+        warnings=repeated + warnings_of(bench, candidates),
     )
 
 

@@ -84,7 +84,7 @@ def standings(
     found: dict[int, tuple[Tested, Separated]],
     beside: Against,
 ) -> dict[int, Standing]:
-    """Of each candidate; what writes and fires is pushed again for its words."""
+    """How each candidate stands; what writes and fires is pushed again for its words."""
     both = [i for i, (tested, texts) in found.items() if tested.causes and texts.clear]
     known = dict[int, Standing]()
     n_separating = sum(texts.clear for _, texts in found.values())
