@@ -22,8 +22,8 @@ class Shared(NamedTuple):
     """What of a push goes to words of other texts on which the feature fires."""
 
     share: float
-    """Of the probability that the push gives to the concept's tokens and to such words, the part
-    of the words, each as far as the feature fires on its texts."""
+    """The part of such words, each as far as the feature fires on its texts, in the probability
+    that the push gives to these and to the concept's tokens."""
     words: list[str]
     """The words with the largest parts."""
 
