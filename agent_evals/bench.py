@@ -139,6 +139,39 @@ def _blind(folder: Path) -> Path:
     return _neurons(folder, 1, "mlp-1-second-run", blind=True)
 
 
+WORLD, TOPIC = 1, "topic-1"
+"""A planted world of two topics, and the topic that the user asks for."""
+
+
+def _topic(folder: Path) -> Path:
+    """An SAE in which it is known which feature fires on a made-up topic and writes its words, with
+    texts of the topic, other texts, and prompts, in files of one text a line."""
+    from agent_evals.scientist.world import make_world
+
+    ground = make_world(WORLD, folder / "made", n_topics=2)
+    wish = next(each for each in ground.wishes if each.name == TOPIC)
+    assert ground.hidden[TOPIC].expert == RIGHT
+    for name, texts in {"with": wish.shown.positives, "without": wish.shown.others}.items():
+        (folder / f"{name}.txt").write_text("\n".join(texts), encoding="utf-8")
+    shutil.rmtree(folder / "made" / "model")
+    return Path(shutil.move(folder / "made" / "sae", folder / "topics"))
+
+
+RIGHT, MUTE = 28, 207
+"""Of that world: the feature that fires and writes, and a decoy that fires alike."""
+
+
+def _mute_topic(folder: Path) -> Path:
+    """The same SAE, but the right feature writes what a decoy does: nothing."""
+    from safetensors.torch import load_file, save_file
+
+    place = _topic(folder) / "sae_weights.safetensors"
+    weights = load_file(place)
+    weights["W_dec"][RIGHT] = weights["W_dec"][MUTE]
+    save_file(weights, place)
+    return place.parent
+
+
 def _texts(folder: Path) -> Path:
     """A small corpus."""
     lines = [
@@ -198,6 +231,8 @@ _THINGS: dict[str, Callable[[Path], Path]] = {
     "twin": _twin,
     "pickle": _pickle,
     "planted": _planted,
+    "topic": _topic,
+    "mute_topic": _mute_topic,
     "early": _early,
     "late": _late,
     "blind": _blind,
