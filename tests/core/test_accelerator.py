@@ -195,6 +195,7 @@ def test_an_sae_makes_the_host_wait_once_for_each_batch(
     assert waits(card, lambda: there.sae(x)) == 0
 
 
+@pytest.mark.slow
 def test_an_attribution_makes_the_host_wait_twelve_times_at_most(
     card: accelerator.Card, there: Bench
 ) -> None:
@@ -204,6 +205,7 @@ def test_an_attribution_makes_the_host_wait_twelve_times_at_most(
     assert n <= (12 if card.has_float64 else 24)  # what is computed in float64 goes to the host
 
 
+@pytest.mark.slow
 def test_a_ranking_makes_the_host_wait_eight_times_a_text(
     card: accelerator.Card, there: Bench
 ) -> None:

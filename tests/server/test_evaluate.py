@@ -114,7 +114,7 @@ async def test_details_and_pictures_are_for_those_who_ask(
     )
     assert full["density"] and full["positions"] and full["saelens"] and full["baselines"] is None
     assert (
-        all(Path(path).read_bytes().startswith(b"\x89PNG") for path in full["pictures"])
+        all(Path(path).read_bytes().startswith(b"<svg ") for path in full["pictures"])
         and len(full["pictures"]) == 2
     )
 

@@ -360,7 +360,7 @@ async def test_a_picture_and_the_page_are_files_on_request(server: Server) -> No
         len(card["examples"]) == 1
         and Path(card["page_path"]).read_text(encoding="utf-8").count("<mark") > 5
     )
-    assert Path(card["pictures"][0]).read_bytes().startswith(b"\x89PNG")
+    assert Path(card["pictures"][0]).read_bytes().startswith(b"<svg ")
 
 
 async def test_what_tells_two_sets_of_texts_apart_is_found_and_confirmed(server: Server) -> None:

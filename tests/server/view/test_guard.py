@@ -106,6 +106,7 @@ def test_another_site_cannot_ask_even_with_the_token(
     assert answer.status_code == 403 and len(shown.state.saes) == before
 
 
+@pytest.mark.slow
 def test_only_tools_of_the_views_can_be_asked_and_only_with_their_arguments(
     shown: Window, tmp_path: Path
 ) -> None:
