@@ -123,6 +123,9 @@ LONG: dict[str, Work] = {
 }
 
 
+LONGEST = ("find by tokens", "strength", "sweep")
+
+
 def alike(a: Any, b: Any, where: str = "") -> None:
     """Two results that differ by rounding alone."""
     if isinstance(a, Tensor):
@@ -156,7 +159,13 @@ def test_it_gives_on_an_accelerator_what_it_gives_on_a_cpu(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("work", LONG.values(), ids=LONG)
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(each, id=name, marks=pytest.mark.thorough if name in LONGEST else ())
+        for name, each in LONG.items()
+    ],
+)
 def test_long_work_gives_on_an_accelerator_what_it_gives_on_a_cpu(
     work: Work, here: Bench, there: Bench
 ) -> None:

@@ -267,7 +267,13 @@ async def ask(desk: Desk, tool: str, arguments: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=pytest.mark.thorough if i % 3 else ())
+        for i, each in enumerate(PLANTED)
+    ],
+)
 async def test_an_investigation_is_computed_again_by_its_script(desk: Desk, name: str) -> None:
     results = [await ask(desk, tool, arguments) for tool, arguments in PLANTED[name]]
     done = await desk.export(*results, title=name)

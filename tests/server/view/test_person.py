@@ -17,7 +17,7 @@ from tests.server.view.test_views import fill, submit
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
 
-pytestmark = [*MARKS, pytest.mark.model, pytest.mark.timeout(900)]
+pytestmark = [*MARKS, pytest.mark.thorough, pytest.mark.model, pytest.mark.timeout(900)]
 TEXT = "The old man went down to the sea, and the ship sailed away over the waves."
 WEEK_S = 7 * 24 * 3600
 
