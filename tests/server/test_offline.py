@@ -151,6 +151,7 @@ def commands(sae_dir: Path, glass_dir: Path) -> list[list[str]]:
         [*train, *small, "--options", "logger=wandb"],
         ["results"],
         [*claim, "--direction", "raises", "--investigation", "none"],
+        ["export-report", "--investigation", "none", "--path", "report"],
         ["publish-sae", "--sae", handle, "--repo-id", "owner/name"],
     ]
 
