@@ -117,7 +117,7 @@ _ONE_OF: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "train_sae": (("hook_name", "resume"),),
     "publish_sae": (("sae", "job_id"), ("repo_id", "path")),
     "claim": (("results", "investigation"),),
-    "export_report": (("path", "check"),),
+    "export_report": (("check", "path"),),
 }
 """Arguments of which a call needs one; a schema does not say so."""
 
