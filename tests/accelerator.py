@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map
@@ -92,6 +93,7 @@ CARD = Card()
 _registration._setup_privateuseone_for_python_backend(NAME, CARD, _Hook())
 DEVICE = torch.device(NAME, 0)
 _CPU = torch.device("cpu")
+_FROM_HOST = (torch.tensor, torch.as_tensor, torch.asarray)
 
 
 class OnCard(torch.Tensor):
@@ -240,15 +242,19 @@ for _name in (
     _MAKING.impl(_name, _made_there(_name), "PrivateUse1")
 
 
-def _from_host(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`torch.tensor` and its like, which torch refuses to send to a device without C++."""
+class _FromHost(TorchFunctionMode):
+    """Sends what `torch.tensor` and its like make to the device, which torch does in C++ alone.
 
-    def made(*args: Any, device: Any = None, **options: Any) -> torch.Tensor:
-        if device is not None and torch.device(device).type == NAME:
-            return make(*args, **options).to(DEVICE)
-        return make(*args, **options, **({} if device is None else {"device": device}))
+    They are not replaced: torch knows its constructors by identity, and a model loaded beside
+    replaced ones keeps what its buffers' memory held before.
+    """
 
-    return made
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        device = options.get("device")
+        if func in _FROM_HOST and device is not None and torch.device(device).type == NAME:
+            return func(*args, **(options | {"device": _CPU})).to(DEVICE)
+        return func(*args, **options)
 
 
 @contextmanager
@@ -257,9 +263,7 @@ def plugged_in(*, has_float64: bool = True) -> Generator[Card]:
     Apple's devices are."""
     CARD.forget()
     with ExitStack() as stack:
-        for name in ("tensor", "as_tensor", "asarray"):
-            make = _from_host(getattr(torch, name))
-            stack.enter_context(mock.patch.object(torch, name, make))
+        stack.enter_context(_FromHost())
         stack.enter_context(mock.patch.object(CARD, "is_there", True))
         stack.enter_context(mock.patch.object(CARD, "has_float64", has_float64))
         yield CARD

@@ -1,6 +1,7 @@
 """Which device and which dtype "auto" means here, and how fast a device computes."""
 
 import time
+from types import ModuleType
 
 import torch
 
@@ -64,6 +65,12 @@ def pick_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dt
             allowed=["auto", *DTYPES],
         )
     return DTYPES[name]
+
+
+def own_memory(device: torch.device) -> ModuleType | None:
+    """What torch knows of the memory of an accelerator (`torch.cuda` and its like); None where the
+    device computes in the machine's own: CPUs and Apple's GPUs."""
+    return None if device.type in ("cpu", "mps") else torch.get_device_module(device)
 
 
 def operations_per_s(device: torch.device) -> float:

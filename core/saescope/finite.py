@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saescope.errors import NumericError
+from saescope.errors import Cancelled, NumericError
 
 
 class _FiniteCheck(NamedTuple):
@@ -37,22 +37,23 @@ def require_finite(x: Tensor, error: Callable[[], NumericError]) -> None:
 
 @contextmanager
 def finite_together() -> Generator[None]:
-    """What is asked inside the block is answered at its end, with one wait for the device; within a
-    block that does so already, at the end of that.
+    """What is asked inside the block is answered at its end, with one wait for the device. A block
+    within another answers for itself, so that what it catches does not come again.
 
     Raises:
         NumericError: of the first that is not finite.
     """
-    if _asked.get() is not None:
-        yield
-        return
     token = _asked.set(asked := [])
     try:
         yield
+    except Cancelled:
+        raise
+    except Exception:
+        _require(asked)  # what is not finite is why something else failed
+        raise
     finally:
-        # Also where something else failed: what is not finite is why.
         _asked.reset(token)
-        _require(asked)
+    _require(asked)
 
 
 def _require(checks: list[_FiniteCheck]) -> None:

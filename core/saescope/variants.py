@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saescope.errors import NumericError
+from saescope.finite import finite_together
 from saescope.hooks import edit_activations
 from saescope.models import LanguageModel
 from saescope.saes import SAE
@@ -131,7 +132,7 @@ def _is_right(model: LanguageModel, sae: SAE) -> bool:
 
     hooks = site_edits(sae, vary)
     try:
-        with edit_activations(model, hooks):
+        with finite_together(), edit_activations(model, hooks):
             widened = model.forward(ids)[0]
             expected = model.forward(ids.expand(_ROWS, -1))[0]
     except _WIDENING_FAILS:

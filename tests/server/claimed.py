@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
+import pytest
 from tests.core.features.planted import planted_sae, sentence
 from tests.server.helpers import call, save_random_sae
 
@@ -192,6 +194,18 @@ class Record:
     def keep(self, home: Path) -> None:
         """The ledger in the home of this test."""
         shutil.copytree(self.folder / "home" / "ledger", home / "ledger")
+
+
+def recorded(
+    folder: Path, model: LanguageModel, model_dir: Path, *, is_long: bool = False
+) -> Record:
+    """All of it made once, in a home of its own."""
+    (folder / "home").mkdir()
+    record = Record(folder, model, model_dir, is_long=is_long)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAESCOPE_HOME", str(folder / "home"))
+        anyio.run(record.make)
+    return record
 
 
 def _push(*, feature: int, strength: float, **said: Any) -> dict[str, Any]:

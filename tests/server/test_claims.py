@@ -4,9 +4,8 @@ with its call."""
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from tests.server.claimed import CHANCE, OTHER, TOKEN, WEAK, WRITER, Record
+from tests.server.claimed import CHANCE, OTHER, TOKEN, WEAK, WRITER, Record, recorded
 from tests.server.helpers import call, refuse
 
 from saescope.ledger import Ledger, findings
@@ -19,13 +18,7 @@ SAYS = f"Feature {WRITER} has to do with ' and'."
 
 @pytest.fixture(scope="module")
 def made(glass: LanguageModel, glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    folder = tmp_path_factory.mktemp("claims")
-    (folder / "home").mkdir()
-    record = Record(folder, glass, glass_dir)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAESCOPE_HOME", str(folder / "home"))
-        anyio.run(record.make)
-    return record
+    return recorded(tmp_path_factory.mktemp("claims"), glass, glass_dir)
 
 
 @pytest.fixture

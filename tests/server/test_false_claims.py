@@ -7,9 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from tests.server.claimed import OTHER, PROMPTS, RANGED, STRONG, TOKEN, WEAK, WRITER, Record
+from tests.server.claimed import (
+    OTHER,
+    PROMPTS,
+    RANGED,
+    STRONG,
+    TOKEN,
+    WEAK,
+    WRITER,
+    Record,
+    recorded,
+)
 from tests.server.helpers import call, refuse
 from tests.server.knowing import KING, Bench
 from tests.server.test_features import judged
@@ -29,13 +38,7 @@ HAD = {"effect": " had", "direction": "lowers", "text": "It lowers ' had'."}
 
 @pytest.fixture(scope="module")
 def made(glass: LanguageModel, glass_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
-    folder = tmp_path_factory.mktemp("false_claims")
-    (folder / "home").mkdir()
-    record = Record(folder, glass, glass_dir, is_long=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAESCOPE_HOME", str(folder / "home"))
-        anyio.run(record.make)
-    return record
+    return recorded(tmp_path_factory.mktemp("false_claims"), glass, glass_dir, is_long=True)
 
 
 @pytest.fixture

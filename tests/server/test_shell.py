@@ -16,6 +16,7 @@ from tests.server.test_cli import run
 from typer.testing import CliRunner
 
 from saescope.errors import ISSUES
+from saescope.names import Source
 from saescope_mcp.app import ALL_TOOLS
 from saescope_mcp.cli import commands, completing, here, main, typed
 from saescope_mcp.cli.calls import LOAD_SAE
@@ -29,7 +30,7 @@ from saescope_mcp.jobs import Run, RunTable
 from saescope_mcp.kinds import KINDS
 from saescope_mcp.schemas.common import next_call
 from saescope_mcp.settings import Settings
-from saescope_mcp.state.sources import KnownHandles, Placement, Source
+from saescope_mcp.state.sources import KnownHandles, Placement
 from saescope_mcp.tools.steer import FIRST
 
 TOOLS = {tool.name: tool for tool in ALL_TOOLS}

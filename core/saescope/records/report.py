@@ -4,24 +4,6 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SAESource:
-    """Where an SAE and its model come from: what loads them again."""
-
-    release: str = ""
-    sae_id: str = ""
-    path: str = ""
-    model: str = ""
-    hook_name: str = ""
-    revision: str = ""
-    gate: str = ""
-    layers: str = ""
-    """Those of a set; empty for one SAE."""
-    device: str = "auto"
-    dtype: str = "auto"
-    allow_mismatch: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedLine:
     """One number, or one word, of a result: what was stored, and what came now."""
 

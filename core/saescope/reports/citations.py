@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from saescope.ledger import KeptEntry
-from saescope.records.report import SAESource
+from saescope.reports.sources import SAESource
 from saescope.reports.versions import installed
 
 

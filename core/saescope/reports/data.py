@@ -10,8 +10,7 @@ from saescope.errors import FormatError, NotFoundError
 from saescope.fence import read_own
 from saescope.json_text import parse
 from saescope.ledger import KeptEntry
-from saescope.records.report import SAESource
-from saescope.reports.sources import source_of
+from saescope.reports.sources import SAESource, source_of
 
 FILE = "report.json"
 VERSION = 1

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saescope.ledger import KeptEntry
-from saescope.records.report import SAESource
 from saescope.reports.code import call, literal
-from saescope.reports.sources import model_to_load
+from saescope.reports.sources import SAESource, model_to_load
 
 LONGEST = 60
 """Characters of a text that stands in a call; a longer one has a name."""

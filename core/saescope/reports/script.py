@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from saescope.ledger import KeptEntry
-from saescope.records.report import NotRun, SAESource
+from saescope.records.report import NotRun
 from saescope.reports.code import call, comment, indented, literal
 from saescope.reports.comparison import TOLERANCE, TOLERANCE_SHORT, n_values
 from saescope.reports.desk import Desk, NoSourceError
 from saescope.reports.replays import NOT_AGAIN, REPLAYS, CannotReplayError
-from saescope.reports.sources import missing_files
+from saescope.reports.sources import SAESource, missing_files
 
 DOCSTRING = '''"""{title}
 

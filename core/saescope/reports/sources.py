@@ -3,14 +3,23 @@ remembers."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL
 from saescope.fence import read_own
-from saescope.names import home
-from saescope.records.report import SAESource
+from saescope.names import Source, home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SAESource(Source):
+    """Where an SAE and its model come from, and how they were loaded."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    allow_mismatch: bool = False
+
 
 _FIELDS = frozenset(each.name for each in fields(SAESource))
 

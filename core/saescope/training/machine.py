@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from saescope.devices import own_memory
+
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -16,8 +18,8 @@ _CGROUPS = (
 
 def peak_bytes(device: torch.device) -> int:
     """The most memory that this process has held on the device so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if (card := own_memory(device)) is not None:
+        return card.max_memory_allocated(device)
     if sys.platform == "win32":
         return 0
     import resource
@@ -29,12 +31,9 @@ def peak_bytes(device: torch.device) -> int:
 
 def free_bytes(device: torch.device) -> int:
     """The bytes that may still be taken on the device."""
-    if device.type == "cuda":
-        return (
-            torch.cuda.mem_get_info(device)[0]
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-        )
+    if (card := own_memory(device)) is not None:
+        idle = card.memory_reserved(device) - card.memory_allocated(device)
+        return card.mem_get_info(device)[0] + idle
     return min([_available_bytes(), *_left_in_container()])
 
 

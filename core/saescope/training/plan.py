@@ -91,8 +91,8 @@ def time_step(cfg: TrainConfig, rows: Mapping[str, Tensor], device: torch.device
         trainer.batches = ListBatches(batches)
         trainer.run()
         n_steps += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
     return (time.monotonic() - started) / (n_steps * cfg.chosen.batch_size)
 
 

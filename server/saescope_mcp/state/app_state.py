@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 import anyio
 
 from saescope.errors import ArgumentError, NotFoundError, ResourceError
-from saescope.names import home, nearest
+from saescope.names import Source, home, nearest
 from saescope_mcp.groups import Offer
 from saescope_mcp.jobs import Jobs, Runs
 from saescope_mcp.settings import Settings
@@ -21,7 +21,7 @@ from saescope_mcp.state.keeper import LedgerKeeper
 from saescope_mcp.state.memory import Room, total_bytes
 from saescope_mcp.state.showing import Showing
 from saescope_mcp.state.slots import ModelSlot
-from saescope_mcp.state.sources import KnownHandles, Placement, Source, load_call
+from saescope_mcp.state.sources import KnownHandles, Placement, load_call
 from saescope_mcp.state.stacks import LoadedStack
 from saescope_mcp.state.threads import Workers
 

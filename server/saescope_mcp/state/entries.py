@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, SaescopeError
+from saescope.names import Source
 from saescope_mcp.state.slots import ModelSlot
-from saescope_mcp.state.sources import Placement, Source
+from saescope_mcp.state.sources import Placement
 
 if TYPE_CHECKING:
     from saescope.evals import Check

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, Cancelled, ResourceError
+from saescope.names import Source
 from saescope.notices import collected, tell
 from saescope.progress import Say
 from saescope_mcp.jobs import Job
@@ -16,7 +17,7 @@ from saescope_mcp.settings import Settings
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import LoadedSAE, LoadedSet
 from saescope_mcp.state.slots import ModelSlot
-from saescope_mcp.state.sources import Placement, Source, load_call, model_name, readable
+from saescope_mcp.state.sources import Placement, load_call, model_name, readable
 from saescope_mcp.state.warm import warm
 
 if TYPE_CHECKING:

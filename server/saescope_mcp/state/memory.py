@@ -21,11 +21,14 @@ class Room(NamedTuple):
 
 
 def total_bytes(device: str) -> int:
-    """Memory of the machine (or its container), or of a CUDA device."""
-    if device.startswith("cuda"):
+    """Memory of the machine (or its container), or of an accelerator that has its own."""
+    if device != "cpu":
         import torch
 
-        return torch.cuda.mem_get_info(torch.device(device))[1]
+        from saescope.devices import own_memory
+
+        if (card := own_memory(torch.device(device))) is not None:
+            return card.mem_get_info(device)[1]
     return min([_ram_bytes(), *_container_limits()])
 
 

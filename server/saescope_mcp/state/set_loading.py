@@ -5,13 +5,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from saescope.names import Source
 from saescope.progress import Say
 from saescope_mcp.settings import Settings
 from saescope_mcp.state.app_state import AppState
 from saescope_mcp.state.entries import LoadedSet
 from saescope_mcp.state.loading import Need, for_this_call, load_model_slot, model_needed, model_of
 from saescope_mcp.state.slots import ModelSlot
-from saescope_mcp.state.sources import Placement, Source, load_call, model_name, readable
+from saescope_mcp.state.sources import Placement, load_call, model_name, readable
 from saescope_mcp.state.warm import warm
 
 if TYPE_CHECKING:

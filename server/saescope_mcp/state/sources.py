@@ -1,6 +1,5 @@
 """The sources of SAEs, their handles, and those known from earlier runs."""
 
-import hashlib
 import json
 import logging
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from saescope.errors import ArgumentError, OfflineError
 from saescope.fence import read_own
-from saescope.names import home, split_hook
+from saescope.names import Source, home, split_hook
 from saescope_mcp.jobs.locks import locked
 from saescope_mcp.schemas.common import next_call
 from saescope_mcp.settings import Settings
@@ -21,35 +20,6 @@ from saescope_mcp.state.fences import readable
 _ANY = "{layer}"
 """Stands for the layer in the path or id of a set."""
 log = logging.getLogger("saescope")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What identifies an SAE; all empty is the embedded one."""
-
-    release: str = ""
-    sae_id: str = ""
-    path: str = ""
-    model: str = ""
-    hook_name: str = ""
-    revision: str = ""
-    gate: str = ""
-    layers: str = ""
-    """Those of a set, as `load_sae` takes them; empty for one SAE."""
-
-    @property
-    def known(self) -> dict[str, str]:
-        """What the user says of the SAE, which wins over its files."""
-        return {
-            name: value
-            for name, value in (("hook_name", self.hook_name), ("gate", self.gate))
-            if value
-        }
-
-    @property
-    def digest(self) -> str:
-        given = {name: value for name, value in asdict(self).items() if value}
-        return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:6]
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,10 +67,12 @@ class Page:
         return done["result"].get("value")
 
     def until(self, condition: str) -> Any:
-        """The value of an expression once it is true."""
+        """The value of an expression once it is true; what it needs may be missing until then, as a
+        page's body is while the page loads."""
         end = time.monotonic() + LONGEST_S
-        while not self.eval(f"Boolean({condition})"):
-            assert time.monotonic() < end, (condition, self.eval("document.body.innerText"))
+        while not self.eval(f"(() => {{ try {{ return Boolean({condition}) }} catch {{}} }})()"):
+            shown = "document.body?.innerText"
+            assert time.monotonic() < end, (condition, self.eval(shown))
             time.sleep(0.05)  # in the page, a wait would be lost where it goes elsewhere
         return self.eval(condition)
 
