@@ -52,16 +52,10 @@ async def test_the_reference_of_a_task_is_good_and_its_bad_answers_are_found_out
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.model
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "task",
-    [
-        pytest.param(each, marks=pytest.mark.thorough if i else ())
-        for i, each in enumerate(EMBEDDED)
-    ],
-    ids=lambda task: task.name,
-)
+@pytest.mark.parametrize("task", EMBEDDED, ids=lambda task: task.name)
 async def test_the_same_on_the_embedded_model(task: Task) -> None:
     await check(task)
 

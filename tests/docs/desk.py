@@ -42,6 +42,8 @@ SMALLER: dict[str, dict[str, int]] = {
     "evaluate_sae": {"n_tokens": 64, "wait_s": 50},
 }
 """The most that a test has time for."""
+MOST_TOKENS = 500
+"""Of a corpus that is read for the firings of a feature."""
 CONTEXT = ("saescope.evals.text.LONGEST_CONTEXT", 32)
 """An evaluation of few tokens reads a whole context all the same, with every stand-in."""
 SHORT_LENS: dict[str, Any] = {
@@ -52,8 +54,9 @@ SHORT_LENS: dict[str, Any] = {
 }
 """A Jacobian lens for the layers of the desk's SAEs; a real one takes minutes."""
 FEWER = {
-    "saescope.steering.writers.N_MEASURED": 4,
-    "saescope.search.prompts.N_PROMPTS": 3,
+    "saescope.steering.writers.N_MEASURED": 2,
+    "saescope.search.prompts.N_PROMPTS": 2,
+    "saescope.search.matching.N_TOKENS": 256,
 }
 """Of features that may write a token, each is measured beside 19 random ones; a causal search does
 so on every neutral prompt."""
@@ -151,6 +154,8 @@ class Desk:
         said = {name: self.fill(name, value) for name, value in arguments.items()}
         small = SMALLER.get(tool, {})
         said |= {name: min(said.get(name, most), most) for name, most in small.items()}
+        if tool == "encode_text" and "n_tokens" in said:
+            said["n_tokens"] = min(said["n_tokens"], MOST_TOKENS)
         if said.get("lens") == "jacobian" or "through" in said:
             self._fit_a_lens()
         if "quiz_id" in said:

@@ -18,7 +18,7 @@ SCRIPT = runpy.run_path(str(ROOT / "scripts/build_tutorials.py"))
 SOURCES = {path.stem for path in (ROOT / "scripts/tutorials").glob("*.md")}
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
-SHORT = ("quick_start", "explain_a_prediction")
+SHORT = ("quick_start",)
 """What the slow tier runs of them; the others take minutes."""
 
 

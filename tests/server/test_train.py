@@ -363,12 +363,14 @@ async def test_cancelled_in_the_middle_it_goes_on_to_the_same_sae(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in (1, 2))]
+)
 async def test_killed_at_random_moments_it_goes_on_to_the_same_sae(
-    train: Train, state: AppState, straight: list[str]
+    train: Train, state: AppState, straight: list[str], seed: int
 ) -> None:
     expected = await long_weights(train, state, straight)
-    for seed in range(3):
-        assert await killed(train, state, n=5, seed=seed) == expected
+    assert await killed(train, state, n=5, seed=seed) == expected
 
 
 async def killed(train: Train, state: AppState, *, n: int, seed: int) -> str:

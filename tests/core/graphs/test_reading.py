@@ -72,7 +72,7 @@ def test_what_was_measured_is_said_and_that_nothing_was() -> None:
 
 
 @pytest.mark.parametrize("most_tokens", [1200, 600, 400])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_never_takes_more_than_its_tokens(seed: int, most_tokens: int) -> None:
     graph = drawn_by_lot(seed, n_layers=5, n_pos=8)
     hostile = "\u65e5\u672c\u8a9e" * 400

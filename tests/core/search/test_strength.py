@@ -174,6 +174,7 @@ def test_a_writer_is_usable_and_a_decoy_a_null_and_a_damaging_feature_are_not(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_of_features_that_write_something_else_hardly_one_passes(
     planted: tuple[Family, SAE],
 ) -> None:

@@ -12,6 +12,12 @@ from saescope.training import ListBatches, TrainConfig, Trainer
 
 D, N_TRUE, ACTIVE, N_STEPS, BATCH = 32, 40, 3.0, 500, 256
 ARCHITECTURES = ("topk", "jumprelu", "batchtopk", "matryoshka_batchtopk", "standard", "gated")
+LATER = (pytest.mark.slow, pytest.mark.thorough)
+TWO = [
+    pytest.param(name, marks=() if name in ("topk", "jumprelu") else pytest.mark.thorough)
+    for name in ARCHITECTURES
+]
+"""One that counts and one that learns thresholds; the others take as long again."""
 
 
 def of_default(quick: str) -> list[Any]:
@@ -87,7 +93,7 @@ def test_defaults_meet_the_l0_keep_features_alive_and_find_the_true_ones(archite
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", TWO)
 def test_defaults_work_for_transcoders(architecture: str) -> None:
     data = toy(50.0)
     sae, (x, y) = trained(architecture, data, hook_name_out="y"), data.draw(8192, 1)
@@ -98,13 +104,7 @@ def test_defaults_work_for_transcoders(architecture: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        pytest.param(name, marks=() if name in ("topk", "jumprelu") else pytest.mark.thorough)
-        for name in ARCHITECTURES
-    ],
-)
+@pytest.mark.parametrize("architecture", TWO)
 def test_a_skip_path_helps_and_never_raises_the_l0(architecture: str) -> None:
     data = toy(50.0)
     sae, (x, y) = trained(architecture, data, hook_name_out="y", skip=True), data.draw(8192, 1)
@@ -135,7 +135,7 @@ class Dominated:
     "kind",
     [
         "large mean",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("constant", "all large")),
+        *(pytest.param(kind, marks=LATER) for kind in ("constant", "all large")),
     ],
 )
 @pytest.mark.parametrize("architecture", of_default("jumprelu"))

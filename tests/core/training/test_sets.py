@@ -196,7 +196,9 @@ def test_stopped_after_any_look_it_goes_on_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.thorough) for part in (1, 2, 3))]
+)
 def test_stopped_after_every_look_it_goes_on_bit_for_bit(
     glass: LanguageModel, tmp_path: Path, part: int
 ) -> None:

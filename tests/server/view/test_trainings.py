@@ -14,6 +14,7 @@ import pytest
 from tests.server.helpers import HOOK, call
 from tests.server.test_train import SET, SMALL
 from tests.server.view.conftest import Window
+from tests.server.workers import installed
 
 from saescope_mcp.state import AppState
 
@@ -36,6 +37,7 @@ def trained(
     state, given = AppState(shown.state.settings), {"model": str(glass_dir), "wait_s": 50.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAESCOPE_HOME", str(home))
+        installed(patch)
         one = anyio.run(partial(call, state, "train_sae", **given, **SMALL, hook_name=HOOK))
         several = anyio.run(partial(call, state, "train_sae", **given, **SET))
     assert one["state"] == several["state"] == "done"
