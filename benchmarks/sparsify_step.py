@@ -81,7 +81,7 @@ def ours(*, update: bool = True) -> Callable[[Tensor], Any]:
     )
 
     def step(x: Tensor) -> Any:
-        result = compute(Batch(x, x), coefficients=Coefficients(0.0, 1.0), dead=deadness.mask)
+        result = compute(Batch(x, x), coefficients=Coefficients(0.0, 1.0), dead=deadness.dead)
         if update:
             deadness.update(result.fired)
             optimizer.step(result.grads, lr=LR, max_grad_norm=1.0)

@@ -147,7 +147,7 @@ def ours(case: dict[str, Any], sae: Any) -> tuple[Callable[[Tensor], Any], dict[
     deadness.idle[dead_mask(case)] = 10**6
 
     def run(x: Tensor) -> Any:
-        result = step(Batch(x, x), coefficients=Coefficients(1.0, 1.0), dead=deadness.mask)
+        result = step(Batch(x, x), coefficients=Coefficients(1.0, 1.0), dead=deadness.dead)
         deadness.update(result.fired)
         adam.step(result.grads, lr=LR, max_grad_norm=1.0)
         return result

@@ -22,9 +22,15 @@ TYPICAL = 0.99
 """The quantile of a feature's firing activations that is called typical of it when it is strong."""
 
 
+def sizes_are_free(device: torch.device) -> bool:
+    """Whether the host knows how many entries there are without waiting for a device. Where it does
+    not, what is looked at has a size that is known beforehand, and what does not count is 0."""
+    return device.type == "cpu"
+
+
 def chunk_of(x: Float[Tensor, "n_pos d_in"], d_sae: int) -> int:
     """How many positions are encoded at a time."""
-    if x.device.type == "cpu":
+    if sizes_are_free(x.device):
         return CHUNK
     return max(CHUNK, CHUNK_BYTES // (d_sae * x.element_size()))
 

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 import torch
 from tests import accelerator
+from tests.core.training.cases import CASES, COEFFICIENTS, random_case, revived
 from tests.core.training.helpers import KNOBS, batches, config
 from torch import Tensor
 
@@ -25,6 +26,9 @@ from saescope.saes import SAE
 from saescope.splice import run_with_saes
 from saescope.steering import FeatureEdit
 from saescope.training import ListBatches, Trainer, machine
+from saescope.training.objective import Batch, Dead
+from saescope.training.steps import make_step, relu
+from saescope.training.steps.relu import ReluStep
 from saescope_mcp.state.memory import total_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -280,6 +284,70 @@ def test_a_training_on_an_accelerator_learns_what_it_learns_on_a_cpu(
         return trainer.result().tensors()
 
     alike(trained("cpu"), trained(accelerator.NAME))
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_waits_for_nothing_and_is_that_of_a_cpu(
+    card: accelerator.Card, case: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sparse path whose entries nothing limits waits once a chunk, for their number."""
+    objective, params, batch, dead = random_case(case, "sae")
+    monkeypatch.setattr(relu, "MAX_DENSITY", 1.0 if path == "sparse" else 0.0)
+    monkeypatch.setattr(relu, "WORTH_A_WAIT", 0 if path == "sparse" else math.inf)
+    there = {name: tensor.to(accelerator.DEVICE) for name, tensor in params.items()}
+    x = batch.x.to(accelerator.DEVICE)
+    on_cpu, on_card = make_step(objective, params), make_step(objective, there)
+    for _ in range(2):
+        wanted = on_cpu(batch, coefficients=COEFFICIENTS, dead=revived(dead))
+        at_most = Dead(dead.to(accelerator.DEVICE), int(dead.sum()) + 9)
+        card.forget()
+        got = on_card(Batch(x, x), coefficients=COEFFICIENTS, dead=at_most)
+        assert card.waits.total() == (path == "sparse" and isinstance(on_card, ReluStep))
+        alike(dict(wanted.losses), dict(got.losses))
+        alike(dict(wanted.grads), dict(got.grads))
+        alike([wanted.fired, wanted.squared_error], [got.fired, got.squared_error])
+    guess = {"cut": 0.0}  # of a CPU alone, and of nothing that comes out
+    alike(on_cpu.state() | guess, on_card.state() | guess)
+
+
+TRAININGS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in KNOBS},
+    "standard ghost": {"architecture": "standard", "revival": "ghost"},
+    "standard for an L0": {"architecture": "standard", "l1_coefficient": 0.0, "k": 3.0},
+    "jumprelu for an L0": {"architecture": "jumprelu", "l0_coefficient": 0.0, "target_l0": 3.0},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_waits_at_the_points_of_its_history_alone(
+    card: accelerator.Card, name: str
+) -> None:
+    knobs = {"architecture": name} | TRAININGS[name]
+    cfg = config(**knobs, n_steps=20, log_every=5, dead_feature_window=10, resample_every=1000)
+    source = ListBatches([batch.to(accelerator.DEVICE) for batch in batches(20)])
+    trainer = Trainer(cfg, source, device=accelerator.DEVICE)
+    trainer.advance()  # what is estimated once a run
+    trainer.params[cfg.recipe.biases[0]][:12] -= 9.0  # these die
+
+    counts = [waits(card, trainer.advance) for _ in range(19)]
+    assert trainer.history.points[-1]["dead_share"] >= 0.25
+    at_points = counts[3::5]
+    assert sum(counts) == sum(at_points) and max(at_points) <= 5
+    assert waits(card, trainer.checkpoint) <= 4
+
+
+def test_a_loss_that_is_not_finite_stops_a_training_at_the_next_point(
+    card: accelerator.Card, tmp_path: Path
+) -> None:
+    source = [batch.to(accelerator.DEVICE) for batch in batches(8)]
+    source[4][0, 0] = math.nan
+    cfg = config(n_steps=8, log_every=4, n_batches_for_norm_estimate=2)
+    trainer = Trainer(cfg, ListBatches(source), folder=tmp_path, device=accelerator.DEVICE)
+    with pytest.raises(NumericError, match="no longer finite at step 8"):
+        trainer.run()
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.slow

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from saescope.precision import fetched
 from saescope.training.objective import Batch
 from saescope.training.steps import StepResult
 
@@ -47,16 +48,15 @@ def concerns(point: Mapping[str, float | int]) -> list[str]:
     return sentences
 
 
-def measure(
-    batch: Batch, result: StepResult, *, idle: Float[Tensor, ""] | Tensor, window: int
-) -> Point:
+def measure(batch: Batch, result: StepResult, *, dead: Bool[Tensor, " d_sae"]) -> Point:
     """Loss terms and what users watch; all on the batch just trained on."""
-    losses = {name: float(value) for name, value in result.losses.items()}
-    variance = float((batch.y - batch.y.mean(0)).square().sum(1).mean())
-    n_pos = len(batch.x)
+    spread = (batch.y - batch.y.mean(0)).square().sum(1).mean()
+    watched = (spread, result.fired.sum(), dead.float().mean())
+    variance, n_fired, dead_share, *values = fetched(*watched, *result.losses.values())
+    losses = dict(zip(result.losses, values, strict=True))
     return losses | {
         "loss": sum(losses.values()),
-        "l0": float(result.fired.sum()) / n_pos,
+        "l0": n_fired / len(batch.x),
         "explained_variance": 1 - losses["mse_loss"] / variance if variance else 0.0,
-        "dead_share": float((idle > window).float().mean()),
+        "dead_share": dead_share,
     }

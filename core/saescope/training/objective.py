@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saescope.errors import ConfigError
@@ -46,6 +46,11 @@ class Objective:
     def recipe(self) -> TrainingRecipe:
         return RECIPES[self.architecture]
 
+    @property
+    def revives(self) -> bool:
+        """Whether a term of the loss brings dead features back."""
+        return self.revival in ("auxk", "pre_act", "ghost")
+
     def __post_init__(self) -> None:
         if self.revival not in self.recipe.revivals:
             raise ConfigError(
@@ -83,10 +88,18 @@ class Batch(NamedTuple):
     y: Float[Tensor, "n_pos d_out"]
 
 
+class Dead(NamedTuple):
+    """The features to revive, where the objective does that."""
+
+    mask: Bool[Tensor, " d_sae"]
+    at_most: int
+    """There are no more of them, as far as the host knows without asking the device."""
+
+
 class Coefficients(NamedTuple):
     """The weights of the loss terms beside the squared error, at one step."""
 
-    sparsity: float = 0.0
+    sparsity: float | Float[Tensor, ""] = 0.0
     """l1_coefficient (standard, gated) or l0_coefficient (jumprelu)."""
     revival: float = 1.0
     """The weight of the AuxK, pre-activation or ghost term."""

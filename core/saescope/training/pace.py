@@ -3,6 +3,11 @@ controller on its logarithm."""
 
 import math
 
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from saescope.precision import fetched, number
 from saescope.training.objective import Objective
 
 START = 0.05
@@ -16,31 +21,41 @@ RAMP = 0.3
 class Pace:
     """The coefficient of the next step. Everything that it remembers is in `state`."""
 
-    def __init__(self, objective: Objective, *, target: float, n_steps: int) -> None:
+    def __init__(
+        self, objective: Objective, *, target: float, n_steps: int, device: torch.device
+    ) -> None:
         """Activations are taken to have norm sqrt(d): an L1 coefficient weighs an activation, an L0
         coefficient its square."""
         self.target, self.n_steps = target, n_steps
         squared = objective.recipe.sets_l0 == "l0_coefficient"
         start = START * objective.d_out ** (1.0 if squared else 0.5)
-        self.log, self.error, self.first, self.step = math.log(start), 0.0, 0.0, 0
+        # On the device, where each batch's L0 is: the host would have to wait for it.
+        self.log, self.error, self.first = (
+            number(value, device) for value in (math.log(start), 0.0, 0.0)
+        )
+        self.step = 0
 
     @property
-    def coefficient(self) -> float:
-        return math.exp(self.log + self.error)
+    def coefficient(self) -> Float[Tensor, ""]:
+        return (self.log + self.error).exp()
 
-    def update(self, l0: float) -> None:
-        """Take in the `l0` of the batch that was just trained on."""
-        l0 = max(l0, 1e-3)
-        self.first = self.first or max(l0, self.target)
+    def update(self, n_fired: Shaped[Tensor, ""], n_pos: int) -> None:
+        """Take in how many activations the batch had that was just trained on, at its positions
+        together."""
+        l0 = (n_fired.to(self.log) / n_pos).clamp(min=1e-3)
+        if not self.step:
+            self.first = l0.clamp(min=self.target)
         left = max(0.0, 1 - self.step / (RAMP * self.n_steps))
         wanted = self.target * (self.first / self.target) ** left
-        self.error = max(-1.0, min(1.0, math.log(l0 / wanted)))
-        self.log += RANGE / self.n_steps * self.error
+        self.error = (l0 / wanted).log().clamp(-1.0, 1.0)
+        self.log = self.log + RANGE / self.n_steps * self.error
         self.step += 1
 
     def state(self) -> dict[str, float]:
-        return {"log": self.log, "error": self.error, "first": self.first, "step": self.step}
+        log, error, first = fetched(self.log, self.error, self.first)
+        return {"log": log, "error": error, "first": first, "step": self.step}
 
     def load_state(self, state: dict[str, float]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.step = int(state["step"])
+        for name in ("log", "error", "first"):
+            getattr(self, name).fill_(state[name])

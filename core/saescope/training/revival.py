@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saescope.training.objective import Batch, Objective, Params
+from saescope.ops import sizes_are_free
+from saescope.training.objective import Batch, Dead, Objective, Params
 from saescope.training.optimizer import Adam
 from saescope.training.steps import StepResult
 
@@ -18,10 +19,12 @@ class Deadness:
     """Counts the steps since each feature last fired."""
 
     def __init__(self, d_sae: int, window: int, device: torch.device) -> None:
-        self.window = window
+        self.window, self.d_sae = window, d_sae
+        self._at_most, self._known_for = 0, window + 1  # so many steps nothing is dead
         self.idle: Int[Tensor, " d_sae"] = torch.zeros(d_sae, dtype=torch.int64, device=device)
 
     def update(self, fired: Int[Tensor, " d_sae"]) -> None:
+        self._known_for -= 1
         self.idle += 1
         self.idle.masked_fill_(fired > 0, 0)
 
@@ -29,6 +32,29 @@ class Deadness:
     def mask(self) -> Bool[Tensor, " d_sae"]:
         """The features that were silent for more than `window` steps, bool [d_sae]."""
         return self.idle > self.window
+
+    @property
+    def dead(self) -> Dead:
+        """The mask, and how many it may mark at most."""
+        if sizes_are_free(self.idle.device):
+            return Dead(self.mask, self.d_sae)
+        if self._known_for <= 0:
+            self.look_ahead(self.window)
+        return Dead(self.mask, self._at_most)
+
+    def look_ahead(self, n_steps: int) -> None:
+        """Ask the device how many features may be dead in the steps to come: those that would be
+        if none fired."""
+        if sizes_are_free(self.idle.device):
+            return
+        # Far ahead nearly all might be: it is rather asked again.
+        self._known_for = max(1, min(n_steps, self.window // 2))
+        self._at_most = int((self.idle + self._known_for > self.window + 1).sum())
+
+    def load(self, idle: Int[Tensor, " d_sae"]) -> None:
+        """Go on from these counts."""
+        self.idle.copy_(idle)
+        self._known_for = 0
 
 
 def resample(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saescope import checkpoints as disk
 from saescope.errors import ConfigError, NumericError
+from saescope.precision import fetched
 from saescope.progress import Report
 from saescope.saes import SAE
 from saescope.training.config import TrainConfig
@@ -92,7 +93,11 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.scaling: Scaling | None = None
         self.history = History(cfg.chosen.log_every)  # a long run thins its points as it goes
-        self.pace = Pace(cfg.objective, target=cfg.l0, n_steps=cfg.n_steps) if cfg.steered else None
+        self.pace = (
+            Pace(cfg.objective, target=cfg.l0, n_steps=cfg.n_steps, device=self.device)
+            if cfg.steered
+            else None
+        )
         self.step, self.n_tokens = 0, 0
         self._pending: deque[Batch] = deque()
         """Batches that scaling and start were estimated on and that still have to be trained on."""
@@ -243,12 +248,12 @@ class Trainer:
         result = self.compute(
             batch,
             coefficients=Coefficients(sparsity, cfg.revival_coefficient),
-            dead=self.deadness.mask,
+            dead=self.deadness.dead if self.compute.objective.revives else None,
         )
         self.deadness.update(result.fired)
         self.firings.add(result.fired, len(batch.x))
         if self.pace:
-            self.pace.update(float(result.fired.sum()) / len(batch.x))
+            self.pace.update(result.fired.sum(), len(batch.x))
         if cfg.decoder_norm == "unit":
             remove_parallel(result.grads["decoder"], self.params["decoder"])
         norm = self.adam.step(result.grads, lr=rate, max_grad_norm=float(cfg.max_grad_norm))
@@ -260,12 +265,17 @@ class Trainer:
         if not self.history.due(self.step, cfg.n_steps):
             return False
         self._record(
-            measure(batch, result, idle=self.deadness.idle, window=self.deadness.window),
-            rate,
-            sparsity,
-            norm,
+            measure(batch, result, dead=self.deadness.mask), rate, float(sparsity), float(norm)
         )
+        self._look_ahead()
         return True
+
+    def _look_ahead(self) -> None:
+        """Ask the device, which the point was waited for anyway, what the steps up to the next one
+        are chosen by: they wait for nothing."""
+        self.compute.settle()
+        if self.compute.objective.revives:
+            self.deadness.look_ahead(self.history.every)
 
     def _resample(self, batch: Batch, result: StepResult) -> None:
         objective, every = self.cfg.objective, self.cfg.chosen.resample_every
@@ -282,8 +292,8 @@ class Trainer:
                 generator=self.generator,
             )
 
-    def _record(self, point: Point, rate: float, sparsity: float, norm: Tensor) -> None:
-        self._require_finite(point["loss"] + float(norm))
+    def _record(self, point: Point, rate: float, sparsity: float, norm: float) -> None:
+        self._require_finite(point["loss"] + norm)
         self.firings.close()
         self.history.add(
             {"step": self.step, "n_tokens": self.n_tokens}
@@ -313,7 +323,7 @@ class Trainer:
         Raises:
             NumericError: the weights are no longer finite.
         """
-        self._require_finite(sum(float(tensor.sum()) for tensor in self.params.values()))
+        self._require_finite(sum(fetched(*(tensor.sum() for tensor in self.params.values()))))
         source, source_plain = disk.split_state(self.batches.state_dict())
         pending = {
             f"{i}.{part}": tensor
@@ -351,7 +361,7 @@ class Trainer:
         for name, tensor in saved.tensors["sae"].items():
             self.params[name].copy_(tensor)
         self.adam.load_state(saved.tensors["optim"])
-        self.deadness.idle.copy_(trainer.pop("idle"))
+        self.deadness.load(trainer.pop("idle"))
         self.generator.set_state(trainer.pop("rng"))
         centres = {name: trainer.pop(name) for name in CENTRES if name in trainer}
         self.scaling = (

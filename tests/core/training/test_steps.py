@@ -2,77 +2,17 @@
 alike."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tests.core.training.cases import CASES, COEFFICIENTS, SITES, random_case, revived
 from tests.core.training.references import FILES, load, relative
-from torch import Tensor
 
-from saescope.training.objective import Batch, Coefficients, Objective, Params, initial_params
+from saescope.training.objective import Batch
 from saescope.training.optimizer import Adam
 from saescope.training.schedules import learning_rate, warmed_up
 from saescope.training.steps import BatchTopKStep, losses, make_step, relu
 from saescope.training.steps.relu import ReluStep
-
-COEFFICIENTS = Coefficients(sparsity=0.7, revival=0.4)
-WIDTHS = {"k": 4.0, "matryoshka_widths": (10, 40, 96)}
-CASES: dict[str, dict[str, Any]] = {
-    "standard": {"architecture": "standard"},
-    "standard l2": {"architecture": "standard", "lp_norm": 2.0},
-    "standard ghost": {"architecture": "standard", "revival": "ghost"},
-    "gated": {"architecture": "gated"},
-    "topk": {"architecture": "topk", "k": 5.0},
-    "topk auxk": {"architecture": "topk", "k": 5.0, "revival": "auxk"},
-    "topk plain auxk": {
-        "architecture": "topk",
-        "k": 5.0,
-        "revival": "auxk",
-        "rescale_acts_by_decoder_norm": False,
-    },
-    "topk of nearly all": {"architecture": "topk", "k": 80.0},
-    "batchtopk auxk": {"architecture": "batchtopk", "k": 4.5, "revival": "auxk"},
-    "batchtopk of nearly all": {"architecture": "batchtopk", "k": 70.0},
-    "matryoshka auxk": {"architecture": "matryoshka_batchtopk", "revival": "auxk", **WIDTHS},
-    "matryoshka auxk per prefix": {
-        "architecture": "matryoshka_batchtopk",
-        "revival": "auxk",
-        "use_matryoshka_aux_loss": True,
-        **WIDTHS,
-    },
-    "jumprelu step": {"architecture": "jumprelu", "jumprelu_bandwidth": 0.3},
-    "jumprelu tanh": {
-        "architecture": "jumprelu",
-        "jumprelu_sparsity_loss_mode": "tanh",
-        "jumprelu_ste_to_input": True,
-    },
-    "jumprelu quadratic": {
-        "architecture": "jumprelu",
-        "jumprelu_sparsity_loss_mode": "quadratic",
-        "target_l0": 7.0,
-        "revival": "pre_act",
-    },
-}
-SITES: dict[str, dict[str, Any]] = {
-    "sae": {"d_out": 24},
-    "transcoder": {"d_out": 16, "apply_b_dec_to_input": False},
-    "skip transcoder": {"d_out": 16, "apply_b_dec_to_input": False, "skip": True},
-}
-
-
-def random_case(case: str, site: str) -> tuple[Objective, Params, Batch, Tensor]:
-    torch.manual_seed(len(case) + len(site))
-    objective = Objective(d_in=24, d_sae=96, **CASES[case], **SITES[site])
-    params = initial_params(objective, seed=0)
-    for tensor in params.values():
-        tensor.add_(torch.randn_like(tensor) * 0.2)
-    x = torch.randn(50, 24) + 0.2
-    return (
-        objective,
-        params,
-        Batch(x, x if site == "sae" else torch.randn(50, 16)),
-        torch.rand(96) < 0.4,
-    )
 
 
 def force(monkeypatch: pytest.MonkeyPatch, path: str) -> float:
@@ -91,7 +31,9 @@ def test_a_step_has_sae_lens_s_gradients(
     density = force(monkeypatch, path)
     if isinstance(step, ReluStep):
         step.density = density
-    result = step(reference.batch, coefficients=reference.coefficients, dead=reference.dead)
+    result = step(
+        reference.batch, coefficients=reference.coefficients, dead=revived(reference.dead)
+    )
     for name, value in reference.losses.items():
         assert relative(result.losses[name], value) < 1e-5, name
     for name, grad in reference.grads.items():
@@ -109,7 +51,7 @@ def test_a_step_equals_autograd(
     density = force(monkeypatch, path)
     if isinstance(step, ReluStep):
         step.density = density
-    result = step(batch, coefficients=COEFFICIENTS, dead=dead)
+    result = step(batch, coefficients=COEFFICIENTS, dead=revived(dead))
     exact = {name: tensor.double().requires_grad_() for name, tensor in params.items()}
     wanted = losses(
         objective,
@@ -137,7 +79,9 @@ def test_training_steps_equal_torch_s_adam_over_autograd(case: str) -> None:
     step, adam = make_step(objective, params), Adam(params)
     for _ in range(6):
         adam.step(
-            step(batch, coefficients=COEFFICIENTS, dead=dead).grads, lr=1e-3, max_grad_norm=1.0
+            step(batch, coefficients=COEFFICIENTS, dead=revived(dead)).grads,
+            lr=1e-3,
+            max_grad_norm=1.0,
         )
         if "threshold" in plain:
             plain["threshold"].data.clamp_(min=0)

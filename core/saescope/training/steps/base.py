@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saescope.products import times_rows
 from saescope.training.losses import Loss
-from saescope.training.objective import Batch, Coefficients, Objective, Params
+from saescope.training.objective import Batch, Coefficients, Dead, Objective, Params
 from saescope.training.steps.support import Grads
 
 
@@ -36,11 +36,14 @@ class Step:
         self.params = params
 
     def __call__(
-        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+        self, batch: Batch, *, coefficients: Coefficients, dead: Dead | None = None
     ) -> StepResult:
-        """Gradients of every parameter on this batch; `dead` marks the features to revive, where
-        the objective does that."""
+        """Gradients of every parameter on this batch; `dead` are the features to revive, where the
+        objective does that."""
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """Ask the device what the next steps are chosen by, which no step waits for."""
 
     def state(self) -> dict[str, float]:
         """What a resumed run needs to take the same numerical path."""

@@ -1,14 +1,16 @@
 """Terms of the loss that act on dead features only: AuxK, pre-activation and ghost losses over a
 compact `[n, n_dead]` block."""
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saescope.ops import sizes_are_free
 from saescope.products import times_rows
-from saescope.training.objective import Objective, Params
+from saescope.training.objective import Dead, Objective, Params
 from saescope.training.steps.encoder import Chunk
 from saescope.training.steps.support import Grads
 
@@ -16,13 +18,14 @@ ROWS = 1024
 """Positions treated at a time."""
 
 
+@dataclass(frozen=True, slots=True)
 class DeadBlock:
-    """Collects the dead features' pre-activations while the batch is encoded, then adds their
-    terms."""
+    """The dead features' pre-activations, collected while the batch is encoded."""
 
-    def __init__(self, mask: Bool[Tensor, " d_sae"], n_pos: int, like: Tensor) -> None:
-        self.features: Int[Tensor, " n_dead"] = mask.nonzero().flatten()
-        self.pre: Float[Tensor, "n n_dead"] = like.new_empty(n_pos, len(self.features))
+    features: Int[Tensor, " n_dead"]
+    real: Bool[Tensor, " n_dead"] | None
+    """Which of them are dead indeed; None: all, as wherever sizes are free to know."""
+    pre: Float[Tensor, "n n_dead"]
 
     def keep(self, chunk: Chunk) -> None:
         torch.index_select(
@@ -31,6 +34,27 @@ class DeadBlock:
             self.features,
             out=self.pre[chunk.start : chunk.start + len(chunk.values)],
         )
+
+    def between(self, first: int, end: int) -> "DeadBlock | None":
+        """Those from `first` up to `end`, which is left out; None where it is known that there are
+        none."""
+        here = (self.features >= first) & (self.features < end)
+        if self.real is not None:
+            return replace(self, real=self.real & here)
+        if bool(here.all()):
+            return self
+        features = self.features[here]
+        return DeadBlock(features, None, self.pre[:, here]) if len(features) else None
+
+    def but(self, value: float) -> Float[Tensor, "n n_dead"]:
+        """The pre-activations, and `value` where a feature is not dead."""
+        return self.pre if self.real is None else torch.where(self.real, self.pre, value)
+
+    def share_of(self, n: int) -> float | Tensor:
+        """How many are dead, as a share of `n`, and 1 where more are."""
+        if self.real is None:
+            return min(len(self.features) / n, 1.0)
+        return (self.real.sum() / n).clamp(max=1.0)
 
 
 class DeadGrads(NamedTuple):
@@ -49,21 +73,22 @@ class DeadGrads(NamedTuple):
             grads[name].index_add_(0, features, part)
 
 
-def dead_block(
-    objective: Objective, dead: Tensor | None, n_pos: int, like: Tensor
-) -> DeadBlock | None:
+def dead_block(objective: Objective, dead: Dead | None, like: Tensor) -> DeadBlock | None:
     """None where nothing is dead or this objective's loss does not look at dead features."""
-    if (
-        dead is None
-        or objective.revival not in ("auxk", "pre_act", "ghost")
-        or not bool(dead.any())
-    ):
+    if dead is None or not objective.revives or not dead.at_most:
         return None
-    return DeadBlock(dead, n_pos, like)
+    if sizes_are_free(like.device):
+        features, real = dead.mask.nonzero().flatten(), None
+    else:
+        # As many as there may be: the dead ones come first.
+        found = dead.mask.float().topk(dead.at_most, sorted=False)
+        features, real = found.indices, found.values > 0
+    if not len(features):
+        return None
+    return DeadBlock(features, real, like.new_empty(len(like), len(features)))
 
 
-def _zeros(objective: Objective, features: Tensor, like: Tensor) -> DeadGrads:
-    n_dead = len(features)
+def _zeros(objective: Objective, n_dead: int, like: Tensor) -> DeadGrads:
     return DeadGrads(
         like.new_zeros(n_dead, objective.d_in),
         like.new_zeros(n_dead, objective.d_out),
@@ -73,40 +98,52 @@ def _zeros(objective: Objective, features: Tensor, like: Tensor) -> DeadGrads:
 
 def auxk(
     objective: Objective,
-    ranked: Float[Tensor, "n n_dead"],
+    block: DeadBlock,
     rows: Float[Tensor, "n_dead d"],
     x: Tensor,
     error: Tensor,
     *,
     coefficient: float,
 ) -> tuple[Tensor, DeadGrads]:
-    """The largest d/2 dead features predict the residual `-error`. `rows` have the unit that
-    `ranked` is in.
+    """The largest d/2 dead features predict the residual `-error`. `rows` have the unit that the
+    block's pre-activations are in.
 
     The result's decoder and encoder gradients are in that unit too: the caller undoes the decoder
     norm.
     """
-    n_pos, n_dead = ranked.shape
-    k_aux = error.shape[1] // 2
-    weight = coefficient * min(n_dead / k_aux, 1.0)
-    sums, loss, columns = _zeros(objective, rows, rows), rows.new_zeros(()), rows.T
+    n_pos, k_aux = len(error), error.shape[1] // 2
+    weight = coefficient * block.share_of(k_aux)
+    sums, loss, columns = _zeros(objective, len(rows), rows), rows.new_zeros(()), rows.T
     for part, at, residual in zip(
-        ranked.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True
+        block.but(-torch.inf).split(ROWS), x.split(ROWS), error.split(ROWS), strict=True
     ):
-        acts, keep = part, None
-        if k_aux < n_dead:
-            top = part.topk(k_aux, dim=1, sorted=False)
-            acts = torch.zeros_like(part).scatter_(1, top.indices, top.values)
-            # AuxK ranks without relu: a kept negative pre-activation has a
-            # gradient as well, so `acts > 0` would not do.
-            keep = torch.zeros_like(part).scatter_(1, top.indices, 1.0)
+        acts, keep = _largest(part, k_aux, block.real)
         # `residual` is sae_out - y: the dead features should sum to its negative.
         difference = times_rows(acts, columns).add_(residual)
         loss += torch.linalg.vector_norm(difference).square()
-        to_out = difference.mul_(2 * weight / n_pos)
+        to_out = difference.mul_(2 / n_pos * weight)
         to_acts = times_rows(to_out, rows)
         _accumulate(sums, acts, to_out, to_acts if keep is None else to_acts.mul_(keep), at)
     return weight * loss / n_pos, sums
+
+
+def _largest(
+    part: Float[Tensor, "n n_dead"], k: int, real: Bool[Tensor, " n_dead"] | None
+) -> tuple[Tensor, Tensor | None]:
+    """The k largest of each row, 0 elsewhere, and where they are: None for everywhere.
+
+    AuxK ranks without relu: a kept negative pre-activation has a gradient as well, so that
+    `acts > 0` would not tell them.
+    """
+    if k >= part.shape[1]:
+        return (part, None) if real is None else (torch.where(real, part, 0.0), real)
+    top = part.topk(k, dim=1, sorted=False)
+    there = torch.ones_like(top.values) if real is None else real[top.indices].to(part)
+    values = top.values if real is None else torch.where(there > 0, top.values, 0.0)
+    return (
+        torch.zeros_like(part).scatter_(1, top.indices, values),
+        torch.zeros_like(part).scatter_(1, top.indices, there),
+    )
 
 
 def ghost(
@@ -121,9 +158,9 @@ def ghost(
     """Dead features, through exp, predict half of the residual's norm (`losses.ghost_loss`)."""
     rows = params["decoder"][block.features]
     n_pos = len(block.pre)
-    sums, loss, columns = _zeros(objective, rows, rows), rows.new_zeros(()), rows.T
+    sums, loss, columns = _zeros(objective, len(rows), rows), rows.new_zeros(()), rows.T
     for part, at, negative in zip(
-        block.pre.split(ROWS), x.split(ROWS), error.split(ROWS), strict=True
+        block.but(-torch.inf).split(ROWS), x.split(ROWS), error.split(ROWS), strict=True
     ):
         acts = part.exp()
         out = times_rows(acts, columns)
@@ -135,7 +172,9 @@ def ghost(
         loss += (square * factor).sum()
         to_out = difference.mul_((2 * coefficient / n_pos * factor * scale)[:, None])
         _accumulate(sums, acts, to_out, times_rows(to_out, rows).mul_(acts), at)
-    return coefficient * loss / n_pos, sums
+    # Where nothing is dead after all there is no such term; its gradients are zeros by themselves.
+    any_dead = 1.0 if block.real is None else block.real.any().to(loss)
+    return coefficient * loss / n_pos * any_dead, sums
 
 
 def _accumulate(sums: DeadGrads, acts: Tensor, to_out: Tensor, to_pre: Tensor, x: Tensor) -> None:

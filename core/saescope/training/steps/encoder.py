@@ -1,6 +1,6 @@
 """Pre-activations a chunk at a time, and picking the few that count out of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.ops import sizes_are_free
 from saescope.products import times_rows
-from saescope.training.steps.support import SparseSupport
+from saescope.training.steps.support import SparseSupport, edges_of
 
 CHUNK_BYTES = {"cpu": 10 << 20, "cuda": 1 << 30}
 """What one chunk of dense pre-activations may take (two exist at a time); on a CPU it should stay
@@ -67,8 +68,12 @@ class SparseEntries(NamedTuple):
 
 def above(values: Float[Tensor, "n d_sae"], cut: float) -> SparseEntries:
     """Entries greater than `cut`: only the strided groups whose maximum is above it are looked
-    at."""
+    at, where it costs nothing to know how many those are."""
     n_rows, width = values.shape
+    if not sizes_are_free(values.device):
+        at = (values > cut).flatten().nonzero()[:, 0]
+        counts = edges_of(at // width, n_rows).diff()
+        return SparseEntries(values.flatten()[at], (at % width).int(), counts)
     group = next((size for size in (16, 8, 4, 2) if width % size == 0), 1)
     grouped = values.view(n_rows, group, width // group)
     rows, groups = (grouped.amax(1) > cut).nonzero(as_tuple=True)
@@ -84,6 +89,22 @@ def above(values: Float[Tensor, "n d_sae"], cut: float) -> SparseEntries:
 def join(parts: list[SparseEntries], d_sae: int) -> SparseSupport:
     values, features, counts = (torch.cat(column) for column in zip(*parts, strict=True))
     return SparseSupport(values, features, F.pad(counts.cumsum(0), (1, 0)), d_sae)
+
+
+def largest(chunked: Iterable[Chunk], n: int, *, n_rows: int, d_sae: int) -> SparseSupport:
+    """The n largest entries of a batch, 0 for one that is not positive, without asking for the size
+    of anything."""
+    values, at = list[Tensor](), list[Tensor]()
+    for chunk in chunked:
+        flat = chunk.values.flatten()
+        top = flat.topk(min(n, len(flat)), sorted=False)
+        values.append(top.values)
+        at.append(top.indices + chunk.start * d_sae)
+    found = torch.cat(values).topk(n, sorted=False)
+    # In reading order again, which CSR needs.
+    places, order = torch.cat(at)[found.indices].sort()
+    offsets = edges_of(places // d_sae, n_rows)
+    return SparseSupport(found.values[order].relu(), places % d_sae, offsets, d_sae)
 
 
 def level_edges(widths: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saescope.training.losses import jumprelu_loss, rectangle
-from saescope.training.objective import Batch, Coefficients
+from saescope.training.objective import Batch, Coefficients, Dead
 from saescope.training.steps.base import StepResult
 from saescope.training.steps.dead import ROWS, DeadBlock
 from saescope.training.steps.relu import BatchPart, ChunkLosses, ReluStep, squared
@@ -17,7 +17,7 @@ class JumpReLUStep(ReluStep):
     loss = staticmethod(jumprelu_loss)
 
     def __call__(
-        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+        self, batch: Batch, *, coefficients: Coefficients, dead: Dead | None = None
     ) -> StepResult:
         self.params["threshold"].clamp_(
             min=0
@@ -69,7 +69,7 @@ class JumpReLUStep(ReluStep):
         grads: Grads,
         to_acts: Tensor,
         *,
-        weight: float,
+        weight: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The sparsity loss and its slope at each entry's step function; the tanh loss acts on
         `to_acts` instead."""
@@ -85,7 +85,7 @@ class JumpReLUStep(ReluStep):
             return weight * support.by_position(value).sum(), acts.new_zeros(())
         l0 = support.by_position(active.to(acts))
         if self.objective.jumprelu_sparsity_loss_mode == "step":
-            return weight * l0.sum(), acts.new_full((), weight)
+            return weight * l0.sum(), acts.new_ones(()) * weight
         target = self.objective.target_l0
         return weight * 2 / target * (l0 - target).square().sum(), support.spread(
             4 * weight / target * (l0 - target)
@@ -103,7 +103,7 @@ class JumpReLUStep(ReluStep):
             norm.new_zeros(len(features)),
         )
         n_below = norm.new_zeros(len(features))
-        for pre, at in zip(block.pre.split(ROWS), x.split(ROWS), strict=True):
+        for pre, at in zip(block.but(torch.inf).split(ROWS), x.split(ROWS), strict=True):
             # `pre` was shifted up by the floor, theta - bandwidth / 2.
             missing = (self.objective.jumprelu_bandwidth / 2 - pre).relu()  # threshold - hidden_pre
             below = (missing > 0).to(missing)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saescope.training.objective import Batch, Coefficients, Objective, Params
+from saescope.ops import sizes_are_free
+from saescope.training.objective import Batch, Coefficients, Dead, Objective, Params
 from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, dead_block
 from saescope.training.steps.encoder import SparseEntries, above, chunks, join
@@ -21,6 +22,12 @@ from saescope.training.steps.support import DenseSupport, Grads, SparseSupport, 
 MAX_DENSITY = 0.06
 """Share of entries up to which the sparse path is taken: above it gathers cost more than dense
 products, and more memory."""
+
+
+WORTH_A_WAIT = 2**34
+"""Multiplications of the encoder's product from which the sparse path is taken on an accelerator:
+it saves four such products, some 3 ms where 50 TFLOPS are done, for which the host waits once a
+chunk to know how many entries there are. Below, the dense path waits for nothing."""
 
 
 class BatchPart(NamedTuple):
@@ -50,8 +57,15 @@ class ReluStep(Step):
         self.density = 0.0
         """Share of entries that counted in the last batch; until there was one, few are hoped
         for."""
+        self._counted: tuple[Tensor, int] | None = None
+        """How many entries counted, and of how many, where the device was not asked yet."""
+
+    def settle(self) -> None:
+        if self._counted is not None:
+            self.density, self._counted = int(self._counted[0]) / self._counted[1], None
 
     def state(self) -> dict[str, float]:
+        self.settle()
         return {"density": self.density}
 
     def bias(self) -> Float[Tensor, " d_sae"]:
@@ -72,14 +86,14 @@ class ReluStep(Step):
         raise NotImplementedError
 
     def __call__(
-        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+        self, batch: Batch, *, coefficients: Coefficients, dead: Dead | None = None
     ) -> StepResult:
         x = self.centred(batch.x)
-        block = dead_block(self.objective, dead, len(x), x)
+        block = dead_block(self.objective, dead, x)
         grads = Grads()
         # Sparse as long as few entries count; the last batch's density is the guess, and a wrong
         # one costs time, never the result.
-        support = self._entries(x, block) if self.density <= MAX_DENSITY else None
+        support = self._entries(x, block) if self._prefers_entries(x) else None
         if support is not None:
             outcomes = [self.backward(support, BatchPart(x, batch, len(x)), grads, coefficients)]
         else:
@@ -103,6 +117,10 @@ class ReluStep(Step):
             grads, losses, fired, torch.cat([outcome.squared_error for outcome in outcomes])
         )
 
+    def _prefers_entries(self, x: Tensor) -> bool:
+        dear = sizes_are_free(x.device) or len(x) * self.params["encoder"].numel() >= WORTH_A_WAIT
+        return dear and self.density <= MAX_DENSITY
+
     def _entries(self, x: Tensor, block: DeadBlock | None) -> SparseSupport | None:
         """None as soon as they prove too many."""
         parts: list[SparseEntries] = []
@@ -113,9 +131,9 @@ class ReluStep(Step):
             parts.append(above(chunk.values, 0.0))
             n_found += len(parts[-1].values)
             n_seen += chunk.values.numel()
-            if n_found > MAX_DENSITY * n_seen:
+            self.density = n_found / n_seen
+            if self.density > MAX_DENSITY:
                 return None
-        self.density = n_found / n_seen
         return join(parts, self.objective.d_sae)
 
     def _dense(
@@ -138,7 +156,9 @@ class ReluStep(Step):
             outcomes.append(
                 outcome if block is not None else outcome._replace(error=outcome.error[:0])
             )
-        self.density = int(n_found) / (len(x) * self.objective.d_sae)
+        self._counted = n_found, len(x) * self.objective.d_sae
+        if sizes_are_free(x.device):
+            self.settle()
         return outcomes
 
     def add_common(

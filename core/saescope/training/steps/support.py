@@ -94,7 +94,8 @@ class SparseSupport:
         return values.new_zeros(len(self.offsets) - 1).index_add_(0, self.positions, values)
 
     def count(self, active: Tensor) -> Int[Tensor, " d_sae"]:
-        return torch.bincount(self.features[active], minlength=self.d_sae)
+        fired = active.new_zeros(self.d_sae, dtype=torch.int64)
+        return fired.index_add_(0, self.features, active.long())
 
     def decode(
         self, values: Float[Tensor, " nnz"], rows: Float[Tensor, "d_sae d"]
@@ -120,7 +121,7 @@ class SparseSupport:
 
     @cached_property
     def positions(self) -> Int[Tensor, " nnz"]:
-        return entry_rows(self.offsets)
+        return entry_rows(self.offsets, len(self.features))
 
     @cached_property
     def _grouped(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,18 +129,23 @@ class SparseSupport:
         begin."""
         # Transposing the CSR: entries by feature, stably, so that sums run in the order of
         # positions on every run.
-        order = self.features.sort(stable=True).indices
-        counts = torch.bincount(self.features, minlength=self.d_sae)
-        return order, self.positions[order], F.pad(counts.cumsum(0), (1, 0)).int()
+        features, order = self.features.sort(stable=True)
+        return order, self.positions[order], edges_of(features, self.d_sae)
 
 
 Support = DenseSupport | SparseSupport
 
 
-def entry_rows(offsets: Int[Tensor, " n_plus_1"]) -> Int[Tensor, " nnz"]:
+def entry_rows(offsets: Int[Tensor, " n_plus_1"], n_entries: int) -> Int[Tensor, " nnz"]:
     """The row of each entry."""
     rows = torch.arange(len(offsets) - 1, device=offsets.device, dtype=torch.int32)
-    return rows.repeat_interleave(offsets.diff())
+    return rows.repeat_interleave(offsets.diff(), output_size=n_entries)
+
+
+def edges_of(rows: Int[Tensor, " nnz"], n_rows: int) -> Int[Tensor, " n_rows_plus_1"]:
+    """Where the entries of each row begin, and the last end, of entries sorted by row."""
+    edges = torch.arange(n_rows + 1, device=rows.device, dtype=rows.dtype)
+    return torch.searchsorted(rows, edges, out_int32=True)
 
 
 def bag(

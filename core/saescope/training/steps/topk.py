@@ -9,26 +9,29 @@ rows at once and summing over the levels gives every prefix; an entry's gradient
 level and all longer prefixes.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saescope.ops import sizes_are_free
 from saescope.training.losses import topk_loss
-from saescope.training.objective import Batch, Coefficients, Objective, Params
+from saescope.training.objective import Batch, Coefficients, Dead, Objective, Params
 from saescope.training.steps.base import Step, StepResult, squared_errors
 from saescope.training.steps.dead import DeadBlock, DeadGrads, auxk, dead_block
 from saescope.training.steps.encoder import (
+    Chunk,
     SparseEntries,
     above,
     chunks,
     join,
+    largest,
     level_edges,
     top_of_rows,
 )
-from saescope.training.steps.support import Grads, SparseSupport, bag, sampled_dots
+from saescope.training.steps.support import Grads, SparseSupport, bag, edges_of, sampled_dots
 
 
 class RankingEncoder(NamedTuple):
@@ -50,10 +53,10 @@ class TopKStep(Step):
         self._scaled: Tensor | None = None
 
     def __call__(
-        self, batch: Batch, *, coefficients: Coefficients, dead: Tensor | None = None
+        self, batch: Batch, *, coefficients: Coefficients, dead: Dead | None = None
     ) -> StepResult:
         ranking = self._ranking(batch.x)
-        block = dead_block(self.objective, dead, len(batch.x), batch.x)
+        block = dead_block(self.objective, dead, batch.x)
         kept = self._select(ranking, block)
         self._after_selection(kept)
         return self._backward(batch, ranking, kept, block, coefficients)
@@ -71,15 +74,19 @@ class TopKStep(Step):
         return RankingEncoder(self.centred(x), norm, self._scaled, bias * norm)
 
     def _select(self, ranking: RankingEncoder, block: DeadBlock | None) -> SparseSupport:
-        """The kept entries, all positive, with their ranked activations."""
-        parts: list[SparseEntries] = []
+        """The kept entries with their ranked activations, 0 for one that is not positive."""
+        parts, k = list[SparseEntries](), int(self.objective.k)
+        for chunk in self._encoded(ranking, block):
+            values, features = top_of_rows(chunk.values, k)
+            counts = features.new_full((len(values),), k)
+            parts.append(SparseEntries(values.relu().flatten(), features.int().flatten(), counts))
+        return join(parts, self.objective.d_sae)
+
+    def _encoded(self, ranking: RankingEncoder, block: DeadBlock | None) -> Iterator[Chunk]:
         for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
             if block is not None:
                 block.keep(chunk)
-            values, features = top_of_rows(chunk.values, int(self.objective.k))
-            keep = values > 0
-            parts.append(SparseEntries(values[keep], features[keep].int(), keep.sum(1)))
-        return join(parts, self.objective.d_sae)
+            yield chunk
 
     def _after_selection(self, kept: SparseSupport) -> None:
         """BatchTopK follows its threshold here."""
@@ -110,8 +117,9 @@ class TopKStep(Step):
         }
         # A feature of level l is in prefixes l, l + 1, ...: its gradient sums theirs.
         to_output = _suffix_sums(errors.mul_(2 / n_pos))
-        # [nnz] in the order of `kept`. Selection is constant, so d f / d pre = 1 at what was kept.
-        to_pre = levels.dots(to_output, decoder)
+        # [nnz] in the order of `kept`. Selection is constant, so d f / d pre = 1 at what is active.
+        active = kept.values > 0
+        to_pre = levels.dots(to_output, decoder).mul_(active)
         grads = Grads(
             encoder=kept.outer(to_pre, ranking.x),
             decoder=levels.outer(acts, to_output),
@@ -124,12 +132,7 @@ class TopKStep(Step):
                 (loss for loss, *_ in revived), start=decoder.new_zeros(())
             )
         self.finish(grads, to_output[0], batch, grads["b_enc"])
-        return StepResult(
-            grads,
-            losses,
-            torch.bincount(kept.features, minlength=self.objective.d_sae),
-            squared[-1],
-        )
+        return StepResult(grads, losses, kept.count(active), squared[-1])
 
     def _auxk(
         self,
@@ -146,20 +149,18 @@ class TopKStep(Step):
         )
         revived: list[tuple[Tensor, Tensor, DeadGrads]] = []
         for (first, end), error in zip(edges, errors if per_prefix else errors[-1:], strict=True):
-            here = (block.features >= first) & (block.features < end)
-            features = block.features[here]
-            if not len(features):
+            own = block.between(first, end) if per_prefix else block
+            if own is None:
                 continue
-            norm = ranking.norm[features][:, None]
-            ranked = block.pre if bool(here.all()) else block.pre[:, here]
-            rows = self.params["decoder"][features] / norm
+            norm = ranking.norm[own.features][:, None]
+            rows = self.params["decoder"][own.features] / norm
             loss, sums = auxk(
-                self.objective, ranked, rows, ranking.x, error, coefficient=coefficients.revival
+                self.objective, own, rows, ranking.x, error, coefficient=coefficients.revival
             )
             revived.append(
                 (
                     loss,
-                    features,
+                    own.features,
                     DeadGrads(
                         sums.encoder * norm, sums.decoder / norm, sums.pre_sum * norm.flatten()
                     ),
@@ -189,8 +190,7 @@ class Levels:
         rows = torch.bucketize(kept.features, edges, right=True).int() * self.n_pos + kept.positions
         self.rows, self.order = rows.sort(stable=True)
         self.features = kept.features[self.order]
-        counts = torch.bincount(self.rows, minlength=self.n_levels * self.n_pos)
-        self.offsets = F.pad(counts.cumsum(0), (1, 0)).int()
+        self.offsets = edges_of(self.rows, self.n_levels * self.n_pos)
 
     def decode(
         self, acts: Float[Tensor, " nnz"], decoder: Float[Tensor, "d_sae d"]
@@ -229,9 +229,9 @@ class BatchTopKStep(TopKStep):
 
     def __init__(self, objective: Objective, params: Params) -> None:
         super().__init__(objective, params)
-        self.topk_threshold = 0.0
+        self.topk_threshold: float | Tensor = 0.0
         """Exponential mean, from 0, of each batch's smallest kept activation."""
-        self.n_thresholds = 0.0
+        self.n_thresholds: float | Tensor = 0.0
         self.cut = -1.0
         """The threshold at which candidates of the next batch start; a guess that never changes the
         result."""
@@ -239,21 +239,22 @@ class BatchTopKStep(TopKStep):
     @property
     def threshold(self) -> float:
         """`topk_threshold` without its bias towards the 0 that it started from."""
-        return (
-            self.topk_threshold / (1 - (1 - self.threshold_lr) ** self.n_thresholds)
-            if self.n_thresholds
-            else 0.0
-        )
+        n = float(self.n_thresholds)
+        return float(self.topk_threshold) / (1 - (1 - self.threshold_lr) ** n) if n else 0.0
 
     def state(self) -> dict[str, float]:
         return {
-            "topk_threshold": self.topk_threshold,
-            "n_thresholds": self.n_thresholds,
+            "topk_threshold": float(self.topk_threshold),
+            "n_thresholds": float(self.n_thresholds),
             "cut": self.cut,
         }
 
     def _select(self, ranking: RankingEncoder, block: DeadBlock | None) -> SparseSupport:
-        wanted = int(self.objective.k * len(ranking.x))
+        n_pos = len(ranking.x)
+        wanted = int(self.objective.k * n_pos)
+        if not sizes_are_free(ranking.x.device):
+            chunked = self._encoded(ranking, block)
+            return largest(chunked, wanted, n_rows=n_pos, d_sae=self.objective.d_sae)
         entries, cut = self._candidates(ranking, self.cut, block)
         while len(entries.values) < wanted and cut > 0:
             entries, cut = self._candidates(ranking, cut / 2 if cut > 1e-6 else 0.0, block)
@@ -267,7 +268,7 @@ class BatchTopKStep(TopKStep):
         ties = (entries.values == smallest).nonzero().flatten()
         keep[ties[: wanted - int(keep.sum())]] = True
         self.cut = 0.9 * float(smallest)
-        counts = torch.bincount(entries.positions[keep], minlength=len(ranking.x))
+        counts = torch.bincount(entries.positions[keep], minlength=n_pos)
         return join(
             [SparseEntries(entries.values[keep], entries.features[keep], counts)],
             self.objective.d_sae,
@@ -277,19 +278,23 @@ class BatchTopKStep(TopKStep):
         self, ranking: RankingEncoder, cut: float, block: DeadBlock | None
     ) -> tuple[SparseSupport, float]:
         parts: list[SparseEntries] = []
-        for chunk in chunks(ranking.x, ranking.weights, ranking.bias):
+        for chunk in self._encoded(ranking, block):
             cut = cut if cut >= 0 else _first_cut(chunk.values, self.objective.k)
-            if block is not None:
-                block.keep(chunk)
             parts.append(above(chunk.values, cut))
         return join(parts, self.objective.d_sae), cut
 
     def _after_selection(self, kept: SparseSupport) -> None:
-        if len(kept.values):
-            self.topk_threshold += self.threshold_lr * (
-                float(kept.values.min()) - self.topk_threshold
-            )
-            self.n_thresholds += 1
+        if not len(kept.values):
+            return
+        if sizes_are_free(kept.values.device):
+            smallest, counts = float(kept.values.min()), 1
+        else:  # perhaps nothing is active, which the host does not know
+            active = kept.values > 0
+            counts = active.any()
+            smallest = torch.where(active, kept.values, torch.inf).min()
+            smallest = torch.where(counts, smallest, self.topk_threshold)
+        self.topk_threshold += self.threshold_lr * (smallest - self.topk_threshold)
+        self.n_thresholds += counts
 
 
 def _first_cut(values: Float[Tensor, "n d_sae"], k: float) -> float:
