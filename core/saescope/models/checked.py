@@ -43,8 +43,8 @@ def check_fits(config: Any, source: str, *, local: bool, name: str, dtype: torch
         check_size(config, name=name, dtype=dtype, stored=_n_stored(source) if local else 0)
 
 
-def check_gguf_file(path: Path, name: str) -> None:
-    """Check that a GGUF file can be what it says.
+def check_gguf_file(path: Path, name: str) -> int:
+    """The number of weights of a GGUF file, which can be what it says.
 
     Raises:
         FormatError, ModelError, ResourceError: as `check_gguf` and `check_size`.
@@ -55,6 +55,7 @@ def check_gguf_file(path: Path, name: str) -> None:
         n_stored = check_gguf(file, path.name)
     config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     check_size(config, name=name, dtype=torch.float32, stored=n_stored)
+    return n_stored
 
 
 def _n_stored(folder: str) -> int:

@@ -29,12 +29,14 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def export_gguf(path: Path, folder: Path) -> None:
-    """Write a GGUF model as an ordinary Hugging Face folder, which loads twenty times faster."""
+def export_gguf(path: Path, folder: Path) -> Any:
+    """Write a GGUF model as an ordinary Hugging Face folder, which loads twenty times faster; its
+    tokenizer comes back."""
     model, tokenizer = read_gguf(path)
     model.config._name_or_path = ""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def _pre_tokenizer(path: Path) -> str:

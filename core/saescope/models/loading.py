@@ -32,6 +32,7 @@ from saescope.models.language_model import LanguageModel
 from saescope.models.prepare import prepare
 from saescope.models.sizes import official_name
 from saescope.models.tokens import Tokenizer, check_tokenizer
+from saescope.models.unpacked import is_unpacked, unpack, unpacked_folder
 from saescope.progress import Say
 
 _reading = threading.Lock()
@@ -71,10 +72,31 @@ def load_model(
         fetch = fetch._replace(offline=True)
     if progress:
         progress(f"loading {place.name}")
-    checked_source = checked(place.source, fetch, local=place.local)
-    with present(place.name, field="model"), _one_at_a_time(), checked_source as source:
+    with present(place.name, field="model"), _one_at_a_time(), _readable(place, fetch) as source:
         model, tokenizer, notes = _read(place._replace(source=source), where, dtype, fetch)
         return _wrap(place, _in_memory(model.to(where)), tokenizer, notes)
+
+
+@contextmanager
+def _readable(place: _ModelFiles, fetch: Fetch) -> Generator[str]:
+    """What transformers may read; of a GGUF file the folder that it is unpacked to, where that can
+    be kept."""
+    with checked(place.source, fetch, local=place.local) as source:
+        folder = _unpacked(Path(source), place, fetch) if source.endswith(".gguf") else None
+        if folder is None:
+            yield source
+            return
+        with checked(str(folder), fetch, local=True) as unpacked:
+            yield unpacked
+
+
+def _unpacked(path: Path, place: _ModelFiles, fetch: Fetch) -> Path | None:
+    folder = unpacked_folder(path)
+    if is_unpacked(folder):
+        return folder
+    with reading("GGUF file", str(path), name=place.name, local=True):
+        n_weights = check_gguf_file(path, place.name)
+        return unpack(path, folder, name=place.name, n_weights=n_weights, say=fetch.progress)
 
 
 def _in_memory(model: Any) -> Any:
@@ -210,7 +232,6 @@ def _read(
     of = partial(reading, source=place.source, name=place.name, local=place.local)
     if place.source.endswith(".gguf"):
         with of("GGUF file"):
-            check_gguf_file(Path(place.source), place.name)
             model, tokenizer = read_gguf(Path(place.source))
             check_tokenizer(tokenizer)
         return model.to(pick_dtype(dtype, where, torch.float32)), tokenizer, ()
