@@ -144,8 +144,8 @@ class MatchedSAEs:
     score: float | None
     """The median over features with a partner."""
     chance: float
-    """The score that the best of all features has for one feature in a hundred by chance: with the
-    other SAE's tokens shuffled, and random rows that are spread as its decoder rows are."""
+    """The score that the best of all features has for one feature in a hundred by chance: random
+    features in place of the other SAE's, which fire on as many tokens."""
     n_same_index: int
     """Pairs in which both features have the same index: SAEs that began with the same weights."""
     unmatched: list[int]

@@ -15,9 +15,13 @@ from saescope.saes import SAE
 LEAST_TOKENS = 10
 """Tokens on which a feature must fire for its correlation to say something."""
 CHANCE = 0.99
-"""The quantile, over features, of the best score among shuffled ones."""
+"""The quantile, over features, of the best score among random ones."""
 N_NULL = 1024
 """Features for which chance is measured."""
+NULL_TOKENS = 2**12
+"""The first tokens, on which chance is measured."""
+N_MIXED = 2**11
+"""Features that a random one is a mix of, at most."""
 N_NEAREST = 16
 """Candidates of each feature."""
 MOST_CELLS = 2**25
@@ -28,6 +32,9 @@ MOST_CELLS = 2**25
 class MatchSide:
     """One SAE: what each feature writes and where it fires."""
 
+    sae: SAE
+    x: Float[Tensor, "n_first d_in"]
+    """What it reads at the first tokens."""
     rows: Float[Tensor, "d_sae d_out"] | None
     """Decoder rows of length 1."""
     acts: SparseActs
@@ -38,7 +45,14 @@ class MatchSide:
     is_there: Bool[Tensor, " d_sae"]
 
     @classmethod
-    def of(cls, sae: SAE, acts: SparseActs, has_cosines: bool) -> "MatchSide":
+    def of(
+        cls,
+        sae: SAE,
+        x: Float[Tensor, "n_first d_in"],
+        acts: SparseActs,
+        rows: Float[Tensor, "d_sae d_out"] | None,
+    ) -> "MatchSide":
+        """`rows` are decoder rows, of any length; None where they cannot be compared."""
         n, n_features = acts.n_pos, acts.d_sae
         values, zeros = acts.values.double(), torch.zeros(n_features, dtype=torch.float64)
         n_fires = torch.bincount(acts.features, minlength=n_features)
@@ -46,32 +60,53 @@ class MatchSide:
         square = zeros.index_add(0, acts.features, values**2) / n
         spread = (square - mean**2).clamp(min=0).sqrt()
         spread[n_fires < LEAST_TOKENS] = 0
-        rows = sae.decoder.detach().float().cpu()
-        unit = rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        is_there = rows.any(dim=-1) if has_cosines else spread > 0
-        return cls(unit if has_cosines else None, acts, n_fires, mean, spread, is_there)
+        is_there = spread > 0 if rows is None else rows.any(dim=-1)
+        unit = None if rows is None else _unit(rows)
+        return cls(sae, x, unit, acts, n_fires, mean, spread, is_there)
 
-    def shuffled(self, rng: torch.Generator) -> "MatchSide":
-        """What is alike by chance: its tokens in another order, and random rows with the second
-        moments of its decoder rows. Mere shuffled coordinates would lose the directions in which
-        all rows of a model lie."""
-        order = torch.randperm(self.acts.n_pos, generator=rng)
-        positions = order[self.acts.positions]
-        by_position = positions.argsort(stable=True)
-        acts = from_entries(
-            self.acts.values[by_position],
-            self.acts.features[by_position],
-            positions[by_position],
-            self.acts.n_pos,
-            self.acts.d_sae,
-        )
-        rows = self.rows
-        if rows is not None:
-            values, vectors = torch.linalg.eigh((rows.T @ rows).double() / len(rows))
-            root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-            drawn = torch.randn(rows.shape, generator=rng) @ root.float()
-            rows = drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-        return MatchSide(rows, acts, self.n_fires, self.mean, self.spread, self.is_there)
+    def at_first(self) -> "MatchSide":
+        """The same at the first tokens alone."""
+        return MatchSide.of(self.sae, self.x, self.acts.between(0, len(self.x)), self.rows)
+
+    def at_random(self, rng: torch.Generator) -> "MatchSide":
+        """Random features in place of the SAE's, at the first tokens: each reads and writes along a
+        random mix of the SAE's own, so that both have its second moments (all of a model lie in
+        some directions more than in others), and fires on as many tokens as one of these, those
+        that lie furthest along it. Tokens in another order would not do: features that have nothing
+        in common fire alike on words of one kind."""
+        n_features, n_reads = self.acts.d_sae, self.x.shape[1]
+        which = torch.randperm(n_features, generator=rng)[:N_MIXED]
+        encoder = self.sae.encoder.detach()
+        mixed = _unit(encoder[which.to(encoder.device)].float().cpu())
+        if self.rows is not None:
+            mixed = torch.cat([mixed, self.rows[which]], dim=1)
+        drawn = torch.randn(n_features, len(which), generator=rng) @ mixed
+        n_fires = self.at_first().n_fires
+        acts = _furthest(self.x - self.x.mean(0), drawn[:, :n_reads], n_fires)
+        rows = None if self.rows is None else drawn[:, n_reads:]
+        return MatchSide.of(self.sae, self.x, acts, rows)
+
+
+def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def _furthest(
+    x: Float[Tensor, "n_pos d_in"],
+    directions: Float[Tensor, "d_sae d_in"],
+    n_fires: Int[Tensor, " d_sae"],
+) -> SparseActs:
+    """What features fire that read these directions, each where it is largest."""
+    parts = list[tuple[Tensor, Tensor, Tensor]]()
+    for columns in torch.arange(len(directions)).split(max(1, MOST_CELLS // len(x))):
+        along = x @ directions[columns].T
+        bar = along.sort(dim=0, descending=True).values
+        bar = bar.gather(0, n_fires[columns].clamp(max=len(x) - 1)[None])
+        positions, features = (along > bar).nonzero(as_tuple=True)
+        parts.append((positions, columns[features], (along - bar)[positions, features]))
+    positions, features, values = (torch.cat(each) for each in zip(*parts, strict=True))
+    order = positions.argsort(stable=True)
+    return from_entries(values[order], features[order], positions[order], len(x), len(directions))
 
 
 class Nearest(NamedTuple):
@@ -82,10 +117,19 @@ class Nearest(NamedTuple):
 
 
 def chance_level(one: MatchSide, two: MatchSide, rng: torch.Generator) -> float:
-    """The score that the best partner has for one feature in a hundred where nothing is alike."""
-    there = one.is_there.nonzero()[:, 0]
+    """The score that the best partner has for one feature in a hundred where nothing is alike: of
+    each SAE beside random features in place of the other's; the larger of the two."""
+    return max(_by_chance(one, two, rng), _by_chance(two, one, rng))
+
+
+def _by_chance(one: MatchSide, two: MatchSide, rng: torch.Generator) -> float:
+    there, first = one.is_there.nonzero()[:, 0], one.at_first()
     drawn = there[torch.randperm(len(there), generator=rng)[:N_NULL]]
-    best = nearest_pairs(one, two.shuffled(rng), drawn, n=1).scores[:, 0]
+    # A quantile of few features is known from several draws alone.
+    n_draws = -(-N_NULL // max(1, len(drawn)))
+    best = torch.cat(
+        [nearest_pairs(first, two.at_random(rng), drawn, n=1).scores[:, 0] for _ in range(n_draws)]
+    )
     known = best[best.isfinite()]
     return max(float(known.quantile(CHANCE)), 0.0) if len(known) else 1.0
 

@@ -26,6 +26,7 @@ from saescope.saes import SAE
 from saescope.search.assignment import assign
 from saescope.search.likeness import (
     LEAST_TOKENS,
+    NULL_TOKENS,
     MatchSide,
     Nearest,
     chance_level,
@@ -51,6 +52,8 @@ class SharedText(NamedTuple):
     own: SparseActs
     other: SparseActs
     stretch: Int[Tensor, " n"]
+    x: tuple[Float[Tensor, "n_first d_in"], Float[Tensor, "n_first d_in2"]]
+    """What each reads at the first tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +99,22 @@ def match_features(
     """
     _check(model, sae, other, features)
     text = _read(model, (sae, other), texts, seed)
-    has_cosines = sae.cfg.d_out == other.cfg.d_out
-    one = MatchSide.of(sae, text.own, has_cosines)
-    two = MatchSide.of(other, text.other, has_cosines)
+    one, two = _sides(sae, other, text)
     rng = torch.Generator().manual_seed(seed)
     chance = chance_level(one, two, rng)
     nearest = nearest_pairs(one, two, one.is_there.nonzero()[:, 0])
     found = _Matched(text, one, two, nearest, _assigned(nearest, chance, other.cfg.d_sae), rng)
     return _report(found, chance, features, slice(offset, offset + k))
+
+
+def _sides(sae: SAE, other: SAE, text: SharedText) -> tuple[MatchSide, MatchSide]:
+    own, its = (each.decoder.detach().float().cpu() for each in (sae, other))
+    if own.shape[1] != its.shape[1]:
+        own = its = None
+    return (
+        MatchSide.of(sae, text.x[0], text.own, own),
+        MatchSide.of(other, text.x[1], text.other, its),
+    )
 
 
 def _check(model: LanguageModel, sae: SAE, other: SAE, features: Sequence[int]) -> None:
@@ -134,7 +145,9 @@ def _read(
         n_pos = ids.shape[1]
         place = torch.arange(len(keep))
         stretch = begun + (place // n_pos) * (1 + n_pos // STRETCH) + place % n_pos // STRETCH
-        parts.append(SharedText(_kept(one, keep), _kept(other, keep), stretch[keep]))
+        left = NULL_TOKENS - sum(len(part.x[0]) for part in parts)
+        x, its = (each.x.detach().cpu()[keep][:left].float() for each in (one, other))
+        parts.append(SharedText(_kept(one, keep), _kept(other, keep), stretch[keep], (x, its)))
         begun = int(stretch.max()) + 1
     if not any(len(part.stretch) for part in parts):
         raise NotFoundError(
@@ -144,9 +157,10 @@ def _read(
             field="texts",
             hint="Give longer texts, or none: embedded text is read then.",
         )
-    own, others, stretches = zip(*parts, strict=True)
+    own, others, stretches, x = zip(*parts, strict=True)
     numbers = torch.cat(stretches).unique(return_inverse=True)[1]
-    return SharedText(joined(own), joined(others), numbers)
+    ours, its = (torch.cat(each) for each in zip(*x, strict=True))
+    return SharedText(joined(own), joined(others), numbers, (ours, its))
 
 
 def _batches(

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agent_evals.bench import SAE as SAE_DIR
 from tests.core.oracle import Family, NumpySAE, flat, make_sae
 
 from saescope.errors import ArgumentError
-from saescope.models import Tokens
+from saescope.load import load_sae
+from saescope.models import LanguageModel, Tokens
 from saescope.saes import SAE
 from saescope.search import match_features
 from saescope.search.assignment import assign
@@ -78,6 +80,19 @@ def test_unrelated_saes_match_by_chance_alone(family: Family) -> None:
     one, other = original(family), original(family, seed=7)
     found = match_features(family.model, one, other, texts_of(family))
     assert found.n_matched <= 0.1 * D_SAE
+
+
+def test_random_features_are_no_partners_of_trained_ones(glass: LanguageModel) -> None:
+    """Both read the same tokens, so that some fire alike: a third of the trained ones are more like
+    a random one than like any on shuffled tokens."""
+    trained = load_sae(path=str(SAE_DIR))
+    draw = torch.Generator().manual_seed(5)
+    rows = torch.nn.functional.normalize(torch.randn(256, 128, generator=draw), dim=-1)
+    zeros = {name: torch.zeros_like(trained.tensors()[name]) for name in ("b_enc", "b_dec")}
+    weights = {"W_enc": rows.T.contiguous(), "W_dec": rows, **zeros}
+    random = type(trained)(trained.cfg, weights)
+    for one, other in ((trained, random), (random, trained)):
+        assert match_features(glass, one, other).n_matched <= 0.03 * 256
 
 
 def test_an_sae_that_began_with_the_same_weights_is_told(gpt2: Family) -> None:
