@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -55,9 +56,9 @@ def writing(tmp_path: Path, glass_dir: Path) -> Iterator[AppState]:
 
 @pytest.fixture
 async def own(writing: AppState, tmp_path: Path, glass_dir: Path) -> Desk:
-    """A server whose SAE a test may change."""
-    path = save_random_sae(tmp_path / "sae")
-    asked = {"path": str(path), "model": str(glass_dir), "wait_s": 55.0}
+    """A server whose SAE and model a test may change."""
+    path, model = save_random_sae(tmp_path / "sae"), copytree(glass_dir, tmp_path / "glassllm-en")
+    asked = {"path": str(path), "model": str(model), "wait_s": 55.0}
     while (loaded := await call(writing, "load_sae", **asked))["state"] != "done":
         pass  # on a crowded machine importing torch takes longer than a call waits
     return Desk(writing, tmp_path, loaded["sae"])
@@ -304,18 +305,29 @@ async def test_script_and_check_reproduce_every_number(desk: Desk) -> None:
     assert not checked["n_moved"] and not checked.get("changed")
 
 
-@pytest.mark.slow
-async def test_a_changed_weight_is_noticed_and_named(own: Desk) -> None:
+def add(folder: Path, tensor: str, place: tuple[int, ...], amount: float) -> None:
+    """Change one number of a file of weights."""
     from safetensors.torch import load_file, save_file
 
-    await own.export(*await explained(own))
-    (file,) = (own.folder / "sae").glob("*.safetensors")
+    (file,) = folder.glob("*.safetensors")
     tensors = load_file(file)
-    tensors["W_dec"][7, 0] += 0.5
-    save_file(tensors, file)
+    tensors[tensor][place] += amount
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.slow
+async def test_one_changed_weight_of_an_sae_and_one_of_a_model_are_noticed_and_named(
+    own: Desk,
+) -> None:
+    await own.export(await own.say("top_features", text=PROMPT))
+    add(own.folder / "glassllm-en", "model.embed_tokens.weight", (7, 3), 1e-3)
+    checked = await own.check()
+    named = [f"weights of {name}" for name in ("the model glassllm-en", own.sae)]
+    assert [each["what"] for each in checked["changed"]] == named[:1]
+    add(own.folder / "sae", "W_dec", (7, 0), 0.5)
     checked = await own.check()
     assert not checked["reproduced"]
-    assert [each["what"] for each in checked["changed"]] == [f"weights of {own.sae}"]
+    assert [each["what"] for each in checked["changed"]] == named
 
 
 @pytest.mark.slow

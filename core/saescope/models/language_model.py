@@ -35,6 +35,7 @@ from saescope.models.readout import (
     residual_map,
 )
 from saescope.models.tokens import Tokenizer, Tokens
+from saescope.models.weights import weights_digest
 from saescope.names import nearest, split_hook
 
 __all__ = ["SINK_FACTOR", "LanguageModel", "StopForward"]
@@ -113,6 +114,12 @@ class LanguageModel:
     def warnings(self) -> tuple[str, ...]:
         """Warnings for what its files leave in doubt, given when it is loaded."""
         return (*self.notes, *self.tokenizer.warnings)
+
+    @property
+    def weights_hash(self) -> str:
+        """sha256 of its weights, in the dtype in which they are used; of configuration and
+        tokenizer it knows nothing, which `model_fingerprint` does."""
+        return weights_digest(self.bridge.original_model).hexdigest()
 
     @cached_property
     def weights_bytes(self) -> int:

@@ -49,11 +49,21 @@ class Desk:
         if key not in self._names:
             words = {"device": self._source(handle).device, "dtype": origin["dtype"]}
             given = {name: literal(word) for name, word in words.items() if word != "auto"}
-            made = call("ss.load_model", [literal(load)], given, start="")
-            name = self._named(key, "model", self.loads, made)
-            identity = [name, literal(origin["model"]), literal(origin["revision"])]
-            self.loads.append(call("check.model", identity))
+            self._named(key, "model", self.loads, call("ss.load_model", [literal(load)], given))
+        self._identify(self._names[key], origin)
         return self._names[key]
+
+    def _identify(self, model: str, origin: Mapping[str, Any]) -> None:
+        """Compare a model with that of a result, once for all results of the same."""
+        said, stored = [origin["model"], origin["revision"]], origin.get("model_hash", "")
+        key = ("identity", model, *said, stored)
+        if key in self._names:
+            return
+        self._names[key] = model
+        self.loads.append(call("check.model", [model, *map(literal, said)]))
+        if stored:
+            named = literal(f"the model {said[0]}")
+            self.loads.append(call("check.weights", [model, named, literal(stored)]))
 
     def other_model(self, entry: KeptEntry, handle: str) -> str:
         """The model of another SAE than those of the result, loaded as the result's is."""

@@ -1,7 +1,7 @@
 """What many replies say alike: what the numbers were computed with, and what was left out of
 them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
@@ -24,13 +24,20 @@ N_FIRST = 4
 """Words at position 0 that are named."""
 
 
-def provenance(used: LoadedSAE | LoadedStack | LoadedSet, seed: int | None = None) -> Provenance:
-    """The provenance of what one SAE, several of one model, or a set computed."""
+def provenance(
+    used: LoadedSAE | LoadedStack | LoadedSet,
+    seed: int | None = None,
+    *,
+    files: Mapping[str, str] | None = None,
+) -> Provenance:
+    """The provenance of what one SAE, several of one model, or a set computed, from these texts of
+    files, if any."""
     entries = used.entries if isinstance(used, LoadedStack) else (used,)
     only, model = entries[0] if len(entries) == 1 else None, used.model
     return Provenance(
         model=model.name,
         revision=model.revision,
+        model_hash=used.slot.weights_hash,
         sae=only and only.handle,
         weights_hash=only and only.weights_hash,
         saes=[]
@@ -43,6 +50,7 @@ def provenance(used: LoadedSAE | LoadedStack | LoadedSet, seed: int | None = Non
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         seed=seed,
+        files=dict(files or {}),
         versions=versions(),
     )
 

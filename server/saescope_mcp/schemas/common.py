@@ -254,6 +254,8 @@ class Provenance(BaseModel):
 
     model: str
     revision: str
+    model_hash: str = Field(default="", exclude_if=is_empty)
+    """sha256 of the model's weights in this dtype; its first 12 digits in a concise reply."""
     sae: str | None
     """The handle of the SAE; null where there are several, which `saes` lists."""
     weights_hash: str | None
@@ -263,11 +265,15 @@ class Provenance(BaseModel):
     dtype: str
     device: str
     seed: int | None
+    files: dict[str, str] = Field(default={}, exclude_if=is_empty)
+    """sha256 of each file of texts that was read, and of each data set what tells its text from
+    others."""
     versions: dict[str, str]
 
     def brief(self) -> "Provenance":
         return self.model_copy(
             update={
+                "model_hash": self.model_hash[:HASH_DIGITS],
                 "weights_hash": self.weights_hash and self.weights_hash[:HASH_DIGITS],
                 "saes": [each.brief() for each in self.saes],
                 "versions": {"saescope": self.versions["saescope"]},

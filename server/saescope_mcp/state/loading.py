@@ -251,6 +251,7 @@ async def load_model_slot(state: AppState, name: str, placement: Placement, say:
         else f"{model.handle}-{Source(model=name).digest}"
     )
     slot = ModelSlot(handle, model, {name}, state.settings, state.workers)
+    await state.loaders.run(lambda: slot.weights_hash)
     state.models[handle] = slot
     return slot
 

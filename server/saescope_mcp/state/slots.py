@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
@@ -66,6 +66,12 @@ class ModelSlot:
     work: Work[Any] | None = None
     occupant: Occupant | None = None
     lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """sha256 of the model's weights, which the load of the model takes once: a server changes
+        none."""
+        return self.model.weights_hash
 
     @asynccontextmanager
     async def turn(self, *, patient: bool = False) -> AsyncGenerator[None]:
