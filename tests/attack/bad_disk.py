@@ -38,7 +38,7 @@ from saescope_mcp.state.measured import recall
 
 CODES = {
     *("DISK_FULL", "CANNOT_WRITE", "DISK_ERROR", "LABELS_UNAVAILABLE", "JOBS_UNAVAILABLE"),
-    *("CHECKPOINT_NOT_WRITTEN", "FILE_READ_ERROR"),
+    *("CHECKPOINT_NOT_WRITTEN", "FILE_READ_ERROR", "LEDGER_UNAVAILABLE"),
 }
 SMALL: dict[str, Any] = {"n_tokens": 300, "context_size": 32}
 CONTENT = bytes(range(256)) * 800
@@ -97,7 +97,9 @@ def hash_at(place: Path) -> str | None:
         return None
 
 
-def writers(state: AppState, sae: str, folder: Path, url: str) -> dict[str, Writer]:
+def writers(
+    state: AppState, sae: str, result_id: str, *, folder: Path, url: str
+) -> dict[str, Writer]:
     loaded = state.saes[sae]
     model: Any = loaded.model
     text, openai = folder.parent / "text.txt", folder.parent / "openai"
@@ -110,6 +112,7 @@ def writers(state: AppState, sae: str, folder: Path, url: str) -> dict[str, Writ
     index = lambda: ss.index_features(model, loaded.sae, str(text), **SMALL)  # noqa: E731
     etag = hashlib.sha256(CONTENT).hexdigest()
     blobs, published = folder / "hub" / "blobs", folder / "published"
+    report = folder / "report"
     blobs.mkdir(parents=True)
 
     def download() -> None:
@@ -134,6 +137,11 @@ def writers(state: AppState, sae: str, folder: Path, url: str) -> dict[str, Writ
             by_tool(state, "publish_sae", **more),
             lambda: hash_at(published) if published.exists() else None,
             removed(published),
+        ),
+        "report": Writer(
+            by_tool(state, "export_report", path=str(report), results=[result_id]),
+            lambda: sorted(file.name for file in report.glob("*")) or None,
+            removed(report),
         ),
         "evaluate": Writer(by_tool(state, "evaluate_sae", sae=sae, n_tokens=300), evaluated),
         "index": Writer(in_core(index), indexed),
@@ -171,7 +179,7 @@ async def failing(writer: Writer, disk: Disk, moment: tuple[int, int], folder: P
     writer.clear()
     if code != "done" and (code not in CODES or str(folder) not in message):
         return f"{code}: {message}"
-    if again[0] not in ("done", "ALREADY_EXISTS"):
+    if again[0] not in ("done", "ALREADY_EXISTS", "REPORT_EXISTS"):
         return f"{code}: {message}; and again: {again}"
     if after not in (before, whole) or (code == "done" and after != whole):
         return f"{code}: {message}; left {after!r:.80} of {before!r:.80} or {whole!r:.80}"
@@ -186,7 +194,9 @@ async def main(folder: Path, error: int, seed: str, most: int) -> dict[str, Any]
     sae = (await call(state, "load_sae", path=str(path), model=str(GLASS), wait_s=55.0))["sae"]
     rng, disk, told = random.Random(seed), Disk(folder, error), dict[str, Any]()
     url = f"{hub.url}/owner/tiny/resolve/main/file.bin"
-    for name, writer in writers(state, sae, folder, url).items():
+    result_id = (await call(state, "top_features", sae=sae, text="The sea"))["result_id"]
+    state.keeper.settle()
+    for name, writer in writers(state, sae, result_id, folder=folder, url=url).items():
         n = 0
         for _ in range(2):  # the first imports, and makes what the others find
             disk.arm(sys.maxsize, sys.maxsize)

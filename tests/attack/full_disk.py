@@ -81,6 +81,7 @@ async def main(folder: Path, kind: str) -> dict[str, Any]:
     loaded, text = state.saes[sae], folder.parent / "text.txt"
     text.write_text("The old man went to the sea. " * 400)
     await call(state, "label_feature", sae=sae, feature=1, text="before")
+    result_id = (await call(state, "top_features", sae=sae, text="The sea"))["result_id"]
     state.keeper.settle()  # the ledger has its results
     before, told = there(folder), dict[str, Any]()
     model: Any = loaded.model
@@ -104,6 +105,7 @@ async def main(folder: Path, kind: str) -> dict[str, Any]:
     tools: dict[str, dict[str, Any]] = {
         "publish_sae": {"sae": sae, "path": str(folder / "published"), "dry_run": False},
         "label_feature": {"sae": sae, "feature": 2, "text": "during"},
+        "export_report": {"path": str(folder / "report"), "results": [result_id]},
         "index_features": {"sae": sae, "dataset": str(text), "n_tokens": 500},
         "train_sae": {"model": str(GLASS), "hook_name": HOOK, "training_tokens": 512},
     }
@@ -116,7 +118,7 @@ async def main(folder: Path, kind: str) -> dict[str, Any]:
     left = {name: size for name, size in there(folder).items() if before.get(name) != size}
     empty(folder, kind)
     again = {name: raised(work)[0] for name, work in write().items()}
-    for tool in ("publish_sae", "label_feature"):
+    for tool in ("publish_sae", "label_feature", "export_report"):
         again[tool] = (await said(state, tool, **tools[tool]))[0]
     card = await call(state, "describe_feature", sae=sae, feature=1)
     state.close()

@@ -42,9 +42,11 @@ def closed(folder: Path, place: Path) -> None:
     raise SystemExit("this user writes everywhere")
 
 
-def calls_of(sae: str, place: Path) -> dict[str, dict[str, Any]]:
-    """Each tool once; those that read first."""
+def calls_of(sae: str, place: Path, result_id: str) -> dict[str, dict[str, Any]]:
+    """Each tool once, export_report for a report that is there and for a new one; those that read
+    first. A name may have a word after it."""
     on = {"sae": sae}
+    said = {"text": "Feature 1 fires.", "feature": 1, "effect": " sea", "direction": "fires"}
     edit = {"feature": 1, "mode": "ablate"}
     return {
         "server_status": {},
@@ -75,6 +77,9 @@ def calls_of(sae: str, place: Path) -> dict[str, dict[str, Any]]:
         "train_sae": {"model": str(GLASS), "hook_name": HOOK, "training_tokens": 512},
         "publish_sae": on | {"path": str(place / "home" / "published"), "dry_run": False},
         "results": {},
+        "claim": on | said | {"level": "seen", "results": [result_id]},
+        "export_report check": {"check": str(place / "report"), "wait_s": 55.0},
+        "export_report": {"path": str(place / "home" / "report"), "results": [result_id]},
         "cancel_job": {"job_id": "train-cut"},
         "unload": {"handle": sae},
     }
@@ -102,16 +107,22 @@ async def main(place: Path, where: str) -> dict[str, Any]:
             runs.folder(run_id).mkdir()
             runs.keep(run)
             (runs.folder(run_id) / "lock").touch()
-    calls = calls_of(sae, place)
+    asked = {"sae": sae, "text": TEXT}
+    result_id = (await call(state, "top_features", **asked))["result_id"]
+    report = {"path": str(place / "report"), "results": [result_id]}
+    await call(state, "export_report", **report)
+    calls = calls_of(sae, place, result_id)
     if where == "run":
         calls = {name: calls[name] for name in ("job_status", "server_status", "cancel_job")} | {
             "train_sae": {"resume": "train-cut"}
         }
     state.keeper.settle()
     closed(home / "jobs" / "train-cut" if where == "run" else home, place)
+    if not os.access(sys.executable, os.X_OK):
+        calls.pop("export_report check", None)  # it starts a Python, which may be root's alone
     told = dict[str, Any]()
     for name, arguments in calls.items():
-        tool = next(each for each in ALL_TOOLS if each.name == name)
+        tool = next(each for each in ALL_TOOLS if each.name == name.split()[0])
         outcome = await tool.call(state, arguments)
         said = outcome.document
         told[name] = [said.get("code", ""), outcome.text[:400], said.get("hint", "")]

@@ -2,9 +2,10 @@
 the model is exactly as before."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,14 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("quiz_feature", {"feature": 100, "n": 40}),
     ("evaluate_sae", {"n_tokens": 50_000, "picture": True}),
     ("publish_sae", {"path": "published"}),
+    ("export_report", {"check": "report"}),
     ("load_sae", {}),
     ("find_saes", {"query": "gemma"}),
     ("server_status", {}),
 ]
 APART = {"index_features", "train_sae", "cancel_job", "job_status"}
 """Runs in processes of their own outlive their calls: tests/attack/test_kills.py."""
-AT_ONCE = {"unload", "label_feature", "results", "claim", "export_report"}
+AT_ONCE = {"unload", "label_feature", "results", "claim"}
 
 
 def tool(name: str) -> Tool:
@@ -101,6 +103,33 @@ async def heard(state: AppState, call: tuple[str, dict[str, Any]], *, after_s: f
     return time.process_time() - started
 
 
+async def exported(state: AppState, sae: str, folder: Path) -> str:
+    """A report of a result that was kept."""
+    shown = await tool("top_features").call(state, {"sae": sae, "text": TEXT})
+    asked = {"path": str(folder), "results": [shown.document["result_id"]]}
+    assert not (await tool("export_report").call(state, asked)).is_error
+    return str(folder)
+
+
+async def left_running() -> bool:
+    """Whether a process that this one started is still at work after a second; only Linux tells."""
+    for _ in range(10):
+        if os.getpid() not in parents():
+            return False
+        await asyncio.sleep(0.1)
+    return True
+
+
+def parents() -> set[int]:
+    """The parent of each process that is at work."""
+    found = set[int]()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may end meanwhile
+            state, parent = file.read_text().rpartition(")")[2].split()[:2]
+            found |= {int(parent)} if state != "Z" else set()
+    return found
+
+
 def hooks_of(state: AppState) -> int:
     modules = [each for slot in state.models.values() for each in slot.model.bridge.modules()]
     return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in modules)
@@ -128,6 +157,8 @@ async def test_a_cancel_is_heard_within_a_second(
             arguments["sae"] = sae
         if "path" in arguments:
             arguments["path"] = str(tmp_path / "published")
+        if "check" in arguments:
+            arguments["check"] = await exported(state, sae, tmp_path / "report")
         if call[0] == "load_sae":
             assert not (
                 await tool("unload").call(state, {"handle": state.saes[sae].slot.handle})
@@ -137,6 +168,7 @@ async def test_a_cancel_is_heard_within_a_second(
             with attack.case(f"{call[0]} after {after_s:.2f} s"):
                 seconds = await heard(state, (call[0], arguments), after_s=after_s)
                 assert seconds < MOST_S, f"heard after {seconds:.2f} s"
+                assert not await left_running(), "a process that it started goes on"
         if state.models:
             with attack.case("the model is as before"):
                 assert torch.equal(logits_of(state), before) and hooks_of(state) == hooks

@@ -18,7 +18,10 @@ from saescope_mcp.replies import refusal
 
 ROOT = Path(__file__).parents[2]
 MOUNTED = 'mount -t tmpfs -o size=64m none "$1" && shift && exec "$@"'
-WRITERS = {"publish_sae", "label_feature", "index_features", "train_sae", "save", "index", "train"}
+WRITERS = {
+    *("publish_sae", "label_feature", "export_report", "index_features", "train_sae"),
+    *("save", "index", "train"),
+}
 CODES = {
     "DISK_FULL",
     "CANNOT_WRITE",

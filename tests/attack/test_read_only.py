@@ -13,7 +13,10 @@ import pytest
 from tests.attack.conftest import Attack
 
 ROOT = Path(__file__).parents[2]
-WRITE = {"label_feature", "index_features", "train_sae", "publish_sae", "quiz_feature"}
+WRITE = {
+    *("label_feature", "index_features", "train_sae", "publish_sae", "quiz_feature"),
+    "export_report",
+}
 CODES = {"CANNOT_WRITE", "LABELS_UNAVAILABLE", "JOBS_UNAVAILABLE", "DISK_ERROR"}
 MORE = {
     ("empty home", "quiz_feature"): {"NOT_INDEXED"},

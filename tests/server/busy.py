@@ -7,6 +7,7 @@ whatever thread, computes while nothing else can run is the server's own doing.
 
 import gc
 import json
+import os
 import sys
 import threading
 import time
@@ -23,8 +24,9 @@ CALLERS, ROUNDS = 16, 3
 TEXT = "The old man went to the sea and the King said no. "
 
 
-def calls_of(sae: str) -> list[tuple[str, dict[str, Any]]]:
+def calls_of(sae: str, result_id: str, reports: str) -> list[tuple[str, dict[str, Any]]]:
     edits = [{"feature": 3}]
+    said = {"text": "It fires.", "feature": 3, "effect": " sea", "direction": "fires"}
     return [
         ("top_features", {"sae": sae, "text": TEXT}),
         ("encode_text", {"sae": sae, "text": TEXT, "response_format": "detailed"}),
@@ -37,6 +39,9 @@ def calls_of(sae: str) -> list[tuple[str, dict[str, Any]]]:
         ("trace_circuit", {"sae": sae, "prompt": TEXT, "prove": False}),
         ("server_status", {}),
         ("top_features", {"sae": sae, "text": 7}),
+        ("results", {"result_id": result_id}),
+        ("claim", {"sae": sae, **said, "level": "seen", "results": [result_id]}),
+        ("export_report", {"path": os.path.join(reports, "report"), "results": [result_id]}),
     ]  # fmt: skip
 
 
@@ -75,7 +80,8 @@ async def main(path: str, model: str) -> None:
     await anyio.sleep(0)  # a callback that began before the watch is not timed
     while loaded.get("state") != "done":
         loaded = await call("load_sae", {"path": path, "model": model})
-    calls = calls_of(loaded["sae"])
+    shown = await call("top_features", {"sae": loaded["sae"], "text": TEXT})
+    calls = calls_of(loaded["sae"], shown["result_id"], os.environ["SAESCOPE_WRITE_ROOTS"])
 
     async def caller(first: int) -> None:
         for i in range(first, first + ROUNDS):

@@ -16,10 +16,11 @@ with all of torch 0.28."""
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_nothing_keeps_the_event_loop_for_long(
-    own_home: Path, sae_dir: Path, glass_dir: Path
+    own_home: Path, sae_dir: Path, glass_dir: Path, tmp_path: Path
 ) -> None:
     roots = f"{sae_dir.parent}{os.pathsep}{glass_dir.parent}"
     env = {**os.environ, "SAESCOPE_READ_ROOTS": roots, "SAESCOPE_OFFLINE": "1"}
+    env |= {"SAESCOPE_WRITE_ROOTS": str(tmp_path)}
     command = [sys.executable, "-m", "tests.server.busy", str(sae_dir), str(glass_dir)]
     said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert said.returncode == 0, said.stderr

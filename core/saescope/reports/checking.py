@@ -49,12 +49,16 @@ def checked(data: ReportData, *, offline: bool = False) -> ReportCheck:
         try:
             return check_of(json.loads(answer.read_text(encoding="utf-8")))
         except OSError as error:
-            raise ResourceError(
-                f"The results could not be computed again: {said or 'the process said nothing'}.",
-                code="CHECK_FAILED",
-                field="check",
-                hint="Run rerun.py of the report by hand: it says where it stops.",
-            ) from error
+            raise _failed(said or "the process said nothing") from error
+
+
+def _failed(why: str) -> ResourceError:
+    return ResourceError(
+        f"The results could not be computed again: {why}.",
+        code="CHECK_FAILED",
+        field="check",
+        hint="Run rerun.py of the report by hand: it says where it stops.",
+    )
 
 
 def require_sources(data: ReportData) -> None:
@@ -87,11 +91,18 @@ def _environment(*, offline: bool) -> Mapping[str, str]:
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> str:
-    """Run it until it ends, or the caller gives up; the last that it says."""
+    """Run it until it ends, or the caller gives up; the last that it says.
+
+    Raises:
+        ResourceError: CHECK_FAILED: it cannot be started.
+    """
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment
-        )
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment
+            )
+        except OSError as error:
+            raise _failed(f"no further Python can be started ({error.strerror})") from error
         try:
             while process.poll() is None:
                 stop_if_cancelled()
