@@ -25,6 +25,10 @@ PARTS = {
     "Read": (
         "record",
         "record_activations",
+        "read_texts",
+        "read_sides",
+        "open_dataset",
+        "open_labelled",
         "as_stack",
         "tokenize",
         "encode_texts",

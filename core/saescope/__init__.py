@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saescope.activations import ActivationStore as ActivationStore
+    from saescope.activations import open_dataset as open_dataset
+    from saescope.activations import open_labelled as open_labelled
+    from saescope.activations import read_sides as read_sides
+    from saescope.activations import read_texts as read_texts
     from saescope.attribution import attribute as attribute
     from saescope.catalogue import find_saes as find_saes
     from saescope.evals import check_sae as check_sae
@@ -123,6 +127,8 @@ _HOME = {
     "load_set": "sets",
     "make_quiz": "features",
     "match_features": "search",
+    "open_dataset": "activations",
+    "open_labelled": "activations",
     "open_lens": "lens",
     "peek_sae": "load",
     "plan_lens": "lens",
@@ -131,6 +137,8 @@ _HOME = {
     "read_features": "neuronpedia",
     "read_graph": "graphs",
     "read_lens": "lens",
+    "read_sides": "activations",
+    "read_texts": "activations",
     "record": "splice",
     "record_activations": "hooks",
     "run_with_cache_with_saes": "splice",

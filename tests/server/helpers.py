@@ -53,3 +53,26 @@ async def empties(client: Client) -> dict[str, dict[str, Any]]:
     await client.list_tools()  # a client that knows the schemas checks every result
     lists = {"warnings": [], "next": [], "truncated": False}
     return {tool.name: dict.fromkeys(tool.reply.model_fields) | lists for tool in ALL_TOOLS}
+
+
+def save_random_clt(folder: Path) -> Path:
+    """A cross-layer transcoder for the tiny model, written as circuit-tracer writes it."""
+    import torch
+    from safetensors.torch import save_file
+
+    rng = torch.Generator().manual_seed(0)
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "model_name: test/glass\nmodel_kind: cross_layer_transcoder\nactivation: relu\n"
+        "feature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
+    )
+    for i in range(4):
+        encoder = {
+            f"W_enc_{i}": torch.randn(64, 128, generator=rng) / 9,
+            f"b_enc_{i}": torch.zeros(64),
+            f"b_dec_{i}": torch.zeros(128),
+        }
+        save_file(encoder, folder / f"W_enc_{i}.safetensors")
+        decoders = torch.randn(64, 4 - i, 128, generator=rng) / 99
+        save_file({f"W_dec_{i}": decoders}, folder / f"W_dec_{i}.safetensors")
+    return folder

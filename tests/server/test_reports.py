@@ -1,5 +1,6 @@
 """Investigations made through the server, exported, and run again in a process of its own."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from shutil import copytree
 from typing import Any
 
 import pytest
-from tests.server.helpers import PROMPT, call, refuse, save_random_sae
+from tests.server.helpers import PROMPT, call, refuse, save_random_clt, save_random_sae
 
 import saescope as ss
 from saescope.ledger import ResultFilter
@@ -182,6 +183,26 @@ async def test_a_report_cannot_make_the_server_read_what_it_may_not(desk: Desk) 
     assert error["code"] == "PATH_NOT_ALLOWED"
 
 
+async def test_a_text_that_is_gone_is_named_and_a_strangers_report_reads_no_other(
+    desk: Desk,
+) -> None:
+    shown = await ask(desk, "top_features", {"texts_file": "lines.txt"})
+    lines = desk.folder / "lines.txt"
+    data = Path((await desk.export(shown))["files"]["data"])
+    assert hashlib.sha256(lines.read_bytes()).hexdigest() in data.read_text()
+    lines.unlink()
+    desk.path = str(desk.folder / "second")
+    (left,) = (await desk.export(shown))["not_run"]
+    assert left["why"] == f"its texts are those of {lines}, which is gone"
+    said, stranger = read_data(data), desk.folder / "stranger"
+    (entry,) = said.entries
+    origin = entry.document["provenance"] | {"files": {"/etc/passwd": "0" * 64}}
+    planted = replace(entry, document=entry.document | {"provenance": origin})
+    write_report(stranger, replace(said, entries=[planted]))
+    error = await refuse(desk.state, "export_report", check=str(stranger))
+    assert error["code"] == "PATH_NOT_ALLOWED"
+
+
 @pytest.mark.slow
 async def test_files_that_are_gone_are_named(own: Desk) -> None:
     shown = await own.say("top_features", text=PROMPT)
@@ -215,7 +236,19 @@ PLANTED: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("encode_text", {"texts": TEXTS, "features": [5, 6], "pattern": "her"}),
         ("encode_text", {"text": PROMPT, "positions": [2, -1], "top_k": 5}),
     ],
-    "lens": [("encode_text", {"text": PROMPT, "lens": "logit"})],
+    "lens": [("encode_text", {"text": PROMPT, "lens": each}) for each in ("logit", "jacobian")],
+    "files": [
+        ("top_features", {"texts_file": "rows.csv", "texts_column": "said", "k": 3}),
+        ("encode_text", {"texts_file": "lines.txt", "limit": 3}),
+        ("encode_text", {"texts_file": "lines.txt", "features": [5]}),
+        ("find_features", {"texts_file": "rows.csv", "label_column": "side", "k": 2}),
+        ("find_features", {"texts_file": "lines.txt", "against_file": "others.txt", "k": 2}),
+        ("evaluate_sae", {"dataset": "corpus", "n_tokens": 200, "baselines": False}),
+        (
+            "encode_text",
+            {"dataset": "rows.csv", "features": [5], "text_column": "said", "label_column": "yes"},
+        ),
+    ],
     "ranking": [
         ("top_features", {"texts": TEXTS, "rank_by": "mean", "k": 3, "offset": 2}),
         ("top_features", {**PAIRS, "rank_by": "contrast", "k": 3}),
@@ -258,8 +291,28 @@ PLANTED: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 
 
+FILES = ("texts_file", "against_file", "dataset")
+
+
+def with_files(desk: Desk, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with places of files, which are written here."""
+    sides = (PAIRS["texts"], PAIRS["against"])
+    rows = [f'"{text}",{side},{int(not side)}' for side in (0, 1) for text in sides[side]]
+    (desk.folder / "corpus").mkdir(exist_ok=True)
+    for name, lines in {
+        "rows.csv": ["said,side,yes", *rows],
+        "lines.txt": sides[0],
+        "others.txt": sides[1],
+        "corpus/one.txt": [text for pair in zip(*sides, strict=True) for text in pair] * 200,
+    }.items():
+        (desk.folder / name).write_text("\n".join(lines))
+    places = {name: str(desk.folder / arguments[name]) for name in FILES if name in arguments}
+    return arguments | places
+
+
 async def ask(desk: Desk, tool: str, arguments: dict[str, Any]) -> str:
     """The id of a result that may take its time."""
+    arguments = with_files(desk, arguments)
     while (done := await call(desk.state, tool, sae=desk.sae, **arguments)).get(
         "state"
     ) == "running":
@@ -282,6 +335,36 @@ async def test_an_investigation_is_computed_again_by_its_script(desk: Desk, name
     ran = run(Path(done["files"]["script"]))
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
     assert f"{done['n_values']} of {done['n_values']} values are the same" in ran.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["cross-layer", pytest.param("residual", marks=pytest.mark.thorough)]
+)
+async def test_the_circuit_of_a_set_and_an_edit_in_it_are_computed_again(
+    kind: str, writing: AppState, tmp_path: Path, glass_dir: Path
+) -> None:
+    place = tmp_path / "set"
+    if kind == "residual":
+        for n in range(4):
+            hook_name = f"blocks.{n}.hook_resid_post"
+            save_random_sae(place / f"layer_{n}", hook_name=hook_name, seed=n)
+    else:
+        save_random_clt(place)
+    where: dict[str, Any] = {"path": str(place), "model": str(glass_dir), "layers": "all"}
+    while (loaded := await call(writing, "load_sae", **where, allow_mismatch=True))["state"] in (
+        "running"
+    ):
+        pass
+    desk = Desk(writing, tmp_path, loaded["sae"])
+    traced = {"prompt": "The old man", "max_features": 20, "n_measured": 3}
+    results = [await ask(desk, "trace_circuit", traced)]
+    desk.sae = f"glassllm-en/1.{loaded['sae'].partition('.')[2]}"
+    results.append(await desk.say("intervene", prompt=PROMPT, edits=[{"feature": 5}]))
+    done = await desk.export(*results)
+    assert not done.get("not_run")
+    ran = run(Path(done["files"]["script"]))
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-2000:]
 
 
 @pytest.mark.slow
@@ -316,18 +399,26 @@ def add(folder: Path, tensor: str, place: tuple[int, ...], amount: float) -> Non
 
 
 @pytest.mark.slow
-async def test_one_changed_weight_of_an_sae_and_one_of_a_model_are_noticed_and_named(
+async def test_one_changed_weight_of_an_sae_or_a_model_and_a_changed_text_are_noticed_and_named(
     own: Desk,
 ) -> None:
-    await own.export(await own.say("top_features", text=PROMPT))
+    shown = await ask(own, "top_features", {"texts_file": "lines.txt"})
+    await own.export(shown, await own.say("top_features", text=PROMPT))
     add(own.folder / "glassllm-en", "model.embed_tokens.weight", (7, 3), 1e-3)
     checked = await own.check()
     named = [f"weights of {name}" for name in ("the model glassllm-en", own.sae)]
     assert [each["what"] for each in checked["changed"]] == named[:1]
     add(own.folder / "sae", "W_dec", (7, 0), 0.5)
+    lines = own.folder / "lines.txt"
+    lines.write_text(lines.read_text().replace("sister", "brother"))
     checked = await own.check()
     assert not checked["reproduced"]
-    assert [each["what"] for each in checked["changed"]] == named
+    assert [each["what"] for each in checked["changed"]] == [*named, f"texts of {lines}"]
+    (left,) = checked["not_run"]
+    assert (left["result_id"], left["why"]) == (
+        shown,
+        f"its texts are those of {lines}, which has changed since",
+    )
 
 
 @pytest.mark.slow

@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
-from tests.server.helpers import PROMPT, call, refuse, save_random_sae
+from tests.server.helpers import PROMPT, call, refuse, save_random_clt, save_random_sae
 
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import AppState
@@ -198,22 +196,7 @@ async def test_a_large_set_is_checked_at_some_layers(
 async def test_a_layer_of_a_cross_layer_transcoder_has_a_handle_for_its_features(
     state: AppState, tmp_path: Path, glass_dir: Path
 ) -> None:
-    rng = torch.Generator().manual_seed(0)
-    folder = tmp_path / "clt"
-    folder.mkdir()
-    (folder / "config.yaml").write_text(
-        "model_name: test/glass\nmodel_kind: cross_layer_transcoder\nactivation: relu\n"
-        "feature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
-    )
-    for i in range(4):
-        encoder = {
-            f"W_enc_{i}": torch.randn(64, 128, generator=rng) / 9,
-            f"b_enc_{i}": torch.zeros(64),
-            f"b_dec_{i}": torch.zeros(128),
-        }
-        save_file(encoder, folder / f"W_enc_{i}.safetensors")
-        decoders = torch.randn(64, 4 - i, 128, generator=rng) / 99
-        save_file({f"W_dec_{i}": decoders}, folder / f"W_dec_{i}.safetensors")
+    folder = save_random_clt(tmp_path / "clt")
     reply = await call(
         state, "load_sae", path=str(folder), model=str(glass_dir), layers="all", allow_mismatch=True
     )

@@ -2,6 +2,7 @@
 column and the next step."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ async def test_a_file_gives_what_the_same_texts_give(
     for tool, more in (("top_features", {}), ("encode_text", {"limit": 40}), ("find_features", {})):
         listed = await call(tiny, tool, sae=sae, texts=TEXTS, **more)
         read = await call(tiny, tool, sae=sae, texts_file=path, **more)
+        (digest,) = read["provenance"].pop("files").values()
+        assert hashlib.sha256(Path(path).read_bytes()).hexdigest().startswith(digest)
         same = {name for name in listed if name not in ("summary", "next", "result_id")}
         assert {name: read[name] for name in same} == {name: listed[name] for name in same}
     shown = await call(tiny, "top_features", sae=sae, texts_file=path, k=2)

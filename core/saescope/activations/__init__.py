@@ -7,6 +7,7 @@ from saescope.activations.labelled import LabelledDataset, LabelledText, open_la
 from saescope.activations.listed import read_rows, read_texts
 from saescope.activations.passes import GivenRows, NeedRows, PassReader, TextPasses
 from saescope.activations.shards import ShardSource, cached
+from saescope.activations.sides import read_sides, two_sides
 from saescope.activations.sources import RowSource, TextSource
 from saescope.activations.store import ActivationStore, StoreConfig
 from saescope.activations.text import (
@@ -57,6 +58,8 @@ __all__ = [
     "read_contexts",
     "read_owned_contexts",
     "read_rows",
+    "read_sides",
     "read_texts",
     "require_text",
+    "two_sides",
 ]

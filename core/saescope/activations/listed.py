@@ -12,10 +12,10 @@ from saescope.fence import check_regular
 
 
 def read_texts(
-    path: Path,
+    path: str | Path,
     *,
     column: str = "",
-    most: int,
+    most: int | None = None,
     most_chars: int | None = None,
     field: str = "texts_file",
 ) -> list[str]:
@@ -28,7 +28,7 @@ def read_texts(
         ArgumentError: it is of another kind, holds more than `most` texts, or a longer one.
         FormatError: it cannot be read.
     """
-    rows = read_rows(path, column=column, most=most, most_chars=most_chars, field=field)
+    rows = read_rows(Path(path), column=column, most=most, most_chars=most_chars, field=field)
     return [row.text for row in rows]
 
 
@@ -37,7 +37,7 @@ def read_rows(
     *,
     column: str = "",
     more: Sequence[str] = (),
-    most: int,
+    most: int | None = None,
     most_chars: int | None = None,
     field: str = "texts_file",
 ) -> list[ListedText]:
@@ -64,7 +64,7 @@ def read_rows(
     try:
         read = (row for row in _reader(path)(path, column, more) if _says(row.text))
         texts = list[ListedText]()
-        for row in islice(read, most + 1):
+        for row in islice(read, None if most is None else most + 1):
             if most_chars is not None and len(row.text) > most_chars:
                 raise _too_long(len(texts), len(row.text), path, allowed=most_chars)
             texts.append(row)
@@ -105,7 +105,7 @@ def _lines(path: Path, column: str, more: Sequence[str]) -> Iterator[ListedText]
         yield from (ListedText(line.removesuffix("\n")) for line in lines_of(file, path))
 
 
-def _check_number(n: int, path: Path, most: int, field: str) -> None:
+def _check_number(n: int, path: Path, most: int | None, field: str) -> None:
     if not n:
         raise NotFoundError(
             f"{path.name!r} holds no text.",
@@ -114,7 +114,7 @@ def _check_number(n: int, path: Path, most: int, field: str) -> None:
             got=path.name,
             hint=f"Check the column: {_column_of(field)} names another.",
         )
-    if n > most:
+    if most is not None and n > most:
         raise ArgumentError(
             f"{path.name!r} holds more than {most:,} texts.",
             code="TOO_MANY_ITEMS",

@@ -13,18 +13,14 @@ from saescope.activations.files import readable
 from saescope.activations.hf_datasets import parse_name, read_hub, require_hub
 from saescope.activations.readers import DOCUMENT_CHARS, READERS, cut
 from saescope.errors import ArgumentError, NotFoundError
-from saescope.fence import check_regular, open_file, real_path
+from saescope.fence import check_regular, real_path
 from saescope.notices import tell
+from saescope.prints import file_print, files_in, hash_of
 
 EMBEDDED = "embedded"
 EMBEDDED_CORPUS = Path(__file__).parents[1] / "_embedded" / "corpus" / "corpus.txt.xz"
 HELD_OUT = 0.02
 """Share of the documents that training never sees."""
-
-WHOLE_BYTES = 64 << 20
-"""Every byte of a file up to this size enters the fingerprint."""
-N_BLOCKS, BLOCK_BYTES = 256, 64 << 10
-"""This many blocks of this many bytes of a larger file enter the fingerprint."""
 
 MOST_BLANK = 10_000
 """Blank documents after which a dataset is called empty before its work is begun."""
@@ -57,10 +53,10 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
         ArgumentError: the name or the kind of file is none that is read.
     """
     if name == EMBEDDED:
-        return Dataset(name, _hash(EMBEDDED_CORPUS.read_bytes()), _read_embedded)
+        return Dataset(name, hash_of(EMBEDDED_CORPUS.read_bytes()), _read_embedded)
     if name.startswith("hf:"):
         hub = parse_name(name)
-        return Dataset(name, _hash(*hub, text_column), lambda: read_hub(hub, text_column))
+        return Dataset(name, hash_of(*hub, text_column), lambda: read_hub(hub, text_column))
     path = Path(name).expanduser()
     files = _files(path, [real_path(root.expanduser()) for root in roots])
     base = path if path.is_dir() else path.parent
@@ -69,7 +65,7 @@ def open_dataset(name: str, *, text_column: str = "", roots: Sequence[Path] = ()
     ]
     # a torn head or a column that is not there is said now, before a model is loaded for it
     next(_read_files(files[:1], text_column), None)
-    return Dataset(name, _hash(*print_of, text_column), lambda: _read_files(files, text_column))
+    return Dataset(name, hash_of(*print_of, text_column), lambda: _read_files(files, text_column))
 
 
 def require_text(dataset: Dataset) -> None:
@@ -131,7 +127,7 @@ def _files(path: Path, roots: Sequence[Path]) -> list[Path]:
                 hint="Convert it to plain text, UTF-8.",
             )
         return [path]
-    there = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
+    there = files_in(path)
     readable = [file for file in there if file.suffix.lower() in READERS]
     if not readable:
         raise NotFoundError(
@@ -167,27 +163,6 @@ def _check_inside(files: Sequence[Path], roots: Sequence[Path]) -> None:
             )
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
 def _file_print(file: Path) -> tuple[str, str]:
-    """Size, and a hash of all of it; of a large file, of blocks that are spread over it evenly."""
-    with readable(file), open_file(file, field="dataset") as opened:
-        size = opened.seek(0, 2)
-        opened.seek(0)
-        if size <= WHOLE_BYTES:
-            return str(size), hashlib.file_digest(opened, "sha256").hexdigest()
-        blocks = list[bytes]()
-        for number in range(N_BLOCKS):
-            opened.seek((size - BLOCK_BYTES) * number // (N_BLOCKS - 1))
-            blocks.append(opened.read(BLOCK_BYTES))
-        return str(size), _hash(*blocks)
-
-
-def _hash(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    with readable(file):
+        return file_print(file)

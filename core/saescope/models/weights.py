@@ -12,7 +12,7 @@ from saescope.cancel import stop_if_cancelled
 
 
 @runtime_checkable
-class Digest(Protocol):
+class WeightsDigest(Protocol):
     """A hash under way."""
 
     def update(self, data: bytes, /) -> None: ...
@@ -21,10 +21,10 @@ class Digest(Protocol):
 
 
 _Versions = tuple[tuple[int, int], ...]
-_known: WeakKeyDictionary[nn.Module, tuple[_Versions, Digest]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, tuple[_Versions, WeightsDigest]] = WeakKeyDictionary()
 
 
-def weights_digest(module: nn.Module) -> Digest:
+def weights_digest(module: nn.Module) -> WeightsDigest:
     """The sha256 of all names, shapes, types and bits, to which more may be added.
 
     They are hashed again once one was written to (about a second a gigabyte); a change by way of
@@ -39,7 +39,7 @@ def weights_digest(module: nn.Module) -> Digest:
     return digest.copy()
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> Digest:
+def _digest(tensors: Mapping[str, Tensor]) -> WeightsDigest:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         stop_if_cancelled()

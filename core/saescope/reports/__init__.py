@@ -4,6 +4,7 @@ from saescope.reports.checking import check_report, checked
 from saescope.reports.comparison import Rerun, said
 from saescope.reports.data import ReportData, read_data
 from saescope.reports.export import export_report, gathered, report_html, require_new, write_report
+from saescope.reports.sources import texts_named
 
 __all__ = [
     "ReportData",
@@ -16,5 +17,6 @@ __all__ = [
     "report_html",
     "require_new",
     "said",
+    "texts_named",
     "write_report",
 ]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from saescope.errors import SaescopeError
 from saescope.progress import Say
 from saescope.records.report import Circumstance, ComparedLine, NotRun, ReportCheck
+from saescope.reports.sources import texts_now
 from saescope.reports.versions import installed
 from saescope.verdicts import Judgement
 
@@ -79,6 +80,10 @@ class Rerun:
     def weights(self, sae: HasHash, handle: str, weights_hash: str) -> None:
         """Tell whether the SAE has the weights that the results are from."""
         self._rest(f"weights of {handle}", weights_hash, sae.weights_hash, decides=True)
+
+    def file(self, path: str, stored: str) -> None:
+        """Tell whether a file, or a folder, of texts is as it was when it was read."""
+        self._rest(f"texts of {path}", stored, texts_now(path), decides=True)
 
     @contextmanager
     def result(self, result_id: str, tool: str) -> Generator[None]:

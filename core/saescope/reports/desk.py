@@ -85,6 +85,10 @@ class Desk:
                 self.loads.append(call("check.weights", [name, literal(handle), literal(stored)]))
         return self._names[key]
 
+    def is_set(self, handle: str) -> bool:
+        """Whether a handle is that of a whole set."""
+        return handle in self.sources and bool(self.sources[handle].layers)
+
     def sae_set(self, entry: KeptEntry, handle: str) -> str:
         """A set at its places in its model."""
         stored = _hashes(entry).get(handle, "")
@@ -131,6 +135,14 @@ class Desk:
         model, sae = self.model(entry, handle), self.sae(entry, handle)
         return self._named(("index", sae), "index", self.loads, f"ss.find_index({sae}, {model})")
 
+    def file(self, path: str, stored: str) -> str:
+        """A file or a folder of texts, compared with what it was."""
+        key = ("file", path, stored)
+        if key not in self._names:
+            self._names[key] = literal(path)
+            self.loads.append(call("check.file", [literal(path), literal(stored)]))
+        return self._names[key]
+
     def tokens(
         self, entry: KeptEntry, handles: Sequence[str], text: str, *, chat: bool = False
     ) -> str:
@@ -142,9 +154,15 @@ class Desk:
         self, entry: KeptEntry, handles: Sequence[str], texts: Sequence[str], *, chat: bool = False
     ) -> str:
         """Texts as the SAEs read them."""
+        return self.read(entry, handles, self.list_of(texts), chat=chat)
+
+    def read(
+        self, entry: KeptEntry, handles: Sequence[str], texts: str, *, chat: bool = False
+    ) -> str:
+        """The texts of an expression as the SAEs read them."""
         given = [self.model(entry, handles[0]), self.saes(entry, handles), "text"]
         each = call("ss.tokenize", given, {"chat": "True"} if chat else {})
-        return f"[{each} for text in {self.list_of(texts)}]"
+        return f"[{each} for text in {texts}]"
 
     def _source(self, handle: str) -> SAESource:
         if handle not in self.sources:

@@ -2,14 +2,17 @@
 remembers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from saescope.embedded import EMBEDDED_HANDLE, EMBEDDED_MODEL
+from saescope.errors import SaescopeError
 from saescope.fence import read_own
+from saescope.ledger import KeptEntry
 from saescope.names import Source, home
+from saescope.prints import content_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,8 @@ class SAESource(Source):
     allow_mismatch: bool = False
 
 
+GONE, UNREADABLE = "gone", "cannot be read"
+"""What became of a text that has no hash now."""
 _FIELDS = frozenset(each.name for each in fields(SAESource))
 
 
@@ -51,6 +56,22 @@ def missing_files(source: SAESource) -> list[str]:
     """Files and folders of this machine that the source names and that are gone."""
     places = [source.path.partition("{layer}")[0], source.model if _is_local(source.model) else ""]
     return [place for place in places if place and not Path(place).expanduser().exists()]
+
+
+def texts_now(path: str) -> str:
+    """The hash that a file or a folder of texts has now, or what became of it."""
+    if not Path(path).exists():
+        return GONE
+    try:
+        return content_hash(Path(path))
+    except (SaescopeError, OSError):
+        return UNREADABLE
+
+
+def texts_named(entries: Iterable[KeptEntry]) -> set[str]:
+    """Files and folders of texts that a script of these results reads."""
+    origins = [entry.document.get("provenance") or {} for entry in entries]
+    return {path for origin in origins for path in origin.get("files") or {}}
 
 
 def _is_local(model: str) -> bool:

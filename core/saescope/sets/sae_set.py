@@ -1,8 +1,10 @@
 """The set itself: its members together, what they take, and what they make of a text's
 activations."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,10 +18,13 @@ from saescope.ops import CHUNK, SparseActs, sparse_decode
 from saescope.origin import settle_metadata
 from saescope.saes import SAE
 from saescope.sets.cache import Resident
+from saescope.sets.identity import files_hash
 from saescope.sets.member import CrossLayerMember, Member
 from saescope.splice import prepare_input
 
 Kind = Literal["transcoders", "cross_layer", "residual"]
+MOST_HASHED_BYTES = 1 << 30
+"""Weights that are hashed one and all; of larger ones samples are."""
 
 
 class SetMemory(NamedTuple):
@@ -86,6 +91,16 @@ class SAESet:
             resident=self.resident.n_bytes,
             budget=self.resident.budget,
         )
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """One sha256 of the hashes of all members' weights; where these are too large to read them
+        for that, and of a cross-layer transcoder, whose decoders stay on disk, of samples of their
+        files."""
+        if self.kind == "cross_layer" or self.memory.whole > MOST_HASHED_BYTES:
+            return files_hash(self.members)
+        hashes = "".join(member.sae.weights_hash for member in self.members)
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     def of_layer(self, layer: int) -> Member:
         """The member of a layer.

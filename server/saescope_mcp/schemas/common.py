@@ -266,8 +266,8 @@ class Provenance(BaseModel):
     device: str
     seed: int | None
     files: dict[str, str] = Field(default={}, exclude_if=is_empty)
-    """sha256 of each file of texts that was read, and of each data set what tells its text from
-    others."""
+    """sha256 of each file of texts, or local data set, that was read; its first 12 digits in a
+    concise reply."""
     versions: dict[str, str]
 
     def brief(self) -> "Provenance":
@@ -276,6 +276,7 @@ class Provenance(BaseModel):
                 "model_hash": self.model_hash[:HASH_DIGITS],
                 "weights_hash": self.weights_hash and self.weights_hash[:HASH_DIGITS],
                 "saes": [each.brief() for each in self.saes],
+                "files": {path: each[:HASH_DIGITS] for path, each in self.files.items()},
                 "versions": {"saescope": self.versions["saescope"]},
             }
         )

@@ -13,7 +13,7 @@ from saescope_mcp.state.sources import (
     model_name,
 )
 from saescope_mcp.state.stacks import LoadedStack
-from saescope_mcp.state.texts import Given, check_contrast_room, given_texts
+from saescope_mcp.state.texts import Given, check_contrast_room, given_texts, hash_of
 
 __all__ = [
     "AppState",
@@ -28,6 +28,7 @@ __all__ = [
     "check_contrast_room",
     "dataset_name",
     "given_texts",
+    "hash_of",
     "load_call",
     "model_name",
     "readable",

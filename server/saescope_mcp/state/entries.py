@@ -1,11 +1,9 @@
 """An SAE in memory, together with its model."""
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, SaescopeError
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
     from saescope.records.evaluation import SetCheck
     from saescope.saes import SAE
     from saescope.sets import Member, SAESet
-
-
-MOST_HASHED_BYTES = 1 << 30
-"""Weights of a set that are hashed for a reply; of larger ones samples are."""
 
 
 class Indexed(NamedTuple):
@@ -149,17 +143,9 @@ class LoadedSet:
     def model(self) -> "LanguageModel":
         return self.slot.model
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """One sha256 of the hashes of all members' weights; where these are too large to read them
-        for that, and of a cross-layer transcoder, whose decoders stay on disk, of samples of their
-        files."""
-        from saescope.sets.identity import files_hash
-
-        members, memory = self.sae_set.members, self.sae_set.memory
-        if self.sae_set.kind == "cross_layer" or memory.whole > MOST_HASHED_BYTES:
-            return files_hash(members)
-        return hashlib.sha256("".join(m.sae.weights_hash for m in members).encode()).hexdigest()
+        return self.sae_set.weights_hash
 
     @property
     def reserved_bytes(self) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from saescope.errors import ArgumentError, NotFoundError, ResourceError
+from saescope.prints import content_hash
 from saescope_mcp.schemas.common import ContrastFile, FilesRequest, TextsRequest
 from saescope_mcp.schemas.features import FindFeatures
 from saescope_mcp.settings import Settings
@@ -16,10 +17,6 @@ from saescope_mcp.state.sources import readable
 if TYPE_CHECKING:
     from saescope.activations import ListedText
 
-NEGATIVE = ("0", "no", "false", "none", "")
-"""Labels of the other side."""
-MOST_LABELS = 10
-"""Values of a column of labels that an error names."""
 SCORE_BYTES = 48
 """Memory that a contrast takes per text and feature: scores, those of equal length, ranks, and what
 a probe makes of them."""
@@ -35,6 +32,8 @@ class Given(NamedTuple):
     """How many came from where; empty if all stood in the call."""
     groups: list[str]
     """The document of each text, those of `texts` first, where a column of the files names it."""
+    files: dict[str, str]
+    """The hash of each file."""
 
     @property
     def all(self) -> list[str]:
@@ -68,7 +67,16 @@ async def given_texts(state: AppState, request: TextsRequest | FindFeatures) -> 
         )
     about = f"{' against '.join(files_in_words)}: " if files_in_words else ""
     groups = [*given.groups, *others.groups]
-    return Given(texts or [""], against, bool(files_in_words), about, groups)
+    places = [readable(getattr(request, name), state.settings, name) for name in request.files]
+    files = await state.loaders.run(partial(_hashes, places)) if places else {}
+    return Given(texts or [""], against, bool(files_in_words), about, groups, files)
+
+
+async def hash_of(state: AppState, dataset: str) -> dict[str, str]:
+    """The hash of a data set of this machine by its place; nothing for others."""
+    if dataset == "embedded" or dataset.startswith("hf:"):
+        return {}
+    return await state.loaders.run(partial(_hashes, [dataset]))
 
 
 class _Side(NamedTuple):
@@ -86,6 +94,10 @@ class _Side(NamedTuple):
         return cls(texts, f"{of} {name}", _groups(request, rows))
 
 
+def _hashes(places: Sequence[str]) -> dict[str, str]:
+    return {place: content_hash(Path(place)) for place in places}
+
+
 def _groups(request: FilesRequest, rows: "Sequence[ListedText]") -> list[str]:
     named = isinstance(request, FindFeatures) and bool(request.group_column)
     if not named:
@@ -99,59 +111,25 @@ def _groups(request: FilesRequest, rows: "Sequence[ListedText]") -> list[str]:
 
 def _by_label(request: FindFeatures, rows: "Sequence[ListedText]") -> tuple[_Side, _Side]:
     """The two sides of one file, those of the named value first."""
-    from saescope.activations import label_of
+    from saescope.activations import two_sides
 
-    column, _, wanted = request.label_column.partition("=")
-    labels = [label_of(row.beside[0]) for row in rows]
-    first = label_of(wanted) or _positive(column, labels)
-    values = {label.casefold() for label in labels if label}
-    if len(values) > 1:  # a row without a label belongs to no side
-        rows = [row for row, label in zip(rows, labels, strict=True) if label]
-    n_without, labels = len(labels) - len(rows), [label_of(row.beside[0]) for row in rows]
-    chosen = [label.casefold() == first.casefold() for label in labels]
-    if not any(chosen) or all(chosen):
-        raise _no_sides(column, labels)
-    parts = [[row for row, it in zip(rows, chosen, strict=True) if it == side] for side in (1, 0)]
-    name = Path(request.texts_file).name
-    others = [label for label, it in zip(labels, chosen, strict=True) if not it]
+    name, sides = Path(request.texts_file).name, two_sides(rows, request.label_column)
+    column = request.label_column.partition("=")[0]
     rest = "otherwise"
-    if len(set(others)) == 1:
-        rest = f"with {column} = {others[0]}" if others[0] else f"with nothing in {column}"
-    left_out = f" ({n_without:,} without a label left out)" if n_without else ""
+    if len(sides.other_labels) == 1:
+        (other,) = sides.other_labels
+        rest = f"with {column} = {other}" if other else f"with nothing in {column}"
+    n = sides.n_without
+    left_out = f" ({n:,} without a label left out)" if n else ""
     about = (
-        f"{len(parts[0]):,} texts of {name} with {column} = {first}",
-        f"{len(parts[1]):,} {rest}{left_out}",
+        f"{len(sides.rows):,} texts of {name} with {column} = {sides.label}",
+        f"{len(sides.others):,} {rest}{left_out}",
     )
     one, other = (
         _Side([row.text for row in part], words, _groups(request, part))
-        for part, words in zip(parts, about, strict=True)
+        for part, words in zip((sides.rows, sides.others), about, strict=True)
     )
     return one, other
-
-
-def _positive(column: str, labels: Sequence[str]) -> str:
-    """The value that says yes, of two; the first where none does.
-
-    Raises:
-        ArgumentError: there are not exactly two, of which one may be nothing.
-    """
-    values = [*dict.fromkeys(labels)]
-    values = [value for value in values if value] if len(values) > 2 else values
-    if len(values) != 2:
-        raise _no_sides(column, labels)
-    return min(values, key=lambda value: value.casefold() in NEGATIVE)
-
-
-def _no_sides(column: str, labels: Sequence[str]) -> ArgumentError:
-    values = [*filter(None, dict.fromkeys(labels))] or ["..."]
-    return ArgumentError(
-        f"Column {column!r} makes no two sides of a contrast: it has {len(values)} different "
-        "values.",
-        field="label_column",
-        got=values[:MOST_LABELS],
-        allowed="a column with two values, or column=value for one against all others",
-        hint=f'Name one of several values: label_column="{column}={values[0][:40]}".',
-    )
 
 
 def check_contrast_room(state: AppState, loaded: LoadedSAE, n_texts: int) -> None:

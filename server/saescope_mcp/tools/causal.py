@@ -14,7 +14,7 @@ from saescope_mcp.replies.rows import extended
 from saescope_mcp.replies.waiting import result_or_job, still_running
 from saescope_mcp.schemas.common import Evidence
 from saescope_mcp.schemas.features import CauseRow, FindFeatures, FindFeaturesReply, SelectedRow
-from saescope_mcp.state import AppState, LoadedSAE, given_texts, void_quizzes
+from saescope_mcp.state import AppState, Given, LoadedSAE, given_texts, void_quizzes
 
 if TYPE_CHECKING:
     from saescope.models import Tokens
@@ -50,7 +50,7 @@ async def search_causes(state: AppState, request: FindFeatures) -> FindFeaturesR
                 )
                 await loaded.slot.run(void_quizzes, given.all)
                 chosen = await loaded.slot.run(partial(_select, loaded, request, asked, job))
-                return await _selection(loaded, request, chosen, given.about)
+                return await _selection(loaded, request, chosen, given)
             found = await loaded.slot.run(partial(_search, loaded, request, prompts, indexed, job))
         return await _reply(loaded, request, found)
 
@@ -96,15 +96,15 @@ def _select(loaded: LoadedSAE, request: FindFeatures, asked: _ChoiceTexts, job: 
 
 
 async def _selection(
-    loaded: LoadedSAE, request: FindFeatures, chosen: Selection, about: str
+    loaded: LoadedSAE, request: FindFeatures, chosen: Selection, given: Given
 ) -> FindFeaturesReply:
     labels = await labels_of(loaded, [row.feature for row in chosen.features])
     return FindFeaturesReply(
-        summary=f"{about}{chosen.choice.verdict.capitalize()}: {chosen.why}.",
+        summary=f"{given.about}{chosen.choice.verdict.capitalize()}: {chosen.why}.",
         warnings=[*chosen.choice.faults, *chosen.warnings, *labels.warnings],
         next=_take(loaded, request, chosen),
         evidence="controlled" if chosen.search.random_directions.n else "intervened",
-        provenance=provenance(loaded, SEED),
+        provenance=provenance(loaded, SEED, files=given.files),
         by=chosen.score_is,
         features=[
             extended(

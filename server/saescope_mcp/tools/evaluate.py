@@ -13,9 +13,10 @@ from saescope_mcp.replies import Tool
 from saescope_mcp.replies.facts import provenance
 from saescope_mcp.replies.pictures import of_evaluation
 from saescope_mcp.replies.waiting import result_or_job, still_running
+from saescope_mcp.schemas.common import Provenance
 from saescope_mcp.schemas.evaluate import KNOWN_LATER, EvaluateSae, EvaluateSaeReply, Judged
 from saescope_mcp.settings import Settings
-from saescope_mcp.state import AppState, LoadedSAE, dataset_name
+from saescope_mcp.state import AppState, LoadedSAE, dataset_name, hash_of
 from saescope_mcp.state.measured import keep_sparsity, remember
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
     state.require(request.sae)
     dataset = dataset_name(request.dataset, state.settings)
     await state.loaders.run(partial(_look, dataset, request, state.settings))
+    files = await hash_of(state, dataset)
 
     async def work(job: Job) -> EvaluateSaeReply:
         async with state.use(request.sae, patient=True) as loaded:
@@ -47,7 +49,8 @@ async def evaluate_sae(state: AppState, request: EvaluateSae) -> EvaluateSaeRepl
                 if request.picture
                 else []
             )
-            return _reply(loaded, request, evaluation, pictures)
+            origin = provenance(loaded, request.seed, files=files)
+            return _reply(loaded, request, evaluation, pictures=pictures, origin=origin)
 
     again = next_call("evaluate_sae", sae=request.sae)
     done, job = await result_or_job(
@@ -93,7 +96,12 @@ def _evaluate(loaded: LoadedSAE, request: EvaluateSae, dataset: str, job: Job) -
 
 
 def _reply(
-    loaded: LoadedSAE, request: EvaluateSae, evaluation: "Evaluation", pictures: list[str]
+    loaded: LoadedSAE,
+    request: EvaluateSae,
+    evaluation: "Evaluation",
+    *,
+    pictures: list[str],
+    origin: Provenance,
 ) -> EvaluateSaeReply:
     hidden = () if request.response_format == "detailed" else DETAILS
     known = set(KNOWN_LATER.model_fields) - set(Judged.model_fields) - set(hidden)
@@ -106,7 +114,7 @@ def _reply(
             "warnings": list(evaluation.warnings),
             "next": _next(request, verdict.level),
             "evidence": "intervened" if evaluation.ce else "observed",
-            "provenance": provenance(loaded, request.seed),
+            "provenance": origin,
             "state": "done",
             "verdict": f"{verdict.level}: {verdict.summary}",
             "reasons": list(verdict.reasons),

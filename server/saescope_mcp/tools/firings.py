@@ -21,6 +21,7 @@ from saescope_mcp.replies.facts import (
 from saescope_mcp.replies.labels import StackLabels, labels_of_stack
 from saescope_mcp.replies.rows import extended
 from saescope_mcp.replies.waiting import result_or_job, still_running
+from saescope_mcp.schemas.common import Provenance
 from saescope_mcp.schemas.read import EncodeText, NamedRow, PlacesReply
 from saescope_mcp.settings import Settings
 from saescope_mcp.state import (
@@ -29,6 +30,7 @@ from saescope_mcp.state import (
     LoadedStack,
     dataset_name,
     given_texts,
+    hash_of,
     void_quizzes,
 )
 
@@ -68,7 +70,9 @@ async def places_of(state: AppState, request: EncodeText) -> PlacesReply:
         found.n_left_out, tokens, named=bool(request.positions), n_sinks=found.n_sinks
     )
     summary = f"{given.about}{_where(found)}{_agrees(found)} {omitted}"
-    return _reply(request, found, await _known(stack, found.named), stack=stack, summary=summary)
+    known = await _known(stack, found.named)
+    origin = provenance(stack, files=given.files)
+    return _reply(request, found, known, origin=origin, stack=stack, summary=summary)
 
 
 async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
@@ -76,6 +80,7 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
     _check(state.require(request.sae), request)
     dataset = dataset_name(request.dataset, state.settings)
     text = await state.loaders.run(partial(_opened, dataset, request, state.settings))
+    files = await hash_of(state, dataset)
 
     async def work(job: Job) -> PlacesReply:
         async with state.use_all(request.handles, patient=True) as stack:
@@ -89,7 +94,8 @@ async def _in_a_dataset(state: AppState, request: EncodeText) -> PlacesReply:
             f"{found.n_left_out:,} of them left out (position 0, special tokens and sinks)."
         )
         summary = f"{read} {_where(found)}{_agrees(found)}"
-        return _reply(request, found, known, stack=stack, summary=summary)
+        origin = provenance(stack, files=files)
+        return _reply(request, found, known, origin=origin, stack=stack, summary=summary)
 
     again = read_on("encode_text", request, request.offset)
     done, job = await result_or_job(
@@ -197,6 +203,7 @@ def _reply(
     known: NamedKnown,
     *,
     stack: LoadedStack,
+    origin: Provenance,
     summary: str,
 ) -> PlacesReply:
     each = bool(request.dataset)
@@ -214,7 +221,7 @@ def _reply(
         ],
         next=_next(request, found, end if more else None),
         evidence="observed",
-        provenance=provenance(stack),
+        provenance=origin,
         features=[
             extended(
                 NamedRow,

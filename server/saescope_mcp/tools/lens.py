@@ -119,7 +119,7 @@ async def _read(stack: LoadedStack, request: EncodeText, given: Given, lens: "Le
         warnings=[*reading.warnings, *stack.disagreement()],
         next=_next(request, reading, end if end < total else None),
         evidence="observed",
-        provenance=provenance(stack),
+        provenance=provenance(stack, files=given.files),
         readings=[
             extended(ReadPosition, row, layers=_layers_at(reading, row))
             for row in reading.positions[request.offset : end]

@@ -43,7 +43,7 @@ async def find_partners(state: AppState, request: FindFeatures, given: Given) ->
         warnings=[*found.warnings, *labels.warnings],
         next=_next(request, found, end if more else None),
         evidence="correlational",
-        provenance=provenance(one, SEED),
+        provenance=provenance(one, SEED, files=given.files),
         by=f"partners in {request.match}: mean of decoder cosine and correlation of activations",
         features=[
             extended(

@@ -83,7 +83,7 @@ async def encode_text(state: AppState, request: EncodeText) -> EncodeTextReply:
         if more
         else [next_call("top_features", **request.named, **_texts(request))],
         evidence="observed",
-        provenance=provenance(stack),
+        provenance=provenance(stack, files=given.files),
         tokens=[
             _token_row(stack, encoded, place, request.top_k)
             for place in islice(_places(encoded), request.offset, end)
@@ -131,7 +131,7 @@ async def top_features(state: AppState, request: TopFeatures) -> TopFeaturesRepl
         ],
         next=[*steps, *([read_on("top_features", request, end)] if more else [])],
         evidence="correlational" if given.against else "observed",
-        provenance=provenance(stack),
+        provenance=provenance(stack, files=given.files),
         features=[
             extended(
                 FeatureRow,

@@ -15,6 +15,7 @@ from saescope.reports import (
     read_data,
     require_new,
     said,
+    texts_named,
     write_report,
 )
 from saescope_mcp.binding import next_call, nothing
@@ -89,6 +90,8 @@ def _require_readable(data: ReportData, settings: "Settings") -> None:
         if source.path:
             readable(source.path, settings, "check")
         model_name(source.model, settings)
+    for place in texts_named(data.entries):
+        readable(place, settings, "check")
 
 
 def _compared(done: ReportCheck) -> ExportReportReply:

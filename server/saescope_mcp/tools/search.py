@@ -78,7 +78,7 @@ async def find_features(state: AppState, request: FindFeatures) -> FindFeaturesR
             *([_read_on(request, end)] if more else []),
         ],
         evidence=_evidence(page),
-        provenance=provenance(entry, SEED),
+        provenance=provenance(entry, SEED, files=given.files),
         by=f"{by}: {page.score_is}",
         features=[
             extended(
@@ -161,7 +161,7 @@ async def _contrast(state: AppState, request: FindFeatures, given: Given) -> Fin
         warnings=[*done.warnings, *labels.warnings],
         next=_after_contrast(request, done),
         evidence="correlational",
-        provenance=provenance(loaded, SEED),
+        provenance=provenance(loaded, SEED, files=given.files),
         by=done.score_is,
         features=[_contrasted(row, loaded, labels) for row in done.features],
         total=len(done.features),

@@ -14,8 +14,8 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 from pyarrow import parquet
 
+from saescope import prints
 from saescope.activations import is_held_out, open_dataset
-from saescope.activations import text as text_module
 from saescope.activations.readers import cut
 from saescope.activations.text import EMBEDDED_CORPUS
 from saescope.errors import SaescopeError
@@ -178,7 +178,7 @@ def test_the_fingerprint_sees_another_middle_of_the_same_length(
     whole: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a file that counts as large, where 64 KiB in a row are others."""
-    monkeypatch.setattr(text_module, "WHOLE_BYTES", whole)
+    monkeypatch.setattr(prints, "WHOLE_BYTES", whole)
     path, written = tmp_path / "a.txt", bytearray(b"text " * 400_000)
     path.write_bytes(written)
     first = open_dataset(str(path)).fingerprint

@@ -15,7 +15,7 @@ from saescope.reports.replays.replay import (
     found,
     given,
     options,
-    refuse_files,
+    texts_in,
 )
 
 MOST_CONTRASTED, MOST_CHOSEN = 40, 8
@@ -24,15 +24,16 @@ MOST_CONTRASTED, MOST_CHOSEN = 40, 8
 
 def find_features(entry: KeptEntry, desk: Desk) -> Replay:
     """A search, by what was given."""
-    refuse_files(entry, "texts_file", "against_file")
     asked = entry.arguments
+    if asked.get("group_column"):
+        raise CannotReplayError("the documents of its texts are those of a column of their file")
     if asked.get("query"):
         raise CannotReplayError("it looks labels up, which are those of this machine")
     if asked.get("match"):
         return _matched(entry, desk)
     if asked.get("causes") or asked.get("metric") == "repetition":
-        return _chosen(entry, desk) if asked.get("texts") else _causes(entry, desk)
-    if asked.get("against") or asked.get("against_sae"):
+        return _chosen(entry, desk) if _has(entry, "texts") else _causes(entry, desk)
+    if _has(entry, "against") or asked.get("against_sae"):
         return _contrast(entry, desk)
     return _by_tokens(entry, desk) if asked.get("tokens") else _by_texts(entry, desk)
 
@@ -51,7 +52,7 @@ def _by_tokens(entry: KeptEntry, desk: Desk) -> Replay:
 
 def _contrast(entry: KeptEntry, desk: Desk) -> Replay:
     asked = entry.arguments
-    named = {"against": _texts(entry, desk, "against")} if asked.get("against") else {}
+    named = {"against": _texts(entry, desk, "against")} if _has(entry, "against") else {}
     named |= given(entry, "documents")
     named["k"] = literal(min(asked["k"], MOST_CONTRASTED))
     named |= options(entry, {"unconfirmed": False})
@@ -91,7 +92,7 @@ def _chosen(entry: KeptEntry, desk: Desk) -> Replay:
 
 def _matched(entry: KeptEntry, desk: Desk) -> Replay:
     other = desk.sae(entry, entry.arguments["match"])
-    texts = _texts(entry, desk, "texts") if entry.arguments.get("texts") else "[]"
+    texts = _texts(entry, desk, "texts") if _has(entry, "texts") else "[]"
     code_given = [*_both(entry, desk), other, texts]
     named = given(entry, "features") | _page(entry)
     document = entry.document | (entry.document.get("match") or {})
@@ -109,8 +110,14 @@ def _both(entry: KeptEntry, desk: Desk) -> list[str]:
     return [desk.model(entry, handle), desk.sae(entry, handle)]
 
 
+def _has(entry: KeptEntry, name: str) -> bool:
+    """Whether a call has such texts, in it or in a file."""
+    named = (name, f"{name}_file", "label_column" if name == "against" else "")
+    return any(entry.arguments.get(each) for each in named)
+
+
 def _texts(entry: KeptEntry, desk: Desk, name: str) -> str:
-    return desk.tokens_of(entry, [_handle(entry)], entry.arguments[name])
+    return desk.read(entry, [_handle(entry)], texts_in(entry, desk, name))
 
 
 def _page(entry: KeptEntry) -> dict[str, str]:

@@ -12,6 +12,7 @@ from saescope.reports.picking import picked
 from saescope.reports.replays.replay import (
     CannotReplayError,
     Replay,
+    dataset_of,
     found,
     given,
     options,
@@ -29,11 +30,16 @@ _SHOWN = ("targets", "scores", "kept_scores", "untraced", "proof")
 def trace_circuit(entry: KeptEntry, desk: Desk) -> Replay:
     """A graph, as far as a document has it."""
     asked, handles = entry.arguments, handles_of(entry)
-    if any(desk.sources[handle].layers for handle in handles if handle in desk.sources):
-        raise CannotReplayError("it is of a whole set: ss.load_set and ss.trace_circuit trace it")
     chat = asked.get("chat", False)
-    tokens = desk.tokens(entry, handles, asked["prompt"], chat=chat)
-    code_given = [desk.model(entry, handles[0]), desk.saes(entry, handles), tokens]
+    if desk.is_set(handles[0]):
+        model, saes = desk.model(entry, handles[0]), desk.sae_set(entry, handles[0])
+        bos = "None" if chat else f"{saes}.members[0].cfg.metadata.prepend_bos"
+        named = {"prepend_bos": bos} | ({"chat": "True"} if chat else {})
+        tokens = call(f"{model}.tokenize", [desk.text(asked["prompt"])], named)
+        code_given = [model, saes, tokens]
+    else:
+        tokens = desk.tokens(entry, handles, asked["prompt"], chat=chat)
+        code_given = [desk.model(entry, handles[0]), desk.saes(entry, handles), tokens]
     settings = options(entry, _SETTINGS, {"n_measured": "most_measured"})
     named = given(entry, "targets", "against")
     named |= {"settings": call("ss.GraphSettings", [], settings)} if settings else {}
@@ -64,11 +70,9 @@ def describe_feature(entry: KeptEntry, desk: Desk) -> Replay:
 def evaluate_sae(entry: KeptEntry, desk: Desk) -> Replay:
     """An evaluation on a data set that is still there."""
     asked, (handle, *_) = entry.arguments, handles_of(entry)
-    if asked.get("text_column") or asked["dataset"] != "embedded":
-        raise CannotReplayError(
-            f"it reads the data set {asked['dataset']}, of which no copy is kept"
-        )
     code_given = [desk.model(entry, handle), desk.sae(entry, handle)]
+    if asked["dataset"] != "embedded":
+        code_given.append(dataset_of(entry, desk))
     named = options(entry, {"n_tokens": 20_000, "baselines": True, "seed": 0})
     kept = stored(entry, Evaluation, without={"verdict", "dataset"})
     # What only a detailed reply has is empty in a short one.

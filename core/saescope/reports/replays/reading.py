@@ -12,10 +12,11 @@ from saescope.reports.picking import picked
 from saescope.reports.replays.replay import (
     CannotReplayError,
     Replay,
+    dataset_of,
     found,
     options,
-    refuse_files,
     stored,
+    texts_in,
 )
 
 _RANK: dict[str, Any] = {"rank_by": "max", "k": 10, "offset": 0, "include_special": False}
@@ -23,13 +24,12 @@ _RANK: dict[str, Any] = {"rank_by": "max", "k": 10, "offset": 0, "include_specia
 
 def top_features(entry: KeptEntry, desk: Desk) -> Replay:
     """A ranking."""
-    refuse_files(entry, "texts_file", "against_file")
     asked, handles = entry.arguments, handles_of(entry)
     given = [desk.model(entry, handles[0]), desk.saes(entry, handles)]
-    given.append(desk.tokens_of(entry, handles, texts_of(entry)))
+    given.append(desk.read(entry, handles, texts_in(entry, desk)))
     named = options(entry, _RANK)
-    if asked.get("against"):
-        named["against"] = desk.tokens_of(entry, handles, asked["against"])
+    if asked.get("against") or asked.get("against_file"):
+        named["against"] = desk.read(entry, handles, texts_in(entry, desk, "against"))
     kept = stored(entry, Ranking)
     if any(row.get("density") is not None for row in kept["features"]):
         indexes = [desk.index(entry, handle) for handle in handles]
@@ -37,14 +37,8 @@ def top_features(entry: KeptEntry, desk: Desk) -> Replay:
     return Replay(found("ss.rank_features", given, named), kept)
 
 
-def texts_of(entry: KeptEntry) -> list[str]:
-    """The texts of a call."""
-    return entry.arguments.get("texts") or [entry.arguments.get("text", "")]
-
-
 def encode_text(entry: KeptEntry, desk: Desk) -> Replay:
     """Features at tokens, places of named features, or readings through a lens."""
-    refuse_files(entry, "texts_file")
     if entry.arguments.get("features"):
         return _places(entry, desk)
     return _readings(entry, desk) if entry.arguments.get("lens") else _tokens(entry, desk)
@@ -53,7 +47,7 @@ def encode_text(entry: KeptEntry, desk: Desk) -> Replay:
 def _tokens(entry: KeptEntry, desk: Desk) -> Replay:
     asked, handles, document = entry.arguments, handles_of(entry), entry.document
     model, saes = desk.model(entry, handles[0]), desk.saes(entry, handles)
-    texts = desk.tokens_of(entry, handles, texts_of(entry))
+    texts = desk.read(entry, handles, texts_in(entry, desk))
     named = options(entry, {"positions": [], "include_special": False})
     code = found("ss.encode_stack", [f"ss.as_stack({model}, {saes})", texts], named)
     first, last = asked["offset"], asked["offset"] + asked["limit"]
@@ -88,14 +82,14 @@ tokens = [
 
 def _places(entry: KeptEntry, desk: Desk) -> Replay:
     asked, (handle, *_) = entry.arguments, handles_of(entry)
-    if asked.get("dataset"):
-        raise CannotReplayError(
-            f"it reads the data set {asked['dataset']}, of which no copy is kept"
-        )
     model, sae = desk.model(entry, handle), desk.sae(entry, handle)
-    named = options(entry, {"pattern": "", "positions": []})
-    named["prepend_bos"] = f"{sae}.cfg.metadata.prepend_bos"
-    texts = call("ss.text_passages", [model, desk.list_of(texts_of(entry))], named)
+    bos = {"prepend_bos": f"{sae}.cfg.metadata.prepend_bos"}
+    if asked.get("dataset"):
+        named = options(entry, {"n_tokens": 20_000, "pattern": ""}) | bos
+        texts = call("ss.dataset_passages", [model, dataset_of(entry, desk)], named)
+    else:
+        named = options(entry, {"pattern": "", "positions": []}) | bos
+        texts = call("ss.text_passages", [model, texts_in(entry, desk)], named)
     named = {"features": literal(asked["features"])} | options(entry, {"include_special": False})
     code = found("ss.find_firings", [model, sae, texts], named)
     kept = {
@@ -103,21 +97,19 @@ def _places(entry: KeptEntry, desk: Desk) -> Replay:
         "places": picked(entry.document.get("places", []), list[FiringPlace], places={}),
         **{name: entry.document[name] for name in ("n_tokens", "n_left_out", "n_sinks")},
     }
-    listed = call("found.places", [literal(asked["limit"])], {"offset": literal(asked["offset"])})
+    page = {"offset": literal(asked["offset"])}
+    page |= {"one_a_text": "True"} if asked.get("dataset") else {}
+    listed = call("found.places", [literal(asked["limit"])], page)
     counts = ", ".join(f'"{name}": found.{name}' for name in ("n_tokens", "n_left_out", "n_sinks"))
     return Replay(code, kept, f'{{"features": found.features, "places": {listed}, {counts}}}')
 
 
 def _readings(entry: KeptEntry, desk: Desk) -> Replay:
     asked, handles = entry.arguments, handles_of(entry)
-    if asked["lens"] != "logit":
-        raise CannotReplayError(
-            f"it is read through the lens {asked['lens']!r}, which was fitted or fetched: "
-            "ss.find_lens or ss.open_lens gives it to ss.read_lens"
-        )
     saes = [desk.sae(entry, handle) for handle in handles]
-    texts = desk.tokens_of(entry, handles, texts_of(entry))
+    texts = desk.read(entry, handles, texts_in(entry, desk))
     named = {"saes": f"[{', '.join(saes)}]"} | options(entry, {"positions": []})
+    named |= _lens(entry, desk.model(entry, handles[0]))
     code = found("ss.read_lens", [desk.model(entry, handles[0]), texts], named)
     first, last = asked["offset"], asked["offset"] + asked["limit"]
     code += f"""
@@ -131,3 +123,22 @@ layers = [row for row in found.layers if (row.text_index, row.pos) in places]"""
         "layers": picked(flat, list[ReadLayer], places={}),
     }
     return Replay(code, kept, '{"positions": positions, "layers": layers}')
+
+
+def _lens(entry: KeptEntry, model: str) -> dict[str, str]:
+    """The lens of a reading as an argument; none for the logit lens, which is made of the model."""
+    name, facts = entry.arguments["lens"], entry.document["lens"]["facts"]
+    if name == "logit":
+        return {}
+    if name == "jacobian":
+        if facts["corpus"] != "embedded":
+            raise CannotReplayError("its lens was fitted on a text that it does not name")
+        of = {"first_layer": min(facts["layers"]), "n_prompts": facts["n_prompts"]}
+        of |= {"context_size": facts["n_tokens"]}
+        # one that is kept is opened
+        return {"lens": call("ss.fit_lens", [model], {key: literal(of[key]) for key in of})}
+    if facts["revision"] is None:
+        raise CannotReplayError(
+            f"its lens {name} is a pickle of this machine, which a script does not open"
+        )
+    return {"lens": call("ss.open_lens", [model, literal(name)])}
